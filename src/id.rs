@@ -1,0 +1,249 @@
+//! Names: who speaks, in whose name, with which token, under which key, in which request.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Why a text is not a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameFault {
+    /// An agent's name.
+    #[error("{0:?} is not an agent name: write namespace/name, each part [a-z0-9][a-z0-9._-]{{0,62}}, at most 6 parts")]
+    Agent(String),
+    /// One part of an agent's name.
+    #[error("{0:?} is not a name part: it must match [a-z0-9][a-z0-9._-]{{0,62}}")]
+    Segment(String),
+    /// A principal.
+    #[error("{0:?} is not a principal: 1 to 256 visible ASCII characters")]
+    Principal(String),
+    /// A SHA-256 in base64url.
+    #[error("{0:?} is not a SHA-256 in unpadded base64url (43 characters)")]
+    Digest(String),
+    /// A request id.
+    #[error("{0:?} is not a request id (rq_ and 26 characters)")]
+    Request(String),
+}
+
+/// Parts of an agent's name at the most: the namespace, the root's own name, and one for each delegation.
+const AGENT_PARTS_MAX: usize = 6;
+
+/// True of one part of an agent's name: `[a-z0-9][a-z0-9._-]{0,62}`.
+fn is_segment(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    first && text.len() <= 63 && bytes.all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}
+
+/// The acting agent: `namespace/name`, and one more part for each delegation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AgentName(Arc<str>);
+
+impl AgentName {
+    /// The whole name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before the first slash.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+
+    /// The agent itself, then those that it was delegated from, nearest first. A standing on any of them covers it.
+    pub fn lineage(&self) -> impl Iterator<Item = &str> {
+        let name = &*self.0;
+        let roots = name.match_indices('/').map(|(place, _)| place).skip(1).collect::<Vec<_>>();
+        std::iter::once(name).chain(roots.into_iter().rev().map(move |place| &name[..place]))
+    }
+
+    /// The agent that this one delegates to under `segment`.
+    ///
+    /// # Errors
+    /// When `segment` is not a name part, or the name would have too many.
+    pub fn child(&self, segment: &str) -> Result<Self, NameFault> {
+        if !is_segment(segment) {
+            return Err(NameFault::Segment(segment.to_owned()));
+        }
+        format!("{}/{segment}", self.0).parse()
+    }
+}
+
+impl FromStr for AgentName {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        let parts = text.split('/').count();
+        if (2..=AGENT_PARTS_MAX).contains(&parts) && text.split('/').all(is_segment) {
+            return Ok(Self(text.into()));
+        }
+        Err(NameFault::Agent(text.chars().take(80).collect()))
+    }
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// In whose name an agent acts (the token's `sub`): 1 to 256 visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Principal(Arc<str>);
+
+impl Principal {
+    /// The whole name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Principal {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        if (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Self(text.into()));
+        }
+        Err(NameFault::Principal(text.chars().take(80).collect()))
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// What a SHA-256 printed as unpadded base64url is made from.
+fn digest_of(text: &str) -> Result<[u8; 32], NameFault> {
+    let fault = || NameFault::Digest(text.chars().take(80).collect());
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| fault())?;
+    bytes.try_into().map_err(|_| fault())
+}
+
+/// A token's identity in every book: SHA-256 of its ASCII `header.payload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenId(pub [u8; 32]);
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        digest_of(text).map(Self)
+    }
+}
+
+/// A key's identity: its JWK thumbprint with SHA-256 (RFC 7638).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(pub [u8; 32]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        digest_of(text).map(Self)
+    }
+}
+
+/// Crockford's base 32, as ULIDs use it.
+const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// One request: `rq_` and 26 characters (48 bits of time in ms, 80 random bits). Sorts by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(u128);
+
+impl RequestId {
+    /// The id of a request that arrived at `ms` since 1970, with 80 bits of `entropy`.
+    #[must_use]
+    pub fn new(ms: i64, entropy: u128) -> Self {
+        let time = u128::from(ms.unsigned_abs()) & 0xffff_ffff_ffff;
+        Self(time << 80 | entropy & ((1 << 80) - 1))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = *b"rq_00000000000000000000000000";
+        let mut rest = self.0;
+        for place in text[3..].iter_mut().rev() {
+            *place = CROCKFORD[(rest & 31) as usize];
+            rest >>= 5;
+        }
+        out.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = NameFault;
+
+    fn from_str(text: &str) -> Result<Self, NameFault> {
+        let fault = || NameFault::Request(text.chars().take(80).collect());
+        let digits = text.strip_prefix("rq_").filter(|digits| digits.len() == 26).ok_or_else(fault)?;
+        let mut number: u128 = 0;
+        for digit in digits.bytes() {
+            let value = CROCKFORD.iter().position(|&known| known == digit).ok_or_else(fault)?;
+            number = number.checked_mul(32).ok_or_else(fault)? + value as u128;
+        }
+        Ok(Self(number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn agent(text: &str, valid: bool) {
+        let read = text.parse::<AgentName>();
+        assert_eq!(read.is_ok(), valid, "{text}");
+        if let Ok(name) = read {
+            assert_eq!(name.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn agent_names_have_one_form() {
+        agent("research/summarizer", true);
+        agent("r/s/a/b/c/d", true);
+        agent("r/s/a/b/c/d/e", false);
+        agent("research", false);
+        agent("Research/x", false);
+        agent("research/", false);
+        agent("/x", false);
+        agent("research/x y", false);
+        agent("research/-x", false);
+        agent(&format!("r/{}", "a".repeat(64)), false);
+    }
+
+    #[test]
+    fn lineage_goes_from_the_leaf_to_the_root() {
+        let name: AgentName = "ns/a/b/c".parse().expect("name");
+        assert_eq!(name.lineage().collect::<Vec<_>>(), ["ns/a/b/c", "ns/a/b", "ns/a"]);
+    }
+
+    #[test]
+    fn request_ids_print_and_read() {
+        let id = RequestId::new(1_790_000_000_000, u128::MAX);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(id.to_string().starts_with("rq_"));
+        assert!(id > RequestId::new(1_789_999_999_999, 0));
+    }
+}

@@ -1,0 +1,3 @@
+//! The binary: words in, exit code out.
+
+fn main() {}

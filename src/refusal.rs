@@ -1,0 +1,283 @@
+//! The one table of refusals: stage, HTTP status, stable code, and whether retrying can help.
+//!
+//! The answer's body, the record, the metric's label and docs/REFUSALS.md come from here. A [`Refusal`] has two voices: a
+//! short one for the caller, which never carries a token, a key or text of a prompt, and a detail for the operator's log.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The steps of a request, in order; a refusal names the one that said no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// The connection and the request line, before anybody is known.
+    Accepted,
+    /// A token was looked for in the headers.
+    Presented,
+    /// Shape, signature, claims and times of the token.
+    Verified,
+    /// The standing of agent, token and key.
+    Authenticated,
+    /// Rates of the agent and of those above it.
+    Paced,
+    /// The operation and the scope that it needs.
+    Routed,
+    /// The body.
+    Understood,
+    /// What the request would make the model server fetch or do.
+    Cleared,
+    /// Privacy (a later step).
+    Screened,
+    /// The operator's rules (a later step).
+    Governed,
+    /// Work in flight, model and upstream rates, budgets.
+    Admitted,
+    /// The record.
+    Sealed,
+    /// The upstream.
+    Forwarded,
+}
+
+impl Stage {
+    /// The stage's name in records and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Presented => "presented",
+            Self::Verified => "verified",
+            Self::Authenticated => "authenticated",
+            Self::Paced => "paced",
+            Self::Routed => "routed",
+            Self::Understood => "understood",
+            Self::Cleared => "cleared",
+            Self::Screened => "screened",
+            Self::Governed => "governed",
+            Self::Admitted => "admitted",
+            Self::Sealed => "sealed",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
+
+/// Whether the same request may pass later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same request will be refused again: the answer says `x-should-retry: false`.
+    Never,
+    /// Waiting may help.
+    Later,
+}
+
+macro_rules! codes {
+    ($($variant:ident $code:literal $stage:ident $status:literal $retry:ident $meaning:literal;)+) => {
+        /// Every reason for a refusal. The text form is stable: clients and alerts may rely on it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $(#[doc = $meaning] $variant,)+ }
+
+        impl Code {
+            /// The whole table, in the order of the stages.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $code,)+ } }
+
+            /// The step that refuses with this code.
+            #[must_use]
+            pub const fn stage(self) -> Stage { match self { $(Self::$variant => Stage::$stage,)+ } }
+
+            /// The HTTP status.
+            #[must_use]
+            pub const fn status(self) -> u16 { match self { $(Self::$variant => $status,)+ } }
+
+            /// Whether retrying can help.
+            #[must_use]
+            pub const fn retry(self) -> Retry { match self { $(Self::$variant => Retry::$retry,)+ } }
+
+            /// One sentence: what it means and what to do.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str { match self { $(Self::$variant => $meaning,)+ } }
+        }
+    };
+}
+
+codes! {
+    PeerRate "peer-rate" Accepted 429 Later "This network address sends too many requests; slow down.";
+    Overloaded "overloaded" Accepted 503 Later "The gateway has as much work as it takes at once; try again shortly.";
+    Draining "draining" Accepted 503 Later "The gateway is stopping; connect again.";
+    HostNotServed "host-not-served" Accepted 421 Never "The Host or :authority of the request is not valid.";
+    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path without escapes, dots, empty segments or a query.";
+    FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
+
+    TokenMissing "token-missing" Presented 401 Never "Send a capability token: Authorization: Bearer TOKEN, or x-api-key.";
+    TokenAmbiguous "token-ambiguous" Presented 401 Never "Exactly one credential is read: send one Authorization header or one x-api-key, not both, not twice.";
+    TokenScheme "token-scheme" Presented 401 Never "The Authorization scheme must be Bearer.";
+    TokenInQuery "token-in-query" Presented 401 Never "Credentials are never read from the URL; send a header, and replace the token that was exposed.";
+    TokenTooLarge "token-too-large" Presented 401 Never "The token is longer than the gateway reads (40 KiB).";
+
+    TokenMalformed "token-malformed" Verified 401 Never "The token is not a well-formed JWS in compact form.";
+    TokenHeader "token-header" Verified 401 Never "The token's header must be exactly typ, alg and kid.";
+    TokenAlgorithm "token-algorithm" Verified 401 Never "The token's alg is not the algorithm of the key that its kid names.";
+    TokenKeyUnknown "token-key-unknown" Verified 401 Never "The token's kid names no key that this gateway knows.";
+    TokenSignature "token-signature" Verified 401 Never "The token's signature does not verify.";
+    TokenClaims "token-claims" Verified 401 Never "A claim of the token is missing or has the wrong type.";
+    TokenIssuer "token-issuer" Verified 401 Never "The token's iss is not the issuer that its key belongs to.";
+    TokenAudience "token-audience" Verified 401 Never "The token's aud does not name this gateway.";
+    TokenNamespace "token-namespace" Verified 401 Never "The token's issuer may not speak for this agent's namespace.";
+    TokenPostQuantum "token-post-quantum" Verified 401 Never "This issuer's tokens must be signed with ML-DSA-65.";
+    TokenExpired "token-expired" Verified 401 Never "The token has expired; issue a new one.";
+    TokenNotYetValid "token-not-yet-valid" Verified 401 Never "The token is not valid yet; compare the clocks.";
+    TokenLifetime "token-lifetime" Verified 401 Never "The token lives longer than its issuer allows (ttl_max).";
+    ScopeUnknown "scope-unknown" Verified 401 Never "The token names a scope that is not in the table of docs/TOKEN.md.";
+    ConstraintMalformed "constraint-malformed" Verified 401 Never "A constraint of the token is not written as docs/TOKEN.md says.";
+    ConstraintNotEnforced "constraint-not-enforced" Verified 401 Never "The token carries a limit that this build cannot hold, so the token is refused rather than the limit dropped.";
+    ProofNotSupported "proof-not-supported" Verified 401 Never "The token is bound to a key (cnf); this build cannot check the proof.";
+    DelegationNotSupported "delegation-not-supported" Verified 401 Never "This build reads single tokens, not chains.";
+    HandleNotSupported "handle-not-supported" Verified 401 Never "This build reads tokens, not handles.";
+
+    TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked; ask the operator.";
+    KeyRevoked "key-revoked" Authenticated 401 Never "The key that signed the token was revoked; ask the operator.";
+    AgentSuspended "agent-suspended" Authenticated 403 Never "The agent, or one that it was delegated from, is suspended.";
+    AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent, or one that it was delegated from, is in quarantine.";
+    AgentRevoked "agent-revoked" Authenticated 403 Never "The agent, or one that it was delegated from, was revoked.";
+    ClassUnknown "class-unknown" Authenticated 403 Never "The agent's class is not in the config; the operator must register it anew.";
+
+    RateExceeded "rate-exceeded" Paced 429 Later "A request rate is used up; Retry-After says when the next one fits.";
+    RateIsZero "rate-is-zero" Paced 429 Never "A rate limit of zero stands; no request passes.";
+
+    RouteUnknown "route-unknown" Routed 404 Never "No such route: the gateway serves an exact table of methods and paths.";
+    ScopeMissing "scope-missing" Routed 403 Never "The token does not grant the scope that this operation needs.";
+
+    ContentType "content-type" Understood 415 Never "The body must be application/json in UTF-8.";
+    BodyEncoded "body-encoded" Understood 415 Never "Content-Encoding is not accepted; send the body as it is.";
+    BodyTooLarge "body-too-large" Understood 413 Never "The body is larger than this gateway takes.";
+    BodySlow "body-slow" Understood 408 Later "The body did not arrive in time.";
+    BodyIncomplete "body-incomplete" Understood 400 Later "The body ended before it was complete.";
+    BodyMemory "body-memory" Understood 503 Later "The gateway holds as many bytes of bodies as it may; try again shortly.";
+    JsonInvalid "json-invalid" Understood 400 Never "The body is not one strict JSON object.";
+    FieldNotAllowed "field-not-allowed" Understood 400 Never "A field is not one that may pass to this model's server.";
+    FieldInvalid "field-invalid" Understood 400 Never "A field has a value of the wrong type or out of range.";
+    FieldMissing "field-missing" Understood 400 Never "A required field is missing.";
+    ModelNotFound "model-not-found" Understood 404 Never "There is no such model for this token.";
+
+    EgressUncontrolled "egress-uncontrolled" Cleared 403 Never "The request would make the model server reach an endpoint that is not controlled.";
+    ToolNotAllowed "tool-not-allowed" Cleared 403 Never "The request names a hosted tool; only function tools pass.";
+
+    InFlightExceeded "in-flight-exceeded" Admitted 429 Later "Too many requests are in flight at once; wait for one to end.";
+    ModelRateExceeded "model-rate-exceeded" Admitted 429 Later "The model or its server is at its request rate; Retry-After says when to come back.";
+
+    AuditUnavailable "audit-unavailable" Sealed 503 Later "The gateway cannot record, so it does not act.";
+
+    UpstreamUnavailable "upstream-unavailable" Forwarded 503 Later "No server for this model can be reached.";
+    UpstreamSlow "upstream-slow" Forwarded 504 Later "The model's server did not answer in time.";
+    UpstreamInvalid "upstream-invalid" Forwarded 502 Later "The model's server answered in a way that is not passed on.";
+    UpstreamCredential "upstream-credential" Forwarded 502 Never "The model's server refused the gateway's own credential; tell the operator.";
+    Internal "internal" Forwarded 500 Later "The gateway failed; the operator's log says more under the request's id.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+/// A no: its code, what the caller is told, and what the operator's log is told besides.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The row of the table.
+    pub code: Code,
+    /// The outside voice; the table's sentence unless something more useful can be said safely.
+    pub message: String,
+    /// Where in the body it is, as a path such as `messages[0].content[1].image_url.url`.
+    pub param: Option<String>,
+    /// The inside voice: for the log and the record, never for the caller.
+    pub detail: Option<String>,
+    /// When the next try makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal in the table's own words.
+    #[must_use]
+    pub fn new(code: Code) -> Self {
+        Self { code, message: code.meaning().to_owned(), param: None, detail: None, retry_after: None }
+    }
+
+    /// The same with another outside voice. `message` must be safe to show to a stranger.
+    #[must_use]
+    pub fn saying(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
+    /// The same, pointing into the body.
+    #[must_use]
+    pub fn at(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// The same with a detail for the operator.
+    #[must_use]
+    pub fn because(mut self, detail: impl fmt::Display) -> Self {
+        self.detail = Some(detail.to_string());
+        self
+    }
+
+    /// The same with a time to wait.
+    #[must_use]
+    pub const fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self::new(code)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The table as Markdown: docs/REFUSALS.md is this text.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Refusals\n\nEvery way in which token-shield says no. Generated from `src/refusal.rs`; a test keeps it so.\n\n\
+         Each answer carries `token-shield-request: rq_…`; where retrying cannot help it also carries `x-should-retry: false`, \
+         which the OpenAI and Anthropic SDKs obey. The body has the shape of the caller's own dialect, with the code in \
+         `error.code` (OpenAI) or `error.code` beside `error.type` (Anthropic).\n\n\
+         | code | stage | status | retry | meaning |\n| --- | --- | --- | --- | --- |\n",
+    );
+    for code in Code::ALL {
+        let retry = match code.retry() {
+            Retry::Never => "never",
+            Retry::Later => "later",
+        };
+        text.push_str(&format!("| `{code}` | {} | {} | {retry} | {} |\n", code.stage().as_str(), code.status(), code.meaning()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_in_stage_order() {
+        let mut seen = std::collections::HashSet::new();
+        let mut last = Stage::Accepted;
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{code} stands twice");
+            assert!(code.stage() >= last, "{code} is out of order");
+            last = code.stage();
+        }
+    }
+}
