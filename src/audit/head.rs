@@ -1,0 +1,133 @@
+//! The head: how much of the log has been acknowledged. It lies away from the log, so that a log which lost its end is noticed.
+//!
+//! The file has two slots, written in turn, so that a write which tears leaves the one before. A slot is text: a title, the
+//! log's origin, its size, its root, the write's number, and the SHA-256 of these lines; line feeds fill it up.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use crate::merkle::Hash;
+
+/// Bytes of a slot: one sector, which a disk writes whole or not at all.
+pub const SLOT_BYTES: usize = 512;
+/// Bytes of the file.
+pub const HEAD_BYTES: usize = 2 * SLOT_BYTES;
+/// Bytes of an origin at the most.
+pub const ORIGIN_BYTES_MAX: usize = 240;
+
+const TITLE: &str = "token-shield head 1";
+
+/// What has been acknowledged of a log. May lag behind the log, never lead it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The log: `<gateway name>/e<epoch>`, at most [`ORIGIN_BYTES_MAX`] bytes, no white space.
+    pub origin: String,
+    /// How many records.
+    pub size: u64,
+    /// The tree's root over them.
+    pub root: Hash,
+    /// How many times the head has been written. Says which slot is newer.
+    pub write: u64,
+}
+
+/// Bytes that are no head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither of its two slots is whole")]
+pub struct HeadFault;
+
+impl Head {
+    /// The bytes of the slot that this head belongs in.
+    #[must_use]
+    pub fn encode(&self) -> [u8; SLOT_BYTES] {
+        let mut text =
+            format!("{TITLE}\n{}\n{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root), self.write);
+        let sum = STANDARD.encode(Sha256::digest(text.as_bytes()));
+        text.push_str(&sum);
+        let mut slot = [b'\n'; SLOT_BYTES];
+        // An origin within its limit always fits; the rest is of bounded length.
+        for (place, byte) in slot.iter_mut().zip(text.bytes()) {
+            *place = byte;
+        }
+        slot
+    }
+
+    /// Where in the file this head belongs.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        if self.write % 2 == 0 { 0 } else { SLOT_BYTES as u64 }
+    }
+
+    /// The whole file as it is first made: this head in its slot, the other one blank.
+    #[must_use]
+    pub fn first_file(&self) -> [u8; HEAD_BYTES] {
+        let mut file = [b'\n'; HEAD_BYTES];
+        let slot = self.encode();
+        let (even, odd) = file.split_at_mut(SLOT_BYTES);
+        if self.write % 2 == 0 { even.copy_from_slice(&slot) } else { odd.copy_from_slice(&slot) }
+        file
+    }
+
+    /// The newest head in a file.
+    ///
+    /// # Errors
+    /// When there is none, or the file has another length.
+    pub fn decode(file: &[u8]) -> Result<Self, HeadFault> {
+        if file.len() != HEAD_BYTES {
+            return Err(HeadFault);
+        }
+        let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]);
+        let heads = slots.filter_map(|(slot, offset)| Self::slot(slot).filter(|head| head.offset() == offset));
+        heads.max_by_key(|head| head.write).ok_or(HeadFault)
+    }
+
+    fn slot(slot: &[u8]) -> Option<Self> {
+        let mut lines = std::str::from_utf8(slot).ok()?.lines().skip(1);
+        let head = Self {
+            origin: lines.next()?.to_owned(),
+            size: lines.next()?.parse().ok()?,
+            root: STANDARD.decode(lines.next()?).ok()?.try_into().ok()?,
+            write: lines.next()?.parse().ok()?,
+        };
+        // Title, checksum, number forms and filling are compared in one go.
+        (head.encode() == slot).then_some(head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(write: u64) -> Head {
+        Head { origin: "gw.example/e000001".to_owned(), size: write * 3, root: [7; 32], write }
+    }
+
+    fn file(older: &Head, newer: &Head) -> Vec<u8> {
+        let mut file = older.first_file().to_vec();
+        let offset = usize::try_from(newer.offset()).expect("small");
+        file[offset..offset + SLOT_BYTES].copy_from_slice(&newer.encode());
+        file
+    }
+
+    #[test]
+    fn the_newer_slot_counts() {
+        assert_eq!(Head::decode(&head(1).first_file()), Ok(head(1)));
+        assert_eq!(Head::decode(&file(&head(1), &head(2))), Ok(head(2)));
+        assert_eq!(Head::decode(&file(&head(2), &head(3))), Ok(head(3)));
+        let longest = Head { origin: "x".repeat(ORIGIN_BYTES_MAX), size: u64::MAX, root: [255; 32], write: u64::MAX };
+        assert_eq!(Head::decode(&longest.first_file()), Ok(longest));
+    }
+
+    #[test]
+    fn a_flipped_bit_falls_back_to_the_older_slot_or_to_nothing() {
+        let whole = file(&head(4), &head(5));
+        for place in 0..HEAD_BYTES * 8 {
+            let mut flipped = whole.clone();
+            flipped[place / 8] ^= 1 << (place % 8);
+            let expect = if place / 8 < SLOT_BYTES { head(5) } else { head(4) };
+            assert_eq!(Head::decode(&flipped), Ok(expect), "bit {place}");
+        }
+        assert_eq!(Head::decode(&[b'\n'; HEAD_BYTES]), Err(HeadFault));
+        assert_eq!(Head::decode(&whole[..HEAD_BYTES - 1]), Err(HeadFault));
+    }
+}

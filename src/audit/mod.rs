@@ -1,0 +1,9 @@
+//! The audit log: what happened, durable before it takes effect (docs/AUDIT.md).
+//!
+//! `record`, `journal` and `head` are formats: pure functions of bytes. `log` is the pen, the one writer.
+
+pub mod head;
+pub mod journal;
+#[cfg(feature = "gateway")]
+pub mod log;
+pub mod record;

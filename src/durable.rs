@@ -1,0 +1,355 @@
+//! What the disk holds for sure: private folders, whole files, locks, and files that are still the ones we opened.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What the disk did not do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot {doing} {}: {error}", path.display())]
+pub struct Fault {
+    /// What was tried: a verb, as in "cannot sync …".
+    pub doing: &'static str,
+    /// On which file or folder.
+    pub path: PathBuf,
+    /// The operating system's answer.
+    #[source]
+    pub error: Arc<io::Error>,
+}
+
+impl Fault {
+    /// The fault of `doing` something with `path`, for `map_err`.
+    pub fn of(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self { doing, path, error: Arc::new(error) }
+    }
+
+    fn new(doing: &'static str, path: &Path, kind: io::ErrorKind, why: &'static str) -> Self {
+        Self::of(doing, path)(io::Error::new(kind, why))
+    }
+}
+
+/// How bytes reach a file, so that a test can stand between.
+pub trait Disk: Send + Sync + 'static {
+    /// Writes all of `bytes` at byte `offset`.
+    ///
+    /// # Errors
+    /// The operating system's. Some of the bytes may have been written.
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Returns when everything written to `file` is on stable storage (fdatasync).
+    ///
+    /// # Errors
+    /// The operating system's. What was written since the last success may be lost, and a second call proves nothing.
+    fn sync(&self, file: &File) -> io::Result<()>;
+}
+
+/// The machine's own disk.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
+
+/// Makes sure that `path` is a folder which only its owner can enter (mode 0700), parents included where they are new.
+/// An empty folder that was open to others is closed; one with content is left alone and refused.
+///
+/// # Errors
+/// When it cannot be made, is not a folder, or has content and is open to others.
+pub fn make_private_dir(path: &Path) -> Result<(), Fault> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_dir() => {
+            return Err(Fault::new("use", path, io::ErrorKind::NotADirectory, "it is not a folder"));
+        }
+        Ok(found) if found.mode() & 0o077 == 0 => return Ok(()),
+        Ok(_) => {
+            let mut entries = fs::read_dir(path).map_err(Fault::of("list", path))?;
+            if entries.next().is_some() {
+                let why = "other users can enter this folder: chmod 700 it, after a look at what is in it";
+                return Err(Fault::new("use", path, io::ErrorKind::PermissionDenied, why));
+            }
+            return fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Fault::of("chmod 700", path));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Fault::of("look at", path)(error)),
+    }
+    let parent = parent_of(path);
+    if !parent.exists() {
+        make_private_dir(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_dir(parent),
+        // Somebody else made it between the two calls: judge what they made.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => make_private_dir(path),
+        Err(error) => Err(Fault::of("make", path)(error)),
+    }
+}
+
+/// Writes a file that must not be there yet, with exactly `mode`: after a crash it is there whole, or not at all.
+///
+/// # Errors
+/// When it is there already (`AlreadyExists`), or cannot be written and synced.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
+    let temporary = Temporary::write(path, bytes, mode)?;
+    match fs::hard_link(&temporary.0, path) {
+        Ok(()) => {
+            drop(temporary);
+            sync_dir(parent_of(path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Fault::of("create", path)(error)),
+        // A file system without hard links: look first. Two creators at the same instant are told apart by locks, not here.
+        Err(_) if fs::symlink_metadata(path).is_ok() => {
+            Err(Fault::new("create", path, io::ErrorKind::AlreadyExists, "it is there already"))
+        }
+        Err(_) => temporary.rename(path),
+    }
+}
+
+/// Writes a file, or replaces it, with exactly `mode`: after a crash it holds all of the old bytes or all of the new.
+///
+/// # Errors
+/// When it cannot be written and synced.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
+    Temporary::write(path, bytes, mode)?.rename(path)
+}
+
+/// Returns when the names in folder `path` are on stable storage.
+///
+/// # Errors
+/// When the folder cannot be opened or synced.
+pub fn sync_dir(path: &Path) -> Result<(), Fault> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(Fault::of("sync", path))
+}
+
+/// The folder that `path` stands in.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// A synced file under a passing name, in the folder of the file that it will be. Goes away when dropped.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<Self, Fault> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let Some(name) = path.file_name() else {
+            return Err(Fault::new("write", path, io::ErrorKind::InvalidInput, "it has no file name"));
+        };
+        loop {
+            let mut passing = OsString::from(".");
+            passing.push(name);
+            passing.push(format!(".{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+            let passing = path.with_file_name(passing);
+            let mut file = match OpenOptions::new().write(true).create_new(true).mode(mode).open(&passing) {
+                Ok(file) => file,
+                // Left by a crashed process that had our id.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(Fault::of("create", &passing)(error)),
+            };
+            let temporary = Self(passing);
+            file.set_permissions(Permissions::from_mode(mode))
+                .and_then(|()| file.write_all(bytes))
+                .and_then(|()| file.sync_all())
+                .map_err(Fault::of("write", &temporary.0))?;
+            return Ok(temporary);
+        }
+    }
+
+    fn rename(self, path: &Path) -> Result<(), Fault> {
+        fs::rename(&self.0, path).map_err(Fault::of("replace", path))?;
+        sync_dir(parent_of(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Absent after a rename; a stray one is only litter.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// An exclusive lock on a file (flock), held until dropped or until the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    identity: Identity,
+}
+
+impl Lock {
+    /// Takes the lock on `path`, an empty file that is made if need be. `None` when another process (or another lock of
+    /// this one) holds it. Never waits.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or locked at all.
+    pub fn take(path: &Path) -> Result<Option<Self>, Fault> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path).map_err(Fault::of("open", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(Fault::of("lock", path)(error)),
+        }
+        let identity = Identity::of(&file, path)?;
+        // Unlinked between open and lock: what we hold excludes nobody.
+        Ok(identity.check().is_ok().then_some(Self { _file: file, identity }))
+    }
+
+    /// Which file is locked.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+/// Which file a path led to when it was opened, and how long it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    length: u64,
+}
+
+/// How a path has stopped leading to the file that was opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Changed {
+    /// Unlinked or renamed, or a folder above it was.
+    #[error("{} has been removed or renamed under us", .0.display())]
+    Missing(PathBuf),
+    /// Another file stands there.
+    #[error("{} has been replaced under us", .0.display())]
+    Replaced(PathBuf),
+    /// Truncated or extended.
+    #[error("{} has changed its length under us", .0.display())]
+    Resized(PathBuf),
+    /// It cannot be looked at.
+    #[error(transparent)]
+    Unreadable(#[from] Fault),
+}
+
+impl Identity {
+    /// The identity of `file`, which was opened as `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    pub fn of(file: &File, path: &Path) -> Result<Self, Fault> {
+        let found = file.metadata().map_err(Fault::of("look at", path))?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino(), length: found.len() })
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The length in bytes.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether the path still leads to that file, at that length.
+    ///
+    /// # Errors
+    /// What has changed.
+    pub fn check(&self) -> Result<(), Changed> {
+        let found = match fs::symlink_metadata(&self.path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Changed::Missing(self.path.clone())),
+            Err(error) => return Err(Fault::of("look at", &self.path)(error).into()),
+        };
+        if (found.dev(), found.ino()) != (self.device, self.inode) {
+            return Err(Changed::Replaced(self.path.clone()));
+        }
+        if found.len() != self.length {
+            return Err(Changed::Resized(self.path.clone()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("folder")
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("metadata").mode() & 0o777
+    }
+
+    #[test]
+    fn a_new_file_is_whole_private_and_alone() {
+        let folder = folder();
+        let path = folder.path().join("key");
+        write_new(&path, b"one", 0o600).expect("new");
+        let again = write_new(&path, b"two", 0o600).expect_err("is there");
+        assert_eq!(again.error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).expect("read"), b"one");
+        assert_eq!(mode(&path), 0o600);
+        write_atomic(&path, b"three", 0o640).expect("replace");
+        assert_eq!(fs::read(&path).expect("read"), b"three");
+        assert_eq!(mode(&path), 0o640);
+        assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn private_folders() {
+        let folder = folder();
+        let deep = folder.path().join("a/b/c");
+        make_private_dir(&deep).expect("made");
+        assert_eq!(mode(&folder.path().join("a/b")), 0o700);
+        fs::set_permissions(&deep, Permissions::from_mode(0o755)).expect("chmod");
+        make_private_dir(&deep).expect("closed, being empty");
+        assert_eq!(mode(&deep), 0o700);
+        fs::write(deep.join("x"), b"").expect("write");
+        make_private_dir(&deep).expect("private");
+        fs::set_permissions(&deep, Permissions::from_mode(0o750)).expect("chmod");
+        make_private_dir(&deep).expect_err("open to others, with content");
+        make_private_dir(&deep.join("x")).expect_err("a file");
+    }
+
+    #[test]
+    fn one_holder_of_a_lock() {
+        let folder = folder();
+        let path = folder.path().join("lock");
+        let first = Lock::take(&path).expect("lock").expect("free");
+        assert!(Lock::take(&path).expect("lock").is_none());
+        drop(first);
+        assert!(Lock::take(&path).expect("lock").is_some());
+    }
+
+    #[test]
+    fn a_file_that_changes_under_us_is_noticed() {
+        let folder = folder();
+        let path = folder.path().join("file");
+        fs::write(&path, b"1234").expect("write");
+        let identity = Identity::of(&File::open(&path).expect("open"), &path).expect("identity");
+        identity.check().expect("unchanged");
+        fs::write(&path, b"123").expect("write");
+        assert!(matches!(identity.check(), Err(Changed::Resized(_))));
+        fs::rename(&path, folder.path().join("other")).expect("rename");
+        assert!(matches!(identity.check(), Err(Changed::Missing(_))));
+        fs::write(&path, b"1234").expect("write");
+        assert!(matches!(identity.check(), Err(Changed::Replaced(_))));
+    }
+}

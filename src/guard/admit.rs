@@ -1,0 +1,180 @@
+//! Is there room? Rates of model and upstream, places in flight, and the cap on output tokens. The last question: what
+//! leaves here is the body as it will be forwarded.
+
+use std::sync::Arc;
+
+use crate::guard::gcra::Headroom;
+use crate::guard::govern::Governed;
+use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
+use crate::guard::pace::over_rate;
+use crate::guard::route::Routed;
+use crate::guard::settings::Caps;
+use crate::guard::table::{Served, Upstream, rates};
+use crate::guard::understand::Asked;
+use crate::id::RequestId;
+use crate::model::{Changes, Echo, ModelCall, Operation, echo};
+use crate::refusal::{Code, Refusal};
+
+/// Work that was admitted.
+pub enum Work {
+    /// Answer with the models that the token may use, or one of them.
+    Models(Option<String>),
+    /// Answer with what the built-in model says.
+    Echo {
+        /// The answer.
+        answer: Echo,
+        /// What the models of the metrics are called.
+        served: Arc<Served>,
+    },
+    /// Forward a call.
+    Call(Call),
+}
+
+/// A call as it will be forwarded.
+pub struct Call {
+    /// The body in the server's terms.
+    pub body: Vec<u8>,
+    /// True when the caller asked for a stream.
+    pub stream: bool,
+    /// True when the caller asked for usage in the stream.
+    pub usage_asked: bool,
+    /// The model.
+    pub served: Arc<Served>,
+    /// The server that the body was written for.
+    pub upstream: Arc<Upstream>,
+}
+
+/// What the answer's headers say about what was changed.
+#[derive(Default)]
+pub struct Notes {
+    /// The cap on output tokens, where it was lowered to it.
+    pub output_tokens: Option<u64>,
+    /// Fields that were dropped.
+    pub dropped: Vec<String>,
+}
+
+/// A request that is admitted, with its place in flight. Only [`admit`] makes one.
+pub struct Admitted {
+    routed: Routed,
+    work: Work,
+    notes: Notes,
+    permit: Permit,
+}
+
+impl Admitted {
+    /// The caller and the operation.
+    #[must_use]
+    pub const fn routed(&self) -> &Routed {
+        &self.routed
+    }
+
+    /// Rate headroom for the answer's headers.
+    #[must_use]
+    pub const fn headroom(&self) -> Option<Headroom> {
+        self.routed.paced().headroom()
+    }
+
+    /// All parts; the permit must live as long as the work does.
+    #[must_use]
+    pub fn into_parts(self) -> (Routed, Work, Notes, Permit) {
+        (self.routed, self.work, self.notes, self.permit)
+    }
+}
+
+/// The moment and the name that an answer of our own carries.
+pub struct Stamp {
+    /// The request.
+    pub request: RequestId,
+    /// Seconds since 1970.
+    pub created: i64,
+}
+
+/// Takes the places and writes the body.
+///
+/// # Errors
+/// `in-flight-exceeded` or `model-rate-exceeded`.
+pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp) -> Result<Admitted, Refusal> {
+    let (routed, asked) = governed.into_inner().into_inner().into_inner().into_parts();
+    let caller = routed.paced().caller();
+    let token = caller.token();
+    let class = caller.class();
+    let mut places = Vec::with_capacity(token.agents.len() + 3);
+    let class_limit = class.caps.in_flight.unwrap_or(u64::MAX);
+    for (place, &subject) in token.agents.iter().enumerate() {
+        let own = if place == 0 { token.verified.grants().in_flight } else { None };
+        places.push((subject, own.map_or(class_limit, |own| own.min(class_limit))));
+    }
+    if let Some(limit) = caller.tables().principal(token.verified.principal().as_str()).and_then(|caps| caps.in_flight) {
+        places.push((token.principal, limit));
+    }
+    let (work, notes) = match asked {
+        Asked::Models(one) => (Work::Models(one), Notes::default()),
+        Asked::Call { call, served, upstream } => {
+            let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &upstream.caps)];
+            let permit = enter(limiter, places, shared)?;
+            let class_cap = class.output_tokens;
+            let cap = token.verified.grants().output_tokens.map_or(class_cap, |own| own.min(class_cap));
+            let (work, notes) = write(&call, (served, upstream), cap, stamp);
+            return Ok(Admitted { routed, work, notes, permit });
+        }
+    };
+    let permit = limiter.enter(&places).map_err(|full| full_refusal(full.kind, full.limit))?;
+    Ok(Admitted { routed, work, notes, permit })
+}
+
+/// Takes places for the caller, the model and the upstream, then counts the call against the rates of the latter two.
+fn enter(
+    limiter: &Arc<Limiter>,
+    mut places: Vec<(crate::guard::limiter::Subject, u64)>,
+    shared: [(Kind, &str, &Caps); 2],
+) -> Result<Permit, Refusal> {
+    let mut asks = Vec::with_capacity(2);
+    for (kind, name, caps) in shared {
+        if caps.in_flight.is_none() && caps.rps.is_none() && caps.rpm.is_none() {
+            continue;
+        }
+        let subject = limiter.subject(kind, name);
+        places.push((subject, caps.in_flight.unwrap_or(u64::MAX)));
+        asks.push(Ask { subject, limits: rates(caps) });
+    }
+    let permit = limiter.enter(&places).map_err(|full| full_refusal(full.kind, full.limit))?;
+    limiter.take(&asks).map_err(|over| over_rate(&over, Code::ModelRateExceeded).refusal)?;
+    Ok(permit)
+}
+
+fn full_refusal(kind: Kind, limit: u64) -> Refusal {
+    let says = format!("The {}'s {limit} requests in flight are all in use; wait for one to end.", kind.as_str());
+    let wait = std::time::Duration::from_secs(1);
+    let refusal = Refusal::new(Code::InFlightExceeded).saying(says);
+    if limit == 0 { Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.") } else { refusal.after(wait) }
+}
+
+fn write(call: &ModelCall<'_>, (served, upstream): (Arc<Served>, Arc<Upstream>), cap: u64, stamp: &Stamp) -> (Work, Notes) {
+    let id = stamp.request.to_string();
+    let dropped = call.dropped().to_vec();
+    let lowered = |asked: Option<u64>| asked.is_some_and(|asked| asked > cap).then_some(cap);
+    if upstream.echo {
+        let answer = echo::answer(call, cap, stamp.created, &id);
+        let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped };
+        return (Work::Echo { answer, served }, notes);
+    }
+    let written = call.write(&Changes { output_tokens: cap, request_id: Some(id), cache_salt: None });
+    let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped };
+    let forward = Call {
+        body: written.body,
+        stream: call.stream(),
+        usage_asked: call.usage_asked(),
+        served,
+        upstream,
+    };
+    (Work::Call(forward), notes)
+}
+
+/// True for operations that count output tokens.
+#[must_use]
+pub const fn writes_tokens(operation: Operation) -> bool {
+    match operation {
+        Operation::ChatCompletions | Operation::Completions | Operation::Messages => true,
+        Operation::Embeddings | Operation::ListModels | Operation::ShowModel => false,
+    }
+}

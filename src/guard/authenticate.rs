@@ -1,0 +1,246 @@
+//! Who is asking? From the headers to an [`Authenticated`] caller.
+//!
+//! Cheap before dear: shape of the headers, then the memory of verified tokens, and only for a token that is not remembered
+//! the peer's rate and the signature. What is remembered is asked for times, key and standing again on every request, so a
+//! revocation acts on the next one.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use http::header::{AUTHORIZATION, HeaderMap};
+
+use crate::clock::Clock;
+use crate::crypto::{Verifier, sha256};
+use crate::guard::limiter::{Kind, Limiter, Subject};
+use crate::guard::settings::Class;
+use crate::guard::table::Tables;
+use crate::keyring::Keyring;
+use crate::refusal::{Code, Refusal};
+use crate::registry::Registry;
+use crate::token::{Presented, Verified, verify};
+
+/// The credential of one request, as it stood in the headers.
+pub struct Credential<'h>(&'h str);
+
+/// Longest credential that is looked at, in bytes (docs/TOKEN.md: 40 KiB a chain).
+const CREDENTIAL_MAX: usize = 40 << 10;
+
+impl<'h> Credential<'h> {
+    /// Reads `Authorization: Bearer …` or `x-api-key`: exactly one of them, exactly once.
+    ///
+    /// # Errors
+    /// `token-missing`, `token-ambiguous`, `token-scheme` or `token-too-large`.
+    pub fn read(headers: &'h HeaderMap) -> Result<Self, Refusal> {
+        let mut bearer = headers.get_all(AUTHORIZATION).iter();
+        let mut key = headers.get_all("x-api-key").iter();
+        let (value, has_scheme) = match (bearer.next(), key.next()) {
+            (None, None) => return Err(Code::TokenMissing.into()),
+            (Some(value), None) => (value, true),
+            (None, Some(value)) => (value, false),
+            (Some(_), Some(_)) => return Err(Code::TokenAmbiguous.into()),
+        };
+        if bearer.next().is_some() || key.next().is_some() {
+            return Err(Code::TokenAmbiguous.into());
+        }
+        if value.len() > CREDENTIAL_MAX + "Bearer ".len() {
+            return Err(Code::TokenTooLarge.into());
+        }
+        let text = value.to_str().map_err(|_| Refusal::new(Code::TokenMalformed))?;
+        if !has_scheme {
+            return Ok(Self(text));
+        }
+        let (scheme, token) = text.split_once(' ').ok_or(Code::TokenScheme)?;
+        if scheme.eq_ignore_ascii_case("bearer") { Ok(Self(token)) } else { Err(Code::TokenScheme.into()) }
+    }
+}
+
+/// A verified token together with what is worked out from it once.
+pub struct Remembered {
+    /// What it says.
+    pub verified: Verified,
+    /// The agent and those that it was delegated from, nearest first.
+    pub agents: Vec<Subject>,
+    /// The principal.
+    pub principal: Subject,
+    generation: u64,
+}
+
+/// A caller whose token verifies and who may act. Only [`Authenticator::authenticate`] makes one.
+pub struct Authenticated {
+    remembered: Arc<Remembered>,
+    class: Arc<Class>,
+    tables: Arc<Tables>,
+}
+
+impl Authenticated {
+    /// The verified token and its subjects.
+    #[must_use]
+    pub fn token(&self) -> &Arc<Remembered> {
+        &self.remembered
+    }
+
+    /// The agent's class.
+    #[must_use]
+    pub fn class(&self) -> &Class {
+        &self.class
+    }
+
+    /// The config's tables, as they were when the request came.
+    #[must_use]
+    pub const fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+}
+
+/// How a token was found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It was remembered.
+    Cached,
+    /// Its signature was verified now.
+    Verified,
+}
+
+/// The question and what it is answered from.
+pub struct Authenticator {
+    keyring: Arc<Keyring>,
+    registry: Arc<Registry>,
+    limiter: Arc<Limiter>,
+    verifier: Box<dyn Verifier>,
+    clock: Arc<dyn Clock>,
+    memory: Option<quick_cache::sync::Cache<[u8; 32], Arc<Remembered>>>,
+    peers: DefaultKeyedRateLimiter<u128>,
+}
+
+/// The network that a peer is counted under: its IPv4 address, or the /64 of its IPv6 address.
+fn network(peer: IpAddr) -> u128 {
+    let address = match peer {
+        IpAddr::V4(four) => return four.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(six) => six.to_ipv4_mapped().map_or(six, |four: std::net::Ipv4Addr| four.to_ipv6_mapped()),
+    };
+    if address.to_ipv4_mapped().is_some() { address.to_bits() } else { Ipv6Addr::to_bits(&address) >> 64 << 64 }
+}
+
+impl Authenticator {
+    /// A door over those books. `token_cache` is the number of tokens remembered (0: none), `peer_rps` how many requests
+    /// without a remembered token one peer network may send a second.
+    #[must_use]
+    pub fn new(
+        books: (Arc<Keyring>, Arc<Registry>, Arc<Limiter>),
+        verifier: Box<dyn Verifier>,
+        clock: Arc<dyn Clock>,
+        token_cache: usize,
+        peer_rps: u32,
+    ) -> Self {
+        let (keyring, registry, limiter) = books;
+        let memory = (token_cache > 0).then(|| quick_cache::sync::Cache::new(token_cache));
+        let peers = RateLimiter::keyed(Quota::per_second(NonZeroU32::new(peer_rps).unwrap_or(NonZeroU32::MIN)));
+        Self { keyring, registry, limiter, verifier, clock, memory, peers }
+    }
+
+    /// Counts a request without a good token against its peer's network.
+    ///
+    /// # Errors
+    /// `peer-rate` when the network's rate is used up.
+    pub fn count_stranger(&self, peer: IpAddr) -> Result<(), Refusal> {
+        self.peers.check_key(&network(peer)).map_err(|_| Refusal::new(Code::PeerRate).after(std::time::Duration::from_secs(1)))
+    }
+
+    /// Answers who is asking.
+    ///
+    /// # Errors
+    /// Any refusal of the stages presented, verified and authenticated.
+    pub fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, tables: Arc<Tables>) -> Result<(Authenticated, Found), Refusal> {
+        let digest = sha256(credential.0.as_bytes());
+        let generation = self.keyring.generation();
+        let now = self.clock.now();
+        let cached = self.memory.as_ref().and_then(|memory| memory.get(&digest)).filter(|known| known.generation == generation);
+        let (remembered, found) = match cached {
+            Some(known) => {
+                known.verified.still_valid(now)?;
+                (known, Found::Cached)
+            }
+            None => {
+                self.count_stranger(peer)?;
+                let known = Arc::new(self.verify(credential, generation)?);
+                if let Some(memory) = &self.memory {
+                    memory.insert(digest, Arc::clone(&known));
+                }
+                (known, Found::Verified)
+            }
+        };
+        let class = self.standing(&remembered.verified, &tables)?;
+        Ok((Authenticated { remembered, class, tables }, found))
+    }
+
+    fn verify(&self, credential: &Credential<'_>, generation: u64) -> Result<Remembered, Refusal> {
+        let presented = Presented::read(credential.0)?;
+        let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
+        let agents = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
+        let principal = self.limiter.subject(Kind::Principal, verified.principal().as_str());
+        Ok(Remembered { verified, agents, principal, generation })
+    }
+
+    /// The standing of key, token and agent, and the agent's class.
+    fn standing(&self, verified: &Verified, tables: &Tables) -> Result<Arc<Class>, Refusal> {
+        self.may_still_act(verified)?;
+        let name = self.registry.class(verified.agent());
+        tables.class(&name).ok_or_else(|| Refusal::new(Code::ClassUnknown).because(format_args!("class {name}")))
+    }
+
+    /// Asks again whether the caller of a request in flight may act: times, key, token, agent.
+    ///
+    /// # Errors
+    /// The refusal that a new request would get.
+    pub fn may_still_act(&self, verified: &Verified) -> Result<(), Refusal> {
+        verified.still_valid(self.clock.now())?;
+        self.keyring.may_sign(verified.kid(), verified.issued())?;
+        self.registry.may_act(verified.agent(), verified.id())
+    }
+
+    /// Gives the memory of peers that were not seen lately back.
+    pub fn sweep(&self) {
+        self.peers.retain_recent();
+        self.peers.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[track_caller]
+    fn check(headers: &[(&'static str, &str)], expect: Result<&str, Code>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).expect("value"));
+        }
+        assert_eq!(Credential::read(&map).map(|read| read.0).map_err(|no| no.code), expect);
+    }
+
+    #[test]
+    fn exactly_one_credential_is_read() {
+        check(&[], Err(Code::TokenMissing));
+        check(&[("authorization", "Bearer a.b.c")], Ok("a.b.c"));
+        check(&[("authorization", "bearer a.b.c")], Ok("a.b.c"));
+        check(&[("x-api-key", "a.b.c")], Ok("a.b.c"));
+        check(&[("authorization", "Bearer a"), ("x-api-key", "a")], Err(Code::TokenAmbiguous));
+        check(&[("authorization", "Bearer a"), ("authorization", "Bearer a")], Err(Code::TokenAmbiguous));
+        check(&[("x-api-key", "a"), ("x-api-key", "b")], Err(Code::TokenAmbiguous));
+        check(&[("authorization", "Basic YTpi")], Err(Code::TokenScheme));
+        check(&[("authorization", "a.b.c")], Err(Code::TokenScheme));
+        check(&[("x-api-key", &"a".repeat(50_000))], Err(Code::TokenTooLarge));
+    }
+
+    #[test]
+    fn a_peer_is_its_network() {
+        let net = |text: &str| network(text.parse().expect("address"));
+        assert_eq!(net("10.0.0.1"), net("::ffff:10.0.0.1"));
+        assert_ne!(net("10.0.0.1"), net("10.0.0.2"));
+        assert_eq!(net("2001:db8::1"), net("2001:db8::2"));
+        assert_ne!(net("2001:db8:0:1::1"), net("2001:db8::1"));
+    }
+}

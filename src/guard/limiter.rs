@@ -1,0 +1,250 @@
+//! The tallies of every subject: request rates and work in flight, counted per agent, principal, model and upstream.
+//!
+//! A subject is known here by a keyed 128-bit hash, and costs about forty bytes; when its last request is a period old and
+//! nothing of it is in flight, a sweep gives the memory back.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use foldhash::quality::RandomState;
+
+use crate::clock::Clock;
+use crate::guard::gcra::{Exceeded, Headroom, Limit, Tally};
+
+/// What a tally belongs to. The same name under two kinds is two subjects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An agent, by its whole name.
+    Agent,
+    /// A principal.
+    Principal,
+    /// A model.
+    Model,
+    /// An upstream.
+    Upstream,
+}
+
+impl Kind {
+    /// The kind's name in headers and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Principal => "principal",
+            Self::Model => "model",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// A subject: its kind and the keyed hash of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// What it is.
+    pub kind: Kind,
+    key: u128,
+}
+
+/// One subject and the rates that it is tested against.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Whose tally.
+    pub subject: Subject,
+    /// The limits; an empty list passes and counts nothing.
+    pub limits: Vec<Limit>,
+}
+
+/// A refusal by a rate.
+#[derive(Clone, Copy, Debug)]
+pub struct RateExceeded {
+    /// Whose tally is full.
+    pub kind: Kind,
+    /// The limit and the wait.
+    pub exceeded: Exceeded,
+}
+
+/// A refusal because too much is in flight.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlightExceeded {
+    /// Whose work it is.
+    pub kind: Kind,
+    /// The limit that is reached.
+    pub limit: u64,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    rates: Tally,
+    in_flight: u32,
+}
+
+/// All tallies.
+pub struct Limiter {
+    accounts: DashMap<u128, Account, RandomState>,
+    keys: [RandomState; 2],
+    clock: Arc<dyn Clock>,
+}
+
+impl Limiter {
+    /// An empty book on `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let keys = [RandomState::default(), RandomState::default()];
+        Self { accounts: DashMap::with_hasher(RandomState::default()), keys, clock }
+    }
+
+    /// The subject of that kind and name.
+    #[must_use]
+    pub fn subject(&self, kind: Kind, name: &str) -> Subject {
+        let [high, low] = &self.keys;
+        let whole = (kind as u8, name);
+        Subject { kind, key: u128::from(high.hash_one(whole)) << 64 | u128::from(low.hash_one(whole)) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts one request against every ask, in order; narrow ones first, so that a request which its own limit refuses
+    /// touches no shared tally.
+    ///
+    /// # Errors
+    /// The first that refuses; what was counted before it is given back.
+    pub fn take(&self, asks: &[Ask]) -> Result<Option<Headroom>, RateExceeded> {
+        let now = self.now();
+        let mut first = None;
+        for (place, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty()) {
+            let taken = self.accounts.entry(ask.subject.key).or_default().rates.take(&ask.limits, now);
+            match taken {
+                Ok(headroom) => first = first.or(headroom),
+                Err(exceeded) => {
+                    for counted in asks[..place].iter().filter(|ask| !ask.limits.is_empty()) {
+                        if let Some(mut account) = self.accounts.get_mut(&counted.subject.key) {
+                            account.rates.give_back();
+                        }
+                    }
+                    return Err(RateExceeded { kind: ask.subject.kind, exceeded });
+                }
+            }
+        }
+        Ok(first)
+    }
+
+    /// Takes a place in flight for every subject, up to its limit (`u64::MAX` counts without limiting).
+    ///
+    /// # Errors
+    /// The first that is full; places taken before it are given back.
+    pub fn enter(self: &Arc<Self>, places: &[(Subject, u64)]) -> Result<Permit, InFlightExceeded> {
+        let mut permit = Permit { limiter: Arc::clone(self), taken: Vec::with_capacity(places.len()) };
+        for &(subject, limit) in places {
+            let mut account = self.accounts.entry(subject.key).or_default();
+            if u64::from(account.in_flight) >= limit {
+                return Err(InFlightExceeded { kind: subject.kind, limit });
+            }
+            account.in_flight += 1;
+            drop(account);
+            permit.taken.push(subject.key);
+        }
+        Ok(permit)
+    }
+
+    /// Drops every subject that is idle and gives its memory back. Cost: one pass over the book, a shard locked at a time.
+    pub fn sweep(&self) {
+        let now = self.now();
+        self.accounts.retain(|_, account| account.in_flight > 0 || !account.rates.idle(now));
+        if self.accounts.capacity() > 4 * self.accounts.len() + 1024 {
+            self.accounts.shrink_to_fit();
+        }
+    }
+
+    /// Subjects in the book.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
+    /// True when no subject is in the book.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
+    }
+
+    /// Bytes that the book takes, by its capacity.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.accounts.capacity() * (size_of::<(u128, Account)>() + 1)
+    }
+}
+
+/// A place in flight; given back when dropped. It travels inside the answer's body.
+pub struct Permit {
+    limiter: Arc<Limiter>,
+    taken: Vec<u128>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        for key in &self.taken {
+            if let Some(mut account) = self.limiter.accounts.get_mut(key) {
+                account.in_flight = account.in_flight.saturating_sub(1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+    use crate::guard::gcra::Period;
+    use std::time::Duration;
+
+    fn limiter() -> (Arc<ManualClock>, Arc<Limiter>) {
+        let clock = Arc::new(ManualClock::at(Timestamp(0)));
+        (Arc::clone(&clock), Arc::new(Limiter::new(clock)))
+    }
+
+    #[test]
+    fn a_wide_refusal_gives_the_narrow_count_back() {
+        let (_, book) = limiter();
+        let ask = |kind, name, rate| Ask { subject: book.subject(kind, name), limits: vec![Limit::new(Period::Minute, rate, Some(rate))] };
+        let (agent, principal) = (ask(Kind::Agent, "a/b", 5), ask(Kind::Principal, "team", 2));
+        for _ in 0..2 {
+            book.take(&[agent.clone(), principal.clone()]).expect("passes");
+        }
+        let refused = book.take(&[agent.clone(), principal]).expect_err("principal is full");
+        assert_eq!(refused.kind, Kind::Principal);
+        for _ in 0..3 {
+            book.take(std::slice::from_ref(&agent)).expect("only two were counted");
+        }
+        assert!(book.take(&[agent]).is_err());
+    }
+
+    #[test]
+    fn permits_are_given_back() {
+        let (_, book) = limiter();
+        let place = [(book.subject(Kind::Agent, "a/b"), 2), (book.subject(Kind::Model, "m"), 1)];
+        let first = book.enter(&place).expect("room");
+        assert_eq!(book.enter(&place).map(drop).expect_err("model is full").kind, Kind::Model);
+        drop(first);
+        let again = book.enter(&place).expect("given back, the half-taken one too");
+        drop(again);
+        book.sweep();
+        assert!(book.is_empty());
+    }
+
+    #[test]
+    fn a_million_agents_cost_little_and_an_hour_later_nothing() {
+        let (clock, book) = limiter();
+        for number in 0..1_000_000 {
+            let subject = book.subject(Kind::Agent, &format!("fleet/agent-{number}"));
+            book.take(&[Ask { subject, limits: vec![Limit::new(Period::Minute, 120, None)] }]).expect("first request");
+        }
+        assert_eq!(book.len(), 1_000_000);
+        assert!(book.bytes() <= 256 << 20, "{} bytes", book.bytes());
+        clock.advance(Duration::from_secs(3600));
+        book.sweep();
+        assert_eq!((book.len(), book.bytes() < 64 << 10), (0, true), "{} bytes", book.bytes());
+    }
+}

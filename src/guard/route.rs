@@ -1,0 +1,166 @@
+//! What is asked for? An exact table of methods and paths, and the scope that each operation needs.
+
+use http::{Method, Uri};
+
+use crate::guard::pace::Paced;
+use crate::model::Operation;
+use crate::refusal::{Code, Refusal};
+use crate::token::Scope;
+
+/// A request target that is plain: what every reader of a path reads alike. Only [`Target::read`] makes one.
+pub struct Target<'u> {
+    path: &'u str,
+}
+
+/// Query parameters that may carry a credential in other systems.
+const CREDENTIAL_PARAMETERS: [&str; 7] = ["access_token", "api_key", "api-key", "apikey", "key", "token", "authorization"];
+
+/// Query parameters that SDKs send and that change nothing here, by path.
+const HARMLESS_PARAMETERS: [(&str, &str); 6] = [
+    ("/v1/messages", "beta"),
+    ("/v1/models", "beta"),
+    ("/v1/models", "limit"),
+    ("/v1/models", "after"),
+    ("/v1/models", "after_id"),
+    ("/v1/models", "before_id"),
+];
+
+impl<'u> Target<'u> {
+    /// Reads the request target: an absolute path of visible ASCII without escapes, dot segments, empty segments, `;` and `\`.
+    /// Of queries only those pass that SDKs send and that mean nothing here.
+    ///
+    /// # Errors
+    /// `target-not-canonical`, or `token-in-query` where a credential stands in the query.
+    pub fn read(uri: &'u Uri) -> Result<Self, Refusal> {
+        let path = uri.path();
+        let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|');
+        let canonical = path.starts_with('/')
+            && path.bytes().all(plain)
+            && path.split('/').skip(1).all(|segment| !segment.is_empty() && segment != "." && segment != "..");
+        if let Some(query) = uri.query() {
+            for parameter in query.split('&') {
+                let name = parameter.split('=').next().unwrap_or_default();
+                if CREDENTIAL_PARAMETERS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+                    return Err(Code::TokenInQuery.into());
+                }
+                if !HARMLESS_PARAMETERS.contains(&(path, name)) {
+                    return Err(Code::TargetNotCanonical.into());
+                }
+            }
+        }
+        if canonical { Ok(Self { path }) } else { Err(Code::TargetNotCanonical.into()) }
+    }
+
+    /// The path.
+    #[must_use]
+    pub const fn path(&self) -> &'u str {
+        self.path
+    }
+}
+
+/// The operation behind a method and a path, and for a single model its name.
+#[must_use]
+pub fn operation<'u>(method: &Method, path: &'u str) -> Option<(Operation, Option<&'u str>)> {
+    match (method, path) {
+        (&Method::POST, "/v1/chat/completions") => Some((Operation::ChatCompletions, None)),
+        (&Method::POST, "/v1/completions") => Some((Operation::Completions, None)),
+        (&Method::POST, "/v1/embeddings") => Some((Operation::Embeddings, None)),
+        (&Method::POST, "/v1/messages") => Some((Operation::Messages, None)),
+        (&Method::GET, "/v1/models") => Some((Operation::ListModels, None)),
+        (&Method::GET, path) => path.strip_prefix("/v1/models/").map(|model| (Operation::ShowModel, Some(model))),
+        _ => None,
+    }
+}
+
+/// The scope that an operation needs (docs/TOKEN.md).
+const fn scope(operation: Operation) -> Scope {
+    match operation {
+        Operation::ChatCompletions => Scope::Chat,
+        Operation::Completions => Scope::Completions,
+        Operation::Embeddings => Scope::Embeddings,
+        Operation::Messages => Scope::Messages,
+        Operation::ListModels | Operation::ShowModel => Scope::ModelsRead,
+    }
+}
+
+/// A request for an operation that the token grants. Only [`route`] makes one.
+pub struct Routed {
+    paced: Paced,
+    operation: Operation,
+    model: Option<String>,
+}
+
+impl Routed {
+    /// The caller and its pace.
+    #[must_use]
+    pub const fn paced(&self) -> &Paced {
+        &self.paced
+    }
+
+    /// What is asked for.
+    #[must_use]
+    pub const fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// The model that the path names (`GET /v1/models/…`).
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+}
+
+/// Finds the operation and asks whether the token grants it.
+///
+/// # Errors
+/// `route-unknown` or `scope-missing`.
+pub fn route(paced: Paced, method: &Method, target: &Target<'_>) -> Result<Routed, Refusal> {
+    let (operation, model) = operation(method, target.path).ok_or(Code::RouteUnknown)?;
+    let scope = scope(operation);
+    if !paced.caller().token().verified.scopes().allow(scope) {
+        let says = format!("The token does not grant the scope {} that this operation needs.", scope.as_str());
+        return Err(Refusal::new(Code::ScopeMissing).saying(says));
+    }
+    Ok(Routed { paced, operation, model: model.map(str::to_owned) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn target(uri: &str, expect: Option<Code>) {
+        let uri: Uri = uri.parse().expect("URI");
+        assert_eq!(Target::read(&uri).err().map(|no| no.code), expect);
+    }
+
+    #[test]
+    fn only_plain_targets_pass() {
+        target("/v1/models", None);
+        target("/v1/models/meta-llama/Llama-3.1:8b@q4", None);
+        target("/v1/models/a%2fb", Some(Code::TargetNotCanonical));
+        target("/v1//models", Some(Code::TargetNotCanonical));
+        target("/v1/./models", Some(Code::TargetNotCanonical));
+        target("/v1/../models", Some(Code::TargetNotCanonical));
+        target("/v1/models/", Some(Code::TargetNotCanonical));
+        target("/v1/models;x=1", Some(Code::TargetNotCanonical));
+        target("/v1/models%00", Some(Code::TargetNotCanonical));
+        target("/v1/models?x=1", Some(Code::TargetNotCanonical));
+        target("/v1/models?limit=20", None);
+        target("/v1/messages?beta=true", None);
+        target("/v1/chat/completions?beta=true", Some(Code::TargetNotCanonical));
+        target("/v1/models?access_token=x", Some(Code::TokenInQuery));
+        target("/v1/models?limit=1&API_KEY=x", Some(Code::TokenInQuery));
+        target("*", Some(Code::TargetNotCanonical));
+    }
+
+    #[test]
+    fn methods_and_paths_are_exact() {
+        assert!(operation(&Method::POST, "/v1/chat/completions").is_some());
+        assert!(operation(&Method::GET, "/v1/chat/completions").is_none());
+        assert!(operation(&Method::POST, "/V1/chat/completions").is_none());
+        assert!(operation(&Method::POST, "/api/pull").is_none());
+        assert!(operation(&Method::GET, "/slots").is_none());
+        assert_eq!(operation(&Method::GET, "/v1/models/a/b"), Some((Operation::ShowModel, Some("a/b"))));
+    }
+}

@@ -1,0 +1,122 @@
+//! The config as the questions read it: classes, principals, models and where they are served. One snapshot a request.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::guard::gcra::{Limit, Period};
+use crate::guard::settings::{Caps, Class, Settings};
+use crate::health::Health;
+use crate::model::Profile;
+
+/// What the questions need to know of an upstream.
+pub struct Upstream {
+    /// Its name in the config.
+    pub name: Arc<str>,
+    /// What its server understands.
+    pub profile: Arc<Profile>,
+    /// Its own caps.
+    pub caps: Caps,
+    /// True of the built-in model `echo`.
+    pub echo: bool,
+}
+
+/// A model that agents may ask for.
+pub struct Served {
+    /// Its canonical name.
+    pub name: Arc<str>,
+    /// What its server calls it.
+    pub upstream_name: String,
+    /// Namespaces whose agents may see it; empty means all.
+    pub namespaces: Vec<String>,
+    /// Where it is served, in the order of preference; never empty.
+    pub route: Vec<Arc<Upstream>>,
+    /// Its own caps.
+    pub caps: Caps,
+}
+
+impl Served {
+    /// The first upstream of the route that is not known to be down, else the first.
+    #[must_use]
+    pub fn upstream(&self, health: &Health) -> Option<&Arc<Upstream>> {
+        self.route.iter().find(|upstream| health.is_up(&upstream.name)).or_else(|| self.route.first())
+    }
+}
+
+/// The tables.
+pub struct Tables {
+    classes: HashMap<String, Arc<Class>>,
+    principals: BTreeMap<String, Caps>,
+    by_name: BTreeMap<String, Arc<Served>>,
+    /// Largest body in bytes.
+    pub body_max: u64,
+}
+
+/// A model's route names an upstream that is not declared.
+#[derive(Debug, thiserror::Error)]
+#[error("model {model}: upstream {upstream} is not declared")]
+pub struct RouteFault {
+    model: String,
+    upstream: String,
+}
+
+impl Tables {
+    /// Builds the tables.
+    ///
+    /// # Errors
+    /// When a model's route names an upstream that `upstreams` does not have.
+    pub fn build(settings: &Settings, upstreams: Vec<Upstream>) -> Result<Self, RouteFault> {
+        let upstreams: HashMap<Arc<str>, Arc<Upstream>> =
+            upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.name), Arc::new(upstream))).collect();
+        let mut by_name = BTreeMap::new();
+        for model in &settings.models {
+            let mut route = Vec::with_capacity(model.route.len());
+            for name in &model.route {
+                let fault = || RouteFault { model: model.name.clone(), upstream: name.clone() };
+                route.push(Arc::clone(upstreams.get(name.as_str()).ok_or_else(fault)?));
+            }
+            let served = Arc::new(Served {
+                name: model.name.as_str().into(),
+                upstream_name: model.upstream_name.clone().unwrap_or_else(|| model.name.clone()),
+                namespaces: model.namespaces.clone(),
+                route,
+                caps: model.caps.clone(),
+            });
+            for name in std::iter::once(&model.name).chain(&model.aliases) {
+                by_name.insert(name.clone(), Arc::clone(&served));
+            }
+        }
+        let classes = settings.classes.iter().map(|(name, class)| (name.clone(), Arc::new(class.clone()))).collect();
+        Ok(Self { classes, principals: settings.principals.clone(), by_name, body_max: settings.body_max })
+    }
+
+    /// The class of that name.
+    #[must_use]
+    pub fn class(&self, name: &str) -> Option<Arc<Class>> {
+        self.classes.get(name).cloned()
+    }
+
+    /// The caps of that principal.
+    #[must_use]
+    pub fn principal(&self, name: &str) -> Option<&Caps> {
+        self.principals.get(name)
+    }
+
+    /// The model behind a name or an alias.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&Arc<Served>> {
+        self.by_name.get(name)
+    }
+
+    /// Every name and alias with its model, in order.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &Arc<Served>)> {
+        self.by_name.iter().map(|(name, served)| (name.as_str(), served))
+    }
+}
+
+/// The request rates that `caps` sets.
+#[must_use]
+pub fn rates(caps: &Caps) -> Vec<Limit> {
+    let second = caps.rps.map(|rate| Limit::new(Period::Second, rate, caps.burst));
+    let minute = caps.rpm.map(|rate| Limit::new(Period::Minute, rate, caps.burst));
+    second.into_iter().chain(minute).collect()
+}

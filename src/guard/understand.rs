@@ -1,0 +1,93 @@
+//! What does the body say, for which model, and does that model's server understand it?
+
+use std::sync::Arc;
+
+use crate::guard::authenticate::Authenticated;
+use crate::guard::route::Routed;
+use crate::guard::table::{Served, Upstream};
+use crate::health::Health;
+use crate::model::{ModelCall, Operation, Terms, read};
+use crate::refusal::{Code, Refusal};
+
+/// What a request asks for once its body is read.
+pub enum Asked<'b> {
+    /// The models that the token may use, or one of them: no body, no upstream.
+    Models(Option<String>),
+    /// A call to a model.
+    Call {
+        /// What the body says.
+        call: Box<ModelCall<'b>>,
+        /// The model.
+        served: Arc<Served>,
+        /// The server that is asked first; the body is written in its terms.
+        upstream: Arc<Upstream>,
+    },
+}
+
+/// A request whose body is understood. Only [`understand`] makes one.
+pub struct Understood<'b> {
+    routed: Routed,
+    asked: Asked<'b>,
+}
+
+impl<'b> Understood<'b> {
+    /// The caller and the operation.
+    #[must_use]
+    pub const fn routed(&self) -> &Routed {
+        &self.routed
+    }
+
+    /// What is asked for.
+    #[must_use]
+    pub const fn asked(&self) -> &Asked<'b> {
+        &self.asked
+    }
+
+    /// Both parts.
+    pub(super) fn into_parts(self) -> (Routed, Asked<'b>) {
+        (self.routed, self.asked)
+    }
+}
+
+/// True when a token may use `served` under the name `asked`: its namespace sees the model, and the token grants the name
+/// that was asked for or the canonical one.
+#[must_use]
+pub fn may_use(caller: &Authenticated, asked: &str, served: &Served) -> bool {
+    let verified = &caller.token().verified;
+    let seen = served.namespaces.is_empty() || served.namespaces.iter().any(|known| known == verified.agent().namespace());
+    let models = &verified.grants().models;
+    seen && (models.allows(asked) || models.allows(&served.name))
+}
+
+/// Reads the body strictly, finds the model, and judges every field by the profile of the server that will get it.
+///
+/// # Errors
+/// Any refusal of the stage understood. A model that does not exist and one that is not granted are refused alike.
+pub fn understand<'b>(routed: Routed, body: &'b [u8], health: &Health) -> Result<Understood<'b>, Refusal> {
+    let operation = routed.operation();
+    let caller = routed.paced().caller();
+    let asked = match operation {
+        Operation::ListModels | Operation::ShowModel => Asked::Models(routed.model().map(str::to_owned)),
+        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
+            let reading = read(operation, body)?;
+            let served = caller.tables().model(reading.model()).filter(|served| may_use(caller, reading.model(), served));
+            let served = Arc::clone(served.ok_or_else(|| not_found(reading.model()))?);
+            let upstream = Arc::clone(served.upstream(health).ok_or(Code::UpstreamUnavailable)?);
+            let terms = Terms {
+                profile: &upstream.profile,
+                unknown_fields: caller.class().unknown_fields,
+                model_upstream: &served.upstream_name,
+            };
+            let call = Box::new(reading.understand(&terms)?);
+            Asked::Call { call, served, upstream }
+        }
+    };
+    Ok(Understood { routed, asked })
+}
+
+/// The refusal for a model that is not there for this token.
+#[must_use]
+pub fn not_found(model: &str) -> Refusal {
+    let shown: String = model.chars().filter(|character| !character.is_control()).take(80).collect();
+    Refusal::new(Code::ModelNotFound).saying(format!("There is no model {shown:?} for this token.")).at("model")
+}

@@ -1,0 +1,204 @@
+//! The public keys that may sign tokens, by thumbprint, and the standing of each. The gateway holds no minting key.
+//!
+//! Keys come from two places: the JWKS file of each issuer in the config, and the control records (`keys import`). Retiring
+//! and revoking are control records whatever the source, so that an old JWKS file cannot bring a revoked key back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::audit::record::{Event, Record};
+use crate::clock::Timestamp;
+use crate::id::KeyId;
+use crate::json;
+use crate::refusal::{Code, Refusal};
+use crate::token::jwk;
+use crate::token::{IssuerPolicy, Keys, KnownKey};
+
+/// What a key is good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Its tokens are read.
+    Active,
+    /// Tokens that it signed before `since` are read until they expire.
+    Retiring {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Nothing that it signed is read.
+    Revoked {
+        /// Since when.
+        since: Timestamp,
+        /// The operator's reason.
+        why: String,
+    },
+}
+
+impl KeyState {
+    /// The state's name.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Retiring { .. } => "retiring",
+            Self::Revoked { .. } => "revoked",
+        }
+    }
+}
+
+/// A key as `keys list` shows it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The key and its issuer.
+    pub known: Arc<KnownKey>,
+    /// What it is good for.
+    pub state: KeyState,
+}
+
+/// An issuer and the keys of its JWKS file.
+pub struct Issuer {
+    /// What its tokens must say.
+    pub policy: Arc<IssuerPolicy>,
+    /// Its public keys.
+    pub keys: Vec<jwk::Jwk>,
+}
+
+#[derive(Default)]
+struct Book {
+    issuers: Vec<(Arc<IssuerPolicy>, Vec<jwk::Jwk>)>,
+    added: Vec<(String, jwk::Jwk)>,
+    states: HashMap<KeyId, KeyState>,
+}
+
+type Snapshot = HashMap<KeyId, Row>;
+
+/// The keys.
+#[derive(Default)]
+pub struct Keyring {
+    book: std::sync::Mutex<Book>,
+    snapshot: ArcSwap<Snapshot>,
+    generation: AtomicU64,
+}
+
+/// The book's lock, poisoned or not: a panic elsewhere must not open or close the door.
+fn lock(book: &std::sync::Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Keyring {
+    /// An empty ring: every token is refused.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts the config's issuers in the place of the former ones; states and imported keys stay.
+    pub fn set_issuers(&self, issuers: Vec<Issuer>) {
+        let mut book = lock(&self.book);
+        book.issuers = issuers.into_iter().map(|issuer| (issuer.policy, issuer.keys)).collect();
+        self.publish(&book);
+    }
+
+    /// Folds one record in. Records of other books change nothing here.
+    pub fn apply(&self, record: &Record) {
+        let mut book = lock(&self.book);
+        match &record.event {
+            Event::KeyAdded { issuer, jwk, .. } => {
+                // A record was checked before it was sealed; one that no longer reads adds no key, which refuses its tokens.
+                if let Ok(key) = read_jwk(jwk) {
+                    book.added.push((issuer.clone(), key));
+                }
+            }
+            Event::KeyRetired { kid, .. } => {
+                book.states.entry(*kid).or_insert(KeyState::Retiring { since: record.at });
+            }
+            Event::KeyRevoked { kid, reason } => {
+                book.states.insert(*kid, KeyState::Revoked { since: record.at, why: reason.clone() });
+            }
+            Event::Start { .. }
+            | Event::Stop
+            | Event::AgentRegistered { .. }
+            | Event::AgentStanding { .. }
+            | Event::TokenRegistered { .. }
+            | Event::TokenRevoked { .. } => return,
+        }
+        self.publish(&book);
+    }
+
+    fn publish(&self, book: &Book) {
+        let mut rows = Snapshot::new();
+        let from_files = book.issuers.iter().flat_map(|(policy, keys)| keys.iter().map(move |key| (policy, key)));
+        let from_records = book.added.iter().filter_map(|(iss, key)| {
+            let policy = book.issuers.iter().map(|(policy, _)| policy).find(|policy| policy.iss == *iss)?;
+            Some((policy, key))
+        });
+        for (policy, key) in from_files.chain(from_records) {
+            let id = key.id();
+            let state = book.states.get(&id).cloned().unwrap_or(KeyState::Active);
+            let known = KnownKey { id, key: key.key().clone(), issuer: Arc::clone(policy) };
+            // The first issuer that lists a key owns it: a second listing cannot move it to other namespaces.
+            rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state });
+        }
+        self.snapshot.store(Arc::new(rows));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Moves on with every change of keys, issuers or states; what was verified under another number is verified anew.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The key's row.
+    #[must_use]
+    pub fn row(&self, kid: &KeyId) -> Option<Row> {
+        self.snapshot.load().get(kid).cloned()
+    }
+
+    /// All rows, sorted by key id.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self.snapshot.load().values().cloned().collect();
+        rows.sort_by_key(|row| row.known.id);
+        rows
+    }
+
+    /// The issuers of the config.
+    #[must_use]
+    pub fn issuers(&self) -> Vec<Arc<IssuerPolicy>> {
+        lock(&self.book).issuers.iter().map(|(policy, _)| Arc::clone(policy)).collect()
+    }
+
+    /// Asks whether a token that `kid` signed at `issued` is still read.
+    ///
+    /// # Errors
+    /// `token-key-unknown` or `key-revoked`.
+    pub fn may_sign(&self, kid: &KeyId, issued: Timestamp) -> Result<(), Refusal> {
+        match self.snapshot.load().get(kid).map(|row| &row.state) {
+            None => Err(Refusal::new(Code::TokenKeyUnknown)),
+            Some(KeyState::Active) => Ok(()),
+            Some(KeyState::Retiring { since }) if issued.seconds() <= since.seconds() => Ok(()),
+            Some(KeyState::Retiring { since }) => {
+                Err(Refusal::new(Code::KeyRevoked).saying("The key that signed the token was retired before the token was issued.").because(since))
+            }
+            Some(KeyState::Revoked { since, why }) => Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}"))),
+        }
+    }
+}
+
+impl Keys for Keyring {
+    fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
+        self.snapshot.load().get(kid).map(|row| Arc::clone(&row.known))
+    }
+}
+
+/// Reads one public JWK from its text.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn read_jwk(text: &str) -> Result<jwk::Jwk, String> {
+    let value = json::parse(text.as_bytes(), &json::Limits { depth: 8 }).map_err(|fault| fault.to_string())?;
+    jwk::Jwk::read(&value).map_err(|fault| fault.to_string())
+}

@@ -1,0 +1,314 @@
+//! The book of agents and tokens: the fold of the control records, read by many and written by the control door alone.
+//!
+//! It is a deny-book: an agent without a row is active in class `default`, and a token without a row is good as long as its
+//! signature and times are. Every change moves the [`Registry::changes`] counter on, so that whoever holds an open stream
+//! asks again.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use foldhash::quality::RandomState;
+use tokio::sync::watch;
+
+use crate::audit::record::{Event, Record, Standing as Stands};
+use crate::clock::Timestamp;
+use crate::id::{AgentName, KeyId, Principal, TokenId};
+use crate::refusal::{Code, Refusal};
+
+/// The class of an agent that nobody registered.
+pub const DEFAULT_CLASS: &str = "default";
+
+/// Whether an agent may act; a "no" carries since when and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may act.
+    Active,
+    /// Stopped by an operator until resumed.
+    Suspended {
+        /// Since when.
+        since: Timestamp,
+        /// The operator's reason.
+        why: String,
+    },
+    /// Stopped for examination until released.
+    Quarantined {
+        /// Since when.
+        since: Timestamp,
+        /// The operator's reason.
+        why: String,
+    },
+    /// Stopped for good.
+    Revoked {
+        /// Since when.
+        since: Timestamp,
+        /// The operator's reason.
+        why: String,
+    },
+}
+
+impl Standing {
+    fn of(stands: Stands, since: Timestamp, why: &str) -> Self {
+        let why = why.to_owned();
+        match stands {
+            Stands::Active => Self::Active,
+            Stands::Suspended => Self::Suspended { since, why },
+            Stands::Quarantined => Self::Quarantined { since, why },
+            Stands::Revoked => Self::Revoked { since, why },
+        }
+    }
+
+    /// The standing's name.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended { .. } => "suspended",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Revoked { .. } => "revoked",
+        }
+    }
+
+    /// Since when and why, where it is not active.
+    #[must_use]
+    pub fn reason(&self) -> Option<(Timestamp, &str)> {
+        match self {
+            Self::Active => None,
+            Self::Suspended { since, why } | Self::Quarantined { since, why } | Self::Revoked { since, why } => Some((*since, why)),
+        }
+    }
+
+    /// The refusal that this standing means.
+    fn refusal(&self) -> Option<Refusal> {
+        let code = match self {
+            Self::Active => return None,
+            Self::Suspended { .. } => Code::AgentSuspended,
+            Self::Quarantined { .. } => Code::AgentQuarantined,
+            Self::Revoked { .. } => Code::AgentRevoked,
+        };
+        let refusal = Refusal::new(code);
+        Some(match self.reason() {
+            Some((since, why)) => refusal.because(format_args!("since {since}: {why}")),
+            None => refusal,
+        })
+    }
+}
+
+/// A registered agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// In whose name it usually acts, where that was said.
+    pub principal: Option<Principal>,
+    /// Its class, a key of the config's `[class.…]`.
+    pub class: Arc<str>,
+    /// Whether it may act.
+    pub standing: Standing,
+    /// When it was first named.
+    pub registered: Timestamp,
+}
+
+/// A registered root token.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Its identity.
+    pub id: TokenId,
+    /// Its label.
+    pub jti: String,
+    /// Whose it is.
+    pub agent: AgentName,
+    /// The key that signed it.
+    pub kid: Option<KeyId>,
+    /// Its end.
+    pub expires: Option<Timestamp>,
+    /// Since when and why it is revoked.
+    pub revoked: Option<(Timestamp, String)>,
+}
+
+/// The book.
+pub struct Registry {
+    agents: DashMap<Arc<str>, Agent, RandomState>,
+    tokens: DashMap<TokenId, Token, RandomState>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Registry {
+    /// An empty book.
+    #[must_use]
+    pub fn new() -> Self {
+        let (changes, _) = watch::channel(0);
+        Self { agents: DashMap::with_hasher(RandomState::default()), tokens: DashMap::with_hasher(RandomState::default()), changes }
+    }
+
+    /// Folds one record in. Records of other books change nothing here.
+    pub fn apply(&self, record: &Record) {
+        match &record.event {
+            Event::AgentRegistered { agent, principal, class } => {
+                let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
+                row.principal.clone_from(principal);
+                row.class = class.as_str().into();
+            }
+            Event::AgentStanding { agent, standing, reason } => {
+                let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
+                row.standing = Standing::of(*standing, record.at, reason);
+            }
+            Event::TokenRegistered { token, jti, kid, agent, expires, .. } => {
+                let mut row = self.tokens.entry(*token).or_insert_with(|| Token {
+                    id: *token,
+                    jti: jti.clone(),
+                    agent: agent.clone(),
+                    kid: None,
+                    expires: None,
+                    revoked: None,
+                });
+                row.kid = Some(*kid);
+                row.expires = Some(*expires);
+            }
+            Event::TokenRevoked { token, jti, agent, reason } => {
+                let mut row = self.tokens.entry(*token).or_insert_with(|| Token {
+                    id: *token,
+                    jti: jti.clone(),
+                    agent: agent.clone(),
+                    kid: None,
+                    expires: None,
+                    revoked: None,
+                });
+                row.revoked.get_or_insert_with(|| (record.at, reason.clone()));
+            }
+            Event::Start { .. } | Event::Stop | Event::KeyAdded { .. } | Event::KeyRetired { .. } | Event::KeyRevoked { .. } => {}
+        }
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn row(agent: &AgentName, registered: Timestamp) -> Agent {
+        let standing = Standing::Active;
+        Agent { name: agent.clone(), principal: None, class: DEFAULT_CLASS.into(), standing, registered }
+    }
+
+    /// Counts the records folded in; a change means that standings may have changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The agent's row.
+    #[must_use]
+    pub fn agent(&self, name: &str) -> Option<Agent> {
+        self.agents.get(name).map(|row| row.clone())
+    }
+
+    /// Every row, sorted by name.
+    #[must_use]
+    pub fn agents(&self) -> Vec<Agent> {
+        let mut rows: Vec<Agent> = self.agents.iter().map(|row| row.clone()).collect();
+        rows.sort_by(|left, right| left.name.cmp(&right.name));
+        rows
+    }
+
+    /// How many agents are in each standing: active, suspended, quarantined, revoked.
+    #[must_use]
+    pub fn agents_by_standing(&self) -> [(&'static str, usize); 4] {
+        let mut counts = [("active", 0), ("suspended", 0), ("quarantined", 0), ("revoked", 0)];
+        for row in &self.agents {
+            for (name, count) in &mut counts {
+                *count += usize::from(*name == row.standing.as_str());
+            }
+        }
+        counts
+    }
+
+    /// The token's row.
+    #[must_use]
+    pub fn token(&self, id: &TokenId) -> Option<Token> {
+        self.tokens.get(id).map(|row| row.clone())
+    }
+
+    /// Registered tokens with the label `jti`.
+    #[must_use]
+    pub fn tokens_labelled(&self, jti: &str) -> Vec<Token> {
+        self.tokens.iter().filter(|row| row.jti == jti).map(|row| row.clone()).collect()
+    }
+
+    /// The class of the agent: its own row's, else that of the nearest agent that it was delegated from, else `default`.
+    #[must_use]
+    pub fn class(&self, agent: &AgentName) -> Arc<str> {
+        agent.lineage().find_map(|name| self.agents.get(name).map(|row| Arc::clone(&row.class))).unwrap_or_else(|| DEFAULT_CLASS.into())
+    }
+
+    /// Asks whether `token`, and the agent with all that it was delegated from, may act now.
+    ///
+    /// # Errors
+    /// The refusal of the first that may not.
+    pub fn may_act(&self, agent: &AgentName, token: &TokenId) -> Result<(), Refusal> {
+        if let Some((since, why)) = self.tokens.get(token).and_then(|row| row.revoked.clone()) {
+            return Err(Refusal::new(Code::TokenRevoked).because(format_args!("since {since}: {why}")));
+        }
+        for name in agent.lineage() {
+            if let Some(refusal) = self.agents.get(name).and_then(|row| row.standing.refusal()) {
+                return Err(refusal.because(format_args!("agent {name}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn book(events: Vec<Event>) -> Registry {
+        let registry = Registry::new();
+        for event in events {
+            registry.apply(&Record { at: Timestamp(1), by: None, event });
+        }
+        registry
+    }
+
+    fn stands(agent: &str, standing: Stands) -> Event {
+        Event::AgentStanding { agent: agent.parse().expect("name"), standing, reason: "test".to_owned() }
+    }
+
+    #[track_caller]
+    fn check(events: Vec<Event>, agent: &str, expect: Option<Code>) {
+        let token = TokenId([1; 32]);
+        let answer = book(events).may_act(&agent.parse().expect("name"), &token);
+        assert_eq!(answer.err().map(|no| no.code), expect);
+    }
+
+    #[test]
+    fn an_unknown_agent_may_act() {
+        check(vec![], "a/b", None);
+    }
+
+    #[test]
+    fn a_standing_covers_everything_below_it() {
+        check(vec![stands("a/b", Stands::Quarantined)], "a/b/c", Some(Code::AgentQuarantined));
+        check(vec![stands("a/b/c", Stands::Quarantined)], "a/b", None);
+        check(vec![stands("a/b", Stands::Suspended), stands("a/b", Stands::Active)], "a/b", None);
+    }
+
+    #[test]
+    fn a_revoked_token_is_refused() {
+        let revoked = Event::TokenRevoked {
+            token: TokenId([1; 32]),
+            jti: "x".to_owned(),
+            agent: "a/b".parse().expect("name"),
+            reason: "lost".to_owned(),
+        };
+        check(vec![revoked], "a/b", Some(Code::TokenRevoked));
+    }
+
+    #[test]
+    fn a_class_is_inherited() {
+        let event = Event::AgentRegistered { agent: "a/b".parse().expect("name"), principal: None, class: "fast".to_owned() };
+        let registry = book(vec![event]);
+        assert_eq!(&*registry.class(&"a/b/c".parse().expect("name")), "fast");
+        assert_eq!(&*registry.class(&"a/x".parse().expect("name")), DEFAULT_CLASS);
+    }
+}

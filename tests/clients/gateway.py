@@ -1,0 +1,191 @@
+"""The real binary as a child process: started, asked for tokens, commanded, and always ended by SIGTERM with exit code 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+
+from waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("TOKEN_SHIELD_BIN", ROOT / "target/debug/token-shield")).resolve()
+
+# A gateway that starts or stops slower than this is broken, even on two busy cores.
+START_S = 30
+STOP_S = 40
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command of the binary printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment() -> dict[str, str]:
+    """Ours without whatever could change how the binary behaves."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    for name in [name for name in kept if name.startswith(("RUST_LOG", "TOKEN_SHIELD_", "OPENAI_", "ANTHROPIC_"))]:
+        del kept[name]
+    return kept
+
+
+def binary(*words: str, cwd: Path | None = None, within: float = 60) -> Done:
+    """Runs one command of the binary to its end."""
+    ended = subprocess.run(
+        [str(BINARY), *words], cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=within
+    )
+    return Done(ended.returncode, ended.stdout, ended.stderr)
+
+
+class Gateway:
+    """`token-shield dev --json` over its own data folder.
+
+    `url` has no `/v1`; `token` is the development token; `metrics` the address of the metrics listener.
+    """
+
+    def __init__(self, data: Path, *, upstream: str | None = None, profile: str = "llama.cpp", tls: bool = False) -> None:
+        self.data = data
+        self.log = data.parent / f"{data.name}.log"
+        words = ["dev", "--json", "--listen", "127.0.0.1:0", "--data", str(data)]
+        if upstream is not None:
+            words += ["--upstream", upstream, "--upstream-profile", profile]
+        if tls:
+            words.append("--tls")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(BINARY), *words], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        try:
+            self._hello()
+        except BaseException:
+            self.process.kill()
+            self.process.wait(STOP_S)
+            raise
+
+    def _hello(self) -> None:
+        line = _first_line(self.process, START_S)
+        try:
+            hello = json.loads(line)
+        except ValueError:
+            raise AssertionError(f"the first line of `dev --json` is not JSON: {line!r}\n{self.logged()[-4000:]}") from None
+        assert set(hello) >= {"url", "token", "metrics", "data"}, hello
+        self.url: str = hello["url"].rstrip("/")
+        self.token: str = hello["token"]
+        self.metrics: str = _metrics_url(hello["metrics"])
+        self._tokens = [self.token]
+        assert not self.url.endswith("/v1"), "url comes without /v1"
+
+    @property
+    def port(self) -> int:
+        port = urlsplit(self.url).port
+        assert port, self.url
+        return port
+
+    @property
+    def ca(self) -> Path:
+        """The certificate that signed the one of `dev --tls`."""
+        return self.data / "tls" / "ca.pem"
+
+    def logged(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def issue(self, agent: str, *flags: str, principal: str = "team:tests", models: tuple[str, ...] = ("echo",), ttl: str = "1h") -> str:
+        """A token from the command line, as an operator gets one: the token alone on standard output."""
+        words = ["token", "issue", "--data", str(self.data), "--agent", agent, "--principal", principal]
+        for model in models:
+            words += ["--model", model]
+        done = binary(*words, "--ttl", ttl, *flags)
+        assert done.code == 0, done.err
+        token = done.out.removesuffix("\n")
+        assert re.fullmatch(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", token), "standard output is not the token alone"
+        assert token not in done.err
+        self._tokens.append(token)
+        return token
+
+    def command(self, *words: str) -> Done:
+        """An operator's command against the running gateway; it must succeed."""
+        done = binary(*words, "--data", str(self.data))
+        assert done.code == 0, f"{' '.join(words)}: exit {done.code}\n{done.err}"
+        return done
+
+    def scrape(self) -> str:
+        """The text of the metrics page."""
+        answer = httpx2.get(self.metrics, timeout=10, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of one metric over every row that has these labels; 0 without such a row."""
+        total = 0.0
+        for line in self.scrape().splitlines():
+            row = re.fullmatch(rf"{re.escape(name)}(?:\{{(.*)\}})? (\S+)", line)
+            if row and all(f'{key}="{value}"' in (row[1] or "") for key, value in labels.items()):
+                total += float(row[2])
+        return total
+
+    def idle(self) -> None:
+        """Waits until no request is in flight."""
+        assert re.search(r"^token_shield_in_flight(\{| )", self.scrape(), re.M), "no metric token_shield_in_flight"
+        wait_until(lambda: self.metric("token_shield_in_flight") == 0, 10, "nothing in flight")
+
+    def resident_bytes(self) -> int:
+        """Memory that the process holds at the moment."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.M)
+        assert found, status
+        return int(found[1]) * 1024
+
+    def terminate(self) -> None:
+        """Asks it to stop, without waiting."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def ended(self, within: float = STOP_S) -> int:
+        """Waits for the exit code."""
+        code = self.process.wait(within)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
+
+    def stop(self) -> None:
+        """SIGTERM, exit code 0, and a log in which no token stands."""
+        try:
+            self.terminate()
+            code = self.ended()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(STOP_S)
+            raise AssertionError(f"still running {STOP_S} s after SIGTERM\n{self.logged()[-4000:]}") from None
+        log = self.logged()
+        assert code == 0, f"exit code {code} after SIGTERM\n{log[-4000:]}"
+        for token in self._tokens:
+            # The signature is the secret half; the payload's head would show a token that was cut.
+            _, payload, signature = token.split(".")
+            assert signature not in log and payload not in log, "a token stands in the log"
+
+
+def _first_line(process: subprocess.Popen[str], within: float) -> str:
+    """The first line on standard output; an ended or silent process gives an empty one."""
+    assert process.stdout is not None
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append(process.stdout.readline()), daemon=True)
+    reader.start()
+    reader.join(within)
+    return found[0] if found else ""
+
+
+def _metrics_url(given: str) -> str:
+    """The metrics page's URL, given as a URL or as an address."""
+    url = given if "://" in given else f"http://{given}"
+    return url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"
