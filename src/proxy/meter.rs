@@ -1,0 +1,150 @@
+//! Measures one request and writes its line, once, whatever way it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::id::RequestId;
+use crate::metrics::{Answered, Metrics};
+use crate::model::usage::Usage;
+use crate::refusal::Refusal;
+
+/// What is known of a request for its line in the log.
+#[derive(Default)]
+pub struct Facts {
+    /// The agent, once it is known.
+    pub agent: Option<String>,
+    /// The operation.
+    pub operation: &'static str,
+    /// The model's canonical name, once it is known.
+    pub model: Option<Arc<str>>,
+    /// The upstream.
+    pub upstream: Option<Arc<str>>,
+}
+
+/// The running measurement of one request. Dropping it records the request.
+pub struct Meter {
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    request: RequestId,
+    facts: Facts,
+    began: Duration,
+    forwarded: Option<Duration>,
+    answered: Option<Duration>,
+    first: Option<Duration>,
+    usage: Option<Usage>,
+    status: u16,
+    code: &'static str,
+}
+
+impl Meter {
+    /// Begins to measure.
+    pub fn start(metrics: Arc<Metrics>, clock: Arc<dyn Clock>, request: RequestId) -> Self {
+        let began = clock.monotonic();
+        metrics.began();
+        Self {
+            metrics,
+            clock,
+            request,
+            facts: Facts::default(),
+            began,
+            forwarded: None,
+            answered: None,
+            first: None,
+            usage: None,
+            status: 200,
+            code: "ok",
+        }
+    }
+
+    /// What is known so far.
+    pub const fn facts(&mut self) -> &mut Facts {
+        &mut self.facts
+    }
+
+    /// When the request came, on the monotonic clock.
+    #[must_use]
+    pub const fn began(&self) -> Duration {
+        self.began
+    }
+
+    /// The upstream is asked now.
+    pub fn forwarded(&mut self) {
+        self.forwarded = Some(self.clock.monotonic());
+    }
+
+    /// The upstream's head came.
+    pub fn head(&mut self, status: u16) {
+        self.answered = Some(self.clock.monotonic());
+        self.status = status;
+        if status >= 400 {
+            self.code = "upstream-error";
+        }
+    }
+
+    /// The first byte of the answer goes out.
+    pub fn first_byte(&mut self) {
+        if self.first.is_none() {
+            self.first = Some(self.clock.monotonic());
+        }
+    }
+
+    /// What the model used.
+    pub fn usage(&mut self, usage: Option<Usage>) {
+        self.usage = self.usage.take().or(usage);
+    }
+
+    /// The request is refused.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.status = refusal.code.status();
+        self.code = refusal.code.as_str();
+        self.metrics.refused(refusal.code);
+        if let Some(detail) = &refusal.detail {
+            tracing::debug!(request = %self.request, code = self.code, detail, "refused");
+        }
+    }
+
+    /// The stream is cut in the middle: the status went out long ago, the reason counts.
+    pub fn cut(&mut self, refusal: &Refusal) {
+        self.refused(refusal);
+    }
+
+    /// The caller left before the end.
+    pub fn aborted(&mut self) {
+        self.code = "aborted";
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let now = self.clock.monotonic();
+        let whole = now.saturating_sub(self.began);
+        // Overhead is the time until the upstream was asked; what follows is the model's.
+        let overhead = self.forwarded.map_or(whole, |at| at.saturating_sub(self.began));
+        let upstream = self.forwarded.zip(self.answered).map(|(asked, head)| head.saturating_sub(asked));
+        self.metrics.answered(&Answered {
+            model: self.facts.model.as_deref(),
+            operation: self.facts.operation,
+            code: self.code,
+            agent: self.facts.agent.as_deref(),
+            upstream: self.facts.upstream.as_deref(),
+            request_s: whole.as_secs_f64(),
+            overhead_s: overhead.as_secs_f64(),
+            first_token_s: self.first.map(|at| at.saturating_sub(self.began).as_secs_f64()),
+            upstream_s: upstream.map(|took| took.as_secs_f64()),
+            tokens_in: self.usage.as_ref().map_or(0, |usage| usage.input),
+            tokens_out: self.usage.as_ref().map_or(0, |usage| usage.output),
+        });
+        tracing::info!(
+            request = %self.request,
+            agent = self.facts.agent.as_deref().unwrap_or("-"),
+            operation = self.facts.operation,
+            model = self.facts.model.as_deref().unwrap_or("-"),
+            upstream = self.facts.upstream.as_deref().unwrap_or("-"),
+            status = self.status,
+            code = self.code,
+            ms = whole.as_millis() as u64,
+            "request"
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! Who is at the other end: the connection's address or, from a trusted proxy, the one that it speaks for.
+//!
+//! Read are the PROXY protocol version 2 (haproxy's `doc/proxy-protocol.txt`, sections 2.2 and 2.3) and `X-Forwarded-For`,
+//! both from trusted addresses only.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use http::HeaderMap;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Address block and TLVs of a PROXY header at the most, in bytes.
+const LENGTH_MAX: usize = 2048;
+
+/// True where `peer` is a proxy that is believed.
+#[must_use]
+pub fn trusted(peer: IpAddr, proxies: &[IpNet]) -> bool {
+    let peer = peer.to_canonical();
+    proxies.iter().any(|network| network.contains(&peer))
+}
+
+/// Reads the PROXY header that a trusted proxy must send first, if `first` (already read from the stream) begins one.
+///
+/// # Errors
+/// When the header is not well formed.
+pub async fn proxied(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> io::Result<IpAddr> {
+    let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut head = [0; 16];
+    stream.read_exact(&mut head).await?;
+    let [.., command, family, high, low] = head;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if !head.starts_with(SIGNATURE) || command >> 4 != 2 || length > LENGTH_MAX {
+        return Err(invalid("not a PROXY protocol version 2 header"));
+    }
+    let mut rest = vec![0; length];
+    stream.read_exact(&mut rest).await?;
+    match (command & 15, family >> 4) {
+        // LOCAL: the proxy speaks for itself (health checks).
+        (0, _) => Ok(peer),
+        (1, 1) => {
+            let address: [u8; 4] = rest.get(..4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| invalid("a short address"))?;
+            Ok(IpAddr::V4(Ipv4Addr::from(address)))
+        }
+        (1, 2) => {
+            let address: [u8; 16] = rest.get(..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| invalid("a short address"))?;
+            Ok(IpAddr::V6(Ipv6Addr::from(address)).to_canonical())
+        }
+        _ => Err(invalid("an address family that is not IP")),
+    }
+}
+
+/// True where a connection begins with a PROXY header rather than with TLS or HTTP.
+#[must_use]
+pub fn begins_proxy(first: &[u8]) -> bool {
+    first.len() >= SIGNATURE.len() && first.starts_with(SIGNATURE)
+}
+
+/// The client that a trusted proxy forwards for: the rightmost address of `X-Forwarded-For` that is not itself a trusted
+/// proxy. From anybody else the header means nothing.
+#[must_use]
+pub fn forwarded(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+    if proxies.is_empty() || !trusted(peer, proxies) {
+        return peer;
+    }
+    let lines = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+    let mut hops: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let mut client = peer;
+    while let Some(hop) = hops.pop() {
+        let Ok(address) = hop.parse::<IpAddr>() else { break };
+        client = address.to_canonical();
+        if !trusted(client, proxies) {
+            break;
+        }
+    }
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[track_caller]
+    fn check(peer: &str, header: &'static str, expect: &str) {
+        let proxies = ["10.0.0.0/28".parse().expect("network")];
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static(header));
+        let client = forwarded(peer.parse().expect("address"), &headers, &proxies);
+        assert_eq!(client, expect.parse::<IpAddr>().expect("address"));
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        check("10.0.0.1", "203.0.113.9", "203.0.113.9");
+        check("10.0.0.1", "198.51.100.1, 203.0.113.9, 10.0.0.2", "203.0.113.9");
+        check("192.0.2.1", "203.0.113.9", "192.0.2.1");
+        check("10.0.0.1", "garbage", "10.0.0.1");
+        check("10.0.0.1", "::ffff:203.0.113.9", "203.0.113.9");
+    }
+
+    #[tokio::test]
+    async fn proxy_headers_are_read_strictly() {
+        let mut header = SIGNATURE.to_vec();
+        header.extend([0x21, 0x11, 0, 12, 203, 0, 113, 9, 127, 0, 0, 1, 0x1f, 0x90, 0x23, 0x28]);
+        let peer = "10.0.0.1".parse().expect("address");
+        let read = proxied(&mut &header[..], peer).await.expect("header");
+        assert_eq!(read, "203.0.113.9".parse::<IpAddr>().expect("address"));
+        header[12] = 0x11;
+        assert!(proxied(&mut &header[..], peer).await.is_err());
+        assert!(proxied(&mut &b"GET / HTTP/1.1\r\n"[..], peer).await.is_err());
+    }
+}

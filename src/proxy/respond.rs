@@ -1,0 +1,153 @@
+//! Answers of our own: refusals, and the headers that every answer carries.
+//!
+//! Only what was sealed is answered, or a refusal from before anybody was known: an answer that skipped the seal does not
+//! compile.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use crate::audit::entry::{SealedAnswer, SealedRefusal};
+use crate::guard::admit::Notes;
+use crate::guard::gcra::{Headroom, Limit, Period};
+use crate::model::{Dialect, error};
+use crate::proxy::body::Body;
+use crate::refusal::{Refusal, Retry, Stage};
+
+/// The header that names the request in every answer.
+pub const REQUEST: HeaderName = HeaderName::from_static("token-shield-request");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// A refusal from before the caller was known: counted, not sealed one by one.
+pub struct Anonymous(Refusal);
+
+impl Anonymous {
+    /// Takes a refusal of the stages accepted, presented or verified.
+    ///
+    /// # Errors
+    /// Gives the refusal back if its stage is a later one: that must be sealed.
+    pub fn new(refusal: Refusal) -> Result<Self, Refusal> {
+        if refusal.code.stage() <= Stage::Verified { Ok(Self(refusal)) } else { Err(refusal) }
+    }
+}
+
+/// A refusal that may be answered.
+pub enum No {
+    /// Nobody was known yet.
+    Anonymous(Anonymous),
+    /// The caller was known, and the refusal is sealed.
+    Sealed(SealedRefusal),
+}
+
+impl No {
+    /// What was refused.
+    #[must_use]
+    pub const fn refusal(&self) -> &Refusal {
+        match self {
+            Self::Anonymous(anonymous) => &anonymous.0,
+            Self::Sealed(sealed) => sealed.refusal(),
+        }
+    }
+}
+
+fn number(value: u64) -> HeaderValue {
+    HeaderValue::from(value)
+}
+
+fn text(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// The answer to a refused request, in the caller's dialect.
+#[must_use]
+pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) -> Response<Body> {
+    let refusal = no.refusal();
+    let mut response = Response::new(Body::Whole(Bytes::from(error::body(dialect, refusal, request))));
+    *response.status_mut() = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(REQUEST, text(request));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if refusal.code.status() == 401 {
+        headers.insert(WWW_AUTHENTICATE, text(&format!("Bearer realm=\"token-shield\", error=\"{}\"", refusal.code)));
+    }
+    match refusal.code.retry() {
+        Retry::Never => {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        Retry::Later => {}
+    }
+    if let Some(wait) = refusal.retry_after {
+        // Whole seconds, rounded up: a caller that waits them finds the door open.
+        headers.insert(RETRY_AFTER, number(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)));
+    }
+    if let Some(limit) = limit {
+        let reset = refusal.retry_after.map_or(limit.period.seconds(), |wait| wait.as_secs() + 1);
+        rate_headers(headers, limit, 0, reset);
+    }
+    response
+}
+
+/// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers), and OpenAI's own names.
+fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, reset_s: u64) {
+    let name = match limit.period {
+        Period::Second => "second",
+        Period::Minute => "minute",
+    };
+    let policy = format!("\"{name}\";q={};w={}", limit.rate, limit.period.seconds());
+    headers.insert("ratelimit-policy", text(&policy));
+    headers.insert("ratelimit", text(&format!("\"{name}\";r={remaining};t={reset_s}")));
+    headers.insert("x-ratelimit-limit-requests", number(u64::from(limit.rate)));
+    headers.insert("x-ratelimit-remaining-requests", number(remaining));
+    headers.insert("x-ratelimit-reset-requests", text(&format!("{reset_s}s")));
+}
+
+/// What an answer of status and type carries besides its body.
+pub struct Head<'h> {
+    /// The HTTP status.
+    pub status: u16,
+    /// Its media type.
+    pub content_type: HeaderValue,
+    /// The request's id.
+    pub request: &'h str,
+    /// What is left of the agent's rate.
+    pub headroom: Option<Headroom>,
+    /// What was changed.
+    pub notes: &'h Notes,
+    /// The upstream's `Retry-After`.
+    pub retry_after: Option<HeaderValue>,
+}
+
+fn head(head: Head<'_>, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(REQUEST, text(head.request));
+    headers.insert(CONTENT_TYPE, head.content_type);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(left) = head.headroom {
+        rate_headers(headers, left.limit, left.remaining, left.reset_ns.div_ceil(1_000_000_000));
+    }
+    if let Some(cap) = head.notes.output_tokens {
+        headers.insert("token-shield-output-tokens", number(cap));
+    }
+    if !head.notes.dropped.is_empty() {
+        headers.insert("token-shield-dropped", text(&head.notes.dropped.join(", ")));
+    }
+    if let Some(wait) = head.retry_after {
+        headers.insert(RETRY_AFTER, wait);
+    }
+    response
+}
+
+/// A whole answer; its entry is closed.
+#[must_use]
+pub fn whole(_sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Body> {
+    head(about, Body::Whole(bytes))
+}
+
+/// An answer that streams; its entry rides inside the body.
+#[must_use]
+pub fn stream(about: Head<'_>, body: Body) -> Response<Body> {
+    head(about, body)
+}
