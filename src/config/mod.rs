@@ -1,0 +1,35 @@
+//! From the file to a checked [`Config`]: every fault at once, each with its key, its line and what is allowed.
+
+mod bind;
+mod section;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use crate::guard;
+use crate::proxy;
+
+pub use section::{Fault, Faults};
+
+/// A config that was checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The gateway's name: log origin and metrics.
+    pub name: String,
+    /// The folder of all state.
+    pub data: PathBuf,
+    /// What the questions go by.
+    pub guard: guard::settings::Settings,
+    /// What the data plane goes by.
+    pub proxy: proxy::settings::Settings,
+    /// What weakens the gateway; logged at every start.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a config; `base` is the folder that relative paths are relative to.
+///
+/// # Errors
+/// Every fault.
+pub fn read(text: &str, base: &Path) -> Result<Config, Faults> {
+    bind::config(text, base)
+}

@@ -1,0 +1,166 @@
+//! Keys: public ones checked when they are read, private ones as a 32-byte seed that is wiped.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ml_dsa::{EncodedVerifyingKey, MlDsa65};
+use zeroize::Zeroizing;
+
+use super::{Algorithm, EntropyFault, entropy};
+
+/// Why bytes are no public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFault {
+    /// The wrong number of bytes.
+    #[error("a {algorithm} public key has {expected} bytes, this has {found}")]
+    Length {
+        /// The algorithm's name.
+        algorithm: &'static str,
+        /// Bytes that it must have.
+        expected: usize,
+        /// Bytes that it has.
+        found: usize,
+    },
+    /// Not the canonical encoding of a point on the curve (RFC 8032 section 5.1.3).
+    #[error("the Ed25519 public key is not a canonically encoded point")]
+    NotCanonical,
+    /// A point of small order: anything would verify.
+    #[error("the Ed25519 public key has small order")]
+    SmallOrder,
+}
+
+#[derive(Clone)]
+pub(super) enum Parsed {
+    MlDsa65(Arc<ml_dsa::VerifyingKey<MlDsa65>>),
+    Ed25519(ed25519_dalek::VerifyingKey),
+}
+
+/// A public key that was checked.
+#[derive(Clone)]
+pub struct PublicKey {
+    algorithm: Algorithm,
+    bytes: Arc<[u8]>,
+    pub(super) parsed: Parsed,
+    #[cfg(feature = "gateway")]
+    pub(super) fast: super::fast::Prepared,
+}
+
+impl PublicKey {
+    /// Reads a raw public key (FIPS 204 `pkEncode`, RFC 8032 section 5.1.2).
+    ///
+    /// # Errors
+    /// When it has the wrong length, or is an Ed25519 point that is not canonical or has small order.
+    pub fn read(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyFault> {
+        let length = || KeyFault::Length { algorithm: algorithm.as_str(), expected: algorithm.public_bytes(), found: bytes.len() };
+        let parsed = match algorithm {
+            Algorithm::MlDsa65 => {
+                let encoded = EncodedVerifyingKey::<MlDsa65>::try_from(bytes).map_err(|_| length())?;
+                Parsed::MlDsa65(Arc::new(ml_dsa::VerifyingKey::<MlDsa65>::decode(&encoded)))
+            }
+            Algorithm::Ed25519 => {
+                let raw: &[u8; 32] = bytes.try_into().map_err(|_| length())?;
+                let key = ed25519_dalek::VerifyingKey::from_bytes(raw).map_err(|_| KeyFault::NotCanonical)?;
+                if key.is_weak() {
+                    return Err(KeyFault::SmallOrder);
+                }
+                // Decompression takes y ≥ p; only what it compresses back to is one key under one name.
+                if key.to_edwards().compress().as_bytes() != raw {
+                    return Err(KeyFault::NotCanonical);
+                }
+                Parsed::Ed25519(key)
+            }
+        };
+        Ok(Self {
+            algorithm,
+            bytes: bytes.into(),
+            parsed,
+            #[cfg(feature = "gateway")]
+            fast: super::fast::Prepared::of(algorithm, bytes),
+        })
+    }
+
+    /// The key's algorithm.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The raw key.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("PublicKey").field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+/// A private key: its algorithm and 32-byte seed (FIPS 204 `ξ`, RFC 8032 section 5.1.5). Wiped when dropped, never printed.
+pub struct SigningKey {
+    algorithm: Algorithm,
+    seed: Zeroizing<[u8; 32]>,
+}
+
+impl SigningKey {
+    /// A new key.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness.
+    pub fn generate(algorithm: Algorithm) -> Result<Self, EntropyFault> {
+        Ok(Self::from_seed(algorithm, Zeroizing::new(entropy()?)))
+    }
+
+    /// The key of a seed.
+    #[must_use]
+    pub const fn from_seed(algorithm: Algorithm, seed: Zeroizing<[u8; 32]>) -> Self {
+        Self { algorithm, seed }
+    }
+
+    /// The seed, to be written to a private file.
+    #[must_use]
+    pub const fn seed(&self) -> &Zeroizing<[u8; 32]> {
+        &self.seed
+    }
+
+    /// The key's algorithm.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The public half.
+    ///
+    /// # Errors
+    /// Never for a key of this type; the check is that of every public key.
+    pub fn public(&self) -> Result<PublicKey, KeyFault> {
+        match self.algorithm {
+            Algorithm::MlDsa65 => {
+                let key = ml_dsa::SigningKey::<MlDsa65>::from_seed(&(*self.seed).into());
+                PublicKey::read(self.algorithm, &key.expanded_key().verifying_key().encode())
+            }
+            Algorithm::Ed25519 => {
+                let key = ed25519_dalek::SigningKey::from_bytes(&self.seed);
+                PublicKey::read(self.algorithm, key.verifying_key().as_bytes())
+            }
+        }
+    }
+
+    /// Signs `message`, deterministically; ML-DSA with the empty context.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        match self.algorithm {
+            Algorithm::MlDsa65 => {
+                let key = ml_dsa::SigningKey::<MlDsa65>::from_seed(&(*self.seed).into());
+                // The only failure is a context over 255 bytes; ours is empty.
+                key.expanded_key().sign_deterministic(message, &[]).map(|signature| signature.encode().to_vec()).unwrap_or_default()
+            }
+            Algorithm::Ed25519 => {
+                use ed25519_dalek::Signer as _;
+                ed25519_dalek::SigningKey::from_bytes(&self.seed).sign(message).to_bytes().to_vec()
+            }
+        }
+    }
+}

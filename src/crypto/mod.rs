@@ -1,0 +1,108 @@
+//! Signatures: ML-DSA-65 (FIPS 204, pure, empty context) and Ed25519 (RFC 8032), each in two implementations.
+//!
+//! [`Portable`] stands on pure Rust and serves wherever a verifier is wanted without the gateway; [`Fast`] is the gateway's.
+//! [`Both`] asks the two and refuses where they disagree.
+
+#[cfg(feature = "gateway")]
+mod fast;
+mod key;
+mod portable;
+
+#[cfg(feature = "gateway")]
+pub use fast::{Both, Fast};
+pub use key::{KeyFault, PublicKey, SigningKey};
+pub use portable::Portable;
+
+use sha2::{Digest, Sha256};
+
+/// The signature algorithms, by their names in JOSE (RFC 9964, RFC 9864).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// `ML-DSA-65`.
+    MlDsa65,
+    /// `Ed25519`.
+    Ed25519,
+}
+
+impl Algorithm {
+    /// The algorithm's name in a JWS header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MlDsa65 => "ML-DSA-65",
+            Self::Ed25519 => "Ed25519",
+        }
+    }
+
+    /// Bytes of a public key.
+    #[must_use]
+    pub const fn public_bytes(self) -> usize {
+        match self {
+            Self::MlDsa65 => 1952,
+            Self::Ed25519 => 32,
+        }
+    }
+
+    /// Bytes of a signature.
+    #[must_use]
+    pub const fn signature_bytes(self) -> usize {
+        match self {
+            Self::MlDsa65 => 3309,
+            Self::Ed25519 => 64,
+        }
+    }
+
+    /// True of an algorithm that holds against a quantum adversary.
+    #[must_use]
+    pub const fn post_quantum(self) -> bool {
+        match self {
+            Self::MlDsa65 => true,
+            Self::Ed25519 => false,
+        }
+    }
+}
+
+/// Proof that a signature verified. Only a [`Verifier`] of this module makes one.
+#[derive(Debug)]
+pub struct Genuine(());
+
+/// A signature that does not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureFault {
+    /// It is not one of this key over this message.
+    #[error("the signature does not verify")]
+    Invalid,
+    /// The two implementations disagree about it.
+    #[error("two implementations disagree about the signature")]
+    Disagreement,
+}
+
+/// Whatever verifies signatures.
+pub trait Verifier: Send + Sync {
+    /// Verifies `signature` of `key` over `message`.
+    ///
+    /// # Errors
+    /// When it does not verify.
+    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<Genuine, SignatureFault>;
+}
+
+/// SHA-256 (FIPS 180-4).
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// The operating system gives no randomness.
+#[derive(Debug, thiserror::Error)]
+#[error("the operating system gives no randomness: {0}")]
+pub struct EntropyFault(getrandom::Error);
+
+/// `N` bytes of the operating system's randomness.
+///
+/// # Errors
+/// When there is none to be had.
+pub fn entropy<const N: usize>() -> Result<[u8; N], EntropyFault> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(EntropyFault)?;
+    Ok(bytes)
+}

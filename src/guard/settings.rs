@@ -1,0 +1,87 @@
+//! What the questions are set to: checked data, no defaults of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::UnknownFields;
+use crate::token::PostQuantum;
+
+/// Everything that the questions go by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who may sign tokens.
+    pub issuers: Vec<Issuer>,
+    /// Classes by name; `default` is always there.
+    pub classes: BTreeMap<String, Class>,
+    /// Caps of principals.
+    pub principals: BTreeMap<String, Caps>,
+    /// Models.
+    pub models: Vec<Model>,
+    /// Requests a second that one peer network may send without a remembered token.
+    pub peer_rps: u32,
+    /// Tokens remembered; 0 turns the memory off.
+    pub token_cache: usize,
+    /// Largest body, in bytes.
+    pub body_max: u64,
+    /// Bytes of all bodies held at once.
+    pub bodies_max: u64,
+}
+
+/// An issuer: public keys only.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// Its `iss`.
+    pub iss: String,
+    /// This gateway's name in `aud`.
+    pub aud: String,
+    /// Its JWK Set; none where its keys come from `keys import` alone.
+    pub jwks: Option<PathBuf>,
+    /// Namespaces that it may speak for; `*` means all.
+    pub namespaces: Vec<String>,
+    /// Longest life of a token.
+    pub ttl_max: Duration,
+    /// Which signatures are taken.
+    pub post_quantum: PostQuantum,
+}
+
+/// Caps; `None` means not limited here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// Requests a second.
+    pub rps: Option<u64>,
+    /// Requests a minute.
+    pub rpm: Option<u64>,
+    /// Requests at once within those rates; a sixth of the rate where it is not set.
+    pub burst: Option<u64>,
+    /// Requests in flight.
+    pub in_flight: Option<u64>,
+}
+
+/// What agents of a class may do; a token only narrows it.
+#[derive(Clone, Debug)]
+pub struct Class {
+    /// Rates and places of each agent.
+    pub caps: Caps,
+    /// Tokens an answer.
+    pub output_tokens: u64,
+    /// What happens to fields that a server's profile does not know.
+    pub unknown_fields: UnknownFields,
+}
+
+/// A model.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its canonical name.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// Namespaces whose agents see it; empty means all.
+    pub namespaces: Vec<String>,
+    /// Upstreams, in the order of preference.
+    pub route: Vec<String>,
+    /// What its server calls it, where that differs.
+    pub upstream_name: Option<String>,
+    /// Its own caps.
+    pub caps: Caps,
+}

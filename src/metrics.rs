@@ -1,0 +1,328 @@
+//! What Prometheus scrapes. Labels come from closed sets: models and upstreams of the config, operations, codes.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use dashmap::DashMap;
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::refusal::Code;
+
+/// Label of a model, upstream or agent that is not in its closed set.
+const OTHER: &str = "other";
+/// Label where there is none.
+const NONE: &str = "none";
+
+/// What one request was.
+pub struct Answered<'r> {
+    /// The model's canonical name.
+    pub model: Option<&'r str>,
+    /// The operation; empty where none was found.
+    pub operation: &'static str,
+    /// `ok`, a refusal's code, `upstream-error` or `aborted`.
+    pub code: &'static str,
+    /// The agent.
+    pub agent: Option<&'r str>,
+    /// The upstream that was asked.
+    pub upstream: Option<&'r str>,
+    /// Seconds from the request's head to the last byte.
+    pub request_s: f64,
+    /// Seconds until the upstream was asked.
+    pub overhead_s: f64,
+    /// Seconds until the first byte of the answer.
+    pub first_token_s: Option<f64>,
+    /// Seconds until the upstream's head.
+    pub upstream_s: Option<f64>,
+    /// Input tokens that the upstream reported.
+    pub tokens_in: u64,
+    /// Output tokens that it reported.
+    pub tokens_out: u64,
+}
+
+type RequestKey = (usize, &'static str, &'static str);
+
+/// All metrics of one gateway.
+pub struct Metrics {
+    registry: Registry,
+    models: HashMap<String, usize>,
+    model_names: Vec<String>,
+    requests: IntCounterVec,
+    request_handles: DashMap<RequestKey, IntCounter, foldhash::quality::RandomState>,
+    refusals: HashMap<&'static str, IntCounter>,
+    request_seconds: Histogram,
+    overhead_seconds: Histogram,
+    first_token_seconds: Histogram,
+    upstream_seconds: HashMap<String, Histogram>,
+    tokens: Vec<[IntCounter; 2]>,
+    in_flight: IntGauge,
+    token_cache: IntCounterVec,
+    upstream_up: IntGaugeVec,
+    certificate_expiry: Gauge,
+    config_reloads: IntCounterVec,
+    audit_records: IntCounterVec,
+    audit_sync: Histogram,
+    agents: IntGaugeVec,
+    per_agent: Option<Agents>,
+    process: Process,
+}
+
+struct Agents {
+    requests: IntCounterVec,
+    seen: Mutex<HashMap<String, IntCounter>>,
+    max: usize,
+}
+
+struct Process {
+    cpu_seconds: Gauge,
+    resident_bytes: IntGauge,
+    open_fds: IntGauge,
+    start_seconds: Gauge,
+}
+
+/// Buckets from 50 µs to 100 s.
+const SECONDS: [f64; 18] =
+    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0];
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> prometheus::Result<C> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histogram(name: &str, help: &str) -> HistogramOpts {
+    HistogramOpts::new(name, help).buckets(SECONDS.to_vec())
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+impl Metrics {
+    /// Metrics for those models and upstreams; `agent_label` is how many agents get a label of their own.
+    ///
+    /// # Errors
+    /// Only if two metrics had one name.
+    pub fn new(models: &[String], upstreams: &[String], agent_label: Option<usize>) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let mut model_names: Vec<String> = models.to_vec();
+        model_names.extend([OTHER.to_owned(), NONE.to_owned()]);
+        let refusals_by = counters(&registry, "token_shield_refusals_total", "Refusals by stage and code", &["stage", "code"])?;
+        let handle = |code: &Code| (code.as_str(), refusals_by.with_label_values(&[code.stage().as_str(), code.as_str()]));
+        let upstream_by = register(
+            &registry,
+            HistogramVec::new(histogram("token_shield_upstream_seconds", "Time from asking an upstream to its head"), &["upstream"]),
+        )?;
+        let tokens_by = counters(&registry, "token_shield_tokens_total", "Tokens as reported by upstreams", &["model", "direction"])?;
+        let tokens = model_names.iter().map(|model| [tokens_by.with_label_values(&[model, "in"]), tokens_by.with_label_values(&[model, "out"])]);
+        let build = register(&registry, IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]))?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let gauges = |name: &str, help: &str, label: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
+        let one = |name: &str, help: &str| register(&registry, Histogram::with_opts(histogram(name, help)));
+        let upstream_up = gauges("token_shield_upstream_up", "1 where the last dial to the upstream succeeded", "upstream")?;
+        for upstream in upstreams {
+            upstream_up.with_label_values(&[upstream]).set(1);
+        }
+        let per_agent = match agent_label {
+            None => None,
+            Some(max) => {
+                let requests = counters(&registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
+                Some(Agents { requests, seen: Mutex::default(), max })
+            }
+        };
+        Ok(Self {
+            models: model_names.iter().cloned().enumerate().map(|(place, name)| (name, place)).collect(),
+            tokens: tokens.collect(),
+            model_names,
+            requests: counters(&registry, "token_shield_requests_total", "Requests by outcome", &["model", "operation", "code"])?,
+            request_handles: DashMap::default(),
+            refusals: Code::ALL.iter().map(handle).collect(),
+            request_seconds: one("token_shield_request_seconds", "Whole requests")?,
+            overhead_seconds: one("token_shield_overhead_seconds", "What the gateway adds before the upstream is asked")?,
+            first_token_seconds: one("token_shield_time_to_first_token_seconds", "Until the first byte of an answer goes out")?,
+            upstream_seconds: upstreams.iter().map(|name| (name.clone(), upstream_by.with_label_values(&[name]))).collect(),
+            in_flight: register(&registry, IntGauge::new("token_shield_in_flight", "Requests in flight"))?,
+            token_cache: counters(&registry, "token_shield_token_cache_total", "Tokens by how they were found good", &["result"])?,
+            upstream_up,
+            certificate_expiry: register(
+                &registry,
+                Gauge::new("token_shield_certificate_expiry_seconds", "When the certificate in use expires, seconds since 1970"),
+            )?,
+            config_reloads: counters(&registry, "token_shield_config_reload_total", "Reloads of the config", &["result"])?,
+            audit_records: counters(&registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
+            audit_sync: one("token_shield_audit_sync_seconds", "Syncs of the journal")?,
+            agents: gauges("token_shield_agents", "Registered agents", "standing")?,
+            per_agent,
+            process: Process::new(&registry)?,
+            registry,
+        })
+    }
+
+    /// A request began.
+    pub fn began(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A request was refused.
+    pub fn refused(&self, code: Code) {
+        if let Some(counter) = self.refusals.get(code.as_str()) {
+            counter.inc();
+        }
+    }
+
+    /// A request ended.
+    pub fn answered(&self, answered: &Answered<'_>) {
+        self.in_flight.dec();
+        let model = answered.model.unwrap_or(NONE);
+        let place = self.models.get(model).or_else(|| self.models.get(OTHER)).copied().unwrap_or_default();
+        let key = (place, answered.operation, answered.code);
+        match self.request_handles.get(&key) {
+            Some(counter) => counter.inc(),
+            None => {
+                let model = self.model_names.get(place).map_or(OTHER, String::as_str);
+                let counter = self.requests.with_label_values(&[model, answered.operation, answered.code]);
+                counter.inc();
+                self.request_handles.insert(key, counter);
+            }
+        }
+        self.request_seconds.observe(answered.request_s);
+        self.overhead_seconds.observe(answered.overhead_s);
+        if let Some(seconds) = answered.first_token_s {
+            self.first_token_seconds.observe(seconds);
+        }
+        if let Some((histogram, seconds)) = answered.upstream.and_then(|name| self.upstream_seconds.get(name)).zip(answered.upstream_s) {
+            histogram.observe(seconds);
+        }
+        if let Some([tokens_in, tokens_out]) = self.tokens.get(place) {
+            tokens_in.inc_by(answered.tokens_in);
+            tokens_out.inc_by(answered.tokens_out);
+        }
+        if let Some((agents, agent)) = self.per_agent.as_ref().zip(answered.agent) {
+            agents.count(agent);
+        }
+    }
+
+    /// How a token was found good: `hit`, `miss` or `refused`.
+    pub fn token_cache(&self, result: &str) {
+        self.token_cache.with_label_values(&[result]).inc();
+    }
+
+    /// Whether an upstream answers.
+    pub fn upstream_up(&self, upstream: &str, up: bool) {
+        self.upstream_up.with_label_values(&[upstream]).set(i64::from(up));
+    }
+
+    /// When the certificate in use expires, in seconds since 1970.
+    pub fn certificate_expiry(&self, seconds: f64) {
+        self.certificate_expiry.set(seconds);
+    }
+
+    /// A reload: `ok` or `refused`.
+    pub fn config_reload(&self, result: &str) {
+        self.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// A record of that kind was sealed.
+    pub fn audit_record(&self, kind: &str) {
+        self.audit_records.with_label_values(&[kind]).inc();
+    }
+
+    /// A sync of the journal took that long.
+    pub fn audit_sync(&self, seconds: f64) {
+        self.audit_sync.observe(seconds);
+    }
+
+    /// Registered agents by standing.
+    pub fn agents(&self, counts: &[(&'static str, usize)]) {
+        for (standing, count) in counts {
+            self.agents.with_label_values(&[*standing]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Everything in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written.
+    pub fn text(&self) -> prometheus::Result<String> {
+        self.process.read();
+        let mut bytes = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Agents {
+    fn count(&self, agent: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(counter) = seen.get(agent) {
+            return counter.inc();
+        }
+        let label = if seen.len() < self.max { agent } else { OTHER };
+        let counter = self.requests.with_label_values(&[label]);
+        counter.inc();
+        if label == agent {
+            seen.insert(agent.to_owned(), counter);
+        }
+    }
+}
+
+impl Process {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            cpu_seconds: register(registry, Gauge::new("process_cpu_seconds_total", "CPU time, user and system"))?,
+            resident_bytes: register(registry, IntGauge::new("process_resident_memory_bytes", "Resident memory"))?,
+            open_fds: register(registry, IntGauge::new("process_open_fds", "Open file descriptors"))?,
+            start_seconds: register(registry, Gauge::new("process_start_time_seconds", "Start, in clock seconds since boot"))?,
+        })
+    }
+
+    /// Reads `/proc/self/stat` (proc(5)): fields 14, 15 and 22 in ticks of 10 ms, field 24 in pages of 4 KiB.
+    fn read(&self) {
+        let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+        let Some((_, rest)) = stat.rsplit_once(')') else { return };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+        self.cpu_seconds.set((field(14) + field(15)) / 100.0);
+        self.start_seconds.set(field(22) / 100.0);
+        let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
+        self.resident_bytes.set(pages * 4096);
+        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+            self.open_fds.set(i64::try_from(open.count()).unwrap_or_default());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stay_within_their_sets_and_are_escaped() {
+        let metrics = Metrics::new(&["a\"b\\\n".to_owned()], &["up".to_owned()], Some(1)).expect("metrics");
+        for (model, agent) in [("a\"b\\\n", "ns/one"), ("stranger", "ns/two")] {
+            metrics.began();
+            metrics.answered(&Answered {
+                model: Some(model),
+                operation: "chat",
+                code: "ok",
+                agent: Some(agent),
+                upstream: Some("up"),
+                request_s: 0.1,
+                overhead_s: 0.0,
+                first_token_s: None,
+                upstream_s: Some(0.1),
+                tokens_in: 3,
+                tokens_out: 4,
+            });
+        }
+        let text = metrics.text().expect("text");
+        assert!(text.contains(r#"model="a\"b\\\n""#), "{text}");
+        assert!(text.contains(r#"token_shield_requests_total{code="ok",model="other",operation="chat"} 1"#), "{text}");
+        assert!(text.contains(r#"agent="ns/one""#) && !text.contains("ns/two"), "{text}");
+        assert!(text.contains("token_shield_in_flight 0"), "{text}");
+        assert!(!text.contains("stranger"));
+    }
+}

@@ -1,0 +1,128 @@
+//! What the data plane is set to: checked data, no defaults of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::guard::settings::Caps;
+use crate::secret::SecretRef;
+
+/// Everything that the data plane goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where agents connect.
+    pub listen: Listen,
+    /// Servers.
+    pub upstreams: Vec<Upstream>,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Where metrics are scraped.
+    pub metrics: SocketAddr,
+    /// The admin socket.
+    pub admin: PathBuf,
+    /// Proxies whose PROXY headers and `X-Forwarded-For` are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Agents that get a label of their own in the metrics; none: no agent label.
+    pub agent_label: Option<usize>,
+}
+
+/// Where agents connect.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// TLS; without it the address is loopback, or the operator has said `danger_plaintext`.
+    pub tls: Option<Tls>,
+}
+
+/// A certificate and its key, both PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: SecretRef,
+}
+
+/// A server of models.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub target: Target,
+    /// What stands before `/v1` in its paths, without a slash at the end.
+    pub base_path: String,
+    /// Which profile describes it.
+    pub profile: String,
+    /// Whether its operator is ours.
+    pub controlled: bool,
+    /// Where it stands.
+    pub jurisdiction: Option<String>,
+    /// The gateway's own credential there.
+    pub credential: Option<SecretRef>,
+    /// True where the credential goes into `x-api-key` instead of `Authorization: Bearer`.
+    pub credential_as_api_key: bool,
+    /// Its own caps.
+    pub caps: Caps,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Plain HTTP over TCP.
+    Tcp {
+        /// Name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// HTTP over TLS.
+    Tls {
+        /// Name or address, checked against the certificate.
+        host: String,
+        /// Port.
+        port: u16,
+        /// The CA that signs its certificate; none: the system's.
+        ca: Option<PathBuf>,
+    },
+    /// HTTP over a Unix socket.
+    Unix(PathBuf),
+    /// The built-in model.
+    Echo,
+}
+
+impl Target {
+    /// The authority for the `Host` header.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match self {
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } => format!("{host}:{port}"),
+            Self::Unix(_) | Self::Echo => "localhost".to_owned(),
+        }
+    }
+}
+
+/// Time limits.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// A TLS handshake or PROXY header.
+    pub handshake: Duration,
+    /// A request's headers.
+    pub header: Duration,
+    /// Silence within a request's body.
+    pub body_idle: Duration,
+    /// A dial to an upstream.
+    pub connect: Duration,
+    /// From the request to the head of its answer.
+    pub first_byte: Duration,
+    /// Silence within an answer.
+    pub stream_idle: Duration,
+    /// The whole request.
+    pub whole: Duration,
+    /// Open requests at the end.
+    pub drain: Duration,
+}

@@ -1,0 +1,171 @@
+//! What a token's payload says, with every type checked.
+
+use crate::clock::Timestamp;
+use crate::id::{AgentName, Principal};
+use crate::json::{self, Object, Value};
+use crate::refusal::{Code, Refusal};
+use crate::token::constraint::{self, Amount};
+use crate::token::{DETAIL_TYPE, Scopes};
+
+/// Which models a token may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelGrant {
+    one_of: Option<Vec<String>>,
+    prefix: Option<String>,
+}
+
+impl ModelGrant {
+    /// True where the model named `name` may be used.
+    #[must_use]
+    pub fn allows(&self, name: &str) -> bool {
+        let listed = self.one_of.as_ref().is_none_or(|models| models.iter().any(|model| model == name));
+        listed && self.prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str()))
+    }
+}
+
+/// The limits that a token sets; `None` means that the token does not limit it (the agent's class still does).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Models.
+    pub models: ModelGrant,
+    /// Requests a second.
+    pub rps: Option<u64>,
+    /// Requests a minute.
+    pub rpm: Option<u64>,
+    /// Requests at once.
+    pub in_flight: Option<u64>,
+    /// Tokens an answer.
+    pub output_tokens: Option<u64>,
+}
+
+/// A payload.
+pub(super) struct Claims {
+    pub(super) iss: String,
+    pub(super) aud: Vec<String>,
+    pub(super) principal: Principal,
+    pub(super) agent: AgentName,
+    pub(super) issued: i64,
+    pub(super) expires: i64,
+    pub(super) not_before: Option<i64>,
+    pub(super) jti: String,
+    pub(super) scopes: Scopes,
+    pub(super) grants: Grants,
+}
+
+fn fault(why: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::TokenClaims).because(why)
+}
+
+fn text<'v>(claims: &'v Object<'_>, name: &str) -> Result<&'v str, Refusal> {
+    claims.get(name).and_then(Value::as_str).ok_or_else(|| fault(format_args!("{name} is missing or not a string")))
+}
+
+/// A NumericDate as a whole number of seconds (RFC 7519 section 2).
+fn date(value: &Value<'_>, name: &str) -> Result<i64, Refusal> {
+    let seconds = value.as_u64().filter(|seconds| *seconds <= constraint::NUMBER_MAX);
+    seconds.and_then(|seconds| i64::try_from(seconds).ok()).ok_or_else(|| fault(format_args!("{name} is not a whole number of seconds")))
+}
+
+impl Claims {
+    pub(super) fn read(payload: &[u8]) -> Result<Self, Refusal> {
+        let value = json::parse(payload, &json::Limits { depth: 16 }).map_err(fault)?;
+        let claims = value.as_object().ok_or_else(|| fault("not an object"))?;
+        let required = |name: &str| claims.get(name).ok_or_else(|| fault(format_args!("{name} is missing")));
+        if claims.get("cnf").is_some() {
+            return Err(Code::ProofNotSupported.into());
+        }
+        let depth = required("del_depth")?.as_u64();
+        let depth_max = required("del_max_depth")?.as_u64();
+        if depth != Some(0) || claims.get("par_hash").is_some() {
+            return Err(Code::DelegationNotSupported.into());
+        }
+        // A token without a holder's key has nobody who could sign a child.
+        if depth_max != Some(1) {
+            return Err(fault("del_max_depth must be 1 without cnf.jwk"));
+        }
+        let agent: AgentName = text(claims, "client_id")?.parse().map_err(fault)?;
+        if agent.lineage().count() != 1 {
+            return Err(fault("client_id of a root token is namespace/name"));
+        }
+        let jti = text(claims, "jti")?;
+        if jti.is_empty() || jti.len() > 128 || !jti.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(fault("jti is not 1 to 128 visible ASCII characters"));
+        }
+        let (scopes, grants) = read_details(required("authorization_details")?)?;
+        Ok(Self {
+            iss: text(claims, "iss")?.to_owned(),
+            aud: audience(required("aud")?)?,
+            principal: text(claims, "sub")?.parse().map_err(fault)?,
+            agent,
+            issued: date(required("iat")?, "iat")?,
+            expires: date(required("exp")?, "exp")?,
+            not_before: claims.get("nbf").map(|value| date(value, "nbf")).transpose()?,
+            jti: jti.to_owned(),
+            scopes,
+            grants,
+        })
+    }
+
+    pub(super) const fn issued_at(&self) -> Timestamp {
+        Timestamp(self.issued.saturating_mul(1000))
+    }
+
+    pub(super) const fn expires_at(&self) -> Timestamp {
+        Timestamp(self.expires.saturating_mul(1000))
+    }
+}
+
+/// A string, or a non-empty array of strings (RFC 7519 section 4.1.3).
+fn audience(value: &Value<'_>) -> Result<Vec<String>, Refusal> {
+    if let Some(one) = value.as_str() {
+        return Ok(vec![one.to_owned()]);
+    }
+    let many: Option<Vec<String>> = value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+    many.filter(|names| !names.is_empty()).ok_or_else(|| fault("aud is not a string or a non-empty array of strings"))
+}
+
+fn read_details(details: &Value<'_>) -> Result<(Scopes, Grants), Refusal> {
+    let Some([detail]) = details.as_array() else {
+        return Err(fault("authorization_details is not an array of one entry"));
+    };
+    let detail = detail.as_object().ok_or_else(|| fault("authorization_details[0] is not an object"))?;
+    if let Some((name, _)) = detail.iter().find(|(name, _)| !matches!(*name, "type" | "scopes" | "constraints")) {
+        return Err(fault(format_args!("authorization_details[0] has the member {name:?}")));
+    }
+    if text(detail, "type")? != DETAIL_TYPE {
+        return Err(fault("authorization_details[0].type is not agent_delegation"));
+    }
+    let mut scopes = Scopes::default();
+    let names = detail.get("scopes").and_then(Value::as_array).ok_or_else(|| fault("scopes is not an array"))?;
+    for name in names {
+        let name = name.as_str().ok_or_else(|| fault("a scope is not a string"))?;
+        if !scopes.add(name) {
+            return Err(Refusal::new(Code::ScopeUnknown).because(name));
+        }
+    }
+    let constraints = detail.get("constraints").and_then(Value::as_array).ok_or_else(|| fault("constraints is not an array"))?;
+    Ok((scopes, read_grants(constraints)?))
+}
+
+fn read_grants(constraints: &[Value<'_>]) -> Result<Grants, Refusal> {
+    let mut grants = Grants::default();
+    let mut seen = Vec::with_capacity(constraints.len());
+    for value in constraints {
+        let (row, amount) = constraint::read(value)?;
+        if seen.contains(&row) {
+            let why = format!("two constraints on {} {}", row.key, row.kind.as_str());
+            return Err(Refusal::new(Code::ConstraintMalformed).because(why));
+        }
+        seen.push(row);
+        match (row.key, amount) {
+            ("model", Amount::Texts(models)) => grants.models.one_of = Some(models),
+            ("model", Amount::Text(prefix)) => grants.models.prefix = Some(prefix),
+            ("requests_per_second", Amount::Number(rate)) => grants.rps = Some(rate),
+            ("requests_per_minute", Amount::Number(rate)) => grants.rpm = Some(rate),
+            ("requests_in_flight", Amount::Number(max)) => grants.in_flight = Some(max),
+            ("output_tokens", Amount::Number(max)) => grants.output_tokens = Some(max),
+            (_, Amount::Number(_) | Amount::Text(_) | Amount::Texts(_)) => return Err(Code::ConstraintNotEnforced.into()),
+        }
+    }
+    Ok(grants)
+}

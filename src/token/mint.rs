@@ -1,0 +1,156 @@
+//! Signing a token. Used by the command line and by `dev`, never by what guards the door.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::clock::Timestamp;
+use crate::crypto::SigningKey;
+use crate::id::{AgentName, Principal};
+use crate::json::{self, Object, Value};
+use crate::token::constraint::NUMBER_MAX;
+use crate::token::jwk::Jwk;
+use crate::token::{DETAIL_TYPE, Scopes, TYP};
+
+/// What a root token shall say.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `iss`.
+    pub iss: String,
+    /// `aud`: the gateway.
+    pub aud: String,
+    /// `sub`.
+    pub principal: Principal,
+    /// `client_id`.
+    pub agent: AgentName,
+    /// Scope names; `inference.*` is one.
+    pub scopes: Vec<String>,
+    /// Models; empty means every model that the agent's namespace sees.
+    pub models: Vec<String>,
+    /// Requests a second.
+    pub rps: Option<u64>,
+    /// Requests a minute.
+    pub rpm: Option<u64>,
+    /// Requests at once.
+    pub in_flight: Option<u64>,
+    /// Tokens an answer.
+    pub output_tokens: Option<u64>,
+    /// `iat`.
+    pub issued: Timestamp,
+    /// `exp`.
+    pub expires: Timestamp,
+    /// `jti`; [`label`] makes one.
+    pub jti: String,
+}
+
+/// Why a token is not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum MintFault {
+    /// A scope that the table does not have.
+    #[error("{0:?} is not a scope; docs/TOKEN.md has the table")]
+    Scope(String),
+    /// No scope at all.
+    #[error("a token without a scope allows nothing; name one with --scope")]
+    NoScope,
+    /// A number beyond 2^53 − 1.
+    #[error("{0} is larger than 9007199254740991")]
+    Number(u64),
+    /// An end that is not after the beginning.
+    #[error("the token would end before it begins")]
+    Lifetime,
+    /// The key cannot be used.
+    #[error("the signing key cannot be used: {0}")]
+    Key(#[from] crate::crypto::KeyFault),
+}
+
+/// A label for a token: 26 characters of Crockford's base 32 from 48 bits of time and 80 of `entropy`.
+#[must_use]
+pub fn label(now: Timestamp, entropy: u128) -> String {
+    let text = crate::id::RequestId::new(now.0, entropy).to_string();
+    text.trim_start_matches("rq_").to_owned()
+}
+
+fn object(members: Vec<(&'static str, Value<'static>)>) -> Value<'static> {
+    let mut object = Object::new();
+    for (name, value) in members {
+        object.set(name, value);
+    }
+    Value::Object(object)
+}
+
+fn text(text: impl ToString) -> Value<'static> {
+    Value::from_text(text.to_string())
+}
+
+/// Signs a root token.
+///
+/// # Errors
+/// When the request asks for something that the gateway would refuse.
+pub fn mint(request: &Request, key: &SigningKey) -> Result<String, MintFault> {
+    let mut known = Scopes::default();
+    if let Some(scope) = request.scopes.iter().find(|scope| !known.add(scope)) {
+        return Err(MintFault::Scope(scope.clone()));
+    }
+    if request.scopes.is_empty() {
+        return Err(MintFault::NoScope);
+    }
+    if request.expires.seconds() <= request.issued.seconds() {
+        return Err(MintFault::Lifetime);
+    }
+    let seconds = |at: Timestamp| Value::from_u64(u64::try_from(at.seconds()).unwrap_or(0));
+    let detail = object(vec![
+        ("type", text(DETAIL_TYPE)),
+        ("scopes", Value::Array(request.scopes.iter().map(text).collect())),
+        ("constraints", Value::Array(constraints(request)?)),
+    ]);
+    let payload = object(vec![
+        ("iss", text(&request.iss)),
+        ("aud", text(&request.aud)),
+        ("sub", text(&request.principal)),
+        ("client_id", text(&request.agent)),
+        ("iat", seconds(request.issued)),
+        ("exp", seconds(request.expires)),
+        ("jti", text(&request.jti)),
+        ("del_depth", Value::from_u64(0)),
+        ("del_max_depth", Value::from_u64(1)),
+        ("authorization_details", Value::Array(vec![detail])),
+    ]);
+    sign(&payload, key)
+}
+
+fn constraints(request: &Request) -> Result<Vec<Value<'static>>, MintFault> {
+    let mut list = Vec::new();
+    if !request.models.is_empty() {
+        list.push(object(vec![("key", text("model")), ("one_of", Value::Array(request.models.iter().map(text).collect()))]));
+    }
+    let numbers = [
+        ("requests_per_second", "rate", request.rps),
+        ("requests_per_minute", "rate", request.rpm),
+        ("requests_in_flight", "max", request.in_flight),
+        ("output_tokens", "max", request.output_tokens),
+    ];
+    for (key, kind, number) in numbers {
+        let Some(number) = number else { continue };
+        if number > NUMBER_MAX {
+            return Err(MintFault::Number(number));
+        }
+        list.push(object(vec![("key", text(key)), (kind, Value::from_u64(number))]));
+    }
+    Ok(list)
+}
+
+/// Signs `payload` as it is: header `typ`, `alg`, `kid` (RFC 7515 section 5.1).
+///
+/// # Errors
+/// When the key cannot be used.
+pub fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> {
+    let jwk = Jwk::of(key.public()?);
+    let header = object(vec![("typ", text(TYP)), ("alg", text(key.algorithm().as_str())), ("kid", text(jwk.id()))]);
+    let encode = |value: &Value<'_>| {
+        let mut bytes = Vec::new();
+        json::write(value, &mut bytes);
+        URL_SAFE_NO_PAD.encode(bytes)
+    };
+    let signed = format!("{}.{}", encode(&header), encode(payload));
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
+    Ok(format!("{signed}.{signature}"))
+}

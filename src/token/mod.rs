@@ -1,0 +1,23 @@
+//! The capability token: what an operator signs to say that an agent may do this much, until then (docs/TOKEN.md).
+//!
+//! `Presented` is bytes of the right shape, [`Verified`] is what an issuer said. Minting stands here too, and is never
+//! imported by what guards the door.
+
+mod claims;
+pub mod constraint;
+pub mod inspect;
+pub mod jwk;
+pub mod mint;
+mod presented;
+mod scope;
+mod verify;
+
+pub use claims::{Grants, ModelGrant};
+pub use presented::Presented;
+pub use scope::{Scope, Scopes};
+pub use verify::{IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify};
+
+/// The `typ` of a token (RFC 9068 section 2.1).
+pub const TYP: &str = "at+jwt";
+/// The `type` of the one entry of `authorization_details` (RFC 9396).
+pub const DETAIL_TYPE: &str = "agent_delegation";
