@@ -10,6 +10,7 @@ use crate::guard;
 use crate::proxy;
 
 pub use section::{Fault, Faults};
+pub use units::{bytes, duration};
 
 /// A config that was checked.
 #[derive(Clone, Debug)]
@@ -32,4 +33,10 @@ pub struct Config {
 /// Every fault.
 pub fn read(text: &str, base: &Path) -> Result<Config, Faults> {
     bind::config(text, base)
+}
+
+/// Where an upstream's URL leads, and what stands before `/v1` in its path; `None` where it is not one.
+#[must_use]
+pub fn upstream_url(url: &str) -> Option<(proxy::settings::Target, String)> {
+    bind::target(url, Path::new(""), None)
 }

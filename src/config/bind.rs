@@ -1,0 +1,299 @@
+//! From tables to settings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::section::{Book, Section};
+use super::{Config, Faults};
+use crate::guard::settings::{Caps, Class, Issuer, Model, Settings as Guard};
+use crate::model::{Profile, UnknownFields};
+use crate::proxy::settings::{Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
+use crate::secret::SecretRef;
+use crate::token::PostQuantum;
+
+pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
+    let book = Book::new(text);
+    let empty = DeTable::default();
+    let root = match DeTable::parse(text) {
+        Ok(root) => root,
+        Err(error) => {
+            book.fault(error.span().map_or(0, |span| span.start), "toml", error.message());
+            book.close()?;
+            return Err(Faults(Vec::new()));
+        }
+    };
+    let config = {
+        let section = Section::new(&book, root.get_ref(), String::new(), 0..0);
+        read(section, base, &empty)
+    };
+    book.close()?;
+    config.ok_or(Faults(Vec::new()))
+}
+
+fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Config> {
+    let name = root.required("name");
+    let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
+    let mut warnings = Vec::new();
+    let issuers: Vec<Issuer> = root.tables("issuer").into_iter().filter_map(|section| issuer(section, base)).collect();
+    let upstreams: Vec<Upstream> = root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
+    let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams)).collect();
+    unique(&root, "issuer", issuers.iter().map(|issuer| issuer.iss.as_str()));
+    unique(&root, "upstream", upstreams.iter().map(|upstream| upstream.name.as_str()));
+    unique(&root, "model", models.iter().flat_map(|model| std::iter::once(&model.name).chain(&model.aliases)).map(String::as_str));
+    let mut classes: BTreeMap<String, Class> = root.named("class").into_iter().map(|(name, section)| (name, class(section))).collect();
+    classes.entry("default".to_owned()).or_insert_with(tightest);
+    let principals = root.named("principal").into_iter().map(|(name, section)| (name, caps_alone(section))).collect();
+    let limits = root.table("limits", empty);
+    let listen_section = root.table("listen", empty);
+    let metrics = root.table("metrics", empty);
+    let timeouts = timeouts(root.table("timeouts", empty));
+    let guard = Guard {
+        issuers,
+        classes,
+        principals,
+        models,
+        peer_rps: limits.number("peer_rps").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(200),
+        token_cache: limits.number("token_cache").and_then(|size| usize::try_from(size).ok()).unwrap_or(65_536),
+        body_max: limits.bytes("body").unwrap_or(32 << 20),
+        bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
+    };
+    let connections_max = limits.number("connections").and_then(|count| usize::try_from(count).ok()).unwrap_or(10_000);
+    limits.close();
+    let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
+    metrics.close();
+    let listen = listen(&listen_section, base, empty, &mut warnings);
+    let address = |key, fallback: ([u8; 4], u16)| {
+        let read = listen_section.parsed(key, "an address with a port, such as \"127.0.0.1:9464\"", |text| text.parse().ok());
+        read.unwrap_or_else(|| SocketAddr::from(fallback))
+    };
+    let proxy = Proxy {
+        metrics: address("metrics", ([127, 0, 0, 1], 9464)),
+        admin: listen_section
+            .parsed("admin", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)))
+            .unwrap_or_else(|| data.join("admin.sock")),
+        trusted_proxies: trusted(&listen_section),
+        listen: listen?,
+        upstreams,
+        timeouts,
+        connections_max,
+        agent_label,
+    };
+    listen_section.close();
+    root.not_enforced(&["egress", "audit", "policy"]);
+    root.close();
+    Some(Config { name: name?, data, guard, proxy, warnings })
+}
+
+fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item = &'n str>) {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            root.fault(key, format!("{name:?} is named twice"));
+        }
+    }
+}
+
+/// The class of an agent that nobody registered, where the config says nothing.
+fn tightest() -> Class {
+    let caps = Caps { rps: None, rpm: Some(120), burst: None, in_flight: Some(8) };
+    Class { caps, output_tokens: 4096, unknown_fields: UnknownFields::Refuse }
+}
+
+fn trusted(listen: &Section<'_>) -> Vec<ipnet::IpNet> {
+    let mut networks = Vec::new();
+    for text in listen.texts("trusted_proxies") {
+        let one = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
+        match text.parse().or_else(|_| one()) {
+            Ok(network) => networks.push(network),
+            Err(_) => listen.fault("trusted_proxies", format!("{text:?} is not a network such as \"10.0.0.0/28\"")),
+        }
+    }
+    networks
+}
+
+fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnings: &mut Vec<String>) -> Option<Listen> {
+    let read = section.parsed("api", "an address with a port, such as \"127.0.0.1:8700\"", |text| text.parse().ok());
+    let address: SocketAddr = read.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700)));
+    let tls = match section.optional_table("tls", empty) {
+        None => None,
+        Some(tls) => {
+            let cert = tls.required("cert");
+            let key = secret(&tls, "key", base);
+            if key.is_none() {
+                tls.fault("key", "is required");
+            }
+            tls.close();
+            Some(Tls { cert: base.join(cert?), key: key? })
+        }
+    };
+    let danger = section.truth("danger_plaintext").unwrap_or(false);
+    if danger {
+        warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
+    }
+    if tls.is_none() && !address.ip().is_loopback() && !danger {
+        section.fault("api", "a listener that takes tokens beyond loopback needs tls = { cert, key } (or danger_plaintext = true)");
+        return None;
+    }
+    Some(Listen { address, tls })
+}
+
+fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
+    section.parsed(key, "\"file:PATH\", \"env:NAME\" or \"cred:NAME\"; secrets are never written into the config", |text| {
+        SecretRef::read(text, base)
+    })
+}
+
+fn timeouts(section: Section<'_>) -> Timeouts {
+    let time = |key, seconds| section.duration(key).unwrap_or(Duration::from_secs(seconds));
+    let timeouts = Timeouts {
+        handshake: time("handshake", 10),
+        header: time("header", 10),
+        body_idle: time("body_idle", 30),
+        connect: time("connect", 5),
+        first_byte: time("first_byte", 300),
+        stream_idle: time("stream_idle", 120),
+        whole: time("whole", 3600),
+        drain: time("drain", 30),
+    };
+    section.close();
+    timeouts
+}
+
+fn issuer(section: Section<'_>, base: &Path) -> Option<Issuer> {
+    let (iss, aud) = (section.required("iss"), section.required("aud"));
+    let namespaces = section.texts("namespaces");
+    if namespaces.is_empty() {
+        section.fault("namespaces", "must name the namespaces that this issuer may speak for (\"*\" for all)");
+    }
+    let modes = [("required-root", PostQuantum::RequiredRoot), ("required", PostQuantum::Required), ("off", PostQuantum::Off)];
+    let post_quantum = choice(&section, "pq", &modes).unwrap_or(PostQuantum::RequiredRoot);
+    let ttl_max = section.duration("ttl_max").unwrap_or(Duration::from_secs(30 * 86_400));
+    let jwks = section.text("jwks").map(|path| base.join(path));
+    section.not_enforced(&["handles", "pop"]);
+    section.close();
+    Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum })
+}
+
+fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+    let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+    section.parsed(key, &names.join(" or "), |text| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
+}
+
+fn caps(section: &Section<'_>) -> Caps {
+    Caps {
+        rps: section.number("rps"),
+        rpm: section.number("rpm"),
+        burst: section.number("burst"),
+        in_flight: section.number("in_flight"),
+    }
+}
+
+fn caps_alone(section: Section<'_>) -> Caps {
+    let caps = caps(&section);
+    section.close();
+    caps
+}
+
+fn class(section: Section<'_>) -> Class {
+    let tightest = tightest();
+    let mut caps = caps(&section);
+    if caps.rps.is_none() && caps.rpm.is_none() {
+        caps.rpm = tightest.caps.rpm;
+    }
+    caps.in_flight = caps.in_flight.or(tightest.caps.in_flight);
+    let modes = [("refuse", UnknownFields::Refuse), ("drop", UnknownFields::Drop)];
+    let unknown_fields = choice(&section, "unknown_fields", &modes).unwrap_or(UnknownFields::Refuse);
+    let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
+    section.not_enforced(&["requests", "answers"]);
+    section.close();
+    Class { caps, output_tokens, unknown_fields }
+}
+
+fn model(section: Section<'_>, upstreams: &[Upstream]) -> Option<Model> {
+    let name = section.required("name");
+    let route = section.texts("route");
+    if route.is_empty() {
+        section.fault("route", "must name at least one upstream");
+    }
+    for wanted in route.iter().filter(|wanted| !upstreams.iter().any(|upstream| upstream.name == **wanted)) {
+        section.fault("route", format!("{wanted:?} is not the name of an [[upstream]]"));
+    }
+    let model = Model {
+        aliases: section.texts("aliases"),
+        namespaces: section.texts("namespaces"),
+        route,
+        upstream_name: section.text("as"),
+        caps: caps(&section),
+        name: name?,
+    };
+    section.not_enforced(&["pin"]);
+    section.close();
+    Some(model)
+}
+
+fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Upstream> {
+    let name = section.required("name");
+    let ca = section.optional_table("tls", empty).and_then(|tls| {
+        let ca = tls.text("ca").map(|path| base.join(path));
+        tls.close();
+        ca
+    });
+    let allowed = "http://HOST:PORT, https://HOST:PORT, unix:PATH or echo:";
+    let url = section.required("url").and_then(|url| {
+        let read = target(&url, base, ca);
+        if read.is_none() {
+            section.fault("url", format!("must be {allowed}"));
+        }
+        read
+    });
+    let profile = section.text("profile").unwrap_or_else(|| "generic".to_owned());
+    if Profile::named(&profile).is_none() {
+        section.fault("profile", format!("must be one of {}", Profile::NAMES.join(", ")));
+    }
+    let mut caps = caps(&section);
+    caps.in_flight = caps.in_flight.or(Some(64));
+    let headers = [("authorization", false), ("x-api-key", true)];
+    let (target, base_path) = url.unwrap_or((Target::Echo, String::new()));
+    let upstream = Upstream {
+        target,
+        base_path,
+        profile,
+        controlled: section.truth("controlled").unwrap_or(false),
+        jurisdiction: section.text("jurisdiction"),
+        credential: secret(&section, "credential", base),
+        credential_as_api_key: choice(&section, "credential_header", &headers).unwrap_or(false),
+        caps,
+        name: name?,
+    };
+    section.close();
+    Some(upstream)
+}
+
+/// Where a URL leads, and what stands before `/v1` in its path.
+pub(super) fn target(url: &str, base: &Path, ca: Option<PathBuf>) -> Option<(Target, String)> {
+    if url == "echo:" {
+        return Some((Target::Echo, String::new()));
+    }
+    if let Some(path) = url.strip_prefix("unix:") {
+        return (!path.is_empty()).then(|| (Target::Unix(base.join(path)), String::new()));
+    }
+    let uri: http::Uri = url.parse().ok()?;
+    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    let path = uri.path().trim_end_matches('/');
+    // OpenAI clients are given the address with /v1; the same address works here.
+    let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
+    if uri.query().is_some() || host.is_empty() {
+        return None;
+    }
+    let target = match uri.scheme_str()? {
+        "http" => Target::Tcp { host, port: authority.port_u16().unwrap_or(80) },
+        "https" => Target::Tls { host, port: authority.port_u16().unwrap_or(443), ca },
+        _ => return None,
+    };
+    Some((target, base_path))
+}

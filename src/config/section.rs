@@ -1,0 +1,237 @@
+//! One table of the file while it is read: typed look-ups that collect faults instead of stopping at the first.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::units;
+
+/// One fault of a config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The line, from 1.
+    pub line: usize,
+    /// The key's whole path.
+    pub key: String,
+    /// What is wrong, and what is allowed.
+    pub what: String,
+}
+
+/// Every fault of a config, in the file's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, fault) in self.0.iter().enumerate() {
+            let line_feed = if place > 0 { "\n" } else { "" };
+            write!(out, "{line_feed}line {}: {}: {}", fault.line, fault.key, fault.what)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// Where faults are written down.
+pub(super) struct Book<'t> {
+    text: &'t str,
+    faults: RefCell<Vec<Fault>>,
+}
+
+impl<'t> Book<'t> {
+    pub(super) const fn new(text: &'t str) -> Self {
+        Self { text, faults: RefCell::new(Vec::new()) }
+    }
+
+    pub(super) fn fault(&self, at: usize, key: &str, what: impl Into<String>) {
+        let line = self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
+        self.faults.borrow_mut().push(Fault { line, key: key.to_owned(), what: what.into() });
+    }
+
+    pub(super) fn close(self) -> Result<(), Faults> {
+        let mut faults = self.faults.into_inner();
+        faults.sort_by_key(|fault| fault.line);
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+}
+
+/// A table and what was asked of it.
+pub(super) struct Section<'t> {
+    book: &'t Book<'t>,
+    table: &'t DeTable<'t>,
+    path: String,
+    span: Range<usize>,
+    asked: RefCell<BTreeSet<&'static str>>,
+}
+
+impl<'t> Section<'t> {
+    pub(super) fn new(book: &'t Book<'t>, table: &'t DeTable<'t>, path: String, span: Range<usize>) -> Self {
+        Self { book, table, path, span, asked: RefCell::default() }
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn value(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.asked.borrow_mut().insert(key);
+        self.table.get(key)
+    }
+
+    /// Writes a fault about `key` down.
+    pub(super) fn fault(&self, key: &str, what: impl Into<String>) {
+        let at = self.table.get(key).map_or(self.span.start, |value| value.span().start);
+        self.book.fault(at, &self.key(key), what);
+    }
+
+    fn read<T>(&self, key: &'static str, allowed: &str, read: impl FnOnce(&'t DeValue<'t>) -> Option<T>) -> Option<T> {
+        let value = self.value(key)?;
+        let read = read(value.get_ref());
+        if read.is_none() {
+            self.fault(key, format!("must be {allowed}"));
+        }
+        read
+    }
+
+    pub(super) fn text(&self, key: &'static str) -> Option<String> {
+        self.read(key, "a non-empty string", |value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+    }
+
+    pub(super) fn required(&self, key: &'static str) -> Option<String> {
+        if self.table.get(key).is_none() {
+            self.fault(key, "is required");
+        }
+        self.text(key)
+    }
+
+    /// A text that `parse` reads, or a fault that says what is `allowed`.
+    pub(super) fn parsed<T>(&self, key: &'static str, allowed: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        self.read(key, allowed, |value| value.as_str().and_then(parse))
+    }
+
+    pub(super) fn number(&self, key: &'static str) -> Option<u64> {
+        self.read(key, "a whole number from 0 on", |value| {
+            value.as_integer().filter(|number| number.radix() == 10).and_then(|number| number.as_str().parse().ok())
+        })
+    }
+
+    pub(super) fn truth(&self, key: &'static str) -> Option<bool> {
+        self.read(key, "true or false", DeValue::as_bool)
+    }
+
+    pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
+        self.parsed(key, "a time with its unit, such as \"10s\" (ms, s, m, h, d)", units::duration)
+    }
+
+    pub(super) fn bytes(&self, key: &'static str) -> Option<u64> {
+        self.parsed(key, "a size with its unit, such as \"32MiB\" (B, KiB, MiB, GiB)", units::bytes)
+    }
+
+    pub(super) fn texts(&self, key: &'static str) -> Vec<String> {
+        let read = self.read(key, "a list of non-empty strings", |value| {
+            value.as_array()?.iter().map(|item| item.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned)).collect()
+        });
+        read.unwrap_or_default()
+    }
+
+    /// The table under `key`; an absent one reads as empty.
+    pub(super) fn table(&self, key: &'static str, empty: &'t DeTable<'t>) -> Self {
+        let found = self.value(key);
+        let table = found.and_then(|value| value.get_ref().as_table());
+        if found.is_some() && table.is_none() {
+            self.fault(key, "must be a table");
+        }
+        let span = found.map_or_else(|| self.span.clone(), Spanned::span);
+        Self::new(self.book, table.unwrap_or(empty), self.key(key), span)
+    }
+
+    /// The table under `key`, if it is there.
+    pub(super) fn optional_table(&self, key: &'static str, empty: &'t DeTable<'t>) -> Option<Self> {
+        self.table.contains_key(key).then(|| self.table(key, empty))
+    }
+
+    /// The tables `[[key]]`.
+    pub(super) fn tables(&self, key: &'static str) -> Vec<Self> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(list) = value.get_ref().as_array() else {
+            self.fault(key, format!("must be written as [[{key}]]"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (place, item) in list.iter().enumerate() {
+            match item.get_ref().as_table() {
+                Some(table) => sections.push(Self::new(self.book, table, format!("{}[{place}]", self.key(key)), item.span())),
+                None => self.fault(key, format!("must be written as [[{key}]]")),
+            }
+        }
+        sections
+    }
+
+    /// The tables `[key.NAME]`, by name.
+    pub(super) fn named(&self, key: &'static str) -> Vec<(String, Self)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(tables) = value.get_ref().as_table() else {
+            self.fault(key, format!("must be written as [{key}.NAME]"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (name, item) in tables {
+            let name = name.get_ref().to_string();
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let path = format!("{}.{name}", self.key(key));
+                    sections.push((name, Self::new(self.book, table, path, item.span())));
+                }
+                None => self.fault(key, format!("must be written as [{key}.NAME]")),
+            }
+        }
+        sections
+    }
+
+    /// Keys that a later build enforces, and that are refused until then.
+    pub(super) fn not_enforced(&self, keys: &[&'static str]) {
+        for key in keys {
+            if self.value(key).is_some() {
+                self.fault(key, "is not enforced by this build; a rule that is not enforced is not accepted");
+            }
+        }
+    }
+
+    /// Every key that nobody asked for is a fault.
+    pub(super) fn close(self) {
+        let asked = self.asked.borrow();
+        for (key, _) in self.table {
+            let name = key.get_ref().as_ref();
+            if asked.contains(name) {
+                continue;
+            }
+            let near = asked.iter().filter(|known| distance(known, name) <= 2).min_by_key(|known| distance(known, name));
+            let what = match near {
+                Some(near) => format!("is not a key here; did you mean {near}?"),
+                None => format!("is not a key here; known are {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
+            };
+            self.book.fault(key.span().start, &self.key(name), what);
+        }
+    }
+}
+
+/// Edits between two words (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.bytes().enumerate() {
+            let up = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(a != b)).min(up + 1).min(row[j] + 1);
+            diagonal = up;
+        }
+    }
+    row[right.len()]
+}
