@@ -235,6 +235,14 @@ impl Registry {
         self.tokens.iter().filter(|row| row.jti == jti).map(|row| row.clone()).collect()
     }
 
+    /// Registered tokens of that agent, those that end last first.
+    #[must_use]
+    pub fn tokens_of(&self, agent: &AgentName) -> Vec<Token> {
+        let mut rows: Vec<Token> = self.tokens.iter().filter(|row| row.agent == *agent).map(|row| row.clone()).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.expires));
+        rows
+    }
+
     /// The class of the agent: its own row's, else that of the nearest agent that it was delegated from, else `default`.
     #[must_use]
     pub fn class(&self, agent: &AgentName) -> Arc<str> {

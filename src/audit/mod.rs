@@ -2,6 +2,8 @@
 //!
 //! `record`, `journal` and `head` are formats: pure functions of bytes. `log` is the pen, the one writer.
 
+#[cfg(feature = "gateway")]
+pub mod entry;
 pub mod head;
 pub mod journal;
 #[cfg(feature = "gateway")]

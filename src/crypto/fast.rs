@@ -21,10 +21,40 @@ pub(super) enum Prepared {
 impl Prepared {
     pub(super) fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         match algorithm {
-            Algorithm::MlDsa65 => ParsedPublicKey::new(&ML_DSA_65, bytes).map_or(Self::Refused, |key| Self::MlDsa65(Arc::new(key))),
+            Algorithm::MlDsa65 => {
+                ParsedPublicKey::new(&ML_DSA_65, bytes).map_or(Self::Refused, |key| Self::MlDsa65(Arc::new(key)))
+            }
             Algorithm::Ed25519 => Self::Ed25519(Arc::new(DecodingKey::from_ed_der(bytes))),
         }
     }
+}
+
+/// The y coordinates, encoded, of the eight points of small order: 1, −1, 0, and the two of order eight
+/// (their sign bit left out).
+const SMALL_ORDER_Y: [[u8; 32]; 5] = [
+    [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [
+        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+    ],
+    [0; 32],
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05,
+        0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20, 0x53, 0xfa,
+        0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+];
+
+/// True of a signature whose R has small order. aws-lc takes it, strict verification does not, and the two must not differ.
+/// (An R that is not canonical verifies under neither: both compare it with one that they computed.)
+fn small_order_r(signature: &[u8]) -> bool {
+    let Some(r) = signature.first_chunk::<32>() else { return true };
+    let mut y = *r;
+    y[31] &= 0x7f;
+    SMALL_ORDER_Y.contains(&y)
 }
 
 /// Verifies with aws-lc.
@@ -38,6 +68,7 @@ impl Verifier for Fast {
         }
         let genuine = match &key.fast {
             Prepared::MlDsa65(key) => key.verify_sig(message, signature).is_ok(),
+            Prepared::Ed25519(_) if small_order_r(signature) => false,
             Prepared::Ed25519(key) => {
                 let text = URL_SAFE_NO_PAD.encode(signature);
                 jsonwebtoken::crypto::verify(&text, message, key, jsonwebtoken::Algorithm::EdDSA).unwrap_or(false)
@@ -59,5 +90,26 @@ impl Verifier for Both {
             (Err(_), Err(_)) => Err(SignatureFault::Invalid),
             (Ok(_), Err(_)) | (Err(_), Ok(_)) => Err(SignatureFault::Disagreement),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_holds_every_point_of_small_order() {
+        let mut points = std::collections::HashSet::new();
+        for y in SMALL_ORDER_Y {
+            for sign in [0, 0x80] {
+                let mut bytes = y;
+                bytes[31] |= sign;
+                assert!(PublicKey::read(Algorithm::Ed25519, &bytes).is_err(), "{bytes:?} is taken as a key");
+                let point = ed25519_dalek::VerifyingKey::from_bytes(&bytes).expect("point");
+                assert!(point.is_weak());
+                points.insert(point.to_edwards().compress().to_bytes());
+            }
+        }
+        assert_eq!(points.len(), 8);
     }
 }

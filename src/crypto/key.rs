@@ -51,7 +51,8 @@ impl PublicKey {
     /// # Errors
     /// When it has the wrong length, or is an Ed25519 point that is not canonical or has small order.
     pub fn read(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyFault> {
-        let length = || KeyFault::Length { algorithm: algorithm.as_str(), expected: algorithm.public_bytes(), found: bytes.len() };
+        let length =
+            || KeyFault::Length { algorithm: algorithm.as_str(), expected: algorithm.public_bytes(), found: bytes.len() };
         let parsed = match algorithm {
             Algorithm::MlDsa65 => {
                 let encoded = EncodedVerifyingKey::<MlDsa65>::try_from(bytes).map_err(|_| length())?;
@@ -137,10 +138,7 @@ impl SigningKey {
     /// Never for a key of this type; the check is that of every public key.
     pub fn public(&self) -> Result<PublicKey, KeyFault> {
         match self.algorithm {
-            Algorithm::MlDsa65 => {
-                let key = ml_dsa::SigningKey::<MlDsa65>::from_seed(&(*self.seed).into());
-                PublicKey::read(self.algorithm, &key.expanded_key().verifying_key().encode())
-            }
+            Algorithm::MlDsa65 => PublicKey::read(self.algorithm, &self.ml_dsa().expanded_key().verifying_key().encode()),
             Algorithm::Ed25519 => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&self.seed);
                 PublicKey::read(self.algorithm, key.verifying_key().as_bytes())
@@ -148,19 +146,87 @@ impl SigningKey {
         }
     }
 
+    /// The expanded key; the seed is borrowed, so no copy of it is left behind.
+    fn ml_dsa(&self) -> ml_dsa::SigningKey<MlDsa65> {
+        let seed: &[u8; 32] = &self.seed;
+        ml_dsa::SigningKey::from_seed(seed.into())
+    }
+
     /// Signs `message`, deterministically; ML-DSA with the empty context.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match self.algorithm {
             Algorithm::MlDsa65 => {
-                let key = ml_dsa::SigningKey::<MlDsa65>::from_seed(&(*self.seed).into());
-                // The only failure is a context over 255 bytes; ours is empty.
-                key.expanded_key().sign_deterministic(message, &[]).map(|signature| signature.encode().to_vec()).unwrap_or_default()
+                // FIPS 204 algorithm 2, line 10, for an empty context: a zero for "pure", and a zero for the context's length.
+                let formatted: [&[u8]; 2] = [&[0, 0], message];
+                self.ml_dsa().expanded_key().sign_internal(&formatted, &ml_dsa::B32::default()).encode().to_vec()
             }
             Algorithm::Ed25519 => {
                 use ed25519_dalek::Signer as _;
                 ed25519_dalek::SigningKey::from_bytes(&self.seed).sign(message).to_bytes().to_vec()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seeded(algorithm: Algorithm) -> SigningKey {
+        SigningKey::from_seed(algorithm, Zeroizing::new([7; 32]))
+    }
+
+    #[track_caller]
+    fn refuses(algorithm: Algorithm, bytes: &[u8], expect: &KeyFault) {
+        assert_eq!(PublicKey::read(algorithm, bytes).map(|_| ()).as_ref(), Err(expect));
+    }
+
+    fn length(algorithm: &'static str, expected: usize, found: usize) -> KeyFault {
+        KeyFault::Length { algorithm, expected, found }
+    }
+
+    #[test]
+    fn a_public_key_has_its_length() {
+        refuses(Algorithm::MlDsa65, &[0; 1951], &length("ML-DSA-65", 1952, 1951));
+        refuses(Algorithm::MlDsa65, &[0; 1953], &length("ML-DSA-65", 1952, 1953));
+        refuses(Algorithm::Ed25519, &[], &length("Ed25519", 32, 0));
+        refuses(Algorithm::Ed25519, &[1; 33], &length("Ed25519", 32, 33));
+    }
+
+    #[test]
+    fn an_ed25519_key_of_small_order_is_refused() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        refuses(Algorithm::Ed25519, &identity, &KeyFault::SmallOrder);
+    }
+
+    /// Each y below 19 has a second encoding, y + p.
+    #[test]
+    fn ed25519_keys_that_are_not_canonical_are_refused() {
+        let mut points = 0;
+        for y in 2_u8..19 {
+            let mut plain = [0; 32];
+            plain[0] = y;
+            let mut second = [0xff; 32];
+            second[0] = 0xed + y;
+            second[31] = 0x7f;
+            points += usize::from(PublicKey::read(Algorithm::Ed25519, &plain).is_ok());
+            refuses(Algorithm::Ed25519, &second, &KeyFault::NotCanonical);
+        }
+        assert!(points > 0, "no y below 19 is a point: the test shows nothing");
+    }
+
+    #[test]
+    fn ml_dsa_signing_is_that_of_the_standard() {
+        let key = seeded(Algorithm::MlDsa65);
+        let expect = key.ml_dsa().expanded_key().sign_deterministic(b"message", &[]).expect("empty context");
+        assert_eq!(key.sign(b"message"), expect.encode().to_vec());
+    }
+
+    #[test]
+    fn printing_a_public_key_says_its_algorithm() {
+        let key = seeded(Algorithm::Ed25519).public().expect("key");
+        assert_eq!(format!("{key:?}"), "PublicKey { algorithm: Ed25519, .. }");
     }
 }

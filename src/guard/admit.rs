@@ -158,7 +158,7 @@ fn write(call: &ModelCall<'_>, (served, upstream): (Arc<Served>, Arc<Upstream>),
         let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped };
         return (Work::Echo { answer, served }, notes);
     }
-    let written = call.write(&Changes { output_tokens: cap });
+    let written = call.write(&Changes { output_tokens: cap, request_id: None, cache_salt: None });
     let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped };
     let forward = Call {
         body: written.body,

@@ -4,7 +4,7 @@
 //! the peer's rate and the signature. What is remembered is asked for times, key and standing again on every request, so a
 //! revocation acts on the next one.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -116,11 +116,10 @@ pub struct Authenticator {
 
 /// The network that a peer is counted under: its IPv4 address, or the /64 of its IPv6 address.
 fn network(peer: IpAddr) -> u128 {
-    let address = match peer {
-        IpAddr::V4(four) => return four.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(six) => six.to_ipv4_mapped().map_or(six, |four: std::net::Ipv4Addr| four.to_ipv6_mapped()),
-    };
-    if address.to_ipv4_mapped().is_some() { address.to_bits() } else { Ipv6Addr::to_bits(&address) >> 64 << 64 }
+    match peer.to_canonical() {
+        IpAddr::V4(four) => four.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(six) => six.to_bits() >> 64 << 64,
+    }
 }
 
 impl Authenticator {

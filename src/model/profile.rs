@@ -1,58 +1,119 @@
-//! What a server understands: for each operation its fields and what becomes of them. Data, in `config/profiles`.
+//! What a model server understands: a profile, read from a table in `config/profiles/`.
+//!
+//! A profile may stand on another one (`base = "generic"`): it then holds only what differs. Shapes are closed objects with a
+//! rule for each field, unions choose a shape by the value of a tag.
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 
-use crate::model::Operation;
-use crate::model::walk::Shape;
-use crate::model::{anthropic, openai};
+use toml::Table;
 
-/// What becomes of a field.
-#[derive(Clone, Copy)]
-pub(super) enum Rule {
-    /// It passes if it has the shape.
-    Pass(Shape),
-    /// It is left out.
-    Drop,
-    /// It is refused, whatever the class says of unknown fields.
-    Refuse,
-    /// It carries state or work at a place that is not this server's: refused as such if it is set.
-    Reach(crate::model::ReachKind),
+use super::kind::{Form, Kind, Medium, Rule, rule};
+
+/// Why a text is not a profile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileFault {
+    /// It is not TOML.
+    #[error("the profile is not TOML: {0}")]
+    Toml(String),
+    /// Its base is not one of [`Profile::NAMES`].
+    #[error("base = {0:?}: there is no such built-in profile")]
+    Base(String),
+    /// A key is missing, unknown, or of the wrong type.
+    #[error("{key}: {what}")]
+    Key {
+        /// The key, with its table.
+        key: String,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
-/// A server's profile.
+fn fault(key: impl Into<String>, what: impl Into<String>) -> ProfileFault {
+    ProfileFault::Key { key: key.into(), what: what.into() }
+}
+
+/// What a model server understands, field for field.
+#[derive(Clone, Debug)]
 pub struct Profile {
     name: String,
-    fields: HashMap<&'static str, HashMap<&'static str, Rule>>,
-    /// What the cap on output tokens is called.
-    pub(super) cap: &'static str,
-    /// True where streams report usage on demand.
-    pub(super) stream_usage: bool,
+    pub(super) shapes: Vec<Shape>,
+    pub(super) unions: Vec<Union>,
+    never: Vec<String>,
+    media: Media,
+    pub(super) gateway: Arc<Gateway>,
 }
 
-/// Why a profile cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ProfileFault {
-    /// Not TOML.
-    #[error("{0}")]
-    Toml(#[from] toml::de::Error),
-    /// An operation, a rule or a profile that does not exist.
-    #[error("{0}: {1:?} is not known")]
-    Unknown(String, String),
+/// A closed object: its fields, sorted by name.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub(super) name: String,
+    pub(super) fields: Vec<(String, Rule)>,
 }
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    extends: Option<String>,
-    cap: Option<String>,
-    stream_usage: Option<bool>,
-    #[serde(default)]
-    fields: HashMap<String, HashMap<String, String>>,
+impl Shape {
+    /// The rule for a field.
+    pub(super) fn rule(&self, key: &str) -> Option<&Rule> {
+        let place = self.fields.binary_search_by(|(name, _)| name.as_str().cmp(key)).ok()?;
+        self.fields.get(place).map(|(_, rule)| rule)
+    }
 }
 
-const TEXTS: [(&str, &str); 6] = [
+/// An object whose tag chooses its shape.
+#[derive(Clone, Debug)]
+pub(super) struct Union {
+    pub(super) tag: String,
+    /// By the tag's value; a trailing `*` stands for any ending.
+    members: Vec<(String, Rule)>,
+    /// Where the tag is absent.
+    pub(super) missing: Option<Rule>,
+    /// Where no member has that tag.
+    other: Option<Rule>,
+}
+
+impl Union {
+    /// What an object with that tag is.
+    pub(super) fn member(&self, tag: &str) -> Option<&Rule> {
+        self.members.iter().find(|(pattern, _)| matches(pattern, tag)).map(|(_, rule)| rule).or(self.other.as_ref())
+    }
+
+    /// The tags that are known.
+    pub(super) fn tags(&self) -> String {
+        self.members.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// True when `pattern` is `text`, or ends with `*` and the rest of it begins `text`.
+fn matches(pattern: &str, text: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == text, |front| text.starts_with(front))
+}
+
+/// What may be inline, by media type, and how long.
+#[derive(Clone, Debug, Default)]
+struct Media {
+    image: Vec<String>,
+    audio: Vec<String>,
+    video: Vec<String>,
+    file: Vec<String>,
+    chars_max: usize,
+}
+
+/// The fields that the gateway itself writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gateway {
+    /// The server's own name for the cap on output tokens.
+    pub(super) output_cap: String,
+    /// Every name under which a caller may give one.
+    pub(super) output_cap_names: Vec<String>,
+    /// True where `stream_options.include_usage` is understood.
+    pub(super) include_usage: bool,
+    /// The field for the request's id, where there is one.
+    pub(super) request_id: Option<String>,
+    /// The field for the prompt cache's salt, where there is one.
+    pub(super) cache_salt: Option<String>,
+}
+
+/// The built-in profiles: names and texts.
+const BUILT_IN: [(&str, &str); 6] = [
     ("generic", include_str!("../../config/profiles/generic.toml")),
     ("vllm", include_str!("../../config/profiles/vllm.toml")),
     ("llama.cpp", include_str!("../../config/profiles/llama.cpp.toml")),
@@ -61,86 +122,36 @@ const TEXTS: [(&str, &str); 6] = [
     ("sglang", include_str!("../../config/profiles/sglang.toml")),
 ];
 
-static NAMED: LazyLock<HashMap<&'static str, Arc<Profile>>> = LazyLock::new(|| {
-    // A file that does not read is left out, so that nothing can name it; a test reads them all.
-    TEXTS.iter().filter_map(|(name, text)| Profile::read(name, text).ok().map(|profile| (*name, Arc::new(profile)))).collect()
-});
-
-fn rule(name: &str) -> Option<Rule> {
-    use crate::model::ReachKind;
-    let shape = match name {
-        "drop" => return Some(Rule::Drop),
-        "refuse" => return Some(Rule::Refuse),
-        "background" => return Some(Rule::Reach(ReachKind::Background)),
-        "foreign" => return Some(Rule::Reach(ReachKind::ForeignState)),
-        "hosted" => return Some(Rule::Reach(ReachKind::HostedTool)),
-        "open" => Shape::Open,
-        "text" => Shape::Text,
-        "number" => Shape::Number,
-        "count" => Shape::Count,
-        "whole" => Shape::Whole,
-        "truth" => Shape::Truth,
-        "texts" => Shape::Texts,
-        "text-or-texts" => Shape::TextOrTexts,
-        "numbers" => Shape::Numbers,
-        "scalars" => Shape::Scalars,
-        "input" => Shape::Input,
-        "messages" => Shape::With(openai::messages),
-        "tools" => Shape::With(openai::tools),
-        "functions" => Shape::With(openai::functions),
-        "tool-choice" => Shape::With(openai::tool_choice),
-        "response-format" => Shape::With(openai::response_format),
-        "stream-options" => Shape::With(openai::stream_options),
-        "anthropic-messages" => Shape::With(anthropic::messages),
-        "anthropic-content" => Shape::With(anthropic::content),
-        "anthropic-tools" => Shape::With(anthropic::tools),
-        "anthropic-tool-choice" => Shape::With(anthropic::tool_choice),
-        "anthropic-thinking" => Shape::With(anthropic::thinking),
-        "anthropic-mcp" => Shape::With(anthropic::mcp_servers),
-        _ => return None,
-    };
-    Some(Rule::Pass(shape))
-}
-
-const OPERATIONS: [&str; 4] = ["chat", "completions", "embeddings", "messages"];
-
 impl Profile {
-    /// The built-in profiles.
+    /// The names of the built-in profiles.
     pub const NAMES: [&'static str; 6] = ["generic", "vllm", "llama.cpp", "ollama", "tgi", "sglang"];
 
-    /// A built-in profile.
+    /// The built-in profile of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Arc<Self>> {
-        NAMED.get(name).cloned()
+        static READ: [OnceLock<Option<Arc<Profile>>>; 6] = [const { OnceLock::new() }; 6];
+        let place = BUILT_IN.iter().position(|(known, _)| *known == name)?;
+        let (cell, (_, text)) = (READ.get(place)?, BUILT_IN.get(place)?);
+        cell.get_or_init(|| Self::read(text).ok().map(Arc::new)).clone()
     }
 
-    /// Reads a profile. Its names live as long as the program: there are a few, and each is read once.
+    /// Reads a profile.
     ///
     /// # Errors
-    /// When it is not TOML or names an operation, rule or profile that does not exist.
-    pub fn read(name: &str, text: &str) -> Result<Self, ProfileFault> {
-        let file: File = toml::from_str(text)?;
-        let unknown = |what: &str| ProfileFault::Unknown(name.to_owned(), what.to_owned());
-        let mut profile = match &file.extends {
-            None => Self { name: String::new(), fields: HashMap::new(), cap: "max_tokens", stream_usage: true },
+    /// The first key that is wrong.
+    pub fn read(text: &str) -> Result<Self, ProfileFault> {
+        let own = text.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
+        let table = match own.get("base") {
+            None => own,
             Some(base) => {
-                let (base, text) = TEXTS.iter().find(|(known, _)| known == base && *known != name).ok_or_else(|| unknown(base))?;
-                Self::read(base, text)?
+                let name = base.as_str().ok_or_else(|| fault("base", "must be a string"))?;
+                let base = BUILT_IN.iter().find(|(known, _)| *known == name).ok_or_else(|| ProfileFault::Base(name.to_owned()))?;
+                let mut table = base.1.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
+                lay_over(&mut table, own);
+                table
             }
         };
-        name.clone_into(&mut profile.name);
-        profile.stream_usage = file.stream_usage.unwrap_or(profile.stream_usage);
-        if let Some(cap) = file.cap {
-            profile.cap = cap.leak();
-        }
-        for (operation, fields) in file.fields {
-            let operation = OPERATIONS.into_iter().find(|known| *known == operation).ok_or_else(|| unknown(&operation))?;
-            let table = profile.fields.entry(operation).or_default();
-            for (field, named) in fields {
-                table.insert(field.leak(), rule(&named).ok_or_else(|| unknown(&named))?);
-            }
-        }
-        Ok(profile)
+        compile(&table)
     }
 
     /// The profile's name.
@@ -149,30 +160,187 @@ impl Profile {
         &self.name
     }
 
-    pub(super) fn rule(&self, operation: Operation, field: &str) -> Option<(&'static str, Rule)> {
-        self.fields.get(operation.as_str())?.get_key_value(field).map(|(name, rule)| (*name, *rule))
+    /// The shape of that name.
+    pub(super) fn shape(&self, name: &str) -> Option<&Shape> {
+        self.shapes.iter().find(|shape| shape.name == name)
     }
 
-    /// Every field that an operation knows.
-    pub(super) fn known(&self, operation: Operation) -> impl Iterator<Item = &'static str> {
-        self.fields.get(operation.as_str()).into_iter().flat_map(|fields| fields.keys().copied())
+    /// True of a field that no caller may send, wherever it stands.
+    pub(super) fn never(&self, key: &str) -> bool {
+        self.never.iter().any(|pattern| matches(pattern, key))
+    }
+
+    /// The media types that may be inline for `medium`.
+    pub(super) fn media_types(&self, medium: Medium) -> &[String] {
+        match medium {
+            Medium::Image => &self.media.image,
+            Medium::Audio => &self.media.audio,
+            Medium::Video => &self.media.video,
+            Medium::File => &self.media.file,
+            Medium::Base64 => &[],
+        }
+    }
+
+    /// How many characters of inline content one field may hold.
+    pub(super) const fn media_chars_max(&self) -> usize {
+        self.media.chars_max
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_profile_reads() {
-        for (name, text) in TEXTS {
-            let profile = Profile::read(name, text).unwrap_or_else(|fault| panic!("{name}: {fault}"));
-            assert!(profile.rule(Operation::ChatCompletions, "messages").is_some(), "{name}");
-            for never in ["chat_template", "kv_transfer_params", "vllm_xargs", "prompt_embeds", "lora", "request_id", "priority", "cache_salt", "api_base"] {
-                let passes = matches!(profile.rule(Operation::ChatCompletions, never), Some((_, Rule::Pass(_))));
-                assert!(!passes, "{name} passes {never}");
+/// Lays `upper` over `lower`: tables merge, everything else is replaced.
+fn lay_over(lower: &mut Table, upper: Table) {
+    for (key, value) in upper {
+        match (lower.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
+            (_, value) => {
+                lower.insert(key, value);
             }
         }
-        assert!(Profile::NAMES.iter().all(|name| Profile::named(name).is_some()));
+    }
+}
+
+fn compile(table: &Table) -> Result<Profile, ProfileFault> {
+    const KEYS: [&str; 7] = ["name", "base", "never", "media", "gateway", "shape", "union"];
+    if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(fault(key, format!("not a key of a profile; those are {}", KEYS.join(", "))));
+    }
+    let mut shapes = Vec::new();
+    for (name, fields) in sub_table(table, "shape")? {
+        let fields = fields.as_table().ok_or_else(|| fault(format!("shape.{name}"), "must be a table"))?;
+        let mut rules = Vec::with_capacity(fields.len());
+        for (field, value) in fields {
+            rules.push((field.clone(), rule_at(&format!("shape.{name}.{field}"), value)?));
+        }
+        rules.sort_by(|one, other| one.0.cmp(&other.0));
+        shapes.push(Shape { name: name.clone(), fields: rules });
+    }
+    let mut unions = Vec::new();
+    let mut union_names = Vec::new();
+    for (name, value) in sub_table(table, "union")? {
+        let value = value.as_table().ok_or_else(|| fault(format!("union.{name}"), "must be a table"))?;
+        unions.push(read_union(name, value)?);
+        union_names.push(name.clone());
+    }
+    let names = Names { shapes: shapes.iter().map(|shape| shape.name.clone()).collect(), unions: union_names };
+    for shape in &mut shapes {
+        for (field, rule) in &mut shape.fields {
+            names.link_rule(rule, &format!("shape.{}.{field}", shape.name))?;
+        }
+    }
+    for (union, name) in unions.iter_mut().zip(&names.unions) {
+        let rules = union.members.iter_mut().map(|(_, rule)| rule).chain(&mut union.missing).chain(&mut union.other);
+        for rule in rules {
+            names.link_rule(rule, &format!("union.{name}"))?;
+        }
+    }
+    let gateway = read_gateway(sub_table(table, "gateway")?)?;
+    let profile = Profile {
+        name: text_at(table, "name")?.ok_or_else(|| fault("name", "is missing"))?,
+        shapes,
+        unions,
+        never: texts_at(table, "never")?,
+        media: read_media(sub_table(table, "media")?)?,
+        gateway: Arc::new(gateway),
+    };
+    match ["chat", "completions", "embeddings", "messages"].into_iter().find(|root| profile.shape(root).is_none()) {
+        Some(root) => Err(fault(format!("shape.{root}"), "is missing")),
+        None => Ok(profile),
+    }
+}
+
+fn sub_table<'t>(table: &'t Table, key: &str) -> Result<&'t Table, ProfileFault> {
+    table.get(key).and_then(toml::Value::as_table).ok_or_else(|| fault(key, "must be a table"))
+}
+
+fn text_at(table: &Table, key: &str) -> Result<Option<String>, ProfileFault> {
+    let text = |value: &toml::Value| value.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be a string"));
+    table.get(key).map(text).transpose()
+}
+
+fn texts_at(table: &Table, key: &str) -> Result<Vec<String>, ProfileFault> {
+    let items = table.get(key).and_then(toml::Value::as_array).ok_or_else(|| fault(key, "must be an array of strings"))?;
+    let text = |item: &toml::Value| item.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be an array of strings"));
+    items.iter().map(text).collect()
+}
+
+fn rule_at(key: &str, value: &toml::Value) -> Result<Rule, ProfileFault> {
+    let text = value.as_str().ok_or_else(|| fault(key, "must be a string"))?;
+    rule(text).map_err(|error| fault(key, error.to_string()))
+}
+
+fn read_union(name: &str, table: &Table) -> Result<Union, ProfileFault> {
+    const KEYS: [&str; 4] = ["tag", "members", "missing", "other"];
+    if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(fault(format!("union.{name}.{key}"), format!("not a key of a union; those are {}", KEYS.join(", "))));
+    }
+    let mut members = Vec::new();
+    for (tag, value) in sub_table(table, "members")? {
+        members.push((tag.clone(), rule_at(&format!("union.{name}.members.{tag}"), value)?));
+    }
+    // An exact tag wins over a pattern, a longer pattern over a shorter one.
+    members.sort_by_key(|(tag, _)| (tag.ends_with('*'), usize::MAX - tag.len()));
+    let fallback = |key: &str| table.get(key).map(|value| rule_at(&format!("union.{name}.{key}"), value)).transpose();
+    let tag = text_at(table, "tag")?.ok_or_else(|| fault(format!("union.{name}.tag"), "is missing"))?;
+    Ok(Union { tag, members, missing: fallback("missing")?, other: fallback("other")? })
+}
+
+fn read_media(table: &Table) -> Result<Media, ProfileFault> {
+    let chars_max = table.get("chars_max").and_then(toml::Value::as_integer).and_then(|max| usize::try_from(max).ok());
+    Ok(Media {
+        image: texts_at(table, "image")?,
+        audio: texts_at(table, "audio")?,
+        video: texts_at(table, "video")?,
+        file: texts_at(table, "file")?,
+        chars_max: chars_max.ok_or_else(|| fault("media.chars_max", "must be a number of characters"))?,
+    })
+}
+
+fn read_gateway(table: &Table) -> Result<Gateway, ProfileFault> {
+    const KEYS: [&str; 5] = ["output_cap", "output_cap_names", "include_usage", "request_id", "cache_salt"];
+    if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(fault(format!("gateway.{key}"), format!("the gateway writes only {}", KEYS.join(", "))));
+    }
+    let include_usage = table.get("include_usage").and_then(toml::Value::as_bool);
+    let gateway = Gateway {
+        output_cap: text_at(table, "output_cap")?.ok_or_else(|| fault("gateway.output_cap", "is missing"))?,
+        output_cap_names: texts_at(table, "output_cap_names")?,
+        include_usage: include_usage.ok_or_else(|| fault("gateway.include_usage", "must be true or false"))?,
+        request_id: text_at(table, "request_id")?,
+        cache_salt: text_at(table, "cache_salt")?,
+    };
+    if !gateway.output_cap_names.contains(&gateway.output_cap) {
+        return Err(fault("gateway.output_cap_names", "must hold output_cap itself"));
+    }
+    Ok(gateway)
+}
+
+/// The names that rules may refer to.
+struct Names {
+    shapes: Vec<String>,
+    unions: Vec<String>,
+}
+
+impl Names {
+    fn link_rule(&self, rule: &mut Rule, key: &str) -> Result<(), ProfileFault> {
+        match rule {
+            Rule::Pass(kind) => self.link(kind, key),
+            Rule::Set | Rule::Drop | Rule::Refuse | Rule::Reach(_) => Ok(()),
+        }
+    }
+
+    fn link(&self, kind: &mut Kind, key: &str) -> Result<(), ProfileFault> {
+        if let Some(item) = &mut kind.array {
+            self.link(item, key)?;
+        }
+        if let Some(Form::Named(name)) = &kind.object {
+            let place = |names: &[String]| names.iter().position(|known| known == name);
+            kind.object = match (place(&self.shapes), place(&self.unions)) {
+                (Some(place), None) => Some(Form::Shape(place)),
+                (None, Some(place)) => Some(Form::Union(place)),
+                (None, None) => return Err(fault(key, format!("there is no shape or union {name:?}"))),
+                (Some(_), Some(_)) => return Err(fault(key, format!("{name:?} is both a shape and a union"))),
+            };
+        }
+        Ok(())
     }
 }

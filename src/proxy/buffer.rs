@@ -43,6 +43,10 @@ pub struct Held {
 }
 
 impl Held {
+    fn of(buffers: &Arc<Buffers>) -> Self {
+        Self { bytes: Bytes::new(), counted: 0, buffers: Some(Arc::clone(buffers)) }
+    }
+
     /// The body.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -98,7 +102,7 @@ pub async fn read(
     if size.lower() > max {
         return Err(too_large());
     }
-    let mut held = Held { buffers: Some(Arc::clone(buffers)), ..Held::default() };
+    let mut held = Held::of(buffers);
     let mut whole: Vec<u8> = Vec::new();
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
@@ -154,9 +158,9 @@ mod tests {
     #[test]
     fn all_bodies_share_one_limit() {
         let buffers = Arc::new(Buffers::new(10));
-        let mut first = Held { buffers: Some(Arc::clone(&buffers)), ..Held::default() };
+        let mut first = Held::of(&buffers);
         first.count(8).expect("room");
-        let mut second = Held { buffers: Some(Arc::clone(&buffers)), ..Held::default() };
+        let mut second = Held::of(&buffers);
         assert_eq!(second.count(3).map_err(|no| no.code), Err(Code::BodyMemory));
         drop(first);
         second.count(3).expect("room again");

@@ -4,8 +4,8 @@ use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal};
 use crate::json::{self, Object, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::constraint::{self, Amount};
-use crate::token::{DETAIL_TYPE, Scopes};
+use crate::token::constraint::{self, Limit};
+use crate::token::{DETAIL_TYPE, Scopes, quoted};
 
 /// Which models a token may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,10 +60,19 @@ fn text<'v>(claims: &'v Object<'_>, name: &str) -> Result<&'v str, Refusal> {
     claims.get(name).and_then(Value::as_str).ok_or_else(|| fault(format_args!("{name} is missing or not a string")))
 }
 
+/// The last moment that a date may name, in seconds since 1970: 9999-12-30T22:00:00Z, the last that RFC 3339 prints in any
+/// time zone. Records print these dates.
+const DATE_MAX: u64 = 253_402_207_200;
+
 /// A NumericDate as a whole number of seconds (RFC 7519 section 2).
 fn date(value: &Value<'_>, name: &str) -> Result<i64, Refusal> {
-    let seconds = value.as_u64().filter(|seconds| *seconds <= constraint::NUMBER_MAX);
-    seconds.and_then(|seconds| i64::try_from(seconds).ok()).ok_or_else(|| fault(format_args!("{name} is not a whole number of seconds")))
+    let seconds = value.as_u64().filter(|seconds| *seconds <= DATE_MAX).and_then(|seconds| i64::try_from(seconds).ok());
+    seconds.ok_or_else(|| fault(format_args!("{name} is not a whole number of seconds up to {DATE_MAX}")))
+}
+
+/// A small whole number.
+fn count(value: &Value<'_>, name: &str) -> Result<u64, Refusal> {
+    value.as_u64().ok_or_else(|| fault(format_args!("{name} is not a whole number")))
 }
 
 impl Claims {
@@ -74,13 +83,13 @@ impl Claims {
         if claims.get("cnf").is_some() {
             return Err(Code::ProofNotSupported.into());
         }
-        let depth = required("del_depth")?.as_u64();
-        let depth_max = required("del_max_depth")?.as_u64();
-        if depth != Some(0) || claims.get("par_hash").is_some() {
+        let depth = count(required("del_depth")?, "del_depth")?;
+        let depth_max = count(required("del_max_depth")?, "del_max_depth")?;
+        if depth != 0 || claims.get("par_hash").is_some() {
             return Err(Code::DelegationNotSupported.into());
         }
         // A token without a holder's key has nobody who could sign a child.
-        if depth_max != Some(1) {
+        if depth_max != 1 {
             return Err(fault("del_max_depth must be 1 without cnf.jwk"));
         }
         let agent: AgentName = text(claims, "client_id")?.parse().map_err(fault)?;
@@ -120,7 +129,8 @@ fn audience(value: &Value<'_>) -> Result<Vec<String>, Refusal> {
     if let Some(one) = value.as_str() {
         return Ok(vec![one.to_owned()]);
     }
-    let many: Option<Vec<String>> = value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+    let many: Option<Vec<String>> =
+        value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
     many.filter(|names| !names.is_empty()).ok_or_else(|| fault("aud is not a string or a non-empty array of strings"))
 }
 
@@ -130,7 +140,7 @@ fn read_details(details: &Value<'_>) -> Result<(Scopes, Grants), Refusal> {
     };
     let detail = detail.as_object().ok_or_else(|| fault("authorization_details[0] is not an object"))?;
     if let Some((name, _)) = detail.iter().find(|(name, _)| !matches!(*name, "type" | "scopes" | "constraints")) {
-        return Err(fault(format_args!("authorization_details[0] has the member {name:?}")));
+        return Err(fault(format_args!("authorization_details[0] has the member {}", quoted(name))));
     }
     if text(detail, "type")? != DETAIL_TYPE {
         return Err(fault("authorization_details[0].type is not agent_delegation"));
@@ -140,7 +150,7 @@ fn read_details(details: &Value<'_>) -> Result<(Scopes, Grants), Refusal> {
     for name in names {
         let name = name.as_str().ok_or_else(|| fault("a scope is not a string"))?;
         if !scopes.add(name) {
-            return Err(Refusal::new(Code::ScopeUnknown).because(name));
+            return Err(Refusal::new(Code::ScopeUnknown).because(quoted(name)));
         }
     }
     let constraints = detail.get("constraints").and_then(Value::as_array).ok_or_else(|| fault("constraints is not an array"))?;
@@ -149,22 +159,17 @@ fn read_details(details: &Value<'_>) -> Result<(Scopes, Grants), Refusal> {
 
 fn read_grants(constraints: &[Value<'_>]) -> Result<Grants, Refusal> {
     let mut grants = Grants::default();
-    let mut seen = Vec::with_capacity(constraints.len());
     for value in constraints {
-        let (row, amount) = constraint::read(value)?;
-        if seen.contains(&row) {
-            let why = format!("two constraints on {} {}", row.key, row.kind.as_str());
-            return Err(Refusal::new(Code::ConstraintMalformed).because(why));
-        }
-        seen.push(row);
-        match (row.key, amount) {
-            ("model", Amount::Texts(models)) => grants.models.one_of = Some(models),
-            ("model", Amount::Text(prefix)) => grants.models.prefix = Some(prefix),
-            ("requests_per_second", Amount::Number(rate)) => grants.rps = Some(rate),
-            ("requests_per_minute", Amount::Number(rate)) => grants.rpm = Some(rate),
-            ("requests_in_flight", Amount::Number(max)) => grants.in_flight = Some(max),
-            ("output_tokens", Amount::Number(max)) => grants.output_tokens = Some(max),
-            (_, Amount::Number(_) | Amount::Text(_) | Amount::Texts(_)) => return Err(Code::ConstraintNotEnforced.into()),
+        let again = match constraint::read(value)? {
+            Limit::ModelOneOf(models) => grants.models.one_of.replace(models).is_some(),
+            Limit::ModelPrefix(prefix) => grants.models.prefix.replace(prefix).is_some(),
+            Limit::RequestsPerSecond(rate) => grants.rps.replace(rate).is_some(),
+            Limit::RequestsPerMinute(rate) => grants.rpm.replace(rate).is_some(),
+            Limit::RequestsInFlight(max) => grants.in_flight.replace(max).is_some(),
+            Limit::OutputTokens(max) => grants.output_tokens.replace(max).is_some(),
+        };
+        if again {
+            return Err(Refusal::new(Code::ConstraintMalformed).because("two constraints of one key and type"));
         }
     }
     Ok(grants)

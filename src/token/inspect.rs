@@ -1,11 +1,13 @@
-//! What a token says, without trusting it: for people who hold one and wonder.
+//! What a token says, without trusting it: for people who hold one and wonder. Nothing here is verified.
 
 use crate::clock::Timestamp;
-use crate::json::{self, Value};
+use crate::json::{self, Object, Value};
 use crate::refusal::Refusal;
 use crate::token::Presented;
+use crate::token::claims::Claims;
 
-/// A line for each thing that the token says: a name and a value.
+/// A line for each thing that the token says, a name and a value; the last one says whether a gateway's reader takes the form.
+/// Values are safe to print on a terminal.
 ///
 /// # Errors
 /// When the text is not shaped like a token.
@@ -13,34 +15,148 @@ pub fn lines(text: &str) -> Result<Vec<(String, String)>, Refusal> {
     let presented = Presented::read(text)?;
     let mut lines = vec![
         ("id".to_owned(), presented.id().to_string()),
-        ("alg".to_owned(), presented.algorithm.clone()),
-        ("kid".to_owned(), presented.kid.clone()),
+        ("alg".to_owned(), printable(&presented.algorithm)),
+        ("kid".to_owned(), printable(&presented.kid)),
     ];
-    let payload = json::parse(&presented.payload, &json::Limits { depth: 16 });
-    let Ok(payload) = payload else {
-        lines.push(("payload".to_owned(), "is not strict JSON".to_owned()));
-        return Ok(lines);
-    };
-    for (name, value) in payload.as_object().into_iter().flat_map(json::Object::iter) {
-        let shown = match (name, value.as_u64()) {
-            ("iat" | "exp" | "nbf", Some(seconds)) => {
-                let at = Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX / 1000).saturating_mul(1000));
-                format!("{at}")
-            }
-            _ => shown(value),
-        };
-        lines.push((name.to_owned(), shown));
+    if let Ok(payload) = json::parse(&presented.payload, &DEPTH) {
+        for (name, value) in payload.as_object().into_iter().flat_map(Object::iter) {
+            lines.push((printable(name), shown(name, value)));
+        }
     }
+    lines.push(("form".to_owned(), form(&presented)));
     Ok(lines)
 }
 
-fn shown(value: &Value<'_>) -> String {
-    match value {
-        Value::String(text) => text.to_string(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            let mut bytes = Vec::new();
-            json::write(value, &mut bytes);
-            String::from_utf8(bytes).unwrap_or_default()
+/// The same as one JSON object: `id`, `header` (alg, kid), `payload` as the token has it (null where it is not strict JSON),
+/// `times` in RFC 3339, and `form`.
+///
+/// # Errors
+/// When the text is not shaped like a token.
+pub fn document(text: &str) -> Result<String, Refusal> {
+    let presented = Presented::read(text)?;
+    let payload = json::parse(&presented.payload, &DEPTH).unwrap_or(Value::Null);
+    let mut times = Object::new();
+    for name in DATES {
+        if let Some(at) = payload.as_object().and_then(|claims| claims.get(name)).and_then(moment) {
+            times.set(name, Value::from_text(at));
         }
+    }
+    let mut header = Object::new();
+    header.set("alg", Value::from_text(presented.algorithm.as_str()));
+    header.set("kid", Value::from_text(presented.kid.as_str()));
+    let mut object = Object::new();
+    object.set("id", Value::from_text(presented.id().to_string()));
+    object.set("header", Value::Object(header));
+    object.set("form", Value::from_text(form(&presented)));
+    object.set("times", Value::Object(times));
+    object.set("payload", payload);
+    Ok(print(&Value::Object(object)))
+}
+
+/// How deep a payload may nest, as at the door.
+const DEPTH: json::Limits = json::Limits { depth: 16 };
+
+/// The claims that are dates.
+const DATES: [&str; 3] = ["iat", "nbf", "exp"];
+
+/// What the door's reader says of the claims' form.
+fn form(presented: &Presented<'_>) -> String {
+    match Claims::read(&presented.payload) {
+        Ok(_) => "well-formed; signature, issuer, audience and times were not checked".to_owned(),
+        Err(refusal) => {
+            let detail = refusal.detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+            printable(&format!("a gateway refuses it: {}: {}{detail}", refusal.code, refusal.message))
+        }
+    }
+}
+
+/// A NumericDate in RFC 3339; `None` where it is no whole number, or beyond the years that RFC 3339 has.
+fn moment(value: &Value<'_>) -> Option<String> {
+    use std::fmt::Write as _;
+    let ms = i64::try_from(value.as_u64()?).ok()?.checked_mul(1000)?;
+    let mut text = String::new();
+    write!(text, "{}", Timestamp(ms)).ok().map(|()| text)
+}
+
+fn shown(name: &str, value: &Value<'_>) -> String {
+    let date = if DATES.contains(&name) { moment(value) } else { None };
+    date.unwrap_or_else(|| value.as_str().map_or_else(|| printable(&print(value)), printable))
+}
+
+fn print(value: &Value<'_>) -> String {
+    let mut bytes = Vec::new();
+    json::write(value, &mut bytes);
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// `text` with everything escaped that could move a cursor, change a colour or turn the direction of writing.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character == ' ' || character.is_ascii_graphic() || character.is_alphanumeric() {
+            out.push(character);
+        } else {
+            out.extend(character.escape_unicode());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    fn token(payload: &str) -> String {
+        let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"at+jwt","alg":"Ed25519","kid":"k"}"#);
+        format!("{header}.{}.AAAA", URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    #[track_caller]
+    fn check(payload: &str, name: &str, expect: &str) {
+        let lines = lines(&token(payload)).expect("lines");
+        let line = lines.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        assert_eq!(line, Some(expect));
+    }
+
+    #[test]
+    fn a_token_cannot_write_on_the_terminal() {
+        check(r#"{"sub":"\u001b[31mred\u202egreen\u0007"}"#, "sub", "\\u{1b}[31mred\\u{202e}green\\u{7}");
+    }
+
+    #[test]
+    fn dates_are_printed_where_they_are_dates() {
+        check(r#"{"iat":1790000000}"#, "iat", "2026-09-21T14:13:20.000Z");
+        check(r#"{"exp":18446744073709551615}"#, "exp", "18446744073709551615");
+        check(r#"{"exp":9007199254740991}"#, "exp", "9007199254740991");
+        check(r#"{"nbf":"now"}"#, "nbf", "now");
+    }
+
+    #[test]
+    fn it_says_what_a_gateway_would() {
+        check(
+            "{}",
+            "form",
+            "a gateway refuses it: token-claims: A claim of the token is missing or has the wrong type. (del_depth is missing)",
+        );
+        assert!(
+            lines(&token("not json"))
+                .expect("lines")
+                .iter()
+                .any(|(name, value)| name == "form" && value.contains("token-claims"))
+        );
+    }
+
+    #[test]
+    fn the_document_is_strict_json() {
+        let text = document(&token(r#"{"iat":1790000000,"x":1.50}"#)).expect("document");
+        let value = json::parse(text.as_bytes(), &DEPTH).expect("JSON");
+        let object = value.as_object().expect("object");
+        assert_eq!(
+            object.get("times").and_then(Value::as_object).and_then(|times| times.get("iat")).and_then(Value::as_str),
+            Some("2026-09-21T14:13:20.000Z")
+        );
+        assert!(text.contains(r#""payload":{"iat":1790000000,"x":1.50}"#), "{text}");
     }
 }

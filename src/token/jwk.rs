@@ -78,9 +78,18 @@ impl Jwk {
         if object.get("use").is_some_and(|value| value.as_str() != Some("sig")) {
             return Err(JwkFault::Member("use is not sig"));
         }
+        if let Some(operations) = object.get("key_ops") {
+            let verifies =
+                operations.as_array().is_some_and(|list| list.iter().any(|operation| operation.as_str() == Some("verify")));
+            if !verifies {
+                return Err(JwkFault::Member("key_ops does not list verify"));
+            }
+        }
         let jwk = Self::of(read_public(object)?);
         match object.get("kid") {
-            Some(kid) if kid.as_str() != Some(jwk.id.to_string().as_str()) => Err(JwkFault::Member("kid is not the key's thumbprint (RFC 7638)")),
+            Some(kid) if kid.as_str() != Some(jwk.id.to_string().as_str()) => {
+                Err(JwkFault::Member("kid is not the key's thumbprint (RFC 7638)"))
+            }
             _ => Ok(jwk),
         }
     }
@@ -171,8 +180,13 @@ pub fn read_private(text_of_file: &str) -> Result<SigningKey, JwkFault> {
         Algorithm::MlDsa65 => text(object, "priv", "the private member priv is missing")?,
         Algorithm::Ed25519 => text(object, "d", "the private member d is missing")?,
     };
-    let seed: [u8; 32] = Zeroizing::new(decode(seed)?).as_slice().try_into().map_err(|_| JwkFault::Member("a private key is a seed of 32 bytes"))?;
-    let key = SigningKey::from_seed(algorithm, Zeroizing::new(seed));
+    let decoded = Zeroizing::new(decode(seed)?);
+    let mut seed = Zeroizing::new([0; 32]);
+    if decoded.len() != seed.len() {
+        return Err(JwkFault::Member("a private key is a seed of 32 bytes"));
+    }
+    seed.copy_from_slice(&decoded);
+    let key = SigningKey::from_seed(algorithm, seed);
     if key.public()?.bytes() != read_public(object)?.bytes() {
         return Err(JwkFault::Member("the private part does not belong to the public part"));
     }
@@ -184,12 +198,99 @@ pub fn read_private(text_of_file: &str) -> Result<SigningKey, JwkFault> {
 /// # Errors
 /// When the key cannot be used.
 pub fn write_private(key: &SigningKey) -> Result<Zeroizing<String>, JwkFault> {
-    let mut object = Jwk::of(key.public()?).members();
-    let seed = URL_SAFE_NO_PAD.encode(key.seed().as_slice());
+    let public = Jwk::of(key.public()?);
+    let seed = Zeroizing::new(URL_SAFE_NO_PAD.encode(key.seed().as_slice()));
     let name = match key.algorithm() {
         Algorithm::MlDsa65 => "priv",
         Algorithm::Ed25519 => "d",
     };
-    object.set(name, Value::from_text(seed));
-    Ok(Zeroizing::new(print(&Value::Object(object)) + "\n"))
+    let mut members: Object<'_> = public.members();
+    members.set(name, Value::from_text(seed.as_str()));
+    // One buffer that does not grow: no copy of the seed is left behind.
+    let mut bytes = Vec::with_capacity(4096);
+    json::write(&Value::Object(members), &mut bytes);
+    bytes.push(b'\n');
+    Ok(Zeroizing::new(String::from_utf8(bytes).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8037 appendix A.
+    const RFC_8037_X: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    const RFC_8037_D: &str = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
+
+    #[track_caller]
+    fn refuses(key: &str, expect: &str) {
+        let value = json::parse(key.as_bytes(), &KEYS).expect("JSON");
+        let fault = Jwk::read(&value).expect_err("a key that must be refused").to_string();
+        assert!(fault.contains(expect), "{fault}");
+    }
+
+    fn ed25519(more: &str) -> String {
+        format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{RFC_8037_X}"{more}}}"#)
+    }
+
+    fn ml_dsa() -> SigningKey {
+        SigningKey::from_seed(Algorithm::MlDsa65, Zeroizing::new([0; 32]))
+    }
+
+    #[test]
+    fn thumbprints_are_those_of_the_standards() {
+        let key = read_set(&format!(r#"{{"keys":[{}]}}"#, ed25519(""))).expect("set");
+        assert_eq!(key[0].id().to_string(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        // RFC 9964's own example of an ML-DSA-65 key.
+        assert_eq!(Jwk::of(ml_dsa().public().expect("key")).id().to_string(), "Suiu29qbfuaBaR4Ats-c6XQBePB_OpAxAwcTR_0KXVM");
+    }
+
+    #[test]
+    fn keys_print_and_read() {
+        for key in [ml_dsa(), SigningKey::from_seed(Algorithm::Ed25519, Zeroizing::new([9; 32]))] {
+            let public = Jwk::of(key.public().expect("key"));
+            let read = read_set(&write_set(std::slice::from_ref(&public))).expect("set");
+            assert_eq!(read[0].write(), public.write());
+            assert_eq!(read[0].id(), public.id());
+            let private = write_private(&key).expect("private key");
+            assert!(private.capacity() == 4096, "the buffer grew and left a copy behind");
+            assert_eq!(**read_private(&private).expect("private key").seed(), **key.seed());
+            assert!(!public.write().contains(&URL_SAFE_NO_PAD.encode(key.seed().as_slice())));
+            refuses(private.trim(), "private part");
+        }
+    }
+
+    #[test]
+    fn a_private_key_of_the_standard_is_read() {
+        let key = read_private(&ed25519(&format!(r#","d":"{RFC_8037_D}""#))).expect("key");
+        assert_eq!(URL_SAFE_NO_PAD.encode(key.public().expect("key").bytes()), RFC_8037_X);
+    }
+
+    #[test]
+    fn halves_that_do_not_belong_together_are_refused() {
+        let other = URL_SAFE_NO_PAD.encode([1; 32]);
+        assert!(read_private(&ed25519(&format!(r#","d":"{other}""#))).is_err());
+        assert!(read_private(&ed25519(r#","d":"AAAA""#)).is_err());
+        assert!(read_private(&ed25519("")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_public_key_is_refused() {
+        refuses("[]", "JSON object");
+        refuses("{}", "kty");
+        refuses(r#"{"kty":"oct","k":"AAAA"}"#, "keys are AKP");
+        refuses(r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#, "keys are AKP");
+        refuses(r#"{"kty":"AKP","pub":"AAAA"}"#, "alg");
+        refuses(r#"{"kty":"AKP","alg":"ML-DSA-44","pub":"AAAA"}"#, "keys are AKP");
+        refuses(r#"{"kty":"AKP","alg":"ML-DSA-65","pub":"AAAA"}"#, "1952 bytes");
+        refuses(r#"{"kty":"OKP","crv":"X25519","x":"AAAA"}"#, "keys are AKP");
+        refuses(r#"{"kty":"OKP","crv":"Ed25519","x":7}"#, "needs x");
+        refuses(&ed25519(r#","d":"AAAA""#), "private part");
+        refuses(&ed25519(r#","priv":null"#), "private part");
+        refuses(&ed25519(r#","alg":"ES256""#), "Ed25519 or EdDSA");
+        refuses(&ed25519(r#","use":"enc""#), "use is not sig");
+        refuses(&ed25519(r#","key_ops":["sign"]"#), "key_ops");
+        refuses(&ed25519(r#","kid":"mine""#), "thumbprint");
+        refuses(&ed25519("").replace("Ro\"", "Rp\""), "base64url");
+        refuses(&ed25519("").replace("Ro\"", "Ro=\""), "base64url");
+    }
 }

@@ -7,9 +7,10 @@ use crate::clock::Timestamp;
 use crate::crypto::SigningKey;
 use crate::id::{AgentName, Principal};
 use crate::json::{self, Object, Value};
-use crate::token::constraint::NUMBER_MAX;
+use crate::refusal::Refusal;
+use crate::token::claims::Claims;
 use crate::token::jwk::Jwk;
-use crate::token::{DETAIL_TYPE, Scopes, TYP};
+use crate::token::{DETAIL_TYPE, Presented, Scopes, TYP};
 
 /// What a root token shall say.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Request {
     pub scopes: Vec<String>,
     /// Models; empty means every model that the agent's namespace sees.
     pub models: Vec<String>,
+    /// Only models whose name begins so.
+    pub model_prefix: Option<String>,
     /// Requests a second.
     pub rps: Option<u64>,
     /// Requests a minute.
@@ -36,6 +39,8 @@ pub struct Request {
     pub output_tokens: Option<u64>,
     /// `iat`.
     pub issued: Timestamp,
+    /// `nbf`; absent means from `iat` on.
+    pub not_before: Option<Timestamp>,
     /// `exp`.
     pub expires: Timestamp,
     /// `jti`; [`label`] makes one.
@@ -51,12 +56,15 @@ pub enum MintFault {
     /// No scope at all.
     #[error("a token without a scope allows nothing; name one with --scope")]
     NoScope,
-    /// A number beyond 2^53 − 1.
-    #[error("{0} is larger than 9007199254740991")]
-    Number(u64),
     /// An end that is not after the beginning.
     #[error("the token would end before it begins")]
     Lifetime,
+    /// A moment before 1970.
+    #[error("a token's dates begin with 1970-01-01")]
+    Date,
+    /// Something that the gateway's own reader does not take.
+    #[error("no gateway would take this token: {}", .0.detail.as_deref().unwrap_or(&.0.message))]
+    Refused(Box<Refusal>),
     /// The key cannot be used.
     #[error("the signing key cannot be used: {0}")]
     Key(#[from] crate::crypto::KeyFault),
@@ -93,34 +101,52 @@ pub fn mint(request: &Request, key: &SigningKey) -> Result<String, MintFault> {
     if request.scopes.is_empty() {
         return Err(MintFault::NoScope);
     }
-    if request.expires.seconds() <= request.issued.seconds() {
+    let begins = request.not_before.unwrap_or(request.issued).max(request.issued);
+    if request.expires.seconds() <= begins.seconds() {
         return Err(MintFault::Lifetime);
     }
-    let seconds = |at: Timestamp| Value::from_u64(u64::try_from(at.seconds()).unwrap_or(0));
+    let token = sign(&payload(request)?, key)?;
+    // What is signed is read back by the door's own reader: a token that no gateway takes never leaves here.
+    let refused = |refusal: Refusal| MintFault::Refused(Box::new(refusal));
+    Claims::read(&Presented::read(&token).map_err(refused)?.payload).map_err(refused)?;
+    Ok(token)
+}
+
+fn payload(request: &Request) -> Result<Value<'static>, MintFault> {
+    let seconds = |at: Timestamp| u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date);
     let detail = object(vec![
         ("type", text(DETAIL_TYPE)),
         ("scopes", Value::Array(request.scopes.iter().map(text).collect())),
-        ("constraints", Value::Array(constraints(request)?)),
+        ("constraints", Value::Array(constraints(request))),
     ]);
-    let payload = object(vec![
+    let mut members = vec![
         ("iss", text(&request.iss)),
         ("aud", text(&request.aud)),
         ("sub", text(&request.principal)),
         ("client_id", text(&request.agent)),
-        ("iat", seconds(request.issued)),
-        ("exp", seconds(request.expires)),
+        ("iat", seconds(request.issued)?),
+    ];
+    if let Some(not_before) = request.not_before {
+        members.push(("nbf", seconds(not_before)?));
+    }
+    members.extend([
+        ("exp", seconds(request.expires)?),
         ("jti", text(&request.jti)),
         ("del_depth", Value::from_u64(0)),
+        // Without a holder's key nobody can sign a child.
         ("del_max_depth", Value::from_u64(1)),
         ("authorization_details", Value::Array(vec![detail])),
     ]);
-    sign(&payload, key)
+    Ok(object(members))
 }
 
-fn constraints(request: &Request) -> Result<Vec<Value<'static>>, MintFault> {
+fn constraints(request: &Request) -> Vec<Value<'static>> {
     let mut list = Vec::new();
     if !request.models.is_empty() {
         list.push(object(vec![("key", text("model")), ("one_of", Value::Array(request.models.iter().map(text).collect()))]));
+    }
+    if let Some(prefix) = &request.model_prefix {
+        list.push(object(vec![("key", text("model")), ("prefix", text(prefix))]));
     }
     let numbers = [
         ("requests_per_second", "rate", request.rps),
@@ -129,20 +155,15 @@ fn constraints(request: &Request) -> Result<Vec<Value<'static>>, MintFault> {
         ("output_tokens", "max", request.output_tokens),
     ];
     for (key, kind, number) in numbers {
-        let Some(number) = number else { continue };
-        if number > NUMBER_MAX {
-            return Err(MintFault::Number(number));
+        if let Some(number) = number {
+            list.push(object(vec![("key", text(key)), (kind, Value::from_u64(number))]));
         }
-        list.push(object(vec![("key", text(key)), (kind, Value::from_u64(number))]));
     }
-    Ok(list)
+    list
 }
 
 /// Signs `payload` as it is: header `typ`, `alg`, `kid` (RFC 7515 section 5.1).
-///
-/// # Errors
-/// When the key cannot be used.
-pub fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> {
+fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> {
     let jwk = Jwk::of(key.public()?);
     let header = object(vec![("typ", text(TYP)), ("alg", text(key.algorithm().as_str())), ("kid", text(jwk.id()))]);
     let encode = |value: &Value<'_>| {

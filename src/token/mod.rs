@@ -21,3 +21,8 @@ pub use verify::{IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify};
 pub const TYP: &str = "at+jwt";
 /// The `type` of the one entry of `authorization_details` (RFC 9396).
 pub const DETAIL_TYPE: &str = "agent_delegation";
+
+/// A name out of a stranger's token as a log may hold it: quoted, escaped, at most 80 characters of it.
+fn quoted(name: &str) -> String {
+    format!("{:?}", name.chars().take(80).collect::<String>())
+}

@@ -7,7 +7,7 @@ use crate::crypto::sha256;
 use crate::id::TokenId;
 use crate::json::{self, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::TYP;
+use crate::token::{TYP, quoted};
 
 /// Longest text that is read, in bytes.
 const TEXT_MAX: usize = 40 << 10;
@@ -64,9 +64,10 @@ fn read_header(bytes: &[u8]) -> Result<(String, String), Refusal> {
     let value = json::parse(bytes, &json::Limits { depth: 4 }).map_err(|error| fault(error.to_string()))?;
     let header = value.as_object().ok_or_else(|| fault("not an object".to_owned()))?;
     if let Some((name, _)) = header.iter().find(|(name, _)| !matches!(*name, "typ" | "alg" | "kid")) {
-        return Err(fault(format!("member {name:?}")));
+        return Err(fault(format!("it has the member {}", quoted(name))));
     }
-    let text = |name: &str| header.get(name).and_then(Value::as_str).ok_or_else(|| fault(format!("{name} is missing or not a string")));
+    let text =
+        |name: &str| header.get(name).and_then(Value::as_str).ok_or_else(|| fault(format!("{name} is missing or not a string")));
     let typ = text("typ")?;
     if typ != TYP && typ != "application/at+jwt" {
         return Err(fault(format!("typ is not {TYP}")));

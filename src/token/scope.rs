@@ -55,7 +55,7 @@ impl Scope {
 }
 
 /// The scope that covers every `inference.…` scope.
-pub const EVERY_INFERENCE: &str = "inference.*";
+pub(super) const EVERY_INFERENCE: &str = "inference.*";
 
 /// A set of scopes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,24 +63,57 @@ pub struct Scopes(u16);
 
 impl Scopes {
     /// Adds a scope by its name; false where the table has no such name.
+    #[must_use]
     pub fn add(&mut self, name: &str) -> bool {
-        let before = self.0;
-        for scope in Scope::ALL {
-            if scope.as_str() == name || name == EVERY_INFERENCE && scope.as_str().starts_with("inference.") {
-                self.0 |= 1 << scope as u16;
-            }
-        }
-        self.0 != before || Scope::ALL.iter().any(|scope| scope.as_str() == name) || name == EVERY_INFERENCE
+        let covered =
+            |scope: Scope| scope.as_str() == name || name == EVERY_INFERENCE && scope.as_str().starts_with("inference.");
+        let granted = Scope::ALL.into_iter().filter(|scope| covered(*scope)).fold(0, |set, scope| set | Self::bit(scope));
+        self.0 |= granted;
+        granted != 0
+    }
+
+    const fn bit(scope: Scope) -> u16 {
+        1 << scope as u16
     }
 
     /// True where `scope` is granted.
     #[must_use]
     pub const fn allow(&self, scope: Scope) -> bool {
-        self.0 & 1 << scope as u16 != 0
+        self.0 & Self::bit(scope) != 0
     }
 
     /// The granted scopes' names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         Scope::ALL.into_iter().filter(|scope| self.allow(*scope)).map(Scope::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(names: &[&str], expect: &[&str]) {
+        let mut scopes = Scopes::default();
+        assert!(names.iter().all(|name| scopes.add(name)));
+        assert_eq!(scopes.names().collect::<Vec<_>>(), expect);
+    }
+
+    #[test]
+    fn only_what_is_named_is_granted() {
+        check(&[], &[]);
+        check(&["models.read"], &["models.read"]);
+        check(&["inference.chat", "inference.chat", "mcp.call"], &["inference.chat", "mcp.call"]);
+        let inference = Scope::ALL.map(Scope::as_str).into_iter().filter(|name| name.starts_with("inference."));
+        check(&["inference.*"], &inference.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_outside_the_table_are_none() {
+        for name in
+            ["", "*", "inference", "inference.", "inference.chat ", "Inference.chat", "models.*", "inference.*.x", "models.write"]
+        {
+            assert!(!Scopes::default().add(name), "{name:?}");
+        }
     }
 }

@@ -151,25 +151,33 @@ fn times(claims: &Claims, now: Timestamp) -> Result<(), Refusal> {
 pub fn verify(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier, now: Timestamp) -> Result<Verified, Refusal> {
     let kid: KeyId = presented.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
     let known = keys.key(&kid).ok_or(Code::TokenKeyUnknown)?;
-    let algorithm = known.key.algorithm();
-    let named = match algorithm {
-        Algorithm::MlDsa65 => presented.algorithm == "ML-DSA-65",
-        // RFC 9864 renames what RFC 8037 called EdDSA.
-        Algorithm::Ed25519 => presented.algorithm == "Ed25519" || presented.algorithm == "EdDSA",
-    };
-    if !named {
-        return Err(Code::TokenAlgorithm.into());
-    }
+    algorithm_holds(&presented.algorithm, known.key.algorithm(), known.issuer.post_quantum)?;
     verifier
         .verify(&known.key, presented.signed.as_bytes(), &presented.signature)
         .map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))?;
     let claims = Claims::read(&presented.payload)?;
-    issuer_holds(&claims, &known.issuer, algorithm)?;
+    issuer_holds(&claims, &known.issuer)?;
     times(&claims, now)?;
     Ok(Verified { id: presented.id(), kid, claims })
 }
 
-fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy, algorithm: Algorithm) -> Result<(), Refusal> {
+/// The algorithm is the key's, never the token's choice; and the issuer's policy takes it.
+fn algorithm_holds(named: &str, algorithm: Algorithm, policy: PostQuantum) -> Result<(), Refusal> {
+    let same = match algorithm {
+        Algorithm::MlDsa65 => named == "ML-DSA-65",
+        // RFC 9864 renames what RFC 8037 called EdDSA.
+        Algorithm::Ed25519 => named == "Ed25519" || named == "EdDSA",
+    };
+    if !same {
+        return Err(Code::TokenAlgorithm.into());
+    }
+    match policy {
+        PostQuantum::RequiredRoot | PostQuantum::Required if !algorithm.post_quantum() => Err(Code::TokenPostQuantum.into()),
+        PostQuantum::RequiredRoot | PostQuantum::Required | PostQuantum::Off => Ok(()),
+    }
+}
+
+fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
     if claims.iss != issuer.iss {
         return Err(Code::TokenIssuer.into());
     }
@@ -179,11 +187,8 @@ fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy, algorithm: Algorithm) ->
     if !issuer.namespaces.iter().any(|namespace| namespace == "*" || namespace == claims.agent.namespace()) {
         return Err(Code::TokenNamespace.into());
     }
-    match issuer.post_quantum {
-        PostQuantum::RequiredRoot | PostQuantum::Required if !algorithm.post_quantum() => return Err(Code::TokenPostQuantum.into()),
-        PostQuantum::RequiredRoot | PostQuantum::Required | PostQuantum::Off => {}
-    }
-    let lifetime = claims.expires.checked_sub(claims.issued).and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+    let lifetime =
+        claims.expires.checked_sub(claims.issued).and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
     let lifetime = lifetime.ok_or_else(|| Refusal::new(Code::TokenClaims).because("exp is not after iat"))?;
     if lifetime > issuer.ttl_max.as_secs() {
         return Err(Code::TokenLifetime.into());

@@ -1,0 +1,362 @@
+//! The one place that builds, wires, reloads and drains.
+
+mod tls;
+mod watchful;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::audit::entry::Pen;
+use crate::audit::log::{Log, LogFault, Settings as LogSettings};
+use crate::audit::record::Event;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::control::{Control, api};
+use crate::crypto::{Fast, sha256};
+use crate::durable;
+use crate::guard::authenticate::Authenticator;
+use crate::guard::limiter::Limiter;
+use crate::guard::table::{RouteFault, Tables, Upstream as Known};
+use crate::health::Health;
+use crate::keyring::{Issuer, Keyring};
+use crate::metrics::Metrics;
+use crate::model::Profile;
+use crate::proxy::buffer::Buffers;
+use crate::proxy::connect::Dialler;
+use crate::proxy::forward::{Remote, credential};
+use crate::proxy::listen::{self, Terms};
+use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::{Gateway, Wiring};
+use crate::registry::Registry;
+use crate::secret::SecretFault;
+use crate::token::{IssuerPolicy, jwk};
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// A folder or file of the data folder.
+    #[error(transparent)]
+    Durable(#[from] durable::Fault),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogFault),
+    /// An issuer's keys.
+    #[error("issuer {issuer}: {path}: {why}")]
+    Keys {
+        /// The issuer.
+        issuer: String,
+        /// Its JWK Set.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// An upstream's credential.
+    #[error("upstream {upstream}: {why}")]
+    Upstream {
+        /// The upstream.
+        upstream: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A model's route.
+    #[error(transparent)]
+    Route(#[from] RouteFault),
+    /// The listener's certificate.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// A secret.
+    #[error(transparent)]
+    Secret(#[from] SecretFault),
+    /// Metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// An address cannot be bound.
+    #[error("{address}: {error}")]
+    Bind {
+        /// The address or path.
+        address: String,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// The books and the log, as the command line uses them too.
+pub struct Books {
+    /// The log.
+    pub log: Arc<Log>,
+    /// Agents and tokens.
+    pub registry: Arc<Registry>,
+    /// Keys.
+    pub keyring: Arc<Keyring>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Books {
+    /// Takes the data folder's lock, reads the log and folds it.
+    ///
+    /// # Errors
+    /// When the folder is in use, the log does not verify, or an issuer's keys cannot be read.
+    pub fn open(config: &Config) -> Result<Self, StartFault> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        for folder in [config.data.clone(), config.data.join("secret")] {
+            durable::make_private_dir(&folder)?;
+        }
+        let settings = LogSettings { dir: config.data.join("audit"), head: config.data.join("secret/head"), name: config.name.clone() };
+        let (log, recovered) = Log::open(settings, Arc::clone(&clock))?;
+        if let Some(torn) = recovered.torn {
+            tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");
+        }
+        let (registry, keyring) = (Arc::new(Registry::new()), Arc::new(Keyring::new()));
+        keyring.set_issuers(issuers(config)?);
+        for record in &recovered.records {
+            registry.apply(record);
+            keyring.apply(record);
+        }
+        Ok(Self { log: Arc::new(log), registry, keyring, clock })
+    }
+
+    /// The door for commands over these books.
+    #[must_use]
+    pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
+        let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring));
+        Control::new(Arc::clone(&self.log), books, metrics, classes(config), Arc::clone(&self.clock))
+    }
+}
+
+fn classes(config: &Config) -> BTreeSet<String> {
+    config.guard.classes.keys().cloned().collect()
+}
+
+fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
+    let read = |issuer: &crate::guard::settings::Issuer| {
+        let keys = match &issuer.jwks {
+            None => Vec::new(),
+            Some(path) => {
+                let fault = |why: String| StartFault::Keys { issuer: issuer.iss.clone(), path: path.clone(), why };
+                let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+                jwk::read_set(&text).map_err(|error| fault(error.to_string()))?
+            }
+        };
+        let policy = IssuerPolicy {
+            iss: issuer.iss.clone(),
+            aud: issuer.aud.clone(),
+            namespaces: issuer.namespaces.clone(),
+            ttl_max: issuer.ttl_max,
+            post_quantum: issuer.post_quantum,
+        };
+        Ok(Issuer { policy: Arc::new(policy), keys })
+    };
+    config.guard.issuers.iter().map(read).collect()
+}
+
+fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> {
+    let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
+    let tls = match &upstream.target {
+        Target::Tls { host, ca, .. } => Some(tls::client(host, ca.as_deref()).map_err(fault)?),
+        Target::Tcp { .. } | Target::Unix(_) | Target::Echo => None,
+    };
+    let held = match &upstream.credential {
+        None => None,
+        Some(secret) => {
+            let secret = secret.load()?;
+            Some(credential(&secret, upstream.credential_as_api_key).map_err(|error| fault(error.to_string()))?)
+        }
+    };
+    let dialler = Dialler::new(upstream.target.clone(), tls, connect);
+    let base = format!("http://{}{}", upstream.target.authority(), upstream.base_path);
+    Ok(Remote::new(upstream.name.as_str().into(), base, dialler, held))
+}
+
+fn wiring(config: &Config) -> Result<Wiring, StartFault> {
+    let mut known = Vec::new();
+    let mut remotes = HashMap::new();
+    for upstream in &config.proxy.upstreams {
+        let name: Arc<str> = upstream.name.as_str().into();
+        let profile = Profile::named(&upstream.profile).ok_or_else(|| StartFault::Upstream {
+            upstream: upstream.name.clone(),
+            why: format!("there is no profile {:?}", upstream.profile),
+        })?;
+        let echo = upstream.target == Target::Echo;
+        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), echo });
+        if !echo {
+            remotes.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
+        }
+    }
+    let health = Arc::new(Health::new(remotes.keys().cloned()));
+    let tables = Arc::new(Tables::build(&config.guard, known)?);
+    Ok(Wiring { tables, remotes, health, timeouts: config.proxy.timeouts.clone() })
+}
+
+/// A gateway that is built and not yet running.
+pub struct App {
+    config: Config,
+    source: Option<PathBuf>,
+    books: Books,
+    control: Arc<Control>,
+    gateway: Arc<Gateway>,
+    metrics: Arc<Metrics>,
+    tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+}
+
+/// What a gateway listens on; the caller binds.
+pub struct Listeners {
+    /// For agents.
+    pub api: TcpListener,
+    /// For Prometheus.
+    pub metrics: TcpListener,
+    /// For operators.
+    pub admin: UnixListener,
+}
+
+impl Listeners {
+    /// Binds what the config says.
+    ///
+    /// # Errors
+    /// When an address cannot be bound.
+    pub async fn bind(config: &Config) -> Result<Self, StartFault> {
+        let fault = |address: String| move |error| StartFault::Bind { address, error };
+        let (api, metrics) = (config.proxy.listen.address, config.proxy.metrics);
+        Ok(Self {
+            api: TcpListener::bind(api).await.map_err(fault(api.to_string()))?,
+            metrics: TcpListener::bind(metrics).await.map_err(fault(metrics.to_string()))?,
+            admin: api::bind(&config.proxy.admin).map_err(fault(config.proxy.admin.display().to_string()))?,
+        })
+    }
+}
+
+impl App {
+    /// Builds a gateway: opens the log, folds the books, reads keys and secrets. `source` is the file that a reload reads.
+    ///
+    /// # Errors
+    /// Anything that would make it run differently from what the config says.
+    pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
+        let books = Books::open(&config)?;
+        let models: Vec<String> = config.guard.models.iter().map(|model| model.name.clone()).collect();
+        let upstreams: Vec<String> = config.proxy.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+        let metrics = Arc::new(Metrics::new(&models, &upstreams, config.proxy.agent_label)?);
+        let syncs = Arc::clone(&metrics);
+        books.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
+        let control = Arc::new(books.control(&config, Some(Arc::clone(&metrics))));
+        let limiter = Arc::new(Limiter::new(Arc::clone(&books.clock)));
+        let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
+        let clock = Arc::clone(&books.clock);
+        let guard = &config.guard;
+        let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, guard.peer_rps);
+        let gateway = Gateway {
+            wiring: ArcSwap::from_pointee(wiring(&config)?),
+            authenticator: Arc::new(authenticator),
+            limiter,
+            registry: Arc::clone(&books.registry),
+            pen: Pen::new(Arc::clone(&books.log)),
+            buffers: Arc::new(Buffers::new(guard.bodies_max)),
+            metrics: Arc::clone(&metrics),
+            clock,
+        };
+        let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;
+        let tls = tls.map(|tls| Arc::new(ArcSwap::from(tls)));
+        Ok(Self { config, source, books, control, gateway: Arc::new(gateway), metrics, tls })
+    }
+
+    /// The door for commands, for callers in the same process.
+    #[must_use]
+    pub const fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Runs until `shutdown` turns true: stops accepting, lets streams finish within the drain's time, seals the stop.
+    ///
+    /// # Errors
+    /// When the start or the stop cannot be sealed.
+    pub async fn run(self, listeners: Listeners, shutdown: watch::Receiver<bool>) -> Result<(), StartFault> {
+        for warning in &self.config.warnings {
+            tracing::warn!("{warning}");
+        }
+        watchful::warn_of_private_keys(&self.config);
+        let event = Event::Start { version: env!("CARGO_PKG_VERSION").to_owned(), policy: self.policy() };
+        self.books.log.seal(event, None).await?;
+        let mut tasks = JoinSet::new();
+        let terms = Terms {
+            tls: self.tls.clone(),
+            trusted_proxies: self.config.proxy.trusted_proxies.clone(),
+            connections_max: self.config.proxy.connections_max,
+            timeouts: self.config.proxy.timeouts.clone(),
+        };
+        let admin = api::run(listeners.admin, Arc::clone(&self.control), shutdown.clone());
+        tasks.spawn(async move {
+            if let Err(error) = admin.await {
+                tracing::error!(%error, "the admin socket failed");
+            }
+        });
+        let ready = watchful::Readiness { log: Arc::clone(&self.books.log), draining: shutdown.clone() };
+        tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, shutdown.clone()));
+        let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), Arc::clone(&self.books.registry));
+        let background = tokio::spawn(housekeeping);
+        let reloading = tokio::spawn(self.reloads());
+        listen::run(listeners.api, terms, Arc::clone(&self.gateway), shutdown).await;
+        background.abort();
+        reloading.abort();
+        while tasks.join_next().await.is_some() {}
+        self.books.log.seal(Event::Stop, None).await?;
+        self.books.log.close()?;
+        if let Err(error) = std::fs::remove_file(&self.config.proxy.admin) {
+            tracing::debug!(%error, "the admin socket's file stays");
+        }
+        Ok(())
+    }
+
+    fn policy(&self) -> String {
+        let text = self.source.as_deref().and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+        crate::id::TokenId(sha256(&text)).to_string()
+    }
+
+    /// Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. Addresses stay.
+    fn reloads(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (source, metrics, gateway) = (self.source.clone(), Arc::clone(&self.metrics), Arc::clone(&self.gateway));
+        let (keyring, control, served) = (Arc::clone(&self.books.keyring), Arc::clone(&self.control), self.tls.clone());
+        async move {
+            let Ok(mut signals) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else { return };
+            while signals.recv().await.is_some() {
+                let Some(path) = source.as_deref() else { continue };
+                match reload(path, &gateway, &keyring, &control, served.as_deref()) {
+                    Ok(()) => {
+                        metrics.config_reload("ok");
+                        tracing::info!("config reloaded");
+                    }
+                    Err(why) => {
+                        metrics.config_reload("refused");
+                        tracing::error!(why, "the config was not reloaded; the one in force stays");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn reload(
+    path: &Path,
+    gateway: &Gateway,
+    keyring: &Keyring,
+    control: &Control,
+    served: Option<&ArcSwap<rustls::ServerConfig>>,
+) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    let config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
+    let wired = wiring(&config).map_err(|fault| fault.to_string())?;
+    let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
+    if let Some((served, tls)) = served.zip(config.proxy.listen.tls.as_ref()) {
+        served.store(tls::server(tls)?);
+    }
+    keyring.set_issuers(issuers);
+    control.set_classes(classes(&config));
+    gateway.wiring.store(Arc::new(wired));
+    Ok(())
+}

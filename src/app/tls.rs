@@ -1,0 +1,57 @@
+//! TLS configs: ours for callers, ours towards upstreams. TLS 1.3 with X25519MLKEM768 first for callers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::TlsConnector;
+
+use crate::proxy::settings::Tls;
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The config for callers.
+pub(super) fn server(tls: &Tls) -> Result<Arc<ServerConfig>, String> {
+    let shown = tls.cert.display();
+    let pem = std::fs::read(&tls.cert).map_err(|error| format!("{shown}: {error}"))?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{shown}: {error}"))?;
+    let key = tls.key.load().map_err(|fault| fault.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| format!("the private key: {error}"))?;
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?;
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A connector to `host`, whose certificate must come from `ca`, or from one of the system's CAs.
+pub(super) fn client(host: &str, ca: Option<&Path>) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            let shown = path.display();
+            let pem = std::fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
+                roots.add(certificate).map_err(|error| format!("{shown}: {error}"))?;
+            }
+        }
+        None => {
+            let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if added == 0 {
+                return Err("the system has no CA certificates; name one with tls = { ca = … }".to_owned());
+            }
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}

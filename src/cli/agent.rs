@@ -1,0 +1,104 @@
+//! `token-shield agent …`.
+
+use clap::{Args, Subcommand};
+
+use super::door::{print, say_sealed, send};
+use super::{Failure, Place};
+use crate::control::api::Request;
+use crate::control::{Command, Question, Verb as Standing};
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Name an agent, its principal and its class.
+    #[command(after_help = "Example: token-shield agent register research/summarizer --principal team:research --class default")]
+    Register(Register),
+    /// List the registered agents.
+    #[command(after_help = "Example: token-shield agent list --json")]
+    List(Place),
+    /// Show one agent and its tokens.
+    #[command(after_help = "Example: token-shield agent show research/summarizer")]
+    Show(Show),
+    /// Stop an agent until it is resumed.
+    #[command(after_help = "Example: token-shield agent suspend research/summarizer --reason \"on leave\"")]
+    Suspend(Stand),
+    /// Let a suspended agent act again.
+    #[command(after_help = "Example: token-shield agent resume research/summarizer --reason \"back\"")]
+    Resume(Stand),
+    /// Stop an agent for examination; its open streams end within a second.
+    #[command(after_help = "Example: token-shield agent quarantine research/summarizer --reason \"odd tool calls\"")]
+    Quarantine(Stand),
+    /// Let an agent act again after its quarantine.
+    #[command(after_help = "Example: token-shield agent release research/summarizer --reason \"examined\"")]
+    Release(Stand),
+    /// Stop an agent for good.
+    #[command(after_help = "Example: token-shield agent revoke research/summarizer --reason \"retired\"")]
+    Revoke(Stand),
+}
+
+#[derive(Args)]
+pub(super) struct Register {
+    /// namespace/name
+    agent: String,
+    /// In whose name it acts.
+    #[arg(long)]
+    principal: Option<String>,
+    /// A [class.NAME] of the config.
+    #[arg(long)]
+    class: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct Show {
+    /// namespace/name
+    agent: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct Stand {
+    /// namespace/name
+    agent: String,
+    /// Why; it stands in the record.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Verb {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Register(Register { agent, principal, class, place }) => {
+                let command = Command::AgentRegister { agent: agent.clone(), principal, class };
+                let reply = send(&place, Request::Command(command)).await?;
+                say_sealed(&format!("registered {agent}"), &reply);
+                Ok(())
+            }
+            Self::List(place) => {
+                let reply = send(&place, Request::Question(Question::Agents)).await?;
+                print(&reply, place.json)
+            }
+            Self::Show(Show { agent, place }) => {
+                let reply = send(&place, Request::Question(Question::Agent { agent })).await?;
+                print(&reply, place.json)
+            }
+            Self::Suspend(stand) => stand.run(Standing::Suspend, "suspended").await,
+            Self::Resume(stand) => stand.run(Standing::Resume, "resumed").await,
+            Self::Quarantine(stand) => stand.run(Standing::Quarantine, "quarantined").await,
+            Self::Release(stand) => stand.run(Standing::Release, "released").await,
+            Self::Revoke(stand) => stand.run(Standing::Revoke, "revoked").await,
+        }
+    }
+}
+
+impl Stand {
+    async fn run(self, verb: Standing, done: &str) -> Result<(), Failure> {
+        let command = Command::AgentStanding { agent: self.agent.clone(), verb, reason: self.reason };
+        let reply = send(&self.place, Request::Command(command)).await?;
+        say_sealed(&format!("{done} {}", self.agent), &reply);
+        Ok(())
+    }
+}

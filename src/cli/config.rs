@@ -1,0 +1,31 @@
+//! `token-shield config …`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::Failure;
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Read a config file and say everything that is wrong with it.
+    #[command(after_help = "Example: token-shield config check /etc/token-shield/token-shield.toml")]
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+impl Verb {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self::Check { file } = self;
+        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let base = file.parent().unwrap_or(std::path::Path::new("."));
+        let config = crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", file.display()))?;
+        for warning in &config.warnings {
+            eprintln!("warning: {warning}");
+        }
+        println!("{}: no faults; {} models, {} upstreams", file.display(), config.guard.models.len(), config.proxy.upstreams.len());
+        Ok(())
+    }
+}

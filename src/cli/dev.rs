@@ -1,0 +1,223 @@
+//! `token-shield dev`: a gateway on embedded defaults. It makes its own keys, so it can sign; a served gateway cannot.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::keys::{generate, public_file};
+use super::logs::{self, Form};
+use super::probe::{self, Found};
+use super::serve::until_told;
+use super::token::{Wanted, sign};
+use super::{Failure, Place};
+use crate::app::{App, Listeners};
+use crate::config::Config;
+use crate::control::{Command, Operator};
+use crate::crypto::Algorithm;
+use crate::durable;
+use crate::secret::private_file;
+use crate::token::jwk;
+
+#[derive(Args)]
+pub(super) struct Dev {
+    /// Where agents connect; loopback only. Port 0 takes any.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8700")]
+    listen: SocketAddr,
+    /// Where metrics are scraped; port 0 takes any.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
+    /// An inference server; without it the usual ports are looked at.
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// What the server of --upstream is: vllm, llama.cpp, ollama, tgi, sglang or generic.
+    #[arg(long, value_name = "NAME", default_value = "generic")]
+    upstream_profile: String,
+    /// A model of --upstream, where it lists none; repeatable.
+    #[arg(long = "upstream-model", value_name = "MODEL")]
+    upstream_models: Vec<String>,
+    /// Serve TLS with a certificate of our own making; its CA is DATA/tls/ca.pem.
+    #[arg(long)]
+    tls: bool,
+    /// The data folder.
+    #[arg(long, value_name = "DIR", default_value = "./data")]
+    data: PathBuf,
+    /// Print one JSON object about the gateway instead of the text.
+    #[arg(long)]
+    json: bool,
+    /// The form of log lines.
+    #[arg(long, value_enum, default_value = "text")]
+    log: Form,
+}
+
+/// How long the development token lives.
+const TTL: Duration = Duration::from_secs(24 * 3600);
+
+impl Dev {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        logs::start(self.log);
+        if !self.listen.ip().is_loopback() {
+            return Err("dev listens on loopback only; write a config and use `token-shield serve`".into());
+        }
+        durable::make_private_dir(&self.data)?;
+        let data = self.data.canonicalize()?;
+        durable::make_private_dir(&data.join("keys"))?;
+        let key = data.join("keys/operator.jwk");
+        if !key.exists() {
+            generate(Algorithm::MlDsa65, &key)?;
+        }
+        if self.tls {
+            make_certificate(&data)?;
+        }
+        let found = self.find().await?;
+        let text = self.config_text(&found);
+        durable::write_atomic(&data.join("token-shield.toml"), text.as_bytes(), 0o600)?;
+        let config = Place { data: data.clone(), config: None, json: false }.read()?;
+        let app = App::build(config.clone(), Some(data.join("token-shield.toml")))?;
+        let listeners = Listeners::bind(&config).await?;
+        let signing = jwk::read_private(&private_file(&key)?)?;
+        let wanted = Wanted {
+            agent: "default/dev".parse()?,
+            principal: None,
+            models: Vec::new(),
+            scopes: Vec::new(),
+            ttl: TTL,
+            limits: [None; 4],
+            issuer: None,
+        };
+        let token = sign(&config, &signing, wanted)?;
+        let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
+        app.control().apply(&operator, Command::TokenRegister { token: token.clone(), class: None }).await?;
+        durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
+        self.announce(&listeners, &data, &token, &found)?;
+        app.run(listeners, until_told()?).await?;
+        Ok(())
+    }
+
+    async fn find(&self) -> Result<Vec<Found>, Failure> {
+        let Some(url) = &self.upstream else { return Ok(probe::usual().await) };
+        let (target, base_path) = crate::config::upstream_url(url).ok_or("--upstream must be http://HOST:PORT, https://HOST:PORT or unix:PATH")?;
+        let mut models = self.upstream_models.clone();
+        if models.is_empty() {
+            models = probe::models(&target.authority(), &base_path).await.unwrap_or_default();
+        }
+        if models.is_empty() {
+            eprintln!("warning  {url} lists no models (yet); name one with --upstream-model, or start it first");
+        }
+        Ok(vec![Found { name: "upstream", authority: target.authority(), profile: self.upstream_profile.clone(), models }])
+    }
+
+    fn config_text(&self, found: &[Found]) -> String {
+        let metrics = self.metrics.unwrap_or_else(|| {
+            let port = if self.listen.port() == 0 { 0 } else { 9464 };
+            SocketAddr::from(([127, 0, 0, 1], port))
+        });
+        let tls = if self.tls { "\ntls = { cert = \"tls/cert.pem\", key = \"file:tls/key.pem\" }" } else { "" };
+        let mut text = format!(
+            "# Written by `token-shield dev` at each start.\nname = \"dev\"\ndata = \".\"\n\n[listen]\napi = \"{}\"\nmetrics = \"{metrics}\"{tls}\n\n\
+             [[issuer]]\niss = \"urn:token-shield:dev\"\naud = \"urn:token-shield:dev\"\njwks = \"keys/operator.jwk.pub\"\nnamespaces = [\"*\"]\n\n\
+             [class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens = 4096\n\n\
+             [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\nprofile = \"generic\"\ncontrolled = true\n\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n",
+            self.listen
+        );
+        let mut seen = vec!["echo".to_owned()];
+        for (place, server) in found.iter().enumerate() {
+            let url = self.upstream.clone().unwrap_or_else(|| format!("http://{}", server.authority));
+            let _ = write!(
+                text,
+                "\n[[upstream]]\nname = \"server-{place}\"\nurl = {}\nprofile = {}\ncontrolled = true\n",
+                quoted(&url),
+                quoted(&server.profile)
+            );
+            for model in &server.models {
+                if !seen.contains(model) {
+                    let _ = write!(text, "\n[[model]]\nname = {}\nroute = [\"server-{place}\"]\n", quoted(model));
+                    seen.push(model.clone());
+                }
+            }
+        }
+        text
+    }
+
+    fn announce(&self, listeners: &Listeners, data: &Path, token: &str, found: &[Found]) -> Result<(), Failure> {
+        let scheme = if self.tls { "https" } else { "http" };
+        let (api, metrics) = (listeners.api.local_addr()?, listeners.metrics.local_addr()?);
+        if self.json {
+            let about = serde_json::json!({
+                "url": format!("{scheme}://{api}"),
+                "token": token,
+                "metrics": format!("http://{metrics}/metrics"),
+                "data": data,
+            });
+            println!("{about}");
+            return Ok(());
+        }
+        println!(
+            "token-shield {}   development: keys in {} (0700), loopback only; programs of this user are operators",
+            env!("CARGO_PKG_VERSION"),
+            self.data.display()
+        );
+        for server in found {
+            println!("  found    {} {}   {}   (echo is always there too)", server.name, server.authority, server.models.join("   "));
+            let port = server.authority.rsplit(':').next().and_then(|port| port.parse().ok());
+            if port.is_some_and(probe::open_beyond_loopback) {
+                println!("  warning  {} also listens beyond loopback: agents can walk around this gateway; bind it to 127.0.0.1", server.name);
+            }
+        }
+        if found.is_empty() {
+            println!("  found    no inference server on the usual ports; the model echo answers");
+        }
+        let file = self.data.join("dev.token");
+        let trust = if self.tls { format!(" --cacert {}", self.data.join("tls/ca.pem").display()) } else { String::new() };
+        println!("  api      {scheme}://{api}/v1        metrics  http://{metrics}/metrics");
+        println!("  token    {}   (ML-DSA-65, agent default/dev, 24 h)", file.display());
+        println!(
+            "  try      curl -s{trust} {scheme}://{api}/v1/chat/completions -H \"Authorization: Bearer $(cat {})\" \\\n             -H 'content-type: application/json' -d '{{\"model\":\"echo\",\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'",
+            file.display()
+        );
+        Ok(())
+    }
+}
+
+/// A TOML basic string.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A CA and a certificate for loopback (ECDSA P-256), made once.
+fn make_certificate(data: &Path) -> Result<(), Failure> {
+    let folder = data.join("tls");
+    if folder.join("cert.pem").exists() {
+        return Ok(());
+    }
+    durable::make_private_dir(&folder)?;
+    let ca_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut about = rcgen::CertificateParams::new(Vec::new())?;
+    about.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    about.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+    about.distinguished_name.push(rcgen::DnType::CommonName, "token-shield dev CA");
+    let ca = about.self_signed(&ca_key)?;
+    let issuer = rcgen::Issuer::new(about, ca_key);
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut names = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])?;
+    names.distinguished_name.push(rcgen::DnType::CommonName, "token-shield dev");
+    names.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    names.use_authority_key_identifier_extension = true;
+    let certificate = names.signed_by(&key, &issuer)?;
+    durable::write_atomic(&folder.join("ca.pem"), ca.pem().as_bytes(), 0o644)?;
+    durable::write_atomic(&folder.join("key.pem"), key.serialize_pem().as_bytes(), 0o600)?;
+    durable::write_atomic(&folder.join("cert.pem"), certificate.pem().as_bytes(), 0o644)?;
+    Ok(())
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_public_half_stands_beside_the_private_one() {
+        assert_eq!(public_file(Path::new("keys/operator.jwk")), Path::new("keys/operator.jwk.pub"));
+        assert_eq!(quoted("a\"b"), "'a\"b'");
+    }
+}

@@ -1,0 +1,139 @@
+//! `token-shield keys …`: signing keys of operators. The private half stays in its file.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::door::{print, say_sealed, send};
+use super::{Failure, Place};
+use crate::control::api::Request;
+use crate::control::{Command, Question};
+use crate::crypto::{Algorithm, SigningKey};
+use crate::durable;
+use crate::token::jwk::{self, Jwk};
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Make a key: FILE (0600) is private, FILE.pub is the public JWK Set for a gateway.
+    #[command(after_help = "Example: token-shield keys generate --out operator.jwk")]
+    Generate(Generate),
+    /// List the keys that the gateway knows.
+    #[command(after_help = "Example: token-shield keys list")]
+    List(Place),
+    /// Print the gateway's public keys as a JWK Set.
+    #[command(after_help = "Example: token-shield keys export > operator.jwks")]
+    Export(Place),
+    /// Give public keys of a JWK Set to the gateway.
+    #[command(after_help = "Example: token-shield keys import operator.jwk.pub --issuer https://operator.example")]
+    Import(Import),
+    /// Let a key's tokens run out, and take no newer ones.
+    #[command(after_help = "Example: token-shield keys retire KID --reason \"yearly change\"")]
+    Retire(Change),
+    /// Refuse everything that a key signed, at once.
+    #[command(after_help = "Example: token-shield keys revoke KID --reason \"laptop stolen\"")]
+    Revoke(Change),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Alg {
+    /// ML-DSA-65 (FIPS 204)
+    #[value(name = "ML-DSA-65", alias = "ml-dsa-65")]
+    MlDsa65,
+    /// Ed25519 (RFC 8032)
+    #[value(name = "Ed25519", alias = "ed25519")]
+    Ed25519,
+}
+
+#[derive(Args)]
+pub(super) struct Generate {
+    /// The signature algorithm.
+    #[arg(long, default_value = "ML-DSA-65")]
+    alg: Alg,
+    /// The private key's file; it must not exist yet.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+pub(super) struct Import {
+    /// A JWK Set of public keys.
+    file: PathBuf,
+    /// The issuer that the keys belong to.
+    #[arg(long)]
+    issuer: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct Change {
+    /// The key's thumbprint, as `keys list` shows it.
+    kid: String,
+    /// Why; it stands in the record.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Makes a key, writes both files, and gives the public half.
+pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure> {
+    let key = SigningKey::generate(algorithm)?;
+    let public = Jwk::of(key.public()?);
+    durable::write_new(out, jwk::write_private(&key)?.as_bytes(), 0o600)?;
+    durable::write_atomic(&public_file(out), jwk::write_set(std::slice::from_ref(&public)).as_bytes(), 0o644)?;
+    Ok(public)
+}
+
+/// Where the public half of a private key's file stands.
+pub(super) fn public_file(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".pub");
+    PathBuf::from(name)
+}
+
+impl Verb {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Generate(Generate { alg, out }) => {
+                let algorithm = match alg {
+                    Alg::MlDsa65 => Algorithm::MlDsa65,
+                    Alg::Ed25519 => Algorithm::Ed25519,
+                };
+                let public = generate(algorithm, &out)?;
+                eprintln!("{} key in {} (keep it private), public half in {}", algorithm.as_str(), out.display(), public_file(&out).display());
+                println!("{}", public.id());
+                Ok(())
+            }
+            Self::List(place) => {
+                let reply = send(&place, Request::Question(Question::Keys)).await?;
+                print(&reply, place.json)
+            }
+            Self::Export(place) => {
+                let reply = send(&place, Request::Question(Question::Keys)).await?;
+                let keys: Vec<&str> = reply.rows.iter().filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str)).collect();
+                println!("{{\"keys\":[{}]}}", keys.join(","));
+                Ok(())
+            }
+            Self::Import(Import { file, issuer, place }) => {
+                let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+                for key in jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", file.display()))? {
+                    let command = Command::KeyAdd { issuer: issuer.clone(), jwk: key.write() };
+                    let reply = send(&place, Request::Command(command)).await?;
+                    say_sealed(&format!("added key {}", key.id()), &reply);
+                }
+                Ok(())
+            }
+            Self::Retire(Change { kid, reason, place }) => {
+                let reply = send(&place, Request::Command(Command::KeyRetire { kid: kid.clone(), reason })).await?;
+                say_sealed(&format!("retired key {kid}"), &reply);
+                Ok(())
+            }
+            Self::Revoke(Change { kid, reason, place }) => {
+                let reply = send(&place, Request::Command(Command::KeyRevoke { kid: kid.clone(), reason })).await?;
+                say_sealed(&format!("revoked key {kid}"), &reply);
+                Ok(())
+            }
+        }
+    }
+}

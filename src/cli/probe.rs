@@ -1,0 +1,68 @@
+//! Looking for inference servers on this machine, on the ports that they usually have.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A server that answers.
+pub(super) struct Found {
+    /// What it is called.
+    pub(super) name: &'static str,
+    /// `HOST:PORT`.
+    pub(super) authority: String,
+    /// Which profile describes it.
+    pub(super) profile: String,
+    /// Its models.
+    pub(super) models: Vec<String>,
+}
+
+/// The usual ports: name, port, profile.
+const USUAL: [(&str, u16, &str); 5] =
+    [("Ollama", 11434, "ollama"), ("vLLM", 8000, "vllm"), ("llama.cpp", 8080, "llama.cpp"), ("LM Studio", 1234, "generic"), ("SGLang", 30000, "sglang")];
+
+/// How long a server may take to list its models.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The servers that answer on their usual ports.
+pub(super) async fn usual() -> Vec<Found> {
+    let mut found = Vec::new();
+    for (name, port, profile) in USUAL {
+        let authority = format!("127.0.0.1:{port}");
+        if let Some(models) = models(&authority, "").await {
+            found.push(Found { name, authority, profile: profile.to_owned(), models });
+        }
+    }
+    found
+}
+
+/// The models that a server lists.
+pub(super) async fn models(authority: &str, base_path: &str) -> Option<Vec<String>> {
+    tokio::time::timeout(PATIENCE, ask(authority, base_path)).await.ok().flatten()
+}
+
+async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
+    let stream = TcpStream::connect(authority).await.ok()?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let driver = tokio::spawn(connection);
+    let request = hyper::Request::get(format!("{base_path}/v1/models")).header("host", authority).body(Empty::<bytes::Bytes>::new()).ok()?;
+    let body = sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
+    driver.abort();
+    let listed: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    let ids = listed.get("data")?.as_array()?.iter().filter_map(|model| model.get("id")?.as_str().map(str::to_owned));
+    Some(ids.collect())
+}
+
+/// True where something on this machine listens on `port` beyond loopback, so that agents could walk around the gateway.
+pub(super) fn open_beyond_loopback(port: u16) -> bool {
+    let wanted = format!(":{port:04X}");
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(|table| {
+        table.lines().skip(1).any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (local, state) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
+            let any = local.split(':').next().is_some_and(|address| address.bytes().all(|digit| digit == b'0'));
+            state == "0A" && any && local.ends_with(&wanted)
+        })
+    })
+}

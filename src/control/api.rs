@@ -1,0 +1,95 @@
+//! The admin API: one JSON request, one JSON reply, over a Unix socket of mode 0600. Who connects is who the kernel says.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{Json, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::serve::IncomingStream;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use crate::control::{Command, Control, Operator, Question, Reply};
+
+/// What is sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Request {
+    /// A change.
+    Command(Command),
+    /// A question.
+    Question(Question),
+}
+
+/// What comes back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It was done, or is so.
+    Done(Reply),
+    /// It was refused, and why.
+    Refused(String),
+}
+
+#[derive(Clone)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok().map(|peer| peer.uid()))
+    }
+}
+
+/// Binds the admin socket; a socket that nobody listens on any more is removed first.
+///
+/// # Errors
+/// When the path cannot be bound, or somebody listens there.
+pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn answer(
+    ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
+    State(control): State<Arc<Control>>,
+    Json(request): Json<Request>,
+) -> (StatusCode, Json<Answer>) {
+    let Some(uid) = uid else {
+        return (StatusCode::FORBIDDEN, Json(Answer::Refused("the kernel does not say who you are".to_owned())));
+    };
+    match perform(&control, &Operator(format!("uid:{uid}")), request).await {
+        Answer::Done(reply) => (StatusCode::OK, Json(Answer::Done(reply))),
+        Answer::Refused(why) => (StatusCode::UNPROCESSABLE_ENTITY, Json(Answer::Refused(why))),
+    }
+}
+
+/// Carries a request out, whoever brings it.
+pub async fn perform(control: &Control, operator: &Operator, request: Request) -> Answer {
+    let done = match request {
+        Request::Command(command) => control.apply(operator, command).await,
+        Request::Question(question) => control.ask(&question),
+    };
+    done.map_or_else(|fault| Answer::Refused(fault.to_string()), Answer::Done)
+}
+
+/// Serves the admin API until `shutdown` turns true.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn run(listener: UnixListener, control: Arc<Control>, mut shutdown: watch::Receiver<bool>) -> std::io::Result<()> {
+    let router = Router::new().route("/v1", post(answer)).with_state(control);
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    let stop = async move {
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    };
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
+}

@@ -1,0 +1,377 @@
+//! The life of a command: checked against the books, sealed, then applied. The only door through which state changes.
+
+pub mod api;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::audit::log::{Log, LogFault};
+use crate::audit::record::{Event, Standing};
+use crate::clock::Clock;
+use crate::crypto::{Both, Verifier};
+use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
+use crate::keyring::{KeyState, Keyring, read_jwk};
+use crate::metrics::Metrics;
+use crate::registry::{Agent, DEFAULT_CLASS, Registry, Token};
+use crate::token::{Presented, verify};
+
+/// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
+#[derive(Clone, Debug)]
+pub struct Operator(pub String);
+
+/// A change of state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do", deny_unknown_fields)]
+pub enum Command {
+    /// Names an agent, its principal and its class.
+    AgentRegister {
+        /// The agent.
+        agent: String,
+        /// Its principal.
+        principal: Option<String>,
+        /// Its class; `default` where it is not said.
+        class: Option<String>,
+    },
+    /// Changes an agent's standing.
+    AgentStanding {
+        /// The agent.
+        agent: String,
+        /// What is done.
+        verb: Verb,
+        /// Why.
+        reason: String,
+    },
+    /// Registers a signed token.
+    TokenRegister {
+        /// The token itself; it is verified, and only its identity is kept.
+        token: String,
+        /// The class of its agent, if the agent is new or shall change.
+        class: Option<String>,
+    },
+    /// Revokes a token.
+    TokenRevoke {
+        /// Its identity or its `jti`.
+        token: String,
+        /// Why.
+        reason: String,
+    },
+    /// Adds a public key to an issuer.
+    KeyAdd {
+        /// The issuer; the only one where it is not said.
+        issuer: Option<String>,
+        /// A public JWK.
+        jwk: String,
+    },
+    /// Lets a key's tokens run out and takes no newer ones.
+    KeyRetire {
+        /// The key's thumbprint.
+        kid: String,
+        /// Why.
+        reason: String,
+    },
+    /// Refuses everything that a key signed.
+    KeyRevoke {
+        /// The key's thumbprint.
+        kid: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What is done to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Stop it until it is resumed.
+    Suspend,
+    /// Let it act again after a suspension.
+    Resume,
+    /// Stop it for examination.
+    Quarantine,
+    /// Let it act again after a quarantine.
+    Release,
+    /// Stop it for good.
+    Revoke,
+}
+
+/// A question about the books.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "ask", deny_unknown_fields)]
+pub enum Question {
+    /// All agents.
+    Agents,
+    /// One agent.
+    Agent {
+        /// Its name.
+        agent: String,
+    },
+    /// All keys.
+    Keys,
+}
+
+/// What was done or is so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Indices of the records that were sealed.
+    pub sealed: Vec<u64>,
+    /// The rows that were asked for, or that changed.
+    pub rows: Vec<serde_json::Value>,
+}
+
+/// Why a command is not carried out. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlFault {
+    /// A name that is none.
+    #[error(transparent)]
+    Name(#[from] NameFault),
+    /// A class that the config does not have.
+    #[error("there is no [class.{0}] in the config")]
+    Class(String),
+    /// An agent without a row.
+    #[error("{0} is not registered; token-shield agent register {0}")]
+    Agent(String),
+    /// A change that its standing does not allow.
+    #[error("{agent} is {standing}; {hint}")]
+    Standing {
+        /// The agent.
+        agent: String,
+        /// How it stands.
+        standing: &'static str,
+        /// What would be allowed.
+        hint: &'static str,
+    },
+    /// A token that does not verify.
+    #[error("the token does not verify here: {0}")]
+    Token(String),
+    /// No token with that label or identity.
+    #[error("no token with the id or jti {0:?} is registered")]
+    UnknownToken(String),
+    /// A label that several tokens share.
+    #[error("several tokens have the jti {0:?}; name the token's id")]
+    AmbiguousToken(String),
+    /// A key that is none, or that the ring does not have.
+    #[error("key: {0}")]
+    Key(String),
+    /// A reason is missing.
+    #[error("a reason of 1 to 256 bytes is required (--reason)")]
+    Reason,
+    /// The record could not be sealed.
+    #[error("the record could not be sealed, so nothing was changed: {0}")]
+    Log(#[from] LogFault),
+}
+
+/// The door.
+pub struct Control {
+    log: Arc<Log>,
+    registry: Arc<Registry>,
+    keyring: Arc<Keyring>,
+    metrics: Option<Arc<Metrics>>,
+    classes: std::sync::RwLock<BTreeSet<String>>,
+    clock: Arc<dyn Clock>,
+    verifier: Box<dyn Verifier>,
+    one_at_a_time: Mutex<()>,
+}
+
+impl Control {
+    /// A door over those books.
+    #[must_use]
+    pub fn new(
+        log: Arc<Log>,
+        (registry, keyring): (Arc<Registry>, Arc<Keyring>),
+        metrics: Option<Arc<Metrics>>,
+        classes: BTreeSet<String>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
+        Self { log, registry, keyring, metrics, classes, clock, verifier, one_at_a_time: Mutex::new(()) }
+    }
+
+    /// Puts the config's classes in the place of the former ones.
+    pub fn set_classes(&self, classes: BTreeSet<String>) {
+        *self.classes.write().unwrap_or_else(std::sync::PoisonError::into_inner) = classes;
+    }
+
+    /// Carries a command out: checks it, seals it, applies it.
+    ///
+    /// # Errors
+    /// When it is refused, or cannot be sealed; nothing has changed then.
+    pub async fn apply(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
+        let _turn = self.one_at_a_time.lock().await;
+        let events = self.check(command)?;
+        let mut sealed = Vec::with_capacity(events.len());
+        for event in events {
+            let done = self.log.seal(event, Some(operator.0.clone())).await?;
+            self.registry.apply(&done.record);
+            self.keyring.apply(&done.record);
+            if let Some(metrics) = &self.metrics {
+                metrics.audit_record(done.record.event.kind());
+            }
+            sealed.push(done.index);
+        }
+        Ok(Reply { sealed, rows: Vec::new() })
+    }
+
+    /// Answers a question about the books.
+    ///
+    /// # Errors
+    /// When an agent is not registered.
+    pub fn ask(&self, question: &Question) -> Result<Reply, ControlFault> {
+        let rows = match question {
+            Question::Agents => self.registry.agents().iter().map(agent_row).collect(),
+            Question::Agent { agent } => {
+                let name: AgentName = agent.parse()?;
+                let row = self.registry.agent(name.as_str()).ok_or_else(|| ControlFault::Agent(agent.clone()))?;
+                let mut shown = vec![agent_row(&row)];
+                shown.extend(self.registry.tokens_of(&name).iter().map(token_row));
+                shown
+            }
+            Question::Keys => self.keyring.rows().iter().map(key_row).collect(),
+        };
+        Ok(Reply { sealed: Vec::new(), rows })
+    }
+
+    /// The records that a command becomes.
+    fn check(&self, command: Command) -> Result<Vec<Event>, ControlFault> {
+        match command {
+            Command::AgentRegister { agent, principal, class } => {
+                let principal = principal.map(|principal| principal.parse()).transpose()?;
+                Ok(vec![self.registered(agent.parse()?, principal, class)?])
+            }
+            Command::AgentStanding { agent, verb, reason } => Ok(vec![self.standing(agent.parse()?, verb, reasoned(reason)?)?]),
+            Command::TokenRegister { token, class } => self.token(&token, class),
+            Command::TokenRevoke { token, reason } => Ok(vec![self.revoked(&token, reasoned(reason)?)?]),
+            Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),
+            Command::KeyRetire { kid, reason } => {
+                let kid = self.known_key(&kid)?;
+                Ok(vec![Event::KeyRetired { kid, reason: reasoned(reason)? }])
+            }
+            Command::KeyRevoke { kid, reason } => {
+                let kid = self.known_key(&kid)?;
+                Ok(vec![Event::KeyRevoked { kid, reason: reasoned(reason)? }])
+            }
+        }
+    }
+
+    fn registered(&self, agent: AgentName, principal: Option<Principal>, class: Option<String>) -> Result<Event, ControlFault> {
+        let class = class.unwrap_or_else(|| DEFAULT_CLASS.to_owned());
+        if !self.classes.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&class) {
+            return Err(ControlFault::Class(class));
+        }
+        Ok(Event::AgentRegistered { agent, principal, class })
+    }
+
+    fn standing(&self, agent: AgentName, verb: Verb, reason: String) -> Result<Event, ControlFault> {
+        let now = self.registry.agent(agent.as_str()).map_or("active", |row| row.standing.as_str());
+        let refuse = |hint| Err(ControlFault::Standing { agent: agent.to_string(), standing: now, hint });
+        let standing = match (verb, now) {
+            (_, "revoked") => return refuse("what is revoked stays revoked; register another name"),
+            (Verb::Suspend, "active") => Standing::Suspended,
+            (Verb::Suspend, _) => return refuse("only an active agent can be suspended"),
+            (Verb::Resume, "suspended") => Standing::Active,
+            (Verb::Resume, _) => return refuse("only a suspended agent can be resumed"),
+            (Verb::Quarantine, "quarantined") => return refuse("it is in quarantine already"),
+            (Verb::Quarantine, _) => Standing::Quarantined,
+            (Verb::Release, "quarantined") => Standing::Active,
+            (Verb::Release, _) => return refuse("only an agent in quarantine can be released"),
+            (Verb::Revoke, _) => Standing::Revoked,
+        };
+        Ok(Event::AgentStanding { agent, standing, reason })
+    }
+
+    fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
+        let fault = |refusal: crate::refusal::Refusal| ControlFault::Token(refusal.to_string());
+        let presented = Presented::read(text).map_err(fault)?;
+        let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
+        let mut events = Vec::new();
+        let known = self.registry.agent(verified.agent().as_str());
+        if known.is_none() || class.is_some() {
+            events.push(self.registered(verified.agent().clone(), Some(verified.principal().clone()), class)?);
+        }
+        events.push(Event::TokenRegistered {
+            token: *verified.id(),
+            jti: verified.jti().to_owned(),
+            issuer: verified.issuer().to_owned(),
+            kid: *verified.kid(),
+            agent: verified.agent().clone(),
+            principal: verified.principal().clone(),
+            expires: verified.expires(),
+        });
+        Ok(events)
+    }
+
+    fn revoked(&self, token: &str, reason: String) -> Result<Event, ControlFault> {
+        let by_id = token.parse::<TokenId>().ok().and_then(|id| self.registry.token(&id));
+        let row = match by_id {
+            Some(row) => row,
+            None => {
+                let mut rows = self.registry.tokens_labelled(token);
+                match (rows.pop(), rows.is_empty()) {
+                    (Some(row), true) => row,
+                    (Some(_), false) => return Err(ControlFault::AmbiguousToken(token.to_owned())),
+                    (None, _) => return Err(ControlFault::UnknownToken(token.to_owned())),
+                }
+            }
+        };
+        Ok(Event::TokenRevoked { token: row.id, jti: row.jti, agent: row.agent, reason })
+    }
+
+    fn key_added(&self, issuer: Option<String>, jwk: &str) -> Result<Event, ControlFault> {
+        let key = read_jwk(jwk).map_err(ControlFault::Key)?;
+        let issuers = self.keyring.issuers();
+        let issuer = match (issuer, issuers.as_slice()) {
+            (Some(named), _) if issuers.iter().any(|known| known.iss == named) => named,
+            (Some(named), _) => return Err(ControlFault::Key(format!("{named:?} is not an [[issuer]] of the config"))),
+            (None, [only]) => only.iss.clone(),
+            (None, _) => return Err(ControlFault::Key("name the issuer with --issuer".to_owned())),
+        };
+        Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
+    }
+
+    fn known_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
+        let id: KeyId = kid.parse()?;
+        match self.keyring.row(&id).map(|row| row.state) {
+            None => Err(ControlFault::Key(format!("{kid} is not in the ring; token-shield keys list"))),
+            Some(KeyState::Revoked { .. }) => Err(ControlFault::Key(format!("{kid} is revoked"))),
+            Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(id),
+        }
+    }
+}
+
+fn reasoned(reason: String) -> Result<String, ControlFault> {
+    if (1..=256).contains(&reason.len()) { Ok(reason) } else { Err(ControlFault::Reason) }
+}
+
+fn agent_row(agent: &Agent) -> serde_json::Value {
+    let reason = agent.standing.reason();
+    serde_json::json!({
+        "agent": agent.name.as_str(),
+        "principal": agent.principal.as_ref().map(Principal::as_str),
+        "class": &*agent.class,
+        "standing": agent.standing.as_str(),
+        "since": reason.map(|(since, _)| since.to_string()),
+        "reason": reason.map(|(_, why)| why),
+        "registered": agent.registered.to_string(),
+    })
+}
+
+fn token_row(token: &Token) -> serde_json::Value {
+    serde_json::json!({
+        "token": token.id.to_string(),
+        "jti": token.jti,
+        "expires": token.expires.map(|at| at.to_string()),
+        "revoked": token.revoked.as_ref().map(|(since, _)| since.to_string()),
+    })
+}
+
+fn key_row(row: &crate::keyring::Row) -> serde_json::Value {
+    serde_json::json!({
+        "kid": row.known.id.to_string(),
+        "alg": row.known.key.algorithm().as_str(),
+        "issuer": row.known.issuer.iss,
+        "state": row.state.as_str(),
+        "jwk": crate::token::jwk::Jwk::of(row.known.key.clone()).write(),
+    })
+}

@@ -1,0 +1,144 @@
+//! An answer's stream on its way to the caller: usage is read, and the chunk that only the gateway asked for is taken out.
+
+use memchr::memmem::Finder;
+
+use super::peek::member;
+use super::sse::{self, Splitter, TooLong};
+use super::usage::{self, Usage};
+use super::{Dialect, Operation};
+
+/// What a stream can do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// An event is too long to be looked at.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+}
+
+/// Passes a stream of server-sent events on, byte for byte but for one event: the usage that the caller did not ask for.
+pub struct StreamFilter {
+    splitter: Splitter,
+    watch: Watch,
+    usage_word: Finder<'static>,
+    end_word: Finder<'static>,
+}
+
+/// What is watched for.
+struct Watch {
+    dialect: Dialect,
+    usage_asked: bool,
+    usage: Option<Usage>,
+    ended: bool,
+}
+
+impl StreamFilter {
+    /// A filter for the answer to `operation`. `usage_asked` says whether the caller asked for usage itself.
+    #[must_use]
+    pub fn new(operation: Operation, usage_asked: bool) -> Self {
+        let dialect = operation.dialect();
+        let end_word = match dialect {
+            Dialect::OpenAi => "[DONE]",
+            Dialect::Anthropic => "message_stop",
+        };
+        Self {
+            splitter: Splitter::default(),
+            watch: Watch { dialect, usage_asked, usage: None, ended: false },
+            usage_word: Finder::new("usage"),
+            end_word: Finder::new(end_word),
+        }
+    }
+
+    /// Takes the next bytes and appends to `out` what goes on; an event that is not complete yet is held.
+    ///
+    /// # Errors
+    /// When an event is too long; nothing of it was passed on, and the stream cannot go on.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+        let Self { splitter, watch, usage_word, end_word } = self;
+        let of_interest = |bytes: &[u8]| usage_word.find(bytes).is_some() || end_word.find(bytes).is_some();
+        // Most chunks are whole events without anything to look at: no splitting, one copy.
+        if splitter.is_between_events() && bytes.ends_with(b"\n\n") && !of_interest(bytes) {
+            out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        splitter.push(bytes, |event| {
+            if !of_interest(event) || watch.passes(event) {
+                out.extend_from_slice(event);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The stream has ended: appends what was held.
+    ///
+    /// # Errors
+    /// None at present; the signature leaves room for streams that must not end where they do.
+    pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let rest = self.splitter.rest();
+        if self.watch.passes(&rest) {
+            out.extend_from_slice(&rest);
+        }
+        Ok(())
+    }
+
+    /// What the stream has reported so far.
+    #[must_use]
+    pub const fn usage(&self) -> Option<Usage> {
+        self.watch.usage
+    }
+
+    /// True once the dialect's last event (`[DONE]`, `message_stop`) has passed.
+    #[must_use]
+    pub const fn ended(&self) -> bool {
+        self.watch.ended
+    }
+}
+
+impl Watch {
+    /// Reads an event; false when it must not reach the caller.
+    fn passes(&mut self, event: &[u8]) -> bool {
+        let Some(data) = sse::data(event) else { return true };
+        match self.dialect {
+            Dialect::OpenAi => self.openai(&data),
+            Dialect::Anthropic => {
+                self.anthropic(&data);
+                true
+            }
+        }
+    }
+
+    fn openai(&mut self, data: &[u8]) -> bool {
+        if data.trim_ascii() == b"[DONE]" {
+            self.ended = true;
+            return true;
+        }
+        let Some(usage) = member(data, "usage").and_then(usage::read) else { return true };
+        self.report(usage);
+        let without_choices = member(data, "choices").is_some_and(is_empty_array);
+        self.usage_asked || !without_choices
+    }
+
+    fn anthropic(&mut self, data: &[u8]) {
+        let kind = member(data, "type").map(<[u8]>::trim_ascii);
+        let holder = match kind {
+            Some(b"\"message_start\"") => member(data, "message"),
+            Some(b"\"message_delta\"") => Some(data),
+            Some(b"\"message_stop\"") => {
+                self.ended = true;
+                None
+            }
+            Some(_) | None => None,
+        };
+        if let Some(usage) = holder.and_then(|holder| member(holder, "usage")).and_then(usage::read) {
+            self.report(usage);
+        }
+    }
+
+    fn report(&mut self, usage: Usage) {
+        self.usage = Some(self.usage.map_or(usage, |known| known.highest(usage)));
+    }
+}
+
+/// True of `[]`, with whatever white space.
+fn is_empty_array(raw: &[u8]) -> bool {
+    raw.iter().filter(|byte| !byte.is_ascii_whitespace()).eq(b"[]")
+}

@@ -1,0 +1,289 @@
+//! Judges every field of a body, at every depth, by a profile.
+
+use crate::json::{Object, Value};
+use crate::refusal::{Code, Refusal};
+
+use super::kind::{Form, Kind, Medium, Rule, Text};
+use super::path::{Path, shown};
+use super::profile::{Profile, Shape, Union};
+use super::{Reach, ReachKind, UnknownFields};
+
+/// Bytes of a URL, tool type or id that a [`Reach`] keeps.
+const TARGET_BYTES_MAX: usize = 256;
+
+/// What the judge has found so far.
+pub(super) struct Judge<'t> {
+    profile: &'t Profile,
+    unknown: UnknownFields,
+    pub(super) reaches: Vec<Reach>,
+    pub(super) dropped: Vec<String>,
+}
+
+impl<'t> Judge<'t> {
+    pub(super) const fn new(profile: &'t Profile, unknown: UnknownFields) -> Self {
+        Self { profile, unknown, reaches: Vec::new(), dropped: Vec::new() }
+    }
+
+    /// Judges the members of a closed object and takes out those that are dropped.
+    pub(super) fn shape(&mut self, shape: &Shape, object: &mut Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+        let mut out = Vec::new();
+        for (key, value) in object.iter_mut() {
+            let path = Path::Key(path, key);
+            match shape.rule(key) {
+                Some(Rule::Drop) => out.push(key.to_owned()),
+                Some(rule) => self.rule(rule, value, &path)?,
+                None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => out.push(key.to_owned()),
+                None => return Err(self.unknown(shape, key, value, &path)),
+            }
+        }
+        for key in out {
+            self.dropped.push(Path::Key(path, &key).to_string());
+            object.remove(&key);
+        }
+        let required = shape.fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
+        for (name, _) in required {
+            if matches!(object.get(name), None | Some(Value::Null)) {
+                let missing = Path::Key(path, name).to_string();
+                return Err(Refusal::new(Code::FieldMissing).saying(format!("The field {missing} is required.")).at(missing));
+            }
+        }
+        Ok(())
+    }
+
+    fn rule(&mut self, rule: &Rule, value: &mut Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+        match rule {
+            Rule::Pass(kind) => self.kind(kind, value, path),
+            Rule::Reach(kind) => {
+                self.reach(*kind, value, path);
+                Ok(())
+            }
+            Rule::Set | Rule::Refuse | Rule::Drop => {
+                let who = if *rule == Rule::Set { "the gateway alone sets it" } else { "it is never taken from a caller" };
+                Err(Refusal::new(Code::FieldNotAllowed).saying(format!("The field {path} is not allowed: {who}.")).at(path.to_string()))
+            }
+        }
+    }
+
+    fn kind(&mut self, kind: &Kind, value: &mut Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+        let fits = match &mut *value {
+            Value::Null => true,
+            Value::Bool(_) => kind.boolean || kind.open,
+            Value::Number(text) => kind.open || kind.number.is_some_and(|number| number.fits(text)),
+            Value::String(text) => match &kind.string {
+                Some(Text::Any) => true,
+                Some(Text::OneOf(literals)) => literals.iter().any(|literal| literal == text),
+                Some(Text::Media(medium)) => return self.media(*medium, text, path),
+                None => kind.open,
+            },
+            Value::Array(items) => match &kind.array {
+                Some(each) => {
+                    for (place, item) in items.iter_mut().enumerate() {
+                        let path = Path::Item(path, place);
+                        if matches!(item, Value::Null) && !each.open {
+                            return Err(invalid(&path, &format!("must be {}", each.words())));
+                        }
+                        self.kind(each, item, &path)?;
+                    }
+                    true
+                }
+                None => kind.open,
+            },
+            Value::Object(object) => match &kind.object {
+                Some(form) => return self.form(form, object, path),
+                None => kind.open,
+            },
+        };
+        if fits { Ok(()) } else { Err(invalid(path, &format!("must be {}, not {}", kind.words(), described(value)))) }
+    }
+
+    fn form(&mut self, form: &Form, object: &mut Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+        let profile = self.profile;
+        match form {
+            Form::Open => Ok(()),
+            Form::Schema => object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key))),
+            Form::Scalars => self.scalars(object, path),
+            Form::Shape(place) => match profile.shapes.get(*place) {
+                Some(shape) => self.shape(shape, object, path),
+                None => Err(Refusal::new(Code::Internal).because("a profile names a shape that it does not have")),
+            },
+            Form::Union(place) => match profile.unions.get(*place) {
+                Some(union) => self.union(union, object, path),
+                None => Err(Refusal::new(Code::Internal).because("a profile names a union that it does not have")),
+            },
+            Form::Named(name) => Err(Refusal::new(Code::Internal).because(format_args!("the profile's {name} is not linked"))),
+        }
+    }
+
+    fn union(&mut self, union: &Union, object: &mut Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+        let tag_path = Path::Key(path, &union.tag);
+        let rule = match object.get(&union.tag) {
+            None | Some(Value::Null) => match &union.missing {
+                Some(rule) => rule,
+                None => {
+                    let says = format!("The field {tag_path} is required: one of {}.", union.tags());
+                    return Err(Refusal::new(Code::FieldMissing).saying(says).at(tag_path.to_string()));
+                }
+            },
+            Some(Value::String(tag)) => match union.member(tag) {
+                Some(rule) => rule,
+                None => return Err(invalid(&tag_path, &format!("must be one of {}", union.tags()))),
+            },
+            Some(other) => return Err(invalid(&tag_path, &format!("must be a string, not {}", described(other)))),
+        };
+        match rule {
+            Rule::Pass(Kind { object: Some(form), .. }) => self.form(form, object, path),
+            Rule::Reach(kind) => {
+                self.reaches.push(Reach { path: path.to_string(), kind: *kind, target: target_of(object, path) });
+                Ok(())
+            }
+            Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => {
+                Err(Refusal::new(Code::FieldNotAllowed).saying(format!("{path} is not allowed: it is never taken from a caller.")).at(path.to_string()))
+            }
+        }
+    }
+
+    /// Plain names with strings, numbers and booleans behind them; a name that no caller may send is refused here too.
+    fn scalars(&self, object: &Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+        for (key, value) in object.iter() {
+            let path = Path::Key(path, key);
+            let plain = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+            if !plain || key.is_empty() || key.starts_with('_') || self.profile.never(key) {
+                let says = format!("The field {path} is not allowed: it is never taken from a caller.");
+                return Err(Refusal::new(Code::FieldNotAllowed).saying(says).at(path.to_string()));
+            }
+            match value {
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+                Value::Array(_) | Value::Object(_) => return Err(invalid(&path, "must be a string, a number or a boolean")),
+            }
+        }
+        Ok(())
+    }
+
+    /// A value whose mere presence reaches out; nothing, `false` and an empty array do not.
+    fn reach(&mut self, kind: ReachKind, value: &Value<'_>, path: &Path<'_>) {
+        let target = match value {
+            Value::Null | Value::Bool(false) => return,
+            Value::Array(items) if items.is_empty() => return,
+            Value::String(text) => cut(text),
+            Value::Object(object) => target_of(object, path),
+            Value::Array(items) => match items.first() {
+                Some(Value::Object(object)) => target_of(object, path),
+                Some(_) | None => last_key(path),
+            },
+            Value::Bool(true) | Value::Number(_) => last_key(path),
+        };
+        self.reaches.push(Reach { path: path.to_string(), kind, target });
+    }
+
+    /// Inline content passes when its type and size do; anything else is a place to fetch from.
+    fn media(&mut self, medium: Medium, text: &str, path: &Path<'_>) -> Result<(), Refusal> {
+        let max = self.profile.media_chars_max();
+        if text.len() > max {
+            return Err(invalid(path, &format!("holds {} characters of inline content; the limit is {max}", text.len())));
+        }
+        let is_base64 = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
+        if medium == Medium::Base64 {
+            if !is_base64(text) {
+                self.reaches.push(Reach { path: path.to_string(), kind: ReachKind::Media, target: cut(text) });
+            }
+            return Ok(());
+        }
+        // Only the exact spelling passes: what one reader takes for inline content another may take for a place.
+        let Some(rest) = text.strip_prefix("data:") else {
+            self.reaches.push(Reach { path: path.to_string(), kind: ReachKind::Media, target: cut(text) });
+            return Ok(());
+        };
+        let types = self.profile.media_types(medium);
+        match rest.split_once(";base64,") {
+            Some((media_type, content)) if types.iter().any(|known| known == media_type) && is_base64(content) => Ok(()),
+            Some(_) | None => {
+                Err(invalid(path, &format!("must be data:TYPE;base64,… in plain base64, with TYPE one of {}", types.join(", "))))
+            }
+        }
+    }
+
+    /// The refusal of a field that the shape does not have.
+    fn unknown(&self, shape: &Shape, key: &str, value: &Value<'_>, path: &Path<'_>) -> Refusal {
+        let refusal = Refusal::new(Code::FieldNotAllowed).at(path.to_string());
+        let server = self.profile.name();
+        if self.profile.never(key) {
+            return refusal.saying(format!("The field {path} is not allowed: it is never taken from a caller."));
+        }
+        let folded = fold(key);
+        if let Some((known, _)) = shape.fields.iter().find(|(known, _)| fold(known) == folded) {
+            let says = format!("The field {path} is not allowed: {} is not {known:?}; keys are compared exactly.", shown(key));
+            return refusal.saying(says);
+        }
+        let rule = match value {
+            Value::Null => "open",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "[open]",
+            Value::Object(_) => "object",
+        };
+        refusal.saying(format!(
+            "The field {path} is not one that the profile {server} passes. The line that would let it pass, in \
+             config/profiles/{server}.toml under [shape.{}]: {} = \"{rule}\". An agent's class with unknown_fields = \"drop\" drops it.",
+            shape.name,
+            shown(key),
+        ))
+    }
+}
+
+/// A JSON schema's references stay inside it: a reader that followed one would fetch.
+fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+    match value {
+        Value::String(text) if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") => {
+            let outside = text.contains("//") || text.contains('\\') || text.to_ascii_lowercase().starts_with("file:");
+            if outside { Err(invalid(path, "must point into the schema itself (#/…)")) } else { Ok(()) }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
+        Value::Array(items) => {
+            items.iter().enumerate().try_for_each(|(place, item)| schema("", item, &Path::Item(path, place)))
+        }
+        Value::Object(object) => object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key))),
+    }
+}
+
+fn invalid(path: &Path<'_>, what: &str) -> Refusal {
+    Refusal::new(Code::FieldInvalid).saying(format!("The field {path} {what}.")).at(path.to_string())
+}
+
+/// A value in words that repeat nothing of a prompt: the kind, and a number's own digits.
+fn described(value: &Value<'_>) -> String {
+    match value {
+        Value::Number(text) if text.len() <= 24 => text.to_string(),
+        Value::String(_) => "this string".to_owned(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => format!("a JSON {}", value.kind()),
+    }
+}
+
+/// What an object that reaches out names: its URL or id, else its type, else the field that it stands in.
+fn target_of(object: &Object<'_>, path: &Path<'_>) -> String {
+    let named = ["server_url", "url", "connector_id", "file_id", "id", "type", "name"];
+    let text = named.iter().find_map(|key| object.get(key).and_then(Value::as_str));
+    text.map_or_else(|| last_key(path), cut)
+}
+
+fn last_key(path: &Path<'_>) -> String {
+    match path {
+        Path::Root => String::new(),
+        Path::Key(_, key) => cut(key),
+        Path::Item(parent, _) => last_key(parent),
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.get(..text.floor_char_boundary(TARGET_BYTES_MAX)).unwrap_or_default().to_owned()
+}
+
+/// One form for all spellings that some reader takes for the same key: case, the look-alikes that case folding maps to ASCII
+/// (long s, Kelvin sign), and full-width letters.
+pub(super) fn fold(key: &str) -> String {
+    let narrow = |character: char| match u32::from(character) {
+        code @ 0xff01..=0xff5e => char::from_u32(code - 0xfee0).unwrap_or(character),
+        _ => character,
+    };
+    key.chars().map(narrow).flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}

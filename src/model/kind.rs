@@ -1,0 +1,296 @@
+//! The small language in which a profile says what a field may hold, and its compiled form.
+//!
+//! ```text
+//! rule = "set" | "drop" | "refuse" | "reach" KIND | ["required"] kind
+//! kind = alternative { "|" alternative }
+//! alternative = "bool" | "string" | "'literal'" | "[" kind "]" | NAME of a shape or union
+//!             | "integer" [range] | "number" [range]           range = [low] ".." [high], both included
+//!             | "object" | "schema" | "scalars" | "open"       open subtrees, kept as they are
+//!             | "image" | "audio" | "video" | "file" | "base64"  what is inline passes, what is remote reaches out
+//! ```
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+use super::ReachKind;
+
+/// What happens to a field.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Rule {
+    /// It passes when it is of this kind.
+    Pass(Kind),
+    /// The gateway writes it; a caller's own is refused.
+    Set,
+    /// It is taken out.
+    Drop,
+    /// It never comes from a caller.
+    Refuse,
+    /// It passes judgement as something that reaches outside.
+    Reach(ReachKind),
+}
+
+/// What a value may be, by the kinds of JSON. `null` stands for an absent field and always passes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Kind {
+    pub(super) required: bool,
+    pub(super) boolean: bool,
+    pub(super) number: Option<Number>,
+    pub(super) string: Option<Text>,
+    pub(super) array: Option<Box<Kind>>,
+    pub(super) object: Option<Form>,
+    /// Anything at all.
+    pub(super) open: bool,
+}
+
+/// What a number may be; both ends are included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Number {
+    pub(super) integer: bool,
+    pub(super) low: Option<i32>,
+    pub(super) high: Option<i32>,
+}
+
+/// What a string may be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Text {
+    Any,
+    OneOf(Vec<String>),
+    Media(Medium),
+}
+
+/// What sort of content a `data:` URL carries, or bare base64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Medium {
+    Image,
+    Audio,
+    Video,
+    File,
+    Base64,
+}
+
+/// What an object may be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Form {
+    /// A shape or union, by name until the profile is linked, by place afterwards.
+    Named(String),
+    Shape(usize),
+    Union(usize),
+    /// Kept as it is.
+    Open,
+    /// A JSON schema: kept as it is, but `$ref` stays inside.
+    Schema,
+    /// Plain names with strings, numbers and booleans behind them.
+    Scalars,
+}
+
+impl Kind {
+    /// What the kind asks for, in words.
+    pub(super) fn words(&self) -> String {
+        let mut words = Vec::new();
+        if self.boolean {
+            words.push("a boolean".to_owned());
+        }
+        if let Some(number) = self.number {
+            words.push(number.words());
+        }
+        match &self.string {
+            Some(Text::Any) => words.push("a string".to_owned()),
+            Some(Text::OneOf(literals)) => words.push(format!("one of {}", literals.join(", "))),
+            Some(Text::Media(_)) => words.push("inline content".to_owned()),
+            None => {}
+        }
+        if let Some(item) = &self.array {
+            words.push(format!("an array (each item {})", item.words()));
+        }
+        if self.object.is_some() {
+            words.push("an object".to_owned());
+        }
+        if self.open { "anything".to_owned() } else { words.join(" or ") }
+    }
+}
+
+impl Number {
+    /// What the number must be, in words.
+    pub(super) fn words(self) -> String {
+        let name = if self.integer { "an integer" } else { "a number" };
+        match (self.low, self.high) {
+            (Some(low), Some(high)) => format!("{name} from {low} to {high}"),
+            (Some(low), None) => format!("{name} of at least {low}"),
+            (None, Some(high)) => format!("{name} of at most {high}"),
+            (None, None) => name.to_owned(),
+        }
+    }
+
+    /// True when the number written as `text` fits. JSON's grammar was checked before.
+    pub(super) fn fits(self, text: &str) -> bool {
+        if self.integer {
+            let within = |number: i128| {
+                self.low.is_none_or(|low| number >= i128::from(low)) && self.high.is_none_or(|high| number <= i128::from(high))
+            };
+            return text.parse().is_ok_and(within);
+        }
+        text.parse().is_ok_and(|number: f64| {
+            self.low.is_none_or(|low| number >= f64::from(low)) && self.high.is_none_or(|high| number <= f64::from(high))
+        })
+    }
+}
+
+/// A text that is not in the language.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a rule: {what}")]
+pub(super) struct RuleFault {
+    text: String,
+    what: &'static str,
+}
+
+/// Reads a rule.
+pub(super) fn rule(text: &str) -> Result<Rule, RuleFault> {
+    let rule = match text {
+        "set" => Rule::Set,
+        "drop" => Rule::Drop,
+        "refuse" => Rule::Refuse,
+        _ => match text.strip_prefix("reach ") {
+            Some(kind) => Rule::Reach(reach(kind).ok_or(RuleFault { text: text.to_owned(), what: "no such kind of reach" })?),
+            None => Rule::Pass(kind(text).map_err(|what| RuleFault { text: text.to_owned(), what })?),
+        },
+    };
+    Ok(rule)
+}
+
+fn reach(text: &str) -> Option<ReachKind> {
+    let all = [ReachKind::Media, ReachKind::HostedTool, ReachKind::Mcp, ReachKind::Background, ReachKind::ForeignState];
+    all.into_iter().find(|kind| kind.as_str() == text)
+}
+
+fn kind(text: &str) -> Result<Kind, &'static str> {
+    let (required, text) = text.strip_prefix("required ").map_or((false, text), |rest| (true, rest));
+    let mut reader = text.chars().peekable();
+    let kind = alternatives(&mut reader)?;
+    if reader.next().is_some() {
+        return Err("something follows its end");
+    }
+    Ok(Kind { required, ..kind })
+}
+
+fn alternatives(reader: &mut Peekable<Chars<'_>>) -> Result<Kind, &'static str> {
+    let mut kind = Kind::default();
+    loop {
+        space(reader);
+        alternative(reader, &mut kind)?;
+        space(reader);
+        if reader.next_if_eq(&'|').is_none() {
+            return Ok(kind);
+        }
+    }
+}
+
+fn space(reader: &mut Peekable<Chars<'_>>) {
+    while reader.next_if_eq(&' ').is_some() {}
+}
+
+fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), &'static str> {
+    if reader.next_if_eq(&'[').is_some() {
+        kind.array = Some(Box::new(alternatives(reader)?));
+        return reader.next_if_eq(&']').map(|_| ()).ok_or("a bracket is not closed");
+    }
+    if reader.next_if_eq(&'\'').is_some() {
+        let mut literal = String::new();
+        while let Some(character) = reader.next_if(|character| *character != '\'') {
+            literal.push(character);
+        }
+        reader.next().ok_or("a quote is not closed")?;
+        match &mut kind.string {
+            Some(Text::OneOf(literals)) => literals.push(literal),
+            None => kind.string = Some(Text::OneOf(vec![literal])),
+            Some(Text::Any | Text::Media(_)) => return Err("a literal stands next to another kind of string"),
+        }
+        return Ok(());
+    }
+    let word = word(reader);
+    match word.as_str() {
+        "" => return Err("a word is missing"),
+        "bool" => kind.boolean = true,
+        "integer" => kind.number = Some(range(reader, true)?),
+        "number" => kind.number = Some(range(reader, false)?),
+        "open" => kind.open = true,
+        "string" => text(kind, Text::Any)?,
+        "image" => text(kind, Text::Media(Medium::Image))?,
+        "audio" => text(kind, Text::Media(Medium::Audio))?,
+        "video" => text(kind, Text::Media(Medium::Video))?,
+        "file" => text(kind, Text::Media(Medium::File))?,
+        "base64" => text(kind, Text::Media(Medium::Base64))?,
+        "object" => form(kind, Form::Open)?,
+        "schema" => form(kind, Form::Schema)?,
+        "scalars" => form(kind, Form::Scalars)?,
+        _ => form(kind, Form::Named(word))?,
+    }
+    Ok(())
+}
+
+fn text(kind: &mut Kind, text: Text) -> Result<(), &'static str> {
+    if kind.string.replace(text).is_some() { Err("two kinds of string stand side by side") } else { Ok(()) }
+}
+
+fn form(kind: &mut Kind, form: Form) -> Result<(), &'static str> {
+    if kind.object.replace(form).is_some() { Err("two kinds of object stand side by side: make a union") } else { Ok(()) }
+}
+
+fn word(reader: &mut Peekable<Chars<'_>>) -> String {
+    let mut word = String::new();
+    while let Some(character) = reader.next_if(|character| character.is_ascii_alphanumeric() || matches!(character, '-' | '_')) {
+        word.push(character);
+    }
+    word
+}
+
+fn range(reader: &mut Peekable<Chars<'_>>, integer: bool) -> Result<Number, &'static str> {
+    space(reader);
+    let mut text = String::new();
+    while let Some(character) = reader.next_if(|character| character.is_ascii_digit() || matches!(character, '-' | '.')) {
+        text.push(character);
+    }
+    if text.is_empty() {
+        return Ok(Number { integer, low: None, high: None });
+    }
+    let (low, high) = text.split_once("..").ok_or("a range is written LOW..HIGH")?;
+    let end = |text: &str| if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| "an end of a range is not a number") };
+    Ok(Number { integer, low: end(low)?, high: end(high)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn says(text: &str, expect: &str) {
+        match rule(text).expect("rule") {
+            Rule::Pass(kind) => assert_eq!(kind.words(), expect),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn kinds_are_read() {
+        says("integer 1..16 | bool", "a boolean or an integer from 1 to 16");
+        says("integer -1..", "an integer of at least -1");
+        says("string | [string | integer]", "a string or an array (each item an integer or a string)");
+        says("'auto' | 'none' | choice", "one of auto, none or an object");
+        says("[[integer]]", "an array (each item an array (each item an integer))");
+        assert_eq!(rule("reach mcp"), Ok(Rule::Reach(ReachKind::Mcp)));
+    }
+
+    #[test]
+    fn what_is_not_a_rule_is_refused() {
+        for text in ["", "reach moon", "[string", "string | image", "object | part", "integer 1", "'x", "string string", "number a..b"] {
+            assert!(rule(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn integers_are_written_as_integers() {
+        let number = Number { integer: true, low: Some(0), high: Some(16) };
+        assert!(number.fits("16") && number.fits("-0"));
+        assert!(!number.fits("17") && !number.fits("1.0") && !number.fits("1e1") && !number.fits("-1"));
+        assert!(!number.fits("18446744073709551615"));
+    }
+}

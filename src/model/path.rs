@@ -1,0 +1,73 @@
+//! Where in a body something stands; built on the stack, printed only when it must be told.
+
+use std::fmt;
+
+/// One step from the body's root; the whole path is the chain of parents.
+#[derive(Clone, Copy)]
+pub(super) enum Path<'p> {
+    /// The body itself.
+    Root,
+    /// A member of an object.
+    Key(&'p Path<'p>, &'p str),
+    /// An item of an array.
+    Item(&'p Path<'p>, usize),
+}
+
+/// Characters of a stranger's key that are shown.
+const KEY_SHOWN_MAX: usize = 64;
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Path::Root => Ok(()),
+            Path::Item(parent, place) => write!(out, "{parent}[{place}]"),
+            Path::Key(parent, key) if is_plain(key) => {
+                parent.fmt(out)?;
+                if !matches!(parent, Path::Root) {
+                    out.write_str(".")?;
+                }
+                out.write_str(key)
+            }
+            Path::Key(parent, key) => write!(out, "{parent}[{}]", shown(key)),
+        }
+    }
+}
+
+fn is_plain(key: &str) -> bool {
+    !key.is_empty()
+        && key.len() <= KEY_SHOWN_MAX
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'$'))
+}
+
+/// A stranger's key in quotes, cut to 64 characters, with everything that is not visible ASCII escaped, so that look-alikes
+/// are told apart.
+pub(super) fn shown(key: &str) -> String {
+    let mut text = String::from("\"");
+    for character in key.chars().take(KEY_SHOWN_MAX) {
+        if character == ' ' || character.is_ascii_graphic() && !matches!(character, '"' | '\\') {
+            text.push(character);
+        } else {
+            text.extend(character.escape_unicode());
+        }
+    }
+    if key.chars().nth(KEY_SHOWN_MAX).is_some() {
+        text.push('…');
+    }
+    text.push('"');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_read_as_in_the_papers() {
+        let messages = Path::Key(&Path::Root, "messages");
+        let first = Path::Item(&messages, 0);
+        let content = Path::Key(&first, "content");
+        assert_eq!(Path::Key(&content, "url").to_string(), "messages[0].content.url");
+        assert_eq!(Path::Key(&content, "a b").to_string(), "messages[0].content[\"a b\"]");
+        assert_eq!(Path::Key(&Path::Root, "me\u{17f}\u{17f}ages").to_string(), "[\"me\\u{17f}\\u{17f}ages\"]");
+    }
+}

@@ -1,0 +1,121 @@
+//! Looks into an answer without reading all of it: the raw text of one member of its outermost object.
+//!
+//! Answers come from model servers, pass on byte for byte and need not be strict (Python prints `NaN` among logprobs), so
+//! this walks over what it does not look for. Text inside strings is never taken for structure.
+
+use memchr::memchr2;
+
+/// The raw text of the member `key` of the object that `json` is; of several the last, as most readers have it.
+pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
+    let mut found = None;
+    each(json, |name, value| {
+        if name == key.as_bytes() {
+            found = Some(value);
+        }
+    })?;
+    found
+}
+
+/// Walks over the members of an object; `None` when `json` is not an object as far as structure goes.
+fn each<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<()> {
+    let mut at = space(json, 0);
+    if *json.get(at)? != b'{' {
+        return None;
+    }
+    at = space(json, at + 1);
+    if *json.get(at)? == b'}' {
+        return Some(());
+    }
+    loop {
+        if *json.get(at)? != b'"' {
+            return None;
+        }
+        let key_end = string(json, at)?;
+        let name = json.get(at + 1..key_end - 1)?;
+        at = space(json, key_end);
+        if *json.get(at)? != b':' {
+            return None;
+        }
+        at = space(json, at + 1);
+        let value_end = value(json, at)?;
+        visit(name, json.get(at..value_end)?);
+        at = space(json, value_end);
+        match *json.get(at)? {
+            b',' => at = space(json, at + 1),
+            b'}' => return Some(()),
+            _ => return None,
+        }
+    }
+}
+
+fn space(json: &[u8], from: usize) -> usize {
+    let rest = json.get(from..).unwrap_or_default();
+    from + rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).unwrap_or(rest.len())
+}
+
+/// The place behind the string that opens at `from`.
+fn string(json: &[u8], from: usize) -> Option<usize> {
+    let mut at = from + 1;
+    loop {
+        at += memchr2(b'"', b'\\', json.get(at..)?)?;
+        if *json.get(at)? == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
+}
+
+/// The place behind the value that begins at `from`.
+fn value(json: &[u8], from: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut at = from;
+    loop {
+        match *json.get(at)? {
+            b'"' => {
+                at = string(json, at)?;
+                if depth == 0 {
+                    return Some(at);
+                }
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => match depth {
+                0 => return (at > from).then_some(at),
+                1 => return Some(at + 1),
+                _ => depth -= 1,
+            },
+            b',' if depth == 0 => return (at > from).then_some(at),
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(json: &str, expect: Option<&str>) {
+        assert_eq!(member(json.as_bytes(), "usage"), expect.map(str::as_bytes));
+    }
+
+    #[test]
+    fn finds_the_member_of_the_outermost_object() {
+        check(r#"{"usage":{"a":1}}"#, Some(r#"{"a":1}"#));
+        check(r#" { "x" : [ {"usage":1}, "}" ] , "usage" : null } "#, Some("null "));
+        check(r#"{"x":NaN,"usage":-1}"#, Some("-1"));
+        check(r#"{"usage":1,"usage":2}"#, Some("2"));
+    }
+
+    #[test]
+    fn is_not_fooled_by_text_or_depth() {
+        check(r#"{"x":"\",\"usage\":9,\""}"#, None);
+        check(r#"{"x":{"usage":9}}"#, None);
+        check(r#"[{"usage":9}]"#, None);
+        check(r#"{"x":"\\","usage":3}"#, Some("3"));
+        check(r#"{"usage":"#, None);
+        check(r#"{"usage":}"#, None);
+        check("", None);
+    }
+}

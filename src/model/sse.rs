@@ -1,0 +1,161 @@
+//! Splits a stream of server-sent events into events, byte for byte (WHATWG HTML, section 9.2.6).
+
+use memchr::memchr2;
+
+/// Bytes of one event.
+pub const EVENT_BYTES_MAX: usize = 1 << 20;
+
+/// An event longer than [`EVENT_BYTES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an event of the stream is longer than {EVENT_BYTES_MAX} bytes")]
+pub struct TooLong;
+
+/// Cuts a stream behind each blank line. What it hands out, put together, is what came in.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    held: Vec<u8>,
+    scan: Scan,
+}
+
+/// How far the bytes at hand were looked through.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scan {
+    line_start: usize,
+    at: usize,
+}
+
+impl Scan {
+    /// The place behind the next blank line. A carriage return at the very end waits for what follows it.
+    fn event_end(&mut self, bytes: &[u8]) -> Option<usize> {
+        loop {
+            let Some(found) = memchr2(b'\n', b'\r', bytes.get(self.at..)?) else {
+                self.at = bytes.len();
+                return None;
+            };
+            let place = self.at + found;
+            let after = match (bytes.get(place), bytes.get(place + 1)) {
+                (Some(b'\r'), Some(b'\n')) => place + 2,
+                (Some(b'\r'), None) => {
+                    self.at = place;
+                    return None;
+                }
+                _ => place + 1,
+            };
+            let blank = place == self.line_start;
+            (self.line_start, self.at) = (after, after);
+            if blank {
+                return Some(after);
+            }
+        }
+    }
+}
+
+impl Splitter {
+    /// Takes the next bytes and hands out each event that they complete, its blank line included.
+    ///
+    /// # Errors
+    /// When an event is too long; the stream cannot go on then.
+    pub fn push(&mut self, bytes: &[u8], mut event: impl FnMut(&[u8])) -> Result<(), TooLong> {
+        if self.held.is_empty() {
+            let rest = each(&mut self.scan, bytes, &mut event)?;
+            self.held.extend_from_slice(bytes.get(rest..).unwrap_or_default());
+        } else {
+            self.held.extend_from_slice(bytes);
+            let rest = each(&mut self.scan, &self.held, &mut event)?;
+            self.held.drain(..rest);
+        }
+        if self.held.len() > EVENT_BYTES_MAX { Err(TooLong) } else { Ok(()) }
+    }
+
+    /// True when no event is half here.
+    #[must_use]
+    pub const fn is_between_events(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// What is left at the end of the stream: an event without its blank line, or nothing.
+    #[must_use]
+    pub fn rest(&mut self) -> Vec<u8> {
+        self.scan = Scan::default();
+        std::mem::take(&mut self.held)
+    }
+}
+
+/// Hands out the complete events of `bytes`; gives the place of what is left, and makes `scan` count from there.
+fn each(scan: &mut Scan, bytes: &[u8], event: &mut impl FnMut(&[u8])) -> Result<usize, TooLong> {
+    let mut from = 0;
+    while let Some(end) = scan.event_end(bytes) {
+        let whole = bytes.get(from..end).unwrap_or_default();
+        if whole.len() > EVENT_BYTES_MAX {
+            return Err(TooLong);
+        }
+        event(whole);
+        from = end;
+    }
+    scan.at -= from;
+    scan.line_start -= from;
+    Ok(from)
+}
+
+/// The data of an event: its `data:` lines, joined by line feeds; `None` where it has none.
+#[must_use]
+pub fn data(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
+    let mut lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| line.strip_prefix(b"data:"));
+    let strip = |line: &'_ [u8]| -> usize { usize::from(line.first() == Some(&b' ')) };
+    let first = lines.next()?;
+    let first = first.get(strip(first)..)?;
+    let Some(second) = lines.next() else { return Some(first.into()) };
+    let mut joined = first.to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.push(b'\n');
+        joined.extend_from_slice(line.get(strip(line)..)?);
+    }
+    Some(joined.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(stream: &str, expect: &[&str], rest: &str) {
+        for size in [1, 2, 3, 7, stream.len().max(1)] {
+            let (mut splitter, mut events) = (Splitter::default(), Vec::new());
+            for bytes in stream.as_bytes().chunks(size) {
+                splitter.push(bytes, |event| events.push(String::from_utf8_lossy(event).into_owned())).expect("short events");
+            }
+            assert_eq!(events, expect, "in pieces of {size}");
+            assert_eq!(splitter.rest(), rest.as_bytes(), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn cuts_behind_blank_lines() {
+        check("data: 1\n\ndata: 2\n\n", &["data: 1\n\n", "data: 2\n\n"], "");
+        check("a: 1\r\nb: 2\r\n\r\nc", &["a: 1\r\nb: 2\r\n\r\n"], "c");
+        check("a\r\rb\n\n", &["a\r\r", "b\n\n"], "");
+        check("data: 1\n", &[], "data: 1\n");
+        check("\n: ping\n\n", &["\n", ": ping\n\n"], "");
+    }
+
+    #[test]
+    fn events_are_bounded() {
+        let mut splitter = Splitter::default();
+        let piece = vec![b'x'; 1 << 18];
+        let mut pushed = 0;
+        while splitter.push(&piece, |_| ()).is_ok() {
+            pushed += 1;
+            assert!(pushed <= 4);
+        }
+        let mut whole = vec![b'x'; EVENT_BYTES_MAX];
+        whole.extend_from_slice(b"\n\n");
+        assert_eq!(Splitter::default().push(&whole, |_| ()), Err(TooLong));
+    }
+
+    #[test]
+    fn data_lines_are_joined() {
+        assert_eq!(data(b"event: x\ndata: 1\n\n").as_deref(), Some(&b"1"[..]));
+        assert_eq!(data(b"data:1\r\ndata:  2\r\n\r\n").as_deref(), Some(&b"1\n 2"[..]));
+        assert_eq!(data(b": ping\n\n"), None);
+    }
+}
