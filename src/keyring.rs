@@ -180,10 +180,12 @@ impl Keyring {
             None => Err(Refusal::new(Code::TokenKeyUnknown)),
             Some(KeyState::Active) => Ok(()),
             Some(KeyState::Retiring { since }) if issued.seconds() <= since.seconds() => Ok(()),
-            Some(KeyState::Retiring { since }) => {
-                Err(Refusal::new(Code::KeyRevoked).saying("The key that signed the token was retired before the token was issued.").because(since))
+            Some(KeyState::Retiring { since }) => Err(Refusal::new(Code::KeyRevoked)
+                .saying("The key that signed the token was retired before the token was issued.")
+                .because(since)),
+            Some(KeyState::Revoked { since, why }) => {
+                Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}")))
             }
-            Some(KeyState::Revoked { since, why }) => Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}"))),
         }
     }
 }

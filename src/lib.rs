@@ -10,12 +10,12 @@ pub mod crypto;
 pub mod durable;
 pub mod id;
 pub mod json;
+pub mod merkle;
 pub mod refusal;
 pub mod secret;
 
 // Floor 1: formats and decisions (and floor 3's pen inside audit/).
 pub mod audit;
-pub mod merkle;
 pub mod model;
 pub mod token;
 

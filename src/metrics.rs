@@ -114,11 +114,18 @@ impl Metrics {
         let handle = |code: &Code| (code.as_str(), refusals_by.with_label_values(&[code.stage().as_str(), code.as_str()]));
         let upstream_by = register(
             &registry,
-            HistogramVec::new(histogram("token_shield_upstream_seconds", "Time from asking an upstream to its head"), &["upstream"]),
+            HistogramVec::new(
+                histogram("token_shield_upstream_seconds", "Time from asking an upstream to its head"),
+                &["upstream"],
+            ),
         )?;
-        let tokens_by = counters(&registry, "token_shield_tokens_total", "Tokens as reported by upstreams", &["model", "direction"])?;
-        let tokens = model_names.iter().map(|model| [tokens_by.with_label_values(&[model, "in"]), tokens_by.with_label_values(&[model, "out"])]);
-        let build = register(&registry, IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]))?;
+        let tokens_by =
+            counters(&registry, "token_shield_tokens_total", "Tokens as reported by upstreams", &["model", "direction"])?;
+        let tokens = model_names
+            .iter()
+            .map(|model| [tokens_by.with_label_values(&[model, "in"]), tokens_by.with_label_values(&[model, "out"])]);
+        let build =
+            register(&registry, IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]))?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let gauges = |name: &str, help: &str, label: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
         let one = |name: &str, help: &str| register(&registry, Histogram::with_opts(histogram(name, help)));
@@ -145,7 +152,12 @@ impl Metrics {
             first_token_seconds: one("token_shield_time_to_first_token_seconds", "Until the first byte of an answer goes out")?,
             upstream_seconds: upstreams.iter().map(|name| (name.clone(), upstream_by.with_label_values(&[name]))).collect(),
             in_flight: register(&registry, IntGauge::new("token_shield_in_flight", "Requests in flight"))?,
-            token_cache: counters(&registry, "token_shield_token_cache_total", "Tokens by how they were found good", &["result"])?,
+            token_cache: counters(
+                &registry,
+                "token_shield_token_cache_total",
+                "Tokens by how they were found good",
+                &["result"],
+            )?,
             upstream_up,
             certificate_expiry: register(
                 &registry,
@@ -193,7 +205,9 @@ impl Metrics {
         if let Some(seconds) = answered.first_token_s {
             self.first_token_seconds.observe(seconds);
         }
-        if let Some((histogram, seconds)) = answered.upstream.and_then(|name| self.upstream_seconds.get(name)).zip(answered.upstream_s) {
+        if let Some((histogram, seconds)) =
+            answered.upstream.and_then(|name| self.upstream_seconds.get(name)).zip(answered.upstream_s)
+        {
             histogram.observe(seconds);
         }
         if let Some([tokens_in, tokens_out]) = self.tokens.get(place) {

@@ -73,7 +73,9 @@ impl Standing {
     pub fn reason(&self) -> Option<(Timestamp, &str)> {
         match self {
             Self::Active => None,
-            Self::Suspended { since, why } | Self::Quarantined { since, why } | Self::Revoked { since, why } => Some((*since, why)),
+            Self::Suspended { since, why } | Self::Quarantined { since, why } | Self::Revoked { since, why } => {
+                Some((*since, why))
+            }
         }
     }
 
@@ -143,7 +145,11 @@ impl Registry {
     #[must_use]
     pub fn new() -> Self {
         let (changes, _) = watch::channel(0);
-        Self { agents: DashMap::with_hasher(RandomState::default()), tokens: DashMap::with_hasher(RandomState::default()), changes }
+        Self {
+            agents: DashMap::with_hasher(RandomState::default()),
+            tokens: DashMap::with_hasher(RandomState::default()),
+            changes,
+        }
     }
 
     /// Folds one record in. Records of other books change nothing here.
@@ -246,7 +252,10 @@ impl Registry {
     /// The class of the agent: its own row's, else that of the nearest agent that it was delegated from, else `default`.
     #[must_use]
     pub fn class(&self, agent: &AgentName) -> Arc<str> {
-        agent.lineage().find_map(|name| self.agents.get(name).map(|row| Arc::clone(&row.class))).unwrap_or_else(|| DEFAULT_CLASS.into())
+        agent
+            .lineage()
+            .find_map(|name| self.agents.get(name).map(|row| Arc::clone(&row.class)))
+            .unwrap_or_else(|| DEFAULT_CLASS.into())
     }
 
     /// Asks whether `token`, and the agent with all that it was delegated from, may act now.

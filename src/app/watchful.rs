@@ -46,7 +46,10 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
         };
         async move { (status, text) }
     };
-    let router = Router::new().route("/metrics", get(scrape)).route("/healthz", get(|| async { "alive\n" })).route("/readyz", get(readiness));
+    let router = Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(readiness));
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
@@ -77,7 +80,8 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>)
 /// Warns of private keys that this process could read: a gateway needs none.
 pub(super) fn warn_of_private_keys(config: &Config) {
     let beside = config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_deref()).filter_map(std::path::Path::parent);
-    let folders: std::collections::BTreeSet<_> = beside.map(std::path::Path::to_owned).chain([config.data.join("keys")]).collect();
+    let folders: std::collections::BTreeSet<_> =
+        beside.map(std::path::Path::to_owned).chain([config.data.join("keys")]).collect();
     for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
         let path = entry.path();
         let small = entry.metadata().is_ok_and(|about| about.is_file() && about.len() < 16 << 10);

@@ -40,8 +40,7 @@ impl Head {
     /// The bytes of the slot that this head belongs in.
     #[must_use]
     pub fn encode(&self) -> [u8; SLOT_BYTES] {
-        let mut text =
-            format!("{TITLE}\n{}\n{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root), self.write);
+        let mut text = format!("{TITLE}\n{}\n{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root), self.write);
         let sum = STANDARD.encode(Sha256::digest(text.as_bytes()));
         text.push_str(&sum);
         let mut slot = [b'\n'; SLOT_BYTES];
@@ -55,7 +54,7 @@ impl Head {
     /// Where in the file this head belongs.
     #[must_use]
     pub const fn offset(&self) -> u64 {
-        if self.write % 2 == 0 { 0 } else { SLOT_BYTES as u64 }
+        if self.write.is_multiple_of(2) { 0 } else { SLOT_BYTES as u64 }
     }
 
     /// The whole file as it is first made: this head in its slot, the other one blank.
@@ -64,7 +63,11 @@ impl Head {
         let mut file = [b'\n'; HEAD_BYTES];
         let slot = self.encode();
         let (even, odd) = file.split_at_mut(SLOT_BYTES);
-        if self.write % 2 == 0 { even.copy_from_slice(&slot) } else { odd.copy_from_slice(&slot) }
+        if self.write.is_multiple_of(2) {
+            even.copy_from_slice(&slot)
+        } else {
+            odd.copy_from_slice(&slot)
+        }
         file
     }
 

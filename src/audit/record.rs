@@ -202,7 +202,9 @@ impl Event {
             Self::TokenRegistered { jti, issuer, .. } => vec![("jti", jti, TEXT_BYTES_MAX), ("issuer", issuer, TEXT_BYTES_MAX)],
             Self::TokenRevoked { jti, .. } => vec![("jti", jti, TEXT_BYTES_MAX)],
             Self::KeyAdded { issuer, jwk, .. } => vec![("issuer", issuer, TEXT_BYTES_MAX), ("jwk", jwk, JWK_BYTES_MAX)],
-            Self::Start { .. } | Self::Stop | Self::AgentStanding { .. } | Self::KeyRetired { .. } | Self::KeyRevoked { .. } => vec![],
+            Self::Start { .. } | Self::Stop | Self::AgentStanding { .. } | Self::KeyRetired { .. } | Self::KeyRevoked { .. } => {
+                vec![]
+            }
         } {
             if text.len() > most {
                 return Err(RecordFault::TooLong { member, bytes: text.len(), most });
@@ -257,11 +259,9 @@ impl Event {
                 principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
                 class: plain.text("class")?,
             },
-            "agent-standing" => Self::AgentStanding {
-                agent: plain.name("agent")?,
-                standing: plain.standing()?,
-                reason: plain.text("reason")?,
-            },
+            "agent-standing" => {
+                Self::AgentStanding { agent: plain.name("agent")?, standing: plain.standing()?, reason: plain.text("reason")? }
+            }
             "token-registered" => Self::TokenRegistered {
                 token: plain.name("token")?,
                 jti: plain.text("jti")?,
@@ -277,9 +277,7 @@ impl Event {
                 agent: plain.name("agent")?,
                 reason: plain.text("reason")?,
             },
-            "key-added" => {
-                Self::KeyAdded { issuer: plain.text("issuer")?, jwk: plain.text("jwk")?, kid: plain.name("kid")? }
-            }
+            "key-added" => Self::KeyAdded { issuer: plain.text("issuer")?, jwk: plain.text("jwk")?, kid: plain.name("kid")? },
             "key-retired" => Self::KeyRetired { kid: plain.name("kid")?, reason: plain.text("reason")? },
             "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },
             unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),

@@ -25,7 +25,12 @@ impl Verb {
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
         }
-        println!("{}: no faults; {} models, {} upstreams", file.display(), config.guard.models.len(), config.proxy.upstreams.len());
+        println!(
+            "{}: no faults; {} models, {} upstreams",
+            file.display(),
+            config.guard.models.len(),
+            config.proxy.upstreams.len()
+        );
         Ok(())
     }
 }

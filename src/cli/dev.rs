@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::keys::{generate, public_file};
+use super::keys::generate;
 use super::logs::{self, Form};
 use super::probe::{self, Found};
 use super::serve::until_told;
 use super::token::{Wanted, sign};
 use super::{Failure, Place};
 use crate::app::{App, Listeners};
-use crate::config::Config;
 use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;
 use crate::durable;
@@ -98,7 +97,8 @@ impl Dev {
 
     async fn find(&self) -> Result<Vec<Found>, Failure> {
         let Some(url) = &self.upstream else { return Ok(probe::usual().await) };
-        let (target, base_path) = crate::config::upstream_url(url).ok_or("--upstream must be http://HOST:PORT, https://HOST:PORT or unix:PATH")?;
+        let (target, base_path) =
+            crate::config::upstream_url(url).ok_or("--upstream must be http://HOST:PORT, https://HOST:PORT or unix:PATH")?;
         let mut models = self.upstream_models.clone();
         if models.is_empty() {
             models = probe::models(&target.authority(), &base_path).await.unwrap_or_default();
@@ -160,10 +160,18 @@ impl Dev {
             self.data.display()
         );
         for server in found {
-            println!("  found    {} {}   {}   (echo is always there too)", server.name, server.authority, server.models.join("   "));
+            println!(
+                "  found    {} {}   {}   (echo is always there too)",
+                server.name,
+                server.authority,
+                server.models.join("   ")
+            );
             let port = server.authority.rsplit(':').next().and_then(|port| port.parse().ok());
             if port.is_some_and(probe::open_beyond_loopback) {
-                println!("  warning  {} also listens beyond loopback: agents can walk around this gateway; bind it to 127.0.0.1", server.name);
+                println!(
+                    "  warning  {} also listens beyond loopback: agents can walk around this gateway; bind it to 127.0.0.1",
+                    server.name
+                );
             }
         }
         if found.is_empty() {
@@ -213,6 +221,7 @@ fn make_certificate(data: &Path) -> Result<(), Failure> {
 }
 #[cfg(test)]
 mod tests {
+    use super::super::keys::public_file;
     use super::*;
 
     #[test]

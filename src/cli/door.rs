@@ -40,7 +40,8 @@ async fn over(stream: UnixStream, request: &Request) -> Result<Answer, Failure> 
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let body = Full::new(bytes::Bytes::from(serde_json::to_vec(request)?));
-    let request = hyper::Request::post("/v1").header("host", "localhost").header("content-type", "application/json").body(body)?;
+    let request =
+        hyper::Request::post("/v1").header("host", "localhost").header("content-type", "application/json").body(body)?;
     let response = sender.send_request(request).await?;
     let bytes = response.into_body().collect().await?.to_bytes();
     driver.abort();
@@ -55,7 +56,9 @@ pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
             continue;
         }
         let members = row.as_object().into_iter().flatten().filter(|(name, value)| !value.is_null() && *name != "jwk");
-        let shown: Vec<String> = members.map(|(name, value)| format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))).collect();
+        let shown: Vec<String> = members
+            .map(|(name, value)| format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+            .collect();
         println!("{}", shown.join("  "));
     }
     Ok(())

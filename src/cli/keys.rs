@@ -101,7 +101,12 @@ impl Verb {
                     Alg::Ed25519 => Algorithm::Ed25519,
                 };
                 let public = generate(algorithm, &out)?;
-                eprintln!("{} key in {} (keep it private), public half in {}", algorithm.as_str(), out.display(), public_file(&out).display());
+                eprintln!(
+                    "{} key in {} (keep it private), public half in {}",
+                    algorithm.as_str(),
+                    out.display(),
+                    public_file(&out).display()
+                );
                 println!("{}", public.id());
                 Ok(())
             }
@@ -111,7 +116,8 @@ impl Verb {
             }
             Self::Export(place) => {
                 let reply = send(&place, Request::Question(Question::Keys)).await?;
-                let keys: Vec<&str> = reply.rows.iter().filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str)).collect();
+                let keys: Vec<&str> =
+                    reply.rows.iter().filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str)).collect();
                 println!("{{\"keys\":[{}]}}", keys.join(","));
                 Ok(())
             }

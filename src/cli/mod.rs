@@ -72,7 +72,10 @@ impl Place {
     fn read(&self) -> Result<crate::config::Config, Failure> {
         let path = self.file();
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            format!("{}: {error}; name a config with --config FILE, or a data folder that `token-shield dev` made with --data DIR", path.display())
+            format!(
+                "{}: {error}; name a config with --config FILE, or a data folder that `token-shield dev` made with --data DIR",
+                path.display()
+            )
         })?;
         let base = path.parent().unwrap_or(std::path::Path::new("."));
         crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", path.display()).into())

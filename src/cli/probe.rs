@@ -19,8 +19,13 @@ pub(super) struct Found {
 }
 
 /// The usual ports: name, port, profile.
-const USUAL: [(&str, u16, &str); 5] =
-    [("Ollama", 11434, "ollama"), ("vLLM", 8000, "vllm"), ("llama.cpp", 8080, "llama.cpp"), ("LM Studio", 1234, "generic"), ("SGLang", 30000, "sglang")];
+const USUAL: [(&str, u16, &str); 5] = [
+    ("Ollama", 11434, "ollama"),
+    ("vLLM", 8000, "vllm"),
+    ("llama.cpp", 8080, "llama.cpp"),
+    ("LM Studio", 1234, "generic"),
+    ("SGLang", 30000, "sglang"),
+];
 
 /// How long a server may take to list its models.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -46,7 +51,10 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
     let stream = TcpStream::connect(authority).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let driver = tokio::spawn(connection);
-    let request = hyper::Request::get(format!("{base_path}/v1/models")).header("host", authority).body(Empty::<bytes::Bytes>::new()).ok()?;
+    let request = hyper::Request::get(format!("{base_path}/v1/models"))
+        .header("host", authority)
+        .body(Empty::<bytes::Bytes>::new())
+        .ok()?;
     let body = sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
     driver.abort();
     let listed: serde_json::Value = serde_json::from_slice(&body).ok()?;

@@ -21,8 +21,10 @@ use crate::token::{IssuerPolicy, Presented, inspect, jwk, mint, verify};
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Sign a token, register it, and print it.
-    #[command(after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research --model llama-3.1-8b --rpm 60 --ttl 1h")]
-    Issue(Issue),
+    #[command(
+        after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research --model llama-3.1-8b --rpm 60 --ttl 1h"
+    )]
+    Issue(Box<Issue>),
     /// Say what a token says, without trusting it.
     #[command(after_help = "Example: token-shield token inspect \"$OPENAI_API_KEY\"")]
     Inspect(Given),
@@ -183,7 +185,8 @@ impl Issue {
         let config = self.place.read()?;
         let path = self.key.unwrap_or_else(|| config.data.join("keys/operator.jwk"));
         let key = jwk::read_private(&private_file(&path)?).map_err(|fault| format!("{}: {fault}", path.display()))?;
-        let agent: AgentName = if self.agent.contains('/') { self.agent.parse()? } else { format!("default/{}", self.agent).parse()? };
+        let agent: AgentName =
+            if self.agent.contains('/') { self.agent.parse()? } else { format!("default/{}", self.agent).parse()? };
         let wanted = Wanted {
             agent: agent.clone(),
             principal: self.principal.map(|principal| principal.parse()).transpose()?,
@@ -216,7 +219,9 @@ impl Given {
         let mut issuers = Vec::new();
         for issuer in &config.guard.issuers {
             let keys = match &issuer.jwks {
-                Some(path) => jwk::read_set(&std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?)?,
+                Some(path) => {
+                    jwk::read_set(&std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?)?
+                }
                 None => Vec::new(),
             };
             let policy = IssuerPolicy {
@@ -233,7 +238,10 @@ impl Given {
         let presented = Presented::read(text.trim())?;
         let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
         if self.place.json {
-            println!("{}", serde_json::json!({"valid": true, "id": verified.id().to_string(), "agent": verified.agent().as_str(), "expires": verified.expires().to_string()}));
+            println!(
+                "{}",
+                serde_json::json!({"valid": true, "id": verified.id().to_string(), "agent": verified.agent().as_str(), "expires": verified.expires().to_string()})
+            );
         } else {
             println!("valid: {} for {} until {}", verified.agent(), verified.principal(), verified.expires());
         }

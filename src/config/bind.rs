@@ -39,12 +39,18 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
     let mut warnings = Vec::new();
     let issuers: Vec<Issuer> = root.tables("issuer").into_iter().filter_map(|section| issuer(section, base)).collect();
-    let upstreams: Vec<Upstream> = root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
+    let upstreams: Vec<Upstream> =
+        root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
     let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams)).collect();
     unique(&root, "issuer", issuers.iter().map(|issuer| issuer.iss.as_str()));
     unique(&root, "upstream", upstreams.iter().map(|upstream| upstream.name.as_str()));
-    unique(&root, "model", models.iter().flat_map(|model| std::iter::once(&model.name).chain(&model.aliases)).map(String::as_str));
-    let mut classes: BTreeMap<String, Class> = root.named("class").into_iter().map(|(name, section)| (name, class(section))).collect();
+    unique(
+        &root,
+        "model",
+        models.iter().flat_map(|model| std::iter::once(&model.name).chain(&model.aliases)).map(String::as_str),
+    );
+    let mut classes: BTreeMap<String, Class> =
+        root.named("class").into_iter().map(|(name, section)| (name, class(section))).collect();
     classes.entry("default".to_owned()).or_insert_with(tightest);
     let principals = root.named("principal").into_iter().map(|(name, section)| (name, caps_alone(section))).collect();
     let limits = root.table("limits", empty);
@@ -135,7 +141,8 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
     }
     if tls.is_none() && !address.ip().is_loopback() && !danger {
-        section.fault("api", "a listener that takes tokens beyond loopback needs tls = { cert, key } (or danger_plaintext = true)");
+        section
+            .fault("api", "a listener that takes tokens beyond loopback needs tls = { cert, key } (or danger_plaintext = true)");
         return None;
     }
     Some(Listen { address, tls })

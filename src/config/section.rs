@@ -135,7 +135,11 @@ impl<'t> Section<'t> {
 
     pub(super) fn texts(&self, key: &'static str) -> Vec<String> {
         let read = self.read(key, "a list of non-empty strings", |value| {
-            value.as_array()?.iter().map(|item| item.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned)).collect()
+            value
+                .as_array()?
+                .iter()
+                .map(|item| item.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+                .collect()
         });
         read.unwrap_or_default()
     }

@@ -146,7 +146,11 @@ fn full_refusal(kind: Kind, limit: u64) -> Refusal {
     let says = format!("The {}'s {limit} requests in flight are all in use; wait for one to end.", kind.as_str());
     let wait = std::time::Duration::from_secs(1);
     let refusal = Refusal::new(Code::InFlightExceeded).saying(says);
-    if limit == 0 { Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.") } else { refusal.after(wait) }
+    if limit == 0 {
+        Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.")
+    } else {
+        refusal.after(wait)
+    }
 }
 
 fn write(call: &ModelCall<'_>, (served, upstream): (Arc<Served>, Arc<Upstream>), cap: u64, stamp: &Stamp) -> (Work, Notes) {
@@ -160,13 +164,7 @@ fn write(call: &ModelCall<'_>, (served, upstream): (Arc<Served>, Arc<Upstream>),
     }
     let written = call.write(&Changes { output_tokens: cap, request_id: None, cache_salt: None });
     let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped };
-    let forward = Call {
-        body: written.body,
-        stream: call.stream(),
-        usage_asked: call.usage_asked(),
-        served,
-        upstream,
-    };
+    let forward = Call { body: written.body, stream: call.stream(), usage_asked: call.usage_asked(), served, upstream };
     (Work::Call(forward), notes)
 }
 

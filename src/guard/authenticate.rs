@@ -151,7 +151,12 @@ impl Authenticator {
     ///
     /// # Errors
     /// Any refusal of the stages presented, verified and authenticated.
-    pub fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, tables: Arc<Tables>) -> Result<(Authenticated, Found), Refusal> {
+    pub fn authenticate(
+        &self,
+        credential: &Credential<'_>,
+        peer: IpAddr,
+        tables: Arc<Tables>,
+    ) -> Result<(Authenticated, Found), Refusal> {
         let digest = sha256(credential.0.as_bytes());
         let generation = self.keyring.generation();
         let now = self.clock.now();

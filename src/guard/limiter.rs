@@ -208,7 +208,10 @@ mod tests {
     #[test]
     fn a_wide_refusal_gives_the_narrow_count_back() {
         let (_, book) = limiter();
-        let ask = |kind, name, rate| Ask { subject: book.subject(kind, name), limits: vec![Limit::new(Period::Minute, rate, Some(rate))] };
+        let ask = |kind, name, rate| Ask {
+            subject: book.subject(kind, name),
+            limits: vec![Limit::new(Period::Minute, rate, Some(rate))],
+        };
         let (agent, principal) = (ask(Kind::Agent, "a/b", 5), ask(Kind::Principal, "team", 2));
         for _ in 0..2 {
             book.take(&[agent.clone(), principal.clone()]).expect("passes");

@@ -73,7 +73,10 @@ pub(super) fn over_rate(over: &RateExceeded, code: Code) -> OverRate {
     let refusal = match over.exceeded.wait_ns {
         None => Refusal::new(Code::RateIsZero),
         Some(wait) => Refusal::new(code)
-            .saying(format!("The {who}'s rate of {} requests a {per} is used up; Retry-After says when the next one fits.", limit.rate))
+            .saying(format!(
+                "The {who}'s rate of {} requests a {per} is used up; Retry-After says when the next one fits.",
+                limit.rate
+            ))
             .after(Duration::from_nanos(wait)),
     };
     OverRate { refusal, limit }

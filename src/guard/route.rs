@@ -33,7 +33,9 @@ impl<'u> Target<'u> {
     /// `target-not-canonical`, or `token-in-query` where a credential stands in the query.
     pub fn read(uri: &'u Uri) -> Result<Self, Refusal> {
         let path = uri.path();
-        let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|');
+        let plain = |byte: u8| {
+            byte.is_ascii_graphic() && !matches!(byte, b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|')
+        };
         let canonical = path.starts_with('/')
             && path.bytes().all(plain)
             && path.split('/').skip(1).all(|segment| !segment.is_empty() && segment != "." && segment != "..");

@@ -30,7 +30,9 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<Reading<'_>, Refusal> {
     let value = json::parse(body, &Limits { depth: DEPTH_MAX })
         .map_err(|fault| Refusal::new(Code::JsonInvalid).saying(format!("The body is not one strict JSON object: {fault}.")))?;
     let Value::Object(object) = value else {
-        return Err(Refusal::new(Code::JsonInvalid).saying(format!("The body must be a JSON object, not a JSON {}.", value.kind())));
+        return Err(
+            Refusal::new(Code::JsonInvalid).saying(format!("The body must be a JSON object, not a JSON {}.", value.kind()))
+        );
     };
     match object.get("model") {
         Some(Value::String(model)) if (1..=MODEL_BYTES_MAX).contains(&model.len()) && !model.chars().any(char::is_control) => {}
@@ -206,7 +208,10 @@ impl ModelCall<'_> {
     #[must_use]
     pub fn write(&self, changes: &Changes) -> Written {
         let gateway = &*self.gateway;
-        let cap = self.operation.writes_tokens().then(|| self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens)));
+        let cap = self
+            .operation
+            .writes_tokens()
+            .then(|| self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens)));
         let force_usage = self.stream && gateway.include_usage && self.operation != Operation::Messages;
         let mut out = Members { body: Vec::with_capacity(2048), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);

@@ -59,7 +59,9 @@ impl<'t> Judge<'t> {
             }
             Rule::Set | Rule::Refuse | Rule::Drop => {
                 let who = if *rule == Rule::Set { "the gateway alone sets it" } else { "it is never taken from a caller" };
-                Err(Refusal::new(Code::FieldNotAllowed).saying(format!("The field {path} is not allowed: {who}.")).at(path.to_string()))
+                Err(Refusal::new(Code::FieldNotAllowed)
+                    .saying(format!("The field {path} is not allowed: {who}."))
+                    .at(path.to_string()))
             }
         }
     }
@@ -101,6 +103,12 @@ impl<'t> Judge<'t> {
         match form {
             Form::Open => Ok(()),
             Form::Schema => object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key))),
+            Form::Numbers => object.iter().try_for_each(|(key, value)| match value {
+                Value::Number(_) | Value::Bool(_) => Ok(()),
+                Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                    Err(invalid(&Path::Key(path, key), "must be a number"))
+                }
+            }),
             Form::Scalars => self.scalars(object, path),
             Form::Shape(place) => match profile.shapes.get(*place) {
                 Some(shape) => self.shape(shape, object, path),
@@ -136,9 +144,9 @@ impl<'t> Judge<'t> {
                 self.reaches.push(Reach { path: path.to_string(), kind: *kind, target: target_of(object, path) });
                 Ok(())
             }
-            Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => {
-                Err(Refusal::new(Code::FieldNotAllowed).saying(format!("{path} is not allowed: it is never taken from a caller.")).at(path.to_string()))
-            }
+            Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => Err(Refusal::new(Code::FieldNotAllowed)
+                .saying(format!("{path} is not allowed: it is never taken from a caller."))
+                .at(path.to_string())),
         }
     }
 
@@ -239,9 +247,7 @@ fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> 
             if outside { Err(invalid(path, "must point into the schema itself (#/…)")) } else { Ok(()) }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
-        Value::Array(items) => {
-            items.iter().enumerate().try_for_each(|(place, item)| schema("", item, &Path::Item(path, place)))
-        }
+        Value::Array(items) => items.iter().enumerate().try_for_each(|(place, item)| schema("", item, &Path::Item(path, place))),
         Value::Object(object) => object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key))),
     }
 }
@@ -255,7 +261,9 @@ fn described(value: &Value<'_>) -> String {
     match value {
         Value::Number(text) if text.len() <= 24 => text.to_string(),
         Value::String(_) => "this string".to_owned(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => format!("a JSON {}", value.kind()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            format!("a JSON {}", value.kind())
+        }
     }
 }
 

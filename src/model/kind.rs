@@ -5,7 +5,7 @@
 //! kind = alternative { "|" alternative }
 //! alternative = "bool" | "string" | "'literal'" | "[" kind "]" | NAME of a shape or union
 //!             | "integer" [range] | "number" [range]           range = [low] ".." [high], both included
-//!             | "object" | "schema" | "scalars" | "open"       open subtrees, kept as they are
+//!             | "object" | "schema" | "numbers" | "scalars" | "open"   open subtrees, kept as they are
 //!             | "image" | "audio" | "video" | "file" | "base64"  what is inline passes, what is remote reaches out
 //! ```
 
@@ -79,6 +79,8 @@ pub(super) enum Form {
     Open,
     /// A JSON schema: kept as it is, but `$ref` stays inside.
     Schema,
+    /// Any names with numbers and booleans behind them.
+    Numbers,
     /// Plain names with strings, numbers and booleans behind them.
     Scalars,
 }
@@ -221,6 +223,7 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), 
         "base64" => text(kind, Text::Media(Medium::Base64))?,
         "object" => form(kind, Form::Open)?,
         "schema" => form(kind, Form::Schema)?,
+        "numbers" => form(kind, Form::Numbers)?,
         "scalars" => form(kind, Form::Scalars)?,
         _ => form(kind, Form::Named(word))?,
     }
@@ -253,7 +256,9 @@ fn range(reader: &mut Peekable<Chars<'_>>, integer: bool) -> Result<Number, &'st
         return Ok(Number { integer, low: None, high: None });
     }
     let (low, high) = text.split_once("..").ok_or("a range is written LOW..HIGH")?;
-    let end = |text: &str| if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| "an end of a range is not a number") };
+    let end = |text: &str| {
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| "an end of a range is not a number") }
+    };
     Ok(Number { integer, low: end(low)?, high: end(high)? })
 }
 
@@ -281,7 +286,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_rule_is_refused() {
-        for text in ["", "reach moon", "[string", "string | image", "object | part", "integer 1", "'x", "string string", "number a..b"] {
+        for text in
+            ["", "reach moon", "[string", "string | image", "object | part", "integer 1", "'x", "string string", "number a..b"]
+        {
             assert!(rule(text).is_err(), "{text}");
         }
     }

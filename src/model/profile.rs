@@ -145,7 +145,8 @@ impl Profile {
             None => own,
             Some(base) => {
                 let name = base.as_str().ok_or_else(|| fault("base", "must be a string"))?;
-                let base = BUILT_IN.iter().find(|(known, _)| *known == name).ok_or_else(|| ProfileFault::Base(name.to_owned()))?;
+                let base =
+                    BUILT_IN.iter().find(|(known, _)| *known == name).ok_or_else(|| ProfileFault::Base(name.to_owned()))?;
                 let mut table = base.1.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
                 lay_over(&mut table, own);
                 table
@@ -200,20 +201,11 @@ fn lay_over(lower: &mut Table, upper: Table) {
 }
 
 fn compile(table: &Table) -> Result<Profile, ProfileFault> {
-    const KEYS: [&str; 7] = ["name", "base", "never", "media", "gateway", "shape", "union"];
+    const KEYS: [&str; 8] = ["name", "base", "never", "media", "gateway", "include", "shape", "union"];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(fault(key, format!("not a key of a profile; those are {}", KEYS.join(", "))));
     }
-    let mut shapes = Vec::new();
-    for (name, fields) in sub_table(table, "shape")? {
-        let fields = fields.as_table().ok_or_else(|| fault(format!("shape.{name}"), "must be a table"))?;
-        let mut rules = Vec::with_capacity(fields.len());
-        for (field, value) in fields {
-            rules.push((field.clone(), rule_at(&format!("shape.{name}.{field}"), value)?));
-        }
-        rules.sort_by(|one, other| one.0.cmp(&other.0));
-        shapes.push(Shape { name: name.clone(), fields: rules });
-    }
+    let mut shapes = read_shapes(table)?;
     let mut unions = Vec::new();
     let mut union_names = Vec::new();
     for (name, value) in sub_table(table, "union")? {
@@ -246,6 +238,36 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
         Some(root) => Err(fault(format!("shape.{root}"), "is missing")),
         None => Ok(profile),
     }
+}
+
+/// The shapes, each with the fields of the shapes that it includes; its own rules win.
+fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
+    let (tables, includes) = (sub_table(table, "shape")?, sub_table(table, "include")?);
+    if let Some(name) = includes.keys().find(|name| !tables.contains_key(name.as_str())) {
+        return Err(fault(format!("include.{name}"), "there is no such shape"));
+    }
+    let never = texts_at(table, "never")?;
+    let mut shapes = Vec::with_capacity(tables.len());
+    for (name, own) in tables {
+        let mut fields: Vec<(String, Rule)> = Vec::new();
+        let included = if includes.contains_key(name) { texts_at(includes, name)? } else { Vec::new() };
+        let included = included.iter().map(|other| (other, tables.get(other)));
+        for (from, fields_of) in std::iter::once((name, Some(own))).chain(included) {
+            let key = format!("shape.{from}");
+            for (field, value) in fields_of.and_then(toml::Value::as_table).ok_or_else(|| fault(&key, "must be a table"))? {
+                let rule = rule_at(&format!("{key}.{field}"), value)?;
+                if matches!(rule, Rule::Pass(_)) && never.iter().any(|pattern| matches(pattern, field)) {
+                    return Err(fault(format!("{key}.{field}"), "is listed under never, so it cannot pass"));
+                }
+                if fields.iter().all(|(known, _)| known != field) {
+                    fields.push((field.clone(), rule));
+                }
+            }
+        }
+        fields.sort_by(|one, other| one.0.cmp(&other.0));
+        shapes.push(Shape { name: name.clone(), fields });
+    }
+    Ok(shapes)
 }
 
 fn sub_table<'t>(table: &'t Table, key: &str) -> Result<&'t Table, ProfileFault> {

@@ -38,7 +38,8 @@ pub(super) fn read(raw: &[u8]) -> Option<Usage> {
 /// Anthropic counts apart what came from a cache and what went into it.
 fn anthropic_input(object: &Object<'_>) -> Option<u64> {
     let number = |key: &str| object.get(key).and_then(Value::as_u64);
-    let cached = number("cache_creation_input_tokens").unwrap_or(0).saturating_add(number("cache_read_input_tokens").unwrap_or(0));
+    let cached =
+        number("cache_creation_input_tokens").unwrap_or(0).saturating_add(number("cache_read_input_tokens").unwrap_or(0));
     number("input_tokens").map(|input| input.saturating_add(cached))
 }
 

@@ -27,9 +27,9 @@ impl Buffers {
     }
 
     fn take(&self, bytes: u64) -> Result<(), Refusal> {
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= self.max)
-        });
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(bytes).filter(|sum| *sum <= self.max));
         taken.map(drop).map_err(|_| Refusal::new(Code::BodyMemory).after(Duration::from_secs(1)))
     }
 }
@@ -97,7 +97,8 @@ pub async fn read(
     (max, idle_max): (u64, Duration),
 ) -> Result<Held, Refusal> {
     announced(headers)?;
-    let too_large = || Refusal::new(Code::BodyTooLarge).saying(format!("The body is larger than the {max} bytes that this gateway takes."));
+    let too_large =
+        || Refusal::new(Code::BodyTooLarge).saying(format!("The body is larger than the {max} bytes that this gateway takes."));
     let size = body.size_hint();
     if size.lower() > max {
         return Err(too_large());

@@ -74,8 +74,15 @@ impl Remote {
     ///
     /// # Errors
     /// `upstream-unavailable` when no connection can be had, `upstream-invalid` when the connection broke.
-    pub async fn send(&self, operation: Operation, body: Bytes, stream: bool, request_id: &HeaderValue) -> Result<Response<Incoming>, Refusal> {
-        let uri: Uri = format!("{}{}", self.base, operation.path()).parse().map_err(|error| Refusal::new(Code::Internal).because(error))?;
+    pub async fn send(
+        &self,
+        operation: Operation,
+        body: Bytes,
+        stream: bool,
+        request_id: &HeaderValue,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let uri: Uri =
+            format!("{}{}", self.base, operation.path()).parse().map_err(|error| Refusal::new(Code::Internal).because(error))?;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
@@ -106,8 +113,11 @@ impl Remote {
 /// # Errors
 /// When the secret has characters that no header may carry.
 pub fn credential(secret: &str, api_key: bool) -> Result<(HeaderName, HeaderValue), http::header::InvalidHeaderValue> {
-    let (name, text) =
-        if api_key { (HeaderName::from_static("x-api-key"), secret.to_owned()) } else { (AUTHORIZATION, format!("Bearer {secret}")) };
+    let (name, text) = if api_key {
+        (HeaderName::from_static("x-api-key"), secret.to_owned())
+    } else {
+        (AUTHORIZATION, format!("Bearer {secret}"))
+    };
     let mut value = HeaderValue::from_str(&text)?;
     value.set_sensitive(true);
     Ok((name, value))
@@ -147,7 +157,9 @@ pub async fn collect(mut body: Incoming, idle_max: Duration) -> Result<Bytes, Re
     let mut first = None;
     loop {
         let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
-        let frame = tokio::time::timeout(idle_max, frame).await.map_err(|_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle"))?;
+        let frame = tokio::time::timeout(idle_max, frame)
+            .await
+            .map_err(|_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle"))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| Refusal::new(Code::UpstreamInvalid).because(error))?;
         let Ok(data) = frame.into_data() else { continue };

@@ -54,7 +54,8 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = Connection { terms: Arc::clone(&terms), gateway: Arc::clone(&gateway), watcher: graceful.watcher() };
+                let connection =
+                    Connection { terms: Arc::clone(&terms), gateway: Arc::clone(&gateway), watcher: graceful.watcher() };
                 tokio::spawn(connection.open(stream, peer, place));
             }
             Err(error) => {
@@ -110,7 +111,12 @@ impl Connection {
         if begins_proxy(&first[..seen]) { proxied(stream, peer).await } else { Ok(peer) }
     }
 
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, client: IpAddr, place: OwnedSemaphorePermit) {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self,
+        stream: S,
+        client: IpAddr,
+        place: OwnedSemaphorePermit,
+    ) {
         let Self { terms, gateway, watcher } = self;
         let (stream, unexplained) = Tap::new(stream);
         let builder = builder(&terms.timeouts);
@@ -127,7 +133,12 @@ impl Connection {
     }
 }
 
-fn origin(client: IpAddr, request: &http::Request<hyper::body::Incoming>, proxies: &[IpNet], unexplained: &Unexplained) -> Origin {
+fn origin(
+    client: IpAddr,
+    request: &http::Request<hyper::body::Incoming>,
+    proxies: &[IpNet],
+    unexplained: &Unexplained,
+) -> Origin {
     let over_http2 = request.version() == http::Version::HTTP_2;
     let unexplained = if over_http2 { Unexplained::default() } else { unexplained.clone() };
     Origin { peer: forwarded(client, request.headers(), proxies), unexplained }

@@ -315,7 +315,12 @@ struct About {
 }
 
 impl About {
-    fn head<'h>(&'h self, request: &'h str, (status, content_type): (u16, HeaderValue), retry_after: Option<HeaderValue>) -> Head<'h> {
+    fn head<'h>(
+        &'h self,
+        request: &'h str,
+        (status, content_type): (u16, HeaderValue),
+        retry_after: Option<HeaderValue>,
+    ) -> Head<'h> {
         Head { status, content_type, request, headroom: self.headroom, notes: &self.notes, retry_after }
     }
 }

@@ -240,7 +240,7 @@ mod tests {
     fn thumbprints_are_those_of_the_standards() {
         let key = read_set(&format!(r#"{{"keys":[{}]}}"#, ed25519(""))).expect("set");
         assert_eq!(key[0].id().to_string(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
-        // RFC 9964's own example of an ML-DSA-65 key.
+        // The published example of an ML-DSA-65 key as AKP: the seed is all zeros.
         assert_eq!(Jwk::of(ml_dsa().public().expect("key")).id().to_string(), "Suiu29qbfuaBaR4Ats-c6XQBePB_OpAxAwcTR_0KXVM");
     }
 

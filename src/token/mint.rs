@@ -162,8 +162,12 @@ fn constraints(request: &Request) -> Vec<Value<'static>> {
     list
 }
 
-/// Signs `payload` as it is: header `typ`, `alg`, `kid` (RFC 7515 section 5.1).
-fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> {
+/// Signs `payload` as it is, with the header `typ`, `alg`, `kid` (RFC 7515 section 5.1): what it says is not looked at, so
+/// [`mint`] is what the command line uses.
+///
+/// # Errors
+/// When the key cannot be used.
+pub fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> {
     let jwk = Jwk::of(key.public()?);
     let header = object(vec![("typ", text(TYP)), ("alg", text(key.algorithm().as_str())), ("kid", text(jwk.id()))]);
     let encode = |value: &Value<'_>| {
@@ -174,4 +178,72 @@ fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> {
     let signed = format!("{}.{}", encode(&header), encode(payload));
     let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
     Ok(format!("{signed}.{signature}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Algorithm;
+    use zeroize::Zeroizing;
+
+    fn request() -> Request {
+        Request {
+            iss: "https://operator.example".to_owned(),
+            aud: "https://gateway.example".to_owned(),
+            principal: "team:research".parse().expect("principal"),
+            agent: "research/summarizer".parse().expect("agent"),
+            scopes: vec!["inference.chat".to_owned()],
+            models: Vec::new(),
+            model_prefix: None,
+            rps: None,
+            rpm: None,
+            in_flight: None,
+            output_tokens: None,
+            issued: Timestamp(1_790_000_000_000),
+            not_before: None,
+            expires: Timestamp(1_790_003_600_000),
+            jti: label(Timestamp(1_790_000_000_000), 7),
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl Fn(&mut Request), expect: Result<(), &str>) {
+        let key = SigningKey::from_seed(Algorithm::Ed25519, Zeroizing::new([3; 32]));
+        let mut request = request();
+        change(&mut request);
+        match (mint(&request, &key), expect) {
+            (Ok(_), Ok(())) => {}
+            (Err(fault), Err(part)) => assert!(fault.to_string().contains(part), "{fault}"),
+            (Ok(_), Err(part)) => panic!("signed, where {part:?} was to be refused"),
+            (Err(fault), Ok(())) => panic!("{fault}"),
+        }
+    }
+
+    #[test]
+    fn only_what_a_gateway_takes_is_signed() {
+        check(|_| {}, Ok(()));
+        check(|request| request.scopes = vec!["inference.*".to_owned(), "models.read".to_owned()], Ok(()));
+        check(|request| request.not_before = Some(Timestamp(1_790_000_060_000)), Ok(()));
+        check(|request| request.scopes.clear(), Err("--scope"));
+        check(|request| request.scopes.push("inference.chats".to_owned()), Err("inference.chats"));
+        check(|request| request.expires = request.issued, Err("before it begins"));
+        check(|request| request.not_before = Some(request.expires), Err("before it begins"));
+        check(|request| request.issued = Timestamp(-1), Err("1970"));
+        check(|request| request.expires = Timestamp(i64::MAX), Err("exp"));
+        check(|request| request.agent = "research/a/b".parse().expect("agent"), Err("namespace/name"));
+        check(|request| request.jti.clear(), Err("jti"));
+        check(|request| request.rpm = Some(1 << 53), Err("requests_per_minute"));
+        check(|request| request.models = vec![String::new()], Err("one_of"));
+        check(|request| request.model_prefix = Some(String::new()), Err("prefix"));
+        check(|request| request.models = vec!["m".repeat(256); 200], Err("40 KiB"));
+    }
+
+    #[test]
+    fn labels_are_26_characters_in_the_order_of_time() {
+        let earlier = label(Timestamp(1_790_000_000_000), u128::MAX);
+        let later = label(Timestamp(1_790_000_000_001), 0);
+        assert_eq!((earlier.len(), later.len()), (26, 26));
+        assert!(earlier < later);
+        assert_ne!(label(Timestamp(1_790_000_000_000), 1), label(Timestamp(1_790_000_000_000), 2));
+    }
 }

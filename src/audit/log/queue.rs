@@ -54,12 +54,7 @@ impl Inner {
 }
 
 impl Shared {
-    pub(super) fn new(
-        clock: std::sync::Arc<dyn Clock>,
-        watched: Vec<durable::Identity>,
-        size: u64,
-        at: Timestamp,
-    ) -> Self {
+    pub(super) fn new(clock: std::sync::Arc<dyn Clock>, watched: Vec<durable::Identity>, size: u64, at: Timestamp) -> Self {
         let inner = Inner {
             queue: VecDeque::new(),
             answering: Vec::new(),

@@ -45,7 +45,11 @@ pub struct Torn {
 impl std::fmt::Display for Torn {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { segment, offset, bytes } = self;
-        write!(out, "an unfinished write of {bytes} bytes was cut off {} at byte {offset}; nothing in it was acknowledged", segment.display())
+        write!(
+            out,
+            "an unfinished write of {bytes} bytes was cut off {} at byte {offset}; nothing in it was acknowledged",
+            segment.display()
+        )
     }
 }
 

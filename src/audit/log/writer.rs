@@ -150,13 +150,13 @@ impl Segment {
     /// Makes the segment whose first record will be `first`: zeros, synced, its name too.
     pub(super) fn create(disk: &dyn Disk, journal: &Path, first: u64) -> Result<Self, LogFault> {
         let path = journal.join(format!("{first:020}"));
-        Self::filled(disk, journal, &path).map_err(|fault| match fault.error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                // It holds nothing; what is left of it would be filled up at the next try, or the next start.
-                let _ = std::fs::remove_file(&path);
-                LogFault::NoSpace(fault)
+        Self::filled(disk, journal, &path).map_err(|fault| {
+            if !matches!(fault.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                return LogFault::Disk(fault);
             }
-            _ => LogFault::Disk(fault),
+            // It holds nothing; what is left of it would be filled up at the next try, or the next start.
+            let _ = std::fs::remove_file(&path);
+            LogFault::NoSpace(fault)
         })
     }
 

@@ -41,7 +41,9 @@ fn refuse(reach: &Reach) -> Refusal {
         ReachKind::HostedTool => (Code::ToolNotAllowed, "Only tools of type function pass; hosted tools would run outside."),
         ReachKind::Mcp => (Code::ToolNotAllowed, "MCP servers named by a request are not reached."),
         ReachKind::Background => (Code::EgressUncontrolled, "Work that outlives its request, and calls back, is not accepted."),
-        ReachKind::ForeignState => (Code::EgressUncontrolled, "State kept by another server cannot be named; send the content itself."),
+        ReachKind::ForeignState => {
+            (Code::EgressUncontrolled, "State kept by another server cannot be named; send the content itself.")
+        }
     };
     Refusal::new(code).saying(says).at(reach.path.clone()).because(&reach.target)
 }

@@ -29,7 +29,9 @@ pub(super) fn messages(call: &ModelCall<'_>, said: &Said, id: &str) -> Echo {
     events.push(event("content_block_start", &format!(r#","index":0,"content_block":{}"#, block("{}", ""))));
     match &said.tool {
         Some(_) => events.push(delta(format!(r#"{{"type":"input_json_delta","partial_json":{}}}"#, quoted(arguments)))),
-        None => events.extend(pieces(&said.text).map(|piece| delta(format!(r#"{{"type":"text_delta","text":{}}}"#, quoted(piece))))),
+        None => {
+            events.extend(pieces(&said.text).map(|piece| delta(format!(r#"{{"type":"text_delta","text":{}}}"#, quoted(piece)))))
+        }
     }
     events.push(event("content_block_stop", r#","index":0"#));
     events.push(event(

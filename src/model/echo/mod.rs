@@ -45,12 +45,15 @@ struct Said {
 
 fn said(call: &ModelCall<'_>, cap: u64) -> Said {
     let messages = call.object.get("messages").and_then(Value::as_array).unwrap_or_default();
-    let texts: Vec<(&str, String)> = messages.iter().filter_map(Value::as_object).map(|message| (role(message), text_of(message))).collect();
+    let texts: Vec<(&str, String)> =
+        messages.iter().filter_map(Value::as_object).map(|message| (role(message), text_of(message))).collect();
     let system = call.object.get("system").map(text_in).unwrap_or_default();
     let input = texts.iter().map(|(_, text)| words(text)).sum::<u64>() + words(&system);
     let last = texts.iter().rev().find(|(role, _)| matches!(*role, "user" | "tool"));
     let (role, text) = last.map_or(("user", ""), |(role, text)| (*role, text.as_str()));
-    if role == "user" && let Some((name, arguments)) = tool_call(call, text) {
+    if role == "user"
+        && let Some((name, arguments)) = tool_call(call, text)
+    {
         let output = words(text).saturating_sub(1).max(1);
         return Said { text: String::new(), tool: Some((name, arguments)), cut: false, input, output };
     }
@@ -61,7 +64,8 @@ fn said(call: &ModelCall<'_>, cap: u64) -> Said {
 }
 
 fn role<'v>(message: &'v Object<'_>) -> &'v str {
-    let result = |item: &Value<'_>| item.as_object().and_then(|part| part.get("type")).and_then(Value::as_str) == Some("tool_result");
+    let result =
+        |item: &Value<'_>| item.as_object().and_then(|part| part.get("type")).and_then(Value::as_str) == Some("tool_result");
     let results = message.get("content").and_then(Value::as_array).is_some_and(|items| items.iter().any(result));
     if results { "tool" } else { message.get("role").and_then(Value::as_str).unwrap_or_default() }
 }
@@ -75,7 +79,8 @@ fn text_in(content: &Value<'_>) -> String {
     match content {
         Value::String(text) => text.to_string(),
         Value::Array(items) => {
-            let parts = items.iter().filter_map(Value::as_object).filter_map(|part| part.get("text").or_else(|| part.get("content")));
+            let parts =
+                items.iter().filter_map(Value::as_object).filter_map(|part| part.get("text").or_else(|| part.get("content")));
             parts.map(text_in).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
@@ -87,7 +92,8 @@ fn tool_call(call: &ModelCall<'_>, text: &str) -> Option<(String, String)> {
     let order = text.trim().strip_prefix("call ")?.trim_start();
     let (name, arguments) = order.split_once(char::is_whitespace).unwrap_or((order, "{}"));
     let chosen = call.object.get("tool_choice");
-    let kind = |choice: &Value<'_>| choice.as_object().and_then(|choice| choice.get("type")).and_then(Value::as_str) == Some("none");
+    let kind =
+        |choice: &Value<'_>| choice.as_object().and_then(|choice| choice.get("type")).and_then(Value::as_str) == Some("none");
     if chosen.and_then(Value::as_str) == Some("none") || chosen.is_some_and(kind) {
         return None;
     }

@@ -16,7 +16,11 @@ pub(super) fn chat(call: &ModelCall<'_>, said: &Said, created: i64, id: &str) ->
     let usage = usage(said.input, said.output.saturating_mul(choices));
     let tool = said.tool.as_ref().map(|(name, arguments)| {
         let call_id = format!("call_{id}");
-        format!(r#"{{"id":"{call_id}","type":"function","function":{{"name":{},"arguments":{}}}}}"#, quoted(name), quoted(arguments))
+        format!(
+            r#"{{"id":"{call_id}","type":"function","function":{{"name":{},"arguments":{}}}}}"#,
+            quoted(name),
+            quoted(arguments)
+        )
     });
     if !call.stream() {
         let message = match &tool {
@@ -47,7 +51,8 @@ pub(super) fn chat(call: &ModelCall<'_>, said: &Said, created: i64, id: &str) ->
             }
             None => {
                 events.push(delta(index, r#"{"role":"assistant","content":""}"#, "null"));
-                events.extend(pieces(&said.text).map(|piece| delta(index, &format!(r#"{{"content":{}}}"#, quoted(piece)), "null")));
+                events
+                    .extend(pieces(&said.text).map(|piece| delta(index, &format!(r#"{{"content":{}}}"#, quoted(piece)), "null")));
             }
         }
         events.push(delta(index, "{}", &quoted(finish)));
@@ -76,7 +81,9 @@ pub(super) fn completion(call: &ModelCall<'_>, cap: u64, created: i64, id: &str)
     }
     let usage = usage(input, output);
     let object = |choices: &str, usage: &str| {
-        format!(r#"{{"id":"cmpl-{id}","object":"text_completion","created":{created},"model":{model},"choices":[{choices}]{usage}}}"#)
+        format!(
+            r#"{{"id":"cmpl-{id}","object":"text_completion","created":{created},"model":{model},"choices":[{choices}]{usage}}}"#
+        )
     };
     let choice = |index: usize, text: &str, finish: &str| {
         format!(r#"{{"index":{index},"text":{},"logprobs":null,"finish_reason":{finish}}}"#, quoted(text))

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what the tests need, then runs every test. Usage: ./test.sh [--full]
+#
+# --full runs the campaigns at the size that the docs name; without it they run at a tenth, with fixed seeds.
+set -u
+cd "$(dirname "$0")"
+export CARGO_BUILD_JOBS="${CARGO_BUILD_JOBS:-2}" CARGO_TERM_COLOR=never
+[ "${1:-}" = "--full" ] && export TOKEN_SHIELD_FULL=1
+passed=0 failed=0 summary=""
+
+step() {
+    local name="$1" from=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    if "$@"; then
+        passed=$((passed + 1)) summary+="  ok      $((SECONDS - from)) s  $name"$'\n'
+    else
+        failed=$((failed + 1)) summary+="  FAILED  $((SECONDS - from)) s  $name"$'\n'
+    fi
+}
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# package: a program that it brings
+install_programs() {
+    local missing=""
+    for pair in curl:curl iproute2:ip prometheus:promtool python3-venv:python3 git:git; do
+        command -v "${pair#*:}" >/dev/null 2>&1 || missing+=" ${pair%%:*}"
+    done
+    if [ -n "$missing" ]; then
+        as_root apt-get update -q || return 1
+        # shellcheck disable=SC2086
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing || return 1
+    fi
+    command -v cargo-nextest >/dev/null 2>&1 || cargo install --locked cargo-nextest
+}
+
+install_python() {
+    [ -x target/venv/bin/python ] || python3 -m venv target/venv || return 1
+    cmp -s tests/clients/requirements.txt target/venv/installed && return 0
+    target/venv/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt &&
+        cp tests/clients/requirements.txt target/venv/installed
+}
+
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --document-private-items; }
+clients() { TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" target/venv/bin/python -m pytest -q tests/clients; }
+
+mkdir -p target
+step "install programs" install_programs
+step "install Python packages" install_python
+step "format" cargo fmt --check
+step "lints" cargo clippy -q --all-targets -- -D warnings
+step "documentation" docs
+step "floors 0 and 1 alone" cargo check -q --lib --no-default-features
+step "build" cargo build -q
+step "tests" cargo nextest run --no-fail-fast
+step "examples in the documentation" cargo test -q --doc
+step "unmodified clients" clients
+
+printf '\n%s\n%d passed, %d failed\n' "$summary" "$passed" "$failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,106 @@
+//! Standing acts at once, limits hold, and what was commanded survives.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use token_shield::control::{Command, Verb};
+
+use crate::harness::{Answer, Gateway, PATIENCE};
+
+const HELLO: &str = r#"{"model":"echo","messages":[{"role":"user","content":"hello"}]}"#;
+
+fn stand(gateway: &Gateway, verb: Verb) {
+    gateway.command(Command::AgentStanding { agent: "research/agent".to_owned(), verb, reason: "test".to_owned() });
+}
+
+#[track_caller]
+fn check(answer: &Answer, status: u16, code: &str) {
+    assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
+}
+
+#[test]
+fn a_good_request_is_answered() {
+    let gateway = Gateway::start();
+    let answer = gateway.send(&gateway.chat(HELLO));
+    check(&answer, 200, "");
+    assert!(answer.body.contains("hello") && answer.head.contains("token-shield-request: rq_"), "{answer:?}");
+}
+
+#[test]
+fn a_standing_acts_on_the_next_request_and_ends() {
+    let gateway = Gateway::start();
+    for (stop, code, go) in
+        [(Verb::Suspend, "agent-suspended", Verb::Resume), (Verb::Quarantine, "agent-quarantined", Verb::Release)]
+    {
+        stand(&gateway, stop);
+        check(&gateway.send(&gateway.chat(HELLO)), 403, code);
+        stand(&gateway, go);
+        check(&gateway.send(&gateway.chat(HELLO)), 200, "");
+    }
+    stand(&gateway, Verb::Revoke);
+    check(&gateway.send(&gateway.chat(HELLO)), 403, "agent-revoked");
+}
+
+#[test]
+fn a_token_is_revoked_by_its_label() {
+    let gateway = Gateway::start();
+    let mut claims = gateway.claims();
+    claims.set("jti", token_shield::json::Value::from_text("LABEL-1"));
+    let token = gateway.sign(claims);
+    gateway.command(Command::TokenRegister { token: token.clone(), class: None });
+    check(&gateway.send(&gateway.request_as(&token, "/v1/chat/completions", &[], HELLO.as_bytes())), 200, "");
+    let revoked = gateway.command(Command::TokenRevoke { token: "LABEL-1".to_owned(), reason: "lost".to_owned() });
+    assert_eq!(revoked.sealed.len(), 1);
+    check(&gateway.send(&gateway.request_as(&token, "/v1/chat/completions", &[], HELLO.as_bytes())), 401, "token-revoked");
+}
+
+#[test]
+fn an_open_stream_ends_within_a_second_of_a_quarantine() {
+    let gateway = Gateway::start();
+    let text = "word ".repeat(180_000);
+    let body = format!(r#"{{"model":"echo","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let mut stream = TcpStream::connect(gateway.api).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream.write_all(&gateway.chat(&body)).expect("write");
+    let mut first = [0; 1024];
+    assert!(stream.read(&mut first).expect("the stream begins") > 0);
+    stand(&gateway, Verb::Quarantine);
+    let from = Instant::now();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).ok();
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.contains("agent-quarantined"), "the stream ended without a reason");
+    assert!(!rest.contains("[DONE]"), "the stream ran to its end");
+    assert!(from.elapsed().as_secs() < 5, "it took {:?}", from.elapsed());
+}
+
+#[test]
+fn a_rate_holds_and_says_when_to_come_back() {
+    let gateway = Gateway::with("rpm = 60\nburst = 3\nin_flight = 8", "");
+    let answers: Vec<Answer> = (0..6).map(|_| gateway.send(&gateway.chat(HELLO))).collect();
+    let passed = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!((3..=4).contains(&passed), "{passed} passed");
+    let refused = answers.iter().find(|answer| answer.status == 429).expect("a refusal");
+    check(refused, 429, "rate-exceeded");
+    assert!(refused.head.contains("retry-after: 1") && refused.head.contains("ratelimit-policy"), "{}", refused.head);
+    assert!(!refused.head.contains("x-should-retry: false"));
+}
+
+#[test]
+fn a_limit_of_zero_refuses() {
+    let gateway = Gateway::with("rpm = 0\nin_flight = 8", "");
+    let answer = gateway.send(&gateway.chat(HELLO));
+    check(&answer, 429, "rate-is-zero");
+    assert!(answer.head.contains("x-should-retry: false"));
+}
+
+#[test]
+fn output_tokens_are_clamped_and_a_header_says_so() {
+    let gateway = Gateway::with("rpm = 600\nin_flight = 8\noutput_tokens = 2", "");
+    let body = r#"{"model":"echo","max_tokens":50,"messages":[{"role":"user","content":"one two three four"}]}"#;
+    let answer = gateway.send(&gateway.chat(body));
+    check(&answer, 200, "");
+    assert!(answer.body.contains("one two") && !answer.body.contains("three"), "{answer:?}");
+    assert!(answer.head.contains("token-shield-output-tokens: 2"), "{}", answer.head);
+}

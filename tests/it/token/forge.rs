@@ -1,0 +1,112 @@
+//! Tokens made by hand: anything can be put into them, and all of it is signed with a key that the gateway knows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use token_shield::clock::Timestamp;
+use token_shield::crypto::{Algorithm, Both, SigningKey, Verifier};
+use token_shield::id::KeyId;
+use token_shield::refusal::{Code, Refusal};
+use token_shield::token::jwk::Jwk;
+use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, Verified, verify};
+
+/// The moment at which the tests stand, in seconds: ten seconds after the tokens were issued.
+pub(crate) const NOW: i64 = 1_790_000_010;
+
+/// The claims of a good token, each as JSON text.
+const CLAIMS: &[(&str, &str)] = &[
+    ("iss", r#""https://operator.example""#),
+    ("aud", r#""https://gateway.example""#),
+    ("sub", r#""team:research""#),
+    ("client_id", r#""research/summarizer""#),
+    ("iat", "1790000000"),
+    ("exp", "1790003600"),
+    ("jti", r#""01JB0000000000000000000000""#),
+    ("del_depth", "0"),
+    ("del_max_depth", "1"),
+    ("authorization_details", r#"[{"type":"agent_delegation","scopes":["inference.chat"],"constraints":[]}]"#),
+];
+
+/// A good payload with `changes` applied: a claim is set to a JSON text, or taken out where that text is empty.
+pub(crate) fn payload(changes: &[(&str, &str)]) -> String {
+    let mut members: Vec<(&str, &str)> = CLAIMS.to_vec();
+    for (name, value) in changes {
+        match members.iter_mut().find(|(known, _)| known == name) {
+            Some(member) => member.1 = value,
+            None => members.push((name, value)),
+        }
+    }
+    let members: Vec<String> =
+        members.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// An operator's key, and a gateway that knows it.
+pub(crate) struct Forge {
+    pub(crate) key: SigningKey,
+    pub(crate) kid: KeyId,
+    pub(crate) known: HashMap<KeyId, Arc<KnownKey>>,
+}
+
+impl Keys for Forge {
+    fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
+        self.known.get(kid).cloned()
+    }
+}
+
+impl Forge {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
+        Self::with(algorithm, |_| {})
+    }
+
+    /// With another policy than: both namespaces, 30 days, Ed25519 taken.
+    pub(crate) fn with(algorithm: Algorithm, change: impl FnOnce(&mut IssuerPolicy)) -> Self {
+        let mut policy = IssuerPolicy {
+            iss: "https://operator.example".to_owned(),
+            aud: "https://gateway.example".to_owned(),
+            namespaces: vec!["research".to_owned(), "support".to_owned()],
+            ttl_max: Duration::from_secs(30 * 86_400),
+            post_quantum: PostQuantum::Off,
+        };
+        change(&mut policy);
+        let key = SigningKey::from_seed(algorithm, [5; 32].into());
+        let public = Jwk::of(key.public().expect("key"));
+        let known = KnownKey { id: public.id(), key: public.key().clone(), issuer: Arc::new(policy) };
+        Self { key, kid: public.id(), known: HashMap::from([(public.id(), Arc::new(known))]) }
+    }
+
+    /// The header of a good token.
+    pub(crate) fn header(&self) -> String {
+        format!(r#"{{"typ":"at+jwt","alg":"{}","kid":"{}"}}"#, self.key.algorithm().as_str(), self.kid)
+    }
+
+    /// A token of that header and payload, byte for byte, rightly signed.
+    pub(crate) fn sign(&self, header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes())))
+    }
+
+    /// A good token with changes in its claims.
+    pub(crate) fn token(&self, changes: &[(&str, &str)]) -> String {
+        self.sign(self.header(), payload(changes))
+    }
+
+    pub(crate) fn verify_with(&self, token: &str, verifier: &dyn Verifier, now: i64) -> Result<Verified, Refusal> {
+        verify(&Presented::read(token)?, self, verifier, Timestamp(now * 1000))
+    }
+
+    /// What the gateway's door says of `token`, both implementations being asked.
+    pub(crate) fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+        self.verify_with(token, &Both, NOW)
+    }
+
+    #[track_caller]
+    pub(crate) fn check(&self, token: &str, expect: Result<(), Code>) {
+        let found = self.verify(token);
+        let detail = found.as_ref().err().map(|refusal| format!("{refusal} {:?}", refusal.detail));
+        assert_eq!(found.map(|_| ()).map_err(|refusal| refusal.code), expect, "{detail:?}");
+    }
+}
