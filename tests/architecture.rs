@@ -47,8 +47,9 @@ fn sources() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     files(&root, &mut found);
-    let name =
-        |path: &PathBuf| path.strip_prefix(&root).expect("under src").with_extension("").to_string_lossy().trim_end_matches("/mod").to_owned();
+    let name = |path: &PathBuf| {
+        path.strip_prefix(&root).expect("under src").with_extension("").to_string_lossy().trim_end_matches("/mod").to_owned()
+    };
     found.iter().map(|path| (name(path), fs::read_to_string(path).expect("source"))).collect()
 }
 

@@ -112,4 +112,19 @@ mod tests {
         }
         assert_eq!(points.len(), 8);
     }
+
+    #[test]
+    fn a_disagreement_is_a_refusal() {
+        let signing = |seed: u8| crate::crypto::SigningKey::from_seed(Algorithm::MlDsa65, zeroize::Zeroizing::new([seed; 32]));
+        let signature = signing(1).sign(b"message");
+        let (key, other) = (signing(1).public().expect("key"), signing(2).public().expect("key"));
+        let asked = |key: &PublicKey| Both.verify(key, b"message", &signature).map(|_| ());
+        assert_eq!(asked(&key), Ok(()));
+        let (mut half, mut other_half) = (key.clone(), key.clone());
+        half.fast = other.fast.clone();
+        other_half.parsed = other.parsed.clone();
+        assert_eq!(asked(&half), Err(SignatureFault::Disagreement));
+        assert_eq!(asked(&other_half), Err(SignatureFault::Disagreement));
+        assert_eq!(asked(&other), Err(SignatureFault::Invalid));
+    }
 }

@@ -40,8 +40,7 @@ impl<'t> Judge<'t> {
             self.dropped.push(Path::Key(path, &key).to_string());
             object.remove(&key);
         }
-        let required = shape.fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
-        for (name, _) in required {
+        for name in &shape.required {
             if matches!(object.get(name), None | Some(Value::Null)) {
                 let missing = Path::Key(path, name).to_string();
                 return Err(Refusal::new(Code::FieldMissing).saying(format!("The field {missing} is required.")).at(missing));

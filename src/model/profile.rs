@@ -48,6 +48,8 @@ pub struct Profile {
 pub(super) struct Shape {
     pub(super) name: String,
     pub(super) fields: Vec<(String, Rule)>,
+    /// The fields that must be there.
+    pub(super) required: Vec<String>,
 }
 
 impl Shape {
@@ -140,19 +142,7 @@ impl Profile {
     /// # Errors
     /// The first key that is wrong.
     pub fn read(text: &str) -> Result<Self, ProfileFault> {
-        let own = text.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
-        let table = match own.get("base") {
-            None => own,
-            Some(base) => {
-                let name = base.as_str().ok_or_else(|| fault("base", "must be a string"))?;
-                let base =
-                    BUILT_IN.iter().find(|(known, _)| *known == name).ok_or_else(|| ProfileFault::Base(name.to_owned()))?;
-                let mut table = base.1.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
-                lay_over(&mut table, own);
-                table
-            }
-        };
-        compile(&table)
+        compile(&layered(text)?)
     }
 
     /// The profile's name.
@@ -186,6 +176,17 @@ impl Profile {
     pub(super) const fn media_chars_max(&self) -> usize {
         self.media.chars_max
     }
+}
+
+/// A profile's table, laid over that of its base.
+fn layered(text: &str) -> Result<Table, ProfileFault> {
+    let own = text.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
+    let Some(base) = text_at(&own, "base")? else { return Ok(own) };
+    let built_in = BUILT_IN.iter().find(|(known, _)| *known == base);
+    let (_, below) = built_in.filter(|(_, below)| *below != text).ok_or(ProfileFault::Base(base))?;
+    let mut table = layered(below)?;
+    lay_over(&mut table, own);
+    Ok(table)
 }
 
 /// Lays `upper` over `lower`: tables merge, everything else is replaced.
@@ -240,7 +241,7 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
     }
 }
 
-/// The shapes, each with the fields of the shapes that it includes; its own rules win.
+/// The shapes, each with the fields of the shapes that it includes. Its own rules win, then those of the last included.
 fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
     let (tables, includes) = (sub_table(table, "shape")?, sub_table(table, "include")?);
     if let Some(name) = includes.keys().find(|name| !tables.contains_key(name.as_str())) {
@@ -251,7 +252,7 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
     for (name, own) in tables {
         let mut fields: Vec<(String, Rule)> = Vec::new();
         let included = if includes.contains_key(name) { texts_at(includes, name)? } else { Vec::new() };
-        let included = included.iter().map(|other| (other, tables.get(other)));
+        let included = included.iter().rev().map(|other| (other, tables.get(other)));
         for (from, fields_of) in std::iter::once((name, Some(own))).chain(included) {
             let key = format!("shape.{from}");
             for (field, value) in fields_of.and_then(toml::Value::as_table).ok_or_else(|| fault(&key, "must be a table"))? {
@@ -265,7 +266,9 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
             }
         }
         fields.sort_by(|one, other| one.0.cmp(&other.0));
-        shapes.push(Shape { name: name.clone(), fields });
+        let required = fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
+        let required = required.map(|(field, _)| field.clone()).collect();
+        shapes.push(Shape { name: name.clone(), fields, required });
     }
     Ok(shapes)
 }

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,22 +16,22 @@ use token_shield::token::{jwk, mint};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-pub const ISS: &str = "https://operator.example";
-pub const AUD: &str = "https://gateway.example";
+pub(crate) const ISS: &str = "https://operator.example";
+pub(crate) const AUD: &str = "https://gateway.example";
 /// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A gateway with two issuers' keys (ML-DSA-65, and Ed25519 where `pq = "off"`), one model on a counting upstream, and echo.
-pub struct Gateway {
-    pub api: SocketAddr,
-    pub key: SigningKey,
-    pub classical: SigningKey,
-    pub control: Arc<Control>,
-    pub forwarded: Arc<AtomicUsize>,
+pub(crate) struct Gateway {
+    pub(crate) api: SocketAddr,
+    pub(crate) key: SigningKey,
+    pub(crate) classical: SigningKey,
+    pub(crate) control: Arc<Control>,
+    pub(crate) forwarded: Arc<AtomicUsize>,
     runtime: Option<Runtime>,
     stop: watch::Sender<bool>,
     done: Option<tokio::task::JoinHandle<()>>,
-    pub data: tempfile::TempDir,
+    _data: tempfile::TempDir,
 }
 
 /// An upstream that counts requests and answers each with a small JSON document.
@@ -75,12 +74,12 @@ fn write_key(data: &std::path::Path, name: &str, algorithm: Algorithm) -> Signin
 }
 
 impl Gateway {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with("rpm = 6000\nburst = 5000\nin_flight = 64\noutput_tokens = 1000000", "")
     }
 
     /// A gateway whose class `default` has `class`, with `more` at the end of its config.
-    pub fn with(class: &str, more: &str) -> Self {
+    pub(crate) fn with(class: &str, more: &str) -> Self {
         let data = tempfile::tempdir().expect("folder");
         let key = write_key(data.path(), "operator.jwks", Algorithm::MlDsa65);
         let classical = write_key(data.path(), "classical.jwks", Algorithm::Ed25519);
@@ -103,16 +102,16 @@ impl Gateway {
         let listeners = runtime.block_on(Listeners::bind(&config)).expect("listeners");
         let api = listeners.api.local_addr().expect("address");
         let done = runtime.spawn(async move { app.run(listeners, stopped).await.expect("run") });
-        Self { api, key, classical, control, forwarded, runtime: Some(runtime), stop, done: Some(done), data }
+        Self { api, key, classical, control, forwarded, runtime: Some(runtime), stop, done: Some(done), _data: data }
     }
 
-    pub fn command(&self, command: Command) -> Reply {
+    pub(crate) fn command(&self, command: Command) -> Reply {
         let runtime = self.runtime.as_ref().expect("running");
         runtime.block_on(self.control.apply(&Operator("uid:0".to_owned()), command)).expect("command")
     }
 
     /// The claims of a good token.
-    pub fn claims(&self) -> Object<'static> {
+    pub(crate) fn claims(&self) -> Object<'static> {
         let now = SystemClock::start().now().seconds().unsigned_abs();
         let text = format!(
             r#"{{"iss":"{ISS}","aud":"{AUD}","sub":"team:research","client_id":"research/agent","iat":{now},"exp":{},"jti":"J-{now}",
@@ -123,21 +122,21 @@ impl Gateway {
         owned(&text).as_object().expect("object").clone()
     }
 
-    pub fn sign(&self, claims: Object<'static>) -> String {
+    pub(crate) fn sign(&self, claims: Object<'static>) -> String {
         mint::sign(&Value::Object(claims), &self.key).expect("token")
     }
 
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         self.sign(self.claims())
     }
 
     /// A POST of `body` with a good token and `headers` (lines without line ends).
-    pub fn post(&self, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
+    pub(crate) fn post(&self, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
         self.request_as(&self.token(), path, headers, body)
     }
 
     /// The same with a token of the caller's.
-    pub fn request_as(&self, token: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
+    pub(crate) fn request_as(&self, token: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
         let mut lines = vec![
             format!("POST {path} HTTP/1.1"),
             "host: gateway.example".to_owned(),
@@ -151,22 +150,17 @@ impl Gateway {
         [lines.join("\r\n").as_bytes(), b"\r\n\r\n", body].concat()
     }
 
-    pub fn chat(&self, body: &str) -> Vec<u8> {
+    pub(crate) fn chat(&self, body: &str) -> Vec<u8> {
         self.post("/v1/chat/completions", &[], body.as_bytes())
     }
 
     /// Sends raw bytes on a connection of their own and reads one answer.
-    pub fn send(&self, bytes: &[u8]) -> Answer {
+    pub(crate) fn send(&self, bytes: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(self.api).expect("connect");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
         // A server that refuses early may close before everything is written.
         let _ = stream.write_all(bytes);
         Answer::read(&mut stream)
-    }
-
-    /// The log's folder, for a look after the stop.
-    pub fn state(&self) -> PathBuf {
-        self.data.path().join("state")
     }
 }
 
@@ -184,21 +178,21 @@ impl Drop for Gateway {
 }
 
 /// A value that borrows from nothing.
-pub fn owned(text: &str) -> Value<'static> {
+pub(crate) fn owned(text: &str) -> Value<'static> {
     let leaked: &'static str = Box::leak(text.to_owned().into_boxed_str());
     token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits { depth: 64 }).expect("JSON")
 }
 
 /// One answer; status 0 where the connection closed without one.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn read(stream: &mut TcpStream) -> Self {
+    pub(crate) fn read(stream: &mut TcpStream) -> Self {
         let mut bytes = Vec::new();
         let mut buffer = [0; 16_384];
         loop {
@@ -228,7 +222,7 @@ impl Answer {
     }
 
     /// The refusal's code.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let value: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
         value["error"]["code"].as_str().unwrap_or_default().to_owned()
     }

@@ -1,0 +1,97 @@
+//! What comes back: usage, streams, errors, lists.
+
+use token_shield::model::answer::StreamFilter;
+use token_shield::model::usage::{self, Usage};
+use token_shield::model::{Dialect, Operation, error, models};
+use token_shield::refusal::{Code, Refusal};
+
+use super::{CHAT, MESSAGES};
+
+/// Pushes `stream` in pieces of several sizes and expects the same bytes, usage and end each time.
+#[track_caller]
+pub(super) fn filters(operation: Operation, usage_asked: bool, stream: &str, expect: &str, usage: Option<(u64, u64)>) {
+    for size in [1, 2, 5, 64, stream.len()] {
+        let mut filter = StreamFilter::new(operation, usage_asked);
+        let mut out = Vec::new();
+        for piece in stream.as_bytes().chunks(size) {
+            filter.push(piece, &mut out).expect("short events");
+        }
+        filter.finish(&mut out).expect("an end");
+        assert_eq!(String::from_utf8_lossy(&out), expect, "in pieces of {size}");
+        assert_eq!(filter.usage(), usage.map(|(input, output)| Usage { input, output }), "in pieces of {size}");
+        assert!(filter.ended(), "in pieces of {size}");
+    }
+}
+
+#[test]
+fn whole_answers_report_usage() {
+    let of = |answer: &str| usage::of(CHAT, answer.as_bytes());
+    assert_eq!(
+        of(
+            r#"{"choices":[{"message":{"content":"\",\"usage\":{\"prompt_tokens\":1}"}}],"usage":{"prompt_tokens":5,"completion_tokens":7}}"#
+        ),
+        Some(Usage { input: 5, output: 7 })
+    );
+    assert_eq!(of(r#"{"usage":{"prompt_tokens":5,"total_tokens":5}}"#), Some(Usage { input: 5, output: 0 }));
+    assert_eq!(
+        of(r#"{"usage":{"input_tokens":5,"cache_read_input_tokens":100,"cache_creation_input_tokens":null,"output_tokens":2}}"#),
+        Some(Usage { input: 105, output: 2 })
+    );
+    assert_eq!(of(r#"{"logprob":-Infinity,"usage":{"prompt_tokens":5}}"#), Some(Usage { input: 5, output: 0 }));
+    for none in [
+        "",
+        "[]",
+        r#"{"usage":null}"#,
+        r#"{"usage":{"prompt_tokens":-5}}"#,
+        r#"{"x":{"usage":{"prompt_tokens":5}}}"#,
+        r#"{"usage":{"prompt_tokens":5"#,
+    ] {
+        assert_eq!(of(none), None, "{none}");
+    }
+}
+
+#[test]
+fn usage_that_nobody_asked_for_is_taken_out() {
+    let text = "data: {\"choices\":[{\"delta\":{\"content\":\"usage \\\"usage\\\":{\"}}],\"usage\":null}\n\n: ping\n\n";
+    let last = "data: {\"id\":\"x\",\"choices\": [ ],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
+    let done = "data: [DONE]\n\n";
+    filters(CHAT, false, &format!("{text}{last}{done}"), &format!("{text}{done}"), Some((3, 4)));
+    filters(CHAT, true, &format!("{text}{last}{done}"), &format!("{text}{last}{done}"), Some((3, 4)));
+    let crlf = |text: &str| text.replace('\n', "\r\n");
+    filters(CHAT, false, &crlf(&format!("{text}{last}{done}")), &crlf(&format!("{text}{done}")), Some((3, 4)));
+    // Usage beside a choice stays: taking it out would take the choice with it.
+    let beside = "data: {\"choices\":[{}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
+    filters(CHAT, false, &format!("{beside}{last}{done}"), &format!("{beside}{done}"), Some((3, 4)));
+    // An end without its blank line is still an end.
+    filters(CHAT, false, &format!("{text}data: [DONE]"), &format!("{text}data: [DONE]"), None);
+}
+
+#[test]
+fn messages_streams_pass_and_report() {
+    let stream = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"content\":[],\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\n\
+        event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"message_stop usage\"}}\n\n\
+        event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":12}}\n\n\
+        event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    filters(MESSAGES, false, stream, stream, Some((9, 12)));
+}
+
+#[test]
+fn refusals_and_models_speak_both_dialects() {
+    let refusal = Refusal::new(Code::FieldInvalid).saying("no \"x\"").at("n");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    assert_eq!(
+        text(error::body(Dialect::OpenAi, &refusal, "rq_1")),
+        r#"{"error":{"message":"no \"x\"","type":"invalid_request_error","param":"n","code":"field-invalid","request":"rq_1"}}"#
+    );
+    assert_eq!(
+        text(error::event(Dialect::Anthropic, &Code::Overloaded.into(), "rq_1")),
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"The gateway has as much work as it takes at once; try again shortly.\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"overloaded\"},\"request_id\":\"rq_1\"}\n\n"
+    );
+    let entry = models::ModelEntry { id: "m".to_owned(), created: 0, owner: "o".to_owned() };
+    assert_eq!(text(models::one(Dialect::OpenAi, &entry)), r#"{"id":"m","object":"model","created":0,"owned_by":"o"}"#);
+    let listed = text(models::list(Dialect::Anthropic, &[entry]));
+    assert_eq!(
+        listed,
+        r#"{"data":[{"type":"model","id":"m","display_name":"m","created_at":"1970-01-01T00:00:00.000Z"}],"has_more":false,"first_id":"m","last_id":"m"}"#
+    );
+}

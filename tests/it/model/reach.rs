@@ -1,0 +1,161 @@
+//! What a request would make the model server reach.
+
+use token_shield::model::{Operation, ReachKind, UnknownFields};
+use token_shield::refusal::Code;
+
+use super::{CHAT, MESSAGES, chat, messages, passes, refuses, said, understand};
+
+#[track_caller]
+fn reaches(operation: Operation, body: &str, path: &str, kind: ReachKind, target: &str) {
+    let call = understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes()).unwrap_or_else(|no| panic!("{no}\n{body}"));
+    let found = call.reaches().first().unwrap_or_else(|| panic!("reaches nothing: {body}"));
+    assert_eq!((found.path.as_str(), found.kind, found.target.as_str()), (path, kind, target));
+}
+
+#[test]
+fn what_reaches_out_is_listed() {
+    let image = |url: &str| {
+        said(&format!(
+            r#"{{"role":"user","content":[{{"type":"text","text":"x"}},{{"type":"image_url","image_url":{{"url":"{url}"}}}}]}}"#
+        ))
+    };
+    let at = "messages[0].content[1].image_url.url";
+    for url in [
+        "http://169.254.169.254/x",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "DATA:image/png;base64,AAAA",
+        " data:image/png;base64,AAAA",
+    ] {
+        reaches(CHAT, &image(url), at, ReachKind::Media, url);
+    }
+    reaches(CHAT, &image(&format!("http://{}", "é".repeat(300))), at, ReachKind::Media, &format!("http://{}", "é".repeat(124)));
+    for url in [
+        "data:image/svg+xml;base64,AAAA",
+        "data:image/png,AAAA",
+        "data:;base64,AAAA",
+        "data:image/png;base64,http://x",
+        "data:image/png;base64,A A",
+    ] {
+        refuses(CHAT, &image(url), Code::FieldInvalid, at);
+    }
+    passes(CHAT, "vllm", &image("data:image/png;base64,iVBORw0KGgo="));
+}
+
+#[test]
+fn every_kind_of_part_is_listed() {
+    let part = |part: &str| said(&format!(r#"{{"role":"user","content":[{part}]}}"#));
+    reaches(
+        CHAT,
+        &part(r#"{"type":"image_url","image_url":"http://x"}"#),
+        "messages[0].content[0].image_url",
+        ReachKind::Media,
+        "http://x",
+    );
+    reaches(
+        CHAT,
+        &part(r#"{"type":"input_audio","input_audio":{"data":"http://x","format":"wav"}}"#),
+        "messages[0].content[0].input_audio.data",
+        ReachKind::Media,
+        "http://x",
+    );
+    reaches(
+        CHAT,
+        &part(r#"{"type":"file","file":{"file_id":"file-1"}}"#),
+        "messages[0].content[0].file.file_id",
+        ReachKind::ForeignState,
+        "file-1",
+    );
+    reaches(
+        CHAT,
+        &part(r#"{"type":"video_url","video_url":{"url":"http://x"}}"#),
+        "messages[0].content[0].video_url.url",
+        ReachKind::Media,
+        "http://x",
+    );
+    reaches(
+        CHAT,
+        &said(r#"{"role":"assistant","audio":{"id":"audio_1"}}"#),
+        "messages[0].audio",
+        ReachKind::ForeignState,
+        "audio_1",
+    );
+}
+
+#[test]
+fn tools_and_state_elsewhere_are_listed() {
+    reaches(CHAT, &chat(r#","tools":[{"type":"web_search"}]"#), "tools[0]", ReachKind::HostedTool, "web_search");
+    reaches(CHAT, &chat(r#","tools":[{"type":"custom","custom":{"name":"x"}}]"#), "tools[0]", ReachKind::HostedTool, "custom");
+    reaches(
+        CHAT,
+        &chat(r#","tools":[{"type":"Function","function":{"name":"x"}}]"#),
+        "tools[0]",
+        ReachKind::HostedTool,
+        "Function",
+    );
+    reaches(CHAT, &chat(r#","tools":[{"type":"mcp","server_url":"http://x"}]"#), "tools[0]", ReachKind::Mcp, "http://x");
+    reaches(CHAT, &chat(r#","web_search_options":{}"#), "web_search_options", ReachKind::HostedTool, "web_search_options");
+    reaches(CHAT, &chat(r#","background":true"#), "background", ReachKind::Background, "background");
+    reaches(CHAT, &chat(r#","previous_response_id":"resp_1""#), "previous_response_id", ReachKind::ForeignState, "resp_1");
+    passes(CHAT, "vllm", &chat(r#","background":false,"previous_response_id":null,"mcp_servers":[]"#));
+}
+
+#[test]
+fn what_messages_reach_is_listed() {
+    let block = |block: &str| format!(r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{block}]}}]}}"#);
+    reaches(
+        MESSAGES,
+        &block(r#"{"type":"image","source":{"type":"url","url":"http://x"}}"#),
+        "messages[0].content[0].source",
+        ReachKind::Media,
+        "http://x",
+    );
+    reaches(
+        MESSAGES,
+        &block(r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#),
+        "messages[0].content[0].source",
+        ReachKind::ForeignState,
+        "f",
+    );
+    reaches(
+        MESSAGES,
+        &block(
+            r#"{"type":"tool_result","tool_use_id":"t","content":[{"type":"image","source":{"type":"url","url":"http://x"}}]}"#,
+        ),
+        "messages[0].content[0].content[0].source",
+        ReachKind::Media,
+        "http://x",
+    );
+    reaches(
+        MESSAGES,
+        &block(r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"http://x"}}"#),
+        "messages[0].content[0].source.data",
+        ReachKind::Media,
+        "http://x",
+    );
+    refuses(
+        MESSAGES,
+        &block(r#"{"type":"image","source":{"type":"base64","media_type":"image/svg+xml","data":"AAAA"}}"#),
+        Code::FieldInvalid,
+        "messages[0].content[0].source.media_type",
+    );
+    reaches(
+        MESSAGES,
+        &messages(r#","mcp_servers":[{"type":"url","url":"http://x","name":"x"}]"#),
+        "mcp_servers",
+        ReachKind::Mcp,
+        "http://x",
+    );
+    for kind in ["web_search_20250305", "web_fetch_20250910", "code_execution_20250825", "computer_20250124", "moon"] {
+        reaches(
+            MESSAGES,
+            &messages(&format!(r#","tools":[{{"type":"{kind}","name":"x"}}]"#)),
+            "tools[0]",
+            ReachKind::HostedTool,
+            kind,
+        );
+    }
+    for kind in ["bash_20250124", "text_editor_20250728", "memory_20250818"] {
+        passes(MESSAGES, "vllm", &messages(&format!(r#","tools":[{{"type":"{kind}","name":"x","max_characters":null}}]"#)));
+    }
+}
