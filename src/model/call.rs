@@ -20,6 +20,7 @@ const MODEL_BYTES_MAX: usize = 256;
 pub struct Reading<'b> {
     operation: Operation,
     object: Object<'b>,
+    length: usize,
 }
 
 /// Reads `body` strictly: one JSON document in UTF-8, an object, with a `model` of 1 to 256 bytes.
@@ -42,7 +43,7 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<Reading<'_>, Refusal> {
             return Err(Refusal::new(Code::FieldInvalid).saying(says).at("model"));
         }
     }
-    Ok(Reading { operation, object })
+    Ok(Reading { operation, object, length: body.len() })
 }
 
 fn model_missing(object: &Object<'_>) -> Refusal {
@@ -79,7 +80,7 @@ impl<'b> Reading<'b> {
     /// # Errors
     /// `field-not-allowed`, `field-invalid` or `field-missing`, with the JSON path.
     pub fn understand(self, terms: &Terms<'_>) -> Result<ModelCall<'b>, Refusal> {
-        let Self { operation, mut object } = self;
+        let Self { operation, mut object, length } = self;
         let Some(shape) = operation.shape().and_then(|name| terms.profile.shape(name)) else {
             return Err(Refusal::new(Code::Internal).because("this operation has no body"));
         };
@@ -93,7 +94,7 @@ impl<'b> Reading<'b> {
         let options = object.get("stream_options").and_then(Value::as_object);
         let usage_asked = options.is_some_and(|options| flag(options.get("include_usage")));
         let model_upstream = terms.model_upstream.to_owned();
-        Ok(ModelCall { operation, object, model_upstream, gateway, asked, stream, usage_asked, reaches, dropped })
+        Ok(ModelCall { operation, object, length, model_upstream, gateway, asked, stream, usage_asked, reaches, dropped })
     }
 }
 
@@ -119,6 +120,8 @@ fn output_cap(gateway: &Gateway, object: &Object<'_>) -> Result<Option<u64>, Ref
 pub struct ModelCall<'b> {
     operation: Operation,
     pub(super) object: Object<'b>,
+    /// Bytes of the body that was read: what is written is about as long.
+    length: usize,
     model_upstream: String,
     gateway: Arc<Gateway>,
     asked: Option<u64>,
@@ -213,7 +216,7 @@ impl ModelCall<'_> {
             .writes_tokens()
             .then(|| self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens)));
         let force_usage = self.stream && gateway.include_usage && self.operation != Operation::Messages;
-        let mut out = Members { body: Vec::with_capacity(2048), first: true };
+        let mut out = Members { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);
         for (key, value) in self.object.iter() {
             if key == "model" {

@@ -43,7 +43,12 @@ pub struct Profile {
     pub(super) gateway: Arc<Gateway>,
 }
 
-/// A closed object: its fields, sorted by name.
+/// The order of a shape's fields: comparing lengths first settles most steps of a search without looking at the text.
+const fn order(name: &str) -> (usize, &str) {
+    (name.len(), name)
+}
+
+/// A closed object: its fields, by length and name.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) name: String,
@@ -55,7 +60,7 @@ pub(super) struct Shape {
 impl Shape {
     /// The rule for a field.
     pub(super) fn rule(&self, key: &str) -> Option<&Rule> {
-        let place = self.fields.binary_search_by(|(name, _)| name.as_str().cmp(key)).ok()?;
+        let place = self.fields.binary_search_by(|(name, _)| order(name).cmp(&order(key))).ok()?;
         self.fields.get(place).map(|(_, rule)| rule)
     }
 }
@@ -265,7 +270,7 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
                 }
             }
         }
-        fields.sort_by(|one, other| one.0.cmp(&other.0));
+        fields.sort_by(|one, other| order(&one.0).cmp(&order(&other.0)));
         let required = fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
         let required = required.map(|(field, _)| field.clone()).collect();
         shapes.push(Shape { name: name.clone(), fields, required });
