@@ -3,5 +3,7 @@
 
 mod harness;
 mod hostile;
+mod kill;
 mod refusals;
 mod standing;
+mod token;

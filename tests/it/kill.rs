@@ -1,0 +1,85 @@
+//! `kill -9` while commands run: no acknowledged command is lost, none is half applied.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_token-shield");
+
+/// Kills in all; a tenth of them unless the whole campaign is asked for.
+fn kills() -> usize {
+    if std::env::var_os("TOKEN_SHIELD_FULL").is_some() { 200 } else { 20 }
+}
+
+fn start(data: &Path) -> Child {
+    let mut child = Command::new(BINARY)
+        .args([
+            "dev",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--upstream",
+            "http://127.0.0.1:9",
+            "--upstream-model",
+            "none",
+            "--data",
+        ])
+        .arg(data)
+        .env("TOKEN_SHIELD_LOG", "error")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("start");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("first line");
+    assert!(line.starts_with('{'), "the gateway did not start: {line:?}");
+    child
+}
+
+/// Runs `agent` with those words; true if it was acknowledged.
+fn agent(data: &Path, words: &[&str]) -> (bool, String) {
+    let done = Command::new(BINARY).arg("agent").args(words).arg("--data").arg(data).output().expect("command");
+    (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+#[test]
+fn no_acknowledged_command_is_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = folder.path().join("data");
+    let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut acknowledged: Vec<String> = Vec::new();
+    for round in 0..kills() {
+        let mut child = start(&data);
+        let pid = child.id();
+        let after = proptest::prelude::RngCore::next_u32(&mut random) % 6;
+        let killer = std::thread::spawn({
+            let data = data.clone();
+            move || {
+                // The kill falls somewhere into the commands: as many of them as chance says come before it.
+                for number in 0..after {
+                    agent(&data, &["register", &format!("warm/r{round}n{number}")]);
+                }
+                Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
+            }
+        });
+        for number in 0..6 {
+            let name = format!("kept/r{round}n{number}");
+            // Once the gateway is gone the command takes the lock itself; either way an acknowledgement counts.
+            if agent(&data, &["register", &name]).0 && agent(&data, &["quarantine", &name, "--reason", "kill test"]).0 {
+                acknowledged.push(name);
+            }
+        }
+        killer.join().expect("killer");
+        child.wait().expect("killed");
+    }
+    let (listed, text) = agent(&data, &["list", "--json"]);
+    assert!(listed, "the log does not open after {} kills", kills());
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("row")).collect();
+    for name in &acknowledged {
+        let row = rows.iter().find(|row| row["agent"] == name.as_str()).unwrap_or_else(|| panic!("{name} is lost"));
+        assert_eq!(row["standing"], "quarantined", "{name} is half applied");
+    }
+    assert!(acknowledged.len() >= kills(), "only {} commands were acknowledged", acknowledged.len());
+}
