@@ -1,6 +1,6 @@
 //! What the server gets.
 
-use token_shield::model::{Changes, Operation, UnknownFields};
+use token_shield::model::{Changes, Operation, Profile, UnknownFields};
 
 use super::{CHAT, MESSAGES, chat, messages, understand};
 
@@ -94,4 +94,52 @@ fn calls_say_what_they_ask() {
     assert!(String::from_utf8_lossy(&written.body).ends_with(r#","cache_salt":"s"}"#));
     let body = br#"{"model":"m","prompt":["a","b"],"n":2,"best_of":4}"#;
     assert_eq!(understand(Operation::Completions, "vllm", UnknownFields::Refuse, body).expect("call").choices(), 8);
+}
+
+/// Bodies with something of everything, to be broken in many ways.
+const SEEDS: [(Operation, &str); 3] = [
+    (
+        CHAT,
+        r##"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"\u00e9"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}],"tools":[{"type":"function","function":{"name":"f","parameters":{"$ref":"#/a","x":[1.50,-0,1e2]}}}],"max_tokens":5,"n":2,"stream":true,"stream_options":{"include_usage":false},"stop":["x",""],"logit_bias":{"5":-1.0}}"##,
+    ),
+    (Operation::Completions, r#"{"prompt":["a",[1,2]],"model":"m","echo":false,"seed":18446744073709551615,"max_tokens":null}"#),
+    (
+        MESSAGES,
+        r#"{"model":"m","max_tokens":5,"system":[{"type":"text","text":"s"}],"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"r"}]}]}],"tools":[{"name":"f","input_schema":{}},{"type":"bash_20250124","name":"bash"}],"metadata":{"a":[{"b":null}]}}"#,
+    ),
+];
+
+#[test]
+fn what_is_written_reads_and_writes_to_itself() {
+    let changes = Changes { output_tokens: 3, request_id: None, cache_salt: None };
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).map_or(0, |number| number % below)
+    };
+    let (mut passed, mut refused) = (0, 0);
+    for round in 0..6_000 {
+        let (operation, seed) = SEEDS[round % SEEDS.len()];
+        let profile = Profile::NAMES[round % Profile::NAMES.len()];
+        let unknown = if round % 4 < 2 { UnknownFields::Refuse } else { UnknownFields::Drop };
+        let mut body = seed.as_bytes().to_vec();
+        for _ in 0..random(3) {
+            let (from, to) = (random(body.len()), random(body.len()));
+            match random(3) {
+                0 => body[from] = body[to],
+                1 => body[from] = b"\"{}[]:,0e-\\tn\xc3"[random(15)],
+                _ => drop(body.drain(from..(from + random(4)).min(body.len()))),
+            }
+        }
+        let Ok(call) = understand(operation, profile, unknown, &body) else {
+            refused += 1;
+            continue;
+        };
+        passed += 1;
+        let once = call.write(&changes).body;
+        let again = understand(operation, profile, UnknownFields::Refuse, &once);
+        let again = again.unwrap_or_else(|no| panic!("{no}\n{}", String::from_utf8_lossy(&once)));
+        assert_eq!(String::from_utf8_lossy(&again.write(&changes).body), String::from_utf8_lossy(&once));
+    }
+    assert!(passed > 1_000 && refused > 1_000, "{passed} passed, {refused} were refused");
 }
