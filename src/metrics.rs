@@ -256,6 +256,15 @@ impl Metrics {
         }
     }
 
+    /// The names of all metrics, whether they have values yet or not.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let vectors: [&dyn Collector; 6] =
+            [&self.requests, &self.token_cache, &self.upstream_up, &self.config_reloads, &self.audit_records, &self.agents];
+        let named = vectors.iter().flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
+        named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
+    }
+
     /// Everything in the Prometheus text format.
     ///
     /// # Errors

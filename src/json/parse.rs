@@ -289,14 +289,14 @@ impl<'a> Reader<'a> {
 
     /// Passes over characters that stand for themselves, up to a quote or a backslash.
     fn plain(&mut self) -> Result<(), Fault> {
-        loop {
-            match self.peek() {
-                Some(b'"' | b'\\') => return Ok(()),
-                Some(0..=0x1f) => return self.fault(FaultKind::ControlCharacter),
-                Some(_) => self.at += 1,
-                None => return self.fault(FaultKind::Truncated),
-            }
+        let rest = &self.bytes[self.at..];
+        let run = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+        if let Some(place) = rest[..run].iter().position(|byte| *byte < b' ') {
+            self.at += place;
+            return self.fault(FaultKind::ControlCharacter);
         }
+        self.at += run;
+        if run == rest.len() { self.fault(FaultKind::Truncated) } else { Ok(()) }
     }
 
     /// The character that an escape stands for; the backslash is behind us.

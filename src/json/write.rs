@@ -40,9 +40,16 @@ pub fn write(value: &Value<'_>, out: &mut Vec<u8>) {
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = text.as_bytes();
+    let special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    // The common string has nothing to escape: it is copied whole.
+    if !bytes.iter().any(special) {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
     let mut from = 0;
     for (place, &byte) in bytes.iter().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
+        if !special(&byte) {
             continue;
         }
         out.extend_from_slice(&bytes[from..place]);

@@ -4,6 +4,8 @@
 mod harness;
 mod hostile;
 mod kill;
+mod model;
 mod refusals;
+mod shipped;
 mod standing;
 mod token;

@@ -1,0 +1,95 @@
+//! What is shipped beside the binary works: the example config, the alert rules, the board.
+
+use std::path::Path;
+use std::process::Command;
+
+use token_shield::config;
+use token_shield::metrics::Metrics;
+
+fn shipped(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
+}
+
+#[track_caller]
+fn faults(text: &str, expect: &[&str]) {
+    let faults = config::read(text, Path::new("/etc/x")).expect_err("faults");
+    let shown: Vec<String> = faults.0.iter().map(|fault| format!("{} {}: {}", fault.line, fault.key, fault.what)).collect();
+    assert_eq!(shown.len(), expect.len(), "{shown:#?}");
+    for (fault, part) in shown.iter().zip(expect) {
+        assert!(fault.contains(part), "{fault:?} does not contain {part:?}");
+    }
+}
+
+#[test]
+fn the_example_config_has_no_faults() {
+    let read = config::read(&shipped("config/token-shield.toml"), Path::new("/etc/token-shield")).expect("no faults");
+    assert_eq!((read.guard.models.len(), read.proxy.upstreams.len(), read.guard.classes.len()), (1, 2, 2));
+    assert!(read.warnings.is_empty());
+}
+
+#[test]
+fn its_commented_defaults_are_keys_too() {
+    let text = shipped("config/token-shield.toml");
+    let keys = [
+        "danger_plaintext",
+        "connections",
+        "body",
+        "handshake",
+        "drain",
+        "ttl_max",
+        "pq",
+        "as",
+        "credential_header",
+        "trusted_proxies",
+    ];
+    for key in keys {
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("# {key} = "))).unwrap_or_else(|| panic!("{key} is not shown"));
+        let whole = text.replace(line, line.trim_start_matches("# "));
+        config::read(&whole, Path::new("/etc/token-shield")).unwrap_or_else(|faults| panic!("{key}: {faults}"));
+    }
+}
+
+#[test]
+fn every_fault_is_said_at_once() {
+    faults("", &["name: is required"]);
+    faults(
+        "name = \"x\"\nnmae = 1\n[listen]\napi = \"0.0.0.0:1\"\n[timeouts]\nheader = 10\n[[model]]\nname = \"m\"\nroute = [\"gone\"]\n",
+        &[
+            "2 nmae: is not a key here; did you mean name?",
+            "4 listen.api: a listener",
+            "6 timeouts.header: must be a time",
+            "9 model[0].route: \"gone\"",
+        ],
+    );
+    faults("name = \"x\"\n[egress]\nmedia = []\n", &["2 egress: is not enforced by this build"]);
+    faults(
+        "name = \"x\"\n[[upstream]]\nname = \"u\"\nurl = \"http://a@b\"\ncredential = \"hunter2\"\n",
+        &["4 upstream[0].url", "5 upstream[0].credential"],
+    );
+    faults("name = \"x\"\nname = \"y\"\n", &["2 toml"]);
+}
+
+#[test]
+fn promtool_takes_the_rules() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/token-shield.rules.yml");
+    let done =
+        Command::new("promtool").args(["check", "rules"]).arg(path).output().expect("promtool (Debian package prometheus)");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn board_and_rules_name_metrics_that_exist() {
+    let metrics = Metrics::new(&["m".to_owned()], &["u".to_owned()], Some(1)).expect("metrics");
+    let known = metrics.names();
+    for file in ["config/prometheus/token-shield.rules.yml", "config/grafana/token-shield.json"] {
+        let text = shipped(file);
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let named: Vec<&str> = words.filter(|word| word.starts_with("token_shield_") || word.starts_with("process_")).collect();
+        assert!(named.len() > 5, "{file} names no metrics");
+        for name in named {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(known.iter().any(|known| known == base), "{file} names {name}");
+        }
+    }
+}
