@@ -59,7 +59,7 @@ pub struct Metrics {
     upstream_seconds: HashMap<String, Histogram>,
     tokens: Vec<[IntCounter; 2]>,
     in_flight: IntGauge,
-    token_cache: IntCounterVec,
+    token_cache: HashMap<&'static str, IntCounter>,
     upstream_up: IntGaugeVec,
     certificate_expiry: Gauge,
     config_reloads: IntCounterVec,
@@ -112,6 +112,7 @@ impl Metrics {
         model_names.extend([OTHER.to_owned(), NONE.to_owned()]);
         let refusals_by = counters(&registry, "token_shield_refusals_total", "Refusals by stage and code", &["stage", "code"])?;
         let handle = |code: &Code| (code.as_str(), refusals_by.with_label_values(&[code.stage().as_str(), code.as_str()]));
+        let cache_by = counters(&registry, "token_shield_token_cache_total", "Tokens by how they were found good", &["result"])?;
         let upstream_by = register(
             &registry,
             HistogramVec::new(
@@ -152,12 +153,7 @@ impl Metrics {
             first_token_seconds: one("token_shield_time_to_first_token_seconds", "Until the first byte of an answer goes out")?,
             upstream_seconds: upstreams.iter().map(|name| (name.clone(), upstream_by.with_label_values(&[name]))).collect(),
             in_flight: register(&registry, IntGauge::new("token_shield_in_flight", "Requests in flight"))?,
-            token_cache: counters(
-                &registry,
-                "token_shield_token_cache_total",
-                "Tokens by how they were found good",
-                &["result"],
-            )?,
+            token_cache: ["hit", "miss", "refused"].map(|result| (result, cache_by.with_label_values(&[result]))).into(),
             upstream_up,
             certificate_expiry: register(
                 &registry,
@@ -221,7 +217,9 @@ impl Metrics {
 
     /// How a token was found good: `hit`, `miss` or `refused`.
     pub fn token_cache(&self, result: &str) {
-        self.token_cache.with_label_values(&[result]).inc();
+        if let Some(counter) = self.token_cache.get(result) {
+            counter.inc();
+        }
     }
 
     /// Whether an upstream answers.
@@ -259,8 +257,8 @@ impl Metrics {
     /// The names of all metrics, whether they have values yet or not.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let vectors: [&dyn Collector; 6] =
-            [&self.requests, &self.token_cache, &self.upstream_up, &self.config_reloads, &self.audit_records, &self.agents];
+        let vectors: [&dyn Collector; 5] =
+            [&self.requests, &self.upstream_up, &self.config_reloads, &self.audit_records, &self.agents];
         let named = vectors.iter().flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
         named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
     }

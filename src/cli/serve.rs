@@ -38,7 +38,7 @@ pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        logs::start(self.log);
+        let _last_lines = logs::start(self.log);
         let text = std::fs::read_to_string(&self.config).map_err(|error| format!("{}: {error}", self.config.display()))?;
         let base = self.config.parent().unwrap_or(std::path::Path::new("."));
         let config = crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", self.config.display()))?;

@@ -76,21 +76,15 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         let read = listen_section.parsed(key, "an address with a port, such as \"127.0.0.1:9464\"", |text| text.parse().ok());
         read.unwrap_or_else(|| SocketAddr::from(fallback))
     };
-    let proxy = Proxy {
-        metrics: address("metrics", ([127, 0, 0, 1], 9464)),
-        admin: listen_section
-            .parsed("admin", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)))
-            .unwrap_or_else(|| data.join("admin.sock")),
-        trusted_proxies: trusted(&listen_section),
-        listen: listen?,
-        upstreams,
-        timeouts,
-        connections_max,
-        agent_label,
-    };
+    let metrics = address("metrics", ([127, 0, 0, 1], 9464));
+    let admin = listen_section.parsed("admin", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
+    let admin = admin.unwrap_or_else(|| data.join("admin.sock"));
+    let trusted_proxies = trusted(&listen_section);
+    // Every section is closed before the first missing value ends the reading: all faults are said at once.
     listen_section.close();
     root.not_enforced(&["egress", "audit", "policy"]);
     root.close();
+    let proxy = Proxy { metrics, admin, trusted_proxies, listen: listen?, upstreams, timeouts, connections_max, agent_label };
     Some(Config { name: name?, data, guard, proxy, warnings })
 }
 

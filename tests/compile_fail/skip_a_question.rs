@@ -1,0 +1,13 @@
+//! A request that was not governed cannot be admitted.
+
+use std::sync::Arc;
+
+use token_shield::guard::admit::{Admitted, Stamp, admit};
+use token_shield::guard::egress::request::Cleared;
+use token_shield::guard::limiter::Limiter;
+
+fn shortcut(cleared: Cleared<'_>, limiter: &Arc<Limiter>, stamp: &Stamp) -> Option<Admitted> {
+    admit(cleared, limiter, stamp).ok()
+}
+
+fn main() {}
