@@ -2,7 +2,7 @@
 //!
 //! RFC 8259, narrowed to I-JSON (RFC 7493) where readers disagree: UTF-8 without a byte order mark, one document, no
 //! duplicate key in any object, no lone surrogate, integers within 64 bits and every other number finite. Object order and
-//! the text of numbers survive, so that [`write`] gives the next reader the caller's document and nothing else.
+//! the text of numbers survive, so that [`write()`] gives the next reader the caller's document and nothing else.
 
 mod parse;
 mod write;
