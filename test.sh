@@ -45,6 +45,10 @@ install_python() {
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --document-private-items; }
 clients() { TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" target/venv/bin/python -m pytest -q tests/clients; }
 
+loopback_only() {
+    as_root env TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" "$PWD/target/venv/bin/python" tests/clients/loopback_only.py -q
+}
+
 mkdir -p target
 step "install programs" install_programs
 step "install Python packages" install_python
@@ -56,6 +60,7 @@ step "build" cargo build -q
 step "tests" cargo nextest run --no-fail-fast
 step "examples in the documentation" cargo test -q --doc
 step "unmodified clients" clients
+step "the same where loopback is the only network" loopback_only
 
 printf '\n%s\n%d passed, %d failed\n' "$summary" "$passed" "$failed"
 [ "$failed" = 0 ]
