@@ -263,6 +263,7 @@ impl App {
         };
         let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from(tls)));
+        note_expiry(&config, &metrics).map_err(StartFault::Tls)?;
         Ok(Self { config, source, books, control, gateway: Arc::new(gateway), metrics, tls })
     }
 
@@ -341,6 +342,15 @@ impl App {
     }
 }
 
+/// Notes when the certificate in use expires.
+fn note_expiry(config: &Config, metrics: &Metrics) -> Result<(), String> {
+    if let Some(tls) = &config.proxy.listen.tls {
+        // Whole seconds of this and the next centuries are exact in a float.
+        metrics.certificate_expiry(tls::expiry(tls)? as f64);
+    }
+    Ok(())
+}
+
 fn reload(
     path: &Path,
     gateway: &Gateway,
@@ -355,6 +365,7 @@ fn reload(
     let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
     if let Some((served, tls)) = served.zip(config.proxy.listen.tls.as_ref()) {
         served.store(tls::server(tls)?);
+        note_expiry(&config, &gateway.metrics)?;
     }
     keyring.set_issuers(issuers);
     control.set_classes(classes(&config));

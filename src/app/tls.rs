@@ -10,16 +10,28 @@ use tokio_rustls::TlsConnector;
 
 use crate::proxy::settings::Tls;
 
+fn chain(tls: &Tls) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = tls.cert.display();
+    let pem = std::fs::read(&tls.cert).map_err(|error| format!("{shown}: {error}"))?;
+    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{shown}: {error}"))
+}
+
+/// When the first certificate of the chain expires, in seconds since 1970 (RFC 5280 section 4.1.2.5).
+pub(super) fn expiry(tls: &Tls) -> Result<i64, String> {
+    let chain = chain(tls)?;
+    let first = chain.first().ok_or_else(|| format!("{}: no certificate", tls.cert.display()))?;
+    let (_, certificate) =
+        x509_parser::parse_x509_certificate(first).map_err(|error| format!("{}: {error}", tls.cert.display()))?;
+    Ok(certificate.validity().not_after.timestamp())
+}
+
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 /// The config for callers.
 pub(super) fn server(tls: &Tls) -> Result<Arc<ServerConfig>, String> {
-    let shown = tls.cert.display();
-    let pem = std::fs::read(&tls.cert).map_err(|error| format!("{shown}: {error}"))?;
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{shown}: {error}"))?;
+    let chain = chain(tls)?;
     let key = tls.key.load().map_err(|fault| fault.to_string())?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| format!("the private key: {error}"))?;
     let builder = ServerConfig::builder_with_provider(provider())

@@ -94,6 +94,8 @@ class FakeUpstream:
     def stop(self) -> None:
         self._stopping = True
         self.gate.set()
+        # Shut down first: a mere close leaves the port open for as long as `accept` waits on it.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             for connection in self._open:

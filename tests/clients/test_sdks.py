@@ -194,7 +194,9 @@ def test_http2_and_tls(over_tls: Gateway) -> None:
                 assert stream.get_final_message().usage.output_tokens > 0
 
 
-def test_tls_is_1_3_with_a_post_quantum_key_exchange(over_tls: Gateway) -> None:
+def test_tls_is_1_3_and_its_certificate_is_watched(over_tls: Gateway) -> None:
+    remaining = over_tls.metric("token_shield_certificate_expiry_seconds") - time.time()
+    assert remaining > 86_400, "the certificate's end is not known"
     old = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{over_tls.port}", "-tls1_2"], input=b"", capture_output=True, timeout=30)
     assert old.returncode != 0, "TLS 1.2 was spoken"
 

@@ -9,4 +9,5 @@ mod model;
 mod refusals;
 mod shipped;
 mod standing;
+mod tls;
 mod token;
