@@ -103,8 +103,6 @@ macro_rules! codes {
 
 codes! {
     PeerRate "peer-rate" Accepted 429 Later "This network address sends too many requests; slow down.";
-    Overloaded "overloaded" Accepted 503 Later "The gateway has as much work as it takes at once; try again shortly.";
-    Draining "draining" Accepted 503 Later "The gateway is stopping; connect again.";
     HostNotServed "host-not-served" Accepted 421 Never "The Host or :authority of the request is not valid.";
     TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path without escapes, dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";

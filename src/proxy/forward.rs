@@ -30,6 +30,8 @@ pub struct Remote {
 const POOL_MAX: usize = 256;
 /// How long an idle connection is kept.
 const POOL_IDLE: Duration = Duration::from_secs(30);
+/// How often a request is sent at the most, when kept connections turn out to be closed.
+const TRIES_MAX: u32 = 3;
 /// Largest whole answer that is taken from an upstream, in bytes.
 const ANSWER_MAX: usize = 64 << 20;
 
@@ -83,6 +85,34 @@ impl Remote {
     ) -> Result<Response<Incoming>, Refusal> {
         let uri: Uri =
             format!("{}{}", self.base, operation.path()).parse().map_err(|error| Refusal::new(Code::Internal).because(error))?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let request = self.request(operation, uri.clone(), body.clone(), stream, request_id);
+            let error = match self.client.request(request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            // A kept connection that the server had closed meanwhile: nothing of an answer came. A model call keeps no state,
+            // so it is asked again, on another connection.
+            if tries < TRIES_MAX && closed_without_an_answer(&error) {
+                continue;
+            }
+            let code = if error.is_connect() { Code::UpstreamUnavailable } else { Code::UpstreamInvalid };
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            let refusal = Refusal::new(code).because(format_args!("upstream {}: {error}: {cause}", self.name));
+            return Err(if error.is_connect() { refusal.after(Duration::from_secs(1)) } else { refusal });
+        }
+    }
+
+    fn request(
+        &self,
+        operation: Operation,
+        uri: Uri,
+        body: Bytes,
+        stream: bool,
+        request_id: &HeaderValue,
+    ) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
@@ -99,13 +129,18 @@ impl Remote {
         if let Some((name, value)) = &self.credential {
             headers.insert(name.clone(), value.clone());
         }
-        self.client.request(request).await.map_err(|error| {
-            let code = if error.is_connect() { Code::UpstreamUnavailable } else { Code::UpstreamInvalid };
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            let refusal = Refusal::new(code).because(format_args!("upstream {}: {error}: {cause}", self.name));
-            if error.is_connect() { refusal.after(Duration::from_secs(1)) } else { refusal }
-        })
+        request
     }
+}
+
+/// True where the connection ended before a byte of an answer came.
+fn closed_without_an_answer(error: &hyper_util::client::legacy::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    let reset = |error: &hyper::Error| {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        cause.is_some_and(|cause| matches!(cause.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
+    };
+    !error.is_connect() && cause.is_some_and(|cause| cause.is_incomplete_message() || cause.is_canceled() || reset(cause))
 }
 
 /// The header that carries an upstream's credential.
