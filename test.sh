@@ -24,9 +24,11 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 # package: a program that it brings
 install_programs() {
     local missing=""
-    for pair in curl:curl iproute2:ip prometheus:promtool python3-venv:python3 git:git; do
+    for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git; do
         command -v "${pair#*:}" >/dev/null 2>&1 || missing+=" ${pair%%:*}"
     done
+    # Debian's python3 comes without what makes a venv.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=" python3-venv"
     if [ -n "$missing" ]; then
         as_root apt-get update -q || return 1
         # shellcheck disable=SC2086

@@ -87,6 +87,17 @@ class Gateway:
         self._tokens = [self.token]
         assert not self.url.endswith("/v1"), "url comes without /v1"
 
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Always ends it; how it ends counts where nothing else failed."""
+        if kind is not None:
+            self.process.kill()
+            self.process.wait(STOP_S)
+        elif self.process.poll() is None:
+            self.stop()
+
     @property
     def port(self) -> int:
         port = urlsplit(self.url).port

@@ -1,6 +1,6 @@
 """Runs the client tests where there is no network but loopback, and shows that nothing ever tried to get out.
 
-    python loopback_only.py [what to give pytest]
+    python loopback_only.py [options for pytest]
 
 In a fresh network namespace only `lo` is up. All other routes lead into a trap: a tun interface whose far end is this
 script, so that a packet to anywhere is not lost silently but read and shown. The resolver's configuration names a recording
@@ -143,7 +143,7 @@ def inside(words: list[str]) -> int:
         run("mount", "--bind", resolver.name, os.path.realpath("/etc/resolv.conf"))
         trap, names = Trap(), Names()
         try_the_trap(trap, names)
-        tests = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", *(words or [str(HERE)])]
+        tests = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", *words, str(HERE)]
         code = subprocess.run(tests, check=False).returncode
     for packet in sorted(set(trap.packets)):
         print(f"outward: {packet}")

@@ -19,6 +19,9 @@ from gateway import Gateway
 from llama_server import MODEL
 
 HELLO = [{"role": "user", "content": "hello there"}]
+# Anthropic streams of the tiny model are greedy: where the first token is half a character, llama.cpp leaves `message_start` out,
+# and sampled noise begins so now and then. The SDK has no parameter for it any more.
+GREEDY = {"temperature": 0}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
 
 
@@ -124,7 +127,7 @@ def test_messages(gateway: Gateway, model: str) -> None:
 
 @pytest.mark.parametrize("model", ["echo", MODEL])
 def test_messages_stream(gateway: Gateway, model: str) -> None:
-    with claude(gateway).messages.stream(model=model, max_tokens=8, messages=HELLO) as stream:
+    with claude(gateway).messages.stream(model=model, max_tokens=8, messages=HELLO, extra_body=GREEDY) as stream:
         text = "".join(stream.text_stream)
         done = stream.get_final_message()
     assert done.usage.output_tokens > 0
@@ -190,7 +193,7 @@ def test_http2_and_tls(over_tls: Gateway) -> None:
             assert done.http_response.http_version == version
             assert done.parse().choices[0].message.content == "hello there"
         with httpx2.Client(http2=http2, verify=trust, trust_env=False) as transport:
-            with claude(over_tls, http_client=transport).messages.stream(model=MODEL, max_tokens=8, messages=HELLO) as stream:
+            with claude(over_tls, http_client=transport).messages.stream(model=MODEL, max_tokens=8, messages=HELLO, extra_body=GREEDY) as stream:
                 assert stream.get_final_message().usage.output_tokens > 0
 
 

@@ -55,7 +55,8 @@ def test_revoking_one_token(gateway: Gateway, named_by: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("no", "yes", "code"), [("suspend", "resume", "agent-suspended"), ("quarantine", "release", "agent-quarantined"), ("revoke", None, "agent-revoked")]
+    ("no", "yes", "code"),
+    [("suspend", "resume", "agent-suspended"), ("quarantine", "release", "agent-quarantined"), ("revoke", None, "agent-revoked")],
 )
 def test_standing_of_an_agent(gateway: Gateway, no: str, yes: str | None, code: str) -> None:
     agent = f"standing/{no}"
@@ -73,7 +74,7 @@ class SlowReader:
     def __init__(self, gateway: Gateway, token: str, text: str) -> None:
         body = json.dumps({"model": "echo", "messages": user(text), "stream": True}).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {token}\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nauthorization: Bearer {token}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         self.socket = socket.socket()
@@ -133,11 +134,9 @@ def test_a_revoked_token_ends_its_own_open_stream(gateway: Gateway) -> None:
 
 def test_what_was_commanded_is_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
     data = tmp_path_factory.mktemp("restart") / "data"
-    first = Gateway(data)
-    revoked, stopped, spared = (first.issue(f"standing/{name}") for name in ("a", "b", "c"))
-    first.command("token", "revoke", identity(revoked), "--reason", "a test")
-    first.command("agent", "quarantine", "standing/b", "--reason", "a test")
-    first.stop()
-    second = Gateway(data)
-    assert [chat(second, token) for token in (revoked, stopped, spared)] == ["token-revoked", "agent-quarantined", None]
-    second.stop()
+    with Gateway(data) as first:
+        revoked, stopped, spared = (first.issue(f"standing/{name}") for name in ("a", "b", "c"))
+        first.command("token", "revoke", identity(revoked), "--reason", "a test")
+        first.command("agent", "quarantine", "standing/b", "--reason", "a test")
+    with Gateway(data) as second:
+        assert [chat(second, token) for token in (revoked, stopped, spared)] == ["token-revoked", "agent-quarantined", None]

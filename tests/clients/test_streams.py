@@ -84,44 +84,43 @@ def test_a_broken_upstream_is_tried_again_by_the_sdk(fronted: Gateway) -> None:
 
 def test_an_upstream_that_is_gone(tmp_path_factory: pytest.TempPathFactory) -> None:
     fake = FakeUpstream()
-    gateway = Gateway(tmp_path_factory.mktemp("gone") / "data", upstream=fake.url)
-    client = open_ai(gateway, gateway.token)
-    client.chat.completions.create(model=MODEL, messages=user("hi"))
-    fake.stop()
-    with pytest.raises(openai.InternalServerError) as failed:
+    with Gateway(tmp_path_factory.mktemp("gone") / "data", upstream=fake.url) as gateway:
+        client = open_ai(gateway, gateway.token)
         client.chat.completions.create(model=MODEL, messages=user("hi"))
-    assert (failed.value.status_code, failed.value.code) == (503, "upstream-unavailable")
-    # What needs no upstream goes on.
-    client.chat.completions.create(model="echo", messages=user("hi"))
-    gateway.stop()
+        fake.stop()
+        with pytest.raises(openai.InternalServerError) as failed:
+            client.chat.completions.create(model=MODEL, messages=user("hi"))
+        assert (failed.value.status_code, failed.value.code) == (503, "upstream-unavailable")
+        # What needs no upstream goes on.
+        client.chat.completions.create(model="echo", messages=user("hi"))
 
 
 @pytest.mark.parametrize("protocol", ["--http1.1", "--http2-prior-knowledge"])
 def test_sigterm_with_a_stream_and_an_idle_connection(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory, protocol: str) -> None:
     """With curl: PyPI's h2 gives its streams up at the first GOAWAY (RFC 9113 section 6.8 lets them finish)."""
-    gateway = Gateway(tmp_path_factory.mktemp("drain") / "data", upstream=upstream.url)
-    upstream.gate.clear()
-    idle = line(gateway)
-    open_ai(gateway, gateway.token, idle).models.list()
-    sent = json.dumps({"model": MODEL, "messages": user(f"behave gate {protocol}"), "stream": True})
-    words = ["curl", "-sS", "-N", protocol, gateway.url + "/v1/chat/completions", "-H", f"x-api-key: {gateway.token}"]
-    curl = subprocess.Popen([*words, "-H", "content-type: application/json", "-d", sent], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        assert curl.stdout is not None
-        said = curl.stdout.readline()
-        assert b"before " in said
-        gateway.terminate()
-        wait_until(lambda: _refused(gateway.port), 10, "new connections are refused")
-        assert gateway.process.poll() is None, "it left while a stream was open"
-        upstream.gate.set()
-        rest, complaint = curl.communicate(timeout=30)
-        said += rest
-        assert curl.returncode == 0, complaint
-    finally:
-        curl.kill()
-        curl.wait(10)
-    assert b"after" in said and said.endswith(b"data: [DONE]\n\n")
-    assert gateway.ended(10) == 0, "the idle connection held it up, or it failed"
+    with Gateway(tmp_path_factory.mktemp("drain") / "data", upstream=upstream.url) as gateway:
+        upstream.gate.clear()
+        idle = line(gateway)
+        open_ai(gateway, gateway.token, idle).models.list()
+        sent = json.dumps({"model": MODEL, "messages": user(f"behave gate {protocol}"), "stream": True})
+        words = ["curl", "-sS", "-N", protocol, gateway.url + "/v1/chat/completions", "-H", f"x-api-key: {gateway.token}"]
+        curl = subprocess.Popen([*words, "-H", "content-type: application/json", "-d", sent], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            assert curl.stdout is not None
+            said = curl.stdout.readline()
+            assert b"before " in said
+            gateway.terminate()
+            wait_until(lambda: _refused(gateway.port), 10, "new connections are refused")
+            assert gateway.process.poll() is None, "it left while a stream was open"
+            upstream.gate.set()
+            rest, complaint = curl.communicate(timeout=30)
+            said += rest
+            assert curl.returncode == 0, complaint
+        finally:
+            curl.kill()
+            curl.wait(10)
+        assert b"after" in said and said.endswith(b"data: [DONE]\n\n")
+        assert gateway.ended(10) == 0, "the idle connection held it up, or it failed"
 
 
 def _refused(port: int) -> bool:
