@@ -370,3 +370,109 @@ fn moment(at: Timestamp) -> Timestamp {
     const YEAR_9999: i64 = 253_370_764_800_000;
     Timestamp(at.0.clamp(0, YEAR_9999 - 1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent() -> AgentName {
+        "acme/reader".parse().expect("agent")
+    }
+
+    fn record(event: Event) -> Record {
+        Record { at: Timestamp(1_790_000_000_120), by: Some("uid:0".to_owned()), event }
+    }
+
+    fn revoked(reason: &str) -> Record {
+        record(Event::KeyRevoked { kid: KeyId([0; 32]), reason: reason.to_owned() })
+    }
+
+    #[track_caller]
+    fn same(event: Event) {
+        let given = record(event);
+        assert_eq!(Record::decode(&given.encode()), Ok(given.clone()));
+        let alone = Record { by: None, ..given };
+        assert_eq!(Record::decode(&alone.encode()), Ok(alone));
+    }
+
+    #[track_caller]
+    fn refuses(bytes: &str, fault: RecordFault) {
+        assert_eq!(Record::decode(bytes.as_bytes()), Err(fault));
+    }
+
+    #[test]
+    fn every_event_comes_back() {
+        let (kid, token) = (KeyId([1; 32]), TokenId([2; 32]));
+        let principal: Principal = "user:ada".parse().expect("principal");
+        let text = || "a \"b\"\\\n\u{1f}\u{7f} é 😀 \u{e000}".to_owned();
+        same(Event::Start { version: text(), policy: text() });
+        same(Event::Stop);
+        same(Event::AgentRegistered { agent: agent(), principal: None, class: text() });
+        same(Event::AgentRegistered { agent: agent(), principal: Some(principal.clone()), class: text() });
+        for (standing, word) in STANDINGS {
+            assert_eq!(standing.as_str(), word);
+            same(Event::AgentStanding { agent: agent(), standing, reason: text() });
+        }
+        let expires = Timestamp(1_800_000_000_000);
+        same(Event::TokenRegistered { token, jti: text(), issuer: text(), kid, agent: agent(), principal, expires });
+        same(Event::TokenRevoked { token, jti: text(), agent: agent(), reason: text() });
+        same(Event::KeyAdded { issuer: text(), jwk: text(), kid });
+        same(Event::KeyRetired { kid, reason: text() });
+        same(Event::KeyRevoked { kid, reason: text() });
+    }
+
+    #[test]
+    fn the_form_is_canonical() {
+        let event = Event::AgentStanding { agent: agent(), standing: Standing::Suspended, reason: "tea".to_owned() };
+        let expect = concat!(
+            r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-standing","#,
+            r#""plain":{"agent":"acme/reader","by":"uid:0","reason":"tea","standing":"suspended"},"v":1}"#
+        );
+        assert_eq!(String::from_utf8(record(event).encode()).expect("UTF-8"), expect);
+    }
+
+    #[test]
+    fn another_form_is_refused() {
+        let stop = r#"{"at":"2026-09-21T14:13:20.120Z","kind":"stop","plain":{},"v":1}"#;
+        assert!(Record::decode(stop.as_bytes()).is_ok());
+        refuses(&format!("{stop}\n"), RecordFault::Form);
+        refuses(&stop.replace("{}", "{ }"), RecordFault::Form);
+        refuses(&stop.replace("{}", r#"{"more":"x"}"#), RecordFault::Form);
+        refuses(&stop.replace(r#","v":1"#, r#","v":1,"z":0"#), RecordFault::Form);
+        refuses(&stop.replace("stop", "\\u0073top"), RecordFault::Form);
+        refuses(r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","plain":{},"v":1}"#, RecordFault::Form);
+        refuses(&stop.replace(":1}", ":2}"), RecordFault::Member("v"));
+        refuses(&stop.replace("120Z", "12Z"), RecordFault::Member("at"));
+        refuses(&stop.replace("stop", "start"), RecordFault::Member("version"));
+        refuses(&stop.replace("stop", "flood"), RecordFault::Kind("flood".to_owned()));
+        refuses("[]", RecordFault::Form);
+        let long = String::from_utf8(revoked("x").encode()).expect("UTF-8").replace("\"x\"", &format!("\"{}\"", "x".repeat(257)));
+        refuses(&long, RecordFault::Form);
+        assert!(matches!(Record::decode(b"{"), Err(RecordFault::Json(_))));
+        assert!(matches!(Record::decode(&[b' '; RECORD_BYTES_MAX + 1]), Err(RecordFault::TooLong { .. })));
+    }
+
+    #[test]
+    fn free_text_is_cut_at_a_character_and_names_are_not() {
+        let reason = format!("{}é", "x".repeat(255));
+        let read = Record::decode(&revoked(&reason).encode()).expect("record");
+        assert_eq!(read, revoked(&"x".repeat(255)));
+        assert_eq!(revoked(&reason).event.fits(), Ok(()));
+        let added = |bytes| Event::KeyAdded { issuer: String::new(), jwk: "x".repeat(bytes), kid: KeyId([0; 32]) };
+        assert_eq!(added(JWK_BYTES_MAX).fits(), Ok(()));
+        let fault = RecordFault::TooLong { member: "jwk", bytes: JWK_BYTES_MAX + 1, most: JWK_BYTES_MAX };
+        assert_eq!(added(JWK_BYTES_MAX + 1).fits(), Err(fault));
+    }
+
+    #[test]
+    fn the_largest_record_is_small_enough() {
+        // A control character takes six bytes.
+        let worst = |bytes| "\u{1}".repeat(bytes);
+        let added = Event::KeyAdded { issuer: worst(999), jwk: worst(99_999), kid: KeyId([255; 32]) };
+        let largest = Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: added }.encode();
+        assert!((50_000..=RECORD_BYTES_MAX).contains(&largest.len()), "{}", largest.len());
+        assert!(Record::decode(&largest).is_ok());
+        let early = Record { at: Timestamp(i64::MIN), by: None, event: Event::Stop };
+        assert_eq!(Record::decode(&early.encode()).map(|read| read.at), Ok(Timestamp(0)));
+    }
+}

@@ -4,6 +4,7 @@
 mod compile_fail;
 mod harness;
 mod hostile;
+mod journal;
 mod kill;
 mod model;
 mod refusals;

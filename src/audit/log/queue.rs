@@ -122,8 +122,8 @@ impl Shared {
         for waiting in rest.into_iter().rev() {
             inner.queue.push_front(waiting);
         }
+        inner.writing_since = (!batch.is_empty()).then(|| self.clock.monotonic());
         inner.answering = batch;
-        inner.writing_since = Some(self.clock.monotonic());
     }
 
     /// The batch is durable: everybody in it hears so, in the log's order. Unless the log has failed meanwhile, and they

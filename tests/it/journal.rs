@@ -1,0 +1,5 @@
+//! The audit log: nothing acknowledged is lost, nothing changed goes unnoticed, whatever the disk does.
+
+mod crash;
+mod format;
+mod log;

@@ -1,0 +1,472 @@
+//! The pen: recovery, one writer, shared syncs, and every way in which a log ends.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::Duration;
+
+use token_shield::audit::log::{Log, LogFault, Recovered, Settings};
+use token_shield::audit::record::{Event, Record, RecordFault};
+use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
+use token_shield::durable::{Disk, SystemDisk};
+use token_shield::id::KeyId;
+
+/// A data folder, and the events that go into its log.
+pub(super) struct Data(tempfile::TempDir);
+
+impl Data {
+    pub(super) fn new() -> Self {
+        Self(tempfile::tempdir().expect("folder"))
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        Settings { dir: self.0.path().join("audit"), head: self.head(), name: "gw.example".to_owned() }
+    }
+
+    pub(super) fn head(&self) -> PathBuf {
+        self.0.path().join("secret/head")
+    }
+
+    pub(super) fn segment(&self, first: u64) -> PathBuf {
+        self.0.path().join(format!("audit/e000001/journal/{first:020}"))
+    }
+
+    pub(super) fn open_on(&self, disk: Arc<dyn Disk>) -> Result<(Log, Recovered), LogFault> {
+        Log::open_on(self.settings(), Arc::new(SystemClock::start()), disk)
+    }
+
+    #[track_caller]
+    fn open(&self) -> (Log, Recovered) {
+        self.open_on(Arc::new(SystemDisk)).expect("log")
+    }
+
+    /// The log is opened, checked, used and closed again.
+    #[track_caller]
+    fn holds(&self, expect: &[Event]) {
+        let (log, recovered) = self.open();
+        assert_eq!(recovered.records.into_iter().map(|record| record.event).collect::<Vec<_>>(), expect);
+        log.close().expect("closed");
+    }
+
+    #[track_caller]
+    fn refused(&self, expect: impl FnOnce(&LogFault) -> bool) {
+        let fault = self.open_on(Arc::new(SystemDisk)).map(|_| ()).expect_err("must be refused");
+        assert!(expect(&fault), "{fault}");
+    }
+
+    /// A log with `count` records, closed.
+    fn with(count: u64) -> Self {
+        let data = Self::new();
+        let (log, _) = data.open();
+        for number in 0..count {
+            log.seal_blocking(event(number), None).expect("sealed");
+        }
+        log.close().expect("closed");
+        data
+    }
+}
+
+pub(super) fn event(number: u64) -> Event {
+    Event::KeyRevoked { kid: KeyId([7; 32]), reason: format!("number {number}") }
+}
+
+fn events(count: u64) -> Vec<Event> {
+    (0..count).map(event).collect()
+}
+
+/// Waits until `done` holds, ten seconds at the most.
+#[track_caller]
+fn until(done: impl Fn() -> bool) {
+    let clock = SystemClock::start();
+    while !done() {
+        assert!(clock.monotonic() < Duration::from_secs(10), "waited in vain");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn records_come_back_in_order() {
+    let data = Data::new();
+    let (log, recovered) = data.open();
+    assert!(recovered.records.is_empty() && recovered.torn.is_none());
+    let first = log.seal_blocking(event(0), Some("uid:0".to_owned())).expect("sealed");
+    assert_eq!((first.index, first.record.by.as_deref()), (0, Some("uid:0")));
+    let second = log.seal_blocking(event(1), None).expect("sealed");
+    assert_eq!((second.index, log.state().size), (1, 2));
+    log.close().expect("closed");
+    assert!(matches!(log.seal_blocking(event(2), None), Err(LogFault::Closed)));
+    let (_, recovered) = data.open();
+    assert_eq!(recovered.records, [first.record, second.record]);
+}
+
+#[test]
+fn time_never_goes_back() {
+    let data = Data::new();
+    let at = |ms| {
+        let (log, _) = Log::open(data.settings(), Arc::new(ManualClock::at(Timestamp(ms)))).expect("log");
+        log.seal_blocking(Event::Stop, None).expect("sealed").at
+    };
+    assert_eq!([at(5000), at(3000), at(6000)], [Timestamp(5000), Timestamp(5000), Timestamp(6000)]);
+}
+
+#[test]
+fn there_is_one_writer() {
+    let data = Data::with(1);
+    let (log, _) = data.open();
+    data.refused(|fault| matches!(fault, LogFault::Locked(_)));
+    let other = log.clone();
+    drop(log);
+    data.refused(|fault| matches!(fault, LogFault::Locked(_)));
+    drop(other);
+    data.holds(&events(1));
+}
+
+#[test]
+fn all_that_wait_share_a_sync() {
+    let data = Data::new();
+    let disk = Arc::new(Gate::default());
+    let (log, _) = data.open_on(Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    let shared = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&shared);
+    log.observe_syncs(move |_, records| seen.lock().expect("lock").push(records));
+    disk.shut();
+    let (answer, answers) = mpsc::channel();
+    let seal = |number| {
+        let answer = answer.clone();
+        log.seal_with(event(number), None, move |sealed| drop(answer.send(sealed.map(|sealed| sealed.index))));
+    };
+    seal(0);
+    until(|| disk.waits());
+    (1..100).for_each(seal);
+    assert!(answers.try_recv().is_err(), "answered before the sync came back");
+    disk.open();
+    let order: Vec<u64> = (0..100).map(|_| answers.recv().expect("answer").expect("sealed")).collect();
+    assert_eq!(order, (0..100).collect::<Vec<_>>());
+    assert_eq!(*shared.lock().expect("lock"), [1, 99]);
+    log.close().expect("closed");
+    data.holds(&events(100));
+}
+
+#[test]
+fn async_callers_are_answered() {
+    let data = Data::new();
+    let (log, _) = data.open();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    runtime.block_on(async {
+        let callers = (0..50).map(|number| {
+            let log = log.clone();
+            tokio::spawn(async move { log.seal(event(number), None).await })
+        });
+        let mut seen = Vec::new();
+        for caller in callers.collect::<Vec<_>>() {
+            seen.push(caller.await.expect("task").expect("sealed").index);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..50).collect::<Vec<_>>());
+        // One that nobody waits for is recorded all the same.
+        drop(log.seal(event(50), None));
+        let abandoned = tokio::spawn({
+            let log = log.clone();
+            async move { log.seal(event(50), None).await }
+        });
+        tokio::task::yield_now().await;
+        abandoned.abort();
+    });
+    log.close().expect("closed");
+    assert_eq!(data.open().1.records.len(), 51);
+}
+
+#[test]
+fn what_is_applied_in_then_may_hold_the_last_handle() {
+    let data = Data::new();
+    let (log, _) = data.open();
+    let (answer, answered) = mpsc::channel();
+    let last = log.clone();
+    log.seal_with(event(0), None, move |sealed| {
+        drop(answer.send(sealed.is_ok()));
+        drop(last);
+    });
+    drop(log);
+    assert!(answered.recv().expect("answer"));
+}
+
+#[test]
+fn a_name_that_does_not_fit_is_refused_and_the_log_goes_on() {
+    let data = Data::new();
+    let (log, _) = data.open();
+    let added = Event::KeyAdded { issuer: "x".repeat(257), jwk: String::new(), kid: KeyId([0; 32]) };
+    let refused = log.seal_blocking(added, None);
+    assert!(matches!(refused, Err(LogFault::Event(RecordFault::TooLong { member: "issuer", .. }))));
+    log.seal_blocking(event(0), None).expect("sealed");
+    log.close().expect("closed");
+    data.holds(&events(1));
+}
+
+#[test]
+fn segments_follow_each_other() {
+    let data = Data::new();
+    let (log, _) = data.open();
+    let added = |number: u64| Event::KeyAdded { issuer: number.to_string(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
+    let (answer, answers) = mpsc::channel();
+    for number in 0..300 {
+        let answer = answer.clone();
+        log.seal_with(added(number), None, move |sealed| drop(answer.send(sealed.is_ok())));
+    }
+    assert!((0..300).all(|_| answers.recv().expect("answer")));
+    log.close().expect("closed");
+    let expect: Vec<Event> = (0..300).map(added).collect();
+    data.holds(&expect);
+    let mut segments: Vec<PathBuf> = fs::read_dir(data.segment(0).parent().expect("folder"))
+        .expect("list")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
+    segments.sort();
+    assert!(segments.len() >= 3, "{segments:?}");
+    let last = segments.last().expect("last");
+    let bytes = fs::read(last).expect("read");
+    fs::remove_file(last).expect("remove");
+    data.refused(|fault| matches!(fault, LogFault::Behind { acknowledged: 300, .. }));
+    fs::write(last, bytes).expect("write");
+    data.holds(&expect);
+    fs::remove_file(&segments[0]).expect("remove");
+    data.refused(|fault| matches!(fault, LogFault::Stray(_)));
+}
+
+#[test]
+fn a_log_that_is_not_what_it_was_is_refused() {
+    let changed = |change: fn(&Data), expect: fn(&LogFault) -> bool| {
+        let data = Data::with(3);
+        change(&data);
+        data.refused(expect);
+    };
+    let put = |path: PathBuf, place: usize| {
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[place] ^= 1;
+        fs::write(path, bytes).expect("write");
+    };
+    changed(|data| fs::remove_file(data.head()).expect("remove"), |fault| matches!(fault, LogFault::HeadMissing(_)));
+    changed(|data| fs::write(data.head(), b"").expect("write"), |fault| matches!(fault, LogFault::HeadDamaged { .. }));
+    changed(
+        |data| fs::remove_file(data.segment(0)).expect("remove"),
+        |fault| matches!(fault, LogFault::Behind { size: 0, acknowledged: 3 }),
+    );
+    changed(
+        |data| fs::write(data.segment(0), vec![0; 4096]).expect("write"),
+        |fault| matches!(fault, LogFault::Damaged { .. } | LogFault::Behind { size: 0, .. }),
+    );
+    changed(
+        |data| fs::write(data.segment(0).with_file_name("notes"), b"").expect("write"),
+        |fault| matches!(fault, LogFault::Stray(_)),
+    );
+    let data = Data::with(3);
+    put(data.segment(0), 700);
+    data.refused(|fault| matches!(fault, LogFault::Damaged { .. }));
+    put(data.segment(0), 700);
+    let other = Settings { name: "gw2.example".to_owned(), ..data.settings() };
+    let refused = Log::open(other, Arc::new(SystemClock::start())).map(|_| ()).expect_err("another log");
+    assert!(matches!(refused, LogFault::Origin { .. }));
+    data.holds(&events(3));
+}
+
+#[test]
+fn an_older_folder_put_back_is_noticed() {
+    let data = Data::with(2);
+    let older = fs::read(data.segment(0)).expect("read");
+    let (log, _) = data.open();
+    log.seal_blocking(event(2), None).expect("sealed");
+    log.close().expect("closed");
+    fs::write(data.segment(0), older).expect("write");
+    data.refused(|fault| matches!(fault, LogFault::Behind { size: 2, acknowledged: 3 }));
+}
+
+#[test]
+fn an_unfinished_write_is_cut_off_and_said_so() {
+    let data = Data::with(2);
+    let mut bytes = fs::read(data.segment(0)).expect("read");
+    let end = bytes.iter().rposition(|&byte| byte != 0).expect("records").next_multiple_of(512);
+    bytes[end..end + 700].fill(b'x');
+    fs::write(data.segment(0), bytes).expect("write");
+    let (log, recovered) = data.open();
+    let torn = recovered.torn.expect("torn");
+    assert_eq!((torn.offset, torn.bytes), (u64::try_from(end).expect("small"), 700));
+    log.seal_blocking(event(2), None).expect("sealed");
+    log.close().expect("closed");
+    data.holds(&events(3));
+    assert!(data.open().1.torn.is_none());
+}
+
+#[test]
+fn a_segment_that_was_not_filled_up_is_filled() {
+    let data = Data::with(2);
+    File::options().write(true).open(data.segment(0)).expect("open").set_len(2048).expect("truncate");
+    data.holds(&events(2));
+    assert_eq!(fs::metadata(data.segment(0)).expect("metadata").len(), 1024 * 1024);
+}
+
+#[test]
+fn a_sync_that_fails_ends_the_log() {
+    let data = Data::new();
+    let disk = Arc::new(Gate::default());
+    let (log, _) = data.open_on(Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    log.seal_blocking(event(0), None).expect("sealed");
+    disk.fail_syncs.store(true, Ordering::SeqCst);
+    assert!(matches!(log.seal_blocking(event(1), None), Err(LogFault::Disk(_))));
+    disk.fail_syncs.store(false, Ordering::SeqCst);
+    assert!(matches!(log.seal_blocking(event(2), None), Err(LogFault::Disk(_))), "a second sync proves nothing");
+    assert!(!log.healthy());
+    data.refused(|fault| matches!(fault, LogFault::Locked(_)));
+    log.close().expect_err("it had failed");
+    // Its bytes happen to be there, whole, so it counts from now on: written again and synced.
+    data.holds(&events(2));
+}
+
+#[test]
+fn a_full_disk_is_waited_out() {
+    let data = Data::new();
+    let disk = Arc::new(Gate::default());
+    let (log, _) = data.open_on(Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    disk.full.store(true, Ordering::SeqCst);
+    let added = || Event::KeyAdded { issuer: String::new(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
+    let mut sealed = 0;
+    let fault = loop {
+        match log.seal_blocking(added(), None) {
+            Ok(_) => sealed += 1,
+            Err(fault) => break fault,
+        }
+    };
+    assert!(matches!(fault, LogFault::NoSpace(_)), "{fault}");
+    assert!(log.healthy() && sealed > 100);
+    disk.full.store(false, Ordering::SeqCst);
+    assert_eq!(log.seal_blocking(added(), None).expect("sealed").index, sealed);
+    log.close().expect("closed");
+    let count = usize::try_from(sealed).expect("small") + 1;
+    assert_eq!(data.open().1.records.len(), count);
+}
+
+#[test]
+fn a_sync_that_hangs_ends_the_log() {
+    let data = Data::new();
+    let disk = Arc::new(Gate::default());
+    let clock = Arc::new(ManualClock::at(Timestamp(0)));
+    let time = Arc::clone(&clock) as Arc<dyn Clock>;
+    let (log, _) = Log::open_on(data.settings(), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    disk.shut();
+    let (answer, answers) = mpsc::channel();
+    for number in 0..2 {
+        let answer = answer.clone();
+        log.seal_with(event(number), None, move |sealed| drop(answer.send(sealed)));
+        until(|| disk.waits());
+    }
+    clock.advance(Duration::from_secs(29));
+    assert!(log.healthy());
+    clock.advance(Duration::from_secs(2));
+    for _ in 0..2 {
+        assert!(matches!(answers.recv().expect("answer"), Err(LogFault::Hung)));
+    }
+    assert!(!log.healthy());
+    assert!(matches!(log.close(), Err(LogFault::Hung)), "closing must not wait for the sync");
+    data.refused(|fault| matches!(fault, LogFault::Locked(_)));
+    disk.open();
+}
+
+#[test]
+fn files_that_change_under_the_log_end_it() {
+    let changed = |change: fn(&Data), while_idle: bool| {
+        let data = Data::with(1);
+        let (log, _) = data.open();
+        change(&data);
+        if while_idle {
+            until(|| !log.healthy());
+        }
+        assert!(matches!(log.seal_blocking(event(1), None), Err(LogFault::Changed(_))));
+        assert!(!log.healthy());
+    };
+    let lock = |data: &Data| data.settings().dir.join("e000001/lock");
+    for while_idle in [false, true] {
+        changed(|data| fs::remove_file(data.segment(0)).expect("remove"), while_idle);
+        changed(|data| fs::rename(data.settings().dir, data.0.path().join("moved")).expect("rename"), while_idle);
+        changed(|data| File::options().write(true).open(data.segment(0)).expect("open").set_len(0).expect("cut"), while_idle);
+        changed(|data| drop(fs::remove_file(data.head())), while_idle);
+        changed(
+            |data| {
+                fs::copy(data.segment(0), data.0.path().join("copy")).expect("copy");
+                fs::rename(data.0.path().join("copy"), data.segment(0)).expect("replace");
+            },
+            while_idle,
+        );
+    }
+    let data = Data::with(1);
+    let (log, _) = data.open();
+    fs::remove_file(lock(&data)).expect("remove");
+    until(|| !log.healthy());
+}
+
+#[test]
+fn a_record_that_turns_time_back_is_refused() {
+    use token_shield::audit::journal::{Builder, SegmentFault};
+    use token_shield::merkle::Tree;
+    let data = Data::with(0);
+    let mut batch = Builder::new(Tree::new());
+    for ms in [2000, 1000] {
+        batch.push(&Record { at: Timestamp(ms), by: None, event: Event::Stop }.encode()).expect("room");
+    }
+    fs::write(data.segment(0), batch.finish().0).expect("write");
+    let earlier = SegmentFault::Record { index: 1, fault: RecordFault::Earlier };
+    data.refused(|fault| matches!(fault, LogFault::Damaged { fault, .. } if *fault == earlier));
+}
+
+#[test]
+fn names_that_cannot_be_an_origin() {
+    let data = Data::new();
+    for name in ["", "a b", "a+b", "a\nb", "ä", &"x".repeat(201)] {
+        let settings = Settings { name: name.to_owned(), ..data.settings() };
+        let refused = Log::open(settings, Arc::new(SystemClock::start())).map(|_| ());
+        assert!(matches!(refused, Err(LogFault::Name(_))), "{name:?}");
+    }
+}
+
+/// The machine's disk behind a gate that holds syncs back, or lets them fail.
+#[derive(Default)]
+struct Gate {
+    shut: Mutex<bool>,
+    moved: Condvar,
+    waiting: AtomicUsize,
+    fail_syncs: AtomicBool,
+    full: AtomicBool,
+}
+
+impl Gate {
+    fn shut(&self) {
+        *self.shut.lock().expect("lock") = true;
+    }
+
+    fn open(&self) {
+        *self.shut.lock().expect("lock") = false;
+        self.moved.notify_all();
+    }
+
+    fn waits(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Disk for Gate {
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) && file.metadata()?.len() == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        SystemDisk.write(file, bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(self.moved.wait_while(self.shut.lock().expect("lock"), |shut| *shut).expect("lock"));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.fail_syncs.load(Ordering::SeqCst) {
+            return Err(io::Error::other("injected"));
+        }
+        SystemDisk.sync(file)
+    }
+}
