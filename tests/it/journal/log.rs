@@ -135,7 +135,9 @@ fn all_that_wait_share_a_sync() {
     let (answer, answers) = mpsc::channel();
     let seal = |number| {
         let answer = answer.clone();
-        log.seal_with(event(number), None, move |sealed| drop(answer.send(sealed.map(|sealed| sealed.index))));
+        log.seal_with(event(number), None, move |sealed| {
+            let _ = answer.send(sealed.map(|sealed| sealed.index));
+        });
     };
     seal(0);
     until(|| disk.waits());
@@ -185,7 +187,7 @@ fn what_is_applied_in_then_may_hold_the_last_handle() {
     let (answer, answered) = mpsc::channel();
     let last = log.clone();
     log.seal_with(event(0), None, move |sealed| {
-        drop(answer.send(sealed.is_ok()));
+        let _ = answer.send(sealed.is_ok());
         drop(last);
     });
     drop(log);
@@ -212,7 +214,9 @@ fn segments_follow_each_other() {
     let (answer, answers) = mpsc::channel();
     for number in 0..300 {
         let answer = answer.clone();
-        log.seal_with(added(number), None, move |sealed| drop(answer.send(sealed.is_ok())));
+        log.seal_with(added(number), None, move |sealed| {
+            let _ = answer.send(sealed.is_ok());
+        });
     }
     assert!((0..300).all(|_| answers.recv().expect("answer")));
     log.close().expect("closed");
@@ -356,7 +360,9 @@ fn a_sync_that_hangs_ends_the_log() {
     let (answer, answers) = mpsc::channel();
     for number in 0..2 {
         let answer = answer.clone();
-        log.seal_with(event(number), None, move |sealed| drop(answer.send(sealed)));
+        log.seal_with(event(number), None, move |sealed| {
+            let _ = answer.send(sealed);
+        });
         until(|| disk.waits());
     }
     clock.advance(Duration::from_secs(29));
