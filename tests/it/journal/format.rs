@@ -23,7 +23,9 @@ fn segment() -> Segment {
     // One that nearly fills its sector, one of several sectors, one with an empty record.
     for records in [vec![vec![b'a'; 380]], vec![vec![b'b'; 700], vec![b'c'; 1]], vec![vec![], vec![b'd'; 60], vec![b'e'; 9]]] {
         let mut batch = Builder::new(tree);
-        records.iter().for_each(|record| drop(batch.push(record).expect("room")));
+        for record in &records {
+            batch.push(record).expect("room");
+        }
         let (batch, after) = batch.finish();
         bytes.extend(batch);
         tree = after;
