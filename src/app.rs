@@ -19,7 +19,7 @@ use crate::audit::record::Event;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, api};
-use crate::crypto::{Fast, sha256};
+use crate::crypto::{EntropyFault, Fast, sha256};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::limiter::Limiter;
@@ -32,6 +32,7 @@ use crate::proxy::buffer::Buffers;
 use crate::proxy::connect::Dialler;
 use crate::proxy::forward::{Remote, credential};
 use crate::proxy::listen::{self, Terms};
+use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::{Target, Upstream};
 use crate::proxy::{Gateway, Wiring};
 use crate::registry::Registry;
@@ -74,6 +75,9 @@ pub enum StartFault {
     /// A secret.
     #[error(transparent)]
     Secret(#[from] SecretFault),
+    /// Randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyFault),
     /// Metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -173,7 +177,7 @@ fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> 
     };
     let dialler = Dialler::new(upstream.target.clone(), tls, connect);
     let base = format!("http://{}{}", upstream.target.authority(), upstream.base_path);
-    Ok(Remote::new(upstream.name.as_str().into(), base, dialler, held))
+    Remote::new(upstream.name.as_str().into(), &base, dialler, held).map_err(|error| fault(error.to_string()))
 }
 
 fn wiring(config: &Config) -> Result<Wiring, StartFault> {
@@ -260,6 +264,7 @@ impl App {
             buffers: Arc::new(Buffers::new(guard.bodies_max)),
             metrics: Arc::clone(&metrics),
             clock,
+            request_ids: RequestIds::new()?,
         };
         let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from(tls)));

@@ -1,18 +1,22 @@
 //! Who is asking? From the headers to an [`Authenticated`] caller.
 //!
 //! Cheap before dear: shape of the headers, then the memory of verified tokens, and only for a token that is not remembered
-//! the peer's rate and the signature. What is remembered is asked for times, key and standing again on every request, so a
+//! the peer's rate and the signature. A token is found in the memory by a keyed hash and taken for known only if it is the
+//! same text from end to end, so that the hash need not be a cryptographic one: SHA-256 over an ML-DSA-65 token costs more
+//! than the rest of this question. What is remembered is asked for times, key and standing again on every request, so a
 //! revocation acts on the next one.
 
+use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::header::{AUTHORIZATION, HeaderMap};
 
 use crate::clock::Clock;
-use crate::crypto::{Verifier, sha256};
+use crate::crypto::Verifier;
 use crate::guard::limiter::{Kind, Limiter, Subject};
 use crate::guard::settings::Class;
 use crate::guard::table::Tables;
@@ -65,6 +69,8 @@ pub struct Remembered {
     /// The principal.
     pub principal: Subject,
     generation: u64,
+    /// The token itself: what is presented must be this to be taken for it.
+    text: Box<str>,
 }
 
 /// A caller whose token verifies and who may act. Only [`Authenticator::authenticate`] makes one.
@@ -110,7 +116,8 @@ pub struct Authenticator {
     limiter: Arc<Limiter>,
     verifier: Box<dyn Verifier>,
     clock: Arc<dyn Clock>,
-    memory: Option<quick_cache::sync::Cache<[u8; 32], Arc<Remembered>>>,
+    memory: Option<quick_cache::sync::Cache<u64, Arc<Remembered>>>,
+    hashing: RandomState,
     peers: DefaultKeyedRateLimiter<u128>,
 }
 
@@ -136,7 +143,7 @@ impl Authenticator {
         let (keyring, registry, limiter) = books;
         let memory = (token_cache > 0).then(|| quick_cache::sync::Cache::new(token_cache));
         let peers = RateLimiter::keyed(Quota::per_second(NonZeroU32::new(peer_rps).unwrap_or(NonZeroU32::MIN)));
-        Self { keyring, registry, limiter, verifier, clock, memory, peers }
+        Self { keyring, registry, limiter, verifier, clock, memory, hashing: RandomState::default(), peers }
     }
 
     /// Counts a request without a good token against its peer's network.
@@ -157,20 +164,22 @@ impl Authenticator {
         peer: IpAddr,
         tables: Arc<Tables>,
     ) -> Result<(Authenticated, Found), Refusal> {
-        let digest = sha256(credential.0.as_bytes());
+        let hash = self.hashing.hash_one(credential.0);
         let generation = self.keyring.generation();
-        let now = self.clock.now();
-        let cached = self.memory.as_ref().and_then(|memory| memory.get(&digest)).filter(|known| known.generation == generation);
-        let (remembered, found) = match cached {
+        let same = |known: &Arc<Remembered>| {
+            let same = aws_lc_rs::constant_time::verify_slices_are_equal(known.text.as_bytes(), credential.0.as_bytes());
+            same.is_ok() && known.generation == generation
+        };
+        let (remembered, found) = match self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
             Some(known) => {
-                known.verified.still_valid(now)?;
+                known.verified.still_valid(self.clock.now())?;
                 (known, Found::Cached)
             }
             None => {
                 self.count_stranger(peer)?;
                 let known = Arc::new(self.verify(credential, generation)?);
                 if let Some(memory) = &self.memory {
-                    memory.insert(digest, Arc::clone(&known));
+                    memory.insert(hash, Arc::clone(&known));
                 }
                 (known, Found::Verified)
             }
@@ -184,7 +193,7 @@ impl Authenticator {
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
         let agents = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
         let principal = self.limiter.subject(Kind::Principal, verified.principal().as_str());
-        Ok(Remembered { verified, agents, principal, generation })
+        Ok(Remembered { verified, agents, principal, generation, text: credential.0.into() })
     }
 
     /// The standing of key, token and agent, and the agent's class.

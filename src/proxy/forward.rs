@@ -22,10 +22,14 @@ pub struct Remote {
     pub name: Arc<str>,
     client: Client<Dialler, Full<Bytes>>,
     dialler: Dialler,
-    base: String,
+    uris: Vec<(Operation, Uri)>,
     credential: Option<(HeaderName, HeaderValue)>,
 }
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+/// Headers that a request to an upstream has room for without growing: ours, and hyper's Host and Content-Length.
+const HEADERS: usize = 12;
 /// Idle connections kept per upstream.
 const POOL_MAX: usize = 256;
 /// How long an idle connection is kept.
@@ -57,14 +61,25 @@ pub struct AnswerHead {
 
 impl Remote {
     /// An upstream at `base` (scheme, authority and path without a trailing slash), reached by `dialler`.
-    #[must_use]
-    pub fn new(name: Arc<str>, base: String, dialler: Dialler, credential: Option<(HeaderName, HeaderValue)>) -> Self {
+    ///
+    /// # Errors
+    /// When `base` and the path of an operation make no URI.
+    pub fn new(
+        name: Arc<str>,
+        base: &str,
+        dialler: Dialler,
+        credential: Option<(HeaderName, HeaderValue)>,
+    ) -> Result<Self, http::uri::InvalidUri> {
+        let uri = |operation: Operation| {
+            Ok::<_, http::uri::InvalidUri>((operation, format!("{base}{}", operation.path()).parse::<Uri>()?))
+        };
+        let uris = Operation::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_MAX)
             .build(dialler.clone());
-        Self { name, client, dialler, base, credential }
+        Ok(Self { name, client, dialler, uris, credential })
     }
 
     /// Dials once, to see whether anybody is there.
@@ -83,8 +98,7 @@ impl Remote {
         stream: bool,
         request_id: &HeaderValue,
     ) -> Result<Response<Incoming>, Refusal> {
-        let uri: Uri =
-            format!("{}{}", self.base, operation.path()).parse().map_err(|error| Refusal::new(Code::Internal).because(error))?;
+        let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri).ok_or(Code::Internal)?;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -117,14 +131,15 @@ impl Remote {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
+        headers.reserve(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let accept = if stream { "text/event-stream" } else { "application/json" };
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("token-shield/", env!("CARGO_PKG_VERSION"))));
-        headers.insert("x-request-id", request_id.clone());
+        headers.insert(REQUEST_ID, request_id.clone());
         if matches!(operation, Operation::Messages) {
-            headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
+            headers.insert(ANTHROPIC_VERSION, HeaderValue::from_static("2023-06-01"));
         }
         if let Some((name, value)) = &self.credential {
             headers.insert(name.clone(), value.clone());

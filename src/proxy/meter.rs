@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::guard::authenticate::Remembered;
 use crate::id::RequestId;
 use crate::metrics::{Answered, Metrics};
 use crate::model::usage::Usage;
@@ -12,8 +13,8 @@ use crate::refusal::Refusal;
 /// What is known of a request for its line in the log.
 #[derive(Default)]
 pub struct Facts {
-    /// The agent, once it is known.
-    pub agent: Option<String>,
+    /// The caller, once it is known.
+    pub caller: Option<Arc<Remembered>>,
     /// The operation.
     pub operation: &'static str,
     /// The model's canonical name, once it is known.
@@ -122,11 +123,12 @@ impl Drop for Meter {
         // Overhead is the time until the upstream was asked; what follows is the model's.
         let overhead = self.forwarded.map_or(whole, |at| at.saturating_sub(self.began));
         let upstream = self.forwarded.zip(self.answered).map(|(asked, head)| head.saturating_sub(asked));
+        let agent = self.facts.caller.as_ref().map(|caller| caller.verified.agent().as_str());
         self.metrics.answered(&Answered {
             model: self.facts.model.as_deref(),
             operation: self.facts.operation,
             code: self.code,
-            agent: self.facts.agent.as_deref(),
+            agent,
             upstream: self.facts.upstream.as_deref(),
             request_s: whole.as_secs_f64(),
             overhead_s: overhead.as_secs_f64(),
@@ -137,7 +139,7 @@ impl Drop for Meter {
         });
         tracing::info!(
             request = %self.request,
-            agent = self.facts.agent.as_deref().unwrap_or("-"),
+            agent = agent.unwrap_or("-"),
             operation = self.facts.operation,
             model = self.facts.model.as_deref().unwrap_or("-"),
             upstream = self.facts.upstream.as_deref().unwrap_or("-"),

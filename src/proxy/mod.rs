@@ -7,6 +7,7 @@ pub mod forward;
 pub mod listen;
 pub mod meter;
 pub mod peer;
+pub mod request_id;
 pub mod respond;
 pub mod settings;
 pub mod stream;
@@ -45,6 +46,7 @@ use crate::proxy::body::{Body, Pieces};
 use crate::proxy::buffer::Buffers;
 use crate::proxy::forward::{Heard, Remote, collect, judge};
 use crate::proxy::meter::Meter;
+use crate::proxy::request_id::RequestIds;
 use crate::proxy::respond::{Anonymous, Head, No};
 use crate::proxy::settings::Timeouts;
 use crate::proxy::stream::{Carried, Relay, Watch};
@@ -82,6 +84,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Names of requests.
+    pub request_ids: RequestIds,
 }
 
 /// What the connection knows of a request.
@@ -110,8 +114,7 @@ struct Way {
 impl Gateway {
     /// Answers one request.
     pub async fn serve(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
-        let entropy = crate::crypto::entropy::<16>().map_or(0, u128::from_be_bytes);
-        let id = RequestId::new(self.clock.now().0, entropy);
+        let id = self.request_ids.next(self.clock.now());
         let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
         let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
         let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id);
@@ -174,7 +177,7 @@ impl Gateway {
             Found::Cached => "hit",
             Found::Verified => "miss",
         });
-        way.meter.facts().agent = Some(caller.token().verified.agent().to_string());
+        way.meter.facts().caller = Some(Arc::clone(caller.token()));
         Ok(caller)
     }
 

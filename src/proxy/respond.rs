@@ -17,6 +17,15 @@ use crate::refusal::{Refusal, Retry, Stage};
 /// The header that names the request in every answer.
 pub const REQUEST: HeaderName = HeaderName::from_static("token-shield-request");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("token-shield-output-tokens");
+const DROPPED: HeaderName = HeaderName::from_static("token-shield-dropped");
+/// Headers that an answer has room for without growing: all of the above, and hyper's Date and Content-Length.
+const HEADERS: usize = 14;
 
 /// A refusal from before the caller was known: counted, not sealed one by one.
 pub struct Anonymous(Refusal);
@@ -58,6 +67,11 @@ fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
+/// The same without a copy.
+fn owned(value: String) -> HeaderValue {
+    HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
 /// The answer to a refused request, in the caller's dialect.
 #[must_use]
 pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) -> Response<Body> {
@@ -65,11 +79,12 @@ pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) ->
     let mut response = Response::new(Body::Whole(Bytes::from(error::body(dialect, refusal, request))));
     *response.status_mut() = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
+    headers.reserve(HEADERS);
     headers.insert(REQUEST, text(request));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if refusal.code.status() == 401 {
-        headers.insert(WWW_AUTHENTICATE, text(&format!("Bearer realm=\"token-shield\", error=\"{}\"", refusal.code)));
+        headers.insert(WWW_AUTHENTICATE, owned(format!("Bearer realm=\"token-shield\", error=\"{}\"", refusal.code)));
     }
     match refusal.code.retry() {
         Retry::Never => {
@@ -95,11 +110,11 @@ fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, res
         Period::Minute => "minute",
     };
     let policy = format!("\"{name}\";q={};w={}", limit.rate, limit.period.seconds());
-    headers.insert("ratelimit-policy", text(&policy));
-    headers.insert("ratelimit", text(&format!("\"{name}\";r={remaining};t={reset_s}")));
-    headers.insert("x-ratelimit-limit-requests", number(u64::from(limit.rate)));
-    headers.insert("x-ratelimit-remaining-requests", number(remaining));
-    headers.insert("x-ratelimit-reset-requests", text(&format!("{reset_s}s")));
+    headers.insert(RATELIMIT_POLICY, owned(policy));
+    headers.insert(RATELIMIT, owned(format!("\"{name}\";r={remaining};t={reset_s}")));
+    headers.insert(LIMIT_REQUESTS, number(u64::from(limit.rate)));
+    headers.insert(REMAINING_REQUESTS, number(remaining));
+    headers.insert(RESET_REQUESTS, owned(format!("{reset_s}s")));
 }
 
 /// What an answer of status and type carries besides its body.
@@ -122,6 +137,7 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
+    headers.reserve(HEADERS);
     headers.insert(REQUEST, text(head.request));
     headers.insert(CONTENT_TYPE, head.content_type);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -129,10 +145,10 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
         rate_headers(headers, left.limit, left.remaining, left.reset_ns.div_ceil(1_000_000_000));
     }
     if let Some(cap) = head.notes.output_tokens {
-        headers.insert("token-shield-output-tokens", number(cap));
+        headers.insert(OUTPUT_TOKENS, number(cap));
     }
     if !head.notes.dropped.is_empty() {
-        headers.insert("token-shield-dropped", text(&head.notes.dropped.join(", ")));
+        headers.insert(DROPPED, owned(head.notes.dropped.join(", ")));
     }
     if let Some(wait) = head.retry_after {
         headers.insert(RETRY_AFTER, wait);
