@@ -22,6 +22,7 @@ use crate::control::{Control, api};
 use crate::crypto::{EntropyFault, Fast, sha256};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
+use crate::guard::cache_salt::CacheSalts;
 use crate::guard::limiter::Limiter;
 use crate::guard::table::{RouteFault, Tables, Upstream as Known};
 use crate::health::Health;
@@ -265,6 +266,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             clock,
             request_ids: RequestIds::new()?,
+            cache_salts: CacheSalts::new()?,
         };
         let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from(tls)));

@@ -107,6 +107,7 @@ codes! {
     TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path without escapes, dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
 
+    HeadersSlow "headers-slow" Accepted 408 Later "The headers did not arrive in time.";
     TokenMissing "token-missing" Presented 401 Never "Send a capability token: Authorization: Bearer TOKEN, or x-api-key.";
     TokenAmbiguous "token-ambiguous" Presented 401 Never "Exactly one credential is read: send one Authorization header or one x-api-key, not both, not twice.";
     TokenScheme "token-scheme" Presented 401 Never "The Authorization scheme must be Bearer.";

@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use super::section::{Book, Section};
 use super::{Config, Faults};
+use crate::guard::cache_salt::CacheScope;
 use crate::guard::settings::{Caps, Class, Issuer, Model, Settings as Guard};
 use crate::model::{Profile, UnknownFields};
 use crate::proxy::settings::{Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
@@ -49,9 +50,15 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         "model",
         models.iter().flat_map(|model| std::iter::once(&model.name).chain(&model.aliases)).map(String::as_str),
     );
-    let mut classes: BTreeMap<String, Class> =
-        root.named("class").into_iter().map(|(name, section)| (name, class(section))).collect();
-    classes.entry("default".to_owned()).or_insert_with(tightest);
+    let mut classes: BTreeMap<String, Class> = root
+        .named("class")
+        .into_iter()
+        .map(|(name, section)| {
+            let class = class(&name, section);
+            (name, class)
+        })
+        .collect();
+    classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
     let principals = root.named("principal").into_iter().map(|(name, section)| (name, caps_alone(section))).collect();
     let limits = root.table("limits", empty);
     let listen_section = root.table("listen", empty);
@@ -98,9 +105,10 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
 }
 
 /// The class of an agent that nobody registered, where the config says nothing.
-fn tightest() -> Class {
+fn tightest(name: &str) -> Class {
     let caps = Caps { rps: None, rpm: Some(120), burst: None, in_flight: Some(8) };
-    Class { caps, output_tokens: 4096, unknown_fields: UnknownFields::Refuse }
+    let cache_scope = CacheScope::Principal;
+    Class { name: name.to_owned(), caps, output_tokens: 4096, unknown_fields: UnknownFields::Refuse, cache_scope }
 }
 
 fn trusted(listen: &Section<'_>) -> Vec<ipnet::IpNet> {
@@ -199,19 +207,21 @@ fn caps_alone(section: Section<'_>) -> Caps {
     caps
 }
 
-fn class(section: Section<'_>) -> Class {
-    let tightest = tightest();
+fn class(name: &str, section: Section<'_>) -> Class {
+    let tightest = tightest(name);
     let mut caps = caps(&section);
     if caps.rps.is_none() && caps.rpm.is_none() {
         caps.rpm = tightest.caps.rpm;
     }
     caps.in_flight = caps.in_flight.or(tightest.caps.in_flight);
     let modes = [("refuse", UnknownFields::Refuse), ("drop", UnknownFields::Drop)];
-    let unknown_fields = choice(&section, "unknown_fields", &modes).unwrap_or(UnknownFields::Refuse);
+    let unknown_fields = choice(&section, "unknown_fields", &modes).unwrap_or(tightest.unknown_fields);
+    let scopes = [("principal", CacheScope::Principal), ("class", CacheScope::Class), ("shared", CacheScope::Shared)];
+    let cache_scope = choice(&section, "cache_scope", &scopes).unwrap_or(tightest.cache_scope);
     let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
     section.not_enforced(&["requests", "answers"]);
     section.close();
-    Class { caps, output_tokens, unknown_fields }
+    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope }
 }
 
 fn model(section: Section<'_>, upstreams: &[Upstream]) -> Option<Model> {

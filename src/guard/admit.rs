@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::guard::cache_salt::{CacheSalts, CacheScope};
 use crate::guard::gcra::Headroom;
 use crate::guard::govern::Governed;
 use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
@@ -81,19 +82,21 @@ impl Admitted {
     }
 }
 
-/// The moment and the name that an answer of our own carries.
-pub struct Stamp {
+/// What the gateway writes into a body or an answer of its own.
+pub struct Stamp<'s> {
     /// The request.
     pub request: RequestId,
     /// Seconds since 1970.
     pub created: i64,
+    /// Salts of prompt caches.
+    pub cache_salts: &'s CacheSalts,
 }
 
 /// Takes the places and writes the body.
 ///
 /// # Errors
 /// `in-flight-exceeded` or `model-rate-exceeded`.
-pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp) -> Result<Admitted, Refusal> {
+pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) -> Result<Admitted, Refusal> {
     let (routed, asked) = governed.into_inner().into_inner().into_inner().into_parts();
     let caller = routed.paced().caller();
     let token = caller.token();
@@ -114,7 +117,8 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp) -> R
             let permit = enter(limiter, places, shared)?;
             let class_cap = class.output_tokens;
             let cap = token.verified.grants().output_tokens.map_or(class_cap, |own| own.min(class_cap));
-            let (work, notes) = write(&call, (served, upstream), cap, stamp);
+            let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
+            let (work, notes) = write(&call, (served, upstream), (cap, scope), stamp);
             return Ok(Admitted { routed, work, notes, permit });
         }
     };
@@ -153,16 +157,23 @@ fn full_refusal(kind: Kind, limit: u64) -> Refusal {
     }
 }
 
-fn write(call: &ModelCall<'_>, (served, upstream): (Arc<Served>, Arc<Upstream>), cap: u64, stamp: &Stamp) -> (Work, Notes) {
-    let id = stamp.request.to_string();
+fn write(
+    call: &ModelCall<'_>,
+    (served, upstream): (Arc<Served>, Arc<Upstream>),
+    (cap, (scope, principal, class)): (u64, (CacheScope, &str, &str)),
+    stamp: &Stamp<'_>,
+) -> (Work, Notes) {
     let dropped = call.dropped().to_vec();
     let lowered = |asked: Option<u64>| asked.is_some_and(|asked| asked > cap).then_some(cap);
     if upstream.echo {
-        let answer = echo::answer(call, cap, stamp.created, &id);
+        let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
         let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped };
         return (Work::Echo { answer, served }, notes);
     }
-    let written = call.write(&Changes { output_tokens: cap, request_id: None, cache_salt: None });
+    let profile = &upstream.profile;
+    let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
+    let cache_salt = profile.takes_cache_salt().then(|| stamp.cache_salts.salt(scope, principal, class)).flatten();
+    let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
     let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped };
     let forward = Call { body: written.body, stream: call.stream(), usage_asked: call.usage_asked(), served, upstream };
     (Work::Call(forward), notes)

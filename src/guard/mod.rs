@@ -9,6 +9,7 @@
 
 pub mod admit;
 pub mod authenticate;
+pub mod cache_salt;
 pub mod egress;
 pub mod gcra;
 pub mod govern;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::guard::cache_salt::CacheScope;
 use crate::model::UnknownFields;
 use crate::token::PostQuantum;
 
@@ -61,12 +62,16 @@ pub struct Caps {
 /// What agents of a class may do; a token only narrows it.
 #[derive(Clone, Debug)]
 pub struct Class {
+    /// Its name.
+    pub name: String,
     /// Rates and places of each agent.
     pub caps: Caps,
     /// Tokens an answer.
     pub output_tokens: u64,
     /// What happens to fields that a server's profile does not know.
     pub unknown_fields: UnknownFields,
+    /// Whose requests may share a server's prompt cache.
+    pub cache_scope: CacheScope,
 }
 
 /// A model.

@@ -156,6 +156,18 @@ impl Profile {
         &self.name
     }
 
+    /// True where the server has a field for the request's id.
+    #[must_use]
+    pub fn takes_request_id(&self) -> bool {
+        self.gateway.request_id.is_some()
+    }
+
+    /// True where the server has a field for the prompt cache's salt.
+    #[must_use]
+    pub fn takes_cache_salt(&self) -> bool {
+        self.gateway.cache_salt.is_some()
+    }
+
     /// The shape of that name.
     pub(super) fn shape(&self, name: &str) -> Option<&Shape> {
         self.shapes.iter().find(|shape| shape.name == name)

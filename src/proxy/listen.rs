@@ -4,25 +4,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use ipnet::IpNet;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::settings::Timeouts;
-use crate::proxy::tap::{Tap, Unexplained};
+use crate::proxy::tap::{Home, Tap, Unexplained, Version};
 use crate::proxy::{Gateway, Origin};
 
 /// Header bytes of one request at the most: a chain of 40 KiB and what else a caller sends.
 const HEADERS_MAX: usize = 64 << 10;
 /// Streams that one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 128;
+/// How long a last word to a slow caller may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a listener goes by.
 pub struct Terms {
@@ -118,18 +120,43 @@ impl Connection {
         place: OwnedSemaphorePermit,
     ) {
         let Self { terms, gateway, watcher } = self;
-        let (stream, unexplained) = Tap::new(stream);
-        let builder = builder(&terms.timeouts);
+        let (version, tap) = match tokio::time::timeout(terms.timeouts.header, Tap::open(stream)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return tracing::debug!(%error, %client, "no request"),
+            Err(_) => return tracing::debug!(%client, "no request in time"),
+        };
+        let (unexplained, home) = (tap.unexplained(), tap.home());
+        let answering = Arc::clone(&gateway);
+        let own = Arc::clone(&terms);
         let service = service_fn(move |request| {
             let gateway = Arc::clone(&gateway);
             let origin = origin(client, &request, &terms.trusted_proxies, &unexplained);
             async move { Ok::<_, std::convert::Infallible>(gateway.serve(request, origin).await) }
         });
-        let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-        if let Err(error) = connection.await {
+        let ended = match version {
+            Version::Http1 => watcher.watch(http1(&own.timeouts).serve_connection(TokioIo::new(tap), service)).await,
+            Version::Http2 => watcher.watch(http2(&own.timeouts).serve_connection(TokioIo::new(tap), service)).await,
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");
+            if version == Version::Http1 && error.is_timeout() {
+                too_slow(&answering, &home).await;
+            }
         }
         drop(place);
+    }
+}
+
+/// Tells a caller whose headers did not end in time, where they had begun.
+async fn too_slow<S: AsyncWrite + Unpin>(gateway: &Gateway, home: &Home<S>) {
+    let Some(mut stream) = home.take() else { return };
+    let answer = gateway.too_slow();
+    let told = async {
+        stream.write_all(&answer).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, told).await {
+        tracing::debug!(%error, "the caller of a slow request was gone");
     }
 }
 
@@ -144,11 +171,15 @@ fn origin(
     Origin { peer: forwarded(client, request.headers(), proxies), unexplained }
 }
 
-fn builder(timeouts: &Timeouts) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header).max_buf_size(HEADERS_MAX).half_close(false);
+fn http1(timeouts: &Timeouts) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(timeouts.header).max_buf_size(HEADERS_MAX).half_close(false);
     builder
-        .http2()
+}
+
+fn http2(timeouts: &Timeouts) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_header_list_size(HEADERS_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX)

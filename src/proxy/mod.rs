@@ -27,6 +27,7 @@ use crate::audit::entry::{Entry, Pen};
 use crate::clock::Clock;
 use crate::guard::admit::{Admitted, Call, Notes, Stamp, Work, admit};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
+use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::request::clear;
 use crate::guard::gcra::{Headroom, Limit};
 use crate::guard::govern::govern;
@@ -86,6 +87,8 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// Names of requests.
     pub request_ids: RequestIds,
+    /// Salts of prompt caches.
+    pub cache_salts: CacheSalts,
 }
 
 /// What the connection knows of a request.
@@ -134,6 +137,15 @@ impl Gateway {
         response
     }
 
+    /// The whole HTTP/1.1 answer to a request whose headers did not end in time.
+    #[must_use]
+    pub fn too_slow(&self) -> Vec<u8> {
+        let id = self.request_ids.next(self.clock.now());
+        let no = self.anonymous(Code::HeadersSlow.into()).no;
+        Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).refused(no.refusal());
+        respond::written(respond::refuse(&no, Dialect::OpenAi, &id.to_string(), None))
+    }
+
     /// The way of a request. Each step takes what the one before proved.
     async fn answer(&self, request: Request<Incoming>, origin: &Origin, way: &mut Way) -> Result<Answer, Refused> {
         framing(&request, origin).map_err(|no| self.anonymous(no))?;
@@ -158,7 +170,8 @@ impl Gateway {
         };
         let understood = understand(routed, held.bytes(), &way.wiring.health).map_err(|no| self.known(no))?;
         let governed = govern(screen(clear(understood).map_err(|no| self.known(no))?));
-        let stamp = Stamp { request: way.id, created: self.clock.now().seconds() };
+        let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
+        let stamp = Stamp { request: way.id, created, cache_salts };
         let admitted = admit(governed, &self.limiter, &stamp).map_err(|no| self.known(no))?;
         drop(held);
         let sealed = self.pen.seal(admitted).map_err(|no| self.known(no))?;

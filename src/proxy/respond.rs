@@ -103,6 +103,21 @@ pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) ->
     response
 }
 
+/// A whole answer as it goes over an HTTP/1.1 connection that closes after it.
+#[must_use]
+pub fn written(response: Response<Body>) -> Vec<u8> {
+    let (parts, body) = response.into_parts();
+    let body = if let Body::Whole(bytes) = body { bytes } else { Bytes::new() };
+    let reason = parts.status.canonical_reason().unwrap_or_default();
+    let mut out =
+        format!("HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\nconnection: close\r\n", parts.status.as_str(), body.len());
+    for (name, value) in &parts.headers {
+        out.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+    }
+    out.push_str("\r\n");
+    [out.as_bytes(), &body].concat()
+}
+
 /// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers), and OpenAI's own names.
 fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, reset_s: u64) {
     let name = match limit.period {

@@ -1,19 +1,26 @@
-//! Watches the bytes of an HTTP/1 connection for `Content-Length` header lines.
+//! What hyper does not do with a connection: learn its version within a time, notice both framings, and give it back.
+//!
+//! The version is told from the first bytes (RFC 9113 section 3.4).
 //!
 //! hyper follows RFC 9112 section 6.3: where `Transfer-Encoding` and `Content-Length` stand in one request it reads by the
 //! former and forgets the latter, so that nobody behind it can see the disagreement any more. This gateway wants to refuse
 //! such a request. The tap counts the lines that begin with `content-length` as the bytes come in; a request explains one by
 //! showing the header, and a chunked request with an unexplained one was ambiguous.
+//!
+//! A connection on which a request has begun that nobody answered goes back [`Home`], so that its caller can be told why.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 const LINE: &[u8; 15] = b"\ncontent-length";
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How many `Content-Length` lines of a connection no request has explained yet.
 #[derive(Clone, Default)]
@@ -32,18 +39,61 @@ impl Unexplained {
     }
 }
 
+/// Where a stream goes when the tap on it is dropped while a request waits for an answer.
+pub struct Home<S>(Arc<Mutex<Option<S>>>);
+
+impl<S> Home<S> {
+    /// The stream, if it came back.
+    #[must_use]
+    pub fn take(&self) -> Option<S> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The version that a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.1 or 1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
 /// A stream whose incoming bytes are watched.
 pub struct Tap<S> {
-    stream: S,
+    stream: Option<S>,
+    /// Bytes that were read to learn the version.
+    first: BytesMut,
     matched: usize,
     unexplained: Unexplained,
+    /// True when bytes came in since something was last written.
+    waiting: bool,
+    home: Arc<Mutex<Option<S>>>,
 }
 
 impl<S> Tap<S> {
-    /// Watches `stream`; the count is shared with the connection's requests.
-    pub fn new(stream: S) -> (Self, Unexplained) {
-        let unexplained = Unexplained::default();
-        (Self { stream, matched: 0, unexplained: unexplained.clone() }, unexplained)
+    fn new(stream: S, first: BytesMut) -> Self {
+        let (unexplained, home) = (Unexplained::default(), Arc::default());
+        Self { stream: Some(stream), first, matched: 0, unexplained, waiting: false, home }
+    }
+
+    /// The count of unexplained lines, which the connection's requests share.
+    #[must_use]
+    pub fn unexplained(&self) -> Unexplained {
+        self.unexplained.clone()
+    }
+
+    /// Where the stream may come back.
+    #[must_use]
+    pub fn home(&self) -> Home<S> {
+        Home(Arc::clone(&self.home))
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut S>>
+    where
+        S: Unpin,
+    {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn watch(&mut self, mut bytes: &[u8]) {
@@ -70,34 +120,78 @@ impl<S> Tap<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Tap<S> {
+    /// Watches `stream` once its first bytes told the version.
+    ///
+    /// # Errors
+    /// What reading said; an end before the version is known is `UnexpectedEof`.
+    pub async fn open(mut stream: S) -> io::Result<(Version, Self)> {
+        let mut first = BytesMut::with_capacity(PREFACE.len());
+        loop {
+            let known = first.iter().zip(PREFACE).take_while(|(byte, preface)| byte == preface).count();
+            if known < first.len() {
+                return Ok((Version::Http1, Self::new(stream, first)));
+            }
+            if known == PREFACE.len() {
+                return Ok((Version::Http2, Self::new(stream, first)));
+            }
+            if stream.read_buf(&mut first).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+impl<S> Drop for Tap<S> {
+    fn drop(&mut self) {
+        if self.waiting {
+            *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let tap = self.get_mut();
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.watch(&buffer.filled()[before..]);
+        let polled = if tap.first.is_empty() {
+            tap.stream()?.poll_read(cx, buffer)
+        } else {
+            let count = tap.first.len().min(buffer.remaining());
+            buffer.put_slice(&tap.first[..count]);
+            tap.first.advance(count);
+            Poll::Ready(Ok(()))
+        };
+        let came = &buffer.filled()[before..];
+        tap.waiting |= !came.is_empty();
+        tap.watch(came);
         polled
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let tap = self.get_mut();
+        tap.waiting = false;
+        tap.stream()?.poll_write(cx, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().stream()?.poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().stream()?.poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let tap = self.get_mut();
+        tap.waiting = false;
+        tap.stream()?.poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 }
 
@@ -107,11 +201,11 @@ mod tests {
 
     #[track_caller]
     fn count(reads: &[&[u8]], expect: u64) {
-        let (mut tap, unexplained) = Tap::new(tokio::io::empty());
+        let mut tap = Tap::new(tokio::io::empty(), BytesMut::new());
         for read in reads {
             tap.watch(read);
         }
-        assert_eq!(unexplained.0.load(Ordering::Relaxed), expect);
+        assert_eq!(tap.unexplained().0.load(Ordering::Relaxed), expect);
     }
 
     #[test]

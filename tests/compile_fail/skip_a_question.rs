@@ -6,7 +6,7 @@ use token_shield::guard::admit::{Admitted, Stamp, admit};
 use token_shield::guard::egress::request::Cleared;
 use token_shield::guard::limiter::Limiter;
 
-fn shortcut(cleared: Cleared<'_>, limiter: &Arc<Limiter>, stamp: &Stamp) -> Option<Admitted> {
+fn shortcut(cleared: Cleared<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) -> Option<Admitted> {
     admit(cleared, limiter, stamp).ok()
 }
 

@@ -157,8 +157,12 @@ fn hostile_framing_is_refused() {
     }
     let cut = &request.as_bytes()[..request.len() - 5];
     refused(&gateway, "a body that never ends", &gateway.send(cut), (408, "body-slow"));
-    // Headers that never end: the connection closes within the header's time.
-    assert_eq!(gateway.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n").status, 0);
+    let slow = gateway.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n");
+    refused(&gateway, "headers that never end", &slow, (408, "headers-slow"));
+    // What has not begun to be a request is closed within the same time.
+    for begun in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM"] {
+        assert_eq!(gateway.send(begun.as_bytes()).status, 0, "{begun:?}");
+    }
     let large = format!(r#"{{"model":"up","messages":[],"user":"{}"}}"#, "a".repeat(2 << 20));
     refused(&gateway, "a large body", &gateway.send(&gateway.chat(&large)), (413, "body-too-large"));
 }
