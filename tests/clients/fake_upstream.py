@@ -10,10 +10,12 @@ import gzip
 import json
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 from waiting import wait_until
@@ -79,11 +81,19 @@ class Gone(Exception):
 
 
 class FakeUpstream:
-    """Listens on a loopback port until `stop`."""
+    """Listens until `stop`: on a loopback port, in the clear or with TLS, or on a Unix socket."""
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+    def __init__(self, *, port: int = 0, unix: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
+        if unix is not None:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(unix))
+            self._listener.listen()
+            self.url = f"unix:{unix}"
+        else:
+            self._listener = socket.create_server(("127.0.0.1", port))
+            self.port = self._listener.getsockname()[1]
+            self.url = f"{'https://localhost' if tls else 'http://127.0.0.1'}:{self.port}"
+        self._tls = tls
         self.exchanges: list[Exchange] = []
         self.gate = threading.Event()
         self._open: set[socket.socket] = set()
@@ -121,9 +131,18 @@ class FakeUpstream:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with self._lock:
-                self._open.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._welcome, args=(connection,), daemon=True).start()
+
+    def _welcome(self, connection: socket.socket) -> None:
+        if self._tls is not None:
+            try:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                connection.close()
+                return
+        with self._lock:
+            self._open.add(connection)
+        self._serve(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         reader = connection.makefile("rb")

@@ -63,6 +63,10 @@ class Gateway:
             words += ["--upstream", upstream, "--upstream-profile", profile]
         if tls:
             words.append("--tls")
+        self._start(*words)
+        self._tokens = [self.token]
+
+    def _start(self, *words: str) -> None:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(BINARY), *words], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
@@ -84,7 +88,6 @@ class Gateway:
         self.url: str = hello["url"].rstrip("/")
         self.token: str = hello["token"]
         self.metrics: str = _metrics_url(hello["metrics"])
-        self._tokens = [self.token]
         assert not self.url.endswith("/v1"), "url comes without /v1"
 
     def __enter__(self) -> Gateway:
@@ -184,6 +187,59 @@ class Gateway:
             # The signature is the secret half; the payload's head would show a token that was cut.
             _, payload, signature = token.split(".")
             assert signature not in log and payload not in log, "a token stands in the log"
+
+
+ISSUER = "https://operator.example"
+SERVED = """name = "gw"
+data = "."
+[[issuer]]
+iss = "https://operator.example"
+aud = "https://gw.example"
+jwks = "keys/operator.jwk.pub"
+namespaces = ["*"]
+ttl_max = "30d"
+"""
+
+
+class Served(Gateway):
+    """`token-shield serve` as an operator sets it up: a key, a config (SERVED, `listen`, and `config`), an issued token.
+
+    Loopback ports are the system's to choose; `listen` goes into the config's `[listen]`.
+    """
+
+    def __init__(self, data: Path, config: str, listen: str = "", *, tls: bool = False) -> None:
+        self.data = data
+        self.log = data.parent / f"{data.name}.log"
+        self.config = data / "token-shield.toml"
+        self._tls, self._listen = tls, f'[listen]\napi = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n{listen}\n'
+        self._tokens: list[str] = []
+        data.mkdir(mode=0o700)
+        (data / "keys").mkdir(mode=0o700)
+        self.write(config)
+        made = binary("keys", "generate", "--out", str(data / "keys" / "operator.jwk"))
+        assert made.code == 0, made.err
+        self._start("serve", "--config", str(self.config))
+        self.token = self.issue("tests/main")
+
+    def write(self, config: str) -> None:
+        """Writes the config; a running gateway reads it at `reload`."""
+        self.config.write_text(SERVED + self._listen + config)
+
+    def reload(self) -> None:
+        """SIGHUP, and its effect: the config was taken, or refused as a whole."""
+        before = self.metric("token_shield_config_reload_total")
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.metric("token_shield_config_reload_total") == before + 1, 10, "the config is read again")
+
+    def _hello(self) -> None:
+        def serving() -> dict[str, str] | None:
+            assert self.process.poll() is None, self.logged()
+            lines = (json.loads(line) for line in self.logged().splitlines() if line.startswith("{"))
+            return next((line for line in lines if line.get("message") == "serving"), None)
+
+        line = wait_until(serving, START_S, "the gateway serves")
+        self.url = f"{'https' if self._tls else 'http'}://{line['api']}"
+        self.metrics = _metrics_url(line["metrics"])
 
 
 def _first_line(process: subprocess.Popen[str], within: float) -> str:
