@@ -201,6 +201,6 @@ impl Keys for Keyring {
 /// # Errors
 /// What is wrong with it, in words.
 pub fn read_jwk(text: &str) -> Result<jwk::Jwk, String> {
-    let value = json::parse(text.as_bytes(), &json::Limits { depth: 8 }).map_err(|fault| fault.to_string())?;
+    let value = json::parse(text.as_bytes(), &json::Limits::deep(8)).map_err(|fault| fault.to_string())?;
     jwk::Jwk::read(&value).map_err(|fault| fault.to_string())
 }

@@ -316,7 +316,7 @@ impl Record {
         if bytes.len() > RECORD_BYTES_MAX {
             return Err(RecordFault::TooLong { member: "the record", bytes: bytes.len(), most: RECORD_BYTES_MAX });
         }
-        let document = json::parse(bytes, &json::Limits { depth: 2 }).map_err(RecordFault::Json)?;
+        let document = json::parse(bytes, &json::Limits::deep(2)).map_err(RecordFault::Json)?;
         let record = document.as_object().ok_or(RecordFault::Form)?;
         let text = |member| record.get(member).and_then(json::Value::as_str).ok_or(RecordFault::Member(member));
         if record.get("v").and_then(json::Value::as_u64) != Some(1) {

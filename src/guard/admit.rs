@@ -118,7 +118,8 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) 
             let class_cap = class.output_tokens;
             let cap = token.verified.grants().output_tokens.map_or(class_cap, |own| own.min(class_cap));
             let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
-            let (work, notes) = write(&call, (served, upstream), (cap, scope), stamp);
+            let each = if writes_tokens(call.operation()) { each_choice(cap, call.choices())? } else { cap };
+            let (work, notes) = write(&call, (served, upstream), (each, scope), stamp);
             return Ok(Admitted { routed, work, notes, permit });
         }
     };
@@ -154,6 +155,16 @@ fn full_refusal(kind: Kind, limit: u64) -> Refusal {
         Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.")
     } else {
         refusal.after(wait)
+    }
+}
+
+/// What the cap on output tokens leaves to each of the choices that are asked for.
+fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
+    match cap / choices {
+        0 if cap == 0 => Err(Refusal::new(Code::RateIsZero).saying("A cap of zero output tokens stands; no request passes.")),
+        0 => Err(Refusal::new(Code::FieldInvalid)
+            .saying(format!("{choices} choices are asked for, more than the {cap} output tokens that this request may have."))),
+        each => Ok(each),
     }
 }
 

@@ -11,6 +11,17 @@ use super::{Object, Value};
 pub struct Limits {
     /// Arrays and objects that may be open at once.
     pub depth: usize,
+    /// What a document may cost in memory, in the cost of one scalar: a member of an object costs four, an array or an object
+    /// eight (two bytes of text can ask for a hundred of memory).
+    pub values: usize,
+}
+
+impl Limits {
+    /// Documents of that depth, and of half a million values at the most.
+    #[must_use]
+    pub const fn deep(depth: usize) -> Self {
+        Self { depth, values: 1 << 19 }
+    }
 }
 
 /// Why a document was refused, and where.
@@ -58,6 +69,9 @@ pub enum FaultKind {
     /// Deeper than [`Limits::depth`].
     #[error("arrays and objects are nested too deeply")]
     Depth,
+    /// More than [`Limits::values`].
+    #[error("the document has more values than are read")]
+    Values,
 }
 
 impl fmt::Display for Fault {
@@ -80,7 +94,7 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Value<'a>, Fault> {
         return Err(Fault { at: 0, kind: FaultKind::ByteOrderMark });
     }
     let text = std::str::from_utf8(bytes).map_err(|error| Fault { at: error.valid_up_to(), kind: FaultKind::NotUtf8 })?;
-    let mut reader = Reader { text, bytes, at: 0, depth_left: limits.depth };
+    let mut reader = Reader { text, bytes, at: 0, depth_left: limits.depth, values_left: limits.values };
     reader.space();
     let value = reader.value()?;
     reader.space();
@@ -95,6 +109,7 @@ struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     depth_left: usize,
+    values_left: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -112,7 +127,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn pays(&mut self, cost: usize) -> Result<(), Fault> {
+        match self.values_left.checked_sub(cost) {
+            Some(left) => self.values_left = left,
+            None => return self.fault(FaultKind::Values),
+        }
+        Ok(())
+    }
+
     fn value(&mut self) -> Result<Value<'a>, Fault> {
+        self.pays(1)?;
         match self.peek() {
             Some(b'{') => self.nested(Self::object),
             Some(b'[') => self.nested(Self::array),
@@ -139,6 +163,7 @@ impl<'a> Reader<'a> {
             return self.fault(FaultKind::Depth);
         };
         self.depth_left = left;
+        self.pays(7)?;
         self.at += 1;
         self.space();
         let value = read(self)?;
@@ -169,6 +194,7 @@ impl<'a> Reader<'a> {
         }
         loop {
             let key_at = self.at;
+            self.pays(3)?;
             match self.peek() {
                 Some(b'"') => {}
                 Some(_) => return self.fault(FaultKind::Unexpected),
@@ -364,15 +390,30 @@ mod tests {
 
     #[track_caller]
     fn refuses(document: &[u8], kind: FaultKind) {
-        assert_eq!(parse(document, &Limits { depth: 64 }).map_err(|fault| fault.kind), Err(kind));
+        assert_eq!(parse(document, &Limits::deep(64)).map_err(|fault| fault.kind), Err(kind));
     }
 
     #[track_caller]
     fn prints(document: &str, expect: &str) {
-        let value = parse(document.as_bytes(), &Limits { depth: 64 }).expect("document");
+        let value = parse(document.as_bytes(), &Limits::deep(64)).expect("document");
         let mut out = Vec::new();
         write(&value, &mut out);
         assert_eq!(String::from_utf8(out).expect("UTF-8"), expect);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_the_shape() {
+        let limits = Limits { depth: 64, values: 80 };
+        let read = |text: &str| parse(text.as_bytes(), &limits).map(drop).map_err(|fault| fault.kind);
+        let list = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
+        assert_eq!(read(&list("1", 72)), Ok(()));
+        assert_eq!(read(&list("1", 73)), Err(FaultKind::Values));
+        assert_eq!(read(&list("[]", 9)), Ok(()));
+        assert_eq!(read(&list("[]", 10)), Err(FaultKind::Values));
+        let object =
+            |members: usize| format!("{{{}}}", (0..members).map(|at| format!("\"{at}\":0")).collect::<Vec<_>>().join(","));
+        assert_eq!(read(&object(18)), Ok(()));
+        assert_eq!(read(&object(19)), Err(FaultKind::Values));
     }
 
     #[test]

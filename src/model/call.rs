@@ -28,7 +28,7 @@ pub struct Reading<'b> {
 /// # Errors
 /// `json-invalid`, `field-missing` or `field-invalid` for `model`, `field-not-allowed` for a look-alike of it.
 pub fn read(operation: Operation, body: &[u8]) -> Result<Reading<'_>, Refusal> {
-    let value = json::parse(body, &Limits { depth: DEPTH_MAX })
+    let value = json::parse(body, &Limits::deep(DEPTH_MAX))
         .map_err(|fault| Refusal::new(Code::JsonInvalid).saying(format!("The body is not one strict JSON object: {fault}.")))?;
     let Value::Object(object) = value else {
         return Err(
@@ -109,6 +109,10 @@ fn output_cap(gateway: &Gateway, object: &Object<'_>) -> Result<Option<u64>, Ref
                     let says = format!("The fields {other} and {name} stand side by side; send one of them.");
                     return Err(Refusal::new(Code::FieldInvalid).saying(says).at(name.as_str()));
                 }
+                if value.as_u64() == Some(0) {
+                    let says = format!("The field {name} must not be 0: some servers read that as no limit.");
+                    return Err(Refusal::new(Code::FieldInvalid).saying(says).at(name.as_str()));
+                }
                 found = Some((name, value.as_u64()));
             }
         }
@@ -133,7 +137,7 @@ pub struct ModelCall<'b> {
 
 /// What the gateway writes into a body.
 pub struct Changes {
-    /// The cap on output tokens that is in force; the body says the smaller of it and what the caller asked for.
+    /// The cap on the output tokens of each choice; the body says the smaller of it and what the caller asked for.
     pub output_tokens: u64,
     /// The request's id, written where the server has a field for it.
     pub request_id: Option<String>,

@@ -1,6 +1,8 @@
 //! Judges every field of a body, at every depth, by a profile.
 
-use crate::json::{Object, Value};
+use std::collections::HashSet;
+
+use crate::json::{self, Limits, Object, Value};
 use crate::refusal::{Code, Refusal};
 
 use super::kind::{Form, Kind, Medium, Rule, Text};
@@ -10,6 +12,11 @@ use super::{Reach, ReachKind, UnknownFields};
 
 /// Bytes of a URL, tool type or id that a [`Reach`] keeps.
 const TARGET_BYTES_MAX: usize = 256;
+
+/// Dropped fields that are named to the caller.
+const DROPPED_MAX: usize = 16;
+/// Depth of a schema that comes as text.
+const SCHEMA_DEPTH: usize = 64;
 
 /// What the judge has found so far.
 pub(super) struct Judge<'t> {
@@ -26,19 +33,24 @@ impl<'t> Judge<'t> {
 
     /// Judges the members of a closed object and takes out those that are dropped.
     pub(super) fn shape(&mut self, shape: &Shape, object: &mut Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
-        let mut out = Vec::new();
+        let mut out = HashSet::new();
         for (key, value) in object.iter_mut() {
             let path = Path::Key(path, key);
             match shape.rule(key) {
-                Some(Rule::Drop) => out.push(key.to_owned()),
+                Some(Rule::Drop) => drop(out.insert(key.to_owned())),
                 Some(rule) => self.rule(rule, value, &path)?,
-                None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => out.push(key.to_owned()),
+                None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => drop(out.insert(key.to_owned())),
                 None => return Err(self.unknown(shape, key, value, &path)),
             }
         }
-        for key in out {
-            self.dropped.push(Path::Key(path, &key).to_string());
-            object.remove(&key);
+        if !out.is_empty() {
+            object.retain(|key| {
+                let goes = out.contains(key);
+                if goes && self.dropped.len() < DROPPED_MAX {
+                    self.dropped.push(Path::Key(path, key).to_string());
+                }
+                !goes
+            });
         }
         for name in &shape.required {
             if matches!(object.get(name), None | Some(Value::Null)) {
@@ -74,6 +86,7 @@ impl<'t> Judge<'t> {
                 Some(Text::Any) => true,
                 Some(Text::OneOf(literals)) => literals.iter().any(|literal| literal == text),
                 Some(Text::Media(medium)) => return self.media(*medium, text, path),
+                Some(Text::Schema) => return schema_text(text, path),
                 None => kind.open,
             },
             Value::Array(items) => match &kind.array {
@@ -242,13 +255,23 @@ impl<'t> Judge<'t> {
 fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
     match value {
         Value::String(text) if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") => {
-            let outside = text.contains("//") || text.contains('\\') || text.to_ascii_lowercase().starts_with("file:");
-            if outside { Err(invalid(path, "must point into the schema itself (#/…)")) } else { Ok(()) }
+            if text.starts_with('#') {
+                Ok(())
+            } else {
+                Err(invalid(path, "must point into the schema itself (#/…)"))
+            }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
         Value::Array(items) => items.iter().enumerate().try_for_each(|(place, item)| schema("", item, &Path::Item(path, place))),
         Value::Object(object) => object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key))),
     }
+}
+
+/// A schema that comes as text is read as strictly as one that stands in the body.
+fn schema_text(text: &str, path: &Path<'_>) -> Result<(), Refusal> {
+    let value = json::parse(text.as_bytes(), &Limits::deep(SCHEMA_DEPTH))
+        .map_err(|fault| invalid(path, &format!("must hold strict JSON: {fault}")))?;
+    schema("", &value, path)
 }
 
 fn invalid(path: &Path<'_>, what: &str) -> Refusal {

@@ -56,6 +56,8 @@ pub(super) enum Text {
     Any,
     OneOf(Vec<String>),
     Media(Medium),
+    /// A JSON schema as text.
+    Schema,
 }
 
 /// What sort of content a `data:` URL carries, or bare base64.
@@ -99,6 +101,7 @@ impl Kind {
             Some(Text::Any) => words.push("a string".to_owned()),
             Some(Text::OneOf(literals)) => words.push(format!("one of {}", literals.join(", "))),
             Some(Text::Media(_)) => words.push("inline content".to_owned()),
+            Some(Text::Schema) => words.push("a JSON schema as text".to_owned()),
             None => {}
         }
         if let Some(item) = &self.array {
@@ -204,7 +207,7 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), 
         match &mut kind.string {
             Some(Text::OneOf(literals)) => literals.push(literal),
             None => kind.string = Some(Text::OneOf(vec![literal])),
-            Some(Text::Any | Text::Media(_)) => return Err("a literal stands next to another kind of string"),
+            Some(Text::Any | Text::Media(_) | Text::Schema) => return Err("a literal stands next to another kind of string"),
         }
         return Ok(());
     }
@@ -221,6 +224,7 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), 
         "video" => text(kind, Text::Media(Medium::Video))?,
         "file" => text(kind, Text::Media(Medium::File))?,
         "base64" => text(kind, Text::Media(Medium::Base64))?,
+        "schema-text" => text(kind, Text::Schema)?,
         "object" => form(kind, Form::Open)?,
         "schema" => form(kind, Form::Schema)?,
         "numbers" => form(kind, Form::Numbers)?,

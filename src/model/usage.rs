@@ -27,7 +27,7 @@ pub fn of(operation: Operation, answer: &[u8]) -> Option<Usage> {
 
 /// Reads a usage object of any dialect.
 pub(super) fn read(raw: &[u8]) -> Option<Usage> {
-    let value = json::parse(raw, &Limits { depth: 8 }).ok()?;
+    let value = json::parse(raw, &Limits::deep(8)).ok()?;
     let object = value.as_object()?;
     let number = |key: &str| object.get(key).and_then(Value::as_u64);
     let input = number("prompt_tokens").or_else(|| anthropic_input(object));

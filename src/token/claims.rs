@@ -77,7 +77,7 @@ fn count(value: &Value<'_>, name: &str) -> Result<u64, Refusal> {
 
 impl Claims {
     pub(super) fn read(payload: &[u8]) -> Result<Self, Refusal> {
-        let value = json::parse(payload, &json::Limits { depth: 16 }).map_err(fault)?;
+        let value = json::parse(payload, &json::Limits::deep(16)).map_err(fault)?;
         let claims = value.as_object().ok_or_else(|| fault("not an object"))?;
         let required = |name: &str| claims.get(name).ok_or_else(|| fault(format_args!("{name} is missing")));
         if claims.get("cnf").is_some() {

@@ -132,7 +132,7 @@ pub static TABLE: &[Row] = &[
         number(value).map(Limit::RequestsPerMinute)
     }),
     now("requests_in_flight", Kind::Max, "requests at once", "guard/admit", |value| number(value).map(Limit::RequestsInFlight)),
-    now("output_tokens", Kind::Max, "tokens an answer", "guard/admit", |value| number(value).map(Limit::OutputTokens)),
+    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/admit", |value| number(value).map(Limit::OutputTokens)),
     later("tokens_per_minute", Kind::Rate, "tokens a minute"),
     later("tokens_per_hour", Kind::Rate, "tokens an hour"),
     later("tokens_per_day", Kind::Rate, "tokens a day"),
@@ -212,7 +212,7 @@ mod tests {
 
     #[track_caller]
     fn check(constraint: &str, expect: Result<Limit, Code>) {
-        let value = json::parse(constraint.as_bytes(), &json::Limits { depth: 8 }).expect("JSON");
+        let value = json::parse(constraint.as_bytes(), &json::Limits::deep(8)).expect("JSON");
         assert_eq!(read(&value).map_err(|refusal| refusal.code), expect);
     }
 

@@ -54,7 +54,7 @@ pub fn document(text: &str) -> Result<String, Refusal> {
 }
 
 /// How deep a payload may nest, as at the door.
-const DEPTH: json::Limits = json::Limits { depth: 16 };
+const DEPTH: json::Limits = json::Limits::deep(16);
 
 /// The claims that are dates.
 const DATES: [&str; 3] = ["iat", "nbf", "exp"];

@@ -149,7 +149,7 @@ fn print(value: &Value<'_>) -> String {
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-const KEYS: json::Limits = json::Limits { depth: 8 };
+const KEYS: json::Limits = json::Limits::deep(8);
 
 /// Reads a JWK Set (RFC 7517 section 5) of public keys.
 ///

@@ -61,7 +61,7 @@ impl<'t> Presented<'t> {
 /// `alg` and `kid` of a header that has exactly `typ`, `alg` and `kid`, all strings.
 fn read_header(bytes: &[u8]) -> Result<(String, String), Refusal> {
     let fault = |why: String| Refusal::new(Code::TokenHeader).because(why);
-    let value = json::parse(bytes, &json::Limits { depth: 4 }).map_err(|error| fault(error.to_string()))?;
+    let value = json::parse(bytes, &json::Limits::deep(4)).map_err(|error| fault(error.to_string()))?;
     let header = value.as_object().ok_or_else(|| fault("not an object".to_owned()))?;
     if let Some((name, _)) = header.iter().find(|(name, _)| !matches!(*name, "typ" | "alg" | "kid")) {
         return Err(fault(format!("it has the member {}", quoted(name))));

@@ -180,7 +180,7 @@ impl Drop for Gateway {
 /// A value that borrows from nothing.
 pub(crate) fn owned(text: &str) -> Value<'static> {
     let leaked: &'static str = Box::leak(text.to_owned().into_boxed_str());
-    token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits { depth: 64 }).expect("JSON")
+    token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(64)).expect("JSON")
 }
 
 /// One answer; status 0 where the connection closed without one.

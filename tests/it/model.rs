@@ -230,9 +230,49 @@ fn schemas_stay_inside_themselves() {
         &tool(r##"{"$defs":{"a":{"type":"string"}},"properties":{"x":{"$ref":"#/$defs/a"},"$ref":{"type":"string"}}}"##),
     );
     let at = "tools[0].function.parameters.properties.x.$ref";
-    for target in ["http://169.254.169.254/x", "//host/x", "file:/etc/passwd", "FILE:x", "https:\\\\\\\\host"] {
+    for target in
+        ["http://169.254.169.254/x", "//host/x", "file:/etc/passwd", "FILE:x", "https:\\\\\\\\host", "meta-data", "../x", ""]
+    {
         refuses(CHAT, &tool(&format!(r#"{{"properties":{{"x":{{"$ref":"{target}"}}}}}}"#)), Code::FieldInvalid, at);
     }
+    // A schema as text is read the same way.
+    for field in ["guided_json", "structural_tag"] {
+        let text = |schema: &str| chat(&format!(r#","{field}":{}"#, serde_json::Value::from(schema)));
+        passes(CHAT, "vllm", &text(r##"{"$ref":"#/a"}"##));
+        for (schema, at) in [
+            (r#"{"$ref":"http://x/"}"#, ".$ref"),
+            (r#"{"a":[{"$ref":"x"}]}"#, ".a[0].$ref"),
+            ("{'$ref':'x'}", ""),
+            (r#"{"a":1,"a":2}"#, ""),
+        ] {
+            refuses(CHAT, &text(schema), Code::FieldInvalid, &format!("{field}{at}"));
+        }
+    }
+}
+
+#[test]
+fn what_makes_a_server_fetch_or_write_is_refused() {
+    for field in [r#""mm_processor_kwargs":{"force_download":true}"#, r#""guided_decoding_backend":"outlines""#] {
+        let at = field.split('"').nth(1).expect("a name");
+        refused_by(CHAT, "vllm", chat(&format!(",{field}")).as_bytes(), Code::FieldNotAllowed, at);
+    }
+}
+
+#[test]
+fn a_cap_of_zero_is_no_cap_at_some_servers() {
+    for name in ["max_tokens", "max_completion_tokens"] {
+        refuses(CHAT, &chat(&format!(r#","{name}":0"#)), Code::FieldInvalid, name);
+    }
+}
+
+#[test]
+fn many_unknown_fields_are_dropped_in_one_pass() {
+    let many: String = (0..50_000).map(|number| format!(r#","u{number}":0"#)).collect();
+    let body = chat(&many);
+    let call = understand(CHAT, "generic", UnknownFields::Drop, body.as_bytes()).expect("call");
+    assert_eq!(call.dropped().len(), 16, "the caller is told of some, not of all");
+    let written = call.write(&Changes { output_tokens: 5, request_id: None, cache_salt: None });
+    assert!(written.body.len() < 200, "{} bytes", written.body.len());
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn tool_call(call: &ModelCall<'_>, text: &str) -> Option<(String, String)> {
         function.get("name").and_then(Value::as_str).map(|known| known == name)
     };
     let given = tools.iter().any(|tool| named(tool) == Some(true));
-    let value = json::parse(arguments.trim().as_bytes(), &Limits { depth: 32 }).ok()?;
+    let value = json::parse(arguments.trim().as_bytes(), &Limits::deep(32)).ok()?;
     (given && value.as_object().is_some()).then(|| (name.to_owned(), printed(&value)))
 }
 
