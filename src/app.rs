@@ -1,10 +1,11 @@
 //! The one place that builds, wires, reloads and drains.
 
+mod reload;
 mod tls;
 mod watchful;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ use crate::proxy::{Gateway, Wiring};
 use crate::registry::Registry;
 use crate::secret::SecretFault;
 use crate::token::{IssuerPolicy, jwk};
+
+/// How long operators and scrapers are waited for at the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -250,6 +254,9 @@ impl App {
         let metrics = Arc::new(Metrics::new(&models, &upstreams, config.proxy.agent_label)?);
         let syncs = Arc::clone(&metrics);
         books.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
+        let registry = Arc::clone(&books.registry);
+        // Who holds an open stream asks again, and hears that nothing can be sealed any more.
+        books.log.on_failure(move || registry.announce());
         let control = Arc::new(books.control(&config, Some(Arc::clone(&metrics))));
         let limiter = Arc::new(Limiter::new(Arc::clone(&books.clock)));
         let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
@@ -270,7 +277,10 @@ impl App {
         };
         let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from(tls)));
-        note_expiry(&config, &metrics).map_err(StartFault::Tls)?;
+        if let Some(tls) = &config.proxy.listen.tls {
+            // Whole seconds of this and the next centuries are exact in a float.
+            metrics.certificate_expiry(tls::expiry(tls).map_err(StartFault::Tls)? as f64);
+        }
         Ok(Self { config, source, books, control, gateway: Arc::new(gateway), metrics, tls })
     }
 
@@ -296,23 +306,30 @@ impl App {
             tls: self.tls.clone(),
             trusted_proxies: self.config.proxy.trusted_proxies.clone(),
             connections_max: self.config.proxy.connections_max,
+            peer_connections_max: self.config.proxy.peer_connections_max,
             timeouts: self.config.proxy.timeouts.clone(),
         };
-        let admin = api::run(listeners.admin, Arc::clone(&self.control), shutdown.clone());
+        let (drained, quiet) = watch::channel(false);
+        let admin = api::run(listeners.admin, Arc::clone(&self.control), quiet.clone());
         tasks.spawn(async move {
             if let Err(error) = admin.await {
                 tracing::error!(%error, "the admin socket failed");
             }
         });
         let ready = watchful::Readiness { log: Arc::clone(&self.books.log), draining: shutdown.clone() };
-        tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, shutdown.clone()));
+        tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, quiet));
         let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), Arc::clone(&self.books.registry));
         let background = tokio::spawn(housekeeping);
-        let reloading = tokio::spawn(self.reloads());
+        let reloading = tokio::spawn(reload::on_hangup(self.reload()));
         listen::run(listeners.api, terms, Arc::clone(&self.gateway), shutdown).await;
+        // Operators and scrapers are served until the last agent is, and then not waited for.
+        drained.send_replace(true);
         background.abort();
         reloading.abort();
-        while tasks.join_next().await.is_some() {}
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+            tasks.shutdown().await;
+        }
         self.books.log.seal(Event::Stop, None).await?;
         self.books.log.close()?;
         if let Err(error) = std::fs::remove_file(&self.config.proxy.admin) {
@@ -321,61 +338,19 @@ impl App {
         Ok(())
     }
 
+    fn reload(&self) -> reload::Reload {
+        reload::Reload {
+            source: self.source.clone(),
+            gateway: Arc::clone(&self.gateway),
+            keyring: Arc::clone(&self.books.keyring),
+            control: Arc::clone(&self.control),
+            tls: self.tls.clone(),
+            listen: (self.config.proxy.listen.address, self.config.proxy.metrics),
+        }
+    }
+
     fn policy(&self) -> String {
         let text = self.source.as_deref().and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
         crate::id::TokenId(sha256(&text)).to_string()
     }
-
-    /// Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. Addresses stay.
-    fn reloads(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (source, metrics, gateway) = (self.source.clone(), Arc::clone(&self.metrics), Arc::clone(&self.gateway));
-        let (keyring, control, served) = (Arc::clone(&self.books.keyring), Arc::clone(&self.control), self.tls.clone());
-        async move {
-            let Ok(mut signals) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else { return };
-            while signals.recv().await.is_some() {
-                let Some(path) = source.as_deref() else { continue };
-                match reload(path, &gateway, &keyring, &control, served.as_deref()) {
-                    Ok(()) => {
-                        metrics.config_reload("ok");
-                        tracing::info!("config reloaded");
-                    }
-                    Err(why) => {
-                        metrics.config_reload("refused");
-                        tracing::error!(why, "the config was not reloaded; the one in force stays");
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Notes when the certificate in use expires.
-fn note_expiry(config: &Config, metrics: &Metrics) -> Result<(), String> {
-    if let Some(tls) = &config.proxy.listen.tls {
-        // Whole seconds of this and the next centuries are exact in a float.
-        metrics.certificate_expiry(tls::expiry(tls)? as f64);
-    }
-    Ok(())
-}
-
-fn reload(
-    path: &Path,
-    gateway: &Gateway,
-    keyring: &Keyring,
-    control: &Control,
-    served: Option<&ArcSwap<rustls::ServerConfig>>,
-) -> Result<(), String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let base = path.parent().unwrap_or(Path::new("."));
-    let config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
-    let wired = wiring(&config).map_err(|fault| fault.to_string())?;
-    let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
-    if let Some((served, tls)) = served.zip(config.proxy.listen.tls.as_ref()) {
-        served.store(tls::server(tls)?);
-        note_expiry(&config, &gateway.metrics)?;
-    }
-    keyring.set_issuers(issuers);
-    control.set_classes(classes(&config));
-    gateway.wiring.store(Arc::new(wired));
-    Ok(())
 }

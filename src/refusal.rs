@@ -143,6 +143,7 @@ codes! {
 
     RateExceeded "rate-exceeded" Paced 429 Later "A request rate is used up; Retry-After says when the next one fits.";
     RateIsZero "rate-is-zero" Paced 429 Never "A rate limit of zero stands; no request passes.";
+    InFlightExceeded "in-flight-exceeded" Paced 429 Later "Too many requests are in flight at once; wait for one to end.";
 
     RouteUnknown "route-unknown" Routed 404 Never "No such route: the gateway serves an exact table of methods and paths.";
     ScopeMissing "scope-missing" Routed 403 Never "The token does not grant the scope that this operation needs.";
@@ -162,7 +163,6 @@ codes! {
     EgressUncontrolled "egress-uncontrolled" Cleared 403 Never "The request would make the model server reach an endpoint that is not controlled.";
     ToolNotAllowed "tool-not-allowed" Cleared 403 Never "The request names a hosted tool; only function tools pass.";
 
-    InFlightExceeded "in-flight-exceeded" Admitted 429 Later "Too many requests are in flight at once; wait for one to end.";
     ModelRateExceeded "model-rate-exceeded" Admitted 429 Later "The model or its server is at its request rate; Retry-After says when to come back.";
 
     AuditUnavailable "audit-unavailable" Sealed 503 Later "The gateway cannot record, so it does not act.";
@@ -170,6 +170,7 @@ codes! {
     UpstreamUnavailable "upstream-unavailable" Forwarded 503 Later "No server for this model can be reached.";
     UpstreamSlow "upstream-slow" Forwarded 504 Later "The model's server did not answer in time.";
     UpstreamInvalid "upstream-invalid" Forwarded 502 Later "The model's server answered in a way that is not passed on.";
+    ReaderSlow "reader-slow" Forwarded 408 Later "The caller did not read its answer in time.";
     UpstreamCredential "upstream-credential" Forwarded 502 Never "The model's server refused the gateway's own credential; tell the operator.";
     Internal "internal" Forwarded 500 Later "The gateway failed; the operator's log says more under the request's id.";
 }

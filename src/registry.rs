@@ -197,6 +197,11 @@ impl Registry {
         Agent { name: agent.clone(), principal: None, class: DEFAULT_CLASS.into(), standing, registered }
     }
 
+    /// Wakes everybody who holds an open stream: something that was asked may be answered otherwise now.
+    pub fn announce(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
     /// Counts the records folded in; a change means that standings may have changed.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {

@@ -60,12 +60,20 @@ impl Pen {
         Self { log }
     }
 
+    /// Asks whether anything can be sealed.
+    ///
+    /// # Errors
+    /// `audit-unavailable` when the log cannot be written any more.
+    pub fn ready(&self) -> Result<(), Refusal> {
+        if self.log.healthy() { Ok(()) } else { Err(Code::AuditUnavailable.into()) }
+    }
+
     /// Seals what was admitted.
     ///
     /// # Errors
     /// `audit-unavailable` when the log cannot be written any more.
     pub fn seal<T>(&self, inner: T) -> Result<Sealed<T>, Refusal> {
-        if self.log.healthy() { Ok(Sealed { inner, entry: Entry(()) }) } else { Err(Code::AuditUnavailable.into()) }
+        self.ready().map(|()| Sealed { inner, entry: Entry(()) })
     }
 
     /// Seals a refusal of somebody who is known. Where the log cannot be written the refusal becomes `audit-unavailable`.

@@ -224,6 +224,11 @@ impl Log {
         self.0.shared.observe(Box::new(observe));
     }
 
+    /// Lets `tell` hear when the log fails. The first that asks for it stays.
+    pub fn on_failure(&self, tell: impl Fn() + Send + Sync + 'static) {
+        self.0.shared.on_failure(Box::new(tell));
+    }
+
     /// Seals what waits, writes the head for good, and gives the lock back. Blocks for a sync or two. Later calls, and
     /// records that come later, find the log closed.
     ///

@@ -23,7 +23,7 @@ pub(super) async fn send_to(config: &Config, request: Request) -> Result<Reply, 
         // Nobody listens: the folder's lock says whether that is so.
         Err(_) => {
             let books = Books::open(config)?;
-            let control = books.control(config, None);
+            let control = std::sync::Arc::new(books.control(config, None));
             let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
             let answer = perform(&control, &operator, request).await;
             books.log.close()?;

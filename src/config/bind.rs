@@ -75,6 +75,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
     };
     let connections_max = limits.number("connections").and_then(|count| usize::try_from(count).ok()).unwrap_or(10_000);
+    let peer_connections_max = limits.number("peer_connections").and_then(|count| usize::try_from(count).ok()).unwrap_or(1000);
     limits.close();
     let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
     metrics.close();
@@ -91,7 +92,17 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     listen_section.close();
     root.not_enforced(&["egress", "audit", "policy"]);
     root.close();
-    let proxy = Proxy { metrics, admin, trusted_proxies, listen: listen?, upstreams, timeouts, connections_max, agent_label };
+    let proxy = Proxy {
+        metrics,
+        admin,
+        trusted_proxies,
+        listen: listen?,
+        upstreams,
+        timeouts,
+        connections_max,
+        peer_connections_max,
+        agent_label,
+    };
     Some(Config { name: name?, data, guard, proxy, warnings })
 }
 

@@ -49,8 +49,9 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 /// # Errors
 /// When the path cannot be bound, or somebody listens there.
 pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt as _;
-    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+    let left_over = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
@@ -63,8 +64,10 @@ async fn answer(
     State(control): State<Arc<Control>>,
     Json(request): Json<Request>,
 ) -> (StatusCode, Json<Answer>) {
-    let Some(uid) = uid else {
-        return (StatusCode::FORBIDDEN, Json(Answer::Refused("the kernel does not say who you are".to_owned())));
+    // The socket's mode says the same; this also holds in the moment before the mode is set.
+    let own = rustix::process::geteuid().as_raw();
+    let Some(uid) = uid.filter(|uid| *uid == 0 || *uid == own) else {
+        return (StatusCode::FORBIDDEN, Json(Answer::Refused("only root and the gateway's own user are operators".to_owned())));
     };
     match perform(&control, &Operator(format!("uid:{uid}")), request).await {
         Answer::Done(reply) => (StatusCode::OK, Json(Answer::Done(reply))),
@@ -73,7 +76,7 @@ async fn answer(
 }
 
 /// Carries a request out, whoever brings it.
-pub async fn perform(control: &Control, operator: &Operator, request: Request) -> Answer {
+pub async fn perform(control: &Arc<Control>, operator: &Operator, request: Request) -> Answer {
     let done = match request {
         Request::Command(command) => control.apply(operator, command).await,
         Request::Question(question) => control.ask(&question),

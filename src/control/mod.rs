@@ -161,6 +161,14 @@ pub enum ControlFault {
     /// The record could not be sealed.
     #[error("the record could not be sealed, so nothing was changed: {0}")]
     Log(#[from] LogFault),
+    /// Of a command of several records only the first could be sealed.
+    #[error("only the first part is done, sealed as {sealed:?}; the rest could not be sealed: {fault}")]
+    Half {
+        /// The indices of what is done.
+        sealed: Vec<u64>,
+        /// Why the rest is not.
+        fault: LogFault,
+    },
 }
 
 /// The door.
@@ -197,15 +205,26 @@ impl Control {
     /// Carries a command out: checks it, seals it, applies it.
     ///
     /// # Errors
-    /// When it is refused, or cannot be sealed; nothing has changed then.
-    pub async fn apply(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
+    /// When it is refused, or cannot be sealed; nothing has changed then, unless [`ControlFault::Half`] says what has.
+    pub async fn apply(self: &Arc<Self>, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
+        // A task of its own: what was sealed is applied, also where nobody waits for the reply any more.
+        let (own, operator) = (Arc::clone(self), operator.clone());
+        let done = tokio::spawn(async move { own.carry_out(&operator, command).await });
+        done.await.unwrap_or(Err(ControlFault::Log(LogFault::Stopped)))
+    }
+
+    async fn carry_out(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
         let _turn = self.one_at_a_time.lock().await;
         let events = self.check(command)?;
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
-            let done = self.log.seal(event, Some(operator.0.clone())).await?;
-            self.registry.apply(&done.record);
+            let done = self.log.seal(event, Some(operator.0.clone())).await.map_err(|fault| match sealed.as_slice() {
+                [] => ControlFault::Log(fault),
+                done => ControlFault::Half { sealed: done.to_vec(), fault },
+            })?;
+            // The registry last: it wakes those who ask both.
             self.keyring.apply(&done.record);
+            self.registry.apply(&done.record);
             if let Some(metrics) = &self.metrics {
                 metrics.audit_record(done.record.event.kind());
             }

@@ -1,13 +1,15 @@
-//! Is there room? Rates of model and upstream, places in flight, and the cap on output tokens. The last question: what
-//! leaves here is the body as it will be forwarded.
+//! Is there room? Rates and places of model and upstream, and the cap on output tokens. The last question: what leaves
+//! here is the body as it will be forwarded.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::guard::cache_salt::{CacheSalts, CacheScope};
 use crate::guard::gcra::Headroom;
 use crate::guard::govern::Governed;
 use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
-use crate::guard::pace::over_rate;
+use crate::guard::pace::{full_house, over_rate};
 use crate::guard::route::Routed;
 use crate::guard::settings::Caps;
 use crate::guard::table::{Served, Upstream, rates};
@@ -34,7 +36,7 @@ pub enum Work {
 /// A call as it will be forwarded.
 pub struct Call {
     /// The body in the server's terms.
-    pub body: Vec<u8>,
+    pub body: Bytes,
     /// True when the caller asked for a stream.
     pub stream: bool,
     /// True when the caller asked for usage in the stream.
@@ -54,7 +56,7 @@ pub struct Notes {
     pub dropped: Vec<String>,
 }
 
-/// A request that is admitted, with its place in flight. Only [`admit`] makes one.
+/// A request that is admitted, with its place at the model and its server. Only [`admit`] makes one.
 pub struct Admitted {
     routed: Routed,
     work: Work,
@@ -75,7 +77,7 @@ impl Admitted {
         self.routed.paced().headroom()
     }
 
-    /// All parts; the permit must live as long as the work does.
+    /// All parts; the permit must live as long as the server works.
     #[must_use]
     pub fn into_parts(self) -> (Routed, Work, Notes, Permit) {
         (self.routed, self.work, self.notes, self.permit)
@@ -95,26 +97,17 @@ pub struct Stamp<'s> {
 /// Takes the places and writes the body.
 ///
 /// # Errors
-/// `in-flight-exceeded` or `model-rate-exceeded`.
+/// `in-flight-exceeded` or `model-rate-exceeded`; `field-invalid` where more choices are asked for than there are tokens.
 pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) -> Result<Admitted, Refusal> {
     let (routed, asked) = governed.into_inner().into_inner().into_inner().into_parts();
     let caller = routed.paced().caller();
     let token = caller.token();
     let class = caller.class();
-    let mut places = Vec::with_capacity(token.agents.len() + 3);
-    let class_limit = class.caps.in_flight.unwrap_or(u64::MAX);
-    for (place, &subject) in token.agents.iter().enumerate() {
-        let own = if place == 0 { token.verified.grants().in_flight } else { None };
-        places.push((subject, own.map_or(class_limit, |own| own.min(class_limit))));
-    }
-    if let Some(limit) = caller.tables().principal(token.verified.principal().as_str()).and_then(|caps| caps.in_flight) {
-        places.push((token.principal, limit));
-    }
     let (work, notes) = match asked {
         Asked::Models(one) => (Work::Models(one), Notes::default()),
         Asked::Call { call, served, upstream } => {
             let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &upstream.caps)];
-            let permit = enter(limiter, places, shared)?;
+            let permit = enter(limiter, &shared)?;
             let class_cap = class.output_tokens;
             let cap = token.verified.grants().output_tokens.map_or(class_cap, |own| own.min(class_cap));
             let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
@@ -123,18 +116,14 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) 
             return Ok(Admitted { routed, work, notes, permit });
         }
     };
-    let permit = limiter.enter(&places).map_err(|full| full_refusal(full.kind, full.limit))?;
-    Ok(Admitted { routed, work, notes, permit })
+    Ok(Admitted { routed, work, notes, permit: Permit::default() })
 }
 
-/// Takes places for the caller, the model and the upstream, then counts the call against the rates of the latter two.
-fn enter(
-    limiter: &Arc<Limiter>,
-    mut places: Vec<(crate::guard::limiter::Subject, u64)>,
-    shared: [(Kind, &str, &Caps); 2],
-) -> Result<Permit, Refusal> {
+/// Takes places of the model and the upstream, then counts the call against their rates.
+fn enter(limiter: &Arc<Limiter>, shared: &[(Kind, &str, &Caps)]) -> Result<Permit, Refusal> {
+    let mut places = Vec::with_capacity(2);
     let mut asks = Vec::with_capacity(2);
-    for (kind, name, caps) in shared {
+    for &(kind, name, caps) in shared {
         if caps.in_flight.is_none() && caps.rps.is_none() && caps.rpm.is_none() {
             continue;
         }
@@ -142,20 +131,17 @@ fn enter(
         places.push((subject, caps.in_flight.unwrap_or(u64::MAX)));
         asks.push(Ask { subject, limits: rates(caps) });
     }
-    let permit = limiter.enter(&places).map_err(|full| full_refusal(full.kind, full.limit))?;
+    let permit = limiter.enter(&places).map_err(full_house)?;
     limiter.take(&asks).map_err(|over| over_rate(&over, Code::ModelRateExceeded).refusal)?;
     Ok(permit)
 }
 
-fn full_refusal(kind: Kind, limit: u64) -> Refusal {
-    let says = format!("The {}'s {limit} requests in flight are all in use; wait for one to end.", kind.as_str());
-    let wait = std::time::Duration::from_secs(1);
-    let refusal = Refusal::new(Code::InFlightExceeded).saying(says);
-    if limit == 0 {
-        Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.")
-    } else {
-        refusal.after(wait)
-    }
+/// Takes a place of a server that a call goes on to, and counts the call against its rates.
+///
+/// # Errors
+/// `in-flight-exceeded` or `model-rate-exceeded`.
+pub fn enter_server(limiter: &Arc<Limiter>, upstream: &Upstream) -> Result<Permit, Refusal> {
+    enter(limiter, &[(Kind::Upstream, &upstream.name, &upstream.caps)])
 }
 
 /// What the cap on output tokens leaves to each of the choices that are asked for.
@@ -186,7 +172,8 @@ fn write(
     let cache_salt = profile.takes_cache_salt().then(|| stamp.cache_salts.salt(scope, principal, class)).flatten();
     let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
     let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped };
-    let forward = Call { body: written.body, stream: call.stream(), usage_asked: call.usage_asked(), served, upstream };
+    let forward =
+        Call { body: Bytes::from(written.body), stream: call.stream(), usage_asked: call.usage_asked(), served, upstream };
     (Work::Call(forward), notes)
 }
 

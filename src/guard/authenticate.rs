@@ -122,7 +122,8 @@ pub struct Authenticator {
 }
 
 /// The network that a peer is counted under: its IPv4 address, or the /64 of its IPv6 address.
-fn network(peer: IpAddr) -> u128 {
+#[must_use]
+pub fn network(peer: IpAddr) -> u128 {
     match peer.to_canonical() {
         IpAddr::V4(four) => four.to_ipv6_mapped().to_bits(),
         IpAddr::V6(six) => six.to_bits() >> 64 << 64,
@@ -172,7 +173,7 @@ impl Authenticator {
         };
         let (remembered, found) = match self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
             Some(known) => {
-                known.verified.still_valid(self.clock.now())?;
+                self.refused(peer, known.verified.still_valid(self.clock.now()))?;
                 (known, Found::Cached)
             }
             None => {
@@ -184,8 +185,16 @@ impl Authenticator {
                 (known, Found::Verified)
             }
         };
-        let class = self.standing(&remembered.verified, &tables)?;
+        let class = match found {
+            Found::Cached => self.refused(peer, self.standing(&remembered.verified, &tables))?,
+            Found::Verified => self.standing(&remembered.verified, &tables)?,
+        };
         Ok((Authenticated { remembered, class, tables }, found))
+    }
+
+    /// Counts a remembered token that is refused against its peer, as one that is not remembered was counted already.
+    fn refused<T>(&self, peer: IpAddr, answer: Result<T, Refusal>) -> Result<T, Refusal> {
+        answer.map_err(|refusal| self.count_stranger(peer).err().unwrap_or(refusal))
     }
 
     fn verify(&self, credential: &Credential<'_>, generation: u64) -> Result<Remembered, Refusal> {

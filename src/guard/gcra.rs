@@ -75,6 +75,15 @@ pub struct Headroom {
     pub reset_ns: u64,
 }
 
+/// A request that was counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What is left of the tightest limit that was tested.
+    pub headroom: Option<Headroom>,
+    /// Limits that were full already and moved by less than a request, and by how many nanoseconds.
+    pub clamped: Vec<(Limit, u64)>,
+}
+
 /// A request that does not pass, and how many nanoseconds to wait; `None` where waiting cannot help (a rate of zero).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
@@ -128,7 +137,7 @@ impl Tally {
     ///
     /// # Errors
     /// The first limit that does not pass; nothing is counted then.
-    pub fn take(&mut self, limits: &[Limit], now: u64) -> Result<Option<Headroom>, Exceeded> {
+    pub fn take(&mut self, limits: &[Limit], now: u64) -> Result<Taken, Exceeded> {
         self.forget_idle(now, limits);
         let known = self.arrivals().count();
         let new = limits.iter().filter(|limit| !self.arrivals().any(|arrival| arrival.limit == **limit)).count();
@@ -151,11 +160,10 @@ impl Tally {
                 tightest = Some(left);
             }
         }
-        self.count(limits, now);
-        Ok(tightest)
+        Ok(Taken { headroom: tightest, clamped: self.count(limits, now) })
     }
 
-    fn count(&mut self, limits: &[Limit], now: u64) {
+    fn count(&mut self, limits: &[Limit], now: u64) -> Vec<(Limit, u64)> {
         for &limit in limits {
             if !self.arrivals().any(|arrival| arrival.limit == limit) {
                 let arrival = Arrival { limit, at: self.arrival(limit, now) };
@@ -166,18 +174,25 @@ impl Tally {
                 }
             }
         }
+        let mut clamped = Vec::new();
         for arrival in self.arrivals_mut() {
             let interval = arrival.limit.interval();
             // Requests that this limit did not test may run past it; it is then full, and no fuller.
             let full = now.saturating_add(arrival.limit.tolerance()).saturating_add(interval);
-            arrival.at = arrival.at.max(now).saturating_add(interval).min(full);
+            let from = arrival.at.max(now);
+            arrival.at = from.saturating_add(interval).min(full.max(from));
+            if arrival.at - from < interval {
+                clamped.push((arrival.limit, arrival.at - from));
+            }
         }
+        clamped
     }
 
-    /// Gives one counted request back, because another subject's limit refused it.
-    pub fn give_back(&mut self) {
+    /// Gives one counted request back, because another subject's limit refused it. `clamped` is what [`Tally::take`] said.
+    pub fn give_back(&mut self, clamped: &[(Limit, u64)]) {
         for arrival in self.arrivals_mut() {
-            arrival.at = arrival.at.saturating_sub(arrival.limit.interval());
+            let part = clamped.iter().find(|(limit, _)| *limit == arrival.limit).map(|(_, part)| *part);
+            arrival.at = arrival.at.saturating_sub(part.unwrap_or(arrival.limit.interval()));
         }
     }
 
@@ -256,8 +271,21 @@ mod tests {
         let limit = [Limit::new(Period::Minute, 60, Some(2))];
         let mut tally = Tally::default();
         passes(&mut tally, &limit, 0, 2);
-        tally.give_back();
+        tally.give_back(&[]);
         passes(&mut tally, &limit, 0, 1);
+    }
+
+    #[test]
+    fn what_a_full_limit_did_not_count_is_not_given_back() {
+        let (tight, wide) = (Limit::new(Period::Minute, 6, Some(2)), Limit::new(Period::Minute, 600, Some(50)));
+        let mut tally = Tally::default();
+        passes(&mut tally, &[tight], 0, 2);
+        for _ in 0..20 {
+            let taken = tally.take(&[wide], 0).expect("passes");
+            assert_eq!(taken.clamped, [(tight, 0)]);
+            tally.give_back(&taken.clamped);
+        }
+        passes(&mut tally, &[tight], 0, 0);
     }
 
     proptest! {

@@ -114,14 +114,19 @@ impl Limiter {
     pub fn take(&self, asks: &[Ask]) -> Result<Option<Headroom>, RateExceeded> {
         let now = self.now();
         let mut first = None;
+        let mut clamped = Vec::new();
         for (place, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty()) {
             let taken = self.accounts.entry(ask.subject.key).or_default().rates.take(&ask.limits, now);
             match taken {
-                Ok(headroom) => first = first.or(headroom),
+                Ok(taken) => {
+                    first = first.or(taken.headroom);
+                    clamped.extend(taken.clamped.into_iter().map(|part| (place, part)));
+                }
                 Err(exceeded) => {
-                    for counted in asks[..place].iter().filter(|ask| !ask.limits.is_empty()) {
+                    for (at, counted) in asks[..place].iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty()) {
                         if let Some(mut account) = self.accounts.get_mut(&counted.subject.key) {
-                            account.rates.give_back();
+                            let parts: Vec<_> = clamped.iter().filter(|(of, _)| *of == at).map(|(_, part)| *part).collect();
+                            account.rates.give_back(&parts);
                         }
                     }
                     return Err(RateExceeded { kind: ask.subject.kind, exceeded });
@@ -136,7 +141,7 @@ impl Limiter {
     /// # Errors
     /// The first that is full; places taken before it are given back.
     pub fn enter(self: &Arc<Self>, places: &[(Subject, u64)]) -> Result<Permit, InFlightExceeded> {
-        let mut permit = Permit { limiter: Arc::clone(self), taken: Vec::with_capacity(places.len()) };
+        let mut permit = Permit { limiter: Some(Arc::clone(self)), taken: Vec::with_capacity(places.len()) };
         for &(subject, limit) in places {
             let mut account = self.accounts.entry(subject.key).or_default();
             if u64::from(account.in_flight) >= limit {
@@ -177,16 +182,27 @@ impl Limiter {
     }
 }
 
-/// A place in flight; given back when dropped. It travels inside the answer's body.
+/// Places in flight; given back when dropped. They travel inside the answer's body.
+#[derive(Default)]
 pub struct Permit {
-    limiter: Arc<Limiter>,
+    limiter: Option<Arc<Limiter>>,
     taken: Vec<u128>,
+}
+
+impl Permit {
+    /// These places and those of `other`, of the same limiter.
+    #[must_use]
+    pub fn with(mut self, mut other: Self) -> Self {
+        self.taken.append(&mut other.taken);
+        self
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        let Some(limiter) = &self.limiter else { return };
         for key in &self.taken {
-            if let Some(mut account) = self.limiter.accounts.get_mut(key) {
+            if let Some(mut account) = limiter.accounts.get_mut(key) {
                 account.in_flight = account.in_flight.saturating_sub(1);
             }
         }

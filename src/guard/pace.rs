@@ -1,17 +1,20 @@
-//! Does the agent keep its pace? Rates of the agent, of those that it was delegated from, and of its principal.
+//! Does the agent keep its pace? Rates and places in flight of the agent, of those that it was delegated from, and of its
+//! principal. The places are taken before the body is read, so that nobody holds more bodies than requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::guard::authenticate::Authenticated;
 use crate::guard::gcra::{Headroom, Limit, Period};
-use crate::guard::limiter::{Ask, Limiter, RateExceeded};
+use crate::guard::limiter::{Ask, InFlightExceeded, Limiter, Permit, RateExceeded, Subject};
 use crate::guard::table::rates;
 use crate::refusal::{Code, Refusal};
 
-/// A caller within its rates. Only [`pace`] makes one.
+/// A caller within its rates, with its places in flight. Only [`pace`] makes one.
 pub struct Paced {
     caller: Authenticated,
     headroom: Option<Headroom>,
+    permit: Permit,
 }
 
 impl Paced {
@@ -26,21 +29,27 @@ impl Paced {
     pub const fn headroom(&self) -> Option<Headroom> {
         self.headroom
     }
+
+    /// The caller's places; they must be kept until the answer is delivered.
+    #[must_use]
+    pub fn into_permit(self) -> Permit {
+        self.permit
+    }
 }
 
-/// A request that is over a rate: the refusal, and the limit for the answer's headers.
-pub struct OverRate {
+/// A request beyond its pace: the refusal and, where a rate refused, the limit for the answer's headers.
+pub struct OverPace {
     /// The refusal.
     pub refusal: Refusal,
     /// The limit that refused.
-    pub limit: Limit,
+    pub limit: Option<Limit>,
 }
 
 /// Counts the request, narrow before wide: agent, ancestors, principal.
 ///
 /// # Errors
-/// `rate-exceeded` or `rate-is-zero`, with the limit that refused.
-pub fn pace(caller: Authenticated, limiter: &Limiter) -> Result<Paced, OverRate> {
+/// `rate-exceeded` or `rate-is-zero`, with the limit that refused; `in-flight-exceeded`.
+pub fn pace(caller: Authenticated, limiter: &Arc<Limiter>) -> Result<Paced, OverPace> {
     let token = caller.token();
     let class = rates(&caller.class().caps);
     let mut asks = Vec::with_capacity(token.agents.len() + 1);
@@ -56,14 +65,37 @@ pub fn pace(caller: Authenticated, limiter: &Limiter) -> Result<Paced, OverRate>
     if let Some(caps) = caller.tables().principal(token.verified.principal().as_str()) {
         asks.push(Ask { subject: token.principal, limits: rates(caps) });
     }
-    match limiter.take(&asks) {
-        Ok(headroom) => Ok(Paced { caller, headroom }),
-        Err(over) => Err(over_rate(&over, Code::RateExceeded)),
+    let headroom = limiter.take(&asks).map_err(|over| over_rate(&over, Code::RateExceeded))?;
+    let permit = limiter.enter(&places(&caller)).map_err(|full| OverPace { refusal: full_house(full), limit: None })?;
+    Ok(Paced { caller, headroom, permit })
+}
+
+/// Whose places a request takes, and how many there are.
+fn places(caller: &Authenticated) -> Vec<(Subject, u64)> {
+    let token = caller.token();
+    let class = caller.class().caps.in_flight.unwrap_or(u64::MAX);
+    let mut places = Vec::with_capacity(token.agents.len() + 1);
+    for (place, &subject) in token.agents.iter().enumerate() {
+        let own = if place == 0 { token.verified.grants().in_flight } else { None };
+        places.push((subject, own.map_or(class, |own| own.min(class))));
     }
+    let principal = caller.tables().principal(token.verified.principal().as_str()).and_then(|caps| caps.in_flight);
+    places.extend(principal.map(|limit| (token.principal, limit)));
+    places
+}
+
+/// The refusal where every place is taken.
+pub(super) fn full_house(full: InFlightExceeded) -> Refusal {
+    if full.limit == 0 {
+        return Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.");
+    }
+    let (who, limit) = (full.kind.as_str(), full.limit);
+    let says = format!("The {who}'s {limit} requests in flight are all in use; wait for one to end.");
+    Refusal::new(Code::InFlightExceeded).saying(says).after(Duration::from_secs(1))
 }
 
 /// The refusal for a rate that is used up.
-pub(super) fn over_rate(over: &RateExceeded, code: Code) -> OverRate {
+pub(super) fn over_rate(over: &RateExceeded, code: Code) -> OverPace {
     let limit = over.exceeded.limit;
     let per = match limit.period {
         Period::Second => "second",
@@ -79,5 +111,5 @@ pub(super) fn over_rate(over: &RateExceeded, code: Code) -> OverRate {
             ))
             .after(Duration::from_nanos(wait)),
     };
-    OverRate { refusal, limit }
+    OverPace { refusal, limit: Some(limit) }
 }

@@ -2,6 +2,7 @@
 
 use http::{Method, Uri};
 
+use crate::guard::limiter::Permit;
 use crate::guard::pace::Paced;
 use crate::model::Operation;
 use crate::refusal::{Code, Refusal};
@@ -97,6 +98,12 @@ impl Routed {
     #[must_use]
     pub const fn paced(&self) -> &Paced {
         &self.paced
+    }
+
+    /// The caller's places; they must be kept until the answer is delivered.
+    #[must_use]
+    pub fn into_permit(self) -> Permit {
+        self.paced.into_permit()
     }
 
     /// What is asked for.

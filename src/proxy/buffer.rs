@@ -11,6 +11,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use crate::proxy::stream::Times;
 use crate::refusal::{Code, Refusal};
 
 /// The bytes of all bodies held at once.
@@ -34,39 +35,55 @@ impl Buffers {
     }
 }
 
-/// A body in memory. Its bytes are given back to [`Buffers`] when it is dropped.
+/// Room taken of [`Buffers`]; given back when dropped.
+pub struct Room {
+    buffers: Arc<Buffers>,
+    bytes: u64,
+}
+
+impl Room {
+    /// No room yet.
+    #[must_use]
+    pub fn of(buffers: &Arc<Buffers>) -> Self {
+        Self { buffers: Arc::clone(buffers), bytes: 0 }
+    }
+
+    /// Takes `bytes` more.
+    ///
+    /// # Errors
+    /// `body-memory`; what was taken before stays.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let bytes = bytes as u64;
+        self.buffers.take(bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.buffers.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A body in memory, and the room that it takes.
 #[derive(Default)]
 pub struct Held {
     bytes: Bytes,
-    counted: u64,
-    buffers: Option<Arc<Buffers>>,
+    room: Option<Room>,
 }
 
 impl Held {
-    fn of(buffers: &Arc<Buffers>) -> Self {
-        Self { bytes: Bytes::new(), counted: 0, buffers: Some(Arc::clone(buffers)) }
-    }
-
     /// The body.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    fn count(&mut self, bytes: u64) -> Result<(), Refusal> {
-        if let Some(buffers) = &self.buffers {
-            buffers.take(bytes)?;
-            self.counted += bytes;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(buffers) = &self.buffers {
-            buffers.used.fetch_sub(self.counted, Ordering::Relaxed);
-        }
+    /// Gives the bytes up, and keeps the room.
+    #[must_use]
+    pub fn into_room(self) -> Option<Room> {
+        self.room
     }
 }
 
@@ -86,7 +103,7 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     if json && utf8 { Ok(()) } else { Err(Code::ContentType.into()) }
 }
 
-/// Reads a body of at most `max` bytes whose pieces come no more than `idle_max` apart.
+/// Reads a body of at most `max` bytes whose pieces come no more than `times.idle_max` apart, all before `times.ends`.
 ///
 /// # Errors
 /// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or `body-memory`.
@@ -94,7 +111,7 @@ pub async fn read(
     headers: &HeaderMap,
     mut body: Incoming,
     buffers: &Arc<Buffers>,
-    (max, idle_max): (u64, Duration),
+    (max, times): (u64, Times),
 ) -> Result<Held, Refusal> {
     announced(headers)?;
     let too_large =
@@ -103,31 +120,29 @@ pub async fn read(
     if size.lower() > max {
         return Err(too_large());
     }
-    let mut held = Held::of(buffers);
+    let mut room = Room::of(buffers);
+    let mut first = Bytes::new();
     let mut whole: Vec<u8> = Vec::new();
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-        let frame = tokio::time::timeout(idle_max, frame).await.map_err(|_| Refusal::new(Code::BodySlow))?;
+        let frame = tokio::time::timeout(times.patience(), frame).await.map_err(|_| Refusal::new(Code::BodySlow))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| Refusal::new(Code::BodyIncomplete).because(error))?;
         let Ok(data) = frame.into_data() else { continue };
-        let sum = (whole.len() + held.bytes.len()) as u64 + data.len() as u64;
+        let sum = (whole.len() + first.len()) as u64 + data.len() as u64;
         if sum > max {
             return Err(too_large());
         }
-        held.count(data.len() as u64)?;
+        room.grow(data.len())?;
         // The common body is one piece: it is kept without a copy.
-        if whole.is_empty() && held.bytes.is_empty() {
-            held.bytes = data;
+        if whole.is_empty() && first.is_empty() {
+            first = data;
         } else {
-            whole.extend_from_slice(&std::mem::take(&mut held.bytes));
+            whole.extend_from_slice(&std::mem::take(&mut first));
             whole.extend_from_slice(&data);
         }
     }
-    if !whole.is_empty() {
-        held.bytes = Bytes::from(whole);
-    }
-    Ok(held)
+    Ok(Held { bytes: if whole.is_empty() { first } else { Bytes::from(whole) }, room: Some(room) })
 }
 
 #[cfg(test)]
@@ -159,11 +174,14 @@ mod tests {
     #[test]
     fn all_bodies_share_one_limit() {
         let buffers = Arc::new(Buffers::new(10));
-        let mut first = Held::of(&buffers);
-        first.count(8).expect("room");
-        let mut second = Held::of(&buffers);
-        assert_eq!(second.count(3).map_err(|no| no.code), Err(Code::BodyMemory));
-        drop(first);
-        second.count(3).expect("room again");
+        let mut first = Room::of(&buffers);
+        first.grow(8).expect("room");
+        let mut second = Room::of(&buffers);
+        assert_eq!(second.grow(3).map_err(|no| no.code), Err(Code::BodyMemory));
+        let held = Held { bytes: Bytes::from_static(b"12345678"), room: Some(first) };
+        let kept = held.into_room();
+        assert_eq!(second.grow(3).map_err(|no| no.code), Err(Code::BodyMemory));
+        drop(kept);
+        second.grow(3).expect("room again");
     }
 }

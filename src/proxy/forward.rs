@@ -13,7 +13,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::model::Operation;
+use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
+use crate::proxy::stream::Times;
 use crate::refusal::{Code, Refusal};
 
 /// One upstream: its pool of connections, its address and its credential.
@@ -21,6 +23,8 @@ pub struct Remote {
     /// Its name in the config.
     pub name: Arc<str>,
     client: Client<Dialler, Full<Bytes>>,
+    /// Keeps no connections.
+    fresh: Client<Dialler, Full<Bytes>>,
     dialler: Dialler,
     uris: Vec<(Operation, Uri)>,
     credential: Option<(HeaderName, HeaderValue)>,
@@ -34,8 +38,6 @@ const HEADERS: usize = 12;
 const POOL_MAX: usize = 256;
 /// How long an idle connection is kept.
 const POOL_IDLE: Duration = Duration::from_secs(30);
-/// How often a request is sent at the most, when kept connections turn out to be closed.
-const TRIES_MAX: u32 = 3;
 /// Largest whole answer that is taken from an upstream, in bytes.
 const ANSWER_MAX: usize = 64 << 20;
 
@@ -79,7 +81,8 @@ impl Remote {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_MAX)
             .build(dialler.clone());
-        Ok(Self { name, client, dialler, uris, credential })
+        let fresh = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(dialler.clone());
+        Ok(Self { name, client, fresh, dialler, uris, credential })
     }
 
     /// Dials once, to see whether anybody is there.
@@ -99,24 +102,19 @@ impl Remote {
         request_id: &HeaderValue,
     ) -> Result<Response<Incoming>, Refusal> {
         let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri).ok_or(Code::Internal)?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let request = self.request(operation, uri.clone(), body.clone(), stream, request_id);
-            let error = match self.client.request(request).await {
-                Ok(response) => return Ok(response),
-                Err(error) => error,
-            };
-            // A kept connection that the server had closed meanwhile: nothing of an answer came. A model call keeps no state,
-            // so it is asked again, on another connection.
-            if tries < TRIES_MAX && closed_without_an_answer(&error) {
-                continue;
-            }
+        let request = || self.request(operation, uri.clone(), body.clone(), stream, request_id);
+        let mut answer = self.client.request(request()).await;
+        // A kept connection that the server had closed meanwhile: nothing of an answer came. A model call keeps no state, so
+        // it is asked once more, on a connection of its own.
+        if answer.as_ref().is_err_and(closed_without_an_answer) {
+            answer = self.fresh.request(request()).await;
+        }
+        answer.map_err(|error| {
             let code = if error.is_connect() { Code::UpstreamUnavailable } else { Code::UpstreamInvalid };
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             let refusal = Refusal::new(code).because(format_args!("upstream {}: {error}: {cause}", self.name));
-            return Err(if error.is_connect() { refusal.after(Duration::from_secs(1)) } else { refusal });
-        }
+            if error.is_connect() { refusal.after(Duration::from_secs(1)) } else { refusal }
+        })
     }
 
     fn request(
@@ -198,35 +196,32 @@ pub fn judge(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
     Ok(AnswerHead { status, heard, content_type, retry_after: headers.get(RETRY_AFTER).cloned() })
 }
 
-/// Reads a whole answer, bounded in size and in the silence between two chunks.
+/// Reads a whole answer, bounded in size, in time and in the silence between two chunks; `room` grows with it.
 ///
 /// # Errors
-/// `upstream-slow` or `upstream-invalid`.
-pub async fn collect(mut body: Incoming, idle_max: Duration) -> Result<Bytes, Refusal> {
+/// `upstream-slow`, `upstream-invalid` or `body-memory`.
+pub async fn collect(mut body: Incoming, mut room: Room, times: Times) -> Result<(Bytes, Room), Refusal> {
     let mut whole: Vec<u8> = Vec::new();
-    let mut first = None;
+    let mut first = Bytes::new();
     loop {
         let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
-        let frame = tokio::time::timeout(idle_max, frame)
-            .await
-            .map_err(|_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle"))?;
-        let Some(frame) = frame else { break };
+        let slow = |_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or whole");
+        let Some(frame) = tokio::time::timeout(times.patience(), frame).await.map_err(slow)? else { break };
         let frame = frame.map_err(|error| Refusal::new(Code::UpstreamInvalid).because(error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > ANSWER_MAX {
+        if whole.len() + first.len() + data.len() > ANSWER_MAX {
             return Err(Refusal::new(Code::UpstreamInvalid).because("the answer is larger than 64 MiB"));
         }
+        room.grow(data.len())?;
         // The common answer is one frame: it is passed on without a copy.
-        if first.is_none() && whole.is_empty() {
-            first = Some(data);
-            continue;
-        }
-        if let Some(data) = first.replace(Bytes::new()).filter(|data| !data.is_empty()) {
+        if whole.is_empty() && first.is_empty() {
+            first = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
             whole.extend_from_slice(&data);
         }
-        whole.extend_from_slice(&data);
     }
-    Ok(if whole.is_empty() { first.unwrap_or_default() } else { Bytes::from(whole) })
+    Ok((if whole.is_empty() { first } else { Bytes::from(whole) }, room))
 }
 
 #[cfg(test)]

@@ -1,19 +1,27 @@
 //! The API listener: accepts, shakes hands, counts connections, and ends in order.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use dashmap::DashMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::GracefulConnection;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::guard::authenticate::network;
+use crate::proxy::body::Body;
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::settings::Timeouts;
 use crate::proxy::tap::{Home, Tap, Unexplained, Version};
@@ -23,6 +31,8 @@ use crate::proxy::{Gateway, Origin};
 const HEADERS_MAX: usize = 64 << 10;
 /// Streams that one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 128;
+/// How long an HTTP/2 connection may be without a request.
+const IDLE: Duration = Duration::from_secs(60);
 /// How long a last word to a slow caller may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -34,6 +44,8 @@ pub struct Terms {
     pub trusted_proxies: Vec<IpNet>,
     /// Connections at once.
     pub connections_max: usize,
+    /// Connections at once of one network that is no trusted proxy.
+    pub peer_connections_max: usize,
     /// Time limits.
     pub timeouts: Timeouts,
 }
@@ -41,10 +53,12 @@ pub struct Terms {
 /// Serves `listener` until `shutdown` turns true, then lets open requests finish for at most `timeouts.drain`.
 pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(terms.connections_max));
-    let graceful = Arc::new(GracefulShutdown::new());
+    let peers = Arc::new(Peers::default());
     let drain = terms.timeouts.drain;
     let terms = Arc::new(terms);
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
             _ = shutdown.wait_for(|stop| *stop) => break,
@@ -56,9 +70,14 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection =
-                    Connection { terms: Arc::clone(&terms), gateway: Arc::clone(&gateway), watcher: graceful.watcher() };
-                tokio::spawn(connection.open(stream, peer, place));
+                let max = if trusted(peer.ip(), &terms.trusted_proxies) { usize::MAX } else { terms.peer_connections_max };
+                let Some(peer_place) = peers.enter(network(peer.ip()), max) else {
+                    tracing::debug!(%peer, "too many connections of one peer");
+                    continue;
+                };
+                let (terms, gateway) = (Arc::clone(&terms), Arc::clone(&gateway));
+                let connection = Connection { terms, gateway, shutdown: shutdown.clone(), _places: (place, peer_place) };
+                connections.spawn(connection.open(stream, peer));
             }
             Err(error) => {
                 // Out of file descriptors, or the peer was gone: others may still come.
@@ -68,21 +87,54 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
         }
     }
     drop(listener);
-    if let Some(graceful) = Arc::into_inner(graceful)
-        && tokio::time::timeout(drain, graceful.shutdown()).await.is_err()
-    {
-        tracing::warn!(after_ms = drain.as_millis() as u64, "connections were cut at the end of the drain");
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain, ended).await.is_err() {
+        tracing::warn!(
+            after_ms = drain.as_millis() as u64,
+            cut = connections.len(),
+            "connections were cut at the end of the drain"
+        );
+        connections.shutdown().await;
+    }
+}
+
+/// How many connections each network has.
+#[derive(Default)]
+struct Peers(DashMap<u128, usize>);
+
+/// A connection's place among those of its network.
+struct PeerPlace(Arc<Peers>, u128);
+
+impl Peers {
+    fn enter(self: &Arc<Self>, network: u128, max: usize) -> Option<PeerPlace> {
+        let mut count = self.0.entry(network).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        drop(count);
+        Some(PeerPlace(Arc::clone(self), network))
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        if let Some(mut count) = self.0.0.get_mut(&self.1) {
+            *count -= 1;
+        }
+        self.0.0.remove_if(&self.1, |_, count| *count == 0);
     }
 }
 
 struct Connection {
     terms: Arc<Terms>,
     gateway: Arc<Gateway>,
-    watcher: hyper_util::server::graceful::Watcher,
+    shutdown: watch::Receiver<bool>,
+    _places: (OwnedSemaphorePermit, PeerPlace),
 }
 
 impl Connection {
-    async fn open(self, mut stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+    async fn open(self, mut stream: TcpStream, peer: SocketAddr) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
@@ -93,10 +145,10 @@ impl Connection {
             Err(_) => return tracing::debug!(%peer, "no PROXY header in time"),
         };
         let Some(tls) = self.terms.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full())) else {
-            return self.serve(stream, client, place).await;
+            return self.serve(stream, client).await;
         };
         match tokio::time::timeout(handshake, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve(stream, client, place).await,
+            Ok(Ok(stream)) => self.serve(stream, client).await,
             Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
             Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
         }
@@ -113,37 +165,86 @@ impl Connection {
         if begins_proxy(&first[..seen]) { proxied(stream, peer).await } else { Ok(peer) }
     }
 
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        self,
-        stream: S,
-        client: IpAddr,
-        place: OwnedSemaphorePermit,
-    ) {
-        let Self { terms, gateway, watcher } = self;
-        let (version, tap) = match tokio::time::timeout(terms.timeouts.header, Tap::open(stream)).await {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut self, stream: S, client: IpAddr) {
+        let timeouts = &self.terms.timeouts;
+        let (version, tap) = match tokio::time::timeout(timeouts.header, Tap::open(stream, timeouts.stream_idle)).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return tracing::debug!(%error, %client, "no request"),
             Err(_) => return tracing::debug!(%client, "no request in time"),
         };
-        let (unexplained, home) = (tap.unexplained(), tap.home());
-        let answering = Arc::clone(&gateway);
-        let own = Arc::clone(&terms);
+        let (unexplained, home, busy) = (tap.unexplained(), tap.home(), Arc::new(()));
+        let (gateway, terms, working) = (Arc::clone(&self.gateway), Arc::clone(&self.terms), Arc::clone(&busy));
         let service = service_fn(move |request| {
-            let gateway = Arc::clone(&gateway);
+            let (gateway, working) = (Arc::clone(&gateway), Arc::clone(&working));
             let origin = origin(client, &request, &terms.trusted_proxies, &unexplained);
-            async move { Ok::<_, std::convert::Infallible>(gateway.serve(request, origin).await) }
+            async move {
+                let response = gateway.serve(request, origin).await;
+                Ok::<_, std::convert::Infallible>(response.map(|body| Working { body, _working: working }))
+            }
         });
+        let io = TokioIo::new(tap);
         let ended = match version {
-            Version::Http1 => watcher.watch(http1(&own.timeouts).serve_connection(TokioIo::new(tap), service)).await,
-            Version::Http2 => watcher.watch(http2(&own.timeouts).serve_connection(TokioIo::new(tap), service)).await,
+            Version::Http1 => drive(http1(timeouts).serve_connection(io, service), &mut self.shutdown, None).await,
+            Version::Http2 => drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, Some(busy)).await,
         };
         if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");
             if version == Version::Http1 && error.is_timeout() {
-                too_slow(&answering, &home).await;
+                too_slow(&self.gateway, &home).await;
             }
         }
-        drop(place);
+    }
+}
+
+/// Runs a connection to its end. It is asked to end after its open requests when the gateway drains; and, where `busy` is
+/// given, when nothing was asked on it for a while (hyper closes idle HTTP/1 connections by itself).
+async fn drive<C: GracefulConnection>(
+    connection: C,
+    shutdown: &mut watch::Receiver<bool>,
+    busy: Option<Arc<()>>,
+) -> Result<(), C::Error> {
+    let mut connection = std::pin::pin!(connection);
+    let mut ticks = tokio::time::interval(IDLE / 2);
+    let (mut ending, mut quiet) = (false, 0);
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return ended,
+            _ = shutdown.wait_for(|stop| *stop), if !ending => {}
+            _ = ticks.tick(), if !ending && busy.is_some() => {
+                // Two stay: this one and the service's own.
+                let idle = busy.as_ref().is_some_and(|busy| Arc::strong_count(busy) <= 2);
+                quiet = if idle { quiet + 1 } else { 0 };
+                if quiet <= 2 {
+                    continue;
+                }
+            }
+        }
+        ending = true;
+        connection.as_mut().graceful_shutdown();
+    }
+}
+
+/// A body by which its connection knows that it is at work.
+struct Working {
+    body: Body,
+    _working: Arc<()>,
+}
+
+impl HttpBody for Working {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -53,8 +53,8 @@ impl Meter {
             answered: None,
             first: None,
             usage: None,
-            status: 200,
-            code: "ok",
+            status: 0,
+            code: "aborted",
         }
     }
 
@@ -78,9 +78,12 @@ impl Meter {
     pub fn head(&mut self, status: u16) {
         self.answered = Some(self.clock.monotonic());
         self.status = status;
-        if status >= 400 {
-            self.code = "upstream-error";
-        }
+    }
+
+    /// The answer is complete; until then a request that ends has been left by its caller.
+    pub fn done(&mut self) {
+        self.status = if self.status == 0 { 200 } else { self.status };
+        self.code = if self.status >= 400 { "upstream-error" } else { "ok" };
     }
 
     /// The first byte of the answer goes out.
@@ -103,16 +106,6 @@ impl Meter {
         if let Some(detail) = &refusal.detail {
             tracing::debug!(request = %self.request, code = self.code, detail, "refused");
         }
-    }
-
-    /// The stream is cut in the middle: the status went out long ago, the reason counts.
-    pub fn cut(&mut self, refusal: &Refusal) {
-        self.refused(refusal);
-    }
-
-    /// The caller left before the end.
-    pub fn aborted(&mut self) {
-        self.code = "aborted";
     }
 }
 
@@ -140,7 +133,7 @@ impl Drop for Meter {
         tracing::info!(
             request = %self.request,
             agent = agent.unwrap_or("-"),
-            operation = self.facts.operation,
+            operation = if self.facts.operation.is_empty() { "-" } else { self.facts.operation },
             model = self.facts.model.as_deref().unwrap_or("-"),
             upstream = self.facts.upstream.as_deref().unwrap_or("-"),
             status = self.status,

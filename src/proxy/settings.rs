@@ -24,6 +24,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Connections at once.
     pub connections_max: usize,
+    /// Connections at once of one network that is no trusted proxy.
+    pub peer_connections_max: usize,
     /// Agents that get a label of their own in the metrics; none: no agent label.
     pub agent_label: Option<usize>,
 }

@@ -1,205 +1,232 @@
-//! A stream on its way from the upstream to the caller: filtered, timed, and cut when the caller may no longer act.
+//! A stream on its way to the caller: filtered, timed, and cut when the caller may no longer act.
 //!
 //! Back-pressure is the poll itself: the upstream is read when the caller's connection asks for more. When the caller
-//! leaves, the body is dropped, and with it the upstream's connection and everything in [`Carried`].
+//! leaves, the body is dropped, and with it the upstream's connection and everything in [`Carried`]. A caller who stays and
+//! does not read is not polled for, so a guard beside the stream keeps its times and asks for its standing.
 
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
-use tokio::sync::watch;
-use tokio::time::Sleep;
+use tokio::task::AbortHandle;
 
 use crate::audit::entry::Entry;
 use crate::clock::Clock;
-use crate::guard::authenticate::{Authenticator, Remembered};
 use crate::guard::limiter::Permit;
 use crate::model::answer::StreamFilter;
 use crate::model::{Dialect, error};
 use crate::proxy::meter::Meter;
+use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal};
 
-/// Resolves, with the receiver, when a book has changed.
-type Change = Pin<Box<dyn Future<Output = watch::Receiver<u64>> + Send>>;
-
-fn next_change(mut changes: watch::Receiver<u64>) -> Change {
-    Box::pin(async move {
-        if changes.changed().await.is_err() {
-            // The books are gone: the gateway is ending, and the drain's time limit rules.
-            std::future::pending::<()>().await;
-        }
-        changes
-    })
-}
-
-/// Notices when a caller whose request is in flight may no longer act.
-pub struct Watch {
-    authenticator: Arc<Authenticator>,
-    token: Arc<Remembered>,
-    change: Change,
-}
-
-impl Watch {
-    /// Watches the caller of `token`; `changes` counts changes of the books.
-    #[must_use]
-    pub fn new(authenticator: Arc<Authenticator>, token: Arc<Remembered>, changes: watch::Receiver<u64>) -> Self {
-        Self { authenticator, token, change: next_change(changes) }
-    }
-
-    /// The refusal, once there is one. Wakes the task on the next change.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
-        loop {
-            let Poll::Ready(changes) = self.change.as_mut().poll(cx) else { return Poll::Pending };
-            self.change = next_change(changes);
-            if let Err(refusal) = self.authenticator.may_still_act(&self.token.verified) {
-                return Poll::Ready(refusal);
-            }
-        }
-    }
-
-    /// Waits until the caller may no longer act.
-    pub async fn lost(&mut self) -> Refusal {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-}
-
-/// What rides inside the body of an answer until its last byte, or until the caller leaves.
+/// What rides with a stream until its last byte, or until the caller leaves.
 pub struct Carried {
-    /// Whether the caller may still act.
-    pub watch: Watch,
     /// Measures the answer when dropped.
     pub meter: Meter,
     /// How the caller's errors are shaped.
     pub dialect: Dialect,
     /// The request's id as text.
     pub request: String,
-    /// The place in flight.
-    pub permit: Permit,
+    /// The places of caller, model and server.
+    pub places: [Permit; 2],
     /// The open entry.
     pub entry: Entry,
 }
 
-impl Carried {
-    /// The refusal that ends the stream, if the caller lost its standing.
-    pub fn lost_standing(&mut self, cx: &mut Context<'_>) -> Option<Refusal> {
-        match self.watch.poll(cx) {
-            Poll::Ready(refusal) => Some(refusal),
-            Poll::Pending => None,
-        }
-    }
+/// The times of a stream.
+pub struct Times {
+    /// What they are measured with.
+    pub clock: Arc<dyn Clock>,
+    /// Longest silence of either side.
+    pub idle_max: Duration,
+    /// When the whole request has had its time, on the monotonic clock.
+    pub ends: Duration,
+}
 
-    /// The last event of a stream that is cut, in the caller's dialect.
-    pub fn last_event(&mut self, refusal: &Refusal) -> Bytes {
-        self.meter.cut(refusal);
-        Bytes::from(error::event(self.dialect, refusal, &self.request))
+impl Times {
+    /// How long the next piece may take.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.idle_max.min(self.ends.saturating_sub(self.clock.monotonic()))
     }
+}
 
-    /// Notes that bytes go out.
-    pub fn delivered(&mut self, bytes: &Bytes) {
-        if !bytes.is_empty() {
-            self.meter.first_byte();
+/// Where a stream comes from.
+pub enum Source {
+    /// An upstream, and what its events pass through.
+    Upstream(Incoming, Box<StreamFilter>),
+    /// Prepared events, last first.
+    Pieces(Vec<Vec<u8>>),
+}
+
+enum Step {
+    More(Bytes),
+    End(Bytes),
+}
+
+impl Source {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refusal>> {
+        let (upstream, filter) = match self {
+            Self::Pieces(rest) => {
+                return Poll::Ready(Ok(rest.pop().map_or(Step::End(Bytes::new()), |piece| Step::More(Bytes::from(piece)))));
+            }
+            Self::Upstream(upstream, filter) => (upstream, filter),
+        };
+        let invalid = |fault: &dyn std::fmt::Display| Refusal::new(Code::UpstreamInvalid).because(fault);
+        loop {
+            match std::task::ready!(Pin::new(&mut *upstream).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    let mut out = Vec::with_capacity(data.len());
+                    filter.push(&data, &mut out).map_err(|fault| invalid(&fault))?;
+                    if !out.is_empty() {
+                        return Poll::Ready(Ok(Step::More(Bytes::from(out))));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Err(invalid(&error))),
+                None => {
+                    let mut out = Vec::new();
+                    filter.finish(&mut out).map_err(|fault| invalid(&fault))?;
+                    return Poll::Ready(Ok(Step::End(Bytes::from(out))));
+                }
+            }
         }
     }
 }
 
-/// An upstream's stream.
+/// What the body and its guard share.
+struct Running {
+    /// Nothing once the stream is over.
+    work: Option<(Source, Carried)>,
+    /// The event that says why the stream was cut.
+    last: Option<Bytes>,
+    /// When something moved last, or when the caller began to wait.
+    moved: Duration,
+    /// True while the caller waits for more; else the stream waits for the caller.
+    awaited: bool,
+    waker: Option<Waker>,
+}
+
+impl Running {
+    /// Ends the stream: the upstream is let go, places are given back, and the caller is told in its last event.
+    fn cut(&mut self, refusal: &Refusal) {
+        let Some((source, mut carried)) = self.work.take() else { return };
+        carried.meter.usage(usage(&source));
+        carried.meter.refused(refusal);
+        self.last = Some(Bytes::from(error::event(carried.dialect, refusal, &carried.request)));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// The refusal for a stream that stood still too long, or how long it may go on so.
+    fn overdue(&self, times: &Times) -> Result<Duration, Refusal> {
+        let now = times.clock.monotonic();
+        let until = (self.moved + times.idle_max).min(times.ends);
+        if now < until {
+            return Ok(until - now);
+        }
+        let slow = |which| Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}"));
+        Err(match (now >= times.ends, self.awaited) {
+            (true, _) => slow("whole"),
+            (false, true) => slow("stream_idle"),
+            (false, false) => Code::ReaderSlow.into(),
+        })
+    }
+}
+
+fn usage(source: &Source) -> Option<crate::model::usage::Usage> {
+    match source {
+        Source::Upstream(_, filter) => filter.usage(),
+        Source::Pieces(_) => None,
+    }
+}
+
+fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A stream as the body of an answer.
 pub struct Relay {
-    upstream: Option<Incoming>,
-    filter: StreamFilter,
-    carried: Carried,
+    running: Arc<Mutex<Running>>,
     clock: Arc<dyn Clock>,
-    idle_max: Duration,
-    ends: Duration,
-    heard: Duration,
-    alarm: Pin<Box<Sleep>>,
+    guard: AbortHandle,
 }
 
 impl Relay {
-    /// Relays `upstream` through `filter`. `idle_max` bounds the silence between two chunks; `ends` is the moment of the
-    /// monotonic clock at which the whole request has had its time.
+    /// Relays `source` for as long as `times` and `watch` allow.
     #[must_use]
-    pub fn new(
-        (upstream, filter): (Incoming, StreamFilter),
-        carried: Carried,
-        clock: Arc<dyn Clock>,
-        idle_max: Duration,
-        ends: Duration,
-    ) -> Self {
-        let heard = clock.monotonic();
-        let alarm = Box::pin(tokio::time::sleep(idle_max));
-        Self { upstream: Some(upstream), filter, carried, clock, idle_max, ends, heard, alarm }
+    pub fn new(source: Source, carried: Carried, watch: Watch, times: Times) -> Self {
+        let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
+        let running = Running { work: Some((source, carried)), last: None, moved, awaited: true, waker: None };
+        let running = Arc::new(Mutex::new(running));
+        let guard = tokio::spawn(guard(Arc::downgrade(&running), watch, times)).abort_handle();
+        Self { running, clock, guard }
     }
 
     /// The next bytes for the caller.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let Some(upstream) = &mut self.upstream else { return Poll::Ready(None) };
-        if let Some(refusal) = self.carried.lost_standing(cx) {
-            return self.cut(&refusal);
-        }
-        loop {
-            match Pin::new(&mut *upstream).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.heard = self.clock.monotonic();
-                    let Ok(data) = frame.into_data() else { continue };
-                    let mut out = Vec::with_capacity(data.len());
-                    if let Err(fault) = self.filter.push(&data, &mut out) {
-                        return self.cut(&Refusal::new(Code::UpstreamInvalid).because(fault));
-                    }
-                    if !out.is_empty() {
-                        let bytes = Bytes::from(out);
-                        self.carried.delivered(&bytes);
-                        return Poll::Ready(Some(bytes));
-                    }
+        let mut running = lock(&self.running);
+        let running = &mut *running;
+        let Some((source, carried)) = &mut running.work else { return Poll::Ready(running.last.take()) };
+        match source.poll(cx) {
+            Poll::Ready(Ok(Step::More(bytes))) => {
+                running.moved = self.clock.monotonic();
+                running.awaited = false;
+                carried.meter.first_byte();
+                Poll::Ready(Some(bytes))
+            }
+            Poll::Ready(Ok(Step::End(bytes))) => {
+                carried.meter.usage(usage(source));
+                carried.meter.done();
+                running.work = None;
+                Poll::Ready((!bytes.is_empty()).then_some(bytes))
+            }
+            Poll::Ready(Err(refusal)) => {
+                running.cut(&refusal);
+                Poll::Ready(running.last.take())
+            }
+            Poll::Pending => {
+                if !running.awaited {
+                    running.awaited = true;
+                    running.moved = self.clock.monotonic();
                 }
-                Poll::Ready(Some(Err(error))) => return self.cut(&Refusal::new(Code::UpstreamInvalid).because(error)),
-                Poll::Ready(None) => return self.finish(),
-                Poll::Pending => return self.wait(cx),
+                if !running.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    running.waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
             }
         }
-    }
-
-    /// Nothing has come: sleeps until something does, or until the silence or the whole has lasted too long.
-    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        while self.alarm.as_mut().poll(cx).is_ready() {
-            let now = self.clock.monotonic();
-            let silent_until = self.heard + self.idle_max;
-            if now >= silent_until || now >= self.ends {
-                let which = if now >= self.ends { "whole" } else { "stream_idle" };
-                return self.cut(&Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}")));
-            }
-            let wait = silent_until.min(self.ends).saturating_sub(now);
-            self.alarm.as_mut().reset(tokio::time::Instant::now() + wait);
-        }
-        Poll::Pending
-    }
-
-    fn finish(&mut self) -> Poll<Option<Bytes>> {
-        self.upstream = None;
-        let mut out = Vec::new();
-        if let Err(fault) = self.filter.finish(&mut out) {
-            return self.cut(&Refusal::new(Code::UpstreamInvalid).because(fault));
-        }
-        self.carried.meter.usage(self.filter.usage());
-        if out.is_empty() { Poll::Ready(None) } else { Poll::Ready(Some(Bytes::from(out))) }
-    }
-
-    fn cut(&mut self, refusal: &Refusal) -> Poll<Option<Bytes>> {
-        self.upstream = None;
-        self.carried.meter.usage(self.filter.usage());
-        Poll::Ready(Some(self.carried.last_event(refusal)))
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if self.upstream.is_some() {
-            self.carried.meter.usage(self.filter.usage());
-            self.carried.meter.aborted();
+        self.guard.abort();
+        if let Some((source, mut carried)) = lock(&self.running).work.take() {
+            carried.meter.usage(usage(&source));
         }
+    }
+}
+
+/// Stands beside a stream until it is over, whether or not anybody reads it.
+async fn guard(stream: Weak<Mutex<Running>>, mut watch: Watch, times: Times) {
+    loop {
+        let Some(wait) = stream.upgrade().map(|running| lock(&running).overdue(&times)) else { return };
+        let refusal = match wait {
+            Err(refusal) => refusal,
+            Ok(wait) => tokio::select! {
+                refusal = watch.lost() => refusal,
+                () = tokio::time::sleep(wait) => continue,
+            },
+        };
+        if let Some(running) = stream.upgrade() {
+            lock(&running).cut(&refusal);
+        }
+        return;
     }
 }

@@ -14,9 +14,11 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 const LINE: &[u8; 15] = b"\ncontent-length";
 /// What an HTTP/2 connection begins with.
@@ -69,12 +71,26 @@ pub struct Tap<S> {
     /// True when bytes came in since something was last written.
     waiting: bool,
     home: Arc<Mutex<Option<S>>>,
+    /// Runs while nothing can be written.
+    stall: Option<Pin<Box<Sleep>>>,
+    stall_max: Duration,
 }
 
 impl<S> Tap<S> {
-    fn new(stream: S, first: BytesMut) -> Self {
+    fn new(stream: S, first: BytesMut, stall_max: Duration) -> Self {
         let (unexplained, home) = (Unexplained::default(), Arc::default());
-        Self { stream: Some(stream), first, matched: 0, unexplained, waiting: false, home }
+        Self { stream: Some(stream), first, matched: 0, unexplained, waiting: false, home, stall: None, stall_max }
+    }
+
+    /// Passes on what became of a write, and turns one that takes too long into a fault.
+    fn moves<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.stall_max)));
+        std::task::ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }
 
     /// The count of unexplained lines, which the connection's requests share.
@@ -121,19 +137,19 @@ impl<S> Tap<S> {
 }
 
 impl<S: AsyncRead + Unpin> Tap<S> {
-    /// Watches `stream` once its first bytes told the version.
+    /// Watches `stream` once its first bytes told the version. A write that moves nothing for `stall_max` fails.
     ///
     /// # Errors
     /// What reading said; an end before the version is known is `UnexpectedEof`.
-    pub async fn open(mut stream: S) -> io::Result<(Version, Self)> {
+    pub async fn open(mut stream: S, stall_max: Duration) -> io::Result<(Version, Self)> {
         let mut first = BytesMut::with_capacity(PREFACE.len());
         loop {
             let known = first.iter().zip(PREFACE).take_while(|(byte, preface)| byte == preface).count();
             if known < first.len() {
-                return Ok((Version::Http1, Self::new(stream, first)));
+                return Ok((Version::Http1, Self::new(stream, first, stall_max)));
             }
             if known == PREFACE.len() {
-                return Ok((Version::Http2, Self::new(stream, first)));
+                return Ok((Version::Http2, Self::new(stream, first, stall_max)));
             }
             if stream.read_buf(&mut first).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -173,11 +189,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
         tap.waiting = false;
-        tap.stream()?.poll_write(cx, bytes)
+        let written = tap.stream()?.poll_write(cx, bytes);
+        tap.moves(cx, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().stream()?.poll_flush(cx)
+        let tap = self.get_mut();
+        let flushed = tap.stream()?.poll_flush(cx);
+        tap.moves(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -187,7 +206,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
         tap.waiting = false;
-        tap.stream()?.poll_write_vectored(cx, bytes)
+        let written = tap.stream()?.poll_write_vectored(cx, bytes);
+        tap.moves(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -201,7 +221,7 @@ mod tests {
 
     #[track_caller]
     fn count(reads: &[&[u8]], expect: u64) {
-        let mut tap = Tap::new(tokio::io::empty(), BytesMut::new());
+        let mut tap = Tap::new(tokio::io::empty(), BytesMut::new(), Duration::MAX);
         for read in reads {
             tap.watch(read);
         }

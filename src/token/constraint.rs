@@ -132,7 +132,9 @@ pub static TABLE: &[Row] = &[
         number(value).map(Limit::RequestsPerMinute)
     }),
     now("requests_in_flight", Kind::Max, "requests at once", "guard/admit", |value| number(value).map(Limit::RequestsInFlight)),
-    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/admit", |value| number(value).map(Limit::OutputTokens)),
+    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/admit", |value| {
+        number(value).map(Limit::OutputTokens)
+    }),
     later("tokens_per_minute", Kind::Rate, "tokens a minute"),
     later("tokens_per_hour", Kind::Rate, "tokens an hour"),
     later("tokens_per_day", Kind::Rate, "tokens a day"),

@@ -34,6 +34,7 @@ pub(super) struct Shared {
     over: Condvar,
     clock: std::sync::Arc<dyn Clock>,
     observer: OnceLock<Observer>,
+    mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 struct Inner {
@@ -64,7 +65,14 @@ impl Shared {
             ended: false,
             state: State { size, at, sync_last: Duration::ZERO, failed: None },
         };
-        Self { inner: Mutex::new(inner), wake: Condvar::new(), over: Condvar::new(), clock, observer: OnceLock::new() }
+        Self {
+            inner: Mutex::new(inner),
+            wake: Condvar::new(),
+            over: Condvar::new(),
+            clock,
+            observer: OnceLock::new(),
+            mourner: OnceLock::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -83,6 +91,10 @@ impl Shared {
 
     pub(super) fn observe(&self, observer: Observer) {
         let _ = self.observer.set(observer);
+    }
+
+    pub(super) fn on_failure(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.mourner.set(tell);
     }
 
     /// The time that the next record gets: the wall clock, but never earlier than `last`.
@@ -119,6 +131,14 @@ impl Shared {
     /// A batch goes to the disk. What did not fit into it is first in the queue again.
     pub(super) fn begin_writing(&self, batch: Vec<(Then, Sealed)>, rest: VecDeque<Waiting>) {
         let mut inner = self.lock();
+        if let Some(fault) = inner.state.failed.clone() {
+            // It failed after these were taken: nobody else would tell them.
+            drop(inner);
+            for then in batch.into_iter().map(|(then, _)| then).chain(rest.into_iter().map(|waiting| waiting.then)) {
+                then(Err(fault.clone()));
+            }
+            return;
+        }
         for waiting in rest.into_iter().rev() {
             inner.queue.push_front(waiting);
         }
@@ -170,6 +190,9 @@ impl Shared {
         drop(inner);
         self.wake.notify_all();
         self.over.notify_all();
+        if let Some(tell) = self.mourner.get() {
+            tell();
+        }
         for then in batch.into_iter().map(|(then, _)| then).chain(queue.into_iter().map(|waiting| waiting.then)) {
             then(Err(fault.clone()));
         }

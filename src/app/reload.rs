@@ -1,0 +1,76 @@
+//! Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. Addresses and limits of memory stay.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{classes, issuers, tls, wiring};
+use crate::control::Control;
+use crate::keyring::Keyring;
+use crate::proxy::Gateway;
+
+/// What a reload reads and changes.
+pub(super) struct Reload {
+    /// The config's file.
+    pub(super) source: Option<PathBuf>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) control: Arc<Control>,
+    pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    /// Where agents and scrapers connect, for as long as the process runs.
+    pub(super) listen: (SocketAddr, SocketAddr),
+}
+
+/// Reads the config again whenever SIGHUP comes.
+pub(super) async fn on_hangup(reload: Reload) {
+    let mut signals = match signal(SignalKind::hangup()) {
+        Ok(signals) => signals,
+        Err(error) => return tracing::error!(%error, "SIGHUP cannot be heard: the config is never read again"),
+    };
+    while signals.recv().await.is_some() {
+        let Some(path) = reload.source.as_deref() else { continue };
+        match reload.once(path) {
+            Ok(()) => {
+                reload.gateway.metrics.config_reload("ok");
+                tracing::info!("config reloaded");
+            }
+            Err(why) => {
+                reload.gateway.metrics.config_reload("refused");
+                tracing::error!(why, "the config was not reloaded; the one in force stays");
+            }
+        }
+    }
+}
+
+impl Reload {
+    /// Everything that can fail comes before anything that changes.
+    fn once(&self, path: &Path) -> Result<(), String> {
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        let config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
+        let wired = wiring(&config).map_err(|fault| fault.to_string())?;
+        let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
+        let certificate = match self.tls.as_ref().zip(config.proxy.listen.tls.as_ref()) {
+            Some((served, tls)) => Some((served, tls::server(tls)?, tls::expiry(tls)?)),
+            None => None,
+        };
+        if let Some((served, server, expiry)) = certificate {
+            served.store(server);
+            self.gateway.metrics.certificate_expiry(expiry as f64);
+        }
+        self.keyring.set_issuers(issuers);
+        self.control.set_classes(classes(&config));
+        self.gateway.wiring.store(Arc::new(wired));
+        // Open streams are asked for again: their key may be gone.
+        self.gateway.registry.announce();
+        if self.listen != (config.proxy.listen.address, config.proxy.metrics)
+            || self.tls.is_some() != config.proxy.listen.tls.is_some()
+        {
+            tracing::warn!("the [listen] section has changed: its addresses take effect at the next start");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! Answers with a body, whole or streamed, and what must live until they are delivered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response};
+
+use crate::audit::entry::Entry;
+use crate::guard::admit::Notes;
+use crate::guard::gcra::Headroom;
+use crate::guard::limiter::Permit;
+use crate::guard::route::Routed;
+use crate::guard::table::Served;
+use crate::guard::understand::{may_use, not_found};
+use crate::model::{Dialect, models};
+use crate::proxy::Way;
+use crate::proxy::body::Body;
+use crate::proxy::buffer::Room;
+use crate::proxy::respond::{self, Head};
+use crate::proxy::stream::{Carried, Relay, Source, Times};
+use crate::proxy::watch::Watch;
+use crate::refusal::Refusal;
+
+/// What every answer to a sealed request goes with.
+pub(super) struct Pass {
+    /// The open entry.
+    pub(super) entry: Entry,
+    /// What is left of the agent's rate.
+    pub(super) headroom: Option<Headroom>,
+    /// What was changed.
+    pub(super) notes: Notes,
+    /// The caller's places.
+    pub(super) caller: Permit,
+}
+
+/// What of an upstream's head is passed on.
+pub(super) struct Passed {
+    pub(super) status: u16,
+    pub(super) content_type: HeaderValue,
+    pub(super) retry_after: Option<HeaderValue>,
+}
+
+impl Passed {
+    /// A good answer of our own.
+    pub(super) const fn own(content_type: &'static str) -> Self {
+        Self { status: 200, content_type: HeaderValue::from_static(content_type), retry_after: None }
+    }
+}
+
+/// An answer that is ready but for the request's own name and measure.
+pub(super) enum Answer {
+    /// All bytes at once, and the room that they take.
+    Whole(Pass, Passed, Bytes, Option<Room>),
+    /// A stream, and the places at the model and its server.
+    Stream(Pass, Passed, Box<Streamed>),
+}
+
+/// A stream before it has begun.
+pub(super) struct Streamed {
+    pub(super) source: Source,
+    pub(super) server: Permit,
+    pub(super) watch: Watch,
+    pub(super) times: Times,
+}
+
+/// Bytes of an answer until the connection has written them: only then are the caller's place and the room given back.
+struct Delivered {
+    bytes: Bytes,
+    _caller: Permit,
+    _room: Option<Room>,
+}
+
+impl AsRef<[u8]> for Delivered {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn head<'h>(way: &'h str, passed: Passed, headroom: Option<Headroom>, notes: &'h Notes) -> Head<'h> {
+    let Passed { status, content_type, retry_after } = passed;
+    Head { status, content_type, request: way, headroom, notes, retry_after }
+}
+
+impl Answer {
+    /// The response.
+    pub(super) fn respond(self, mut way: Way) -> Response<Body> {
+        match self {
+            Self::Whole(Pass { entry, headroom, notes, caller }, passed, bytes, room) => {
+                way.meter.done();
+                let bytes = Bytes::from_owner(Delivered { bytes, _caller: caller, _room: room });
+                respond::whole(entry.close(), head(&way.id_text, passed, headroom, &notes), bytes)
+            }
+            Self::Stream(Pass { entry, headroom, notes, caller }, passed, streamed) => {
+                let Streamed { source, server, watch, times } = *streamed;
+                let (id, dialect) = (way.id_text.clone(), way.dialect);
+                let carried = Carried { meter: way.meter, dialect, request: way.id_text, places: [caller, server], entry };
+                let relay = Relay::new(source, carried, watch, times);
+                respond::stream(head(&id, passed, headroom, &notes), Body::Relay(Box::new(relay)))
+            }
+        }
+    }
+}
+
+/// The models that the token may use, or one of them.
+pub(super) fn list(routed: &Routed, one: Option<&str>, dialect: Dialect) -> Result<Vec<u8>, Refusal> {
+    let caller = routed.paced().caller();
+    let usable = caller.tables().models().filter(|(name, served)| may_use(caller, name, served));
+    let entry = |(name, served): (&str, &Arc<Served>)| models::ModelEntry {
+        id: name.to_owned(),
+        created: 0,
+        owner: served.route.first().map_or_else(String::new, |upstream| upstream.name.to_string()),
+    };
+    match one {
+        None => Ok(models::list(dialect, &usable.map(entry).collect::<Vec<_>>())),
+        Some(asked) => {
+            let found = usable.map(entry).find(|model| model.id == asked).ok_or_else(|| not_found(asked))?;
+            Ok(models::one(dialect, &found))
+        }
+    }
+}
