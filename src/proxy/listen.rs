@@ -31,8 +31,6 @@ use crate::proxy::{Gateway, Origin};
 const HEADERS_MAX: usize = 64 << 10;
 /// Streams that one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 128;
-/// How long an HTTP/2 connection may be without a request.
-const IDLE: Duration = Duration::from_secs(60);
 /// How long a last word to a slow caller may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -185,7 +183,7 @@ impl Connection {
         let io = TokioIo::new(tap);
         let ended = match version {
             Version::Http1 => drive(http1(timeouts).serve_connection(io, service), &mut self.shutdown, None).await,
-            Version::Http2 => drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, Some(busy)).await,
+            Version::Http2 => drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, Some((busy, timeouts.stream_idle))).await,
         };
         if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");
@@ -201,27 +199,33 @@ impl Connection {
 async fn drive<C: GracefulConnection>(
     connection: C,
     shutdown: &mut watch::Receiver<bool>,
-    busy: Option<Arc<()>>,
+    busy: Option<(Arc<()>, Duration)>,
 ) -> Result<(), C::Error> {
     let mut connection = std::pin::pin!(connection);
-    let mut ticks = tokio::time::interval(IDLE / 2);
+    let half = busy.as_ref().map_or(Duration::from_secs(1), |(_, idle)| *idle / 2);
+    let mut ticks = tokio::time::interval(half.max(Duration::from_millis(1)));
     let (mut ending, mut quiet) = (false, 0);
     loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return ended,
             _ = shutdown.wait_for(|stop| *stop), if !ending => {}
-            _ = ticks.tick(), if !ending && busy.is_some() => {
+            _ = ticks.tick(), if busy.is_some() => {
                 // Two stay: this one and the service's own.
-                let idle = busy.as_ref().is_some_and(|busy| Arc::strong_count(busy) <= 2);
+                let idle = busy.as_ref().is_some_and(|(busy, _)| Arc::strong_count(busy) <= 2);
                 quiet = if idle { quiet + 1 } else { 0 };
-                if quiet <= 2 {
-                    continue;
+                match quiet {
+                    0..=2 => continue,
+                    3 => {}
+                    // The peer was asked to end and does not answer.
+                    _ => return Ok(()),
                 }
             }
         }
-        ending = true;
-        connection.as_mut().graceful_shutdown();
+        if !ending {
+            ending = true;
+            connection.as_mut().graceful_shutdown();
+        }
     }
 }
 

@@ -279,6 +279,11 @@ def _flood(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> No
     _write(connection, exchange, _framed(chunk(None, "stop")) + _framed(DONE) + LAST_FRAME)
 
 
+def _large(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
+    """A whole answer of 16 MiB."""
+    _write(connection, exchange, _whole(200, completion("x" * (16 << 20))))
+
+
 def _gate(upstream: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
     """Begins, goes on when the test opens the gate."""
     _write(connection, exchange, STREAM_HEAD + _framed(chunk("before ")))
@@ -337,6 +342,7 @@ _BEHAVIOURS: dict[str, Behaviour] = {
     "garbage": _garbage,
     "gate": _gate,
     "headers": _headers,
+    "large": _large,
     "mute": _mute,
     "nothing": _nothing,
     "redirect": _redirect,

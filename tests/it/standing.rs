@@ -43,6 +43,16 @@ fn a_standing_acts_on_the_next_request_and_ends() {
 }
 
 #[test]
+fn a_command_is_carried_out_whoever_waits_for_it() {
+    let gateway = Gateway::start();
+    let reason = "test".to_owned();
+    gateway.command_and_leave(Command::AgentStanding { agent: "research/agent".to_owned(), verb: Verb::Quarantine, reason });
+    // The next command comes after it.
+    gateway.command(Command::AgentRegister { agent: "research/other".to_owned(), principal: None, class: None });
+    check(&gateway.send(&gateway.chat(HELLO)), 403, "agent-quarantined");
+}
+
+#[test]
 fn a_token_is_revoked_by_its_label() {
     let gateway = Gateway::start();
     let mut claims = gateway.claims();
