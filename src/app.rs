@@ -87,7 +87,7 @@ pub enum StartFault {
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// An address cannot be bound.
-    #[error("{address}: {error}")]
+    #[error("{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of the config)")]
     Bind {
         /// The address or path.
         address: String,
@@ -141,11 +141,27 @@ impl Books {
     }
 }
 
+/// What a config names and a gateway started here could not use: keys, credentials, certificates. Nothing is written.
+#[must_use]
+pub fn unusable(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    faults.extend(issuers(config).err().map(|fault| fault.to_string()));
+    let connect = config.proxy.timeouts.connect;
+    let remotes = config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
+    faults.extend(remotes.filter_map(|upstream| remote(upstream, connect).err()).map(|fault| fault.to_string()));
+    faults.extend(config.proxy.listen.tls.as_ref().and_then(|tls| tls::server(tls).err()).map(|why| format!("TLS: {why}")));
+    faults
+}
+
 fn classes(config: &Config) -> BTreeSet<String> {
     config.guard.classes.keys().cloned().collect()
 }
 
-fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
+/// The config's issuers with the keys of their JWK Sets.
+///
+/// # Errors
+/// When a JWK Set cannot be read.
+pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
     let read = |issuer: &crate::guard::settings::Issuer| {
         let keys = match &issuer.jwks {
             None => Vec::new(),

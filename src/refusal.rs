@@ -104,7 +104,7 @@ macro_rules! codes {
 codes! {
     PeerRate "peer-rate" Accepted 429 Later "This network address sends too many requests; slow down.";
     HostNotServed "host-not-served" Accepted 421 Never "The Host or :authority of the request is not valid.";
-    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path without escapes, dots, empty segments or a query.";
+    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes, dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
 
     HeadersSlow "headers-slow" Accepted 408 Later "The headers did not arrive in time.";
@@ -136,16 +136,16 @@ codes! {
 
     TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked; ask the operator.";
     KeyRevoked "key-revoked" Authenticated 401 Never "The key that signed the token was revoked; ask the operator.";
-    AgentSuspended "agent-suspended" Authenticated 403 Never "The agent, or one that it was delegated from, is suspended.";
-    AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent, or one that it was delegated from, is in quarantine.";
-    AgentRevoked "agent-revoked" Authenticated 403 Never "The agent, or one that it was delegated from, was revoked.";
+    AgentSuspended "agent-suspended" Authenticated 403 Never "The agent is suspended, or one that it was delegated from is; ask the operator.";
+    AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent is in quarantine, or one that it was delegated from is; ask the operator.";
+    AgentRevoked "agent-revoked" Authenticated 403 Never "The agent was revoked, or one that it was delegated from was; ask the operator.";
     ClassUnknown "class-unknown" Authenticated 403 Never "The agent's class is not in the config; the operator must register it anew.";
 
     RateExceeded "rate-exceeded" Paced 429 Later "A request rate is used up; Retry-After says when the next one fits.";
     RateIsZero "rate-is-zero" Paced 429 Never "A rate limit of zero stands; no request passes.";
     InFlightExceeded "in-flight-exceeded" Paced 429 Later "Too many requests are in flight at once; wait for one to end.";
 
-    RouteUnknown "route-unknown" Routed 404 Never "No such route: the gateway serves an exact table of methods and paths.";
+    RouteUnknown "route-unknown" Routed 404 Never "No such route. There are POST /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/messages, GET /v1/models and /v1/models/MODEL.";
     ScopeMissing "scope-missing" Routed 403 Never "The token does not grant the scope that this operation needs.";
 
     ContentType "content-type" Understood 415 Never "The body must be application/json in UTF-8.";

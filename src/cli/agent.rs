@@ -1,9 +1,11 @@
 //! `token-shield agent …`.
 
+use std::convert::Infallible;
+
 use clap::{Args, Subcommand};
 
 use super::door::{print, say_sealed, send};
-use super::{Failure, Place};
+use super::{Failure, Place, full_name};
 use crate::control::api::Request;
 use crate::control::{Command, Question, Verb as Standing};
 
@@ -37,7 +39,8 @@ pub(super) enum Verb {
 
 #[derive(Args)]
 pub(super) struct Register {
-    /// namespace/name
+    /// namespace/name; without a slash the namespace is `default`
+    #[arg(value_parser = full_name_of)]
     agent: String,
     /// In whose name it acts.
     #[arg(long)]
@@ -51,7 +54,8 @@ pub(super) struct Register {
 
 #[derive(Args)]
 pub(super) struct Show {
-    /// namespace/name
+    /// namespace/name; without a slash the namespace is `default`
+    #[arg(value_parser = full_name_of)]
     agent: String,
     #[command(flatten)]
     place: Place,
@@ -59,13 +63,20 @@ pub(super) struct Show {
 
 #[derive(Args)]
 pub(super) struct Stand {
-    /// namespace/name
+    /// namespace/name; without a slash the namespace is `default`
+    #[arg(value_parser = full_name_of)]
     agent: String,
     /// Why; it stands in the record.
     #[arg(long)]
     reason: String,
     #[command(flatten)]
     place: Place,
+}
+
+/// The agent's name with its namespace.
+#[allow(clippy::unnecessary_wraps, reason = "what clap calls")]
+fn full_name_of(text: &str) -> Result<String, Infallible> {
+    Ok(full_name(text))
 }
 
 impl Verb {

@@ -22,11 +22,21 @@ impl Verb {
         let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let base = file.parent().unwrap_or(std::path::Path::new("."));
         let config = crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", file.display()))?;
+        let missing = crate::app::unusable(&config);
+        if !missing.is_empty() {
+            let lines: Vec<String> = missing.iter().map(|fault| format!("  {fault}")).collect();
+            return Err(format!(
+                "{}: as a text it has no faults, but what it names cannot be used here:\n{}",
+                file.display(),
+                lines.join("\n")
+            )
+            .into());
+        }
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
         }
         println!(
-            "{}: no faults; {} models, {} upstreams",
+            "{}: no faults; models {}, upstreams {}",
             file.display(),
             config.guard.models.len(),
             config.proxy.upstreams.len()

@@ -12,7 +12,7 @@ use super::logs::{self, Form};
 use super::probe::{self, Found};
 use super::serve::until_told;
 use super::token::{Wanted, sign};
-use super::{Failure, Place};
+use super::Failure;
 use crate::app::{App, Listeners};
 use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;
@@ -72,9 +72,11 @@ impl Dev {
         }
         let found = self.find().await?;
         let text = self.config_text(&found);
-        durable::write_atomic(&data.join("token-shield.toml"), text.as_bytes(), 0o600)?;
-        let config = Place { data: data.clone(), config: None, json: false }.read()?;
-        let app = App::build(config.clone(), Some(data.join("token-shield.toml")))?;
+        let config = crate::config::read(&text, &data).map_err(|faults| faults.to_string())?;
+        let file = data.join("token-shield.toml");
+        // The lock first: the file may be that of a gateway that runs.
+        let app = App::build(config.clone(), Some(file.clone()))?;
+        durable::write_atomic(&file, text.as_bytes(), 0o600)?;
         let listeners = Listeners::bind(&config).await?;
         let signing = jwk::read_private(&private_file(&key)?)?;
         let wanted = Wanted {

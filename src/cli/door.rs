@@ -68,4 +68,7 @@ pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
 pub(super) fn say_sealed(what: &str, reply: &Reply) {
     let indices: Vec<String> = reply.sealed.iter().map(|index| format!("#{index}")).collect();
     eprintln!("{what}, sealed as {}", indices.join(" "));
+    if let Some(note) = &reply.note {
+        eprintln!("note: {note}");
+    }
 }

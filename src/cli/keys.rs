@@ -78,6 +78,9 @@ pub(super) struct Change {
 
 /// Makes a key, writes both files, and gives the public half.
 pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure> {
+    if out.exists() {
+        return Err(format!("{} is there already, and a key is never overwritten: choose another --out", out.display()).into());
+    }
     let key = SigningKey::generate(algorithm)?;
     let public = Jwk::of(key.public()?);
     durable::write_new(out, jwk::write_private(&key)?.as_bytes(), 0o600)?;

@@ -63,6 +63,11 @@ struct Place {
     json: bool,
 }
 
+/// The agent's name with its namespace.
+fn full_name(text: &str) -> String {
+    if text.contains('/') { text.to_owned() } else { format!("default/{text}") }
+}
+
 impl Place {
     fn file(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| self.data.join("token-shield.toml"))

@@ -1,22 +1,22 @@
 //! `token-shield token …`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::door::{say_sealed, send, send_to};
-use super::{Failure, Place};
+use super::{Failure, Place, full_name};
+use crate::app::issuers;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::control::Command;
 use crate::control::api::Request;
+use crate::control::{Command, Question};
 use crate::crypto::{Both, SigningKey, entropy};
 use crate::id::{AgentName, Principal};
-use crate::keyring::{Issuer, Keyring};
+use crate::keyring::Keyring;
 use crate::secret::private_file;
-use crate::token::{IssuerPolicy, Presented, inspect, jwk, mint, verify};
+use crate::token::{Presented, inspect, jwk, mint, verify};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -83,15 +83,18 @@ pub(super) struct Issue {
 
 #[derive(Args)]
 pub(super) struct Given {
-    /// The token, or - to read it from standard input.
+    /// The token; - reads it from standard input, so that it does not show in the list of processes.
     token: String,
+    /// Verify with the config's JWK Sets alone: revocations and standing are not asked.
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     place: Place,
 }
 
 #[derive(Args)]
 pub(super) struct Revoke {
-    /// The token's id or its jti.
+    /// The token's id or its jti; the token itself; or - to read one of them from standard input.
     token: String,
     /// Why; it stands in the record.
     #[arg(long)]
@@ -102,6 +105,14 @@ pub(super) struct Revoke {
 
 fn time(text: &str) -> Result<Duration, String> {
     crate::config::duration(text).ok_or_else(|| "write a time with its unit, such as 30m, 1h or 7d".to_owned())
+}
+
+/// A time in its largest whole unit.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
+    let unit = units.into_iter().find(|(size, _)| seconds > 0 && seconds.is_multiple_of(*size));
+    unit.map_or_else(|| format!("{seconds}s"), |(size, name)| format!("{}{name}", seconds / size))
 }
 
 /// What a token shall be for.
@@ -124,7 +135,7 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
     };
     let issuer = issuer.ok_or("name one of the config's issuers with --issuer")?;
     if wanted.ttl > issuer.ttl_max {
-        return Err(format!("the issuer's tokens live at most {} s (ttl_max)", issuer.ttl_max.as_secs()).into());
+        return Err(format!("the issuer's tokens live at most {} (ttl_max)", in_words(issuer.ttl_max)).into());
     }
     let now = SystemClock::start().now();
     let principal = match wanted.principal {
@@ -170,10 +181,13 @@ impl Verb {
                 eprintln!("nothing of this was verified; token-shield token verify does that");
                 Ok(())
             }
-            Self::Verify(given) => given.verify(),
+            Self::Verify(given) => given.verify().await,
             Self::Revoke(Revoke { token, reason, place }) => {
-                let reply = send(&place, Request::Command(Command::TokenRevoke { token: token.clone(), reason })).await?;
-                say_sealed(&format!("revoked {token}"), &reply);
+                let token = if token == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { token };
+                // A token is not repeated on the terminal; its id is.
+                let named = Presented::read(&token).map_or_else(|_| token.clone(), |presented| presented.id().to_string());
+                let reply = send(&place, Request::Command(Command::TokenRevoke { token, reason })).await?;
+                say_sealed(&format!("revoked {named}"), &reply);
                 Ok(())
             }
         }
@@ -184,9 +198,19 @@ impl Issue {
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let path = self.key.unwrap_or_else(|| config.data.join("keys/operator.jwk"));
+        if !path.exists() {
+            return Err(format!(
+                "there is no signing key {}; name it with --key FILE (token-shield keys generate makes one)",
+                path.display()
+            )
+            .into());
+        }
         let key = jwk::read_private(&private_file(&path)?).map_err(|fault| format!("{}: {fault}", path.display()))?;
-        let agent: AgentName =
-            if self.agent.contains('/') { self.agent.parse()? } else { format!("default/{}", self.agent).parse()? };
+        let agent: AgentName = full_name(&self.agent).parse()?;
+        let known = |name: &String| config.guard.models.iter().any(|model| model.name == *name || model.aliases.contains(name));
+        for model in self.models.iter().filter(|model| !known(model)) {
+            eprintln!("note: the config has no model {model:?}");
+        }
         let wanted = Wanted {
             agent: agent.clone(),
             principal: self.principal.map(|principal| principal.parse()).transpose()?,
@@ -212,38 +236,32 @@ impl Given {
         if self.token == "-" { Ok(std::io::read_to_string(std::io::stdin())?) } else { Ok(self.token.clone()) }
     }
 
-    /// Verifies with the keys of the config's JWK Sets; standing is the running gateway's to say.
-    fn verify(&self) -> Result<(), Failure> {
+    /// Asks the gateway, or the books where none runs; `--offline` goes by the config's JWK Sets alone.
+    async fn verify(&self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        let keyring = Keyring::new();
-        let mut issuers = Vec::new();
-        for issuer in &config.guard.issuers {
-            let keys = match &issuer.jwks {
-                Some(path) => {
-                    jwk::read_set(&std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?)?
-                }
-                None => Vec::new(),
-            };
-            let policy = IssuerPolicy {
-                iss: issuer.iss.clone(),
-                aud: issuer.aud.clone(),
-                namespaces: issuer.namespaces.clone(),
-                ttl_max: issuer.ttl_max,
-                post_quantum: issuer.post_quantum,
-            };
-            issuers.push(Issuer { policy: Arc::new(policy), keys });
-        }
-        keyring.set_issuers(issuers);
         let text = self.read()?;
-        let presented = Presented::read(text.trim())?;
-        let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
-        if self.place.json {
-            println!(
-                "{}",
-                serde_json::json!({"valid": true, "id": verified.id().to_string(), "agent": verified.agent().as_str(), "expires": verified.expires().to_string()})
-            );
+        let row = if self.offline {
+            let keyring = Keyring::new();
+            keyring.set_issuers(issuers(&config)?);
+            let presented = Presented::read(text.trim())?;
+            let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
+            serde_json::json!({
+                "valid": true,
+                "id": verified.id().to_string(),
+                "agent": verified.agent().as_str(),
+                "principal": verified.principal().as_str(),
+                "expires": verified.expires().to_string(),
+            })
         } else {
-            println!("valid: {} for {} until {}", verified.agent(), verified.principal(), verified.expires());
+            let asked = Question::Token { token: text.trim().to_owned() };
+            let reply = send_to(&config, Request::Question(asked)).await?;
+            reply.rows.into_iter().next().ok_or("the gateway gave no row")?
+        };
+        if self.place.json {
+            println!("{row}");
+        } else {
+            let member = |name: &str| row.get(name).and_then(serde_json::Value::as_str).unwrap_or("-").to_owned();
+            println!("valid: {} for {} until {}", member("agent"), member("principal"), member("expires"));
         }
         Ok(())
     }

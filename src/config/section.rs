@@ -1,5 +1,6 @@
 //! One table of the file while it is read: typed look-ups that collect faults instead of stopping at the first.
 
+use crate::spelling::nearest;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -215,27 +216,11 @@ impl<'t> Section<'t> {
             if asked.contains(name) {
                 continue;
             }
-            let near = asked.iter().filter(|known| distance(known, name) <= 2).min_by_key(|known| distance(known, name));
-            let what = match near {
+            let what = match nearest(asked.iter().copied(), name) {
                 Some(near) => format!("is not a key here; did you mean {near}?"),
                 None => format!("is not a key here; known are {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
             };
             self.book.fault(key.span().start, &self.key(name), what);
         }
     }
-}
-
-/// Edits between two words (Levenshtein).
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.bytes().enumerate() {
-            let up = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(a != b)).min(up + 1).min(row[j] + 1);
-            diagonal = up;
-        }
-    }
-    row[right.len()]
 }

@@ -15,8 +15,9 @@ use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
 use crate::keyring::{KeyState, Keyring, read_jwk};
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
 use crate::registry::{Agent, DEFAULT_CLASS, Registry, Token};
-use crate::token::{Presented, verify};
+use crate::token::{Presented, Verified, verify};
 
 /// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
 #[derive(Clone, Debug)]
@@ -110,6 +111,11 @@ pub enum Question {
     },
     /// All keys.
     Keys,
+    /// Whether a token would be taken now.
+    Token {
+        /// The token itself.
+        token: String,
+    },
 }
 
 /// What was done or is so.
@@ -119,6 +125,9 @@ pub struct Reply {
     pub sealed: Vec<u64>,
     /// The rows that were asked for, or that changed.
     pub rows: Vec<serde_json::Value>,
+    /// What the operator may not have expected.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// Why a command is not carried out. Nothing has changed.
@@ -144,7 +153,7 @@ pub enum ControlFault {
         hint: &'static str,
     },
     /// A token that does not verify.
-    #[error("the token does not verify here: {0}")]
+    #[error("the gateway refuses the token: {0}")]
     Token(String),
     /// No token with that label or identity.
     #[error("no token with the id or jti {0:?} is registered")]
@@ -215,6 +224,7 @@ impl Control {
 
     async fn carry_out(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
         let _turn = self.one_at_a_time.lock().await;
+        let note = self.note(&command);
         let events = self.check(command)?;
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
@@ -230,7 +240,7 @@ impl Control {
             }
             sealed.push(done.index);
         }
-        Ok(Reply { sealed, rows: Vec::new() })
+        Ok(Reply { sealed, rows: Vec::new(), note })
     }
 
     /// Answers a question about the books.
@@ -248,8 +258,38 @@ impl Control {
                 shown
             }
             Question::Keys => self.keyring.rows().iter().map(key_row).collect(),
+            Question::Token { token } => vec![self.taken(token)?],
         };
-        Ok(Reply { sealed: Vec::new(), rows })
+        Ok(Reply { sealed: Vec::new(), rows, note: None })
+    }
+
+    /// What the operator may not have expected of a command.
+    fn note(&self, command: &Command) -> Option<String> {
+        let Command::AgentStanding { agent, .. } = command else { return None };
+        self.registry.agent(agent).is_none().then(|| format!("no agent {agent} is registered: it stands by name alone"))
+    }
+
+    /// Whether a token would be taken now.
+    fn taken(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
+        let verified = self.verified(text)?;
+        let standing = self
+            .keyring
+            .may_sign(verified.kid(), verified.issued())
+            .and_then(|()| self.registry.may_act(verified.agent(), verified.id()));
+        standing.map_err(|refusal| ControlFault::Token(said(&refusal)))?;
+        Ok(serde_json::json!({
+            "valid": true,
+            "id": verified.id().to_string(),
+            "agent": verified.agent().as_str(),
+            "principal": verified.principal().as_str(),
+            "expires": verified.expires().to_string(),
+        }))
+    }
+
+    fn verified(&self, text: &str) -> Result<Verified, ControlFault> {
+        let fault = |refusal: Refusal| ControlFault::Token(said(&refusal));
+        let presented = Presented::read(text).map_err(fault)?;
+        verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
     }
 
     /// The records that a command becomes.
@@ -301,9 +341,7 @@ impl Control {
     }
 
     fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
-        let fault = |refusal: crate::refusal::Refusal| ControlFault::Token(refusal.to_string());
-        let presented = Presented::read(text).map_err(fault)?;
-        let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
+        let verified = self.verified(text)?;
         let mut events = Vec::new();
         let known = self.registry.agent(verified.agent().as_str());
         if known.is_none() || class.is_some() {
@@ -322,6 +360,12 @@ impl Control {
     }
 
     fn revoked(&self, token: &str, reason: String) -> Result<Event, ControlFault> {
+        // The token itself names itself, also where it was never registered. What looks like one is not repeated.
+        if token.contains('.') {
+            let verified = self.verified(token)?;
+            let (jti, agent) = (verified.jti().to_owned(), verified.agent().clone());
+            return Ok(Event::TokenRevoked { token: *verified.id(), jti, agent, reason });
+        }
         let by_id = token.parse::<TokenId>().ok().and_then(|id| self.registry.token(&id));
         let row = match by_id {
             Some(row) => row,
@@ -357,6 +401,12 @@ impl Control {
             Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(id),
         }
     }
+}
+
+/// A refusal for an operator: with the detail that a caller is not told.
+fn said(refusal: &Refusal) -> String {
+    let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    format!("{}: {}{detail}", refusal.code, refusal.message)
 }
 
 fn reasoned(reason: String) -> Result<String, ControlFault> {

@@ -39,7 +39,7 @@ impl<'u> Target<'u> {
         };
         let canonical = path.starts_with('/')
             && path.bytes().all(plain)
-            && path.split('/').skip(1).all(|segment| !segment.is_empty() && segment != "." && segment != "..");
+            && (path == "/" || path.split('/').skip(1).all(|segment| !segment.is_empty() && segment != "." && segment != ".."));
         if let Some(query) = uri.query() {
             for parameter in query.split('&') {
                 let name = parameter.split('=').next().unwrap_or_default();
@@ -145,6 +145,8 @@ mod tests {
 
     #[test]
     fn only_plain_targets_pass() {
+        target("/", None);
+        target("//", Some(Code::TargetNotCanonical));
         target("/v1/models", None);
         target("/v1/models/meta-llama/Llama-3.1:8b@q4", None);
         target("/v1/models/a%2fb", Some(Code::TargetNotCanonical));

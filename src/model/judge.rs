@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::json::{self, Limits, Object, Value};
 use crate::refusal::{Code, Refusal};
+use crate::spelling::nearest;
 
 use super::kind::{Form, Kind, Medium, Rule, Text};
 use super::path::{Path, shown};
@@ -234,6 +235,7 @@ impl<'t> Judge<'t> {
             let says = format!("The field {path} is not allowed: {} is not {known:?}; keys are compared exactly.", shown(key));
             return refusal.saying(says);
         }
+        let near = nearest(shape.fields.iter().map(|(known, _)| known.as_str()), key);
         let rule = match value {
             Value::Null => "open",
             Value::Bool(_) => "bool",
@@ -243,8 +245,9 @@ impl<'t> Judge<'t> {
             Value::Object(_) => "object",
         };
         refusal.saying(format!(
-            "The field {path} is not one that the profile {server} passes. The line that would let it pass, in \
-             config/profiles/{server}.toml under [shape.{}]: {} = \"{rule}\". An agent's class with unknown_fields = \"drop\" drops it.",
+            "The field {path} is not one that the profile {server} passes{}. An agent's class with unknown_fields = \"drop\" drops \
+             it. The line that would let it pass, built into config/profiles/{server}.toml under [shape.{}]: {} = \"{rule}\".",
+            near.map_or_else(String::new, |near| format!("; did you mean {near:?}")),
             shape.name,
             shown(key),
         ))

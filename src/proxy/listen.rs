@@ -183,7 +183,9 @@ impl Connection {
         let io = TokioIo::new(tap);
         let ended = match version {
             Version::Http1 => drive(http1(timeouts).serve_connection(io, service), &mut self.shutdown, None).await,
-            Version::Http2 => drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, Some((busy, timeouts.stream_idle))).await,
+            Version::Http2 => {
+                drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, Some((busy, timeouts.stream_idle))).await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");

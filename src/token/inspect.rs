@@ -1,6 +1,7 @@
 //! What a token says, without trusting it: for people who hold one and wonder. Nothing here is verified.
 
 use crate::clock::Timestamp;
+use crate::crypto::Algorithm;
 use crate::json::{self, Object, Value};
 use crate::refusal::Refusal;
 use crate::token::Presented;
@@ -61,6 +62,11 @@ const DATES: [&str; 3] = ["iat", "nbf", "exp"];
 
 /// What the door's reader says of the claims' form.
 fn form(presented: &Presented<'_>) -> String {
+    let right = [Algorithm::MlDsa65, Algorithm::Ed25519].into_iter().find(|known| known.as_str() == presented.algorithm);
+    if let Some(right) = right.filter(|right| right.signature_bytes() != presented.signature.len()) {
+        let (name, whole, here) = (right.as_str(), right.signature_bytes(), presented.signature.len());
+        return format!("a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was the token cut?");
+    }
     match Claims::read(&presented.payload) {
         Ok(_) => "well-formed; signature, issuer, audience and times were not checked".to_owned(),
         Err(refusal) => {
@@ -110,7 +116,7 @@ mod tests {
 
     fn token(payload: &str) -> String {
         let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"at+jwt","alg":"Ed25519","kid":"k"}"#);
-        format!("{header}.{}.AAAA", URL_SAFE_NO_PAD.encode(payload))
+        format!("{header}.{}.{}", URL_SAFE_NO_PAD.encode(payload), "A".repeat(86))
     }
 
     #[track_caller]

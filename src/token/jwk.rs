@@ -157,7 +157,11 @@ const KEYS: json::Limits = json::Limits::deep(8);
 /// When it is not one, or any key in it is not a public key.
 pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     let value = json::parse(text.as_bytes(), &KEYS)?;
-    let keys = value.as_object().and_then(|object| object.get("keys")).and_then(Value::as_array);
+    let object = value.as_object();
+    if object.is_some_and(|object| object.get("priv").is_some() || object.get("d").is_some()) {
+        return Err(JwkFault::Member("this is a private key; a gateway takes its public half, the .pub file beside it"));
+    }
+    let keys = object.and_then(|object| object.get("keys")).and_then(Value::as_array);
     keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))?.iter().map(Jwk::read).collect()
 }
 
@@ -175,6 +179,9 @@ pub fn write_set(keys: &[Jwk]) -> String {
 pub fn read_private(text_of_file: &str) -> Result<SigningKey, JwkFault> {
     let value = json::parse(text_of_file.as_bytes(), &KEYS)?;
     let object = value.as_object().ok_or(JwkFault::Member("a key is a JSON object"))?;
+    if object.get("keys").is_some() {
+        return Err(JwkFault::Member("this is the public half; a signature needs the private key, the file without .pub"));
+    }
     let algorithm = algorithm(object)?;
     let seed = match algorithm {
         Algorithm::MlDsa65 => text(object, "priv", "the private member priv is missing")?,

@@ -185,7 +185,8 @@ fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
         return Err(Code::TokenAudience.into());
     }
     if !issuer.namespaces.iter().any(|namespace| namespace == "*" || namespace == claims.agent.namespace()) {
-        return Err(Code::TokenNamespace.into());
+        let (theirs, ours) = (claims.agent.namespace(), issuer.namespaces.join(", "));
+        return Err(Refusal::new(Code::TokenNamespace).because(format_args!("namespace {theirs}, not one of {ours}")));
     }
     let lifetime =
         claims.expires.checked_sub(claims.issued).and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);

@@ -1,0 +1,37 @@
+//! What somebody may have meant.
+
+/// The word of `known` that is at most two edits away from `word`, the nearest first.
+#[must_use]
+pub fn nearest<'k>(known: impl IntoIterator<Item = &'k str>, word: &str) -> Option<&'k str> {
+    let near = |candidate: &&str| candidate.len().abs_diff(word.len()) <= 2;
+    let measured = known.into_iter().filter(near).map(|candidate| (distance(candidate, word), candidate));
+    measured.filter(|(edits, _)| *edits <= 2).min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
+}
+
+/// Edits between two words (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.bytes().enumerate() {
+            let up = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(a != b)).min(up + 1).min(row[j] + 1);
+            diagonal = up;
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_found() {
+        let known = ["messages", "message", "model"];
+        assert_eq!(nearest(known, "mesages"), Some("messages"));
+        assert_eq!(nearest(known, "modle"), Some("model"));
+        assert_eq!(nearest(known, "temperature"), None);
+    }
+}
