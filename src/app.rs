@@ -197,8 +197,8 @@ fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> 
         }
     };
     let dialler = Dialler::new(upstream.target.clone(), tls, connect);
-    let base = format!("http://{}{}", upstream.target.authority(), upstream.base_path);
-    Remote::new(upstream.name.as_str().into(), &base, dialler, held).map_err(|error| fault(error.to_string()))
+    let place = (&*upstream.target.authority(), &*upstream.base_path);
+    Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))
 }
 
 fn wiring(config: &Config) -> Result<Wiring, StartFault> {

@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::audit::log::Log;
 use crate::config::Config;
@@ -19,6 +20,9 @@ use crate::token::jwk;
 
 /// How often idle subjects are swept and upstreams probed.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// Scrapes and probes answered at once; others wait.
+const SCRAPES_MAX: usize = 8;
 
 /// Whether requests can be answered.
 #[derive(Clone)]
@@ -49,7 +53,8 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(|| async { "alive\n" }))
-        .route("/readyz", get(readiness));
+        .route("/readyz", get(readiness))
+        .layer(GlobalConcurrencyLimitLayer::new(SCRAPES_MAX));
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
@@ -68,7 +73,8 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>)
         gateway.metrics.agents(&registry.agents_by_standing());
         let wiring = gateway.wiring.load_full();
         for (name, remote) in &wiring.remotes {
-            let up = remote.probe().await;
+            remote.pool().sweep();
+            let up = remote.pool().probe().await;
             gateway.metrics.upstream_up(name, up);
             if wiring.health.note(name, up) {
                 tracing::warn!(upstream = &**name, up, "upstream changed");

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::Failure;
 use super::keys::generate;
 use super::logs::{self, Form};
 use super::probe::{self, Found};
 use super::serve::until_told;
 use super::token::{Wanted, sign};
-use super::Failure;
 use crate::app::{App, Listeners};
 use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;

@@ -12,8 +12,12 @@ use axum::serve::IncomingStream;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::control::{Command, Control, Operator, Question, Reply};
+
+/// Commands and questions worked on at once; others wait.
+const COMMANDS_MAX: usize = 64;
 
 /// What is sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,7 +93,8 @@ pub async fn perform(control: &Arc<Control>, operator: &Operator, request: Reque
 /// # Errors
 /// When the listener fails.
 pub async fn run(listener: UnixListener, control: Arc<Control>, mut shutdown: watch::Receiver<bool>) -> std::io::Result<()> {
-    let router = Router::new().route("/v1", post(answer)).with_state(control);
+    let router =
+        Router::new().route("/v1", post(answer)).layer(GlobalConcurrencyLimitLayer::new(COMMANDS_MAX)).with_state(control);
     let service = router.into_make_service_with_connect_info::<Peer>();
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;

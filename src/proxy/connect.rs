@@ -1,24 +1,20 @@
 //! Dialling an upstream: TCP, TLS or a Unix socket, with a time limit.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tower::Service;
 
 use crate::proxy::settings::Target;
 
-/// Where and how to dial. One per upstream; the URI of a request does not matter to it.
+/// Where and how to dial. One per upstream.
 #[derive(Clone)]
 pub struct Dialler {
     target: Arc<Target>,
@@ -62,21 +58,6 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-impl Service<http::Uri> for Dialler {
-    type Response = TokioIo<Stream>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: http::Uri) -> Self::Future {
-        let dialler = self.clone();
-        Box::pin(async move { dialler.dial().await.map(TokioIo::new) })
-    }
-}
-
 /// An open connection.
 pub enum Stream {
     /// Plain TCP.
@@ -85,12 +66,6 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A Unix socket.
     Unix(UnixStream),
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
 }
 
 impl AsyncRead for Stream {

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT,
+};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
-use http_body::Body as _;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::model::Operation;
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
+use crate::proxy::pool::{Arriving, Pool, SendFault};
 use crate::proxy::stream::Times;
 use crate::refusal::{Code, Refusal};
 
@@ -22,22 +21,16 @@ use crate::refusal::{Code, Refusal};
 pub struct Remote {
     /// Its name in the config.
     pub name: Arc<str>,
-    client: Client<Dialler, Full<Bytes>>,
-    /// Keeps no connections.
-    fresh: Client<Dialler, Full<Bytes>>,
-    dialler: Dialler,
+    pool: Arc<Pool>,
+    host: HeaderValue,
     uris: Vec<(Operation, Uri)>,
     credential: Option<(HeaderName, HeaderValue)>,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-/// Headers that a request to an upstream has room for without growing: ours, and hyper's Host and Content-Length.
+/// Headers that a request to an upstream has room for without growing: ours, and hyper's Content-Length.
 const HEADERS: usize = 12;
-/// Idle connections kept per upstream.
-const POOL_MAX: usize = 256;
-/// How long an idle connection is kept.
-const POOL_IDLE: Duration = Duration::from_secs(30);
 /// Largest whole answer that is taken from an upstream, in bytes.
 const ANSWER_MAX: usize = 64 << 20;
 
@@ -62,32 +55,25 @@ pub struct AnswerHead {
 }
 
 impl Remote {
-    /// An upstream at `base` (scheme, authority and path without a trailing slash), reached by `dialler`.
+    /// An upstream of that `Host` and path (without a trailing slash), reached by `dialler`.
     ///
     /// # Errors
-    /// When `base` and the path of an operation make no URI.
+    /// When `host` is no header value, or `path` and that of an operation make no URI.
     pub fn new(
         name: Arc<str>,
-        base: &str,
+        (host, path): (&str, &str),
         dialler: Dialler,
         credential: Option<(HeaderName, HeaderValue)>,
-    ) -> Result<Self, http::uri::InvalidUri> {
-        let uri = |operation: Operation| {
-            Ok::<_, http::uri::InvalidUri>((operation, format!("{base}{}", operation.path()).parse::<Uri>()?))
-        };
+    ) -> Result<Self, http::Error> {
+        let uri = |operation: Operation| Ok::<_, http::Error>((operation, format!("{path}{}", operation.path()).parse::<Uri>()?));
         let uris = Operation::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_MAX)
-            .build(dialler.clone());
-        let fresh = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(dialler.clone());
-        Ok(Self { name, client, fresh, dialler, uris, credential })
+        Ok(Self { name, pool: Arc::new(Pool::new(dialler)), host: HeaderValue::from_str(host)?, uris, credential })
     }
 
-    /// Dials once, to see whether anybody is there.
-    pub async fn probe(&self) -> bool {
-        self.dialler.dial().await.is_ok()
+    /// Its connections.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Sends `body`; nothing of the caller's headers goes along.
@@ -100,20 +86,15 @@ impl Remote {
         body: Bytes,
         stream: bool,
         request_id: &HeaderValue,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<Response<Arriving>, Refusal> {
         let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri).ok_or(Code::Internal)?;
         let request = || self.request(operation, uri.clone(), body.clone(), stream, request_id);
-        let mut answer = self.client.request(request()).await;
-        // A kept connection that the server had closed meanwhile: nothing of an answer came. A model call keeps no state, so
-        // it is asked once more, on a connection of its own.
-        if answer.as_ref().is_err_and(closed_without_an_answer) {
-            answer = self.fresh.request(request()).await;
-        }
-        answer.map_err(|error| {
-            let code = if error.is_connect() { Code::UpstreamUnavailable } else { Code::UpstreamInvalid };
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            let refusal = Refusal::new(code).because(format_args!("upstream {}: {error}: {cause}", self.name));
-            if error.is_connect() { refusal.after(Duration::from_secs(1)) } else { refusal }
+        self.pool.send(request).await.map_err(|fault| {
+            let because = format!("upstream {}: {fault}", self.name);
+            match fault {
+                SendFault::Dial(_) => Refusal::new(Code::UpstreamUnavailable).because(because).after(Duration::from_secs(1)),
+                SendFault::Broke(_) => Refusal::new(Code::UpstreamInvalid).because(because),
+            }
         })
     }
 
@@ -130,6 +111,7 @@ impl Remote {
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.reserve(HEADERS);
+        headers.insert(HOST, self.host.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let accept = if stream { "text/event-stream" } else { "application/json" };
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
@@ -144,16 +126,6 @@ impl Remote {
         }
         request
     }
-}
-
-/// True where the connection ended before a byte of an answer came.
-fn closed_without_an_answer(error: &hyper_util::client::legacy::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
-    let reset = |error: &hyper::Error| {
-        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-        cause.is_some_and(|cause| matches!(cause.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
-    };
-    !error.is_connect() && cause.is_some_and(|cause| cause.is_incomplete_message() || cause.is_canceled() || reset(cause))
 }
 
 /// The header that carries an upstream's credential.
@@ -200,13 +172,12 @@ pub fn judge(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
 ///
 /// # Errors
 /// `upstream-slow`, `upstream-invalid` or `body-memory`.
-pub async fn collect(mut body: Incoming, mut room: Room, times: Times) -> Result<(Bytes, Room), Refusal> {
+pub async fn collect(mut body: Arriving, mut room: Room, times: Times) -> Result<(Bytes, Room), Refusal> {
     let mut whole: Vec<u8> = Vec::new();
     let mut first = Bytes::new();
     loop {
-        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
         let slow = |_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or whole");
-        let Some(frame) = tokio::time::timeout(times.patience(), frame).await.map_err(slow)? else { break };
+        let Some(frame) = tokio::time::timeout(times.patience(), body.frame()).await.map_err(slow)? else { break };
         let frame = frame.map_err(|error| Refusal::new(Code::UpstreamInvalid).because(error))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + first.len() + data.len() > ANSWER_MAX {

@@ -9,6 +9,7 @@ mod framing;
 pub mod listen;
 pub mod meter;
 pub mod peer;
+pub mod pool;
 pub mod request_id;
 pub mod respond;
 pub mod settings;
@@ -52,6 +53,7 @@ use crate::proxy::buffer::{Buffers, Room};
 use crate::proxy::forward::{Heard, Remote, collect, judge};
 use crate::proxy::framing::framing;
 use crate::proxy::meter::Meter;
+use crate::proxy::pool::Arriving;
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::respond::{Anonymous, No};
 use crate::proxy::settings::Timeouts;
@@ -297,7 +299,7 @@ impl Gateway {
         operation: Operation,
         server: &mut Permit,
         way: &mut Way,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<Response<Arriving>, Refusal> {
         let id = HeaderValue::from_str(&way.id_text).map_err(|error| Refusal::new(Code::Internal).because(error))?;
         let first_byte = way.wiring.timeouts.first_byte;
         let others = call.served.route.iter().filter(|other| {

@@ -4,14 +4,11 @@
 //! leaves, the body is dropped, and with it the upstream's connection and everything in [`Carried`]. A caller who stays and
 //! does not read is not polled for, so a guard beside the stream keeps its times and asks for its standing.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::task::AbortHandle;
 
 use crate::audit::entry::Entry;
@@ -20,6 +17,7 @@ use crate::guard::limiter::Permit;
 use crate::model::answer::StreamFilter;
 use crate::model::{Dialect, error};
 use crate::proxy::meter::Meter;
+use crate::proxy::pool::Arriving;
 use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal};
 
@@ -58,7 +56,7 @@ impl Times {
 /// Where a stream comes from.
 pub enum Source {
     /// An upstream, and what its events pass through.
-    Upstream(Incoming, Box<StreamFilter>),
+    Upstream(Arriving, Box<StreamFilter>),
     /// Prepared events, last first.
     Pieces(Vec<Vec<u8>>),
 }
@@ -78,7 +76,7 @@ impl Source {
         };
         let invalid = |fault: &dyn std::fmt::Display| Refusal::new(Code::UpstreamInvalid).because(fault);
         loop {
-            match std::task::ready!(Pin::new(&mut *upstream).poll_frame(cx)) {
+            match std::task::ready!(upstream.poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let mut out = Vec::with_capacity(data.len());
