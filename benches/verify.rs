@@ -1,14 +1,24 @@
 //! What does a token cost: verified cold, by either implementation and algorithm, and found in the memory of verified ones?
 
 use std::hint::black_box;
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 
-use token_shield::clock::Timestamp;
-use token_shield::crypto::{Algorithm, Fast, Portable, SigningKey, Verifier, sha256};
+use token_shield::clock::{ManualClock, Timestamp};
+use token_shield::config;
+use token_shield::crypto::{Algorithm, Fast, Portable, SigningKey, Verifier};
+use token_shield::guard::authenticate::{Authenticator, Credential, Found};
+use token_shield::guard::limiter::Limiter;
+use token_shield::guard::table::Tables;
 use token_shield::id::KeyId;
+use token_shield::keyring::{Issuer, Keyring};
+use token_shield::registry::Registry;
 use token_shield::token::jwk::Jwk;
 use token_shield::token::mint::{Request, label, mint};
 use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, verify};
@@ -67,12 +77,29 @@ fn tokens(bench: &mut Criterion) {
         let name = algorithm.as_str();
         bench.bench_function(&format!("verify/cold, {name}, aws-lc"), |run| run.iter(|| cold(&Fast)));
         bench.bench_function(&format!("verify/cold, {name}, pure Rust"), |run| run.iter(|| cold(&Portable)));
-        let memory = quick_cache::sync::Cache::<[u8; 32], Arc<str>>::new(65_536);
-        memory.insert(sha256(text.as_bytes()), Arc::from("verified"));
-        bench.bench_function(&format!("verify/cached, {name}"), |run| {
-            run.iter(|| assert!(memory.get(&sha256(black_box(text.as_bytes()))).is_some(), "it was remembered"));
-        });
+        let (door, tables) = door(&keys);
+        let value = HeaderValue::from_str(&format!("Bearer {text}"));
+        let headers = HeaderMap::from_iter(value.into_iter().map(|value| (AUTHORIZATION, value)));
+        let asked = || {
+            let credential = Credential::read(black_box(&headers));
+            let known = credential.and_then(|read| door.authenticate(&read, IpAddr::from([127, 0, 0, 1]), Arc::clone(&tables)));
+            known.is_ok_and(|(_, found)| found == Found::Cached)
+        };
+        assert!(!asked(), "the first time it is verified");
+        bench.bench_function(&format!("verify/cached, {name}, with times and standing"), |run| run.iter(|| assert!(asked())));
     }
+}
+
+/// The door of a gateway with that key, and tables of one class.
+fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
+    let known = Jwk::of(keys.0.key.clone());
+    let keyring = Keyring::new();
+    keyring.set_issuers(vec![Issuer { policy: Arc::clone(&keys.0.issuer), keys: vec![known] }]);
+    let clock = Arc::new(ManualClock::at(NOW));
+    let books = (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
+    let config = config::read("name = \"bench\"\n", Path::new(".")).unwrap_or_else(|faults| panic!("a good config: {faults}"));
+    let tables = Tables::build(&config.guard, Vec::new()).unwrap_or_else(|fault| panic!("good tables: {fault}"));
+    (Authenticator::new(books, Box::new(Fast), clock, 65_536, 1_000_000), Arc::new(tables))
 }
 
 criterion_group!(benches, tokens);
