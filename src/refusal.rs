@@ -131,7 +131,15 @@ codes! {
     ConstraintMalformed "constraint-malformed" Verified 401 Never "A constraint of the token is not written as docs/TOKEN.md says.";
     ConstraintNotEnforced "constraint-not-enforced" Verified 401 Never "The token carries a limit that this build cannot hold, so the token is refused rather than the limit dropped.";
     ProofNotSupported "proof-not-supported" Verified 401 Never "The token is bound to a key (cnf); this build cannot check the proof.";
-    DelegationNotSupported "delegation-not-supported" Verified 401 Never "This build reads single tokens, not chains.";
+    ChainTooLong "chain-too-long" Verified 401 Never "A chain has at most four tokens.";
+    ChainSigner "chain-signer" Verified 401 Never "A token of the chain is not signed by the key that its parent names.";
+    ChainParent "chain-parent" Verified 401 Never "A token of the chain does not belong to the token before it (par_hash).";
+    ChainDepth "chain-depth" Verified 401 Never "A token of the chain stands deeper than it or its parent allows.";
+    ChainPrincipal "chain-principal" Verified 401 Never "A token of the chain changes in whose name is acted (sub).";
+    ChainName "chain-name" Verified 401 Never "The name of a token of the chain is not its parent's and one segment more.";
+    ChainTimes "chain-times" Verified 401 Never "A token of the chain begins before or ends after its parent.";
+    ChainWidened "chain-widened" Verified 401 Never "A token of the chain allows more than its parent.";
+    ChainHolder "chain-holder" Verified 401 Never "A token of the chain has no key of its own, and its ancestors do not allow that, or not for so long.";
     HandleNotSupported "handle-not-supported" Verified 401 Never "This build reads tokens, not handles.";
 
     TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked; ask the operator.";

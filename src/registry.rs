@@ -263,13 +263,15 @@ impl Registry {
             .unwrap_or_else(|| DEFAULT_CLASS.into())
     }
 
-    /// Asks whether `token`, and the agent with all that it was delegated from, may act now.
+    /// Asks whether `tokens`, and the agent with all that it was delegated from, may act now.
     ///
     /// # Errors
     /// The refusal of the first that may not.
-    pub fn may_act(&self, agent: &AgentName, token: &TokenId) -> Result<(), Refusal> {
-        if let Some((since, why)) = self.tokens.get(token).and_then(|row| row.revoked.clone()) {
-            return Err(Refusal::new(Code::TokenRevoked).because(format_args!("since {since}: {why}")));
+    pub fn may_act<'t>(&self, agent: &AgentName, tokens: impl IntoIterator<Item = &'t TokenId>) -> Result<(), Refusal> {
+        for token in tokens {
+            if let Some((since, why)) = self.tokens.get(token).and_then(|row| row.revoked.clone()) {
+                return Err(Refusal::new(Code::TokenRevoked).because(format_args!("since {since}: {why}")));
+            }
         }
         for name in agent.lineage() {
             if let Some(refusal) = self.agents.get(name).and_then(|row| row.standing.refusal()) {
@@ -299,7 +301,7 @@ mod tests {
     #[track_caller]
     fn check(events: Vec<Event>, agent: &str, expect: Option<Code>) {
         let token = TokenId([1; 32]);
-        let answer = book(events).may_act(&agent.parse().expect("name"), &token);
+        let answer = book(events).may_act(&agent.parse().expect("name"), [&token]);
         assert_eq!(answer.err().map(|no| no.code), expect);
     }
 

@@ -87,6 +87,7 @@ impl Dev {
             ttl: TTL,
             limits: [None; 4],
             issuer: None,
+            delegable: None,
         };
         let token = sign(&config, &signing, wanted)?;
         let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));

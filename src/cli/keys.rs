@@ -46,9 +46,12 @@ enum Alg {
 
 #[derive(Args)]
 pub(super) struct Generate {
-    /// The signature algorithm.
-    #[arg(long, default_value = "ML-DSA-65")]
-    alg: Alg,
+    /// The signature algorithm; ML-DSA-65 for operators, Ed25519 for holders, where it is not said.
+    #[arg(long)]
+    alg: Option<Alg>,
+    /// A holder's key, with which a token is delegated, instead of an operator's.
+    #[arg(long)]
+    holder: bool,
     /// The private key's file; it must not exist yet.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -98,10 +101,10 @@ pub(super) fn public_file(out: &Path) -> PathBuf {
 impl Verb {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Generate(Generate { alg, out }) => {
-                let algorithm = match alg {
-                    Alg::MlDsa65 => Algorithm::MlDsa65,
-                    Alg::Ed25519 => Algorithm::Ed25519,
+            Self::Generate(Generate { alg, holder, out }) => {
+                let algorithm = match (alg, holder) {
+                    (Some(Alg::MlDsa65), _) | (None, false) => Algorithm::MlDsa65,
+                    (Some(Alg::Ed25519), _) | (None, true) => Algorithm::Ed25519,
                 };
                 let public = generate(algorithm, &out)?;
                 eprintln!(

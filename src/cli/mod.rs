@@ -4,6 +4,7 @@
 
 mod agent;
 mod config;
+mod delegate;
 mod dev;
 mod door;
 mod keys;

@@ -1,10 +1,12 @@
 //! `token-shield token …`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 
+use super::delegate::Delegate;
 use super::door::{say_sealed, send, send_to};
 use super::{Failure, Place, full_name};
 use crate::app::issuers;
@@ -25,6 +27,11 @@ pub(super) enum Verb {
         after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research --model llama-3.1-8b --rpm 60 --ttl 1h"
     )]
     Issue(Box<Issue>),
+    /// Sign a narrower token below another, offline, and print the chain.
+    #[command(
+        after_help = "Example: token-shield token delegate --parent parent.token --holder-key holder.jwk --name reader --ttl 10m --rpm 10"
+    )]
+    Delegate(Delegate),
     /// Say what a token says, without trusting it.
     #[command(after_help = "Example: token-shield token inspect \"$OPENAI_API_KEY\"")]
     Inspect(Given),
@@ -71,6 +78,15 @@ pub(super) struct Issue {
     /// The issuer, where the config has several.
     #[arg(long)]
     issuer: Option<String>,
+    /// The public key (FILE.pub) of whoever may delegate this token; it is then no bearer token.
+    #[arg(long, value_name = "FILE.pub")]
+    holder_key: Option<PathBuf>,
+    /// How many tokens a chain may have that begins with this one (2 to 4); with --holder-key.
+    #[arg(long, requires = "holder_key", default_value_if("holder_key", ArgPredicate::IsPresent, "2"), value_parser = clap::value_parser!(u64).range(2..=4))]
+    max_depth: Option<u64>,
+    /// Let tokens below this one be bearer tokens (of 15 minutes at the most); with --holder-key.
+    #[arg(long, requires = "holder_key")]
+    bearer_children: bool,
     /// The signing key; DATA/keys/operator.jwk where it is not said.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
@@ -103,7 +119,7 @@ pub(super) struct Revoke {
     place: Place,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     crate::config::duration(text).ok_or_else(|| "write a time with its unit, such as 30m, 1h or 7d".to_owned())
 }
 
@@ -124,6 +140,24 @@ pub(super) struct Wanted {
     pub(super) ttl: Duration,
     pub(super) limits: [Option<u64>; 4],
     pub(super) issuer: Option<String>,
+    pub(super) delegable: Option<Delegable>,
+}
+
+/// That a token may be delegated.
+pub(super) struct Delegable {
+    pub(super) holder: jwk::Jwk,
+    pub(super) depth_max: u64,
+    pub(super) bearer_children: bool,
+}
+
+/// The one key of a public key's file.
+pub(super) fn public_key(path: &Path) -> Result<jwk::Jwk, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut keys = jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", path.display()))?;
+    match (keys.pop(), keys.is_empty()) {
+        (Some(key), true) => Ok(key),
+        _ => Err(format!("{} does not hold exactly one key", path.display()).into()),
+    }
 }
 
 /// Signs a token for the gateway of `config`.
@@ -157,6 +191,9 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
         rpm,
         in_flight,
         output_tokens,
+        depth_max: wanted.delegable.as_ref().map_or(1, |delegable| delegable.depth_max),
+        bearer_children: wanted.delegable.as_ref().is_some_and(|delegable| delegable.bearer_children),
+        holder: wanted.delegable.map(|delegable| delegable.holder),
         issued: now,
         expires: now.plus(wanted.ttl),
         jti: mint::label(now, u128::from_be_bytes(entropy()?)),
@@ -169,18 +206,24 @@ impl Verb {
         match self {
             Self::Issue(issue) => issue.run().await,
             Self::Inspect(given) => {
-                let lines = inspect::lines(given.read()?.trim())?;
+                let text = given.read()?;
                 if given.place.json {
-                    let object: serde_json::Map<_, _> = lines.into_iter().map(|(name, value)| (name, value.into())).collect();
-                    println!("{}", serde_json::Value::Object(object));
+                    println!("{}", inspect::document(text.trim())?);
                 } else {
-                    for (name, value) in lines {
-                        println!("{name:22} {value}");
+                    let tokens = inspect::lines(text.trim())?;
+                    for (place, lines) in tokens.iter().enumerate() {
+                        if tokens.len() > 1 {
+                            println!("{}token {} of {}", if place > 0 { "\n" } else { "" }, place + 1, tokens.len());
+                        }
+                        for (name, value) in lines {
+                            println!("{name:22} {value}");
+                        }
                     }
                 }
                 eprintln!("nothing of this was verified; token-shield token verify does that");
                 Ok(())
             }
+            Self::Delegate(delegate) => delegate.run(),
             Self::Verify(given) => given.verify().await,
             Self::Revoke(Revoke { token, reason, place }) => {
                 let token = if token == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { token };
@@ -211,7 +254,13 @@ impl Issue {
         for model in self.models.iter().filter(|model| !known(model)) {
             eprintln!("note: the config has no model {model:?}");
         }
+        let delegable = self.holder_key.as_deref().map(public_key).transpose()?.map(|holder| Delegable {
+            holder,
+            depth_max: self.max_depth.unwrap_or(2),
+            bearer_children: self.bearer_children,
+        });
         let wanted = Wanted {
+            delegable,
             agent: agent.clone(),
             principal: self.principal.map(|principal| principal.parse()).transpose()?,
             models: self.models,

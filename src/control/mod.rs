@@ -275,7 +275,7 @@ impl Control {
         let standing = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
-            .and_then(|()| self.registry.may_act(verified.agent(), verified.id()));
+            .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()));
         standing.map_err(|refusal| ControlFault::Token(said(&refusal)))?;
         Ok(serde_json::json!({
             "valid": true,
@@ -342,6 +342,9 @@ impl Control {
 
     fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
         let verified = self.verified(text)?;
+        if verified.length() > 1 {
+            return Err(ControlFault::Token("only what an operator signed is registered: the chain's first token".to_owned()));
+        }
         let mut events = Vec::new();
         let known = self.registry.agent(verified.agent().as_str());
         if known.is_none() || class.is_some() {

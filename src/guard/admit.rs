@@ -109,7 +109,7 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) 
             let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &upstream.caps)];
             let permit = enter(limiter, &shared)?;
             let class_cap = class.output_tokens;
-            let cap = token.verified.grants().output_tokens.map_or(class_cap, |own| own.min(class_cap));
+            let cap = token.verified.grants().filter_map(|grants| grants.output_tokens).fold(class_cap, u64::min);
             let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
             let each = if writes_tokens(call.operation()) { each_choice(cap, call.choices())? } else { cap };
             let (work, notes) = write(&call, (served, upstream), (each, scope), stamp);

@@ -219,7 +219,7 @@ impl Authenticator {
     pub fn may_still_act(&self, verified: &Verified) -> Result<(), Refusal> {
         verified.still_valid(self.clock.now())?;
         self.keyring.may_sign(verified.kid(), verified.issued())?;
-        self.registry.may_act(verified.agent(), verified.id())
+        self.registry.may_act(verified.agent(), verified.ids())
     }
 
     /// Gives the memory of peers that were not seen lately back.

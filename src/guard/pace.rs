@@ -53,13 +53,11 @@ pub fn pace(caller: Authenticated, limiter: &Arc<Limiter>) -> Result<Paced, Over
     let token = caller.token();
     let class = rates(&caller.class().caps);
     let mut asks = Vec::with_capacity(token.agents.len() + 1);
-    for (place, &subject) in token.agents.iter().enumerate() {
+    // Each token of a chain limits its own agent, so that children share what their parent has.
+    for (&subject, grants) in token.agents.iter().zip(token.verified.grants()) {
         let mut limits = class.clone();
-        if place == 0 {
-            let grants = token.verified.grants();
-            limits.extend(grants.rps.map(|rate| Limit::new(Period::Second, rate, None)));
-            limits.extend(grants.rpm.map(|rate| Limit::new(Period::Minute, rate, None)));
-        }
+        limits.extend(grants.rps.map(|rate| Limit::new(Period::Second, rate, None)));
+        limits.extend(grants.rpm.map(|rate| Limit::new(Period::Minute, rate, None)));
         asks.push(Ask { subject, limits });
     }
     if let Some(caps) = caller.tables().principal(token.verified.principal().as_str()) {
@@ -75,9 +73,8 @@ fn places(caller: &Authenticated) -> Vec<(Subject, u64)> {
     let token = caller.token();
     let class = caller.class().caps.in_flight.unwrap_or(u64::MAX);
     let mut places = Vec::with_capacity(token.agents.len() + 1);
-    for (place, &subject) in token.agents.iter().enumerate() {
-        let own = if place == 0 { token.verified.grants().in_flight } else { None };
-        places.push((subject, own.map_or(class, |own| own.min(class))));
+    for (&subject, grants) in token.agents.iter().zip(token.verified.grants()) {
+        places.push((subject, grants.in_flight.map_or(class, |own| own.min(class))));
     }
     let principal = caller.tables().principal(token.verified.principal().as_str()).and_then(|caps| caps.in_flight);
     places.extend(principal.map(|limit| (token.principal, limit)));

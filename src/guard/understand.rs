@@ -55,8 +55,8 @@ impl<'b> Understood<'b> {
 pub fn may_use(caller: &Authenticated, asked: &str, served: &Served) -> bool {
     let verified = &caller.token().verified;
     let seen = served.namespaces.is_empty() || served.namespaces.iter().any(|known| known == verified.agent().namespace());
-    let models = &verified.grants().models;
-    seen && (models.allows(asked) || models.allows(&served.name))
+    let allowed = |name: &str| verified.grants().all(|grants| grants.models.allows(name));
+    seen && (allowed(asked) || allowed(&served.name))
 }
 
 /// Reads the body strictly, finds the model, and judges every field by the profile of the server that will get it.

@@ -1,10 +1,14 @@
 //! What a token's payload says, with every type checked.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal};
 use crate::json::{self, Object, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::constraint::{self, Limit};
+use crate::token::constraint::{self, Bound, Constraint};
+use crate::token::jwk::Jwk;
 use crate::token::{DETAIL_TYPE, Scopes, quoted};
 
 /// Which models a token may use.
@@ -36,6 +40,8 @@ pub struct Grants {
     pub in_flight: Option<u64>,
     /// Tokens an answer.
     pub output_tokens: Option<u64>,
+    /// Children need no key of their own.
+    pub bearer_children: bool,
 }
 
 /// A payload.
@@ -48,7 +54,16 @@ pub(super) struct Claims {
     pub(super) expires: i64,
     pub(super) not_before: Option<i64>,
     pub(super) jti: String,
+    /// How many tokens stand before this one in its chain.
+    pub(super) depth: u64,
+    /// How many tokens its chain may have.
+    pub(super) depth_max: u64,
+    /// SHA-256 of the parent's ASCII `header.payload`; of children only.
+    pub(super) parent: Option<[u8; 32]>,
+    /// The key that may sign children (`cnf.jwk`, RFC 7800 section 3.2).
+    pub(super) holder: Option<Jwk>,
     pub(super) scopes: Scopes,
+    pub(super) constraints: Vec<Constraint>,
     pub(super) grants: Grants,
 }
 
@@ -80,27 +95,30 @@ impl Claims {
         let value = json::parse(payload, &json::Limits::deep(16)).map_err(fault)?;
         let claims = value.as_object().ok_or_else(|| fault("not an object"))?;
         let required = |name: &str| claims.get(name).ok_or_else(|| fault(format_args!("{name} is missing")));
-        if claims.get("cnf").is_some() {
-            return Err(Code::ProofNotSupported.into());
-        }
+        let holder = claims.get("cnf").map(confirmation).transpose()?;
         let depth = count(required("del_depth")?, "del_depth")?;
         let depth_max = count(required("del_max_depth")?, "del_max_depth")?;
-        if depth != 0 || claims.get("par_hash").is_some() {
-            return Err(Code::DelegationNotSupported.into());
+        let parent = claims.get("par_hash").map(hash).transpose()?;
+        if parent.is_some() != (depth > 0) {
+            return Err(fault("par_hash stands in children, and only there (del_depth above 0)"));
+        }
+        if depth >= depth_max {
+            return Err(Refusal::new(Code::ChainDepth).because("del_depth is not below del_max_depth"));
         }
         // A token without a holder's key has nobody who could sign a child.
-        if depth_max != 1 {
+        if depth == 0 && depth_max != 1 && holder.is_none() {
             return Err(fault("del_max_depth must be 1 without cnf.jwk"));
         }
         let agent: AgentName = text(claims, "client_id")?.parse().map_err(fault)?;
-        if agent.lineage().count() != 1 {
+        if depth == 0 && agent.lineage().count() != 1 {
             return Err(fault("client_id of a root token is namespace/name"));
         }
         let jti = text(claims, "jti")?;
         if jti.is_empty() || jti.len() > 128 || !jti.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(fault("jti is not 1 to 128 visible ASCII characters"));
         }
-        let (scopes, grants) = read_details(required("authorization_details")?)?;
+        let (scopes, constraints) = read_details(required("authorization_details")?)?;
+        let grants = granted(&constraints);
         Ok(Self {
             iss: text(claims, "iss")?.to_owned(),
             aud: audience(required("aud")?)?,
@@ -110,7 +128,12 @@ impl Claims {
             expires: date(required("exp")?, "exp")?,
             not_before: claims.get("nbf").map(|value| date(value, "nbf")).transpose()?,
             jti: jti.to_owned(),
+            depth,
+            depth_max,
+            parent,
+            holder,
             scopes,
+            constraints,
             grants,
         })
     }
@@ -124,6 +147,23 @@ impl Claims {
     }
 }
 
+/// The key of `cnf`, whose one member is `jwk`. Other proofs are not read yet.
+fn confirmation(value: &Value<'_>) -> Result<Jwk, Refusal> {
+    let object = value.as_object().ok_or_else(|| fault("cnf is not an object"))?;
+    let mut members = object.iter();
+    match (members.next(), members.next()) {
+        (Some(("jwk", key)), None) => Jwk::read(key).map_err(|why| fault(format_args!("cnf.jwk: {why}"))),
+        (Some(("jkt" | "x5t#S256", _)), None) => Err(Code::ProofNotSupported.into()),
+        _ => Err(fault("cnf has not exactly one member, jwk")),
+    }
+}
+
+/// SHA-256 in base64url.
+fn hash(value: &Value<'_>) -> Result<[u8; 32], Refusal> {
+    let bytes = value.as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| fault("par_hash is not the base64url of 32 bytes"))
+}
+
 /// A string, or a non-empty array of strings (RFC 7519 section 4.1.3).
 fn audience(value: &Value<'_>) -> Result<Vec<String>, Refusal> {
     if let Some(one) = value.as_str() {
@@ -134,7 +174,7 @@ fn audience(value: &Value<'_>) -> Result<Vec<String>, Refusal> {
     many.filter(|names| !names.is_empty()).ok_or_else(|| fault("aud is not a string or a non-empty array of strings"))
 }
 
-fn read_details(details: &Value<'_>) -> Result<(Scopes, Grants), Refusal> {
+fn read_details(details: &Value<'_>) -> Result<(Scopes, Vec<Constraint>), Refusal> {
     let Some([detail]) = details.as_array() else {
         return Err(fault("authorization_details is not an array of one entry"));
     };
@@ -154,23 +194,36 @@ fn read_details(details: &Value<'_>) -> Result<(Scopes, Grants), Refusal> {
         }
     }
     let constraints = detail.get("constraints").and_then(Value::as_array).ok_or_else(|| fault("constraints is not an array"))?;
-    Ok((scopes, read_grants(constraints)?))
+    Ok((scopes, read_constraints(constraints)?))
 }
 
-fn read_grants(constraints: &[Value<'_>]) -> Result<Grants, Refusal> {
-    let mut grants = Grants::default();
-    for value in constraints {
-        let again = match constraint::read(value)? {
-            Limit::ModelOneOf(models) => grants.models.one_of.replace(models).is_some(),
-            Limit::ModelPrefix(prefix) => grants.models.prefix.replace(prefix).is_some(),
-            Limit::RequestsPerSecond(rate) => grants.rps.replace(rate).is_some(),
-            Limit::RequestsPerMinute(rate) => grants.rpm.replace(rate).is_some(),
-            Limit::RequestsInFlight(max) => grants.in_flight.replace(max).is_some(),
-            Limit::OutputTokens(max) => grants.output_tokens.replace(max).is_some(),
-        };
-        if again {
+fn read_constraints(values: &[Value<'_>]) -> Result<Vec<Constraint>, Refusal> {
+    let mut constraints: Vec<Constraint> = Vec::with_capacity(values.len());
+    for value in values {
+        let constraint = constraint::read(value)?;
+        if constraints.iter().any(|other| other.same_row(&constraint)) {
             return Err(Refusal::new(Code::ConstraintMalformed).because("two constraints of one key and type"));
         }
+        constraints.push(constraint);
     }
-    Ok(grants)
+    Ok(constraints)
+}
+
+/// The constraints as the questions at the door want them.
+fn granted(constraints: &[Constraint]) -> Grants {
+    let mut grants = Grants::default();
+    for Constraint { row, bound } in constraints {
+        match (row.key, bound) {
+            ("model", Bound::Texts(models)) => grants.models.one_of = Some(models.clone()),
+            ("model", Bound::Text(prefix)) => grants.models.prefix = Some(prefix.clone()),
+            ("requests_per_second", Bound::Number(rate)) => grants.rps = Some(*rate),
+            ("requests_per_minute", Bound::Number(rate)) => grants.rpm = Some(*rate),
+            ("requests_in_flight", Bound::Number(max)) => grants.in_flight = Some(*max),
+            ("output_tokens", Bound::Number(max)) => grants.output_tokens = Some(*max),
+            ("holder", Bound::Rank(rank)) => grants.bearer_children = *rank > 0,
+            // `constraint::read` lets nothing else through.
+            _ => {}
+        }
+    }
+    grants
 }

@@ -1,7 +1,7 @@
 //! The closed table of constraints: a pair of key and type that is not in it, or that this build does not hold, refuses the
 //! token. docs/TOKEN.md shows the same table; a test keeps it so.
 
-use crate::json::Value;
+use crate::json::{Object, Value};
 use crate::refusal::{Code, Refusal};
 use crate::token::quoted;
 
@@ -12,45 +12,85 @@ pub struct Row {
     pub key: &'static str,
     /// The member that carries its value.
     pub kind: Kind,
-    /// What the value counts or names.
+    /// What the value counts or names; for ranks the order, lowest first.
     pub unit: &'static str,
-    held: Held,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Held {
-    /// This build holds it at that place; the function reads its value.
-    At(&'static str, fn(&Value<'_>) -> Option<Limit>),
-    /// A later build will; the token is refused.
-    Later,
+    place: Option<&'static str>,
 }
 
 impl Row {
     /// The step that holds the constraint; `None` where this build holds it nowhere and therefore refuses it.
     #[must_use]
     pub const fn enforced(&self) -> Option<&'static str> {
-        match self.held {
-            Held::At(place, _) => Some(place),
-            Held::Later => None,
-        }
+        self.place
+    }
+
+    /// The ranks of the row's order, lowest first.
+    fn order(&self) -> impl Iterator<Item = &'static str> {
+        self.unit.split(", ")
     }
 }
 
-/// What a constraint that this build holds says.
+/// What a constraint says, by its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Limit {
-    /// Only these models.
-    ModelOneOf(Vec<String>),
-    /// Only models whose name begins so.
-    ModelPrefix(String),
-    /// Requests a second.
-    RequestsPerSecond(u64),
-    /// Requests a minute.
-    RequestsPerMinute(u64),
-    /// Requests at once.
-    RequestsInFlight(u64),
-    /// Tokens an answer.
-    OutputTokens(u64),
+pub(super) enum Bound {
+    /// `one_of`, `not_one_of`.
+    Texts(Vec<String>),
+    /// `prefix`.
+    Text(String),
+    /// `rate`, `max`, `max_lifetime`, `max_subtree`, `min`.
+    Number(u64),
+    /// `rank`: the place in the row's order.
+    Rank(usize),
+}
+
+/// A constraint of a token: a row of the table and a value.
+#[derive(Clone, Debug)]
+pub struct Constraint {
+    pub(super) row: &'static Row,
+    pub(super) bound: Bound,
+}
+
+impl Constraint {
+    /// True where both stand on one row: only then can one be narrower than the other.
+    #[must_use]
+    pub fn same_row(&self, other: &Self) -> bool {
+        self.row.key == other.row.key && self.row.kind == other.row.kind
+    }
+
+    /// True where everything that this constraint lets pass, `parent` lets pass too.
+    #[must_use]
+    pub fn narrows(&self, parent: &Self) -> bool {
+        self.same_row(parent)
+            && match (&self.bound, &parent.bound) {
+                (Bound::Texts(own), Bound::Texts(theirs)) if self.row.kind == Kind::NotOneOf => {
+                    theirs.iter().all(|text| own.contains(text))
+                }
+                (Bound::Texts(own), Bound::Texts(theirs)) => own.iter().all(|text| theirs.contains(text)),
+                (Bound::Text(own), Bound::Text(theirs)) => own.starts_with(theirs.as_str()),
+                (Bound::Number(own), Bound::Number(theirs)) if self.row.kind == Kind::Min => own >= theirs,
+                (Bound::Number(own), Bound::Number(theirs)) => own <= theirs,
+                (Bound::Rank(own), Bound::Rank(theirs)) => own <= theirs,
+                (Bound::Texts(_) | Bound::Text(_) | Bound::Number(_) | Bound::Rank(_), _) => false,
+            }
+    }
+
+    /// The constraint as a token carries it.
+    #[must_use]
+    pub fn write(&self) -> Value<'static> {
+        let mut object = Object::new();
+        object.set("key", Value::from_text(self.row.key));
+        let value = match &self.bound {
+            Bound::Texts(texts) => Value::Array(texts.iter().map(|text| Value::from_text(text.clone())).collect()),
+            Bound::Text(text) => Value::from_text(text.clone()),
+            Bound::Number(number) => Value::from_u64(*number),
+            Bound::Rank(rank) => Value::from_text(self.row.order().nth(*rank).unwrap_or_default()),
+        };
+        object.set(self.row.kind.as_str(), value);
+        if self.row.kind == Kind::Rank {
+            object.set("order", Value::Array(self.row.order().map(Value::from_text).collect()));
+        }
+        Value::Object(object)
+    }
 }
 
 /// The types of constraints.
@@ -108,33 +148,21 @@ impl Kind {
 }
 
 const fn later(key: &'static str, kind: Kind, unit: &'static str) -> Row {
-    Row { key, kind, unit, held: Held::Later }
+    Row { key, kind, unit, place: None }
 }
 
-const fn now(
-    key: &'static str,
-    kind: Kind,
-    unit: &'static str,
-    place: &'static str,
-    read: fn(&Value<'_>) -> Option<Limit>,
-) -> Row {
-    Row { key, kind, unit, held: Held::At(place, read) }
+const fn now(key: &'static str, kind: Kind, unit: &'static str, place: &'static str) -> Row {
+    Row { key, kind, unit, place: Some(place) }
 }
 
 /// The table.
 pub static TABLE: &[Row] = &[
-    now("model", Kind::OneOf, "model names", "guard/understand", |value| texts(value).map(Limit::ModelOneOf)),
-    now("model", Kind::Prefix, "beginning of a model name", "guard/understand", |value| text(value).map(Limit::ModelPrefix)),
-    now("requests_per_second", Kind::Rate, "requests a second", "guard/pace", |value| {
-        number(value).map(Limit::RequestsPerSecond)
-    }),
-    now("requests_per_minute", Kind::Rate, "requests a minute", "guard/pace", |value| {
-        number(value).map(Limit::RequestsPerMinute)
-    }),
-    now("requests_in_flight", Kind::Max, "requests at once", "guard/admit", |value| number(value).map(Limit::RequestsInFlight)),
-    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/admit", |value| {
-        number(value).map(Limit::OutputTokens)
-    }),
+    now("model", Kind::OneOf, "model names", "guard/understand"),
+    now("model", Kind::Prefix, "beginning of a model name", "guard/understand"),
+    now("requests_per_second", Kind::Rate, "requests a second", "guard/pace"),
+    now("requests_per_minute", Kind::Rate, "requests a minute", "guard/pace"),
+    now("requests_in_flight", Kind::Max, "requests at once", "guard/pace"),
+    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/admit"),
     later("tokens_per_minute", Kind::Rate, "tokens a minute"),
     later("tokens_per_hour", Kind::Rate, "tokens an hour"),
     later("tokens_per_day", Kind::Rate, "tokens a day"),
@@ -148,7 +176,7 @@ pub static TABLE: &[Row] = &[
     later("mcp_tool", Kind::OneOf, "server/tool"),
     later("sovereignty", Kind::Min, "thousandths"),
     later("jurisdiction", Kind::OneOf, "jurisdictions"),
-    later("holder", Kind::Rank, "bound, bearer"),
+    now("holder", Kind::Rank, "bound, bearer", "token/chain"),
     later("account", Kind::OneOf, "account names"),
 ];
 
@@ -171,29 +199,66 @@ fn texts(value: &Value<'_>) -> Option<Vec<String>> {
     texts.filter(|texts| !texts.is_empty())
 }
 
-/// Reads one constraint object: exactly `key` and one type, a pair of the table that this build holds.
+impl Bound {
+    fn read(row: &Row, value: &Value<'_>) -> Option<Self> {
+        match row.kind {
+            Kind::OneOf | Kind::NotOneOf => texts(value).map(Self::Texts),
+            Kind::Prefix => text(value).map(Self::Text),
+            Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => number(value).map(Self::Number),
+            Kind::Rank => value.as_str().and_then(|rank| row.order().position(|known| known == rank)).map(Self::Rank),
+        }
+    }
+}
+
+/// Reads one constraint object: exactly `key` and one type, and for a rank the row's own `order`.
 ///
 /// # Errors
-/// `constraint-malformed` or `constraint-not-enforced`.
-pub(super) fn read(constraint: &Value<'_>) -> Result<Limit, Refusal> {
+/// `constraint-malformed`, or `constraint-not-enforced` where the table does not have the pair.
+pub fn parse(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
     let malformed = |why: String| Refusal::new(Code::ConstraintMalformed).because(why);
     let object = constraint.as_object().ok_or_else(|| malformed("a constraint is not an object".to_owned()))?;
     let key = object.get("key").and_then(Value::as_str).ok_or_else(|| malformed("a constraint has no key".to_owned()))?;
-    let mut types = object.iter().filter(|(name, _)| *name != "key");
+    let ranked = object.get(Kind::Rank.as_str()).is_some();
+    let mut types = object.iter().filter(|(name, _)| *name != "key" && !(ranked && *name == "order"));
     let (Some((kind, value)), None) = (types.next(), types.next()) else {
         return Err(malformed(format!("the constraint on {} has not exactly one type", quoted(key))));
     };
-    let row = TABLE.iter().find(|row| row.key == key && row.kind.as_str() == kind);
-    match row.map(|row| row.held) {
-        Some(Held::At(_, read)) => read(value).ok_or_else(|| malformed(format!("the {kind} of {key} has a wrong value"))),
-        Some(Held::Later) | None => {
-            let pair = format!("{} with {}", quoted(key), quoted(kind));
-            let says = format!(
-                "This build cannot hold the token's constraint {pair}, so it refuses the token rather than drop the limit."
-            );
-            Err(Refusal::new(Code::ConstraintNotEnforced).saying(says))
+    let Some(row) = TABLE.iter().find(|row| row.key == key && row.kind.as_str() == kind) else {
+        return Err(not_enforced(key, kind));
+    };
+    if ranked {
+        let order: Vec<&str> =
+            object.get("order").and_then(Value::as_array).unwrap_or_default().iter().filter_map(Value::as_str).collect();
+        if order.join(", ") != row.unit {
+            return Err(malformed(format!("the order of {key} is not [{}]", row.unit)));
         }
     }
+    let bound = Bound::read(row, value).ok_or_else(|| malformed(format!("the {kind} of {key} has a wrong value")))?;
+    Ok(Constraint { row, bound })
+}
+
+/// Reads one constraint that this build holds.
+///
+/// # Errors
+/// `constraint-malformed` or `constraint-not-enforced`.
+pub(super) fn read(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
+    let key = constraint.as_object().and_then(|object| object.get("key")).and_then(Value::as_str);
+    let later = TABLE.iter().find(|row| {
+        row.place.is_none()
+            && Some(row.key) == key
+            && constraint.as_object().is_some_and(|object| object.get(row.kind.as_str()).is_some())
+    });
+    match later {
+        Some(row) => Err(not_enforced(row.key, row.kind.as_str())),
+        None => parse(constraint),
+    }
+}
+
+fn not_enforced(key: &str, kind: &str) -> Refusal {
+    let pair = format!("{} with {}", quoted(key), quoted(kind));
+    let says =
+        format!("This build cannot hold the token's constraint {pair}, so it refuses the token rather than drop the limit.");
+    Refusal::new(Code::ConstraintNotEnforced).saying(says)
 }
 
 /// The table as Markdown: docs/TOKEN.md contains this text.
@@ -212,20 +277,78 @@ mod tests {
     use super::*;
     use crate::json;
 
+    fn value(text: &str) -> Value<'_> {
+        json::parse(text.as_bytes(), &json::Limits::deep(8)).expect("JSON")
+    }
+
     #[track_caller]
-    fn check(constraint: &str, expect: Result<Limit, Code>) {
-        let value = json::parse(constraint.as_bytes(), &json::Limits::deep(8)).expect("JSON");
-        assert_eq!(read(&value).map_err(|refusal| refusal.code), expect);
+    fn check(constraint: &str, expect: Result<Bound, Code>) {
+        let bound = read(&value(constraint)).map(|read| read.bound).map_err(|refusal| refusal.code);
+        assert_eq!(bound, expect, "{constraint}");
     }
 
     #[test]
     fn pairs_of_the_table_are_read() {
-        check(r#"{"key":"model","one_of":["a","b"]}"#, Ok(Limit::ModelOneOf(vec!["a".to_owned(), "b".to_owned()])));
-        check(r#"{"prefix":"llama-","key":"model"}"#, Ok(Limit::ModelPrefix("llama-".to_owned())));
-        check(r#"{"key":"requests_per_second","rate":0}"#, Ok(Limit::RequestsPerSecond(0)));
-        check(r#"{"key":"requests_per_minute","rate":9007199254740991}"#, Ok(Limit::RequestsPerMinute(NUMBER_MAX)));
-        check(r#"{"key":"requests_in_flight","max":8}"#, Ok(Limit::RequestsInFlight(8)));
-        check(r#"{"key":"output_tokens","max":4096}"#, Ok(Limit::OutputTokens(4096)));
+        check(r#"{"key":"model","one_of":["a","b"]}"#, Ok(Bound::Texts(vec!["a".to_owned(), "b".to_owned()])));
+        check(r#"{"prefix":"llama-","key":"model"}"#, Ok(Bound::Text("llama-".to_owned())));
+        check(r#"{"key":"requests_per_second","rate":0}"#, Ok(Bound::Number(0)));
+        check(r#"{"key":"requests_per_minute","rate":9007199254740991}"#, Ok(Bound::Number(NUMBER_MAX)));
+        check(r#"{"key":"requests_in_flight","max":8}"#, Ok(Bound::Number(8)));
+        check(r#"{"key":"output_tokens","max":4096}"#, Ok(Bound::Number(4096)));
+        check(r#"{"key":"holder","rank":"bearer","order":["bound","bearer"]}"#, Ok(Bound::Rank(1)));
+        for wrong in [
+            r#"{"key":"holder","rank":"bearer"}"#,
+            r#"{"key":"holder","rank":"bearer","order":["bearer","bound"]}"#,
+            r#"{"key":"holder","rank":"free","order":["bound","bearer"]}"#,
+            r#"{"key":"output_tokens","max":1,"order":[]}"#,
+        ] {
+            check(wrong, Err(Code::ConstraintMalformed));
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for row in TABLE {
+            let bound = match row.kind {
+                Kind::OneOf | Kind::NotOneOf => Bound::Texts(vec!["a".to_owned()]),
+                Kind::Prefix => Bound::Text("a".to_owned()),
+                Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => Bound::Number(3),
+                Kind::Rank => Bound::Rank(1),
+            };
+            let written = Constraint { row, bound }.write();
+            let read = parse(&written).expect("a constraint");
+            assert_eq!((read.row.key, read.row.kind, &read.write()), (row.key, row.kind, &written));
+        }
+    }
+
+    #[track_caller]
+    fn narrower(child: &str, parent: &str, expect: bool) {
+        let (child, parent) = (parse(&value(child)).expect("child"), parse(&value(parent)).expect("parent"));
+        assert_eq!(child.narrows(&parent), expect);
+    }
+
+    #[test]
+    fn narrower_is_by_type() {
+        let list = |names: &str| format!(r#"{{"key":"model","one_of":[{names}]}}"#);
+        narrower(&list(r#""a""#), &list(r#""a","b""#), true);
+        narrower(&list(r#""a","c""#), &list(r#""a","b""#), false);
+        let prefix = |text: &str| format!(r#"{{"key":"model","prefix":"{text}"}}"#);
+        narrower(&prefix("llama-3"), &prefix("llama"), true);
+        narrower(&prefix("llama"), &prefix("llama-3"), false);
+        narrower(&list(r#""llama-3""#), &prefix("llama"), false);
+        let number = |key: &str, kind: &str, number: u64| format!(r#"{{"key":"{key}","{kind}":{number}}}"#);
+        for (key, kind) in
+            [("tokens_per_day", "rate"), ("output_tokens", "max"), ("tokens", "max_lifetime"), ("tokens", "max_subtree")]
+        {
+            narrower(&number(key, kind, 3), &number(key, kind, 3), true);
+            narrower(&number(key, kind, 4), &number(key, kind, 3), false);
+        }
+        narrower(&number("tokens", "max_lifetime", 1), &number("tokens", "max_subtree", 2), false);
+        narrower(&number("sovereignty", "min", 900), &number("sovereignty", "min", 800), true);
+        narrower(&number("sovereignty", "min", 700), &number("sovereignty", "min", 800), false);
+        let rank = |rank: &str| format!(r#"{{"key":"egress","rank":"{rank}","order":["none","controlled","any"]}}"#);
+        narrower(&rank("none"), &rank("any"), true);
+        narrower(&rank("any"), &rank("controlled"), false);
     }
 
     #[test]

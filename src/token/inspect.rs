@@ -3,55 +3,92 @@
 use crate::clock::Timestamp;
 use crate::crypto::Algorithm;
 use crate::json::{self, Object, Value};
-use crate::refusal::Refusal;
-use crate::token::Presented;
+use crate::refusal::{Code, Refusal};
+use crate::token::chain::joined;
 use crate::token::claims::Claims;
+use crate::token::jwk::Jwk;
+use crate::token::{Link, Presented};
 
-/// A line for each thing that the token says, a name and a value; the last one says whether a gateway's reader takes the form.
-/// Values are safe to print on a terminal.
+/// For each token of a chain, root first, a line for each thing that it says, a name and a value; then whether a gateway's
+/// reader takes its form, and whether it is narrower than the one before. Values are safe to print on a terminal.
 ///
 /// # Errors
 /// When the text is not shaped like a token.
-pub fn lines(text: &str) -> Result<Vec<(String, String)>, Refusal> {
+pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
     let presented = Presented::read(text)?;
-    let mut lines = vec![
-        ("id".to_owned(), presented.id().to_string()),
-        ("alg".to_owned(), printable(&presented.algorithm)),
-        ("kid".to_owned(), printable(&presented.kid)),
-    ];
-    if let Ok(payload) = json::parse(&presented.payload, &DEPTH) {
-        for (name, value) in payload.as_object().into_iter().flat_map(Object::iter) {
-            lines.push((printable(name), shown(name, value)));
+    let mut tokens = Vec::new();
+    for (place, link) in presented.links().iter().enumerate() {
+        let mut lines = vec![
+            ("id".to_owned(), link.id().to_string()),
+            ("alg".to_owned(), printable(&link.algorithm)),
+            ("kid".to_owned(), printable(&link.kid)),
+        ];
+        if let Ok(payload) = json::parse(&link.payload, &DEPTH) {
+            for (name, value) in payload.as_object().into_iter().flat_map(Object::iter) {
+                lines.push((printable(name), shown(name, value)));
+            }
         }
+        lines.push(("form".to_owned(), form(link)));
+        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before)) {
+            lines.push(("joint".to_owned(), joint(parent, link)));
+        }
+        tokens.push(lines);
     }
-    lines.push(("form".to_owned(), form(&presented)));
-    Ok(lines)
+    Ok(tokens)
 }
 
-/// The same as one JSON object: `id`, `header` (alg, kid), `payload` as the token has it (null where it is not strict JSON),
-/// `times` in RFC 3339, and `form`.
+/// The same as one JSON object for each token: `id`, `header` (alg, kid), `payload` as the token has it (null where it is not
+/// strict JSON), `times` in RFC 3339, `form`, and for children `joint`. A chain is an object whose `chain` lists them.
 ///
 /// # Errors
 /// When the text is not shaped like a token.
 pub fn document(text: &str) -> Result<String, Refusal> {
     let presented = Presented::read(text)?;
-    let payload = json::parse(&presented.payload, &DEPTH).unwrap_or(Value::Null);
-    let mut times = Object::new();
-    for name in DATES {
-        if let Some(at) = payload.as_object().and_then(|claims| claims.get(name)).and_then(moment) {
-            times.set(name, Value::from_text(at));
+    let mut tokens = Vec::new();
+    for (place, link) in presented.links().iter().enumerate() {
+        let payload = json::parse(&link.payload, &DEPTH).unwrap_or(Value::Null);
+        let mut times = Object::new();
+        for name in DATES {
+            if let Some(at) = payload.as_object().and_then(|claims| claims.get(name)).and_then(moment) {
+                times.set(name, Value::from_text(at));
+            }
         }
+        let mut header = Object::new();
+        header.set("alg", Value::from_text(link.algorithm.as_str()));
+        header.set("kid", Value::from_text(link.kid.as_str()));
+        let mut object = Object::new();
+        object.set("id", Value::from_text(link.id().to_string()));
+        object.set("header", Value::Object(header));
+        object.set("form", Value::from_text(form(link)));
+        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before)) {
+            object.set("joint", Value::from_text(joint(parent, link)));
+        }
+        object.set("times", Value::Object(times));
+        object.set("payload", payload);
+        tokens.push(print(&Value::Object(object)));
     }
-    let mut header = Object::new();
-    header.set("alg", Value::from_text(presented.algorithm.as_str()));
-    header.set("kid", Value::from_text(presented.kid.as_str()));
-    let mut object = Object::new();
-    object.set("id", Value::from_text(presented.id().to_string()));
-    object.set("header", Value::Object(header));
-    object.set("form", Value::from_text(form(&presented)));
-    object.set("times", Value::Object(times));
-    object.set("payload", payload);
-    Ok(print(&Value::Object(object)))
+    Ok(match tokens.as_slice() {
+        [one] => one.clone(),
+        many => format!("{{\"chain\":[{}]}}", many.join(",")),
+    })
+}
+
+/// Whether a token is signed and narrowed as its parent wants, the signature itself unchecked.
+fn joint(parent: &Link<'_>, child: &Link<'_>) -> String {
+    let (Ok(above), Ok(below)) = (Claims::read(&parent.payload), Claims::read(&child.payload)) else {
+        return "unknown: one of the two is not well-formed".to_owned();
+    };
+    let signer = above.holder.as_ref().map(Jwk::id).filter(|holder| holder.to_string() == child.kid);
+    let joined = signer.map_or_else(|| Err(Code::ChainSigner.into()), |signer| joined((&above, parent), (&below, &signer)));
+    match joined {
+        Ok(()) => "narrower than its parent in everything; the signature was not checked".to_owned(),
+        Err(refusal) => said(&refusal),
+    }
+}
+
+fn said(refusal: &Refusal) -> String {
+    let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    printable(&format!("a gateway refuses it: {}: {}{detail}", refusal.code, refusal.message))
 }
 
 /// How deep a payload may nest, as at the door.
@@ -61,18 +98,15 @@ const DEPTH: json::Limits = json::Limits::deep(16);
 const DATES: [&str; 3] = ["iat", "nbf", "exp"];
 
 /// What the door's reader says of the claims' form.
-fn form(presented: &Presented<'_>) -> String {
-    let right = [Algorithm::MlDsa65, Algorithm::Ed25519].into_iter().find(|known| known.as_str() == presented.algorithm);
-    if let Some(right) = right.filter(|right| right.signature_bytes() != presented.signature.len()) {
-        let (name, whole, here) = (right.as_str(), right.signature_bytes(), presented.signature.len());
+fn form(link: &Link<'_>) -> String {
+    let right = [Algorithm::MlDsa65, Algorithm::Ed25519].into_iter().find(|known| known.as_str() == link.algorithm);
+    if let Some(right) = right.filter(|right| right.signature_bytes() != link.signature.len()) {
+        let (name, whole, here) = (right.as_str(), right.signature_bytes(), link.signature.len());
         return format!("a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was the token cut?");
     }
-    match Claims::read(&presented.payload) {
+    match Claims::read(&link.payload) {
         Ok(_) => "well-formed; signature, issuer, audience and times were not checked".to_owned(),
-        Err(refusal) => {
-            let detail = refusal.detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-            printable(&format!("a gateway refuses it: {}: {}{detail}", refusal.code, refusal.message))
-        }
+        Err(refusal) => said(&refusal),
     }
 }
 
@@ -122,8 +156,8 @@ mod tests {
     #[track_caller]
     fn check(payload: &str, name: &str, expect: &str) {
         let lines = lines(&token(payload)).expect("lines");
-        let line = lines.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-        assert_eq!(line, Some(expect));
+        let line = lines.concat().into_iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        assert_eq!(line.as_deref(), Some(expect));
     }
 
     #[test]
@@ -149,6 +183,7 @@ mod tests {
         assert!(
             lines(&token("not json"))
                 .expect("lines")
+                .concat()
                 .iter()
                 .any(|(name, value)| name == "form" && value.contains("token-claims"))
         );

@@ -127,6 +127,12 @@ impl Jwk {
         object
     }
 
+    /// The public key as a JSON object, members sorted.
+    #[must_use]
+    pub fn value(&self) -> Value<'static> {
+        Value::Object(self.members())
+    }
+
     /// The public key as JSON, members sorted.
     #[must_use]
     pub fn write(&self) -> String {

@@ -37,6 +37,12 @@ pub struct Request {
     pub in_flight: Option<u64>,
     /// Tokens an answer.
     pub output_tokens: Option<u64>,
+    /// The key whose holder may delegate (`cnf.jwk`). A token with one is no bearer token.
+    pub holder: Option<Jwk>,
+    /// How many tokens a chain that begins with this one may have; 1 without `holder`.
+    pub depth_max: u64,
+    /// Children need no key of their own (`holder` with rank `bearer`).
+    pub bearer_children: bool,
     /// `iat`.
     pub issued: Timestamp,
     /// `nbf`; absent means from `iat` on.
@@ -59,6 +65,12 @@ pub enum MintFault {
     /// An end that is not after the beginning.
     #[error("the token would end before it begins")]
     Lifetime,
+    /// A holder's key that the parent does not name.
+    #[error("the key is not the one that the parent names in cnf.jwk: it cannot delegate this token")]
+    Holder,
+    /// A name that no child can have.
+    #[error("{0}")]
+    Name(String),
     /// A moment before 1970.
     #[error("a token's dates begin with 1970-01-01")]
     Date,
@@ -108,7 +120,9 @@ pub fn mint(request: &Request, key: &SigningKey) -> Result<String, MintFault> {
     let token = sign(&payload(request)?, key)?;
     // What is signed is read back by the door's own reader: a token that no gateway takes never leaves here.
     let refused = |refusal: Refusal| MintFault::Refused(Box::new(refusal));
-    Claims::read(&Presented::read(&token).map_err(refused)?.payload).map_err(refused)?;
+    for link in Presented::read(&token).map_err(refused)?.links() {
+        Claims::read(&link.payload).map_err(refused)?;
+    }
     Ok(token)
 }
 
@@ -133,10 +147,12 @@ fn payload(request: &Request) -> Result<Value<'static>, MintFault> {
         ("exp", seconds(request.expires)?),
         ("jti", text(&request.jti)),
         ("del_depth", Value::from_u64(0)),
-        // Without a holder's key nobody can sign a child.
-        ("del_max_depth", Value::from_u64(1)),
+        ("del_max_depth", Value::from_u64(request.depth_max)),
         ("authorization_details", Value::Array(vec![detail])),
     ]);
+    if let Some(holder) = &request.holder {
+        members.push(("cnf", object(vec![("jwk", holder.value())])));
+    }
     Ok(object(members))
 }
 
@@ -158,6 +174,10 @@ fn constraints(request: &Request) -> Vec<Value<'static>> {
         if let Some(number) = number {
             list.push(object(vec![("key", text(key)), (kind, Value::from_u64(number))]));
         }
+    }
+    if request.bearer_children {
+        let order = Value::Array(vec![text("bound"), text("bearer")]);
+        list.push(object(vec![("key", text("holder")), ("rank", text("bearer")), ("order", order)]));
     }
     list
 }
@@ -199,6 +219,9 @@ mod tests {
             rpm: None,
             in_flight: None,
             output_tokens: None,
+            holder: None,
+            depth_max: 1,
+            bearer_children: false,
             issued: Timestamp(1_790_000_000_000),
             not_before: None,
             expires: Timestamp(1_790_003_600_000),

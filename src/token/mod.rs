@@ -3,8 +3,10 @@
 //! `Presented` is bytes of the right shape, [`Verified`] is what an issuer said. Minting stands here too, and is never
 //! imported by what guards the door.
 
+mod chain;
 mod claims;
 pub mod constraint;
+pub mod delegate;
 pub mod inspect;
 pub mod jwk;
 pub mod mint;
@@ -13,7 +15,7 @@ mod scope;
 mod verify;
 
 pub use claims::{Grants, ModelGrant};
-pub use presented::Presented;
+pub use presented::{LINKS_MAX, Link, Presented};
 pub use scope::{Scope, Scopes};
 pub use verify::{IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify};
 

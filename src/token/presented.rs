@@ -1,4 +1,4 @@
-//! From text to a token of the right shape: sizes, dots, base64url, and a header of exactly three members.
+//! From text to tokens of the right shape: sizes, dots, base64url, and a header of exactly three members.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,8 +12,11 @@ use crate::token::{TYP, quoted};
 /// Longest text that is read, in bytes.
 const TEXT_MAX: usize = 40 << 10;
 
-/// A JWS in compact form (RFC 7515 section 3.1) whose header is understood; nothing is verified yet.
-pub struct Presented<'t> {
+/// Tokens in a chain at the most: more would not fit into the headers that servers take.
+pub const LINKS_MAX: usize = 4;
+
+/// One JWS in compact form (RFC 7515 section 3.1) whose header is understood; nothing is verified yet.
+pub struct Link<'t> {
     pub(super) signed: &'t str,
     pub(super) algorithm: String,
     pub(super) kid: String,
@@ -21,25 +24,17 @@ pub struct Presented<'t> {
     pub(super) signature: Vec<u8>,
 }
 
+/// A token, or a chain of them, root first, joined by `~`; nothing is verified yet.
+pub struct Presented<'t> {
+    links: Vec<Link<'t>>,
+}
+
 fn malformed(why: &'static str) -> Refusal {
     Refusal::new(Code::TokenMalformed).because(why)
 }
 
-impl<'t> Presented<'t> {
-    /// Reads one token.
-    ///
-    /// # Errors
-    /// `token-too-large`, `delegation-not-supported`, `handle-not-supported`, `token-malformed` or `token-header`.
-    pub fn read(text: &'t str) -> Result<Self, Refusal> {
-        if text.len() > TEXT_MAX {
-            return Err(Code::TokenTooLarge.into());
-        }
-        if text.starts_with("ts_") {
-            return Err(Code::HandleNotSupported.into());
-        }
-        if text.contains('~') {
-            return Err(Code::DelegationNotSupported.into());
-        }
+impl<'t> Link<'t> {
+    fn read(text: &'t str) -> Result<Self, Refusal> {
         let (signed, signature) = text.rsplit_once('.').ok_or_else(|| malformed("no dots"))?;
         let (header, payload) = signed.split_once('.').ok_or_else(|| malformed("one dot"))?;
         if payload.contains('.') {
@@ -55,6 +50,37 @@ impl<'t> Presented<'t> {
     #[must_use]
     pub fn id(&self) -> TokenId {
         TokenId(sha256(self.signed.as_bytes()))
+    }
+}
+
+impl<'t> Presented<'t> {
+    /// Reads a token or a chain.
+    ///
+    /// # Errors
+    /// `token-too-large`, `chain-too-long`, `handle-not-supported`, `token-malformed` or `token-header`.
+    pub fn read(text: &'t str) -> Result<Self, Refusal> {
+        if text.len() > TEXT_MAX {
+            return Err(Code::TokenTooLarge.into());
+        }
+        if text.starts_with("ts_") {
+            return Err(Code::HandleNotSupported.into());
+        }
+        if text.split('~').count() > LINKS_MAX {
+            return Err(Code::ChainTooLong.into());
+        }
+        Ok(Self { links: text.split('~').map(Link::read).collect::<Result<_, _>>()? })
+    }
+
+    /// The tokens, root first; never none.
+    #[must_use]
+    pub fn links(&self) -> &[Link<'t>] {
+        &self.links
+    }
+
+    /// The identity of the last token: the one that acts.
+    #[must_use]
+    pub fn id(&self) -> TokenId {
+        self.links.last().map_or(TokenId([0; 32]), Link::id)
     }
 }
 

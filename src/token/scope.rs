@@ -82,6 +82,12 @@ impl Scopes {
         self.0 & Self::bit(scope) != 0
     }
 
+    /// True where `other` grants everything that this set grants.
+    #[must_use]
+    pub const fn within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+
     /// The granted scopes' names.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         Scope::ALL.into_iter().filter(|scope| self.allow(*scope)).map(Scope::as_str)

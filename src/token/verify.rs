@@ -1,4 +1,4 @@
-//! From [`Presented`] to [`Verified`]: the key, the signature, the claims, the times.
+//! From [`Presented`] to [`Verified`]: the keys, the signatures, the claims, what joins them, the times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,9 @@ use crate::clock::Timestamp;
 use crate::crypto::{Algorithm, PublicKey, Verifier};
 use crate::id::{AgentName, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
+use crate::token::chain::{carried, joined};
 use crate::token::claims::Claims;
+use crate::token::presented::Link;
 use crate::token::{Grants, Presented, Scopes};
 
 /// Which signatures of an issuer are taken.
@@ -56,80 +58,108 @@ pub trait Keys {
 /// How far our clock may be behind the issuer's, in seconds.
 const LEEWAY_S: i64 = 5;
 
-/// A token whose signature, claims and times hold. Only [`verify`] makes one.
-pub struct Verified {
+/// One token of a chain, its signature verified.
+struct Signed {
     id: TokenId,
-    kid: KeyId,
+    signer: KeyId,
     claims: Claims,
 }
 
+/// A token or chain whose signatures, claims, joints and times hold. Only [`verify`] makes one.
+pub struct Verified {
+    /// Root first; never empty.
+    ancestors: Vec<Signed>,
+    /// The one that acts.
+    leaf: Signed,
+}
+
 impl Verified {
-    /// The token's identity.
+    /// The identity of the token that acts.
     #[must_use]
     pub const fn id(&self) -> &TokenId {
-        &self.id
+        &self.leaf.id
     }
 
-    /// The key that signed it.
+    /// The identities of every token of the chain, the one that acts first.
+    pub fn ids(&self) -> impl Iterator<Item = &TokenId> {
+        self.links().map(|link| &link.id)
+    }
+
+    /// The token that acts and those above it, nearest first.
+    fn links(&self) -> impl Iterator<Item = &Signed> {
+        std::iter::once(&self.leaf).chain(self.ancestors.iter().rev())
+    }
+
+    fn root(&self) -> &Signed {
+        self.ancestors.first().unwrap_or(&self.leaf)
+    }
+
+    /// How many tokens the chain has.
     #[must_use]
-    pub const fn kid(&self) -> &KeyId {
-        &self.kid
+    pub const fn length(&self) -> usize {
+        self.ancestors.len() + 1
     }
 
-    /// Its label.
+    /// The operator's key that signed the root.
+    #[must_use]
+    pub fn kid(&self) -> &KeyId {
+        &self.root().signer
+    }
+
+    /// The label of the token that acts.
     #[must_use]
     pub fn jti(&self) -> &str {
-        &self.claims.jti
+        &self.leaf.claims.jti
     }
 
-    /// Its issuer.
+    /// The root's issuer.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.claims.iss
+        &self.root().claims.iss
     }
 
     /// The acting agent (`client_id`).
     #[must_use]
     pub const fn agent(&self) -> &AgentName {
-        &self.claims.agent
+        &self.leaf.claims.agent
     }
 
     /// In whose name it acts (`sub`).
     #[must_use]
     pub const fn principal(&self) -> &Principal {
-        &self.claims.principal
+        &self.leaf.claims.principal
     }
 
-    /// What it may be used for.
+    /// What it may be used for: no token of the chain grants more to the next.
     #[must_use]
     pub const fn scopes(&self) -> &Scopes {
-        &self.claims.scopes
+        &self.leaf.claims.scopes
     }
 
-    /// Its limits.
+    /// The limits of each token, of the one that acts first, in the order of [`AgentName::lineage`]. All of them hold.
+    pub fn grants(&self) -> impl Iterator<Item = &Grants> {
+        self.links().map(|link| &link.claims.grants)
+    }
+
+    /// When the root was issued.
     #[must_use]
-    pub const fn grants(&self) -> &Grants {
-        &self.claims.grants
+    pub fn issued(&self) -> Timestamp {
+        self.root().claims.issued_at()
     }
 
-    /// When it was issued.
-    #[must_use]
-    pub const fn issued(&self) -> Timestamp {
-        self.claims.issued_at()
-    }
-
-    /// When it ends.
+    /// When it ends: no token outlives its parent.
     #[must_use]
     pub const fn expires(&self) -> Timestamp {
-        self.claims.expires_at()
+        self.leaf.claims.expires_at()
     }
 
-    /// Asks again whether the token's times hold `now`.
+    /// Asks again whether the times hold `now`.
     ///
     /// # Errors
     /// `token-expired` or `token-not-yet-valid`.
     pub fn still_valid(&self, now: Timestamp) -> Result<(), Refusal> {
-        times(&self.claims, now)
+        // A child begins no earlier and ends no later than its parent.
+        times(&self.leaf.claims, now)
     }
 }
 
@@ -144,25 +174,67 @@ fn times(claims: &Claims, now: Timestamp) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Verifies a token: key, algorithm, signature, claims, issuer, times, in this order.
+/// Verifies a token or a chain: keys and signatures from the root to the leaf, then the issuer, what joins the tokens, the
+/// times, and that the leaf may be carried.
 ///
 /// # Errors
 /// Any refusal of the stage verified.
 pub fn verify(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier, now: Timestamp) -> Result<Verified, Refusal> {
-    let kid: KeyId = presented.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
+    let Some((first, rest)) = presented.links().split_first() else {
+        return Err(Code::TokenMalformed.into());
+    };
+    let kid: KeyId = first.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
     let known = keys.key(&kid).ok_or(Code::TokenKeyUnknown)?;
-    algorithm_holds(&presented.algorithm, known.key.algorithm(), known.issuer.post_quantum)?;
-    verifier
-        .verify(&known.key, presented.signed.as_bytes(), &presented.signature)
-        .map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))?;
-    let claims = Claims::read(&presented.payload)?;
-    issuer_holds(&claims, &known.issuer)?;
-    times(&claims, now)?;
-    Ok(Verified { id: presented.id(), kid, claims })
+    let policy = known.issuer.post_quantum;
+    let root_must = matches!(policy, PostQuantum::RequiredRoot | PostQuantum::Required);
+    let root = signed(first, (kid, &known.key), verifier, root_must)?;
+    let mut links = Vec::with_capacity(presented.links().len());
+    let mut leaf = root;
+    for link in rest {
+        let holder = leaf.claims.holder.as_ref().map(|holder| (holder.id(), holder.key().clone()));
+        let (kid, key) = holder.ok_or_else(|| Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)"))?;
+        if link.kid != kid.to_string() {
+            return Err(Refusal::new(Code::ChainSigner).because("kid is not the thumbprint of the parent's cnf.jwk"));
+        }
+        let child = signed(link, (kid, &key), verifier, policy == PostQuantum::Required)?;
+        links.push(std::mem::replace(&mut leaf, child));
+    }
+    let root = links.first().unwrap_or(&leaf);
+    if root.claims.depth != 0 {
+        return Err(Refusal::new(Code::ChainDepth).because("the first token of a chain is a root (del_depth 0)"));
+    }
+    issuer_holds(&root.claims, &known.issuer)?;
+    for (place, parent) in links.iter().enumerate() {
+        let child = links.get(place + 1).unwrap_or(&leaf);
+        if let Some(link) = presented.links().get(place) {
+            joined((&parent.claims, link), (&child.claims, &child.signer))?;
+        }
+    }
+    if !leaf.claims.aud.contains(&known.issuer.aud) {
+        return Err(Code::TokenAudience.into());
+    }
+    times(&leaf.claims, now)?;
+    let ancestors: Vec<&Claims> = links.iter().map(|link| &link.claims).collect();
+    carried(&ancestors, &leaf.claims)?;
+    Ok(Verified { ancestors: links, leaf })
 }
 
-/// The algorithm is the key's, never the token's choice; and the issuer's policy takes it.
-fn algorithm_holds(named: &str, algorithm: Algorithm, policy: PostQuantum) -> Result<(), Refusal> {
+/// One token whose algorithm is the key's and whose signature holds.
+fn signed(
+    link: &Link<'_>,
+    (signer, key): (KeyId, &PublicKey),
+    verifier: &dyn Verifier,
+    post_quantum: bool,
+) -> Result<Signed, Refusal> {
+    algorithm_holds(&link.algorithm, key.algorithm(), post_quantum)?;
+    verifier
+        .verify(key, link.signed.as_bytes(), &link.signature)
+        .map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))?;
+    Ok(Signed { id: link.id(), signer, claims: Claims::read(&link.payload)? })
+}
+
+/// The algorithm is the key's, never the token's choice; and it is post-quantum where the issuer's policy wants that.
+fn algorithm_holds(named: &str, algorithm: Algorithm, post_quantum: bool) -> Result<(), Refusal> {
     let same = match algorithm {
         Algorithm::MlDsa65 => named == "ML-DSA-65",
         // RFC 9864 renames what RFC 8037 called EdDSA.
@@ -171,10 +243,7 @@ fn algorithm_holds(named: &str, algorithm: Algorithm, policy: PostQuantum) -> Re
     if !same {
         return Err(Code::TokenAlgorithm.into());
     }
-    match policy {
-        PostQuantum::RequiredRoot | PostQuantum::Required if !algorithm.post_quantum() => Err(Code::TokenPostQuantum.into()),
-        PostQuantum::RequiredRoot | PostQuantum::Required | PostQuantum::Off => Ok(()),
-    }
+    if post_quantum && !algorithm.post_quantum() { Err(Code::TokenPostQuantum.into()) } else { Ok(()) }
 }
 
 fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {

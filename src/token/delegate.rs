@@ -1,0 +1,110 @@
+//! Handing a narrower token on: what a holder does offline, with nothing but its token and its key.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::clock::Timestamp;
+use crate::crypto::{SigningKey, sha256};
+use crate::json::{Object, Value};
+use crate::refusal::Refusal;
+use crate::token::chain::{BEARER_LIFE_S, THUMBPRINT_URN, joined};
+use crate::token::claims::Claims;
+use crate::token::constraint::{self, Constraint};
+use crate::token::jwk::Jwk;
+use crate::token::mint::{MintFault, label, sign};
+use crate::token::{DETAIL_TYPE, Presented};
+
+/// What a child shall say; whatever is left out is the parent's.
+#[derive(Clone, Debug, Default)]
+pub struct Narrowed {
+    /// The segment that its name gets behind the parent's.
+    pub name: String,
+    /// How long it lives; it never outlives its parent, and without a key of its own 15 minutes at the most.
+    pub ttl: Option<Duration>,
+    /// Scope names.
+    pub scopes: Vec<String>,
+    /// Limits in place of the parent's on the same key and type, or besides them.
+    pub limits: Vec<Constraint>,
+    /// The key that may sign its children in turn.
+    pub holder: Option<Jwk>,
+    /// How many tokens its chain may have.
+    pub depth_max: Option<u64>,
+}
+
+/// Signs a child of the last token of `chain` with the holder's `key`, and gives the longer chain.
+///
+/// # Errors
+/// When `key` is not the one that the parent names, or when the child would not be narrower.
+pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp, entropy: u128) -> Result<String, MintFault> {
+    let refused = |refusal: Refusal| MintFault::Refused(Box::new(refusal));
+    let presented = Presented::read(chain).map_err(refused)?;
+    let link = presented.links().last().ok_or(MintFault::Lifetime)?;
+    let parent = Claims::read(&link.payload).map_err(refused)?;
+    let signer = Jwk::of(key.public()?);
+    if parent.holder.as_ref().map(Jwk::id) != Some(signer.id()) {
+        return Err(MintFault::Holder);
+    }
+    let issued = now.seconds().max(parent.issued);
+    let longest = if wanted.holder.is_none() { BEARER_LIFE_S } else { i64::MAX };
+    let asked = wanted.ttl.map_or(i64::MAX, |ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
+    let expires = issued.saturating_add(longest.min(asked)).min(parent.expires);
+    if expires <= issued {
+        return Err(MintFault::Lifetime);
+    }
+    let agent = parent.agent.child(&wanted.name).map_err(|fault| MintFault::Name(fault.to_string()))?;
+    let mut claims = Object::new();
+    let mut set = |name: &str, value: Value<'static>| claims.set(name.to_owned(), value);
+    let seconds = |at: i64| u64::try_from(at).map(Value::from_u64).map_err(|_| MintFault::Date);
+    set("iss", Value::from_text(format!("{THUMBPRINT_URN}{}", signer.id())));
+    set("aud", Value::Array(parent.aud.iter().map(|audience| Value::from_text(audience.clone())).collect()));
+    set("sub", Value::from_text(parent.principal.as_str().to_owned()));
+    set("client_id", Value::from_text(agent.as_str().to_owned()));
+    set("iat", seconds(issued)?);
+    if let Some(not_before) = parent.not_before {
+        set("nbf", seconds(not_before)?);
+    }
+    set("exp", seconds(expires)?);
+    set("jti", Value::from_text(label(now, entropy)));
+    set("del_depth", Value::from_u64(parent.depth + 1));
+    set("del_max_depth", Value::from_u64(wanted.depth_max.unwrap_or(parent.depth_max)));
+    set("par_hash", Value::from_text(URL_SAFE_NO_PAD.encode(sha256(link.signed.as_bytes()))));
+    if let Some(holder) = &wanted.holder {
+        let mut confirmation = Object::new();
+        confirmation.set("jwk", holder.value());
+        set("cnf", Value::Object(confirmation));
+    }
+    set("authorization_details", Value::Array(vec![detail(&parent, wanted)]));
+    let child = sign(&Value::Object(claims), key)?;
+    // What is signed is read back by the door's own reader and held against its parent.
+    let read = Presented::read(&child).map_err(refused)?;
+    let child_claims = Claims::read(&read.links().last().ok_or(MintFault::Lifetime)?.payload).map_err(refused)?;
+    joined((&parent, link), (&child_claims, &signer.id())).map_err(refused)?;
+    let longer = format!("{chain}~{child}");
+    Presented::read(&longer).map_err(refused)?;
+    Ok(longer)
+}
+
+fn detail(parent: &Claims, wanted: &Narrowed) -> Value<'static> {
+    let kept = parent.constraints.iter().filter(|limit| !wanted.limits.iter().any(|own| own.same_row(limit)));
+    let limits = kept.chain(&wanted.limits).map(Constraint::write).collect();
+    let scopes: Vec<Value<'static>> = if wanted.scopes.is_empty() {
+        parent.scopes.names().map(Value::from_text).collect()
+    } else {
+        wanted.scopes.iter().map(|scope| Value::from_text(scope.clone())).collect()
+    };
+    let mut detail = Object::new();
+    detail.set("type", Value::from_text(DETAIL_TYPE));
+    detail.set("scopes", Value::Array(scopes));
+    detail.set("constraints", Value::Array(limits));
+    Value::Object(detail)
+}
+
+/// A limit for [`Narrowed::limits`], from the JSON object that a token would carry.
+///
+/// # Errors
+/// `constraint-malformed` or `constraint-not-enforced`.
+pub fn limit(json: &Value<'_>) -> Result<Constraint, Refusal> {
+    constraint::parse(json)
+}
