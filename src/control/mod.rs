@@ -17,7 +17,7 @@ use crate::keyring::{KeyState, Keyring, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::registry::{Agent, DEFAULT_CLASS, Registry, Token};
-use crate::token::{Presented, Verified, verify};
+use crate::token::{Presented, Verified, verify, verify_issued};
 
 /// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
 #[derive(Clone, Debug)]
@@ -271,7 +271,9 @@ impl Control {
 
     /// Whether a token would be taken now.
     fn taken(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
-        let verified = self.verified(text)?;
+        let fault = |refusal: Refusal| ControlFault::Token(said(&refusal));
+        let presented = Presented::read(text).map_err(fault)?;
+        let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
         let standing = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
@@ -289,7 +291,7 @@ impl Control {
     fn verified(&self, text: &str) -> Result<Verified, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::Token(said(&refusal));
         let presented = Presented::read(text).map_err(fault)?;
-        verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
+        verify_issued(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
     }
 
     /// The records that a command becomes.

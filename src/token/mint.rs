@@ -75,7 +75,7 @@ pub enum MintFault {
     #[error("a token's dates begin with 1970-01-01")]
     Date,
     /// Something that the gateway's own reader does not take.
-    #[error("no gateway would take this token: {}", .0.detail.as_deref().unwrap_or(&.0.message))]
+    #[error("no gateway would take this token: {} ({})", .0.message, .0.detail.as_deref().unwrap_or(.0.code.as_str()))]
     Refused(Box<Refusal>),
     /// The key cannot be used.
     #[error("the signing key cannot be used: {0}")]

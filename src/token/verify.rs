@@ -174,12 +174,29 @@ fn times(claims: &Claims, now: Timestamp) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Verifies a token or a chain: keys and signatures from the root to the leaf, then the issuer, what joins the tokens, the
-/// times, and that the leaf may be carried.
+/// Verifies what is presented at the door: all that [`verify_issued`] asks, and that the last token may be carried by whoever
+/// has it.
 ///
 /// # Errors
 /// Any refusal of the stage verified.
 pub fn verify(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier, now: Timestamp) -> Result<Verified, Refusal> {
+    let verified = verify_issued(presented, keys, verifier, now)?;
+    let ancestors: Vec<&Claims> = verified.ancestors.iter().map(|link| &link.claims).collect();
+    carried(&ancestors, &verified.leaf.claims)?;
+    Ok(verified)
+}
+
+/// Verifies a token or a chain as it was signed, whoever may use it: keys and signatures from the root to the leaf, then the
+/// issuer, what joins the tokens, and the times. For registering and revoking.
+///
+/// # Errors
+/// Any refusal of the stage verified.
+pub fn verify_issued(
+    presented: &Presented<'_>,
+    keys: &dyn Keys,
+    verifier: &dyn Verifier,
+    now: Timestamp,
+) -> Result<Verified, Refusal> {
     let Some((first, rest)) = presented.links().split_first() else {
         return Err(Code::TokenMalformed.into());
     };
@@ -214,8 +231,6 @@ pub fn verify(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifie
         return Err(Code::TokenAudience.into());
     }
     times(&leaf.claims, now)?;
-    let ancestors: Vec<&Claims> = links.iter().map(|link| &link.claims).collect();
-    carried(&ancestors, &leaf.claims)?;
     Ok(Verified { ancestors: links, leaf })
 }
 

@@ -187,6 +187,17 @@ def test_proxy_protocol(upstream: FakeUpstream, tmp_path: Path, tls: bool) -> No
             assert proxied(gateway.port, proxy_header("198.51.100.1")[:12] + b"\x11" * 4) == b"", "version 1 is taken"
 
 
+def test_a_handshake_that_does_not_come(upstream: FakeUpstream, tmp_path: Path) -> None:
+    authority(tmp_path)
+    listen = f'{BELIEVED}\ntls = {{ cert = "{tmp_path}/server.pem", key = "file:{tmp_path}/server.key" }}'
+    with serve(tmp_path, '[timeouts]\nhandshake = "1s"\n' + fake_model(upstream.url), listen, tls=True) as gateway:
+        for begun in (b"", b"\x16\x03\x01", proxy_header("203.0.113.1")[:14], proxy_header("203.0.113.1")):
+            began = time.monotonic()
+            with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+                connection.sendall(begun)
+                assert connection.recv(1) == b"" and time.monotonic() - began < 5, begun
+
+
 # ---- kinds of upstream ------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,180 @@
+"""Chains as agents make and present them: with the command line, without a gateway at hand, through unmodified clients."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from clients import claude, open_ai, user
+from fake_upstream import MODEL, FakeUpstream
+from gateway import BINARY, Gateway, Served, binary, environment
+from test_serve import CHAT, fake_model, serve
+from waiting import wait_until
+
+WIDE = "[class.default]\nrpm = 6000\nburst = 1000\nin_flight = 64\n"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    fake = FakeUpstream()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve(tmp_path_factory.mktemp("chains"), WIDE + fake_model(upstream.url)) as served:
+        yield served
+
+
+class Holder:
+    """A key of an agent's own, and what it delegates with it."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.key = folder / f"{name}.jwk"
+        self.public = folder / f"{name}.jwk.pub"
+        made = binary("keys", "generate", "--holder", "--out", str(self.key))
+        assert made.code == 0, made.err
+
+    def delegate(self, parent: str, name: str, *flags: str) -> str:
+        done = subprocess.run(
+            [*self.command(name), *flags], input=parent, env=environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def refused(self, parent: str, name: str, *flags: str) -> str:
+        done = subprocess.run(
+            [*self.command(name), *flags], input=parent, env=environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 1 and done.stdout == "", done.stdout
+        return done.stderr
+
+    def command(self, name: str) -> list[str]:
+        return [str(BINARY), "token", "delegate", "--parent", "-", "--holder-key", str(self.key), "--name", name]
+
+
+def root(gateway: Served, holder: Holder, agent: str, *flags: str, depth: int = 4) -> str:
+    return gateway.issue(
+        agent, "--holder-key", str(holder.public), "--bearer-children", "--max-depth", str(depth), *flags, models=(MODEL, "echo")
+    )
+
+
+def four(gateway: Served, folder: Path, agent: str) -> tuple[str, list[str]]:
+    """A chain of four, and what it was after each step."""
+    holders = [Holder(folder, f"{agent.replace('/', '-')}-{number}") for number in range(3)]
+    steps = [root(gateway, holders[0], agent, "--rpm", "600")]
+    steps.append(holders[0].delegate(steps[-1], "one", "--child-key", str(holders[1].public), "--ttl", "30m"))
+    steps.append(holders[1].delegate(steps[-1], "two", "--child-key", str(holders[2].public), "--rpm", "300"))
+    steps.append(holders[2].delegate(steps[-1], "three", "--model", "echo", "--output-tokens", "64"))
+    return steps[-1], steps
+
+
+def code(gateway: Gateway, token: str, model: str = "echo") -> str | None:
+    answer = httpx2.post(
+        gateway.url + CHAT, json={"model": model, "messages": user("hi")}, headers={"authorization": f"Bearer {token}"}, timeout=30, trust_env=False
+    )
+    return None if answer.status_code == 200 else answer.json()["error"]["code"]
+
+
+def test_a_chain_of_four_through_unmodified_clients(gateway: Served, tmp_path: Path) -> None:
+    chain, steps = four(gateway, tmp_path, "chains/four")
+    assert chain.count("~") == 3
+    assert open_ai(gateway, chain).chat.completions.create(model="echo", messages=user("hello")).choices[0].message.content == "hello"
+    streamed = open_ai(gateway, chain).chat.completions.create(model="echo", messages=user("a b c"), stream=True)
+    assert "".join(part.choices[0].delta.content or "" for part in streamed if part.choices) == "a b c"
+    told = claude(gateway, chain).messages.create(model="echo", max_tokens=16, messages=user("hello"))
+    assert told.content[0].text == "hello"
+    curl = subprocess.run(
+        ["curl", "-s", gateway.url + "/v1/models", "-H", f"Authorization: Bearer {chain}"], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert [model["id"] for model in json.loads(curl.stdout)["data"]] == ["echo"], "the last token allows echo alone"
+    assert code(gateway, chain, MODEL) == "model-not-found"
+    # What still has a key of its own is no bearer token.
+    assert [code(gateway, step) for step in steps[:3]] == ["proof-not-supported"] * 3
+    assert '"agent":"chains/four/one/two/three"' in gateway.logged()
+
+
+def test_inspect_explains_a_chain(gateway: Served, tmp_path: Path) -> None:
+    chain, _ = four(gateway, tmp_path, "chains/shown")
+    shown = binary("token", "inspect", chain)
+    assert shown.code == 0 and shown.out.count("narrower than its parent in everything") == 3
+    first, *rest = chain.split("~")
+    spliced = binary("token", "inspect", "~".join([first, *rest[1:]]))
+    assert "chain-signer" in spliced.out and spliced.out.count("narrower") == 1
+    listed = json.loads(binary("token", "inspect", "--json", chain).out)["chain"]
+    assert [token["payload"]["del_depth"] for token in listed] == [0, 1, 2, 3]
+    assert gateway.command("token", "verify", chain).out.startswith("valid: chains/shown/one/two/three ")
+
+
+def test_delegate_signs_nothing_wider(gateway: Served, tmp_path: Path) -> None:
+    holder, other = Holder(tmp_path, "holder"), Holder(tmp_path, "other")
+    parent = root(gateway, holder, "chains/wider", "--rpm", "10", depth=2)
+    assert "more than its parent. (requests_per_minute with rate)" in holder.refused(parent, "x", "--rpm", "11")
+    assert "more than its parent" in holder.refused(parent, "x", "--model", "secret")
+    assert "more than its parent" in holder.refused(parent, "x", "--scope", "egress.connect")
+    assert "cnf.jwk" in other.refused(parent, "x")
+    assert "name" in holder.refused(parent, "X/y")
+    child = holder.delegate(parent, "x", "--ttl", "1h")
+    claims = json.loads(binary("token", "inspect", "--json", child).out)["chain"][1]["payload"]
+    assert claims["exp"] - claims["iat"] == 900, "a bearer child lives 15 minutes at the most"
+    assert "cnf.jwk" in holder.refused(child, "y")
+
+
+def test_children_share_what_their_parent_has(gateway: Served, tmp_path: Path) -> None:
+    """Neither many children nor many levels multiply a rate."""
+    holder, second = Holder(tmp_path, "holder"), Holder(tmp_path, "second")
+    parent = root(gateway, holder, "chains/greedy", "--rpm", "36")
+    middle = holder.delegate(parent, "middle", "--child-key", str(second.public))
+    leaves = [holder.delegate(parent, f"child-{number}") for number in range(3)]
+    leaves += [second.delegate(middle, f"grandchild-{number}") for number in range(3)]
+    outcomes = [code(gateway, leaf) for _ in range(3) for leaf in leaves]
+    # A burst is a sixth of the rate: six requests at once, and no more however they are spread.
+    assert outcomes.count(None) == 6 and set(outcomes) == {None, "rate-exceeded"}
+
+
+def test_places_in_flight_are_shared(gateway: Served, upstream: FakeUpstream, tmp_path: Path) -> None:
+    holder = Holder(tmp_path, "holder")
+    parent = root(gateway, holder, "chains/places", "--in-flight", "1")
+    one, two = (holder.delegate(parent, name) for name in ("one", "two"))
+    with httpx2.stream(
+        "POST", gateway.url + CHAT, json={"model": MODEL, "messages": user("behave mute places"), "stream": True},
+        headers={"x-api-key": one}, timeout=30, trust_env=False,
+    ) as answer:
+        assert answer.status_code == 200
+        upstream.exchange("behave mute places")
+        assert code(gateway, two) == "in-flight-exceeded"
+    wait_until(lambda: code(gateway, two) is None, 5, "the place is given back")
+
+
+@pytest.mark.parametrize("how", ["quarantine the root's agent", "suspend in the middle", "revoke the root", "revoke in the middle"])
+def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream, tmp_path: Path, how: str) -> None:
+    agent = f"chains/{how.replace(' ', '-').replace(chr(39), '')}"
+    holder, second = Holder(tmp_path, "holder"), Holder(tmp_path, "second")
+    parent = root(gateway, holder, agent)
+    middle = holder.delegate(parent, "middle", "--child-key", str(second.public))
+    leaf = second.delegate(middle, "leaf")
+    spared = holder.delegate(parent, "spared")
+    client = open_ai(gateway, leaf)
+    stream = client.chat.completions.create(model=MODEL, messages=user(f"behave forever {how}"), stream=True)
+    next(stream)
+    commands = {
+        "quarantine the root's agent": ["agent", "quarantine", agent],
+        "suspend in the middle": ["agent", "suspend", f"{agent}/middle"],
+        "revoke the root": ["token", "revoke", parent],
+        "revoke in the middle": ["token", "revoke", middle],
+    }
+    gateway.command(*commands[how], "--reason", "a test")
+    expected = {"quarantine": "agent-quarantined", "suspend": "agent-suspended", "revoke": "token-revoked"}[how.split(" ")[0]]
+    wait_until(lambda: code(gateway, leaf) == expected, 1, f"{how}: the leaf is refused")
+    assert upstream.exchange(f"behave forever {how}").over.wait(1), "the open stream goes on"
+    with pytest.raises(openai.APIError):
+        for _ in stream:
+            pass
+    assert (code(gateway, spared) is None) == ("middle" in how)
