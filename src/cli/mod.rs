@@ -12,6 +12,7 @@ mod logs;
 mod probe;
 mod serve;
 mod token;
+mod vectors;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

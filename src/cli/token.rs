@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::delegate::Delegate;
 use super::door::{say_sealed, send, send_to};
+use super::vectors::Vectors;
 use super::{Failure, Place, full_name};
 use crate::app::issuers;
 use crate::clock::{Clock as _, SystemClock};
@@ -27,6 +28,9 @@ pub(super) enum Verb {
         after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research --model llama-3.1-8b --rpm 60 --ttl 1h"
     )]
     Issue(Box<Issue>),
+    /// Read vectors, a JSON object a line, and say of each whether the door would take its token.
+    #[command(after_help = "Example: token-shield token verify-vectors vectors.jsonl")]
+    VerifyVectors(Vectors),
     /// Sign a narrower token below another, offline, and print the chain.
     #[command(
         after_help = "Example: token-shield token delegate --parent parent.token --holder-key holder.jwk --name reader --ttl 10m --rpm 10"
@@ -224,6 +228,7 @@ impl Verb {
                 Ok(())
             }
             Self::Delegate(delegate) => delegate.run(),
+            Self::VerifyVectors(vectors) => vectors.run(),
             Self::Verify(given) => given.verify().await,
             Self::Revoke(Revoke { token, reason, place }) => {
                 let token = if token == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { token };

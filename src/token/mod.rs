@@ -17,7 +17,7 @@ mod verify;
 pub use claims::{Grants, ModelGrant};
 pub use presented::{LINKS_MAX, Link, Presented};
 pub use scope::{Scope, Scopes};
-pub use verify::{IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify, verify_issued};
+pub use verify::{IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify, verify_issued, verify_signatures};
 
 /// The `typ` of a token (RFC 9068 section 2.1).
 pub const TYP: &str = "at+jwt";

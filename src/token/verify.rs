@@ -197,25 +197,7 @@ pub fn verify_issued(
     verifier: &dyn Verifier,
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
-    let Some((first, rest)) = presented.links().split_first() else {
-        return Err(Code::TokenMalformed.into());
-    };
-    let kid: KeyId = first.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
-    let known = keys.key(&kid).ok_or(Code::TokenKeyUnknown)?;
-    let policy = known.issuer.post_quantum;
-    let root_must = matches!(policy, PostQuantum::RequiredRoot | PostQuantum::Required);
-    let root = signed(first, (kid, &known.key), verifier, root_must)?;
-    let mut links = Vec::with_capacity(presented.links().len());
-    let mut leaf = root;
-    for link in rest {
-        let holder = leaf.claims.holder.as_ref().map(|holder| (holder.id(), holder.key().clone()));
-        let (kid, key) = holder.ok_or_else(|| Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)"))?;
-        if link.kid != kid.to_string() {
-            return Err(Refusal::new(Code::ChainSigner).because("kid is not the thumbprint of the parent's cnf.jwk"));
-        }
-        let child = signed(link, (kid, &key), verifier, policy == PostQuantum::Required)?;
-        links.push(std::mem::replace(&mut leaf, child));
-    }
+    let (known, links, leaf) = chain_of(presented, keys, verifier)?;
     let root = links.first().unwrap_or(&leaf);
     if root.claims.depth != 0 {
         return Err(Refusal::new(Code::ChainDepth).because("the first token of a chain is a root (del_depth 0)"));
@@ -234,6 +216,50 @@ pub fn verify_issued(
     Ok(Verified { ancestors: links, leaf })
 }
 
+fn operator_key(link: &Link<'_>, keys: &dyn Keys) -> Result<(KeyId, Arc<KnownKey>), Refusal> {
+    let kid: KeyId = link.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
+    let known = keys.key(&kid).ok_or(Code::TokenKeyUnknown)?;
+    Ok((kid, known))
+}
+
+/// Every token of a chain with its signature verified, the last one apart, and the operator's key.
+fn chain_of(
+    presented: &Presented<'_>,
+    keys: &dyn Keys,
+    verifier: &dyn Verifier,
+) -> Result<(Arc<KnownKey>, Vec<Signed>, Signed), Refusal> {
+    let Some((first, rest)) = presented.links().split_first() else {
+        return Err(Code::TokenMalformed.into());
+    };
+    let (kid, known) = operator_key(first, keys)?;
+    let policy = known.issuer.post_quantum;
+    let root_must = matches!(policy, PostQuantum::RequiredRoot | PostQuantum::Required);
+    let root = signed(first, (kid, &known.key), verifier, root_must)?;
+    let mut links = Vec::with_capacity(presented.links().len());
+    let mut leaf = root;
+    for link in rest {
+        let holder = leaf.claims.holder.as_ref().map(|holder| (holder.id(), holder.key().clone()));
+        let (kid, key) = holder.ok_or_else(|| Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)"))?;
+        if link.kid != kid.to_string() {
+            return Err(Refusal::new(Code::ChainSigner).because("kid is not the thumbprint of the parent's cnf.jwk"));
+        }
+        let child = signed(link, (kid, &key), verifier, policy == PostQuantum::Required)?;
+        links.push(std::mem::replace(&mut leaf, child));
+    }
+    Ok((known, links, leaf))
+}
+
+/// Verifies headers, keys and signatures alone: of a chain's children as far as their parents' claims name the keys.
+///
+/// # Errors
+/// `token-key-unknown`, `token-algorithm`, `token-post-quantum`, `token-signature`; of a chain also `chain-signer` and what
+/// refuses the claims of a parent.
+pub fn verify_signatures(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier) -> Result<(), Refusal> {
+    let [link] = presented.links() else { return chain_of(presented, keys, verifier).map(drop) };
+    let (_, known) = operator_key(link, keys)?;
+    signature_holds(link, &known.key, verifier, known.issuer.post_quantum != PostQuantum::Off)
+}
+
 /// One token whose algorithm is the key's and whose signature holds.
 fn signed(
     link: &Link<'_>,
@@ -241,11 +267,14 @@ fn signed(
     verifier: &dyn Verifier,
     post_quantum: bool,
 ) -> Result<Signed, Refusal> {
-    algorithm_holds(&link.algorithm, key.algorithm(), post_quantum)?;
-    verifier
-        .verify(key, link.signed.as_bytes(), &link.signature)
-        .map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))?;
+    signature_holds(link, key, verifier, post_quantum)?;
     Ok(Signed { id: link.id(), signer, claims: Claims::read(&link.payload)? })
+}
+
+fn signature_holds(link: &Link<'_>, key: &PublicKey, verifier: &dyn Verifier, post_quantum: bool) -> Result<(), Refusal> {
+    algorithm_holds(&link.algorithm, key.algorithm(), post_quantum)?;
+    let verified = verifier.verify(key, link.signed.as_bytes(), &link.signature);
+    verified.map(drop).map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))
 }
 
 /// The algorithm is the key's, never the token's choice; and it is post-quantum where the issuer's policy wants that.

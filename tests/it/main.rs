@@ -12,3 +12,4 @@ mod shipped;
 mod standing;
 mod tls;
 mod token;
+mod vectors;

@@ -13,6 +13,9 @@ use token_shield::refusal::{Code, Refusal};
 use token_shield::token::jwk::Jwk;
 use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, Verified, verify};
 
+/// Cases that this test has written.
+static RECORDED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
 /// The moment at which the tests stand, in seconds: ten seconds after the tokens were issued.
 pub(crate) const NOW: i64 = 1_790_000_010;
 
@@ -105,8 +108,34 @@ impl Forge {
 
     #[track_caller]
     pub(crate) fn check(&self, token: &str, expect: Result<(), Code>) {
+        self.record(token, expect);
         let found = self.verify(token);
         let detail = found.as_ref().err().map(|refusal| format!("{refusal} {:?}", refusal.detail));
         assert_eq!(found.map(|_| ()).map_err(|refusal| refusal.code), expect, "{detail:?}");
+    }
+
+    /// Adds the case to `tests/vectors`, named after the test and the line, where TOKEN_SHIELD_WRITE_VECTORS asks for that.
+    #[track_caller]
+    pub(crate) fn record(&self, token: &str, expect: Result<(), Code>) {
+        let Some(folder) = std::env::var_os("TOKEN_SHIELD_WRITE_VECTORS") else { return };
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or_default().trim_start_matches("token::");
+        let place = RECORDED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let known: Vec<&Arc<KnownKey>> = self.known.values().collect();
+        let policy = &known.first().expect("a key").issuer;
+        let keys: Vec<serde_json::Value> =
+            known.iter().map(|known| serde_json::from_str(&Jwk::of(known.key.clone()).write()).expect("JSON")).collect();
+        let vector = serde_json::json!({
+            "id": format!("{}/{place}", test.replace("::", "/").replace('_', " ")),
+            "token": token, "jwks": { "keys": keys }, "iss": policy.iss, "aud": policy.aud, "now": NOW,
+            "namespaces": policy.namespaces, "ttl_max": policy.ttl_max.as_secs(),
+            "pq": match policy.post_quantum {
+                PostQuantum::Off => "off", PostQuantum::RequiredRoot => "required-root", PostQuantum::Required => "required",
+            },
+            "code": expect.err().map(Code::as_str),
+        });
+        let file = std::path::Path::new(&folder).join(format!("{}.jsonl", test.replace("::", "-")));
+        let mut out = std::fs::OpenOptions::new().create(true).append(true).open(file).expect("a file of vectors");
+        std::io::Write::write_all(&mut out, format!("{vector}\n").as_bytes()).expect("written");
     }
 }

@@ -1,0 +1,99 @@
+//! `token-shield token verify-vectors`: a stranger's corpus through the very code that guards the door.
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+
+use super::Failure;
+use crate::clock::Timestamp;
+use crate::crypto::Both;
+use crate::keyring::{Issuer, Keyring};
+use crate::refusal::Refusal;
+use crate::token::{IssuerPolicy, PostQuantum, Presented, jwk, verify, verify_signatures};
+
+/// Longest life of a token where a vector does not say one: any.
+const EVER: u64 = u64::MAX;
+
+#[derive(Args)]
+pub(super) struct Vectors {
+    /// A file of vectors, one JSON object a line: {"id","token","jwks":{"keys":[…]},"iss","aud","now"}; - is standard input.
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Ask about header, key and signature alone.
+    #[arg(long)]
+    signature_only: bool,
+}
+
+/// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy; without them everything is taken.
+#[derive(Deserialize)]
+struct Vector {
+    id: serde_json::Value,
+    token: String,
+    jwks: serde_json::Value,
+    #[serde(default)]
+    iss: String,
+    #[serde(default)]
+    aud: String,
+    #[serde(default)]
+    now: i64,
+    namespaces: Option<Vec<String>>,
+    ttl_max: Option<u64>,
+    pq: Option<String>,
+}
+
+impl Vectors {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let input: Box<dyn BufRead> = if self.file == Path::new("-") {
+            Box::new(BufReader::new(std::io::stdin()))
+        } else {
+            let file = std::fs::File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+            Box::new(BufReader::new(file))
+        };
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        for (place, line) in input.lines().enumerate() {
+            let line = line?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let vector: Vector = serde_json::from_str(&line).map_err(|error| format!("line {}: {error}", place + 1))?;
+            let verdict = vector.verdict(self.signature_only).map_err(|why| format!("line {}: {why}", place + 1))?;
+            let code = verdict.err().map(|refusal| refusal.code.as_str());
+            writeln!(out, "{}", serde_json::json!({ "id": vector.id, "valid": code.is_none(), "code": code }))?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+impl Vector {
+    /// What the door says; the outer error is one of the vector itself.
+    fn verdict(&self, signature_only: bool) -> Result<Result<(), Refusal>, String> {
+        let keys = jwk::read_set(&self.jwks.to_string()).map_err(|fault| format!("jwks: {fault}"))?;
+        let post_quantum = match self.pq.as_deref() {
+            None | Some("off") => PostQuantum::Off,
+            Some("required-root") => PostQuantum::RequiredRoot,
+            Some("required") => PostQuantum::Required,
+            Some(other) => return Err(format!("pq: {other:?} is not off, required-root or required")),
+        };
+        let policy = IssuerPolicy {
+            iss: self.iss.clone(),
+            aud: self.aud.clone(),
+            namespaces: self.namespaces.clone().unwrap_or_else(|| vec!["*".to_owned()]),
+            ttl_max: Duration::from_secs(self.ttl_max.unwrap_or(EVER)),
+            post_quantum,
+        };
+        let keyring = Keyring::new();
+        keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);
+        let now = self.now.checked_mul(1000).map(Timestamp).ok_or("now: out of range")?;
+        Ok(Presented::read(&self.token).and_then(|presented| {
+            if signature_only {
+                verify_signatures(&presented, &keyring, &Both)
+            } else {
+                verify(&presented, &keyring, &Both, now).map(drop)
+            }
+        }))
+    }
+}
