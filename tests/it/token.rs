@@ -2,6 +2,7 @@
 
 mod chains;
 mod forge;
+mod narrow;
 mod signature;
 
 use std::time::Duration;

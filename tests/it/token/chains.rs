@@ -91,7 +91,7 @@ impl Workshop {
     }
 }
 
-fn sign(key: &SigningKey, payload: &str) -> String {
+pub(crate) fn sign(key: &SigningKey, payload: &str) -> String {
     let public = Jwk::of(key.public().expect("key"));
     let header = format!(r#"{{"typ":"at+jwt","alg":"{}","kid":"{}"}}"#, key.algorithm().as_str(), public.id());
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
