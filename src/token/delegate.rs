@@ -1,4 +1,61 @@
 //! Handing a narrower token on: what a holder does offline, with nothing but its token and its key.
+//!
+//! ```
+//! use std::time::Duration;
+//! use token_shield::clock::Timestamp;
+//! use token_shield::crypto::{Algorithm, SigningKey};
+//! use token_shield::token::delegate::{Narrowed, delegate, limit};
+//! use token_shield::token::jwk::Jwk;
+//! use token_shield::token::mint::{Request, label, mint};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let now = Timestamp(1_790_000_000_000);
+//! // An operator names the holder's key in a token (`token-shield token issue --holder-key holder.jwk.pub --bearer-children`).
+//! let operator = SigningKey::generate(Algorithm::MlDsa65)?;
+//! let holder = SigningKey::generate(Algorithm::Ed25519)?;
+//! let parent = mint(
+//!     &Request {
+//!         iss: "https://operator.example".to_owned(),
+//!         aud: "https://gateway.example".to_owned(),
+//!         principal: "team:research".parse()?,
+//!         agent: "research/planner".parse()?,
+//!         scopes: vec!["inference.chat".to_owned()],
+//!         models: vec!["llama-3.1-8b".to_owned()],
+//!         model_prefix: None,
+//!         rps: None,
+//!         rpm: Some(60),
+//!         in_flight: None,
+//!         output_tokens: None,
+//!         holder: Some(Jwk::of(holder.public()?)),
+//!         depth_max: 2,
+//!         bearer_children: true,
+//!         issued: now,
+//!         not_before: None,
+//!         expires: now.plus(Duration::from_secs(3600)),
+//!         jti: label(now, 1),
+//!     },
+//!     &operator,
+//! )?;
+//!
+//! // The holder hands it on, narrower, without asking anybody.
+//! let six_a_minute = token_shield::json::parse(
+//!     br#"{"key":"requests_per_minute","rate":6}"#,
+//!     &token_shield::json::Limits::deep(4),
+//! )?;
+//! let wanted = Narrowed { name: "reader".to_owned(), limits: vec![limit(&six_a_minute)?], ..Narrowed::default() };
+//! let chain = delegate(&parent, &holder, &wanted, now, 2)?;
+//! assert!(chain.starts_with(&parent) && chain.contains('~'));
+//!
+//! // What would be wider is not signed.
+//! let sixty_one = token_shield::json::parse(
+//!     br#"{"key":"requests_per_minute","rate":61}"#,
+//!     &token_shield::json::Limits::deep(4),
+//! )?;
+//! let wider = Narrowed { name: "reader".to_owned(), limits: vec![limit(&sixty_one)?], ..Narrowed::default() };
+//! assert!(delegate(&parent, &holder, &wider, now, 3).is_err());
+//! # Ok(())
+//! # }
+//! ```
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +179,27 @@ def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream
         for _ in stream:
             pass
     assert (code(gateway, spared) is None) == ("middle" in how)
+
+
+@pytest.mark.parametrize("alg", ["ML-DSA-65", "Ed25519"])
+def test_a_chain_made_by_another_library(gateway: Served, tmp_path: Path, alg: str) -> None:
+    """jwcrypto makes root and child; nothing of this project is used but the operator's key file."""
+    if alg == "ML-DSA-65":
+        key, served = gateway.data / "keys" / "operator.jwk", gateway
+    else:
+        key = tmp_path / "ed25519.jwk"
+        assert binary("keys", "generate", "--alg", alg, "--out", str(key)).code == 0
+        served = gateway
+        policy = f'[[issuer]]\niss = "https://classical.example"\naud = "https://gw.example"\njwks = "{key}.pub"\nnamespaces = ["*"]\npq = "off"\n'
+        gateway.config.write_text(gateway.config.read_text() + policy)
+        gateway.reload()
+    iss = "https://operator.example" if alg == "ML-DSA-65" else "https://classical.example"
+    script = Path(__file__).with_name("mint_with_jwcrypto.py")
+    made = subprocess.run([sys.executable, str(script), str(key), iss, "https://gw.example"], capture_output=True, text=True, timeout=60, check=True)
+    chain = made.stdout.strip()
+    assert code(served, chain) is None
+    assert open_ai(served, chain).chat.completions.create(model="echo", messages=user("by jwcrypto")).choices[0].message.content == "by jwcrypto"
+    # A flipped character in the child's signature, and the parent alone.
+    flipped = chain[:-3] + ("A" if chain[-3] != "A" else "B") + chain[-2:]
+    assert code(served, flipped) in ("token-signature", "token-malformed")
+    assert code(served, chain.split("~")[0]) == "proof-not-supported"
