@@ -2,6 +2,7 @@
 
 mod chains;
 mod forge;
+mod mutants;
 mod narrow;
 mod signature;
 

@@ -22,10 +22,10 @@ const ENDS: [i64; 3] = [NOW + 100, NOW + 200, NOW + 300];
 /// Numbers that a request may want of each limit.
 const WANTED: std::ops::Range<u64> = 0..5;
 
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         // splitmix64
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,0 +1,101 @@
+//! Tokens and chains that another library made (jwcrypto, `tests/vectors/jwcrypto.jsonl`), and random mutants of them: both
+//! implementations refuse each, for the same reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use token_shield::clock::Timestamp;
+use token_shield::crypto::{Fast, Portable, Verifier};
+use token_shield::keyring::{Issuer, Keyring};
+use token_shield::refusal::Code;
+use token_shield::token::{IssuerPolicy, PostQuantum, Presented, jwk, verify};
+
+use super::narrow::Random;
+
+const SEED: u64 = 0x6d75_7461_6e74_7321;
+const CHARACTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~=+/ ";
+
+struct Given {
+    token: String,
+    keyring: Keyring,
+    now: Timestamp,
+    code: Option<String>,
+}
+
+impl Given {
+    fn all() -> Vec<Self> {
+        include_str!("../../vectors/jwcrypto.jsonl").lines().map(Self::read).collect()
+    }
+
+    fn read(line: &str) -> Self {
+        let vector: serde_json::Value = serde_json::from_str(line).expect("a vector");
+        let text = |name: &str| vector[name].as_str().expect("text").to_owned();
+        let policy = IssuerPolicy {
+            iss: text("iss"),
+            aud: text("aud"),
+            namespaces: vec!["*".to_owned()],
+            ttl_max: Duration::from_secs(86_400),
+            post_quantum: PostQuantum::Off,
+        };
+        let keyring = Keyring::new();
+        let keys = jwk::read_set(&vector["jwks"].to_string()).expect("keys");
+        keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);
+        let now = Timestamp(vector["now"].as_i64().expect("a moment") * 1000);
+        Self { token: text("token"), keyring, now, code: vector["code"].as_str().map(str::to_owned) }
+    }
+
+    fn verdict(&self, token: &str, verifier: &dyn Verifier) -> Result<(), Code> {
+        let presented = Presented::read(token).map_err(|refusal| refusal.code)?;
+        verify(&presented, &self.keyring, verifier, self.now).map(drop).map_err(|refusal| refusal.code)
+    }
+}
+
+/// One to three edits: a character changed, left out, put in, doubled, two swapped, a piece moved or cut off.
+fn mutant(token: &str, random: &mut Random) -> String {
+    let mut bytes = token.as_bytes().to_vec();
+    for _ in 0..=random.below(3) {
+        if bytes.len() < 2 {
+            break;
+        }
+        let (at, other) = (random.below(bytes.len()), random.below(bytes.len()));
+        let character = CHARACTERS[random.below(CHARACTERS.len())];
+        match random.below(9) {
+            0..=3 => bytes[at] = character,
+            4 => drop(bytes.remove(at)),
+            5 => bytes.insert(at, character),
+            6 => bytes.swap(at, other),
+            7 => bytes.rotate_left(at),
+            _ => bytes.truncate(at.max(1)),
+        }
+    }
+    String::from_utf8(bytes).expect("ASCII")
+}
+
+#[test]
+fn what_another_library_signed_is_taken() {
+    for given in Given::all() {
+        for verifier in [&Fast as &dyn Verifier, &Portable] {
+            let code = given.verdict(&given.token, verifier).err().map(Code::as_str);
+            assert_eq!(code, given.code.as_deref());
+        }
+    }
+}
+
+#[test]
+fn random_mutants_are_refused_by_both() {
+    let full = std::env::var_os("TOKEN_SHIELD_FULL").is_some();
+    let given = Given::all();
+    let mut random = Random(SEED);
+    let (mut tried, wanted) = (0, if full { 1_000_000 } else { 100_000 });
+    while tried < wanted {
+        let given = &given[random.below(given.len())];
+        let mutant = mutant(&given.token, &mut random);
+        if mutant == given.token {
+            continue;
+        }
+        let fast = given.verdict(&mutant, &Fast);
+        assert_eq!(fast, given.verdict(&mutant, &Portable), "the implementations disagree about {mutant}");
+        assert!(fast.is_err(), "passes: {mutant}");
+        tried += 1;
+    }
+}
