@@ -153,7 +153,7 @@ codes! {
     RateIsZero "rate-is-zero" Paced 429 Never "A rate limit of zero stands; no request passes.";
     InFlightExceeded "in-flight-exceeded" Paced 429 Later "Too many requests are in flight at once; wait for one to end.";
 
-    RouteUnknown "route-unknown" Routed 404 Never "No such route. There are POST /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/messages, GET /v1/models and /v1/models/MODEL.";
+    RouteUnknown "route-unknown" Routed 404 Never "No such route. There are POST /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/messages, GET /v1/models, /v1/models/MODEL and /v1/token-shield/me.";
     ScopeMissing "scope-missing" Routed 403 Never "The token does not grant the scope that this operation needs.";
 
     ContentType "content-type" Understood 415 Never "The body must be application/json in UTF-8.";

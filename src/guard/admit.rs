@@ -22,6 +22,8 @@ use crate::refusal::{Code, Refusal};
 pub enum Work {
     /// Answer with the models that the token may use, or one of them.
     Models(Option<String>),
+    /// Answer with what the token allows.
+    Me,
     /// Answer with what the built-in model says.
     Echo {
         /// The answer.
@@ -105,6 +107,7 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) 
     let class = caller.class();
     let (work, notes) = match asked {
         Asked::Models(one) => (Work::Models(one), Notes::default()),
+        Asked::Me => (Work::Me, Notes::default()),
         Asked::Call { call, served, upstream } => {
             let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &upstream.caps)];
             let permit = enter(limiter, &shared)?;
@@ -182,6 +185,6 @@ fn write(
 pub const fn writes_tokens(operation: Operation) -> bool {
     match operation {
         Operation::ChatCompletions | Operation::Completions | Operation::Messages => true,
-        Operation::Embeddings | Operation::ListModels | Operation::ShowModel => false,
+        Operation::Embeddings | Operation::ListModels | Operation::ShowModel | Operation::Me => false,
     }
 }

@@ -70,19 +70,21 @@ pub fn operation<'u>(method: &Method, path: &'u str) -> Option<(Operation, Optio
         (&Method::POST, "/v1/embeddings") => Some((Operation::Embeddings, None)),
         (&Method::POST, "/v1/messages") => Some((Operation::Messages, None)),
         (&Method::GET, "/v1/models") => Some((Operation::ListModels, None)),
+        (&Method::GET, "/v1/token-shield/me") => Some((Operation::Me, None)),
         (&Method::GET, path) => path.strip_prefix("/v1/models/").map(|model| (Operation::ShowModel, Some(model))),
         _ => None,
     }
 }
 
-/// The scope that an operation needs (docs/TOKEN.md).
-const fn scope(operation: Operation) -> Scope {
+/// The scope that an operation needs (docs/TOKEN.md); what a token allows may be asked with any.
+const fn scope(operation: Operation) -> Option<Scope> {
     match operation {
-        Operation::ChatCompletions => Scope::Chat,
-        Operation::Completions => Scope::Completions,
-        Operation::Embeddings => Scope::Embeddings,
-        Operation::Messages => Scope::Messages,
-        Operation::ListModels | Operation::ShowModel => Scope::ModelsRead,
+        Operation::ChatCompletions => Some(Scope::Chat),
+        Operation::Completions => Some(Scope::Completions),
+        Operation::Embeddings => Some(Scope::Embeddings),
+        Operation::Messages => Some(Scope::Messages),
+        Operation::ListModels | Operation::ShowModel => Some(Scope::ModelsRead),
+        Operation::Me => None,
     }
 }
 
@@ -125,8 +127,9 @@ impl Routed {
 /// `route-unknown` or `scope-missing`.
 pub fn route(paced: Paced, method: &Method, target: &Target<'_>) -> Result<Routed, Refusal> {
     let (operation, model) = operation(method, target.path).ok_or(Code::RouteUnknown)?;
-    let scope = scope(operation);
-    if !paced.caller().token().verified.scopes().allow(scope) {
+    if let Some(scope) = scope(operation)
+        && !paced.caller().token().verified.scopes().allow(scope)
+    {
         let says = format!("The token does not grant the scope {} that this operation needs.", scope.as_str());
         return Err(Refusal::new(Code::ScopeMissing).saying(says));
     }

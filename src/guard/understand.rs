@@ -11,6 +11,8 @@ use crate::refusal::{Code, Refusal};
 
 /// What a request asks for once its body is read.
 pub enum Asked<'b> {
+    /// What the token allows.
+    Me,
     /// The models that the token may use, or one of them: no body, no upstream.
     Models(Option<String>),
     /// A call to a model.
@@ -68,6 +70,7 @@ pub fn understand<'b>(routed: Routed, body: &'b [u8], health: &Health) -> Result
     let caller = routed.paced().caller();
     let asked = match operation {
         Operation::ListModels | Operation::ShowModel => Asked::Models(routed.model().map(str::to_owned)),
+        Operation::Me => Asked::Me,
         Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
             let reading = read(operation, body)?;
             let served = caller.tables().model(reading.model()).filter(|served| may_use(caller, reading.model(), served));

@@ -45,12 +45,14 @@ pub enum Operation {
     ListModels,
     /// `GET /v1/models/NAME`.
     ShowModel,
+    /// `GET /v1/token-shield/me`: what the presented token allows.
+    Me,
 }
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 6] =
-        [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Messages, Self::ListModels, Self::ShowModel];
+    pub const ALL: [Self; 7] =
+        [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Messages, Self::ListModels, Self::ShowModel, Self::Me];
 
     /// The operation's name in metrics and records.
     #[must_use]
@@ -62,6 +64,7 @@ impl Operation {
             Self::Messages => "messages",
             Self::ListModels => "models",
             Self::ShowModel => "model",
+            Self::Me => "me",
         }
     }
 
@@ -70,7 +73,9 @@ impl Operation {
     pub const fn dialect(self) -> Dialect {
         match self {
             Self::Messages => Dialect::Anthropic,
-            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::ListModels | Self::ShowModel => Dialect::OpenAi,
+            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::ListModels | Self::ShowModel | Self::Me => {
+                Dialect::OpenAi
+            }
         }
     }
 
@@ -84,6 +89,7 @@ impl Operation {
             Self::Messages => "/v1/messages",
             Self::ListModels => "/v1/models",
             Self::ShowModel => "/v1/models/",
+            Self::Me => "/v1/token-shield/me",
         }
     }
 
@@ -94,7 +100,7 @@ impl Operation {
             Self::Completions => Some("completions"),
             Self::Embeddings => Some("embeddings"),
             Self::Messages => Some("messages"),
-            Self::ListModels | Self::ShowModel => None,
+            Self::ListModels | Self::ShowModel | Self::Me => None,
         }
     }
 
@@ -102,7 +108,7 @@ impl Operation {
     const fn writes_tokens(self) -> bool {
         match self {
             Self::ChatCompletions | Self::Completions | Self::Messages => true,
-            Self::Embeddings | Self::ListModels | Self::ShowModel => false,
+            Self::Embeddings | Self::ListModels | Self::ShowModel | Self::Me => false,
         }
     }
 }

@@ -21,7 +21,7 @@ pub fn of(operation: Operation, answer: &[u8]) -> Option<Usage> {
         Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
             member(answer, "usage").and_then(read)
         }
-        Operation::ListModels | Operation::ShowModel => None,
+        Operation::ListModels | Operation::ShowModel | Operation::Me => None,
     }
 }
 

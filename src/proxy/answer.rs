@@ -101,6 +101,57 @@ impl Answer {
     }
 }
 
+/// What the presented token allows: who acts for whom, until when, with which scopes, models and limits, and what is left of
+/// the tightest rate. Limits that are not set are null.
+pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
+    let caller = routed.paced().caller();
+    let (verified, class) = (&caller.token().verified, caller.class());
+    let tokens = verified.ids().zip(verified.agent().lineage()).zip(verified.grants());
+    let mut tokens: Vec<serde_json::Value> = tokens
+        .map(|((id, agent), grants)| {
+            serde_json::json!({
+                "id": id.to_string(),
+                "agent": agent,
+                "limits": {
+                    "requests_per_second": grants.rps,
+                    "requests_per_minute": grants.rpm,
+                    "requests_in_flight": grants.in_flight,
+                    "output_tokens": grants.output_tokens,
+                },
+            })
+        })
+        .collect();
+    tokens.reverse();
+    let usable = caller.tables().models().filter(|(name, served)| may_use(caller, name, served));
+    let left = headroom.map(|left| {
+        serde_json::json!({
+            "requests": left.limit.rate,
+            "seconds": left.limit.period.seconds(),
+            "remaining": left.remaining,
+            "reset_s": left.reset_ns.div_ceil(1_000_000_000),
+        })
+    });
+    let about = serde_json::json!({
+        "object": "token-shield.me",
+        "agent": verified.agent().as_str(),
+        "principal": verified.principal().as_str(),
+        "issuer": verified.issuer(),
+        "expires": verified.expires().to_string(),
+        "scopes": verified.scopes().names().collect::<Vec<_>>(),
+        "models": usable.map(|(name, _)| name).collect::<Vec<_>>(),
+        "tokens": tokens,
+        "class": {
+            "name": class.name,
+            "requests_per_second": class.caps.rps,
+            "requests_per_minute": class.caps.rpm,
+            "requests_in_flight": class.caps.in_flight,
+            "output_tokens": class.output_tokens,
+        },
+        "left": left,
+    });
+    about.to_string().into_bytes()
+}
+
 /// The models that the token may use, or one of them.
 pub(super) fn list(routed: &Routed, one: Option<&str>, dialect: Dialect) -> Result<Vec<u8>, Refusal> {
     let caller = routed.paced().caller();

@@ -47,7 +47,7 @@ use crate::metrics::Metrics;
 use crate::model::answer::StreamFilter;
 use crate::model::echo::Echo;
 use crate::model::{Dialect, Operation, usage};
-use crate::proxy::answer::{Answer, Pass, Passed, Streamed, list};
+use crate::proxy::answer::{Answer, Pass, Passed, Streamed, list, me};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::{Buffers, Room};
 use crate::proxy::forward::{Heard, Remote, collect, judge};
@@ -226,6 +226,11 @@ impl Gateway {
                 let pass = Pass { entry, headroom, notes, caller: routed.into_permit() };
                 Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
             }
+            Work::Me => {
+                let bytes = me(&routed, headroom);
+                let pass = Pass { entry, headroom, notes, caller: routed.into_permit() };
+                Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
+            }
             Work::Echo { answer, served } => {
                 way.meter.facts().model = Some(Arc::clone(&served.name));
                 way.meter.facts().upstream = served.route.first().map(|upstream| Arc::clone(&upstream.name));
@@ -365,6 +370,6 @@ impl Gateway {
 const fn reads_body(operation: Operation) -> bool {
     match operation {
         Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => true,
-        Operation::ListModels | Operation::ShowModel => false,
+        Operation::ListModels | Operation::ShowModel | Operation::Me => false,
     }
 }

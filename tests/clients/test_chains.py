@@ -184,6 +184,7 @@ def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream
 @pytest.mark.parametrize("alg", ["ML-DSA-65", "Ed25519"])
 def test_a_chain_made_by_another_library(gateway: Served, tmp_path: Path, alg: str) -> None:
     """jwcrypto makes root and child; nothing of this project is used but the operator's key file."""
+    config = gateway.config.read_text()
     if alg == "ML-DSA-65":
         key, served = gateway.data / "keys" / "operator.jwk", gateway
     else:
@@ -191,7 +192,7 @@ def test_a_chain_made_by_another_library(gateway: Served, tmp_path: Path, alg: s
         assert binary("keys", "generate", "--alg", alg, "--out", str(key)).code == 0
         served = gateway
         policy = f'[[issuer]]\niss = "https://classical.example"\naud = "https://gw.example"\njwks = "{key}.pub"\nnamespaces = ["*"]\npq = "off"\n'
-        gateway.config.write_text(gateway.config.read_text() + policy)
+        gateway.config.write_text(config + policy)
         gateway.reload()
     iss = "https://operator.example" if alg == "ML-DSA-65" else "https://classical.example"
     script = Path(__file__).with_name("mint_with_jwcrypto.py")
@@ -203,3 +204,30 @@ def test_a_chain_made_by_another_library(gateway: Served, tmp_path: Path, alg: s
     flipped = chain[:-3] + ("A" if chain[-3] != "A" else "B") + chain[-2:]
     assert code(served, flipped) in ("token-signature", "token-malformed")
     assert code(served, chain.split("~")[0]) == "proof-not-supported"
+    gateway.config.write_text(config)
+    gateway.reload()
+    assert (code(served, chain) is None) == (alg == "ML-DSA-65"), "an issuer that is gone speaks for nobody"
+
+
+def test_what_a_token_allows_is_told_to_whoever_holds_it(gateway: Served, tmp_path: Path) -> None:
+    chain, _ = four(gateway, tmp_path, "chains/me")
+
+    def me(token: str) -> dict:
+        answer = httpx2.get(gateway.url + "/v1/token-shield/me", headers={"x-api-key": token}, timeout=30, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    told = me(chain)
+    assert (told["agent"], told["principal"]) == ("chains/me/one/two/three", "team:tests")
+    assert told["models"] == ["echo"] and "inference.chat" in told["scopes"]
+    assert [token["agent"] for token in told["tokens"]] == ["chains/me", "chains/me/one", "chains/me/one/two", "chains/me/one/two/three"]
+    assert [token["limits"]["requests_per_minute"] for token in told["tokens"]] == [600, 600, 300, 300]
+    assert told["tokens"][-1]["limits"]["output_tokens"] == 64
+    assert told["class"]["name"] == "default" and told["class"]["requests_per_minute"] == 6000
+    left = told["left"]
+    assert (left["requests"], left["seconds"]) == (300, 60)
+    assert me(chain)["left"]["remaining"] == left["remaining"] - 1, "asking counts"
+    # No scope is needed to ask.
+    bare = gateway.issue("chains/bare", "--scope", "models.read")
+    assert me(bare)["scopes"] == ["models.read"]
+    assert httpx2.get(gateway.url + "/v1/token-shield/me", timeout=30, trust_env=False).status_code == 401

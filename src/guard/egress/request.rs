@@ -25,7 +25,7 @@ impl<'b> Cleared<'b> {
 /// `egress-uncontrolled` or `tool-not-allowed`, with the JSON path.
 pub fn clear(understood: Understood<'_>) -> Result<Cleared<'_>, Refusal> {
     match understood.asked() {
-        Asked::Models(_) => {}
+        Asked::Models(_) | Asked::Me => {}
         Asked::Call { call, .. } => {
             if let Some(reach) = call.reaches().first() {
                 return Err(refuse(reach));

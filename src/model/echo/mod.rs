@@ -28,7 +28,7 @@ pub fn answer(call: &ModelCall<'_>, cap: u64, created: i64, id: &str) -> Echo {
         Operation::Completions => openai::completion(call, cap, created, id),
         Operation::Embeddings => Echo::Whole(embed::answer(call)),
         Operation::Messages => anthropic::messages(call, &said(call, cap), id),
-        Operation::ListModels | Operation::ShowModel => Echo::Whole(b"{}".to_vec()),
+        Operation::ListModels | Operation::ShowModel | Operation::Me => Echo::Whole(b"{}".to_vec()),
     }
 }
 
