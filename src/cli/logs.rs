@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,12 +31,15 @@ pub(super) enum Form {
 
 /// Bytes that are written without waiting for more.
 const ENOUGH: usize = 32 << 10;
+/// Bytes that may wait where standard error takes nothing; further lines are lost, and counted.
+const TOO_MUCH: usize = 8 << 20;
 /// How long a line may wait.
 const WAIT: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Shared {
     lines: Mutex<Vec<u8>>,
+    lost: AtomicU64,
     enough: Condvar,
 }
 
@@ -50,8 +54,14 @@ impl Lines {
 
     /// Writes what was gathered. There is nobody to tell where standard error itself fails.
     fn flush(&self, mut held: MutexGuard<'_, Vec<u8>>) {
-        let lines = std::mem::take(&mut *held);
+        let mut lines = std::mem::take(&mut *held);
         drop(held);
+        match self.0.lost.swap(0, Ordering::Relaxed) {
+            0 => {}
+            lost => {
+                lines.extend_from_slice(format!("{{\"level\":\"WARN\",\"message\":\"{lost} log lines were lost\"}}\n").as_bytes())
+            }
+        }
         let _ = io::stderr().lock().write_all(&lines);
     }
 
@@ -85,6 +95,10 @@ pub(super) struct Line<'l> {
 impl io::Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut held = self.lines.held();
+        if held.len() + bytes.len() > TOO_MUCH {
+            self.lines.0.lost.fetch_add(1, Ordering::Relaxed);
+            return Ok(bytes.len());
+        }
         held.extend_from_slice(bytes);
         if self.at_once {
             self.lines.flush(held);
@@ -190,6 +204,17 @@ pub(super) fn start(form: Form) -> Last {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_nobody_takes_are_counted_not_kept() {
+        let lines = Lines::default();
+        let mut line = Line { lines: &lines, at_once: false };
+        let text = vec![b'x'; TOO_MUCH / 4];
+        for _ in 0..6 {
+            io::Write::write_all(&mut line, &text).expect("taken");
+        }
+        assert_eq!((lines.held().len(), lines.0.lost.load(Ordering::Relaxed)), (TOO_MUCH, 2));
+    }
 
     #[test]
     fn a_json_line_is_one_object_whatever_stands_in_it() {

@@ -39,13 +39,16 @@ pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let _last_lines = logs::start(self.log);
+        // From the first moment on: unheard, these signals would end the process.
+        let _hangups = signal(SignalKind::hangup())?;
+        let stop = until_told()?;
         let text = std::fs::read_to_string(&self.config).map_err(|error| format!("{}: {error}", self.config.display()))?;
         let base = self.config.parent().unwrap_or(std::path::Path::new("."));
         let config = crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", self.config.display()))?;
         let app = App::build(config.clone(), Some(self.config))?;
         let listeners = Listeners::bind(&config).await?;
         tracing::info!(api = %listeners.api.local_addr()?, metrics = %listeners.metrics.local_addr()?, name = config.name, "serving");
-        app.run(listeners, until_told()?).await?;
+        app.run(listeners, stop).await?;
         tracing::info!("stopped");
         Ok(())
     }

@@ -165,7 +165,12 @@ impl Connection {
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut self, stream: S, client: IpAddr) {
         let timeouts = &self.terms.timeouts;
-        let (version, tap) = match tokio::time::timeout(timeouts.header, Tap::open(stream, timeouts.stream_idle)).await {
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(timeouts.header, Tap::open(stream, timeouts.stream_idle)) => opened,
+            // Nothing was asked on it: the drain does not wait for such.
+            _ = self.shutdown.wait_for(|stop| *stop) => return,
+        };
+        let (version, tap) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return tracing::debug!(%error, %client, "no request"),
             Err(_) => return tracing::debug!(%client, "no request in time"),

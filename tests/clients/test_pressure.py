@@ -188,9 +188,11 @@ def test_a_caller_who_leaves_is_said_so(gateway: Served, upstream: FakeUpstream)
 
 
 def test_a_scraper_that_says_nothing_does_not_keep_the_gateway(upstream: FakeUpstream, tmp_path: Path) -> None:
-    gateway = serve(tmp_path, TIMES + fake_model(upstream.url))
+    gateway = serve(tmp_path, '[timeouts]\nheader = "60s"\n' + fake_model(upstream.url))
     host, port = gateway.metrics.split("/")[2].split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as half:
+    # Neither does a connection on which nothing was asked, however long it may take to.
+    silent = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
+    with silent, socket.create_connection((host, int(port)), timeout=20) as half:
         half.sendall(b"GET /metr")
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.ended(10) == 0
