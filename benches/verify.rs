@@ -1,4 +1,4 @@
-//! What does a token cost: verified cold, by either implementation and algorithm, and found in the memory of verified ones?
+//! What does a token cost, and a chain of four: verified cold, by either implementation, and found in the memory of verified ones?
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ use token_shield::guard::table::Tables;
 use token_shield::id::KeyId;
 use token_shield::keyring::{Issuer, Keyring};
 use token_shield::registry::Registry;
+use token_shield::token::delegate::{Narrowed, delegate};
 use token_shield::token::jwk::Jwk;
 use token_shield::token::mint::{Request, label, mint};
 use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, verify};
@@ -33,7 +34,8 @@ impl Keys for One {
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
-fn token(algorithm: Algorithm) -> Result<(String, One), Box<dyn std::error::Error>> {
+/// A token and the key that a gateway knows; with a holder's key where it shall be delegated.
+fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, One), Box<dyn std::error::Error>> {
     let key = SigningKey::generate(algorithm)?;
     let request = Request {
         iss: "https://operator.example".to_owned(),
@@ -47,9 +49,9 @@ fn token(algorithm: Algorithm) -> Result<(String, One), Box<dyn std::error::Erro
         rpm: Some(120),
         in_flight: Some(8),
         output_tokens: Some(4096),
-        holder: None,
-        depth_max: 1,
-        bearer_children: false,
+        holder: holder.map(|holder| holder.public().map(Jwk::of)).transpose()?,
+        depth_max: if holder.is_some() { 4 } else { 1 },
+        bearer_children: holder.is_some(),
         issued: NOW,
         not_before: None,
         expires: NOW.plus(Duration::from_secs(3600)),
@@ -69,28 +71,50 @@ fn token(algorithm: Algorithm) -> Result<(String, One), Box<dyn std::error::Erro
 
 fn tokens(bench: &mut Criterion) {
     for algorithm in [Algorithm::MlDsa65, Algorithm::Ed25519] {
-        let (text, keys) = match token(algorithm) {
+        let (text, keys) = match token(algorithm, None) {
             Ok(made) => made,
             Err(error) => panic!("a good token: {error}"),
         };
-        let cold = |verifier: &dyn Verifier| {
-            let verified = Presented::read(black_box(&text)).and_then(|presented| verify(&presented, &keys, verifier, NOW));
-            assert!(verified.is_ok(), "the token must verify");
-        };
-        let name = algorithm.as_str();
-        bench.bench_function(&format!("verify/cold, {name}, aws-lc"), |run| run.iter(|| cold(&Fast)));
-        bench.bench_function(&format!("verify/cold, {name}, pure Rust"), |run| run.iter(|| cold(&Portable)));
-        let (door, tables) = door(&keys);
-        let value = HeaderValue::from_str(&format!("Bearer {text}"));
-        let headers = HeaderMap::from_iter(value.into_iter().map(|value| (AUTHORIZATION, value)));
-        let asked = || {
-            let credential = Credential::read(black_box(&headers));
-            let known = credential.and_then(|read| door.authenticate(&read, IpAddr::from([127, 0, 0, 1]), Arc::clone(&tables)));
-            known.is_ok_and(|(_, found)| found == Found::Cached)
-        };
-        assert!(!asked(), "the first time it is verified");
-        bench.bench_function(&format!("verify/cached, {name}, with times and standing"), |run| run.iter(|| assert!(asked())));
+        one(bench, algorithm.as_str(), &text, &keys);
     }
+    let (text, keys) = match chain() {
+        Ok(made) => made,
+        Err(error) => panic!("a good chain: {error}"),
+    };
+    one(bench, "ML-DSA-65 and three of Ed25519", &text, &keys);
+}
+
+/// A chain of four: an ML-DSA-65 root, and holders with Ed25519 keys.
+fn chain() -> Result<(String, One), Box<dyn std::error::Error>> {
+    let holders = [(); 3].map(|()| SigningKey::generate(Algorithm::Ed25519));
+    let [first, second, third] = holders;
+    let holders = [first?, second?, third?];
+    let (mut text, keys) = token(Algorithm::MlDsa65, Some(&holders[0]))?;
+    for (place, holder) in holders.iter().enumerate() {
+        let next = holders.get(place + 1).map(|next| next.public().map(Jwk::of)).transpose()?;
+        let wanted = Narrowed { name: format!("part-{place}"), holder: next, ..Narrowed::default() };
+        text = delegate(&text, holder, &wanted, NOW, place as u128)?;
+    }
+    Ok((text, keys))
+}
+
+fn one(bench: &mut Criterion, name: &str, text: &str, keys: &One) {
+    let cold = |verifier: &dyn Verifier| {
+        let verified = Presented::read(black_box(text)).and_then(|presented| verify(&presented, keys, verifier, NOW));
+        assert!(verified.is_ok(), "the token must verify");
+    };
+    bench.bench_function(&format!("verify/cold, {name}, aws-lc"), |run| run.iter(|| cold(&Fast)));
+    bench.bench_function(&format!("verify/cold, {name}, pure Rust"), |run| run.iter(|| cold(&Portable)));
+    let (door, tables) = door(keys);
+    let value = HeaderValue::from_str(&format!("Bearer {text}"));
+    let headers = HeaderMap::from_iter(value.into_iter().map(|value| (AUTHORIZATION, value)));
+    let asked = || {
+        let credential = Credential::read(black_box(&headers));
+        let known = credential.and_then(|read| door.authenticate(&read, IpAddr::from([127, 0, 0, 1]), Arc::clone(&tables)));
+        known.is_ok_and(|(_, found)| found == Found::Cached)
+    };
+    assert!(!asked(), "the first time it is verified");
+    bench.bench_function(&format!("verify/cached, {name}, with times and standing"), |run| run.iter(|| assert!(asked())));
 }
 
 /// The door of a gateway with that key, and tables of one class.

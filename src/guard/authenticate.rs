@@ -109,6 +109,23 @@ pub enum Found {
     Verified,
 }
 
+/// What a remembered token may take on the average, in bytes: an ML-DSA-65 root and what it says.
+const REMEMBERED_BYTES: u64 = 9 << 10;
+/// Below this a memory could not hold a single long chain.
+const MEMORY_MIN: u64 = 1 << 20;
+
+/// Weighs remembered tokens by their bytes: whoever holds a key can sign any number of long chains.
+#[derive(Clone)]
+struct Weight;
+
+impl quick_cache::Weighter<u64, Arc<Remembered>> for Weight {
+    fn weight(&self, _: &u64, known: &Arc<Remembered>) -> u64 {
+        // The text, the claims read from it (three quarters of it at the most), and the books around them.
+        let text = known.text.len() as u64;
+        text + text * 3 / 4 + 512
+    }
+}
+
 /// The question and what it is answered from.
 pub struct Authenticator {
     keyring: Arc<Keyring>,
@@ -116,7 +133,7 @@ pub struct Authenticator {
     limiter: Arc<Limiter>,
     verifier: Box<dyn Verifier>,
     clock: Arc<dyn Clock>,
-    memory: Option<quick_cache::sync::Cache<u64, Arc<Remembered>>>,
+    memory: Option<quick_cache::sync::Cache<u64, Arc<Remembered>, Weight>>,
     hashing: RandomState,
     peers: DefaultKeyedRateLimiter<u128>,
 }
@@ -142,7 +159,8 @@ impl Authenticator {
         peer_rps: u32,
     ) -> Self {
         let (keyring, registry, limiter) = books;
-        let memory = (token_cache > 0).then(|| quick_cache::sync::Cache::new(token_cache));
+        let bytes = REMEMBERED_BYTES.saturating_mul(token_cache as u64).max(MEMORY_MIN);
+        let memory = (token_cache > 0).then(|| quick_cache::sync::Cache::with_weighter(token_cache, bytes, Weight));
         let peers = RateLimiter::keyed(Quota::per_second(NonZeroU32::new(peer_rps).unwrap_or(NonZeroU32::MIN)));
         Self { keyring, registry, limiter, verifier, clock, memory, hashing: RandomState::default(), peers }
     }

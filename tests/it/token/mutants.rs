@@ -1,13 +1,22 @@
 //! Tokens and chains that another library made (jwcrypto, `tests/vectors/jwcrypto.jsonl`), and random mutants of them: both
 //! implementations refuse each, for the same reason.
 
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use token_shield::clock::Timestamp;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use token_shield::clock::{ManualClock, Timestamp};
+use token_shield::config;
 use token_shield::crypto::{Fast, Portable, Verifier};
+use token_shield::guard::authenticate::{Authenticator, Credential, Found};
+use token_shield::guard::limiter::Limiter;
+use token_shield::guard::table::Tables;
 use token_shield::keyring::{Issuer, Keyring};
 use token_shield::refusal::Code;
+use token_shield::registry::Registry;
 use token_shield::token::{IssuerPolicy, PostQuantum, Presented, jwk, verify};
 
 use super::narrow::Random;
@@ -16,6 +25,7 @@ const SEED: u64 = 0x6d75_7461_6e74_7321;
 const CHARACTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~=+/ ";
 
 struct Given {
+    line: String,
     token: String,
     keyring: Keyring,
     now: Timestamp,
@@ -41,7 +51,7 @@ impl Given {
         let keys = jwk::read_set(&vector["jwks"].to_string()).expect("keys");
         keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);
         let now = Timestamp(vector["now"].as_i64().expect("a moment") * 1000);
-        Self { token: text("token"), keyring, now, code: vector["code"].as_str().map(str::to_owned) }
+        Self { line: line.to_owned(), token: text("token"), keyring, now, code: vector["code"].as_str().map(str::to_owned) }
     }
 
     fn verdict(&self, token: &str, verifier: &dyn Verifier) -> Result<(), Code> {
@@ -77,6 +87,32 @@ fn what_another_library_signed_is_taken() {
         for verifier in [&Fast as &dyn Verifier, &Portable] {
             let code = given.verdict(&given.token, verifier).err().map(Code::as_str);
             assert_eq!(code, given.code.as_deref());
+        }
+    }
+}
+
+/// Whoever holds a key can sign any number of chains; what is remembered of them has a bound in bytes, and the newest is known.
+#[test]
+fn what_is_remembered_is_bounded_in_bytes() {
+    let given = Given::all();
+    for (size, kept) in [(1, true), (0, false)] {
+        for given in given.iter().filter(|given| given.code.is_none()) {
+            let clock = Arc::new(ManualClock::at(given.now));
+            let keyring = Given::read(&given.line).keyring;
+            let books = (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
+            let door = Authenticator::new(books, Box::new(Fast), clock, size, 1_000_000);
+            let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
+            let tables = Arc::new(Tables::build(&config.guard, Vec::new()).expect("tables"));
+            let value = HeaderValue::from_str(&format!("Bearer {}", given.token)).expect("value");
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+            let asked = || {
+                let credential = Credential::read(&headers).expect("credential");
+                door.authenticate(&credential, IpAddr::from([127, 0, 0, 1]), Arc::clone(&tables))
+                    .map(|(_, found)| found)
+                    .expect("good")
+            };
+            assert_eq!(asked(), Found::Verified);
+            assert_eq!(asked() == Found::Cached, kept);
         }
     }
 }
