@@ -70,7 +70,8 @@ pub(super) struct Import {
 
 #[derive(Args)]
 pub(super) struct Change {
-    /// The key's thumbprint, as `keys list` shows it.
+    /// The key's thumbprint, as `keys list` shows it; one in 64 begins with a hyphen.
+    #[arg(allow_hyphen_values = true)]
     kid: String,
     /// Why; it stands in the record.
     #[arg(long)]

@@ -115,6 +115,7 @@ pub(super) struct Given {
 #[derive(Args)]
 pub(super) struct Revoke {
     /// The token's id or its jti; the token itself; or - to read one of them from standard input.
+    #[arg(allow_hyphen_values = true)]
     token: String,
     /// Why; it stands in the record.
     #[arg(long)]
