@@ -106,8 +106,10 @@ codes! {
     HostNotServed "host-not-served" Accepted 421 Never "The Host or :authority of the request is not valid.";
     TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes, dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
-
+    RequestMalformed "request-malformed" Accepted 400 Never "The request is not well-formed HTTP: its request line, a header or its length.";
+    HeadersTooLarge "headers-too-large" Accepted 431 Never "The request line and the headers are longer than the gateway reads (64 KiB).";
     HeadersSlow "headers-slow" Accepted 408 Later "The headers did not arrive in time.";
+
     TokenMissing "token-missing" Presented 401 Never "Send a capability token: Authorization: Bearer TOKEN, or x-api-key.";
     TokenAmbiguous "token-ambiguous" Presented 401 Never "Exactly one credential is read: send one Authorization header or one x-api-key, not both, not twice.";
     TokenScheme "token-scheme" Presented 401 Never "The Authorization scheme must be Bearer.";

@@ -6,11 +6,24 @@ use http::{HeaderValue, Request};
 use crate::proxy::tap::Unexplained;
 use crate::refusal::{Code, Refusal};
 
+/// Bytes of a request's line and headers at the most: a chain of 40 KiB and what else a caller sends.
+pub(super) const HEADERS_MAX: usize = 64 << 10;
+
+/// The size of a header list as RFC 9113 section 10.5.1 counts it.
+fn list_size<B>(request: &Request<B>) -> usize {
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    headers.sum::<usize>() + target
+}
+
 /// Asks whether a request is framed and addressed in one way only.
 ///
 /// # Errors
-/// `framing-invalid` or `host-not-served`.
+/// `headers-too-large` (of HTTP/2; hyper holds the limit for HTTP/1), `framing-invalid` or `host-not-served`.
 pub(super) fn framing<B>(request: &Request<B>, unexplained: &Unexplained) -> Result<(), Refusal> {
+    if request.version() == http::Version::HTTP_2 && list_size(request) > HEADERS_MAX {
+        return Err(Code::HeadersTooLarge.into());
+    }
     let headers = request.headers();
     let chunked = headers.contains_key(http::header::TRANSFER_ENCODING);
     if headers.contains_key(http::header::CONTENT_LENGTH) {

@@ -22,13 +22,13 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::guard::authenticate::network;
 use crate::proxy::body::Body;
+use crate::proxy::framing::HEADERS_MAX;
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::settings::Timeouts;
 use crate::proxy::tap::{Home, Tap, Unexplained, Version};
 use crate::proxy::{Gateway, Origin};
+use crate::refusal::Code;
 
-/// Header bytes of one request at the most: a chain of 40 KiB and what else a caller sends.
-const HEADERS_MAX: usize = 64 << 10;
 /// Streams that one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 128;
 /// How long a last word to a slow caller may take.
@@ -170,12 +170,12 @@ impl Connection {
             // Nothing was asked on it: the drain does not wait for such.
             _ = self.shutdown.wait_for(|stop| *stop) => return,
         };
-        let (version, tap) = match opened {
+        let tap = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => return tracing::debug!(%error, %client, "no request"),
             Err(_) => return tracing::debug!(%client, "no request in time"),
         };
-        let (unexplained, home, busy) = (tap.unexplained(), tap.home(), Arc::new(()));
+        let (version, unexplained, home, busy) = (tap.version(), tap.unexplained(), tap.home(), Arc::new(()));
         let (gateway, terms, working) = (Arc::clone(&self.gateway), Arc::clone(&self.terms), Arc::clone(&busy));
         let service = service_fn(move |request| {
             let (gateway, working) = (Arc::clone(&gateway), Arc::clone(&working));
@@ -194,8 +194,8 @@ impl Connection {
         };
         if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");
-            if version == Version::Http1 && error.is_timeout() {
-                too_slow(&self.gateway, &home).await;
+            if version == Version::Http1 {
+                unread(&self.gateway, &error, &home).await;
             }
         }
     }
@@ -259,16 +259,24 @@ impl HttpBody for Working {
     }
 }
 
-/// Tells a caller whose headers did not end in time, where they had begun.
-async fn too_slow<S: AsyncWrite + Unpin>(gateway: &Gateway, home: &Home<S>) {
+/// Tells a caller why the head of its request could not be read, where one had begun.
+async fn unread<S: AsyncRead + AsyncWrite + Unpin>(gateway: &Gateway, error: &hyper::Error, home: &Home<S>) {
+    let code = match error {
+        slow if slow.is_timeout() => Code::HeadersSlow,
+        large if large.is_parse_too_large() => Code::HeadersTooLarge,
+        malformed if malformed.is_parse() => Code::RequestMalformed,
+        _ => return,
+    };
     let Some(mut stream) = home.take() else { return };
-    let answer = gateway.too_slow();
+    let answer = gateway.unread(code);
     let told = async {
         stream.write_all(&answer).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // To close on bytes that were not read would reset the connection and might lose the answer.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     };
     if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, told).await {
-        tracing::debug!(%error, "the caller of a slow request was gone");
+        tracing::debug!(%error, %code, "the caller was gone");
     }
 }
 
@@ -293,7 +301,8 @@ fn http2(timeouts: &Timeouts) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(HEADERS_MAX as u32)
+        // What lies between is refused with a code; beyond this the HTTP/2 library answers by itself.
+        .max_header_list_size(2 * HEADERS_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(timeouts.header);

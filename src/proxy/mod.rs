@@ -155,11 +155,11 @@ impl Gateway {
         response
     }
 
-    /// The whole HTTP/1.1 answer to a request whose headers did not end in time.
+    /// The whole HTTP/1.1 answer to a request whose head could not be read, for the reason `code`.
     #[must_use]
-    pub fn too_slow(&self) -> Vec<u8> {
+    pub fn unread(&self, code: Code) -> Vec<u8> {
         let id = self.request_ids.next(self.clock.now());
-        let no = self.known(Code::HeadersSlow.into()).no;
+        let no = self.known(code.into()).no;
         Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).refused(no.refusal());
         respond::written(respond::refuse(&no, Dialect::OpenAi, &id.to_string(), None))
     }

@@ -7,7 +7,8 @@
 //! such a request. The tap counts the lines that begin with `content-length` as the bytes come in; a request explains one by
 //! showing the header, and a chunked request with an unexplained one was ambiguous.
 //!
-//! A connection on which a request has begun that nobody answered goes back [`Home`], so that its caller can be told why.
+//! What hyper cannot read it answers with a bare status. The tap keeps that answer to itself: a connection on which a
+//! request has begun that nobody answered goes back [`Home`], so that its caller can be told why.
 
 use std::io;
 use std::pin::Pin;
@@ -20,7 +21,11 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::proxy::respond::REQUEST;
+
 const LINE: &[u8; 15] = b"\ncontent-length";
+/// What hyper's own answers to requests that it cannot read begin with.
+const BARE: &[u8] = b"HTTP/1.1 4";
 /// What an HTTP/2 connection begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -70,6 +75,11 @@ pub struct Tap<S> {
     unexplained: Unexplained,
     /// True when bytes came in since something was last written.
     waiting: bool,
+    /// True when all that was written was flushed, so that the next write begins something new.
+    flushed: bool,
+    /// True when an answer was kept: the end of the stream is kept with it.
+    kept: bool,
+    version: Version,
     home: Arc<Mutex<Option<S>>>,
     /// Runs while nothing can be written.
     stall: Option<Pin<Box<Sleep>>>,
@@ -77,9 +87,26 @@ pub struct Tap<S> {
 }
 
 impl<S> Tap<S> {
-    fn new(stream: S, first: BytesMut, stall_max: Duration) -> Self {
-        let (unexplained, home) = (Unexplained::default(), Arc::default());
-        Self { stream: Some(stream), first, matched: 0, unexplained, waiting: false, home, stall: None, stall_max }
+    fn new(stream: S, version: Version, first: BytesMut, stall_max: Duration) -> Self {
+        let (unexplained, home, flushed) = (Unexplained::default(), Arc::default(), true);
+        let (stream, stall) = (Some(stream), None);
+        Self { stream, first, matched: 0, unexplained, waiting: false, flushed, kept: false, version, home, stall, stall_max }
+    }
+
+    /// Keeps `bytes` where they are hyper's own answer to what it could not read. Ours name the request and have a body.
+    fn keeps(&mut self, bytes: &[u8]) -> bool {
+        self.kept |= self.version == Version::Http1
+            && self.waiting
+            && self.flushed
+            && bytes.starts_with(BARE)
+            && bytes.ends_with(b"\r\n\r\n")
+            && memchr::memmem::find(bytes, b"\r\ncontent-length: 0\r\n").is_some()
+            && memchr::memmem::find(bytes, REQUEST.as_str().as_bytes()).is_none();
+        self.kept
+    }
+
+    fn begins_to_write(&mut self) {
+        (self.waiting, self.flushed) = (false, false);
     }
 
     /// Passes on what became of a write, and turns one that takes too long into a fault.
@@ -91,6 +118,12 @@ impl<S> Tap<S> {
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.stall_max)));
         std::task::ready!(stall.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
+    }
+
+    /// The version that the connection speaks.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
     }
 
     /// The count of unexplained lines, which the connection's requests share.
@@ -141,15 +174,15 @@ impl<S: AsyncRead + Unpin> Tap<S> {
     ///
     /// # Errors
     /// What reading said; an end before the version is known is `UnexpectedEof`.
-    pub async fn open(mut stream: S, stall_max: Duration) -> io::Result<(Version, Self)> {
+    pub async fn open(mut stream: S, stall_max: Duration) -> io::Result<Self> {
         let mut first = BytesMut::with_capacity(PREFACE.len());
         loop {
             let known = first.iter().zip(PREFACE).take_while(|(byte, preface)| byte == preface).count();
             if known < first.len() {
-                return Ok((Version::Http1, Self::new(stream, first, stall_max)));
+                return Ok(Self::new(stream, Version::Http1, first, stall_max));
             }
             if known == PREFACE.len() {
-                return Ok((Version::Http2, Self::new(stream, first, stall_max)));
+                return Ok(Self::new(stream, Version::Http2, first, stall_max));
             }
             if stream.read_buf(&mut first).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -188,7 +221,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
-        tap.waiting = false;
+        if tap.keeps(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        tap.begins_to_write();
         let written = tap.stream()?.poll_write(cx, bytes);
         tap.moves(cx, written)
     }
@@ -196,16 +232,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let tap = self.get_mut();
         let flushed = tap.stream()?.poll_flush(cx);
+        tap.flushed |= flushed.is_ready();
         tap.moves(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().stream()?.poll_shutdown(cx)
+        let tap = self.get_mut();
+        if tap.kept { Poll::Ready(Ok(())) } else { tap.stream()?.poll_shutdown(cx) }
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
-        tap.waiting = false;
+        if let [only] = bytes
+            && tap.keeps(only)
+        {
+            return Poll::Ready(Ok(only.len()));
+        }
+        tap.begins_to_write();
         let written = tap.stream()?.poll_write_vectored(cx, bytes);
         tap.moves(cx, written)
     }
@@ -221,7 +264,7 @@ mod tests {
 
     #[track_caller]
     fn count(reads: &[&[u8]], expect: u64) {
-        let mut tap = Tap::new(tokio::io::empty(), BytesMut::new(), Duration::MAX);
+        let mut tap = Tap::new(tokio::io::empty(), Version::Http1, BytesMut::new(), Duration::MAX);
         for read in reads {
             tap.watch(read);
         }

@@ -121,3 +121,11 @@ def _commands(block: str) -> list[str]:
         elif found and (found[-1].endswith("\\") or found[-1].count("'") % 2):
             found[-1] += "\n" + text
     return found
+
+
+def test_headers_that_are_too_large_are_refused_by_name(wired: tuple[Gateway, Line, str]) -> None:
+    gateway, over, version = wired
+    answer = over.http.get(gateway.url + "/v1/models", headers={"x-long": "a" * 70_000})
+    assert (answer.status_code, answer.http_version) == (431, version)
+    assert answer.json()["error"]["code"] == "headers-too-large"
+    assert answer.headers["token-shield-request"].startswith("rq_")

@@ -1,5 +1,7 @@
 //! Hostile input: each case is refused with the status and code of docs/THREATS.md, and nothing is forwarded.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
@@ -15,6 +17,7 @@ const GOOD: &str = r#"{"model":"up","messages":[{"role":"user","content":"hello"
 #[track_caller]
 fn refused(gateway: &Gateway, what: &str, answer: &Answer, (status, code): (u16, &str)) {
     assert_eq!((answer.status, answer.code().as_str()), (status, code), "{what}: {answer:?}");
+    assert!(answer.head.contains("\r\ntoken-shield-request: "), "{what}: no request id: {answer:?}");
     assert_eq!(gateway.forwarded.load(Ordering::SeqCst), 0, "{what}: something was forwarded");
 }
 
@@ -141,19 +144,24 @@ fn hostile_framing_is_refused() {
         let bytes = request.replace(&length, &lines);
         refused(&gateway, what, &gateway.send(bytes.as_bytes()), (400, "framing-invalid"));
     }
-    // What hyper itself refuses has no body and no code: the status is all that is promised.
-    for (what, bytes, status) in [
-        ("two lengths", request.replace(&length, &format!("{length}\r\ncontent-length: 3")), 400),
-        ("signed length", request.replace(&length, "content-length: +3"), 400),
-        ("chunked twice over", request.replace(&length, "transfer-encoding: chunked, identity"), 400),
-        ("folded header", request.replace("host: gateway.example", "host: gateway.example\r\nx: a\r\n b"), 400),
-        ("space before the colon", request.replace("host: ", "host : "), 400),
-        ("oversize headers", request.replace("host: ", &format!("x: {}\r\nhost: ", "a".repeat(70_000))), 431),
-        ("not HTTP", "\x16\x03\x01\x02".repeat(20), 400),
+    let malformed = (400, "request-malformed");
+    for (what, bytes, expect) in [
+        ("two lengths", request.replace(&length, &format!("{length}\r\ncontent-length: 3")), malformed),
+        ("signed length", request.replace(&length, "content-length: +3"), malformed),
+        ("chunked twice over", request.replace(&length, "transfer-encoding: chunked, identity"), malformed),
+        ("folded header", request.replace("host: gateway.example", "host: gateway.example\r\nx: a\r\n b"), malformed),
+        ("space before the colon", request.replace("host: ", "host : "), malformed),
+        ("a method of two words", request.replace("POST", "PO ST"), malformed),
+        ("not HTTP", "\x16\x03\x01\x02".repeat(20), malformed),
+        (
+            "oversize headers",
+            request.replace("host: ", &format!("x: {}\r\nhost: ", "a".repeat(70_000))),
+            (431, "headers-too-large"),
+        ),
+        ("a target without end", request.replace(CHAT, &format!("/{}", "a".repeat(70_000))), (431, "headers-too-large")),
     ] {
         let answer = gateway.send(bytes.as_bytes());
-        assert_eq!(answer.status, status, "{what}: {answer:?}");
-        assert_eq!(gateway.forwarded.load(Ordering::SeqCst), 0, "{what}");
+        refused(&gateway, what, &answer, expect);
     }
     let cut = &request.as_bytes()[..request.len() - 5];
     refused(&gateway, "a body that never ends", &gateway.send(cut), (408, "body-slow"));
@@ -165,6 +173,19 @@ fn hostile_framing_is_refused() {
     }
     let large = format!(r#"{{"model":"up","messages":[],"user":"{}"}}"#, "a".repeat(2 << 20));
     refused(&gateway, "a large body", &gateway.send(&gateway.chat(&large)), (413, "body-too-large"));
+}
+
+#[test]
+fn garbage_after_a_good_request_is_refused_by_name() {
+    let gateway = Gateway::start();
+    let mut stream = TcpStream::connect(gateway.api).expect("connect");
+    stream.write_all(&gateway.chat(GOOD)).expect("write");
+    assert_eq!(Answer::read(&mut stream).status, 200);
+    stream.write_all(b"\0\0\r\n\r\n").expect("write");
+    let answer = Answer::read(&mut stream);
+    assert_eq!((answer.status, answer.code().as_str()), (400, "request-malformed"), "{answer:?}");
+    assert!(answer.head.contains("\r\ntoken-shield-request: "), "{answer:?}");
+    assert_eq!(stream.read(&mut [0]).expect("read"), 0, "the connection stays open");
 }
 
 #[test]
