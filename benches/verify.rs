@@ -17,11 +17,13 @@ use token_shield::guard::authenticate::{Authenticator, Credential, Found};
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
 use token_shield::id::KeyId;
+use token_shield::json::Value;
 use token_shield::keyring::{Issuer, Keyring};
 use token_shield::registry::Registry;
+use token_shield::token::constraint::{Constraint, Kind};
 use token_shield::token::delegate::{Narrowed, delegate};
 use token_shield::token::jwk::Jwk;
-use token_shield::token::mint::{Request, label, mint};
+use token_shield::token::mint::{Request, mint};
 use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, verify};
 
 struct One(Arc<KnownKey>);
@@ -37,26 +39,17 @@ const NOW: Timestamp = Timestamp(1_790_000_000_000);
 /// A token and the key that a gateway knows; with a holder's key where it shall be delegated.
 fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, One), Box<dyn std::error::Error>> {
     let key = SigningKey::generate(algorithm)?;
-    let request = Request {
-        iss: "https://operator.example".to_owned(),
-        aud: "https://gateway.example".to_owned(),
-        principal: "team:research".parse()?,
-        agent: "research/summarizer".parse()?,
-        scopes: vec!["inference.*".to_owned(), "models.read".to_owned()],
-        models: vec!["llama-3.1-8b".to_owned(), "bge-m3".to_owned()],
-        model_prefix: None,
-        rps: None,
-        rpm: Some(120),
-        in_flight: Some(8),
-        output_tokens: Some(4096),
-        holder: holder.map(|holder| holder.public().map(Jwk::of)).transpose()?,
-        depth_max: if holder.is_some() { 4 } else { 1 },
-        bearer_children: holder.is_some(),
-        issued: NOW,
-        not_before: None,
-        expires: NOW.plus(Duration::from_secs(3600)),
-        jti: label(NOW, 1),
-    };
+    let models = Value::Array(vec![Value::from_text("llama-3.1-8b"), Value::from_text("bge-m3")]);
+    let names = ("https://operator.example", "https://gateway.example");
+    let lifetime = (NOW, Duration::from_secs(3600));
+    let mut request = Request::new(names, "research/summarizer".parse()?, "team:research".parse()?, lifetime, 1)
+        .limited(Constraint::new("model", Kind::OneOf, models)?)
+        .limited(Constraint::new("requests_per_minute", Kind::Rate, Value::from_u64(120))?)
+        .limited(Constraint::new("requests_in_flight", Kind::Max, Value::from_u64(8))?)
+        .limited(Constraint::new("output_tokens", Kind::Max, Value::from_u64(4096))?);
+    if let Some(holder) = holder {
+        request = request.delegable(Jwk::of(holder.public()?), 4).limited(Constraint::bearer_children()?);
+    }
     let issuer = IssuerPolicy {
         iss: request.iss.clone(),
         aud: request.aud.clone(),

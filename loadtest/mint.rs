@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use token_shield::clock::{Clock, SystemClock};
 use token_shield::crypto::{Algorithm, SigningKey, entropy};
+use token_shield::json::Value;
+use token_shield::token::constraint::{Constraint, Kind};
 use token_shield::token::jwk::{self, Jwk};
-use token_shield::token::mint::{Request, label, mint};
+use token_shield::token::mint::{Request, mint};
 
 fn option(name: &str) -> Result<String, Box<dyn Error>> {
     let mut words = std::env::args().skip_while(|word| word != name).skip(1);
@@ -20,26 +22,17 @@ fn option(name: &str) -> Result<String, Box<dyn Error>> {
 
 fn token(key: &SigningKey, iss: &str, aud: &str, agent: u64) -> Result<String, Box<dyn Error>> {
     let now = SystemClock::start().now();
-    let request = Request {
-        iss: iss.to_owned(),
-        aud: aud.to_owned(),
-        principal: "team:loadtest".parse()?,
-        agent: format!("loadtest/agent-{agent}").parse()?,
-        scopes: vec!["inference.*".to_owned()],
-        models: Vec::new(),
-        model_prefix: None,
-        rps: Some(100_000_000),
-        rpm: Some(1_000_000_000),
-        in_flight: Some(100_000),
-        output_tokens: Some(4096),
-        holder: None,
-        depth_max: 1,
-        bearer_children: false,
-        issued: now,
-        not_before: None,
-        expires: now.plus(Duration::from_secs(86_400)),
-        jti: label(now, u128::from_be_bytes(entropy()?)),
-    };
+    let times = (now, Duration::from_secs(86_400));
+    let (agent, random) = (format!("loadtest/agent-{agent}").parse()?, u128::from_be_bytes(entropy()?));
+    let mut request = Request::new((iss, aud), agent, "team:loadtest".parse()?, times, random);
+    for (key, kind, number) in [
+        ("requests_per_second", Kind::Rate, 100_000_000),
+        ("requests_per_minute", Kind::Rate, 1_000_000_000),
+        ("requests_in_flight", Kind::Max, 100_000),
+        ("output_tokens", Kind::Max, 4096),
+    ] {
+        request = request.limited(Constraint::new(key, kind, Value::from_u64(number))?);
+    }
     Ok(mint(&request, key)?)
 }
 

@@ -1,13 +1,12 @@
 //! `token-shield agent …`.
 
-use std::convert::Infallible;
-
 use clap::{Args, Subcommand};
 
 use super::door::{print, say_sealed, send};
-use super::{Failure, Place, full_name};
+use super::{Failure, Place, agent_name};
 use crate::control::api::Request;
 use crate::control::{Command, Question, Verb as Standing};
+use crate::id::AgentName;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -40,8 +39,8 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct Register {
     /// namespace/name; without a slash the namespace is `default`
-    #[arg(value_parser = full_name_of)]
-    agent: String,
+    #[arg(value_parser = agent_name)]
+    agent: AgentName,
     /// In whose name it acts.
     #[arg(long)]
     principal: Option<String>,
@@ -55,8 +54,8 @@ pub(super) struct Register {
 #[derive(Args)]
 pub(super) struct Show {
     /// namespace/name; without a slash the namespace is `default`
-    #[arg(value_parser = full_name_of)]
-    agent: String,
+    #[arg(value_parser = agent_name)]
+    agent: AgentName,
     #[command(flatten)]
     place: Place,
 }
@@ -64,8 +63,8 @@ pub(super) struct Show {
 #[derive(Args)]
 pub(super) struct Stand {
     /// namespace/name; without a slash the namespace is `default`
-    #[arg(value_parser = full_name_of)]
-    agent: String,
+    #[arg(value_parser = agent_name)]
+    agent: AgentName,
     /// Why; it stands in the record.
     #[arg(long)]
     reason: String,
@@ -73,17 +72,11 @@ pub(super) struct Stand {
     place: Place,
 }
 
-/// The agent's name with its namespace.
-#[allow(clippy::unnecessary_wraps, reason = "what clap calls")]
-fn full_name_of(text: &str) -> Result<String, Infallible> {
-    Ok(full_name(text))
-}
-
 impl Verb {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Register(Register { agent, principal, class, place }) => {
-                let command = Command::AgentRegister { agent: agent.clone(), principal, class };
+                let command = Command::AgentRegister { agent: agent.to_string(), principal, class };
                 let reply = send(&place, Request::Command(command)).await?;
                 say_sealed(&format!("registered {agent}"), &reply);
                 Ok(())
@@ -93,7 +86,7 @@ impl Verb {
                 print(&reply, place.json)
             }
             Self::Show(Show { agent, place }) => {
-                let reply = send(&place, Request::Question(Question::Agent { agent })).await?;
+                let reply = send(&place, Request::Question(Question::Agent { agent: agent.to_string() })).await?;
                 print(&reply, place.json)
             }
             Self::Suspend(stand) => stand.run(Standing::Suspend, "suspended").await,
@@ -107,7 +100,7 @@ impl Verb {
 
 impl Stand {
     async fn run(self, verb: Standing, done: &str) -> Result<(), Failure> {
-        let command = Command::AgentStanding { agent: self.agent.clone(), verb, reason: self.reason };
+        let command = Command::AgentStanding { agent: self.agent.to_string(), verb, reason: self.reason };
         let reply = send(&self.place, Request::Command(command)).await?;
         say_sealed(&format!("{done} {}", self.agent), &reply);
         Ok(())

@@ -6,13 +6,12 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
+use super::limits::Allowed;
 use super::token::{public_key, time};
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::entropy;
-use crate::json::{Object, Value};
 use crate::secret::private_file;
-use crate::token::constraint::Constraint;
-use crate::token::delegate::{Narrowed, delegate, limit};
+use crate::token::delegate::{Narrowed, delegate};
 use crate::token::jwk;
 
 #[derive(Args)]
@@ -29,24 +28,8 @@ pub(super) struct Delegate {
     /// How long it lives; 15 minutes, or as long as the parent, where it is not said.
     #[arg(long, value_parser = time)]
     ttl: Option<Duration>,
-    /// A model that it may use; repeatable. Without any: the parent's.
-    #[arg(long = "model")]
-    models: Vec<String>,
-    /// A scope; repeatable. Without any: the parent's.
-    #[arg(long = "scope")]
-    scopes: Vec<String>,
-    /// Requests a minute.
-    #[arg(long)]
-    rpm: Option<u64>,
-    /// Requests a second.
-    #[arg(long)]
-    rps: Option<u64>,
-    /// Requests at once.
-    #[arg(long)]
-    in_flight: Option<u64>,
-    /// Tokens an answer.
-    #[arg(long)]
-    output_tokens: Option<u64>,
+    #[command(flatten)]
+    allowed: Allowed,
     /// The public key of whoever may delegate the child in turn; without it the child is a bearer token.
     #[arg(long, value_name = "FILE.pub")]
     child_key: Option<PathBuf>,
@@ -60,34 +43,13 @@ impl Delegate {
         let parent = read(&self.parent)?;
         let key = jwk::read_private(&private_file(&self.holder_key)?)
             .map_err(|fault| format!("{}: {fault}", self.holder_key.display()))?;
-        let limits = self.limits()?;
+        let limits = self.allowed.limits()?;
         let holder = self.child_key.as_deref().map(public_key).transpose()?;
-        let wanted = Narrowed { name: self.name, ttl: self.ttl, scopes: self.scopes, limits, holder, depth_max: self.max_depth };
+        let wanted =
+            Narrowed { name: self.name, ttl: self.ttl, scopes: self.allowed.scopes, limits, holder, depth_max: self.max_depth };
         let entropy = u128::from_be_bytes(entropy()?);
         println!("{}", delegate(parent.trim(), &key, &wanted, SystemClock::start().now(), entropy)?);
         Ok(())
-    }
-
-    fn limits(&self) -> Result<Vec<Constraint>, Failure> {
-        let mut values = Vec::new();
-        if !self.models.is_empty() {
-            let models = self.models.iter().map(|model| Value::from_text(model.clone())).collect();
-            values.push(("model", "one_of", Value::Array(models)));
-        }
-        let numbers = [
-            ("requests_per_minute", "rate", self.rpm),
-            ("requests_per_second", "rate", self.rps),
-            ("requests_in_flight", "max", self.in_flight),
-            ("output_tokens", "max", self.output_tokens),
-        ];
-        values.extend(numbers.into_iter().filter_map(|(key, kind, number)| Some((key, kind, Value::from_u64(number?)))));
-        let constraint = |(key, kind, value)| {
-            let mut object = Object::new();
-            object.set("key", Value::from_text(key));
-            object.set(kind, value);
-            limit(&Value::Object(object)).map_err(|refusal| format!("{key}: {}", refusal.message).into())
-        };
-        values.into_iter().map(constraint).collect()
     }
 }
 

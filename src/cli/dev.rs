@@ -79,17 +79,7 @@ impl Dev {
         durable::write_atomic(&file, text.as_bytes(), 0o600)?;
         let listeners = Listeners::bind(&config).await?;
         let signing = jwk::read_private(&private_file(&key)?)?;
-        let wanted = Wanted {
-            agent: "default/dev".parse()?,
-            principal: None,
-            models: Vec::new(),
-            scopes: Vec::new(),
-            ttl: TTL,
-            limits: [None; 4],
-            issuer: None,
-            delegable: None,
-        };
-        let token = sign(&config, &signing, wanted)?;
+        let token = sign(&config, &signing, Wanted::for_agent("default/dev".parse()?, TTL))?;
         let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
         app.control().apply(&operator, Command::TokenRegister { token: token.clone(), class: None }).await?;
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;

@@ -8,6 +8,7 @@ mod delegate;
 mod dev;
 mod door;
 mod keys;
+mod limits;
 mod logs;
 mod probe;
 mod serve;
@@ -18,6 +19,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::id::{AgentName, NameFault};
 
 /// What went wrong, for a person to read.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -65,9 +68,9 @@ struct Place {
     json: bool,
 }
 
-/// The agent's name with its namespace.
-fn full_name(text: &str) -> String {
-    if text.contains('/') { text.to_owned() } else { format!("default/{text}") }
+/// An agent's name; without a slash its namespace is `default`.
+fn agent_name(text: &str) -> Result<AgentName, NameFault> {
+    if text.contains('/') { text.parse() } else { format!("default/{text}").parse() }
 }
 
 impl Place {

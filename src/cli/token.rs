@@ -8,17 +8,19 @@ use clap::{Args, Subcommand};
 
 use super::delegate::Delegate;
 use super::door::{say_sealed, send, send_to};
+use super::limits::Allowed;
 use super::vectors::Vectors;
-use super::{Failure, Place, full_name};
+use super::{Failure, Place, agent_name};
 use crate::app::issuers;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::control::api::Request;
-use crate::control::{Command, Question};
+use crate::control::{Command, Question, taken};
 use crate::crypto::{Both, SigningKey, entropy};
 use crate::id::{AgentName, Principal};
 use crate::keyring::Keyring;
 use crate::secret::private_file;
+use crate::token::constraint::Constraint;
 use crate::token::{Presented, inspect, jwk, mint, verify};
 
 #[derive(Subcommand)]
@@ -50,32 +52,16 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct Issue {
     /// namespace/name; without a slash the namespace is `default`.
-    #[arg(long)]
-    agent: String,
+    #[arg(long, value_parser = agent_name)]
+    agent: AgentName,
     /// In whose name it acts; `team:NAMESPACE` where it is not said.
     #[arg(long)]
     principal: Option<String>,
-    /// A model that it may use; repeatable. Without any: every model that its namespace sees.
-    #[arg(long = "model")]
-    models: Vec<String>,
-    /// A scope (docs/TOKEN.md); repeatable. Without any: inference.* and models.read.
-    #[arg(long = "scope")]
-    scopes: Vec<String>,
+    #[command(flatten)]
+    allowed: Allowed,
     /// How long it lives.
     #[arg(long, default_value = "1h", value_parser = time)]
     ttl: Duration,
-    /// Requests a minute.
-    #[arg(long)]
-    rpm: Option<u64>,
-    /// Requests a second.
-    #[arg(long)]
-    rps: Option<u64>,
-    /// Requests at once.
-    #[arg(long)]
-    in_flight: Option<u64>,
-    /// Tokens an answer.
-    #[arg(long)]
-    output_tokens: Option<u64>,
     /// The agent's class, a [class.NAME] of the config.
     #[arg(long)]
     class: Option<String>,
@@ -140,19 +126,19 @@ fn in_words(time: Duration) -> String {
 pub(super) struct Wanted {
     pub(super) agent: AgentName,
     pub(super) principal: Option<Principal>,
-    pub(super) models: Vec<String>,
     pub(super) scopes: Vec<String>,
+    pub(super) limits: Vec<Constraint>,
     pub(super) ttl: Duration,
-    pub(super) limits: [Option<u64>; 4],
     pub(super) issuer: Option<String>,
-    pub(super) delegable: Option<Delegable>,
+    /// The key that may sign children, and how many tokens the chain may have.
+    pub(super) holder: Option<(jwk::Jwk, u64)>,
 }
 
-/// That a token may be delegated.
-pub(super) struct Delegable {
-    pub(super) holder: jwk::Jwk,
-    pub(super) depth_max: u64,
-    pub(super) bearer_children: bool,
+impl Wanted {
+    /// A bearer token without limits of its own.
+    pub(super) fn for_agent(agent: AgentName, ttl: Duration) -> Self {
+        Self { agent, principal: None, scopes: Vec::new(), limits: Vec::new(), ttl, issuer: None, holder: None }
+    }
 }
 
 /// The one key of a public key's file.
@@ -181,28 +167,15 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
         Some(principal) => principal,
         None => format!("team:{}", wanted.agent.namespace()).parse()?,
     };
-    let [rps, rpm, in_flight, output_tokens] = wanted.limits;
-    let scopes = if wanted.scopes.is_empty() { vec!["inference.*".to_owned(), "models.read".to_owned()] } else { wanted.scopes };
-    let request = mint::Request {
-        iss: issuer.iss.clone(),
-        aud: issuer.aud.clone(),
-        principal,
-        agent: wanted.agent,
-        scopes,
-        models: wanted.models,
-        model_prefix: None,
-        not_before: None,
-        rps,
-        rpm,
-        in_flight,
-        output_tokens,
-        depth_max: wanted.delegable.as_ref().map_or(1, |delegable| delegable.depth_max),
-        bearer_children: wanted.delegable.as_ref().is_some_and(|delegable| delegable.bearer_children),
-        holder: wanted.delegable.map(|delegable| delegable.holder),
-        issued: now,
-        expires: now.plus(wanted.ttl),
-        jti: mint::label(now, u128::from_be_bytes(entropy()?)),
-    };
+    let random = u128::from_be_bytes(entropy()?);
+    let mut request = mint::Request::new((&issuer.iss, &issuer.aud), wanted.agent, principal, (now, wanted.ttl), random);
+    request.limits = wanted.limits;
+    if !wanted.scopes.is_empty() {
+        request.scopes = wanted.scopes;
+    }
+    if let Some((holder, depth_max)) = wanted.holder {
+        request = request.delegable(holder, depth_max);
+    }
     Ok(mint::mint(&request, key)?)
 }
 
@@ -255,31 +228,28 @@ impl Issue {
             .into());
         }
         let key = jwk::read_private(&private_file(&path)?).map_err(|fault| format!("{}: {fault}", path.display()))?;
-        let agent: AgentName = full_name(&self.agent).parse()?;
         let known = |name: &String| config.guard.models.iter().any(|model| model.name == *name || model.aliases.contains(name));
-        for model in self.models.iter().filter(|model| !known(model)) {
+        for model in self.allowed.models().iter().filter(|model| !known(model)) {
             eprintln!("note: the config has no model {model:?}");
         }
-        let delegable = self.holder_key.as_deref().map(public_key).transpose()?.map(|holder| Delegable {
-            holder,
-            depth_max: self.max_depth.unwrap_or(2),
-            bearer_children: self.bearer_children,
-        });
+        let holder = self.holder_key.as_deref().map(public_key).transpose()?;
+        let mut limits = self.allowed.limits()?;
+        if self.bearer_children {
+            limits.push(Constraint::bearer_children()?);
+        }
         let wanted = Wanted {
-            delegable,
-            agent: agent.clone(),
             principal: self.principal.map(|principal| principal.parse()).transpose()?,
-            models: self.models,
-            scopes: self.scopes,
-            ttl: self.ttl,
-            limits: [self.rps, self.rpm, self.in_flight, self.output_tokens],
+            scopes: self.allowed.scopes,
+            limits,
             issuer: self.issuer,
+            holder: holder.map(|holder| (holder, self.max_depth.unwrap_or(2))),
+            ..Wanted::for_agent(self.agent.clone(), self.ttl)
         };
         let token = sign(&config, &key, wanted)?;
         if !self.offline {
             let command = Command::TokenRegister { token: token.clone(), class: self.class };
             let reply = send_to(&config, Request::Command(command)).await?;
-            say_sealed(&format!("registered a token of {agent}"), &reply);
+            say_sealed(&format!("registered a token of {}", self.agent), &reply);
         }
         println!("{token}");
         Ok(())
@@ -300,13 +270,7 @@ impl Given {
             keyring.set_issuers(issuers(&config)?);
             let presented = Presented::read(text.trim())?;
             let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
-            serde_json::json!({
-                "valid": true,
-                "id": verified.id().to_string(),
-                "agent": verified.agent().as_str(),
-                "principal": verified.principal().as_str(),
-                "expires": verified.expires().to_string(),
-            })
+            taken(&verified)
         } else {
             let asked = Question::Token { token: text.trim().to_owned() };
             let reply = send_to(&config, Request::Question(asked)).await?;

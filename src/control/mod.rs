@@ -258,7 +258,7 @@ impl Control {
                 shown
             }
             Question::Keys => self.keyring.rows().iter().map(key_row).collect(),
-            Question::Token { token } => vec![self.taken(token)?],
+            Question::Token { token } => vec![self.would_take(token)?],
         };
         Ok(Reply { sealed: Vec::new(), rows, note: None })
     }
@@ -270,7 +270,7 @@ impl Control {
     }
 
     /// Whether a token would be taken now.
-    fn taken(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
+    fn would_take(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::Token(said(&refusal));
         let presented = Presented::read(text).map_err(fault)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
@@ -279,13 +279,7 @@ impl Control {
             .may_sign(verified.kid(), verified.issued())
             .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()));
         standing.map_err(|refusal| ControlFault::Token(said(&refusal)))?;
-        Ok(serde_json::json!({
-            "valid": true,
-            "id": verified.id().to_string(),
-            "agent": verified.agent().as_str(),
-            "principal": verified.principal().as_str(),
-            "expires": verified.expires().to_string(),
-        }))
+        Ok(taken(&verified))
     }
 
     fn verified(&self, text: &str) -> Result<Verified, ControlFault> {
@@ -447,5 +441,17 @@ fn key_row(row: &crate::keyring::Row) -> serde_json::Value {
         "issuer": row.known.issuer.iss,
         "state": row.state.as_str(),
         "jwk": crate::token::jwk::Jwk::of(row.known.key.clone()).write(),
+    })
+}
+
+/// What is said of a token that would be taken.
+#[must_use]
+pub fn taken(verified: &Verified) -> serde_json::Value {
+    serde_json::json!({
+        "valid": true,
+        "id": verified.id().to_string(),
+        "agent": verified.agent().as_str(),
+        "principal": verified.principal().as_str(),
+        "expires": verified.expires().to_string(),
     })
 }

@@ -51,6 +51,25 @@ pub struct Constraint {
 }
 
 impl Constraint {
+    /// A constraint on `key` of the type `kind`, as a token would carry it; a rank's order is the row's own.
+    ///
+    /// # Errors
+    /// `constraint-malformed`, or `constraint-not-enforced` where the table does not have the pair.
+    pub fn new(key: &str, kind: Kind, value: Value<'static>) -> Result<Self, Refusal> {
+        let row = TABLE.iter().find(|row| row.key == key && row.kind == kind);
+        let row = row.ok_or_else(|| not_enforced(key, kind.as_str()))?;
+        let bound = Bound::read(row, &value).ok_or_else(|| wrong_value(row))?;
+        Ok(Self { row, bound })
+    }
+
+    /// That children need no key of their own: `holder` with rank `bearer`.
+    ///
+    /// # Errors
+    /// `constraint-not-enforced`, if the table had no such row.
+    pub fn bearer_children() -> Result<Self, Refusal> {
+        Self::new("holder", Kind::Rank, Value::from_text("bearer"))
+    }
+
     /// True where both stand on one row: only then can one be narrower than the other.
     #[must_use]
     pub fn same_row(&self, other: &Self) -> bool {
@@ -233,7 +252,7 @@ pub fn parse(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
             return Err(malformed(format!("the order of {key} is not [{}]", row.unit)));
         }
     }
-    let bound = Bound::read(row, value).ok_or_else(|| malformed(format!("the {kind} of {key} has a wrong value")))?;
+    let bound = Bound::read(row, value).ok_or_else(|| wrong_value(row))?;
     Ok(Constraint { row, bound })
 }
 
@@ -252,6 +271,10 @@ pub(super) fn read(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
         Some(row) => Err(not_enforced(row.key, row.kind.as_str())),
         None => parse(constraint),
     }
+}
+
+fn wrong_value(row: &Row) -> Refusal {
+    Refusal::new(Code::ConstraintMalformed).because(format!("the {} of {} has a wrong value", row.kind.as_str(), row.key))
 }
 
 fn not_enforced(key: &str, kind: &str) -> Refusal {
@@ -318,6 +341,17 @@ mod tests {
             let written = Constraint { row, bound }.write();
             let read = parse(&written).expect("a constraint");
             assert_eq!((read.row.key, read.row.kind, &read.write()), (row.key, row.kind, &written));
+        }
+    }
+
+    #[test]
+    fn wrong_values_make_no_constraint() {
+        let number = |key, number| Constraint::new(key, Kind::Rate, Value::from_u64(number)).map_err(|refusal| refusal.code);
+        assert!(number("requests_per_minute", NUMBER_MAX).is_ok());
+        assert_eq!(number("requests_per_minute", 1 << 53).err(), Some(Code::ConstraintMalformed));
+        assert_eq!(number("requests", 1).err(), Some(Code::ConstraintNotEnforced));
+        for (kind, value) in [(Kind::OneOf, Value::Array(vec![Value::from_text("")])), (Kind::Prefix, Value::from_text(""))] {
+            assert_eq!(Constraint::new("model", kind, value).err().map(|refusal| refusal.code), Some(Code::ConstraintMalformed));
         }
     }
 

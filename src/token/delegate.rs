@@ -4,55 +4,35 @@
 //! use std::time::Duration;
 //! use token_shield::clock::Timestamp;
 //! use token_shield::crypto::{Algorithm, SigningKey};
-//! use token_shield::token::delegate::{Narrowed, delegate, limit};
+//! use token_shield::json::Value;
+//! use token_shield::token::constraint::{Constraint, Kind};
+//! use token_shield::token::delegate::{Narrowed, delegate};
 //! use token_shield::token::jwk::Jwk;
-//! use token_shield::token::mint::{Request, label, mint};
+//! use token_shield::token::mint::{Request, mint};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let now = Timestamp(1_790_000_000_000);
+//! # let (now, hour) = (Timestamp(1_790_000_000_000), Duration::from_secs(3600));
+//! # let [first, second, third] = [1, 2, 3];
+//! let a_minute = |rate| Constraint::new("requests_per_minute", Kind::Rate, Value::from_u64(rate));
+//!
 //! // An operator names the holder's key in a token (`token-shield token issue --holder-key holder.jwk.pub --bearer-children`).
 //! let operator = SigningKey::generate(Algorithm::MlDsa65)?;
 //! let holder = SigningKey::generate(Algorithm::Ed25519)?;
-//! let parent = mint(
-//!     &Request {
-//!         iss: "https://operator.example".to_owned(),
-//!         aud: "https://gateway.example".to_owned(),
-//!         principal: "team:research".parse()?,
-//!         agent: "research/planner".parse()?,
-//!         scopes: vec!["inference.chat".to_owned()],
-//!         models: vec!["llama-3.1-8b".to_owned()],
-//!         model_prefix: None,
-//!         rps: None,
-//!         rpm: Some(60),
-//!         in_flight: None,
-//!         output_tokens: None,
-//!         holder: Some(Jwk::of(holder.public()?)),
-//!         depth_max: 2,
-//!         bearer_children: true,
-//!         issued: now,
-//!         not_before: None,
-//!         expires: now.plus(Duration::from_secs(3600)),
-//!         jti: label(now, 1),
-//!     },
-//!     &operator,
-//! )?;
+//! let (iss, aud) = ("https://operator.example", "https://gateway.example");
+//! let request = Request::new((iss, aud), "research/planner".parse()?, "team:research".parse()?, (now, hour), first)
+//!     .limited(a_minute(60)?)
+//!     .limited(Constraint::bearer_children()?)
+//!     .delegable(Jwk::of(holder.public()?), 2);
+//! let parent = mint(&request, &operator)?;
 //!
-//! // The holder hands it on, narrower, without asking anybody.
-//! let six_a_minute = token_shield::json::parse(
-//!     br#"{"key":"requests_per_minute","rate":6}"#,
-//!     &token_shield::json::Limits::deep(4),
-//! )?;
-//! let wanted = Narrowed { name: "reader".to_owned(), limits: vec![limit(&six_a_minute)?], ..Narrowed::default() };
-//! let chain = delegate(&parent, &holder, &wanted, now, 2)?;
+//! // The holder hands it on, narrower, without asking anybody. `first`, `second` … are 128 random bits each.
+//! let wanted = Narrowed { name: "reader".to_owned(), limits: vec![a_minute(6)?], ..Narrowed::default() };
+//! let chain = delegate(&parent, &holder, &wanted, now, second)?;
 //! assert!(chain.starts_with(&parent) && chain.contains('~'));
 //!
 //! // What would be wider is not signed.
-//! let sixty_one = token_shield::json::parse(
-//!     br#"{"key":"requests_per_minute","rate":61}"#,
-//!     &token_shield::json::Limits::deep(4),
-//! )?;
-//! let wider = Narrowed { name: "reader".to_owned(), limits: vec![limit(&sixty_one)?], ..Narrowed::default() };
-//! assert!(delegate(&parent, &holder, &wider, now, 3).is_err());
+//! let wider = Narrowed { name: "reader".to_owned(), limits: vec![a_minute(61)?], ..Narrowed::default() };
+//! assert!(delegate(&parent, &holder, &wider, now, third).is_err());
 //! # Ok(())
 //! # }
 //! ```
@@ -68,7 +48,7 @@ use crate::json::{Object, Value};
 use crate::refusal::Refusal;
 use crate::token::chain::{BEARER_LIFE_S, THUMBPRINT_URN, joined};
 use crate::token::claims::Claims;
-use crate::token::constraint::{self, Constraint};
+use crate::token::constraint::Constraint;
 use crate::token::jwk::Jwk;
 use crate::token::mint::{MintFault, label, sign};
 use crate::token::{DETAIL_TYPE, Presented};
@@ -156,12 +136,4 @@ fn detail(parent: &Claims, wanted: &Narrowed) -> Value<'static> {
     detail.set("scopes", Value::Array(scopes));
     detail.set("constraints", Value::Array(limits));
     Value::Object(detail)
-}
-
-/// A limit for [`Narrowed::limits`], from the JSON object that a token would carry.
-///
-/// # Errors
-/// `constraint-malformed` or `constraint-not-enforced`.
-pub fn limit(json: &Value<'_>) -> Result<Constraint, Refusal> {
-    constraint::parse(json)
 }

@@ -1,5 +1,7 @@
 //! Signing a token. Used by the command line and by `dev`, never by what guards the door.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -9,6 +11,7 @@ use crate::id::{AgentName, Principal};
 use crate::json::{self, Object, Value};
 use crate::refusal::Refusal;
 use crate::token::claims::Claims;
+use crate::token::constraint::Constraint;
 use crate::token::jwk::Jwk;
 use crate::token::{DETAIL_TYPE, Presented, Scopes, TYP};
 
@@ -25,24 +28,12 @@ pub struct Request {
     pub agent: AgentName,
     /// Scope names; `inference.*` is one.
     pub scopes: Vec<String>,
-    /// Models; empty means every model that the agent's namespace sees.
-    pub models: Vec<String>,
-    /// Only models whose name begins so.
-    pub model_prefix: Option<String>,
-    /// Requests a second.
-    pub rps: Option<u64>,
-    /// Requests a minute.
-    pub rpm: Option<u64>,
-    /// Requests at once.
-    pub in_flight: Option<u64>,
-    /// Tokens an answer.
-    pub output_tokens: Option<u64>,
+    /// Limits.
+    pub limits: Vec<Constraint>,
     /// The key whose holder may delegate (`cnf.jwk`). A token with one is no bearer token.
     pub holder: Option<Jwk>,
     /// How many tokens a chain that begins with this one may have; 1 without `holder`.
     pub depth_max: u64,
-    /// Children need no key of their own (`holder` with rank `bearer`).
-    pub bearer_children: bool,
     /// `iat`.
     pub issued: Timestamp,
     /// `nbf`; absent means from `iat` on.
@@ -51,6 +42,47 @@ pub struct Request {
     pub expires: Timestamp,
     /// `jti`; [`label`] makes one.
     pub jti: String,
+}
+
+impl Request {
+    /// A bearer token for `agent` in the name of `principal`, with the scopes `inference.*` and `models.read` and no limits:
+    /// `(iss, aud)`, `(issued, lifetime)`, and 128 random bits.
+    #[must_use]
+    pub fn new(
+        (iss, aud): (&str, &str),
+        agent: AgentName,
+        principal: Principal,
+        (issued, lifetime): (Timestamp, Duration),
+        entropy: u128,
+    ) -> Self {
+        Self {
+            iss: iss.to_owned(),
+            aud: aud.to_owned(),
+            principal,
+            agent,
+            scopes: vec!["inference.*".to_owned(), "models.read".to_owned()],
+            limits: Vec::new(),
+            holder: None,
+            depth_max: 1,
+            issued,
+            not_before: None,
+            expires: issued.plus(lifetime),
+            jti: label(issued, entropy),
+        }
+    }
+
+    /// With one more limit.
+    #[must_use]
+    pub fn limited(mut self, limit: Constraint) -> Self {
+        self.limits.push(limit);
+        self
+    }
+
+    /// With a key that may sign children, in a chain of at most `depth_max` tokens.
+    #[must_use]
+    pub fn delegable(self, holder: Jwk, depth_max: u64) -> Self {
+        Self { holder: Some(holder), depth_max, ..self }
+    }
 }
 
 /// Why a token is not signed.
@@ -131,7 +163,7 @@ fn payload(request: &Request) -> Result<Value<'static>, MintFault> {
     let detail = object(vec![
         ("type", text(DETAIL_TYPE)),
         ("scopes", Value::Array(request.scopes.iter().map(text).collect())),
-        ("constraints", Value::Array(constraints(request))),
+        ("constraints", Value::Array(request.limits.iter().map(Constraint::write).collect())),
     ]);
     let mut members = vec![
         ("iss", text(&request.iss)),
@@ -156,32 +188,6 @@ fn payload(request: &Request) -> Result<Value<'static>, MintFault> {
     Ok(object(members))
 }
 
-fn constraints(request: &Request) -> Vec<Value<'static>> {
-    let mut list = Vec::new();
-    if !request.models.is_empty() {
-        list.push(object(vec![("key", text("model")), ("one_of", Value::Array(request.models.iter().map(text).collect()))]));
-    }
-    if let Some(prefix) = &request.model_prefix {
-        list.push(object(vec![("key", text("model")), ("prefix", text(prefix))]));
-    }
-    let numbers = [
-        ("requests_per_second", "rate", request.rps),
-        ("requests_per_minute", "rate", request.rpm),
-        ("requests_in_flight", "max", request.in_flight),
-        ("output_tokens", "max", request.output_tokens),
-    ];
-    for (key, kind, number) in numbers {
-        if let Some(number) = number {
-            list.push(object(vec![("key", text(key)), (kind, Value::from_u64(number))]));
-        }
-    }
-    if request.bearer_children {
-        let order = Value::Array(vec![text("bound"), text("bearer")]);
-        list.push(object(vec![("key", text("holder")), ("rank", text("bearer")), ("order", order)]));
-    }
-    list
-}
-
 /// Signs `payload` as it is, with the header `typ`, `alg`, `kid` (RFC 7515 section 5.1): what it says is not looked at, so
 /// [`mint`] is what the command line uses.
 ///
@@ -204,29 +210,13 @@ pub fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> 
 mod tests {
     use super::*;
     use crate::crypto::Algorithm;
+    use crate::token::constraint::Kind;
     use zeroize::Zeroizing;
 
     fn request() -> Request {
-        Request {
-            iss: "https://operator.example".to_owned(),
-            aud: "https://gateway.example".to_owned(),
-            principal: "team:research".parse().expect("principal"),
-            agent: "research/summarizer".parse().expect("agent"),
-            scopes: vec!["inference.chat".to_owned()],
-            models: Vec::new(),
-            model_prefix: None,
-            rps: None,
-            rpm: None,
-            in_flight: None,
-            output_tokens: None,
-            holder: None,
-            depth_max: 1,
-            bearer_children: false,
-            issued: Timestamp(1_790_000_000_000),
-            not_before: None,
-            expires: Timestamp(1_790_003_600_000),
-            jti: label(Timestamp(1_790_000_000_000), 7),
-        }
+        let (agent, principal) = ("research/summarizer".parse().expect("agent"), "team:research".parse().expect("principal"));
+        let times = (Timestamp(1_790_000_000_000), Duration::from_secs(3600));
+        Request::new(("https://operator.example", "https://gateway.example"), agent, principal, times, 7)
     }
 
     #[track_caller]
@@ -245,7 +235,7 @@ mod tests {
     #[test]
     fn only_what_a_gateway_takes_is_signed() {
         check(|_| {}, Ok(()));
-        check(|request| request.scopes = vec!["inference.*".to_owned(), "models.read".to_owned()], Ok(()));
+        check(|request| request.scopes = vec!["inference.chat".to_owned()], Ok(()));
         check(|request| request.not_before = Some(Timestamp(1_790_000_060_000)), Ok(()));
         check(|request| request.scopes.clear(), Err("--scope"));
         check(|request| request.scopes.push("inference.chats".to_owned()), Err("inference.chats"));
@@ -255,10 +245,10 @@ mod tests {
         check(|request| request.expires = Timestamp(i64::MAX), Err("exp"));
         check(|request| request.agent = "research/a/b".parse().expect("agent"), Err("namespace/name"));
         check(|request| request.jti.clear(), Err("jti"));
-        check(|request| request.rpm = Some(1 << 53), Err("requests_per_minute"));
-        check(|request| request.models = vec![String::new()], Err("one_of"));
-        check(|request| request.model_prefix = Some(String::new()), Err("prefix"));
-        check(|request| request.models = vec!["m".repeat(256); 200], Err("40 KiB"));
+        let models = || Constraint::new("model", Kind::OneOf, Value::Array(vec![Value::from_text("m".repeat(256)); 200]));
+        check(|request| request.limits.push(models().expect("models")), Err("40 KiB"));
+        let egress = || Constraint::new("egress", Kind::Rank, Value::from_text("any")).expect("a row");
+        check(|request| request.limits.push(egress()), Err("egress"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import ssl
 from dataclasses import dataclass, field
 
@@ -45,3 +47,19 @@ def claude(gateway: Gateway, token: str, over: Line | None = None, retries: int 
 def user(text: str) -> list[dict[str, str]]:
     """A conversation of one message."""
     return [{"role": "user", "content": text}]
+
+
+def send_raw(gateway: Gateway, token: str, body: dict[str, object], *, held_back: int = 0, window: int | None = None) -> socket.socket:
+    """A chat request on a connection of its own, in the clear, but for its last bytes; `window` bounds what waits unread."""
+    data = json.dumps(body).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {token}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    connection = socket.socket()
+    if window is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    connection.settimeout(30)
+    connection.connect(("127.0.0.1", gateway.port))
+    connection.sendall(head.encode() + data[: len(data) - held_back])
+    return connection

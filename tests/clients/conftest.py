@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny_model
+from fake_upstream import FakeUpstream
 from gateway import Gateway
 from llama_server import LlamaServer
 
@@ -33,6 +34,13 @@ def over_tls(llama: LlamaServer, tmp_path_factory: pytest.TempPathFactory) -> It
     running = Gateway(tmp_path_factory.mktemp("tls") / "data", upstream=llama.url, tls=True)
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    fake = FakeUpstream()
+    yield fake
+    fake.stop()
 
 
 @pytest.fixture

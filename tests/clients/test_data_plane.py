@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
@@ -12,16 +11,10 @@ import httpx2
 import openai
 import pytest
 
+from clients import send_raw
 from fake_upstream import MODEL, OWN_HEADERS, FakeUpstream
 from gateway import Gateway
 from waiting import settled, wait_until
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    fake = FakeUpstream()
-    yield fake
-    fake.stop()
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +34,8 @@ def ask(gateway: Gateway, text: str, headers: dict[str, str] | None = None, **mo
 
 
 def open_stream(gateway: Gateway, text: str) -> socket.socket:
-    """A raw connection with a streaming request under way, read up to its first bytes."""
-    data = json.dumps(body(text, stream=True)).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {gateway.token}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-    )
-    connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=30)
-    connection.sendall(head.encode() + data)
-    return connection
+    """A raw connection with a streaming request under way."""
+    return send_raw(gateway, gateway.token, body(text, stream=True))
 
 
 def test_nothing_of_the_caller_travels_on(fronted: Gateway, upstream: FakeUpstream) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from clients import send_raw, user
 from fake_upstream import MODEL, FakeUpstream
 from gateway import Gateway, Served
 from test_serve import CHAT, ask, fake_model, last_error, serve
@@ -18,13 +19,6 @@ from waiting import wait_until
 
 TIMES = '[timeouts]\nheader = "2s"\nbody_idle = "20s"\nstream_idle = "2s"\nwhole = "20s"\n'
 AT_ONCE = "[class.default]\nin_flight = 2\nrpm = 6000\nburst = 1000\n"
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    fake = FakeUpstream()
-    yield fake
-    fake.stop()
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +32,9 @@ class Begun:
     """A request on a connection of its own whose last byte is kept back."""
 
     def __init__(self, gateway: Gateway, token: str, text: str, **more: object) -> None:
-        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": text}], **more}).encode()
-        head = (
-            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        self.socket = socket.socket()
+        body = {"model": MODEL, "messages": user(text), **more}
         # A small window: what is not read soon holds the gateway up.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.socket.settimeout(30)
-        self.socket.connect(("127.0.0.1", gateway.port))
-        self.socket.sendall(head.encode() + body[:-1])
+        self.socket = send_raw(gateway, token, body, held_back=1, window=4096)
 
     def finish(self) -> None:
         self.socket.sendall(b"}")
@@ -141,6 +127,7 @@ def test_a_no_reaches_a_stream_that_nobody_reads(gateway: Served, upstream: Fake
 def test_an_answer_that_nobody_reads_is_not_kept(gateway: Served, upstream: FakeUpstream, text: str) -> None:
     begun = Begun(gateway, gateway.token, text, stream="flood" in text)
     begun.finish()
+    assert not closed(begun.socket), "an open connection must be seen as such"
     assert upstream.exchange(text).over.wait(10), "the upstream is held by a caller who does not read"
     wait_until(lambda: closed(begun.socket), 15, "the connection of a caller who does not read is closed")
     begun.socket.close()

@@ -21,13 +21,6 @@ from waiting import wait_until
 CHAT = "/v1/chat/completions"
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    fake = FakeUpstream()
-    yield fake
-    fake.stop()
-
-
 def fake_model(url: str, more: str = "") -> str:
     """Config of one upstream and the model on it; `echo` beside it."""
     return (

@@ -12,7 +12,7 @@ import time
 import openai
 import pytest
 
-from clients import open_ai, user
+from clients import open_ai, send_raw, user
 from gateway import Gateway
 from waiting import wait_until
 
@@ -72,16 +72,8 @@ class SlowReader:
     """A caller who takes a long answer in small bites and so keeps its stream open."""
 
     def __init__(self, gateway: Gateway, token: str, text: str) -> None:
-        body = json.dumps({"model": "echo", "messages": user(text), "stream": True}).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\nauthorization: Bearer {token}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-        self.socket.settimeout(30)
-        self.socket.connect(("127.0.0.1", gateway.port))
-        self.socket.sendall(head.encode() + body)
+        body = {"model": "echo", "messages": user(text), "stream": True}
+        self.socket = send_raw(gateway, token, body, window=16_384)
         self.taken = 0
         self.tail = b""
         self.closed_at: float | None = None

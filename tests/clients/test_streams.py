@@ -20,13 +20,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    fake = FakeUpstream()
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture(scope="module")
 def fronted(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     running = Gateway(tmp_path_factory.mktemp("streams") / "data", upstream=upstream.url)
     yield running

@@ -11,7 +11,9 @@ use std::time::Duration;
 use forge::{Forge, NOW, payload};
 use token_shield::clock::Timestamp;
 use token_shield::crypto::{Algorithm, Both, SigningKey};
+use token_shield::json::Value;
 use token_shield::refusal::Code;
+use token_shield::token::constraint::{Constraint, Kind};
 use token_shield::token::{PostQuantum, Presented, Scope, constraint, jwk, mint};
 
 /// The door's verdict on a good Ed25519 token with one claim set to a JSON text, or taken out where that is empty.
@@ -398,26 +400,22 @@ fn a_limit_that_cannot_be_held_refuses_the_token() {
 fn a_minted_token_verifies() {
     for algorithm in [Algorithm::MlDsa65, Algorithm::Ed25519] {
         let forge = Forge::new(algorithm);
-        let request = mint::Request {
-            iss: "https://operator.example".to_owned(),
-            aud: "https://gateway.example".to_owned(),
-            principal: "team:research".parse().expect("principal"),
-            agent: "research/summarizer".parse().expect("agent"),
-            scopes: vec!["inference.chat".to_owned(), "models.read".to_owned()],
-            models: vec!["llama-3.1-8b".to_owned()],
-            model_prefix: None,
-            rps: Some(1),
-            rpm: Some(3),
-            in_flight: Some(2),
-            output_tokens: Some(64),
-            holder: None,
-            depth_max: 1,
-            bearer_children: false,
-            issued: Timestamp(1_790_000_000_000),
-            not_before: Some(Timestamp(1_790_000_005_000)),
-            expires: Timestamp(1_790_003_600_000),
-            jti: mint::label(Timestamp(1_790_000_000_000), 99),
-        };
+        let now = Timestamp(1_790_000_000_000);
+        let (agent, principal) = ("research/summarizer".parse().expect("agent"), "team:research".parse().expect("principal"));
+        let names = ("https://operator.example", "https://gateway.example");
+        let mut request = mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 99);
+        request.scopes = vec!["inference.chat".to_owned(), "models.read".to_owned()];
+        request.not_before = Some(Timestamp(1_790_000_005_000));
+        request.limits = [
+            ("model", Kind::OneOf, Value::Array(vec![Value::from_text("llama-3.1-8b")])),
+            ("requests_per_second", Kind::Rate, Value::from_u64(1)),
+            ("requests_per_minute", Kind::Rate, Value::from_u64(3)),
+            ("requests_in_flight", Kind::Max, Value::from_u64(2)),
+            ("output_tokens", Kind::Max, Value::from_u64(64)),
+        ]
+        .into_iter()
+        .map(|(key, kind, value)| Constraint::new(key, kind, value).expect("a row"))
+        .collect();
         let token = mint::mint(&request, &forge.key).expect("token");
         let verified = forge.verify(&token).expect("a minted token");
         assert_eq!(verified.jti(), request.jti);

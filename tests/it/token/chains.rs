@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use token_shield::clock::Timestamp;
 use token_shield::crypto::{Algorithm, SigningKey, sha256};
 use token_shield::refusal::Code;
+use token_shield::token::constraint::Constraint;
 use token_shield::token::delegate::{Narrowed, delegate};
 use token_shield::token::jwk::Jwk;
 use token_shield::token::{PostQuantum, Presented, mint};
@@ -341,26 +342,11 @@ fn an_issuer_may_want_every_link_post_quantum() {
         let forge = Forge::with(Algorithm::MlDsa65, |issuer| issuer.post_quantum = policy);
         let key = holder(algorithm);
         let now = Timestamp(NOW * 1000);
-        let request = mint::Request {
-            iss: "https://operator.example".to_owned(),
-            aud: "https://gateway.example".to_owned(),
-            principal: "team:research".parse().expect("principal"),
-            agent: "research/summarizer".parse().expect("agent"),
-            scopes: vec!["inference.chat".to_owned()],
-            models: Vec::new(),
-            model_prefix: None,
-            rps: None,
-            rpm: None,
-            in_flight: None,
-            output_tokens: None,
-            holder: Some(Jwk::of(key.public().expect("key"))),
-            depth_max: 2,
-            bearer_children: true,
-            issued: now,
-            not_before: None,
-            expires: now.plus(Duration::from_secs(3600)),
-            jti: mint::label(now, 1),
-        };
+        let (agent, principal) = ("research/summarizer".parse().expect("agent"), "team:research".parse().expect("principal"));
+        let names = ("https://operator.example", "https://gateway.example");
+        let request = mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 1)
+            .delegable(Jwk::of(key.public().expect("key")), 2)
+            .limited(Constraint::bearer_children().expect("a row"));
         let root = mint::mint(&request, &forge.key).expect("a root");
         let wanted = Narrowed { name: "part".to_owned(), ..Narrowed::default() };
         let chain = delegate(&root, &key, &wanted, now, 2).expect("a chain");
