@@ -14,7 +14,7 @@ import pytest
 from clients import send_raw, user
 from fake_upstream import MODEL, FakeUpstream
 from gateway import Gateway, Served
-from test_serve import CHAT, ask, fake_model, last_error, serve
+from test_serve import ask, fake_model, last_error, serve
 from waiting import wait_until
 
 TIMES = '[timeouts]\nheader = "2s"\nbody_idle = "20s"\nstream_idle = "2s"\nwhole = "20s"\n'

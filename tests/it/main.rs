@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot set up fails")]
 
 mod compile_fail;
+mod corpus;
 mod harness;
 mod hostile;
 mod journal;
