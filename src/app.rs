@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::audit::entry::Pen;
+use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Settings as LogSettings};
-use crate::audit::record::Event;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, api};

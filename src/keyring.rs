@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::audit::record::{Event, Record};
+use crate::audit::event::Event;
+use crate::audit::record::Record;
 use crate::clock::Timestamp;
 use crate::id::KeyId;
 use crate::json;

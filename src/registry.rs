@@ -10,7 +10,8 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use crate::audit::record::{Event, Record, Standing as Stands};
+use crate::audit::event::{Event, Standing as Stands};
+use crate::audit::record::Record;
 use crate::clock::Timestamp;
 use crate::id::{AgentName, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};

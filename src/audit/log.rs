@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use crate::audit::event::Event;
 use crate::audit::head::HeadFault;
 use crate::audit::journal::SegmentFault;
-use crate::audit::record::Event;
 use crate::audit::record::Record;
 use crate::audit::record::RecordFault;
 use crate::clock::Clock;

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "gateway")]
 pub mod entry;
+pub mod event;
 pub mod head;
 pub mod journal;
 #[cfg(feature = "gateway")]

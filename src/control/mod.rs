@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use crate::audit::event::{Event, Standing};
 use crate::audit::log::{Log, LogFault};
-use crate::audit::record::{Event, Standing};
 use crate::clock::Clock;
 use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{LogFault, QUEUE_MAX, SYNC_MAX, Sealed, State};
-use crate::audit::record::Event;
+use crate::audit::event::Event;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
+use token_shield::audit::event::Event;
 use token_shield::audit::log::{Log, LogFault, Recovered, Settings};
-use token_shield::audit::record::{Event, Record, RecordFault};
+use token_shield::audit::record::{Record, RecordFault};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::KeyId;
