@@ -1,6 +1,7 @@
 //! The life of a command: checked against the books, sealed, then applied. The only door through which state changes.
 
 pub mod api;
+mod rows;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,8 +17,11 @@ use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
 use crate::keyring::{KeyState, Keyring, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::registry::{Agent, DEFAULT_CLASS, Registry, Token};
+use crate::registry::{DEFAULT_CLASS, Registry};
 use crate::token::{Presented, Verified, verify, verify_issued};
+
+pub use rows::taken;
+use rows::{agent_row, key_row, token_row};
 
 /// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
 #[derive(Clone, Debug)]
@@ -410,48 +414,4 @@ fn said(refusal: &Refusal) -> String {
 
 fn reasoned(reason: String) -> Result<String, ControlFault> {
     if (1..=256).contains(&reason.len()) { Ok(reason) } else { Err(ControlFault::Reason) }
-}
-
-fn agent_row(agent: &Agent) -> serde_json::Value {
-    let reason = agent.standing.reason();
-    serde_json::json!({
-        "agent": agent.name.as_str(),
-        "principal": agent.principal.as_ref().map(Principal::as_str),
-        "class": &*agent.class,
-        "standing": agent.standing.as_str(),
-        "since": reason.map(|(since, _)| since.to_string()),
-        "reason": reason.map(|(_, why)| why),
-        "registered": agent.registered.to_string(),
-    })
-}
-
-fn token_row(token: &Token) -> serde_json::Value {
-    serde_json::json!({
-        "token": token.id.to_string(),
-        "jti": token.jti,
-        "expires": token.expires.map(|at| at.to_string()),
-        "revoked": token.revoked.as_ref().map(|(since, _)| since.to_string()),
-    })
-}
-
-fn key_row(row: &crate::keyring::Row) -> serde_json::Value {
-    serde_json::json!({
-        "kid": row.known.id.to_string(),
-        "alg": row.known.key.algorithm().as_str(),
-        "issuer": row.known.issuer.iss,
-        "state": row.state.as_str(),
-        "jwk": crate::token::jwk::Jwk::of(row.known.key.clone()).write(),
-    })
-}
-
-/// What is said of a token that would be taken.
-#[must_use]
-pub fn taken(verified: &Verified) -> serde_json::Value {
-    serde_json::json!({
-        "valid": true,
-        "id": verified.id().to_string(),
-        "agent": verified.agent().as_str(),
-        "principal": verified.principal().as_str(),
-        "expires": verified.expires().to_string(),
-    })
 }

@@ -1,0 +1,49 @@
+//! What a reply says of agents, tokens and keys.
+
+use crate::id::Principal;
+use crate::registry::{Agent, Token};
+use crate::token::Verified;
+
+pub(super) fn agent_row(agent: &Agent) -> serde_json::Value {
+    let reason = agent.standing.reason();
+    serde_json::json!({
+        "agent": agent.name.as_str(),
+        "principal": agent.principal.as_ref().map(Principal::as_str),
+        "class": &*agent.class,
+        "standing": agent.standing.as_str(),
+        "since": reason.map(|(since, _)| since.to_string()),
+        "reason": reason.map(|(_, why)| why),
+        "registered": agent.registered.to_string(),
+    })
+}
+
+pub(super) fn token_row(token: &Token) -> serde_json::Value {
+    serde_json::json!({
+        "token": token.id.to_string(),
+        "jti": token.jti,
+        "expires": token.expires.map(|at| at.to_string()),
+        "revoked": token.revoked.as_ref().map(|(since, _)| since.to_string()),
+    })
+}
+
+pub(super) fn key_row(row: &crate::keyring::Row) -> serde_json::Value {
+    serde_json::json!({
+        "kid": row.known.id.to_string(),
+        "alg": row.known.key.algorithm().as_str(),
+        "issuer": row.known.issuer.iss,
+        "state": row.state.as_str(),
+        "jwk": crate::token::jwk::Jwk::of(row.known.key.clone()).write(),
+    })
+}
+
+/// What is said of a token that would be taken.
+#[must_use]
+pub fn taken(verified: &Verified) -> serde_json::Value {
+    serde_json::json!({
+        "valid": true,
+        "id": verified.id().to_string(),
+        "agent": verified.agent().as_str(),
+        "principal": verified.principal().as_str(),
+        "expires": verified.expires().to_string(),
+    })
+}
