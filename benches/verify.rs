@@ -56,6 +56,7 @@ fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, O
         namespaces: vec!["research".to_owned()],
         ttl_max: Duration::from_secs(86_400),
         post_quantum: PostQuantum::Off,
+        handles: true,
     };
     let public = Jwk::of(key.public()?);
     let known = KnownKey { id: public.id(), key: public.key().clone(), issuer: Arc::new(issuer) };

@@ -44,6 +44,7 @@ static RING: LazyLock<Ring> = LazyLock::new(|| {
         namespaces: vec!["research".to_owned()],
         ttl_max: Duration::from_secs(86_400),
         post_quantum: PostQuantum::Off,
+        handles: true,
     };
     let known = SIGNERS[0].public().map(|key| KnownKey { id: Jwk::of(key.clone()).id(), key, issuer: Arc::new(policy) });
     Ring(known.into_iter().map(|known| (known.id, Arc::new(known))).collect())

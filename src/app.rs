@@ -177,6 +177,7 @@ pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
             namespaces: issuer.namespaces.clone(),
             ttl_max: issuer.ttl_max,
             post_quantum: issuer.post_quantum,
+            handles: issuer.handles,
         };
         Ok(Issuer { policy: Arc::new(policy), keys })
     };

@@ -127,40 +127,35 @@ fn digest_of(text: &str) -> Result<[u8; 32], NameFault> {
     bytes.try_into().map_err(|_| fault())
 }
 
-/// A token's identity in every book: SHA-256 of its ASCII `header.payload`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TokenId(pub [u8; 32]);
+macro_rules! digests {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub [u8; 32]);
 
-impl fmt::Display for TokenId {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameFault;
+
+            fn from_str(text: &str) -> Result<Self, NameFault> {
+                digest_of(text).map(Self)
+            }
+        }
+    )+};
 }
 
-impl FromStr for TokenId {
-    type Err = NameFault;
-
-    fn from_str(text: &str) -> Result<Self, NameFault> {
-        digest_of(text).map(Self)
-    }
-}
-
-/// A key's identity: its JWK thumbprint with SHA-256 (RFC 7638).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyId(pub [u8; 32]);
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl FromStr for KeyId {
-    type Err = NameFault;
-
-    fn from_str(text: &str) -> Result<Self, NameFault> {
-        digest_of(text).map(Self)
-    }
+digests! {
+    /// A token's identity in every book: SHA-256 of its ASCII `header.payload`.
+    TokenId;
+    /// A key's identity: its JWK thumbprint with SHA-256 (RFC 7638).
+    KeyId;
+    /// A handle's identity: its SHA-256. The handle itself is in no book.
+    HandleId;
 }
 
 /// Crockford's base 32, as ULIDs use it.

@@ -123,7 +123,9 @@ impl Keyring {
             | Event::AgentRegistered { .. }
             | Event::AgentStanding { .. }
             | Event::TokenRegistered { .. }
-            | Event::TokenRevoked { .. } => return,
+            | Event::TokenRevoked { .. }
+            | Event::HandleSet { .. }
+            | Event::HandleRevoked { .. } => return,
         }
         self.publish(&book);
     }

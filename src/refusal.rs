@@ -142,9 +142,12 @@ codes! {
     ChainTimes "chain-times" Verified 401 Never "A token of the chain begins before or ends after its parent.";
     ChainWidened "chain-widened" Verified 401 Never "A token of the chain allows more than its parent.";
     ChainHolder "chain-holder" Verified 401 Never "A token of the chain has no key of its own, and its ancestors do not allow that, or not for so long.";
-    HandleNotSupported "handle-not-supported" Verified 401 Never "This build reads tokens, not handles.";
+    HandleUnknown "handle-unknown" Verified 401 Never "This gateway knows no such handle.";
+    HandlesOff "handles-off" Verified 401 Never "This issuer's tokens are not taken by handle; send the token itself.";
 
     TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked; ask the operator.";
+    HandleRevoked "handle-revoked" Authenticated 401 Never "The handle was revoked; ask the operator.";
+    TokenBehindHandle "token-behind-handle" Authenticated 401 Never "This token stands behind a handle and is taken by that alone.";
     KeyRevoked "key-revoked" Authenticated 401 Never "The key that signed the token was revoked; ask the operator.";
     AgentSuspended "agent-suspended" Authenticated 403 Never "The agent is suspended, or one that it was delegated from is; ask the operator.";
     AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent is in quarantine, or one that it was delegated from is; ask the operator.";

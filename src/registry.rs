@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::audit::event::{Event, Standing as Stands};
 use crate::audit::record::Record;
 use crate::clock::Timestamp;
-use crate::id::{AgentName, KeyId, Principal, TokenId};
+use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
 
 /// The class of an agent that nobody registered.
@@ -126,12 +126,38 @@ pub struct Token {
     pub expires: Option<Timestamp>,
     /// Since when and why it is revoked.
     pub revoked: Option<(Timestamp, String)>,
+    /// The handle that it stands behind; it is taken by that alone.
+    pub handle: Option<HandleId>,
+}
+
+impl Token {
+    fn new(id: TokenId, jti: &str, agent: &AgentName) -> Self {
+        Self { id, jti: jti.to_owned(), agent: agent.clone(), kid: None, expires: None, revoked: None, handle: None }
+    }
+}
+
+/// A handle and what stands behind it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// Its identity.
+    pub id: HandleId,
+    /// The signed token.
+    pub text: Box<str>,
+    /// The token's identity.
+    pub token: TokenId,
+    /// Whose it is.
+    pub agent: AgentName,
+    /// Until when tokens may be put behind it.
+    pub until: Option<Timestamp>,
+    /// Since when and why it is revoked.
+    pub revoked: Option<(Timestamp, String)>,
 }
 
 /// The book.
 pub struct Registry {
     agents: DashMap<Arc<str>, Agent, RandomState>,
     tokens: DashMap<TokenId, Token, RandomState>,
+    handles: DashMap<HandleId, Arc<Handle>, RandomState>,
     changes: watch::Sender<u64>,
 }
 
@@ -149,6 +175,7 @@ impl Registry {
         Self {
             agents: DashMap::with_hasher(RandomState::default()),
             tokens: DashMap::with_hasher(RandomState::default()),
+            handles: DashMap::with_hasher(RandomState::default()),
             changes,
         }
     }
@@ -166,27 +193,26 @@ impl Registry {
                 row.standing = Standing::of(*standing, record.at, reason);
             }
             Event::TokenRegistered { token, jti, kid, agent, expires, .. } => {
-                let mut row = self.tokens.entry(*token).or_insert_with(|| Token {
-                    id: *token,
-                    jti: jti.clone(),
-                    agent: agent.clone(),
-                    kid: None,
-                    expires: None,
-                    revoked: None,
-                });
+                let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.kid = Some(*kid);
                 row.expires = Some(*expires);
             }
             Event::TokenRevoked { token, jti, agent, reason } => {
-                let mut row = self.tokens.entry(*token).or_insert_with(|| Token {
-                    id: *token,
-                    jti: jti.clone(),
-                    agent: agent.clone(),
-                    kid: None,
-                    expires: None,
-                    revoked: None,
-                });
+                let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.revoked.get_or_insert_with(|| (record.at, reason.clone()));
+            }
+            Event::HandleSet { handle, token, id, agent, until } => {
+                // The control door registers a token before it puts it behind a handle.
+                self.tokens.entry(*id).or_insert_with(|| Token::new(*id, "", agent)).handle = Some(*handle);
+                let revoked = self.handle(handle).and_then(|known| known.revoked.clone());
+                let row =
+                    Handle { id: *handle, text: token.as_str().into(), token: *id, agent: agent.clone(), until: *until, revoked };
+                self.handles.insert(*handle, Arc::new(row));
+            }
+            Event::HandleRevoked { handle, reason, .. } => {
+                if let Some(mut row) = self.handles.get_mut(handle) {
+                    Arc::make_mut(&mut row).revoked.get_or_insert_with(|| (record.at, reason.clone()));
+                }
             }
             Event::Start { .. } | Event::Stop | Event::KeyAdded { .. } | Event::KeyRetired { .. } | Event::KeyRevoked { .. } => {}
         }
@@ -241,6 +267,29 @@ impl Registry {
         self.tokens.get(id).map(|row| row.clone())
     }
 
+    /// The handle's row.
+    #[must_use]
+    pub fn handle(&self, id: &HandleId) -> Option<Arc<Handle>> {
+        self.handles.get(id).map(|row| Arc::clone(&row))
+    }
+
+    /// The handles of that agent, sorted by identity.
+    #[must_use]
+    pub fn handles_of(&self, agent: &AgentName) -> Vec<Arc<Handle>> {
+        let mut rows: Vec<_> = self.handles.iter().filter(|row| row.agent == *agent).map(|row| Arc::clone(&row)).collect();
+        rows.sort_by_key(|row| row.id);
+        rows
+    }
+
+    /// Asks whether a token may be presented as it is.
+    ///
+    /// # Errors
+    /// `token-behind-handle`.
+    pub fn may_be_shown(&self, token: &TokenId) -> Result<(), Refusal> {
+        let behind = self.tokens.get(token).is_some_and(|row| row.handle.is_some());
+        if behind { Err(Code::TokenBehindHandle.into()) } else { Ok(()) }
+    }
+
     /// Registered tokens with the label `jti`.
     #[must_use]
     pub fn tokens_labelled(&self, jti: &str) -> Vec<Token> {
@@ -270,7 +319,11 @@ impl Registry {
     /// The refusal of the first that may not.
     pub fn may_act<'t>(&self, agent: &AgentName, tokens: impl IntoIterator<Item = &'t TokenId>) -> Result<(), Refusal> {
         for token in tokens {
-            if let Some((since, why)) = self.tokens.get(token).and_then(|row| row.revoked.clone()) {
+            let Some((revoked, handle)) = self.tokens.get(token).map(|row| (row.revoked.clone(), row.handle)) else { continue };
+            if let Some((since, why)) = handle.and_then(|handle| self.handle(&handle)?.revoked.clone()) {
+                return Err(Refusal::new(Code::HandleRevoked).because(format_args!("since {since}: {why}")));
+            }
+            if let Some((since, why)) = revoked {
                 return Err(Refusal::new(Code::TokenRevoked).because(format_args!("since {since}: {why}")));
             }
         }

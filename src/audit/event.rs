@@ -5,13 +5,15 @@ use std::str::FromStr;
 
 use crate::audit::record::RecordFault;
 use crate::clock::Timestamp;
-use crate::id::{AgentName, KeyId, Principal, TokenId};
+use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::json;
 
 /// Bytes of a text in a record at the most.
 pub const TEXT_BYTES_MAX: usize = 256;
 /// Bytes of a public JWK in a record at the most; one for ML-DSA-65 has about 2,700.
 pub const JWK_BYTES_MAX: usize = 8_192;
+/// Bytes of a token behind a handle at the most; one signed with ML-DSA-65 has about 5,600.
+pub const TOKEN_BYTES_MAX: usize = 10_000;
 
 /// What can happen. Reasons and versions are free text; everything else names something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +68,28 @@ pub enum Event {
         token: TokenId,
         /// Its label.
         jti: String,
+        /// Its agent.
+        agent: AgentName,
+        /// Why.
+        reason: String,
+    },
+    /// A handle stands for a token from now on, in the place of the one before.
+    HandleSet {
+        /// The handle's identity.
+        handle: HandleId,
+        /// The signed token. Wherever this record is known it is taken by the handle alone.
+        token: String,
+        /// The token's identity.
+        id: TokenId,
+        /// Its agent.
+        agent: AgentName,
+        /// Until when tokens may be put behind it, where that is fixed.
+        until: Option<Timestamp>,
+    },
+    /// A handle is void.
+    HandleRevoked {
+        /// The handle's identity.
+        handle: HandleId,
         /// Its agent.
         agent: AgentName,
         /// Why.
@@ -141,6 +165,8 @@ impl Event {
             Self::AgentStanding { .. } => "agent-standing",
             Self::TokenRegistered { .. } => "token-registered",
             Self::TokenRevoked { .. } => "token-revoked",
+            Self::HandleSet { .. } => "handle-set",
+            Self::HandleRevoked { .. } => "handle-revoked",
             Self::KeyAdded { .. } => "key-added",
             Self::KeyRetired { .. } => "key-retired",
             Self::KeyRevoked { .. } => "key-revoked",
@@ -156,8 +182,14 @@ impl Event {
             Self::AgentRegistered { class, .. } => vec![("class", class, TEXT_BYTES_MAX)],
             Self::TokenRegistered { jti, issuer, .. } => vec![("jti", jti, TEXT_BYTES_MAX), ("issuer", issuer, TEXT_BYTES_MAX)],
             Self::TokenRevoked { jti, .. } => vec![("jti", jti, TEXT_BYTES_MAX)],
+            Self::HandleSet { token, .. } => vec![("token", token, TOKEN_BYTES_MAX)],
             Self::KeyAdded { issuer, jwk, .. } => vec![("issuer", issuer, TEXT_BYTES_MAX), ("jwk", jwk, JWK_BYTES_MAX)],
-            Self::Start { .. } | Self::Stop | Self::AgentStanding { .. } | Self::KeyRetired { .. } | Self::KeyRevoked { .. } => {
+            Self::Start { .. }
+            | Self::Stop
+            | Self::AgentStanding { .. }
+            | Self::HandleRevoked { .. }
+            | Self::KeyRetired { .. }
+            | Self::KeyRevoked { .. } => {
                 vec![]
             }
         } {
@@ -196,6 +228,19 @@ impl Event {
                 ("agent", agent.as_str().into()),
                 ("reason", cut(reason)),
             ],
+            Self::HandleSet { handle, token, id, agent, until } => {
+                let mut members = vec![
+                    ("handle", handle.to_string().into()),
+                    ("token", cut_to(token, TOKEN_BYTES_MAX)),
+                    ("id", id.to_string().into()),
+                    ("agent", agent.as_str().into()),
+                ];
+                members.extend(until.map(|until| ("until", moment(until).to_string().into())));
+                members
+            }
+            Self::HandleRevoked { handle, agent, reason } => {
+                vec![("handle", handle.to_string().into()), ("agent", agent.as_str().into()), ("reason", cut(reason))]
+            }
             Self::KeyAdded { issuer, jwk, kid } => {
                 vec![("issuer", cut(issuer)), ("jwk", cut_to(jwk, JWK_BYTES_MAX)), ("kid", kid.to_string().into())]
             }
@@ -232,6 +277,16 @@ impl Event {
                 agent: plain.name("agent")?,
                 reason: plain.text("reason")?,
             },
+            "handle-set" => Self::HandleSet {
+                handle: plain.name("handle")?,
+                token: plain.text("token")?,
+                id: plain.name("id")?,
+                agent: plain.name("agent")?,
+                until: plain.has("until").then(|| plain.name("until")).transpose()?,
+            },
+            "handle-revoked" => {
+                Self::HandleRevoked { handle: plain.name("handle")?, agent: plain.name("agent")?, reason: plain.text("reason")? }
+            }
             "key-added" => Self::KeyAdded { issuer: plain.text("issuer")?, jwk: plain.text("jwk")?, kid: plain.name("kid")? },
             "key-retired" => Self::KeyRetired { kid: plain.name("kid")?, reason: plain.text("reason")? },
             "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },

@@ -100,7 +100,7 @@ impl Record {
 mod tests {
     use super::*;
     use crate::audit::event::{JWK_BYTES_MAX, STANDINGS, Standing};
-    use crate::id::{AgentName, KeyId, Principal, TokenId};
+    use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 
     fn agent() -> AgentName {
         "acme/reader".parse().expect("agent")
@@ -143,6 +143,11 @@ mod tests {
         let expires = Timestamp(1_800_000_000_000);
         same(Event::TokenRegistered { token, jti: text(), issuer: text(), kid, agent: agent(), principal, expires });
         same(Event::TokenRevoked { token, jti: text(), agent: agent(), reason: text() });
+        let handle = HandleId([3; 32]);
+        for until in [None, Some(expires)] {
+            same(Event::HandleSet { handle, token: text(), id: token, agent: agent(), until });
+        }
+        same(Event::HandleRevoked { handle, agent: agent(), reason: text() });
         same(Event::KeyAdded { issuer: text(), jwk: text(), kid });
         same(Event::KeyRetired { kid, reason: text() });
         same(Event::KeyRevoked { kid, reason: text() });
@@ -199,6 +204,15 @@ mod tests {
         let largest = Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: added }.encode();
         assert!((50_000..=RECORD_BYTES_MAX).contains(&largest.len()), "{}", largest.len());
         assert!(Record::decode(&largest).is_ok());
+        let set = Event::HandleSet {
+            handle: HandleId([255; 32]),
+            token: worst(99_999),
+            id: TokenId([255; 32]),
+            agent: agent(),
+            until: Some(Timestamp(i64::MAX)),
+        };
+        let largest = Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: set }.encode();
+        assert!((60_000..=RECORD_BYTES_MAX).contains(&largest.len()), "{}", largest.len());
         let early = Record { at: Timestamp(i64::MIN), by: None, event: Event::Stop };
         assert_eq!(Record::decode(&early.encode()).map(|read| read.at), Ok(Timestamp(0)));
     }

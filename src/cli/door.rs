@@ -1,5 +1,8 @@
 //! The way of a command: through the admin socket if a gateway answers there, else with the data folder's own lock.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -8,7 +11,7 @@ use super::{Failure, Place};
 use crate::app::Books;
 use crate::config::Config;
 use crate::control::api::{Answer, Request, perform};
-use crate::control::{Operator, Reply};
+use crate::control::{Control, Operator, Reply};
 
 /// Sends one request and gives the reply.
 pub(super) async fn send(place: &Place, request: Request) -> Result<Reply, Failure> {
@@ -18,21 +21,53 @@ pub(super) async fn send(place: &Place, request: Request) -> Result<Reply, Failu
 
 /// Sends one request to the gateway of that config.
 pub(super) async fn send_to(config: &Config, request: Request) -> Result<Reply, Failure> {
-    let answer = match UnixStream::connect(&config.proxy.admin).await {
-        Ok(stream) => over(stream, &request).await?,
-        // Nobody listens: the folder's lock says whether that is so.
-        Err(_) => {
-            let books = Books::open(config)?;
-            let control = std::sync::Arc::new(books.control(config, None));
-            let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
-            let answer = perform(&control, &operator, request).await;
-            books.log.close()?;
-            answer
+    let door = Door::open(config).await?;
+    let reply = door.send(request).await;
+    door.close()?;
+    reply
+}
+
+/// Where requests go, as many as there are.
+pub(super) enum Door {
+    /// A gateway that runs, behind this socket.
+    Gateway(PathBuf),
+    /// The books, under their lock.
+    Books(Books, Arc<Control>),
+}
+
+impl Door {
+    /// Finds out which it is.
+    pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
+        if UnixStream::connect(&config.proxy.admin).await.is_ok() {
+            return Ok(Self::Gateway(config.proxy.admin.clone()));
         }
-    };
-    match answer {
-        Answer::Done(reply) => Ok(reply),
-        Answer::Refused(why) => Err(why.into()),
+        // Nobody listens: the folder's lock says whether that is so.
+        let books = Books::open(config)?;
+        let control = Arc::new(books.control(config, None));
+        Ok(Self::Books(books, control))
+    }
+
+    /// Sends one request and gives the reply.
+    pub(super) async fn send(&self, request: Request) -> Result<Reply, Failure> {
+        let answer = match self {
+            Self::Gateway(socket) => over(UnixStream::connect(socket).await?, &request).await?,
+            Self::Books(_, control) => {
+                let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
+                perform(control, &operator, request).await
+            }
+        };
+        match answer {
+            Answer::Done(reply) => Ok(reply),
+            Answer::Refused(why) => Err(why.into()),
+        }
+    }
+
+    /// Gives the lock back, once everything is on the disk.
+    pub(super) fn close(self) -> Result<(), Failure> {
+        match self {
+            Self::Gateway(_) => Ok(()),
+            Self::Books(books, _) => Ok(books.log.close()?),
+        }
     }
 }
 

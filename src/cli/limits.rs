@@ -10,29 +10,25 @@ use crate::token::constraint::{Constraint, Kind};
 pub(super) struct Allowed {
     /// A model that it may use; repeatable. Without any: the parent's, or every model that the namespace sees.
     #[arg(long = "model")]
-    models: Vec<String>,
+    pub(super) models: Vec<String>,
     /// A scope (docs/TOKEN.md); repeatable. Without any: the parent's, or inference.* and models.read.
     #[arg(long = "scope")]
     pub(super) scopes: Vec<String>,
     /// Requests a minute.
     #[arg(long)]
-    rpm: Option<u64>,
+    pub(super) rpm: Option<u64>,
     /// Requests a second.
     #[arg(long)]
-    rps: Option<u64>,
+    pub(super) rps: Option<u64>,
     /// Requests at once.
     #[arg(long)]
-    in_flight: Option<u64>,
+    pub(super) in_flight: Option<u64>,
     /// Tokens an answer.
     #[arg(long)]
-    output_tokens: Option<u64>,
+    pub(super) output_tokens: Option<u64>,
 }
 
 impl Allowed {
-    pub(super) fn models(&self) -> &[String] {
-        &self.models
-    }
-
     pub(super) fn limits(&self) -> Result<Vec<Constraint>, Failure> {
         let models: Vec<Value<'static>> = self.models.iter().map(|model| Value::from_text(model.clone())).collect();
         let models = (!models.is_empty()).then_some(Value::Array(models));

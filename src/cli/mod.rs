@@ -7,6 +7,7 @@ mod config;
 mod delegate;
 mod dev;
 mod door;
+mod handles;
 mod keys;
 mod limits;
 mod logs;

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::delegate::Delegate;
 use super::door::{say_sealed, send, send_to};
+use super::handles::{self, Adopt, Renew};
 use super::limits::Allowed;
 use super::vectors::Vectors;
 use super::{Failure, Place, agent_name};
@@ -44,7 +45,13 @@ pub(super) enum Verb {
     /// Verify a token with the gateway's own code and keys, by two implementations of each signature.
     #[command(after_help = "Example: token-shield token verify --data ./data \"$OPENAI_API_KEY\"")]
     Verify(Given),
-    /// Refuse a token from now on.
+    /// Sign a newer token and put it behind the same handle.
+    #[command(after_help = "Example: token-shield token renew - --ttl 7d < agent.handle")]
+    Renew(Renew),
+    /// Take API keys that agents have already as handles, each for a token of its own.
+    #[command(after_help = handles::ADOPT_HELP)]
+    Adopt(Adopt),
+    /// Refuse a token or a handle from now on.
     #[command(after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\"")]
     Revoke(Revoke),
 }
@@ -80,6 +87,9 @@ pub(super) struct Issue {
     /// The signing key; DATA/keys/operator.jwk where it is not said.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Print a handle (ts_…) in the token's place: short, and renewed without a change for its agent (token renew).
+    #[arg(long, conflicts_with_all = ["offline", "holder_key"])]
+    handle: bool,
     /// Only sign; do not register.
     #[arg(long)]
     offline: bool,
@@ -89,7 +99,7 @@ pub(super) struct Issue {
 
 #[derive(Args)]
 pub(super) struct Given {
-    /// The token; - reads it from standard input, so that it does not show in the list of processes.
+    /// The token or handle; - reads it from standard input, so that it does not show in the list of processes.
     token: String,
     /// Verify with the config's JWK Sets alone: revocations and standing are not asked.
     #[arg(long)]
@@ -100,7 +110,7 @@ pub(super) struct Given {
 
 #[derive(Args)]
 pub(super) struct Revoke {
-    /// The token's id or its jti; the token itself; or - to read one of them from standard input.
+    /// A token's id or its jti, a handle's id, the token or handle itself; or - to read one of them from standard input.
     #[arg(allow_hyphen_values = true)]
     token: String,
     /// Why; it stands in the record.
@@ -149,6 +159,16 @@ pub(super) fn public_key(path: &Path) -> Result<jwk::Jwk, Failure> {
         (Some(key), true) => Ok(key),
         _ => Err(format!("{} does not hold exactly one key", path.display()).into()),
     }
+}
+
+/// The operator's key: of `named`, or where `dev` and the README put it.
+pub(super) fn signing_key(config: &Config, named: Option<PathBuf>) -> Result<SigningKey, Failure> {
+    let path = named.unwrap_or_else(|| config.data.join("keys/operator.jwk"));
+    if !path.exists() {
+        let hint = "name it with --key FILE (token-shield keys generate makes one)";
+        return Err(format!("there is no signing key {}; {hint}", path.display()).into());
+    }
+    Ok(jwk::read_private(&private_file(&path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
 }
 
 /// Signs a token for the gateway of `config`.
@@ -201,6 +221,8 @@ impl Verb {
                 eprintln!("nothing of this was verified; token-shield token verify does that");
                 Ok(())
             }
+            Self::Renew(renew) => renew.run().await,
+            Self::Adopt(adopt) => adopt.run().await,
             Self::Delegate(delegate) => delegate.run(),
             Self::VerifyVectors(vectors) => vectors.run(),
             Self::Verify(given) => given.verify().await,
@@ -219,17 +241,9 @@ impl Verb {
 impl Issue {
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        let path = self.key.unwrap_or_else(|| config.data.join("keys/operator.jwk"));
-        if !path.exists() {
-            return Err(format!(
-                "there is no signing key {}; name it with --key FILE (token-shield keys generate makes one)",
-                path.display()
-            )
-            .into());
-        }
-        let key = jwk::read_private(&private_file(&path)?).map_err(|fault| format!("{}: {fault}", path.display()))?;
+        let key = signing_key(&config, self.key)?;
         let known = |name: &String| config.guard.models.iter().any(|model| model.name == *name || model.aliases.contains(name));
-        for model in self.allowed.models().iter().filter(|model| !known(model)) {
+        for model in self.allowed.models.iter().filter(|model| !known(model)) {
             eprintln!("note: the config has no model {model:?}");
         }
         let holder = self.holder_key.as_deref().map(public_key).transpose()?;
@@ -246,6 +260,9 @@ impl Issue {
             ..Wanted::for_agent(self.agent.clone(), self.ttl)
         };
         let token = sign(&config, &key, wanted)?;
+        if self.handle {
+            return handles::issue(&config, token, self.class).await;
+        }
         if !self.offline {
             let command = Command::TokenRegister { token: token.clone(), class: self.class };
             let reply = send_to(&config, Request::Command(command)).await?;

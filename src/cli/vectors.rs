@@ -84,6 +84,7 @@ impl Vector {
             namespaces: self.namespaces.clone().unwrap_or_else(|| vec!["*".to_owned()]),
             ttl_max: Duration::from_secs(self.ttl_max.unwrap_or(EVER)),
             post_quantum,
+            handles: true,
         };
         let keyring = Keyring::new();
         keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);

@@ -193,9 +193,10 @@ fn issuer(section: Section<'_>, base: &Path) -> Option<Issuer> {
     let post_quantum = choice(&section, "pq", &modes).unwrap_or(PostQuantum::RequiredRoot);
     let ttl_max = section.duration("ttl_max").unwrap_or(Duration::from_secs(30 * 86_400));
     let jwks = section.text("jwks").map(|path| base.join(path));
-    section.not_enforced(&["handles", "pop"]);
+    let handles = choice(&section, "handles", &[("on", true), ("off", false)]).unwrap_or(true);
+    section.not_enforced(&["pop"]);
     section.close();
-    Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum })
+    Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum, handles })
 }
 
 fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {

@@ -1,6 +1,7 @@
 //! The life of a command: checked against the books, sealed, then applied. The only door through which state changes.
 
 pub mod api;
+mod handles;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -18,10 +19,10 @@ use crate::keyring::{KeyState, Keyring, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::registry::{DEFAULT_CLASS, Registry};
-use crate::token::{Presented, Verified, verify, verify_issued};
+use crate::token::{Presented, Verified, handle, verify, verify_issued};
 
 pub use rows::taken;
-use rows::{agent_row, key_row, token_row};
+use rows::{agent_row, handle_row, key_row, token_row};
 
 /// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
 #[derive(Clone, Debug)]
@@ -62,6 +63,24 @@ pub enum Command {
         token: String,
         /// Why.
         reason: String,
+    },
+    /// Puts a signed token behind a new handle.
+    HandleSet {
+        /// The handle's identity; the handle itself never comes here.
+        handle: String,
+        /// The token itself; it is verified, and kept.
+        token: String,
+        /// The class of its agent, if the agent is new or shall change.
+        class: Option<String>,
+        /// Until when tokens may be put behind it, in RFC 3339; without it for as long as they are renewed.
+        until: Option<String>,
+    },
+    /// Puts a newer token behind a handle.
+    HandleRenew {
+        /// The handle or its identity.
+        handle: String,
+        /// The token itself, of the same agent.
+        token: String,
     },
     /// Adds a public key to an issuer.
     KeyAdd {
@@ -120,6 +139,11 @@ pub enum Question {
         /// The token itself.
         token: String,
     },
+    /// What stands behind a handle, its token included.
+    Handle {
+        /// The handle or its identity.
+        handle: String,
+    },
 }
 
 /// What was done or is so.
@@ -159,15 +183,24 @@ pub enum ControlFault {
     /// A token that does not verify.
     #[error("the gateway refuses the token: {0}")]
     Token(String),
-    /// No token with that label or identity.
-    #[error("no token with the id or jti {0:?} is registered")]
-    UnknownToken(String),
+    /// No token or handle with that label or identity. What was asked for may be a secret: it is not repeated.
+    #[error("no such token or handle is registered; token-shield agent show AGENT lists them")]
+    UnknownToken,
+    /// A handle that stands for a token already.
+    #[error("the handle stands for a token of {0} already")]
+    HandleTaken(String),
+    /// A handle that cannot be what is asked.
+    #[error("handle: {0}")]
+    Handle(&'static str),
     /// A label that several tokens share.
     #[error("several tokens have the jti {0:?}; name the token's id")]
     AmbiguousToken(String),
     /// A key that is none, or that the ring does not have.
     #[error("key: {0}")]
     Key(String),
+    /// A moment that is none.
+    #[error(transparent)]
+    Moment(#[from] crate::clock::TimestampFault),
     /// A reason is missing.
     #[error("a reason of 1 to 256 bytes is required (--reason)")]
     Reason,
@@ -182,6 +215,14 @@ pub enum ControlFault {
         /// Why the rest is not.
         fault: LogFault,
     },
+}
+
+impl ControlFault {
+    /// A refusal for an operator: with the detail that a caller is not told.
+    fn refused(refusal: &Refusal) -> Self {
+        let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+        Self::Token(format!("{}: {}{detail}", refusal.code, refusal.message))
+    }
 }
 
 /// The door.
@@ -259,10 +300,12 @@ impl Control {
                 let row = self.registry.agent(name.as_str()).ok_or_else(|| ControlFault::Agent(agent.clone()))?;
                 let mut shown = vec![agent_row(&row)];
                 shown.extend(self.registry.tokens_of(&name).iter().map(token_row));
+                shown.extend(self.registry.handles_of(&name).iter().map(|handle| handle_row(handle)));
                 shown
             }
             Question::Keys => self.keyring.rows().iter().map(key_row).collect(),
             Question::Token { token } => vec![self.would_take(token)?],
+            Question::Handle { handle } => vec![self.handle_row(handle)?],
         };
         Ok(Reply { sealed: Vec::new(), rows, note: None })
     }
@@ -275,19 +318,21 @@ impl Control {
 
     /// Whether a token would be taken now.
     fn would_take(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
-        let fault = |refusal: Refusal| ControlFault::Token(said(&refusal));
-        let presented = Presented::read(text).map_err(fault)?;
+        let fault = |refusal: Refusal| ControlFault::refused(&refusal);
+        let held = handle::id(text).and_then(|id| self.registry.handle(&id));
+        let presented = Presented::read(held.as_ref().map_or(text, |held| &held.text)).map_err(fault)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
         let standing = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
-            .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()));
-        standing.map_err(|refusal| ControlFault::Token(said(&refusal)))?;
+            .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()))
+            .and_then(|()| if held.is_some() { Ok(()) } else { self.registry.may_be_shown(verified.id()) });
+        standing.map_err(fault)?;
         Ok(taken(&verified))
     }
 
     fn verified(&self, text: &str) -> Result<Verified, ControlFault> {
-        let fault = |refusal: Refusal| ControlFault::Token(said(&refusal));
+        let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(text).map_err(fault)?;
         verify_issued(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
     }
@@ -301,7 +346,12 @@ impl Control {
             }
             Command::AgentStanding { agent, verb, reason } => Ok(vec![self.standing(agent.parse()?, verb, reasoned(reason)?)?]),
             Command::TokenRegister { token, class } => self.token(&token, class),
-            Command::TokenRevoke { token, reason } => Ok(vec![self.revoked(&token, reasoned(reason)?)?]),
+            Command::TokenRevoke { token, reason } => self.revoked(&token, reasoned(reason)?),
+            Command::HandleSet { handle, token, class, until } => {
+                let until = until.map(|until| until.parse()).transpose()?;
+                self.handle_set(&handle, token, class, until)
+            }
+            Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),
             Command::KeyRetire { kid, reason } => {
                 let kid = self.known_key(&kid)?;
@@ -362,12 +412,15 @@ impl Control {
         Ok(events)
     }
 
-    fn revoked(&self, token: &str, reason: String) -> Result<Event, ControlFault> {
-        // The token itself names itself, also where it was never registered. What looks like one is not repeated.
+    fn revoked(&self, token: &str, reason: String) -> Result<Vec<Event>, ControlFault> {
+        if let Some(known) = self.handle_meant(token) {
+            return self.handle_revoked(&known, reason);
+        }
+        // The token itself names itself, also where it was never registered.
         if token.contains('.') {
             let verified = self.verified(token)?;
             let (jti, agent) = (verified.jti().to_owned(), verified.agent().clone());
-            return Ok(Event::TokenRevoked { token: *verified.id(), jti, agent, reason });
+            return Ok(vec![Event::TokenRevoked { token: *verified.id(), jti, agent, reason }]);
         }
         let by_id = token.parse::<TokenId>().ok().and_then(|id| self.registry.token(&id));
         let row = match by_id {
@@ -377,11 +430,11 @@ impl Control {
                 match (rows.pop(), rows.is_empty()) {
                     (Some(row), true) => row,
                     (Some(_), false) => return Err(ControlFault::AmbiguousToken(token.to_owned())),
-                    (None, _) => return Err(ControlFault::UnknownToken(token.to_owned())),
+                    (None, _) => return Err(ControlFault::UnknownToken),
                 }
             }
         };
-        Ok(Event::TokenRevoked { token: row.id, jti: row.jti, agent: row.agent, reason })
+        Ok(vec![Event::TokenRevoked { token: row.id, jti: row.jti, agent: row.agent, reason }])
     }
 
     fn key_added(&self, issuer: Option<String>, jwk: &str) -> Result<Event, ControlFault> {
@@ -404,12 +457,6 @@ impl Control {
             Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(id),
         }
     }
-}
-
-/// A refusal for an operator: with the detail that a caller is not told.
-fn said(refusal: &Refusal) -> String {
-    let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    format!("{}: {}{detail}", refusal.code, refusal.message)
 }
 
 fn reasoned(reason: String) -> Result<String, ControlFault> {

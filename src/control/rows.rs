@@ -1,7 +1,7 @@
 //! What a reply says of agents, tokens and keys.
 
 use crate::id::Principal;
-use crate::registry::{Agent, Token};
+use crate::registry::{Agent, Handle, Token};
 use crate::token::Verified;
 
 pub(super) fn agent_row(agent: &Agent) -> serde_json::Value {
@@ -23,6 +23,16 @@ pub(super) fn token_row(token: &Token) -> serde_json::Value {
         "jti": token.jti,
         "expires": token.expires.map(|at| at.to_string()),
         "revoked": token.revoked.as_ref().map(|(since, _)| since.to_string()),
+        "handle": token.handle.map(|handle| handle.to_string()),
+    })
+}
+
+pub(super) fn handle_row(handle: &Handle) -> serde_json::Value {
+    serde_json::json!({
+        "handle": handle.id.to_string(),
+        "token": handle.token.to_string(),
+        "until": handle.until.map(|until| until.to_string()),
+        "revoked": handle.revoked.as_ref().map(|(since, _)| since.to_string()),
     })
 }
 

@@ -20,10 +20,11 @@ use crate::crypto::Verifier;
 use crate::guard::limiter::{Kind, Limiter, Subject};
 use crate::guard::settings::Class;
 use crate::guard::table::Tables;
+use crate::id::HandleId;
 use crate::keyring::Keyring;
 use crate::refusal::{Code, Refusal};
 use crate::registry::Registry;
-use crate::token::{Presented, Verified, verify};
+use crate::token::{Keys as _, Presented, Verified, handle, verify};
 
 /// The credential of one request, as it stood in the headers.
 pub struct Credential<'h>(&'h str);
@@ -68,6 +69,8 @@ pub struct Remembered {
     pub agents: Vec<Subject>,
     /// The principal.
     pub principal: Subject,
+    /// Whether its issuer lets handles stand for tokens.
+    by_handle: bool,
     generation: u64,
     /// The token itself: what is presented must be this to be taken for it.
     text: Box<str>,
@@ -78,9 +81,16 @@ pub struct Authenticated {
     remembered: Arc<Remembered>,
     class: Arc<Class>,
     tables: Arc<Tables>,
+    handle: Option<HandleId>,
 }
 
 impl Authenticated {
+    /// The handle that was presented in the token's place.
+    #[must_use]
+    pub const fn handle(&self) -> Option<&HandleId> {
+        self.handle.as_ref()
+    }
+
     /// The verified token and its subjects.
     #[must_use]
     pub fn token(&self) -> &Arc<Remembered> {
@@ -183,10 +193,12 @@ impl Authenticator {
         peer: IpAddr,
         tables: Arc<Tables>,
     ) -> Result<(Authenticated, Found), Refusal> {
-        let hash = self.hashing.hash_one(credential.0);
+        let held = handle::id(credential.0).and_then(|id| self.registry.handle(&id));
+        let text = held.as_ref().map_or(credential.0, |held| &held.text);
+        let hash = self.hashing.hash_one(text);
         let generation = self.keyring.generation();
         let same = |known: &Arc<Remembered>| {
-            let same = aws_lc_rs::constant_time::verify_slices_are_equal(known.text.as_bytes(), credential.0.as_bytes());
+            let same = aws_lc_rs::constant_time::verify_slices_are_equal(known.text.as_bytes(), text.as_bytes());
             same.is_ok() && known.generation == generation
         };
         let (remembered, found) = match self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
@@ -196,18 +208,28 @@ impl Authenticator {
             }
             None => {
                 self.count_stranger(peer)?;
-                let known = Arc::new(self.verify(credential, generation)?);
+                let known = Arc::new(self.verify(text, generation)?);
                 if let Some(memory) = &self.memory {
                     memory.insert(hash, Arc::clone(&known));
                 }
                 (known, Found::Verified)
             }
         };
+        let class = self.shown_rightly(&remembered, held.is_some()).and_then(|()| self.standing(&remembered.verified, &tables));
         let class = match found {
-            Found::Cached => self.refused(peer, self.standing(&remembered.verified, &tables))?,
-            Found::Verified => self.standing(&remembered.verified, &tables)?,
+            Found::Cached => self.refused(peer, class)?,
+            Found::Verified => class?,
         };
-        Ok((Authenticated { remembered, class, tables }, found))
+        Ok((Authenticated { remembered, class, tables, handle: held.map(|held| held.id) }, found))
+    }
+
+    /// A token behind a handle is taken by that alone, and no other by a handle.
+    fn shown_rightly(&self, known: &Remembered, by_handle: bool) -> Result<(), Refusal> {
+        match (by_handle, known.by_handle) {
+            (false, _) => self.registry.may_be_shown(known.verified.id()),
+            (true, true) => Ok(()),
+            (true, false) => Err(Code::HandlesOff.into()),
+        }
     }
 
     /// Counts a remembered token that is refused against its peer, as one that is not remembered was counted already.
@@ -215,12 +237,13 @@ impl Authenticator {
         answer.map_err(|refusal| self.count_stranger(peer).err().unwrap_or(refusal))
     }
 
-    fn verify(&self, credential: &Credential<'_>, generation: u64) -> Result<Remembered, Refusal> {
-        let presented = Presented::read(credential.0)?;
+    fn verify(&self, text: &str, generation: u64) -> Result<Remembered, Refusal> {
+        let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
         let agents = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
         let principal = self.limiter.subject(Kind::Principal, verified.principal().as_str());
-        Ok(Remembered { verified, agents, principal, generation, text: credential.0.into() })
+        let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
+        Ok(Remembered { verified, agents, principal, by_handle, generation, text: text.into() })
     }
 
     /// The standing of key, token and agent, and the agent's class.

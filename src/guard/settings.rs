@@ -44,6 +44,8 @@ pub struct Issuer {
     pub ttl_max: Duration,
     /// Which signatures are taken.
     pub post_quantum: PostQuantum,
+    /// Whether its tokens are taken by handle.
+    pub handles: bool,
 }
 
 /// Caps; `None` means not limited here.

@@ -139,6 +139,7 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
         "expires": verified.expires().to_string(),
         "scopes": verified.scopes().names().collect::<Vec<_>>(),
         "models": usable.map(|(name, _)| name).collect::<Vec<_>>(),
+        "handle": caller.handle().map(ToString::to_string),
         "tokens": tokens,
         "class": {
             "name": class.name,

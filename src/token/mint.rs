@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::crypto::SigningKey;
 use crate::id::{AgentName, Principal};
 use crate::json::{self, Object, Value};
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::token::claims::Claims;
 use crate::token::constraint::Constraint;
 use crate::token::jwk::Jwk;
@@ -103,6 +103,9 @@ pub enum MintFault {
     /// A name that no child can have.
     #[error("{0}")]
     Name(String),
+    /// A chain where a root token was wanted.
+    #[error("only a root token can be renewed")]
+    Chain,
     /// A moment before 1970.
     #[error("a token's dates begin with 1970-01-01")]
     Date,
@@ -149,9 +152,45 @@ pub fn mint(request: &Request, key: &SigningKey) -> Result<String, MintFault> {
     if request.expires.seconds() <= begins.seconds() {
         return Err(MintFault::Lifetime);
     }
-    let token = sign(&payload(request)?, key)?;
-    // What is signed is read back by the door's own reader: a token that no gateway takes never leaves here.
-    let refused = |refusal: Refusal| MintFault::Refused(Box::new(refusal));
+    checked(sign(&payload(request)?, key)?)
+}
+
+/// Signs a root token that says what `token` says, from `now` on: for `lifetime`, or as long as that one lived, but not
+/// beyond `latest`.
+///
+/// # Errors
+/// When `token` is no root token that a gateway would read, or the new one would not be.
+pub fn renew(
+    token: &str,
+    key: &SigningKey,
+    now: Timestamp,
+    (lifetime, latest): (Option<Duration>, Option<Timestamp>),
+    entropy: u128,
+) -> Result<String, MintFault> {
+    let presented = Presented::read(token).map_err(refused)?;
+    let [link] = presented.links() else { return Err(MintFault::Chain) };
+    let former = Claims::read(&link.payload).map_err(refused)?;
+    let lived = u64::try_from(former.expires.saturating_sub(former.issued)).map_err(|_| MintFault::Lifetime)?;
+    let expires = now.plus(lifetime.unwrap_or(Duration::from_secs(lived))).min(latest.unwrap_or(Timestamp(i64::MAX)));
+    if expires.seconds() <= now.seconds() {
+        return Err(MintFault::Lifetime);
+    }
+    let payload = json::parse(&link.payload, &json::Limits::deep(16)).map_err(|_| refused(Code::TokenClaims.into()))?;
+    let mut claims = payload.as_object().cloned().unwrap_or_default();
+    let seconds = |at: Timestamp| u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date);
+    claims.set("iat", seconds(now)?);
+    claims.set("exp", seconds(expires)?);
+    claims.set("jti", text(label(now, entropy)));
+    claims.remove("nbf");
+    checked(sign(&Value::Object(claims), key)?)
+}
+
+fn refused(refusal: Refusal) -> MintFault {
+    MintFault::Refused(Box::new(refusal))
+}
+
+/// What is signed is read back by the door's own reader: a token that no gateway takes never leaves here.
+fn checked(token: String) -> Result<String, MintFault> {
     for link in Presented::read(&token).map_err(refused)?.links() {
         Claims::read(&link.payload).map_err(refused)?;
     }

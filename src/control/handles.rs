@@ -1,0 +1,100 @@
+//! Commands about handles.
+
+use crate::audit::event::{Event, TOKEN_BYTES_MAX};
+use crate::clock::Timestamp;
+use crate::control::{Control, ControlFault};
+use crate::id::{HandleId, TokenId};
+use crate::registry::Handle;
+use crate::token::{Keys as _, Presented, Verified, handle, verify};
+
+impl Control {
+    /// The records of a new handle, its token and, where it is new, its agent.
+    pub(super) fn handle_set(
+        &self,
+        handle: &str,
+        token: String,
+        class: Option<String>,
+        until: Option<Timestamp>,
+    ) -> Result<Vec<Event>, ControlFault> {
+        let handle: HandleId = handle.parse()?;
+        if let Some(known) = self.registry.handle(&handle) {
+            return Err(ControlFault::HandleTaken(known.agent.to_string()));
+        }
+        let mut events = self.token(&token, class)?;
+        events.push(self.put_behind(handle, token, until)?);
+        Ok(events)
+    }
+
+    /// The records of a newer token behind a handle.
+    pub(super) fn handle_renewed(&self, handle: &str, token: String) -> Result<Vec<Event>, ControlFault> {
+        let known = self.live_handle(handle)?;
+        if *self.carried(&token)?.agent() != known.agent {
+            return Err(ControlFault::Handle("the token is another agent's"));
+        }
+        let mut events = self.token(&token, None)?;
+        let event = self.put_behind(known.id, token, known.until)?;
+        events.push(event);
+        Ok(events)
+    }
+
+    /// What a handle stands for, its token included: an operator who renews it signs the same again.
+    pub(super) fn handle_row(&self, handle: &str) -> Result<serde_json::Value, ControlFault> {
+        let known = self.live_handle(handle)?;
+        Ok(serde_json::json!({
+            "handle": known.id.to_string(),
+            "agent": known.agent.as_str(),
+            "token": &*known.text,
+            "until": known.until.map(|until| until.to_string()),
+        }))
+    }
+
+    /// The handle that is meant: by its identity, or by itself.
+    pub(super) fn handle_meant(&self, text: &str) -> Option<std::sync::Arc<Handle>> {
+        let by_id = text.parse().ok().and_then(|id: HandleId| self.registry.handle(&id));
+        by_id.or_else(|| handle::id(text).and_then(|id| self.registry.handle(&id)))
+    }
+
+    /// The records of a handle's end. The token behind it ends too: it was meant for nobody else.
+    pub(super) fn handle_revoked(&self, known: &Handle, reason: String) -> Result<Vec<Event>, ControlFault> {
+        let revoked = self.token_revoked(known.token, reason.clone())?;
+        Ok(vec![Event::HandleRevoked { handle: known.id, agent: known.agent.clone(), reason }, revoked])
+    }
+
+    fn token_revoked(&self, token: TokenId, reason: String) -> Result<Event, ControlFault> {
+        let row = self.registry.token(&token).ok_or(ControlFault::UnknownToken)?;
+        Ok(Event::TokenRevoked { token, jti: row.jti, agent: row.agent, reason })
+    }
+
+    fn live_handle(&self, text: &str) -> Result<std::sync::Arc<Handle>, ControlFault> {
+        let known = self.handle_meant(text).ok_or(ControlFault::UnknownToken)?;
+        let token_revoked = self.registry.token(&known.token).is_some_and(|row| row.revoked.is_some());
+        if known.revoked.is_some() || token_revoked {
+            return Err(ControlFault::Handle("it was revoked and stays so; issue a new handle"));
+        }
+        Ok(known)
+    }
+
+    /// That the token can be carried by whoever has the handle, for as long as the handle may stand.
+    fn put_behind(&self, handle: HandleId, token: String, until: Option<Timestamp>) -> Result<Event, ControlFault> {
+        let verified = self.carried(&token)?;
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(ControlFault::Handle("the token has more than 10,000 bytes: name fewer models"));
+        }
+        if !self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles) {
+            return Err(ControlFault::Handle("the issuer's tokens are not taken by handle (handles = \"off\")"));
+        }
+        if until.is_some_and(|until| verified.expires() > until) {
+            return Err(ControlFault::Handle("the token would outlive the handle (--until)"));
+        }
+        let behind = self.registry.token(verified.id()).and_then(|row| row.handle);
+        if behind.is_some_and(|other| other != handle) {
+            return Err(ControlFault::Handle("the token stands behind another handle"));
+        }
+        Ok(Event::HandleSet { handle, token, id: *verified.id(), agent: verified.agent().clone(), until })
+    }
+
+    fn carried(&self, text: &str) -> Result<Verified, ControlFault> {
+        let presented = Presented::read(text).map_err(|refusal| ControlFault::refused(&refusal))?;
+        verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(|refusal| ControlFault::refused(&refusal))
+    }
+}

@@ -1,0 +1,195 @@
+"""Handles: short names for tokens, and API keys that agents have already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from clients import claude, open_ai, user
+from fake_upstream import MODEL, FakeUpstream
+from gateway import Gateway, Served, binary
+from test_serve import ask, fake_model, last_error, serve
+from waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    fast = "[class.default]\nrpm = 60000\nburst = 10000\n"
+    with serve(tmp_path_factory.mktemp("handles"), fast + fake_model(upstream.url)) as served:
+        yield served
+
+
+def refusal(gateway: Gateway, credential: str) -> str | None:
+    answer = ask(gateway, "x", credential)
+    return None if answer.status_code == 200 else answer.json()["error"]["code"]
+
+
+def me(gateway: Gateway, credential: str) -> dict[str, object]:
+    answer = httpx2.get(gateway.url + "/v1/token-shield/me", headers={"x-api-key": credential}, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def shown(gateway: Gateway, agent: str) -> list[dict[str, object]]:
+    """Rows of the agent's tokens and handles."""
+    done = gateway.command("agent", "show", agent, "--json")
+    return [json.loads(line) for line in done.out.splitlines()][1:]
+
+
+def day(days: int) -> str:
+    return (datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%d")
+
+
+def adopt(gateway: Served, text: str, *flags: str, until: str | None = None) -> tuple[int, str, str]:
+    file = gateway.data.parent / "keys.csv"
+    file.write_text(text)
+    done = binary("token", "adopt", "--data", str(gateway.data), "--from", str(file), "--until", until or day(20), *flags)
+    return done.code, done.out, done.err
+
+
+def test_a_handle_stands_for_its_token_in_both_sdks(gateway: Served) -> None:
+    handle = gateway.issue("tests/short", "--handle", models=("echo",))
+    assert handle.startswith("ts_") and len(handle) == 46
+    assert open_ai(gateway, handle).chat.completions.create(model="echo", messages=user("short")).choices[0].message.content == "short"
+    assert claude(gateway, handle).messages.create(model="echo", max_tokens=8, messages=user("short")).content[0].text == "short"
+    with pytest.raises(openai.NotFoundError):
+        open_ai(gateway, handle).chat.completions.create(model=MODEL, messages=user("not granted"))
+    about = me(gateway, handle)
+    rows = shown(gateway, "tests/short")
+    assert about["agent"] == "tests/short" and about["handle"] == rows[1]["handle"] == rows[0]["handle"]
+    books = b"".join(file.read_bytes() for file in gateway.data.rglob("*") if file.is_file())
+    assert handle.encode() not in books and handle not in gateway.logged(), "the handle itself is kept nowhere"
+
+
+def test_a_token_behind_a_handle_is_taken_by_that_alone(gateway: Served) -> None:
+    """Who reads the record, which has the token, can do nothing with it."""
+    handle = gateway.issue("tests/record", "--handle", models=(MODEL,))
+    assert refusal(gateway, handle) is None
+    journal = b"".join(file.read_bytes() for file in (gateway.data / "audit").rglob("*") if file.is_file())
+    tokens = [part.split(b'"')[0].decode() for part in journal.split(b'"token":"ey')[1:]]
+    assert tokens and {refusal(gateway, "ey" + token) for token in tokens} == {"token-behind-handle"}
+
+
+def test_guesses_are_refused_alike(gateway: Served) -> None:
+    handle = gateway.issue("tests/guess", "--handle", models=(MODEL,))
+    for guess in [handle[:-1], handle + "A", handle.swapcase(), "ts_", "ts_" + "A" * 43]:
+        assert refusal(gateway, guess) in ("handle-unknown", "token-malformed"), guess
+    assert refusal(gateway, "sk-not-adopted-0123456789") == "token-malformed"
+
+
+def test_the_token_is_renewed_and_the_handle_stays(gateway: Served) -> None:
+    handle = gateway.issue("tests/renewed", "--handle", models=(MODEL,), ttl="2s")
+    first = me(gateway, handle)
+    wait_until(lambda: refusal(gateway, handle) == "token-expired", 10, "the token runs out")
+    done = gateway.command("token", "renew", handle, "--ttl", "1h")
+    assert handle not in done.err and "renewed" in done.err
+    second = me(gateway, handle)
+    assert second["handle"] == first["handle"] and second["expires"] > first["expires"]
+    assert second["models"] == first["models"] == [MODEL] and second["scopes"] == first["scopes"]
+    # By its id too, which is no secret.
+    gateway.command("token", "renew", str(first["handle"]))
+    assert refusal(gateway, handle) is None
+
+
+@pytest.mark.parametrize("by", ["handle", "id", "token"])
+def test_what_is_revoked_stays_so(gateway: Served, upstream: FakeUpstream, by: str) -> None:
+    agent = f"tests/gone-{by}"
+    handle = gateway.issue(agent, "--handle", models=(MODEL,))
+    rows = shown(gateway, agent)
+    named = {"handle": handle, "id": str(rows[1]["handle"]), "token": str(rows[0]["token"])}[by]
+    with httpx2.stream(
+        "POST", gateway.url + "/v1/chat/completions", timeout=30, trust_env=False, headers={"authorization": f"Bearer {handle}"},
+        json={"model": MODEL, "messages": user(f"behave forever {by}"), "stream": True},
+    ) as stream:
+        upstream.exchange(f"behave forever {by}")
+        gateway.command("token", "revoke", named, "--reason", "a test")
+        stream.read()
+    code = "token-revoked" if by == "token" else "handle-revoked"
+    assert last_error(stream) == code, "the open stream ends"
+    assert refusal(gateway, handle) == code
+    again = binary("token", "renew", "--data", str(gateway.data), handle)
+    assert again.code == 1 and "was revoked and stays so" in again.err and handle not in again.err
+
+
+def test_keys_are_adopted(gateway: Served) -> None:
+    code, out, err = adopt(
+        gateway,
+        f"key,agent,principal,models,rpm\nsk-first-0123456789abcdef,tests/old,team:old,{MODEL},600\n"
+        "sk.second.0123456789abcdef-x\n",
+    )
+    assert code == 1 and "line 3" in err and "sk.second" not in err and refusal(gateway, "sk-first-0123456789abcdef") is not None
+    text = (
+        f"key,agent,principal,models,rpm\nsk-first-0123456789abcdef,tests/old,team:old,{MODEL},6\n"
+        f'"sk-second-0123456789,abc",tests/older,,"{MODEL} echo",\n'
+    )
+    code, out, err = adopt(gateway, text, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [row["agent"] for row in rows] == ["tests/old", "tests/older"] and "2 keys are adopted" in err
+    assert me(gateway, "sk-first-0123456789abcdef")["principal"] == "team:old"
+    assert sorted(me(gateway, "sk-second-0123456789,abc")["models"]) == sorted(["echo", MODEL])
+    assert open_ai(gateway, "sk-second-0123456789,abc").chat.completions.create(model="echo", messages=user("as ever")).choices
+    assert refusal(gateway, "sk-first-0123456789abcdef") == "rate-exceeded", "six a minute are one at once, which is gone"
+    code, out, err = adopt(gateway, text)
+    assert code == 0 and out == "" and err.count("adopted before") == 2, "it can be run again"
+    books = b"".join(file.read_bytes() for file in gateway.data.rglob("*") if file.is_file())
+    assert b"sk-first" not in books and b"sk-second" not in books
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("key,agent\nsk-tooshort,tests/a\n", "line 2: a key must have 16 to 512"),
+        ("key,agent\nsk.a.b.0123456789abcdef,tests/a\n", "line 2: a key with two dots"),
+        ("key,agent\nsk-0123456789abcdef,Tests/A\n", "line 2: \"Tests/A\" is not an agent name"),
+        ("key,agent\nsk-0123456789abcdef,t/a\nsk-0123456789abcdef,t/b\n", "line 3: the key of line 2 again"),
+        ("key,agent,rpm\nsk-0123456789abcdef,t/a,many\n", "line 2: the column rpm is not a number"),
+        ("key\nsk-0123456789abcdef\n", "line 2: "),
+        ("key,agent,colour\nsk-0123456789abcdef,t/a,red\n", "colour"),
+    ],
+)
+def test_a_file_with_a_fault_adopts_nothing(gateway: Served, text: str, part: str) -> None:
+    code, out, err = adopt(gateway, text)
+    assert (code, out) == (1, "") and part in err, err
+    assert "0123456789abcdef" not in err, "a key is never repeated"
+
+
+def test_adopted_keys_end_with_their_date(gateway: Served) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=4)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    code, _, err = adopt(gateway, f"key,agent,models\nsk-brief-0123456789abc,tests/brief,{MODEL}\n", until=soon)
+    assert code == 0, err
+    assert refusal(gateway, "sk-brief-0123456789abc") is None
+    wait_until(lambda: refusal(gateway, "sk-brief-0123456789abc") == "token-expired", 10, "the date comes")
+    again = binary("token", "renew", "--data", str(gateway.data), "sk-brief-0123456789abc", "--ttl", "1h")
+    assert again.code == 1 and "end" in again.err, again.err
+    assert adopt(gateway, "key,agent\n", until="2020-01-01")[0] == 1
+
+
+def test_verify_knows_handles_and_inspect_explains(gateway: Served) -> None:
+    handle = gateway.issue("tests/verified", "--handle", models=(MODEL,))
+    assert "tests/verified" in gateway.command("token", "verify", handle).out
+    told = binary("token", "inspect", handle)
+    assert told.code == 1 and "handle" in told.err and handle not in told.err
+
+
+def test_handles_survive_a_restart(gateway: Served) -> None:
+    handle = gateway.issue("tests/restart", "--handle", models=(MODEL,))
+    gateway.restart()
+    assert refusal(gateway, handle) is None
+
+
+def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        handle = own.issue("tests/off", "--handle", models=(MODEL,))
+        assert refusal(own, handle) is None
+        config = own.data / "token-shield.toml"
+        config.write_text(config.read_text().replace("[[issuer]]", '[[issuer]]\nhandles = "off"'))
+        own.reload()
+        assert refusal(own, handle) == "handles-off"
+        done = binary("token", "issue", "--data", str(own.data), "--agent", "tests/more", "--handle")
+        assert done.code == 1 and 'handles = "off"' in done.err and done.out == ""
