@@ -1,5 +1,6 @@
 //! The one place that builds, wires, reloads and drains.
 
+pub(crate) mod keys;
 mod reload;
 mod tls;
 mod watchful;
@@ -25,6 +26,7 @@ use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::limiter::Limiter;
+use crate::guard::settings::Jwks;
 use crate::guard::table::{RouteFault, Tables, Upstream as Known};
 use crate::health::Health;
 use crate::keyring::{Issuer, Keyring};
@@ -40,6 +42,8 @@ use crate::proxy::{Gateway, Wiring};
 use crate::registry::Registry;
 use crate::secret::SecretFault;
 use crate::token::{IssuerPolicy, jwk};
+
+use keys::{KeyWatch, Watched};
 
 /// How long operators and scrapers are waited for at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -157,16 +161,20 @@ fn classes(config: &Config) -> BTreeSet<String> {
     config.guard.classes.keys().cloned().collect()
 }
 
-/// The config's issuers with the keys of their JWK Sets.
+/// The config's issuers with the keys of their JWK Sets, as far as those are files.
 ///
 /// # Errors
 /// When a JWK Set cannot be read.
 pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
+    read_issuers(&config.guard.issuers)
+}
+
+fn read_issuers(issuers: &[crate::guard::settings::Issuer]) -> Result<Vec<Issuer>, StartFault> {
     let read = |issuer: &crate::guard::settings::Issuer| {
-        let keys = match &issuer.jwks {
+        let keys = match issuer.jwks.as_ref().and_then(Jwks::file) {
             None => Vec::new(),
             Some(path) => {
-                let fault = |why: String| StartFault::Keys { issuer: issuer.iss.clone(), path: path.clone(), why };
+                let fault = |why: String| StartFault::Keys { issuer: issuer.iss.clone(), path: path.to_owned(), why };
                 let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
                 jwk::read_set(&text).map_err(|error| fault(error.to_string()))?
             }
@@ -181,7 +189,7 @@ pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
         };
         Ok(Issuer { policy: Arc::new(policy), keys })
     };
-    config.guard.issuers.iter().map(read).collect()
+    issuers.iter().map(read).collect()
 }
 
 fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> {
@@ -219,7 +227,13 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
     }
     let health = Arc::new(Health::new(remotes.keys().cloned()));
     let tables = Arc::new(Tables::build(&config.guard, known)?);
-    Ok(Wiring { tables, remotes, health, timeouts: config.proxy.timeouts.clone() })
+    Ok(Wiring {
+        tables,
+        remotes,
+        health,
+        timeouts: config.proxy.timeouts.clone(),
+        publish_keys: config.proxy.listen.publish_keys,
+    })
 }
 
 /// A gateway that is built and not yet running.
@@ -337,12 +351,18 @@ impl App {
         tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, quiet));
         let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), Arc::clone(&self.books.registry));
         let background = tokio::spawn(housekeeping);
-        let reloading = tokio::spawn(reload::on_hangup(self.reload()));
+        let watched = Arc::new(Watched::new(&self.config));
+        let mut keys = KeyWatch::new(Arc::clone(&watched), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
+        // Tokens of issuers that publish their keys are taken from the first request on, where they can be fetched.
+        keys.once().await;
+        let watching = tokio::spawn(keys.run());
+        let reloading = tokio::spawn(reload::on_hangup(self.reload(watched)));
         listen::run(listeners.api, terms, Arc::clone(&self.gateway), shutdown).await;
         // Operators and scrapers are served until the last agent is, and then not waited for.
         drained.send_replace(true);
         background.abort();
         reloading.abort();
+        watching.abort();
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
             tasks.shutdown().await;
@@ -355,8 +375,9 @@ impl App {
         Ok(())
     }
 
-    fn reload(&self) -> reload::Reload {
+    fn reload(&self, watched: Arc<Watched>) -> reload::Reload {
         reload::Reload {
+            watched,
             source: self.source.clone(),
             gateway: Arc::clone(&self.gateway),
             keyring: Arc::clone(&self.books.keyring),

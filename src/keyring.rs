@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use dashmap::DashMap;
 
 use crate::audit::event::Event;
 use crate::audit::record::Record;
@@ -23,7 +24,7 @@ use crate::token::{IssuerPolicy, Keys, KnownKey};
 pub enum KeyState {
     /// Its tokens are read.
     Active,
-    /// Tokens that it signed before `since` are read until they expire.
+    /// Tokens that it signed until `since`, which may be still to come, are read until they expire.
     Retiring {
         /// Since when.
         since: Timestamp,
@@ -56,6 +57,8 @@ pub struct Row {
     pub known: Arc<KnownKey>,
     /// What it is good for.
     pub state: KeyState,
+    /// When it was imported, where it was.
+    pub added: Option<Timestamp>,
 }
 
 /// An issuer and the keys of its JWKS file.
@@ -69,7 +72,8 @@ pub struct Issuer {
 #[derive(Default)]
 struct Book {
     issuers: Vec<(Arc<IssuerPolicy>, Vec<jwk::Jwk>)>,
-    added: Vec<(String, jwk::Jwk)>,
+    fetched: HashMap<String, Vec<jwk::Jwk>>,
+    added: Vec<(String, jwk::Jwk, Timestamp)>,
     states: HashMap<KeyId, KeyState>,
 }
 
@@ -80,6 +84,7 @@ type Snapshot = HashMap<KeyId, Row>;
 pub struct Keyring {
     book: std::sync::Mutex<Book>,
     snapshot: ArcSwap<Snapshot>,
+    used: DashMap<KeyId, Timestamp>,
     generation: AtomicU64,
 }
 
@@ -102,6 +107,13 @@ impl Keyring {
         self.publish(&book);
     }
 
+    /// Puts the keys that were fetched, by `iss`, in the place of the former ones.
+    pub fn set_fetched(&self, fetched: HashMap<String, Vec<jwk::Jwk>>) {
+        let mut book = lock(&self.book);
+        book.fetched = fetched;
+        self.publish(&book);
+    }
+
     /// Folds one record in. Records of other books change nothing here.
     pub fn apply(&self, record: &Record) {
         let mut book = lock(&self.book);
@@ -109,11 +121,16 @@ impl Keyring {
             Event::KeyAdded { issuer, jwk, .. } => {
                 // A record was checked before it was sealed; one that no longer reads adds no key, which refuses its tokens.
                 if let Ok(key) = read_jwk(jwk) {
-                    book.added.push((issuer.clone(), key));
+                    book.added.push((issuer.clone(), key, record.at));
                 }
             }
-            Event::KeyRetired { kid, .. } => {
-                book.states.entry(*kid).or_insert(KeyState::Retiring { since: record.at });
+            Event::KeyRetired { kid, from, .. } => {
+                let since = from.unwrap_or(record.at);
+                let state = book.states.entry(*kid).or_insert(KeyState::Retiring { since });
+                // A later command may bring the end nearer, not farther away.
+                if let KeyState::Retiring { since: known } = state {
+                    *known = since.min(*known);
+                }
             }
             Event::KeyRevoked { kid, reason } => {
                 book.states.insert(*kid, KeyState::Revoked { since: record.at, why: reason.clone() });
@@ -133,16 +150,21 @@ impl Keyring {
     fn publish(&self, book: &Book) {
         let mut rows = Snapshot::new();
         let from_files = book.issuers.iter().flat_map(|(policy, keys)| keys.iter().map(move |key| (policy, key)));
-        let from_records = book.added.iter().filter_map(|(iss, key)| {
+        let from_urls = book
+            .issuers
+            .iter()
+            .flat_map(|(policy, _)| book.fetched.get(&policy.iss).into_iter().flatten().map(move |key| (policy, key)));
+        let from_records = book.added.iter().filter_map(|(iss, key, _)| {
             let policy = book.issuers.iter().map(|(policy, _)| policy).find(|policy| policy.iss == *iss)?;
             Some((policy, key))
         });
-        for (policy, key) in from_files.chain(from_records) {
+        for (policy, key) in from_files.chain(from_urls).chain(from_records) {
             let id = key.id();
             let state = book.states.get(&id).cloned().unwrap_or(KeyState::Active);
             let known = KnownKey { id, key: key.key().clone(), issuer: Arc::clone(policy) };
             // The first issuer that lists a key owns it: a second listing cannot move it to other namespaces.
-            rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state });
+            let added = book.added.iter().find(|(_, key, _)| key.id() == id).map(|(_, _, at)| *at);
+            rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state, added });
         }
         self.snapshot.store(Arc::new(rows));
         self.generation.fetch_add(1, Ordering::Release);
@@ -160,12 +182,30 @@ impl Keyring {
         self.snapshot.load().get(kid).cloned()
     }
 
+    /// Notes that a token of that key was taken.
+    pub fn note_use(&self, kid: &KeyId, now: Timestamp) {
+        self.used.insert(*kid, now);
+    }
+
+    /// When a token of that key was last verified here, since the start.
+    #[must_use]
+    pub fn used(&self, kid: &KeyId) -> Option<Timestamp> {
+        self.used.get(kid).map(|at| *at)
+    }
+
     /// All rows, sorted by key id.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = self.snapshot.load().values().cloned().collect();
         rows.sort_by_key(|row| row.known.id);
         rows
+    }
+
+    /// The keys whose tokens are read, as a JWK Set (RFC 7517 section 5).
+    #[must_use]
+    pub fn published(&self) -> String {
+        let rows = self.rows().into_iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }));
+        jwk::write_set(&rows.map(|row| jwk::Jwk::of(row.known.key.clone())).collect::<Vec<_>>())
     }
 
     /// The issuers of the config.

@@ -63,6 +63,8 @@ pub struct Metrics {
     upstream_up: IntGaugeVec,
     certificate_expiry: Gauge,
     config_reloads: IntCounterVec,
+    jwks_reads: IntCounterVec,
+    idle_keys: IntGauge,
     audit_records: IntCounterVec,
     audit_sync: Histogram,
     agents: IntGaugeVec,
@@ -160,6 +162,16 @@ impl Metrics {
                 Gauge::new("token_shield_certificate_expiry_seconds", "When the certificate in use expires, seconds since 1970"),
             )?,
             config_reloads: counters(&registry, "token_shield_config_reload_total", "Reloads of the config", &["result"])?,
+            jwks_reads: counters(
+                &registry,
+                "token_shield_jwks_reads_total",
+                "Readings of JWK Sets after the start",
+                &["result"],
+            )?,
+            idle_keys: register(
+                &registry,
+                IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
+            )?,
             audit_records: counters(&registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
             audit_sync: one("token_shield_audit_sync_seconds", "Syncs of the journal")?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
@@ -235,6 +247,16 @@ impl Metrics {
     /// A reload: `ok` or `refused`.
     pub fn config_reload(&self, result: &str) {
         self.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// A JWK Set was read, or could not be: `ok` or `refused`.
+    pub fn jwks_read(&self, result: &str) {
+        self.jwks_reads.with_label_values(&[result]).inc();
+    }
+
+    /// Keys that have signed no live token for as long as their issuer's config says.
+    pub fn idle_keys(&self, count: usize) {
+        self.idle_keys.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A record of that kind was sealed.

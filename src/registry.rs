@@ -4,6 +4,7 @@
 //! signature and times are. Every change moves the [`Registry::changes`] counter on, so that whoever holds an open stream
 //! asks again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -134,6 +135,15 @@ impl Token {
     fn new(id: TokenId, jti: &str, agent: &AgentName) -> Self {
         Self { id, jti: jti.to_owned(), agent: agent.clone(), kid: None, expires: None, revoked: None, handle: None }
     }
+}
+
+/// What a key has signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// Tokens that are neither over nor revoked.
+    pub live: usize,
+    /// The latest end of any.
+    pub last_end: Timestamp,
 }
 
 /// A handle and what stands behind it.
@@ -302,6 +312,19 @@ impl Registry {
         let mut rows: Vec<Token> = self.tokens.iter().filter(|row| row.agent == *agent).map(|row| row.clone()).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.expires));
         rows
+    }
+
+    /// What each key has signed of the registered tokens.
+    #[must_use]
+    pub fn signed(&self, now: Timestamp) -> HashMap<KeyId, Signed> {
+        let mut keys = HashMap::new();
+        for row in &self.tokens {
+            let (Some(kid), Some(expires)) = (row.kid, row.expires) else { continue };
+            let signed = keys.entry(kid).or_insert(Signed { live: 0, last_end: expires });
+            signed.live += usize::from(row.revoked.is_none() && expires > now);
+            signed.last_end = signed.last_end.max(expires);
+        }
+        keys
     }
 
     /// The class of the agent: its own row's, else that of the nearest agent that it was delegated from, else `default`.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::keys::Watched;
 use super::{classes, issuers, tls, wiring};
 use crate::control::Control;
 use crate::keyring::Keyring;
@@ -20,6 +21,7 @@ pub(super) struct Reload {
     pub(super) keyring: Arc<Keyring>,
     pub(super) control: Arc<Control>,
     pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+    pub(super) watched: Arc<Watched>,
     /// Where agents and scrapers connect, for as long as the process runs.
     pub(super) listen: (SocketAddr, SocketAddr),
 }
@@ -62,6 +64,7 @@ impl Reload {
             self.gateway.metrics.certificate_expiry(expiry as f64);
         }
         self.keyring.set_issuers(issuers);
+        self.watched.set(&config);
         self.control.set_classes(classes(&config));
         self.gateway.wiring.store(Arc::new(wired));
         // Open streams are asked for again: their key may be gone.

@@ -85,7 +85,7 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>)
 
 /// Warns of private keys that this process could read: a gateway needs none.
 pub(super) fn warn_of_private_keys(config: &Config) {
-    let beside = config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_deref()).filter_map(std::path::Path::parent);
+    let beside = config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file()?.parent());
     let folders: std::collections::BTreeSet<_> =
         beside.map(std::path::Path::to_owned).chain([config.data.join("keys")]).collect();
     for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {

@@ -108,6 +108,8 @@ pub enum Event {
     KeyRetired {
         /// Its thumbprint.
         kid: KeyId,
+        /// From when on, where that is not at once.
+        from: Option<Timestamp>,
         /// Why.
         reason: String,
     },
@@ -244,9 +246,12 @@ impl Event {
             Self::KeyAdded { issuer, jwk, kid } => {
                 vec![("issuer", cut(issuer)), ("jwk", cut_to(jwk, JWK_BYTES_MAX)), ("kid", kid.to_string().into())]
             }
-            Self::KeyRetired { kid, reason } | Self::KeyRevoked { kid, reason } => {
-                vec![("kid", kid.to_string().into()), ("reason", cut(reason))]
+            Self::KeyRetired { kid, from, reason } => {
+                let mut members = vec![("kid", kid.to_string().into()), ("reason", cut(reason))];
+                members.extend(from.map(|from| ("from", moment(from).to_string().into())));
+                members
             }
+            Self::KeyRevoked { kid, reason } => vec![("kid", kid.to_string().into()), ("reason", cut(reason))],
         }
     }
 
@@ -288,7 +293,11 @@ impl Event {
                 Self::HandleRevoked { handle: plain.name("handle")?, agent: plain.name("agent")?, reason: plain.text("reason")? }
             }
             "key-added" => Self::KeyAdded { issuer: plain.text("issuer")?, jwk: plain.text("jwk")?, kid: plain.name("kid")? },
-            "key-retired" => Self::KeyRetired { kid: plain.name("kid")?, reason: plain.text("reason")? },
+            "key-retired" => Self::KeyRetired {
+                kid: plain.name("kid")?,
+                from: plain.has("from").then(|| plain.name("from")).transpose()?,
+                reason: plain.text("reason")?,
+            },
             "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },
             unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
         })

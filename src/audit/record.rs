@@ -149,7 +149,9 @@ mod tests {
         }
         same(Event::HandleRevoked { handle, agent: agent(), reason: text() });
         same(Event::KeyAdded { issuer: text(), jwk: text(), kid });
-        same(Event::KeyRetired { kid, reason: text() });
+        for from in [None, Some(expires)] {
+            same(Event::KeyRetired { kid, from, reason: text() });
+        }
         same(Event::KeyRevoked { kid, reason: text() });
     }
 

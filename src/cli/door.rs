@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 
 use super::{Failure, Place};
 use crate::app::Books;
+use crate::app::keys::fetch_all;
 use crate::config::Config;
 use crate::control::api::{Answer, Request, perform};
 use crate::control::{Control, Operator, Reply};
@@ -43,6 +44,9 @@ impl Door {
         }
         // Nobody listens: the folder's lock says whether that is so.
         let books = Books::open(config)?;
+        for fault in fetch_all(config, &books.keyring).await {
+            eprintln!("warning: {fault}");
+        }
         let control = Arc::new(books.control(config, None));
         Ok(Self::Books(books, control))
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::door::{print, say_sealed, send};
+use super::rotate::Rotate;
 use super::{Failure, Place};
 use crate::control::api::Request;
 use crate::control::{Command, Question};
@@ -26,6 +27,9 @@ pub(super) enum Verb {
     /// Give public keys of a JWK Set to the gateway.
     #[command(after_help = "Example: token-shield keys import operator.jwk.pub --issuer https://operator.example")]
     Import(Import),
+    /// Put a new signing key in the place of the present one, which may sign for a while longer.
+    #[command(after_help = "Example: token-shield keys rotate --overlap 7d")]
+    Rotate(Rotate),
     /// Let a key's tokens run out, and take no newer ones.
     #[command(after_help = "Example: token-shield keys retire KID --reason \"yearly change\"")]
     Retire(Change),
@@ -35,7 +39,7 @@ pub(super) enum Verb {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Alg {
+pub(super) enum Alg {
     /// ML-DSA-65 (FIPS 204)
     #[value(name = "ML-DSA-65", alias = "ml-dsa-65")]
     MlDsa65,
@@ -137,8 +141,9 @@ impl Verb {
                 }
                 Ok(())
             }
+            Self::Rotate(rotate) => rotate.run().await,
             Self::Retire(Change { kid, reason, place }) => {
-                let reply = send(&place, Request::Command(Command::KeyRetire { kid: kid.clone(), reason })).await?;
+                let reply = send(&place, Request::Command(Command::KeyRetire { kid: kid.clone(), from: None, reason })).await?;
                 say_sealed(&format!("retired key {kid}"), &reply);
                 Ok(())
             }

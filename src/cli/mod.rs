@@ -12,6 +12,7 @@ mod keys;
 mod limits;
 mod logs;
 mod probe;
+mod rotate;
 mod serve;
 mod token;
 mod vectors;

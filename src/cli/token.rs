@@ -13,6 +13,7 @@ use super::limits::Allowed;
 use super::vectors::Vectors;
 use super::{Failure, Place, agent_name};
 use crate::app::issuers;
+use crate::app::keys::fetch_all;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::control::api::Request;
@@ -285,6 +286,9 @@ impl Given {
         let row = if self.offline {
             let keyring = Keyring::new();
             keyring.set_issuers(issuers(&config)?);
+            for fault in fetch_all(&config, &keyring).await {
+                eprintln!("warning: {fault}");
+            }
             let presented = Presented::read(text.trim())?;
             let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
             taken(&verified)

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 use super::section::{Book, Section};
 use super::{Config, Faults};
 use crate::guard::cache_salt::CacheScope;
-use crate::guard::settings::{Caps, Class, Issuer, Model, Settings as Guard};
+use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Settings as Guard};
 use crate::model::{Profile, UnknownFields};
 use crate::proxy::settings::{Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
@@ -149,6 +149,7 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
             Some(Tls { cert: base.join(cert?), key: key? })
         }
     };
+    let publish_keys = section.truth("publish_keys").unwrap_or(false);
     let danger = section.truth("danger_plaintext").unwrap_or(false);
     if danger {
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
@@ -158,7 +159,7 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
             .fault("api", "a listener that takes tokens beyond loopback needs tls = { cert, key } (or danger_plaintext = true)");
         return None;
     }
-    Some(Listen { address, tls })
+    Some(Listen { publish_keys, address, tls })
 }
 
 fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
@@ -192,11 +193,22 @@ fn issuer(section: Section<'_>, base: &Path) -> Option<Issuer> {
     let modes = [("required-root", PostQuantum::RequiredRoot), ("required", PostQuantum::Required), ("off", PostQuantum::Off)];
     let post_quantum = choice(&section, "pq", &modes).unwrap_or(PostQuantum::RequiredRoot);
     let ttl_max = section.duration("ttl_max").unwrap_or(Duration::from_secs(30 * 86_400));
-    let jwks = section.text("jwks").map(|path| base.join(path));
+    let ca = section.text("jwks_ca").map(|path| base.join(path));
+    let jwks = section.text("jwks").map(|text| match text.contains("://") {
+        true => Jwks::Url { url: text, ca: ca.clone() },
+        false => Jwks::File(base.join(text)),
+    });
+    if let Some(Jwks::Url { url, .. }) = &jwks
+        && !target(url, base, None).is_some_and(|(target, _)| matches!(target, Target::Tls { .. }))
+    {
+        section.fault("jwks", "must be a path or https://HOST[:PORT]/PATH");
+    }
+    let jwks_refresh = section.duration("jwks_refresh").unwrap_or(Duration::from_secs(300));
+    let idle_key = section.duration("idle_key").unwrap_or(Duration::from_secs(30 * 86_400));
     let handles = choice(&section, "handles", &[("on", true), ("off", false)]).unwrap_or(true);
     section.not_enforced(&["pop"]);
     section.close();
-    Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum, handles })
+    Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum, handles, jwks_refresh, idle_key })
 }
 
 fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {

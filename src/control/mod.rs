@@ -15,7 +15,7 @@ use crate::audit::log::{Log, LogFault};
 use crate::clock::Clock;
 use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
-use crate::keyring::{KeyState, Keyring, read_jwk};
+use crate::keyring::{KeyState, Keyring, Row, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::registry::{DEFAULT_CLASS, Registry};
@@ -93,6 +93,8 @@ pub enum Command {
     KeyRetire {
         /// The key's thumbprint.
         kid: String,
+        /// From when on, in RFC 3339; at once where it is not said.
+        from: Option<String>,
         /// Why.
         reason: String,
     },
@@ -303,7 +305,11 @@ impl Control {
                 shown.extend(self.registry.handles_of(&name).iter().map(|handle| handle_row(handle)));
                 shown
             }
-            Question::Keys => self.keyring.rows().iter().map(key_row).collect(),
+            Question::Keys => {
+                let signed = self.registry.signed(self.clock.now());
+                let row = |row: &Row| key_row(row, signed.get(&row.known.id), self.keyring.used(&row.known.id));
+                self.keyring.rows().iter().map(row).collect()
+            }
             Question::Token { token } => vec![self.would_take(token)?],
             Question::Handle { handle } => vec![self.handle_row(handle)?],
         };
@@ -353,9 +359,9 @@ impl Control {
             }
             Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),
-            Command::KeyRetire { kid, reason } => {
-                let kid = self.known_key(&kid)?;
-                Ok(vec![Event::KeyRetired { kid, reason: reasoned(reason)? }])
+            Command::KeyRetire { kid, from, reason } => {
+                let (kid, from) = (self.known_key(&kid)?, from.map(|from| from.parse()).transpose()?);
+                Ok(vec![Event::KeyRetired { kid, from, reason: reasoned(reason)? }])
             }
             Command::KeyRevoke { kid, reason } => {
                 let kid = self.known_key(&kid)?;

@@ -1,7 +1,9 @@
 //! What a reply says of agents, tokens and keys.
 
+use crate::clock::Timestamp;
 use crate::id::Principal;
-use crate::registry::{Agent, Handle, Token};
+use crate::keyring::{KeyState, Row};
+use crate::registry::{Agent, Handle, Signed, Token};
 use crate::token::Verified;
 
 pub(super) fn agent_row(agent: &Agent) -> serde_json::Value {
@@ -36,12 +38,20 @@ pub(super) fn handle_row(handle: &Handle) -> serde_json::Value {
     })
 }
 
-pub(super) fn key_row(row: &crate::keyring::Row) -> serde_json::Value {
+pub(super) fn key_row(row: &Row, signed: Option<&Signed>, used: Option<Timestamp>) -> serde_json::Value {
+    let since = match &row.state {
+        KeyState::Active => None,
+        KeyState::Retiring { since } | KeyState::Revoked { since, .. } => Some(since.to_string()),
+    };
     serde_json::json!({
         "kid": row.known.id.to_string(),
         "alg": row.known.key.algorithm().as_str(),
         "issuer": row.known.issuer.iss,
         "state": row.state.as_str(),
+        "since": since,
+        "live_tokens": signed.map_or(0, |signed| signed.live),
+        "last_token_ends": signed.map(|signed| signed.last_end.to_string()),
+        "last_used": used.map(|used| used.to_string()),
         "jwk": crate::token::jwk::Jwk::of(row.known.key.clone()).write(),
     })
 }

@@ -183,6 +183,15 @@ impl Authenticator {
         self.peers.check_key(&network(peer)).map_err(|_| Refusal::new(Code::PeerRate).after(std::time::Duration::from_secs(1)))
     }
 
+    /// The public keys that anybody may have, as a JWK Set, for a caller without a token.
+    ///
+    /// # Errors
+    /// `peer-rate`.
+    pub fn published_keys(&self, peer: IpAddr) -> Result<String, Refusal> {
+        self.count_stranger(peer)?;
+        Ok(self.keyring.published())
+    }
+
     /// Answers who is asking.
     ///
     /// # Errors
@@ -240,6 +249,7 @@ impl Authenticator {
     fn verify(&self, text: &str, generation: u64) -> Result<Remembered, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
+        self.keyring.note_use(verified.kid(), self.clock.now());
         let agents = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
         let principal = self.limiter.subject(Kind::Principal, verified.principal().as_str());
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);

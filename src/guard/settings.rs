@@ -37,7 +37,11 @@ pub struct Issuer {
     /// This gateway's name in `aud`.
     pub aud: String,
     /// Its JWK Set; none where its keys come from `keys import` alone.
-    pub jwks: Option<PathBuf>,
+    pub jwks: Option<Jwks>,
+    /// How often a set behind a URL is fetched.
+    pub jwks_refresh: Duration,
+    /// A key that has signed no live token for so long is said so.
+    pub idle_key: Duration,
     /// Namespaces that it may speak for; `*` means all.
     pub namespaces: Vec<String>,
     /// Longest life of a token.
@@ -46,6 +50,31 @@ pub struct Issuer {
     pub post_quantum: PostQuantum,
     /// Whether its tokens are taken by handle.
     pub handles: bool,
+}
+
+/// Where an issuer's public keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Jwks {
+    /// In a file.
+    File(PathBuf),
+    /// Behind a URL.
+    Url {
+        /// `https://…`.
+        url: String,
+        /// Who must have signed the server's certificate; the system's CAs where it is not said.
+        ca: Option<PathBuf>,
+    },
+}
+
+impl Jwks {
+    /// The file, where it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Url { .. } => None,
+        }
+    }
 }
 
 /// Caps; `None` means not limited here.

@@ -51,6 +51,8 @@ impl Passed {
 pub(super) enum Answer {
     /// All bytes at once, and the room that they take.
     Whole(Pass, Passed, Bytes, Option<Room>),
+    /// What anybody may have.
+    Public(Bytes),
     /// A stream, and the places at the model and its server.
     Stream(Pass, Passed, Box<Streamed>),
 }
@@ -89,6 +91,10 @@ impl Answer {
                 way.meter.done();
                 let bytes = Bytes::from_owner(Delivered { bytes, _caller: caller, _room: room });
                 respond::whole(entry.close(), head(&way.id_text, passed, headroom, &notes), bytes)
+            }
+            Self::Public(bytes) => {
+                way.meter.done();
+                respond::public(&way.id_text, bytes)
             }
             Self::Stream(Pass { entry, headroom, notes, caller }, passed, streamed) => {
                 let Streamed { source, server, watch, times } = *streamed;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::audit::entry::{Entry, Pen};
@@ -73,6 +73,8 @@ pub struct Wiring {
     pub health: Arc<Health>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Whether anybody may have the public keys.
+    pub publish_keys: bool,
 }
 
 /// The data plane: small handles on the books, and the way through them.
@@ -122,6 +124,8 @@ struct Way {
     wiring: Arc<Wiring>,
 }
 
+/// Where the public keys are, for those who look for them.
+const KEYS_PATH: &str = "/.well-known/jwks.json";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
@@ -169,6 +173,11 @@ impl Gateway {
         framing(&request, &origin.unexplained).map_err(|no| self.known(no))?;
         let (parts, body) = request.into_parts();
         let target = Target::read(&parts.uri).map_err(|no| self.known(no))?;
+        if way.wiring.publish_keys && parts.method == Method::GET && target.path() == KEYS_PATH {
+            way.meter.facts().operation = "keys";
+            let keys = self.authenticator.published_keys(origin.peer).map_err(|no| self.known(no))?;
+            return Ok(Answer::Public(Bytes::from(keys)));
+        }
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, origin.peer))?;
         // From before the first question on: what changes while the body is read is asked again before the seal.
         let changes = self.registry.changes();

@@ -171,6 +171,17 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
     response
 }
 
+/// Public keys, which are no decision about anybody and have no entry (RFC 7517 section 8.5.2).
+#[must_use]
+pub fn public(request: &str, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(bytes));
+    let headers = response.headers_mut();
+    headers.insert(REQUEST, text(request));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    response
+}
+
 /// A whole answer; its entry is closed.
 #[must_use]
 pub fn whole(_sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Body> {

@@ -33,6 +33,8 @@ pub struct Settings {
 /// Where agents connect.
 #[derive(Clone, Debug)]
 pub struct Listen {
+    /// Whether anybody may have the public keys (`GET /.well-known/jwks.json`).
+    pub publish_keys: bool,
     /// The address.
     pub address: SocketAddr,
     /// TLS; without it the address is loopback, or the operator has said `danger_plaintext`.

@@ -171,6 +171,29 @@ pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))?.iter().map(Jwk::read).collect()
 }
 
+/// Reads a JWK Set that somebody publishes: keys of a type, curve or use that says nothing here are passed over (RFC 7517
+/// section 5).
+///
+/// # Errors
+/// When it is not one, or a key in it is not what it says.
+pub fn read_published(text: &str) -> Result<Vec<Jwk>, JwkFault> {
+    let value = json::parse(text.as_bytes(), &KEYS)?;
+    let keys = value.as_object().and_then(|object| object.get("keys")).and_then(Value::as_array);
+    let keys = keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))?;
+    keys.iter().filter(|key| concerns_us(key)).map(Jwk::read).collect()
+}
+
+fn concerns_us(key: &Value<'_>) -> bool {
+    let text = |name: &str| key.as_object().and_then(|object| object.get(name)).and_then(Value::as_str);
+    let signs = text("use").is_none_or(|purpose| purpose == "sig");
+    let known = match text("kty") {
+        Some("AKP") => text("alg") == Some(Algorithm::MlDsa65.as_str()),
+        Some("OKP") => text("crv") == Some("Ed25519"),
+        _ => false,
+    };
+    signs && known
+}
+
 /// A JWK Set of public keys.
 #[must_use]
 pub fn write_set(keys: &[Jwk]) -> String {

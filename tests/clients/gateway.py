@@ -55,6 +55,8 @@ class Gateway:
     `url` has no `/v1`; `token` is the development token; `metrics` the address of the metrics listener.
     """
 
+    _issuer: str | None = None
+
     def __init__(self, data: Path, *, upstream: str | None = None, profile: str = "llama.cpp", tls: bool = False) -> None:
         self.data = data
         self.log = data.parent / f"{data.name}.log"
@@ -120,6 +122,8 @@ class Gateway:
         words = ["token", "issue", "--data", str(self.data), "--agent", agent, "--principal", principal]
         for model in models:
             words += ["--model", model]
+        if self._issuer and "--issuer" not in flags:
+            words += ["--issuer", self._issuer]
         done = binary(*words, "--ttl", ttl, *flags)
         assert done.code == 0, done.err
         token = done.out.removesuffix("\n")
@@ -204,10 +208,14 @@ ttl_max = "30d"
 class Served(Gateway):
     """`token-shield serve` as an operator sets it up: a key, a config (SERVED, `listen`, and `config`), an issued token.
 
-    Loopback ports are the system's to choose; `listen` goes into the config's `[listen]`.
+    Loopback ports are the system's to choose; `listen` goes into the config's `[listen]`, `first` into its first issuer.
+    `issuer` names whose tokens are issued where the config has several.
     """
 
-    def __init__(self, data: Path, config: str, listen: str = "", *, tls: bool = False) -> None:
+    def __init__(
+        self, data: Path, config: str, listen: str = "", *, tls: bool = False, first: str = "", issuer: str | None = None
+    ) -> None:
+        self._first, self._issuer = first, issuer
         self.data = data
         self.log = data.parent / f"{data.name}.log"
         self.config = data / "token-shield.toml"
@@ -223,7 +231,7 @@ class Served(Gateway):
 
     def write(self, config: str) -> None:
         """Writes the config; a running gateway reads it at `reload`."""
-        self.config.write_text(SERVED + self._listen + config)
+        self.config.write_text(SERVED + self._first + self._listen + config)
 
     def restart(self) -> None:
         """In good order; its addresses are others afterwards."""

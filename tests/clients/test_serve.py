@@ -35,8 +35,8 @@ def ask(gateway: Gateway, text: str, token: str | None = None, *, model: str = M
     return httpx2.post(gateway.url + CHAT, json=body, headers=headers, timeout=60, trust_env=False)
 
 
-def serve(folder: Path, config: str, listen: str = "", *, tls: bool = False) -> Served:
-    served = Served(folder / "data", config, listen, tls=tls)
+def serve(folder: Path, config: str, listen: str = "", **more: object) -> Served:
+    served = Served(folder / "data", config, listen, **more)
     served.token = served.issue("tests/main", models=(MODEL, "echo"))
     return served
 

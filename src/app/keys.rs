@@ -1,0 +1,249 @@
+//! Issuers' public keys while the gateway runs: files are read again when they change, URLs are fetched again and again, and
+//! keys that have signed nothing live for long are said so.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::header::{ACCEPT, HOST};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{read_issuers, tls};
+use crate::clock::Timestamp;
+use crate::config::{Config, upstream_url};
+use crate::guard::settings::{Issuer, Jwks};
+use crate::id::KeyId;
+use crate::keyring::{KeyState, Keyring};
+use crate::proxy::Gateway;
+use crate::proxy::connect::Dialler;
+use crate::proxy::settings::Target;
+use crate::token::jwk::{self, Jwk};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long a fetch may take.
+const FETCH_MAX: Duration = Duration::from_secs(5);
+/// How soon a fetch that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How often idle keys are looked for, at the least.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Bytes of a JWK Set at the most.
+const SET_BYTES_MAX: usize = 1 << 20;
+
+/// The issuers that are watched; a reload changes them.
+pub(super) struct Watched {
+    issuers: ArcSwap<Vec<Issuer>>,
+    changed: Notify,
+}
+
+impl Watched {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { issuers: ArcSwap::from_pointee(config.guard.issuers.clone()), changed: Notify::new() }
+    }
+
+    pub(super) fn set(&self, config: &Config) {
+        self.issuers.store(Arc::new(config.guard.issuers.clone()));
+        self.changed.notify_one();
+    }
+}
+
+/// What tells whether a file is another one.
+type Stamp = (PathBuf, Option<(SystemTime, u64)>);
+
+fn stamps(issuers: &[Issuer]) -> Vec<Stamp> {
+    let files = issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file());
+    let about = |path: &std::path::Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    files.map(|path| (path.to_owned(), about(path))).collect()
+}
+
+/// The watch over the keys.
+pub(super) struct KeyWatch {
+    watched: Arc<Watched>,
+    keyring: Arc<Keyring>,
+    gateway: Arc<Gateway>,
+    stamps: Vec<Stamp>,
+    fetched: HashMap<String, Fetched>,
+    first_seen: HashMap<KeyId, Timestamp>,
+    idle: BTreeSet<KeyId>,
+    idle_due: Instant,
+}
+
+struct Fetched {
+    from: Jwks,
+    keys: Vec<Jwk>,
+    due: Instant,
+}
+
+impl KeyWatch {
+    pub(super) fn new(watched: Arc<Watched>, keyring: Arc<Keyring>, gateway: Arc<Gateway>) -> Self {
+        let stamps = stamps(&watched.issuers.load());
+        let (fetched, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { watched, keyring, gateway, stamps, fetched, first_seen, idle, idle_due: Instant::now() }
+    }
+
+    /// Watches for ever.
+    pub(super) async fn run(mut self) {
+        let watched = Arc::clone(&self.watched);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = watched.changed.notified() => {}
+            }
+            self.once().await;
+        }
+    }
+
+    /// Looks once.
+    pub(super) async fn once(&mut self) {
+        let issuers = self.watched.issuers.load_full();
+        self.files(&issuers);
+        self.urls(&issuers).await;
+        self.idle(&issuers);
+    }
+
+    fn files(&mut self, issuers: &[Issuer]) {
+        let now = stamps(issuers);
+        if now == self.stamps {
+            return;
+        }
+        self.stamps = now;
+        match read_issuers(issuers) {
+            Ok(read) => {
+                self.keyring.set_issuers(read);
+                self.read("ok");
+                tracing::info!("JWK Sets read again");
+            }
+            Err(fault) => {
+                self.gateway.metrics.jwks_read("refused");
+                tracing::warn!(%fault, "a JWK Set was not read again; its former keys stay");
+            }
+        }
+    }
+
+    /// Notes a reading; open streams are asked for again, for their key may be gone.
+    fn read(&self, result: &str) {
+        self.gateway.metrics.jwks_read(result);
+        self.gateway.registry.announce();
+    }
+
+    async fn urls(&mut self, issuers: &[Issuer]) {
+        let published = |issuer: &Issuer| issuer.jwks.clone().filter(|jwks| jwks.file().is_none());
+        let wanted: HashMap<&str, Jwks> =
+            issuers.iter().filter_map(|issuer| Some((issuer.iss.as_str(), published(issuer)?))).collect();
+        let before = self.fetched.len();
+        self.fetched.retain(|iss, known| wanted.get(iss.as_str()) == Some(&known.from));
+        let mut changed = self.fetched.len() != before;
+        for issuer in issuers {
+            let Some(jwks) = published(issuer) else { continue };
+            let known = self.fetched.get(&issuer.iss);
+            if known.is_some_and(|known| known.due > Instant::now()) {
+                continue;
+            }
+            let former = known.map(|known| known.keys.clone());
+            let (keys, next) = match fetch(&jwks).await {
+                Ok(keys) => {
+                    self.gateway.metrics.jwks_read("ok");
+                    (keys, issuer.jwks_refresh)
+                }
+                Err(fault) => {
+                    self.gateway.metrics.jwks_read("refused");
+                    tracing::warn!(issuer = issuer.iss, fault, "a JWK Set was not fetched; its former keys stay");
+                    (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
+                }
+            };
+            let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
+            changed |= former.is_none_or(|former| ids(&former) != ids(&keys));
+            self.fetched.insert(issuer.iss.clone(), Fetched { from: jwks, keys, due: Instant::now() + next });
+        }
+        if changed {
+            self.keyring.set_fetched(self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect());
+            self.gateway.registry.announce();
+        }
+    }
+
+    /// Says which keys have signed nothing live for long: they could be retired, and a thief's tokens with them.
+    fn idle(&mut self, issuers: &[Issuer]) {
+        if self.idle_due > Instant::now() {
+            return;
+        }
+        let soonest = issuers.iter().map(|issuer| issuer.idle_key / 4).min().unwrap_or(IDLE);
+        self.idle_due = Instant::now() + soonest.clamp(LOOK, IDLE);
+        let now = self.gateway.clock.now();
+        let mut idle = BTreeSet::new();
+        let mut signed = None;
+        for row in self.keyring.rows().iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. })) {
+            let kid = row.known.id;
+            let Some(issuer) = issuers.iter().find(|issuer| issuer.iss == row.known.issuer.iss) else { continue };
+            let first = *self.first_seen.entry(kid).or_insert(now);
+            let over = |at: Timestamp| at.plus(issuer.idle_key) <= now;
+            // Cheap before dear: the registered tokens are counted only where the rest says that the key is idle.
+            if !over(row.added.unwrap_or(first)) || self.keyring.used(&kid).is_some_and(|used| !over(used)) {
+                continue;
+            }
+            let signed = signed.get_or_insert_with(|| self.gateway.registry.signed(now));
+            if signed.get(&kid).is_none_or(|signed| signed.live == 0 && over(signed.last_end)) {
+                idle.insert(kid);
+            }
+        }
+        for kid in idle.difference(&self.idle) {
+            tracing::warn!(%kid, "no live token of this key for long: retire it (token-shield keys retire)");
+        }
+        self.gateway.metrics.idle_keys(idle.len());
+        self.idle = idle;
+    }
+}
+
+/// Fetches the keys of every issuer that publishes them, for a command that has no gateway to ask; what failed is named.
+pub(crate) async fn fetch_all(config: &Config, keyring: &Keyring) -> Vec<String> {
+    let (mut fetched, mut faults) = (HashMap::new(), Vec::new());
+    for issuer in &config.guard.issuers {
+        let Some(jwks @ Jwks::Url { .. }) = &issuer.jwks else { continue };
+        match fetch(jwks).await {
+            Ok(keys) => drop(fetched.insert(issuer.iss.clone(), keys)),
+            Err(fault) => faults.push(format!("issuer {}: {fault}", issuer.iss)),
+        }
+    }
+    keyring.set_fetched(fetched);
+    faults
+}
+
+async fn fetch(jwks: &Jwks) -> Result<Vec<Jwk>, String> {
+    let Jwks::Url { url, ca } = jwks else { return Ok(Vec::new()) };
+    let fetched = tokio::time::timeout(FETCH_MAX, get(url, ca.as_deref())).await;
+    let text = fetched.map_err(|_| format!("{url}: no answer in {} s", FETCH_MAX.as_secs()))?;
+    let text = text.map_err(|fault| format!("{url}: {fault}"))?;
+    jwk::read_published(&text).map_err(|fault| format!("{url}: {fault}"))
+}
+
+async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> {
+    let said = |error: &dyn std::error::Error| error.to_string();
+    let (target, path) = upstream_url(url).ok_or("not a URL")?;
+    let Target::Tls { host, .. } = &target else { return Err("not https".to_owned()) };
+    let client = tls::client(host, ca)?;
+    let (authority, dialler) = (target.authority(), Dialler::new(target, Some(client), FETCH_MAX));
+    let stream = dialler.dial().await.map_err(|error| said(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| said(&error))?;
+    let driver = tokio::spawn(connection);
+    let request = hyper::Request::get(if path.is_empty() { "/" } else { &path })
+        .header(HOST, authority)
+        .header(ACCEPT, "application/jwk-set+json, application/json")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| said(&error))?;
+    let answer = sender.send_request(request).await.map_err(|error| said(&error))?;
+    if answer.status() != hyper::StatusCode::OK {
+        return Err(format!("it answers {}", answer.status()));
+    }
+    let body = Limited::new(answer.into_body(), SET_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+    driver.abort();
+    String::from_utf8(body.to_bytes().to_vec()).map_err(|_| "not UTF-8".to_owned())
+}

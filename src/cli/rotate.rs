@@ -1,0 +1,106 @@
+//! `token-shield keys rotate`: a new signing key in the place of the present one. Run again after an interruption, it goes on
+//! where it stopped.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::door::{Door, say_sealed};
+use super::keys::{generate, public_file};
+use super::token::{signing_key, time};
+use super::{Failure, Place};
+use crate::clock::{Clock as _, SystemClock};
+use crate::control::api::Request;
+use crate::control::{Command, Question};
+use crate::durable;
+use crate::secret::private_file;
+use crate::token::jwk::{self, Jwk};
+
+#[derive(Args)]
+pub(super) struct Rotate {
+    /// The private key's file, which gets the new key; DATA/keys/operator.jwk where it is not said.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// How long copies of the old key may go on signing. What they sign until then lives until it expires.
+    #[arg(long, default_value = "1d", value_parser = time)]
+    overlap: Duration,
+    /// Why; it stands in the record.
+    #[arg(long, default_value = "rotated")]
+    reason: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+fn beside(file: &Path, ending: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+impl Rotate {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let config = self.place.read()?;
+        let file = self.key.clone().unwrap_or_else(|| config.data.join("keys/operator.jwk"));
+        let old_key = signing_key(&config, Some(file.clone()))?;
+        let old = Jwk::of(old_key.public()?);
+        let next = beside(&file, ".next");
+        let door = Door::open(&config).await?;
+        let done = self.with(&door, &old, (&file, &next)).await;
+        door.close()?;
+        let new = done?;
+        exchange(&file, &next, &old, &new)?;
+        eprintln!("{} has the new key; the old one is in {}", file.display(), old_file(&file, &old).display());
+        eprintln!("where a gateway reads its keys from another file than {}, give it that one", public_file(&file).display());
+        println!("{}", new.id());
+        Ok(())
+    }
+
+    /// Makes the key, and lets the gateway know both: the new one first, so that nothing is refused in between.
+    async fn with(&self, door: &Door, old: &Jwk, (file, next): (&Path, &Path)) -> Result<Jwk, Failure> {
+        let keys = door.send(Request::Question(Question::Keys)).await?.rows;
+        let text = |row: &serde_json::Value, name: &str| row.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+        let known = |key: &Jwk| keys.iter().find(|row| text(row, "kid") == Some(key.id().to_string()));
+        let former = known(old).ok_or_else(|| {
+            let shown = file.display();
+            format!("the gateway does not know the key in {shown}: give it the public half first (token-shield keys import)")
+        })?;
+        if !next.exists() {
+            generate(old.key().algorithm(), next)?;
+        }
+        let new = Jwk::of(jwk::read_private(&private_file(next)?)?.public()?);
+        if known(&new).is_none() {
+            let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
+            say_sealed(&format!("added key {}", new.id()), &door.send(Request::Command(command)).await?);
+        }
+        if text(former, "state").as_deref() == Some("active") {
+            let from = SystemClock::start().now().plus(self.overlap).to_string();
+            let command = Command::KeyRetire { kid: old.id().to_string(), from: Some(from.clone()), reason: self.reason.clone() };
+            say_sealed(&format!("key {} retires at {from}", old.id()), &door.send(Request::Command(command)).await?);
+        }
+        Ok(new)
+    }
+}
+
+fn old_file(file: &Path, old: &Jwk) -> PathBuf {
+    beside(file, &format!(".{}", old.id().to_string().chars().take(8).collect::<String>()))
+}
+
+/// The new key's file takes the old one's place at once; at no moment is there none.
+fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failure> {
+    let public = public_file(file);
+    let listed = std::fs::read_to_string(&public).ok().and_then(|text| jwk::read_set(&text).ok());
+    let mut keys = listed.unwrap_or_else(|| vec![Jwk::of(old.key().clone())]);
+    if !keys.iter().any(|key| key.id() == new.id()) {
+        keys.insert(0, Jwk::of(new.key().clone()));
+    }
+    durable::write_atomic(&public, jwk::write_set(&keys).as_bytes(), 0o644)?;
+    let kept = old_file(file, old);
+    if !kept.exists() {
+        std::fs::hard_link(file, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;
+    }
+    std::fs::rename(next, file).map_err(|error| format!("{}: {error}", next.display()))?;
+    std::fs::remove_file(public_file(next)).map_err(|error| format!("{}: {error}", public_file(next).display()))?;
+    durable::sync_dir(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    Ok(())
+}
