@@ -24,7 +24,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 # package: a program that it brings
 install_programs() {
     local missing=""
-    for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git; do
+    for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git nginx-light:nginx haproxy:haproxy nodejs:node; do
         command -v "${pair#*:}" >/dev/null 2>&1 || missing+=" ${pair%%:*}"
     done
     # Debian's python3 comes without what makes a venv.

@@ -30,10 +30,10 @@ def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) ->
 class Holder:
     """A key of an agent's own, and what it delegates with it."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *flags: str) -> None:
         self.key = folder / f"{name}.jwk"
         self.public = folder / f"{name}.jwk.pub"
-        made = binary("keys", "generate", "--holder", "--out", str(self.key))
+        made = binary("keys", "generate", "--holder", "--out", str(self.key), *flags)
         assert made.code == 0, made.err
 
     def delegate(self, parent: str, name: str, *flags: str) -> str:
