@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
+from jwcrypto import jwk
 
+import mint_with_jwcrypto
 from clients import claude, open_ai, user
 from fake_upstream import MODEL, FakeUpstream
 from gateway import BINARY, Gateway, Served, binary, environment
@@ -224,3 +226,60 @@ def test_what_a_token_allows_is_told_to_whoever_holds_it(gateway: Served, tmp_pa
     bare = gateway.issue("chains/bare", "--scope", "models.read")
     assert me(bare)["scopes"] == ["models.read"]
     assert httpx2.get(gateway.url + "/v1/token-shield/me", timeout=30, trust_env=False).status_code == 401
+
+
+class Forger:
+    """A holder who writes its children by hand, with another library: whatever `token delegate` would not sign."""
+
+    def __init__(self, gateway: Served, folder: Path, agent: str, *flags: str) -> None:
+        made = Holder(folder, agent.replace("/", "-"))
+        self.key = jwk.JWK.from_json(made.key.read_text())
+        self.parent = root(gateway, made, agent, *flags)
+        self.above = json.loads(binary("token", "inspect", "--json", self.parent).out)["payload"]
+
+    def chain(self, **changes: object) -> str:
+        below = mint_with_jwcrypto.child(self.parent, self.above, self.key, "part")
+        detail = {**below["authorization_details"][0], "constraints": self.above["authorization_details"][0]["constraints"]}
+        below = {**below, "del_max_depth": 4, "authorization_details": [detail], **changes}
+        return self.parent + "~" + mint_with_jwcrypto.sign(self.key, below)
+
+
+def test_a_name_cannot_be_stolen(gateway: Served, tmp_path: Path) -> None:
+    """Nobody speaks, spends or is blamed under another's name, nor walks out of a quarantine by another name."""
+    victim = gateway.issue("chains/victim", "--rpm", "6", models=("echo",))
+    forger = Forger(gateway, tmp_path, "chains/forger")
+    assert code(gateway, forger.chain()) is None, "the forger's tools work"
+    for name in ["chains/victim", "chains/victim/part", "chains/forger", "chains/part", "chains/forger/part/more", "chains/forger/Part"]:
+        assert code(gateway, forger.chain(client_id=name)) in ("chain-name", "token-claims"), name
+    assert code(gateway, forger.chain(sub="team:others")) == "chain-principal"
+    assert code(gateway, victim) is None and code(gateway, victim) == "rate-exceeded", "nothing of the victim's rate was used"
+    gateway.command("agent", "quarantine", "chains/forger", "--reason", "a test")
+    assert {code(gateway, forger.chain(client_id=f"chains/forger/{name}")) for name in ("part", "other", "x")} == {"agent-quarantined"}
+
+
+def test_a_copied_jti_revokes_nothing_else(gateway: Served, tmp_path: Path) -> None:
+    """A child may carry the label of a stranger's token; an operator who revokes that label does not hit the stranger, nor miss it."""
+    victim = gateway.issue("chains/labelled", models=("echo",))
+    label = json.loads(binary("token", "inspect", "--json", victim).out)["payload"]["jti"]
+    forger = Forger(gateway, tmp_path, "chains/copier")
+    copied = forger.chain(jti=label)
+    assert code(gateway, copied) is None
+    gateway.command("token", "revoke", label, "--reason", "means the victim's own")
+    assert code(gateway, victim) == "token-revoked", "the label means the operator's token"
+    assert code(gateway, copied) is None, "and no child's"
+    # The child is revoked by itself; its twin with the same label is not.
+    twin = forger.chain(jti=label, client_id="chains/copier/twin")
+    gateway.command("token", "revoke", copied, "--reason", "a test")
+    assert (code(gateway, copied), code(gateway, twin)) == ("token-revoked", None)
+
+
+def test_parent_and_child_by_turns_refill_no_rate(gateway: Served, tmp_path: Path) -> None:
+    second = Holder(tmp_path, "second")
+    holder = Holder(tmp_path, "holder")
+    parent = root(gateway, holder, "chains/turns", "--rpm", "36")
+    child = holder.delegate(parent, "child")
+    below = second.delegate(holder.delegate(parent, "middle", "--child-key", str(second.public)), "below")
+    turns = [code(gateway, token) for _ in range(10) for token in (child, below)]
+    assert turns.count(None) == 6 and set(turns) == {None, "rate-exceeded"}
+    again = holder.delegate(parent, "fresh")
+    assert code(gateway, again) == "rate-exceeded", "a new name gets no new rate"
