@@ -1,0 +1,100 @@
+//! What do the books cost with 1, 1,000 and 1,000,000 handles or revoked tokens in them: a lookup's time, and memory for each?
+//!
+//! Memory is the growth of the resident set; books stay until the end, so that none grows into what another gave back.
+#![allow(clippy::print_stdout, reason = "this is where figures are printed")]
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+
+use token_shield::audit::event::Event;
+use token_shield::audit::record::Record;
+use token_shield::clock::Timestamp;
+use token_shield::crypto::sha256;
+use token_shield::id::{AgentName, HandleId, TokenId};
+use token_shield::registry::Registry;
+use token_shield::token::handle;
+
+/// Bytes of tokens as they stand behind handles: signed with ML-DSA-65, and with Ed25519.
+const TOKENS: [(&str, usize); 2] = [("Ed25519", 900), ("ML-DSA-65", 5_200)];
+const SIZES: [u32; 3] = [1, 1_000, 1_000_000];
+
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    pages.split_whitespace().nth(1).and_then(|count| count.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+fn seal(registry: &Registry, event: Event) {
+    registry.apply(&Record { at: Timestamp(1_790_000_000_000), by: None, event });
+}
+
+fn agent(number: u32) -> AgentName {
+    format!("fleet/agent-{number}").parse().unwrap_or_else(|fault| panic!("a name: {fault}"))
+}
+
+fn name(number: u32) -> String {
+    format!("ts_{number:043}")
+}
+
+fn token(number: u32) -> TokenId {
+    TokenId(sha256(&number.to_le_bytes()))
+}
+
+fn handles(bench: &mut Criterion) {
+    for (kind, bytes) in TOKENS {
+        let registry: &'static Registry = Box::leak(Box::new(Registry::new()));
+        let (before, text) = (resident_bytes(), "x".repeat(bytes));
+        let mut known = 0;
+        for size in SIZES {
+            for number in known..size {
+                let id = handle::id(&name(number)).unwrap_or(HandleId([0; 32]));
+                let set =
+                    Event::HandleSet { handle: id, token: text.clone(), id: token(number), agent: agent(number), until: None };
+                seal(registry, set);
+            }
+            known = size;
+            let mut next = (0..size).cycle().step_by(7_919);
+            bench.bench_function(&format!("books/handle looked up, {size} {kind} handles"), |run| {
+                run.iter_batched(
+                    || name(next.next().unwrap_or(0)),
+                    |name| {
+                        handle::id(black_box(&name)).and_then(|id| registry.handle(&id)).is_some_and(|row| row.revoked.is_none())
+                    },
+                    BatchSize::SmallInput,
+                );
+            });
+        }
+        let each = resident_bytes().saturating_sub(before) / u64::from(known);
+        println!("books/memory: {known} handles for {kind} tokens of {bytes} bytes take {each} bytes each");
+    }
+}
+
+fn revocations(bench: &mut Criterion) {
+    let registry: &'static Registry = Box::leak(Box::new(Registry::new()));
+    let before = resident_bytes();
+    let mut known = 0;
+    for size in SIZES {
+        for number in known..size {
+            let jti = format!("01JB{number:022}");
+            seal(registry, Event::TokenRevoked { token: token(number), jti, agent: agent(number), reason: "lost".to_owned() });
+        }
+        known = size;
+        let (mut next, own) = ((0..size).cycle().step_by(7_919), agent(0));
+        bench.bench_function(&format!("books/standing asked, {size} revoked tokens"), |run| {
+            run.iter_batched(
+                || token(next.next().unwrap_or(0)),
+                |token| registry.may_act(black_box(&own), [&token]).is_err(),
+                BatchSize::SmallInput,
+            );
+        });
+        let unknown = token(u32::MAX);
+        bench.bench_function(&format!("books/standing of a good token, {size} revoked ones"), |run| {
+            run.iter(|| registry.may_act(black_box(&own), [&unknown]).is_ok());
+        });
+    }
+    let each = resident_bytes().saturating_sub(before) / u64::from(known);
+    println!("books/memory: {known} revoked tokens take {each} bytes each");
+}
+
+criterion_group!(benches, revocations, handles);
+criterion_main!(benches);
