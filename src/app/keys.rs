@@ -2,6 +2,7 @@
 //! keys that have signed nothing live for long are said so.
 
 use std::collections::{BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -54,13 +55,13 @@ impl Watched {
 }
 
 /// What tells whether a file is another one.
-type Stamp = (PathBuf, Option<(SystemTime, u64)>);
+type Stamp = (PathBuf, Option<(SystemTime, u64, u64)>);
 
 fn stamps(issuers: &[Issuer]) -> Vec<Stamp> {
     let files = issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file());
     let about = |path: &std::path::Path| {
         let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
     };
     files.map(|path| (path.to_owned(), about(path))).collect()
 }

@@ -149,11 +149,10 @@ impl Adopt {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let now = SystemClock::start().now();
-        let left = u64::try_from(self.until.seconds() - now.seconds()).ok().filter(|seconds| *seconds > 0);
-        let left = Duration::from_secs(left.ok_or("--until is over already")?);
+        self.left(now)?;
         let key = signing_key(&config, self.key.clone())?;
         // Every line is understood before the first one is sent.
-        let wishes = self.read(left.min(lifetime(&config, self.issuer.as_deref())))?;
+        let wishes = self.read(lifetime(&config, self.issuer.as_deref()))?;
         let door = Door::open(&config).await?;
         let mut done = 0;
         let outcome = async {
@@ -171,13 +170,22 @@ impl Adopt {
         Ok(())
     }
 
-    async fn one(&self, door: &Door, config: &Config, key: &SigningKey, wish: Wish) -> Result<(), Failure> {
+    /// How long the keys may be used from now on.
+    fn left(&self, now: Timestamp) -> Result<Duration, Failure> {
+        let left = u64::try_from(self.until.seconds() - now.seconds()).ok().filter(|seconds| *seconds > 0);
+        Ok(Duration::from_secs(left.ok_or("--until is over already")?))
+    }
+
+    async fn one(&self, door: &Door, config: &Config, key: &SigningKey, mut wish: Wish) -> Result<(), Failure> {
         let id = wish.handle.to_string();
         if door.send(Request::Question(Question::Handle { handle: id.clone() })).await.is_ok() {
             eprintln!("line {}: adopted before", wish.line);
             return Ok(());
         }
-        let expires = SystemClock::start().now().plus(wish.wanted.ttl);
+        // The file may be long: what is left is asked anew for each line.
+        let now = SystemClock::start().now();
+        wish.wanted.ttl = wish.wanted.ttl.min(self.left(now)?);
+        let expires = now.plus(wish.wanted.ttl);
         let token = sign(config, key, wish.wanted)?;
         let until = Some(self.until.to_string());
         let command = Command::HandleSet { handle: id.clone(), token, class: wish.class, until };

@@ -16,7 +16,7 @@ from jwcrypto import jwk
 import mint_with_jwcrypto
 from clients import claude, open_ai, user
 from fake_upstream import MODEL, FakeUpstream
-from gateway import BINARY, Gateway, Served, binary, environment
+from gateway import BINARY, ROOT, Gateway, Served, binary, environment
 from test_serve import CHAT, fake_model, serve
 from waiting import wait_until
 
@@ -174,6 +174,11 @@ def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream
         for _ in stream:
             pass
     assert (code(gateway, spared) is None) == ("middle" in how)
+
+
+def test_the_page_shows_the_program_that_runs() -> None:
+    program = Path(mint_with_jwcrypto.__file__).read_text()
+    assert program.count("\n") <= 60 and f"```python\n{program}```" in (ROOT / "docs/TOKEN.md").read_text()
 
 
 @pytest.mark.parametrize("alg", ["ML-DSA-65", "Ed25519"])
