@@ -46,7 +46,7 @@ pub(super) struct Renew {
 
 #[derive(Args)]
 pub(super) struct Adopt {
-    /// A CSV file: key,agent[,principal,class,models,scopes,rpm,rps,in_flight,output_tokens].
+    /// A CSV file with the columns key and agent, and those named below where they are wanted.
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
     /// The day (its first moment, UTC) or moment from which on the keys are refused: 2027-03-31, 2027-03-31T12:00:00Z.
