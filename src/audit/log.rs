@@ -25,7 +25,7 @@ use crate::clock::Timestamp;
 use crate::durable;
 
 use queue::{Shared, Waiting};
-pub use recover::{Recovered, Torn};
+pub use recover::{Recovered, Seen, Torn};
 
 /// Records that wait at the most; one more is refused with [`LogFault::Busy`].
 const QUEUE_MAX: usize = 4096;
@@ -80,7 +80,7 @@ pub enum LogFault {
         acknowledged: u64,
     },
     /// A file that is no part of a journal, or a segment with a hole before it.
-    #[error("{} does not belong there: the journal's segments are named after their first record, without a gap", .0.display())]
+    #[error("{} does not belong there: the folder holds the journal alone, whose segments are named after their first record, without a gap", .0.display())]
     Stray(PathBuf),
     /// A segment is not as it was written.
     #[error("{}: {fault}", path.display())]
@@ -174,6 +174,15 @@ impl Log {
         let open = Open { shared, writer, lock: Mutex::new(Some(lock)) };
         spawn("audit-watch", &settings.dir, move || watching.watch())?;
         Ok((Self(Arc::new(open)), recovered))
+    }
+
+    /// Verifies the log in the folder `dir` from outside: nothing is locked, mended or written. Every record must be whole, in
+    /// canonical form, no earlier than the one before, and under the roots that the journal and the head name.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn verify(dir: &Path, head: Option<&Path>) -> Result<Seen, LogFault> {
+        recover::look(dir, head)
     }
 
     /// Records `event`, and returns when it is durable. A caller that stops waiting does not take it back: where the

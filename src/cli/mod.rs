@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where results are printed")]
 
 mod agent;
+mod audit;
 mod config;
 mod delegate;
 mod dev;
@@ -51,6 +52,9 @@ enum Noun {
     /// Register, show and stop agents.
     #[command(subcommand)]
     Agent(agent::Verb),
+    /// Verify the audit log.
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Check a config file.
     #[command(subcommand)]
     Config(config::Verb),
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
             Noun::Keys(verb) => verb.run().await,
             Noun::Token(verb) => verb.run().await,
             Noun::Agent(verb) => verb.run().await,
+            Noun::Audit(verb) => verb.run(),
             Noun::Config(verb) => verb.run(),
         }
     });

@@ -1,6 +1,7 @@
 //! All integration tests in one binary.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot set up fails")]
 
+mod audit;
 mod compile_fail;
 mod corpus;
 mod harness;

@@ -31,6 +31,23 @@ pub struct Recovered {
     pub torn: Option<Torn>,
 }
 
+/// What a log holds, seen from outside.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `NAME/EPOCH`, where there is a head to say so.
+    pub origin: Option<String>,
+    /// How many records, all of them whole and in order.
+    pub size: u64,
+    /// The root over them (RFC 6962).
+    pub root: crate::merkle::Hash,
+    /// How many were acknowledged, as the head says.
+    pub acknowledged: Option<u64>,
+    /// The first and the last record's time.
+    pub times: Option<(Timestamp, Timestamp)>,
+    /// An interrupted write behind them, which the next start will cut off.
+    pub torn: Option<Torn>,
+}
+
 /// An interrupted write that was cut off. Nobody was ever told that its records were durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Torn {
@@ -97,6 +114,46 @@ pub(super) fn open(settings: &Settings, disk: Arc<dyn Disk>) -> Result<(Files, d
         files.sync_head()?;
     }
     Ok((files, lock, Recovered { records: read.records, torn }))
+}
+
+/// Reads a log as [`open`] does, and changes nothing: no lock is taken, so that a gateway may be writing meanwhile. Without a
+/// head nothing says how much was acknowledged.
+pub(super) fn look(dir: &Path, head: Option<&Path>) -> Result<Seen, LogFault> {
+    // The head first: what it says was in the journal before.
+    let (head, path) = match head {
+        Some(path) => {
+            let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+            let damaged = |fault| LogFault::HeadDamaged { path: path.to_owned(), fault };
+            (Some(Head::decode(&bytes).map_err(damaged)?), path)
+        }
+        None => (None, dir),
+    };
+    let epoch = dir.join(EPOCH);
+    only(dir, &[EPOCH])?;
+    only(&epoch, &["journal", "lock"])?;
+    let nothing = Head { origin: String::new(), size: 0, root: Tree::new().root(), write: 0 };
+    let read = read(&segments(&epoch.join("journal"))?, head.as_ref().unwrap_or(&nothing), path)?;
+    let torn = read.last.as_ref().and_then(Last::torn);
+    let times = read.records.first().zip(read.records.last()).map(|(first, last)| (first.at, last.at));
+    Ok(Seen {
+        origin: head.as_ref().map(|head| head.origin.clone()),
+        size: read.tree.size(),
+        root: read.tree.root(),
+        acknowledged: head.map(|head| head.size),
+        times,
+        torn,
+    })
+}
+
+/// That a folder holds nothing else: a file that nobody wrote may hide what somebody did.
+fn only(folder: &Path, names: &[&str]) -> Result<(), LogFault> {
+    for entry in fs::read_dir(folder).map_err(durable::Fault::of("list", folder))? {
+        let path = entry.map_err(durable::Fault::of("list", folder))?.path();
+        if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains(&name)) {
+            return Err(LogFault::Stray(path));
+        }
+    }
+    Ok(())
 }
 
 fn origin_of(name: &str) -> Result<String, LogFault> {
