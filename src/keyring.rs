@@ -158,11 +158,12 @@ impl Keyring {
             let policy = book.issuers.iter().map(|(policy, _)| policy).find(|policy| policy.iss == *iss)?;
             Some((policy, key))
         });
-        for (policy, key) in from_files.chain(from_urls).chain(from_records) {
+        for (policy, key) in from_files.chain(from_records).chain(from_urls) {
             let id = key.id();
             let state = book.states.get(&id).cloned().unwrap_or(KeyState::Active);
             let known = KnownKey { id, key: key.key().clone(), issuer: Arc::clone(policy) };
-            // The first issuer that lists a key owns it: a second listing cannot move it to other namespaces.
+            // The first issuer that lists a key owns it: a second listing cannot move it to other namespaces. What an operator
+            // put here comes before what somebody publishes.
             let added = book.added.iter().find(|(_, key, _)| key.id() == id).map(|(_, _, at)| *at);
             rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state, added });
         }

@@ -92,18 +92,33 @@ impl Renew {
         let config = self.place.read()?;
         let given = if self.handle == "-" { std::io::read_to_string(std::io::stdin())? } else { self.handle };
         let given = Zeroizing::new(given.trim().to_owned());
-        // The id, or what has it: the handle itself goes nowhere.
-        let id: HandleId = match given.parse() {
-            Ok(id) => id,
-            Err(_) => handle::id(&given).ok_or("this is a token, not a handle")?,
-        };
+        // The id, or what has it: the handle itself goes nowhere. A key of 43 characters looks like an id.
+        let meant: Vec<HandleId> = given.parse().into_iter().chain(handle::id(&given)).collect();
         let key = signing_key(&config, self.key)?;
         let door = Door::open(&config).await?;
-        let renewed = renew(&door, id, &key, self.ttl).await;
+        let renewed = first_of(&door, &meant, &key, self.ttl).await;
         door.close()?;
-        say_sealed(&format!("renewed the token behind the handle {id}"), &renewed?);
+        let (id, reply) = renewed?;
+        say_sealed(&format!("renewed the token behind the handle {id}"), &reply);
         Ok(())
     }
+}
+
+/// Renews the first of these that is a handle; where none is, says what is wrong with the last.
+async fn first_of(
+    door: &Door,
+    meant: &[HandleId],
+    key: &SigningKey,
+    ttl: Option<Duration>,
+) -> Result<(HandleId, Reply), Failure> {
+    let mut fault: Failure = "this is a token, not a handle".into();
+    for id in meant {
+        match renew(door, *id, key, ttl).await {
+            Ok(reply) => return Ok((*id, reply)),
+            Err(why) => fault = why,
+        }
+    }
+    Err(fault)
 }
 
 async fn renew(door: &Door, id: HandleId, key: &SigningKey, ttl: Option<Duration>) -> Result<Reply, Failure> {

@@ -23,7 +23,7 @@ use crate::id::{AgentName, Principal};
 use crate::keyring::Keyring;
 use crate::secret::private_file;
 use crate::token::constraint::Constraint;
-use crate::token::{Presented, inspect, jwk, mint, verify};
+use crate::token::{Presented, handle, inspect, jwk, mint, verify};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -172,6 +172,14 @@ pub(super) fn signing_key(config: &Config, named: Option<PathBuf>) -> Result<Sig
     Ok(jwk::read_private(&private_file(&path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
 }
 
+/// What may be said of a token or handle on the terminal: its id. What else was given may be a name or a secret, and is not
+/// repeated.
+fn named(given: &str) -> String {
+    let own = handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
+    let id = own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()));
+    id.unwrap_or_else(|| "what was named".to_owned())
+}
+
 /// Signs a token for the gateway of `config`.
 pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<String, Failure> {
     let issuers = &config.guard.issuers;
@@ -229,8 +237,7 @@ impl Verb {
             Self::Verify(given) => given.verify().await,
             Self::Revoke(Revoke { token, reason, place }) => {
                 let token = if token == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { token };
-                // A token is not repeated on the terminal; its id is.
-                let named = Presented::read(&token).map_or_else(|_| token.clone(), |presented| presented.id().to_string());
+                let named = named(&token);
                 let reply = send(&place, Request::Command(Command::TokenRevoke { token, reason })).await?;
                 say_sealed(&format!("revoked {named}"), &reply);
                 Ok(())

@@ -108,9 +108,10 @@ def test_what_is_revoked_stays_so(gateway: Served, upstream: FakeUpstream, by: s
         json={"model": MODEL, "messages": user(f"behave forever {by}"), "stream": True},
     ) as stream:
         upstream.exchange(f"behave forever {by}")
-        gateway.command("token", "revoke", named, "--reason", "a test")
+        done = gateway.command("token", "revoke", named, "--reason", "a test")
         stream.read()
     code = "token-revoked" if by == "token" else "handle-revoked"
+    assert handle not in done.err, "the handle is not repeated on the terminal"
     assert last_error(stream) == code, "the open stream ends"
     assert refusal(gateway, handle) == code
     again = binary("token", "renew", "--data", str(gateway.data), handle)
@@ -157,6 +158,16 @@ def test_a_file_with_a_fault_adopts_nothing(gateway: Served, text: str, part: st
     code, out, err = adopt(gateway, text)
     assert (code, out) == (1, "") and part in err, err
     assert "0123456789abcdef" not in err, "a key is never repeated"
+
+
+def test_a_key_that_looks_like_an_id_is_found_all_the_same(gateway: Served) -> None:
+    key = "Zm9v" * 10 + "YmE"
+    code, _, err = adopt(gateway, f"key,agent,models\n{key},tests/looks,{MODEL}\n")
+    assert code == 0 and refusal(gateway, key) is None, err
+    gateway.command("token", "renew", key)
+    done = gateway.command("token", "revoke", key, "--reason", "a test")
+    assert refusal(gateway, key) == "handle-revoked"
+    assert key not in gateway.logged() + done.err and "sealed as" in done.err
 
 
 def test_adopted_keys_end_with_their_date(gateway: Served) -> None:
