@@ -87,6 +87,11 @@ impl Held {
     }
 }
 
+/// Bytes that are read of a body that nobody wanted, so that its connection can go on.
+const REST_MAX: usize = 64 << 10;
+/// How long they are waited for.
+const REST_TIME: Duration = Duration::from_millis(100);
+
 /// Asks whether the headers announce a body that is read here: JSON, as it is.
 fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -109,7 +114,7 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
 /// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or `body-memory`.
 pub async fn read(
     headers: &HeaderMap,
-    mut body: Incoming,
+    body: &mut Incoming,
     buffers: &Arc<Buffers>,
     (max, times): (u64, Times),
 ) -> Result<Held, Refusal> {
@@ -124,7 +129,7 @@ pub async fn read(
     let mut first = Bytes::new();
     let mut whole: Vec<u8> = Vec::new();
     loop {
-        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
         let frame = tokio::time::timeout(times.patience(), frame).await.map_err(|_| Refusal::new(Code::BodySlow))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| Refusal::new(Code::BodyIncomplete).because(error))?;
@@ -143,6 +148,22 @@ pub async fn read(
         }
     }
     Ok(Held { bytes: if whole.is_empty() { first } else { Bytes::from(whole) }, room: Some(room) })
+}
+
+/// Takes what is left of a body that nobody wanted, where that is little and there at once; true where nothing is left.
+pub(super) async fn spent(body: &mut Incoming) -> bool {
+    let mut taken = 0;
+    let rest = async {
+        while taken <= REST_MAX && !body.is_end_stream() {
+            match std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+                Some(Ok(frame)) => taken += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) => return,
+                None => break,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(REST_TIME, rest).await;
+    body.is_end_stream()
 }
 
 #[cfg(test)]

@@ -144,16 +144,20 @@ impl Gateway {
         let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
         let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id);
         let mut way = Way { id, id_text: id.to_string(), dialect, meter, wiring: self.wiring.load_full() };
-        let chunked = request.headers().contains_key(http::header::TRANSFER_ENCODING);
-        let mut response = match self.answer(request, &origin, &mut way).await {
+        let (parts, mut body) = request.into_parts();
+        // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
+        let mut close = parts.headers.contains_key(http::header::TRANSFER_ENCODING);
+        let over_http1 = parts.version <= http::Version::HTTP_11;
+        let mut response = match self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut way).await {
             Ok(answer) => answer.respond(way),
             Err(refused) => {
                 way.meter.refused(refused.no.refusal());
                 respond::refuse(&refused.no, way.dialect, &way.id_text, refused.limit)
             }
         };
-        if chunked {
-            // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
+        // Section 9.6: what is not read of a request ends its connection, and its caller is told.
+        close |= over_http1 && !buffer::spent(&mut body).await;
+        if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -169,9 +173,9 @@ impl Gateway {
     }
 
     /// The way of a request. Each step takes what the one before proved.
-    async fn answer(&self, request: Request<Incoming>, origin: &Origin, way: &mut Way) -> Result<Answer, Refused> {
+    async fn answer(&self, request: Request<()>, body: &mut Incoming, origin: &Origin, way: &mut Way) -> Result<Answer, Refused> {
         framing(&request, &origin.unexplained).map_err(|no| self.known(no))?;
-        let (parts, body) = request.into_parts();
+        let (parts, ()) = request.into_parts();
         let target = Target::read(&parts.uri).map_err(|no| self.known(no))?;
         if way.wiring.publish_keys && parts.method == Method::GET && target.path() == KEYS_PATH {
             way.meter.facts().operation = "keys";
@@ -192,7 +196,6 @@ impl Gateway {
             let times = Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: way.ends() };
             buffer::read(&parts.headers, body, &self.buffers, (max, times)).await.map_err(|no| self.known(no))?
         } else {
-            drop(body);
             buffer::Held::default()
         };
         let understood = understand(routed, held.bytes(), &way.wiring.health).map_err(|no| self.known(no))?;

@@ -188,6 +188,27 @@ fn garbage_after_a_good_request_is_refused_by_name() {
     assert_eq!(stream.read(&mut [0]).expect("read"), 0, "the connection stays open");
 }
 
+/// A caller that was refused before its body was read is told that the connection ends, or can go on with it.
+#[test]
+fn a_refusal_says_what_becomes_of_the_connection() {
+    let gateway = Gateway::start();
+    let request = gateway.post("/v1/responses", &[], GOOD.as_bytes());
+    let head = request.len() - GOOD.len();
+    let mut stream = TcpStream::connect(gateway.api).expect("connect");
+    stream.set_nodelay(true).expect("no delay");
+    for _ in 0..20 {
+        stream.write_all(&request[..head]).expect("the head");
+        stream.write_all(&request[head..]).expect("the body");
+        let answer = Answer::read(&mut stream);
+        assert_eq!((answer.status, answer.code().as_str()), (404, "route-unknown"), "{answer:?}");
+        assert!(!answer.head.contains("connection: close"), "{answer:?}");
+    }
+    stream.write_all(&request[..head]).expect("the head alone");
+    let answer = Answer::read(&mut stream);
+    assert!(answer.status == 404 && answer.head.contains("connection: close"), "{answer:?}");
+    assert_eq!(stream.read(&mut [0]).expect("read"), 0, "the connection stays open");
+}
+
 #[test]
 fn hostile_targets_are_refused() {
     let gateway = Gateway::start();
