@@ -185,7 +185,10 @@ impl Keyring {
 
     /// Notes that a token of that key was taken.
     pub fn note_use(&self, kid: &KeyId, now: Timestamp) {
-        self.used.insert(*kid, now);
+        // To the second: a busy key is not written for each request.
+        if self.used(kid).is_none_or(|last| now.seconds() > last.seconds()) {
+            self.used.insert(*kid, now);
+        }
     }
 
     /// When a token of that key was last verified here, since the start.

@@ -187,7 +187,8 @@ impl KeyWatch {
             let first = *self.first_seen.entry(kid).or_insert(now);
             let over = |at: Timestamp| at.plus(issuer.idle_key) <= now;
             // Cheap before dear: the registered tokens are counted only where the rest says that the key is idle.
-            if !over(row.added.unwrap_or(first)) || self.keyring.used(&kid).is_some_and(|used| !over(used)) {
+            if !over(row.added.map_or(first, |added| added.max(first))) || self.keyring.used(&kid).is_some_and(|used| !over(used))
+            {
                 continue;
             }
             let signed = signed.get_or_insert_with(|| self.gateway.registry.signed(now));

@@ -1,7 +1,8 @@
 //! `token-shield token issue --handle`, `token renew` and `token adopt`. Handles and keys are hashed here: the gateway is told
 //! their SHA-256 alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::door::{Door, print, say_sealed, send_to};
+use super::keys::public_file;
 use super::limits::Allowed;
 use super::token::{Wanted, sign, signing_key, time};
 use super::{Failure, Place, agent_name};
@@ -16,9 +18,11 @@ use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::control::api::Request;
 use crate::control::{Command, Question, Reply};
-use crate::crypto::{SigningKey, entropy};
+use crate::crypto::{Both, SigningKey, entropy};
 use crate::id::{AgentName, HandleId};
-use crate::token::{handle, mint};
+use crate::keyring::{Issuer, Keyring};
+use crate::token::jwk::{self, Jwk};
+use crate::token::{IssuerPolicy, Presented, handle, mint, verify};
 
 pub(super) const ADOPT_HELP: &str = "\
 The file is CSV with a header line. Columns: key and agent; and, where wanted, principal, class, models and scopes (several
@@ -94,9 +98,10 @@ impl Renew {
         let given = Zeroizing::new(given.trim().to_owned());
         // The id, or what has it: the handle itself goes nowhere. A key of 43 characters looks like an id.
         let meant: Vec<HandleId> = given.parse().into_iter().chain(handle::id(&given)).collect();
-        let key = signing_key(&config, self.key)?;
+        let file = self.key.unwrap_or_else(|| config.data.join("keys/operator.jwk"));
+        let key = signing_key(&config, Some(file.clone()))?;
         let door = Door::open(&config).await?;
-        let renewed = first_of(&door, &meant, &key, self.ttl).await;
+        let renewed = first_of(&door, &meant, (&config, &key, &file), self.ttl).await;
         door.close()?;
         let (id, reply) = renewed?;
         say_sealed(&format!("renewed the token behind the handle {id}"), &reply);
@@ -108,12 +113,12 @@ impl Renew {
 async fn first_of(
     door: &Door,
     meant: &[HandleId],
-    key: &SigningKey,
+    with: (&Config, &SigningKey, &Path),
     ttl: Option<Duration>,
 ) -> Result<(HandleId, Reply), Failure> {
     let mut fault: Failure = "this is a token, not a handle".into();
     for id in meant {
-        match renew(door, *id, key, ttl).await {
+        match renew(door, *id, with, ttl).await {
             Ok(reply) => return Ok((*id, reply)),
             Err(why) => fault = why,
         }
@@ -121,12 +126,54 @@ async fn first_of(
     Err(fault)
 }
 
-async fn renew(door: &Door, id: HandleId, key: &SigningKey, ttl: Option<Duration>) -> Result<Reply, Failure> {
+/// That the token to be renewed was signed by this key, or by one beside it in its public file; that it is for the issuer and
+/// the gateway of the config; and that it is that agent's. What a gateway hands over is not signed unseen.
+fn ours(config: &Config, (key, file): (&SigningKey, &Path), former: &str, agent: &str) -> Result<(), Failure> {
+    let own = Jwk::of(key.public()?);
+    let beside = std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());
+    let keys: Vec<Jwk> = std::iter::once(own).chain(beside.into_iter().flatten()).collect();
+    let presented = Presented::read(former)?;
+    let taken = config.guard.issuers.iter().find_map(|issuer| {
+        let policy = IssuerPolicy {
+            iss: issuer.iss.clone(),
+            aud: issuer.aud.clone(),
+            namespaces: issuer.namespaces.clone(),
+            ttl_max: issuer.ttl_max,
+            post_quantum: issuer.post_quantum,
+            handles: issuer.handles,
+        };
+        let keyring = Keyring::new();
+        keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys: keys.clone() }]);
+        // As it was when it was signed: it may have run out meanwhile, which is why it is renewed.
+        let issued = presented.issued()?;
+        verify(&presented, &keyring, &Both, issued).ok()
+    });
+    match taken {
+        Some(taken) if taken.agent().as_str() == agent => Ok(()),
+        _ => {
+            Err("the gateway gave a token that this key did not sign for that agent, issuer and gateway: nothing was signed"
+                .into())
+        }
+    }
+}
+
+async fn renew(
+    door: &Door,
+    id: HandleId,
+    (config, key, file): (&Config, &SigningKey, &Path),
+    ttl: Option<Duration>,
+) -> Result<Reply, Failure> {
     let reply = door.send(Request::Question(Question::Handle { handle: id.to_string() })).await?;
-    let row = reply.rows.first().ok_or("the gateway gave no row")?;
+    let row = reply.rows.first().ok_or("no such handle is registered")?;
     let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str);
+    if text("revoked").is_some() {
+        return Err("the handle was revoked and stays so; issue a new handle".into());
+    }
     let until = text("until").map(str::parse).transpose()?;
     let former = text("token").ok_or("the gateway gave no token")?;
+    let agent = text("agent").ok_or("the gateway gave no agent")?;
+    ours(config, (key, file), former, agent)?;
+    eprintln!("renewing a token of {agent}");
     let token = mint::renew(former, key, SystemClock::start().now(), (ttl, until), random()?)?;
     door.send(Request::Command(Command::HandleRenew { handle: id.to_string(), token })).await
 }
@@ -173,8 +220,7 @@ impl Adopt {
         let outcome = async {
             for wish in wishes {
                 let line = wish.line;
-                self.one(&door, &config, &key, wish).await.map_err(|fault| format!("line {line}: {fault}"))?;
-                done += 1;
+                done += usize::from(self.one(&door, &config, &key, wish).await.map_err(|fault| format!("line {line}: {fault}"))?);
             }
             Ok::<_, String>(())
         };
@@ -191,11 +237,27 @@ impl Adopt {
         Ok(Duration::from_secs(left.ok_or("--until is over already")?))
     }
 
-    async fn one(&self, door: &Door, config: &Config, key: &SigningKey, mut wish: Wish) -> Result<(), Failure> {
+    /// What is said of a key that was adopted before.
+    fn left_as_it_is(&self, wish: &Wish, row: &serde_json::Value) -> String {
+        let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str);
+        if text("revoked").is_some() {
+            return "revoked before, and left so".to_owned();
+        }
+        let same = text("agent") == Some(wish.agent.as_str()) && text("until") == Some(self.until.to_string().as_str());
+        if same {
+            return "adopted before".to_owned();
+        }
+        let (agent, until) = (text("agent").unwrap_or("-"), text("until").unwrap_or("-"));
+        format!("WARNING: adopted before for {agent} until {until}, and left so: revoke it to change that")
+    }
+
+    /// Adopts one key; false where it was adopted before.
+    async fn one(&self, door: &Door, config: &Config, key: &SigningKey, mut wish: Wish) -> Result<bool, Failure> {
         let id = wish.handle.to_string();
-        if door.send(Request::Question(Question::Handle { handle: id.clone() })).await.is_ok() {
-            eprintln!("line {}: adopted before", wish.line);
-            return Ok(());
+        let known = door.send(Request::Question(Question::Handle { handle: id.clone() })).await?;
+        if let Some(row) = known.rows.first() {
+            eprintln!("line {}: {}", wish.line, self.left_as_it_is(&wish, row));
+            return Ok(false);
         }
         // The file may be long: what is left is asked anew for each line.
         let now = SystemClock::start().now();
@@ -208,7 +270,8 @@ impl Adopt {
         let row = serde_json::json!({
             "agent": wish.agent.as_str(), "handle": id, "expires": expires.min(self.until).to_string(), "sealed": reply.sealed,
         });
-        print(&Reply { rows: vec![row], ..reply }, self.place.json)
+        print(&Reply { rows: vec![row], ..reply }, self.place.json)?;
+        Ok(true)
     }
 
     fn read(&self, ttl: Duration) -> Result<Vec<Wish>, Failure> {

@@ -4,7 +4,8 @@ use crate::audit::event::{Event, TOKEN_BYTES_MAX};
 use crate::clock::Timestamp;
 use crate::control::{Control, ControlFault};
 use crate::id::{HandleId, TokenId};
-use crate::registry::Handle;
+use crate::refusal::{Code, Refusal};
+use crate::registry::{Handle, Token};
 use crate::token::{Keys as _, Presented, Verified, handle, verify};
 
 impl Control {
@@ -38,13 +39,14 @@ impl Control {
     }
 
     /// What a handle stands for, its token included: an operator who renews it signs the same again.
-    pub(super) fn handle_row(&self, handle: &str) -> Result<serde_json::Value, ControlFault> {
-        let known = self.live_handle(handle)?;
-        Ok(serde_json::json!({
+    pub(super) fn handle_row(&self, handle: &str) -> Option<serde_json::Value> {
+        let known = self.handle_meant(handle)?;
+        Some(serde_json::json!({
             "handle": known.id.to_string(),
             "agent": known.agent.as_str(),
             "token": &*known.text,
             "until": known.until.map(|until| until.to_string()),
+            "revoked": known.revoked.as_ref().map(|(since, _)| since.to_string()),
         }))
     }
 
@@ -52,6 +54,27 @@ impl Control {
     pub(super) fn handle_meant(&self, text: &str) -> Option<std::sync::Arc<Handle>> {
         let by_id = text.parse().ok().and_then(|id: HandleId| self.registry.handle(&id));
         by_id.or_else(|| handle::id(text).and_then(|id| self.registry.handle(&id)))
+    }
+
+    /// The records of a registered token's end. One that stands behind a handle, or did, takes the handle with it: whoever names
+    /// it means what the handle gives.
+    pub(super) fn row_revoked(&self, row: Token, reason: String) -> Result<Vec<Event>, ControlFault> {
+        let mut events = Vec::new();
+        let held = row.handle.and_then(|handle| self.registry.handle(&handle)).filter(|held| held.revoked.is_none());
+        if let Some(held) = held {
+            events = self.handle_revoked(&held, reason.clone())?;
+            if held.token == row.id {
+                return Ok(events);
+            }
+        }
+        events.push(Event::TokenRevoked { token: row.id, jti: row.jti, agent: row.agent, reason });
+        Ok(events)
+    }
+
+    /// Whether the issuer of a token lets handles stand for it.
+    pub(super) fn by_handle(&self, verified: &Verified) -> Result<(), Refusal> {
+        let on = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
+        if on { Ok(()) } else { Err(Code::HandlesOff.into()) }
     }
 
     /// The records of a handle's end. The token behind it ends too: it was meant for nobody else.
@@ -80,9 +103,9 @@ impl Control {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(ControlFault::Handle("the token has more than 10,000 bytes: name fewer models"));
         }
-        if !self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles) {
-            return Err(ControlFault::Handle("the issuer's tokens are not taken by handle (handles = \"off\")"));
-        }
+        self.may_sign(&verified)?;
+        self.by_handle(&verified)
+            .map_err(|_| ControlFault::Handle("the issuer's tokens are not taken by handle (handles = \"off\")"))?;
         if until.is_some_and(|until| verified.expires() > until) {
             return Err(ControlFault::Handle("the token would outlive the handle (--until)"));
         }

@@ -311,7 +311,7 @@ impl Control {
                 self.keyring.rows().iter().map(row).collect()
             }
             Question::Token { token } => vec![self.would_take(token)?],
-            Question::Handle { handle } => vec![self.handle_row(handle)?],
+            Question::Handle { handle } => self.handle_row(handle).into_iter().collect(),
         };
         Ok(Reply { sealed: Vec::new(), rows, note: None })
     }
@@ -332,7 +332,7 @@ impl Control {
             .keyring
             .may_sign(verified.kid(), verified.issued())
             .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()))
-            .and_then(|()| if held.is_some() { Ok(()) } else { self.registry.may_be_shown(verified.id()) });
+            .and_then(|()| if held.is_some() { self.by_handle(&verified) } else { self.registry.may_be_shown(verified.id()) });
         standing.map_err(fault)?;
         Ok(taken(&verified))
     }
@@ -341,6 +341,11 @@ impl Control {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(text).map_err(fault)?;
         verify_issued(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
+    }
+
+    /// That tokens of its key are still taken: what the door would refuse is not registered.
+    fn may_sign(&self, verified: &Verified) -> Result<(), ControlFault> {
+        self.keyring.may_sign(verified.kid(), verified.issued()).map_err(|refusal| ControlFault::refused(&refusal))
     }
 
     /// The records that a command becomes.
@@ -398,6 +403,7 @@ impl Control {
 
     fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
         let verified = self.verified(text)?;
+        self.may_sign(&verified)?;
         if verified.length() > 1 {
             return Err(ControlFault::Token("only what an operator signed is registered: the chain's first token".to_owned()));
         }
@@ -425,6 +431,9 @@ impl Control {
         // The token itself names itself, also where it was never registered.
         if token.contains('.') {
             let verified = self.verified(token)?;
+            if let Some(row) = self.registry.token(verified.id()) {
+                return self.row_revoked(row, reason);
+            }
             let (jti, agent) = (verified.jti().to_owned(), verified.agent().clone());
             return Ok(vec![Event::TokenRevoked { token: *verified.id(), jti, agent, reason }]);
         }
@@ -440,7 +449,7 @@ impl Control {
                 }
             }
         };
-        Ok(vec![Event::TokenRevoked { token: row.id, jti: row.jti, agent: row.agent, reason }])
+        self.row_revoked(row, reason)
     }
 
     fn key_added(&self, issuer: Option<String>, jwk: &str) -> Result<Event, ControlFault> {

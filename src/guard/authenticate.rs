@@ -212,7 +212,9 @@ impl Authenticator {
         };
         let (remembered, found) = match self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
             Some(known) => {
-                self.refused(peer, known.verified.still_valid(self.clock.now()))?;
+                let now = self.clock.now();
+                self.refused(peer, known.verified.still_valid(now))?;
+                self.keyring.note_use(known.verified.kid(), now);
                 (known, Found::Cached)
             }
             None => {

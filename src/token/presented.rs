@@ -3,10 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::clock::Timestamp;
 use crate::crypto::sha256;
 use crate::id::TokenId;
 use crate::json::{self, Value};
 use crate::refusal::{Code, Refusal};
+use crate::token::claims::Claims;
 use crate::token::{TYP, handle, quoted};
 
 /// Longest text that is read, in bytes.
@@ -75,6 +77,13 @@ impl<'t> Presented<'t> {
     #[must_use]
     pub fn links(&self) -> &[Link<'t>] {
         &self.links
+    }
+
+    /// When the last token says that it was issued; nothing is verified yet.
+    #[must_use]
+    pub fn issued(&self) -> Option<Timestamp> {
+        let claims = Claims::read(&self.links.last()?.payload).ok()?;
+        Some(claims.issued_at())
     }
 
     /// The identity of the last token: the one that acts.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import socketserver
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from clients import claude, open_ai, user
 from fake_upstream import MODEL, FakeUpstream
-from gateway import Gateway, Served, binary
+from gateway import ISSUER, Gateway, Served, binary
 from test_serve import ask, fake_model, last_error, serve
 from waiting import wait_until
 
@@ -110,7 +113,7 @@ def test_what_is_revoked_stays_so(gateway: Served, upstream: FakeUpstream, by: s
         upstream.exchange(f"behave forever {by}")
         done = gateway.command("token", "revoke", named, "--reason", "a test")
         stream.read()
-    code = "token-revoked" if by == "token" else "handle-revoked"
+    code = "handle-revoked"
     assert handle not in done.err, "the handle is not repeated on the terminal"
     assert last_error(stream) == code, "the open stream ends"
     assert refusal(gateway, handle) == code
@@ -204,3 +207,81 @@ def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> 
         assert refusal(own, handle) == "handles-off"
         done = binary("token", "issue", "--data", str(own.data), "--agent", "tests/more", "--handle")
         assert done.code == 1 and 'handles = "off"' in done.err and done.out == ""
+
+
+def test_a_former_token_takes_its_handle_with_it(gateway: Served) -> None:
+    """Whoever revokes by a label that was read before a renewal means what the handle gives."""
+    handle = gateway.issue("tests/former", "--handle", models=(MODEL,))
+    label = str(shown(gateway, "tests/former")[0]["jti"])
+    gateway.command("token", "renew", handle)
+    gateway.command("token", "revoke", label, "--reason", "leaked")
+    assert refusal(gateway, handle) == "handle-revoked"
+
+
+def test_a_key_that_signs_no_more_renews_nothing(gateway: Served, tmp_path: Path) -> None:
+    spare = tmp_path / "spare.jwk"
+    kid = binary("keys", "generate", "--out", str(spare)).out.strip()
+    gateway.command("keys", "import", f"{spare}.pub", "--issuer", ISSUER)
+    handle = gateway.issue("tests/spare", "--handle", "--key", str(spare), models=(MODEL,))
+    gateway.command("keys", "revoke", kid, "--reason", "a test")
+    for words in (["token", "renew", handle], ["token", "issue", "--agent", "tests/spare"]):
+        done = binary(*words, "--key", str(spare), "--data", str(gateway.data))
+        assert done.code == 1 and done.out == "" and "key-revoked" in done.err
+
+
+def test_an_adoption_goes_on_after_a_revocation(gateway: Served) -> None:
+    first, second = "sk-goes-on-0123456789", "sk-comes-later-0123456789"
+    text = f"key,agent,models\n{first},tests/goes-on,{MODEL}\n"
+    assert adopt(gateway, text)[0] == 0
+    gateway.command("token", "revoke", first, "--reason", "a test")
+    code, _, err = adopt(gateway, text + f"{second},tests/later,{MODEL}\n")
+    assert code == 0 and "line 2: revoked before" in err and "1 keys are adopted" in err
+    assert (refusal(gateway, first), refusal(gateway, second)) == ("handle-revoked", None)
+    code, _, err = adopt(gateway, f"key,agent,models\n{second},tests/other,{MODEL}\n", until=day(5))
+    assert code == 0 and "WARNING: adopted before for tests/later until" in err and "0 keys" in err
+
+
+class FalseGateway(http.server.BaseHTTPRequestHandler):
+    """Answers every question with the row that it was given."""
+
+    row: dict[str, object] = {}
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = json.dumps({"done": {"sealed": [1], "rows": [self.row]}}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "-"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_renew_signs_nothing_that_was_not_signed_before(gateway: Served, tmp_path: Path) -> None:
+    """A gateway that was taken over hands out a row of its own making: the operator's key signs nothing for it."""
+    handle = gateway.issue("tests/mine", "--handle", models=(MODEL,))
+    other = tmp_path / "other.jwk"
+    assert binary("keys", "generate", "--out", str(other)).code == 0
+    strange = gateway.issue("tests/mine", "--offline", "--key", str(other))
+    elsewhere = gateway.issue("tests/another", "--offline")
+    good = gateway.issue("tests/mine", "--offline")
+    header, payload, signature = good.split(".")
+    swapped = f"{header}.{elsewhere.split('.')[1]}.{signature}"
+    socket_path = tmp_path / "admin.sock"
+    config = tmp_path / "token-shield.toml"
+    text = gateway.config.read_text().replace("[listen]", f'[listen]\nadmin = "unix:{socket_path}"')
+    config.write_text(text.replace('data = "."', f'data = "{gateway.data}"').replace('"keys/', f'"{gateway.data}/keys/'))
+    server = socketserver.ThreadingUnixStreamServer(str(socket_path), FalseGateway)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    key = str(gateway.data / "keys/operator.jwk")
+    for token, signed in [(strange, False), (elsewhere, False), (swapped, False), (f"{header}.{payload}.AAAA", False), (good, True)]:
+        FalseGateway.row = {"handle": "x", "agent": "tests/mine", "token": token, "until": None, "revoked": None}
+        done = binary("token", "renew", handle, "--config", str(config), "--key", key)
+        assert (done.code == 0) == signed, done.err
+        assert signed or "nothing was signed" in done.err or "token-" in done.err
+    server.shutdown()
+    server.server_close()
