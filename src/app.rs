@@ -43,7 +43,7 @@ use crate::registry::Registry;
 use crate::secret::SecretFault;
 use crate::token::{IssuerPolicy, jwk};
 
-use keys::{KeyWatch, Watched};
+use keys::{KeyWatch, UrlWatch, Watched};
 
 /// How long operators and scrapers are waited for at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -166,10 +166,6 @@ fn classes(config: &Config) -> BTreeSet<String> {
 /// # Errors
 /// When a JWK Set cannot be read.
 pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
-    read_issuers(&config.guard.issuers)
-}
-
-fn read_issuers(issuers: &[crate::guard::settings::Issuer]) -> Result<Vec<Issuer>, StartFault> {
     let read = |issuer: &crate::guard::settings::Issuer| {
         let keys = match issuer.jwks.as_ref().and_then(Jwks::file) {
             None => Vec::new(),
@@ -189,7 +185,7 @@ fn read_issuers(issuers: &[crate::guard::settings::Issuer]) -> Result<Vec<Issuer
         };
         Ok(Issuer { policy: Arc::new(policy), keys })
     };
-    issuers.iter().map(read).collect()
+    config.guard.issuers.iter().map(read).collect()
 }
 
 fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> {
@@ -352,10 +348,18 @@ impl App {
         let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), Arc::clone(&self.books.registry));
         let background = tokio::spawn(housekeeping);
         let watched = Arc::new(Watched::new(&self.config));
-        let mut keys = KeyWatch::new(Arc::clone(&watched), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
+        let books = || (Arc::clone(&watched), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
+        let (by_issuer, keyring, gateway) = books();
+        let watching = tokio::spawn(KeyWatch::new(by_issuer, keyring, gateway).run());
+        let (by_issuer, keyring, gateway) = books();
+        let mut urls = UrlWatch::new(by_issuer, keyring, gateway);
         // Tokens of issuers that publish their keys are taken from the first request on, where they can be fetched.
-        keys.once().await;
-        let watching = tokio::spawn(keys.run());
+        let mut stopping = shutdown.clone();
+        tokio::select! {
+            () = urls.once() => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+        let fetching = tokio::spawn(urls.run());
         let reloading = tokio::spawn(reload::on_hangup(self.reload(watched)));
         listen::run(listeners.api, terms, Arc::clone(&self.gateway), shutdown).await;
         // Operators and scrapers are served until the last agent is, and then not waited for.
@@ -363,6 +367,7 @@ impl App {
         background.abort();
         reloading.abort();
         watching.abort();
+        fetching.abort();
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
             tasks.shutdown().await;

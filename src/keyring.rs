@@ -107,6 +107,18 @@ impl Keyring {
         self.publish(&book);
     }
 
+    /// Puts the keys of an issuer's file in the place of the former ones; false where they are the same, or nobody's.
+    pub fn set_keys(&self, iss: &str, keys: &[jwk::Jwk]) -> bool {
+        let mut book = lock(&self.book);
+        let Some((_, former)) = book.issuers.iter_mut().find(|(policy, _)| policy.iss == iss) else { return false };
+        if former.iter().map(jwk::Jwk::id).eq(keys.iter().map(jwk::Jwk::id)) {
+            return false;
+        }
+        *former = keys.to_vec();
+        self.publish(&book);
+        true
+    }
+
     /// Puts the keys that were fetched, by `iss`, in the place of the former ones.
     pub fn set_fetched(&self, fetched: HashMap<String, Vec<jwk::Jwk>>) {
         let mut book = lock(&self.book);

@@ -2,10 +2,8 @@
 //! keys that have signed nothing live for long are said so.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -13,11 +11,13 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::header::{ACCEPT, HOST};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{read_issuers, tls};
+use super::tls;
 use crate::clock::Timestamp;
 use crate::config::{Config, upstream_url};
+use crate::crypto::sha256;
 use crate::guard::settings::{Issuer, Jwks};
 use crate::id::KeyId;
 use crate::keyring::{KeyState, Keyring};
@@ -40,134 +40,79 @@ const SET_BYTES_MAX: usize = 1 << 20;
 /// The issuers that are watched; a reload changes them.
 pub(super) struct Watched {
     issuers: ArcSwap<Vec<Issuer>>,
+    /// For the watch over files.
     changed: Notify,
+    /// For the watch over URLs.
+    reloaded: Notify,
 }
 
 impl Watched {
     pub(super) fn new(config: &Config) -> Self {
-        Self { issuers: ArcSwap::from_pointee(config.guard.issuers.clone()), changed: Notify::new() }
+        Self { issuers: ArcSwap::from_pointee(config.guard.issuers.clone()), changed: Notify::new(), reloaded: Notify::new() }
     }
 
     pub(super) fn set(&self, config: &Config) {
         self.issuers.store(Arc::new(config.guard.issuers.clone()));
         self.changed.notify_one();
+        self.reloaded.notify_one();
     }
 }
 
-/// What tells whether a file is another one.
-type Stamp = (PathBuf, Option<(SystemTime, u64, u64)>);
-
-fn stamps(issuers: &[Issuer]) -> Vec<Stamp> {
-    let files = issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file());
-    let about = |path: &std::path::Path| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-    };
-    files.map(|path| (path.to_owned(), about(path))).collect()
-}
-
-/// The watch over the keys.
+/// The watch over files and idle keys.
 pub(super) struct KeyWatch {
     watched: Arc<Watched>,
     keyring: Arc<Keyring>,
     gateway: Arc<Gateway>,
-    stamps: Vec<Stamp>,
-    fetched: HashMap<String, Fetched>,
+    /// What each set held when it was last looked at, by `iss`.
+    seen: HashMap<String, Result<[u8; 32], String>>,
     first_seen: HashMap<KeyId, Timestamp>,
     idle: BTreeSet<KeyId>,
     idle_due: Instant,
 }
 
-struct Fetched {
-    from: Jwks,
-    keys: Vec<Jwk>,
-    due: Instant,
-}
-
 impl KeyWatch {
     pub(super) fn new(watched: Arc<Watched>, keyring: Arc<Keyring>, gateway: Arc<Gateway>) -> Self {
-        let stamps = stamps(&watched.issuers.load());
-        let (fetched, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
-        Self { watched, keyring, gateway, stamps, fetched, first_seen, idle, idle_due: Instant::now() }
+        let (seen, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { watched, keyring, gateway, seen, first_seen, idle, idle_due: Instant::now() }
     }
 
     /// Watches for ever.
     pub(super) async fn run(mut self) {
-        let watched = Arc::clone(&self.watched);
         loop {
+            let issuers = self.watched.issuers.load_full();
+            self.files(&issuers);
+            self.idle(&issuers);
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = watched.changed.notified() => {}
+                () = self.watched.changed.notified() => {}
             }
-            self.once().await;
         }
     }
 
-    /// Looks once.
-    pub(super) async fn once(&mut self) {
-        let issuers = self.watched.issuers.load_full();
-        self.files(&issuers);
-        self.urls(&issuers).await;
-        self.idle(&issuers);
-    }
-
+    /// Reads every file: small ones, whose bytes say what times and lengths may hide. Each issuer's stands for itself.
     fn files(&mut self, issuers: &[Issuer]) {
-        let now = stamps(issuers);
-        if now == self.stamps {
-            return;
-        }
-        self.stamps = now;
-        match read_issuers(issuers) {
-            Ok(read) => {
-                self.keyring.set_issuers(read);
-                self.read("ok");
-                tracing::info!("JWK Sets read again");
-            }
-            Err(fault) => {
-                self.gateway.metrics.jwks_read("refused");
-                tracing::warn!(%fault, "a JWK Set was not read again; its former keys stay");
-            }
-        }
-    }
-
-    /// Notes a reading; open streams are asked for again, for their key may be gone.
-    fn read(&self, result: &str) {
-        self.gateway.metrics.jwks_read(result);
-        self.gateway.registry.announce();
-    }
-
-    async fn urls(&mut self, issuers: &[Issuer]) {
-        let published = |issuer: &Issuer| issuer.jwks.clone().filter(|jwks| jwks.file().is_none());
-        let wanted: HashMap<&str, Jwks> =
-            issuers.iter().filter_map(|issuer| Some((issuer.iss.as_str(), published(issuer)?))).collect();
-        let before = self.fetched.len();
-        self.fetched.retain(|iss, known| wanted.get(iss.as_str()) == Some(&known.from));
-        let mut changed = self.fetched.len() != before;
         for issuer in issuers {
-            let Some(jwks) = published(issuer) else { continue };
-            let known = self.fetched.get(&issuer.iss);
-            if known.is_some_and(|known| known.due > Instant::now()) {
+            let Some(path) = issuer.jwks.as_ref().and_then(Jwks::file) else { continue };
+            let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+            let now = read.as_ref().map(|text| sha256(text.as_bytes())).map_err(String::clone);
+            if self.seen.get(&issuer.iss) == Some(&now) {
                 continue;
             }
-            let former = known.map(|known| known.keys.clone());
-            let (keys, next) = match fetch(&jwks).await {
-                Ok(keys) => {
+            let keys = read.and_then(|text| jwk::read_set(&text).map_err(|fault| fault.to_string()));
+            self.seen.insert(issuer.iss.clone(), now);
+            match keys {
+                Ok(keys) if self.keyring.set_keys(&issuer.iss, &keys) => {
                     self.gateway.metrics.jwks_read("ok");
-                    (keys, issuer.jwks_refresh)
+                    // Open streams are asked for again: their key may be gone.
+                    self.gateway.registry.announce();
+                    tracing::info!(issuer = issuer.iss, "JWK Set read again");
                 }
+                Ok(_) => {}
                 Err(fault) => {
                     self.gateway.metrics.jwks_read("refused");
-                    tracing::warn!(issuer = issuer.iss, fault, "a JWK Set was not fetched; its former keys stay");
-                    (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
+                    tracing::warn!(issuer = issuer.iss, path = %path.display(), fault, "a JWK Set was not read again; its former keys stay");
                 }
-            };
-            let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
-            changed |= former.is_none_or(|former| ids(&former) != ids(&keys));
-            self.fetched.insert(issuer.iss.clone(), Fetched { from: jwks, keys, due: Instant::now() + next });
-        }
-        if changed {
-            self.keyring.set_fetched(self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect());
-            self.gateway.registry.announce();
+            }
         }
     }
 
@@ -201,6 +146,89 @@ impl KeyWatch {
         }
         self.gateway.metrics.idle_keys(idle.len());
         self.idle = idle;
+    }
+}
+
+/// The watch over sets behind URLs. Each is fetched for itself, so that a slow server holds nobody up.
+pub(super) struct UrlWatch {
+    watched: Arc<Watched>,
+    keyring: Arc<Keyring>,
+    gateway: Arc<Gateway>,
+    fetched: HashMap<String, Fetched>,
+}
+
+struct Fetched {
+    from: Jwks,
+    keys: Vec<Jwk>,
+    due: Instant,
+}
+
+impl UrlWatch {
+    pub(super) fn new(watched: Arc<Watched>, keyring: Arc<Keyring>, gateway: Arc<Gateway>) -> Self {
+        Self { watched, keyring, gateway, fetched: HashMap::new() }
+    }
+
+    /// Watches for ever.
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = self.watched.reloaded.notified() => {}
+            }
+            self.once().await;
+        }
+    }
+
+    /// Fetches what is due, all at once: it takes as long as one fetch may.
+    pub(super) async fn once(&mut self) {
+        let issuers = self.watched.issuers.load_full();
+        let published: Vec<(&Issuer, &Jwks)> = issuers
+            .iter()
+            .filter_map(|issuer| Some((issuer, issuer.jwks.as_ref().filter(|jwks| jwks.file().is_none())?)))
+            .collect();
+        let before = self.fetched.len();
+        self.fetched.retain(|iss, known| published.iter().any(|(issuer, jwks)| issuer.iss == *iss && **jwks == known.from));
+        if self.fetched.len() != before {
+            self.publish();
+        }
+        let mut fetches = JoinSet::new();
+        for (issuer, jwks) in published {
+            if self.fetched.get(&issuer.iss).is_none_or(|known| known.due <= Instant::now()) {
+                let (issuer, jwks) = (issuer.clone(), jwks.clone());
+                fetches.spawn(async move { (fetch(&jwks).await, issuer, jwks) });
+            }
+        }
+        while let Some(done) = fetches.join_next().await {
+            if let Ok((outcome, issuer, jwks)) = done {
+                self.take(outcome, &issuer, jwks);
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Result<Vec<Jwk>, String>, issuer: &Issuer, from: Jwks) {
+        let former = self.fetched.get(&issuer.iss).map(|known| known.keys.clone());
+        let (keys, next) = match outcome {
+            Ok(keys) => {
+                self.gateway.metrics.jwks_read("ok");
+                (keys, issuer.jwks_refresh)
+            }
+            Err(fault) => {
+                self.gateway.metrics.jwks_read("refused");
+                tracing::warn!(issuer = issuer.iss, fault, "a JWK Set was not fetched; its former keys stay");
+                (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
+            }
+        };
+        let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
+        let changed = former.is_none_or(|former| ids(&former) != ids(&keys));
+        self.fetched.insert(issuer.iss.clone(), Fetched { from, keys, due: Instant::now() + next });
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        self.keyring.set_fetched(self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect());
+        self.gateway.registry.announce();
     }
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import ssl
 import threading
 import time
@@ -114,6 +115,25 @@ def test_a_file_is_read_again_when_it_changes(upstream: FakeUpstream, tmp_path: 
             stream.read()
         assert last_error(stream) == "token-key-unknown", "open streams of the key end"
         assert refusal(gateway, token) == "token-key-unknown" and refusal(gateway, gateway.token) is None
+
+
+def test_a_change_is_seen_whatever_its_time_and_length_say(upstream: FakeUpstream, tmp_path: Path) -> None:
+    other = tmp_path / "b.jwks"
+    key(tmp_path / "second.jwk")
+    other.write_text((tmp_path / "second.jwk.pub").read_text())
+    more = f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{other}"\nnamespaces = ["b"]\n'
+    with serve(tmp_path, more + fake_model(upstream.url), issuer=ISSUER) as gateway:
+        public = gateway.data / "keys/operator.jwk.pub"
+        about, length = public.stat(), len(public.read_text())
+        key(tmp_path / "third.jwk")
+        # In place, of the same length, with the times of before; and beside it somebody else's set is broken.
+        other.write_text("{ not JSON")
+        public.write_text((tmp_path / "third.jwk.pub").read_text())
+        os.utime(public, ns=(about.st_atime_ns, about.st_mtime_ns))
+        assert len(public.read_text()) == length
+        wait_until(lambda: refusal(gateway, gateway.token) == "token-key-unknown", 10, "the key that is gone is unknown")
+        assert refusal(gateway, signed_by(gateway, tmp_path / "third.jwk", "--issuer", ISSUER)) is None
+        assert gateway.metric("token_shield_jwks_reads_total", result="refused") == 1
 
 
 class Publisher:
