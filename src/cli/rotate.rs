@@ -68,7 +68,15 @@ impl Rotate {
         if !next.exists() {
             generate(old.key().algorithm(), next)?;
         }
-        let new = Jwk::of(jwk::read_private(&private_file(next)?)?.public()?);
+        let begun = jwk::read_private(&private_file(next)?).map_err(|fault| {
+            format!("{}, left by a rotation that was interrupted: {fault}; remove it and its .pub", next.display())
+        })?;
+        let new = Jwk::of(begun.public()?);
+        let usable = known(&new).is_none_or(|row| text(row, "state").as_deref() == Some("active"));
+        if !usable || new.key().algorithm() != old.key().algorithm() {
+            let shown = next.display();
+            return Err(format!("{shown} holds a key that signs no more, or of another algorithm: remove it and its .pub").into());
+        }
         if known(&new).is_none() {
             let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
             say_sealed(&format!("added key {}", new.id()), &door.send(Request::Command(command)).await?);
@@ -100,7 +108,12 @@ fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failur
         std::fs::hard_link(file, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     }
     std::fs::rename(next, file).map_err(|error| format!("{}: {error}", next.display()))?;
-    std::fs::remove_file(public_file(next)).map_err(|error| format!("{}: {error}", public_file(next).display()))?;
+    match std::fs::remove_file(public_file(next)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("{}: {error}", public_file(next).display()).into());
+        }
+        _ => {}
+    }
     durable::sync_dir(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     Ok(())
 }

@@ -82,6 +82,35 @@ def test_a_rotation_that_was_interrupted_goes_on(upstream: FakeUpstream, tmp_pat
         assert refusal(gateway, gateway.issue("tests/agent")) is None
 
 
+def test_what_a_rotation_left_behind_is_looked_at(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as gateway:
+        file = gateway.data / "keys/operator.jwk"
+        left = file.with_name("operator.jwk.next")
+
+        def rotated() -> str | None:
+            done = binary("keys", "rotate", "--data", str(gateway.data))
+            assert done.code == 0 or "operator.jwk.next" in done.err and "remove it" in done.err, done.err
+            return done.out.strip() or None
+
+        left.touch(0o600)
+        assert rotated() is None
+        left.unlink()
+        key(left, "Ed25519")
+        assert rotated() is None
+        left.unlink()
+        left.with_name("operator.jwk.next.pub").unlink()
+        revoked = key(left)
+        gateway.command("keys", "import", f"{left}.pub", "--issuer", ISSUER)
+        gateway.command("keys", "revoke", revoked, "--reason", "a test")
+        assert rotated() is None and refusal(gateway, gateway.issue("tests/agent")) is None, "the key in use is still the old one"
+        left.unlink()
+        left.with_name("operator.jwk.next.pub").unlink()
+        began = key(left)
+        # Stopped between the two files of the new key.
+        left.with_name("operator.jwk.next.pub").unlink()
+        assert rotated() == began and refusal(gateway, gateway.issue("tests/agent")) is None
+
+
 def test_a_key_that_the_gateway_does_not_know_is_not_rotated(upstream: FakeUpstream, tmp_path: Path) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as gateway:
         key(tmp_path / "stranger.jwk")
