@@ -26,7 +26,7 @@ use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::limiter::Limiter;
-use crate::guard::settings::Jwks;
+use crate::guard::settings::{self, Jwks};
 use crate::guard::table::{RouteFault, Tables, Upstream as Known};
 use crate::health::Health;
 use crate::keyring::{Issuer, Keyring};
@@ -41,9 +41,9 @@ use crate::proxy::settings::{Target, Upstream};
 use crate::proxy::{Gateway, Wiring};
 use crate::registry::Registry;
 use crate::secret::SecretFault;
-use crate::token::{IssuerPolicy, jwk};
+use crate::token::jwk;
 
-use keys::{KeyWatch, UrlWatch, Watched};
+use keys::{FileWatch, UrlWatch};
 
 /// How long operators and scrapers are waited for at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -166,7 +166,7 @@ fn classes(config: &Config) -> BTreeSet<String> {
 /// # Errors
 /// When a JWK Set cannot be read.
 pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
-    let read = |issuer: &crate::guard::settings::Issuer| {
+    let read = |issuer: &settings::Issuer| {
         let keys = match issuer.jwks.as_ref().and_then(Jwks::file) {
             None => Vec::new(),
             Some(path) => {
@@ -175,15 +175,7 @@ pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
                 jwk::read_set(&text).map_err(|error| fault(error.to_string()))?
             }
         };
-        let policy = IssuerPolicy {
-            iss: issuer.iss.clone(),
-            aud: issuer.aud.clone(),
-            namespaces: issuer.namespaces.clone(),
-            ttl_max: issuer.ttl_max,
-            post_quantum: issuer.post_quantum,
-            handles: issuer.handles,
-        };
-        Ok(Issuer { policy: Arc::new(policy), keys })
+        Ok(Issuer { policy: Arc::new(issuer.policy()), keys })
     };
     config.guard.issuers.iter().map(read).collect()
 }
@@ -347,12 +339,10 @@ impl App {
         tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, quiet));
         let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), Arc::clone(&self.books.registry));
         let background = tokio::spawn(housekeeping);
-        let watched = Arc::new(Watched::new(&self.config));
-        let books = || (Arc::clone(&watched), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
-        let (by_issuer, keyring, gateway) = books();
-        let watching = tokio::spawn(KeyWatch::new(by_issuer, keyring, gateway).run());
-        let (by_issuer, keyring, gateway) = books();
-        let mut urls = UrlWatch::new(by_issuer, keyring, gateway);
+        let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
+        let books = || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
+        let watching = tokio::spawn(FileWatch::new(books()).run());
+        let mut urls = UrlWatch::new(books());
         // Tokens of issuers that publish their keys are taken from the first request on, where they can be fetched.
         let mut stopping = shutdown.clone();
         tokio::select! {
@@ -360,7 +350,7 @@ impl App {
             _ = stopping.wait_for(|stop| *stop) => {}
         }
         let fetching = tokio::spawn(urls.run());
-        let reloading = tokio::spawn(reload::on_hangup(self.reload(watched)));
+        let reloading = tokio::spawn(reload::on_hangup(self.reload(issuers)));
         listen::run(listeners.api, terms, Arc::clone(&self.gateway), shutdown).await;
         // Operators and scrapers are served until the last agent is, and then not waited for.
         drained.send_replace(true);
@@ -380,9 +370,9 @@ impl App {
         Ok(())
     }
 
-    fn reload(&self, watched: Arc<Watched>) -> reload::Reload {
+    fn reload(&self, issuers: watch::Sender<Arc<Vec<settings::Issuer>>>) -> reload::Reload {
         reload::Reload {
-            watched,
+            issuers,
             source: self.source.clone(),
             gateway: Arc::clone(&self.gateway),
             keyring: Arc::clone(&self.books.keyring),

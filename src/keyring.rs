@@ -5,10 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use dashmap::DashMap;
 
 use crate::audit::event::Event;
 use crate::audit::record::Record;
@@ -59,6 +58,17 @@ pub struct Row {
     pub state: KeyState,
     /// When it was imported, where it was.
     pub added: Option<Timestamp>,
+    /// The second in which a token of it was last taken here; 0: not since the start.
+    used: Arc<AtomicI64>,
+}
+
+impl Row {
+    /// When a token of the key was last taken here, since the start.
+    #[must_use]
+    pub fn used(&self) -> Option<Timestamp> {
+        let seconds = self.used.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Timestamp(seconds.saturating_mul(1000)))
+    }
 }
 
 /// An issuer and the keys of its JWKS file.
@@ -84,7 +94,6 @@ type Snapshot = HashMap<KeyId, Row>;
 pub struct Keyring {
     book: std::sync::Mutex<Book>,
     snapshot: ArcSwap<Snapshot>,
-    used: DashMap<KeyId, Timestamp>,
     generation: AtomicU64,
 }
 
@@ -160,7 +169,7 @@ impl Keyring {
     }
 
     fn publish(&self, book: &Book) {
-        let mut rows = Snapshot::new();
+        let (mut rows, former) = (Snapshot::new(), self.snapshot.load());
         let from_files = book.issuers.iter().flat_map(|(policy, keys)| keys.iter().map(move |key| (policy, key)));
         let from_urls = book
             .issuers
@@ -177,7 +186,8 @@ impl Keyring {
             // The first issuer that lists a key owns it: a second listing cannot move it to other namespaces. What an operator
             // put here comes before what somebody publishes.
             let added = book.added.iter().find(|(_, key, _)| key.id() == id).map(|(_, _, at)| *at);
-            rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state, added });
+            let used = former.get(&id).map(|row| Arc::clone(&row.used)).unwrap_or_default();
+            rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state, added, used });
         }
         self.snapshot.store(Arc::new(rows));
         self.generation.fetch_add(1, Ordering::Release);
@@ -195,18 +205,13 @@ impl Keyring {
         self.snapshot.load().get(kid).cloned()
     }
 
-    /// Notes that a token of that key was taken.
+    /// Notes that a token of that key was taken, to the second.
     pub fn note_use(&self, kid: &KeyId, now: Timestamp) {
-        // To the second: a busy key is not written for each request.
-        if self.used(kid).is_none_or(|last| now.seconds() > last.seconds()) {
-            self.used.insert(*kid, now);
+        if let Some(row) = self.snapshot.load().get(kid)
+            && row.used.load(Ordering::Relaxed) < now.seconds()
+        {
+            row.used.store(now.seconds(), Ordering::Relaxed);
         }
-    }
-
-    /// When a token of that key was last verified here, since the start.
-    #[must_use]
-    pub fn used(&self, kid: &KeyId) -> Option<Timestamp> {
-        self.used.get(kid).map(|at| *at)
     }
 
     /// All rows, sorted by key id.

@@ -291,15 +291,6 @@ impl Registry {
         rows
     }
 
-    /// Asks whether a token may be presented as it is.
-    ///
-    /// # Errors
-    /// `token-behind-handle`.
-    pub fn may_be_shown(&self, token: &TokenId) -> Result<(), Refusal> {
-        let behind = self.tokens.get(token).is_some_and(|row| row.handle.is_some());
-        if behind { Err(Code::TokenBehindHandle.into()) } else { Ok(()) }
-    }
-
     /// Registered tokens with the label `jti`.
     #[must_use]
     pub fn tokens_labelled(&self, jti: &str) -> Vec<Token> {
@@ -320,9 +311,10 @@ impl Registry {
         let mut keys = HashMap::new();
         for row in &self.tokens {
             let (Some(kid), Some(expires)) = (row.kid, row.expires) else { continue };
-            let signed = keys.entry(kid).or_insert(Signed { live: 0, last_end: expires });
-            signed.live += usize::from(row.revoked.is_none() && expires > now);
-            signed.last_end = signed.last_end.max(expires);
+            let end = row.revoked.as_ref().map_or(expires, |(since, _)| expires.min(*since));
+            let signed = keys.entry(kid).or_insert(Signed { live: 0, last_end: end });
+            signed.live += usize::from(end > now);
+            signed.last_end = signed.last_end.max(end);
         }
         keys
     }
@@ -336,16 +328,23 @@ impl Registry {
             .unwrap_or_else(|| DEFAULT_CLASS.into())
     }
 
-    /// Asks whether `tokens`, and the agent with all that it was delegated from, may act now.
+    /// Asks whether `tokens`, and the agent with all that it was delegated from, may act now. The answer is the handle that
+    /// one of the tokens stands behind, where one does.
     ///
     /// # Errors
     /// The refusal of the first that may not.
-    pub fn may_act<'t>(&self, agent: &AgentName, tokens: impl IntoIterator<Item = &'t TokenId>) -> Result<(), Refusal> {
+    pub fn may_act<'t>(
+        &self,
+        agent: &AgentName,
+        tokens: impl IntoIterator<Item = &'t TokenId>,
+    ) -> Result<Option<HandleId>, Refusal> {
+        let mut behind = None;
         for token in tokens {
             let Some((revoked, handle)) = self.tokens.get(token).map(|row| (row.revoked.clone(), row.handle)) else { continue };
             if let Some((since, why)) = handle.and_then(|handle| self.handle(&handle)?.revoked.clone()) {
                 return Err(Refusal::new(Code::HandleRevoked).because(format_args!("since {since}: {why}")));
             }
+            behind = behind.or(handle);
             if let Some((since, why)) = revoked {
                 return Err(Refusal::new(Code::TokenRevoked).because(format_args!("since {since}: {why}")));
             }
@@ -355,7 +354,7 @@ impl Registry {
                 return Err(refusal.because(format_args!("agent {name}")));
             }
         }
-        Ok(())
+        Ok(behind)
     }
 }
 

@@ -5,19 +5,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::header::{ACCEPT, HOST};
 use hyper_util::rt::TokioIo;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::tls;
 use crate::clock::Timestamp;
 use crate::config::{Config, upstream_url};
-use crate::crypto::sha256;
 use crate::guard::settings::{Issuer, Jwks};
 use crate::id::KeyId;
 use crate::keyring::{KeyState, Keyring};
@@ -37,80 +35,62 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Bytes of a JWK Set at the most.
 const SET_BYTES_MAX: usize = 1 << 20;
 
-/// The issuers that are watched; a reload changes them.
-pub(super) struct Watched {
-    issuers: ArcSwap<Vec<Issuer>>,
-    /// For the watch over files.
-    changed: Notify,
-    /// For the watch over URLs.
-    reloaded: Notify,
-}
-
-impl Watched {
-    pub(super) fn new(config: &Config) -> Self {
-        Self { issuers: ArcSwap::from_pointee(config.guard.issuers.clone()), changed: Notify::new(), reloaded: Notify::new() }
-    }
-
-    pub(super) fn set(&self, config: &Config) {
-        self.issuers.store(Arc::new(config.guard.issuers.clone()));
-        self.changed.notify_one();
-        self.reloaded.notify_one();
-    }
-}
+/// What a watch goes by: the issuers in force, which a reload changes, the ring, and the gateway.
+type Books = (watch::Receiver<Arc<Vec<Issuer>>>, Arc<Keyring>, Arc<Gateway>);
 
 /// The watch over files and idle keys.
-pub(super) struct KeyWatch {
-    watched: Arc<Watched>,
+pub(super) struct FileWatch {
+    issuers: watch::Receiver<Arc<Vec<Issuer>>>,
     keyring: Arc<Keyring>,
     gateway: Arc<Gateway>,
-    /// What each set held when it was last looked at, by `iss`.
-    seen: HashMap<String, Result<[u8; 32], String>>,
+    /// What was wrong with a set when it was last looked at, by `iss`: it is said once.
+    faults: HashMap<String, String>,
     first_seen: HashMap<KeyId, Timestamp>,
     idle: BTreeSet<KeyId>,
     idle_due: Instant,
 }
 
-impl KeyWatch {
-    pub(super) fn new(watched: Arc<Watched>, keyring: Arc<Keyring>, gateway: Arc<Gateway>) -> Self {
-        let (seen, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
-        Self { watched, keyring, gateway, seen, first_seen, idle, idle_due: Instant::now() }
+impl FileWatch {
+    pub(super) fn new((issuers, keyring, gateway): Books) -> Self {
+        let (faults, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { issuers, keyring, gateway, faults, first_seen, idle, idle_due: Instant::now() }
     }
 
-    /// Watches for ever.
+    /// Watches until nobody is left who could change the issuers.
     pub(super) async fn run(mut self) {
         loop {
-            let issuers = self.watched.issuers.load_full();
+            let issuers = Arc::clone(&self.issuers.borrow_and_update());
             self.files(&issuers);
             self.idle(&issuers);
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = self.watched.changed.notified() => {}
+                changed = self.issuers.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    /// Reads every file: small ones, whose bytes say what times and lengths may hide. Each issuer's stands for itself.
+    /// Holds the ring to what the files say. They are read whole: times and lengths may hide a change, and they are small. Each
+    /// issuer's stands for itself.
     fn files(&mut self, issuers: &[Issuer]) {
         for issuer in issuers {
             let Some(path) = issuer.jwks.as_ref().and_then(Jwks::file) else { continue };
             let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
-            let now = read.as_ref().map(|text| sha256(text.as_bytes())).map_err(String::clone);
-            if self.seen.get(&issuer.iss) == Some(&now) {
-                continue;
-            }
-            let keys = read.and_then(|text| jwk::read_set(&text).map_err(|fault| fault.to_string()));
-            self.seen.insert(issuer.iss.clone(), now);
-            match keys {
-                Ok(keys) if self.keyring.set_keys(&issuer.iss, &keys) => {
-                    self.gateway.metrics.jwks_read("ok");
-                    // Open streams are asked for again: their key may be gone.
-                    self.gateway.registry.announce();
-                    tracing::info!(issuer = issuer.iss, "JWK Set read again");
+            match read.and_then(|text| jwk::read_set(&text).map_err(|fault| fault.to_string())) {
+                Ok(keys) => {
+                    self.faults.remove(&issuer.iss);
+                    if self.keyring.set_keys(&issuer.iss, &keys) {
+                        self.gateway.metrics.jwks_read("ok");
+                        // Open streams are asked for again: their key may be gone.
+                        self.gateway.registry.announce();
+                        tracing::info!(issuer = issuer.iss, "JWK Set read again");
+                    }
                 }
-                Ok(_) => {}
+                Err(fault) if self.faults.get(&issuer.iss) == Some(&fault) => {}
                 Err(fault) => {
                     self.gateway.metrics.jwks_read("refused");
-                    tracing::warn!(issuer = issuer.iss, path = %path.display(), fault, "a JWK Set was not read again; its former keys stay");
+                    let path = path.display();
+                    tracing::warn!(issuer = issuer.iss, %path, fault, "a JWK Set was not read again; its former keys stay");
+                    self.faults.insert(issuer.iss.clone(), fault);
                 }
             }
         }
@@ -132,8 +112,7 @@ impl KeyWatch {
             let first = *self.first_seen.entry(kid).or_insert(now);
             let over = |at: Timestamp| at.plus(issuer.idle_key) <= now;
             // Cheap before dear: the registered tokens are counted only where the rest says that the key is idle.
-            if !over(row.added.map_or(first, |added| added.max(first))) || self.keyring.used(&kid).is_some_and(|used| !over(used))
-            {
+            if !over(row.added.map_or(first, |added| added.max(first))) || row.used().is_some_and(|used| !over(used)) {
                 continue;
             }
             let signed = signed.get_or_insert_with(|| self.gateway.registry.signed(now));
@@ -151,7 +130,7 @@ impl KeyWatch {
 
 /// The watch over sets behind URLs. Each is fetched for itself, so that a slow server holds nobody up.
 pub(super) struct UrlWatch {
-    watched: Arc<Watched>,
+    issuers: watch::Receiver<Arc<Vec<Issuer>>>,
     keyring: Arc<Keyring>,
     gateway: Arc<Gateway>,
     fetched: HashMap<String, Fetched>,
@@ -164,16 +143,16 @@ struct Fetched {
 }
 
 impl UrlWatch {
-    pub(super) fn new(watched: Arc<Watched>, keyring: Arc<Keyring>, gateway: Arc<Gateway>) -> Self {
-        Self { watched, keyring, gateway, fetched: HashMap::new() }
+    pub(super) fn new((issuers, keyring, gateway): Books) -> Self {
+        Self { issuers, keyring, gateway, fetched: HashMap::new() }
     }
 
-    /// Watches for ever.
+    /// Watches until nobody is left who could change the issuers.
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = self.watched.reloaded.notified() => {}
+                changed = self.issuers.changed() => if changed.is_err() { return },
             }
             self.once().await;
         }
@@ -181,7 +160,7 @@ impl UrlWatch {
 
     /// Fetches what is due, all at once: it takes as long as one fetch may.
     pub(super) async fn once(&mut self) {
-        let issuers = self.watched.issuers.load_full();
+        let issuers = Arc::clone(&self.issuers.borrow_and_update());
         let published: Vec<(&Issuer, &Jwks)> = issuers
             .iter()
             .filter_map(|issuer| Some((issuer, issuer.jwks.as_ref().filter(|jwks| jwks.file().is_none())?)))

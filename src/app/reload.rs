@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-use super::keys::Watched;
 use super::{classes, issuers, tls, wiring};
 use crate::control::Control;
+use crate::guard::settings::Issuer;
 use crate::keyring::Keyring;
 use crate::proxy::Gateway;
 
@@ -21,7 +22,8 @@ pub(super) struct Reload {
     pub(super) keyring: Arc<Keyring>,
     pub(super) control: Arc<Control>,
     pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    pub(super) watched: Arc<Watched>,
+    /// What those go by who watch the issuers' keys.
+    pub(super) issuers: watch::Sender<Arc<Vec<Issuer>>>,
     /// Where agents and scrapers connect, for as long as the process runs.
     pub(super) listen: (SocketAddr, SocketAddr),
 }
@@ -64,7 +66,7 @@ impl Reload {
             self.gateway.metrics.certificate_expiry(expiry as f64);
         }
         self.keyring.set_issuers(issuers);
-        self.watched.set(&config);
+        self.issuers.send_replace(Arc::new(config.guard.issuers.clone()));
         self.control.set_classes(classes(&config));
         self.gateway.wiring.store(Arc::new(wired));
         // Open streams are asked for again: their key may be gone.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::door::{Door, print, say_sealed, send_to};
 use super::keys::public_file;
 use super::limits::Allowed;
-use super::token::{Wanted, sign, signing_key, time};
+use super::token::{Wanted, key_file, sign, signing_key, time};
 use super::{Failure, Place, agent_name};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
@@ -22,7 +22,7 @@ use crate::crypto::{Both, SigningKey, entropy};
 use crate::id::{AgentName, HandleId};
 use crate::keyring::{Issuer, Keyring};
 use crate::token::jwk::{self, Jwk};
-use crate::token::{IssuerPolicy, Presented, handle, mint, verify};
+use crate::token::{Presented, handle, mint, verify};
 
 pub(super) const ADOPT_HELP: &str = "\
 The file is CSV with a header line. Columns: key and agent; and, where wanted, principal, class, models and scopes (several
@@ -98,8 +98,8 @@ impl Renew {
         let given = Zeroizing::new(given.trim().to_owned());
         // The id, or what has it: the handle itself goes nowhere. A key of 43 characters looks like an id.
         let meant: Vec<HandleId> = given.parse().into_iter().chain(handle::id(&given)).collect();
-        let file = self.key.unwrap_or_else(|| config.data.join("keys/operator.jwk"));
-        let key = signing_key(&config, Some(file.clone()))?;
+        let file = key_file(&config, self.key);
+        let key = signing_key(&file)?;
         let door = Door::open(&config).await?;
         let renewed = first_of(&door, &meant, (&config, &key, &file), self.ttl).await;
         door.close()?;
@@ -134,16 +134,8 @@ fn ours(config: &Config, (key, file): (&SigningKey, &Path), former: &str, agent:
     let keys: Vec<Jwk> = std::iter::once(own).chain(beside.into_iter().flatten()).collect();
     let presented = Presented::read(former)?;
     let taken = config.guard.issuers.iter().find_map(|issuer| {
-        let policy = IssuerPolicy {
-            iss: issuer.iss.clone(),
-            aud: issuer.aud.clone(),
-            namespaces: issuer.namespaces.clone(),
-            ttl_max: issuer.ttl_max,
-            post_quantum: issuer.post_quantum,
-            handles: issuer.handles,
-        };
         let keyring = Keyring::new();
-        keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys: keys.clone() }]);
+        keyring.set_issuers(vec![Issuer { policy: Arc::new(issuer.policy()), keys: keys.clone() }]);
         // As it was when it was signed: it may have run out meanwhile, which is why it is renewed.
         let issued = presented.issued()?;
         verify(&presented, &keyring, &Both, issued).ok()
@@ -212,7 +204,7 @@ impl Adopt {
         let config = self.place.read()?;
         let now = SystemClock::start().now();
         self.left(now)?;
-        let key = signing_key(&config, self.key.clone())?;
+        let key = signing_key(&key_file(&config, self.key.clone()))?;
         // Every line is understood before the first one is sent.
         let wishes = self.read(lifetime(&config, self.issuer.as_deref()))?;
         let door = Door::open(&config).await?;

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::door::{Door, say_sealed};
 use super::keys::{generate, public_file};
-use super::token::{signing_key, time};
+use super::token::{key_file, signing_key, time};
 use super::{Failure, Place};
 use crate::clock::{Clock as _, SystemClock};
 use crate::control::api::Request;
@@ -41,8 +41,8 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
 impl Rotate {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        let file = self.key.clone().unwrap_or_else(|| config.data.join("keys/operator.jwk"));
-        let old_key = signing_key(&config, Some(file.clone()))?;
+        let file = key_file(&config, self.key.clone());
+        let old_key = signing_key(&file)?;
         let old = Jwk::of(old_key.public()?);
         let next = beside(&file, ".next");
         let door = Door::open(&config).await?;

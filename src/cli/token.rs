@@ -162,14 +162,18 @@ pub(super) fn public_key(path: &Path) -> Result<jwk::Jwk, Failure> {
     }
 }
 
-/// The operator's key: of `named`, or where `dev` and the README put it.
-pub(super) fn signing_key(config: &Config, named: Option<PathBuf>) -> Result<SigningKey, Failure> {
-    let path = named.unwrap_or_else(|| config.data.join("keys/operator.jwk"));
+/// The file of the operator's key: `named`, or where `dev` puts it.
+pub(super) fn key_file(config: &Config, named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| config.data.join("keys/operator.jwk"))
+}
+
+/// The operator's key in that file.
+pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
     if !path.exists() {
         let hint = "name it with --key FILE (token-shield keys generate makes one)";
         return Err(format!("there is no signing key {}; {hint}", path.display()).into());
     }
-    Ok(jwk::read_private(&private_file(&path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
+    Ok(jwk::read_private(&private_file(path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
 }
 
 /// What may be said of a token or handle on the terminal: its id. What else was given may be a name or a secret, and is not
@@ -249,7 +253,7 @@ impl Verb {
 impl Issue {
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        let key = signing_key(&config, self.key)?;
+        let key = signing_key(&key_file(&config, self.key))?;
         let known = |name: &String| config.guard.models.iter().any(|model| model.name == *name || model.aliases.contains(name));
         for model in self.allowed.models.iter().filter(|model| !known(model)) {
             eprintln!("note: the config has no model {model:?}");

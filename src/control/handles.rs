@@ -21,20 +21,21 @@ impl Control {
         if let Some(known) = self.registry.handle(&handle) {
             return Err(ControlFault::HandleTaken(known.agent.to_string()));
         }
-        let mut events = self.token(&token, class)?;
-        events.push(self.put_behind(handle, token, until)?);
+        let verified = self.carried(&token)?;
+        let mut events = self.registration(&verified, class)?;
+        events.push(self.put_behind(handle, (token, &verified), until)?);
         Ok(events)
     }
 
     /// The records of a newer token behind a handle.
     pub(super) fn handle_renewed(&self, handle: &str, token: String) -> Result<Vec<Event>, ControlFault> {
         let known = self.live_handle(handle)?;
-        if *self.carried(&token)?.agent() != known.agent {
+        let verified = self.carried(&token)?;
+        if *verified.agent() != known.agent {
             return Err(ControlFault::Handle("the token is another agent's"));
         }
-        let mut events = self.token(&token, None)?;
-        let event = self.put_behind(known.id, token, known.until)?;
-        events.push(event);
+        let mut events = self.registration(&verified, None)?;
+        events.push(self.put_behind(known.id, (token, &verified), known.until)?);
         Ok(events)
     }
 
@@ -97,14 +98,17 @@ impl Control {
         Ok(known)
     }
 
-    /// That the token can be carried by whoever has the handle, for as long as the handle may stand.
-    fn put_behind(&self, handle: HandleId, token: String, until: Option<Timestamp>) -> Result<Event, ControlFault> {
-        let verified = self.carried(&token)?;
+    /// The record of a token behind a handle, for as long as the handle may stand.
+    fn put_behind(
+        &self,
+        handle: HandleId,
+        (token, verified): (String, &Verified),
+        until: Option<Timestamp>,
+    ) -> Result<Event, ControlFault> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(ControlFault::Handle("the token has more than 10,000 bytes: name fewer models"));
         }
-        self.may_sign(&verified)?;
-        self.by_handle(&verified)
+        self.by_handle(verified)
             .map_err(|_| ControlFault::Handle("the issuer's tokens are not taken by handle (handles = \"off\")"))?;
         if until.is_some_and(|until| verified.expires() > until) {
             return Err(ControlFault::Handle("the token would outlive the handle (--until)"));
@@ -116,6 +120,7 @@ impl Control {
         Ok(Event::HandleSet { handle, token, id: *verified.id(), agent: verified.agent().clone(), until })
     }
 
+    /// The token, if whoever has it may use it.
     fn carried(&self, text: &str) -> Result<Verified, ControlFault> {
         let presented = Presented::read(text).map_err(|refusal| ControlFault::refused(&refusal))?;
         verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(|refusal| ControlFault::refused(&refusal))

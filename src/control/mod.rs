@@ -17,7 +17,7 @@ use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
 use crate::keyring::{KeyState, Keyring, Row, read_jwk};
 use crate::metrics::Metrics;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 use crate::registry::{DEFAULT_CLASS, Registry};
 use crate::token::{Presented, Verified, handle, verify, verify_issued};
 
@@ -307,7 +307,7 @@ impl Control {
             }
             Question::Keys => {
                 let signed = self.registry.signed(self.clock.now());
-                let row = |row: &Row| key_row(row, signed.get(&row.known.id), self.keyring.used(&row.known.id));
+                let row = |row: &Row| key_row(row, signed.get(&row.known.id));
                 self.keyring.rows().iter().map(row).collect()
             }
             Question::Token { token } => vec![self.would_take(token)?],
@@ -331,9 +331,12 @@ impl Control {
         let standing = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
-            .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()))
-            .and_then(|()| if held.is_some() { self.by_handle(&verified) } else { self.registry.may_be_shown(verified.id()) });
-        standing.map_err(fault)?;
+            .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()));
+        match (standing.map_err(fault)?, held) {
+            (Some(_), None) => return Err(fault(Code::TokenBehindHandle.into())),
+            (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
+            (None, None) => {}
+        }
         Ok(taken(&verified))
     }
 
@@ -341,11 +344,6 @@ impl Control {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(text).map_err(fault)?;
         verify_issued(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
-    }
-
-    /// That tokens of its key are still taken: what the door would refuse is not registered.
-    fn may_sign(&self, verified: &Verified) -> Result<(), ControlFault> {
-        self.keyring.may_sign(verified.kid(), verified.issued()).map_err(|refusal| ControlFault::refused(&refusal))
     }
 
     /// The records that a command becomes.
@@ -402,8 +400,13 @@ impl Control {
     }
 
     fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
-        let verified = self.verified(text)?;
-        self.may_sign(&verified)?;
+        self.registration(&self.verified(text)?, class)
+    }
+
+    /// The records of a token that verified and, where it is new, of its agent.
+    fn registration(&self, verified: &Verified, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
+        // What the door would refuse is not registered.
+        self.keyring.may_sign(verified.kid(), verified.issued()).map_err(|refusal| ControlFault::refused(&refusal))?;
         if verified.length() > 1 {
             return Err(ControlFault::Token("only what an operator signed is registered: the chain's first token".to_owned()));
         }

@@ -1,6 +1,5 @@
 //! What a reply says of agents, tokens and keys.
 
-use crate::clock::Timestamp;
 use crate::id::Principal;
 use crate::keyring::{KeyState, Row};
 use crate::registry::{Agent, Handle, Signed, Token};
@@ -38,7 +37,7 @@ pub(super) fn handle_row(handle: &Handle) -> serde_json::Value {
     })
 }
 
-pub(super) fn key_row(row: &Row, signed: Option<&Signed>, used: Option<Timestamp>) -> serde_json::Value {
+pub(super) fn key_row(row: &Row, signed: Option<&Signed>) -> serde_json::Value {
     let since = match &row.state {
         KeyState::Active => None,
         KeyState::Retiring { since } | KeyState::Revoked { since, .. } => Some(since.to_string()),
@@ -51,7 +50,7 @@ pub(super) fn key_row(row: &Row, signed: Option<&Signed>, used: Option<Timestamp
         "since": since,
         "live_tokens": signed.map_or(0, |signed| signed.live),
         "last_token_ends": signed.map(|signed| signed.last_end.to_string()),
-        "last_used": used.map(|used| used.to_string()),
+        "last_used": row.used().map(|used| used.to_string()),
         "jwk": crate::token::jwk::Jwk::of(row.known.key.clone()).write(),
     })
 }

@@ -212,9 +212,7 @@ impl Authenticator {
         };
         let (remembered, found) = match self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
             Some(known) => {
-                let now = self.clock.now();
-                self.refused(peer, known.verified.still_valid(now))?;
-                self.keyring.note_use(known.verified.kid(), now);
+                self.refused(peer, known.verified.still_valid(self.clock.now()))?;
                 (known, Found::Cached)
             }
             None => {
@@ -226,21 +224,13 @@ impl Authenticator {
                 (known, Found::Verified)
             }
         };
-        let class = self.shown_rightly(&remembered, held.is_some()).and_then(|()| self.standing(&remembered.verified, &tables));
+        let class = self.standing(&remembered, held.is_some(), &tables);
         let class = match found {
             Found::Cached => self.refused(peer, class)?,
             Found::Verified => class?,
         };
+        self.keyring.note_use(remembered.verified.kid(), self.clock.now());
         Ok((Authenticated { remembered, class, tables, handle: held.map(|held| held.id) }, found))
-    }
-
-    /// A token behind a handle is taken by that alone, and no other by a handle.
-    fn shown_rightly(&self, known: &Remembered, by_handle: bool) -> Result<(), Refusal> {
-        match (by_handle, known.by_handle) {
-            (false, _) => self.registry.may_be_shown(known.verified.id()),
-            (true, true) => Ok(()),
-            (true, false) => Err(Code::HandlesOff.into()),
-        }
     }
 
     /// Counts a remembered token that is refused against its peer, as one that is not remembered was counted already.
@@ -251,28 +241,43 @@ impl Authenticator {
     fn verify(&self, text: &str, generation: u64) -> Result<Remembered, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
-        self.keyring.note_use(verified.kid(), self.clock.now());
         let agents = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
         let principal = self.limiter.subject(Kind::Principal, verified.principal().as_str());
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
         Ok(Remembered { verified, agents, principal, by_handle, generation, text: text.into() })
     }
 
-    /// The standing of key, token and agent, and the agent's class.
-    fn standing(&self, verified: &Verified, tables: &Tables) -> Result<Arc<Class>, Refusal> {
-        self.may_still_act(verified)?;
-        let name = self.registry.class(verified.agent());
+    /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.
+    fn standing(&self, known: &Remembered, by_handle: bool, tables: &Tables) -> Result<Arc<Class>, Refusal> {
+        if self.may_act(known)?.is_some() && !by_handle {
+            return Err(Code::TokenBehindHandle.into());
+        }
+        let name = self.registry.class(known.verified.agent());
         tables.class(&name).ok_or_else(|| Refusal::new(Code::ClassUnknown).because(format_args!("class {name}")))
     }
 
-    /// Asks again whether the caller of a request in flight may act: times, key, token, agent.
+    /// Times, key, token, agent; and the handle that the token stands behind.
+    fn may_act(&self, known: &Remembered) -> Result<Option<HandleId>, Refusal> {
+        let verified = &known.verified;
+        verified.still_valid(self.clock.now())?;
+        self.keyring.may_sign(verified.kid(), verified.issued())?;
+        let behind = self.registry.may_act(verified.agent(), verified.ids())?;
+        if behind.is_some() && !known.by_handle { Err(Code::HandlesOff.into()) } else { Ok(behind) }
+    }
+
+    /// Asks again whether the caller of a request in flight may act. Where keys or issuers have changed since its token was
+    /// verified, it is verified anew: the answer is then what to go by from now on.
     ///
     /// # Errors
     /// The refusal that a new request would get.
-    pub fn may_still_act(&self, verified: &Verified) -> Result<(), Refusal> {
-        verified.still_valid(self.clock.now())?;
-        self.keyring.may_sign(verified.kid(), verified.issued())?;
-        self.registry.may_act(verified.agent(), verified.ids())
+    pub fn may_still_act(&self, known: &Remembered) -> Result<Option<Arc<Remembered>>, Refusal> {
+        let generation = self.keyring.generation();
+        if known.generation == generation {
+            return self.may_act(known).map(|_| None);
+        }
+        let anew = self.verify(&known.text, generation)?;
+        self.may_act(&anew)?;
+        Ok(Some(Arc::new(anew)))
     }
 
     /// Gives the memory of peers that were not seen lately back.

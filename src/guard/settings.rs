@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::guard::cache_salt::CacheScope;
 use crate::model::UnknownFields;
-use crate::token::PostQuantum;
+use crate::token::{IssuerPolicy, PostQuantum};
 
 /// Everything that the questions go by.
 #[derive(Clone, Debug)]
@@ -50,6 +50,21 @@ pub struct Issuer {
     pub post_quantum: PostQuantum,
     /// Whether its tokens are taken by handle.
     pub handles: bool,
+}
+
+impl Issuer {
+    /// What its tokens must say.
+    #[must_use]
+    pub fn policy(&self) -> IssuerPolicy {
+        IssuerPolicy {
+            iss: self.iss.clone(),
+            aud: self.aud.clone(),
+            namespaces: self.namespaces.clone(),
+            ttl_max: self.ttl_max,
+            post_quantum: self.post_quantum,
+            handles: self.handles,
+        }
+    }
 }
 
 /// Where an issuer's public keys are.

@@ -152,6 +152,9 @@ pub async fn read(
 
 /// Takes what is left of a body that nobody wanted, where that is little and there at once; true where nothing is left.
 pub(super) async fn spent(body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
     let mut taken = 0;
     let rest = async {
         while taken <= REST_MAX && !body.is_end_stream() {

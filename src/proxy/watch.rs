@@ -45,9 +45,12 @@ impl Watch {
         self.token.verified.still_valid(self.clock.now())
     }
 
-    fn standing(&self) -> Result<(), Refusal> {
+    fn standing(&mut self) -> Result<(), Refusal> {
         self.pen.ready()?;
-        self.authenticator.may_still_act(&self.token.verified)
+        if let Some(anew) = self.authenticator.may_still_act(&self.token)? {
+            self.token = anew;
+        }
+        Ok(())
     }
 
     /// Waits until the caller may no longer act, or its token has run out.

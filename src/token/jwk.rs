@@ -167,8 +167,12 @@ pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     if object.is_some_and(|object| object.get("priv").is_some() || object.get("d").is_some()) {
         return Err(JwkFault::Member("this is a private key; a gateway takes its public half, the .pub file beside it"));
     }
-    let keys = object.and_then(|object| object.get("keys")).and_then(Value::as_array);
-    keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))?.iter().map(Jwk::read).collect()
+    listed(&value)?.iter().map(Jwk::read).collect()
+}
+
+fn listed<'v>(set: &'v Value<'_>) -> Result<&'v [Value<'v>], JwkFault> {
+    let keys = set.as_object().and_then(|object| object.get("keys")).and_then(Value::as_array);
+    keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))
 }
 
 /// Reads a JWK Set that somebody publishes: keys of a type, curve or use that says nothing here are passed over (RFC 7517
@@ -178,9 +182,7 @@ pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
 /// When it is not one, or a key in it is not what it says.
 pub fn read_published(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     let value = json::parse(text.as_bytes(), &KEYS)?;
-    let keys = value.as_object().and_then(|object| object.get("keys")).and_then(Value::as_array);
-    let keys = keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))?;
-    keys.iter().filter(|key| concerns_us(key)).map(Jwk::read).collect()
+    listed(&value)?.iter().filter(|key| concerns_us(key)).map(Jwk::read).collect()
 }
 
 fn concerns_us(key: &Value<'_>) -> bool {

@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 
-from clients import claude, open_ai, user
+from clients import claude, open_ai, send_raw, user
 from fake_upstream import MODEL, FakeUpstream
 from gateway import ISSUER, Gateway, Served, binary
 from test_serve import ask, fake_model, last_error, serve
@@ -197,6 +197,36 @@ def test_handles_survive_a_restart(gateway: Served) -> None:
     assert refusal(gateway, handle) is None
 
 
+@pytest.mark.parametrize(("narrowed", "expect"), [('handles = "off"', "handles-off"), ('namespaces = ["other"]', "token-namespace")])
+def test_a_narrowed_issuer_reaches_requests_in_flight(upstream: FakeUpstream, tmp_path: Path, narrowed: str, expect: str) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        handle = own.issue("tests/flying", "--handle", models=(MODEL,))
+        held = send_raw(own, handle, {"model": MODEL, "messages": user(f"held back {expect}")}, held_back=1)
+        wait_until(lambda: own.metric("token_shield_in_flight") >= 1, 5, "the gateway knows the request")
+        with httpx2.stream(
+            "POST", own.url + "/v1/chat/completions", timeout=30, trust_env=False, headers={"authorization": f"Bearer {handle}"},
+            json={"model": MODEL, "messages": user(f"behave forever {expect}"), "stream": True},
+        ) as stream:
+            upstream.exchange(f"behave forever {expect}")
+            text = own.config.read_text()
+            own.config.write_text(text.replace('namespaces = ["*"]', narrowed if "namespaces" in narrowed else f'namespaces = ["*"]\n{narrowed}'))
+            own.reload()
+            stream.read()
+        assert last_error(stream) == expect
+        held.sendall(b"}")
+        assert f'"{expect}"'.encode() in held.recv(65_536) and not upstream.reached(f"held back {expect}")
+        held.close()
+
+
+def test_a_handle_is_renewed_with_the_key_that_follows(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        handle = own.issue("tests/follows", "--handle", models=(MODEL,))
+        before = me(own, handle)["expires"]
+        own.command("keys", "rotate", "--overlap", "1s")
+        own.command("token", "renew", handle, "--ttl", "2h")
+        assert me(own, handle)["expires"] > before
+
+
 def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         handle = own.issue("tests/off", "--handle", models=(MODEL,))
@@ -205,6 +235,8 @@ def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> 
         config.write_text(config.read_text().replace("[[issuer]]", '[[issuer]]\nhandles = "off"'))
         own.reload()
         assert refusal(own, handle) == "handles-off"
+        told = binary("token", "verify", handle, "--data", str(own.data))
+        assert told.code == 1 and "handles-off" in told.err, "what the door refuses is not called valid"
         done = binary("token", "issue", "--data", str(own.data), "--agent", "tests/more", "--handle")
         assert done.code == 1 and 'handles = "off"' in done.err and done.out == ""
 

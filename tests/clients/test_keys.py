@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
 import ssl
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -226,10 +228,11 @@ def test_a_published_set_is_fetched_again_and_again(upstream: FakeUpstream, tmp_
         now(json.dumps({"keys": [rsa, {**theirs[0], "use": "enc"}, *theirs]}))
         assert refusal(gateway, token) is None
         # What cannot be read changes nothing; nor does a redirect, which is not followed.
-        for text, status in [("{", 200), ('{"keys":[]}', 404), ('{"keys":[]}', 302), ((tmp_path / "other.jwk").read_text(), 200)]:
+        large = json.dumps({"keys": [], "x": "x" * (2 << 20)})
+        for text, status in [(large, 200), ("{", 200), ('{"keys":[]}', 404), ('{"keys":[]}', 302), ((tmp_path / "other.jwk").read_text(), 200)]:
             now(text, status)
             assert refusal(gateway, token) is None, (text, status)
-        assert gateway.metric("token_shield_jwks_reads_total", result="refused") >= 4
+        assert gateway.metric("token_shield_jwks_reads_total", result="refused") >= 5
         now('{"keys":[]}')
         wait_until(lambda: refusal(gateway, token) == "token-key-unknown", 10, "a key that is published no more is known no more")
         publisher.stop()
@@ -251,6 +254,28 @@ def test_a_publisher_that_nobody_vouches_for_is_not_believed(upstream: FakeUpstr
         token = signed_by(gateway, tmp_path / "other.jwk", "--issuer", OTHER)
         assert refusal(gateway, token) == "token-key-unknown" and publisher.asked == 0
     publisher.stop()
+
+
+def test_publishers_that_never_answer_hold_nobody_up(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """Four of them, and the gateway serves after the time of one; what a file says counts all the same."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    more = "".join(
+        f'[[issuer]]\niss = "https://{number}.example"\naud = "x"\njwks = "https://localhost:{silent.getsockname()[1]}/{number}"\n'
+        'jwks_refresh = "1s"\nnamespaces = ["x"]\n'
+        for number in range(4)
+    )
+    with serve(tmp_path, more + fake_model(upstream.url), issuer=ISSUER) as gateway:
+        began = time.monotonic()
+        assert refusal(gateway, gateway.token) is None
+        assert time.monotonic() - began < 12, "each was waited for in turn"
+        public = gateway.data / "keys/operator.jwk.pub"
+        public.write_text('{"keys":[]}')
+        wait_until(lambda: refusal(gateway, gateway.token) == "token-key-unknown", 4.5, "the file is looked at meanwhile")
+        gateway.restart()
+        began = time.monotonic()
+        gateway.terminate()
+        assert gateway.ended() == 0 and time.monotonic() - began < 4, "a start that waits can be stopped"
+    silent.close()
 
 
 @pytest.mark.parametrize("url", ["http://localhost/keys.json", "https://", "ftp://x/y"])
@@ -299,3 +324,14 @@ def test_a_key_that_signs_nothing_live_is_said_so(upstream: FakeUpstream, tmp_pa
         wait_until(lambda: gateway.metric("token_shield_idle_keys") == 0, 20, "it has a live token")
         gateway.command("token", "revoke", used, "--reason", "a test")
         assert rows(gateway)[spare]["live_tokens"] == 0
+        # A token that was signed elsewhere is known by its use alone, from the memory of verified ones too.
+        elsewhere = signed_by(gateway, tmp_path / "spare.jwk")
+        before = time.time()
+        while time.time() < before + 7:
+            assert refusal(gateway, elsewhere) is None
+            time.sleep(0.5)
+        assert gateway.metric("token_shield_idle_keys") == 0
+        assert datetime.fromisoformat(str(rows(gateway)[spare]["last_used"])).timestamp() > before + 5
+        wait_until(lambda: gateway.metric("token_shield_idle_keys") == 1, 20, "and by its want")
+        gateway.restart()
+        assert gateway.metric("token_shield_idle_keys") == 0, "a start knows of no use yet, and says nothing"
