@@ -122,8 +122,7 @@ impl Books {
         for folder in [config.data.clone(), config.data.join("secret")] {
             durable::make_private_dir(&folder)?;
         }
-        let settings =
-            LogSettings { dir: config.data.join("audit"), head: config.data.join("secret/head"), name: config.name.clone() };
+        let settings = LogSettings::of_data(&config.data, &config.name);
         let (log, recovered) = Log::open(settings, Arc::clone(&clock))?;
         if let Some(torn) = recovered.torn {
             tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");

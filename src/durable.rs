@@ -46,6 +46,75 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// The operating system's. What was written since the last success may be lost, and a second call proves nothing.
     fn sync(&self, file: &File) -> io::Result<()>;
+
+    /// Makes the file, or empties it; to be read and written by its owner alone.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
+    }
+
+    /// Makes a folder for its owner alone; one that is there already will do.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
+    }
+
+    /// Returns when the names in a folder are on stable storage.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path).and_then(|folder| folder.sync_all())
+    }
+
+    /// Puts one file in the place of another.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    /// Takes a file away; one that is gone already will do.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Makes sure that a file has `bytes` bytes that are its own, all behind its former end zeros.
+    ///
+    /// # Errors
+    /// The operating system's, such as that of a full disk.
+    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
+        const PIECE: u64 = 1 << 20;
+        let mut end = file.metadata()?.len();
+        while end < bytes {
+            let piece = usize::try_from((bytes - end).min(PIECE)).unwrap_or(0);
+            file.write_all_at(&vec![0; piece], end)?;
+            end += piece as u64;
+        }
+        Ok(())
+    }
+
+    /// Gives a file another length; what is added is zeros that may take no room.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn resize(&self, file: &File, bytes: u64) -> io::Result<()> {
+        file.set_len(bytes)
+    }
 }
 
 /// The machine's own disk.
@@ -59,6 +128,11 @@ impl Disk for SystemDisk {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()
+    }
+
+    #[cfg(feature = "gateway")]
+    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
     }
 }
 

@@ -163,7 +163,18 @@ impl Keyring {
             | Event::TokenRegistered { .. }
             | Event::TokenRevoked { .. }
             | Event::HandleSet { .. }
-            | Event::HandleRevoked { .. } => return,
+            | Event::HandleRevoked { .. }
+            | Event::Reload { .. }
+            | Event::Epoch { .. }
+            | Event::Clock { .. }
+            | Event::Forgotten { .. }
+            | Event::KeysChanged { .. }
+            | Event::ModelAccepted { .. }
+            | Event::Admission(_)
+            | Event::Outcome(_)
+            | Event::Refusal(_)
+            | Event::Refusals(_)
+            | Event::Strangers(_) => return,
         }
         self.publish(&book);
     }

@@ -157,6 +157,8 @@ pub struct Handle {
     pub token: TokenId,
     /// Whose it is.
     pub agent: AgentName,
+    /// In whose name it acts.
+    pub principal: Principal,
     /// Until when tokens may be put behind it.
     pub until: Option<Timestamp>,
     /// Since when and why it is revoked.
@@ -211,12 +213,13 @@ impl Registry {
                 let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.revoked.get_or_insert_with(|| (record.at, reason.clone()));
             }
-            Event::HandleSet { handle, token, id, agent, until } => {
+            Event::HandleSet { handle, token, id, agent, principal, until } => {
                 // The control door registers a token before it puts it behind a handle.
                 self.tokens.entry(*id).or_insert_with(|| Token::new(*id, "", agent)).handle = Some(*handle);
                 let revoked = self.handle(handle).and_then(|known| known.revoked.clone());
-                let row =
-                    Handle { id: *handle, text: token.as_str().into(), token: *id, agent: agent.clone(), until: *until, revoked };
+                let (text, token, until) = (token.as_str().into(), *id, *until);
+                let (agent, principal) = (agent.clone(), principal.clone());
+                let row = Handle { id: *handle, text, token, agent, principal, until, revoked };
                 self.handles.insert(*handle, Arc::new(row));
             }
             Event::HandleRevoked { handle, reason, .. } => {
@@ -224,9 +227,34 @@ impl Registry {
                     Arc::make_mut(&mut row).revoked.get_or_insert_with(|| (record.at, reason.clone()));
                 }
             }
-            Event::Start { .. } | Event::Stop | Event::KeyAdded { .. } | Event::KeyRetired { .. } | Event::KeyRevoked { .. } => {}
+            Event::Start { .. }
+            | Event::Stop
+            | Event::Reload { .. }
+            | Event::Epoch { .. }
+            | Event::Clock { .. }
+            | Event::Forgotten { .. }
+            | Event::KeysChanged { .. }
+            | Event::ModelAccepted { .. }
+            | Event::Admission(_)
+            | Event::Outcome(_)
+            | Event::Refusal(_)
+            | Event::Refusals(_)
+            | Event::Strangers(_) => return,
+            // Of another book, but who holds an open stream asks again.
+            Event::KeyAdded { .. } | Event::KeyRetired { .. } | Event::KeyRevoked { .. } => {}
         }
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Lets go of whatever says in whose name somebody acts: as a start finds it, once the principal's record key is destroyed.
+    /// Revocations stay.
+    pub fn forget(&self, principal: &Principal) {
+        self.agents.alter_all(|_, mut row| {
+            row.principal.take_if(|known| known == principal);
+            row
+        });
+        self.handles.retain(|_, handle| handle.principal != *principal);
+        self.announce();
     }
 
     fn row(agent: &AgentName, registered: Timestamp) -> Agent {

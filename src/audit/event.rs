@@ -1,12 +1,12 @@
 //! What can happen, and the members that a record keeps of it.
 
-use std::borrow::Cow;
-use std::str::FromStr;
-
+use crate::audit::inside::{Members, Plain, cut, number};
 use crate::audit::record::RecordFault;
+use crate::audit::request::{Admission, Outcome, Refused, Tally};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::json;
+use crate::json::Value;
 
 /// Bytes of a text in a record at the most.
 pub const TEXT_BYTES_MAX: usize = 256;
@@ -27,6 +27,56 @@ pub enum Event {
     },
     /// The gateway stopped in good order.
     Stop,
+    /// The config was read again.
+    Reload {
+        /// The hash of the rules and config in force from now on.
+        policy: String,
+    },
+    /// A new epoch begins.
+    Epoch {
+        /// The last checkpoint of the one before.
+        previous: Previous,
+        /// Why.
+        reason: String,
+    },
+    /// The wall clock stepped back.
+    Clock {
+        /// By how much, in milliseconds.
+        behind_ms: u64,
+        /// Whether an operator said that it is right so.
+        accepted: bool,
+    },
+    /// A record key was destroyed: nothing under it can be read any more.
+    Forgotten {
+        /// The record key's id.
+        record_key: String,
+    },
+    /// An issuer's keys are others now.
+    KeysChanged {
+        /// The issuer.
+        issuer: String,
+        /// The thumbprints of its keys, one behind the other.
+        kids: String,
+    },
+    /// A model may have these weights from now on.
+    ModelAccepted {
+        /// The model.
+        model: String,
+        /// Their digest.
+        digest: String,
+        /// Why.
+        reason: String,
+    },
+    /// A request is let through.
+    Admission(Box<Admission>),
+    /// What became of it.
+    Outcome(Box<Outcome>),
+    /// A known caller is told no.
+    Refusal(Box<Refused>),
+    /// Refusals of agents, counted.
+    Refusals(Box<Tally>),
+    /// Refusals of callers who were not known, counted.
+    Strangers(Box<Tally>),
     /// An agent became known.
     AgentRegistered {
         /// The agent.
@@ -83,6 +133,8 @@ pub enum Event {
         id: TokenId,
         /// Its agent.
         agent: AgentName,
+        /// Its principal.
+        principal: Principal,
         /// Until when tokens may be put behind it, where that is fixed.
         until: Option<Timestamp>,
     },
@@ -120,6 +172,17 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+}
+
+/// The end of an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// Its origin.
+    pub origin: String,
+    /// How many records its last checkpoint covers.
+    pub size: u64,
+    /// The root over them, in base64.
+    pub root: String,
 }
 
 /// What an agent may do at all, as an operator's command sets it.
@@ -172,7 +235,64 @@ impl Event {
             Self::KeyAdded { .. } => "key-added",
             Self::KeyRetired { .. } => "key-retired",
             Self::KeyRevoked { .. } => "key-revoked",
+            Self::Reload { .. } => "reload",
+            Self::Epoch { .. } => "epoch",
+            Self::Clock { .. } => "clock",
+            Self::Forgotten { .. } => "forgotten",
+            Self::KeysChanged { .. } => "keys-changed",
+            Self::ModelAccepted { .. } => "model-accepted",
+            Self::Admission(_) => "admission",
+            Self::Outcome(_) => "outcome",
+            Self::Refusal(_) => "refusal",
+            Self::Refusals(_) => "refusals",
+            Self::Strangers(_) => "strangers",
         }
+    }
+
+    /// In whose name it happened: whose record key seals it.
+    #[must_use]
+    pub fn principal(&self) -> Option<&Principal> {
+        match self {
+            Self::AgentRegistered { principal, .. } => principal.as_ref(),
+            Self::TokenRegistered { principal, .. } | Self::HandleSet { principal, .. } => Some(principal),
+            Self::Admission(admission) => Some(&admission.about.caller.principal),
+            Self::Outcome(outcome) => Some(&outcome.about.caller.principal),
+            Self::Refusal(refused) => Some(&refused.about.caller.principal),
+            Self::Start { .. }
+            | Self::Stop
+            | Self::Reload { .. }
+            | Self::Epoch { .. }
+            | Self::Clock { .. }
+            | Self::Forgotten { .. }
+            | Self::KeysChanged { .. }
+            | Self::ModelAccepted { .. }
+            | Self::AgentStanding { .. }
+            | Self::TokenRevoked { .. }
+            | Self::HandleRevoked { .. }
+            | Self::KeyAdded { .. }
+            | Self::KeyRetired { .. }
+            | Self::KeyRevoked { .. }
+            | Self::Refusals(_)
+            | Self::Strangers(_) => None,
+        }
+    }
+
+    /// True of what changes the books: a start reads it again.
+    #[must_use]
+    pub const fn is_control(&self) -> bool {
+        !matches!(self, Self::Admission(_) | Self::Outcome(_) | Self::Refusal(_) | Self::Refusals(_) | Self::Strangers(_))
+    }
+
+    /// True of what only comes up where somebody is served: it can be turned away.
+    #[must_use]
+    pub const fn is_new_work(&self) -> bool {
+        matches!(self, Self::Admission(_) | Self::Refusal(_))
+    }
+
+    /// True of what was promised a place when its admission got one.
+    #[must_use]
+    pub const fn is_promised(&self) -> bool {
+        matches!(self, Self::Outcome(_))
     }
 
     /// Whether every name in the event can be recorded whole. Free text need not: it is cut.
@@ -186,8 +306,21 @@ impl Event {
             Self::TokenRevoked { jti, .. } => vec![("jti", jti, TEXT_BYTES_MAX)],
             Self::HandleSet { token, .. } => vec![("token", token, TOKEN_BYTES_MAX)],
             Self::KeyAdded { issuer, jwk, .. } => vec![("issuer", issuer, TEXT_BYTES_MAX), ("jwk", jwk, JWK_BYTES_MAX)],
+            Self::ModelAccepted { model, digest, .. } => {
+                vec![("model", model, TEXT_BYTES_MAX), ("digest", digest, TEXT_BYTES_MAX)]
+            }
             Self::Start { .. }
             | Self::Stop
+            | Self::Reload { .. }
+            | Self::Epoch { .. }
+            | Self::Clock { .. }
+            | Self::Forgotten { .. }
+            | Self::KeysChanged { .. }
+            | Self::Admission(_)
+            | Self::Outcome(_)
+            | Self::Refusal(_)
+            | Self::Refusals(_)
+            | Self::Strangers(_)
             | Self::AgentStanding { .. }
             | Self::HandleRevoked { .. }
             | Self::KeyRetired { .. }
@@ -202,61 +335,118 @@ impl Event {
         Ok(())
     }
 
-    /// The members of `plain`.
-    pub(super) fn members(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+    /// The members of what is inside the record.
+    pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
         match self {
-            Self::Start { version, policy } => vec![("version", cut(version)), ("policy", cut(policy))],
-            Self::Stop => vec![],
+            Self::Start { version, policy } => {
+                into.name("version", version);
+                into.name("policy", policy);
+            }
+            Self::Stop => {}
+            Self::Reload { policy } => into.name("policy", policy),
+            Self::Epoch { previous, reason } => {
+                let mut object = json::Object::new();
+                object.set("origin", Value::from_text(cut(&previous.origin)));
+                object.set("root", Value::from_text(cut(&previous.root)));
+                object.set("size", number(previous.size));
+                into.value("previous", Value::Object(object));
+                into.name("reason", reason);
+            }
+            Self::Clock { behind_ms, accepted } => {
+                into.number("behind_ms", *behind_ms);
+                into.value("accepted", Value::Bool(*accepted));
+            }
+            Self::Forgotten { record_key } => into.name("record_key", record_key),
+            Self::KeysChanged { issuer, kids } => {
+                into.name("issuer", issuer);
+                into.long("kids", kids, JWK_BYTES_MAX);
+            }
+            Self::ModelAccepted { model, digest, reason } => {
+                into.name("model", model);
+                into.name("digest", digest);
+                into.name("reason", reason);
+            }
             Self::AgentRegistered { agent, principal, class } => {
-                let mut members = vec![("agent", agent.as_str().into()), ("class", cut(class))];
-                members.extend(principal.as_ref().map(|principal| ("principal", principal.as_str().into())));
-                members
+                into.name("agent", agent.as_str());
+                into.name("class", class);
+                into.optional("principal", principal.as_ref().map(Principal::as_str));
             }
             Self::AgentStanding { agent, standing, reason } => {
-                vec![("agent", agent.as_str().into()), ("standing", standing.as_str().into()), ("reason", cut(reason))]
+                into.name("agent", agent.as_str());
+                into.name("standing", standing.as_str());
+                into.name("reason", reason);
             }
-            Self::TokenRegistered { token, jti, issuer, kid, agent, principal, expires } => vec![
-                ("token", token.to_string().into()),
-                ("jti", cut(jti)),
-                ("issuer", cut(issuer)),
-                ("kid", kid.to_string().into()),
-                ("agent", agent.as_str().into()),
-                ("principal", principal.as_str().into()),
-                ("expires", moment(*expires).to_string().into()),
-            ],
-            Self::TokenRevoked { token, jti, agent, reason } => vec![
-                ("token", token.to_string().into()),
-                ("jti", cut(jti)),
-                ("agent", agent.as_str().into()),
-                ("reason", cut(reason)),
-            ],
-            Self::HandleSet { handle, token, id, agent, until } => {
-                let mut members = vec![
-                    ("handle", handle.to_string().into()),
-                    ("token", cut_to(token, TOKEN_BYTES_MAX)),
-                    ("id", id.to_string().into()),
-                    ("agent", agent.as_str().into()),
-                ];
-                members.extend(until.map(|until| ("until", moment(until).to_string().into())));
-                members
-            }
-            Self::HandleRevoked { handle, agent, reason } => {
-                vec![("handle", handle.to_string().into()), ("agent", agent.as_str().into()), ("reason", cut(reason))]
+            Self::Admission(admission) => admission.members(into),
+            Self::Outcome(outcome) => outcome.members(into),
+            Self::Refusal(refused) => refused.members(into),
+            Self::Refusals(tally) | Self::Strangers(tally) => tally.members(into),
+            Self::TokenRegistered { .. } | Self::TokenRevoked { .. } | Self::HandleSet { .. } | Self::HandleRevoked { .. } => {
+                self.token_members(into);
             }
             Self::KeyAdded { issuer, jwk, kid } => {
-                vec![("issuer", cut(issuer)), ("jwk", cut_to(jwk, JWK_BYTES_MAX)), ("kid", kid.to_string().into())]
+                into.name("issuer", issuer);
+                into.long("jwk", jwk, JWK_BYTES_MAX);
+                into.owned("kid", kid.to_string());
             }
             Self::KeyRetired { kid, from, reason } => {
-                let mut members = vec![("kid", kid.to_string().into()), ("reason", cut(reason))];
-                members.extend(from.map(|from| ("from", moment(from).to_string().into())));
-                members
+                into.owned("kid", kid.to_string());
+                into.name("reason", reason);
+                into.moment("from", *from);
             }
-            Self::KeyRevoked { kid, reason } => vec![("kid", kid.to_string().into()), ("reason", cut(reason))],
+            Self::KeyRevoked { kid, reason } => {
+                into.owned("kid", kid.to_string());
+                into.name("reason", reason);
+            }
         }
     }
 
-    pub(super) fn of(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
-        Ok(match kind {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the events of tokens and handles alone; the others are in `members`")]
+    fn token_members<'e>(&'e self, into: &mut Members<'e>) {
+        match self {
+            Self::TokenRegistered { token, jti, issuer, kid, agent, principal, expires } => {
+                into.owned("token", token.to_string());
+                into.name("jti", jti);
+                into.name("issuer", issuer);
+                into.owned("kid", kid.to_string());
+                into.name("agent", agent.as_str());
+                into.name("principal", principal.as_str());
+                into.moment("expires", Some(*expires));
+            }
+            Self::TokenRevoked { token, jti, agent, reason } => {
+                into.owned("token", token.to_string());
+                into.name("jti", jti);
+                into.name("agent", agent.as_str());
+                into.name("reason", reason);
+            }
+            Self::HandleSet { handle, token, id, agent, principal, until } => {
+                into.owned("handle", handle.to_string());
+                into.long("token", token, TOKEN_BYTES_MAX);
+                into.owned("id", id.to_string());
+                into.name("agent", agent.as_str());
+                into.name("principal", principal.as_str());
+                into.moment("until", *until);
+            }
+            Self::HandleRevoked { handle, agent, reason } => {
+                into.owned("handle", handle.to_string());
+                into.name("agent", agent.as_str());
+                into.name("reason", reason);
+            }
+            _ => {}
+        }
+    }
+
+    /// The event of that kind; `None` for one that changes no book, and is read by nobody but people.
+    pub(super) fn of(kind: &str, plain: &Plain<'_>) -> Result<Option<Self>, RecordFault> {
+        Ok(Some(match kind {
+            "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
+            "reload" => Self::Reload { policy: plain.text("policy")? },
+            "epoch" => Self::Epoch { previous: plain.previous()?, reason: plain.text("reason")? },
+            "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
+            "forgotten" => Self::Forgotten { record_key: plain.text("record_key")? },
+            "keys-changed" => Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? },
+            "model-accepted" => {
+                Self::ModelAccepted { model: plain.text("model")?, digest: plain.text("digest")?, reason: plain.text("reason")? }
+            }
             "start" => Self::Start { version: plain.text("version")?, policy: plain.text("policy")? },
             "stop" => Self::Stop,
             "agent-registered" => Self::AgentRegistered {
@@ -287,6 +477,7 @@ impl Event {
                 token: plain.text("token")?,
                 id: plain.name("id")?,
                 agent: plain.name("agent")?,
+                principal: plain.name("principal")?,
                 until: plain.has("until").then(|| plain.name("until")).transpose()?,
             },
             "handle-revoked" => {
@@ -300,44 +491,6 @@ impl Event {
             },
             "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },
             unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
-        })
+        }))
     }
-}
-
-/// The inside of a record, being read.
-pub(super) struct Plain<'a>(pub(super) &'a json::Object<'a>);
-
-impl Plain<'_> {
-    pub(super) fn has(&self, member: &str) -> bool {
-        self.0.get(member).is_some()
-    }
-
-    pub(super) fn text(&self, member: &'static str) -> Result<String, RecordFault> {
-        let text = self.0.get(member).and_then(json::Value::as_str);
-        text.map(str::to_owned).ok_or(RecordFault::Member(member))
-    }
-
-    fn name<T: FromStr>(&self, member: &'static str) -> Result<T, RecordFault> {
-        self.text(member)?.parse().map_err(|_| RecordFault::Member(member))
-    }
-
-    fn standing(&self) -> Result<Standing, RecordFault> {
-        let word = self.text("standing")?;
-        let known = STANDINGS.iter().find(|(_, known)| *known == word);
-        known.map(|(standing, _)| *standing).ok_or(RecordFault::Member("standing"))
-    }
-}
-
-pub(super) fn cut(text: &str) -> Cow<'_, str> {
-    cut_to(text, TEXT_BYTES_MAX)
-}
-
-fn cut_to(text: &str, most: usize) -> Cow<'_, str> {
-    Cow::Borrowed(text.get(..text.floor_char_boundary(most)).unwrap_or_default())
-}
-
-/// `at`, moved into the years that RFC 3339 can write.
-pub(super) fn moment(at: Timestamp) -> Timestamp {
-    const YEAR_9999: i64 = 253_370_764_800_000;
-    Timestamp(at.0.clamp(0, YEAR_9999 - 1))
 }

@@ -1,7 +1,9 @@
 //! The head: how much of the log has been acknowledged. It lies away from the log, so that a log which lost its end is noticed.
 //!
-//! The file has two slots, written in turn, so that a write which tears leaves the one before. A slot is text: a title, the
-//! log's origin, its size, its root, the write's number, and the SHA-256 of these lines; line feeds fill it up.
+//! The file has two slots for that, written in turn, so that a write which tears leaves the one before. A slot is text: a title, the
+//! log's origin, its size, its root, the write's number, and the SHA-256 of these lines; line feeds fill it up. Then two slots
+//! for the newest checkpoint in full: a title, the write's number, the SHA-256 of that line and the note, and the note; zeros
+//! fill it up.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,12 +13,15 @@ use crate::merkle::Hash;
 
 /// Bytes of a slot: one sector, which a disk writes whole or not at all.
 pub const SLOT_BYTES: usize = 512;
+/// Bytes of a slot for a note.
+pub const NOTE_SLOT_BYTES: usize = 8_192;
 /// Bytes of the file.
-pub const HEAD_BYTES: usize = 2 * SLOT_BYTES;
+pub const HEAD_BYTES: usize = 2 * SLOT_BYTES + 2 * NOTE_SLOT_BYTES;
 /// Bytes of an origin at the most.
 pub const ORIGIN_BYTES_MAX: usize = 240;
 
 const TITLE: &str = "token-shield head 1";
+const NOTE_TITLE: &str = "token-shield note 1";
 
 /// What has been acknowledged of a log. May lag behind the log, never lead it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +65,14 @@ impl Head {
     /// The whole file as it is first made: this head in its slot, the other one blank.
     #[must_use]
     pub fn first_file(&self) -> [u8; HEAD_BYTES] {
-        let mut file = [b'\n'; HEAD_BYTES];
-        let slot = self.encode();
-        let (even, odd) = file.split_at_mut(SLOT_BYTES);
+        let mut file = [0; HEAD_BYTES];
+        let (heads, _) = file.split_at_mut(2 * SLOT_BYTES);
+        heads.fill(b'\n');
+        let (even, odd) = heads.split_at_mut(SLOT_BYTES);
         if self.write.is_multiple_of(2) {
-            even.copy_from_slice(&slot)
+            even.copy_from_slice(&self.encode());
         } else {
-            odd.copy_from_slice(&slot)
+            odd.copy_from_slice(&self.encode());
         }
         file
     }
@@ -79,7 +85,7 @@ impl Head {
         if file.len() != HEAD_BYTES {
             return Err(HeadFault);
         }
-        let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]);
+        let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]).take(2);
         let heads = slots.filter_map(|(slot, offset)| Self::slot(slot).filter(|head| head.offset() == offset));
         heads.max_by_key(|head| head.write).ok_or(HeadFault)
     }
@@ -94,6 +100,48 @@ impl Head {
         };
         // Title, checksum, number forms and filling are compared in one go.
         (head.encode() == slot).then_some(head)
+    }
+}
+
+/// The newest checkpoint, as it stands in the head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadNote {
+    /// The note.
+    pub note: String,
+    /// How many times a note has been written.
+    pub write: u64,
+}
+
+impl HeadNote {
+    /// The bytes of the slot that this note belongs in.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let sum = STANDARD.encode(Sha256::digest(format!("{}\n{}", self.write, self.note)));
+        let mut slot = format!("{NOTE_TITLE}\n{}\n{sum}\n{}", self.write, self.note).into_bytes();
+        // A note within its limit always fits.
+        slot.resize(NOTE_SLOT_BYTES, 0);
+        slot
+    }
+
+    /// Where in the file this note belongs.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        let heads = 2 * SLOT_BYTES as u64;
+        if self.write.is_multiple_of(2) { heads } else { heads + NOTE_SLOT_BYTES as u64 }
+    }
+
+    /// The newest note in a file; `None` where there is none yet.
+    #[must_use]
+    pub fn decode(file: &[u8]) -> Option<Self> {
+        let slots = file.get(2 * SLOT_BYTES..)?.chunks_exact(NOTE_SLOT_BYTES);
+        let read = |slot: &[u8]| {
+            let text = std::str::from_utf8(slot).ok()?.trim_end_matches('\0');
+            let mut lines = text.splitn(4, '\n').skip(1);
+            let write = lines.next()?.parse().ok()?;
+            let note = Self { note: lines.nth(1)?.to_owned(), write };
+            (note.encode() == slot).then_some(note)
+        };
+        slots.filter_map(read).max_by_key(|note| note.write)
     }
 }
 
@@ -122,9 +170,28 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_whole_note_counts() {
+        let note = |write: u64| HeadNote { note: format!("text {write}\n\n\u{2014} x y\n"), write };
+        let mut file = head(1).first_file().to_vec();
+        assert_eq!(HeadNote::decode(&file), None);
+        for write in [1, 2, 3] {
+            let offset = usize::try_from(note(write).offset()).expect("small");
+            file[offset..offset + NOTE_SLOT_BYTES].copy_from_slice(&note(write).encode());
+            assert_eq!(HeadNote::decode(&file), Some(note(write)));
+        }
+        let newest = usize::try_from(note(3).offset()).expect("small");
+        for place in (0..100).chain([NOTE_SLOT_BYTES - 1]) {
+            let mut torn = file.clone();
+            torn[newest + place] ^= 1;
+            assert_eq!(HeadNote::decode(&torn), Some(note(2)), "byte {place}");
+        }
+        assert_eq!(Head::decode(&file), Ok(head(1)));
+    }
+
+    #[test]
     fn a_flipped_bit_falls_back_to_the_older_slot_or_to_nothing() {
         let whole = file(&head(4), &head(5));
-        for place in 0..HEAD_BYTES * 8 {
+        for place in 0..2 * SLOT_BYTES * 8 {
             let mut flipped = whole.clone();
             flipped[place / 8] ^= 1 << (place % 8);
             let expect = if place / 8 < SLOT_BYTES { head(5) } else { head(4) };

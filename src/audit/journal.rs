@@ -153,29 +153,33 @@ pub struct Walk {
     pub torn: usize,
 }
 
-/// Reads a segment that follows `tree`, and gives each record with its index to `each`. Everything up to the `head` must be
-/// whole, and so must every segment but the `last`; behind both, one interrupted write may have left something.
+/// Reads a segment that follows `tree`, and gives each record with its index to `each`. Everything up to the furthest of the
+/// `marks` must be whole and have their roots, and so must every segment but the `last`; behind both, one interrupted write may
+/// have left something.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn walk<E>(
     segment: &[u8],
     tree: &Tree,
-    head: &Mark,
+    marks: &[Mark],
     last: bool,
     mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<Walk, SegmentFault<E>> {
     let mut walk = Walk { tree: tree.clone(), end: 0, acknowledged_end: 0, torn: 0 };
+    let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     loop {
         let rest = segment.get(walk.end..).unwrap_or_default();
         let damaged = |fault| SegmentFault::Damaged { index: walk.tree.size(), offset: walk.end, fault };
         let torn = match Whole::read(rest) {
             Ok(batch) => {
                 let after = batch.follow(&walk.tree).map_err(damaged)?;
-                if walk.tree.size() < head.size && head.size <= after.size() {
-                    if (head.size, head.root) != (after.size(), after.root()) {
-                        return Err(SegmentFault::Head { size: head.size });
+                for mark in marks.iter().filter(|mark| walk.tree.size() < mark.size && mark.size <= after.size()) {
+                    if (mark.size, mark.root) != (after.size(), after.root()) {
+                        return Err(SegmentFault::Head { size: mark.size });
                     }
+                }
+                if after.size() <= acknowledged {
                     walk.acknowledged_end = walk.end + batch.padded;
                 }
                 for (index, record) in (walk.tree.size()..).zip(batch.records()) {
@@ -191,7 +195,7 @@ pub fn walk<E>(
         let Some((bytes, fault)) = torn else {
             return Ok(walk);
         };
-        if walk.tree.size() < head.size || !last {
+        if walk.tree.size() < acknowledged || !last {
             return Err(damaged(fault));
         }
         // One write was on its way at the most, and nothing was written behind it.

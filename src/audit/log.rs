@@ -2,12 +2,22 @@
 //!
 //! ```text
 //! queue → batch encoded → written to the journal → fdatasync → head written → acknowledged, in the log's order
+//!       → under a checkpoint: signed → note in the head → tiles → `checkpoint` → journal trimmed
 //! ```
 //!
-//! What a crash at each arrow leaves stands beside the arrow in `log/writer.rs`, how a start mends it in `log/recover.rs`.
+//! What a crash at each arrow leaves stands beside the arrow in `log/writer.rs` and `log/integrate.rs`, how a start mends it in
+//! `log/recover.rs`.
 
+mod cache;
+mod epoch;
+mod fault;
+mod fold;
+mod integrate;
 mod queue;
 mod recover;
+mod reserve;
+mod settings;
+mod succeed;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -16,105 +26,24 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use crate::audit::event::Event;
-use crate::audit::head::HeadFault;
-use crate::audit::journal::SegmentFault;
 use crate::audit::record::Record;
-use crate::audit::record::RecordFault;
+use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;
 
+pub use fault::LogFault;
 use queue::{Shared, Waiting};
-pub use recover::{Recovered, Seen, Torn};
+pub use recover::{Recovered, Torn};
+pub use settings::{NewEpoch, Settings};
 
 /// Records that wait at the most; one more is refused with [`LogFault::Busy`].
 const QUEUE_MAX: usize = 4096;
 /// A sync that takes longer than this has failed.
 const SYNC_MAX: Duration = Duration::from_secs(30);
 
-/// Where a log lies.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The folder of its epochs: `DATA/audit`.
-    pub dir: PathBuf,
-    /// The file of its head: `DATA/secret/head`.
-    pub head: PathBuf,
-    /// The gateway's name, of which the log's origin is made.
-    pub name: String,
-}
-
-/// Why a record is not, or may not be, in the log.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LogFault {
-    /// Another process writes this log.
-    #[error("{} is locked: another token-shield is running on this data folder; stop it, or talk to it", .0.display())]
-    Locked(PathBuf),
-    /// The gateway's name cannot be an origin's.
-    #[error("name {0:?} cannot name a log: write 1 to 200 visible ASCII characters, no '+'")]
-    Name(String),
-    /// The log was begun under another name.
-    #[error("this log belongs to {found}, not to {expected}: set the old name again, or begin with another data folder")]
-    Origin {
-        /// What the head says.
-        found: String,
-        /// What the config says.
-        expected: String,
-    },
-    /// There are segments and no head: nobody can tell whether the log has lost its end.
-    #[error("{} is missing, and the log is not empty: restore it from where it was last seen", .0.display())]
-    HeadMissing(PathBuf),
-    /// There is a head that cannot be read.
-    #[error("{} is damaged: {fault}", path.display())]
-    HeadDamaged {
-        /// The head's file.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: HeadFault,
-    },
-    /// The log holds less than it has acknowledged.
-    #[error("the log ends behind record {size}, but {acknowledged} were acknowledged: records have been lost or taken away")]
-    Behind {
-        /// How many records there are.
-        size: u64,
-        /// How many there were.
-        acknowledged: u64,
-    },
-    /// A file that is no part of a journal, or a segment with a hole before it.
-    #[error("{} does not belong there: the folder holds the journal alone, whose segments are named after their first record, without a gap", .0.display())]
-    Stray(PathBuf),
-    /// A segment is not as it was written.
-    #[error("{}: {fault}", path.display())]
-    Damaged {
-        /// The segment.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: SegmentFault<RecordFault>,
-    },
-    /// The event has a name that does not fit into a record. Nothing was written.
-    #[error("the event cannot be recorded: {0}")]
-    Event(#[from] RecordFault),
-    /// Too much waits already. Nothing was written; trying later helps.
-    #[error("the log has {QUEUE_MAX} records waiting")]
-    Busy,
-    /// There is no room for another segment. Nothing was written; the log goes on when there is room.
-    #[error("no room for more records: {0}")]
-    NoSpace(durable::Fault),
-    /// Fatal: the disk refused a write or a sync. The record may or may not be found at the next start.
-    #[error(transparent)]
-    Disk(#[from] durable::Fault),
-    /// Fatal: a file of the log is not the one that was opened.
-    #[error("the log's files are not what they were: {0}")]
-    Changed(#[from] durable::Changed),
-    /// Fatal: a sync did not come back.
-    #[error("a sync has been running for more than {} s", SYNC_MAX.as_secs())]
-    Hung,
-    /// Fatal: the writer has ended where it should not.
-    #[error("the log's writer has stopped")]
-    Stopped,
-    /// The log was closed. Nothing was written.
-    #[error("the log is closed")]
-    Closed,
-}
+/// New work is turned away while syncs take longer than this.
+const SYNC_SLOW: Duration = Duration::from_millis(250);
 
 /// Proof that a record is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,8 +64,12 @@ pub struct State {
     pub size: u64,
     /// The last one's time.
     pub at: Timestamp,
+    /// How many of them are under a checkpoint.
+    pub signed: u64,
     /// How long the last sync took.
     pub sync_last: Duration,
+    /// Whether the disk is full but for the reserve.
+    pub low: bool,
     /// Why it writes no more, if so.
     pub failed: Option<LogFault>,
 }
@@ -163,26 +96,51 @@ impl Log {
         clock: Arc<dyn Clock>,
         disk: Arc<dyn durable::Disk>,
     ) -> Result<(Self, Recovered), LogFault> {
-        let (files, lock, recovered) = recover::open(&settings, disk)?;
-        let at = recovered.records.last().map_or(Timestamp(0), |record| record.at);
-        let mut watched = files.watched();
-        watched.push(lock.identity().clone());
-        let shared = Arc::new(Shared::new(clock, watched, files.size(), at));
+        let opened = recover::open(&settings, &disk, clock.now())?;
+        let recover::Opened { files, desk, sealer, begin, lock, recovered, first } = opened;
+        let (origin, epoch, vault) = (sealer.origin.clone(), sealer.epoch.clone(), Arc::clone(&desk.vault));
+        let shared = Arc::new(Shared::new(clock, begin));
         let writing = Arc::clone(&shared);
-        let writer = spawn("audit-writer", &settings.dir, move || writer::run(&writing, files))?;
+        let writer = spawn("audit-writer", &settings.dir, move || writer::run(&writing, files, &desk))?;
+        let sealing = Arc::clone(&shared);
+        spawn("audit-sealer", &settings.dir, move || integrate::run(&sealing, sealer))?;
         let watching = Arc::clone(&shared);
-        let open = Open { shared, writer, lock: Mutex::new(Some(lock)) };
+        let open = Open { shared, writer, origin, epoch, vault, lock: Mutex::new(Some(lock)) };
         spawn("audit-watch", &settings.dir, move || watching.watch())?;
-        Ok((Self(Arc::new(open)), recovered))
+        let log = Self(Arc::new(open));
+        if let Some(event) = first {
+            log.seal_blocking(event, None)?;
+        }
+        Ok((log, recovered))
     }
 
-    /// Verifies the log in the folder `dir` from outside: nothing is locked, mended or written. Every record must be whole, in
-    /// canonical form, no earlier than the one before, and under the roots that the journal and the head name.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn verify(dir: &Path, head: Option<&Path>) -> Result<Seen, LogFault> {
-        recover::look(dir, head)
+    /// The log that is being written: `<gateway name>/<epoch>`.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.0.origin
+    }
+
+    /// The folder of the epoch that is being written.
+    #[must_use]
+    pub fn epoch(&self) -> &Path {
+        &self.0.epoch
+    }
+
+    /// The record keys.
+    #[must_use]
+    pub fn vault(&self) -> &Arc<Mutex<Vault>> {
+        &self.0.vault
+    }
+
+    /// Asks for a checkpoint soon, whatever little it would cover.
+    pub fn want_checkpoint(&self) {
+        self.0.shared.want_checkpoint();
+    }
+
+    /// True while syncs take so long that new work would only wait.
+    #[must_use]
+    pub fn slow(&self) -> bool {
+        self.0.shared.slow()
     }
 
     /// Records `event`, and returns when it is durable. A caller that stops waiting does not take it back: where the
@@ -252,6 +210,9 @@ impl Log {
 struct Open {
     shared: Arc<Shared>,
     writer: ThreadId,
+    origin: String,
+    epoch: PathBuf,
+    vault: Arc<Mutex<Vault>>,
     /// Held beyond a failure: a gateway that cannot record must not be overtaken by a second writer that can.
     lock: Mutex<Option<durable::Lock>>,
 }

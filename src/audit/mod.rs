@@ -6,7 +6,13 @@
 pub mod entry;
 pub mod event;
 pub mod head;
+mod inside;
 pub mod journal;
 #[cfg(feature = "gateway")]
 pub mod log;
+pub mod note;
 pub mod record;
+pub mod request;
+pub mod tiles;
+pub mod vault;
+pub mod verify;

@@ -117,7 +117,8 @@ impl Control {
         if behind.is_some_and(|other| other != handle) {
             return Err(ControlFault::Handle("the token stands behind another handle"));
         }
-        Ok(Event::HandleSet { handle, token, id: *verified.id(), agent: verified.agent().clone(), until })
+        let (agent, principal) = (verified.agent().clone(), verified.principal().clone());
+        Ok(Event::HandleSet { handle, token, id: *verified.id(), agent, principal, until })
     }
 
     /// The token, if whoever has it may use it.

@@ -7,6 +7,7 @@
 mod fast;
 mod key;
 mod portable;
+pub mod seal;
 
 #[cfg(feature = "gateway")]
 pub use fast::{Both, Fast};
@@ -93,9 +94,36 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// The operating system gives no randomness.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the operating system gives no randomness: {0}")]
 pub struct EntropyFault(getrandom::Error);
+
+/// Values unlike any other, made without a call to the system: SHA-256 of a key drawn at the start and a count. Nobody without
+/// the key can tell from one what the next will be, nor how many lie between two.
+pub struct Draws {
+    key: [u8; 32],
+    count: std::sync::atomic::AtomicU64,
+}
+
+impl Draws {
+    /// A source with a key of its own.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn new() -> Result<Self, EntropyFault> {
+        Ok(Self { key: entropy()?, count: std::sync::atomic::AtomicU64::new(0) })
+    }
+
+    /// The next one.
+    #[must_use]
+    pub fn next(&self) -> [u8; 16] {
+        let mut block = [0; 40];
+        let (key, count) = block.split_at_mut(32);
+        key.copy_from_slice(&self.key);
+        count.copy_from_slice(&self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_be_bytes());
+        *sha256(&block).first_chunk().unwrap_or(&[0; 16])
+    }
+}
 
 /// `N` bytes of the operating system's randomness.
 ///

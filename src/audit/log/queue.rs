@@ -1,15 +1,30 @@
 //! What the threads of a log share: what waits, what is being answered, and how the log is.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{LogFault, QUEUE_MAX, SYNC_MAX, Sealed, State};
+use super::reserve::Reserve;
+use super::{LogFault, QUEUE_MAX, SYNC_MAX, SYNC_SLOW, Sealed, State};
 use crate::audit::event::Event;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;
+
+/// Checkpoints come at most so often, unless many records wait.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
+/// So many records wait for a checkpoint at the most.
+const CHECKPOINT_RECORDS: usize = 1024;
+/// A checkpoint writes the bundle that is not full anew: it waits until there is this many times as much to add.
+const CHECKPOINT_GROWTH: usize = 3;
+/// No record waits longer for a checkpoint.
+const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
+/// A checkpoint or reserve that found no room is tried again so often.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
+/// Bytes that wait for a checkpoint at the most; then the journal waits too.
+const PENDING_BYTES_MAX: usize = 64 << 20;
 
 /// How often the files and the running sync are looked after.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -28,6 +43,9 @@ type Observer = Box<dyn Fn(Duration, usize) + Send + Sync>;
 
 pub(super) struct Shared {
     inner: Mutex<Inner>,
+    reserve: Mutex<Reserve>,
+    /// Wakes the sealer: a checkpoint may be due.
+    seal: Condvar,
     /// Wakes the writer: something waits, or the log closes.
     wake: Condvar,
     /// Wakes the watch and whoever closes: the writer has ended, or the log has failed.
@@ -43,9 +61,41 @@ struct Inner {
     answering: Vec<(Then, Sealed)>,
     writing_since: Option<Duration>,
     watched: Vec<durable::Identity>,
+    /// The journal's segments, each with the index of its first record.
+    segments: VecDeque<(u64, durable::Identity)>,
+    pending: Pending,
     closing: bool,
     ended: bool,
+    sealer_ended: bool,
     state: State,
+}
+
+/// What is durable and under no checkpoint yet.
+#[derive(Default)]
+struct Pending {
+    records: Vec<Vec<u8>>,
+    bytes: usize,
+    /// Since when the oldest of them waits.
+    since: Option<Duration>,
+    /// Bytes of the bundle that is not full.
+    ragged: usize,
+    /// When the next checkpoint may come.
+    not_before: Duration,
+    /// Somebody waits for one.
+    wanted: bool,
+}
+
+impl Pending {
+    /// How long until a checkpoint is due; `None` where nothing waits.
+    fn due_in(&self, now: Duration, closing: bool) -> Option<Duration> {
+        let since = self.since?;
+        if closing || self.records.len() >= CHECKPOINT_RECORDS {
+            return Some(self.not_before.saturating_sub(now).min(if closing { Duration::ZERO } else { ROOM_EVERY }));
+        }
+        let soon = self.wanted || self.bytes >= CHECKPOINT_GROWTH * self.ragged;
+        let at = if soon { self.not_before } else { self.not_before.max(since + CHECKPOINT_AGE) };
+        Some(at.saturating_sub(now))
+    }
 }
 
 impl Inner {
@@ -54,19 +104,41 @@ impl Inner {
     }
 }
 
+/// A log that has been recovered.
+pub(super) struct Begin {
+    pub(super) watched: Vec<durable::Identity>,
+    pub(super) segments: Vec<(u64, durable::Identity)>,
+    pub(super) reserve: Reserve,
+    pub(super) pending: Vec<Vec<u8>>,
+    pub(super) ragged: usize,
+    pub(super) size: u64,
+    pub(super) signed: u64,
+    pub(super) at: Timestamp,
+}
+
 impl Shared {
-    pub(super) fn new(clock: std::sync::Arc<dyn Clock>, watched: Vec<durable::Identity>, size: u64, at: Timestamp) -> Self {
+    pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: Begin) -> Self {
+        let Begin { watched, segments, reserve, pending, ragged, size, signed, at } = begin;
+        let since = (!pending.is_empty()).then(|| clock.monotonic());
+        let bytes = pending.iter().map(Vec::len).sum();
+        let not_before = clock.monotonic() + CHECKPOINT_EVERY;
+        let pending = Pending { records: pending, bytes, since, ragged, not_before, wanted: false };
         let inner = Inner {
             queue: VecDeque::new(),
             answering: Vec::new(),
             writing_since: None,
             watched,
+            segments: segments.into(),
+            pending,
             closing: false,
             ended: false,
-            state: State { size, at, sync_last: Duration::ZERO, failed: None },
+            sealer_ended: false,
+            state: State { size, signed, at, sync_last: Duration::ZERO, low: false, failed: None },
         };
         Self {
             inner: Mutex::new(inner),
+            reserve: Mutex::new(reserve),
+            seal: Condvar::new(),
             wake: Condvar::new(),
             over: Condvar::new(),
             clock,
@@ -108,7 +180,9 @@ impl Shared {
             fault.clone()
         } else if inner.closing {
             LogFault::Closed
-        } else if inner.queue.len() >= QUEUE_MAX {
+        } else if inner.state.low && waiting.event.is_new_work() {
+            LogFault::Low
+        } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_promised() {
             LogFault::Busy
         } else {
             inner.queue.push_back(waiting);
@@ -122,7 +196,10 @@ impl Shared {
 
     /// Waits for work and takes all of it. `None`: the log closes and nothing is left to do, or it has failed.
     pub(super) fn take(&self) -> Option<VecDeque<Waiting>> {
-        let idle = |inner: &mut Inner| inner.queue.is_empty() && !inner.closing && inner.state.failed.is_none();
+        let idle = |inner: &mut Inner| {
+            let wait = inner.queue.is_empty() || inner.pending.bytes > PENDING_BYTES_MAX;
+            wait && !inner.closing && inner.state.failed.is_none()
+        };
         let mut inner = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let work = std::mem::take(&mut inner.queue);
         (!work.is_empty() && inner.state.failed.is_none()).then_some(work)
@@ -148,16 +225,23 @@ impl Shared {
 
     /// The batch is durable: everybody in it hears so, in the log's order. Unless the log has failed meanwhile, and they
     /// have heard that.
-    pub(super) fn written(&self, watched: Vec<durable::Identity>, size: u64) {
+    pub(super) fn written(&self, segment: Option<(u64, durable::Identity)>, size: u64, records: Vec<Vec<u8>>) {
         let mut inner = self.lock();
         let took = inner.writing_since.take().map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since));
         let batch = std::mem::take(&mut inner.answering);
         let Some((_, last)) = batch.last().filter(|_| inner.state.failed.is_none()) else {
             return;
         };
-        inner.state = State { size, at: last.at, sync_last: took, failed: None };
-        inner.watched.extend(watched);
+        let at = last.at;
+        inner.state = State { size, at, sync_last: took, ..inner.state.clone() };
+        inner.segments.extend(segment);
+        let now = self.clock.monotonic();
+        let pending = &mut inner.pending;
+        pending.since.get_or_insert(now);
+        pending.bytes += records.iter().map(Vec::len).sum::<usize>();
+        pending.records.extend(records);
         drop(inner);
+        self.seal.notify_one();
         if let Some(observe) = self.observer.get() {
             observe(took, batch.len());
         }
@@ -180,7 +264,7 @@ impl Shared {
     /// Ends the log. Everybody who waits hears `fault`, and so does everybody who comes later. The first fault stays.
     pub(super) fn fail(&self, fault: LogFault) {
         let mut inner = self.lock();
-        if inner.over() {
+        if inner.state.failed.is_some() || (inner.ended && inner.sealer_ended) {
             return;
         }
         tracing::error!(%fault, size = inner.state.size, "the audit log has failed: nothing can be recorded any more");
@@ -189,6 +273,7 @@ impl Shared {
         let queue = std::mem::take(&mut inner.queue);
         drop(inner);
         self.wake.notify_all();
+        self.seal.notify_all();
         self.over.notify_all();
         if let Some(tell) = self.mourner.get() {
             tell();
@@ -206,11 +291,109 @@ impl Shared {
     /// Waits until the writer has ended; false when it hangs and will not.
     pub(super) fn wait_for_writer(&self) -> bool {
         let running = |inner: &mut Inner| !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung));
-        self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner).ended
+        drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
+        let sealing = |inner: &mut Inner| !inner.sealer_ended && inner.state.failed.is_none();
+        let inner = self.over.wait_while(self.lock(), sealing).unwrap_or_else(PoisonError::into_inner);
+        inner.ended
+    }
+
+    /// Waits until a checkpoint is due; gives the records to go under it. `None`: the log is over and all of it is sealed, or it
+    /// has failed.
+    pub(super) fn due(&self) -> Option<Vec<Vec<u8>>> {
+        let mut inner = self.lock();
+        loop {
+            if inner.state.failed.is_some() {
+                return None;
+            }
+            let wait = inner.pending.due_in(self.clock.monotonic(), inner.ended);
+            match wait {
+                None if inner.ended => return None,
+                None => inner = self.seal.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) if wait.is_zero() => {
+                    inner.pending.since = None;
+                    inner.pending.wanted = false;
+                    return Some(std::mem::take(&mut inner.pending.records));
+                }
+                Some(wait) => inner = self.seal.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0,
+            }
+        }
+    }
+
+    /// A checkpoint covers `signed` records.
+    pub(super) fn checkpointed(&self, signed: u64, ragged: usize) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        inner.state.signed = signed;
+        inner.pending.ragged = ragged;
+        inner.pending.bytes = inner.pending.records.iter().map(Vec::len).sum();
+        inner.pending.not_before = now + CHECKPOINT_EVERY;
+        drop(inner);
+        // The journal may have waited for this.
+        self.wake.notify_one();
+        self.over.notify_all();
+    }
+
+    /// There was no room for a checkpoint over `records`: they wait on, and the reserve is given.
+    pub(super) fn not_checkpointed(&self, records: Vec<Vec<u8>>, fault: &durable::Fault) {
+        self.give_room(fault);
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let later = std::mem::replace(&mut inner.pending.records, records);
+        inner.pending.records.extend(later);
+        inner.pending.since.get_or_insert(now);
+        inner.pending.not_before = now + ROOM_EVERY;
+        // Nobody waits for a disk that stays full: the journal has everything.
+        if inner.ended {
+            inner.pending = Pending::default();
+        }
+    }
+
+    /// The disk is full: a piece of the reserve is given for what must still be written. False where none is left.
+    pub(super) fn give_room(&self, fault: &durable::Fault) -> bool {
+        let mut inner = self.lock();
+        if !inner.state.low {
+            tracing::error!(%fault, "the disk is full: nothing new is admitted until there is room again");
+        }
+        inner.state.low = true;
+        drop(inner);
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner).give()
+    }
+
+    /// Takes the reserve back where it was given; the log is well again when it is whole.
+    fn take_room(&self) {
+        if self.lock().state.low && self.reserve.lock().unwrap_or_else(PoisonError::into_inner).fill() {
+            tracing::info!("there is room again");
+            self.lock().state.low = false;
+        }
+    }
+
+    /// Asks for a checkpoint soon.
+    pub(super) fn want_checkpoint(&self) {
+        self.lock().pending.wanted = true;
+        self.seal.notify_one();
+    }
+
+    /// The segments that a checkpoint of `signed` records has made needless; from now on nobody looks after them. The last one
+    /// stays for as long as it is written.
+    pub(super) fn trimmable(&self, signed: u64) -> Vec<PathBuf> {
+        let mut inner = self.lock();
+        let mut found = Vec::new();
+        while inner.segments.get(1).is_some_and(|(first, _)| *first <= signed) {
+            found.extend(inner.segments.pop_front().map(|(_, segment)| segment.path().to_owned()));
+        }
+        found
+    }
+
+    /// True while a sync takes so long that new work would only wait.
+    pub(super) fn slow(&self) -> bool {
+        let inner = self.lock();
+        let running = inner.writing_since.map(|since| self.clock.monotonic().saturating_sub(since));
+        running.is_some_and(|running| running > SYNC_SLOW || inner.state.sync_last > SYNC_SLOW)
     }
 
     /// The watch's thread: notices files that change under us, and a sync that does not come back.
     pub(super) fn watch(&self) {
+        let mut looked = None;
         loop {
             let running = |inner: &mut Inner| !inner.over();
             let waited = self.over.wait_timeout_while(self.lock(), WATCH_EVERY, running);
@@ -220,13 +403,36 @@ impl Shared {
             }
             let now = self.clock.monotonic();
             let hung = inner.writing_since.is_some_and(|since| now.saturating_sub(since) > SYNC_MAX);
-            let watched = inner.watched.clone();
+            let mut watched = inner.watched.clone();
+            watched.extend(inner.segments.iter().map(|(_, segment)| segment.clone()));
             drop(inner);
-            let changed = watched.iter().find_map(|file| file.check().err()).map(LogFault::from);
+            if looked.is_none_or(|at| now.saturating_sub(at) > ROOM_EVERY) {
+                looked = Some(now);
+                self.take_room();
+            }
+            // A segment that is gone may have been trimmed since.
+            let ours = |file: &durable::Identity| {
+                let inner = self.lock();
+                inner.watched.contains(file) || inner.segments.iter().any(|(_, segment)| segment == file)
+            };
+            let changed = watched.iter().find_map(|file| file.check().err().filter(|_| ours(file))).map(LogFault::from);
             if let Some(fault) = hung.then_some(LogFault::Hung).or(changed) {
                 self.fail(fault);
             }
         }
+    }
+}
+
+/// The sealer's last word, however it ends.
+pub(super) struct SealerEnd<'a>(pub(super) &'a Shared);
+
+impl Drop for SealerEnd<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(LogFault::Stopped);
+        }
+        self.0.lock().sealer_ended = true;
+        self.0.over.notify_all();
     }
 }
 
@@ -240,5 +446,6 @@ impl Drop for End<'_> {
         }
         self.0.lock().ended = true;
         self.0.over.notify_all();
+        self.0.seal.notify_all();
     }
 }

@@ -3,48 +3,35 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use super::writer::{Files, SEGMENT_BYTES, Segment};
+use super::epoch::{Epoch, first_record, make_folders};
+use super::fold::{Fold, fold};
+use super::integrate::Sealer;
+use super::queue::Begin;
+use super::reserve::Reserve;
+use super::writer::{Desk, Files, SEGMENT_BYTES, Segment};
 use super::{LogFault, Settings};
-use crate::audit::head::Head;
-use crate::audit::head::HeadFault;
-use crate::audit::journal;
-use crate::audit::journal::Mark;
-use crate::audit::record::Record;
-use crate::audit::record::RecordFault;
+use crate::audit::event::Event;
+use crate::audit::head::{Head, HeadFault, HeadNote};
+use crate::audit::journal::{self, Mark};
+use crate::audit::note::{Checkpoint, LogKeys};
+use crate::audit::record::{Record, RecordFault};
+use crate::audit::tiles::{self, Tiles};
+use crate::audit::vault::Vault;
 use crate::clock::Timestamp;
-use crate::durable;
-use crate::durable::Disk;
-use crate::durable::Identity;
+use crate::crypto::Draws;
+use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
-
-/// The epoch that a log is in. A second one begins only with a later version's commands.
-const EPOCH: &str = "e000001";
+use crate::merkle::proof::tree_at;
+use crate::merkle::tile::{Edge, Tile, WIDTH, bundle_push};
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// Every record, in order: the books are their fold.
+    /// Every record that the books are folded from, in order.
     pub records: Vec<Record>,
     /// What was cut off. To be told to the operator.
-    pub torn: Option<Torn>,
-}
-
-/// What a log holds, seen from outside.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// `NAME/EPOCH`, where there is a head to say so.
-    pub origin: Option<String>,
-    /// How many records, all of them whole and in order.
-    pub size: u64,
-    /// The root over them (RFC 6962).
-    pub root: crate::merkle::Hash,
-    /// How many were acknowledged, as the head says.
-    pub acknowledged: Option<u64>,
-    /// The first and the last record's time.
-    pub times: Option<(Timestamp, Timestamp)>,
-    /// An interrupted write behind them, which the next start will cut off.
     pub torn: Option<Torn>,
 }
 
@@ -70,120 +57,227 @@ impl std::fmt::Display for Torn {
     }
 }
 
+/// A log that is ready to be written.
+pub(super) struct Opened {
+    pub(super) files: Files,
+    pub(super) desk: Desk,
+    pub(super) sealer: Sealer,
+    pub(super) begin: Begin,
+    pub(super) lock: durable::Lock,
+    pub(super) recovered: Recovered,
+    /// The first record of an epoch that has just begun.
+    pub(super) first: Option<Event>,
+}
+
+/// What the head's file says.
+struct Heads {
+    head: Head,
+    note: Option<HeadNote>,
+}
+
 /// Opens or begins the log, and takes its lock.
-pub(super) fn open(settings: &Settings, disk: Arc<dyn Disk>) -> Result<(Files, durable::Lock, Recovered), LogFault> {
-    let origin = origin_of(&settings.name)?;
-    let epoch = settings.dir.join(EPOCH);
-    let journal = epoch.join("journal");
-    for dir in [Some(&*settings.dir), Some(&epoch), Some(&journal), settings.head.parent()].into_iter().flatten() {
-        durable::make_private_dir(dir)?;
+pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp) -> Result<Opened, LogFault> {
+    let newest = if settings.dir.is_dir() { tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number) } else { None };
+    let mut epoch = Epoch::new(settings, newest.unwrap_or(1))?;
+    if super::succeed::abandoned(settings, &epoch)? {
+        epoch = Epoch::new(settings, epoch.number - 1)?;
     }
-    let lock = epoch.join("lock");
-    let lock = durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))?;
-    let paths = segments(&journal)?;
-    let head = match fs::read(&settings.head) {
-        Ok(bytes) => {
-            let head = Head::decode(&bytes).map_err(|fault| LogFault::HeadDamaged { path: settings.head.clone(), fault })?;
-            if head.origin != origin {
-                return Err(LogFault::Origin { found: head.origin, expected: origin });
-            }
-            head
-        }
-        // The head comes first, so only a log that never held anything has none.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && paths.is_empty() => {
-            let head = Head { origin, size: 0, root: Tree::new().root(), write: 1 };
-            durable::write_new(&settings.head, &head.first_file(), 0o600)?;
-            // Crash here: a head that has acknowledged nothing, and no segment. The next start goes on from here.
-            head
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LogFault::HeadMissing(settings.head.clone())),
-        Err(error) => return Err(durable::Fault::of("read", &settings.head)(error).into()),
-    };
-    let read = read(&paths, &head, &settings.head)?;
+    let lossy = settings.begin.as_ref().filter(|begin| begin.after_loss);
+    if let Some(begin) = lossy {
+        return after_loss(settings, disk, &epoch, &begin.reason);
+    }
+    let opened = resume(settings, disk, &epoch)?;
+    match super::succeed::why(settings, &epoch, &opened, now)? {
+        None => Ok(opened),
+        Some(reason) => super::succeed::close_and_begin(settings, disk, &epoch, opened, &reason),
+    }
+}
+
+/// Goes on in `epoch` as it was left, or begins the first.
+pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -> Result<Opened, LogFault> {
+    make_folders(settings, epoch)?;
+    let lock = take_lock(epoch)?;
+    let vault = Vault::open(&settings.record_keys)?;
+    let journal = epoch.journal();
+    let (paths, stray) = tiles::segments(&journal)?;
+    if let Some(stray) = stray {
+        return Err(LogFault::Stray(stray));
+    }
+    let found = tiles::checkpoint_note(&epoch.folder)?;
+    let new = paths.is_empty() && found.is_none();
+    let heads = read_heads(settings, epoch, new)?;
+    let signer = epoch.signer(settings, new)?;
+    let keys = signer.public(&epoch.origin)?;
+    let stands = Stands::read(epoch, &heads, found, &keys, settings)?;
+    let read = read_journal(&paths, &stands, &heads, settings)?;
     let torn = read.last.as_ref().and_then(Last::torn);
-    let last = match read.last {
-        Some(last) => last.mend(&*disk)?,
-        None => Segment::create(&*disk, &journal, 0)?,
+    // Only what is certain may be signed and published.
+    epoch.publish(&keys, settings)?;
+    let segment = match read.last {
+        Some(last) => last.mend(&**disk)?,
+        None => Segment::create(&**disk, &journal, stands.signed.size)?,
     };
+    let mut segments = read.segments;
+    segments.push((read.last_first, segment.identity.clone()));
     let head_file = open_for_writing(&settings.head)?;
+    grow_head(&**disk, &head_file, &settings.head)?;
     let head_identity = Identity::of(&head_file, &settings.head)?;
-    let mut files = Files { disk, journal, segments: read.full, last, head_file, head_identity, head, tree: read.tree };
+    let notes = heads.note.as_ref().map_or(0, |note| note.write);
+    let mut sealer = Sealer {
+        disk: Arc::clone(disk),
+        epoch: epoch.folder.clone(),
+        number: epoch.number,
+        tmp: settings.dir.join("tmp"),
+        origin: epoch.origin.clone(),
+        signer,
+        head: head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?,
+        head_path: settings.head.clone(),
+        notes,
+        edge: stands.edge,
+        bundle: stands.bundle,
+        cache: super::cache::Cache::open(&settings.cache),
+    };
+    let mut files =
+        Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head: heads.head, tree: read.tree };
     if files.head.size < files.size() {
         // The batches beyond the head were just synced again, and from now on they are facts.
         files.write_head()?;
         files.sync_head()?;
     }
-    Ok((files, lock, Recovered { records: read.records, torn }))
-}
-
-/// Reads a log as [`open`] does, and changes nothing: no lock is taken, so that a gateway may be writing meanwhile. Without a
-/// head nothing says how much was acknowledged.
-pub(super) fn look(dir: &Path, head: Option<&Path>) -> Result<Seen, LogFault> {
-    // The head first: what it says was in the journal before.
-    let (head, path) = match head {
-        Some(path) => {
-            let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
-            let damaged = |fault| LogFault::HeadDamaged { path: path.to_owned(), fault };
-            (Some(Head::decode(&bytes).map_err(damaged)?), path)
-        }
-        None => (None, dir),
+    let mut pending = read.pending;
+    if let Some((note, size)) = stands.unfinished {
+        // The head has a checkpoint that never came to be: with the same bytes it does now.
+        let count = usize::try_from(size - sealer.size()).unwrap_or(usize::MAX);
+        let later = pending.split_off(count.min(pending.len()));
+        sealer.seal(&pending, Some(&note))?;
+        pending = later;
+    }
+    sweep(&sealer)?;
+    let Fold { records, at } = fold(settings, epoch, &mut sealer, &pending, &vault)?;
+    let watched = vec![files.head_identity.clone(), lock.identity().clone()];
+    let begin = Begin {
+        watched,
+        segments,
+        reserve: Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?,
+        pending,
+        ragged: sealer.bundle.len(),
+        size: files.size(),
+        signed: sealer.size(),
+        at,
     };
-    let epoch = dir.join(EPOCH);
-    only(dir, &[EPOCH])?;
-    only(&epoch, &["journal", "lock"])?;
-    let nothing = Head { origin: String::new(), size: 0, root: Tree::new().root(), write: 0 };
-    let read = read(&segments(&epoch.join("journal"))?, head.as_ref().unwrap_or(&nothing), path)?;
-    let torn = read.last.as_ref().and_then(Last::torn);
-    let times = read.records.first().zip(read.records.last()).map(|(first, last)| (first.at, last.at));
-    Ok(Seen {
-        origin: head.as_ref().map(|head| head.origin.clone()),
-        size: read.tree.size(),
-        root: read.tree.root(),
-        acknowledged: head.map(|head| head.size),
-        times,
-        torn,
-    })
+    let desk = Desk { vault: Arc::new(Mutex::new(vault)), salts: Draws::new()?, sealed: settings.sealed };
+    let first = if epoch.number > 1 && files.size() == 0 { Some(super::succeed::begun(settings, epoch)?) } else { None };
+    Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
 }
 
-/// That a folder holds nothing else: a file that nobody wrote may hide what somebody did.
-fn only(folder: &Path, names: &[&str]) -> Result<(), LogFault> {
-    for entry in fs::read_dir(folder).map_err(durable::Fault::of("list", folder))? {
-        let path = entry.map_err(durable::Fault::of("list", folder))?.path();
-        if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains(&name)) {
-            return Err(LogFault::Stray(path));
+fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
+    let lock = epoch.folder.join("lock");
+    durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))
+}
+
+/// A new epoch behind one of which something is lost, as an operator says: what is left of it stays as it is.
+fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &str) -> Result<Opened, LogFault> {
+    make_folders(settings, lost)?;
+    let _lock = take_lock(lost)?;
+    let last = super::succeed::last_known(settings, lost);
+    let next = Epoch::new(settings, lost.number + 1)?;
+    super::succeed::begin(settings, &next)?;
+    let mut opened = resume(settings, disk, &next)?;
+    opened.first = Some(first_record(&last, &format!("after-loss: {reason}")));
+    Ok(opened)
+}
+
+fn read_heads(settings: &Settings, epoch: &Epoch, new: bool) -> Result<Heads, LogFault> {
+    let path = &settings.head;
+    match fs::read(path) {
+        Ok(mut bytes) => {
+            // Before there were checkpoints a head had no room for them.
+            if bytes.len() == 2 * crate::audit::head::SLOT_BYTES {
+                bytes.resize(crate::audit::head::HEAD_BYTES, 0);
+            }
+            let head = Head::decode(&bytes).map_err(|fault| LogFault::HeadDamaged { path: path.clone(), fault })?;
+            if head.origin != epoch.origin {
+                return Err(LogFault::Origin { found: head.origin, expected: epoch.origin.clone() });
+            }
+            if head.size == 0 && head.root != Tree::new().root() {
+                return Err(LogFault::HeadDamaged { path: path.clone(), fault: HeadFault });
+            }
+            Ok(Heads { head, note: HeadNote::decode(&bytes) })
         }
+        // The head comes first, so only a log that never held anything has none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && new && epoch.number == 1 => {
+            let head = Head { origin: epoch.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
+            durable::write_new(path, &head.first_file(), 0o600)?;
+            // Crash here: a head that has acknowledged nothing, and no segment. The next start goes on from here.
+            Ok(Heads { head, note: None })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LogFault::HeadMissing(path.clone())),
+        Err(error) => Err(durable::Fault::of("read", path)(error).into()),
+    }
+}
+
+/// A head of the time before checkpoints gets the room for them.
+fn grow_head(disk: &dyn Disk, file: &File, path: &Path) -> Result<(), LogFault> {
+    let length = file.metadata().map_err(durable::Fault::of("look at", path))?.len();
+    let whole = crate::audit::head::HEAD_BYTES as u64;
+    if length < whole {
+        let grown = disk.allocate(file, whole).and_then(|()| disk.sync(file));
+        grown.map_err(durable::Fault::of("write", path))?;
     }
     Ok(())
 }
 
-fn origin_of(name: &str) -> Result<String, LogFault> {
-    if (1..=200).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
-        return Ok(format!("{name}/{EPOCH}"));
-    }
-    Err(LogFault::Name(name.chars().take(80).collect()))
+/// What stands under the epoch's checkpoint.
+struct Stands {
+    folder: PathBuf,
+    signed: Checkpoint,
+    edge: Edge,
+    bundle: Vec<u8>,
+    /// A checkpoint that the head has and the folder has not yet, and its size.
+    unfinished: Option<(String, u64)>,
+    marks: Vec<Mark>,
 }
 
-/// The journal's segments in order, each with the index of its first record.
-fn segments(journal: &Path) -> Result<Vec<(u64, PathBuf)>, LogFault> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(journal).map_err(durable::Fault::of("list", journal))? {
-        let path = entry.map_err(durable::Fault::of("list", journal))?.path();
-        let first = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
-            let first: u64 = name.parse().ok()?;
-            (format!("{first:020}") == name).then_some(first)
-        });
-        found.push((first.ok_or_else(|| LogFault::Stray(path.clone()))?, path));
+impl Stands {
+    fn read(epoch: &Epoch, heads: &Heads, found: Option<String>, keys: &LogKeys, settings: &Settings) -> Result<Self, LogFault> {
+        let empty = Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
+        let path = epoch.folder.join("checkpoint");
+        let open = |note: &str, path: &Path| keys.open(note).map_err(|fault| LogFault::Note { path: path.to_owned(), fault });
+        let signed = found.map_or(Ok(empty), |note| open(&note, &path))?;
+        let noted =
+            heads.note.as_ref().map(|note| Ok::<_, LogFault>((&note.note, open(&note.note, &settings.head)?))).transpose()?;
+        let unfinished = noted.as_ref().filter(|(_, checkpoint)| checkpoint.size > signed.size);
+        let tiles = Tiles::new(&epoch.folder, signed.size);
+        let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
+        if edge.tree().root() != signed.root {
+            return Err(LogFault::Root(epoch.folder.clone()));
+        }
+        let mut bundle = Vec::new();
+        if !signed.size.is_multiple_of(WIDTH) {
+            tiles.bundle(signed.size / WIDTH)?.iter().for_each(|record| bundle_push(&mut bundle, record));
+        }
+        let mark = |size, root| Mark { size, root };
+        let mut marks = vec![mark(heads.head.size, heads.head.root), mark(signed.size, signed.root)];
+        marks.extend(noted.as_ref().map(|(_, checkpoint)| mark(checkpoint.size, checkpoint.root)));
+        let unfinished = unfinished.map(|(note, checkpoint)| ((*note).clone(), checkpoint.size));
+        Ok(Self { folder: epoch.folder.clone(), signed, edge, bundle, unfinished, marks })
     }
-    found.sort_unstable();
-    Ok(found)
+
+    /// The tree over the first `size` records, all of them under the checkpoint.
+    fn tree_at(&self, size: u64) -> Result<Tree, LogFault> {
+        Ok(tree_at(&mut Tiles::new(&self.folder, self.signed.size), size)?)
+    }
 }
 
 /// All segments, read and found good.
 struct Read {
-    records: Vec<Record>,
     tree: Tree,
-    full: Vec<Identity>,
+    /// All but the last.
+    segments: Vec<(u64, Identity)>,
     last: Option<Last>,
+    last_first: u64,
+    /// The records that no checkpoint covers.
+    pending: Vec<Vec<u8>>,
 }
 
 /// The last segment, as it was found.
@@ -193,40 +287,72 @@ struct Last {
     walk: journal::Walk,
 }
 
-fn read(paths: &[(u64, PathBuf)], head: &Head, head_path: &Path) -> Result<Read, LogFault> {
-    let mut read = Read { records: Vec::new(), tree: Tree::new(), full: Vec::new(), last: None };
-    if head.size == 0 && head.root != read.tree.root() {
-        return Err(LogFault::HeadDamaged { path: head_path.to_owned(), fault: HeadFault });
+fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settings: &Settings) -> Result<Read, LogFault> {
+    let signed = stands.signed.size;
+    let first = paths.first().map_or(signed, |(first, _)| *first);
+    if first > signed {
+        return Err(LogFault::Gap { signed, first });
     }
-    let mark = Mark { size: head.size, root: head.root };
+    let tree = stands.tree_at(first)?;
+    let mut read = Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
+    let mut under = Tiles::new(&stands.folder, signed);
     for (place, (first, path)) in paths.iter().enumerate() {
         if *first != read.tree.size() {
             return Err(LogFault::Stray(path.clone()));
         }
         let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
         let is_last = place + 1 == paths.len();
-        let records = &mut read.records;
-        let walk = journal::walk(&bytes, &read.tree, &mark, is_last, |_, bytes| {
-            let record = Record::decode(bytes)?;
-            if record.at < records.last().map_or(Timestamp(0), |before| before.at) {
-                return Err(RecordFault::Earlier);
+        let pending = &mut read.pending;
+        let walk = journal::walk(&bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
+            if index >= signed {
+                pending.push(bytes.to_vec());
+            } else if !under.record(index).is_ok_and(|record| record == bytes) {
+                return Err(RecordFault::Form);
             }
-            records.push(record);
             Ok(())
         })
         .map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
         read.tree = walk.tree.clone();
         if is_last {
+            read.last_first = *first;
             read.last = Some(Last { path: path.clone(), bytes, walk });
         } else {
             let file = File::open(path).map_err(durable::Fault::of("open", path))?;
-            read.full.push(Identity::of(&file, path)?);
+            read.segments.push((*first, Identity::of(&file, path)?));
         }
     }
-    if read.tree.size() < head.size {
-        return Err(LogFault::Behind { size: read.tree.size(), acknowledged: head.size });
+    let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    if read.tree.size() < acknowledged {
+        return Err(LogFault::Behind { size: read.tree.size(), acknowledged });
+    }
+    // A mark inside the tiles is not met by the journal's walk.
+    let head = &heads.head;
+    if head.size <= first && stands.tree_at(head.size)?.root() != head.root {
+        return Err(LogFault::HeadDamaged { path: settings.head.clone(), fault: HeadFault });
     }
     Ok(read)
+}
+
+/// Takes away what a crash has left at the tree's right edge: partial tiles of another size.
+fn sweep(sealer: &Sealer) -> Result<(), LogFault> {
+    let current = Tile::partial(sealer.size());
+    for level in std::iter::once(None).chain((0..8).map(Some)) {
+        let count = sealer.size() >> (8 * u32::from(level.unwrap_or(0)));
+        // The edge, and the tile before it, which may have become full with the last checkpoint.
+        for index in [(count / WIDTH).saturating_sub(1), count / WIDTH] {
+            let folder = sealer.epoch.join(Tile { level, index, width: WIDTH }.path() + ".p");
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let width = entry.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
+                let tile = Tile { level, index, width };
+                if !current.contains(&tile) {
+                    sealer.take_away(tile)?;
+                }
+            }
+            // Made before the file that was to be in it.
+            let _ = fs::remove_dir(&folder);
+        }
+    }
+    Ok(())
 }
 
 impl Last {

@@ -1,20 +1,22 @@
 //! The writer's thread: batches go to the disk here, and nowhere else.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::queue::{End, Shared, Waiting};
 use super::{LogFault, Sealed};
 use crate::audit::head::Head;
 use crate::audit::journal::Builder;
-use crate::audit::record::Record;
+use crate::audit::record::{RECORD_BYTES_MAX, Record, RecordFault, Seal};
+use crate::audit::vault::Vault;
+use crate::crypto::Draws;
 use crate::durable;
 use crate::durable::Disk;
 use crate::durable::Identity;
+use crate::id::Principal;
 use crate::merkle::Tree;
 
 /// Bytes of a new segment, all of them written as zeros before it is used, so that a batch changes no length and a full
@@ -22,14 +24,20 @@ use crate::merkle::Tree;
 pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
 
 /// Writes batches until the log closes or fails.
-pub(super) fn run(shared: &Shared, mut files: Files) {
+pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
     let _end = End(shared);
     while let Some(work) = shared.take() {
-        let Some((batch, after)) = gather(shared, &files, work) else {
+        let Some(batch) = gather(shared, &files, desk, work) else {
             continue;
         };
-        match files.append(&batch, after) {
-            Ok(new_segment) => shared.written(new_segment, files.size()),
+        let mut written = desk.settle().and_then(|()| files.append(&batch.bytes, &batch.after));
+        while let Err(LogFault::NoSpace(fault)) = &written
+            && shared.give_room(fault)
+        {
+            written = desk.settle().and_then(|()| files.append(&batch.bytes, &batch.after));
+        }
+        match written {
+            Ok(segment) => shared.written(segment, files.size(), batch.records),
             Err(fault @ LogFault::NoSpace(_)) => shared.not_written(&fault),
             Err(fault) => return shared.fail(fault),
         }
@@ -39,20 +47,71 @@ pub(super) fn run(shared: &Shared, mut files: Files) {
     }
 }
 
+/// What records are sealed with.
+pub(super) struct Desk {
+    pub(super) vault: Arc<Mutex<Vault>>,
+    pub(super) salts: Draws,
+    pub(super) sealed: bool,
+}
+
+impl Desk {
+    fn vault(&self) -> MutexGuard<'_, Vault> {
+        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// New record keys are on the disk before anything that they seal.
+    fn settle(&self) -> Result<(), LogFault> {
+        Ok(self.vault().sync()?)
+    }
+
+    fn encode(&self, record: &Record) -> Result<Vec<u8>, LogFault> {
+        let mut vault = self.vault();
+        let seal = if self.sealed {
+            let principal = record.event.principal().map_or("", Principal::as_str);
+            let (id, key) = vault.of(principal, record.at)?;
+            Some(Seal { id, key, salt: self.salts.next() })
+        } else {
+            None
+        };
+        let bytes = record.encode(seal.as_ref());
+        if bytes.len() > RECORD_BYTES_MAX {
+            let most = RECORD_BYTES_MAX;
+            return Err(RecordFault::TooLong { member: "the record", bytes: bytes.len(), most }.into());
+        }
+        Ok(bytes)
+    }
+
+    /// Encodes what is to be recorded. What changes the books is read back before it is written: a record that the next start
+    /// could not read would end the log for good. Such a one comes back as that start will read it.
+    fn write(&self, given: &Record) -> Result<(Vec<u8>, Option<Record>), LogFault> {
+        let bytes = self.encode(given)?;
+        if !given.event.is_control() {
+            return Ok((bytes, None));
+        }
+        let read = Record::decode(&bytes, &*self.vault())?.ok_or(RecordFault::Closed)?;
+        Ok((bytes, Some(read)))
+    }
+}
+
+/// What goes to the disk at once.
+struct Batch {
+    bytes: Vec<u8>,
+    after: Tree,
+    records: Vec<Vec<u8>>,
+}
+
 /// One batch of all that waits, as far as it fits; those in it are handed to `shared` to be answered. `None`: nothing of it
 /// could be recorded.
-fn gather(shared: &Shared, files: &Files, mut work: VecDeque<Waiting>) -> Option<(Vec<u8>, Tree)> {
+fn gather(shared: &Shared, files: &Files, desk: &Desk, mut work: VecDeque<Waiting>) -> Option<Batch> {
     let mut builder = Builder::new(files.tree.clone());
     let mut at = shared.state().at;
-    let mut batch = Vec::with_capacity(work.len());
+    let (mut answers, mut records) = (Vec::with_capacity(work.len()), Vec::with_capacity(work.len()));
     while let Some(Waiting { event, by, then }) = work.pop_front() {
         let given = Record { at: shared.now_after(at), by, event };
-        let bytes = given.encode();
-        // Read back before it is written: a record that the next start could not read would end the log for good.
-        let record = match Record::decode(&bytes) {
-            Ok(record) => record,
+        let (bytes, read) = match desk.write(&given) {
+            Ok(written) => written,
             Err(fault) => {
-                then(Err(fault.into()));
+                then(Err(fault));
                 continue;
             }
         };
@@ -60,19 +119,23 @@ fn gather(shared: &Shared, files: &Files, mut work: VecDeque<Waiting>) -> Option
             work.push_front(Waiting { event: given.event, by: given.by, then });
             break;
         };
+        let record = read.unwrap_or(given);
         at = record.at;
-        batch.push((then, Sealed { index, at, record }));
+        answers.push((then, Sealed { index, at, record }));
+        records.push(bytes);
     }
-    let any = !batch.is_empty();
-    shared.begin_writing(batch, work);
-    any.then(|| builder.finish())
+    let any = !answers.is_empty();
+    shared.begin_writing(answers, work);
+    any.then(|| {
+        let (bytes, after) = builder.finish();
+        Batch { bytes, after, records }
+    })
 }
 
 /// The files of a log that has been recovered, and what is in them.
 pub(super) struct Files {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) journal: PathBuf,
-    pub(super) segments: Vec<Identity>,
     pub(super) last: Segment,
     pub(super) head_file: File,
     pub(super) head_identity: Identity,
@@ -94,22 +157,15 @@ impl Files {
         self.tree.size()
     }
 
-    /// Every file that must stay as it is.
-    pub(super) fn watched(&self) -> Vec<Identity> {
-        let mut watched = self.segments.clone();
-        watched.extend([self.last.identity.clone(), self.head_identity.clone()]);
-        watched
-    }
-
-    /// Makes a batch durable, and gives the identity of a segment that had to be begun for it.
-    fn append(&mut self, batch: &[u8], after: Tree) -> Result<Vec<Identity>, LogFault> {
-        let mut begun = Vec::new();
+    /// Makes a batch durable, and gives the segment that had to be begun for it.
+    fn append(&mut self, batch: &[u8], after: &Tree) -> Result<Option<(u64, Identity)>, LogFault> {
+        let mut begun = None;
         let length = u64::try_from(batch.len()).unwrap_or(u64::MAX);
         if self.last.end.saturating_add(length) > self.last.identity.length() {
             // Crash here: a last segment of zeros, perhaps short, behind one that is full. A start fills it up.
             self.last = Segment::create(&*self.disk, &self.journal, self.size())?;
             self.sync_head()?;
-            begun.push(self.last.identity.clone());
+            begun = Some((self.size(), self.last.identity.clone()));
         }
         let path = self.last.identity.path();
         self.disk.write(&self.last.file, batch, self.last.end).map_err(durable::Fault::of("write", path))?;
@@ -120,7 +176,7 @@ impl Files {
         self.last.identity.check()?;
         self.head_identity.check()?;
         self.last.end = self.last.end.saturating_add(length);
-        self.tree = after;
+        self.tree = after.clone();
         self.write_head()?;
         // Crash here: everything is there, and nobody was told. Torn head: the other slot still has the head before.
         Ok(begun)
@@ -155,18 +211,16 @@ impl Segment {
                 return LogFault::Disk(fault);
             }
             // It holds nothing; what is left of it would be filled up at the next try, or the next start.
-            let _ = std::fs::remove_file(&path);
+            let _ = disk.unlink(&path);
             LogFault::NoSpace(fault)
         })
     }
 
     fn filled(disk: &dyn Disk, journal: &Path, path: &Path) -> Result<Self, durable::Fault> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(path).map_err(durable::Fault::of("create", path))?;
+        let file = disk.create(path).map_err(durable::Fault::of("create", path))?;
         disk.write(&file, &vec![0; SEGMENT_BYTES], 0).map_err(durable::Fault::of("fill", path))?;
         disk.sync(&file).map_err(durable::Fault::of("sync", path))?;
-        durable::sync_dir(journal)?;
+        disk.sync_dir(journal).map_err(durable::Fault::of("sync", journal))?;
         let identity = Identity::of(&file, path)?;
         Ok(Self { file, identity, end: 0 })
     }

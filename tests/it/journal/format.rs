@@ -36,7 +36,7 @@ fn segment() -> Segment {
 }
 
 fn read(bytes: &[u8], head: &Mark) -> Result<Walk, SegmentFault<Infallible>> {
-    walk(bytes, &Tree::new(), head, true, |_, _| Ok(()))
+    walk(bytes, &Tree::new(), &[*head], true, |_, _| Ok(()))
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_whole_segment_is_read_from_every_head() {
     let mut records = Vec::new();
     for (head, acknowledged_end) in &marks {
         records.clear();
-        let found = walk(&bytes, &Tree::new(), head, true, |index, record| {
+        let found = walk(&bytes, &Tree::new(), &[*head], true, |index, record| {
             records.push((index, record.len()));
             Ok::<_, Infallible>(())
         })
@@ -115,7 +115,7 @@ fn a_flipped_bit_is_noticed_or_was_never_acknowledged() {
 
 #[track_caller]
 fn refuses(bytes: &[u8], tree: &Tree, head: &Mark, last: bool, expect: SegmentFault<Infallible>) {
-    assert_eq!(walk(bytes, tree, head, last, |_, _| Ok(())), Err(expect));
+    assert_eq!(walk(bytes, tree, &[*head], last, |_, _| Ok(())), Err(expect));
 }
 
 #[test]

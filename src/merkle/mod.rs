@@ -1,5 +1,8 @@
 //! The hash tree over a log: RFC 6962 section 2.1, grown leaf by leaf.
 
+pub mod proof;
+pub mod tile;
+
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 of a leaf, a node or a root.
@@ -39,6 +42,13 @@ impl Tree {
         Self { size: 0, peaks: Vec::new() }
     }
 
+    /// The tree of that size, of which `peaks` are the roots of its perfect subtrees, the largest first. `None` where they are
+    /// not as many as the size's one bits.
+    #[must_use]
+    pub fn of_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
+        (usize::try_from(size.count_ones()).ok()? == peaks.len()).then_some(Self { size, peaks })
+    }
+
     /// How many leaves there are; also the index that the next one gets.
     #[must_use]
     pub const fn size(&self) -> u64 {
@@ -47,7 +57,12 @@ impl Tree {
 
     /// Appends one entry.
     pub fn push(&mut self, entry: &[u8]) {
-        let mut hash = leaf_hash(entry);
+        self.push_hash(leaf_hash(entry));
+    }
+
+    /// Appends the entry that has this leaf hash.
+    pub fn push_hash(&mut self, leaf: Hash) {
+        let mut hash = leaf;
         // Each trailing one bit of the old size is a perfect subtree that this leaf completes to one of twice its size.
         for _ in 0..self.size.trailing_ones() {
             if let Some(left) = self.peaks.pop() {
@@ -66,6 +81,19 @@ impl Tree {
             Some(last) => from_right.fold(*last, |right, left| node_hash(left, &right)),
             None => Sha256::digest([]).into(),
         }
+    }
+}
+
+/// The root of a perfect subtree, from the hashes of `hashes.len()` subtrees side by side, a power of two of them.
+#[must_use]
+pub fn perfect_root(hashes: &[Hash]) -> Option<Hash> {
+    match hashes {
+        [one] => Some(*one),
+        many if many.len().is_power_of_two() => {
+            let (left, right) = many.split_at(many.len() / 2);
+            Some(node_hash(&perfect_root(left)?, &perfect_root(right)?))
+        }
+        _ => None,
     }
 }
 

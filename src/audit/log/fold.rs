@@ -1,0 +1,143 @@
+//! What the books are folded from: the cache, as far as it reaches, and the log behind it.
+
+use super::cache::Cache;
+use super::epoch::Epoch;
+use super::integrate::Sealer;
+use super::{LogFault, Settings};
+use crate::audit::record::{Outside, Record, RecordFault};
+use crate::audit::tiles::{self, Tiles, epoch_name};
+use crate::audit::vault::Vault;
+use crate::clock::Timestamp;
+use crate::merkle::proof::tree_at;
+
+/// The records, and the last one's time.
+pub(super) struct Fold {
+    pub(super) records: Vec<Record>,
+    pub(super) at: Timestamp,
+}
+
+impl Fold {
+    fn take(&mut self, epoch: u32, index: u64, bytes: &[u8], vault: &Vault) -> Result<(), LogFault> {
+        let record = Record::decode(bytes, vault);
+        let record = record.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
+        self.records.extend(record);
+        Ok(())
+    }
+
+    /// The time of the log's last record: nothing may be recorded before it.
+    fn last(&mut self, bytes: &[u8], epoch: u32, index: u64) -> Result<(), LogFault> {
+        let at = Outside::read(bytes).and_then(|outside| outside.moment());
+        let at = at.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
+        if at < self.at {
+            return Err(LogFault::Record { epoch: epoch_name(epoch), index, fault: RecordFault::Earlier });
+        }
+        self.at = at;
+        Ok(())
+    }
+}
+
+/// One epoch's tree, for the fold.
+struct Tree {
+    number: u32,
+    tiles: Tiles,
+}
+
+/// The trees of every epoch up to the one that goes on, under their checkpoints.
+fn trees(settings: &Settings, epoch: &Epoch, signed: u64) -> Result<Vec<Tree>, LogFault> {
+    let mut found = Vec::new();
+    for (number, folder) in tiles::epochs(&settings.dir)?.into_iter().filter(|(number, _)| *number < epoch.number) {
+        let before = Epoch::new(settings, number)?;
+        let Some(note) = tiles::checkpoint_note(&folder)? else { continue };
+        let keys = before.known_keys(settings)?;
+        let path = folder.join("checkpoint");
+        let checkpoint = keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?;
+        found.push(Tree { number, tiles: Tiles::new(&folder, checkpoint.size) });
+    }
+    found.push(Tree { number: epoch.number, tiles: Tiles::new(&epoch.folder, signed) });
+    Ok(found)
+}
+
+/// Folds the log: with the cache where it fits, else from its first record on.
+pub(super) fn fold(
+    settings: &Settings,
+    epoch: &Epoch,
+    sealer: &mut Sealer,
+    pending: &[Vec<u8>],
+    vault: &Vault,
+) -> Result<Fold, LogFault> {
+    let signed = sealer.size();
+    let mut fold = Fold { records: Vec::new(), at: Timestamp(0) };
+    let mut trees = trees(settings, epoch, signed)?;
+    let lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
+    let from = cached(sealer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy))?;
+    for tree in &mut trees {
+        let begin = match from {
+            Some((number, _)) if tree.number < number => continue,
+            Some((number, size)) if tree.number == number => size,
+            _ => 0,
+        };
+        let size = tree.tiles.size();
+        let mut new = Vec::new();
+        for index in begin..size {
+            let bytes = tree.tiles.record(index)?;
+            let outside = Outside::read(&bytes);
+            let passing =
+                outside.map_err(|fault| LogFault::Record { epoch: epoch_name(tree.number), index, fault })?.is_passing();
+            if !passing {
+                fold.take(tree.number, index, &bytes, vault)?;
+                new.push((index, bytes));
+            }
+        }
+        if size > begin
+            && let Some(cache) = sealer.cache.as_mut()
+        {
+            let root = tree_at(&mut tree.tiles, size)?.root();
+            let records = new.iter().map(|(index, bytes)| (*index, bytes.as_slice()));
+            cache.add(tree.number, records, &crate::audit::note::Checkpoint { origin: String::new(), size, root });
+        }
+        if size > 0 {
+            let last = tree.tiles.record(size - 1)?;
+            fold.last(&last, tree.number, size - 1)?;
+        }
+    }
+    for (index, bytes) in (signed..).zip(pending) {
+        fold.last(bytes, epoch.number, index)?;
+        fold.take(epoch.number, index, bytes, vault)?;
+    }
+    Ok(fold)
+}
+
+/// Takes what the cache has, if it is of this log; says how far it reaches. Where something of the log is `lost`, what the cache
+/// has seen of it counts: what was revoked stays so.
+fn cached(
+    cache: Option<&mut Cache>,
+    trees: &mut [Tree],
+    fold: &mut Fold,
+    (vault, lost): (&Vault, bool),
+) -> Result<Option<(u32, u64)>, LogFault> {
+    let Some(cache) = cache else { return Ok(None) };
+    let Some(stamp) = cache.stamp() else { return Ok(None) };
+    let epoch = epoch_name(stamp.epoch);
+    let tree = trees.iter_mut().find(|tree| tree.number == stamp.epoch);
+    match tree.filter(|tree| tree.tiles.size() >= stamp.size) {
+        Some(tree) => {
+            if tree_at(&mut tree.tiles, stamp.size)?.root() != stamp.root {
+                tracing::warn!("the cache of the log is not of this log, and is made anew");
+                cache.clear();
+                return Ok(None);
+            }
+        }
+        None if lost => {}
+        None => return Err(LogFault::CacheAhead { epoch, size: stamp.size }),
+    }
+    let taken = cache.controls(|epoch, index, bytes| fold.take(epoch, index, bytes, vault));
+    match taken {
+        Ok(done) => done.map(|()| Some((stamp.epoch, stamp.size))),
+        Err(error) => {
+            tracing::warn!(%error, "the cache of the log cannot be read, and is made anew");
+            cache.clear();
+            fold.records.clear();
+            Ok(None)
+        }
+    }
+}

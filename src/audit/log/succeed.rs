@@ -1,0 +1,107 @@
+//! From one epoch to the next.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::epoch::{Epoch, first_record};
+use super::recover::{Opened, resume};
+use super::{LogFault, Settings};
+use crate::audit::event::Event;
+use crate::audit::head::{HEAD_BYTES, Head, HeadNote};
+use crate::audit::note::{Checkpoint, peek};
+use crate::audit::record::Outside;
+use crate::audit::tiles::{self, Tiles};
+use crate::clock::Timestamp;
+use crate::durable::{self, Disk};
+use crate::merkle::Tree;
+
+/// Why the epoch is to be closed, where it is.
+pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Timestamp) -> Result<Option<String>, LogFault> {
+    if opened.files.size() == 0 {
+        return Ok(None);
+    }
+    if let Some(begin) = &settings.begin {
+        return Ok(Some(begin.reason.clone()));
+    }
+    let first = if opened.sealer.size() > 0 {
+        Tiles::new(&epoch.folder, opened.sealer.size()).record(0)?
+    } else {
+        opened.begin.pending.first().cloned().unwrap_or_default()
+    };
+    let began = Outside::read(&first).and_then(|outside| outside.moment());
+    let began = began.map_err(|fault| LogFault::Record { epoch: tiles::epoch_name(epoch.number), index: 0, fault })?;
+    Ok((began.plus(settings.epoch_max) <= now).then(|| "its time is over".to_owned()))
+}
+
+/// Puts all of the epoch under its last checkpoint, and begins the next one.
+pub(super) fn close_and_begin(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    epoch: &Epoch,
+    opened: Opened,
+    reason: &str,
+) -> Result<Opened, LogFault> {
+    let Opened { mut sealer, begin, files, lock, recovered, desk, .. } = opened;
+    if !begin.pending.is_empty() {
+        sealer.seal(&begin.pending, None)?;
+    }
+    sealer.end();
+    for (_, segment) in &begin.segments {
+        disk.unlink(segment.path()).map_err(durable::Fault::of("remove", segment.path()))?;
+    }
+    // Crash here: an epoch without a journal, all of it under its checkpoint. A start goes on in it, or closes it again.
+    let last = Checkpoint { origin: epoch.origin.clone(), size: files.tree.size(), root: files.tree.root() };
+    let next = Epoch::new(settings, epoch.number + 1)?;
+    drop((sealer, files, desk));
+    self::begin(settings, &next)?;
+    let mut opened = resume(settings, disk, &next)?;
+    opened.first = Some(first_record(&last, reason));
+    opened.recovered.torn = recovered.torn;
+    drop(lock);
+    Ok(opened)
+}
+
+/// Makes the folder of the next epoch, and lets the head speak of that from now on.
+pub(super) fn begin(settings: &Settings, next: &Epoch) -> Result<(), LogFault> {
+    for folder in [next.folder.clone(), next.journal()] {
+        durable::make_private_dir(&folder)?;
+    }
+    // Crash here: an empty folder, and a head that speaks of the epoch before. `abandoned` takes the folder away.
+    let head = Head { origin: next.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
+    Ok(durable::write_atomic(&settings.head, &head.first_file(), 0o600)?)
+}
+
+/// Takes the folder of an epoch away that was made and never begun; true if it was so.
+pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, LogFault> {
+    let Ok(bytes) = fs::read(&settings.head) else { return Ok(false) };
+    let Ok(head) = Head::decode(&bytes) else { return Ok(false) };
+    if newest.number == 1 || head.origin != Epoch::new(settings, newest.number - 1)?.origin {
+        return Ok(false);
+    }
+    let (segments, stray) = tiles::segments(&newest.journal()).unwrap_or_default();
+    if !segments.is_empty() || stray.is_some() || tiles::checkpoint_note(&newest.folder)?.is_some() {
+        return Ok(false);
+    }
+    let gone = fs::remove_dir_all(&newest.folder);
+    gone.map_err(durable::Fault::of("remove", &newest.folder))?;
+    Ok(true)
+}
+
+/// The first record of an epoch that has none yet, though its head speaks of it: a start was interrupted there.
+pub(super) fn begun(settings: &Settings, epoch: &Epoch) -> Result<Event, LogFault> {
+    let before = Epoch::new(settings, epoch.number - 1)?;
+    Ok(first_record(&last_known(settings, &before), "a start that was interrupted"))
+}
+
+/// The newest checkpoint of an epoch that can still be found: in its folder, or in the head.
+pub(super) fn last_known(settings: &Settings, epoch: &Epoch) -> Checkpoint {
+    let in_folder = tiles::checkpoint_note(&epoch.folder).ok().flatten();
+    let in_head =
+        fs::read(&settings.head).ok().filter(|bytes| bytes.len() == HEAD_BYTES).and_then(|bytes| HeadNote::decode(&bytes));
+    let keys = epoch.known_keys(settings).ok();
+    let opened = |note: &str| keys.as_ref().map_or_else(|| peek(note).ok(), |keys| keys.open(note).ok());
+    let found = in_folder.iter().chain(in_head.iter().map(|note| &note.note)).filter_map(|note| opened(note));
+    let found = found.filter(|checkpoint| checkpoint.origin == epoch.origin);
+    let nothing = || Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
+    found.max_by_key(|checkpoint| checkpoint.size).unwrap_or_else(nothing)
+}

@@ -1,0 +1,196 @@
+//! An epoch's folder, being read: its checkpoint, its tiles, its bundles of records. Nothing is written.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::durable;
+use crate::merkle::proof::Nodes;
+use crate::merkle::tile::{Tile, WIDTH, bundle_records, tile_hashes};
+use crate::merkle::{Hash, perfect_root};
+
+/// Why something of a tree cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TileFault {
+    /// The file.
+    #[error(transparent)]
+    Disk(#[from] durable::Fault),
+    /// It has not as many hashes or records as its name says.
+    #[error("{} is not what its name says (records from {first} on)", path.display())]
+    Width {
+        /// The file.
+        path: PathBuf,
+        /// The first record that it stands for.
+        first: u64,
+    },
+    /// There is no such record.
+    #[error("there is no record {index}: the checkpoint covers {size}")]
+    Beyond {
+        /// What was asked for.
+        index: u64,
+        /// How many there are.
+        size: u64,
+    },
+}
+
+/// The tree of a checkpoint of `size` records in the folder `epoch`.
+#[derive(Clone, Debug)]
+pub struct Tiles {
+    epoch: PathBuf,
+    size: u64,
+    /// The bundle that was read last: whoever wants records wants them in order.
+    last: Option<(u64, Vec<Vec<u8>>)>,
+    /// The tile that was read last.
+    tile: Option<(Tile, Vec<Hash>)>,
+}
+
+impl Tiles {
+    /// The tree of `size` records in `epoch`.
+    #[must_use]
+    pub fn new(epoch: &Path, size: u64) -> Self {
+        Self { epoch: epoch.to_owned(), size, last: None, tile: None }
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The tile's or bundle's bytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn bytes(&self, tile: Tile) -> Result<Vec<u8>, TileFault> {
+        let path = self.epoch.join(tile.path());
+        Ok(fs::read(&path).map_err(durable::Fault::of("read", &path))?)
+    }
+
+    /// How many hashes or records the file of that level and number has.
+    fn width(&self, level: u8, index: u64) -> u64 {
+        ((self.size >> (8 * u32::from(level))) - index * WIDTH).min(WIDTH)
+    }
+
+    fn fault(&self, tile: Tile) -> TileFault {
+        let first = tile.index.saturating_mul(WIDTH) << (8 * u32::from(tile.level.unwrap_or(0)));
+        TileFault::Width { path: self.epoch.join(tile.path()), first }
+    }
+
+    /// A tile's hashes.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has not as many as it should.
+    pub fn hashes(&self, tile: Tile) -> Result<Vec<Hash>, TileFault> {
+        tile_hashes(&self.bytes(tile)?, tile.width).ok_or_else(|| self.fault(tile))
+    }
+
+    /// The records of a bundle.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has not as many as it should.
+    pub fn bundle(&self, index: u64) -> Result<Vec<Vec<u8>>, TileFault> {
+        let tile = Tile { level: None, index, width: self.width(0, index) };
+        let records: Result<Vec<Vec<u8>>, _> =
+            bundle_records(&self.bytes(tile)?).map(|record| record.map(<[u8]>::to_vec)).collect();
+        records.ok().filter(|records| records.len() as u64 == tile.width).ok_or_else(|| self.fault(tile))
+    }
+
+    /// One record.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn record(&mut self, index: u64) -> Result<Vec<u8>, TileFault> {
+        if index >= self.size {
+            return Err(TileFault::Beyond { index, size: self.size });
+        }
+        let bundle = index / WIDTH;
+        if self.last.as_ref().is_none_or(|(known, _)| *known != bundle) {
+            self.last = Some((bundle, self.bundle(bundle)?));
+        }
+        let place = usize::try_from(index % WIDTH).unwrap_or(usize::MAX);
+        let record = self.last.as_ref().and_then(|(_, records)| records.get(place)).cloned();
+        record.ok_or(TileFault::Beyond { index, size: self.size })
+    }
+}
+
+impl Nodes for Tiles {
+    type Fault = TileFault;
+
+    fn node(&mut self, level: u32, index: u64) -> Result<Hash, TileFault> {
+        let tile_level = u8::try_from(level / 8).unwrap_or(u8::MAX);
+        let (first, count) = (index << (level % 8), 1_u64 << (level % 8));
+        let tile = first / WIDTH;
+        let tile = Tile { level: Some(tile_level), index: tile, width: self.width(tile_level, tile) };
+        if self.tile.as_ref().is_none_or(|(known, _)| *known != tile) {
+            self.tile = Some((tile, self.hashes(tile)?));
+        }
+        let from = usize::try_from(first % WIDTH).unwrap_or(usize::MAX);
+        let to = from.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+        let hashes = self.tile.as_ref().and_then(|(_, hashes)| hashes.get(from..to));
+        hashes.and_then(perfect_root).ok_or_else(|| self.fault(tile))
+    }
+}
+
+/// The epochs in a log's folder, in order, with their folders.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn epochs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, durable::Fault> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(durable::Fault::of("list", dir))? {
+        let path = entry.map_err(durable::Fault::of("list", dir))?.path();
+        found.extend(path.file_name().and_then(|name| epoch_number(name.to_str()?)).map(|number| (number, path.clone())));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The number of an epoch's name, `e000001`.
+#[must_use]
+pub fn epoch_number(name: &str) -> Option<u32> {
+    let number: u32 = name.strip_prefix('e')?.parse().ok()?;
+    (epoch_name(number) == name && number > 0).then_some(number)
+}
+
+/// An epoch's name.
+#[must_use]
+pub fn epoch_name(number: u32) -> String {
+    format!("e{number:06}")
+}
+
+/// The note in an epoch's folder; `None` where none was written yet.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn checkpoint_note(epoch: &Path) -> Result<Option<String>, durable::Fault> {
+    let path = epoch.join("checkpoint");
+    match fs::read_to_string(&path) {
+        Ok(note) => Ok(Some(note)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(durable::Fault::of("read", &path)(error)),
+    }
+}
+
+/// The segments of a journal in order, each with the index of its first record.
+pub type Segments = Vec<(u64, PathBuf)>;
+
+/// The segments of an epoch's journal, and a file that is none.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn segments(journal: &Path) -> Result<(Segments, Option<PathBuf>), durable::Fault> {
+    let (mut found, mut stray) = (Vec::new(), None);
+    for entry in fs::read_dir(journal).map_err(durable::Fault::of("list", journal))? {
+        let path = entry.map_err(durable::Fault::of("list", journal))?.path();
+        let first = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
+            let first: u64 = name.parse().ok()?;
+            (format!("{first:020}") == name).then_some(first)
+        });
+        match first {
+            Some(first) => found.push((first, path)),
+            None => stray = Some(path),
+        }
+    }
+    found.sort_unstable();
+    Ok((found, stray))
+}

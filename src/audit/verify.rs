@@ -1,0 +1,328 @@
+//! The offline verifier: every byte of a log's folder, recomputed. Nothing is locked or changed, so that it may run beside a
+//! gateway that writes, on a copy, or on write-once storage.
+
+mod fault;
+mod journal;
+mod layout;
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::audit::event::{Event, Previous};
+use crate::audit::head::{Head, HeadNote};
+use crate::audit::note::{Checkpoint, LogKeys, peek};
+use crate::audit::record::{Held, Opener, Outside, Record, RecordFault, RecordKeyId};
+use crate::audit::tiles::{self, Tiles, epoch_name};
+use crate::durable;
+use crate::merkle::tile::{Edge, Full, Tile, WIDTH, bundle_records, tile_bytes};
+use crate::merkle::{Hash, Tree, leaf_hash};
+
+use fault::At;
+pub use fault::Fault;
+
+/// What is to be verified, and against what.
+pub struct Wanted<'w> {
+    /// The log's folder.
+    pub dir: &'w Path,
+    /// The keys of its epochs (`log.vkeys`).
+    pub keys: &'w [LogKeys],
+    /// The head: how much was acknowledged.
+    pub head: Option<&'w Path>,
+    /// A checkpoint of former times: the log must still hold all that it covers.
+    pub since: Option<&'w str>,
+}
+
+/// An epoch that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// `<gateway name>/<epoch>`.
+    pub origin: String,
+    /// How many records.
+    pub size: u64,
+    /// How many of them are under the checkpoint.
+    pub signed: u64,
+    /// The root over all of them.
+    pub root: Hash,
+    /// The first and the last record's time.
+    pub times: Option<(String, String)>,
+    /// Bytes of an interrupted write behind them, which the next start cuts off.
+    pub torn: usize,
+    /// Files of an interrupted checkpoint, which the next start finishes.
+    pub unfinished: usize,
+    /// How many records the head says were acknowledged, where it speaks of this epoch.
+    pub acknowledged: Option<u64>,
+    /// Why the epoch after it began with a loss.
+    pub lost: Option<String>,
+    /// The records were moved away; the checkpoint and the tree are there.
+    pub pruned: bool,
+}
+
+/// Verifies a whole log. `progress` hears how many records are done and how many there are in all.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result<Vec<Seen>, Fault> {
+    // The head first: what it says was in the log before.
+    let head = wanted.head.map(Heads::read).transpose()?;
+    layout::top(wanted.dir)?;
+    let epochs = tiles::epochs(wanted.dir)?;
+    let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
+    let mut seen: Vec<Seen> = Vec::new();
+    let (mut done, mut last_at) = (0, String::new());
+    for (place, (number, folder)) in epochs.iter().enumerate() {
+        let next = epochs.get(place + 1).map(|(_, next)| first_record(next)).transpose()?.flatten();
+        let mut epoch = One {
+            folder,
+            number: *number,
+            last: place + 1 == epochs.len(),
+            at: last_at.clone(),
+            head: head.as_ref(),
+            since: since.as_ref(),
+        };
+        let found = epoch.verify(wanted.keys, next.as_ref(), |size, of| progress(done + size, done + of))?;
+        if let Some(before) = seen.last() {
+            epoch.follows(before)?;
+        }
+        done += found.size;
+        last_at = epoch.at;
+        seen.push(found);
+    }
+    let named = |origin: &str| seen.iter().any(|epoch| epoch.origin == origin);
+    if let Some(since) = since.filter(|since| !named(&since.0.origin)) {
+        return Err(Fault::of(At::log(), format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin)));
+    }
+    if let Some(heads) = head.filter(|heads| !named(&heads.head.origin)) {
+        return Err(Fault::of(At::log(), format!("the head speaks of {}, which is not there", heads.head.origin)));
+    }
+    Ok(seen)
+}
+
+/// What the head says.
+struct Heads {
+    head: Head,
+    note: Option<String>,
+}
+
+impl Heads {
+    fn read(path: &Path) -> Result<Self, Fault> {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let head = Head::decode(&bytes).map_err(|fault| Fault::of(At::file(path), fault))?;
+        Ok(Self { head, note: HeadNote::decode(&bytes).map(|note| note.note) })
+    }
+}
+
+/// A checkpoint of former times, verified.
+struct Since(Checkpoint);
+
+impl Since {
+    fn read(note: &str, keys: &[LogKeys]) -> Result<Self, Fault> {
+        let fault = |fault| Fault::of(At::log(), format!("the former checkpoint: {fault}"));
+        let origin = peek(note).map_err(fault)?.origin;
+        let keys = keys.iter().find(|keys| keys.origin == origin);
+        let keys = keys.ok_or_else(|| fault(crate::audit::note::NoteFault::NoKeys(origin)))?;
+        Ok(Self(keys.open(note).map_err(fault)?))
+    }
+}
+
+/// The record with which an epoch begins, where it has one.
+fn first_record(folder: &Path) -> Result<Option<(Previous, String)>, Fault> {
+    let under = tiles::checkpoint_note(folder)?.and_then(|note| peek(&note).ok()).map_or(0, |checkpoint| checkpoint.size);
+    let bytes = if under > 0 {
+        Tiles::new(folder, under).record(0)?
+    } else {
+        let Some(bytes) = journal::first(folder)? else { return Ok(None) };
+        bytes
+    };
+    Ok(match Record::decode(&bytes, &Nobody) {
+        Ok(Some(Record { event: Event::Epoch { previous, reason }, .. })) => Some((previous, reason)),
+        _ => None,
+    })
+}
+
+/// Who has no keys: what is outside is verified without them.
+struct Nobody;
+
+impl Opener for Nobody {
+    fn held(&self, _: &RecordKeyId) -> Held<'_> {
+        Held::Missing
+    }
+}
+
+/// One epoch that is being verified.
+struct One<'v> {
+    folder: &'v Path,
+    number: u32,
+    last: bool,
+    /// The time of the last record so far.
+    at: String,
+    head: Option<&'v Heads>,
+    since: Option<&'v Since>,
+}
+
+impl One<'_> {
+    fn name(&self) -> String {
+        epoch_name(self.number)
+    }
+
+    fn record(&self, index: u64) -> At {
+        At::record(&self.name(), index)
+    }
+
+    /// Verifies the epoch; `next` is what the one behind it begins with.
+    fn verify(
+        &mut self,
+        keys: &[LogKeys],
+        next: Option<&(Previous, String)>,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Seen, Fault> {
+        let lost = next.and_then(|(_, reason)| reason.strip_prefix("after-loss: ")).map(str::to_owned);
+        let ends = format!("/{}", self.name());
+        let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
+        let keys = keys.ok_or_else(|| Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)"))?;
+        let note = tiles::checkpoint_note(self.folder)?;
+        let signed = match &note {
+            Some(note) => keys.open(note).map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault))?,
+            None if self.last || lost.is_some() => Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() },
+            None => return Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
+        };
+        let pruned = signed.size > 0 && !self.folder.join("tile/entries").exists();
+        let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
+        let edge = if pruned { self.hashes(&signed)? } else { self.records(&signed, progress)? };
+        let head = self.head.filter(|heads| heads.head.origin == signed.origin);
+        let walked = journal::verify(self, &signed, edge, head, keys)?;
+        if !self.last && lost.is_none() && walked.size > signed.size {
+            return Err(Fault::of(At::epoch(&self.name()), "a closed epoch has records that its checkpoint does not cover"));
+        }
+        if let Some((previous, _)) = next.filter(|_| lost.is_none()) {
+            let own = Previous { origin: signed.origin.clone(), size: signed.size, root: STANDARD.encode(signed.root) };
+            if *previous != own {
+                return Err(Fault::of(At::epoch(&self.name()), "the epoch behind it follows another checkpoint than this one's"));
+            }
+        }
+        let first = first.or(walked.first).and_then(|bytes| Some(Outside::read(&bytes).ok()?.at.to_owned()));
+        Ok(Seen {
+            origin: signed.origin,
+            size: walked.size,
+            signed: signed.size,
+            root: walked.root,
+            times: first.map(|first| (first, self.at.clone())),
+            torn: walked.torn,
+            unfinished: walked.unfinished,
+            acknowledged: head.map(|heads| heads.head.size),
+            lost,
+            pruned,
+        })
+    }
+
+    /// That this epoch says which one it follows.
+    fn follows(&self, before: &Seen) -> Result<(), Fault> {
+        match first_record(self.folder)? {
+            Some((previous, _)) if previous.origin == before.origin => Ok(()),
+            Some((previous, _)) => {
+                Err(Fault::of(self.record(0), format!("it follows {}, but {} stands before it", previous.origin, before.origin)))
+            }
+            None if self.last && journal::first(self.folder)?.is_none() => Ok(()),
+            None => Err(Fault::of(self.record(0), "it does not say which epoch it follows")),
+        }
+    }
+
+    /// Looks at a record's outside: its form, and its time.
+    fn outside(&mut self, index: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let outside = Outside::read(bytes).map_err(|fault| Fault::of(self.record(index), fault))?;
+        if outside.at < self.at.as_str() {
+            return Err(Fault::of(self.record(index), RecordFault::Earlier));
+        }
+        self.at.replace_range(.., outside.at);
+        Ok(())
+    }
+
+    /// Every record under the checkpoint, and every tile over them.
+    fn records(&mut self, signed: &Checkpoint, mut progress: impl FnMut(u64, u64)) -> Result<Edge, Fault> {
+        let tiles = Tiles::new(self.folder, signed.size);
+        let mut edge = Edge::new();
+        for bundle in 0..signed.size.div_ceil(WIDTH) {
+            let first = bundle * WIDTH;
+            let width = (signed.size - first).min(WIDTH);
+            let tile = Tile { level: None, index: bundle, width };
+            let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first), fault))?;
+            let leaves = self.leaves(&tiles, tile)?;
+            let mut full = Vec::new();
+            for (index, record) in (first..).zip(bundle_records(&bytes)) {
+                let record = record.map_err(|fault| Fault::of(self.record(index), fault))?;
+                if index >= first + width {
+                    return Err(Fault::of(At::file(&self.folder.join(tile.path())), "it has more records than its name says"));
+                }
+                // The record or its hash: whichever was changed, this is the first that does not fit.
+                if leaves.get(usize::try_from(index - first).unwrap_or(usize::MAX)) != Some(&leaf_hash(record)) {
+                    return Err(Fault::of(self.record(index), "it is not the record that its hash stands for"));
+                }
+                self.outside(index, record)?;
+                full.extend(edge.push(record));
+                self.was(&edge, signed)?;
+            }
+            if edge.size() != first + width {
+                return Err(Fault::of(self.record(edge.size()), "its bundle ends before it"));
+            }
+            for Full { level, index, hashes } in full {
+                self.equal(&tiles, Tile { level: Some(level), index, width: WIDTH }, &hashes)?;
+            }
+            progress(edge.size(), signed.size);
+        }
+        self.root(&tiles, &edge, signed)?;
+        layout::tree(self.folder, signed.size)?;
+        Ok(edge)
+    }
+
+    /// The tree alone, of an epoch whose records were moved away.
+    fn hashes(&mut self, signed: &Checkpoint) -> Result<Edge, Fault> {
+        let tiles = Tiles::new(self.folder, signed.size);
+        let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
+        self.root(&tiles, &edge, signed)?;
+        Ok(edge)
+    }
+
+    /// The tile over a bundle.
+    fn leaves(&self, tiles: &Tiles, bundle: Tile) -> Result<Vec<Hash>, Fault> {
+        let tile = Tile { level: Some(0), ..bundle };
+        tiles.hashes(tile).map_err(|fault| Fault::of(self.record(bundle.index * WIDTH), fault))
+    }
+
+    /// That a tile's file holds these hashes.
+    fn equal(&self, tiles: &Tiles, tile: Tile, hashes: &[Hash]) -> Result<(), Fault> {
+        let level = u32::from(tile.level.unwrap_or(0));
+        let first = |place: u64| (tile.index * WIDTH + place) << (8 * level);
+        let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first(0)), fault))?;
+        let expect = tile_bytes(hashes);
+        if bytes == expect {
+            return Ok(());
+        }
+        let differs = expect.iter().zip(&bytes).position(|(one, other)| one != other).unwrap_or(bytes.len().min(expect.len()));
+        let what = format!("{} does not hold the hash over it", tile.path());
+        Err(Fault::of(self.record(first(differs as u64 / 32)), what))
+    }
+
+    /// The tiles at the right edge, and the root.
+    fn root(&self, tiles: &Tiles, edge: &Edge, signed: &Checkpoint) -> Result<(), Fault> {
+        for (tile, hashes) in edge.partial() {
+            self.equal(tiles, tile, hashes)?;
+        }
+        if edge.tree().root() != signed.root {
+            let what = "the root over its records is not the one that its checkpoint signs";
+            return Err(Fault::of(At::epoch(&self.name()), what));
+        }
+        Ok(())
+    }
+
+    /// That the log still holds what a former checkpoint covers.
+    fn was(&self, edge: &Edge, signed: &Checkpoint) -> Result<(), Fault> {
+        let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else { return Ok(()) };
+        if edge.size() == since.size && edge.tree().root() != since.root {
+            let what = format!("the first {} records are not those that the former checkpoint covers", since.size);
+            return Err(Fault::of(At::epoch(&self.name()), what));
+        }
+        Ok(())
+    }
+}

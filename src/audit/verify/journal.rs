@@ -1,0 +1,156 @@
+//! The journal behind a checkpoint, the head, and what an interrupted checkpoint has left.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use super::fault::{At, Fault};
+use super::{Heads, One, layout};
+use crate::audit::journal::{self, Mark};
+use crate::audit::note::{Checkpoint, LogKeys};
+use crate::audit::record::RecordFault;
+use crate::audit::tiles::{self, Tiles};
+use crate::durable;
+use crate::merkle::Hash;
+use crate::merkle::proof::tree_at;
+use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
+
+/// What stands behind the checkpoint.
+pub(super) struct Walked {
+    pub(super) size: u64,
+    pub(super) root: Hash,
+    pub(super) torn: usize,
+    pub(super) unfinished: usize,
+    /// The first record, where it is not under the checkpoint.
+    pub(super) first: Option<Vec<u8>>,
+}
+
+/// The first record of a journal that begins with one.
+pub(super) fn first(folder: &Path) -> Result<Option<Vec<u8>>, Fault> {
+    let journal = folder.join("journal");
+    let (segments, _) = tiles::segments(&journal)?;
+    let Some((0, path)) = segments.first() else { return Ok(None) };
+    let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+    let mut found = None;
+    // Whatever is wrong with the segment is said when it is verified.
+    let _ = journal::walk(&bytes, &crate::merkle::Tree::new(), &[], true, |_, record| {
+        found.get_or_insert_with(|| record.to_vec());
+        Ok::<_, RecordFault>(())
+    });
+    Ok(found)
+}
+
+/// Verifies what is behind the checkpoint `signed`, whose right edge is `edge`.
+pub(super) fn verify(
+    one: &mut One<'_>,
+    signed: &Checkpoint,
+    edge: Edge,
+    head: Option<&Heads>,
+    keys: &LogKeys,
+) -> Result<Walked, Fault> {
+    let journal = one.folder.join("journal");
+    let (segments, stray) = if journal.is_dir() { tiles::segments(&journal)? } else { (Vec::new(), None) };
+    if let Some(stray) = stray {
+        return Err(Fault::of(At::file(&stray), "it is no segment of a journal"));
+    }
+    let mut marks = vec![Mark { size: signed.size, root: signed.root }];
+    if let Some(heads) = head {
+        marks.push(Mark { size: heads.head.size, root: heads.head.root });
+        if let Some(note) = &heads.note {
+            let noted =
+                keys.open(note).map_err(|fault| Fault::of(At::epoch(&one.name()), format!("the head's checkpoint: {fault}")))?;
+            marks.push(Mark { size: noted.size, root: noted.root });
+        }
+    }
+    let mut under = Tiles::new(one.folder, signed.size);
+    let first = segments.first().map_or(signed.size, |(first, _)| *first);
+    if first > signed.size {
+        return Err(Fault::of(one.record(signed.size), "it is neither in tiles nor in the journal"));
+    }
+    let mut tree = tree_at(&mut under, first)?;
+    for mark in marks.iter().filter(|mark| mark.size <= first) {
+        if tree_at(&mut under, mark.size)?.root() != mark.root {
+            let what = format!("the root over the first {} records is not the one that was acknowledged", mark.size);
+            return Err(Fault::of(At::epoch(&one.name()), what));
+        }
+    }
+    let (mut pending, mut torn) = (Vec::new(), 0);
+    for (place, (first, path)) in segments.iter().enumerate() {
+        if *first != tree.size() {
+            return Err(Fault::of(one.record(tree.size()), "the journal has a gap there"));
+        }
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let walk = journal::walk(&bytes, &tree, &marks, place + 1 == segments.len(), |index, record| {
+            if index >= signed.size {
+                one.outside(index, record)?;
+                pending.push(record.to_vec());
+            } else if !under.record(index).is_ok_and(|known| known == record) {
+                return Err(Fault::of(one.record(index), "the journal has another record than the tiles"));
+            }
+            Ok(())
+        });
+        let walk = walk.map_err(|fault| segment_fault(one, path, fault))?;
+        (tree, torn) = (walk.tree, walk.torn);
+    }
+    let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    if tree.size() < acknowledged {
+        return Err(Fault::of(one.record(tree.size()), format!("the log ends before it, but {acknowledged} were acknowledged")));
+    }
+    let unfinished = unfinished(one, signed, edge, &pending)?;
+    let first = if signed.size == 0 { pending.first().cloned() } else { None };
+    Ok(Walked { size: tree.size(), root: tree.root(), torn, unfinished, first })
+}
+
+fn segment_fault(one: &One<'_>, path: &Path, fault: journal::SegmentFault<Fault>) -> Fault {
+    match fault {
+        journal::SegmentFault::Record { fault, .. } => fault,
+        journal::SegmentFault::Damaged { index, offset, fault } => {
+            Fault::of(one.record(index), format!("{} (byte {offset}): {fault}", path.display()))
+        }
+        journal::SegmentFault::Head { size } => {
+            let what = format!("the root over the first {size} records is not the one that was acknowledged");
+            Fault::of(At::epoch(&one.name()), what)
+        }
+    }
+}
+
+/// What a checkpoint that was interrupted has left: files that hold the beginning of what the journal gives, and partial tiles
+/// of the checkpoint before. Anything else is a fault.
+fn unfinished(one: &One<'_>, signed: &Checkpoint, mut edge: Edge, pending: &[Vec<u8>]) -> Result<usize, Fault> {
+    let extra = layout::extra(one.folder, signed.size)?;
+    if extra.is_empty() {
+        return Ok(0);
+    }
+    let tiles = Tiles::new(one.folder, signed.size);
+    let mut known: HashMap<(Option<u8>, u64), Vec<u8>> = HashMap::new();
+    let mut bundle = Vec::new();
+    let ragged = signed.size % 256;
+    if ragged > 0 {
+        tiles.bundle(signed.size / 256)?.iter().for_each(|record| bundle_push(&mut bundle, record));
+    }
+    for record in pending {
+        bundle_push(&mut bundle, record);
+        for full in edge.push(record) {
+            if full.level == 0 {
+                known.insert((None, full.index), std::mem::take(&mut bundle));
+            }
+            known.insert((Some(full.level), full.index), tile_bytes(&full.hashes));
+        }
+    }
+    known.insert((None, edge.size() / 256), bundle);
+    for (tile, hashes) in edge.partial() {
+        known.insert((tile.level, tile.index), tile_bytes(hashes));
+    }
+    for (tile, path) in &extra {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let whole = match known.get(&(tile.level, tile.index)) {
+            Some(whole) => whole.clone(),
+            // A partial tile of a former checkpoint, whose place is full by now.
+            None => tiles.bytes(Tile { width: 256, ..*tile }).unwrap_or_default(),
+        };
+        if !whole.starts_with(&bytes) || (tile.level.is_some() && bytes.len() as u64 > 32 * tile.width) {
+            return Err(Fault::of(At::file(path), "it does not belong there"));
+        }
+    }
+    Ok(extra.len())
+}

@@ -1,0 +1,127 @@
+//! That a log's folder holds what belongs there and nothing else: a file that nobody wrote may hide what somebody did.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::fault::{At, Fault};
+use crate::audit::tiles::epoch_number;
+use crate::durable;
+use crate::merkle::tile::{Tile, WIDTH};
+
+fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(durable::Fault::of("list", folder))? {
+        let path = entry.map_err(durable::Fault::of("list", folder))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        found.push((name, path));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn stray(path: &Path) -> Fault {
+    Fault::of(At::file(path), "it does not belong there")
+}
+
+/// The folder of all epochs.
+pub(super) fn top(dir: &Path) -> Result<(), Fault> {
+    let mut expected = 1;
+    for (name, path) in list(dir)? {
+        match name.as_str() {
+            "tmp" => {}
+            "reserve" => zeros(&path)?,
+            epoch => {
+                let number = epoch_number(epoch).ok_or_else(|| stray(&path))?;
+                if number != expected && expected != 1 {
+                    return Err(Fault::of(At::epoch(epoch), "the epoch before it is missing"));
+                }
+                expected = number + 1;
+                self::epoch(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn epoch(folder: &Path) -> Result<(), Fault> {
+    for (name, path) in list(folder)? {
+        match name.as_str() {
+            "checkpoint" | "tile" | "journal" => {}
+            "lock" if fs::metadata(&path).is_ok_and(|about| about.len() == 0) => {}
+            _ => return Err(stray(&path)),
+        }
+    }
+    Ok(())
+}
+
+/// The reserve holds room, and nothing else.
+fn zeros(path: &Path) -> Result<(), Fault> {
+    let mut file = File::open(path).map_err(durable::Fault::of("open", path))?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut piece).map_err(durable::Fault::of("read", path))?;
+        if read == 0 {
+            return Ok(());
+        }
+        if piece.iter().take(read).any(|byte| *byte != 0) {
+            return Err(Fault::of(At::file(path), "the reserve is not zeros"));
+        }
+    }
+}
+
+/// The tile that a path below `tile/` names, if it is written as it should be.
+fn named(path: &str) -> Option<Tile> {
+    let rest = path.strip_prefix("tile/")?;
+    let (level, rest) = rest.split_once('/')?;
+    let level = if level == "entries" { None } else { Some(level.parse().ok()?) };
+    let (number, width) = match rest.split_once(".p/") {
+        Some((number, width)) => (number, width.parse().ok()?),
+        None => (rest, WIDTH),
+    };
+    let index = number.split('/').try_fold(0_u64, |index, group| {
+        let digits: u64 = group.strip_prefix('x').unwrap_or(group).parse().ok()?;
+        index.checked_mul(1000)?.checked_add(digits)
+    })?;
+    let tile = Tile { level, index, width };
+    (tile.path() == path && (1..=WIDTH).contains(&width)).then_some(tile)
+}
+
+/// Whether a tree of `size` records has that file.
+fn belongs(tile: Tile, size: u64) -> bool {
+    let count = size.checked_shr(8 * u32::from(tile.level.unwrap_or(0))).unwrap_or(0);
+    (tile.width == WIDTH && tile.index < count / WIDTH) || Tile::partial(size).contains(&tile)
+}
+
+fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Result<(), Fault> {
+    for (name, entry) in list(folder)? {
+        let path = format!("{path}/{name}");
+        if entry.is_dir() {
+            below(&entry, &path, found)?;
+        } else {
+            found.push((path, entry));
+        }
+    }
+    Ok(())
+}
+
+/// That every name below `tile` is a tile's. What they hold, and which there should be, is asked by the others.
+pub(super) fn tree(folder: &Path, size: u64) -> Result<(), Fault> {
+    extra(folder, size).map(|_| ())
+}
+
+/// The files below `tile` that a tree of `size` records does not have: those of an interrupted checkpoint.
+pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, Fault> {
+    let mut found = Vec::new();
+    if folder.join("tile").exists() {
+        below(&folder.join("tile"), "tile", &mut found)?;
+    }
+    let mut extra = Vec::new();
+    for (name, path) in found {
+        let tile = named(&name).ok_or_else(|| stray(&path))?;
+        if !belongs(tile, size) {
+            extra.push((tile, path));
+        }
+    }
+    Ok(extra)
+}

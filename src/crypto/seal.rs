@@ -1,0 +1,139 @@
+//! Boxes that only the operator opens: HKDF-SHA-256 (RFC 5869) and AES-256-GCM (NIST SP 800-38D).
+
+use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+/// Bytes of a salt.
+pub const SALT_BYTES: usize = 16;
+/// Bytes that a box is longer than what is in it: salt and tag.
+pub const BOX_BYTES_MORE: usize = SALT_BYTES + 16;
+
+const INFO: &[u8] = b"token-shield record 1";
+
+/// The box does not open: another key, or it was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the box does not open under this key")]
+pub struct Closed;
+
+/// The key of one box: it opens that one and no other.
+#[must_use]
+pub fn own_key(record_key: &[u8; 32], salt: &[u8; SALT_BYTES]) -> Zeroizing<[u8; 32]> {
+    let mut own = Zeroizing::new([0; 32]);
+    // 32 bytes are within what HKDF gives (RFC 5869 section 2.3: 255 times the hash's length).
+    if Hkdf::<Sha256>::new(Some(salt), record_key).expand(INFO, &mut *own).is_err() {
+        unreachable_key(&mut own);
+    }
+    own
+}
+
+/// Never reached; a key that opens nothing rather than one that everybody knows.
+fn unreachable_key(own: &mut Zeroizing<[u8; 32]>) {
+    if let Ok(random) = super::entropy() {
+        **own = random;
+    }
+}
+
+/// A box: salt, ciphertext, tag. `salt` must never serve twice under one record key; `aad` is bound to it.
+#[must_use]
+pub fn seal(record_key: &[u8; 32], salt: &[u8; SALT_BYTES], aad: &[u8], plain: &[u8]) -> Vec<u8> {
+    let own = own_key(record_key, salt);
+    let cipher = Aes256Gcm::new((&*own).into());
+    let mut sealed = Vec::with_capacity(plain.len() + BOX_BYTES_MORE);
+    sealed.extend_from_slice(salt);
+    // Fails for more than 64 GiB alone; then the box is empty, which never opens.
+    let ciphertext = cipher.encrypt(&Nonce::default(), Payload { msg: plain, aad }).unwrap_or_default();
+    sealed.extend_from_slice(&ciphertext);
+    sealed
+}
+
+/// The salt of a box.
+#[must_use]
+pub fn salt_of(sealed: &[u8]) -> Option<[u8; SALT_BYTES]> {
+    sealed.first_chunk().copied()
+}
+
+/// Opens a box with the principal's record key.
+///
+/// # Errors
+/// When it does not open.
+pub fn open(record_key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Closed> {
+    open_with(&own_key(record_key, &salt_of(sealed).ok_or(Closed)?), aad, sealed)
+}
+
+/// Opens a box with its own key.
+///
+/// # Errors
+/// When it does not open.
+pub fn open_with(own: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Closed> {
+    let ciphertext = sealed.get(SALT_BYTES..).ok_or(Closed)?;
+    Aes256Gcm::new(own.into()).decrypt(&Nonce::default(), Payload { msg: ciphertext, aad }).map_err(|_| Closed)
+}
+
+/// A running HMAC-SHA-256 (RFC 2104).
+#[derive(Clone)]
+pub struct KeyedDigest(Hmac<Sha256>);
+
+impl KeyedDigest {
+    /// Begins under `key`.
+    #[must_use]
+    pub fn new(key: &[u8; 16]) -> Self {
+        let mut block = [0; 64];
+        block[..16].copy_from_slice(key);
+        // A key shorter than the block is filled with zeros: the same HMAC.
+        Self(Hmac::new((&block).into()))
+    }
+
+    /// More bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest.
+    #[must_use]
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into_bytes().into()
+    }
+
+    /// The digest of `bytes` under `key`.
+    #[must_use]
+    pub fn of(key: &[u8; 16], bytes: &[u8]) -> [u8; 32] {
+        let mut digest = Self::new(key);
+        digest.update(bytes);
+        digest.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_opens_under_its_key_alone() {
+        let sealed = seal(&[1; 32], &[2; 16], b"about", b"inside");
+        assert_eq!(open(&[1; 32], b"about", &sealed).as_deref(), Ok(&b"inside"[..]));
+        assert_eq!(open_with(&own_key(&[1; 32], &[2; 16]), b"about", &sealed).as_deref(), Ok(&b"inside"[..]));
+        assert_eq!(open(&[3; 32], b"about", &sealed), Err(Closed));
+        assert_eq!(open(&[1; 32], b"abouT", &sealed), Err(Closed));
+        assert_eq!(open_with(&own_key(&[1; 32], &[3; 16]), b"about", &sealed), Err(Closed));
+        for place in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[place] ^= 1;
+            assert_eq!(open(&[1; 32], b"about", &changed), Err(Closed), "byte {place}");
+            assert_eq!(open(&[1; 32], b"about", &sealed[..place]), Err(Closed), "{place} bytes");
+        }
+    }
+
+    /// RFC 4231 section 4.3, whose key of four bytes is filled up with zeros.
+    #[test]
+    fn digests_are_those_of_the_standard() {
+        let mut key = [0; 16];
+        key[..4].copy_from_slice(b"Jefe");
+        let hex: String =
+            KeyedDigest::of(&key, b"what do ya want for nothing?").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    }
+}

@@ -1,0 +1,253 @@
+//! The tree in files of 256 hashes: C2SP tlog-tiles.
+
+use super::{Hash, Tree, leaf_hash, perfect_root};
+
+/// Hashes of a full tile, and records of a full bundle.
+pub const WIDTH: u64 = 256;
+
+/// A file of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tile {
+    /// The level, 0 above the leaves; `None` for a bundle of entries.
+    pub level: Option<u8>,
+    /// Its number in its level.
+    pub index: u64,
+    /// How many hashes or records it holds, 1 to 256.
+    pub width: u64,
+}
+
+impl Tile {
+    /// The path below an epoch's folder.
+    #[must_use]
+    pub fn path(&self) -> String {
+        let level = self.level.map_or_else(|| "entries".to_owned(), |level| level.to_string());
+        let index = index_path(self.index);
+        if self.width == WIDTH { format!("tile/{level}/{index}") } else { format!("tile/{level}/{index}.p/{}", self.width) }
+    }
+
+    /// The tile and the bundle at the right edge of a tree of `size` leaves that are not full, from the leaves upwards.
+    #[must_use]
+    pub fn partial(size: u64) -> Vec<Self> {
+        let mut found = Vec::new();
+        for level in 0..8_u8 {
+            let count = size >> (8 * u32::from(level));
+            if count == 0 {
+                break;
+            }
+            let (index, width) = (count / WIDTH, count % WIDTH);
+            if width > 0 {
+                found.push(Self { level: Some(level), index, width });
+                if level == 0 {
+                    found.push(Self { level: None, index, width });
+                }
+            }
+        }
+        found
+    }
+}
+
+/// A tile's number as tlog-tiles writes it: groups of three digits, all but the last behind an `x`.
+#[must_use]
+pub fn index_path(index: u64) -> String {
+    let mut path = format!("{:03}", index % 1000);
+    let mut rest = index / 1000;
+    while rest > 0 {
+        path = format!("x{:03}/{path}", rest % 1000);
+        rest /= 1000;
+    }
+    path
+}
+
+/// The right edge of a tree: the hashes of each level's tile that is not full.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edge {
+    size: u64,
+    levels: Vec<Vec<Hash>>,
+}
+
+/// A tile of hashes that has become full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// Its level.
+    pub level: u8,
+    /// Its number.
+    pub index: u64,
+    /// Its 256 hashes.
+    pub hashes: Vec<Hash>,
+}
+
+impl Edge {
+    /// The edge of the empty tree.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { size: 0, levels: Vec::new() }
+    }
+
+    /// The edge of a tree of `size` leaves, its partial tiles read with `read`.
+    ///
+    /// # Errors
+    /// Those of `read`, which must give exactly the tile's hashes.
+    pub fn load<E>(size: u64, mut read: impl FnMut(Tile) -> Result<Vec<Hash>, E>) -> Result<Self, E> {
+        let mut levels = Vec::new();
+        for level in 0..8_u8 {
+            let count = size >> (8 * u32::from(level));
+            if count == 0 {
+                break;
+            }
+            let width = count % WIDTH;
+            let tile = Tile { level: Some(level), index: count / WIDTH, width };
+            levels.push(if width == 0 { Vec::new() } else { read(tile)? });
+        }
+        Ok(Self { size, levels })
+    }
+
+    /// How many leaves there are.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Appends a record; gives the tiles that it makes full.
+    pub fn push(&mut self, record: &[u8]) -> Vec<Full> {
+        let mut full = Vec::new();
+        let mut hash = leaf_hash(record);
+        let mut index = self.size;
+        for level in 0..8_u8 {
+            if self.levels.len() == usize::from(level) {
+                self.levels.push(Vec::with_capacity(256));
+            }
+            let Some(tile) = self.levels.get_mut(usize::from(level)) else { break };
+            tile.push(hash);
+            if tile.len() < 256 {
+                break;
+            }
+            let hashes = std::mem::replace(tile, Vec::with_capacity(256));
+            // 256 hashes are a perfect subtree.
+            let Some(above) = perfect_root(&hashes) else { break };
+            index /= WIDTH;
+            full.push(Full { level, index, hashes });
+            hash = above;
+        }
+        self.size += 1;
+        full
+    }
+
+    /// The tiles that are not full.
+    pub fn partial(&self) -> impl Iterator<Item = (Tile, &[Hash])> {
+        Tile::partial(self.size).into_iter().filter_map(|tile| {
+            let hashes = self.levels.get(usize::from(tile.level?))?;
+            Some((tile, hashes.as_slice()))
+        })
+    }
+
+    /// The tree that this is the edge of.
+    #[must_use]
+    pub fn tree(&self) -> Tree {
+        let mut peaks = Vec::new();
+        for level in self.levels.iter().rev() {
+            let mut rest = level.as_slice();
+            while !rest.is_empty() {
+                let (subtree, behind) = rest.split_at(1 << rest.len().ilog2());
+                peaks.extend(perfect_root(subtree));
+                rest = behind;
+            }
+        }
+        Tree::of_peaks(self.size, peaks).unwrap_or_default()
+    }
+}
+
+/// The bytes of a tile.
+#[must_use]
+pub fn tile_bytes(hashes: &[Hash]) -> Vec<u8> {
+    hashes.concat()
+}
+
+/// The hashes of a tile's bytes; `None` where their number is not `width`.
+#[must_use]
+pub fn tile_hashes(bytes: &[u8], width: u64) -> Option<Vec<Hash>> {
+    let (hashes, rest) = bytes.as_chunks::<32>();
+    (rest.is_empty() && hashes.len() as u64 == width).then(|| hashes.to_vec())
+}
+
+/// Appends a record to a bundle.
+pub fn bundle_push(bundle: &mut Vec<u8>, record: &[u8]) {
+    // A record has 65,535 bytes at the most.
+    let length = u16::try_from(record.len()).unwrap_or(u16::MAX);
+    bundle.extend_from_slice(&length.to_be_bytes());
+    bundle.extend_from_slice(record);
+}
+
+/// The records of a bundle's bytes; the last item is `Err` where they do not come out even.
+pub fn bundle_records(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Uneven>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let record = rest.split_first_chunk::<2>().and_then(|(length, behind)| {
+            let (record, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            rest = behind;
+            Some(record)
+        });
+        Some(record.ok_or_else(|| {
+            rest = &[];
+            Uneven
+        }))
+    })
+}
+
+/// A bundle ends in the middle of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it ends in the middle of a record")]
+pub struct Uneven;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn paths_are_those_of_the_standard() {
+        let path = |level, index, width| Tile { level, index, width }.path();
+        assert_eq!(path(Some(0), 0, 256), "tile/0/000");
+        assert_eq!(path(Some(2), 1_234_067, 256), "tile/2/x001/x234/067");
+        assert_eq!(path(None, 1000, 17), "tile/entries/x001/000.p/17");
+    }
+
+    #[test]
+    fn an_edge_is_the_tree_and_comes_back_from_its_tiles() {
+        let (mut edge, mut tree) = (Edge::new(), Tree::new());
+        let mut files: BTreeMap<(u8, u64), Vec<Hash>> = BTreeMap::new();
+        for number in 0..66_000_u64 {
+            let record = number.to_be_bytes();
+            for full in edge.push(&record) {
+                files.insert((full.level, full.index), full.hashes);
+            }
+            tree.push(&record);
+            if number % 977 == 0 || (65_530..65_540).contains(&number) {
+                assert_eq!(edge.tree(), tree, "size {}", number + 1);
+                let loaded = Edge::load(edge.size(), |tile| {
+                    let found = edge.partial().find(|(known, _)| *known == tile).map(|(_, hashes)| hashes.to_vec());
+                    found.ok_or(tile)
+                });
+                assert_eq!(loaded.map(|loaded| loaded.tree()), Ok(tree.clone()));
+            }
+        }
+        assert_eq!(files.keys().filter(|(level, _)| *level == 0).count(), 257);
+        assert_eq!(files.keys().filter(|(level, _)| *level == 1).count(), 1);
+    }
+
+    #[test]
+    fn bundles_come_back_or_are_uneven() {
+        let mut bundle = Vec::new();
+        for record in [&b"one"[..], b"", b"three"] {
+            bundle_push(&mut bundle, record);
+        }
+        let records: Result<Vec<_>, _> = bundle_records(&bundle).collect();
+        assert_eq!(records, Ok(vec![&b"one"[..], b"", b"three"]));
+        for cut in 1..bundle.len() {
+            let read: Result<Vec<_>, _> = bundle_records(&bundle[..cut]).collect();
+            assert!(read.is_err() || cut == 5 || cut == 7, "{cut}");
+        }
+    }
+}

@@ -1,0 +1,499 @@
+"""The audit log's verifier, on logs that are written here from docs/AUDIT.md: good ones pass, and no promise is broken unseen."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from audit_verifier import Epoch, Fault, crc32c, open_record, open_with, record_at, since, verify, verify_proof
+
+NAME, RECORD_KEY, SALT = "gateway.example", bytes(range(32)), b"sixteen of salt."
+OWN_KEY = HKDF(SHA256(), 32, SALT, b"token-shield record 1").derive(RECORD_KEY)
+IDENTIFIERS = (b"\xfftoken-shield ML-DSA-65", b"\x01")
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+class Signer:
+    """Both keys of an epoch."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin, self.keys = origin, (MLDSA65PrivateKey.generate(), Ed25519PrivateKey.generate())
+        self.publics = [i + key.public_key().public_bytes_raw() for i, key in zip(IDENTIFIERS, self.keys, strict=True)]
+        self.ids = [sha256(origin.encode() + b"\n" + public).digest()[:4] for public in self.publics]
+        self.vkeys = "".join(f"{origin}+{i.hex()}+{b64(public)}\n" for i, public in zip(self.ids, self.publics, strict=True))
+
+    def lines(self, text: str) -> list[str]:
+        return [f"— {self.origin} {b64(self.ids[at] + self.keys[at].sign(text.encode()))}\n" for at in (0, 1)]
+
+    def note(self, records: list[bytes], size: str | None = None, root: str | None = None) -> str:
+        text = f"{self.origin}\n{size or len(records)}\n{root or b64(mth(leaves(records)))}\n"
+        return text + "\n" + "".join(self.lines(text))
+
+
+ONE, TWO, OTHER = (Signer(f"{NAME}/{epoch}") for epoch in ("e000001", "e000002", "e000001"))
+VKEYS = ONE.vkeys + TWO.vkeys
+
+
+def leaves(records: list[bytes]) -> list[bytes]:
+    return [sha256(b"\0" + record).digest() for record in records]
+
+
+def mth(hashes: list[bytes]) -> bytes:
+    """RFC 6962, 2.1, word for word."""
+    if len(hashes) < 2:
+        return hashes[0] if hashes else sha256(b"").digest()
+    k = 1 << (len(hashes) - 1).bit_length() - 1
+    return sha256(b"\1" + mth(hashes[:k]) + mth(hashes[k:])).digest()
+
+
+def inclusion(index: int, hashes: list[bytes]) -> list[bytes]:
+    """RFC 6962, 2.1.1, word for word."""
+    if len(hashes) < 2:
+        return []
+    k = 1 << (len(hashes) - 1).bit_length() - 1
+    if index < k:
+        return [*inclusion(index, hashes[:k]), mth(hashes[k:])]
+    return [*inclusion(index - k, hashes[k:]), mth(hashes[:k])]
+
+
+def moment(number: int) -> str:
+    return (datetime(2026, 11, 21, 8, 15, 30) + timedelta(milliseconds=number * 250)).isoformat(timespec="milliseconds") + "Z"
+
+
+def compact(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def plain(number: int, kind: str = "start", **inside: object) -> bytes:
+    return compact({"at": moment(number), "kind": kind, "plain": inside, "v": 1})
+
+
+def sealed(number: int, **inside: object) -> bytes:
+    rest = f'{{"at":"{moment(number)}",%s"key":"{"A" * 22}","kind":"admission","v":1}}'
+    box = SALT + AESGCM(OWN_KEY).encrypt(bytes(12), compact(inside), (rest % "").encode())
+    return (rest % f'"box":"{base64.urlsafe_b64encode(box).decode().rstrip("=")}",').encode()
+
+
+def records(count: int) -> list[bytes]:
+    return [sealed(at // 3, request=at) if at % 3 else plain(at // 3, version="ä😀\n", place=at) for at in range(count)]
+
+
+def tile(index: int, width: int) -> str:
+    digits = str(index).zfill(-(-len(str(index)) // 3) * 3)
+    above = "".join(f"x{digits[at : at + 3]}/" for at in range(0, len(digits) - 3, 3))
+    return above + digits[-3:] + (f".p/{width}" if width < 256 else "")
+
+
+def framed(some: list[bytes]) -> bytes:
+    return b"".join(len(record).to_bytes(2, "big") + record for record in some)
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def write_tiles(epoch: Path, some: list[bytes]) -> None:
+    for at in range(0, len(some), 256):
+        put(epoch / "tile/entries" / tile(at // 256, len(some[at : at + 256])), framed(some[at : at + 256]))
+    level, row = 0, leaves(some)
+    while row:
+        for at in range(0, len(row), 256):
+            put(epoch / f"tile/{level}" / tile(at // 256, len(row[at : at + 256])), b"".join(row[at : at + 256]))
+        level, row = level + 1, [mth(row[at : at + 256]) for at in range(0, len(row) - 255, 256)]
+
+
+def batch(before: list[bytes], some: list[bytes], root: bytes | None = None) -> bytes:
+    header = struct.pack(">8sQII", b"TSBATCH1", len(before), len(some), len(framed(some)))
+    data = header + crc32c(header).to_bytes(4, "big") + framed(some)
+    data += struct.pack(">Q32s", len(before) + len(some), root or mth(leaves(before + some)))
+    data += sha256(data).digest()
+    return data + bytes(-len(data) % 512)
+
+
+def write_journal(epoch: Path, some: list[bytes], first: int = 0, each: int = 40, segment: int = 160) -> None:
+    """Batches of `each` records in segments of `segment` from record `first` on."""
+    for start in range(first, len(some) + 1, segment):
+        stop = min(start + segment, len(some))
+        data = b"".join(batch(some[:at], some[at : min(at + each, stop)]) for at in range(start, stop, each))
+        put(epoch / f"journal/{start:020}", data + bytes(4096))
+
+
+def write_epoch(folder: Path, signer: Signer, some: list[bytes], signed: int | None, first: int | None = 0) -> Path:
+    """An epoch whose checkpoint covers `signed` records, and whose journal begins with record `first` if it has one."""
+    epoch = folder / signer.origin.rpartition("/")[2]
+    put(epoch / "lock", b"")
+    if signed is not None:
+        put(epoch / "checkpoint", signer.note(some[:signed]).encode())
+        write_tiles(epoch, some[:signed])
+    if first is not None:
+        write_journal(epoch, some, first)
+    return epoch
+
+
+def opening(before: list[bytes], number: int = 1000, **other: object) -> bytes:
+    previous = {"origin": ONE.origin, "size": len(before), "root": b64(mth(leaves(before))), **other}
+    return plain(number, "epoch", previous=previous, reason="asked for")
+
+
+def head_slot(size: int, root: bytes, number: int) -> bytes:
+    text = f"token-shield head 1\n{ONE.origin}\n{size}\n{b64(root)}\n{number}\n".encode()
+    return (text + b64(sha256(text).digest()).encode()).ljust(512, b"\n")
+
+
+def write_head(path: Path, some: list[bytes], notes: list[str]) -> None:
+    """Says that all of `some` is acknowledged; the last of `notes` is the newest."""
+    slots = [bytes(512), head_slot(len(some), mth(leaves(some)), 7), bytes(8192), bytes(8192)]
+    for number, note in enumerate(notes):
+        text = f"token-shield note 1\n{number}\n{b64(sha256(note.encode()).digest())}\n{note}"
+        slots[2 + number % 2] = text.encode().ljust(8192, b"\0")
+    path.write_bytes(b"".join(slots))
+
+
+@pytest.fixture
+def log(folder: Path) -> Path:
+    """700 records, 600 of them under the checkpoint, and a journal from record 500 on."""
+    write_epoch(folder / "audit", ONE, records(700), 600, 500)
+    write_head(folder / "head", records(700), [ONE.note(records(600))])
+    put(folder / "audit/reserve", bytes(1000))
+    put(folder / "audit/tmp/half", b"whatever")
+    return folder / "audit"
+
+
+def check(log: Path, *, head: bool = True, live: bool = False) -> list[Epoch]:
+    return verify(log, VKEYS, log.parent / "head" if head else None, live)
+
+
+def fault(log: Path, says: str, index: int | None = None, *, head: bool = False, live: bool = False) -> None:
+    with pytest.raises(Fault, match=says) as raised:
+        check(log, head=head, live=live)
+    assert raised.value.index == index, raised.value
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("tail", [0, 1, 300])
+@pytest.mark.parametrize("signed", [None, 0, 1, 255, 256, 257, 700])
+def test_a_good_log_passes(folder: Path, signed: int | None, tail: int) -> None:
+    some = records((signed or 0) + tail)
+    write_epoch(folder, ONE, some, signed, (signed or 0) // 2)
+    root, signed_root = b64(mth(leaves(some))), None if signed is None else b64(mth(leaves(some[:signed])))
+    first, last = (moment(0), moment((len(some) - 1) // 3)) if some else (None, None)
+    assert verify(folder, VKEYS) == [Epoch(ONE.origin, len(some), signed or 0, root, signed_root, first, last)]
+    assert [record_at(folder, "e000001", index) for index in range(len(some))] == some
+    with pytest.raises(Fault):
+        record_at(folder, "e000001", len(some))
+
+
+def test_indexes_of_more_than_three_digits(folder: Path) -> None:
+    some = [plain(1)] * (1000 * 256 + 3)
+    write_epoch(folder, ONE, some, len(some), None)
+    assert (folder / "e000001/tile/0/x001/000.p/3").exists() and (folder / "e000001/tile/2/000.p/3").exists()
+    assert verify(folder, VKEYS)[0].signed == len(some)
+
+
+def test_the_head_and_what_is_around_the_epochs(log: Path) -> None:
+    [epoch] = check(log)
+    assert (epoch.size, epoch.signed, epoch.torn, epoch.unfinished) == (700, 600, 0, False)
+    write_head(log.parent / "head", records(650), [ONE.note(records(500)), ONE.note(records(660))])
+    assert check(log)[0].unfinished, "the note is newer than the checkpoint, and not newer than the records"
+
+
+def test_a_slot_of_the_head_that_is_not_whole_counts_as_empty(log: Path) -> None:
+    write_head(path := log.parent / "head", records(700), [ONE.note(records(600)), ONE.note(records(700))])
+    data = path.read_bytes()
+    path.write_bytes(head_slot(650, mth(leaves(records(650))), 6) + data[512:])
+    flip(path, 512 + 30)
+    flip(path, 1024 + 8192 + 500)
+    assert not check(log)[0].unfinished
+    flip(path, 30)
+    fault(log, "no slot is whole", head=True)
+    path.write_bytes(data[512:1024] + data[:512] + data[1024:])
+    fault(log, "no slot is whole", head=True)
+    path.write_bytes(data[:1024] + bytes(2 * 8192))
+    fault(log, "no note in it is whole", head=True)
+
+
+def test_the_log_is_never_shorter_than_the_head_or_another(log: Path) -> None:
+    write_head(path := log.parent / "head", records(701), [ONE.note(records(600))])
+    fault(log, "says 701 records", 700, head=True)
+    write_head(path, records(699) + [plain(500)], [ONE.note(records(600))])
+    fault(log, "another root", head=True)
+    write_head(path, records(700), [ONE.note(records(701))])
+    fault(log, "says 701 records", 700, head=True)
+    write_head(path, records(700), [OTHER.note(records(600))])
+    fault(log, "signatures are not", head=True)
+    path.write_bytes(path.read_bytes().replace(b"e000001", b"e000003"))
+    fault(log, "no slot is whole", head=True)
+
+
+def test_every_byte_counts(log: Path) -> None:
+    """One byte flipped, in turn in each file at its beginning, in its middle and at its end."""
+    whole = shutil.copytree(log.parent, log.parent.parent / "whole")
+    files = [path for path in log.rglob("*") if path.is_file() and path.stat().st_size and path.name != "half"]
+    for path in files:
+        size = path.stat().st_size - 4096 * (path.parent.name == "journal")  # the rest of the last segment may be torn
+        for at in (0, size // 2, size - 1):
+            flip(path, at)
+            with pytest.raises(Fault):
+                check(log)
+            shutil.copyfile(whole / path.relative_to(log.parent), path)
+    assert check(log)
+
+
+def test_no_file_can_go_or_come(log: Path) -> None:
+    for path in [path for path in log.rglob("*") if path.is_file() and path.name not in ("reserve", "half", "lock")]:
+        data = path.read_bytes()
+        path.unlink()
+        with pytest.raises(Fault):
+            check(log)
+        path.write_bytes(data)
+    lock = log / "e000001/lock"
+    lock.write_bytes(b"1")
+    fault(log, "lock does not belong")
+    lock.unlink()
+    for name in ("e000001/tile/0/003", "e000001/tile/entries/002.p/89", "e000001/notes", "x", "e000001/tile/0/000.p/255",
+                 "e000001/journal/1", "e000001/tile/2/000.p/1", "e000001/checkpoint.old", "e000003/checkpoint", "e000001/x/y"):
+        put(log / name, b"")
+        fault(log, "does not belong here")
+        (log / name).unlink()
+
+
+def test_records_cannot_be_swapped_or_put_in_anothers_place(folder: Path) -> None:
+    some, swapped = records(300), records(300)
+    swapped[7], swapped[8] = swapped[8], swapped[7]
+    epoch = write_epoch(folder, ONE, some, 300, None)
+    put(epoch / "tile/entries/000", framed(swapped[:256]))
+    fault(folder, "tile/0/000 has not", 7)
+    write_tiles(epoch, swapped)
+    fault(folder, "root is not that")
+    write_tiles(epoch, some)
+    write_journal(epoch, swapped)
+    fault(folder, "not the same in the journal", 7)
+
+
+def test_both_signatures_of_the_right_keys_are_needed(folder: Path) -> None:
+    some = records(3)
+    path = write_epoch(folder, ONE, some, 3) / "checkpoint"
+    text, mldsa, ed25519 = ONE.note(some).partition("\n\n")[0] + "\n", *ONE.note(some).splitlines(keepends=True)[-2:]
+    witness = f"— witness.example {b64(b'1234' + bytes(64))}\n"
+    body, stale, root = text + "\n", ONE.lines(text + "x"), text.split("\n")[2]
+    both = body + mldsa + ed25519
+    bad: dict[str, list[str]] = {
+        "not a signed note": [
+            "", text, body, text + mldsa + ed25519, text + "extension\n\n" + mldsa + ed25519, both + "\n", both[:-1],
+            both + "witness\n", body + mldsa + ed25519.replace("— ", "- "), ONE.note(some, root=root[:-1]),
+            *(ONE.note(some, size=size) for size in ("03", "+3", "3 ", "-3")), ONE.note(some, root=root + "\r"),
+        ],
+        "first two signatures": [
+            OTHER.note(some), body + mldsa, body + ed25519, body + ed25519 + mldsa, body + mldsa + mldsa, body + mldsa + witness,
+            body + mldsa + OTHER.lines(text)[1], body + OTHER.lines(text)[0] + ed25519, body + witness + mldsa + ed25519,
+        ],
+        "does not verify": [
+            body + stale[0] + ed25519, body + mldsa + stale[1], both + stale[1], ONE.note(some).replace("\n3\n", "\n4\n"),
+        ],
+        "not base64": [body + mldsa + ed25519[:-3] + chr(ord(ed25519[-3]) + 1) + "=\n"],
+        "root is not that": [ONE.note(some, root=b64(bytes(32))), ONE.note(some, root="A" * 42 + "B=")],
+        "of another epoch": [TWO.note(some)],
+    }
+    for says, notes in bad.items():
+        for note in notes:
+            path.write_text(note)
+            fault(folder, says)
+    path.write_text(both + witness)
+    assert check(folder, head=False)
+    with pytest.raises(Fault, match="id is wrong"):
+        verify(folder, VKEYS.replace(ONE.ids[0].hex(), ONE.ids[1].hex()))
+    with pytest.raises(Fault, match="first two signatures"):
+        verify(folder, OTHER.vkeys)
+
+
+def spoilt(old: bytes, new: bytes, record: bytes = plain(0, place=5, text="ä\n")) -> bytes:
+    assert old in record
+    return record.replace(old, new, 1)
+
+
+@pytest.mark.parametrize("bad", [
+    *(spoilt(b":5", b":" + bad) for bad in (b" 5", b"5.0", b"05", b"-0", b"5e0", b"9007199254740992", b"NaN", b'5,"place":5')),
+    *(spoilt("ä".encode(), bad) for bad in (b"\\u00e4", b"\xe4", b"\\ud800")), spoilt(b"\\n", b"\\u000a"),
+    *(spoilt(b'"v":1', bad) for bad in (b'"v":2', b'"v":true', b'"v":1,"w":1', b'"v":1 ')),
+    spoilt(b'"kind":"start",', b""), spoilt(b'"start"', b"1"), spoilt(b'{"place":5,"text"', b'{"text":"","place"'),
+    *(spoilt(b".000Z", bad) for bad in (b"Z", b".000+00:00", b".000z")), spoilt(b"-21T", b"-31T"), spoilt(b"T08", b" 08"),
+    *(spoilt(old, new, sealed(0)) for old, new in (
+        (b'"v":1', b'"v":2'), (b'"key":"A', b'"key":"AA'), (b'AA","kind', b'AB","kind'), (b'"box"', b'"Box"'), (b"T08", b"T24"),
+        (b'"kind"', b'"plain":{},"kind"'), (b'","key', b'=","key'), (b"-21T", b"-31T"),
+    )),
+    sealed(0).replace(sealed(0).split(b'"')[7], b"AAAA"), spoilt(b"}", b"]", plain(0)).replace(b":{", b":["), b"", b"[]", b"{}",
+    b"\xef\xbb\xbf" + plain(0), b"[" * 60000, plain(0, **{"\U0001f600": 1, "\ufb33": 2}), plain(0, "epoch", previous={}),
+    sealed(0).replace(b"admission", b"epoch"),
+])
+def test_a_record_has_one_form(folder: Path, bad: bytes) -> None:
+    by_utf_16 = plain(0, a=1, b=2).replace(b'"a"', '"\U0001f600"'.encode()).replace(b'"b"', '"\ufb33"'.encode())
+    some = [by_utf_16, sealed(0), bad, plain(0)]
+    write_epoch(folder / "tiles", ONE, some, 4, None)
+    fault(folder / "tiles", "e000001, record 2", 2)
+    write_epoch(folder / "journal", ONE, some, 1)
+    fault(folder / "journal", "e000001, record 2", 2)
+
+
+@pytest.mark.parametrize("signed", [0, 9, 10, 20])
+def test_time_never_goes_back(folder: Path, signed: int) -> None:
+    write_epoch(folder, ONE, [*(plain(5 + at // 2) for at in range(10)), sealed(8), *(plain(20) for _ in range(9))], signed)
+    fault(folder, "time is before", 10)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda data, at: data.replace(b"TSBATCH1", b"TSBATCH2", 1), lambda data, at: data[:at] + data[at + 512 :],
+    lambda data, at: data[:at] + data[:512] + data[at:], lambda data, at: data[: at - 1] + b"x" + data[at:],
+    lambda data, at: batch(records(16), records(24)[16:], bytes(32)) + data[at:],
+    lambda data, at: batch(records(15), records(24)[15:]) + data[at:], lambda data, at: batch(records(16), []) + data,
+])
+def test_the_journal_is_walked_batch_by_batch(folder: Path, spoil: Callable[[bytes, int], bytes]) -> None:
+    assert crc32c(b"123456789") == 0xE3069283
+    some = records(50)
+    epoch = write_epoch(folder, ONE, some, 20, None)
+    write_journal(epoch, some, first=16, each=8, segment=16)
+    path = epoch / f"journal/{16:020}"
+    path.write_bytes(spoil(path.read_bytes(), len(batch(some[:16], some[16:24]))))
+    with pytest.raises(Fault, match="batch"):
+        check(folder, head=False)
+
+
+def test_segments_follow_each_other_and_the_checkpoint(folder: Path) -> None:
+    some = records(50)
+    epoch = write_epoch(folder, ONE, some, 20, None)
+    write_journal(epoch, some, first=21)
+    fault(folder, "does not follow", 20)
+    shutil.rmtree(epoch / "journal")
+    put(epoch / f"journal/{0:020}", batch([], some[:10]) + bytes(512))
+    fault(folder, "ends before the checkpoint", 10)
+
+
+def test_one_torn_batch_may_lie_at_the_end(log: Path) -> None:
+    path, next_one = log / f"e000001/journal/{660:020}", batch(records(700), records(740)[700:])
+    whole = path.read_bytes()[:-4096]
+    path.write_bytes(whole + next_one[:-512] + bytes(9999))
+    assert check(log)[0].torn == len((next_one[:-512]).rstrip(b"\0"))
+    path.write_bytes(whole + bytes(1024) + b"x" + bytes(9999))
+    assert check(log)[0].torn == 1025
+    path.write_bytes(whole + bytes(256 * 1024) + b"x" + bytes(9999))
+    fault(log, "is no torn one", 700)
+    path.write_bytes(whole + bytes(512) + next_one)
+    fault(log, "is no torn one", 700)
+    path.write_bytes(whole + bytes(512))
+    before = log / f"e000001/journal/{500:020}"
+    before.write_bytes(before.read_bytes() + b"x")
+    fault(log, "is no torn one", 660)
+
+
+def two_epochs(folder: Path, first: bytes, *, signed: int | None = 10, journal: bool = False) -> Path:
+    write_epoch(folder, ONE, records(300), 300, 0 if journal else None)
+    write_epoch(folder, TWO, [first, *(plain(1000 + at) for at in range(20))], signed)
+    return folder
+
+
+def test_epochs_are_linked(folder: Path) -> None:
+    good = opening(records(300))
+    assert [epoch.size for epoch in check(two_epochs(folder / "good", good), head=False)] == [300, 21]
+    assert check(two_epochs(folder / "new", good, signed=None), head=False)[1].signed_root is None
+    write_head(folder / "head", records(300), [ONE.note(records(300))])
+    assert check(folder / "good")
+    for place, (bad, says) in enumerate([
+        (opening(records(299)), "previous is not"), (opening(records(300), root=b64(bytes(32))), "previous is not"),
+        (opening(records(300), origin=TWO.origin), "previous is not"), (opening(records(300), 5), "time is before"),
+        (plain(1000, "epoch"), "previous is not"), (plain(1000), "of kind epoch"),
+        (sealed(1000).replace(b"admission", b"epoch"), "previous"),
+    ]):
+        fault(two_epochs(folder / str(place), bad), f"e000002.*{says}", 0)
+    fault(two_epochs(folder / "open", good, journal=True), "its journal is not empty")
+    (folder / "good/e000001/checkpoint").unlink()
+    fault(folder / "good", "checkpoint")
+    shutil.rmtree(folder / "good/e000001")
+    fault(folder / "good", "gap")
+    shutil.rmtree(folder / "good/e000002")
+    fault(folder / "good", "no epoch")
+
+
+def test_a_live_log_may_have_tiles_of_other_checkpoints(log: Path) -> None:
+    for size in (590, 699, 700):
+        write_tiles(log / "e000001", records(size))
+    fault(log, "does not belong")
+    assert check(log, live=True)[0].signed == 600
+    path = log / "e000001/tile/entries/002.p/187"
+    data = path.read_bytes()
+    for bad in (data[:-1] + b"x", data + b"x"):
+        path.write_bytes(bad)
+        fault(log, "does not belong|too many", live=True)
+    path.write_bytes(data)
+    for name in ("tile/0/002.p/189", "tile/0/002", "tile/2/000.p/1", "tile/0/x000/002.p/180", "tile/other"):
+        put(log / "e000001" / name, b"")
+        fault(log, "does not belong", live=True)
+        (log / "e000001" / name).unlink()
+
+
+def test_sealed_records_open_with_the_right_key_only() -> None:
+    record = sealed(3, request="a", tokens=7)
+    assert open_record(record, RECORD_KEY) == open_with(record, OWN_KEY) == {"request": "a", "tokens": 7}
+    other = record.replace(b"admission", b"outcome")
+    for opened, right, wrong in ((open_record, RECORD_KEY, OWN_KEY), (open_with, OWN_KEY, RECORD_KEY)):
+        for bad, key in ((record, wrong), (other, right), (plain(3), right), (record, b"short")):
+            with pytest.raises(Fault):
+                opened(bad, key)
+
+
+def test_the_log_still_contains_an_old_checkpoint(log: Path) -> None:
+    for size in (0, 1, 255, 600, 699, 700):
+        since(log, VKEYS, ONE.note(records(size)))
+    for note, says in ((ONE.note(records(701)), "701"), (ONE.note(records(5)[1:]), "another root"),
+                       (OTHER.note(records(5)), "first two"), (TWO.note(records(5)), "e000002")):
+        with pytest.raises(Fault, match=says):
+            since(log, VKEYS, note)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 21])
+def test_proofs_of_inclusion(size: int) -> None:
+    some = records(size)
+    for index in range(size):
+        path = "".join(b64(one) + "\n" for one in inclusion(index, leaves(some)))
+        proof = f"c2sp.org/tlog-proof@v1\nindex {index}\n{path}\n{ONE.note(some)}"
+        verify_proof(proof, some[index], VKEYS)
+        verify_proof(proof.replace("index", "extra YWJj\nindex", 1), some[index], VKEYS)
+        bad = [proof.replace(f"index {index}", f"index {at}") for at in (index + 1, f"0{index}", size, "")]
+        bad += [proof.replace(path, more, 1) for more in (path + b64(bytes(32)) + "\n", path + "YWJj\n", path[45:] or "x\n")]
+        bad += [proof.replace("@v1", "@v2"), proof[:-1], proof.replace("i", "extra YWJ\ni", 1), proof.rpartition("\n— ")[0]]
+        for one, record in [*((one, some[index]) for one in bad), (proof, plain(77))]:
+            with pytest.raises(Fault):
+                verify_proof(one, record, VKEYS)
+
+
+def test_the_command(log: Path) -> None:
+    (log.parent / "vkeys").write_text(VKEYS)
+    script = [sys.executable, str(Path(__file__).with_name("audit_verifier.py")), str(log), "--vkeys", str(log.parent / "vkeys")]
+    done = subprocess.run([*script, "--head", str(log.parent / "head"), "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["epochs"][0]["size"] == 700
+    assert "size=700" in subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    flip(log / "e000001/tile/0/001", 32 * 9)
+    failed = subprocess.run([*script, "--live", "--json"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and json.loads(failed.stdout)["index"] == 256 + 9
