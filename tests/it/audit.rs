@@ -55,7 +55,7 @@ fn written(records: u64) -> (Folder, Log) {
     for number in 0..records {
         log.seal_blocking(event(number), None).expect("sealed");
     }
-    (Folder { temp: temp, audit, head }, log)
+    (Folder { temp, audit, head }, log)
 }
 
 #[test]
