@@ -40,6 +40,10 @@ fn token(number: u32) -> TokenId {
     TokenId(sha256(&number.to_le_bytes()))
 }
 
+fn principal() -> token_shield::id::Principal {
+    "team:bench".parse().unwrap_or_else(|_| std::process::abort())
+}
+
 fn handles(bench: &mut Criterion) {
     for (kind, bytes) in TOKENS {
         let registry: &'static Registry = Box::leak(Box::new(Registry::new()));
@@ -48,8 +52,14 @@ fn handles(bench: &mut Criterion) {
         for size in SIZES {
             for number in known..size {
                 let id = handle::id(&name(number)).unwrap_or(HandleId([0; 32]));
-                let set =
-                    Event::HandleSet { handle: id, token: text.clone(), id: token(number), agent: agent(number), until: None };
+                let set = Event::HandleSet {
+                    handle: id,
+                    token: text.clone(),
+                    id: token(number),
+                    agent: agent(number),
+                    principal: principal(),
+                    until: None,
+                };
                 seal(registry, set);
             }
             known = size;

@@ -6,7 +6,7 @@ mod tls;
 mod watchful;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 
 use crate::audit::entry::Pen;
 use crate::audit::event::Event;
-use crate::audit::log::{Log, LogFault, Settings as LogSettings};
+use crate::audit::log::{Log, LogFault};
+use crate::audit::request::Server;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, api};
@@ -122,8 +123,7 @@ impl Books {
         for folder in [config.data.clone(), config.data.join("secret")] {
             durable::make_private_dir(&folder)?;
         }
-        let settings = LogSettings::of_data(&config.data, &config.name);
-        let (log, recovered) = Log::open(settings, Arc::clone(&clock))?;
+        let (log, recovered) = Log::open(config.audit.clone(), Arc::clone(&clock))?;
         if let Some(torn) = recovered.torn {
             tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");
         }
@@ -197,7 +197,7 @@ fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> 
     Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))
 }
 
-fn wiring(config: &Config) -> Result<Wiring, StartFault> {
+fn wiring(config: &Config, policy: &str) -> Result<Wiring, StartFault> {
     let mut known = Vec::new();
     let mut remotes = HashMap::new();
     for upstream in &config.proxy.upstreams {
@@ -207,7 +207,9 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
             why: format!("there is no profile {:?}", upstream.profile),
         })?;
         let echo = upstream.target == Target::Echo;
-        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), echo });
+        let jurisdiction = upstream.jurisdiction.as_deref().map(Arc::from);
+        let server = Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
+        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), echo, server });
         if !echo {
             remotes.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
         }
@@ -220,6 +222,7 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         health,
         timeouts: config.proxy.timeouts.clone(),
         publish_keys: config.proxy.listen.publish_keys,
+        policy: policy.into(),
     })
 }
 
@@ -280,13 +283,14 @@ impl App {
         let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
         let clock = Arc::clone(&books.clock);
         let guard = &config.guard;
+        let policy = policy(source.as_deref());
         let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, guard.peer_rps);
         let gateway = Gateway {
-            wiring: ArcSwap::from_pointee(wiring(&config)?),
+            wiring: ArcSwap::from_pointee(wiring(&config, &policy)?),
             authenticator: Arc::new(authenticator),
             limiter,
             registry: Arc::clone(&books.registry),
-            pen: Pen::new(Arc::clone(&books.log)),
+            pen: Pen::new(Arc::clone(&books.log), Arc::clone(&clock), Arc::clone(&metrics))?,
             buffers: Arc::new(Buffers::new(guard.bodies_max)),
             metrics: Arc::clone(&metrics),
             clock,
@@ -317,7 +321,8 @@ impl App {
             tracing::warn!("{warning}");
         }
         watchful::warn_of_private_keys(&self.config);
-        let event = Event::Start { version: env!("CARGO_PKG_VERSION").to_owned(), policy: self.policy() };
+        let policy = self.gateway.wiring.load().policy.to_string();
+        let event = Event::Start { version: env!("CARGO_PKG_VERSION").to_owned(), policy };
         self.books.log.seal(event, None).await?;
         let mut tasks = JoinSet::new();
         let terms = Terms {
@@ -361,6 +366,7 @@ impl App {
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
             tasks.shutdown().await;
         }
+        self.gateway.pen.flush(true);
         self.books.log.seal(Event::Stop, None).await?;
         self.books.log.close()?;
         if let Err(error) = std::fs::remove_file(&self.config.proxy.admin) {
@@ -376,13 +382,15 @@ impl App {
             gateway: Arc::clone(&self.gateway),
             keyring: Arc::clone(&self.books.keyring),
             control: Arc::clone(&self.control),
+            log: Arc::clone(&self.books.log),
             tls: self.tls.clone(),
             listen: (self.config.proxy.listen.address, self.config.proxy.metrics),
         }
     }
+}
 
-    fn policy(&self) -> String {
-        let text = self.source.as_deref().and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
-        crate::id::TokenId(sha256(&text)).to_string()
-    }
+/// The hash of the rules and config in force.
+fn policy(source: Option<&Path>) -> String {
+    let text = source.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+    crate::id::TokenId(sha256(&text)).to_string()
 }

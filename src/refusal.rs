@@ -178,6 +178,8 @@ codes! {
 
     ModelRateExceeded "model-rate-exceeded" Admitted 429 Later "The model or its server is at its request rate; Retry-After says when to come back.";
 
+    AuditSlow "audit-slow" Sealed 503 Later "The disk that records are kept on is slow; Retry-After says when to come back.";
+    AuditFull "audit-full" Sealed 503 Later "The disk that records are kept on is full, so nothing new is let through.";
     AuditUnavailable "audit-unavailable" Sealed 503 Later "The gateway cannot record, so it does not act.";
 
     UpstreamUnavailable "upstream-unavailable" Forwarded 503 Later "No server for this model can be reached.";

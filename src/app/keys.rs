@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::tls;
+use crate::audit::event::Event;
 use crate::clock::Timestamp;
 use crate::config::{Config, upstream_url};
 use crate::guard::settings::{Issuer, Jwks};
@@ -80,6 +81,7 @@ impl FileWatch {
                     self.faults.remove(&issuer.iss);
                     if self.keyring.set_keys(&issuer.iss, &keys) {
                         self.gateway.metrics.jwks_read("ok");
+                        self.gateway.pen.note(changed(issuer, &keys));
                         // Open streams are asked for again: their key may be gone.
                         self.gateway.registry.announce();
                         tracing::info!(issuer = issuer.iss, "JWK Set read again");
@@ -199,8 +201,10 @@ impl UrlWatch {
         };
         let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
         let changed = former.is_none_or(|former| ids(&former) != ids(&keys));
+        let event = self::changed(issuer, &keys);
         self.fetched.insert(issuer.iss.clone(), Fetched { from, keys, due: Instant::now() + next });
         if changed {
+            self.gateway.pen.note(event);
             self.publish();
         }
     }
@@ -209,6 +213,12 @@ impl UrlWatch {
         self.keyring.set_fetched(self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect());
         self.gateway.registry.announce();
     }
+}
+
+/// The record of an issuer's keys being others now.
+fn changed(issuer: &Issuer, keys: &[Jwk]) -> Event {
+    let kids: Vec<String> = keys.iter().map(|key| key.id().to_string()).collect();
+    Event::KeysChanged { issuer: issuer.iss.clone(), kids: kids.join(" ") }
 }
 
 /// Fetches the keys of every issuer that publishes them, for a command that has no gateway to ask; what failed is named.

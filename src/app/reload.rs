@@ -8,7 +8,9 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{classes, issuers, tls, wiring};
+use super::{classes, issuers, policy, tls, wiring};
+use crate::audit::event::Event;
+use crate::audit::log::Log;
 use crate::control::Control;
 use crate::guard::settings::Issuer;
 use crate::keyring::Keyring;
@@ -21,6 +23,7 @@ pub(super) struct Reload {
     pub(super) gateway: Arc<Gateway>,
     pub(super) keyring: Arc<Keyring>,
     pub(super) control: Arc<Control>,
+    pub(super) log: Arc<Log>,
     pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     /// What those go by who watch the issuers' keys.
     pub(super) issuers: watch::Sender<Arc<Vec<Issuer>>>,
@@ -36,7 +39,7 @@ pub(super) async fn on_hangup(reload: Reload) {
     };
     while signals.recv().await.is_some() {
         let Some(path) = reload.source.as_deref() else { continue };
-        match reload.once(path) {
+        match reload.once(path).await {
             Ok(()) => {
                 reload.gateway.metrics.config_reload("ok");
                 tracing::info!("config reloaded");
@@ -50,17 +53,19 @@ pub(super) async fn on_hangup(reload: Reload) {
 }
 
 impl Reload {
-    /// Everything that can fail comes before anything that changes.
-    fn once(&self, path: &Path) -> Result<(), String> {
+    /// Everything that can fail comes before anything that changes; the last of it is the record.
+    async fn once(&self, path: &Path) -> Result<(), String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let base = path.parent().unwrap_or(Path::new("."));
         let config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
-        let wired = wiring(&config).map_err(|fault| fault.to_string())?;
+        let policy = policy(Some(path));
+        let wired = wiring(&config, &policy).map_err(|fault| fault.to_string())?;
         let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
         let certificate = match self.tls.as_ref().zip(config.proxy.listen.tls.as_ref()) {
             Some((served, tls)) => Some((served, tls::server(tls)?, tls::expiry(tls)?)),
             None => None,
         };
+        self.log.seal(Event::Reload { policy }, None).await.map_err(|fault| fault.to_string())?;
         if let Some((served, server, expiry)) = certificate {
             served.store(server);
             self.gateway.metrics.certificate_expiry(expiry as f64);

@@ -68,6 +68,7 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>)
     let mut ticks = tokio::time::interval(EVERY);
     loop {
         ticks.tick().await;
+        gateway.pen.flush(false);
         gateway.limiter.sweep();
         gateway.authenticator.sweep();
         gateway.metrics.agents(&registry.agents_by_standing());

@@ -1,18 +1,45 @@
 //! The seal of a request: what lets it be forwarded and answered.
 //!
-//! In this release the control records are journalled and requests are not yet; the types stand as the later ones need
-//! them. What holds already: where the journal cannot be written any more, nothing is sealed, so nothing is forwarded and
-//! nobody who is known is answered as if all were well.
+//! An admission is durable before the server sees a byte, an outcome before the caller sees the last frame; a refusal of
+//! somebody who is known before it is told, or counted where there are many alike. Where nothing can be recorded nothing is
+//! done.
 
+mod tally;
+
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use crate::audit::log::Log;
+use tokio::sync::oneshot;
+
+use crate::audit::event::Event;
+use crate::audit::log::{Log, LogFault, Sealed as Durable};
+use crate::audit::request::{About, Admission, Body, ModelDigest, Outcome, Refused, Server};
+use crate::clock::Clock;
+use crate::crypto::seal::KeyedDigest;
+use crate::crypto::{Draws, EntropyFault};
+use crate::id::RequestId;
+use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
+
+use tally::Tally;
+pub use tally::Told;
+
+/// How long to wait before another try, where the log is slow or the disk is full.
+const LATER: Duration = Duration::from_secs(1);
 
 /// Who may seal: a handle on the log.
 #[derive(Clone)]
-pub struct Pen {
+pub struct Pen(Arc<Inner>);
+
+struct Inner {
     log: Arc<Log>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    digest_keys: Draws,
+    tally: Tally,
 }
 
 /// Something that was sealed, and its open entry. Only [`Pen::seal`] makes one.
@@ -28,36 +55,161 @@ impl<T> Sealed<T> {
     }
 }
 
-/// An entry that is open while its request is at work.
-pub struct Entry(());
+/// What is sealed of an admission, before it is.
+pub struct Draft<'d> {
+    /// Who and what.
+    pub about: About,
+    /// The server that is asked first.
+    pub upstream: Option<Server>,
+    /// Which weights answer.
+    pub model_digest: Option<Arc<ModelDigest>>,
+    /// The cap on output tokens.
+    pub output_tokens: Option<u64>,
+    /// The body as it was received.
+    pub received: &'d [u8],
+    /// The body as it is sent on.
+    pub forwarded: Option<&'d [u8]>,
+}
 
-/// A refusal of a caller who is known, as sealed. Only [`Pen::seal_refusal`] makes one.
-pub struct SealedRefusal(Refusal);
+/// How a request ended.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    /// `ok`, `upstream-error`, `aborted`, or a refusal's code.
+    pub code: &'static str,
+    /// A refusal's detail.
+    pub detail: Option<String>,
+    /// The HTTP status.
+    pub status: u16,
+    /// Milliseconds since the request came.
+    pub ms: u64,
+    /// Tokens in and out.
+    pub usage: Option<(u64, u64)>,
+    /// The server that answered, or was asked last.
+    pub upstream: Option<Server>,
+    /// Which weights answered.
+    pub model_digest: Option<Arc<ModelDigest>>,
+}
+
+/// An entry that is open while its request is at work. One that is dropped is closed as aborted.
+pub struct Entry {
+    pen: Pen,
+    about: Option<About>,
+    admission: u64,
+    record: String,
+    digest_key: [u8; 16],
+    digest: Option<KeyedDigest>,
+    bytes: u64,
+}
+
+/// A refusal of a caller who is known, as sealed. Only the pen makes one.
+pub struct SealedRefusal {
+    refusal: Refusal,
+    record: Option<String>,
+}
 
 impl SealedRefusal {
     /// What was refused.
     #[must_use]
     pub const fn refusal(&self) -> &Refusal {
-        &self.0
+        &self.refusal
+    }
+
+    /// Its record, where it has one of its own: `<origin>#<index>`.
+    #[must_use]
+    pub fn record(&self) -> Option<&str> {
+        self.record.as_deref()
     }
 }
 
 /// An answer that may be given: the proof that its entry was closed.
 pub struct SealedAnswer(());
 
+/// An outcome on its way to the disk. Becomes the proof that it got there.
+pub struct Closing(oneshot::Receiver<Result<Durable, LogFault>>);
+
+impl Future for Closing {
+    type Output = Result<SealedAnswer, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
+            Ok(Ok(_)) => Ok(SealedAnswer(())),
+            Ok(Err(fault)) => Err(refusal_of(&fault)),
+            Err(_) => Err(Code::AuditUnavailable.into()),
+        })
+    }
+}
+
+/// What a caller is told where something cannot be recorded.
+fn refusal_of(fault: &LogFault) -> Refusal {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault means the same to a caller")]
+    let refusal = match fault {
+        LogFault::Low | LogFault::NoSpace(_) => Refusal::new(Code::AuditFull).after(LATER),
+        LogFault::Busy => Refusal::new(Code::AuditSlow).after(LATER),
+        _ => Code::AuditUnavailable.into(),
+    };
+    refusal.because(fault)
+}
+
 impl Entry {
-    /// Closes the entry before the answer leaves.
+    /// Its admission: `<origin>#<index>`.
     #[must_use]
-    pub fn close(self) -> SealedAnswer {
-        SealedAnswer(())
+    pub fn record(&self) -> &str {
+        &self.record
+    }
+
+    /// Bytes that go to the caller now.
+    pub fn deliver(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(digest) = &mut self.digest {
+            digest.update(bytes);
+        }
+    }
+
+    /// Closes the entry: the last frame may go when the answer is there.
+    #[must_use]
+    pub fn close(mut self, ending: Ending) -> Closing {
+        self.end(ending)
+    }
+
+    fn end(&mut self, ending: Ending) -> Closing {
+        let (answer, answered) = oneshot::channel();
+        let Some((about, digest)) = self.about.take().zip(self.digest.take()) else { return Closing(answered) };
+        let Ending { code, detail, status, ms, usage, upstream, model_digest } = ending;
+        let outcome = Outcome {
+            about,
+            admission: self.admission,
+            upstream,
+            model_digest,
+            code,
+            detail,
+            status,
+            ms,
+            usage,
+            digest_key: self.digest_key,
+            delivered: Body { bytes: self.bytes, digest: digest.finish() },
+        };
+        self.pen.write(Event::Outcome(Box::new(outcome)), answer);
+        Closing(answered)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.about.is_some() {
+            // Nobody waits for it; the log has kept it a place.
+            drop(self.end(Ending { code: "aborted", ..Ending::default() }));
+        }
     }
 }
 
 impl Pen {
     /// A pen for `log`.
-    #[must_use]
-    pub const fn new(log: Arc<Log>) -> Self {
-        Self { log }
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn new(log: Arc<Log>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<Self, EntropyFault> {
+        let tally = Tally::new(clock.now());
+        Ok(Self(Arc::new(Inner { log, clock, metrics, digest_keys: Draws::new()?, tally })))
     }
 
     /// Asks whether anything can be sealed.
@@ -65,20 +217,119 @@ impl Pen {
     /// # Errors
     /// `audit-unavailable` when the log cannot be written any more.
     pub fn ready(&self) -> Result<(), Refusal> {
-        if self.log.healthy() { Ok(()) } else { Err(Code::AuditUnavailable.into()) }
+        if self.0.log.healthy() { Ok(()) } else { Err(Code::AuditUnavailable.into()) }
     }
 
-    /// Seals what was admitted.
+    fn write(&self, event: Event, answer: oneshot::Sender<Result<Durable, LogFault>>) {
+        let own = Arc::clone(&self.0);
+        let kind = event.kind();
+        self.0.log.seal_with(event, None, move |sealed| {
+            if sealed.is_ok() {
+                own.metrics.audit_record(kind);
+            }
+            drop(answer.send(sealed));
+        });
+    }
+
+    async fn sealed(&self, event: Event) -> Result<Durable, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.write(event, answer);
+        let sealed = answered.await.unwrap_or(Err(LogFault::Stopped));
+        sealed.map_err(|fault| refusal_of(&fault))
+    }
+
+    /// Seals what was admitted; returns when that is durable.
     ///
     /// # Errors
-    /// `audit-unavailable` when the log cannot be written any more.
-    pub fn seal<T>(&self, inner: T) -> Result<Sealed<T>, Refusal> {
-        self.ready().map(|()| Sealed { inner, entry: Entry(()) })
+    /// `audit-unavailable` when the log cannot be written any more, `audit-slow` or `audit-full` when it cannot now.
+    pub async fn seal<T>(&self, inner: T, draft: Draft<'_>) -> Result<Sealed<T>, Refusal> {
+        if self.0.log.slow() {
+            return Err(Refusal::new(Code::AuditSlow).after(LATER));
+        }
+        let Draft { about, upstream, model_digest, output_tokens, received, forwarded } = draft;
+        let digest_key = self.0.digest_keys.next();
+        let body = |bytes: &[u8]| Body { bytes: bytes.len() as u64, digest: KeyedDigest::of(&digest_key, bytes) };
+        let (received, forwarded) = (body(received), forwarded.map(body));
+        let open = about.clone();
+        let admission = Admission { about, upstream, model_digest, output_tokens, digest_key, received, forwarded };
+        let sealed = self.sealed(Event::Admission(Box::new(admission))).await?;
+        let digest_key = self.0.digest_keys.next();
+        let entry = Entry {
+            pen: self.clone(),
+            about: Some(open),
+            admission: sealed.index,
+            record: self.name(sealed.index),
+            digest_key,
+            digest: Some(KeyedDigest::new(&digest_key)),
+            bytes: 0,
+        };
+        Ok(Sealed { inner, entry })
     }
 
-    /// Seals a refusal of somebody who is known. Where the log cannot be written the refusal becomes `audit-unavailable`.
+    fn name(&self, index: u64) -> String {
+        format!("{}#{index}", self.0.log.origin())
+    }
+
+    /// Seals a refusal of somebody who is known; returns when it is durable, or counted where there were many like it. Where
+    /// the log cannot be written the refusal becomes that.
+    pub async fn seal_refusal(&self, refusal: Refusal, about: About, ms: u64) -> SealedRefusal {
+        let now = self.0.clock.now();
+        let agent = &about.caller.agent;
+        self.0.tally.tell(Told::of(&about.request, &refusal, Some(agent.as_str().to_owned()), None, now));
+        if !self.0.tally.agent(agent, refusal.code, now) {
+            return match self.ready() {
+                Ok(()) => SealedRefusal { refusal, record: None },
+                Err(refusal) => SealedRefusal { refusal, record: None },
+            };
+        }
+        let refused = Refused {
+            about,
+            stage: refusal.code.stage().as_str(),
+            code: refusal.code.as_str(),
+            detail: refusal.detail.clone(),
+            param: refusal.param.clone(),
+            status: refusal.code.status(),
+            ms,
+        };
+        match self.sealed(Event::Refusal(Box::new(refused))).await {
+            Ok(sealed) => SealedRefusal { refusal, record: Some(self.name(sealed.index)) },
+            Err(refusal) => SealedRefusal { refusal, record: None },
+        }
+    }
+
+    /// Closes the entry of a request that is refused after it was admitted; returns when that is durable.
+    pub async fn close_refused(&self, entry: Entry, ending: Ending, refusal: Refusal) -> SealedRefusal {
+        let record = Some(entry.record.clone());
+        match entry.close(ending).await {
+            Ok(SealedAnswer(())) => SealedRefusal { refusal, record },
+            Err(refusal) => SealedRefusal { refusal, record },
+        }
+    }
+
+    /// Counts a refusal of somebody who is not known.
+    pub fn stranger(&self, request: &RequestId, refusal: &Refusal, peer: Option<IpAddr>) {
+        let now = self.0.clock.now();
+        let network = peer.map_or_else(|| "-".to_owned(), tally::network);
+        self.0.tally.tell(Told::of(request, refusal, None, Some(network.clone()), now));
+        self.0.tally.stranger(network, refusal.code);
+    }
+
+    /// Records what was counted, once a minute has passed, or `at_once`. What cannot be recorded now is counted on.
+    pub fn flush(&self, at_once: bool) {
+        for event in self.0.tally.due(self.0.clock.now(), at_once) {
+            self.note(event);
+        }
+    }
+
+    /// Records what the gateway did or noticed by itself.
+    pub fn note(&self, event: Event) {
+        let (answer, _) = oneshot::channel();
+        self.write(event, answer);
+    }
+
+    /// What is remembered of a refusal that was told not long ago.
     #[must_use]
-    pub fn seal_refusal(&self, refusal: Refusal) -> SealedRefusal {
-        if self.log.healthy() { SealedRefusal(refusal) } else { SealedRefusal(Code::AuditUnavailable.into()) }
+    pub fn told(&self, request: &RequestId) -> Option<Told> {
+        self.0.tally.told(request)
     }
 }

@@ -111,6 +111,7 @@ impl Dev {
         let mut text = format!(
             "# Written by `token-shield dev` at each start.\nname = \"dev\"\ndata = \".\"\n\n[listen]\napi = \"{}\"\nmetrics = \"{metrics}\"{tls}\n\n\
              [[issuer]]\niss = \"urn:token-shield:dev\"\naud = \"urn:token-shield:dev\"\njwks = \"keys/operator.jwk.pub\"\nnamespaces = [\"*\"]\n\n\
+             [audit]\nreserve = \"16MiB\"\n\n\
              [class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens = 4096\n\n\
              [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\nprofile = \"generic\"\ncontrolled = true\n\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n",
             self.listen

@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use super::section::{Book, Section};
 use super::{Config, Faults};
+use crate::audit::log::Settings as Log;
 use crate::guard::cache_salt::CacheScope;
 use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Settings as Guard};
 use crate::model::{Profile, UnknownFields};
@@ -90,7 +91,8 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let trusted_proxies = trusted(&listen_section);
     // Every section is closed before the first missing value ends the reading: all faults are said at once.
     listen_section.close();
-    root.not_enforced(&["egress", "audit", "policy"]);
+    let audit = audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
+    root.not_enforced(&["egress", "policy"]);
     root.close();
     let proxy = Proxy {
         metrics,
@@ -103,7 +105,21 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         peer_connections_max,
         agent_label,
     };
-    Some(Config { name: name?, data, guard, proxy, warnings })
+    Some(Config { name: name?, data, guard, proxy, audit, warnings })
+}
+
+/// The log.
+fn audit(section: Section<'_>, (data, name): (&Path, &str), base: &Path, warnings: &mut Vec<String>) -> Log {
+    let mut log = Log::of_data(data, name);
+    log.sealed = choice(&section, "records", &[("sealed", true), ("plain", false)]).unwrap_or(true);
+    if !log.sealed {
+        warnings.push("[audit] records = \"plain\": whoever reads the log reads who asked for what".to_owned());
+    }
+    log.reserve = section.bytes("reserve").unwrap_or(log.reserve);
+    log.signing_key = secret(&section, "signing_key", base);
+    log.epoch_max = section.duration("epoch").unwrap_or(log.epoch_max);
+    section.close();
+    log
 }
 
 fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item = &'n str>) {

@@ -6,6 +6,7 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
+use crate::audit::log;
 use crate::guard;
 use crate::proxy;
 
@@ -23,6 +24,8 @@ pub struct Config {
     pub guard: guard::settings::Settings,
     /// What the data plane goes by.
     pub proxy: proxy::settings::Settings,
+    /// Where the log lies, and how it is kept.
+    pub audit: log::Settings,
     /// What weakens the gateway; logged at every start.
     pub warnings: Vec<String>,
 }

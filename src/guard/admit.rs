@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::audit::request::Server;
 use crate::guard::cache_salt::{CacheSalts, CacheScope};
 use crate::guard::gcra::Headroom;
 use crate::guard::govern::Governed;
@@ -64,6 +65,7 @@ pub struct Admitted {
     work: Work,
     notes: Notes,
     permit: Permit,
+    cap: Option<u64>,
 }
 
 impl Admitted {
@@ -77,6 +79,41 @@ impl Admitted {
     #[must_use]
     pub const fn headroom(&self) -> Option<Headroom> {
         self.routed.paced().headroom()
+    }
+
+    /// The call as it will be forwarded, where there is one.
+    #[must_use]
+    pub const fn call(&self) -> Option<&Call> {
+        match &self.work {
+            Work::Call(call) => Some(call),
+            Work::Models(_) | Work::Me | Work::Echo { .. } => None,
+        }
+    }
+
+    /// The model's canonical name.
+    #[must_use]
+    pub fn model(&self) -> Option<&Arc<str>> {
+        match &self.work {
+            Work::Call(call) => Some(&call.served.name),
+            Work::Echo { served, .. } => Some(&served.name),
+            Work::Models(_) | Work::Me => None,
+        }
+    }
+
+    /// The server that is asked first.
+    #[must_use]
+    pub fn server(&self) -> Option<&Server> {
+        match &self.work {
+            Work::Call(call) => Some(&call.upstream.server),
+            Work::Echo { served, .. } => served.route.first().map(|upstream| &upstream.server),
+            Work::Models(_) | Work::Me => None,
+        }
+    }
+
+    /// The cap on output tokens, where the operation counts them.
+    #[must_use]
+    pub const fn output_tokens(&self) -> Option<u64> {
+        self.cap
     }
 
     /// All parts; the permit must live as long as the server works.
@@ -116,10 +153,11 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) 
             let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
             let each = if writes_tokens(call.operation()) { each_choice(cap, call.choices())? } else { cap };
             let (work, notes) = write(&call, (served, upstream), (each, scope), stamp);
-            return Ok(Admitted { routed, work, notes, permit });
+            let cap = writes_tokens(call.operation()).then_some(cap);
+            return Ok(Admitted { routed, work, notes, permit, cap });
         }
     };
-    Ok(Admitted { routed, work, notes, permit: Permit::default() })
+    Ok(Admitted { routed, work, notes, permit: Permit::default(), cap: None })
 }
 
 /// Takes places of the model and the upstream, then counts the call against their rates.

@@ -15,6 +15,7 @@ use foldhash::quality::RandomState;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::header::{AUTHORIZATION, HeaderMap};
 
+use crate::audit::request::Caller;
 use crate::clock::Clock;
 use crate::crypto::Verifier;
 use crate::guard::limiter::{Kind, Limiter, Subject};
@@ -69,6 +70,8 @@ pub struct Remembered {
     pub agents: Vec<Subject>,
     /// The principal.
     pub principal: Subject,
+    /// What records say of it.
+    pub caller: Arc<Caller>,
     /// Whether its issuer lets handles stand for tokens.
     by_handle: bool,
     generation: u64,
@@ -107,6 +110,22 @@ impl Authenticated {
     #[must_use]
     pub const fn tables(&self) -> &Arc<Tables> {
         &self.tables
+    }
+}
+
+/// A caller who may not act; whose token it is, where its signatures, times and proof hold.
+pub struct Denied {
+    /// Why not.
+    pub refusal: Refusal,
+    /// The token.
+    pub token: Option<Arc<Remembered>>,
+    /// The handle that was presented in its place.
+    pub handle: Option<HandleId>,
+}
+
+impl From<Refusal> for Box<Denied> {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(Denied { refusal, token: None, handle: None })
     }
 }
 
@@ -201,7 +220,7 @@ impl Authenticator {
         credential: &Credential<'_>,
         peer: IpAddr,
         tables: Arc<Tables>,
-    ) -> Result<(Authenticated, Found), Refusal> {
+    ) -> Result<(Authenticated, Found), Box<Denied>> {
         let held = handle::id(credential.0).and_then(|id| self.registry.handle(&id));
         let text = held.as_ref().map_or(credential.0, |held| &held.text);
         let hash = self.hashing.hash_one(text);
@@ -226,9 +245,11 @@ impl Authenticator {
         };
         let class = self.standing(&remembered, held.is_some(), &tables);
         let class = match found {
-            Found::Cached => self.refused(peer, class)?,
-            Found::Verified => class?,
+            Found::Cached => self.refused(peer, class),
+            Found::Verified => class,
         };
+        let handle = held.as_ref().map(|held| held.id);
+        let class = class.map_err(|refusal| Box::new(Denied { refusal, token: Some(Arc::clone(&remembered)), handle }))?;
         self.keyring.note_use(remembered.verified.kid(), self.clock.now());
         Ok((Authenticated { remembered, class, tables, handle: held.map(|held| held.id) }, found))
     }
@@ -244,7 +265,9 @@ impl Authenticator {
         let agents = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
         let principal = self.limiter.subject(Kind::Principal, verified.principal().as_str());
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
-        Ok(Remembered { verified, agents, principal, by_handle, generation, text: text.into() })
+        let (agent, named) = (verified.agent().clone(), verified.principal().clone());
+        let caller = Arc::new(Caller { agent, principal: named, chain: verified.chain().collect() });
+        Ok(Remembered { verified, agents, principal, caller, by_handle, generation, text: text.into() })
     }
 
     /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.

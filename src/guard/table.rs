@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::audit::request::Server;
 use crate::guard::gcra::{Limit, Period};
 use crate::guard::settings::{Caps, Class, Settings};
 use crate::health::Health;
@@ -18,6 +19,8 @@ pub struct Upstream {
     pub caps: Caps,
     /// True of the built-in model `echo`.
     pub echo: bool,
+    /// What records say of it.
+    pub server: Server,
 }
 
 /// A model that agents may ask for.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
-use crate::audit::entry::Entry;
 use crate::guard::admit::Notes;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::Permit;
@@ -19,12 +18,10 @@ use crate::proxy::buffer::Room;
 use crate::proxy::respond::{self, Head};
 use crate::proxy::stream::{Carried, Relay, Source, Times};
 use crate::proxy::watch::Watch;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 
 /// What every answer to a sealed request goes with.
 pub(super) struct Pass {
-    /// The open entry.
-    pub(super) entry: Entry,
     /// What is left of the agent's rate.
     pub(super) headroom: Option<Headroom>,
     /// What was changed.
@@ -78,32 +75,50 @@ impl AsRef<[u8]> for Delivered {
     }
 }
 
-fn head<'h>(way: &'h str, passed: Passed, headroom: Option<Headroom>, notes: &'h Notes) -> Head<'h> {
+fn head<'h>(
+    (request, record): (&'h str, Option<&'h str>),
+    passed: Passed,
+    headroom: Option<Headroom>,
+    notes: &'h Notes,
+) -> Head<'h> {
     let Passed { status, content_type, retry_after } = passed;
-    Head { status, content_type, request: way, headroom, notes, retry_after }
+    Head { status, content_type, request, headroom, notes, retry_after, record }
 }
 
 impl Answer {
-    /// The response.
-    pub(super) fn respond(self, mut way: Way) -> Response<Body> {
-        match self {
-            Self::Whole(Pass { entry, headroom, notes, caller }, passed, bytes, room) => {
+    /// The response; what is whole is given once its outcome is durable.
+    ///
+    /// # Errors
+    /// When that cannot be recorded.
+    pub(super) async fn respond(self, mut way: Way) -> Result<Response<Body>, (Refusal, Way)> {
+        let record = way.meter.record();
+        Ok(match self {
+            Self::Whole(Pass { headroom, notes, caller }, passed, bytes, room) => {
                 way.meter.done();
+                way.meter.deliver(&bytes);
+                let closed = match way.meter.close() {
+                    Some(closing) => closing.await,
+                    None => Err(Refusal::new(Code::Internal).because("an answer without an entry")),
+                };
+                let sealed = match closed {
+                    Ok(sealed) => sealed,
+                    Err(refusal) => return Err((refusal, way)),
+                };
                 let bytes = Bytes::from_owner(Delivered { bytes, _caller: caller, _room: room });
-                respond::whole(entry.close(), head(&way.id_text, passed, headroom, &notes), bytes)
+                respond::whole(sealed, head((&way.id_text, record.as_deref()), passed, headroom, &notes), bytes)
             }
             Self::Public(bytes) => {
                 way.meter.done();
                 respond::public(&way.id_text, bytes)
             }
-            Self::Stream(Pass { entry, headroom, notes, caller }, passed, streamed) => {
+            Self::Stream(Pass { headroom, notes, caller }, passed, streamed) => {
                 let Streamed { source, server, watch, times } = *streamed;
                 let (id, dialect) = (way.id_text.clone(), way.dialect);
-                let carried = Carried { meter: way.meter, dialect, request: way.id_text, places: [caller, server], entry };
+                let carried = Carried { meter: way.meter, dialect, request: way.id_text, places: [caller, server] };
                 let relay = Relay::new(source, carried, watch, times);
-                respond::stream(head(&id, passed, headroom, &notes), Body::Relay(Box::new(relay)))
+                respond::stream(head((&id, record.as_deref()), passed, headroom, &notes), Body::Relay(Box::new(relay)))
             }
-        }
+        })
     }
 }
 

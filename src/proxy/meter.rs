@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::entry::{Closing, Ending, Entry};
+use crate::audit::request::{About, ModelDigest, Server};
 use crate::clock::Clock;
 use crate::guard::authenticate::Remembered;
-use crate::id::RequestId;
+use crate::id::{HandleId, RequestId};
 use crate::metrics::{Answered, Metrics};
 use crate::model::usage::Usage;
 use crate::refusal::Refusal;
@@ -20,7 +22,11 @@ pub struct Facts {
     /// The model's canonical name, once it is known.
     pub model: Option<Arc<str>>,
     /// The upstream.
-    pub upstream: Option<Arc<str>>,
+    pub upstream: Option<Server>,
+    /// Which weights answer.
+    pub model_digest: Option<Arc<ModelDigest>>,
+    /// The handle that was shown in the token's place.
+    pub handle: Option<HandleId>,
 }
 
 /// The running measurement of one request. Dropping it records the request.
@@ -36,6 +42,8 @@ pub struct Meter {
     usage: Option<Usage>,
     status: u16,
     code: &'static str,
+    detail: Option<String>,
+    entry: Option<Entry>,
 }
 
 impl Meter {
@@ -55,7 +63,71 @@ impl Meter {
             usage: None,
             status: 0,
             code: "aborted",
+            detail: None,
+            entry: None,
         }
+    }
+
+    /// What records say of the request; `None` where the caller is not known.
+    #[must_use]
+    pub fn about(&self, policy: &Arc<str>) -> Option<About> {
+        Some(About {
+            request: self.request,
+            caller: Arc::clone(&self.facts.caller.as_ref()?.caller),
+            handle: self.facts.handle,
+            operation: self.facts.operation,
+            model: self.facts.model.clone(),
+            policy: Arc::clone(policy),
+        })
+    }
+
+    /// The request is admitted: its entry stays open until [`Meter::close`], or until it is dropped.
+    pub fn admitted(&mut self, entry: Entry) {
+        self.entry = Some(entry);
+    }
+
+    /// The record of the admission.
+    #[must_use]
+    pub fn record(&self) -> Option<String> {
+        self.entry.as_ref().map(|entry| entry.record().to_owned())
+    }
+
+    /// Bytes of the answer.
+    pub fn deliver(&mut self, bytes: &[u8]) {
+        if let Some(entry) = &mut self.entry {
+            entry.deliver(bytes);
+        }
+    }
+
+    /// Milliseconds since the request came.
+    #[must_use]
+    pub fn ms(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().saturating_sub(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn ending(&self) -> Ending {
+        Ending {
+            code: self.code,
+            detail: self.detail.clone(),
+            status: self.status,
+            ms: self.ms(),
+            usage: self.usage.map(|usage| (usage.input, usage.output)),
+            upstream: self.facts.upstream.clone(),
+            model_digest: self.facts.model_digest.clone(),
+        }
+    }
+
+    /// Closes the entry as things stand; the last frame of the answer may go when what this gives is there. `None` where there is
+    /// no entry.
+    pub fn close(&mut self) -> Option<Closing> {
+        let entry = self.entry.take()?;
+        Some(entry.close(self.ending()))
+    }
+
+    /// The open entry and how it ends, for a request that is refused after it was admitted.
+    pub fn take_entry(&mut self) -> Option<(Entry, Ending)> {
+        let entry = self.entry.take()?;
+        Some((entry, self.ending()))
     }
 
     /// What is known so far.
@@ -102,6 +174,7 @@ impl Meter {
     pub fn refused(&mut self, refusal: &Refusal) {
         self.status = refusal.code.status();
         self.code = refusal.code.as_str();
+        self.detail.clone_from(&refusal.detail);
         self.metrics.refused(refusal.code);
         if let Some(detail) = &refusal.detail {
             tracing::debug!(request = %self.request, code = self.code, detail, "refused");
@@ -111,6 +184,8 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        // Its caller has left: what became of the request is recorded all the same.
+        drop(self.close());
         let now = self.clock.monotonic();
         let whole = now.saturating_sub(self.began);
         // Overhead is the time until the upstream was asked; what follows is the model's.
@@ -122,7 +197,7 @@ impl Drop for Meter {
             operation: self.facts.operation,
             code: self.code,
             agent,
-            upstream: self.facts.upstream.as_deref(),
+            upstream: self.facts.upstream.as_ref().map(|server| &*server.name),
             request_s: whole.as_secs_f64(),
             overhead_s: overhead.as_secs_f64(),
             first_token_s: self.first.map(|at| at.saturating_sub(self.began).as_secs_f64()),
@@ -135,7 +210,7 @@ impl Drop for Meter {
             agent = agent.unwrap_or("-"),
             operation = if self.facts.operation.is_empty() { "-" } else { self.facts.operation },
             model = self.facts.model.as_deref().unwrap_or("-"),
-            upstream = self.facts.upstream.as_deref().unwrap_or("-"),
+            upstream = self.facts.upstream.as_ref().map_or("-", |server| &*server.name),
             status = self.status,
             code = self.code,
             ms = whole.as_millis() as u64,

@@ -27,7 +27,7 @@ use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
-use crate::audit::entry::{Entry, Pen};
+use crate::audit::entry::{Draft, Pen, Sealed};
 use crate::clock::Clock;
 use crate::guard::admit::{Admitted, Call, Stamp, Work, admit, enter_server};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
@@ -60,7 +60,7 @@ use crate::proxy::settings::Timeouts;
 use crate::proxy::stream::{Source, Times};
 use crate::proxy::tap::Unexplained;
 use crate::proxy::watch::Watch;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Refusal, Stage};
 use crate::registry::Registry;
 
 /// What changes when the config is read again.
@@ -75,6 +75,8 @@ pub struct Wiring {
     pub timeouts: Timeouts,
     /// Whether anybody may have the public keys.
     pub publish_keys: bool,
+    /// The hash of the rules and config in force.
+    pub policy: Arc<str>,
 }
 
 /// The data plane: small handles on the books, and the way through them.
@@ -111,8 +113,14 @@ pub struct Origin {
 
 /// A refusal on its way out, with the rate limit to show in its headers.
 struct Refused {
-    no: No,
+    refusal: Refusal,
     limit: Option<Limit>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, limit: None }
+    }
 }
 
 /// One request while it is at work.
@@ -148,12 +156,14 @@ impl Gateway {
         // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
         let mut close = parts.headers.contains_key(http::header::TRANSFER_ENCODING);
         let over_http1 = parts.version <= http::Version::HTTP_11;
-        let mut response = match self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut way).await {
-            Ok(answer) => answer.respond(way),
-            Err(refused) => {
-                way.meter.refused(refused.no.refusal());
-                respond::refuse(&refused.no, way.dialect, &way.id_text, refused.limit)
-            }
+        let answer = self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut way).await;
+        let answered = match answer {
+            Ok(answer) => answer.respond(way).await.map_err(|(refusal, way)| (refusal.into(), way)),
+            Err(refused) => Err((refused, way)),
+        };
+        let mut response = match answered {
+            Ok(response) => response,
+            Err((refused, way)) => self.refuse(refused, way, origin.peer).await,
         };
         // Section 9.6: what is not read of a request ends its connection, and its caller is told.
         close |= over_http1 && !buffer::spent(&mut body).await;
@@ -167,19 +177,40 @@ impl Gateway {
     #[must_use]
     pub fn unread(&self, code: Code) -> Vec<u8> {
         let id = self.request_ids.next(self.clock.now());
-        let no = self.known(code.into()).no;
-        Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).refused(no.refusal());
+        let refusal = Refusal::new(code);
+        Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).refused(&refusal);
+        self.pen.stranger(&id, &refusal, None);
+        let no = No::Anonymous(Anonymous::new(refusal));
         respond::written(respond::refuse(&no, Dialect::OpenAi, &id.to_string(), None))
+    }
+
+    /// The answer to a refused request: sealed where the caller is known, counted where not.
+    async fn refuse(&self, refused: Refused, mut way: Way, peer: IpAddr) -> Response<Body> {
+        let Refused { refusal, limit } = refused;
+        way.meter.refused(&refusal);
+        let about = way.meter.about(&way.wiring.policy).filter(|_| refusal.code.stage() >= Stage::Authenticated);
+        let no = if let Some((entry, ending)) = way.meter.take_entry() {
+            No::Sealed(self.pen.close_refused(entry, ending, refusal).await)
+        } else if let Some(about) = about {
+            No::Sealed(self.pen.seal_refusal(refusal, about, way.meter.ms()).await)
+        } else {
+            self.pen.stranger(&way.id, &refusal, Some(peer));
+            No::Anonymous(Anonymous::new(refusal))
+        };
+        if no.refusal().code.stage() == Stage::Sealed {
+            way.meter.refused(no.refusal());
+        }
+        respond::refuse(&no, way.dialect, &way.id_text, limit)
     }
 
     /// The way of a request. Each step takes what the one before proved.
     async fn answer(&self, request: Request<()>, body: &mut Incoming, origin: &Origin, way: &mut Way) -> Result<Answer, Refused> {
-        framing(&request, &origin.unexplained).map_err(|no| self.known(no))?;
+        framing(&request, &origin.unexplained)?;
         let (parts, ()) = request.into_parts();
-        let target = Target::read(&parts.uri).map_err(|no| self.known(no))?;
+        let target = Target::read(&parts.uri)?;
         if way.wiring.publish_keys && parts.method == Method::GET && target.path() == KEYS_PATH {
             way.meter.facts().operation = "keys";
-            let keys = self.authenticator.published_keys(origin.peer).map_err(|no| self.known(no))?;
+            let keys = self.authenticator.published_keys(origin.peer)?;
             return Ok(Answer::Public(Bytes::from(keys)));
         }
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, origin.peer))?;
@@ -188,65 +219,83 @@ impl Gateway {
         let caller = self.authenticate(&credential, origin.peer, way)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
         let mut watch = Watch::new(books, Arc::clone(caller.token()), changes);
-        let paced = pace(caller, &self.limiter).map_err(|over| Refused { no: self.sealed(over.refusal), limit: over.limit })?;
-        let routed = route(paced, &parts.method, &target).map_err(|no| self.known(no))?;
+        let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
+        let routed = route(paced, &parts.method, &target)?;
         way.meter.facts().operation = routed.operation().as_str();
         let held = if reads_body(routed.operation()) {
             let (max, timeouts) = (way.wiring.tables.body_max, &way.wiring.timeouts);
             let times = Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: way.ends() };
-            buffer::read(&parts.headers, body, &self.buffers, (max, times)).await.map_err(|no| self.known(no))?
+            buffer::read(&parts.headers, body, &self.buffers, (max, times)).await?
         } else {
             buffer::Held::default()
         };
-        let understood = understand(routed, held.bytes(), &way.wiring.health).map_err(|no| self.known(no))?;
-        let governed = govern(screen(clear(understood).map_err(|no| self.known(no))?));
+        let understood = understand(routed, held.bytes(), &way.wiring.health)?;
+        let governed = govern(screen(clear(understood)?));
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: way.id, created, cache_salts };
-        let admitted = admit(governed, &self.limiter, &stamp).map_err(|no| self.known(no))?;
+        let admitted = admit(governed, &self.limiter, &stamp)?;
+        watch.check()?;
+        let sealed = self.seal(admitted, held.bytes(), way).await?;
         // What goes on is about as long as what came: the room stays taken until the server has it.
         let room = held.into_room();
-        watch.check().map_err(|no| self.known(no))?;
-        let sealed = self.pen.seal(admitted).map_err(|no| self.known(no))?;
         let (admitted, entry) = sealed.into_parts();
-        let answer = self.work(admitted, entry, watch, way).await.map_err(|no| self.known(no));
+        way.meter.admitted(entry);
+        // What came up while the record was written is asked now: not a byte has gone on yet.
+        watch.check()?;
+        let answer = self.work(admitted, watch, way).await;
         drop(room);
-        answer
+        Ok(answer?)
+    }
+
+    /// Seals what was admitted, before its server sees a byte.
+    async fn seal(&self, admitted: Admitted, received: &[u8], way: &mut Way) -> Result<Sealed<Admitted>, Refusal> {
+        let call = admitted.call();
+        let facts = way.meter.facts();
+        facts.model = admitted.model().cloned();
+        facts.upstream = admitted.server().cloned();
+        let (upstream, model_digest) = (facts.upstream.clone(), facts.model_digest.clone());
+        let about = way.meter.about(&way.wiring.policy).ok_or(Code::Internal)?;
+        let forwarded = call.map(|call| call.body.clone());
+        let output_tokens = admitted.output_tokens();
+        let draft = Draft { about, upstream, model_digest, output_tokens, received, forwarded: forwarded.as_deref() };
+        self.pen.seal(admitted, draft).await
     }
 
     fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, way: &mut Way) -> Result<Authenticated, Refused> {
         let tables = Arc::clone(&way.wiring.tables);
-        let (caller, found) = self.authenticator.authenticate(credential, peer, tables).map_err(|no| {
+        let (caller, found) = self.authenticator.authenticate(credential, peer, tables).map_err(|denied| {
             self.metrics.token_cache("refused");
-            self.known(no)
+            way.meter.facts().caller = denied.token;
+            way.meter.facts().handle = denied.handle;
+            denied.refusal
         })?;
         self.metrics.token_cache(match found {
             Found::Cached => "hit",
             Found::Verified => "miss",
         });
         way.meter.facts().caller = Some(Arc::clone(caller.token()));
+        way.meter.facts().handle = caller.handle().copied();
         Ok(caller)
     }
 
     /// Does the work that was sealed.
-    async fn work(&self, admitted: Admitted, entry: Entry, watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
+    async fn work(&self, admitted: Admitted, watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
         let headroom = admitted.headroom();
         let (routed, work, notes, server) = admitted.into_parts();
         let operation = routed.operation();
         match work {
             Work::Models(one) => {
                 let bytes = list(&routed, one.as_deref(), way.dialect)?;
-                let pass = Pass { entry, headroom, notes, caller: routed.into_permit() };
+                let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
             }
             Work::Me => {
                 let bytes = me(&routed, headroom);
-                let pass = Pass { entry, headroom, notes, caller: routed.into_permit() };
+                let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
             }
-            Work::Echo { answer, served } => {
-                way.meter.facts().model = Some(Arc::clone(&served.name));
-                way.meter.facts().upstream = served.route.first().map(|upstream| Arc::clone(&upstream.name));
-                let pass = Pass { entry, headroom, notes, caller: routed.into_permit() };
+            Work::Echo { answer, .. } => {
+                let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(match answer {
                     Echo::Whole(bytes) => {
                         way.meter.usage(usage::of(operation, &bytes));
@@ -260,7 +309,7 @@ impl Gateway {
                 })
             }
             Work::Call(call) => {
-                let pass = Pass { entry, headroom, notes, caller: routed.into_permit() };
+                let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 self.call(call, operation, (pass, server, watch), way).await
             }
         }
@@ -279,7 +328,6 @@ impl Gateway {
         (pass, mut server, mut watch): (Pass, Permit, Watch),
         way: &mut Way,
     ) -> Result<Answer, Refusal> {
-        way.meter.facts().model = Some(Arc::clone(&call.served.name));
         let response = tokio::select! {
             answered = self.ask(&call, operation, &mut server, way) => answered?,
             refusal = watch.revoked() => return Err(refusal),
@@ -301,7 +349,7 @@ impl Gateway {
             }
             Heard::Events => {
                 let filter = Box::new(StreamFilter::new(operation, call.usage_asked));
-                let source = Source::Upstream(response.into_body(), filter);
+                let source = Source::Upstream(response.into_body(), filter, None);
                 let streamed = Streamed { source, server, watch, times: self.times(way) };
                 Ok(Answer::Stream(pass, passed, Box::new(streamed)))
             }
@@ -335,7 +383,7 @@ impl Gateway {
                     }
                 }
             }
-            way.meter.facts().upstream = Some(Arc::clone(&upstream.name));
+            way.meter.facts().upstream = Some(upstream.server.clone());
             let sent = remote.send(operation, call.body.clone(), call.stream, &id);
             match tokio::time::timeout(first_byte, sent).await {
                 Err(_) => return Err(Refusal::new(Code::UpstreamSlow).because("timeout first_byte")),
@@ -360,22 +408,9 @@ impl Gateway {
         }
     }
 
-    fn sealed(&self, refusal: Refusal) -> No {
-        No::Sealed(self.pen.seal_refusal(refusal))
-    }
-
-    /// A refusal at any stage: anonymous if nobody was known at it, else sealed.
-    fn known(&self, refusal: Refusal) -> Refused {
-        let no = match Anonymous::new(refusal) {
-            Ok(anonymous) => No::Anonymous(anonymous),
-            Err(refusal) => self.sealed(refusal),
-        };
-        Refused { no, limit: None }
-    }
-
     /// A refusal of somebody without a credential, counted against the peer's network.
     fn stranger(&self, refusal: Refusal, peer: IpAddr) -> Refused {
-        self.known(self.authenticator.count_stranger(peer).err().unwrap_or(refusal))
+        self.authenticator.count_stranger(peer).err().unwrap_or(refusal).into()
     }
 }
 

@@ -12,10 +12,12 @@ use crate::guard::admit::Notes;
 use crate::guard::gcra::{Headroom, Limit, Period};
 use crate::model::{Dialect, error};
 use crate::proxy::body::Body;
-use crate::refusal::{Refusal, Retry, Stage};
+use crate::refusal::{Code, Refusal, Retry, Stage};
 
 /// The header that names the request in every answer.
 pub const REQUEST: HeaderName = HeaderName::from_static("token-shield-request");
+/// The header that names the record of the admission, or of the refusal.
+const RECORD: HeaderName = HeaderName::from_static("audit-record");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -25,18 +27,17 @@ const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-re
 const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("token-shield-output-tokens");
 const DROPPED: HeaderName = HeaderName::from_static("token-shield-dropped");
 /// Headers that an answer has room for without growing: all of the above, and hyper's Date and Content-Length.
-const HEADERS: usize = 14;
+const HEADERS: usize = 15;
 
 /// A refusal from before the caller was known: counted, not sealed one by one.
 pub struct Anonymous(Refusal);
 
 impl Anonymous {
-    /// Takes a refusal of the stages accepted, presented or verified.
-    ///
-    /// # Errors
-    /// Gives the refusal back if its stage is a later one: that must be sealed.
-    pub fn new(refusal: Refusal) -> Result<Self, Refusal> {
-        if refusal.code.stage() <= Stage::Verified { Ok(Self(refusal)) } else { Err(refusal) }
+    /// Takes a refusal of the stages accepted, presented or verified. One of a later stage must be sealed: it is not told, and
+    /// becomes `internal`.
+    #[must_use]
+    pub fn new(refusal: Refusal) -> Self {
+        if refusal.code.stage() <= Stage::Verified { Self(refusal) } else { Self(Code::Internal.into()) }
     }
 }
 
@@ -55,6 +56,13 @@ impl No {
         match self {
             Self::Anonymous(anonymous) => &anonymous.0,
             Self::Sealed(sealed) => sealed.refusal(),
+        }
+    }
+
+    fn record(&self) -> Option<&str> {
+        match self {
+            Self::Anonymous(_) => None,
+            Self::Sealed(sealed) => sealed.record(),
         }
     }
 }
@@ -81,6 +89,9 @@ pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) ->
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
     headers.insert(REQUEST, text(request));
+    if let Some(record) = no.record() {
+        headers.insert(RECORD, text(record));
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if refusal.code.status() == 401 {
@@ -146,6 +157,8 @@ pub struct Head<'h> {
     pub notes: &'h Notes,
     /// The upstream's `Retry-After`.
     pub retry_after: Option<HeaderValue>,
+    /// The record of the admission.
+    pub record: Option<&'h str>,
 }
 
 fn head(head: Head<'_>, body: Body) -> Response<Body> {
@@ -155,6 +168,9 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
     headers.reserve(HEADERS);
     headers.insert(REQUEST, text(head.request));
     headers.insert(CONTENT_TYPE, head.content_type);
+    if let Some(record) = head.record {
+        headers.insert(RECORD, text(record));
+    }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(left) = head.headroom {
         rate_headers(headers, left.limit, left.remaining, left.reset_ns.div_ceil(1_000_000_000));

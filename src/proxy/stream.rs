@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::AbortHandle;
 
-use crate::audit::entry::Entry;
+use crate::audit::entry::Closing;
 use crate::clock::Clock;
 use crate::guard::limiter::Permit;
 use crate::model::answer::StreamFilter;
@@ -31,8 +31,6 @@ pub struct Carried {
     pub request: String,
     /// The places of caller, model and server.
     pub places: [Permit; 2],
-    /// The open entry.
-    pub entry: Entry,
 }
 
 /// The times of a stream.
@@ -55,8 +53,8 @@ impl Times {
 
 /// Where a stream comes from.
 pub enum Source {
-    /// An upstream, and what its events pass through.
-    Upstream(Arriving, Box<StreamFilter>),
+    /// An upstream, what its events pass through, and the last of them, once it has come.
+    Upstream(Arriving, Box<StreamFilter>, Option<Vec<u8>>),
     /// Prepared events, last first.
     Pieces(Vec<Vec<u8>>),
 }
@@ -68,19 +66,29 @@ enum Step {
 
 impl Source {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refusal>> {
-        let (upstream, filter) = match self {
+        let (upstream, filter, held) = match self {
             Self::Pieces(rest) => {
-                return Poll::Ready(Ok(rest.pop().map_or(Step::End(Bytes::new()), |piece| Step::More(Bytes::from(piece)))));
+                let piece = Bytes::from(rest.pop().unwrap_or_default());
+                return Poll::Ready(Ok(if rest.is_empty() { Step::End(piece) } else { Step::More(piece) }));
             }
-            Self::Upstream(upstream, filter) => (upstream, filter),
+            Self::Upstream(upstream, filter, held) => (upstream, filter, held),
         };
-        let invalid = |fault: &dyn std::fmt::Display| Refusal::new(Code::UpstreamInvalid).because(fault);
+        if let Some(last) = held.take() {
+            // Nothing may follow; an end that has come already lets the connection serve again.
+            let _ = upstream.poll_frame(cx);
+            let mut out = last;
+            return Poll::Ready(filter.finish(&mut out).map(|()| Step::End(Bytes::from(out))).map_err(|fault| invalid(&fault)));
+        }
         loop {
             match std::task::ready!(upstream.poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let mut out = Vec::with_capacity(data.len());
                     filter.push(&data, &mut out).map_err(|fault| invalid(&fault))?;
+                    if let Some(place) = last_event(&out) {
+                        *held = Some(out.split_off(place));
+                        return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Step::More(Bytes::from(out)))) };
+                    }
                     if !out.is_empty() {
                         return Poll::Ready(Ok(Step::More(Bytes::from(out))));
                     }
@@ -96,12 +104,25 @@ impl Source {
     }
 }
 
+fn invalid(fault: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(Code::UpstreamInvalid).because(fault)
+}
+
+/// Where the event begins with which a stream says that it is over: it is held back until the outcome is durable.
+fn last_event(bytes: &[u8]) -> Option<usize> {
+    const ENDS: [&[u8]; 2] = [b"data: [DONE]", b"event: message_stop"];
+    let begins = |place: &usize| *place == 0 || bytes.get(place - 1) == Some(&b'\n');
+    ENDS.iter().filter_map(|end| memchr::memmem::rfind(bytes, end).filter(begins)).min()
+}
+
 /// What the body and its guard share.
 struct Running {
     /// Nothing once the stream is over.
     work: Option<(Source, Carried)>,
-    /// The event that says why the stream was cut.
+    /// The last bytes, which wait until the outcome is durable.
     last: Option<Bytes>,
+    /// The outcome on its way to the disk, and whom to tell if it does not get there.
+    closing: Option<(Closing, Dialect, String)>,
     /// When something moved last, or when the caller began to wait.
     moved: Duration,
     /// True while the caller waits for more; else the stream waits for the caller.
@@ -115,10 +136,29 @@ impl Running {
         let Some((source, mut carried)) = self.work.take() else { return };
         carried.meter.usage(usage(&source));
         carried.meter.refused(refusal);
-        self.last = Some(Bytes::from(error::event(carried.dialect, refusal, &carried.request)));
+        let event = Bytes::from(error::event(carried.dialect, refusal, &carried.request));
+        self.end(carried, event);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Closes the entry; `last` waits for that.
+    fn end(&mut self, mut carried: Carried, last: Bytes) {
+        carried.meter.deliver(&last);
+        self.last = (!last.is_empty()).then_some(last);
+        self.closing = carried.meter.close().map(|closing| (closing, carried.dialect, carried.request));
+    }
+
+    /// The last bytes, once the outcome is durable; what says that it cannot be, where it cannot.
+    fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some((closing, dialect, request)) = &mut self.closing {
+            if let Err(refusal) = std::task::ready!(std::pin::Pin::new(closing).poll(cx)) {
+                self.last = Some(Bytes::from(error::event(*dialect, &refusal, request)));
+            }
+            self.closing = None;
+        }
+        Poll::Ready(self.last.take())
     }
 
     /// The refusal for a stream that stood still too long, or how long it may go on so.
@@ -139,7 +179,7 @@ impl Running {
 
 fn usage(source: &Source) -> Option<crate::model::usage::Usage> {
     match source {
-        Source::Upstream(_, filter) => filter.usage(),
+        Source::Upstream(_, filter, _) => filter.usage(),
         Source::Pieces(_) => None,
     }
 }
@@ -160,7 +200,7 @@ impl Relay {
     #[must_use]
     pub fn new(source: Source, carried: Carried, watch: Watch, times: Times) -> Self {
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
-        let running = Running { work: Some((source, carried)), last: None, moved, awaited: true, waker: None };
+        let running = Running { work: Some((source, carried)), last: None, closing: None, moved, awaited: true, waker: None };
         let running = Arc::new(Mutex::new(running));
         let guard = tokio::spawn(guard(Arc::downgrade(&running), watch, times)).abort_handle();
         Self { running, clock, guard }
@@ -170,23 +210,26 @@ impl Relay {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut running = lock(&self.running);
         let running = &mut *running;
-        let Some((source, carried)) = &mut running.work else { return Poll::Ready(running.last.take()) };
+        let Some((source, carried)) = &mut running.work else { return running.poll_last(cx) };
         match source.poll(cx) {
             Poll::Ready(Ok(Step::More(bytes))) => {
                 running.moved = self.clock.monotonic();
                 running.awaited = false;
                 carried.meter.first_byte();
+                carried.meter.deliver(&bytes);
                 Poll::Ready(Some(bytes))
             }
             Poll::Ready(Ok(Step::End(bytes))) => {
                 carried.meter.usage(usage(source));
                 carried.meter.done();
-                running.work = None;
-                Poll::Ready((!bytes.is_empty()).then_some(bytes))
+                if let Some((_, carried)) = running.work.take() {
+                    running.end(carried, bytes);
+                }
+                running.poll_last(cx)
             }
             Poll::Ready(Err(refusal)) => {
                 running.cut(&refusal);
-                Poll::Ready(running.last.take())
+                running.poll_last(cx)
             }
             Poll::Pending => {
                 if !running.awaited {

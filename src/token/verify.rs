@@ -87,6 +87,11 @@ impl Verified {
         self.links().map(|link| &link.id)
     }
 
+    /// Every token of the chain and the key that signed it, the operator's first.
+    pub fn chain(&self) -> impl Iterator<Item = (TokenId, KeyId)> {
+        self.ancestors.iter().chain(std::iter::once(&self.leaf)).map(|link| (link.id, link.signer))
+    }
+
     /// The token that acts and those above it, nearest first.
     fn links(&self) -> impl Iterator<Item = &Signed> {
         std::iter::once(&self.leaf).chain(self.ancestors.iter().rev())
