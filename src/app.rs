@@ -6,7 +6,7 @@ mod tls;
 mod watchful;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use tokio::task::JoinSet;
 use crate::audit::entry::Pen;
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault};
+use crate::audit::record::{Held, Opener as _};
 use crate::audit::request::Server;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, api};
-use crate::crypto::{EntropyFault, Fast, sha256};
+use crate::crypto::{EntropyFault, Fast};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
@@ -132,6 +133,7 @@ impl Books {
         for record in &recovered.records {
             registry.apply(record);
             keyring.apply(record);
+            forget_again(&log, &record.event)?;
         }
         Ok(Self { log: Arc::new(log), registry, keyring, clock })
     }
@@ -142,6 +144,14 @@ impl Books {
         let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring));
         Control::new(Arc::clone(&self.log), books, metrics, classes(config), Arc::clone(&self.clock))
     }
+}
+
+/// A record key that is said to be destroyed and is not: a start was needed in between.
+fn forget_again(log: &Log, event: &Event) -> Result<(), LogFault> {
+    let Event::Forgotten { record_key } = event else { return Ok(()) };
+    let Ok(id) = record_key.parse() else { return Ok(()) };
+    let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if matches!(vault.held(&id), Held::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
 }
 
 /// What a config names and a gateway started here could not use: keys, credentials, certificates. Nothing is written.
@@ -197,7 +207,7 @@ fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> 
     Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))
 }
 
-fn wiring(config: &Config, policy: &str) -> Result<Wiring, StartFault> {
+fn wiring(config: &Config) -> Result<Wiring, StartFault> {
     let mut known = Vec::new();
     let mut remotes = HashMap::new();
     for upstream in &config.proxy.upstreams {
@@ -222,7 +232,7 @@ fn wiring(config: &Config, policy: &str) -> Result<Wiring, StartFault> {
         health,
         timeouts: config.proxy.timeouts.clone(),
         publish_keys: config.proxy.listen.publish_keys,
-        policy: policy.into(),
+        policy: config.policy.as_str().into(),
     })
 }
 
@@ -283,10 +293,9 @@ impl App {
         let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
         let clock = Arc::clone(&books.clock);
         let guard = &config.guard;
-        let policy = policy(source.as_deref());
         let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, guard.peer_rps);
         let gateway = Gateway {
-            wiring: ArcSwap::from_pointee(wiring(&config, &policy)?),
+            wiring: ArcSwap::from_pointee(wiring(&config)?),
             authenticator: Arc::new(authenticator),
             limiter,
             registry: Arc::clone(&books.registry),
@@ -297,6 +306,7 @@ impl App {
             request_ids: RequestIds::new()?,
             cache_salts: CacheSalts::new()?,
         };
+        control.set_pen(gateway.pen.clone());
         let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;
         let tls = tls.map(|tls| Arc::new(ArcSwap::from(tls)));
         if let Some(tls) = &config.proxy.listen.tls {
@@ -321,7 +331,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         watchful::warn_of_private_keys(&self.config);
-        let policy = self.gateway.wiring.load().policy.to_string();
+        let policy = self.config.policy.clone();
         let event = Event::Start { version: env!("CARGO_PKG_VERSION").to_owned(), policy };
         self.books.log.seal(event, None).await?;
         let mut tasks = JoinSet::new();
@@ -387,10 +397,4 @@ impl App {
             listen: (self.config.proxy.listen.address, self.config.proxy.metrics),
         }
     }
-}
-
-/// The hash of the rules and config in force.
-fn policy(source: Option<&Path>) -> String {
-    let text = source.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
-    crate::id::TokenId(sha256(&text)).to_string()
 }

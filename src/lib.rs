@@ -51,5 +51,5 @@ pub mod control;
 pub mod app;
 
 // Floor 7: words in, exit code out.
-#[cfg(feature = "gateway")]
+#[cfg(feature = "offline")]
 pub mod cli;

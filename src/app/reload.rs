@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{classes, issuers, policy, tls, wiring};
+use super::{classes, issuers, tls, wiring};
 use crate::audit::event::Event;
 use crate::audit::log::Log;
 use crate::control::Control;
@@ -58,14 +58,13 @@ impl Reload {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let base = path.parent().unwrap_or(Path::new("."));
         let config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
-        let policy = policy(Some(path));
-        let wired = wiring(&config, &policy).map_err(|fault| fault.to_string())?;
+        let wired = wiring(&config).map_err(|fault| fault.to_string())?;
         let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
         let certificate = match self.tls.as_ref().zip(config.proxy.listen.tls.as_ref()) {
             Some((served, tls)) => Some((served, tls::server(tls)?, tls::expiry(tls)?)),
             None => None,
         };
-        self.log.seal(Event::Reload { policy }, None).await.map_err(|fault| fault.to_string())?;
+        self.log.seal(Event::Reload { policy: config.policy.clone() }, None).await.map_err(|fault| fault.to_string())?;
         if let Some((served, server, expiry)) = certificate {
             served.store(server);
             self.gateway.metrics.certificate_expiry(expiry as f64);

@@ -11,6 +11,9 @@ pub mod journal;
 #[cfg(feature = "gateway")]
 pub mod log;
 pub mod note;
+pub mod outside;
+pub mod reader;
+pub mod receipt;
 pub mod record;
 pub mod request;
 pub mod tiles;

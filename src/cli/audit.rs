@@ -1,7 +1,13 @@
 //! `token-shield audit …`: what anybody who has the log's folder can ask of it, without a gateway.
 
+#[cfg(feature = "gateway")]
+pub(super) mod keep;
+mod prove;
+mod read;
+
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,14 +15,83 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 
 use super::Failure;
-use crate::audit::note;
+use crate::audit::note::{self, LogKeys};
+use crate::audit::vault::Vault;
 use crate::audit::verify::{Seen, Wanted, verify};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Verify every record, the tree over them, and that nothing acknowledged is missing. Nothing is locked or changed.
-    #[command(after_help = "Example: token-shield audit verify ./data/audit --head ./data/secret/head")]
+    #[command(after_help = "Example: token-shield audit verify ./data/audit --key ./log.vkeys --head ./data/secret/head")]
     Verify(Verify),
+    /// Show records, opened with the operator's keys.
+    #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
+    Show(read::Show),
+    /// Show the last records, and go on as they come.
+    #[command(after_help = "Example: token-shield audit tail --follow")]
+    Tail(read::Tail),
+    /// Show the records of an agent, a principal, a request, a decision or a time.
+    #[command(after_help = "Example: token-shield audit query --agent research/summarizer --decision refused --since 1d")]
+    Query(read::Query),
+    /// Sum up what was used, for chargeback.
+    #[command(after_help = "Example: token-shield audit usage --by principal,model --since 30d --csv")]
+    Usage(read::Usage),
+    /// Prove that a record is in the log (C2SP tlog-proof).
+    #[command(after_help = "Example: token-shield audit prove dev/e000001#14 --out answer.tlog-proof")]
+    Prove(prove::Prove),
+    /// Verify such a proof.
+    #[command(after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --key ./log.vkeys")]
+    VerifyReceipt(prove::VerifyReceipt),
+    /// Hand out the keys of single records: each opens that record and no other.
+    #[command(after_help = "Example: token-shield audit disclose 14 15 > for-the-court.jsonl")]
+    Disclose(prove::Disclose),
+    #[cfg(feature = "gateway")]
+    #[command(flatten)]
+    Keep(keep::Verb),
+}
+
+/// What opens records.
+#[derive(Args)]
+struct Keys {
+    /// The record keys; DIR/../secret/record-keys where that is there. Without them sealed records stay closed.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+}
+
+impl Keys {
+    fn open(&self, dir: &Path) -> Result<Vault, Failure> {
+        let beside = dir.join("../secret/record-keys");
+        match &self.keys {
+            Some(path) => Ok(Vault::read(path)?),
+            None if beside.exists() => Ok(Vault::read(&beside)?),
+            None => Ok(Vault::empty(&beside)),
+        }
+    }
+}
+
+/// The public keys of a log's epochs.
+fn verifier_keys(path: &Path) -> Result<Vec<LogKeys>, Failure> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| format!("{}: {error}; name the log's public keys with --key FILE", path.display()))?;
+    Ok(note::read_vkeys(&text)?)
+}
+
+fn now() -> Timestamp {
+    SystemClock::start().now()
+}
+
+/// `30d`, `12h`, `90m` or `45s`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return None,
+    };
+    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(seconds)?))
 }
 
 #[derive(Args)]
@@ -42,6 +117,15 @@ impl Verb {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Verify(verify) => verify.run(),
+            Self::Show(show) => show.run(),
+            Self::Tail(tail) => tail.run(),
+            Self::Query(query) => query.run(),
+            Self::Usage(usage) => usage.run(),
+            Self::Prove(prove) => prove.run(),
+            Self::VerifyReceipt(receipt) => receipt.run(),
+            Self::Disclose(disclose) => disclose.run(),
+            #[cfg(feature = "gateway")]
+            Self::Keep(verb) => verb.run(),
         }
     }
 }
@@ -51,9 +135,7 @@ impl Verify {
         let beside = self.dir.join("../secret/head");
         let head = self.head.or_else(|| beside.exists().then_some(beside));
         let keys = self.key.unwrap_or_else(|| self.dir.join("../log.vkeys"));
-        let text = fs::read_to_string(&keys)
-            .map_err(|error| format!("{}: {error}; name the log's public keys with --key FILE", keys.display()))?;
-        let keys = note::read_vkeys(&text)?;
+        let keys = verifier_keys(&keys)?;
         let since = self
             .since
             .map(|path| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display())))

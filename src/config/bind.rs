@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use super::section::{Book, Section};
 use super::{Config, Faults};
 use crate::audit::log::Settings as Log;
+use crate::crypto::sha256;
 use crate::guard::cache_salt::CacheScope;
 use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Settings as Guard};
 use crate::model::{Profile, UnknownFields};
@@ -33,7 +34,8 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
         read(section, base, &empty)
     };
     book.close()?;
-    config.ok_or(Faults(Vec::new()))
+    let policy = crate::id::TokenId(sha256(text.as_bytes())).to_string();
+    config.map(|config| Config { policy, ..config }).ok_or(Faults(Vec::new()))
 }
 
 fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Config> {
@@ -105,7 +107,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         peer_connections_max,
         agent_label,
     };
-    Some(Config { name: name?, data, guard, proxy, audit, warnings })
+    Some(Config { name: name?, data, guard, proxy, audit, policy: String::new(), warnings })
 }
 
 /// The log.

@@ -26,6 +26,8 @@ pub struct Config {
     pub proxy: proxy::settings::Settings,
     /// Where the log lies, and how it is kept.
     pub audit: log::Settings,
+    /// The hash of the text that it was read from: SHA-256 in base64url, `policy` in records.
+    pub policy: String,
     /// What weakens the gateway; logged at every start.
     pub warnings: Vec<String>,
 }

@@ -2,14 +2,16 @@
 
 pub mod api;
 mod handles;
+mod records;
 mod rows;
+mod words;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use crate::audit::entry::Pen;
 use crate::audit::event::{Event, Standing};
 use crate::audit::log::{Log, LogFault};
 use crate::clock::Clock;
@@ -23,142 +25,7 @@ use crate::token::{Presented, Verified, handle, verify, verify_issued};
 
 pub use rows::taken;
 use rows::{agent_row, handle_row, key_row, token_row};
-
-/// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
-#[derive(Clone, Debug)]
-pub struct Operator(pub String);
-
-/// A change of state.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "do", deny_unknown_fields)]
-pub enum Command {
-    /// Names an agent, its principal and its class.
-    AgentRegister {
-        /// The agent.
-        agent: String,
-        /// Its principal.
-        principal: Option<String>,
-        /// Its class; `default` where it is not said.
-        class: Option<String>,
-    },
-    /// Changes an agent's standing.
-    AgentStanding {
-        /// The agent.
-        agent: String,
-        /// What is done.
-        verb: Verb,
-        /// Why.
-        reason: String,
-    },
-    /// Registers a signed token.
-    TokenRegister {
-        /// The token itself; it is verified, and only its identity is kept.
-        token: String,
-        /// The class of its agent, if the agent is new or shall change.
-        class: Option<String>,
-    },
-    /// Revokes a token.
-    TokenRevoke {
-        /// Its identity or its `jti`.
-        token: String,
-        /// Why.
-        reason: String,
-    },
-    /// Puts a signed token behind a new handle.
-    HandleSet {
-        /// The handle's identity; the handle itself never comes here.
-        handle: String,
-        /// The token itself; it is verified, and kept.
-        token: String,
-        /// The class of its agent, if the agent is new or shall change.
-        class: Option<String>,
-        /// Until when tokens may be put behind it, in RFC 3339; without it for as long as they are renewed.
-        until: Option<String>,
-    },
-    /// Puts a newer token behind a handle.
-    HandleRenew {
-        /// The handle or its identity.
-        handle: String,
-        /// The token itself, of the same agent.
-        token: String,
-    },
-    /// Adds a public key to an issuer.
-    KeyAdd {
-        /// The issuer; the only one where it is not said.
-        issuer: Option<String>,
-        /// A public JWK.
-        jwk: String,
-    },
-    /// Lets a key's tokens run out and takes no newer ones.
-    KeyRetire {
-        /// The key's thumbprint.
-        kid: String,
-        /// From when on, in RFC 3339; at once where it is not said.
-        from: Option<String>,
-        /// Why.
-        reason: String,
-    },
-    /// Refuses everything that a key signed.
-    KeyRevoke {
-        /// The key's thumbprint.
-        kid: String,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// What is done to an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verb {
-    /// Stop it until it is resumed.
-    Suspend,
-    /// Let it act again after a suspension.
-    Resume,
-    /// Stop it for examination.
-    Quarantine,
-    /// Let it act again after a quarantine.
-    Release,
-    /// Stop it for good.
-    Revoke,
-}
-
-/// A question about the books.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "ask", deny_unknown_fields)]
-pub enum Question {
-    /// All agents.
-    Agents,
-    /// One agent.
-    Agent {
-        /// Its name.
-        agent: String,
-    },
-    /// All keys.
-    Keys,
-    /// Whether a token would be taken now.
-    Token {
-        /// The token itself.
-        token: String,
-    },
-    /// What stands behind a handle, its token included.
-    Handle {
-        /// The handle or its identity.
-        handle: String,
-    },
-}
-
-/// What was done or is so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
-    /// Indices of the records that were sealed.
-    pub sealed: Vec<u64>,
-    /// The rows that were asked for, or that changed.
-    pub rows: Vec<serde_json::Value>,
-    /// What the operator may not have expected.
-    #[serde(default)]
-    pub note: Option<String>,
-}
+pub use words::{Command, Operator, Question, Reply, Verb};
 
 /// Why a command is not carried out. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +73,9 @@ pub enum ControlFault {
     /// A reason is missing.
     #[error("a reason of 1 to 256 bytes is required (--reason)")]
     Reason,
+    /// A principal without a record key.
+    #[error(transparent)]
+    Vault(#[from] crate::audit::vault::VaultFault),
     /// The record could not be sealed.
     #[error("the record could not be sealed, so nothing was changed: {0}")]
     Log(#[from] LogFault),
@@ -233,6 +103,8 @@ pub struct Control {
     registry: Arc<Registry>,
     keyring: Arc<Keyring>,
     metrics: Option<Arc<Metrics>>,
+    /// Who has told what; none where no gateway runs.
+    pen: OnceLock<Pen>,
     classes: std::sync::RwLock<BTreeSet<String>>,
     clock: Arc<dyn Clock>,
     verifier: Box<dyn Verifier>,
@@ -250,7 +122,8 @@ impl Control {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        Self { log, registry, keyring, metrics, classes, clock, verifier, one_at_a_time: Mutex::new(()) }
+        let (pen, one_at_a_time) = (OnceLock::new(), Mutex::new(()));
+        Self { log, registry, keyring, metrics, pen, classes, clock, verifier, one_at_a_time }
     }
 
     /// Puts the config's classes in the place of the former ones.
@@ -279,6 +152,7 @@ impl Control {
                 [] => ControlFault::Log(fault),
                 done => ControlFault::Half { sealed: done.to_vec(), fault },
             })?;
+            self.forget_if(&done.record.event)?;
             // The registry last: it wakes those who ask both.
             self.keyring.apply(&done.record);
             self.registry.apply(&done.record);
@@ -309,6 +183,11 @@ impl Control {
                 let signed = self.registry.signed(self.clock.now());
                 let row = |row: &Row| key_row(row, signed.get(&row.known.id));
                 self.keyring.rows().iter().map(row).collect()
+            }
+            Question::Why { request } => self.why(request)?.into_iter().collect(),
+            Question::Checkpoint => {
+                self.log.want_checkpoint();
+                Vec::new()
             }
             Question::Token { token } => vec![self.would_take(token)?],
             Question::Handle { handle } => self.handle_row(handle).into_iter().collect(),
@@ -360,6 +239,7 @@ impl Control {
                 let until = until.map(|until| until.parse()).transpose()?;
                 self.handle_set(&handle, token, class, until)
             }
+            Command::PrincipalForget { principal } => Ok(vec![self.forgotten(&principal.parse()?)?]),
             Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),
             Command::KeyRetire { kid, from, reason } => {

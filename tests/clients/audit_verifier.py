@@ -215,18 +215,20 @@ def _verified(note: str, keys: _Keys) -> _Note:
     return _Note(parsed[2], int(parsed[3]), parsed[4])
 
 
-def _newer(data: bytes, form: re.Pattern[bytes], hashed: int) -> list[str] | None:
-    """What is in the newer of two slots, if it is whole and in its place; group `hashed` is what the sum is over."""
+def _newer(data: bytes, form: re.Pattern[bytes], *hashed: int) -> list[str] | None:
+    """What is in the newer of two slots, if it is whole and in its place; the sum is over the groups `hashed`, by lines."""
     middle, slots = len(data) // 2, {}
     for place, slot in enumerate((form.fullmatch(data, 0, middle), form.fullmatch(data, middle))):
-        if slot and int(slot["number"]) % 2 == place and sha256(slot[hashed]).digest() == base64.b64decode(slot["sum"]):
+        if not slot or int(slot["number"]) % 2 != place:
+            continue
+        if sha256(b"\n".join(slot[group] for group in hashed)).digest() == base64.b64decode(slot["sum"]):
             slots[int(slot["number"])] = slot
     return [group.decode(errors="replace") for group in slots[max(slots)].groups()] if slots else None
 
 
 def _head(data: bytes) -> tuple[_Note, str | None]:
     """What was acknowledged, and the newest note if there is one."""
-    head, note = _newer(data[:1024], HEAD, 1), _newer(data[1024:], NOTE, 4)
+    head, note = _newer(data[:1024], HEAD, 1), _newer(data[1024:], NOTE, 1, 4)
     if not head or len(data) != 2 * (512 + 8192):
         raise Fault("head: no slot is whole, or its length is wrong")
     return _Note(head[1], int(head[2]), head[3]), note[3] if note else None

@@ -163,7 +163,8 @@ def write_head(path: Path, some: list[bytes], notes: list[str]) -> None:
     """Says that all of `some` is acknowledged; the last of `notes` is the newest."""
     slots = [bytes(512), head_slot(len(some), mth(leaves(some)), 7), bytes(8192), bytes(8192)]
     for number, note in enumerate(notes):
-        text = f"token-shield note 1\n{number}\n{b64(sha256(note.encode()).digest())}\n{note}"
+        total = b64(sha256(b"%d\n" % number + note.encode()).digest())
+        text = f"token-shield note 1\n{number}\n{total}\n{note}"
         slots[2 + number % 2] = text.encode().ljust(8192, b"\0")
     path.write_bytes(b"".join(slots))
 

@@ -1,5 +1,6 @@
 //! The audit log: nothing acknowledged is lost, nothing changed goes unnoticed, whatever the disk does.
 
 mod crash;
+mod epochs;
 mod format;
 mod log;

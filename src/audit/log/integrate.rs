@@ -15,7 +15,7 @@ use super::cache::Cache;
 use super::queue::{SealerEnd, Shared};
 use crate::audit::head::HeadNote;
 use crate::audit::note::{Checkpoint, LogSigner};
-use crate::audit::record::Outside;
+use crate::audit::outside::Outside;
 use crate::durable::{self, Disk};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
 

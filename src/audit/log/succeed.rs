@@ -9,7 +9,7 @@ use super::{LogFault, Settings};
 use crate::audit::event::Event;
 use crate::audit::head::{HEAD_BYTES, Head, HeadNote};
 use crate::audit::note::{Checkpoint, peek};
-use crate::audit::record::Outside;
+use crate::audit::outside::Outside;
 use crate::audit::tiles::{self, Tiles};
 use crate::clock::Timestamp;
 use crate::durable::{self, Disk};

@@ -1,0 +1,169 @@
+//! The outside of a record: its one form, and what everybody can read of it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::audit::record::{Held, Opener, RECORD_BYTES_MAX, RecordFault, RecordKeyId};
+use crate::clock::Timestamp;
+use crate::crypto::seal;
+use crate::json;
+
+/// What stands outside of a record, for everybody to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outside<'r> {
+    /// When, as it stands there: RFC 3339 with milliseconds. Sorts by time.
+    pub at: &'r str,
+    /// What kind.
+    pub kind: &'r str,
+    /// The rest.
+    pub inside: Inside<'r>,
+}
+
+/// The rest of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside<'r> {
+    /// An object, in canonical form.
+    Plain(&'r str),
+    /// A box.
+    Sealed {
+        /// The record key that opens it.
+        key: RecordKeyId,
+        /// The box in base64url.
+        text: &'r str,
+    },
+}
+
+/// The kind of a record that is never sealed: whoever follows the log from epoch to epoch must read it.
+pub(super) const ALWAYS_PLAIN: &str = "epoch";
+
+pub(super) fn outer(at: &str, kind: &str, inside: &str) -> String {
+    // Members in canonical order: at, box, key, kind, plain, v. No text here has anything to escape.
+    let (sealed, plain) = if inside.starts_with('{') { ("", inside) } else { (inside, "") };
+    let plain = if plain.is_empty() { String::new() } else { format!(",\"plain\":{plain}") };
+    format!("{{\"at\":\"{at}\"{sealed},\"kind\":\"{kind}\"{plain},\"v\":1}}")
+}
+
+/// What a box is bound to: the record as it would be without it.
+pub(super) fn aad(at: &str, key: &RecordKeyId, kind: &str) -> String {
+    outer(at, kind, &format!(",\"key\":\"{key}\""))
+}
+
+impl<'r> Outside<'r> {
+    /// Reads a record's outside, if the record is in the one form that it may have.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn read(bytes: &'r [u8]) -> Result<Self, RecordFault> {
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(RecordFault::TooLong { member: "the record", bytes: bytes.len(), most: RECORD_BYTES_MAX });
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| RecordFault::Form)?;
+        let rest = text.strip_prefix("{\"at\":\"").ok_or(RecordFault::Form)?;
+        let (at, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+        if !is_moment(at) {
+            return Err(RecordFault::Member("at"));
+        }
+        let rest = rest.strip_suffix(",\"v\":1}").ok_or(RecordFault::Form)?;
+        if let Some(rest) = rest.strip_prefix(",\"box\":\"") {
+            let (text, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+            let rest = rest.strip_prefix(",\"key\":\"").ok_or(RecordFault::Form)?;
+            let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+            let key: RecordKeyId = key.parse()?;
+            let kind = kind(rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?)?;
+            if kind == ALWAYS_PLAIN || text.len() < 43 || !is_base64url(text) {
+                return Err(RecordFault::Member("box"));
+            }
+            return Ok(Self { at, kind, inside: Inside::Sealed { key, text } });
+        }
+        let rest = rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?;
+        let (word, plain) = rest.split_once(",\"plain\":").ok_or(RecordFault::Member("plain"))?;
+        let kind = kind(word)?;
+        canonical(plain)?;
+        Ok(Self { at, kind, inside: Inside::Plain(plain) })
+    }
+
+    /// True of what changes no book: requests, and counts of refusals.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.kind, "admission" | "outcome" | "refusal" | "refusals" | "strangers")
+    }
+
+    /// When.
+    ///
+    /// # Errors
+    /// When there is no such day.
+    pub fn moment(&self) -> Result<Timestamp, RecordFault> {
+        self.at.parse().map_err(|_| RecordFault::Member("at"))
+    }
+
+    /// The box's bytes and what it is bound to; `None` where there is none.
+    #[must_use]
+    pub fn sealed(&self) -> Option<(RecordKeyId, Vec<u8>, String)> {
+        let Inside::Sealed { key, text } = self.inside else { return None };
+        Some((key, URL_SAFE_NO_PAD.decode(text).ok()?, aad(self.at, &key, self.kind)))
+    }
+
+    /// The object inside, in canonical form; `None` where the key was destroyed.
+    ///
+    /// # Errors
+    /// When the key is missing or does not open it, or what is inside is not in canonical form.
+    pub fn open(&self, opener: &dyn Opener) -> Result<Option<String>, RecordFault> {
+        let Some((id, bytes, aad)) = self.sealed() else {
+            let Inside::Plain(plain) = self.inside else { return Err(RecordFault::Member("box")) };
+            return Ok(Some(plain.to_owned()));
+        };
+        match opener.held(&id) {
+            Held::Destroyed => Ok(None),
+            Held::Missing => Err(RecordFault::KeyMissing(id)),
+            Held::Key(key) => {
+                let plain = seal::open(key, aad.as_bytes(), &bytes).map_err(|_| RecordFault::Closed)?;
+                let plain = String::from_utf8(plain).map_err(|_| RecordFault::Form)?;
+                canonical(&plain)?;
+                Ok(Some(plain))
+            }
+        }
+    }
+}
+
+/// `"kind"` in quotes: lower case letters and hyphens.
+fn kind(quoted: &str) -> Result<&str, RecordFault> {
+    let word = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(RecordFault::Member("kind"))?;
+    let good = !word.is_empty() && word.len() <= 64 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    if good { Ok(word) } else { Err(RecordFault::Member("kind")) }
+}
+
+/// The shape of `2026-11-21T08:15:30.000Z`.
+fn is_moment(text: &str) -> bool {
+    let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
+    text.len() == shape.len()
+        && text.bytes().zip(shape).all(|(byte, like)| if *like == b'd' { byte.is_ascii_digit() } else { byte == *like })
+}
+
+/// Base64url whose last character has no stray bits.
+fn is_base64url(text: &str) -> bool {
+    let alphabet = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    let last = text.len() - text.len() % 4;
+    alphabet && text.get(last..).is_some_and(|tail| URL_SAFE_NO_PAD.decode(tail).is_ok())
+}
+
+/// That `text` is an object in canonical form: members sorted, integers below 2^53, nothing escaped that need not be.
+fn canonical(text: &str) -> Result<(), RecordFault> {
+    fn sorted(value: &json::Value<'_>) -> bool {
+        match value {
+            json::Value::Null | json::Value::Bool(_) | json::Value::String(_) => true,
+            json::Value::Number(_) => value.as_u64().is_some_and(|number| number < 1 << 53),
+            json::Value::Array(items) => items.iter().all(sorted),
+            json::Value::Object(object) => {
+                let names: Vec<&str> = object.iter().map(|(name, _)| name).collect();
+                names.is_sorted() && names.iter().all(|name| name.is_ascii()) && object.iter().all(|(_, value)| sorted(value))
+            }
+        }
+    }
+    let document = json::parse(text.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
+    if document.as_object().is_none() || !sorted(&document) {
+        return Err(RecordFault::Form);
+    }
+    let mut again = Vec::with_capacity(text.len());
+    json::write(&document, &mut again);
+    if again == text.as_bytes() { Ok(()) } else { Err(RecordFault::Form) }
+}

@@ -1,0 +1,230 @@
+//! `audit begin`, `forget`, `bench`, and `why`: what needs the gateway, or its data folder.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::super::door::{print, say_sealed, send};
+use super::super::{Failure, Place};
+use crate::app::Books;
+use crate::audit::event::Event;
+use crate::audit::log::{Log, NewEpoch, Settings};
+use crate::audit::reader::{self, Told};
+use crate::audit::vault::Vault;
+use crate::clock::{Clock as _, SystemClock};
+use crate::control::api::Request;
+use crate::control::{Command, Question};
+use crate::durable::{Disk as _, SystemDisk};
+
+#[derive(Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// Destroy a principal's record key: nothing recorded of it can be read any more, and everything still verifies.
+    #[command(after_help = "Example: token-shield audit forget user:ada")]
+    Forget(Forget),
+    /// Begin a new epoch, with no gateway running; also after something of the log was lost.
+    #[command(after_help = "Example: token-shield audit begin --after-loss --reason \"the disk was restored from Sunday\"")]
+    Begin(Begin),
+    /// Measure how fast records become durable in a folder.
+    #[command(after_help = "Example: token-shield audit bench /var/lib/token-shield")]
+    Bench(Bench),
+}
+
+impl Verb {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Forget(forget) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(forget.run()),
+            Self::Begin(begin) => begin.run(),
+            Self::Bench(bench) => bench.run(),
+        }
+    }
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Begin {
+    /// Why; it stands in the new epoch's first record.
+    #[arg(long)]
+    reason: String,
+    /// Something of the log is lost, and that is known: the new epoch says so for ever.
+    #[arg(long)]
+    after_loss: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Forget {
+    /// The principal (a token's sub).
+    principal: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Bench {
+    /// A folder on the disk that the log would lie on.
+    dir: PathBuf,
+    /// How many wait for a record at once.
+    #[arg(long, default_value_t = 64)]
+    waiters: usize,
+    /// For how long.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Why {
+    /// The request: what the answer's token-shield-request says, rq_…
+    request: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Begin {
+    fn run(self) -> Result<(), Failure> {
+        let mut config = self.place.read()?;
+        config.audit.begin = Some(NewEpoch { reason: self.reason, after_loss: self.after_loss });
+        let books = Books::open(&config)?;
+        println!("{} begins", books.log.origin());
+        Ok(books.log.close()?)
+    }
+}
+
+impl Forget {
+    async fn run(self) -> Result<(), Failure> {
+        let command = Command::PrincipalForget { principal: self.principal };
+        let reply = send(&self.place, Request::Command(command)).await?;
+        say_sealed("its record key is destroyed: copies in backups must be destroyed too", &reply);
+        Ok(())
+    }
+}
+
+/// The middle of what was measured.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+impl Bench {
+    fn run(self) -> Result<(), Failure> {
+        let folder = self.dir.join(format!("token-shield-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let measured = self.measure(&folder);
+        std::fs::remove_dir_all(&folder)?;
+        let (sync, records, seconds) = measured?;
+        let (rate, bound) = (records as f64 / seconds, self.waiters as f64 / sync.as_secs_f64());
+        if self.json {
+            let row = serde_json::json!({ "fdatasync_us": sync.as_micros() as u64, "waiters": self.waiters, "records": records,
+                "records_per_second": rate as u64, "of_waiters_per_fdatasync": rate / bound });
+            println!("{row}");
+        } else {
+            println!("fdatasync  {sync:?} (median)");
+            println!(
+                "records    {rate:.0} durable a second with {} waiting: {:.2} of waiters / fdatasync",
+                self.waiters,
+                rate / bound
+            );
+        }
+        Ok(())
+    }
+
+    /// A sync's median time, how many records came to be durable, and in how many seconds.
+    fn measure(&self, folder: &std::path::Path) -> Result<(Duration, u64, f64), Failure> {
+        let clock = SystemClock::start();
+        let file = SystemDisk.create(&folder.join("sync"))?;
+        SystemDisk.write(&file, &vec![0; 1 << 20], 0)?;
+        SystemDisk.sync(&file)?;
+        let mut syncs = Vec::new();
+        for place in 0..200_u64 {
+            SystemDisk.write(&file, &[1; 4096], place * 4096)?;
+            let before = clock.monotonic();
+            SystemDisk.sync(&file)?;
+            syncs.push(clock.monotonic() - before);
+        }
+        let settings = Settings { reserve: 0, ..Settings::of_data(folder, "bench") };
+        let (log, _) = Log::open(settings, Arc::new(clock))?;
+        let (log, until) = (Arc::new(log), clock.monotonic() + Duration::from_secs(self.seconds));
+        let began = clock.monotonic();
+        let writers: Vec<_> = (0..self.waiters)
+            .map(|number| {
+                let log = Arc::clone(&log);
+                std::thread::spawn(move || {
+                    let mut count = 0;
+                    while clock.monotonic() < until {
+                        let policy = format!("{number:0>8}{}", "x".repeat(240));
+                        if log.seal_blocking(Event::Reload { policy }, None).is_err() {
+                            break;
+                        }
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        let records: u64 = writers.into_iter().map(|writer| writer.join().unwrap_or(0)).sum();
+        let seconds = (clock.monotonic() - began).as_secs_f64();
+        log.close()?;
+        Ok((median(syncs), records, seconds))
+    }
+}
+
+impl Why {
+    pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
+        let question = Question::Why { request: self.request.clone() };
+        let reply = send(&self.place, Request::Question(question)).await?;
+        if !reply.rows.is_empty() {
+            return print(&reply, self.place.json);
+        }
+        let config = self.place.read()?;
+        let vault = Vault::read(&config.audit.record_keys)?;
+        let mut found: Vec<Told> = Vec::new();
+        for epoch in reader::epochs(&config.audit.dir)? {
+            let _ = reader::each(&epoch, 0, |record| {
+                let told = record.tell(&vault).ok();
+                found.extend(told.filter(|told| told.text("request").as_deref() == Some(&self.request)));
+                std::ops::ControlFlow::Continue(())
+            })?;
+        }
+        if found.is_empty() {
+            return Err(format!("nothing is recorded of {}, and nothing is remembered of it", self.request).into());
+        }
+        found.iter().for_each(|told| self.say(told));
+        Ok(())
+    }
+
+    fn say(&self, told: &Told) {
+        if self.place.json {
+            println!("{}", told.line());
+            return;
+        }
+        let text = |member: &str| told.text(member).unwrap_or_else(|| "-".to_owned());
+        println!("{} {} at {}", told.record, told.kind, told.at);
+        match told.kind.as_str() {
+            "admission" => println!(
+                "  allowed   {} of {} for {}, model {}",
+                text("operation"),
+                text("agent"),
+                text("principal"),
+                text("model")
+            ),
+            "refusal" => {
+                println!("  refused   {} at {}, for {}", text("code"), text("stage"), text("agent"));
+                println!(
+                    "  because   {}{}",
+                    text("detail"),
+                    told.text("param").map(|at| format!(", at {at}")).unwrap_or_default()
+                );
+            }
+            _ => println!(
+                "  ended     {} with status {}, {} ms",
+                text("code"),
+                told.number("status").unwrap_or(0),
+                told.number("ms").unwrap_or(0)
+            ),
+        }
+    }
+}

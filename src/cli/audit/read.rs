@@ -1,0 +1,307 @@
+//! `audit show`, `tail`, `query` and `usage`: what the log says, for whoever has its keys.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::super::Failure;
+use super::{Keys, now, parse_duration};
+use crate::audit::reader::{self, Epoch, Found, Told};
+use crate::audit::vault::Vault;
+use crate::clock::Timestamp;
+
+/// How often a log that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(300);
+
+#[derive(Args)]
+pub(in crate::cli) struct Show {
+    /// Records: an index of the newest epoch, or what an answer's audit-record says (NAME/EPOCH#INDEX).
+    #[arg(required = true)]
+    records: Vec<String>,
+    /// The log's folder.
+    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
+    dir: PathBuf,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Tail {
+    /// The log's folder.
+    #[arg(default_value = "./data/audit")]
+    dir: PathBuf,
+    /// How many of the last records.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    lines: u64,
+    /// Go on as records come.
+    #[arg(long)]
+    follow: bool,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Query {
+    /// The log's folder.
+    #[arg(default_value = "./data/audit")]
+    dir: PathBuf,
+    /// Of this agent.
+    #[arg(long)]
+    agent: Option<String>,
+    /// In this principal's name.
+    #[arg(long)]
+    principal: Option<String>,
+    /// Of this kind.
+    #[arg(long)]
+    kind: Option<String>,
+    /// `allowed`, `refused`, or a code.
+    #[arg(long)]
+    decision: Option<String>,
+    /// Of this request.
+    #[arg(long)]
+    request: Option<String>,
+    #[command(flatten)]
+    window: Window,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+#[derive(Args)]
+struct Window {
+    /// From then on: a time (RFC 3339), or how long ago (`30d`, `12h`).
+    #[arg(long)]
+    since: Option<String>,
+    /// Up to then.
+    #[arg(long)]
+    until: Option<String>,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Usage {
+    /// The log's folder.
+    #[arg(default_value = "./data/audit")]
+    dir: PathBuf,
+    /// What is summed up: any of principal, agent, model, operation, upstream, day.
+    #[arg(long, value_delimiter = ',', default_value = "principal,model")]
+    by: Vec<String>,
+    #[command(flatten)]
+    window: Window,
+    /// Print CSV.
+    #[arg(long)]
+    csv: bool,
+    /// Print one JSON object a row.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+/// A moment that was named: a time, or how long ago.
+fn moment(text: &str) -> Result<String, Failure> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.to_string());
+    }
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp(at.as_millisecond()).to_string());
+    }
+    let ago = parse_duration(text).ok_or_else(|| format!("{text:?} is no time: write 2026-11-21T08:00:00Z, or 30d, 12h, 90m"))?;
+    let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+    Ok(Timestamp(now().0.saturating_sub(ago).max(0)).to_string())
+}
+
+impl Window {
+    fn read(&self) -> Result<(Option<String>, Option<String>), Failure> {
+        Ok((self.since.as_deref().map(moment).transpose()?, self.until.as_deref().map(moment).transpose()?))
+    }
+}
+
+/// Gives every record of a window to `each`, opened as far as the keys allow.
+fn all(
+    epochs: &[Epoch],
+    vault: &Vault,
+    (since, until): (Option<String>, Option<String>),
+    mut take: impl FnMut(Told) -> ControlFlow<()>,
+) -> Result<(), Failure> {
+    let mut fault = None;
+    for epoch in epochs {
+        let ended = reader::each(epoch, 0, |found| {
+            // The outside is enough to leave out what is too early.
+            match crate::audit::outside::Outside::read(found.bytes) {
+                Ok(outside) if since.as_deref().is_some_and(|since| outside.at < since) => return ControlFlow::Continue(()),
+                Ok(outside) if until.as_deref().is_some_and(|until| outside.at >= until) => return ControlFlow::Break(()),
+                Ok(_) | Err(_) => {}
+            }
+            match found.tell(vault) {
+                Ok(told) => take(told),
+                Err(error) => {
+                    fault = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = fault {
+            return Err(error.into());
+        }
+        if ended.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Show {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        for name in &self.records {
+            let (epoch, index) = reader::named(&epochs, name)?;
+            let bytes = reader::one(epoch, index)?;
+            println!("{}", Found { epoch: epoch.number, index, bytes: &bytes }.tell(&vault)?.line());
+        }
+        Ok(())
+    }
+}
+
+impl Tail {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut next = None;
+        loop {
+            let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+            let Some(epoch) = epochs.last() else { return Ok(()) };
+            let from = match next {
+                Some((number, index)) if number == epoch.number => index,
+                Some(_) => 0,
+                None => size(epoch)?.saturating_sub(self.lines),
+            };
+            let (mut end, mut fault) = (from, None);
+            let _ = reader::each(epoch, from, |found| match found.tell(&vault) {
+                Ok(told) => {
+                    println!("{}", told.line());
+                    end = found.index + 1;
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    fault = Some(error);
+                    ControlFlow::Break(())
+                }
+            })?;
+            if let Some(error) = fault {
+                return Err(error.into());
+            }
+            if !self.follow {
+                return Ok(());
+            }
+            next = Some((epoch.number, end));
+            std::thread::park_timeout(LOOK);
+        }
+    }
+}
+
+/// How many records an epoch has, those behind its checkpoint too.
+fn size(epoch: &Epoch) -> Result<u64, Failure> {
+    let mut end = epoch.signed;
+    let _ = reader::each(epoch, epoch.signed, |found| {
+        end = found.index + 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(end)
+}
+
+impl Query {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let is = |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
+        all(&epochs, &vault, self.window.read()?, |told| {
+            let decided = self
+                .decision
+                .as_deref()
+                .is_none_or(|wanted| [told.text("decision"), told.text("code")].iter().flatten().any(|word| word == wanted));
+            let wanted = decided
+                && self.kind.as_deref().is_none_or(|kind| kind == told.kind)
+                && is(&self.agent, told.text("agent").filter(|_| self.agent.is_some()))
+                && is(&self.principal, told.text("principal").filter(|_| self.principal.is_some()))
+                && is(&self.request, told.text("request").filter(|_| self.request.is_some()));
+            if wanted {
+                println!("{}", told.line());
+            }
+            ControlFlow::Continue(())
+        })
+    }
+}
+
+/// What was used.
+#[derive(Default)]
+struct Sum {
+    requests: u64,
+    refused: u64,
+    input: u64,
+    output: u64,
+}
+
+impl Usage {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        const COLUMNS: [&str; 6] = ["principal", "agent", "model", "operation", "upstream", "day"];
+        if let Some(unknown) = self.by.iter().find(|column| !COLUMNS.contains(&column.as_str())) {
+            return Err(format!("--by {unknown}: write any of {}", COLUMNS.join(", ")).into());
+        }
+        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let (mut sums, mut closed): (BTreeMap<Vec<String>, Sum>, u64) = (BTreeMap::new(), 0);
+        all(&epochs, &vault, self.window.read()?, |told| {
+            if told.kind != "outcome" && told.kind != "refusal" {
+                return ControlFlow::Continue(());
+            }
+            if told.inside.is_none() {
+                closed += 1;
+            }
+            let column = |name: &String| match name.as_str() {
+                "day" => told.at.get(..10).unwrap_or_default().to_owned(),
+                "upstream" => told.text("upstream.name").unwrap_or_else(|| "-".to_owned()),
+                other => told.text(other).unwrap_or_else(|| "-".to_owned()),
+            };
+            let sum = sums.entry(self.by.iter().map(column).collect()).or_default();
+            if told.kind == "refusal" {
+                sum.refused += 1;
+            } else {
+                sum.requests += 1;
+                sum.input += told.number("usage.input").unwrap_or(0);
+                sum.output += told.number("usage.output").unwrap_or(0);
+            }
+            ControlFlow::Continue(())
+        })?;
+        self.print(&sums);
+        if closed > 0 {
+            eprintln!(
+                "token-shield: {closed} records could not be opened (forgotten, or --keys FILE is missing); they stand under \"-\""
+            );
+        }
+        Ok(())
+    }
+
+    fn print(&self, sums: &BTreeMap<Vec<String>, Sum>) {
+        let quoted = |text: &String| {
+            if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
+        };
+        if self.csv {
+            println!("{},requests,refused,input_tokens,output_tokens", self.by.join(","));
+        }
+        for (row, sum) in sums {
+            let Sum { requests, refused, input, output } = sum;
+            if self.json {
+                let mut object: serde_json::Map<String, serde_json::Value> =
+                    self.by.iter().cloned().zip(row.iter().map(|text| text.as_str().into())).collect();
+                for (name, number) in
+                    [("requests", requests), ("refused", refused), ("input_tokens", input), ("output_tokens", output)]
+                {
+                    object.insert(name.to_owned(), (*number).into());
+                }
+                println!("{}", serde_json::Value::Object(object));
+            } else if self.csv {
+                println!("{},{requests},{refused},{input},{output}", row.iter().map(quoted).collect::<Vec<_>>().join(","));
+            } else {
+                println!("{}   {requests} requests, {refused} refused, {input} tokens in, {output} out", row.join("   "));
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! From epoch to epoch, with a cache and without, and after a loss.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use token_shield::audit::event::Event;
+use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::clock::SystemClock;
+
+use super::log::{Data, copy_folder, event, events};
+
+#[test]
+fn an_older_folder_put_back_is_noticed() {
+    let data = Data::with(2);
+    let older = data.snapshot();
+    let (log, _) = data.open();
+    log.seal_blocking(event(2), None).expect("sealed");
+    log.close().expect("closed");
+    fs::remove_dir_all(data.settings().dir).expect("remove");
+    fs::create_dir(data.settings().dir).expect("folder");
+    copy_folder(&older.settings().dir, &data.settings().dir);
+    fs::set_permissions(data.settings().dir, fs::metadata(older.settings().dir).expect("mode").permissions()).expect("chmod");
+    data.refused(|fault| matches!(fault, LogFault::Behind { size: 2, acknowledged: 3 }));
+    // An operator who knows of it says so, and the books are those of before the loss: a revocation is not undone by it.
+    let begin = Some(NewEpoch { reason: "the disk was restored".to_owned(), after_loss: true });
+    let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
+    assert_eq!(log.origin(), "gw.example/e000002");
+    assert!(recovered.records.len() >= 2);
+    log.close().expect("closed");
+    data.open().0.close().expect("closed");
+}
+
+#[test]
+fn an_epoch_is_closed_and_the_next_one_follows_it() {
+    let data = Data::with(300);
+    let begin = |reason: &str| Some(NewEpoch { reason: reason.to_owned(), after_loss: false });
+    let (log, recovered) =
+        Log::open(Settings { begin: begin("for a test"), ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
+    assert_eq!((log.origin(), recovered.records.len(), log.state().size), ("gw.example/e000002", 300, 1));
+    log.seal_blocking(event(300), None).expect("sealed");
+    log.close().expect("closed");
+    let again = || {
+        let (log, recovered) = data.open();
+        let found: Vec<Event> =
+            recovered.records.into_iter().map(|record| record.event).filter(|event| event.kind() != "epoch").collect();
+        assert_eq!(found, events(301));
+        log.close().expect("closed");
+    };
+    again();
+    // With or without the cache, the books are folded from both.
+    fs::remove_file(data.settings().cache).expect("remove");
+    again();
+    // One whose time is over is closed at a start.
+    let (log, _) =
+        Log::open(Settings { epoch_max: Duration::ZERO, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
+    assert_eq!(log.origin(), "gw.example/e000003");
+    log.close().expect("closed");
+    again();
+}
+
+#[test]
+fn an_epoch_that_was_made_and_not_begun_is_none() {
+    let data = Data::with(3);
+    let folder = data.settings().dir.join("e000002/journal");
+    fs::create_dir_all(&folder).expect("folder");
+    data.holds(&events(3));
+    assert!(!folder.exists());
+}
+
+#[test]
+fn a_cache_of_another_log_is_made_anew_and_one_ahead_is_refused() {
+    let data = Data::with(10);
+    let other = Data::with(5);
+    fs::copy(other.settings().cache, data.settings().cache).expect("copy");
+    data.holds(&events(10));
+    fs::write(data.settings().cache, b"no database at all").expect("write");
+    data.holds(&events(10));
+    fs::copy(data.settings().cache, other.settings().cache).expect("copy");
+    other.refused(|fault| matches!(fault, LogFault::CacheAhead { size: 10, .. }));
+}
