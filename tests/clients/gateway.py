@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+import audit_verifier
 from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +179,7 @@ class Gateway:
         return code
 
     def stop(self) -> None:
-        """SIGTERM, exit code 0, and a log in which no token stands."""
+        """SIGTERM, exit code 0, an audit log that verifies, and a log in which no token stands."""
         try:
             self.terminate()
             code = self.ended()
@@ -188,6 +189,7 @@ class Gateway:
             raise AssertionError(f"still running {STOP_S} s after SIGTERM\n{self.logged()[-4000:]}") from None
         log = self.logged()
         assert code == 0, f"exit code {code} after SIGTERM\n{log[-4000:]}"
+        audit_verifier.verify(self.data / "audit", (self.data / "log.vkeys").read_text(), self.data / "secret/head")
         for token in self._tokens:
             # The signature is the secret half; the payload's head would show a token that was cut. A handle is one part.
             assert not any(part in log for part in token.split(".")[-2:]), "a token stands in the log"
@@ -219,7 +221,7 @@ class Served(Gateway):
         self.data = data
         self.log = data.parent / f"{data.name}.log"
         self.config = data / "token-shield.toml"
-        self._tls, self._listen = tls, f'[listen]\napi = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n{listen}\n'
+        self._tls, self._listen = tls, f'[listen]\napi = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n{listen}\n[audit]\nreserve = "1MiB"\n'
         self._tokens: list[str] = []
         data.mkdir(mode=0o700)
         (data / "keys").mkdir(mode=0o700)

@@ -74,9 +74,9 @@ def test_a_token_behind_a_handle_is_taken_by_that_alone(gateway: Served) -> None
     """Who reads the record, which has the token, can do nothing with it."""
     handle = gateway.issue("tests/record", "--handle", models=(MODEL,))
     assert refusal(gateway, handle) is None
-    journal = b"".join(file.read_bytes() for file in (gateway.data / "audit").rglob("*") if file.is_file())
-    tokens = [part.split(b'"')[0].decode() for part in journal.split(b'"token":"ey')[1:]]
-    assert tokens and {refusal(gateway, "ey" + token) for token in tokens} == {"token-behind-handle"}
+    read = binary("audit", "query", str(gateway.data / "audit"), "--kind", "handle-set")
+    tokens = [json.loads(line)["inside"]["token"] for line in read.out.splitlines()]
+    assert tokens and {refusal(gateway, token) for token in tokens} == {"token-behind-handle"}
 
 
 def test_guesses_are_refused_alike(gateway: Served) -> None:

@@ -62,6 +62,9 @@ pub(super) fn verify(
             marks.push(Mark { size: noted.size, root: noted.root });
         }
     }
+    // What a former checkpoint covers must still be there, in tiles or behind them.
+    let since = one.since.map(|since| &since.0).filter(|since| since.origin == signed.origin);
+    marks.extend(since.map(|since| Mark { size: since.size, root: since.root }));
     let mut under = Tiles::new(one.folder, signed.size);
     let first = segments.first().map_or(signed.size, |(first, _)| *first);
     if first > signed.size {
