@@ -29,6 +29,8 @@ pub(super) struct Cache {
     database: Database,
     unsettled: u64,
     stamp: Option<Stamp>,
+    /// Something could not be added: what comes later must not be stamped as if it had been.
+    behind: bool,
 }
 
 type Fallible<T> = Result<T, redb::Error>;
@@ -43,7 +45,7 @@ impl Cache {
         });
         let database =
             database.inspect_err(|error| tracing::warn!(%error, "the gateway goes on without a cache of its log")).ok()?;
-        let mut cache = Self { path: path.to_owned(), database, unsettled: 0, stamp: None };
+        let mut cache = Self { path: path.to_owned(), database, unsettled: 0, stamp: None, behind: false };
         cache.stamp = cache.read_stamp().ok().flatten();
         Some(cache)
     }
@@ -88,6 +90,9 @@ impl Cache {
 
     /// Adds records of that epoch, and stamps the cache.
     pub(super) fn add<'r>(&mut self, epoch: u32, records: impl Iterator<Item = (u64, &'r [u8])>, at: &Checkpoint) {
+        if self.behind {
+            return;
+        }
         let before = self.stamp.filter(|stamp| stamp.epoch == epoch).map_or(0, |stamp| stamp.size);
         self.unsettled += at.size.saturating_sub(before);
         let stamp = Stamp { epoch, size: at.size, root: at.root };
@@ -97,7 +102,10 @@ impl Cache {
                 self.stamp = Some(stamp);
                 self.unsettled = if settle { 0 } else { self.unsettled };
             }
-            Err(error) => tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not written"),
+            Err(error) => {
+                self.behind = true;
+                tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not written");
+            }
         }
     }
 

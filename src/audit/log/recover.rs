@@ -135,7 +135,7 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
         notes,
         edge: stands.edge,
         bundle: stands.bundle,
-        cache: super::cache::Cache::open(&settings.cache),
+        cache: None,
     };
     let mut files =
         Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head: heads.head, tree: read.tree };
@@ -152,6 +152,9 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
         sealer.seal(&pending, Some(&note))?;
         pending = later;
     }
+    // Only now: the fold brings the cache up to date from where it ends. Had it been told of the checkpoint that was just
+    // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
+    sealer.cache = super::cache::Cache::open(&settings.cache);
     sweep(&sealer)?;
     let Fold { records, at } = fold(settings, epoch, &mut sealer, &pending, &vault)?;
     let watched = vec![files.head_identity.clone(), lock.identity().clone()];
