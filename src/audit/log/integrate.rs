@@ -96,13 +96,16 @@ impl Sealer {
                 note
             }
         };
+        // What the former checkpoint covers under the same name holds the same hashes. It is left alone: written anew it would be
+        // empty for a while, and a crash just then would take it from a checkpoint that needs it.
+        let before = Tile::partial(self.edge.size());
+        let now: BTreeSet<Tile> = planned.iter().map(|(tile, _)| *tile).collect();
+        planned.retain(|(tile, _)| !before.contains(tile));
         // Crash here: the head has a note that the checkpoint has not. A start writes what follows anew, from the journal.
         self.write_files(&planned)?;
         // Crash here: tiles that no checkpoint covers yet. A start writes them anew.
         self.publish(&note)?;
         // Crash here: partial tiles of the former checkpoint, and a journal that begins too early. A start takes them away.
-        let before = Tile::partial(self.edge.size());
-        let now: BTreeSet<Tile> = planned.iter().map(|(tile, _)| *tile).collect();
         for tile in before.into_iter().filter(|tile| !now.contains(tile)) {
             self.take_away(tile)?;
         }
