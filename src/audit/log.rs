@@ -41,6 +41,8 @@ pub use settings::{NewEpoch, Settings};
 const QUEUE_MAX: usize = 4096;
 /// A sync that takes longer than this has failed.
 const SYNC_MAX: Duration = Duration::from_secs(30);
+/// A checkpoint, of several syncs, that takes longer than this has failed.
+const SEAL_MAX: Duration = Duration::from_secs(120);
 
 /// New work is turned away while syncs take longer than this.
 const SYNC_SLOW: Duration = Duration::from_millis(250);

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::reserve::Reserve;
-use super::{LogFault, QUEUE_MAX, SYNC_MAX, SYNC_SLOW, Sealed, State};
+use super::{LogFault, QUEUE_MAX, SEAL_MAX, SYNC_MAX, SYNC_SLOW, Sealed, State};
 use crate::audit::event::Event;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
@@ -60,6 +60,8 @@ struct Inner {
     /// Those of the batch on its way to the disk. Here, so that they hear of a failure while the writer hangs in a sync.
     answering: Vec<(Then, Sealed)>,
     writing_since: Option<Duration>,
+    /// Since when the sealer is busy with a checkpoint.
+    sealing_since: Option<Duration>,
     watched: Vec<durable::Identity>,
     /// The journal's segments, each with the index of its first record.
     segments: VecDeque<(u64, durable::Identity)>,
@@ -100,7 +102,7 @@ impl Pending {
 
 impl Inner {
     const fn over(&self) -> bool {
-        self.ended || self.state.failed.is_some()
+        (self.ended && self.sealer_ended) || self.state.failed.is_some()
     }
 }
 
@@ -127,6 +129,7 @@ impl Shared {
             queue: VecDeque::new(),
             answering: Vec::new(),
             writing_since: None,
+            sealing_since: None,
             watched,
             segments: segments.into(),
             pending,
@@ -158,7 +161,7 @@ impl Shared {
 
     pub(super) fn healthy(&self) -> bool {
         let inner = self.lock();
-        !inner.closing && !inner.over()
+        !inner.closing && !inner.ended && !inner.over()
     }
 
     pub(super) fn observe(&self, observer: Observer) {
@@ -292,9 +295,11 @@ impl Shared {
     pub(super) fn wait_for_writer(&self) -> bool {
         let running = |inner: &mut Inner| !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung));
         drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
-        let sealing = |inner: &mut Inner| !inner.sealer_ended && inner.state.failed.is_none();
-        let inner = self.over.wait_while(self.lock(), sealing).unwrap_or_else(PoisonError::into_inner);
-        inner.ended
+        // After a failure too: the lock must not go while a checkpoint is still being written.
+        let sealing = |inner: &mut Inner| !inner.sealer_ended && !matches!(inner.state.failed, Some(LogFault::Hung));
+        let waited = self.over.wait_timeout_while(self.lock(), SEAL_MAX, sealing);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        inner.ended && inner.sealer_ended
     }
 
     /// Waits until a checkpoint is due; gives the records to go under it. `None`: the log is over and all of it is sealed, or it
@@ -312,6 +317,7 @@ impl Shared {
                 Some(wait) if wait.is_zero() => {
                     inner.pending.since = None;
                     inner.pending.wanted = false;
+                    inner.sealing_since = Some(self.clock.monotonic());
                     return Some(std::mem::take(&mut inner.pending.records));
                 }
                 Some(wait) => inner = self.seal.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0,
@@ -324,6 +330,7 @@ impl Shared {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         inner.state.signed = signed;
+        inner.sealing_since = None;
         inner.pending.ragged = ragged;
         inner.pending.bytes = inner.pending.records.iter().map(Vec::len).sum();
         inner.pending.not_before = now + CHECKPOINT_EVERY;
@@ -338,6 +345,7 @@ impl Shared {
         self.give_room(fault);
         let now = self.clock.monotonic();
         let mut inner = self.lock();
+        inner.sealing_since = None;
         let later = std::mem::replace(&mut inner.pending.records, records);
         inner.pending.records.extend(later);
         inner.pending.since.get_or_insert(now);
@@ -365,6 +373,11 @@ impl Shared {
             tracing::info!("there is room again");
             self.lock().state.low = false;
         }
+    }
+
+    /// The writer's last sync begins: from now on it is looked after as every other.
+    pub(super) fn begin_ending(&self) {
+        self.lock().writing_since = Some(self.clock.monotonic());
     }
 
     /// Asks for a checkpoint soon.
@@ -402,7 +415,8 @@ impl Shared {
                 return;
             }
             let now = self.clock.monotonic();
-            let hung = inner.writing_since.is_some_and(|since| now.saturating_sub(since) > SYNC_MAX);
+            let longer = |since: Option<Duration>, most| since.is_some_and(|since| now.saturating_sub(since) > most);
+            let hung = longer(inner.writing_since, SYNC_MAX) || longer(inner.sealing_since, SEAL_MAX);
             let mut watched = inner.watched.clone();
             watched.extend(inner.segments.iter().map(|(_, segment)| segment.clone()));
             drop(inner);
@@ -444,7 +458,10 @@ impl Drop for End<'_> {
         if thread::panicking() {
             self.0.fail(LogFault::Stopped);
         }
-        self.0.lock().ended = true;
+        let mut inner = self.0.lock();
+        inner.ended = true;
+        inner.writing_since = None;
+        drop(inner);
         self.0.over.notify_all();
         self.0.seal.notify_all();
     }

@@ -42,6 +42,7 @@ pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
             Err(fault) => return shared.fail(fault),
         }
     }
+    shared.begin_ending();
     if let Err(fault) = files.sync_head() {
         shared.fail(fault);
     }
