@@ -111,6 +111,8 @@ pub(super) struct Begin {
     pub(super) watched: Vec<durable::Identity>,
     pub(super) segments: Vec<(u64, durable::Identity)>,
     pub(super) reserve: Reserve,
+    /// The reserve is not whole: there was no room for it.
+    pub(super) low: bool,
     pub(super) pending: Vec<Vec<u8>>,
     pub(super) ragged: usize,
     pub(super) size: u64,
@@ -120,7 +122,7 @@ pub(super) struct Begin {
 
 impl Shared {
     pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: Begin) -> Self {
-        let Begin { watched, segments, reserve, pending, ragged, size, signed, at } = begin;
+        let Begin { watched, segments, reserve, low, pending, ragged, size, signed, at } = begin;
         let since = (!pending.is_empty()).then(|| clock.monotonic());
         let bytes = pending.iter().map(Vec::len).sum();
         let not_before = clock.monotonic() + CHECKPOINT_EVERY;
@@ -136,7 +138,7 @@ impl Shared {
             closing: false,
             ended: false,
             sealer_ended: false,
-            state: State { size, signed, at, sync_last: Duration::ZERO, low: false, failed: None },
+            state: State { size, signed, at, sync_last: Duration::ZERO, low, failed: None },
         };
         Self {
             inner: Mutex::new(inner),

@@ -157,11 +157,15 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     sealer.cache = super::cache::Cache::open(&settings.cache);
     sweep(&sealer)?;
     let Fold { records, at } = fold(settings, epoch, &mut sealer, &pending, &vault)?;
+    let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
+    // Taken now: once the disk is full it is too late.
+    let low = !reserve.fill();
     let watched = vec![files.head_identity.clone(), lock.identity().clone()];
     let begin = Begin {
         watched,
         segments,
-        reserve: Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?,
+        reserve,
+        low,
         pending,
         ragged: sealer.bundle.len(),
         size: files.size(),

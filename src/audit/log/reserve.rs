@@ -20,7 +20,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens or makes the reserve, of `whole` bytes where there is room for it.
+    /// Opens or makes the reserve, which is to be of `whole` bytes; [`Reserve::fill`] takes them.
     pub(super) fn open(disk: Arc<dyn Disk>, path: &Path, whole: u64) -> Result<Self, durable::Fault> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
