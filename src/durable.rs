@@ -33,7 +33,8 @@ impl Fault {
     }
 }
 
-/// How bytes reach a file, so that a test can stand between.
+/// How bytes reach a file, so that a test can stand between. A call that a signal interrupts is made again: nobody hears of
+/// `Interrupted`.
 pub trait Disk: Send + Sync + 'static {
     /// Writes all of `bytes` at byte `offset`.
     ///
@@ -132,7 +133,8 @@ impl Disk for SystemDisk {
 
     #[cfg(feature = "gateway")]
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
+        // The standard library makes its calls on files again by itself; this one is not among them.
+        Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes))?)
     }
 }
 
