@@ -4,3 +4,5 @@ mod crash;
 mod epochs;
 mod format;
 mod log;
+
+pub(crate) use log::copy_folder;

@@ -4,6 +4,7 @@
 mod audit;
 mod compile_fail;
 mod corpus;
+mod faults;
 mod harness;
 mod hostile;
 mod journal;
@@ -12,6 +13,7 @@ mod model;
 mod refusals;
 mod shipped;
 mod standing;
+mod tamper;
 mod tls;
 mod token;
 mod vectors;
