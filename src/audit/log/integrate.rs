@@ -165,7 +165,7 @@ impl Sealer {
             self.disk.sync(&file)
         });
         written.map_err(|error| room(durable::Fault::of("write", &passing)(error)))?;
-        self.disk.rename(&passing, &path).map_err(durable::Fault::of("replace", &path))?;
+        self.disk.rename(&passing, &path).map_err(|error| room(durable::Fault::of("replace", &path)(error)))?;
         Ok(self.disk.sync_dir(&self.epoch).map_err(durable::Fault::of("sync", &self.epoch))?)
     }
 
