@@ -144,14 +144,7 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
         files.write_head()?;
         files.sync_head()?;
     }
-    let mut pending = read.pending;
-    if let Some((note, size)) = stands.unfinished {
-        // The head has a checkpoint that never came to be: with the same bytes it does now.
-        let count = usize::try_from(size - sealer.size()).unwrap_or(usize::MAX);
-        let later = pending.split_off(count.min(pending.len()));
-        sealer.seal(&pending, Some(&note))?;
-        pending = later;
-    }
+    let pending = finish(&mut sealer, read.pending, stands.unfinished)?;
     // Only now: the fold brings the cache up to date from where it ends. Had it been told of the checkpoint that was just
     // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
     sealer.cache = super::cache::Cache::open(&settings.cache);
@@ -175,6 +168,16 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     let desk = Desk { vault: Arc::new(Mutex::new(vault)), salts: Draws::new()?, sealed: settings.sealed };
     let first = if epoch.number > 1 && files.size() == 0 { Some(super::succeed::begun(settings, epoch)?) } else { None };
     Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
+}
+
+/// Finishes the checkpoint that the head has and that never came to be: with the same bytes it does now. Gives the records
+/// behind it.
+fn finish(sealer: &mut Sealer, mut pending: Vec<Vec<u8>>, unfinished: Option<(String, u64)>) -> Result<Vec<Vec<u8>>, LogFault> {
+    let Some((note, size)) = unfinished else { return Ok(pending) };
+    let count = usize::try_from(size - sealer.size()).unwrap_or(usize::MAX);
+    let later = pending.split_off(count.min(pending.len()));
+    sealer.seal(&pending, Some(&note))?;
+    Ok(later)
 }
 
 fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
