@@ -256,8 +256,7 @@ impl Disk for Faulty {
         if new {
             self.named(path, None);
         }
-        let inode = file.metadata()?.ino();
-        let mut inner = self.lock();
+        let (inode, mut inner) = (file.metadata()?.ino(), self.lock());
         inner.fresh.insert(inode);
         // Emptied: what was lost of it before is not missed.
         inner.unsynced.remove(&inode);
