@@ -110,8 +110,8 @@ impl Log {
         let open = Open { shared, writer, origin, epoch, vault, lock: Mutex::new(Some(lock)) };
         spawn("audit-watch", &settings.dir, move || watching.watch())?;
         let log = Self(Arc::new(open));
-        if let Some(event) = first {
-            log.seal_blocking(event, None)?;
+        for (event, by) in first {
+            log.seal_blocking(event, by)?;
         }
         Ok((log, recovered))
     }

@@ -65,8 +65,8 @@ pub(super) struct Opened {
     pub(super) begin: Begin,
     pub(super) lock: durable::Lock,
     pub(super) recovered: Recovered,
-    /// The first record of an epoch that has just begun.
-    pub(super) first: Option<Event>,
+    /// The first records of an epoch that has just begun, and who had asked for them.
+    pub(super) first: Vec<(Event, Option<String>)>,
 }
 
 /// What the head's file says.
@@ -166,7 +166,8 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
         at,
     };
     let desk = Desk { vault: Arc::new(Mutex::new(vault)), salts: Draws::new()?, sealed: settings.sealed };
-    let first = if epoch.number > 1 && files.size() == 0 { Some(super::succeed::begun(settings, epoch)?) } else { None };
+    let first =
+        if epoch.number > 1 && files.size() == 0 { vec![(super::succeed::begun(settings, epoch)?, None)] } else { Vec::new() };
     Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
 }
 
@@ -193,7 +194,11 @@ fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &
     let next = Epoch::new(settings, lost.number + 1)?;
     super::succeed::begin(settings, &next)?;
     let mut opened = resume(settings, disk, &next)?;
-    opened.first = Some(first_record(&last, &format!("after-loss: {reason}")));
+    opened.first = vec![(first_record(&last, &format!("after-loss: {reason}")), None)];
+    // What was durable and under no checkpoint is recorded anew: no revocation is lost that can still be read.
+    let saved = super::succeed::saved(settings, lost);
+    opened.first.extend(saved.iter().map(|record| (record.event.clone(), record.by.clone())));
+    opened.recovered.records.extend(saved);
     Ok(opened)
 }
 

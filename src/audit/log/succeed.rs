@@ -1,6 +1,7 @@
 //! From one epoch to the next.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::epoch::{Epoch, first_record};
@@ -10,7 +11,10 @@ use crate::audit::event::Event;
 use crate::audit::head::{HEAD_BYTES, Head, HeadNote};
 use crate::audit::note::{Checkpoint, peek};
 use crate::audit::outside::Outside;
+use crate::audit::reader;
+use crate::audit::record::Record;
 use crate::audit::tiles::{self, Tiles};
+use crate::audit::vault::Vault;
 use crate::clock::Timestamp;
 use crate::durable::{self, Disk};
 use crate::merkle::Tree;
@@ -55,7 +59,7 @@ pub(super) fn close_and_begin(
     drop((sealer, files, desk));
     self::begin(settings, &next)?;
     let mut opened = resume(settings, disk, &next)?;
-    opened.first = Some(first_record(&last, reason));
+    opened.first = vec![(first_record(&last, reason), None)];
     opened.recovered.torn = recovered.torn;
     drop(lock);
     Ok(opened)
@@ -91,6 +95,21 @@ pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, Log
 pub(super) fn begun(settings: &Settings, epoch: &Epoch) -> Result<Event, LogFault> {
     let before = Epoch::new(settings, epoch.number - 1)?;
     Ok(first_record(&last_known(settings, &before), "a start that was interrupted"))
+}
+
+/// The records of a lost epoch's journal that no checkpoint covers, as far as they can be read, and change the books.
+pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
+    let mut found = Vec::new();
+    let (Ok(vault), Ok(epochs)) = (Vault::read(&settings.record_keys), reader::epochs(&settings.dir)) else { return found };
+    let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else { return found };
+    let read = reader::each(epoch, epoch.signed, |record| {
+        found.extend(Record::decode(record.bytes, &vault).ok().flatten());
+        ControlFlow::Continue(())
+    });
+    if let Err(fault) = read {
+        tracing::warn!(%fault, "of the lost epoch's journal only a part was read");
+    }
+    found
 }
 
 /// The newest checkpoint of an epoch that can still be found: in its folder, or in the head.

@@ -32,6 +32,24 @@ fn an_older_folder_put_back_is_noticed() {
 }
 
 #[test]
+fn what_was_durable_before_a_loss_is_recorded_anew() {
+    let data = Data::crashed(events(3));
+    // The head is lost, and with it the knowledge of how much there was.
+    fs::remove_file(data.head()).expect("remove");
+    data.refused(|fault| matches!(fault, LogFault::HeadMissing(_)));
+    let begin = Some(NewEpoch { reason: "the head was lost".to_owned(), after_loss: true });
+    let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
+    assert_eq!((recovered.records.len(), log.state().size), (3, 4), "its revocations, and the record of the loss");
+    log.close().expect("closed");
+    fs::remove_file(data.settings().cache).expect("remove");
+    let (log, recovered) = data.open();
+    let found: Vec<Event> =
+        recovered.records.into_iter().map(|record| record.event).filter(|event| event.kind() != "epoch").collect();
+    assert_eq!(found, events(3));
+    log.close().expect("closed");
+}
+
+#[test]
 fn an_epoch_is_closed_and_the_next_one_follows_it() {
     let data = Data::with(300);
     let begin = |reason: &str| Some(NewEpoch { reason: reason.to_owned(), after_loss: false });

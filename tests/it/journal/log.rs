@@ -65,7 +65,7 @@ impl Data {
     }
 
     /// What a crash leaves behind `events`, none of them under a checkpoint yet.
-    fn crashed(events: impl IntoIterator<Item = Event>) -> Self {
+    pub(super) fn crashed(events: impl IntoIterator<Item = Event>) -> Self {
         let data = Self::new();
         // No checkpoint is due while the clock stands.
         let clock = Arc::new(ManualClock::at(SystemClock::start().now()));
