@@ -20,7 +20,7 @@ use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault};
 use crate::audit::record::{Held, Opener as _};
 use crate::audit::request::Server;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Ratchet, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, api};
 use crate::crypto::{EntropyFault, Fast};
@@ -112,6 +112,8 @@ pub struct Books {
     pub keyring: Arc<Keyring>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// The same, to be asked how far the wall clock is behind it.
+    pub ratchet: Arc<Ratchet>,
 }
 
 impl Books {
@@ -120,11 +122,14 @@ impl Books {
     /// # Errors
     /// When the folder is in use, the log does not verify, or an issuer's keys cannot be read.
     pub fn open(config: &Config) -> Result<Self, StartFault> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
+        let clock: Arc<dyn Clock> = Arc::clone(&ratchet) as Arc<dyn Clock>;
         for folder in [config.data.clone(), config.data.join("secret")] {
             durable::make_private_dir(&folder)?;
         }
         let (log, recovered) = Log::open(config.audit.clone(), Arc::clone(&clock))?;
+        // What was recorded is past: nothing is decided as if it were still to come.
+        ratchet.raise(log.state().at);
         if let Some(torn) = recovered.torn {
             tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");
         }
@@ -135,14 +140,15 @@ impl Books {
             keyring.apply(record);
             forget_again(&log, &record.event)?;
         }
-        Ok(Self { log: Arc::new(log), registry, keyring, clock })
+        Ok(Self { log: Arc::new(log), registry, keyring, clock, ratchet })
     }
 
     /// The door for commands over these books.
     #[must_use]
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
         let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring));
-        Control::new(Arc::clone(&self.log), books, metrics, classes(config), Arc::clone(&self.clock))
+        let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
+        Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks)
     }
 }
 
@@ -349,9 +355,11 @@ impl App {
                 tracing::error!(%error, "the admin socket failed");
             }
         });
-        let ready = watchful::Readiness { log: Arc::clone(&self.books.log), draining: shutdown.clone() };
+        let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
+        let ready = watchful::Readiness { log, clock, draining: shutdown.clone() };
         tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, quiet));
-        let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), Arc::clone(&self.books.registry));
+        let books = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
+        let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), books);
         let background = tokio::spawn(housekeeping);
         let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
         let books = || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));

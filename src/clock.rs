@@ -54,6 +54,16 @@ pub trait Clock: Send + Sync + 'static {
     fn monotonic(&self) -> Duration;
 }
 
+impl<C: Clock> Clock for std::sync::Arc<C> {
+    fn now(&self) -> Timestamp {
+        (**self).now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        (**self).monotonic()
+    }
+}
+
 /// The machine's clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
@@ -78,6 +88,49 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.origin.elapsed()
+    }
+}
+
+/// A wall clock that never goes back: what was decided at one moment is not decided again at an earlier one.
+pub struct Ratchet {
+    inner: Box<dyn Clock>,
+    /// The latest moment that was told, in milliseconds.
+    highest: AtomicI64,
+}
+
+impl Ratchet {
+    /// `inner`, but never before `floor`.
+    #[must_use]
+    pub fn new(inner: Box<dyn Clock>) -> Self {
+        Self { inner, highest: AtomicI64::new(i64::MIN) }
+    }
+
+    /// From now on no moment before `at` is told.
+    pub fn raise(&self, at: Timestamp) {
+        self.highest.fetch_max(at.0, Ordering::Relaxed);
+    }
+
+    /// How far the wall clock is behind what was told already.
+    #[must_use]
+    pub fn behind(&self) -> Duration {
+        let behind = self.highest.load(Ordering::Relaxed).saturating_sub(self.inner.now().0);
+        Duration::from_millis(u64::try_from(behind).unwrap_or(0))
+    }
+
+    /// The wall clock is right as it is: from now on it counts again.
+    pub fn accept(&self) {
+        self.highest.store(self.inner.now().0, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Ratchet {
+    fn now(&self) -> Timestamp {
+        let now = self.inner.now();
+        Timestamp(self.highest.fetch_max(now.0, Ordering::Relaxed).max(now.0))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic()
     }
 }
 
@@ -115,6 +168,19 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ratchet_never_goes_back_until_somebody_says_so() {
+        let wall = std::sync::Arc::new(ManualClock::at(Timestamp(10_000)));
+        let ratchet = Ratchet::new(Box::new(std::sync::Arc::clone(&wall)));
+        assert_eq!((ratchet.now(), ratchet.behind()), (Timestamp(10_000), Duration::ZERO));
+        ratchet.raise(Timestamp(400_000));
+        assert_eq!((ratchet.now(), ratchet.behind()), (Timestamp(400_000), Duration::from_secs(390)));
+        wall.advance(Duration::from_secs(1));
+        assert_eq!(ratchet.now(), Timestamp(400_000));
+        ratchet.accept();
+        assert_eq!((ratchet.now(), ratchet.behind()), (Timestamp(11_000), Duration::ZERO));
+    }
 
     #[test]
     fn prints_and_reads_the_same_moment() {

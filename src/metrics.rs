@@ -67,6 +67,8 @@ pub struct Metrics {
     idle_keys: IntGauge,
     audit_records: IntCounterVec,
     audit_sync: Histogram,
+    audit_checkpoint_age: Gauge,
+    clock_behind: Gauge,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
     process: Process,
@@ -97,6 +99,10 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometh
 
 fn histogram(name: &str, help: &str) -> HistogramOpts {
     HistogramOpts::new(name, help).buckets(SECONDS.to_vec())
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
+    register(registry, Gauge::new(name, help))
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
@@ -173,6 +179,12 @@ impl Metrics {
                 IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
             )?,
             audit_records: counters(&registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
+            audit_checkpoint_age: gauge(
+                &registry,
+                "token_shield_audit_checkpoint_age_seconds",
+                "How long records have been waiting for a signed checkpoint",
+            )?,
+            clock_behind: gauge(&registry, "token_shield_clock_behind_seconds", "How far the wall clock is behind the log")?,
             audit_sync: one("token_shield_audit_sync_seconds", "Syncs of the journal")?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
             per_agent,
@@ -264,7 +276,17 @@ impl Metrics {
         self.audit_records.with_label_values(&[kind]).inc();
     }
 
-    /// A sync of the journal took that long.
+    /// The oldest record that no checkpoint covers has been waiting so long.
+    pub fn audit_checkpoint_age(&self, seconds: f64) {
+        self.audit_checkpoint_age.set(seconds);
+    }
+
+    /// The wall clock is so far behind what was recorded.
+    pub fn clock_behind(&self, seconds: f64) {
+        self.clock_behind.set(seconds);
+    }
+
+    /// A sync of the journal took so long.
     pub fn audit_sync(&self, seconds: f64) {
         self.audit_sync.observe(seconds);
     }

@@ -11,7 +11,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
+use crate::audit::event::Event;
 use crate::audit::log::Log;
+use crate::clock::Ratchet;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
@@ -21,6 +23,11 @@ use crate::token::jwk;
 /// How often idle subjects are swept and upstreams probed.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// A wall clock that is further behind what was recorded makes the gateway unready.
+const BEHIND_MAX: Duration = Duration::from_secs(300);
+/// A step back by more is recorded.
+const BEHIND_SAID: Duration = Duration::from_secs(1);
+
 /// Scrapes and probes answered at once; others wait.
 const SCRAPES_MAX: usize = 8;
 
@@ -28,12 +35,16 @@ const SCRAPES_MAX: usize = 8;
 #[derive(Clone)]
 pub(super) struct Readiness {
     pub(super) log: Arc<Log>,
+    pub(super) clock: Arc<Ratchet>,
     pub(super) draining: watch::Receiver<bool>,
 }
 
 /// Serves `/metrics`, `/healthz` and `/readyz`.
 pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready: Readiness, mut shutdown: watch::Receiver<bool>) {
+    let looked = ready.clone();
     let scrape = move || {
+        metrics.audit_checkpoint_age(looked.log.checkpoint_age().as_secs_f64());
+        metrics.clock_behind(looked.clock.behind().as_secs_f64());
         let text = metrics.text();
         async move {
             match text {
@@ -43,10 +54,15 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
         }
     };
     let readiness = move || {
-        let (status, text) = match (ready.log.healthy(), *ready.draining.borrow()) {
-            (true, false) => (StatusCode::OK, "ready\n"),
-            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "the audit log cannot be written\n"),
-            (true, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        let not = |text| (StatusCode::SERVICE_UNAVAILABLE, text);
+        let (status, text) = if !ready.log.healthy() {
+            not("the audit log cannot be written\n")
+        } else if *ready.draining.borrow() {
+            not("draining\n")
+        } else if ready.clock.behind() > BEHIND_MAX {
+            not("the clock has stepped back by more than five minutes: set it, or token-shield clock accept\n")
+        } else {
+            (StatusCode::OK, "ready\n")
         };
         async move { (status, text) }
     };
@@ -64,10 +80,18 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
 }
 
 /// Sweeps the limiter and the peers, probes upstreams, counts agents.
-pub(super) async fn housekeeping(gateway: Arc<Gateway>, registry: Arc<Registry>) {
+pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>, Arc<Ratchet>)) {
     let mut ticks = tokio::time::interval(EVERY);
+    let mut said = false;
     loop {
         ticks.tick().await;
+        let behind = clock.behind();
+        if behind > BEHIND_SAID && !said {
+            let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(behind_ms, "the wall clock has stepped back; what is recorded and decided waits for it");
+            gateway.pen.note(Event::Clock { behind_ms, accepted: false });
+        }
+        said = behind > BEHIND_SAID;
         gateway.pen.flush(false);
         gateway.limiter.sweep();
         gateway.authenticator.sweep();

@@ -134,6 +134,12 @@ impl Log {
         &self.0.vault
     }
 
+    /// How long the oldest record that no checkpoint covers has been waiting for one; zero where none waits.
+    #[must_use]
+    pub fn checkpoint_age(&self) -> Duration {
+        self.0.shared.checkpoint_age()
+    }
+
     /// Asks for a checkpoint soon, whatever little it would cover.
     pub fn want_checkpoint(&self) {
         self.0.shared.want_checkpoint();

@@ -27,6 +27,9 @@ pub(super) enum Noun {
     /// Say why a request was refused, or what became of it.
     #[command(after_help = "Example: token-shield why rq_01M7ZCSCBP0W7RN1HB4TR71MDN")]
     Why(audit::keep::Why),
+    /// Say that the wall clock is right, after it has stepped back.
+    #[command(subcommand)]
+    Clock(audit::keep::Clock),
     /// Check a config file.
     #[command(subcommand)]
     Config(config::Verb),
@@ -43,6 +46,7 @@ impl Noun {
                 Self::Token(verb) => verb.run().await,
                 Self::Agent(verb) => verb.run().await,
                 Self::Why(why) => why.run().await,
+                Self::Clock(verb) => verb.run().await,
                 Self::Config(verb) => verb.run(),
             }
         })

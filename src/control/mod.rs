@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::audit::entry::Pen;
 use crate::audit::event::{Event, Standing};
 use crate::audit::log::{Log, LogFault};
-use crate::clock::Clock;
+use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
 use crate::keyring::{KeyState, Keyring, Row, read_jwk};
@@ -107,6 +107,7 @@ pub struct Control {
     pen: OnceLock<Pen>,
     classes: std::sync::RwLock<BTreeSet<String>>,
     clock: Arc<dyn Clock>,
+    ratchet: Arc<Ratchet>,
     verifier: Box<dyn Verifier>,
     one_at_a_time: Mutex<()>,
 }
@@ -119,11 +120,11 @@ impl Control {
         (registry, keyring): (Arc<Registry>, Arc<Keyring>),
         metrics: Option<Arc<Metrics>>,
         classes: BTreeSet<String>,
-        clock: Arc<dyn Clock>,
+        (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
         let (pen, one_at_a_time) = (OnceLock::new(), Mutex::new(()));
-        Self { log, registry, keyring, metrics, pen, classes, clock, verifier, one_at_a_time }
+        Self { log, registry, keyring, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time }
     }
 
     /// Puts the config's classes in the place of the former ones.
@@ -152,7 +153,7 @@ impl Control {
                 [] => ControlFault::Log(fault),
                 done => ControlFault::Half { sealed: done.to_vec(), fault },
             })?;
-            self.forget_if(&done.record.event)?;
+            self.heed(&done.record.event)?;
             // The registry last: it wakes those who ask both.
             self.keyring.apply(&done.record);
             self.registry.apply(&done.record);
@@ -238,6 +239,10 @@ impl Control {
             Command::HandleSet { handle, token, class, until } => {
                 let until = until.map(|until| until.parse()).transpose()?;
                 self.handle_set(&handle, token, class, until)
+            }
+            Command::ClockAccept => {
+                let behind_ms = u64::try_from(self.ratchet.behind().as_millis()).unwrap_or(u64::MAX);
+                Ok(vec![Event::Clock { behind_ms, accepted: true }])
             }
             Command::PrincipalForget { principal } => Ok(vec![self.forgotten(&principal.parse()?)?]),
             Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),

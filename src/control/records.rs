@@ -29,8 +29,12 @@ impl Control {
         Ok(Event::Forgotten { record_key: id.to_string() })
     }
 
-    /// Destroys the key that a record says is destroyed, and lets the books go of whom it was for.
-    pub(super) fn forget_if(&self, event: &Event) -> Result<(), ControlFault> {
+    /// Does what a record about the log itself says: takes the clock as it is, or destroys a key and lets the books go of whom it
+    /// was for.
+    pub(super) fn heed(&self, event: &Event) -> Result<(), ControlFault> {
+        if let Event::Clock { accepted: true, .. } = event {
+            self.ratchet.accept();
+        }
         let Event::Forgotten { record_key } = event else { return Ok(()) };
         let id: RecordKeyId = record_key.parse().map_err(|_| VaultFault::Unknown)?;
         let mut vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);

@@ -60,6 +60,8 @@ pub enum Command {
         /// The token itself, of the same agent.
         token: String,
     },
+    /// Takes the wall clock as it is, after it has stepped back.
+    ClockAccept,
     /// Destroys a principal's record key: nothing that was recorded of it can be read any more.
     PrincipalForget {
         /// The principal.

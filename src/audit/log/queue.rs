@@ -382,6 +382,13 @@ impl Shared {
         self.lock().writing_since = Some(self.clock.monotonic());
     }
 
+    /// How long the oldest record that no checkpoint covers waits.
+    pub(super) fn checkpoint_age(&self) -> Duration {
+        let inner = self.lock();
+        let since = inner.sealing_since.or(inner.pending.since);
+        since.map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since))
+    }
+
     /// Asks for a checkpoint soon.
     pub(super) fn want_checkpoint(&self) {
         self.lock().pending.wanted = true;

@@ -84,6 +84,23 @@ pub(in crate::cli) struct Why {
     place: Place,
 }
 
+/// What can be said of the clock.
+#[derive(Subcommand)]
+pub(in crate::cli) enum Clock {
+    /// Take the wall clock as it is: what is decided goes by it again. The log's own times never go back.
+    #[command(after_help = "Example: token-shield clock accept")]
+    Accept(Place),
+}
+
+impl Clock {
+    pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
+        let Self::Accept(place) = self;
+        let reply = send(&place, Request::Command(Command::ClockAccept)).await?;
+        say_sealed("the clock is taken as it is", &reply);
+        Ok(())
+    }
+}
+
 impl Begin {
     fn run(self) -> Result<(), Failure> {
         let mut config = self.place.read()?;
