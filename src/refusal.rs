@@ -159,6 +159,8 @@ codes! {
     InFlightExceeded "in-flight-exceeded" Paced 429 Later "Too many requests are in flight at once; wait for one to end.";
 
     RouteUnknown "route-unknown" Routed 404 Never "No such route. There are POST /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/messages, GET /v1/models, /v1/models/MODEL and /v1/token-shield/me.";
+    ReceiptUnknown "receipt-unknown" Routed 404 Never "There is no such record of this agent: /receipts/ and what audit-record says, its # written as /.";
+    ReceiptEarly "receipt-early" Routed 404 Later "The record is durable and not under a signed checkpoint yet; Retry-After says when to come back.";
     ScopeMissing "scope-missing" Routed 403 Never "The token does not grant the scope that this operation needs.";
 
     ContentType "content-type" Understood 415 Never "The body must be application/json in UTF-8.";

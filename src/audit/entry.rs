@@ -7,8 +7,9 @@
 mod tally;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
 use crate::audit::request::{About, Admission, Body, ModelDigest, Outcome, Refused, Server};
+use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
 use crate::crypto::{Draws, EntropyFault};
@@ -122,7 +124,15 @@ impl SealedRefusal {
 }
 
 /// An answer that may be given: the proof that its entry was closed.
-pub struct SealedAnswer(());
+pub struct SealedAnswer(u64);
+
+impl SealedAnswer {
+    /// The index of the outcome.
+    #[must_use]
+    pub const fn index(&self) -> u64 {
+        self.0
+    }
+}
 
 /// An outcome on its way to the disk. Becomes the proof that it got there.
 pub struct Closing(oneshot::Receiver<Result<Durable, LogFault>>);
@@ -132,7 +142,7 @@ impl Future for Closing {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
-            Ok(Ok(_)) => Ok(SealedAnswer(())),
+            Ok(Ok(sealed)) => Ok(SealedAnswer(sealed.index)),
             Ok(Err(fault)) => Err(refusal_of(&fault)),
             Err(_) => Err(Code::AuditUnavailable.into()),
         })
@@ -266,6 +276,18 @@ impl Pen {
         Ok(Sealed { inner, entry })
     }
 
+    /// Where the records lie, and what opens them.
+    #[must_use]
+    pub fn records(&self) -> (PathBuf, Arc<Mutex<Vault>>) {
+        let log = &self.0.log;
+        (log.epoch().parent().unwrap_or(log.epoch()).to_owned(), Arc::clone(log.vault()))
+    }
+
+    /// Asks for a checkpoint soon.
+    pub fn want_checkpoint(&self) {
+        self.0.log.want_checkpoint();
+    }
+
     fn name(&self, index: u64) -> String {
         format!("{}#{index}", self.0.log.origin())
     }
@@ -301,7 +323,7 @@ impl Pen {
     pub async fn close_refused(&self, entry: Entry, ending: Ending, refusal: Refusal) -> SealedRefusal {
         let record = Some(entry.record.clone());
         match entry.close(ending).await {
-            Ok(SealedAnswer(())) => SealedRefusal { refusal, record },
+            Ok(_) => SealedRefusal { refusal, record },
             Err(refusal) => SealedRefusal { refusal, record },
         }
     }

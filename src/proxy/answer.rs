@@ -48,8 +48,8 @@ impl Passed {
 pub(super) enum Answer {
     /// All bytes at once, and the room that they take.
     Whole(Pass, Passed, Bytes, Option<Room>),
-    /// What anybody may have.
-    Public(Bytes),
+    /// What is no decision about anybody and has no entry: public keys, receipts. Its media type.
+    Public(Bytes, &'static str),
     /// A stream, and the places at the model and its server.
     Stream(Pass, Passed, Box<Streamed>),
 }
@@ -82,7 +82,7 @@ fn head<'h>(
     notes: &'h Notes,
 ) -> Head<'h> {
     let Passed { status, content_type, retry_after } = passed;
-    Head { status, content_type, request, headroom, notes, retry_after, record }
+    Head { status, content_type, request, headroom, notes, retry_after, record, outcome: None }
 }
 
 impl Answer {
@@ -105,11 +105,13 @@ impl Answer {
                     Err(refusal) => return Err((refusal, way)),
                 };
                 let bytes = Bytes::from_owner(Delivered { bytes, _caller: caller, _room: room });
-                respond::whole(sealed, head((&way.id_text, record.as_deref()), passed, headroom, &notes), bytes)
+                let origin = record.as_deref().and_then(|record| record.rsplit_once('#')).map(|(origin, _)| origin);
+                let about = head((&way.id_text, record.as_deref()), passed, headroom, &notes);
+                respond::whole(sealed, Head { outcome: origin.filter(|_| way.wants_receipt), ..about }, bytes)
             }
-            Self::Public(bytes) => {
+            Self::Public(bytes, content_type) => {
                 way.meter.done();
-                respond::public(&way.id_text, bytes)
+                respond::public(&way.id_text, bytes, content_type)
             }
             Self::Stream(Pass { headroom, notes, caller }, passed, streamed) => {
                 let Streamed { source, server, watch, times } = *streamed;

@@ -10,6 +10,7 @@ pub mod listen;
 pub mod meter;
 pub mod peer;
 pub mod pool;
+mod receipts;
 pub mod request_id;
 pub mod respond;
 pub mod settings;
@@ -130,6 +131,8 @@ struct Way {
     dialect: Dialect,
     meter: Meter,
     wiring: Arc<Wiring>,
+    /// Whether the caller wants its outcome named too.
+    wants_receipt: bool,
 }
 
 /// Where the public keys are, for those who look for them.
@@ -151,7 +154,7 @@ impl Gateway {
         let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
         let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
         let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id);
-        let mut way = Way { id, id_text: id.to_string(), dialect, meter, wiring: self.wiring.load_full() };
+        let mut way = Way { id, id_text: id.to_string(), dialect, meter, wiring: self.wiring.load_full(), wants_receipt: false };
         let (parts, mut body) = request.into_parts();
         // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
         let mut close = parts.headers.contains_key(http::header::TRANSFER_ENCODING);
@@ -211,7 +214,7 @@ impl Gateway {
         if way.wiring.publish_keys && parts.method == Method::GET && target.path() == KEYS_PATH {
             way.meter.facts().operation = "keys";
             let keys = self.authenticator.published_keys(origin.peer)?;
-            return Ok(Answer::Public(Bytes::from(keys)));
+            return Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET));
         }
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, origin.peer))?;
         // From before the first question on: what changes while the body is read is asked again before the seal.
@@ -220,6 +223,12 @@ impl Gateway {
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
         let mut watch = Watch::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
+        if let Some(name) = target.path().strip_prefix(receipts::PATH).filter(|_| parts.method == Method::GET) {
+            way.meter.facts().operation = "receipt";
+            let agent = paced.caller().token().verified.agent();
+            return Ok(Answer::Public(receipts::receipt(&self.pen, agent, name).await?, respond::RECEIPT));
+        }
+        way.wants_receipt = parts.headers.get("want-receipt").is_some_and(|value| value == "1");
         let routed = route(paced, &parts.method, &target)?;
         way.meter.facts().operation = routed.operation().as_str();
         let held = if reads_body(routed.operation()) {

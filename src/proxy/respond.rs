@@ -18,6 +18,8 @@ use crate::refusal::{Code, Refusal, Retry, Stage};
 pub const REQUEST: HeaderName = HeaderName::from_static("token-shield-request");
 /// The header that names the record of the admission, or of the refusal.
 const RECORD: HeaderName = HeaderName::from_static("audit-record");
+/// The header that names the record of the outcome.
+const OUTCOME: HeaderName = HeaderName::from_static("audit-outcome");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -27,7 +29,12 @@ const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-re
 const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("token-shield-output-tokens");
 const DROPPED: HeaderName = HeaderName::from_static("token-shield-dropped");
 /// Headers that an answer has room for without growing: all of the above, and hyper's Date and Content-Length.
-const HEADERS: usize = 15;
+const HEADERS: usize = 16;
+
+/// The media type of a JWK Set (RFC 7517 section 8.5.2).
+pub const JWK_SET: &str = "application/jwk-set+json";
+/// The media type of a receipt: a C2SP tlog-proof is text.
+pub const RECEIPT: &str = "text/plain; charset=utf-8";
 
 /// A refusal from before the caller was known: counted, not sealed one by one.
 pub struct Anonymous(Refusal);
@@ -159,6 +166,8 @@ pub struct Head<'h> {
     pub retry_after: Option<HeaderValue>,
     /// The record of the admission.
     pub record: Option<&'h str>,
+    /// The log's origin, where the caller wants its outcome named too (`want-receipt: 1`).
+    pub outcome: Option<&'h str>,
 }
 
 fn head(head: Head<'_>, body: Body) -> Response<Body> {
@@ -187,21 +196,27 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
     response
 }
 
-/// Public keys, which are no decision about anybody and have no entry (RFC 7517 section 8.5.2).
+/// What is no decision about anybody and has no entry: public keys (RFC 7517 section 8.5.2), and receipts.
 #[must_use]
-pub fn public(request: &str, bytes: Bytes) -> Response<Body> {
+pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::Whole(bytes));
     let headers = response.headers_mut();
     headers.insert(REQUEST, text(request));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers
+        .insert(CACHE_CONTROL, HeaderValue::from_static(if content_type == JWK_SET { "public, max-age=60" } else { "no-store" }));
     response
 }
 
 /// A whole answer; its entry is closed.
 #[must_use]
-pub fn whole(_sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Body> {
-    head(about, Body::Whole(bytes))
+pub fn whole(sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Body> {
+    let outcome = about.outcome.map(|origin| owned(format!("{origin}#{}", sealed.index())));
+    let mut response = head(about, Body::Whole(bytes));
+    if let Some(outcome) = outcome {
+        response.headers_mut().insert(OUTCOME, outcome);
+    }
+    response
 }
 
 /// An answer that streams; its entry rides inside the body.

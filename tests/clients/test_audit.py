@@ -19,7 +19,7 @@ import audit_verifier
 from clients import open_ai, user
 from fake_upstream import MODEL, FakeUpstream
 from gateway import Gateway, Served, binary
-from test_serve import ask, fake_model, serve
+from test_serve import ask, code, fake_model, serve
 from waiting import wait_until
 
 KILLS = 300
@@ -125,6 +125,26 @@ def test_strangers_verify_one_record_and_read_that_one(upstream: FakeUpstream, t
     assert checked.code == 0 and f"record {names[2].split('#')[1]} of gw/e000001" in checked.out
     (tmp_path / "proof.record").write_bytes(other)
     assert binary("audit", "verify-receipt", str(proof), "--key", str(own.data / "log.vkeys")).code == 1
+
+
+def test_an_agent_gets_receipts_of_its_own_records(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        def receipt(name: str, token: str) -> httpx2.Response:
+            path = own.url + "/receipts/" + name.replace("#", "/")
+            return httpx2.get(path, headers={"authorization": f"Bearer {token}"}, trust_env=False, timeout=10)
+
+        asked = {"model": MODEL, "messages": user("a receipt")}
+        headers = {"authorization": f"Bearer {own.token}", "want-receipt": "1"}
+        answer = httpx2.post(own.url + "/v1/chat/completions", json=asked, headers=headers, trust_env=False, timeout=10)
+        other = own.issue("tests/other", models=(MODEL,))
+        for name in (answer.headers["audit-record"], answer.headers["audit-outcome"]):
+            proof = wait_until(lambda: [found for found in [receipt(name, own.token)] if found.status_code == 200], 10, "a checkpoint")[0]
+            record = audit_verifier.record_at(own.data / "audit", "e000001", int(name.split("#")[1]))
+            audit_verifier.verify_proof(proof.text, record, (own.data / "log.vkeys").read_text())
+            refused = receipt(name, other)
+            assert code(refused) == (404, "receipt-unknown"), "another agent's record is not told from one that is not there"
+        assert code(receipt("gw/e000001#99999", own.token)) == (404, "receipt-unknown")
+        assert code(receipt("nonsense", own.token)) == (404, "receipt-unknown")
 
 
 def test_a_principal_is_forgotten_and_its_revocations_are_not(upstream: FakeUpstream, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+//! Receipts: the proof that a record is in the log, for the agent whose record it is.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::audit::entry::Pen;
+use crate::audit::reader::{self, Found};
+use crate::audit::receipt::{self, ProofFault};
+use crate::audit::tiles::epoch_number;
+use crate::audit::vault::Vault;
+use crate::id::AgentName;
+use crate::refusal::{Code, Refusal};
+
+/// Where receipts are: `/receipts/NAME/EPOCH/INDEX`, after what `audit-record` says.
+pub(super) const PATH: &str = "/receipts/";
+/// A checkpoint that was asked for comes within this time.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The receipt of the record that the path names, if it is one of `agent`.
+pub(super) async fn receipt(pen: &Pen, agent: &AgentName, path: &str) -> Result<Bytes, Refusal> {
+    let unknown = || Refusal::new(Code::ReceiptUnknown);
+    let mut parts = path.rsplitn(3, '/');
+    let index = parts.next().and_then(|index| index.parse().ok()).ok_or_else(unknown)?;
+    let epoch = parts.next().and_then(epoch_number).ok_or_else(unknown)?;
+    let (dir, vault) = pen.records();
+    let agent = agent.clone();
+    let found = tokio::task::spawn_blocking(move || find(&dir, &vault, &agent, (epoch, index))).await;
+    let found = found.map_err(|error| Refusal::new(Code::Internal).because(error))?;
+    if found.as_ref().is_err_and(|refusal| refusal.code == Code::ReceiptEarly) {
+        pen.want_checkpoint();
+    }
+    found
+}
+
+/// Another agent's record is not told from one that is not there.
+fn find(dir: &PathBuf, vault: &Arc<Mutex<Vault>>, agent: &AgentName, (epoch, index): (u32, u64)) -> Result<Bytes, Refusal> {
+    let unknown = |fault: &dyn std::fmt::Display| Refusal::new(Code::ReceiptUnknown).because(fault);
+    let epochs = reader::epochs(dir).map_err(|fault| unknown(&fault))?;
+    let epoch = epochs.iter().find(|known| known.number == epoch).ok_or(Code::ReceiptUnknown)?;
+    let bytes = reader::one(epoch, index).map_err(|fault| unknown(&fault))?;
+    let told = {
+        let vault = vault.lock().unwrap_or_else(PoisonError::into_inner);
+        Found { epoch: epoch.number, index, bytes: &bytes }.tell(&*vault).map_err(|fault| unknown(&fault))?
+    };
+    if told.text("agent").as_deref() != Some(agent.as_str()) {
+        return Err(Code::ReceiptUnknown.into());
+    }
+    receipt::prove(epoch, index).map(Bytes::from).map_err(|fault| match fault {
+        ProofFault::Early { .. } => Refusal::new(Code::ReceiptEarly).after(SOON),
+        other => Refusal::new(Code::Internal).because(other),
+    })
+}
