@@ -4,6 +4,7 @@ pub(crate) mod keys;
 mod reload;
 mod tls;
 mod watchful;
+mod weigh;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ use crate::proxy::{Gateway, Wiring};
 use crate::registry::Registry;
 use crate::secret::SecretFault;
 use crate::token::jwk;
+use crate::weights::Weights;
 
 use keys::{FileWatch, UrlWatch};
 
@@ -110,6 +112,8 @@ pub struct Books {
     pub registry: Arc<Registry>,
     /// Keys.
     pub keyring: Arc<Keyring>,
+    /// Which weights answer.
+    pub weights: Arc<Weights>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// The same, to be asked how far the wall clock is behind it.
@@ -133,20 +137,22 @@ impl Books {
         if let Some(torn) = recovered.torn {
             tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");
         }
-        let (registry, keyring) = (Arc::new(Registry::new()), Arc::new(Keyring::new()));
+        let (registry, keyring, weights) = (Arc::new(Registry::new()), Arc::new(Keyring::new()), Arc::new(Weights::default()));
         keyring.set_issuers(issuers(config)?);
+        weights.declare(weigh::declared(config));
         for record in &recovered.records {
             registry.apply(record);
             keyring.apply(record);
+            weights.apply(record);
             forget_again(&log, &record.event)?;
         }
-        Ok(Self { log: Arc::new(log), registry, keyring, clock, ratchet })
+        Ok(Self { log: Arc::new(log), registry, keyring, weights, clock, ratchet })
     }
 
     /// The door for commands over these books.
     #[must_use]
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
-        let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring));
+        let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
         Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks)
     }
@@ -305,6 +311,7 @@ impl App {
             authenticator: Arc::new(authenticator),
             limiter,
             registry: Arc::clone(&books.registry),
+            weights: Arc::clone(&books.weights),
             pen: Pen::new(Arc::clone(&books.log), Arc::clone(&clock), Arc::clone(&metrics))?,
             buffers: Arc::new(Buffers::new(guard.bodies_max)),
             metrics: Arc::clone(&metrics),
@@ -364,6 +371,7 @@ impl App {
         let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
         let books = || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
         let watching = tokio::spawn(FileWatch::new(books()).run());
+        let weighing = tokio::spawn(weigh::watch(Arc::clone(&self.gateway)));
         let mut urls = UrlWatch::new(books());
         // Tokens of issuers that publish their keys are taken from the first request on, where they can be fetched.
         let mut stopping = shutdown.clone();
@@ -379,6 +387,7 @@ impl App {
         background.abort();
         reloading.abort();
         watching.abort();
+        weighing.abort();
         fetching.abort();
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {

@@ -29,6 +29,8 @@ pub mod keyring;
 pub mod metrics;
 #[cfg(feature = "gateway")]
 pub mod registry;
+#[cfg(feature = "gateway")]
+pub mod weights;
 
 // Floor 3: the questions.
 #[cfg(feature = "gateway")]

@@ -174,6 +174,7 @@ codes! {
     FieldInvalid "field-invalid" Understood 400 Never "A field has a value of the wrong type or out of range.";
     FieldMissing "field-missing" Understood 400 Never "A required field is missing.";
     ModelNotFound "model-not-found" Understood 404 Never "There is no such model for this token.";
+    ModelChanged "model-changed" Understood 503 Later "The model's weights are not those that the operator pinned, or are not known at the moment; tell the operator.";
 
     EgressUncontrolled "egress-uncontrolled" Cleared 403 Never "The request would make the model server reach an endpoint that is not controlled.";
     ToolNotAllowed "tool-not-allowed" Cleared 403 Never "The request names a hosted tool; only function tools pass.";

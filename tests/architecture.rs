@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room, by the first parts of its path under `src/`. The longest match counts.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 25] = [
     ("id", 0),
     ("refusal", 0),
     ("clock", 0),
@@ -23,6 +23,7 @@ const FLOORS: [(&str, u8); 24] = [
     ("keyring", 2),
     ("metrics", 2),
     ("health", 2),
+    ("weights", 2),
     ("guard", 3),
     ("audit/log", 3),
     ("audit/entry", 3),

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{classes, issuers, tls, wiring};
+use super::{classes, issuers, tls, weigh, wiring};
 use crate::audit::event::Event;
 use crate::audit::log::Log;
 use crate::control::Control;
@@ -72,6 +72,8 @@ impl Reload {
         self.keyring.set_issuers(issuers);
         self.issuers.send_replace(Arc::new(config.guard.issuers.clone()));
         self.control.set_classes(classes(&config));
+        // Pins come first: no request finds a new model without its own.
+        self.gateway.weights.declare(weigh::declared(&config));
         self.gateway.wiring.store(Arc::new(wired));
         // Open streams are asked for again: their key may be gone.
         self.gateway.registry.announce();

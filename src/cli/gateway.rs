@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, agent, audit, config, dev, keys, serve, token};
+use super::{Failure, agent, audit, config, dev, keys, model, serve, token};
 use crate::id::{AgentName, NameFault};
 
 #[derive(Subcommand)]
@@ -24,6 +24,9 @@ pub(super) enum Noun {
     /// Register, show and stop agents.
     #[command(subcommand)]
     Agent(agent::Verb),
+    /// List models and their weights, and accept other weights.
+    #[command(subcommand)]
+    Model(model::Verb),
     /// Say why a request was refused, or what became of it.
     #[command(after_help = "Example: token-shield why rq_01M7ZCSCBP0W7RN1HB4TR71MDN")]
     Why(audit::keep::Why),
@@ -45,6 +48,7 @@ impl Noun {
                 Self::Keys(verb) => verb.run().await,
                 Self::Token(verb) => verb.run().await,
                 Self::Agent(verb) => verb.run().await,
+                Self::Model(verb) => verb.run().await,
                 Self::Why(why) => why.run().await,
                 Self::Clock(verb) => verb.run().await,
                 Self::Config(verb) => verb.run(),

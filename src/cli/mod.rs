@@ -24,6 +24,8 @@ mod limits;
 #[cfg(feature = "gateway")]
 mod logs;
 #[cfg(feature = "gateway")]
+mod model;
+#[cfg(feature = "gateway")]
 mod probe;
 #[cfg(feature = "gateway")]
 mod rotate;

@@ -17,6 +17,7 @@ use crate::model::{Profile, UnknownFields};
 use crate::proxy::settings::{Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
 use crate::token::PostQuantum;
+use crate::weights::servers::is_sha256;
 
 pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     let book = Book::new(text);
@@ -45,7 +46,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let issuers: Vec<Issuer> = root.tables("issuer").into_iter().filter_map(|section| issuer(section, base)).collect();
     let upstreams: Vec<Upstream> =
         root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
-    let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams)).collect();
+    let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams, base)).collect();
     unique(&root, "issuer", issuers.iter().map(|issuer| issuer.iss.as_str()));
     unique(&root, "upstream", upstreams.iter().map(|upstream| upstream.name.as_str()));
     unique(
@@ -266,7 +267,7 @@ fn class(name: &str, section: Section<'_>) -> Class {
     Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope }
 }
 
-fn model(section: Section<'_>, upstreams: &[Upstream]) -> Option<Model> {
+fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -> Option<Model> {
     let name = section.required("name");
     let route = section.texts("route");
     if route.is_empty() {
@@ -281,9 +282,10 @@ fn model(section: Section<'_>, upstreams: &[Upstream]) -> Option<Model> {
         route,
         upstream_name: section.text("as"),
         caps: caps(&section),
+        weights: section.texts("weights").iter().map(|path| base.join(path)).collect(),
+        pin: section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| is_sha256(text).then(|| text.to_owned())),
         name: name?,
     };
-    section.not_enforced(&["pin"]);
     section.close();
     Some(model)
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 mod handles;
+mod models;
 mod records;
 mod rows;
 mod words;
@@ -22,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::registry::{DEFAULT_CLASS, Registry};
 use crate::token::{Presented, Verified, handle, verify, verify_issued};
+use crate::weights::Weights;
 
 pub use rows::taken;
 use rows::{agent_row, handle_row, key_row, token_row};
@@ -70,6 +72,9 @@ pub enum ControlFault {
     /// A moment that is none.
     #[error(transparent)]
     Moment(#[from] crate::clock::TimestampFault),
+    /// A model whose weights cannot be accepted.
+    #[error("model {0}: {1}")]
+    Model(String, &'static str),
     /// A reason is missing.
     #[error("a reason of 1 to 256 bytes is required (--reason)")]
     Reason,
@@ -102,6 +107,7 @@ pub struct Control {
     log: Arc<Log>,
     registry: Arc<Registry>,
     keyring: Arc<Keyring>,
+    weights: Arc<Weights>,
     metrics: Option<Arc<Metrics>>,
     /// Who has told what; none where no gateway runs.
     pen: OnceLock<Pen>,
@@ -117,14 +123,14 @@ impl Control {
     #[must_use]
     pub fn new(
         log: Arc<Log>,
-        (registry, keyring): (Arc<Registry>, Arc<Keyring>),
+        (registry, keyring, weights): (Arc<Registry>, Arc<Keyring>, Arc<Weights>),
         metrics: Option<Arc<Metrics>>,
         classes: BTreeSet<String>,
         (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
         let (pen, one_at_a_time) = (OnceLock::new(), Mutex::new(()));
-        Self { log, registry, keyring, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time }
+        Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time }
     }
 
     /// Puts the config's classes in the place of the former ones.
@@ -154,6 +160,7 @@ impl Control {
                 done => ControlFault::Half { sealed: done.to_vec(), fault },
             })?;
             self.heed(&done.record.event)?;
+            self.weights.apply(&done.record);
             // The registry last: it wakes those who ask both.
             self.keyring.apply(&done.record);
             self.registry.apply(&done.record);
@@ -185,6 +192,7 @@ impl Control {
                 let row = |row: &Row| key_row(row, signed.get(&row.known.id));
                 self.keyring.rows().iter().map(row).collect()
             }
+            Question::Models => self.models(),
             Question::Why { request } => self.why(request)?.into_iter().collect(),
             Question::Checkpoint => {
                 self.log.want_checkpoint();
@@ -198,6 +206,9 @@ impl Control {
 
     /// What the operator may not have expected of a command.
     fn note(&self, command: &Command) -> Option<String> {
+        if let Command::ModelAccept { model, .. } = command {
+            return self.without_pin(model);
+        }
         let Command::AgentStanding { agent, .. } = command else { return None };
         self.registry.agent(agent).is_none().then(|| format!("no agent {agent} is registered: it stands by name alone"))
     }
@@ -246,6 +257,7 @@ impl Control {
             }
             Command::PrincipalForget { principal } => Ok(vec![self.forgotten(&principal.parse()?)?]),
             Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),
+            Command::ModelAccept { model, reason } => self.model_accepted(&model, &reasoned(reason)?),
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),
             Command::KeyRetire { kid, from, reason } => {
                 let (kid, from) = (self.known_key(&kid)?, from.map(|from| from.parse()).transpose()?);

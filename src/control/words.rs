@@ -67,6 +67,13 @@ pub enum Command {
         /// The principal.
         principal: String,
     },
+    /// Lets a model have the weights that it is seen to have.
+    ModelAccept {
+        /// Its canonical name.
+        model: String,
+        /// Why.
+        reason: String,
+    },
     /// Adds a public key to an issuer.
     KeyAdd {
         /// The issuer; the only one where it is not said.
@@ -121,6 +128,8 @@ pub enum Question {
     },
     /// All keys.
     Keys,
+    /// All models, at each of their servers.
+    Models,
     /// Why a request was refused not long ago.
     Why {
         /// Its id, `rq_…`.

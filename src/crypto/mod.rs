@@ -93,6 +93,29 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
+/// SHA-256 of bytes that come piece by piece.
+#[derive(Default)]
+pub struct Sha256Sum(Sha256);
+
+impl Sha256Sum {
+    /// The next piece.
+    pub fn take(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The sum of all of them.
+    #[must_use]
+    pub fn end(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+/// Bytes in hexadecimal, lower case.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The operating system gives no randomness.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the operating system gives no randomness: {0}")]

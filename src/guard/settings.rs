@@ -135,4 +135,8 @@ pub struct Model {
     pub upstream_name: Option<String>,
     /// Its own caps.
     pub caps: Caps,
+    /// Its files, or folders of them.
+    pub weights: Vec<PathBuf>,
+    /// The digest that it must have: `sha256:HEX`.
+    pub pin: Option<String>,
 }

@@ -8,6 +8,7 @@ use crate::guard::gcra::{Limit, Period};
 use crate::guard::settings::{Caps, Class, Settings};
 use crate::health::Health;
 use crate::model::Profile;
+use crate::weights::Weights;
 
 /// What the questions need to know of an upstream.
 pub struct Upstream {
@@ -38,10 +39,12 @@ pub struct Served {
 }
 
 impl Served {
-    /// The first upstream of the route that is not known to be down, else the first.
+    /// The first upstream of the route that is not known to be down, else the first; of those whose weights the model may have.
     #[must_use]
-    pub fn upstream(&self, health: &Health) -> Option<&Arc<Upstream>> {
-        self.route.iter().find(|upstream| health.is_up(&upstream.name)).or_else(|| self.route.first())
+    pub fn upstream(&self, health: &Health, weights: &Weights) -> Option<&Arc<Upstream>> {
+        let mut may = self.route.iter().filter(|upstream| weights.passes(&self.name, &upstream.name));
+        let first = may.clone().next();
+        may.find(|upstream| health.is_up(&upstream.name)).or(first)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::guard::table::{Served, Upstream};
 use crate::health::Health;
 use crate::model::{ModelCall, Operation, Terms, read};
 use crate::refusal::{Code, Refusal};
+use crate::weights::Weights;
 
 /// What a request asks for once its body is read.
 pub enum Asked<'b> {
@@ -65,7 +66,7 @@ pub fn may_use(caller: &Authenticated, asked: &str, served: &Served) -> bool {
 ///
 /// # Errors
 /// Any refusal of the stage understood. A model that does not exist and one that is not granted are refused alike.
-pub fn understand<'b>(routed: Routed, body: &'b [u8], health: &Health) -> Result<Understood<'b>, Refusal> {
+pub fn understand<'b>(routed: Routed, body: &'b [u8], (health, weights): (&Health, &Weights)) -> Result<Understood<'b>, Refusal> {
     let operation = routed.operation();
     let caller = routed.paced().caller();
     let asked = match operation {
@@ -75,7 +76,7 @@ pub fn understand<'b>(routed: Routed, body: &'b [u8], health: &Health) -> Result
             let reading = read(operation, body)?;
             let served = caller.tables().model(reading.model()).filter(|served| may_use(caller, reading.model(), served));
             let served = Arc::clone(served.ok_or_else(|| not_found(reading.model()))?);
-            let upstream = Arc::clone(served.upstream(health).ok_or(Code::UpstreamUnavailable)?);
+            let upstream = Arc::clone(served.upstream(health, weights).ok_or_else(|| model_changed(&served.name))?);
             let terms = Terms {
                 profile: &upstream.profile,
                 unknown_fields: caller.class().unknown_fields,
@@ -86,6 +87,12 @@ pub fn understand<'b>(routed: Routed, body: &'b [u8], health: &Health) -> Result
         }
     };
     Ok(Understood { routed, asked })
+}
+
+/// The refusal for a model whose weights are not those that it must have.
+#[must_use]
+pub fn model_changed(model: &str) -> Refusal {
+    Refusal::new(Code::ModelChanged).because(format_args!("model {model}: token-shield model list"))
 }
 
 /// The refusal for a model that is not there for this token.

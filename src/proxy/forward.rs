@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT,
 };
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 
 use crate::model::Operation;
@@ -23,6 +23,7 @@ pub struct Remote {
     pub name: Arc<str>,
     pool: Arc<Pool>,
     host: HeaderValue,
+    path: String,
     uris: Vec<(Operation, Uri)>,
     credential: Option<(HeaderName, HeaderValue)>,
 }
@@ -31,6 +32,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 /// Headers that a request to an upstream has room for without growing: ours, and hyper's Content-Length.
 const HEADERS: usize = 12;
+/// What the gateway calls itself.
+const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
+/// Largest answer to a question of the gateway's own, in bytes.
+const READ_MAX: usize = 4 << 20;
 /// Largest whole answer that is taken from an upstream, in bytes.
 const ANSWER_MAX: usize = 64 << 20;
 
@@ -67,7 +72,14 @@ impl Remote {
     ) -> Result<Self, http::Error> {
         let uri = |operation: Operation| Ok::<_, http::Error>((operation, format!("{path}{}", operation.path()).parse::<Uri>()?));
         let uris = Operation::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
-        Ok(Self { name, pool: Arc::new(Pool::new(dialler)), host: HeaderValue::from_str(host)?, uris, credential })
+        Ok(Self {
+            name,
+            pool: Arc::new(Pool::new(dialler)),
+            host: HeaderValue::from_str(host)?,
+            path: path.to_owned(),
+            uris,
+            credential,
+        })
     }
 
     /// Its connections.
@@ -98,6 +110,38 @@ impl Remote {
         })
     }
 
+    /// Asks for `path`, which begins with a slash, and gives the body of an answer of 200.
+    ///
+    /// # Errors
+    /// When nobody answers, or not so, or with more than 4 MiB.
+    pub async fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        let uri: Uri = format!("{}{path}", self.path).parse().map_err(|error| format!("{path}: {error}"))?;
+        let request = || {
+            let mut request = Request::new(Full::default());
+            *request.uri_mut() = uri.clone();
+            let headers = request.headers_mut();
+            headers.insert(HOST, self.host.clone());
+            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+            headers.extend(self.credential.clone());
+            request
+        };
+        let answer = self.pool.send(request).await.map_err(|fault| fault.to_string())?;
+        if answer.status() != StatusCode::OK {
+            return Err(format!("{path}: it answers {}", answer.status()));
+        }
+        let (mut body, mut whole) = (answer.into_body(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() else { continue };
+            whole.extend_from_slice(&data);
+            if whole.len() > READ_MAX {
+                return Err(format!("{path}: its answer is larger than 4 MiB"));
+            }
+        }
+        Ok(whole)
+    }
+
     fn request(
         &self,
         operation: Operation,
@@ -116,7 +160,7 @@ impl Remote {
         let accept = if stream { "text/event-stream" } else { "application/json" };
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("token-shield/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(REQUEST_ID, request_id.clone());
         if matches!(operation, Operation::Messages) {
             headers.insert(ANTHROPIC_VERSION, HeaderValue::from_static("2023-06-01"));

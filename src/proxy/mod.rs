@@ -41,7 +41,7 @@ use crate::guard::pace::pace;
 use crate::guard::route::{Target, route};
 use crate::guard::screen::screen;
 use crate::guard::table::Tables;
-use crate::guard::understand::understand;
+use crate::guard::understand::{model_changed, understand};
 use crate::health::Health;
 use crate::id::RequestId;
 use crate::metrics::Metrics;
@@ -63,6 +63,7 @@ use crate::proxy::tap::Unexplained;
 use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal, Stage};
 use crate::registry::Registry;
+use crate::weights::Weights;
 
 /// What changes when the config is read again.
 pub struct Wiring {
@@ -90,6 +91,8 @@ pub struct Gateway {
     pub limiter: Arc<Limiter>,
     /// Agents and tokens, for their changes.
     pub registry: Arc<Registry>,
+    /// Which weights answer.
+    pub weights: Arc<Weights>,
     /// The seal.
     pub pen: Pen,
     /// Bytes of bodies held at once.
@@ -238,7 +241,7 @@ impl Gateway {
         } else {
             buffer::Held::default()
         };
-        let understood = understand(routed, held.bytes(), &way.wiring.health)?;
+        let understood = understand(routed, held.bytes(), (&way.wiring.health, &self.weights))?;
         let governed = govern(screen(clear(understood)?));
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: way.id, created, cache_salts };
@@ -262,6 +265,8 @@ impl Gateway {
         let facts = way.meter.facts();
         facts.model = admitted.model().cloned();
         facts.upstream = admitted.server().cloned();
+        let asked = facts.model.as_ref().zip(facts.upstream.as_ref());
+        facts.model_digest = asked.map(|(model, server)| self.weights.digest(model, &server.name));
         let (upstream, model_digest) = (facts.upstream.clone(), facts.model_digest.clone());
         let about = way.meter.about(&way.wiring.policy).ok_or(Code::Internal)?;
         let forwarded = call.map(|call| call.body.clone());
@@ -383,6 +388,11 @@ impl Gateway {
         way.meter.forwarded();
         for upstream in std::iter::once(&call.upstream).chain(others) {
             let Some(remote) = way.wiring.remotes.get(&upstream.name) else { continue };
+            // Asked for again: the record was written in between, and another server has weights of its own.
+            let Some(digest) = self.weights.passing(&call.served.name, &upstream.name) else {
+                last = model_changed(&call.served.name);
+                continue;
+            };
             if !Arc::ptr_eq(upstream, &call.upstream) {
                 match enter_server(&self.limiter, upstream) {
                     Ok(permit) => *server = permit.with(std::mem::take(server)),
@@ -393,6 +403,7 @@ impl Gateway {
                 }
             }
             way.meter.facts().upstream = Some(upstream.server.clone());
+            way.meter.facts().model_digest = Some(digest);
             let sent = remote.send(operation, call.body.clone(), call.stream, &id);
             match tokio::time::timeout(first_byte, sent).await {
                 Err(_) => return Err(Refusal::new(Code::UpstreamSlow).because("timeout first_byte")),

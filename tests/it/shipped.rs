@@ -39,6 +39,8 @@ fn its_commented_defaults_are_keys_too() {
         "ttl_max",
         "pq",
         "as",
+        "weights",
+        "pin",
         "credential_header",
         "trusted_proxies",
     ];

@@ -1,0 +1,246 @@
+//! Finds out which weights answer: files are hashed and watched, servers are asked.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::audit::request::ModelDigest;
+use crate::config::Config;
+use crate::proxy::forward::Remote;
+use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::{Gateway, Wiring};
+use crate::weights::files::{Seen, look, measure};
+use crate::weights::{Declared, MEASURED, Place, Way, Weights, servers, unknown};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often servers are asked.
+const ASK: Duration = Duration::from_secs(10);
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// The models of a config, and how the digest of each is found out.
+pub(super) fn declared(config: &Config) -> Vec<Declared> {
+    let upstreams = &config.proxy.upstreams;
+    let place = |upstream: &Upstream, files: bool| {
+        let way = match (&upstream.target, upstream.profile.as_str()) {
+            (Target::Echo, _) => Way::None,
+            // Ollama keeps its own store: it says itself what it would load.
+            (_, "ollama") => Way::Ollama,
+            (_, _) if files => Way::Files,
+            (_, _) => Way::Listed,
+        };
+        let address = format!("{:?} {}", upstream.target, upstream.base_path);
+        Place { upstream: upstream.name.as_str().into(), address, way }
+    };
+    let model = |model: &crate::guard::settings::Model| Declared {
+        name: model.name.as_str().into(),
+        upstream_name: model.upstream_name.clone().unwrap_or_else(|| model.name.clone()),
+        files: model.weights.clone(),
+        pin: model.pin.clone(),
+        places: {
+            let named = model.route.iter().filter_map(|name| upstreams.iter().find(|upstream| upstream.name == *name));
+            named.map(|upstream| place(upstream, !model.weights.is_empty())).collect()
+        },
+    };
+    config.guard.models.iter().map(model).collect()
+}
+
+/// Watches for as long as the gateway runs.
+pub(super) async fn watch(gateway: Arc<Gateway>) {
+    let files = Files { weights: Arc::clone(&gateway.weights), known: HashMap::new(), hashing: None };
+    tokio::join!(files.run(), ask(&gateway));
+}
+
+/// Notes a digest, and says so where it is news.
+fn note(weights: &Weights, about: &Declared, place: &Place, digest: &ModelDigest) {
+    if weights.note(about, place, digest) {
+        let (model, upstream, source) = (&*about.name, &*place.upstream, digest.source);
+        tracing::info!(model, upstream, digest = digest.value, source, "the weights of a model");
+    }
+}
+
+/// What is known of one set of files.
+struct Known {
+    /// As they were looked at last; what is wrong with them, where they cannot be.
+    seen: Result<Vec<Seen>, String>,
+    digest: Option<ModelDigest>,
+}
+
+/// A set of files that is being hashed. Dropped, it stops.
+struct Hashing {
+    files: Vec<PathBuf>,
+    seen: Vec<Seen>,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<String, String>>,
+}
+
+impl Drop for Hashing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The watch over files. Sets are hashed one after the other: more at once are not faster on one disk.
+struct Files {
+    weights: Arc<Weights>,
+    known: HashMap<Vec<PathBuf>, Known>,
+    hashing: Option<Hashing>,
+}
+
+impl Files {
+    async fn run(mut self) {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let hashed = async {
+                match &mut self.hashing {
+                    Some(hashing) => (&mut hashing.task).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = ticks.tick() => self.look().await,
+                done = hashed => self.take(done.unwrap_or_else(|error| Err(error.to_string()))),
+            }
+            self.publish();
+            self.begin();
+        }
+    }
+
+    /// Looks at every set that the config names. Of one that has changed nothing is known any more.
+    async fn look(&mut self) {
+        let sets: HashSet<Vec<PathBuf>> =
+            self.weights.declared().iter().map(|model| model.files.clone()).filter(|files| !files.is_empty()).collect();
+        self.known.retain(|files, _| sets.contains(files));
+        for files in sets {
+            let paths = files.clone();
+            let looked = tokio::task::spawn_blocking(move || look(&paths)).await;
+            let seen = looked.unwrap_or_else(|error| Err(error.to_string()));
+            if self.known.get(&files).is_some_and(|known| known.seen == seen) {
+                continue;
+            }
+            if let Err(fault) = &seen {
+                tracing::warn!(fault, "weights cannot be looked at");
+            }
+            if self.hashing.as_ref().is_some_and(|hashing| hashing.files == files) {
+                self.hashing = None;
+            }
+            self.known.insert(files, Known { seen, digest: None });
+        }
+    }
+
+    /// Hashes the next set that has no digest yet.
+    fn begin(&mut self) {
+        if self.hashing.is_some() {
+            return;
+        }
+        let mut open = self.known.iter().filter(|(_, known)| known.digest.is_none());
+        let Some((files, seen)) = open.find_map(|(files, known)| Some((files.clone(), known.seen.as_ref().ok()?.clone()))) else {
+            return;
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sets, stopped) = (seen.clone(), Arc::clone(&stop));
+        let task = tokio::task::spawn_blocking(move || measure(&sets, &stopped));
+        self.hashing = Some(Hashing { files, seen, stop, task });
+    }
+
+    /// A set is hashed. Where it failed it is looked at again, and then hashed again where it has changed.
+    fn take(&mut self, outcome: Result<String, String>) {
+        let Some(hashing) = self.hashing.take() else { return };
+        let Some(known) = self.known.get_mut(&hashing.files) else { return };
+        if known.seen.as_ref() != Ok(&hashing.seen) {
+            return;
+        }
+        match outcome {
+            Ok(value) => known.digest = Some(ModelDigest { value, source: MEASURED }),
+            Err(fault) => {
+                tracing::warn!(fault, "weights were not hashed");
+                known.seen = Err(fault);
+            }
+        }
+    }
+
+    /// Writes what is known into the book, where it stands for every server that answers with those files.
+    fn publish(&self) {
+        for model in self.weights.declared() {
+            let digest = self.known.get(&model.files).and_then(|known| known.digest.clone()).unwrap_or_else(unknown);
+            for place in model.places.iter().filter(|place| place.way == Way::Files) {
+                note(&self.weights, &model, place, &digest);
+            }
+        }
+    }
+}
+
+/// Asks the servers again and again, and at once where the config was read again.
+async fn ask(gateway: &Gateway) {
+    let mut asked: Option<(Arc<Wiring>, Instant)> = None;
+    loop {
+        let wiring = gateway.wiring.load_full();
+        let due = asked.as_ref().is_none_or(|(known, at)| !Arc::ptr_eq(known, &wiring) || at.elapsed() >= ASK);
+        if due {
+            asked = Some((Arc::clone(&wiring), Instant::now()));
+            ask_once(gateway, &wiring).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Asks them all at once: a slow one holds nobody up.
+async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
+    let models = gateway.weights.declared();
+    let asked: HashSet<(Arc<str>, &str)> = models
+        .iter()
+        .flat_map(|model| &model.places)
+        .filter_map(|place| Some((Arc::clone(&place.upstream), path(place.way)?)))
+        .collect();
+    let mut answers = JoinSet::new();
+    for (upstream, path) in asked {
+        let Some(remote) = wiring.remotes.get(&upstream).cloned() else { continue };
+        answers.spawn(async move { (answer(&remote, path).await, upstream, path) });
+    }
+    while let Some(Ok((answer, upstream, path))) = answers.join_next().await {
+        let told = models.iter().flat_map(|model| model.places.iter().map(move |place| (model, place)));
+        // What the servers of a former config said may not stand for those of this one.
+        if !Arc::ptr_eq(wiring, &gateway.wiring.load()) {
+            return;
+        }
+        for (model, place) in told.filter(|(_, place)| place.upstream == upstream && self::path(place.way) == Some(path)) {
+            note(&gateway.weights, model, place, &read(place.way, answer.as_deref(), &model.upstream_name));
+        }
+    }
+}
+
+/// What is asked for.
+const fn path(way: Way) -> Option<&'static str> {
+    match way {
+        Way::None | Way::Files => None,
+        Way::Ollama => Some("/api/tags"),
+        Way::Listed => Some("/v1/models"),
+    }
+}
+
+/// What an answer says. A server that does not answer may come back with other weights: nothing is known of it.
+fn read(way: Way, answer: Option<&[u8]>, model: &str) -> ModelDigest {
+    match (way, answer) {
+        (Way::Ollama, Some(answer)) => servers::ollama(answer, model),
+        (Way::Listed, Some(answer)) => servers::listed(answer, model),
+        (Way::None | Way::Files, _) | (Way::Ollama | Way::Listed, None) => unknown(),
+    }
+}
+
+async fn answer(remote: &Remote, path: &str) -> Option<Vec<u8>> {
+    let answered = tokio::time::timeout(ANSWER_MAX, remote.read(path)).await;
+    match answered.unwrap_or_else(|_| Err(format!("{path}: no answer in {} s", ANSWER_MAX.as_secs()))) {
+        Ok(body) => Some(body),
+        Err(fault) => {
+            tracing::debug!(upstream = &*remote.name, fault, "a server does not say which weights it has");
+            None
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! `token-shield model …`.
+
+use clap::{Args, Subcommand};
+
+use super::door::{print, say_sealed, send};
+use super::{Failure, Place};
+use crate::control::api::Request;
+use crate::control::{Command, Question};
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// List the models at each of their servers, with the digest of the weights that answer.
+    #[command(after_help = "Example: token-shield model list --json")]
+    List(Place),
+    /// Let a model have the weights that it is seen to have now; its pinned ones stay accepted too.
+    #[command(after_help = "Example: token-shield model accept llama-3.1-8b --reason \"new quantization, approved in CHG-4711\"")]
+    Accept(Accept),
+}
+
+#[derive(Args)]
+pub(super) struct Accept {
+    /// Its name in the config.
+    model: String,
+    /// Why; it stands in the record.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Verb {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::List(place) => {
+                let reply = send(&place, Request::Question(Question::Models)).await?;
+                print(&reply, place.json)
+            }
+            Self::Accept(Accept { model, reason, place }) => {
+                let command = Command::ModelAccept { model: model.clone(), reason };
+                let reply = send(&place, Request::Command(command)).await?;
+                say_sealed(&format!("accepted the weights of {model}"), &reply);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Commands and questions about models.
+
+use std::collections::BTreeSet;
+
+use crate::audit::event::Event;
+use crate::control::{Control, ControlFault};
+use crate::weights::{Row, UNKNOWN};
+
+impl Control {
+    /// The records of the digests that a model is seen to have, as far as they are not accepted already.
+    pub(super) fn model_accepted(&self, model: &str, reason: &str) -> Result<Vec<Event>, ControlFault> {
+        let refuse = |why| Err(ControlFault::Model(model.to_owned(), why));
+        let rows = self.rows_of(model);
+        let known: Vec<&Row> = rows.iter().filter(|row| row.digest.source != UNKNOWN).collect();
+        let fresh =
+            known.iter().filter(|row| row.pin.as_ref() != Some(&row.digest.value) && !row.accepted.contains(&row.digest.value));
+        let fresh: BTreeSet<&str> = fresh.map(|row| row.digest.value.as_str()).collect();
+        if rows.is_empty() {
+            return refuse("it is not a [[model]] of the config");
+        }
+        if known.is_empty() {
+            return refuse("its digest is not known, so there is nothing to accept; token-shield model list shows when it is");
+        }
+        if fresh.is_empty() {
+            return refuse("the weights that it has are the pinned ones or accepted already");
+        }
+        let event =
+            |digest: &str| Event::ModelAccepted { model: model.to_owned(), digest: digest.to_owned(), reason: reason.to_owned() };
+        Ok(fresh.into_iter().map(event).collect())
+    }
+
+    /// What to say where no request depends on what is accepted.
+    pub(super) fn without_pin(&self, model: &str) -> Option<String> {
+        let rows = self.rows_of(model);
+        let pinned = rows.iter().any(|row| row.pin.is_some());
+        (!pinned).then(|| format!("model {model} has no pin in the config: it answers with whatever weights it has"))
+    }
+
+    /// Every model at every server.
+    pub(super) fn models(&self) -> Vec<serde_json::Value> {
+        self.weights.rows().iter().map(row).collect()
+    }
+
+    fn rows_of(&self, model: &str) -> Vec<Row> {
+        self.weights.rows().into_iter().filter(|row| *row.model == *model).collect()
+    }
+}
+
+fn row(row: &Row) -> serde_json::Value {
+    serde_json::json!({
+        "model": &*row.model,
+        "upstream": &*row.upstream,
+        "digest": Some(&row.digest.value).filter(|value| !value.is_empty()),
+        "source": row.digest.source,
+        "pin": row.pin,
+        "accepted": Some(&row.accepted).filter(|accepted| !accepted.is_empty()),
+    })
+}

@@ -1,0 +1,291 @@
+//! Which weights answer for which model at which server: written by whoever hashes or asks, read by every request.
+
+pub mod files;
+pub mod servers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::audit::event::Event;
+use crate::audit::record::Record;
+use crate::audit::request::ModelDigest;
+
+/// The gateway hashed them, or Ollama did.
+pub const MEASURED: &str = "measured";
+/// The server says so.
+pub const REPORTED: &str = "reported";
+/// Nobody says anything.
+pub const UNKNOWN: &str = "unknown";
+
+/// The digest of weights that nobody knows.
+#[must_use]
+pub fn unknown() -> ModelDigest {
+    ModelDigest { value: String::new(), source: UNKNOWN }
+}
+
+/// How the digest of a model at a server is found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Not at all: the model is built in.
+    None,
+    /// By the files that the config names.
+    Files,
+    /// By `GET /api/tags` of Ollama.
+    Ollama,
+    /// By `GET /v1/models`.
+    Listed,
+}
+
+/// A server of a model's route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its name in the config.
+    pub upstream: Arc<str>,
+    /// Where it is: another address is another server, whatever its name.
+    pub address: String,
+    /// How its digest is found out.
+    pub way: Way,
+}
+
+/// A model as the config describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Its canonical name.
+    pub name: Arc<str>,
+    /// What its server calls it.
+    pub upstream_name: String,
+    /// Its files and folders of files.
+    pub files: Vec<PathBuf>,
+    /// The digest that it must have.
+    pub pin: Option<String>,
+    /// Where it is served.
+    pub places: Vec<Place>,
+}
+
+impl Declared {
+    /// Whether what was found out of `place` holds for `other` too.
+    fn same(&self, place: &Place, other: &Self) -> bool {
+        self.name == other.name
+            && self.upstream_name == other.upstream_name
+            && self.files == other.files
+            && other.places.contains(place)
+    }
+}
+
+/// A model at a server, as `model list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The model.
+    pub model: Arc<str>,
+    /// The server.
+    pub upstream: Arc<str>,
+    /// Its digest now.
+    pub digest: Arc<ModelDigest>,
+    /// The digest that it must have.
+    pub pin: Option<String>,
+    /// The digests that operators accepted for the model.
+    pub accepted: BTreeSet<String>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    declared: Arc<Declared>,
+    seen: HashMap<Arc<str>, Arc<ModelDigest>>,
+}
+
+#[derive(Clone, Default)]
+struct Book {
+    models: BTreeMap<Arc<str>, Entry>,
+    accepted: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Book {
+    fn seen(&self, model: &str, upstream: &str) -> Option<&Arc<ModelDigest>> {
+        self.models.get(model)?.seen.get(upstream)
+    }
+
+    fn passes(&self, model: &str, upstream: &str) -> bool {
+        let Some(pin) = self.models.get(model).and_then(|entry| entry.declared.pin.as_ref()) else { return true };
+        let accepted = |value: &String| value == pin || self.accepted.get(model).is_some_and(|known| known.contains(value));
+        self.seen(model, upstream).is_some_and(|seen| seen.source != UNKNOWN && accepted(&seen.value))
+    }
+}
+
+/// The book of digests. What is not in it is unknown.
+pub struct Weights {
+    book: ArcSwap<Book>,
+    unknown: Arc<ModelDigest>,
+    /// Held by whoever writes: a snapshot is made from the one before.
+    writing: Mutex<()>,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { book: ArcSwap::default(), unknown: Arc::new(unknown()), writing: Mutex::default() }
+    }
+}
+
+impl Weights {
+    fn change(&self, change: impl FnOnce(&mut Book)) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = Book::clone(&self.book.load());
+        change(&mut book);
+        self.book.store(Arc::new(book));
+    }
+
+    /// Puts the config's models in the place of the former ones. What is known of a model stays where the same is watched.
+    pub fn declare(&self, models: Vec<Declared>) {
+        self.change(|book| {
+            let former = std::mem::take(&mut book.models);
+            for declared in models {
+                let mut seen = HashMap::new();
+                if let Some(before) = former.get(&declared.name) {
+                    let stays = before.declared.places.iter().filter(|place| before.declared.same(place, &declared));
+                    let stays = stays.filter_map(|place| before.seen.get_key_value(&place.upstream));
+                    seen.extend(stays.map(|(upstream, digest)| (Arc::clone(upstream), Arc::clone(digest))));
+                }
+                book.models.insert(Arc::clone(&declared.name), Entry { declared: Arc::new(declared), seen });
+            }
+        });
+    }
+
+    /// The models that are watched.
+    #[must_use]
+    pub fn declared(&self) -> Vec<Arc<Declared>> {
+        self.book.load().models.values().map(|entry| Arc::clone(&entry.declared)).collect()
+    }
+
+    /// Notes what was found out of a model at a server; true where that is news. What was found out for a config that is no
+    /// longer in force is dropped.
+    pub fn note(&self, about: &Declared, place: &Place, digest: &ModelDigest) -> bool {
+        if *self.digest(&about.name, &place.upstream) == *digest {
+            return false;
+        }
+        let mut news = false;
+        self.change(|book| {
+            let Some(entry) = book.models.get_mut(&about.name).filter(|entry| about.same(place, &entry.declared)) else { return };
+            news = true;
+            if digest.source == UNKNOWN {
+                entry.seen.remove(&place.upstream);
+            } else {
+                entry.seen.insert(Arc::clone(&place.upstream), Arc::new(digest.clone()));
+            }
+        });
+        news
+    }
+
+    /// The digest of a model at a server.
+    #[must_use]
+    pub fn digest(&self, model: &str, upstream: &str) -> Arc<ModelDigest> {
+        Arc::clone(self.book.load().seen(model, upstream).unwrap_or(&self.unknown))
+    }
+
+    /// The digest of a model at a server, where requests for it may go there now.
+    #[must_use]
+    pub fn passing(&self, model: &str, upstream: &str) -> Option<Arc<ModelDigest>> {
+        let book = self.book.load();
+        book.passes(model, upstream).then(|| Arc::clone(book.seen(model, upstream).unwrap_or(&self.unknown)))
+    }
+
+    /// True where requests for the model may go to that server: it has no pin, or its digest is the pinned or an accepted one.
+    #[must_use]
+    pub fn passes(&self, model: &str, upstream: &str) -> bool {
+        self.book.load().passes(model, upstream)
+    }
+
+    /// The book folds what operators accepted.
+    pub fn apply(&self, record: &Record) {
+        if let Event::ModelAccepted { model, digest, .. } = &record.event {
+            self.change(|book| {
+                book.accepted.entry(model.clone()).or_default().insert(digest.clone());
+            });
+        }
+    }
+
+    /// Every model at every server, in order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let book = self.book.load();
+        let row = |(model, entry): (&Arc<str>, &Entry), place: &Place| Row {
+            model: Arc::clone(model),
+            upstream: Arc::clone(&place.upstream),
+            digest: Arc::clone(entry.seen.get(&place.upstream).unwrap_or(&self.unknown)),
+            pin: entry.declared.pin.clone(),
+            accepted: book.accepted.get(&**model).cloned().unwrap_or_default(),
+        };
+        book.models
+            .iter()
+            .flat_map(|(name, entry)| entry.declared.places.iter().map(move |place| row((name, entry), place)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn place(upstream: &str, way: Way) -> Place {
+        Place { upstream: upstream.into(), address: "there".to_owned(), way }
+    }
+
+    fn model(pin: Option<&str>) -> Declared {
+        Declared {
+            name: "m".into(),
+            upstream_name: "m".to_owned(),
+            files: Vec::new(),
+            pin: pin.map(str::to_owned),
+            places: vec![place("a", Way::Ollama), place("b", Way::Listed)],
+        }
+    }
+
+    fn measured(value: &str) -> ModelDigest {
+        ModelDigest { value: value.to_owned(), source: MEASURED }
+    }
+
+    #[test]
+    fn what_nobody_noted_is_unknown() {
+        let weights = Weights::default();
+        assert_eq!(*weights.digest("m", "a"), unknown());
+        assert!(weights.passes("m", "a"), "a model without a pin passes");
+        weights.declare(vec![model(None)]);
+        assert!(weights.note(&model(None), &place("a", Way::Ollama), &measured("sha256:1")));
+        assert!(!weights.note(&model(None), &place("a", Way::Ollama), &measured("sha256:1")), "no news");
+        assert_eq!(*weights.digest("m", "a"), measured("sha256:1"));
+        assert_eq!(*weights.digest("m", "b"), unknown());
+    }
+
+    #[test]
+    fn a_pin_holds_until_another_digest_is_accepted() {
+        let (weights, declared) = (Weights::default(), model(Some("sha256:1")));
+        weights.declare(vec![declared.clone()]);
+        let at = place("a", Way::Ollama);
+        assert!(!weights.passes("m", "a"), "unknown");
+        weights.note(&declared, &at, &measured("sha256:1"));
+        assert!(weights.passes("m", "a") && !weights.passes("m", "b"));
+        weights.note(&declared, &at, &measured("sha256:2"));
+        assert!(!weights.passes("m", "a"));
+        let event = Event::ModelAccepted { model: "m".to_owned(), digest: "sha256:2".to_owned(), reason: "new".to_owned() };
+        weights.apply(&Record { at: Timestamp(0), by: None, event });
+        assert!(weights.passes("m", "a"));
+        weights.note(&declared, &at, &unknown());
+        assert!(!weights.passes("m", "a"));
+    }
+
+    #[test]
+    fn a_reload_keeps_what_still_holds() {
+        let (weights, former) = (Weights::default(), model(None));
+        weights.declare(vec![former.clone()]);
+        weights.note(&former, &place("a", Way::Ollama), &measured("sha256:1"));
+        weights.note(&former, &place("b", Way::Listed), &measured("sha256:2"));
+        let mut moved = model(Some("sha256:1"));
+        moved.places[1].address = "elsewhere".to_owned();
+        weights.declare(vec![moved]);
+        assert_eq!(*weights.digest("m", "a"), measured("sha256:1"));
+        assert_eq!(*weights.digest("m", "b"), unknown(), "another server");
+        assert!(!weights.note(&former, &place("b", Way::Listed), &measured("sha256:2")), "an answer of the former server");
+    }
+}

@@ -1,0 +1,167 @@
+//! The digest of weights in files, and whether they are still the files that were hashed.
+
+use std::fs::{File, Metadata};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::crypto::{Sha256Sum, hex};
+
+/// What tells a file from one that was put in its place or written over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    /// The time of modification can be set at will, this one cannot.
+    changed: (i64, i64),
+}
+
+impl Mark {
+    fn of(about: &Metadata) -> Self {
+        let (modified, changed) = ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
+        Self { device: about.dev(), inode: about.ino(), length: about.len(), modified, changed }
+    }
+}
+
+/// A file of weights, as it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    name: String,
+    path: PathBuf,
+    mark: Mark,
+}
+
+/// Looks at the files, and at the `.safetensors` files of folders: in the order of their names.
+///
+/// # Errors
+/// What cannot be looked at, in words.
+pub fn look(paths: &[PathBuf]) -> Result<Vec<Seen>, String> {
+    let mut seen = Vec::new();
+    for path in paths {
+        let fault = |error: std::io::Error| format!("{}: {error}", path.display());
+        let about = std::fs::metadata(path).map_err(fault)?;
+        if !about.is_dir() {
+            seen.push(seen_at(path.clone(), &about)?);
+            continue;
+        }
+        let before = seen.len();
+        for entry in std::fs::read_dir(path).map_err(fault)? {
+            let path = entry.map_err(fault)?.path();
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                // Followed: folders of weights are often links into a store.
+                let about = std::fs::metadata(&path).map_err(fault)?;
+                seen.push(seen_at(path, &about)?);
+            }
+        }
+        if seen.len() == before {
+            return Err(format!("{}: no .safetensors file in it", path.display()));
+        }
+    }
+    seen.sort_by(|one, other| (&one.name, &one.path).cmp(&(&other.name, &other.path)));
+    Ok(seen)
+}
+
+fn seen_at(path: PathBuf, about: &Metadata) -> Result<Seen, String> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    // A line break in a name could make two sets of files read alike.
+    if !about.is_file() || name.is_empty() || name.contains(char::is_control) {
+        return Err(format!("{}: not a file with a plain name", path.display()));
+    }
+    Ok(Seen { name, mark: Mark::of(about), path })
+}
+
+/// The digest of files as they were looked at: of one its SHA-256, of several that of the lines `NAME SHA256HEX`.
+///
+/// # Errors
+/// When a file cannot be read, is another by now, or `stop` turned true.
+pub fn measure(seen: &[Seen], stop: &AtomicBool) -> Result<String, String> {
+    let mut sums = Vec::with_capacity(seen.len());
+    for file in seen {
+        sums.push((&file.name, hash(&file.path, file.mark, stop)?));
+    }
+    let whole = match sums.as_slice() {
+        [(_, only)] => only.clone(),
+        several => {
+            let lines: String = several.iter().map(|(name, sum)| format!("{name} {sum}\n")).collect();
+            hex(&crate::crypto::sha256(lines.as_bytes()))
+        }
+    };
+    Ok(format!("sha256:{whole}"))
+}
+
+fn hash(path: &Path, mark: Mark, stop: &AtomicBool) -> Result<String, String> {
+    let fault = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut file = File::open(path).map_err(fault)?;
+    let (mut sum, mut piece) = (Sha256Sum::default(), vec![0; 1 << 20]);
+    let same = |file: &File| match Mark::of(&file.metadata().map_err(fault)?) == mark {
+        true => Ok(()),
+        false => Err(format!("{}: it changes while it is hashed", path.display())),
+    };
+    same(&file)?;
+    loop {
+        let length = file.read(&mut piece).map_err(fault)?;
+        if length == 0 {
+            break;
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err("stopped".to_owned());
+        }
+        sum.take(piece.get(..length).unwrap_or_default());
+    }
+    same(&file)?;
+    Ok(hex(&sum.end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::sha256;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("token-shield-weights-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    fn digest(paths: &[PathBuf]) -> String {
+        measure(&look(paths).unwrap(), &AtomicBool::new(false)).unwrap()
+    }
+
+    #[test]
+    fn one_file_is_its_sum_and_several_are_their_lines() {
+        let folder = folder("several");
+        let (a, b) = (folder.join("a.safetensors"), folder.join("b.safetensors"));
+        std::fs::write(&b, "B").unwrap();
+        std::fs::write(folder.join("config.json"), "{}").unwrap();
+        assert_eq!(digest(std::slice::from_ref(&folder)), format!("sha256:{}", hex(&sha256(b"B"))));
+        std::fs::write(&a, "A").unwrap();
+        let lines = format!("a.safetensors {}\nb.safetensors {}\n", hex(&sha256(b"A")), hex(&sha256(b"B")));
+        let several = format!("sha256:{}", hex(&sha256(lines.as_bytes())));
+        assert_eq!(digest(std::slice::from_ref(&folder)), several);
+        assert_eq!(digest(&[b, a]), several, "whatever the order they are named in");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn another_file_in_its_place_is_noticed() {
+        let folder = folder("swapped");
+        let path = folder.join("w.gguf");
+        std::fs::write(&path, "one").unwrap();
+        let paths = [path.clone()];
+        let before = look(&paths).unwrap();
+        assert_eq!(before, look(&paths).unwrap());
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::write(folder.join("new"), "two").unwrap();
+        File::options().write(true).open(folder.join("new")).unwrap().set_modified(modified).unwrap();
+        std::fs::rename(folder.join("new"), &path).unwrap();
+        assert_ne!(before, look(&paths).unwrap());
+        assert!(measure(&before, &AtomicBool::new(false)).is_err(), "it is not the file that was looked at");
+        assert!(measure(&look(&paths).unwrap(), &AtomicBool::new(true)).is_err(), "stopped");
+        std::fs::remove_dir_all(folder).unwrap();
+        assert!(look(&paths).is_err());
+    }
+}

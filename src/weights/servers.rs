@@ -1,0 +1,91 @@
+//! What servers say of the weights that they serve.
+
+use serde::Deserialize;
+
+use crate::audit::event::TEXT_BYTES_MAX;
+use crate::audit::request::ModelDigest;
+use crate::weights::{MEASURED, REPORTED, unknown};
+
+#[derive(Deserialize)]
+struct Tags {
+    models: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    model: String,
+    #[serde(default)]
+    digest: String,
+}
+
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    id: String,
+    digest: Option<String>,
+    root: Option<String>,
+}
+
+/// True of `sha256:` and 64 digits, as pins are written.
+#[must_use]
+pub fn is_sha256(text: &str) -> bool {
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// The digest that an answer of Ollama's `/api/tags` has for a model; a name without a tag means `latest`.
+#[must_use]
+pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
+    let Ok(tags) = serde_json::from_slice::<Tags>(answer) else { return unknown() };
+    let whole = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
+    let named = |name: &str| name == model || name == whole;
+    let Some(tag) = tags.models.into_iter().find(|tag| named(&tag.name) || named(&tag.model)) else { return unknown() };
+    let value = if tag.digest.starts_with("sha256:") { tag.digest } else { format!("sha256:{}", tag.digest) };
+    if is_sha256(&value) { ModelDigest { value, source: MEASURED } } else { unknown() }
+}
+
+/// What an answer of `/v1/models` says of a model's weights: a `digest`, or vLLM's `root`.
+#[must_use]
+pub fn listed(answer: &[u8], model: &str) -> ModelDigest {
+    let Ok(list) = serde_json::from_slice::<List>(answer) else { return unknown() };
+    let said = list.data.into_iter().find(|entry| entry.id == model).and_then(|entry| entry.digest.or(entry.root));
+    match said.filter(|said| !said.is_empty() && said.len() <= TEXT_BYTES_MAX && !said.contains(char::is_control)) {
+        Some(value) => ModelDigest { value, source: REPORTED },
+        None => unknown(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ollama_names_the_digest_of_a_tag() {
+        let hex = "0a".repeat(32);
+        let answer =
+            format!(r#"{{"models":[{{"name":"m:1b","digest":"x"}},{{"name":"m:latest","model":"m:latest","digest":"{hex}"}}]}}"#);
+        let measured = ModelDigest { value: format!("sha256:{hex}"), source: MEASURED };
+        assert_eq!(ollama(answer.as_bytes(), "m"), measured);
+        assert_eq!(ollama(answer.as_bytes(), "m:latest"), measured);
+        for (answer, model) in [(answer.as_str(), "m:1b"), (&answer, "other"), ("{}", "m"), ("no JSON", "m")] {
+            assert_eq!(ollama(answer.as_bytes(), model), unknown(), "{model}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_models_may_say_what_stands_behind_a_name() {
+        let answer = br#"{"object":"list","data":[{"id":"a","root":"org/a"},{"id":"b","root":"r","digest":"sha256:1"},{"id":"c","root":null}]}"#;
+        assert_eq!(listed(answer, "a"), ModelDigest { value: "org/a".to_owned(), source: REPORTED });
+        assert_eq!(listed(answer, "b"), ModelDigest { value: "sha256:1".to_owned(), source: REPORTED });
+        for model in ["c", "d"] {
+            assert_eq!(listed(answer, model), unknown());
+        }
+    }
+}
