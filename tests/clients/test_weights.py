@@ -57,7 +57,8 @@ def records(gateway: Gateway, kind: str) -> list[dict[str, Any]]:
 
 def config(url: str, model: str, profile: str = "generic") -> str:
     upstream = f'[[upstream]]\nname = "fake"\nurl = "{url}"\nprofile = "{profile}"\n'
-    return f'{upstream}[[model]]\nname = "{MODEL}"\nroute = ["fake"]\n{model}\n'
+    many = "[class.default]\nrpm = 60000\nburst = 10000\n"
+    return f'{upstream}[[model]]\nname = "{MODEL}"\nroute = ["fake"]\n{model}\n{many}'
 
 
 def swap(path: Path, text: str) -> None:
