@@ -101,8 +101,9 @@ def serving(ollama: Ollama) -> Iterator[str]:
             self.wfile.write(data)
 
         def do_GET(self) -> None:
-            assert self.path == "/api/tags", self.path
-            self.answer(ollama.tags())
+            # Two kinds of servers in one: what is asked for says which it is taken for.
+            listed = {"data": [{"id": MODEL, "root": "org/weights"}]}
+            self.answer({"/api/tags": ollama.tags(), "/v1/models": listed}[self.path])
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
@@ -184,6 +185,32 @@ def test_ollama_says_which_weights_it_has(folder: Path) -> None:
         gateway.command("model", "accept", MODEL, "--reason", "pulled")
         assert chat(gateway, token) is None
         assert records(gateway, "admission")[-1]["model_digest"] == {"source": "measured", "value": sha256("two")}
+
+
+def test_the_route_goes_on_to_a_server_with_the_right_weights(folder: Path) -> None:
+    with serving(Ollama(sha256("other"))) as wrong, serving(Ollama(sha256("one"))) as right:
+        servers = "".join(
+            f'[[upstream]]\nname = "{name}"\nurl = "{url}"\nprofile = "ollama"\n' for name, url in (("wrong", wrong), ("right", right))
+        )
+        model = f'[[model]]\nname = "{MODEL}"\nroute = ["wrong", "right"]\npin = "{sha256("one")}"\n'
+        with Served(folder / "data", servers + model) as gateway:
+            token = gateway.issue("tests/weights", models=(MODEL,))
+
+            def listed() -> list[str | None]:
+                return [json.loads(line)["digest"] for line in gateway.command("model", "list", "--json").out.splitlines()]
+
+            wait_until(lambda: listed() == [sha256("other"), sha256("one")], ASKED_S, "both servers were asked")
+            assert chat(gateway, token) is None
+            outcome = records(gateway, "outcome")[-1]
+            assert (outcome["upstream"]["name"], outcome["model_digest"]["value"]) == ("right", sha256("one"))
+
+
+def test_what_a_server_says_is_reported(folder: Path) -> None:
+    with serving(Ollama("")) as url, Served(folder / "data", config(url, "", "vllm")) as gateway:
+        token = gateway.issue("tests/weights", models=(MODEL,))
+        becomes(gateway, "org/weights", "reported", ASKED_S)
+        assert chat(gateway, token) is None
+        assert records(gateway, "outcome")[-1]["model_digest"] == {"source": "reported", "value": "org/weights"}
 
 
 @pytest.mark.parametrize("echo", [False, True])
