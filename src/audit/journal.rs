@@ -207,6 +207,19 @@ pub fn walk<E>(
     }
 }
 
+/// Where the batch ends that reaches `size` records, padding included, and how many records there are then; with fewer in the
+/// segment, where its last whole batch ends. For who copies a segment that may be written just then: what follows may be torn.
+#[must_use]
+pub fn reach(segment: &[u8], size: u64) -> (usize, u64) {
+    let (mut end, mut reached) = (0, 0);
+    while reached < size
+        && let Ok(batch) = Whole::read(segment.get(end..).unwrap_or_default())
+    {
+        (end, reached) = (end + batch.padded, batch.size);
+    }
+    (end, reached)
+}
+
 /// Whether a whole batch stands at this sector.
 fn whole_at(bytes: &[u8], sector: usize) -> bool {
     bytes.get(sector * SECTOR_BYTES..).is_some_and(|rest| Whole::read(rest).is_ok())

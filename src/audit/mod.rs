@@ -2,6 +2,7 @@
 //!
 //! `record`, `journal` and `head` are formats: pure functions of bytes. `log` is the pen, the one writer.
 
+pub mod copy;
 #[cfg(feature = "gateway")]
 pub mod entry;
 pub mod event;

@@ -171,6 +171,12 @@ pub fn checkpoint_note(epoch: &Path) -> Result<Option<String>, durable::Fault> {
     }
 }
 
+/// Whether an epoch's records were moved away: its checkpoint is there, and no bundle.
+#[must_use]
+pub fn is_pruned(epoch: &Path) -> bool {
+    epoch.join("checkpoint").exists() && !epoch.join("tile/entries").exists()
+}
+
 /// The segments of a journal in order, each with the index of its first record.
 pub type Segments = Vec<(u64, PathBuf)>;
 

@@ -107,7 +107,14 @@ impl Vault {
     /// # Errors
     /// As [`Vault::open`].
     pub fn read(path: &Path) -> Result<Self, VaultFault> {
-        let bytes = Zeroizing::new(std::fs::read(path).map_err(durable::Fault::of("read", path))?);
+        Self::of_bytes(path, &Zeroizing::new(std::fs::read(path).map_err(durable::Fault::of("read", path))?))
+    }
+
+    /// The keys in these bytes of the file `path`.
+    ///
+    /// # Errors
+    /// When a slot is damaged, and is not the last.
+    pub fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Self, VaultFault> {
         let mut vault = Self::empty(path);
         let count = bytes.len().div_ceil(SLOT_BYTES);
         for (place, slot) in bytes.chunks(SLOT_BYTES).enumerate() {

@@ -85,7 +85,8 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
             since: since.as_ref(),
         };
         let found = epoch.verify(wanted.keys, next.as_ref(), |size, of| progress(done + size, done + of))?;
-        if let Some(before) = seen.last() {
+        // Where its records were moved away, that one is with them which says what it follows.
+        if let Some(before) = seen.last().filter(|_| !found.pruned) {
             epoch.follows(before)?;
         }
         done += found.size;
@@ -190,7 +191,7 @@ impl One<'_> {
             None if self.last || lost.is_some() => Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() },
             None => return Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
         };
-        let pruned = signed.size > 0 && !self.folder.join("tile/entries").exists();
+        let pruned = signed.size > 0 && tiles::is_pruned(self.folder);
         let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
         let edge = if pruned { self.hashes(&signed)? } else { self.records(&signed, progress)? };
         let head = self.head.filter(|heads| heads.head.origin == signed.origin);

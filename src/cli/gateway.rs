@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, agent, audit, config, dev, keys, model, serve, token};
+use super::{Failure, agent, audit, backup, config, dev, keys, model, serve, token};
 use crate::id::{AgentName, NameFault};
 
 #[derive(Subcommand)]
@@ -33,6 +33,12 @@ pub(super) enum Noun {
     /// Say that the wall clock is right, after it has stepped back.
     #[command(subcommand)]
     Clock(audit::keep::Clock),
+    /// Copy the log, keys and config into a folder, beside a running gateway too; the copy is verified.
+    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 --data /var/lib/token-shield")]
+    Backup(backup::Backup),
+    /// Put a backup into a data folder that has no log; the backup is verified first.
+    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 --data /var/lib/token-shield")]
+    Restore(backup::Restore),
     /// Check a config file.
     #[command(subcommand)]
     Config(config::Verb),
@@ -51,6 +57,8 @@ impl Noun {
                 Self::Model(verb) => verb.run().await,
                 Self::Why(why) => why.run().await,
                 Self::Clock(verb) => verb.run().await,
+                Self::Backup(backup) => backup.run(),
+                Self::Restore(restore) => restore.run(),
                 Self::Config(verb) => verb.run(),
             }
         })

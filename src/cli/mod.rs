@@ -6,6 +6,8 @@
 mod agent;
 mod audit;
 #[cfg(feature = "gateway")]
+mod backup;
+#[cfg(feature = "gateway")]
 mod config;
 #[cfg(feature = "gateway")]
 mod delegate;
