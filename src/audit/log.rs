@@ -13,6 +13,7 @@ mod epoch;
 mod fault;
 mod fold;
 mod integrate;
+mod prune;
 mod queue;
 mod recover;
 mod reserve;
@@ -33,6 +34,7 @@ use crate::clock::Timestamp;
 use crate::durable;
 
 pub use fault::LogFault;
+pub use prune::{Old, Pruning};
 use queue::{Shared, Waiting};
 pub use recover::{Recovered, Torn};
 pub use settings::{NewEpoch, Settings};

@@ -3,6 +3,8 @@
 #[cfg(feature = "gateway")]
 pub(super) mod keep;
 mod prove;
+#[cfg(feature = "gateway")]
+mod prune;
 mod read;
 
 use std::fs;

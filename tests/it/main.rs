@@ -10,6 +10,7 @@ mod hostile;
 mod journal;
 mod kill;
 mod model;
+mod prune;
 mod refusals;
 mod shipped;
 mod standing;

@@ -36,9 +36,13 @@ pub(super) struct Cache {
 type Fallible<T> = Result<T, redb::Error>;
 
 impl Cache {
-    /// Opens the cache, or begins it anew where it cannot be read. `None` where neither can be done.
-    pub(super) fn open(path: &Path) -> Option<Self> {
+    /// Opens the cache, or begins it anew where it cannot be read. `None` where neither can be done, and where what cannot be read
+    /// must be `kept`: there are records that are nowhere else.
+    pub(super) fn open(path: &Path, kept: bool) -> Option<Self> {
         let database = Database::create(path).or_else(|error| {
+            if kept {
+                return Err(error);
+            }
             tracing::warn!(%error, path = %path.display(), "the cache of the log cannot be read and is made anew");
             let _ = std::fs::remove_file(path);
             Database::create(path)

@@ -110,6 +110,17 @@ pub enum LogFault {
         /// How many of its records.
         size: u64,
     },
+    /// The records of an epoch were moved away, and the cache does not have what the books need of them.
+    #[error(
+        "the records of {epoch} were pruned, and {} does not have what the books need of them: restore that file, or put the folder {epoch}/tile back from where token-shield audit prune moved it",
+        cache.display()
+    )]
+    Pruned {
+        /// The epoch.
+        epoch: String,
+        /// The cache's file.
+        cache: PathBuf,
+    },
     /// The record keys.
     #[error(transparent)]
     Vault(#[from] VaultFault),

@@ -41,6 +41,8 @@ impl Fold {
 struct Tree {
     number: u32,
     tiles: Tiles,
+    /// Its records were moved away.
+    pruned: bool,
 }
 
 /// The trees of every epoch up to the one that goes on, under their checkpoints.
@@ -52,9 +54,9 @@ fn trees(settings: &Settings, epoch: &Epoch, signed: u64) -> Result<Vec<Tree>, L
         let keys = before.known_keys(settings)?;
         let path = folder.join("checkpoint");
         let checkpoint = keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?;
-        found.push(Tree { number, tiles: Tiles::new(&folder, checkpoint.size) });
+        found.push(Tree { number, tiles: Tiles::new(&folder, checkpoint.size), pruned: tiles::is_pruned(&folder) });
     }
-    found.push(Tree { number: epoch.number, tiles: Tiles::new(&epoch.folder, signed) });
+    found.push(Tree { number: epoch.number, tiles: Tiles::new(&epoch.folder, signed), pruned: false });
     Ok(found)
 }
 
@@ -70,7 +72,8 @@ pub(super) fn fold(
     let mut fold = Fold { records: Vec::new(), at: Timestamp(0) };
     let mut trees = trees(settings, epoch, signed)?;
     let lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
-    let from = cached(sealer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy))?;
+    let from = cached(sealer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy), settings)?;
+    reaches(&trees, from.map_or(0, |(number, _)| number), settings)?;
     for tree in &mut trees {
         let begin = match from {
             Some((number, _)) if tree.number < number => continue,
@@ -108,6 +111,15 @@ pub(super) fn fold(
     Ok(fold)
 }
 
+/// That every epoch whose records were moved away lies before `from`, up to which the cache has them. Otherwise what was revoked
+/// there would be forgotten, and the cache may not be made anew either.
+fn reaches(trees: &[Tree], from: u32, settings: &Settings) -> Result<(), LogFault> {
+    match trees.iter().find(|tree| tree.pruned && tree.number >= from) {
+        Some(tree) => Err(LogFault::Pruned { epoch: epoch_name(tree.number), cache: settings.cache.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// Takes what the cache has, if it is of this log; says how far it reaches. Where something of the log is `lost`, what the cache
 /// has seen of it counts: what was revoked stays so.
 fn cached(
@@ -115,6 +127,7 @@ fn cached(
     trees: &mut [Tree],
     fold: &mut Fold,
     (vault, lost): (&Vault, bool),
+    settings: &Settings,
 ) -> Result<Option<(u32, u64)>, LogFault> {
     let Some(cache) = cache else { return Ok(None) };
     let Some(stamp) = cache.stamp() else { return Ok(None) };
@@ -123,6 +136,7 @@ fn cached(
     match tree.filter(|tree| tree.tiles.size() >= stamp.size) {
         Some(tree) => {
             if tree_at(&mut tree.tiles, stamp.size)?.root() != stamp.root {
+                reaches(trees, 0, settings)?;
                 tracing::warn!("the cache of the log is not of this log, and is made anew");
                 cache.clear();
                 return Ok(None);
@@ -135,6 +149,7 @@ fn cached(
     match taken {
         Ok(done) => done.map(|()| Some((stamp.epoch, stamp.size))),
         Err(error) => {
+            reaches(trees, 0, settings)?;
             tracing::warn!(%error, "the cache of the log cannot be read, and is made anew");
             cache.clear();
             fold.records.clear();

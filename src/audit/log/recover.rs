@@ -147,7 +147,7 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     let pending = finish(&mut sealer, read.pending, stands.unfinished)?;
     // Only now: the fold brings the cache up to date from where it ends. Had it been told of the checkpoint that was just
     // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
-    sealer.cache = super::cache::Cache::open(&settings.cache);
+    sealer.cache = super::cache::Cache::open(&settings.cache, super::prune::any(settings)?);
     sweep(&sealer)?;
     let Fold { records, at } = fold(settings, epoch, &mut sealer, &pending, &vault)?;
     let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;

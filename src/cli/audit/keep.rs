@@ -26,6 +26,9 @@ pub(in crate::cli) enum Verb {
     /// Begin a new epoch, with no gateway running; also after something of the log was lost.
     #[command(after_help = "Example: token-shield audit begin --after-loss --reason \"the disk was restored from Sunday\"")]
     Begin(Begin),
+    /// Take away the records of old epochs, with no gateway running; their checkpoints stay, and the log still verifies.
+    #[command(after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit")]
+    Prune(super::prune::Prune),
     /// Measure how fast records become durable in a folder.
     #[command(after_help = "Example: token-shield audit bench /var/lib/token-shield")]
     Bench(Bench),
@@ -36,6 +39,7 @@ impl Verb {
         match self {
             Self::Forget(forget) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(forget.run()),
             Self::Begin(begin) => begin.run(),
+            Self::Prune(prune) => prune.run(),
             Self::Bench(bench) => bench.run(),
         }
     }

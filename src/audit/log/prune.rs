@@ -1,0 +1,151 @@
+//! Old epochs without their records: what is removed, and that the books lose nothing by it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::cache::Cache;
+use super::epoch::Epoch;
+use super::{LogFault, Settings};
+use crate::audit::outside::Outside;
+use crate::audit::tiles::{self, Tiles, epoch_name};
+use crate::clock::Timestamp;
+use crate::durable;
+use crate::merkle::proof::tree_at;
+use crate::merkle::tile::{Tile, WIDTH};
+
+/// A closed epoch, old and not pruned yet.
+#[derive(Clone, Debug)]
+pub struct Old {
+    /// Its number.
+    pub number: u32,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// How many records it has.
+    pub size: u64,
+}
+
+/// A log that no gateway writes.
+pub struct Pruning<'s> {
+    settings: &'s Settings,
+    cache: Option<Cache>,
+    _lock: durable::Lock,
+}
+
+/// Whether any epoch's records were moved away.
+pub(super) fn any(settings: &Settings) -> Result<bool, LogFault> {
+    Ok(tiles::epochs(&settings.dir)?.iter().any(|(_, folder)| tiles::is_pruned(folder)))
+}
+
+impl<'s> Pruning<'s> {
+    /// Takes the log's lock.
+    ///
+    /// # Errors
+    /// When a gateway has it.
+    pub fn begin(settings: &'s Settings) -> Result<Self, LogFault> {
+        let newest = tiles::epochs(&settings.dir)?.pop().map_or_else(|| settings.dir.clone(), |(_, folder)| folder);
+        let lock = newest.join("lock");
+        let lock = durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))?;
+        let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
+        Ok(Self { settings, cache, _lock: lock })
+    }
+
+    /// The epochs, from the oldest on, all of whose records are from before `before`. It ends at the first that may not be
+    /// pruned: one of which something was lost, or whose first record alone says that; and one that the cache does not cover.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn old(&self, before: Timestamp) -> Result<Vec<Old>, LogFault> {
+        let mut found = Vec::new();
+        let epochs = tiles::epochs(&self.settings.dir)?;
+        let Some(((newest, _), closed)) = epochs.split_last() else { return Ok(found) };
+        let reach = self.reach(*newest)?;
+        for (number, folder) in closed {
+            if tiles::is_pruned(folder) {
+                continue;
+            }
+            let size = self.signed(*number, folder)?;
+            let (segments, _) = tiles::segments(&folder.join("journal"))?;
+            if size == 0 || !segments.is_empty() || *number >= reach || !self.may_go(*number, folder, size, before)? {
+                break;
+            }
+            found.push(Old { number: *number, folder: folder.clone(), size });
+        }
+        Ok(found)
+    }
+
+    fn signed(&self, number: u32, folder: &Path) -> Result<u64, LogFault> {
+        let Some(note) = tiles::checkpoint_note(folder)? else { return Ok(0) };
+        let keys = Epoch::new(self.settings, number)?.known_keys(self.settings)?;
+        let path = folder.join("checkpoint");
+        Ok(keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?.size)
+    }
+
+    /// The epoch in which the cache ends: it has all before that. 0 where it is not of this log.
+    fn reach(&self, newest: u32) -> Result<u32, LogFault> {
+        let stamp = self.cache.as_ref().and_then(Cache::stamp).filter(|stamp| stamp.epoch <= newest);
+        let Some(stamp) = stamp else { return Ok(0) };
+        let folder = self.settings.dir.join(epoch_name(stamp.epoch));
+        let size = self.signed(stamp.epoch, &folder)?;
+        let same = size >= stamp.size && tree_at(&mut Tiles::new(&folder, size), stamp.size)?.root() == stamp.root;
+        Ok(if same { stamp.epoch } else { 0 })
+    }
+
+    /// Whether all records of that epoch are old enough, and the cache has every one that the books are made of.
+    fn may_go(&self, number: u32, folder: &Path, size: u64, before: Timestamp) -> Result<bool, LogFault> {
+        let mut kept: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let Some(cache) = &self.cache else { return Ok(false) };
+        let read = cache.controls(|epoch, index, bytes| {
+            if epoch == number {
+                kept.insert(index, bytes.to_vec());
+            }
+            Ok::<_, LogFault>(())
+        });
+        if !matches!(read, Ok(Ok(()))) {
+            return Ok(false);
+        }
+        let mut tiles = Tiles::new(folder, size);
+        for index in 0..size {
+            let bytes = tiles.record(index)?;
+            let fault = |fault| LogFault::Record { epoch: epoch_name(number), index, fault };
+            let outside = Outside::read(&bytes).map_err(fault)?;
+            let loss = outside.kind == "epoch" && String::from_utf8_lossy(&bytes).contains(r#""reason":"after-loss: "#);
+            if loss || outside.moment().map_err(fault)? >= before {
+                return Ok(false);
+            }
+            if !outside.is_passing() && kept.get(&index) != Some(&bytes) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the records of that epoch away, and the full tiles over them, of which the checkpoint's root does not need one.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn take_away(&self, old: &Old) -> Result<(), LogFault> {
+        let tmp = self.settings.dir.join("tmp");
+        durable::make_private_dir(&tmp)?;
+        let (entries, passing) = (old.folder.join("tile/entries"), tmp.join(format!("pruned-{}", epoch_name(old.number))));
+        // All at once: an epoch has its records or it has none.
+        fs::rename(&entries, &passing).map_err(durable::Fault::of("move", &entries))?;
+        durable::sync_dir(&old.folder.join("tile"))?;
+        durable::sync_dir(&tmp)?;
+        // Crash here: an epoch that is pruned, with tiles that it does not need, and a folder in tmp.
+        fs::remove_dir_all(&passing).map_err(durable::Fault::of("remove", &passing))?;
+        for level in 0..7_u8 {
+            for index in 0..(old.size >> (8 * (u32::from(level) + 1))) {
+                let path = old.folder.join(Tile { level: Some(level), index, width: WIDTH }.path());
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(durable::Fault::of("remove", &path)(error).into());
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}

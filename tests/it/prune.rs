@@ -1,0 +1,159 @@
+//! `audit prune`: old records go, what they were is still proved, and nothing that was revoked comes back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use token_shield::audit::event::Event;
+use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::audit::note::read_vkeys;
+use token_shield::audit::verify::{Seen, Wanted, verify};
+use token_shield::clock::{ManualClock, Timestamp};
+use token_shield::crypto::sha256;
+use token_shield::id::KeyId;
+
+const DAY: i64 = 24 * 3600 * 1000;
+/// So long ago that every computer's clock says so.
+const LONG_AGO: i64 = 1_700_000_000_000;
+/// Per epoch: more than a tile.
+const RECORDS: u64 = 300;
+
+fn settings(data: &Path) -> Settings {
+    Settings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+}
+
+fn kid(epoch: i64, number: u64) -> KeyId {
+    KeyId(sha256(format!("{epoch} {number}").as_bytes()))
+}
+
+/// What is revoked, in order; `begin` where a new epoch is wanted.
+fn opened(data: &Path, at: i64, begin: bool) -> Result<(Log, Vec<KeyId>), LogFault> {
+    let begin = begin.then(|| NewEpoch { reason: "for a test".to_owned(), after_loss: false });
+    let clock = Arc::new(ManualClock::at(Timestamp(at)));
+    let (log, recovered) = Log::open(Settings { begin, ..settings(data) }, clock)?;
+    let revoked = recovered.records.iter().filter_map(|record| match &record.event {
+        Event::KeyRevoked { kid, .. } => Some(*kid),
+        _ => None,
+    });
+    Ok((log, revoked.collect()))
+}
+
+fn everything() -> Vec<KeyId> {
+    (0..3).flat_map(|epoch| (0..RECORDS).map(move |number| kid(epoch, number))).collect()
+}
+
+/// Three epochs, a hundred days apart.
+fn grown() -> tempfile::TempDir {
+    let data = tempfile::tempdir().expect("a folder");
+    for epoch in 0..3 {
+        let (log, _) = opened(data.path(), LONG_AGO + epoch * 100 * DAY, epoch > 0).expect("a log");
+        for number in 0..RECORDS {
+            log.seal_blocking(Event::KeyRevoked { kid: kid(epoch, number), reason: "a test".to_owned() }, None).expect("sealed");
+        }
+        log.close().expect("closed");
+    }
+    let config = "name = \"gw.example\"\ndata = \".\"\n[listen]\napi = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
+         [[issuer]]\niss = \"https://operator.example\"\naud = \"https://gw.example\"\njwks = \"keys.pub\"\nnamespaces = [\"*\"]\n\
+         [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n";
+    fs::write(data.path().join("token-shield.toml"), config).expect("a config");
+    data
+}
+
+fn prune(data: &Path, flags: &[&str]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_token-shield"));
+    let ran = command.args(["audit", "prune", "--data"]).arg(data).args(flags).output().expect("the command");
+    (ran.status.success(), String::from_utf8([ran.stdout, ran.stderr].concat()).expect("UTF-8"))
+}
+
+/// Keeps what is younger than the second epoch's age: the first and the second one go.
+fn days() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
+    format!("{}d", (i64::try_from(now).expect("a time") - LONG_AGO) / DAY - 150)
+}
+
+fn check(data: &Path, dir: &Path, head: bool) -> Vec<Seen> {
+    let own = settings(data);
+    let keys = read_vkeys(&fs::read_to_string(own.vkeys).expect("keys")).expect("keys");
+    verify(&Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None }, |_, _| ()).expect("it verifies")
+}
+
+fn epoch(data: &Path, number: u32) -> PathBuf {
+    data.join(format!("audit/e{number:06}"))
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() { copy_folder(&path, &target) } else { assert!(fs::copy(&path, &target).is_ok()) }
+    }
+}
+
+#[test]
+fn old_records_move_away_and_the_books_stay_as_they_are() {
+    let data = grown();
+    let (data, moved) = (data.path(), data.path().join("moved"));
+    let before = check(data, &settings(data).dir, true);
+    let (done, said) = prune(data, &["--keep", &days(), "--to", &moved.to_string_lossy()]);
+    assert!(done && said.contains("e000001: 300 records moved") && said.contains("e000002"), "{said}");
+    let after = check(data, &settings(data).dir, true);
+    assert_eq!(after.iter().map(|epoch| epoch.pruned).collect::<Vec<_>>(), [true, true, false]);
+    assert!(after.iter().zip(&before).all(|(after, before)| (after.size, after.root) == (before.size, before.root)));
+    assert!(!epoch(data, 1).join("tile/0/000").exists() && epoch(data, 1).join("tile/0/001.p/44").exists());
+    let kept = check(data, &moved, false);
+    assert!(kept.iter().zip(&before).all(|(kept, before)| kept.root == before.root && !kept.pruned) && kept.len() == 2);
+    let (log, revoked) = opened(data, LONG_AGO + 300 * DAY, true).expect("a start, and a new epoch");
+    assert!(revoked == everything(), "all that was revoked");
+    log.close().expect("closed");
+    let (done, said) = prune(data, &["--keep", &days()]);
+    assert!(done && said.contains("nothing to prune"), "{said}");
+    assert_eq!(check(data, &settings(data).dir, true).len(), 4);
+}
+
+#[test]
+fn without_the_cache_a_start_says_what_to_restore() {
+    for damaged in [false, true] {
+        let data = grown();
+        let (data, moved) = (data.path(), data.path().join("moved"));
+        let (done, said) = prune(data, &["--keep", &days(), "--to", &moved.to_string_lossy()]);
+        assert!(done, "{said}");
+        let cache = settings(data).cache;
+        if damaged {
+            fs::write(&cache, b"no database").expect("damaged");
+        } else {
+            fs::remove_file(&cache).expect("lost");
+        }
+        for _ in 0..2 {
+            let fault = opened(data, LONG_AGO + 300 * DAY, false).map(|_| ()).expect_err("a start that would forget");
+            let said = fault.to_string();
+            assert!(matches!(fault, LogFault::Pruned { .. }) && said.contains("e000001/tile"), "{said}");
+        }
+        if damaged {
+            assert_eq!(fs::read(&cache).expect("the cache"), b"no database", "it is left for who looks into it");
+            fs::remove_file(&cache).expect("removed");
+        }
+        for number in [1, 2] {
+            copy_folder(&moved.join(format!("e{number:06}/tile")), &epoch(data, number).join("tile"));
+        }
+        let (log, revoked) = opened(data, LONG_AGO + 300 * DAY, false).expect("a start");
+        assert!(revoked == everything(), "all that was revoked");
+        log.close().expect("closed");
+        check(data, &settings(data).dir, true);
+    }
+}
+
+#[test]
+fn nothing_is_pruned_that_the_cache_does_not_cover_or_a_gateway_writes() {
+    let data = grown();
+    let data = data.path();
+    let (log, _) = opened(data, LONG_AGO + 300 * DAY, false).expect("a log");
+    let (done, said) = prune(data, &["--keep", "0s"]);
+    assert!(!done && said.contains("is locked"), "{said}");
+    log.close().expect("closed");
+    fs::remove_file(settings(data).cache).expect("lost");
+    let (done, said) = prune(data, &["--keep", "0s"]);
+    assert!(done && said.contains("nothing to prune"), "{said}");
+    assert!(check(data, &settings(data).dir, true).iter().all(|epoch| !epoch.pruned));
+}
