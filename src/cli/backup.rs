@@ -127,15 +127,16 @@ fn folder(from: &Path, to: &Path, sink: &mut Sink, wanted: impl Fn(&str) -> bool
 
 /// The record keys, not read in the middle of a write. `None` where there are none.
 fn whole_vault(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
-    for _ in 0..TRIES {
+    let mut tries = TRIES;
+    loop {
         let Some(bytes) = read(path)?.map(Zeroizing::new) else { return Ok(None) };
         match Vault::of_bytes(path, &bytes) {
             Ok(_) => return Ok(Some(bytes)),
-            Err(VaultFault::Damaged { .. }) => std::thread::yield_now(),
+            Err(VaultFault::Damaged { .. }) if tries > 0 => std::thread::yield_now(),
             Err(fault) => return Err(fault.into()),
         }
+        tries -= 1;
     }
-    Ok(Vault::read(path).map(|_| None)?)
 }
 
 fn is_empty(folder: &Path) -> bool {
