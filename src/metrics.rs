@@ -65,10 +65,7 @@ pub struct Metrics {
     config_reloads: IntCounterVec,
     jwks_reads: IntCounterVec,
     idle_keys: IntGauge,
-    audit_records: IntCounterVec,
-    audit_sync: Histogram,
-    audit_checkpoint_age: Gauge,
-    clock_behind: Gauge,
+    audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
     process: Process,
@@ -78,6 +75,27 @@ struct Agents {
     requests: IntCounterVec,
     seen: Mutex<HashMap<String, IntCounter>>,
     max: usize,
+}
+
+/// What is measured of the log.
+struct Audit {
+    records: IntCounterVec,
+    sync: Histogram,
+    checkpoint_age: Gauge,
+    clock_behind: Gauge,
+}
+
+impl Audit {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let waiting = "How long records have been waiting for a signed checkpoint";
+        let syncs = histogram("token_shield_audit_sync_seconds", "Syncs of the journal");
+        Ok(Self {
+            records: counters(registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
+            sync: register(registry, Histogram::with_opts(syncs))?,
+            checkpoint_age: gauge(registry, "token_shield_audit_checkpoint_age_seconds", waiting)?,
+            clock_behind: gauge(registry, "token_shield_clock_behind_seconds", "How far the wall clock is behind the log")?,
+        })
+    }
 }
 
 struct Process {
@@ -178,14 +196,7 @@ impl Metrics {
                 &registry,
                 IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
             )?,
-            audit_records: counters(&registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
-            audit_checkpoint_age: gauge(
-                &registry,
-                "token_shield_audit_checkpoint_age_seconds",
-                "How long records have been waiting for a signed checkpoint",
-            )?,
-            clock_behind: gauge(&registry, "token_shield_clock_behind_seconds", "How far the wall clock is behind the log")?,
-            audit_sync: one("token_shield_audit_sync_seconds", "Syncs of the journal")?,
+            audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
             per_agent,
             process: Process::new(&registry)?,
@@ -273,22 +284,22 @@ impl Metrics {
 
     /// A record of that kind was sealed.
     pub fn audit_record(&self, kind: &str) {
-        self.audit_records.with_label_values(&[kind]).inc();
+        self.audit.records.with_label_values(&[kind]).inc();
     }
 
     /// The oldest record that no checkpoint covers has been waiting so long.
     pub fn audit_checkpoint_age(&self, seconds: f64) {
-        self.audit_checkpoint_age.set(seconds);
+        self.audit.checkpoint_age.set(seconds);
     }
 
     /// The wall clock is so far behind what was recorded.
     pub fn clock_behind(&self, seconds: f64) {
-        self.clock_behind.set(seconds);
+        self.audit.clock_behind.set(seconds);
     }
 
     /// A sync of the journal took so long.
     pub fn audit_sync(&self, seconds: f64) {
-        self.audit_sync.observe(seconds);
+        self.audit.sync.observe(seconds);
     }
 
     /// Registered agents by standing.
@@ -302,7 +313,7 @@ impl Metrics {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let vectors: [&dyn Collector; 5] =
-            [&self.requests, &self.upstream_up, &self.config_reloads, &self.audit_records, &self.agents];
+            [&self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
         let named = vectors.iter().flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
         named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
     }

@@ -1,6 +1,6 @@
 //! Receipts: the proof that a record is in the log, for the agent whose record it is.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(super) async fn receipt(pen: &Pen, agent: &AgentName, path: &str) -> Result<
 }
 
 /// Another agent's record is not told from one that is not there.
-fn find(dir: &PathBuf, vault: &Arc<Mutex<Vault>>, agent: &AgentName, (epoch, index): (u32, u64)) -> Result<Bytes, Refusal> {
+fn find(dir: &Path, vault: &Arc<Mutex<Vault>>, agent: &AgentName, (epoch, index): (u32, u64)) -> Result<Bytes, Refusal> {
     let unknown = |fault: &dyn std::fmt::Display| Refusal::new(Code::ReceiptUnknown).because(fault);
     let epochs = reader::epochs(dir).map_err(|fault| unknown(&fault))?;
     let epoch = epochs.iter().find(|known| known.number == epoch).ok_or(Code::ReceiptUnknown)?;
@@ -48,8 +48,8 @@ fn find(dir: &PathBuf, vault: &Arc<Mutex<Vault>>, agent: &AgentName, (epoch, ind
     if told.text("agent").as_deref() != Some(agent.as_str()) {
         return Err(Code::ReceiptUnknown.into());
     }
-    receipt::prove(epoch, index).map(Bytes::from).map_err(|fault| match fault {
-        ProofFault::Early { .. } => Refusal::new(Code::ReceiptEarly).after(SOON),
-        other => Refusal::new(Code::Internal).because(other),
+    receipt::prove(epoch, index).map(Bytes::from).map_err(|fault| {
+        let early = matches!(fault, ProofFault::Early { .. });
+        if early { Refusal::new(Code::ReceiptEarly).after(SOON) } else { Refusal::new(Code::Internal).because(fault) }
     })
 }

@@ -9,7 +9,7 @@ use token_shield::audit::event::Event;
 use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
 use token_shield::audit::note::read_vkeys;
 use token_shield::audit::verify::{Seen, Wanted, verify};
-use token_shield::clock::{ManualClock, Timestamp};
+use token_shield::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use token_shield::crypto::sha256;
 use token_shield::id::KeyId;
 
@@ -32,9 +32,9 @@ fn opened(data: &Path, at: i64, begin: bool) -> Result<(Log, Vec<KeyId>), LogFau
     let begin = begin.then(|| NewEpoch { reason: "for a test".to_owned(), after_loss: false });
     let clock = Arc::new(ManualClock::at(Timestamp(at)));
     let (log, recovered) = Log::open(Settings { begin, ..settings(data) }, clock)?;
-    let revoked = recovered.records.iter().filter_map(|record| match &record.event {
-        Event::KeyRevoked { kid, .. } => Some(*kid),
-        _ => None,
+    let revoked = recovered.records.iter().filter_map(|record| {
+        let Event::KeyRevoked { kid, .. } = &record.event else { return None };
+        Some(*kid)
     });
     Ok((log, revoked.collect()))
 }
@@ -68,8 +68,7 @@ fn prune(data: &Path, flags: &[&str]) -> (bool, String) {
 
 /// Keeps what is younger than the second epoch's age: the first and the second one go.
 fn days() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
-    format!("{}d", (i64::try_from(now).expect("a time") - LONG_AGO) / DAY - 150)
+    format!("{}d", (SystemClock::start().now().0 - LONG_AGO) / DAY - 150)
 }
 
 fn check(data: &Path, dir: &Path, head: bool) -> Vec<Seen> {
