@@ -20,8 +20,10 @@ use crate::durable::{self, Disk};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
 
 /// Runs until the log is over.
-pub(super) fn run(shared: &Shared, mut sealer: Sealer) {
+pub(super) fn run(shared: &Shared, sealer: Sealer) {
     let _end = SealerEnd(shared);
+    // Dropped before the end is told: who waited for it may open the cache.
+    let mut sealer = sealer;
     while let Some(records) = shared.due() {
         match sealer.seal(&records, None) {
             Ok(()) => {
