@@ -13,6 +13,9 @@ use crate::durable;
 use crate::json;
 use crate::merkle::proof::tree_at;
 
+/// How often the next checkpoint may come while records under one are read.
+const TRIES: usize = 50;
+
 /// Why records cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadFault {
@@ -44,6 +47,9 @@ pub enum ReadFault {
     /// A record that is not there.
     #[error("there is no record {0}")]
     Missing(String),
+    /// A checkpoint that is always another.
+    #[error("{} changes faster than it can be read", .0.display())]
+    Restless(PathBuf),
     /// A log without an epoch.
     #[error("there is no log in {}", .0.display())]
     Empty(PathBuf),
@@ -73,6 +79,33 @@ pub struct Epoch {
     pub note: Option<String>,
 }
 
+impl Epoch {
+    fn under(number: u32, folder: PathBuf, note: Option<String>) -> Self {
+        let signed = note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
+        Self { number, folder, signed, note }
+    }
+
+    /// What `read` reads of the epoch. Where a gateway writes it, what one checkpoint needs goes away with the next: then it is
+    /// read again under that.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn read<T, E: From<ReadFault>>(&self, mut read: impl FnMut(&Self) -> Result<T, E>) -> Result<T, E> {
+        let mut epoch = self.clone();
+        let mut stands = tiles::stands(&epoch.folder).map_err(ReadFault::from)?;
+        for _ in 0..TRIES {
+            let done = read(&epoch);
+            let now = tiles::stands(&epoch.folder).map_err(ReadFault::from)?;
+            if done.is_ok() || (now == stands && now.note == epoch.note) {
+                return done;
+            }
+            epoch = Self::under(epoch.number, epoch.folder, now.note.clone());
+            stands = now;
+        }
+        Err(ReadFault::Restless(epoch.folder).into())
+    }
+}
+
 /// The epochs of a log, in order.
 ///
 /// # Errors
@@ -81,8 +114,7 @@ pub fn epochs(dir: &Path) -> Result<Vec<Epoch>, ReadFault> {
     let mut found = Vec::new();
     for (number, folder) in tiles::epochs(dir)? {
         let note = tiles::checkpoint_note(&folder)?;
-        let signed = note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
-        found.push(Epoch { number, folder, signed, note });
+        found.push(Epoch::under(number, folder, note));
     }
     if found.is_empty() { Err(ReadFault::Empty(dir.to_owned())) } else { Ok(found) }
 }
@@ -92,6 +124,21 @@ pub fn epochs(dir: &Path) -> Result<Vec<Epoch>, ReadFault> {
 /// # Errors
 /// When they cannot be read.
 pub fn each(epoch: &Epoch, from: u64, mut each: impl FnMut(Found<'_>) -> ControlFlow<()>) -> Result<ControlFlow<()>, ReadFault> {
+    let mut next = from;
+    epoch.read(|epoch| {
+        each_under(epoch, next, |found| {
+            next = found.index + 1;
+            each(found)
+        })
+    })
+}
+
+/// [`each`] under the checkpoint that `epoch` has.
+fn each_under(
+    epoch: &Epoch,
+    from: u64,
+    mut each: impl FnMut(Found<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadFault> {
     let number = epoch.number;
     let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
     // An epoch whose records were moved away has none to give.
@@ -108,7 +155,11 @@ pub fn each(epoch: &Epoch, from: u64, mut each: impl FnMut(Found<'_>) -> Control
     let mut tree = tree_at(&mut tiles, *first)?;
     let mut broken = ControlFlow::Continue(());
     for (place, (_, path)) in segments.iter().enumerate() {
-        let bytes = std::fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let mut bytes = std::fs::read(path).map_err(durable::Fault::of("read", path))?;
+        if place + 1 == segments.len() {
+            // What is behind the last whole batch may be on its way.
+            bytes.truncate(journal::reach(&bytes, u64::MAX).0);
+        }
         let walk = journal::walk(&bytes, &tree, &[], place + 1 == segments.len(), |index, bytes| {
             if index >= epoch.signed.max(from) && broken.is_continue() {
                 broken = each(Found { epoch: number, index, bytes });

@@ -54,6 +54,10 @@ pub enum ProofFault {
 /// # Errors
 /// When no checkpoint covers it, or the tree cannot be read.
 pub fn prove(epoch: &Epoch, index: u64) -> Result<String, ProofFault> {
+    epoch.read(|epoch| prove_under(epoch, index))
+}
+
+fn prove_under(epoch: &Epoch, index: u64) -> Result<String, ProofFault> {
     let early = || ProofFault::Early { index, size: epoch.signed };
     let note = epoch.note.as_deref().ok_or_else(early)?;
     if index >= epoch.signed {

@@ -171,6 +171,26 @@ pub fn checkpoint_note(epoch: &Path) -> Result<Option<String>, durable::Fault> {
     }
 }
 
+/// Checkpoint and journal. Where they are the same before and after something was read, nobody wrote a checkpoint meanwhile, nor
+/// took segments away that the last one has made needless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stands {
+    /// The checkpoint's note.
+    pub note: Option<String>,
+    segments: Segments,
+}
+
+/// How an epoch's folder stands.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn stands(epoch: &Path) -> Result<Stands, durable::Fault> {
+    let note = checkpoint_note(epoch)?;
+    let journal = epoch.join("journal");
+    let segments = if journal.is_dir() { segments(&journal)?.0 } else { Segments::new() };
+    Ok(Stands { note, segments })
+}
+
 /// Whether an epoch's records were moved away: its checkpoint is there, and no bundle.
 #[must_use]
 pub fn is_pruned(epoch: &Path) -> bool {

@@ -24,6 +24,9 @@ use crate::merkle::{Hash, Tree, leaf_hash};
 use fault::At;
 pub use fault::Fault;
 
+/// How often the next checkpoint may come while the right edge under one is read.
+const TRIES: usize = 50;
+
 /// What is to be verified, and against what.
 pub struct Wanted<'w> {
     /// The log's folder.
@@ -132,17 +135,22 @@ impl Since {
 
 /// The record with which an epoch begins, where it has one.
 fn first_record(folder: &Path) -> Result<Option<(Previous, String)>, Fault> {
-    let under = tiles::checkpoint_note(folder)?.and_then(|note| peek(&note).ok()).map_or(0, |checkpoint| checkpoint.size);
-    let bytes = if under > 0 {
-        Tiles::new(folder, under).record(0)?
-    } else {
-        let Some(bytes) = journal::first(folder)? else { return Ok(None) };
-        bytes
-    };
-    Ok(match Record::decode(&bytes, &Nobody) {
-        Ok(Some(Record { event: Event::Epoch { previous, reason }, .. })) => Some((previous, reason)),
-        _ => None,
-    })
+    let mut stands = tiles::stands(folder)?;
+    for _ in 0..TRIES {
+        let under = stands.note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
+        let found =
+            if under > 0 { Tiles::new(folder, under).record(0).map(Some).map_err(Fault::from) } else { journal::first(folder) };
+        // The bundle or the segment may have gone with the checkpoint that needed it.
+        let now = tiles::stands(folder)?;
+        if now == stands || matches!(found, Ok(Some(_))) {
+            return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {
+                Ok(Some(Record { event: Event::Epoch { previous, reason }, .. })) => Some((previous, reason)),
+                _ => None,
+            }));
+        }
+        stands = now;
+    }
+    Err(Fault::of(At::file(folder), "it changes faster than it can be read"))
 }
 
 /// Who has no keys: what is outside is verified without them.
@@ -174,40 +182,76 @@ impl One<'_> {
         At::record(&self.name(), index)
     }
 
-    /// Verifies the epoch; `next` is what the one behind it begins with.
+    /// Verifies the epoch; `next` is what the one behind it begins with. Where somebody writes it, its right edge changes: then
+    /// that is read again, under the next checkpoint.
     fn verify(
         &mut self,
         keys: &[LogKeys],
         next: Option<&(Previous, String)>,
-        progress: impl FnMut(u64, u64),
+        mut progress: impl FnMut(u64, u64),
     ) -> Result<Seen, Fault> {
         let lost = next.and_then(|(_, reason)| reason.strip_prefix("after-loss: ")).map(str::to_owned);
         let ends = format!("/{}", self.name());
         let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
         let keys = keys.ok_or_else(|| Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)"))?;
-        let note = tiles::checkpoint_note(self.folder)?;
-        let signed = match &note {
-            Some(note) => keys.open(note).map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault))?,
-            None if self.last || lost.is_some() => Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() },
-            None => return Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
-        };
-        let pruned = signed.size > 0 && tiles::is_pruned(self.folder);
+        let mut edge = Edge::new();
+        for _ in 0..TRIES {
+            let stands = tiles::stands(self.folder)?;
+            let signed = self.signed(stands.note.as_deref(), keys, lost.is_some())?;
+            let pruned = signed.size > 0 && tiles::is_pruned(self.folder);
+            if !pruned {
+                self.bundles(&mut edge, &signed, &mut progress)?;
+            }
+            let at = self.at.clone();
+            match self.right(edge.clone(), &signed, keys, (pruned, lost.clone())) {
+                Err(_) if tiles::stands(self.folder)? != stands => self.at = at,
+                done => return done,
+            }
+        }
+        Err(Fault::of(At::epoch(&self.name()), "it changes faster than it can be read"))
+    }
+
+    /// What the checkpoint signs.
+    fn signed(&self, note: Option<&str>, keys: &LogKeys, lost: bool) -> Result<Checkpoint, Fault> {
+        match note {
+            Some(note) => keys.open(note).map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault)),
+            None if self.last || lost => Ok(Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() }),
+            None => Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
+        }
+    }
+
+    /// Everything but the full tiles: what the next checkpoint changes.
+    fn right(
+        &mut self,
+        mut edge: Edge,
+        signed: &Checkpoint,
+        keys: &LogKeys,
+        (pruned, lost): (bool, Option<String>),
+    ) -> Result<Seen, Fault> {
+        let tiles = Tiles::new(self.folder, signed.size);
+        if pruned {
+            edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
+        } else if !signed.size.is_multiple_of(WIDTH) {
+            self.bundle(&mut edge, signed.size / WIDTH, signed)?;
+        }
+        self.root(&tiles, &edge, signed)?;
+        // Before the journal: there is no tile of a record that is not in that.
+        let extra = layout::extra(self.folder, signed.size)?;
         let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
-        let edge = if pruned { self.hashes(&signed)? } else { self.records(&signed, progress)? };
         let head = self.head.filter(|heads| heads.head.origin == signed.origin);
-        let walked = journal::verify(self, &signed, edge, head, keys)?;
+        let walked = journal::verify(self, signed, edge, (head, keys), &extra)?;
         if !self.last && lost.is_none() && walked.size > signed.size {
             return Err(Fault::of(At::epoch(&self.name()), "a closed epoch has records that its checkpoint does not cover"));
         }
         let first = first.or(walked.first).and_then(|bytes| Some(Outside::read(&bytes).ok()?.at.to_owned()));
         Ok(Seen {
-            origin: signed.origin,
+            origin: signed.origin.clone(),
             size: walked.size,
             signed: signed.size,
             root: walked.root,
             times: first.map(|first| (first, self.at.clone())),
             torn: walked.torn,
-            unfinished: walked.unfinished,
+            unfinished: extra.len(),
             acknowledged: head.map(|heads| heads.head.size),
             lost,
             pruned,
@@ -243,55 +287,45 @@ impl One<'_> {
         Ok(())
     }
 
-    /// Every record under the checkpoint, and every tile over them.
-    fn records(&mut self, signed: &Checkpoint, mut progress: impl FnMut(u64, u64)) -> Result<Edge, Fault> {
-        let tiles = Tiles::new(self.folder, signed.size);
-        let mut edge = Edge::new();
-        for bundle in 0..signed.size.div_ceil(WIDTH) {
-            let first = bundle * WIDTH;
-            let width = (signed.size - first).min(WIDTH);
-            let tile = Tile { level: None, index: bundle, width };
-            let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first), fault))?;
-            let leaves = self.leaves(&tiles, tile)?;
-            let mut full = Vec::new();
-            for (index, record) in (first..).zip(bundle_records(&bytes)) {
-                let record = record.map_err(|fault| Fault::of(self.record(index), fault))?;
-                if index >= first + width {
-                    return Err(Fault::of(At::file(&self.folder.join(tile.path())), "it has more records than its name says"));
-                }
-                // The record or its hash: whichever was changed, this is the first that does not fit.
-                if leaves.get(usize::try_from(index - first).unwrap_or(usize::MAX)) != Some(&leaf_hash(record)) {
-                    return Err(Fault::of(self.record(index), "it is not the record that its hash stands for"));
-                }
-                self.outside(index, record)?;
-                full.extend(edge.push(record));
-                self.was(&edge, signed)?;
-            }
-            if edge.size() != first + width {
-                return Err(Fault::of(self.record(edge.size()), "its bundle ends before it"));
-            }
-            for Full { level, index, hashes } in full {
-                self.equal(&tiles, Tile { level: Some(level), index, width: WIDTH }, &hashes)?;
-            }
+    /// Every full bundle under the checkpoint behind `edge`, and every full tile over them.
+    fn bundles(&mut self, edge: &mut Edge, signed: &Checkpoint, progress: &mut impl FnMut(u64, u64)) -> Result<(), Fault> {
+        for bundle in edge.size() / WIDTH..signed.size / WIDTH {
+            self.bundle(edge, bundle, signed)?;
             progress(edge.size(), signed.size);
         }
-        self.root(&tiles, &edge, signed)?;
-        layout::tree(self.folder, signed.size)?;
-        Ok(edge)
+        Ok(())
     }
 
-    /// The tree alone, of an epoch whose records were moved away.
-    fn hashes(&mut self, signed: &Checkpoint) -> Result<Edge, Fault> {
+    /// A bundle's records, and the tiles that they make full.
+    fn bundle(&mut self, edge: &mut Edge, bundle: u64, signed: &Checkpoint) -> Result<(), Fault> {
         let tiles = Tiles::new(self.folder, signed.size);
-        let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
-        self.root(&tiles, &edge, signed)?;
-        Ok(edge)
-    }
-
-    /// The tile over a bundle.
-    fn leaves(&self, tiles: &Tiles, bundle: Tile) -> Result<Vec<Hash>, Fault> {
-        let tile = Tile { level: Some(0), ..bundle };
-        tiles.hashes(tile).map_err(|fault| Fault::of(self.record(bundle.index * WIDTH), fault))
+        let first = bundle * WIDTH;
+        let tile = Tile { level: None, index: bundle, width: (signed.size - first).min(WIDTH) };
+        let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first), fault))?;
+        let leaves = tiles.hashes(Tile { level: Some(0), ..tile }).map_err(|fault| Fault::of(self.record(first), fault))?;
+        let mut leaves = leaves.iter();
+        let mut full = Vec::new();
+        for (index, record) in (first..).zip(bundle_records(&bytes)) {
+            let record = record.map_err(|fault| Fault::of(self.record(index), fault))?;
+            let Some(leaf) = leaves.next() else {
+                return Err(Fault::of(At::file(&self.folder.join(tile.path())), "it has more records than its name says"));
+            };
+            // The record or its hash: whichever was changed, this is the first that does not fit.
+            if *leaf != leaf_hash(record) {
+                return Err(Fault::of(self.record(index), "it is not the record that its hash stands for"));
+            }
+            self.outside(index, record)?;
+            full.extend(edge.push_leaf(*leaf));
+            self.was(edge, signed)?;
+        }
+        if edge.size() != first + tile.width {
+            return Err(Fault::of(self.record(edge.size()), "its bundle ends before it"));
+        }
+        // The leaves' own tile is what the records were just compared with.
+        for Full { level, index, hashes } in full.into_iter().filter(|full| full.level > 0) {
+            self.equal(&tiles, Tile { level: Some(level), index, width: WIDTH }, &hashes)?;
+        }
+        Ok(())
     }
 
     /// That a tile's file holds these hashes.

@@ -109,8 +109,13 @@ impl Edge {
 
     /// Appends a record; gives the tiles that it makes full.
     pub fn push(&mut self, record: &[u8]) -> Vec<Full> {
+        self.push_leaf(leaf_hash(record))
+    }
+
+    /// Appends a record of that leaf hash; gives the tiles that it makes full.
+    pub fn push_leaf(&mut self, leaf: Hash) -> Vec<Full> {
         let mut full = Vec::new();
-        let mut hash = leaf_hash(record);
+        let mut hash = leaf;
         let mut index = self.size;
         for level in 0..8_u8 {
             if self.levels.len() == usize::from(level) {

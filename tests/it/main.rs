@@ -9,6 +9,7 @@ mod harness;
 mod hostile;
 mod journal;
 mod kill;
+mod live;
 mod model;
 mod prune;
 mod refusals;

@@ -2,25 +2,25 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::fault::{At, Fault};
-use super::{Heads, One, layout};
+use super::{Heads, One};
 use crate::audit::journal::{self, Mark};
 use crate::audit::note::{Checkpoint, LogKeys};
 use crate::audit::record::RecordFault;
 use crate::audit::tiles::{self, Tiles};
 use crate::durable;
-use crate::merkle::Hash;
 use crate::merkle::proof::tree_at;
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
+use crate::merkle::{Hash, Tree};
 
 /// What stands behind the checkpoint.
 pub(super) struct Walked {
     pub(super) size: u64,
     pub(super) root: Hash,
     pub(super) torn: usize,
-    pub(super) unfinished: usize,
     /// The first record, where it is not under the checkpoint.
     pub(super) first: Option<Vec<u8>>,
 }
@@ -40,13 +40,13 @@ pub(super) fn first(folder: &Path) -> Result<Option<Vec<u8>>, Fault> {
     Ok(found)
 }
 
-/// Verifies what is behind the checkpoint `signed`, whose right edge is `edge`.
+/// Verifies what is behind the checkpoint `signed`, whose right edge is `edge`, and the `extra` files of the next one.
 pub(super) fn verify(
     one: &mut One<'_>,
     signed: &Checkpoint,
     edge: Edge,
-    head: Option<&Heads>,
-    keys: &LogKeys,
+    (head, keys): (Option<&Heads>, &LogKeys),
+    extra: &[(Tile, PathBuf)],
 ) -> Result<Walked, Fault> {
     let journal = one.folder.join("journal");
     let (segments, stray) = if journal.is_dir() { tiles::segments(&journal)? } else { (Vec::new(), None) };
@@ -82,9 +82,34 @@ pub(super) fn verify(
         if *first != tree.size() {
             return Err(Fault::of(one.record(tree.size()), "the journal has a gap there"));
         }
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
-        let walk = journal::walk(&bytes, &tree, &marks, place + 1 == segments.len(), |index, record| {
-            if index >= signed.size {
+        let last = place + 1 == segments.len();
+        let (found, walk) = segment(one, (path, last), &tree, (&mut under, &marks))?;
+        pending.extend(found);
+        (tree, torn) = (walk.tree, walk.torn);
+    }
+    let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    if tree.size() < acknowledged {
+        return Err(Fault::of(one.record(tree.size()), format!("the log ends before it, but {acknowledged} were acknowledged")));
+    }
+    unfinished(one, signed, edge, (&pending, extra))?;
+    let first = if signed.size == 0 { pending.first().cloned() } else { None };
+    Ok(Walked { size: tree.size(), root: tree.root(), torn, first })
+}
+
+/// Verifies a segment that follows `tree`; gives its records behind the checkpoint `under`.
+fn segment(
+    one: &mut One<'_>,
+    (path, last): (&Path, bool),
+    tree: &Tree,
+    (under, marks): (&mut Tiles, &[Mark]),
+) -> Result<(Vec<Vec<u8>>, journal::Walk), Fault> {
+    let read = || fs::read(path).map_err(durable::Fault::of("read", path));
+    let mut bytes = read()?;
+    let at = one.at.clone();
+    loop {
+        let mut pending = Vec::new();
+        let walk = journal::walk(&bytes, tree, marks, last, |index, record| {
+            if index >= under.size() {
                 one.outside(index, record)?;
                 pending.push(record.to_vec());
             } else if !under.record(index).is_ok_and(|known| known == record) {
@@ -92,16 +117,14 @@ pub(super) fn verify(
             }
             Ok(())
         });
-        let walk = walk.map_err(|fault| segment_fault(one, path, fault))?;
-        (tree, torn) = (walk.tree, walk.torn);
+        // It may have been read in the middle of a write: then it is another by now.
+        let again = if walk.is_err() && last { read()? } else { Vec::new() };
+        if walk.is_ok() || !last || again == bytes {
+            return Ok((pending, walk.map_err(|fault| segment_fault(one, path, fault))?));
+        }
+        bytes = again;
+        one.at.clone_from(&at);
     }
-    let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
-    if tree.size() < acknowledged {
-        return Err(Fault::of(one.record(tree.size()), format!("the log ends before it, but {acknowledged} were acknowledged")));
-    }
-    let unfinished = unfinished(one, signed, edge, &pending)?;
-    let first = if signed.size == 0 { pending.first().cloned() } else { None };
-    Ok(Walked { size: tree.size(), root: tree.root(), torn, unfinished, first })
 }
 
 fn segment_fault(one: &One<'_>, path: &Path, fault: journal::SegmentFault<Fault>) -> Fault {
@@ -119,10 +142,14 @@ fn segment_fault(one: &One<'_>, path: &Path, fault: journal::SegmentFault<Fault>
 
 /// What a checkpoint that was interrupted has left: files that hold the beginning of what the journal gives, and partial tiles
 /// of the checkpoint before. Anything else is a fault.
-fn unfinished(one: &One<'_>, signed: &Checkpoint, mut edge: Edge, pending: &[Vec<u8>]) -> Result<usize, Fault> {
-    let extra = layout::extra(one.folder, signed.size)?;
+fn unfinished(
+    one: &One<'_>,
+    signed: &Checkpoint,
+    mut edge: Edge,
+    (pending, extra): (&[Vec<u8>], &[(Tile, PathBuf)]),
+) -> Result<(), Fault> {
     if extra.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     let tiles = Tiles::new(one.folder, signed.size);
     let mut known: HashMap<(Option<u8>, u64), Vec<u8>> = HashMap::new();
@@ -144,8 +171,12 @@ fn unfinished(one: &One<'_>, signed: &Checkpoint, mut edge: Edge, pending: &[Vec
     for (tile, hashes) in edge.partial() {
         known.insert((tile.level, tile.index), tile_bytes(hashes));
     }
-    for (tile, path) in &extra {
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+    for (tile, path) in extra {
+        let bytes = match fs::read(path) {
+            // Needless, and gone meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            read => read.map_err(durable::Fault::of("read", path))?,
+        };
         let whole = match known.get(&(tile.level, tile.index)) {
             Some(whole) => whole.clone(),
             // A partial tile of a former checkpoint, whose place is full by now.
@@ -155,5 +186,5 @@ fn unfinished(one: &One<'_>, signed: &Checkpoint, mut edge: Edge, pending: &[Vec
             return Err(Fault::of(At::file(path), "it does not belong there"));
         }
     }
-    Ok(extra.len())
+    Ok(())
 }

@@ -93,8 +93,13 @@ fn belongs(tile: Tile, size: u64) -> bool {
     (tile.width == WIDTH && tile.index < count / WIDTH) || Tile::partial(size).contains(&tile)
 }
 
+/// The files below a folder, which may be gone by now, with the last of a former checkpoint's partial tiles.
 fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Result<(), Fault> {
-    for (name, entry) in list(folder)? {
+    let listed = match list(folder) {
+        Err(_) if !folder.exists() => return Ok(()),
+        listed => listed?,
+    };
+    for (name, entry) in listed {
         let path = format!("{path}/{name}");
         if entry.is_dir() {
             below(&entry, &path, found)?;
@@ -105,12 +110,8 @@ fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Resul
     Ok(())
 }
 
-/// That every name below `tile` is a tile's. What they hold, and which there should be, is asked by the others.
-pub(super) fn tree(folder: &Path, size: u64) -> Result<(), Fault> {
-    extra(folder, size).map(|_| ())
-}
-
-/// The files below `tile` that a tree of `size` records does not have: those of an interrupted checkpoint.
+/// That every name below `tile` is a tile's. What they hold, and which there should be, is asked by the others: this gives
+/// those that a tree of `size` records does not have, which an interrupted checkpoint has left.
 pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, Fault> {
     let mut found = Vec::new();
     if folder.join("tile").exists() {

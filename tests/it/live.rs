@@ -1,0 +1,111 @@
+//! Readers beside a writer: whatever moment they look, they see the log whole up to somewhere, never a fault.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use token_shield::audit::event::Event;
+use token_shield::audit::log::{Log, Settings};
+use token_shield::audit::note::{LogKeys, read_vkeys};
+use token_shield::audit::verify::{Wanted, verify};
+use token_shield::audit::{reader, receipt};
+use token_shield::clock::SystemClock;
+use token_shield::id::KeyId;
+
+/// Records that are written while others read: with a checkpoint for each 1,024 of them at the latest.
+const RECORDS: u64 = 60_000;
+/// As many wait at any time.
+const WRITERS: u64 = 300;
+
+fn settings(data: &Path) -> Settings {
+    Settings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+}
+
+fn event(number: u64) -> Event {
+    Event::KeyRevoked {
+        kid: KeyId([number.to_be_bytes()[7]; 32]),
+        reason: "r".repeat(usize::try_from(number % 200).expect("small")),
+    }
+}
+
+/// Writes on until `RECORDS` are durable; says how many are at any time.
+fn write(log: &Log, durable: &AtomicU64) {
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            scope.spawn(move || {
+                for number in 0..RECORDS / WRITERS {
+                    let sealed = log.seal_blocking(event(writer + number), None).expect("sealed");
+                    durable.fetch_max(sealed.index + 1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+}
+
+fn verified(data: &Path, keys: &[LogKeys]) -> u64 {
+    let own = settings(data);
+    let seen = verify(&Wanted { dir: &own.dir, keys, head: Some(&own.head), since: None }, |_, _| ()).expect("it verifies");
+    seen.iter().map(|epoch| epoch.size).sum()
+}
+
+/// Reads every record in order; gives how many there were.
+fn read(data: &Path) -> u64 {
+    let epochs = reader::epochs(&settings(data).dir).expect("a log");
+    let mut next = 0;
+    let done = reader::each(&epochs[0], 0, |found| {
+        assert_eq!(found.index, next, "none twice, none left out");
+        next += 1;
+        ControlFlow::Continue(())
+    });
+    done.expect("it can be read");
+    next
+}
+
+#[test]
+fn a_log_is_read_and_verified_while_it_is_written() {
+    let data = tempfile::tempdir().expect("a folder");
+    let data = data.path();
+    let (log, _) = Log::open(settings(data), Arc::new(SystemClock::start())).expect("a log");
+    let keys = read_vkeys(&fs::read_to_string(settings(data).vkeys).expect("keys")).expect("keys");
+    let (durable, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let again = |look: &dyn Fn()| {
+        let mut times = 0_u32;
+        while !over.load(Ordering::SeqCst) {
+            look();
+            times += 1;
+        }
+        times
+    };
+    std::thread::scope(|scope| {
+        let verifier = scope.spawn(|| {
+            again(&|| {
+                let before = durable.load(Ordering::SeqCst);
+                assert!(verified(data, &keys) >= before, "what was acknowledged before is in it");
+            })
+        });
+        let reading = scope.spawn(|| {
+            again(&|| {
+                let before = durable.load(Ordering::SeqCst);
+                assert!(read(data) >= before, "what was acknowledged before is read");
+            })
+        });
+        let proving = scope.spawn(|| {
+            again(&|| {
+                let epochs = reader::epochs(&settings(data).dir).expect("a log");
+                let Some(last) = epochs[0].signed.checked_sub(1) else { return };
+                let (proof, record) = (receipt::prove(&epochs[0], last), reader::one(&epochs[0], last));
+                let proven = receipt::verify(&proof.expect("a proof"), &record.expect("a record"), &keys);
+                assert_eq!(proven.expect("it proves").1, last);
+            })
+        });
+        write(&log, &durable);
+        over.store(true, Ordering::SeqCst);
+        for looked in [verifier, reading, proving] {
+            assert!(looked.join().expect("no fault was seen") >= 3, "it looked often enough");
+        }
+    });
+    log.close().expect("closed");
+    assert_eq!(verified(data, &keys), RECORDS);
+}
