@@ -21,6 +21,8 @@ use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault};
 use crate::audit::record::{Held, Opener as _};
 use crate::audit::request::Server;
+use crate::audit::retain::prune;
+use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, Ratchet, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, api};
@@ -285,12 +287,27 @@ impl Listeners {
     }
 }
 
+/// Takes away what is kept no longer. A start does not depend on it: where the archive is not there, everything stays.
+fn retain(config: &Config) {
+    let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    match prune(&config.audit, &clock, keep, |_, _| ()) {
+        Ok(old) => {
+            for epoch in old {
+                tracing::info!(epoch = epoch_name(epoch.number), records = epoch.size, to = ?keep.to, "old records were taken away");
+            }
+        }
+        Err(fault) => tracing::error!(%fault, "old records were to be taken away, and are still here"),
+    }
+}
+
 impl App {
     /// Builds a gateway: opens the log, folds the books, reads keys and secrets. `source` is the file that a reload reads.
     ///
     /// # Errors
     /// Anything that would make it run differently from what the config says.
     pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
+        retain(&config);
         let books = Books::open(&config)?;
         let models: Vec<String> = config.guard.models.iter().map(|model| model.name.clone()).collect();
         let upstreams: Vec<String> = config.proxy.upstreams.iter().map(|upstream| upstream.name.clone()).collect();

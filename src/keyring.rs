@@ -166,6 +166,7 @@ impl Keyring {
             | Event::HandleRevoked { .. }
             | Event::Reload { .. }
             | Event::Epoch { .. }
+            | Event::Pruned { .. }
             | Event::Clock { .. }
             | Event::Forgotten { .. }
             | Event::KeysChanged { .. }

@@ -231,6 +231,7 @@ impl Registry {
             | Event::Stop
             | Event::Reload { .. }
             | Event::Epoch { .. }
+            | Event::Pruned { .. }
             | Event::Clock { .. }
             | Event::Forgotten { .. }
             | Event::KeysChanged { .. }

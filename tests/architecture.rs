@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each room, by the first parts of its path under `src/`. The longest match counts.
-const FLOORS: [(&str, u8); 25] = [
+const FLOORS: [(&str, u8); 26] = [
     ("id", 0),
     ("refusal", 0),
     ("clock", 0),
@@ -27,6 +27,7 @@ const FLOORS: [(&str, u8); 25] = [
     ("guard", 3),
     ("audit/log", 3),
     ("audit/entry", 3),
+    ("audit/retain", 3),
     ("proxy", 4),
     ("control", 4),
     ("config", 5),

@@ -1,12 +1,11 @@
 //! What can happen, and the members that a record keeps of it.
 
-use crate::audit::inside::{Members, Plain, cut, number};
+mod form;
+
 use crate::audit::record::RecordFault;
 use crate::audit::request::{Admission, Outcome, Refused, Tally};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
-use crate::json;
-use crate::json::Value;
 
 /// Bytes of a text in a record at the most.
 pub const TEXT_BYTES_MAX: usize = 256;
@@ -45,6 +44,11 @@ pub enum Event {
         behind_ms: u64,
         /// Whether an operator said that it is right so.
         accepted: bool,
+    },
+    /// The records of old epochs may be missing from now on.
+    Pruned {
+        /// The last such epoch's name.
+        through: String,
     },
     /// A record key was destroyed: nothing under it can be read any more.
     Forgotten {
@@ -237,6 +241,7 @@ impl Event {
             Self::KeyRevoked { .. } => "key-revoked",
             Self::Reload { .. } => "reload",
             Self::Epoch { .. } => "epoch",
+            Self::Pruned { .. } => "pruned",
             Self::Clock { .. } => "clock",
             Self::Forgotten { .. } => "forgotten",
             Self::KeysChanged { .. } => "keys-changed",
@@ -262,6 +267,7 @@ impl Event {
             | Self::Stop
             | Self::Reload { .. }
             | Self::Epoch { .. }
+            | Self::Pruned { .. }
             | Self::Clock { .. }
             | Self::Forgotten { .. }
             | Self::KeysChanged { .. }
@@ -313,6 +319,7 @@ impl Event {
             | Self::Stop
             | Self::Reload { .. }
             | Self::Epoch { .. }
+            | Self::Pruned { .. }
             | Self::Clock { .. }
             | Self::Forgotten { .. }
             | Self::KeysChanged { .. }
@@ -333,164 +340,5 @@ impl Event {
             }
         }
         Ok(())
-    }
-
-    /// The members of what is inside the record.
-    pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
-        match self {
-            Self::Start { version, policy } => {
-                into.name("version", version);
-                into.name("policy", policy);
-            }
-            Self::Stop => {}
-            Self::Reload { policy } => into.name("policy", policy),
-            Self::Epoch { previous, reason } => {
-                let mut object = json::Object::new();
-                object.set("origin", Value::from_text(cut(&previous.origin)));
-                object.set("root", Value::from_text(cut(&previous.root)));
-                object.set("size", number(previous.size));
-                into.value("previous", Value::Object(object));
-                into.name("reason", reason);
-            }
-            Self::Clock { behind_ms, accepted } => {
-                into.number("behind_ms", *behind_ms);
-                into.value("accepted", Value::Bool(*accepted));
-            }
-            Self::Forgotten { record_key } => into.name("record_key", record_key),
-            Self::KeysChanged { issuer, kids } => {
-                into.name("issuer", issuer);
-                into.long("kids", kids, JWK_BYTES_MAX);
-            }
-            Self::ModelAccepted { model, digest, reason } => {
-                into.name("model", model);
-                into.name("digest", digest);
-                into.name("reason", reason);
-            }
-            Self::AgentRegistered { agent, principal, class } => {
-                into.name("agent", agent.as_str());
-                into.name("class", class);
-                into.optional("principal", principal.as_ref().map(Principal::as_str));
-            }
-            Self::AgentStanding { agent, standing, reason } => {
-                into.name("agent", agent.as_str());
-                into.name("standing", standing.as_str());
-                into.name("reason", reason);
-            }
-            Self::Admission(admission) => admission.members(into),
-            Self::Outcome(outcome) => outcome.members(into),
-            Self::Refusal(refused) => refused.members(into),
-            Self::Refusals(tally) | Self::Strangers(tally) => tally.members(into),
-            Self::TokenRegistered { .. } | Self::TokenRevoked { .. } | Self::HandleSet { .. } | Self::HandleRevoked { .. } => {
-                self.token_members(into);
-            }
-            Self::KeyAdded { issuer, jwk, kid } => {
-                into.name("issuer", issuer);
-                into.long("jwk", jwk, JWK_BYTES_MAX);
-                into.owned("kid", kid.to_string());
-            }
-            Self::KeyRetired { kid, from, reason } => {
-                into.owned("kid", kid.to_string());
-                into.name("reason", reason);
-                into.moment("from", *from);
-            }
-            Self::KeyRevoked { kid, reason } => {
-                into.owned("kid", kid.to_string());
-                into.name("reason", reason);
-            }
-        }
-    }
-
-    #[allow(clippy::wildcard_enum_match_arm, reason = "the events of tokens and handles alone; the others are in `members`")]
-    fn token_members<'e>(&'e self, into: &mut Members<'e>) {
-        match self {
-            Self::TokenRegistered { token, jti, issuer, kid, agent, principal, expires } => {
-                into.owned("token", token.to_string());
-                into.name("jti", jti);
-                into.name("issuer", issuer);
-                into.owned("kid", kid.to_string());
-                into.name("agent", agent.as_str());
-                into.name("principal", principal.as_str());
-                into.moment("expires", Some(*expires));
-            }
-            Self::TokenRevoked { token, jti, agent, reason } => {
-                into.owned("token", token.to_string());
-                into.name("jti", jti);
-                into.name("agent", agent.as_str());
-                into.name("reason", reason);
-            }
-            Self::HandleSet { handle, token, id, agent, principal, until } => {
-                into.owned("handle", handle.to_string());
-                into.long("token", token, TOKEN_BYTES_MAX);
-                into.owned("id", id.to_string());
-                into.name("agent", agent.as_str());
-                into.name("principal", principal.as_str());
-                into.moment("until", *until);
-            }
-            Self::HandleRevoked { handle, agent, reason } => {
-                into.owned("handle", handle.to_string());
-                into.name("agent", agent.as_str());
-                into.name("reason", reason);
-            }
-            _ => {}
-        }
-    }
-
-    /// The event of that kind; `None` for one that changes no book, and is read by nobody but people.
-    pub(super) fn of(kind: &str, plain: &Plain<'_>) -> Result<Option<Self>, RecordFault> {
-        Ok(Some(match kind {
-            "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
-            "reload" => Self::Reload { policy: plain.text("policy")? },
-            "epoch" => Self::Epoch { previous: plain.previous()?, reason: plain.text("reason")? },
-            "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
-            "forgotten" => Self::Forgotten { record_key: plain.text("record_key")? },
-            "keys-changed" => Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? },
-            "model-accepted" => {
-                Self::ModelAccepted { model: plain.text("model")?, digest: plain.text("digest")?, reason: plain.text("reason")? }
-            }
-            "start" => Self::Start { version: plain.text("version")?, policy: plain.text("policy")? },
-            "stop" => Self::Stop,
-            "agent-registered" => Self::AgentRegistered {
-                agent: plain.name("agent")?,
-                principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
-                class: plain.text("class")?,
-            },
-            "agent-standing" => {
-                Self::AgentStanding { agent: plain.name("agent")?, standing: plain.standing()?, reason: plain.text("reason")? }
-            }
-            "token-registered" => Self::TokenRegistered {
-                token: plain.name("token")?,
-                jti: plain.text("jti")?,
-                issuer: plain.text("issuer")?,
-                kid: plain.name("kid")?,
-                agent: plain.name("agent")?,
-                principal: plain.name("principal")?,
-                expires: plain.name("expires")?,
-            },
-            "token-revoked" => Self::TokenRevoked {
-                token: plain.name("token")?,
-                jti: plain.text("jti")?,
-                agent: plain.name("agent")?,
-                reason: plain.text("reason")?,
-            },
-            "handle-set" => Self::HandleSet {
-                handle: plain.name("handle")?,
-                token: plain.text("token")?,
-                id: plain.name("id")?,
-                agent: plain.name("agent")?,
-                principal: plain.name("principal")?,
-                until: plain.has("until").then(|| plain.name("until")).transpose()?,
-            },
-            "handle-revoked" => {
-                Self::HandleRevoked { handle: plain.name("handle")?, agent: plain.name("agent")?, reason: plain.text("reason")? }
-            }
-            "key-added" => Self::KeyAdded { issuer: plain.text("issuer")?, jwk: plain.text("jwk")?, kid: plain.name("kid")? },
-            "key-retired" => Self::KeyRetired {
-                kid: plain.name("kid")?,
-                from: plain.has("from").then(|| plain.name("from")).transpose()?,
-                reason: plain.text("reason")?,
-            },
-            "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },
-            unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
-        }))
     }
 }

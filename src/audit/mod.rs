@@ -17,6 +17,8 @@ pub mod reader;
 pub mod receipt;
 pub mod record;
 pub mod request;
+#[cfg(feature = "gateway")]
+pub mod retain;
 pub mod tiles;
 pub mod vault;
 pub mod verify;

@@ -33,8 +33,8 @@ pub enum Inside<'r> {
     },
 }
 
-/// The kind of a record that is never sealed: whoever follows the log from epoch to epoch must read it.
-pub(super) const ALWAYS_PLAIN: &str = "epoch";
+/// The kinds of records that are never sealed: whoever follows the log from epoch to epoch must read them.
+pub(super) const ALWAYS_PLAIN: [&str; 2] = ["epoch", "pruned"];
 
 pub(super) fn outer(at: &str, kind: &str, inside: &str) -> String {
     // Members in canonical order: at, box, key, kind, plain, v. No text here has anything to escape.
@@ -70,7 +70,7 @@ impl<'r> Outside<'r> {
             let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
             let key: RecordKeyId = key.parse()?;
             let kind = kind(rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?)?;
-            if kind == ALWAYS_PLAIN || text.len() < 43 || !is_base64url(text) {
+            if ALWAYS_PLAIN.contains(&kind) || text.len() < 43 || !is_base64url(text) {
                 return Err(RecordFault::Member("box"));
             }
             return Ok(Self { at, kind, inside: Inside::Sealed { key, text } });

@@ -75,7 +75,10 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
     let epochs = tiles::epochs(wanted.dir)?;
     let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
     let mut seen: Vec<Seen> = Vec::new();
-    let (mut done, mut last_at) = (0, String::new());
+    if let Some((number, _)) = epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some()) {
+        return Err(Fault::of(At::epoch(&epoch_name(*number)), "the epochs before it are missing"));
+    }
+    let (mut done, mut last_at, mut through) = (0, String::new(), 0);
     for (place, (number, folder)) in epochs.iter().enumerate() {
         // Whatever is wrong with the next one's first record is said when that epoch is verified.
         let next = epochs.get(place + 1).and_then(|(_, next)| first_record(next).ok().flatten());
@@ -84,6 +87,7 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
             number: *number,
             last: place + 1 == epochs.len(),
             at: last_at.clone(),
+            through,
             head: head.as_ref(),
             since: since.as_ref(),
         };
@@ -93,8 +97,16 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
             epoch.follows(before)?;
         }
         done += found.size;
-        last_at = epoch.at;
+        (last_at, through) = (epoch.at, epoch.through);
         seen.push(found);
+    }
+    // What was moved away was said to be, in an epoch behind it.
+    let missing = epochs.iter().zip(&seen).find(|((number, _), seen)| seen.pruned && *number > through);
+    if let Some(((number, _), _)) = missing {
+        return Err(Fault::of(
+            At::record(&epoch_name(*number), 0),
+            "its records are missing, and no record says that they were moved away",
+        ));
     }
     let named = |origin: &str| seen.iter().any(|epoch| epoch.origin == origin);
     if let Some(since) = since.filter(|since| !named(&since.0.origin)) {
@@ -169,6 +181,8 @@ struct One<'v> {
     last: bool,
     /// The time of the last record so far.
     at: String,
+    /// Up to which epoch records may be missing, as records so far say.
+    through: u32,
     head: Option<&'v Heads>,
     since: Option<&'v Since>,
 }
@@ -284,6 +298,20 @@ impl One<'_> {
             return Err(Fault::of(self.record(index), RecordFault::Earlier));
         }
         self.at.replace_range(.., outside.at);
+        if outside.kind == "pruned" {
+            self.pruned(index, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Notes up to which epoch records may be missing. Only of epochs before its own can a record say that.
+    fn pruned(&mut self, index: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let record = Record::decode(bytes, &Nobody).map_err(|fault| Fault::of(self.record(index), fault))?;
+        if let Some(Record { event: Event::Pruned { through }, .. }) = record {
+            let number = tiles::epoch_number(&through).filter(|number| *number < self.number);
+            let number = number.ok_or_else(|| Fault::of(self.record(index), "its through names no epoch before its own"))?;
+            self.through = self.through.max(number);
+        }
         Ok(())
     }
 

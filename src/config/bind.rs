@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use super::section::{Book, Section};
 use super::{Config, Faults};
 use crate::audit::log::Settings as Log;
+use crate::audit::retain::Keep;
 use crate::crypto::sha256;
 use crate::guard::cache_salt::CacheScope;
 use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Settings as Guard};
@@ -94,7 +95,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let trusted_proxies = trusted(&listen_section);
     // Every section is closed before the first missing value ends the reading: all faults are said at once.
     listen_section.close();
-    let audit = audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
+    let (audit, keep) = audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
     root.not_enforced(&["egress", "policy"]);
     root.close();
     let proxy = Proxy {
@@ -108,11 +109,11 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         peer_connections_max,
         agent_label,
     };
-    Some(Config { name: name?, data, guard, proxy, audit, policy: String::new(), warnings })
+    Some(Config { name: name?, data, guard, proxy, audit, keep, policy: String::new(), warnings })
 }
 
 /// The log.
-fn audit(section: Section<'_>, (data, name): (&Path, &str), base: &Path, warnings: &mut Vec<String>) -> Log {
+fn audit(section: Section<'_>, (data, name): (&Path, &str), base: &Path, warnings: &mut Vec<String>) -> (Log, Option<Keep>) {
     let mut log = Log::of_data(data, name);
     log.sealed = choice(&section, "records", &[("sealed", true), ("plain", false)]).unwrap_or(true);
     if !log.sealed {
@@ -121,8 +122,13 @@ fn audit(section: Section<'_>, (data, name): (&Path, &str), base: &Path, warning
     log.reserve = section.bytes("reserve").unwrap_or(log.reserve);
     log.signing_key = secret(&section, "signing_key", base);
     log.epoch_max = section.duration("epoch").unwrap_or(log.epoch_max);
+    let to = section.text("archive").map(|path| base.join(path));
+    let keep = section.duration("keep").map(|keep| Keep { keep, to: to.clone() });
+    if to.is_some() && keep.is_none() {
+        section.fault("archive", "needs keep, which says when records go there");
+    }
     section.close();
-    log
+    (log, keep)
 }
 
 fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item = &'n str>) {

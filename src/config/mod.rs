@@ -7,6 +7,7 @@ mod units;
 use std::path::{Path, PathBuf};
 
 use crate::audit::log;
+use crate::audit::retain::Keep;
 use crate::guard;
 use crate::proxy;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub proxy: proxy::settings::Settings,
     /// Where the log lies, and how it is kept.
     pub audit: log::Settings,
+    /// How long records are kept; for ever where nothing is said.
+    pub keep: Option<Keep>,
     /// The hash of the text that it was read from: SHA-256 in base64url, `policy` in records.
     pub policy: String,
     /// What weakens the gateway; logged at every start.

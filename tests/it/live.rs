@@ -59,7 +59,7 @@ fn read(data: &Path) -> u64 {
         next += 1;
         ControlFlow::Continue(())
     });
-    done.expect("it can be read");
+    let _ = done.expect("it can be read");
     next
 }
 

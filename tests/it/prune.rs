@@ -99,7 +99,8 @@ fn old_records_move_away_and_the_books_stay_as_they_are() {
     assert!(done && said.contains("e000001: 300 records moved") && said.contains("e000002"), "{said}");
     let after = check(data, &settings(data).dir, true);
     assert_eq!(after.iter().map(|epoch| epoch.pruned).collect::<Vec<_>>(), [true, true, false]);
-    assert!(after.iter().zip(&before).all(|(after, before)| (after.size, after.root) == (before.size, before.root)));
+    assert!(after.iter().zip(&before).take(2).all(|(after, before)| (after.size, after.root) == (before.size, before.root)));
+    assert_eq!(after[2].size, before[2].size + 1, "a record says what was moved");
     assert!(!epoch(data, 1).join("tile/0/000").exists() && epoch(data, 1).join("tile/0/001.p/44").exists());
     let kept = check(data, &moved, false);
     assert!(kept.iter().zip(&before).all(|(kept, before)| kept.root == before.root && !kept.pruned) && kept.len() == 2);
@@ -141,6 +142,36 @@ fn without_the_cache_a_start_says_what_to_restore() {
         log.close().expect("closed");
         check(data, &settings(data).dir, true);
     }
+}
+
+fn fault(data: &Path, dir: &Path, head: bool) -> String {
+    let own = settings(data);
+    let keys = read_vkeys(&fs::read_to_string(own.vkeys).expect("keys")).expect("keys");
+    let found = verify(&Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None }, |_, _| ());
+    found.expect_err("a fault").to_string()
+}
+
+#[test]
+fn records_are_missed_unless_one_says_that_they_were_moved_away() {
+    let data = grown();
+    let data = data.path();
+    let dir = settings(data).dir;
+    fs::remove_dir_all(epoch(data, 2).join("tile/entries")).expect("taken away");
+    assert!(fault(data, &dir, true).contains("e000002: record 0: its records are missing"), "{}", fault(data, &dir, true));
+
+    let data = grown();
+    let data = data.path();
+    let dir = settings(data).dir;
+    // The second epoch begins a hundred days behind the first: that one alone is old enough.
+    let keep = format!("{}d", (SystemClock::start().now().0 - LONG_AGO) / DAY - 50);
+    let (done, said) = prune(data, &["--keep", &keep]);
+    assert!(done && said.contains("e000001") && !said.contains("e000002"), "{said}");
+    assert!(check(data, &dir, true)[0].pruned);
+    fs::remove_dir_all(epoch(data, 2).join("tile/entries")).expect("taken away");
+    assert!(fault(data, &dir, true).contains("e000002: record 0: its records are missing"), "the record says e000001");
+
+    fs::remove_dir_all(epoch(data, 1)).expect("taken away");
+    assert!(fault(data, &dir, true).contains("the epochs before it are missing"), "with the head, the log begins with e000001");
 }
 
 #[test]

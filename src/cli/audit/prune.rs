@@ -1,26 +1,24 @@
 //! `audit prune`: the records of old epochs go, or are moved; what proves that they were there stays.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::super::{Failure, Place};
-use super::{now, parse_duration, verifier_keys};
-use crate::audit::copy::{self, Sink};
-use crate::audit::log::{Old, Pruning};
-use crate::audit::tiles::{checkpoint_note, epoch_name};
-use crate::audit::verify::{Wanted, verify};
-use crate::clock::Timestamp;
-use crate::durable;
+use super::{bar, parse_duration};
+use crate::audit::retain::{Keep, prune};
+use crate::audit::tiles::epoch_name;
+use crate::clock::{Clock, SystemClock};
 
 #[derive(Args)]
 pub(in crate::cli) struct Prune {
-    /// How long records are kept: 400d. An epoch goes as a whole, once its last record is older.
+    /// How long records are kept: 400d. An epoch goes as a whole, once its last record is older. Default: `[audit] keep`.
     #[arg(long, value_parser = duration)]
-    keep: Duration,
-    /// Move them into this folder, a log of its own that `audit verify` verifies. Without it they are gone.
+    keep: Option<Duration>,
+    /// Move them into this folder, a log of its own that `audit verify` verifies. Without it, and without `[audit] archive`, they are
+    /// gone.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
     #[command(flatten)]
@@ -33,28 +31,23 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl Prune {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let log = self.place.read()?.audit;
-        let pruning = Pruning::begin(&log)?;
-        let keys = verifier_keys(&log.vkeys)?;
-        let whole = |dir: &Path, head: Option<&Path>| verify(&Wanted { dir, keys: &keys, head, since: None }, |_, _| ());
-        // What does not verify now would be blamed on this.
-        whole(&log.dir, Some(&log.head))?;
-        let keep = i64::try_from(self.keep.as_millis())?;
-        let old = pruning.old(Timestamp(now().0.saturating_sub(keep)))?;
+        let config = self.place.read()?;
+        let configured = config.keep;
+        let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
+        let keep = self.keep.or(configured.map(|keep| keep.keep));
+        let keep = keep.ok_or("how long are records kept? write --keep 400d, or [audit] keep in the config")?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let moved = if to.is_some() { "moved" } else { "removed" };
+        let bar = bar(false);
+        let old = prune(&config.audit, &clock, &Keep { keep, to }, |done, of| {
+            bar.set_length(of);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        let old = old?;
         for epoch in &old {
-            if let Some(to) = &self.to {
-                copy_to(epoch, to)?;
-                whole(to, None).map_err(|fault| format!("the copy in {} does not verify: {fault}", to.display()))?;
-            }
-            pruning.take_away(epoch)?;
-            println!(
-                "{}: {} records {}",
-                epoch_name(epoch.number),
-                epoch.size,
-                if self.to.is_some() { "moved" } else { "removed" }
-            );
+            println!("{}: {} records {moved}", epoch_name(epoch.number), epoch.size);
         }
-        whole(&log.dir, Some(&log.head))?;
         if old.is_empty() {
             eprintln!(
                 "nothing to prune: no closed epoch is old enough, or the books' cache does not cover it yet (start and stop the gateway once)"
@@ -62,24 +55,4 @@ impl Prune {
         }
         Ok(())
     }
-}
-
-/// Copies an epoch below `to`. One that is there already must be the same: a run was interrupted.
-fn copy_to(epoch: &Old, to: &Path) -> Result<(), Failure> {
-    let name = epoch_name(epoch.number);
-    let (target, passing) = (to.join(&name), to.join("tmp").join(&name));
-    if !target.exists() {
-        if passing.exists() {
-            fs::remove_dir_all(&passing).map_err(durable::Fault::of("remove", &passing))?;
-        }
-        let mut sink = Sink::default();
-        copy::closed_epoch(&epoch.folder, &passing, &mut sink)?;
-        sink.settle()?;
-        fs::rename(&passing, &target).map_err(durable::Fault::of("move", &passing))?;
-        durable::sync_dir(to)?;
-    }
-    if checkpoint_note(&target)? != checkpoint_note(&epoch.folder)? || crate::audit::tiles::is_pruned(&target) {
-        return Err(format!("{} is there already, and is another epoch", target.display()).into());
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use super::super::Failure;
 use super::{Keys, now, parse_duration};
 use crate::audit::reader::{self, Epoch, Found, Told};
+use crate::audit::tiles::{epoch_name, is_pruned};
 use crate::audit::vault::Vault;
 use crate::clock::Timestamp;
 
@@ -127,6 +128,9 @@ fn all(
 ) -> Result<(), Failure> {
     let mut fault = None;
     for epoch in epochs {
+        if epoch.signed > 0 && is_pruned(&epoch.folder) {
+            eprintln!("{}: its {} records were moved away, and are not in this", epoch_name(epoch.number), epoch.signed);
+        }
         let ended = reader::each(epoch, 0, |found| {
             // The outside is enough to leave out what is too early.
             match crate::audit::outside::Outside::read(found.bytes) {

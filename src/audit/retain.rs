@@ -1,0 +1,132 @@
+//! How long records are kept: those of old epochs go, or are moved; what proves that they were there stays.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::copy::{self, CopyFault, Sink};
+use crate::audit::event::Event;
+use crate::audit::log::{Log, LogFault, Old, Pruning, Settings};
+use crate::audit::note::{LogKeys, NoteFault, read_vkeys};
+use crate::audit::tiles::{checkpoint_note, epoch_name, is_pruned};
+use crate::audit::verify::{Fault, Wanted, verify};
+use crate::clock::{Clock, Timestamp};
+use crate::durable;
+
+/// No epoch is older: 136 years.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// How long records are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// An epoch's records go as a whole, once the last is older than this.
+    pub keep: Duration,
+    /// Where to, as a log of its own; without it they are gone.
+    pub to: Option<PathBuf>,
+}
+
+/// Why nothing was taken away, or not all.
+#[derive(Debug, thiserror::Error)]
+pub enum RetainFault {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogFault),
+    /// What does not verify now would be blamed on this.
+    #[error("the log does not verify, and nothing is taken away: {0}")]
+    Damaged(Fault),
+    /// A file.
+    #[error(transparent)]
+    Disk(#[from] durable::Fault),
+    /// The log's public keys.
+    #[error("{}: {fault}", path.display())]
+    Keys {
+        /// Their file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: NoteFault,
+    },
+    /// A copy that could not be made.
+    #[error(transparent)]
+    Copy(#[from] CopyFault),
+    /// A copy that does not verify.
+    #[error("the copy in {} does not verify, and nothing is taken away: {fault}", to.display())]
+    BadCopy {
+        /// Where.
+        to: PathBuf,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// Something else in the copy's place.
+    #[error("{} is there already, and is another epoch", .0.display())]
+    Taken(PathBuf),
+}
+
+/// Takes away the records of every epoch that is older than `keep` says, where no gateway writes the log: copied and verified
+/// first, then recorded (`pruned`), then removed. Gives the epochs; none where none is old enough. `progress` hears how many records
+/// are verified, and of how many.
+///
+/// # Errors
+/// Whatever leaves the log as it was, or an epoch half taken away, which the next run finishes.
+pub fn prune(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    keep: &Keep,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Vec<Old>, RetainFault> {
+    let keys = |path: &Path| {
+        let text = fs::read_to_string(path).map_err(durable::Fault::of("read", path))?;
+        read_vkeys(&text).map_err(|fault| RetainFault::Keys { path: path.to_owned(), fault })
+    };
+    let kept = i64::try_from(keep.keep.as_millis()).unwrap_or(i64::MAX);
+    let before = Timestamp(clock.now().0.saturating_sub(kept));
+    let pruning = Pruning::begin(settings)?;
+    let old = pruning.old(before)?;
+    let Some(last) = old.last() else { return Ok(old) };
+    let known = keys(&settings.vkeys)?;
+    let wanted = Wanted { dir: &settings.dir, keys: &known, head: Some(&settings.head), since: None };
+    verify(&wanted, &mut progress).map_err(RetainFault::Damaged)?;
+    if let Some(to) = &keep.to {
+        old.iter().try_for_each(|epoch| copy_to(epoch, to))?;
+        let wanted = Wanted { dir: to, keys: &known, head: None, since: None };
+        verify(&wanted, &mut progress).map_err(|fault| RetainFault::BadCopy { to: to.clone(), fault })?;
+    }
+    drop(pruning);
+    // In the epoch that stands there, however old: a start begins the next.
+    let (log, _) = Log::open(Settings { begin: None, epoch_max: FOR_EVER, ..settings.clone() }, Arc::clone(clock))?;
+    log.seal_blocking(Event::Pruned { through: epoch_name(last.number) }, None)?;
+    log.close()?;
+    // Crash here: a record of what may be missing, and nothing is. The next run takes it away.
+    let pruning = Pruning::begin(settings)?;
+    for epoch in &old {
+        pruning.take_away(epoch)?;
+    }
+    drop(pruning);
+    after(settings, &keys(&settings.vkeys)?, progress)?;
+    Ok(old)
+}
+
+fn after(settings: &Settings, keys: &[LogKeys], progress: impl FnMut(u64, u64)) -> Result<(), RetainFault> {
+    let wanted = Wanted { dir: &settings.dir, keys, head: Some(&settings.head), since: None };
+    verify(&wanted, progress).map(|_| ()).map_err(RetainFault::Damaged)
+}
+
+/// Copies an epoch below `to`. One that is there already must be the same: a run was interrupted.
+fn copy_to(epoch: &Old, to: &Path) -> Result<(), RetainFault> {
+    let name = epoch_name(epoch.number);
+    let (target, passing) = (to.join(&name), to.join("tmp").join(&name));
+    if !target.exists() {
+        if passing.exists() {
+            fs::remove_dir_all(&passing).map_err(durable::Fault::of("remove", &passing))?;
+        }
+        let mut sink = Sink::default();
+        copy::closed_epoch(&epoch.folder, &passing, &mut sink)?;
+        sink.settle()?;
+        fs::rename(&passing, &target).map_err(durable::Fault::of("move", &passing))?;
+        durable::sync_dir(to)?;
+    }
+    if checkpoint_note(&target)? != checkpoint_note(&epoch.folder)? || is_pruned(&target) {
+        return Err(RetainFault::Taken(target));
+    }
+    Ok(())
+}
