@@ -9,6 +9,7 @@
 //! `log/recover.rs`.
 
 mod cache;
+mod compare;
 mod epoch;
 mod fault;
 mod fold;
@@ -33,6 +34,7 @@ use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;
 
+pub use compare::cache_against;
 pub use fault::LogFault;
 pub use prune::{Old, Pruning};
 use queue::{Shared, Waiting};

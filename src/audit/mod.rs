@@ -6,6 +6,7 @@ pub mod copy;
 #[cfg(feature = "gateway")]
 pub mod entry;
 pub mod event;
+pub mod export;
 pub mod head;
 mod inside;
 pub mod journal;
@@ -16,6 +17,7 @@ pub mod outside;
 pub mod reader;
 pub mod receipt;
 pub mod record;
+pub mod replay;
 pub mod request;
 #[cfg(feature = "gateway")]
 pub mod retain;

@@ -112,16 +112,17 @@ impl<'r> Outside<'r> {
             let Inside::Plain(plain) = self.inside else { return Err(RecordFault::Member("box")) };
             return Ok(Some(plain.to_owned()));
         };
-        match opener.held(&id) {
-            Held::Destroyed => Ok(None),
-            Held::Missing => Err(RecordFault::KeyMissing(id)),
-            Held::Key(key) => {
-                let plain = seal::open(key, aad.as_bytes(), &bytes).map_err(|_| RecordFault::Closed)?;
-                let plain = String::from_utf8(plain).map_err(|_| RecordFault::Form)?;
-                canonical(&plain)?;
-                Ok(Some(plain))
+        let plain = match opener.held(&id) {
+            Held::Destroyed => return Ok(None),
+            Held::Missing => {
+                let own = seal::salt_of(&bytes).and_then(|salt| opener.own(&id, &salt));
+                seal::open_with(own.ok_or(RecordFault::KeyMissing(id))?, aad.as_bytes(), &bytes)
             }
-        }
+            Held::Key(key) => seal::open(key, aad.as_bytes(), &bytes),
+        };
+        let plain = String::from_utf8(plain.map_err(|_| RecordFault::Closed)?).map_err(|_| RecordFault::Form)?;
+        canonical(&plain)?;
+        Ok(Some(plain))
     }
 }
 

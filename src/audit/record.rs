@@ -56,6 +56,11 @@ pub enum Held<'k> {
 pub trait Opener {
     /// What is known of the key `id`.
     fn held(&self, id: &RecordKeyId) -> Held<'_>;
+
+    /// The own key of the record that was sealed under the key `id` with `salt`, where the key itself is missing.
+    fn own(&self, _id: &RecordKeyId, _salt: &[u8; seal::SALT_BYTES]) -> Option<&[u8; 32]> {
+        None
+    }
 }
 
 /// Something that happened, and when.

@@ -1,5 +1,6 @@
 //! `token-shield audit …`: what anybody who has the log's folder can ask of it, without a gateway.
 
+mod export;
 #[cfg(feature = "gateway")]
 pub(super) mod keep;
 mod prove;
@@ -14,10 +15,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
+use crate::audit::export::OwnKeys;
 use crate::audit::note::{self, LogKeys};
+use crate::audit::record::Opener;
 use crate::audit::vault::Vault;
 use crate::audit::verify::{Seen, Wanted, verify};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -48,6 +51,14 @@ pub(super) enum Verb {
     /// Hand out the keys of single records: each opens that record and no other.
     #[command(after_help = "Example: token-shield audit disclose 14 15 > for-the-court.jsonl")]
     Disclose(prove::Disclose),
+    /// Copy closed epochs, with keys that open their records and no others: for a regulator.
+    #[command(
+        after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 --principal user:ada"
+    )]
+    Export(export::Export),
+    /// Recompute books and decisions from the log, and say where they disagree.
+    #[command(after_help = "Example: token-shield audit replay ./data/audit")]
+    Replay(export::Replay),
     #[cfg(feature = "gateway")]
     #[command(flatten)]
     Keep(keep::Verb),
@@ -56,19 +67,21 @@ pub(super) enum Verb {
 /// What opens records.
 #[derive(Args)]
 struct Keys {
-    /// The record keys; DIR/../secret/record-keys where that is there. Without them sealed records stay closed.
+    /// The record keys, or the keys.jsonl of an export; DIR/../secret/record-keys or DIR/../keys.jsonl where that is there. Without
+    /// them sealed records stay closed.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
 }
 
 impl Keys {
-    fn open(&self, dir: &Path) -> Result<Vault, Failure> {
-        let beside = dir.join("../secret/record-keys");
-        match &self.keys {
-            Some(path) => Ok(Vault::read(path)?),
-            None if beside.exists() => Ok(Vault::read(&beside)?),
-            None => Ok(Vault::empty(&beside)),
-        }
+    fn open(&self, dir: &Path) -> Result<Box<dyn Opener>, Failure> {
+        let (beside, exported) = (dir.join("../secret/record-keys"), dir.join("../keys.jsonl"));
+        let path = self.keys.clone().or_else(|| [&beside, &exported].into_iter().find(|path| path.exists()).cloned());
+        Ok(match path {
+            Some(path) if path.extension().is_some_and(|end| end == "jsonl") => Box::new(OwnKeys::read(&path)?),
+            Some(path) => Box::new(Vault::read(&path)?),
+            None => Box::new(Vault::empty(&beside)),
+        })
     }
 }
 
@@ -126,6 +139,8 @@ impl Verb {
             Self::Prove(prove) => prove.run(),
             Self::VerifyReceipt(receipt) => receipt.run(),
             Self::Disclose(disclose) => disclose.run(),
+            Self::Export(export) => export.run(),
+            Self::Replay(replay) => replay.run(),
             #[cfg(feature = "gateway")]
             Self::Keep(verb) => verb.run(),
         }
@@ -170,6 +185,15 @@ impl Verify {
 /// A bar for runs that take long; none where the output is for a program.
 fn bar(quiet: bool) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) }
+}
+
+fn counting() -> ProgressStyle {
+    ProgressStyle::with_template("{elapsed_precise} {human_pos} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// A count of what is done, where it is not known how much there is.
+fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
+    if quiet { ProgressBar::hidden() } else { ProgressBar::no_length().with_style(counting()).with_message(of) }
 }
 
 fn row(epoch: &Seen) -> serde_json::Value {

@@ -13,6 +13,7 @@ mod live;
 mod model;
 mod prune;
 mod refusals;
+mod replay;
 mod shipped;
 mod standing;
 mod tamper;

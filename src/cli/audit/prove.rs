@@ -97,7 +97,7 @@ impl Disclose {
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
             let bytes = reader::one(epoch, index)?;
-            let key = receipt::disclose(&bytes, &vault).map_err(|fault| format!("{name}: {fault}"))?;
+            let key = receipt::disclose(&bytes, &*vault).map_err(|fault| format!("{name}: {fault}"))?;
             // Where no checkpoint covers it yet the proof is left out, and can be asked for later.
             let proof = receipt::prove(epoch, index).ok();
             let row = serde_json::json!({

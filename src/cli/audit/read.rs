@@ -10,8 +10,8 @@ use clap::Args;
 use super::super::Failure;
 use super::{Keys, now, parse_duration};
 use crate::audit::reader::{self, Epoch, Found, Told};
+use crate::audit::record::Opener;
 use crate::audit::tiles::{epoch_name, is_pruned};
-use crate::audit::vault::Vault;
 use crate::clock::Timestamp;
 
 /// How often a log that is followed is looked at.
@@ -122,7 +122,7 @@ impl Window {
 /// Gives every record of a window to `each`, opened as far as the keys allow.
 fn all(
     epochs: &[Epoch],
-    vault: &Vault,
+    vault: &dyn Opener,
     (since, until): (Option<String>, Option<String>),
     mut take: impl FnMut(Told) -> ControlFlow<()>,
 ) -> Result<(), Failure> {
@@ -162,7 +162,7 @@ impl Show {
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
             let bytes = reader::one(epoch, index)?;
-            println!("{}", Found { epoch: epoch.number, index, bytes: &bytes }.tell(&vault)?.line());
+            println!("{}", Found { epoch: epoch.number, index, bytes: &bytes }.tell(&*vault)?.line());
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Tail {
                 None => size(epoch)?.saturating_sub(self.lines),
             };
             let (mut end, mut fault) = (from, None);
-            let _ = reader::each(epoch, from, |found| match found.tell(&vault) {
+            let _ = reader::each(epoch, from, |found| match found.tell(&*vault) {
                 Ok(told) => {
                     println!("{}", told.line());
                     end = found.index + 1;
@@ -217,7 +217,7 @@ impl Query {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
         let is = |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
-        all(&epochs, &vault, self.window.read()?, |told| {
+        all(&epochs, &*vault, self.window.read()?, |told| {
             let decided = self
                 .decision
                 .as_deref()
@@ -252,7 +252,7 @@ impl Usage {
         }
         let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
         let (mut sums, mut closed): (BTreeMap<Vec<String>, Sum>, u64) = (BTreeMap::new(), 0);
-        all(&epochs, &vault, self.window.read()?, |told| {
+        all(&epochs, &*vault, self.window.read()?, |told| {
             if told.kind != "outcome" && told.kind != "refusal" {
                 return ControlFlow::Continue(());
             }

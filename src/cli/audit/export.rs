@@ -1,0 +1,147 @@
+//! `audit export` and `audit replay`: for who is to check what was done.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::super::Failure;
+use super::{Keys, spinner};
+use crate::audit::export::{Choice, export};
+use crate::audit::reader::{self, Epoch};
+use crate::audit::replay::{Replay as Replayed, replay};
+use crate::audit::tiles::{epoch_name, epoch_number};
+
+#[derive(Args)]
+pub(in crate::cli) struct Export {
+    /// A new folder.
+    to: PathBuf,
+    /// The log's folder.
+    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
+    dir: PathBuf,
+    /// These epochs, e000001,e000002; all that are closed where it is not said.
+    #[arg(long, value_delimiter = ',', value_parser = epoch)]
+    epochs: Vec<u32>,
+    /// Keys for the records in this principal's name alone.
+    #[arg(long)]
+    principal: Option<String>,
+    /// No keys: what was exported can be verified, and not be read.
+    #[arg(long, conflicts_with = "principal")]
+    without_keys: bool,
+    /// The public keys of the log; DIR/../log.vkeys where it is not said.
+    #[arg(long, value_name = "FILE")]
+    vkeys: Option<PathBuf>,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+fn epoch(text: &str) -> Result<u32, String> {
+    epoch_number(text).ok_or_else(|| format!("{text:?} is no epoch: write e000001"))
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Replay {
+    /// The log's folder.
+    #[arg(default_value = "./data/audit")]
+    dir: PathBuf,
+    /// Print the books that follow from the log, one JSON object a row.
+    #[arg(long)]
+    books: bool,
+    /// Print the result as JSON.
+    #[arg(long, conflicts_with = "books")]
+    json: bool,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+impl Export {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let vkeys = self.vkeys.unwrap_or_else(|| self.dir.join("../log.vkeys"));
+        let choice = Choice { epochs: self.epochs, principal: self.principal, without_keys: self.without_keys };
+        let bar = spinner(false, "records");
+        let done = export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
+        bar.finish_and_clear();
+        let done = done?;
+        for (epoch, records) in &done.epochs {
+            println!("{}: {records} records", epoch_name(*epoch));
+        }
+        if done.epochs.is_empty() {
+            eprintln!("no epoch is closed yet: token-shield audit begin --reason ... closes one");
+        }
+        let to = self.to.display();
+        println!("verify with   token-shield audit verify {to}/audit --key {to}/log.vkeys");
+        if done.keys > 0 {
+            println!("read with     token-shield audit query {to}/audit --keys {to}/keys.jsonl   ({} records)", done.keys);
+        }
+        Ok(())
+    }
+}
+
+impl Replay {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let bar = spinner(self.json || self.books, "records");
+        let done = replay(&epochs, &*opener, |done| bar.set_position(done));
+        bar.finish_and_clear();
+        let done = done?;
+        let cache = against_cache(&self.dir, &epochs)?;
+        if self.json {
+            println!("{}", row(&done, cache.as_deref()));
+        } else if self.books {
+            done.books.lines().iter().for_each(|line| println!("{line}"));
+        } else {
+            say(&done, cache.as_deref());
+        }
+        match done.disagreeing + cache.map_or(0, |found| found.len() as u64) {
+            0 => Ok(()),
+            count => Err(format!("{count} records do not follow from those before them").into()),
+        }
+    }
+}
+
+/// Where the cache of the books disagrees with the log, if there is one that nobody uses.
+#[cfg(feature = "gateway")]
+fn against_cache(dir: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, Failure> {
+    Ok(crate::audit::log::cache_against(&dir.join("../secret/cache"), epochs)?)
+}
+
+#[cfg(not(feature = "gateway"))]
+fn against_cache(_: &Path, _: &[Epoch]) -> Result<Option<Vec<String>>, Failure> {
+    Ok(None)
+}
+
+fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
+    let disagreement =
+        |found: &crate::audit::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
+    serde_json::json!({
+        "records": done.records, "admissions": done.admissions, "outcomes": done.outcomes, "refusals": done.refusals,
+        "unknown": done.unknown, "open": done.open, "closed": done.closed, "moved": done.moved, "disagreeing": done.disagreeing, "cache": cache,
+        "disagreements": done.disagreements.iter().map(disagreement).collect::<Vec<_>>(),
+    })
+}
+
+fn say(done: &Replayed, cache: Option<&[String]>) {
+    println!("{} records: {} admissions, {} outcomes, {} refusals", done.records, done.admissions, done.outcomes, done.refusals);
+    for (count, what) in [
+        (done.unknown, "admissions without an outcome, which a later start closed as unknown"),
+        (done.open, "admissions without an outcome so far"),
+        (done.closed, "records that these keys do not open: nothing is missed that they may say"),
+        (done.moved, "records were moved away: nothing is missed that they may say"),
+    ] {
+        if count > 0 {
+            println!("  {count} {what}");
+        }
+    }
+    for found in &done.disagreements {
+        println!("{}: {}", found.record, found.what);
+    }
+    for found in cache.unwrap_or_default() {
+        println!("{found}");
+    }
+    if cache.is_some_and(<[String]>::is_empty) {
+        println!("the cache of the books says what the log says");
+    }
+    if done.disagreeing == 0 {
+        println!("the books agree with every decision");
+    }
+}

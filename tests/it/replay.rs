@@ -1,0 +1,269 @@
+//! `audit replay` and `audit export`: what follows from the log is found, what does not is named; who gets an epoch reads that one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use token_shield::audit::event::{Event, Standing};
+use token_shield::audit::log::{Log, NewEpoch, Settings, cache_against};
+use token_shield::audit::reader;
+use token_shield::audit::replay::{Replay, replay};
+use token_shield::audit::request::{About, Admission, Body, Caller, Outcome, Refused};
+use token_shield::audit::vault::Vault;
+use token_shield::clock::{ManualClock, Timestamp};
+use token_shield::id::{HandleId, KeyId, RequestId, TokenId};
+
+const BEGAN: Timestamp = Timestamp(1_790_000_000_000);
+
+struct Book {
+    data: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    log: Log,
+}
+
+fn settings(data: &Path) -> Settings {
+    Settings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+}
+
+impl Book {
+    fn new() -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let clock = Arc::new(ManualClock::at(BEGAN));
+        let (log, _) = Log::open(settings(data.path()), Arc::clone(&clock) as _).expect("a log");
+        Self { data, clock, log }
+    }
+
+    /// Records it, a minute later.
+    fn add(&self, event: Event) -> u64 {
+        self.clock.advance(Duration::from_secs(60));
+        self.log.seal_blocking(event, None).expect("sealed").index
+    }
+
+    /// Records it at once.
+    fn at_once(&self, event: Event) -> u64 {
+        self.log.seal_blocking(event, None).expect("sealed").index
+    }
+
+    fn replay(&self) -> Replay {
+        let epochs = reader::epochs(&settings(self.data.path()).dir).expect("a log");
+        let vault = Vault::read(&settings(self.data.path()).record_keys).expect("keys");
+        replay(&epochs, &vault, |_| ()).expect("it can be read")
+    }
+
+    /// What does not follow: indices and words.
+    fn found(&self) -> Vec<(String, String)> {
+        self.replay().disagreements.into_iter().map(|found| (found.record, found.what)).collect()
+    }
+}
+
+fn about(number: u128, handle: Option<HandleId>) -> About {
+    let caller = Caller {
+        agent: "acme/reader/child".parse().expect("agent"),
+        principal: "user:ada".parse().expect("principal"),
+        chain: vec![(TokenId([1; 32]), KeyId([2; 32])), (TokenId([3; 32]), KeyId([4; 32]))],
+    };
+    About {
+        request: RequestId::new(1_790_000_000_000, number),
+        caller: Arc::new(caller),
+        handle,
+        operation: "chat",
+        model: Some("m".into()),
+        policy: "p".into(),
+    }
+}
+
+const BODY: Body = Body { bytes: 1, digest: [7; 32] };
+
+fn admitted(number: u128, handle: Option<HandleId>) -> Event {
+    let about = about(number, handle);
+    let (digest_key, forwarded) = ([3; 16], Some(BODY));
+    Event::Admission(Box::new(Admission {
+        about,
+        upstream: None,
+        model_digest: None,
+        output_tokens: Some(100),
+        digest_key,
+        received: BODY,
+        forwarded,
+    }))
+}
+
+fn admission(number: u128) -> Event {
+    admitted(number, None)
+}
+
+fn outcome(number: u128, admission: u64, output: u64) -> Event {
+    Event::Outcome(Box::new(Outcome {
+        about: about(number, None),
+        admission,
+        upstream: None,
+        model_digest: None,
+        code: "ok",
+        detail: None,
+        status: 200,
+        ms: 5,
+        usage: Some((10, output)),
+        digest_key: [3; 16],
+        delivered: BODY,
+    }))
+}
+
+fn refusal(code: &'static str) -> Event {
+    let about = about(99, None);
+    Event::Refusal(Box::new(Refused { about, stage: "authenticated", code, detail: None, param: None, status: 403, ms: 1 }))
+}
+
+fn standing(agent: &str, standing: Standing) -> Event {
+    Event::AgentStanding { agent: agent.parse().expect("agent"), standing, reason: "a test".to_owned() }
+}
+
+fn token_revoked(token: u8) -> Event {
+    let agent = "acme/reader".parse().expect("agent");
+    Event::TokenRevoked { token: TokenId([token; 32]), jti: "x".to_owned(), agent, reason: "a test".to_owned() }
+}
+
+#[test]
+fn what_follows_from_the_log_is_no_disagreement() {
+    let book = Book::new();
+    let first = book.add(admission(1));
+    book.add(outcome(1, first, 100));
+    book.add(standing("acme/reader", Standing::Suspended));
+    // Its decision was made before, and was on its way.
+    let late = book.at_once(admission(2));
+    book.add(outcome(2, late, 0));
+    book.add(refusal("agent-suspended"));
+    book.add(standing("acme/reader", Standing::Active));
+    book.add(admission(3));
+    book.add(Event::Start { version: "1".to_owned(), policy: "p".to_owned() });
+    book.add(token_revoked(3));
+    book.add(refusal("token-revoked"));
+    book.add(refusal("rate-exceeded"));
+    let done = book.replay();
+    assert_eq!(done.disagreements, []);
+    assert_eq!((done.admissions, done.outcomes, done.refusals, done.unknown, done.open), (3, 2, 3, 1, 0));
+    assert!(done.books.lines().iter().any(|line| line.contains("acme/reader") && line.contains("active")), "{:?}", done.books);
+}
+
+#[test]
+fn what_does_not_follow_is_named() {
+    let handle = HandleId([9; 32]);
+    let set = |id| Event::HandleSet {
+        handle,
+        token: "t".to_owned(),
+        id: TokenId([id; 32]),
+        agent: "acme/reader/child".parse().expect("agent"),
+        principal: "user:ada".parse().expect("principal"),
+        until: None,
+    };
+    let gone = |kid| Event::KeyRevoked { kid: KeyId([kid; 32]), reason: "a test".to_owned() };
+    let registered = Event::TokenRegistered {
+        token: TokenId([1; 32]),
+        jti: "x".to_owned(),
+        issuer: "i".to_owned(),
+        kid: KeyId([2; 32]),
+        agent: "acme/reader".parse().expect("agent"),
+        principal: "user:ada".parse().expect("principal"),
+        expires: BEGAN.plus(Duration::from_secs(90)),
+    };
+    let revoked = Event::HandleRevoked { handle, agent: "acme/reader".parse().expect("agent"), reason: "a test".to_owned() };
+    let cases: Vec<(Vec<Event>, &str)> = vec![
+        (vec![standing("acme/reader", Standing::Suspended), admission(1)], "acme/reader is not active"),
+        (vec![standing("acme/reader/child", Standing::Revoked), admission(1)], "acme/reader/child is not active"),
+        (vec![token_revoked(1), admission(1)], "is revoked"),
+        (vec![gone(4), admission(1)], "is revoked"),
+        (vec![registered, admission(1)], "has expired"),
+        (vec![set(3), admission(1)], "stands behind a handle"),
+        (vec![set(5), admitted(1, Some(handle))], "stands for another token"),
+        (vec![set(3), revoked, admitted(1, Some(handle))], "is revoked"),
+        (vec![admission(1), admission(1)], "let through before"),
+        (vec![admission(1), outcome(2, 0, 1)], "no open admission"),
+        (vec![admission(1), outcome(1, 0, 1), outcome(1, 0, 1)], "no open admission"),
+        (vec![admission(1), admission(2), outcome(1, 1, 1)], "names another"),
+        (vec![admission(1), outcome(1, 0, 101)], "101 tokens were used, and 100 were admitted"),
+        (vec![refusal("agent-suspended")], "nothing in the books"),
+        (vec![refusal("token-revoked")], "nothing in the books"),
+        (vec![refusal("key-revoked")], "nothing in the books"),
+        (vec![standing("acme/reader", Standing::Suspended), refusal("agent-quarantined")], "nothing in the books"),
+    ];
+    for (events, expect) in cases {
+        let book = Book::new();
+        let last = events.into_iter().map(|event| book.add(event)).last().expect("a record");
+        let found = book.found();
+        assert!(found.len() == 1 && found[0].1.contains(expect), "{expect}: {found:?}");
+        assert_eq!(found[0].0, format!("e000001#{last}"), "{expect}");
+    }
+}
+
+#[test]
+fn a_cache_that_says_otherwise_is_found() {
+    let book = Book::new();
+    for number in 0..5 {
+        book.add(token_revoked(number));
+    }
+    book.log.close().expect("closed");
+    let settings = settings(book.data.path());
+    let epochs = reader::epochs(&settings.dir).expect("a log");
+    assert_eq!(cache_against(&settings.cache, &epochs).expect("read"), Some(vec![]));
+    // The cache's file has each record once, in the log's bytes.
+    let mut bytes = fs::read(&settings.cache).expect("the cache");
+    let record = reader::one(&epochs[0], 3).expect("a record");
+    let place = bytes.windows(record.len()).position(|window| window == record).expect("the record");
+    bytes[place + record.len() - 20] ^= 1;
+    fs::write(&settings.cache, bytes).expect("changed");
+    let found = cache_against(&settings.cache, &epochs).expect("read").expect("a cache");
+    assert!(!found.is_empty(), "a changed record is found");
+    fs::remove_file(&settings.cache).expect("removed");
+    assert_eq!(cache_against(&settings.cache, &epochs).expect("read"), None);
+}
+
+/// Runs the command line; gives what it says, or panics with it.
+fn audit(words: &[&str]) -> (bool, String) {
+    let ran = Command::new(env!("CARGO_BIN_EXE_token-shield")).arg("audit").args(words).output().expect("the command");
+    (ran.status.success(), String::from_utf8([ran.stdout, ran.stderr].concat()).expect("UTF-8"))
+}
+
+#[test]
+fn an_export_opens_its_own_records_and_no_others() {
+    let Book { data, clock, log } = Book::new();
+    let seal = |log: &Log, event| log.seal_blocking(event, None).expect("sealed");
+    seal(&log, admission(1));
+    seal(&log, token_revoked(1));
+    log.close().expect("closed");
+    let begin = Some(NewEpoch { reason: "a test".to_owned(), after_loss: false });
+    let (log, _) = Log::open(Settings { begin, ..settings(data.path()) }, Arc::clone(&clock) as _).expect("a log");
+    seal(&log, admission(2));
+    log.close().expect("closed");
+    let dir = settings(data.path()).dir;
+    let (dir, to) = (dir.to_str().expect("UTF-8"), data.path().join("out"));
+    let to = to.to_str().expect("UTF-8");
+    let (done, said) = audit(&["export", to, "--dir", dir]);
+    assert!(done && said.contains("e000001: 2 records") && !said.contains("e000002:"), "{said}");
+    let (exported, keys, vkeys) = (format!("{to}/audit"), format!("{to}/keys.jsonl"), format!("{to}/log.vkeys"));
+    assert!(audit(&["verify", &exported, "--key", &vkeys]).0);
+    let opened = |dir: &str, keys: &str| {
+        let (done, said) = audit(&["query", dir, "--keys", keys]);
+        assert!(done, "{said}");
+        let lines = said.lines().filter(|line| !line.contains(r#""inside":null"#));
+        lines.map(|line| line.split(r#""record":""#).nth(1).expect("a record")[..9].to_owned()).collect::<BTreeSet<_>>()
+    };
+    let expect = |records: &[&str]| records.iter().map(|record| (*record).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(opened(&exported, &keys), expect(&["e000001#0", "e000001#1"]));
+    // The principal's later records stay closed; the epoch's first record is always plain.
+    assert_eq!(opened(dir, &keys), expect(&["e000001#0", "e000001#1", "e000002#0"]));
+    let one = format!("{to}-one");
+    assert!(audit(&["export", &one, "--dir", dir, "--principal", "user:ada", "--epochs", "e000001"]).0);
+    assert_eq!(opened(&format!("{one}/audit"), &format!("{one}/keys.jsonl")), expect(&["e000001#0"]));
+    let none = format!("{to}-none");
+    assert!(audit(&["export", &none, "--dir", dir, "--without-keys"]).0 && !Path::new(&none).join("keys.jsonl").exists());
+    for (words, expect) in [
+        (vec!["export", to, "--dir", dir], "is there already"),
+        (vec!["export", "/nowhere/x", "--dir", dir, "--epochs", "e000002"], "it is being written"),
+        (vec!["export", "/nowhere/x", "--dir", dir, "--epochs", "e000007"], "there is no such epoch"),
+    ] {
+        let (done, said) = audit(&words);
+        assert!(!done && said.contains(expect), "{said}");
+    }
+}
