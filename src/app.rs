@@ -1,5 +1,6 @@
 //! The one place that builds, wires, reloads and drains.
 
+mod auditors;
 pub(crate) mod keys;
 mod reload;
 mod tls;
@@ -43,9 +44,10 @@ use crate::proxy::forward::{Remote, credential};
 use crate::proxy::listen::{self, Terms};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, Tree};
 use crate::proxy::{Gateway, Wiring};
 use crate::registry::Registry;
-use crate::secret::SecretFault;
+use crate::secret::{SecretFault, SecretRef};
 use crate::token::jwk;
 use crate::weights::Weights;
 
@@ -90,6 +92,11 @@ pub enum StartFault {
     /// A secret.
     #[error(transparent)]
     Secret(#[from] SecretFault),
+    /// The auditors' credential.
+    #[error(
+        "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; draw one with: openssl rand -base64 32"
+    )]
+    Auditor,
     /// Randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
@@ -246,8 +253,20 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         health,
         timeouts: config.proxy.timeouts.clone(),
         publish_keys: config.proxy.listen.publish_keys,
+        tree: Some(tree(config)?).filter(|tree| tree.is_served()).map(Arc::new),
         policy: config.policy.as_str().into(),
     })
+}
+
+/// The log's tree, and who may have it.
+fn tree(config: &Config) -> Result<Tree, StartFault> {
+    let auditors = &config.proxy.auditors;
+    let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;
+    if credential.as_ref().is_some_and(|secret| secret.len() < CREDENTIAL_BYTES_MIN) {
+        return Err(StartFault::Auditor);
+    }
+    let files = (&*config.audit.dir, &*config.audit.vkeys);
+    Ok(Tree::new(files, &config.name, credential.as_ref(), auditors.public_checkpoints))
 }
 
 /// A gateway that is built and not yet running.
@@ -269,6 +288,8 @@ pub struct Listeners {
     pub metrics: TcpListener,
     /// For operators.
     pub admin: UnixListener,
+    /// For auditors.
+    pub auditors: Option<UnixListener>,
 }
 
 impl Listeners {
@@ -283,6 +304,10 @@ impl Listeners {
             api: TcpListener::bind(api).await.map_err(fault(api.to_string()))?,
             metrics: TcpListener::bind(metrics).await.map_err(fault(metrics.to_string()))?,
             admin: api::bind(&config.proxy.admin).map_err(fault(config.proxy.admin.display().to_string()))?,
+            auditors: match &config.proxy.auditors.socket {
+                Some(path) => Some(auditors::bind(path).map_err(fault(path.display().to_string()))?),
+                None => None,
+            },
         })
     }
 }
@@ -379,6 +404,14 @@ impl App {
                 tracing::error!(%error, "the admin socket failed");
             }
         });
+        if let Some(listener) = listeners.auditors {
+            let reading = auditors::run(listener, Arc::new(tree(&self.config)?), quiet.clone());
+            tasks.spawn(async move {
+                if let Err(error) = reading.await {
+                    tracing::error!(%error, "the auditors' socket failed");
+                }
+            });
+        }
         let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
         let ready = watchful::Readiness { log, clock, draining: shutdown.clone() };
         tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, quiet));
@@ -413,8 +446,10 @@ impl App {
         self.gateway.pen.flush(true);
         self.books.log.seal(Event::Stop, None).await?;
         self.books.log.close()?;
-        if let Err(error) = std::fs::remove_file(&self.config.proxy.admin) {
-            tracing::debug!(%error, "the admin socket's file stays");
+        for socket in [Some(&self.config.proxy.admin), self.config.proxy.auditors.socket.as_ref()].into_iter().flatten() {
+            if let Err(error) = std::fs::remove_file(socket) {
+                tracing::debug!(%error, socket = %socket.display(), "a socket's file stays");
+            }
         }
         Ok(())
     }

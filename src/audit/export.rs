@@ -204,7 +204,10 @@ fn keys_of(
 }
 
 /// The own keys of single records, as [`export`] writes them.
-pub struct OwnKeys(HashMap<(RecordKeyId, [u8; SALT_BYTES]), Zeroizing<[u8; 32]>>);
+pub struct OwnKeys(HashMap<Sealing, Zeroizing<[u8; 32]>>);
+
+/// The record key and the salt that a record's own key is derived from.
+type Sealing = (RecordKeyId, [u8; SALT_BYTES]);
 
 impl OwnKeys {
     /// Reads them.
@@ -222,7 +225,7 @@ impl OwnKeys {
         Ok(Self(keys))
     }
 
-    fn line(line: &str) -> Option<((RecordKeyId, [u8; SALT_BYTES]), Zeroizing<[u8; 32]>)> {
+    fn line(line: &str) -> Option<(Sealing, Zeroizing<[u8; 32]>)> {
         let row: serde_json::Value = serde_json::from_str(line).ok()?;
         let bytes = |member: &str| URL_SAFE_NO_PAD.decode(row.get(member)?.as_str()?).ok().map(Zeroizing::new);
         let key = bytes("key")?.as_slice().try_into().ok()?;

@@ -15,7 +15,7 @@ use crate::crypto::sha256;
 use crate::guard::cache_salt::CacheScope;
 use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Settings as Guard};
 use crate::model::{Profile, UnknownFields};
-use crate::proxy::settings::{Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
+use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
 use crate::token::PostQuantum;
 use crate::weights::servers::is_sha256;
@@ -95,7 +95,8 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let trusted_proxies = trusted(&listen_section);
     // Every section is closed before the first missing value ends the reading: all faults are said at once.
     listen_section.close();
-    let (audit, keep) = audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
+    let (audit, keep, auditors) =
+        audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
     root.not_enforced(&["egress", "policy"]);
     root.close();
     let proxy = Proxy {
@@ -107,13 +108,19 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         timeouts,
         connections_max,
         peer_connections_max,
+        auditors,
         agent_label,
     };
     Some(Config { name: name?, data, guard, proxy, audit, keep, policy: String::new(), warnings })
 }
 
 /// The log.
-fn audit(section: Section<'_>, (data, name): (&Path, &str), base: &Path, warnings: &mut Vec<String>) -> (Log, Option<Keep>) {
+fn audit(
+    section: Section<'_>,
+    (data, name): (&Path, &str),
+    base: &Path,
+    warnings: &mut Vec<String>,
+) -> (Log, Option<Keep>, Auditors) {
     let mut log = Log::of_data(data, name);
     log.sealed = choice(&section, "records", &[("sealed", true), ("plain", false)]).unwrap_or(true);
     if !log.sealed {
@@ -127,8 +134,16 @@ fn audit(section: Section<'_>, (data, name): (&Path, &str), base: &Path, warning
     if to.is_some() && keep.is_none() {
         section.fault("archive", "needs keep, which says when records go there");
     }
+    let auditors = auditors(&section, base);
     section.close();
-    (log, keep)
+    (log, keep, auditors)
+}
+
+/// Who may have the log's tree.
+fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
+    let socket = section.parsed("listen", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
+    let credential = secret(section, "auditor", base);
+    Auditors { socket, credential, public_checkpoints: section.truth("public_checkpoints").unwrap_or(false) }
 }
 
 fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item = &'n str>) {

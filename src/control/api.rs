@@ -53,13 +53,21 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 /// # Errors
 /// When the path cannot be bound, or somebody listens there.
 pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    bind_for(path, 0o600)
+}
+
+/// [`bind`] with another mode of the socket's file.
+///
+/// # Errors
+/// When it cannot be bound.
+pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     let left_over = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }
 

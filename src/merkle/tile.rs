@@ -25,6 +25,24 @@ impl Tile {
         if self.width == WIDTH { format!("tile/{level}/{index}") } else { format!("tile/{level}/{index}.p/{}", self.width) }
     }
 
+    /// The tile that a path names, if that is the path of one.
+    #[must_use]
+    pub fn read(path: &str) -> Option<Self> {
+        let rest = path.strip_prefix("tile/")?;
+        let (level, rest) = rest.split_once('/')?;
+        let level = if level == "entries" { None } else { Some(level.parse().ok()?) };
+        let (number, width) = match rest.split_once(".p/") {
+            Some((number, width)) => (number, width.parse().ok().filter(|width| *width < WIDTH)?),
+            None => (rest, WIDTH),
+        };
+        let index = number.split('/').try_fold(0_u64, |index, group| {
+            let digits: u64 = group.strip_prefix('x').unwrap_or(group).parse().ok()?;
+            index.checked_mul(1000)?.checked_add(digits)
+        })?;
+        let tile = Self { level, index, width };
+        (tile.path() == path && width > 0).then_some(tile)
+    }
+
     /// The tile and the bundle at the right edge of a tree of `size` leaves that are not full, from the leaves upwards.
     #[must_use]
     pub fn partial(size: u64) -> Vec<Self> {

@@ -16,6 +16,7 @@ pub mod respond;
 pub mod settings;
 pub mod stream;
 pub mod tap;
+pub mod tree;
 pub mod watch;
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::audit::entry::{Draft, Pen, Sealed};
@@ -60,6 +61,7 @@ use crate::proxy::respond::{Anonymous, No};
 use crate::proxy::settings::Timeouts;
 use crate::proxy::stream::{Source, Times};
 use crate::proxy::tap::Unexplained;
+use crate::proxy::tree::Tree;
 use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal, Stage};
 use crate::registry::Registry;
@@ -77,6 +79,8 @@ pub struct Wiring {
     pub timeouts: Timeouts,
     /// Whether anybody may have the public keys.
     pub publish_keys: bool,
+    /// The log's tree, where anybody gets something of it.
+    pub tree: Option<Arc<Tree>>,
     /// The hash of the rules and config in force.
     pub policy: Arc<str>,
 }
@@ -219,6 +223,12 @@ impl Gateway {
             let keys = self.authenticator.published_keys(origin.peer)?;
             return Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET));
         }
+        if let Some(tree) = &way.wiring.tree
+            && let Some(path) = target.path().strip_prefix(tree::PATH).filter(|_| parts.method == Method::GET)
+        {
+            way.meter.facts().operation = "audit";
+            return self.tree(tree, path, (&parts.headers, origin.peer)).await;
+        }
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, origin.peer))?;
         // From before the first question on: what changes while the body is read is asked again before the seal.
         let changes = self.registry.changes();
@@ -229,7 +239,7 @@ impl Gateway {
         if let Some(name) = target.path().strip_prefix(receipts::PATH).filter(|_| parts.method == Method::GET) {
             way.meter.facts().operation = "receipt";
             let agent = paced.caller().token().verified.agent();
-            return Ok(Answer::Public(receipts::receipt(&self.pen, agent, name).await?, respond::RECEIPT));
+            return Ok(Answer::Public(receipts::receipt(&self.pen, agent, name).await?, respond::TEXT));
         }
         way.wants_receipt = parts.headers.get("want-receipt").is_some_and(|value| value == "1");
         let routed = route(paced, &parts.method, &target)?;
@@ -257,6 +267,16 @@ impl Gateway {
         let answer = self.work(admitted, watch, way).await;
         drop(room);
         Ok(answer?)
+    }
+
+    /// A file of the log's tree.
+    async fn tree(&self, tree: &Tree, path: &str, (headers, peer): (&HeaderMap, IpAddr)) -> Result<Answer, Refused> {
+        let file = tree.file(path);
+        tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
+        let unknown = |why: &dyn std::fmt::Display| Refusal::new(Code::TreeUnknown).because(why);
+        let file = file.ok_or_else(|| unknown(&"no path of the layout"))?;
+        let (bytes, content_type) = file.read().await.map_err(|error| unknown(&error))?;
+        Ok(Answer::Public(bytes, content_type))
     }
 
     /// Seals what was admitted, before its server sees a byte.

@@ -33,8 +33,8 @@ const HEADERS: usize = 16;
 
 /// The media type of a JWK Set (RFC 7517 section 8.5.2).
 pub const JWK_SET: &str = "application/jwk-set+json";
-/// The media type of a receipt: a C2SP tlog-proof is text.
-pub const RECEIPT: &str = "text/plain; charset=utf-8";
+/// The media type of what C2SP writes as text: notes, keys, proofs.
+pub const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A refusal from before the caller was known: counted, not sealed one by one.
 pub struct Anonymous(Refusal);

@@ -26,8 +26,21 @@ pub struct Settings {
     pub connections_max: usize,
     /// Connections at once of one network that is no trusted proxy.
     pub peer_connections_max: usize,
+    /// Who may have the log's tree.
+    pub auditors: Auditors,
     /// Agents that get a label of their own in the metrics; none: no agent label.
     pub agent_label: Option<usize>,
+}
+
+/// Who may have the log's tree, read-only.
+#[derive(Clone, Debug, Default)]
+pub struct Auditors {
+    /// A Unix socket: whoever may open it.
+    pub socket: Option<PathBuf>,
+    /// Whoever sends this credential where agents connect.
+    pub credential: Option<SecretRef>,
+    /// Whether anybody may have checkpoints and public keys.
+    pub public_checkpoints: bool,
 }
 
 /// Where agents connect.

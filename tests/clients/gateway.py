@@ -179,7 +179,7 @@ class Gateway:
         return code
 
     def stop(self) -> None:
-        """SIGTERM, exit code 0, an audit log that verifies, and a log in which no token stands."""
+        """SIGTERM, exit code 0, an audit log that verifies, decisions that follow from it, and a log in which no token stands."""
         try:
             self.terminate()
             code = self.ended()
@@ -190,6 +190,8 @@ class Gateway:
         log = self.logged()
         assert code == 0, f"exit code {code} after SIGTERM\n{log[-4000:]}"
         audit_verifier.verify(self.data / "audit", (self.data / "log.vkeys").read_text(), self.data / "secret/head")
+        replayed = binary("audit", "replay", str(self.data / "audit"))
+        assert replayed.code == 0, replayed.out + replayed.err
         for token in self._tokens:
             # The signature is the secret half; the payload's head would show a token that was cut. A handle is one part.
             assert not any(part in log for part in token.split(".")[-2:]), "a token stands in the log"

@@ -44,6 +44,8 @@ pub struct Books {
     tokens: BTreeMap<String, Past<bool>>,
     expires: BTreeMap<String, Timestamp>,
     keys: BTreeMap<String, Past<bool>>,
+    /// Keys whose newer tokens are void; when a token was signed does not stand in the log.
+    retired: BTreeMap<String, Past<bool>>,
     revoked_handles: BTreeMap<String, Past<bool>>,
     /// The token that a handle stands for.
     handles: BTreeMap<String, Past<String>>,
@@ -100,6 +102,7 @@ impl Books {
                 self.behind.entry(id.to_string()).or_default().now(at, true);
             }
             Event::HandleRevoked { handle, .. } => self.revoked_handles.entry(handle.to_string()).or_default().now(at, true),
+            Event::KeyRetired { kid, from, .. } => self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true),
             Event::KeyRevoked { kid, .. } => self.keys.entry(kid.to_string()).or_default().now(at, true),
             Event::Start { .. }
             | Event::Stop
@@ -115,8 +118,7 @@ impl Books {
             | Event::Refusal(_)
             | Event::Refusals(_)
             | Event::Strangers(_)
-            | Event::KeyAdded { .. }
-            | Event::KeyRetired { .. } => {}
+            | Event::KeyAdded { .. } => {}
         }
     }
 
@@ -174,7 +176,7 @@ impl Books {
             "agent-quarantined" => stands(Standing::Quarantined),
             "agent-revoked" => stands(Standing::Revoked),
             "token-revoked" => caller.chain.iter().any(|(token, _)| ever(self.tokens.get(token))),
-            "key-revoked" => caller.chain.iter().any(|(_, kid)| ever(self.keys.get(kid))),
+            "key-revoked" => caller.chain.iter().any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
             "handle-revoked" => caller.handle.iter().any(|handle| ever(self.revoked_handles.get(handle))),
             "token-behind-handle" => caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf))),
             _ => return None,

@@ -70,23 +70,6 @@ fn zeros(path: &Path) -> Result<(), Fault> {
     }
 }
 
-/// The tile that a path below `tile/` names, if it is written as it should be.
-fn named(path: &str) -> Option<Tile> {
-    let rest = path.strip_prefix("tile/")?;
-    let (level, rest) = rest.split_once('/')?;
-    let level = if level == "entries" { None } else { Some(level.parse().ok()?) };
-    let (number, width) = match rest.split_once(".p/") {
-        Some((number, width)) => (number, width.parse().ok()?),
-        None => (rest, WIDTH),
-    };
-    let index = number.split('/').try_fold(0_u64, |index, group| {
-        let digits: u64 = group.strip_prefix('x').unwrap_or(group).parse().ok()?;
-        index.checked_mul(1000)?.checked_add(digits)
-    })?;
-    let tile = Tile { level, index, width };
-    (tile.path() == path && (1..=WIDTH).contains(&width)).then_some(tile)
-}
-
 /// Whether a tree of `size` records has that file.
 fn belongs(tile: Tile, size: u64) -> bool {
     let count = size.checked_shr(8 * u32::from(tile.level.unwrap_or(0))).unwrap_or(0);
@@ -119,7 +102,7 @@ pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, Fa
     }
     let mut extra = Vec::new();
     for (name, path) in found {
-        let tile = named(&name).ok_or_else(|| stray(&path))?;
+        let tile = Tile::read(&name).ok_or_else(|| stray(&path))?;
         if !belongs(tile, size) {
             extra.push((tile, path));
         }

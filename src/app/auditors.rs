@@ -1,0 +1,52 @@
+//! The auditors' socket: the log's tree, read-only, for whoever may open the socket's file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+use crate::proxy::tree::{PATH, Tree};
+
+/// Files that are read at once.
+const READS_MAX: usize = 16;
+
+/// Binds the socket, for its owner and its group.
+///
+/// # Errors
+/// When it cannot be bound.
+pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    crate::control::api::bind_for(path, 0o660)
+}
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+/// When the listener fails.
+pub(super) async fn run(listener: UnixListener, tree: Arc<Tree>, mut shutdown: watch::Receiver<bool>) -> std::io::Result<()> {
+    let router = Router::new().fallback(answer).layer(GlobalConcurrencyLimitLayer::new(READS_MAX)).with_state(tree);
+    let stop = async move {
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    };
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+async fn answer(method: Method, uri: Uri, State(tree): State<Arc<Tree>>) -> Response {
+    if method != Method::GET {
+        return (StatusCode::METHOD_NOT_ALLOWED, "the log is read with GET\n").into_response();
+    }
+    let file = uri.path().strip_prefix(PATH).and_then(|path| tree.file(path));
+    let Some(file) = file else {
+        let say = "there is no such file: /audit/log.vkeys, /audit/NAME/EPOCH/checkpoint, /audit/NAME/EPOCH/tile/...\n";
+        return (StatusCode::NOT_FOUND, say).into_response();
+    };
+    match file.read().await {
+        Ok((bytes, content_type)) => ([(header::CONTENT_TYPE, content_type)], bytes).into_response(),
+        Err(_) => (StatusCode::NOT_FOUND, "it is not there (any more): read the checkpoint again\n").into_response(),
+    }
+}

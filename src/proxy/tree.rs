@@ -1,0 +1,154 @@
+//! The log's tree, read-only, in the paths of C2SP tlog-tiles: for auditors, and its checkpoints for everybody where the config says so.
+
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use zeroize::Zeroizing;
+
+use crate::audit::tiles::epoch_number;
+use crate::crypto::sha256;
+use crate::merkle::tile::Tile;
+use crate::proxy::respond;
+use crate::refusal::Code;
+
+/// Where the tree is: `/audit/NAME/EPOCH/checkpoint`, `/audit/NAME/EPOCH/tile/…`, `/audit/log.vkeys`.
+pub const PATH: &str = "/audit/";
+/// The shortest credential that is taken.
+pub const CREDENTIAL_BYTES_MIN: usize = 20;
+
+/// The log's files, and who may have them.
+pub struct Tree {
+    /// The folder of the epochs.
+    dir: PathBuf,
+    /// The public keys.
+    vkeys: PathBuf,
+    /// The gateway's name, which every origin begins with.
+    name: String,
+    /// The hash of the auditors' credential.
+    auditor: Option<[u8; 32]>,
+    /// Whether anybody may have checkpoints and public keys.
+    public_checkpoints: bool,
+}
+
+/// A file of the tree.
+pub struct File {
+    path: PathBuf,
+    content_type: &'static str,
+    /// Whether it says nothing but how much there is: a checkpoint, public keys.
+    head: bool,
+}
+
+impl Tree {
+    /// The tree in `dir`; `auditor` is the credential of those who may have all of it over the network.
+    #[must_use]
+    pub fn new((dir, vkeys): (&Path, &Path), name: &str, auditor: Option<&Zeroizing<String>>, public_checkpoints: bool) -> Self {
+        let auditor = auditor.map(|secret| sha256(secret.as_bytes()));
+        Self { dir: dir.to_owned(), vkeys: vkeys.to_owned(), name: name.to_owned(), auditor, public_checkpoints }
+    }
+
+    /// Whether anybody gets anything of it over the network.
+    #[must_use]
+    pub const fn is_served(&self) -> bool {
+        self.auditor.is_some() || self.public_checkpoints
+    }
+
+    /// The file that a path behind [`PATH`] names: one of the layout, or none.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<File> {
+        if path == "log.vkeys" {
+            return Some(File { path: self.vkeys.clone(), content_type: respond::TEXT, head: true });
+        }
+        let (epoch, rest) = path.strip_prefix(&self.name)?.strip_prefix('/')?.split_once('/')?;
+        epoch_number(epoch)?;
+        let path = self.dir.join(epoch);
+        if rest == "checkpoint" {
+            return Some(File { path: path.join(rest), content_type: respond::TEXT, head: true });
+        }
+        let tile = Tile::read(rest)?;
+        Some(File { path: path.join(tile.path()), content_type: "application/octet-stream", head: false })
+    }
+
+    /// Whether those headers may have that file.
+    pub(super) fn allows(&self, headers: &HeaderMap, file: Option<&File>) -> Result<(), Code> {
+        if self.public_checkpoints && file.is_some_and(|file| file.head) {
+            return Ok(());
+        }
+        let shown = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let same = |known: &[u8; 32]| shown.is_some_and(|shown| verify_slices_are_equal(known, &sha256(shown)).is_ok());
+        if self.auditor.as_ref().is_some_and(same) { Ok(()) } else { Err(Code::AuditorUnknown) }
+    }
+}
+
+impl File {
+    /// Its bytes and their media type.
+    ///
+    /// # Errors
+    /// When it is not there: a partial tile goes with the next checkpoint.
+    pub async fn read(self) -> std::io::Result<(Bytes, &'static str)> {
+        Ok((tokio::fs::read(self.path).await?.into(), self.content_type))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn tree(auditor: Option<&str>, public: bool) -> Tree {
+        let auditor = auditor.map(|secret| Zeroizing::new(secret.to_owned()));
+        Tree::new((Path::new("/log"), Path::new("/log.vkeys")), "gw.example", auditor.as_ref(), public)
+    }
+
+    #[test]
+    fn only_files_of_the_layout_are_named() {
+        let tree = tree(None, false);
+        for (path, expect) in [
+            ("log.vkeys", "/log.vkeys"),
+            ("gw.example/e000001/checkpoint", "/log/e000001/checkpoint"),
+            ("gw.example/e000012/tile/0/x001/234", "/log/e000012/tile/0/x001/234"),
+            ("gw.example/e000001/tile/entries/000.p/7", "/log/e000001/tile/entries/000.p/7"),
+        ] {
+            assert_eq!(tree.file(path).map(|file| file.path), Some(PathBuf::from(expect)), "{path}");
+        }
+        for path in [
+            "",
+            "log.vkeys/",
+            "gw.example",
+            "gw.example/e000001",
+            "gw.example/e1/checkpoint",
+            "other/e000001/checkpoint",
+            "gw.example/e000001/journal/00000000000000000000",
+            "gw.example/e000001/lock",
+            "gw.example/e000001/../checkpoint",
+            "gw.example/../secret/head",
+            "gw.example/e000001/tile/0/../../checkpoint",
+            "gw.example/e000001/tile/0/000.p/256",
+            "gw.example/e000001/tile/0/000.p/0",
+            "gw.example/e000001/tile/0/0",
+            "gw.example/e000001/tile/00/000",
+            "gw.example/e000001/tile//000",
+        ] {
+            assert!(tree.file(path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn auditors_get_all_and_others_what_is_public() {
+        let headers = |text: &'static str| HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(text))]);
+        let (head, tile) = ("gw.example/e000001/checkpoint", "gw.example/e000001/tile/0/000");
+        let may = |tree: &Tree, headers: &HeaderMap, path: &str| tree.allows(headers, tree.file(path).as_ref()).is_ok();
+        let (good, bad, none) = (headers("Bearer 0123456789abcdefghij"), headers("Bearer 0123456789abcdefghi"), HeaderMap::new());
+        let closed = tree(Some("0123456789abcdefghij"), false);
+        for path in [head, tile, "nonsense"] {
+            assert!(may(&closed, &good, path) && !may(&closed, &bad, path) && !may(&closed, &none, path), "{path}");
+        }
+        let open = tree(None, true);
+        assert!(
+            may(&open, &none, head) && may(&open, &none, "log.vkeys") && !may(&open, &none, tile) && !may(&open, &good, tile)
+        );
+        assert!(open.allows(&good, None).is_err() && !tree(None, false).is_served());
+    }
+}
