@@ -60,22 +60,22 @@ def verifier_keys(vkeys: str) -> Keys:
 
 
 def verified(note: str, keys: Keys) -> Note:
-    """Reads a checkpoint and verifies both signatures, the first two in their order; those of others are passed over."""
+    """Reads a checkpoint and verifies both signatures, the first two in their order; what follows them is passed over."""
     if not (parsed := CHECKPOINT.fullmatch(note)):
         raise Fault("checkpoint: not a signed note of three lines")
-    places = []
-    for name, text in re.findall(SIGNATURE, parsed[5]):
-        signature = unbase64(text, "checkpoint: a signature")
+    signatures = [(name, unbase64(text, "checkpoint: a signature")) for name, text in re.findall(SIGNATURE, parsed[5])]
+    for wanted, (name, signature) in enumerate(signatures[:2]):
         place, key = keys.get((name, signature[:4]), (None, None))
-        places.append(place if name == parsed[2] else None)
+        if name != parsed[2] or place != wanted:
+            break
         try:
-            if key:
-                key.verify(signature[4:], parsed[1].encode())
+            key.verify(signature[4:], parsed[1].encode())
         except (InvalidSignature, ValueError) as error:
             raise Fault(f"checkpoint: a signature does not verify ({('ML-DSA-65', 'Ed25519')[place]})") from error
-    if places[:2] != [0, 1]:
-        raise Fault("checkpoint: the first two signatures are not known ones by ML-DSA-65 and Ed25519")
-    return Note(parsed[2], int(parsed[3]), parsed[4])
+    else:
+        if len(signatures) > 1:
+            return Note(parsed[2], int(parsed[3]), parsed[4])
+    raise Fault("checkpoint: the first two signatures are not known ones by ML-DSA-65 and Ed25519")
 
 
 def _newer(data: bytes, form: re.Pattern[bytes], *hashed: int) -> list[str] | None:

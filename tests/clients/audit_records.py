@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from audit_notes import Fault, unbase64
 
-SECTOR, MAGIC = 512, b"TSBATCH1"
+SECTOR, MAGIC, DEPTH = 512, b"TSBATCH1", 5
 TIME = rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
 SEALED = re.compile(rb'\{"at":"(%s)",("box":"([\w-]+)",)"key":"([\w-]{22})","kind":"([a-z-]+)","v":1\}' % TIME)
 
@@ -26,15 +26,22 @@ Batch = NamedTuple("Batch", [("first", int), ("records", list[bytes]), ("after",
 
 
 def _integer(digits: str) -> int:
-    if abs(int(digits)) >= 1 << 53:
-        raise ValueError("a number is too large")
+    if not 0 <= int(digits) < 1 << 53:
+        raise ValueError("a number is negative or too large")
     return int(digits)
 
 
 JSON = json.JSONDecoder(
-    object_pairs_hook=lambda pairs: dict(sorted(pairs, key=lambda pair: pair[0].encode("utf-16-be"))),
-    parse_int=_integer, parse_float=_integer, parse_constant=_integer,
+    object_pairs_hook=lambda pairs: dict(sorted(pairs)), parse_int=_integer, parse_float=_integer, parse_constant=_integer
 )
+
+
+def _plain_names(value: Any, room: int = DEPTH) -> bool:
+    """Whether all names in `value` are ASCII, and nothing in it is nested more than `room` deep."""
+    if not isinstance(value, dict | list):
+        return True
+    names, inside = (value.keys(), value.values()) if isinstance(value, dict) else ((), value)
+    return room > 0 and all(map(str.isascii, names)) and all(_plain_names(one, room - 1) for one in inside)
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -42,6 +49,8 @@ def _object(data: bytes) -> dict[str, Any]:
     value = JSON.decode(data.decode())
     if not isinstance(value, dict) or json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() != data:
         raise Fault("is not an object in canonical JSON")
+    if not _plain_names(value):
+        raise Fault("has names that are not ASCII, or is nested too deeply")
     return value
 
 

@@ -22,7 +22,7 @@ from audit_records import (
 
 __all__ = ["Epoch", "Fault", "crc32c", "open_record", "open_with", "record_at", "since", "verify", "verify_proof"]
 
-TORN = 256 * 1024
+TORN, LOSS = 256 * 1024, "after-loss: "
 EPOCH = re.compile("e(?!000000)([0-9]{6})")
 TILE = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 PROOF = re.compile(rf"c2sp\.org/tlog-proof@v1\n(?:extra ([^\n]*)\n)?index {NUMBER}\n((?:[^\n]+\n)*)\n(.*)", re.DOTALL)
@@ -42,6 +42,7 @@ class Epoch:
     torn: int = 0              # bytes of a torn batch behind the last whole one
     unfinished: bool = False   # the head holds a note that is newer than the checkpoint
     pruned: bool = False       # its records were moved away, as a later epoch says
+    lost: str | None = None    # what the next epoch says of a loss behind its checkpoint
 
 
 def record_at(folder: Path, epoch: str, index: int) -> bytes:
@@ -56,13 +57,25 @@ def record_at(folder: Path, epoch: str, index: int) -> bytes:
     raise Fault("is not in the log", index)
 
 
+def _loss(epoch: Path | None) -> str | None:
+    """What the first record of `epoch`, not verified, says of a loss in the one before it."""
+    try:
+        _, kind, plain = shape(record_at(epoch.parent, epoch.name, 0)) if epoch else ("", "", None)
+    except (Fault, OSError, ValueError, RecursionError):
+        return None
+    reason = str((plain or {}).get("reason"))
+    return reason.removeprefix(LOSS) if kind == "epoch" and reason.startswith(LOSS) else None
+
+
 class _Walk:
     """Verifies one epoch from its first tile to the end of its journal. Of a pruned one there are only hashes, and no leaves."""
 
-    def __init__(self, folder: Path, keys: Keys, before: _Walk | None, closed: bool, live: bool) -> None:
-        self.folder, self.before, self.closed, self.number = folder, before, closed, int(folder.name[1:])
+    def __init__(self, folder: Path, keys: Keys, before: _Walk | None, after: Path | None, live: bool) -> None:
+        self.folder, self.before, closed, lost, self.number = folder, before, after is not None, _loss(after), int(folder.name[1:])
         self.at, self.first, self.torn, self.through = before.at if before else "", None, 0, 0
         self.leaves: list[bytes] = []
+        self.recent: dict[int, bytes] = {}  # records from the checkpoint's last bundle on
+        self.ends: set[int] = set()  # how many records there are behind each batch of the journal
         known = {name for name, _ in keys if name.endswith(f"/{folder.name}")}
         self.note, self.origin = None, min(known) if len(known) == 1 else ""
         if closed or (folder / "checkpoint").exists():
@@ -73,21 +86,23 @@ class _Walk:
         self.signed = self.note.size if self.note else 0
         there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
         files = there.keys() - {"checkpoint"} - {name for name, path in there.items() if path.is_dir()}
-        self.pruned = closed and self.signed > 0 and not any(name.startswith("tile/entries/") for name in files)
+        self.pruned = closed and lost is None and self.signed > 0 and not any(name.startswith("tile/entries/") for name in files)
         files -= {*(self._remains(files) if self.pruned else self._tiles())}
         segments = sorted(name for name in files if re.fullmatch("journal/[0-9]{20}", name))
-        if not self.pruned or segments:
+        if segments and closed and lost is None:
+            raise Fault("the epoch is closed, but its journal is not empty")
+        if not self.pruned:
             self._journal(segments)
         if self.number > 1 and self.note and not self.leaves and not self.pruned:
             raise Fault("the first record, of kind epoch, is missing", 0)
         for name, path in sorted(there.items()):
             known = path.is_dir() or name not in files or name in segments or name == "lock" and not path.stat().st_size
             if path.is_symlink() or path.is_dir() and name.split("/")[0] not in ("tile", "journal") or \
-                    not known and not (live and not closed and self._passing(name)):
+                    not known and not ((live and not closed or lost is not None) and self._passing(name)):
                 raise Fault(f"{name} does not belong here")
         roots = (self.note.root if self.pruned else base64_of(Tree(self.leaves).root())), self.note.root if self.note else None
         size, last = self.signed if self.pruned else len(self.leaves), self.first and self.at
-        self.epoch = Epoch(self.origin, size, self.signed, *roots, self.first, last, self.torn, pruned=self.pruned)
+        self.epoch = Epoch(self.origin, size, self.signed, *roots, self.first, last, self.torn, False, self.pruned, lost)
 
     def _take(self, record: bytes) -> None:
         index = len(self.leaves)
@@ -107,6 +122,8 @@ class _Walk:
             raise Fault(str(error), index) from error
         self.at, self.first = at, self.first or at
         self.leaves.append(leaf_hash(record))
+        if index >= self.signed // 256 * 256:
+            self.recent[index] = record
 
     def _follows(self, link: Any) -> bool:
         """Whether `link` is the checkpoint of the epoch before, or may be where that epoch is not there."""
@@ -171,9 +188,8 @@ class _Walk:
 
     def _journal(self, names: list[str]) -> None:
         """Walks the segments batch by batch to the end of the log."""
-        if names and self.closed:
-            raise Fault("the epoch is closed, but its journal is not empty")
         tree = Tree(self.leaves[: int(names[0][-20:])]) if names else Tree(self.leaves)
+        self.ends.add(tree.size)
         for name in names:
             if int(name[-20:]) != tree.size:
                 raise Fault(f"{name} does not follow what is before it", tree.size)
@@ -181,6 +197,7 @@ class _Walk:
             for batch in batches(data):
                 self._append(batch, tree)
                 end = batch.end
+                self.ends.add(tree.size)
             rest = data[end:].rstrip(b"\0")
             whole = any(rest[at : at + 8] == MAGIC and batch_at(data, end + at) for at in range(SECTOR, len(rest), SECTOR))
             if rest and name != names[-1] or len(rest) > TORN or whole:
@@ -188,6 +205,12 @@ class _Walk:
             self.torn = len(rest)
         if tree.size < self.signed:
             raise Fault("the journal ends before the checkpoint", tree.size)
+        if not self.whole(self.signed):
+            raise Fault("the checkpoint is of a part of a batch")
+
+    def whole(self, size: int) -> bool:
+        """Whether no batch lies across `size`, as far as the journal goes back."""
+        return self.pruned or size in self.ends or size < min(self.ends)
 
     def _append(self, batch: Batch, tree: Tree) -> None:
         if batch.first != tree.size:
@@ -211,9 +234,22 @@ class _Walk:
         if tile_path(level, first // 256, width) != name or len(row) < first + width:
             return False
         data = (self.folder / name).read_bytes()
-        if level == "entries":
-            data = b"".join(leaf_hash(record) for record in frames(data, width, first))
-        return data == b"".join(row[first : first + width])
+        return b"".join(row[first : first + width]).startswith(data) if level != "entries" else self._begin(data, first, width)
+
+    def _begin(self, data: bytes, first: int, width: int) -> bool:
+        """Whether a file holds `width` records from `first` on, or is cut off in one of them."""
+        at = 0
+        try:
+            for index, record in enumerate(frames(data, width, first), first):
+                at += 2 + len(record)
+                if leaf_hash(record) != self.leaves[index]:
+                    return False
+        except Fault as cut:
+            if cut.index is None:
+                raise
+            record = self.recent.get(cut.index)
+            return record is not None and (len(record).to_bytes(2, "big") + record).startswith(data[at:])
+        return True
 
 
 def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_Walk]:
@@ -229,9 +265,9 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_W
             raise Fault(f"{path.name} does not belong here, or is not zeros")
     if not epochs or whole and epochs[0].name != "e000001":
         raise Fault(f"the log begins with {epochs[0].name}: epochs are missing" if epochs else "there is no epoch")
-    for path in epochs:
+    for path, after in zip(epochs, [*epochs[1:], None], strict=True):
         try:
-            walks.append(_Walk(path, keys, walks[-1] if walks else None, path != epochs[-1], live))
+            walks.append(_Walk(path, keys, walks[-1] if walks else None, after, live))
         except (Fault, OSError, UnicodeDecodeError) as error:
             index = getattr(error, "index", None)
             raise Fault(f"{path.name}{'' if index is None else f', record {index}'}: {error}", index) from error
@@ -261,6 +297,8 @@ def _contains(walks: list[_Walk], note: Note, what: str) -> _Walk:
         raise Fault(f"{what}: is from within {note.origin}, whose records were moved away: verify it against those")
     if (walk.epoch.root if walk.pruned else base64_of(Tree(walk.leaves[: note.size]).root())) != note.root:
         raise Fault(f"{what}: the first {note.size} records of {note.origin} have another root")
+    if not walk.whole(note.size):
+        raise Fault(f"{what}: is of a part of a batch")
     return walk
 
 

@@ -124,11 +124,12 @@ def batch(before: list[bytes], some: list[bytes], root: bytes | None = None) -> 
     return data + bytes(-len(data) % 512)
 
 
-def write_journal(epoch: Path, some: list[bytes], first: int = 0, each: int = 40, segment: int = 160) -> None:
-    """Batches of `each` records in segments of `segment` from record `first` on."""
+def write_journal(epoch: Path, some: list[bytes], first: int = 0, each: int = 40, segment: int = 160, signed: int = 0) -> None:
+    """Batches of `each` records in segments of `segment` from record `first` on; one ends at the checkpoint's size."""
     for start in range(first, len(some) + 1, segment):
         stop = min(start + segment, len(some))
-        data = b"".join(batch(some[:at], some[at : min(at + each, stop)]) for at in range(start, stop, each))
+        ends = sorted({*range(start, stop, each), stop, *({signed} & {*range(start, stop)})})
+        data = b"".join(batch(some[:at], some[at:end]) for at, end in zip(ends, ends[1:], strict=False))
         put(epoch / f"journal/{start:020}", data + bytes(4096))
 
 
@@ -140,7 +141,7 @@ def write_epoch(folder: Path, signer: Signer, some: list[bytes], signed: int | N
         put(epoch / "checkpoint", signer.note(some[:signed]).encode())
         write_tiles(epoch, some[:signed])
     if first is not None:
-        write_journal(epoch, some, first)
+        write_journal(epoch, some, first, signed=signed or 0)
     return epoch
 
 

@@ -67,14 +67,16 @@ def test_indexes_of_more_than_three_digits(folder: Path) -> None:
 def test_the_head_and_what_is_around_the_epochs(log: Path) -> None:
     [epoch] = check(log)
     assert (epoch.size, epoch.signed, epoch.torn, epoch.unfinished) == (700, 600, 0, False)
-    write_head(log.parent / "head", records(650), [ONE.note(records(500)), ONE.note(records(660))])
+    write_head(log.parent / "head", records(660), [ONE.note(records(500)), ONE.note(records(660))])
     assert check(log)[0].unfinished, "the note is newer than the checkpoint, and not newer than the records"
+    write_head(log.parent / "head", records(650), [ONE.note(records(600))])
+    fault(log, "head: is of a part of a batch", head=True)
 
 
 def test_a_slot_of_the_head_that_is_not_whole_counts_as_empty(log: Path) -> None:
     write_head(path := log.parent / "head", records(700), [ONE.note(records(600)), ONE.note(records(700))])
     data = path.read_bytes()
-    path.write_bytes(head_slot(650, mth(leaves(records(650))), 6) + data[512:])
+    path.write_bytes(head_slot(660, mth(leaves(records(660))), 6) + data[512:])
     flip(path, 512 + 30)
     flip(path, 1024 + 8192 + 500)
     assert not check(log)[0].unfinished
@@ -167,7 +169,7 @@ def test_both_signatures_of_the_right_keys_are_needed(folder: Path) -> None:
             body + mldsa + OTHER.lines(text)[1], body + OTHER.lines(text)[0] + ed25519, body + witness + mldsa + ed25519,
         ],
         "does not verify": [
-            body + stale[0] + ed25519, body + mldsa + stale[1], both + stale[1], ONE.note(some).replace("\n3\n", "\n4\n"),
+            body + stale[0] + ed25519, body + mldsa + stale[1], body + stale[0] + mldsa + ed25519, ONE.note(some).replace("\n3\n", "\n4\n"),
         ],
         "not base64": [body + mldsa + ed25519[:-3] + chr(ord(ed25519[-3]) + 1) + "=\n"],
         "root is not that": [ONE.note(some, root=b64(bytes(32))), ONE.note(some, root="A" * 42 + "B=")],
@@ -177,8 +179,9 @@ def test_both_signatures_of_the_right_keys_are_needed(folder: Path) -> None:
         for note in notes:
             path.write_text(note)
             fault(folder, says)
-    path.write_text(both + witness)
-    assert check(folder, head=False)
+    for behind in (witness, stale[1], ed25519, OTHER.lines(text)[0]):
+        path.write_text(both + behind)
+        assert check(folder, head=False)
     with pytest.raises(Fault, match="id is wrong"):
         verify(folder, VKEYS.replace(ONE.ids[0].hex(), ONE.ids[1].hex()))
     with pytest.raises(Fault, match="first two signatures"):
@@ -196,17 +199,17 @@ def spoilt(old: bytes, new: bytes, record: bytes = plain(0, place=5, text="ä\n"
     *(spoilt(b'"v":1', bad) for bad in (b'"v":2', b'"v":true', b'"v":1,"w":1', b'"v":1 ')),
     spoilt(b'"kind":"start",', b""), spoilt(b'"start"', b"1"), spoilt(b'{"place":5,"text"', b'{"text":"","place"'),
     *(spoilt(b".000Z", bad) for bad in (b"Z", b".000+00:00", b".000z")), spoilt(b"-21T", b"-31T"), spoilt(b"T08", b" 08"),
+    spoilt(b":30.", b":60."),
     *(spoilt(old, new, sealed(0)) for old, new in (
         (b'"v":1', b'"v":2'), (b'"key":"A', b'"key":"AA'), (b'AA","kind', b'AB","kind'), (b'"box"', b'"Box"'), (b"T08", b"T24"),
         (b'"kind"', b'"plain":{},"kind"'), (b'","key', b'=","key'), (b"-21T", b"-31T"),
     )),
     sealed(0).replace(sealed(0).split(b'"')[7], b"AAAA"), spoilt(b"}", b"]", plain(0)).replace(b":{", b":["), b"", b"[]", b"{}",
-    b"\xef\xbb\xbf" + plain(0), b"[" * 60000, plain(0, **{"\U0001f600": 1, "\ufb33": 2}), plain(0, "epoch", previous={}),
+    b"\xef\xbb\xbf" + plain(0), b"[" * 60000, plain(0, **{"ä": 1}), plain(0, a=-1), plain(0, a=[[[[]]]]), plain(0, "epoch", previous={}),
     sealed(0).replace(b"admission", b"epoch"),
 ])
 def test_a_record_has_one_form(folder: Path, bad: bytes) -> None:
-    by_utf_16 = plain(0, a=1, b=2).replace(b'"a"', '"\U0001f600"'.encode()).replace(b'"b"', '"\ufb33"'.encode())
-    some = [by_utf_16, sealed(0), bad, plain(0)]
+    some = [plain(0, a=[[{"B b": 2**53 - 1}]], b="\x7f\u2028😀"), sealed(0), bad, plain(0)]
     write_epoch(folder / "tiles", ONE, some, 4, None)
     fault(folder / "tiles", "e000001, record 2", 2)
     write_epoch(folder / "journal", ONE, some, 1)
@@ -228,9 +231,10 @@ def test_time_never_goes_back(folder: Path, signed: int) -> None:
 def test_the_journal_is_walked_batch_by_batch(folder: Path, spoil: Callable[[bytes, int], bytes]) -> None:
     assert crc32c(b"123456789") == 0xE3069283
     some = records(50)
-    epoch = write_epoch(folder, ONE, some, 20, None)
+    epoch = write_epoch(folder, ONE, some, 24, None)
     write_journal(epoch, some, first=16, each=8, segment=16)
     path = epoch / f"journal/{16:020}"
+    assert check(folder, head=False)
     path.write_bytes(spoil(path.read_bytes(), len(batch(some[:16], some[16:24]))))
     with pytest.raises(Fault, match="batch"):
         check(folder, head=False)
@@ -244,6 +248,8 @@ def test_segments_follow_each_other_and_the_checkpoint(folder: Path) -> None:
     shutil.rmtree(epoch / "journal")
     put(epoch / f"journal/{0:020}", batch([], some[:10]) + bytes(512))
     fault(folder, "ends before the checkpoint", 10)
+    put(epoch / f"journal/{0:020}", batch([], some[:30]))
+    fault(folder, "of a part of a batch")
 
 
 def test_one_torn_batch_may_lie_at_the_end(log: Path) -> None:
@@ -294,6 +300,31 @@ def test_epochs_are_linked(folder: Path) -> None:
     fault(folder / "good", "no epoch")
 
 
+def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
+    """700 records, 660 of them under its checkpoint; the next epoch says whether something was lost."""
+    some, says = records(700), opening(records(660)).replace(b"asked for", b"after-loss: a disk")
+    write_epoch(folder, ONE, some, 660, 500)
+    write_epoch(folder, TWO, [says, plain(1001)], 1)
+    assert [(epoch.size, epoch.signed, epoch.lost) for epoch in check(folder, head=False)] == [(700, 660, "a disk"), (2, 1, None)]
+    write_tiles(folder / "e000001", some)
+    segment = folder / f"e000001/journal/{660:020}"
+    segment.write_bytes(segment.read_bytes()[:-4096] + b"torn")
+    assert check(folder, head=False)[0].torn == 4
+    flip(segment, 100)
+    fault(folder, "e000001: tile/0/002.p/188 does not belong")
+    shutil.rmtree(segment.parent)
+    shutil.rmtree(folder / "e000001/tile")
+    write_tiles(folder / "e000001", some[:660])
+    assert check(folder, head=False)[0].size == 660
+    flip(folder / "e000001/tile/entries/000", 100)
+    fault(folder, "tile/0/000 has not the hashes", 1)
+    flip(folder / "e000001/tile/entries/000", 100)
+    write_journal(folder / "e000001", some, 500, signed=660)
+    for other in (opening(some[:660]), opening(some[:660], reason="after-loss: "), says.replace(b"after-loss: ", b"after-loss:")):
+        write_epoch(folder, TWO, [other], 1)
+        fault(folder, "its journal is not empty")
+
+
 def test_a_live_log_may_have_tiles_of_other_checkpoints(log: Path) -> None:
     for size in (590, 699, 700):
         write_tiles(log / "e000001", records(size))
@@ -301,7 +332,10 @@ def test_a_live_log_may_have_tiles_of_other_checkpoints(log: Path) -> None:
     assert check(log, live=True)[0].signed == 600
     path = log / "e000001/tile/entries/002.p/187"
     data = path.read_bytes()
-    for bad in (data[:-1] + b"x", data + b"x"):
+    for cut in (0, 1, 500, len(data) - 1):
+        path.write_bytes(data[:cut])
+        assert check(log, live=True), "a crash left the beginning of it"
+    for bad in (data[:-1] + b"x", data + b"x", data[:500] + b"x", data[:2] + b"xx"):
         path.write_bytes(bad)
         fault(log, "does not belong|too many", live=True)
     path.write_bytes(data)
@@ -322,7 +356,7 @@ def test_sealed_records_open_with_the_right_key_only() -> None:
 
 
 def test_the_log_still_contains_an_old_checkpoint(log: Path) -> None:
-    for size in (0, 1, 255, 600, 699, 700):
+    for size in (0, 1, 255, 600, 660, 700):
         since(log, VKEYS, ONE.note(records(size)))
     for note, says in ((ONE.note(records(701)), "701"), (ONE.note(records(5)[1:]), "another root"),
                        (OTHER.note(records(5)), "first two"), (TWO.note(records(5)), "e000002")):
