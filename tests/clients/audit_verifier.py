@@ -22,7 +22,7 @@ from audit_records import (
 
 __all__ = ["Epoch", "Fault", "crc32c", "open_record", "open_with", "record_at", "since", "verify", "verify_proof"]
 
-TORN, LOSS = 256 * 1024, "after-loss: "
+TORN, LOSS, LOOKS = 256 * 1024, "after-loss: ", 3
 EPOCH = re.compile("e(?!000000)([0-9]{6})")
 TILE = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 PROOF = re.compile(rf"c2sp\.org/tlog-proof@v1\n(?:extra ([^\n]*)\n)?index {NUMBER}\n((?:[^\n]+\n)*)\n(.*)", re.DOTALL)
@@ -97,7 +97,8 @@ class _Walk:
             raise Fault("the first record, of kind epoch, is missing", 0)
         for name, path in sorted(there.items()):
             known = path.is_dir() or name not in files or name in segments or name == "lock" and not path.stat().st_size
-            if path.is_symlink() or path.is_dir() and name.split("/")[0] not in ("tile", "journal") or \
+            folders = ("tile", "journal") if path.is_dir() else ()
+            if path.is_symlink() or not path.is_file() and name.split("/")[0] not in folders or \
                     not known and not ((live and not closed or lost is not None) and self._passing(name)):
                 raise Fault(f"{name} does not belong here")
         roots = (self.note.root if self.pruned else base64_of(Tree(self.leaves).root())), self.note.root if self.note else None
@@ -253,7 +254,7 @@ class _Walk:
 
 
 def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_Walk]:
-    """Verifies the epochs one after the other, after a look at what else is there; with `whole` the log has to begin with the first."""
+    """Verifies the epochs one after the other, after a look at what else is there; `whole` ones begin with the first."""
     epochs, walks = [], []
     for path in sorted(folder.iterdir()):
         number = EPOCH.fullmatch(path.name)
@@ -261,7 +262,7 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_W
             epochs.append(path)
             if int(number[1]) != int(epochs[0].name[1:]) + len(epochs) - 1:
                 raise Fault(f"{path.name} follows a gap")
-        elif path.name != "tmp" and (path.name != "reserve" or not path.is_file() or path.read_bytes().strip(b"\0")):
+        elif path.name != "tmp" and (path.name != "reserve" or path.is_symlink() or not path.is_file() or any(path.read_bytes())):
             raise Fault(f"{path.name} does not belong here, or is not zeros")
     if not epochs or whole and epochs[0].name != "e000001":
         raise Fault(f"the log begins with {epochs[0].name}: epochs are missing" if epochs else "there is no epoch")
@@ -277,15 +278,14 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_W
     return walks
 
 
-def _looked(folder: Path, keys: Keys, live: bool, whole: bool = False, looks: int = 3) -> list[_Walk]:
-    """Verifies the epochs; what is live is looked at again."""
-    try:
-        return _walks(folder, keys, live, whole)
-    except (Fault, OSError):
-        if not live or looks == 1:
-            raise
-        time.sleep(0.1)
-        return _looked(folder, keys, live, whole, looks - 1)
+def _looked(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_Walk]:
+    """Verifies the epochs; what is live is looked at again where something is wrong."""
+    for _ in range(LOOKS - 1 if live else 0):
+        try:
+            return _walks(folder, keys, live, whole)
+        except (Fault, OSError):
+            time.sleep(0.1)
+    return _walks(folder, keys, live, whole)
 
 
 def _contains(walks: list[_Walk], note: Note, what: str) -> _Walk:

@@ -106,14 +106,20 @@ def put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def write_tiles(epoch: Path, some: list[bytes]) -> None:
-    for at in range(0, len(some), 256):
-        put(epoch / "tile/entries" / tile(at // 256, len(some[at : at + 256])), framed(some[at : at + 256]))
+def tiles(some: list[bytes]) -> dict[str, bytes]:
+    """All tiles of a checkpoint over these records, by their paths in the epoch."""
+    found = {f"tile/entries/{tile(at // 256, len(some[at : at + 256]))}": framed(some[at : at + 256]) for at in range(0, len(some), 256)}
     level, row = 0, leaves(some)
     while row:
         for at in range(0, len(row), 256):
-            put(epoch / f"tile/{level}" / tile(at // 256, len(row[at : at + 256])), b"".join(row[at : at + 256]))
+            found[f"tile/{level}/{tile(at // 256, len(row[at : at + 256]))}"] = b"".join(row[at : at + 256])
         level, row = level + 1, [mth(row[at : at + 256]) for at in range(0, len(row) - 255, 256)]
+    return found
+
+
+def write_tiles(epoch: Path, some: list[bytes]) -> None:
+    for name, data in tiles(some).items():
+        put(epoch / name, data)
 
 
 def batch(before: list[bytes], some: list[bytes], root: bytes | None = None) -> bytes:

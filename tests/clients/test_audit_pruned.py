@@ -209,7 +209,7 @@ def test_records_go_as_a_whole_and_from_closed_epochs_only(folder: Path) -> None
 def test_the_chain_goes_over_pruned_epochs(folder: Path) -> None:
     says, gone = pruned("e000002"), ("e000002",)
     for place, link in enumerate([
-        opening(SECOND[:-1], 2000, origin=TWO.origin), opening(SECOND, 2000), opening(FIRST, 2000), LINK.replace(b'"size":300', b'"size":301'),
+        opening(SECOND[:-1], 2000, origin=TWO.origin), opening(SECOND, 2000), opening(FIRST, 2000), LINK.replace(b":300", b":301"),
     ]):
         fault(write(folder / f"link{place}", says, gone=gone, link=link), "e000003, record 0: previous is not", 0)
     early = opening(SECOND, 100, origin=TWO.origin)

@@ -127,10 +127,22 @@ def test_no_file_can_go_or_come(log: Path) -> None:
     fault(log, "lock does not belong")
     lock.unlink()
     for name in ("e000001/tile/0/003", "e000001/tile/entries/002.p/89", "e000001/notes", "x", "e000001/tile/0/000.p/255",
-                 "e000000/lock", "e000001/journal/1", "e000001/tile/2/000.p/1", "e000001/checkpoint.old", "e000003/checkpoint", "e000001/x/y"):
+                 "e000000/lock", "e000001/journal/1", "e000001/tile/2/000.p/1", "e000001/checkpoint.old", "e000003/checkpoint",
+                 "e000001/x/y"):
         put(log / name, b"")
         fault(log, "does not belong here|gap")
         (log / name).unlink()
+        if not any((log / name).parent.iterdir()):
+            (log / name).parent.rmdir()
+        assert check(log)
+    lock.write_bytes(b"")
+    for name in ("e000001/lock", "e000001/checkpoint", "e000001/tile/0/000", "reserve", "e000001"):
+        (log / name).rename(elsewhere := log.parent / "elsewhere")
+        (log / name).symlink_to(elsewhere)
+        fault(log, "does not belong here")
+        (log / name).unlink()
+        elsewhere.rename(log / name)
+    assert check(log)
 
 
 def test_records_cannot_be_swapped_or_put_in_anothers_place(folder: Path) -> None:
@@ -169,7 +181,7 @@ def test_both_signatures_of_the_right_keys_are_needed(folder: Path) -> None:
             body + mldsa + OTHER.lines(text)[1], body + OTHER.lines(text)[0] + ed25519, body + witness + mldsa + ed25519,
         ],
         "does not verify": [
-            body + stale[0] + ed25519, body + mldsa + stale[1], body + stale[0] + mldsa + ed25519, ONE.note(some).replace("\n3\n", "\n4\n"),
+            body + stale[0] + ed25519, body + mldsa + stale[1], body + stale[0] + mldsa + ed25519, both.replace("\n3\n", "\n4\n"),
         ],
         "not base64": [body + mldsa + ed25519[:-3] + chr(ord(ed25519[-3]) + 1) + "=\n"],
         "root is not that": [ONE.note(some, root=b64(bytes(32))), ONE.note(some, root="A" * 42 + "B=")],
