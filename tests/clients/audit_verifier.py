@@ -78,12 +78,13 @@ class _Walk:
         self.ends: set[int] = set()  # how many records there are behind each batch of the journal
         known = {name for name, _ in keys if name.endswith(f"/{folder.name}")}
         self.note, self.origin = None, min(known) if len(known) == 1 else ""
-        if closed or (folder / "checkpoint").exists():
+        if closed and lost is None or (folder / "checkpoint").exists():
             self.note = verified((folder / "checkpoint").read_bytes().decode(), keys)
             self.origin = self.note.origin
         if self.origin and self.origin.rpartition("/")[2] != folder.name:
             raise Fault(f"checkpoint: of another epoch, {self.origin}")
-        self.signed = self.note.size if self.note else 0
+        self.newest = self.note or Note(self.origin, 0, base64_of(Tree().root()))
+        self.signed = self.newest.size
         there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
         files = there.keys() - {"checkpoint"} - {name for name, path in there.items() if path.is_dir()}
         self.pruned = closed and lost is None and self.signed > 0 and not any(name.startswith("tile/entries/") for name in files)
@@ -129,7 +130,7 @@ class _Walk:
     def _follows(self, link: Any) -> bool:
         """Whether `link` is the checkpoint of the epoch before, or may be where that epoch is not there."""
         if self.before:
-            return isinstance(link, dict) and self.before.note._asdict().items() <= link.items()
+            return isinstance(link, dict) and self.before.newest._asdict().items() <= link.items()
         return isinstance(link, dict) and {*Note._fields} <= link.keys() and str(link["origin"]).endswith(f"/e{self.number - 1:06}")
 
     def _tiles(self) -> list[str]:

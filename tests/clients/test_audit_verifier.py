@@ -335,6 +335,12 @@ def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
     for other in (opening(some[:660]), opening(some[:660], reason="after-loss: "), says.replace(b"after-loss: ", b"after-loss:")):
         write_epoch(folder, TWO, [other], 1)
         fault(folder, "its journal is not empty")
+    never = write_epoch(folder / "never", ONE, some[:7], None)
+    write_epoch(folder / "never", TWO, [opening([]).replace(b"asked for", b"after-loss: ")], 1)
+    assert [(epoch.size, epoch.signed) for epoch in check(folder / "never", head=False)] == [(7, 0), (1, 1)]
+    put(never / "checkpoint", ONE.note(some[:7]).encode())
+    write_tiles(never, some[:7])
+    fault(folder / "never", "e000002, record 0: previous is not", 0)
 
 
 def test_a_live_log_may_have_tiles_of_other_checkpoints(log: Path) -> None:
