@@ -344,8 +344,8 @@ def rewrite_journal(log: Log, chance: random.Random) -> Tampering:
 
 
 WAYS: dict[Callable[[Log, random.Random], Tampering], int] = {
-    flip: 40, delete: 6, delete_folder: 4, add: 3, swap: 6, insert: 7, append: 5, truncate: 7, an_older_file: 5, an_older_state: 4,
-    remove_segment: 2, exchange: 4, forge: 6, rewrite_journal: 4,
+    flip: 40, delete: 6, delete_folder: 4, add: 4, swap: 6, insert: 7, append: 5, truncate: 7, an_older_file: 5, an_older_state: 4,
+    remove_segment: 4, exchange: 4, forge: 6, rewrite_journal: 4,
 }
 
 
