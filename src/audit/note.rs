@@ -123,11 +123,13 @@ impl LogKeys {
             return Err(NoteFault::Origin(checkpoint.origin));
         }
         let text = checkpoint.text();
+        // The first two lines, in this order; what follows is somebody else's.
+        let mut lines = signatures.iter();
         for key in &self.keys {
             let name = key.algorithm().as_str();
             let id = key_id(&self.origin, key);
-            let own = |(named, bytes): &&(&str, Vec<u8>)| *named == self.origin && bytes.starts_with(&id);
-            let (_, bytes) = signatures.iter().find(own).ok_or(NoteFault::Missing(name))?;
+            let own = lines.next().filter(|(named, bytes)| *named == self.origin && bytes.starts_with(&id));
+            let (_, bytes) = own.ok_or(NoteFault::Missing(name))?;
             let signature = bytes.get(4..).unwrap_or_default();
             Portable.verify(key, text.as_bytes(), signature).map_err(|_| NoteFault::Invalid(name))?;
         }
@@ -147,7 +149,7 @@ fn split(note: &str) -> Result<(Checkpoint, Signatures<'_>), NoteFault> {
     for line in signatures.split('\n') {
         let (name, encoded) = line.strip_prefix("\u{2014} ").and_then(|rest| rest.split_once(' ')).ok_or(NoteFault::Form)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| NoteFault::Form)?;
-        if name.is_empty() || bytes.len() < 5 {
+        if name.is_empty() || name.contains(|letter: char| letter == '+' || letter.is_whitespace()) || bytes.len() < 5 {
             return Err(NoteFault::Form);
         }
         read.push((name, bytes));

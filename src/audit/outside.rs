@@ -33,6 +33,9 @@ pub enum Inside<'r> {
     },
 }
 
+/// Salt, tag and the two bytes of an empty object, in base64url.
+const BOX_TEXT_MIN: usize = 46;
+
 /// The kinds of records that are never sealed: whoever follows the log from epoch to epoch must read them.
 pub(super) const ALWAYS_PLAIN: [&str; 2] = ["epoch", "pruned"];
 
@@ -70,7 +73,7 @@ impl<'r> Outside<'r> {
             let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
             let key: RecordKeyId = key.parse()?;
             let kind = kind(rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?)?;
-            if ALWAYS_PLAIN.contains(&kind) || text.len() < 43 || !is_base64url(text) {
+            if ALWAYS_PLAIN.contains(&kind) || text.len() < BOX_TEXT_MIN || !is_base64url(text) {
                 return Err(RecordFault::Member("box"));
             }
             return Ok(Self { at, kind, inside: Inside::Sealed { key, text } });
@@ -133,11 +136,25 @@ fn kind(quoted: &str) -> Result<&str, RecordFault> {
     if good { Ok(word) } else { Err(RecordFault::Member("kind")) }
 }
 
-/// The shape of `2026-11-21T08:15:30.000Z`.
+/// The shape of `2026-11-21T08:15:30.000Z`, of a day and time that exist.
 fn is_moment(text: &str) -> bool {
     let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
-    text.len() == shape.len()
-        && text.bytes().zip(shape).all(|(byte, like)| if *like == b'd' { byte.is_ascii_digit() } else { byte == *like })
+    let shaped = text.len() == shape.len()
+        && text.bytes().zip(shape).all(|(byte, like)| if *like == b'd' { byte.is_ascii_digit() } else { byte == *like });
+    let number = |from: usize, to: usize| {
+        text.as_bytes().get(from..to).unwrap_or_default().iter().fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0'))
+    };
+    shaped && number(11, 13) < 24 && number(14, 16) < 60 && number(17, 19) < 60 && {
+        let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let days = match month {
+            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+            4 | 6 | 9 | 11 => 30,
+            2 => 28 + u32::from(leap),
+            _ => 0,
+        };
+        (1..=days).contains(&day)
+    }
 }
 
 /// Base64url whose last character has no stray bits.

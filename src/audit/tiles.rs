@@ -194,7 +194,8 @@ pub fn stands(epoch: &Path) -> Result<Stands, durable::Fault> {
 /// Whether an epoch's records were moved away: its checkpoint is there, and no bundle.
 #[must_use]
 pub fn is_pruned(epoch: &Path) -> bool {
-    epoch.join("checkpoint").exists() && !epoch.join("tile/entries").exists()
+    let none = fs::read_dir(epoch.join("tile/entries")).map_or(true, |mut entries| entries.next().is_none());
+    none && epoch.join("checkpoint").exists()
 }
 
 /// The segments of a journal in order, each with the index of its first record.

@@ -4,6 +4,7 @@
 mod fault;
 mod journal;
 mod layout;
+mod remains;
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::audit::event::{Event, Previous};
 use crate::audit::head::{Head, HeadNote};
 use crate::audit::note::{Checkpoint, LogKeys, peek};
-use crate::audit::outside::Outside;
+use crate::audit::outside::{ALWAYS_PLAIN, Outside};
 use crate::audit::record::{Held, Opener, Record, RecordFault, RecordKeyId};
 use crate::audit::tiles::{self, Tiles, epoch_name};
 use crate::durable;
@@ -50,6 +51,8 @@ pub struct Seen {
     pub signed: u64,
     /// The root over all of them.
     pub root: Hash,
+    /// The root that the checkpoint signs.
+    pub signed_root: Hash,
     /// The first and the last record's time.
     pub times: Option<(String, String)>,
     /// Bytes of an interrupted write behind them, which the next start cuts off.
@@ -86,6 +89,7 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
             folder,
             number: *number,
             last: place + 1 == epochs.len(),
+            open: place + 1 == epochs.len(),
             at: last_at.clone(),
             through,
             head: head.as_ref(),
@@ -179,6 +183,8 @@ struct One<'v> {
     folder: &'v Path,
     number: u32,
     last: bool,
+    /// It is being written, or stays as a loss has left it.
+    open: bool,
     /// The time of the last record so far.
     at: String,
     /// Up to which epoch records may be missing, as records so far say.
@@ -205,6 +211,7 @@ impl One<'_> {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Seen, Fault> {
         let lost = next.and_then(|(_, reason)| reason.strip_prefix("after-loss: ")).map(str::to_owned);
+        self.open |= lost.is_some();
         let ends = format!("/{}", self.name());
         let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
         let keys = keys.ok_or_else(|| Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)"))?;
@@ -212,7 +219,7 @@ impl One<'_> {
         for _ in 0..TRIES {
             let stands = tiles::stands(self.folder)?;
             let signed = self.signed(stands.note.as_deref(), keys, lost.is_some())?;
-            let pruned = signed.size > 0 && tiles::is_pruned(self.folder);
+            let pruned = signed.size > 0 && !self.open && tiles::is_pruned(self.folder);
             if !pruned {
                 self.bundles(&mut edge, &signed, &mut progress)?;
             }
@@ -245,24 +252,26 @@ impl One<'_> {
         let tiles = Tiles::new(self.folder, signed.size);
         if pruned {
             edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
+            remains::agree(&tiles, self.folder)?;
         } else if !signed.size.is_multiple_of(WIDTH) {
             self.bundle(&mut edge, signed.size / WIDTH, signed)?;
         }
         self.root(&tiles, &edge, signed)?;
         // Before the journal: there is no tile of a record that is not in that.
         let extra = layout::extra(self.folder, signed.size)?;
+        if let Some((_, path)) = extra.first().filter(|_| !self.open) {
+            return Err(Fault::of(At::file(path), "it does not belong there"));
+        }
         let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
         let head = self.head.filter(|heads| heads.head.origin == signed.origin);
         let walked = journal::verify(self, signed, edge, (head, keys), &extra)?;
-        if !self.last && lost.is_none() && walked.size > signed.size {
-            return Err(Fault::of(At::epoch(&self.name()), "a closed epoch has records that its checkpoint does not cover"));
-        }
         let first = first.or(walked.first).and_then(|bytes| Some(Outside::read(&bytes).ok()?.at.to_owned()));
         Ok(Seen {
             origin: signed.origin.clone(),
             size: walked.size,
             signed: signed.size,
             root: walked.root,
+            signed_root: signed.root,
             times: first.map(|first| (first, self.at.clone())),
             torn: walked.torn,
             unfinished: extra.len(),
@@ -276,18 +285,18 @@ impl One<'_> {
     fn follows(&self, before: &Seen) -> Result<(), Fault> {
         match first_record(self.folder)? {
             Some((previous, _)) if previous.origin == before.origin => {
-                let same = previous.size == before.signed && previous.root == STANDARD.encode(before.root);
-                if same || before.lost.is_some() {
+                let same = previous.size == before.signed && previous.root == STANDARD.encode(before.signed_root);
+                // Of what was lost the head may have known a newer one.
+                if same || (before.lost.is_some() && previous.size > before.signed) {
                     return Ok(());
                 }
-                let what = format!("the epoch behind {} follows another checkpoint than this one's", before.origin);
-                Err(Fault::of(At::log(), what))
+                Err(Fault::of(self.record(0), format!("it does not follow the checkpoint of {}", before.origin)))
             }
             Some((previous, _)) => {
                 Err(Fault::of(self.record(0), format!("it follows {}, but {} stands before it", previous.origin, before.origin)))
             }
-            None if self.last && journal::first(self.folder)?.is_none() => Ok(()),
-            None => Err(Fault::of(self.record(0), "it does not say which epoch it follows")),
+            // Its first record has not come yet: any other was refused.
+            None => Ok(()),
         }
     }
 
@@ -298,19 +307,30 @@ impl One<'_> {
             return Err(Fault::of(self.record(index), RecordFault::Earlier));
         }
         self.at.replace_range(.., outside.at);
-        if outside.kind == "pruned" {
-            self.pruned(index, bytes)?;
+        let first = index == 0 && self.number > 1;
+        if ALWAYS_PLAIN.contains(&outside.kind) || first {
+            self.link(first, bytes).map_err(|what| Fault::of(self.record(index), what))?;
         }
         Ok(())
     }
 
-    /// Notes up to which epoch records may be missing. Only of epochs before its own can a record say that.
-    fn pruned(&mut self, index: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let record = Record::decode(bytes, &Nobody).map_err(|fault| Fault::of(self.record(index), fault))?;
-        if let Some(Record { event: Event::Pruned { through }, .. }) = record {
-            let number = tiles::epoch_number(&through).filter(|number| *number < self.number);
-            let number = number.ok_or_else(|| Fault::of(self.record(index), "its through names no epoch before its own"))?;
-            self.through = self.through.max(number);
+    /// A record that says something of other epochs: the first one of an epoch, which one it follows; `pruned`, up to which one
+    /// records may be missing. That counts for epochs before its own.
+    fn link(&mut self, first: bool, bytes: &[u8]) -> Result<(), String> {
+        let event = Record::decode(bytes, &Nobody).map(|record| record.map(|record| record.event));
+        if let Ok(Some(Event::Epoch { previous, .. })) = &event {
+            let before = previous.origin.rsplit('/').next().and_then(tiles::epoch_number);
+            if first && before == Some(self.number - 1) {
+                return Ok(());
+            }
+            return Err("only the first record of an epoch says which one it follows: the one before it".to_owned());
+        }
+        if first {
+            return Err("it does not say which epoch it follows".to_owned());
+        }
+        if let Some(Event::Pruned { through }) = event.map_err(|fault| fault.to_string())? {
+            let number = tiles::epoch_number(&through).ok_or("its through is no epoch")?;
+            self.through = self.through.max(number.min(self.number - 1));
         }
         Ok(())
     }

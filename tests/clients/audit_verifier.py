@@ -312,12 +312,11 @@ def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = Fals
     keys = verifier_keys(vkeys)
     said, newest = head_and_note(head.read_bytes() if head.is_file() else b"") if head else (None, None)
     walks = _looked(folder, keys, live, whole=head is not None)
-    if said:
-        _contains(walks, said, "head")
+    current = _contains(walks, said, "head") if said else walks[0]
     if newest:
         walk = _contains(walks, note := verified(newest, keys), "the head's note")
         walk.epoch.unfinished = walk.note is None or note.size > walk.signed
-    elif head and walks[0].note:
+    elif head and current.note:
         raise Fault("head: no note in it is whole, but the log has a checkpoint")
     return [walk.epoch for walk in walks]
 

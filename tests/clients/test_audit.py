@@ -275,3 +275,25 @@ def load(gateway: Gateway, answered: list[tuple[str, str]]) -> None:
                 return
             if answer.status_code == 200:
                 answered.append((answer.headers["token-shield-request"], answer.headers["audit-record"]))
+
+
+def test_old_records_go_to_the_archive_at_a_start(upstream: FakeUpstream, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    keep = f'epoch = "1s"\nkeep = "1s"\narchive = "{archive}"\n'
+    with serve(tmp_path, keep + fake_model(upstream.url)) as own:
+        revoked = own.issue("tests/gone")
+        own.command("token", "revoke", revoked, "--reason", "a test")
+        request = ask(own, "to be archived").headers["token-shield-request"]
+        assert len(query(own, "--request", request)) == 2
+        # The log's own times say how old an epoch is.
+        for _ in range(2):
+            time.sleep(1.1)
+            own.restart()
+        assert "old records were taken away" in own.logged() and not query(own, "--request", request)
+        seen = verified(own, live=True)
+        assert [epoch.pruned for epoch in seen] == [True, False, False]
+        done = binary("audit", "verify", str(archive), "--key", str(own.data / "log.vkeys"), "--json")
+        assert done.code == 0 and [row["pruned"] for row in json.loads(done.out)["epochs"]] == [False]
+        kept = binary("audit", "query", str(archive), "--request", request, "--keys", str(own.data / "secret/record-keys"))
+        assert kept.out.count("\n") == 2, kept.err
+        assert code(ask(own, "x", revoked)) == (401, "token-revoked"), "what was revoked stays so"

@@ -1,14 +1,11 @@
 //! A disk that fails in every way at every call: nothing acknowledged is lost, and the log knows whether it can go on.
 
+mod disk;
 mod room;
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -17,284 +14,14 @@ use token_shield::audit::log::{Log, LogFault, Recovered, Settings};
 use token_shield::audit::note::read_vkeys;
 use token_shield::audit::verify::{Seen, Wanted, verify};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
-use token_shield::durable::{Disk, SystemDisk};
+use token_shield::durable::Disk;
 use token_shield::id::KeyId;
 
 use crate::journal::copy_folder;
 
+use disk::{Call, Faulty, Kind, Op};
+
 const START: Timestamp = Timestamp(1_790_000_000_000);
-
-/// What goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Nothing.
-    None,
-    /// One call fails, as a broken disk does.
-    Broken,
-    /// One call finds no room.
-    Full,
-    /// One call is interrupted by a signal, which a [`Disk`] promises never to tell.
-    Interrupted,
-    /// One write ends half way.
-    Short,
-    /// One sync fails, and what it was to make sure of is gone later; the syncs behind it report success.
-    Sync,
-    /// From there on nothing can be renamed.
-    Rename,
-    /// From there on nothing can be taken away.
-    Unlink,
-    /// From there on nothing can be changed.
-    ReadOnly,
-    /// One sync does not come back.
-    Hang,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Op {
-    Write,
-    Sync,
-    Create,
-    MakeDir,
-    SyncDir,
-    Rename,
-    Unlink,
-    Allocate,
-    Resize,
-}
-
-/// A call that was made.
-#[derive(Clone, Debug)]
-struct Call {
-    op: Op,
-    path: PathBuf,
-    /// The file was made by the log and never synced: what is written to it takes room.
-    fresh: bool,
-}
-
-impl Kind {
-    /// Whether this kind makes a call of that sort fail.
-    fn hits(self, op: Op) -> bool {
-        match self {
-            Self::None => false,
-            Self::Broken | Self::Full | Self::Interrupted => true,
-            Self::Short => op == Op::Write,
-            Self::Sync | Self::Hang => matches!(op, Op::Sync | Op::SyncDir),
-            Self::Rename => op == Op::Rename,
-            Self::Unlink => op == Op::Unlink,
-            Self::ReadOnly => !matches!(op, Op::Sync | Op::SyncDir),
-        }
-    }
-
-    /// Whether the log must go on after it.
-    fn passes(self, call: &Call) -> bool {
-        match call.op {
-            // A reserve that cannot be had or given is no loss: new work waits until it is whole.
-            Op::Allocate | Op::Resize => true,
-            // What is written in place has its room already, and a sync of names cannot be tried again.
-            Op::Write | Op::Sync => self == Self::Full && call.fresh,
-            Op::Create | Op::MakeDir | Op::Rename => self == Self::Full,
-            Op::SyncDir => self == Self::Full && call.path.ends_with("journal"),
-            Op::Unlink => false,
-        }
-    }
-}
-
-/// What is there again when a sync has lost what it was to make sure of.
-enum Undo {
-    Bytes { file: File, offset: u64, bytes: Vec<u8>, length: u64 },
-    Name { path: PathBuf, before: Option<Vec<u8>> },
-}
-
-#[derive(Default)]
-struct Inner {
-    calls: Vec<Call>,
-    fired: Option<Call>,
-    /// Files that were made and not synced since.
-    fresh: HashSet<u64>,
-    unsynced: HashMap<u64, Vec<Undo>>,
-    names: HashMap<PathBuf, Vec<Undo>>,
-    lost: Vec<Undo>,
-    released: bool,
-}
-
-enum Verdict {
-    Pass,
-    Half,
-    Fail(io::ErrorKind),
-}
-
-/// The machine's disk, on which one thing goes wrong at call number `at`, from 1.
-struct Faulty {
-    kind: Kind,
-    at: usize,
-    clock: Arc<ManualClock>,
-    inner: Mutex<Inner>,
-    gate: Condvar,
-}
-
-impl Faulty {
-    fn new(kind: Kind, at: usize) -> Arc<Self> {
-        let clock = Arc::new(ManualClock::at(START));
-        Arc::new(Self { kind, at, clock, inner: Mutex::default(), gate: Condvar::new() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("lock")
-    }
-
-    fn fired(&self) -> Option<Call> {
-        self.lock().fired.clone()
-    }
-
-    /// Counts a call and says how it ends.
-    fn judge(&self, op: Op, path: &Path, file: Option<&File>) -> io::Result<Verdict> {
-        let mut inner = self.lock();
-        let inode = file.map(File::metadata).transpose()?.map(|about| about.ino());
-        let fresh = inode.is_some_and(|inode| inner.fresh.contains(&inode));
-        let call = Call { op, path: path.to_owned(), fresh };
-        inner.calls.push(call.clone());
-        let lasting = matches!(self.kind, Kind::Rename | Kind::Unlink | Kind::ReadOnly);
-        let number = inner.calls.len();
-        if !(number == self.at || lasting && number > self.at) || !self.kind.hits(op) {
-            return Ok(Verdict::Pass);
-        }
-        inner.fired.get_or_insert(call);
-        Ok(Verdict::Fail(match self.kind {
-            Kind::Short => return Ok(Verdict::Half),
-            Kind::Hang => {
-                // Time passes while nothing else does.
-                self.clock.advance(Duration::from_secs(130));
-                drop(self.gate.wait_while(inner, |inner| !inner.released).expect("lock"));
-                io::ErrorKind::TimedOut
-            }
-            Kind::Sync => {
-                let gone = match inode {
-                    Some(inode) => inner.unsynced.remove(&inode),
-                    None => inner.names.remove(path),
-                };
-                inner.lost.extend(gone.unwrap_or_default());
-                io::ErrorKind::Other
-            }
-            Kind::Full => io::ErrorKind::StorageFull,
-            Kind::Interrupted => io::ErrorKind::Interrupted,
-            Kind::Rename | Kind::Unlink => io::ErrorKind::PermissionDenied,
-            Kind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
-            Kind::None | Kind::Broken => io::ErrorKind::Other,
-        }))
-    }
-
-    fn call<T>(&self, op: Op, path: &Path, file: Option<&File>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        match self.judge(op, path, file)? {
-            Verdict::Pass => act(),
-            Verdict::Half | Verdict::Fail(io::ErrorKind::Other) => Err(io::Error::other("injected")),
-            Verdict::Fail(kind) => Err(kind.into()),
-        }
-    }
-
-    /// The names of `path` are not on the disk until its folder is synced.
-    fn named(&self, path: &Path, before: Option<Vec<u8>>) {
-        let undo = Undo::Name { path: path.to_owned(), before };
-        let folder = path.parent().expect("folder").to_owned();
-        self.lock().names.entry(folder).or_default().push(undo);
-    }
-
-    /// What a start finds: all that a failed sync was to make sure of is as it was before.
-    fn settle(&self) {
-        for undo in std::mem::take(&mut self.lock().lost).into_iter().rev() {
-            match undo {
-                Undo::Bytes { file, offset, bytes, length } => {
-                    file.write_all_at(&bytes, offset).and_then(|()| file.set_len(length)).expect("settle");
-                }
-                Undo::Name { path, before: Some(before) } => fs::write(path, before).expect("settle"),
-                Undo::Name { path, before: None } => drop(fs::remove_file(path)),
-            }
-        }
-    }
-
-    fn release(&self) {
-        self.lock().released = true;
-        self.gate.notify_all();
-    }
-}
-
-fn path_of(file: &File) -> PathBuf {
-    fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("path")
-}
-
-impl Disk for Faulty {
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let (inode, length) = (file.metadata()?.ino(), file.metadata()?.len());
-        let verdict = self.judge(Op::Write, &path_of(file), Some(file))?;
-        let most = usize::try_from(length.saturating_sub(offset)).expect("small").min(bytes.len());
-        let mut before = vec![0; most];
-        file.read_exact_at(&mut before, offset)?;
-        let undo = Undo::Bytes { file: file.try_clone()?, offset, bytes: before, length };
-        match verdict {
-            Verdict::Fail(io::ErrorKind::Other) => return Err(io::Error::other("injected")),
-            Verdict::Fail(kind) => return Err(kind.into()),
-            Verdict::Half => {
-                file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            Verdict::Pass => self.lock().unsynced.entry(inode).or_default().push(undo),
-        }
-        SystemDisk.write(file, bytes, offset)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.call(Op::Sync, &path_of(file), Some(file), || {
-            let (inode, mut inner) = (file.metadata()?.ino(), self.lock());
-            inner.unsynced.remove(&inode);
-            inner.fresh.remove(&inode);
-            Ok(())
-        })
-    }
-
-    fn create(&self, path: &Path) -> io::Result<File> {
-        let new = !path.exists();
-        let file = self.call(Op::Create, path, None, || SystemDisk.create(path))?;
-        if new {
-            self.named(path, None);
-        }
-        let (inode, mut inner) = (file.metadata()?.ino(), self.lock());
-        inner.fresh.insert(inode);
-        // Emptied: what was lost of it before is not missed.
-        inner.unsynced.remove(&inode);
-        inner.lost.retain(|undo| !matches!(undo, Undo::Bytes { file, .. } if file.metadata().is_ok_and(|of| of.ino() == inode)));
-        drop(inner);
-        Ok(file)
-    }
-
-    fn make_dir(&self, path: &Path) -> io::Result<()> {
-        self.call(Op::MakeDir, path, None, || SystemDisk.make_dir(path))
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.call(Op::SyncDir, path, None, || {
-            self.lock().names.remove(path);
-            Ok(())
-        })
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let before = fs::read(to).ok();
-        self.call(Op::Rename, to, None, || SystemDisk.rename(from, to))?;
-        self.named(to, before);
-        Ok(())
-    }
-
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.call(Op::Unlink, path, None, || SystemDisk.unlink(path))
-    }
-
-    fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
-        self.call(Op::Allocate, &path_of(file), Some(file), || SystemDisk.allocate(file, bytes))
-    }
-
-    fn resize(&self, file: &File, bytes: u64) -> io::Result<()> {
-        self.call(Op::Resize, &path_of(file), Some(file), || SystemDisk.resize(file, bytes))
-    }
-}
 
 /// A folder in memory where there is room for one: thousands of starts need no platters.
 fn folder() -> TempDir {
@@ -418,7 +145,7 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
     } else {
         let closed = log.close();
         let failed = disk.fired().filter(|call| fatal(call) && call.op != Op::Allocate);
-        assert!(closed.is_err() == failed.is_some() || disk.kind == Kind::ReadOnly, "{failed:?}: {closed:?}");
+        assert!(closed.is_err() == failed.is_some() || disk.kind.lasts(), "{failed:?}: {closed:?}");
     }
 }
 
@@ -453,7 +180,7 @@ fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
     let seen = judge(left.path(), base, &told);
     assert!(seen.iter().all(|epoch| epoch.torn == 0 && epoch.unfinished == 0 && epoch.signed == epoch.size), "{seen:?}");
     disk.release();
-    std::mem::take(&mut disk.lock().calls)
+    disk.calls()
 }
 
 /// Every kind at every call of a clean run, or a part of them.
@@ -461,8 +188,8 @@ fn campaign(base: &Base, everything: bool) {
     let calls = run(base, Kind::None, 0);
     assert!(calls.len() > 120, "{} calls", calls.len());
     let kinds = [Kind::Broken, Kind::Full, Kind::Interrupted, Kind::Short, Kind::Sync, Kind::Rename, Kind::Unlink];
-    let steps = [5, 5, 17, 5, 3, 2, 1].into_iter().chain([17, 11]);
-    let kinds = kinds.into_iter().chain([Kind::ReadOnly, Kind::Hang]).zip(steps);
+    let steps = [5, 5, 17, 5, 3, 2, 1].into_iter().chain([17, 11, 3, 4]);
+    let kinds = kinds.into_iter().chain([Kind::ReadOnly, Kind::Hang, Kind::Cut, Kind::CutButHead]).zip(steps);
     // A call that hangs while the log is opened keeps whoever opens it: nobody has been promised anything by then.
     let opened = calls.iter().position(|call| call.op == Op::Write && call.path.ends_with("00000000000000000000") && !call.fresh);
     for (kind, step) in kinds {

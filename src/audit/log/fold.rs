@@ -73,7 +73,9 @@ pub(super) fn fold(
     let mut trees = trees(settings, epoch, signed)?;
     let lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
     let from = cached(sealer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy), settings)?;
-    reaches(&trees, from.map_or(0, |(number, _)| number), settings)?;
+    if !lossy || from.is_none() {
+        reaches(&trees, from.map_or(0, |(number, _)| number), settings)?;
+    }
     for tree in &mut trees {
         let begin = match from {
             Some((number, _)) if tree.number < number => continue,

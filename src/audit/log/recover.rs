@@ -192,8 +192,15 @@ fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &
     let _lock = take_lock(lost)?;
     let last = super::succeed::last_known(settings, lost);
     let next = Epoch::new(settings, lost.number + 1)?;
+    let before = fs::read(&settings.head).ok();
     super::succeed::begin(settings, &next)?;
-    let mut opened = resume(settings, disk, &next)?;
+    let mut opened = resume(settings, disk, &next).inspect_err(|_| {
+        // As it was: the next try begins where this one did. Crash here: `abandoned` takes the folder away.
+        if let Some(before) = before {
+            let _ = durable::write_atomic(&settings.head, &before, 0o600);
+        }
+        let _ = fs::remove_dir_all(&next.folder);
+    })?;
     opened.first = vec![(first_record(&last, &format!("after-loss: {reason}")), None)];
     // What was durable and under no checkpoint is recorded anew: no revocation is lost that can still be read.
     let saved = super::succeed::saved(settings, lost);

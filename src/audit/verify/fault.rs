@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::audit::tiles::TileFault;
+use crate::audit::tiles::{TileFault, epoch_number};
 use crate::durable;
 
 /// What is wrong, and the first record that is not as it was written, where one can be named.
@@ -37,13 +37,14 @@ impl At {
     }
 
     pub(super) fn file(path: &Path) -> Self {
-        Self { path: Some(path.to_owned()), ..Self::log() }
+        let epoch = path.components().filter_map(|part| part.as_os_str().to_str()).rfind(|part| epoch_number(part).is_some());
+        Self { epoch: epoch.map(str::to_owned), path: Some(path.to_owned()), index: None }
     }
 }
 
 impl std::fmt::Display for At {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(epoch) = &self.epoch {
+        if let Some(epoch) = self.epoch.as_ref().filter(|_| self.path.is_none()) {
             write!(out, "{epoch}: ")?;
         }
         if let Some(index) = self.index {

@@ -13,7 +13,7 @@ use crate::audit::record::RecordFault;
 use crate::audit::tiles::{self, Tiles};
 use crate::durable;
 use crate::merkle::proof::tree_at;
-use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
+use crate::merkle::tile::{Edge, Tile, WIDTH, bundle_push, bundle_records, tile_bytes};
 use crate::merkle::{Hash, Tree};
 
 /// What stands behind the checkpoint.
@@ -53,9 +53,17 @@ pub(super) fn verify(
     if let Some(stray) = stray {
         return Err(Fault::of(At::file(&stray), "it is no segment of a journal"));
     }
+    if !one.open
+        && let Some((_, path)) = segments.first()
+    {
+        return Err(Fault::of(At::file(path), "a closed epoch's journal is empty"));
+    }
     let mut marks = vec![Mark { size: signed.size, root: signed.root }];
     if let Some(heads) = head {
         marks.push(Mark { size: heads.head.size, root: heads.head.root });
+        if heads.note.is_none() && signed.size > 0 {
+            return Err(Fault::of(At::epoch(&one.name()), "the head has no checkpoint any more"));
+        }
         if let Some(note) = &heads.note {
             let noted =
                 keys.open(note).map_err(|fault| Fault::of(At::epoch(&one.name()), format!("the head's checkpoint: {fault}")))?;
@@ -171,6 +179,7 @@ fn unfinished(
     for (tile, hashes) in edge.partial() {
         known.insert((tile.level, tile.index), tile_bytes(hashes));
     }
+    let full = |tile: &Tile| signed.size.checked_shr(8 * (u32::from(tile.level.unwrap_or(0)) + 1)).unwrap_or(0);
     for (tile, path) in extra {
         let bytes = match fs::read(path) {
             // Needless, and gone meanwhile.
@@ -180,9 +189,14 @@ fn unfinished(
         let whole = match known.get(&(tile.level, tile.index)) {
             Some(whole) => whole.clone(),
             // A partial tile of a former checkpoint, whose place is full by now.
-            None => tiles.bytes(Tile { width: 256, ..*tile }).unwrap_or_default(),
+            None if tile.width < WIDTH && tile.index < full(tile) => {
+                tiles.bytes(Tile { width: WIDTH, ..*tile }).unwrap_or_default()
+            }
+            None => return Err(Fault::of(At::file(path), "it does not belong there")),
         };
-        if !whole.starts_with(&bytes) || (tile.level.is_some() && bytes.len() as u64 > 32 * tile.width) {
+        let count = if tile.level.is_some() { whole.len() / 32 } else { bundle_records(&whole).count() };
+        let most = if tile.level.is_some() { 32 * tile.width } else { u64::MAX };
+        if !whole.starts_with(&bytes) || bytes.len() as u64 > most || tile.width > count as u64 {
             return Err(Fault::of(At::file(path), "it does not belong there"));
         }
     }

@@ -12,7 +12,11 @@ use crate::merkle::tile::{Tile, WIDTH};
 fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(durable::Fault::of("list", folder))? {
-        let path = entry.map_err(durable::Fault::of("list", folder))?.path();
+        let entry = entry.map_err(durable::Fault::of("list", folder))?;
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            return Err(Fault::of(At::file(&path), "it is a symbolic link"));
+        }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         found.push((name, path));
     }
@@ -26,7 +30,7 @@ fn stray(path: &Path) -> Fault {
 
 /// The folder of all epochs.
 pub(super) fn top(dir: &Path) -> Result<(), Fault> {
-    let mut expected = 1;
+    let (mut expected, mut epochs) = (1, 0);
     for (name, path) in list(dir)? {
         match name.as_str() {
             "tmp" => {}
@@ -37,11 +41,12 @@ pub(super) fn top(dir: &Path) -> Result<(), Fault> {
                     return Err(Fault::of(At::epoch(epoch), "the epoch before it is missing"));
                 }
                 expected = number + 1;
+                epochs += 1;
                 self::epoch(&path)?;
             }
         }
     }
-    Ok(())
+    if epochs == 0 { Err(Fault::of(At::file(dir), "there is no epoch: it is not the folder of a log")) } else { Ok(()) }
 }
 
 fn epoch(folder: &Path) -> Result<(), Fault> {
