@@ -61,7 +61,7 @@ step "documentation" docs
 step "floors 0 and 1 alone" cargo check -q --lib --no-default-features
 step "the offline commands alone" cargo check -q --no-default-features --features offline
 step "build" cargo build -q
-step "tests" cargo nextest run --no-fail-fast
+step "tests" cargo nextest run --no-fail-fast --features seeded-faults
 step "examples in the documentation" cargo test -q --doc
 step "unmodified clients" clients
 step "the same where loopback is the only network" loopback_only

@@ -13,6 +13,7 @@ pub mod json;
 pub mod merkle;
 pub mod refusal;
 pub mod secret;
+pub mod seeded;
 pub mod spelling;
 
 // Floor 1: formats and decisions (and floor 3's pen inside audit/).

@@ -3,6 +3,7 @@
 pub mod proof;
 pub mod tile;
 
+use crate::seeded::{Seed, has};
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 of a leaf, a node or a root.
@@ -12,7 +13,9 @@ pub type Hash = [u8; 32];
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> Hash {
     let mut sha = Sha256::new();
-    sha.update([0x00]);
+    if !has(Seed::LeafHashWithoutPrefix) {
+        sha.update([0x00]);
+    }
     sha.update(entry);
     sha.finalize().into()
 }

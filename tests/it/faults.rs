@@ -2,6 +2,8 @@
 
 mod disk;
 mod room;
+#[cfg(feature = "seeded-faults")]
+mod seeded;
 
 use std::fs;
 use std::path::Path;

@@ -31,7 +31,7 @@ pub(crate) struct Gateway {
     runtime: Option<Runtime>,
     stop: watch::Sender<bool>,
     done: Option<tokio::task::JoinHandle<()>>,
-    _data: tempfile::TempDir,
+    pub(crate) data: tempfile::TempDir,
 }
 
 /// An upstream that counts requests and answers each with a small JSON document.
@@ -102,7 +102,7 @@ impl Gateway {
         let listeners = runtime.block_on(Listeners::bind(&config)).expect("listeners");
         let api = listeners.api.local_addr().expect("address");
         let done = runtime.spawn(async move { app.run(listeners, stopped).await.expect("run") });
-        Self { api, key, classical, control, forwarded, runtime: Some(runtime), stop, done: Some(done), _data: data }
+        Self { api, key, classical, control, forwarded, runtime: Some(runtime), stop, done: Some(done), data }
     }
 
     pub(crate) fn command(&self, command: Command) -> Reply {

@@ -7,6 +7,7 @@ use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, Tabl
 
 use crate::audit::note::Checkpoint;
 use crate::merkle::Hash;
+use crate::seeded::{Seed, has};
 
 /// Epoch and index → the record.
 const CONTROLS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("controls");
@@ -124,7 +125,7 @@ impl Cache {
         write.set_durability(if settle { Durability::Immediate } else { Durability::None })?;
         {
             let mut table = write.open_table(CONTROLS)?;
-            for (index, record) in records {
+            for (index, record) in records.filter(|_| !has(Seed::CacheStampedAhead)) {
                 table.insert((epoch, index), record)?;
             }
             let mut table = write.open_table(STAMP)?;

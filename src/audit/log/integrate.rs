@@ -18,6 +18,7 @@ use crate::audit::note::{Checkpoint, LogSigner};
 use crate::audit::outside::Outside;
 use crate::durable::{self, Disk};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
+use crate::seeded::{Seed, has};
 
 /// Runs until the log is over.
 pub(super) fn run(shared: &Shared, sealer: Sealer) {
@@ -103,6 +104,9 @@ impl Sealer {
         let before = Tile::partial(self.edge.size());
         let now: BTreeSet<Tile> = planned.iter().map(|(tile, _)| *tile).collect();
         planned.retain(|(tile, _)| !before.contains(tile));
+        if has(Seed::CheckpointBeforeTiles) {
+            self.publish(&note)?;
+        }
         // Crash here: the head has a note that the checkpoint has not. A start writes what follows anew, from the journal.
         self.write_files(&planned)?;
         // Crash here: tiles that no checkpoint covers yet. A start writes them anew.
@@ -134,10 +138,10 @@ impl Sealer {
             open.push((written.map_err(|error| room(durable::Fault::of("write", &path)(error)))?, path));
         }
         // All are on their way before the first is waited for.
-        for (file, path) in &open {
+        for (file, path) in open.iter().filter(|_| !has(Seed::TilesNotSynced)) {
             self.disk.sync(file).map_err(|error| room(durable::Fault::of("sync", path)(error)))?;
         }
-        for folder in folders {
+        for folder in folders.into_iter().filter(|_| !has(Seed::NamesNotSynced)) {
             self.disk.sync_dir(&folder).map_err(durable::Fault::of("sync", &folder))?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::audit::event::Event;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;
+use crate::seeded::{Seed, has};
 
 /// Checkpoints come at most so often, unless many records wait.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
@@ -176,7 +177,7 @@ impl Shared {
 
     /// The time that the next record gets: the wall clock, but never earlier than `last`.
     pub(super) fn now_after(&self, last: Timestamp) -> Timestamp {
-        self.clock.now().max(last)
+        if has(Seed::ClockGoesBack) { self.clock.now() } else { self.clock.now().max(last) }
     }
 
     pub(super) fn enqueue(&self, waiting: Waiting) {
@@ -185,7 +186,7 @@ impl Shared {
             fault.clone()
         } else if inner.closing {
             LogFault::Closed
-        } else if inner.state.low && waiting.event.is_new_work() {
+        } else if inner.state.low && waiting.event.is_new_work() && !has(Seed::FullDiskIgnored) {
             LogFault::Low
         } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_promised() {
             LogFault::Busy
@@ -439,6 +440,7 @@ impl Shared {
                 inner.watched.contains(file) || inner.segments.iter().any(|(_, segment)| segment == file)
             };
             let changed = watched.iter().find_map(|file| file.check().err().filter(|_| ours(file))).map(LogFault::from);
+            let changed = changed.filter(|_| !has(Seed::ChangedFilesUnnoticed));
             if let Some(fault) = hung.then_some(LogFault::Hung).or(changed) {
                 self.fail(fault);
             }

@@ -18,6 +18,7 @@ use crate::durable::Disk;
 use crate::durable::Identity;
 use crate::id::Principal;
 use crate::merkle::Tree;
+use crate::seeded::{Seed, has};
 
 /// Bytes of a new segment, all of them written as zeros before it is used, so that a batch changes no length and a full
 /// disk is noticed between batches.
@@ -30,6 +31,9 @@ pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
         let Some(batch) = gather(shared, &files, desk, work) else {
             continue;
         };
+        if has(Seed::AcknowledgedBeforeSync) {
+            shared.written(None, batch.after.size(), batch.records.clone());
+        }
         let mut written = desk.settle().and_then(|()| files.append(&batch.bytes, &batch.after));
         while let Err(LogFault::NoSpace(fault)) = &written
             && shared.give_room(fault)
@@ -70,7 +74,7 @@ impl Desk {
         let seal = if self.sealed {
             let principal = record.event.principal().map_or("", Principal::as_str);
             let (id, key) = vault.of(principal, record.at)?;
-            Some(Seal { id, key, salt: self.salts.next() })
+            Some(Seal { id, key, salt: if has(Seed::SaltReused) { [0; 16] } else { self.salts.next() } })
         } else {
             None
         };
@@ -168,14 +172,25 @@ impl Files {
             self.sync_head()?;
             begun = Some((self.size(), self.last.identity.clone()));
         }
+        if has(Seed::HeadLeads) {
+            self.tree = after.clone();
+            self.write_head()?;
+        }
         let path = self.last.identity.path();
         self.disk.write(&self.last.file, batch, self.last.end).map_err(durable::Fault::of("write", path))?;
         // Crash here: part of the batch, or all of it, beyond the head. Nobody was told. A start keeps it if it is whole and
         // cuts it off if not.
-        self.disk.sync(&self.last.file).map_err(durable::Fault::of("sync", path))?;
+        if !has(Seed::JournalNotSynced) {
+            let synced = self.disk.sync(&self.last.file).map_err(durable::Fault::of("sync", path));
+            if !has(Seed::FailedSyncBelieved) {
+                synced?;
+            }
+        }
         // Crash here: the batch is whole, and the head lags behind it. A start keeps it.
-        self.last.identity.check()?;
-        self.head_identity.check()?;
+        if !has(Seed::ChangedFilesUnnoticed) {
+            self.last.identity.check()?;
+            self.head_identity.check()?;
+        }
         self.last.end = self.last.end.saturating_add(length);
         self.tree = after.clone();
         self.write_head()?;

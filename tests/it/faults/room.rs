@@ -91,7 +91,7 @@ fn outcome() -> Event {
 }
 
 #[test]
-fn outcomes_and_commands_find_room_on_a_full_disk() {
+pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     let data = folder();
     let reserve = 8 << 20;
     let settings = Settings { reserve, ..settings(data.path()) };
