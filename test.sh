@@ -23,8 +23,10 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 # package: a program that it brings
 install_programs() {
-    local missing=""
-    for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git nginx-light:nginx haproxy:haproxy nodejs:node; do
+    # Some lie where only root looks.
+    local missing="" PATH="$PATH:/usr/sbin:/sbin"
+    for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git nginx-light:nginx haproxy:haproxy nodejs:node \
+        e2fsprogs:mkfs.ext4 mount:losetup; do
         command -v "${pair#*:}" >/dev/null 2>&1 || missing+=" ${pair%%:*}"
     done
     # Debian's python3 comes without what makes a venv.
@@ -49,7 +51,7 @@ clients() { TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" target/venv/bin/py
 
 loopback_only() {
     as_root env TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" "$PWD/target/venv/bin/python" tests/clients/loopback_only.py -q \
-        --deselect tests/clients/test_audit.py::test_kill_9_under_load
+        --deselect tests/clients/test_audit.py::test_kill_9_under_load --deselect tests/clients/test_power.py
 }
 
 mkdir -p target
