@@ -76,7 +76,10 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
     // The head first: what it says was in the log before.
     let head = wanted.head.map(Heads::read).transpose()?;
     layout::top(wanted.dir)?;
-    let epochs = tiles::epochs(wanted.dir)?;
+    let mut epochs = tiles::epochs(wanted.dir)?;
+    // The next epoch's folder is made before anything else of it.
+    let coming = if epochs.len() > 1 { epochs.pop_if(|(_, folder)| not_begun(folder)) } else { None };
+    let coming = coming.map(|(number, _)| format!("/{}", epoch_name(number)));
     let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
     let mut seen: Vec<Seen> = Vec::new();
     if let Some((number, _)) = epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some()) {
@@ -120,10 +123,18 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
     if let Some(since) = since.filter(|since| !named(&since.0.origin)) {
         return Err(Fault::of(At::log(), format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin)));
     }
-    if let Some(heads) = head.filter(|heads| !named(&heads.head.origin)) {
+    // Its head comes next, and says that there is nothing.
+    let empty = |head: &Head| head.size == 0 && coming.as_ref().is_some_and(|coming| head.origin.ends_with(coming));
+    if let Some(heads) = head.filter(|heads| !named(&heads.head.origin) && !empty(&heads.head)) {
         return Err(Fault::of(At::log(), format!("the head speaks of {}, which is not there", heads.head.origin)));
     }
     Ok(seen)
+}
+
+/// Whether an epoch's folder holds nothing yet.
+fn not_begun(folder: &Path) -> bool {
+    let journal = tiles::segments(&folder.join("journal")).unwrap_or_default();
+    journal.0.is_empty() && journal.1.is_none() && !folder.join("checkpoint").exists() && !folder.join("tile").exists()
 }
 
 /// What the head says.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use super::keys::generate;
+use super::keys::{generate, public_file};
 use super::logs::{self, Form};
 use super::probe::{self, Found};
 use super::serve::until_told;
@@ -18,7 +18,7 @@ use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;
 use crate::durable;
 use crate::secret::private_file;
-use crate::token::jwk;
+use crate::token::jwk::{self, Jwk};
 
 #[derive(Args)]
 pub(super) struct Dev {
@@ -64,8 +64,13 @@ impl Dev {
         let data = self.data.canonicalize()?;
         durable::make_private_dir(&data.join("keys"))?;
         let key = data.join("keys/operator.jwk");
+        let public = public_file(&key);
         if !key.exists() {
             generate(Algorithm::MlDsa65, &key)?;
+        } else if !public.exists() {
+            // The first start was cut off in between.
+            let own = Jwk::of(jwk::read_private(&private_file(&key)?)?.public()?);
+            durable::write_atomic(&public, jwk::write_set(&[own]).as_bytes(), 0o644)?;
         }
         if self.tls {
             make_certificate(&data)?;
@@ -83,8 +88,10 @@ impl Dev {
         let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
         app.control().apply(&operator, Command::TokenRegister { token: token.clone(), class: None }).await?;
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
+        // Who hears that it runs may tell it to stop.
+        let stop = until_told()?;
         self.announce(&listeners, &data, &token, &found)?;
-        app.run(listeners, until_told()?).await?;
+        app.run(listeners, stop).await?;
         Ok(())
     }
 
@@ -215,7 +222,6 @@ fn make_certificate(data: &Path) -> Result<(), Failure> {
 }
 #[cfg(test)]
 mod tests {
-    use super::super::keys::public_file;
     use super::*;
 
     #[test]

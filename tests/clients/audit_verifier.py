@@ -267,6 +267,8 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_W
             raise Fault(f"{path.name} does not belong here, or is not zeros")
     if not epochs or whole and epochs[0].name != "e000001":
         raise Fault(f"the log begins with {epochs[0].name}: epochs are missing" if epochs else "there is no epoch")
+    if len(epochs) > 1 and all(path.is_dir() or path.name == "lock" and not path.stat().st_size for path in epochs[-1].rglob("*")):
+        epochs.pop()  # it has not begun
     for path, after in zip(epochs, [*epochs[1:], None], strict=True):
         try:
             walks.append(_Walk(path, keys, walks[-1] if walks else None, after, live))
@@ -312,11 +314,12 @@ def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = Fals
     keys = verifier_keys(vkeys)
     said, newest = head_and_note(head.read_bytes() if head.is_file() else b"") if head else (None, None)
     walks = _looked(folder, keys, live, whole=head is not None)
-    current = _contains(walks, said, "head") if said else walks[0]
+    coming = said and not said.size and said.origin[-8:] == f"/e{walks[-1].number + 1:06}"
+    current = _contains(walks, said, "head") if said and not coming else walks[-1]
     if newest:
         walk = _contains(walks, note := verified(newest, keys), "the head's note")
         walk.epoch.unfinished = walk.note is None or note.size > walk.signed
-    elif head and current.note:
+    elif head and current.note and not coming:
         raise Fault("head: no note in it is whole, but the log has a checkpoint")
     return [walk.epoch for walk in walks]
 

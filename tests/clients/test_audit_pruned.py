@@ -260,3 +260,14 @@ def test_old_checkpoints_and_heads_of_pruned_epochs(folder: Path) -> None:
     assert check(log)
     write_head(folder / "head", FIRST[::-1], [ONE.note(FIRST)])
     fault(log, "head: the first 600 records of .* have another root")
+
+
+def test_an_epoch_begins_with_its_folder(folder: Path) -> None:
+    log = write(folder, gone=())
+    for name in ("journal", ""):
+        (log / "e000004" / name).mkdir(parents=True, exist_ok=True)
+        assert [epoch.origin for epoch in check(log)] == [ONE.origin, TWO.origin, THREE.origin]
+    (log / "e000004/lock").touch()
+    assert len(check(log)) == 3
+    put(log / "e000004/journal/x", b"")
+    fault(log, "e00000[34]")
