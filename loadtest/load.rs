@@ -41,6 +41,9 @@ struct Words {
     /// A file of bearer tokens, one a line, used in turn.
     #[arg(long)]
     tokens: Option<std::path::PathBuf>,
+    /// Requests a second of all connections together, evenly; as many as there are answers where it is not said.
+    #[arg(long)]
+    rate: Option<f64>,
     /// Length of the request body, bytes.
     #[arg(long, default_value_t = 2048)]
     body: usize,
@@ -57,6 +60,8 @@ struct Run {
     body: Vec<u8>,
     next: Cell<usize>,
     counting: Cell<bool>,
+    /// When it began, and the time between two requests.
+    pace: Option<(Instant, Duration)>,
     requests: Cell<u64>,
     errors: Cell<u64>,
     events: Cell<u64>,
@@ -93,6 +98,7 @@ async fn measure(words: &Words, run: Rc<Run>) -> io::Result<serde_json::Value> {
         "first_error": run.first_error.take(),
         "events": run.events.get(),
         "cpu_us": cpu_end.saturating_sub(cpu_begin),
+        "mean_us": latency.iter().sum::<u64>() / (latency.len() as u64).max(1),
         "p50_us": percentile(&latency, 50),
         "p99_us": percentile(&latency, 99),
         "max_us": latency.last(),
@@ -117,6 +123,9 @@ async fn conversation(run: &Run) -> io::Result<()> {
     loop {
         let turn = run.next.get();
         run.next.set(turn.wrapping_add(1));
+        if let Some((began, between)) = run.pace {
+            tokio::time::sleep_until((began + between.mul_f64(turn as f64)).into()).await;
+        }
         request.clear();
         request.extend_from_slice(&run.heads[turn % run.heads.len()]);
         request.extend_from_slice(&run.body);
@@ -182,6 +191,7 @@ impl Run {
             body,
             next: Cell::new(0),
             counting: Cell::new(false),
+            pace: words.rate.map(|rate| (Instant::now(), Duration::from_secs_f64(1.0 / rate))),
             requests: Cell::new(0),
             errors: Cell::new(0),
             events: Cell::new(0),

@@ -27,14 +27,16 @@ CHUNKS, PACE_MS = 200, 2
 SCENARIOS = {
     "direct": ("direct, no proxy", None, None),
     "nginx": ("nginx, plain proxy", "nginx", None),
+    "nginx-log": ("nginx, with an access log", "nginx-log", None),
     "nginx-token": ("nginx, plain proxy, the same token in the request", "nginx", "one"),
     "bare": ("bare hyper proxy, no feature", "bare", None),
     "cached": ("token-shield, token cached", "cached", "one"),
     "many": ("token-shield, 1,000 tokens in turn, cached", "cached", "many"),
     "ed25519": ("token-shield, Ed25519 token, verified every time", "cold", "ed25519"),
     "cold": ("token-shield, ML-DSA-65 token, verified every time", "cold", "one"),
+    "before": ("the token-shield that --before names, token cached", "before", "one"),
 }
-STREAMED = ["direct", "nginx", "bare", "cached"]
+STREAMED = ["direct", "nginx", "bare", "cached", "before"]
 
 
 class Trouble(Exception):
@@ -120,11 +122,11 @@ def spoken_address(process):
     return line
 
 
-def start_nginx(processes, args, folder, upstream):
+def start_nginx(processes, args, folder, upstream, name, access_log):
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not binary:
         raise Trouble("nginx is not installed: apt-get install nginx-light (or leave its scenarios out with --only)")
-    home = folder / "nginx"
+    home = folder / name
     home.mkdir()
     plain, streams = (f"127.0.0.1:{free_port()}" for _ in range(2))
     user = "user root;" if os.geteuid() == 0 else ""
@@ -143,7 +145,7 @@ pid {home}/nginx.pid;
 error_log {home}/error.log crit;
 events {{ worker_connections 4096; }}
 http {{
-    access_log off;
+    access_log {f'{home}/access.log' if access_log else 'off'};
 {temporary}
     keepalive_requests 1000000000;
     client_body_buffer_size 64k;
@@ -166,7 +168,7 @@ def start_bare(processes, args, upstream):
     return Proxy(process, address, address)
 
 
-def start_token_shield(processes, args, folder, upstream, name, cache):
+def start_token_shield(processes, args, folder, upstream, name, cache, binary):
     home = folder / name
     home.mkdir(mode=0o700)
     api, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
@@ -207,7 +209,7 @@ in_flight = 100000
 output_tokens = 4096
 """)
     log = home / "log"
-    command = [args.binary, "serve", "--config", home / "token-shield.toml"]
+    command = [binary, "serve", "--config", home / "token-shield.toml"]
     with log.open("wb") as out:
         process = processes.start(command, args.proxy_core, stdout=out, stderr=out)
     wait_for(api, process, log)
@@ -234,6 +236,7 @@ def measure(args, proxy, target, tokens, streaming):
     command = ["taskset", "-c", args.load_core, example(args, "load"), "--target", target]
     command += ["--connections", args.connections, "--warm-s", args.warm, "--window-s", args.window]
     command += ["--stream"] if streaming else []
+    command += ["--rate", args.rate] if args.rate else []
     command += ["--tokens", tokens] if tokens else []
     for pid in proxy.pids() if proxy else []:
         command += ["--pid", pid]
@@ -271,7 +274,7 @@ def summary(seen):
     rows = []
     for (key, streaming), lines in seen.items():
         row = {"scenario": key, "streaming": streaming, "rounds": lines}
-        for field in ("per_s", "cpu_us_each", "busy", "p50_us", "p99_us", "max_us"):
+        for field in ("per_s", "cpu_us_each", "busy", "mean_us", "p50_us", "p99_us", "max_us"):
             values = [line[field] for line in lines if line[field] is not None]
             row[field] = statistics.median(values) if values else None
         spread = [line["cpu_us_each"] for line in lines if line["cpu_us_each"] is not None]
@@ -336,13 +339,13 @@ def markdown(facts_, rows, memory):
             "",
             f"## {title}",
             "",
-            f"| scenario | {unit}s/s | CPU µs a {unit} (range) | to nginx | core busy | p50 ms {latency} | p99 ms | max ms |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            f"| scenario | {unit}s/s | CPU µs a {unit} (range) | to nginx | core busy | mean ms {latency} | p50 ms | p99 ms | max ms |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for row in chosen:
             span = row["cpu_us_each_range"]
             each = f"{row['cpu_us_each']:.1f} ({span[0]:.1f}–{span[1]:.1f})" if span else ""
-            times = " | ".join(f"{row[field] / 1000:.2f}" for field in ("p50_us", "p99_us", "max_us"))
+            times = " | ".join(f"{row[field] / 1000:.2f}" for field in ("mean_us", "p50_us", "p99_us", "max_us"))
             lines.append(
                 f"| {SCENARIOS[row['scenario']][0]} | {row['per_s']:,.0f} | {each} | {cell(row['ratio_to_nginx'], '.2f')} "
                 f"| {cell(row['busy'], '.0%')} | {times} |"
@@ -368,16 +371,20 @@ def words():
     parser.add_argument("--window", type=float, default=5.0, help="seconds that are counted, each scenario and round")
     parser.add_argument("--warm", type=float, default=1.0, help="seconds before each window")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--rate", type=float, help="requests a second, evenly; as many as there are answers where it is not said")
+    parser.add_argument("--before", type=pathlib.Path, help="another token-shield, for the scenario before")
     parser.add_argument("--proxy-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1, help="the core of load and upstream")
-    parser.add_argument("--only", default=",".join(SCENARIOS), help="which scenarios, of: " + " ".join(SCENARIOS))
+    parser.add_argument("--only", help="which scenarios, of: " + " ".join(SCENARIOS))
     parser.add_argument("--no-build", action="store_true", help="take the programs as they are")
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release", help="folder of the release build")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "results")
     parser.add_argument("--publish", action="store_true", help="put the table into docs/PERFORMANCE.md")
     args = parser.parse_args()
-    args.only = args.only.split(",")
+    args.only = args.only.split(",") if args.only else [key for key in SCENARIOS if key != "before" or args.before]
     unknown = [key for key in args.only if key not in SCENARIOS]
+    if "before" in args.only and not args.before:
+        parser.error("the scenario before needs --before PROGRAM")
     if unknown:
         parser.error(f"no scenario {unknown[0]!r}; there are: {' '.join(SCENARIOS)}")
     args.binary, args.examples = args.programs / "token-shield", args.programs / "examples"
@@ -400,13 +407,14 @@ def run(args, processes, folder):
     upstream = spoken_address(processes.start(command, args.load_core, stdout=subprocess.PIPE))
     tokens = mint(args, folder) if any(SCENARIOS[key][2] for key in args.only) else {}
     proxies = {}
-    if "nginx" in wanted:
-        proxies["nginx"] = start_nginx(processes, args, folder, upstream)
+    for name, access_log in (("nginx", False), ("nginx-log", True)):
+        if name in wanted:
+            proxies[name] = start_nginx(processes, args, folder, upstream, name, access_log)
     if "bare" in wanted:
         proxies["bare"] = start_bare(processes, args, upstream)
-    for name, cache in (("cached", 65536), ("cold", 0)):
+    for name, cache, binary in (("cached", 65536, args.binary), ("cold", 0, args.binary), ("before", 65536, args.before)):
         if name in wanted:
-            proxies[name] = start_token_shield(processes, args, folder, upstream, name, cache)
+            proxies[name] = start_token_shield(processes, args, folder, upstream, name, cache, binary)
     about = facts(args)
     rows = summary(rounds(args, upstream, proxies, tokens))
     memory = {name: proxy.rss_kib() for name, proxy in proxies.items()}

@@ -183,7 +183,7 @@ impl Verify {
 }
 
 /// A bar for runs that take long; none where the output is for a program.
-fn bar(quiet: bool) -> ProgressBar {
+pub(super) fn bar(quiet: bool) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) }
 }
 

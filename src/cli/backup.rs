@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::audit::bar;
 use super::{Failure, Place};
 use crate::audit::copy::{self, Sink, read};
 use crate::audit::note;
@@ -79,7 +80,13 @@ impl Log {
     fn verify(&self) -> Result<Vec<Seen>, Failure> {
         let text = fs::read_to_string(&self.vkeys).map_err(durable::Fault::of("read", &self.vkeys))?;
         let keys = note::read_vkeys(&text)?;
-        Ok(verify(&Wanted { dir: &self.audit, keys: &keys, head: Some(&self.head), since: None }, |_, _| ())?)
+        let bar = bar(false);
+        let seen = verify(&Wanted { dir: &self.audit, keys: &keys, head: Some(&self.head), since: None }, |done, of| {
+            bar.set_length(of);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        Ok(seen?)
     }
 
     /// Copies everything to `to`; the head, which says that the rest is there, last.

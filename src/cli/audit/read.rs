@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::super::Failure;
-use super::{Keys, now, parse_duration};
+use super::{Keys, now, parse_duration, spinner};
 use crate::audit::reader::{self, Epoch, Found, Told};
 use crate::audit::record::Opener;
 use crate::audit::tiles::{epoch_name, is_pruned};
@@ -252,7 +252,9 @@ impl Usage {
         }
         let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
         let (mut sums, mut closed): (BTreeMap<Vec<String>, Sum>, u64) = (BTreeMap::new(), 0);
+        let bar = spinner(false, "records");
         all(&epochs, &*vault, self.window.read()?, |told| {
+            bar.inc(1);
             if told.kind != "outcome" && told.kind != "refusal" {
                 return ControlFlow::Continue(());
             }
@@ -274,6 +276,7 @@ impl Usage {
             }
             ControlFlow::Continue(())
         })?;
+        bar.finish_and_clear();
         self.print(&sums);
         if closed > 0 {
             eprintln!(
