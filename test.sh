@@ -62,7 +62,7 @@ mkdir -p target
 step "install programs" install_programs
 step "install Python packages" install_python
 step "format" cargo fmt --check
-step "lints" cargo clippy -q --all-targets -- -D warnings
+step "lints" cargo clippy -q --all-targets --features seeded-faults -- -D warnings
 step "documentation" docs
 step "floors 0 and 1 alone" cargo check -q --lib --no-default-features
 step "the offline commands alone" cargo check -q --no-default-features --features offline

@@ -31,6 +31,7 @@ pub(crate) struct Gateway {
     runtime: Option<Runtime>,
     stop: watch::Sender<bool>,
     done: Option<tokio::task::JoinHandle<()>>,
+    #[cfg_attr(not(feature = "seeded-faults"), expect(dead_code, reason = "it is kept for as long as the gateway runs"))]
     pub(crate) data: tempfile::TempDir,
 }
 
