@@ -115,6 +115,8 @@ codes! {
     TokenScheme "token-scheme" Presented 401 Never "The Authorization scheme must be Bearer.";
     TokenInQuery "token-in-query" Presented 401 Never "Credentials are never read from the URL; send a header, and replace the token that was exposed.";
     TokenTooLarge "token-too-large" Presented 401 Never "The token is longer than the gateway reads (40 KiB).";
+    AuditorUnknown "auditor-unknown" Presented 401 Never "The log's tree is for auditors: send the auditor's credential, Authorization: Bearer CREDENTIAL.";
+    TreeUnknown "tree-unknown" Presented 404 Never "There is no such file of the log (any more): /audit/log.vkeys, /audit/NAME/EPOCH/checkpoint and what C2SP tlog-tiles names beside it.";
 
     TokenMalformed "token-malformed" Verified 401 Never "The token is not a well-formed JWS in compact form.";
     TokenHeader "token-header" Verified 401 Never "The token's header must be exactly typ, alg and kid.";
@@ -143,8 +145,6 @@ codes! {
     ChainWidened "chain-widened" Verified 401 Never "A token of the chain allows more than its parent.";
     ChainHolder "chain-holder" Verified 401 Never "A token of the chain has no key of its own, and its ancestors do not allow that, or not for so long.";
     HandleUnknown "handle-unknown" Verified 401 Never "This gateway knows no such handle.";
-    AuditorUnknown "auditor-unknown" Verified 401 Never "The log's tree is for auditors: send the auditor's credential, Authorization: Bearer CREDENTIAL.";
-    TreeUnknown "tree-unknown" Verified 404 Never "There is no such file of the log (any more): /audit/log.vkeys, /audit/NAME/EPOCH/checkpoint and what C2SP tlog-tiles names beside it.";
     HandlesOff "handles-off" Verified 401 Never "This issuer's tokens are not taken by handle; send the token itself.";
 
     TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked; ask the operator.";
