@@ -266,23 +266,32 @@ impl Pen {
         let (received, forwarded) = (body(received), forwarded.map(body));
         let open = about.clone();
         let admission = Admission { about, upstream, model_digest, output_tokens, digest_key, received, forwarded };
-        let event = Event::Admission(Box::new(admission));
-        let index = if has(Seed::AdmissionNotAwaited) {
-            self.write(event, oneshot::channel().0);
-            0
-        } else {
-            self.sealed(event).await?.index
-        };
         let digest_key = self.0.digest_keys.next();
-        let entry = Entry {
-            pen: self.clone(),
+        let own = self.clone();
+        let entry = move |index| Entry {
+            record: own.name(index),
+            pen: own,
             about: Some(open),
             admission: index,
-            record: self.name(index),
             digest_key,
             digest: Some(KeyedDigest::new(&digest_key)),
             bytes: 0,
         };
+        let event = Event::Admission(Box::new(admission));
+        if has(Seed::AdmissionNotAwaited) {
+            self.write(event, oneshot::channel().0);
+            return Ok(Sealed { inner, entry: entry(0) });
+        }
+        let (answer, answered) = oneshot::channel();
+        let metrics = Arc::clone(&self.0.metrics);
+        // The entry comes with the record: a caller who has left meanwhile drops it unseen, and it is closed all the same.
+        self.0.log.seal_with(event, None, move |sealed| {
+            drop(answer.send(sealed.map(|sealed| {
+                metrics.audit_record("admission");
+                entry(sealed.index)
+            })));
+        });
+        let entry = answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
         Ok(Sealed { inner, entry })
     }
 

@@ -142,7 +142,7 @@ fn each_under(
     let number = epoch.number;
     let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
     // An epoch whose records were moved away has none to give.
-    let moved = epoch.signed > 0 && !epoch.folder.join("tile/entries").exists();
+    let moved = epoch.signed > 0 && tiles::is_pruned(&epoch.folder);
     for index in from..if moved { from } else { epoch.signed } {
         let bytes = tiles.record(index)?;
         if each(Found { epoch: number, index, bytes: &bytes }).is_break() {

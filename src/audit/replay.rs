@@ -129,6 +129,9 @@ impl Run<'_> {
                     self.replay.unknown += self.open.len() as u64;
                     self.open.clear();
                 }
+                if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: ")) {
+                    self.gaps = true;
+                }
                 self.replay.books.apply(&record);
             }
             Ok(None) | Err(RecordFault::KeyMissing(_)) => {

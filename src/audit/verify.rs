@@ -96,6 +96,7 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
             open: place + 1 == epochs.len(),
             at: last_at.clone(),
             through,
+            acknowledged: 0,
             head: head.as_ref(),
             since: since.as_ref(),
         };
@@ -204,6 +205,8 @@ struct One<'v> {
     at: String,
     /// Up to which epoch records may be missing, as records so far say.
     through: u32,
+    /// How many of its records checkpoint and head speak of.
+    acknowledged: u64,
     head: Option<&'v Heads>,
     since: Option<&'v Since>,
 }
@@ -234,6 +237,8 @@ impl One<'_> {
         for _ in 0..TRIES {
             let stands = tiles::stands(self.folder)?;
             let signed = self.signed(stands.note.as_deref(), keys, lost.is_some())?;
+            let head = self.head.filter(|heads| heads.head.origin == signed.origin).map_or(0, |heads| heads.head.size);
+            self.acknowledged = signed.size.max(head);
             let pruned = signed.size > 0 && !self.open && tiles::is_pruned(self.folder);
             if !pruned {
                 self.bundles(&mut edge, &signed, &mut progress)?;
@@ -324,14 +329,16 @@ impl One<'_> {
         self.at.replace_range(.., outside.at);
         let first = index == 0 && self.number > 1;
         if ALWAYS_PLAIN.contains(&outside.kind) || first {
-            self.link(first, bytes).map_err(|what| Fault::of(self.record(index), what))?;
+            // Whoever can write the journal can write a batch behind what was acknowledged.
+            let acknowledged = index < self.acknowledged;
+            self.link(first, acknowledged, bytes).map_err(|what| Fault::of(self.record(index), what))?;
         }
         Ok(())
     }
 
     /// A record that says something of other epochs: the first one of an epoch, which one it follows; `pruned`, up to which one
     /// records may be missing. That counts for epochs before its own.
-    fn link(&mut self, first: bool, bytes: &[u8]) -> Result<(), String> {
+    fn link(&mut self, first: bool, acknowledged: bool, bytes: &[u8]) -> Result<(), String> {
         let event = Record::decode(bytes, &Nobody).map(|record| record.map(|record| record.event));
         if let Ok(Some(Event::Epoch { previous, .. })) = &event {
             let before = previous.origin.rsplit('/').next().and_then(tiles::epoch_number);
@@ -345,7 +352,9 @@ impl One<'_> {
         }
         if let Some(Event::Pruned { through }) = event.map_err(|fault| fault.to_string())? {
             let number = tiles::epoch_number(&through).ok_or("its through is no epoch")?;
-            self.through = self.through.max(number.min(self.number - 1));
+            if acknowledged {
+                self.through = self.through.max(number.min(self.number - 1));
+            }
         }
         Ok(())
     }

@@ -48,24 +48,30 @@ impl StreamFilter {
         }
     }
 
-    /// Takes the next bytes and appends to `out` what goes on; an event that is not complete yet is held.
+    /// Takes the next bytes and appends to `out` what goes on; an event that is not complete yet is held. Gives the place in `out` where
+    /// the event begins with which the stream says that it is over.
     ///
     /// # Errors
     /// When an event is too long; nothing of it was passed on, and the stream cannot go on.
-    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
         let Self { splitter, watch, usage_word, end_word } = self;
         let of_interest = |bytes: &[u8]| usage_word.find(bytes).is_some() || end_word.find(bytes).is_some();
         // Most chunks are whole events without anything to look at: no splitting, one copy.
         if splitter.is_between_events() && bytes.ends_with(b"\n\n") && !of_interest(bytes) {
             out.extend_from_slice(bytes);
-            return Ok(());
+            return Ok(None);
         }
+        let mut last = None;
         splitter.push(bytes, |event| {
+            let place = out.len();
             if !of_interest(event) || watch.passes(event) {
                 out.extend_from_slice(event);
             }
+            if watch.ended {
+                last.get_or_insert(place);
+            }
         })?;
-        Ok(())
+        Ok(last)
     }
 
     /// The stream has ended: appends what was held.

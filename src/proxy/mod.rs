@@ -272,7 +272,11 @@ impl Gateway {
     /// A file of the log's tree.
     async fn tree(&self, tree: &Tree, path: &str, (headers, peer): (&HeaderMap, IpAddr)) -> Result<Answer, Refused> {
         let file = tree.file(path);
-        tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
+        // What anybody may have is counted against the peer's network, as published keys are.
+        let auditor = tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
+        if !auditor {
+            self.authenticator.count_stranger(peer)?;
+        }
         let unknown = |why: &dyn std::fmt::Display| Refusal::new(Code::TreeUnknown).because(why);
         let file = file.ok_or_else(|| unknown(&"no path of the layout"))?;
         let (bytes, content_type) = file.read().await.map_err(|error| unknown(&error))?;

@@ -84,8 +84,8 @@ impl Source {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let mut out = Vec::with_capacity(data.len());
-                    filter.push(&data, &mut out).map_err(|fault| invalid(&fault))?;
-                    if let Some(place) = last_event(&out) {
+                    // The last event waits until the outcome is durable.
+                    if let Some(place) = filter.push(&data, &mut out).map_err(|fault| invalid(&fault))? {
                         *held = Some(out.split_off(place));
                         return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Step::More(Bytes::from(out)))) };
                     }
@@ -106,13 +106,6 @@ impl Source {
 
 fn invalid(fault: &dyn std::fmt::Display) -> Refusal {
     Refusal::new(Code::UpstreamInvalid).because(fault)
-}
-
-/// Where the event begins with which a stream says that it is over: it is held back until the outcome is durable.
-fn last_event(bytes: &[u8]) -> Option<usize> {
-    const ENDS: [&[u8]; 2] = [b"data: [DONE]", b"event: message_stop"];
-    let begins = |place: &usize| *place == 0 || bytes.get(place - 1) == Some(&b'\n');
-    ENDS.iter().filter_map(|end| memchr::memmem::rfind(bytes, end).filter(begins)).min()
 }
 
 /// What the body and its guard share.

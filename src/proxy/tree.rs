@@ -71,14 +71,15 @@ impl Tree {
         Some(File { path: path.join(tile.path()), content_type: "application/octet-stream", head: false })
     }
 
-    /// Whether those headers may have that file.
-    pub(super) fn allows(&self, headers: &HeaderMap, file: Option<&File>) -> Result<(), Code> {
-        if self.public_checkpoints && file.is_some_and(|file| file.head) {
-            return Ok(());
-        }
+    /// Whether those headers may have that file: true where they are an auditor's, false where anybody may have it.
+    pub(super) fn allows(&self, headers: &HeaderMap, file: Option<&File>) -> Result<bool, Code> {
         let shown = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let same = |known: &[u8; 32]| shown.is_some_and(|shown| verify_slices_are_equal(known, &sha256(shown)).is_ok());
-        if self.auditor.as_ref().is_some_and(same) { Ok(()) } else { Err(Code::AuditorUnknown) }
+        if self.auditor.as_ref().is_some_and(same) {
+            return Ok(true);
+        }
+        let public = self.public_checkpoints && file.is_some_and(|file| file.head);
+        if public { Ok(false) } else { Err(Code::AuditorUnknown) }
     }
 }
 

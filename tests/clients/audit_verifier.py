@@ -72,7 +72,8 @@ class _Walk:
 
     def __init__(self, folder: Path, keys: Keys, before: _Walk | None, after: Path | None, live: bool) -> None:
         self.folder, self.before, closed, lost, self.number = folder, before, after is not None, _loss(after), int(folder.name[1:])
-        self.at, self.first, self.torn, self.through = before.at if before else "", None, 0, 0
+        self.at, self.first, self.torn = before.at if before else "", None, 0
+        self.throughs: list[tuple[int, int]] = []  # indexes of records of kind pruned, and the epochs that they name
         self.leaves: list[bytes] = []
         self.recent: dict[int, bytes] = {}  # records from the checkpoint's last bundle on
         self.ends: set[int] = set()  # how many records there are behind each batch of the journal
@@ -119,13 +120,18 @@ class _Walk:
             if kind == "pruned":
                 if not (through := EPOCH.fullmatch(str((plain or {}).get("through")))):
                     raise Fault("through is no epoch")
-                self.through = max(self.through, int(through[1]))
+                self.throughs.append((index, int(through[1])))
         except (Fault, ValueError, RecursionError) as error:
             raise Fault(str(error), index) from error
         self.at, self.first = at, self.first or at
         self.leaves.append(leaf_hash(record))
         if index >= self.signed // 256 * 256:
             self.recent[index] = record
+
+    def permits(self, number: int, said: Note | None) -> bool:
+        """Whether a record that checkpoint or head `said` cover says that the records of epoch `number` may be missing."""
+        sure = max(self.signed, said.size if said and said.origin == self.origin else 0)
+        return any(index < sure and through >= number for index, through in self.throughs)
 
     def _follows(self, link: Any) -> bool:
         """Whether `link` is the checkpoint of the epoch before, or may be where that epoch is not there."""
@@ -254,7 +260,7 @@ class _Walk:
         return True
 
 
-def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_Walk]:
+def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None) -> list[_Walk]:
     """Verifies the epochs one after the other, after a look at what else is there; `whole` ones begin with the first."""
     epochs, walks = [], []
     for path in sorted(folder.iterdir()):
@@ -276,19 +282,19 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_W
             index = getattr(error, "index", None)
             raise Fault(f"{path.name}{'' if index is None else f', record {index}'}: {error}", index) from error
     for place, walk in enumerate(walks):
-        if walk.pruned and not any(later.through >= walk.number for later in walks[place + 1 :]):
+        if walk.pruned and not any(later.permits(walk.number, said) for later in walks[place + 1 :]):
             raise Fault(f"{walk.folder.name}: its records are missing, and no later epoch says that they were pruned")
     return walks
 
 
-def _looked(folder: Path, keys: Keys, live: bool, whole: bool = False) -> list[_Walk]:
+def _looked(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None) -> list[_Walk]:
     """Verifies the epochs; what is live is looked at again where something is wrong."""
     for _ in range(LOOKS - 1 if live else 0):
         try:
-            return _walks(folder, keys, live, whole)
+            return _walks(folder, keys, live, whole, said)
         except (Fault, OSError):
             time.sleep(0.1)
-    return _walks(folder, keys, live, whole)
+    return _walks(folder, keys, live, whole, said)
 
 
 def _contains(walks: list[_Walk], note: Note, what: str) -> _Walk:
@@ -313,7 +319,7 @@ def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = Fals
     """
     keys = verifier_keys(vkeys)
     said, newest = head_and_note(head.read_bytes() if head.is_file() else b"") if head else (None, None)
-    walks = _looked(folder, keys, live, whole=head is not None)
+    walks = _looked(folder, keys, live, head is not None, said)
     coming = said and not said.size and said.origin[-8:] == f"/e{walks[-1].number + 1:06}"
     current = _contains(walks, said, "head") if said and not coming else walks[-1]
     if newest:

@@ -103,13 +103,27 @@ pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
     let (Ok(vault), Ok(epochs)) = (Vault::read(&settings.record_keys), reader::epochs(&settings.dir)) else { return found };
     let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else { return found };
     let read = reader::each(epoch, epoch.signed, |record| {
-        found.extend(Record::decode(record.bytes, &vault).ok().flatten());
+        let record = Record::decode(record.bytes, &vault).ok().flatten();
+        found.extend(record.filter(|record| changes_books(&record.event)));
         ControlFlow::Continue(())
     });
     if let Err(fault) = read {
         tracing::warn!(%fault, "of the lost epoch's journal only a part was read");
     }
     found
+}
+
+/// What a lost epoch says of itself, and of the gateway's life, is not said again in the next.
+const fn changes_books(event: &Event) -> bool {
+    !matches!(
+        event,
+        Event::Epoch { .. }
+            | Event::Pruned { .. }
+            | Event::Start { .. }
+            | Event::Stop
+            | Event::Reload { .. }
+            | Event::Clock { .. }
+    )
 }
 
 /// The newest checkpoint of an epoch that can still be found: in its folder, or in the head.

@@ -177,7 +177,14 @@ impl Books {
             "agent-revoked" => stands(Standing::Revoked),
             "token-revoked" => caller.chain.iter().any(|(token, _)| ever(self.tokens.get(token))),
             "key-revoked" => caller.chain.iter().any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
-            "handle-revoked" => caller.handle.iter().any(|handle| ever(self.revoked_handles.get(handle))),
+            "handle-revoked" => {
+                let behind = |(token, _): &(String, String)| {
+                    let stood = |past: &Past<String>| past.0.iter().any(|(_, known)| known == token);
+                    self.handles.iter().filter(move |(_, past)| stood(past)).map(|(handle, _)| handle).collect::<Vec<_>>()
+                };
+                let handles = caller.chain.iter().flat_map(behind).chain(&caller.handle);
+                handles.into_iter().any(|handle| ever(self.revoked_handles.get(handle)))
+            }
             "token-behind-handle" => caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf))),
             _ => return None,
         })
