@@ -95,3 +95,32 @@ fn refusals_and_models_speak_both_dialects() {
         r#"{"data":[{"type":"model","id":"m","display_name":"m","created_at":"1970-01-01T00:00:00.000Z"}],"has_more":false,"first_id":"m","last_id":"m"}"#
     );
 }
+
+/// Whatever way the last event is written, it is known where it begins: it waits until the outcome is durable.
+#[test]
+fn the_last_event_is_found_however_it_is_written() {
+    let stop = r#"{"type":"message_stop"}"#;
+    for (operation, last) in [
+        (CHAT, "data: [DONE]\n\n".to_owned()),
+        (CHAT, "data:[DONE]\n\n".to_owned()),
+        (CHAT, "data:  [DONE] \r\n\r\n".to_owned()),
+        (CHAT, "data: [DONE]\n\n: x data: [DONE]\n\n".to_owned()),
+        (CHAT, "data: [DONE]\n\ndata: [DONE]\n\n".to_owned()),
+        (CHAT, "id: 7\ndata: [DONE]\n\n".to_owned()),
+        (MESSAGES, format!("event: message_stop\ndata: {stop}\n\n")),
+        (MESSAGES, format!("data: {stop}\n\n")),
+        (MESSAGES, format!("event:message_stop\ndata:{stop}\n\n")),
+    ] {
+        let first = r#"data: {"type":"ping","choices":[{"delta":{"content":"data: [DONE] message_stop"}}]}"#;
+        for stream in [format!("{first}\n\n{last}"), last.clone()] {
+            for size in [1, 3, stream.len()] {
+                let (mut filter, mut out, mut place) = (StreamFilter::new(operation, true), Vec::new(), None);
+                for piece in stream.as_bytes().chunks(size) {
+                    let found = filter.push(piece, &mut out).expect("short events");
+                    place = place.or(found);
+                }
+                assert_eq!(place, Some(stream.len() - last.len()), "{stream:?} in pieces of {size}");
+            }
+        }
+    }
+}
