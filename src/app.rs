@@ -22,7 +22,7 @@ use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault};
 use crate::audit::record::{Held, Opener as _};
 use crate::audit::request::Server;
-use crate::audit::retain::prune;
+use crate::audit::retain::{is_clock_doubtful, prune};
 use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, Ratchet, SystemClock};
 use crate::config::Config;
@@ -316,6 +316,16 @@ impl Listeners {
 fn retain(config: &Config) {
     let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    match is_clock_doubtful(&config.audit, &*clock) {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::error!(
+                "the clock is more than 30 days ahead of the newest record: no records are taken away; if it is right, run token-shield audit prune"
+            );
+            return;
+        }
+        Err(fault) => return tracing::error!(%fault, "old records were to be taken away, and are still here"),
+    }
     match prune(&config.audit, &clock, keep, |_, _| ()) {
         Ok(old) => {
             for epoch in old {

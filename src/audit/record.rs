@@ -77,6 +77,11 @@ pub struct Record {
 /// Why bytes are not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordFault {
+    /// A plain record where only sealed ones are written.
+    #[error(
+        "it is plain and was never acknowledged, and records are sealed here: somebody else wrote it (if [audit] records was \"plain\" until now, start with that once)"
+    )]
+    Unsealed,
     /// Not JSON at all.
     #[error("not JSON: {0}")]
     Json(json::Fault),

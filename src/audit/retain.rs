@@ -1,6 +1,7 @@
 //! How long records are kept: those of old epochs go, or are moved; what proves that they were there stays.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use crate::audit::copy::{self, CopyFault, Sink};
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Old, Pruning, Settings};
 use crate::audit::note::{LogKeys, NoteFault, read_vkeys};
+use crate::audit::outside::Outside;
+use crate::audit::reader::{self, ReadFault};
 use crate::audit::tiles::{checkpoint_note, epoch_name, is_pruned};
 use crate::audit::verify::{Fault, Wanted, verify};
 use crate::clock::{Clock, Timestamp};
@@ -57,9 +60,32 @@ pub enum RetainFault {
         /// What is wrong.
         fault: Fault,
     },
+    /// The log's records.
+    #[error(transparent)]
+    Read(#[from] ReadFault),
     /// Something else in the copy's place.
     #[error("{} is there already, and is another epoch", .0.display())]
     Taken(PathBuf),
+}
+
+/// How far the clock may be ahead of the newest record for a start to take records away by it: what is gone does not come back when
+/// the clock is set right.
+const AHEAD_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Whether the clock is so far ahead of the log that its age should be asked of an operator.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn is_clock_doubtful(settings: &Settings, clock: &dyn Clock) -> Result<bool, RetainFault> {
+    let epochs = reader::epochs(&settings.dir)?;
+    let mut newest = None;
+    if let Some(last) = epochs.last() {
+        let _ = reader::each(last, last.signed.saturating_sub(1), |found| {
+            newest = Outside::read(found.bytes).and_then(|outside| outside.moment()).ok().or(newest);
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(newest.is_none_or(|newest| newest.plus(AHEAD_MAX) < clock.now()))
 }
 
 /// Takes away the records of every epoch that is older than `keep` says, where no gateway writes the log: copied and verified

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::cache::Cache;
 use super::epoch::Epoch;
 use super::{LogFault, Settings};
+use crate::audit::note::peek;
 use crate::audit::outside::Outside;
 use crate::audit::tiles::{self, Tiles, epoch_name};
 use crate::clock::Timestamp;
@@ -47,6 +48,7 @@ impl<'s> Pruning<'s> {
         let newest = tiles::epochs(&settings.dir)?.pop().map_or_else(|| settings.dir.clone(), |(_, folder)| folder);
         let lock = newest.join("lock");
         let lock = durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))?;
+        sweep(settings)?;
         let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
         Ok(Self { settings, cache, _lock: lock })
     }
@@ -129,23 +131,40 @@ impl<'s> Pruning<'s> {
         let tmp = self.settings.dir.join("tmp");
         durable::make_private_dir(&tmp)?;
         let (entries, passing) = (old.folder.join("tile/entries"), tmp.join(format!("pruned-{}", epoch_name(old.number))));
-        // All at once: an epoch has its records or it has none.
+        // All at once: an epoch has its records or it has none. What a former try has left is of the same records.
+        let _ = fs::remove_dir_all(&passing);
         fs::rename(&entries, &passing).map_err(durable::Fault::of("move", &entries))?;
         durable::sync_dir(&old.folder.join("tile"))?;
         durable::sync_dir(&tmp)?;
-        // Crash here: an epoch that is pruned, with tiles that it does not need, and a folder in tmp.
-        fs::remove_dir_all(&passing).map_err(durable::Fault::of("remove", &passing))?;
-        for level in 0..7_u8 {
-            for index in 0..(old.size >> (8 * (u32::from(level) + 1))) {
-                let path = old.folder.join(Tile { level: Some(level), index, width: WIDTH }.path());
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(durable::Fault::of("remove", &path)(error).into());
-                    }
-                    Ok(()) | Err(_) => {}
-                }
-            }
-        }
-        Ok(())
+        // Crash here: an epoch that is pruned, with tiles that it does not need, and a folder in tmp. The next run sweeps.
+        finish(&passing, &old.folder, old.size)
     }
+}
+
+/// Removes what was moved aside, and the full tiles of hashes, of which the checkpoint's root does not need one.
+fn finish(passing: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
+    let gone = |path: &Path, done: io::Result<()>| match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::Fault::of("remove", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    };
+    for level in 0..7_u8 {
+        for index in 0..(size >> (8 * (u32::from(level) + 1))) {
+            let path = epoch.join(Tile { level: Some(level), index, width: WIDTH }.path());
+            gone(&path, fs::remove_file(&path))?;
+        }
+    }
+    // Last: as long as it is there, a run was interrupted.
+    Ok(gone(passing, fs::remove_dir_all(passing))?)
+}
+
+/// Finishes what an interrupted run has left.
+fn sweep(settings: &Settings) -> Result<(), LogFault> {
+    for (number, folder) in tiles::epochs(&settings.dir)?.into_iter().filter(|(_, folder)| tiles::is_pruned(folder)) {
+        let passing = settings.dir.join("tmp").join(format!("pruned-{}", epoch_name(number)));
+        if passing.exists() {
+            let size = tiles::checkpoint_note(&folder)?.and_then(|note| peek(&note).ok()).map_or(0, |checkpoint| checkpoint.size);
+            finish(&passing, &folder, size)?;
+        }
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use crate::audit::event::Event;
 use crate::audit::head::{Head, HeadFault, HeadNote};
 use crate::audit::journal::{self, Mark};
 use crate::audit::note::{Checkpoint, LogKeys};
+use crate::audit::outside::{ALWAYS_PLAIN, Outside};
 use crate::audit::record::{Record, RecordFault};
 use crate::audit::tiles::{self, Tiles};
 use crate::audit::vault::Vault;
@@ -319,6 +320,7 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
     if first > signed {
         return Err(LogFault::Gap { signed, first });
     }
+    let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     let tree = stands.tree_at(first)?;
     let mut read = Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
     let mut under = Tiles::new(&stands.folder, signed);
@@ -331,6 +333,9 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
         let pending = &mut read.pending;
         let walk = journal::walk(&bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
             if index >= signed {
+                if index >= acknowledged && settings.sealed {
+                    own(bytes)?;
+                }
                 pending.push(bytes.to_vec());
             } else if !under.record(index).is_ok_and(|record| record == bytes) {
                 return Err(RecordFault::Form);
@@ -347,7 +352,6 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
             read.segments.push((*first, Identity::of(&file, path)?));
         }
     }
-    let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     if read.tree.size() < acknowledged {
         return Err(LogFault::Behind { size: read.tree.size(), acknowledged });
     }
@@ -357,6 +361,14 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
         return Err(LogFault::HeadDamaged { path: settings.head.clone(), fault: HeadFault });
     }
     Ok(read)
+}
+
+/// That a record which nobody acknowledged is one of ours: only who has the record keys seals one. What is always plain says nothing
+/// that the books go by.
+fn own(bytes: &[u8]) -> Result<(), RecordFault> {
+    let outside = Outside::read(bytes)?;
+    let sealed = outside.sealed().is_some() || ALWAYS_PLAIN.contains(&outside.kind);
+    if sealed { Ok(()) } else { Err(RecordFault::Unsealed) }
 }
 
 /// Takes away what a crash has left at the tree's right edge: partial tiles of another size. Those of former checkpoints too, whose

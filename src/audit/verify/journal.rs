@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::fault::{At, Fault};
-use super::{Heads, One};
+use super::{Heads, One, layout};
 use crate::audit::journal::{self, Mark};
 use crate::audit::note::{Checkpoint, LogKeys};
 use crate::audit::record::RecordFault;
@@ -50,6 +50,7 @@ pub(super) fn verify(
     extra: &[(Tile, PathBuf)],
 ) -> Result<Walked, Fault> {
     let journal = one.folder.join("journal");
+    layout::folder(&journal)?;
     let (segments, stray) = if journal.is_dir() { tiles::segments(&journal)? } else { (Vec::new(), None) };
     if let Some(stray) = stray {
         return Err(Fault::of(At::file(&stray), "it is no segment of a journal"));

@@ -53,12 +53,21 @@ pub(super) fn top(dir: &Path) -> Result<(), Fault> {
 fn epoch(folder: &Path) -> Result<(), Fault> {
     for (name, path) in list(folder)? {
         match name.as_str() {
-            "checkpoint" | "tile" | "journal" => {}
+            "tile" | "journal" if path.is_dir() => {}
+            "checkpoint" if path.is_file() => {}
             "lock" if fs::metadata(&path).is_ok_and(|about| about.len() == 0) => {}
             _ => return Err(stray(&path)),
         }
     }
     Ok(())
+}
+
+/// That `path`, where it is there, is a folder in which no symbolic link lies.
+pub(super) fn folder(path: &Path) -> Result<(), Fault> {
+    if path.is_dir() || !path.exists() {
+        return if path.exists() { list(path).map(|_| ()) } else { Ok(()) };
+    }
+    Err(stray(path))
 }
 
 /// The reserve holds room, and nothing else.
