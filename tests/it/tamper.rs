@@ -299,3 +299,42 @@ fn other_keys_and_older_logs_are_found() {
     let cut = Wanted { dir: &settings(built.data.path()).dir, keys: &built.keys, head: None, since: Some(&built.since[1]) };
     verify(&cut, |_, _| {}).expect_err("cut, and a checkpoint of it was kept");
 }
+
+/// Appends a batch of one record behind all that the journal of the newest epoch holds, as whoever can write the folder can.
+fn forge(data: &Path, record: &str) {
+    let epochs = token_shield::audit::reader::epochs(&settings(data).dir).expect("a log");
+    let last = epochs.last().expect("an epoch");
+    let mut tree = token_shield::merkle::Tree::new();
+    let _ = token_shield::audit::reader::each(last, 0, |found| {
+        tree.push(found.bytes);
+        std::ops::ControlFlow::Continue(())
+    });
+    let mut batch = token_shield::audit::journal::Builder::new(tree);
+    batch.push(record.as_bytes()).expect("room");
+    let (_, segment) =
+        token_shield::audit::tiles::segments(&last.folder.join("journal")).expect("segments").0.pop().expect("one");
+    let mut bytes = fs::read(&segment).expect("a segment");
+    let (end, _) = token_shield::audit::journal::reach(&bytes, u64::MAX);
+    let forged = batch.finish().0;
+    bytes[end..end + forged.len()].copy_from_slice(&forged);
+    fs::write(segment, bytes).expect("written");
+}
+
+#[test]
+fn what_is_forged_behind_the_head_says_nothing() {
+    let at = r#""at":"2036-11-21T08:15:30.000Z""#;
+    let built = Built::new();
+    let dir = settings(built.data.path()).dir;
+    forge(built.data.path(), &format!(r#"{{{at},"kind":"pruned","plain":{{"through":"e000001"}},"v":1}}"#));
+    built.check(None).expect("durable, and never told of");
+    fs::remove_dir_all(dir.join("e000001/tile/entries")).expect("removed");
+    let fault = built.check(None).expect_err("it is not acknowledged that they may be missing");
+    assert!(fault.to_string().contains("its records are missing"), "{fault}");
+
+    let built = Built::new();
+    let plain = r#"{"agent":"ops/agent","reason":"x","standing":"active"}"#;
+    forge(built.data.path(), &format!(r#"{{{at},"kind":"agent-standing","plain":{plain},"v":1}}"#));
+    let started = Log::open(settings(built.data.path()), Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))));
+    let fault = started.map(|_| ()).expect_err("a command that nobody gave").to_string();
+    assert!(fault.contains("somebody else wrote it"), "{fault}");
+}

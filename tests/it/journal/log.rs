@@ -461,7 +461,9 @@ fn a_record_that_turns_time_back_is_refused() {
     let data = Data::with(0);
     let mut batch = Builder::new(Tree::new());
     for ms in [2000, 1000] {
-        batch.push(&Record { at: Timestamp(ms), by: None, event: Event::Stop }.encode(None)).expect("room");
+        batch
+            .push(&Record { at: Timestamp(ms), by: None, event: Event::Pruned { through: "e000001".to_owned() } }.encode(None))
+            .expect("room");
     }
     fs::write(data.segment(0), batch.finish().0).expect("write");
     data.refused(|fault| matches!(fault, LogFault::Record { index: 1, fault: RecordFault::Earlier, .. }));
