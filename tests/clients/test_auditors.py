@@ -103,6 +103,14 @@ def test_others_get_checkpoints_alone(audited: Served) -> None:
     assert SECRET not in audited.logged()
 
 
+def test_what_everybody_may_have_is_rationed(audited: Served) -> None:
+    with httpx2.Client(base_url=audited.url, trust_env=False) as anybody:
+        codes = [anybody.get("/audit/gw/e000001/checkpoint").status_code for _ in range(600)]
+        assert set(codes) == {200, 429}, "a stranger's network has its rate"
+        bearer = {"authorization": f"Bearer {SECRET}"}
+        assert anybody.get("/audit/gw/e000001/checkpoint", headers=bearer).status_code == 200, "an auditor has none"
+
+
 def test_without_auditors_there_is_no_tree(upstream: FakeUpstream, tmp_path: Path) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         bearer = {"authorization": f"Bearer {own.token}"}

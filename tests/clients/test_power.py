@@ -56,6 +56,12 @@ int fdatasync(int file) { return lie(file, "fdatasync"); }
 """
 
 
+def shown(client: httpx2.Client, gateway: Gateway, token: str) -> httpx2.Response | None:
+    """What a token gets, unless there were too many strangers just now."""
+    answer = client.get(gateway.url + "/v1/models", headers={"x-api-key": token})
+    return None if answer.status_code == 429 else answer
+
+
 def run(*words: str, root: bool = False) -> str:
     """Runs a command that has to succeed: without it this test would say nothing, and so it fails."""
     command = ["sudo", "-n", *words] if root and os.geteuid() != 0 else list(words)
@@ -162,8 +168,7 @@ class Told:
             lost = [f"agent {agent}" for agent in self.registered if agent not in standing]
             lost += [f"standing of {agent}" for agent in self.suspended if standing.get(agent) != "suspended"]
             for agent, token in self.revoked:
-                while (answer := client.get(gateway.url + "/v1/models", headers={"x-api-key": token})).status_code == 429:
-                    time.sleep(0.1)  # So many strangers at once are slowed down.
+                answer = wait_until(lambda token=token: shown(client, gateway, token), 30, "strangers are slowed down, and told")
                 lost += [f"revocation of {agent}"] if "token-revoked" not in answer.text else []
         known: dict[str, list[str]] = {}
         for row in query(gateway):

@@ -1,10 +1,8 @@
 //! A caller who leaves while the admission is on its way to the disk: the record has its outcome all the same.
 
-use std::fs::File;
 use std::future::Future as _;
-use std::io;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use token_shield::audit::entry::{Draft, Pen};
@@ -13,34 +11,11 @@ use token_shield::audit::reader;
 use token_shield::audit::request::{About, Caller};
 use token_shield::audit::vault::Vault;
 use token_shield::clock::{Clock, SystemClock};
-use token_shield::durable::{Disk, SystemDisk};
+use token_shield::durable::Disk;
 use token_shield::id::{KeyId, RequestId, TokenId};
 use token_shield::metrics::Metrics;
 
-/// A disk whose syncs wait for as long as it is shut.
-#[derive(Default)]
-struct Gate {
-    shut: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Gate {
-    fn set(&self, shut: bool) {
-        *self.shut.lock().expect("lock") = shut;
-        self.opened.notify_all();
-    }
-}
-
-impl Disk for Gate {
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        SystemDisk.write(file, bytes, offset)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        drop(self.opened.wait_while(self.shut.lock().expect("lock"), |shut| *shut).expect("lock"));
-        SystemDisk.sync(file)
-    }
-}
+use crate::journal::Gate;
 
 fn about() -> About {
     let caller = Caller {
@@ -66,7 +41,7 @@ fn an_admission_without_a_caller_is_closed_as_aborted() {
     let time = || Arc::clone(&clock) as Arc<dyn Clock>;
     let (log, _) = Log::open_on(settings.clone(), time(), Arc::clone(&disk) as Arc<dyn Disk>).expect("a log");
     let pen = Pen::new(Arc::new(log.clone()), time(), Arc::new(Metrics::new(&[], &[], None).expect("metrics"))).expect("a pen");
-    disk.set(true);
+    disk.shut();
     {
         let draft =
             Draft { about: about(), upstream: None, model_digest: None, output_tokens: None, received: b"x", forwarded: None };
@@ -75,7 +50,7 @@ fn an_admission_without_a_caller_is_closed_as_aborted() {
         assert!(matches!(polled, Poll::Pending), "nothing is durable yet");
         // The caller leaves: nobody waits for it any more.
     }
-    disk.set(false);
+    disk.open();
     drop(pen);
     // Whatever the first record brings with it is in the queue before the log closes.
     while log.state().size < 2 && log.healthy() {

@@ -3,6 +3,8 @@
 mod crash;
 mod epochs;
 mod format;
+mod gate;
 mod log;
 
+pub(crate) use gate::Gate;
 pub(crate) use log::copy_folder;

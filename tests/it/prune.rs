@@ -8,6 +8,7 @@ use std::sync::Arc;
 use token_shield::audit::event::Event;
 use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
 use token_shield::audit::note::read_vkeys;
+use token_shield::audit::retain::is_clock_doubtful;
 use token_shield::audit::verify::{Seen, Wanted, verify};
 use token_shield::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use token_shield::crypto::sha256;
@@ -186,4 +187,29 @@ fn nothing_is_pruned_that_the_cache_does_not_cover_or_a_gateway_writes() {
     let (done, said) = prune(data, &["--keep", "0s"]);
     assert!(done && said.contains("nothing to prune"), "{said}");
     assert!(check(data, &settings(data).dir, true).iter().all(|epoch| !epoch.pruned));
+}
+
+#[test]
+fn an_interrupted_run_is_finished_by_the_next() {
+    let data = grown();
+    let data = data.path();
+    assert!(prune(data, &["--keep", &days()]).0);
+    // As a crash behind the rename leaves it: what was moved aside, and a tile that nothing needs.
+    let aside = settings(data).dir.join("tmp/pruned-e000001");
+    fs::create_dir_all(aside.join("x001")).expect("a folder");
+    fs::write(aside.join("000"), b"records").expect("records");
+    let tile = epoch(data, 1).join("tile/0/000");
+    fs::write(&tile, [7; 256 * 32]).expect("a tile");
+    let (done, said) = prune(data, &["--keep", &days()]);
+    assert!(done && said.contains("nothing to prune"), "{said}");
+    assert!(!aside.exists() && !tile.exists());
+    check(data, &settings(data).dir, true);
+}
+
+#[test]
+fn a_clock_far_ahead_of_the_log_is_doubtful() {
+    let data = grown();
+    let at = |days: i64| ManualClock::at(Timestamp(LONG_AGO + (200 + days) * DAY));
+    let doubtful = |days| is_clock_doubtful(&settings(data.path()), &at(days)).expect("a log");
+    assert_eq!([doubtful(0), doubtful(29), doubtful(31), doubtful(3650)], [false, false, true, true]);
 }
