@@ -172,6 +172,12 @@ impl RequestId {
         let time = u128::from(ms.unsigned_abs()) & 0xffff_ffff_ffff;
         Self(time << 80 | entropy & ((1 << 80) - 1))
     }
+
+    /// When the request arrived, in ms since 1970.
+    #[must_use]
+    pub fn arrived(&self) -> i64 {
+        i64::try_from(self.0 >> 80).unwrap_or(i64::MAX)
+    }
 }
 
 impl fmt::Display for RequestId {

@@ -2,7 +2,8 @@
 
 mod books;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::ControlFlow;
 
 use crate::audit::event::Event;
@@ -58,18 +59,30 @@ pub struct Replay {
 /// An admission without an outcome so far.
 struct Open {
     index: u64,
+    record: String,
     agent: String,
     principal: String,
     output_tokens: Option<u64>,
+    /// What refuses it, by the books before it.
+    against: Vec<String>,
 }
 
+/// Codes of outcomes that were served.
+const SERVED: [&str; 2] = ["ok", "upstream-error"];
 struct Run<'o> {
     opener: &'o dyn Opener,
     replay: Replay,
     /// By request.
     open: HashMap<String, Open>,
-    /// Something before this place cannot be read: what it says is not missed.
+    /// Hashes of the epoch's requests that were let through.
+    requests: HashSet<u64>,
+    hashing: RandomState,
+    /// Admissions since the last start that cannot be read, by their indices, in order.
+    closed: Vec<u64>,
+    /// Something before this place is not there: a refusal's reason may be.
     gaps: bool,
+    /// The kinds of which a record cannot be read.
+    unread: BTreeSet<String>,
 }
 
 /// Reads the whole log, recomputes books and decisions, and notes where they disagree. `progress` hears how many records are read.
@@ -77,8 +90,10 @@ struct Run<'o> {
 /// # Errors
 /// When it cannot be read.
 pub fn replay(epochs: &[Epoch], opener: &dyn Opener, mut progress: impl FnMut(u64)) -> Result<Replay, ReadFault> {
-    let mut run = Run { opener, replay: Replay::default(), open: HashMap::new(), gaps: false };
+    let mut run = Run::new(opener);
     for epoch in epochs {
+        run.requests.clear();
+        run.closed.clear();
         if epoch.signed > 0 && is_pruned(&epoch.folder) {
             run.replay.moved += epoch.signed;
             run.gaps = true;
@@ -102,7 +117,13 @@ pub fn replay(epochs: &[Epoch], opener: &dyn Opener, mut progress: impl FnMut(u6
     Ok(run.replay)
 }
 
-impl Run<'_> {
+impl<'o> Run<'o> {
+    fn new(opener: &'o dyn Opener) -> Self {
+        let (replay, hashing) = (Replay::default(), RandomState::new());
+        let (open, requests, closed, unread) = (HashMap::new(), HashSet::new(), Vec::new(), BTreeSet::new());
+        Self { opener, replay, open, requests, hashing, closed, gaps: false, unread }
+    }
+
     fn take(&mut self, found: Found<'_>) -> Result<(), ReadFault> {
         self.replay.records += 1;
         let fault = |fault: RecordFault| ReadFault::Record { record: found.name(), fault };
@@ -110,12 +131,8 @@ impl Run<'_> {
         let at = outside.moment().map_err(fault)?;
         if outside.is_passing() {
             let told = found.tell(self.opener)?;
-            if told.inside.is_none() {
-                self.replay.closed += 1;
-                self.gaps = true;
-                return Ok(());
-            }
             match outside.kind {
+                _ if told.inside.is_none() => self.unreadable(outside.kind, found.index),
                 "admission" => self.admission(&told, at, found.index),
                 "outcome" => self.outcome(&told),
                 "refusal" => self.refusal(&told, at),
@@ -124,72 +141,103 @@ impl Run<'_> {
             return Ok(());
         }
         match Record::decode(found.bytes, self.opener) {
-            Ok(Some(record)) => {
-                if matches!(record.event, Event::Start { .. }) {
-                    self.replay.unknown += self.open.len() as u64;
-                    self.open.clear();
-                }
-                if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: ")) {
-                    self.gaps = true;
-                }
-                self.replay.books.apply(&record);
-            }
-            Ok(None) | Err(RecordFault::KeyMissing(_)) => {
-                self.replay.closed += 1;
-                self.gaps = true;
-            }
+            Ok(Some(record)) => self.control(&record),
+            Ok(None) | Err(RecordFault::KeyMissing(_)) => self.unreadable(outside.kind, found.index),
             Err(other) => return Err(fault(other)),
         }
         Ok(())
     }
 
-    fn disagree(&mut self, told: &Told, what: impl Into<String>) {
+    fn unreadable(&mut self, kind: &str, index: u64) {
+        self.replay.closed += 1;
+        self.unread.insert(kind.to_owned());
+        if kind == "admission" {
+            self.closed.push(index);
+        }
+    }
+
+    fn control(&mut self, record: &Record) {
+        if matches!(record.event, Event::Start { .. }) {
+            self.replay.unknown += self.open.len() as u64;
+            self.open.clear();
+            self.closed.clear();
+        }
+        if matches!(record.event, Event::Stop) {
+            let mut left: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
+            left.sort_unstable_by_key(|open| open.index);
+            for open in left {
+                self.disagree(&open.record, "it has no outcome, and the gateway stopped in good order after it");
+            }
+        }
+        if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: ")) {
+            self.gaps = true;
+        }
+        self.replay.books.apply(record);
+    }
+
+    fn disagree(&mut self, record: &str, what: impl Into<String>) {
         self.replay.disagreeing += 1;
         if self.replay.disagreements.len() < KEPT_MAX {
-            self.replay.disagreements.push(Disagreement { record: told.record.clone(), what: what.into() });
+            self.replay.disagreements.push(Disagreement { record: record.to_owned(), what: what.into() });
         }
     }
 
     fn admission(&mut self, told: &Told, at: Timestamp, index: u64) {
         self.replay.admissions += 1;
-        let caller = Caller::of(told);
-        for why in self.replay.books.refuses(&caller, at) {
-            self.disagree(told, format!("it was let through, and by the books before it is refused: {why}"));
+        let caller = Caller::of(told, at);
+        if let Some(why) = self.replay.books.shown_wrongly(&caller) {
+            self.disagree(&told.record, format!("it was let through, and by the books before it is refused: {why}"));
         }
-        let open =
-            Open { index, agent: caller.agent, principal: caller.principal, output_tokens: told.number("limits.output_tokens") };
-        if self.open.insert(told.text("request").unwrap_or_default(), open).is_some() {
-            self.disagree(told, "its request was let through before");
+        let against = self.replay.books.refuses(&caller, at);
+        let record = told.record.clone();
+        let output_tokens = told.number("limits.output_tokens");
+        let open = Open { index, record, agent: caller.agent, principal: caller.principal, output_tokens, against };
+        let request = told.text("request").unwrap_or_default();
+        if !self.requests.insert(self.hashing.hash_one(&request)) {
+            self.disagree(&told.record, "its request was let through before");
         }
+        self.open.insert(request, open);
     }
 
     fn outcome(&mut self, told: &Told) {
         self.replay.outcomes += 1;
+        let admission = told.number("admission");
         let Some(open) = self.open.remove(&told.text("request").unwrap_or_default()) else {
-            // Its admission may stand where nothing can be read.
-            if !self.gaps {
-                self.disagree(told, "there is no open admission of its request before it");
+            // Its admission may be one that cannot be read.
+            if admission.is_none_or(|admission| self.closed.binary_search(&admission).is_err()) {
+                self.disagree(&told.record, "there is no open admission of its request before it");
             }
             return;
         };
-        if told.number("admission") != Some(open.index) {
-            self.disagree(told, format!("its admission is record {}, and it names another", open.index));
+        if admission != Some(open.index) {
+            self.disagree(&told.record, format!("its admission is record {}, and it names another", open.index));
         }
         if told.text("agent").as_ref() != Some(&open.agent) || told.text("principal").as_ref() != Some(&open.principal) {
-            self.disagree(told, format!("its admission is one of {} in the name of {}", open.agent, open.principal));
+            self.disagree(&told.record, format!("its admission is one of {} in the name of {}", open.agent, open.principal));
+        }
+        if told.text("code").is_some_and(|code| SERVED.contains(&code.as_str())) {
+            for why in &open.against {
+                self.disagree(
+                    &open.record,
+                    format!("it was let through and served, and by the books before it is refused: {why}"),
+                );
+            }
         }
         if let (Some(most), Some(used)) = (open.output_tokens, told.number("usage.output"))
             && used > most
         {
-            self.disagree(told, format!("{used} tokens were used, and {most} were admitted"));
+            self.disagree(&told.record, format!("{used} tokens were used, and {most} were admitted"));
         }
     }
 
     fn refusal(&mut self, told: &Told, at: Timestamp) {
         self.replay.refusals += 1;
         let code = told.text("code").unwrap_or_default();
-        if !self.gaps && self.replay.books.explains(&code, &Caller::of(told), at) == Some(false) {
-            self.disagree(told, format!("it was refused with {code}, and nothing in the books before it says so"));
+        if self.gaps || books::reasons(&code).iter().any(|kind| self.unread.contains(*kind)) {
+            return;
+        }
+        if self.replay.books.explains(&code, &Caller::of(told, at)) == Some(false) {
+            self.disagree(&told.record, format!("it was refused with {code}, and nothing in the books before it says so"));
         }
     }
 }

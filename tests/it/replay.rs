@@ -59,14 +59,20 @@ impl Book {
     }
 }
 
+/// A request that came in the moment of its record.
 fn about(number: u128, handle: Option<HandleId>) -> About {
+    arrived(number, handle, Timestamp(BEGAN.0 * 2))
+}
+
+/// A request that came earlier than its record.
+fn arrived(number: u128, handle: Option<HandleId>, at: Timestamp) -> About {
     let caller = Caller {
         agent: "acme/reader/child".parse().expect("agent"),
         principal: "user:ada".parse().expect("principal"),
         chain: vec![(TokenId([1; 32]), KeyId([2; 32])), (TokenId([3; 32]), KeyId([4; 32]))],
     };
     About {
-        request: RequestId::new(1_790_000_000_000, number),
+        request: RequestId::new(at.0, number),
         caller: Arc::new(caller),
         handle,
         operation: "chat",
@@ -77,8 +83,7 @@ fn about(number: u128, handle: Option<HandleId>) -> About {
 
 const BODY: Body = Body { bytes: 1, digest: [7; 32] };
 
-fn admitted(number: u128, handle: Option<HandleId>) -> Event {
-    let about = about(number, handle);
+fn admitted(about: About) -> Event {
     let (digest_key, forwarded) = ([3; 16], Some(BODY));
     Event::Admission(Box::new(Admission {
         about,
@@ -92,27 +97,31 @@ fn admitted(number: u128, handle: Option<HandleId>) -> Event {
 }
 
 fn admission(number: u128) -> Event {
-    admitted(number, None)
+    admitted(about(number, None))
 }
 
 fn outcome(number: u128, admission: u64, output: u64) -> Event {
-    Event::Outcome(Box::new(Outcome {
-        about: about(number, None),
-        admission,
-        upstream: None,
-        model_digest: None,
-        code: "ok",
-        detail: None,
-        status: 200,
-        ms: 5,
-        usage: Some((10, output)),
-        digest_key: [3; 16],
-        delivered: BODY,
-    }))
+    closing(about(number, None), admission, "ok", Some((10, output)))
+}
+
+/// An outcome of what was not served.
+fn ended(number: u128, admission: u64, code: &'static str) -> Event {
+    closing(about(number, None), admission, code, None)
+}
+
+fn closing(about: About, admission: u64, code: &'static str, usage: Option<(u64, u64)>) -> Event {
+    let (digest_key, delivered) = ([3; 16], BODY);
+    let (upstream, model_digest, detail) = (None, None, None);
+    let outcome =
+        Outcome { about, admission, upstream, model_digest, code, detail, status: 200, ms: 5, usage, digest_key, delivered };
+    Event::Outcome(Box::new(outcome))
 }
 
 fn refusal(code: &'static str) -> Event {
-    let about = about(99, None);
+    refused(about(99, None), code)
+}
+
+fn refused(about: About, code: &'static str) -> Event {
     Event::Refusal(Box::new(Refused { about, stage: "authenticated", code, detail: None, param: None, status: 403, ms: 1 }))
 }
 
@@ -131,9 +140,9 @@ fn what_follows_from_the_log_is_no_disagreement() {
     let first = book.add(admission(1));
     book.add(outcome(1, first, 100));
     book.add(standing("acme/reader", Standing::Suspended));
-    // Its decision was made before, and was on its way.
+    // It was on its way when that came, and was asked again.
     let late = book.at_once(admission(2));
-    book.add(outcome(2, late, 0));
+    book.add(ended(2, late, "agent-suspended"));
     book.add(refusal("agent-suspended"));
     book.add(standing("acme/reader", Standing::Active));
     book.add(admission(3));
@@ -145,6 +154,18 @@ fn what_follows_from_the_log_is_no_disagreement() {
     assert_eq!(done.disagreements, []);
     assert_eq!((done.admissions, done.outcomes, done.refusals, done.unknown, done.open), (3, 2, 3, 1, 0));
     assert!(done.books.lines().iter().any(|line| line.contains("acme/reader") && line.contains("active")), "{:?}", done.books);
+}
+
+#[test]
+fn a_token_behind_a_revoked_handle_is_refused_by_whatever_it_is_shown_as() {
+    let book = Book::new();
+    let handle = HandleId([9; 32]);
+    let agent = || "acme/reader/child".parse().expect("agent");
+    let (token, principal) = ("t".to_owned(), "user:ada".parse().expect("principal"));
+    book.add(Event::HandleSet { handle, token, id: TokenId([3; 32]), agent: agent(), principal, until: None });
+    book.add(Event::HandleRevoked { handle, agent: agent(), reason: "a test".to_owned() });
+    book.add(refusal("handle-revoked"));
+    assert_eq!(book.found(), []);
 }
 
 #[test]
@@ -169,32 +190,74 @@ fn what_does_not_follow_is_named() {
         expires: BEGAN.plus(Duration::from_secs(90)),
     };
     let revoked = Event::HandleRevoked { handle, agent: "acme/reader".parse().expect("agent"), reason: "a test".to_owned() };
-    let cases: Vec<(Vec<Event>, &str)> = vec![
-        (vec![standing("acme/reader", Standing::Suspended), admission(1)], "acme/reader is not active"),
-        (vec![standing("acme/reader/child", Standing::Revoked), admission(1)], "acme/reader/child is not active"),
-        (vec![token_revoked(1), admission(1)], "is revoked"),
-        (vec![gone(4), admission(1)], "is revoked"),
-        (vec![registered, admission(1)], "has expired"),
-        (vec![set(3), admission(1)], "stands behind a handle"),
-        (vec![set(5), admitted(1, Some(handle))], "stands for another token"),
-        (vec![set(3), revoked, admitted(1, Some(handle))], "is revoked"),
-        (vec![admission(1), admission(1)], "let through before"),
-        (vec![admission(1), outcome(2, 0, 1)], "no open admission"),
-        (vec![admission(1), outcome(1, 0, 1), outcome(1, 0, 1)], "no open admission"),
-        (vec![admission(1), admission(2), outcome(1, 1, 1)], "names another"),
-        (vec![admission(1), outcome(1, 0, 101)], "101 tokens were used, and 100 were admitted"),
-        (vec![refusal("agent-suspended")], "nothing in the books"),
-        (vec![refusal("token-revoked")], "nothing in the books"),
-        (vec![refusal("key-revoked")], "nothing in the books"),
-        (vec![standing("acme/reader", Standing::Suspended), refusal("agent-quarantined")], "nothing in the books"),
+    let cases: Vec<(Vec<Event>, usize, &str)> = vec![
+        (vec![standing("acme/reader", Standing::Suspended), admission(1), outcome(1, 1, 1)], 1, "acme/reader is not active"),
+        (vec![standing("acme/reader/child", Standing::Revoked), admission(1), outcome(1, 1, 1)], 1, "child is not active"),
+        (vec![token_revoked(1), admission(1), ended(1, 1, "upstream-error")], 1, "is revoked"),
+        (vec![gone(4), admission(1), outcome(1, 1, 1)], 1, "is revoked"),
+        (vec![registered, admission(1), outcome(1, 1, 1)], 1, "has expired"),
+        (vec![set(3), revoked, admitted(about(1, Some(handle))), outcome(1, 2, 1)], 2, "is revoked"),
+        (vec![set(3), admission(1)], 1, "stands behind a handle"),
+        (vec![set(5), admitted(about(1, Some(handle)))], 1, "stands for another token"),
+        (vec![admission(1), admission(1)], 1, "let through before"),
+        (vec![admission(1), outcome(1, 0, 1), admission(1)], 2, "let through before"),
+        (vec![admission(1), outcome(2, 0, 1)], 1, "no open admission"),
+        (vec![admission(1), outcome(1, 0, 1), outcome(1, 0, 1)], 2, "no open admission"),
+        (vec![admission(1), admission(2), outcome(1, 1, 1)], 2, "names another"),
+        (vec![admission(1), outcome(1, 0, 101)], 1, "101 tokens were used, and 100 were admitted"),
+        (vec![admission(1), Event::Stop], 0, "the gateway stopped in good order"),
+        (vec![refusal("agent-suspended")], 0, "nothing in the books"),
+        (vec![refusal("token-revoked")], 0, "nothing in the books"),
+        (vec![refusal("key-revoked")], 0, "nothing in the books"),
+        (vec![standing("acme/reader", Standing::Suspended), refusal("agent-quarantined")], 1, "nothing in the books"),
     ];
-    for (events, expect) in cases {
+    for (events, place, expect) in cases {
         let book = Book::new();
-        let last = events.into_iter().map(|event| book.add(event)).last().expect("a record");
+        for event in events {
+            book.add(event);
+        }
         let found = book.found();
         assert!(found.len() == 1 && found[0].1.contains(expect), "{expect}: {found:?}");
-        assert_eq!(found[0].0, format!("e000001#{last}"), "{expect}");
+        assert_eq!(found[0].0, format!("e000001#{place}"), "{expect}");
     }
+}
+
+#[test]
+fn what_was_on_its_way_is_judged_by_the_books_that_it_met() {
+    let book = Book::new();
+    let handle = HandleId([9; 32]);
+    let set = |id| {
+        let (agent, principal) = ("acme/reader/child".parse().expect("agent"), "user:ada".parse().expect("principal"));
+        Event::HandleSet { handle, token: "t".to_owned(), id: TokenId([id; 32]), agent, principal, until: None }
+    };
+    book.add(set(3));
+    let slow = arrived(1, Some(handle), BEGAN.plus(Duration::from_secs(60)));
+    // Its body was long: meanwhile its handle stands for the next token.
+    book.add(set(7));
+    book.add(set(8));
+    let late = book.add(admitted(slow.clone()));
+    book.add(closing(slow, late, "ok", None));
+    // It was refused, and the record of that waited for a slow disk.
+    let suspended = arrived(2, None, BEGAN.plus(Duration::from_secs(400)));
+    book.add(standing("acme/reader", Standing::Suspended));
+    book.at_once(standing("acme/reader", Standing::Active));
+    book.clock.advance(Duration::from_secs(40));
+    book.at_once(refused(suspended, "agent-suspended"));
+    assert_eq!(book.found(), []);
+}
+
+#[test]
+fn a_forgotten_admission_excuses_its_own_outcome_and_no_other() {
+    let book = Book::new();
+    let first = book.add(admission(1));
+    let forget = |vault: &mut Vault| vault.id_of("user:ada").map(|id| vault.destroy(&id));
+    forget(&mut book.log.vault().lock().expect("the keys")).expect("a key").expect("destroyed");
+    for (number, expect) in [(1, 0), (2, 1)] {
+        book.add(closing(about(number, None), if number == 1 { first } else { 77 }, "ok", None));
+        assert_eq!(book.found().len(), expect, "request {number}");
+    }
+    book.add(refusal("agent-suspended"));
+    assert_eq!(book.found().len(), 2, "who is suspended stands in records that can still be read");
 }
 
 #[test]

@@ -7,9 +7,11 @@ use crate::audit::event::{Event, Standing};
 use crate::audit::reader::Told;
 use crate::audit::record::Record;
 use crate::clock::Timestamp;
+use crate::id::RequestId;
 
-/// A decision is recorded a little after it was made: what the books said within this time before its record counts, in ms.
-const LATE_MS: i64 = 1_000;
+/// From an event's record until everybody goes by it, in ms: a batch that was waited for and its own, neither of which takes
+/// longer than a sync may.
+const EFFECT_MS: i64 = 60_000;
 
 /// What something was, and since when.
 #[derive(Clone, Debug)]
@@ -26,11 +28,16 @@ impl<T: Clone> Past<T> {
         self.0.push((at, value));
     }
 
-    /// All that it was within the time in which a decision recorded at `at` was made; `before` is what it was at first.
-    fn around(&self, at: Timestamp, before: T) -> Vec<T> {
-        let from = Timestamp(at.0 - LATE_MS);
+    /// What it is now.
+    fn last(&self) -> Option<&T> {
+        self.0.last().map(|(_, value)| value)
+    }
+
+    /// All that it was for somebody who arrived then; `before` is what it was at first.
+    fn since(&self, arrived: Timestamp, before: T) -> Vec<T> {
+        let from = Timestamp(arrived.0 - EFFECT_MS);
         let known = self.0.iter().filter(|(since, _)| *since <= from).map(|(_, value)| value.clone()).next_back();
-        let later = self.0.iter().filter(|(since, _)| *since > from && *since <= at).map(|(_, value)| value.clone());
+        let later = self.0.iter().filter(|(since, _)| *since > from).map(|(_, value)| value.clone());
         std::iter::once(known.unwrap_or(before)).chain(later).collect()
     }
 }
@@ -49,21 +56,28 @@ pub struct Books {
     revoked_handles: BTreeMap<String, Past<bool>>,
     /// The token that a handle stands for.
     handles: BTreeMap<String, Past<String>>,
-    /// The handle that a token stands behind.
+    /// Whether a token stands behind a handle.
     behind: BTreeMap<String, Past<bool>>,
+    /// The time at which an operator let the clock be behind the log: until that is reached again, nobody has any other to go by.
+    stopped: Option<Timestamp>,
 }
 
 /// Whose request it was, as its record says.
 pub(super) struct Caller {
     pub(super) agent: String,
     pub(super) principal: String,
+    /// When its request came.
+    arrived: Timestamp,
     chain: Vec<(String, String)>,
     handle: Option<String>,
 }
 
 impl Caller {
-    pub(super) fn of(told: &Told) -> Self {
+    /// The caller of a record of the time `at`.
+    pub(super) fn of(told: &Told, at: Timestamp) -> Self {
+        let request = told.text("request").and_then(|request| request.parse::<RequestId>().ok());
         Self {
+            arrived: request.map_or(at, |request| Timestamp(request.arrived()).min(at)),
             agent: told.text("agent").unwrap_or_default(),
             principal: told.text("principal").unwrap_or_default(),
             chain: chain(told),
@@ -75,6 +89,18 @@ impl Caller {
     fn lineage(&self) -> impl Iterator<Item = &str> {
         let ends = self.agent.match_indices('/').map(|(place, _)| place).skip(1).chain([self.agent.len()]);
         ends.filter_map(|end| self.agent.get(..end))
+    }
+}
+
+/// Kinds of records of which one says why somebody is refused with that code.
+pub(super) fn reasons(code: &str) -> &'static [&'static str] {
+    match code {
+        "agent-suspended" | "agent-quarantined" | "agent-revoked" => &["agent-standing"],
+        "token-revoked" => &["token-revoked"],
+        "key-revoked" => &["key-retired", "key-revoked"],
+        "handle-revoked" => &["handle-revoked", "handle-set"],
+        "token-behind-handle" => &["handle-set"],
+        _ => &[],
     }
 }
 
@@ -95,7 +121,7 @@ impl Books {
             Event::TokenRevoked { token, .. } => self.tokens.entry(token.to_string()).or_default().now(at, true),
             Event::HandleSet { handle, id, .. } => {
                 let handle = self.handles.entry(handle.to_string()).or_default();
-                if let Some((_, former)) = handle.0.last() {
+                if let Some(former) = handle.last() {
                     self.behind.entry(former.clone()).or_default().now(at, true);
                 }
                 handle.now(at, id.to_string());
@@ -103,13 +129,14 @@ impl Books {
             }
             Event::HandleRevoked { handle, .. } => self.revoked_handles.entry(handle.to_string()).or_default().now(at, true),
             Event::KeyRetired { kid, from, .. } => self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true),
+            Event::Clock { accepted: true, .. } => self.stopped = Some(at),
             Event::KeyRevoked { kid, .. } => self.keys.entry(kid.to_string()).or_default().now(at, true),
             Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
             | Event::Epoch { .. }
             | Event::Pruned { .. }
-            | Event::Clock { .. }
+            | Event::Clock { accepted: false, .. }
             | Event::Forgotten { .. }
             | Event::KeysChanged { .. }
             | Event::ModelAccepted { .. }
@@ -122,54 +149,56 @@ impl Books {
         }
     }
 
-    /// Whatever refuses that caller for certain: through all of the time in which the decision was made.
+    /// Whatever refuses that caller. Who is let through is asked again when that is recorded, by the books of all records before:
+    /// the request may then not be served any more.
     pub(super) fn refuses(&self, caller: &Caller, at: Timestamp) -> Vec<String> {
         let mut found = Vec::new();
-        let always = |past: Option<&Past<bool>>| past.is_some_and(|past| past.around(at, false).iter().all(|is| *is));
+        let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
         for name in caller.lineage() {
-            let stands = self.standings.get(name).map(|past| past.around(at, Standing::Active)).unwrap_or_default();
-            if !stands.is_empty() && stands.iter().all(|standing| *standing != Standing::Active) {
+            if self.standings.get(name).and_then(Past::last).is_some_and(|standing| *standing != Standing::Active) {
                 found.push(format!("{name} is not active"));
             }
         }
         for (token, kid) in &caller.chain {
-            if always(self.tokens.get(token)) {
+            if now(self.tokens.get(token)) {
                 found.push(format!("token {token} is revoked"));
             }
-            if always(self.keys.get(kid)) {
+            if now(self.keys.get(kid)) {
                 found.push(format!("key {kid} is revoked"));
             }
-            if self.expires.get(token).is_some_and(|expires| expires.0 + LATE_MS < at.0) {
+            if self.stopped != Some(at) && self.expires.get(token).is_some_and(|expires| *expires <= at) {
                 found.push(format!("token {token} has expired"));
             }
         }
-        let leaf = caller.chain.last().map(|(token, _)| token);
-        match &caller.handle {
-            Some(handle) => {
-                if always(self.revoked_handles.get(handle)) {
-                    found.push(format!("handle {handle} is revoked"));
-                }
-                let stood = self.handles.get(handle).map(|past| past.around(at, String::new())).unwrap_or_default();
-                if leaf.is_none_or(|leaf| !stood.contains(leaf)) {
-                    found.push(format!("handle {handle} stands for another token"));
-                }
-            }
-            None if leaf.is_some_and(|leaf| always(self.behind.get(leaf))) => {
-                found.push("its token stands behind a handle".to_owned())
-            }
-            None => {}
+        if let Some(handle) = caller.handle.as_ref().filter(|handle| now(self.revoked_handles.get(*handle))) {
+            found.push(format!("handle {handle} is revoked"));
         }
         found
     }
 
+    /// Whether its token was not the one to be shown, ever since the caller arrived. That is asked once, when a request comes.
+    pub(super) fn shown_wrongly(&self, caller: &Caller) -> Option<String> {
+        let (leaf, _) = caller.chain.last()?;
+        match &caller.handle {
+            Some(handle) => {
+                let stood = self.handles.get(handle).map(|past| past.since(caller.arrived, String::new())).unwrap_or_default();
+                (!stood.contains(leaf)).then(|| format!("handle {handle} stands for another token"))
+            }
+            None => {
+                let behind = self.behind.get(leaf)?.since(caller.arrived, false);
+                behind.iter().all(|is| *is).then(|| "its token stands behind a handle".to_owned())
+            }
+        }
+    }
+
     /// Whether the books say what the refusal with that code says; `None` for codes that they know nothing of.
-    pub(super) fn explains(&self, code: &str, caller: &Caller, at: Timestamp) -> Option<bool> {
-        let ever = |past: Option<&Past<bool>>| past.is_some_and(|past| past.around(at, false).contains(&true));
+    pub(super) fn explains(&self, code: &str, caller: &Caller) -> Option<bool> {
+        let ever = |past: Option<&Past<bool>>| past.is_some_and(|past| past.since(caller.arrived, false).contains(&true));
         let stands = |wanted| {
             caller
                 .lineage()
                 .filter_map(|name| self.standings.get(name))
-                .any(|past| past.around(at, Standing::Active).contains(&wanted))
+                .any(|past| past.since(caller.arrived, Standing::Active).contains(&wanted))
         };
         Some(match code {
             "agent-suspended" => stands(Standing::Suspended),
@@ -196,10 +225,10 @@ impl Books {
         let mut lines = Vec::new();
         let mut agents: BTreeMap<&str, (&str, Option<&str>)> = BTreeMap::new();
         for (name, past) in &self.principals {
-            agents.entry(name).or_insert(("active", None)).1 = past.0.last().and_then(|(_, principal)| principal.as_deref());
+            agents.entry(name).or_insert(("active", None)).1 = past.last().and_then(Option::as_deref);
         }
         for (name, past) in &self.standings {
-            agents.entry(name).or_insert(("active", None)).0 = past.0.last().map_or("active", |(_, standing)| standing.as_str());
+            agents.entry(name).or_insert(("active", None)).0 = past.last().map_or("active", |standing| standing.as_str());
         }
         for (agent, (standing, principal)) in agents {
             lines.push(serde_json::json!({ "agent": agent, "principal": principal, "standing": standing }).to_string());
@@ -211,7 +240,7 @@ impl Books {
         lines.extend(revoked("key", &self.keys));
         lines.extend(revoked("handle", &self.revoked_handles));
         let stands =
-            |(handle, past): (&String, &Past<String>)| Some(format!(r#"{{"handle":"{handle}","token":"{}"}}"#, past.0.last()?.1));
+            |(handle, past): (&String, &Past<String>)| Some(format!(r#"{{"handle":"{handle}","token":"{}"}}"#, past.last()?));
         lines.extend(self.handles.iter().filter_map(stands));
         lines
     }
