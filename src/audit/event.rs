@@ -37,6 +37,8 @@ pub enum Event {
         previous: Previous,
         /// Why.
         reason: String,
+        /// After a loss: what is left of the one before, as far as it can be verified.
+        left: Option<Left>,
     },
     /// The wall clock stepped back.
     Clock {
@@ -184,6 +186,15 @@ pub struct Previous {
     /// Its origin.
     pub origin: String,
     /// How many records its last checkpoint covers.
+    pub size: u64,
+    /// The root over them, in base64.
+    pub root: String,
+}
+
+/// What is left of an epoch of which something was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// So many records from the first on.
     pub size: u64,
     /// The root over them, in base64.
     pub root: String,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use crate::audit::event::{Previous, STANDINGS, Standing, TEXT_BYTES_MAX};
+use crate::audit::event::{Left, Previous, STANDINGS, Standing, TEXT_BYTES_MAX};
 use crate::audit::record::RecordFault;
 use crate::clock::Timestamp;
 use crate::json;
@@ -38,6 +38,11 @@ impl Plain<'_> {
         let fault = RecordFault::Member("previous");
         let previous = Plain(self.0.get("previous").and_then(Value::as_object).ok_or(fault)?);
         Ok(Previous { origin: previous.text("origin")?, size: previous.number("size")?, root: previous.text("root")? })
+    }
+
+    pub(super) fn left(&self) -> Result<Left, RecordFault> {
+        let left = Plain(self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?);
+        Ok(Left { size: left.number("size")?, root: left.text("root")? })
     }
 
     pub(super) fn standing(&self) -> Result<Standing, RecordFault> {

@@ -127,6 +127,8 @@ pub enum SegmentFault<E> {
     Record {
         /// Its index.
         index: u64,
+        /// Where its batch begins.
+        offset: usize,
         /// Why not.
         fault: E,
     },
@@ -184,7 +186,7 @@ pub fn walk<E>(
                     walk.acknowledged_end = walk.end + batch.padded;
                 }
                 for (index, record) in (walk.tree.size()..).zip(batch.records()) {
-                    each(index, record).map_err(|fault| SegmentFault::Record { index, fault })?;
+                    each(index, record).map_err(|fault| SegmentFault::Record { index, offset: walk.end, fault })?;
                 }
                 walk.end += batch.padded;
                 walk.tree = after;

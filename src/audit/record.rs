@@ -82,6 +82,9 @@ pub enum RecordFault {
         "it is plain and was never acknowledged, and records are sealed here: somebody else wrote it (if [audit] records was \"plain\" until now, start with that once)"
     )]
     Unsealed,
+    /// A record of what may be missing, of which nobody was told yet.
+    #[error("it says that records may be missing, and was never acknowledged")]
+    Unacknowledged,
     /// Not JSON at all.
     #[error("not JSON: {0}")]
     Json(json::Fault),
@@ -175,7 +178,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::event::{JWK_BYTES_MAX, Previous, STANDINGS, Standing};
+    use crate::audit::event::{JWK_BYTES_MAX, Left, Previous, STANDINGS, Standing};
     use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 
     struct Nobody;
@@ -259,7 +262,9 @@ mod tests {
         same(Event::KeyRevoked { kid, reason: text() });
         same(Event::Reload { policy: text() });
         let previous = Previous { origin: "gw/e000001".to_owned(), size: 7, root: text() };
-        same(Event::Epoch { previous, reason: text() });
+        for left in [None, Some(Left { size: 9, root: text() })] {
+            same(Event::Epoch { previous: previous.clone(), reason: text(), left });
+        }
         for accepted in [false, true] {
             same(Event::Clock { behind_ms: 5000, accepted });
         }

@@ -12,7 +12,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::audit::event::{Event, Previous};
+use crate::audit::event::{Event, Left, Previous};
 use crate::audit::head::{Head, HeadNote};
 use crate::audit::note::{Checkpoint, LogKeys, peek};
 use crate::audit::outside::{ALWAYS_PLAIN, Outside};
@@ -92,11 +92,11 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
         let mut epoch = One {
             folder,
             number: *number,
-            last: place + 1 == epochs.len(),
             open: place + 1 == epochs.len(),
             at: last_at.clone(),
             through,
             acknowledged: 0,
+            left: None,
             head: head.as_ref(),
             since: since.as_ref(),
         };
@@ -165,8 +165,21 @@ impl Since {
     }
 }
 
+/// What the record says with which an epoch begins.
+struct Begins {
+    previous: Previous,
+    reason: String,
+    left: Option<Left>,
+}
+
+impl Begins {
+    fn lost(&self) -> Option<String> {
+        self.reason.strip_prefix("after-loss: ").map(str::to_owned)
+    }
+}
+
 /// The record with which an epoch begins, where it has one.
-fn first_record(folder: &Path) -> Result<Option<(Previous, String)>, Fault> {
+fn first_record(folder: &Path) -> Result<Option<Begins>, Fault> {
     let mut stands = tiles::stands(folder)?;
     for _ in 0..TRIES {
         let under = stands.note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
@@ -176,7 +189,9 @@ fn first_record(folder: &Path) -> Result<Option<(Previous, String)>, Fault> {
         let now = tiles::stands(folder)?;
         if now == stands || matches!(found, Ok(Some(_))) {
             return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {
-                Ok(Some(Record { event: Event::Epoch { previous, reason }, .. })) => Some((previous, reason)),
+                Ok(Some(Record { event: Event::Epoch { previous, reason, left }, .. })) => {
+                    Some(Begins { previous, reason, left })
+                }
                 _ => None,
             }));
         }
@@ -198,7 +213,6 @@ impl Opener for Nobody {
 struct One<'v> {
     folder: &'v Path,
     number: u32,
-    last: bool,
     /// It is being written, or stays as a loss has left it.
     open: bool,
     /// The time of the last record so far.
@@ -207,6 +221,8 @@ struct One<'v> {
     through: u32,
     /// How many of its records checkpoint and head speak of.
     acknowledged: u64,
+    /// What a loss has left of it.
+    left: Option<Left>,
     head: Option<&'v Heads>,
     since: Option<&'v Since>,
 }
@@ -222,21 +238,17 @@ impl One<'_> {
 
     /// Verifies the epoch; `next` is what the one behind it begins with. Where somebody writes it, its right edge changes: then
     /// that is read again, under the next checkpoint.
-    fn verify(
-        &mut self,
-        keys: &[LogKeys],
-        next: Option<&(Previous, String)>,
-        mut progress: impl FnMut(u64, u64),
-    ) -> Result<Seen, Fault> {
-        let lost = next.and_then(|(_, reason)| reason.strip_prefix("after-loss: ")).map(str::to_owned);
+    fn verify(&mut self, keys: &[LogKeys], next: Option<&Begins>, mut progress: impl FnMut(u64, u64)) -> Result<Seen, Fault> {
+        let lost = next.and_then(Begins::lost);
         self.open |= lost.is_some();
+        self.left = next.and_then(|next| next.left.clone()).filter(|_| lost.is_some());
         let ends = format!("/{}", self.name());
         let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
         let keys = keys.ok_or_else(|| Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)"))?;
         let mut edge = Edge::new();
         for _ in 0..TRIES {
             let stands = tiles::stands(self.folder)?;
-            let signed = self.signed(stands.note.as_deref(), keys, lost.is_some())?;
+            let signed = self.signed(stands.note.as_deref(), keys)?;
             let head = self.head.filter(|heads| heads.head.origin == signed.origin).map_or(0, |heads| heads.head.size);
             self.acknowledged = signed.size.max(head);
             let pruned = signed.size > 0 && !self.open && tiles::is_pruned(self.folder);
@@ -253,10 +265,10 @@ impl One<'_> {
     }
 
     /// What the checkpoint signs.
-    fn signed(&self, note: Option<&str>, keys: &LogKeys, lost: bool) -> Result<Checkpoint, Fault> {
+    fn signed(&self, note: Option<&str>, keys: &LogKeys) -> Result<Checkpoint, Fault> {
         match note {
             Some(note) => keys.open(note).map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault)),
-            None if self.last || lost => Ok(Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() }),
+            None if self.open => Ok(Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() }),
             None => Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
         }
     }
@@ -304,7 +316,7 @@ impl One<'_> {
     /// That this epoch says which one it follows.
     fn follows(&self, before: &Seen) -> Result<(), Fault> {
         match first_record(self.folder)? {
-            Some((previous, _)) if previous.origin == before.origin => {
+            Some(Begins { previous, .. }) if previous.origin == before.origin => {
                 let same = previous.size == before.signed && previous.root == STANDARD.encode(before.signed_root);
                 // Of what was lost the head may have known a newer one.
                 if same || (before.lost.is_some() && previous.size > before.signed) {
@@ -312,7 +324,7 @@ impl One<'_> {
                 }
                 Err(Fault::of(self.record(0), format!("it does not follow the checkpoint of {}", before.origin)))
             }
-            Some((previous, _)) => {
+            Some(Begins { previous, .. }) => {
                 Err(Fault::of(self.record(0), format!("it follows {}, but {} stands before it", previous.origin, before.origin)))
             }
             // Its first record has not come yet: any other was refused.

@@ -57,21 +57,23 @@ def record_at(folder: Path, epoch: str, index: int) -> bytes:
     raise Fault("is not in the log", index)
 
 
-def _loss(epoch: Path | None) -> str | None:
-    """What the first record of `epoch`, not verified, says of a loss in the one before it."""
+def _loss(epoch: Path | None) -> tuple[str | None, Any]:
+    """What the first record of `epoch`, not verified, says of a loss in the one before it, and of what is left of that."""
     try:
         _, kind, plain = shape(record_at(epoch.parent, epoch.name, 0)) if epoch else ("", "", None)
     except (Fault, OSError, ValueError, RecursionError):
-        return None
+        return None, None
     reason = str((plain or {}).get("reason"))
-    return reason.removeprefix(LOSS) if kind == "epoch" and reason.startswith(LOSS) else None
+    lost = kind == "epoch" and reason.startswith(LOSS)
+    return (reason.removeprefix(LOSS), (plain or {}).get("left")) if lost else (None, None)
 
 
 class _Walk:
     """Verifies one epoch from its first tile to the end of its journal. Of a pruned one there are only hashes, and no leaves."""
 
     def __init__(self, folder: Path, keys: Keys, before: _Walk | None, after: Path | None, live: bool) -> None:
-        self.folder, self.before, closed, lost, self.number = folder, before, after is not None, _loss(after), int(folder.name[1:])
+        self.folder, self.before, closed, self.number = folder, before, after is not None, int(folder.name[1:])
+        lost, left = _loss(after)
         self.at, self.first, self.torn = before.at if before else "", None, 0
         self.throughs: list[tuple[int, int]] = []  # indexes of records of kind pruned, and the epochs that they name
         self.leaves: list[bytes] = []
@@ -95,6 +97,8 @@ class _Walk:
             raise Fault("the epoch is closed, but its journal is not empty")
         if not self.pruned:
             self._journal(segments)
+        if left is not None and left != {"root": base64_of(Tree(self.leaves).root()), "size": len(self.leaves)}:
+            raise Fault(f"the loss has left {left}, and here are {len(self.leaves)} records", len(self.leaves))
         if self.number > 1 and self.note and not self.leaves and not self.pruned:
             raise Fault("the first record, of kind epoch, is missing", 0)
         for name, path in sorted(there.items()):
@@ -135,6 +139,9 @@ class _Walk:
 
     def _follows(self, link: Any) -> bool:
         """Whether `link` is the checkpoint of the epoch before, or may be where that epoch is not there."""
+        if self.before and isinstance(link, dict) and self.before.epoch.lost is not None and link.get("origin") == self.before.origin:
+            # Of what was lost the head may have known a newer one.
+            return self.before.newest._asdict().items() <= link.items() or link.get("size", 0) > self.before.signed
         if self.before:
             return isinstance(link, dict) and self.before.newest._asdict().items() <= link.items()
         return isinstance(link, dict) and {*Note._fields} <= link.keys() and str(link["origin"]).endswith(f"/e{self.number - 1:06}")

@@ -335,6 +335,15 @@ def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
     for other in (opening(some[:660]), opening(some[:660], reason="after-loss: "), says.replace(b"after-loss: ", b"after-loss:")):
         write_epoch(folder, TWO, [other], 1)
         fault(folder, "its journal is not empty")
+    for count, bad in ((700, False), (699, True), (701, True)):
+        left = f'"left":{{"root":"{b64(mth(leaves((some + some)[:count])))}","size":{count}}},"previous"'
+        write_epoch(folder, TWO, [says.replace(b'"previous"', left.encode())], 1)
+        if bad:
+            fault(folder, "the loss has left", 700)
+        assert bad or check(folder, head=False)[0].size == 700
+    newer = opening(records(690)).replace(b"asked for", b"after-loss: a disk")
+    write_epoch(folder, TWO, [newer], 1)
+    assert check(folder, head=False)[0].signed == 660, "the head knew of a newer checkpoint"
     never = write_epoch(folder / "never", ONE, some[:7], None)
     write_epoch(folder / "never", TWO, [opening([]).replace(b"asked for", b"after-loss: ")], 1)
     assert [(epoch.size, epoch.signed) for epoch in check(folder / "never", head=False)] == [(7, 0), (1, 1)]

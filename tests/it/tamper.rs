@@ -330,6 +330,14 @@ fn what_is_forged_behind_the_head_says_nothing() {
     fs::remove_dir_all(dir.join("e000001/tile/entries")).expect("removed");
     let fault = built.check(None).expect_err("it is not acknowledged that they may be missing");
     assert!(fault.to_string().contains("its records are missing"), "{fault}");
+    // Nor does it become so by a start, which cuts it off.
+    let started = Log::open(settings(built.data.path()), Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))));
+    if let Ok((log, recovered)) = started {
+        assert!(recovered.torn.is_some());
+        log.close().expect("closed");
+    }
+    let fault = built.check(None).expect_err("a start has not told anybody of it");
+    assert!(fault.to_string().contains("its records are missing"), "{fault}");
 
     let built = Built::new();
     let plain = r#"{"agent":"ops/agent","reason":"x","standing":"active"}"#;

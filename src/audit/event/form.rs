@@ -17,7 +17,13 @@ impl Event {
             }
             Self::Stop => {}
             Self::Reload { policy } => into.name("policy", policy),
-            Self::Epoch { previous, reason } => {
+            Self::Epoch { previous, reason, left } => {
+                if let Some(left) = left {
+                    let mut object = json::Object::new();
+                    object.set("root", Value::from_text(cut(&left.root)));
+                    object.set("size", number(left.size));
+                    into.value("left", Value::Object(object));
+                }
                 let mut object = json::Object::new();
                 object.set("origin", Value::from_text(cut(&previous.origin)));
                 object.set("root", Value::from_text(cut(&previous.root)));
@@ -114,7 +120,11 @@ impl Event {
         Ok(Some(match kind {
             "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
             "reload" => Self::Reload { policy: plain.text("policy")? },
-            "epoch" => Self::Epoch { previous: plain.previous()?, reason: plain.text("reason")? },
+            "epoch" => Self::Epoch {
+                previous: plain.previous()?,
+                reason: plain.text("reason")?,
+                left: plain.has("left").then(|| plain.left()).transpose()?,
+            },
             "pruned" => Self::Pruned { through: plain.text("through")? },
             "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
             "forgotten" => Self::Forgotten { record_key: plain.text("record_key")? },

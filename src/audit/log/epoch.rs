@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{LogFault, Settings};
-use crate::audit::event::{Event, Previous};
+use crate::audit::event::{Event, Left, Previous};
 use crate::audit::note::{Checkpoint, LogKeys, LogSigner, read_vkeys};
 use crate::audit::tiles::epoch_name;
 use crate::durable;
@@ -92,10 +92,10 @@ impl Epoch {
     }
 }
 
-/// The first record of an epoch that follows one of which `last` is the last known checkpoint.
-pub(super) fn first_record(last: &Checkpoint, reason: &str) -> Event {
-    let root = STANDARD.encode(last.root);
-    Event::Epoch { previous: Previous { origin: last.origin.clone(), size: last.size, root }, reason: reason.to_owned() }
+/// The first record of an epoch that follows one of which `last` is the last known checkpoint, and `left` what is left.
+pub(super) fn first_record(last: &Checkpoint, reason: &str, left: Option<Left>) -> Event {
+    let previous = Previous { origin: last.origin.clone(), size: last.size, root: STANDARD.encode(last.root) };
+    Event::Epoch { previous, reason: reason.to_owned(), left }
 }
 
 /// Makes the folders of a log.

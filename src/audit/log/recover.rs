@@ -14,7 +14,7 @@ use super::writer::{Desk, Files, SEGMENT_BYTES, Segment};
 use super::{LogFault, Settings};
 use crate::audit::event::Event;
 use crate::audit::head::{Head, HeadFault, HeadNote};
-use crate::audit::journal::{self, Mark};
+use crate::audit::journal::{self, Mark, SegmentFault};
 use crate::audit::note::{Checkpoint, LogKeys};
 use crate::audit::outside::{ALWAYS_PLAIN, Outside};
 use crate::audit::record::{Record, RecordFault};
@@ -195,7 +195,7 @@ fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
 fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &str) -> Result<Opened, LogFault> {
     make_folders(settings, lost)?;
     let _lock = take_lock(lost)?;
-    let last = super::succeed::last_known(settings, lost);
+    let (last, left) = (super::succeed::last_known(settings, lost), super::succeed::left(settings, lost));
     let next = Epoch::new(settings, lost.number + 1)?;
     let before = fs::read(&settings.head).ok();
     super::succeed::begin(settings, &next)?;
@@ -206,7 +206,7 @@ fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &
         }
         let _ = fs::remove_dir_all(&next.folder);
     })?;
-    opened.first = vec![(first_record(&last, &format!("after-loss: {reason}")), None)];
+    opened.first = vec![(first_record(&last, &format!("after-loss: {reason}"), left), None)];
     // What was durable and under no checkpoint is recorded anew: no revocation is lost that can still be read.
     let saved = super::succeed::saved(settings, lost);
     opened.first.extend(saved.iter().map(|record| (record.event.clone(), record.by.clone())));
@@ -328,21 +328,32 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
         if *first != read.tree.size() {
             return Err(LogFault::Stray(path.clone()));
         }
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let mut bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
         let is_last = place + 1 == paths.len();
-        let pending = &mut read.pending;
-        let walk = journal::walk(&bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
-            if index >= signed {
-                if index >= acknowledged && settings.sealed {
-                    own(bytes)?;
+        let before = read.pending.len();
+        let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
+            journal::walk(bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
+                if index >= signed {
+                    if index >= acknowledged {
+                        own(bytes, settings.sealed)?;
+                    }
+                    pending.push(bytes.to_vec());
+                } else if !under.record(index).is_ok_and(|record| record == bytes) {
+                    return Err(RecordFault::Form);
                 }
-                pending.push(bytes.to_vec());
-            } else if !under.record(index).is_ok_and(|record| record == bytes) {
-                return Err(RecordFault::Form);
-            }
-            Ok(())
-        })
-        .map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
+                Ok(())
+            })
+        };
+        let mut walked = walk(&bytes, &mut read.pending);
+        if let Err(SegmentFault::Record { fault: RecordFault::Unacknowledged, index, offset }) = walked {
+            tracing::warn!(index, "cut off: it says that records may be missing, and none was removed on its word");
+            // As if its batch had not come to its end: it is the last one, for who writes such a one waits for it.
+            let rest = bytes.split_off(offset);
+            read.pending.truncate(before);
+            walked = walk(&bytes, &mut read.pending).map(|walk| journal::Walk { torn: rest.len(), ..walk });
+            bytes.extend(rest);
+        }
+        let walk = walked.map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
         read.tree = walk.tree.clone();
         if is_last {
             read.last_first = *first;
@@ -364,11 +375,14 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
 }
 
 /// That a record which nobody acknowledged is one of ours: only who has the record keys seals one. What is always plain says nothing
-/// that the books go by.
-fn own(bytes: &[u8]) -> Result<(), RecordFault> {
+/// that the books go by, and where it says that records may be missing, none is before that is acknowledged.
+fn own(bytes: &[u8], sealed: bool) -> Result<(), RecordFault> {
     let outside = Outside::read(bytes)?;
-    let sealed = outside.sealed().is_some() || ALWAYS_PLAIN.contains(&outside.kind);
-    if sealed { Ok(()) } else { Err(RecordFault::Unsealed) }
+    match outside.kind {
+        "pruned" => Err(RecordFault::Unacknowledged),
+        kind if !sealed || ALWAYS_PLAIN.contains(&kind) || outside.sealed().is_some() => Ok(()),
+        _ => Err(RecordFault::Unsealed),
+    }
 }
 
 /// Takes away what a crash has left at the tree's right edge: partial tiles of another size. Those of former checkpoints too, whose

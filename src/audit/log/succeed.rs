@@ -4,17 +4,21 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::epoch::{Epoch, first_record};
 use super::recover::{Opened, resume};
 use super::{LogFault, Settings};
-use crate::audit::event::Event;
+use crate::audit::event::{Event, Left};
 use crate::audit::head::{HEAD_BYTES, Head, HeadNote};
-use crate::audit::note::{Checkpoint, peek};
+use crate::audit::note::{Checkpoint, peek, read_vkeys};
 use crate::audit::outside::Outside;
 use crate::audit::reader;
 use crate::audit::record::Record;
 use crate::audit::tiles::{self, Tiles};
 use crate::audit::vault::Vault;
+use crate::audit::verify::{Wanted, verify};
 use crate::clock::Timestamp;
 use crate::durable::{self, Disk};
 use crate::merkle::Tree;
@@ -59,7 +63,7 @@ pub(super) fn close_and_begin(
     drop((sealer, files, desk));
     self::begin(settings, &next)?;
     let mut opened = resume(settings, disk, &next)?;
-    opened.first = vec![(first_record(&last, reason), None)];
+    opened.first = vec![(first_record(&last, reason, None), None)];
     opened.recovered.torn = recovered.torn;
     drop(lock);
     Ok(opened)
@@ -94,7 +98,15 @@ pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, Log
 /// The first record of an epoch that has none yet, though its head speaks of it: a start was interrupted there.
 pub(super) fn begun(settings: &Settings, epoch: &Epoch) -> Result<Event, LogFault> {
     let before = Epoch::new(settings, epoch.number - 1)?;
-    Ok(first_record(&last_known(settings, &before), "a start that was interrupted"))
+    Ok(first_record(&last_known(settings, &before), "a start that was interrupted", None))
+}
+
+/// How much is left of a lost epoch, and what is under it; `None` where it does not verify any more.
+pub(super) fn left(settings: &Settings, lost: &Epoch) -> Option<Left> {
+    let keys = fs::read_to_string(&settings.vkeys).ok().and_then(|text| read_vkeys(&text).ok())?;
+    let seen = verify(&Wanted { dir: &settings.dir, keys: &keys, head: None, since: None }, |_, _| ());
+    let last = seen.inspect_err(|fault| tracing::warn!(%fault, "what is left of the lost epoch does not verify")).ok()?.pop()?;
+    (last.origin == lost.origin).then(|| Left { size: last.size, root: STANDARD.encode(last.root) })
 }
 
 /// The records of a lost epoch's journal that no checkpoint covers, as far as they can be read, and change the books.

@@ -5,8 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::fault::{At, Fault};
 use super::{Heads, One, layout};
+use crate::audit::event::Left;
 use crate::audit::journal::{self, Mark};
 use crate::audit::note::{Checkpoint, LogKeys};
 use crate::audit::record::RecordFault;
@@ -76,6 +80,11 @@ pub(super) fn verify(
     let since = one.since.map(|since| &since.0).filter(|since| since.origin == signed.origin);
     let since = since.filter(|_| !has(Seed::FormerCheckpointUnchecked));
     marks.extend(since.map(|since| Mark { size: since.size, root: since.root }));
+    if let Some(Left { size, root }) = &one.left {
+        let root = STANDARD.decode(root).ok().and_then(|root| Hash::try_from(root).ok());
+        let root = root.ok_or_else(|| Fault::of(At::epoch(&one.name()), "what is said to be left of it has no root"))?;
+        marks.push(Mark { size: *size, root });
+    }
     let mut under = Tiles::new(one.folder, signed.size);
     let first = segments.first().map_or(signed.size, |(first, _)| *first);
     if first > signed.size {
@@ -101,6 +110,9 @@ pub(super) fn verify(
     let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     if tree.size() < acknowledged {
         return Err(Fault::of(one.record(tree.size()), format!("the log ends before it, but {acknowledged} were acknowledged")));
+    }
+    if let Some(left) = one.left.as_ref().filter(|left| left.size < tree.size()) {
+        return Err(Fault::of(one.record(left.size), "a loss has left no record there"));
     }
     unfinished(one, signed, edge, (&pending, extra))?;
     let first = if signed.size == 0 { pending.first().cloned() } else { None };

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use token_shield::audit::event::Event;
 use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::audit::note::read_vkeys;
+use token_shield::audit::verify::{Wanted, verify};
 use token_shield::clock::SystemClock;
 
 use super::log::{Data, copy_folder, event, events};
@@ -96,4 +98,46 @@ fn a_cache_of_another_log_is_made_anew_and_one_ahead_is_refused() {
     data.holds(&events(10));
     fs::copy(data.settings().cache, other.settings().cache).expect("copy");
     other.refused(|fault| matches!(fault, LogFault::CacheAhead { size: 10, .. }));
+}
+
+#[test]
+fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
+    let data = Data::with(3);
+    let open = |reason: &str, after_loss| {
+        let begin = Some(NewEpoch { reason: reason.to_owned(), after_loss });
+        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun").0
+    };
+    let log = open("a second one", false);
+    log.seal_blocking(event(3), None).expect("sealed");
+    log.close().expect("closed");
+    // Its journal has all of it, its first record too, which says what it follows.
+    let second = data.settings().dir.join("e000002");
+    fs::remove_file(second.join("checkpoint")).expect("remove");
+    fs::remove_dir_all(second.join("tile")).expect("remove");
+    open("tiles were lost", true).close().expect("closed");
+    let keys = read_vkeys(&fs::read_to_string(data.settings().vkeys).expect("keys")).expect("keys");
+    let (dir, head) = (data.settings().dir, data.head());
+    let seen = verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ()).expect("it verifies");
+    assert_eq!(seen.iter().map(|epoch| epoch.lost.is_some()).collect::<Vec<_>>(), [false, true, false]);
+    let (log, recovered) = data.open();
+    assert!(recovered.records.iter().any(|record| record.event == event(3)), "what changes the books is");
+    log.close().expect("closed");
+    // What was left of it is known: it may not get less, nor more.
+    let segment = second.join("journal").join(format!("{:020}", 0));
+    let whole = fs::read(&segment).expect("a segment");
+    let again = || {
+        let wanted = Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None };
+        verify(&wanted, |_, _| ()).expect_err("a fault").to_string()
+    };
+    fs::write(&segment, vec![0; whole.len()]).expect("emptied");
+    assert!(again().contains("2 were acknowledged"), "{}", again());
+    fs::remove_dir_all(second.join("journal")).expect("removed");
+    assert!(again().contains("2 were acknowledged"), "{}", again());
+    fs::create_dir(second.join("journal")).expect("a folder");
+    let mut longer = whole;
+    let batch = longer[..512].to_vec();
+    let records = longer.chunks(512).position(|sector| sector.iter().all(|byte| *byte == 0)).expect("room");
+    longer[512 * records..512 * (records + 1)].copy_from_slice(&batch);
+    fs::write(&segment, longer).expect("written");
+    assert!(!again().is_empty());
 }

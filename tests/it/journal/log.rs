@@ -1,18 +1,19 @@
 //! The pen: recovery, one writer, shared syncs, and every way in which a log ends.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use token_shield::audit::event::Event;
+use token_shield::audit::event::{Event, Previous};
 use token_shield::audit::log::{Log, LogFault, Recovered, Settings};
 use token_shield::audit::record::{Record, RecordFault};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::KeyId;
+
+use super::gate::Gate;
 
 /// A data folder, and the events that go into its log.
 pub(super) struct Data(pub(super) tempfile::TempDir);
@@ -460,10 +461,10 @@ fn a_record_that_turns_time_back_is_refused() {
     use token_shield::merkle::Tree;
     let data = Data::with(0);
     let mut batch = Builder::new(Tree::new());
+    let previous = Previous { origin: "gw.example/e000000".to_owned(), size: 0, root: String::new() };
+    let event = Event::Epoch { previous, reason: "a plain one".to_owned(), left: None };
     for ms in [2000, 1000] {
-        batch
-            .push(&Record { at: Timestamp(ms), by: None, event: Event::Pruned { through: "e000001".to_owned() } }.encode(None))
-            .expect("room");
+        batch.push(&Record { at: Timestamp(ms), by: None, event: event.clone() }.encode(None)).expect("room");
     }
     fs::write(data.segment(0), batch.finish().0).expect("write");
     data.refused(|fault| matches!(fault, LogFault::Record { index: 1, fault: RecordFault::Earlier, .. }));
@@ -476,49 +477,5 @@ fn names_that_cannot_be_an_origin() {
         let settings = Settings { name: name.to_owned(), ..data.settings() };
         let refused = Log::open(settings, Arc::new(SystemClock::start())).map(|_| ());
         assert!(matches!(refused, Err(LogFault::Name(_))), "{name:?}");
-    }
-}
-
-/// The machine's disk behind a gate that holds syncs back, or lets them fail.
-#[derive(Default)]
-struct Gate {
-    shut: Mutex<bool>,
-    moved: Condvar,
-    waiting: AtomicUsize,
-    fail_syncs: AtomicBool,
-    full: AtomicBool,
-}
-
-impl Gate {
-    fn shut(&self) {
-        *self.shut.lock().expect("lock") = true;
-    }
-
-    pub(super) fn open(&self) {
-        *self.shut.lock().expect("lock") = false;
-        self.moved.notify_all();
-    }
-
-    fn waits(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
-    }
-}
-
-impl Disk for Gate {
-    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if self.full.load(Ordering::SeqCst) && file.metadata()?.len() == 0 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        SystemDisk.write(file, bytes, offset)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        drop(self.moved.wait_while(self.shut.lock().expect("lock"), |shut| *shut).expect("lock"));
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        if self.fail_syncs.load(Ordering::SeqCst) {
-            return Err(io::Error::other("injected"));
-        }
-        SystemDisk.sync(file)
     }
 }
