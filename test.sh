@@ -55,7 +55,22 @@ crashes() { TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" target/venv/bin/py
 
 loopback_only() {
     as_root env TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" "$PWD/target/venv/bin/python" tests/clients/loopback_only.py -q \
-        $(printf -- '--deselect %s ' $CRASHES)
+        $(printf -- '--deselect %s ' $CRASHES $TAMPERING)
+}
+
+# As long as all the other clients together, and on one core: it runs beside them.
+TAMPERING=tests/clients/test_tamper.py tampering_log=target/tampering.log tampering_pid=""
+begin_tampering() {
+    TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" target/venv/bin/python -m pytest -q "$TAMPERING" >"$tampering_log" 2>&1 &
+    tampering_pid=$!
+    trap 'kill "$tampering_pid" 2>/dev/null' EXIT
+}
+tampering() {
+    local code
+    wait "$tampering_pid"
+    code=$?
+    cat "$tampering_log"
+    return "$code"
 }
 
 mkdir -p target
@@ -69,7 +84,9 @@ step "the offline commands alone" cargo check -q --no-default-features --feature
 step "build" cargo build -q
 step "tests" cargo nextest run --no-fail-fast --features seeded-faults
 step "examples in the documentation" cargo test -q --doc
+begin_tampering
 step "unmodified clients, where loopback is the only network" loopback_only
+step "tamperings, by both verifiers" tampering
 step "crashes and power cuts" crashes
 
 printf '\n%s\n%d passed, %d failed\n' "$summary" "$passed" "$failed"

@@ -276,7 +276,7 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note
             epochs.append(path)
             if int(number[1]) != int(epochs[0].name[1:]) + len(epochs) - 1:
                 raise Fault(f"{path.name} follows a gap")
-        elif path.name != "tmp" and (path.name != "reserve" or path.is_symlink() or not path.is_file() or any(path.read_bytes())):
+        elif path.name != "tmp" and (path.name != "reserve" or path.is_symlink() or not path.is_file() or path.read_bytes().strip(b"\0")):
             raise Fault(f"{path.name} does not belong here, or is not zeros")
     if not epochs or whole and epochs[0].name != "e000001":
         raise Fault(f"the log begins with {epochs[0].name}: epochs are missing" if epochs else "there is no epoch")
