@@ -37,6 +37,7 @@ fn admission(number: u64) -> Event {
         about,
         upstream,
         model_digest: None,
+        stripped: Vec::new(),
         output_tokens: Some(4096),
         digest_key: [3; 16],
         received: body,

@@ -31,6 +31,8 @@ use crate::crypto::{EntropyFault, Fast};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
+use crate::guard::egress::destination::{Destination, Scheme};
+use crate::guard::egress::judge::Own;
 use crate::guard::limiter::Limiter;
 use crate::guard::settings::{self, Jwks};
 use crate::guard::table::{RouteFault, Tables, Upstream as Known};
@@ -246,7 +248,7 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         }
     }
     let health = Arc::new(Health::new(remotes.keys().cloned()));
-    let tables = Arc::new(Tables::build(&config.guard, known)?);
+    let tables = Arc::new(Tables::build(&config.guard, known, own(config))?);
     Ok(Wiring {
         tables,
         remotes,
@@ -256,6 +258,19 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         tree: Some(tree(config)?).filter(|tree| tree.is_served()).map(Arc::new),
         policy: config.policy.as_str().into(),
     })
+}
+
+/// What is part of this gateway or stands behind it: never a destination.
+fn own(config: &Config) -> Own {
+    let upstreams = config.proxy.upstreams.iter().filter_map(|upstream| match &upstream.target {
+        Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
+            let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+            Destination::read_authority(Scheme::Http, &authority).ok().map(|read| (read.host, read.port))
+        }
+        Target::Unix(_) | Target::Echo => None,
+    });
+    let listeners = vec![config.proxy.listen.address, config.proxy.metrics];
+    Own { upstreams: upstreams.collect(), listeners }
 }
 
 /// The log's tree, and who may have it.

@@ -65,6 +65,7 @@ pub struct Metrics {
     config_reloads: IntCounterVec,
     jwks_reads: IntCounterVec,
     idle_keys: IntGauge,
+    egress: IntCounterVec,
     audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
@@ -186,15 +187,16 @@ impl Metrics {
                 Gauge::new("token_shield_certificate_expiry_seconds", "When the certificate in use expires, seconds since 1970"),
             )?,
             config_reloads: counters(&registry, "token_shield_config_reload_total", "Reloads of the config", &["result"])?,
-            jwks_reads: counters(
-                &registry,
-                "token_shield_jwks_reads_total",
-                "Readings of JWK Sets after the start",
-                &["result"],
-            )?,
+            jwks_reads: counters(&registry, "token_shield_jwks_reads_total", "Readings of JWK Sets", &["result"])?,
             idle_keys: register(
                 &registry,
                 IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
+            )?,
+            egress: counters(
+                &registry,
+                "token_shield_egress_total",
+                "What the doors of egress found",
+                &["door", "verdict", "reason"],
             )?,
             audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
@@ -207,6 +209,11 @@ impl Metrics {
     /// A request began.
     pub fn began(&self) {
         self.in_flight.inc();
+    }
+
+    /// A door of egress judged: `request` with `block` or `strip`, and why.
+    pub fn egress(&self, door: &str, verdict: &str, reason: &str) {
+        self.egress.with_label_values(&[door, verdict, reason]).inc();
     }
 
     /// A request was refused.

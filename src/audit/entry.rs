@@ -24,6 +24,7 @@ use crate::crypto::seal::KeyedDigest;
 use crate::crypto::{Draws, EntropyFault};
 use crate::id::RequestId;
 use crate::metrics::Metrics;
+use crate::model::Reach;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
@@ -68,6 +69,8 @@ pub struct Draft<'d> {
     pub model_digest: Option<Arc<ModelDigest>>,
     /// The cap on output tokens.
     pub output_tokens: Option<u64>,
+    /// What was taken out because it would have made the server reach outside.
+    pub stripped: Vec<Reach>,
     /// The body as it was received.
     pub received: &'d [u8],
     /// The body as it is sent on.
@@ -260,12 +263,12 @@ impl Pen {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
-        let Draft { about, upstream, model_digest, output_tokens, received, forwarded } = draft;
+        let Draft { about, upstream, model_digest, output_tokens, stripped, received, forwarded } = draft;
         let digest_key = self.0.digest_keys.next();
         let body = |bytes: &[u8]| Body { bytes: bytes.len() as u64, digest: KeyedDigest::of(&digest_key, bytes) };
         let (received, forwarded) = (body(received), forwarded.map(body));
         let open = about.clone();
-        let admission = Admission { about, upstream, model_digest, output_tokens, digest_key, received, forwarded };
+        let admission = Admission { about, upstream, model_digest, output_tokens, stripped, digest_key, received, forwarded };
         let digest_key = self.0.digest_keys.next();
         let own = self.clone();
         let entry = move |index| Entry {

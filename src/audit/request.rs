@@ -9,9 +9,12 @@ use crate::audit::inside::{Members, cut, moment, number};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, RequestId, TokenId};
 use crate::json::{Object, Value};
+use crate::model::Reach;
 
 /// Rows of a count in one record at the most.
 pub const ROWS_MAX: usize = 64;
+/// Items of any other list in a record at the most.
+const LIST_MAX: usize = 16;
 
 /// Who asked, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub struct Admission {
     pub model_digest: Option<Arc<ModelDigest>>,
     /// The cap on output tokens.
     pub output_tokens: Option<u64>,
+    /// What was taken out because it would have made the server reach outside.
+    pub stripped: Vec<Reach>,
     /// What the digests are keyed with.
     pub digest_key: [u8; 16],
     /// As it was received.
@@ -217,6 +222,12 @@ impl Admission {
         into.some("upstream", self.upstream.as_ref().map(Server::value));
         into.some("model_digest", self.model_digest.as_ref().map(|digest| digest.value()));
         into.some("limits", self.output_tokens.map(|cap| object([("output_tokens", number(cap))])));
+        let stripped = |reach: &'e Reach| {
+            let (kind, path) = (Value::from_text(reach.kind.as_str()), Value::from_text(cut(&reach.path)));
+            object([("kind", kind), ("path", path), ("target", Value::from_text(cut(&reach.target)))])
+        };
+        let stripped: Vec<Value<'_>> = self.stripped.iter().take(LIST_MAX).map(stripped).collect();
+        into.some("stripped", (!stripped.is_empty()).then_some(Value::Array(stripped)));
         into.value("digest_key", base64url(&self.digest_key));
         into.number("request_bytes", self.received.bytes);
         into.value("request_digest", base64url(&self.received.digest));

@@ -13,7 +13,8 @@ use crate::audit::log::Settings as Log;
 use crate::audit::retain::Keep;
 use crate::crypto::sha256;
 use crate::guard::cache_salt::CacheScope;
-use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Settings as Guard};
+use crate::guard::egress::judge::Lists;
+use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Requests, Settings as Guard};
 use crate::model::{Profile, UnknownFields};
 use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
@@ -55,32 +56,27 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         "model",
         models.iter().flat_map(|model| std::iter::once(&model.name).chain(&model.aliases)).map(String::as_str),
     );
-    let mut classes: BTreeMap<String, Class> = root
-        .named("class")
-        .into_iter()
-        .map(|(name, section)| {
-            let class = class(&name, section);
-            (name, class)
-        })
-        .collect();
+    let known = |(name, section): (String, _)| (name.clone(), class(&name, section, empty));
+    let mut classes: BTreeMap<String, Class> = root.named("class").into_iter().map(known).collect();
     classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
     let principals = root.named("principal").into_iter().map(|(name, section)| (name, caps_alone(section))).collect();
     let limits = root.table("limits", empty);
     let listen_section = root.table("listen", empty);
     let metrics = root.table("metrics", empty);
     let timeouts = timeouts(root.table("timeouts", empty));
+    let count = |key, fallback| limits.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback);
     let guard = Guard {
         issuers,
         classes,
         principals,
         models,
         peer_rps: limits.number("peer_rps").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(200),
-        token_cache: limits.number("token_cache").and_then(|size| usize::try_from(size).ok()).unwrap_or(65_536),
+        token_cache: count("token_cache", 65_536),
         body_max: limits.bytes("body").unwrap_or(32 << 20),
         bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
+        egress: Lists::default(),
     };
-    let connections_max = limits.number("connections").and_then(|count| usize::try_from(count).ok()).unwrap_or(10_000);
-    let peer_connections_max = limits.number("peer_connections").and_then(|count| usize::try_from(count).ok()).unwrap_or(1000);
+    let (connections_max, peer_connections_max) = (count("connections", 10_000), count("peer_connections", 1000));
     limits.close();
     let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
     metrics.close();
@@ -159,7 +155,14 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
 fn tightest(name: &str) -> Class {
     let caps = Caps { rps: None, rpm: Some(120), burst: None, in_flight: Some(8) };
     let cache_scope = CacheScope::Principal;
-    Class { name: name.to_owned(), caps, output_tokens: 4096, unknown_fields: UnknownFields::Refuse, cache_scope }
+    Class {
+        name: name.to_owned(),
+        caps,
+        output_tokens: 4096,
+        unknown_fields: UnknownFields::Refuse,
+        cache_scope,
+        requests: Requests::default(),
+    }
 }
 
 fn trusted(listen: &Section<'_>) -> Vec<ipnet::IpNet> {
@@ -251,7 +254,7 @@ fn issuer(section: Section<'_>, base: &Path) -> Option<Issuer> {
     Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum, handles, jwks_refresh, idle_key })
 }
 
-fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+pub(super) fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
     let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
     section.parsed(key, &names.join(" or "), |text| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
 }
@@ -271,7 +274,7 @@ fn caps_alone(section: Section<'_>) -> Caps {
     caps
 }
 
-fn class(name: &str, section: Section<'_>) -> Class {
+fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>) -> Class {
     let tightest = tightest(name);
     let mut caps = caps(&section);
     if caps.rps.is_none() && caps.rpm.is_none() {
@@ -283,9 +286,10 @@ fn class(name: &str, section: Section<'_>) -> Class {
     let scopes = [("principal", CacheScope::Principal), ("class", CacheScope::Class), ("shared", CacheScope::Shared)];
     let cache_scope = choice(&section, "cache_scope", &scopes).unwrap_or(tightest.cache_scope);
     let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
-    section.not_enforced(&["requests", "answers"]);
+    section.not_enforced(&["answers"]);
+    let requests = super::egress::requests(section.table("requests", empty));
     section.close();
-    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope }
+    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope, requests }
 }
 
 fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -> Option<Model> {

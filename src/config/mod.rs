@@ -1,6 +1,7 @@
 //! From the file to a checked [`Config`]: every fault at once, each with its key, its line and what is allowed.
 
 mod bind;
+mod egress;
 mod section;
 mod units;
 

@@ -16,7 +16,7 @@ use crate::guard::settings::Caps;
 use crate::guard::table::{Served, Upstream, rates};
 use crate::guard::understand::Asked;
 use crate::id::RequestId;
-use crate::model::{Changes, Echo, ModelCall, Operation, echo};
+use crate::model::{Changes, Echo, ModelCall, Operation, Reach, echo};
 use crate::refusal::{Code, Refusal};
 
 /// Work that was admitted.
@@ -57,6 +57,8 @@ pub struct Notes {
     pub output_tokens: Option<u64>,
     /// Fields that were dropped.
     pub dropped: Vec<String>,
+    /// What was taken out because it would have made the server reach outside.
+    pub stripped: Vec<Reach>,
 }
 
 /// A request that is admitted, with its place at the model and its server. Only [`admit`] makes one.
@@ -108,6 +110,12 @@ impl Admitted {
             Work::Echo { served, .. } => served.route.first().map(|upstream| &upstream.server),
             Work::Models(_) | Work::Me => None,
         }
+    }
+
+    /// What was taken out because it would have made the server reach outside.
+    #[must_use]
+    pub fn stripped(&self) -> &[Reach] {
+        &self.notes.stripped
     }
 
     /// The cap on output tokens, where the operation counts them.
@@ -201,18 +209,18 @@ fn write(
     (cap, (scope, principal, class)): (u64, (CacheScope, &str, &str)),
     stamp: &Stamp<'_>,
 ) -> (Work, Notes) {
-    let dropped = call.dropped().to_vec();
+    let (dropped, stripped) = (call.dropped().to_vec(), call.stripped().to_vec());
     let lowered = |asked: Option<u64>| asked.is_some_and(|asked| asked > cap).then_some(cap);
     if upstream.echo {
         let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
-        let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped };
+        let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped, stripped };
         return (Work::Echo { answer, served }, notes);
     }
     let profile = &upstream.profile;
     let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
     let cache_salt = profile.takes_cache_salt().then(|| stamp.cache_salts.salt(scope, principal, class)).flatten();
     let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
-    let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped };
+    let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped };
     let forward =
         Call { body: Bytes::from(written.body), stream: call.stream(), usage_asked: call.usage_asked(), served, upstream };
     (Work::Call(forward), notes)

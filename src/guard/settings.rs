@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::guard::cache_salt::CacheScope;
+use crate::guard::egress::judge::Lists;
 use crate::model::UnknownFields;
 use crate::token::{IssuerPolicy, PostQuantum};
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub body_max: u64,
     /// Bytes of all bodies held at once.
     pub bodies_max: u64,
+    /// Which endpoints are controlled.
+    pub egress: Lists,
 }
 
 /// An issuer: public keys only.
@@ -118,6 +121,41 @@ pub struct Class {
     pub unknown_fields: UnknownFields,
     /// Whose requests may share a server's prompt cache.
     pub cache_scope: CacheScope,
+    /// What happens to what a request would make the model server reach.
+    pub requests: Requests,
+}
+
+/// What happens to what a request would make the model server reach, by kind. Work that calls back and state that another server
+/// keeps are always refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Content behind a URL.
+    pub media: Door,
+    /// Tools that do not run at the caller.
+    pub hosted_tools: Door,
+    /// MCP servers.
+    pub mcp: Door,
+}
+
+/// How a door is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Door {
+    /// The request is refused.
+    #[default]
+    Block,
+    /// What reaches out is taken out of the request, which goes on without it.
+    Strip,
+}
+
+impl Door {
+    /// As the config writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Strip => "strip",
+        }
+    }
 }
 
 /// A model.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::audit::request::Server;
+use crate::guard::egress::judge::{Judge, Own};
 use crate::guard::gcra::{Limit, Period};
 use crate::guard::settings::{Caps, Class, Settings};
 use crate::health::Health;
@@ -55,6 +56,8 @@ pub struct Tables {
     by_name: BTreeMap<String, Arc<Served>>,
     /// Largest body in bytes.
     pub body_max: u64,
+    /// Which endpoints are controlled.
+    pub judge: Judge,
 }
 
 /// A model's route names an upstream that is not declared.
@@ -66,11 +69,11 @@ pub struct RouteFault {
 }
 
 impl Tables {
-    /// Builds the tables.
+    /// Builds the tables; what is the gateway's `own` is no destination.
     ///
     /// # Errors
     /// When a model's route names an upstream that `upstreams` does not have.
-    pub fn build(settings: &Settings, upstreams: Vec<Upstream>) -> Result<Self, RouteFault> {
+    pub fn build(settings: &Settings, upstreams: Vec<Upstream>, own: Own) -> Result<Self, RouteFault> {
         let upstreams: HashMap<Arc<str>, Arc<Upstream>> =
             upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.name), Arc::new(upstream))).collect();
         let mut by_name = BTreeMap::new();
@@ -92,7 +95,8 @@ impl Tables {
             }
         }
         let classes = settings.classes.iter().map(|(name, class)| (name.clone(), Arc::new(class.clone()))).collect();
-        Ok(Self { classes, principals: settings.principals.clone(), by_name, body_max: settings.body_max })
+        let judge = Judge::new(settings.egress.clone(), own);
+        Ok(Self { classes, principals: settings.principals.clone(), by_name, body_max: settings.body_max, judge })
     }
 
     /// The class of that name.

@@ -46,6 +46,11 @@ impl<'b> Understood<'b> {
         &self.asked
     }
 
+    /// Both parts, to change what is asked for.
+    pub(super) const fn parts(&mut self) -> (&Routed, &mut Asked<'b>) {
+        (&self.routed, &mut self.asked)
+    }
+
     /// Both parts.
     pub(super) fn into_parts(self) -> (Routed, Asked<'b>) {
         (self.routed, self.asked)

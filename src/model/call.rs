@@ -94,7 +94,19 @@ impl<'b> Reading<'b> {
         let options = object.get("stream_options").and_then(Value::as_object);
         let usage_asked = options.is_some_and(|options| flag(options.get("include_usage")));
         let model_upstream = terms.model_upstream.to_owned();
-        Ok(ModelCall { operation, object, length, model_upstream, gateway, asked, stream, usage_asked, reaches, dropped })
+        Ok(ModelCall {
+            operation,
+            object,
+            length,
+            model_upstream,
+            gateway,
+            asked,
+            stream,
+            usage_asked,
+            reaches,
+            stripped: Vec::new(),
+            dropped,
+        })
     }
 }
 
@@ -131,7 +143,8 @@ pub struct ModelCall<'b> {
     asked: Option<u64>,
     stream: bool,
     usage_asked: bool,
-    reaches: Vec<Reach>,
+    pub(super) reaches: Vec<Reach>,
+    pub(super) stripped: Vec<Reach>,
     dropped: Vec<String>,
 }
 

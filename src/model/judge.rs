@@ -11,9 +11,6 @@ use super::path::{Path, shown};
 use super::profile::{Profile, Shape, Union};
 use super::{Reach, ReachKind, UnknownFields};
 
-/// Bytes of a URL, tool type or id that a [`Reach`] keeps.
-const TARGET_BYTES_MAX: usize = 256;
-
 /// Dropped fields that are named to the caller.
 const DROPPED_MAX: usize = 16;
 /// Depth of a schema that comes as text.
@@ -154,7 +151,7 @@ impl<'t> Judge<'t> {
         match rule {
             Rule::Pass(Kind { object: Some(form), .. }) => self.form(form, object, path),
             Rule::Reach(kind) => {
-                self.reaches.push(Reach { path: path.to_string(), kind: *kind, target: target_of(object, path) });
+                self.reaches.push(reach(*kind, target_of(object, path), path));
                 Ok(())
             }
             Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => Err(Refusal::new(Code::FieldNotAllowed)
@@ -185,7 +182,7 @@ impl<'t> Judge<'t> {
         let target = match value {
             Value::Null | Value::Bool(false) => return,
             Value::Array(items) if items.is_empty() => return,
-            Value::String(text) => cut(text),
+            Value::String(text) => text.to_string(),
             Value::Object(object) => target_of(object, path),
             Value::Array(items) => match items.first() {
                 Some(Value::Object(object)) => target_of(object, path),
@@ -193,7 +190,7 @@ impl<'t> Judge<'t> {
             },
             Value::Bool(true) | Value::Number(_) => last_key(path),
         };
-        self.reaches.push(Reach { path: path.to_string(), kind, target });
+        self.reaches.push(reach(kind, target, path));
     }
 
     /// Inline content passes when its type and size do; anything else is a place to fetch from.
@@ -205,13 +202,13 @@ impl<'t> Judge<'t> {
         let is_base64 = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
         if medium == Medium::Base64 {
             if !is_base64(text) {
-                self.reaches.push(Reach { path: path.to_string(), kind: ReachKind::Media, target: cut(text) });
+                self.reaches.push(reach(ReachKind::Media, text.to_owned(), path));
             }
             return Ok(());
         }
         // Only the exact spelling passes: what one reader takes for inline content another may take for a place.
         let Some(rest) = text.strip_prefix("data:") else {
-            self.reaches.push(Reach { path: path.to_string(), kind: ReachKind::Media, target: cut(text) });
+            self.reaches.push(reach(ReachKind::Media, text.to_owned(), path));
             return Ok(());
         };
         let types = self.profile.media_types(medium);
@@ -252,6 +249,10 @@ impl<'t> Judge<'t> {
             shown(key),
         ))
     }
+}
+
+fn reach(kind: ReachKind, target: String, path: &Path<'_>) -> Reach {
+    Reach { path: path.to_string(), kind, target, steps: path.steps() }
 }
 
 /// A JSON schema's references stay inside it: a reader that followed one would fetch.
@@ -296,19 +297,15 @@ fn described(value: &Value<'_>) -> String {
 fn target_of(object: &Object<'_>, path: &Path<'_>) -> String {
     let named = ["server_url", "url", "connector_id", "file_id", "id", "type", "name"];
     let text = named.iter().find_map(|key| object.get(key).and_then(Value::as_str));
-    text.map_or_else(|| last_key(path), cut)
+    text.map_or_else(|| last_key(path), str::to_owned)
 }
 
 fn last_key(path: &Path<'_>) -> String {
     match path {
         Path::Root => String::new(),
-        Path::Key(_, key) => cut(key),
+        Path::Key(_, key) => (*key).to_owned(),
         Path::Item(parent, _) => last_key(parent),
     }
-}
-
-fn cut(text: &str) -> String {
-    text.get(..text.floor_char_boundary(TARGET_BYTES_MAX)).unwrap_or_default().to_owned()
 }
 
 /// One form for all spellings that some reader takes for the same key: case, the look-alikes that case folding maps to ASCII

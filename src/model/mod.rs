@@ -15,6 +15,7 @@ mod path;
 mod peek;
 mod profile;
 pub mod sse;
+mod strip;
 pub mod usage;
 
 pub use call::{Changes, ModelCall, Reading, Terms, Written, read};
@@ -158,6 +159,17 @@ pub struct Reach {
     pub path: String,
     /// What it is.
     pub kind: ReachKind,
-    /// The URL, the tool's type or the id, cut to 256 bytes.
+    /// The URL, the tool's type or the id, whole.
     pub target: String,
+    /// The way there from the body's root.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// One step of the way to a place in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A member of an object.
+    Key(String),
+    /// An item of an array.
+    Item(usize),
 }

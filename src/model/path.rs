@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Step;
+
 /// One step from the body's root; the whole path is the chain of parents.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'p> {
@@ -11,6 +13,20 @@ pub(super) enum Path<'p> {
     Key(&'p Path<'p>, &'p str),
     /// An item of an array.
     Item(&'p Path<'p>, usize),
+}
+
+impl Path<'_> {
+    /// The steps from the root.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let (parent, step) = match *self {
+            Path::Root => return Vec::new(),
+            Path::Key(parent, key) => (parent, Step::Key(key.to_owned())),
+            Path::Item(parent, place) => (parent, Step::Item(place)),
+        };
+        let mut steps = parent.steps();
+        steps.push(step);
+        steps
+    }
 }
 
 /// Characters of a stranger's key that are shown.

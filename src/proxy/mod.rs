@@ -252,7 +252,7 @@ impl Gateway {
             buffer::Held::default()
         };
         let understood = understand(routed, held.bytes(), (&way.wiring.health, &self.weights))?;
-        let governed = govern(screen(clear(understood)?));
+        let governed = govern(screen(clear(understood, &self.metrics)?));
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: way.id, created, cache_salts };
         let admitted = admit(governed, &self.limiter, &stamp)?;
@@ -295,7 +295,8 @@ impl Gateway {
         let about = way.meter.about(&way.wiring.policy).ok_or(Code::Internal)?;
         let forwarded = call.map(|call| call.body.clone());
         let output_tokens = admitted.output_tokens();
-        let draft = Draft { about, upstream, model_digest, output_tokens, received, forwarded: forwarded.as_deref() };
+        let stripped = admitted.stripped().to_vec();
+        let draft = Draft { about, upstream, model_digest, output_tokens, stripped, received, forwarded: forwarded.as_deref() };
         self.pen.seal(admitted, draft).await
     }
 

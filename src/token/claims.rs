@@ -40,6 +40,12 @@ pub struct Grants {
     pub in_flight: Option<u64>,
     /// Tokens an answer.
     pub output_tokens: Option<u64>,
+    /// No destination at all (`egress` with rank `none`). The other ranks leave what the operator lists: a token widens nothing.
+    pub no_egress: bool,
+    /// These hosts alone, in canonical form.
+    pub egress_hosts: Option<Vec<String>>,
+    /// Tools of these types alone.
+    pub tool_types: Option<Vec<String>>,
     /// Children need no key of their own.
     pub bearer_children: bool,
 }
@@ -220,6 +226,9 @@ fn granted(constraints: &[Constraint]) -> Grants {
             ("requests_per_minute", Bound::Number(rate)) => grants.rpm = Some(*rate),
             ("requests_in_flight", Bound::Number(max)) => grants.in_flight = Some(*max),
             ("output_tokens", Bound::Number(max)) => grants.output_tokens = Some(*max),
+            ("egress", Bound::Rank(rank)) => grants.no_egress = *rank == 0,
+            ("egress_host", Bound::Texts(hosts)) => grants.egress_hosts = Some(hosts.clone()),
+            ("tool_type", Bound::Texts(types)) => grants.tool_types = Some(types.clone()),
             ("holder", Bound::Rank(rank)) => grants.bearer_children = *rank > 0,
             // `constraint::read` lets nothing else through.
             _ => {}

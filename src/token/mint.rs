@@ -286,8 +286,8 @@ mod tests {
         check(|request| request.jti.clear(), Err("jti"));
         let models = || Constraint::new("model", Kind::OneOf, Value::Array(vec![Value::from_text("m".repeat(256)); 200]));
         check(|request| request.limits.push(models().expect("models")), Err("40 KiB"));
-        let egress = || Constraint::new("egress", Kind::Rank, Value::from_text("any")).expect("a row");
-        check(|request| request.limits.push(egress()), Err("egress"));
+        let account = || Constraint::new("account", Kind::OneOf, Value::Array(vec![Value::from_text("a")])).expect("a row");
+        check(|request| request.limits.push(account()), Err("account"));
     }
 
     #[test]

@@ -43,8 +43,15 @@ fn an_admission_without_a_caller_is_closed_as_aborted() {
     let pen = Pen::new(Arc::new(log.clone()), time(), Arc::new(Metrics::new(&[], &[], None).expect("metrics"))).expect("a pen");
     disk.shut();
     {
-        let draft =
-            Draft { about: about(), upstream: None, model_digest: None, output_tokens: None, received: b"x", forwarded: None };
+        let draft = Draft {
+            about: about(),
+            upstream: None,
+            model_digest: None,
+            output_tokens: None,
+            stripped: Vec::new(),
+            received: b"x",
+            forwarded: None,
+        };
         let mut sealing = std::pin::pin!(pen.seal((), draft));
         let polled = sealing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "nothing is durable yet");

@@ -3,6 +3,7 @@
 mod answers;
 mod echoed;
 mod reach;
+mod strip;
 mod written;
 
 use token_shield::model::{Changes, ModelCall, Operation, Profile, Terms, UnknownFields, read};

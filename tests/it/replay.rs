@@ -90,6 +90,7 @@ fn admitted(about: About) -> Event {
         upstream: None,
         model_digest: None,
         output_tokens: Some(100),
+        stripped: Vec::new(),
         digest_key,
         received: BODY,
         forwarded,

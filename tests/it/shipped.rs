@@ -66,6 +66,10 @@ fn every_fault_is_said_at_once() {
     );
     faults("name = \"x\"\n[egress]\nmedia = []\n", &["2 egress: is not enforced by this build"]);
     faults(
+        "name = \"x\"\n[class.default]\nrequests = { media = \"inline\" }\nanswers = {}\n",
+        &["3 class.default.requests.media: must be", "4 class.default.answers: is not enforced by this build"],
+    );
+    faults(
         "name = \"x\"\n[[upstream]]\nname = \"u\"\nurl = \"http://a@b\"\ncredential = \"hunter2\"\n",
         &["4 upstream[0].url", "5 upstream[0].credential"],
     );

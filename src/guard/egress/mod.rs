@@ -1,4 +1,7 @@
-//! What may a request make others reach? One judge, three doors (docs/ARCHITECTURE.md). Door 1, requests, stands in
-//! [`request`]; the judge of destinations, answers and the agents' own calls come later.
+//! What may a request make others reach? One judge, three doors (docs/EGRESS.md). [`destination`] reads where a URL leads,
+//! [`judge`] says whether that is controlled; door 1, requests, stands in [`request`]. Answers and the agents' own calls come later.
 
+pub mod address;
+pub mod destination;
+pub mod judge;
 pub mod request;

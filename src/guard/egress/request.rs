@@ -1,8 +1,16 @@
-//! Door 1: what a request would make the model server fetch or do. In this build everything that reaches out is blocked.
+//! Door 1: what a request would make the model server fetch or do. The server itself never fetches: a URL that is let through would be
+//! resolved there, by whoever answers then.
 
+use crate::guard::authenticate::Authenticated;
+use crate::guard::egress::judge::{Judge, Narrowing, Uncontrolled, Use};
+use crate::guard::settings::{Door, Requests};
 use crate::guard::understand::{Asked, Understood};
-use crate::model::{Reach, ReachKind};
+use crate::metrics::Metrics;
+use crate::model::{ModelCall, Reach, ReachKind};
 use crate::refusal::{Code, Refusal};
+
+/// Characters of a destination that a refusal repeats.
+const SHOWN_MAX: usize = 80;
 
 /// A request that reaches nothing outside. Only [`clear`] makes one.
 pub struct Cleared<'b>(Understood<'b>);
@@ -19,31 +27,112 @@ impl<'b> Cleared<'b> {
     }
 }
 
-/// Refuses remote media, hosted tools, foreign state and whatever else would leave.
+/// What a caller's tokens leave of the operator's lists.
+#[must_use]
+pub fn narrowing(caller: &Authenticated) -> Narrowing {
+    let mut narrowing = Narrowing::default();
+    for grants in caller.token().verified.grants() {
+        narrowing.nothing |= grants.no_egress;
+        narrowing.hosts.extend(grants.egress_hosts.clone());
+    }
+    narrowing
+}
+
+/// Refuses remote media, hosted tools, foreign state and whatever else would leave, or takes it out where the agent's class says so.
 ///
 /// # Errors
 /// `egress-uncontrolled` or `tool-not-allowed`, with the JSON path.
-pub fn clear(understood: Understood<'_>) -> Result<Cleared<'_>, Refusal> {
-    match understood.asked() {
+pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics) -> Result<Cleared<'b>, Refusal> {
+    let (routed, asked) = understood.parts();
+    let caller = routed.paced().caller();
+    match asked {
         Asked::Models(_) | Asked::Me => {}
         Asked::Call { call, .. } => {
-            if let Some(reach) = call.reaches().first() {
-                return Err(refuse(reach));
+            let doors = caller.class().requests;
+            if !call.reaches().is_empty() {
+                let door = |reach: &Reach| door(&doors, reach.kind);
+                let judge = &caller.tables().judge;
+                for reach in call.reaches() {
+                    let found = (reach.kind == ReachKind::Media)
+                        .then(|| judge.judge(Use::Media, &reach.target, &narrowing(caller)).map(|_| ()));
+                    let reason = found
+                        .as_ref()
+                        .map_or(reach.kind.as_str(), |found| found.as_ref().map_or_else(Uncontrolled::as_str, |()| "listed"));
+                    metrics.egress("request", door(reach).as_str(), reason);
+                    if door(reach) == Door::Block {
+                        return Err(refuse(reach, found, judge));
+                    }
+                }
+                call.strip(|reach| door(reach) == Door::Strip);
             }
+            tool_types(call, caller)?;
         }
     }
     Ok(Cleared(understood))
 }
 
-fn refuse(reach: &Reach) -> Refusal {
-    let (code, says) = match reach.kind {
-        ReachKind::Media => (Code::EgressUncontrolled, "Remote media is not fetched; send it inline as data:."),
-        ReachKind::HostedTool => (Code::ToolNotAllowed, "Only tools of type function pass; hosted tools would run outside."),
-        ReachKind::Mcp => (Code::ToolNotAllowed, "MCP servers named by a request are not reached."),
-        ReachKind::Background => (Code::EgressUncontrolled, "Work that outlives its request, and calls back, is not accepted."),
-        ReachKind::ForeignState => {
-            (Code::EgressUncontrolled, "State kept by another server cannot be named; send the content itself.")
+const fn door(doors: &Requests, kind: ReachKind) -> Door {
+    match kind {
+        ReachKind::Media => doors.media,
+        ReachKind::HostedTool => doors.hosted_tools,
+        ReachKind::Mcp => doors.mcp,
+        ReachKind::Background | ReachKind::ForeignState => Door::Block,
+    }
+}
+
+/// That every tool is of a type that each token of the chain leaves.
+fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusal> {
+    let lists = || caller.token().verified.grants().filter_map(|grants| grants.tool_types.as_ref());
+    if lists().next().is_none() {
+        return Ok(());
+    }
+    match call.tool_types().find(|(_, kind)| !lists().all(|types| types.iter().any(|known| known == kind))) {
+        Some((path, kind)) => {
+            let says = format!("The token allows tools of other types than {:?} (tool_type).", shown(kind));
+            Err(Refusal::new(Code::ToolNotAllowed).saying(says).at(path))
+        }
+        None => Ok(()),
+    }
+}
+
+fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, judge: &Judge) -> Refusal {
+    let (code, says) = match (reach.kind, found) {
+        (ReachKind::Media, Some(Err(Uncontrolled::Unreadable(why)))) => (
+            Code::EgressUncontrolled,
+            format!(
+                "Remote media is not fetched, and this is no URL that could be judged: {why}. Send the content itself, as data:."
+            ),
+        ),
+        (ReachKind::Media, Some(Err(why))) => {
+            let host = judge.host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host));
+            (
+                Code::EgressUncontrolled,
+                format!("{host} is not a controlled destination: {why}. Send the content itself, as data:."),
+            )
+        }
+        (ReachKind::Media, Some(Ok(())) | None) => (
+            Code::EgressUncontrolled,
+            "Remote media is not fetched for agents of this class. Send the content itself, as data:.".to_owned(),
+        ),
+        (ReachKind::HostedTool, _) => {
+            (Code::ToolNotAllowed, "Only tools that run at the caller pass; hosted tools would run outside.".to_owned())
+        }
+        (ReachKind::Mcp, _) => (Code::ToolNotAllowed, "MCP servers named by a request are not reached.".to_owned()),
+        (ReachKind::Background, _) => {
+            (Code::EgressUncontrolled, "Work that outlives its request, and calls back, is not accepted.".to_owned())
+        }
+        (ReachKind::ForeignState, _) => {
+            (Code::EgressUncontrolled, "State kept by another server cannot be named; send the content itself.".to_owned())
         }
     };
-    Refusal::new(code).saying(says).at(reach.path.clone()).because(&reach.target)
+    Refusal::new(code).saying(says).at(reach.path.clone()).because(shown(&reach.target))
+}
+
+/// The beginning of a stranger's text, with everything escaped that is not visible ASCII.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for character in text.chars().take(SHOWN_MAX) {
+        if character.is_ascii_graphic() { shown.push(character) } else { shown.extend(character.escape_unicode()) }
+    }
+    shown
 }

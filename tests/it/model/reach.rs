@@ -29,7 +29,7 @@ fn what_reaches_out_is_listed() {
     ] {
         reaches(CHAT, &image(url), at, ReachKind::Media, url);
     }
-    reaches(CHAT, &image(&format!("http://{}", "é".repeat(300))), at, ReachKind::Media, &format!("http://{}", "é".repeat(124)));
+    reaches(CHAT, &image(&format!("http://{}", "é".repeat(300))), at, ReachKind::Media, &format!("http://{}", "é".repeat(300)));
     for url in [
         "data:image/svg+xml;base64,AAAA",
         "data:image/png,AAAA",

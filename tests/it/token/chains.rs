@@ -297,7 +297,7 @@ fn a_child_allows_no_more_than_its_parent() {
     limits(&ROOT_LIMITS.replace("120", "0").replace("4096", "1").replace(r#""a","b""#, r#""b""#), Ok(()));
     limits(&format!(r#"{ROOT_LIMITS},{{"key":"model","prefix":"a"}}"#), Ok(()));
     limits(&format!(r#"{ROOT_LIMITS},{{"key":"output_tokens","max":1}}"#), Err(Code::ConstraintMalformed));
-    limits(&format!(r#"{ROOT_LIMITS},{{"key":"egress_host","one_of":["x"]}}"#), Err(Code::ConstraintNotEnforced));
+    limits(&format!(r#"{ROOT_LIMITS},{{"key":"account","one_of":["x"]}}"#), Err(Code::ConstraintNotEnforced));
 }
 
 #[test]

@@ -1,0 +1,332 @@
+//! Where a URL leads, in the one form that every reader reads alike. What two readers could take for different places is refused,
+//! never repaired. docs/EGRESS.md says what is read, and why the rest is not.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Bytes of a URL that is read at all.
+pub const URL_BYTES_MAX: usize = 8_192;
+/// Bytes of a host's name (RFC 1035 section 2.3.4, without the last dot).
+const NAME_BYTES_MAX: usize = 253;
+/// Bytes of a label (RFC 1035 section 2.3.4).
+const LABEL_BYTES_MAX: usize = 63;
+
+/// How a destination is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As it stands in a URL.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port where none is written.
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// A name in lower case, without a dot at its end.
+    Name(String),
+    /// An address.
+    Address(IpAddr),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => out.write_str(name),
+            Self::Address(IpAddr::V4(four)) => four.fmt(out),
+            Self::Address(IpAddr::V6(six)) => write!(out, "[{six}]"),
+        }
+    }
+}
+
+/// Where a URL leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Destination {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// The host.
+    pub host: Host,
+    /// The port, written or the scheme's own.
+    pub port: u16,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}://{}:{}", self.scheme.as_str(), self.host, self.port)
+    }
+}
+
+/// Why a text is no URL that every reader reads alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// More than [`URL_BYTES_MAX`] bytes.
+    #[error("it is longer than {URL_BYTES_MAX} bytes")]
+    TooLong,
+    /// A blank, a control character, or one that is not seen.
+    #[error("it has blanks, control characters or characters that are not seen in it")]
+    Unseen,
+    /// A backslash, which some readers take for a slash.
+    #[error("it has a backslash in it, which some readers take for a slash")]
+    Backslash,
+    /// Another beginning than `http://` or `https://`.
+    #[error("it does not begin with http:// or https://")]
+    Scheme,
+    /// An at sign: a user's name, which looks like a host.
+    #[error("it has an @ before its path: what is before that is not the host")]
+    UserInfo,
+    /// An escape in the host.
+    #[error("its host is written with escapes (%)")]
+    Escaped,
+    /// A host that is not ASCII.
+    #[error("its host is not ASCII; write it in its A-label form (xn--…)")]
+    NotAscii,
+    /// No host.
+    #[error("it has no host")]
+    NoHost,
+    /// A dot at the host's end.
+    #[error("its host ends with a dot")]
+    LastDot,
+    /// A host that is no name and no address.
+    #[error("its host is neither a name nor an address as RFC 3986 section 3.2.2 writes it")]
+    Host,
+    /// A number where a name would stand: some readers take it for an address.
+    #[error("its host is a number that some readers take for an address; write addresses as four decimal numbers")]
+    Number,
+    /// An IPv6 address with a zone, or a form to come.
+    #[error("its address in brackets is no plain IPv6 address")]
+    Brackets,
+    /// Not a number from 1 to 65535, or written with zeros before it.
+    #[error("its port is not a number from 1 to 65535")]
+    Port,
+    /// Another reader finds something else.
+    #[error("the URL Standard reads it as something else")]
+    Differs,
+}
+
+impl Destination {
+    /// Reads an absolute URL.
+    ///
+    /// # Errors
+    /// Why not every reader would read it alike.
+    pub fn read(url: &str) -> Result<Self, Unreadable> {
+        if url.len() > URL_BYTES_MAX {
+            return Err(Unreadable::TooLong);
+        }
+        if url.chars().any(is_unseen) {
+            return Err(Unreadable::Unseen);
+        }
+        if url.contains('\\') {
+            return Err(Unreadable::Backslash);
+        }
+        let (scheme, rest) = scheme(url).ok_or(Unreadable::Scheme)?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, _) = rest.split_at(end);
+        let (host, port) = self::authority(authority)?;
+        let read = Self { scheme, host, port: port.unwrap_or(scheme.port()) };
+        // Another reader, that of the URL Standard, which browsers and Node.js go by.
+        if read.is_what_others_read(url) { Ok(read) } else { Err(Unreadable::Differs) }
+    }
+
+    fn is_what_others_read(&self, url: &str) -> bool {
+        let Ok(other) = url::Url::parse(url) else { return false };
+        let host = match (other.host(), &self.host) {
+            (Some(url::Host::Domain(name)), Host::Name(own)) => name == own,
+            (Some(url::Host::Ipv4(four)), Host::Address(own)) => IpAddr::V4(four) == *own,
+            (Some(url::Host::Ipv6(six)), Host::Address(own)) => IpAddr::V6(six) == *own,
+            _ => false,
+        };
+        let plain = other.username().is_empty() && other.password().is_none();
+        host && plain && other.scheme() == self.scheme.as_str() && other.port_or_known_default() == Some(self.port)
+    }
+
+    /// Reads `HOST:PORT`, or `HOST` with the port of `scheme`.
+    ///
+    /// # Errors
+    /// As [`Destination::read`].
+    pub fn read_authority(scheme: Scheme, text: &str) -> Result<Self, Unreadable> {
+        if text.contains(['/', '?', '#']) {
+            return Err(Unreadable::Host);
+        }
+        Self::read(&format!("{}://{text}/", scheme.as_str()))
+    }
+}
+
+/// What is not seen, or turns what is seen around: blanks and controls of Unicode, marks of direction, joiners.
+fn is_unseen(character: char) -> bool {
+    character.is_control()
+        || character.is_whitespace()
+        || matches!(u32::from(character), 0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x206f | 0xfeff
+            | 0xfff9..=0xfffb | 0xe0000..=0xe0fff)
+}
+
+fn scheme(url: &str) -> Option<(Scheme, &str)> {
+    let (name, rest) = url.split_once(':')?;
+    let scheme = [Scheme::Http, Scheme::Https].into_iter().find(|scheme| name.eq_ignore_ascii_case(scheme.as_str()))?;
+    let rest = rest.strip_prefix("//")?;
+    // Readers of the URL Standard skip further slashes.
+    (!rest.starts_with('/')).then_some((scheme, rest))
+}
+
+/// Host and port of an authority (RFC 3986 section 3.2).
+fn authority(text: &str) -> Result<(Host, Option<u16>), Unreadable> {
+    if text.contains('@') {
+        return Err(Unreadable::UserInfo);
+    }
+    if text.contains('%') {
+        return Err(Unreadable::Escaped);
+    }
+    if !text.is_ascii() {
+        return Err(Unreadable::NotAscii);
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']').ok_or(Unreadable::Brackets)?;
+        let address: Ipv6Addr = address.parse().map_err(|_| Unreadable::Brackets)?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => Some(self::port(port)?),
+            None if rest.is_empty() => None,
+            None => return Err(Unreadable::Brackets),
+        };
+        return Ok((Host::Address(address.into()), port));
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(self::port(port)?)),
+        None => (text, None),
+    };
+    Ok((self::host(host)?, port))
+}
+
+fn port(text: &str) -> Result<u16, Unreadable> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    if digits { text.parse().map_err(|_| Unreadable::Port) } else { Err(Unreadable::Port) }
+}
+
+/// A name or an IPv4 address.
+fn host(text: &str) -> Result<Host, Unreadable> {
+    if text.is_empty() {
+        return Err(Unreadable::NoHost);
+    }
+    if text.ends_with('.') {
+        return Err(Unreadable::LastDot);
+    }
+    let last = text.rsplit('.').next().unwrap_or_default();
+    // The URL Standard takes a host whose last label is a number for an IPv4 address, in whatever base (section 3.5).
+    let hex = last.get(..2).is_some_and(|front| front.eq_ignore_ascii_case("0x"));
+    if last.bytes().all(|byte| byte.is_ascii_digit()) || (hex && last.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit())) {
+        // Four decimal numbers without zeros before them, and nothing else.
+        return text.parse::<Ipv4Addr>().map(|four| Host::Address(four.into())).map_err(|_| Unreadable::Number);
+    }
+    if text.len() > NAME_BYTES_MAX || !text.split('.').all(is_label) {
+        return Err(Unreadable::Host);
+    }
+    Ok(Host::Name(text.to_ascii_lowercase()))
+}
+
+/// Letters, digits, underscores, and hyphens that neither begin nor end it (RFC 1123 section 2.1, and what is in use).
+fn is_label(label: &str) -> bool {
+    (1..=LABEL_BYTES_MAX).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn leads(url: &str, expect: &str) {
+        assert_eq!(Destination::read(url).map(|read| read.to_string()), Ok(expect.to_owned()), "{url}");
+    }
+
+    #[track_caller]
+    fn refused(url: &str, expect: Unreadable) {
+        assert_eq!(Destination::read(url), Err(expect), "{url}");
+    }
+
+    #[test]
+    fn ordinary_urls_are_read() {
+        leads("https://example.com", "https://example.com:443");
+        leads("HTTPS://Example.COM/a?b=c#d", "https://example.com:443");
+        leads("http://example.com:8080/ä/\u{1f600}?q=@x", "http://example.com:8080");
+        leads("https://a_b.r3---sn.xn--bcher-kva.example/%2e%2e/@x:y", "https://a_b.r3---sn.xn--bcher-kva.example:443");
+        leads("http://93.184.215.14/x", "http://93.184.215.14:80");
+        leads("http://[2606:2800:21F:0::1]:81/", "http://[2606:2800:21f::1]:81");
+        leads("http://localhost", "http://localhost:80");
+        leads("https://example.com?x", "https://example.com:443");
+    }
+
+    #[test]
+    fn what_readers_read_differently_is_refused() {
+        use Unreadable as No;
+        for (url, expect) in [
+            ("ftp://example.com/", No::Scheme),
+            ("//example.com/", No::Scheme),
+            ("example.com", No::Scheme),
+            ("https:example.com", No::Scheme),
+            ("https:/example.com", No::Scheme),
+            ("https:///example.com", No::Scheme),
+            ("http://a.example\\@b.example/", No::Backslash),
+            ("http://a.example/\\b", No::Backslash),
+            ("http://a.example\t.b/", No::Unseen),
+            ("http://a.example/\u{202e}gnp", No::Unseen),
+            (" http://a.example/", No::Unseen),
+            ("http://good.example@evil.example/", No::UserInfo),
+            ("http://@evil.example/", No::UserInfo),
+            ("http://%65vil.example/", No::Escaped),
+            ("http://127.0.0.1%2f.example/", No::Escaped),
+            ("http://ｅvil.example/", No::NotAscii),
+            ("http://evil。example/", No::NotAscii),
+            ("http:///", No::Scheme),
+            ("http://", No::NoHost),
+            ("http://:80/", No::NoHost),
+            ("http://?x", No::NoHost),
+            ("http://evil.example./", No::LastDot),
+            ("http://127.1/", No::Number),
+            ("http://2130706433/", No::Number),
+            ("http://0x7f000001/", No::Number),
+            ("http://0x7f.1/", No::Number),
+            ("http://0177.0.0.1/", No::Number),
+            ("http://127.0.0.0x1/", No::Number),
+            ("http://1.2.3.4.5/", No::Number),
+            ("http://256.1.1.1/", No::Number),
+            ("http://a..example/", No::Host),
+            ("http://-a.example/", No::Host),
+            ("http://a!b.example/", No::Host),
+            ("http://[::1/", No::Brackets),
+            ("http://[fe80::1%25eth0]/", No::Escaped),
+            ("http://[v1.x]/", No::Brackets),
+            ("http://[::1]x/", No::Brackets),
+            ("http://a.example:/", No::Port),
+            ("http://a.example:080/", No::Port),
+            ("http://a.example:0/", No::Port),
+            ("http://a.example:65536/", No::Port),
+            ("http://a.example:80:81/", No::Port),
+            ("http://a.example:٣/", No::NotAscii),
+            ("http://xn--a.example/", No::Differs),
+        ] {
+            refused(url, expect);
+        }
+        refused(&format!("http://a.example/{}", "x".repeat(URL_BYTES_MAX)), No::TooLong);
+        refused(&format!("http://{}.example/", "a".repeat(64)), No::Host);
+    }
+}

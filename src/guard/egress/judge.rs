@@ -1,0 +1,343 @@
+//! Is this endpoint controlled? The one judge of all doors: a pure function over what [`Destination`] reads, the operator's lists
+//! and what a token leaves of them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use super::address::special;
+use super::destination::{Destination, Host, Scheme, Unreadable};
+
+/// What a destination is wanted for. Each use has a list of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Content that a request names.
+    Media,
+    /// What an answer points at.
+    Links,
+    /// Where an agent itself connects to.
+    Tunnel,
+}
+
+impl Use {
+    /// Every use.
+    pub const ALL: [Self; 3] = [Self::Media, Self::Links, Self::Tunnel];
+
+    /// Its key under `[egress]`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Media => "media",
+            Self::Links => "links",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// A line of a list: `host:port`, or `*.suffix:port` for every name below the suffix. Without a port: 443.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    host: Host,
+    below: bool,
+    port: u16,
+}
+
+impl Entry {
+    fn covers(&self, destination: &Destination) -> bool {
+        self.port == destination.port
+            && match (&self.host, &destination.host) {
+                (Host::Name(suffix), Host::Name(name)) if self.below => {
+                    name.strip_suffix(suffix.as_str()).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
+                }
+                (own, host) => !self.below && own == host,
+            }
+    }
+}
+
+impl FromStr for Entry {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let (below, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
+        let Destination { host, port, .. } = Destination::read_authority(Scheme::Https, rest)?;
+        if below && matches!(host, Host::Address(_)) {
+            return Err(Unreadable::Host);
+        }
+        Ok(Self { host, below, port })
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}{}:{}", if self.below { "*." } else { "" }, self.host, self.port)
+    }
+}
+
+/// What the operator controls.
+#[derive(Clone, Debug, Default)]
+pub struct Lists {
+    /// For [`Use::Media`].
+    pub media: Vec<Entry>,
+    /// For [`Use::Links`].
+    pub links: Vec<Entry>,
+    /// For [`Use::Tunnel`].
+    pub tunnel: Vec<Entry>,
+    /// Networks of one's own that listed names may lead into; without them only public addresses are dialled.
+    pub networks: Vec<IpNet>,
+}
+
+impl Lists {
+    /// The list of a use.
+    #[must_use]
+    pub fn of(&self, wanted: Use) -> &[Entry] {
+        match wanted {
+            Use::Media => &self.media,
+            Use::Links => &self.links,
+            Use::Tunnel => &self.tunnel,
+        }
+    }
+}
+
+/// What is part of the gateway or stands behind it, and is never a destination, whatever the lists say.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// Declared upstreams.
+    pub upstreams: Vec<(Host, u16)>,
+    /// Addresses that this gateway listens on.
+    pub listeners: Vec<SocketAddr>,
+}
+
+impl Own {
+    fn has(&self, host: &Host, port: u16) -> bool {
+        self.upstreams.iter().any(|(own, own_port)| own == host && *own_port == port)
+            || matches!(host, Host::Address(address) if self.listens(*address, port))
+    }
+
+    fn listens(&self, address: IpAddr, port: u16) -> bool {
+        let address = address.to_canonical();
+        // Of one that listens on every address only what is certainly this machine; the dialler knows the others.
+        let every = |own: &SocketAddr| own.ip().is_unspecified() && (address.is_loopback() || address.is_unspecified());
+        self.listeners.iter().any(|own| own.port() == port && (own.ip().to_canonical() == address || every(own)))
+    }
+}
+
+/// What a token leaves of the lists; each token of a chain leaves something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Narrowing {
+    /// Nothing at all: `egress` with rank `none`.
+    pub nothing: bool,
+    /// These hosts alone: `egress_host`, one list for each token that has one.
+    pub hosts: Vec<Vec<String>>,
+}
+
+/// Why a destination is not controlled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Uncontrolled {
+    /// Not every reader would read it alike.
+    #[error("{0}")]
+    Unreadable(Unreadable),
+    /// An upstream or a listener of the gateway itself.
+    #[error("it is a part of this gateway, or stands behind it")]
+    Own,
+    /// The token leaves no destination.
+    #[error("the token allows no destination (egress: none)")]
+    TokenNothing,
+    /// The token leaves others.
+    #[error("the token allows other hosts (egress_host)")]
+    TokenHost,
+    /// The list of that use does not have it.
+    #[error("it is not on the list [egress] {}", .0.as_str())]
+    NotListed(Use),
+    /// An address that is not public, and not listed.
+    #[error("its address is {0}")]
+    Address(&'static str),
+}
+
+impl Uncontrolled {
+    /// The reason as metrics and records name it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "unreadable",
+            Self::Own => "own",
+            Self::TokenNothing | Self::TokenHost => "token",
+            Self::NotListed(_) => "not-listed",
+            Self::Address(_) => "address",
+        }
+    }
+}
+
+/// A destination that was judged: the operator lists it, and the token leaves it. Only [`Judge::judge`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controlled(Destination);
+
+impl Controlled {
+    /// Where it leads.
+    #[must_use]
+    pub const fn destination(&self) -> &Destination {
+        &self.0
+    }
+}
+
+/// The judge.
+#[derive(Clone, Debug, Default)]
+pub struct Judge {
+    lists: Lists,
+    own: Own,
+}
+
+impl Judge {
+    /// A judge by these lists.
+    #[must_use]
+    pub const fn new(lists: Lists, own: Own) -> Self {
+        Self { lists, own }
+    }
+
+    /// The lists.
+    #[must_use]
+    pub const fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    /// The host that a URL leads to, where it can be read.
+    #[must_use]
+    pub fn host(&self, url: &str) -> Option<String> {
+        Destination::read(url).ok().map(|destination| destination.host.to_string())
+    }
+
+    /// Judges a URL.
+    ///
+    /// # Errors
+    /// Why it is not controlled: the first reason in the order of [`Uncontrolled`].
+    pub fn judge(&self, wanted: Use, url: &str, narrowing: &Narrowing) -> Result<Controlled, Uncontrolled> {
+        let destination = Destination::read(url).map_err(Uncontrolled::Unreadable)?;
+        if self.own.has(&destination.host, destination.port) {
+            return Err(Uncontrolled::Own);
+        }
+        let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
+        // An address that is not public says so, even where no list has it: that is what whoever reads the refusal looks for.
+        if let (Host::Address(address), None) = (&destination.host, listed)
+            && let Some(what) = special(*address)
+        {
+            return Err(Uncontrolled::Address(what));
+        }
+        if narrowing.nothing {
+            return Err(Uncontrolled::TokenNothing);
+        }
+        let host = destination.host.to_string();
+        if !narrowing.hosts.iter().all(|hosts| hosts.contains(&host)) {
+            return Err(Uncontrolled::TokenHost);
+        }
+        if listed.is_none() {
+            return Err(Uncontrolled::NotListed(wanted));
+        }
+        Ok(Controlled(destination))
+    }
+
+    /// Whether one of the addresses that a listed destination's name has may be dialled. One that may not spoils the name.
+    ///
+    /// # Errors
+    /// [`Uncontrolled::Own`] or [`Uncontrolled::Address`].
+    pub fn address(&self, controlled: &Controlled, address: SocketAddr) -> Result<(), Uncontrolled> {
+        let (ip, port) = (address.ip(), address.port());
+        if self.own.has(&Host::Address(ip), port) {
+            return Err(Uncontrolled::Own);
+        }
+        // Listed as an address, it was judged already.
+        if controlled.0.host == Host::Address(ip) || self.lists.networks.iter().any(|network| network.contains(&ip)) {
+            return Ok(());
+        }
+        special(ip).map_or(Ok(()), |what| Err(Uncontrolled::Address(what)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge() -> Judge {
+        let list = |lines: &[&str]| lines.iter().map(|line| line.parse().expect("an entry")).collect::<Vec<Entry>>();
+        let lists = Lists {
+            media: list(&["cdn.example", "*.pictures.example:8443", "10.1.2.3:8000", "gpu.example:8000", "lan.example"]),
+            links: list(&["docs.example:443"]),
+            tunnel: Vec::new(),
+            networks: vec!["10.9.0.0/16".parse().expect("a network")],
+        };
+        let upstreams = vec![(Host::Name("gpu.example".to_owned()), 8000)];
+        Judge::new(lists, Own { upstreams, listeners: vec!["0.0.0.0:8443".parse().expect("an address")] })
+    }
+
+    #[track_caller]
+    fn check(url: &str, expect: Result<(), &str>) {
+        let found = judge().judge(Use::Media, url, &Narrowing::default());
+        assert_eq!(found.as_ref().map(|_| ()).map_err(Uncontrolled::as_str), expect, "{url}");
+    }
+
+    #[test]
+    fn what_is_listed_is_controlled() {
+        check("https://cdn.example/a.png", Ok(()));
+        check("HTTPS://CDN.example:443/a.png", Ok(()));
+        check("http://cdn.example/", Err("not-listed"));
+        check("https://cdn.example:8443/", Err("not-listed"));
+        check("https://a.cdn.example/", Err("not-listed"));
+        check("https://a.pictures.example:8443/", Ok(()));
+        check("https://a.b.pictures.example:8443/", Ok(()));
+        check("https://pictures.example:8443/", Err("not-listed"));
+        check("https://evilpictures.example:8443/", Err("not-listed"));
+        check("https://docs.example/", Err("not-listed"));
+        check("http://10.1.2.3:8000/", Ok(()));
+        check("http://10.1.2.4:8000/", Err("address"));
+        check("http://169.254.169.254/x", Err("address"));
+        check("https://1.1.1.1/", Err("not-listed"));
+        check("http://gpu.example:8000/v1", Err("own"));
+        check("http://[::1]:8443/", Err("own"));
+        check("https://cdn.example./", Err("unreadable"));
+    }
+
+    #[test]
+    fn tokens_only_narrow() {
+        let narrowed = |hosts: &[&[&str]], nothing| Narrowing {
+            nothing,
+            hosts: hosts.iter().map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect()).collect(),
+        };
+        let found = |narrowing: &Narrowing, url| judge().judge(Use::Media, url, narrowing).map_err(|no| no.as_str()).map(|_| ());
+        let url = "https://cdn.example/";
+        assert_eq!(found(&narrowed(&[&["cdn.example"]], false), url), Ok(()));
+        assert_eq!(found(&narrowed(&[&["cdn.example"], &["other.example"]], false), url), Err("token"));
+        assert_eq!(found(&narrowed(&[], true), url), Err("token"));
+        assert_eq!(found(&narrowed(&[&["evil.example"]], false), "https://evil.example/"), Err("not-listed"));
+    }
+
+    #[test]
+    fn one_address_that_is_not_allowed_spoils_a_name() {
+        let judge = judge();
+        let named = judge.judge(Use::Media, "https://lan.example/", &Narrowing::default()).expect("listed");
+        let check = |address: &str, expect: Result<(), &str>| {
+            let found = judge.address(&named, address.parse().expect("an address"));
+            assert_eq!(found.map_err(|no| no.as_str()), expect, "{address}");
+        };
+        check("93.184.215.14:443", Ok(()));
+        check("10.9.1.1:443", Ok(()));
+        check("10.8.1.1:443", Err("address"));
+        check("[::ffff:10.9.1.1]:443", Err("address"));
+        check("127.0.0.1:443", Err("address"));
+        check("10.9.1.1:8443", Ok(()));
+        check("127.0.0.1:8443", Err("own"));
+    }
+
+    #[test]
+    fn entries_are_written_as_they_are_read() {
+        for (text, expect) in
+            [("A.example", "a.example:443"), ("*.b.example:80", "*.b.example:80"), ("[fd00::1]:8000", "[fd00::1]:8000")]
+        {
+            assert_eq!(text.parse::<Entry>().map(|entry| entry.to_string()), Ok(expect.to_owned()));
+        }
+        for text in
+            ["", "*", "*.", "*.10.0.0.1", "a.example/", "https://a.example", "a.*.example", "a.example:0", "user@a.example"]
+        {
+            assert!(text.parse::<Entry>().is_err(), "{text}");
+        }
+    }
+}
