@@ -1,7 +1,9 @@
 //! The one place that builds, wires, reloads and drains.
 
 mod auditors;
+mod ending;
 pub(crate) mod keys;
+mod own;
 mod reload;
 mod tls;
 mod watchful;
@@ -31,8 +33,6 @@ use crate::crypto::{EntropyFault, Fast};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
-use crate::guard::egress::destination::{Destination, Scheme};
-use crate::guard::egress::judge::Own;
 use crate::guard::limiter::Limiter;
 use crate::guard::settings::{self, Jwks};
 use crate::guard::table::{RouteFault, Tables, Upstream as Known};
@@ -248,7 +248,7 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         }
     }
     let health = Arc::new(Health::new(remotes.keys().cloned()));
-    let tables = Arc::new(Tables::build(&config.guard, known, own(config))?);
+    let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
     Ok(Wiring {
         tables,
         remotes,
@@ -258,19 +258,6 @@ fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         tree: Some(tree(config)?).filter(|tree| tree.is_served()).map(Arc::new),
         policy: config.policy.as_str().into(),
     })
-}
-
-/// What is part of this gateway or stands behind it: never a destination.
-fn own(config: &Config) -> Own {
-    let upstreams = config.proxy.upstreams.iter().filter_map(|upstream| match &upstream.target {
-        Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
-            let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-            Destination::read_authority(Scheme::Http, &authority).ok().map(|read| (read.host, read.port))
-        }
-        Target::Unix(_) | Target::Echo => None,
-    });
-    let listeners = vec![config.proxy.listen.address, config.proxy.metrics];
-    Own { upstreams: upstreams.collect(), listeners }
 }
 
 /// The log's tree, and who may have it.
@@ -468,15 +455,7 @@ impl App {
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
             tasks.shutdown().await;
         }
-        self.gateway.pen.flush(true);
-        self.books.log.seal(Event::Stop, None).await?;
-        self.books.log.close()?;
-        for socket in [Some(&self.config.proxy.admin), self.config.proxy.auditors.socket.as_ref()].into_iter().flatten() {
-            if let Err(error) = std::fs::remove_file(socket) {
-                tracing::debug!(%error, socket = %socket.display(), "a socket's file stays");
-            }
-        }
-        Ok(())
+        self.end().await
     }
 
     fn reload(&self, issuers: watch::Sender<Arc<Vec<settings::Issuer>>>) -> reload::Reload {

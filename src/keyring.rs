@@ -266,6 +266,21 @@ impl Keyring {
     }
 }
 
+impl Keyring {
+    /// That a key is not known to be revoked: of holders' keys nothing else is known.
+    ///
+    /// # Errors
+    /// `key-revoked`.
+    pub fn not_revoked(&self, kid: &KeyId) -> Result<(), Refusal> {
+        match self.snapshot.load().get(kid).map(|row| &row.state) {
+            Some(KeyState::Revoked { since, why }) => {
+                Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}")))
+            }
+            None | Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(()),
+        }
+    }
+}
+
 impl Keys for Keyring {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
         self.snapshot.load().get(kid).map(|row| Arc::clone(&row.known))

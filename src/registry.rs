@@ -170,6 +170,8 @@ pub struct Registry {
     agents: DashMap<Arc<str>, Agent, RandomState>,
     tokens: DashMap<TokenId, Token, RandomState>,
     handles: DashMap<HandleId, Arc<Handle>, RandomState>,
+    /// Handles that are revoked, those of forgotten principals too: such a one is never taken again.
+    revoked_handles: DashMap<HandleId, (Timestamp, String), RandomState>,
     changes: watch::Sender<u64>,
 }
 
@@ -188,6 +190,7 @@ impl Registry {
             agents: DashMap::with_hasher(RandomState::default()),
             tokens: DashMap::with_hasher(RandomState::default()),
             handles: DashMap::with_hasher(RandomState::default()),
+            revoked_handles: DashMap::with_hasher(RandomState::default()),
             changes,
         }
     }
@@ -216,15 +219,16 @@ impl Registry {
             Event::HandleSet { handle, token, id, agent, principal, until } => {
                 // The control door registers a token before it puts it behind a handle.
                 self.tokens.entry(*id).or_insert_with(|| Token::new(*id, "", agent)).handle = Some(*handle);
-                let revoked = self.handle(handle).and_then(|known| known.revoked.clone());
+                let revoked = self.revoked_handles.get(handle).map(|row| row.value().clone());
                 let (text, token, until) = (token.as_str().into(), *id, *until);
                 let (agent, principal) = (agent.clone(), principal.clone());
                 let row = Handle { id: *handle, text, token, agent, principal, until, revoked };
                 self.handles.insert(*handle, Arc::new(row));
             }
             Event::HandleRevoked { handle, reason, .. } => {
+                let revoked = self.revoked_handles.entry(*handle).or_insert_with(|| (record.at, reason.clone())).clone();
                 if let Some(mut row) = self.handles.get_mut(handle) {
-                    Arc::make_mut(&mut row).revoked.get_or_insert_with(|| (record.at, reason.clone()));
+                    Arc::make_mut(&mut row).revoked = Some(revoked);
                 }
             }
             Event::Start { .. }
@@ -439,5 +443,26 @@ mod tests {
         let registry = book(vec![event]);
         assert_eq!(&*registry.class(&"a/b/c".parse().expect("name")), "fast");
         assert_eq!(&*registry.class(&"a/x".parse().expect("name")), DEFAULT_CLASS);
+    }
+
+    #[test]
+    fn a_revoked_handle_stays_so_when_its_principal_is_forgotten() {
+        let handle = HandleId([9; 32]);
+        let (agent, principal) = (|| "acme/a".parse().expect("agent"), || "user:ada".parse::<Principal>().expect("principal"));
+        let set = || Event::HandleSet {
+            handle,
+            token: "t".to_owned(),
+            id: TokenId([1; 32]),
+            agent: agent(),
+            principal: principal(),
+            until: None,
+        };
+        let registry = book(vec![set(), Event::HandleRevoked { handle, agent: agent(), reason: "x".to_owned() }]);
+        registry.forget(&principal());
+        assert!(registry.handle(&handle).is_none());
+        // Set again, as `adopt` of the same file would.
+        registry.apply(&Record { at: Timestamp(2), by: None, event: set() });
+        let refused = registry.may_act(&agent(), &[TokenId([1; 32])]).map(|_| ()).map_err(|refusal| refusal.code);
+        assert_eq!(refused, Err(Code::HandleRevoked));
     }
 }

@@ -9,11 +9,12 @@ mod tally;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
@@ -44,6 +45,36 @@ struct Inner {
     metrics: Arc<Metrics>,
     digest_keys: Draws,
     tally: Tally,
+    open: Arc<Open>,
+}
+
+/// What is open: admissions on their way to the disk, entries, and outcomes on their way.
+#[derive(Default)]
+struct Open {
+    count: AtomicUsize,
+    none: Notify,
+    /// Nothing is admitted any more.
+    ending: AtomicBool,
+    /// An outcome could not be recorded.
+    lost: AtomicBool,
+}
+
+/// One of [`Open`], until it is dropped.
+struct Held(Arc<Open>);
+
+impl Held {
+    fn new(open: &Arc<Open>) -> Self {
+        open.count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
 }
 
 /// Something that was sealed, and its open entry. Only [`Pen::seal`] makes one.
@@ -105,6 +136,7 @@ pub struct Entry {
     digest_key: [u8; 16],
     digest: Option<KeyedDigest>,
     bytes: u64,
+    held: Option<Held>,
 }
 
 /// A refusal of a caller who is known, as sealed. Only the pen makes one.
@@ -205,7 +237,15 @@ impl Entry {
             digest_key: self.digest_key,
             delivered: Body { bytes: self.bytes, digest: digest.finish() },
         };
-        self.pen.write(Event::Outcome(Box::new(outcome)), answer);
+        let (held, metrics) = (self.held.take(), Arc::clone(&self.pen.0.metrics));
+        self.pen.0.log.seal_with(Event::Outcome(Box::new(outcome)), None, move |sealed| {
+            match &sealed {
+                Ok(_) => metrics.audit_record("outcome"),
+                Err(_) => held.iter().for_each(|held| held.0.lost.store(true, Ordering::SeqCst)),
+            }
+            drop(answer.send(sealed));
+            drop(held);
+        });
         Closing(answered)
     }
 }
@@ -226,7 +266,7 @@ impl Pen {
     /// When the system gives no randomness.
     pub fn new(log: Arc<Log>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<Self, EntropyFault> {
         let tally = Tally::new(clock.now());
-        Ok(Self(Arc::new(Inner { log, clock, metrics, digest_keys: Draws::new()?, tally })))
+        Ok(Self(Arc::new(Inner { log, clock, metrics, digest_keys: Draws::new()?, tally, open: Arc::default() })))
     }
 
     /// Asks whether anything can be sealed.
@@ -263,6 +303,11 @@ impl Pen {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
+        // Counted before it is asked: who ends the log waits for this one, or this one finds it ending.
+        let held = Held::new(&self.0.open);
+        if self.0.open.ending.load(Ordering::SeqCst) {
+            return Err(refusal_of(&LogFault::Closed));
+        }
         let Draft { about, upstream, model_digest, output_tokens, stripped, received, forwarded } = draft;
         let digest_key = self.0.digest_keys.next();
         let body = |bytes: &[u8]| Body { bytes: bytes.len() as u64, digest: KeyedDigest::of(&digest_key, bytes) };
@@ -279,6 +324,7 @@ impl Pen {
             digest_key,
             digest: Some(KeyedDigest::new(&digest_key)),
             bytes: 0,
+            held: Some(held),
         };
         let event = Event::Admission(Box::new(admission));
         if has(Seed::AdmissionNotAwaited) {
@@ -296,6 +342,22 @@ impl Pen {
         });
         let entry = answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
         Ok(Sealed { inner, entry })
+    }
+
+    /// Admits nothing more, and waits until every admission has its outcome; false where one has none after `patience`.
+    pub async fn finish(&self, patience: Duration) -> bool {
+        let open = &self.0.open;
+        open.ending.store(true, Ordering::SeqCst);
+        let none = async {
+            loop {
+                let none = open.none.notified();
+                if open.count.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                none.await;
+            }
+        };
+        tokio::time::timeout(patience, none).await.is_ok() && !open.lost.load(Ordering::SeqCst)
     }
 
     /// Where the records lie, and what opens them.

@@ -114,10 +114,22 @@ impl Log {
         let open = Open { shared, writer, origin, epoch, vault, lock: Mutex::new(Some(lock)) };
         spawn("audit-watch", &settings.dir, move || watching.watch())?;
         let log = Self(Arc::new(open));
-        for (event, by) in first {
-            log.seal_blocking(event, by)?;
-        }
+        log.seal_first(first)?;
         Ok((log, recovered))
+    }
+
+    /// Records what an epoch begins with: all of it at once, so that a crash leaves all or nothing, as far as a batch reaches.
+    fn seal_first(&self, first: Vec<(Event, Option<String>)>) -> Result<(), LogFault> {
+        let (answer, answered) = mpsc::channel();
+        let waiting = |(event, by): (Event, _)| {
+            let answer = answer.clone();
+            event.fits()?;
+            Ok(Waiting { event, by, then: Box::new(move |sealed| drop(answer.send(sealed))) })
+        };
+        let first = first.into_iter().map(waiting).collect::<Result<Vec<_>, LogFault>>()?;
+        let count = first.len();
+        self.0.shared.enqueue_all(first);
+        (0..count).try_for_each(|_| answered.recv().unwrap_or(Err(LogFault::Stopped)).map(|_| ()))
     }
 
     /// The log that is being written: `<gateway name>/<epoch>`.
@@ -190,6 +202,12 @@ impl Log {
     #[must_use]
     pub fn healthy(&self) -> bool {
         self.0.shared.healthy()
+    }
+
+    /// How many events wait for a batch.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.shared.waiting()
     }
 
     /// How the log is.

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::json;
 
 pub use books::Books;
-use books::Caller;
+use books::{Against, Caller};
 
 /// Disagreements that are kept with their words; the rest is counted.
 const KEPT_MAX: usize = 1_000;
@@ -64,7 +64,8 @@ struct Open {
     principal: String,
     output_tokens: Option<u64>,
     /// What refuses it, by the books before it.
-    against: Vec<String>,
+    against: Vec<Against>,
+    at: Timestamp,
 }
 
 /// Codes of outcomes that were served.
@@ -91,6 +92,8 @@ struct Run<'o> {
 /// When it cannot be read.
 pub fn replay(epochs: &[Epoch], opener: &dyn Opener, mut progress: impl FnMut(u64)) -> Result<Replay, ReadFault> {
     let mut run = Run::new(opener);
+    // What came before the part that is here may be a reason.
+    run.gaps = epochs.first().is_some_and(|first| first.number != 1);
     for epoch in epochs {
         run.requests.clear();
         run.closed.clear();
@@ -165,12 +168,14 @@ impl<'o> Run<'o> {
         if matches!(record.event, Event::Stop) {
             let mut left: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
             left.sort_unstable_by_key(|open| open.index);
+            left.retain(|_| !self.unread.contains("outcome"));
             for open in left {
                 self.disagree(&open.record, "it has no outcome, and the gateway stopped in good order after it");
             }
         }
         if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: ")) {
             self.gaps = true;
+            self.replay.books.lose();
         }
         self.replay.books.apply(record);
     }
@@ -185,13 +190,14 @@ impl<'o> Run<'o> {
     fn admission(&mut self, told: &Told, at: Timestamp, index: u64) {
         self.replay.admissions += 1;
         let caller = Caller::of(told, at);
-        if let Some(why) = self.replay.books.shown_wrongly(&caller) {
+        let handles_known = !self.gaps && !self.unread.contains("handle-set");
+        if let Some(why) = self.replay.books.shown_wrongly(&caller).filter(|_| handles_known) {
             self.disagree(&told.record, format!("it was let through, and by the books before it is refused: {why}"));
         }
         let against = self.replay.books.refuses(&caller, at);
         let record = told.record.clone();
         let output_tokens = told.number("limits.output_tokens");
-        let open = Open { index, record, agent: caller.agent, principal: caller.principal, output_tokens, against };
+        let open = Open { index, record, agent: caller.agent, principal: caller.principal, output_tokens, against, at };
         let request = told.text("request").unwrap_or_default();
         if !self.requests.insert(self.hashing.hash_one(&request)) {
             self.disagree(&told.record, "its request was let through before");
@@ -215,8 +221,12 @@ impl<'o> Run<'o> {
         if told.text("agent").as_ref() != Some(&open.agent) || told.text("principal").as_ref() != Some(&open.principal) {
             self.disagree(&told.record, format!("its admission is one of {} in the name of {}", open.agent, open.principal));
         }
-        if told.text("code").is_some_and(|code| SERVED.contains(&code.as_str())) {
-            for why in &open.against {
+        let served = told.text("code").is_some_and(|code| SERVED.contains(&code.as_str()));
+        if served || told.number("response_bytes").is_some_and(|bytes| bytes > 0) {
+            // Who was suspended when it was recorded may have been resumed when it was asked again.
+            let (books, mut against) = (&self.replay.books, open.against);
+            against.retain(|why| !books.is_over(why, open.at));
+            for why in against {
                 self.disagree(
                     &open.record,
                     format!("it was let through and served, and by the books before it is refused: {why}"),

@@ -250,7 +250,8 @@ impl One<'_> {
             let stands = tiles::stands(self.folder)?;
             let signed = self.signed(stands.note.as_deref(), keys)?;
             let head = self.head.filter(|heads| heads.head.origin == signed.origin).map_or(0, |heads| heads.head.size);
-            self.acknowledged = signed.size.max(head);
+            let left = self.left.as_ref().map_or(0, |left| left.size);
+            self.acknowledged = signed.size.max(head).max(left);
             let pruned = signed.size > 0 && !self.open && tiles::is_pruned(self.folder);
             if !pruned {
                 self.bundles(&mut edge, &signed, &mut progress)?;

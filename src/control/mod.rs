@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::audit::entry::Pen;
 use crate::audit::event::{Event, Standing};
-use crate::audit::log::{Log, LogFault};
+use crate::audit::log::{Log, LogFault, Sealed};
 use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
@@ -155,21 +155,33 @@ impl Control {
         let events = self.check(command)?;
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
-            let done = self.log.seal(event, Some(operator.0.clone())).await.map_err(|fault| match sealed.as_slice() {
+            let done = self.seal(event, operator).await.map_err(|fault| match sealed.as_slice() {
                 [] => ControlFault::Log(fault),
                 done => ControlFault::Half { sealed: done.to_vec(), fault },
             })?;
             self.heed(&done.record.event)?;
-            self.weights.apply(&done.record);
-            // The registry last: it wakes those who ask both.
-            self.keyring.apply(&done.record);
-            self.registry.apply(&done.record);
             if let Some(metrics) = &self.metrics {
                 metrics.audit_record(done.record.event.kind());
             }
             sealed.push(done.index);
         }
         Ok(Reply { sealed, rows: Vec::new(), note })
+    }
+
+    /// Seals an event and folds it into the books, in the log's order: whoever is answered for a record behind it finds them so.
+    async fn seal(&self, event: Event, operator: &Operator) -> Result<Sealed, LogFault> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (weights, keyring, registry) = (Arc::clone(&self.weights), Arc::clone(&self.keyring), Arc::clone(&self.registry));
+        self.log.seal_with(event, Some(operator.0.clone()), move |sealed| {
+            if let Ok(done) = &sealed {
+                weights.apply(&done.record);
+                // The registry last: it wakes those who ask both.
+                keyring.apply(&done.record);
+                registry.apply(&done.record);
+            }
+            drop(answer.send(sealed));
+        });
+        answered.await.unwrap_or(Err(LogFault::Stopped))
     }
 
     /// Answers a question about the books.

@@ -284,6 +284,7 @@ impl Authenticator {
         let verified = &known.verified;
         verified.still_valid(self.clock.now())?;
         self.keyring.may_sign(verified.kid(), verified.issued())?;
+        verified.chain().skip(1).try_for_each(|(_, kid)| self.keyring.not_revoked(&kid))?;
         let behind = self.registry.may_act(verified.agent(), verified.ids())?;
         if behind.is_some() && !known.by_handle { Err(Code::HandlesOff.into()) } else { Ok(behind) }
     }

@@ -62,10 +62,10 @@ def _loss(epoch: Path | None) -> tuple[str | None, Any]:
     try:
         _, kind, plain = shape(record_at(epoch.parent, epoch.name, 0)) if epoch else ("", "", None)
     except (Fault, OSError, ValueError, RecursionError):
-        return None, None
+        return None, False
     reason = str((plain or {}).get("reason"))
     lost = kind == "epoch" and reason.startswith(LOSS)
-    return (reason.removeprefix(LOSS), (plain or {}).get("left")) if lost else (None, None)
+    return (reason.removeprefix(LOSS), (plain or {}).get("left", False)) if lost else (None, False)
 
 
 class _Walk:
@@ -97,7 +97,8 @@ class _Walk:
             raise Fault("the epoch is closed, but its journal is not empty")
         if not self.pruned:
             self._journal(segments)
-        if left is not None and left != {"root": base64_of(Tree(self.leaves).root()), "size": len(self.leaves)}:
+        self.left = left is not False
+        if self.left and (left != {"root": base64_of(Tree(self.leaves).root()), "size": len(self.leaves)} or left["size"] is True):
             raise Fault(f"the loss has left {left}, and here are {len(self.leaves)} records", len(self.leaves))
         if self.number > 1 and self.note and not self.leaves and not self.pruned:
             raise Fault("the first record, of kind epoch, is missing", 0)
@@ -134,14 +135,15 @@ class _Walk:
 
     def permits(self, number: int, said: Note | None) -> bool:
         """Whether a record that checkpoint or head `said` cover says that the records of epoch `number` may be missing."""
-        sure = max(self.signed, said.size if said and said.origin == self.origin else 0)
+        sure = max(self.signed, said.size if said and said.origin == self.origin else 0, len(self.leaves) if self.left else 0)
         return any(index < sure and through >= number for index, through in self.throughs)
 
     def _follows(self, link: Any) -> bool:
         """Whether `link` is the checkpoint of the epoch before, or may be where that epoch is not there."""
         if self.before and isinstance(link, dict) and self.before.epoch.lost is not None and link.get("origin") == self.before.origin:
             # Of what was lost the head may have known a newer one.
-            return self.before.newest._asdict().items() <= link.items() or link.get("size", 0) > self.before.signed
+            size = link.get("size")
+            return self.before.newest._asdict().items() <= link.items() or isinstance(size, int) and size > self.before.signed
         if self.before:
             return isinstance(link, dict) and self.before.newest._asdict().items() <= link.items()
         return isinstance(link, dict) and {*Note._fields} <= link.keys() and str(link["origin"]).endswith(f"/e{self.number - 1:06}")

@@ -16,7 +16,7 @@ from jwcrypto import jwk
 import mint_with_jwcrypto
 from clients import claude, open_ai, user
 from fake_upstream import MODEL, FakeUpstream
-from gateway import BINARY, ROOT, Gateway, Served, binary, environment
+from gateway import BINARY, ISSUER, ROOT, Gateway, Served, binary, environment
 from test_serve import CHAT, fake_model, serve
 from waiting import wait_until
 
@@ -149,7 +149,7 @@ def test_places_in_flight_are_shared(gateway: Served, upstream: FakeUpstream, tm
     wait_until(lambda: code(gateway, two) is None, 5, "the place is given back")
 
 
-@pytest.mark.parametrize("how", ["quarantine the root's agent", "suspend in the middle", "revoke the root", "revoke in the middle"])
+@pytest.mark.parametrize("how", ["quarantine the root's agent", "suspend in the middle", "revoke the root", "revoke in the middle", "close the key of the middle"])
 def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream, tmp_path: Path, how: str) -> None:
     agent = f"chains/{how.replace(' ', '-').replace(chr(39), '')}"
     holder, second = Holder(tmp_path, "holder"), Holder(tmp_path, "second")
@@ -165,9 +165,14 @@ def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream
         "suspend in the middle": ["agent", "suspend", f"{agent}/middle"],
         "revoke the root": ["token", "revoke", parent],
         "revoke in the middle": ["token", "revoke", middle],
+        "close the key of the middle": ["keys", "revoke", json.loads(second.public.read_text())["keys"][0]["kid"]],
     }
+    if how.startswith("close"):
+        gateway.command("keys", "import", str(second.public), "--issuer", ISSUER)
     gateway.command(*commands[how], "--reason", "a test")
-    expected = {"quarantine": "agent-quarantined", "suspend": "agent-suspended", "revoke": "token-revoked"}[how.split(" ")[0]]
+    expected = {
+        "quarantine": "agent-quarantined", "suspend": "agent-suspended", "revoke": "token-revoked", "close": "key-revoked",
+    }[how.split(" ")[0]]
     wait_until(lambda: code(gateway, leaf) == expected, 1, f"{how}: the leaf is refused")
     assert upstream.exchange(f"behave forever {how}").over.wait(1), "the open stream goes on"
     with pytest.raises(openai.APIError):

@@ -1,19 +1,26 @@
-//! A caller who leaves while the admission is on its way to the disk: the record has its outcome all the same.
+//! What is on its way to the disk while something else happens: a caller leaves, a command is carried out, the gateway ends.
 
+use std::collections::BTreeSet;
 use std::future::Future as _;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use token_shield::audit::entry::{Draft, Pen};
+use token_shield::audit::event::Event;
 use token_shield::audit::log::{Log, Settings};
 use token_shield::audit::reader;
 use token_shield::audit::request::{About, Caller};
 use token_shield::audit::vault::Vault;
-use token_shield::clock::{Clock, SystemClock};
+use token_shield::clock::{Clock, Ratchet, SystemClock};
+use token_shield::control::{Command, Control, Operator, Verb};
 use token_shield::durable::Disk;
 use token_shield::id::{KeyId, RequestId, TokenId};
+use token_shield::keyring::Keyring;
 use token_shield::metrics::Metrics;
+use token_shield::registry::Registry;
+use token_shield::weights::Weights;
 
 use crate::journal::Gate;
 
@@ -33,43 +40,125 @@ fn about() -> About {
     }
 }
 
-#[test]
-fn an_admission_without_a_caller_is_closed_as_aborted() {
-    let data = tempfile::tempdir().expect("a folder");
-    let settings = Settings { reserve: 0, ..Settings::of_data(data.path(), "gw.example") };
-    let (disk, clock) = (Arc::new(Gate::default()), Arc::new(SystemClock::start()));
-    let time = || Arc::clone(&clock) as Arc<dyn Clock>;
-    let (log, _) = Log::open_on(settings.clone(), time(), Arc::clone(&disk) as Arc<dyn Disk>).expect("a log");
-    let pen = Pen::new(Arc::new(log.clone()), time(), Arc::new(Metrics::new(&[], &[], None).expect("metrics"))).expect("a pen");
-    disk.shut();
-    {
-        let draft = Draft {
-            about: about(),
-            upstream: None,
-            model_digest: None,
-            output_tokens: None,
-            stripped: Vec::new(),
-            received: b"x",
-            forwarded: None,
-        };
-        let mut sealing = std::pin::pin!(pen.seal((), draft));
+fn draft() -> Draft<'static> {
+    Draft {
+        about: about(),
+        upstream: None,
+        model_digest: None,
+        output_tokens: None,
+        stripped: Vec::new(),
+        received: b"x",
+        forwarded: None,
+    }
+}
+
+/// A log on a disk with a gate, and its pen.
+struct Desk {
+    _data: tempfile::TempDir,
+    settings: Settings,
+    disk: Arc<Gate>,
+    clock: Arc<Ratchet>,
+    log: Arc<Log>,
+    pen: Pen,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let settings = Settings { reserve: 0, ..Settings::of_data(data.path(), "gw.example") };
+        let (disk, clock) = (Arc::new(Gate::default()), Arc::new(Ratchet::new(Box::new(SystemClock::start()))));
+        let time = || Arc::clone(&clock) as Arc<dyn Clock>;
+        let (log, _) = Log::open_on(settings.clone(), time(), Arc::clone(&disk) as Arc<dyn Disk>).expect("a log");
+        let log = Arc::new(log);
+        let metrics = Arc::new(Metrics::new(&[], &[], None).expect("metrics"));
+        let pen = Pen::new(Arc::clone(&log), time(), metrics).expect("a pen");
+        Self { _data: data, settings, disk, clock, log, pen }
+    }
+
+    /// An admission that is in the queue while the disk is shut; then its caller leaves.
+    fn admit_and_leave(&self) {
+        let mut sealing = std::pin::pin!(self.pen.seal((), draft()));
         let polled = sealing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "nothing is durable yet");
-        // The caller leaves: nobody waits for it any more.
     }
-    disk.open();
-    drop(pen);
-    // Whatever the first record brings with it is in the queue before the log closes.
-    while log.state().size < 2 && log.healthy() {
-        std::thread::park_timeout(std::time::Duration::from_millis(1));
+
+    /// Kinds and codes of all records.
+    fn told(&self) -> Vec<(String, Option<String>)> {
+        let epochs = reader::epochs(&self.settings.dir).expect("a log");
+        let (vault, mut told) = (Vault::read(&self.settings.record_keys).expect("keys"), Vec::new());
+        let _ = reader::each(&epochs[0], 0, |found| {
+            let record = found.tell(&vault).expect("it opens");
+            told.push((record.kind.clone(), record.text("code")));
+            ControlFlow::Continue(())
+        });
+        told
     }
-    log.close().expect("closed");
-    let (epochs, vault) = (reader::epochs(&settings.dir).expect("a log"), Vault::read(&settings.record_keys).expect("keys"));
-    let mut told = Vec::new();
-    let _ = reader::each(&epochs[0], 0, |found| {
-        let record = found.tell(&vault).expect("it opens");
-        told.push((record.kind.clone(), record.text("code")));
-        ControlFlow::Continue(())
-    });
-    assert_eq!(told, [("admission".to_owned(), None), ("outcome".to_owned(), Some("aborted".to_owned()))]);
+}
+
+fn kinds(told: &[(String, Option<String>)]) -> Vec<(&str, Option<&str>)> {
+    told.iter().map(|(kind, code)| (kind.as_str(), code.as_deref())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_has_ended() {
+    let desk = Desk::new();
+    desk.disk.shut();
+    desk.admit_and_leave();
+    let finished = {
+        let mut finishing = std::pin::pin!(desk.pen.finish(Duration::from_secs(60)));
+        let polled = finishing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Pending), "something is open");
+        assert!(desk.pen.seal((), draft()).await.is_err(), "nothing is admitted any more");
+        desk.disk.open();
+        finishing.await
+    };
+    assert!(finished);
+    desk.log.seal(Event::Stop, None).await.expect("sealed");
+    desk.log.close().expect("closed");
+    assert_eq!(kinds(&desk.told()), [("admission", None), ("outcome", Some("aborted")), ("stop", None)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_finds_no_room_lets_nobody_say_that_all_is_done() {
+    let desk = Desk::new();
+    let sealed = desk.pen.seal((), draft()).await.unwrap_or_else(|no| panic!("{}", no.code));
+    desk.log.close().expect("closed");
+    drop(sealed);
+    assert!(!desk.pen.finish(Duration::from_secs(60)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
+    let desk = Desk::new();
+    let (registry, keyring, weights) = (Arc::new(Registry::new()), Arc::new(Keyring::new()), Arc::new(Weights::default()));
+    let books = (Arc::clone(&registry), keyring, weights);
+    let clocks = (Arc::clone(&desk.clock) as Arc<dyn Clock>, Arc::clone(&desk.clock));
+    let control = Arc::new(Control::new(Arc::clone(&desk.log), books, None, BTreeSet::new(), clocks));
+    for (verb, stands) in [(Verb::Suspend, false), (Verb::Resume, true)] {
+        desk.disk.shut();
+        // So that what follows shares a batch.
+        desk.admit_and_leave();
+        while desk.log.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let command = Command::AgentStanding { agent: "acme/reader".to_owned(), verb, reason: "a test".to_owned() };
+        let (own, operator) = (Arc::clone(&control), Operator("uid:0".to_owned()));
+        let commanding = tokio::spawn(async move { own.apply(&operator, command).await });
+        while desk.log.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (answer, answered) = std::sync::mpsc::channel();
+        let asking = Arc::clone(&registry);
+        desk.log.seal_with(Event::Stop, None, move |_| {
+            let agent = "acme/reader".parse().expect("agent");
+            let _ = answer.send(asking.may_act(&agent, &[]).is_ok());
+        });
+        desk.disk.open();
+        assert_eq!(answered.recv(), Ok(stands), "{verb:?}");
+        commanding.await.expect("a task").expect("carried out");
+        // With the outcome of who has left, all of it is in the log.
+        while !desk.log.state().size.is_multiple_of(4) {
+            tokio::task::yield_now().await;
+        }
+    }
 }

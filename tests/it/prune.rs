@@ -213,3 +213,25 @@ fn a_clock_far_ahead_of_the_log_is_doubtful() {
     let doubtful = |days| is_clock_doubtful(&settings(data.path()), &at(days)).expect("a log");
     assert_eq!([doubtful(0), doubtful(29), doubtful(31), doubtful(3650)], [false, false, true, true]);
 }
+
+#[test]
+fn an_epoch_of_which_something_was_lost_stays() {
+    let data = grown();
+    let (data, clock) = (data.path(), Arc::new(ManualClock::at(Timestamp(LONG_AGO + 250 * DAY))));
+    let begin = Some(NewEpoch { reason: "for a test".to_owned(), after_loss: true });
+    let (log, _) = Log::open(Settings { begin, ..settings(data) }, clock).expect("a log");
+    log.close().expect("closed");
+    // All of it is under its checkpoint: nothing but the next epoch says that something was lost.
+    fs::remove_dir_all(epoch(data, 3).join("journal")).expect("removed");
+    fs::create_dir(epoch(data, 3).join("journal")).expect("a folder");
+    assert_eq!(
+        check(data, &settings(data).dir, true).iter().map(|epoch| epoch.lost.is_some()).collect::<Vec<_>>(),
+        [false, false, true, false]
+    );
+    let (done, said) = prune(data, &["--keep", "1d"]);
+    assert!(done && said.contains("e000002") && !said.contains("e000003"), "{said}");
+    assert_eq!(
+        check(data, &settings(data).dir, true).iter().map(|epoch| epoch.pruned).collect::<Vec<_>>(),
+        [true, true, false, false]
+    );
+}

@@ -111,7 +111,7 @@ fn ended(number: u128, admission: u64, code: &'static str) -> Event {
 }
 
 fn closing(about: About, admission: u64, code: &'static str, usage: Option<(u64, u64)>) -> Event {
-    let (digest_key, delivered) = ([3; 16], BODY);
+    let (digest_key, delivered) = ([3; 16], if usage.is_some() { BODY } else { Body::default() });
     let (upstream, model_digest, detail) = (None, None, None);
     let outcome =
         Outcome { about, admission, upstream, model_digest, code, detail, status: 200, ms: 5, usage, digest_key, delivered };
@@ -244,6 +244,36 @@ fn what_was_on_its_way_is_judged_by_the_books_that_it_met() {
     book.at_once(standing("acme/reader", Standing::Active));
     book.clock.advance(Duration::from_secs(40));
     book.at_once(refused(suspended, "agent-suspended"));
+    assert_eq!(book.found(), []);
+}
+
+#[test]
+fn what_is_taken_back_before_it_is_asked_again_does_not_count() {
+    let book = Book::new();
+    book.add(standing("acme/reader", Standing::Suspended));
+    let first = book.at_once(admission(1));
+    book.at_once(standing("acme/reader", Standing::Active));
+    book.add(outcome(1, first, 1));
+    assert_eq!(book.found(), []);
+    // Something of an answer went out all the same.
+    book.add(standing("acme/reader", Standing::Suspended));
+    let second = book.add(admission(2));
+    book.add(closing(about(2, None), second, "aborted", Some((10, 1))));
+    assert_eq!(book.found().len(), 1);
+}
+
+#[test]
+fn a_part_of_a_log_misses_no_reasons_that_may_stand_before_it() {
+    let book = Book::new();
+    book.add(standing("acme/reader", Standing::Suspended));
+    book.log.close().expect("closed");
+    let begin = Some(NewEpoch { reason: "a test".to_owned(), after_loss: false });
+    let own = settings(book.data.path());
+    let (log, _) = Log::open(Settings { begin, ..own.clone() }, Arc::clone(&book.clock) as _).expect("a log");
+    log.seal_blocking(refusal("agent-suspended"), None).expect("sealed");
+    log.seal_blocking(admitted(about(1, Some(HandleId([9; 32])))), None).expect("sealed");
+    log.close().expect("closed");
+    fs::remove_dir_all(own.dir.join("e000001")).expect("removed");
     assert_eq!(book.found(), []);
 }
 

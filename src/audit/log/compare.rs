@@ -39,8 +39,11 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
             kept.retain(|(number, _), _| *number != epoch.number);
             continue;
         }
+        // Of a lost epoch the cache may have seen more than there is, or less: behind the checkpoint nobody compares.
+        let end = if epoch.number == stamp.epoch { stamp.size } else { epoch.signed };
+        kept.retain(|(number, index), _| *number != epoch.number || *index < end);
         let _ = each(epoch, 0, |record| {
-            if record.epoch == stamp.epoch && record.index >= stamp.size {
+            if record.index >= end {
                 return ControlFlow::Break(());
             }
             let known = kept.remove(&(record.epoch, record.index));

@@ -100,6 +100,11 @@ pub enum LogFault {
     /// The signing keys of an epoch that goes on are gone.
     #[error("{} is missing: restore it, or begin a new epoch: token-shield audit begin --after-loss --reason …", .0.display())]
     KeyLost(PathBuf),
+    /// A new epoch was begun because something of that one is lost, and that was not said yet.
+    #[error(
+        "something of {0} is lost, and an epoch that says so was not finished: token-shield audit begin --after-loss --reason … again"
+    )]
+    LossUnsaid(String),
     /// The cache has seen more of the log than there is.
     #[error(
         "the log ends before record {size} of {epoch}, which the cache of its books has seen: an older log was put in its place (token-shield audit begin --after-loss --reason … accepts that)"

@@ -10,6 +10,7 @@ use super::epoch::Epoch;
 use super::{LogFault, Settings};
 use crate::audit::note::peek;
 use crate::audit::outside::Outside;
+use crate::audit::reader;
 use crate::audit::tiles::{self, Tiles, epoch_name};
 use crate::clock::Timestamp;
 use crate::durable;
@@ -69,12 +70,20 @@ impl<'s> Pruning<'s> {
             }
             let size = self.signed(*number, folder)?;
             let (segments, _) = tiles::segments(&folder.join("journal"))?;
-            if size == 0 || !segments.is_empty() || *number >= reach || !self.may_go(*number, folder, size, before)? {
+            let lost = self.is_lost(*number);
+            if size == 0 || lost || !segments.is_empty() || *number >= reach || !self.may_go(*number, folder, size, before)? {
                 break;
             }
             found.push(Old { number: *number, folder: folder.clone(), size });
         }
         Ok(found)
+    }
+
+    /// Whether the epoch behind that one says that something of it was lost, or cannot be read.
+    fn is_lost(&self, number: u32) -> bool {
+        let Ok(epochs) = reader::epochs(&self.settings.dir) else { return true };
+        let next = epochs.iter().find(|epoch| epoch.number == number + 1);
+        next.is_some_and(|next| reader::one(next, 0).map_or(true, |record| says_loss(&record)))
     }
 
     fn signed(&self, number: u32, folder: &Path) -> Result<u64, LogFault> {
@@ -112,7 +121,7 @@ impl<'s> Pruning<'s> {
             let bytes = tiles.record(index)?;
             let fault = |fault| LogFault::Record { epoch: epoch_name(number), index, fault };
             let outside = Outside::read(&bytes).map_err(fault)?;
-            let loss = outside.kind == "epoch" && String::from_utf8_lossy(&bytes).contains(r#""reason":"after-loss: "#);
+            let loss = outside.kind == "epoch" && says_loss(&bytes);
             if loss || outside.moment().map_err(fault)? >= before {
                 return Ok(false);
             }
@@ -139,6 +148,11 @@ impl<'s> Pruning<'s> {
         // Crash here: an epoch that is pruned, with tiles that it does not need, and a folder in tmp. The next run sweeps.
         finish(&passing, &old.folder, old.size)
     }
+}
+
+/// Whether the first record of an epoch says that something was lost of the one before.
+fn says_loss(record: &[u8]) -> bool {
+    String::from_utf8_lossy(record).contains(r#""reason":"after-loss: "#)
 }
 
 /// Removes what was moved aside, and the full tiles of hashes, of which the checkpoint's root does not need one.

@@ -162,6 +162,10 @@ impl Shared {
         self.lock().state.clone()
     }
 
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().queue.len()
+    }
+
     pub(super) fn healthy(&self) -> bool {
         let inner = self.lock();
         !inner.closing && !inner.ended && !inner.over()
@@ -198,6 +202,12 @@ impl Shared {
         };
         drop(inner);
         (waiting.then)(Err(fault));
+    }
+
+    /// Lets all of them wait at once, before anybody else is there.
+    pub(super) fn enqueue_all(&self, waiting: Vec<Waiting>) {
+        self.lock().queue.extend(waiting);
+        self.wake.notify_one();
     }
 
     /// Waits for work and takes all of it. `None`: the log closes and nothing is left to do, or it has failed.

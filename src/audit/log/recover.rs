@@ -85,6 +85,11 @@ pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp) ->
         epoch = Epoch::new(settings, epoch.number - 1)?;
     }
     let lossy = settings.begin.as_ref().filter(|begin| begin.after_loss);
+    if let Some(lost) = super::succeed::unsaid(settings, &epoch)? {
+        let begin = lossy.ok_or_else(|| LogFault::LossUnsaid(tiles::epoch_name(lost.number)))?;
+        fs::remove_dir_all(&epoch.folder).map_err(durable::Fault::of("remove", &epoch.folder))?;
+        return after_loss(settings, disk, &lost, &begin.reason);
+    }
     if let Some(begin) = lossy {
         return after_loss(settings, disk, &epoch, &begin.reason);
     }
@@ -195,7 +200,10 @@ fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
 fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &str) -> Result<Opened, LogFault> {
     make_folders(settings, lost)?;
     let _lock = take_lock(lost)?;
+    super::succeed::write_again(disk, lost)?;
     let (last, left) = (super::succeed::last_known(settings, lost), super::succeed::left(settings, lost));
+    // What was durable and under no checkpoint, and what the cache has seen of it, is recorded anew: no revocation is lost.
+    let saved = super::succeed::saved(settings, lost);
     let next = Epoch::new(settings, lost.number + 1)?;
     let before = fs::read(&settings.head).ok();
     super::succeed::begin(settings, &next)?;
@@ -207,8 +215,6 @@ fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &
         let _ = fs::remove_dir_all(&next.folder);
     })?;
     opened.first = vec![(first_record(&last, &format!("after-loss: {reason}"), left), None)];
-    // What was durable and under no checkpoint is recorded anew: no revocation is lost that can still be read.
-    let saved = super::succeed::saved(settings, lost);
     opened.first.extend(saved.iter().map(|record| (record.event.clone(), record.by.clone())));
     opened.recovered.records.extend(saved);
     Ok(opened)

@@ -1,17 +1,20 @@
 //! From one epoch to the next.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::cache::Cache;
 use super::epoch::{Epoch, first_record};
 use super::recover::{Opened, resume};
 use super::{LogFault, Settings};
 use crate::audit::event::{Event, Left};
 use crate::audit::head::{HEAD_BYTES, Head, HeadNote};
+use crate::audit::journal;
 use crate::audit::note::{Checkpoint, peek, read_vkeys};
 use crate::audit::outside::Outside;
 use crate::audit::reader;
@@ -109,20 +112,67 @@ pub(super) fn left(settings: &Settings, lost: &Epoch) -> Option<Left> {
     (last.origin == lost.origin).then(|| Left { size: last.size, root: STANDARD.encode(last.root) })
 }
 
-/// The records of a lost epoch's journal that no checkpoint covers, as far as they can be read, and change the books.
+/// What a lost epoch's journal holds behind the checkpoint, and what the cache has seen there, as far as it can be read and changes the
+/// books: in the order of the log, where the cache has seen more of it than is left.
 pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
-    let mut found = Vec::new();
-    let (Ok(vault), Ok(epochs)) = (Vault::read(&settings.record_keys), reader::epochs(&settings.dir)) else { return found };
-    let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else { return found };
-    let read = reader::each(epoch, epoch.signed, |record| {
-        let record = Record::decode(record.bytes, &vault).ok().flatten();
-        found.extend(record.filter(|record| changes_books(&record.event)));
+    let (Ok(vault), Ok(epochs)) = (Vault::read(&settings.record_keys), reader::epochs(&settings.dir)) else { return Vec::new() };
+    let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else { return Vec::new() };
+    let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let seen = seen_by_cache(settings, lost, epoch.signed, &mut found);
+    let read = reader::each(epoch, epoch.signed.max(seen), |record| {
+        found.insert(record.index, record.bytes.to_vec());
         ControlFlow::Continue(())
     });
     if let Err(fault) = read {
         tracing::warn!(%fault, "of the lost epoch's journal only a part was read");
     }
-    found
+    let records = found.into_values().filter_map(|bytes| Record::decode(&bytes, &vault).ok().flatten());
+    records.filter(|record| changes_books(&record.event)).collect()
+}
+
+/// Puts what the cache has of that epoch, from the index `from` on, into `found`; gives how much of the epoch it has seen.
+fn seen_by_cache(settings: &Settings, lost: &Epoch, from: u64, found: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
+    let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
+    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp))) else { return 0 };
+    let read = cache.controls(|epoch, index, bytes| {
+        if epoch == lost.number && index >= from {
+            found.insert(index, bytes.to_vec());
+        }
+        Ok::<_, LogFault>(())
+    });
+    if let Err(error) = read {
+        tracing::warn!(%error, "the cache was not read");
+    }
+    if stamp.epoch == lost.number { stamp.size } else { 0 }
+}
+
+/// The epoch before `newest`, if that was begun because something of it is lost, and a crash came before that was said.
+pub(super) fn unsaid(settings: &Settings, newest: &Epoch) -> Result<Option<Epoch>, LogFault> {
+    if newest.number == 1 || tiles::checkpoint_note(&newest.folder)?.is_some() {
+        return Ok(None);
+    }
+    let (segments, _) = tiles::segments(&newest.journal()).unwrap_or_default();
+    for (_, path) in &segments {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        if journal::reach(&bytes, 1).1 > 0 {
+            return Ok(None);
+        }
+    }
+    let before = Epoch::new(settings, newest.number - 1)?;
+    let (left, _) = tiles::segments(&before.journal()).unwrap_or_default();
+    let closed = left.is_empty() && tiles::checkpoint_note(&before.folder)?.is_some();
+    Ok((!closed && before.folder.is_dir()).then_some(before))
+}
+
+/// Writes a lost epoch's journal again as it reads, and syncs it: after a sync that failed, what is read may be in memory alone.
+pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &Epoch) -> Result<(), LogFault> {
+    let (segments, _) = tiles::segments(&lost.journal()).unwrap_or_default();
+    for (_, path) in &segments {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let file = OpenOptions::new().write(true).open(path).map_err(durable::Fault::of("open", path))?;
+        disk.write(&file, &bytes, 0).and_then(|()| disk.sync(&file)).map_err(durable::Fault::of("write", path))?;
+    }
+    Ok(())
 }
 
 /// What a lost epoch says of itself, and of the gateway's life, is not said again in the next.

@@ -1,6 +1,7 @@
 //! The books as they follow from the records so far, with all that they ever said.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::chain;
 use crate::audit::event::{Event, Standing};
@@ -92,6 +93,27 @@ impl Caller {
     }
 }
 
+/// What refuses a caller.
+#[derive(Clone, Debug)]
+pub(super) enum Against {
+    /// An agent that is suspended, in quarantine, or revoked.
+    Inactive(String),
+    /// A token, key or handle.
+    Revoked(String),
+    /// A token.
+    Expired(String),
+}
+
+impl fmt::Display for Against {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inactive(name) => write!(out, "{name} is not active"),
+            Self::Revoked(what) => write!(out, "{what} is revoked"),
+            Self::Expired(token) => write!(out, "token {token} has expired"),
+        }
+    }
+}
+
 /// Kinds of records of which one says why somebody is refused with that code.
 pub(super) fn reasons(code: &str) -> &'static [&'static str] {
     match code {
@@ -151,29 +173,41 @@ impl Books {
 
     /// Whatever refuses that caller. Who is let through is asked again when that is recorded, by the books of all records before:
     /// the request may then not be served any more.
-    pub(super) fn refuses(&self, caller: &Caller, at: Timestamp) -> Vec<String> {
+    pub(super) fn refuses(&self, caller: &Caller, at: Timestamp) -> Vec<Against> {
         let mut found = Vec::new();
         let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
         for name in caller.lineage() {
             if self.standings.get(name).and_then(Past::last).is_some_and(|standing| *standing != Standing::Active) {
-                found.push(format!("{name} is not active"));
+                found.push(Against::Inactive(name.to_owned()));
             }
         }
         for (token, kid) in &caller.chain {
             if now(self.tokens.get(token)) {
-                found.push(format!("token {token} is revoked"));
+                found.push(Against::Revoked(format!("token {token}")));
             }
             if now(self.keys.get(kid)) {
-                found.push(format!("key {kid} is revoked"));
+                found.push(Against::Revoked(format!("key {kid}")));
             }
             if self.stopped != Some(at) && self.expires.get(token).is_some_and(|expires| *expires <= at) {
-                found.push(format!("token {token} has expired"));
+                found.push(Against::Expired(token.clone()));
             }
         }
         if let Some(handle) = caller.handle.as_ref().filter(|handle| now(self.revoked_handles.get(*handle))) {
-            found.push(format!("handle {handle} is revoked"));
+            found.push(Against::Revoked(format!("handle {handle}")));
         }
         found
+    }
+
+    /// Whether what refused somebody whose request was recorded at `at` has been taken back since.
+    pub(super) fn is_over(&self, against: &Against, at: Timestamp) -> bool {
+        let Against::Inactive(name) = against else { return false };
+        let since = self.standings.get(name).map(|past| past.0.as_slice()).unwrap_or_default();
+        since.iter().any(|(since, standing)| *since >= at && *standing == Standing::Active)
+    }
+
+    /// Something was lost: what can be taken back may have been.
+    pub(super) fn lose(&mut self) {
+        self.standings.retain(|_, past| past.last() == Some(&Standing::Revoked));
     }
 
     /// Whether its token was not the one to be shown, ever since the caller arrived. That is asked once, when a request comes.

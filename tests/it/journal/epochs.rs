@@ -4,11 +4,13 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use token_shield::audit::event::Event;
+use token_shield::audit::event::{Event, Standing};
+use token_shield::audit::head::Head;
 use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
 use token_shield::audit::note::read_vkeys;
-use token_shield::audit::verify::{Wanted, verify};
+use token_shield::audit::verify::{Seen, Wanted, verify};
 use token_shield::clock::SystemClock;
+use token_shield::merkle::Tree;
 
 use super::log::{Data, copy_folder, event, events};
 
@@ -140,4 +142,67 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     longer[512 * records..512 * (records + 1)].copy_from_slice(&batch);
     fs::write(&segment, longer).expect("written");
     assert!(!again().is_empty());
+}
+
+fn begun(data: &Data) -> Result<(Log, Vec<Event>), LogFault> {
+    let begin = Some(NewEpoch { reason: "a disk was lost".to_owned(), after_loss: true });
+    let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
+    Ok((log, recovered.records.into_iter().map(|record| record.event).collect()))
+}
+
+fn verified(data: &Data) -> Vec<Seen> {
+    let keys = read_vkeys(&fs::read_to_string(data.settings().vkeys).expect("keys")).expect("keys");
+    let (dir, head) = (data.settings().dir, data.head());
+    verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ()).expect("it verifies")
+}
+
+#[test]
+fn a_loss_that_was_not_said_to_its_end_is_said_again() {
+    let data = Data::crashed(events(3));
+    fs::remove_file(data.head()).expect("remove");
+    let (log, _) = begun(&data).expect("begun");
+    log.close().expect("closed");
+    // As a crash leaves it between the new head and the new epoch's first record, of which the cache knows nothing then.
+    fs::remove_file(data.settings().cache).expect("removed");
+    let second = data.settings().dir.join("e000002");
+    for part in ["checkpoint", "tile", "journal"] {
+        let path = second.join(part);
+        let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        gone.expect("removed");
+    }
+    fs::create_dir(second.join("journal")).expect("a folder");
+    let head = Head { origin: "gw.example/e000002".to_owned(), size: 0, root: Tree::new().root(), write: 1 };
+    fs::write(data.head(), head.first_file()).expect("a head");
+    data.refused(|fault| matches!(fault, LogFault::LossUnsaid(epoch) if epoch == "e000001"));
+    let (log, found) = begun(&data).expect("begun again");
+    assert_eq!((log.origin(), found), ("gw.example/e000002", events(3)));
+    log.close().expect("closed");
+    assert_eq!(verified(&data).iter().map(|epoch| (epoch.size, epoch.lost.is_some())).next(), Some((3, true)));
+}
+
+#[test]
+fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
+    let standing = |standing| Event::AgentStanding { agent: "acme/a".parse().expect("agent"), standing, reason: "x".to_owned() };
+    let data = Data::crashed([standing(Standing::Active)]);
+    let older = data.snapshot();
+    let (log, _) = data.open();
+    log.seal_blocking(standing(Standing::Revoked), None).expect("sealed");
+    log.close().expect("closed");
+    let mode = fs::metadata(data.settings().dir).expect("mode").permissions();
+    fs::remove_dir_all(data.settings().dir).expect("remove");
+    copy_folder(&older.settings().dir, &data.settings().dir);
+    for folder in ["", "tmp", "e000001", "e000001/journal"] {
+        fs::set_permissions(data.settings().dir.join(folder), mode.clone()).expect("chmod");
+    }
+    let (log, found) = begun(&data).expect("begun");
+    log.close().expect("closed");
+    let last = |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-standing").cloned();
+    assert_eq!(last(&found), Some(standing(Standing::Revoked)));
+    // The log itself says so from now on.
+    fs::remove_file(data.settings().cache).expect("remove");
+    let (log, recovered) = data.open();
+    let found: Vec<Event> = recovered.records.into_iter().map(|record| record.event).collect();
+    assert_eq!(last(&found), Some(standing(Standing::Revoked)));
+    log.close().expect("closed");
+    verified(&data);
 }
