@@ -301,6 +301,7 @@ impl Adopt {
             rps: line.rps,
             in_flight: line.in_flight,
             output_tokens: line.output_tokens,
+            ..Allowed::default()
         };
         let wanted = Wanted {
             principal: line.principal.filter(|text| !text.is_empty()).map(|text| text.parse()).transpose()?,

@@ -3,10 +3,11 @@
 use clap::Args;
 
 use super::Failure;
+use crate::guard::egress::destination::{Destination, Scheme, Unreadable};
 use crate::json::Value;
 use crate::token::constraint::{Constraint, Kind};
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct Allowed {
     /// A model that it may use; repeatable. Without any: the parent's, or every model that the namespace sees.
     #[arg(long = "model")]
@@ -26,12 +27,30 @@ pub(super) struct Allowed {
     /// Tokens an answer.
     #[arg(long)]
     pub(super) output_tokens: Option<u64>,
+    /// What it may reach of what the operator lists: nothing ("none"), or all ("controlled", "any": a token widens nothing).
+    #[arg(long, value_name = "RANK", value_parser = ["none", "controlled", "any"])]
+    pub(super) egress: Option<String>,
+    /// A host that it may reach, of those that the operator lists; repeatable.
+    #[arg(long = "egress-host", value_name = "HOST", value_parser = host)]
+    pub(super) egress_hosts: Vec<String>,
+    /// A type that tools in its requests may have, such as function or custom; repeatable.
+    #[arg(long = "tool-type", value_name = "TYPE")]
+    pub(super) tool_types: Vec<String>,
+}
+
+/// A host in the form in which destinations are compared.
+fn host(text: &str) -> Result<String, Unreadable> {
+    let read = Destination::read_authority(Scheme::Https, text)?;
+    if read.port == Scheme::Https.port() && !text.ends_with(":443") { Ok(read.host.to_string()) } else { Err(Unreadable::Host) }
+}
+
+fn list(texts: &[String]) -> Option<Value<'static>> {
+    let texts: Vec<Value<'static>> = texts.iter().map(|text| Value::from_text(text.clone())).collect();
+    (!texts.is_empty()).then_some(Value::Array(texts))
 }
 
 impl Allowed {
     pub(super) fn limits(&self) -> Result<Vec<Constraint>, Failure> {
-        let models: Vec<Value<'static>> = self.models.iter().map(|model| Value::from_text(model.clone())).collect();
-        let models = (!models.is_empty()).then_some(Value::Array(models));
         let numbers = [
             ("requests_per_minute", Kind::Rate, self.rpm),
             ("requests_per_second", Kind::Rate, self.rps),
@@ -39,7 +58,9 @@ impl Allowed {
             ("output_tokens", Kind::Max, self.output_tokens),
         ];
         let numbers = numbers.map(|(key, kind, number)| (key, kind, number.map(Value::from_u64)));
-        let asked = std::iter::once(("model", Kind::OneOf, models)).chain(numbers);
+        let lists = [("egress_host", Kind::OneOf, list(&self.egress_hosts)), ("tool_type", Kind::OneOf, list(&self.tool_types))];
+        let egress = ("egress", Kind::Rank, self.egress.clone().map(Value::from_text));
+        let asked = [("model", Kind::OneOf, list(&self.models))].into_iter().chain(numbers).chain(lists).chain([egress]);
         let limit = |(key, kind, value): (&str, Kind, Option<Value<'static>>)| {
             let made = Constraint::new(key, kind, value?);
             Some(made.map_err(|refusal| format!("{key}: {}", refusal.message).into()))

@@ -140,6 +140,9 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
                     "requests_per_minute": grants.rpm,
                     "requests_in_flight": grants.in_flight,
                     "output_tokens": grants.output_tokens,
+                    "egress": grants.no_egress.then_some("none"),
+                    "egress_hosts": grants.egress_hosts,
+                    "tool_types": grants.tool_types,
                 },
             })
         })
@@ -170,6 +173,11 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
             "requests_per_minute": class.caps.rpm,
             "requests_in_flight": class.caps.in_flight,
             "output_tokens": class.output_tokens,
+            "requests": {
+                "media": class.requests.media.as_str(),
+                "hosted_tools": class.requests.hosted_tools.as_str(),
+                "mcp": class.requests.mcp.as_str(),
+            },
         },
         "left": left,
     });

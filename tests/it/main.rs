@@ -4,6 +4,7 @@
 mod audit;
 mod compile_fail;
 mod corpus;
+mod egress;
 mod entry;
 mod faults;
 mod harness;
