@@ -1,7 +1,7 @@
 //! What is part of this gateway or stands behind it.
 
 use crate::config::Config;
-use crate::guard::egress::destination::{Destination, Scheme};
+use crate::guard::egress::destination::{Destination, Host, Scheme};
 use crate::guard::egress::judge::Own;
 use crate::proxy::settings::Target;
 
@@ -10,7 +10,9 @@ pub(super) fn of(config: &Config) -> Own {
     let upstreams = config.proxy.upstreams.iter().filter_map(|upstream| match &upstream.target {
         Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
             let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-            Destination::read_authority(Scheme::Http, &authority).ok().map(|read| (read.host, read.port))
+            let read = Destination::read_authority(Scheme::Http, &authority).map(|read| read.host);
+            // However its name is written, it is that name.
+            Some((read.unwrap_or_else(|_| Host::Name(host.trim_end_matches('.').to_ascii_lowercase())), *port))
         }
         Target::Unix(_) | Target::Echo => None,
     });

@@ -7,6 +7,7 @@ use crate::json::{self, Limits, Object, Value, write_string};
 use crate::refusal::{Code, Refusal};
 
 use super::judge::{Judge, fold};
+use super::markdown;
 use super::path::Path;
 use super::profile::{Gateway, Profile};
 use super::{Operation, Reach, UnknownFields};
@@ -86,8 +87,11 @@ impl<'b> Reading<'b> {
         };
         let mut judge = Judge::new(terms.profile, terms.unknown_fields);
         judge.shape(shape, &mut object, &Path::Root)?;
-        let Judge { reaches, dropped, .. } = judge;
+        let Judge { mut reaches, dropped, .. } = judge;
         let gateway = Arc::clone(&terms.profile.gateway);
+        if gateway.markdown_images {
+            reaches.extend(markdown::reaches(&object));
+        }
         let asked = if operation.writes_tokens() { output_cap(&gateway, &object)? } else { None };
         let flag = |value: Option<&Value<'_>>| value.and_then(Value::as_bool).unwrap_or(false);
         let stream = operation.writes_tokens() && flag(object.get("stream"));

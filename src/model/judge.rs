@@ -9,6 +9,7 @@ use crate::spelling::nearest;
 use super::kind::{Form, Kind, Medium, Rule, Text};
 use super::path::{Path, shown};
 use super::profile::{Profile, Shape, Union};
+use super::signature;
 use super::{Reach, ReachKind, UnknownFields};
 
 /// Dropped fields that are named to the caller.
@@ -203,6 +204,8 @@ impl<'t> Judge<'t> {
         if medium == Medium::Base64 {
             if !is_base64(text) {
                 self.reaches.push(reach(ReachKind::Media, text.to_owned(), path));
+            } else if !signature::is_content(text) {
+                return Err(invalid(path, "begins as text, not as an image, sound or document: a decoder might fetch by it"));
             }
             return Ok(());
         }
@@ -213,7 +216,10 @@ impl<'t> Judge<'t> {
         };
         let types = self.profile.media_types(medium);
         match rest.split_once(";base64,") {
-            Some((media_type, content)) if types.iter().any(|known| known == media_type) && is_base64(content) => Ok(()),
+            Some((media_type, content)) if types.iter().any(|known| known == media_type) && is_base64(content) => {
+                let fits = signature::fits(media_type, content);
+                if fits { Ok(()) } else { Err(invalid(path, &format!("does not begin as {media_type} does"))) }
+            }
             Some(_) | None => {
                 Err(invalid(path, &format!("must be data:TYPE;base64,… in plain base64, with TYPE one of {}", types.join(", "))))
             }

@@ -113,6 +113,8 @@ pub(super) struct Gateway {
     pub(super) output_cap_names: Vec<String>,
     /// True where `stream_options.include_usage` is understood.
     pub(super) include_usage: bool,
+    /// True where the server looks for images in text (`![](URL)`), and fetches them.
+    pub(super) markdown_images: bool,
     /// The field for the request's id, where there is one.
     pub(super) request_id: Option<String>,
     /// The field for the prompt cache's salt, where there is one.
@@ -338,7 +340,7 @@ fn read_media(table: &Table) -> Result<Media, ProfileFault> {
 }
 
 fn read_gateway(table: &Table) -> Result<Gateway, ProfileFault> {
-    const KEYS: [&str; 5] = ["output_cap", "output_cap_names", "include_usage", "request_id", "cache_salt"];
+    const KEYS: [&str; 6] = ["output_cap", "output_cap_names", "include_usage", "markdown_images", "request_id", "cache_salt"];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(fault(format!("gateway.{key}"), format!("the gateway writes only {}", KEYS.join(", "))));
     }
@@ -347,6 +349,7 @@ fn read_gateway(table: &Table) -> Result<Gateway, ProfileFault> {
         output_cap: text_at(table, "output_cap")?.ok_or_else(|| fault("gateway.output_cap", "is missing"))?,
         output_cap_names: texts_at(table, "output_cap_names")?,
         include_usage: include_usage.ok_or_else(|| fault("gateway.include_usage", "must be true or false"))?,
+        markdown_images: table.get("markdown_images").and_then(toml::Value::as_bool).unwrap_or(false),
         request_id: text_at(table, "request_id")?,
         cache_salt: text_at(table, "cache_salt")?,
     };

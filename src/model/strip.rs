@@ -10,25 +10,52 @@ const NOTE: &str = "[Content was removed here: it lies behind a URL, and this ga
 
 impl ModelCall<'_> {
     /// Takes out what reaches outside and is chosen by `which`. Content gives way to a note that the model reads; a tool goes, and with
-    /// the last tool the choice among them. Afterwards nothing of it is among the reaches.
+    /// it a choice that names it. Afterwards nothing of it is among the reaches, but for content that no note can stand for.
     pub fn strip(&mut self, which: impl Fn(&Reach) -> bool) {
-        let (out, rest): (Vec<Reach>, Vec<Reach>) = std::mem::take(&mut self.reaches).into_iter().partition(which);
-        self.reaches = rest;
-        // From the last to the first, so that what stands before keeps its place.
-        for reach in out.iter().rev() {
-            match reach.kind {
-                ReachKind::Media => replace(&mut self.object, &reach.steps),
-                ReachKind::HostedTool | ReachKind::Mcp | ReachKind::Background | ReachKind::ForeignState => {
-                    remove(&mut self.object, &reach.steps);
-                }
-            }
+        let mut tools = false;
+        for reach in std::mem::take(&mut self.reaches) {
+            let done = which(&reach)
+                && match reach.kind {
+                    ReachKind::Media => replace(&mut self.object, &reach.steps),
+                    ReachKind::HostedTool | ReachKind::Mcp | ReachKind::Background | ReachKind::ForeignState => {
+                        tools = true;
+                        mark(&mut self.object, &reach.steps)
+                    }
+                };
+            if done { &mut self.stripped } else { &mut self.reaches }.push(reach);
         }
-        if self.object.get("tools").and_then(Value::as_array).is_some_and(<[Value<'_>]>::is_empty) {
+        // All at once, and last: until then every place is where its steps say.
+        let mut swept: Option<&[Step]> = None;
+        for reach in self.stripped.iter().filter(|reach| reach.kind != ReachKind::Media) {
+            let list = reach.steps.split_last().filter(|(last, _)| matches!(last, Step::Item(_))).map(|(_, parents)| parents);
+            if list.is_none() || list != swept {
+                sweep(&mut self.object, &reach.steps);
+            }
+            swept = list;
+        }
+        if tools {
+            self.without_dangling_choice();
+        }
+    }
+
+    /// Lets the choice of a tool go where it names one that is gone, and what there is to say of tools where there are none.
+    fn without_dangling_choice(&mut self) {
+        let tools = self.object.get("tools").and_then(Value::as_array);
+        if tools.is_some_and(<[Value<'_>]>::is_empty) {
             for key in ["tools", "tool_choice", "parallel_tool_calls"] {
                 self.object.remove(key);
             }
+            return;
         }
-        self.stripped.extend(out);
+        let known = |wanted: &str| tools.unwrap_or_default().iter().any(|tool| name(tool) == Some(wanted));
+        let dangling = self.object.get("tool_choice").and_then(Value::as_object).is_some_and(|choice| {
+            let allowed = choice.get("allowed_tools").and_then(Value::as_object).and_then(|allowed| allowed.get("tools"));
+            let none = allowed.and_then(Value::as_array).is_some_and(<[Value<'_>]>::is_empty);
+            none || name(&Value::Object(choice.clone())).is_some_and(|wanted| !known(wanted))
+        });
+        if dangling {
+            self.object.remove("tool_choice");
+        }
     }
 
     /// What was taken out.
@@ -44,13 +71,33 @@ impl ModelCall<'_> {
             super::Dialect::OpenAi => "function",
             super::Dialect::Anthropic => "custom",
         };
-        let items = |key| self.object.get(key).and_then(Value::as_array).unwrap_or_default().iter().enumerate();
-        let tools = items("tools").map(move |(place, tool)| {
-            let named = tool.as_object().and_then(|tool| tool.get("type")).and_then(Value::as_str);
-            (format!("tools[{place}]"), named.unwrap_or(own))
-        });
-        tools.chain(items("functions").map(|(place, _)| (format!("functions[{place}]"), "function")))
+        let mut found = Vec::new();
+        collect(&self.object, own, "", &mut found);
+        // Some servers read tools of a message too.
+        for (place, message) in self.object.get("messages").and_then(Value::as_array).unwrap_or_default().iter().enumerate() {
+            if let Some(message) = message.as_object() {
+                collect(message, own, &format!("messages[{place}]."), &mut found);
+            }
+        }
+        found.into_iter()
     }
+}
+
+/// The types of the tools that stand in `object`.
+fn collect<'v>(object: &'v Object<'_>, own: &'static str, at: &str, found: &mut Vec<(String, &'v str)>) {
+    for (place, tool) in object.get("tools").and_then(Value::as_array).unwrap_or_default().iter().enumerate() {
+        let named = tool.as_object().and_then(|tool| tool.get("type")).and_then(Value::as_str);
+        found.push((format!("{at}tools[{place}]"), named.unwrap_or(own)));
+    }
+    let functions = object.get("functions").and_then(Value::as_array).unwrap_or_default();
+    found.extend((0..functions.len()).map(|place| (format!("{at}functions[{place}]"), "function")));
+}
+
+/// The name of a tool or of the choice of one: its own or, in OpenAI's dialect, its function's.
+fn name<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+    let object = value.as_object()?;
+    let holder = object.get("function").and_then(Value::as_object).unwrap_or(object);
+    holder.get("name").and_then(Value::as_str)
 }
 
 /// The value at the end of these steps.
@@ -67,26 +114,34 @@ fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v mut Value<
     Some(value)
 }
 
-/// Puts a note in the place of the content part that these steps lead into: the innermost item of an array.
-fn replace(root: &mut Object<'_>, steps: &[Step]) {
+/// Puts a note in the place of the content part that these steps lead into: the innermost item of an array. False where that is no part.
+fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
     let end = steps.iter().rposition(|step| matches!(step, Step::Item(_))).map_or(0, |place| place + 1);
-    let part = steps.get(..end).and_then(|steps| at(root, steps));
-    match part {
-        Some(part) => {
+    match steps.get(..end).and_then(|steps| at(root, steps)) {
+        Some(part) if part.as_object().is_some_and(|part| part.get("type").is_some()) => {
             let mut note = Object::new();
             note.set("type", Value::from_text("text"));
             note.set("text", Value::from_text(NOTE));
             *part = Value::Object(note);
+            true
         }
-        None => remove(root, steps),
+        _ => false,
     }
 }
 
-/// Takes out the item or member that these steps lead to.
-fn remove(root: &mut Object<'_>, steps: &[Step]) {
+/// Blanks the item or member that these steps lead to.
+fn mark(root: &mut Object<'_>, steps: &[Step]) -> bool {
+    at(root, steps).is_some_and(|value| {
+        *value = Value::Null;
+        true
+    })
+}
+
+/// Takes out what was blanked beside the end of these steps, and that itself.
+fn sweep(root: &mut Object<'_>, steps: &[Step]) {
     let Some((last, parents)) = steps.split_last() else { return };
     match (last, at(root, parents)) {
-        (Step::Item(place), Some(Value::Array(items))) if *place < items.len() => drop(items.remove(*place)),
+        (Step::Item(_), Some(Value::Array(items))) => items.retain(|item| !matches!(item, Value::Null)),
         (Step::Key(key), Some(Value::Object(object))) => drop(object.remove(key)),
         (Step::Key(key), None) if parents.is_empty() => drop(root.remove(key)),
         _ => {}

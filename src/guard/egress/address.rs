@@ -84,6 +84,10 @@ pub fn special(address: IpAddr) -> Option<&'static str> {
             let bits = |address: Ipv6Addr, prefix: u8| address.to_bits().checked_shr(128 - u32::from(prefix)).unwrap_or(0);
             let within = |range: &&Range<Ipv6Addr>| bits(six, range.1) == bits(range.0, range.1);
             let global = six.segments().first().is_some_and(|first| first >> 13 == 1);
+            // An IPv4 address behind 0:5efe or 200:5efe (ISATAP, RFC 5214 section 6.1), whatever stands before.
+            if global && matches!(six.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, _, _]) {
+                return Some("ISATAP");
+            }
             if global {
                 return RANGES_V6.iter().find(within).map(|range| range.2);
             }
@@ -142,6 +146,8 @@ mod tests {
         check("::1", Some("loopback"));
         check("::8.8.8.8", Some("IPv4-compatible"));
         check("4000::1", Some("not assigned"));
+        check("2001:470:1:2:0:5efe:a00:1", Some("ISATAP"));
+        check("2001:470:1:2:200:5efe:a9fe:a9fe", Some("ISATAP"));
         check("fd00:ec2::254", Some("cloud metadata"));
     }
 }

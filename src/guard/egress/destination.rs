@@ -132,7 +132,9 @@ impl Destination {
         if url.len() > URL_BYTES_MAX {
             return Err(Unreadable::TooLong);
         }
-        if url.chars().any(is_unseen) {
+        // Joiners stand in words of several scripts, and in a path they change no host.
+        let joins = |character: char| matches!(character, '\u{200c}' | '\u{200d}');
+        if url.chars().any(|character| is_unseen(character) && !joins(character)) {
             return Err(Unreadable::Unseen);
         }
         if url.contains('\\') {
@@ -267,6 +269,7 @@ mod tests {
     fn ordinary_urls_are_read() {
         leads("https://example.com", "https://example.com:443");
         leads("HTTPS://Example.COM/a?b=c#d", "https://example.com:443");
+        leads("https://fa.wikipedia.org/wiki/\u{645}\u{6cc}\u{200c}x", "https://fa.wikipedia.org:443");
         leads("http://example.com:8080/ä/\u{1f600}?q=@x", "http://example.com:8080");
         leads("https://a_b.r3---sn.xn--bcher-kva.example/%2e%2e/@x:y", "https://a_b.r3---sn.xn--bcher-kva.example:443");
         leads("http://93.184.215.14/x", "http://93.184.215.14:80");
@@ -296,6 +299,7 @@ mod tests {
             ("http://127.0.0.1%2f.example/", No::Escaped),
             ("http://ｅvil.example/", No::NotAscii),
             ("http://evil。example/", No::NotAscii),
+            ("http://good\u{200d}.example/", No::NotAscii),
             ("http:///", No::Scheme),
             ("http://", No::NoHost),
             ("http://:80/", No::NoHost),

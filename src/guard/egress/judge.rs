@@ -111,7 +111,11 @@ pub struct Own {
 
 impl Own {
     fn has(&self, host: &Host, port: u16) -> bool {
-        self.upstreams.iter().any(|(own, own_port)| own == host && *own_port == port)
+        let canonical = |host: &Host| match host {
+            Host::Address(address) => Host::Address(address.to_canonical()),
+            Host::Name(name) => Host::Name(name.clone()),
+        };
+        self.upstreams.iter().any(|(own, own_port)| *own_port == port && canonical(own) == canonical(host))
             || matches!(host, Host::Address(address) if self.listens(*address, port))
     }
 
@@ -203,7 +207,7 @@ impl Judge {
 
     /// The host that a URL leads to, where it can be read.
     #[must_use]
-    pub fn host(&self, url: &str) -> Option<String> {
+    pub fn host(url: &str) -> Option<String> {
         Destination::read(url).ok().map(|destination| destination.host.to_string())
     }
 

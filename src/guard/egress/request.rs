@@ -48,22 +48,23 @@ pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics) -> Result<Cl
     match asked {
         Asked::Models(_) | Asked::Me => {}
         Asked::Call { call, .. } => {
-            let doors = caller.class().requests;
             if !call.reaches().is_empty() {
+                let doors = caller.class().requests;
                 let door = |reach: &Reach| door(&doors, reach.kind);
-                let judge = &caller.tables().judge;
-                for reach in call.reaches() {
-                    let found = (reach.kind == ReachKind::Media)
-                        .then(|| judge.judge(Use::Media, &reach.target, &narrowing(caller)).map(|_| ()));
-                    let reason = found
-                        .as_ref()
-                        .map_or(reach.kind.as_str(), |found| found.as_ref().map_or_else(Uncontrolled::as_str, |()| "listed"));
-                    metrics.egress("request", door(reach).as_str(), reason);
-                    if door(reach) == Door::Block {
-                        return Err(refuse(reach, found, judge));
-                    }
-                }
+                let (judge, narrowing) = (&caller.tables().judge, narrowing(caller));
+                let judged = |reach: &Reach| {
+                    (reach.kind == ReachKind::Media).then(|| judge.judge(Use::Media, &reach.target, &narrowing).map(|_| ()))
+                };
+                let note = |door: Door, reach: &Reach| {
+                    metrics.egress("request", door.as_str(), reason(reach, judged(reach).as_ref()));
+                };
                 call.strip(|reach| door(reach) == Door::Strip);
+                call.stripped().iter().for_each(|reach| note(Door::Strip, reach));
+                // What no note can stand for is left, and is blocked whatever the class says.
+                if let Some(reach) = call.reaches().first() {
+                    note(Door::Block, reach);
+                    return Err(refuse(reach, judged(reach)));
+                }
             }
             tool_types(call, caller)?;
         }
@@ -95,24 +96,35 @@ fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusa
     }
 }
 
-fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, judge: &Judge) -> Refusal {
+/// Why something reaches out, as metrics name it.
+fn reason(reach: &Reach, found: Option<&Result<(), Uncontrolled>>) -> &'static str {
+    match found {
+        Some(Err(why)) => why.as_str(),
+        Some(Ok(())) => "listed",
+        None => reach.kind.as_str(),
+    }
+}
+
+/// What a caller is told: where it leads, if that can be read. Whether that is a part of the operator's network is for the record.
+fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>) -> Refusal {
+    let detail = match &found {
+        Some(Err(why)) => format!("{}: {why}", shown(&reach.target)),
+        Some(Ok(())) | None => shown(&reach.target),
+    };
     let (code, says) = match (reach.kind, found) {
         (ReachKind::Media, Some(Err(Uncontrolled::Unreadable(why)))) => (
             Code::EgressUncontrolled,
             format!(
-                "Remote media is not fetched, and this is no URL that could be judged: {why}. Send the content itself, as data:."
+                "Remote content is not fetched, and this is no URL that could be judged: {why}. Send the content itself, as data:."
             ),
         ),
-        (ReachKind::Media, Some(Err(why))) => {
-            let host = judge.host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host));
-            (
-                Code::EgressUncontrolled,
-                format!("{host} is not a controlled destination: {why}. Send the content itself, as data:."),
-            )
+        (ReachKind::Media, Some(Err(_))) => {
+            let host = Judge::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host));
+            (Code::EgressUncontrolled, format!("{host} is not a controlled destination. Send the content itself, as data:."))
         }
         (ReachKind::Media, Some(Ok(())) | None) => (
             Code::EgressUncontrolled,
-            "Remote media is not fetched for agents of this class. Send the content itself, as data:.".to_owned(),
+            "Remote content is not fetched for agents of this class. Send the content itself, as data:.".to_owned(),
         ),
         (ReachKind::HostedTool, _) => {
             (Code::ToolNotAllowed, "Only tools that run at the caller pass; hosted tools would run outside.".to_owned())
@@ -125,7 +137,7 @@ fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, judge: &Judge)
             (Code::EgressUncontrolled, "State kept by another server cannot be named; send the content itself.".to_owned())
         }
     };
-    Refusal::new(code).saying(says).at(reach.path.clone()).because(shown(&reach.target))
+    Refusal::new(code).saying(says).at(reach.path.clone()).because(detail)
 }
 
 /// The beginning of a stranger's text, with everything escaped that is not visible ASCII.

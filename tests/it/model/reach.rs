@@ -36,6 +36,8 @@ fn what_reaches_out_is_listed() {
         "data:;base64,AAAA",
         "data:image/png;base64,http://x",
         "data:image/png;base64,A A",
+        "data:image/png;base64,AAAA",
+        "data:image/png;base64,R0lGODlhAQA=",
     ] {
         refuses(CHAT, &image(url), Code::FieldInvalid, at);
     }

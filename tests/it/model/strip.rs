@@ -19,7 +19,7 @@ fn stripped(operation: Operation, body: &str, kind: ReachKind) -> (serde_json::V
 #[test]
 fn content_gives_way_to_a_note() {
     let image = r#"{"type":"image_url","image_url":{"url":"http://x/a.png"}}"#;
-    let inline = r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}"#;
+    let inline = r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}"#;
     let body = said(&format!(r#"{{"role":"user","content":[{image},{{"type":"text","text":"x"}},{inline},{image}]}}"#));
     let (left, paths) = stripped(CHAT, &body, ReachKind::Media);
     assert_eq!(paths, ["messages[0].content[0].image_url.url", "messages[0].content[3].image_url.url"]);
@@ -51,7 +51,45 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
     assert_eq!((left["tools"].as_array().map(Vec::len), &left["tool_choice"]), (Some(1), &serde_json::json!("auto")));
     let (left, _) = stripped(CHAT, &chat(&format!("{said}:[{hosted}]")), ReachKind::HostedTool);
     assert!(left.get("tools").is_none() && left.get("tool_choice").is_none());
+    // A choice that names what is gone goes with it; one that names what stays, stays.
+    for (choice, stays) in [
+        (r#"{"type":"function","function":{"name":"f"}}"#, true),
+        (r#"{"type":"function","function":{"name":"g"}}"#, false),
+        (r#"{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"web_search"}]}}"#, false),
+    ] {
+        let body = chat(&format!(r#","tools":[{own},{hosted}],"tool_choice":{choice}"#));
+        let (left, _) = stripped(CHAT, &body, ReachKind::HostedTool);
+        assert_eq!(left.get("tool_choice").is_some(), stays, "{choice}");
+    }
     let mcp = chat(r#","mcp_servers":[{"type":"url","url":"http://x"}]"#);
     let (left, paths) = stripped(CHAT, &mcp, ReachKind::Mcp);
     assert!(paths == ["mcp_servers"] && left.get("mcp_servers").is_none());
+}
+
+#[test]
+fn what_no_note_can_stand_for_stays_among_the_reaches() {
+    let body = r#"{"model":"m","prompt":{"prompt_string":"<__media__> x","multimodal_data":["http://h/a.png"]}}"#;
+    let mut call = understand(Operation::Completions, "llama.cpp", UnknownFields::Refuse, body.as_bytes()).expect("understood");
+    call.strip(|_| true);
+    assert_eq!((call.reaches().len(), call.stripped().len()), (1, 0));
+}
+
+#[test]
+fn images_in_markdown_reach_out_where_the_server_looks_for_them() {
+    let check = |profile: &str, content: &str, expect: &[&str]| {
+        let body = said(&format!(r#"{{"role":"user","content":{content}}}"#));
+        let call = understand(CHAT, profile, UnknownFields::Refuse, body.as_bytes()).expect("understood");
+        assert_eq!(call.reaches().iter().map(|reach| reach.target.as_str()).collect::<Vec<_>>(), expect, "{profile}: {content}");
+    };
+    check("tgi", r#""see ![](http://10.0.0.1/x) and ![](http://h/y)""#, &["http://10.0.0.1/x", "http://h/y"]);
+    check("tgi", r#"[{"type":"text","text":"see !["},{"type":"text","text":"](http://10.0.0.1/x)"}]"#, &["http://10.0.0.1/x"]);
+    check("tgi", r#""![alt](http://10.0.0.1/x) [](http://h/)""#, &[]);
+    check("vllm", r#""see ![](http://10.0.0.1/x)""#, &[]);
+}
+
+#[test]
+fn tools_of_a_message_are_tools() {
+    let body = said(r#"{"role":"system","content":"","tools":[{"type":"function","function":{"name":"f"}}]}"#);
+    let call = understand(CHAT, "sglang", UnknownFields::Refuse, body.as_bytes()).expect("understood");
+    assert_eq!(call.tool_types().collect::<Vec<_>>(), [("messages[0].tools[0]".to_owned(), "function")]);
 }

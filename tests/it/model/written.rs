@@ -100,7 +100,7 @@ fn calls_say_what_they_ask() {
 const SEEDS: [(Operation, &str); 3] = [
     (
         CHAT,
-        r##"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"\u00e9"},{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}],"tools":[{"type":"function","function":{"name":"f","parameters":{"$ref":"#/a","x":[1.50,-0,1e2]}}}],"max_tokens":5,"n":2,"stream":true,"stream_options":{"include_usage":false},"stop":["x",""],"logit_bias":{"5":-1.0}}"##,
+        r##"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"\u00e9"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}],"tools":[{"type":"function","function":{"name":"f","parameters":{"$ref":"#/a","x":[1.50,-0,1e2]}}}],"max_tokens":5,"n":2,"stream":true,"stream_options":{"include_usage":false},"stop":["x",""],"logit_bias":{"5":-1.0}}"##,
     ),
     (Operation::Completions, r#"{"prompt":["a",[1,2]],"model":"m","echo":false,"seed":18446744073709551615,"max_tokens":null}"#),
     (

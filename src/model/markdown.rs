@@ -1,0 +1,51 @@
+//! Images in Markdown, which some servers look for in the text itself, and fetch.
+
+use crate::json::{Object, Value};
+
+use super::path::Path;
+use super::{Reach, ReachKind, Step};
+
+/// What such a server looks for. It puts the parts of a message together first.
+const MARK: &str = "![](";
+
+/// All text in the order in which it stands, and where each piece begins.
+#[derive(Default)]
+struct Text {
+    text: String,
+    pieces: Vec<(usize, String, Vec<Step>)>,
+}
+
+impl Text {
+    fn object(&mut self, object: &Object<'_>, path: &Path<'_>) {
+        object.iter().for_each(|(key, value)| self.value(value, &Path::Key(path, key)));
+    }
+
+    fn value(&mut self, value: &Value<'_>, path: &Path<'_>) {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            // What says of which kind a part is stands between the texts of two parts.
+            Value::String(_) if matches!(path, Path::Key(_, "type" | "role")) => {}
+            Value::String(text) => {
+                self.pieces.push((self.text.len(), path.to_string(), path.steps()));
+                self.text.push_str(text);
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(place, item)| self.value(item, &Path::Item(path, place)));
+            }
+            Value::Object(object) => self.object(object, path),
+        }
+    }
+}
+
+/// Every place where an image begins.
+pub(super) fn reaches(object: &Object<'_>) -> Vec<Reach> {
+    let mut text = Text::default();
+    text.object(object, &Path::Root);
+    let found = text.text.match_indices(MARK).map(|(at, _)| {
+        let place = text.pieces.partition_point(|(begin, ..)| *begin <= at).saturating_sub(1);
+        let (path, steps) = text.pieces.get(place).map(|(_, path, steps)| (path.clone(), steps.clone())).unwrap_or_default();
+        let target = text.text.get(at + MARK.len()..).and_then(|rest| rest.split(')').next()).unwrap_or_default();
+        Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps }
+    });
+    found.collect()
+}

@@ -1,0 +1,130 @@
+//! Whether inline content begins as what it is said to be. A server's decoder goes by the content, not by the label: a playlist that
+//! calls itself a video makes it fetch.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// Characters of base64 that are looked at: 24 bytes.
+const CHARS: usize = 32;
+
+/// The first bytes of base64 content.
+fn first(content: &str) -> Vec<u8> {
+    let front = content.get(..content.len().min(CHARS)).unwrap_or_default();
+    let whole = front.get(..front.len() / 4 * 4).unwrap_or_default();
+    STANDARD.decode(whole).unwrap_or_default()
+}
+
+/// Whether base64 content begins as the media type says. Text has no signature.
+pub(super) fn fits(media_type: &str, content: &str) -> bool {
+    let bytes = first(content);
+    let begins = |signature: &[u8]| bytes.starts_with(signature);
+    let at = |place: usize, signature: &[u8]| bytes.get(place..).is_some_and(|rest| rest.starts_with(signature));
+    match media_type {
+        "image/png" => begins(b"\x89PNG\r\n\x1a\n"),
+        "image/jpeg" | "image/jpg" | "video/jpeg" => begins(b"\xff\xd8\xff"),
+        "image/gif" => begins(b"GIF87a") || begins(b"GIF89a"),
+        "image/webp" => begins(b"RIFF") && at(8, b"WEBP"),
+        "image/bmp" => begins(b"BM"),
+        "audio/wav" | "audio/x-wav" | "audio/wave" => begins(b"RIFF") && at(8, b"WAVE"),
+        "audio/mpeg" | "audio/mp3" => begins(b"ID3") || is_mpeg_audio(&bytes),
+        "audio/aac" => begins(b"ADIF") || begins(b"ID3") || is_mpeg_audio(&bytes),
+        "audio/flac" => begins(b"fLaC") || begins(b"ID3"),
+        "audio/ogg" | "video/ogg" => begins(b"OggS"),
+        "audio/webm" | "video/webm" | "video/x-matroska" => begins(b"\x1a\x45\xdf\xa3"),
+        "audio/mp4" | "video/mp4" => at(4, b"ftyp"),
+        // Files of before there was a type.
+        "video/quicktime" => [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"].iter().any(|kind| at(4, *kind)),
+        "application/pdf" => begins(b"%PDF-"),
+        "text/plain" => true,
+        _ => false,
+    }
+}
+
+/// The types of which content without a label may be.
+const TYPES: [&str; 13] = [
+    "image/png",
+    "image/jpeg",
+    "image/gif",
+    "image/webp",
+    "image/bmp",
+    "audio/wav",
+    "audio/mpeg",
+    "audio/flac",
+    "audio/ogg",
+    "audio/webm",
+    "audio/mp4",
+    "audio/aac",
+    "application/pdf",
+];
+
+/// Whether content without a label is content: it begins as one that is known, or as no text. Raw samples have no signature, and
+/// playlists and manifests, by which decoders fetch, are text.
+pub(super) fn is_content(content: &str) -> bool {
+    TYPES.iter().any(|media_type| fits(media_type, content)) || !is_text(&first(content))
+}
+
+/// An MPEG audio frame's or ADTS header's sync word.
+fn is_mpeg_audio(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xff, second, ..] if second & 0xe0 == 0xe0)
+}
+
+/// Whether bytes read as text: in ASCII, UTF-8 with its mark, or UTF-16.
+fn is_text(bytes: &[u8]) -> bool {
+    let marked = bytes.starts_with(b"\xef\xbb\xbf") || bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    let plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    marked || bytes.iter().take(8).all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(bytes: &[u8]) -> String {
+        STANDARD.encode(bytes)
+    }
+
+    #[test]
+    fn content_is_what_it_is_said_to_be() {
+        for (media_type, bytes) in [
+            ("image/png", &b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..]),
+            ("image/jpeg", b"\xff\xd8\xff\xe0\0\x10JFIF"),
+            ("image/gif", b"GIF89a\x01\0"),
+            ("image/webp", b"RIFF\x24\0\0\0WEBPVP8 "),
+            ("audio/wav", b"RIFF\x24\0\0\0WAVEfmt "),
+            ("audio/mpeg", b"\xff\xfb\x90\x64"),
+            ("audio/mp3", b"ID3\x04\0\0"),
+            ("video/mp4", b"\0\0\0\x20ftypisom"),
+            ("video/webm", b"\x1a\x45\xdf\xa3\x9f"),
+            ("application/pdf", b"%PDF-1.7\n%"),
+            ("text/plain", b"hello"),
+        ] {
+            assert!(
+                fits(media_type, &packed(bytes)) && (media_type == "text/plain" || is_content(&packed(bytes))),
+                "{media_type}"
+            );
+        }
+        assert!(is_content(&packed(&[0, 1, 0, 2, 3, 255, 1, 0, 4, 4])), "raw samples");
+    }
+
+    #[test]
+    fn what_makes_a_decoder_fetch_is_no_content() {
+        for text in [
+            "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nhttp://x/p.m3u8\n",
+            "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n",
+            "<?xml version=\"1.0\"?><MPD>",
+            "\u{feff}#EXTM3U\n",
+            "ffconcat version 1.0\nfile http://x\n",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\">",
+            " \n#EXTM3U",
+            "http://x/",
+        ] {
+            let packed = packed(text.as_bytes());
+            for media_type in ["video/mp4", "video/webm", "video/jpeg", "image/png", "audio/mpeg", "audio/ogg", "application/pdf"]
+            {
+                assert!(!fits(media_type, &packed), "{media_type}: {text}");
+            }
+            assert!(!is_content(&packed), "{text}");
+        }
+        assert!(!fits("image/svg+xml", &packed(b"<svg")) && !fits("image/png", "") && !is_content(""));
+    }
+}
