@@ -18,14 +18,13 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
-use crate::audit::request::{About, Admission, Body, ModelDigest, Outcome, Refused, Server};
+use crate::audit::request::{About, Admission, Body, ModelDigest, Outcome, Refused, Server, Stripped};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
 use crate::crypto::{Draws, EntropyFault};
 use crate::id::RequestId;
 use crate::metrics::Metrics;
-use crate::model::Reach;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
@@ -101,7 +100,7 @@ pub struct Draft<'d> {
     /// The cap on output tokens.
     pub output_tokens: Option<u64>,
     /// What was taken out because it would have made the server reach outside.
-    pub stripped: Vec<Reach>,
+    pub stripped: Vec<Stripped>,
     /// The body as it was received.
     pub received: &'d [u8],
     /// The body as it is sent on.

@@ -9,7 +9,6 @@ use crate::audit::inside::{Members, cut, moment, number};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, RequestId, TokenId};
 use crate::json::{Object, Value};
-use crate::model::Reach;
 
 /// Rows of a count in one record at the most.
 pub const ROWS_MAX: usize = 64;
@@ -64,6 +63,17 @@ pub struct ModelDigest {
     pub source: &'static str,
 }
 
+/// What was taken out of a request because it would have made the server reach outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stripped {
+    /// What it was.
+    pub kind: &'static str,
+    /// Where in the body it stood.
+    pub path: String,
+    /// The URL, the tool's type or the id.
+    pub target: String,
+}
+
 /// A body: how long it was, and its digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Body {
@@ -85,7 +95,7 @@ pub struct Admission {
     /// The cap on output tokens.
     pub output_tokens: Option<u64>,
     /// What was taken out because it would have made the server reach outside.
-    pub stripped: Vec<Reach>,
+    pub stripped: Vec<Stripped>,
     /// What the digests are keyed with.
     pub digest_key: [u8; 16],
     /// As it was received.
@@ -222,9 +232,9 @@ impl Admission {
         into.some("upstream", self.upstream.as_ref().map(Server::value));
         into.some("model_digest", self.model_digest.as_ref().map(|digest| digest.value()));
         into.some("limits", self.output_tokens.map(|cap| object([("output_tokens", number(cap))])));
-        let stripped = |reach: &'e Reach| {
-            let (kind, path) = (Value::from_text(reach.kind.as_str()), Value::from_text(cut(&reach.path)));
-            object([("kind", kind), ("path", path), ("target", Value::from_text(cut(&reach.target)))])
+        let stripped = |stripped: &'e Stripped| {
+            let (kind, path) = (Value::from_text(stripped.kind), Value::from_text(cut(&stripped.path)));
+            object([("kind", kind), ("path", path), ("target", Value::from_text(cut(&stripped.target)))])
         };
         let stripped: Vec<Value<'_>> = self.stripped.iter().take(LIST_MAX).map(stripped).collect();
         into.some("stripped", (!stripped.is_empty()).then_some(Value::Array(stripped)));

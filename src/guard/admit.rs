@@ -19,6 +19,9 @@ use crate::id::RequestId;
 use crate::model::{Changes, Echo, ModelCall, Operation, Reach, echo};
 use crate::refusal::{Code, Refusal};
 
+/// Places that were stripped and are named, at the most.
+const NAMED_MAX: usize = 16;
+
 /// Work that was admitted.
 pub enum Work {
     /// Answer with the models that the token may use, or one of them.
@@ -209,7 +212,7 @@ fn write(
     (cap, (scope, principal, class)): (u64, (CacheScope, &str, &str)),
     stamp: &Stamp<'_>,
 ) -> (Work, Notes) {
-    let (dropped, stripped) = (call.dropped().to_vec(), call.stripped().to_vec());
+    let (dropped, stripped) = (call.dropped().to_vec(), call.stripped().iter().take(NAMED_MAX).cloned().collect::<Vec<_>>());
     let lowered = |asked: Option<u64>| asked.is_some_and(|asked| asked > cap).then_some(cap);
     if upstream.echo {
         let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());

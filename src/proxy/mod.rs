@@ -30,6 +30,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::audit::entry::{Draft, Pen, Sealed};
+use crate::audit::request::Stripped;
 use crate::clock::Clock;
 use crate::guard::admit::{Admitted, Call, Stamp, Work, admit, enter_server};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
@@ -48,7 +49,7 @@ use crate::id::RequestId;
 use crate::metrics::Metrics;
 use crate::model::answer::StreamFilter;
 use crate::model::echo::Echo;
-use crate::model::{Dialect, Operation, usage};
+use crate::model::{Dialect, Operation, Reach, usage};
 use crate::proxy::answer::{Answer, Pass, Passed, Streamed, list, me};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::{Buffers, Room};
@@ -295,7 +296,9 @@ impl Gateway {
         let about = way.meter.about(&way.wiring.policy).ok_or(Code::Internal)?;
         let forwarded = call.map(|call| call.body.clone());
         let output_tokens = admitted.output_tokens();
-        let stripped = admitted.stripped().to_vec();
+        let stripped =
+            |reach: &Reach| Stripped { kind: reach.kind.as_str(), path: reach.path.clone(), target: reach.target.clone() };
+        let stripped = admitted.stripped().iter().map(stripped).collect();
         let draft = Draft { about, upstream, model_digest, output_tokens, stripped, received, forwarded: forwarded.as_deref() };
         self.pen.seal(admitted, draft).await
     }

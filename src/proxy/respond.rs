@@ -28,8 +28,6 @@ const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-rema
 const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("token-shield-output-tokens");
 const DROPPED: HeaderName = HeaderName::from_static("token-shield-dropped");
-/// Places that a header names at the most.
-const NAMED_MAX: usize = 16;
 /// What was taken out of a request because it would have made the model server reach outside: JSON paths.
 const STRIPPED: HeaderName = HeaderName::from_static("token-shield-stripped");
 /// Headers that an answer has room for without growing: all of the above, and hyper's Date and Content-Length.
@@ -195,7 +193,7 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
         headers.insert(DROPPED, owned(head.notes.dropped.join(", ")));
     }
     if !head.notes.stripped.is_empty() {
-        let paths: Vec<&str> = head.notes.stripped.iter().take(NAMED_MAX).map(|reach| reach.path.as_str()).collect();
+        let paths: Vec<&str> = head.notes.stripped.iter().map(|reach| reach.path.as_str()).collect();
         headers.insert(STRIPPED, owned(paths.join(", ")));
     }
     if let Some(wait) = head.retry_after {
