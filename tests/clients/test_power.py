@@ -113,7 +113,7 @@ class Disk:
         """Waits until no loop device is over our file any more."""
         listed = ("losetup", "--noheadings", "--output", "NAME", "--associated", str(self._file))
         try:
-            wait_until(lambda: not run(*listed), 10, "the loop device is free")
+            wait_until(lambda: not run(*listed), 60, "the loop device is free")
         except Late:
             run("losetup", "--detach", *run(*listed).split(), root=True)
             raise
