@@ -72,19 +72,33 @@ def root_of(peaks: list[bytes]) -> bytes:
     return reduce(lambda right, left: node(left, right), reversed(peaks)) if peaks else sha256().digest()
 
 
+def perfect(row: tuple[bytes, ...]) -> bytes:
+    """The root over 256 hashes."""
+    while len(row) > 1:
+        row = tuple(map(node, row[::2], row[1::2]))
+    return row[0]
+
+
 class Tree:
     """A tree that grows: its perfect subtrees, the largest first."""
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        self.size, self.peaks = 0, []
-        for leaf in leaves:
+        self.size, self.peaks, row = 0, [], tuple(leaves)
+        whole = len(row) // 256 * 256
+        for at in range(0, whole, 256):
+            self._push(perfect(row[at : at + 256]), 256)
+        for leaf in row[whole:]:
             self.push(leaf)
 
     def push(self, leaf: bytes) -> None:
-        self.size = at = self.size + 1
+        self._push(leaf, 1)
+
+    def _push(self, root: bytes, width: int) -> None:
+        self.size += width
+        at = self.size // width
         while not at & 1:
-            leaf, at = node(self.peaks.pop(), leaf), at >> 1
-        self.peaks.append(leaf)
+            root, at = node(self.peaks.pop(), root), at >> 1
+        self.peaks.append(root)
 
     def root(self) -> bytes:
         return root_of(self.peaks)
@@ -92,7 +106,7 @@ class Tree:
 
 def level_above(row: list[bytes]) -> list[bytes]:
     """The hashes of the next level: one for every 256, leaving out a rest."""
-    return [Tree(row[at : at + 256]).root() for at in range(0, len(row) - 255, 256)]
+    return [perfect(tuple(row[at : at + 256])) for at in range(0, len(row) - 255, 256)]
 
 
 def tile_path(level: int | str, index: int, width: int) -> str:
@@ -118,6 +132,19 @@ def frames(data: bytes, count: int, first: int) -> Iterator[bytes]:
 
 def leaf_hash(record: bytes) -> bytes:
     return sha256(b"\x00" + record).digest()
+
+
+def bundle(data: bytes, hashes: bytes, count: int, first: int) -> tuple[list[tuple[bytes, bytes]], Fault | None]:
+    """The records of a tile of entries that are hashed so in the tile of level 0, with these hashes, and what is wrong with the next."""
+    found: list[tuple[bytes, bytes]] = []
+    try:
+        for place, record in enumerate(frames(data, count, first)):
+            if (leaf := leaf_hash(record)) != hashes[32 * place : 32 * place + 32]:
+                return found, Fault(f"{tile_path(0, first // 256, count)} has not the hashes of the records", first + place)
+            found.append((record, leaf))
+    except Fault as fault:
+        return found, fault
+    return found, None
 
 
 def batch_at(data: bytes, at: int) -> Batch | None:

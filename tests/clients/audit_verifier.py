@@ -16,8 +16,8 @@ from typing import Any
 
 from audit_notes import NUMBER, Fault, Keys, Note, base64_of, head_and_note, unbase64, verified, verifier_keys
 from audit_records import (
-    MAGIC, SECTOR, Batch, Tree, batch_at, batches, crc32c, frames, leaf_hash, level_above, node, open_record, open_with, root_of,
-    shape, tile_path,
+    MAGIC, SECTOR, Batch, Tree, batch_at, batches, bundle, crc32c, frames, leaf_hash, level_above, node, open_record, open_with, perfect,
+    root_of, shape, tile_path,
 )
 
 __all__ = ["Epoch", "Fault", "crc32c", "open_record", "open_with", "record_at", "since", "verify", "verify_proof"]
@@ -112,7 +112,7 @@ class _Walk:
         size, last = self.signed if self.pruned else len(self.leaves), self.first and self.at
         self.epoch = Epoch(self.origin, size, self.signed, *roots, self.first, last, self.torn, False, self.pruned, lost)
 
-    def _take(self, record: bytes) -> None:
+    def _take(self, record: bytes, leaf: bytes) -> None:
         index = len(self.leaves)
         try:
             at, kind, plain = shape(record)
@@ -129,7 +129,7 @@ class _Walk:
         except (Fault, ValueError, RecursionError) as error:
             raise Fault(str(error), index) from error
         self.at, self.first = at, self.first or at
-        self.leaves.append(leaf_hash(record))
+        self.leaves.append(leaf)
         if index >= self.signed // 256 * 256:
             self.recent[index] = record
 
@@ -163,11 +163,11 @@ class _Walk:
         for index in range(0, self.signed, 256):
             width = min(256, self.signed - index)
             data, hashes = file("entries", index, width), file(0, index, width)
-            for record in frames(data, width, index):
-                place = 32 * (len(self.leaves) - index)
-                if leaf_hash(record) != hashes[place : place + 32]:
-                    raise Fault(f"{names[-1]} has not the hashes of the records", len(self.leaves))
-                self._take(record)
+            found, wrong = bundle(data, hashes, width, index)
+            for record, leaf in found:
+                self._take(record, leaf)
+            if wrong:
+                raise wrong
             whole(hashes, self.leaves[index:])
         level, row = 1, level_above(self.leaves)
         while row:
@@ -194,7 +194,7 @@ class _Walk:
                     raise Fault(f"{name} has not the hashes of the tiles below it")
                 peaks[:0] = Tree(row).peaks if width < 256 else []
             whole = [first for first in known if first % 256 == 0 and all(at in known for at in range(first, first + 256))]
-            known = {first // 256: Tree(known[at] for at in range(first, first + 256)).root() for first in whole}
+            known = {first // 256: perfect(tuple(known[at] for at in range(first, first + 256))) for first in whole}
             level, count = level + 1, count // 256
         self._signed_root(peaks)
         return names
@@ -233,9 +233,10 @@ class _Walk:
         if batch.first != tree.size:
             raise Fault(f"a batch begins with record {batch.first} in its place", tree.size)
         for index, record in enumerate(batch.records, batch.first):
+            leaf = leaf_hash(record)
             if index == len(self.leaves):
-                self._take(record)
-            elif leaf_hash(record) != self.leaves[index]:
+                self._take(record, leaf)
+            elif leaf != self.leaves[index]:
                 raise Fault("is not the same in the journal as in the tiles", index)
             tree.push(self.leaves[index])
         if batch.after != tree.size or batch.root != tree.root():
