@@ -190,6 +190,7 @@ codes! {
     UpstreamUnavailable "upstream-unavailable" Forwarded 503 Later "No server for this model can be reached.";
     UpstreamSlow "upstream-slow" Forwarded 504 Later "The model's server did not answer in time.";
     UpstreamInvalid "upstream-invalid" Forwarded 502 Later "The model's server answered in a way that is not passed on.";
+    AnswerUncontrolled "answer-uncontrolled" Forwarded 403 Never "The answer points at an endpoint that is not controlled, and is refused for agents of this class.";
     ReaderSlow "reader-slow" Forwarded 408 Later "The caller did not read its answer in time.";
     UpstreamCredential "upstream-credential" Forwarded 502 Never "The model's server refused the gateway's own credential; tell the operator.";
     Internal "internal" Forwarded 500 Later "The gateway failed; the operator's log says more under the request's id.";

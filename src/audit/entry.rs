@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
-use crate::audit::request::{About, Admission, Body, ModelDigest, Outcome, Refused, Server, Stripped};
+use crate::audit::request::{About, Admission, Body, Led, ModelDigest, Outcome, Refused, Server, Stripped};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
@@ -124,6 +124,8 @@ pub struct Ending {
     pub upstream: Option<Server>,
     /// Which weights answered.
     pub model_digest: Option<Arc<ModelDigest>>,
+    /// What the answer would have made its reader reach.
+    pub led: (Vec<Led>, u64),
 }
 
 /// An entry that is open while its request is at work. One that is dropped is closed as aborted.
@@ -222,7 +224,7 @@ impl Entry {
     fn end(&mut self, ending: Ending) -> Closing {
         let (answer, answered) = oneshot::channel();
         let Some((about, digest)) = self.about.take().zip(self.digest.take()) else { return Closing(answered) };
-        let Ending { code, detail, status, ms, usage, upstream, model_digest } = ending;
+        let Ending { code, detail, status, ms, usage, upstream, model_digest, led } = ending;
         let outcome = Outcome {
             about,
             admission: self.admission,
@@ -233,6 +235,7 @@ impl Entry {
             status,
             ms,
             usage,
+            led,
             digest_key: self.digest_key,
             delivered: Body { bytes: self.bytes, digest: digest.finish() },
         };

@@ -74,6 +74,19 @@ pub struct Stripped {
     pub target: String,
 }
 
+/// What an answer would have made its reader reach, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// `fetched` without a click, `clicked`, or `either`.
+    pub kind: &'static str,
+    /// `strip`, `block` or `report`.
+    pub verdict: &'static str,
+    /// Why it is not controlled.
+    pub reason: &'static str,
+    /// Scheme, host and port, or what stands there.
+    pub target: String,
+}
+
 /// A body: how long it was, and its digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Body {
@@ -125,6 +138,8 @@ pub struct Outcome {
     pub ms: u64,
     /// Tokens in and out, as the server reports them.
     pub usage: Option<(u64, u64)>,
+    /// What it would have made its reader reach: the first of it, and how often in all.
+    pub led: (Vec<Led>, u64),
     /// What the digest is keyed with.
     pub digest_key: [u8; 16],
     /// As it was delivered.
@@ -260,6 +275,13 @@ impl Outcome {
         into.number("ms", self.ms);
         let usage = |(input, output): (u64, u64)| object([("input", number(input)), ("output", number(output))]);
         into.some("usage", self.usage.map(usage));
+        let led = |led: &'e Led| {
+            let texts = [("kind", led.kind), ("reason", led.reason), ("target", &led.target), ("verdict", led.verdict)];
+            object(texts.map(|(name, text)| (name, Value::from_text(cut(text)))))
+        };
+        let (first, count) = &self.led;
+        into.some("led", (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(led).collect())));
+        into.some("led_count", (*count > 0).then(|| number(*count)));
         into.value("digest_key", base64url(&self.digest_key));
         into.number("response_bytes", self.delivered.bytes);
         into.value("response_digest", base64url(&self.delivered.digest));

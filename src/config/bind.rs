@@ -13,8 +13,7 @@ use crate::audit::log::Settings as Log;
 use crate::audit::retain::Keep;
 use crate::crypto::sha256;
 use crate::guard::cache_salt::CacheScope;
-use crate::guard::egress::judge::Lists;
-use crate::guard::settings::{Caps, Class, Issuer, Jwks, Model, Requests, Settings as Guard};
+use crate::guard::settings::{Answers, Caps, Class, Issuer, Jwks, Model, Requests, Settings as Guard};
 use crate::model::{Profile, UnknownFields};
 use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
@@ -74,7 +73,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         token_cache: count("token_cache", 65_536),
         body_max: limits.bytes("body").unwrap_or(32 << 20),
         bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
-        egress: Lists::default(),
+        egress: super::egress::lists(root.table("egress", empty)),
     };
     let (connections_max, peer_connections_max) = (count("connections", 10_000), count("peer_connections", 1000));
     limits.close();
@@ -93,7 +92,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     listen_section.close();
     let (audit, keep, auditors) =
         audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
-    root.not_enforced(&["egress", "policy"]);
+    root.not_enforced(&["policy"]);
     root.close();
     let proxy = Proxy {
         metrics,
@@ -162,6 +161,7 @@ fn tightest(name: &str) -> Class {
         unknown_fields: UnknownFields::Refuse,
         cache_scope,
         requests: Requests::default(),
+        answers: Answers::default(),
     }
 }
 
@@ -286,10 +286,10 @@ fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>) -> Class 
     let scopes = [("principal", CacheScope::Principal), ("class", CacheScope::Class), ("shared", CacheScope::Shared)];
     let cache_scope = choice(&section, "cache_scope", &scopes).unwrap_or(tightest.cache_scope);
     let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
-    section.not_enforced(&["answers"]);
     let requests = super::egress::requests(section.table("requests", empty));
+    let answers = super::egress::answers(section.table("answers", empty));
     section.close();
-    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope, requests }
+    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope, requests, answers }
 }
 
 fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -> Option<Model> {

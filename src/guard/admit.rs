@@ -34,6 +34,8 @@ pub enum Work {
         answer: Echo,
         /// What the models of the metrics are called.
         served: Arc<Served>,
+        /// Whether the answer goes on from a text of the caller's.
+        continues: bool,
     },
     /// Forward a call.
     Call(Call),
@@ -47,6 +49,8 @@ pub struct Call {
     pub stream: bool,
     /// True when the caller asked for usage in the stream.
     pub usage_asked: bool,
+    /// True when the answer goes on from a text of the caller's.
+    pub continues: bool,
     /// The model.
     pub served: Arc<Served>,
     /// The server that the body was written for.
@@ -62,6 +66,8 @@ pub struct Notes {
     pub dropped: Vec<String>,
     /// What was taken out because it would have made the server reach outside.
     pub stripped: Vec<Reach>,
+    /// How many URLs of the answer gave way to a mark.
+    pub removed: u64,
 }
 
 /// A request that is admitted, with its place at the model and its server. Only [`admit`] makes one.
@@ -216,16 +222,17 @@ fn write(
     let lowered = |asked: Option<u64>| asked.is_some_and(|asked| asked > cap).then_some(cap);
     if upstream.echo {
         let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
-        let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped, stripped };
-        return (Work::Echo { answer, served }, notes);
+        let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped, stripped, removed: 0 };
+        return (Work::Echo { answer, served, continues: call.continues() }, notes);
     }
     let profile = &upstream.profile;
     let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
     let cache_salt = profile.takes_cache_salt().then(|| stamp.cache_salts.salt(scope, principal, class)).flatten();
     let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
-    let notes = Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped };
-    let forward =
-        Call { body: Bytes::from(written.body), stream: call.stream(), usage_asked: call.usage_asked(), served, upstream };
+    let notes =
+        Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped, removed: 0 };
+    let (body, stream) = (Bytes::from(written.body), call.stream());
+    let forward = Call { body, stream, usage_asked: call.usage_asked(), continues: call.continues(), served, upstream };
     (Work::Call(forward), notes)
 }
 

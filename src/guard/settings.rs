@@ -123,6 +123,41 @@ pub struct Class {
     pub cache_scope: CacheScope,
     /// What happens to what a request would make the model server reach.
     pub requests: Requests,
+    /// What happens to what an answer would make its reader fetch or open.
+    pub answers: Answers,
+}
+
+/// What happens to what an answer would make its reader fetch or open, and that is not controlled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// What is fetched without a click: pictures, style sheets, frames.
+    pub fetched: Reply,
+    /// Links.
+    pub clicked: Reply,
+}
+
+/// What becomes of it. The later one is the stricter one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reply {
+    /// It stays, and is counted and recorded.
+    Report,
+    /// It gives way to a mark.
+    #[default]
+    Strip,
+    /// The answer is refused, or ends there.
+    Block,
+}
+
+impl Reply {
+    /// As the config writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Strip => "strip",
+            Self::Block => "block",
+        }
+    }
 }
 
 /// What happens to what a request would make the model server reach, by kind. Work that calls back and state that another server

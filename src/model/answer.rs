@@ -3,6 +3,7 @@
 use memchr::memmem::Finder;
 
 use super::peek::member;
+use super::prose::{self, Prose, Unreadable};
 use super::sse::{self, Splitter, TooLong};
 use super::usage::{self, Usage};
 use super::{Dialect, Operation};
@@ -13,11 +14,17 @@ pub enum Fault {
     /// An event is too long to be looked at.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// What it says cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
-/// Passes a stream of server-sent events on, byte for byte but for one event: the usage that the caller did not ask for.
-pub struct StreamFilter {
+/// Passes a stream of server-sent events on, byte for byte but for the texts that `P` changes, and one event: the usage that the caller
+/// did not ask for.
+pub struct StreamFilter<P> {
     splitter: Splitter,
+    texts: prose::Stream,
+    prose: P,
     watch: Watch,
     usage_word: Finder<'static>,
     end_word: Finder<'static>,
@@ -31,10 +38,10 @@ struct Watch {
     ended: bool,
 }
 
-impl StreamFilter {
-    /// A filter for the answer to `operation`. `usage_asked` says whether the caller asked for usage itself.
+impl<P: Prose> StreamFilter<P> {
+    /// A filter for the answer to `operation`, whose texts `prose` reads. `usage_asked` says whether the caller asked for usage itself.
     #[must_use]
-    pub fn new(operation: Operation, usage_asked: bool) -> Self {
+    pub fn new(operation: Operation, usage_asked: bool, prose: P) -> Self {
         let dialect = operation.dialect();
         let end_word = match dialect {
             Dialect::OpenAi => "[DONE]",
@@ -42,6 +49,8 @@ impl StreamFilter {
         };
         Self {
             splitter: Splitter::default(),
+            texts: prose::Stream::default(),
+            prose,
             watch: Watch { dialect, usage_asked, usage: None, ended: false },
             usage_word: Finder::new("usage"),
             end_word: Finder::new(end_word),
@@ -52,38 +61,41 @@ impl StreamFilter {
     /// the event begins with which the stream says that it is over.
     ///
     /// # Errors
-    /// When an event is too long; nothing of it was passed on, and the stream cannot go on.
+    /// When an event is too long or cannot be read; nothing of it was passed on, and the stream cannot go on.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
-        let Self { splitter, watch, usage_word, end_word } = self;
+        let Self { splitter, texts, prose, watch, usage_word, end_word } = self;
         let of_interest = |bytes: &[u8]| usage_word.find(bytes).is_some() || end_word.find(bytes).is_some();
-        // Most chunks are whole events without anything to look at: no splitting, one copy.
-        if splitter.is_between_events() && bytes.ends_with(b"\n\n") && !of_interest(bytes) {
-            out.extend_from_slice(bytes);
-            return Ok(None);
-        }
-        let mut last = None;
+        let (mut last, mut read) = (None, Ok(()));
         splitter.push(bytes, |event| {
             let place = out.len();
-            if !of_interest(event) || watch.passes(event) {
-                out.extend_from_slice(event);
+            if read.is_ok() && (!of_interest(event) || watch.passes(event)) {
+                read = texts.event(event, prose, out);
             }
             if watch.ended {
                 last.get_or_insert(place);
             }
         })?;
+        read?;
         Ok(last)
     }
 
     /// The stream has ended: appends what was held.
     ///
     /// # Errors
-    /// None at present; the signature leaves room for streams that must not end where they do.
+    /// When what was held cannot be read.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let rest = self.splitter.rest();
         if self.watch.passes(&rest) {
-            out.extend_from_slice(&rest);
+            self.texts.event(&rest, &mut self.prose, out)?;
         }
+        self.texts.finish(&mut self.prose, out);
         Ok(())
+    }
+
+    /// Who reads the texts.
+    #[must_use]
+    pub const fn prose(&self) -> &P {
+        &self.prose
     }
 
     /// What the stream has reported so far.

@@ -210,6 +210,14 @@ impl ModelCall<'_> {
         number("n").max(number("best_of")).saturating_mul(prompts)
     }
 
+    /// Whether the answer goes on from a text that the caller sends: a completion, or a message begun in the model's name.
+    #[must_use]
+    pub fn continues(&self) -> bool {
+        let last = self.object.get("messages").and_then(Value::as_array).and_then(|messages| messages.last());
+        let role = last.and_then(Value::as_object).and_then(|message| message.get("role")).and_then(Value::as_str);
+        self.operation == Operation::Completions || role == Some("assistant")
+    }
+
     /// True when the caller asked for usage at the end of its stream.
     #[must_use]
     pub const fn usage_asked(&self) -> bool {

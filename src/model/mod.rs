@@ -15,6 +15,7 @@ pub mod models;
 mod path;
 mod peek;
 mod profile;
+pub mod prose;
 mod signature;
 pub mod sse;
 mod strip;

@@ -8,7 +8,7 @@ use memchr::memchr2;
 /// The raw text of the member `key` of the object that `json` is; of several the last, as most readers have it.
 pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
     let mut found = None;
-    each(json, |name, value| {
+    members(json, |name, value| {
         if name == key.as_bytes() {
             found = Some(value);
         }
@@ -17,7 +17,7 @@ pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
 }
 
 /// Walks over the members of an object; `None` when `json` is not an object as far as structure goes.
-fn each<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<()> {
+pub(super) fn members<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<()> {
     let mut at = space(json, 0);
     if *json.get(at)? != b'{' {
         return None;
@@ -43,6 +43,27 @@ fn each<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option
         match *json.get(at)? {
             b',' => at = space(json, at + 1),
             b'}' => return Some(()),
+            _ => return None,
+        }
+    }
+}
+
+/// Walks over the items of an array; `None` when `json` is not an array as far as structure goes.
+pub(super) fn items<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8])) -> Option<()> {
+    if *json.first()? != b'[' {
+        return None;
+    }
+    let mut at = space(json, 1);
+    if *json.get(at)? == b']' {
+        return Some(());
+    }
+    loop {
+        let end = value(json, at)?;
+        visit(json.get(at..end)?);
+        at = space(json, end);
+        match *json.get(at)? {
+            b',' => at = space(json, at + 1),
+            b']' => return Some(()),
             _ => return None,
         }
     }

@@ -113,6 +113,25 @@ pub fn data(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
     Some(joined.into())
 }
 
+/// Appends an event with other data: its other lines stay, and `data` stands where its data stood.
+pub(super) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
+    let mut lines = data.split(|byte| matches!(byte, b'\n' | b'\r'));
+    for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
+        if !line.starts_with(b"data:") {
+            out.extend_from_slice(line);
+            out.push(b'\n');
+            continue;
+        }
+        // All of it stands at the first of its lines.
+        for line in lines.by_ref() {
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(line);
+            out.push(b'\n');
+        }
+    }
+    out.push(b'\n');
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Response};
 
 use crate::guard::admit::Notes;
+use crate::guard::egress::answer::Filter;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::Permit;
 use crate::guard::route::Routed;
 use crate::guard::table::Served;
 use crate::guard::understand::{may_use, not_found};
-use crate::model::{Dialect, models};
+use crate::model::answer::StreamFilter;
+use crate::model::{Dialect, models, prose};
 use crate::proxy::Way;
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
@@ -124,6 +126,32 @@ impl Answer {
     }
 }
 
+/// A whole answer, its texts filtered.
+pub(super) fn filtered(bytes: Bytes, mut filter: Filter, mut pass: Pass, way: &mut Way) -> Result<(Bytes, Pass), Refusal> {
+    let changed = prose::whole(&bytes, &mut filter).map_err(|fault| Refusal::new(Code::UpstreamInvalid).because(fault));
+    way.meter.found(filter.findings());
+    filter.findings().passes()?;
+    pass.notes.removed = filter.findings().removed;
+    Ok((changed?.map_or(bytes, Bytes::from), pass))
+}
+
+/// The events of a stream that is there already, their texts filtered.
+pub(super) fn filtered_pieces(
+    pieces: Vec<Vec<u8>>,
+    mut filter: StreamFilter<Filter>,
+    way: &mut Way,
+) -> Result<Vec<Vec<u8>>, Refusal> {
+    let mut passed = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let mut out = Vec::with_capacity(piece.len());
+        filter.push(&piece, &mut out).map_err(|fault| Refusal::new(Code::Internal).because(fault))?;
+        passed.push(out);
+    }
+    way.meter.usage(filter.usage());
+    way.meter.found(filter.prose().findings());
+    filter.prose().findings().passes().map(|()| passed)
+}
+
 /// What the presented token allows: who acts for whom, until when, with which scopes, models and limits, and what is left of
 /// the tightest rate. Limits that are not set are null.
 pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
@@ -178,6 +206,7 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
                 "hosted_tools": class.requests.hosted_tools.as_str(),
                 "mcp": class.requests.mcp.as_str(),
             },
+            "answers": { "fetched": class.answers.fetched.as_str(), "clicked": class.answers.clicked.as_str() },
         },
         "left": left,
     });

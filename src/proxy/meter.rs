@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::entry::{Closing, Ending, Entry};
-use crate::audit::request::{About, ModelDigest, Server};
+use crate::audit::request::{About, Led, ModelDigest, Server};
 use crate::clock::Clock;
 use crate::guard::authenticate::Remembered;
+use crate::guard::egress::answer::Findings;
 use crate::id::{HandleId, RequestId};
 use crate::metrics::{Answered, Metrics};
 use crate::model::usage::Usage;
@@ -40,6 +41,7 @@ pub struct Meter {
     answered: Option<Duration>,
     first: Option<Duration>,
     usage: Option<Usage>,
+    led: (Vec<Led>, u64),
     status: u16,
     code: &'static str,
     detail: Option<String>,
@@ -61,6 +63,7 @@ impl Meter {
             answered: None,
             first: None,
             usage: None,
+            led: (Vec::new(), 0),
             status: 0,
             code: "aborted",
             detail: None,
@@ -114,6 +117,7 @@ impl Meter {
             usage: self.usage.map(|usage| (usage.input, usage.output)),
             upstream: self.facts.upstream.clone(),
             model_digest: self.facts.model_digest.clone(),
+            led: self.led.clone(),
         }
     }
 
@@ -168,6 +172,11 @@ impl Meter {
     /// What the model used.
     pub fn usage(&mut self, usage: Option<Usage>) {
         self.usage = self.usage.take().or(usage);
+    }
+
+    /// What the answer would have made its reader reach.
+    pub fn found(&mut self, findings: &Findings) {
+        self.led = (findings.named.clone(), findings.count);
     }
 
     /// The request is refused.

@@ -35,12 +35,13 @@ use crate::clock::Clock;
 use crate::guard::admit::{Admitted, Call, Stamp, Work, admit, enter_server};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
 use crate::guard::cache_salt::CacheSalts;
+use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
 use crate::guard::gcra::Limit;
 use crate::guard::govern::govern;
 use crate::guard::limiter::{Limiter, Permit};
 use crate::guard::pace::pace;
-use crate::guard::route::{Target, route};
+use crate::guard::route::{Routed, Target, route};
 use crate::guard::screen::screen;
 use crate::guard::table::Tables;
 use crate::guard::understand::{model_changed, understand};
@@ -50,7 +51,7 @@ use crate::metrics::Metrics;
 use crate::model::answer::StreamFilter;
 use crate::model::echo::Echo;
 use crate::model::{Dialect, Operation, Reach, usage};
-use crate::proxy::answer::{Answer, Pass, Passed, Streamed, list, me};
+use crate::proxy::answer::{Answer, Pass, Passed, Streamed, filtered, filtered_pieces, list, me};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::{Buffers, Room};
 use crate::proxy::forward::{Heard, Remote, collect, judge};
@@ -336,14 +337,17 @@ impl Gateway {
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
             }
-            Work::Echo { answer, .. } => {
+            Work::Echo { answer, continues, .. } => {
+                let filter = self.door(&routed, continues);
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(match answer {
                     Echo::Whole(bytes) => {
                         way.meter.usage(usage::of(operation, &bytes));
-                        Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None)
+                        let (bytes, pass) = filtered(Bytes::from(bytes), filter, pass, way)?;
+                        Answer::Whole(pass, Passed::own(JSON), bytes, None)
                     }
-                    Echo::Stream(mut pieces) => {
+                    Echo::Stream(pieces) => {
+                        let mut pieces = filtered_pieces(pieces, StreamFilter::new(operation, true, filter), way)?;
                         pieces.reverse();
                         let streamed = Streamed { source: Source::Pieces(pieces), server, watch, times: self.times(way) };
                         Answer::Stream(pass, Passed::own(EVENTS), Box::new(streamed))
@@ -351,10 +355,18 @@ impl Gateway {
                 })
             }
             Work::Call(call) => {
+                let filter = self.door(&routed, call.continues);
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
-                self.call(call, operation, (pass, server, watch), way).await
+                self.call(call, (operation, filter), (pass, server, watch), way).await
             }
         }
+    }
+
+    /// What the texts of an answer pass.
+    fn door(&self, routed: &Routed, continues: bool) -> Filter {
+        let caller = routed.paced().caller();
+        let metrics = Arc::clone(&self.metrics);
+        Filter::new((caller.token(), caller.class().answers), Arc::clone(caller.tables()), metrics, !continues)
     }
 
     /// The times of an answer.
@@ -366,7 +378,7 @@ impl Gateway {
     async fn call(
         &self,
         call: Call,
-        operation: Operation,
+        (operation, filter): (Operation, Filter),
         (pass, mut server, mut watch): (Pass, Permit, Watch),
         way: &mut Way,
     ) -> Result<Answer, Refusal> {
@@ -387,10 +399,11 @@ impl Gateway {
                 way.meter.first_byte();
                 way.meter.usage(usage::of(operation, &bytes));
                 drop(server);
+                let (bytes, pass) = filtered(bytes, filter, pass, way)?;
                 Ok(Answer::Whole(pass, passed, bytes, Some(room)))
             }
             Heard::Events => {
-                let filter = Box::new(StreamFilter::new(operation, call.usage_asked));
+                let filter = Box::new(StreamFilter::new(operation, call.usage_asked, filter));
                 let source = Source::Upstream(response.into_body(), filter, None);
                 let streamed = Streamed { source, server, watch, times: self.times(way) };
                 Ok(Answer::Stream(pass, passed, Box::new(streamed)))

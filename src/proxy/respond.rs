@@ -30,6 +30,8 @@ const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("token-shield-output-t
 const DROPPED: HeaderName = HeaderName::from_static("token-shield-dropped");
 /// What was taken out of a request because it would have made the model server reach outside: JSON paths.
 const STRIPPED: HeaderName = HeaderName::from_static("token-shield-stripped");
+/// How many URLs of an answer gave way to a mark.
+const REMOVED: HeaderName = HeaderName::from_static("token-shield-removed");
 /// Headers that an answer has room for without growing: all of the above, and hyper's Date and Content-Length.
 const HEADERS: usize = 16;
 
@@ -195,6 +197,9 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
     if !head.notes.stripped.is_empty() {
         let paths: Vec<&str> = head.notes.stripped.iter().map(|reach| reach.path.as_str()).collect();
         headers.insert(STRIPPED, owned(paths.join(", ")));
+    }
+    if head.notes.removed > 0 {
+        headers.insert(REMOVED, number(head.notes.removed));
     }
     if let Some(wait) = head.retry_after {
         headers.insert(RETRY_AFTER, wait);

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use crate::audit::entry::Closing;
 use crate::clock::Clock;
+use crate::guard::egress::answer::Filter;
 use crate::guard::limiter::Permit;
 use crate::model::answer::StreamFilter;
 use crate::model::{Dialect, error};
@@ -54,7 +55,7 @@ impl Times {
 /// Where a stream comes from.
 pub enum Source {
     /// An upstream, what its events pass through, and the last of them, once it has come.
-    Upstream(Arriving, Box<StreamFilter>, Option<Vec<u8>>),
+    Upstream(Arriving, Box<StreamFilter<Filter>>, Option<Vec<u8>>),
     /// Prepared events, last first.
     Pieces(Vec<Vec<u8>>),
 }
@@ -77,15 +78,18 @@ impl Source {
             // Nothing may follow; an end that has come already lets the connection serve again.
             let _ = upstream.poll_frame(cx);
             let mut out = last;
-            return Poll::Ready(filter.finish(&mut out).map(|()| Step::End(Bytes::from(out))).map_err(|fault| invalid(&fault)));
+            let finished = filter.finish(&mut out).map_err(|fault| invalid(&fault)).and_then(|()| unblocked(filter));
+            return Poll::Ready(finished.map(|()| Step::End(Bytes::from(out))));
         }
         loop {
             match std::task::ready!(upstream.poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let mut out = Vec::with_capacity(data.len());
+                    let last = filter.push(&data, &mut out).map_err(|fault| invalid(&fault))?;
+                    unblocked(filter)?;
                     // The last event waits until the outcome is durable.
-                    if let Some(place) = filter.push(&data, &mut out).map_err(|fault| invalid(&fault))? {
+                    if let Some(place) = last {
                         *held = Some(out.split_off(place));
                         return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Step::More(Bytes::from(out)))) };
                     }
@@ -97,6 +101,7 @@ impl Source {
                 None => {
                     let mut out = Vec::new();
                     filter.finish(&mut out).map_err(|fault| invalid(&fault))?;
+                    unblocked(filter)?;
                     return Poll::Ready(Ok(Step::End(Bytes::from(out))));
                 }
             }
@@ -127,7 +132,7 @@ impl Running {
     /// Ends the stream: the upstream is let go, places are given back, and the caller is told in its last event.
     fn cut(&mut self, refusal: &Refusal) {
         let Some((source, mut carried)) = self.work.take() else { return };
-        carried.meter.usage(usage(&source));
+        told(&source, &mut carried.meter);
         carried.meter.refused(refusal);
         let event = Bytes::from(error::event(carried.dialect, refusal, &carried.request));
         self.end(carried, event);
@@ -170,11 +175,17 @@ impl Running {
     }
 }
 
-fn usage(source: &Source) -> Option<crate::model::usage::Usage> {
-    match source {
-        Source::Upstream(_, filter, _) => filter.usage(),
-        Source::Pieces(_) => None,
+/// What a source has told of its answer.
+fn told(source: &Source, meter: &mut Meter) {
+    if let Source::Upstream(_, filter, _) = source {
+        meter.usage(filter.usage());
+        meter.found(filter.prose().findings());
     }
+}
+
+/// That nothing was found for which the answer must not go on.
+fn unblocked(filter: &StreamFilter<Filter>) -> Result<(), Refusal> {
+    filter.prose().findings().passes()
 }
 
 fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
@@ -213,7 +224,7 @@ impl Relay {
                 Poll::Ready(Some(bytes))
             }
             Poll::Ready(Ok(Step::End(bytes))) => {
-                carried.meter.usage(usage(source));
+                told(source, &mut carried.meter);
                 carried.meter.done();
                 if let Some((_, carried)) = running.work.take() {
                     running.end(carried, bytes);
@@ -242,7 +253,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.guard.abort();
         if let Some((source, mut carried)) = lock(&self.running).work.take() {
-            carried.meter.usage(usage(&source));
+            told(&source, &mut carried.meter);
         }
     }
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import product
 
 import httpx2
 import pytest
@@ -141,8 +142,26 @@ def ask(url: str, kind: str, body: Body, token: str) -> tuple[int, object]:
     answer = HTTP.post(url + PATHS[kind], json=body, headers={"authorization": f"Bearer {token}"})
     if not answer.headers["content-type"].startswith("text/event-stream"):
         return answer.status_code, plain(answer.json())
-    events = [tuple(line.split(": ", 1)) for line in answer.text.splitlines() if line]
-    return answer.status_code, [(name, plain(json.loads(data)) if data.startswith("{") else data) for name, data in events]
+    lines = [tuple(line.split(": ", 1)) for line in answer.text.splitlines() if line]
+    events = [(name, plain(json.loads(data)) if data.startswith("{") else data) for name, data in lines]
+    return answer.status_code, together(events)
+
+
+def together(events: list[tuple[str, object]]) -> tuple[list[object], dict[str, str]]:
+    """The events of a stream without their texts, equal ones in a row once, and the texts: what could begin a URL waits for more."""
+    shapes: list[object] = []
+    texts: defaultdict[str, str] = defaultdict(str)
+    for event in events:
+        inside = event[1] if isinstance(event[1], dict) else {}
+        holders = [(choice["index"], choice.get("delta") or choice) for choice in inside.get("choices", [])]
+        holders += [(0, inside["delta"])] if "delta" in inside else []
+        for (index, holder), key in product(holders, ("content", "text", "reasoning_content", "thinking")):
+            if isinstance(holder.get(key), str):
+                texts[f"{index} {key}"] += holder[key]
+                holder[key] = ""
+        if not shapes or shapes[-1] != event:
+            shapes.append(event)
+    return shapes, dict(texts)
 
 
 def looks(kind: str, body: Body) -> list[str]:

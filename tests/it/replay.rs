@@ -112,9 +112,9 @@ fn ended(number: u128, admission: u64, code: &'static str) -> Event {
 
 fn closing(about: About, admission: u64, code: &'static str, usage: Option<(u64, u64)>) -> Event {
     let (digest_key, delivered) = ([3; 16], if usage.is_some() { BODY } else { Body::default() });
-    let (upstream, model_digest, detail) = (None, None, None);
+    let (upstream, model_digest, detail, led) = (None, None, None, (Vec::new(), 0));
     let outcome =
-        Outcome { about, admission, upstream, model_digest, code, detail, status: 200, ms: 5, usage, digest_key, delivered };
+        Outcome { about, admission, upstream, model_digest, code, detail, status: 200, ms: 5, usage, led, digest_key, delivered };
     Event::Outcome(Box::new(outcome))
 }
 

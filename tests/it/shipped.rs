@@ -64,10 +64,20 @@ fn every_fault_is_said_at_once() {
             "9 model[0].route: \"gone\"",
         ],
     );
-    faults("name = \"x\"\n[egress]\nmedia = []\n", &["2 egress: is not enforced by this build"]);
     faults(
-        "name = \"x\"\n[class.default]\nrequests = { media = \"inline\" }\nanswers = {}\n",
-        &["3 class.default.requests.media: must be", "4 class.default.answers: is not enforced by this build"],
+        "name = \"x\"\n[egress]\nmedia = [\"https://a.example\", \"a.example\"]\nlinks = [\"*\"]\ntunnel = []\n",
+        &[
+            "3 egress.media: \"https://a.example\" is not HOST",
+            "4 egress.links: \"*\" is not",
+            "5 egress.tunnel: is not enforced by this build",
+        ],
+    );
+    faults(
+        "name = \"x\"\n[class.default]\nrequests = { media = \"inline\" }\nanswers = { fetched = \"ask\" }\n",
+        &[
+            "3 class.default.requests.media: must be",
+            "4 class.default.answers.fetched: must be \"report\" or \"strip\" or \"block\"",
+        ],
     );
     faults(
         "name = \"x\"\n[[upstream]]\nname = \"u\"\nurl = \"http://a@b\"\ncredential = \"hunter2\"\n",

@@ -160,11 +160,14 @@ pub enum Uncontrolled {
 }
 
 impl Uncontrolled {
+    /// The reason where there is no URL that readers agree on.
+    pub const UNREADABLE: &'static str = "unreadable";
+
     /// The reason as metrics and records name it.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) => Self::UNREADABLE,
             Self::Own => "own",
             Self::TokenNothing | Self::TokenHost => "token",
             Self::NotListed(_) => "not-listed",

@@ -1,7 +1,10 @@
 //! What may a request make others reach? One judge, three doors (docs/EGRESS.md). [`destination`] reads where a URL leads,
-//! [`judge`] says whether that is controlled; door 1, requests, stands in [`request`]. Answers and the agents' own calls come later.
+//! [`judge`] says whether that is controlled; door 1, requests, stands in [`request`], door 2, answers, in [`answer`]. The agents' own
+//! calls come later.
 
 pub mod address;
+pub mod answer;
 pub mod destination;
 pub mod judge;
 pub mod request;
+pub mod text;

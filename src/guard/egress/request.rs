@@ -8,6 +8,7 @@ use crate::guard::understand::{Asked, Understood};
 use crate::metrics::Metrics;
 use crate::model::{ModelCall, Reach, ReachKind};
 use crate::refusal::{Code, Refusal};
+use crate::token::Verified;
 
 /// Characters of a destination that a refusal repeats.
 const SHOWN_MAX: usize = 80;
@@ -29,9 +30,9 @@ impl<'b> Cleared<'b> {
 
 /// What a caller's tokens leave of the operator's lists.
 #[must_use]
-pub fn narrowing(caller: &Authenticated) -> Narrowing {
+pub fn narrowing(verified: &Verified) -> Narrowing {
     let mut narrowing = Narrowing::default();
-    for grants in caller.token().verified.grants() {
+    for grants in verified.grants() {
         narrowing.nothing |= grants.no_egress;
         narrowing.hosts.extend(grants.egress_hosts.clone());
     }
@@ -51,7 +52,7 @@ pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics) -> Result<Cl
             if !call.reaches().is_empty() {
                 let doors = caller.class().requests;
                 let door = |reach: &Reach| door(&doors, reach.kind);
-                let (judge, narrowing) = (&caller.tables().judge, narrowing(caller));
+                let (judge, narrowing) = (&caller.tables().judge, narrowing(&caller.token().verified));
                 let judged = |reach: &Reach| {
                     (reach.kind == ReachKind::Media).then(|| judge.judge(Use::Media, &reach.target, &narrowing).map(|_| ()))
                 };

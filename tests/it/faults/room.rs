@@ -85,6 +85,7 @@ fn outcome() -> Event {
         status: 200,
         ms: 1,
         usage: None,
+        led: (Vec::new(), 0),
         digest_key: [0; 16],
         delivered: Body::default(),
     }))

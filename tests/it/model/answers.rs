@@ -11,7 +11,7 @@ use super::{CHAT, MESSAGES};
 #[track_caller]
 pub(super) fn filters(operation: Operation, usage_asked: bool, stream: &str, expect: &str, usage: Option<(u64, u64)>) {
     for size in [1, 2, 5, 64, stream.len()] {
-        let mut filter = StreamFilter::new(operation, usage_asked);
+        let mut filter = StreamFilter::new(operation, usage_asked, ());
         let mut out = Vec::new();
         for piece in stream.as_bytes().chunks(size) {
             filter.push(piece, &mut out).expect("short events");
@@ -114,7 +114,7 @@ fn the_last_event_is_found_however_it_is_written() {
         let first = r#"data: {"type":"ping","choices":[{"delta":{"content":"data: [DONE] message_stop"}}]}"#;
         for stream in [format!("{first}\n\n{last}"), last.clone()] {
             for size in [1, 3, stream.len()] {
-                let (mut filter, mut out, mut place) = (StreamFilter::new(operation, true), Vec::new(), None);
+                let (mut filter, mut out, mut place) = (StreamFilter::new(operation, true, ()), Vec::new(), None);
                 for piece in stream.as_bytes().chunks(size) {
                     let found = filter.push(piece, &mut out).expect("short events");
                     place = place.or(found);

@@ -1,0 +1,146 @@
+//! Door 2: what an answer would make its reader fetch or open. Every text of an answer passes a [`Scanner`] of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::audit::request::Led;
+use crate::guard::authenticate::Remembered;
+use crate::guard::egress::judge::{Narrowing, Uncontrolled, Use};
+use crate::guard::egress::request::narrowing;
+use crate::guard::egress::text::{Found, Kind, Scanner, Verdict};
+use crate::guard::settings::{Answers, Reply};
+use crate::guard::table::Tables;
+use crate::metrics::Metrics;
+use crate::model::prose::{Channel, Prose};
+use crate::refusal::{Code, Refusal};
+
+/// Findings that are named one by one.
+const NAMED_MAX: usize = 16;
+/// Bytes of a destination that is named.
+const SHOWN_MAX: usize = 256;
+
+/// What was found in one answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The first of them, each destination once.
+    pub named: Vec<Led>,
+    /// All of them.
+    pub count: u64,
+    /// Those that gave way.
+    pub removed: u64,
+    /// Whether the answer must not go on.
+    pub blocked: bool,
+}
+
+impl Findings {
+    /// That the answer may go on.
+    ///
+    /// # Errors
+    /// `answer-uncontrolled`.
+    pub fn passes(&self) -> Result<(), Refusal> {
+        let target = self.named.iter().find(|led| led.verdict == Reply::Block.as_str()).map_or("", |led| led.target.as_str());
+        if self.blocked { Err(Refusal::new(Code::AnswerUncontrolled).because(target)) } else { Ok(()) }
+    }
+}
+
+/// The filter of one answer.
+pub struct Filter {
+    scanners: BTreeMap<u64, Vec<(String, Scanner)>>,
+    bench: Bench,
+}
+
+/// Who judges what the scanners find.
+struct Bench {
+    tables: Arc<Tables>,
+    narrowing: Narrowing,
+    answers: Answers,
+    metrics: Arc<Metrics>,
+    fences: bool,
+    findings: Findings,
+}
+
+impl Filter {
+    /// A filter for an answer to that caller. `fences` says whether the answer's texts begin with it: fenced code is left alone then.
+    #[must_use]
+    pub fn new((caller, answers): (&Remembered, Answers), tables: Arc<Tables>, metrics: Arc<Metrics>, fences: bool) -> Self {
+        let narrowing = narrowing(&caller.verified);
+        let bench = Bench { tables, narrowing, answers, metrics, fences, findings: Findings::default() };
+        Self { scanners: BTreeMap::new(), bench }
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub const fn findings(&self) -> &Findings {
+        &self.bench.findings
+    }
+}
+
+impl Prose for Filter {
+    fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+        let Self { scanners, bench } = self;
+        let of_choice = scanners.entry(channel.choice).or_default();
+        let at = of_choice.iter().position(|(key, _)| key == channel.key).unwrap_or_else(|| {
+            of_choice.push((channel.key.to_owned(), Scanner::new(bench.fences)));
+            of_choice.len() - 1
+        });
+        if let Some((_, scanner)) = of_choice.get_mut(at) {
+            scanner.push(text, out, &mut |found| bench.judge(found));
+        }
+    }
+
+    fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
+        let Self { scanners, bench } = self;
+        let of_choice = scanners.get_mut(&channel.choice).into_iter().flatten();
+        for (_, scanner) in of_choice.filter(|(key, _)| key == channel.key) {
+            scanner.pause(out, &mut |found| bench.judge(found));
+        }
+    }
+
+    fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
+        let asked = self.scanners.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
+        let held = asked.flat_map(|(own, scanners)| scanners.iter().map(move |(key, scanner)| (*own, key, scanner)));
+        held.filter(|(.., scanner)| scanner.is_holding()).map(|(own, key, _)| (own, key.clone())).collect()
+    }
+}
+
+impl Bench {
+    fn judge(&mut self, found: &Found<'_>) -> Verdict {
+        let uses: &[Use] = match found.kind {
+            Kind::Fetched => &[Use::Media],
+            Kind::Clicked => &[Use::Links],
+            Kind::Either => &[Use::Media, Use::Links],
+        };
+        let judged = |url| uses.iter().try_for_each(|wanted| self.tables.judge.judge(*wanted, url, &self.narrowing).map(|_| ()));
+        let reason = match found.url.map(judged) {
+            Ok(Ok(())) => return Verdict::Pass,
+            Ok(Err(why)) => why.as_str(),
+            Err(_) => Uncontrolled::UNREADABLE,
+        };
+        let reply = match found.kind {
+            _ if found.fenced => Reply::Report,
+            Kind::Fetched => self.answers.fetched,
+            Kind::Clicked => self.answers.clicked,
+            Kind::Either => self.answers.fetched.max(self.answers.clicked),
+        };
+        self.metrics.egress("answer", reply.as_str(), reason);
+        self.note(found, reply, reason);
+        match reply {
+            Reply::Report => Verdict::Pass,
+            Reply::Strip => Verdict::Strip,
+            Reply::Block => Verdict::Block,
+        }
+    }
+
+    fn note(&mut self, found: &Found<'_>, reply: Reply, reason: &'static str) {
+        let findings = &mut self.findings;
+        findings.count += 1;
+        findings.removed += u64::from(reply == Reply::Strip);
+        findings.blocked |= reply == Reply::Block;
+        let target = found.url.unwrap_or_else(|odd| odd);
+        let target: String = target.chars().take(SHOWN_MAX).collect();
+        let led = Led { kind: found.kind.as_str(), verdict: reply.as_str(), reason, target };
+        if findings.named.len() < NAMED_MAX && !findings.named.contains(&led) {
+            findings.named.push(led);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the authority of a URL in a text is, where one reader ends it here and another there.
+
+/// Characters of an authority after which it is no controlled one.
+pub(super) const AUTHORITY_MAX: usize = 300;
+
+/// What stands before an authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// A scheme, in lower case; empty for one that is too long for any list.
+    Scheme(String),
+    /// Two slashes; out in the text only what has a dot in it is a name then.
+    Slashes {
+        /// Where a destination stands.
+        placed: bool,
+    },
+    /// `www`.
+    Www,
+}
+
+/// Ends an authority for every reader.
+pub(super) fn ends(next: char) -> bool {
+    next.is_whitespace() || next.is_control() || matches!(next, '/' | '?' | '#' | '<' | '>' | '"' | '[' | ']' | '^' | '|')
+}
+
+/// Ends it for some readers.
+fn may_end(next: char) -> bool {
+    !next.is_alphanumeric() && !matches!(next, '.' | '-' | '_' | ':' | '%' | '@' | '[' | ']')
+}
+
+/// The URL to judge for what was read as an authority; `None` where nothing is named. `odd` is what readers do not agree on.
+///
+/// # Errors
+/// The text for the record, where there is no URL that all readers have alike.
+pub(super) fn url(lead: &Lead, read: &str, odd: bool) -> Option<Result<String, String>> {
+    let scheme = match lead {
+        Lead::Scheme(scheme) => scheme.as_str(),
+        Lead::Slashes { .. } => "https",
+        Lead::Www => "http",
+    };
+    let cut = read.find(may_end).unwrap_or(read.len());
+    let (front, behind) = read.split_at(cut);
+    // A reader that goes on reads another host.
+    if odd || behind.contains(char::is_alphanumeric) || read.contains('@') {
+        return Some(Err(format!("{scheme}://{read}")));
+    }
+    let authority = front.trim_end_matches(['.', '-', '_', ':']);
+    if authority.is_empty() || (*lead == Lead::Www && authority == "www") {
+        return None;
+    }
+    match lead {
+        Lead::Slashes { placed: false } if !authority.contains(['.', '[']) => None,
+        Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => Some(Ok(format!("{scheme}://{authority}/"))),
+    }
+}
+
+/// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or film: nothing is fetched by it.
+pub(super) fn is_inert(data: &str) -> bool {
+    let kind = data.split([';', ',']).next().unwrap_or_default().to_ascii_lowercase();
+    matches!(kind.as_str(), "image/png" | "image/jpeg" | "image/gif" | "image/webp" | "image/avif" | "image/bmp")
+        || kind.starts_with("audio/")
+        || kind.starts_with("video/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(read: &str, expect: Option<Result<&str, &str>>) {
+        let found = url(&Lead::Scheme("https".to_owned()), read, false);
+        assert_eq!(found.as_ref().map(|found| found.as_deref().map_err(String::as_str)), expect, "{read}");
+    }
+
+    #[test]
+    fn what_one_reader_would_read_on_is_not_judged() {
+        check("a.example", Some(Ok("https://a.example/")));
+        check("a.example:8443", Some(Ok("https://a.example:8443/")));
+        check("a.example).", Some(Ok("https://a.example/")));
+        check("a.example**,", Some(Ok("https://a.example/")));
+        check("a.example_", Some(Ok("https://a.example/")));
+        check("[::1]:80", Some(Ok("https://[::1]:80/")));
+        check("...", None);
+        check(")", None);
+        check("a.example),b.example", Some(Err("https://a.example),b.example")));
+        check("a.example@b.example", Some(Err("https://a.example@b.example")));
+        check("a.example\u{3002}b", Some(Err("https://a.example\u{3002}b")));
+    }
+}

@@ -1,0 +1,255 @@
+//! What stands before a place in a text: how a URL there would be come upon.
+
+/// Characters of a word that are kept: no scheme that means anything is longer.
+const WORD_MAX: usize = 24;
+/// Openers of brackets that are told apart.
+const BRACKETS_MAX: usize = 32;
+
+/// What stands before.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    /// The last character.
+    pub(super) last: char,
+    /// The last three that are not blank.
+    near: [char; 3],
+    /// The letters, digits, `+`, `-` and `.` at the end, from the first letter on, in lower case.
+    word: String,
+    /// The word is longer than what is kept.
+    word_long: bool,
+    /// Something was left out of it that may have ended a word before.
+    cut: bool,
+    /// What stands before the word: the last three that are not blank, and the last one.
+    before_word: ([char; 3], char),
+    /// The word before the last colon, and where it began.
+    colon: (String, Place),
+    /// Brackets that are open in this paragraph; true for those of an image.
+    brackets: Vec<bool>,
+    /// What the last `]` closed: `Some(true)` an image.
+    closed: Option<bool>,
+    image: bool,
+    /// Something stands in the paragraph that readers pair brackets differently for.
+    odd: bool,
+}
+
+/// How a URL would be come upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Without a click.
+    Fetched,
+    /// By a click.
+    Clicked,
+    /// In one of the two ways, and which one is not sure.
+    Either,
+}
+
+impl Kind {
+    /// As records say it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetched => "fetched",
+            Self::Clicked => "clicked",
+            Self::Either => "either",
+        }
+    }
+}
+
+/// Where a URL begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    near: [char; 3],
+    last: char,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self {
+            last: '\n',
+            near: ['\n'; 3],
+            word: String::new(),
+            word_long: false,
+            cut: false,
+            before_word: (['\n'; 3], '\n'),
+            colon: (String::new(), Place { near: ['\n'; 3], last: '\n' }),
+            brackets: Vec::new(),
+            closed: None,
+            image: false,
+            odd: false,
+        }
+    }
+}
+
+fn is_blank(next: char) -> bool {
+    next.is_whitespace() || next.is_control()
+}
+
+const fn is_word(next: char) -> bool {
+    next.is_ascii_alphanumeric() || matches!(next, '+' | '-' | '.')
+}
+
+impl Context {
+    /// The scheme that a colon here would end.
+    pub(super) fn scheme(&self) -> Option<&str> {
+        (self.word_long || self.word.len() > 1).then_some(if self.word_long { "" } else { &self.word })
+    }
+
+    /// Whether the word may be two.
+    pub(super) const fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// Whether a full stop here follows the `www` of a name.
+    pub(super) fn is_www(&self) -> bool {
+        let whole = self.word == "www" && !matches!(self.before_word.1, '/' | '@');
+        !self.word_long && (whole || self.cut && self.word.ends_with("www"))
+    }
+
+    /// The scheme that ends with a colon directly before, and where it began.
+    pub(super) fn behind_colon(&self) -> Option<(&str, Place)> {
+        (self.last == ':' && self.colon.0.len() > 1).then_some((&*self.colon.0, self.colon.1))
+    }
+
+    /// Where the word began.
+    pub(super) const fn before_word(&self) -> Place {
+        Place { near: self.before_word.0, last: self.before_word.1 }
+    }
+
+    /// Here.
+    pub(super) const fn here(&self) -> Place {
+        Place { near: self.near, last: self.last }
+    }
+
+    /// A run in which nothing has a meaning but as what stands before.
+    pub(super) fn ran(&mut self, run: &str) {
+        let Some(last) = run.chars().next_back() else { return };
+        let word = run.bytes().rev().take_while(|byte| is_word(char::from(*byte))).count();
+        let (rest, tail) = run.split_at(run.len() - word);
+        if let Some(before) = rest.chars().next_back() {
+            self.clear_word();
+            let mut near = rest.chars().rev().filter(|next| !is_blank(*next));
+            let newest = [near.next(), near.next(), near.next()];
+            newest.into_iter().rev().flatten().for_each(|next| self.near(next));
+            self.last = before;
+        }
+        // What is longer than is kept is no scheme.
+        let long = tail.len() > 2 * WORD_MAX;
+        for next in tail.bytes().take(if long { 2 * WORD_MAX } else { tail.len() }) {
+            self.word(char::from(next));
+            self.near(char::from(next));
+            self.last = char::from(next);
+        }
+        if long {
+            tail.chars().rev().take(3).collect::<Vec<_>>().into_iter().rev().for_each(|next| self.near(next));
+        }
+        self.last = last;
+    }
+
+    /// A paragraph has ended.
+    pub(super) fn blank_line(&mut self) {
+        self.brackets.clear();
+        (self.closed, self.image, self.odd) = (None, false, false);
+    }
+
+    /// Takes the next character as readers see it; `literal` unless a reference or a backslash stands for it.
+    pub(super) fn take(&mut self, next: char, literal: bool) {
+        if is_word(next) {
+            self.word(next);
+        } else {
+            if next == ':' {
+                self.colon.1 = self.before_word();
+                self.colon.0.clone_from(&self.word);
+            }
+            self.clear_word();
+        }
+        match next {
+            '[' if literal => {
+                self.image |= self.last == '!';
+                if self.brackets.len() < BRACKETS_MAX {
+                    self.brackets.push(self.last == '!');
+                } else {
+                    self.odd = true;
+                }
+            }
+            ']' if literal => self.closed = self.brackets.pop(),
+            '[' | ']' | '!' | '`' | '\\' | '<' => self.odd |= next != '!' || !literal,
+            _ => {}
+        }
+        if !is_blank(next) {
+            self.near(next);
+        }
+        self.last = next;
+    }
+
+    /// A character that readers of URLs leave out.
+    pub(super) fn left_out(&mut self, next: char) {
+        self.cut = !self.word.is_empty();
+        self.last = next;
+    }
+
+    fn near(&mut self, next: char) {
+        self.near = [self.near[1], self.near[2], next];
+    }
+
+    fn word(&mut self, next: char) {
+        if self.word.is_empty() {
+            if !next.is_ascii_alphabetic() {
+                return;
+            }
+            self.before_word = (self.near, self.last);
+        }
+        if self.word.len() < WORD_MAX {
+            self.word.push(next.to_ascii_lowercase());
+        } else {
+            self.word_long = true;
+        }
+    }
+
+    fn clear_word(&mut self) {
+        self.word.clear();
+        self.word_long = false;
+        self.cut = false;
+    }
+
+    /// How a URL at a place that is in no tag would be come upon.
+    pub(super) fn kind(&self, place: Place) -> Kind {
+        if place.is_style() || place.is_definition() {
+            return Kind::Either;
+        }
+        if !place.is_destination() {
+            return Kind::Clicked;
+        }
+        match self.closed {
+            _ if self.image && self.odd => Kind::Either,
+            Some(true) => Kind::Fetched,
+            Some(false) => Kind::Clicked,
+            None if self.image => Kind::Either,
+            None => Kind::Clicked,
+        }
+    }
+}
+
+impl Place {
+    /// `](`, `]:`, or the same with `<`: where Markdown has a destination.
+    pub(super) const fn is_destination(self) -> bool {
+        matches!(self.near, [_, ']', '(' | ':'] | [']', '(' | ':', '<'])
+    }
+
+    const fn is_definition(self) -> bool {
+        matches!(self.near, [_, ']', ':'] | [']', ':', '<'])
+    }
+
+    /// `url(`, or the same with a quote.
+    pub(super) const fn is_style(self) -> bool {
+        matches!(self.near, ['r' | 'R', 'l' | 'L', '('] | ['l' | 'L', '(', '"' | '\''])
+    }
+
+    /// `<` directly before: an autolink.
+    pub(super) fn is_autolink(self) -> bool {
+        self.last == '<' && !self.is_destination()
+    }
+
+    /// What a destination can begin behind.
+    pub(super) const fn opens(self) -> bool {
+        self.is_destination() || matches!(self.near[2], '(' | '"' | '\'' | '=' | '<' | ',')
+    }
+}

@@ -1,0 +1,223 @@
+//! Where a text is fenced code, as far as every reader of Markdown has it so (CommonMark 0.31 sections 4.5 and 4.6).
+//!
+//! Only fences at the beginning of a line count. Where readers could differ, no fence is believed any more: what stands there is
+//! treated as text.
+
+/// The longest line's front that is looked at.
+const FRONT_MAX: usize = 64;
+
+/// A fence that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fence {
+    mark: char,
+    count: usize,
+}
+
+/// The line at hand, and what those before it have opened.
+#[derive(Clone, Debug)]
+pub(super) struct Lines {
+    fence: Option<Fence>,
+    /// No fence is believed any more.
+    doubt: bool,
+    /// A line of this block began with `<`: what follows may be HTML up to a blank line (section 4.6, kinds 6 and 7).
+    html: bool,
+    /// How far what belongs to the list's last item is indented, while every line since has been.
+    item: Option<usize>,
+    front: String,
+    /// Something but blanks.
+    body: bool,
+    /// A fence's own character behind its run; other text behind it.
+    mark_again: bool,
+    text_behind: bool,
+}
+
+impl Lines {
+    pub(super) fn new(fences: bool) -> Self {
+        Self {
+            fence: None,
+            doubt: !fences,
+            html: false,
+            item: None,
+            front: String::new(),
+            body: false,
+            mark_again: false,
+            text_behind: false,
+        }
+    }
+
+    /// Whether what comes is fenced code for every reader.
+    pub(super) const fn fenced(&self) -> bool {
+        self.fence.is_some()
+    }
+
+    /// Whether more text on this line changes nothing.
+    pub(super) fn is_past_front(&self) -> bool {
+        self.body && (self.front.len() >= FRONT_MAX || !self.front_may_fence())
+    }
+
+    /// Nothing that is fenced is believed any more.
+    pub(super) fn doubt(&mut self) {
+        self.doubt = true;
+        self.fence = None;
+    }
+
+    /// Takes the next character as it is written; says whether a blank line has just ended.
+    pub(super) fn take(&mut self, next: char) -> bool {
+        if matches!(next, '\n' | '\r') {
+            let blank = !self.body;
+            self.line();
+            self.front.clear();
+            (self.body, self.mark_again, self.text_behind) = (false, false, false);
+            return blank;
+        }
+        self.body |= !matches!(next, ' ' | '\t');
+        if self.front.len() < FRONT_MAX && self.front_may_fence() {
+            self.front.push(next);
+        } else if next == '`' {
+            self.mark_again = true;
+        } else if !matches!(next, ' ') {
+            self.text_behind = true;
+        }
+        false
+    }
+
+    /// While the front is made of what may stand before or in a fence.
+    fn front_may_fence(&self) -> bool {
+        let rest = self.front.trim_start_matches(is_container);
+        let mark = rest.chars().next();
+        match mark {
+            None => true,
+            Some(mark @ ('`' | '~')) => rest.chars().all(|other| other == mark),
+            Some(_) => false,
+        }
+    }
+
+    /// The line has ended.
+    fn line(&mut self) {
+        if !self.body {
+            self.html = false;
+            return;
+        }
+        let rest = self.front.trim_start_matches(is_container);
+        let (before, run) = self.front.split_at(self.front.len() - rest.len());
+        let mark = run.chars().next().filter(|mark| matches!(mark, '`' | '~'));
+        let count = mark.map_or(0, |mark| run.chars().take_while(|other| *other == mark).count());
+        // The front takes in the first character behind the run.
+        let behind = run.chars().nth(count);
+        let other_behind = behind.is_some_and(|behind| behind != ' ') || self.text_behind || self.mark_again;
+        let before = before.to_owned();
+        match (self.fence, mark.filter(|_| count >= 3)) {
+            (Some(fence), Some(mark)) if mark == fence.mark => self.maybe_closes(fence, &before, count, other_behind),
+            (None, Some(mark)) => self.maybe_opens(Fence { mark, count }, &before, behind),
+            (Some(_), _) => {}
+            (None, None) => self.other(&before, rest_starts(&self.front, '<')),
+        }
+    }
+
+    fn maybe_closes(&mut self, fence: Fence, before: &str, count: usize, other_behind: bool) {
+        let plain = before.len() < 4 && before.bytes().all(|byte| byte == b' ');
+        match (plain && !other_behind, count >= fence.count) {
+            (true, true) => self.fence = None,
+            // Shorter than what opened it: code, for every reader.
+            (true, false) => {}
+            (false, _) => self.doubt(),
+        }
+    }
+
+    fn maybe_opens(&mut self, fence: Fence, before: &str, behind: Option<char>) {
+        if !before.is_empty() {
+            let spaces = before.bytes().all(|byte| byte == b' ');
+            let in_item = self.item.is_some_and(|item| spaces && before.len() >= item && before.len() < item + 4);
+            // In an item it is the item's, and ends with it.
+            if !in_item {
+                self.doubt();
+            }
+            return;
+        }
+        self.item = None;
+        let code_span = fence.mark == '`' && (self.mark_again || behind == Some('`'));
+        if self.doubt || self.html || code_span || self.front.len() >= FRONT_MAX {
+            self.doubt();
+        } else {
+            self.fence = Some(fence);
+        }
+    }
+
+    /// A line that is no fence.
+    fn other(&mut self, before: &str, html: bool) {
+        self.html |= html;
+        let spaces = self.front.len() - self.front.trim_start_matches(' ').len();
+        match self.item {
+            Some(item) if spaces >= item => {}
+            _ => self.item = item_indent(&self.front, before),
+        }
+    }
+}
+
+fn rest_starts(front: &str, mark: char) -> bool {
+    front.trim_start_matches(is_container).starts_with(mark)
+}
+
+/// What block quotes, lists and indentation put before a line's own text.
+fn is_container(front: char) -> bool {
+    matches!(front, ' ' | '\t' | '>' | '-' | '*' | '+' | '.' | ')') || front.is_ascii_digit()
+}
+
+/// How far what belongs to an item is indented, if a line begins one (section 5.2).
+fn item_indent(front: &str, before: &str) -> Option<usize> {
+    let indent = front.len() - front.trim_start_matches(' ').len();
+    let rest = before.get(indent..)?;
+    let digits = rest.len() - rest.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+    let marker = rest.get(digits..)?.chars().next()?;
+    let listed = if digits == 0 { matches!(marker, '-' | '*' | '+') } else { digits < 10 && matches!(marker, '.' | ')') };
+    let spaces = rest.get(digits + 1..)?.bytes().take_while(|byte| *byte == b' ').count();
+    (indent < 4 && listed && (1..=4).contains(&spaces)).then_some(indent + digits + 1 + spaces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For each line whether it is fenced when it begins.
+    #[track_caller]
+    fn check(lines: &[(&str, bool)]) {
+        let mut at = Lines::new(true);
+        for (line, fenced) in lines {
+            assert_eq!(at.fenced(), *fenced, "{line:?} of {lines:?}");
+            line.chars().for_each(|next| _ = at.take(next));
+            at.take('\n');
+        }
+    }
+
+    #[test]
+    fn fences_that_every_reader_sees() {
+        check(&[("text", false), ("```rust", false), ("let x;", true), ("```", true), ("after", false)]);
+        check(&[("~~~ a `b`", false), ("```", true), ("~~~~", true), ("after", false)]);
+        check(&[("````", false), ("```", true), ("````  ", true), ("after", false)]);
+        check(&[("```", false), ("a", true), ("   ```", true), ("after", false), ("```", false), ("b", true)]);
+        check(&[
+            ("1. do", false),
+            ("", false),
+            ("   ```sh", false),
+            ("   x", false),
+            ("   ```", false),
+            ("```", false),
+            ("x", true),
+        ]);
+        check(&[("- a", false), ("  ```", false), ("  ```", false), ("", false), ("```", false), ("x", true)]);
+    }
+
+    #[test]
+    fn where_readers_differ_nothing_is_fenced() {
+        check(&[("  ```", false), ("x", false), ("```", false), ("x", false)]);
+        check(&[("``` a`b", false), ("x", false), ("```", false), ("x", false)]);
+        check(&[("<div>", false), ("```", false), ("x", false)]);
+        check(&[("> ```", false), ("```", false), ("x", false)]);
+        check(&[("- a", false), (" ```", false), ("```", false), ("x", false)]);
+        check(&[("- a", false), ("b", false), ("  ```", false), ("```", false), ("x", false)]);
+        check(&[("```", false), ("x", true), ("``` x", true), ("y", false), ("```", false), ("z", false)]);
+        check(&[("```", false), ("x", true), ("    ```", true), ("y", false)]);
+        check(&[("```", false), ("x", true), ("```~", true), ("y", false)]);
+        check(&[("```", false), ("x", true), ("> ```", true), ("y", false)]);
+    }
+}

@@ -1,0 +1,483 @@
+//! Door 2: a text on its way to who renders it. Every URL in it is found, however it is spelled, and gives way to a mark unless it
+//! leads to where it may (docs/EGRESS.md says how it is found, and what is not looked for).
+//!
+//! Nothing here parses Markdown or HTML as one reader would. What could be a URL for any of them is one. The scheme is never held
+//! back: it passes, and what makes a URL of it, from the colon on, is held until the authority is read. So a text comes out the same
+//! however it is cut into pieces, and nothing is held that a longer URL could outgrow.
+
+mod authority;
+mod context;
+mod lines;
+mod plain;
+mod reference;
+mod schemes;
+mod tags;
+
+pub use context::Kind;
+
+use authority::{AUTHORITY_MAX, Lead, ends, is_inert};
+use context::{Context, Place};
+use lines::Lines;
+use plain::plain;
+use reference::{Reference, Taken};
+use schemes::{OPAQUE, OPAQUE_ANYWHERE, SPECIAL, speaks};
+use tags::Tags;
+
+/// What stands in a text where a URL was.
+pub const MARK: &str = "\u{27e8}link removed\u{27e9}";
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found<'t> {
+    /// How it would be come upon.
+    pub kind: Kind,
+    /// The scheme and authority with a slash.
+    ///
+    /// # Errors
+    /// What stands there, where readers do not agree on a URL.
+    pub url: Result<&'t str, &'t str>,
+    /// Whether it stands in fenced code, where it stays.
+    pub fenced: bool,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stays.
+    Pass,
+    /// It gives way to [`MARK`].
+    Strip,
+    /// Nothing more comes out.
+    Block,
+}
+
+/// Who judges what was found.
+pub type Judged<'j> = dyn FnMut(&Found<'_>) -> Verdict + 'j;
+
+#[derive(Clone, Debug, Default)]
+enum State {
+    /// Nothing is held.
+    #[default]
+    Idle,
+    /// A backslash, and what stands before it.
+    Backslash(Box<Context>),
+    /// A scheme and its colon, or the first of two slashes: slashes and backslashes since.
+    Slashes { lead: Lead, place: Place, slashes: usize, backslashes: usize },
+    /// An authority.
+    Authority(Box<Reading>),
+    /// The rest of a URL that has given way.
+    Swallow,
+    /// Nothing comes out any more.
+    Blocked,
+}
+
+/// An authority while it is read.
+#[derive(Clone, Debug)]
+struct Reading {
+    lead: Lead,
+    kind: Kind,
+    read: String,
+    /// Inside brackets.
+    bracket: bool,
+    /// Behind a backslash.
+    backslash: bool,
+    before: Before,
+}
+
+/// What stood before an authority, and where in what is held it begins.
+#[derive(Clone, Debug)]
+struct Before {
+    context: Context,
+    tags: Tags,
+    lines: Lines,
+    from: usize,
+}
+
+/// The filter of one text.
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    state: State,
+    held: String,
+    reference: Reference,
+    context: Context,
+    tags: Tags,
+    lines: Lines,
+    /// A text was cut in what could be a URL, and what follows may be put right behind it.
+    joint: bool,
+}
+
+impl Scanner {
+    /// A filter for a text from its beginning. `fences` says whether fenced code is believed: not where the text goes on from one that
+    /// is not seen here.
+    #[must_use]
+    pub fn new(fences: bool) -> Self {
+        Self {
+            state: State::Idle,
+            held: String::new(),
+            reference: Reference::default(),
+            context: Context::default(),
+            tags: Tags::default(),
+            lines: Lines::new(fences),
+            joint: false,
+        }
+    }
+
+    /// Whether something is held back.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty() || self.reference.is_open()
+    }
+
+    /// Whether a verdict has ended the text.
+    #[must_use]
+    pub const fn is_blocked(&self) -> bool {
+        matches!(self.state, State::Blocked)
+    }
+
+    /// Takes the next piece, and appends to `out` what goes on.
+    pub fn push(&mut self, text: &str, out: &mut String, judge: &mut Judged<'_>) {
+        let mut at = 0;
+        while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+            let plain = if self.is_plain() { plain(rest) } else { 0 };
+            if plain > 0 {
+                let (run, _) = rest.split_at(plain);
+                self.context.ran(run);
+                out.push_str(run);
+                at += plain;
+                continue;
+            }
+            let Some(next) = rest.chars().next() else { return };
+            at += next.len_utf8();
+            self.raw(next, out, judge);
+        }
+    }
+
+    /// The text is over, or other text follows that may be shown right behind it: what is held comes out.
+    pub fn pause(&mut self, out: &mut String, judge: &mut Judged<'_>) {
+        let cut = self.reference.is_open();
+        if cut {
+            let taken = self.reference.end();
+            self.referred(taken, None, out, judge);
+        }
+        let joint = cut || !matches!(self.state, State::Idle);
+        match std::mem::take(&mut self.state) {
+            State::Authority(reading) => _ = self.decide(reading, false, out, judge),
+            State::Idle | State::Backslash(_) | State::Slashes { .. } => self.release(out),
+            over @ (State::Swallow | State::Blocked) => self.state = over,
+        }
+        self.joint |= joint && matches!(self.state, State::Idle);
+        self.lines.doubt();
+    }
+
+    fn is_plain(&self) -> bool {
+        let nothing_held = matches!(self.state, State::Idle) && !self.reference.is_open() && !self.joint;
+        nothing_held && self.tags.is_idle() && self.lines.is_past_front()
+    }
+
+    /// A character as it is written.
+    fn raw(&mut self, next: char, out: &mut String, judge: &mut Judged<'_>) {
+        if self.reference.is_open() {
+            let taken = self.reference.take(next);
+            self.referred(taken, Some(next), out, judge);
+        } else if next == '&' {
+            self.reference.begin();
+        } else {
+            self.atom(next, next.encode_utf8(&mut [0; 4]), true, out, judge);
+        }
+    }
+
+    /// What a reference turned out to be. `next` is the character that showed it.
+    fn referred(&mut self, taken: Taken, next: Option<char>, out: &mut String, judge: &mut Judged<'_>) {
+        match taken {
+            Taken::On => {}
+            Taken::Whole(seen, raw) => self.atom(seen, &raw, false, out, judge),
+            Taken::Before(seen, raw) => {
+                self.atom(seen, &raw, false, out, judge);
+                next.into_iter().for_each(|next| self.raw(next, out, judge));
+            }
+            Taken::Not(raw) => {
+                raw.chars().for_each(|one| self.atom(one, one.encode_utf8(&mut [0; 4]), true, out, judge));
+                next.into_iter().for_each(|next| self.raw(next, out, judge));
+            }
+            Taken::TooLong(raw) => self.absurd(&raw, out, judge),
+        }
+    }
+
+    /// A reference that nobody means anything by but to get past a reader.
+    fn absurd(&mut self, raw: &str, out: &mut String, judge: &mut Judged<'_>) {
+        let lead = Lead::Scheme(String::new());
+        let reading = match std::mem::take(&mut self.state) {
+            State::Authority(reading) => reading,
+            State::Slashes { lead, .. } => self.reading(lead, Kind::Either, raw),
+            over @ (State::Swallow | State::Blocked) => {
+                self.state = over;
+                return;
+            }
+            State::Idle | State::Backslash(_) => self.reading(lead, Kind::Either, raw),
+        };
+        if self.decide(reading, true, out, judge) {
+            out.push_str(raw);
+        } else {
+            self.state = if self.is_blocked() { State::Blocked } else { State::Swallow };
+        }
+    }
+
+    /// A character as readers see it, and how it is written.
+    fn atom(&mut self, seen: char, raw: &str, literal: bool, out: &mut String, judge: &mut Judged<'_>) {
+        if std::mem::take(&mut self.joint) && !seen.is_whitespace() {
+            out.push(' ');
+            out.push_str(MARK);
+        }
+        // Inside a tag, readers of URLs leave these out (URL Standard section 4.4).
+        let left_out = matches!(seen, '\t' | '\n' | '\r') && self.tags.possible();
+        let escaped = matches!(self.state, State::Backslash(_));
+        if !self.step((seen, raw), left_out, out, judge) {
+            return;
+        }
+        if left_out {
+            self.context.left_out(seen);
+        } else {
+            self.context.take(seen, literal && !escaped);
+        }
+        if literal {
+            self.tags.take(seen);
+        }
+        if self.tags.raw() && !self.lines.fenced() {
+            self.lines.doubt();
+        }
+        for next in raw.chars() {
+            if self.lines.take(next) {
+                self.tags.blank_line();
+                self.context.blank_line();
+            }
+        }
+    }
+
+    /// What a character does; false when it does not come out, or came up for itself.
+    fn step(&mut self, (seen, raw): (char, &str), left_out: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
+        match std::mem::take(&mut self.state) {
+            State::Idle => self.idle(seen, raw, out),
+            State::Swallow if ends_url(seen) => self.idle(seen, raw, out),
+            over @ (State::Swallow | State::Blocked) => {
+                self.state = over;
+                return false;
+            }
+            State::Backslash(before) => self.behind_backslash(&before, seen, raw, out),
+            State::Slashes { lead, place, slashes, backslashes } => {
+                let (slash, backslash) = (usize::from(seen == '/'), usize::from(seen == '\\'));
+                let (slashes, backslashes) = (slashes + slash, backslashes + backslash);
+                if slash + backslash == 0 && !left_out {
+                    return self.behind_slashes((lead, place), (slashes, backslashes), (seen, raw), out, judge);
+                }
+                self.held.push_str(raw);
+                if self.held.len() > AUTHORITY_MAX {
+                    // Readers of URLs skip as many as there are.
+                    let kind = self.kind(place);
+                    let reading = self.reading(lead, kind, "");
+                    return self.decide(reading, true, out, judge);
+                }
+                self.state = State::Slashes { lead, place, slashes, backslashes };
+            }
+            State::Authority(reading) => return self.authority(reading, left_out, (seen, raw), out, judge),
+        }
+        true
+    }
+
+    fn reading(&self, lead: Lead, kind: Kind, read: &str) -> Box<Reading> {
+        let (context, tags, lines) = (self.context.clone(), self.tags.clone(), self.lines.clone());
+        let before = Before { context, tags, lines, from: self.held.len() };
+        Box::new(Reading { lead, kind, read: read.to_owned(), bracket: false, backslash: false, before })
+    }
+
+    fn idle(&mut self, seen: char, raw: &str, out: &mut String) {
+        let begin = match seen {
+            '\\' => State::Backslash(Box::new(self.context.clone())),
+            ':' if self.context.scheme().is_some_and(speaks) => scheme(&self.context),
+            '.' if self.context.is_www() => self.www(&self.context),
+            '/' if !joins(self.context.last) => {
+                let (lead, place) = match self.context.behind_colon() {
+                    Some((scheme, place)) => (Lead::Scheme(scheme.to_owned()), place),
+                    None => (Lead::Slashes { placed: false }, self.context.here()),
+                };
+                State::Slashes { lead, place, slashes: 1, backslashes: 0 }
+            }
+            _ => {
+                out.push_str(raw);
+                return;
+            }
+        };
+        self.held.push_str(raw);
+        self.state = begin;
+    }
+
+    fn www(&self, before: &Context) -> State {
+        let kind = self.kind(before.before_word());
+        State::Authority(self.reading(Lead::Www, kind, "www."))
+    }
+
+    /// What a backslash escapes for Markdown; for a reader of URLs it is a slash.
+    fn behind_backslash(&mut self, before: &Context, seen: char, raw: &str, out: &mut String) {
+        let begin = match seen {
+            ':' if before.scheme().is_some() => scheme(before),
+            '.' if before.is_www() => self.www(before),
+            '/' | '\\' if !joins(before.last) => {
+                let place = before.here();
+                let (slashes, backslashes) = if seen == '/' { (1, 1) } else { (0, 2) };
+                State::Slashes { lead: Lead::Slashes { placed: false }, place, slashes, backslashes }
+            }
+            _ => {
+                self.release(out);
+                out.push_str(raw);
+                return;
+            }
+        };
+        self.held.push_str(raw);
+        self.state = begin;
+    }
+
+    /// Something else than a slash behind a scheme's colon, or behind slashes.
+    fn behind_slashes(
+        &mut self,
+        (lead, place): (Lead, Place),
+        (slashes, backslashes): (usize, usize),
+        (seen, raw): (char, &str),
+        out: &mut String,
+        judge: &mut Judged<'_>,
+    ) -> bool {
+        let any = slashes + backslashes;
+        let inside = place.is_destination() || place.is_style() || self.tags.possible();
+        let (lead, begins) = match lead {
+            Lead::Scheme(scheme) => {
+                let name = scheme.as_str();
+                let hierarchical = slashes >= 2 || (SPECIAL.contains(&name) && any >= 1) || matches!(name, "http" | "https");
+                let opaque =
+                    OPAQUE.contains(&name) && (inside || OPAQUE_ANYWHERE.contains(&name) || name == "data" && place.opens());
+                (Lead::Scheme(scheme), hierarchical || opaque)
+            }
+            Lead::Slashes { .. } => {
+                let placed = inside || place.opens();
+                (Lead::Slashes { placed }, if inside { any >= 2 } else { slashes >= 2 })
+            }
+            Lead::Www => (Lead::Www, false),
+        };
+        let kind = self.kind(place);
+        if begins && (!ends(seen) || seen == '[') {
+            self.state = State::Authority(self.reading(lead, kind, ""));
+            return self.step((seen, raw), false, out, judge);
+        }
+        self.release(out);
+        self.idle(seen, raw, out);
+        true
+    }
+
+    fn kind(&self, place: Place) -> Kind {
+        if self.tags.raw() {
+            Kind::Either
+        } else if self.tags.possible() && !place.is_autolink() && !place.is_destination() {
+            if self.tags.is_link() && !place.is_style() { Kind::Clicked } else { Kind::Either }
+        } else {
+            self.context.kind(place)
+        }
+    }
+
+    fn authority(
+        &mut self,
+        mut reading: Box<Reading>,
+        left_out: bool,
+        (seen, raw): (char, &str),
+        out: &mut String,
+        judge: &mut Judged<'_>,
+    ) -> bool {
+        let opens = seen == '[' && reading.read.is_empty();
+        let closes = seen == ']' && reading.bracket;
+        let data = matches!(&reading.lead, Lead::Scheme(scheme) if scheme == "data");
+        let goes_on = opens || closes || left_out || (data && seen == '/');
+        let over = !goes_on && ends(seen);
+        if reading.backslash || over || (data && matches!(seen, ';' | ',')) {
+            // What Markdown drops, and others take for a slash.
+            let odd = reading.backslash && seen.is_ascii_punctuation() && seen != '/';
+            self.decide(reading, odd, out, judge);
+            return self.step((seen, raw), left_out, out, judge);
+        }
+        self.held.push_str(raw);
+        reading.bracket = (reading.bracket || opens) && !closes;
+        reading.backslash = seen == '\\';
+        if !left_out && !reading.backslash {
+            reading.read.push(seen);
+        }
+        if reading.read.len() > AUTHORITY_MAX || self.held.len() > 8 * AUTHORITY_MAX {
+            return self.decide(reading, true, out, judge);
+        }
+        self.state = State::Authority(reading);
+        true
+    }
+
+    /// An authority is over: what is held passes (true) or gives way.
+    fn decide(&mut self, reading: Box<Reading>, odd: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
+        let Reading { lead, kind, read, before, .. } = *reading;
+        let opaque = match &lead {
+            Lead::Scheme(scheme) if OPAQUE.contains(&scheme.as_str()) => Some(scheme.as_str()),
+            Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => None,
+        };
+        let url = match opaque {
+            Some("data") if is_inert(&read) => None,
+            Some(scheme) => Some(Err(format!("{scheme}:{read}"))),
+            None => authority::url(&lead, &read, odd),
+        };
+        let fenced = self.lines.fenced();
+        let found = |url: &Result<String, String>| {
+            let url = url.as_deref().map_err(String::as_str);
+            judge(&Found { kind, url, fenced })
+        };
+        let verdict = url.as_ref().map_or(Verdict::Pass, found);
+        match verdict {
+            Verdict::Pass => self.release(out),
+            Verdict::Strip => self.strip(before, out, judge),
+            Verdict::Block => {
+                self.held.clear();
+                self.state = State::Blocked;
+            }
+        }
+        verdict == Verdict::Pass
+    }
+
+    /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the mark.
+    fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
+        let Before { context, tags, lines, from } = before;
+        (self.context, self.tags, self.lines) = (context, tags, lines);
+        let rest = self.held.split_off(from);
+        // Lines that ended before the authority still do.
+        out.extend(self.held.chars().filter(|held| matches!(held, '\n' | '\r')));
+        self.held.clear();
+        out.push_str(MARK);
+        MARK.chars().for_each(|next| self.context.take(next, true));
+        self.state = State::Swallow;
+        rest.chars().for_each(|next| self.raw(next, out, judge));
+    }
+
+    fn release(&mut self, out: &mut String) {
+        out.push_str(&self.held);
+        self.held.clear();
+    }
+}
+
+/// A colon behind a scheme.
+fn scheme(before: &Context) -> State {
+    let scheme = before.scheme().unwrap_or_default();
+    let cut = OPAQUE_ANYWHERE.into_iter().find(|known| before.is_cut() && scheme.ends_with(known));
+    let lead = Lead::Scheme(cut.unwrap_or(scheme).to_owned());
+    State::Slashes { lead, place: before.before_word(), slashes: 0, backslashes: 0 }
+}
+
+/// Whether slashes behind `before` belong to what stands there: a path, a fraction.
+fn joins(before: char) -> bool {
+    before.is_alphanumeric() || matches!(before, '/' | '.' | '-' | '_' | '~' | '%')
+}
+
+/// Ends a URL that is taken out. What is left of it behind that is text.
+fn ends_url(next: char) -> bool {
+    next.is_whitespace() || next.is_control() || matches!(next, '<' | '>' | '"' | '\'' | '`' | ')' | ']' | '}' | '|')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! Schemes, and what may follow them where a URL begins.
+
+/// Schemes that the URL Standard takes for hierarchical with fewer than two slashes, or with backslashes.
+pub(super) const SPECIAL: [&str; 6] = ["http", "https", "ws", "wss", "ftp", "file"];
+/// Schemes without slashes that make whoever opens them call out or run something.
+pub(super) const OPAQUE: [&str; 17] = [
+    "blob",
+    "callto",
+    "data",
+    "facetime",
+    "feed",
+    "filesystem",
+    "jar",
+    "javascript",
+    "livescript",
+    "mailto",
+    "mocha",
+    "sms",
+    "smsto",
+    "tel",
+    "vbscript",
+    "view-source",
+    "xmpp",
+];
+/// Those of them that are links out in the text as well (GFM section 6.9).
+pub(super) const OPAQUE_ANYWHERE: [&str; 2] = ["mailto", "xmpp"];
+
+/// Whether something can follow a scheme and its colon that leads elsewhere without two slashes. Others' colons need not wait.
+pub(super) fn speaks(scheme: &str) -> bool {
+    SPECIAL.contains(&scheme) || OPAQUE.contains(&scheme) || OPAQUE_ANYWHERE.iter().any(|known| scheme.ends_with(known))
+}

@@ -1,0 +1,482 @@
+//! The texts of an answer: found wherever they stand in it, handed to who filters them, and put back. All else stays byte for byte.
+//!
+//! A text is every string of an answer but those under [`NOT_TEXT`]: an answer's own names and numbers, and what a tool is called with,
+//! which nobody rewrites.
+
+use crate::json::{self, Limits, Value};
+
+use super::peek::{items, member, members};
+use super::sse;
+
+/// Members that are no text for a reader, or whose insides are not.
+const NOT_TEXT: [&str; 27] = [
+    "arguments",
+    "code",
+    "created",
+    "data",
+    "encrypted_content",
+    "event",
+    "finish_reason",
+    "function_call",
+    "id",
+    "index",
+    "input",
+    "logprobs",
+    "model",
+    "name",
+    "object",
+    "param",
+    "partial_json",
+    "role",
+    "service_tier",
+    "signature",
+    "stop_reason",
+    "stop_sequence",
+    "system_fingerprint",
+    "tool_call_id",
+    "tool_calls",
+    "type",
+    "usage",
+];
+/// The choice of texts that belong to none.
+const NO_CHOICE: u64 = u64::MAX;
+/// Depth of an answer that is looked through.
+const DEPTH_MAX: usize = 64;
+
+/// Which text a piece belongs to: pieces of one are put together by who reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel<'k> {
+    /// The choice (`n` > 1).
+    pub choice: u64,
+    /// The member that holds it, such as `content`.
+    pub key: &'k str,
+}
+
+/// Who filters the texts.
+pub trait Prose: Send {
+    /// The next piece of a text: appends to `out` what goes on of it.
+    fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String);
+    /// Nothing more comes of a text, or what comes is a piece of its own: appends what was held.
+    fn pause(&mut self, channel: Channel<'_>, out: &mut String);
+    /// The texts of a choice, or of all, of which something is held.
+    fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)>;
+}
+
+/// Lets every text pass.
+impl Prose for () {
+    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+        out.push_str(text);
+    }
+
+    fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
+
+    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+        Vec::new()
+    }
+}
+
+/// An answer that cannot be looked through, so that nothing can be said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It is no JSON, or a string of it is not.
+    #[error("the answer is not JSON")]
+    Json,
+    /// Deeper than [`DEPTH_MAX`].
+    #[error("the answer is nested deeper than {DEPTH_MAX}")]
+    Depth,
+}
+
+/// One string of a document, and what becomes of it.
+struct Piece {
+    choice: u64,
+    key: String,
+    from: usize,
+    to: usize,
+    changed: bool,
+    text: String,
+}
+
+/// One document while it is looked through.
+struct Walk<'j, 'p> {
+    json: &'j [u8],
+    prose: &'p mut dyn Prose,
+    pieces: Vec<Piece>,
+    /// Places of what gives way to `null`.
+    dropped: Vec<(usize, usize)>,
+    /// What was held of texts that do not stand in this document.
+    rest: Vec<(u64, String, String)>,
+    /// Whether each string is a whole text.
+    whole: bool,
+    choice: u64,
+}
+
+/// A whole answer with its texts filtered; `None` where nothing changed.
+///
+/// # Errors
+/// When it cannot be looked through.
+pub fn whole(json: &[u8], prose: &mut dyn Prose) -> Result<Option<Vec<u8>>, Unreadable> {
+    let mut walk = Walk::new(json, prose, true);
+    walk.value(json.trim_ascii(), "", 0)?;
+    Ok(walk.written())
+}
+
+/// The events of a stream.
+#[derive(Default)]
+pub struct Stream {
+    /// For each text of which something is held: the last event of it, to be sent again with what was held.
+    templates: Vec<Template>,
+}
+
+struct Template {
+    choice: u64,
+    key: String,
+    event: Vec<u8>,
+}
+
+impl Template {
+    fn is_of(&self, choice: u64, key: &str) -> bool {
+        self.choice == choice && self.key == key
+    }
+}
+
+impl Stream {
+    /// Appends an event with its texts filtered, and before it what was held of texts that it ends.
+    ///
+    /// # Errors
+    /// When it cannot be looked through.
+    pub fn event(&mut self, event: &[u8], prose: &mut dyn Prose, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+        let Some(data) = sse::data(event) else {
+            out.extend_from_slice(event);
+            return Ok(());
+        };
+        let json = data.trim_ascii();
+        if json == b"[DONE]" {
+            self.finish(prose, out);
+        }
+        if json.is_empty() || json == b"[DONE]" {
+            out.extend_from_slice(event);
+            return Ok(());
+        }
+        let mut walk = Walk::new(&data, prose, false);
+        walk.value(json, "", 0)?;
+        if member(json, "type").is_some_and(|kind| kind == b"\"content_block_stop\"" || kind == b"\"message_stop\"") {
+            walk.end(None);
+        }
+        let (rest, here) = (std::mem::take(&mut walk.rest), walk.channels());
+        let written = walk.written();
+        rest.iter().for_each(|rest| self.again(rest, out));
+        match &written {
+            Some(data) => sse::with_data(event, data, out),
+            None => out.extend_from_slice(event),
+        }
+        let holding = prose.holding(None);
+        self.templates.retain(|known| holding.iter().any(|(choice, key)| known.is_of(*choice, key)));
+        for (choice, key) in holding.into_iter().filter(|held| here.contains(held)) {
+            self.templates.retain(|known| !known.is_of(choice, &key));
+            self.templates.push(Template { choice, key, event: event.to_vec() });
+        }
+        Ok(())
+    }
+
+    /// The stream is over: appends what is held.
+    pub fn finish(&mut self, prose: &mut dyn Prose, out: &mut Vec<u8>) {
+        for (choice, key) in prose.holding(None) {
+            let mut rest = String::new();
+            prose.pause(Channel { choice, key: &key }, &mut rest);
+            self.again(&(choice, key, rest), out);
+        }
+    }
+
+    /// The last event of a text once more, with what was held of it and nothing else.
+    fn again(&self, (choice, key, rest): &(u64, String, String), out: &mut Vec<u8>) {
+        let Some(template) = self.templates.iter().find(|template| template.is_of(*choice, key)).filter(|_| !rest.is_empty())
+        else {
+            return;
+        };
+        let Some(data) = sse::data(&template.event) else { return };
+        let mut only = Only { choice: *choice, key, rest: rest.clone() };
+        let mut walk = Walk::new(&data, &mut only, false);
+        // It could be looked through once already.
+        let _ = walk.value(data.trim_ascii(), "", 0);
+        match walk.written() {
+            Some(data) => sse::with_data(&template.event, &data, out),
+            None => out.extend_from_slice(&template.event),
+        }
+    }
+}
+
+/// Puts one text in its place, and nothing in others'.
+struct Only<'k> {
+    choice: u64,
+    key: &'k str,
+    rest: String,
+}
+
+impl Prose for Only<'_> {
+    fn piece(&mut self, channel: Channel<'_>, _: &str, out: &mut String) {
+        if channel == (Channel { choice: self.choice, key: self.key }) {
+            out.push_str(&std::mem::take(&mut self.rest));
+        }
+    }
+
+    fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
+
+    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+        Vec::new()
+    }
+}
+
+impl<'j, 'p> Walk<'j, 'p> {
+    fn new(json: &'j [u8], prose: &'p mut dyn Prose, whole: bool) -> Self {
+        Self { json, prose, pieces: Vec::new(), dropped: Vec::new(), rest: Vec::new(), whole, choice: NO_CHOICE }
+    }
+
+    fn value(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
+        if depth > DEPTH_MAX {
+            return Err(Unreadable::Depth);
+        }
+        match value.first() {
+            Some(b'"') => self.string(value, key),
+            Some(b'{') => self.object(value, depth),
+            Some(b'[') => self.array(value, key, depth),
+            Some(_) => Ok(()),
+            None => Err(Unreadable::Json),
+        }
+    }
+
+    fn array(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
+        let mut found = Ok(());
+        items(value, |item| {
+            if found.is_ok() {
+                found = if key == "choices" { self.of_choice(item, depth + 1) } else { self.value(item, key, depth + 1) };
+            }
+        })
+        .ok_or(Unreadable::Json)?;
+        found
+    }
+
+    fn object(&mut self, value: &'j [u8], depth: usize) -> Result<(), Unreadable> {
+        let mut found = Ok(());
+        members(value, |name, value| {
+            let name = std::str::from_utf8(name).unwrap_or_default();
+            if found.is_ok() && NOT_TEXT.binary_search(&name).is_err() {
+                found = self.value(value, name, depth + 1);
+            }
+        })
+        .ok_or(Unreadable::Json)?;
+        found
+    }
+
+    /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
+    fn of_choice(&mut self, choice: &'j [u8], depth: usize) -> Result<(), Unreadable> {
+        let (mut index, mut ended, mut tokens) = (0, false, None);
+        let object = members(choice, |name, value| match name {
+            b"index" => index = number(value),
+            b"finish_reason" => ended = value.trim_ascii() != b"null",
+            b"logprobs" => tokens = Some(value.trim_ascii()).filter(|value| *value != b"null"),
+            _ => {}
+        });
+        if object.is_none() {
+            return self.value(choice, "", depth);
+        }
+        let before = self.pieces.len();
+        self.choice = index;
+        self.object(choice, depth)?;
+        self.choice = NO_CHOICE;
+        if ended && !self.whole {
+            self.end(Some(index));
+        }
+        let changed = self.pieces.iter().skip(before).any(|piece| piece.changed);
+        if let Some(tokens) = tokens.filter(|_| changed) {
+            self.dropped.push(self.place(tokens));
+        }
+        Ok(())
+    }
+
+    /// The texts of a choice, or all, are over: what is held of them comes out.
+    fn end(&mut self, choice: Option<u64>) {
+        for (choice, key) in self.prose.holding(choice) {
+            let mut rest = String::new();
+            self.prose.pause(Channel { choice, key: &key }, &mut rest);
+            match self.pieces.iter_mut().rev().find(|piece| piece.choice == choice && piece.key == key) {
+                Some(piece) => {
+                    piece.text.push_str(&rest);
+                    piece.changed = true;
+                }
+                None => self.rest.push((choice, key, rest)),
+            }
+        }
+    }
+
+    fn string(&mut self, value: &'j [u8], key: &str) -> Result<(), Unreadable> {
+        let read = json::parse(value, &Limits::deep(1)).map_err(|_| Unreadable::Json)?;
+        let Value::String(read) = read else { return Err(Unreadable::Json) };
+        let (channel, mut text) = (Channel { choice: self.choice, key }, String::with_capacity(read.len()));
+        self.prose.piece(channel, &read, &mut text);
+        if self.whole {
+            self.prose.pause(channel, &mut text);
+        }
+        let ((from, to), changed) = (self.place(value), text != *read);
+        self.pieces.push(Piece { choice: self.choice, key: key.to_owned(), from, to, changed, text });
+        Ok(())
+    }
+
+    fn place(&self, value: &[u8]) -> (usize, usize) {
+        let from = value.as_ptr() as usize - self.json.as_ptr() as usize;
+        (from, from + value.len())
+    }
+
+    /// The texts that have a piece here.
+    fn channels(&self) -> Vec<(u64, String)> {
+        self.pieces.iter().map(|piece| (piece.choice, piece.key.clone())).collect()
+    }
+
+    /// The document with what has changed.
+    fn written(self) -> Option<Vec<u8>> {
+        let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
+        for piece in self.pieces.iter().filter(|piece| piece.changed) {
+            let mut text = Vec::with_capacity(piece.text.len() + 2);
+            json::write_string(&piece.text, &mut text);
+            edits.push((piece.from, piece.to, text));
+        }
+        edits.extend(self.dropped.iter().map(|(from, to)| (*from, *to, b"null".to_vec())));
+        if edits.is_empty() {
+            return None;
+        }
+        edits.sort_by_key(|(from, ..)| *from);
+        let (mut out, mut at) = (Vec::with_capacity(self.json.len() + 64), 0);
+        for (from, to, text) in &edits {
+            out.extend_from_slice(self.json.get(at..*from).unwrap_or_default());
+            out.extend_from_slice(text);
+            at = *to;
+        }
+        out.extend_from_slice(self.json.get(at..).unwrap_or_default());
+        Some(out)
+    }
+}
+
+fn number(value: &[u8]) -> u64 {
+    std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes texts in capitals, and holds a colon at the end of a piece.
+    #[derive(Default)]
+    struct Loud {
+        held: Vec<(u64, String)>,
+    }
+
+    impl Prose for Loud {
+        fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+            let own = |held: &(u64, String)| held.0 == channel.choice && held.1 == channel.key;
+            if self.held.iter().any(own) {
+                self.held.retain(|held| !own(held));
+                out.push(':');
+            }
+            match text.strip_suffix(':') {
+                Some(text) => {
+                    out.push_str(&text.to_uppercase());
+                    self.held.push((channel.choice, channel.key.to_owned()));
+                }
+                None => out.push_str(&text.to_uppercase()),
+            }
+        }
+
+        fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
+            let before = self.held.len();
+            self.held.retain(|held| held.0 != channel.choice || held.1 != channel.key);
+            out.push_str(if self.held.len() < before { ":" } else { "" });
+        }
+
+        fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
+            self.held.iter().filter(|held| choice.is_none_or(|choice| held.0 == choice)).cloned().collect()
+        }
+    }
+
+    #[track_caller]
+    fn check_whole(json: &str, expect: &str) {
+        let found = whole(json.as_bytes(), &mut Loud::default()).expect("readable");
+        assert_eq!(String::from_utf8(found.unwrap_or_else(|| json.into())).expect("text"), expect);
+    }
+
+    #[track_caller]
+    fn check_stream(events: &[&str], expect: &str) {
+        let (mut stream, mut loud, mut out) = (Stream::default(), Loud::default(), Vec::new());
+        for event in events {
+            stream.event(format!("{event}\n\n").as_bytes(), &mut loud, &mut out).expect("readable");
+        }
+        stream.finish(&mut loud, &mut out);
+        assert_eq!(String::from_utf8(out).expect("text"), expect);
+    }
+
+    #[test]
+    fn texts_are_found_wherever_they_stand() {
+        check_whole(
+            r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"c:","reasoning_content":"d\n\u00e9","refusal":null,"tool_calls":[{"function":{"name":"e","arguments":"{}"}}],"new":[{"x":"y"}]},"logprobs":{"content":[NaN]},"finish_reason":"stop"}],"usage":{"a":1}}"#,
+            r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"C:","reasoning_content":"D\nÉ","refusal":null,"tool_calls":[{"function":{"name":"e","arguments":"{}"}}],"new":[{"x":"Y"}]},"logprobs":null,"finish_reason":"stop"}],"usage":{"a":1}}"#,
+        );
+        check_whole(
+            r#" {"type":"message","content":[{"type":"text","text":"a"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
+            r#" {"type":"message","content":[{"type":"text","text":"A"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
+        );
+        check_whole(r#"{"error":{"message":"m","type":"t"}}"#, r#"{"error":{"message":"M","type":"t"}}"#);
+        check_whole(r#"{"data":[{"embedding":[1,2]}]}"#, r#"{"data":[{"embedding":[1,2]}]}"#);
+        for broken in ["", "{", r#"{"a":"\ud800"}"#, r#"{"a":"b}"#] {
+            assert_eq!(whole(broken.as_bytes(), &mut Loud::default()), Err(Unreadable::Json), "{broken}");
+        }
+        let deep = format!("{}{}", "[".repeat(80), "]".repeat(80));
+        assert_eq!(whole(deep.as_bytes(), &mut Loud::default()), Err(Unreadable::Depth));
+    }
+
+    #[test]
+    fn what_is_held_comes_out_with_the_end_of_its_choice() {
+        check_stream(
+            &[
+                r#"data: {"choices":[{"index":1,"delta":{"content":"a:"},"finish_reason":null}]}"#,
+                r#"data: {"choices":[{"index":0,"delta":{"content":"b:"},"finish_reason":"stop"}]}"#,
+                r#"data: {"choices":[{"index":1,"delta":{"content":"c:"},"finish_reason":null}]}"#,
+                r#"data: {"choices":[{"index":2,"delta":{"content":"d"},"finish_reason":null}]}"#,
+                r#"data: {"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
+                "data: [DONE]",
+            ],
+            concat!(
+                "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"A\"},\"finish_reason\":null}]}\n\n",
+                "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"B:\"},\"finish_reason\":\"stop\"}]}\n\n",
+                "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\":C\"},\"finish_reason\":null}]}\n\n",
+                "data: {\"choices\":[{\"index\":2,\"delta\":{\"content\":\"D\"},\"finish_reason\":null}]}\n\n",
+                "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\":\"},\"finish_reason\":null}]}\n\n",
+                "data: {\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+                "data: [DONE]\n\n",
+            ),
+        );
+    }
+
+    #[test]
+    fn what_is_held_comes_out_where_it_was_all_of_its_event() {
+        let event = |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"finish_reason\":null}}]}}");
+        check_stream(&[&event("A"), &event(":")], &[event("A"), event(""), event(":"), String::new()].join("\n\n"));
+    }
+
+    #[test]
+    fn what_is_held_comes_out_with_the_end_of_its_block() {
+        check_stream(
+            &[
+                "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a:\"}}",
+                "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}",
+            ],
+            concat!(
+                "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"A\"}}\n\n",
+                "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\":\"}}\n\n",
+                "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+            ),
+        );
+    }
+
+    #[test]
+    fn the_list_is_sorted() {
+        assert!(NOT_TEXT.is_sorted());
+    }
+}
