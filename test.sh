@@ -25,7 +25,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 install_programs() {
     # Some lie where only root looks.
     local missing="" PATH="$PATH:/usr/sbin:/sbin"
-    for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git nginx-light:nginx haproxy:haproxy nodejs:node \
+    for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git nginx-light:nginx haproxy:haproxy nodejs:node npm:npm \
         e2fsprogs:mkfs.ext4 mount:losetup; do
         command -v "${pair#*:}" >/dev/null 2>&1 || missing+=" ${pair%%:*}"
     done
@@ -44,6 +44,13 @@ install_python() {
     cmp -s tests/clients/requirements.txt target/venv/installed && return 0
     target/venv/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt &&
         cp tests/clients/requirements.txt target/venv/installed
+}
+
+install_node() {
+    local wanted=marked@15.0.12
+    [ "$(cat target/node/installed 2>/dev/null)" = "$wanted" ] && return 0
+    mkdir -p target/node
+    npm install --silent --no-fund --no-audit --ignore-scripts --prefix target/node "$wanted" && echo "$wanted" >target/node/installed
 }
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --document-private-items; }
@@ -76,6 +83,7 @@ tampering() {
 mkdir -p target
 step "install programs" install_programs
 step "install Python packages" install_python
+step "install Node.js packages" install_node
 step "format" cargo fmt --check
 step "lints" cargo clippy -q --all-targets --features seeded-faults -- -D warnings
 step "documentation" docs

@@ -1,6 +1,6 @@
 //! The texts of an answer: found wherever they stand in it, handed to who filters them, and put back. All else stays byte for byte.
 //!
-//! A text is every string of an answer but those under [`NOT_TEXT`]: an answer's own names and numbers, and what a tool is called with,
+//! A text is every string of an answer but those under `NOT_TEXT`: an answer's own names and numbers, and what a tool is called with,
 //! which nobody rewrites.
 
 use crate::json::{self, Limits, Value};
@@ -81,7 +81,7 @@ pub enum Unreadable {
     /// It is no JSON, or a string of it is not.
     #[error("the answer is not JSON")]
     Json,
-    /// Deeper than [`DEPTH_MAX`].
+    /// Deeper than `DEPTH_MAX`.
     #[error("the answer is nested deeper than {DEPTH_MAX}")]
     Depth,
 }

@@ -27,11 +27,12 @@ fn may_end(next: char) -> bool {
     !next.is_alphanumeric() && !matches!(next, '.' | '-' | '_' | ':' | '%' | '@' | '[' | ']')
 }
 
-/// The URL to judge for what was read as an authority; `None` where nothing is named. `odd` is what readers do not agree on.
+/// The URL to judge for what was read as an authority; `None` where nothing is named: out in the text, that is, and not `placed` where a
+/// URL belongs. `odd` is what readers do not agree on.
 ///
 /// # Errors
 /// The text for the record, where there is no URL that all readers have alike.
-pub(super) fn url(lead: &Lead, read: &str, odd: bool) -> Option<Result<String, String>> {
+pub(super) fn url(lead: &Lead, read: &str, (odd, placed): (bool, bool)) -> Option<Result<String, String>> {
     let scheme = match lead {
         Lead::Scheme(scheme) => scheme.as_str(),
         Lead::Slashes { .. } => "https",
@@ -40,16 +41,17 @@ pub(super) fn url(lead: &Lead, read: &str, odd: bool) -> Option<Result<String, S
     let cut = read.find(may_end).unwrap_or(read.len());
     let (front, behind) = read.split_at(cut);
     // A reader that goes on reads another host.
-    if odd || behind.contains(char::is_alphanumeric) || read.contains('@') {
+    let named = front.trim_end_matches(['.', '-', '_', ':']);
+    if odd || (placed && named.is_empty()) || behind.contains(char::is_alphanumeric) || read.contains('@') {
         return Some(Err(format!("{scheme}://{read}")));
     }
-    let authority = front.trim_end_matches(['.', '-', '_', ':']);
-    if authority.is_empty() || (*lead == Lead::Www && authority == "www") {
+    if named.is_empty() || (*lead == Lead::Www && named == "www") {
         return None;
     }
     match lead {
-        Lead::Slashes { placed: false } if !authority.contains(['.', '[']) => None,
-        Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => Some(Ok(format!("{scheme}://{authority}/"))),
+        // Out in the text, what has no dot is no name but for this one.
+        Lead::Slashes { placed: false } if !named.contains(['.', '[']) && named.split(':').next() != Some("localhost") => None,
+        Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => Some(Ok(format!("{scheme}://{named}/"))),
     }
 }
 
@@ -67,7 +69,7 @@ mod tests {
 
     #[track_caller]
     fn check(read: &str, expect: Option<Result<&str, &str>>) {
-        let found = url(&Lead::Scheme("https".to_owned()), read, false);
+        let found = url(&Lead::Scheme("https".to_owned()), read, (false, false));
         assert_eq!(found.as_ref().map(|found| found.as_deref().map_err(String::as_str)), expect, "{read}");
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Lines {
     /// A fence's own character behind its run; other text behind it.
     mark_again: bool,
     text_behind: bool,
+    /// The last character was a carriage return.
+    returned: bool,
 }
 
 impl Lines {
@@ -42,6 +44,7 @@ impl Lines {
             body: false,
             mark_again: false,
             text_behind: false,
+            returned: false,
         }
     }
 
@@ -63,6 +66,11 @@ impl Lines {
 
     /// Takes the next character as it is written; says whether a blank line has just ended.
     pub(super) fn take(&mut self, next: char) -> bool {
+        // One end of a line, in two characters.
+        let second = std::mem::replace(&mut self.returned, next == '\r') && next == '\n';
+        if second {
+            return false;
+        }
         if matches!(next, '\n' | '\r') {
             let blank = !self.body;
             self.line();

@@ -81,6 +81,8 @@ struct Reading {
     bracket: bool,
     /// Behind a backslash.
     backslash: bool,
+    /// Where a URL belongs, and not out in the text.
+    placed: bool,
     before: Before,
 }
 
@@ -262,6 +264,15 @@ impl Scanner {
                 self.state = over;
                 return false;
             }
+            // An escape of CSS, which can stand for a colon or a slash (CSS Syntax section 4.3.7).
+            State::Backslash(_) if self.tags.possible() && seen.is_ascii_hexdigit() => {
+                self.absurd(raw, out, judge);
+                return false;
+            }
+            over @ State::Backslash(_) if left_out => {
+                self.held.push_str(raw);
+                self.state = over;
+            }
             State::Backslash(before) => self.behind_backslash(&before, seen, raw, out),
             State::Slashes { lead, place, slashes, backslashes } => {
                 let (slash, backslash) = (usize::from(seen == '/'), usize::from(seen == '\\'));
@@ -286,7 +297,7 @@ impl Scanner {
     fn reading(&self, lead: Lead, kind: Kind, read: &str) -> Box<Reading> {
         let (context, tags, lines) = (self.context.clone(), self.tags.clone(), self.lines.clone());
         let before = Before { context, tags, lines, from: self.held.len() };
-        Box::new(Reading { lead, kind, read: read.to_owned(), bracket: false, backslash: false, before })
+        Box::new(Reading { lead, kind, read: read.to_owned(), bracket: false, backslash: false, placed: false, before })
     }
 
     fn idle(&mut self, seen: char, raw: &str, out: &mut String) {
@@ -361,9 +372,10 @@ impl Scanner {
             Lead::Www => (Lead::Www, false),
         };
         let kind = self.kind(place);
-        if begins && (!ends(seen) || seen == '[') {
-            self.state = State::Authority(self.reading(lead, kind, ""));
-            return self.step((seen, raw), false, out, judge);
+        if begins && (!ends(seen) || seen == '[' || is_reference(raw)) {
+            let mut reading = self.reading(lead, kind, "");
+            reading.placed = inside;
+            return self.authority(reading, false, (seen, raw), out, judge);
         }
         self.release(out);
         self.idle(seen, raw, out);
@@ -391,6 +403,11 @@ impl Scanner {
         let opens = seen == '[' && reading.read.is_empty();
         let closes = seen == ']' && reading.bracket;
         let data = matches!(&reading.lead, Lead::Scheme(scheme) if scheme == "data");
+        // Some read what a reference stands for, and others what it is made of.
+        if is_reference(raw) && !left_out {
+            self.decide(reading, true, out, judge);
+            return self.step((seen, raw), left_out, out, judge);
+        }
         let goes_on = opens || closes || left_out || (data && seen == '/');
         let over = !goes_on && ends(seen);
         if reading.backslash || over || (data && matches!(seen, ';' | ',')) {
@@ -414,7 +431,7 @@ impl Scanner {
 
     /// An authority is over: what is held passes (true) or gives way.
     fn decide(&mut self, reading: Box<Reading>, odd: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
-        let Reading { lead, kind, read, before, .. } = *reading;
+        let Reading { lead, kind, read, placed, before, .. } = *reading;
         let opaque = match &lead {
             Lead::Scheme(scheme) if OPAQUE.contains(&scheme.as_str()) => Some(scheme.as_str()),
             Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => None,
@@ -422,7 +439,7 @@ impl Scanner {
         let url = match opaque {
             Some("data") if is_inert(&read) => None,
             Some(scheme) => Some(Err(format!("{scheme}:{read}"))),
-            None => authority::url(&lead, &read, odd),
+            None => authority::url(&lead, &read, (odd, placed)),
         };
         let fenced = self.lines.fenced();
         let found = |url: &Result<String, String>| {
@@ -467,6 +484,10 @@ fn scheme(before: &Context) -> State {
     let cut = OPAQUE_ANYWHERE.into_iter().find(|known| before.is_cut() && scheme.ends_with(known));
     let lead = Lead::Scheme(cut.unwrap_or(scheme).to_owned());
     State::Slashes { lead, place: before.before_word(), slashes: 0, backslashes: 0 }
+}
+
+fn is_reference(raw: &str) -> bool {
+    raw.len() > 1 && raw.starts_with('&')
 }
 
 /// Whether slashes behind `before` belong to what stands there: a path, a fraction.

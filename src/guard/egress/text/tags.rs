@@ -24,12 +24,13 @@ pub(super) struct Tags {
     word_over: bool,
     attribute: String,
     raw: bool,
+    style: bool,
 }
 
 impl Tags {
-    /// Whether this can be inside a tag.
+    /// Whether this can be inside a tag or a style sheet.
     pub(super) const fn possible(&self) -> bool {
-        self.readings != 0
+        self.readings != 0 || self.style
     }
 
     /// Whether raw HTML that blank lines do not end has been begun, or a comment or declaration.
@@ -39,7 +40,7 @@ impl Tags {
 
     /// Whether nothing of what follows matters until the next `<`.
     pub(super) const fn is_idle(&self) -> bool {
-        self.readings == 0 && !self.after_lt
+        !self.possible() && !self.after_lt
     }
 
     /// Whether what stands here is surely where a click on a link leads.
@@ -99,6 +100,7 @@ impl Tags {
         } else {
             self.naming = false;
             self.raw |= RAW.contains(&self.name.as_str());
+            self.style |= self.name == "style";
         }
     }
 

