@@ -51,6 +51,13 @@ pub(super) fn aad(at: &str, key: &RecordKeyId, kind: &str) -> String {
     outer(at, kind, &format!(",\"key\":\"{key}\""))
 }
 
+/// What a record is that is not of this version.
+fn newer(rest: &str) -> RecordFault {
+    let version = rest.strip_suffix('}').and_then(|rest| rest.rsplit_once(",\"v\":")).map_or("", |(_, version)| version);
+    let plain = version.bytes().all(|byte| byte.is_ascii_digit()) && !version.starts_with('0');
+    version.parse().ok().filter(|_| plain).map_or(RecordFault::Form, RecordFault::Newer)
+}
+
 impl<'r> Outside<'r> {
     /// Reads a record's outside, if the record is in the one form that it may have.
     ///
@@ -66,7 +73,7 @@ impl<'r> Outside<'r> {
         if !is_moment(at) {
             return Err(RecordFault::Member("at"));
         }
-        let rest = rest.strip_suffix(",\"v\":1}").ok_or(RecordFault::Form)?;
+        let rest = rest.strip_suffix(",\"v\":1}").ok_or_else(|| newer(rest))?;
         if let Some(rest) = rest.strip_prefix(",\"box\":\"") {
             let (text, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
             let rest = rest.strip_prefix(",\"key\":\"").ok_or(RecordFault::Form)?;

@@ -94,6 +94,9 @@ pub enum RecordFault {
     /// A `kind` that this version does not know.
     #[error("kind {0:?} is not known to this version")]
     Kind(String),
+    /// Of a version that this build does not read.
+    #[error("of version {0}, which a newer token-shield wrote: use that one, or a newer one")]
+    Newer(u32),
     /// It says what a record says, but not in the one way to write it.
     #[error("not in canonical form, or with members that do not belong there")]
     Form,
@@ -312,7 +315,9 @@ mod tests {
         refuses(&stop.replace(r#","v":1"#, r#","v":1,"z":0"#), RecordFault::Form);
         refuses(&stop.replace("stop", "\\u0073top"), RecordFault::Member("kind"));
         refuses(r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","plain":{},"v":1}"#, RecordFault::Form);
-        refuses(&stop.replace(":1}", ":2}"), RecordFault::Form);
+        refuses(&stop.replace(":1}", ":2}"), RecordFault::Newer(2));
+        refuses(&stop.replace(":1}", ":01}"), RecordFault::Form);
+        refuses(&stop.replace(":1}", ":0}"), RecordFault::Form);
         refuses(&stop.replace("{}", r#"{"z":1,"a":1}"#), RecordFault::Form);
         refuses(&stop.replace("{}", r#"{"a":1.5}"#), RecordFault::Form);
         refuses(&stop.replace("120Z", "12Z"), RecordFault::Member("at"));

@@ -13,6 +13,10 @@ use crate::seeded::{Seed, has};
 const CONTROLS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("controls");
 /// One row: epoch, size, root.
 const STAMP: TableDefinition<'_, (), (u32, u64, [u8; 32])> = TableDefinition::new("stamp");
+/// One row: how the other tables are to be read. One that is not there stands for the first.
+const FORMAT: TableDefinition<'_, (), u32> = TableDefinition::new("format");
+/// How this version reads and writes them.
+const FORMAT_NOW: u32 = 1;
 /// After so many records the cache is synced; a crash before costs the reading of no more than these.
 const SETTLE_AFTER: u64 = 16_384;
 
@@ -34,19 +38,37 @@ pub(super) struct Cache {
     behind: bool,
 }
 
+/// Opens the database, or makes it, if it is in the format of this version.
+fn readable(path: &Path) -> Result<Database, String> {
+    let database = Database::create(path).map_err(|error| error.to_string())?;
+    let format = || -> Fallible<u32> {
+        let read = database.begin_read()?;
+        match read.open_table(FORMAT) {
+            Ok(table) => Ok(table.get(())?.map_or(FORMAT_NOW, |row| row.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(FORMAT_NOW),
+            Err(error) => Err(error.into()),
+        }
+    };
+    match format() {
+        Ok(FORMAT_NOW) => Ok(database),
+        Ok(other) => Err(format!("it is of format {other}, and this version reads {FORMAT_NOW}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 type Fallible<T> = Result<T, redb::Error>;
 
 impl Cache {
     /// Opens the cache, or begins it anew where it cannot be read. `None` where neither can be done, and where what cannot be read
     /// must be `kept`: there are records that are nowhere else.
     pub(super) fn open(path: &Path, kept: bool) -> Option<Self> {
-        let database = Database::create(path).or_else(|error| {
+        let database = readable(path).or_else(|error| {
             if kept {
                 return Err(error);
             }
             tracing::warn!(%error, path = %path.display(), "the cache of the log cannot be read and is made anew");
             let _ = std::fs::remove_file(path);
-            Database::create(path)
+            readable(path)
         });
         let database =
             database.inspect_err(|error| tracing::warn!(%error, "the gateway goes on without a cache of its log")).ok()?;
@@ -128,6 +150,7 @@ impl Cache {
             for (index, record) in records.filter(|_| !has(Seed::CacheStampedAhead)) {
                 table.insert((epoch, index), record)?;
             }
+            write.open_table(FORMAT)?.insert((), FORMAT_NOW)?;
             let mut table = write.open_table(STAMP)?;
             if let Some(Stamp { epoch, size, root }) = stamp {
                 table.insert((), (epoch, size, root))?;

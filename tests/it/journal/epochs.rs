@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redb::ReadableTable as _;
 use token_shield::audit::event::{Event, Standing};
 use token_shield::audit::head::Head;
 use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
@@ -100,6 +101,27 @@ fn a_cache_of_another_log_is_made_anew_and_one_ahead_is_refused() {
     data.holds(&events(10));
     fs::copy(data.settings().cache, other.settings().cache).expect("copy");
     other.refused(|fault| matches!(fault, LogFault::CacheAhead { size: 10, .. }));
+}
+
+#[test]
+fn a_cache_of_another_format_is_made_anew() {
+    const FORMAT: redb::TableDefinition<'_, (), u32> = redb::TableDefinition::new("format");
+    let data = Data::with(10);
+    let format = |set: Option<u32>| {
+        let database = redb::Database::create(data.settings().cache).expect("a cache");
+        let write = database.begin_write().expect("begun");
+        let found = {
+            let mut table = write.open_table(FORMAT).expect("a table");
+            let found = table.get(()).expect("read").map(|row| row.value());
+            set.map(|format| table.insert((), format).expect("written"));
+            found
+        };
+        write.commit().expect("committed");
+        found
+    };
+    assert_eq!(format(Some(2)), Some(1));
+    data.holds(&events(10));
+    assert_eq!(format(None), Some(1));
 }
 
 #[test]
