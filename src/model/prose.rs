@@ -3,6 +3,8 @@
 //! A text is every string of an answer but those under `NOT_TEXT`: an answer's own names and numbers, and what a tool is called with,
 //! which nobody rewrites.
 
+use std::collections::BTreeSet;
+
 use crate::json::{self, Limits, Value};
 
 use super::peek::{items, member, members};
@@ -38,6 +40,8 @@ const NOT_TEXT: [&str; 27] = [
     "type",
     "usage",
 ];
+/// Members that may not go out twice.
+const ONCE: [&str; 4] = ["function_call", "logprobs", "tool_calls", "usage"];
 /// The choice of texts that belong to none.
 const NO_CHOICE: u64 = u64::MAX;
 /// Depth of an answer that is looked through.
@@ -58,6 +62,8 @@ pub trait Prose: Send {
     fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String);
     /// Nothing more comes of a text, or what comes is a piece of its own: appends what was held.
     fn pause(&mut self, channel: Channel<'_>, out: &mut String);
+    /// What follows of all texts is shown by itself, or behind what came: nothing that is open goes on there. Nothing is held.
+    fn part(&mut self);
     /// The texts of a choice, or of all, of which something is held.
     fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)>;
 }
@@ -70,6 +76,8 @@ impl Prose for () {
 
     fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
 
+    fn part(&mut self) {}
+
     fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
         Vec::new()
     }
@@ -81,6 +89,12 @@ pub enum Unreadable {
     /// It is no JSON, or a string of it is not.
     #[error("the answer is not JSON")]
     Json,
+    /// A choice whose number is none.
+    #[error("the index of a choice is not a whole number")]
+    Index,
+    /// A text that stands there twice under one name.
+    #[error("a member of the answer stands there twice")]
+    Twice,
     /// Deeper than `DEPTH_MAX`.
     #[error("the answer is nested deeper than {DEPTH_MAX}")]
     Depth,
@@ -107,6 +121,8 @@ struct Walk<'j, 'p> {
     rest: Vec<(u64, String, String)>,
     /// Whether each string is a whole text.
     whole: bool,
+    /// Whether nothing but texts goes out: all else has gone out once already.
+    alone: bool,
     choice: u64,
 }
 
@@ -145,6 +161,10 @@ impl Stream {
     /// # Errors
     /// When it cannot be looked through.
     pub fn event(&mut self, event: &[u8], prose: &mut dyn Prose, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+        // Readers of streams drop it, and would read what stands behind it (WHATWG HTML section 9.2.6).
+        if event.starts_with(b"\xef\xbb\xbf") {
+            return Err(Unreadable::Json);
+        }
         let Some(data) = sse::data(event) else {
             out.extend_from_slice(event);
             return Ok(());
@@ -161,6 +181,7 @@ impl Stream {
         walk.value(json, "", 0)?;
         if member(json, "type").is_some_and(|kind| kind == b"\"content_block_stop\"" || kind == b"\"message_stop\"") {
             walk.end(None);
+            walk.prose.part();
         }
         let (rest, here) = (std::mem::take(&mut walk.rest), walk.channels());
         let written = walk.written();
@@ -195,7 +216,7 @@ impl Stream {
         };
         let Some(data) = sse::data(&template.event) else { return };
         let mut only = Only { choice: *choice, key, rest: rest.clone() };
-        let mut walk = Walk::new(&data, &mut only, false);
+        let mut walk = Walk { alone: true, ..Walk::new(&data, &mut only, false) };
         // It could be looked through once already.
         let _ = walk.value(data.trim_ascii(), "", 0);
         match walk.written() {
@@ -221,6 +242,8 @@ impl Prose for Only<'_> {
 
     fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
 
+    fn part(&mut self) {}
+
     fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
         Vec::new()
     }
@@ -228,7 +251,7 @@ impl Prose for Only<'_> {
 
 impl<'j, 'p> Walk<'j, 'p> {
     fn new(json: &'j [u8], prose: &'p mut dyn Prose, whole: bool) -> Self {
-        Self { json, prose, pieces: Vec::new(), dropped: Vec::new(), rest: Vec::new(), whole, choice: NO_CHOICE }
+        Self { json, prose, pieces: Vec::new(), dropped: Vec::new(), rest: Vec::new(), whole, alone: false, choice: NO_CHOICE }
     }
 
     fn value(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
@@ -247,6 +270,11 @@ impl<'j, 'p> Walk<'j, 'p> {
     fn array(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
         let mut found = Ok(());
         items(value, |item| {
+            // Parts of a text may be shown each by itself.
+            if !self.whole && key == "content" {
+                self.end(None);
+                self.prose.part();
+            }
             if found.is_ok() {
                 found = if key == "choices" { self.of_choice(item, depth + 1) } else { self.value(item, key, depth + 1) };
             }
@@ -256,11 +284,18 @@ impl<'j, 'p> Walk<'j, 'p> {
     }
 
     fn object(&mut self, value: &'j [u8], depth: usize) -> Result<(), Unreadable> {
-        let mut found = Ok(());
+        let (mut found, mut texts) = (Ok(()), BTreeSet::new());
         members(value, |name, value| {
-            let name = std::str::from_utf8(name).unwrap_or_default();
-            if found.is_ok() && NOT_TEXT.binary_search(&name).is_err() {
-                found = self.value(value, name, depth + 1);
+            let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
+            let Some(name) = text.filter(|_| found.is_ok()) else {
+                found = found.and(Err(Unreadable::Json));
+                return;
+            };
+            if NOT_TEXT.binary_search(&name).is_err() {
+                // Of two, some read the first.
+                found = if texts.insert(name) { self.value(value, name, depth + 1) } else { Err(Unreadable::Twice) };
+            } else if self.alone && ONCE.contains(&name) {
+                self.dropped.push(self.place(value.trim_ascii()));
             }
         })
         .ok_or(Unreadable::Json)?;
@@ -269,7 +304,7 @@ impl<'j, 'p> Walk<'j, 'p> {
 
     /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
     fn of_choice(&mut self, choice: &'j [u8], depth: usize) -> Result<(), Unreadable> {
-        let (mut index, mut ended, mut tokens) = (0, false, None);
+        let (mut index, mut ended, mut tokens) = (Some(0), false, None);
         let object = members(choice, |name, value| match name {
             b"index" => index = number(value),
             b"finish_reason" => ended = value.trim_ascii() != b"null",
@@ -279,7 +314,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         if object.is_none() {
             return self.value(choice, "", depth);
         }
-        let before = self.pieces.len();
+        let (before, index) = (self.pieces.len(), index.ok_or(Unreadable::Index)?);
         self.choice = index;
         self.object(choice, depth)?;
         self.choice = NO_CHOICE;
@@ -355,8 +390,9 @@ impl<'j, 'p> Walk<'j, 'p> {
     }
 }
 
-fn number(value: &[u8]) -> u64 {
-    std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+fn number(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value.trim_ascii()).ok()?;
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -391,6 +427,8 @@ mod tests {
             out.push_str(if self.held.len() < before { ":" } else { "" });
         }
 
+        fn part(&mut self) {}
+
         fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
             self.held.iter().filter(|held| choice.is_none_or(|choice| held.0 == choice)).cloned().collect()
         }
@@ -424,7 +462,7 @@ mod tests {
         );
         check_whole(r#"{"error":{"message":"m","type":"t"}}"#, r#"{"error":{"message":"M","type":"t"}}"#);
         check_whole(r#"{"data":[{"embedding":[1,2]}]}"#, r#"{"data":[{"embedding":[1,2]}]}"#);
-        for broken in ["", "{", r#"{"a":"\ud800"}"#, r#"{"a":"b}"#] {
+        for broken in ["", "{", r#"{"a":"\ud800"}"#, r#"{"a":"b}"#, r#"{"\u0061":"b"}"#] {
             assert_eq!(whole(broken.as_bytes(), &mut Loud::default()), Err(Unreadable::Json), "{broken}");
         }
         let deep = format!("{}{}", "[".repeat(80), "]".repeat(80));

@@ -11,6 +11,7 @@ EVIL = [
     "evil.example", "c2VjcmV0.evil.example", "EVIL.Example", "evil.example.", "evil.example:8443", "127.0.0.1", "2130706433", "0x7f.1",
     "[::1]", "[::ffff:10.0.0.1]", "169.254.169.254", f"{GOOD}.evil.example", f"{GOOD}@evil.example", f"{GOOD}%2eevil.example",
     "ｅvil.example", "evil。example", "xn--vil-8ma.example", "localhost", f"{'a' * 60}.{'b' * 60}.evil.example", "evil-good.example",
+    f'{GOOD}".evil.example', '".evil.example', f"{GOOD}),.evil.example", f"{GOOD}&sol;.evil.example", "~evil.example",
 ]
 WORDS = [
     "the", "model", "says:", "größe,", "模型", "🙂", '"quoted"', "*stress*", "**strong**", "`code`", "1/2", "and/or", "AT&T", "a\\_b", "x < y",
@@ -76,6 +77,9 @@ def _definition(chance: random.Random, url: str) -> str:
 
 MARKDOWN: list[Maker] = [
     _markdown, _markdown, _markdown, _definition, _definition,
+    lambda chance, url: f"![a]({chance.choice(['/&Tab;/', 'ht&Tab;tps:', 'ftp:', '&#38#47;/', 'https&ampcolon;//', 'java&Tab;script:'])}evil.example/x)",
+    lambda chance, url: f"{chance.choice(['x', '/', '@', 'foo-', '.'])}www.evil.example/x",
+    lambda chance, url: f"{chance.choice('-.%_')}//evil.example/x",
     lambda chance, url: f"<{url}>",
     lambda chance, url: url,
     lambda chance, url: f"www.{url.rpartition('/')[0].rpartition('/')[2] or 'evil.example'}",
@@ -93,6 +97,12 @@ HTML: list[Maker] = [
     lambda chance, url: "<style>a{b:url(https\\3a\\2f\\2f evil.example/x)}</style>",
     lambda chance, url: "<p style='b:url(\"\\68\\74tps://evil.example/x\")'>x</p>",
     lambda chance, url: "<iframe srcdoc='&lt;img src=&quot;https&amp;colon;//evil.example/x&quot;&gt;'></iframe>",
+    lambda chance, url: "<iframe srcdoc='<img src=\"https&amp#58;&amp#47;&amp#47;evil.example/x\">'></iframe>",
+    lambda chance, url: "<style>a{b:url(\"\\ht\\tp\\s:evil.example/x\")}</style>",
+    lambda chance, url: "<p style='b:url(\"ht\\tps:evil.example/x\")'>x</p>",
+    lambda chance, url: "<style>@import 'ht\\tp:/evil.example/x';</style>",
+    lambda chance, url: "<style>a{b:url(\"http\\\ns:evil.example/x\")}</style>",
+    lambda chance, url: "<a href=\"javascript: alert(1)\">x</a> <a href='view-source: x'>y</a>",
     lambda chance, url: "<iframe src='data:text/html,<img src=x>'></iframe>",
 ]
 # What stands around: places where code looks fenced to one reader and not to another.
@@ -101,6 +111,9 @@ AROUND = [
     "```\ncode\n```\n\n{}", "   ```\na\n   ```\n{}", "  ```\nx\n```\n{}\n```", "<div>\n```\n{}\n```\n</div>", "``` a`b\n{}\n```", "> ```\n{}\n```",
     "~~~\n```\n~~~\n{}", "```\n    ```\n{}\n```", "<!-- x -->\n\n{}", "<pre>\n\n{}\n\n</pre>", "- ```\n  a\n\n{}", "````\n```\n````\n{}", "a | b\n-|-\n{} | c",
     "<details>\n<summary>x</summary>\n\n{}\n</details>", "\\`\\`\\`\n{}", "`` ` `` {}", "Term\n: {}", "[^1]\n\n[^1]: {}", "1. ```\n   x\n```\n{}\n```",
+    "```\ncode\n``` x\n```\n{}", "para\n2. x\n   ```\n```\n{}", "- - -\n  ```\n```\n{}", "a\n- \n  ```\n```\n{}", "1. \n\n   ```\n```\n{}",
+    "a | b\n- | -\n  ```\n```\n{}", "$$\n```\n$$\n{}", "[a]:\n```\n{}", "[a]: b \"\n```\n\"\n\n{}", "a | b\n-|-\n``` | x\n{} | y",
+    "Term\n: ```\n```\n{}", "Term\n: a\n```\n: {}", "<iframe title='\n\n```\n' {}\n```", "<iframe title='\n\nx' {}", "- a\n  ```\n  b\n  ```\n\n{}",
 ]
 
 

@@ -16,6 +16,8 @@ use crate::refusal::{Code, Refusal};
 
 /// Findings that are named one by one.
 const NAMED_MAX: usize = 16;
+/// Texts of one answer that have filters of their own.
+const CHANNELS_MAX: usize = 1_024;
 /// Bytes of a destination that is named.
 const SHOWN_MAX: usize = 256;
 
@@ -45,7 +47,7 @@ impl Findings {
 
 /// The filter of one answer.
 pub struct Filter {
-    scanners: BTreeMap<u64, Vec<(String, Scanner)>>,
+    scanners: BTreeMap<(u64, String), Scanner>,
     bench: Bench,
 }
 
@@ -78,28 +80,31 @@ impl Filter {
 impl Prose for Filter {
     fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         let Self { scanners, bench } = self;
-        let of_choice = scanners.entry(channel.choice).or_default();
-        let at = of_choice.iter().position(|(key, _)| key == channel.key).unwrap_or_else(|| {
-            of_choice.push((channel.key.to_owned(), Scanner::new(bench.fences)));
-            of_choice.len() - 1
-        });
-        if let Some((_, scanner)) = of_choice.get_mut(at) {
-            scanner.push(text, out, &mut |found| bench.judge(found));
+        // An answer of more texts than any server writes has one filter for what is beyond.
+        let room = scanners.len() < CHANNELS_MAX;
+        let key = if room || scanners.contains_key(&(channel.choice, channel.key.to_owned())) { channel.key } else { "" };
+        let scanner = scanners.entry((channel.choice, key.to_owned())).or_insert_with(|| Scanner::new(bench.fences));
+        scanner.push(text, out, &mut |found| bench.judge(found));
+        if key != channel.key {
+            scanner.pause(out, &mut |found| bench.judge(found));
         }
     }
 
     fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
         let Self { scanners, bench } = self;
-        let of_choice = scanners.get_mut(&channel.choice).into_iter().flatten();
-        for (_, scanner) in of_choice.filter(|(key, _)| key == channel.key) {
+        if let Some(scanner) = scanners.get_mut(&(channel.choice, channel.key.to_owned())) {
             scanner.pause(out, &mut |found| bench.judge(found));
         }
     }
 
+    fn part(&mut self) {
+        let Self { scanners, bench } = self;
+        scanners.values_mut().for_each(|scanner| scanner.pause(&mut String::new(), &mut |found| bench.judge(found)));
+    }
+
     fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        let asked = self.scanners.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
-        let held = asked.flat_map(|(own, scanners)| scanners.iter().map(move |(key, scanner)| (*own, key, scanner)));
-        held.filter(|(.., scanner)| scanner.is_holding()).map(|(own, key, _)| (own, key.clone())).collect()
+        let held = self.scanners.iter().filter(|(_, scanner)| scanner.is_holding());
+        held.map(|(channel, _)| channel).filter(|(own, _)| choice.is_none_or(|choice| choice == *own)).cloned().collect()
     }
 }
 

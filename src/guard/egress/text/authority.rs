@@ -19,7 +19,7 @@ pub(super) enum Lead {
 
 /// Ends an authority for every reader.
 pub(super) fn ends(next: char) -> bool {
-    next.is_whitespace() || next.is_control() || matches!(next, '/' | '?' | '#' | '<' | '>' | '"' | '[' | ']' | '^' | '|')
+    next.is_whitespace() || next.is_control() || matches!(next, '/' | '?' | '#' | '<' | '>' | '[' | ']' | '^' | '|')
 }
 
 /// Ends it for some readers.
@@ -38,6 +38,11 @@ pub(super) fn url(lead: &Lead, read: &str, (odd, placed): (bool, bool)) -> Optio
         Lead::Slashes { .. } => "https",
         Lead::Www => "http",
     };
+    // Out in the text, what has no dot is no name but for this one.
+    let plain = *lead == Lead::Slashes { placed: false } && !read.contains(['.', '[', '\u{3002}']);
+    if plain && !read.starts_with("localhost") {
+        return None;
+    }
     let cut = read.find(may_end).unwrap_or(read.len());
     let (front, behind) = read.split_at(cut);
     // A reader that goes on reads another host.
@@ -48,11 +53,7 @@ pub(super) fn url(lead: &Lead, read: &str, (odd, placed): (bool, bool)) -> Optio
     if named.is_empty() || (*lead == Lead::Www && named == "www") {
         return None;
     }
-    match lead {
-        // Out in the text, what has no dot is no name but for this one.
-        Lead::Slashes { placed: false } if !named.contains(['.', '[']) && named.split(':').next() != Some("localhost") => None,
-        Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => Some(Ok(format!("{scheme}://{named}/"))),
-    }
+    Some(Ok(format!("{scheme}://{named}/")))
 }
 
 /// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or film: nothing is fetched by it.

@@ -100,8 +100,7 @@ impl Context {
 
     /// Whether a full stop here follows the `www` of a name.
     pub(super) fn is_www(&self) -> bool {
-        let whole = self.word == "www" && !matches!(self.before_word.1, '/' | '@');
-        !self.word_long && (whole || self.cut && self.word.ends_with("www"))
+        !self.word_long && self.word.ends_with("www")
     }
 
     /// The scheme that ends with a colon directly before, and where it began.
@@ -246,10 +245,5 @@ impl Place {
     /// `<` directly before: an autolink.
     pub(super) fn is_autolink(self) -> bool {
         self.last == '<' && !self.is_destination()
-    }
-
-    /// What a destination can begin behind.
-    pub(super) const fn opens(self) -> bool {
-        self.is_destination() || matches!(self.near[2], '(' | '"' | '\'' | '=' | '<' | ',')
     }
 }

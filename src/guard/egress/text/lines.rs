@@ -5,6 +5,8 @@
 
 /// The longest line's front that is looked at.
 const FRONT_MAX: usize = 64;
+/// Bytes of a line's own text that tell what it is, where it is no fence.
+const REST_ENOUGH: usize = 3;
 
 /// A fence that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(super) struct Lines {
     doubt: bool,
     /// A line of this block began with `<`: what follows may be HTML up to a blank line (section 4.6, kinds 6 and 7).
     html: bool,
+    /// A fence that is open in an item, for all who have it there, and how far it is indented.
+    quiet: Option<(Fence, usize)>,
     /// How far what belongs to the list's last item is indented, while every line since has been.
     item: Option<usize>,
     front: String,
@@ -29,6 +33,7 @@ pub(super) struct Lines {
     /// A fence's own character behind its run; other text behind it.
     mark_again: bool,
     text_behind: bool,
+    pipe: bool,
     /// The last character was a carriage return.
     returned: bool,
 }
@@ -39,11 +44,13 @@ impl Lines {
             fence: None,
             doubt: !fences,
             html: false,
+            quiet: None,
             item: None,
             front: String::new(),
             body: false,
             mark_again: false,
             text_behind: false,
+            pipe: false,
             returned: false,
         }
     }
@@ -55,13 +62,14 @@ impl Lines {
 
     /// Whether more text on this line changes nothing.
     pub(super) fn is_past_front(&self) -> bool {
-        self.body && (self.front.len() >= FRONT_MAX || !self.front_may_fence())
+        let rest = self.front.trim_start_matches(is_container);
+        self.body && !rest.starts_with(['`', '~']) && (rest.len() >= REST_ENOUGH || self.front.len() >= FRONT_MAX)
     }
 
     /// Nothing that is fenced is believed any more.
     pub(super) fn doubt(&mut self) {
         self.doubt = true;
-        self.fence = None;
+        (self.fence, self.quiet) = (None, None);
     }
 
     /// Takes the next character as it is written; says whether a blank line has just ended.
@@ -75,11 +83,12 @@ impl Lines {
             let blank = !self.body;
             self.line();
             self.front.clear();
-            (self.body, self.mark_again, self.text_behind) = (false, false, false);
+            (self.body, self.mark_again, self.text_behind, self.pipe) = (false, false, false, false);
             return blank;
         }
         self.body |= !matches!(next, ' ' | '\t');
-        if self.front.len() < FRONT_MAX && self.front_may_fence() {
+        self.pipe |= next == '|';
+        if self.front.len() < FRONT_MAX && self.front_may_go_on() {
             self.front.push(next);
         } else if next == '`' {
             self.mark_again = true;
@@ -89,14 +98,12 @@ impl Lines {
         false
     }
 
-    /// While the front is made of what may stand before or in a fence.
-    fn front_may_fence(&self) -> bool {
+    /// While the front is made of what may stand before or in a fence, or is too short to tell.
+    fn front_may_go_on(&self) -> bool {
         let rest = self.front.trim_start_matches(is_container);
-        let mark = rest.chars().next();
-        match mark {
-            None => true,
+        match rest.chars().next() {
             Some(mark @ ('`' | '~')) => rest.chars().all(|other| other == mark),
-            Some(_) => false,
+            _ => rest.len() < REST_ENOUGH,
         }
     }
 
@@ -113,12 +120,37 @@ impl Lines {
         // The front takes in the first character behind the run.
         let behind = run.chars().nth(count);
         let other_behind = behind.is_some_and(|behind| behind != ' ') || self.text_behind || self.mark_again;
-        let before = before.to_owned();
-        match (self.fence, mark.filter(|_| count >= 3)) {
+        let (before, rest) = (before.to_owned(), rest.to_owned());
+        let mark = mark.filter(|_| count >= 3);
+        if let Some(quiet) = self.quiet {
+            self.in_item(quiet, &before, (mark, count), other_behind);
+            return;
+        }
+        match (self.fence, mark) {
             (Some(fence), Some(mark)) if mark == fence.mark => self.maybe_closes(fence, &before, count, other_behind),
             (None, Some(mark)) => self.maybe_opens(Fence { mark, count }, &before, behind),
             (Some(_), _) => {}
-            (None, None) => self.other(&before, rest_starts(&self.front, '<')),
+            (None, None) => self.other(&before, &rest),
+        }
+    }
+
+    /// A line behind one that opened a fence in an item: until it is closed in the same place, other readers may have it elsewhere.
+    fn in_item(
+        &mut self,
+        (fence, indent): (Fence, usize),
+        before: &str,
+        (mark, count): (Option<char>, usize),
+        other_behind: bool,
+    ) {
+        let spaces = self.front.len() - self.front.trim_start_matches(' ').len();
+        if mark == Some(fence.mark) {
+            self.quiet = None;
+            if other_behind || count < fence.count || before.len() != indent || spaces != indent {
+                self.doubt();
+            }
+        } else if spaces < indent {
+            self.quiet = None;
+            self.doubt();
         }
     }
 
@@ -136,15 +168,16 @@ impl Lines {
         if !before.is_empty() {
             let spaces = before.bytes().all(|byte| byte == b' ');
             let in_item = self.item.is_some_and(|item| spaces && before.len() >= item && before.len() < item + 4);
-            // In an item it is the item's, and ends with it.
-            if !in_item {
+            if in_item && !self.doubt {
+                self.quiet = Some((fence, before.len()));
+            } else {
                 self.doubt();
             }
             return;
         }
         self.item = None;
         let code_span = fence.mark == '`' && (self.mark_again || behind == Some('`'));
-        if self.doubt || self.html || code_span || self.front.len() >= FRONT_MAX {
+        if self.doubt || self.html || self.pipe || code_span || self.front.len() >= FRONT_MAX {
             self.doubt();
         } else {
             self.fence = Some(fence);
@@ -152,8 +185,13 @@ impl Lines {
     }
 
     /// A line that is no fence.
-    fn other(&mut self, before: &str, html: bool) {
-        self.html |= html;
+    fn other(&mut self, before: &str, rest: &str) {
+        // What goes on to a blank line for some: HTML, definitions of links and of terms.
+        self.html |= rest.starts_with(['<', '[']) || before.contains(':');
+        // Formulas between such lines are no text for some.
+        if matches!(rest.trim_end(), "$$" | "\\[") || before.contains('\u{feff}') {
+            self.doubt();
+        }
         let spaces = self.front.len() - self.front.trim_start_matches(' ').len();
         match self.item {
             Some(item) if spaces >= item => {}
@@ -162,13 +200,9 @@ impl Lines {
     }
 }
 
-fn rest_starts(front: &str, mark: char) -> bool {
-    front.trim_start_matches(is_container).starts_with(mark)
-}
-
 /// What block quotes, lists and indentation put before a line's own text.
 fn is_container(front: char) -> bool {
-    matches!(front, ' ' | '\t' | '>' | '-' | '*' | '+' | '.' | ')') || front.is_ascii_digit()
+    matches!(front, ' ' | '\t' | '>' | '-' | '*' | '+' | '.' | ')' | ':' | '\u{feff}') || front.is_ascii_digit()
 }
 
 /// How far what belongs to an item is indented, if a line begins one (section 5.2).

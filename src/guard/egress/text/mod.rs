@@ -7,6 +7,7 @@
 
 mod authority;
 mod context;
+mod decide;
 mod lines;
 mod plain;
 mod reference;
@@ -15,7 +16,7 @@ mod tags;
 
 pub use context::Kind;
 
-use authority::{AUTHORITY_MAX, Lead, ends, is_inert};
+use authority::{AUTHORITY_MAX, Lead, ends};
 use context::{Context, Place};
 use lines::Lines;
 use plain::plain;
@@ -205,25 +206,6 @@ impl Scanner {
         }
     }
 
-    /// A reference that nobody means anything by but to get past a reader.
-    fn absurd(&mut self, raw: &str, out: &mut String, judge: &mut Judged<'_>) {
-        let lead = Lead::Scheme(String::new());
-        let reading = match std::mem::take(&mut self.state) {
-            State::Authority(reading) => reading,
-            State::Slashes { lead, .. } => self.reading(lead, Kind::Either, raw),
-            over @ (State::Swallow | State::Blocked) => {
-                self.state = over;
-                return;
-            }
-            State::Idle | State::Backslash(_) => self.reading(lead, Kind::Either, raw),
-        };
-        if self.decide(reading, true, out, judge) {
-            out.push_str(raw);
-        } else {
-            self.state = if self.is_blocked() { State::Blocked } else { State::Swallow };
-        }
-    }
-
     /// A character as readers see it, and how it is written.
     fn atom(&mut self, seen: char, raw: &str, literal: bool, out: &mut String, judge: &mut Judged<'_>) {
         if std::mem::take(&mut self.joint) && !seen.is_whitespace() {
@@ -231,27 +213,33 @@ impl Scanner {
             out.push_str(MARK);
         }
         // Inside a tag, readers of URLs leave these out (URL Standard section 4.4).
-        let left_out = matches!(seen, '\t' | '\n' | '\r') && self.tags.possible();
+        let left_out = matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw));
         let escaped = matches!(self.state, State::Backslash(_));
         if !self.step((seen, raw), left_out, out, judge) {
             return;
         }
-        if left_out {
+        if left_out || (seen == '\\' && self.tags.styles()) {
             self.context.left_out(seen);
         } else {
             self.context.take(seen, literal && !escaped);
         }
-        if literal {
-            self.tags.take(seen);
-        }
-        if self.tags.raw() && !self.lines.fenced() {
-            self.lines.doubt();
-        }
+        self.written(raw, literal);
+    }
+
+    /// Takes what is written for tags and lines.
+    fn written(&mut self, raw: &str, literal: bool) {
         for next in raw.chars() {
+            // What every reader has as code is no tag.
+            if literal && !self.lines.fenced() {
+                self.tags.take(next);
+            }
             if self.lines.take(next) {
                 self.tags.blank_line();
                 self.context.blank_line();
             }
+        }
+        if self.tags.raw() || (self.tags.possible() && self.lines.fenced()) {
+            self.lines.doubt();
         }
     }
 
@@ -265,7 +253,7 @@ impl Scanner {
                 return false;
             }
             // An escape of CSS, which can stand for a colon or a slash (CSS Syntax section 4.3.7).
-            State::Backslash(_) if self.tags.possible() && seen.is_ascii_hexdigit() => {
+            State::Backslash(_) if self.tags.styles() && seen.is_ascii_hexdigit() => {
                 self.absurd(raw, out, judge);
                 return false;
             }
@@ -357,22 +345,21 @@ impl Scanner {
     ) -> bool {
         let any = slashes + backslashes;
         let inside = place.is_destination() || place.is_style() || self.tags.possible();
+        let mut opens_anything = false;
         let (lead, begins) = match lead {
             Lead::Scheme(scheme) => {
                 let name = scheme.as_str();
-                let hierarchical = slashes >= 2 || (SPECIAL.contains(&name) && any >= 1) || matches!(name, "http" | "https");
-                let opaque =
-                    OPAQUE.contains(&name) && (inside || OPAQUE_ANYWHERE.contains(&name) || name == "data" && place.opens());
+                let none = (inside && name != "file") || matches!(name, "http" | "https");
+                let hierarchical = slashes >= 2 || (SPECIAL.contains(&name) && (any >= 1 || none && seen != ':'));
+                opens_anything = inside && OPAQUE.contains(&name);
+                let opaque = OPAQUE.contains(&name) && (inside || OPAQUE_ANYWHERE.contains(&name));
                 (Lead::Scheme(scheme), hierarchical || opaque)
             }
-            Lead::Slashes { .. } => {
-                let placed = inside || place.opens();
-                (Lead::Slashes { placed }, if inside { any >= 2 } else { slashes >= 2 })
-            }
+            Lead::Slashes { .. } => (Lead::Slashes { placed: inside }, if inside { any >= 2 } else { slashes >= 2 }),
             Lead::Www => (Lead::Www, false),
         };
         let kind = self.kind(place);
-        if begins && (!ends(seen) || seen == '[' || is_reference(raw)) {
+        if begins && (!ends(seen) || seen == '[' || is_reference(raw) || opens_anything) {
             let mut reading = self.reading(lead, kind, "");
             reading.placed = inside;
             return self.authority(reading, false, (seen, raw), out, judge);
@@ -428,54 +415,6 @@ impl Scanner {
         self.state = State::Authority(reading);
         true
     }
-
-    /// An authority is over: what is held passes (true) or gives way.
-    fn decide(&mut self, reading: Box<Reading>, odd: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
-        let Reading { lead, kind, read, placed, before, .. } = *reading;
-        let opaque = match &lead {
-            Lead::Scheme(scheme) if OPAQUE.contains(&scheme.as_str()) => Some(scheme.as_str()),
-            Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => None,
-        };
-        let url = match opaque {
-            Some("data") if is_inert(&read) => None,
-            Some(scheme) => Some(Err(format!("{scheme}:{read}"))),
-            None => authority::url(&lead, &read, (odd, placed)),
-        };
-        let fenced = self.lines.fenced();
-        let found = |url: &Result<String, String>| {
-            let url = url.as_deref().map_err(String::as_str);
-            judge(&Found { kind, url, fenced })
-        };
-        let verdict = url.as_ref().map_or(Verdict::Pass, found);
-        match verdict {
-            Verdict::Pass => self.release(out),
-            Verdict::Strip => self.strip(before, out, judge),
-            Verdict::Block => {
-                self.held.clear();
-                self.state = State::Blocked;
-            }
-        }
-        verdict == Verdict::Pass
-    }
-
-    /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the mark.
-    fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
-        let Before { context, tags, lines, from } = before;
-        (self.context, self.tags, self.lines) = (context, tags, lines);
-        let rest = self.held.split_off(from);
-        // Lines that ended before the authority still do.
-        out.extend(self.held.chars().filter(|held| matches!(held, '\n' | '\r')));
-        self.held.clear();
-        out.push_str(MARK);
-        MARK.chars().for_each(|next| self.context.take(next, true));
-        self.state = State::Swallow;
-        rest.chars().for_each(|next| self.raw(next, out, judge));
-    }
-
-    fn release(&mut self, out: &mut String) {
-        out.push_str(&self.held);
-        self.held.clear();
-    }
 }
 
 /// A colon behind a scheme.
@@ -492,12 +431,14 @@ fn is_reference(raw: &str) -> bool {
 
 /// Whether slashes behind `before` belong to what stands there: a path, a fraction.
 fn joins(before: char) -> bool {
-    before.is_alphanumeric() || matches!(before, '/' | '.' | '-' | '_' | '~' | '%')
+    before.is_alphanumeric() || matches!(before, '/' | '_' | '~')
 }
 
 /// Ends a URL that is taken out. What is left of it behind that is text.
 fn ends_url(next: char) -> bool {
-    next.is_whitespace() || next.is_control() || matches!(next, '<' | '>' | '"' | '\'' | '`' | ')' | ']' | '}' | '|')
+    let wide = matches!(next, '\u{3001}'..='\u{3011}' | '\u{ff01}' | '\u{ff08}'..='\u{ff0c}' | '\u{ff1a}'..='\u{ff1f}' | '\u{2018}'..='\u{201f}');
+    let closes = matches!(next, '<' | '>' | '"' | '\'' | '`' | ')' | ']' | '}' | '|' | '\\');
+    next.is_whitespace() || next.is_control() || wide || closes
 }
 
 #[cfg(test)]

@@ -89,6 +89,10 @@ impl Reference {
     /// Takes the next character.
     pub(super) fn take(&mut self, next: char) -> Taken {
         if next == ';' {
+            if self.body.is_empty() && self.raw.len() > 1 {
+                self.raw.push(next);
+                return Taken::On;
+            }
             let Some(seen) = self.seen() else { return Taken::Not(self.close()) };
             self.raw.push(next);
             if seen == '&' && self.raw.len() < BYTES_MAX {
@@ -99,15 +103,19 @@ impl Reference {
         }
         let belongs = next.is_ascii_alphanumeric() || (next == '#' && self.body.is_empty());
         if !belongs || (self.is_decimal() && !next.is_ascii_digit() && !(self.body == "#" && matches!(next, 'x' | 'X'))) {
-            return self.end();
+            return self.before(next);
         }
         if self.body.starts_with("#x") && !next.is_ascii_hexdigit() {
-            return self.end();
+            return self.before(next);
         }
         self.raw.push(next);
         // Zeros before a number are without end, and say nothing.
         if !(next == '0' && matches!(self.body.as_str(), "#" | "#x")) {
             self.body.push(next.to_ascii_lowercase_of_x(&self.body));
+        }
+        // An ampersand begins another one, with its semicolon or without.
+        if matches!(self.body.as_str(), "amp" | "AMP") {
+            self.body.clear();
         }
         if self.raw.len() > BYTES_MAX {
             return Taken::TooLong(self.close());
@@ -121,6 +129,15 @@ impl Reference {
             Some(seen) => Taken::Before(seen, self.close()),
             None => Taken::Not(self.close()),
         }
+    }
+
+    /// Something follows that does not belong to it, unless it stands for an ampersand, which begins another one.
+    fn before(&mut self, next: char) -> Taken {
+        if self.seen() == Some('&') && (next == '#' || next.is_ascii_alphanumeric()) && self.raw.len() < BYTES_MAX {
+            self.body.clear();
+            return self.take(next);
+        }
+        self.end()
     }
 
     fn is_decimal(&self) -> bool {
@@ -187,6 +204,10 @@ mod tests {
         check("&#X000000000000000000003a;", &whole(':', "&#X000000000000000000003a;"));
         check("&amp;colon;", &whole(':', "&amp;colon;"));
         check("&amp;amp;#58;", &whole(':', "&amp;amp;#58;"));
+        check("&ampcolon;", &whole(':', "&ampcolon;"));
+        check("&amp#58;", &whole(':', "&amp#58;"));
+        check("&#38#58;", &whole(':', "&#38#58;"));
+        check("&#x26#58;", &whole(':', "&#x26#58;"));
         check("&#58/", &Taken::Before(':', "&#58".to_owned()));
         check("&#x3ag", &Taken::Before(':', "&#x3a".to_owned()));
         check("&#0;", &whole('\u{fffd}', "&#0;"));

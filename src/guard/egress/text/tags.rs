@@ -20,11 +20,17 @@ pub(super) struct Tags {
     name: String,
     /// A `<` stood where a tag was possible already: which one it belongs to is not sure.
     nested: bool,
+    /// An equals sign stands before, with nothing but blanks since.
+    equals: bool,
+    /// Inside a value without quotes.
+    unquoted: bool,
     word: String,
     word_over: bool,
     attribute: String,
     raw: bool,
     style: bool,
+    /// The tag has an attribute that is a style sheet.
+    styled: bool,
 }
 
 impl Tags {
@@ -49,11 +55,19 @@ impl Tags {
         link && !self.nested && !self.raw
     }
 
-    /// A blank line: a tag that Markdown took for one ended before it.
+    /// A blank line: what Markdown writes behind it ends a tag, but no value in quotes.
     pub(super) fn blank_line(&mut self) {
-        if !self.raw {
+        let readings = self.readings & (DOUBLE | SINGLE);
+        if !self.raw && readings == 0 {
             *self = Self::default();
+        } else if !self.raw {
+            (self.readings, self.nested) = (readings, true);
         }
+    }
+
+    /// Whether this can be a style sheet, or an attribute that is one.
+    pub(super) const fn styles(&self) -> bool {
+        self.style || self.styled
     }
 
     /// Takes the next character as it is written.
@@ -61,12 +75,15 @@ impl Tags {
         let was = self.readings;
         let mut now = 0;
         if was & TAG != 0 {
+            // A quote opens a value behind an equals sign alone; which one that is, is not sure in a tag within what can be one.
+            let (value, sure) = (self.equals || self.nested, if self.nested { TAG } else { 0 });
             now |= match next {
                 '>' => 0,
-                '"' => TAG | DOUBLE,
-                '\'' => TAG | SINGLE,
+                '"' if value => sure | DOUBLE,
+                '\'' if value => sure | SINGLE,
                 _ => TAG,
             };
+            self.value(next);
         }
         if was & DOUBLE != 0 {
             now |= if next == '"' { TAG } else { DOUBLE };
@@ -81,6 +98,7 @@ impl Tags {
             now |= TAG;
             self.nested = was != 0;
             self.raw |= matches!(next, '!' | '?');
+            (self.equals, self.unquoted) = (false, false);
             self.name.clear();
             self.name.push(next.to_ascii_lowercase());
             self.naming = true;
@@ -90,6 +108,19 @@ impl Tags {
             self.attribute(next);
         }
         self.readings = now;
+        self.styled &= now != 0;
+    }
+
+    /// Whether a value may begin with the next character.
+    const fn value(&mut self, next: char) {
+        match next {
+            '=' if !self.unquoted => self.equals = true,
+            ' ' | '\t' | '\n' | '\r' | '\u{c}' => self.unquoted = false,
+            _ => {
+                self.unquoted |= self.equals && !matches!(next, '"' | '\'');
+                self.equals = false;
+            }
+        }
     }
 
     fn name(&mut self, next: char) {
@@ -108,6 +139,7 @@ impl Tags {
     fn attribute(&mut self, next: char) {
         if next == '=' {
             self.attribute.clone_from(&self.word);
+            self.styled |= self.attribute == "style";
             self.word_over = true;
         } else if next.is_ascii_alphanumeric() || matches!(next, '-' | ':') {
             if std::mem::take(&mut self.word_over) {
@@ -140,10 +172,14 @@ mod tests {
         check("<img src=\"", true, false);
         check("<img alt='>' src=", true, false);
         check("<x \"<img alt='>\" src='", true, false);
+        check("<img alt=\"a\" src='b'>", false, false);
+        check("<img a=b\"c > ", false, false);
+        check("<img a = \"c > ", true, false);
         check("<a class=x href=\"", true, true);
         check("<A HREF = '", true, true);
         check("<link title='<a href=", true, false);
         check("<a href='x' style='", true, false);
-        check("a <y and don't > ", true, false);
+        check("a <y and don't ", true, false);
+        check("a <y and don't > ", false, false);
     }
 }

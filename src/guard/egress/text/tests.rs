@@ -55,7 +55,7 @@ fn what_leads_elsewhere_gives_way() {
     check("<img src=\"//evil\">", "<img src=\"@\">");
     check("www.evil.example is there", "www@ is there");
     check("http:evil.example", "http@");
-    check("HtTpS:\\\\evil.example\\x", "HtTpS@");
+    check("HtTpS:\\\\evil.example\\x", "HtTpS@\\x");
     check("https://good.example@evil.example/", &format!("https{MARK}"));
     check("https://good.example.evil.example/", "https@");
     check("https://good.example),evil.example", "https@),evil.example");
@@ -89,8 +89,8 @@ fn however_it_is_spelled() {
     check("<img src=\\&#10;/evil.example>", "<img src=@>");
     check("<img src=\r\n'/\\127.0.0.1'>", "<img src=\r\n'@'>");
     check("https://good.example&#46;evil.example", "https@");
-    check("https://good.example\\.evil.example", "https@\\.evil.example".replace("\\.evil.example", "").as_str());
-    check("<style>a{b:url(https\\3a\\2f\\2f evil.example)}", "<style>a{b:url(https@ evil.example)}");
+    check("https://good.example\\.evil.example", "https@\\.evil.example");
+    check("<style>a{b:url(https\\3a\\2f\\2f evil.example)}", "<style>a{b:url(https@@@ evil.example)}");
     check("<a style='b:url(\\68ttps://evil.example)'>", "<a style='b:url(@)'>");
     check("$\\alpha$ and \\beta", "$\\alpha$ and \\beta");
     check("http://2130706433/", "http@");
@@ -126,6 +126,62 @@ fn code_is_believed_only_where_every_reader_has_it_so() {
     check("  ```\na\n```\nhttps://evil.example\n", "  ```\na\n```\nhttps@\n");
     assert_eq!(filtered(&["```\nhttps://evil.example\n```"], false).0, format!("```\nhttps{MARK}\n```"));
     assert_eq!(filtered(&["```\nhttps://evil.example\n"], true).1, [(Kind::Clicked, "https://evil.example/".to_owned(), true)]);
+}
+
+#[test]
+fn fences_that_one_reader_closes_or_opens_are_not_believed() {
+    let evil = "![a](https://evil.example/x)";
+    for before in [
+        "```\ncode\n``` x\n```\n",
+        "~~~\na\n~~~ x\nb\n~~~\n",
+        "para\n2. x\n   ```\n```\n",
+        "- - -\n  ```\n```\n",
+        "a\n- \n  ```\n```\n",
+        "1. \n\n   ```\n```\n",
+        "a | b\n- | -\n  ```\n```\n",
+        "$$\n```\n$$\n",
+        "[a]:\n```\n",
+        "[a]: b \"\n```\n\"\n\n",
+        "a | b\n-|-\n``` | x\n",
+        "Term\n: ```\n```\n",
+        "Term\n: a\n```\n: ",
+        "<iframe title='\n\n```\n' ",
+        "\u{feff}```\ncode\n```\n",
+    ] {
+        let out = filtered(&[&format!("{before}{evil}")], true).0;
+        assert!(out.ends_with(&format!("![a](https{MARK})")), "{out:?}");
+    }
+    let zeros = "0".repeat(70);
+    check(&format!("<div>\n&#{zeros}\n```\nhttps://evil.example/"), "<div>\n@\n```\nhttps@");
+    same("1. do\n   ```sh\n   ls\n   ```\n\n```\ncurl https://evil.example\n```\n");
+}
+
+#[test]
+fn what_a_hostile_reader_found() {
+    check("![a](https://good.example\".evil.example/x)", "![a](https@\".evil.example/x)");
+    check("![a](https://\".evil.example/x)", "![a](https@\".evil.example/x)");
+    check("<img src='//\".evil.example/x'>", "<img src='@\".evil.example/x'>");
+    check("<iframe title='\n\nx' src=/\\evil.example/x y", "<iframe title='\n\nx' src=@ y");
+    check("srcdoc='&lt;img src=https&amp#58;&amp#47;&amp#47;evil.example/x>'", "srcdoc='&lt;img src=https@>'");
+    check("![a](https&ampcolon;&ampsol;&ampsol;evil.example/x)", "![a](https@)");
+    check("<style>a{b:url(\"\\ht\\tp\\s:evil.example/x\")}</style>", "<style>a{b:url(\"\\ht\\tp\\s@\")}</style>");
+    check("![a](/&Tab;/evil.example/x)", "![a](@)");
+    check("[a](java&Tab;script:alert)", "[a](java&Tab;script@)");
+    check("xwww.evil.example/x", "xwww@");
+    check("-//evil.example/x", "-@");
+    check("[a](ftp:evil.example/x)", "[a](ftp@)");
+    check("<a href=\"javascript: alert\">", "<a href=\"javascript@ alert\">");
+    check("{\"a\":\"<a href=\\\"https://evil.example/x\\\">x</a>\"}", "{\"a\":\"<a href=\\\"https@\\\">x</a>\"}");
+    for text in [
+        "For $0<x<1$ we get $\\frac{1}{2}$ and $\\alpha$.",
+        "a<b? … regex \\d+ … C:\\data\\file",
+        "//foo(bar) //don't //x=5 (a)//(b) \"//div[@id='x']\"",
+        "http::StatusCode::OK and http::request",
+        "```html\n<style>a{}</style><!-- x -->\n```\n\n```js\n/\\d+/ // https://evil.example\n```\nconst re = /\\d+/",
+        "{\"a\": \"https://good.example\", \"b\":\"https://good.example/\",\"c\":1}",
+    ] {
+        same(text);
+    }
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! What do doors 1 and 2 cost: a URL judged, a text filtered, a body understood and its answer filtered?
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
+use token_shield::guard::egress::text::{Found, Scanner, Verdict};
+use token_shield::model::prose::{Channel, Prose, Stream, whole};
+
+const PROSE: &str = "The weather in the mountains turns quickly, so pack for rain even where the morning is clear. Start before seven, take \
+    the left path behind the chapel: it is longer, and shaded. There's water at two places (the second one dries up in August), and \
+    nothing to eat before the hut.\n\nFrom there you see both valleys. \"It is worth it\", everybody says; and it is.\n\n";
+const LINKS: &str =
+    "See [the map](https://docs.example/map) and ![a picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
+
+fn judge() -> Judge {
+    let entries = |names: &[&str]| names.iter().map(|name| name.parse::<Entry>().unwrap_or_else(|why| panic!("{why}"))).collect();
+    let lists = Lists { links: entries(&["docs.example", "*.wiki.example", "a.example:8443"]), ..Lists::default() };
+    Judge::new(lists, Own::default())
+}
+
+/// The filter of a text, as an answer has it.
+struct Door {
+    judge: Judge,
+    scanner: Scanner,
+}
+
+impl Door {
+    fn new() -> Self {
+        Self { judge: judge(), scanner: Scanner::new(true) }
+    }
+
+    fn push(&mut self, text: &str, out: &mut String) {
+        let Self { judge, scanner } = self;
+        let narrowing = Narrowing::default();
+        scanner.push(text, out, &mut |found: &Found<'_>| match found.url.map(|url| judge.judge(Use::Links, url, &narrowing)) {
+            Ok(Ok(_)) => Verdict::Pass,
+            Ok(Err(_)) | Err(_) => Verdict::Strip,
+        });
+    }
+}
+
+impl Prose for Door {
+    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+        self.push(text, out);
+    }
+
+    fn pause(&mut self, _: Channel<'_>, out: &mut String) {
+        self.scanner.pause(out, &mut |_: &Found<'_>| Verdict::Strip);
+    }
+
+    fn part(&mut self) {}
+
+    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+        Vec::new()
+    }
+}
+
+fn egress(bench: &mut Criterion) {
+    let mut group = bench.benchmark_group("egress");
+    let (judge, narrowing) = (judge(), Narrowing::default());
+    group.bench_function("a listed URL judged", |run| {
+        run.iter(|| judge.judge(Use::Links, black_box("https://docs.example/a/b?c=d"), &narrowing).is_ok());
+    });
+    for (name, text) in
+        [("text without links", PROSE.repeat(3_000)), ("text with links", format!("{PROSE}{LINKS}").repeat(2_000))]
+    {
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(BenchmarkId::new("filter", name), |run| {
+            run.iter(|| {
+                let mut out = String::with_capacity(text.len() + 64);
+                Door::new().push(black_box(&text), &mut out);
+                out.len()
+            });
+        });
+    }
+    let text = PROSE.repeat(2);
+    let answer = format!(
+        r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":{text:?}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":9,"completion_tokens":9}}}}"#
+    );
+    group.throughput(Throughput::Bytes(answer.len() as u64));
+    group.bench_function(BenchmarkId::new("whole answer", format!("{} bytes", answer.len())), |run| {
+        run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new()).is_ok());
+    });
+    let event = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
+    let (mut stream, mut door, mut out) = (Stream::default(), Door::new(), Vec::new());
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("event of a stream", |run| {
+        run.iter(|| {
+            out.clear();
+            stream.event(black_box(event.as_bytes()), &mut door, &mut out).is_ok()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, egress);
+criterion_main!(benches);

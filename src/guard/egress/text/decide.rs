@@ -1,0 +1,76 @@
+//! What becomes of an authority once it is read: it passes, gives way to the mark, or ends the text.
+
+use super::authority::{self, Lead, is_inert};
+use super::context::Kind;
+use super::schemes::OPAQUE;
+use super::{Before, Found, Judged, MARK, Reading, Scanner, State, Verdict};
+
+impl Scanner {
+    /// An authority is over: what is held passes (true) or gives way.
+    pub(super) fn decide(&mut self, reading: Box<Reading>, odd: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
+        let Reading { lead, kind, read, placed, before, .. } = *reading;
+        let opaque = match &lead {
+            Lead::Scheme(scheme) if OPAQUE.contains(&scheme.as_str()) => Some(scheme.as_str()),
+            Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => None,
+        };
+        let url = match opaque {
+            Some("data") if is_inert(&read) => None,
+            Some(scheme) => Some(Err(format!("{scheme}:{read}"))),
+            None => authority::url(&lead, &read, (odd, placed)),
+        };
+        let fenced = self.lines.fenced();
+        let found = |url: &Result<String, String>| {
+            let url = url.as_deref().map_err(String::as_str);
+            judge(&Found { kind, url, fenced })
+        };
+        let verdict = url.as_ref().map_or(Verdict::Pass, found);
+        match verdict {
+            Verdict::Pass => self.release(out),
+            Verdict::Strip => self.strip(before, out, judge),
+            Verdict::Block => {
+                self.held.clear();
+                self.state = State::Blocked;
+            }
+        }
+        verdict == Verdict::Pass
+    }
+
+    /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the mark.
+    pub(super) fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
+        let Before { context, tags, lines, from } = before;
+        (self.context, self.tags, self.lines) = (context, tags, lines);
+        let rest = self.held.split_off(from);
+        // Lines that ended before the authority still do.
+        out.extend(self.held.chars().filter(|held| matches!(held, '\n' | '\r')));
+        self.held.clear();
+        out.push_str(MARK);
+        MARK.chars().for_each(|next| self.context.take(next, true));
+        self.written(MARK, true);
+        self.state = State::Swallow;
+        rest.chars().for_each(|next| self.raw(next, out, judge));
+    }
+
+    pub(super) fn release(&mut self, out: &mut String) {
+        out.push_str(&self.held);
+        self.held.clear();
+    }
+
+    /// A reference that nobody means anything by but to get past a reader.
+    pub(super) fn absurd(&mut self, raw: &str, out: &mut String, judge: &mut Judged<'_>) {
+        let lead = Lead::Scheme(String::new());
+        let reading = match std::mem::take(&mut self.state) {
+            State::Authority(reading) => reading,
+            State::Slashes { lead, .. } => self.reading(lead, Kind::Either, raw),
+            over @ (State::Swallow | State::Blocked) => {
+                self.state = over;
+                return;
+            }
+            State::Idle | State::Backslash(_) => self.reading(lead, Kind::Either, raw),
+        };
+        if self.decide(reading, true, out, judge) {
+            out.push_str(raw);
+        } else {
+            self.state = if self.is_blocked() { State::Blocked } else { State::Swallow };
+        }
+    }
+}
