@@ -1,0 +1,122 @@
+//! Which texts an answer has, and what goes out instead.
+
+use super::*;
+
+/// Writes texts in capitals, and holds a colon at the end of a piece.
+#[derive(Default)]
+struct Loud {
+    held: Vec<(u64, String)>,
+}
+
+impl Prose for Loud {
+    fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+        let own = |held: &(u64, String)| held.0 == channel.choice && held.1 == channel.key;
+        if self.held.iter().any(own) {
+            self.held.retain(|held| !own(held));
+            out.push(':');
+        }
+        match text.strip_suffix(':') {
+            Some(text) => {
+                out.push_str(&text.to_uppercase());
+                self.held.push((channel.choice, channel.key.to_owned()));
+            }
+            None => out.push_str(&text.to_uppercase()),
+        }
+    }
+
+    fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
+        let before = self.held.len();
+        self.held.retain(|held| held.0 != channel.choice || held.1 != channel.key);
+        out.push_str(if self.held.len() < before { ":" } else { "" });
+    }
+
+    fn part(&mut self) {}
+
+    fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
+        self.held.iter().filter(|held| choice.is_none_or(|choice| held.0 == choice)).cloned().collect()
+    }
+}
+
+#[track_caller]
+fn check_whole(json: &str, expect: &str) {
+    let found = whole(json.as_bytes(), &mut Loud::default()).expect("readable");
+    assert_eq!(String::from_utf8(found.unwrap_or_else(|| json.into())).expect("text"), expect);
+}
+
+#[track_caller]
+fn check_stream(events: &[&str], expect: &str) {
+    let (mut stream, mut loud, mut out) = (Stream::default(), Loud::default(), Vec::new());
+    for event in events {
+        stream.event(format!("{event}\n\n").as_bytes(), &mut loud, &mut out).expect("readable");
+    }
+    stream.finish(&mut loud, &mut out);
+    assert_eq!(String::from_utf8(out).expect("text"), expect);
+}
+
+#[test]
+fn texts_are_found_wherever_they_stand() {
+    check_whole(
+        r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"c:","reasoning_content":"d\n\u00e9","refusal":null,"tool_calls":[{"function":{"name":"e","arguments":"{}"}}],"new":[{"x":"y"}]},"logprobs":{"content":[NaN]},"finish_reason":"stop"}],"usage":{"a":1}}"#,
+        r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"C:","reasoning_content":"D\nÉ","refusal":null,"tool_calls":[{"function":{"name":"e","arguments":"{}"}}],"new":[{"x":"Y"}]},"logprobs":null,"finish_reason":"stop"}],"usage":{"a":1}}"#,
+    );
+    check_whole(
+        r#" {"type":"message","content":[{"type":"text","text":"a"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
+        r#" {"type":"message","content":[{"type":"text","text":"A"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
+    );
+    check_whole(r#"{"error":{"message":"m","type":"t"}}"#, r#"{"error":{"message":"M","type":"t"}}"#);
+    check_whole(r#"{"data":[{"embedding":[1,2]}]}"#, r#"{"data":[{"embedding":[1,2]}]}"#);
+    for broken in ["", "{", r#"{"a":"\ud800"}"#, r#"{"a":"b}"#, r#"{"\u0061":"b"}"#] {
+        assert_eq!(whole(broken.as_bytes(), &mut Loud::default()), Err(Unreadable::Json), "{broken}");
+    }
+    let deep = format!("{}{}", "[".repeat(80), "]".repeat(80));
+    assert_eq!(whole(deep.as_bytes(), &mut Loud::default()), Err(Unreadable::Depth));
+}
+
+#[test]
+fn what_is_held_comes_out_with_the_end_of_its_choice() {
+    check_stream(
+        &[
+            r#"data: {"choices":[{"index":1,"delta":{"content":"a:"},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"index":0,"delta":{"content":"b:"},"finish_reason":"stop"}]}"#,
+            r#"data: {"choices":[{"index":1,"delta":{"content":"c:"},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"index":2,"delta":{"content":"d"},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
+            "data: [DONE]",
+        ],
+        concat!(
+            "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"A\"},\"finish_reason\":null}]}\n\n",
+            "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"B:\"},\"finish_reason\":\"stop\"}]}\n\n",
+            "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\":C\"},\"finish_reason\":null}]}\n\n",
+            "data: {\"choices\":[{\"index\":2,\"delta\":{\"content\":\"D\"},\"finish_reason\":null}]}\n\n",
+            "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\":\"},\"finish_reason\":null}]}\n\n",
+            "data: {\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+            "data: [DONE]\n\n",
+        ),
+    );
+}
+
+#[test]
+fn what_is_held_comes_out_where_it_was_all_of_its_event() {
+    let event = |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"finish_reason\":null}}]}}");
+    check_stream(&[&event("A"), &event(":")], &[event("A"), event(""), event(":"), String::new()].join("\n\n"));
+}
+
+#[test]
+fn what_is_held_comes_out_with_the_end_of_its_block() {
+    check_stream(
+        &[
+            "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a:\"}}",
+            "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}",
+        ],
+        concat!(
+            "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"A\"}}\n\n",
+            "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\":\"}}\n\n",
+            "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+        ),
+    );
+}
+
+#[test]
+fn the_list_is_sorted() {
+    assert!(NOT_TEXT.is_sorted());
+}
