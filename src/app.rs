@@ -8,8 +8,9 @@ mod reload;
 mod tls;
 mod watchful;
 mod weigh;
+mod wiring;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,37 +24,35 @@ use crate::audit::entry::Pen;
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault};
 use crate::audit::record::{Held, Opener as _};
-use crate::audit::request::Server;
 use crate::audit::retain::{is_clock_doubtful, prune};
 use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, Ratchet, SystemClock};
 use crate::config::Config;
 use crate::control::{Control, api};
-use crate::crypto::{EntropyFault, Fast};
+use crate::crypto::{Draws, EntropyFault, Fast};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
+use crate::guard::egress::allowance::Allowance;
 use crate::guard::limiter::Limiter;
 use crate::guard::settings::{self, Jwks};
-use crate::guard::table::{RouteFault, Tables, Upstream as Known};
-use crate::health::Health;
+use crate::guard::table::RouteFault;
 use crate::keyring::{Issuer, Keyring};
 use crate::metrics::Metrics;
-use crate::model::Profile;
+use crate::proxy::Gateway;
 use crate::proxy::buffer::Buffers;
-use crate::proxy::connect::Dialler;
-use crate::proxy::forward::{Remote, credential};
 use crate::proxy::listen::{self, Terms};
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::settings::{Target, Upstream};
-use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, Tree};
-use crate::proxy::{Gateway, Wiring};
+use crate::proxy::settings::Target;
+use crate::proxy::tree::CREDENTIAL_BYTES_MIN;
 use crate::registry::Registry;
-use crate::secret::{SecretFault, SecretRef};
+use crate::secret::SecretFault;
 use crate::token::jwk;
 use crate::weights::Weights;
 
 use keys::{FileWatch, UrlWatch};
+pub use own::judge_of;
+use wiring::{remote, tree, wiring};
 
 /// How long operators and scrapers are waited for at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -99,6 +98,9 @@ pub enum StartFault {
         "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; draw one with: openssl rand -base64 32"
     )]
     Auditor,
+    /// How content is fetched.
+    #[error("[egress.fetch] {0}")]
+    Fetch(String),
     /// Randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
@@ -212,65 +214,6 @@ pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
     config.guard.issuers.iter().map(read).collect()
 }
 
-fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> {
-    let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
-    let tls = match &upstream.target {
-        Target::Tls { host, ca, .. } => Some(tls::client(host, ca.as_deref()).map_err(fault)?),
-        Target::Tcp { .. } | Target::Unix(_) | Target::Echo => None,
-    };
-    let held = match &upstream.credential {
-        None => None,
-        Some(secret) => {
-            let secret = secret.load()?;
-            Some(credential(&secret, upstream.credential_as_api_key).map_err(|error| fault(error.to_string()))?)
-        }
-    };
-    let dialler = Dialler::new(upstream.target.clone(), tls, connect);
-    let place = (&*upstream.target.authority(), &*upstream.base_path);
-    Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))
-}
-
-fn wiring(config: &Config) -> Result<Wiring, StartFault> {
-    let mut known = Vec::new();
-    let mut remotes = HashMap::new();
-    for upstream in &config.proxy.upstreams {
-        let name: Arc<str> = upstream.name.as_str().into();
-        let profile = Profile::named(&upstream.profile).ok_or_else(|| StartFault::Upstream {
-            upstream: upstream.name.clone(),
-            why: format!("there is no profile {:?}", upstream.profile),
-        })?;
-        let echo = upstream.target == Target::Echo;
-        let jurisdiction = upstream.jurisdiction.as_deref().map(Arc::from);
-        let server = Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
-        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), echo, server });
-        if !echo {
-            remotes.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
-        }
-    }
-    let health = Arc::new(Health::new(remotes.keys().cloned()));
-    let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
-    Ok(Wiring {
-        tables,
-        remotes,
-        health,
-        timeouts: config.proxy.timeouts.clone(),
-        publish_keys: config.proxy.listen.publish_keys,
-        tree: Some(tree(config)?).filter(|tree| tree.is_served()).map(Arc::new),
-        policy: config.policy.as_str().into(),
-    })
-}
-
-/// The log's tree, and who may have it.
-fn tree(config: &Config) -> Result<Tree, StartFault> {
-    let auditors = &config.proxy.auditors;
-    let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;
-    if credential.as_ref().is_some_and(|secret| secret.len() < CREDENTIAL_BYTES_MIN) {
-        return Err(StartFault::Auditor);
-    }
-    let files = (&*config.audit.dir, &*config.audit.vkeys);
-    Ok(Tree::new(files, &config.name, credential.as_ref(), auditors.public_checkpoints))
-}
-
 /// A gateway that is built and not yet running.
 pub struct App {
     config: Config,
@@ -372,6 +315,8 @@ impl App {
             clock,
             request_ids: RequestIds::new()?,
             cache_salts: CacheSalts::new()?,
+            marks: Draws::new()?,
+            allowance: Arc::new(Allowance::new(Arc::clone(&books.clock))),
         };
         control.set_pen(gateway.pen.clone());
         let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;

@@ -65,7 +65,7 @@ pub struct Metrics {
     config_reloads: IntCounterVec,
     jwks_reads: IntCounterVec,
     idle_keys: IntGauge,
-    egress: IntCounterVec,
+    doors: Doors,
     audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
@@ -76,6 +76,23 @@ struct Agents {
     requests: IntCounterVec,
     seen: Mutex<HashMap<String, IntCounter>>,
     max: usize,
+}
+
+/// What is measured of the doors of egress.
+struct Doors {
+    found: IntCounterVec,
+    fetched_bytes: IntCounter,
+}
+
+impl Doors {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let found = "What the doors of egress found";
+        let fetched = IntCounter::new("token_shield_fetched_bytes_total", "Bytes of content that was put into requests");
+        Ok(Self {
+            found: counters(registry, "token_shield_egress_total", found, &["door", "verdict", "reason"])?,
+            fetched_bytes: register(registry, fetched)?,
+        })
+    }
 }
 
 /// What is measured of the log.
@@ -192,12 +209,7 @@ impl Metrics {
                 &registry,
                 IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
             )?,
-            egress: counters(
-                &registry,
-                "token_shield_egress_total",
-                "What the doors of egress found",
-                &["door", "verdict", "reason"],
-            )?,
+            doors: Doors::new(&registry)?,
             audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
             per_agent,
@@ -211,9 +223,14 @@ impl Metrics {
         self.in_flight.inc();
     }
 
-    /// A door of egress judged: `request` with `block` or `strip`, and why.
+    /// Bytes of content were put into a request.
+    pub fn fetched(&self, bytes: u64) {
+        self.doors.fetched_bytes.inc_by(bytes);
+    }
+
+    /// A door of egress judged: `request` with `block`, `strip` or `inline`, and why.
     pub fn egress(&self, door: &str, verdict: &str, reason: &str) {
-        self.egress.with_label_values(&[door, verdict, reason]).inc();
+        self.doors.found.with_label_values(&[door, verdict, reason]).inc();
     }
 
     /// A request was refused.

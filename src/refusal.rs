@@ -187,6 +187,9 @@ codes! {
     AuditFull "audit-full" Sealed 503 Later "The disk that records are kept on is full, so nothing new is let through.";
     AuditUnavailable "audit-unavailable" Sealed 503 Later "The gateway cannot record, so it does not act.";
 
+    FetchFailed "fetch-failed" Forwarded 422 Never "Content that the request names could not be fetched, or is not what may stand there; send the content itself.";
+    FetchSlow "fetch-slow" Forwarded 504 Later "Content that the request names did not come in time.";
+    FetchAllowance "fetch-allowance" Forwarded 429 Later "The bytes that may be fetched for this agent within an hour are used up.";
     UpstreamUnavailable "upstream-unavailable" Forwarded 503 Later "No server for this model can be reached.";
     UpstreamSlow "upstream-slow" Forwarded 504 Later "The model's server did not answer in time.";
     UpstreamInvalid "upstream-invalid" Forwarded 502 Later "The model's server answered in a way that is not passed on.";

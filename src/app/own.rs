@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::guard::egress::destination::{Destination, Host, Scheme};
-use crate::guard::egress::judge::Own;
+use crate::guard::egress::judge::{Judge, Own};
 use crate::proxy::settings::Target;
 
 /// What is never a destination.
@@ -18,4 +18,10 @@ pub(super) fn of(config: &Config) -> Own {
     });
     let listeners = vec![config.proxy.listen.address, config.proxy.metrics];
     Own { upstreams: upstreams.collect(), listeners }
+}
+
+/// The judge of a config's endpoints.
+#[must_use]
+pub fn judge_of(config: &Config) -> Judge {
+    Judge::new(config.guard.egress.clone(), of(config))
 }

@@ -44,6 +44,12 @@ pub(super) fn server(tls: &Tls) -> Result<Arc<ServerConfig>, String> {
 
 /// A connector to `host`, whose certificate must come from `ca`, or from one of the system's CAs.
 pub(super) fn client(host: &str, ca: Option<&Path>) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    Ok((connector(ca)?, name))
+}
+
+/// A connector to servers whose certificates come from `ca`, or from one of the system's CAs.
+pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
@@ -66,6 +72,5 @@ pub(super) fn client(host: &str, ca: Option<&Path>) -> Result<(TlsConnector, Ser
         .map_err(|error| error.to_string())?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    Ok((TlsConnector::from(Arc::new(config)), name))
+    Ok(TlsConnector::from(Arc::new(config)))
 }

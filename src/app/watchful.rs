@@ -94,6 +94,7 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         said = behind > BEHIND_SAID;
         gateway.pen.flush(false);
         gateway.limiter.sweep();
+        gateway.allowance.sweep();
         gateway.authenticator.sweep();
         gateway.metrics.agents(&registry.agents_by_standing());
         let wiring = gateway.wiring.load_full();

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
-use crate::audit::request::{About, Admission, Body, Led, ModelDigest, Outcome, Refused, Server, Stripped};
+use crate::audit::request::{About, Admission, Body, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
@@ -137,6 +137,8 @@ pub struct Entry {
     digest_key: [u8; 16],
     digest: Option<KeyedDigest>,
     bytes: u64,
+    fetched: Vec<Fetched>,
+    forwarded: Option<Body>,
     held: Option<Held>,
 }
 
@@ -207,6 +209,18 @@ impl Entry {
         &self.record
     }
 
+    /// Content that was fetched for the request: its place in the body, its URL, its media type and itself.
+    pub fn fetched(&mut self, (path, target): (&str, &str), media_type: &str, content: &[u8]) {
+        let content = Body { bytes: content.len() as u64, digest: KeyedDigest::of(&self.digest_key, content) };
+        let (path, target, media_type) = (path.to_owned(), target.to_owned(), media_type.to_owned());
+        self.fetched.push(Fetched { path, target, media_type, content });
+    }
+
+    /// The body as it is sent on with that.
+    pub fn forwards(&mut self, body: &[u8]) {
+        self.forwarded = Some(Body { bytes: body.len() as u64, digest: KeyedDigest::of(&self.digest_key, body) });
+    }
+
     /// Bytes that go to the caller now.
     pub fn deliver(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
@@ -236,6 +250,8 @@ impl Entry {
             ms,
             usage,
             led,
+            fetched: std::mem::take(&mut self.fetched),
+            forwarded: self.forwarded,
             digest_key: self.digest_key,
             delivered: Body { bytes: self.bytes, digest: digest.finish() },
         };
@@ -326,6 +342,8 @@ impl Pen {
             digest_key,
             digest: Some(KeyedDigest::new(&digest_key)),
             bytes: 0,
+            fetched: Vec::new(),
+            forwarded: None,
             held: Some(held),
         };
         let event = Event::Admission(Box::new(admission));

@@ -87,6 +87,19 @@ pub struct Led {
     pub target: String,
 }
 
+/// Content that was fetched and put into a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Where in the body it stands.
+    pub path: String,
+    /// The URL that it lay behind.
+    pub target: String,
+    /// What it is.
+    pub media_type: String,
+    /// As it came.
+    pub content: Body,
+}
+
 /// A body: how long it was, and its digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Body {
@@ -113,7 +126,7 @@ pub struct Admission {
     pub digest_key: [u8; 16],
     /// As it was received.
     pub received: Body,
-    /// As it is sent on.
+    /// As it is sent on; none where nothing is, or content is still to be put in.
     pub forwarded: Option<Body>,
 }
 
@@ -140,7 +153,11 @@ pub struct Outcome {
     pub usage: Option<(u64, u64)>,
     /// What it would have made its reader reach: the first of it, and how often in all.
     pub led: (Vec<Led>, u64),
-    /// What the digest is keyed with.
+    /// What was fetched and put into it.
+    pub fetched: Vec<Fetched>,
+    /// As it was sent on with that.
+    pub forwarded: Option<Body>,
+    /// What the digests are keyed with.
     pub digest_key: [u8; 16],
     /// As it was delivered.
     pub delivered: Body,
@@ -240,6 +257,18 @@ impl ModelDigest {
     }
 }
 
+impl Fetched {
+    fn value(&self) -> Value<'_> {
+        object([
+            ("bytes", number(self.content.bytes)),
+            ("digest", base64url(&self.content.digest)),
+            ("media_type", Value::from_text(cut(&self.media_type))),
+            ("path", Value::from_text(cut(&self.path))),
+            ("target", Value::from_text(cut(&self.target))),
+        ])
+    }
+}
+
 impl Admission {
     pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
         self.about.members(into, true);
@@ -282,6 +311,13 @@ impl Outcome {
         let (first, count) = &self.led;
         into.some("led", (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(led).collect())));
         into.some("led_count", (*count > 0).then(|| number(*count)));
+        let fetched: Vec<Value<'_>> = self.fetched.iter().take(LIST_MAX).map(Fetched::value).collect();
+        into.some("fetched", (!fetched.is_empty()).then_some(Value::Array(fetched)));
+        into.some("fetched_count", (!self.fetched.is_empty()).then(|| number(self.fetched.len() as u64)));
+        if let Some(forwarded) = &self.forwarded {
+            into.number("forward_bytes", forwarded.bytes);
+            into.value("forward_digest", base64url(&forwarded.digest));
+        }
         into.value("digest_key", base64url(&self.digest_key));
         into.number("response_bytes", self.delivered.bytes);
         into.value("response_digest", base64url(&self.delivered.digest));

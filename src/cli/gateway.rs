@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, agent, audit, backup, config, dev, keys, model, serve, token};
+use super::{Failure, agent, audit, backup, config, dev, egress, keys, model, serve, token};
 use crate::id::{AgentName, NameFault};
 
 #[derive(Subcommand)]
@@ -24,6 +24,9 @@ pub(super) enum Noun {
     /// Register, show and stop agents.
     #[command(subcommand)]
     Agent(agent::Verb),
+    /// Say which endpoints are controlled.
+    #[command(subcommand)]
+    Egress(egress::Verb),
     /// List models and their weights, and accept other weights.
     #[command(subcommand)]
     Model(model::Verb),
@@ -54,6 +57,7 @@ impl Noun {
                 Self::Keys(verb) => verb.run().await,
                 Self::Token(verb) => verb.run().await,
                 Self::Agent(verb) => verb.run().await,
+                Self::Egress(verb) => verb.run().await,
                 Self::Model(verb) => verb.run().await,
                 Self::Why(why) => why.run().await,
                 Self::Clock(verb) => verb.run().await,

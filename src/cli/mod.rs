@@ -16,6 +16,8 @@ mod dev;
 #[cfg(feature = "gateway")]
 mod door;
 #[cfg(feature = "gateway")]
+mod egress;
+#[cfg(feature = "gateway")]
 mod gateway;
 #[cfg(feature = "gateway")]
 mod handles;

@@ -64,6 +64,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let metrics = root.table("metrics", empty);
     let timeouts = timeouts(root.table("timeouts", empty));
     let count = |key, fallback| limits.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback);
+    let (egress, fetch, fetch_tools) = super::egress::lists(root.table("egress", empty), base, empty);
     let guard = Guard {
         issuers,
         classes,
@@ -73,7 +74,9 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         token_cache: count("token_cache", 65_536),
         body_max: limits.bytes("body").unwrap_or(32 << 20),
         bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
-        egress: super::egress::lists(root.table("egress", empty)),
+        egress,
+        fetch,
+        fetch_tools,
     };
     let (connections_max, peer_connections_max) = (count("connections", 10_000), count("peer_connections", 1000));
     limits.close();
@@ -87,7 +90,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let metrics = address("metrics", ([127, 0, 0, 1], 9464));
     let admin = listen_section.parsed("admin", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
     let admin = admin.unwrap_or_else(|| data.join("admin.sock"));
-    let trusted_proxies = trusted(&listen_section);
+    let trusted_proxies = networks(&listen_section, "trusted_proxies");
     // Every section is closed before the first missing value ends the reading: all faults are said at once.
     listen_section.close();
     let (audit, keep, auditors) =
@@ -162,16 +165,17 @@ fn tightest(name: &str) -> Class {
         cache_scope,
         requests: Requests::default(),
         answers: Answers::default(),
+        fetch_per_hour: 256 << 20,
     }
 }
 
-fn trusted(listen: &Section<'_>) -> Vec<ipnet::IpNet> {
+pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
     let mut networks = Vec::new();
-    for text in listen.texts("trusted_proxies") {
+    for text in section.texts(key) {
         let one = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
         match text.parse().or_else(|_| one()) {
             Ok(network) => networks.push(network),
-            Err(_) => listen.fault("trusted_proxies", format!("{text:?} is not a network such as \"10.0.0.0/28\"")),
+            Err(_) => section.fault(key, format!("{text:?} is not a network such as \"10.0.0.0/28\"")),
         }
     }
     networks
@@ -288,8 +292,9 @@ fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>) -> Class 
     let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
     let requests = super::egress::requests(section.table("requests", empty));
     let answers = super::egress::answers(section.table("answers", empty));
+    let fetch_per_hour = section.bytes("fetch_per_hour").unwrap_or(tightest.fetch_per_hour);
     section.close();
-    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope, requests, answers }
+    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope, requests, answers, fetch_per_hour }
 }
 
 fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -> Option<Model> {

@@ -1,11 +1,23 @@
 //! Which endpoints are controlled, and how classes keep the doors of egress.
 
-use super::section::Section;
-use crate::guard::egress::judge::{Entry, Lists};
-use crate::guard::settings::{Answers, Door, Reply, Requests};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
 
-/// The lists, each for its use.
-pub(super) fn lists(section: Section<'_>) -> Lists {
+use toml::de::DeTable;
+
+use super::section::Section;
+use crate::guard::egress::call::Pattern;
+use crate::guard::egress::judge::{Entry, Lists};
+use crate::guard::settings::{Answers, Called, Door, Fetch, Reply, Requests};
+
+/// Where resolvers listen (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
+/// Pieces of content that one request may have fetched, at the most.
+const COUNT_MAX: usize = 1_000;
+
+/// The lists, each for its use, how content is fetched, and the tools by which agents reach out.
+pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> (Lists, Fetch, Vec<Pattern>) {
     let entries = |key| {
         let mut entries: Vec<Entry> = Vec::new();
         for text in section.texts(key) {
@@ -21,10 +33,42 @@ pub(super) fn lists(section: Section<'_>) -> Lists {
         }
         entries
     };
-    let lists = Lists { media: entries("media"), links: entries("links"), ..Lists::default() };
-    section.not_enforced(&["tunnel", "networks"]);
+    let networks = super::bind::networks(&section, "networks");
+    let lists = Lists { media: entries("media"), links: entries("links"), tunnel: entries("tunnel"), networks };
+    let fetch = fetch(section.table("fetch", empty), base);
+    let mut tools = Vec::new();
+    for text in section.texts("fetch_tools") {
+        match Pattern::read(&text) {
+            Some(pattern) => tools.push(pattern),
+            None => {
+                section.fault("fetch_tools", format!("{text:?} is not the name of a tool, or the beginning of names and a *"))
+            }
+        }
+    }
+    if tools.is_empty() && !lists.tunnel.is_empty() {
+        section.fault(
+            "tunnel",
+            "is asked about the tools of fetch_tools alone, and there are none; a rule that is not enforced is not accepted",
+        );
+    }
     section.close();
-    lists
+    (lists, fetch, tools)
+}
+
+fn fetch(section: Section<'_>, base: &Path) -> Fetch {
+    let resolver = |text: &str| text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)));
+    let fetch = Fetch {
+        bytes_max: section.bytes("bytes").unwrap_or(8 << 20),
+        count_max: section.number("count").and_then(|count| usize::try_from(count).ok()).unwrap_or(16),
+        time_max: section.duration("time").unwrap_or(Duration::from_secs(10)),
+        resolver: section.parsed("resolver", "an address, such as \"127.0.0.1\" or \"127.0.0.1:5353\"", resolver),
+        ca: section.text("ca").map(|path| base.join(path)),
+    };
+    if fetch.count_max > COUNT_MAX {
+        section.fault("count", format!("must be at most {COUNT_MAX}"));
+    }
+    section.close();
+    fetch
 }
 
 /// What becomes of what an answer would make its reader reach.
@@ -33,18 +77,20 @@ pub(super) fn answers(section: Section<'_>) -> Answers {
         let replies = [("report", Reply::Report), ("strip", Reply::Strip), ("block", Reply::Block)];
         super::bind::choice(&section, key, &replies).unwrap_or_default()
     };
-    let answers = Answers { fetched: reply("fetched"), clicked: reply("clicked") };
+    let called = [("report", Called::Report), ("block", Called::Block)];
+    let called = super::bind::choice(&section, "called", &called).unwrap_or_default();
+    let answers = Answers { fetched: reply("fetched"), clicked: reply("clicked"), called };
     section.close();
     answers
 }
 
 /// How a class keeps the doors of requests.
 pub(super) fn requests(section: Section<'_>) -> Requests {
-    let door = |key| {
-        let doors = [("block", Door::Block), ("strip", Door::Strip)];
-        super::bind::choice(&section, key, &doors).unwrap_or_default()
-    };
-    let requests = Requests { media: door("media"), hosted_tools: door("hosted_tools"), mcp: door("mcp") };
+    let content = [("block", Door::Block), ("strip", Door::Strip), ("inline", Door::Inline)];
+    let tools = [("block", Door::Block), ("strip", Door::Strip)];
+    let door = |key, doors| super::bind::choice(&section, key, doors).unwrap_or_default();
+    let requests =
+        Requests { media: door("media", &content), hosted_tools: door("hosted_tools", &tools), mcp: door("mcp", &tools) };
     section.close();
     requests
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::audit::request::Server;
 use crate::guard::cache_salt::{CacheSalts, CacheScope};
+use crate::guard::egress::request::Fetches;
 use crate::guard::gcra::Headroom;
 use crate::guard::govern::Governed;
 use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
@@ -55,6 +56,8 @@ pub struct Call {
     pub served: Arc<Served>,
     /// The server that the body was written for.
     pub upstream: Arc<Upstream>,
+    /// What is fetched and stands in the body as marks until then.
+    pub fetches: Option<Fetches>,
 }
 
 /// What the answer's headers say about what was changed.
@@ -162,14 +165,17 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) 
     let (work, notes) = match asked {
         Asked::Models(one) => (Work::Models(one), Notes::default()),
         Asked::Me => (Work::Me, Notes::default()),
-        Asked::Call { call, served, upstream } => {
+        Asked::Call { call, served, upstream, fetches } => {
             let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &upstream.caps)];
             let permit = enter(limiter, &shared)?;
             let class_cap = class.output_tokens;
             let cap = token.verified.grants().filter_map(|grants| grants.output_tokens).fold(class_cap, u64::min);
             let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
             let each = if writes_tokens(call.operation()) { each_choice(cap, call.choices())? } else { cap };
-            let (work, notes) = write(&call, (served, upstream), (each, scope), stamp);
+            let (mut work, notes) = write(&call, (served, upstream), (each, scope), stamp);
+            if let Work::Call(call) = &mut work {
+                call.fetches = fetches;
+            }
             let cap = writes_tokens(call.operation()).then_some(cap);
             return Ok(Admitted { routed, work, notes, permit, cap });
         }
@@ -232,7 +238,8 @@ fn write(
     let notes =
         Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped, removed: 0 };
     let (body, stream) = (Bytes::from(written.body), call.stream());
-    let forward = Call { body, stream, usage_asked: call.usage_asked(), continues: call.continues(), served, upstream };
+    let forward =
+        Call { body, stream, usage_asked: call.usage_asked(), continues: call.continues(), served, upstream, fetches: None };
     (Work::Call(forward), notes)
 }
 

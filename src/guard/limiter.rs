@@ -46,6 +46,13 @@ pub struct Subject {
     key: u128,
 }
 
+impl Subject {
+    /// The keyed hash of its name.
+    pub(super) const fn key(self) -> u128 {
+        self.key
+    }
+}
+
 /// One subject and the rates that it is tested against.
 #[derive(Clone, Debug)]
 pub struct Ask {

@@ -1,10 +1,12 @@
 //! What the questions are set to: checked data, no defaults of its own.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::guard::cache_salt::CacheScope;
+use crate::guard::egress::call::Pattern;
 use crate::guard::egress::judge::Lists;
 use crate::model::UnknownFields;
 use crate::token::{IssuerPolicy, PostQuantum};
@@ -30,6 +32,25 @@ pub struct Settings {
     pub bodies_max: u64,
     /// Which endpoints are controlled.
     pub egress: Lists,
+    /// What is fetched of them, and how.
+    pub fetch: Fetch,
+    /// Tools by which agents reach out: what an answer calls them with is judged.
+    pub fetch_tools: Vec<Pattern>,
+}
+
+/// How content is fetched that is put into requests.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// Bytes of one piece of content.
+    pub bytes_max: u64,
+    /// Pieces of content in one request.
+    pub count_max: usize,
+    /// All of one request together.
+    pub time_max: Duration,
+    /// Who is asked for addresses; the system's resolvers where it is not said.
+    pub resolver: Option<SocketAddr>,
+    /// Who must have signed a server's certificate; the system's CAs where it is not said.
+    pub ca: Option<PathBuf>,
 }
 
 /// An issuer: public keys only.
@@ -125,6 +146,8 @@ pub struct Class {
     pub requests: Requests,
     /// What happens to what an answer would make its reader fetch or open.
     pub answers: Answers,
+    /// Bytes that may be fetched for one agent within an hour.
+    pub fetch_per_hour: u64,
 }
 
 /// What happens to what an answer would make its reader fetch or open, and that is not controlled.
@@ -134,6 +157,29 @@ pub struct Answers {
     pub fetched: Reply,
     /// Links.
     pub clicked: Reply,
+    /// What tools that reach out are called with: nothing of that is ever taken out.
+    pub called: Called,
+}
+
+/// What becomes of an answer that calls a tool with a place that is not controlled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Called {
+    /// The call goes on, and is counted and recorded.
+    Report,
+    /// The answer is refused, or ends before the call.
+    #[default]
+    Block,
+}
+
+impl Called {
+    /// As the config writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Report => Reply::Report.as_str(),
+            Self::Block => Reply::Block.as_str(),
+        }
+    }
 }
 
 /// What becomes of it. The later one is the stricter one.
@@ -180,6 +226,8 @@ pub enum Door {
     Block,
     /// What reaches out is taken out of the request, which goes on without it.
     Strip,
+    /// The gateway fetches what is controlled, and puts it into the request. Of content alone; all else is refused.
+    Inline,
 }
 
 impl Door {
@@ -189,6 +237,7 @@ impl Door {
         match self {
             Self::Block => "block",
             Self::Strip => "strip",
+            Self::Inline => "inline",
         }
     }
 }

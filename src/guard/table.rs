@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::audit::request::Server;
+use crate::guard::egress::call::Pattern;
 use crate::guard::egress::judge::{Judge, Own};
 use crate::guard::gcra::{Limit, Period};
-use crate::guard::settings::{Caps, Class, Settings};
+use crate::guard::settings::{Caps, Class, Fetch, Settings};
 use crate::health::Health;
 use crate::model::Profile;
 use crate::weights::Weights;
@@ -58,6 +59,10 @@ pub struct Tables {
     pub body_max: u64,
     /// Which endpoints are controlled.
     pub judge: Judge,
+    /// How content is fetched.
+    pub fetch: Fetch,
+    /// Tools by which agents reach out.
+    pub fetch_tools: Vec<Pattern>,
 }
 
 /// A model's route names an upstream that is not declared.
@@ -96,7 +101,9 @@ impl Tables {
         }
         let classes = settings.classes.iter().map(|(name, class)| (name.clone(), Arc::new(class.clone()))).collect();
         let judge = Judge::new(settings.egress.clone(), own);
-        Ok(Self { classes, principals: settings.principals.clone(), by_name, body_max: settings.body_max, judge })
+        let (principals, fetch, fetch_tools) =
+            (settings.principals.clone(), settings.fetch.clone(), settings.fetch_tools.clone());
+        Ok(Self { classes, principals, by_name, body_max: settings.body_max, judge, fetch, fetch_tools })
     }
 
     /// The class of that name.

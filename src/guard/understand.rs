@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::guard::authenticate::Authenticated;
+use crate::guard::egress::request::Fetches;
 use crate::guard::route::Routed;
 use crate::guard::table::{Served, Upstream};
 use crate::health::Health;
@@ -24,6 +25,8 @@ pub enum Asked<'b> {
         served: Arc<Served>,
         /// The server that is asked first; the body is written in its terms.
         upstream: Arc<Upstream>,
+        /// What is fetched and put into the request.
+        fetches: Option<Fetches>,
     },
 }
 
@@ -88,7 +91,7 @@ pub fn understand<'b>(routed: Routed, body: &'b [u8], (health, weights): (&Healt
                 model_upstream: &served.upstream_name,
             };
             let call = Box::new(reading.understand(&terms)?);
-            Asked::Call { call, served, upstream }
+            Asked::Call { call, served, upstream, fetches: None }
         }
     };
     Ok(Understood { routed, asked })

@@ -5,6 +5,7 @@ use memchr::memmem::Finder;
 use super::peek::member;
 use super::prose::{self, Prose, Unreadable};
 use super::sse::{self, Splitter, TooLong};
+use super::tools::{self, Gate, Tools};
 use super::usage::{self, Usage};
 use super::{Dialect, Operation};
 
@@ -17,12 +18,16 @@ pub enum Fault {
     /// What it says cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// Its tool calls cannot be judged.
+    #[error(transparent)]
+    Tools(#[from] tools::Fault),
 }
 
 /// Passes a stream of server-sent events on, byte for byte but for the texts that `P` changes, and one event: the usage that the caller
 /// did not ask for.
 pub struct StreamFilter<P> {
     splitter: Splitter,
+    gate: Gate,
     texts: prose::Stream,
     prose: P,
     watch: Watch,
@@ -38,7 +43,7 @@ struct Watch {
     ended: bool,
 }
 
-impl<P: Prose> StreamFilter<P> {
+impl<P: Prose + Tools> StreamFilter<P> {
     /// A filter for the answer to `operation`, whose texts `prose` reads. `usage_asked` says whether the caller asked for usage itself.
     #[must_use]
     pub fn new(operation: Operation, usage_asked: bool, prose: P) -> Self {
@@ -49,6 +54,7 @@ impl<P: Prose> StreamFilter<P> {
         };
         Self {
             splitter: Splitter::default(),
+            gate: Gate::default(),
             texts: prose::Stream::default(),
             prose,
             watch: Watch { dialect, usage_asked, usage: None, ended: false },
@@ -63,13 +69,17 @@ impl<P: Prose> StreamFilter<P> {
     /// # Errors
     /// When an event is too long or cannot be read; nothing of it was passed on, and the stream cannot go on.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
-        let Self { splitter, texts, prose, watch, usage_word, end_word } = self;
+        let Self { splitter, gate, texts, prose, watch, usage_word, end_word } = self;
         let of_interest = |bytes: &[u8]| usage_word.find(bytes).is_some() || end_word.find(bytes).is_some();
         let (mut last, mut read) = (None, Ok(()));
+        let judged = prose.any();
         splitter.push(bytes, |event| {
-            let place = out.len();
-            if read.is_ok() && (!of_interest(event) || watch.passes(event)) {
-                read = texts.event(event, prose, out);
+            let mut place = out.len();
+            if read.is_ok() && !prose.ended() && (!of_interest(event) || watch.passes(event)) {
+                read = match judged {
+                    false => texts.event(event, prose, out).map_err(Fault::from),
+                    true => Self::judged((gate, texts), event, prose, out).map(|begun| place = begun),
+                };
             }
             if watch.ended {
                 last.get_or_insert(place);
@@ -79,16 +89,45 @@ impl<P: Prose> StreamFilter<P> {
         Ok(last)
     }
 
+    /// An event behind what was held of tool calls; gives the place where it begins.
+    fn judged(
+        (gate, texts): (&mut Gate, &mut prose::Stream),
+        event: &[u8],
+        prose: &mut P,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Fault> {
+        let mut ready = Vec::new();
+        gate.event(event, prose, &mut |event| ready.push(event.to_vec()))?;
+        let mut place = out.len();
+        for event in ready {
+            place = out.len();
+            texts.event(&event, prose, out)?;
+        }
+        Ok(place)
+    }
+
     /// The stream has ended: appends what was held.
     ///
     /// # Errors
     /// When what was held cannot be read.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let rest = self.splitter.rest();
-        if self.watch.passes(&rest) {
-            self.texts.event(&rest, &mut self.prose, out)?;
+        let Self { gate, texts, prose, watch, .. } = self;
+        if prose.ended() {
+            return Ok(());
         }
-        self.texts.finish(&mut self.prose, out);
+        let passes = watch.passes(&rest);
+        if prose.any() {
+            if passes {
+                Self::judged((gate, texts), &rest, prose, out)?;
+            }
+            let mut ready = Vec::new();
+            gate.finish(prose, &mut |event| ready.push(event.to_vec()));
+            ready.iter().try_for_each(|event| texts.event(event, prose, out))?;
+        } else if passes {
+            texts.event(&rest, prose, out)?;
+        }
+        texts.finish(prose, out);
         Ok(())
     }
 

@@ -109,6 +109,7 @@ impl<'b> Reading<'b> {
             usage_asked,
             reaches,
             stripped: Vec::new(),
+            inlets: Vec::new(),
             dropped,
         })
     }
@@ -149,6 +150,7 @@ pub struct ModelCall<'b> {
     usage_asked: bool,
     pub(super) reaches: Vec<Reach>,
     pub(super) stripped: Vec<Reach>,
+    pub(super) inlets: Vec<Reach>,
     dropped: Vec<String>,
 }
 

@@ -6,6 +6,7 @@ use crate::json::{self, Limits, Object, Value};
 use crate::refusal::{Code, Refusal};
 use crate::spelling::nearest;
 
+use super::inline::{self, Inlet};
 use super::kind::{Form, Kind, Medium, Rule, Text};
 use super::path::{Path, shown};
 use super::profile::{Profile, Shape, Union};
@@ -152,7 +153,8 @@ impl<'t> Judge<'t> {
         match rule {
             Rule::Pass(Kind { object: Some(form), .. }) => self.form(form, object, path),
             Rule::Reach(kind) => {
-                self.reaches.push(reach(*kind, target_of(object, path), path));
+                let inlet = (*kind == ReachKind::Media).then(|| inlet(self.profile, union)).flatten();
+                self.reaches.push(Reach { inlet, ..reach(*kind, target_of(object, path), path) });
                 Ok(())
             }
             Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => Err(Refusal::new(Code::FieldNotAllowed)
@@ -210,11 +212,12 @@ impl<'t> Judge<'t> {
             return Ok(());
         }
         // Only the exact spelling passes: what one reader takes for inline content another may take for a place.
+        let types = self.profile.media_types(medium);
         let Some(rest) = text.strip_prefix("data:") else {
-            self.reaches.push(reach(ReachKind::Media, text.to_owned(), path));
+            let inlet = Inlet::new(inline::Form::DataUrl, types, max);
+            self.reaches.push(Reach { inlet, ..reach(ReachKind::Media, text.to_owned(), path) });
             return Ok(());
         };
-        let types = self.profile.media_types(medium);
         match rest.split_once(";base64,") {
             Some((media_type, content)) if types.iter().any(|known| known == media_type) && is_base64(content) => {
                 let fits = signature::fits(media_type, content);
@@ -258,7 +261,18 @@ impl<'t> Judge<'t> {
 }
 
 fn reach(kind: ReachKind, target: String, path: &Path<'_>) -> Reach {
-    Reach { path: path.to_string(), kind, target, steps: path.steps() }
+    Reach { path: path.to_string(), kind, target, steps: path.steps(), inlet: None }
+}
+
+/// How content may stand in the place of a member of that union: as its member `base64`, whose shape names the media types.
+fn inlet(profile: &Profile, union: &Union) -> Option<Inlet> {
+    let Some(Rule::Pass(Kind { object: Some(Form::Shape(place)), .. })) = union.member("base64") else { return None };
+    match profile.shapes.get(*place)?.rule("media_type") {
+        Some(Rule::Pass(Kind { string: Some(Text::OneOf(types)), .. })) => {
+            Inlet::new(inline::Form::Source, types, profile.media_chars_max())
+        }
+        _ => None,
+    }
 }
 
 /// A JSON schema's references stay inside it: a reader that followed one would fetch.

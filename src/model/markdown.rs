@@ -45,7 +45,7 @@ pub(super) fn reaches(object: &Object<'_>) -> Vec<Reach> {
         let place = text.pieces.partition_point(|(begin, ..)| *begin <= at).saturating_sub(1);
         let (path, steps) = text.pieces.get(place).map(|(_, path, steps)| (path.clone(), steps.clone())).unwrap_or_default();
         let target = text.text.get(at + MARK.len()..).and_then(|rest| rest.split(')').next()).unwrap_or_default();
-        Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps }
+        Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps, inlet: None }
     });
     found.collect()
 }

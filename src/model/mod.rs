@@ -8,6 +8,7 @@ pub mod answer;
 mod call;
 pub mod echo;
 pub mod error;
+pub mod inline;
 mod judge;
 mod kind;
 mod markdown;
@@ -19,6 +20,7 @@ pub mod prose;
 mod signature;
 pub mod sse;
 mod strip;
+pub mod tools;
 pub mod usage;
 
 pub use call::{Changes, ModelCall, Reading, Terms, Written, read};
@@ -166,6 +168,8 @@ pub struct Reach {
     pub target: String,
     /// The way there from the body's root.
     pub(crate) steps: Vec<Step>,
+    /// How what lies there could stand in the request itself.
+    pub(crate) inlet: Option<inline::Inlet>,
 }
 
 /// One step of the way to a place in a body.

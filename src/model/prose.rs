@@ -45,7 +45,7 @@ const ONCE: [&str; 4] = ["function_call", "logprobs", "tool_calls", "usage"];
 /// The choice of texts that belong to none.
 const NO_CHOICE: u64 = u64::MAX;
 /// Depth of an answer that is looked through.
-const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 64;
 
 /// Which text a piece belongs to: pieces of one are put together by who reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,14 +183,15 @@ impl Stream {
             walk.end(None);
             walk.prose.part();
         }
-        let (rest, here) = (std::mem::take(&mut walk.rest), walk.channels());
+        let (rest, holding) = (std::mem::take(&mut walk.rest), walk.prose.holding(None));
+        // Nothing is held of most events.
+        let here = if holding.is_empty() { Vec::new() } else { walk.channels() };
         let written = walk.written();
         rest.iter().for_each(|rest| self.again(rest, out));
         match &written {
             Some(data) => sse::with_data(event, data, out),
             None => out.extend_from_slice(event),
         }
-        let holding = prose.holding(None);
         self.templates.retain(|known| holding.iter().any(|(choice, key)| known.is_of(*choice, key)));
         for (choice, key) in holding.into_iter().filter(|held| here.contains(held)) {
             self.templates.retain(|known| !known.is_of(choice, &key));

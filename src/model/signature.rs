@@ -16,7 +16,11 @@ fn first(content: &str) -> Vec<u8> {
 
 /// Whether base64 content begins as the media type says. Text has no signature.
 pub(super) fn fits(media_type: &str, content: &str) -> bool {
-    let bytes = first(content);
+    is(media_type, &first(content))
+}
+
+/// Whether content begins as the media type says.
+pub(super) fn is(media_type: &str, bytes: &[u8]) -> bool {
     let begins = |signature: &[u8]| bytes.starts_with(signature);
     let at = |place: usize, signature: &[u8]| bytes.get(place..).is_some_and(|rest| rest.starts_with(signature));
     match media_type {
@@ -26,8 +30,8 @@ pub(super) fn fits(media_type: &str, content: &str) -> bool {
         "image/webp" => begins(b"RIFF") && at(8, b"WEBP"),
         "image/bmp" => begins(b"BM"),
         "audio/wav" | "audio/x-wav" | "audio/wave" => begins(b"RIFF") && at(8, b"WAVE"),
-        "audio/mpeg" | "audio/mp3" => begins(b"ID3") || is_mpeg_audio(&bytes),
-        "audio/aac" => begins(b"ADIF") || begins(b"ID3") || is_mpeg_audio(&bytes),
+        "audio/mpeg" | "audio/mp3" => begins(b"ID3") || is_mpeg_audio(bytes),
+        "audio/aac" => begins(b"ADIF") || begins(b"ID3") || is_mpeg_audio(bytes),
         "audio/flac" => begins(b"fLaC") || begins(b"ID3"),
         "audio/ogg" | "video/ogg" => begins(b"OggS"),
         "audio/webm" | "video/webm" | "video/x-matroska" => begins(b"\x1a\x45\xdf\xa3"),

@@ -101,7 +101,7 @@ fn name<'v>(value: &'v Value<'_>) -> Option<&'v str> {
 }
 
 /// The value at the end of these steps.
-fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v mut Value<'b>> {
+pub(super) fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v mut Value<'b>> {
     let (Step::Key(first), rest) = steps.split_first()? else { return None };
     let mut value = root.get_mut(first)?;
     for step in rest {

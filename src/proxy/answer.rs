@@ -6,14 +6,17 @@ use bytes::Bytes;
 use http::{HeaderValue, Response};
 
 use crate::guard::admit::Notes;
+use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::answer::Filter;
+use crate::guard::egress::judge::Use;
+use crate::guard::egress::request::narrowing;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::Permit;
 use crate::guard::route::Routed;
 use crate::guard::table::Served;
 use crate::guard::understand::{may_use, not_found};
 use crate::model::answer::StreamFilter;
-use crate::model::{Dialect, models, prose};
+use crate::model::{Dialect, models, prose, tools};
 use crate::proxy::Way;
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
@@ -128,10 +131,13 @@ impl Answer {
 
 /// A whole answer, its texts filtered.
 pub(super) fn filtered(bytes: Bytes, mut filter: Filter, mut pass: Pass, way: &mut Way) -> Result<(Bytes, Pass), Refusal> {
-    let changed = prose::whole(&bytes, &mut filter).map_err(|fault| Refusal::new(Code::UpstreamInvalid).because(fault));
+    let invalid = |fault| Refusal::new(Code::UpstreamInvalid).because(fault);
+    let called = tools::whole(&bytes, &mut filter).map_err(invalid);
+    let changed = prose::whole(&bytes, &mut filter).map_err(invalid);
     way.meter.found(filter.findings());
     filter.findings().passes()?;
     pass.notes.removed = filter.findings().removed;
+    called?;
     Ok((changed?.map_or(bytes, Bytes::from), pass))
 }
 
@@ -206,11 +212,28 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
                 "hosted_tools": class.requests.hosted_tools.as_str(),
                 "mcp": class.requests.mcp.as_str(),
             },
-            "answers": { "fetched": class.answers.fetched.as_str(), "clicked": class.answers.clicked.as_str() },
+            "answers": {
+                "fetched": class.answers.fetched.as_str(),
+                "clicked": class.answers.clicked.as_str(),
+                "called": class.answers.called.as_str(),
+            },
+            "fetch_per_hour": class.fetch_per_hour,
         },
+        "egress": egress(caller),
         "left": left,
     });
     about.to_string().into_bytes()
+}
+
+/// What the token leaves of the operator's lists, by use.
+fn egress(caller: &Authenticated) -> serde_json::Value {
+    let narrowing = narrowing(&caller.token().verified);
+    let judge = &caller.tables().judge;
+    let left = |wanted: &Use| {
+        let entries = judge.left(*wanted, &narrowing).into_iter().map(serde_json::Value::String);
+        (wanted.as_str().to_owned(), serde_json::Value::Array(entries.collect()))
+    };
+    serde_json::Value::Object(Use::ALL.iter().map(left).collect())
 }
 
 /// The models that the token may use, or one of them.

@@ -33,7 +33,7 @@ const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version
 /// Headers that a request to an upstream has room for without growing: ours, and hyper's Content-Length.
 const HEADERS: usize = 12;
 /// What the gateway calls itself.
-const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
+pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
 /// Largest answer to a question of the gateway's own, in bytes.
 const READ_MAX: usize = 4 << 20;
 /// Largest whole answer that is taken from an upstream, in bytes.

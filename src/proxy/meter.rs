@@ -95,6 +95,11 @@ impl Meter {
         self.entry.as_ref().map(|entry| entry.record().to_owned())
     }
 
+    /// The open entry.
+    pub const fn entry(&mut self) -> Option<&mut Entry> {
+        self.entry.as_mut()
+    }
+
     /// Bytes of the answer.
     pub fn deliver(&mut self, bytes: &[u8]) {
         if let Some(entry) = &mut self.entry {

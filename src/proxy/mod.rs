@@ -4,6 +4,7 @@ mod answer;
 pub mod body;
 pub mod buffer;
 pub mod connect;
+pub mod fetch;
 pub mod forward;
 mod framing;
 pub mod listen;
@@ -12,6 +13,7 @@ pub mod peer;
 pub mod pool;
 mod receipts;
 pub mod request_id;
+pub mod resolve;
 pub mod respond;
 pub mod settings;
 pub mod stream;
@@ -26,15 +28,17 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::audit::entry::{Draft, Pen, Sealed};
 use crate::audit::request::Stripped;
 use crate::clock::Clock;
+use crate::crypto::Draws;
 use crate::guard::admit::{Admitted, Call, Stamp, Work, admit, enter_server};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
 use crate::guard::cache_salt::CacheSalts;
+use crate::guard::egress::allowance::Allowance;
 use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
 use crate::guard::gcra::Limit;
@@ -54,6 +58,7 @@ use crate::model::{Dialect, Operation, Reach, usage};
 use crate::proxy::answer::{Answer, Pass, Passed, Streamed, filtered, filtered_pieces, list, me};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::{Buffers, Room};
+use crate::proxy::fetch::Fetcher;
 use crate::proxy::forward::{Heard, Remote, collect, judge};
 use crate::proxy::framing::framing;
 use crate::proxy::meter::Meter;
@@ -85,6 +90,8 @@ pub struct Wiring {
     pub tree: Option<Arc<Tree>>,
     /// The hash of the rules and config in force.
     pub policy: Arc<str>,
+    /// Who fetches content, where a class has it put into requests.
+    pub fetcher: Option<Fetcher>,
 }
 
 /// The data plane: small handles on the books, and the way through them.
@@ -111,6 +118,10 @@ pub struct Gateway {
     pub request_ids: RequestIds,
     /// Salts of prompt caches.
     pub cache_salts: CacheSalts,
+    /// What stands in bodies for content that is still to come.
+    pub marks: Draws,
+    /// What was fetched for whom.
+    pub allowance: Arc<Allowance>,
 }
 
 /// What the connection knows of a request.
@@ -254,7 +265,7 @@ impl Gateway {
             buffer::Held::default()
         };
         let understood = understand(routed, held.bytes(), (&way.wiring.health, &self.weights))?;
-        let governed = govern(screen(clear(understood, &self.metrics)?));
+        let governed = govern(screen(clear(understood, &self.metrics, &self.marks)?));
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: way.id, created, cache_salts };
         let admitted = admit(governed, &self.limiter, &stamp)?;
@@ -271,20 +282,6 @@ impl Gateway {
         Ok(answer?)
     }
 
-    /// A file of the log's tree.
-    async fn tree(&self, tree: &Tree, path: &str, (headers, peer): (&HeaderMap, IpAddr)) -> Result<Answer, Refused> {
-        let file = tree.file(path);
-        // What anybody may have is counted against the peer's network, as published keys are.
-        let auditor = tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
-        if !auditor {
-            self.authenticator.count_stranger(peer)?;
-        }
-        let unknown = |why: &dyn std::fmt::Display| Refusal::new(Code::TreeUnknown).because(why);
-        let file = file.ok_or_else(|| unknown(&"no path of the layout"))?;
-        let (bytes, content_type) = file.read().await.map_err(|error| unknown(&error))?;
-        Ok(Answer::Public(bytes, content_type))
-    }
-
     /// Seals what was admitted, before its server sees a byte.
     async fn seal(&self, admitted: Admitted, received: &[u8], way: &mut Way) -> Result<Sealed<Admitted>, Refusal> {
         let call = admitted.call();
@@ -295,7 +292,8 @@ impl Gateway {
         facts.model_digest = asked.map(|(model, server)| self.weights.digest(model, &server.name));
         let (upstream, model_digest) = (facts.upstream.clone(), facts.model_digest.clone());
         let about = way.meter.about(&way.wiring.policy).ok_or(Code::Internal)?;
-        let forwarded = call.map(|call| call.body.clone());
+        // What content is still to be put into is recorded when that has come.
+        let forwarded = call.filter(|call| call.fetches.is_none()).map(|call| call.body.clone());
         let output_tokens = admitted.output_tokens();
         let stripped =
             |reach: &Reach| Stripped { kind: reach.kind.as_str(), path: reach.path.clone(), target: reach.target.clone() };
@@ -322,7 +320,7 @@ impl Gateway {
     }
 
     /// Does the work that was sealed.
-    async fn work(&self, admitted: Admitted, watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
+    async fn work(&self, admitted: Admitted, mut watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
         let headroom = admitted.headroom();
         let (routed, work, notes, server) = admitted.into_parts();
         let operation = routed.operation();
@@ -356,6 +354,7 @@ impl Gateway {
             }
             Work::Call(call) => {
                 let filter = self.door(&routed, call.continues);
+                let (call, _room) = self.fetched(call, &routed, &mut watch, way).await?;
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 self.call(call, (operation, filter), (pass, server, watch), way).await
             }

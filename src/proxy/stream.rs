@@ -82,14 +82,14 @@ impl Source {
             return Poll::Ready(finished.map(|()| Step::End(Bytes::from(out))));
         }
         loop {
+            unblocked(filter)?;
             match std::task::ready!(upstream.poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let mut out = Vec::with_capacity(data.len());
                     let last = filter.push(&data, &mut out).map_err(|fault| invalid(&fault))?;
-                    unblocked(filter)?;
-                    // The last event waits until the outcome is durable.
-                    if let Some(place) = last {
+                    // The last event waits until the outcome is durable; behind what is refused there is none.
+                    if let Some(place) = last.filter(|_| unblocked(filter).is_ok()) {
                         *held = Some(out.split_off(place));
                         return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Step::More(Bytes::from(out)))) };
                     }

@@ -1,5 +1,6 @@
 //! The log's tree, read-only, in the paths of C2SP tlog-tiles: for auditors, and its checkpoints for everybody where the config says so.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -11,8 +12,9 @@ use zeroize::Zeroizing;
 use crate::audit::tiles::epoch_number;
 use crate::crypto::sha256;
 use crate::merkle::tile::Tile;
-use crate::proxy::respond;
-use crate::refusal::Code;
+use crate::proxy::answer::Answer;
+use crate::proxy::{Gateway, Refused, respond};
+use crate::refusal::{Code, Refusal};
 
 /// Where the tree is: `/audit/NAME/EPOCH/checkpoint`, `/audit/NAME/EPOCH/tile/…`, `/audit/log.vkeys`.
 pub const PATH: &str = "/audit/";
@@ -90,6 +92,22 @@ impl File {
     /// When it is not there: a partial tile goes with the next checkpoint.
     pub async fn read(self) -> std::io::Result<(Bytes, &'static str)> {
         Ok((tokio::fs::read(self.path).await?.into(), self.content_type))
+    }
+}
+
+impl Gateway {
+    /// A file of the log's tree.
+    pub(super) async fn tree(&self, tree: &Tree, path: &str, (headers, peer): (&HeaderMap, IpAddr)) -> Result<Answer, Refused> {
+        let file = tree.file(path);
+        // What anybody may have is counted against the peer's network, as published keys are.
+        let auditor = tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
+        if !auditor {
+            self.authenticator.count_stranger(peer)?;
+        }
+        let unknown = |why: &dyn std::fmt::Display| Refusal::new(Code::TreeUnknown).because(why);
+        let file = file.ok_or_else(|| unknown(&"no path of the layout"))?;
+        let (bytes, content_type) = file.read().await.map_err(|error| unknown(&error))?;
+        Ok(Answer::Public(bytes, content_type))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::crypto::sha256;
 use crate::id::TokenId;
 use crate::json::{self, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::claims::Claims;
+use crate::token::claims::{Claims, Grants};
 use crate::token::{TYP, handle, quoted};
 
 /// Longest text that is read, in bytes.
@@ -84,6 +84,14 @@ impl<'t> Presented<'t> {
     pub fn issued(&self) -> Option<Timestamp> {
         let claims = Claims::read(&self.links.last()?.payload).ok()?;
         Some(claims.issued_at())
+    }
+
+    /// What its tokens say that they grant, root first; nothing is verified yet.
+    ///
+    /// # Errors
+    /// `token-claims`, `scope-unknown`, `constraint-malformed` or `constraint-not-enforced`.
+    pub fn grants(&self) -> Result<Vec<Grants>, Refusal> {
+        self.links.iter().map(|link| Ok(Claims::read(&link.payload)?.grants)).collect()
     }
 
     /// The identity of the last token: the one that acts.

@@ -113,9 +113,22 @@ fn ended(number: u128, admission: u64, code: &'static str) -> Event {
 fn closing(about: About, admission: u64, code: &'static str, usage: Option<(u64, u64)>) -> Event {
     let (digest_key, delivered) = ([3; 16], if usage.is_some() { BODY } else { Body::default() });
     let (upstream, model_digest, detail, led) = (None, None, None, (Vec::new(), 0));
-    let outcome =
-        Outcome { about, admission, upstream, model_digest, code, detail, status: 200, ms: 5, usage, led, digest_key, delivered };
-    Event::Outcome(Box::new(outcome))
+    Event::Outcome(Box::new(Outcome {
+        about,
+        admission,
+        upstream,
+        model_digest,
+        code,
+        detail,
+        status: 200,
+        ms: 5,
+        usage,
+        led,
+        fetched: Vec::new(),
+        forwarded: None,
+        digest_key,
+        delivered,
+    }))
 }
 
 fn refusal(code: &'static str) -> Event {

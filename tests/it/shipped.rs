@@ -65,17 +65,20 @@ fn every_fault_is_said_at_once() {
         ],
     );
     faults(
-        "name = \"x\"\n[egress]\nmedia = [\"https://a.example\", \"a.example\"]\nlinks = [\"*\"]\ntunnel = []\n",
+        "name = \"x\"\n[egress]\nmedia = [\"https://a.example\", \"a.example\"]\nlinks = [\"*\"]\ntunnel = [\"a.example\"]\nnetworks = [\"10\"]\nfetch_tools = []\n[egress.fetch]\nresolver = \"dns\"\ncount = 5000\n",
         &[
             "3 egress.media: \"https://a.example\" is not HOST",
             "4 egress.links: \"*\" is not",
-            "5 egress.tunnel: is not enforced by this build",
+            "5 egress.tunnel: is asked about the tools of fetch_tools alone",
+            "6 egress.networks: \"10\" is not a network",
+            "9 egress.fetch.resolver: must be an address",
+            "10 egress.fetch.count: must be at most",
         ],
     );
     faults(
-        "name = \"x\"\n[class.default]\nrequests = { media = \"inline\" }\nanswers = { fetched = \"ask\" }\n",
+        "name = \"x\"\n[class.default]\nrequests = { hosted_tools = \"inline\" }\nanswers = { fetched = \"ask\" }\n",
         &[
-            "3 class.default.requests.media: must be",
+            "3 class.default.requests.hosted_tools: must be",
             "4 class.default.answers.fetched: must be \"report\" or \"strip\" or \"block\"",
         ],
     );

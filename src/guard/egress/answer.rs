@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use crate::audit::request::Led;
 use crate::guard::authenticate::Remembered;
+use crate::guard::egress::call;
 use crate::guard::egress::judge::{Narrowing, Uncontrolled, Use};
 use crate::guard::egress::request::narrowing;
 use crate::guard::egress::text::{Found, Kind, Scanner, Verdict};
-use crate::guard::settings::{Answers, Reply};
+use crate::guard::settings::{Answers, Called, Reply};
 use crate::guard::table::Tables;
 use crate::metrics::Metrics;
 use crate::model::prose::{Channel, Prose};
+use crate::model::tools::{Arguments, Tools};
 use crate::refusal::{Code, Refusal};
 
 /// Findings that are named one by one.
@@ -20,6 +22,8 @@ const NAMED_MAX: usize = 16;
 const CHANNELS_MAX: usize = 1_024;
 /// Bytes of a destination that is named.
 const SHOWN_MAX: usize = 256;
+/// The kind of what a tool is called with.
+const CALLED: &str = "called";
 
 /// What was found in one answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +39,13 @@ pub struct Findings {
 }
 
 impl Findings {
+    fn add(&mut self, led: Led) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX && !self.named.contains(&led) {
+            self.named.push(led);
+        }
+    }
+
     /// That the answer may go on.
     ///
     /// # Errors
@@ -47,7 +58,9 @@ impl Findings {
 
 /// The filter of one answer.
 pub struct Filter {
-    scanners: BTreeMap<(u64, String), Scanner>,
+    /// By choice and key.
+    scanners: BTreeMap<u64, BTreeMap<String, Scanner>>,
+    count: usize,
     bench: Bench,
 }
 
@@ -67,7 +80,7 @@ impl Filter {
     pub fn new((caller, answers): (&Remembered, Answers), tables: Arc<Tables>, metrics: Arc<Metrics>, fences: bool) -> Self {
         let narrowing = narrowing(&caller.verified);
         let bench = Bench { tables, narrowing, answers, metrics, fences, findings: Findings::default() };
-        Self { scanners: BTreeMap::new(), bench }
+        Self { scanners: BTreeMap::new(), count: 0, bench }
     }
 
     /// What was found so far.
@@ -79,32 +92,67 @@ impl Filter {
 
 impl Prose for Filter {
     fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
-        let Self { scanners, bench } = self;
-        // An answer of more texts than any server writes has one filter for what is beyond.
-        let room = scanners.len() < CHANNELS_MAX;
-        let key = if room || scanners.contains_key(&(channel.choice, channel.key.to_owned())) { channel.key } else { "" };
-        let scanner = scanners.entry((channel.choice, key.to_owned())).or_insert_with(|| Scanner::new(bench.fences));
+        let Self { scanners, count, bench } = self;
+        let of_choice = scanners.entry(channel.choice).or_default();
+        let known = of_choice.contains_key(channel.key);
+        // An answer of more texts than any server writes has one filter a choice for what is beyond.
+        let beyond = !known && *count >= CHANNELS_MAX;
+        let key = if beyond { "" } else { channel.key };
+        if !known && !of_choice.contains_key(key) {
+            *count += 1;
+            of_choice.insert(key.to_owned(), Scanner::new(bench.fences));
+        }
+        let Some(scanner) = of_choice.get_mut(key) else { return };
         scanner.push(text, out, &mut |found| bench.judge(found));
-        if key != channel.key {
+        if beyond {
             scanner.pause(out, &mut |found| bench.judge(found));
         }
     }
 
     fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
-        let Self { scanners, bench } = self;
-        if let Some(scanner) = scanners.get_mut(&(channel.choice, channel.key.to_owned())) {
+        let Self { scanners, bench, .. } = self;
+        if let Some(scanner) = scanners.get_mut(&channel.choice).and_then(|scanners| scanners.get_mut(channel.key)) {
             scanner.pause(out, &mut |found| bench.judge(found));
         }
     }
 
     fn part(&mut self) {
-        let Self { scanners, bench } = self;
-        scanners.values_mut().for_each(|scanner| scanner.pause(&mut String::new(), &mut |found| bench.judge(found)));
+        let Self { scanners, bench, .. } = self;
+        let scanners = scanners.values_mut().flat_map(BTreeMap::values_mut);
+        scanners.for_each(|scanner| scanner.pause(&mut String::new(), &mut |found| bench.judge(found)));
     }
 
     fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        let held = self.scanners.iter().filter(|(_, scanner)| scanner.is_holding());
-        held.map(|(channel, _)| channel).filter(|(own, _)| choice.is_none_or(|choice| choice == *own)).cloned().collect()
+        let asked = self.scanners.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
+        let all = asked.flat_map(|(own, scanners)| scanners.iter().map(move |(key, scanner)| (*own, key, scanner)));
+        all.filter(|(.., scanner)| scanner.is_holding()).map(|(own, key, _)| (own, key.clone())).collect()
+    }
+}
+
+impl Tools for Filter {
+    fn any(&self) -> bool {
+        !self.bench.tables.fetch_tools.is_empty()
+    }
+
+    fn ended(&self) -> bool {
+        self.bench.findings.blocked
+    }
+
+    fn judges(&self, tool: &str) -> bool {
+        self.bench.tables.fetch_tools.iter().any(|pattern| pattern.is_of(tool))
+    }
+
+    fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
+        let bench = &mut self.bench;
+        let Some(call::Led { target, reason }) = call::leads(arguments, &bench.tables.judge, &bench.narrowing) else {
+            return true;
+        };
+        let verdict = bench.answers.called;
+        bench.metrics.egress("answer", verdict.as_str(), reason);
+        let target: String = format!("{tool}: {target}").chars().take(SHOWN_MAX).collect();
+        bench.findings.add(Led { kind: CALLED, verdict: verdict.as_str(), reason, target });
+        bench.findings.blocked |= verdict == Called::Block;
+        verdict == Called::Report
     }
 }
 
@@ -137,15 +185,10 @@ impl Bench {
     }
 
     fn note(&mut self, found: &Found<'_>, reply: Reply, reason: &'static str) {
-        let findings = &mut self.findings;
-        findings.count += 1;
-        findings.removed += u64::from(reply == Reply::Strip);
-        findings.blocked |= reply == Reply::Block;
+        self.findings.removed += u64::from(reply == Reply::Strip);
+        self.findings.blocked |= reply == Reply::Block;
         let target = found.url.unwrap_or_else(|odd| odd);
         let target: String = target.chars().take(SHOWN_MAX).collect();
-        let led = Led { kind: found.kind.as_str(), verdict: reply.as_str(), reason, target };
-        if findings.named.len() < NAMED_MAX && !findings.named.contains(&led) {
-            findings.named.push(led);
-        }
+        self.findings.add(Led { kind: found.kind.as_str(), verdict: reply.as_str(), reason, target });
     }
 }

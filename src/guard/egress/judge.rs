@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::address::special;
 use super::destination::{Destination, Host, Scheme, Unreadable};
+use crate::token::Grants;
 
 /// What a destination is wanted for. Each use has a list of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,6 +137,18 @@ pub struct Narrowing {
     pub hosts: Vec<Vec<String>>,
 }
 
+impl Narrowing {
+    /// What these tokens leave.
+    pub fn of<'g>(tokens: impl Iterator<Item = &'g Grants>) -> Self {
+        let mut narrowing = Self::default();
+        for grants in tokens {
+            narrowing.nothing |= grants.no_egress;
+            narrowing.hosts.extend(grants.egress_hosts.clone());
+        }
+        narrowing
+    }
+}
+
 /// Why a destination is not controlled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Uncontrolled {
@@ -188,6 +201,17 @@ impl Controlled {
     }
 }
 
+/// One thing that is asked of a destination, and what it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// What is asked.
+    pub question: &'static str,
+    /// The answer.
+    pub answer: String,
+    /// Whether it speaks for the destination.
+    pub passes: bool,
+}
+
 /// The judge.
 #[derive(Clone, Debug, Default)]
 pub struct Judge {
@@ -206,6 +230,36 @@ impl Judge {
     #[must_use]
     pub const fn lists(&self) -> &Lists {
         &self.lists
+    }
+
+    /// The list of a use as a token leaves it, in the form `HOST:PORT` or `*.SUFFIX:PORT`. Of names below a suffix those are named that
+    /// the token names.
+    #[must_use]
+    pub fn left(&self, wanted: Use, narrowing: &Narrowing) -> Vec<String> {
+        let mut left = Vec::new();
+        for entry in self.lists.of(wanted).iter().filter(|_| !narrowing.nothing) {
+            let Some((first, others)) = narrowing.hosts.split_first() else {
+                left.push(entry.to_string());
+                continue;
+            };
+            let port = entry.port;
+            let named = first.iter().filter(|host| others.iter().all(|hosts| hosts.contains(host)));
+            let read = |host: &String| Destination::read_authority(Scheme::Https, &format!("{host}:{port}")).ok();
+            let covered = named.filter_map(read).filter(|destination| entry.covers(destination));
+            left.extend(covered.map(|destination| format!("{}:{port}", destination.host)));
+        }
+        left
+    }
+
+    /// The declared upstreams that answer at a port.
+    pub fn upstreams_at(&self, port: u16) -> impl Iterator<Item = &Host> {
+        self.own.upstreams.iter().filter(move |(_, own)| *own == port).map(|(host, _)| host)
+    }
+
+    /// Whether this gateway listens at a port of every address that its machine has.
+    #[must_use]
+    pub fn listens_everywhere(&self, port: u16) -> bool {
+        self.own.listeners.iter().any(|own| own.ip().is_unspecified() && own.port() == port)
     }
 
     /// The host that a URL leads to, where it can be read.
@@ -241,6 +295,47 @@ impl Judge {
             return Err(Uncontrolled::NotListed(wanted));
         }
         Ok(Controlled(destination))
+    }
+
+    /// Everything that is asked of a URL, in order; all of it, though the first no decides. [`Judge::judge`] alone says what is controlled.
+    #[must_use]
+    pub fn explain(&self, wanted: Use, url: &str, narrowing: &Narrowing) -> Vec<Answered> {
+        let mut all = Vec::new();
+        let mut say = |question, answer: String, passes| all.push(Answered { question, answer, passes });
+        let destination = match Destination::read(url) {
+            Ok(destination) => destination,
+            Err(why) => {
+                say("read", format!("not as every reader would: {why}"), false);
+                return all;
+            }
+        };
+        say("read", format!("{destination}, by the URL Standard's reader too"), true);
+        let own = self.own.has(&destination.host, destination.port);
+        say(
+            "own",
+            if own { Uncontrolled::Own.to_string() } else { "no upstream and no listener of this gateway".to_owned() },
+            !own,
+        );
+        let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
+        match &destination.host {
+            Host::Name(_) => say("address", "a name: what it leads to is judged when it is dialled".to_owned(), true),
+            Host::Address(address) => match special(*address) {
+                Some(what) if listed.is_none() => say("address", format!("{what}, and not listed as itself"), false),
+                Some(what) => say("address", format!("{what}, listed as itself"), true),
+                None => say("address", "public".to_owned(), true),
+            },
+        }
+        let host = destination.host.to_string();
+        match (narrowing.nothing, narrowing.hosts.iter().find(|hosts| !hosts.contains(&host))) {
+            (true, _) => say("token", Uncontrolled::TokenNothing.to_string(), false),
+            (false, Some(hosts)) => say("token", format!("it leaves {} (egress_host)", hosts.join(", ")), false),
+            (false, None) => say("token", "nothing in it says otherwise".to_owned(), true),
+        }
+        match listed {
+            Some(entry) => say("list", format!("[egress] {} has {entry}", wanted.as_str()), true),
+            None => say("list", format!("[egress] {} does not have {host}:{}", wanted.as_str(), destination.port), false),
+        }
+        all
     }
 
     /// Whether one of the addresses that a listed destination's name has may be dialled. One that may not spoils the name.
@@ -332,6 +427,29 @@ mod tests {
         check("127.0.0.1:443", Err("address"));
         check("10.9.1.1:8443", Ok(()));
         check("127.0.0.1:8443", Err("own"));
+    }
+
+    #[test]
+    fn what_is_explained_is_what_is_judged() {
+        let narrowed = Narrowing { nothing: false, hosts: vec![vec!["cdn.example".to_owned()]] };
+        for url in [
+            "https://cdn.example/a.png",
+            "http://cdn.example/",
+            "https://a.pictures.example:8443/",
+            "http://10.1.2.3:8000/",
+            "http://10.1.2.4:8000/",
+            "http://gpu.example:8000/v1",
+            "http://[::1]:8443/",
+            "https://1.1.1.1/",
+            "https://cdn.example./",
+            "cdn.example",
+        ] {
+            for narrowing in [Narrowing::default(), narrowed.clone(), Narrowing { nothing: true, ..Narrowing::default() }] {
+                let explained = judge().explain(Use::Media, url, &narrowing);
+                let judged = judge().judge(Use::Media, url, &narrowing);
+                assert_eq!(explained.iter().all(|step| step.passes), judged.is_ok(), "{url} {explained:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! calls come later.
 
 pub mod address;
+pub mod allowance;
 pub mod answer;
+pub mod call;
 pub mod destination;
 pub mod judge;
 pub mod request;

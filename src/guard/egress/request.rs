@@ -1,17 +1,35 @@
 //! Door 1: what a request would make the model server fetch or do. The server itself never fetches: a URL that is let through would be
-//! resolved there, by whoever answers then.
+//! resolved there, by whoever answers then. Content is fetched by the gateway or not at all.
 
+use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticated;
-use crate::guard::egress::judge::{Judge, Narrowing, Uncontrolled, Use};
+use crate::guard::egress::judge::{Controlled, Judge, Narrowing, Uncontrolled, Use};
 use crate::guard::settings::{Door, Requests};
 use crate::guard::understand::{Asked, Understood};
 use crate::metrics::Metrics;
+use crate::model::inline::Mark;
 use crate::model::{ModelCall, Reach, ReachKind};
 use crate::refusal::{Code, Refusal};
 use crate::token::Verified;
 
 /// Characters of a destination that a refusal repeats.
 const SHOWN_MAX: usize = 80;
+
+/// What is fetched for a request and put into it, once it is sealed.
+pub struct Fetches {
+    /// What stands in the body where content will stand.
+    pub mark: Mark,
+    /// The content, in the order of the marks.
+    pub wanted: Vec<Wanted>,
+}
+
+/// One piece of content.
+pub struct Wanted {
+    /// Where it stands, and the URL that it lies behind.
+    pub reach: Reach,
+    /// Where that leads.
+    pub controlled: Controlled,
+}
 
 /// A request that reaches nothing outside. Only [`clear`] makes one.
 pub struct Cleared<'b>(Understood<'b>);
@@ -31,24 +49,19 @@ impl<'b> Cleared<'b> {
 /// What a caller's tokens leave of the operator's lists.
 #[must_use]
 pub fn narrowing(verified: &Verified) -> Narrowing {
-    let mut narrowing = Narrowing::default();
-    for grants in verified.grants() {
-        narrowing.nothing |= grants.no_egress;
-        narrowing.hosts.extend(grants.egress_hosts.clone());
-    }
-    narrowing
+    Narrowing::of(verified.grants())
 }
 
 /// Refuses remote media, hosted tools, foreign state and whatever else would leave, or takes it out where the agent's class says so.
 ///
 /// # Errors
 /// `egress-uncontrolled` or `tool-not-allowed`, with the JSON path.
-pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics) -> Result<Cleared<'b>, Refusal> {
+pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics, marks: &Draws) -> Result<Cleared<'b>, Refusal> {
     let (routed, asked) = understood.parts();
     let caller = routed.paced().caller();
     match asked {
         Asked::Models(_) | Asked::Me => {}
-        Asked::Call { call, .. } => {
+        Asked::Call { call, fetches, .. } => {
             if !call.reaches().is_empty() {
                 let doors = caller.class().requests;
                 let door = |reach: &Reach| door(&doors, reach.kind);
@@ -59,18 +72,37 @@ pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics) -> Result<Cl
                 let note = |door: Door, reach: &Reach| {
                     metrics.egress("request", door.as_str(), reason(reach, judged(reach).as_ref()));
                 };
+                if doors.media == Door::Inline {
+                    *fetches = inline(call, caller, Mark::new(marks.next()))?;
+                    call.inlets().iter().for_each(|reach| note(Door::Inline, reach));
+                }
                 call.strip(|reach| door(reach) == Door::Strip);
                 call.stripped().iter().for_each(|reach| note(Door::Strip, reach));
                 // What no note can stand for is left, and is blocked whatever the class says.
                 if let Some(reach) = call.reaches().first() {
                     note(Door::Block, reach);
-                    return Err(refuse(reach, judged(reach)));
+                    return Err(refuse(reach, judged(reach), doors.media));
                 }
             }
             tool_types(call, caller)?;
         }
     }
     Ok(Cleared(understood))
+}
+
+/// Makes places for the content that the gateway fetches itself: what is controlled, and may stand in the request.
+fn inline(call: &mut ModelCall<'_>, caller: &Authenticated, mark: Mark) -> Result<Option<Fetches>, Refusal> {
+    let (tables, narrowing) = (caller.tables(), narrowing(&caller.token().verified));
+    let judged = |reach: &Reach| tables.judge.judge(Use::Media, &reach.target, &narrowing);
+    call.inline(&mark, |reach| reach.kind == ReachKind::Media && judged(reach).is_ok());
+    let wanted = |reach: &Reach| judged(reach).ok().map(|controlled| Wanted { reach: reach.clone(), controlled });
+    let wanted: Vec<Wanted> = call.inlets().iter().filter_map(wanted).collect();
+    let (count, max) = (wanted.len(), tables.fetch.count_max);
+    if count > max {
+        let says = format!("{count} pieces of content lie behind URLs; at most {max} are fetched for one request.");
+        return Err(Refusal::new(Code::FieldInvalid).saying(says));
+    }
+    Ok((count > 0).then_some(Fetches { mark, wanted }))
 }
 
 const fn door(doors: &Requests, kind: ReachKind) -> Door {
@@ -107,7 +139,7 @@ fn reason(reach: &Reach, found: Option<&Result<(), Uncontrolled>>) -> &'static s
 }
 
 /// What a caller is told: where it leads, if that can be read. Whether that is a part of the operator's network is for the record.
-fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>) -> Refusal {
+fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, media: Door) -> Refusal {
     let detail = match &found {
         Some(Err(why)) => format!("{}: {why}", shown(&reach.target)),
         Some(Ok(())) | None => shown(&reach.target),
@@ -123,6 +155,10 @@ fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>) -> Refusal {
             let host = Judge::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host));
             (Code::EgressUncontrolled, format!("{host} is not a controlled destination. Send the content itself, as data:."))
         }
+        (ReachKind::Media, Some(Ok(())) | None) if media == Door::Inline => (
+            Code::EgressUncontrolled,
+            "What lies behind this URL cannot be put in its place. Send the content itself.".to_owned(),
+        ),
         (ReachKind::Media, Some(Ok(())) | None) => (
             Code::EgressUncontrolled,
             "Remote content is not fetched for agents of this class. Send the content itself, as data:.".to_owned(),

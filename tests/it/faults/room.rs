@@ -86,6 +86,8 @@ fn outcome() -> Event {
         ms: 1,
         usage: None,
         led: (Vec::new(), 0),
+        fetched: Vec::new(),
+        forwarded: None,
         digest_key: [0; 16],
         delivered: Body::default(),
     }))

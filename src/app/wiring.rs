@@ -1,0 +1,97 @@
+//! What a config says of the data plane, as the data plane reads it: tables, upstreams, who fetches.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{StartFault, own, tls};
+use crate::audit::request::Server;
+use crate::config::Config;
+use crate::guard::settings::Door;
+use crate::guard::table::{Tables, Upstream as Known};
+use crate::health::Health;
+use crate::model::Profile;
+use crate::proxy::Wiring;
+use crate::proxy::connect::Dialler;
+use crate::proxy::fetch::Fetcher;
+use crate::proxy::forward::{Remote, credential};
+use crate::proxy::resolve::Resolver;
+use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, Tree};
+use crate::secret::SecretRef;
+
+/// An upstream of the config.
+pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> {
+    let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
+    let tls = match &upstream.target {
+        Target::Tls { host, ca, .. } => Some(tls::client(host, ca.as_deref()).map_err(fault)?),
+        Target::Tcp { .. } | Target::Unix(_) | Target::Echo => None,
+    };
+    let held = match &upstream.credential {
+        None => None,
+        Some(secret) => {
+            let secret = secret.load()?;
+            Some(credential(&secret, upstream.credential_as_api_key).map_err(|error| fault(error.to_string()))?)
+        }
+    };
+    let dialler = Dialler::new(upstream.target.clone(), tls, connect);
+    let place = (&*upstream.target.authority(), &*upstream.base_path);
+    Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))
+}
+
+pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
+    let mut known = Vec::new();
+    let mut remotes = HashMap::new();
+    for upstream in &config.proxy.upstreams {
+        let name: Arc<str> = upstream.name.as_str().into();
+        let profile = Profile::named(&upstream.profile).ok_or_else(|| StartFault::Upstream {
+            upstream: upstream.name.clone(),
+            why: format!("there is no profile {:?}", upstream.profile),
+        })?;
+        let echo = upstream.target == Target::Echo;
+        let jurisdiction = upstream.jurisdiction.as_deref().map(Arc::from);
+        let server = Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
+        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), echo, server });
+        if !echo {
+            remotes.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
+        }
+    }
+    let health = Arc::new(Health::new(remotes.keys().cloned()));
+    let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
+    Ok(Wiring {
+        tables,
+        remotes,
+        health,
+        timeouts: config.proxy.timeouts.clone(),
+        publish_keys: config.proxy.listen.publish_keys,
+        tree: Some(tree(config)?).filter(|tree| tree.is_served()).map(Arc::new),
+        policy: config.policy.as_str().into(),
+        fetcher: fetcher(config)?,
+    })
+}
+
+/// Who fetches content, where a class has it put into requests.
+fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
+    if !config.guard.classes.values().any(|class| class.requests.media == Door::Inline) {
+        return Ok(None);
+    }
+    let fetch = &config.guard.fetch;
+    let resolver = Resolver::new(fetch.resolver).map_err(|error| StartFault::Fetch(error.to_string()))?;
+    // Without CAs what has no TLS can still be fetched; with a file of them it must be readable.
+    let tls = tls::connector(fetch.ca.as_deref());
+    if let (Err(why), Some(_)) = (&tls, &fetch.ca) {
+        return Err(StartFault::Fetch(why.clone()));
+    }
+    Ok(Some(Fetcher { resolver, tls, bytes_max: fetch.bytes_max, time_max: fetch.time_max }))
+}
+
+/// The log's tree, and who may have it.
+pub(super) fn tree(config: &Config) -> Result<Tree, StartFault> {
+    let auditors = &config.proxy.auditors;
+    let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;
+    if credential.as_ref().is_some_and(|secret| secret.len() < CREDENTIAL_BYTES_MIN) {
+        return Err(StartFault::Auditor);
+    }
+    let files = (&*config.audit.dir, &*config.audit.vkeys);
+    Ok(Tree::new(files, &config.name, credential.as_ref(), auditors.public_checkpoints))
+}

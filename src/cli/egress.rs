@@ -1,0 +1,156 @@
+//! `token-shield egress …`.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::door::send;
+use super::{Failure, Place, agent_name};
+use crate::app::judge_of;
+use crate::control::Question;
+use crate::control::api::Request;
+use crate::guard::egress::judge::{Narrowing, Use};
+use crate::guard::settings::{Called, Class, Door, Reply};
+use crate::id::AgentName;
+use crate::token::Presented;
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Say step by step whether a URL leads to an endpoint that is controlled, and what becomes of it. Nothing is looked up or sent.
+    #[command(
+        after_help = "Example: token-shield egress check https://cdn.example/a.png --use media --agent research/summarizer"
+    )]
+    Check(Check),
+}
+
+#[derive(Args)]
+pub(super) struct Check {
+    /// The URL.
+    url: String,
+    /// What it is wanted for: content that is fetched, a link, or a connection of the agent's own. Without it: each.
+    #[arg(long = "use", value_name = "USE")]
+    wanted: Option<Wanted>,
+    /// Whose class says what becomes of it; `default` where it is not said.
+    #[arg(long, value_parser = agent_name)]
+    agent: Option<AgentName>,
+    /// A token (- for standard input), which may leave less of the lists. It is read, not verified.
+    #[arg(long)]
+    token: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Wanted {
+    Media,
+    Links,
+    Tunnel,
+}
+
+impl Wanted {
+    const fn to_use(self) -> Use {
+        match self {
+            Self::Media => Use::Media,
+            Self::Links => Use::Links,
+            Self::Tunnel => Use::Tunnel,
+        }
+    }
+}
+
+impl Verb {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Self::Check(check) = self;
+        check.run().await
+    }
+}
+
+impl Check {
+    async fn run(self) -> Result<(), Failure> {
+        let config = self.place.read()?;
+        let narrowing = match &self.token {
+            None => Narrowing::default(),
+            Some(token) => {
+                let text = if token == "-" { std::io::read_to_string(std::io::stdin())? } else { token.clone() };
+                let read = Presented::read(text.trim()).and_then(|token| token.grants());
+                Narrowing::of(read.map_err(|refusal| format!("--token: {}: {}", refusal.code, refusal.message))?.iter())
+            }
+        };
+        let name = match &self.agent {
+            None => "default".to_owned(),
+            Some(agent) => class_of(&self.place, agent).await?,
+        };
+        let class = config.guard.classes.get(&name).ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
+        let judge = judge_of(&config);
+        let uses = self.wanted.map_or_else(|| Use::ALL.to_vec(), |wanted| vec![wanted.to_use()]);
+        let mut refused = None;
+        for wanted in uses {
+            let steps = judge.explain(wanted, &self.url, &narrowing);
+            let judged = judge.judge(wanted, &self.url, &narrowing);
+            let verdict = judged
+                .as_ref()
+                .map_or_else(|why| format!("not controlled ({}): {why}", why.as_str()), |_| "controlled".to_owned());
+            let becomes = becomes(wanted, class, judged.is_ok());
+            if self.place.json {
+                let row = |step: &crate::guard::egress::judge::Answered| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
+                let reason = judged.as_ref().err().map(|why| why.as_str());
+                let steps: Vec<_> = steps.iter().map(row).collect();
+                println!(
+                    "{}",
+                    serde_json::json!({
+                        "url": self.url, "use": wanted.as_str(), "controlled": judged.is_ok(), "reason": reason,
+                        "steps": steps, "class": class.name, "becomes": becomes,
+                    })
+                );
+            } else {
+                println!("for {}:", wanted.as_str());
+                for step in &steps {
+                    println!("  {:<8} {}  {}", step.question, if step.passes { "yes" } else { "NO " }, step.answer);
+                }
+                println!("  {verdict}");
+                println!("  class {}: {becomes}", class.name);
+            }
+            refused = refused.or(judged.err().map(|why| (wanted, why)));
+        }
+        match refused {
+            None => Ok(()),
+            Some((wanted, why)) => Err(format!("not controlled for {}: {why}", wanted.as_str()).into()),
+        }
+    }
+}
+
+/// What becomes of it where agents of that class meet it.
+fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
+    match wanted {
+        Use::Media => {
+            let request = match (class.requests.media, controlled) {
+                (Door::Inline, true) => "in a request it is fetched by the gateway and put in",
+                (Door::Strip, _) => "in a request a note takes its place",
+                (Door::Block | Door::Inline, _) => "a request that has it is refused",
+            };
+            format!("{request}; in an answer {}", reply(class.answers.fetched, controlled))
+        }
+        Use::Links => format!("in an answer {}", reply(class.answers.clicked, controlled)),
+        Use::Tunnel => {
+            let call = match (controlled, class.answers.called) {
+                (true, _) => "may go on",
+                (false, Called::Report) => "goes on, and is recorded",
+                (false, Called::Block) => "ends the answer",
+            };
+            format!("a call of a tool of fetch_tools that names it {call}; the agents' own connections are not judged yet")
+        }
+    }
+}
+
+const fn reply(reply: Reply, controlled: bool) -> &'static str {
+    match (controlled, reply) {
+        (true, _) => "it stays",
+        (false, Reply::Report) => "it stays, and is recorded",
+        (false, Reply::Strip) => "a mark takes its place",
+        (false, Reply::Block) => "it ends the answer",
+    }
+}
+
+/// The class of an agent, as the gateway's books have it.
+async fn class_of(place: &Place, agent: &AgentName) -> Result<String, Failure> {
+    let reply = send(place, Request::Question(Question::Agent { agent: agent.to_string() })).await?;
+    let class = reply.rows.iter().find_map(|row| row.get("class").and_then(serde_json::Value::as_str));
+    Ok(class.unwrap_or("default").to_owned())
+}

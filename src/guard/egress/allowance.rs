@@ -1,0 +1,214 @@
+//! How many bytes are fetched for an agent: at most so many within any hour, for it and all that it delegates to together. What a fetch
+//! may take is taken before it begins; what it did not need is given back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use foldhash::quality::RandomState;
+
+use crate::clock::Clock;
+use crate::guard::limiter::Subject;
+use crate::refusal::{Code, Refusal};
+
+/// Minutes of an hour, and the one that has begun.
+const MINUTES: u64 = 61;
+
+/// Bytes by the minute in which they were taken, the oldest first.
+#[derive(Debug, Default)]
+struct Hour(VecDeque<(u64, u64)>);
+
+impl Hour {
+    fn forget(&mut self, minute: u64) {
+        while self.0.front().is_some_and(|(then, _)| then + MINUTES <= minute) {
+            self.0.pop_front();
+        }
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn add(&mut self, minute: u64, bytes: u64) {
+        match self.0.back_mut().filter(|(then, _)| *then == minute) {
+            Some((_, sum)) => *sum += bytes,
+            None => self.0.push_back((minute, bytes)),
+        }
+    }
+
+    fn give_back(&mut self, minute: u64, bytes: u64) {
+        if let Some((_, sum)) = self.0.iter_mut().find(|(then, _)| *then == minute) {
+            *sum = sum.saturating_sub(bytes);
+        }
+    }
+}
+
+/// The bytes of all agents.
+pub struct Allowance {
+    hours: DashMap<u128, Hour, RandomState>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Allowance {
+    /// Nothing fetched yet, on `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { hours: DashMap::with_hasher(RandomState::default()), clock }
+    }
+
+    fn minute(&self) -> u64 {
+        self.clock.monotonic().as_secs() / 60
+    }
+
+    /// Takes `wanted` bytes, or what is left of `per_hour` where that is less.
+    ///
+    /// # Errors
+    /// `fetch-allowance` where nothing is left.
+    pub fn take(self: &Arc<Self>, agents: &[Subject], (wanted, per_hour): (u64, u64)) -> Result<Taken, Refusal> {
+        let minute = self.minute();
+        let mut taken =
+            Taken { allowance: Arc::clone(self), keys: Vec::with_capacity(agents.len()), minute, bytes: wanted, used: 0 };
+        for agent in agents {
+            let mut hour = self.hours.entry(agent.key()).or_default();
+            hour.forget(minute);
+            let left = per_hour.saturating_sub(hour.sum());
+            if left == 0 && wanted > 0 {
+                let oldest = hour.0.iter().find(|(_, bytes)| *bytes > 0).map_or(minute, |(then, _)| *then);
+                drop(hour);
+                let wait = Duration::from_secs((oldest + MINUTES).saturating_sub(minute).max(1) * 60);
+                let says = format!("The {per_hour} bytes an hour that may be fetched for this agent are used up.");
+                let refusal = Refusal::new(Code::FetchAllowance).saying(says);
+                return Err(if per_hour == 0 { refusal } else { refusal.after(wait) });
+            }
+            let granted = left.min(taken.bytes);
+            hour.add(minute, granted);
+            drop(hour);
+            // Those before it were granted more than the whole line has.
+            taken.shrink(granted);
+            taken.keys.push(agent.key());
+        }
+        Ok(taken)
+    }
+
+    /// Forgets who has fetched nothing for an hour.
+    pub fn sweep(&self) {
+        let minute = self.minute();
+        self.hours.retain(|_, hour| {
+            hour.forget(minute);
+            hour.sum() > 0
+        });
+        if self.hours.capacity() > 4 * self.hours.len() + 1024 {
+            self.hours.shrink_to_fit();
+        }
+    }
+}
+
+/// Bytes that may be fetched. What was not used is given back when this is dropped.
+pub struct Taken {
+    allowance: Arc<Allowance>,
+    keys: Vec<u128>,
+    minute: u64,
+    bytes: u64,
+    used: u64,
+}
+
+impl Taken {
+    /// How many there are.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// So many more have come; false where they are more than were taken.
+    pub const fn spend(&mut self, bytes: u64) -> bool {
+        self.used = self.used.saturating_add(bytes);
+        self.used <= self.bytes
+    }
+
+    fn shrink(&mut self, bytes: u64) {
+        let less = self.bytes - bytes;
+        self.give_back(less);
+        self.bytes = bytes;
+    }
+
+    fn give_back(&self, bytes: u64) {
+        for key in self.keys.iter().filter(|_| bytes > 0) {
+            if let Some(mut hour) = self.allowance.hours.get_mut(key) {
+                hour.give_back(self.minute, bytes);
+            }
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.give_back(self.bytes.saturating_sub(self.used));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+    use crate::guard::limiter::{Kind, Limiter};
+    use proptest::prelude::*;
+
+    fn book() -> (Arc<ManualClock>, Arc<Allowance>, [Subject; 2]) {
+        let clock = Arc::new(ManualClock::at(Timestamp(0)));
+        let limiter = Limiter::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let subjects = [limiter.subject(Kind::Agent, "a/b/c"), limiter.subject(Kind::Agent, "a/b")];
+        (Arc::clone(&clock), Arc::new(Allowance::new(clock)), subjects)
+    }
+
+    #[test]
+    fn what_was_not_used_is_given_back() {
+        let (_, book, line) = book();
+        let mut first = book.take(&line, (100, 150)).expect("there is enough");
+        assert!(first.spend(40) && first.spend(60) && first.bytes() == 100);
+        drop(first);
+        let mut second = book.take(&line, (100, 150)).expect("there is something");
+        assert_eq!(second.bytes(), 50);
+        assert_eq!(book.take(&line, (1, 150)).err().map(|no| no.code), Some(Code::FetchAllowance));
+        assert!(second.spend(20) && !second.spend(31));
+        drop(second);
+        assert!(book.take(&line, (1, 150)).is_err());
+    }
+
+    #[test]
+    fn children_share_what_their_parent_has() {
+        let (clock, book, line) = book();
+        let [_, parent] = line;
+        let mut spent = book.take(&[parent], (90, 100)).expect("there is enough");
+        assert!(spent.spend(90));
+        drop(spent);
+        assert_eq!(book.take(&line, (50, 100)).map(|taken| taken.bytes()).ok(), Some(10));
+        // Given back to the child too: it may have all of what the parent gets again.
+        clock.advance(Duration::from_secs(3_660));
+        assert_eq!(book.take(&line, (100, 100)).map(|taken| taken.bytes()).ok(), Some(100));
+        book.sweep();
+        assert!(book.hours.is_empty());
+    }
+
+    proptest! {
+        /// Whatever is taken and used when, no hour sees more than there is.
+        #[test]
+        fn no_hour_sees_more_than_there_is(steps in prop::collection::vec((0u64..900, 1u64..60, 0u64..60), 1..200)) {
+            let (clock, book, line) = book();
+            let (mut now, mut spent) = (0, Vec::new());
+            for (wait, wanted, used) in steps {
+                now += wait;
+                clock.advance(Duration::from_secs(wait));
+                if let Ok(mut taken) = book.take(&line, (wanted, 100)) {
+                    let used = used.min(taken.bytes());
+                    prop_assert!(taken.spend(used));
+                    spent.push((now, used));
+                }
+            }
+            for (at, (from, _)) in spent.iter().enumerate() {
+                let within: u64 = spent[at..].iter().filter(|(then, _)| then - from < 3_600).map(|(_, used)| used).sum();
+                prop_assert!(within <= 100, "{within}");
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Puts content into a call in the place of the URL that it lies behind, so that its server fetches nothing.
+//!
+//! What is put in is not there yet when the call is written: the body is written with marks in the places, and the marks give way to the
+//! content when it has come. A mark is 128 random bits that no caller can know, so no text of a caller's is taken for one.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use memchr::memmem;
+
+use crate::crypto::hex;
+use crate::json::{Object, Value};
+
+use super::Reach;
+use super::call::ModelCall;
+use super::signature;
+use super::strip::at;
+
+/// How content may stand in a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inlet {
+    form: Form,
+    types: Vec<String>,
+    bytes_max: usize,
+}
+
+/// The form that content has in a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A `data:` URL (RFC 2397) in base64.
+    DataUrl,
+    /// Anthropic's `source` of the type `base64`.
+    Source,
+}
+
+impl Inlet {
+    /// An inlet for content of these media types whose base64 has at most `chars_max` characters; `None` where none of them is told by
+    /// how it begins.
+    pub(super) fn new(form: Form, types: &[String], chars_max: usize) -> Option<Self> {
+        let types: Vec<String> = types.iter().filter(|known| *known != "text/plain").cloned().collect();
+        let bytes_max = chars_max.saturating_sub(LABEL_MAX) / 4 * 3;
+        (!types.is_empty()).then_some(Self { form, types, bytes_max })
+    }
+}
+
+/// Characters of what stands before the content of a `data:` URL, at the most.
+const LABEL_MAX: usize = 64;
+
+/// What stands in a body where content will stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark(String);
+
+impl Mark {
+    /// A mark of random bits.
+    #[must_use]
+    pub fn new(random: [u8; 16]) -> Self {
+        Self(hex(&random))
+    }
+}
+
+/// Content that was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// What it is, by how it begins.
+    pub media_type: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
+impl Reach {
+    /// Whether content may stand in its place.
+    #[must_use]
+    pub const fn may_be_inline(&self) -> bool {
+        self.inlet.is_some()
+    }
+
+    /// How many bytes may stand there; 0 where none may.
+    #[must_use]
+    pub fn inline_bytes_max(&self) -> usize {
+        self.inlet.as_ref().map_or(0, |inlet| inlet.bytes_max)
+    }
+
+    /// The media types that may stand there.
+    #[must_use]
+    pub fn inline_types(&self) -> &[String] {
+        self.inlet.as_ref().map_or(&[], |inlet| &inlet.types)
+    }
+
+    /// The media type of content, by how it begins, where it is one that may stand there. Nothing that calls itself something counts.
+    #[must_use]
+    pub fn media_type_of(&self, content: &[u8]) -> Option<&str> {
+        self.inline_types().iter().find(|known| signature::is(known, content)).map(String::as_str)
+    }
+}
+
+impl ModelCall<'_> {
+    /// Puts marks in the places of what is chosen by `which`, where content may stand there: it reaches outside no more, and the body
+    /// that is written must be [filled](fill).
+    pub fn inline(&mut self, mark: &Mark, which: impl Fn(&Reach) -> bool) {
+        let (chosen, rest) =
+            std::mem::take(&mut self.reaches).into_iter().partition(|reach| reach.may_be_inline() && which(reach));
+        self.inlets = chosen;
+        self.reaches = rest;
+        self.mark(mark);
+    }
+
+    /// What content is to be put in the place of.
+    #[must_use]
+    pub fn inlets(&self) -> &[Reach] {
+        &self.inlets
+    }
+
+    fn mark(&mut self, mark: &Mark) {
+        for (number, reach) in self.inlets.iter().enumerate() {
+            let Some(value) = at(&mut self.object, &reach.steps) else { continue };
+            let (kind, data) = (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));
+            *value = match reach.inlet.as_ref().map(|inlet| inlet.form) {
+                Some(Form::Source) => {
+                    let mut source = Object::new();
+                    source.set("type", Value::from_text("base64"));
+                    source.set("media_type", Value::from_text(kind));
+                    source.set("data", Value::from_text(data));
+                    Value::Object(source)
+                }
+                Some(Form::DataUrl) | None => Value::from_text(format!("data:{kind};base64,{data}")),
+            };
+        }
+    }
+}
+
+/// A body with content in the places of its marks; `None` where a mark has no content.
+#[must_use]
+pub fn fill(body: &[u8], mark: &Mark, contents: &[Content]) -> Option<Vec<u8>> {
+    let length = contents.iter().map(|content| content.bytes.len().div_ceil(3) * 4 + content.media_type.len()).sum::<usize>();
+    let (mut out, mut from) = (Vec::with_capacity(body.len() + length), 0);
+    for place in memmem::find_iter(body, mark.0.as_bytes()) {
+        out.extend_from_slice(body.get(from..place)?);
+        let name = body.get(place + mark.0.len()..place + mark.0.len() + 5)?;
+        let (kind, number) = name.split_first()?;
+        let content = contents.get(std::str::from_utf8(number).ok()?.parse::<usize>().ok()?)?;
+        match kind {
+            b't' => out.extend_from_slice(content.media_type.as_bytes()),
+            _ => out.extend_from_slice(STANDARD.encode(&content.bytes).as_bytes()),
+        }
+        from = place + mark.0.len() + 5;
+    }
+    out.extend_from_slice(body.get(from..)?);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Changes, Operation, Profile, Terms, UnknownFields, read};
+
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+
+    fn written(operation: Operation, body: &str, contents: &[Content]) -> String {
+        let profile = Profile::named("vllm").expect("a profile");
+        let terms = Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+        let mut call = read(operation, body.as_bytes()).and_then(|read| read.understand(&terms)).expect("a call");
+        let mark = Mark::new([7; 16]);
+        call.inline(&mark, |reach| reach.target.contains("good"));
+        let whole = call.write(&Changes { output_tokens: 9, request_id: None, cache_salt: None });
+        String::from_utf8(fill(&whole.body, &mark, contents).expect("content for every mark")).expect("UTF-8")
+    }
+
+    fn content(media_type: &str) -> Content {
+        Content { media_type: media_type.to_owned(), bytes: PNG.to_vec() }
+    }
+
+    #[test]
+    fn content_stands_where_its_url_stood() {
+        let body = r#"{"model":"m","messages":[{"role":"user","content":[
+            {"type":"image_url","image_url":{"url":"https://good.example/1","detail":"low"}},
+            {"type":"text","text":"https://good.example/1"},
+            {"type":"image_url","image_url":{"url":"https://good.example/2"}}]}]}"#;
+        let out = written(Operation::ChatCompletions, body, &[content("image/png"), content("image/webp")]);
+        let packed = STANDARD.encode(PNG);
+        assert!(out.contains(&format!(r#"{{"url":"data:image/png;base64,{packed}","detail":"low"}}"#)), "{out}");
+        assert!(out.contains(&format!(r#"{{"url":"data:image/webp;base64,{packed}"}}"#)), "{out}");
+        assert!(out.contains(r#""text":"https://good.example/1""#), "{out}");
+    }
+
+    #[test]
+    fn anthropic_sources_become_base64() {
+        let body = r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":[
+            {"type":"image","source":{"type":"url","url":"https://good.example/1"}}]}]}"#;
+        let out = written(Operation::Messages, body, &[content("image/png")]);
+        let packed = STANDARD.encode(PNG);
+        assert!(out.contains(&format!(r#""source":{{"type":"base64","media_type":"image/png","data":"{packed}"}}"#)), "{out}");
+    }
+
+    #[test]
+    fn a_mark_without_content_is_not_sent() {
+        let mark = Mark::new([7; 16]);
+        let body = format!("{}d0001", mark.0);
+        assert_eq!(fill(body.as_bytes(), &mark, &[content("image/png")]), None);
+        assert_eq!(fill(mark.0.as_bytes(), &mark, &[content("image/png")]), None);
+        assert_eq!(fill(b"{}", &mark, &[]), Some(b"{}".to_vec()));
+    }
+}

@@ -1,0 +1,112 @@
+//! Addresses of what is fetched: asked for once, judged all together, and those that were judged are dialled.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tokio::net::TcpStream;
+
+use crate::guard::egress::destination::Host;
+use crate::guard::egress::judge::{Controlled, Judge, Uncontrolled};
+use crate::refusal::{Code, Refusal};
+
+/// Who is asked for addresses.
+pub struct Resolver(TokioResolver);
+
+/// Addresses of a controlled destination, each of which may be dialled. Only [`Resolver::judged`] makes them.
+pub struct Judged(Vec<SocketAddr>);
+
+impl Resolver {
+    /// Asks `server`, or the system's resolvers.
+    ///
+    /// # Errors
+    /// When the system's settings cannot be read.
+    pub fn new(server: Option<SocketAddr>) -> Result<Self, NetError> {
+        let mut builder = match server {
+            None => TokioResolver::builder_tokio()?,
+            Some(server) => {
+                let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+                connections.iter_mut().for_each(|connection| connection.port = server.port());
+                let server = NameServerConfig::new(server.ip(), true, connections);
+                let config = ResolverConfig::from_name_servers(vec![server]);
+                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            }
+        };
+        // Both families: an address that may not be dialled spoils the name, whichever is dialled first.
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        Ok(Self(builder.build()?))
+    }
+
+    async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, String> {
+        match host {
+            Host::Address(address) => Ok(vec![*address]),
+            // The whole name: nothing is put behind it.
+            Host::Name(name) => {
+                let found = self.0.lookup_ip(format!("{name}.")).await.map_err(|error| error.to_string())?;
+                Ok(found.iter().collect())
+            }
+        }
+    }
+
+    /// The addresses of a destination, where all of them may be dialled.
+    ///
+    /// # Errors
+    /// `egress-uncontrolled` where one may not, `fetch-failed` where there are none.
+    pub async fn judged(&self, judge: &Judge, controlled: &Controlled) -> Result<Judged, Refusal> {
+        let destination = controlled.destination();
+        let none = |why: &str| Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host));
+        let found = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
+        let addresses: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
+        if addresses.is_empty() {
+            return Err(none("it has no address"));
+        }
+        let refused = |address: &SocketAddr, why: Uncontrolled| {
+            let says = format!("{} is not a controlled destination.", destination.host);
+            Refusal::new(Code::EgressUncontrolled).saying(says).because(format_args!("{destination}: {}: {why}", address.ip()))
+        };
+        for address in &addresses {
+            judge.address(controlled, *address).map_err(|why| refused(address, why))?;
+            if judge.listens_everywhere(address.port()) && is_own(*address) {
+                return Err(refused(address, Uncontrolled::Own));
+            }
+        }
+        // An upstream is one under each of its names and addresses.
+        for upstream in judge.upstreams_at(destination.port) {
+            let own = self.addresses(upstream).await.map_err(|why| {
+                let because = format_args!("whether {destination} is the upstream {upstream} cannot be said: {why}").to_string();
+                Refusal::new(Code::FetchFailed).because(because)
+            })?;
+            let same = |address: &&SocketAddr| own.iter().any(|own| own.to_canonical() == address.ip().to_canonical());
+            if let Some(address) = addresses.iter().find(same) {
+                return Err(refused(address, Uncontrolled::Own));
+            }
+        }
+        Ok(Judged(addresses))
+    }
+}
+
+impl Judged {
+    /// Connects to the first that answers. Nobody is asked for an address again.
+    ///
+    /// # Errors
+    /// What the last of them said.
+    pub async fn connect(&self) -> std::io::Result<TcpStream> {
+        let mut last = std::io::Error::other("no address");
+        for address in &self.0 {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// Whether an address is one of this machine's: what is sent there is sent from there. Nothing is sent.
+fn is_own(address: SocketAddr) -> bool {
+    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let local = UdpSocket::bind(any).and_then(|socket| socket.connect(address).and_then(|()| socket.local_addr()));
+    local.is_ok_and(|local| local.ip() == address.ip())
+}
