@@ -7,7 +7,8 @@ use super::{Failure, Place, agent_name};
 use crate::app::judge_of;
 use crate::control::Question;
 use crate::control::api::Request;
-use crate::guard::egress::judge::{Narrowing, Use};
+use crate::guard::egress::destination::Destination;
+use crate::guard::egress::judge::{Answered, Judge, Narrowing, Uncontrolled, Use};
 use crate::guard::settings::{Called, Class, Door, Reply};
 use crate::id::AgentName;
 use crate::token::Presented;
@@ -23,7 +24,7 @@ pub(super) enum Verb {
 
 #[derive(Args)]
 pub(super) struct Check {
-    /// The URL.
+    /// The URL; - for one a line on standard input.
     url: String,
     /// What it is wanted for: content that is fetched, a link, or a connection of the agent's own. Without it: each.
     #[arg(long = "use", value_name = "USE")]
@@ -78,41 +79,71 @@ impl Check {
             Some(agent) => class_of(&self.place, agent).await?,
         };
         let class = config.guard.classes.get(&name).ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
-        let judge = judge_of(&config);
+        let bench = Bench { judge: judge_of(&config), narrowing, class, json: self.place.json };
         let uses = self.wanted.map_or_else(|| Use::ALL.to_vec(), |wanted| vec![wanted.to_use()]);
-        let mut refused = None;
-        for wanted in uses {
-            let steps = judge.explain(wanted, &self.url, &narrowing);
-            let judged = judge.judge(wanted, &self.url, &narrowing);
-            let verdict = judged
-                .as_ref()
-                .map_or_else(|why| format!("not controlled ({}): {why}", why.as_str()), |_| "controlled".to_owned());
-            let becomes = becomes(wanted, class, judged.is_ok());
-            if self.place.json {
-                let row = |step: &crate::guard::egress::judge::Answered| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
-                let reason = judged.as_ref().err().map(|why| why.as_str());
-                let steps: Vec<_> = steps.iter().map(row).collect();
-                println!(
-                    "{}",
-                    serde_json::json!({
-                        "url": self.url, "use": wanted.as_str(), "controlled": judged.is_ok(), "reason": reason,
-                        "steps": steps, "class": class.name, "becomes": becomes,
-                    })
-                );
+        if self.url == "-" {
+            let text = std::io::read_to_string(std::io::stdin())?;
+            let refused = text
+                .lines()
+                .filter(|url| !uses.iter().map(|wanted| bench.judge(*wanted, url)).all(|judged| judged.is_ok()))
+                .count();
+            return if refused == 0 {
+                Ok(())
             } else {
-                println!("for {}:", wanted.as_str());
-                for step in &steps {
-                    println!("  {:<8} {}  {}", step.question, if step.passes { "yes" } else { "NO " }, step.answer);
-                }
-                println!("  {verdict}");
-                println!("  class {}: {becomes}", class.name);
-            }
-            refused = refused.or(judged.err().map(|why| (wanted, why)));
+                Err(format!("{refused} of {} are not controlled", text.lines().count()).into())
+            };
         }
-        match refused {
+        let refused = uses.into_iter().filter_map(|wanted| Some((wanted, bench.judge(wanted, &self.url).err()?)));
+        match refused.collect::<Vec<_>>().first() {
             None => Ok(()),
             Some((wanted, why)) => Err(format!("not controlled for {}: {why}", wanted.as_str()).into()),
         }
+    }
+}
+
+/// By what URLs are judged.
+struct Bench<'c> {
+    judge: Judge,
+    narrowing: Narrowing,
+    class: &'c Class,
+    json: bool,
+}
+
+impl Bench<'_> {
+    /// Judges a URL and prints how.
+    fn judge(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
+        let steps = self.judge.explain(wanted, url, &self.narrowing);
+        let judged = self.judge.judge(wanted, url, &self.narrowing).map(|_| ());
+        let becomes = becomes(wanted, self.class, judged.is_ok());
+        if self.json {
+            let row =
+                |step: &Answered| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
+            let steps: Vec<_> = steps.iter().map(row).collect();
+            println!(
+                "{}",
+                serde_json::json!({
+                    "url": url,
+                    "use": wanted.as_str(),
+                    "destination": Destination::read(url).ok().map(|read| read.to_string()),
+                    "controlled": judged.is_ok(),
+                    "reason": judged.as_ref().err().map(Uncontrolled::as_str),
+                    "steps": steps,
+                    "class": self.class.name,
+                    "becomes": becomes,
+                })
+            );
+            return judged;
+        }
+        println!("for {}:", wanted.as_str());
+        for step in &steps {
+            println!("  {:<8} {}  {}", step.question, if step.passes { "yes" } else { "NO " }, step.answer);
+        }
+        match &judged {
+            Ok(()) => println!("  controlled"),
+            Err(why) => println!("  not controlled ({}): {why}", why.as_str()),
+        }
+        println!("  class {}: {becomes}", self.class.name);
+        judged
     }
 }
 

@@ -8,6 +8,7 @@ use super::sse::{self, Splitter, TooLong};
 use super::tools::{self, Gate, Tools};
 use super::usage::{self, Usage};
 use super::{Dialect, Operation};
+use crate::seeded::{Seed, has};
 
 /// What a stream can do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +76,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
         let judged = prose.any();
         splitter.push(bytes, |event| {
             let mut place = out.len();
-            if read.is_ok() && !prose.ended() && (!of_interest(event) || watch.passes(event)) {
+            if read.is_ok() && (!prose.ended() || has(Seed::BlockedGoesOn)) && (!of_interest(event) || watch.passes(event)) {
                 read = match judged {
                     false => texts.event(event, prose, out).map_err(Fault::from),
                     true => Self::judged((gate, texts), event, prose, out).map(|begun| place = begun),

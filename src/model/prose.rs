@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::json::{self, Limits, Value};
+use crate::seeded::{Seed, has};
 
 use super::peek::{items, member, members};
 use super::sse;
@@ -202,7 +203,7 @@ impl Stream {
 
     /// The stream is over: appends what is held.
     pub fn finish(&mut self, prose: &mut dyn Prose, out: &mut Vec<u8>) {
-        for (choice, key) in prose.holding(None) {
+        for (choice, key) in prose.holding(None).into_iter().filter(|_| !has(Seed::HeldLost)) {
             let mut rest = String::new();
             prose.pause(Channel { choice, key: &key }, &mut rest);
             self.again(&(choice, key, rest), out);
@@ -292,7 +293,9 @@ impl<'j, 'p> Walk<'j, 'p> {
                 found = found.and(Err(Unreadable::Json));
                 return;
             };
-            if NOT_TEXT.binary_search(&name).is_err() {
+            let calls = has(Seed::ArgumentsRewritten) && matches!(name, "tool_calls" | "arguments");
+            let skipped = has(Seed::ReasoningSkipped) && name == "reasoning_content";
+            if (NOT_TEXT.binary_search(&name).is_err() || calls) && !skipped {
                 // Of two, some read the first.
                 found = if texts.insert(name) { self.value(value, name, depth + 1) } else { Err(Unreadable::Twice) };
             } else if self.alone && ONCE.contains(&name) {
@@ -323,7 +326,7 @@ impl<'j, 'p> Walk<'j, 'p> {
             self.end(Some(index));
         }
         let changed = self.pieces.iter().skip(before).any(|piece| piece.changed);
-        if let Some(tokens) = tokens.filter(|_| changed) {
+        if let Some(tokens) = tokens.filter(|_| changed && !has(Seed::TokensKept)) {
             self.dropped.push(self.place(tokens));
         }
         Ok(())
@@ -331,7 +334,7 @@ impl<'j, 'p> Walk<'j, 'p> {
 
     /// The texts of a choice, or all, are over: what is held of them comes out.
     fn end(&mut self, choice: Option<u64>) {
-        for (choice, key) in self.prose.holding(choice) {
+        for (choice, key) in self.prose.holding(choice).into_iter().filter(|_| !has(Seed::HeldLost)) {
             let mut rest = String::new();
             self.prose.pause(Channel { choice, key: &key }, &mut rest);
             match self.pieces.iter_mut().rev().find(|piece| piece.choice == choice && piece.key == key) {

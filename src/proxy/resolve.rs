@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use crate::guard::egress::destination::Host;
 use crate::guard::egress::judge::{Controlled, Judge, Uncontrolled};
 use crate::refusal::{Code, Refusal};
+use crate::seeded::{Seed, has};
 
 /// Who is asked for addresses.
 pub struct Resolver(TokioResolver);
@@ -58,7 +59,7 @@ impl Resolver {
         let destination = controlled.destination();
         let none = |why: &str| Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host));
         let found = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
-        let addresses: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
+        let mut addresses: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
         if addresses.is_empty() {
             return Err(none("it has no address"));
         }
@@ -66,14 +67,15 @@ impl Resolver {
             let says = format!("{} is not a controlled destination.", destination.host);
             Refusal::new(Code::EgressUncontrolled).saying(says).because(format_args!("{destination}: {}: {why}", address.ip()))
         };
-        for address in &addresses {
+        let asked = if has(Seed::FirstAddressJudged) { 1 } else { addresses.len() };
+        for address in addresses.iter().take(asked) {
             judge.address(controlled, *address).map_err(|why| refused(address, why))?;
             if judge.listens_everywhere(address.port()) && is_own(*address) {
                 return Err(refused(address, Uncontrolled::Own));
             }
         }
         // An upstream is one under each of its names and addresses.
-        for upstream in judge.upstreams_at(destination.port) {
+        for upstream in judge.upstreams_at(destination.port).filter(|_| !has(Seed::UpstreamsByNameAlone)) {
             let own = self.addresses(upstream).await.map_err(|why| {
                 let because = format_args!("whether {destination} is the upstream {upstream} cannot be said: {why}").to_string();
                 Refusal::new(Code::FetchFailed).because(because)
@@ -82,6 +84,10 @@ impl Resolver {
             if let Some(address) = addresses.iter().find(same) {
                 return Err(refused(address, Uncontrolled::Own));
             }
+        }
+        if has(Seed::ResolvedAgain) {
+            let again = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
+            addresses = again.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
         }
         Ok(Judged(addresses))
     }

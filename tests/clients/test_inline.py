@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import os
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,10 +205,11 @@ def test_upstreams_and_the_gateway_itself_are_reached_under_no_name(upstream: Fa
 
 
 def test_a_listener_at_every_address_is_reached_under_none(upstream: FakeUpstream, tmp_path: Path) -> None:
-    names, port = Names(lambda name: ["127.0.0.5"]), free_port()
+    own_address = address_of_this_machine()
+    names, port = Names(lambda name: [own_address]), free_port()
     more = f'resolver = "127.0.0.1:{names.port}"'
     listen = f'danger_plaintext = true\nmetrics = "0.0.0.0:{port}"\n'
-    with Everywhere(tmp_path / "data", config(upstream.url, port, more, networks='"127.0.0.0/8"'), listen) as own:
+    with Everywhere(tmp_path / "data", config(upstream.url, port, more, networks='"0.0.0.0/0"'), listen) as own:
         own.token = own.issue("tests/main", models=(MODEL,))
         answer = ask(own, looking_at(f"http://pics.test:{port}/metrics"))
         assert code(answer) == (403, "egress-uncontrolled")
@@ -228,9 +230,14 @@ class Everywhere(Served):
         self.metrics = self.metrics.replace("0.0.0.0", "127.0.0.1")
 
 
-def free_port() -> int:
-    import socket
+def address_of_this_machine() -> str:
+    """One that is not loopback: what a datagram outward would be sent from. None is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        datagram.connect(("192.0.2.1", 9))
+        return datagram.getsockname()[0]
 
+
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as held:
         return held.getsockname()[1]
 

@@ -1,6 +1,8 @@
 //! A disk that fails in every way at every call: nothing acknowledged is lost, and the log knows whether it can go on.
 
 mod disk;
+#[cfg(feature = "seeded-faults")]
+mod doors;
 mod room;
 #[cfg(feature = "seeded-faults")]
 mod seeded;

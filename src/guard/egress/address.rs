@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::seeded::{Seed, has};
 /// A range: its first address, the length of its prefix, and what it is.
 type Range<A> = (A, u8, &'static str);
 
@@ -80,6 +81,7 @@ pub fn special(address: IpAddr) -> Option<&'static str> {
             let within = |range: &&Range<Ipv4Addr>| bits(four, range.1) == bits(range.0, range.1);
             RANGES_V4.iter().find(within).map(|range| range.2)
         }
+        IpAddr::V6(six) if has(Seed::MappedAddressesBelieved) && six.to_ipv4_mapped().is_some() => None,
         IpAddr::V6(six) => {
             let bits = |address: Ipv6Addr, prefix: u8| address.to_bits().checked_shr(128 - u32::from(prefix)).unwrap_or(0);
             let within = |range: &&Range<Ipv6Addr>| bits(six, range.1) == bits(range.0, range.1);

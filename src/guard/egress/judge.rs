@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::address::special;
 use super::destination::{Destination, Host, Scheme, Unreadable};
+use crate::seeded::{Seed, has};
 use crate::token::Grants;
 
 /// What a destination is wanted for. Each use has a list of its own.
@@ -47,11 +48,11 @@ pub struct Entry {
 
 impl Entry {
     fn covers(&self, destination: &Destination) -> bool {
-        self.port == destination.port
+        (self.port == destination.port || has(Seed::PortUnasked))
             && match (&self.host, &destination.host) {
-                (Host::Name(suffix), Host::Name(name)) if self.below => {
-                    name.strip_suffix(suffix.as_str()).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
-                }
+                (Host::Name(suffix), Host::Name(name)) if self.below => name
+                    .strip_suffix(suffix.as_str())
+                    .is_some_and(|front| front.len() > 1 && (front.ends_with('.') || has(Seed::SuffixWithoutDot))),
                 (own, host) => !self.below && own == host,
             }
     }
@@ -274,7 +275,7 @@ impl Judge {
     /// Why it is not controlled: the first reason in the order of [`Uncontrolled`].
     pub fn judge(&self, wanted: Use, url: &str, narrowing: &Narrowing) -> Result<Controlled, Uncontrolled> {
         let destination = Destination::read(url).map_err(Uncontrolled::Unreadable)?;
-        if self.own.has(&destination.host, destination.port) {
+        if self.own.has(&destination.host, destination.port) && !has(Seed::OwnUnasked) {
             return Err(Uncontrolled::Own);
         }
         let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
@@ -288,7 +289,7 @@ impl Judge {
             return Err(Uncontrolled::TokenNothing);
         }
         let host = destination.host.to_string();
-        if !narrowing.hosts.iter().all(|hosts| hosts.contains(&host)) {
+        if !narrowing.hosts.iter().all(|hosts| hosts.contains(&host)) && !has(Seed::TokenUnasked) {
             return Err(Uncontrolled::TokenHost);
         }
         if listed.is_none() {

@@ -23,7 +23,7 @@ use token_shield::merkle::leaf_hash;
 use token_shield::seeded::{Seed, plant};
 
 use super::disk::Kind;
-use super::{Base, START, folder, large, room, run, settings, small, within};
+use super::{Base, START, doors, folder, large, room, run, settings, small, within};
 use crate::harness::Gateway;
 use crate::journal::copy_folder;
 
@@ -294,7 +294,7 @@ fn nothing_is_answered_that_is_not_sealed() {
 /// A mistake, and the check that notices it.
 type Case = (Seed, fn());
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 47] = [
     (Seed::JournalNotSynced, power_cuts),
     (Seed::AcknowledgedBeforeSync, power_cuts),
     (Seed::TilesNotSynced, power_cuts),
@@ -319,6 +319,29 @@ const CASES: [Case; 24] = [
     (Seed::MissingRecordsUnasked, records_do_not_go_unsaid),
     (Seed::AdmissionNotAwaited, nothing_goes_on_that_is_not_sealed),
     (Seed::OutcomeNotAwaited, nothing_is_answered_that_is_not_sealed),
+    (Seed::HostsComparedAsWritten, doors::the_judge_compares_what_it_reads),
+    (Seed::MappedAddressesBelieved, doors::the_judge_compares_what_it_reads),
+    (Seed::OwnUnasked, doors::the_judge_compares_what_it_reads),
+    (Seed::TokenUnasked, doors::the_judge_compares_what_it_reads),
+    (Seed::PortUnasked, doors::the_judge_compares_what_it_reads),
+    (Seed::SuffixWithoutDot, doors::the_judge_compares_what_it_reads),
+    (Seed::FirstAddressJudged, doors::every_address_of_a_name_is_judged),
+    (Seed::ResolvedAgain, doors::what_was_judged_is_dialled),
+    (Seed::UpstreamsByNameAlone, doors::an_upstream_is_one_under_every_name),
+    (Seed::StatusUnasked, doors::only_the_content_itself_is_taken),
+    (Seed::LabelBelieved, doors::only_the_content_itself_is_taken),
+    (Seed::SizeUncounted, doors::only_the_content_itself_is_taken),
+    (Seed::AllowanceUnasked, doors::only_the_content_itself_is_taken),
+    (Seed::WindowOutgrown, doors::texts_lead_nowhere_else),
+    (Seed::ReasoningSkipped, doors::texts_lead_nowhere_else),
+    (Seed::DefinitionsForgotten, doors::texts_lead_nowhere_else),
+    (Seed::ReferencesUnread, doors::texts_lead_nowhere_else),
+    (Seed::HeldLost, doors::texts_lead_nowhere_else),
+    (Seed::FencesBelieved, doors::fences_are_believed_where_all_readers_see_them),
+    (Seed::TokensKept, doors::tokens_of_what_has_changed_are_left_out),
+    (Seed::ArgumentsRewritten, doors::calls_go_on_as_they_are_or_not_at_all),
+    (Seed::CallsLetGo, doors::calls_go_on_as_they_are_or_not_at_all),
+    (Seed::BlockedGoesOn, doors::nothing_follows_what_ends_an_answer),
 ];
 
 #[test]

@@ -1,5 +1,7 @@
 //! What stands before a place in a text: how a URL there would be come upon.
 
+use crate::seeded::{Seed, has};
+
 /// Characters of a word that are kept: no scheme that means anything is longer.
 const WORD_MAX: usize = 24;
 /// Openers of brackets that are told apart.
@@ -233,8 +235,8 @@ impl Place {
         matches!(self.near, [_, ']', '(' | ':'] | [']', '(' | ':', '<'])
     }
 
-    const fn is_definition(self) -> bool {
-        matches!(self.near, [_, ']', ':'] | [']', ':', '<'])
+    fn is_definition(self) -> bool {
+        matches!(self.near, [_, ']', ':'] | [']', ':', '<']) && !has(Seed::DefinitionsForgotten)
     }
 
     /// `url(`, or the same with a quote.

@@ -24,8 +24,13 @@ use reference::{Reference, Taken};
 use schemes::{OPAQUE, OPAQUE_ANYWHERE, SPECIAL, speaks};
 use tags::Tags;
 
+use crate::seeded::{Seed, has};
+
 /// What stands in a text where a URL was.
 pub const MARK: &str = "\u{27e8}link removed\u{27e9}";
+
+/// Bytes that a fixed window would hold.
+const WINDOW: usize = 16;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +125,7 @@ impl Scanner {
             reference: Reference::default(),
             context: Context::default(),
             tags: Tags::default(),
-            lines: Lines::new(fences),
+            lines: Lines::new(fences || has(Seed::FencesBelieved)),
             joint: false,
         }
     }
@@ -139,6 +144,10 @@ impl Scanner {
 
     /// Takes the next piece, and appends to `out` what goes on.
     pub fn push(&mut self, text: &str, out: &mut String, judge: &mut Judged<'_>) {
+        if has(Seed::WindowOutgrown) && self.held.len() > WINDOW && !matches!(self.state, State::Swallow | State::Blocked) {
+            self.state = State::Idle;
+            self.release(out);
+        }
         let mut at = 0;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
             let plain = if self.is_plain() { plain(rest) } else { 0 };
@@ -182,7 +191,7 @@ impl Scanner {
         if self.reference.is_open() {
             let taken = self.reference.take(next);
             self.referred(taken, Some(next), out, judge);
-        } else if next == '&' {
+        } else if next == '&' && !has(Seed::ReferencesUnread) {
             self.reference.begin();
         } else {
             self.atom(next, next.encode_utf8(&mut [0; 4]), true, out, judge);
