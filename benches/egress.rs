@@ -7,6 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
 use token_shield::guard::egress::text::{Found, Scanner, Verdict};
 use token_shield::model::prose::{Channel, Prose, Stream, whole};
+use token_shield::model::{Operation, Profile, Terms, UnknownFields, read};
 
 const PROSE: &str = "The weather in the mountains turns quickly, so pack for rain even where the morning is clear. Start before seven, take \
     the left path behind the chapel: it is longer, and shaded. There's water at two places (the second one dries up in August), and \
@@ -21,14 +22,14 @@ fn judge() -> Judge {
 }
 
 /// The filter of a text, as an answer has it.
-struct Door {
-    judge: Judge,
+struct Door<'j> {
+    judge: &'j Judge,
     scanner: Scanner,
 }
 
-impl Door {
-    fn new() -> Self {
-        Self { judge: judge(), scanner: Scanner::new(true) }
+impl<'j> Door<'j> {
+    fn new(judge: &'j Judge) -> Self {
+        Self { judge, scanner: Scanner::new(true) }
     }
 
     fn push(&mut self, text: &str, out: &mut String) {
@@ -41,7 +42,7 @@ impl Door {
     }
 }
 
-impl Prose for Door {
+impl Prose for Door<'_> {
     fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
         self.push(text, out);
     }
@@ -70,7 +71,7 @@ fn egress(bench: &mut Criterion) {
         group.bench_function(BenchmarkId::new("filter", name), |run| {
             run.iter(|| {
                 let mut out = String::with_capacity(text.len() + 64);
-                Door::new().push(black_box(&text), &mut out);
+                Door::new(&judge).push(black_box(&text), &mut out);
                 out.len()
             });
         });
@@ -79,12 +80,24 @@ fn egress(bench: &mut Criterion) {
     let answer = format!(
         r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":{text:?}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":9,"completion_tokens":9}}}}"#
     );
+    let profile = Profile::named("vllm").unwrap_or_else(|| panic!("a profile"));
+    let asked = format!(r#"{{"model":"m","messages":[{{"role":"user","content":{:?}}}]}}"#, PROSE.repeat(5));
+    let terms = Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+    let call = read(Operation::ChatCompletions, asked.as_bytes()).and_then(|read| read.understand(&terms));
+    let call = call.unwrap_or_else(|no| panic!("{no}"));
+    // Door 1 asks what the reading of the body has found; what it costs where that is nothing, and a filter for a whole answer.
+    group.bench_function("doors 1 and 2, nothing found", |run| {
+        run.iter(|| {
+            let through = black_box(&call).reaches().is_empty();
+            through && whole(black_box(answer.as_bytes()), &mut Door::new(&judge)).is_ok()
+        });
+    });
     group.throughput(Throughput::Bytes(answer.len() as u64));
     group.bench_function(BenchmarkId::new("whole answer", format!("{} bytes", answer.len())), |run| {
-        run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new()).is_ok());
+        run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new(&judge)).is_ok());
     });
     let event = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
-    let (mut stream, mut door, mut out) = (Stream::default(), Door::new(), Vec::new());
+    let (mut stream, mut door, mut out) = (Stream::default(), Door::new(&judge), Vec::new());
     group.throughput(Throughput::Elements(1));
     group.bench_function("event of a stream", |run| {
         run.iter(|| {

@@ -57,7 +57,10 @@ impl Reload {
     async fn once(&self, path: &Path) -> Result<(), String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let base = path.parent().unwrap_or(Path::new("."));
-        let config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
+        let mut config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
+        let wanted = (config.proxy.listen.address, config.proxy.metrics);
+        // What is listened at stays, and so does what is no destination.
+        (config.proxy.listen.address, config.proxy.metrics) = self.listen;
         let wired = wiring(&config).map_err(|fault| fault.to_string())?;
         let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
         let certificate = match self.tls.as_ref().zip(config.proxy.listen.tls.as_ref()) {
@@ -77,9 +80,7 @@ impl Reload {
         self.gateway.wiring.store(Arc::new(wired));
         // Open streams are asked for again: their key may be gone.
         self.gateway.registry.announce();
-        if self.listen != (config.proxy.listen.address, config.proxy.metrics)
-            || self.tls.is_some() != config.proxy.listen.tls.is_some()
-        {
+        if self.listen != wanted || self.tls.is_some() != config.proxy.listen.tls.is_some() {
             tracing::warn!("the [listen] section has changed: its addresses take effect at the next start");
         }
         Ok(())

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
-use crate::audit::request::{About, Admission, Body, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped};
+use crate::audit::request::{About, Admission, Body, Fetch, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
@@ -101,6 +101,8 @@ pub struct Draft<'d> {
     pub output_tokens: Option<u64>,
     /// What was taken out because it would have made the server reach outside.
     pub stripped: Vec<Stripped>,
+    /// What is to be fetched and put into it: where, and behind which URL.
+    pub fetches: Vec<(&'d str, &'d str)>,
     /// The body as it was received.
     pub received: &'d [u8],
     /// The body as it is sent on.
@@ -212,8 +214,9 @@ impl Entry {
     /// Content that was fetched for the request: its place in the body, its URL, its media type and itself.
     pub fn fetched(&mut self, (path, target): (&str, &str), media_type: &str, content: &[u8]) {
         let content = Body { bytes: content.len() as u64, digest: KeyedDigest::of(&self.digest_key, content) };
+        let target_digest = KeyedDigest::of(&self.digest_key, target.as_bytes());
         let (path, target, media_type) = (path.to_owned(), target.to_owned(), media_type.to_owned());
-        self.fetched.push(Fetched { path, target, media_type, content });
+        self.fetched.push(Fetched { path, target, target_digest, media_type, content });
     }
 
     /// The body as it is sent on with that.
@@ -326,12 +329,19 @@ impl Pen {
         if self.0.open.ending.load(Ordering::SeqCst) {
             return Err(refusal_of(&LogFault::Closed));
         }
-        let Draft { about, upstream, model_digest, output_tokens, stripped, received, forwarded } = draft;
+        let Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received, forwarded } = draft;
         let digest_key = self.0.digest_keys.next();
         let body = |bytes: &[u8]| Body { bytes: bytes.len() as u64, digest: KeyedDigest::of(&digest_key, bytes) };
         let (received, forwarded) = (body(received), forwarded.map(body));
         let open = about.clone();
-        let admission = Admission { about, upstream, model_digest, output_tokens, stripped, digest_key, received, forwarded };
+        let fetch = |(path, target): &(&str, &str)| Fetch {
+            path: (*path).to_owned(),
+            target: (*target).to_owned(),
+            target_digest: KeyedDigest::of(&digest_key, target.as_bytes()),
+        };
+        let fetches = fetches.iter().map(fetch).collect();
+        let admission =
+            Admission { about, upstream, model_digest, output_tokens, stripped, fetches, digest_key, received, forwarded };
         let digest_key = self.0.digest_keys.next();
         let own = self.clone();
         let entry = move |index| Entry {

@@ -87,6 +87,17 @@ pub struct Led {
     pub target: String,
 }
 
+/// Content that is to be fetched for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Where in the body it will stand.
+    pub path: String,
+    /// The URL that it lies behind.
+    pub target: String,
+    /// The digest of all of that URL.
+    pub target_digest: [u8; 32],
+}
+
 /// Content that was fetched and put into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
@@ -94,6 +105,8 @@ pub struct Fetched {
     pub path: String,
     /// The URL that it lay behind.
     pub target: String,
+    /// The digest of all of that URL.
+    pub target_digest: [u8; 32],
     /// What it is.
     pub media_type: String,
     /// As it came.
@@ -122,6 +135,8 @@ pub struct Admission {
     pub output_tokens: Option<u64>,
     /// What was taken out because it would have made the server reach outside.
     pub stripped: Vec<Stripped>,
+    /// What is to be fetched and put into it.
+    pub fetches: Vec<Fetch>,
     /// What the digests are keyed with.
     pub digest_key: [u8; 16],
     /// As it was received.
@@ -265,6 +280,17 @@ impl Fetched {
             ("media_type", Value::from_text(cut(&self.media_type))),
             ("path", Value::from_text(cut(&self.path))),
             ("target", Value::from_text(cut(&self.target))),
+            ("target_digest", base64url(&self.target_digest)),
+        ])
+    }
+}
+
+impl Fetch {
+    fn value(&self) -> Value<'_> {
+        object([
+            ("path", Value::from_text(cut(&self.path))),
+            ("target", Value::from_text(cut(&self.target))),
+            ("target_digest", base64url(&self.target_digest)),
         ])
     }
 }
@@ -282,6 +308,8 @@ impl Admission {
         };
         let stripped: Vec<Value<'_>> = self.stripped.iter().take(LIST_MAX).map(stripped).collect();
         into.some("stripped", (!stripped.is_empty()).then_some(Value::Array(stripped)));
+        let fetches: Vec<Value<'_>> = self.fetches.iter().take(LIST_MAX).map(Fetch::value).collect();
+        into.some("fetches", (!fetches.is_empty()).then_some(Value::Array(fetches)));
         into.value("digest_key", base64url(&self.digest_key));
         into.number("request_bytes", self.received.bytes);
         into.value("request_digest", base64url(&self.received.digest));

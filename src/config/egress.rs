@@ -13,8 +13,8 @@ use crate::guard::settings::{Answers, Called, Door, Fetch, Reply, Requests};
 
 /// Where resolvers listen (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
-/// Pieces of content that one request may have fetched, at the most.
-const COUNT_MAX: usize = 1_000;
+/// Pieces of content that one request may have fetched, at the most: as many as its records list.
+const COUNT_MAX: usize = 16;
 
 /// The lists, each for its use, how content is fetched, and the tools by which agents reach out.
 pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> (Lists, Fetch, Vec<Pattern>) {

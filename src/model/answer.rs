@@ -19,6 +19,9 @@ pub enum Fault {
     /// What it says cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// It has lines that readers take for different things.
+    #[error("an event has lines that are no fields")]
+    Lines,
     /// Its tool calls cannot be judged.
     #[error(transparent)]
     Tools(#[from] tools::Fault),
@@ -28,12 +31,18 @@ pub enum Fault {
 /// did not ask for.
 pub struct StreamFilter<P> {
     splitter: Splitter,
+    taken: u64,
     gate: Gate,
     texts: prose::Stream,
     prose: P,
     watch: Watch,
     usage_word: Finder<'static>,
     end_word: Finder<'static>,
+}
+
+/// Whether the answer has ended before its end: nothing more goes on.
+fn ended(tools: &impl Tools) -> bool {
+    tools.ended() && !has(Seed::BlockedGoesOn)
 }
 
 /// What is watched for.
@@ -55,6 +64,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
         };
         Self {
             splitter: Splitter::default(),
+            taken: 0,
             gate: Gate::default(),
             texts: prose::Stream::default(),
             prose,
@@ -70,13 +80,17 @@ impl<P: Prose + Tools> StreamFilter<P> {
     /// # Errors
     /// When an event is too long or cannot be read; nothing of it was passed on, and the stream cannot go on.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
-        let Self { splitter, gate, texts, prose, watch, usage_word, end_word } = self;
+        self.taken += bytes.len() as u64;
+        let Self { splitter, gate, texts, prose, watch, usage_word, end_word, .. } = self;
         let of_interest = |bytes: &[u8]| usage_word.find(bytes).is_some() || end_word.find(bytes).is_some();
         let (mut last, mut read) = (None, Ok(()));
         let judged = prose.any();
         splitter.push(bytes, |event| {
             let mut place = out.len();
-            if read.is_ok() && (!prose.ended() || has(Seed::BlockedGoesOn)) && (!of_interest(event) || watch.passes(event)) {
+            if read.is_ok() && !sse::is_plain(event) {
+                read = Err(Fault::Lines);
+            }
+            if read.is_ok() && !ended(prose) && (!of_interest(event) || watch.passes(event)) {
                 read = match judged {
                     false => texts.event(event, prose, out).map_err(Fault::from),
                     true => Self::judged((gate, texts), event, prose, out).map(|begun| place = begun),
@@ -101,6 +115,9 @@ impl<P: Prose + Tools> StreamFilter<P> {
         gate.event(event, prose, &mut |event| ready.push(event.to_vec()))?;
         let mut place = out.len();
         for event in ready {
+            if ended(prose) {
+                break;
+            }
             place = out.len();
             texts.event(&event, prose, out)?;
         }
@@ -114,8 +131,11 @@ impl<P: Prose + Tools> StreamFilter<P> {
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let rest = self.splitter.rest();
         let Self { gate, texts, prose, watch, .. } = self;
-        if prose.ended() {
+        if ended(prose) {
             return Ok(());
+        }
+        if !sse::is_plain(&rest) {
+            return Err(Fault::Lines);
         }
         let passes = watch.passes(&rest);
         if prose.any() {
@@ -124,12 +144,24 @@ impl<P: Prose + Tools> StreamFilter<P> {
             }
             let mut ready = Vec::new();
             gate.finish(prose, &mut |event| ready.push(event.to_vec()));
-            ready.iter().try_for_each(|event| texts.event(event, prose, out))?;
+            for event in ready {
+                if !ended(prose) {
+                    texts.event(&event, prose, out)?;
+                }
+            }
         } else if passes {
             texts.event(&rest, prose, out)?;
         }
-        texts.finish(prose, out);
+        if !ended(prose) {
+            texts.finish(prose, out);
+        }
         Ok(())
+    }
+
+    /// Bytes that were taken so far.
+    #[must_use]
+    pub const fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Who reads the texts.

@@ -42,7 +42,7 @@ const NOT_TEXT: [&str; 27] = [
     "usage",
 ];
 /// Members that may not go out twice.
-const ONCE: [&str; 4] = ["function_call", "logprobs", "tool_calls", "usage"];
+const ONCE: [&str; 6] = ["function_call", "input", "logprobs", "partial_json", "tool_calls", "usage"];
 /// The choice of texts that belong to none.
 const NO_CHOICE: u64 = u64::MAX;
 /// Depth of an answer that is looked through.
@@ -196,7 +196,8 @@ impl Stream {
         self.templates.retain(|known| holding.iter().any(|(choice, key)| known.is_of(*choice, key)));
         for (choice, key) in holding.into_iter().filter(|held| here.contains(held)) {
             self.templates.retain(|known| !known.is_of(choice, &key));
-            self.templates.push(Template { choice, key, event: event.to_vec() });
+            let event = delta_of(json, &key).unwrap_or_else(|| event.to_vec());
+            self.templates.push(Template { choice, key, event });
         }
         Ok(())
     }
@@ -226,6 +227,14 @@ impl Stream {
             None => out.extend_from_slice(&template.event),
         }
     }
+}
+
+/// The delta that goes on from the beginning of one of Anthropic's blocks: what begins is not begun again.
+fn delta_of(json: &[u8], key: &str) -> Option<Vec<u8>> {
+    member(json, "type").filter(|kind| *kind == b"\"content_block_start\"")?;
+    let index = number(member(json, "index")?)?;
+    let data = format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"{key}_delta","{key}":""}}}}"#);
+    Some(format!("event: content_block_delta\ndata: {data}\n\n").into_bytes())
 }
 
 /// Puts one text in its place, and nothing in others'.

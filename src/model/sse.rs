@@ -113,6 +113,24 @@ pub fn data(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
     Some(joined.into())
 }
 
+/// The name of an event: the last of its `event:` lines.
+#[must_use]
+pub fn name(event: &[u8]) -> Option<&str> {
+    let lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| line.strip_prefix(b"event:"));
+    lines.last().and_then(|name| std::str::from_utf8(name).ok()).map(str::trim)
+}
+
+/// Whether an event has only lines that every reader takes for what they are: fields of the standard and comments, which are visible
+/// ASCII but for the data. Some readers end lines where others do not.
+#[must_use]
+pub fn is_plain(event: &[u8]) -> bool {
+    let event = event.strip_prefix(b"\xef\xbb\xbf").unwrap_or(event);
+    event.split(|byte| matches!(byte, b'\n' | b'\r')).all(|line| {
+        let field = line.is_empty() || [&b"event:"[..], b"id:", b"retry:", b":"].iter().any(|field| line.starts_with(field));
+        line.starts_with(b"data:") || (field && line.iter().all(|byte| matches!(byte, b' '..=b'~')))
+    })
+}
+
 /// Appends an event with other data: its other lines stay, and `data` stands where its data stood.
 pub(super) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
     let mut lines = data.split(|byte| matches!(byte, b'\n' | b'\r'));
@@ -169,6 +187,19 @@ mod tests {
         let mut whole = vec![b'x'; EVENT_BYTES_MAX];
         whole.extend_from_slice(b"\n\n");
         assert_eq!(Splitter::default().push(&whole, |_| ()), Err(TooLong));
+    }
+
+    #[test]
+    fn lines_that_some_readers_take_for_others_are_not_plain() {
+        for fine in ["data: {\"a\":\"\u{2028}\"}\n\n", "event: x\nid: 1\nretry: 5\r\ndata:1\r\n\r\n", ": ping\n\n", "\n"] {
+            assert!(is_plain(fine.as_bytes()), "{fine:?}");
+        }
+        for odd in
+            [": x\u{2028}data: 1\n\n", ": x\u{b}data: 1\n\n", " data: 1\n\n", "x: 1\n\n", "event: \u{85}data: 1\n\n", "data\n\n"]
+        {
+            assert!(!is_plain(odd.as_bytes()), "{odd:?}");
+        }
+        assert_eq!((name(b"event: a\nevent:b \ndata: 1\n\n"), name(b"data: 1\n\n")), (Some("b"), None));
     }
 
     #[test]

@@ -6,15 +6,44 @@ use std::collections::BTreeMap;
 use crate::json::{self, Limits, Object, Value};
 use crate::seeded::{Seed, has};
 
+use super::judge::fold;
 use super::prose::{DEPTH_MAX, Unreadable};
-use super::sse::{self, EVENT_BYTES_MAX};
+use super::sse;
 
 /// Calls of one answer that are kept apart.
 const CALLS_MAX: usize = 1_024;
 /// Bytes of events that are held back at once.
-const HELD_MAX: usize = EVENT_BYTES_MAX;
-/// The place of OpenAI's former `function_call`, of which a choice has one.
-const FUNCTION_CALL: u64 = u64::MAX;
+const HELD_MAX: usize = 4 << 20;
+/// What an event costs beside its bytes.
+const EVENT_COST: usize = 8;
+/// Bytes of a tool's name.
+const NAME_MAX: usize = 256;
+/// What a byte of an answer may cost when it is read, in the cost of a scalar.
+const VALUES_EACH: usize = 8;
+/// The choice that stands for Anthropic's blocks.
+const BLOCKS: u64 = u64::MAX;
+/// Members that are looked at here.
+const WATCHED: [&str; 16] = [
+    "arguments",
+    "choices",
+    "content_block",
+    "custom",
+    "delta",
+    "finish_reason",
+    "function",
+    "function_call",
+    "index",
+    "input",
+    "message",
+    "name",
+    "partial_json",
+    "tool_calls",
+    "type",
+    "content",
+];
+/// Events that are looked at here.
+const KINDS: [&str; 6] =
+    ["content_block_delta", "content_block_start", "content_block_stop", "error", "message_start", "message_stop"];
 
 /// What a tool is called with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +87,30 @@ pub fn whole(answer: &[u8], tools: &mut dyn Tools) -> Result<bool, Unreadable> {
     if !tools.any() {
         return Ok(true);
     }
-    Ok(within(&read(answer)?, tools))
+    let value = read(answer)?;
+    exact(&value)?;
+    Ok(within(&value, tools))
 }
 
 fn read(document: &[u8]) -> Result<Value<'_>, Unreadable> {
-    json::parse(document, &Limits::deep(DEPTH_MAX)).map_err(|_| Unreadable::Json)
+    // An answer is held already, and its numbers (log probabilities) are many.
+    let limits = Limits { depth: DEPTH_MAX, values: document.len() * VALUES_EACH };
+    json::parse(document, &limits).map_err(|_| Unreadable::Json)
+}
+
+/// That no member has the name of one that is looked at here but for its case: some readers take it for that.
+fn exact(value: &Value<'_>) -> Result<(), Unreadable> {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
+        Value::Array(items) => items.iter().try_for_each(exact),
+        Value::Object(object) => object.iter().try_for_each(|(key, value)| {
+            if !WATCHED.contains(&key) && WATCHED.contains(&&*fold(key)) {
+                return Err(Unreadable::Json);
+            }
+            // What a tool is called with has names of its own.
+            if matches!(key, "arguments" | "input") { Ok(()) } else { exact(value) }
+        }),
+    }
 }
 
 /// The calls in a value at any depth: objects with a name and with what is called with it.
@@ -88,11 +136,15 @@ fn judged(name: &str, with: &Value<'_>, free: bool, tools: &mut dyn Tools) -> bo
         Value::String(text) if free => tools.call(name, Arguments::Text(text)),
         Value::String(text) => tools.call(name, Arguments::Json(text.as_bytes())),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            let mut written = Vec::new();
-            json::write(with, &mut written);
-            tools.call(name, Arguments::Json(&written))
+            tools.call(name, Arguments::Json(&written(with)))
         }
     }
+}
+
+fn written(value: &Value<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    json::write(value, &mut out);
+    out
 }
 
 /// Why a stream with tool calls cannot go on.
@@ -104,26 +156,37 @@ pub enum Fault {
     /// More is called than can be kept apart or held.
     #[error("the answer calls more than {CALLS_MAX} tools, or with more than {HELD_MAX} bytes")]
     TooMuch,
-    /// Pieces of a call that was judged already, or of a name whose first pieces went on.
-    #[error("a tool call goes on behind its end, or changes its name")]
+    /// Pieces that readers would put together in different ways: of a call that was judged already, of a name whose first pieces went
+    /// on, of calls or blocks that are not counted from zero one by one.
+    #[error("the pieces of its tool calls can be put together in different ways")]
     Odd,
 }
 
+/// Which member of a choice, or which dialect, a call stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    Function,
+    Custom,
+    FormerFunction,
+    Block,
+}
+
 /// One call of a stream.
-#[derive(Default)]
 struct Call {
+    form: Form,
     name: String,
-    with: String,
-    /// What the event said that it began with.
+    /// JSON in pieces.
+    json: String,
+    /// Text of no form in pieces.
+    text: String,
+    /// What it was said to begin with, as a value.
     whole: Option<Vec<u8>>,
-    free: bool,
     state: State,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Held back until it is whole.
-    #[default]
     Held,
     /// Of a tool that is not judged.
     Passing,
@@ -131,12 +194,92 @@ enum State {
     Done,
 }
 
+/// One event's part of a call.
+#[derive(Default)]
+struct Part<'p> {
+    name: Option<&'p str>,
+    json: &'p str,
+    text: &'p str,
+    whole: Option<&'p Value<'p>>,
+}
+
+impl<'p> Part<'p> {
+    /// The part that an object with `name`, `arguments` and `input` is.
+    fn of(object: &'p Object<'p>) -> Result<Self, Fault> {
+        let text = |key| object.get(key).and_then(Value::as_str).unwrap_or_default();
+        let is_whole = |value: &&Value<'_>| !matches!(value, Value::Null | Value::String(_));
+        let wholes = ["arguments", "input"].map(|key| object.get(key).filter(is_whole));
+        if wholes.iter().flatten().count() > 1 {
+            return Err(Fault::Odd);
+        }
+        let whole = wholes.into_iter().flatten().next();
+        Ok(Self { name: object.get("name").and_then(Value::as_str), json: text("arguments"), text: text("input"), whole })
+    }
+
+    const fn says_nothing(&self) -> bool {
+        self.json.is_empty() && self.text.is_empty() && self.whole.is_none()
+    }
+}
+
+impl Call {
+    const fn new(form: Form) -> Self {
+        Self { form, name: String::new(), json: String::new(), text: String::new(), whole: None, state: State::Held }
+    }
+
+    fn add(&mut self, part: &Part<'_>, tools: &dyn Tools) -> Result<(), Fault> {
+        if let Some(name) = part.name.filter(|name| !name.is_empty()) {
+            let first = self.name.is_empty();
+            // Readers put pieces of a name together, or take the first or the last.
+            self.name.push_str(name);
+            if self.name.len() > NAME_MAX {
+                return Err(Fault::TooMuch);
+            }
+            let judged = tools.judges(&self.name) || tools.judges(name);
+            match self.state {
+                State::Held if first && !judged => self.state = State::Passing,
+                State::Passing | State::Done if judged => return Err(Fault::Odd),
+                State::Held | State::Passing | State::Done => {}
+            }
+        }
+        match self.state {
+            State::Done if !part.says_nothing() => return Err(Fault::Odd),
+            State::Held => {
+                self.json.push_str(part.json);
+                self.text.push_str(part.text);
+                if let Some(whole) = part.whole {
+                    // Of two, some readers take the last, and some put them together.
+                    if self.whole.replace(written(whole)).is_some() {
+                        return Err(Fault::Odd);
+                    }
+                }
+            }
+            State::Done | State::Passing => {}
+        }
+        Ok(())
+    }
+
+    /// It is whole: whether it may go on.
+    fn end(&mut self, tools: &mut dyn Tools) -> bool {
+        self.state = State::Done;
+        let (whole, json, text) = (self.whole.take(), std::mem::take(&mut self.json), std::mem::take(&mut self.text));
+        whole.as_deref().is_none_or(|whole| tools.call(&self.name, Arguments::Json(whole)))
+            && (json.is_empty() || tools.call(&self.name, Arguments::Json(json.as_bytes())))
+            && (text.is_empty() || tools.call(&self.name, Arguments::Text(&text)))
+    }
+}
+
 /// Holds events back while a call that is judged is not whole.
 #[derive(Default)]
 pub struct Gate {
-    calls: BTreeMap<(u64, u64), Call>,
-    queue: Vec<Vec<u8>>,
-    bytes: usize,
+    /// By choice, whether it is the former `function_call`, and number.
+    calls: BTreeMap<(u64, bool, u64), Call>,
+    held: usize,
+    queue: Vec<u8>,
+    /// Where each event of the queue ends.
+    ends: Vec<usize>,
+    /// Anthropic's blocks so far, and the one that is open.
+    blocks: u64,
+    open: Option<u64>,
 }
 
 impl Gate {
@@ -148,16 +291,21 @@ impl Gate {
         let data = sse::data(event).filter(|data| !data.trim_ascii().is_empty());
         let passes = match data.as_deref().map(<[u8]>::trim_ascii) {
             None => true,
-            Some(b"[DONE]") => self.end(None, tools),
-            Some(json) => self.document(&read(json)?, tools)?,
+            Some(b"[DONE]") => self.end(|_| true, tools),
+            Some(json) => {
+                let value = read(json)?;
+                exact(&value)?;
+                self.document(&value, sse::name(event), tools)?
+            }
         };
         if !passes {
             return Ok(false);
         }
-        if self.calls.values().any(|call| call.state == State::Held) && !has(Seed::CallsLetGo) {
-            self.bytes += event.len();
-            self.queue.push(event.to_vec());
-            return if self.bytes > HELD_MAX { Err(Fault::TooMuch) } else { Ok(true) };
+        if self.held > 0 && !has(Seed::CallsLetGo) {
+            self.queue.extend_from_slice(event);
+            self.ends.push(self.queue.len());
+            let bytes = self.queue.len() + self.ends.len() * EVENT_COST;
+            return if bytes > HELD_MAX { Err(Fault::TooMuch) } else { Ok(true) };
         }
         self.release(ready);
         ready(event);
@@ -166,7 +314,7 @@ impl Gate {
 
     /// The stream is over: what was not whole is judged as it is.
     pub fn finish(&mut self, tools: &mut dyn Tools, ready: &mut dyn FnMut(&[u8])) -> bool {
-        let passes = self.end(None, tools);
+        let passes = self.end(|_| true, tools);
         if passes {
             self.release(ready);
         }
@@ -174,117 +322,153 @@ impl Gate {
     }
 
     fn release(&mut self, ready: &mut dyn FnMut(&[u8])) {
-        self.bytes = 0;
-        std::mem::take(&mut self.queue).iter().for_each(|event| ready(event));
+        let (queue, mut from) = (std::mem::take(&mut self.queue), 0);
+        for end in std::mem::take(&mut self.ends) {
+            ready(queue.get(from..end).unwrap_or_default());
+            from = end;
+        }
     }
 
-    fn document(&mut self, value: &Value<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
+    fn document(&mut self, value: &Value<'_>, named: Option<&str>, tools: &mut dyn Tools) -> Result<bool, Fault> {
         let Some(object) = value.as_object() else { return Ok(true) };
         for choice in object.get("choices").and_then(Value::as_array).unwrap_or_default() {
             if !self.choice(choice, tools)? {
                 return Ok(false);
             }
         }
-        let index = object.get("index").and_then(Value::as_u64).unwrap_or_default();
-        Ok(match object.get("type").and_then(Value::as_str) {
-            Some("message_start") => object.get("message").is_none_or(|message| within(message, tools)),
-            Some("content_block_start") => {
-                if let Some(block) = object.get("content_block").and_then(Value::as_object)
-                    && let Some(name) = block.get("name").and_then(Value::as_str)
-                {
-                    let call = self.piece((0, index), Some(name), "", tools)?;
-                    call.whole = block.get("input").map(|input| {
-                        let mut written = Vec::new();
-                        json::write(input, &mut written);
-                        written
-                    });
-                }
-                true
+        // Some readers go by the one, and some by the other.
+        let kind = match (object.get("type").and_then(Value::as_str), named) {
+            (Some(kind), Some(named)) if kind != named && KINDS.contains(&named) => return Err(Fault::Odd),
+            (kind, named) => kind.or(named),
+        };
+        match kind {
+            Some("message_start") => {
+                let content = object.get("message").and_then(Value::as_object).and_then(|message| message.get("content"));
+                let none = content.and_then(Value::as_array).unwrap_or_default().is_empty();
+                if none { Ok(true) } else { Err(Fault::Odd) }
             }
+            Some("content_block_start") => self.block(object, tools),
             Some("content_block_delta") => {
                 let delta = object.get("delta").and_then(Value::as_object);
-                if let Some(text) = delta.and_then(|delta| delta.get("partial_json")).and_then(Value::as_str) {
-                    self.piece((0, index), None, text, tools)?;
-                }
-                true
+                let json = delta.and_then(|delta| delta.get("partial_json")).and_then(Value::as_str).unwrap_or_default();
+                let of = (BLOCKS, false, self.opened(object)?);
+                self.piece(of, Form::Block, &Part { json, ..Part::default() }, tools)?;
+                Ok(true)
             }
-            Some("content_block_stop") => self.end(Some((0, Some(index))), tools),
-            Some("message_stop" | "error") => self.end(None, tools),
-            Some(_) | None => true,
-        })
+            Some("content_block_stop") => {
+                let index = self.opened(object)?;
+                self.open = None;
+                Ok(self.end(|of| *of == (BLOCKS, false, index), tools))
+            }
+            Some("message_stop" | "error") => Ok(self.end(|_| true, tools)),
+            Some(_) | None => Ok(true),
+        }
+    }
+
+    /// A block of Anthropic's begins: the next, whatever it is.
+    fn block(&mut self, object: &Object<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
+        let index = number(object)?.ok_or(Fault::Odd)?;
+        if index != self.blocks || self.open.replace(index).is_some() {
+            return Err(Fault::Odd);
+        }
+        self.blocks += 1;
+        let block = object.get("content_block").and_then(Value::as_object);
+        if let Some(block) = block.filter(|block| block.get("name").is_some()) {
+            self.piece((BLOCKS, false, index), Form::Block, &Part::of(block)?, tools)?;
+        }
+        Ok(true)
+    }
+
+    /// The number of the open block that a delta or a stop speaks of.
+    fn opened(&self, object: &Object<'_>) -> Result<u64, Fault> {
+        number(object)?.filter(|index| self.open == Some(*index)).ok_or(Fault::Odd)
     }
 
     fn choice(&mut self, choice: &Value<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
         let Some(choice) = choice.as_object() else { return Ok(true) };
-        let number = choice.get("index").and_then(Value::as_u64).unwrap_or_default();
-        for delta in ["delta", "message"].into_iter().filter_map(|key| choice.get(key).and_then(Value::as_object)) {
-            for (place, call) in delta.get("tool_calls").and_then(Value::as_array).unwrap_or_default().iter().enumerate() {
-                let Some(call) = call.as_object() else { continue };
-                let index = call.get("index").and_then(Value::as_u64).unwrap_or(place as u64);
-                for key in ["function", "custom"] {
-                    if let Some(part) = call.get(key).and_then(Value::as_object) {
-                        self.part((number, index), part, tools)?;
-                    }
+        let of = number(choice)?.unwrap_or_default();
+        let deltas: Vec<&Object<'_>> =
+            ["delta", "message"].into_iter().filter_map(|key| choice.get(key).and_then(Value::as_object)).collect();
+        if deltas.len() > 1 {
+            return Err(Fault::Odd);
+        }
+        for delta in deltas {
+            for call in delta.get("tool_calls").and_then(Value::as_array).unwrap_or_default() {
+                let call = call.as_object().ok_or(Fault::Odd)?;
+                if !self.call(of, call, tools)? {
+                    return Ok(false);
                 }
             }
             if let Some(part) = delta.get("function_call").and_then(Value::as_object) {
-                self.part((number, FUNCTION_CALL), part, tools)?;
+                self.piece((of, true, 0), Form::FormerFunction, &Part::of(part)?, tools)?;
             }
         }
-        let over = choice.get("finish_reason").is_some_and(|reason| !matches!(reason, Value::Null));
-        Ok(!over || self.end(Some((number, None)), tools))
+        let reason = choice.get("finish_reason").filter(|reason| !matches!(reason, Value::Null) && reason.as_str() != Some(""));
+        Ok(reason.is_none() || self.end(|(choice, ..)| *choice == of, tools))
     }
 
-    fn part(&mut self, of: (u64, u64), part: &Object<'_>, tools: &mut dyn Tools) -> Result<(), Fault> {
-        let text = |key| part.get(key).and_then(Value::as_str);
-        let call = self.piece(of, text("name"), text("arguments").or(text("input")).unwrap_or_default(), tools)?;
-        call.free |= part.get("input").is_some();
-        // Some servers send an object where a text belongs.
-        if let Some(whole) = part.get("arguments").filter(|with| matches!(with, Value::Object(_) | Value::Array(_))) {
-            let mut written = Vec::new();
-            json::write(whole, &mut written);
-            call.whole = Some(written);
+    /// A piece of one of a choice's calls. With the next one those before it are whole.
+    fn call(&mut self, of: u64, call: &Object<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
+        let known = self.calls.range((of, false, 0)..(of, true, 0)).count() as u64;
+        let parts = [("function", Form::Function), ("custom", Form::Custom)];
+        let mut parts = parts.into_iter().filter_map(|(key, form)| Some((form, call.get(key).and_then(Value::as_object)?)));
+        let (first, second) = (parts.next(), parts.next());
+        let begins = first.is_some_and(|(_, part)| part.get("name").is_some());
+        // Without a number it is the next one, or the last one goes on.
+        let index = number(call)?.unwrap_or(if begins { known } else { known.saturating_sub(1) });
+        if index > known || second.is_some() {
+            return Err(Fault::Odd);
         }
-        Ok(())
+        let passes = index < known || self.end(|(choice, former, _)| *choice == of && !former, tools);
+        let Some((form, part)) = first else {
+            self.piece((of, false, index), Form::Function, &Part::default(), tools)?;
+            return Ok(passes);
+        };
+        self.piece((of, false, index), form, &Part::of(part)?, tools)?;
+        Ok(passes)
     }
 
     /// Adds a piece to a call.
-    fn piece(&mut self, of: (u64, u64), name: Option<&str>, with: &str, tools: &mut dyn Tools) -> Result<&mut Call, Fault> {
+    fn piece(&mut self, of: (u64, bool, u64), form: Form, part: &Part<'_>, tools: &dyn Tools) -> Result<(), Fault> {
+        // A block that calls nothing has no call.
+        if form == Form::Block && part.name.is_none() && part.says_nothing() && !self.calls.contains_key(&of) {
+            return Ok(());
+        }
         if self.calls.len() >= CALLS_MAX && !self.calls.contains_key(&of) {
             return Err(Fault::TooMuch);
         }
-        let call = self.calls.entry(of).or_default();
-        if let Some(name) = name.filter(|name| !name.is_empty()) {
-            // Readers put pieces of a name together, or take the last.
-            call.name.push_str(name);
-            let judged = tools.judges(&call.name) || tools.judges(name);
-            match call.state {
-                State::Held if !judged => call.state = State::Passing,
-                State::Passing | State::Done if judged => return Err(Fault::Odd),
-                State::Held | State::Passing | State::Done => {}
-            }
+        let new = !self.calls.contains_key(&of);
+        let call = self.calls.entry(of).or_insert_with(|| Call::new(form));
+        let before = !new && call.state == State::Held;
+        if call.form != form {
+            return Err(Fault::Odd);
         }
-        match call.state {
-            State::Done if !with.is_empty() => return Err(Fault::Odd),
-            State::Held => call.with.push_str(with),
-            State::Done | State::Passing => {}
-        }
-        Ok(call)
+        call.add(part, tools)?;
+        let after = call.state == State::Held;
+        self.held = self.held + usize::from(after && !before) - usize::from(before && !after);
+        Ok(())
     }
 
-    /// Calls are whole: one of a choice, all of it, or all.
-    fn end(&mut self, which: Option<(u64, Option<u64>)>, tools: &mut dyn Tools) -> bool {
-        let is_meant = |(choice, index): &(u64, u64)| {
-            which.is_none_or(|(number, one)| number == *choice && one.is_none_or(|one| one == *index))
-        };
-        self.calls.iter_mut().filter(|(of, call)| is_meant(of) && call.state == State::Held).all(|(_, call)| {
-            call.state = State::Done;
-            let whole = call.whole.take();
-            let begun = whole.as_deref().is_none_or(|whole| tools.call(&call.name, Arguments::Json(whole)));
-            let with = std::mem::take(&mut call.with);
-            let text = if call.free { Arguments::Text(&with) } else { Arguments::Json(with.as_bytes()) };
-            begun && (with.is_empty() || tools.call(&call.name, text))
-        })
+    /// Calls are whole.
+    fn end(&mut self, which: impl Fn(&(u64, bool, u64)) -> bool, tools: &mut dyn Tools) -> bool {
+        if self.held == 0 {
+            return true;
+        }
+        for (_, call) in self.calls.iter_mut().filter(|(of, call)| which(of) && call.state == State::Held) {
+            self.held -= 1;
+            if !call.end(tools) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The number that an object has, where it has one.
+fn number(object: &Object<'_>) -> Result<Option<u64>, Fault> {
+    match object.get("index") {
+        None | Some(Value::Null) => Ok(None),
+        Some(index) => index.as_u64().map(Some).ok_or(Fault::Odd),
     }
 }
 

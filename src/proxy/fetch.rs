@@ -33,8 +33,8 @@ use crate::proxy::{Gateway, Way};
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
-/// How much room a byte of content takes: itself, its base64, and that in the body.
-const ROOM: usize = 4;
+/// How much room a byte of content takes: itself as it grows, its base64, and that in the body.
+const ROOM: usize = 5;
 /// When to come back where an hour's bytes are nearly used up.
 const LATER: Duration = Duration::from_secs(60);
 
@@ -62,22 +62,23 @@ pub struct Errand<'e> {
     pub per_hour: u64,
     /// The room for it.
     pub room: Room,
+    /// What is left of the request's own time.
+    pub time: Duration,
 }
 
 impl Fetcher {
-    /// Fetches all of it, one after the other.
+    /// Fetches all of it, one after the other; what has come stands in `contents`, whatever becomes of the rest.
     ///
     /// # Errors
     /// `egress-uncontrolled`, `fetch-failed`, `fetch-slow`, `fetch-allowance` or `body-memory`, with the place in the body.
-    pub async fn all(&self, fetches: &Fetches, errand: &mut Errand<'_>) -> Result<Vec<Content>, Refusal> {
-        let mut contents = Vec::with_capacity(fetches.wanted.len());
+    pub async fn all(&self, fetches: &Fetches, errand: &mut Errand<'_>, contents: &mut Vec<Content>) -> Result<(), Refusal> {
         let slow = || Refusal::new(Code::FetchSlow).because(format_args!("not all of it within {:?}", self.time_max));
-        let ends = tokio::time::Instant::now() + self.time_max;
+        let ends = tokio::time::Instant::now() + self.time_max.min(errand.time);
         for wanted in &fetches.wanted {
             let fetched = tokio::time::timeout_at(ends, self.one(wanted, errand)).await;
             contents.push(fetched.unwrap_or_else(|_| Err(slow())).map_err(|refusal| refusal.at(wanted.reach.path.clone()))?);
         }
-        Ok(contents)
+        Ok(())
     }
 
     async fn one(&self, wanted: &Wanted, errand: &mut Errand<'_>) -> Result<Content, Refusal> {
@@ -138,22 +139,27 @@ impl Gateway {
             allowance: &self.allowance,
             per_hour: caller.class().fetch_per_hour,
             room: Room::of(&self.buffers),
+            time: way.ends().saturating_sub(self.clock.monotonic()),
         };
-        let contents = tokio::select! {
-            contents = fetcher.all(&fetches, &mut errand) => contents,
+        let mut contents = Vec::with_capacity(fetches.wanted.len());
+        let fetched = tokio::select! {
+            fetched = fetcher.all(&fetches, &mut errand, &mut contents) => fetched,
             refusal = watch.revoked() => Err(refusal),
         };
-        let contents = contents.inspect_err(|refusal| self.metrics.egress("request", "block", refusal.code.as_str()))?;
-        let body = fill(&call.body, &fetches.mark, &contents);
-        call.body = Bytes::from(body.ok_or_else(|| Refusal::new(Code::Internal).because("a mark without content"))?);
-        if let Some(entry) = way.meter.entry() {
-            for (wanted, content) in fetches.wanted.iter().zip(&contents) {
+        // What has come is recorded, whatever becomes of the rest.
+        for (wanted, content) in fetches.wanted.iter().zip(&contents) {
+            if let Some(entry) = way.meter.entry() {
                 entry.fetched((&wanted.reach.path, &wanted.reach.target), &content.media_type, &content.bytes);
             }
-            entry.forwards(&call.body);
         }
         self.metrics.fetched(contents.iter().map(|content| content.bytes.len() as u64).sum());
+        fetched.inspect_err(|refusal| self.metrics.egress("request", "block", refusal.code.as_str()))?;
+        let body = fill(&call.body, &fetches.mark, &contents);
+        call.body = Bytes::from(body.ok_or_else(|| Refusal::new(Code::Internal).because("a mark without content"))?);
         watch.check()?;
+        if let Some(entry) = way.meter.entry() {
+            entry.forwards(&call.body);
+        }
         Ok((call, Some(errand.room)))
     }
 }

@@ -298,7 +298,10 @@ impl Gateway {
         let stripped =
             |reach: &Reach| Stripped { kind: reach.kind.as_str(), path: reach.path.clone(), target: reach.target.clone() };
         let stripped = admitted.stripped().iter().map(stripped).collect();
-        let draft = Draft { about, upstream, model_digest, output_tokens, stripped, received, forwarded: forwarded.as_deref() };
+        let wanted = call.and_then(|call| call.fetches.as_ref()).map(|fetches| fetches.wanted.clone()).unwrap_or_default();
+        let fetches = wanted.iter().map(|wanted| (&*wanted.reach.path, &*wanted.reach.target)).collect();
+        let forwarded = forwarded.as_deref();
+        let draft = Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received, forwarded };
         self.pen.seal(admitted, draft).await
     }
 

@@ -1,6 +1,7 @@
 //! Addresses of what is fetched: asked for once, judged all together, and those that were judged are dialled.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
@@ -12,6 +13,9 @@ use crate::guard::egress::destination::Host;
 use crate::guard::egress::judge::{Controlled, Judge, Uncontrolled};
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
+
+/// How long one of several addresses is tried.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// Who is asked for addresses.
 pub struct Resolver(TokioResolver);
@@ -76,11 +80,13 @@ impl Resolver {
         }
         // An upstream is one under each of its names and addresses.
         for upstream in judge.upstreams_at(destination.port).filter(|_| !has(Seed::UpstreamsByNameAlone)) {
-            let own = self.addresses(upstream).await.map_err(|why| {
-                let because = format_args!("whether {destination} is the upstream {upstream} cannot be said: {why}").to_string();
+            let own = upstream_addresses(upstream, destination.port).await.map_err(|why| {
+                let because = format!("whether {destination} is the upstream {upstream} cannot be said: {why}");
                 Refusal::new(Code::FetchFailed).because(because)
             })?;
-            let same = |address: &&SocketAddr| own.iter().any(|own| own.to_canonical() == address.ip().to_canonical());
+            // The same name leads there, whoever is asked for it.
+            let named = upstream == &destination.host;
+            let same = |address: &&SocketAddr| named || own.iter().any(|own| own.to_canonical() == address.ip().to_canonical());
             if let Some(address) = addresses.iter().find(same) {
                 return Err(refused(address, Uncontrolled::Own));
             }
@@ -101,18 +107,25 @@ impl Judged {
     pub async fn connect(&self) -> std::io::Result<TcpStream> {
         let mut last = std::io::Error::other("no address");
         for address in &self.0 {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
+            match tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = std::io::ErrorKind::TimedOut.into(),
             }
         }
         Err(last)
     }
 }
 
-/// Whether an address is one of this machine's: what is sent there is sent from there. Nothing is sent.
+/// The addresses of an upstream, as who dials it has them.
+async fn upstream_addresses(upstream: &Host, port: u16) -> std::io::Result<Vec<IpAddr>> {
+    match upstream {
+        Host::Address(address) => Ok(vec![*address]),
+        Host::Name(name) => Ok(tokio::net::lookup_host((name.as_str(), port)).await?.map(|address| address.ip()).collect()),
+    }
+}
+
+/// Whether an address is one of this machine's: only such a one can be bound. Nothing is sent.
 fn is_own(address: SocketAddr) -> bool {
-    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
-    let local = UdpSocket::bind(any).and_then(|socket| socket.connect(address).and_then(|()| socket.local_addr()));
-    local.is_ok_and(|local| local.ip() == address.ip())
+    UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
 }

@@ -66,6 +66,14 @@ enum Step {
 }
 
 impl Source {
+    /// Bytes of the upstream's that have come so far.
+    const fn came(&self) -> u64 {
+        match self {
+            Self::Upstream(_, filter, _) => filter.taken(),
+            Self::Pieces(_) => 0,
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refusal>> {
         let (upstream, filter, held) = match self {
             Self::Pieces(rest) => {
@@ -123,6 +131,8 @@ struct Running {
     closing: Option<(Closing, Dialect, String)>,
     /// When something moved last, or when the caller began to wait.
     moved: Duration,
+    /// Bytes of the upstream's that have come so far.
+    came: u64,
     /// True while the caller waits for more; else the stream waits for the caller.
     awaited: bool,
     waker: Option<Waker>,
@@ -204,7 +214,8 @@ impl Relay {
     #[must_use]
     pub fn new(source: Source, carried: Carried, watch: Watch, times: Times) -> Self {
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
-        let running = Running { work: Some((source, carried)), last: None, closing: None, moved, awaited: true, waker: None };
+        let running =
+            Running { work: Some((source, carried)), last: None, closing: None, moved, came: 0, awaited: true, waker: None };
         let running = Arc::new(Mutex::new(running));
         let guard = tokio::spawn(guard(Arc::downgrade(&running), watch, times)).abort_handle();
         Self { running, clock, guard }
@@ -236,8 +247,11 @@ impl Relay {
                 running.poll_last(cx)
             }
             Poll::Pending => {
-                if !running.awaited {
+                // What is held back has come all the same.
+                let came = source.came();
+                if !running.awaited || came != running.came {
                     running.awaited = true;
+                    running.came = came;
                     running.moved = self.clock.monotonic();
                 }
                 if !running.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

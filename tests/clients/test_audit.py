@@ -16,7 +16,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+import audit_records
 import audit_verifier
+import audit_writer
 from clients import open_ai, user
 from fake_upstream import MODEL, FakeUpstream
 from gateway import Gateway, Served, binary
@@ -231,6 +233,31 @@ def test_a_log_of_former_times_put_back_is_noticed_by_its_checkpoint(upstream: F
     audit_verifier.since(own.data / "audit", (own.data / "log.vkeys").read_text(), kept.read_text())
     with pytest.raises(audit_verifier.Fault):
         audit_verifier.since(tmp_path / "older", (own.data / "log.vkeys").read_text(), kept.read_text())
+
+
+def test_a_record_of_a_newer_version_is_named_as_such(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """A log that a newer token-shield has written to: an older one says so and does not start, and leaves it as it is."""
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        ask(own, "before")
+    folder = own.data / "audit"
+    [epoch] = verified(own)
+    before = [audit_verifier.record_at(folder, "e000001", index) for index in range(epoch.size)]
+    newer = before[-1].replace(b'"v":1}', b'"v":2}')
+    segment = max((folder / "e000001/journal").glob("*"))
+    data = segment.read_bytes()
+    end = max((batch.end for batch in audit_records.batches(data)), default=0)
+    appended = audit_writer.batch(before, [newer])
+    segment.write_bytes(data[:end] + appended + data[end + len(appended) :])
+    changed = segment.read_bytes()
+    started = binary("serve", "--config", str(own.config))
+    assert started.code == 1 and "which a newer token-shield wrote" in started.err, started.err
+    assert segment.read_bytes() == changed
+    checked = binary("audit", "verify", str(folder), "--key", str(own.data / "log.vkeys"))
+    assert checked.code == 1 and "which a newer token-shield wrote" in checked.out + checked.err, checked.out + checked.err
+    segment.write_bytes(data)
+    own._start("serve", "--config", str(own.config))
+    assert ask(own, "after").status_code == 200
+    own.stop()
 
 
 def test_kill_9_under_load(tmp_path: Path) -> None:

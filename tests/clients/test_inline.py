@@ -110,7 +110,8 @@ def test_content_stands_where_its_url_stood(gateway: Served, upstream: FakeUpstr
         assert headers["host"] == f"pics.test:{outside.port}"
     rows = query(gateway, "--request", answer.headers["token-shield-request"])
     [admission], [outcome] = ([inside(row) for row in rows if row["kind"] == kind] for kind in ("admission", "outcome"))
-    assert "forward_digest" not in admission
+    assert "forward_digest" not in admission and [one["target"] for one in admission["fetches"]] == urls
+    assert admission["fetches"][0]["target_digest"] == digest(admission, urls[0].encode())
     assert outcome["forward_digest"] == digest(outcome, upstream.exchange("three pictures").request.body)
     assert [(one["target"], one["bytes"], one["media_type"]) for one in outcome["fetched"]] == [
         (url, len(body), "image/png") for url, body in zip(urls, want, strict=True)
@@ -146,6 +147,15 @@ def test_what_is_not_the_content_itself_is_refused(gateway: Served, upstream: Fa
         open_ai(gateway, gateway.token).chat.completions.create(model=MODEL, messages=looking_at(outside.url("a.png"), outside.url(path)))
     assert refused.value.code == "fetch-failed" and refused.value.param == "messages[0].content[2].image_url.url"
     assert len(upstream.exchanges) == before and [other.reached for other in outside.others] == others
+
+
+def test_what_was_fetched_is_recorded_whatever_becomes_of_the_rest(gateway: Served, outside: Outside) -> None:
+    answer = ask(gateway, looking_at(outside.url("a.png?d=SECRET"), outside.url("missing/x")))
+    assert code(answer) == (422, "fetch-failed")
+    rows = query(gateway, "--request", answer.headers["token-shield-request"])
+    [admission], [outcome] = ([inside(row) for row in rows if row["kind"] == kind] for kind in ("admission", "outcome"))
+    assert [one["target"] for one in admission["fetches"]] == [outside.url("a.png?d=SECRET"), outside.url("missing/x")]
+    assert [one["target"] for one in outcome["fetched"]] == [outside.url("a.png?d=SECRET")] and "forward_digest" not in outcome
 
 
 def test_content_that_trickles_has_its_time(gateway: Served, outside: Outside) -> None:

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+#[path = "../../fuzz/egress_oracles.rs"]
+mod egress;
 #[path = "../../fuzz/oracles.rs"]
 mod oracles;
 
@@ -19,6 +21,12 @@ fn the_corpus_holds() {
     }
     for (_, bytes) in corpus("jwks") {
         oracles::jwks(&bytes);
+    }
+    for (_, bytes) in corpus("judge") {
+        egress::judge(&bytes);
+    }
+    for (_, bytes) in corpus("filter") {
+        egress::filter(&bytes);
     }
     let chains = corpus("chain");
     assert!(chains.iter().any(|(name, _)| name == "good-4") && chains.len() >= 9);

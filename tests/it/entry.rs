@@ -47,6 +47,7 @@ fn draft() -> Draft<'static> {
         model_digest: None,
         output_tokens: None,
         stripped: Vec::new(),
+        fetches: Vec::new(),
         received: b"x",
         forwarded: None,
     }

@@ -91,6 +91,7 @@ fn admitted(about: About) -> Event {
         model_digest: None,
         output_tokens: Some(100),
         stripped: Vec::new(),
+        fetches: Vec::new(),
         digest_key,
         received: BODY,
         forwarded,

@@ -9,11 +9,12 @@ use crate::model::tools::Arguments;
 /// Depth of what a tool is called with.
 const DEPTH_MAX: usize = 64;
 
-/// Words in the names of arguments that say that a place belongs there, even where it is written without a scheme.
-const PLACES: [&str; 15] = [
-    "base", "domain", "endpoint", "host", "hostname", "href", "link", "origin", "proxy", "server", "site", "uri", "url",
-    "webhook", "website",
-];
+/// What is in the names of arguments that say that a place belongs there, even where it is written without a scheme.
+const PLACES: [&str; 10] = ["domain", "endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook", "website"];
+/// Words of such names.
+const WORDS: [&str; 8] = ["base", "ip", "link", "links", "origin", "server", "site", "src"];
+/// What is in the names of arguments under which a number is a place too.
+const NUMBERS: [&str; 4] = ["host", "uri", "url", "domain"];
 
 /// A tool's name, or the beginning of names: `fetch_*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub fn leads(arguments: Arguments<'_>, judge: &Judge, narrowing: &Narrowing) -> 
         Arguments::Json(bytes) => match json::parse(bytes, &Limits::deep(DEPTH_MAX)) {
             // What the agent's reader makes of it nobody knows.
             Err(_) => Some(Led { target: "what is no strict JSON".to_owned(), reason: Uncontrolled::UNREADABLE }),
-            Ok(value) => bench.value(&value, false),
+            Ok(value) => bench.value(&value, None),
         },
     }
 }
@@ -68,21 +69,27 @@ struct Bench<'j> {
 }
 
 impl Bench<'_> {
-    /// The first of them in a value. `place` says that one belongs there.
-    fn value(&self, value: &Value<'_>, place: bool) -> Option<Led> {
+    /// The first of them in a value. `under` is the name that says that one belongs there.
+    fn value(&self, value: &Value<'_>, under: Option<&str>) -> Option<Led> {
         match value {
             Value::Null | Value::Bool(_) => None,
-            Value::Number(text) => place.then(|| self.bare(text)).flatten(),
-            Value::String(text) => self.text(text).or_else(|| place.then(|| self.bare(text)).flatten()),
-            Value::Array(items) => items.iter().find_map(|item| self.value(item, place)),
-            Value::Object(object) => {
-                object.iter().find_map(|(key, value)| self.text(key).or_else(|| self.value(value, place || names_a_place(key))))
-            }
+            Value::Number(text) => under.filter(|key| is_in(key, &NUMBERS)).and_then(|_| self.bare(text)),
+            Value::String(text) => self.text(text).or_else(|| under.and_then(|_| self.bare(text))),
+            Value::Array(items) => items.iter().find_map(|item| self.value(item, under)),
+            Value::Object(object) => object.iter().find_map(|(key, value)| {
+                self.text(key).or_else(|| self.value(value, if names_a_place(key) { Some(key) } else { under }))
+            }),
         }
     }
 
-    /// URLs anywhere in a text, whatever form they have there.
+    /// URLs anywhere in a text, whatever form they have there, also as readers have them who leave out tabs and line feeds (URL Standard
+    /// section 4.4).
     fn text(&self, text: &str) -> Option<Led> {
+        let without: String = text.chars().filter(|character| !matches!(character, '\t' | '\n' | '\r')).collect();
+        self.scanned(text).or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
+    }
+
+    fn scanned(&self, text: &str) -> Option<Led> {
         let (mut led, mut out, mut scanner) = (None, String::new(), Scanner::new(false));
         let mut judged = |found: &Found<'_>| {
             let judged = found.url.map(|url| self.judged(url));
@@ -102,14 +109,19 @@ impl Bench<'_> {
         Some(Led { target: url.to_owned(), reason: why.as_str() })
     }
 
-    /// A text where a place belongs: a URL, which was judged already, or a host as it is, which some reach in the clear and some not.
+    /// A text where a place belongs, whole: a URL, or a host as it is, which some reach in the clear and some not.
     fn bare(&self, text: &str) -> Option<Led> {
         let text = text.trim();
         let inside = text.strip_prefix(['/', '?', '#']).is_some_and(|rest| !rest.starts_with(['/', '\\']));
         let plain = !text.contains('\\') && !text.chars().any(char::is_control);
-        let scheme = |scheme: &str| text.get(..scheme.len()).is_some_and(|front| front.eq_ignore_ascii_case(scheme));
-        if text.is_empty() || inside && plain || (scheme("http://") || scheme("https://")) {
-            return if plain { None } else { Some(Led { target: text.to_owned(), reason: Uncontrolled::UNREADABLE }) };
+        if text.is_empty() || inside && plain {
+            return None;
+        }
+        if ["http:", "https:"]
+            .iter()
+            .any(|scheme| text.get(..scheme.len()).is_some_and(|front| front.eq_ignore_ascii_case(scheme)))
+        {
+            return self.judged(text);
         }
         ["https", "http"].into_iter().find_map(|scheme| self.judged(&format!("{scheme}://{text}")))
     }
@@ -122,23 +134,25 @@ impl Bench<'_> {
     }
 }
 
-/// Whether a place belongs under that name: one of its words says so (`base_url`, `targetHost`, `hostname`, `URLs`).
+fn is_in(key: &str, parts: &[&str]) -> bool {
+    let key = key.to_lowercase();
+    parts.iter().any(|part| key.contains(part))
+}
+
+/// Whether a place belongs under that name (`base_url`, `targetHost`, `imageurl`, `src`).
 fn names_a_place(key: &str) -> bool {
-    let (mut word, mut lower) = (String::new(), false);
-    let mut found = false;
-    let is_place = |word: &str| PLACES.contains(&word.trim_end_matches('s'));
+    let mut words = vec![String::new()];
+    let mut lower = false;
     for character in key.chars() {
-        let begins = !character.is_alphanumeric() || character.is_uppercase() && lower;
-        if begins {
-            found |= is_place(&word);
-            word.clear();
+        if !character.is_alphanumeric() || character.is_uppercase() && lower {
+            words.push(String::new());
         }
         lower = character.is_lowercase();
-        if character.is_alphanumeric() {
+        if let Some(word) = words.last_mut().filter(|_| character.is_alphanumeric()) {
             word.extend(character.to_lowercase());
         }
     }
-    found || is_place(&word)
+    is_in(key, &PLACES) || words.iter().any(|word| WORDS.contains(&word.as_str()))
 }
 
 #[cfg(test)]
@@ -166,6 +180,7 @@ mod tests {
         check(r#"{"base_url":"/a/b","url":"?q=1"}"#, None);
         check("", None);
         check("{}", None);
+        check(r#"{"site_id":5,"server_timeout":30,"note":"https://good.example/ is\n a page"}"#, None);
         for evil in [
             r#"{"url":"https://evil.example"}"#,
             r#"{"url":"evil.example/x"}"#,
@@ -174,6 +189,12 @@ mod tests {
             r#"{"deep":[{"er":["https://evil.example"]}]}"#,
             r#"{"https://evil.example":1}"#,
             r#"{"hostname":"evil.example"}"#,
+            r#"{"baseurl":"evil.example"}"#,
+            r#"{"imageURLs":["evil.example"]}"#,
+            r#"{"src":"evil.example"}"#,
+            r#"{"page":"https://\tevil.example/"}"#,
+            r#"{"page":"https:/\n/evil.example"}"#,
+            r#"{"page":"https://good.example\t.evil.example/"}"#,
             r#"{"targetHost":"evil.example"}"#,
             r#"{"server":{"name":"evil.example"}}"#,
             r#"{"link":"api.good.example"}"#,
@@ -191,6 +212,7 @@ mod tests {
             r#"{"url":"javascript:fetch('x')"}"#,
             r#"{"url":"file:///etc/passwd"}"#,
             r#"{"url":"the red button"}"#,
+            r#"{"url":"https:// evil.example"}"#,
             r#"{"url":"https://good.example""#,
             r#"{"url":"https://good.example","url":"x"}"#,
             "evil",

@@ -24,6 +24,7 @@ pub struct Fetches {
 }
 
 /// One piece of content.
+#[derive(Clone)]
 pub struct Wanted {
     /// Where it stands, and the URL that it lies behind.
     pub reach: Reach,

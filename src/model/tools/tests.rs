@@ -84,8 +84,118 @@ fn pieces_that_come_late_are_refused() {
     assert_eq!(through(&nameless).2, Ok(false));
     let many: Vec<Vec<u8>> = (0..2_000).map(|index| openai(index, Some("write"), "")).collect();
     assert_eq!(through(&many).2, Err(Fault::TooMuch));
-    let long = vec![openai(0, Some("fetch"), &"a".repeat(1 << 16)); 20];
+    let long: Vec<Vec<u8>> =
+        std::iter::once(openai(0, Some("fetch"), "")).chain(vec![openai(0, None, &"a".repeat(1 << 19)); 9]).collect();
     assert_eq!(through(&long).2, Err(Fault::TooMuch));
+    let name = vec![openai(0, Some(&"w".repeat(100)), ""); 3];
+    assert_eq!(through(&name).2, Err(Fault::TooMuch));
+}
+
+#[test]
+fn the_next_call_ends_the_one_before() {
+    let events = [openai(0, Some("fetch"), "{}"), openai(1, Some("write"), "a"), openai(1, None, "b"), OVER.to_vec()];
+    assert_eq!(through(&events), (vec![0, 2, 1, 1], vec!["fetch {}".to_owned()], Ok(true)));
+    let evil = [openai(0, Some("fetch"), "\"evil\""), openai(1, Some("write"), "a")];
+    assert_eq!(through(&evil).2, Ok(false));
+    let back = [openai(0, Some("fetch"), "{}"), openai(1, Some("write"), "a"), openai(0, None, "evil")];
+    assert_eq!(through(&back).2, Err(Fault::Odd));
+}
+
+/// A piece of choice 0 with these tool calls.
+fn calls(calls: &str) -> Vec<u8> {
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{calls}]}}}}]}}\n\n").into_bytes()
+}
+
+#[track_caller]
+fn stopped(events: &[Vec<u8>]) {
+    let (_, judged, passes) = through(&[events, &[OVER.to_vec()]].concat());
+    assert_ne!(passes, Ok(true), "went on, judged: {judged:?}");
+}
+
+#[test]
+fn what_a_hostile_server_puts_together_differently_is_refused() {
+    let fetch = r#""function":{"name":"fetch","arguments":"{\"url\":\"evil\"}"}"#;
+    // Another name beside it, behind it, or of another kind.
+    stopped(&[calls(&format!(r#"{{"index":0,{fetch},"custom":{{"name":"x"}}}}"#))]);
+    stopped(&[calls(&format!(r#"{{"index":0,{fetch}}},{{"index":0,"function":{{"name":"x"}}}}"#))]);
+    stopped(&[calls(&format!(r#"{{"index":0,{fetch}}}"#)), calls(r#"{"index":0,"custom":{"name":"x"}}"#)]);
+    let both = r#"data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"fetch","arguments":"\"evil\""}}]},"message":{"tool_calls":[{"index":0,"function":{"name":"x"}}]}}]}"#;
+    stopped(&[format!("{both}\n\n").into_bytes()]);
+    // Numbers that lead readers elsewhere.
+    let two = || {
+        vec![
+            calls(r#"{"index":0,"function":{"name":"write","arguments":""}}"#),
+            calls(r#"{"index":1,"function":{"name":"fetch"}}"#),
+        ]
+    };
+    for index in ["-1", "true", "\"1\"", "1.5", "3"] {
+        let evil = calls(&format!(r#"{{"index":{index},"function":{{"arguments":"evil"}}}}"#));
+        stopped(&[two(), vec![evil]].concat());
+    }
+    // Without numbers they are counted as they come.
+    let unnumbered = [
+        calls(r#"{"function":{"name":"write","arguments":"{}"}}"#),
+        calls(r#"{"function":{"name":"fetch","arguments":"\"evil\""}}"#),
+    ];
+    stopped(&unnumbered);
+    let fine = [
+        calls(r#"{"function":{"name":"fetch","arguments":"{}"}}"#),
+        calls(r#"{"function":{"name":"fetch","arguments":"{}"}}"#),
+        OVER.to_vec(),
+    ];
+    assert_eq!(through(&fine).2, Ok(true));
+    // Arguments as a value, twice, late, or beside text.
+    stopped(&[
+        calls(r#"{"index":0,"function":{"name":"fetch","arguments":{"url":"evil"}}}"#),
+        calls(r#"{"index":0,"function":{"arguments":{}}}"#),
+    ]);
+    stopped(&[
+        calls(r#"{"index":0,"function":{"name":"fetch","arguments":"{}"}}"#),
+        OVER.to_vec(),
+        calls(r#"{"index":0,"function":{"arguments":{"url":"evil"}}}"#),
+    ]);
+    stopped(&[calls(r#"{"index":0,"function":{"name":"fetch","arguments":"\"evil\"","input":null}}"#)]);
+    stopped(&[calls(r#"{"index":0,"custom":{"name":"fetch","arguments":"","input":"evil"}}"#)]);
+    stopped(&[calls(r#"{"index":0,"custom":{"name":"fetch","input":{"u":"evil"}}}"#)]);
+    // Names in another case.
+    stopped(&[b"data: {\"choices\":[{\"index\":0,\"delta\":{\"Tool_Calls\":[]}}]}\n\n".to_vec()]);
+    stopped(&[calls(r#"{"index":0,"function":{"name":"write","Name":"fetch","arguments":"\"evil\""}}"#)]);
+}
+
+#[test]
+fn blocks_come_one_by_one() {
+    let event = |name: &str, data: &str| format!("event: {name}\ndata: {data}\n\n").into_bytes();
+    let start = |index: i64, name: &str, input: &str| {
+        event(
+            "content_block_start",
+            &format!(
+                r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"tool_use","name":"{name}","input":{input}}}}}"#
+            ),
+        )
+    };
+    let delta = |index: i64, text: &str| {
+        let text = serde_json::to_string(text).expect("a string");
+        event(
+            "content_block_delta",
+            &format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"partial_json":{text}}}}}"#),
+        )
+    };
+    let stop = |index: i64| event("content_block_stop", &format!(r#"{{"type":"content_block_stop","index":{index}}}"#));
+    stopped(&[start(5, "fetch", "{}"), start(0, "write", "{}"), delta(0, "evil"), stop(0)]);
+    stopped(&[start(0, "fetch", r#"{"url":"evil"}"#), start(0, "fetch", "{}"), stop(0)]);
+    stopped(&[start(0, "write", "{}"), stop(0), start(1, "fetch", "{}"), delta(-1, "evil"), stop(1)]);
+    stopped(&[start(0, "fetch", "{}"), delta(1, "evil"), stop(0)]);
+    // Events whose kind stands in their name alone, or differs from it.
+    let unnamed = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).expect("UTF-8").replacen("\"type\":\"content_block_", "\"x\":\"", 1).into_bytes()
+    };
+    stopped(&[unnamed(start(0, "fetch", r#"{"url":"evil"}"#)), unnamed(stop(0))]);
+    let other = String::from_utf8(start(0, "write", "{}"))
+        .expect("UTF-8")
+        .replace("event: content_block_start", "event: content_block_stop");
+    stopped(&[other.into_bytes()]);
+    let fine = [start(0, "fetch", "{}"), delta(0, "{}"), stop(0), start(1, "write", "{}"), delta(1, "x"), stop(1)];
+    assert_eq!((through(&fine).0, through(&fine).2), (vec![0, 0, 3, 1, 1, 1], Ok(true)));
 }
 
 #[test]
@@ -93,13 +203,13 @@ fn anthropic_blocks_are_calls_too() {
     let event = |data: &str| format!("event: x\ndata: {data}\n\n").into_bytes();
     let start = |name: &str, input: &str| {
         event(&format!(
-            r#"{{"type":"content_block_start","index":1,"content_block":{{"type":"tool_use","name":"{name}","input":{input}}}}}"#
+            r#"{{"type":"content_block_start","index":0,"content_block":{{"type":"tool_use","name":"{name}","input":{input}}}}}"#
         ))
     };
     let delta = event(
-        r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"u\":\"evil\"}"}}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"u\":\"evil\"}"}}"#,
     );
-    let stop = event(r#"{"type":"content_block_stop","index":1}"#);
+    let stop = event(r#"{"type":"content_block_stop","index":0}"#);
     let all = |name: &str, input: &str| through(&[start(name, input), delta.clone(), stop.clone()]);
     assert_eq!(all("fetch", "{}").2, Ok(false));
     assert_eq!((all("write", "{}").0, all("write", "{}").2), (vec![1, 1, 1], Ok(true)));
@@ -107,7 +217,7 @@ fn anthropic_blocks_are_calls_too() {
     assert_eq!(through(&[start("fetch", "{}"), stop.clone(), delta.clone()]).2, Err(Fault::Odd));
     let prefilled =
         event(r#"{"type":"message_start","message":{"content":[{"type":"tool_use","name":"fetch","input":{"u":"evil"}}]}}"#);
-    assert_eq!(through(&[prefilled]).2, Ok(false));
+    assert_eq!(through(&[prefilled]).2, Err(Fault::Odd));
 }
 
 #[test]

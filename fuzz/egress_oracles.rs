@@ -1,0 +1,92 @@
+//! What the fuzz targets of egress ask of the code, whatever the bytes. The fuzzer runs these, and so does an ordinary test over
+//! `fuzz/corpus`.
+#![allow(dead_code, reason = "each target uses one of them")]
+
+use std::sync::LazyLock;
+
+use token_shield::guard::egress::destination::{Destination, Host};
+use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
+use token_shield::guard::egress::text::{Found, MARK, Scanner, Verdict};
+
+static JUDGE: LazyLock<Judge> = LazyLock::new(|| {
+    let lines = ["good.example", "*.good.example:8443", "good.example:80", "127.0.0.1:8000", "[2606:4700::1111]:443"];
+    let list: Vec<Entry> = lines.iter().filter_map(|line| line.parse().ok()).collect();
+    Judge::new(Lists { media: list.clone(), links: list.clone(), tunnel: list, networks: Vec::new() }, Own::default())
+});
+
+/// The judge: what is read is read the same once it is written, the URL Standard's reader agrees, and what is controlled is on the list
+/// by a naive reading.
+pub(crate) fn judge(bytes: &[u8]) {
+    let Ok(url) = std::str::from_utf8(bytes) else { return };
+    let judged = JUDGE.judge(Use::Media, url, &Narrowing::default());
+    let Ok(read) = Destination::read(url) else {
+        assert!(judged.is_err(), "{url:?} is controlled and cannot be read");
+        return;
+    };
+    assert_eq!(Destination::read(&format!("{read}/")).as_ref(), Ok(&read), "{url:?}");
+    let other = url::Url::parse(url).expect("what is read is a URL");
+    assert_eq!(other.host_str().map(str::to_owned), Some(read.host.to_string()), "{url:?}");
+    assert_eq!(other.port_or_known_default(), Some(read.port), "{url:?}");
+    if judged.is_ok() {
+        let host = read.host.to_string();
+        let listed = match read.port {
+            80 => host == "good.example",
+            443 => host == "good.example" || host == "[2606:4700::1111]",
+            8000 => host == "127.0.0.1",
+            8443 => host.ends_with(".good.example"),
+            _ => false,
+        };
+        assert!(listed, "{url:?} leads to {read}");
+    }
+    if let Host::Name(name) = &read.host {
+        assert!(name.is_ascii() && *name == name.to_ascii_lowercase());
+    }
+}
+
+/// What comes out of a text in pieces, by a verdict.
+fn through(pieces: &[&str], fences: bool, mut verdict: impl FnMut(&Found<'_>) -> Verdict) -> String {
+    let (mut scanner, mut out) = (Scanner::new(fences), String::new());
+    for piece in pieces {
+        scanner.push(piece, &mut out, &mut verdict);
+    }
+    scanner.pause(&mut out, &mut verdict);
+    out
+}
+
+fn good(found: &Found<'_>) -> Verdict {
+    let passes = found.fenced || found.url.is_ok_and(|url| JUDGE.judge(Use::Links, url, &Narrowing::default()).is_ok());
+    if passes { Verdict::Pass } else { Verdict::Strip }
+}
+
+/// The text cut where `seed` says.
+fn cut(text: &str, seed: u8) -> Vec<&str> {
+    let size = usize::from(seed % 7) + 1;
+    let places: Vec<usize> = text.char_indices().map(|(place, _)| place).step_by(size).chain([text.len()]).collect();
+    places.windows(2).filter_map(|pair| text.get(pair[0]..pair[1])).collect()
+}
+
+/// The filter: however a text is cut the same comes out; what may pass passes byte for byte; where nothing could be a URL nothing
+/// changes; and of what came out nothing leads elsewhere.
+pub(crate) fn filter(bytes: &[u8]) {
+    let Some((seed, rest)) = bytes.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(rest) else { return };
+    let fences = seed & 0x80 == 0;
+    let whole = through(&[text], fences, good);
+    let pieces = cut(text, *seed);
+    assert_eq!(through(&pieces, fences, good), whole, "{text:?} in {pieces:?}");
+    assert_eq!(through(&[text], fences, |_| Verdict::Pass), text);
+    let lower = text.to_lowercase();
+    if !text.contains([':', '/', '\\', '&']) && !lower.contains("www.") {
+        assert_eq!(whole, text);
+    }
+    if text.contains(MARK) {
+        return;
+    }
+    // What stands behind a mark is the text again: what it leads to was judged already.
+    let mut left = 0;
+    through(&[&whole], fences, |found| {
+        left += usize::from(good(found) == Verdict::Strip && found.url.is_ok());
+        Verdict::Pass
+    });
+    assert_eq!(left, 0, "{text:?} became {whole:?}");
+}

@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../egress_oracles.rs"]
+mod oracles;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| oracles::judge(bytes));
