@@ -38,6 +38,7 @@ fn admission(number: u64) -> Event {
         upstream,
         model_digest: None,
         stripped: Vec::new(),
+        fetches: Vec::new(),
         output_tokens: Some(4096),
         digest_key: [3; 16],
         received: body,

@@ -116,8 +116,8 @@ pub fn data(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
 /// The name of an event: the last of its `event:` lines.
 #[must_use]
 pub fn name(event: &[u8]) -> Option<&str> {
-    let lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| line.strip_prefix(b"event:"));
-    lines.last().and_then(|name| std::str::from_utf8(name).ok()).map(str::trim)
+    let mut lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| line.strip_prefix(b"event:"));
+    lines.next_back().and_then(|name| std::str::from_utf8(name).ok()).map(str::trim)
 }
 
 /// Whether an event has only lines that every reader takes for what they are: fields of the standard and comments, which are visible
