@@ -60,8 +60,18 @@ impl Lines {
         self.fence.is_some()
     }
 
+    /// Takes a run without the end of a line.
+    pub(super) fn ran(&mut self, run: &str) {
+        for next in run.chars() {
+            if self.is_past_front() {
+                return;
+            }
+            self.take(next);
+        }
+    }
+
     /// Whether more text on this line changes nothing.
-    pub(super) fn is_past_front(&self) -> bool {
+    fn is_past_front(&self) -> bool {
         let rest = self.front.trim_start_matches(is_container);
         self.body && !rest.starts_with(['`', '~']) && (rest.len() >= REST_ENOUGH || self.front.len() >= FRONT_MAX)
     }

@@ -150,9 +150,10 @@ impl Scanner {
         }
         let mut at = 0;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-            let plain = if self.is_plain() { plain(rest) } else { 0 };
+            let plain = if self.is_quiet() { plain(rest) } else { 0 };
             if plain > 0 {
                 let (run, _) = rest.split_at(plain);
+                self.lines.ran(run);
                 self.context.ran(run);
                 out.push_str(run);
                 at += plain;
@@ -181,9 +182,9 @@ impl Scanner {
         self.lines.doubt();
     }
 
-    fn is_plain(&self) -> bool {
-        let nothing_held = matches!(self.state, State::Idle) && !self.reference.is_open() && !self.joint;
-        nothing_held && self.tags.is_idle() && self.lines.is_past_front()
+    /// Whether a run in which nothing speaks is seen as it is by everything here.
+    fn is_quiet(&self) -> bool {
+        matches!(self.state, State::Idle) && !self.reference.is_open() && !self.joint && self.tags.is_idle()
     }
 
     /// A character as it is written.

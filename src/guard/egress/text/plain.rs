@@ -1,15 +1,16 @@
 //! Runs of bytes that mean nothing here, so that most of a text is passed over quickly.
 
 /// Bytes that are looked at together.
-const STEP: usize = 8;
+const STEP: usize = 32;
 
 /// Bytes at the front that mean nothing here.
 pub(super) fn plain(text: &str) -> usize {
     let bytes = text.as_bytes();
-    let mut at = 0;
+    let (mut at, mut wide) = (0, true);
     while let Some(step) = bytes.get(at..).and_then(<[u8]>::first_chunk::<STEP>) {
-        // All of them, whatever the first says: no branch until the last.
-        if step.iter().fold(false, |speaks, byte| speaks | SPEAKS[usize::from(*byte)]) {
+        let (speaks, stops, words) = looked_at(step);
+        // A full stop speaks behind `www`, which may stand in the step before.
+        if speaks || (stops && (words || wide)) {
             let end = at + STEP;
             at = silent(bytes, at, end);
             if at < end {
@@ -18,8 +19,22 @@ pub(super) fn plain(text: &str) -> usize {
         } else {
             at += STEP;
         }
+        wide = words;
     }
     silent(bytes, at, bytes.len())
+}
+
+/// Whether something in it speaks, whether a full stop stands in it, and whether a `w` does. All of them are looked at, whatever the first
+/// ones say: so they are looked at together.
+fn looked_at(step: &[u8; STEP]) -> (bool, bool, bool) {
+    let (mut speaks, mut stops, mut words) = (0, 0, 0);
+    for byte in step {
+        let is = |other: u8| u8::from(*byte == other);
+        speaks |= is(b':') | is(b'/') | is(b'\\') | is(b'&') | is(b'<') | is(b'[') | is(b']') | is(b'`') | is(b'\n') | is(b'\r');
+        stops |= is(b'.');
+        words |= u8::from(*byte | 0x20 == b'w');
+    }
+    (speaks != 0, stops != 0, words != 0)
 }
 
 /// Goes on from `at` up to the first byte before `end` that means something.
