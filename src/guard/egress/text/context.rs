@@ -132,6 +132,13 @@ impl Context {
             newest.into_iter().rev().flatten().for_each(|next| self.near(next));
             self.last = before;
         }
+        // A word begins with a letter, however many digits stand before it.
+        let letters = tail.bytes().position(|byte| byte.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let (front, tail) = tail.split_at(if self.word.is_empty() { letters } else { 0 });
+        for next in front.bytes().skip(front.len().saturating_sub(3)) {
+            self.near(char::from(next));
+            self.last = char::from(next);
+        }
         // What is longer than is kept is no scheme.
         let long = tail.len() > 2 * WORD_MAX;
         for next in tail.bytes().take(if long { 2 * WORD_MAX } else { tail.len() }) {

@@ -1,7 +1,7 @@
 //! Runs of bytes that mean nothing here, so that most of a text is passed over quickly.
 
 /// Bytes that are looked at together.
-const STEP: usize = 32;
+const STEP: usize = 16;
 
 /// Bytes at the front that mean nothing here.
 pub(super) fn plain(text: &str) -> usize {

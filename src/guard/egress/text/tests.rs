@@ -53,6 +53,7 @@ fn what_leads_elsewhere_gives_way() {
     check("[a]: //evil.example/x 'title'", "[a]: @ 'title'");
     check("<https://evil.example>", "<https@>");
     check("<img src=\"//evil\">", "<img src=\"@\">");
+    check(&format!("{}https://evil.example x", "8".repeat(60)), &format!("{}https@ x", "8".repeat(60)));
     check("www.evil.example is there", "www@ is there");
     check("http:evil.example", "http@");
     check("HtTpS:\\\\evil.example\\x", "HtTpS@\\x");
