@@ -52,7 +52,7 @@ use crate::weights::Weights;
 
 use keys::{FileWatch, UrlWatch};
 pub use own::judge_of;
-use wiring::{remote, tree, wiring};
+use wiring::{fetcher, remote, tree, wiring};
 
 /// How long operators and scrapers are waited for at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -187,6 +187,7 @@ pub fn unusable(config: &Config) -> Vec<String> {
     let connect = config.proxy.timeouts.connect;
     let remotes = config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
     faults.extend(remotes.filter_map(|upstream| remote(upstream, connect).err()).map(|fault| fault.to_string()));
+    faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
     faults.extend(config.proxy.listen.tls.as_ref().and_then(|tls| tls::server(tls).err()).map(|why| format!("TLS: {why}")));
     faults
 }

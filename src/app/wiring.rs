@@ -71,7 +71,7 @@ pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
 }
 
 /// Who fetches content, where a class has it put into requests.
-fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
+pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
     if !config.guard.classes.values().any(|class| class.requests.media == Door::Inline) {
         return Ok(None);
     }

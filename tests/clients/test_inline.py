@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,10 +23,12 @@ from clients import claude, open_ai
 from fake_upstream import MODEL, FakeUpstream
 from gateway import Served
 from outside import PDF, PNG, Content, Names
+from spellings import internal
 from test_audit import digest, inside, query
 from test_serve import CHAT, authority, code, fake_model, serve
 
-FLIPS = 2_000 if os.environ.get("TOKEN_SHIELD_FULL") else 400
+FULL = bool(os.environ.get("TOKEN_SHIELD_FULL"))
+FLIPS = 2_000 if FULL else 400
 
 
 def config(upstream: str, port: int, more: str = "", networks: str = '"127.0.0.2/32"', name: str = "pics.test") -> str:
@@ -170,6 +173,23 @@ def test_what_is_not_controlled_is_not_even_looked_up(gateway: Served, outside: 
         assert code(ask(gateway, looking_at(url), token)) == (403, "egress-uncontrolled")
     assert code(ask(gateway, looking_at(outside.url("a"), "http://127.0.0.1/"))) == (403, "egress-uncontrolled")
     assert (len(outside.names.queries), outside.content.reached) == (asked, reached)
+
+
+def test_nothing_inside_is_reached_however_it_is_spelled(gateway: Served, outside: Outside) -> None:
+    urls = sorted(set(internal()))
+    assert len(urls) >= 5_000
+    urls = urls[:: 1 if FULL else 10]
+    asked, reached = len(outside.names.queries), [one.reached for one in (outside.content, *outside.others)]
+
+    def passed(mine: list[str]) -> list[tuple[str, int]]:
+        with httpx2.Client(trust_env=False, timeout=60, headers={"authorization": f"Bearer {gateway.token}"}) as client:
+            answers = ((url, client.post(gateway.url + CHAT, json={"model": MODEL, "messages": looking_at(url)}).status_code) for url in mine)
+            return [(url, status) for url, status in answers if status != 403]
+
+    with ThreadPoolExecutor(4) as pool:
+        wrong = [one for part in pool.map(passed, [urls[at::4] for at in range(4)]) for one in part]
+    assert not wrong, wrong[:5]
+    assert (len(outside.names.queries), [one.reached for one in (outside.content, *outside.others)]) == (asked, reached)
 
 
 def test_an_hour_has_so_many_bytes(gateway: Served, outside: Outside) -> None:
