@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import socket
+import socketserver
 import ssl
 import threading
 import time
@@ -37,6 +38,11 @@ class Content:
 
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
+
+            def server_bind(self) -> None:
+                # The library's own asks for the name of the address.
+                socketserver.TCPServer.server_bind(self)
+                self.server_name, self.server_port = address, self.server_address[1]
 
             def get_request(self) -> tuple[socket.socket, object]:
                 connection, peer = super().get_request()

@@ -215,6 +215,7 @@ def test_a_published_set_is_fetched_again_and_again(upstream: FakeUpstream, tmp_
     own = tmp_path / "gw"
     own.mkdir()
     with serve(own, other_issuer(publisher.url, tmp_path / "ca.pem") + fake_model(upstream.url), issuer=ISSUER) as gateway:
+        assert ask(gateway, "the first").status_code == 200
         token = gateway.issue("tests/agent", "--key", str(tmp_path / "other.jwk"), "--issuer", OTHER)
         assert refusal(gateway, token) is None, "the keys are there from the first request on"
 
