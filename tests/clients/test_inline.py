@@ -26,6 +26,7 @@ from outside import PDF, PNG, Content, Names
 from spellings import internal
 from test_audit import digest, inside, query
 from test_serve import CHAT, authority, code, fake_model, serve
+from waiting import wait_until
 
 FULL = bool(os.environ.get("TOKEN_SHIELD_FULL"))
 FLIPS = 2_000 if FULL else 400
@@ -290,7 +291,9 @@ def test_over_tls(upstream: FakeUpstream, tmp_path: Path, trusted: bool) -> None
 
 
 def test_who_leaves_ends_the_fetch(gateway: Served, outside: Outside) -> None:
+    token = gateway.issue("inline/left", models=(MODEL,))
     with pytest.raises(httpx2.ReadTimeout):
         body = {"model": MODEL, "messages": looking_at(outside.url("drip/left"))}
-        httpx2.post(gateway.url + CHAT, json=body, headers={"authorization": f"Bearer {gateway.token}"}, timeout=0.5, trust_env=False)
-    gateway.idle()
+        httpx2.post(gateway.url + CHAT, json=body, headers={"authorization": f"Bearer {token}"}, timeout=0.5, trust_env=False)
+    outcome = wait_until(lambda: [row for row in query(gateway, "--agent", "inline/left") if row["kind"] == "outcome"], 10, "its outcome")
+    assert inside(outcome[0])["code"] == "aborted", "it did not wait for the time to be up"

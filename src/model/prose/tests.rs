@@ -116,6 +116,21 @@ fn what_is_held_comes_out_with_the_end_of_its_block() {
     );
 }
 
+/// A block that begins with a text does not begin twice: readers would count two.
+#[test]
+fn what_is_held_of_a_blocks_beginning_comes_out_as_a_delta() {
+    let start = r#"{"type":"content_block_start","index":3,"content_block":{"type":"text","text":"a:"}}"#;
+    let stop = r#"{"type":"content_block_stop","index":3}"#;
+    let (mut stream, mut loud, mut out) = (Stream::default(), Loud::default(), Vec::new());
+    for data in [start, stop] {
+        stream.event(format!("data: {data}\n\n").as_bytes(), &mut loud, &mut out).expect("JSON");
+    }
+    let out = String::from_utf8(out).expect("UTF-8");
+    assert_eq!(out.matches("content_block_start").count(), 1, "{out}");
+    let delta = r#"{"type":"content_block_delta","index":3,"delta":{"type":"text_delta","text":":"}}"#;
+    assert!(out.contains(&format!("event: content_block_delta\ndata: {delta}\n\n")), "{out}");
+}
+
 #[test]
 fn the_list_is_sorted() {
     assert!(NOT_TEXT.is_sorted());
