@@ -1,12 +1,17 @@
 //! What do doors 1 and 2 cost: a URL judged, a text filtered, a body understood and its answer filtered?
 
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a program that measures takes the time and prints it")]
+
 use std::hint::black_box;
+use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
 use token_shield::guard::egress::text::{Found, Scanner, Verdict};
+use token_shield::model::answer::StreamFilter;
 use token_shield::model::prose::{Channel, Prose, Stream, whole};
+use token_shield::model::tools::Tools;
 use token_shield::model::{Operation, Profile, Terms, UnknownFields, read};
 
 const PROSE: &str = "The weather in the mountains turns quickly, so pack for rain even where the morning is clear. Start before seven, take \
@@ -14,6 +19,12 @@ const PROSE: &str = "The weather in the mountains turns quickly, so pack for rai
     nothing to eat before the hut.\n\nFrom there you see both valleys. \"It is worth it\", everybody says; and it is.\n\n";
 const LINKS: &str =
     "See [the map](https://docs.example/map) and ![a picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
+
+const EVENT: &str = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
+/// Streams whose first event is timed.
+const STREAMS: usize = 100_000;
+/// Bytes that are written between two of them: what a gateway's caches hold is gone then.
+const COLD: usize = 2 << 20;
 
 fn judge() -> Judge {
     let entries = |names: &[&str]| names.iter().map(|name| name.parse::<Entry>().unwrap_or_else(|why| panic!("{why}"))).collect();
@@ -41,6 +52,8 @@ impl<'j> Door<'j> {
         });
     }
 }
+
+impl Tools for Door<'_> {}
 
 impl Prose for Door<'_> {
     fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
@@ -96,17 +109,41 @@ fn egress(bench: &mut Criterion) {
     group.bench_function(BenchmarkId::new("whole answer", format!("{} bytes", answer.len())), |run| {
         run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new(&judge)).is_ok());
     });
-    let event = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
     let (mut stream, mut door, mut out) = (Stream::default(), Door::new(&judge), Vec::new());
     group.throughput(Throughput::Elements(1));
     group.bench_function("event of a stream", |run| {
         run.iter(|| {
             out.clear();
-            stream.event(black_box(event.as_bytes()), &mut door, &mut out).is_ok()
+            stream.event(black_box(EVENT.as_bytes()), &mut door, &mut out).is_ok()
         });
     });
     group.finish();
 }
 
-criterion_group!(benches, egress);
+/// How long the first event of a stream takes through a new filter, beside how long it takes to be copied: what door 2 adds to the time to the
+/// first token.
+fn first_event(_: &mut Criterion) {
+    let judge = judge();
+    let mut cold = vec![0_u8; COLD];
+    let (mut filtered, mut copied) = (Vec::with_capacity(STREAMS), Vec::with_capacity(STREAMS));
+    for turn in 0..STREAMS {
+        cold.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(turn as u8));
+        let began = Instant::now();
+        let mut filter = StreamFilter::new(Operation::ChatCompletions, true, Door::new(&judge));
+        let mut out = Vec::with_capacity(EVENT.len());
+        let passed = filter.push(black_box(EVENT.as_bytes()), &mut out).is_ok();
+        filtered.push(began.elapsed());
+        assert!(passed && out == EVENT.as_bytes(), "the event came out at once, as it was");
+        let began = Instant::now();
+        black_box(black_box(EVENT.as_bytes()).to_vec());
+        copied.push(began.elapsed());
+    }
+    for (name, times) in [("filtered", &mut filtered), ("copied", &mut copied)] {
+        times.sort_unstable();
+        let at = |share: usize| times[STREAMS * share / 1000];
+        println!("egress/first event of a stream, cold, {name}: p50 {:?}, p99 {:?}, p99.9 {:?}", at(500), at(990), at(999));
+    }
+}
+
+criterion_group!(benches, egress, first_event);
 criterion_main!(benches);

@@ -21,7 +21,6 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 ISS, AUD, MODEL = "https://operator.loadtest.example", "https://gateway.loadtest.example", "load"
-CHUNKS, PACE_MS = 200, 2
 
 # key -> (what the table calls it, which proxy, which tokens: none, one or many)
 SCENARIOS = {
@@ -312,7 +311,7 @@ def facts(args):
         "rounds": args.rounds,
         "window_s": args.window,
         "warm_s": args.warm,
-        "stream": {"chunks": CHUNKS, "pace_ms": PACE_MS},
+        "stream": {"chunks": args.chunks, "pace_ms": args.pace_ms},
     }
 
 
@@ -329,7 +328,7 @@ def markdown(facts_, rows, memory):
     ]
     for streaming, title, unit in (
         (False, "2 KB chat in, 1 KB out", "request"),
-        (True, f"Streams of {CHUNKS} chunks, one each {PACE_MS} ms", "chunk"),
+        (True, "Streams of {chunks} chunks, one each {pace_ms} ms".format(**facts_["stream"]), "chunk"),
     ):
         chosen = [row for row in rows if row["streaming"] == streaming]
         if not chosen:
@@ -371,6 +370,8 @@ def words():
     parser.add_argument("--window", type=float, default=5.0, help="seconds that are counted, each scenario and round")
     parser.add_argument("--warm", type=float, default=1.0, help="seconds before each window")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--chunks", type=int, default=200, help="chunks of a stream")
+    parser.add_argument("--pace-ms", type=int, default=2, help="milliseconds between two of them")
     parser.add_argument("--rate", type=float, help="requests a second, evenly; as many as there are answers where it is not said")
     parser.add_argument("--before", type=pathlib.Path, help="another token-shield, for the scenario before")
     parser.add_argument("--proxy-core", type=int, default=0)
@@ -403,7 +404,7 @@ def prepare(args):
 
 def run(args, processes, folder):
     wanted = {SCENARIOS[key][1] for key in args.only}
-    command = [example(args, "upstream"), "--chunks", CHUNKS, "--pace-ms", PACE_MS]
+    command = [example(args, "upstream"), "--chunks", args.chunks, "--pace-ms", args.pace_ms]
     upstream = spoken_address(processes.start(command, args.load_core, stdout=subprocess.PIPE))
     tokens = mint(args, folder) if any(SCENARIOS[key][2] for key in args.only) else {}
     proxies = {}

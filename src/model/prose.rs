@@ -1,6 +1,6 @@
 //! The texts of an answer: found wherever they stand in it, handed to who filters them, and put back. All else stays byte for byte.
 //!
-//! A text is every string of an answer but those under `NOT_TEXT`: an answer's own names and numbers, and what a tool is called with,
+//! A text is every string of an answer but those that `is_no_text` names: an answer's own names and numbers, and what a tool is called with,
 //! which nobody rewrites.
 
 use std::collections::BTreeSet;
@@ -11,36 +11,6 @@ use crate::seeded::{Seed, has};
 use super::peek::{items, member, members};
 use super::sse;
 
-/// Members that are no text for a reader, or whose insides are not.
-const NOT_TEXT: [&str; 27] = [
-    "arguments",
-    "code",
-    "created",
-    "data",
-    "encrypted_content",
-    "event",
-    "finish_reason",
-    "function_call",
-    "id",
-    "index",
-    "input",
-    "logprobs",
-    "model",
-    "name",
-    "object",
-    "param",
-    "partial_json",
-    "role",
-    "service_tier",
-    "signature",
-    "stop_reason",
-    "stop_sequence",
-    "system_fingerprint",
-    "tool_call_id",
-    "tool_calls",
-    "type",
-    "usage",
-];
 /// Members that may not go out twice.
 const ONCE: [&str; 6] = ["function_call", "input", "logprobs", "partial_json", "tool_calls", "usage"];
 /// The choice of texts that belong to none.
@@ -55,6 +25,40 @@ pub struct Channel<'k> {
     pub choice: u64,
     /// The member that holds it, such as `content`.
     pub key: &'k str,
+}
+
+/// Whether a member is no text for a reader, or its insides are not.
+fn is_no_text(name: &str) -> bool {
+    matches!(
+        name,
+        "arguments"
+            | "code"
+            | "created"
+            | "data"
+            | "encrypted_content"
+            | "event"
+            | "finish_reason"
+            | "function_call"
+            | "id"
+            | "index"
+            | "input"
+            | "logprobs"
+            | "model"
+            | "name"
+            | "object"
+            | "param"
+            | "partial_json"
+            | "role"
+            | "service_tier"
+            | "signature"
+            | "stop_reason"
+            | "stop_sequence"
+            | "system_fingerprint"
+            | "tool_call_id"
+            | "tool_calls"
+            | "type"
+            | "usage"
+    )
 }
 
 /// Who filters the texts.
@@ -304,7 +308,7 @@ impl<'j, 'p> Walk<'j, 'p> {
             };
             let calls = has(Seed::ArgumentsRewritten) && matches!(name, "tool_calls" | "arguments");
             let skipped = has(Seed::ReasoningSkipped) && name == "reasoning_content";
-            if (NOT_TEXT.binary_search(&name).is_err() || calls) && !skipped {
+            if (!is_no_text(name) || calls) && !skipped {
                 // Of two, some read the first.
                 found = if texts.insert(name) { self.value(value, name, depth + 1) } else { Err(Unreadable::Twice) };
             } else if self.alone && ONCE.contains(&name) {

@@ -126,8 +126,8 @@ pub fn name(event: &[u8]) -> Option<&str> {
 pub fn is_plain(event: &[u8]) -> bool {
     let event = event.strip_prefix(b"\xef\xbb\xbf").unwrap_or(event);
     event.split(|byte| matches!(byte, b'\n' | b'\r')).all(|line| {
-        let field = line.is_empty() || [&b"event:"[..], b"id:", b"retry:", b":"].iter().any(|field| line.starts_with(field));
-        line.starts_with(b"data:") || (field && line.iter().all(|byte| matches!(byte, b' '..=b'~')))
+        let field = || line.is_empty() || [&b"event:"[..], b"id:", b"retry:", b":"].iter().any(|field| line.starts_with(field));
+        line.starts_with(b"data:") || (field() && line.iter().all(|byte| matches!(byte, b' '..=b'~')))
     })
 }
 
