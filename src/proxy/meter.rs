@@ -8,10 +8,11 @@ use crate::audit::request::{About, Led, ModelDigest, Server};
 use crate::clock::Clock;
 use crate::guard::authenticate::Remembered;
 use crate::guard::egress::answer::Findings;
+use crate::guard::egress::judge::Judge;
 use crate::id::{HandleId, RequestId};
 use crate::metrics::{Answered, Metrics};
 use crate::model::usage::Usage;
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 
 /// What is known of a request for its line in the log.
 #[derive(Default)]
@@ -230,5 +231,25 @@ impl Drop for Meter {
             ms = whole.as_millis() as u64,
             "request"
         );
+        self.led_elsewhere(agent.unwrap_or("-"));
     }
+}
+
+impl Meter {
+    /// Says in the log where a request, or its answer, would have led: the first of the places, by its host alone. Records name more.
+    fn led_elsewhere(&self, agent: &str) {
+        let (request, (named, count)) = (&self.request, &self.led);
+        if let Some(led) = named.first() {
+            let (host, reason, verdict) = (host(&led.target), led.reason, led.verdict);
+            tracing::warn!(%request, agent, door = "answer", host, reason, verdict, count, "uncontrolled destination");
+        } else if self.code == Code::EgressUncontrolled.as_str() {
+            let host = self.detail.as_deref().map_or_else(String::new, host);
+            tracing::warn!(%request, agent, door = "request", host, verdict = "block", "uncontrolled destination");
+        }
+    }
+}
+
+/// The host in what names a destination, with what else is said of it before or behind; nothing where it cannot be read.
+fn host(target: &str) -> String {
+    target.split(": ").find_map(Judge::host).unwrap_or_default()
 }

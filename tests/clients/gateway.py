@@ -10,6 +10,7 @@ import subprocess
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -248,11 +249,16 @@ class Served(Gateway):
         self.process.send_signal(signal.SIGHUP)
         wait_until(lambda: self.metric("token_shield_config_reload_total") == before + 1, 10, "the config is read again")
 
+    def line(self, message: str, **fields: str) -> dict[str, Any] | None:
+        """The first line of the log that says so, with these fields."""
+        lines = (json.loads(line) for line in self.logged().splitlines() if line.startswith("{") and line.endswith("}"))
+        asked = {"message": message, **fields}.items()
+        return next((line for line in lines if asked <= line.items()), None)
+
     def _hello(self) -> None:
-        def serving() -> dict[str, str] | None:
+        def serving() -> dict[str, Any] | None:
             assert self.process.poll() is None, self.logged()
-            lines = (json.loads(line) for line in self.logged().splitlines() if line.startswith("{"))
-            return next((line for line in lines if line.get("message") == "serving"), None)
+            return self.line("serving")
 
         line = wait_until(serving, START_S, "the gateway serves")
         self.url = f"{'https' if self._tls else 'http'}://{line['api']}"

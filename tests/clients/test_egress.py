@@ -15,6 +15,7 @@ from clients import claude, open_ai, user
 from fake_upstream import MODEL, FakeUpstream
 from gateway import Served, binary
 from test_serve import CHAT, fake_model, serve
+from waiting import wait_until
 
 CLASSES = """
 [class.default]
@@ -103,6 +104,11 @@ def test_the_refusal_says_where_it_leads_and_why(gateway: Served) -> None:
         with pytest.raises(openai.PermissionDeniedError, match=says) as raised:
             client.chat.completions.create(model=MODEL, messages=part({"type": "image_url", "image_url": {"url": url}})["messages"])
         assert raised.value.code == "egress-uncontrolled"
+        host = says.split(" is not")[0] if "is not" in says else ""
+        request = raised.value.response.headers["token-shield-request"]
+        line = wait_until(lambda: gateway.line("uncontrolled destination", request=request), 10, "the refusal is said in the log")
+        assert (line["door"], line["host"], line["verdict"]) == ("request", host, "block")
+        assert "latest" not in gateway.logged() and "x.png" not in gateway.logged(), "no more than the host"
 
 
 def test_what_is_stripped_gives_way_to_a_note(gateway: Served, upstream: FakeUpstream) -> None:
