@@ -339,7 +339,8 @@ impl App {
     ///
     /// # Errors
     /// When the start or the stop cannot be sealed.
-    pub async fn run(self, listeners: Listeners, shutdown: watch::Receiver<bool>) -> Result<(), StartFault> {
+    pub async fn run(mut self, listeners: Listeners, shutdown: watch::Receiver<bool>) -> Result<(), StartFault> {
+        self.knows(&listeners)?;
         for warning in &self.config.warnings {
             tracing::warn!("{warning}");
         }
@@ -402,6 +403,18 @@ impl App {
             tasks.shutdown().await;
         }
         self.end().await
+    }
+
+    /// What is listened on is no destination, at a port that the system has chosen either.
+    fn knows(&mut self, listeners: &Listeners) -> Result<(), StartFault> {
+        let fault = |error| StartFault::Bind { address: self.config.proxy.listen.address.to_string(), error };
+        let real = (listeners.api.local_addr().map_err(fault)?, listeners.metrics.local_addr().map_err(fault)?);
+        let proxy = &mut self.config.proxy;
+        if real != (proxy.listen.address, proxy.metrics) {
+            (proxy.listen.address, proxy.metrics) = real;
+            self.gateway.wiring.store(Arc::new(wiring(&self.config)?));
+        }
+        Ok(())
     }
 
     fn reload(&self, issuers: watch::Sender<Arc<Vec<settings::Issuer>>>) -> reload::Reload {

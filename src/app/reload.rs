@@ -80,7 +80,13 @@ impl Reload {
         self.gateway.wiring.store(Arc::new(wired));
         // Open streams are asked for again: their key may be gone.
         self.gateway.registry.announce();
-        if self.listen != wanted || self.tls.is_some() != config.proxy.listen.tls.is_some() {
+        let moved = |listen: SocketAddr, wanted: SocketAddr| {
+            listen.ip() != wanted.ip() || (wanted.port() != 0 && wanted.port() != listen.port())
+        };
+        if moved(self.listen.0, wanted.0)
+            || moved(self.listen.1, wanted.1)
+            || self.tls.is_some() != config.proxy.listen.tls.is_some()
+        {
             tracing::warn!("the [listen] section has changed: its addresses take effect at the next start");
         }
         Ok(())

@@ -235,6 +235,18 @@ def test_upstreams_and_the_gateway_itself_are_reached_under_no_name(upstream: Fa
     names.stop()
 
 
+def test_a_listener_at_a_port_of_the_systems_choice_is_none_either(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, config(upstream.url, 9)) as own:
+        port = urlsplit(own.metrics).port
+        text = own.config.read_text()
+        own.config.write_text(text.replace("media = [", f'media = ["127.0.0.1:{port}", ', 1))
+        own.reload()
+        answer = ask(own, looking_at(f"http://127.0.0.1:{port}/metrics"))
+        assert code(answer) == (403, "egress-uncontrolled")
+        assert own.metric("token_shield_egress_total", door="request", verdict="block", reason="own") == 1
+        assert "addresses take effect at the next start" not in own.logged(), "nothing has moved"
+
+
 def test_a_listener_at_every_address_is_reached_under_none(upstream: FakeUpstream, tmp_path: Path) -> None:
     own_address = address_of_this_machine()
     names, port = Names(lambda name: [own_address]), free_port()
