@@ -47,6 +47,7 @@ pub enum Seed {
     ReasoningSkipped,
     DefinitionsForgotten,
     ReferencesUnread,
+    UserinfoUnseen,
     FencesBelieved,
     TokensKept,
     HeldLost,

@@ -37,15 +37,64 @@ impl Text {
     }
 }
 
-/// Every place where an image begins.
+/// Every place where an image begins: in all text, in the texts of an array's parts alone, and in names, which such a server reads too
+/// (those of tools).
 pub(super) fn reaches(object: &Object<'_>) -> Vec<Reach> {
-    let mut text = Text::default();
-    text.object(object, &Path::Root);
-    let found = text.text.match_indices(MARK).map(|(at, _)| {
-        let place = text.pieces.partition_point(|(begin, ..)| *begin <= at).saturating_sub(1);
-        let (path, steps) = text.pieces.get(place).map(|(_, path, steps)| (path.clone(), steps.clone())).unwrap_or_default();
-        let target = text.text.get(at + MARK.len()..).and_then(|rest| rest.split(')').next()).unwrap_or_default();
-        Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps, inlet: None }
-    });
-    found.collect()
+    let mut all = Text::default();
+    all.object(object, &Path::Root);
+    let mut found = all.images();
+    let mut others = Vec::new();
+    within(object, &Path::Root, &mut others);
+    for reach in others {
+        if !found.iter().any(|known| known.path == reach.path && known.target == reach.target) {
+            found.push(reach);
+        }
+    }
+    found
+}
+
+/// What the parts of arrays and the names in an object hold.
+fn within(object: &Object<'_>, path: &Path<'_>, found: &mut Vec<Reach>) {
+    for (key, value) in object.iter() {
+        let path = Path::Key(path, key);
+        if key.contains(MARK) {
+            found.extend(Text::of(key, &path).images());
+        }
+        inside(value, &path, found);
+    }
+}
+
+fn inside(value: &Value<'_>, path: &Path<'_>, found: &mut Vec<Reach>) {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        Value::Object(object) => within(object, path, found),
+        Value::Array(items) => {
+            let mut parts = Text::default();
+            for (place, item) in items.iter().enumerate() {
+                let path = Path::Item(path, place);
+                if let Some(text) = item.as_object().and_then(|part| part.get("text")) {
+                    parts.value(text, &Path::Key(&path, "text"));
+                }
+                inside(item, &path, found);
+            }
+            found.extend(parts.images());
+        }
+    }
+}
+
+impl Text {
+    fn of(text: &str, path: &Path<'_>) -> Self {
+        Self { text: text.to_owned(), pieces: vec![(0, path.to_string(), path.steps())] }
+    }
+
+    fn images(&self) -> Vec<Reach> {
+        let text = self;
+        let found = text.text.match_indices(MARK).map(|(at, _)| {
+            let place = text.pieces.partition_point(|(begin, ..)| *begin <= at).saturating_sub(1);
+            let (path, steps) = text.pieces.get(place).map(|(_, path, steps)| (path.clone(), steps.clone())).unwrap_or_default();
+            let target = text.text.get(at + MARK.len()..).and_then(|rest| rest.split(')').next()).unwrap_or_default();
+            Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps, inlet: None }
+        });
+        found.collect()
+    }
 }

@@ -69,6 +69,13 @@ pub(super) fn items<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8])) -> Opti
     }
 }
 
+/// Whether it is one object or array in UTF-8 and nothing more: every reader reads the same, and nothing behind it.
+pub(super) fn is_document(json: &[u8]) -> bool {
+    let one = matches!(json.first(), Some(b'{' | b'['))
+        && value(json, 0).is_some_and(|end| json.get(end..).is_some_and(<[u8]>::is_empty));
+    one && std::str::from_utf8(json).is_ok()
+}
+
 fn space(json: &[u8], from: usize) -> usize {
     let rest = json.get(from..).unwrap_or_default();
     from + rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).unwrap_or(rest.len())

@@ -8,13 +8,32 @@ use std::collections::BTreeSet;
 use crate::json::{self, Limits, Value};
 use crate::seeded::{Seed, has};
 
-use super::peek::{items, member, members};
+use super::judge::fold;
+use super::peek::{is_document, items, member, members};
 use super::sse;
 
 /// Members that may not go out twice.
 const ONCE: [&str; 6] = ["function_call", "input", "logprobs", "partial_json", "tool_calls", "usage"];
 /// The choice of texts that belong to none.
 const NO_CHOICE: u64 = u64::MAX;
+/// Choices of one answer.
+const CHOICES_MAX: u64 = 1_024;
+/// Members that clients put together or show.
+const SHOWN: [&str; 13] = [
+    "choices",
+    "content",
+    "content_block",
+    "delta",
+    "error",
+    "finish_reason",
+    "index",
+    "message",
+    "reasoning",
+    "reasoning_content",
+    "refusal",
+    "text",
+    "thinking",
+];
 /// Depth of an answer that is looked through.
 pub(super) const DEPTH_MAX: usize = 64;
 
@@ -95,7 +114,7 @@ pub enum Unreadable {
     #[error("the answer is not JSON")]
     Json,
     /// A choice whose number is none.
-    #[error("the index of a choice is not a whole number")]
+    #[error("the index of a choice is not a whole number below {CHOICES_MAX}")]
     Index,
     /// A text that stands there twice under one name.
     #[error("a member of the answer stands there twice")]
@@ -137,7 +156,7 @@ struct Walk<'j, 'p> {
 /// When it cannot be looked through.
 pub fn whole(json: &[u8], prose: &mut dyn Prose) -> Result<Option<Vec<u8>>, Unreadable> {
     let mut walk = Walk::new(json, prose, true);
-    walk.value(json.trim_ascii(), "", 0)?;
+    walk.document(json.trim_ascii())?;
     Ok(walk.written())
 }
 
@@ -183,7 +202,7 @@ impl Stream {
             return Ok(());
         }
         let mut walk = Walk::new(&data, prose, false);
-        walk.value(json, "", 0)?;
+        walk.document(json)?;
         if member(json, "type").is_some_and(|kind| kind == b"\"content_block_stop\"" || kind == b"\"message_stop\"") {
             walk.end(None);
             walk.prose.part();
@@ -269,6 +288,10 @@ impl<'j, 'p> Walk<'j, 'p> {
         Self { json, prose, pieces: Vec::new(), dropped: Vec::new(), rest: Vec::new(), whole, alone: false, choice: NO_CHOICE }
     }
 
+    fn document(&mut self, json: &'j [u8]) -> Result<(), Unreadable> {
+        if is_document(json) { self.value(json, "", 0) } else { Err(Unreadable::Json) }
+    }
+
     fn value(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
@@ -302,6 +325,8 @@ impl<'j, 'p> Walk<'j, 'p> {
         let (mut found, mut texts) = (Ok(()), BTreeSet::new());
         members(value, |name, value| {
             let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
+            // Some readers take a name for another that differs in case.
+            let text = text.filter(|name| is_lower(name) || !SHOWN.contains(&&*fold(name)));
             let Some(name) = text.filter(|_| found.is_ok()) else {
                 found = found.and(Err(Unreadable::Json));
                 return;
@@ -331,7 +356,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         if object.is_none() {
             return self.value(choice, "", depth);
         }
-        let (before, index) = (self.pieces.len(), index.ok_or(Unreadable::Index)?);
+        let (before, index) = (self.pieces.len(), index.filter(|index| *index < CHOICES_MAX).ok_or(Unreadable::Index)?);
         self.choice = index;
         self.object(choice, depth)?;
         self.choice = NO_CHOICE;
@@ -405,6 +430,10 @@ impl<'j, 'p> Walk<'j, 'p> {
         out.extend_from_slice(self.json.get(at..).unwrap_or_default());
         Some(out)
     }
+}
+
+fn is_lower(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
 }
 
 fn number(value: &[u8]) -> Option<u64> {

@@ -116,6 +116,10 @@ pub(super) fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v
 
 /// Puts a note in the place of the content part that these steps lead into: the innermost item of an array. False where that is no part.
 fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
+    // A note is no tool.
+    if matches!(steps.first(), Some(Step::Key(key)) if matches!(key.as_str(), "tools" | "functions")) {
+        return false;
+    }
     let end = steps.iter().rposition(|step| matches!(step, Step::Item(_))).map_or(0, |place| place + 1);
     match steps.get(..end).and_then(|steps| at(root, steps)) {
         Some(part) if part.as_object().is_some_and(|part| part.get("type").is_some()) => {

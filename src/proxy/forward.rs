@@ -53,7 +53,7 @@ pub struct AnswerHead {
     pub status: u16,
     /// What follows.
     pub heard: Heard,
-    /// The media type, as the upstream wrote it.
+    /// The media type, without parameters.
     pub content_type: HeaderValue,
     /// When to come back.
     pub retry_after: Option<HeaderValue>,
@@ -202,11 +202,12 @@ pub fn judge(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
     if headers.get(CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(invalid("the answer is encoded though identity was asked for"));
     }
-    let content_type = headers.get(CONTENT_TYPE).ok_or_else(|| invalid("no content-type"))?.clone();
+    let content_type = headers.get(CONTENT_TYPE).ok_or_else(|| invalid("no content-type"))?;
     let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let heard = match essence.as_str() {
-        "application/json" => Heard::Json,
-        "text/event-stream" if status < 300 => Heard::Events,
+    // In these words and no others: a parameter could say that the bytes are of another encoding than was read.
+    let (heard, content_type) = match essence.as_str() {
+        "application/json" => (Heard::Json, HeaderValue::from_static("application/json")),
+        "text/event-stream" if status < 300 => (Heard::Events, HeaderValue::from_static("text/event-stream")),
         _ => return Err(invalid("a media type that is not passed on")),
     };
     Ok(AnswerHead { status, heard, content_type, retry_after: headers.get(RETRY_AFTER).cloned() })

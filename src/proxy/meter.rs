@@ -249,7 +249,7 @@ impl Meter {
     }
 }
 
-/// The host in what names a destination, with what else is said of it before or behind; nothing where it cannot be read.
+/// The host in what names a destination, with what else is said of it behind; nothing where it cannot be read.
 fn host(target: &str) -> String {
-    target.split(": ").find_map(Judge::host).unwrap_or_default()
+    target.split(": ").next().and_then(|target| Judge::host(target.split(" (").next().unwrap_or(target))).unwrap_or_default()
 }

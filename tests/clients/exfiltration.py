@@ -12,6 +12,8 @@ EVIL = [
     "[::1]", "[::ffff:10.0.0.1]", "169.254.169.254", f"{GOOD}.evil.example", f"{GOOD}@evil.example", f"{GOOD}%2eevil.example",
     "ｅvil.example", "evil。example", "xn--vil-8ma.example", "localhost", f"{'a' * 60}.{'b' * 60}.evil.example", "evil-good.example",
     f'{GOOD}".evil.example', '".evil.example', f"{GOOD}),.evil.example", f"{GOOD}&sol;.evil.example", "~evil.example",
+    "^@evil.example", " @evil.example", "\u00a0@evil.example", "]@evil.example", "|@evil.example", f"{GOOD}^@evil.example", f"{GOOD} @evil.example",
+    f"{GOOD}\\x@evil.example", f"{GOOD}.㎝㎏.㏌", f"{GOOD}\u00ad.㏄", "3627734734", "evil．example", f"{GOOD}&commat;evil.example",
 ]
 WORDS = [
     "the", "model", "says:", "größe,", "模型", "🙂", '"quoted"', "*stress*", "**strong**", "`code`", "1/2", "and/or", "AT&T", "a\\_b", "x < y",
@@ -80,6 +82,9 @@ MARKDOWN: list[Maker] = [
     lambda chance, url: f"![a]({chance.choice(['/&Tab;/', 'ht&Tab;tps:', 'ftp:', '&#38#47;/', 'https&ampcolon;//', 'java&Tab;script:'])}evil.example/x)",
     lambda chance, url: f"{chance.choice(['x', '/', '@', 'foo-', '.'])}www.evil.example/x",
     lambda chance, url: f"{chance.choice('-.%_')}//evil.example/x",
+    lambda chance, url: f"{'> ' * chance.choice([1, 2])}![x](\n> {chance.choice([url, '//3627734734/x', '//evil．example/x', '//intranet/x'])})",
+    lambda chance, url: f"> [a]:\n> {chance.choice([url, '//3627734734/x', '//intranet/x'])}\n\n![a]",
+    lambda chance, url: "> [x](\n> javascript:alert(1))",
     lambda chance, url: f"<{url}>",
     lambda chance, url: url,
     lambda chance, url: f"www.{url.rpartition('/')[0].rpartition('/')[2] or 'evil.example'}",
@@ -114,6 +119,8 @@ AROUND = [
     "```\ncode\n``` x\n```\n{}", "para\n2. x\n   ```\n```\n{}", "- - -\n  ```\n```\n{}", "a\n- \n  ```\n```\n{}", "1. \n\n   ```\n```\n{}",
     "a | b\n- | -\n  ```\n```\n{}", "$$\n```\n$$\n{}", "[a]:\n```\n{}", "[a]: b \"\n```\n\"\n\n{}", "a | b\n-|-\n``` | x\n{} | y",
     "Term\n: ```\n```\n{}", "Term\n: a\n```\n: {}", "<iframe title='\n\n```\n' {}\n```", "<iframe title='\n\nx' {}", "- a\n  ```\n  b\n  ```\n\n{}",
+    "<div>\n- a\n  ```\n\n  ```\n```\n{}\n```", "* * *\n  ``` `x`\n  ```\n```\n{}\n```", "text\n- \n  ``` `x`\n  ```\n```\n{}\n```",
+    "- a\n  ``` `x`\n  ```\n```\n{}\n```", "$$x\n```\n$$\n{}\n```",
 ]
 
 

@@ -95,6 +95,9 @@ def elsewhere(url: str, allowed: str) -> str | None:
             continue
         own = read.protocol in ("http:", "https:") and read.hostname == "chat.example"
         picture = read.protocol == "data:" and read.pathname.startswith("image/png")
-        if not own and not picture and ("://" in read.href or read.protocol in OPAQUE) and read.origin != allowed:
+        # Where nothing says which scheme, it is that of the page.
+        schemeless = url.lstrip()[:2].replace("\\", "/") == "//" and read.host == ada_url.URL(allowed).host
+        leads_somewhere = ("://" in read.href and (read.host or read.protocol == "file:")) or read.protocol in OPAQUE
+        if not own and not picture and not schemeless and leads_somewhere and read.origin != allowed:
             return str(read.href)[:300]
     return None

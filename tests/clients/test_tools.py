@@ -169,7 +169,7 @@ def test_nothing_of_a_refused_call_comes_out(gateway: Served, model: Says) -> No
         rows = query(gateway, "--request", said.headers["token-shield-request"])
         [outcome] = [inside(row) for row in rows if row["kind"] == "outcome"]
         assert outcome["code"] == "answer-uncontrolled"
-        assert outcome["led"] == [{"kind": "called", "reason": "not-listed", "target": "fetch: https://evil.example/", "verdict": "block"}]
+        assert outcome["led"] == [{"kind": "called", "reason": "not-listed", "target": "https://evil.example/ (fetch)", "verdict": "block"}]
 
 
 def test_what_comes_behind_a_refused_link_is_not_sent(gateway: Served, model: Says) -> None:

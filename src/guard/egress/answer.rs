@@ -19,7 +19,7 @@ use crate::refusal::{Code, Refusal};
 /// Findings that are named one by one.
 const NAMED_MAX: usize = 16;
 /// Texts of one answer that have filters of their own.
-const CHANNELS_MAX: usize = 1_024;
+const CHANNELS_MAX: usize = 256;
 /// Bytes of a destination that is named.
 const SHOWN_MAX: usize = 256;
 /// The kind of what a tool is called with.
@@ -61,6 +61,8 @@ pub struct Filter {
     /// By choice and key.
     scanners: BTreeMap<u64, BTreeMap<String, Scanner>>,
     count: usize,
+    /// A text has gone on since all of them were paused.
+    moved: bool,
     bench: Bench,
 }
 
@@ -80,7 +82,7 @@ impl Filter {
     pub fn new((caller, answers): (&Remembered, Answers), tables: Arc<Tables>, metrics: Arc<Metrics>, fences: bool) -> Self {
         let narrowing = narrowing(&caller.verified);
         let bench = Bench { tables, narrowing, answers, metrics, fences, findings: Findings::default() };
-        Self { scanners: BTreeMap::new(), count: 0, bench }
+        Self { scanners: BTreeMap::new(), count: 0, moved: false, bench }
     }
 
     /// What was found so far.
@@ -92,7 +94,8 @@ impl Filter {
 
 impl Prose for Filter {
     fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
-        let Self { scanners, count, bench } = self;
+        self.moved = true;
+        let Self { scanners, count, bench, .. } = self;
         let of_choice = scanners.entry(channel.choice).or_default();
         let known = of_choice.contains_key(channel.key);
         // An answer of more texts than any server writes has one filter a choice for what is beyond.
@@ -117,6 +120,9 @@ impl Prose for Filter {
     }
 
     fn part(&mut self) {
+        if !std::mem::take(&mut self.moved) {
+            return;
+        }
         let Self { scanners, bench, .. } = self;
         let scanners = scanners.values_mut().flat_map(BTreeMap::values_mut);
         scanners.for_each(|scanner| scanner.pause(&mut String::new(), &mut |found| bench.judge(found)));
@@ -139,7 +145,11 @@ impl Tools for Filter {
     }
 
     fn judges(&self, tool: &str) -> bool {
-        self.bench.tables.fetch_tools.iter().any(|pattern| pattern.is_of(tool))
+        self.bench
+            .tables
+            .fetch_tools
+            .iter()
+            .any(|pattern| pattern.is_of(tool.trim_matches(|edge: char| edge.is_whitespace() || edge.is_control())))
     }
 
     fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
@@ -149,7 +159,7 @@ impl Tools for Filter {
         };
         let verdict = bench.answers.called;
         bench.metrics.egress("answer", verdict.as_str(), reason);
-        let target: String = format!("{tool}: {target}").chars().take(SHOWN_MAX).collect();
+        let target: String = format!("{target} ({tool})").chars().take(SHOWN_MAX).collect();
         bench.findings.add(Led { kind: CALLED, verdict: verdict.as_str(), reason, target });
         bench.findings.blocked |= verdict == Called::Block;
         verdict == Called::Report

@@ -13,6 +13,10 @@ const DEPTH_MAX: usize = 64;
 const PLACES: [&str; 10] = ["domain", "endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook", "website"];
 /// Words of such names.
 const WORDS: [&str; 8] = ["base", "ip", "link", "links", "origin", "server", "site", "src"];
+/// Schemes behind which slashes may be missing.
+const SCHEMES: [&str; 6] = ["file", "ftp", "http", "https", "ws", "wss"];
+/// Numbers from here on are addresses as well as others: none that is public is below.
+const ADDRESS_MIN: f64 = 16_777_216.0;
 /// What is in the names of arguments under which a number is a place too.
 const NUMBERS: [&str; 4] = ["host", "uri", "url", "domain"];
 
@@ -73,7 +77,10 @@ impl Bench<'_> {
     fn value(&self, value: &Value<'_>, under: Option<&str>) -> Option<Led> {
         match value {
             Value::Null | Value::Bool(_) => None,
-            Value::Number(text) => under.filter(|key| is_in(key, &NUMBERS)).and_then(|_| self.bare(text)),
+            Value::Number(text) => {
+                let large = text.parse().is_ok_and(|number: f64| number >= ADDRESS_MIN);
+                under.filter(|key| large && is_place(key) || is_in(key, &NUMBERS)).and_then(|_| self.bare(text))
+            }
             Value::String(text) => self.text(text).or_else(|| under.and_then(|_| self.bare(text))),
             Value::Array(items) => items.iter().find_map(|item| self.value(item, under)),
             Value::Object(object) => object.iter().find_map(|(key, value)| {
@@ -85,6 +92,9 @@ impl Bench<'_> {
     /// URLs anywhere in a text, whatever form they have there, also as readers have them who leave out tabs and line feeds (URL Standard
     /// section 4.4).
     fn text(&self, text: &str) -> Option<Led> {
+        if let Some(odd) = userinfo(text) {
+            return Some(Led { target: odd.to_owned(), reason: Uncontrolled::UNREADABLE });
+        }
         let without: String = text.chars().filter(|character| !matches!(character, '\t' | '\n' | '\r')).collect();
         self.scanned(text).or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
     }
@@ -132,6 +142,27 @@ impl Bench<'_> {
         let is_host = |word: &&str| word.trim_matches('.').contains('.') && !word.contains("://");
         words.filter(is_host).find_map(|word| self.bare(word))
     }
+}
+
+/// What stands between the slashes of a URL, or the colon of one without, and an `@`, whatever it is: the host stands behind that for
+/// readers of URLs (URL Standard section 4.4), and a tool has its own idea of where a URL begins and ends.
+fn userinfo(text: &str) -> Option<&str> {
+    let schemes = text.match_indices(':').filter_map(|(at, _)| {
+        let word = text.get(..at)?.rsplit(|before: char| !before.is_ascii_alphanumeric()).next()?;
+        SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)).then_some(at + 1)
+    });
+    let slashes = text.match_indices("//").map(|(at, _)| at + 2);
+    schemes.chain(slashes).find_map(|from| {
+        let rest = text.get(from..)?.trim_start_matches(['/', '\\', '\t', '\n', '\r']);
+        let stretch = rest.split(['/', '?', '#']).next()?;
+        stretch.contains('@').then_some(stretch)
+    })
+}
+
+/// Whether it is the name of a place and of nothing else (`ip`, not `site_id`).
+fn is_place(key: &str) -> bool {
+    let key = key.to_lowercase();
+    PLACES.contains(&&*key) || WORDS.contains(&&*key)
 }
 
 fn is_in(key: &str, parts: &[&str]) -> bool {
@@ -203,7 +234,16 @@ mod tests {
             check(evil, Some("not-listed"));
         }
         check(r#"{"host":"10.0.0.1"}"#, Some("address"));
+        check(r#"{"site_id":123456789,"server_time":1764000000,"ip":4}"#, None);
+        check(r#"{"note":"https://good.example/ is by me@good.example"}"#, None);
         for odd in [
+            r#"{"page":"https://^@evil.example/"}"#,
+            r#"{"page":"https:// @evil.example/"}"#,
+            r#"{"page":"http: @evil.example/"}"#,
+            r#"{"page":"https://good.example |@evil.example/"}"#,
+            r#"{"page":"https://good.example.\u339d\u338f.\u33cc/x"}"#,
+            r#"{"ip":2130706433}"#,
+            r#"{"server":3627734734}"#,
             r#"{"host":2130706433}"#,
             r#"{"url":"https://good.example@evil.example/"}"#,
             r#"{"url":"//evil.example"}"#,
@@ -227,6 +267,7 @@ mod tests {
         let found = |text| leads(Arguments::Text(text), &judge(), &Narrowing::default()).is_some();
         assert!(!found("GET good.example/x and nothing else"));
         assert!(found("curl evil.example/x") && found("curl 'https://evil.example'") && found("ping 10.0.0.1"));
+        assert!(found("curl https://^@evil.example/x") && found("see https: @evil.example"));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::token::Verified;
 
 /// Characters of a destination that a refusal repeats.
 const SHOWN_MAX: usize = 80;
+/// Characters of one that a record has: a host is whole in it.
+const TARGET_MAX: usize = 320;
 
 /// What is fetched for a request and put into it, once it is sealed.
 pub struct Fetches {
@@ -123,7 +125,7 @@ fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusa
     }
     match call.tool_types().find(|(_, kind)| !lists().all(|types| types.iter().any(|known| known == kind))) {
         Some((path, kind)) => {
-            let says = format!("The token allows tools of other types than {:?} (tool_type).", shown(kind));
+            let says = format!("The token allows tools of other types than {:?} (tool_type).", shown(kind, SHOWN_MAX));
             Err(Refusal::new(Code::ToolNotAllowed).saying(says).at(path))
         }
         None => Ok(()),
@@ -141,9 +143,10 @@ fn reason(reach: &Reach, found: Option<&Result<(), Uncontrolled>>) -> &'static s
 
 /// What a caller is told: where it leads, if that can be read. Whether that is a part of the operator's network is for the record.
 fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, media: Door) -> Refusal {
+    let target = || shown(&reach.target, TARGET_MAX);
     let detail = match &found {
-        Some(Err(why)) => format!("{}: {why}", shown(&reach.target)),
-        Some(Ok(())) | None => shown(&reach.target),
+        Some(Err(why)) => format!("{}: {why}", target()),
+        Some(Ok(())) | None => target(),
     };
     let (code, says) = match (reach.kind, found) {
         (ReachKind::Media, Some(Err(Uncontrolled::Unreadable(why)))) => (
@@ -153,7 +156,7 @@ fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, media: Door) -
             ),
         ),
         (ReachKind::Media, Some(Err(_))) => {
-            let host = Judge::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host));
+            let host = Judge::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host, SHOWN_MAX));
             (Code::EgressUncontrolled, format!("{host} is not a controlled destination. Send the content itself, as data:."))
         }
         (ReachKind::Media, Some(Ok(())) | None) if media == Door::Inline => (
@@ -179,9 +182,9 @@ fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, media: Door) -
 }
 
 /// The beginning of a stranger's text, with everything escaped that is not visible ASCII.
-fn shown(text: &str) -> String {
+fn shown(text: &str, max: usize) -> String {
     let mut shown = String::new();
-    for character in text.chars().take(SHOWN_MAX) {
+    for character in text.chars().take(max) {
         if character.is_ascii_graphic() { shown.push(character) } else { shown.extend(character.escape_unicode()) }
     }
     shown

@@ -133,3 +133,35 @@ fn what_is_held_of_a_blocks_beginning_comes_out_as_a_delta() {
 
 #[test]
 fn the_list_is_sorted() {}
+
+#[test]
+fn what_is_not_one_document_is_not_passed_on() {
+    let image = "![x](https://evil.example/x.png)";
+    let good = format!(r#"{{"content":"{image}"}}"#);
+    let mut utf16 = vec![0xff, 0xfe];
+    utf16.extend(good.encode_utf16().flat_map(u16::to_le_bytes));
+    let odd = [
+        format!("data: {good}\n\n").into_bytes(),
+        format!("\u{feff}{good}").into_bytes(),
+        utf16,
+        image.as_bytes().to_vec(),
+        format!("\"{image}\"").into_bytes(),
+        format!("{good}{good}").into_bytes(),
+        format!("{{}} {image}").into_bytes(),
+        [br#"{"content":""#.as_slice(), b"\xff", br#""}"#].concat(),
+        [br#"{"a":1}"#.as_slice(), b"\xff"].concat(),
+        format!(r#"{{"Content":"{image}"}}"#).into_bytes(),
+        format!(r#"{{"choices":[{{"index":1024,"message":{{"content":"{image}"}}}}]}}"#).into_bytes(),
+    ];
+    for odd in odd {
+        assert!(whole(&odd, &mut Loud::default()).is_err(), "{}", String::from_utf8_lossy(&odd));
+        let event = [b"data: ", odd.as_slice(), b"\n\n"].concat();
+        let mut out = Vec::new();
+        assert!(Stream::default().event(&event, &mut Loud::default(), &mut out).is_err() && out.is_empty(), "{event:?}");
+    }
+    let lines = format!("data: {good}\ndata: {good}\n\n");
+    assert!(Stream::default().event(lines.as_bytes(), &mut Loud::default(), &mut Vec::new()).is_err());
+    for fine in [format!(" {good}\n"), "{\"Vendor\":{\"X\":1}}".to_owned(), format!("[{good}]")] {
+        assert!(whole(fine.as_bytes(), &mut ()).is_ok(), "{fine}");
+    }
+}

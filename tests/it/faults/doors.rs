@@ -295,6 +295,7 @@ pub(super) fn texts_lead_nowhere_else() {
     text("reasoning_content", &["see https://evil.example/ ok"], "see https@ ok");
     text("content", &["![a]\n\n[a]: https://links.example/ 'b'"], "![a]\n\n[a]: https@ 'b'");
     text("content", &["https&#58;//evil.example/ ok"], "https@ ok");
+    text("content", &["![a](https://^", "&#64;evil.example/x) ok"], "![a](https://^@) ok");
     text("content", &["it is about https:"], "it is about https:");
 }
 

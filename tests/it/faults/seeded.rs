@@ -294,7 +294,7 @@ fn nothing_is_answered_that_is_not_sealed() {
 /// A mistake, and the check that notices it.
 type Case = (Seed, fn());
 
-const CASES: [Case; 47] = [
+const CASES: [Case; 48] = [
     (Seed::JournalNotSynced, power_cuts),
     (Seed::AcknowledgedBeforeSync, power_cuts),
     (Seed::TilesNotSynced, power_cuts),
@@ -336,6 +336,7 @@ const CASES: [Case; 47] = [
     (Seed::ReasoningSkipped, doors::texts_lead_nowhere_else),
     (Seed::DefinitionsForgotten, doors::texts_lead_nowhere_else),
     (Seed::ReferencesUnread, doors::texts_lead_nowhere_else),
+    (Seed::UserinfoUnseen, doors::texts_lead_nowhere_else),
     (Seed::HeldLost, doors::texts_lead_nowhere_else),
     (Seed::FencesBelieved, doors::fences_are_believed_where_all_readers_see_them),
     (Seed::TokensKept, doors::tokens_of_what_has_changed_are_left_out),

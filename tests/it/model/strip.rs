@@ -83,8 +83,24 @@ fn images_in_markdown_reach_out_where_the_server_looks_for_them() {
     };
     check("tgi", r#""see ![](http://10.0.0.1/x) and ![](http://h/y)""#, &["http://10.0.0.1/x", "http://h/y"]);
     check("tgi", r#"[{"type":"text","text":"see !["},{"type":"text","text":"](http://10.0.0.1/x)"}]"#, &["http://10.0.0.1/x"]);
+    let beside = r#"[{"type":"text","text":"![","annotations":[{"a":"b"}]},{"type":"text","text":"](http://10.0.0.1/x)"}]"#;
+    check("tgi", beside, &["http://10.0.0.1/x"]);
     check("tgi", r#""![alt](http://10.0.0.1/x) [](http://h/)""#, &[]);
     check("vllm", r#""see ![](http://10.0.0.1/x)""#, &[]);
+}
+
+#[test]
+fn images_in_names_reach_out_too() {
+    let schema = r#"{"type":"object","properties":{"![](http://10.0.0.1/x)":{"type":"string"}}}"#;
+    let body = chat(&format!(r#","tools":[{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}]"#));
+    let mut call = understand(CHAT, "tgi", UnknownFields::Refuse, body.as_bytes()).expect("understood");
+    let reaches = call.reaches();
+    assert_eq!(
+        reaches.iter().map(|reach| (reach.kind, reach.target.as_str())).collect::<Vec<_>>(),
+        [(ReachKind::Media, "http://10.0.0.1/x")]
+    );
+    call.strip(|_| true);
+    assert_eq!(call.reaches().len(), 1, "no note can stand for it");
 }
 
 #[test]

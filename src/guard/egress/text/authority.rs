@@ -3,6 +3,11 @@
 /// Characters of an authority after which it is no controlled one.
 pub(super) const AUTHORITY_MAX: usize = 300;
 
+/// Digits of an address that is written as one number, at the least.
+const NUMBER_MIN: usize = 8;
+/// What readers of names take for dots, or write with dots.
+const DOTS: [char; 7] = ['.', '\u{2024}', '\u{2025}', '\u{2026}', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
+
 /// What stands before an authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Lead {
@@ -38,22 +43,40 @@ pub(super) fn url(lead: &Lead, read: &str, (odd, placed): (bool, bool)) -> Optio
         Lead::Slashes { .. } => "https",
         Lead::Www => "http",
     };
-    // Out in the text, what has no dot is no name but for this one.
-    let plain = *lead == Lead::Slashes { placed: false } && !read.contains(['.', '[', '\u{3002}']);
-    if plain && !read.starts_with("localhost") {
+    // Out in the text, what has no dot is no name but for this one, and no address unless it has as many digits as one.
+    let plain = *lead == Lead::Slashes { placed: false } && !read.contains(DOTS) && !read.contains('[');
+    if plain && !read.starts_with("localhost") && !is_number(read) {
         return None;
     }
     let cut = read.find(may_end).unwrap_or(read.len());
     let (front, behind) = read.split_at(cut);
     // A reader that goes on reads another host.
     let named = front.trim_end_matches(['.', '-', '_', ':']);
-    if odd || (placed && named.is_empty()) || behind.contains(char::is_alphanumeric) || read.contains('@') {
+    let goes_on = behind.contains(|next: char| next.is_alphanumeric() || !(next.is_ascii() || closes(next)));
+    if odd || (placed && named.is_empty()) || goes_on || read.contains('@') {
         return Some(Err(format!("{scheme}://{read}")));
     }
     if named.is_empty() || (*lead == Lead::Www && named == "www") {
         return None;
     }
     Some(Ok(format!("{scheme}://{named}/")))
+}
+
+/// What stands behind a URL in a text and never becomes a letter, a digit or a dot of its host (Unicode UTS 46 section 4).
+const fn closes(next: char) -> bool {
+    let latin = matches!(next, '\u{a1}' | '\u{a7}' | '\u{ab}' | '\u{b6}' | '\u{b7}' | '\u{bb}' | '\u{bf}');
+    let general = matches!(next, '\u{2010}'..='\u{2023}' | '\u{2027}' | '\u{2030}'..='\u{203a}');
+    let wide = matches!(next, '\u{3001}' | '\u{3008}'..='\u{3011}' | '\u{3014}'..='\u{301f}' | '\u{ff01}'..='\u{ff0d}');
+    let wide = wide
+        || matches!(next, '\u{ff1a}'..='\u{ff1f}' | '\u{ff3b}'..='\u{ff3d}' | '\u{ff5b}'..='\u{ff60}' | '\u{ff62}'..='\u{ff65}');
+    latin || general || wide
+}
+
+/// Whether an address may be written so (URL Standard section 3.5), out in the text where small numbers stand behind slashes too.
+fn is_number(read: &str) -> bool {
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_hexdigit).count();
+    let hex = read.strip_prefix("0x").or_else(|| read.strip_prefix("0X"));
+    hex.map_or(0, |hex| digits(hex) + 1) >= NUMBER_MIN || read.chars().take_while(char::is_ascii_digit).count() >= NUMBER_MIN
 }
 
 /// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or film: nothing is fetched by it.

@@ -61,6 +61,8 @@ impl Kind {
 pub(super) struct Place {
     near: [char; 3],
     last: char,
+    /// Something was left out of the word that stands here.
+    cut: bool,
 }
 
 impl Default for Context {
@@ -72,7 +74,7 @@ impl Default for Context {
             word_long: false,
             cut: false,
             before_word: (['\n'; 3], '\n'),
-            colon: (String::new(), Place { near: ['\n'; 3], last: '\n' }),
+            colon: (String::new(), Place { near: ['\n'; 3], last: '\n', cut: false }),
             brackets: Vec::new(),
             closed: None,
             image: false,
@@ -112,12 +114,12 @@ impl Context {
 
     /// Where the word began.
     pub(super) const fn before_word(&self) -> Place {
-        Place { near: self.before_word.0, last: self.before_word.1 }
+        Place { near: self.before_word.0, last: self.before_word.1, cut: self.cut }
     }
 
     /// Here.
     pub(super) const fn here(&self) -> Place {
-        Place { near: self.near, last: self.last }
+        Place { near: self.near, last: self.last, cut: false }
     }
 
     /// A run in which nothing has a meaning but as what stands before.
@@ -188,6 +190,11 @@ impl Context {
         self.last = next;
     }
 
+    /// The mark of a block quote at the beginning of a line, which stands in nothing that goes on there.
+    pub(super) fn quoted(&mut self) {
+        self.clear_word();
+    }
+
     /// A character that readers of URLs leave out.
     pub(super) fn left_out(&mut self, next: char) {
         self.cut = !self.word.is_empty();
@@ -237,9 +244,19 @@ impl Context {
 }
 
 impl Place {
+    /// Whether the word that stands here may be two.
+    pub(super) const fn is_cut(self) -> bool {
+        self.cut
+    }
+
     /// `](`, `]:`, or the same with `<`: where Markdown has a destination.
     pub(super) const fn is_destination(self) -> bool {
         matches!(self.near, [_, ']', '(' | ':'] | [']', '(' | ':', '<'])
+    }
+
+    /// The same with `<`: what follows may hold blanks.
+    pub(super) const fn is_angle(self) -> bool {
+        matches!(self.near, [']', '(' | ':', '<'])
     }
 
     fn is_definition(self) -> bool {

@@ -1,7 +1,7 @@
 //! What becomes of an authority once it is read: it passes, gives way to the mark, or ends the text.
 
 use super::authority::{self, Lead, is_inert};
-use super::context::Kind;
+use super::context::{Kind, Place};
 use super::schemes::OPAQUE;
 use super::{Before, Found, Judged, MARK, Reading, Scanner, State, Verdict};
 
@@ -46,8 +46,14 @@ impl Scanner {
         out.push_str(MARK);
         MARK.chars().for_each(|next| self.context.take(next, true));
         self.written(MARK, true);
+        self.stretch = self.kept.after(' ');
         self.state = State::Swallow;
         rest.chars().for_each(|next| self.raw(next, out, judge));
+    }
+
+    /// Whether a URL belongs at that place.
+    pub(super) fn is_inside(&self, place: Place) -> bool {
+        place.is_destination() || place.is_style() || self.tags.possible()
     }
 
     pub(super) fn release(&mut self, out: &mut String) {
@@ -60,12 +66,16 @@ impl Scanner {
         let lead = Lead::Scheme(String::new());
         let reading = match std::mem::take(&mut self.state) {
             State::Authority(reading) => reading,
-            State::Slashes { lead, .. } => self.reading(lead, Kind::Either, raw),
+            State::Slashes { lead, place, .. } => {
+                let placed = self.is_inside(place);
+                let lead = if matches!(lead, Lead::Slashes { .. }) { Lead::Slashes { placed } } else { lead };
+                Box::new(Reading { placed, ..*self.reading(lead, (Kind::Either, place), raw) })
+            }
             over @ (State::Swallow | State::Blocked) => {
                 self.state = over;
                 return;
             }
-            State::Idle | State::Backslash(_) => self.reading(lead, Kind::Either, raw),
+            State::Idle | State::Backslash(_) => self.reading(lead, (Kind::Either, self.context.here()), raw),
         };
         if self.decide(reading, true, out, judge) {
             out.push_str(raw);

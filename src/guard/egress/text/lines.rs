@@ -3,6 +3,10 @@
 //! Only fences at the beginning of a line count. Where readers could differ, no fence is believed any more: what stands there is
 //! treated as text.
 
+/// Languages of fenced code that readers draw.
+const DRAWN: [&str; 8] = ["echarts", "geojson", "katex", "markmap", "math", "mermaid", "topojson", "vega"];
+/// Letters of such a language's name that are looked at.
+const INFO_MAX: usize = 16;
 /// The longest line's front that is looked at.
 const FRONT_MAX: usize = 64;
 /// Bytes of a line's own text that tell what it is, where it is no fence.
@@ -28,6 +32,12 @@ pub(super) struct Lines {
     /// How far what belongs to the list's last item is indented, while every line since has been.
     item: Option<usize>,
     front: String,
+    /// Nothing but what block quotes, lists and indentation put there stands on this line.
+    containers: bool,
+    /// The first line of the text.
+    first: bool,
+    /// What stands behind a fence on its line, as far as it names a language.
+    info: String,
     /// Something but blanks.
     body: bool,
     /// A fence's own character behind its run; other text behind it.
@@ -47,6 +57,9 @@ impl Lines {
             quiet: None,
             item: None,
             front: String::new(),
+            containers: true,
+            first: true,
+            info: String::new(),
             body: false,
             mark_again: false,
             text_behind: false,
@@ -58,6 +71,11 @@ impl Lines {
     /// Whether what comes is fenced code for every reader.
     pub(super) const fn fenced(&self) -> bool {
         self.fence.is_some()
+    }
+
+    /// Whether nothing else than marks of block quotes and lists stands before on this line.
+    pub(super) const fn only_containers(&self) -> bool {
+        self.containers
     }
 
     /// Takes a run without the end of a line.
@@ -93,19 +111,31 @@ impl Lines {
             let blank = !self.body;
             self.line();
             self.front.clear();
+            self.info.clear();
+            (self.containers, self.first) = (true, false);
             (self.body, self.mark_again, self.text_behind, self.pipe) = (false, false, false, false);
             return blank;
         }
         self.body |= !matches!(next, ' ' | '\t');
+        self.containers &= is_container(next);
         self.pipe |= next == '|';
+        if next.is_alphanumeric() && self.info.len() < INFO_MAX && self.is_marked() {
+            self.info.extend(next.to_lowercase());
+        }
         if self.front.len() < FRONT_MAX && self.front_may_go_on() {
             self.front.push(next);
         } else if next == '`' {
             self.mark_again = true;
+            self.info.clear();
         } else if !matches!(next, ' ') {
             self.text_behind = true;
         }
         false
+    }
+
+    /// Whether the line's own text begins as a fence.
+    fn is_marked(&self) -> bool {
+        self.front.trim_start_matches(is_container).starts_with(['`', '~'])
     }
 
     /// While the front is made of what may stand before or in a fence, or is too short to tell.
@@ -132,6 +162,9 @@ impl Lines {
         let other_behind = behind.is_some_and(|behind| behind != ' ') || self.text_behind || self.mark_again;
         let (before, rest) = (before.to_owned(), rest.to_owned());
         let mark = mark.filter(|_| count >= 3);
+        if self.fence.is_none() && self.begins_otherwise(&rest) {
+            self.doubt();
+        }
         if let Some(quiet) = self.quiet {
             self.in_item(quiet, &before, (mark, count), other_behind);
             return;
@@ -175,10 +208,12 @@ impl Lines {
     }
 
     fn maybe_opens(&mut self, fence: Fence, before: &str, behind: Option<char>) {
+        let code_span = fence.mark == '`' && (self.mark_again || behind == Some('`'));
+        let unsure = self.html || self.pipe || code_span || self.front.len() >= FRONT_MAX;
         if !before.is_empty() {
             let spaces = before.bytes().all(|byte| byte == b' ');
             let in_item = self.item.is_some_and(|item| spaces && before.len() >= item && before.len() < item + 4);
-            if in_item && !self.doubt {
+            if in_item && !self.doubt && !unsure {
                 self.quiet = Some((fence, before.len()));
             } else {
                 self.doubt();
@@ -186,26 +221,32 @@ impl Lines {
             return;
         }
         self.item = None;
-        let code_span = fence.mark == '`' && (self.mark_again || behind == Some('`'));
-        if self.doubt || self.html || self.pipe || code_span || self.front.len() >= FRONT_MAX {
+        // What is drawn from such code can have pictures and links of its own.
+        if self.doubt || unsure || DRAWN.iter().any(|drawn| self.info.starts_with(drawn)) {
             self.doubt();
         } else {
             self.fence = Some(fence);
         }
     }
 
+    /// Formulas between such lines, and what may stand before a whole text, are no Markdown for some.
+    fn begins_otherwise(&self, rest: &str) -> bool {
+        let matter = self.first && ["---", "+++"].iter().any(|mark| self.front.starts_with(mark));
+        matter || rest.starts_with("$$") || rest.trim_end() == "\\["
+    }
+
     /// A line that is no fence.
     fn other(&mut self, before: &str, rest: &str) {
         // What goes on to a blank line for some: HTML, definitions of links and of terms.
         self.html |= rest.starts_with(['<', '[']) || before.contains(':');
-        // Formulas between such lines are no text for some.
-        if matches!(rest.trim_end(), "$$" | "\\[") || before.contains('\u{feff}') {
+        if before.contains('\u{feff}') {
             self.doubt();
         }
         let spaces = self.front.len() - self.front.trim_start_matches(' ').len();
         match self.item {
             Some(item) if spaces >= item => {}
-            _ => self.item = item_indent(&self.front, before),
+            // A line of marks alone may be a rule, or say that the line before is a heading.
+            _ => self.item = item_indent(&self.front, before).filter(|_| !rest.is_empty()),
         }
     }
 }
@@ -222,7 +263,10 @@ fn item_indent(front: &str, before: &str) -> Option<usize> {
     let digits = rest.len() - rest.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
     let marker = rest.get(digits..)?.chars().next()?;
     let listed = if digits == 0 { matches!(marker, '-' | '*' | '+') } else { digits < 10 && matches!(marker, '.' | ')') };
-    let spaces = rest.get(digits + 1..)?.bytes().take_while(|byte| *byte == b' ').count();
+    let behind = rest.get(digits + 1..)?;
+    let spaces = behind.len();
+    // More marks may make a rule of it, or lists in the list.
+    let listed = listed && behind.bytes().all(|byte| byte == b' ');
     (indent < 4 && listed && (1..=4).contains(&spaces)).then_some(indent + digits + 1 + spaces)
 }
 

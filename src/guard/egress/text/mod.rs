@@ -8,21 +8,25 @@
 mod authority;
 mod context;
 mod decide;
+mod letters;
 mod lines;
 mod plain;
 mod reference;
 mod schemes;
 mod tags;
+mod userinfo;
 
 pub use context::Kind;
 
 use authority::{AUTHORITY_MAX, Lead, ends};
 use context::{Context, Place};
+use letters::{ends_url, is_reference, joins};
 use lines::Lines;
 use plain::plain;
 use reference::{Reference, Taken};
 use schemes::{OPAQUE, OPAQUE_ANYWHERE, SPECIAL, speaks};
 use tags::Tags;
+use userinfo::Stretch;
 
 use crate::seeded::{Seed, has};
 
@@ -87,8 +91,11 @@ struct Reading {
     bracket: bool,
     /// Behind a backslash.
     backslash: bool,
+    /// Something was left out of it, at which some readers cut it (HTML section 4.8.4, `srcset`).
+    cut: bool,
     /// Where a URL belongs, and not out in the text.
     placed: bool,
+    place: Place,
     before: Before,
 }
 
@@ -112,6 +119,10 @@ pub struct Scanner {
     lines: Lines,
     /// A text was cut in what could be a URL, and what follows may be put right behind it.
     joint: bool,
+    /// Behind a URL that passed, while it may go on.
+    stretch: Stretch,
+    /// The same before what is held.
+    kept: Stretch,
 }
 
 impl Scanner {
@@ -127,6 +138,8 @@ impl Scanner {
             tags: Tags::default(),
             lines: Lines::new(fences || has(Seed::FencesBelieved)),
             joint: false,
+            stretch: Stretch::Closed,
+            kept: Stretch::Closed,
         }
     }
 
@@ -174,8 +187,15 @@ impl Scanner {
         }
         let joint = cut || !matches!(self.state, State::Idle);
         match std::mem::take(&mut self.state) {
-            State::Authority(reading) => _ = self.decide(reading, false, out, judge),
-            State::Idle | State::Backslash(_) | State::Slashes { .. } => self.release(out),
+            State::Authority(reading) => {
+                self.stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+                self.decide(reading, false, out, judge);
+            }
+            State::Slashes { lead, place, .. } => {
+                self.stretch = Stretch::behind(place, &lead, &self.tags);
+                self.release(out);
+            }
+            State::Idle | State::Backslash(_) => self.release(out),
             over @ (State::Swallow | State::Blocked) => self.state = over,
         }
         self.joint |= joint && matches!(self.state, State::Idle);
@@ -184,7 +204,8 @@ impl Scanner {
 
     /// Whether a run in which nothing speaks is seen as it is by everything here.
     fn is_quiet(&self) -> bool {
-        matches!(self.state, State::Idle) && !self.reference.is_open() && !self.joint && self.tags.is_idle()
+        let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
+        matches!(self.state, State::Idle) && !open && self.tags.is_idle()
     }
 
     /// A character as it is written.
@@ -218,7 +239,9 @@ impl Scanner {
 
     /// A character as readers see it, and how it is written.
     fn atom(&mut self, seen: char, raw: &str, literal: bool, out: &mut String, judge: &mut Judged<'_>) {
-        if std::mem::take(&mut self.joint) && !seen.is_whitespace() {
+        // Readers of URLs leave blanks out in a tag.
+        if std::mem::take(&mut self.joint) && (!seen.is_whitespace() || self.tags.possible()) {
+            self.stretch = self.stretch.after(' ');
             out.push(' ');
             out.push_str(MARK);
         }
@@ -230,6 +253,8 @@ impl Scanner {
         }
         if left_out || (seen == '\\' && self.tags.styles()) {
             self.context.left_out(seen);
+        } else if seen == '>' && self.lines.only_containers() {
+            self.context.quoted();
         } else {
             self.context.take(seen, literal && !escaped);
         }
@@ -255,6 +280,18 @@ impl Scanner {
 
     /// What a character does; false when it does not come out, or came up for itself.
     fn step(&mut self, (seen, raw): (char, &str), left_out: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
+        self.stretch = self.stretch.until(&self.tags);
+        if self.held.is_empty() {
+            self.kept = self.stretch;
+        }
+        if seen == '@' && self.stretch != Stretch::Closed && !has(Seed::UserinfoUnseen) {
+            self.absurd(raw, out, judge);
+            return false;
+        }
+        // What is swallowed ends nothing.
+        if !matches!(self.state, State::Swallow) || ends_url(seen) {
+            self.stretch = self.stretch.after(seen);
+        }
         match std::mem::take(&mut self.state) {
             State::Idle => self.idle(seen, raw, out),
             State::Swallow if ends_url(seen) => self.idle(seen, raw, out),
@@ -272,6 +309,12 @@ impl Scanner {
                 self.state = over;
             }
             State::Backslash(before) => self.behind_backslash(&before, seen, raw, out),
+            // Some read what it stands for, and others what it is made of.
+            over @ State::Slashes { .. } if is_reference(raw) && (left_out || matches!(seen, '/' | '\\')) => {
+                self.state = over;
+                self.absurd(raw, out, judge);
+                return false;
+            }
             State::Slashes { lead, place, slashes, backslashes } => {
                 let (slash, backslash) = (usize::from(seen == '/'), usize::from(seen == '\\'));
                 let (slashes, backslashes) = (slashes + slash, backslashes + backslash);
@@ -280,9 +323,8 @@ impl Scanner {
                 }
                 self.held.push_str(raw);
                 if self.held.len() > AUTHORITY_MAX {
-                    // Readers of URLs skip as many as there are.
                     let kind = self.kind(place);
-                    let reading = self.reading(lead, kind, "");
+                    let reading = self.reading(lead, (kind, place), "");
                     return self.decide(reading, true, out, judge);
                 }
                 self.state = State::Slashes { lead, place, slashes, backslashes };
@@ -292,10 +334,20 @@ impl Scanner {
         true
     }
 
-    fn reading(&self, lead: Lead, kind: Kind, read: &str) -> Box<Reading> {
+    fn reading(&self, lead: Lead, (kind, place): (Kind, Place), read: &str) -> Box<Reading> {
         let (context, tags, lines) = (self.context.clone(), self.tags.clone(), self.lines.clone());
         let before = Before { context, tags, lines, from: self.held.len() };
-        Box::new(Reading { lead, kind, read: read.to_owned(), bracket: false, backslash: false, placed: false, before })
+        Box::new(Reading {
+            lead,
+            kind,
+            read: read.to_owned(),
+            bracket: false,
+            backslash: false,
+            cut: false,
+            placed: false,
+            place,
+            before,
+        })
     }
 
     fn idle(&mut self, seen: char, raw: &str, out: &mut String) {
@@ -320,8 +372,8 @@ impl Scanner {
     }
 
     fn www(&self, before: &Context) -> State {
-        let kind = self.kind(before.before_word());
-        State::Authority(self.reading(Lead::Www, kind, "www."))
+        let place = before.before_word();
+        State::Authority(self.reading(Lead::Www, (self.kind(place), place), "www."))
     }
 
     /// What a backslash escapes for Markdown; for a reader of URLs it is a slash.
@@ -354,7 +406,7 @@ impl Scanner {
         judge: &mut Judged<'_>,
     ) -> bool {
         let any = slashes + backslashes;
-        let inside = place.is_destination() || place.is_style() || self.tags.possible();
+        let inside = self.is_inside(place);
         let mut opens_anything = false;
         let (lead, begins) = match lead {
             Lead::Scheme(scheme) => {
@@ -370,9 +422,12 @@ impl Scanner {
         };
         let kind = self.kind(place);
         if begins && (!ends(seen) || seen == '[' || is_reference(raw) || opens_anything) {
-            let mut reading = self.reading(lead, kind, "");
+            let mut reading = self.reading(lead, (kind, place), "");
             reading.placed = inside;
             return self.authority(reading, false, (seen, raw), out, judge);
+        }
+        if begins {
+            self.stretch = Stretch::behind(place, &lead, &self.tags).until(&self.tags).after(seen);
         }
         self.release(out);
         self.idle(seen, raw, out);
@@ -410,16 +465,22 @@ impl Scanner {
         if reading.backslash || over || (data && matches!(seen, ';' | ',')) {
             // What Markdown drops, and others take for a slash.
             let odd = reading.backslash && seen.is_ascii_punctuation() && seen != '/';
-            self.decide(reading, odd, out, judge);
+            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+            if self.decide(reading, odd, out, judge) && !data {
+                self.stretch = stretch;
+            }
             return self.step((seen, raw), left_out, out, judge);
         }
+        let cut = (reading.cut || reading.place.is_cut())
+            && (seen.is_alphanumeric() || matches!(seen, '.' | '-' | '_' | ':' | '%' | '@' | '['));
         self.held.push_str(raw);
         reading.bracket = (reading.bracket || opens) && !closes;
         reading.backslash = seen == '\\';
         if !left_out && !reading.backslash {
             reading.read.push(seen);
         }
-        if reading.read.len() > AUTHORITY_MAX || self.held.len() > 8 * AUTHORITY_MAX {
+        reading.cut |= left_out && !reading.read.is_empty();
+        if cut || reading.read.len() > AUTHORITY_MAX || self.held.len() > 8 * AUTHORITY_MAX {
             return self.decide(reading, true, out, judge);
         }
         self.state = State::Authority(reading);
@@ -433,22 +494,6 @@ fn scheme(before: &Context) -> State {
     let cut = OPAQUE_ANYWHERE.into_iter().find(|known| before.is_cut() && scheme.ends_with(known));
     let lead = Lead::Scheme(cut.unwrap_or(scheme).to_owned());
     State::Slashes { lead, place: before.before_word(), slashes: 0, backslashes: 0 }
-}
-
-fn is_reference(raw: &str) -> bool {
-    raw.len() > 1 && raw.starts_with('&')
-}
-
-/// Whether slashes behind `before` belong to what stands there: a path, a fraction.
-fn joins(before: char) -> bool {
-    before.is_alphanumeric() || matches!(before, '/' | '_' | '~')
-}
-
-/// Ends a URL that is taken out. What is left of it behind that is text.
-fn ends_url(next: char) -> bool {
-    let wide = matches!(next, '\u{3001}'..='\u{3011}' | '\u{ff01}' | '\u{ff08}'..='\u{ff0c}' | '\u{ff1a}'..='\u{ff1f}' | '\u{2018}'..='\u{201f}');
-    let closes = matches!(next, '<' | '>' | '"' | '\'' | '`' | ')' | ']' | '}' | '|' | '\\');
-    next.is_whitespace() || next.is_control() || wide || closes
 }
 
 #[cfg(test)]

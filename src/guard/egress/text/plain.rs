@@ -30,7 +30,17 @@ fn looked_at(step: &[u8; STEP]) -> (bool, bool, bool) {
     let (mut speaks, mut stops, mut words) = (0, 0, 0);
     for byte in step {
         let is = |other: u8| u8::from(*byte == other);
-        speaks |= is(b':') | is(b'/') | is(b'\\') | is(b'&') | is(b'<') | is(b'[') | is(b']') | is(b'`') | is(b'\n') | is(b'\r');
+        speaks |= is(b':')
+            | is(b'/')
+            | is(b'\\')
+            | is(b'&')
+            | is(b'<')
+            | is(b'>')
+            | is(b'[')
+            | is(b']')
+            | is(b'`')
+            | is(b'\n')
+            | is(b'\r');
         stops |= is(b'.');
         words |= u8::from(*byte | 0x20 == b'w');
     }
@@ -55,7 +65,7 @@ fn silent(bytes: &[u8], mut at: usize, end: usize) -> usize {
 /// Bytes that are looked at one by one.
 static SPEAKS: [bool; 256] = {
     let mut speaks = [false; 256];
-    let (marks, mut at) = (b":/\\&<[]`\n\r.", 0);
+    let (marks, mut at) = (b":/\\&<>[]`\n\r.", 0);
     while at < marks.len() {
         speaks[marks[at] as usize] = true;
         at += 1;

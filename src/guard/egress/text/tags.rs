@@ -49,6 +49,11 @@ impl Tags {
         !self.possible() && !self.after_lt
     }
 
+    /// Whether no value is open, whichever reading holds.
+    pub(super) const fn value_over(&self) -> bool {
+        self.readings & (DOUBLE | SINGLE) == 0 && !self.unquoted && !self.equals
+    }
+
     /// Whether what stands here is surely where a click on a link leads.
     pub(super) fn is_link(&self) -> bool {
         let link = matches!(self.name.as_str(), "a" | "area") && self.attribute == "href";

@@ -1,0 +1,64 @@
+//! Where a URL goes on for its readers behind what ends its authority here: all that stands before an `@` is no host to them
+//! (URL Standard section 4.4, authority state).
+
+use super::authority::Lead;
+use super::context::Place;
+use super::tags::Tags;
+
+/// A stretch in which an `@` would make a host of what follows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stretch {
+    /// None is open.
+    #[default]
+    Closed,
+    /// Out in the text: up to a blank.
+    Bare,
+    /// The same without a scheme, where brackets end it as well.
+    Schemeless,
+    /// A destination of Markdown, up to a blank.
+    Destination,
+    /// A destination between `<` and `>`: blanks belong to it.
+    Angle,
+    /// A style sheet: a string of it goes on to the end of the line.
+    Style,
+    /// A tag: up to the end of a value.
+    Tag,
+}
+
+impl Stretch {
+    /// What is open behind the slashes, or the authority, of a URL at `place`.
+    pub(super) fn behind(place: Place, lead: &Lead, tags: &Tags) -> Self {
+        if place.is_angle() {
+            Self::Angle
+        } else if tags.styles() || place.is_style() {
+            Self::Style
+        } else if tags.possible() {
+            Self::Tag
+        } else if place.is_destination() {
+            Self::Destination
+        } else if matches!(lead, Lead::Slashes { .. }) {
+            Self::Schemeless
+        } else {
+            Self::Bare
+        }
+    }
+
+    /// What is open where the next character comes. Behind a value it is what it would be out in the text: to some the tag is none.
+    pub(super) fn until(self, tags: &Tags) -> Self {
+        if self == Self::Tag && tags.value_over() { Self::Bare } else { self }
+    }
+
+    /// What is open behind `seen`.
+    pub(super) const fn after(self, seen: char) -> Self {
+        let ends = match self {
+            Self::Closed => true,
+            Self::Bare => seen.is_ascii_whitespace() || seen == '<',
+            Self::Schemeless => seen.is_ascii_whitespace() || matches!(seen, '<' | '[' | ']' | '(' | ')'),
+            Self::Destination => seen.is_ascii_whitespace(),
+            Self::Angle => matches!(seen, '>' | '\n' | '\r'),
+            Self::Style => matches!(seen, '\n' | '\r' | '\u{c}'),
+            Self::Tag => false,
+        };
+        if ends || matches!(seen, '/' | '?' | '#') { Self::Closed } else { self }
+    }
+}
