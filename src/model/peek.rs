@@ -69,10 +69,15 @@ pub(super) fn items<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8])) -> Opti
     }
 }
 
-/// Whether it is one object or array in UTF-8 and nothing more: every reader reads the same, and nothing behind it.
+/// Whether it is one value in UTF-8 and nothing more: every reader reads the same, and nothing behind it.
 pub(super) fn is_document(json: &[u8]) -> bool {
-    let one = matches!(json.first(), Some(b'{' | b'['))
-        && value(json, 0).is_some_and(|end| json.get(end..).is_some_and(<[u8]>::is_empty));
+    let one = match json.first() {
+        Some(b'{' | b'[') => value(json, 0) == Some(json.len()),
+        Some(b'"') => string(json, 0) == Some(json.len()),
+        // Some servers send it between two events.
+        Some(_) => json == b"null",
+        None => false,
+    };
     one && std::str::from_utf8(json).is_ok()
 }
 

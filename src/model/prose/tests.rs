@@ -145,7 +145,8 @@ fn what_is_not_one_document_is_not_passed_on() {
         format!("\u{feff}{good}").into_bytes(),
         utf16,
         image.as_bytes().to_vec(),
-        format!("\"{image}\"").into_bytes(),
+        format!("\"{image}\" {image}").into_bytes(),
+        format!("null{image}").into_bytes(),
         format!("{good}{good}").into_bytes(),
         format!("{{}} {image}").into_bytes(),
         [br#"{"content":""#.as_slice(), b"\xff", br#""}"#].concat(),
@@ -161,7 +162,7 @@ fn what_is_not_one_document_is_not_passed_on() {
     }
     let lines = format!("data: {good}\ndata: {good}\n\n");
     assert!(Stream::default().event(lines.as_bytes(), &mut Loud::default(), &mut Vec::new()).is_err());
-    for fine in [format!(" {good}\n"), "{\"Vendor\":{\"X\":1}}".to_owned(), format!("[{good}]")] {
+    for fine in [format!(" {good}\n"), "{\"Vendor\":{\"X\":1}}".to_owned(), "null".to_owned(), format!("[{good}]")] {
         assert!(whole(fine.as_bytes(), &mut ()).is_ok(), "{fine}");
     }
 }

@@ -1,5 +1,6 @@
 //! What stands before a place in a text: how a URL there would be come upon.
 
+use super::schemes::{known_end, speaks};
 use crate::seeded::{Seed, has};
 
 /// Characters of a word that are kept: no scheme that means anything is longer.
@@ -95,6 +96,11 @@ impl Context {
     /// The scheme that a colon here would end.
     pub(super) fn scheme(&self) -> Option<&str> {
         (self.word_long || self.word.len() > 1).then_some(if self.word_long { "" } else { &self.word })
+    }
+
+    /// Whether something can follow a colon here that leads elsewhere.
+    pub(super) fn speaks(&self) -> bool {
+        self.scheme().is_some_and(|word| speaks(word) || (self.cut && known_end(word).is_some()))
     }
 
     /// Whether the word may be two.

@@ -24,7 +24,7 @@ use letters::{ends_url, is_reference, joins};
 use lines::Lines;
 use plain::plain;
 use reference::{Reference, Taken};
-use schemes::{OPAQUE, OPAQUE_ANYWHERE, SPECIAL, speaks};
+use schemes::{OPAQUE, OPAQUE_ANYWHERE, SPECIAL, known_end};
 use tags::Tags;
 use userinfo::Stretch;
 
@@ -353,7 +353,7 @@ impl Scanner {
     fn idle(&mut self, seen: char, raw: &str, out: &mut String) {
         let begin = match seen {
             '\\' => State::Backslash(Box::new(self.context.clone())),
-            ':' if self.context.scheme().is_some_and(speaks) => scheme(&self.context),
+            ':' if self.context.speaks() => scheme(&self.context),
             '.' if self.context.is_www() => self.www(&self.context),
             '/' if !joins(self.context.last) => {
                 let (lead, place) = match self.context.behind_colon() {
@@ -491,7 +491,7 @@ impl Scanner {
 /// A colon behind a scheme.
 fn scheme(before: &Context) -> State {
     let scheme = before.scheme().unwrap_or_default();
-    let cut = OPAQUE_ANYWHERE.into_iter().find(|known| before.is_cut() && scheme.ends_with(known));
+    let cut = before.is_cut().then(|| known_end(scheme)).flatten();
     let lead = Lead::Scheme(cut.unwrap_or(scheme).to_owned());
     State::Slashes { lead, place: before.before_word(), slashes: 0, backslashes: 0 }
 }

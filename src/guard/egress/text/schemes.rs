@@ -25,6 +25,11 @@ pub(super) const OPAQUE: [&str; 17] = [
 /// Those of them that are links out in the text as well (GFM section 6.9).
 pub(super) const OPAQUE_ANYWHERE: [&str; 2] = ["mailto", "xmpp"];
 
+/// The longest of those schemes with which a word ends.
+pub(super) fn known_end(word: &str) -> Option<&'static str> {
+    SPECIAL.into_iter().chain(OPAQUE).filter(|known| word.ends_with(known)).max_by_key(|known| known.len())
+}
+
 /// Whether something can follow a scheme and its colon that leads elsewhere without two slashes. Others' colons need not wait.
 pub(super) fn speaks(scheme: &str) -> bool {
     SPECIAL.contains(&scheme) || OPAQUE.contains(&scheme) || OPAQUE_ANYWHERE.iter().any(|known| scheme.ends_with(known))

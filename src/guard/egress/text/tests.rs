@@ -370,6 +370,7 @@ fn what_stands_before_an_at_sign_is_no_host() {
 fn what_is_left_out_of_a_name_cuts_it_for_some() {
     check("<img srcset='//good.e\nxample/x'>", "<img srcset='@\nxample/x'>");
     check("<img src='https:/&#x26;Tab;/]x'>", "<img src='https@]x'>");
+    check("<//`x\nws:/0", "<@`x\nws@");
     same("<a href=\"\nhttps://good.example\n\">x</a>");
 }
 
