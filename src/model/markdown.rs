@@ -16,6 +16,20 @@ struct Text {
 }
 
 impl Text {
+    fn of(text: &str, path: &Path<'_>) -> Self {
+        Self { text: text.to_owned(), pieces: vec![(0, path.to_string(), path.steps())] }
+    }
+
+    fn images(&self) -> Vec<Reach> {
+        let found = self.text.match_indices(MARK).map(|(at, _)| {
+            let place = self.pieces.partition_point(|(begin, ..)| *begin <= at).saturating_sub(1);
+            let (path, steps) = self.pieces.get(place).map(|(_, path, steps)| (path.clone(), steps.clone())).unwrap_or_default();
+            let target = self.text.get(at + MARK.len()..).and_then(|rest| rest.split(')').next()).unwrap_or_default();
+            Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps, inlet: None }
+        });
+        found.collect()
+    }
+
     fn object(&mut self, object: &Object<'_>, path: &Path<'_>) {
         object.iter().for_each(|(key, value)| self.value(value, &Path::Key(path, key)));
     }
@@ -79,22 +93,5 @@ fn inside(value: &Value<'_>, path: &Path<'_>, found: &mut Vec<Reach>) {
             }
             found.extend(parts.images());
         }
-    }
-}
-
-impl Text {
-    fn of(text: &str, path: &Path<'_>) -> Self {
-        Self { text: text.to_owned(), pieces: vec![(0, path.to_string(), path.steps())] }
-    }
-
-    fn images(&self) -> Vec<Reach> {
-        let text = self;
-        let found = text.text.match_indices(MARK).map(|(at, _)| {
-            let place = text.pieces.partition_point(|(begin, ..)| *begin <= at).saturating_sub(1);
-            let (path, steps) = text.pieces.get(place).map(|(_, path, steps)| (path.clone(), steps.clone())).unwrap_or_default();
-            let target = text.text.get(at + MARK.len()..).and_then(|rest| rest.split(')').next()).unwrap_or_default();
-            Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps, inlet: None }
-        });
-        found.collect()
     }
 }

@@ -145,11 +145,7 @@ impl Tools for Filter {
     }
 
     fn judges(&self, tool: &str) -> bool {
-        self.bench
-            .tables
-            .fetch_tools
-            .iter()
-            .any(|pattern| pattern.is_of(tool.trim_matches(|edge: char| edge.is_whitespace() || edge.is_control())))
+        self.bench.tables.fetch_tools.iter().any(|pattern| pattern.is_of(tool))
     }
 
     fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {

@@ -2,7 +2,7 @@
 //! as it is, or the answer ends.
 
 use crate::guard::egress::judge::{Judge, Narrowing, Uncontrolled, Use};
-use crate::guard::egress::text::{Found, Scanner, Verdict};
+use crate::guard::egress::text::{Found, SPECIAL, Scanner, Verdict};
 use crate::json::{self, Limits, Value};
 use crate::model::tools::Arguments;
 
@@ -13,8 +13,6 @@ const DEPTH_MAX: usize = 64;
 const PLACES: [&str; 10] = ["domain", "endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook", "website"];
 /// Words of such names.
 const WORDS: [&str; 8] = ["base", "ip", "link", "links", "origin", "server", "site", "src"];
-/// Schemes behind which slashes may be missing.
-const SCHEMES: [&str; 6] = ["file", "ftp", "http", "https", "ws", "wss"];
 /// Numbers from here on are addresses as well as others: none that is public is below.
 const ADDRESS_MIN: f64 = 16_777_216.0;
 /// What is in the names of arguments under which a number is a place too.
@@ -35,9 +33,10 @@ impl Pattern {
         (!front.contains('*') && (open || !front.is_empty())).then(|| Self { front: front.to_owned(), open })
     }
 
-    /// Whether it is that tool's. Names are compared without regard to case: agents differ in theirs.
+    /// Whether it is that tool's. Names are compared without regard to case and to blanks around them: agents differ in theirs.
     #[must_use]
     pub fn is_of(&self, tool: &str) -> bool {
+        let tool = tool.trim_matches(|edge: char| edge.is_whitespace() || edge.is_control());
         let (tool, front) = (tool.to_lowercase(), self.front.to_lowercase());
         if self.open { tool.starts_with(&front) } else { tool == front }
     }
@@ -149,7 +148,7 @@ impl Bench<'_> {
 fn userinfo(text: &str) -> Option<&str> {
     let schemes = text.match_indices(':').filter_map(|(at, _)| {
         let word = text.get(..at)?.rsplit(|before: char| !before.is_ascii_alphanumeric()).next()?;
-        SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)).then_some(at + 1)
+        SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)).then_some(at + 1)
     });
     let slashes = text.match_indices("//").map(|(at, _)| at + 2);
     schemes.chain(slashes).find_map(|from| {
@@ -274,6 +273,7 @@ mod tests {
     fn tools_are_named_whole_or_by_their_beginning() {
         let is_of = |pattern: &str, tool| Pattern::read(pattern).map(|pattern| pattern.is_of(tool));
         assert_eq!(is_of("fetch", "Fetch"), Some(true));
+        assert_eq!(is_of("fetch", " fetch\n"), Some(true));
         assert_eq!(is_of("fetch", "fetch_all"), Some(false));
         assert_eq!(is_of("fetch*", "fetch_all"), Some(true));
         assert_eq!(is_of("*", "anything"), Some(true));

@@ -132,9 +132,6 @@ fn what_is_held_of_a_blocks_beginning_comes_out_as_a_delta() {
 }
 
 #[test]
-fn the_list_is_sorted() {}
-
-#[test]
 fn what_is_not_one_document_is_not_passed_on() {
     let image = "![x](https://evil.example/x.png)";
     let good = format!(r#"{{"content":"{image}"}}"#);

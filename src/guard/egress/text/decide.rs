@@ -3,7 +3,8 @@
 use super::authority::{self, Lead, is_inert};
 use super::context::{Kind, Place};
 use super::schemes::OPAQUE;
-use super::{Before, Found, Judged, MARK, Reading, Scanner, State, Verdict};
+use super::state::{Before, Reading, State};
+use super::{Found, Judged, MARK, Scanner, Verdict};
 
 impl Scanner {
     /// An authority is over: what is held passes (true) or gives way.

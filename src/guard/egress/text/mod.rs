@@ -13,10 +13,12 @@ mod lines;
 mod plain;
 mod reference;
 mod schemes;
+mod state;
 mod tags;
 mod userinfo;
 
 pub use context::Kind;
+pub(super) use schemes::SPECIAL;
 
 use authority::{AUTHORITY_MAX, Lead, ends};
 use context::{Context, Place};
@@ -24,7 +26,8 @@ use letters::{ends_url, is_reference, joins};
 use lines::Lines;
 use plain::plain;
 use reference::{Reference, Taken};
-use schemes::{OPAQUE, OPAQUE_ANYWHERE, SPECIAL, known_end};
+use schemes::{OPAQUE, OPAQUE_ANYWHERE};
+use state::{Before, Reading, State, scheme};
 use tags::Tags;
 use userinfo::Stretch;
 
@@ -63,50 +66,6 @@ pub enum Verdict {
 
 /// Who judges what was found.
 pub type Judged<'j> = dyn FnMut(&Found<'_>) -> Verdict + 'j;
-
-#[derive(Clone, Debug, Default)]
-enum State {
-    /// Nothing is held.
-    #[default]
-    Idle,
-    /// A backslash, and what stands before it.
-    Backslash(Box<Context>),
-    /// A scheme and its colon, or the first of two slashes: slashes and backslashes since.
-    Slashes { lead: Lead, place: Place, slashes: usize, backslashes: usize },
-    /// An authority.
-    Authority(Box<Reading>),
-    /// The rest of a URL that has given way.
-    Swallow,
-    /// Nothing comes out any more.
-    Blocked,
-}
-
-/// An authority while it is read.
-#[derive(Clone, Debug)]
-struct Reading {
-    lead: Lead,
-    kind: Kind,
-    read: String,
-    /// Inside brackets.
-    bracket: bool,
-    /// Behind a backslash.
-    backslash: bool,
-    /// Something was left out of it, at which some readers cut it (HTML section 4.8.4, `srcset`).
-    cut: bool,
-    /// Where a URL belongs, and not out in the text.
-    placed: bool,
-    place: Place,
-    before: Before,
-}
-
-/// What stood before an authority, and where in what is held it begins.
-#[derive(Clone, Debug)]
-struct Before {
-    context: Context,
-    tags: Tags,
-    lines: Lines,
-    from: usize,
-}
 
 /// The filter of one text.
 #[derive(Clone, Debug)]
@@ -486,14 +445,6 @@ impl Scanner {
         self.state = State::Authority(reading);
         true
     }
-}
-
-/// A colon behind a scheme.
-fn scheme(before: &Context) -> State {
-    let scheme = before.scheme().unwrap_or_default();
-    let cut = before.is_cut().then(|| known_end(scheme)).flatten();
-    let lead = Lead::Scheme(cut.unwrap_or(scheme).to_owned());
-    State::Slashes { lead, place: before.before_word(), slashes: 0, backslashes: 0 }
 }
 
 #[cfg(test)]

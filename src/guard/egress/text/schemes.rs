@@ -1,7 +1,7 @@
 //! Schemes, and what may follow them where a URL begins.
 
 /// Schemes that the URL Standard takes for hierarchical with fewer than two slashes, or with backslashes.
-pub(super) const SPECIAL: [&str; 6] = ["http", "https", "ws", "wss", "ftp", "file"];
+pub(in crate::guard::egress) const SPECIAL: [&str; 6] = ["http", "https", "ws", "wss", "ftp", "file"];
 /// Schemes without slashes that make whoever opens them call out or run something.
 pub(super) const OPAQUE: [&str; 17] = [
     "blob",
