@@ -251,6 +251,16 @@ mod tests {
     }
 
     #[test]
+    fn a_media_type_goes_on_without_parameters() {
+        for (wrote, expect) in
+            [("Application/JSON; charset=utf-16le", "application/json"), ("text/event-stream;x=y", "text/event-stream")]
+        {
+            let map = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(wrote))]);
+            assert_eq!(judge(200, &map).map(|head| head.content_type).ok(), Some(HeaderValue::from_static(expect)));
+        }
+    }
+
+    #[test]
     fn only_known_answers_pass() {
         let json = [("content-type", "application/json; charset=utf-8")];
         check(200, &json, None);

@@ -253,3 +253,21 @@ impl Meter {
 fn host(target: &str) -> String {
     target.split(": ").next().and_then(|target| Judge::host(target.split(" (").next().unwrap_or(target))).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_the_host_that_was_judged() {
+        for (target, expect) in [
+            ("https://evil.example/", "evil.example"),
+            ("https://evil.example/ (x: https://good.example/)", "evil.example"),
+            ("http://10.0.0.1/a?secret: 10.0.0.1 is not public", "10.0.0.1"),
+            ("what is no strict JSON (x: https://good.example/)", ""),
+            ("web_search", ""),
+        ] {
+            assert_eq!(host(target), expect, "{target}");
+        }
+    }
+}
