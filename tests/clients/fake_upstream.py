@@ -318,6 +318,13 @@ def _encoded(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> 
     _write(connection, exchange, head.encode() + data)
 
 
+def _mislabelled(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
+    """Events under the media type of a whole answer."""
+    data = chunk("![x](https://evil.example/x.png)") + b"data: [DONE]\n\n"
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    _write(connection, exchange, head.encode() + data)
+
+
 def _nothing(_: FakeUpstream, _connection: socket.socket, _exchange: Exchange) -> None:
     raise Gone
 
@@ -343,6 +350,7 @@ _BEHAVIOURS: dict[str, Behaviour] = {
     "gate": _gate,
     "headers": _headers,
     "large": _large,
+    "mislabelled": _mislabelled,
     "mute": _mute,
     "nothing": _nothing,
     "redirect": _redirect,

@@ -69,6 +69,7 @@ def test_nothing_of_the_upstream_but_its_answer_travels_back(fronted: Gateway) -
         ("behave switch", 502, "upstream-invalid"),
         ("behave garbage", 502, "upstream-invalid"),
         ("behave encoded", 502, "upstream-invalid"),
+        ("behave mislabelled", 502, "upstream-invalid"),
         ("behave nothing", 502, "upstream-invalid"),
         ("behave short", 502, "upstream-invalid"),
     ],
