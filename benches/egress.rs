@@ -20,6 +20,9 @@ const PROSE: &str = "The weather in the mountains turns quickly, so pack for rai
 const LINKS: &str =
     "See [the map](https://docs.example/map) and ![a picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
 
+/// What costs the most for its length: each gives way.
+const HOSTILE: &str = "http:@)";
+
 const EVENT: &str = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
 /// Streams whose first event is timed.
 const STREAMS: usize = 100_000;
@@ -77,9 +80,11 @@ fn egress(bench: &mut Criterion) {
     group.bench_function("a listed URL judged", |run| {
         run.iter(|| judge.judge(Use::Links, black_box("https://docs.example/a/b?c=d"), &narrowing).is_ok());
     });
-    for (name, text) in
-        [("text without links", PROSE.repeat(3_000)), ("text with links", format!("{PROSE}{LINKS}").repeat(2_000))]
-    {
+    for (name, text) in [
+        ("text without links", PROSE.repeat(3_000)),
+        ("text with links", format!("{PROSE}{LINKS}").repeat(2_000)),
+        ("nothing but what gives way", HOSTILE.repeat(100_000)),
+    ] {
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(BenchmarkId::new("filter", name), |run| {
             run.iter(|| {

@@ -7,7 +7,7 @@ use http::{HeaderValue, Response};
 
 use crate::guard::admit::Notes;
 use crate::guard::authenticate::Authenticated;
-use crate::guard::egress::answer::Filter;
+use crate::guard::egress::answer::{Filter, Findings};
 use crate::guard::egress::judge::Use;
 use crate::guard::egress::request::narrowing;
 use crate::guard::gcra::Headroom;
@@ -24,6 +24,9 @@ use crate::proxy::respond::{self, Head};
 use crate::proxy::stream::{Carried, Relay, Source, Times};
 use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal};
+
+/// Bytes of an answer from which on it is looked through beside the threads that serve others.
+const BESIDE_MIN: usize = 64 << 10;
 
 /// What every answer to a sealed request goes with.
 pub(super) struct Pass {
@@ -129,16 +132,31 @@ impl Answer {
     }
 }
 
-/// A whole answer, its texts filtered.
-pub(super) fn filtered(bytes: Bytes, mut filter: Filter, mut pass: Pass, way: &mut Way) -> Result<(Bytes, Pass), Refusal> {
+/// A whole answer, its texts filtered. A large one is looked through beside the threads that serve others; it keeps the caller's place
+/// until then, whether the caller waits or not.
+pub(super) async fn filtered(bytes: Bytes, filter: Filter, pass: Pass, way: &mut Way) -> Result<(Bytes, Pass), Refusal> {
+    let large = bytes.len() > BESIDE_MIN;
+    let work = move || (looked_through(bytes, filter), pass);
+    let ((looked, findings), mut pass) = if large {
+        tokio::task::spawn_blocking(work).await.map_err(|why| Refusal::new(Code::Internal).because(why))?
+    } else {
+        work()
+    };
+    way.meter.found(&findings);
+    pass.notes.removed = findings.removed;
+    looked.map(|bytes| (bytes, pass))
+}
+
+fn looked_through(bytes: Bytes, mut filter: Filter) -> (Result<Bytes, Refusal>, Findings) {
+    let called = tools::whole(&bytes, &mut filter);
+    let changed = prose::whole(&bytes, &mut filter);
+    let findings = filter.into_findings();
     let invalid = |fault| Refusal::new(Code::UpstreamInvalid).because(fault);
-    let called = tools::whole(&bytes, &mut filter).map_err(invalid);
-    let changed = prose::whole(&bytes, &mut filter).map_err(invalid);
-    way.meter.found(filter.findings());
-    filter.findings().passes()?;
-    pass.notes.removed = filter.findings().removed;
-    called?;
-    Ok((changed?.map_or(bytes, Bytes::from), pass))
+    let looked = findings.passes().and_then(|()| {
+        called.map_err(invalid)?;
+        Ok(changed.map_err(invalid)?.map_or(bytes, Bytes::from))
+    });
+    (looked, findings)
 }
 
 /// The events of a stream that is there already, their texts filtered.

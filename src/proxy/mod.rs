@@ -344,7 +344,7 @@ impl Gateway {
                 Ok(match answer {
                     Echo::Whole(bytes) => {
                         way.meter.usage(usage::of(operation, &bytes));
-                        let (bytes, pass) = filtered(Bytes::from(bytes), filter, pass, way)?;
+                        let (bytes, pass) = filtered(Bytes::from(bytes), filter, pass, way).await?;
                         Answer::Whole(pass, Passed::own(JSON), bytes, None)
                     }
                     Echo::Stream(pieces) => {
@@ -401,7 +401,7 @@ impl Gateway {
                 way.meter.first_byte();
                 way.meter.usage(usage::of(operation, &bytes));
                 drop(server);
-                let (bytes, pass) = filtered(bytes, filter, pass, way)?;
+                let (bytes, pass) = filtered(bytes, filter, pass, way).await?;
                 Ok(Answer::Whole(pass, passed, bytes, Some(room)))
             }
             Heard::Events => {

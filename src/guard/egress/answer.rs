@@ -90,6 +90,12 @@ impl Filter {
     pub const fn findings(&self) -> &Findings {
         &self.bench.findings
     }
+
+    /// What was found.
+    #[must_use]
+    pub fn into_findings(self) -> Findings {
+        self.bench.findings
+    }
 }
 
 impl Prose for Filter {

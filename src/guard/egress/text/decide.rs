@@ -49,7 +49,11 @@ impl Scanner {
         self.written(MARK, true);
         self.stretch = self.kept.after(' ');
         self.state = State::Swallow;
-        rest.chars().for_each(|next| self.raw(next, out, judge));
+        // Beyond the credit, all of it gives way: otherwise a text could be written that is read again and again.
+        if let Some(left) = self.credit.checked_sub(rest.len()) {
+            self.credit = left;
+            rest.chars().for_each(|next| self.raw(next, out, judge));
+        }
     }
 
     /// Whether a URL belongs at that place.

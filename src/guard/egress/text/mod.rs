@@ -39,6 +39,11 @@ pub const MARK: &str = "\u{27e8}link removed\u{27e9}";
 /// Bytes that a fixed window would hold.
 const WINDOW: usize = 16;
 
+/// How often a byte of a text is read once more on average, at the most: what gave way is, for what stands behind it.
+const AGAIN: usize = 2;
+/// Bytes that may be read once more where a text begins.
+const AGAIN_MIN: usize = 4_096;
+
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<'t> {
@@ -82,6 +87,8 @@ pub struct Scanner {
     stretch: Stretch,
     /// The same before what is held.
     kept: Stretch,
+    /// Bytes that may be read once more.
+    credit: usize,
 }
 
 impl Scanner {
@@ -99,6 +106,7 @@ impl Scanner {
             joint: false,
             stretch: Stretch::Closed,
             kept: Stretch::Closed,
+            credit: AGAIN_MIN,
         }
     }
 
@@ -129,10 +137,12 @@ impl Scanner {
                 self.context.ran(run);
                 out.push_str(run);
                 at += plain;
+                self.credit += AGAIN * plain;
                 continue;
             }
             let Some(next) = rest.chars().next() else { return };
             at += next.len_utf8();
+            self.credit += AGAIN * next.len_utf8();
             self.raw(next, out, judge);
         }
     }

@@ -430,3 +430,15 @@ fn nothing_goes_on_across_a_joint_in_a_tag() {
         assert!(out.starts_with(&format!("<img src=\"{before} {MARK}")) && !out.contains('@'), "{out}");
     }
 }
+
+#[test]
+fn what_gave_way_is_not_read_again_and_again() {
+    // Each of them is at most a seventh of what it is read in.
+    let hostile = "http:@)".repeat(20_000);
+    let (out, found) = filtered(&[&hostile], true);
+    assert!(found.len() < hostile.len() / 64, "{} were found in {} bytes", found.len(), hostile.len());
+    assert!(!out.contains('@'), "{out}");
+    // What stands behind one that gave way is read on as text, beyond what a name may be long.
+    let behind = "\u{96e8}".repeat(400);
+    check(&format!("(https://evil.example){behind}"), &format!("(https@){behind}"));
+}
