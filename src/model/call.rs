@@ -90,7 +90,7 @@ impl<'b> Reading<'b> {
         let Judge { mut reaches, dropped, .. } = judge;
         let gateway = Arc::clone(&terms.profile.gateway);
         if gateway.markdown_images {
-            reaches.extend(markdown::reaches(&object));
+            reaches.extend(markdown::reaches(&object)?);
         }
         let asked = if operation.writes_tokens() { output_cap(&gateway, &object)? } else { None };
         let flag = |value: Option<&Value<'_>>| value.and_then(Value::as_bool).unwrap_or(false);

