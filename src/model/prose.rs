@@ -3,7 +3,9 @@
 //! A text is every string of an answer but those that `is_no_text` names: an answer's own names and numbers, and what a tool is called with,
 //! which nobody rewrites.
 
-use std::collections::BTreeSet;
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::json::{self, Limits, Value};
 use crate::seeded::{Seed, has};
@@ -11,29 +13,14 @@ use crate::seeded::{Seed, has};
 use super::judge::fold;
 use super::peek::{is_document, items, member, members};
 use super::sse;
+use names::{ONCE, SHOWN, is_lower, is_no_text};
 
-/// Members that may not go out twice.
-const ONCE: [&str; 6] = ["function_call", "input", "logprobs", "partial_json", "tool_calls", "usage"];
 /// The choice of texts that belong to none.
 const NO_CHOICE: u64 = u64::MAX;
+/// Texts of one stream of which is kept where they stood last.
+const SOURCES_MAX: usize = 4_096;
 /// Choices of one answer.
 const CHOICES_MAX: u64 = 1_024;
-/// Members that clients put together or show.
-const SHOWN: [&str; 13] = [
-    "choices",
-    "content",
-    "content_block",
-    "delta",
-    "error",
-    "finish_reason",
-    "index",
-    "message",
-    "reasoning",
-    "reasoning_content",
-    "refusal",
-    "text",
-    "thinking",
-];
 /// Depth of an answer that is looked through.
 pub(super) const DEPTH_MAX: usize = 64;
 
@@ -44,40 +31,6 @@ pub struct Channel<'k> {
     pub choice: u64,
     /// The member that holds it, such as `content`.
     pub key: &'k str,
-}
-
-/// Whether a member is no text for a reader, or its insides are not.
-fn is_no_text(name: &str) -> bool {
-    matches!(
-        name,
-        "arguments"
-            | "code"
-            | "created"
-            | "data"
-            | "encrypted_content"
-            | "event"
-            | "finish_reason"
-            | "function_call"
-            | "id"
-            | "index"
-            | "input"
-            | "logprobs"
-            | "model"
-            | "name"
-            | "object"
-            | "param"
-            | "partial_json"
-            | "role"
-            | "service_tier"
-            | "signature"
-            | "stop_reason"
-            | "stop_sequence"
-            | "system_fingerprint"
-            | "tool_call_id"
-            | "tool_calls"
-            | "type"
-            | "usage"
-    )
 }
 
 /// Who filters the texts.
@@ -148,7 +101,16 @@ struct Walk<'j, 'p> {
     /// Whether nothing but texts goes out: all else has gone out once already.
     alone: bool,
     choice: u64,
+    /// Inside an error every string is a text.
+    error: bool,
+    /// The names that lead here, behind the number of the block.
+    path: String,
+    /// Where each text stood last, of texts that come in pieces.
+    sources: Sources,
 }
+
+/// By choice and member, where the last piece of a text stood.
+type Sources = BTreeMap<(u64, String), String>;
 
 /// A whole answer with its texts filtered; `None` where nothing changed.
 ///
@@ -165,6 +127,7 @@ pub fn whole(json: &[u8], prose: &mut dyn Prose) -> Result<Option<Vec<u8>>, Unre
 pub struct Stream {
     /// For each text of which something is held: the last event of it, to be sent again with what was held.
     templates: Vec<Template>,
+    sources: Sources,
 }
 
 struct Template {
@@ -202,7 +165,10 @@ impl Stream {
             return Ok(());
         }
         let mut walk = Walk::new(&data, prose, false);
-        walk.document(json)?;
+        walk.sources = std::mem::take(&mut self.sources);
+        let walked = walk.document(json);
+        self.sources = std::mem::take(&mut walk.sources);
+        walked?;
         if member(json, "type").is_some_and(|kind| kind == b"\"content_block_stop\"" || kind == b"\"message_stop\"") {
             walk.end(None);
             walk.prose.part();
@@ -285,11 +251,29 @@ impl Prose for Only<'_> {
 
 impl<'j, 'p> Walk<'j, 'p> {
     fn new(json: &'j [u8], prose: &'p mut dyn Prose, whole: bool) -> Self {
-        Self { json, prose, pieces: Vec::new(), dropped: Vec::new(), rest: Vec::new(), whole, alone: false, choice: NO_CHOICE }
+        Self {
+            json,
+            prose,
+            pieces: Vec::new(),
+            dropped: Vec::new(),
+            rest: Vec::new(),
+            whole,
+            alone: false,
+            choice: NO_CHOICE,
+            error: false,
+            path: String::new(),
+            sources: Sources::new(),
+        }
     }
 
     fn document(&mut self, json: &'j [u8]) -> Result<(), Unreadable> {
-        if is_document(json) { self.value(json, "", 0) } else { Err(Unreadable::Json) }
+        if !is_document(json) {
+            return Err(Unreadable::Json);
+        }
+        if let Some(block) = member(json, "index").and_then(|index| std::str::from_utf8(index.trim_ascii()).ok()) {
+            self.path.push_str(block);
+        }
+        self.value(json, "", 0)
     }
 
     fn value(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
@@ -300,8 +284,9 @@ impl<'j, 'p> Walk<'j, 'p> {
             Some(b'"') => self.string(value, key),
             Some(b'{') => self.object(value, depth),
             Some(b'[') => self.array(value, key, depth),
-            Some(_) => Ok(()),
-            None => Err(Unreadable::Json),
+            // Numbers and words, those of Python too. Readers that are not strict have other strings.
+            Some(_) if value.trim_ascii().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)) => Ok(()),
+            Some(_) | None => Err(Unreadable::Json),
         }
     }
 
@@ -333,15 +318,44 @@ impl<'j, 'p> Walk<'j, 'p> {
             };
             let calls = has(Seed::ArgumentsRewritten) && matches!(name, "tool_calls" | "arguments");
             let skipped = has(Seed::ReasoningSkipped) && name == "reasoning_content";
-            if (!is_no_text(name) || calls) && !skipped {
+            if (!is_no_text(name) || calls || self.error) && !skipped {
                 // Of two, some read the first.
-                found = if texts.insert(name) { self.value(value, name, depth + 1) } else { Err(Unreadable::Twice) };
+                found = if texts.insert(name) { self.named(name, value, depth + 1) } else { Err(Unreadable::Twice) };
             } else if self.alone && ONCE.contains(&name) {
                 self.dropped.push(self.place(value.trim_ascii()));
             }
         })
         .ok_or(Unreadable::Json)?;
         found
+    }
+
+    fn named(&mut self, name: &'j str, value: &'j [u8], depth: usize) -> Result<(), Unreadable> {
+        let (from, error) = (self.path.len(), self.error);
+        self.path.push('/');
+        self.path.push_str(name);
+        self.error |= matches!(name, "error" | "detail");
+        let found = self.value(value, name, depth);
+        self.path.truncate(from);
+        self.error = error;
+        found
+    }
+
+    /// A piece that stands elsewhere than the one before, in another block or member, belongs to another text for some readers: nothing that
+    /// is open goes on there, and no fence.
+    fn moved(&mut self, key: &str) {
+        let of = (self.choice, key.to_owned());
+        let known = self.sources.get(&of);
+        if known.is_some_and(|known| *known == self.path) {
+            return;
+        }
+        let first = known.is_none() && self.sources.len() < SOURCES_MAX;
+        if first || known.is_some() {
+            self.sources.insert(of, self.path.clone());
+        }
+        if !first {
+            self.end(None);
+            self.prose.part();
+        }
     }
 
     /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
@@ -388,6 +402,9 @@ impl<'j, 'p> Walk<'j, 'p> {
     fn string(&mut self, value: &'j [u8], key: &str) -> Result<(), Unreadable> {
         let read = json::parse(value, &Limits::deep(1)).map_err(|_| Unreadable::Json)?;
         let Value::String(read) = read else { return Err(Unreadable::Json) };
+        if !self.whole && !self.alone && !read.is_empty() {
+            self.moved(key);
+        }
         let (channel, mut text) = (Channel { choice: self.choice, key }, String::with_capacity(read.len()));
         self.prose.piece(channel, &read, &mut text);
         if self.whole {
@@ -430,10 +447,6 @@ impl<'j, 'p> Walk<'j, 'p> {
         out.extend_from_slice(self.json.get(at..).unwrap_or_default());
         Some(out)
     }
-}
-
-fn is_lower(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
 }
 
 fn number(value: &[u8]) -> Option<u64> {

@@ -16,11 +16,39 @@ fn first(content: &str) -> Vec<u8> {
 
 /// Whether base64 content begins as the media type says. Text has no signature.
 pub(super) fn fits(media_type: &str, content: &str) -> bool {
-    is(media_type, &first(content))
+    let front = first(content);
+    match tagged(&front) {
+        Some(tag) => {
+            let behind = first(content.get(tag / 3 * 4..).unwrap_or_default());
+            is_sound(media_type, behind.get(tag % 3..).unwrap_or_default())
+        }
+        None => begins_as(media_type, &front),
+    }
 }
 
-/// Whether content begins as the media type says.
+/// How long the tag is that stands before a sound (ID3v2.4.0 section 3.1).
+fn tagged(bytes: &[u8]) -> Option<usize> {
+    let [b'I', b'D', b'3', _, _, flags, size @ ..] = bytes else { return None };
+    let size =
+        size.first_chunk::<4>()?.iter().try_fold(0_usize, |size, byte| (*byte < 0x80).then(|| size << 7 | usize::from(*byte)))?;
+    let footer = if flags & 0x10 == 0 { 0 } else { 10 };
+    Some(10 + size + footer)
+}
+
+/// Whether what stands behind a tag is a sound of that type.
+fn is_sound(media_type: &str, bytes: &[u8]) -> bool {
+    matches!(media_type, "audio/mpeg" | "audio/mp3" | "audio/aac" | "audio/flac") && begins_as(media_type, bytes)
+}
+
+/// Whether content begins as the media type says. A decoder passes over a tag before a sound, and goes by what stands behind it.
 pub(super) fn is(media_type: &str, bytes: &[u8]) -> bool {
+    match tagged(bytes) {
+        Some(tag) => is_sound(media_type, bytes.get(tag..).unwrap_or_default()),
+        None => begins_as(media_type, bytes),
+    }
+}
+
+fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
     let begins = |signature: &[u8]| bytes.starts_with(signature);
     let at = |place: usize, signature: &[u8]| bytes.get(place..).is_some_and(|rest| rest.starts_with(signature));
     match media_type {
@@ -30,9 +58,9 @@ pub(super) fn is(media_type: &str, bytes: &[u8]) -> bool {
         "image/webp" => begins(b"RIFF") && at(8, b"WEBP"),
         "image/bmp" => begins(b"BM"),
         "audio/wav" | "audio/x-wav" | "audio/wave" => begins(b"RIFF") && at(8, b"WAVE"),
-        "audio/mpeg" | "audio/mp3" => begins(b"ID3") || is_mpeg_audio(bytes),
-        "audio/aac" => begins(b"ADIF") || begins(b"ID3") || is_mpeg_audio(bytes),
-        "audio/flac" => begins(b"fLaC") || begins(b"ID3"),
+        "audio/mpeg" | "audio/mp3" => is_mpeg_audio(bytes),
+        "audio/aac" => begins(b"ADIF") || is_mpeg_audio(bytes),
+        "audio/flac" => begins(b"fLaC"),
         "audio/ogg" | "video/ogg" => begins(b"OggS"),
         "audio/webm" | "video/webm" | "video/x-matroska" => begins(b"\x1a\x45\xdf\xa3"),
         "audio/mp4" | "video/mp4" => at(4, b"ftyp"),
@@ -64,7 +92,8 @@ const TYPES: [&str; 13] = [
 /// Whether content without a label is content: it begins as one that is known, or as no text. Raw samples have no signature, and
 /// playlists and manifests, by which decoders fetch, are text.
 pub(super) fn is_content(content: &str) -> bool {
-    TYPES.iter().any(|media_type| fits(media_type, content)) || !is_text(&first(content))
+    let front = first(content);
+    TYPES.iter().any(|media_type| fits(media_type, content)) || !(is_text(&front) || front.starts_with(b"ID3"))
 }
 
 /// An MPEG audio frame's or ADTS header's sync word.
@@ -96,7 +125,8 @@ mod tests {
             ("image/webp", b"RIFF\x24\0\0\0WEBPVP8 "),
             ("audio/wav", b"RIFF\x24\0\0\0WAVEfmt "),
             ("audio/mpeg", b"\xff\xfb\x90\x64"),
-            ("audio/mp3", b"ID3\x04\0\0"),
+            ("audio/mp3", b"ID3\x04\0\0\0\0\0\x02ab\xff\xfb\x90\x64"),
+            ("audio/flac", b"ID3\x04\0\x10\0\0\0\x01a3DI\x04\0\x10\0\0\0\x01fLaC"),
             ("video/mp4", b"\0\0\0\x20ftypisom"),
             ("video/webm", b"\x1a\x45\xdf\xa3\x9f"),
             ("application/pdf", b"%PDF-1.7\n%"),
@@ -121,6 +151,8 @@ mod tests {
             "<svg xmlns=\"http://www.w3.org/2000/svg\">",
             " \n#EXTM3U",
             "http://x/",
+            "ID3\u{4}\0\0\0\0\0\u{2}ab#EXTM3U\nhttp://x/p.m3u8\n",
+            "ID3\u{4}\0\0\0\0\u{1}\0",
         ] {
             let packed = packed(text.as_bytes());
             for media_type in ["video/mp4", "video/webm", "video/jpeg", "image/png", "audio/mpeg", "audio/ogg", "application/pdf"]

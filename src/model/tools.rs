@@ -1,7 +1,7 @@
 //! What an answer would have tools called with: found in whole answers, put together from the pieces of streams, and held back until it
 //! is judged. Nothing of it is ever changed: a call goes on byte for byte, or the answer ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::json::{self, Limits, Object, Value};
 use crate::seeded::{Seed, has};
@@ -12,6 +12,8 @@ use super::sse;
 
 /// Calls of one answer that are kept apart.
 const CALLS_MAX: usize = 1_024;
+/// Blocks of one answer.
+const BLOCKS_MAX: u64 = 65_536;
 /// Bytes of events that are held back at once.
 const HELD_MAX: usize = 4 << 20;
 /// What an event costs beside its bytes.
@@ -277,9 +279,9 @@ pub struct Gate {
     queue: Vec<u8>,
     /// Where each event of the queue ends.
     ends: Vec<usize>,
-    /// Anthropic's blocks so far, and the one that is open.
+    /// Anthropic's blocks so far, and those that are open: llama.cpp ends all of them at the end.
     blocks: u64,
-    open: Option<u64>,
+    open: BTreeSet<u64>,
 }
 
 impl Gate {
@@ -351,13 +353,18 @@ impl Gate {
             Some("content_block_delta") => {
                 let delta = object.get("delta").and_then(Value::as_object);
                 let json = delta.and_then(|delta| delta.get("partial_json")).and_then(Value::as_str).unwrap_or_default();
-                let of = (BLOCKS, false, self.opened(object)?);
+                let index = self.opened(object)?;
+                // Some readers go by the number, and some by what began last.
+                if index + 1 != self.blocks {
+                    return Err(Fault::Odd);
+                }
+                let of = (BLOCKS, false, index);
                 self.piece(of, Form::Block, &Part { json, ..Part::default() }, tools)?;
                 Ok(true)
             }
             Some("content_block_stop") => {
                 let index = self.opened(object)?;
-                self.open = None;
+                self.open.remove(&index);
                 Ok(self.end(|of| *of == (BLOCKS, false, index), tools))
             }
             Some("message_stop" | "error") => Ok(self.end(|_| true, tools)),
@@ -368,9 +375,10 @@ impl Gate {
     /// A block of Anthropic's begins: the next, whatever it is.
     fn block(&mut self, object: &Object<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
         let index = number(object)?.ok_or(Fault::Odd)?;
-        if index != self.blocks || self.open.replace(index).is_some() {
+        if index != self.blocks || index >= BLOCKS_MAX {
             return Err(Fault::Odd);
         }
+        self.open.insert(index);
         self.blocks += 1;
         let block = object.get("content_block").and_then(Value::as_object);
         if let Some(block) = block.filter(|block| block.get("name").is_some()) {
@@ -379,9 +387,9 @@ impl Gate {
         Ok(true)
     }
 
-    /// The number of the open block that a delta or a stop speaks of.
+    /// The number of an open block.
     fn opened(&self, object: &Object<'_>) -> Result<u64, Fault> {
-        number(object)?.filter(|index| self.open == Some(*index)).ok_or(Fault::Odd)
+        number(object)?.filter(|index| self.open.contains(index)).ok_or(Fault::Odd)
     }
 
     fn choice(&mut self, choice: &Value<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {

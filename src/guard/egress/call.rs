@@ -17,6 +17,10 @@ const WORDS: [&str; 8] = ["base", "ip", "link", "links", "origin", "server", "si
 const ADDRESS_MIN: f64 = 16_777_216.0;
 /// What is in the names of arguments under which a number is a place too.
 const NUMBERS: [&str; 4] = ["host", "uri", "url", "domain"];
+/// What is in the names of arguments that hold a host and nothing else.
+const HOSTS: [&str; 2] = ["host", "domain"];
+/// How often a text in a text is read.
+const NESTED_MAX: usize = 4;
 
 /// A tool's name, or the beginning of names: `fetch_*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +58,14 @@ pub struct Led {
 /// The first place that a call names and that is not controlled.
 #[must_use]
 pub fn leads(arguments: Arguments<'_>, judge: &Judge, narrowing: &Narrowing) -> Option<Led> {
-    let bench = Bench { judge, narrowing };
+    let bench = Bench { judge, narrowing, nested: 0 };
     match arguments {
         Arguments::Text(text) => bench.text(text).or_else(|| bench.words(text)),
         Arguments::Json(bytes) if bytes.trim_ascii().is_empty() => None,
         Arguments::Json(bytes) => match json::parse(bytes, &Limits::deep(DEPTH_MAX)) {
             // What the agent's reader makes of it nobody knows.
             Err(_) => Some(Led { target: "what is no strict JSON".to_owned(), reason: Uncontrolled::UNREADABLE }),
-            Ok(value) => bench.value(&value, None),
+            Ok(value) => bench.value(&value, None).or_else(|| bench.unnamed(&value)),
         },
     }
 }
@@ -69,6 +73,8 @@ pub fn leads(arguments: Arguments<'_>, judge: &Judge, narrowing: &Narrowing) -> 
 struct Bench<'j> {
     judge: &'j Judge,
     narrowing: &'j Narrowing,
+    /// Of how many texts this one is a part.
+    nested: usize,
 }
 
 impl Bench<'_> {
@@ -77,14 +83,43 @@ impl Bench<'_> {
         match value {
             Value::Null | Value::Bool(_) => None,
             Value::Number(text) => {
-                let large = text.parse().is_ok_and(|number: f64| number >= ADDRESS_MIN);
-                under.filter(|key| large && is_place(key) || is_in(key, &NUMBERS)).and_then(|_| self.bare(text))
+                let number: f64 = text.parse().unwrap_or(f64::NAN);
+                let large = |key: &str| number >= ADDRESS_MIN && (is_place(key) || is_in(key, &NUMBERS));
+                // Zero is this machine.
+                let is_address = |key: &&str| large(key) || (number == 0.0 && holds_a_host(key));
+                under.filter(is_address).and_then(|key| self.bare(text, key))
             }
-            Value::String(text) => self.text(text).or_else(|| under.and_then(|_| self.bare(text))),
+            Value::String(text) => {
+                self.text(text).or_else(|| under.and_then(|key| self.bare(text, key))).or_else(|| self.inside(text, under))
+            }
             Value::Array(items) => items.iter().find_map(|item| self.value(item, under)),
             Value::Object(object) => object.iter().find_map(|(key, value)| {
                 self.text(key).or_else(|| self.value(value, if names_a_place(key) { Some(key) } else { under }))
             }),
+        }
+    }
+
+    /// What a text holds that is a document itself: tools, and those who hand calls to them, read such texts.
+    fn inside(&self, text: &str, under: Option<&str>) -> Option<Led> {
+        let text = text.trim();
+        if !text.starts_with(['{', '[', '"']) {
+            return None;
+        }
+        let odd = || Some(Led { target: "a text that reads as JSON to some".to_owned(), reason: Uncontrolled::UNREADABLE });
+        match json::parse(text.as_bytes(), &Limits::deep(DEPTH_MAX)) {
+            Ok(_) if self.nested >= NESTED_MAX => odd(),
+            Ok(value) => Bench { nested: self.nested + 1, ..*self }.value(&value, under),
+            Err(_) if text.contains("\\u") => odd(),
+            Err(_) => None,
+        }
+    }
+
+    /// Hosts in what has no name that says what it is.
+    fn unnamed(&self, value: &Value<'_>) -> Option<Led> {
+        match value {
+            Value::String(text) => self.words(text),
+            Value::Array(items) => items.iter().find_map(|item| self.unnamed(item)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
         }
     }
 
@@ -93,6 +128,16 @@ impl Bench<'_> {
     fn text(&self, text: &str) -> Option<Led> {
         if let Some(odd) = userinfo(text) {
             return Some(Led { target: odd.to_owned(), reason: Uncontrolled::UNREADABLE });
+        }
+        let trimmed = text.trim();
+        // A share of another machine; and what the scanner takes for words out in a text.
+        let share = trimmed.strip_prefix("\\\\").is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
+        let schemed = SPECIAL
+            .iter()
+            .filter(|scheme| !scheme.starts_with("http"))
+            .filter_map(|scheme| strip_front(trimmed, scheme)?.strip_prefix(':'));
+        if share || schemed.into_iter().any(|rest| rest.starts_with(|next: char| !next.is_whitespace())) {
+            return self.judged(trimmed);
         }
         let without: String = text.chars().filter(|character| !matches!(character, '\t' | '\n' | '\r')).collect();
         self.scanned(text).or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
@@ -119,17 +164,15 @@ impl Bench<'_> {
     }
 
     /// A text where a place belongs, whole: a URL, or a host as it is, which some reach in the clear and some not.
-    fn bare(&self, text: &str) -> Option<Led> {
+    fn bare(&self, text: &str, key: &str) -> Option<Led> {
         let text = text.trim();
-        let inside = text.strip_prefix(['/', '?', '#']).is_some_and(|rest| !rest.starts_with(['/', '\\']));
         let plain = !text.contains('\\') && !text.chars().any(char::is_control);
-        if text.is_empty() || inside && plain {
+        // What a link is called is no link.
+        let title = text.contains(' ') && !text.contains(['.', ':', '/', '%']) && !is_place(key) && !is_in(key, &PLACES);
+        if text.is_empty() || plain && (title || (is_path(text) && !holds_a_host(key))) {
             return None;
         }
-        if ["http:", "https:"]
-            .iter()
-            .any(|scheme| text.get(..scheme.len()).is_some_and(|front| front.eq_ignore_ascii_case(scheme)))
-        {
+        if ["http:", "https:"].iter().any(|scheme| strip_front(text, scheme).is_some()) {
             return self.judged(text);
         }
         ["https", "http"].into_iter().find_map(|scheme| self.judged(&format!("{scheme}://{text}")))
@@ -139,23 +182,69 @@ impl Bench<'_> {
     fn words(&self, text: &str) -> Option<Led> {
         let words = text.split(|character: char| character.is_whitespace() || "\"'`<>()|;,=".contains(character));
         let is_host = |word: &&str| word.trim_matches('.').contains('.') && !word.contains("://");
-        words.filter(is_host).find_map(|word| self.bare(word))
+        words.filter(is_host).find_map(|word| self.bare(word, ""))
     }
 }
 
 /// What stands between the slashes of a URL, or the colon of one without, and an `@`, whatever it is: the host stands behind that for
 /// readers of URLs (URL Standard section 4.4), and a tool has its own idea of where a URL begins and ends.
 fn userinfo(text: &str) -> Option<&str> {
-    let schemes = text.match_indices(':').filter_map(|(at, _)| {
-        let word = text.get(..at)?.rsplit(|before: char| !before.is_ascii_alphanumeric()).next()?;
-        SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)).then_some(at + 1)
-    });
-    let slashes = text.match_indices("//").map(|(at, _)| at + 2);
-    schemes.chain(slashes).find_map(|from| {
-        let rest = text.get(from..)?.trim_start_matches(['/', '\\', '\t', '\n', '\r']);
-        let stretch = rest.split(['/', '?', '#']).next()?;
-        stretch.contains('@').then_some(stretch)
-    })
+    /// Behind the slashes of a URL, and where what they open begins.
+    enum At {
+        Out,
+        Slashes,
+        Open(usize),
+    }
+    let (mut place, mut word, mut last) = (At::Out, 0, ' ');
+    for (at, next) in text.char_indices() {
+        place = match place {
+            At::Slashes if matches!(next, '/' | '\\' | '\t' | '\n' | '\r') => At::Slashes,
+            At::Slashes => At::Open(at),
+            open @ (At::Out | At::Open(_)) => open,
+        };
+        if let At::Open(from) = place {
+            match next {
+                '@' => return text.get(from..).and_then(|stretch| stretch.split(['/', '?', '#']).next()),
+                '/' | '?' | '#' => place = At::Out,
+                _ => {}
+            }
+        }
+        let schemed = || text.get(word..at).is_some_and(|word| SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)));
+        if matches!(place, At::Out) && ((last == '/' && next == '/') || (next == ':' && schemed())) {
+            place = At::Slashes;
+        }
+        if !next.is_ascii_alphanumeric() {
+            word = at + next.len_utf8();
+        }
+        last = next;
+    }
+    None
+}
+
+/// What stands behind a front, in whichever case that is written.
+fn strip_front<'t>(text: &'t str, front: &str) -> Option<&'t str> {
+    text.split_at_checked(front.len()).filter(|(own, _)| own.eq_ignore_ascii_case(front)).map(|(_, rest)| rest)
+}
+
+/// Whether it stays where a page is: its first step could be no host for who writes a scheme before it.
+fn is_path(text: &str) -> bool {
+    let mut rest = text.chars();
+    let (first, rest) = (rest.next(), rest.as_str());
+    let step = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = step.contains(['.', ':', '%'])
+        || !step.is_ascii()
+        || step.eq_ignore_ascii_case("localhost")
+        || (!step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit()));
+    match first {
+        Some('?' | '#') => true,
+        Some('/') => !rest.starts_with('/') && !host,
+        _ => false,
+    }
+}
+
+/// Whether a host and nothing else belongs under that name.
+fn holds_a_host(key: &str) -> bool {
+    is_in(key, &HOSTS) || key.eq_ignore_ascii_case("ip")
 }
 
 /// Whether it is the name of a place and of nothing else (`ip`, not `site_id`).
@@ -226,14 +315,24 @@ mod tests {
             r#"{"page":"https:/\n/evil.example"}"#,
             r#"{"page":"https://good.example\t.evil.example/"}"#,
             r#"{"targetHost":"evil.example"}"#,
+            r#"{"request":"{\"url\":\"evil.example\"}"}"#,
+            r#"{"request":"{\"url\":\"https\\u003a\\u002f\\u002fevil.example/\"}"}"#,
+            r#""{\"url\":\"evil.example\"}""#,
+            r#"["evil.example"]"#,
             r#"{"server":{"name":"evil.example"}}"#,
             r#"{"link":"api.good.example"}"#,
             r#"{"URL":"good.example:8443"}"#,
         ] {
             check(evil, Some("not-listed"));
         }
+    }
+
+    #[test]
+    fn what_readers_differ_in_is_no_place() {
         check(r#"{"host":"10.0.0.1"}"#, Some("address"));
         check(r#"{"site_id":123456789,"server_time":1764000000,"ip":4}"#, None);
+        check(r#"{"url":"https://good.example","max_urls":5,"url_timeout":30,"host_count":2,"url_options":{"retries":3}}"#, None);
+        check(r#"{"link_text":"click here","code":"[1, 2] {a}","list":"[\"a\"]","note":"file: a"}"#, None);
         check(r#"{"note":"https://good.example/ is by me@good.example"}"#, None);
         for odd in [
             r#"{"page":"https://^@evil.example/"}"#,
@@ -242,6 +341,15 @@ mod tests {
             r#"{"page":"https://good.example |@evil.example/"}"#,
             r#"{"page":"https://good.example.\u339d\u338f.\u33cc/x"}"#,
             r#"{"ip":2130706433}"#,
+            r#"{"ip":0}"#,
+            r#"{"host":0.0}"#,
+            r#"{"url":"/evil.example/x"}"#,
+            r#"{"urls":["/localhost"]}"#,
+            r#"{"href":"/\u200bevil.example"}"#,
+            r#"{"host":"/evil"}"#,
+            r#"{"u":"\\\\evil.example\\x"}"#,
+            r#"{"u":"wss:evil.example"}"#,
+            r#"{"request":"{\"url\":\"h\\u0074tps:\\u002f/evil.example/\",}"}"#,
             r#"{"server":3627734734}"#,
             r#"{"host":2130706433}"#,
             r#"{"url":"https://good.example@evil.example/"}"#,
@@ -258,6 +366,16 @@ mod tests {
         ] {
             let found = leads(Arguments::Json(odd.as_bytes()), &judge(), &Narrowing::default());
             assert!(found.is_some(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_read_once() {
+        for text in ["//", "http:", "https:a ", "\\/\\/", "[\\\""] {
+            let text = text.repeat(100_000);
+            let document = format!("{{\"q\":\"{text}\"}}");
+            // How long that takes is nothing that a test could say, but it ends.
+            _ = leads(Arguments::Json(document.as_bytes()), &judge(), &Narrowing::default());
         }
     }
 

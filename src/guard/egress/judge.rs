@@ -1,6 +1,7 @@
 //! Is this endpoint controlled? The one judge of all doors: a pure function over what [`Destination`] reads, the operator's lists
 //! and what a token leaves of them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -238,7 +239,8 @@ impl Judge {
     #[must_use]
     pub fn left(&self, wanted: Use, narrowing: &Narrowing) -> Vec<String> {
         let mut left = Vec::new();
-        for entry in self.lists.of(wanted).iter().filter(|_| !narrowing.nothing) {
+        let own = |entry: &&Entry| !entry.below && self.own.has(&entry.host, entry.port);
+        for entry in self.lists.of(wanted).iter().filter(|entry| !narrowing.nothing && !own(entry)) {
             let Some((first, others)) = narrowing.hosts.split_first() else {
                 left.push(entry.to_string());
                 continue;
@@ -249,6 +251,8 @@ impl Judge {
             let covered = named.filter_map(read).filter(|destination| entry.covers(destination));
             left.extend(covered.map(|destination| format!("{}:{port}", destination.host)));
         }
+        let mut seen = BTreeSet::new();
+        left.retain(|entry| seen.insert(entry.clone()));
         left
     }
 

@@ -63,7 +63,7 @@ fn texts_are_found_wherever_they_stand() {
         r#" {"type":"message","content":[{"type":"text","text":"a"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
         r#" {"type":"message","content":[{"type":"text","text":"A"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
     );
-    check_whole(r#"{"error":{"message":"m","type":"t"}}"#, r#"{"error":{"message":"M","type":"t"}}"#);
+    check_whole(r#"{"error":{"message":"m","type":"t"}}"#, r#"{"error":{"message":"M","type":"T"}}"#);
     check_whole(r#"{"data":[{"embedding":[1,2]}]}"#, r#"{"data":[{"embedding":[1,2]}]}"#);
     for broken in ["", "{", r#"{"a":"\ud800"}"#, r#"{"a":"b}"#, r#"{"\u0061":"b"}"#] {
         assert_eq!(whole(broken.as_bytes(), &mut Loud::default()), Err(Unreadable::Json), "{broken}");
@@ -161,5 +161,103 @@ fn what_is_not_one_document_is_not_passed_on() {
     assert!(Stream::default().event(lines.as_bytes(), &mut Loud::default(), &mut Vec::new()).is_err());
     for fine in [format!(" {good}\n"), "{\"Vendor\":{\"X\":1}}".to_owned(), "null".to_owned(), format!("[{good}]")] {
         assert!(whole(fine.as_bytes(), &mut ()).is_ok(), "{fine}");
+    }
+}
+
+/// What comes out of events, where what is called evil is fenced for who believes fences.
+#[track_caller]
+fn fenced_elsewhere(events: &[&str]) {
+    let (mut stream, mut prose, mut out) = (Stream::default(), Fences::default(), Vec::new());
+    for event in events {
+        stream.event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut out).expect("an event");
+    }
+    assert!(!prose.believed, "{events:?}");
+}
+
+/// A reader that takes everything behind a fence for code, until a part begins.
+#[derive(Default)]
+struct Fences {
+    open: bool,
+    believed: bool,
+}
+
+impl Prose for Fences {
+    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+        self.believed |= self.open && text.contains("evil");
+        self.open |= text.contains("```");
+        out.push_str(text);
+    }
+
+    fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
+
+    fn part(&mut self) {
+        self.open = false;
+    }
+
+    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_text_that_stands_elsewhere_is_another() {
+    let start = |index: u64, text: &str| {
+        format!(r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"text","text":"{text}"}}}}"#)
+    };
+    let delta = |index: u64, text: &str| {
+        format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":"{text}"}}}}"#)
+    };
+    let fence = "```\\n";
+    fenced_elsewhere(&[&start(0, ""), &delta(0, fence), &start(1, ""), &delta(1, "evil")]);
+    fenced_elsewhere(&[&start(0, ""), &start(1, ""), &delta(1, fence), &delta(0, "evil")]);
+    fenced_elsewhere(&[&start(0, fence), &start(1, "evil")]);
+    let cited = r#"{"type":"content_block_delta","index":0,"delta":{"type":"citations_delta","citation":{"text":"```\n"}}}"#;
+    fenced_elsewhere(&[cited, &delta(0, "evil")]);
+    fenced_elsewhere(&[r#"{"choices":[{"index":0,"delta":{"zz":{"content":"```\n"},"content":"evil"}}]}"#]);
+    let details = r#"{"choices":[{"index":0,"delta":{"reasoning_details":[{"content":"```\n"}]}}]}"#;
+    fenced_elsewhere(&[details, r#"{"choices":[{"index":0,"delta":{"content":"evil"}}]}"#]);
+    // The same text goes on.
+    let (mut stream, mut prose) = (Stream::default(), Fences::default());
+    for event in [&delta(0, fence), &delta(0, ""), &delta(0, "evil")] {
+        stream.event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut Vec::new()).expect("an event");
+    }
+    assert!(prose.believed);
+}
+
+#[test]
+fn every_string_of_an_error_is_a_text() {
+    for json in [r#"{"error":{"type":"see","code":{"input":"see"}}}"#, r#"{"detail":[{"input":"see","type":"see"}]}"#] {
+        let mut texts = Counted::default();
+        whole(json.as_bytes(), &mut texts).expect("an answer");
+        assert_eq!(texts.0, 2, "{json}");
+    }
+}
+
+/// Counts texts.
+#[derive(Default)]
+struct Counted(usize);
+
+impl Prose for Counted {
+    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+        self.0 += 1;
+        out.push_str(text);
+    }
+
+    fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
+
+    fn part(&mut self) {}
+
+    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn what_is_no_json_for_all_is_refused() {
+    for value in ["/**/\"x\"", "+\"x\"", "'x'", "1//\n"] {
+        assert_eq!(whole(format!(r#"{{"content":{value}}}"#).as_bytes(), &mut ()), Err(Unreadable::Json), "{value}");
+    }
+    for value in ["-1.5e+7", "NaN", "-Infinity", "true ", "null"] {
+        assert_eq!(whole(format!(r#"{{"content":{value}}}"#).as_bytes(), &mut ()), Ok(None), "{value}");
     }
 }

@@ -196,6 +196,13 @@ fn blocks_come_one_by_one() {
     stopped(&[other.into_bytes()]);
     let fine = [start(0, "fetch", "{}"), delta(0, "{}"), stop(0), start(1, "write", "{}"), delta(1, "x"), stop(1)];
     assert_eq!((through(&fine).0, through(&fine).2), (vec![0, 0, 3, 1, 1, 1], Ok(true)));
+    // llama.cpp ends all of them at the end.
+    let late = [start(0, "write", "{}"), delta(0, "x"), start(1, "fetch", "{}"), delta(1, "{}"), stop(0), stop(1)];
+    assert_eq!((through(&late).0, through(&late).2), (vec![1, 1, 0, 0, 0, 4], Ok(true)));
+    let evil = [start(0, "fetch", "{}"), start(1, "fetch", "{}"), delta(1, "evil"), stop(0), stop(1)];
+    assert_eq!(through(&evil).2, Ok(false));
+    stopped(&[start(0, "write", "{}"), start(1, "fetch", "{}"), delta(0, "evil")]);
+    stopped(&[start(0, "fetch", "{}"), stop(0), stop(0)]);
 }
 
 #[test]

@@ -82,9 +82,14 @@ fn is_number(read: &str) -> bool {
 /// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or film: nothing is fetched by it.
 pub(super) fn is_inert(data: &str) -> bool {
     let kind = data.split([';', ',']).next().unwrap_or_default().to_ascii_lowercase();
-    matches!(kind.as_str(), "image/png" | "image/jpeg" | "image/gif" | "image/webp" | "image/avif" | "image/bmp")
-        || kind.starts_with("audio/")
-        || kind.starts_with("video/")
+    match kind.split_once('/') {
+        Some(("image", kind)) => matches!(kind, "png" | "jpeg" | "gif" | "webp" | "avif" | "bmp"),
+        Some(("audio", kind)) => {
+            matches!(kind, "aac" | "flac" | "mp3" | "mp4" | "mpeg" | "ogg" | "opus" | "wav" | "wave" | "webm" | "x-m4a" | "x-wav")
+        }
+        Some(("video", kind)) => matches!(kind, "mp4" | "mpeg" | "ogg" | "quicktime" | "webm"),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

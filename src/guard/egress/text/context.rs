@@ -118,6 +118,16 @@ impl Context {
         (self.last == ':' && self.colon.0.len() > 1).then_some((&*self.colon.0, self.colon.1))
     }
 
+    /// Whether a brace here holds a place for readers of formulas.
+    pub(super) fn is_command(&self) -> bool {
+        !self.word_long && matches!(self.word.as_str(), "href" | "url" | "style" | "includegraphics")
+    }
+
+    /// Whether what stands here is in the destination of a link or an image, in which some leave line feeds out.
+    pub(super) fn in_destination(&self) -> bool {
+        self.here().is_inline() || (!self.word.is_empty() && self.before_word().is_inline())
+    }
+
     /// Where the word began.
     pub(super) const fn before_word(&self) -> Place {
         Place { near: self.before_word.0, last: self.before_word.1, cut: self.cut }
@@ -258,6 +268,11 @@ impl Place {
     /// `](`, `]:`, or the same with `<`: where Markdown has a destination.
     pub(super) const fn is_destination(self) -> bool {
         matches!(self.near, [_, ']', '(' | ':'] | [']', '(' | ':', '<'])
+    }
+
+    /// `](`, where blanks stand in a destination for some.
+    pub(super) const fn is_inline(self) -> bool {
+        matches!(self.near, [_, ']', '('])
     }
 
     /// The same with `<`: what follows may hold blanks.

@@ -2,8 +2,9 @@
 
 use super::authority::{self, Lead, is_inert};
 use super::context::{Kind, Place};
-use super::schemes::OPAQUE;
+use super::schemes::is_opaque;
 use super::state::{Before, Reading, State};
+use super::userinfo::Stretch;
 use super::{Found, Judged, MARK, Scanner, Verdict};
 
 impl Scanner {
@@ -11,7 +12,7 @@ impl Scanner {
     pub(super) fn decide(&mut self, reading: Box<Reading>, odd: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
         let Reading { lead, kind, read, placed, before, .. } = *reading;
         let opaque = match &lead {
-            Lead::Scheme(scheme) if OPAQUE.contains(&scheme.as_str()) => Some(scheme.as_str()),
+            Lead::Scheme(scheme) if is_opaque(scheme) => Some(scheme.as_str()),
             Lead::Scheme(_) | Lead::Slashes { .. } | Lead::Www => None,
         };
         let url = match opaque {
@@ -46,7 +47,7 @@ impl Scanner {
         self.held.clear();
         out.push_str(MARK);
         MARK.chars().for_each(|next| self.context.take(next, true));
-        self.written(MARK, true);
+        self.written(MARK);
         self.stretch = self.kept.after(' ');
         self.state = State::Swallow;
         // Beyond the credit, all of it gives way: otherwise a text could be written that is read again and again.
@@ -72,7 +73,7 @@ impl Scanner {
         let reading = match std::mem::take(&mut self.state) {
             State::Authority(reading) => reading,
             State::Slashes { lead, place, .. } => {
-                let placed = self.is_inside(place);
+                let placed = self.is_inside(place) || self.stretch != Stretch::Closed;
                 let lead = if matches!(lead, Lead::Slashes { .. }) { Lead::Slashes { placed } } else { lead };
                 Box::new(Reading { placed, ..*self.reading(lead, (Kind::Either, place), raw) })
             }

@@ -4,7 +4,10 @@
 //! treated as text.
 
 /// Languages of fenced code that readers draw.
-const DRAWN: [&str; 8] = ["echarts", "geojson", "katex", "markmap", "math", "mermaid", "topojson", "vega"];
+const DRAWN: [&str; 20] = [
+    "abc", "chart", "d2", "dot", "echarts", "flow", "geojson", "graphviz", "katex", "markmap", "math", "mermaid", "nomnoml",
+    "plantuml", "puml", "sequence", "tikz", "topojson", "vega", "wavedrom",
+];
 /// Letters of such a language's name that are looked at.
 const INFO_MAX: usize = 16;
 /// The longest line's front that is looked at.
@@ -17,6 +20,51 @@ const REST_ENOUGH: usize = 3;
 struct Fence {
     mark: char,
     count: usize,
+}
+
+/// What stands behind a fence on its line.
+#[derive(Clone, Debug, Default)]
+struct Info {
+    word: String,
+    over: bool,
+    /// Readers differ in what it says: a second word, attributes, escapes.
+    odd: bool,
+}
+
+impl Info {
+    fn take(&mut self, next: char) {
+        match next {
+            ' ' | '\t' => self.over = !self.word.is_empty(),
+            '&' | '\\' | '{' => self.odd = true,
+            '`' | '~' => {}
+            _ if self.over => self.odd = true,
+            _ if next.is_alphanumeric() && self.word.len() < INFO_MAX => self.word.extend(next.to_lowercase()),
+            _ => {}
+        }
+    }
+
+    /// Whether it is code for every reader.
+    fn is_code(&self) -> bool {
+        !self.odd && !DRAWN.iter().any(|drawn| self.word.starts_with(drawn))
+    }
+}
+
+/// Whether a formula that some readers take out before they look at lines is open.
+#[derive(Clone, Copy, Debug, Default)]
+struct Formula {
+    brackets: bool,
+    dollars: bool,
+}
+
+impl Formula {
+    fn take(&mut self, last: char, next: char) {
+        match (last, next) {
+            ('\\', '(' | '[') => self.brackets = true,
+            ('\\', ')' | ']') => self.brackets = false,
+            ('$', '$') => self.dollars = !self.dollars,
+            _ => {}
+        }
+    }
 }
 
 /// The line at hand, and what those before it have opened.
@@ -36,8 +84,11 @@ pub(super) struct Lines {
     containers: bool,
     /// The first line of the text.
     first: bool,
-    /// What stands behind a fence on its line, as far as it names a language.
-    info: String,
+    /// What stands behind a fence on its line, as far as it names a language, and whether it does more.
+    info: Info,
+    /// A formula is open on this line, with its brackets or its dollar signs.
+    formula: Formula,
+    last: char,
     /// Something but blanks.
     body: bool,
     /// A fence's own character behind its run; other text behind it.
@@ -59,7 +110,9 @@ impl Lines {
             front: String::new(),
             containers: true,
             first: true,
-            info: String::new(),
+            info: Info::default(),
+            formula: Formula::default(),
+            last: '\n',
             body: false,
             mark_again: false,
             text_behind: false,
@@ -82,6 +135,7 @@ impl Lines {
     pub(super) fn ran(&mut self, run: &str) {
         for next in run.chars() {
             if self.is_past_front() {
+                self.last = ' ';
                 return;
             }
             self.take(next);
@@ -111,7 +165,7 @@ impl Lines {
             let blank = !self.body;
             self.line();
             self.front.clear();
-            self.info.clear();
+            (self.info, self.formula, self.last) = (Info::default(), Formula::default(), '\n');
             (self.containers, self.first) = (true, false);
             (self.body, self.mark_again, self.text_behind, self.pipe) = (false, false, false, false);
             return blank;
@@ -119,14 +173,16 @@ impl Lines {
         self.body |= !matches!(next, ' ' | '\t');
         self.containers &= is_container(next);
         self.pipe |= next == '|';
-        if next.is_alphanumeric() && self.info.len() < INFO_MAX && self.is_marked() {
-            self.info.extend(next.to_lowercase());
+        if self.is_marked() {
+            self.info.take(next);
         }
+        self.formula.take(self.last, next);
+        // A pair of them is one sign.
+        self.last = if self.last == '$' && next == '$' { ' ' } else { next };
         if self.front.len() < FRONT_MAX && self.front_may_go_on() {
             self.front.push(next);
         } else if next == '`' {
             self.mark_again = true;
-            self.info.clear();
         } else if !matches!(next, ' ') {
             self.text_behind = true;
         }
@@ -222,7 +278,7 @@ impl Lines {
         }
         self.item = None;
         // What is drawn from such code can have pictures and links of its own.
-        if self.doubt || unsure || DRAWN.iter().any(|drawn| self.info.starts_with(drawn)) {
+        if self.doubt || unsure || !self.info.is_code() {
             self.doubt();
         } else {
             self.fence = Some(fence);
@@ -232,7 +288,7 @@ impl Lines {
     /// Formulas between such lines, and what may stand before a whole text, are no Markdown for some.
     fn begins_otherwise(&self, rest: &str) -> bool {
         let matter = self.first && ["---", "+++"].iter().any(|mark| self.front.starts_with(mark));
-        matter || rest.starts_with("$$") || rest.trim_end() == "\\["
+        matter || self.formula.brackets || self.formula.dollars || rest.trim_end() == "$"
     }
 
     /// A line that is no fence.
@@ -288,7 +344,8 @@ mod tests {
     #[test]
     fn fences_that_every_reader_sees() {
         check(&[("text", false), ("```rust", false), ("let x;", true), ("```", true), ("after", false)]);
-        check(&[("~~~ a `b`", false), ("```", true), ("~~~~", true), ("after", false)]);
+        check(&[("~~~ a`b`", false), ("```", true), ("~~~~", true), ("after", false)]);
+        check(&[("$$a$$ \\(b\\) $5", false), ("```c++", false), ("x", true), ("$$", true), ("```", true), ("after", false)]);
         check(&[("````", false), ("```", true), ("````  ", true), ("after", false)]);
         check(&[("```", false), ("a", true), ("   ```", true), ("after", false), ("```", false), ("b", true)]);
         check(&[
@@ -315,5 +372,11 @@ mod tests {
         check(&[("```", false), ("x", true), ("    ```", true), ("y", false)]);
         check(&[("```", false), ("x", true), ("```~", true), ("y", false)]);
         check(&[("```", false), ("x", true), ("> ```", true), ("y", false)]);
+        for front in ["a $$ b", "so \\(a", "a \\[", "$$", "$"] {
+            check(&[(front, false), ("```", false), ("x", false)]);
+        }
+        for open in ["```m&#101;rmaid", "~~~mermaid `", "```js title=x", "``` {.js}", "```{note}", "```vega-lite", "```\\js"] {
+            check(&[(open, false), ("x", false)]);
+        }
     }
 }

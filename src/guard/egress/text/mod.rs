@@ -26,7 +26,7 @@ use letters::{ends_url, is_reference, joins};
 use lines::Lines;
 use plain::plain;
 use reference::{Reference, Taken};
-use schemes::{OPAQUE, OPAQUE_ANYWHERE};
+use schemes::{OPAQUE_ANYWHERE, is_opaque};
 use state::{Before, Reading, State, scheme};
 use tags::Tags;
 use userinfo::Stretch;
@@ -157,11 +157,11 @@ impl Scanner {
         let joint = cut || !matches!(self.state, State::Idle);
         match std::mem::take(&mut self.state) {
             State::Authority(reading) => {
-                self.stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+                self.stretch = Stretch::behind(reading.place, &reading.lead, &self.tags, &reading.read);
                 self.decide(reading, false, out, judge);
             }
             State::Slashes { lead, place, .. } => {
-                self.stretch = Stretch::behind(place, &lead, &self.tags);
+                self.stretch = Stretch::behind(place, &lead, &self.tags, "");
                 self.release(out);
             }
             State::Idle | State::Backslash(_) => self.release(out),
@@ -198,6 +198,10 @@ impl Scanner {
                 self.atom(seen, &raw, false, out, judge);
                 next.into_iter().for_each(|next| self.raw(next, out, judge));
             }
+            Taken::Open(seen, raw, rest) => {
+                self.atom(seen, &raw, false, out, judge);
+                rest.chars().chain(next).for_each(|next| self.raw(next, out, judge));
+            }
             Taken::Not(raw) => {
                 raw.chars().for_each(|one| self.atom(one, one.encode_utf8(&mut [0; 4]), true, out, judge));
                 next.into_iter().for_each(|next| self.raw(next, out, judge));
@@ -215,10 +219,13 @@ impl Scanner {
             out.push_str(MARK);
         }
         // Inside a tag, readers of URLs leave these out (URL Standard section 4.4).
-        let left_out = matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw));
+        let left_out = matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw) || self.in_destination());
         let escaped = matches!(self.state, State::Backslash(_));
         if !self.step((seen, raw), left_out, out, judge) {
             return;
+        }
+        if seen == '{' && self.context.is_command() {
+            self.tags.begin_list();
         }
         if left_out || (seen == '\\' && self.tags.styles()) {
             self.context.left_out(seen);
@@ -227,14 +234,24 @@ impl Scanner {
         } else {
             self.context.take(seen, literal && !escaped);
         }
-        self.written(raw, literal);
+        self.written(raw);
+    }
+
+    /// Whether what stands here is in a destination of Markdown.
+    fn in_destination(&self) -> bool {
+        match &self.state {
+            State::Slashes { place, .. } => place.is_inline(),
+            State::Authority(reading) => reading.place.is_inline(),
+            State::Idle | State::Backslash(_) => self.context.in_destination(),
+            State::Swallow | State::Blocked => false,
+        }
     }
 
     /// Takes what is written for tags and lines.
-    fn written(&mut self, raw: &str, literal: bool) {
+    fn written(&mut self, raw: &str) {
         for next in raw.chars() {
             // What every reader has as code is no tag.
-            if literal && !self.lines.fenced() {
+            if !self.lines.fenced() {
                 self.tags.take(next);
             }
             if self.lines.take(next) {
@@ -257,9 +274,14 @@ impl Scanner {
             self.absurd(raw, out, judge);
             return false;
         }
-        // What is swallowed ends nothing.
-        if !matches!(self.state, State::Swallow) || ends_url(seen) {
+        // What is swallowed ends nothing, nor does what only some readers have there.
+        let escaped = matches!(self.state, State::Backslash(_)) || is_reference(raw);
+        if !escaped && (!matches!(self.state, State::Swallow) || ends_url(seen)) {
             self.stretch = self.stretch.after(seen);
+        }
+        if seen == '=' && self.tags.begins_document() && !is_reference(raw) {
+            self.absurd(raw, out, judge);
+            return false;
         }
         match std::mem::take(&mut self.state) {
             State::Idle => self.idle(seen, raw, out),
@@ -382,8 +404,8 @@ impl Scanner {
                 let name = scheme.as_str();
                 let none = (inside && name != "file") || matches!(name, "http" | "https");
                 let hierarchical = slashes >= 2 || (SPECIAL.contains(&name) && (any >= 1 || none && seen != ':'));
-                opens_anything = inside && OPAQUE.contains(&name);
-                let opaque = OPAQUE.contains(&name) && (inside || OPAQUE_ANYWHERE.contains(&name));
+                opens_anything = inside && is_opaque(name);
+                let opaque = is_opaque(name) && (inside || OPAQUE_ANYWHERE.contains(&name));
                 (Lead::Scheme(scheme), hierarchical || opaque)
             }
             Lead::Slashes { .. } => (Lead::Slashes { placed: inside }, if inside { any >= 2 } else { slashes >= 2 }),
@@ -396,7 +418,8 @@ impl Scanner {
             return self.authority(reading, false, (seen, raw), out, judge);
         }
         if begins {
-            self.stretch = Stretch::behind(place, &lead, &self.tags).until(&self.tags).after(seen);
+            let open = Stretch::behind(place, &lead, &self.tags, "").until(&self.tags);
+            self.stretch = if is_reference(raw) { open } else { open.after(seen) };
         }
         self.release(out);
         self.idle(seen, raw, out);
@@ -434,7 +457,7 @@ impl Scanner {
         if reading.backslash || over || (data && matches!(seen, ';' | ',')) {
             // What Markdown drops, and others take for a slash.
             let odd = reading.backslash && seen.is_ascii_punctuation() && seen != '/';
-            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags, &reading.read);
             if self.decide(reading, odd, out, judge) && !data {
                 self.stretch = stretch;
             }

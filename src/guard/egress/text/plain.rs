@@ -39,6 +39,8 @@ fn looked_at(step: &[u8; STEP]) -> (bool, bool, bool) {
             | is(b'[')
             | is(b']')
             | is(b'`')
+            | is(b'{')
+            | is(b'$')
             | is(b'\n')
             | is(b'\r');
         stops |= is(b'.');
@@ -65,7 +67,7 @@ fn silent(bytes: &[u8], mut at: usize, end: usize) -> usize {
 /// Bytes that are looked at one by one.
 static SPEAKS: [bool; 256] = {
     let mut speaks = [false; 256];
-    let (marks, mut at) = (b":/\\&<>[]`\n\r.", 0);
+    let (marks, mut at) = (b":/\\&<>[]`{$\n\r.", 0);
     while at < marks.len() {
         speaks[marks[at] as usize] = true;
         at += 1;

@@ -53,6 +53,9 @@ const NAMES: &[(&str, char)] = &[
     ("rbrace", '}'),
 ];
 
+/// Those that some readers take without a semicolon as well (section 13.5), and that end or open something.
+const OPEN: [&str; 7] = ["GT", "LT", "QUOT", "gt", "lt", "nbsp", "quot"];
+
 /// A reference that has begun: everything from its `&` on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reference {
@@ -70,6 +73,8 @@ pub(super) enum Taken {
     Whole(char, String),
     /// It stood for a character, and the one that was taken does not belong to it.
     Before(char, String),
+    /// It stood for a character without its semicolon, for some; what it is followed by, and the one that was taken, does not belong to it.
+    Open(char, String, String),
     /// It was none: its text. The character that was taken does not belong to it.
     Not(String),
     /// It is longer than anybody would write it.
@@ -93,7 +98,7 @@ impl Reference {
                 self.raw.push(next);
                 return Taken::On;
             }
-            let Some(seen) = self.seen() else { return Taken::Not(self.close()) };
+            let Some(seen) = self.seen() else { return self.open() };
             self.raw.push(next);
             if seen == '&' && self.raw.len() < BYTES_MAX {
                 self.body.clear();
@@ -127,7 +132,21 @@ impl Reference {
     pub(super) fn end(&mut self) -> Taken {
         match self.seen().filter(|_| self.body.starts_with('#')) {
             Some(seen) => Taken::Before(seen, self.close()),
-            None => Taken::Not(self.close()),
+            None => self.open(),
+        }
+    }
+
+    fn open(&mut self) -> Taken {
+        let open = OPEN.iter().find(|name| self.body.starts_with(**name));
+        let known = open.and_then(|open| NAMES.iter().find(|(name, _)| name == open));
+        let behind = known.and_then(|(name, seen)| Some((*seen, self.body.get(name.len()..)?.to_owned())));
+        let raw = self.close();
+        match behind {
+            Some((seen, rest)) => {
+                let raw = raw.strip_suffix(&*rest).unwrap_or(&raw).to_owned();
+                Taken::Open(seen, raw, rest)
+            }
+            None => Taken::Not(raw),
         }
     }
 
@@ -212,6 +231,9 @@ mod tests {
         check("&#x3ag", &Taken::Before(':', "&#x3a".to_owned()));
         check("&#0;", &whole('\u{fffd}', "&#0;"));
         check("&#99999999999;", &whole('\u{fffd}', "&#99999999999;"));
+        check("&quot/", &Taken::Open('"', "&quot".to_owned(), String::new()));
+        check("&quothttps:", &Taken::Open('"', "&quot".to_owned(), "https".to_owned()));
+        check("&ltimg;", &Taken::Open('<', "&lt".to_owned(), "img".to_owned()));
         check("&T ", &Taken::Not("&T".to_owned()));
         check("& ", &Taken::Not("&".to_owned()));
         check("&#;", &Taken::Not("&#".to_owned()));

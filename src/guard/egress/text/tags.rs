@@ -1,29 +1,49 @@
 //! Whether a place in a text can be inside an HTML tag, however a reader takes what stands before it (WHATWG HTML section 13.2.5).
 //!
 //! Which `<` opens a tag, and which quote a value, depends on what Markdown makes of the text. So every reading is followed at once:
-//! a place is inside a tag if any of them has it so.
+//! a place is inside a tag if any of them has it so. Lists of attributes between braces, as some readers of Markdown have them, and what
+//! some formulas link to, count as tags up to the end of their line.
 
-const TAG: u8 = 1;
-const DOUBLE: u8 = 2;
-const SINGLE: u8 = 4;
+/// Where in a tag each reading is.
+mod at {
+    pub(super) const ELEMENT: u16 = 1;
+    /// Before an attribute's name.
+    pub(super) const BEFORE: u16 = 2;
+    pub(super) const NAME: u16 = 4;
+    /// Behind an attribute's name and blanks.
+    pub(super) const AFTER: u16 = 8;
+    /// Behind an equals sign.
+    pub(super) const VALUE: u16 = 16;
+    pub(super) const UNQUOTED: u16 = 32;
+    pub(super) const DOUBLE: u16 = 64;
+    pub(super) const SINGLE: u16 = 128;
+    /// Behind a value in quotes.
+    pub(super) const BEHIND: u16 = 256;
+    pub(super) const ALL: [u16; 9] = [ELEMENT, BEFORE, NAME, AFTER, VALUE, UNQUOTED, DOUBLE, SINGLE, BEHIND];
+}
+
 /// Bytes of names that mean anything here.
-const NAME_MAX: usize = 10;
+const NAME_MAX: usize = 15;
 /// Elements whose text is raw, or lasts beyond blank lines (CommonMark section 4.6, kind 1).
 const RAW: [&str; 6] = ["pre", "script", "style", "textarea", "svg", "math"];
+/// Elements that lead elsewhere: for some readers their tags go on behind a blank line.
+const LEADING: [&str; 26] = [
+    "a", "area", "audio", "base", "body", "button", "embed", "form", "frame", "iframe", "image", "img", "input", "link", "meta",
+    "object", "param", "source", "table", "tbody", "td", "th", "tr", "track", "use", "video",
+];
+/// Attributes whose values are style sheets, or parts of them (SVG 2 section 6.6).
+const STYLES: [&str; 11] =
+    ["clip-path", "cursor", "fill", "filter", "marker", "marker-end", "marker-mid", "marker-start", "mask", "stroke", "style"];
 
 /// The readings that are possible here.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tags {
-    readings: u8,
+    readings: u16,
     after_lt: bool,
     naming: bool,
     name: String,
     /// A `<` stood where a tag was possible already: which one it belongs to is not sure.
     nested: bool,
-    /// An equals sign stands before, with nothing but blanks since.
-    equals: bool,
-    /// Inside a value without quotes.
-    unquoted: bool,
     word: String,
     word_over: bool,
     attribute: String,
@@ -31,12 +51,72 @@ pub(super) struct Tags {
     style: bool,
     /// The tag has an attribute that is a style sheet.
     styled: bool,
+    /// A brace stands open on this line.
+    brace: bool,
+    /// What stands in it can be attributes.
+    list: bool,
+    /// The last character.
+    last: char,
+}
+
+/// Where a reading can be behind a character. Readers differ in what an equals sign is where no name stands before it.
+fn behind(reading: u16, next: char) -> u16 {
+    let blank = matches!(next, ' ' | '\t' | '\n' | '\r' | '\u{c}');
+    match reading {
+        at::DOUBLE => return if next == '"' { at::BEHIND } else { at::DOUBLE },
+        at::SINGLE => return if next == '\'' { at::BEHIND } else { at::SINGLE },
+        _ if next == '>' => return 0,
+        _ => {}
+    }
+    match (reading, next) {
+        (at::VALUE, '"') => at::DOUBLE,
+        (at::VALUE, '\'') => at::SINGLE,
+        (at::VALUE, '=') => at::UNQUOTED | at::VALUE,
+        (at::VALUE, _) => {
+            if blank {
+                at::VALUE
+            } else {
+                at::UNQUOTED
+            }
+        }
+        (at::UNQUOTED, _) => {
+            if blank {
+                at::BEFORE
+            } else {
+                at::UNQUOTED
+            }
+        }
+        (at::ELEMENT, _) => {
+            if blank || next == '/' {
+                at::BEFORE
+            } else {
+                at::ELEMENT
+            }
+        }
+        (_, '/') => at::BEFORE,
+        (at::NAME | at::AFTER, '=') => at::VALUE,
+        (at::NAME | at::AFTER, _) => {
+            if blank {
+                at::AFTER
+            } else {
+                at::NAME
+            }
+        }
+        (_, '=') => at::NAME | at::VALUE,
+        _ => {
+            if blank {
+                at::BEFORE
+            } else {
+                at::NAME
+            }
+        }
+    }
 }
 
 impl Tags {
     /// Whether this can be inside a tag or a style sheet.
     pub(super) const fn possible(&self) -> bool {
-        self.readings != 0 || self.style
+        self.readings != 0 || self.style || self.list
     }
 
     /// Whether raw HTML that blank lines do not end has been begun, or a comment or declaration.
@@ -44,66 +124,63 @@ impl Tags {
         self.raw
     }
 
-    /// Whether nothing of what follows matters until the next `<`.
+    /// Whether nothing of what follows matters until the next `<` or `{`.
     pub(super) const fn is_idle(&self) -> bool {
-        !self.possible() && !self.after_lt
+        !self.possible() && !self.after_lt && !self.brace
     }
 
     /// Whether no value is open, whichever reading holds.
     pub(super) const fn value_over(&self) -> bool {
-        self.readings & (DOUBLE | SINGLE) == 0 && !self.unquoted && !self.equals
+        self.readings & (at::VALUE | at::UNQUOTED | at::DOUBLE | at::SINGLE) == 0 && !self.list
     }
 
     /// Whether what stands here is surely where a click on a link leads.
     pub(super) fn is_link(&self) -> bool {
         let link = matches!(self.name.as_str(), "a" | "area") && self.attribute == "href";
-        link && !self.nested && !self.raw
+        link && !self.nested && !self.raw && !self.styled && !self.list
     }
 
-    /// A blank line: what Markdown writes behind it ends a tag, but no value in quotes.
+    /// Whether an equals sign here begins a document in the document, in which everything is written twice over.
+    pub(super) fn begins_document(&self) -> bool {
+        self.readings != 0 && self.word == "srcdoc"
+    }
+
+    /// A blank line: what Markdown writes behind it ends a tag, but no value in quotes, and not for every reader.
     pub(super) fn blank_line(&mut self) {
-        let readings = self.readings & (DOUBLE | SINGLE);
-        if !self.raw && readings == 0 {
+        if self.raw {
+            return;
+        }
+        let goes_on = self.styled || LEADING.contains(&self.name.as_str());
+        let readings = if goes_on { self.readings } else { self.readings & (at::DOUBLE | at::SINGLE) };
+        if readings == 0 {
             *self = Self::default();
-        } else if !self.raw {
+        } else {
             (self.readings, self.nested) = (readings, true);
         }
     }
 
     /// Whether this can be a style sheet, or an attribute that is one.
     pub(super) const fn styles(&self) -> bool {
-        self.style || self.styled
+        self.style || self.styled || self.list
+    }
+
+    /// A brace that is said to hold a place.
+    pub(super) const fn begin_list(&mut self) {
+        self.list = true;
     }
 
     /// Takes the next character as it is written.
     pub(super) fn take(&mut self, next: char) {
         let was = self.readings;
-        let mut now = 0;
-        if was & TAG != 0 {
-            // A quote opens a value behind an equals sign alone; which one that is, is not sure in a tag within what can be one.
-            let (value, sure) = (self.equals || self.nested, if self.nested { TAG } else { 0 });
-            now |= match next {
-                '>' => 0,
-                '"' if value => sure | DOUBLE,
-                '\'' if value => sure | SINGLE,
-                _ => TAG,
-            };
-            self.value(next);
-        }
-        if was & DOUBLE != 0 {
-            now |= if next == '"' { TAG } else { DOUBLE };
-        }
-        if was & SINGLE != 0 {
-            now |= if next == '\'' { TAG } else { SINGLE };
-        }
+        let mut now =
+            at::ALL.into_iter().filter(|reading| was & reading != 0).fold(0, |now, reading| now | behind(reading, next));
         if self.naming {
             self.name(next);
         }
         if self.after_lt && (next.is_ascii_alphabetic() || matches!(next, '!' | '?' | '/')) {
-            now |= TAG;
+            now |= at::ELEMENT;
             self.nested = was != 0;
             self.raw |= matches!(next, '!' | '?');
-            (self.equals, self.unquoted) = (false, false);
             self.name.clear();
             self.name.push(next.to_ascii_lowercase());
             self.naming = true;
@@ -114,18 +191,19 @@ impl Tags {
         }
         self.readings = now;
         self.styled &= now != 0;
+        self.braces(next);
     }
 
-    /// Whether a value may begin with the next character.
-    const fn value(&mut self, next: char) {
+    /// A name and an equals sign between braces on one line are attributes.
+    fn braces(&mut self, next: char) {
         match next {
-            '=' if !self.unquoted => self.equals = true,
-            ' ' | '\t' | '\n' | '\r' | '\u{c}' => self.unquoted = false,
-            _ => {
-                self.unquoted |= self.equals && !matches!(next, '"' | '\'');
-                self.equals = false;
-            }
+            '{' => self.brace = true,
+            '\n' | '\r' => (self.brace, self.list) = (false, false),
+            '=' => self.list |= self.brace && (self.last.is_alphanumeric() || matches!(self.last, '-' | '_')),
+            ':' => self.list |= self.last == '{',
+            _ => {}
         }
+        self.last = next;
     }
 
     fn name(&mut self, next: char) {
@@ -144,7 +222,7 @@ impl Tags {
     fn attribute(&mut self, next: char) {
         if next == '=' {
             self.attribute.clone_from(&self.word);
-            self.styled |= self.attribute == "style";
+            self.styled |= STYLES.contains(&self.attribute.as_str());
             self.word_over = true;
         } else if next.is_ascii_alphanumeric() || matches!(next, '-' | ':') {
             if std::mem::take(&mut self.word_over) {
@@ -186,5 +264,16 @@ mod tests {
         check("<a href='x' style='", true, false);
         check("a <y and don't ", true, false);
         check("a <y and don't > ", false, false);
+        // An equals sign without a name before it, a name directly behind a value, a value that a reference begins.
+        check("<iframe =\" title=\">\" src=\"", true, false);
+        check("<iframe x==\" title=\">\" src=\"", true, false);
+        check("<iframe x=\"a\"=\" title=\">\" src=\"", true, false);
+        check("<iframe title=\"b=c\"d=\">\" src=\"", true, false);
+        check("<img x=&#97; alt='>' src='", true, false);
+        check("<a style=\"--a: href=;background:", true, false);
+        check("![x](y){: src=\"", true, false);
+        check("[x]{style=\"", true, false);
+        check("{a: b} {c}", false, false);
+        check("{\n  \"a\": \"b=c\"", false, false);
     }
 }
