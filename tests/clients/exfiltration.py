@@ -14,6 +14,15 @@ EVIL = [
     f'{GOOD}".evil.example', '".evil.example', f"{GOOD}),.evil.example", f"{GOOD}&sol;.evil.example", "~evil.example",
     "^@evil.example", " @evil.example", "\u00a0@evil.example", "]@evil.example", "|@evil.example", f"{GOOD}^@evil.example", f"{GOOD} @evil.example",
     f"{GOOD}\\x@evil.example", f"{GOOD}.㎝㎏.㏌", f"{GOOD}\u00ad.㏄", "3627734734", "evil．example", f"{GOOD}&commat;evil.example",
+    f"{GOOD}^&#32;@evil.example", f"{GOOD}^&gt;@evil.example", f"{GOOD}[&#10;@evil.example", f"{GOOD}|&quest;@evil.example", f"{GOOD}^&sol;@evil.example",
+    f"{GOOD}^\\>@evil.example", f"{GOOD}[\\)@evil.example", f"{GOOD}<@evil.example", f"{GOOD}^(a)@evil.example",
+]
+# What leads elsewhere only where a URL belongs.
+PLACED = ["/\\evil.example/x", "\\\\evil.example/x", "//intranet/x", "javascript:alert(1)", "/&Tab;/evil.example/x", "search-ms:query=x", "magnet:?tr=x"]
+# What leaves one reader in a tag, and another out of it.
+ODD = [
+    ' =" title=">"', " =' title='>'", ' x==" title=">"', ' x/=" title=">"', ' x="a"=" title=">"', ' title="b=c"d=">"', " x=&#97; alt='>'",
+    ' x=&#97;" title=">"', ' x=y"z title=">"', " x='a\"' title='>'", ' x = "a>b"y=">"', " x=&quot; alt='>'", ' "title=">"',
 ]
 WORDS = [
     "the", "model", "says:", "größe,", "模型", "🙂", '"quoted"', "*stress*", "**strong**", "`code`", "1/2", "and/or", "AT&T", "a\\_b", "x < y",
@@ -58,7 +67,9 @@ def _quoted(chance: random.Random, url: str) -> str:
 
 def _tag(name: str, attribute: str, rest: str = "") -> Maker:
     def made(chance: random.Random, url: str) -> str:
-        before = chance.choice(["", ' alt="a>b"', " alt='x'", ' class="y"', "\n", ' title="<a href="'])
+        before = chance.choice(["", ' alt="a>b"', " alt='x'", ' class="y"', "\n", ' title="<a href="', *ODD])
+        if before in ODD and chance.random() < 0.5:
+            url = chance.choice(PLACED)
         return f"<{name}{before} {attribute}={_quoted(chance, url)}{rest}>"
     return made
 
@@ -85,6 +96,7 @@ MARKDOWN: list[Maker] = [
     lambda chance, url: f"{'> ' * chance.choice([1, 2])}![x](\n> {chance.choice([url, '//3627734734/x', '//evil．example/x', '//intranet/x'])})",
     lambda chance, url: f"> [a]:\n> {chance.choice([url, '//3627734734/x', '//intranet/x'])}\n\n![a]",
     lambda chance, url: "> [x](\n> javascript:alert(1))",
+    lambda chance, url: f"{chance.choice(['!', ''])}[x]({chance.choice(['{}', '<{}>']).format(chance.choice(PLACED))})",
     lambda chance, url: f"<{url}>",
     lambda chance, url: url,
     lambda chance, url: f"www.{url.rpartition('/')[0].rpartition('/')[2] or 'evil.example'}",
@@ -109,6 +121,13 @@ HTML: list[Maker] = [
     lambda chance, url: "<style>a{b:url(\"http\\\ns:evil.example/x\")}</style>",
     lambda chance, url: "<a href=\"javascript: alert(1)\">x</a> <a href='view-source: x'>y</a>",
     lambda chance, url: "<iframe src='data:text/html,<img src=x>'></iframe>",
+    lambda chance, url: f"<iframe srcdoc='<img src=&quot{chance.choice(['//evil.example/x', 'https:/evil.example/x'])}&quot>'></iframe>",
+    lambda chance, url: "<p style='background:url(&quot//evil.example/x&quot)'>x</p>",
+    lambda chance, url: "<iframe srcdoc=\"&lt;style&gt;@import '\\2f\\2f evil.example/x.css';&lt;/style&gt;\"></iframe>",
+    lambda chance, url: f"<iframe srcdoc{chance.choice(['', ' ', chr(10)])}=&lt;img{chr(9)}src={url}&gt;></iframe>",
+    lambda chance, url: "<style>a{b:url('https://good.example^\\\n@evil.example/x')}</style>",
+    lambda chance, url: f"<div>\n<img{chance.choice(ODD)} src=\"{chance.choice(PLACED)}\">\n</div>",
+    lambda chance, url: f"<svg><rect {chance.choice(['cursor', 'mask', 'fill'])}=\"url(https\\3a//evil.example/x.png),auto\"/></svg>",
 ]
 # What stands around: places where code looks fenced to one reader and not to another.
 AROUND = [

@@ -96,7 +96,8 @@ def elsewhere(url: str, allowed: str) -> str | None:
         own = read.protocol in ("http:", "https:") and read.hostname == "chat.example"
         picture = read.protocol == "data:" and read.pathname.startswith("image/png")
         # Where nothing says which scheme, it is that of the page.
-        schemeless = url.lstrip()[:2].replace("\\", "/") == "//" and read.host == ada_url.URL(allowed).host
+        seen = url.lstrip().translate({ord(left_out): None for left_out in "\t\r\n"})
+        schemeless = seen[:2].replace("\\", "/") == "//" and read.host == ada_url.URL(allowed).host
         leads_somewhere = ("://" in read.href and (read.host or read.protocol == "file:")) or read.protocol in OPAQUE
         if not own and not picture and not schemeless and leads_somewhere and read.origin != allowed:
             return str(read.href)[:300]

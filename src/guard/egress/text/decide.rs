@@ -20,7 +20,8 @@ impl Scanner {
             Some(scheme) => Some(Err(format!("{scheme}:{read}"))),
             None => authority::url(&lead, &read, (odd, placed)),
         };
-        let fenced = self.lines.fenced();
+        // A fence may have been opened since.
+        let fenced = before.lines.fenced() && self.lines.fenced();
         let found = |url: &Result<String, String>| {
             let url = url.as_deref().map_err(String::as_str);
             judge(&Found { kind, url, fenced })

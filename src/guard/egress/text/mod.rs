@@ -157,11 +157,11 @@ impl Scanner {
         let joint = cut || !matches!(self.state, State::Idle);
         match std::mem::take(&mut self.state) {
             State::Authority(reading) => {
-                self.stretch = Stretch::behind(reading.place, &reading.lead, &self.tags, &reading.read);
+                self.stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
                 self.decide(reading, false, out, judge);
             }
             State::Slashes { lead, place, .. } => {
-                self.stretch = Stretch::behind(place, &lead, &self.tags, "");
+                self.stretch = Stretch::behind(place, &lead, &self.tags);
                 self.release(out);
             }
             State::Idle | State::Backslash(_) => self.release(out),
@@ -219,7 +219,7 @@ impl Scanner {
             out.push_str(MARK);
         }
         // Inside a tag, readers of URLs leave these out (URL Standard section 4.4).
-        let left_out = matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw) || self.in_destination());
+        let left_out = matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw) || self.in_destination(seen));
         let escaped = matches!(self.state, State::Backslash(_));
         if !self.step((seen, raw), left_out, out, judge) {
             return;
@@ -237,11 +237,14 @@ impl Scanner {
         self.written(raw);
     }
 
-    /// Whether what stands here is in a destination of Markdown.
-    fn in_destination(&self) -> bool {
+    /// Whether what stands here is in a destination of Markdown. A blank line ends it.
+    fn in_destination(&self, seen: char) -> bool {
+        if matches!((self.context.last, seen), ('\n', '\n' | '\r') | ('\r', '\r')) {
+            return false;
+        }
         match &self.state {
             State::Slashes { place, .. } => place.is_inline(),
-            State::Authority(reading) => reading.place.is_inline(),
+            State::Authority(reading) => reading.place.is_inline() && !reading.read.contains(')'),
             State::Idle | State::Backslash(_) => self.context.in_destination(),
             State::Swallow | State::Blocked => false,
         }
@@ -418,7 +421,7 @@ impl Scanner {
             return self.authority(reading, false, (seen, raw), out, judge);
         }
         if begins {
-            let open = Stretch::behind(place, &lead, &self.tags, "").until(&self.tags);
+            let open = Stretch::behind(place, &lead, &self.tags).until(&self.tags);
             self.stretch = if is_reference(raw) { open } else { open.after(seen) };
         }
         self.release(out);
@@ -457,7 +460,7 @@ impl Scanner {
         if reading.backslash || over || (data && matches!(seen, ';' | ',')) {
             // What Markdown drops, and others take for a slash.
             let odd = reading.backslash && seen.is_ascii_punctuation() && seen != '/';
-            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags, &reading.read);
+            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
             if self.decide(reading, odd, out, judge) && !data {
                 self.stretch = stretch;
             }

@@ -471,6 +471,14 @@ fn a_tag_goes_on_as_long_as_any_reader_has_it() {
 fn a_line_feed_in_a_destination_is_none_for_some() {
     check("![x](/\n/evil.example/p.png)", "![x](\n@)");
     check("[x](java\nscript:alert(1))", "[x](java\nscript@))");
+    check("> ![x](\n> http:\\/evil.example)", "> ![x](\n> http@)");
+    check("![x](\nhttp:\\/evil.example)", "![x](\nhttp@)");
+    check("![x](http:\\/evil.example)", "![x](http@)");
+    check("![x](\nhttp:\\/evil.example)\n```\n<br>", "![x](\nhttp@)\n```\n<br>");
+    check("![x](https://evil.example\n```\n<br>", "![x](https@\n```\n<br>");
+    check("<img src=https://evil.example\n```\n<br>", "<img src=https@\n```\n<br>");
+    check("www ``` a`b\n> ![x](\n> http:\\/evil.example)", "www ``` a`b\n> ![x](\n> http@)");
+    same("a ]( b //\n\nSee this. ]( //\r\n\r\nSee");
     check("[x](\nsearch-ms:query)", "[x](\nsearch-ms@)");
     same("[a]: https://good.example\n[b]: https://good.example/x\n\n[x](https://good.example/\n\"title\")");
 }
@@ -483,8 +491,7 @@ fn what_gives_way_in_a_name_is_not_ended_by_what_stands_for_something() {
         "[x](<https://good.example^\\>§evil.example/>)",
         "https://good.example<§evil.example/p",
         "//good.example<§evil.example/p",
-        "![x](https://good.example §evil.example/p.png)",
-        "![x](https://good.example^(a) §evil.example/p.png)",
+        "![x](https://good.example^(a)§evil.example/p.png)",
     ] {
         marked(text);
     }

@@ -15,11 +15,8 @@ pub(super) enum Stretch {
     Bare,
     /// The same without a scheme, where brackets end it as well.
     Schemeless,
-    /// A destination of Markdown up to its bracket, and how many stand open in it. Blanks belong to it for some, unless what they lead to is
-    /// a title.
-    Destination { depth: u8, blank: bool },
-    /// The destination of a definition: up to a blank.
-    Definition,
+    /// A destination of Markdown, up to a blank.
+    Destination,
     /// A destination between `<` and `>`: blanks belong to it.
     Angle,
     /// A style sheet: a string of it goes on to the end of the line.
@@ -29,18 +26,16 @@ pub(super) enum Stretch {
 }
 
 impl Stretch {
-    /// What is open behind the slashes of a URL at `place`, and what was `read` of its authority.
-    pub(super) fn behind(place: Place, lead: &Lead, tags: &Tags, read: &str) -> Self {
+    /// What is open behind the slashes, or the authority, of a URL at `place`.
+    pub(super) fn behind(place: Place, lead: &Lead, tags: &Tags) -> Self {
         if place.is_angle() {
             Self::Angle
         } else if tags.styles() || place.is_style() {
             Self::Style
         } else if tags.possible() {
             Self::Tag
-        } else if place.is_inline() {
-            read.chars().fold(Self::Destination { depth: 0, blank: false }, Self::after)
         } else if place.is_destination() {
-            Self::Definition
+            Self::Destination
         } else if matches!(lead, Lead::Slashes { .. }) {
             Self::Schemeless
         } else {
@@ -58,19 +53,8 @@ impl Stretch {
         let blank = seen.is_ascii_whitespace();
         let ends = match self {
             Self::Closed => true,
-            Self::Bare | Self::Definition => blank,
+            Self::Bare | Self::Destination => blank,
             Self::Schemeless => blank || matches!(seen, '[' | ']' | '(' | ')'),
-            Self::Destination { blank: true, .. } if matches!(seen, '"' | '\'' | '(') => true,
-            Self::Destination { depth: 0, .. } if seen == ')' => return Self::Bare,
-            Self::Destination { depth, .. } if !matches!(seen, '/' | '?' | '#') => {
-                let depth = match seen {
-                    '(' => depth.saturating_add(1),
-                    ')' => depth - 1,
-                    _ => depth,
-                };
-                return Self::Destination { depth, blank };
-            }
-            Self::Destination { .. } => true,
             Self::Angle => matches!(seen, '>' | '\n' | '\r'),
             Self::Style => matches!(seen, '\n' | '\r' | '\u{c}'),
             Self::Tag => false,
