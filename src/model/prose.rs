@@ -67,7 +67,7 @@ pub enum Unreadable {
     #[error("the answer is not JSON")]
     Json,
     /// A choice whose number is none.
-    #[error("the index of a choice is not a whole number below {CHOICES_MAX}")]
+    #[error("the index of a choice is not a whole number below {CHOICES_MAX}, or that of a block goes back")]
     Index,
     /// A text that stands there twice under one name.
     #[error("a member of the answer stands there twice")]
@@ -103,14 +103,22 @@ struct Walk<'j, 'p> {
     choice: u64,
     /// Inside an error every string is a text.
     error: bool,
+    /// The block that the event is a piece of.
+    block: Option<u64>,
     /// The names that lead here, behind the number of the block.
     path: String,
     /// Where each text stood last, of texts that come in pieces.
     sources: Sources,
 }
 
-/// By choice and member, where the last piece of a text stood.
-type Sources = BTreeMap<(u64, String), String>;
+/// Where the pieces of a stream's texts stood.
+#[derive(Default)]
+struct Sources {
+    /// By choice and member, the last one.
+    last: BTreeMap<(u64, String), String>,
+    /// The furthest of Anthropic's blocks.
+    block: u64,
+}
 
 /// A whole answer with its texts filtered; `None` where nothing changed.
 ///
@@ -262,7 +270,8 @@ impl<'j, 'p> Walk<'j, 'p> {
             choice: NO_CHOICE,
             error: false,
             path: String::new(),
-            sources: Sources::new(),
+            sources: Sources::default(),
+            block: None,
         }
     }
 
@@ -270,8 +279,10 @@ impl<'j, 'p> Walk<'j, 'p> {
         if !is_document(json) {
             return Err(Unreadable::Json);
         }
-        if let Some(block) = member(json, "index").and_then(|index| std::str::from_utf8(index.trim_ascii()).ok()) {
-            self.path.push_str(block);
+        if let Some(index) = member(json, "index") {
+            let block = number(index).ok_or(Unreadable::Index)?;
+            self.block = Some(block);
+            self.path = block.to_string();
         }
         self.value(json, "", 0)
     }
@@ -342,20 +353,26 @@ impl<'j, 'p> Walk<'j, 'p> {
 
     /// A piece that stands elsewhere than the one before, in another block or member, belongs to another text for some readers: nothing that
     /// is open goes on there, and no fence.
-    fn moved(&mut self, key: &str) {
+    fn moved(&mut self, key: &str) -> Result<(), Unreadable> {
         let of = (self.choice, key.to_owned());
-        let known = self.sources.get(&of);
+        let known = self.sources.last.get(&of);
         if known.is_some_and(|known| *known == self.path) {
-            return;
+            return Ok(());
         }
-        let first = known.is_none() && self.sources.len() < SOURCES_MAX;
+        // What goes on in a block before it is put together by its number, or in the order of its coming.
+        if self.block.is_some_and(|block| block < self.sources.block) {
+            return Err(Unreadable::Index);
+        }
+        self.sources.block = self.block.unwrap_or(self.sources.block);
+        let first = known.is_none() && self.sources.last.len() < SOURCES_MAX;
         if first || known.is_some() {
-            self.sources.insert(of, self.path.clone());
+            self.sources.last.insert(of, self.path.clone());
         }
         if !first {
             self.end(None);
             self.prose.part();
         }
+        Ok(())
     }
 
     /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
@@ -403,7 +420,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         let read = json::parse(value, &Limits::deep(1)).map_err(|_| Unreadable::Json)?;
         let Value::String(read) = read else { return Err(Unreadable::Json) };
         if !self.whole && !self.alone && !read.is_empty() {
-            self.moved(key);
+            self.moved(key)?;
         }
         let (channel, mut text) = (Channel { choice: self.choice, key }, String::with_capacity(read.len()));
         self.prose.piece(channel, &read, &mut text);

@@ -40,12 +40,14 @@ impl Scanner {
 
     /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the mark.
     pub(super) fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
-        let Before { context, tags, lines, from } = before;
-        (self.context, self.tags, self.lines) = (context, tags, lines);
+        let Before { context, lines, from } = before;
+        (self.context, self.tags, self.lines) = (context, std::mem::take(&mut self.kept_tags), lines);
         let rest = self.held.split_off(from);
         // Lines that ended before the authority still do.
-        out.extend(self.held.chars().filter(|held| matches!(held, '\n' | '\r')));
-        self.held.clear();
+        for end in std::mem::take(&mut self.held).chars().filter(|held| matches!(held, '\n' | '\r')) {
+            self.tags.take(end);
+            out.push(end);
+        }
         out.push_str(MARK);
         MARK.chars().for_each(|next| self.context.take(next, true));
         self.written(MARK);
@@ -82,7 +84,11 @@ impl Scanner {
                 self.state = over;
                 return;
             }
-            State::Idle | State::Backslash(_) => self.reading(lead, (Kind::Either, self.context.here()), raw),
+            State::Idle => {
+                self.kept_tags.clone_from(&self.tags);
+                self.reading(lead, (Kind::Either, self.context.here()), raw)
+            }
+            State::Backslash(_) => self.reading(lead, (Kind::Either, self.context.here()), raw),
         };
         if self.decide(reading, true, out, judge) {
             out.push_str(raw);

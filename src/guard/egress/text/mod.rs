@@ -87,6 +87,8 @@ pub struct Scanner {
     stretch: Stretch,
     /// The same before what is held.
     kept: Stretch,
+    /// Tags before what is held.
+    kept_tags: Tags,
     /// Bytes that may be read once more.
     credit: usize,
 }
@@ -106,6 +108,7 @@ impl Scanner {
             joint: false,
             stretch: Stretch::Closed,
             kept: Stretch::Closed,
+            kept_tags: Tags::default(),
             credit: AGAIN_MIN,
         }
     }
@@ -219,7 +222,8 @@ impl Scanner {
             out.push_str(MARK);
         }
         // Inside a tag, readers of URLs leave these out (URL Standard section 4.4).
-        let left_out = matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw) || self.in_destination(seen));
+        let left_out =
+            matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw) || self.in_destination(seen));
         let escaped = matches!(self.state, State::Backslash(_));
         if !self.step((seen, raw), left_out, out, judge) {
             return;
@@ -329,8 +333,7 @@ impl Scanner {
     }
 
     fn reading(&self, lead: Lead, (kind, place): (Kind, Place), read: &str) -> Box<Reading> {
-        let (context, tags, lines) = (self.context.clone(), self.tags.clone(), self.lines.clone());
-        let before = Before { context, tags, lines, from: self.held.len() };
+        let before = Before { context: self.context.clone(), lines: self.lines.clone(), from: self.held.len() };
         Box::new(Reading {
             lead,
             kind,
@@ -361,6 +364,7 @@ impl Scanner {
                 return;
             }
         };
+        self.kept_tags.clone_from(&self.tags);
         self.held.push_str(raw);
         self.state = begin;
     }

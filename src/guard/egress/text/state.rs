@@ -4,7 +4,6 @@ use super::authority::Lead;
 use super::context::{Context, Kind, Place};
 use super::lines::Lines;
 use super::schemes::known_end;
-use super::tags::Tags;
 
 #[derive(Clone, Debug, Default)]
 pub(super) enum State {
@@ -45,7 +44,6 @@ pub(super) struct Reading {
 #[derive(Clone, Debug)]
 pub(super) struct Before {
     pub(super) context: Context,
-    pub(super) tags: Tags,
     pub(super) lines: Lines,
     pub(super) from: usize,
 }
