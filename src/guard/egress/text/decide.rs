@@ -92,8 +92,13 @@ impl Scanner {
         };
         if self.decide(reading, true, out, judge) {
             out.push_str(raw);
-        } else {
-            self.state = if self.is_blocked() { State::Blocked } else { State::Swallow };
+            return;
+        }
+        match &self.state {
+            State::Idle => self.state = State::Swallow,
+            State::Swallow | State::Blocked => {}
+            // What stands behind the one that gave way begins another.
+            State::Backslash(_) | State::Slashes { .. } | State::Authority(_) => self.absurd(raw, out, judge),
         }
     }
 }

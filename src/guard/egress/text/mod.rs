@@ -158,10 +158,18 @@ impl Scanner {
             self.referred(taken, None, out, judge);
         }
         let joint = cut || !matches!(self.state, State::Idle);
+        // What stands behind one that gives way can begin another.
+        while self.settle(out, judge) {}
+        self.joint |= joint && matches!(self.state, State::Idle);
+        self.lines.doubt();
+    }
+
+    /// What is held comes out as it is, or gives way. Whether there may be more of it.
+    fn settle(&mut self, out: &mut String, judge: &mut Judged<'_>) -> bool {
         match std::mem::take(&mut self.state) {
             State::Authority(reading) => {
                 self.stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
-                self.decide(reading, false, out, judge);
+                return !self.decide(reading, false, out, judge);
             }
             State::Slashes { lead, place, .. } => {
                 self.stretch = Stretch::behind(place, &lead, &self.tags);
@@ -170,8 +178,7 @@ impl Scanner {
             State::Idle | State::Backslash(_) => self.release(out),
             over @ (State::Swallow | State::Blocked) => self.state = over,
         }
-        self.joint |= joint && matches!(self.state, State::Idle);
-        self.lines.doubt();
+        false
     }
 
     /// Whether a run in which nothing speaks is seen as it is by everything here.

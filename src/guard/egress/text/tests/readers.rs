@@ -81,3 +81,13 @@ fn what_gives_way_in_a_name_is_not_ended_by_what_stands_for_something() {
     check(goes_on, &goes_on.replace("\\\n@evil.example/x", &format!("\n{MARK}")));
     same("[docs](https://good.example) or mail me@there, [x](https://good.example 'me@x') (https://good.example) me@x");
 }
+
+#[test]
+fn what_stands_behind_one_that_gave_way_is_looked_at() {
+    let hidden = "www.`www.`www.evil.example";
+    check(&format!("<img?sr=\"`{hidden}:@/il.ex\n"), "<img?sr=\"`www@`www@`www@\n");
+    for end in 0..=hidden.len() {
+        let (out, _) = filtered(&[&hidden[..end]], true);
+        assert!(!out.contains(".e") && out.len() <= end + 3 * MARK.len(), "{out}");
+    }
+}
