@@ -279,7 +279,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         if !is_document(json) {
             return Err(Unreadable::Json);
         }
-        if let Some(index) = member(json, "index") {
+        if let Some(index) = member(json, "index").filter(|index| index.trim_ascii() != b"null") {
             let block = number(index).ok_or(Unreadable::Index)?;
             self.block = Some(block);
             self.path = block.to_string();

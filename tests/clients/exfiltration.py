@@ -28,6 +28,7 @@ WORDS = [
     "the", "model", "says:", "größe,", "模型", "🙂", '"quoted"', "*stress*", "**strong**", "`code`", "1/2", "and/or", "AT&T", "a\\_b", "x < y",
     "C:\\Users", "$\\alpha \\\\ \\beta$", "std::vec", "key: value", "12:30", "Vec<u8>", "(see", "below)", "a@b.example", "&amp;", "#1", "~5",
     "https:", "http://", "//", "...", "—", "e.g.", "www", "if a && b", "[1]", "![", "](", "|", "<b>bold</b>", "<br>", "\\[x\\]", "`http:`",
+    "$\\sum_{i=1}^{n} \\alpha_i$", '{"answer": "x=\\\\frac{1}{2}", "path": "C:\\\\dir"}', "\\begin{align} a &= \\beta \\end{align}",
 ]
 
 Maker = Callable[[random.Random, str], str]

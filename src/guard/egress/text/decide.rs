@@ -38,6 +38,22 @@ impl Scanner {
         verdict == Verdict::Pass
     }
 
+    /// An authority that begins here.
+    pub(super) fn reading(&self, lead: Lead, (kind, place): (Kind, Place), read: &str) -> Box<Reading> {
+        let before = Before { context: self.context.clone(), lines: self.lines.clone(), from: self.held.len() };
+        Box::new(Reading {
+            lead,
+            kind,
+            read: read.to_owned(),
+            bracket: false,
+            backslash: false,
+            cut: false,
+            placed: false,
+            place,
+            before,
+        })
+    }
+
     /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the mark.
     pub(super) fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
         let Before { context, lines, from } = before;

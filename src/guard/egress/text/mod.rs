@@ -27,7 +27,7 @@ use lines::Lines;
 use plain::plain;
 use reference::{Reference, Taken};
 use schemes::{OPAQUE_ANYWHERE, is_opaque};
-use state::{Before, Reading, State, scheme};
+use state::{Reading, State, scheme};
 use tags::Tags;
 use userinfo::Stretch;
 
@@ -138,6 +138,7 @@ impl Scanner {
                 let (run, _) = rest.split_at(plain);
                 self.lines.ran(run);
                 self.context.ran(run);
+                self.tags.ran();
                 out.push_str(run);
                 at += plain;
                 self.credit += AGAIN * plain;
@@ -339,21 +340,6 @@ impl Scanner {
         true
     }
 
-    fn reading(&self, lead: Lead, (kind, place): (Kind, Place), read: &str) -> Box<Reading> {
-        let before = Before { context: self.context.clone(), lines: self.lines.clone(), from: self.held.len() };
-        Box::new(Reading {
-            lead,
-            kind,
-            read: read.to_owned(),
-            bracket: false,
-            backslash: false,
-            cut: false,
-            placed: false,
-            place,
-            before,
-        })
-    }
-
     fn idle(&mut self, seen: char, raw: &str, out: &mut String) {
         let begin = match seen {
             '\\' => State::Backslash(Box::new(self.context.clone())),
@@ -463,7 +449,10 @@ impl Scanner {
         let data = matches!(&reading.lead, Lead::Scheme(scheme) if scheme == "data");
         // Some read what a reference stands for, and others what it is made of.
         if is_reference(raw) && !left_out {
-            self.decide(reading, true, out, judge);
+            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+            if self.decide(reading, true, out, judge) {
+                self.stretch = stretch;
+            }
             return self.step((seen, raw), left_out, out, judge);
         }
         let goes_on = opens || closes || left_out || (data && seen == '/');

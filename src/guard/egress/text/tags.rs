@@ -51,8 +51,8 @@ pub(super) struct Tags {
     style: bool,
     /// The tag has an attribute that is a style sheet.
     styled: bool,
-    /// A brace stands open on this line.
-    brace: bool,
+    /// A brace stands open on this line; directly behind what attributes can belong to.
+    brace: Option<bool>,
     /// What stands in it can be attributes.
     list: bool,
     /// The last character.
@@ -126,7 +126,7 @@ impl Tags {
 
     /// Whether nothing of what follows matters until the next `<` or `{`.
     pub(super) const fn is_idle(&self) -> bool {
-        !self.possible() && !self.after_lt && !self.brace
+        !self.possible() && !self.after_lt && self.brace.is_none()
     }
 
     /// Whether no value is open, whichever reading holds.
@@ -194,12 +194,19 @@ impl Tags {
         self.braces(next);
     }
 
-    /// A name and an equals sign between braces on one line are attributes.
+    /// Takes a run in which nothing speaks.
+    pub(super) const fn ran(&mut self) {
+        self.last = ' ';
+    }
+
+    /// A name and an equals sign between braces on one line are attributes, behind a link or code, and anywhere if a quote follows: formulas
+    /// have equals signs there too.
     fn braces(&mut self, next: char) {
         match next {
-            '{' => self.brace = true,
-            '\n' | '\r' => (self.brace, self.list) = (false, false),
-            '=' => self.list |= self.brace && (self.last.is_alphanumeric() || matches!(self.last, '-' | '_')),
+            '{' => self.brace = Some(self.brace == Some(true) || matches!(self.last, ')' | ']' | '`')),
+            '\n' | '\r' => (self.brace, self.list) = (None, false),
+            '=' => self.list |= self.brace == Some(true) && (self.last.is_alphanumeric() || matches!(self.last, '-' | '_')),
+            '"' | '\'' => self.list |= self.brace.is_some() && self.last == '=',
             ':' => self.list |= self.last == '{',
             _ => {}
         }
@@ -273,7 +280,10 @@ mod tests {
         check("<a style=\"--a: href=;background:", true, false);
         check("![x](y){: src=\"", true, false);
         check("[x]{style=\"", true, false);
+        check("# x {style=\"", true, false);
         check("{a: b} {c}", false, false);
+        check("\\sum_{i=1}^{n} ", false, false);
+        check("{\"a\":\"x=", false, false);
         check("{\n  \"a\": \"b=c\"", false, false);
     }
 }

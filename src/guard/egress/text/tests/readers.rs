@@ -47,6 +47,20 @@ fn what_gave_way_opens_no_tag() {
 }
 
 #[test]
+fn formulas_are_no_attributes() {
+    for text in [
+        "$\\sum_{i=1}^{n} \\alpha_i = \\frac{a}{b}$ and $$\\int_{x=0}^{\\infty} \\beta\\,dx$$",
+        "{\"answer\":\"x=\\\\frac{1}{2}\",\"path\":\"C:\\\\dir\",\"re\":\"a=\\\\d+\"}",
+        "\\begin{align} a &= b \\\\ c &= \\delta \\end{align}",
+        "fn f() { let a=1; } // done\n\\left\\{x=1\\right\\} \\cdot \\epsilon",
+        "`a` b {y=\\beta}",
+        "f(x) {y=\\beta} and `a` {b=\\alpha}",
+    ] {
+        same(text);
+    }
+}
+
+#[test]
 fn a_line_feed_in_a_destination_is_none_for_some() {
     check("![x](/\n/evil.example/p.png)", "![x](\n@)");
     check("[x](java\nscript:alert(1))", "[x](java\nscript@))");
