@@ -207,8 +207,8 @@ def test_a_token_leaves_less(gateway: Served, model: Says) -> None:
         open_ai(gateway, narrow).chat.completions.create(model=MODEL, messages=user("narrowed"))
 
 
-def block(name: str, url: str) -> tuple[bytes, bytes]:
-    """An answer of Anthropic's that calls a tool, whole and streamed."""
+def block(name: str, url: str, late: bool) -> tuple[bytes, bytes]:
+    """An answer of Anthropic's that calls a tool, whole and streamed; all blocks end at the end where it is `late`, as llama.cpp has it."""
     about = {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "usage": {"input_tokens": 1, "output_tokens": 1}}
     content = [{"type": "text", "text": "so"}, {"type": "tool_use", "id": "t", "name": name, "input": {"url": url}}]
     whole = json.dumps({**about, "content": content, "stop_reason": "tool_use", "stop_sequence": None}).encode()
@@ -224,17 +224,22 @@ def block(name: str, url: str) -> tuple[bytes, bytes]:
         {"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}, "usage": {"output_tokens": 1}},
         {"type": "message_stop"},
     ]
+    if late:
+        stops = [one for one in events if one["type"] == "content_block_stop"]
+        events = [one for one in events[:-2] if one not in stops] + stops + events[-2:]
     return whole, b"".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events)
 
 
-def test_anthropic_tools_too(gateway: Served, model: Says) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_anthropic_tools_too(gateway: Served, model: Says, late: bool) -> None:
     client = claude(gateway, gateway.token)
     for mark, name, url, passes in [
         ("one good call", "fetch", "https://good.example/", True),
         ("one evil call", "fetch", "https://evil.example/", False),
         ("another tool", "write", "https://evil.example/", True),
     ]:
-        model.say(mark, *block(name, url))
+        mark = f"{mark} {late}"
+        model.say(mark, *block(name, url, late))
         if passes:
             assert client.messages.create(model=MODEL, max_tokens=9, messages=user(mark)).content[1].input == {"url": url}
             with client.messages.stream(model=MODEL, max_tokens=9, messages=user(mark)) as stream:
