@@ -370,12 +370,18 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_read_once() {
-        for text in ["//", "http:", "https:a ", "\\/\\/", "[\\\""] {
-            let text = text.repeat(100_000);
-            let document = format!("{{\"q\":\"{text}\"}}");
-            // How long that takes is nothing that a test could say, but it ends.
-            _ = leads(Arguments::Json(document.as_bytes()), &judge(), &Narrowing::default());
+    fn a_long_text_is_read_to_its_end() {
+        for text in ["//", "http:", "https:a ", "/ /", "[1]"] {
+            let found = |end: &str| {
+                let document = format!("{{\"q\":\"{}{end}\"}}", text.repeat(100_000));
+                leads(Arguments::Json(document.as_bytes()), &judge(), &Narrowing::default()).map(|led| led.reason)
+            };
+            assert!(found(" https://evil.example/").is_some(), "{text}");
+            assert_eq!(
+                userinfo(&format!("{}x@evil.example", text.repeat(100_000))).is_some(),
+                text != "[1]" && text != "/ /",
+                "{text}"
+            );
         }
     }
 
