@@ -78,9 +78,9 @@ pub enum Unreadable {
 }
 
 /// One string of a document, and what becomes of it.
-struct Piece {
+struct Piece<'j> {
     choice: u64,
-    key: String,
+    key: &'j str,
     from: usize,
     to: usize,
     changed: bool,
@@ -91,7 +91,7 @@ struct Piece {
 struct Walk<'j, 'p> {
     json: &'j [u8],
     prose: &'p mut dyn Prose,
-    pieces: Vec<Piece>,
+    pieces: Vec<Piece<'j>>,
     /// Places of what gives way to `null`.
     dropped: Vec<(usize, usize)>,
     /// What was held of texts that do not stand in this document.
@@ -115,7 +115,9 @@ struct Walk<'j, 'p> {
 #[derive(Default)]
 struct Sources {
     /// By choice and member, the last one.
-    last: BTreeMap<(u64, String), String>,
+    last: BTreeMap<u64, BTreeMap<String, String>>,
+    /// How many they are.
+    count: usize,
     /// The furthest of Anthropic's blocks.
     block: u64,
 }
@@ -287,7 +289,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         self.value(json, "", 0)
     }
 
-    fn value(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
+    fn value(&mut self, value: &'j [u8], key: &'j str, depth: usize) -> Result<(), Unreadable> {
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
         }
@@ -301,7 +303,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         }
     }
 
-    fn array(&mut self, value: &'j [u8], key: &str, depth: usize) -> Result<(), Unreadable> {
+    fn array(&mut self, value: &'j [u8], key: &'j str, depth: usize) -> Result<(), Unreadable> {
         let mut found = Ok(());
         items(value, |item| {
             // Parts of a text may be shown each by itself.
@@ -354,9 +356,8 @@ impl<'j, 'p> Walk<'j, 'p> {
     /// A piece that stands elsewhere than the one before, in another block or member, belongs to another text for some readers: nothing that
     /// is open goes on there, and no fence.
     fn moved(&mut self, key: &str) -> Result<(), Unreadable> {
-        let of = (self.choice, key.to_owned());
-        let known = self.sources.last.get(&of);
-        if known.is_some_and(|known| *known == self.path) {
+        let known = self.sources.last.get_mut(&self.choice).and_then(|known| known.get_mut(key));
+        if known.as_ref().is_some_and(|known| **known == self.path) {
             return Ok(());
         }
         // What goes on in a block before it is put together by its number, or in the order of its coming.
@@ -364,14 +365,15 @@ impl<'j, 'p> Walk<'j, 'p> {
             return Err(Unreadable::Index);
         }
         self.sources.block = self.block.unwrap_or(self.sources.block);
-        let first = known.is_none() && self.sources.last.len() < SOURCES_MAX;
-        if first || known.is_some() {
-            self.sources.last.insert(of, self.path.clone());
+        if let Some(known) = known {
+            known.clone_from(&self.path);
+        } else if self.sources.count < SOURCES_MAX {
+            self.sources.count += 1;
+            self.sources.last.entry(self.choice).or_default().insert(key.to_owned(), self.path.clone());
+            return Ok(());
         }
-        if !first {
-            self.end(None);
-            self.prose.part();
-        }
+        self.end(None);
+        self.prose.part();
         Ok(())
     }
 
@@ -416,7 +418,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         }
     }
 
-    fn string(&mut self, value: &'j [u8], key: &str) -> Result<(), Unreadable> {
+    fn string(&mut self, value: &'j [u8], key: &'j str) -> Result<(), Unreadable> {
         let read = json::parse(value, &Limits::deep(1)).map_err(|_| Unreadable::Json)?;
         let Value::String(read) = read else { return Err(Unreadable::Json) };
         if !self.whole && !self.alone && !read.is_empty() {
@@ -428,7 +430,7 @@ impl<'j, 'p> Walk<'j, 'p> {
             self.prose.pause(channel, &mut text);
         }
         let ((from, to), changed) = (self.place(value), text != *read);
-        self.pieces.push(Piece { choice: self.choice, key: key.to_owned(), from, to, changed, text });
+        self.pieces.push(Piece { choice: self.choice, key, from, to, changed, text });
         Ok(())
     }
 
@@ -439,7 +441,7 @@ impl<'j, 'p> Walk<'j, 'p> {
 
     /// The texts that have a piece here.
     fn channels(&self) -> Vec<(u64, String)> {
-        self.pieces.iter().map(|piece| (piece.choice, piece.key.clone())).collect()
+        self.pieces.iter().map(|piece| (piece.choice, piece.key.to_owned())).collect()
     }
 
     /// The document with what has changed.

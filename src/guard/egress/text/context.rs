@@ -157,15 +157,9 @@ impl Context {
             self.near(char::from(next));
             self.last = char::from(next);
         }
-        // What is longer than is kept is no scheme.
-        let long = tail.len() > 2 * WORD_MAX;
-        for next in tail.bytes().take(if long { 2 * WORD_MAX } else { tail.len() }) {
-            self.word(char::from(next));
+        self.words(tail);
+        for next in tail.bytes().skip(tail.len().saturating_sub(3)) {
             self.near(char::from(next));
-            self.last = char::from(next);
-        }
-        if long {
-            tail.chars().rev().take(3).collect::<Vec<_>>().into_iter().rev().for_each(|next| self.near(next));
         }
         self.last = last;
     }
@@ -233,6 +227,19 @@ impl Context {
         } else {
             self.word_long = true;
         }
+    }
+
+    /// Goes on with a word, or begins one with a letter.
+    fn words(&mut self, tail: &str) {
+        if tail.is_empty() {
+            return;
+        }
+        if self.word.is_empty() {
+            self.before_word = (self.near, self.last);
+        }
+        let (kept, beyond) = tail.split_at(tail.len().min(WORD_MAX - self.word.len()));
+        self.word.extend(kept.bytes().map(|next| char::from(next.to_ascii_lowercase())));
+        self.word_long |= !beyond.is_empty();
     }
 
     fn clear_word(&mut self) {

@@ -67,6 +67,60 @@ impl Formula {
     }
 }
 
+/// How a line begins.
+#[derive(Clone, Debug, Default)]
+struct Front {
+    text: String,
+    /// Bytes that block quotes, lists and indentation put before the line's own text.
+    before: usize,
+    /// What the line's own text begins with, if that is a fence's character.
+    mark: Option<char>,
+    /// Something else than it stands behind it.
+    mixed: bool,
+}
+
+impl Front {
+    fn clear(&mut self) {
+        self.text.clear();
+        (self.before, self.mark, self.mixed) = (0, None, false);
+    }
+
+    /// Bytes of the line's own text.
+    const fn own(&self) -> usize {
+        self.text.len() - self.before
+    }
+
+    const fn is_full(&self) -> bool {
+        self.text.len() >= FRONT_MAX
+    }
+
+    /// While it is made of what may stand before or in a fence, or is too short to tell.
+    const fn may_go_on(&self) -> bool {
+        !self.is_full() && if self.mark.is_some() { !self.mixed } else { self.own() < REST_ENOUGH }
+    }
+
+    fn push(&mut self, next: char) {
+        let begins = self.own() == 0;
+        self.text.push(next);
+        if begins && is_container(next) {
+            self.before = self.text.len();
+        } else if begins {
+            self.mark = Some(next).filter(|mark| matches!(mark, '`' | '~'));
+        } else {
+            self.mixed |= self.mark != Some(next);
+        }
+    }
+
+    /// What stands before the line's own text, and that.
+    fn split(&self) -> (&str, &str) {
+        self.text.split_at(self.before)
+    }
+
+    fn spaces(&self) -> usize {
+        self.text.len() - self.text.trim_start_matches(' ').len()
+    }
+}
+
 /// The line at hand, and what those before it have opened.
 #[derive(Clone, Debug)]
 pub(super) struct Lines {
@@ -79,7 +133,7 @@ pub(super) struct Lines {
     quiet: Option<(Fence, usize)>,
     /// How far what belongs to the list's last item is indented, while every line since has been.
     item: Option<usize>,
-    front: String,
+    front: Front,
     /// Nothing but what block quotes, lists and indentation put there stands on this line.
     containers: bool,
     /// The first line of the text.
@@ -107,7 +161,7 @@ impl Lines {
             html: false,
             quiet: None,
             item: None,
-            front: String::new(),
+            front: Front::default(),
             containers: true,
             first: true,
             info: Info::default(),
@@ -144,8 +198,7 @@ impl Lines {
 
     /// Whether more text on this line changes nothing.
     fn is_past_front(&self) -> bool {
-        let rest = self.front.trim_start_matches(is_container);
-        self.body && !rest.starts_with(['`', '~']) && (rest.len() >= REST_ENOUGH || self.front.len() >= FRONT_MAX)
+        self.body && self.front.mark.is_none() && !self.front.may_go_on()
     }
 
     /// Nothing that is fenced is believed any more.
@@ -173,13 +226,13 @@ impl Lines {
         self.body |= !matches!(next, ' ' | '\t');
         self.containers &= is_container(next);
         self.pipe |= next == '|';
-        if self.is_marked() {
+        if self.front.mark.is_some() {
             self.info.take(next);
         }
         self.formula.take(self.last, next);
         // A pair of them is one sign.
         self.last = if self.last == '$' && next == '$' { ' ' } else { next };
-        if self.front.len() < FRONT_MAX && self.front_may_go_on() {
+        if self.front.may_go_on() {
             self.front.push(next);
         } else if next == '`' {
             self.mark_again = true;
@@ -189,47 +242,36 @@ impl Lines {
         false
     }
 
-    /// Whether the line's own text begins as a fence.
-    fn is_marked(&self) -> bool {
-        self.front.trim_start_matches(is_container).starts_with(['`', '~'])
-    }
-
-    /// While the front is made of what may stand before or in a fence, or is too short to tell.
-    fn front_may_go_on(&self) -> bool {
-        let rest = self.front.trim_start_matches(is_container);
-        match rest.chars().next() {
-            Some(mark @ ('`' | '~')) => rest.chars().all(|other| other == mark),
-            _ => rest.len() < REST_ENOUGH,
-        }
-    }
-
     /// The line has ended.
     fn line(&mut self) {
         if !self.body {
             self.html = false;
             return;
         }
-        let rest = self.front.trim_start_matches(is_container);
-        let (before, run) = self.front.split_at(self.front.len() - rest.len());
-        let mark = run.chars().next().filter(|mark| matches!(mark, '`' | '~'));
-        let count = mark.map_or(0, |mark| run.chars().take_while(|other| *other == mark).count());
+        let front = std::mem::take(&mut self.front);
+        self.ended(&front);
+        self.front = front;
+    }
+
+    fn ended(&mut self, front: &Front) {
+        let (before, rest) = front.split();
+        let count = front.mark.map_or(0, |mark| rest.chars().take_while(|other| *other == mark).count());
         // The front takes in the first character behind the run.
-        let behind = run.chars().nth(count);
+        let behind = rest.chars().nth(count);
         let other_behind = behind.is_some_and(|behind| behind != ' ') || self.text_behind || self.mark_again;
-        let (before, rest) = (before.to_owned(), rest.to_owned());
-        let mark = mark.filter(|_| count >= 3);
-        if self.fence.is_none() && self.begins_otherwise(&rest) {
+        let mark = front.mark.filter(|_| count >= 3);
+        if self.fence.is_none() && self.begins_otherwise(front) {
             self.doubt();
         }
         if let Some(quiet) = self.quiet {
-            self.in_item(quiet, &before, (mark, count), other_behind);
+            self.in_item(quiet, front, (mark, count), other_behind);
             return;
         }
         match (self.fence, mark) {
-            (Some(fence), Some(mark)) if mark == fence.mark => self.maybe_closes(fence, &before, count, other_behind),
-            (None, Some(mark)) => self.maybe_opens(Fence { mark, count }, &before, behind),
+            (Some(fence), Some(mark)) if mark == fence.mark => self.maybe_closes(fence, before, count, other_behind),
+            (None, Some(mark)) => self.maybe_opens(Fence { mark, count }, front, behind),
             (Some(_), _) => {}
-            (None, None) => self.other(&before, &rest),
+            (None, None) => self.other(front),
         }
     }
 
@@ -237,14 +279,14 @@ impl Lines {
     fn in_item(
         &mut self,
         (fence, indent): (Fence, usize),
-        before: &str,
+        front: &Front,
         (mark, count): (Option<char>, usize),
         other_behind: bool,
     ) {
-        let spaces = self.front.len() - self.front.trim_start_matches(' ').len();
+        let spaces = front.spaces();
         if mark == Some(fence.mark) {
             self.quiet = None;
-            if other_behind || count < fence.count || before.len() != indent || spaces != indent {
+            if other_behind || count < fence.count || front.before != indent || spaces != indent {
                 self.doubt();
             }
         } else if spaces < indent {
@@ -263,9 +305,10 @@ impl Lines {
         }
     }
 
-    fn maybe_opens(&mut self, fence: Fence, before: &str, behind: Option<char>) {
+    fn maybe_opens(&mut self, fence: Fence, front: &Front, behind: Option<char>) {
+        let (before, _) = front.split();
         let code_span = fence.mark == '`' && (self.mark_again || behind == Some('`'));
-        let unsure = self.html || self.pipe || code_span || self.front.len() >= FRONT_MAX;
+        let unsure = self.html || self.pipe || code_span || front.is_full();
         if !before.is_empty() {
             let spaces = before.bytes().all(|byte| byte == b' ');
             let in_item = self.item.is_some_and(|item| spaces && before.len() >= item && before.len() < item + 4);
@@ -286,23 +329,24 @@ impl Lines {
     }
 
     /// Formulas between such lines, and what may stand before a whole text, are no Markdown for some.
-    fn begins_otherwise(&self, rest: &str) -> bool {
-        let matter = self.first && ["---", "+++"].iter().any(|mark| self.front.starts_with(mark));
+    fn begins_otherwise(&self, front: &Front) -> bool {
+        let (_, rest) = front.split();
+        let matter = self.first && ["---", "+++"].iter().any(|mark| front.text.starts_with(mark));
         matter || self.formula.brackets || self.formula.dollars || rest.trim_end() == "$"
     }
 
     /// A line that is no fence.
-    fn other(&mut self, before: &str, rest: &str) {
+    fn other(&mut self, front: &Front) {
+        let (before, rest) = front.split();
         // What goes on to a blank line for some: HTML, definitions of links and of terms.
         self.html |= rest.starts_with(['<', '[']) || before.contains(':');
         if before.contains('\u{feff}') {
             self.doubt();
         }
-        let spaces = self.front.len() - self.front.trim_start_matches(' ').len();
         match self.item {
-            Some(item) if spaces >= item => {}
+            Some(item) if front.spaces() >= item => {}
             // A line of marks alone may be a rule, or say that the line before is a heading.
-            _ => self.item = item_indent(&self.front, before).filter(|_| !rest.is_empty()),
+            _ => self.item = item_indent(&front.text, before).filter(|_| !rest.is_empty()),
         }
     }
 }

@@ -11,6 +11,7 @@ mod decide;
 mod letters;
 mod lines;
 mod plain;
+mod quiet;
 mod reference;
 mod schemes;
 mod state;
@@ -24,7 +25,6 @@ use authority::{AUTHORITY_MAX, Lead, ends};
 use context::{Context, Place};
 use letters::{ends_url, is_reference, joins};
 use lines::Lines;
-use plain::plain;
 use reference::{Reference, Taken};
 use schemes::{OPAQUE_ANYWHERE, is_opaque};
 use state::{Reading, State, scheme};
@@ -133,15 +133,10 @@ impl Scanner {
         }
         let mut at = 0;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-            let plain = if self.is_quiet() { plain(rest) } else { 0 };
-            if plain > 0 {
-                let (run, _) = rest.split_at(plain);
-                self.lines.ran(run);
-                self.context.ran(run);
-                self.tags.ran();
-                out.push_str(run);
-                at += plain;
-                self.credit += AGAIN * plain;
+            let quiet = if self.is_quiet() { self.quiet(rest, out) } else { 0 };
+            if quiet > 0 {
+                at += quiet;
+                self.credit += AGAIN * quiet;
                 continue;
             }
             let Some(next) = rest.chars().next() else { return };
@@ -180,12 +175,6 @@ impl Scanner {
             over @ (State::Swallow | State::Blocked) => self.state = over,
         }
         false
-    }
-
-    /// Whether a run in which nothing speaks is seen as it is by everything here.
-    fn is_quiet(&self) -> bool {
-        let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
-        matches!(self.state, State::Idle) && !open && self.tags.is_idle()
     }
 
     /// A character as it is written.

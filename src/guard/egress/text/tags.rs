@@ -172,8 +172,10 @@ impl Tags {
     /// Takes the next character as it is written.
     pub(super) fn take(&mut self, next: char) {
         let was = self.readings;
-        let mut now =
-            at::ALL.into_iter().filter(|reading| was & reading != 0).fold(0, |now, reading| now | behind(reading, next));
+        let mut now = 0;
+        if was != 0 {
+            now = at::ALL.into_iter().filter(|reading| was & reading != 0).fold(0, |now, reading| now | behind(reading, next));
+        }
         if self.naming {
             self.name(next);
         }

@@ -1,0 +1,49 @@
+//! Text in which nothing is open: runs in which nothing speaks, and what speaks elsewhere but leads nowhere where it stands.
+
+use super::Scanner;
+use super::letters::joins;
+use super::plain::plain;
+use super::state::State;
+use super::userinfo::Stretch;
+
+impl Scanner {
+    /// Whether a run in which nothing speaks is seen as it is by everything here.
+    pub(super) fn is_quiet(&self) -> bool {
+        let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
+        matches!(self.state, State::Idle) && !open && self.tags.is_idle()
+    }
+
+    /// Passes on what leads nowhere at the front of `text`, and says how many bytes that were.
+    pub(super) fn quiet(&mut self, text: &str, out: &mut String) -> usize {
+        self.kept = Stretch::Closed;
+        let mut at = 0;
+        while let Some(rest) = text.get(at..) {
+            let (run, rest) = rest.split_at(plain(rest));
+            if !run.is_empty() {
+                self.lines.ran(run);
+                self.context.ran(run);
+                self.tags.ran();
+                at += run.len();
+            }
+            let Some(next) = rest.bytes().next().filter(|next| self.leads_nowhere(*next)).map(char::from) else { break };
+            self.context.take(next, true);
+            self.written(next.encode_utf8(&mut [0; 4]));
+            at += 1;
+        }
+        out.push_str(text.get(..at).unwrap_or_default());
+        at
+    }
+
+    /// Whether what speaks does nothing here but stand before what follows.
+    fn leads_nowhere(&self, next: u8) -> bool {
+        match next {
+            b'[' | b']' | b'`' | b'$' => true,
+            b'\n' | b'\r' => !self.context.in_destination(),
+            b'>' => !self.lines.only_containers(),
+            b':' => !self.context.speaks(),
+            b'.' => !self.context.is_www(),
+            b'/' => joins(self.context.last),
+            _ => false,
+        }
+    }
+}
