@@ -118,9 +118,14 @@ impl Context {
         (self.last == ':' && self.colon.0.len() > 1).then_some((&*self.colon.0, self.colon.1))
     }
 
-    /// Whether a brace here holds a place for readers of formulas.
-    pub(super) fn is_command(&self) -> bool {
-        !self.word_long && matches!(self.word.as_str(), "href" | "url" | "style" | "includegraphics")
+    /// Whether a brace here holds a place (false) or a style sheet (true) for readers of formulas.
+    pub(super) fn command(&self) -> Option<bool> {
+        match self.word.as_str() {
+            _ if self.word_long => None,
+            "href" | "url" | "includegraphics" => Some(false),
+            "style" => Some(true),
+            _ => None,
+        }
     }
 
     /// Whether what stands here is in the destination of a link or an image, in which some leave line feeds out.
@@ -183,6 +188,8 @@ impl Context {
         }
         match next {
             '[' if literal => {
+                // Some readers have brackets of an image's text in pairs, and some do not.
+                self.odd |= self.brackets.contains(&true);
                 self.image |= self.last == '!';
                 if self.brackets.len() < BRACKETS_MAX {
                     self.brackets.push(self.last == '!');
@@ -279,7 +286,7 @@ impl Place {
 
     /// `](`, where blanks stand in a destination for some.
     pub(super) const fn is_inline(self) -> bool {
-        matches!(self.near, [_, ']', '('])
+        matches!(self.near, [_, ']', '('] | [']', '(', '<'])
     }
 
     /// The same with `<`: what follows may hold blanks.

@@ -78,7 +78,7 @@ impl Scanner {
 
     /// Whether a URL belongs at that place.
     pub(super) fn is_inside(&self, place: Place) -> bool {
-        place.is_destination() || place.is_style() || self.tags.possible()
+        place.is_destination() || place.is_style() || self.tags.holds_value()
     }
 
     pub(super) fn release(&mut self, out: &mut String) {

@@ -7,7 +7,7 @@ pub(super) fn is_reference(raw: &str) -> bool {
 
 /// Whether slashes behind `before` belong to what stands there: a path, a fraction.
 pub(super) fn joins(before: char) -> bool {
-    before.is_alphanumeric() || matches!(before, '/' | '_' | '~')
+    before.is_alphanumeric() || before == '/'
 }
 
 /// Ends a URL that is taken out. What is left of it behind that is text.

@@ -3,6 +3,8 @@
 //! Only fences at the beginning of a line count. Where readers could differ, no fence is believed any more: what stands there is
 //! treated as text.
 
+use std::cmp::Ordering;
+
 /// Languages of fenced code that readers draw.
 const DRAWN: [&str; 20] = [
     "abc", "chart", "d2", "dot", "echarts", "flow", "geojson", "graphviz", "katex", "markmap", "math", "mermaid", "nomnoml",
@@ -27,7 +29,7 @@ struct Fence {
 struct Info {
     word: String,
     over: bool,
-    /// Readers differ in what it says: a second word, attributes, escapes.
+    /// Readers differ in what it says, or do not see it: a second word, attributes, escapes.
     odd: bool,
 }
 
@@ -35,11 +37,13 @@ impl Info {
     fn take(&mut self, next: char) {
         match next {
             ' ' | '\t' => self.over = !self.word.is_empty(),
-            '&' | '\\' | '{' => self.odd = true,
-            '`' | '~' => {}
             _ if self.over => self.odd = true,
-            _ if next.is_alphanumeric() && self.word.len() < INFO_MAX => self.word.extend(next.to_lowercase()),
-            _ => {}
+            _ if next.is_ascii_alphanumeric() || matches!(next, '+' | '-' | '_' | '#' | '.') => {
+                if self.word.len() < INFO_MAX {
+                    self.word.push(next.to_ascii_lowercase());
+                }
+            }
+            _ => self.odd = true,
         }
     }
 
@@ -125,6 +129,8 @@ impl Front {
 #[derive(Clone, Debug)]
 pub(super) struct Lines {
     fence: Option<Fence>,
+    /// Something stands in it.
+    coded: bool,
     /// No fence is believed any more.
     doubt: bool,
     /// A line of this block began with `<`: what follows may be HTML up to a blank line (section 4.6, kinds 6 and 7).
@@ -157,6 +163,7 @@ impl Lines {
     pub(super) fn new(fences: bool) -> Self {
         Self {
             fence: None,
+            coded: false,
             doubt: !fences,
             html: false,
             quiet: None,
@@ -183,6 +190,11 @@ impl Lines {
     /// Whether nothing else than marks of block quotes and lists stands before on this line.
     pub(super) const fn only_containers(&self) -> bool {
         self.containers
+    }
+
+    /// Whether `next` ends a line on which nothing stands.
+    pub(super) const fn ends_blank(&self, next: char) -> bool {
+        !self.body && (next == '\r' || (next == '\n' && !self.returned))
     }
 
     /// Takes a run without the end of a line.
@@ -226,7 +238,8 @@ impl Lines {
         self.body |= !matches!(next, ' ' | '\t');
         self.containers &= is_container(next);
         self.pipe |= next == '|';
-        if self.front.mark.is_some() {
+        // Behind the fence's own run.
+        if self.front.mark.is_some_and(|mark| self.front.mixed || mark != next) {
             self.info.take(next);
         }
         self.formula.take(self.last, next);
@@ -270,7 +283,7 @@ impl Lines {
         match (self.fence, mark) {
             (Some(fence), Some(mark)) if mark == fence.mark => self.maybe_closes(fence, before, count, other_behind),
             (None, Some(mark)) => self.maybe_opens(Fence { mark, count }, front, behind),
-            (Some(_), _) => {}
+            (Some(_), _) => self.coded = true,
             (None, None) => self.other(front),
         }
     }
@@ -286,22 +299,23 @@ impl Lines {
         let spaces = front.spaces();
         if mark == Some(fence.mark) {
             self.quiet = None;
-            if other_behind || count < fence.count || front.before != indent || spaces != indent {
+            if other_behind || !self.coded || count != fence.count || front.before != indent || spaces != indent {
                 self.doubt();
             }
         } else if spaces < indent {
             self.quiet = None;
             self.doubt();
         }
+        self.coded = true;
     }
 
+    /// A line that closes a fence for all who have it as it was opened: as long, where it was, and not at once.
     fn maybe_closes(&mut self, fence: Fence, before: &str, count: usize, other_behind: bool) {
-        let plain = before.len() < 4 && before.bytes().all(|byte| byte == b' ');
-        match (plain && !other_behind, count >= fence.count) {
-            (true, true) => self.fence = None,
+        match (before.is_empty() && !other_behind, count.cmp(&fence.count)) {
+            (true, Ordering::Equal) if self.coded => self.fence = None,
             // Shorter than what opened it: code, for every reader.
-            (true, false) => {}
-            (false, _) => self.doubt(),
+            (true, Ordering::Less) => self.coded = true,
+            _ => self.doubt(),
         }
     }
 
@@ -313,7 +327,7 @@ impl Lines {
             let spaces = before.bytes().all(|byte| byte == b' ');
             let in_item = self.item.is_some_and(|item| spaces && before.len() >= item && before.len() < item + 4);
             if in_item && !self.doubt && !unsure {
-                self.quiet = Some((fence, before.len()));
+                (self.quiet, self.coded) = (Some((fence, before.len())), false);
             } else {
                 self.doubt();
             }
@@ -324,7 +338,7 @@ impl Lines {
         if self.doubt || unsure || !self.info.is_code() {
             self.doubt();
         } else {
-            self.fence = Some(fence);
+            (self.fence, self.coded) = (Some(fence), false);
         }
     }
 
@@ -388,10 +402,10 @@ mod tests {
     #[test]
     fn fences_that_every_reader_sees() {
         check(&[("text", false), ("```rust", false), ("let x;", true), ("```", true), ("after", false)]);
-        check(&[("~~~ a`b`", false), ("```", true), ("~~~~", true), ("after", false)]);
+        check(&[("~~~ a-b", false), ("```", true), ("~~~~", true), ("after", false)]);
         check(&[("$$a$$ \\(b\\) $5", false), ("```c++", false), ("x", true), ("$$", true), ("```", true), ("after", false)]);
         check(&[("````", false), ("```", true), ("````  ", true), ("after", false)]);
-        check(&[("```", false), ("a", true), ("   ```", true), ("after", false), ("```", false), ("b", true)]);
+        check(&[("```", false), ("a", true), ("```  ", true), ("after", false), ("```c#", false), ("b", true)]);
         check(&[
             ("1. do", false),
             ("", false),
@@ -401,7 +415,11 @@ mod tests {
             ("```", false),
             ("x", true),
         ]);
-        check(&[("- a", false), ("  ```", false), ("  ```", false), ("", false), ("```", false), ("x", true)]);
+        check(&[("- a", false), ("  ```", false), ("  x", false), ("  ```", false), ("", false), ("```", false), ("x", true)]);
+        check(&[("- a", false), ("  ```", false), ("  ```", false), ("", false), ("```", false), ("x", false)]);
+        check(&[("```", false), ("```", true), ("x", false), ("```", false), ("y", false)]);
+        check(&[("```", false), ("x", true), ("````", true), ("x", false)]);
+        check(&[("~~~ a`b`", false), ("x", false)]);
     }
 
     #[test]

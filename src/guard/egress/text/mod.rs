@@ -8,6 +8,7 @@
 mod authority;
 mod context;
 mod decide;
+mod dropped;
 mod letters;
 mod lines;
 mod plain;
@@ -218,15 +219,13 @@ impl Scanner {
             out.push(' ');
             out.push_str(MARK);
         }
-        // Inside a tag, readers of URLs leave these out (URL Standard section 4.4).
-        let left_out =
-            matches!(seen, '\t' | '\n' | '\r') && (self.tags.possible() || is_reference(raw) || self.in_destination(seen));
+        let left_out = self.is_left_out(seen, raw);
         let escaped = matches!(self.state, State::Backslash(_));
         if !self.step((seen, raw), left_out, out, judge) {
             return;
         }
-        if seen == '{' && self.context.is_command() {
-            self.tags.begin_list();
+        if let Some(style) = self.context.command().filter(|_| seen == '{') {
+            self.tags.begin_list(style);
         }
         if left_out || (seen == '\\' && self.tags.styles()) {
             self.context.left_out(seen);
@@ -238,24 +237,13 @@ impl Scanner {
         self.written(raw);
     }
 
-    /// Whether what stands here is in a destination of Markdown. A blank line ends it.
-    fn in_destination(&self, seen: char) -> bool {
-        if matches!((self.context.last, seen), ('\n', '\n' | '\r') | ('\r', '\r')) {
-            return false;
-        }
-        match &self.state {
-            State::Slashes { place, .. } => place.is_inline(),
-            State::Authority(reading) => reading.place.is_inline() && !reading.read.contains(')'),
-            State::Idle | State::Backslash(_) => self.context.in_destination(),
-            State::Swallow | State::Blocked => false,
-        }
-    }
-
     /// Takes what is written for tags and lines.
     fn written(&mut self, raw: &str) {
         for next in raw.chars() {
             // What every reader has as code is no tag.
-            if !self.lines.fenced() {
+            if next == '>' && self.lines.only_containers() {
+                self.tags.quoted();
+            } else if !self.lines.fenced() {
                 self.tags.take(next);
             }
             if self.lines.take(next) {
@@ -300,8 +288,12 @@ impl Scanner {
                 return false;
             }
             over @ State::Backslash(_) if left_out => {
-                self.held.push_str(raw);
                 self.state = over;
+                if self.held.len() > AUTHORITY_MAX {
+                    self.absurd(raw, out, judge);
+                    return false;
+                }
+                self.held.push_str(raw);
             }
             State::Backslash(before) => self.behind_backslash(&before, seen, raw, out),
             // Some read what it stands for, and others what it is made of.
@@ -367,6 +359,10 @@ impl Scanner {
                 State::Slashes { lead: Lead::Slashes { placed: false }, place, slashes, backslashes }
             }
             _ => {
+                // It goes on with a scheme.
+                if matches!(seen, '-' | '.' | '+') {
+                    self.context.clone_from(before);
+                }
                 self.release(out);
                 out.push_str(raw);
                 return;
@@ -394,7 +390,7 @@ impl Scanner {
                 let none = (inside && name != "file") || matches!(name, "http" | "https");
                 let hierarchical = slashes >= 2 || (SPECIAL.contains(&name) && (any >= 1 || none && seen != ':'));
                 opens_anything = inside && is_opaque(name);
-                let opaque = is_opaque(name) && (inside || OPAQUE_ANYWHERE.contains(&name));
+                let opaque = is_opaque(name) && (inside || (OPAQUE_ANYWHERE.contains(&name) && !ends_url(seen)));
                 (Lead::Scheme(scheme), hierarchical || opaque)
             }
             Lead::Slashes { .. } => (Lead::Slashes { placed: inside }, if inside { any >= 2 } else { slashes >= 2 }),
@@ -418,7 +414,7 @@ impl Scanner {
     fn kind(&self, place: Place) -> Kind {
         if self.tags.raw() {
             Kind::Either
-        } else if self.tags.possible() && !place.is_autolink() && !place.is_destination() {
+        } else if self.tags.holds_value() && !place.is_autolink() && !place.is_destination() {
             if self.tags.is_link() && !place.is_style() { Kind::Clicked } else { Kind::Either }
         } else {
             self.context.kind(place)
@@ -447,8 +443,9 @@ impl Scanner {
         let goes_on = opens || closes || left_out || (data && seen == '/');
         let over = !goes_on && ends(seen);
         if reading.backslash || over || (data && matches!(seen, ';' | ',')) {
-            // What Markdown drops, and others take for a slash.
-            let odd = reading.backslash && seen.is_ascii_punctuation() && seen != '/';
+            // What Markdown drops, others take for a slash, and style sheets for something else.
+            let styles = self.tags.styles() || reading.place.is_style();
+            let odd = reading.backslash && (styles || (seen.is_ascii_punctuation() && seen != '/'));
             let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
             if self.decide(reading, odd, out, judge) && !data {
                 self.stretch = stretch;

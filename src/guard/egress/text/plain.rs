@@ -1,5 +1,7 @@
 //! Runs of bytes that mean nothing here, so that most of a text is passed over quickly.
 
+/// Controls up to here are left out by some readers wherever they stand.
+const DROPPED_MAX: u8 = 3;
 /// Bytes that are looked at together.
 const STEP: usize = 16;
 
@@ -42,7 +44,8 @@ fn looked_at(step: &[u8; STEP]) -> (bool, bool, bool) {
             | is(b'{')
             | is(b'$')
             | is(b'\n')
-            | is(b'\r');
+            | is(b'\r')
+            | u8::from(*byte <= DROPPED_MAX);
         stops |= is(b'.');
         words |= u8::from(*byte | 0x20 == b'w');
     }
@@ -67,7 +70,7 @@ fn silent(bytes: &[u8], mut at: usize, end: usize) -> usize {
 /// Bytes that are looked at one by one.
 static SPEAKS: [bool; 256] = {
     let mut speaks = [false; 256];
-    let (marks, mut at) = (b":/\\&<>[]`{$\n\r.", 0);
+    let (marks, mut at) = (b":/\\&<>[]`{$\n\r.\0\x01\x02\x03", 0);
     while at < marks.len() {
         speaks[marks[at] as usize] = true;
         at += 1;

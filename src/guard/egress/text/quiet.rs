@@ -9,7 +9,7 @@ use super::userinfo::Stretch;
 impl Scanner {
     /// Whether a run in which nothing speaks is seen as it is by everything here.
     pub(super) fn is_quiet(&self) -> bool {
-        let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
+        let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed || self.context.is_cut();
         matches!(self.state, State::Idle) && !open && self.tags.is_idle()
     }
 
@@ -22,7 +22,7 @@ impl Scanner {
             if !run.is_empty() {
                 self.lines.ran(run);
                 self.context.ran(run);
-                self.tags.ran();
+                self.tags.ran(run);
                 at += run.len();
             }
             let Some(next) = rest.bytes().next().filter(|next| self.leads_nowhere(*next)).map(char::from) else { break };

@@ -19,6 +19,7 @@ mod at {
     pub(super) const SINGLE: u16 = 128;
     /// Behind a value in quotes.
     pub(super) const BEHIND: u16 = 256;
+    pub(super) const VALUES: u16 = VALUE | UNQUOTED | DOUBLE | SINGLE;
     pub(super) const ALL: [u16; 9] = [ELEMENT, BEFORE, NAME, AFTER, VALUE, UNQUOTED, DOUBLE, SINGLE, BEHIND];
 }
 
@@ -51,21 +52,32 @@ pub(super) struct Tags {
     style: bool,
     /// The tag has an attribute that is a style sheet.
     styled: bool,
+    /// It is one of an element that leads elsewhere, or stands in one.
+    leads: bool,
+    /// A value in quotes went on to another line: to some readers of Markdown the tag is over there, and to browsers it is not, and what
+    /// is a `>` to these may be written as a reference.
+    lingers: bool,
+    /// A `>` was passed that ends it for some.
+    passed: bool,
     /// A brace stands open on this line; directly behind what attributes can belong to.
     brace: Option<bool>,
     /// What stands in it can be attributes.
     list: bool,
+    /// Only up to the brace that closes it.
+    loose: bool,
+    /// Nothing stands in it so far but what such lists are made of.
+    bare: bool,
     /// The last character.
     last: char,
 }
 
 /// Where a reading can be behind a character. Readers differ in what an equals sign is where no name stands before it.
-fn behind(reading: u16, next: char) -> u16 {
+fn behind(reading: u16, next: char, ends: bool) -> u16 {
     let blank = matches!(next, ' ' | '\t' | '\n' | '\r' | '\u{c}');
     match reading {
         at::DOUBLE => return if next == '"' { at::BEHIND } else { at::DOUBLE },
         at::SINGLE => return if next == '\'' { at::BEHIND } else { at::SINGLE },
-        _ if next == '>' => return 0,
+        _ if ends => return 0,
         _ => {}
     }
     match (reading, next) {
@@ -131,7 +143,12 @@ impl Tags {
 
     /// Whether no value is open, whichever reading holds.
     pub(super) const fn value_over(&self) -> bool {
-        self.readings & (at::VALUE | at::UNQUOTED | at::DOUBLE | at::SINGLE) == 0 && !self.list
+        self.readings & at::VALUES == 0 && !self.list
+    }
+
+    /// Whether a URL can stand here: in a value, or in a style sheet.
+    pub(super) const fn holds_value(&self) -> bool {
+        !self.value_over() || self.style
     }
 
     /// Whether what stands here is surely where a click on a link leads.
@@ -150,7 +167,7 @@ impl Tags {
         if self.raw {
             return;
         }
-        let goes_on = self.styled || LEADING.contains(&self.name.as_str());
+        let goes_on = (self.styled || self.leads) && !self.passed;
         let readings = if goes_on { self.readings } else { self.readings & (at::DOUBLE | at::SINGLE) };
         if readings == 0 {
             *self = Self::default();
@@ -161,12 +178,18 @@ impl Tags {
 
     /// Whether this can be a style sheet, or an attribute that is one.
     pub(super) const fn styles(&self) -> bool {
-        self.style || self.styled || self.list
+        self.style || self.styled
     }
 
-    /// A brace that is said to hold a place.
-    pub(super) const fn begin_list(&mut self) {
+    /// A brace that is said to hold a place, or a style sheet.
+    pub(super) const fn begin_list(&mut self, style: bool) {
         self.list = true;
+        self.styled |= style;
+    }
+
+    /// A `>` at the beginning of a line: the mark of a block quote, or the end of the tag.
+    pub(super) const fn quoted(&mut self) {
+        self.passed |= self.readings != 0;
     }
 
     /// Takes the next character as it is written.
@@ -174,7 +197,11 @@ impl Tags {
         let was = self.readings;
         let mut now = 0;
         if was != 0 {
-            now = at::ALL.into_iter().filter(|reading| was & reading != 0).fold(0, |now, reading| now | behind(reading, next));
+            let ends = next == '>' && self.is_end();
+            self.passed |= next == '>' && !ends;
+            let of = at::ALL.into_iter().filter(|reading| was & reading != 0);
+            now = of.fold(0, |now, reading| now | behind(reading, next, ends));
+            self.lingers |= matches!(next, '\n' | '\r') && was & (at::DOUBLE | at::SINGLE) != 0;
         }
         if self.naming {
             self.name(next);
@@ -182,35 +209,51 @@ impl Tags {
         if self.after_lt && (next.is_ascii_alphabetic() || matches!(next, '!' | '?' | '/')) {
             now |= at::ELEMENT;
             self.nested = was != 0;
+            if was == 0 {
+                (self.leads, self.lingers, self.passed) = (false, false, false);
+            }
             self.raw |= matches!(next, '!' | '?');
             self.name.clear();
             self.name.push(next.to_ascii_lowercase());
             self.naming = true;
         }
         self.after_lt = next == '<';
-        if was != 0 {
+        let listed = self.list || self.brace.is_some();
+        if was != 0 || listed {
             self.attribute(next);
         }
         self.readings = now;
-        self.styled &= now != 0;
+        self.styled &= now != 0 || listed;
         self.braces(next);
     }
 
     /// Takes a run in which nothing speaks.
-    pub(super) const fn ran(&mut self) {
-        self.last = ' ';
+    pub(super) fn ran(&mut self, run: &str) {
+        self.last = run.chars().next_back().unwrap_or(self.last);
+    }
+
+    /// Whether a `>` ends the tag for every reader. Some write what stands behind such marks as a reference.
+    fn is_end(&self) -> bool {
+        let mark = matches!(self.last, '\\' | ']' | '-' | '?') && !self.name.starts_with(['!', '?']);
+        !self.lingers && !mark
     }
 
     /// A name and an equals sign between braces on one line are attributes, behind a link or code, and anywhere if a quote follows: formulas
-    /// have equals signs there too.
+    /// have equals signs there too, and what stands there counts up to the brace that closes them.
     fn braces(&mut self, next: char) {
+        let named = self.last.is_alphanumeric() || matches!(self.last, '-' | '_');
         match next {
-            '{' => self.brace = Some(self.brace == Some(true) || matches!(self.last, ')' | ']' | '`')),
-            '\n' | '\r' => (self.brace, self.list) = (None, false),
-            '=' => self.list |= self.brace == Some(true) && (self.last.is_alphanumeric() || matches!(self.last, '-' | '_')),
-            '"' | '\'' => self.list |= self.brace.is_some() && self.last == '=',
-            ':' => self.list |= self.last == '{',
-            _ => {}
+            '{' => {
+                self.brace = Some(self.brace == Some(true) || matches!(self.last, ')' | ']' | '`'));
+                self.bare = true;
+            }
+            '\n' | '\r' => (self.brace, self.list, self.loose) = (None, false, false),
+            '=' if named && self.brace == Some(true) => (self.list, self.loose) = (true, false),
+            '=' if named && self.brace.is_some() && self.bare && !self.list => (self.list, self.loose) = (true, true),
+            '"' | '\'' if self.brace.is_some() && self.last == '=' => (self.list, self.loose) = (true, false),
+            ':' if self.last == '{' => (self.list, self.loose) = (true, false),
+            '}' if self.loose => (self.brace, self.list, self.loose) = (None, false, false),
+            _ => self.bare &= next.is_alphanumeric() || matches!(next, ' ' | '#' | '.' | '-' | '_'),
         }
         self.last = next;
     }
@@ -224,6 +267,7 @@ impl Tags {
             self.naming = false;
             self.raw |= RAW.contains(&self.name.as_str());
             self.style |= self.name == "style";
+            self.leads |= LEADING.contains(&self.name.as_str());
         }
     }
 

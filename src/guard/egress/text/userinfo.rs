@@ -17,7 +17,9 @@ pub(super) enum Stretch {
     Schemeless,
     /// A destination of Markdown, up to a blank.
     Destination,
-    /// A destination between `<` and `>`: blanks belong to it.
+    /// Behind a `<`: blanks belong to it for some, and what is behind its `>` for others.
+    Either,
+    /// Between `<` and `>`: blanks belong to it.
     Angle,
     /// A style sheet: a string of it goes on to the end of the line.
     Style,
@@ -28,11 +30,11 @@ pub(super) enum Stretch {
 impl Stretch {
     /// What is open behind the slashes, or the authority, of a URL at `place`.
     pub(super) fn behind(place: Place, lead: &Lead, tags: &Tags) -> Self {
-        if place.is_angle() {
-            Self::Angle
+        if place.is_angle() || place.is_autolink() {
+            Self::Either
         } else if tags.styles() || place.is_style() {
             Self::Style
-        } else if tags.possible() {
+        } else if tags.holds_value() {
             Self::Tag
         } else if place.is_destination() {
             Self::Destination
@@ -50,13 +52,17 @@ impl Stretch {
 
     /// What is open behind `seen`.
     pub(super) const fn after(self, seen: char) -> Self {
-        let blank = seen.is_ascii_whitespace();
+        let line = matches!(seen, '\n' | '\r');
+        let blank = line || matches!(seen, ' ' | '\t');
         let ends = match self {
+            Self::Either if seen == '>' => return Self::Bare,
+            Self::Either if blank => return Self::Angle,
+            Self::Either => false,
             Self::Closed => true,
             Self::Bare | Self::Destination => blank,
             Self::Schemeless => blank || matches!(seen, '[' | ']' | '(' | ')'),
-            Self::Angle => matches!(seen, '>' | '\n' | '\r'),
-            Self::Style => matches!(seen, '\n' | '\r' | '\u{c}'),
+            Self::Angle => line || seen == '>',
+            Self::Style => line || seen == '\u{c}',
             Self::Tag => false,
         };
         if ends || matches!(seen, '/' | '?' | '#') { Self::Closed } else { self }

@@ -41,7 +41,7 @@ fn a_tag_goes_on_as_long_as_any_reader_has_it() {
 #[test]
 fn what_gave_way_opens_no_tag() {
     // What is seen of it behind the mark is what was seen before.
-    let tag = "<a href=x\n<//evil.example\n\n";
+    let tag = "<img alt=x\n<//evil.example\n\nsrc=";
     let (out, _) = filtered(&[&format!("{tag}//intranet/x")], true);
     assert!(!out.contains("intranet"), "{out}");
 }
