@@ -22,6 +22,9 @@ pub enum Fault {
     /// It has lines that readers take for different things.
     #[error("an event has lines that are no fields")]
     Lines,
+    /// Some readers go by an event's name, and leave out those that they do not know; others go by what its data say.
+    #[error("an event's name is not what its data say it is")]
+    Name,
     /// Its tool calls cannot be judged.
     #[error(transparent)]
     Tools(#[from] tools::Fault),
@@ -87,9 +90,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
         let judged = prose.any();
         splitter.push(bytes, |event| {
             let mut place = out.len();
-            if read.is_ok() && !sse::is_plain(event) {
-                read = Err(Fault::Lines);
-            }
+            read = std::mem::replace(&mut read, Ok(())).and_then(|()| watch.dialect.admits(event));
             if read.is_ok() && !ended(prose) && (!of_interest(event) || watch.passes(event)) {
                 read = match judged {
                     false => texts.event(event, prose, out).map_err(Fault::from),
@@ -134,9 +135,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
         if ended(prose) {
             return Ok(());
         }
-        if !sse::is_plain(&rest) {
-            return Err(Fault::Lines);
-        }
+        watch.dialect.admits(&rest)?;
         let passes = watch.passes(&rest);
         if prose.any() {
             if passes {
@@ -180,6 +179,27 @@ impl<P: Prose + Tools> StreamFilter<P> {
     #[must_use]
     pub const fn ended(&self) -> bool {
         self.watch.ended
+    }
+}
+
+impl Dialect {
+    /// That an event is the same for every reader of the dialect, as far as its lines go: those of Anthropic's have the name that their data
+    /// have as a type, and those of OpenAI's have none, but for errors.
+    fn admits(self, event: &[u8]) -> Result<(), Fault> {
+        if !sse::is_plain(event) {
+            return Err(Fault::Lines);
+        }
+        let Some(data) = sse::data(event).filter(|data| !matches!(data.trim_ascii(), b"" | b"[DONE]")) else { return Ok(()) };
+        let name = sse::name(event).filter(|name| !name.is_empty());
+        let told = match (self, name) {
+            (Self::OpenAi, None | Some("message")) => true,
+            (Self::OpenAi, Some(name)) => name == "error" && member(&data, "choices").is_none(),
+            (Self::Anthropic, name) => {
+                let kind = member(&data, "type").and_then(|kind| std::str::from_utf8(kind).ok());
+                kind.and_then(|kind| kind.trim().strip_prefix('"')?.strip_suffix('"')) == name && name.is_some()
+            }
+        };
+        if told { Ok(()) } else { Err(Fault::Name) }
     }
 }
 

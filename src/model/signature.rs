@@ -4,6 +4,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+/// Bytes in a row that are text, where content is.
+const TEXT_MIN: usize = 8;
 /// Characters of base64 that are looked at: 24 bytes.
 const CHARS: usize = 32;
 
@@ -56,12 +58,14 @@ fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
         "image/jpeg" | "image/jpg" | "video/jpeg" => begins(b"\xff\xd8\xff"),
         "image/gif" => begins(b"GIF87a") || begins(b"GIF89a"),
         "image/webp" => begins(b"RIFF") && at(8, b"WEBP"),
-        "image/bmp" => begins(b"BM"),
+        // What is reserved in it is zero.
+        "image/bmp" => begins(b"BM") && at(6, &[0; 4]),
         "audio/wav" | "audio/x-wav" | "audio/wave" => begins(b"RIFF") && at(8, b"WAVE"),
         "audio/mpeg" | "audio/mp3" => is_mpeg_audio(bytes),
         "audio/aac" => begins(b"ADIF") || is_mpeg_audio(bytes),
         "audio/flac" => begins(b"fLaC"),
-        "audio/ogg" | "video/ogg" => begins(b"OggS"),
+        // Version 0, and the three flags of a page (RFC 3533 section 6).
+        "audio/ogg" | "video/ogg" => begins(b"OggS\0") && bytes.get(5).is_some_and(|flags| *flags < 8),
         "audio/webm" | "video/webm" | "video/x-matroska" => begins(b"\x1a\x45\xdf\xa3"),
         "audio/mp4" | "video/mp4" => at(4, b"ftyp"),
         // Files of before there was a type.
@@ -105,7 +109,7 @@ fn is_mpeg_audio(bytes: &[u8]) -> bool {
 fn is_text(bytes: &[u8]) -> bool {
     let marked = bytes.starts_with(b"\xef\xbb\xbf") || bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     let plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
-    marked || bytes.iter().take(8).all(plain)
+    marked || bytes.iter().take(TEXT_MIN).all(plain) || bytes.windows(TEXT_MIN).any(|run| run.iter().all(plain))
 }
 
 #[cfg(test)]

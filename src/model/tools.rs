@@ -1,6 +1,8 @@
 //! What an answer would have tools called with: found in whole answers, put together from the pieces of streams, and held back until it
 //! is judged. Nothing of it is ever changed: a call goes on byte for byte, or the answer ends.
 
+mod typed;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::json::{self, Limits, Object, Value};
@@ -9,6 +11,7 @@ use crate::seeded::{Seed, has};
 use super::judge::fold;
 use super::prose::{DEPTH_MAX, Unreadable};
 use super::sse;
+use typed::number;
 
 /// Calls of one answer that are kept apart.
 const CALLS_MAX: usize = 1_024;
@@ -22,6 +25,8 @@ const EVENT_COST: usize = 8;
 const NAME_MAX: usize = 256;
 /// What a byte of an answer may cost when it is read, in the cost of a scalar.
 const VALUES_EACH: usize = 8;
+/// What an answer may cost in all, so.
+const VALUES_MAX: usize = 1 << 22;
 /// The choice that stands for Anthropic's blocks.
 const BLOCKS: u64 = u64::MAX;
 /// Members that are looked at here.
@@ -96,7 +101,7 @@ pub fn whole(answer: &[u8], tools: &mut dyn Tools) -> Result<bool, Unreadable> {
 
 fn read(document: &[u8]) -> Result<Value<'_>, Unreadable> {
     // An answer is held already, and its numbers (log probabilities) are many.
-    let limits = Limits { depth: DEPTH_MAX, values: document.len() * VALUES_EACH };
+    let limits = Limits { depth: DEPTH_MAX, values: VALUES_MAX.min(document.len() * VALUES_EACH) };
     json::parse(document, &limits).map_err(|_| Unreadable::Json)
 }
 
@@ -209,13 +214,14 @@ impl<'p> Part<'p> {
     /// The part that an object with `name`, `arguments` and `input` is.
     fn of(object: &'p Object<'p>) -> Result<Self, Fault> {
         let text = |key| object.get(key).and_then(Value::as_str).unwrap_or_default();
+        let name = typed::text(object, "name")?;
         let is_whole = |value: &&Value<'_>| !matches!(value, Value::Null | Value::String(_));
         let wholes = ["arguments", "input"].map(|key| object.get(key).filter(is_whole));
         if wholes.iter().flatten().count() > 1 {
             return Err(Fault::Odd);
         }
         let whole = wholes.into_iter().flatten().next();
-        Ok(Self { name: object.get("name").and_then(Value::as_str), json: text("arguments"), text: text("input"), whole })
+        Ok(Self { name, json: text("arguments"), text: text("input"), whole })
     }
 
     const fn says_nothing(&self) -> bool {
@@ -333,8 +339,9 @@ impl Gate {
 
     fn document(&mut self, value: &Value<'_>, named: Option<&str>, tools: &mut dyn Tools) -> Result<bool, Fault> {
         let Some(object) = value.as_object() else { return Ok(true) };
-        for choice in object.get("choices").and_then(Value::as_array).unwrap_or_default() {
-            if !self.choice(choice, tools)? {
+        let mut known = BTreeSet::new();
+        for choice in typed::array(object, "choices")? {
+            if !self.choice(choice, &mut known, tools)? {
                 return Ok(false);
             }
         }
@@ -351,8 +358,7 @@ impl Gate {
             }
             Some("content_block_start") => self.block(object, tools),
             Some("content_block_delta") => {
-                let delta = object.get("delta").and_then(Value::as_object);
-                let json = delta.and_then(|delta| delta.get("partial_json")).and_then(Value::as_str).unwrap_or_default();
+                let json = typed::partial_json(object)?;
                 let index = self.opened(object)?;
                 // Some readers go by the number, and some by what began last.
                 if !json.is_empty() && index + 1 != self.blocks {
@@ -380,7 +386,7 @@ impl Gate {
         }
         self.open.insert(index);
         self.blocks += 1;
-        let block = object.get("content_block").and_then(Value::as_object);
+        let block = typed::object(object, "content_block")?;
         if let Some(block) = block.filter(|block| block.get("name").is_some()) {
             self.piece((BLOCKS, false, index), Form::Block, &Part::of(block)?, tools)?;
         }
@@ -392,22 +398,21 @@ impl Gate {
         number(object)?.filter(|index| self.open.contains(index)).ok_or(Fault::Odd)
     }
 
-    fn choice(&mut self, choice: &Value<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
-        let Some(choice) = choice.as_object() else { return Ok(true) };
+    fn choice(&mut self, choice: &Value<'_>, known: &mut BTreeSet<u64>, tools: &mut dyn Tools) -> Result<bool, Fault> {
+        let choice = choice.as_object().ok_or(Fault::Odd)?;
         let of = number(choice)?.unwrap_or_default();
-        let deltas: Vec<&Object<'_>> =
-            ["delta", "message"].into_iter().filter_map(|key| choice.get(key).and_then(Value::as_object)).collect();
-        if deltas.len() > 1 {
+        // Of two, some read the first, and some both.
+        if !known.insert(of) || typed::calls(typed::object(choice, "message")?) {
             return Err(Fault::Odd);
         }
-        for delta in deltas {
-            for call in delta.get("tool_calls").and_then(Value::as_array).unwrap_or_default() {
+        if let Some(delta) = typed::object(choice, "delta")? {
+            for call in typed::array(delta, "tool_calls")? {
                 let call = call.as_object().ok_or(Fault::Odd)?;
                 if !self.call(of, call, tools)? {
                     return Ok(false);
                 }
             }
-            if let Some(part) = delta.get("function_call").and_then(Value::as_object) {
+            if let Some(part) = typed::object(delta, "function_call")? {
                 self.piece((of, true, 0), Form::FormerFunction, &Part::of(part)?, tools)?;
             }
         }
@@ -419,7 +424,9 @@ impl Gate {
     fn call(&mut self, of: u64, call: &Object<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
         let known = self.calls.range((of, false, 0)..(of, true, 0)).count() as u64;
         let parts = [("function", Form::Function), ("custom", Form::Custom)];
-        let mut parts = parts.into_iter().filter_map(|(key, form)| Some((form, call.get(key).and_then(Value::as_object)?)));
+        let parts = parts.map(|(key, form)| typed::object(call, key).map(|part| part.map(|part| (form, part))));
+        let [function, custom] = parts;
+        let mut parts = [function?, custom?].into_iter().flatten();
         let (first, second) = (parts.next(), parts.next());
         let begins = first.is_some_and(|(_, part)| part.get("name").is_some());
         // Without a number it is the next one, or the last one goes on.
@@ -469,14 +476,6 @@ impl Gate {
             }
         }
         true
-    }
-}
-
-/// The number that an object has, where it has one.
-fn number(object: &Object<'_>) -> Result<Option<u64>, Fault> {
-    match object.get("index") {
-        None | Some(Value::Null) => Ok(None),
-        Some(index) => index.as_u64().map(Some).ok_or(Fault::Odd),
     }
 }
 

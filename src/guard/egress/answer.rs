@@ -12,14 +12,14 @@ use crate::guard::egress::text::{Found, Kind, Scanner, Verdict};
 use crate::guard::settings::{Answers, Called, Reply};
 use crate::guard::table::Tables;
 use crate::metrics::Metrics;
-use crate::model::prose::{Channel, Prose};
+use crate::model::prose::{Channel, ITEMS, Prose};
 use crate::model::tools::{Arguments, Tools};
 use crate::refusal::{Code, Refusal};
 
 /// Findings that are named one by one.
 const NAMED_MAX: usize = 16;
-/// Texts of one answer that have filters of their own.
-const CHANNELS_MAX: usize = 256;
+/// Texts of one answer, each by its path.
+const CHANNELS_MAX: usize = 1_024;
 /// Bytes of a destination that is named.
 const SHOWN_MAX: usize = 256;
 /// The kind of what a tool is called with.
@@ -46,6 +46,13 @@ impl Findings {
         }
     }
 
+    /// There is more than can be looked through.
+    fn refuse(&mut self) {
+        let target = format!("more than {CHANNELS_MAX} texts");
+        self.add(Led { kind: Kind::Either.as_str(), verdict: Reply::Block.as_str(), reason: Uncontrolled::UNREADABLE, target });
+        self.blocked = true;
+    }
+
     /// That the answer may go on.
     ///
     /// # Errors
@@ -59,7 +66,7 @@ impl Findings {
 /// The filter of one answer.
 pub struct Filter {
     /// By choice and key.
-    scanners: BTreeMap<u64, BTreeMap<String, Scanner>>,
+    texts: BTreeMap<u64, BTreeMap<String, Text>>,
     count: usize,
     /// A text has gone on since all of them were paused.
     moved: bool,
@@ -82,7 +89,7 @@ impl Filter {
     pub fn new((caller, answers): (&Remembered, Answers), tables: Arc<Tables>, metrics: Arc<Metrics>, fences: bool) -> Self {
         let narrowing = narrowing(&caller.verified);
         let bench = Bench { tables, narrowing, answers, metrics, fences, findings: Findings::default() };
-        Self { scanners: BTreeMap::new(), count: 0, moved: false, bench }
+        Self { texts: BTreeMap::new(), count: 0, moved: false, bench }
     }
 
     /// What was found so far.
@@ -101,27 +108,26 @@ impl Filter {
 impl Prose for Filter {
     fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         self.moved = true;
-        let Self { scanners, count, bench, .. } = self;
-        let of_choice = scanners.entry(channel.choice).or_default();
-        let known = of_choice.contains_key(channel.key);
-        // An answer of more texts than any server writes has one filter a choice for what is beyond.
-        let beyond = !known && *count >= CHANNELS_MAX;
-        let key = if beyond { "" } else { channel.key };
-        if !known && !of_choice.contains_key(key) {
+        let Self { texts, count, bench, .. } = self;
+        let of_choice = texts.entry(channel.choice).or_default();
+        if !of_choice.get(channel.key).is_some_and(|text| text.paths.contains_key(channel.path)) {
             *count += 1;
-            of_choice.insert(key.to_owned(), Scanner::new(bench.fences));
+            if *count > CHANNELS_MAX {
+                bench.findings.refuse();
+                return;
+            }
+            let fences = bench.fences && !channel.path.contains(ITEMS);
+            of_choice.entry(channel.key.to_owned()).or_default().begin(channel.path, fences);
         }
-        let Some(scanner) = of_choice.get_mut(key) else { return };
-        scanner.push(text, out, &mut |found| bench.judge(found));
-        if beyond {
-            scanner.pause(out, &mut |found| bench.judge(found));
+        if let Some(known) = of_choice.get_mut(channel.key) {
+            known.push(channel.path, text, out, bench);
         }
     }
 
     fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
-        let Self { scanners, bench, .. } = self;
-        if let Some(scanner) = scanners.get_mut(&channel.choice).and_then(|scanners| scanners.get_mut(channel.key)) {
-            scanner.pause(out, &mut |found| bench.judge(found));
+        let Self { texts, bench, .. } = self;
+        if let Some(text) = texts.get_mut(&channel.choice).and_then(|texts| texts.get_mut(channel.key)) {
+            text.pause(out, bench);
         }
     }
 
@@ -129,15 +135,63 @@ impl Prose for Filter {
         if !std::mem::take(&mut self.moved) {
             return;
         }
-        let Self { scanners, bench, .. } = self;
-        let scanners = scanners.values_mut().flat_map(BTreeMap::values_mut);
-        scanners.for_each(|scanner| scanner.pause(&mut String::new(), &mut |found| bench.judge(found)));
+        let Self { texts, bench, .. } = self;
+        texts.values_mut().flat_map(BTreeMap::values_mut).for_each(|text| text.pause(&mut String::new(), bench));
     }
 
     fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        let asked = self.scanners.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
-        let all = asked.flat_map(|(own, scanners)| scanners.iter().map(move |(key, scanner)| (*own, key, scanner)));
-        all.filter(|(.., scanner)| scanner.is_holding()).map(|(own, key, _)| (own, key.clone())).collect()
+        let asked = self.texts.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
+        let all = asked.flat_map(|(own, texts)| texts.iter().map(move |(key, text)| (*own, key, text)));
+        all.filter(|(.., text)| text.is_holding()).map(|(own, key, _)| (own, key.clone())).collect()
+    }
+}
+
+/// The texts of one name. Some readers put them together wherever they stand, and some only those of one path.
+#[derive(Default)]
+struct Text {
+    paths: BTreeMap<String, Scanner>,
+    /// All of them in the order of their coming, where there is more than one path.
+    joined: Option<Scanner>,
+    /// The path of the one that went on since all of them were paused.
+    current: Option<String>,
+}
+
+impl Text {
+    fn begin(&mut self, path: &str, fences: bool) {
+        if self.joined.is_none() {
+            self.joined = self.paths.values().next().cloned();
+        }
+        self.paths.insert(path.to_owned(), Scanner::new(fences));
+    }
+
+    fn push(&mut self, path: &str, text: &str, out: &mut String, bench: &mut Bench) {
+        let Some(scanner) = self.paths.get_mut(path) else { return };
+        if self.current.as_deref() != Some(path) {
+            self.current = Some(path.to_owned());
+        }
+        let Some(joined) = &mut self.joined else {
+            scanner.push(text, out, &mut |found| bench.judge(found));
+            return;
+        };
+        let mut own = String::with_capacity(text.len());
+        scanner.push(text, &mut own, &mut |found| bench.judge(found));
+        joined.push(&own, out, &mut |found| bench.judge_again(found));
+    }
+
+    fn pause(&mut self, out: &mut String, bench: &mut Bench) {
+        let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else { return };
+        let mut own = String::new();
+        scanner.pause(&mut own, &mut |found| bench.judge(found));
+        let Some(joined) = &mut self.joined else {
+            out.push_str(&own);
+            return;
+        };
+        joined.push(&own, out, &mut |found| bench.judge_again(found));
+        joined.pause(out, &mut |found| bench.judge_again(found));
+    }
+
+    fn is_holding(&self) -> bool {
+        self.paths.values().chain(&self.joined).any(Scanner::is_holding)
     }
 }
 
@@ -170,6 +224,20 @@ impl Tools for Filter {
 
 impl Bench {
     fn judge(&mut self, found: &Found<'_>) -> Verdict {
+        let Some((reply, reason)) = self.replied(found) else { return Verdict::Pass };
+        self.noted(found, reply, reason)
+    }
+
+    /// Judges what was judged once already where it stands alone: what stays is noted there.
+    fn judge_again(&mut self, found: &Found<'_>) -> Verdict {
+        match self.replied(found) {
+            None | Some((Reply::Report, _)) => Verdict::Pass,
+            Some((reply, reason)) => self.noted(found, reply, reason),
+        }
+    }
+
+    /// What becomes of what was found, and why; `None` where it is controlled.
+    fn replied(&self, found: &Found<'_>) -> Option<(Reply, &'static str)> {
         let uses: &[Use] = match found.kind {
             Kind::Fetched => &[Use::Media],
             Kind::Clicked => &[Use::Links],
@@ -177,7 +245,7 @@ impl Bench {
         };
         let judged = |url| uses.iter().try_for_each(|wanted| self.tables.judge.judge(*wanted, url, &self.narrowing).map(|_| ()));
         let reason = match found.url.map(judged) {
-            Ok(Ok(())) => return Verdict::Pass,
+            Ok(Ok(())) => return None,
             Ok(Err(why)) => why.as_str(),
             Err(_) => Uncontrolled::UNREADABLE,
         };
@@ -187,6 +255,10 @@ impl Bench {
             Kind::Clicked => self.answers.clicked,
             Kind::Either => self.answers.fetched.max(self.answers.clicked),
         };
+        Some((reply, reason))
+    }
+
+    fn noted(&mut self, found: &Found<'_>, reply: Reply, reason: &'static str) -> Verdict {
         self.metrics.egress("answer", reply.as_str(), reason);
         self.note(found, reply, reason);
         match reply {

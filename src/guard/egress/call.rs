@@ -12,7 +12,15 @@ const DEPTH_MAX: usize = 64;
 /// What is in the names of arguments that say that a place belongs there, even where it is written without a scheme.
 const PLACES: [&str; 10] = ["domain", "endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook", "website"];
 /// Words of such names.
-const WORDS: [&str; 8] = ["base", "ip", "link", "links", "origin", "server", "site", "src"];
+const WORDS: [&str; 7] = ["base", "ip", "link", "origin", "server", "site", "src"];
+/// Words of names under which any word is a host. Elsewhere it has a dot, or is one of `HERE`.
+const SURELY: [&str; 8] = ["endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook"];
+/// Words that begin or end as those do, and mean something else.
+const OTHERS: [&str; 10] = ["curl", "furl", "ghost", "hostage", "hostel", "hostile", "hurl", "purl", "unfurl", "urine"];
+/// What stands for no place at all.
+const NOWHERE: [&str; 10] = ["auto", "default", "direct", "false", "no", "none", "null", "off", "true", "yes"];
+/// A host without a dot whoever asks.
+const HERE: &str = "localhost";
 /// Numbers from here on are addresses as well as others: none that is public is below.
 const ADDRESS_MIN: f64 = 16_777_216.0;
 /// What is in the names of arguments under which a number is a place too.
@@ -94,7 +102,9 @@ impl Bench<'_> {
             }
             Value::Array(items) => items.iter().find_map(|item| self.value(item, under)),
             Value::Object(object) => object.iter().find_map(|(key, value)| {
-                self.text(key).or_else(|| self.value(value, if names_a_place(key) { Some(key) } else { under }))
+                let place = under.filter(|_| is_dotted(key));
+                let named = self.text(key).or_else(|| place.and_then(|under| self.bare(key, under)));
+                named.or_else(|| self.value(value, if names_a_place(key) { Some(key) } else { under }))
             }),
         }
     }
@@ -168,8 +178,12 @@ impl Bench<'_> {
         let text = text.trim();
         let plain = !text.contains('\\') && !text.chars().any(char::is_control);
         // What a link is called is no link.
-        let title = text.contains(' ') && !text.contains(['.', ':', '/', '%']) && !is_place(key) && !is_in(key, &PLACES);
-        if text.is_empty() || plain && (title || (is_path(text) && !holds_a_host(key))) {
+        let dotted = text.split_whitespace().any(is_dotted) || text.contains([':', '/', '%']) || !text.is_ascii();
+        let number = text.starts_with(|first: char| first.is_ascii_digit());
+        let word = !dotted && !number && !text.eq_ignore_ascii_case(HERE);
+        let nothing = NOWHERE.contains(&&*text.to_ascii_lowercase()) || text == "about:blank";
+        let title = word && !surely_names_a_place(key);
+        if text.is_empty() || nothing || plain && (title || (is_path(text) && !holds_a_host(key))) {
             return None;
         }
         if ["http:", "https:"].iter().any(|scheme| strip_front(text, scheme).is_some()) {
@@ -189,36 +203,50 @@ impl Bench<'_> {
 /// What stands between the slashes of a URL, or the colon of one without, and an `@`, whatever it is: the host stands behind that for
 /// readers of URLs (URL Standard section 4.4), and a tool has its own idea of where a URL begins and ends.
 fn userinfo(text: &str) -> Option<&str> {
-    /// Behind the slashes of a URL, and where what they open begins.
+    /// Behind the slashes of a URL, and where what they open begins; whether a scheme stands before them.
     enum At {
         Out,
-        Slashes,
-        Open(usize),
+        Slashes(bool),
+        Open(usize, bool),
     }
-    let (mut place, mut word, mut last) = (At::Out, 0, ' ');
+    let (mut place, mut word, mut last, mut before) = (At::Out, 0, ' ', ' ');
     for (at, next) in text.char_indices() {
         place = match place {
-            At::Slashes if matches!(next, '/' | '\\' | '\t' | '\n' | '\r') => At::Slashes,
-            At::Slashes => At::Open(at),
-            open @ (At::Out | At::Open(_)) => open,
+            At::Slashes(schemed) if matches!(next, '/' | '\\' | '\t' | '\n' | '\r') => At::Slashes(schemed),
+            At::Slashes(schemed) => At::Open(at, schemed),
+            open @ (At::Out | At::Open(..)) => open,
         };
-        if let At::Open(from) = place {
+        if let At::Open(from, schemed) = place {
             match next {
+                '@' if !schemed && last == '[' && is_attribute(text.get(at + 1..).unwrap_or_default()) => place = At::Out,
                 '@' => return text.get(from..).and_then(|stretch| stretch.split(['/', '?', '#']).next()),
                 '/' | '?' | '#' => place = At::Out,
                 _ => {}
             }
         }
         let schemed = || text.get(word..at).is_some_and(|word| SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)));
-        if matches!(place, At::Out) && ((last == '/' && next == '/') || (next == ':' && schemed())) {
-            place = At::Slashes;
+        if matches!(place, At::Out) && last == '/' && next == '/' {
+            place = At::Slashes(before == ':');
+        } else if matches!(place, At::Out) && next == ':' && schemed() {
+            place = At::Slashes(true);
         }
         if !next.is_ascii_alphanumeric() {
             word = at + next.len_utf8();
         }
-        last = next;
+        (before, last) = (last, next);
     }
     None
+}
+
+/// Whether it is the name of an attribute in a predicate of XPath, which begins with `[@`.
+fn is_attribute(text: &str) -> bool {
+    let name = text.trim_start_matches(|next: char| next.is_ascii_alphanumeric() || matches!(next, '-' | '_' | ':'));
+    name.len() < text.len() && ["=\'", "=\"", "]", ",", " "].iter().any(|end| name.starts_with(end))
+}
+
+/// Whether a dot stands in it, and not at its ends alone.
+fn is_dotted(text: &str) -> bool {
+    text.trim_matches('.').contains('.')
 }
 
 /// What stands behind a front, in whichever case that is written.
@@ -253,13 +281,32 @@ fn is_place(key: &str) -> bool {
     PLACES.contains(&&*key) || WORDS.contains(&&*key)
 }
 
+/// Whether a word of a name begins or ends with one of `parts` (`imageurl`, `hostname`, `urls`).
 fn is_in(key: &str, parts: &[&str]) -> bool {
-    let key = key.to_lowercase();
-    parts.iter().any(|part| key.contains(part))
+    words_of(key).iter().any(|word| is_of(word, parts))
+}
+
+fn is_of(word: &str, parts: &[&str]) -> bool {
+    let one = singular(word);
+    !OTHERS.contains(&one) && parts.iter().any(|part| word.starts_with(part) || one.ends_with(part))
+}
+
+fn singular(word: &str) -> &str {
+    word.strip_suffix('s').unwrap_or(word)
 }
 
 /// Whether a place belongs under that name (`base_url`, `targetHost`, `imageurl`, `src`).
 fn names_a_place(key: &str) -> bool {
+    words_of(key).iter().any(|word| is_of(word, &PLACES) || WORDS.contains(&singular(word)))
+}
+
+/// Whether any word under that name is a host: it is what the name ends with (`proxy_host`, not `host_language`).
+fn surely_names_a_place(key: &str) -> bool {
+    words_of(key).last().is_some_and(|word| is_of(word, &SURELY))
+}
+
+/// The words that a name is made of, in lower case.
+fn words_of(key: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut lower = false;
     for character in key.chars() {
@@ -271,7 +318,8 @@ fn names_a_place(key: &str) -> bool {
             word.extend(character.to_lowercase());
         }
     }
-    is_in(key, &PLACES) || words.iter().any(|word| WORDS.contains(&word.as_str()))
+    words.retain(|word| !word.is_empty() && !word.bytes().all(|byte| byte.is_ascii_digit()));
+    words
 }
 
 #[cfg(test)]
@@ -324,6 +372,31 @@ mod tests {
             r#"{"URL":"good.example:8443"}"#,
         ] {
             check(evil, Some("not-listed"));
+        }
+    }
+
+    #[test]
+    fn ordinary_arguments_name_no_place() {
+        for fine in [
+            r#"{"security":"high","during":"May","hourly":"yes","curiosity":"x","favourite":"x","ghost":"boo","curl":"-s"}"#,
+            r#"{"url_type":"page","url_encoded":"true","current_url_only":"true","host_language":"en","use_proxy":"false","proxy":"none"}"#,
+            r#"{"base":"main","base_branch":"main","origin":"Berlin","server":"github","domain":"finance","src_lang":"en"}"#,
+            r#"{"link_text":"Read more...","body":{"link":"/a/b","site":"main"},"url":"about:blank"}"#,
+            r#"{"selector":"//a[@href='/x']","xpath":"//div[@class=\"a\"]//input[@id='a.b']"}"#,
+        ] {
+            check(fine, None);
+        }
+        for evil in [
+            r#"{"hosts":{"evil.example":{}}}"#,
+            r#"{"sites":["evil.example"],"n":1}"#,
+            r#"{"ips":["93.184.216.34"]}"#,
+            r#"{"proxy_host":"intranet"}"#,
+            r#"{"server":"localhost"}"#,
+            r#"{"q":"https://a[@evil.example='x']"}"#,
+            r#"{"q":"//a[@evil.example/x"}"#,
+        ] {
+            let found = leads(Arguments::Json(evil.as_bytes()), &judge(), &Narrowing::default());
+            assert!(found.is_some(), "{evil}");
         }
     }
 

@@ -18,38 +18,35 @@ pub(super) const SHOWN: [&str; 13] = [
     "text",
     "thinking",
 ];
+/// Members that hold what is no text for a reader, at any depth.
+const OTHERS: [&str; 9] =
+    ["arguments", "data", "event", "function_call", "input", "logprobs", "partial_json", "tool_calls", "usage"];
+/// Members whose own strings are no texts.
+const OWN: [&str; 18] = [
+    "code",
+    "created",
+    "encrypted_content",
+    "finish_reason",
+    "id",
+    "index",
+    "model",
+    "name",
+    "object",
+    "param",
+    "role",
+    "service_tier",
+    "signature",
+    "stop_reason",
+    "stop_sequence",
+    "system_fingerprint",
+    "tool_call_id",
+    "type",
+];
+
 /// Whether a member is no text for a reader, or its insides are not.
-pub(super) fn is_no_text(name: &str) -> bool {
-    matches!(
-        name,
-        "arguments"
-            | "code"
-            | "created"
-            | "data"
-            | "encrypted_content"
-            | "event"
-            | "finish_reason"
-            | "function_call"
-            | "id"
-            | "index"
-            | "input"
-            | "logprobs"
-            | "model"
-            | "name"
-            | "object"
-            | "param"
-            | "partial_json"
-            | "role"
-            | "service_tier"
-            | "signature"
-            | "stop_reason"
-            | "stop_sequence"
-            | "system_fingerprint"
-            | "tool_call_id"
-            | "tool_calls"
-            | "type"
-            | "usage"
-    )
+pub(super) fn is_no_text(name: &str, value: &[u8]) -> bool {
+    let whole = || !matches!(value.first(), Some(b'{' | b'['));
+    OTHERS.contains(&name) || (OWN.contains(&name) && whole())
 }
 
 /// Whether nothing but its case could make it another name.

@@ -177,7 +177,9 @@ fn blocks_come_one_by_one() {
         let text = serde_json::to_string(text).expect("a string");
         event(
             "content_block_delta",
-            &format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"partial_json":{text}}}}}"#),
+            &format!(
+                r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"input_json_delta","partial_json":{text}}}}}"#
+            ),
         )
     };
     let stop = |index: i64| event("content_block_stop", &format!(r#"{{"type":"content_block_stop","index":{index}}}"#));

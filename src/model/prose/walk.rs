@@ -1,0 +1,331 @@
+//! One document on its way through a filter of texts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::names::{ONCE, SHOWN, is_lower, is_no_text};
+use super::{CHOICES_MAX, Channel, DEPTH_MAX, Prose, Unreadable, number};
+use crate::json::{self, Limits, Value};
+use crate::model::judge::fold;
+use crate::model::peek::{is_document, items, member, members};
+use crate::seeded::{Seed, has};
+
+/// The choice of texts that belong to none.
+const NO_CHOICE: u64 = u64::MAX;
+/// Texts of one stream of which is kept where they stood last.
+const SOURCES_MAX: usize = 4_096;
+/// Where a text may stand in parts.
+const PARTED: &str = "content";
+/// What stands in a path for the items of an array: no fence is believed there, for each may be shown by itself.
+pub const ITEMS: &str = "[]";
+/// Types of such parts.
+const PARTS: [&str; 2] = ["output_text", "text"];
+/// What is behind the types of events that begin or go on with something.
+const GOING_ON: [&str; 2] = ["_delta", "_start"];
+
+/// The type that an object says it has.
+fn kind_of<'j>(members: &[(&[u8], &'j [u8])]) -> Option<&'j str> {
+    let (_, kind) = members.iter().rev().find(|(name, _)| *name == b"type")?;
+    let kind = std::str::from_utf8(kind).ok()?.trim().strip_prefix('"')?.strip_suffix('"')?;
+    Some(GOING_ON.iter().find_map(|end| kind.strip_suffix(end)).unwrap_or(kind))
+}
+
+/// One string of a document, and what becomes of it.
+struct Piece<'j> {
+    choice: u64,
+    key: &'j str,
+    from: usize,
+    to: usize,
+    changed: bool,
+    text: String,
+}
+
+/// One document while it is looked through.
+pub(super) struct Walk<'j, 'p> {
+    json: &'j [u8],
+    pub(super) prose: &'p mut dyn Prose,
+    pieces: Vec<Piece<'j>>,
+    /// Places of what gives way to `null`.
+    dropped: Vec<(usize, usize)>,
+    /// What was held of texts that do not stand in this document.
+    pub(super) rest: Vec<(u64, String, String)>,
+    /// Whether each string is a whole text.
+    whole: bool,
+    /// Whether nothing but texts goes out: all else has gone out once already.
+    pub(super) alone: bool,
+    choice: u64,
+    /// Inside an error every string is a text.
+    error: bool,
+    /// The block that the event is a piece of.
+    block: Option<u64>,
+    /// The names and types that lead here.
+    path: String,
+    /// How often a text has changed.
+    changed: usize,
+    /// A text was found since the last item of an array.
+    moved: bool,
+    /// Where each text stood last, of texts that come in pieces.
+    pub(super) sources: Sources,
+}
+
+/// Where the pieces of a stream's texts stood.
+#[derive(Default)]
+pub(super) struct Sources {
+    /// By choice and member, the last one: its path and block.
+    last: BTreeMap<u64, BTreeMap<String, (String, Option<u64>)>>,
+    /// How many they are.
+    count: usize,
+    /// The furthest of Anthropic's blocks.
+    block: u64,
+}
+
+impl<'j, 'p> Walk<'j, 'p> {
+    pub(super) fn new(json: &'j [u8], prose: &'p mut dyn Prose, whole: bool) -> Self {
+        Self {
+            json,
+            prose,
+            pieces: Vec::new(),
+            dropped: Vec::new(),
+            rest: Vec::new(),
+            whole,
+            alone: false,
+            choice: NO_CHOICE,
+            error: false,
+            path: String::new(),
+            sources: Sources::default(),
+            block: None,
+            changed: 0,
+            moved: false,
+        }
+    }
+
+    pub(super) fn document(&mut self, json: &'j [u8]) -> Result<(), Unreadable> {
+        if !is_document(json) {
+            return Err(Unreadable::Json);
+        }
+        if let Some(index) = member(json, "index").filter(|index| index.trim_ascii() != b"null") {
+            let block = number(index).ok_or(Unreadable::Index)?;
+            self.block = Some(block);
+        }
+        self.value(json, "", 0)
+    }
+
+    pub(super) fn value(&mut self, value: &'j [u8], key: &'j str, depth: usize) -> Result<(), Unreadable> {
+        if depth > DEPTH_MAX {
+            return Err(Unreadable::Depth);
+        }
+        match value.first() {
+            Some(b'"') => self.string(value, key),
+            Some(b'{') => self.object(value, depth, false),
+            Some(b'[') => self.array(value, key, depth),
+            // Numbers and words, those of Python too. Readers that are not strict have other strings.
+            Some(_) if value.trim_ascii().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)) => Ok(()),
+            Some(_) | None => Err(Unreadable::Json),
+        }
+    }
+
+    fn array(&mut self, value: &'j [u8], key: &'j str, depth: usize) -> Result<(), Unreadable> {
+        let (chosen, parted) = (key == "choices", key == PARTED);
+        let from = self.path.len();
+        self.path.push_str(if chosen || parted { "" } else { ITEMS });
+        let (mut found, mut choices, before) = (Ok(()), BTreeSet::new(), std::mem::take(&mut self.moved));
+        let mut pauses = parted;
+        items(value, |item| {
+            if !self.whole && !chosen && (std::mem::take(&mut self.moved) || std::mem::take(&mut pauses)) {
+                self.end(None);
+                // Parts of a text may be shown each by itself.
+                if parted {
+                    self.prose.part();
+                }
+            }
+            if found.is_ok() {
+                found = match item.first() {
+                    Some(b'{') if chosen => self.of_choice(item, depth + 1, &mut choices),
+                    Some(b'{') => self.object(item, depth + 1, parted),
+                    _ => self.value(item, key, depth + 1),
+                };
+            }
+        })
+        .ok_or(Unreadable::Json)?;
+        self.path.truncate(from);
+        self.moved |= before;
+        found
+    }
+
+    /// The members of an object. As `part` of a text it may hold a piece of that, which is joined with what stands there without parts.
+    fn object(&mut self, value: &'j [u8], depth: usize, part: bool) -> Result<(), Unreadable> {
+        if depth > DEPTH_MAX {
+            return Err(Unreadable::Depth);
+        }
+        let mut all = Vec::new();
+        members(value, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
+        let (from, kind) = (self.path.len(), kind_of(&all));
+        let part = part && kind.is_none_or(|kind| PARTS.contains(&kind));
+        if let Some(kind) = kind.filter(|_| !part) {
+            self.path.push(':');
+            self.path.push_str(kind);
+        }
+        // As some servers have it, an error is not in a member of its own.
+        self.error |= depth == 0 && all.contains(&(b"object", b"\"error\""));
+        let found = self.members(&all, depth, part);
+        self.path.truncate(from);
+        found
+    }
+
+    fn members(&mut self, all: &[(&'j [u8], &'j [u8])], depth: usize, part: bool) -> Result<(), Unreadable> {
+        let mut texts = Vec::new();
+        for (name, value) in all {
+            let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
+            // Some readers take a name for another that differs in case.
+            let text = text.filter(|name| is_lower(name) || !SHOWN.contains(&&*fold(name)));
+            let name = text.ok_or(Unreadable::Json)?;
+            let calls = has(Seed::ArgumentsRewritten) && matches!(name, "tool_calls" | "arguments");
+            let skipped = has(Seed::ReasoningSkipped) && name == "reasoning_content";
+            if (!is_no_text(name, value) || calls || self.error) && !skipped {
+                texts.push(name);
+                match (part && name == "text", value.first()) {
+                    (true, Some(b'"')) => self.string(value, PARTED)?,
+                    _ => self.named(name, value, depth + 1)?,
+                }
+            } else if self.alone && ONCE.contains(&name) {
+                self.dropped.push(self.place(value.trim_ascii()));
+            }
+        }
+        // Of two, some read the first.
+        texts.sort_unstable();
+        if texts.windows(2).any(|pair| pair.first() == pair.last()) { Err(Unreadable::Twice) } else { Ok(()) }
+    }
+
+    fn named(&mut self, name: &'j str, value: &'j [u8], depth: usize) -> Result<(), Unreadable> {
+        let (from, error) = (self.path.len(), self.error);
+        self.path.push('/');
+        // What begins a block of Anthropic's and what goes on in it is one text.
+        self.path.push_str(if name == "content_block" { "delta" } else { name });
+        self.error |= matches!(name, "error" | "errors" | "detail");
+        let found = self.value(value, name, depth);
+        self.path.truncate(from);
+        self.error = error;
+        found
+    }
+
+    /// A piece that stands elsewhere than the one before, in another block or member, belongs to another text for some readers: nothing that
+    /// is open goes on there, and no fence.
+    fn moved(&mut self, key: &str) -> Result<(), Unreadable> {
+        let known = self.sources.last.get_mut(&self.choice).and_then(|known| known.get_mut(key));
+        if known.as_ref().is_some_and(|(path, block)| *path == self.path && *block == self.block) {
+            return Ok(());
+        }
+        // What goes on in a block before it is put together by its number, or in the order of its coming.
+        if self.block.is_some_and(|block| block < self.sources.block) {
+            return Err(Unreadable::Index);
+        }
+        self.sources.block = self.block.unwrap_or(self.sources.block);
+        if let Some((path, block)) = known {
+            path.clone_from(&self.path);
+            *block = self.block;
+        } else if self.sources.count < SOURCES_MAX {
+            self.sources.count += 1;
+            self.sources.last.entry(self.choice).or_default().insert(key.to_owned(), (self.path.clone(), self.block));
+            return Ok(());
+        }
+        self.end(None);
+        self.prose.part();
+        Ok(())
+    }
+
+    /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
+    fn of_choice(&mut self, choice: &'j [u8], depth: usize, known: &mut BTreeSet<u64>) -> Result<(), Unreadable> {
+        let (mut index, mut ended, mut tokens) = (Some(0), false, None);
+        members(choice, |name, value| match name {
+            b"index" => index = number(value),
+            b"finish_reason" => ended = value.trim_ascii() != b"null",
+            b"logprobs" => tokens = Some(value.trim_ascii()).filter(|value| *value != b"null"),
+            _ => {}
+        })
+        .ok_or(Unreadable::Json)?;
+        // Of two, some read the first, and some both.
+        let index = index.filter(|index| *index < CHOICES_MAX && known.insert(*index)).ok_or(Unreadable::Index)?;
+        let before = self.changed;
+        self.choice = index;
+        self.object(choice, depth, false)?;
+        self.choice = NO_CHOICE;
+        if ended && !self.whole {
+            self.end(Some(index));
+        }
+        let changed = self.changed > before;
+        if let Some(tokens) = tokens.filter(|_| changed && !has(Seed::TokensKept)) {
+            self.dropped.push(self.place(tokens));
+        }
+        Ok(())
+    }
+
+    /// The texts of a choice, or all, are over: what is held of them comes out.
+    pub(super) fn end(&mut self, choice: Option<u64>) {
+        for (choice, key) in self.prose.holding(choice).into_iter().filter(|_| !has(Seed::HeldLost)) {
+            let mut rest = String::new();
+            self.prose.pause(Channel { choice, key: &key, path: "" }, &mut rest);
+            match self.pieces.iter_mut().rev().find(|piece| piece.choice == choice && piece.key == key) {
+                Some(piece) => {
+                    piece.text.push_str(&rest);
+                    piece.changed = true;
+                    self.changed += 1;
+                }
+                None => self.rest.push((choice, key, rest)),
+            }
+        }
+    }
+
+    fn string(&mut self, value: &'j [u8], key: &'j str) -> Result<(), Unreadable> {
+        let read = json::parse(value, &Limits::deep(1)).map_err(|_| Unreadable::Json)?;
+        let Value::String(read) = read else { return Err(Unreadable::Json) };
+        if !self.whole && !self.alone && !read.is_empty() {
+            self.moved(key)?;
+        }
+        self.moved = true;
+        let (channel, mut text) = (Channel { choice: self.choice, key, path: &self.path }, String::with_capacity(read.len()));
+        self.prose.piece(channel, &read, &mut text);
+        if self.whole {
+            self.prose.pause(channel, &mut text);
+        }
+        let ((from, to), changed) = (self.place(value), text != *read);
+        self.changed += usize::from(changed);
+        // Of a whole answer nothing comes later that belongs to it.
+        if self.whole && !changed {
+            return Ok(());
+        }
+        self.pieces.push(Piece { choice: self.choice, key, from, to, changed, text });
+        Ok(())
+    }
+
+    fn place(&self, value: &[u8]) -> (usize, usize) {
+        let from = value.as_ptr() as usize - self.json.as_ptr() as usize;
+        (from, from + value.len())
+    }
+
+    /// The texts that have a piece here.
+    pub(super) fn channels(&self) -> Vec<(u64, String)> {
+        self.pieces.iter().map(|piece| (piece.choice, piece.key.to_owned())).collect()
+    }
+
+    /// The document with what has changed.
+    pub(super) fn written(self) -> Option<Vec<u8>> {
+        let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
+        for piece in self.pieces.iter().filter(|piece| piece.changed) {
+            let mut text = Vec::with_capacity(piece.text.len() + 2);
+            json::write_string(&piece.text, &mut text);
+            edits.push((piece.from, piece.to, text));
+        }
+        edits.extend(self.dropped.iter().map(|(from, to)| (*from, *to, b"null".to_vec())));
+        if edits.is_empty() {
+            return None;
+        }
+        edits.sort_by_key(|(from, ..)| *from);
+        let (mut out, mut at) = (Vec::with_capacity(self.json.len() + 64), 0);
+        for (from, to, text) in &edits {
+            out.extend_from_slice(self.json.get(at..*from).unwrap_or_default());
+            out.extend_from_slice(text);
+            at = *to;
+        }
+        out.extend_from_slice(self.json.get(at..).unwrap_or_default());
+        Some(out)
+    }
+}
