@@ -89,7 +89,27 @@ def _definition(chance: random.Random, url: str) -> str:
     return chance.choice([f"{use}\n\n{definition}", f"{definition}\n\n{use}"])
 
 
+def _continued(chance: random.Random, _: str) -> str:
+    """A tag whose value goes on behind what quotes, items and notes put before a line."""
+    before, on = chance.choice([("> ", "> "), ("- ", "  "), ("", "  "), ("1. > ", "   > "), ("[^1]\n\n[^1]: ", "    "), ("> ", ">"), ("t\n: ", "  "), ("> - ", ">   ")])
+    name, attribute = chance.choice([("img", "src"), ("iframe", "src"), ("a", "href"), ("embed", "src"), ("img", "srcset")])
+    value = chance.choice([f"https://{GOOD}§.evil.example/x", "/§/evil.example/x", "htt§ps:/evil.example/x", f"//{GOOD}§.evil.example/x", f"https://{GOOD}§-evil.example/x"])
+    whole = f'{before}a <{name} {attribute}="{value}">'.replace("§", f"\n{on}")
+    return chance.choice([whole, f"{before}a <{name}\n{on}{attribute}={chance.choice(PLACED)}>", f'{before}a <{name}\n{on}{attribute}="{chance.choice(PLACED)}">'])
+
+
+def _lingering(chance: random.Random, _: str) -> str:
+    """A tag that is over for readers of Markdown before it is for browsers."""
+    name, attribute = chance.choice([("iframe", "src"), ("img", "src"), ("embed", "src"), ("table", "background"), ("link rel=stylesheet", "href")])
+    front = chance.choice(["{} a='\n\n' >", "{} a='\n\n' ?>", "{} a='\n\n' \\>", "{} <b\n\n", "{} </b\n\n", "{} a=\"\n\n\" ->"])
+    return f"<{front.format(name)} {attribute}={chance.choice(['/' + chr(92), '//'])}evil.example/x>"
+
+
 MARKDOWN: list[Maker] = [
+    lambda chance, url: chance.choice(["~~{}~~", "__{}__", "_{}_", "***{}***"]).format("//evil.com/x"),
+    lambda chance, url: f"[x]({chance.choice(['search', 'ms', 'view'])}\\-{chance.choice(['ms:a', 'word:a', 'source:a'])}) ![x](https://{GOOD}\u00a0.evil.example/x)",
+    lambda chance, url: f"{chance.choice(['](<', '[a]:<', 'a](<'])} https://{GOOD}>@evil.example/x",
+    lambda chance, url: f"![x]({chance.choice(['<', '< '])}{chance.choice(['/§/evil.example/x', f'https://{GOOD}§.evil.example/x'])}>)".replace("§", chance.choice(["\n", "&#10;\n", "\n> "])),
     _markdown, _markdown, _markdown, _definition, _definition,
     lambda chance, url: f"![a]({chance.choice(['/&Tab;/', 'ht&Tab;tps:', 'ftp:', '&#38#47;/', 'https&ampcolon;//', 'java&Tab;script:'])}evil.example/x)",
     lambda chance, url: f"{chance.choice(['x', '/', '@', 'foo-', '.'])}www.evil.example/x",
@@ -104,6 +124,9 @@ MARKDOWN: list[Maker] = [
     lambda chance, url: f"| a | b |\n|---|---|\n| ![x]({url}) | {url} |",
 ]
 HTML: list[Maker] = [
+    _continued, _continued, _lingering,
+    lambda chance, url: f"<style>a{{b:url({chance.choice(['', chr(39)])}https://{GOOD}{chance.choice([chr(92) + '2e evil', chr(92) + '40 evil', chr(92) + 'x.evil', chr(92) + chr(10) + '.evil'])}.example/x)}}</style>",
+    lambda chance, url: "<style>@import \"htt\\\fps:/evil.example/x\";</style>",
     _tag("img", "src"), _tag("img", "src"), _tag("IMG", "SRC"), _tag("img", "srcset", ' sizes="1px"'), _tag("source", "srcset"), _tag("video", "poster"),
     _tag("audio", "src"), _tag("iframe", "src"), _tag("embed", "src"), _tag("object", "data"), _tag("link rel=stylesheet", "href"),
     _tag("base", "href"), _tag("form", "action"), _tag("a", "href"), _tag("a href='#'", "ping"), _tag("area", "href"), _tag("input type=image", "src"),
@@ -140,7 +163,8 @@ AROUND = [
     "a | b\n- | -\n  ```\n```\n{}", "$$\n```\n$$\n{}", "[a]:\n```\n{}", "[a]: b \"\n```\n\"\n\n{}", "a | b\n-|-\n``` | x\n{} | y",
     "Term\n: ```\n```\n{}", "Term\n: a\n```\n: {}", "<iframe title='\n\n```\n' {}\n```", "<iframe title='\n\nx' {}", "- a\n  ```\n  b\n  ```\n\n{}",
     "<div>\n- a\n  ```\n\n  ```\n```\n{}\n```", "* * *\n  ``` `x`\n  ```\n```\n{}\n```", "text\n- \n  ``` `x`\n  ```\n```\n{}\n```",
-    "- a\n  ``` `x`\n  ```\n```\n{}\n```", "$$x\n```\n$$\n{}\n```",
+    "- a\n  ``` `x`\n  ```\n```\n{}\n```", "$$x\n```\n$$\n{}\n```", "```\n```\nx\n```\n{}\n```", "```\na\n````\n\nb\n\n```\n{}\n```",
+    "```a,b\nx\n```\n\n```\n{}\n```", "~~~ a`b`\nx\n~~~\n\n~~~\n{}\n~~~",
 ]
 
 
