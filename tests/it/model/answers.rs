@@ -108,10 +108,11 @@ fn the_last_event_is_found_however_it_is_written() {
         (CHAT, "data: [DONE]\n\ndata: [DONE]\n\n".to_owned()),
         (CHAT, "id: 7\ndata: [DONE]\n\n".to_owned()),
         (MESSAGES, format!("event: message_stop\ndata: {stop}\n\n")),
-        (MESSAGES, format!("data: {stop}\n\n")),
+        (MESSAGES, format!("data: {stop}\nevent: message_stop\n\n")),
         (MESSAGES, format!("event:message_stop\ndata:{stop}\n\n")),
     ] {
         let first = r#"data: {"type":"ping","choices":[{"delta":{"content":"data: [DONE] message_stop"}}]}"#;
+        let first = format!("{}{first}", if operation == MESSAGES { "event: ping\n" } else { "" });
         for stream in [format!("{first}\n\n{last}"), last.clone()] {
             for size in [1, 3, stream.len()] {
                 let (mut filter, mut out, mut place) = (StreamFilter::new(operation, true, ()), Vec::new(), None);
@@ -122,5 +123,30 @@ fn the_last_event_is_found_however_it_is_written() {
                 assert_eq!(place, Some(stream.len() - last.len()), "{stream:?} in pieces of {size}");
             }
         }
+    }
+}
+
+/// SDKs leave out events by their names, and others go by what the data say.
+#[test]
+fn an_event_is_named_as_its_data_say() {
+    let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#;
+    let chunk = r#"{"choices":[{"index":0,"delta":{"content":"x"}}]}"#;
+    for (operation, event, passes) in [
+        (MESSAGES, format!("event: content_block_delta\ndata: {delta}\n\n"), true),
+        (MESSAGES, format!("data: {delta}\n\n"), false),
+        (MESSAGES, format!("event: ping\ndata: {delta}\n\n"), false),
+        (MESSAGES, format!("event: content_block_delta\nevent: ping\ndata: {delta}\n\n"), false),
+        (MESSAGES, "data: [DONE]\n\n".to_owned(), true),
+        (MESSAGES, ": x\n\n".to_owned(), true),
+        (CHAT, format!("data: {chunk}\n\n"), true),
+        (CHAT, format!("event: message\ndata: {chunk}\n\n"), true),
+        (CHAT, format!("event: thread.x\ndata: {chunk}\n\n"), false),
+        (CHAT, format!("event: error\ndata: {chunk}\n\n"), false),
+        (CHAT, "event: error\ndata: {\"error\":{\"message\":\"x\"}}\n\n".to_owned(), true),
+    ] {
+        let (mut filter, mut out) = (StreamFilter::new(operation, true, ()), Vec::new());
+        let passed = filter.push(event.as_bytes(), &mut out);
+        assert_eq!(passed.is_ok(), passes, "{event}");
+        assert_eq!(out, if passes { event.as_bytes() } else { b"" }, "{event}");
     }
 }
