@@ -15,7 +15,7 @@ pub(super) struct Context {
     pub(super) last: char,
     /// The last three that are not blank.
     near: [char; 3],
-    /// The letters, digits, `+`, `-` and `.` at the end, from the first letter on, in lower case.
+    /// The letters, digits, `+`, `-` and `.` at the end, from the first letter on, in lower case; the last of them where they are many.
     word: String,
     /// The word is longer than what is kept.
     word_long: bool,
@@ -100,7 +100,12 @@ impl Context {
 
     /// Whether something can follow a colon here that leads elsewhere.
     pub(super) fn speaks(&self) -> bool {
-        self.scheme().is_some_and(|word| speaks(word) || (self.cut && known_end(word).is_some()))
+        self.scheme().is_some_and(|word| speaks(word) || self.second().is_some())
+    }
+
+    /// The scheme that a colon here would end where the word may be two.
+    pub(super) fn second(&self) -> Option<&'static str> {
+        self.cut.then(|| known_end(&self.word)).flatten()
     }
 
     /// Whether the word may be two.
@@ -110,7 +115,7 @@ impl Context {
 
     /// Whether a full stop here follows the `www` of a name.
     pub(super) fn is_www(&self) -> bool {
-        !self.word_long && self.word.ends_with("www")
+        (self.cut || !self.word_long) && self.word.ends_with("www")
     }
 
     /// The scheme that ends with a colon directly before, and where it began.
@@ -215,7 +220,9 @@ impl Context {
     /// A character that readers of URLs leave out.
     pub(super) fn left_out(&mut self, next: char) {
         self.cut = !self.word.is_empty();
-        self.last = next;
+        if !matches!(next, '\u{2}' | '\u{3}') {
+            self.last = next;
+        }
     }
 
     fn near(&mut self, next: char) {
@@ -229,11 +236,11 @@ impl Context {
             }
             self.before_word = (self.near, self.last);
         }
-        if self.word.len() < WORD_MAX {
-            self.word.push(next.to_ascii_lowercase());
-        } else {
+        if self.word.len() == WORD_MAX {
             self.word_long = true;
+            self.word.remove(0);
         }
+        self.word.push(next.to_ascii_lowercase());
     }
 
     /// Goes on with a word, or begins one with a letter.
@@ -244,9 +251,11 @@ impl Context {
         if self.word.is_empty() {
             self.before_word = (self.near, self.last);
         }
-        let (kept, beyond) = tail.split_at(tail.len().min(WORD_MAX - self.word.len()));
+        let beyond = (self.word.len() + tail.len()).saturating_sub(WORD_MAX);
+        self.word_long |= beyond > 0;
+        let (_, kept) = tail.split_at(beyond.saturating_sub(self.word.len()));
+        self.word.drain(..beyond.min(self.word.len()));
         self.word.extend(kept.bytes().map(|next| char::from(next.to_ascii_lowercase())));
-        self.word_long |= !beyond.is_empty();
     }
 
     fn clear_word(&mut self) {

@@ -29,7 +29,8 @@ impl Scanner {
         match &self.state {
             State::Slashes { place, .. } => place.is_inline(),
             State::Authority(reading) => reading.place.is_inline() && !reading.read.contains(')'),
-            State::Idle | State::Backslash(_) => self.context.in_destination(),
+            State::Idle => self.context.in_destination(),
+            State::Backslash(before) => before.in_destination(),
             State::Swallow | State::Blocked => false,
         }
     }

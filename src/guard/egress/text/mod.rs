@@ -240,6 +240,11 @@ impl Scanner {
     /// Takes what is written for tags and lines.
     fn written(&mut self, raw: &str) {
         for next in raw.chars() {
+            // Python-Markdown drops them: what stands around belongs together there.
+            if matches!(next, '\u{2}' | '\u{3}') {
+                self.lines.doubt();
+                continue;
+            }
             // What every reader has as code is no tag.
             if next == '>' && self.lines.only_containers() {
                 self.tags.quoted();
@@ -382,7 +387,7 @@ impl Scanner {
         judge: &mut Judged<'_>,
     ) -> bool {
         let any = slashes + backslashes;
-        let inside = self.is_inside(place);
+        let inside = self.is_inside(place) || (place.is_autolink() && matches!(lead, Lead::Scheme(_)));
         let mut opens_anything = false;
         let (lead, begins) = match lead {
             Lead::Scheme(scheme) => {

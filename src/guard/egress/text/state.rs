@@ -3,7 +3,6 @@
 use super::authority::Lead;
 use super::context::{Context, Kind, Place};
 use super::lines::Lines;
-use super::schemes::known_end;
 
 #[derive(Clone, Debug, Default)]
 pub(super) enum State {
@@ -51,7 +50,6 @@ pub(super) struct Before {
 /// A colon behind a scheme.
 pub(super) fn scheme(before: &Context) -> State {
     let scheme = before.scheme().unwrap_or_default();
-    let cut = before.is_cut().then(|| known_end(scheme)).flatten();
-    let lead = Lead::Scheme(cut.unwrap_or(scheme).to_owned());
+    let lead = Lead::Scheme(before.second().unwrap_or(scheme).to_owned());
     State::Slashes { lead, place: before.before_word(), slashes: 0, backslashes: 0 }
 }

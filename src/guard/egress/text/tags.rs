@@ -19,6 +19,7 @@ mod at {
     pub(super) const SINGLE: u16 = 128;
     /// Behind a value in quotes.
     pub(super) const BEHIND: u16 = 256;
+    pub(super) const QUOTED: u16 = DOUBLE | SINGLE;
     pub(super) const VALUES: u16 = VALUE | UNQUOTED | DOUBLE | SINGLE;
     pub(super) const ALL: [u16; 9] = [ELEMENT, BEFORE, NAME, AFTER, VALUE, UNQUOTED, DOUBLE, SINGLE, BEHIND];
 }
@@ -28,9 +29,10 @@ const NAME_MAX: usize = 15;
 /// Elements whose text is raw, or lasts beyond blank lines (CommonMark section 4.6, kind 1).
 const RAW: [&str; 6] = ["pre", "script", "style", "textarea", "svg", "math"];
 /// Elements that lead elsewhere: for some readers their tags go on behind a blank line.
-const LEADING: [&str; 26] = [
-    "a", "area", "audio", "base", "body", "button", "embed", "form", "frame", "iframe", "image", "img", "input", "link", "meta",
-    "object", "param", "source", "table", "tbody", "td", "th", "tr", "track", "use", "video",
+const LEADING: [&str; 30] = [
+    "applet", "bgsound", "tfoot", "thead", "a", "area", "audio", "base", "body", "button", "embed", "form", "frame", "iframe",
+    "image", "img", "input", "link", "meta", "object", "param", "source", "table", "tbody", "td", "th", "tr", "track", "use",
+    "video",
 ];
 /// Attributes whose values are style sheets, or parts of them (SVG 2 section 6.6).
 const STYLES: [&str; 11] =
@@ -40,6 +42,8 @@ const STYLES: [&str; 11] =
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tags {
     readings: u16,
+    /// Those behind a `>` that ends the tag for some: a blank line ends it for the others.
+    late: u16,
     after_lt: bool,
     naming: bool,
     name: String,
@@ -57,8 +61,8 @@ pub(super) struct Tags {
     /// A value in quotes went on to another line: to some readers of Markdown the tag is over there, and to browsers it is not, and what
     /// is a `>` to these may be written as a reference.
     lingers: bool,
-    /// A `>` was passed that ends it for some.
-    passed: bool,
+    /// A `>` at the beginning of a line stands directly before: the mark of a block quote, or the end of the tag.
+    marked: bool,
     /// A brace stands open on this line; directly behind what attributes can belong to.
     brace: Option<bool>,
     /// What stands in it can be attributes.
@@ -125,10 +129,16 @@ fn behind(reading: u16, next: char, ends: bool) -> u16 {
     }
 }
 
+/// Where any of some readings can be behind a character.
+fn all_behind(readings: u16, next: char, ends: bool) -> u16 {
+    let of = at::ALL.into_iter().filter(|reading| readings & reading != 0);
+    of.fold(0, |now, reading| now | behind(reading, next, ends))
+}
+
 impl Tags {
     /// Whether this can be inside a tag or a style sheet.
     pub(super) const fn possible(&self) -> bool {
-        self.readings != 0 || self.style || self.list
+        self.any() != 0 || self.style || self.list
     }
 
     /// Whether raw HTML that blank lines do not end has been begun, or a comment or declaration.
@@ -143,7 +153,7 @@ impl Tags {
 
     /// Whether no value is open, whichever reading holds.
     pub(super) const fn value_over(&self) -> bool {
-        self.readings & at::VALUES == 0 && !self.list
+        self.any() & at::VALUES == 0 && !self.list
     }
 
     /// Whether a URL can stand here: in a value, or in a style sheet.
@@ -159,7 +169,7 @@ impl Tags {
 
     /// Whether an equals sign here begins a document in the document, in which everything is written twice over.
     pub(super) fn begins_document(&self) -> bool {
-        self.readings != 0 && self.word == "srcdoc"
+        self.any() != 0 && self.word == "srcdoc"
     }
 
     /// A blank line: what Markdown writes behind it ends a tag, but no value in quotes, and not for every reader.
@@ -167,12 +177,13 @@ impl Tags {
         if self.raw {
             return;
         }
-        let goes_on = (self.styled || self.leads) && !self.passed;
-        let readings = if goes_on { self.readings } else { self.readings & (at::DOUBLE | at::SINGLE) };
-        if readings == 0 {
+        let goes_on = self.styled || self.leads;
+        let readings = if goes_on { self.readings } else { self.readings & at::QUOTED };
+        let late = self.late & at::QUOTED;
+        if readings | late == 0 {
             *self = Self::default();
         } else {
-            (self.readings, self.nested) = (readings, true);
+            (self.readings, self.late, self.nested) = (readings, late, true);
         }
     }
 
@@ -189,19 +200,35 @@ impl Tags {
 
     /// A `>` at the beginning of a line: the mark of a block quote, or the end of the tag.
     pub(super) const fn quoted(&mut self) {
-        self.passed |= self.readings != 0;
+        self.marked = self.readings != 0;
+    }
+
+    /// Where any reading is.
+    const fn any(&self) -> u16 {
+        self.readings | self.late
+    }
+
+    /// Behind a `>` that ends the tag for some.
+    const fn end_for_some(&mut self) {
+        self.late |= self.readings & !at::QUOTED;
+        self.readings &= at::QUOTED;
     }
 
     /// Takes the next character as it is written.
     pub(super) fn take(&mut self, next: char) {
-        let was = self.readings;
-        let mut now = 0;
+        // Blanks stand behind the mark of a block quote.
+        if std::mem::take(&mut self.marked) && !matches!(next, ' ' | '\t') {
+            self.end_for_some();
+        }
+        let was = self.any();
+        let (mut now, mut late) = (0, 0);
         if was != 0 {
             let ends = next == '>' && self.is_end();
-            self.passed |= next == '>' && !ends;
-            let of = at::ALL.into_iter().filter(|reading| was & reading != 0);
-            now = of.fold(0, |now, reading| now | behind(reading, next, ends));
-            self.lingers |= matches!(next, '\n' | '\r') && was & (at::DOUBLE | at::SINGLE) != 0;
+            if next == '>' && !ends {
+                self.end_for_some();
+            }
+            (now, late) = (all_behind(self.readings, next, ends), all_behind(self.late, next, ends));
+            self.lingers |= matches!(next, '\n' | '\r') && was & at::QUOTED != 0;
         }
         if self.naming {
             self.name(next);
@@ -210,7 +237,7 @@ impl Tags {
             now |= at::ELEMENT;
             self.nested = was != 0;
             if was == 0 {
-                (self.leads, self.lingers, self.passed) = (false, false, false);
+                (self.leads, self.lingers) = (false, false);
             }
             self.raw |= matches!(next, '!' | '?');
             self.name.clear();
@@ -222,8 +249,8 @@ impl Tags {
         if was != 0 || listed {
             self.attribute(next);
         }
-        self.readings = now;
-        self.styled &= now != 0 || listed;
+        (self.readings, self.late) = (now, late);
+        self.styled &= now | late != 0 || listed;
         self.braces(next);
     }
 
@@ -253,7 +280,7 @@ impl Tags {
             '"' | '\'' if self.brace.is_some() && self.last == '=' => (self.list, self.loose) = (true, false),
             ':' if self.last == '{' => (self.list, self.loose) = (true, false),
             '}' if self.loose => (self.brace, self.list, self.loose) = (None, false, false),
-            _ => self.bare &= next.is_alphanumeric() || matches!(next, ' ' | '#' | '.' | '-' | '_'),
+            _ => self.bare &= !matches!(next, '"' | '\'' | '`' | '\\'),
         }
         self.last = next;
     }

@@ -5,6 +5,24 @@ use super::*;
 #[test]
 fn what_some_reader_showed() {
     for (text, expect) in [
+        ("a <JavaScript:alert(1)> b", "a <JavaScript@)> b"),
+        ("<search-ms:query=x> <wss:evil.com> <ftp:evil.com>", "<search-ms@> <wss@> <ftp@>"),
+        ("<img alt=\"Home -> Settings\"\n\nsrc=\"//evil/x\">", "<img alt=\"Home -> Settings\"\n\nsrc=\"@\">"),
+        ("<a title=\"\n> x\"\n\nhref=\"javascript:alert(1)\">", "<a title=\"\n> x\"\n\nhref=\"javascript@)\">"),
+        ("<iframe title=\"a\nb\" name=\"x>y\"\n\nsrc=/\\evil.com/x>", "<iframe title=\"a\nb\" name=\"x>y\"\n\nsrc=@>"),
+        ("> <iframe\n> a\n\n> src=/\\evil.com/x></iframe>", "> <iframe\n> a\n\n> src=@></iframe>"),
+        ("<table><thead\n\nbackground=/\\evil.com/x>", "<table><thead\n\nbackground=@>"),
+        ("[x](supercalifragilisticexpialidocious\nwww.evil.com/x", "[x](supercalifragilisticexpialidocious\nwww@"),
+        ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\0www.evil.com/x", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\0www@"),
+        (
+            "<a ping='https://good.example/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\nhttps:/evil.com/x'>",
+            "<a ping='https://good.example/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\nhttps@'>",
+        ),
+        ("![x](\\\n/evil.com/x)", "![x](\n@)"),
+        ("![x](<\\\n/evil.com/x>)", "![x](<\n@>)"),
+        ("<\u{2}img src=/\\evil.com/x>", "<\u{2}img src=@>"),
+        ("```\na\n``\u{2}`\n![x](https://evil.com/x)\n```\n", "```\na\n``\u{2}`\n![x](https@)\n```\n"),
+        ("# h { a:b style=b:image-set('//evil/x' 1x) }", "# h { a:b style=b:image-set('@' 1x) }"),
         ("![x](/\u{2}/evil.example/x)", "![x](@)"),
         ("![x](https://good.example\u{2}.evil.example/x)", "![x](https@\u{2}.evil.example/x)"),
         ("[x](java\u{2}script:alert(1))", "[x](java\u{2}script@))"),
@@ -73,6 +91,12 @@ fn what_some_reader_showed() {
     ] {
         check(text, expect);
     }
+}
+
+#[test]
+fn what_an_image_leads_to_is_fetched() {
+    kind("!\u{2}[x](https://links.example/x)", Kind::Fetched);
+    kind("<img alt=\"->\"\n\nsrc=https://links.example/x>", Kind::Either);
 }
 
 #[test]
