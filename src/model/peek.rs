@@ -16,15 +16,15 @@ pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
     found
 }
 
-/// Walks over the members of an object; `None` when `json` is not an object as far as structure goes.
-pub(super) fn members<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<()> {
+/// Walks over the members of an object, and gives the place behind it; `None` when `json` is not an object as far as structure goes.
+pub(super) fn members<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<usize> {
     let mut at = space(json, 0);
     if *json.get(at)? != b'{' {
         return None;
     }
     at = space(json, at + 1);
     if *json.get(at)? == b'}' {
-        return Some(());
+        return Some(at + 1);
     }
     loop {
         if *json.get(at)? != b'"' {
@@ -42,7 +42,7 @@ pub(super) fn members<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u
         at = space(json, value_end);
         match *json.get(at)? {
             b',' => at = space(json, at + 1),
-            b'}' => return Some(()),
+            b'}' => return Some(at + 1),
             _ => return None,
         }
     }

@@ -133,7 +133,7 @@ impl Stream {
         let walked = walk.document(json);
         self.sources = std::mem::take(&mut walk.sources);
         walked?;
-        if member(json, "type").is_some_and(|kind| kind == b"\"content_block_stop\"" || kind == b"\"message_stop\"") {
+        if matches!(walk.kind, Some("content_block_stop" | "message_stop")) {
             walk.end(None);
             walk.prose.part();
         }

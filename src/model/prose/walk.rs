@@ -1,18 +1,20 @@
 //! One document on its way through a filter of texts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::names::{ONCE, SHOWN, is_lower, is_no_text};
 use super::{CHOICES_MAX, Channel, DEPTH_MAX, Prose, Unreadable, number};
 use crate::json::{self, Limits, Value};
 use crate::model::judge::fold;
-use crate::model::peek::{is_document, items, member, members};
+use crate::model::peek::{is_document, items, members};
 use crate::seeded::{Seed, has};
 
 /// The choice of texts that belong to none.
 const NO_CHOICE: u64 = u64::MAX;
 /// Texts of one stream of which is kept where they stood last.
 const SOURCES_MAX: usize = 4_096;
+/// Members that most objects have no more of.
+const MEMBERS: usize = 8;
 /// Where a text may stand in parts.
 const PARTED: &str = "content";
 /// What stands in a path for the items of an array: no fence is believed there, for each may be shown by itself.
@@ -57,6 +59,8 @@ pub(super) struct Walk<'j, 'p> {
     error: bool,
     /// The block that the event is a piece of.
     block: Option<u64>,
+    /// What the document says it is.
+    pub(super) kind: Option<&'j str>,
     /// The names and types that lead here.
     path: String,
     /// How often a text has changed.
@@ -93,20 +97,16 @@ impl<'j, 'p> Walk<'j, 'p> {
             path: String::new(),
             sources: Sources::default(),
             block: None,
+            kind: None,
             changed: 0,
             moved: false,
         }
     }
 
     pub(super) fn document(&mut self, json: &'j [u8]) -> Result<(), Unreadable> {
-        if !is_document(json) {
-            return Err(Unreadable::Json);
-        }
-        if let Some(index) = member(json, "index").filter(|index| index.trim_ascii() != b"null") {
-            let block = number(index).ok_or(Unreadable::Index)?;
-            self.block = Some(block);
-        }
-        self.value(json, "", 0)
+        // The end of an object is asked where it is walked over.
+        let object = json.first() == Some(&b'{') && std::str::from_utf8(json).is_ok();
+        if object || is_document(json) { self.value(json, "", 0) } else { Err(Unreadable::Json) }
     }
 
     pub(super) fn value(&mut self, value: &'j [u8], key: &'j str, depth: usize) -> Result<(), Unreadable> {
@@ -127,7 +127,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         let (chosen, parted) = (key == "choices", key == PARTED);
         let from = self.path.len();
         self.path.push_str(if chosen || parted { "" } else { ITEMS });
-        let (mut found, mut choices, before) = (Ok(()), BTreeSet::new(), std::mem::take(&mut self.moved));
+        let (mut found, mut choices, before) = (Ok(()), Vec::new(), std::mem::take(&mut self.moved));
         let mut pauses = parted;
         items(value, |item| {
             if !self.whole && !chosen && (std::mem::take(&mut self.moved) || std::mem::take(&mut pauses)) {
@@ -151,28 +151,44 @@ impl<'j, 'p> Walk<'j, 'p> {
         found
     }
 
-    /// The members of an object. As `part` of a text it may hold a piece of that, which is joined with what stands there without parts.
+    /// An object. As `part` of a text it may hold a piece of that, which is joined with what stands there without parts.
     fn object(&mut self, value: &'j [u8], depth: usize, part: bool) -> Result<(), Unreadable> {
+        let mut all = Vec::with_capacity(MEMBERS);
+        let end = members(value, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
+        if depth > 0 {
+            return self.described(&all, depth, part);
+        }
+        if end != value.len() {
+            return Err(Unreadable::Json);
+        }
+        self.kind = kind_of(&all);
+        // As some servers have it, an error is not in a member of its own.
+        self.error |= all.contains(&(b"object", b"\"error\""));
+        let index = all.iter().rev().find(|(name, value)| *name == b"index" && value.trim_ascii() != b"null");
+        if let Some((_, index)) = index.filter(|_| !self.whole) {
+            self.block = Some(number(index).ok_or(Unreadable::Index)?);
+        }
+        self.described(&all, depth, part)
+    }
+
+    /// The members of an object, behind its type.
+    fn described(&mut self, all: &[(&'j [u8], &'j [u8])], depth: usize, part: bool) -> Result<(), Unreadable> {
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
         }
-        let mut all = Vec::new();
-        members(value, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
-        let (from, kind) = (self.path.len(), kind_of(&all));
+        let (from, kind) = (self.path.len(), kind_of(all));
         let part = part && kind.is_none_or(|kind| PARTS.contains(&kind));
         if let Some(kind) = kind.filter(|_| !part) {
             self.path.push(':');
             self.path.push_str(kind);
         }
-        // As some servers have it, an error is not in a member of its own.
-        self.error |= depth == 0 && all.contains(&(b"object", b"\"error\""));
-        let found = self.members(&all, depth, part);
+        let found = self.members(all, depth, part);
         self.path.truncate(from);
         found
     }
 
     fn members(&mut self, all: &[(&'j [u8], &'j [u8])], depth: usize, part: bool) -> Result<(), Unreadable> {
-        let mut texts = Vec::new();
+        let mut texts = Vec::with_capacity(MEMBERS);
         for (name, value) in all {
             let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
             // Some readers take a name for another that differs in case.
@@ -233,20 +249,24 @@ impl<'j, 'p> Walk<'j, 'p> {
     }
 
     /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
-    fn of_choice(&mut self, choice: &'j [u8], depth: usize, known: &mut BTreeSet<u64>) -> Result<(), Unreadable> {
+    fn of_choice(&mut self, choice: &'j [u8], depth: usize, known: &mut Vec<u64>) -> Result<(), Unreadable> {
+        let mut all = Vec::with_capacity(MEMBERS);
+        members(choice, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
         let (mut index, mut ended, mut tokens) = (Some(0), false, None);
-        members(choice, |name, value| match name {
-            b"index" => index = number(value),
-            b"finish_reason" => ended = value.trim_ascii() != b"null",
-            b"logprobs" => tokens = Some(value.trim_ascii()).filter(|value| *value != b"null"),
-            _ => {}
-        })
-        .ok_or(Unreadable::Json)?;
+        for (name, value) in &all {
+            match *name {
+                b"index" => index = number(value),
+                b"finish_reason" => ended = value.trim_ascii() != b"null",
+                b"logprobs" => tokens = Some(value.trim_ascii()).filter(|value| *value != b"null"),
+                _ => {}
+            }
+        }
         // Of two, some read the first, and some both.
-        let index = index.filter(|index| *index < CHOICES_MAX && known.insert(*index)).ok_or(Unreadable::Index)?;
+        let index = index.filter(|index| *index < CHOICES_MAX && !known.contains(index)).ok_or(Unreadable::Index)?;
+        known.push(index);
         let before = self.changed;
         self.choice = index;
-        self.object(choice, depth, false)?;
+        self.described(&all, depth, false)?;
         self.choice = NO_CHOICE;
         if ended && !self.whole {
             self.end(Some(index));
