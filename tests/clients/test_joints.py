@@ -234,3 +234,23 @@ def test_no_call_stands_where_a_stream_has_none(gateway: Served, model: Says) ->
         model.say(mark, b"", openai_stream([{**chunk({}), "choices": choices}]))
         with pytest.raises(openai.APIError, match="not passed on"):
             list(open_ai(gateway, gateway.token).chat.completions.create(model=MODEL, messages=user(mark), stream=True))
+
+
+def test_an_answer_of_too_many_texts_is_refused(gateway: Served, model: Says) -> None:
+    """Each text has a filter of its own, so they are counted."""
+    whole = {**chunk({}), "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}]}
+    for count, refused in [(1_000, False), (1_100, True)]:
+        many = {f"member{at}": "a text" for at in range(count)}
+        model.say(f"whole {count}", json.dumps({**whole, **many}).encode(), b"")
+        model.say(f"stream {count}", b"", openai_stream([{**chunk({"content": "x"}), **many}]))
+        client = open_ai(gateway, gateway.token)
+        asks: list[Callable[[], Any]] = [
+            lambda: client.chat.completions.create(model=MODEL, messages=user(f"whole {count}")),
+            lambda: list(client.chat.completions.create(model=MODEL, messages=user(f"stream {count}"), stream=True)),
+        ]
+        for ask in asks:
+            if refused:
+                with pytest.raises(openai.APIError, match="not controlled"):
+                    ask()
+            else:
+                assert ask()

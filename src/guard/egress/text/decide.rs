@@ -73,6 +73,7 @@ impl Scanner {
         if let Some(left) = self.credit.checked_sub(rest.len()) {
             self.credit = left;
             rest.chars().for_each(|next| self.raw(next, out, judge));
+            self.again = true;
         }
     }
 

@@ -20,6 +20,11 @@ impl Scanner {
         }
     }
 
+    /// The same where it was asked before what stood there gave way, and was read once more.
+    pub(super) fn is_left_out_now(&self, before: bool, (seen, raw): (char, &str)) -> bool {
+        if self.again { self.is_left_out(seen, raw) } else { before }
+    }
+
     fn is_in_value(&self, seen: char) -> bool {
         self.tags.holds_value() || (!self.lines.ends_blank(seen) && self.in_destination())
     }

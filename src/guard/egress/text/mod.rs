@@ -92,6 +92,8 @@ pub struct Scanner {
     kept_tags: Tags,
     /// Bytes that may be read once more.
     credit: usize,
+    /// What gave way was read once more since the character at hand came.
+    again: bool,
 }
 
 impl Scanner {
@@ -111,6 +113,7 @@ impl Scanner {
             kept: Stretch::Closed,
             kept_tags: Tags::default(),
             credit: AGAIN_MIN,
+            again: false,
         }
     }
 
@@ -165,7 +168,7 @@ impl Scanner {
     fn settle(&mut self, out: &mut String, judge: &mut Judged<'_>) -> bool {
         match std::mem::take(&mut self.state) {
             State::Authority(reading) => {
-                self.stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+                self.stretch = self.stretch_behind(reading.place, &reading.lead);
                 return !self.decide(reading, false, out, judge);
             }
             State::Slashes { lead, place, .. } => {
@@ -221,9 +224,11 @@ impl Scanner {
         }
         let left_out = self.is_left_out(seen, raw);
         let escaped = matches!(self.state, State::Backslash(_));
+        self.again = false;
         if !self.step((seen, raw), left_out, out, judge) {
             return;
         }
+        let left_out = self.is_left_out_now(left_out, (seen, raw));
         if let Some(style) = self.context.command().filter(|_| seen == '{') {
             self.tags.begin_list(style);
         }
@@ -416,6 +421,12 @@ impl Scanner {
         true
     }
 
+    /// What is open behind what is held, and what it stands in where no slash in it ends that.
+    fn stretch_behind(&self, place: Place, lead: &Lead) -> Stretch {
+        let outer = if self.held.contains(['/', '?', '#']) { Stretch::Closed } else { self.kept };
+        outer.or(Stretch::behind(place, lead, &self.tags))
+    }
+
     fn kind(&self, place: Place) -> Kind {
         if self.tags.raw() {
             Kind::Either
@@ -439,10 +450,11 @@ impl Scanner {
         let data = matches!(&reading.lead, Lead::Scheme(scheme) if scheme == "data");
         // Some read what a reference stands for, and others what it is made of.
         if is_reference(raw) && !left_out {
-            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+            let stretch = self.stretch_behind(reading.place, &reading.lead);
             if self.decide(reading, true, out, judge) {
                 self.stretch = stretch;
             }
+            let left_out = self.is_left_out_now(left_out, (seen, raw));
             return self.step((seen, raw), left_out, out, judge);
         }
         let goes_on = opens || closes || left_out || (data && seen == '/');
@@ -451,10 +463,11 @@ impl Scanner {
             // What Markdown drops, others take for a slash, and style sheets for something else.
             let styles = self.tags.styles() || reading.place.is_style();
             let odd = reading.backslash && (styles || (seen.is_ascii_punctuation() && seen != '/'));
-            let stretch = Stretch::behind(reading.place, &reading.lead, &self.tags);
+            let stretch = self.stretch_behind(reading.place, &reading.lead);
             if self.decide(reading, odd, out, judge) && !data {
                 self.stretch = stretch;
             }
+            let left_out = self.is_left_out_now(left_out, (seen, raw));
             return self.step((seen, raw), left_out, out, judge);
         }
         let cut = (reading.cut || reading.place.is_cut())

@@ -9,8 +9,10 @@ use super::userinfo::Stretch;
 impl Scanner {
     /// Whether a run in which nothing speaks is seen as it is by everything here.
     pub(super) fn is_quiet(&self) -> bool {
-        let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed || self.context.is_cut();
-        matches!(self.state, State::Idle) && !open && self.tags.is_idle()
+        let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
+        // What stands behind a bracket may be a destination, in which some leave out more.
+        let place = self.context.is_cut() || self.context.last == ']' || self.context.in_destination();
+        matches!(self.state, State::Idle) && !open && !place && self.tags.is_idle()
     }
 
     /// Passes on what leads nowhere at the front of `text`, and says how many bytes that were.
@@ -37,8 +39,7 @@ impl Scanner {
     /// Whether what speaks does nothing here but stand before what follows.
     fn leads_nowhere(&self, next: u8) -> bool {
         match next {
-            b'[' | b']' | b'`' | b'$' => true,
-            b'\n' | b'\r' => !self.context.in_destination(),
+            b'[' | b'`' | b'$' | b'\n' | b'\r' => true,
             b'>' => !self.lines.only_containers(),
             b':' => !self.context.speaks(),
             b'.' => !self.context.is_www(),

@@ -303,6 +303,21 @@ proptest! {
     }
 
     #[test]
+    fn what_passes_at_once_passes_one_by_one(text in pieces()) {
+        let (mut scanner, mut out, mut count) = (Scanner::new(true), String::new(), 0);
+        let mut judge = |found: &Found<'_>| {
+            let good = is_good(found);
+            count += usize::from(!good);
+            if good || found.fenced { Verdict::Pass } else { Verdict::Strip }
+        };
+        // Past what looks for runs in which nothing is open.
+        text.chars().for_each(|next| scanner.raw(next, &mut out, &mut judge));
+        scanner.pause(&mut out, &mut judge);
+        let (expect, found) = filtered(&[&text], true);
+        prop_assert_eq!((out, count), (expect, found.len()));
+    }
+
+    #[test]
     fn what_came_out_stays(text in pieces()) {
         let (once, _) = filtered(&[&text], false);
         // But for the mark itself, where it stands behind slashes.

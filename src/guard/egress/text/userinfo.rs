@@ -45,6 +45,12 @@ impl Stretch {
         }
     }
 
+    /// What is open of two, as long as either is.
+    pub(super) fn or(self, other: Self) -> Self {
+        let all = [Self::Style, Self::Either, Self::Angle, Self::Tag, Self::Destination, Self::Bare, Self::Schemeless];
+        all.into_iter().find(|one| *one == self || *one == other).unwrap_or_default()
+    }
+
     /// What is open where the next character comes. Behind a value it is what it would be out in the text: to some the tag is none.
     pub(super) fn until(self, tags: &Tags) -> Self {
         if self == Self::Tag && tags.value_over() { Self::Bare } else { self }

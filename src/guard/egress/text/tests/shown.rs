@@ -4,6 +4,9 @@ use super::*;
 
 /// A text, and what comes out, with `@` for the mark.
 const SHOWN: &[(&str, &str)] = &[
+    ("mailto:[x](https://good.example\n.evil.example/x)", "mailto@](https@\n.evil.example/x)"),
+    ("mailto:[x](java\nscript:alert(1))", "mailto@](java\nscript@))"),
+    ("<style>a{b:url('//<img src=www.//evil.example: @evil.example/x')}", "<style>a{b:url('//<img src=www.@ @')}"),
     ("a <JavaScript:alert(1)> b", "a <JavaScript@)> b"),
     ("<search-ms:query=x> <wss:evil.com> <ftp:evil.com>", "<search-ms@> <wss@> <ftp@>"),
     ("<img alt=\"Home -> Settings\"\n\nsrc=\"//evil/x\">", "<img alt=\"Home -> Settings\"\n\nsrc=\"@\">"),
