@@ -133,6 +133,11 @@ impl Context {
         }
     }
 
+    /// Whether a bracket here would begin a destination.
+    pub(super) const fn is_behind_bracket(&self) -> bool {
+        matches!(self.near, [_, _, ']'])
+    }
+
     /// Whether what stands here is in the destination of a link or an image, in which some leave line feeds out.
     pub(super) fn in_destination(&self) -> bool {
         self.here().is_inline() || (!self.word.is_empty() && self.before_word().is_inline())

@@ -11,7 +11,7 @@ impl Scanner {
     pub(super) fn is_quiet(&self) -> bool {
         let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
         // What stands behind a bracket may be a destination, in which some leave out more.
-        let place = self.context.is_cut() || self.context.last == ']' || self.context.in_destination();
+        let place = self.context.is_cut() || self.context.is_behind_bracket() || self.context.in_destination();
         matches!(self.state, State::Idle) && !open && !place && self.tags.is_idle()
     }
 
