@@ -27,6 +27,7 @@ fn admission(number: u64) -> Event {
         request: RequestId::new(1_790_000_000_000, u128::from(number)),
         caller: Arc::new(caller),
         handle: None,
+        peer: None,
         operation: "chat",
         model: Some("llama-3.1-8b".into()),
         policy: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),

@@ -1,16 +1,19 @@
 //! The one place that builds, wires, reloads and drains.
 
 mod auditors;
+mod certificate;
+mod check;
 mod ending;
+mod fault;
 pub(crate) mod keys;
 mod own;
 mod reload;
+mod restart;
 mod tls;
 mod watchful;
 mod weigh;
 mod wiring;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,99 +26,38 @@ use tokio::task::JoinSet;
 use crate::audit::entry::Pen;
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault};
-use crate::audit::record::{Held, Opener as _};
+use crate::audit::record::{Held, Opener as _, Record};
 use crate::audit::retain::{is_clock_doubtful, prune};
 use crate::audit::tiles::epoch_name;
-use crate::clock::{Clock, Ratchet, SystemClock};
+use crate::clock::{Clock, Ratchet, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::control::{Control, api};
-use crate::crypto::{Draws, EntropyFault, Fast};
+use crate::crypto::{Draws, Fast};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::allowance::Allowance;
 use crate::guard::limiter::Limiter;
-use crate::guard::settings::{self, Jwks};
-use crate::guard::table::RouteFault;
-use crate::keyring::{Issuer, Keyring};
+use crate::guard::settings;
+use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
 use crate::proxy::buffer::Buffers;
 use crate::proxy::listen::{self, Terms};
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::settings::Target;
-use crate::proxy::tree::CREDENTIAL_BYTES_MIN;
+use crate::proxy::settings::Tls;
 use crate::registry::Registry;
-use crate::secret::SecretFault;
-use crate::token::jwk;
 use crate::weights::Weights;
 
+use check::classes;
+pub use check::{issuers, unusable};
+pub use fault::StartFault;
 use keys::{FileWatch, UrlWatch};
 pub use own::judge_of;
-use wiring::{fetcher, remote, tree, wiring};
+use wiring::{tree, wiring};
 
 /// How long operators and scrapers are waited for at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// Why a gateway does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartFault {
-    /// A folder or file of the data folder.
-    #[error(transparent)]
-    Durable(#[from] durable::Fault),
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogFault),
-    /// An issuer's keys.
-    #[error("issuer {issuer}: {path}: {why}")]
-    Keys {
-        /// The issuer.
-        issuer: String,
-        /// Its JWK Set.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// An upstream's credential.
-    #[error("upstream {upstream}: {why}")]
-    Upstream {
-        /// The upstream.
-        upstream: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// A model's route.
-    #[error(transparent)]
-    Route(#[from] RouteFault),
-    /// The listener's certificate.
-    #[error("TLS: {0}")]
-    Tls(String),
-    /// A secret.
-    #[error(transparent)]
-    Secret(#[from] SecretFault),
-    /// The auditors' credential.
-    #[error(
-        "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; draw one with: openssl rand -base64 32"
-    )]
-    Auditor,
-    /// How content is fetched.
-    #[error("[egress.fetch] {0}")]
-    Fetch(String),
-    /// Randomness.
-    #[error(transparent)]
-    Entropy(#[from] EntropyFault),
-    /// Metrics.
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-    /// An address cannot be bound.
-    #[error("{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of the config)")]
-    Bind {
-        /// The address or path.
-        address: String,
-        /// Why.
-        error: std::io::Error,
-    },
-}
 
 /// The books and the log, as the command line uses them too.
 pub struct Books {
@@ -146,7 +88,7 @@ impl Books {
         }
         let (log, recovered) = Log::open(config.audit.clone(), Arc::clone(&clock))?;
         // What was recorded is past: nothing is decided as if it were still to come.
-        ratchet.raise(log.state().at);
+        ratchet.raise(clock_floor(&recovered.records, log.state().at));
         if let Some(torn) = recovered.torn {
             tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");
         }
@@ -171,48 +113,25 @@ impl Books {
     }
 }
 
+/// The moment before which no decision is made after a start: the time of the last record.
+///
+/// After `clock accept`, records keep the time of the last record before it, because a log's times never decrease. While the
+/// wall clock has not passed that time, the operator's word counts: the floor is the wall clock as it was accepted.
+fn clock_floor(records: &[Record], last: Timestamp) -> Timestamp {
+    for record in records.iter().rev().take_while(|record| record.at == last) {
+        if let Event::Clock { behind_ms, accepted: true } = record.event {
+            return Timestamp(last.0.saturating_sub(i64::try_from(behind_ms).unwrap_or(i64::MAX)));
+        }
+    }
+    last
+}
+
 /// A record key that is said to be destroyed and is not: a start was needed in between.
 fn forget_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     let Event::Forgotten { record_key } = event else { return Ok(()) };
     let Ok(id) = record_key.parse() else { return Ok(()) };
     let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if matches!(vault.held(&id), Held::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
-}
-
-/// What a config names and a gateway started here could not use: keys, credentials, certificates. Nothing is written.
-#[must_use]
-pub fn unusable(config: &Config) -> Vec<String> {
-    let mut faults = Vec::new();
-    faults.extend(issuers(config).err().map(|fault| fault.to_string()));
-    let connect = config.proxy.timeouts.connect;
-    let remotes = config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
-    faults.extend(remotes.filter_map(|upstream| remote(upstream, connect).err()).map(|fault| fault.to_string()));
-    faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
-    faults.extend(config.proxy.listen.tls.as_ref().and_then(|tls| tls::server(tls).err()).map(|why| format!("TLS: {why}")));
-    faults
-}
-
-fn classes(config: &Config) -> BTreeSet<String> {
-    config.guard.classes.keys().cloned().collect()
-}
-
-/// The config's issuers with the keys of their JWK Sets, as far as those are files.
-///
-/// # Errors
-/// When a JWK Set cannot be read.
-pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
-    let read = |issuer: &settings::Issuer| {
-        let keys = match issuer.jwks.as_ref().and_then(Jwks::file) {
-            None => Vec::new(),
-            Some(path) => {
-                let fault = |why: String| StartFault::Keys { issuer: issuer.iss.clone(), path: path.to_owned(), why };
-                let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-                jwk::read_set(&text).map_err(|error| fault(error.to_string()))?
-            }
-        };
-        Ok(Issuer { policy: Arc::new(issuer.policy()), keys })
-    };
-    config.guard.issuers.iter().map(read).collect()
 }
 
 /// A gateway that is built and not yet running.
@@ -320,12 +239,18 @@ impl App {
             allowance: Arc::new(Allowance::new(Arc::clone(&books.clock))),
         };
         control.set_pen(gateway.pen.clone());
-        let tls = config.proxy.listen.tls.as_ref().map(tls::server).transpose().map_err(StartFault::Tls)?;
-        let tls = tls.map(|tls| Arc::new(ArcSwap::from(tls)));
-        if let Some(tls) = &config.proxy.listen.tls {
-            // Whole seconds of this and the next centuries are exact in a float.
-            metrics.certificate_expiry(tls::expiry(tls).map_err(StartFault::Tls)? as f64);
-        }
+        let tls = match &config.proxy.listen.tls {
+            None => None,
+            Some(files) => {
+                let certificate = certificate::read(files, gateway.clock.now()).map_err(StartFault::Tls)?;
+                // Whole seconds of this and the next centuries are exact in a float.
+                metrics.certificate_expiry(certificate.not_after as f64);
+                if let Some(warning) = certificate.warning {
+                    tracing::warn!("{warning}");
+                }
+                Some(Arc::new(ArcSwap::from(certificate.server)))
+            }
+        };
         Ok(Self { config, source, books, control, gateway: Arc::new(gateway), metrics, tls })
     }
 
@@ -389,12 +314,15 @@ impl App {
             _ = stopping.wait_for(|stop| *stop) => {}
         }
         let fetching = tokio::spawn(urls.run());
-        let reloading = tokio::spawn(reload::on_hangup(self.reload(issuers)));
+        let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
+        let certifying = tokio::spawn(self.certificate_watch(&files));
+        let reloading = tokio::spawn(reload::on_hangup(self.reload(issuers, files)));
         listen::run(listeners.api, terms, Arc::clone(&self.gateway), shutdown).await;
         // Operators and scrapers are served until the last agent is, and then not waited for.
         drained.send_replace(true);
         background.abort();
         reloading.abort();
+        certifying.abort();
         watching.abort();
         weighing.abort();
         fetching.abort();
@@ -417,7 +345,25 @@ impl App {
         Ok(())
     }
 
-    fn reload(&self, issuers: watch::Sender<Arc<Vec<settings::Issuer>>>) -> reload::Reload {
+    /// The watch over the certificate's files; without TLS it ends at once.
+    fn certificate_watch(&self, files: &watch::Sender<Option<Tls>>) -> impl Future<Output = ()> + use<> {
+        let (metrics, clock) = (Arc::clone(&self.metrics), Arc::clone(&self.gateway.clock));
+        let watch = self.tls.as_ref().map(|served| {
+            let (files, served) = (files.subscribe(), Arc::clone(served));
+            certificate::CertificateWatch { files, served, metrics, clock }
+        });
+        async move {
+            if let Some(watch) = watch {
+                watch.run().await;
+            }
+        }
+    }
+
+    fn reload(
+        &self,
+        issuers: watch::Sender<Arc<Vec<settings::Issuer>>>,
+        certificate: watch::Sender<Option<Tls>>,
+    ) -> reload::Reload {
         reload::Reload {
             issuers,
             source: self.source.clone(),
@@ -426,7 +372,8 @@ impl App {
             control: Arc::clone(&self.control),
             log: Arc::clone(&self.books.log),
             tls: self.tls.clone(),
-            listen: (self.config.proxy.listen.address, self.config.proxy.metrics),
+            certificate,
+            started: self.config.clone(),
         }
     }
 }

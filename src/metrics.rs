@@ -64,6 +64,7 @@ pub struct Metrics {
     certificate_expiry: Gauge,
     config_reloads: IntCounterVec,
     jwks_reads: IntCounterVec,
+    certificate_reads: IntCounterVec,
     idle_keys: IntGauge,
     doors: Doors,
     audit: Audit,
@@ -145,6 +146,15 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> pro
     register(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
+/// Counters by `result`, `ok` or `refused`. Both exist from the start: `increase()` does not see a series that appears at 1.
+fn results(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
+    let by = counters(registry, name, help, &["result"])?;
+    for result in ["ok", "refused"] {
+        let _ = by.with_label_values(&[result]);
+    }
+    Ok(by)
+}
+
 impl Metrics {
     /// Metrics for those models and upstreams; `agent_label` is how many agents get a label of their own.
     ///
@@ -203,8 +213,13 @@ impl Metrics {
                 &registry,
                 Gauge::new("token_shield_certificate_expiry_seconds", "When the certificate in use expires, seconds since 1970"),
             )?,
-            config_reloads: counters(&registry, "token_shield_config_reload_total", "Reloads of the config", &["result"])?,
-            jwks_reads: counters(&registry, "token_shield_jwks_reads_total", "Readings of JWK Sets", &["result"])?,
+            config_reloads: results(&registry, "token_shield_config_reload_total", "Reloads of the config")?,
+            jwks_reads: results(&registry, "token_shield_jwks_reads_total", "Readings of JWK Sets")?,
+            certificate_reads: results(
+                &registry,
+                "token_shield_certificate_reads_total",
+                "Readings of a certificate that has changed",
+            )?,
             idle_keys: register(
                 &registry,
                 IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
@@ -299,6 +314,11 @@ impl Metrics {
     /// A JWK Set was read, or could not be: `ok` or `refused`.
     pub fn jwks_read(&self, result: &str) {
         self.jwks_reads.with_label_values(&[result]).inc();
+    }
+
+    /// A certificate has changed and was read, or could not be used: `ok` or `refused`.
+    pub fn certificate_read(&self, result: &str) {
+        self.certificate_reads.with_label_values(&[result]).inc();
     }
 
     /// Keys that have signed no live token for as long as their issuer's config says.

@@ -1,6 +1,5 @@
-//! Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. Addresses and limits of memory stay.
+//! Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. A change that needs a restart is refused.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,13 +7,15 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{classes, issuers, tls, weigh, wiring};
+use super::{certificate, classes, issuers, restart, weigh, wiring};
 use crate::audit::event::Event;
 use crate::audit::log::Log;
+use crate::config::Config;
 use crate::control::Control;
 use crate::guard::settings::Issuer;
 use crate::keyring::Keyring;
 use crate::proxy::Gateway;
+use crate::proxy::settings::Tls;
 
 /// What a reload reads and changes.
 pub(super) struct Reload {
@@ -27,8 +28,10 @@ pub(super) struct Reload {
     pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     /// What those go by who watch the issuers' keys.
     pub(super) issuers: watch::Sender<Arc<Vec<Issuer>>>,
-    /// Where agents and scrapers connect, for as long as the process runs.
-    pub(super) listen: (SocketAddr, SocketAddr),
+    /// The certificate's files, for the watch over them.
+    pub(super) certificate: watch::Sender<Option<Tls>>,
+    /// The config of the start, with the addresses that are really listened on.
+    pub(super) started: Config,
 }
 
 /// Reads the config again whenever SIGHUP comes.
@@ -58,20 +61,27 @@ impl Reload {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let base = path.parent().unwrap_or(Path::new("."));
         let mut config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
-        let wanted = (config.proxy.listen.address, config.proxy.metrics);
-        // What is listened at stays, and so does what is no destination.
-        (config.proxy.listen.address, config.proxy.metrics) = self.listen;
+        let fixed = restart::needed_for(&self.started, &config);
+        if !fixed.is_empty() {
+            return Err(format!("these keys have changed and need a restart: {}; nothing was reloaded", fixed.join(", ")));
+        }
+        // What is listened on stays, and so does what is no destination.
+        config.proxy.listen.address = self.started.proxy.listen.address;
+        config.proxy.metrics = self.started.proxy.metrics;
         let wired = wiring(&config).map_err(|fault| fault.to_string())?;
         let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
-        let certificate = match self.tls.as_ref().zip(config.proxy.listen.tls.as_ref()) {
-            Some((served, tls)) => Some((served, tls::server(tls)?, tls::expiry(tls)?)),
-            None => None,
-        };
+        let now = self.gateway.clock.now();
+        let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, now));
+        let read = read.transpose()?;
         self.log.seal(Event::Reload { policy: config.policy.clone() }, None).await.map_err(|fault| fault.to_string())?;
-        if let Some((served, server, expiry)) = certificate {
-            served.store(server);
-            self.gateway.metrics.certificate_expiry(expiry as f64);
+        if let Some((served, certificate)) = self.tls.as_ref().zip(read) {
+            served.store(certificate.server);
+            self.gateway.metrics.certificate_expiry(certificate.not_after as f64);
+            if let Some(warning) = certificate.warning {
+                tracing::warn!("{warning}");
+            }
         }
+        self.certificate.send_replace(config.proxy.listen.tls.clone());
         self.keyring.set_issuers(issuers);
         self.issuers.send_replace(Arc::new(config.guard.issuers.clone()));
         self.control.set_classes(classes(&config));
@@ -80,15 +90,6 @@ impl Reload {
         self.gateway.wiring.store(Arc::new(wired));
         // Open streams are asked for again: their key may be gone.
         self.gateway.registry.announce();
-        let moved = |listen: SocketAddr, wanted: SocketAddr| {
-            listen.ip() != wanted.ip() || (wanted.port() != 0 && wanted.port() != listen.port())
-        };
-        if moved(self.listen.0, wanted.0)
-            || moved(self.listen.1, wanted.1)
-            || self.tls.is_some() != config.proxy.listen.tls.is_some()
-        {
-            tracing::warn!("the [listen] section has changed: its addresses take effect at the next start");
-        }
         Ok(())
     }
 }

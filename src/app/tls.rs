@@ -16,13 +16,20 @@ fn chain(tls: &Tls) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{shown}: {error}"))
 }
 
-/// When the first certificate of the chain expires, in seconds since 1970 (RFC 5280 section 4.1.2.5).
-pub(super) fn expiry(tls: &Tls) -> Result<i64, String> {
+/// When a certificate is valid, in seconds since 1970 (RFC 5280 section 4.1.2.5).
+pub(super) struct Validity {
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+}
+
+/// When the first certificate of the chain is valid.
+pub(super) fn validity(tls: &Tls) -> Result<Validity, String> {
     let chain = chain(tls)?;
     let first = chain.first().ok_or_else(|| format!("{}: no certificate", tls.cert.display()))?;
     let (_, certificate) =
         x509_parser::parse_x509_certificate(first).map_err(|error| format!("{}: {error}", tls.cert.display()))?;
-    Ok(certificate.validity().not_after.timestamp())
+    let validity = certificate.validity();
+    Ok(Validity { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -58,6 +65,9 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
             for certificate in CertificateDer::pem_slice_iter(&pem) {
                 let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
                 roots.add(certificate).map_err(|error| format!("{shown}: {error}"))?;
+            }
+            if roots.is_empty() {
+                return Err(format!("{shown}: no certificate in PEM form"));
             }
         }
         None => {

@@ -1,5 +1,6 @@
 //! What is recorded of requests: admissions, outcomes, refusals, and the counts of those that are not recorded one by one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -24,6 +25,8 @@ pub struct About {
     pub caller: Arc<Caller>,
     /// The handle that was shown in the token's place.
     pub handle: Option<HandleId>,
+    /// The caller's address: the connection's peer, or the client that a trusted proxy names.
+    pub peer: Option<IpAddr>,
     /// The operation; empty where none was found.
     pub operation: &'static str,
     /// The model's canonical name.
@@ -245,6 +248,9 @@ impl About {
             into.value("chain", Value::Array(self.caller.chain.iter().map(link).collect()));
             if let Some(handle) = &self.handle {
                 into.owned("handle", handle.to_string());
+            }
+            if let Some(peer) = &self.peer {
+                into.owned("peer", peer.to_string());
             }
             into.name("policy", &self.policy);
         }

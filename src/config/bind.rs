@@ -2,23 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::class::{caps_alone, class, tightest};
+use super::issuer::issuer;
 use super::section::{Book, Section};
+use super::server::{model, upstream};
 use super::{Config, Faults};
 use crate::audit::log::Settings as Log;
 use crate::audit::retain::Keep;
 use crate::crypto::sha256;
-use crate::guard::cache_salt::CacheScope;
-use crate::guard::settings::{Answers, Caps, Class, Issuer, Jwks, Model, Requests, Settings as Guard};
-use crate::model::{Profile, UnknownFields};
-use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Target, Timeouts, Tls, Upstream};
+use crate::guard::settings::{Class, Issuer, Model, Settings as Guard};
+use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
-use crate::token::PostQuantum;
-use crate::weights::servers::is_sha256;
 
 pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     let book = Book::new(text);
@@ -153,22 +152,6 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
     }
 }
 
-/// The class of an agent that nobody registered, where the config says nothing.
-fn tightest(name: &str) -> Class {
-    let caps = Caps { rps: None, rpm: Some(120), burst: None, in_flight: Some(8) };
-    let cache_scope = CacheScope::Principal;
-    Class {
-        name: name.to_owned(),
-        caps,
-        output_tokens: 4096,
-        unknown_fields: UnknownFields::Refuse,
-        cache_scope,
-        requests: Requests::default(),
-        answers: Answers::default(),
-        fetch_per_hour: 256 << 20,
-    }
-}
-
 pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
     let mut networks = Vec::new();
     for text in section.texts(key) {
@@ -209,7 +192,7 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
     Some(Listen { publish_keys, address, tls })
 }
 
-fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
+pub(super) fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
     section.parsed(key, "\"file:PATH\", \"env:NAME\" or \"cred:NAME\"; secrets are never written into the config", |text| {
         SecretRef::read(text, base)
     })
@@ -231,154 +214,7 @@ fn timeouts(section: Section<'_>) -> Timeouts {
     timeouts
 }
 
-fn issuer(section: Section<'_>, base: &Path) -> Option<Issuer> {
-    let (iss, aud) = (section.required("iss"), section.required("aud"));
-    let namespaces = section.texts("namespaces");
-    if namespaces.is_empty() {
-        section.fault("namespaces", "must name the namespaces that this issuer may speak for (\"*\" for all)");
-    }
-    let modes = [("required-root", PostQuantum::RequiredRoot), ("required", PostQuantum::Required), ("off", PostQuantum::Off)];
-    let post_quantum = choice(&section, "pq", &modes).unwrap_or(PostQuantum::RequiredRoot);
-    let ttl_max = section.duration("ttl_max").unwrap_or(Duration::from_secs(30 * 86_400));
-    let ca = section.text("jwks_ca").map(|path| base.join(path));
-    let jwks = section.text("jwks").map(|text| match text.contains("://") {
-        true => Jwks::Url { url: text, ca: ca.clone() },
-        false => Jwks::File(base.join(text)),
-    });
-    if let Some(Jwks::Url { url, .. }) = &jwks
-        && !target(url, base, None).is_some_and(|(target, _)| matches!(target, Target::Tls { .. }))
-    {
-        section.fault("jwks", "must be a path or https://HOST[:PORT]/PATH");
-    }
-    let jwks_refresh = section.duration("jwks_refresh").unwrap_or(Duration::from_secs(300));
-    let idle_key = section.duration("idle_key").unwrap_or(Duration::from_secs(30 * 86_400));
-    let handles = choice(&section, "handles", &[("on", true), ("off", false)]).unwrap_or(true);
-    section.not_enforced(&["pop"]);
-    section.close();
-    Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum, handles, jwks_refresh, idle_key })
-}
-
 pub(super) fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
     let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
     section.parsed(key, &names.join(" or "), |text| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
-}
-
-fn caps(section: &Section<'_>) -> Caps {
-    Caps {
-        rps: section.number("rps"),
-        rpm: section.number("rpm"),
-        burst: section.number("burst"),
-        in_flight: section.number("in_flight"),
-    }
-}
-
-fn caps_alone(section: Section<'_>) -> Caps {
-    let caps = caps(&section);
-    section.close();
-    caps
-}
-
-fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>) -> Class {
-    let tightest = tightest(name);
-    let mut caps = caps(&section);
-    if caps.rps.is_none() && caps.rpm.is_none() {
-        caps.rpm = tightest.caps.rpm;
-    }
-    caps.in_flight = caps.in_flight.or(tightest.caps.in_flight);
-    let modes = [("refuse", UnknownFields::Refuse), ("drop", UnknownFields::Drop)];
-    let unknown_fields = choice(&section, "unknown_fields", &modes).unwrap_or(tightest.unknown_fields);
-    let scopes = [("principal", CacheScope::Principal), ("class", CacheScope::Class), ("shared", CacheScope::Shared)];
-    let cache_scope = choice(&section, "cache_scope", &scopes).unwrap_or(tightest.cache_scope);
-    let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
-    let requests = super::egress::requests(section.table("requests", empty));
-    let answers = super::egress::answers(section.table("answers", empty));
-    let fetch_per_hour = section.bytes("fetch_per_hour").unwrap_or(tightest.fetch_per_hour);
-    section.close();
-    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope, requests, answers, fetch_per_hour }
-}
-
-fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -> Option<Model> {
-    let name = section.required("name");
-    let route = section.texts("route");
-    if route.is_empty() {
-        section.fault("route", "must name at least one upstream");
-    }
-    for wanted in route.iter().filter(|wanted| !upstreams.iter().any(|upstream| upstream.name == **wanted)) {
-        section.fault("route", format!("{wanted:?} is not the name of an [[upstream]]"));
-    }
-    let model = Model {
-        aliases: section.texts("aliases"),
-        namespaces: section.texts("namespaces"),
-        route,
-        upstream_name: section.text("as"),
-        caps: caps(&section),
-        weights: section.texts("weights").iter().map(|path| base.join(path)).collect(),
-        pin: section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| is_sha256(text).then(|| text.to_owned())),
-        name: name?,
-    };
-    section.close();
-    Some(model)
-}
-
-fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Upstream> {
-    let name = section.required("name");
-    let ca = section.optional_table("tls", empty).and_then(|tls| {
-        let ca = tls.text("ca").map(|path| base.join(path));
-        tls.close();
-        ca
-    });
-    let allowed = "http://HOST:PORT, https://HOST:PORT, unix:PATH or echo:";
-    let url = section.required("url").and_then(|url| {
-        let read = target(&url, base, ca);
-        if read.is_none() {
-            section.fault("url", format!("must be {allowed}"));
-        }
-        read
-    });
-    let profile = section.text("profile").unwrap_or_else(|| "generic".to_owned());
-    if Profile::named(&profile).is_none() {
-        section.fault("profile", format!("must be one of {}", Profile::NAMES.join(", ")));
-    }
-    let mut caps = caps(&section);
-    caps.in_flight = caps.in_flight.or(Some(64));
-    let headers = [("authorization", false), ("x-api-key", true)];
-    let (target, base_path) = url.unwrap_or((Target::Echo, String::new()));
-    let upstream = Upstream {
-        target,
-        base_path,
-        profile,
-        controlled: section.truth("controlled").unwrap_or(false),
-        jurisdiction: section.text("jurisdiction"),
-        credential: secret(&section, "credential", base),
-        credential_as_api_key: choice(&section, "credential_header", &headers).unwrap_or(false),
-        caps,
-        name: name?,
-    };
-    section.close();
-    Some(upstream)
-}
-
-/// Where a URL leads, and what stands before `/v1` in its path.
-pub(super) fn target(url: &str, base: &Path, ca: Option<PathBuf>) -> Option<(Target, String)> {
-    if url == "echo:" {
-        return Some((Target::Echo, String::new()));
-    }
-    if let Some(path) = url.strip_prefix("unix:") {
-        return (!path.is_empty()).then(|| (Target::Unix(base.join(path)), String::new()));
-    }
-    let uri: http::Uri = url.parse().ok()?;
-    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-    let host = authority.host().trim_matches(['[', ']']).to_owned();
-    let path = uri.path().trim_end_matches('/');
-    // OpenAI clients are given the address with /v1; the same address works here.
-    let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
-    if uri.query().is_some() || host.is_empty() {
-        return None;
-    }
-    let target = match uri.scheme_str()? {
-        "http" => Target::Tcp { host, port: authority.port_u16().unwrap_or(80) },
-        "https" => Target::Tls { host, port: authority.port_u16().unwrap_or(443), ca },
-        _ => return None,
-    };
-    Some((target, base_path))
 }

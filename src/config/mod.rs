@@ -1,8 +1,11 @@
 //! From the file to a checked [`Config`]: every fault at once, each with its key, its line and what is allowed.
 
 mod bind;
+mod class;
 mod egress;
+mod issuer;
 mod section;
+mod server;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -47,5 +50,5 @@ pub fn read(text: &str, base: &Path) -> Result<Config, Faults> {
 /// Where an upstream's URL leads, and what stands before `/v1` in its path; `None` where it is not one.
 #[must_use]
 pub fn upstream_url(url: &str) -> Option<(proxy::settings::Target, String)> {
-    bind::target(url, Path::new(""), None)
+    server::target(url, Path::new(""), None)
 }

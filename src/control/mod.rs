@@ -163,6 +163,7 @@ impl Control {
             if let Some(metrics) = &self.metrics {
                 metrics.audit_record(done.record.event.kind());
             }
+            tracing::info!(by = operator.0, kind = done.record.event.kind(), record = done.index, "operator command");
             sealed.push(done.index);
         }
         Ok(Reply { sealed, rows: Vec::new(), note })

@@ -1,5 +1,6 @@
 //! Measures one request and writes its line, once, whatever way it ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Facts {
     pub model_digest: Option<Arc<ModelDigest>>,
     /// The handle that was shown in the token's place.
     pub handle: Option<HandleId>,
+    /// The caller's address.
+    pub peer: Option<IpAddr>,
 }
 
 /// The running measurement of one request. Dropping it records the request.
@@ -79,6 +82,7 @@ impl Meter {
             request: self.request,
             caller: Arc::clone(&self.facts.caller.as_ref()?.caller),
             handle: self.facts.handle,
+            peer: self.facts.peer,
             operation: self.facts.operation,
             model: self.facts.model.clone(),
             policy: Arc::clone(policy),
@@ -223,6 +227,7 @@ impl Drop for Meter {
         tracing::info!(
             request = %self.request,
             agent = agent.unwrap_or("-"),
+            peer = self.facts.peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
             operation = if self.facts.operation.is_empty() { "-" } else { self.facts.operation },
             model = self.facts.model.as_deref().unwrap_or("-"),
             upstream = self.facts.upstream.as_ref().map_or("-", |server| &*server.name),

@@ -175,6 +175,7 @@ impl Gateway {
         let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
         let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id);
         let mut way = Way { id, id_text: id.to_string(), dialect, meter, wiring: self.wiring.load_full(), wants_receipt: false };
+        way.meter.facts().peer = Some(origin.peer);
         let (parts, mut body) = request.into_parts();
         // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
         let mut close = parts.headers.contains_key(http::header::TRANSFER_ENCODING);

@@ -34,6 +34,7 @@ fn about() -> About {
         request: RequestId::new(1_790_000_000_000, 1),
         caller: Arc::new(caller),
         handle: None,
+        peer: None,
         operation: "chat",
         model: Some("m".into()),
         policy: "p".into(),

@@ -75,6 +75,7 @@ fn arrived(number: u128, handle: Option<HandleId>, at: Timestamp) -> About {
         request: RequestId::new(at.0, number),
         caller: Arc::new(caller),
         handle,
+        peer: None,
         operation: "chat",
         model: Some("m".into()),
         policy: "p".into(),

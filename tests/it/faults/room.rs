@@ -66,7 +66,7 @@ impl Disk for Small {
 fn about() -> About {
     let caller = Caller { agent: "ops/a".parse().expect("name"), principal: "user:a".parse().expect("name"), chain: Vec::new() };
     let request = RequestId::new(START.0, 1);
-    About { request, caller: Arc::new(caller), handle: None, operation: "chat", model: None, policy: "p".into() }
+    About { request, caller: Arc::new(caller), handle: None, peer: None, operation: "chat", model: None, policy: "p".into() }
 }
 
 fn refusal() -> Event {

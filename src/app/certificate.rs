@@ -1,0 +1,115 @@
+//! The certificate that callers are shown: checked before it is used, and read again when its files change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::watch;
+
+use super::tls;
+use crate::clock::{Clock, Timestamp};
+use crate::crypto::sha256;
+use crate::metrics::Metrics;
+use crate::proxy::settings::Tls;
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// A certificate that expires sooner is warned of, in seconds.
+const SOON: i64 = 14 * 86_400;
+
+/// A certificate that may be used now.
+pub(super) struct Certificate {
+    /// The TLS config that shows it.
+    pub(super) server: Arc<ServerConfig>,
+    /// When it expires, in seconds since 1970.
+    pub(super) not_after: i64,
+    /// What the operator should know: it expires soon.
+    pub(super) warning: Option<String>,
+}
+
+/// Reads and checks the certificate and its key at the time `now`.
+///
+/// # Errors
+/// When a file cannot be read, the key is not the certificate's, or the certificate is not valid at `now` (RFC 5280
+/// section 4.1.2.5).
+pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
+    let validity = tls::validity(tls)?;
+    let shown = tls.cert.display();
+    let at = |seconds: i64| Timestamp(seconds.saturating_mul(1000));
+    if now.seconds() < validity.not_before {
+        return Err(format!(
+            "{shown}: the certificate is not valid before {}; this machine's clock says {now}",
+            at(validity.not_before)
+        ));
+    }
+    if now.seconds() >= validity.not_after {
+        return Err(format!(
+            "{shown}: the certificate expired at {}; this machine's clock says {now}. Renew it",
+            at(validity.not_after)
+        ));
+    }
+    let soon = validity.not_after - now.seconds() < SOON;
+    let warning = soon.then(|| format!("{shown}: the certificate expires at {}; renew it", at(validity.not_after)));
+    Ok(Certificate { server: tls::server(tls)?, not_after: validity.not_after, warning })
+}
+
+/// Keeps the certificate in use equal to its files, without a reload.
+pub(super) struct CertificateWatch {
+    /// The files, which a reload may change.
+    pub(super) files: watch::Receiver<Option<Tls>>,
+    /// What new connections are shown.
+    pub(super) served: Arc<ArcSwap<ServerConfig>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl CertificateWatch {
+    /// Watches until the sender of the files is gone.
+    pub(super) async fn run(mut self) {
+        let mut last = self.digest();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                // A reload has read the new files already.
+                changed = self.files.changed() => match changed {
+                    Ok(()) => { last = self.digest(); continue }
+                    Err(_) => return,
+                },
+            }
+            let digest = self.digest();
+            // A file that cannot be read is a moment between two writes, or stays away: the former certificate stays.
+            if digest.is_some() && digest != last {
+                last = digest;
+                self.take();
+            }
+        }
+    }
+
+    /// The digest of both files; `None` while one cannot be read.
+    fn digest(&self) -> Option<[u8; 32]> {
+        let files = self.files.borrow().clone()?;
+        let mut bytes = std::fs::read(&files.cert).ok()?;
+        bytes.extend_from_slice(files.key.load().ok()?.as_bytes());
+        Some(sha256(&bytes))
+    }
+
+    fn take(&self) {
+        let Some(files) = self.files.borrow().clone() else { return };
+        match read(&files, self.clock.now()) {
+            Ok(certificate) => {
+                self.served.store(certificate.server);
+                self.metrics.certificate_expiry(certificate.not_after as f64);
+                self.metrics.certificate_read("ok");
+                tracing::info!(path = %files.cert.display(), "certificate read again");
+                if let Some(warning) = certificate.warning {
+                    tracing::warn!("{warning}");
+                }
+            }
+            Err(why) => {
+                self.metrics.certificate_read("refused");
+                tracing::error!(why, "the changed certificate is not used; the former one stays");
+            }
+        }
+    }
+}

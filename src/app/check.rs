@@ -1,0 +1,66 @@
+//! What a config names is checked before anything is started: keys, credentials, certificates.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::wiring::{fetcher, remote};
+use super::{StartFault, certificate};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::Config;
+use crate::guard::settings::{self, Jwks};
+use crate::keyring::Issuer;
+use crate::proxy::settings::Target;
+use crate::token::jwk;
+
+/// What a config names and a gateway started here could not use: keys, credentials, certificates. Nothing is written.
+#[must_use]
+pub fn unusable(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    faults.extend(issuers(config).err().map(|fault| fault.to_string()));
+    let connect = config.proxy.timeouts.connect;
+    let remotes = config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
+    faults.extend(remotes.filter_map(|upstream| remote(upstream, connect).err()).map(|fault| fault.to_string()));
+    faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
+    let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, SystemClock::start().now()));
+    faults.extend(read.and_then(Result::err).map(|why| format!("TLS: {why}")));
+    faults
+}
+
+pub(super) fn classes(config: &Config) -> BTreeSet<String> {
+    config.guard.classes.keys().cloned().collect()
+}
+
+/// The config's issuers with the keys of their JWK Sets, as far as those are files.
+///
+/// # Errors
+/// When a JWK Set cannot be read.
+pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
+    let read = |issuer: &settings::Issuer| -> Result<Issuer, StartFault> {
+        let keys = match issuer.jwks.as_ref().and_then(Jwks::file) {
+            None => Vec::new(),
+            Some(path) => {
+                let fault = |why: String| StartFault::Keys { issuer: issuer.iss.clone(), path: path.to_owned(), why };
+                let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+                jwk::read_set(&text).map_err(|error| fault(error.to_string()))?
+            }
+        };
+        Ok(Issuer { policy: Arc::new(issuer.policy()), keys })
+    };
+    let issuers: Vec<Issuer> = config.guard.issuers.iter().map(read).collect::<Result<_, _>>()?;
+    shared_key(&issuers)?;
+    Ok(issuers)
+}
+
+/// Refuses a key that two issuers list: whoever holds it would speak for both, and only one policy could apply.
+fn shared_key(issuers: &[Issuer]) -> Result<(), StartFault> {
+    let mut owners = HashMap::new();
+    for issuer in issuers {
+        for key in &issuer.keys {
+            if let Some(former) = owners.insert(key.id(), &issuer.policy.iss).filter(|former| **former != issuer.policy.iss) {
+                let key = key.id().to_string();
+                return Err(StartFault::SharedKey { key, one: former.clone(), other: issuer.policy.iss.clone() });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Why a gateway does not start.
+
+use std::path::PathBuf;
+
+use crate::audit::log::LogFault;
+use crate::crypto::EntropyFault;
+use crate::durable;
+use crate::guard::table::RouteFault;
+use crate::proxy::tree::CREDENTIAL_BYTES_MIN;
+use crate::secret::SecretFault;
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// A folder or file of the data folder.
+    #[error(transparent)]
+    Durable(#[from] durable::Fault),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogFault),
+    /// An issuer's keys.
+    #[error("issuer {issuer}: {path}: {why}")]
+    Keys {
+        /// The issuer.
+        issuer: String,
+        /// Its JWK Set.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A key that two issuers list.
+    #[error("the key {key} is in the JWK Sets of two issuers, {one} and {other}; take it out of one of them")]
+    SharedKey {
+        /// The key's id.
+        key: String,
+        /// An issuer that lists it.
+        one: String,
+        /// The other one.
+        other: String,
+    },
+    /// An upstream's credential.
+    #[error("upstream {upstream}: {why}")]
+    Upstream {
+        /// The upstream.
+        upstream: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A model's route.
+    #[error(transparent)]
+    Route(#[from] RouteFault),
+    /// The listener's certificate.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// A secret.
+    #[error(transparent)]
+    Secret(#[from] SecretFault),
+    /// The auditors' credential.
+    #[error(
+        "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; draw one with: openssl rand -base64 32"
+    )]
+    Auditor,
+    /// How content is fetched.
+    #[error("[egress.fetch] {0}")]
+    Fetch(String),
+    /// Randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyFault),
+    /// Metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// An address cannot be bound.
+    #[error("{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of the config)")]
+    Bind {
+        /// The address or path.
+        address: String,
+        /// Why.
+        error: std::io::Error,
+    },
+}

@@ -1,0 +1,118 @@
+//! Models, and the upstreams that serve them.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::bind::{choice, secret};
+use super::class::caps;
+use super::section::Section;
+use crate::guard::settings::Model;
+use crate::model::Profile;
+use crate::proxy::settings::{Target, Upstream};
+use crate::weights::servers::is_sha256;
+
+pub(super) fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -> Option<Model> {
+    let name = section.required("name");
+    let route = section.texts("route");
+    if route.is_empty() {
+        section.fault("route", "must name at least one upstream");
+    }
+    for wanted in route.iter().filter(|wanted| !upstreams.iter().any(|upstream| upstream.name == **wanted)) {
+        section.fault("route", format!("{wanted:?} is not the name of an [[upstream]]"));
+    }
+    let model = Model {
+        aliases: section.texts("aliases"),
+        namespaces: section.texts("namespaces"),
+        route,
+        upstream_name: section.text("as"),
+        caps: caps(&section),
+        weights: section.texts("weights").iter().map(|path| base.join(path)).collect(),
+        pin: section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| is_sha256(text).then(|| text.to_owned())),
+        name: name?,
+    };
+    section.close();
+    Some(model)
+}
+
+pub(super) fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Upstream> {
+    let name = section.required("name");
+    let ca = section.optional_table("tls", empty).and_then(|tls| {
+        let ca = tls.text("ca").map(|path| base.join(path));
+        tls.close();
+        ca
+    });
+    let allowed = "http://HOST:PORT, https://HOST:PORT, unix:PATH or echo:";
+    let url = section.required("url").and_then(|url| {
+        let read = target(&url, base, ca);
+        if read.is_none() {
+            section.fault("url", format!("must be {allowed}"));
+        }
+        read
+    });
+    let profile = section.text("profile").unwrap_or_else(|| "generic".to_owned());
+    if Profile::named(&profile).is_none() {
+        section.fault("profile", format!("must be one of {}", Profile::NAMES.join(", ")));
+    }
+    let mut caps = caps(&section);
+    caps.in_flight = caps.in_flight.or(Some(64));
+    let headers = [("authorization", false), ("x-api-key", true)];
+    let (target, base_path) = url.unwrap_or((Target::Echo, String::new()));
+    let credential = secret(&section, "credential", base);
+    if let Target::Tcp { host, .. } = &target
+        && credential.is_some()
+        && !is_loopback(host)
+    {
+        section.fault("credential", "would cross a network unencrypted; the url must be https://, unix: or a loopback address");
+    }
+    let upstream = Upstream {
+        target,
+        base_path,
+        profile,
+        controlled: section.truth("controlled").unwrap_or(false),
+        jurisdiction: section.text("jurisdiction"),
+        credential,
+        credential_as_api_key: choice(&section, "credential_header", &headers).unwrap_or(false),
+        caps,
+        name: name?,
+    };
+    section.close();
+    Some(upstream)
+}
+
+/// True where a host cannot be another machine: `localhost` (RFC 6761 section 6.3) or a loopback address.
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => {
+            let name = host.trim_end_matches('.').to_ascii_lowercase();
+            name == "localhost" || name.ends_with(".localhost")
+        }
+    }
+}
+
+/// Where a URL leads, and what stands before `/v1` in its path.
+pub(super) fn target(url: &str, base: &Path, ca: Option<PathBuf>) -> Option<(Target, String)> {
+    if url == "echo:" {
+        return Some((Target::Echo, String::new()));
+    }
+    if let Some(path) = url.strip_prefix("unix:") {
+        return (!path.is_empty()).then(|| (Target::Unix(base.join(path)), String::new()));
+    }
+    let uri: http::Uri = url.parse().ok()?;
+    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    let path = uri.path().trim_end_matches('/');
+    // OpenAI clients are given the address with /v1; the same address works here.
+    let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
+    if uri.query().is_some() || host.is_empty() {
+        return None;
+    }
+    let target = match uri.scheme_str()? {
+        "http" => Target::Tcp { host, port: authority.port_u16().unwrap_or(80) },
+        "https" => Target::Tls { host, port: authority.port_u16().unwrap_or(443), ca },
+        _ => return None,
+    };
+    Some((target, base_path))
+}
