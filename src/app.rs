@@ -50,7 +50,7 @@ use crate::registry::Registry;
 use crate::weights::Weights;
 
 use check::classes;
-pub use check::{issuers, unusable};
+pub use check::{issuers, soon_expired, unusable};
 pub use fault::StartFault;
 use keys::{FileWatch, UrlWatch};
 pub use own::judge_of;

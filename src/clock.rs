@@ -52,6 +52,10 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     /// A clock that never steps back, counted from an origin of its own. Nanosecond resolution.
     fn monotonic(&self) -> Duration;
+    /// How far the wall clock is behind the time that this clock shows: more than zero after it has stepped back.
+    fn behind(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl<C: Clock> Clock for std::sync::Arc<C> {
@@ -61,6 +65,10 @@ impl<C: Clock> Clock for std::sync::Arc<C> {
 
     fn monotonic(&self) -> Duration {
         (**self).monotonic()
+    }
+
+    fn behind(&self) -> Duration {
+        (**self).behind()
     }
 }
 
@@ -110,13 +118,6 @@ impl Ratchet {
         self.highest.fetch_max(at.0, Ordering::Relaxed);
     }
 
-    /// How far the wall clock is behind what was told already.
-    #[must_use]
-    pub fn behind(&self) -> Duration {
-        let behind = self.highest.load(Ordering::Relaxed).saturating_sub(self.inner.now().0);
-        Duration::from_millis(u64::try_from(behind).unwrap_or(0))
-    }
-
     /// The wall clock is right as it is: from now on it counts again.
     pub fn accept(&self) {
         self.highest.store(self.inner.now().0, Ordering::Relaxed);
@@ -131,6 +132,11 @@ impl Clock for Ratchet {
 
     fn monotonic(&self) -> Duration {
         self.inner.monotonic()
+    }
+
+    fn behind(&self) -> Duration {
+        let behind = self.highest.load(Ordering::Relaxed).saturating_sub(self.inner.now().0);
+        Duration::from_millis(u64::try_from(behind).unwrap_or(0))
     }
 }
 

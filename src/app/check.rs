@@ -26,6 +26,13 @@ pub fn unusable(config: &Config) -> Vec<String> {
     faults
 }
 
+/// A warning where the config's certificate is valid and expires soon.
+#[must_use]
+pub fn soon_expired(config: &Config) -> Option<String> {
+    let tls = config.proxy.listen.tls.as_ref()?;
+    certificate::read(tls, SystemClock::start().now()).ok()?.warning
+}
+
 pub(super) fn classes(config: &Config) -> BTreeSet<String> {
     config.guard.classes.keys().cloned().collect()
 }

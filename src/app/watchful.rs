@@ -13,7 +13,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::audit::event::Event;
 use crate::audit::log::Log;
-use crate::clock::Ratchet;
+use crate::clock::{Clock as _, Ratchet};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;

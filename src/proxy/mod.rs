@@ -211,6 +211,7 @@ impl Gateway {
     /// The answer to a refused request: sealed where the caller is known, counted where not.
     async fn refuse(&self, refused: Refused, mut way: Way, peer: IpAddr) -> Response<Body> {
         let Refused { refusal, limit } = refused;
+        let refusal = respond::clock_named(refusal, &*self.clock);
         way.meter.refused(&refusal);
         let about = way.meter.about(&way.wiring.policy).filter(|_| refusal.code.stage() >= Stage::Authenticated);
         let no = if let Some((entry, ending)) = way.meter.take_entry() {

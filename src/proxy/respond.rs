@@ -3,11 +3,14 @@
 //! Only what was sealed is answered, or a refusal from before anybody was known: an answer that skipped the seal does not
 //! compile.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::audit::entry::{SealedAnswer, SealedRefusal};
+use crate::clock::Clock;
 use crate::guard::admit::Notes;
 use crate::guard::gcra::{Headroom, Limit, Period};
 use crate::model::{Dialect, error};
@@ -234,4 +237,22 @@ pub fn whole(sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Bo
 #[must_use]
 pub fn stream(about: Head<'_>, body: Body) -> Response<Body> {
     head(about, body)
+}
+
+/// A wall clock that has stepped back by less is not worth a word in a refusal.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
+
+/// A refusal for a token's times, with the gateway's clock named where that has stepped back: then the token may be good.
+pub(super) fn clock_named(refusal: Refusal, clock: &dyn Clock) -> Refusal {
+    let behind = clock.behind();
+    if behind < CLOCK_STEP || !matches!(refusal.code, Code::TokenExpired | Code::TokenNotYetValid) {
+        return refusal;
+    }
+    let message = format!(
+        "{} The gateway's clock has stepped back by {} s, and the gateway decides by {}; tell the operator.",
+        refusal.message,
+        behind.as_secs(),
+        clock.now()
+    );
+    refusal.saying(message)
 }

@@ -17,6 +17,7 @@ from clients import claude, open_ai, user
 from fake_upstream import FakeUpstream
 from gateway import ROOT, Served, environment
 from test_chains import WIDE, Holder, root
+from test_operations import certificate
 from test_serve import fake_model, serve
 from waiting import wait_until
 
@@ -28,7 +29,7 @@ http {{
   server {{
     listen 127.0.0.1:{port};
     {settings}
-    location / {{ proxy_pass http://127.0.0.1:{gateway}; proxy_http_version 1.1; proxy_set_header Host $host; }}
+    location / {{ proxy_pass {scheme}://127.0.0.1:{gateway}; }}
   }}
 }}
 """
@@ -56,7 +57,7 @@ SETTINGS = {
 class Front:
     """A proxy as a child process; `url` and `port` are where it listens."""
 
-    def __init__(self, kind: str, folder: Path, gateway: int, settings: str) -> None:
+    def __init__(self, kind: str, folder: Path, gateway: int, settings: str, scheme: str = "http") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -64,7 +65,7 @@ class Front:
         folder.mkdir(exist_ok=True)
         file = folder / f"{kind}.conf"
         text = NGINX if kind == "nginx" else HAPROXY
-        file.write_text(text.format(folder=folder, port=self.port, gateway=gateway, settings=settings))
+        file.write_text(text.format(folder=folder, port=self.port, gateway=gateway, settings=settings, scheme=scheme))
         words = ["nginx", "-p", str(folder), "-c", str(file)] if kind == "nginx" else ["haproxy", "-db", "-f", str(file)]
         self._log = (folder / f"{kind}.log").open("wb")
         self._child = subprocess.Popen(words, stdout=self._log, stderr=self._log, env=environment())
@@ -169,3 +170,23 @@ def test_node_sends_chains(gateway: Served, chains: dict[str, str], kind: str) -
     said = json.loads(ran.stdout)
     assert said["whole"] == "from node" and said["refused"] == 401
     assert said["events"].rstrip().endswith("data: [DONE]") and "from" in said["events"]
+
+
+def test_nginx_over_tls_names_the_caller_and_passes_large_bodies(upstream: FakeUpstream, tmp_path: Path) -> None:
+    certificate(tmp_path / "gw.pem", tmp_path / "gw.key", begins=-1, ends=30)
+    listen = 'tls = { cert = "../gw.pem", key = "file:../gw.key" }\ntrusted_proxies = ["127.0.0.1"]'
+    with Served(tmp_path / "data", fake_model(upstream.url), listen, tls=True) as gateway:
+        fronted = Front("nginx", tmp_path / "front", gateway.port, SETTINGS["nginx"], "https")
+        try:
+            large = {"role": "system", "content": "x" * (30 << 20)}
+            body = {"model": "echo", "messages": [large, {"role": "user", "content": "small"}]}
+            # The client claims an address; nginx replaces it by the one that it sees.
+            headers = {"authorization": f"Bearer {gateway.token}", "x-forwarded-for": "203.0.113.66"}
+            answer = httpx2.post(fronted.url + "/v1/chat/completions", json=body, headers=headers, timeout=120, trust_env=False)
+            assert answer.status_code == 200, answer.text[:500]
+            assert answer.json()["choices"][0]["message"]["content"] == "small"
+            request = answer.headers["token-shield-request"]
+            line = wait_until(lambda: gateway.line("request", request=request), 10, "the request's line")
+            assert line["peer"] == "127.0.0.1"
+        finally:
+            fronted.stop()

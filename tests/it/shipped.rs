@@ -98,6 +98,18 @@ fn promtool_takes_the_rules() {
 }
 
 #[test]
+fn every_alert_has_a_section_in_the_runbook_and_a_link_to_it() {
+    let (rules, runbook) = (shipped("config/prometheus/token-shield.rules.yml"), shipped("docs/RUNBOOK.md"));
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 5, "{alerts:?}");
+    for alert in alerts {
+        assert!(runbook.contains(&format!("\n### {alert}\n")), "docs/RUNBOOK.md has no section {alert}");
+        let link = format!("runbook: docs/RUNBOOK.md#{}", alert.to_lowercase());
+        assert!(rules.contains(&link), "{alert} does not link to its section: {link}");
+    }
+}
+
+#[test]
 fn board_and_rules_name_metrics_that_exist() {
     let metrics = Metrics::new(&["m".to_owned()], &["u".to_owned()], Some(1)).expect("metrics");
     let known = metrics.names();
