@@ -100,11 +100,10 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         let wiring = gateway.wiring.load_full();
         for (name, remote) in &wiring.remotes {
             remote.pool().sweep();
-            let up = remote.pool().probe().await;
-            gateway.metrics.upstream_up(name, up);
-            if wiring.health.note(name, up) {
-                tracing::warn!(upstream = &**name, up, "upstream changed");
-            }
+            let dialled = remote.pool().probe().await;
+            let cause = dialled.as_ref().map_or_else(ToString::to_string, |()| "it takes connections".to_owned());
+            gateway.changed(name, wiring.health.dialled(name, dialled.is_ok()), cause);
+            gateway.metrics.upstream_up(name, wiring.health.serves(name));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{StartFault, own, tls};
 use crate::audit::request::Server;
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::guard::settings::Door;
 use crate::guard::table::{Tables, Upstream as Known};
@@ -56,7 +57,7 @@ pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
             remotes.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
         }
     }
-    let health = Arc::new(Health::new(remotes.keys().cloned()));
+    let health = Arc::new(Health::new(remotes.keys().cloned(), Arc::new(SystemClock::start())));
     let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
     Ok(Wiring {
         tables,
