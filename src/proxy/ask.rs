@@ -10,11 +10,13 @@ use super::{Gateway, Way};
 use crate::audit::request::ModelDigest;
 use crate::guard::admit::{Call, enter_server};
 use crate::guard::limiter::Permit;
+use crate::guard::places::full;
 use crate::guard::table::Upstream;
 use crate::guard::understand::model_changed;
 use crate::model::Operation;
 use crate::proxy::forward::{Remote, Unanswered};
 use crate::proxy::pool::Arriving;
+use crate::proxy::turn::candidates;
 use crate::refusal::{Code, Refusal};
 
 /// What came of asking one server.
@@ -24,9 +26,9 @@ enum Asked {
     /// It surely did not run the request, and says so with this answer: 503 with Retry-After (RFC 9110 section 15.6.4).
     Declined(Response<Arriving>),
     /// It surely did not run the request: not all of it was written.
-    NotSent(Refusal),
+    Unsent(Refusal),
     /// It could not be asked at all.
-    NotAsked(Refusal),
+    Unreached(Refusal),
 }
 
 /// An answer that goes to the caller only if no other server takes the request, and whose it is.
@@ -52,11 +54,8 @@ impl Gateway {
         way: &mut Way,
     ) -> Result<Response<Arriving>, Refusal> {
         let health = Arc::clone(&way.wiring.health);
-        let others = call.served.route.iter().filter(|other| {
-            other.name != call.upstream.name && !other.echo && Arc::ptr_eq(&other.profile, &call.upstream.profile)
-        });
         let mut next: VecDeque<(&Arc<Upstream>, bool)> =
-            std::iter::once(&call.upstream).chain(others).map(|upstream| (upstream, false)).collect();
+            candidates(&call.served, &call.upstream).map(|upstream| (upstream, false)).collect();
         let mut last = Refusal::new(Code::UpstreamUnavailable);
         let mut kept: Option<Kept> = None;
         let mut moved = false;
@@ -75,7 +74,9 @@ impl Gateway {
             way.meter.facts().tried.extend(last.detail.take());
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
-                match enter_server(&self.limiter, upstream) {
+                // Whoever waits there goes first.
+                let taken = self.places.take(upstream, &call.holder).ok_or_else(|| full(upstream, "requests wait there"));
+                match taken.and_then(|place| enter_server(&self.limiter, upstream, place)) {
                     Ok(permit) => place = Some(permit),
                     Err(refusal) => {
                         last = refusal;
@@ -97,12 +98,12 @@ impl Gateway {
                     }
                     return Ok(response);
                 }
-                Asked::NotSent(refusal) if moved => return kept.map_or(Err(refusal), |kept| Ok(give(kept, server, way))),
-                Asked::NotSent(refusal) => {
+                Asked::Unsent(refusal) if moved => return kept.map_or(Err(refusal), |kept| Ok(give(kept, server, way))),
+                Asked::Unsent(refusal) => {
                     moved = true;
                     refusal
                 }
-                Asked::NotAsked(refusal) => refusal,
+                Asked::Unreached(refusal) => refusal,
             };
         }
         kept.map_or(Err(last), |kept| Ok(give(kept, server, way)))
@@ -128,17 +129,17 @@ impl Gateway {
                 }
                 return Ok(Asked::Answered(response));
             }
-            Ok(Err(Unanswered::NotAsked(refusal))) => {
+            Ok(Err(Unanswered::Unreached(refusal))) => {
                 let why = refusal.detail.as_deref().unwrap_or_default();
                 self.changed(upstream, health.dialled(upstream, false), why);
-                return Ok(Asked::NotAsked(refusal));
+                return Ok(Asked::Unreached(refusal));
             }
-            Ok(Err(Unanswered::NotSent(refusal))) => Ok(refusal),
+            Ok(Err(Unanswered::Unsent(refusal))) => Ok(refusal),
             Ok(Err(Unanswered::Broke(refusal))) => Err(refusal),
         };
         let refusal = asked.as_ref().unwrap_or_else(|refusal| refusal);
         self.changed(upstream, health.failed(upstream), refusal.detail.as_deref().unwrap_or_default());
-        asked.map(Asked::NotSent)
+        asked.map(Asked::Unsent)
     }
 
     /// Says that an upstream has come up or gone down, where `news` says so, and why.

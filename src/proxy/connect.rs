@@ -85,6 +85,7 @@ pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
 }
 
 fn connect_fault(error: io::Error) -> io::Error {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault means that there is no way to the server")]
     let word = match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused",
         io::ErrorKind::ConnectionReset => "reset",

@@ -27,6 +27,8 @@ pub struct Remote {
     path: String,
     uris: Vec<(Operation, Uri)>,
     credential: Option<(HeaderName, HeaderValue)>,
+    /// True where connections are kept apart by principal.
+    by_principal: bool,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -43,9 +45,9 @@ const ANSWER_MAX: usize = 64 << 20;
 /// Why an upstream has not answered.
 pub enum Unanswered {
     /// No connection can be had.
-    NotAsked(Refusal),
+    Unreached(Refusal),
     /// The connection ended before the last byte of the request was written: the upstream surely did not run it.
-    NotSent(Refusal),
+    Unsent(Refusal),
     /// The connection broke. The request may have run.
     Broke(Refusal),
 }
@@ -90,7 +92,15 @@ impl Remote {
             path: path.to_owned(),
             uris,
             credential,
+            by_principal: false,
         })
+    }
+
+    /// The same with connections that are kept apart by principal, where `apart`.
+    #[must_use]
+    pub fn by_principal(mut self, apart: bool) -> Self {
+        self.by_principal = apart;
+        self
     }
 
     /// Its connections.
@@ -112,12 +122,13 @@ impl Remote {
         let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri);
         let uri = uri.ok_or_else(|| Unanswered::Broke(Code::Internal.into()))?;
         let request = || self.request(operation, uri.clone(), call.body.clone(), call.stream, request_id);
-        self.pool.send(None, request).await.map_err(|fault| {
+        let owner = self.by_principal.then_some(call.owner);
+        self.pool.send(owner, request).await.map_err(|fault| {
             let because = format!("upstream {}: {fault}", self.name);
             let refusal = |code| Refusal::new(code).because(because);
             match fault {
-                SendFault::Dial(_) => Unanswered::NotAsked(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
-                SendFault::NotSent(_) => Unanswered::NotSent(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
+                SendFault::Dial(_) => Unanswered::Unreached(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
+                SendFault::NotSent(_) => Unanswered::Unsent(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
                 SendFault::Broke(_) => Unanswered::Broke(refusal(Code::UpstreamInvalid)),
             }
         })

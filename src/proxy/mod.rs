@@ -20,6 +20,7 @@ pub mod settings;
 pub mod stream;
 pub mod tap;
 pub mod tree;
+mod turn;
 pub mod watch;
 pub mod wire;
 
@@ -47,6 +48,7 @@ use crate::guard::gcra::Limit;
 use crate::guard::govern::govern;
 use crate::guard::limiter::{Limiter, Permit};
 use crate::guard::pace::pace;
+use crate::guard::places::Places;
 use crate::guard::route::{Routed, Target, route};
 use crate::guard::screen::screen;
 use crate::guard::table::Tables;
@@ -103,6 +105,8 @@ pub struct Gateway {
     pub authenticator: Arc<Authenticator>,
     /// Rates and places.
     pub limiter: Arc<Limiter>,
+    /// Places at upstreams, and those who wait for one.
+    pub places: Places,
     /// Agents and tokens, for their changes.
     pub registry: Arc<Registry>,
     /// Which weights answer.
@@ -271,8 +275,10 @@ impl Gateway {
         let governed = govern(screen(clear(understood, &self.metrics, &self.marks)?));
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: way.id, created, cache_salts };
-        let admitted = admit(governed, &self.limiter, &stamp)?;
+        let turn = self.turn(&governed, way).await?;
+        // Asked again: who waited for its turn may have lost its standing, or its token its time.
         watch.check()?;
+        let admitted = admit(governed, turn, &self.limiter, &stamp)?;
         let sealed = self.seal(admitted, held.bytes(), way).await?;
         // What goes on is about as long as what came: the room stays taken until the server has it.
         let room = held.into_room();

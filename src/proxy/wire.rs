@@ -87,7 +87,7 @@ impl Wire {
         (Self { stream, line: Arc::clone(&line) }, line)
     }
 
-    fn write(
+    fn send(
         &mut self,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
@@ -136,7 +136,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(cx, &[io::IoSlice::new(bytes)], |stream, cx| stream.poll_write(cx, bytes))
+        self.send(cx, &[io::IoSlice::new(bytes)], |stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -152,7 +152,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.write(cx, slices, |stream, cx| stream.poll_write_vectored(cx, slices))
+        self.send(cx, slices, |stream, cx| stream.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -163,6 +163,7 @@ impl AsyncWrite for Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     /// Whether the request may have run once these pieces were written, with a body of `body` bytes.
     #[track_caller]
@@ -185,6 +186,35 @@ mod tests {
         check(4, &[b"POST / HTTP/1.1\r\nhost: a\r\n\r\nbody"], true);
         check(8, &[head, b"\r\n\r\n\r\n"], false);
         check(4, &[b"a\r\r\n\r\n\r\nbod"], true);
+    }
+
+    /// A connection to a server, and the server's end of it.
+    async fn connected() -> (Wire, Arc<Line>, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let dialled = tokio::net::TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
+        let (wire, line) = Wire::new(Stream::Tcp(dialled));
+        (wire, line, listener.accept().await.expect("accepts").0)
+    }
+
+    #[tokio::test]
+    async fn what_came_unasked_or_the_end_keeps_a_request_from_being_written() {
+        for stray in [&b"HTTP/1.1 200 OK\r\n"[..], b""] {
+            let (mut wire, line, mut server) = connected().await;
+            line.begin(0);
+            wire.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("the first request is written");
+            server.read_exact(&mut [0; 18]).await.expect("it comes");
+            server.write_all(stray).await.expect("bytes");
+            if stray.is_empty() {
+                drop(server);
+            }
+            // Nobody reads: the bytes lie in the kernel, as they do where they come while a request is on its way here.
+            let Stream::Tcp(stream) = &wire.stream else { unreachable!("a TCP stream") };
+            stream.readable().await.expect("readable");
+            line.begin(0);
+            let written = wire.write(b"GET / HTTP/1.1\r\n\r\n").await;
+            assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
+            assert!(!line.abandon(), "it surely did not run");
+        }
     }
 
     #[test]

@@ -52,10 +52,12 @@ class RawUpstream:
                 first = True
                 while (body := _body(reader)) is not None:
                     first = False
-                    asked = json.loads(body) if body else {}
-                    if "messages" in asked:
-                        self.texts.append(asked["messages"][-1]["content"])
-                    if not self.on_request(self, connection, body):
+                    if body:
+                        self.texts.append(json.loads(body)["messages"][-1]["content"])
+                    if not body:
+                        # The gateway asks which weights answer.
+                        connection.sendall(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+                    elif not self.on_request(self, connection, body):
                         return
                 self.silent += first
             except OSError:
@@ -83,7 +85,7 @@ def whole(text: str, status: int = 200, *headers: str) -> bytes:
 
 def answers(_: RawUpstream, connection: socket.socket, body: bytes) -> bool:
     """Says what it was asked."""
-    connection.sendall(whole(json.loads(body)["messages"][-1]["content"] if body else ""))
+    connection.sendall(whole(json.loads(body)["messages"][-1]["content"]))
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +150,8 @@ def test_a_connection_that_ended_while_it_was_kept_costs_no_request(tmp_path: Pa
 
 @pytest.mark.parametrize("together", [True, False])
 def test_an_answer_that_nobody_asked_for_reaches_nobody(tmp_path: Path, bad: RawUpstream, together: bool) -> None:
+    sent = threading.Event()
+
     def twice(_: RawUpstream, connection: socket.socket, body: bytes) -> bool:
         own, stray = whole(json.loads(body)["messages"][-1]["content"]), whole("stray")
         if together:
@@ -157,6 +160,7 @@ def test_an_answer_that_nobody_asked_for_reaches_nobody(tmp_path: Path, bad: Raw
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.sendall(own)
             connection.sendall(stray)
+        sent.set()
         return True
 
     bad.on_request = twice
@@ -166,6 +170,38 @@ def test_an_answer_that_nobody_asked_for_reaches_nobody(tmp_path: Path, bad: Raw
             body = {"model": MODEL, "messages": [{"role": "user", "content": f"own {number}"}]}
             answer = client.post(gateway.url + "/v1/chat/completions", json=body, headers=headers)
             assert answer.json()["choices"][0]["message"]["content"] == f"own {number}"
+            # What is sent behind the next request cannot be told from an answer to it.
+            assert sent.wait(10)
+            sent.clear()
+
+
+def test_connections_are_kept_apart_by_principal(tmp_path: Path, bad: RawUpstream) -> None:
+    whose: dict[int, set[str]] = {}
+
+    def remembers(server: RawUpstream, connection: socket.socket, body: bytes) -> bool:
+        whose.setdefault(connection.getpeername()[1], set()).add(server.texts[-1])
+        return answers(server, connection, body)
+
+    bad.on_request = remembers
+    apart = route(("bad", bad.url)).replace(f'url = "{bad.url}"\n', f'url = "{bad.url}"\npool = "principal"\n')
+    with serve(tmp_path, apart) as gateway:
+        other = gateway.issue("tests/other", principal="team:others", models=(MODEL,))
+        for _ in range(10):
+            assert ask(gateway, "one").status_code == 200
+            assert ask(gateway, "other", other).status_code == 200
+        assert sorted(len(texts) for texts in whose.values()) == [1, 1], whose
+
+
+def test_connections_to_upstreams_probe_for_peers_that_vanished(tmp_path: Path, bad: RawUpstream) -> None:
+    with serve(tmp_path, route(("bad", bad.url))) as gateway:
+        assert ask(gateway, "hello").status_code == 200
+
+        def timers() -> list[str]:
+            """The timers of the gateway's idle connections to the upstream: 02 is keep-alive (proc_net_tcp(5))."""
+            rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            return [row[5].split(":")[0] for row in rows if int(row[2].split(":")[1], 16) == bad.port and row[3] == "01"]
+
+        wait_until(lambda: timers() and set(timers()) == {"02"}, 10, "keep-alive probes")
 
 
 # ---- causes --------------------------------------------------------------------------------------------------------------
