@@ -129,7 +129,7 @@ fn clock_floor(records: &[Record], last: Timestamp) -> Timestamp {
 
 /// A record key that is said to be destroyed and is not: a start was needed in between.
 fn forget_again(log: &Log, event: &Event) -> Result<(), LogFault> {
-    let Event::Forgotten { record_key } = event else { return Ok(()) };
+    let Event::Forgotten { record_key, .. } = event else { return Ok(()) };
     let Ok(id) = record_key.parse() else { return Ok(()) };
     let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if matches!(vault.held(&id), Held::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
@@ -192,7 +192,7 @@ fn retain(config: &Config) {
         }
         Err(fault) => return tracing::error!(%fault, "old records were to be taken away, and are still here"),
     }
-    match prune(&config.audit, &clock, keep, |_, _| ()) {
+    match prune(&config.audit, &clock, keep, None, |_, _| ()) {
         Ok(old) => {
             for epoch in old {
                 tracing::info!(epoch = epoch_name(epoch.number), records = epoch.size, to = ?keep.to, "old records were taken away");

@@ -169,6 +169,11 @@ impl Keyring {
             | Event::Pruned { .. }
             | Event::Clock { .. }
             | Event::Forgotten { .. }
+            | Event::Restored { .. }
+            | Event::Backup { .. }
+            | Event::Exported { .. }
+            | Event::Disclosed { .. }
+            | Event::ReloadRefused { .. }
             | Event::KeysChanged { .. }
             | Event::ModelAccepted { .. }
             | Event::Admission(_)

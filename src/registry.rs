@@ -121,6 +121,8 @@ pub struct Token {
     pub jti: String,
     /// Whose it is.
     pub agent: AgentName,
+    /// In whose name it acts, where that is known.
+    pub principal: Option<Principal>,
     /// The key that signed it.
     pub kid: Option<KeyId>,
     /// Its end.
@@ -133,7 +135,8 @@ pub struct Token {
 
 impl Token {
     fn new(id: TokenId, jti: &str, agent: &AgentName) -> Self {
-        Self { id, jti: jti.to_owned(), agent: agent.clone(), kid: None, expires: None, revoked: None, handle: None }
+        let (jti, agent) = (jti.to_owned(), agent.clone());
+        Self { id, jti, agent, principal: None, kid: None, expires: None, revoked: None, handle: None }
     }
 }
 
@@ -207,8 +210,9 @@ impl Registry {
                 let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
                 row.standing = Standing::of(*standing, record.at, reason);
             }
-            Event::TokenRegistered { token, jti, kid, agent, expires, .. } => {
+            Event::TokenRegistered { token, jti, kid, agent, principal, expires, .. } => {
                 let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
+                row.principal = Some(principal.clone());
                 row.kid = Some(*kid);
                 row.expires = Some(*expires);
             }
@@ -238,6 +242,11 @@ impl Registry {
             | Event::Pruned { .. }
             | Event::Clock { .. }
             | Event::Forgotten { .. }
+            | Event::Restored { .. }
+            | Event::Backup { .. }
+            | Event::Exported { .. }
+            | Event::Disclosed { .. }
+            | Event::ReloadRefused { .. }
             | Event::KeysChanged { .. }
             | Event::ModelAccepted { .. }
             | Event::Admission(_)
@@ -255,6 +264,10 @@ impl Registry {
     /// Revocations stay.
     pub fn forget(&self, principal: &Principal) {
         self.agents.alter_all(|_, mut row| {
+            row.principal.take_if(|known| known == principal);
+            row
+        });
+        self.tokens.alter_all(|_, mut row| {
             row.principal.take_if(|known| known == principal);
             row
         });
@@ -328,6 +341,12 @@ impl Registry {
     #[must_use]
     pub fn tokens_labelled(&self, jti: &str) -> Vec<Token> {
         self.tokens.iter().filter(|row| row.jti == jti).map(|row| row.clone()).collect()
+    }
+
+    /// Registered tokens in that principal's name.
+    #[must_use]
+    pub fn tokens_for(&self, principal: &Principal) -> Vec<Token> {
+        self.tokens.iter().filter(|row| row.principal.as_ref() == Some(principal)).map(|row| row.clone()).collect()
     }
 
     /// Registered tokens of that agent, those that end last first.

@@ -49,6 +49,7 @@ pub(super) async fn on_hangup(reload: Reload) {
             }
             Err(why) => {
                 reload.gateway.metrics.config_reload("refused");
+                reload.gateway.pen.note(Event::ReloadRefused { why: why.clone() });
                 tracing::error!(why, "the config was not reloaded; the one in force stays");
             }
         }

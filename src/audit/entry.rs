@@ -23,7 +23,7 @@ use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
 use crate::crypto::{Draws, EntropyFault};
-use crate::id::RequestId;
+use crate::id::{AgentName, Principal, RequestId};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
@@ -165,14 +165,19 @@ impl SealedRefusal {
 }
 
 /// An answer that may be given: the proof that its entry was closed.
-pub struct SealedAnswer(u64);
+pub struct SealedAnswer(String);
 
 impl SealedAnswer {
-    /// The index of the outcome.
+    /// The outcome: `<origin>#<index>`.
     #[must_use]
-    pub const fn index(&self) -> u64 {
-        self.0
+    pub fn record(&self) -> &str {
+        &self.0
     }
+}
+
+/// What names a record: `<origin>#<index>`.
+fn name_of(sealed: &Durable) -> String {
+    format!("{}#{}", sealed.origin, sealed.index)
 }
 
 /// An outcome on its way to the disk. Becomes the proof that it got there.
@@ -183,10 +188,10 @@ impl Future for Closing {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if has(Seed::OutcomeNotAwaited) {
-            return Poll::Ready(Ok(SealedAnswer(0)));
+            return Poll::Ready(Ok(SealedAnswer(String::new())));
         }
         Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
-            Ok(Ok(sealed)) => Ok(SealedAnswer(sealed.index)),
+            Ok(Ok(sealed)) => Ok(SealedAnswer(name_of(&sealed))),
             Ok(Err(fault)) => Err(refusal_of(&fault)),
             Err(_) => Err(Code::AuditUnavailable.into()),
         })
@@ -344,8 +349,8 @@ impl Pen {
             Admission { about, upstream, model_digest, output_tokens, stripped, fetches, digest_key, received, forwarded };
         let digest_key = self.0.digest_keys.next();
         let own = self.clone();
-        let entry = move |index| Entry {
-            record: own.name(index),
+        let entry = move |record, index| Entry {
+            record,
             pen: own,
             about: Some(open),
             admission: index,
@@ -359,7 +364,7 @@ impl Pen {
         let event = Event::Admission(Box::new(admission));
         if has(Seed::AdmissionNotAwaited) {
             self.write(event, oneshot::channel().0);
-            return Ok(Sealed { inner, entry: entry(0) });
+            return Ok(Sealed { inner, entry: entry(String::new(), 0) });
         }
         let (answer, answered) = oneshot::channel();
         let metrics = Arc::clone(&self.0.metrics);
@@ -367,7 +372,7 @@ impl Pen {
         self.0.log.seal_with(event, None, move |sealed| {
             drop(answer.send(sealed.map(|sealed| {
                 metrics.audit_record("admission");
-                entry(sealed.index)
+                entry(name_of(&sealed), sealed.index)
             })));
         });
         let entry = answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
@@ -394,16 +399,12 @@ impl Pen {
     #[must_use]
     pub fn records(&self) -> (PathBuf, Arc<Mutex<Vault>>) {
         let log = &self.0.log;
-        (log.epoch().parent().unwrap_or(log.epoch()).to_owned(), Arc::clone(log.vault()))
+        (log.folder().to_owned(), Arc::clone(log.vault()))
     }
 
     /// Asks for a checkpoint soon.
     pub fn want_checkpoint(&self) {
         self.0.log.want_checkpoint();
-    }
-
-    fn name(&self, index: u64) -> String {
-        format!("{}#{index}", self.0.log.origin())
     }
 
     /// Seals a refusal of somebody who is known; returns when it is durable, or counted where there were many like it. Where
@@ -412,7 +413,7 @@ impl Pen {
         let now = self.0.clock.now();
         let agent = &about.caller.agent;
         self.0.tally.tell(Told::of(&about.request, &refusal, Some(agent.as_str().to_owned()), None, now));
-        if !self.0.tally.agent(agent, refusal.code, now) {
+        if !self.0.tally.agent((agent, &about.caller.principal), refusal.code, now) {
             return match self.ready() {
                 Ok(()) => SealedRefusal { refusal, record: None },
                 Err(refusal) => SealedRefusal { refusal, record: None },
@@ -428,7 +429,7 @@ impl Pen {
             ms,
         };
         match self.sealed(Event::Refusal(Box::new(refused))).await {
-            Ok(sealed) => SealedRefusal { refusal, record: Some(self.name(sealed.index)) },
+            Ok(sealed) => SealedRefusal { refusal, record: Some(name_of(&sealed)) },
             Err(refusal) => SealedRefusal { refusal, record: None },
         }
     }
@@ -461,6 +462,11 @@ impl Pen {
     pub fn note(&self, event: Event) {
         let (answer, _) = oneshot::channel();
         self.write(event, answer);
+    }
+
+    /// Lets go of what was counted and is remembered in a principal's name, and of these agents.
+    pub fn forget(&self, principal: &Principal, agents: &[AgentName]) {
+        self.0.tally.forget(principal, agents);
     }
 
     /// What is remembered of a refusal that was told not long ago.

@@ -56,6 +56,39 @@ pub enum Event {
     Forgotten {
         /// The record key's id.
         record_key: String,
+        /// Why, where it was said.
+        reason: Option<String>,
+    },
+    /// The log was restored from a backup.
+    Restored {
+        /// What the backup's head said: how much of the log there was.
+        head: Previous,
+    },
+    /// The log was copied into a backup.
+    Backup {
+        /// With what opens and signs records.
+        keys: bool,
+        /// With the private keys that tokens are signed with.
+        operator_keys: bool,
+    },
+    /// Closed epochs were handed out.
+    Exported {
+        /// Their names, one behind the other.
+        epochs: String,
+        /// Whose records can be read with the keys that went along, where they are of one principal.
+        principal: Option<Principal>,
+        /// With keys that open records.
+        keys: bool,
+    },
+    /// Records were handed out with their own keys.
+    Disclosed {
+        /// Their names, one behind the other.
+        records: String,
+    },
+    /// The config was to be read again, and was refused.
+    ReloadRefused {
+        /// Why.
+        why: String,
     },
     /// An issuer's keys are others now.
     KeysChanged {
@@ -255,6 +288,11 @@ impl Event {
             Self::Pruned { .. } => "pruned",
             Self::Clock { .. } => "clock",
             Self::Forgotten { .. } => "forgotten",
+            Self::Restored { .. } => "restored",
+            Self::Backup { .. } => "backup",
+            Self::Exported { .. } => "exported",
+            Self::Disclosed { .. } => "disclosed",
+            Self::ReloadRefused { .. } => "reload-refused",
             Self::KeysChanged { .. } => "keys-changed",
             Self::ModelAccepted { .. } => "model-accepted",
             Self::Admission(_) => "admission",
@@ -269,11 +307,12 @@ impl Event {
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         match self {
-            Self::AgentRegistered { principal, .. } => principal.as_ref(),
+            Self::AgentRegistered { principal, .. } | Self::Exported { principal, .. } => principal.as_ref(),
             Self::TokenRegistered { principal, .. } | Self::HandleSet { principal, .. } => Some(principal),
             Self::Admission(admission) => Some(&admission.about.caller.principal),
             Self::Outcome(outcome) => Some(&outcome.about.caller.principal),
             Self::Refusal(refused) => Some(&refused.about.caller.principal),
+            Self::Refusals(tally) => tally.principal.as_ref(),
             Self::Start { .. }
             | Self::Stop
             | Self::Reload { .. }
@@ -281,6 +320,10 @@ impl Event {
             | Self::Pruned { .. }
             | Self::Clock { .. }
             | Self::Forgotten { .. }
+            | Self::Restored { .. }
+            | Self::Backup { .. }
+            | Self::Disclosed { .. }
+            | Self::ReloadRefused { .. }
             | Self::KeysChanged { .. }
             | Self::ModelAccepted { .. }
             | Self::AgentStanding { .. }
@@ -289,7 +332,6 @@ impl Event {
             | Self::KeyAdded { .. }
             | Self::KeyRetired { .. }
             | Self::KeyRevoked { .. }
-            | Self::Refusals(_)
             | Self::Strangers(_) => None,
         }
     }
@@ -326,6 +368,8 @@ impl Event {
             Self::ModelAccepted { model, digest, .. } => {
                 vec![("model", model, TEXT_BYTES_MAX), ("digest", digest, TEXT_BYTES_MAX)]
             }
+            Self::Exported { epochs, .. } => vec![("epochs", epochs, JWK_BYTES_MAX)],
+            Self::Disclosed { records } => vec![("records", records, JWK_BYTES_MAX)],
             Self::Start { .. }
             | Self::Stop
             | Self::Reload { .. }
@@ -333,6 +377,9 @@ impl Event {
             | Self::Pruned { .. }
             | Self::Clock { .. }
             | Self::Forgotten { .. }
+            | Self::Restored { .. }
+            | Self::Backup { .. }
+            | Self::ReloadRefused { .. }
             | Self::KeysChanged { .. }
             | Self::Admission(_)
             | Self::Outcome(_)

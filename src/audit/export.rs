@@ -76,6 +76,9 @@ pub enum ExportFault {
         /// Why.
         why: &'static str,
     },
+    /// Nothing to be exported.
+    #[error("no closed epoch yet: token-shield audit begin --reason ... closes the one that is being written")]
+    NoneClosed,
     /// A place that is taken.
     #[error("{} is there already: name a new folder", .0.display())]
     Taken(PathBuf),
@@ -106,22 +109,59 @@ fn chosen<'e>(epochs: &'e [Epoch], choice: &Choice) -> Result<Vec<&'e Epoch>, Ex
     choice.epochs.iter().map(one).collect()
 }
 
-/// Copies closed epochs below `to`: `audit`, `log.vkeys`, and `keys.jsonl`, which opens their records and no others. What was copied
-/// is verified. `progress` hears how many records are done.
+/// The names of the epochs that [`export`] copies.
 ///
 /// # Errors
-/// When an epoch or a key is not to be had. A key that was destroyed is none.
+/// When no epoch is closed, or one that is chosen is not to be had.
+pub fn names(epochs: &[Epoch], choice: &Choice) -> Result<Vec<String>, ExportFault> {
+    let chosen = chosen(epochs, choice)?;
+    if chosen.is_empty() {
+        return Err(ExportFault::NoneClosed);
+    }
+    Ok(chosen.iter().map(|epoch| epoch_name(epoch.number)).collect())
+}
+
+/// Copies closed epochs below `to`: `audit`, `log.vkeys`, and `keys.jsonl`, which opens their records and no others. What was copied
+/// is verified. `progress` hears how many records are done. All of it is made beside `to` first, so that `to` is there whole or not
+/// at all.
+///
+/// # Errors
+/// When no epoch is closed, or an epoch or a key is not to be had. A key that was destroyed is none.
 pub fn export(
     epochs: &[Epoch],
-    (vkeys, opener): (&Path, &dyn Opener),
+    keys: (&Path, &dyn Opener),
     choice: &Choice,
     to: &Path,
-    mut progress: impl FnMut(u64),
+    progress: impl FnMut(u64),
 ) -> Result<Exported, ExportFault> {
     if to.exists() {
         return Err(ExportFault::Taken(to.to_owned()));
     }
     let chosen = chosen(epochs, choice)?;
+    if chosen.is_empty() {
+        return Err(ExportFault::NoneClosed);
+    }
+    let name = to.file_name().ok_or_else(|| ExportFault::Taken(to.to_owned()))?.to_string_lossy();
+    let passing = to.with_file_name(format!(".{name}.part-{}", std::process::id()));
+    let done = make(&chosen, keys, choice, &passing, progress).and_then(|exported| {
+        fs::rename(&passing, to).map_err(durable::Fault::of("make", to))?;
+        durable::sync_dir(to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        Ok(exported)
+    });
+    if done.is_err() {
+        let _ = fs::remove_dir_all(&passing);
+    }
+    done
+}
+
+/// Makes the folder of an export.
+fn make(
+    chosen: &[&Epoch],
+    (vkeys, opener): (&Path, &dyn Opener),
+    choice: &Choice,
+    to: &Path,
+    mut progress: impl FnMut(u64),
+) -> Result<Exported, ExportFault> {
     let mut sink = Sink::default();
     durable::make_private_dir(&to.join("audit"))?;
     let text = fs::read_to_string(vkeys).map_err(durable::Fault::of("read", vkeys))?;
@@ -132,7 +172,7 @@ pub fn export(
     let own: String = lines.flat_map(|line| [line, "\n"]).collect();
     sink.put(&to.join("log.vkeys"), own.as_bytes())?;
     let mut exported = Exported::default();
-    for epoch in &chosen {
+    for epoch in chosen {
         copy::closed_epoch(&epoch.folder, &to.join("audit").join(epoch_name(epoch.number)), &mut sink)?;
         exported.epochs.push((epoch.number, epoch.signed));
     }
@@ -141,7 +181,7 @@ pub fn export(
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut out = BufWriter::new(file.map_err(durable::Fault::of("write", &path))?);
         let mut done = 0;
-        for epoch in &chosen {
+        for epoch in chosen {
             exported.keys += keys_of(epoch, opener, choice, (&mut out, &path), || {
                 done += 1;
                 progress(done);

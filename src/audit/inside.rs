@@ -34,9 +34,9 @@ impl Plain<'_> {
         self.0.get(member).and_then(Value::as_bool).ok_or(RecordFault::Member(member))
     }
 
-    pub(super) fn previous(&self) -> Result<Previous, RecordFault> {
-        let fault = RecordFault::Member("previous");
-        let previous = Plain(self.0.get("previous").and_then(Value::as_object).ok_or(fault)?);
+    pub(super) fn previous(&self, member: &'static str) -> Result<Previous, RecordFault> {
+        let fault = RecordFault::Member(member);
+        let previous = Plain(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
         Ok(Previous { origin: previous.text("origin")?, size: previous.number("size")?, root: previous.text("root")? })
     }
 

@@ -20,10 +20,12 @@ mod recover;
 mod reserve;
 mod settings;
 mod succeed;
+mod turn;
 mod writer;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ pub use compare::cache_against;
 pub use fault::LogFault;
 pub use prune::{Old, Pruning};
 use queue::{Shared, Waiting};
+use recover::Carried;
 pub use recover::{Recovered, Torn};
 pub use settings::{NewEpoch, Settings};
 
@@ -55,6 +58,8 @@ const SYNC_SLOW: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Sealed {
+    /// The log that it is in: `<gateway name>/<epoch>`.
+    pub origin: Arc<str>,
     /// Its index in the log, and its leaf's in the tree.
     pub index: u64,
     /// When it was recorded: the wall clock, but never earlier than the record before.
@@ -82,7 +87,29 @@ pub struct State {
 
 /// A handle on the log. The last one that is dropped closes it.
 #[derive(Clone)]
-pub struct Log(Arc<Open>);
+pub struct Log(Arc<Shelf>);
+
+/// What the handles share: the epoch that is being written, and what the next one is opened with.
+struct Shelf {
+    settings: Settings,
+    disk: Arc<dyn durable::Disk>,
+    clock: Arc<dyn Clock>,
+    vault: Arc<Mutex<Vault>>,
+    current: Mutex<Current>,
+    /// Held while one epoch follows another, and while the log is closed.
+    turn: Mutex<()>,
+    observer: OnceLock<Observer>,
+    mourner: OnceLock<Mourner>,
+}
+
+type Observer = Arc<dyn Fn(Duration, usize) + Send + Sync>;
+type Mourner = Arc<dyn Fn() + Send + Sync>;
+
+struct Current {
+    open: Arc<Open>,
+    /// What comes while the next epoch is being opened.
+    held: Option<VecDeque<Waiting>>,
+}
 
 impl Log {
     /// Opens the log that `settings` name, or begins it; takes its lock; mends what a crash has left.
@@ -102,46 +129,36 @@ impl Log {
         clock: Arc<dyn Clock>,
         disk: Arc<dyn durable::Disk>,
     ) -> Result<(Self, Recovered), LogFault> {
-        let opened = recover::open(&settings, &disk, clock.now())?;
-        let recover::Opened { files, desk, sealer, begin, lock, recovered, first } = opened;
-        let (origin, epoch, vault) = (sealer.origin.clone(), sealer.epoch.clone(), Arc::clone(&desk.vault));
-        let shared = Arc::new(Shared::new(clock, begin));
-        let writing = Arc::clone(&shared);
-        let writer = spawn("audit-writer", &settings.dir, move || writer::run(&writing, files, &desk))?;
-        let sealing = Arc::clone(&shared);
-        spawn("audit-sealer", &settings.dir, move || integrate::run(&sealing, sealer))?;
-        let watching = Arc::clone(&shared);
-        let open = Open { shared, writer, origin, epoch, vault, lock: Mutex::new(Some(lock)) };
-        spawn("audit-watch", &settings.dir, move || watching.watch())?;
-        let log = Self(Arc::new(open));
-        log.seal_first(first)?;
-        Ok((log, recovered))
-    }
-
-    /// Records what an epoch begins with: all of it at once, so that a crash leaves all or nothing, as far as a batch reaches.
-    fn seal_first(&self, first: Vec<(Event, Option<String>)>) -> Result<(), LogFault> {
-        let (answer, answered) = mpsc::channel();
-        let waiting = |(event, by): (Event, _)| {
-            let answer = answer.clone();
-            event.fits()?;
-            Ok(Waiting { event, by, then: Box::new(move |sealed| drop(answer.send(sealed))) })
-        };
-        let first = first.into_iter().map(waiting).collect::<Result<Vec<_>, LogFault>>()?;
-        let count = first.len();
-        self.0.shared.enqueue_all(first);
-        (0..count).try_for_each(|_| answered.recv().unwrap_or(Err(LogFault::Stopped)).map(|_| ()))
+        let mut opened = recover::open(&settings, &disk, clock.now(), Carried::default())?;
+        let first = std::mem::take(&mut opened.first);
+        let recovered = std::mem::replace(&mut opened.recovered, Recovered { records: Vec::new(), torn: None });
+        let vault = Arc::clone(&opened.desk.vault);
+        let open = Arc::new(Open::new(&settings, &clock, opened)?);
+        open.seal_first(first)?;
+        // What was asked for is done; a later epoch is asked for anew.
+        let settings = Settings { begin: None, ..settings };
+        let (current, turn) = (Mutex::new(Current { open, held: None }), Mutex::new(()));
+        let (observer, mourner) = (OnceLock::new(), OnceLock::new());
+        let shelf = Shelf { settings, disk, clock, vault, current, turn, observer, mourner };
+        Ok((Self(Arc::new(shelf)), recovered))
     }
 
     /// The log that is being written: `<gateway name>/<epoch>`.
     #[must_use]
-    pub fn origin(&self) -> &str {
-        &self.0.origin
+    pub fn origin(&self) -> Arc<str> {
+        Arc::clone(&self.0.current().open.origin)
+    }
+
+    /// The folder of all epochs.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.0.settings.dir
     }
 
     /// The folder of the epoch that is being written.
     #[must_use]
-    pub fn epoch(&self) -> &Path {
-        &self.0.epoch
+    pub fn epoch(&self) -> PathBuf {
+        self.0.current().open.epoch.clone()
     }
 
     /// The record keys.
@@ -153,18 +170,18 @@ impl Log {
     /// How long the oldest record that no checkpoint covers has been waiting for one; zero where none waits.
     #[must_use]
     pub fn checkpoint_age(&self) -> Duration {
-        self.0.shared.checkpoint_age()
+        self.0.shared().checkpoint_age()
     }
 
     /// Asks for a checkpoint soon, whatever little it would cover.
     pub fn want_checkpoint(&self) {
-        self.0.shared.want_checkpoint();
+        self.0.shared().want_checkpoint();
     }
 
     /// True while syncs take so long that new work would only wait.
     #[must_use]
     pub fn slow(&self) -> bool {
-        self.0.shared.slow()
+        self.0.shared().slow()
     }
 
     /// Records `event`, and returns when it is durable. A caller that stops waiting does not take it back: where the
@@ -193,7 +210,7 @@ impl Log {
     /// it must be short and must not wait for the log.
     pub fn seal_with(&self, event: Event, by: Option<String>, then: impl FnOnce(Result<Sealed, LogFault>) + Send + 'static) {
         match event.fits() {
-            Ok(()) => self.0.shared.enqueue(Waiting { event, by, then: Box::new(then) }),
+            Ok(()) => self.0.put(Waiting { event, by, then: Box::new(then) }),
             Err(fault) => then(Err(fault.into())),
         }
     }
@@ -201,29 +218,33 @@ impl Log {
     /// Whether records can be made durable. False within a second of anything that ends the log.
     #[must_use]
     pub fn healthy(&self) -> bool {
-        self.0.shared.healthy()
+        let current = self.0.current();
+        current.held.is_some() || current.open.shared.healthy()
     }
 
     /// How many events wait for a batch.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.0.shared.waiting()
+        let current = self.0.current();
+        current.open.shared.waiting() + current.held.as_ref().map_or(0, VecDeque::len)
     }
 
     /// How the log is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.0.shared.state()
+        self.0.shared().state()
     }
 
     /// Lets `observe` hear of each sync: how long it took and how many records shared it. The first observer stays.
     pub fn observe_syncs(&self, observe: impl Fn(Duration, usize) + Send + Sync + 'static) {
-        self.0.shared.observe(Box::new(observe));
+        let _ = self.0.observer.set(Arc::new(observe));
+        self.0.attend(&self.0.shared());
     }
 
     /// Lets `tell` hear when the log fails. The first that asks for it stays.
     pub fn on_failure(&self, tell: impl Fn() + Send + Sync + 'static) {
-        self.0.shared.on_failure(Box::new(tell));
+        let _ = self.0.mourner.set(Arc::new(tell));
+        self.0.attend(&self.0.shared());
     }
 
     /// Seals what waits, writes the head for good, and gives the lock back. Blocks for a sync or two. Later calls, and
@@ -232,32 +253,66 @@ impl Log {
     /// # Errors
     /// When the log had failed, or fails now.
     pub fn close(&self) -> Result<(), LogFault> {
-        self.0.close()
+        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = Arc::clone(&self.0.current().open);
+        open.close()
     }
 }
 
-/// What the handles share: dropped with the last of them, while the threads keep only `Shared`.
+/// One epoch that is being written. Dropped with the last handle, while the threads keep only `Shared`.
 struct Open {
     shared: Arc<Shared>,
     writer: ThreadId,
-    origin: String,
+    origin: Arc<str>,
     epoch: PathBuf,
-    vault: Arc<Mutex<Vault>>,
     /// Held beyond a failure: a gateway that cannot record must not be overtaken by a second writer that can.
     lock: Mutex<Option<durable::Lock>>,
 }
 
 impl Open {
+    /// Sets the threads of a recovered log to work.
+    fn new(settings: &Settings, clock: &Arc<dyn Clock>, opened: recover::Opened) -> Result<Self, LogFault> {
+        let recover::Opened { files, desk, sealer, begin, lock, .. } = opened;
+        let (origin, epoch) = (Arc::clone(&desk.origin), sealer.epoch.clone());
+        let shared = Arc::new(Shared::new(Arc::clone(clock), begin));
+        let writing = Arc::clone(&shared);
+        let writer = spawn("audit-writer", &settings.dir, move || writer::run(&writing, files, &desk))?;
+        let sealing = Arc::clone(&shared);
+        spawn("audit-sealer", &settings.dir, move || integrate::run(&sealing, sealer))?;
+        let watching = Arc::clone(&shared);
+        let open = Self { shared, writer, origin, epoch, lock: Mutex::new(Some(lock)) };
+        spawn("audit-watch", &settings.dir, move || watching.watch())?;
+        Ok(open)
+    }
+
+    /// Records what an epoch begins with: all of it at once, so that a crash leaves all or nothing, as far as a batch reaches.
+    fn seal_first(&self, first: Vec<(Event, Option<String>)>) -> Result<(), LogFault> {
+        let (answer, answered) = mpsc::channel();
+        let waiting = |(event, by): (Event, _)| {
+            let answer = answer.clone();
+            event.fits()?;
+            Ok(Waiting { event, by, then: Box::new(move |sealed| drop(answer.send(sealed))) })
+        };
+        let first = first.into_iter().map(waiting).collect::<Result<Vec<_>, LogFault>>()?;
+        let count = first.len();
+        self.shared.enqueue_all(first);
+        (0..count).try_for_each(|_| answered.recv().unwrap_or(Err(LogFault::Stopped)).map(|_| ()))
+    }
+
     fn close(&self) -> Result<(), LogFault> {
         self.shared.begin_closing();
         // The last handle may have been held by what the writer just called: it cannot wait for itself.
         let ended = thread::current().id() != self.writer && self.shared.wait_for_writer();
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lock = self.take_lock();
         if !ended {
             // A write may still be on its way, so the lock stays until the process ends.
             std::mem::forget(lock);
         }
         self.shared.state().failed.map_or(Ok(()), Err)
+    }
+
+    fn take_lock(&self) -> Option<durable::Lock> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -114,6 +114,12 @@ impl LogKeys {
         self.keys.iter().map(line).collect()
     }
 
+    /// The fingerprint of both keys: SHA-256 in hex over their lines in `log.vkeys`, each with its line feed, that of ML-DSA-65 first.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        sha256(self.lines().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Reads a note and verifies both signatures. Other signature lines are ignored.
     ///
     /// # Errors

@@ -106,6 +106,15 @@ impl<'r> Outside<'r> {
         self.at.parse().map_err(|_| RecordFault::Member("at"))
     }
 
+    /// The record key that it is sealed with; `None` where it is plain.
+    #[must_use]
+    pub const fn record_key(&self) -> Option<RecordKeyId> {
+        match self.inside {
+            Inside::Sealed { key, .. } => Some(key),
+            Inside::Plain(_) => None,
+        }
+    }
+
     /// The box's bytes and what it is bound to; `None` where there is none.
     #[must_use]
     pub fn sealed(&self) -> Option<(RecordKeyId, Vec<u8>, String)> {

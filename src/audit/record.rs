@@ -271,7 +271,16 @@ mod tests {
         for accepted in [false, true] {
             same(Event::Clock { behind_ms: 5000, accepted });
         }
-        same(Event::Forgotten { record_key: text() });
+        for reason in [None, Some(text())] {
+            same(Event::Forgotten { record_key: text(), reason });
+        }
+        same(Event::Restored { head: previous });
+        same(Event::Backup { keys: true, operator_keys: false });
+        for principal in [None, Some(principal)] {
+            same(Event::Exported { epochs: text(), principal, keys: true });
+        }
+        same(Event::Disclosed { records: text() });
+        same(Event::ReloadRefused { why: text() });
         same(Event::KeysChanged { issuer: text(), kids: text() });
         same(Event::ModelAccepted { model: text(), digest: text(), reason: text() });
     }

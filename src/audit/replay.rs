@@ -78,8 +78,10 @@ struct Run<'o> {
     /// Hashes of the epoch's requests that were let through.
     requests: HashSet<u64>,
     hashing: RandomState,
-    /// Admissions since the last start that cannot be read, by their indices, in order.
-    closed: Vec<u64>,
+    /// Admissions since the last start that cannot be read, by their indices, of whatever epoch.
+    closed: HashSet<u64>,
+    /// No start was read since something was missing: what was admitted there is not known.
+    midway: bool,
     /// Something before this place is not there: a refusal's reason may be.
     gaps: bool,
     /// The kinds of which a record cannot be read.
@@ -94,12 +96,12 @@ pub fn replay(epochs: &[Epoch], opener: &dyn Opener, mut progress: impl FnMut(u6
     let mut run = Run::new(opener);
     // What came before the part that is here may be a reason.
     run.gaps = epochs.first().is_some_and(|first| first.number != 1);
+    run.midway = run.gaps;
     for epoch in epochs {
         run.requests.clear();
-        run.closed.clear();
         if epoch.signed > 0 && is_pruned(&epoch.folder) {
             run.replay.moved += epoch.signed;
-            run.gaps = true;
+            (run.gaps, run.midway) = (true, true);
         }
         let mut fault = None;
         let _ = each(epoch, 0, |found| match run.take(found) {
@@ -123,8 +125,8 @@ pub fn replay(epochs: &[Epoch], opener: &dyn Opener, mut progress: impl FnMut(u6
 impl<'o> Run<'o> {
     fn new(opener: &'o dyn Opener) -> Self {
         let (replay, hashing) = (Replay::default(), RandomState::new());
-        let (open, requests, closed, unread) = (HashMap::new(), HashSet::new(), Vec::new(), BTreeSet::new());
-        Self { opener, replay, open, requests, hashing, closed, gaps: false, unread }
+        let (open, requests, closed, unread) = (HashMap::new(), HashSet::new(), HashSet::new(), BTreeSet::new());
+        Self { opener, replay, open, requests, hashing, closed, midway: false, gaps: false, unread }
     }
 
     fn take(&mut self, found: Found<'_>) -> Result<(), ReadFault> {
@@ -155,7 +157,7 @@ impl<'o> Run<'o> {
         self.replay.closed += 1;
         self.unread.insert(kind.to_owned());
         if kind == "admission" {
-            self.closed.push(index);
+            self.closed.insert(index);
         }
     }
 
@@ -164,6 +166,7 @@ impl<'o> Run<'o> {
             self.replay.unknown += self.open.len() as u64;
             self.open.clear();
             self.closed.clear();
+            self.midway = false;
         }
         if matches!(record.event, Event::Stop) {
             let mut left: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
@@ -174,7 +177,7 @@ impl<'o> Run<'o> {
             }
         }
         if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: ")) {
-            self.gaps = true;
+            (self.gaps, self.midway) = (true, true);
             self.replay.books.lose();
         }
         self.replay.books.apply(record);
@@ -210,7 +213,8 @@ impl<'o> Run<'o> {
         let admission = told.number("admission");
         let Some(open) = self.open.remove(&told.text("request").unwrap_or_default()) else {
             // Its admission may be one that cannot be read.
-            if admission.is_none_or(|admission| self.closed.binary_search(&admission).is_err()) {
+            let unread = admission.is_some_and(|admission| self.closed.contains(&admission));
+            if !unread && !self.midway {
                 self.disagree(&told.record, "there is no open admission of its request before it");
             }
             return;

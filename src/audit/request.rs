@@ -203,6 +203,8 @@ pub struct Refused {
 /// Refusals that are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
+    /// In whose name all of it was asked, where the callers were known: whose record key seals it.
+    pub principal: Option<Principal>,
     /// Since when.
     pub from: Timestamp,
     /// Until when.
@@ -375,6 +377,7 @@ impl Tally {
     pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
         into.owned("from", moment(self.from).to_string());
         into.owned("until", moment(self.until).to_string());
+        into.optional("principal", self.principal.as_ref().map(Principal::as_str));
         let row = |row: &'e Row| {
             let (whose, stage) = match row.stage {
                 None => ([("agent", Value::from_text(cut(&row.whose)))], None),

@@ -89,7 +89,7 @@ pub fn is_clock_doubtful(settings: &Settings, clock: &dyn Clock) -> Result<bool,
 }
 
 /// Takes away the records of every epoch that is older than `keep` says, where no gateway writes the log: copied and verified
-/// first, then recorded (`pruned`), then removed. Gives the epochs; none where none is old enough. `progress` hears how many records
+/// first, then recorded (`pruned`, with the operator `by` who asks for it), then removed. Gives the epochs; none where none is old enough. `progress` hears how many records
 /// are verified, and of how many.
 ///
 /// # Errors
@@ -98,6 +98,7 @@ pub fn prune(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     keep: &Keep,
+    by: Option<String>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<Old>, RetainFault> {
     let keys = |path: &Path| {
@@ -120,7 +121,7 @@ pub fn prune(
     drop(pruning);
     // In the epoch that stands there, however old: a start begins the next.
     let (log, _) = Log::open(Settings { begin: None, epoch_max: FOR_EVER, ..settings.clone() }, Arc::clone(clock))?;
-    log.seal_blocking(Event::Pruned { through: epoch_name(last.number) }, None)?;
+    log.seal_blocking(Event::Pruned { through: epoch_name(last.number) }, by)?;
     log.close()?;
     // Crash here: a record of what may be missing, and nothing is. The next run takes it away.
     let pruning = Pruning::begin(settings)?;

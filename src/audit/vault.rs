@@ -4,8 +4,9 @@
 //! these lines; line feeds fill it up. A destroyed key's slot is written over in place: it keeps the id, so that a key that was
 //! destroyed is told from one that is lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -86,6 +87,9 @@ pub struct Vault {
     slots: Vec<Slot>,
     by_id: HashMap<RecordKeyId, usize>,
     by_principal: HashMap<String, usize>,
+    /// Hashes of the principals whose keys were destroyed since this was opened.
+    gone: HashSet<u64>,
+    hashing: RandomState,
     dirty: bool,
 }
 
@@ -133,7 +137,8 @@ impl Vault {
     #[must_use]
     pub fn empty(path: &Path) -> Self {
         let (by_id, by_principal) = (HashMap::new(), HashMap::new());
-        Self { path: path.to_owned(), file: None, slots: Vec::new(), by_id, by_principal, dirty: false }
+        let (gone, hashing) = (HashSet::new(), RandomState::new());
+        Self { path: path.to_owned(), file: None, slots: Vec::new(), by_id, by_principal, gone, hashing, dirty: false }
     }
 
     fn keep(&mut self, slot: Slot) {
@@ -162,6 +167,9 @@ impl Vault {
             Some(place) => *place,
             None => {
                 let (id, key) = (RecordKeyId(entropy()?), Zeroizing::new(entropy()?));
+                if self.gone.remove(&self.hashing.hash_one(principal)) {
+                    tracing::warn!(record_key = %id, "a principal that was forgotten is recorded again: a token in its name still holds");
+                }
                 let made = crate::audit::inside::moment(now);
                 self.keep(Slot { id, made, principal: principal.to_owned(), key: Some(key) });
                 let place = self.slots.len() - 1;
@@ -208,6 +216,7 @@ impl Vault {
         let slot = self.slots.get_mut(place).ok_or(VaultFault::Unknown)?;
         slot.key = None;
         let principal = std::mem::take(&mut slot.principal);
+        self.gone.insert(self.hashing.hash_one(&principal));
         if self.by_principal.get(&principal) == Some(&place) {
             self.by_principal.remove(&principal);
         }

@@ -1,5 +1,7 @@
 //! `token-shield audit …`: what anybody who has the log's folder can ask of it, without a gateway.
 
+#[cfg(feature = "gateway")]
+mod custody;
 mod export;
 #[cfg(feature = "gateway")]
 pub(super) mod keep;
@@ -7,6 +9,7 @@ mod prove;
 #[cfg(feature = "gateway")]
 mod prune;
 mod read;
+mod trust;
 #[cfg(feature = "gateway")]
 pub(super) mod why;
 
@@ -19,18 +22,21 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Failure;
+use super::{Ended, Failure};
 use crate::audit::export::OwnKeys;
-use crate::audit::note::{self, LogKeys};
 use crate::audit::record::Opener;
 use crate::audit::vault::Vault;
-use crate::audit::verify::{Seen, Wanted, verify};
+use crate::audit::verify::{Fault, Seen, Wanted, verify};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
+use trust::{Known, Trust};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Verify every record, the tree over them, and that nothing acknowledged is missing. Nothing is locked or changed.
-    #[command(after_help = "Example: token-shield audit verify ./data/audit --key ./log.vkeys --head ./data/secret/head")]
+    #[command(
+        after_help = "Example: token-shield audit verify ./data/audit --log-keys ./log.vkeys --head ./data/secret/head\n\n\
+        Exit codes: 0 valid to its end, 1 not valid, 4 valid as far as it goes, and nothing proves where it ends."
+    )]
     Verify(Verify),
     /// Show records, opened with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
@@ -44,15 +50,18 @@ pub(super) enum Verb {
     /// Sum up what was used, for chargeback.
     #[command(after_help = "Example: token-shield audit usage --by principal,model --since 30d --csv")]
     Usage(read::Usage),
-    /// Prove that a record is in the log (C2SP tlog-proof).
+    /// Prove that a record is in the log: a receipt (C2SP tlog-proof) that carries the record.
     #[command(after_help = "Example: token-shield audit prove dev/e000001#14 --out answer.tlog-proof")]
     Prove(prove::Prove),
-    /// Verify such a proof.
-    #[command(after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --key ./log.vkeys")]
+    /// Verify such a receipt.
+    #[command(after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --log-keys ./log.vkeys")]
     VerifyReceipt(prove::VerifyReceipt),
     /// Hand out the keys of single records: each opens that record and no other.
     #[command(after_help = "Example: token-shield audit disclose 14 15 > for-the-court.jsonl")]
     Disclose(prove::Disclose),
+    /// Verify what audit disclose handed out, and show it.
+    #[command(after_help = "Example: token-shield audit verify-disclosure for-the-court.jsonl --log-keys ./log.vkeys")]
+    VerifyDisclosure(prove::VerifyDisclosure),
     /// Copy closed epochs, with keys that open their records and no others: for a regulator.
     #[command(
         after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 --principal user:ada"
@@ -71,7 +80,7 @@ pub(super) enum Verb {
 struct Keys {
     /// The record keys, or the keys.jsonl of an export; DIR/../secret/record-keys or DIR/../keys.jsonl where that is there. Without
     /// them sealed records stay closed.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "record-keys", alias = "keys", value_name = "FILE")]
     keys: Option<PathBuf>,
 }
 
@@ -87,11 +96,18 @@ impl Keys {
     }
 }
 
-/// The public keys of a log's epochs.
-fn verifier_keys(path: &Path) -> Result<Vec<LogKeys>, Failure> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| format!("{}: {error}; name the log's public keys with --key FILE", path.display()))?;
-    Ok(note::read_vkeys(&text)?)
+/// Asks a person who sits at the terminal whether they mean it; elsewhere the command itself says so.
+#[cfg(feature = "gateway")]
+fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
+    use std::io::{IsTerminal as _, Write as _};
+    if yes || !std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err("nothing was changed".into()) }
 }
 
 fn now() -> Timestamp {
@@ -116,9 +132,8 @@ pub(super) struct Verify {
     /// The log's folder.
     #[arg(default_value = "./data/audit")]
     dir: PathBuf,
-    /// The public keys of the log (log.vkeys); DIR/../log.vkeys where it is not said. Keep a copy where the gateway cannot write.
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    trust: Trust,
     /// A checkpoint of former times: proves that the log has only grown since.
     #[arg(long, value_name = "CHECKPOINT")]
     since: Option<PathBuf>,
@@ -141,6 +156,7 @@ impl Verb {
             Self::Prove(prove) => prove.run(),
             Self::VerifyReceipt(receipt) => receipt.run(),
             Self::Disclose(disclose) => disclose.run(),
+            Self::VerifyDisclosure(disclosure) => disclosure.run(),
             Self::Export(export) => export.run(),
             Self::Replay(replay) => replay.run(),
             #[cfg(feature = "gateway")]
@@ -151,36 +167,70 @@ impl Verb {
 
 impl Verify {
     fn run(self) -> Result<(), Failure> {
-        let beside = self.dir.join("../secret/head");
-        let head = self.head.or_else(|| beside.exists().then_some(beside));
-        let keys = self.key.unwrap_or_else(|| self.dir.join("../log.vkeys"));
-        let keys = verifier_keys(&keys)?;
-        let since = self
-            .since
-            .map(|path| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display())))
-            .transpose()?;
-        let wanted = Wanted { dir: &self.dir, keys: &keys, head: head.as_deref(), since: since.as_deref() };
-        let bar = bar(self.json);
+        let checked = Checked::of(&self.dir, &self.trust, (self.head, self.since), self.json)?;
+        let known = &checked.known;
+        if !self.json {
+            known.warn();
+        }
+        match checked.seen {
+            Ok(seen) => {
+                let proven = checked.heads && ends(&seen);
+                if self.json {
+                    let epochs: Vec<_> = seen.iter().map(|epoch| row(epoch, known)).collect();
+                    println!(
+                        "{}",
+                        serde_json::json!({
+                            "valid": true, "end_proven": proven, "epochs": epochs, "keys_from": known.from, "keys_beside": known.beside,
+                        })
+                    );
+                } else {
+                    seen.iter().for_each(|epoch| say(epoch, known));
+                    println!("keys from {}", known.from.display());
+                }
+                if proven { Ok(()) } else { Err(Ended::unproven().into()) }
+            }
+            Err(fault) if self.json => {
+                let what = fault.to_string();
+                println!(
+                    "{}",
+                    serde_json::json!({ "valid": false, "epoch": fault.epoch(), "index": fault.index(), "fault": what })
+                );
+                Err("the log does not verify".into())
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+/// Whether the head speaks of the log's last epoch, or of one behind it that has not begun.
+fn ends(seen: &[Seen]) -> bool {
+    let spoken_of = seen.iter().rposition(|epoch| epoch.acknowledged.is_some());
+    spoken_of.is_none_or(|place| place + 1 == seen.len())
+}
+
+/// A log that was verified, and with which keys.
+struct Checked {
+    known: Known,
+    seen: Result<Vec<Seen>, Fault>,
+    /// There was a head.
+    heads: bool,
+}
+
+impl Checked {
+    fn of(dir: &Path, trust: &Trust, (head, since): (Option<PathBuf>, Option<PathBuf>), quiet: bool) -> Result<Self, Failure> {
+        let beside = dir.join("../secret/head");
+        let head = head.or_else(|| beside.exists().then_some(beside));
+        let known = trust.read(&dir.join("../log.vkeys"), Some(&dir.join("..")))?;
+        let since = since.map(|path| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display())));
+        let since = since.transpose()?;
+        let wanted = Wanted { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
+        let bar = bar(quiet);
         let seen = verify(&wanted, |done, of| {
             bar.set_length(of);
             bar.set_position(done);
         });
         bar.finish_and_clear();
-        match seen {
-            Ok(seen) if self.json => {
-                println!("{}", serde_json::json!({ "valid": true, "epochs": seen.iter().map(row).collect::<Vec<_>>() }))
-            }
-            Ok(seen) => seen.iter().for_each(say),
-            Err(fault) if self.json => {
-                println!(
-                    "{}",
-                    serde_json::json!({ "valid": false, "epoch": fault.epoch(), "index": fault.index(), "fault": fault.to_string() })
-                );
-                return Err("the log does not verify".into());
-            }
-            Err(fault) => return Err(fault.into()),
-        }
-        Ok(())
+        Ok(Self { known, seen, heads: head.is_some() })
     }
 }
 
@@ -198,16 +248,17 @@ fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::no_length().with_style(counting()).with_message(of) }
 }
 
-fn row(epoch: &Seen) -> serde_json::Value {
+fn row(epoch: &Seen, known: &Known) -> serde_json::Value {
     let (first, last) = epoch.times.clone().unzip();
     serde_json::json!({
         "origin": epoch.origin, "records": epoch.size, "signed": epoch.signed, "root": STANDARD.encode(epoch.root),
         "acknowledged": epoch.acknowledged, "first": first, "last": last, "unfinished_bytes": epoch.torn,
         "unfinished_files": epoch.unfinished, "lost_after": epoch.lost, "pruned": epoch.pruned,
+        "fingerprint": known.fingerprint(&epoch.origin),
     })
 }
 
-fn say(epoch: &Seen) {
+fn say(epoch: &Seen, known: &Known) {
     println!("valid: {}, {} records, root {}", epoch.origin, epoch.size, STANDARD.encode(epoch.root));
     if let Some((first, last)) = &epoch.times {
         println!("  from {first} to {last}");
@@ -231,4 +282,5 @@ fn say(epoch: &Seen) {
     if epoch.pruned {
         println!("  its records were moved away; its tree and its checkpoint are here");
     }
+    println!("  keys {}", known.fingerprint(&epoch.origin).unwrap_or_default());
 }

@@ -1,19 +1,34 @@
 //! `token-shield backup` and `token-shield restore`: everything that a gateway cannot be without, in a folder.
 
 use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use zeroize::Zeroizing;
 
 use super::audit::bar;
+use super::door::{own_name, send_to};
 use super::{Failure, Place};
 use crate::audit::copy::{self, Sink, read};
-use crate::audit::note;
+use crate::audit::event::{Event, Previous};
+use crate::audit::head::Head;
+use crate::audit::log::{Log as AuditLog, NewEpoch, Settings};
+use crate::audit::outside::Outside;
+use crate::audit::record::{Held, Opener as _};
 use crate::audit::vault::{Vault, VaultFault};
 use crate::audit::verify::{Seen, Wanted, verify};
+use crate::audit::{note, reader};
+use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::control::Command;
+use crate::control::api::Request;
 use crate::durable;
+use crate::guard::settings::Jwks;
 
 /// The config's name in a backup, as in a data folder.
 const CONFIG: &str = "token-shield.toml";
@@ -89,8 +104,8 @@ impl Log {
         Ok(seen?)
     }
 
-    /// Copies everything to `to`; the head, which says that the rest is there, last.
-    fn copy(&self, to: &Self, (sealing, operators): (bool, bool)) -> Result<(), Failure> {
+    /// Copies everything to `to`; the head, which says that the rest is there, last and to the file `head`.
+    fn copy(&self, to: &Self, head_to: &Path, (sealing, operators): (bool, bool)) -> Result<(), Failure> {
         let mut sink = Sink::default();
         let head = copy::log(&self.audit, &self.head, &to.audit, &mut sink)?;
         // After the log: a record's key was there before the record.
@@ -105,9 +120,58 @@ impl Log {
             sink.put(&to.vkeys, &bytes)?;
         }
         sink.settle()?;
-        sink.put(&to.head, &head)?;
+        sink.put(head_to, &head)?;
         Ok(sink.settle()?)
     }
+
+    /// What a gateway could not go on without, and is not there: of what a backup with keys has.
+    fn lacks(&self, config: &Config, origin: &str, operators: bool) -> Result<Vec<String>, Failure> {
+        let mut lacks = Vec::new();
+        if !self.record_keys.exists() {
+            lacks.push("secret/record-keys, which opens the records".to_owned());
+        } else {
+            let vault = Vault::read(&self.record_keys)?;
+            let missing = unopened(&self.audit, &vault)?;
+            if missing > 0 {
+                lacks.push(format!("the keys of {missing} records, which secret/record-keys does not have"));
+            }
+        }
+        let epoch = origin.rsplit('/').next().unwrap_or_default();
+        if config.audit.signing_key.is_none() && !self.log_keys.join(format!("{epoch}.key")).exists() {
+            lacks.push(format!("secret/log/{epoch}.key, which signs the log"));
+        }
+        let own = |path: &Path| path.parent() == Some(&config.data.join("keys"));
+        let sets = config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref().and_then(Jwks::file));
+        for set in sets.filter(|path| own(path)) {
+            let Some(name) = set.file_name() else { continue };
+            if !self.keys.join(name).exists() {
+                lacks.push(format!("keys/{}, an issuer's public keys", name.to_string_lossy()));
+            }
+        }
+        if operators && !has_private_key(&self.keys) {
+            lacks.push("private keys in keys (--with-operator-keys)".to_owned());
+        }
+        Ok(lacks)
+    }
+}
+
+/// How many records are sealed with a key that was neither destroyed nor is there.
+fn unopened(audit: &Path, vault: &Vault) -> Result<u64, Failure> {
+    let mut missing = 0;
+    for epoch in reader::epochs(audit)? {
+        let _ = reader::each(&epoch, 0, |found| {
+            let key = Outside::read(found.bytes).ok().and_then(|outside| outside.record_key());
+            missing += u64::from(key.is_some_and(|id| matches!(vault.held(&id), Held::Missing)));
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(missing)
+}
+
+/// Whether a folder has a key with which tokens are signed.
+fn has_private_key(folder: &Path) -> bool {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| name.into_string().ok()).any(|name| !name.starts_with('.') && !name.ends_with(".pub"))
 }
 
 /// Copies the files in a folder whose names are `wanted`; one that is there already must be the same.
@@ -151,30 +215,43 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 impl Backup {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         if self.dir.exists() && !is_empty(&self.dir) {
             return Err(format!("{} is not empty: name a new folder", self.dir.display()).into());
         }
-        durable::make_private_dir(&self.dir)?;
         let (from, to) = (Log::of_config(&config), Log::of_folder(&self.dir));
+        if !from.head.exists() {
+            return Err(format!("{} is missing: there is no log to be backed up", from.head.display()).into());
+        }
+        // Before the copy: the backup has its own record.
+        let command = Command::BackupMade { keys: !self.without_keys, operator_keys: self.with_operator_keys };
+        let recorded = send_to(&config, Request::Command(command)).await;
+        durable::make_private_dir(&self.dir)?;
         let file = self.place.file();
         let text = fs::read(&file).map_err(durable::Fault::of("read", &file))?;
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
-        from.copy(&to, (!self.without_keys, self.with_operator_keys))?;
+        from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
         let seen = to.verify().map_err(|fault| format!("the copy in {} does not verify: {fault}", self.dir.display()))?;
-        self.say(&seen);
-        Ok(())
+        let origin = seen.last().map(|epoch| epoch.origin.clone()).unwrap_or_default();
+        let lacks = if self.without_keys { Vec::new() } else { to.lacks(&config, &origin, self.with_operator_keys)? };
+        self.say(&seen, &lacks);
+        if !lacks.is_empty() {
+            let (dir, lacks) = (self.dir.display(), lacks.join("; "));
+            return Err(format!("the backup in {dir} lacks {lacks}: it verifies, and no gateway can go on from it").into());
+        }
+        // A log that cannot be written any more is all the more to be backed up; that it was is then nowhere recorded.
+        recorded.map(|_| ()).map_err(|fault| format!("{} is whole, and it is not recorded: {fault}", self.dir.display()).into())
     }
 
-    fn say(&self, seen: &[Seen]) {
+    fn say(&self, seen: &[Seen], lacks: &[String]) {
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
         if self.place.json {
             let end = seen.last().map(|epoch| (epoch.origin.as_str(), epoch.size)).unzip();
             let moved: Vec<_> = seen.iter().filter(|epoch| epoch.pruned).map(|epoch| epoch.origin.as_str()).collect();
             println!(
                 "{}",
-                serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved })
+                serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved, "lacks": lacks })
             );
         } else {
             println!("{}: {records} records in {} epochs, verified", self.dir.display(), seen.len());
@@ -198,8 +275,12 @@ impl Restore {
         let file = self.place.file();
         let own = if file.exists() { None } else { Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?) };
         let config = self.config(own.as_deref())?;
+        if UnixStream::connect(&config.proxy.admin).is_ok() {
+            return Err(format!("a gateway runs on {}: stop it first", config.data.display()).into());
+        }
         let to = Log::of_config(&config);
-        for path in [&to.audit, &to.head, &to.record_keys, &to.log_keys, &to.vkeys] {
+        let passing = to.head.with_file_name("head.restored");
+        for path in [&to.audit, &to.head, &passing, &to.record_keys, &to.log_keys, &to.vkeys] {
             if path.exists() {
                 return Err(format!("{} is there already: restore into a data folder without a log", path.display()).into());
             }
@@ -210,6 +291,8 @@ impl Restore {
             return Err(format!("{}: {what}", self.dir.display()).into());
         }
         let seen = from.verify().map_err(|fault| format!("the backup in {} does not verify: {fault}", self.dir.display()))?;
+        let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
+        let head = head.ok_or_else(|| format!("{}: no whole head stands there", from.head.display()))?;
         for folder in [&config.data, &config.data.join("secret")] {
             // A config's "." at the end is no folder to be made.
             durable::make_private_dir(&folder.components().collect::<PathBuf>())?;
@@ -217,9 +300,17 @@ impl Restore {
         if let Some(text) = own {
             durable::write_new(&file, &text, 0o600)?;
         }
-        from.copy(&to, (true, true))?;
+        // Without its head nobody goes on from the log before it says that it was restored.
+        from.copy(&to, &passing, (true, true))?;
+        let origin = begin(&config, &passing, head)?;
+        let moved = fs::rename(&passing, &to.head).map_err(durable::Fault::of("move", &passing));
+        moved.and_then(|()| durable::sync_dir(to.head.parent().unwrap_or(Path::new("."))))?;
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
-        println!("{}: {records} records in {} epochs", config.data.display(), seen.len());
+        if self.place.json {
+            println!("{}", serde_json::json!({ "dir": config.data, "records": records, "origin": origin }));
+        } else {
+            println!("{}: {records} records in {} epochs, and {origin} begins", config.data.display(), seen.len());
+        }
         eprintln!("what happened after the backup is unknown to it: revoke again what was revoked since");
         Ok(())
     }
@@ -236,4 +327,16 @@ impl Restore {
         }
         Ok(config)
     }
+}
+
+/// Begins a new epoch in a log that was restored, whose head is the file `passing`, and records what the backup's head said. A
+/// gateway that went on from the same log, before or beside this one, has another epoch there, under other keys.
+fn begin(config: &Config, passing: &Path, head: Head) -> Result<String, Failure> {
+    let begin = NewEpoch { reason: "restored from a backup".to_owned(), by: Some(own_name()), after_loss: false };
+    let settings = Settings { head: passing.to_owned(), begin: Some(begin), ..config.audit.clone() };
+    let (log, _) = AuditLog::open(settings, Arc::new(SystemClock::start()))?;
+    let head = Previous { origin: head.origin, size: head.size, root: STANDARD.encode(head.root) };
+    log.seal_blocking(Event::Restored { head }, Some(own_name()))?;
+    log.close()?;
+    Ok(log.origin().to_string())
 }

@@ -56,7 +56,7 @@ impl Door {
         let answer = match self {
             Self::Gateway(socket) => over(UnixStream::connect(socket).await?, &request).await?,
             Self::Books(_, control) => {
-                let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
+                let operator = Operator(own_name());
                 perform(control, &operator, request).await
             }
         };
@@ -73,6 +73,11 @@ impl Door {
             Self::Books(books, _) => Ok(books.log.close()?),
         }
     }
+}
+
+/// Who commands, where no gateway runs that could ask the kernel.
+pub(super) fn own_name() -> String {
+    format!("uid:{}", rustix::process::getuid().as_raw())
 }
 
 async fn over(stream: UnixStream, request: &Request) -> Result<Answer, Failure> {

@@ -61,7 +61,7 @@ impl Noun {
                 Self::Model(verb) => verb.run().await,
                 Self::Why(why) => why.run().await,
                 Self::Clock(verb) => verb.run().await,
-                Self::Backup(backup) => backup.run(),
+                Self::Backup(backup) => backup.run().await,
                 Self::Restore(restore) => restore.run(),
                 Self::Config(verb) => verb.run(),
             }

@@ -1,5 +1,5 @@
 //! The command line: `token-shield NOUN VERB`. Results on standard output, everything else on standard error; exit 0 done,
-//! 1 refused or invalid, 2 usage.
+//! 1 refused or invalid, 2 usage, 4 valid as far as it goes, with an end that nothing proves.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where results are printed")]
 
 #[cfg(feature = "gateway")]
@@ -50,6 +50,22 @@ use gateway::{Place, agent_name};
 /// What went wrong, for a person to read.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// An end with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Ended {
+    code: u8,
+    what: &'static str,
+}
+
+impl Ended {
+    /// What is there verifies, and nothing says that nothing is missing behind it.
+    const fn unproven() -> Self {
+        let what = "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
+        Self { code: 4, what }
+    }
+}
+
 #[derive(Parser)]
 #[command(name = "token-shield", version, about = "An authentication gateway in front of inference servers.")]
 struct Cli {
@@ -79,7 +95,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("token-shield: {failure}");
-            ExitCode::FAILURE
+            failure.downcast_ref::<Ended>().map_or(ExitCode::FAILURE, |ended| ExitCode::from(ended.code))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The life of a command: checked against the books, sealed, then applied. The only door through which state changes.
 
 pub mod api;
+mod forget;
 mod handles;
 mod models;
 mod records;
@@ -75,6 +76,9 @@ pub enum ControlFault {
     /// A model whose weights cannot be accepted.
     #[error("model {0}: {1}")]
     Model(String, &'static str),
+    /// A principal that is to be forgotten, and in whose name somebody can still act.
+    #[error("it is still acted for, and would be recorded again: {0}; revoke them first, or all of it at once with --revoke")]
+    Acting(String),
     /// A reason is missing.
     #[error("a reason of 1 to 256 bytes is required (--reason)")]
     Reason,
@@ -151,6 +155,9 @@ impl Control {
 
     async fn carry_out(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
         let _turn = self.one_at_a_time.lock().await;
+        if let Command::EpochBegin { reason } = command {
+            return self.epoch_begun(operator, reasoned(reason)?).await;
+        }
         let note = self.note(&command);
         let events = self.check(command)?;
         let mut sealed = Vec::with_capacity(events.len());
@@ -219,6 +226,9 @@ impl Control {
 
     /// What the operator may not have expected of a command.
     fn note(&self, command: &Command) -> Option<String> {
+        if let Command::PrincipalForget { .. } = command {
+            return Some(forget::STAYS.to_owned());
+        }
         if let Command::ModelAccept { model, .. } = command {
             return self.without_pin(model);
         }
@@ -268,7 +278,17 @@ impl Control {
                 let behind_ms = u64::try_from(self.ratchet.behind().as_millis()).unwrap_or(u64::MAX);
                 Ok(vec![Event::Clock { behind_ms, accepted: true }])
             }
-            Command::PrincipalForget { principal } => Ok(vec![self.forgotten(&principal.parse()?)?]),
+            // It is no record of its own: the log writes the first one of the new epoch.
+            Command::EpochBegin { .. } => Ok(Vec::new()),
+            Command::PrincipalForget { principal, revoke, reason } => {
+                self.forgotten(&principal.parse()?, revoke, reason.map(reasoned).transpose()?)
+            }
+            Command::BackupMade { keys, operator_keys } => Ok(vec![Event::Backup { keys, operator_keys }]),
+            Command::EpochsExported { epochs, principal, keys } => {
+                let principal = principal.map(|principal| principal.parse()).transpose()?;
+                Ok(vec![Event::Exported { epochs: epochs.join(" "), principal, keys }])
+            }
+            Command::RecordsDisclosed { records } => Ok(vec![Event::Disclosed { records: records.join(" ") }]),
             Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),
             Command::ModelAccept { model, reason } => self.model_accepted(&model, &reasoned(reason)?),
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),

@@ -1,13 +1,12 @@
 //! Commands and questions about the log itself.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
 
-use super::{Control, ControlFault};
+use super::{Control, ControlFault, Operator, Reply};
 use crate::audit::entry::Pen;
 use crate::audit::event::Event;
-use crate::audit::record::RecordKeyId;
-use crate::audit::vault::VaultFault;
-use crate::id::{Principal, RequestId};
+use crate::audit::log::LogFault;
+use crate::id::RequestId;
 
 impl Control {
     /// Lets operators ask what the gateway has told callers.
@@ -22,11 +21,15 @@ impl Control {
         Ok(told.and_then(|told| serde_json::to_value(told).ok()))
     }
 
-    /// The record of a principal's key being destroyed.
-    pub(super) fn forgotten(&self, principal: &Principal) -> Result<Event, ControlFault> {
-        let vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-        let id = vault.id_of(principal.as_str()).ok_or(VaultFault::Unknown)?;
-        Ok(Event::Forgotten { record_key: id.to_string() })
+    /// Lets the log begin its next epoch. Whoever is served meanwhile goes on.
+    pub(super) async fn epoch_begun(&self, operator: &Operator, reason: String) -> Result<Reply, ControlFault> {
+        let (log, by) = (Arc::clone(&self.log), operator.0.clone());
+        let begun = tokio::task::spawn_blocking(move || log.begin_epoch(reason, Some(by))).await;
+        let origin = begun.unwrap_or(Err(LogFault::Stopped))?;
+        if let Some(metrics) = &self.metrics {
+            metrics.audit_record("epoch");
+        }
+        Ok(Reply { sealed: vec![0], rows: vec![serde_json::json!({ "origin": &*origin })], note: None })
     }
 
     /// Does what a record about the log itself says: takes the clock as it is, or destroys a key and lets the books go of whom it
@@ -35,15 +38,8 @@ impl Control {
         if let Event::Clock { accepted: true, .. } = event {
             self.ratchet.accept();
         }
-        let Event::Forgotten { record_key } = event else { return Ok(()) };
-        let id: RecordKeyId = record_key.parse().map_err(|_| VaultFault::Unknown)?;
-        let mut vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-        let principal = vault.principals().find(|(_, known)| *known == id).map(|(principal, _)| principal.to_owned());
-        // Crash before this: the record stands, and the next start destroys the key.
-        vault.destroy(&id)?;
-        drop(vault);
-        if let Some(principal) = principal.and_then(|principal| principal.parse().ok()) {
-            self.registry.forget(&principal);
+        if let Event::Forgotten { record_key, .. } = event {
+            self.forget(record_key)?;
         }
         Ok(())
     }

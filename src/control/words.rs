@@ -66,6 +66,38 @@ pub enum Command {
     PrincipalForget {
         /// The principal.
         principal: String,
+        /// Revoke its agents, tokens and handles first; where it is not said, such a principal is not forgotten.
+        #[serde(default)]
+        revoke: bool,
+        /// Why.
+        #[serde(default)]
+        reason: Option<String>,
+    },
+    /// Says that the log is about to be copied into a backup.
+    BackupMade {
+        /// With what opens and signs records.
+        keys: bool,
+        /// With the private keys that tokens are signed with.
+        operator_keys: bool,
+    },
+    /// Says that closed epochs are about to be handed out.
+    EpochsExported {
+        /// Their names.
+        epochs: Vec<String>,
+        /// Whose records the keys open that go along, where they are of one principal.
+        principal: Option<String>,
+        /// With keys that open records.
+        keys: bool,
+    },
+    /// Says that records are about to be handed out with their own keys.
+    RecordsDisclosed {
+        /// Their names.
+        records: Vec<String>,
+    },
+    /// Closes the log's epoch and begins the next.
+    EpochBegin {
+        /// Why.
+        reason: String,
     },
     /// Lets a model have the weights that it is seen to have.
     ModelAccept {

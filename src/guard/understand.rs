@@ -107,5 +107,8 @@ pub fn model_changed(model: &str) -> Refusal {
 #[must_use]
 pub fn not_found(model: &str) -> Refusal {
     let shown: String = model.chars().filter(|character| !character.is_control()).take(80).collect();
-    Refusal::new(Code::ModelNotFound).saying(format!("There is no model {shown:?} for this token.")).at("model")
+    Refusal::new(Code::ModelNotFound)
+        .saying(format!("There is no model {shown:?} for this token."))
+        .because(format_args!("asked for {shown:?}"))
+        .at("model")
 }

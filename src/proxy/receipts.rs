@@ -48,7 +48,7 @@ fn find(dir: &Path, vault: &Arc<Mutex<Vault>>, agent: &AgentName, (epoch, index)
     if told.text("agent").as_deref() != Some(agent.as_str()) {
         return Err(Code::ReceiptUnknown.into());
     }
-    receipt::prove(epoch, index).map(Bytes::from).map_err(|fault| {
+    receipt::receipt(epoch, index, &bytes).map(Bytes::from).map_err(|fault| {
         let early = matches!(fault, ProofFault::Early { .. });
         if early { Refusal::new(Code::ReceiptEarly).after(SOON) } else { Refusal::new(Code::Internal).because(fault) }
     })

@@ -225,7 +225,7 @@ pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Respon
 /// A whole answer; its entry is closed.
 #[must_use]
 pub fn whole(sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Body> {
-    let outcome = about.outcome.map(|origin| owned(format!("{origin}#{}", sealed.index())));
+    let outcome = about.outcome.map(|_| owned(sealed.record().to_owned()));
     let mut response = head(about, Body::Whole(bytes));
     if let Some(outcome) = outcome {
         response.headers_mut().insert(OUTCOME, outcome);

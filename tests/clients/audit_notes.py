@@ -15,8 +15,8 @@ ALGORITHMS = ((b"\xfftoken-shield ML-DSA-65", 1952, MLDSA65PublicKey), (b"\x01",
 NUMBER, HASH = "(0|[1-9][0-9]{0,15})", rb"([A-Za-z0-9+/]{43}=)"
 SIGNATURE = r"— ([^\s+\x00-\x1f]+) ([A-Za-z0-9+/]{7,}=*)\n"
 CHECKPOINT = re.compile(rf"(([^\x00-\x1f]+)\n{NUMBER}\n{HASH.decode()}\n)\n((?:{SIGNATURE})+)")
-HEAD = re.compile(rb"(token-shield head 1\n([^\n]+)\n%b\n%b\n(?P<number>[0-9]+)\n)(?P<sum>%b)\n*" % (NUMBER.encode(), HASH, HASH))
-NOTE = re.compile(rb"token-shield note 1\n(?P<number>[0-9]+)\n(?P<sum>%b)\n([^\0]+)\0*" % HASH)
+HEAD = re.compile(rb"(token-shield head 1\n([^\n]+)\n%b\n%b\n(?P<number>0|[1-9][0-9]*)\n)(?P<sum>%b)\n*" % (NUMBER.encode(), HASH, HASH))
+NOTE = re.compile(rb"token-shield note 1\n(?P<number>0|[1-9][0-9]*)\n(?P<sum>%b)\n([^\0]+)\0*" % HASH)
 
 Note = NamedTuple("Note", [("origin", str), ("size", int), ("root", str)])  # the root in base64, as it is written
 Keys = dict[tuple[str, bytes], tuple[int, MLDSA65PublicKey | Ed25519PublicKey]]  # by name and id: place in ALGORITHMS, key
@@ -84,7 +84,7 @@ def _newer(data: bytes, form: re.Pattern[bytes], *hashed: int) -> list[str] | No
     for place, slot in enumerate((form.fullmatch(data, 0, middle), form.fullmatch(data, middle))):
         if not slot or int(slot["number"]) % 2 != place:
             continue
-        if sha256(b"\n".join(slot[group] for group in hashed)).digest() == base64.b64decode(slot["sum"]):
+        if base64_of(sha256(b"\n".join(slot[group] for group in hashed)).digest()).encode() == slot["sum"]:
             slots[int(slot["number"])] = slot
     return [group.decode(errors="replace") for group in slots[max(slots)].groups()] if slots else None
 

@@ -20,7 +20,7 @@ from audit_records import (
     root_of, shape, tile_path,
 )
 
-__all__ = ["Epoch", "Fault", "crc32c", "open_record", "open_with", "record_at", "since", "verify", "verify_proof"]
+__all__ = ["Epoch", "Fault", "crc32c", "open_record", "open_with", "record_at", "since", "verify", "verify_disclosure", "verify_proof", "verify_receipt"]
 
 TORN, LOSS, LOOKS = 256 * 1024, "after-loss: ", 3
 EPOCH = re.compile("e(?!000000)([0-9]{6})")
@@ -368,8 +368,32 @@ def verify_proof(proof: str, record: bytes, vkeys: str) -> None:
         raise Fault("proof: the record is not in the tree", int(lines[2]))
 
 
+def verify_receipt(receipt: str, vkeys: str) -> bytes:
+    """Verifies a receipt, a tlog-proof that carries its record; returns the record."""
+    if not (lines := PROOF.fullmatch(receipt)) or lines[1] is None:
+        raise Fault("receipt: not a tlog-proof that carries a record")
+    record = unbase64(lines[1], "receipt: the record")
+    verify_proof(receipt, record, vkeys)
+    return record
+
+
+def verify_disclosure(line: str, vkeys: str) -> dict[str, Any]:
+    """Verifies a line that `audit disclose` printed; returns what is inside the record."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or row.keys() != {"bytes", "key", "proof", "record"} or not all(isinstance(row[name], str) for name in row):
+        raise Fault("disclosure: not a line of audit disclose, or without a proof")
+    record, key = unbase64(row["bytes"], "disclosure: the record"), unbase64(row["key"], "disclosure: the key", url=True)
+    verify_proof(row["proof"], record, vkeys)
+    lines = PROOF.fullmatch(row["proof"])
+    if row["record"] != f"{lines[4].split(chr(10))[0].rpartition('/')[2]}#{lines[2]}":
+        raise Fault("disclosure: the proof is of another record")
+    if len(key) != 32:
+        raise Fault("disclosure: not a key of 32 bytes")
+    return open_with(record, key)
+
+
 def main() -> int:
-    """Verifies a log from the command line; returns 0 if nothing is wrong with it."""
+    """Verifies a log from the command line; returns 0 if nothing is wrong with it, 4 if nothing proves where it ends."""
     parser = argparse.ArgumentParser(description="Verifies an audit log.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="DATA/audit")
     parser.add_argument("--vkeys", metavar="FILE", type=Path, required=True, help="the verifier keys, as in DATA/log.vkeys")
@@ -383,7 +407,9 @@ def main() -> int:
         print(json.dumps({"fault": str(fault), "index": getattr(fault, "index", None)}) if asked.json else f"FAULT: {fault}")
         return 1
     print(json.dumps({"epochs": [asdict(epoch) for epoch in found]}) if asked.json else "\n".join(map(str, found)))
-    return 0
+    if not asked.head:
+        print("VALID PREFIX, END UNPROVEN: no head says where the log ends", file=sys.stderr)
+    return 0 if asked.head else 4
 
 
 if __name__ == "__main__":

@@ -124,10 +124,12 @@ def test_strangers_verify_one_record_and_read_that_one(upstream: FakeUpstream, t
         audit_verifier.verify_proof(str(shown["proof"]), other, vkeys)
     proof = tmp_path / "proof"
     assert binary("audit", "prove", names[2], *folder, "--out", str(proof)).code == 0
-    checked = binary("audit", "verify-receipt", str(proof), "--key", str(own.data / "log.vkeys"))
+    checked = binary("audit", "verify-receipt", str(proof), "--log-keys", str(own.data / "log.vkeys"))
     assert checked.code == 0 and f"record {names[2].split('#')[1]} of gw/e000001" in checked.out
-    (tmp_path / "proof.record").write_bytes(other)
-    assert binary("audit", "verify-receipt", str(proof), "--key", str(own.data / "log.vkeys")).code == 1
+    (tmp_path / "other").write_bytes(other)
+    words = ["verify-receipt", str(proof), "--log-keys", str(own.data / "log.vkeys"), "--record", str(tmp_path / "other")]
+    differs = binary("audit", *words)
+    assert differs.code == 1 and "another record" in differs.err
 
 
 def test_an_agent_gets_receipts_of_its_own_records(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_a_principal_is_forgotten_and_its_revocations_are_not(upstream: FakeUpst
         assert ask(own, "x", token).status_code == 401
         before = verified(own, live=True)[0].size
         assert len(query(own, "--principal", "user:ada")) >= 7
-        own.command("audit", "forget", "user:ada")
+        own.command("audit", "forget", "user:ada", "--revoke")
         kept = [path for path in own.data.rglob("*") if path.is_file() and path.suffix != ".sock"]
         assert [path for path in kept if b"user:ada" in path.read_bytes()] == [], "nothing is left of it"
         assert query(own, "--principal", "user:ada") == [] and len(query(own, "--principal", "team:tests")) >= 2
@@ -322,7 +324,8 @@ def test_old_records_go_to_the_archive_at_a_start(upstream: FakeUpstream, tmp_pa
         seen = verified(own, live=True)
         assert [epoch.pruned for epoch in seen] == [True, False, False]
         done = binary("audit", "verify", str(archive), "--key", str(own.data / "log.vkeys"), "--json")
-        assert done.code == 0 and [row["pruned"] for row in json.loads(done.out)["epochs"]] == [False]
+        assert done.code == 4, "an archive has no head: nothing proves where it ends"
+        assert [row["pruned"] for row in json.loads(done.out)["epochs"]] == [False]
         kept = binary("audit", "query", str(archive), "--request", request, "--keys", str(own.data / "secret/record-keys"))
         assert kept.out.count("\n") == 2, kept.err
         assert code(ask(own, "x", revoked)) == (401, "token-revoked"), "what was revoked stays so"

@@ -22,4 +22,5 @@ mod standing;
 mod tamper;
 mod tls;
 mod token;
+mod turn;
 mod vectors;

@@ -30,7 +30,7 @@ fn kid(epoch: i64, number: u64) -> KeyId {
 
 /// What is revoked, in order; `begin` where a new epoch is wanted.
 fn opened(data: &Path, at: i64, begin: bool) -> Result<(Log, Vec<KeyId>), LogFault> {
-    let begin = begin.then(|| NewEpoch { reason: "for a test".to_owned(), after_loss: false });
+    let begin = begin.then(|| NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: false });
     let clock = Arc::new(ManualClock::at(Timestamp(at)));
     let (log, recovered) = Log::open(Settings { begin, ..settings(data) }, clock)?;
     let revoked = recovered.records.iter().filter_map(|record| {
@@ -218,7 +218,7 @@ fn a_clock_far_ahead_of_the_log_is_doubtful() {
 fn an_epoch_of_which_something_was_lost_stays() {
     let data = grown();
     let (data, clock) = (data.path(), Arc::new(ManualClock::at(Timestamp(LONG_AGO + 250 * DAY))));
-    let begin = Some(NewEpoch { reason: "for a test".to_owned(), after_loss: true });
+    let begin = Some(NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: true });
     let (log, _) = Log::open(Settings { begin, ..settings(data) }, clock).expect("a log");
     log.close().expect("closed");
     // All of it is under its checkpoint: nothing but the next epoch says that something was lost.

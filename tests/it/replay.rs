@@ -282,7 +282,7 @@ fn a_part_of_a_log_misses_no_reasons_that_may_stand_before_it() {
     let book = Book::new();
     book.add(standing("acme/reader", Standing::Suspended));
     book.log.close().expect("closed");
-    let begin = Some(NewEpoch { reason: "a test".to_owned(), after_loss: false });
+    let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
     let own = settings(book.data.path());
     let (log, _) = Log::open(Settings { begin, ..own.clone() }, Arc::clone(&book.clock) as _).expect("a log");
     log.seal_blocking(refusal("agent-suspended"), None).expect("sealed");
@@ -341,7 +341,7 @@ fn an_export_opens_its_own_records_and_no_others() {
     seal(&log, admission(1));
     seal(&log, token_revoked(1));
     log.close().expect("closed");
-    let begin = Some(NewEpoch { reason: "a test".to_owned(), after_loss: false });
+    let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
     let (log, _) = Log::open(Settings { begin, ..settings(data.path()) }, Arc::clone(&clock) as _).expect("a log");
     seal(&log, admission(2));
     log.close().expect("closed");
@@ -351,7 +351,8 @@ fn an_export_opens_its_own_records_and_no_others() {
     let (done, said) = audit(&["export", to, "--dir", dir]);
     assert!(done && said.contains("e000001: 2 records") && !said.contains("e000002:"), "{said}");
     let (exported, keys, vkeys) = (format!("{to}/audit"), format!("{to}/keys.jsonl"), format!("{to}/log.vkeys"));
-    assert!(audit(&["verify", &exported, "--key", &vkeys]).0);
+    let (_, said) = audit(&["verify", &exported, "--log-keys", &vkeys]);
+    assert!(said.contains("valid: gw.example/e000001") && said.contains("END UNPROVEN"), "no head goes along: {said}");
     let opened = |dir: &str, keys: &str| {
         let (done, said) = audit(&["query", dir, "--keys", keys]);
         assert!(done, "{said}");
@@ -367,12 +368,18 @@ fn an_export_opens_its_own_records_and_no_others() {
     assert_eq!(opened(&format!("{one}/audit"), &format!("{one}/keys.jsonl")), expect(&["e000001#0"]));
     let none = format!("{to}-none");
     assert!(audit(&["export", &none, "--dir", dir, "--without-keys"]).0 && !Path::new(&none).join("keys.jsonl").exists());
+    let nowhere = format!("{to}-not");
     for (words, expect) in [
         (vec!["export", to, "--dir", dir], "is there already"),
+        (vec!["export", &nowhere, "--dir", &exported], "no closed epoch yet"),
+        (vec!["export", &nowhere, "--dir", dir, "--log-keys", "/nowhere"], "/nowhere"),
         (vec!["export", "/nowhere/x", "--dir", dir, "--epochs", "e000002"], "it is being written"),
         (vec!["export", "/nowhere/x", "--dir", dir, "--epochs", "e000007"], "there is no such epoch"),
     ] {
         let (done, said) = audit(&words);
         assert!(!done && said.contains(expect), "{said}");
     }
+    let left = fs::read_dir(data.path()).expect("the folder").map(|entry| entry.expect("entry").file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("out-not")).collect();
+    assert!(left.is_empty(), "what fails leaves nothing half: {left:?}");
 }

@@ -36,7 +36,7 @@ fn settings(data: &Path) -> Settings {
 
 fn event(number: u64) -> Event {
     let row = |whose: &str, stage| Row { whose: whose.to_owned(), stage, code: "no-such-token", count: number };
-    let tally = |row| Box::new(Tally { from: Timestamp(0), until: Timestamp(60_000), rows: vec![row], other: number });
+    let tally = |row| Box::new(Tally { principal: None, from: Timestamp(0), until: Timestamp(60_000), rows: vec![row], other: number });
     match number % 4 {
         0 => Event::Refusals(tally(row("ops/agent", None))),
         1 => Event::Strangers(tally(row("192.0.2.0/24", Some("token")))),
@@ -50,7 +50,7 @@ impl Built {
         let (data, older) = (folder(), folder());
         let mut since = Vec::new();
         for (epoch, records) in (1..).zip(RECORDS) {
-            let begin = (epoch > 1).then(|| NewEpoch { reason: "for a test".to_owned(), after_loss: false });
+            let begin = (epoch > 1).then(|| NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: false });
             let clock = Arc::new(ManualClock::at(Timestamp(1_790_000_000_000)));
             let time = Arc::clone(&clock) as Arc<dyn Clock>;
             let (log, _) = Log::open(Settings { begin, ..settings(data.path()) }, time).expect("log");

@@ -1,7 +1,7 @@
 //! Refusals that are not recorded one by one: counted, so that nobody can fill the disk with them, and remembered for a while,
 //! so that an operator can still be told why.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::audit::event::Event;
 use crate::audit::request::{ROWS_MAX, Row, Tally as Counted};
 use crate::clock::Timestamp;
-use crate::id::{AgentName, RequestId};
+use crate::id::{AgentName, Principal, RequestId};
 use crate::refusal::{Code, Refusal};
 
 /// Refusals of one agent and code that are recorded in a minute; the rest is counted.
@@ -68,14 +68,23 @@ impl Told {
     }
 }
 
+/// Counts by whose they are (the principal, where it is known, and the agent or network) and by code.
 #[derive(Default)]
 struct Counts {
-    rows: HashMap<(String, Code), u64>,
+    rows: HashMap<(Whose, Code), u64>,
     other: u64,
 }
 
+/// Who is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Whose {
+    principal: Option<Principal>,
+    /// The agent, or the network.
+    name: String,
+}
+
 impl Counts {
-    fn count(&mut self, whose: String, code: Code) {
+    fn count(&mut self, whose: Whose, code: Code) {
         let full = self.rows.len() >= ROWS;
         match self.rows.get_mut(&(whose.clone(), code)) {
             Some(count) => *count += 1,
@@ -86,19 +95,28 @@ impl Counts {
         }
     }
 
+    /// What was counted, a record for each principal: it lies under that one's record key, and is forgotten with it.
     fn events(&mut self, from: Timestamp, until: Timestamp, staged: bool, event: fn(Box<Counted>) -> Event) -> Vec<Event> {
-        let row = |((whose, code), count): ((String, Code), u64)| {
+        let mut by_principal: BTreeMap<Option<Principal>, Vec<Row>> = BTreeMap::new();
+        for ((whose, code), count) in self.rows.drain() {
             let stage = staged.then(|| code.stage().as_str());
-            Row { whose, stage, code: code.as_str(), count }
-        };
-        let mut rows: Vec<Row> = self.rows.drain().map(row).collect();
-        rows.sort_by(|one, other| (&one.whose, one.code).cmp(&(&other.whose, other.code)));
-        let mut other = std::mem::take(&mut self.other);
+            let row = Row { whose: whose.name, stage, code: code.as_str(), count };
+            by_principal.entry(whose.principal).or_default().push(row);
+        }
+        let other = std::mem::take(&mut self.other);
+        if other > 0 {
+            by_principal.entry(None).or_default();
+        }
         let mut events = Vec::new();
-        while !rows.is_empty() || other > 0 {
-            let rest = rows.split_off(rows.len().min(ROWS_MAX));
-            let rows = std::mem::replace(&mut rows, rest);
-            events.push(event(Box::new(Counted { from, until, rows, other: std::mem::take(&mut other) })));
+        for (principal, mut rows) in by_principal {
+            rows.sort_by(|one, other| (&one.whose, one.code).cmp(&(&other.whose, other.code)));
+            let mut other = if principal.is_none() { other } else { 0 };
+            while !rows.is_empty() || other > 0 {
+                let rest = rows.split_off(rows.len().min(ROWS_MAX));
+                let rows = std::mem::replace(&mut rows, rest);
+                let principal = principal.clone();
+                events.push(event(Box::new(Counted { principal, from, until, rows, other: std::mem::take(&mut other) })));
+            }
         }
         events
     }
@@ -149,7 +167,7 @@ impl Tally {
     }
 
     /// Whether this refusal is to be recorded; else it is counted now.
-    pub(super) fn agent(&self, agent: &AgentName, code: Code, now: Timestamp) -> bool {
+    pub(super) fn agent(&self, (agent, principal): (&AgentName, &Principal), code: Code, now: Timestamp) -> bool {
         let inner = &mut *self.lock();
         if inner.minute.plus(MINUTE) <= now {
             inner.minute = now;
@@ -164,12 +182,19 @@ impl Tally {
             inner.recorded_root.insert(root(agent).to_owned(), all.unwrap_or(0) + 1);
             return true;
         }
-        inner.agents.count(key.0, code);
+        inner.agents.count(Whose { principal: Some(principal.clone()), name: key.0 }, code);
         false
     }
 
     pub(super) fn stranger(&self, network: String, code: Code) {
-        self.lock().strangers.count(network, code);
+        self.lock().strangers.count(Whose { principal: None, name: network }, code);
+    }
+
+    /// Forgets what was counted and is remembered in a principal's name, and of these agents.
+    pub(super) fn forget(&self, principal: &Principal, agents: &[AgentName]) {
+        let inner = &mut *self.lock();
+        inner.agents.rows.retain(|(whose, _), _| whose.principal.as_ref() != Some(principal));
+        inner.ring.retain(|told| !agents.iter().any(|agent| told.agent.as_deref() == Some(agent.as_str())));
     }
 
     pub(super) fn tell(&self, told: Told) {
@@ -212,7 +237,8 @@ mod tests {
     #[test]
     fn the_first_ten_of_a_code_in_a_minute_are_recorded() {
         let tally = Tally::new(NOW);
-        let recorded = |name: &str, code, at| (0..100).filter(|_| tally.agent(&agent(name), code, at)).count();
+        let principal: Principal = "team:tests".parse().expect("principal");
+        let recorded = |name: &str, code, at| (0..100).filter(|_| tally.agent((&agent(name), &principal), code, at)).count();
         assert_eq!(recorded("a/b", Code::RateExceeded, NOW), 10);
         assert_eq!(recorded("a/b", Code::ModelNotFound, NOW), 10);
         let later = NOW.plus(MINUTE);

@@ -1,11 +1,21 @@
 //! An event as the members of a record, and back.
 
-use super::{Event, JWK_BYTES_MAX, TOKEN_BYTES_MAX};
+use super::{Event, JWK_BYTES_MAX, Previous, TOKEN_BYTES_MAX};
 use crate::audit::inside::{Members, Plain, cut, number};
 use crate::audit::record::RecordFault;
 use crate::id::Principal;
 use crate::json;
 use crate::json::Value;
+
+impl Previous {
+    fn value(&self) -> Value<'_> {
+        let mut object = json::Object::new();
+        object.set("origin", Value::from_text(cut(&self.origin)));
+        object.set("root", Value::from_text(cut(&self.root)));
+        object.set("size", number(self.size));
+        Value::Object(object)
+    }
+}
 
 impl Event {
     /// The members of what is inside the record.
@@ -24,19 +34,23 @@ impl Event {
                     object.set("size", number(left.size));
                     into.value("left", Value::Object(object));
                 }
-                let mut object = json::Object::new();
-                object.set("origin", Value::from_text(cut(&previous.origin)));
-                object.set("root", Value::from_text(cut(&previous.root)));
-                object.set("size", number(previous.size));
-                into.value("previous", Value::Object(object));
+                into.value("previous", previous.value());
                 into.name("reason", reason);
             }
+            Self::Restored { .. }
+            | Self::Backup { .. }
+            | Self::Exported { .. }
+            | Self::Disclosed { .. }
+            | Self::ReloadRefused { .. } => self.custody_members(into),
             Self::Pruned { through } => into.name("through", through),
             Self::Clock { behind_ms, accepted } => {
                 into.number("behind_ms", *behind_ms);
                 into.value("accepted", Value::Bool(*accepted));
             }
-            Self::Forgotten { record_key } => into.name("record_key", record_key),
+            Self::Forgotten { record_key, reason } => {
+                into.name("record_key", record_key);
+                into.optional("reason", reason.as_deref());
+            }
             Self::KeysChanged { issuer, kids } => {
                 into.name("issuer", issuer);
                 into.long("kids", kids, JWK_BYTES_MAX);
@@ -77,6 +91,28 @@ impl Event {
                 into.owned("kid", kid.to_string());
                 into.name("reason", reason);
             }
+        }
+    }
+
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the events of copies and of the config alone; the others are in `members`"
+    )]
+    fn custody_members<'e>(&'e self, into: &mut Members<'e>) {
+        match self {
+            Self::Restored { head } => into.value("head", head.value()),
+            Self::Backup { keys, operator_keys } => {
+                into.value("keys", Value::Bool(*keys));
+                into.value("operator_keys", Value::Bool(*operator_keys));
+            }
+            Self::Exported { epochs, principal, keys } => {
+                into.long("epochs", epochs, JWK_BYTES_MAX);
+                into.optional("principal", principal.as_ref().map(Principal::as_str));
+                into.value("keys", Value::Bool(*keys));
+            }
+            Self::Disclosed { records } => into.long("records", records, JWK_BYTES_MAX),
+            Self::ReloadRefused { why } => into.name("why", why),
+            _ => {}
         }
     }
 
@@ -121,13 +157,25 @@ impl Event {
             "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
             "reload" => Self::Reload { policy: plain.text("policy")? },
             "epoch" => Self::Epoch {
-                previous: plain.previous()?,
+                previous: plain.previous("previous")?,
                 reason: plain.text("reason")?,
                 left: plain.has("left").then(|| plain.left()).transpose()?,
             },
             "pruned" => Self::Pruned { through: plain.text("through")? },
             "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
-            "forgotten" => Self::Forgotten { record_key: plain.text("record_key")? },
+            "forgotten" => Self::Forgotten {
+                record_key: plain.text("record_key")?,
+                reason: plain.has("reason").then(|| plain.text("reason")).transpose()?,
+            },
+            "restored" => Self::Restored { head: plain.previous("head")? },
+            "backup" => Self::Backup { keys: plain.truth("keys")?, operator_keys: plain.truth("operator_keys")? },
+            "exported" => Self::Exported {
+                epochs: plain.text("epochs")?,
+                principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
+                keys: plain.truth("keys")?,
+            },
+            "disclosed" => Self::Disclosed { records: plain.text("records")? },
+            "reload-refused" => Self::ReloadRefused { why: plain.text("why")? },
             "keys-changed" => Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? },
             "model-accepted" => {
                 Self::ModelAccepted { model: plain.text("model")?, digest: plain.text("digest")?, reason: plain.text("reason")? }

@@ -68,6 +68,8 @@ struct Inner {
     segments: VecDeque<(u64, durable::Identity)>,
     pending: Pending,
     closing: bool,
+    /// It closes for the next epoch: what comes meanwhile is for that one.
+    turning: bool,
     ended: bool,
     sealer_ended: bool,
     state: State,
@@ -137,6 +139,7 @@ impl Shared {
             segments: segments.into(),
             pending,
             closing: false,
+            turning: false,
             ended: false,
             sealer_ended: false,
             state: State { size, signed, at, sync_last: Duration::ZERO, low, failed: None },
@@ -184,10 +187,13 @@ impl Shared {
         if has(Seed::ClockGoesBack) { self.clock.now() } else { self.clock.now().max(last) }
     }
 
-    pub(super) fn enqueue(&self, waiting: Waiting) {
+    /// Lets `waiting` wait for its batch. It comes back where the log closes for the next epoch: it is for that one.
+    pub(super) fn enqueue(&self, waiting: Waiting) -> Option<Waiting> {
         let mut inner = self.lock();
         let fault = if let Some(fault) = &inner.state.failed {
             fault.clone()
+        } else if inner.turning {
+            return Some(waiting);
         } else if inner.closing {
             LogFault::Closed
         } else if inner.state.low && waiting.event.is_new_work() && !has(Seed::FullDiskIgnored) {
@@ -198,10 +204,11 @@ impl Shared {
             inner.queue.push_back(waiting);
             drop(inner);
             self.wake.notify_one();
-            return;
+            return None;
         };
         drop(inner);
         (waiting.then)(Err(fault));
+        None
     }
 
     /// Lets all of them wait at once, before anybody else is there.
@@ -296,6 +303,23 @@ impl Shared {
         }
         for then in batch.into_iter().map(|(then, _)| then).chain(queue.into_iter().map(|waiting| waiting.then)) {
             then(Err(fault.clone()));
+        }
+    }
+
+    /// Closes the log for the next epoch.
+    pub(super) fn begin_turning(&self) {
+        let mut inner = self.lock();
+        (inner.turning, inner.closing) = (true, true);
+        drop(inner);
+        self.wake.notify_all();
+    }
+
+    /// The next epoch could not be begun, and this one is over: whoever comes hears `fault`.
+    pub(super) fn turned_in_vain(&self, fault: LogFault) {
+        tracing::error!(%fault, "the next epoch of the audit log could not be begun: nothing can be recorded any more");
+        self.lock().state.failed.get_or_insert(fault);
+        if let Some(tell) = self.mourner.get() {
+            tell();
         }
     }
 

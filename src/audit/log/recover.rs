@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::epoch::{Epoch, first_record, make_folders};
 use super::fold::{Fold, fold};
@@ -11,7 +11,7 @@ use super::integrate::Sealer;
 use super::queue::Begin;
 use super::reserve::Reserve;
 use super::writer::{Desk, Files, SEGMENT_BYTES, Segment};
-use super::{LogFault, Settings};
+use super::{LogFault, NewEpoch, Settings};
 use crate::audit::event::Event;
 use crate::audit::head::{Head, HeadFault, HeadNote};
 use crate::audit::journal::{self, Mark, SegmentFault};
@@ -71,6 +71,15 @@ pub(super) struct Opened {
     pub(super) first: Vec<(Event, Option<String>)>,
 }
 
+/// What a process that has the log open already goes on with.
+#[derive(Default)]
+pub(super) struct Carried {
+    /// The epoch's lock.
+    pub(super) lock: Option<durable::Lock>,
+    /// The record keys.
+    pub(super) vault: Option<Arc<Mutex<Vault>>>,
+}
+
 /// What the head's file says.
 struct Heads {
     head: Head,
@@ -78,7 +87,7 @@ struct Heads {
 }
 
 /// Opens or begins the log, and takes its lock.
-pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp) -> Result<Opened, LogFault> {
+pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp, carried: Carried) -> Result<Opened, LogFault> {
     let newest = if settings.dir.is_dir() { tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number) } else { None };
     let mut epoch = Epoch::new(settings, newest.unwrap_or(1))?;
     if super::succeed::abandoned(settings, &epoch)? {
@@ -88,23 +97,26 @@ pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp) ->
     if let Some(lost) = super::succeed::unsaid(settings, &epoch)? {
         let begin = lossy.ok_or_else(|| LogFault::LossUnsaid(tiles::epoch_name(lost.number)))?;
         fs::remove_dir_all(&epoch.folder).map_err(durable::Fault::of("remove", &epoch.folder))?;
-        return after_loss(settings, disk, &lost, &begin.reason);
+        return after_loss(settings, disk, &lost, begin);
     }
     if let Some(begin) = lossy {
-        return after_loss(settings, disk, &epoch, &begin.reason);
+        return after_loss(settings, disk, &epoch, begin);
     }
-    let opened = resume(settings, disk, &epoch)?;
+    let opened = resume(settings, disk, &epoch, carried)?;
     match super::succeed::why(settings, &epoch, &opened, now)? {
         None => Ok(opened),
-        Some(reason) => super::succeed::close_and_begin(settings, disk, &epoch, opened, &reason),
+        Some(asked) => super::succeed::close_and_begin(settings, disk, &epoch, opened, asked),
     }
 }
 
 /// Goes on in `epoch` as it was left, or begins the first.
-pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -> Result<Opened, LogFault> {
+pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, carried: Carried) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
-    let lock = take_lock(epoch)?;
-    let vault = Vault::open(&settings.record_keys)?;
+    let lock = carried.lock.map_or_else(|| take_lock(epoch), Ok)?;
+    let vault = match carried.vault {
+        Some(vault) => vault,
+        None => Arc::new(Mutex::new(Vault::open(&settings.record_keys)?)),
+    };
     let journal = epoch.journal();
     let (paths, stray) = tiles::segments(&journal)?;
     if let Some(stray) = stray {
@@ -156,7 +168,10 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
     sealer.cache = super::cache::Cache::open(&settings.cache, super::prune::any(settings)?);
     sweep(&sealer)?;
-    let Fold { records, at } = fold(settings, epoch, &mut sealer, &pending, &vault)?;
+    let Fold { records, at } = {
+        let vault = vault.lock().unwrap_or_else(PoisonError::into_inner);
+        fold(settings, epoch, &mut sealer, &pending, &vault)?
+    };
     let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
     // Taken now: once the disk is full it is too late.
     let low = !reserve.fill();
@@ -172,7 +187,7 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
         signed: sealer.size(),
         at,
     };
-    let desk = Desk { vault: Arc::new(Mutex::new(vault)), salts: Draws::new()?, sealed: settings.sealed };
+    let desk = Desk { vault, salts: Draws::new()?, sealed: settings.sealed, origin: epoch.origin.as_str().into() };
     let first =
         if epoch.number > 1 && files.size() == 0 { vec![(super::succeed::begun(settings, epoch)?, None)] } else { Vec::new() };
     Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
@@ -197,7 +212,7 @@ fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
 }
 
 /// A new epoch behind one of which something is lost, as an operator says: what is left of it stays as it is.
-fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &str) -> Result<Opened, LogFault> {
+fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, asked: &NewEpoch) -> Result<Opened, LogFault> {
     make_folders(settings, lost)?;
     let _lock = take_lock(lost)?;
     super::succeed::write_again(disk, lost)?;
@@ -207,14 +222,15 @@ fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, reason: &
     let next = Epoch::new(settings, lost.number + 1)?;
     let before = fs::read(&settings.head).ok();
     super::succeed::begin(settings, &next)?;
-    let mut opened = resume(settings, disk, &next).inspect_err(|_| {
+    let mut opened = resume(settings, disk, &next, Carried::default()).inspect_err(|_| {
         // As it was: the next try begins where this one did. Crash here: `abandoned` takes the folder away.
         if let Some(before) = before {
             let _ = durable::write_atomic(&settings.head, &before, 0o600);
         }
         let _ = fs::remove_dir_all(&next.folder);
     })?;
-    opened.first = vec![(first_record(&last, &format!("after-loss: {reason}"), left), None)];
+    let reason = format!("after-loss: {}", asked.reason);
+    opened.first = vec![(first_record(&last, &reason, left), asked.by.clone())];
     opened.first.extend(saved.iter().map(|record| (record.event.clone(), record.by.clone())));
     opened.recovered.records.extend(saved);
     Ok(opened)

@@ -39,6 +39,8 @@ pub struct Settings {
 pub struct NewEpoch {
     /// Why.
     pub reason: String,
+    /// The operator who asks for it, such as `uid:0`.
+    pub by: Option<String>,
     /// Something of the log is lost, and that is known.
     pub after_loss: bool,
 }

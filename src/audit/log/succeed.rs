@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::cache::Cache;
 use super::epoch::{Epoch, first_record};
-use super::recover::{Opened, resume};
-use super::{LogFault, Settings};
+use super::recover::{Carried, Opened, resume};
+use super::{LogFault, NewEpoch, Settings};
 use crate::audit::event::{Event, Left};
 use crate::audit::head::{HEAD_BYTES, Head, HeadNote};
 use crate::audit::journal;
@@ -27,12 +27,12 @@ use crate::durable::{self, Disk};
 use crate::merkle::Tree;
 
 /// Why the epoch is to be closed, where it is.
-pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Timestamp) -> Result<Option<String>, LogFault> {
+pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Timestamp) -> Result<Option<NewEpoch>, LogFault> {
     if opened.files.size() == 0 {
         return Ok(None);
     }
     if let Some(begin) = &settings.begin {
-        return Ok(Some(begin.reason.clone()));
+        return Ok(Some(begin.clone()));
     }
     let first = if opened.sealer.size() > 0 {
         Tiles::new(&epoch.folder, opened.sealer.size()).record(0)?
@@ -41,7 +41,8 @@ pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Time
     };
     let began = Outside::read(&first).and_then(|outside| outside.moment());
     let began = began.map_err(|fault| LogFault::Record { epoch: tiles::epoch_name(epoch.number), index: 0, fault })?;
-    Ok((began.plus(settings.epoch_max) <= now).then(|| "its time is over".to_owned()))
+    let over = NewEpoch { reason: "its time is over".to_owned(), by: None, after_loss: false };
+    Ok((began.plus(settings.epoch_max) <= now).then_some(over))
 }
 
 /// Puts all of the epoch under its last checkpoint, and begins the next one.
@@ -50,7 +51,7 @@ pub(super) fn close_and_begin(
     disk: &Arc<dyn Disk>,
     epoch: &Epoch,
     opened: Opened,
-    reason: &str,
+    asked: NewEpoch,
 ) -> Result<Opened, LogFault> {
     let Opened { mut sealer, begin, files, lock, recovered, desk, .. } = opened;
     if !begin.pending.is_empty() {
@@ -63,10 +64,11 @@ pub(super) fn close_and_begin(
     // Crash here: an epoch without a journal, all of it under its checkpoint. A start goes on in it, or closes it again.
     let last = Checkpoint { origin: epoch.origin.clone(), size: files.tree.size(), root: files.tree.root() };
     let next = Epoch::new(settings, epoch.number + 1)?;
-    drop((sealer, files, desk));
+    let vault = desk.vault;
+    drop((sealer, files));
     self::begin(settings, &next)?;
-    let mut opened = resume(settings, disk, &next)?;
-    opened.first = vec![(first_record(&last, reason, None), None)];
+    let mut opened = resume(settings, disk, &next, Carried { lock: None, vault: Some(vault) })?;
+    opened.first = vec![(first_record(&last, &asked.reason, None), asked.by)];
     opened.recovered.torn = recovered.torn;
     drop(lock);
     Ok(opened)
@@ -184,7 +186,12 @@ const fn changes_books(event: &Event) -> bool {
             | Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
+            | Event::ReloadRefused { .. }
             | Event::Clock { .. }
+            | Event::Restored { .. }
+            | Event::Backup { .. }
+            | Event::Exported { .. }
+            | Event::Disclosed { .. }
     )
 }
 

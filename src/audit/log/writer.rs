@@ -57,6 +57,8 @@ pub(super) struct Desk {
     pub(super) vault: Arc<Mutex<Vault>>,
     pub(super) salts: Draws,
     pub(super) sealed: bool,
+    /// The log that is written: `<gateway name>/<epoch>`.
+    pub(super) origin: Arc<str>,
 }
 
 impl Desk {
@@ -126,7 +128,7 @@ fn gather(shared: &Shared, files: &Files, desk: &Desk, mut work: VecDeque<Waitin
         };
         let record = read.unwrap_or(given);
         at = record.at;
-        answers.push((then, Sealed { index, at, record }));
+        answers.push((then, Sealed { origin: Arc::clone(&desk.origin), index, at, record }));
         records.push(bytes);
     }
     let any = !answers.is_empty();

@@ -160,6 +160,11 @@ impl Books {
             | Event::Pruned { .. }
             | Event::Clock { accepted: false, .. }
             | Event::Forgotten { .. }
+            | Event::Restored { .. }
+            | Event::Backup { .. }
+            | Event::Exported { .. }
+            | Event::Disclosed { .. }
+            | Event::ReloadRefused { .. }
             | Event::KeysChanged { .. }
             | Event::ModelAccepted { .. }
             | Event::Admission(_)

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::Failure;
-use super::{Keys, spinner};
-use crate::audit::export::{Choice, export};
+use super::trust::Trust;
+use super::{Checked, Keys, spinner};
+use crate::audit::export::{Choice, export, names};
 use crate::audit::reader::{self, Epoch};
 use crate::audit::replay::{Replay as Replayed, replay};
 use crate::audit::tiles::{epoch_name, epoch_number};
@@ -28,7 +29,7 @@ pub(in crate::cli) struct Export {
     #[arg(long, conflicts_with = "principal")]
     without_keys: bool,
     /// The public keys of the log; DIR/../log.vkeys where it is not said.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "log-keys", alias = "vkeys", value_name = "FILE")]
     vkeys: Option<PathBuf>,
     #[command(flatten)]
     keys: Keys,
@@ -43,6 +44,11 @@ pub(in crate::cli) struct Replay {
     /// The log's folder.
     #[arg(default_value = "./data/audit")]
     dir: PathBuf,
+    #[command(flatten)]
+    trust: Trust,
+    /// The head; DIR/../secret/head where that is there.
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
     /// Print the books that follow from the log, one JSON object a row.
     #[arg(long)]
     books: bool,
@@ -58,6 +64,9 @@ impl Export {
         let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
         let vkeys = self.vkeys.unwrap_or_else(|| self.dir.join("../log.vkeys"));
         let choice = Choice { epochs: self.epochs, principal: self.principal, without_keys: self.without_keys };
+        if !self.to.exists() {
+            record(&self.dir, names(&epochs, &choice)?, &choice)?;
+        }
         let bar = spinner(false, "records");
         let done = export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
         bar.finish_and_clear();
@@ -65,20 +74,31 @@ impl Export {
         for (epoch, records) in &done.epochs {
             println!("{}: {records} records", epoch_name(*epoch));
         }
-        if done.epochs.is_empty() {
-            eprintln!("no epoch is closed yet: token-shield audit begin --reason ... closes one");
-        }
         let to = self.to.display();
-        println!("verify with   token-shield audit verify {to}/audit --key {to}/log.vkeys");
+        println!("verify with   token-shield audit verify {to}/audit --log-keys {to}/log.vkeys");
         if done.keys > 0 {
-            println!("read with     token-shield audit query {to}/audit --keys {to}/keys.jsonl   ({} records)", done.keys);
+            println!("read with     token-shield audit query {to}/audit --record-keys {to}/keys.jsonl   ({} records)", done.keys);
         }
         Ok(())
     }
 }
 
+#[cfg(feature = "gateway")]
+fn record(dir: &Path, epochs: Vec<String>, choice: &Choice) -> Result<(), Failure> {
+    let (principal, keys) = (choice.principal.clone(), !choice.without_keys);
+    super::custody::record(dir, crate::control::Command::EpochsExported { epochs, principal, keys })
+}
+
+#[cfg(not(feature = "gateway"))]
+fn record(_: &Path, _: Vec<String>, _: &Choice) -> Result<(), Failure> {
+    Ok(())
+}
+
 impl Replay {
     pub(super) fn run(self) -> Result<(), Failure> {
+        // What follows from a log that was changed says nothing.
+        let checked = Checked::of(&self.dir, &self.trust, (self.head, None), self.json || self.books)?;
+        checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
         let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
         let bar = spinner(self.json || self.books, "records");
         let done = replay(&epochs, &*opener, |done| bar.set_position(done));

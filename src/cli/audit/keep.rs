@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use tokio::net::UnixStream;
 
-use super::super::door::{say_sealed, send};
+use super::super::door::{own_name, say_sealed, send};
 use super::super::{Failure, Place};
 use crate::app::Books;
 use crate::audit::event::Event;
@@ -19,10 +20,10 @@ use crate::durable::{Disk as _, SystemDisk};
 #[derive(Subcommand)]
 pub(in crate::cli) enum Verb {
     /// Destroy a principal's record key: nothing recorded of it can be read any more, and everything still verifies.
-    #[command(after_help = "Example: token-shield audit forget user:ada")]
+    #[command(after_help = "Example: token-shield audit forget user:ada --revoke --reason \"a request under Article 17\"")]
     Forget(Forget),
-    /// Begin a new epoch, with no gateway running; also after something of the log was lost.
-    #[command(after_help = "Example: token-shield audit begin --after-loss --reason \"the disk was restored from Sunday\"")]
+    /// Close the log's epoch and begin the next, beside a running gateway too; also after something of the log was lost.
+    #[command(after_help = "Example: token-shield audit begin --reason \"quarterly export\"")]
     Begin(Begin),
     /// Take away the records of old epochs, with no gateway running; their checkpoints stay, and the log still verifies.
     #[command(after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit")]
@@ -36,7 +37,7 @@ impl Verb {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Forget(forget) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(forget.run()),
-            Self::Begin(begin) => begin.run(),
+            Self::Begin(begin) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(begin.run()),
             Self::Prune(prune) => prune.run(),
             Self::Bench(bench) => bench.run(),
         }
@@ -48,7 +49,7 @@ pub(in crate::cli) struct Begin {
     /// Why; it stands in the new epoch's first record.
     #[arg(long)]
     reason: String,
-    /// Something of the log is lost, and that is known: the new epoch says so for ever.
+    /// Something of the log is lost, and that is known: the new epoch says so for ever. No gateway may run.
     #[arg(long)]
     after_loss: bool,
     #[command(flatten)]
@@ -59,6 +60,15 @@ pub(in crate::cli) struct Begin {
 pub(in crate::cli) struct Forget {
     /// The principal (a token's sub).
     principal: String,
+    /// Revoke its agents, tokens and handles first, in the same act. Without it a principal that is still acted for is not forgotten.
+    #[arg(long)]
+    revoke: bool,
+    /// Why; it stands in the log.
+    #[arg(long)]
+    reason: Option<String>,
+    /// Do not ask, where a person sits at the terminal.
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -96,18 +106,39 @@ impl Clock {
 }
 
 impl Begin {
-    fn run(self) -> Result<(), Failure> {
+    async fn run(self) -> Result<(), Failure> {
         let mut config = self.place.read()?;
-        config.audit.begin = Some(NewEpoch { reason: self.reason, after_loss: self.after_loss });
+        if UnixStream::connect(&config.proxy.admin).await.is_ok() {
+            if self.after_loss {
+                return Err(
+                    "a gateway writes this log, so nothing of it is lost: stop it first, or leave --after-loss out".into()
+                );
+            }
+            let reply = send(&self.place, Request::Command(Command::EpochBegin { reason: self.reason.clone() })).await?;
+            let origin = reply.rows.first().and_then(|row| row.get("origin")?.as_str().map(str::to_owned));
+            self.say(&origin.unwrap_or_default());
+            return Ok(());
+        }
+        config.audit.begin = Some(NewEpoch { reason: self.reason.clone(), by: Some(own_name()), after_loss: self.after_loss });
         let books = Books::open(&config)?;
-        println!("{} begins", books.log.origin());
+        self.say(&books.log.origin());
         Ok(books.log.close()?)
+    }
+
+    fn say(&self, origin: &str) {
+        if self.place.json {
+            println!("{}", serde_json::json!({ "origin": origin }));
+        } else {
+            println!("{origin} begins");
+        }
     }
 }
 
 impl Forget {
     async fn run(self) -> Result<(), Failure> {
-        let command = Command::PrincipalForget { principal: self.principal };
+        let question = format!("Destroy the record key of {}? What was recorded of it can never be read again.", self.principal);
+        super::agreed(&question, self.yes)?;
+        let command = Command::PrincipalForget { principal: self.principal, revoke: self.revoke, reason: self.reason };
         let reply = send(&self.place, Request::Command(command)).await?;
         say_sealed("its record key is destroyed: copies in backups must be destroyed too", &reply);
         Ok(())

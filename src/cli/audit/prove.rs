@@ -1,16 +1,22 @@
-//! `audit prove`, `verify-receipt` and `disclose`: what is handed to somebody else.
+//! `audit prove`, `verify-receipt`, `disclose` and `verify-disclosure`: what is handed to somebody else, and what they do with it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 
 use super::super::Failure;
-use super::{Keys, verifier_keys};
+use super::Keys;
+use super::trust::Trust;
+use crate::audit::outside::Outside;
+use crate::audit::receipt::{Disclosed, Disclosure};
 use crate::audit::tiles::epoch_name;
 use crate::audit::{reader, receipt};
+
+/// Where the public keys lie where nothing is said.
+const VKEYS: &str = "./data/log.vkeys";
 
 #[derive(Args)]
 pub(in crate::cli) struct Prove {
@@ -19,22 +25,20 @@ pub(in crate::cli) struct Prove {
     /// The log's folder.
     #[arg(long, value_name = "DIR", default_value = "./data/audit")]
     dir: PathBuf,
-    /// Where to write the proof (C2SP tlog-proof); standard output where it is not said. The record itself goes beside it, as
-    /// FILE.record.
+    /// Where to write the receipt (C2SP tlog-proof with the record in it); standard output where it is not said.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct VerifyReceipt {
-    /// The proof.
-    proof: PathBuf,
-    /// The record's bytes; PROOF.record where it is not said.
+    /// The receipt, as `audit prove` or GET /receipts/ gives it.
+    receipt: PathBuf,
+    /// The record's bytes, for a proof that does not carry them.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// The public keys of the log (log.vkeys).
-    #[arg(long, value_name = "FILE", default_value = "./data/log.vkeys")]
-    key: PathBuf,
+    #[command(flatten)]
+    trust: Trust,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -52,19 +56,27 @@ pub(in crate::cli) struct Disclose {
     keys: Keys,
 }
 
+#[derive(Args)]
+pub(in crate::cli) struct VerifyDisclosure {
+    /// What `audit disclose` printed.
+    file: PathBuf,
+    #[command(flatten)]
+    trust: Trust,
+    /// Print one JSON object a record.
+    #[arg(long)]
+    json: bool,
+}
+
 impl Prove {
     pub(super) fn run(self) -> Result<(), Failure> {
         let epochs = reader::epochs(&self.dir)?;
         let (epoch, index) = reader::named(&epochs, &self.record)?;
-        let proof = receipt::prove(epoch, index)?;
+        let receipt = receipt::receipt(epoch, index, &reader::one(epoch, index)?)?;
         match self.out {
-            None => print!("{proof}"),
+            None => print!("{receipt}"),
             Some(path) => {
-                fs::write(&path, proof)?;
-                let mut beside = path.clone().into_os_string();
-                beside.push(".record");
-                fs::write(&beside, reader::one(epoch, index)?)?;
-                println!("{}   and the record   {}", path.display(), PathBuf::from(beside).display());
+                fs::write(&path, receipt).map_err(|error| format!("{}: {error}", path.display()))?;
+                println!("{}", path.display());
             }
         }
         Ok(())
@@ -73,19 +85,22 @@ impl Prove {
 
 impl VerifyReceipt {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let proof = fs::read_to_string(&self.proof).map_err(|error| format!("{}: {error}", self.proof.display()))?;
-        let record = self.record.unwrap_or_else(|| {
-            let mut beside = self.proof.into_os_string();
-            beside.push(".record");
-            beside.into()
-        });
-        let bytes =
-            fs::read(&record).map_err(|error| format!("{}: {error}; name the record with --record FILE", record.display()))?;
-        let (origin, index) = receipt::verify(&proof, &bytes, &verifier_keys(&self.key)?)?;
+        let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+        let text = String::from_utf8(read(&self.receipt)?).map_err(|_| receipt::ProofFault::Form)?;
+        let record = self.record.as_deref().map(read).transpose()?;
+        let known = self.trust.read(Path::new(VKEYS), None)?;
+        let (origin, index, record) = receipt::verify_receipt(&text, record, &known.keys)?;
+        let outside = Outside::read(&record)?;
+        let fingerprint = known.fingerprint(&origin).unwrap_or_default();
         if self.json {
-            println!("{}", serde_json::json!({ "valid": true, "origin": origin, "index": index }));
+            let row = serde_json::json!({
+                "valid": true, "origin": origin, "index": index, "at": outside.at, "kind": outside.kind,
+                "bytes": STANDARD.encode(&record), "fingerprint": fingerprint,
+            });
+            println!("{row}");
         } else {
-            println!("valid: it is record {index} of {origin}");
+            println!("valid: it is record {index} of {origin}, of the kind {} and the time {}", outside.kind, outside.at);
+            println!("  keys {fingerprint}, from {}", known.from.display());
         }
         Ok(())
     }
@@ -94,16 +109,54 @@ impl VerifyReceipt {
 impl Disclose {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        // All of them first: what is printed is whole.
+        let (mut rows, mut names) = (Vec::new(), Vec::new());
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
-            let bytes = reader::one(epoch, index)?;
-            let key = receipt::disclose(&bytes, &*vault).map_err(|fault| format!("{name}: {fault}"))?;
-            // Where no checkpoint covers it yet the proof is left out, and can be asked for later.
-            let proof = receipt::prove(epoch, index).ok();
-            let row = serde_json::json!({
-                "record": format!("{}#{index}", epoch_name(epoch.number)), "bytes": STANDARD.encode(&bytes), "key": key, "proof": proof,
-            });
-            println!("{row}");
+            let row = Disclosure::of(epoch, index, &*vault).map_err(|fault| format!("{name}: {fault}"))?;
+            rows.push(serde_json::to_string(&row)?);
+            names.push(format!("{}#{index}", epoch_name(epoch.number)));
+        }
+        record(&self.dir, names)?;
+        rows.iter().for_each(|row| println!("{row}"));
+        Ok(())
+    }
+}
+
+#[cfg(feature = "gateway")]
+fn record(dir: &Path, records: Vec<String>) -> Result<(), Failure> {
+    super::custody::record(dir, crate::control::Command::RecordsDisclosed { records })
+}
+
+#[cfg(not(feature = "gateway"))]
+fn record(_: &Path, _: Vec<String>) -> Result<(), Failure> {
+    Ok(())
+}
+
+impl VerifyDisclosure {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let text = fs::read_to_string(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+        let known = self.trust.read(Path::new(VKEYS), None)?;
+        let mut found: Vec<Disclosed> = Vec::new();
+        for (place, line) in (1..).zip(text.lines()) {
+            let verified = Disclosure::read(line).and_then(|row| row.verify(&known.keys));
+            found.push(verified.map_err(|fault| format!("{}: line {place}: {fault}", self.file.display()))?);
+        }
+        if found.is_empty() {
+            return Err(format!("{}: no record is disclosed there", self.file.display()).into());
+        }
+        for Disclosed { origin, index, at, kind, inside } in &found {
+            let fingerprint = known.fingerprint(origin).unwrap_or_default();
+            if self.json {
+                println!(
+                    r#"{{"at":"{at}","fingerprint":"{fingerprint}","inside":{inside},"kind":"{kind}","record":"{origin}#{index}","valid":true}}"#
+                );
+            } else {
+                println!("valid: {origin}#{index}, {kind} at {at}, keys {fingerprint}\n  {inside}");
+            }
+        }
+        if !self.json {
+            println!("keys from {}", known.from.display());
         }
         Ok(())
     }

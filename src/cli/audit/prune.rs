@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::super::door::own_name;
 use super::super::{Failure, Place};
-use super::{bar, parse_duration};
+use super::{agreed, bar, parse_duration};
 use crate::audit::retain::{Keep, prune};
 use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, SystemClock};
@@ -21,6 +22,9 @@ pub(in crate::cli) struct Prune {
     /// gone.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
+    /// Do not ask, where a person sits at the terminal.
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -36,10 +40,13 @@ impl Prune {
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
         let keep = keep.ok_or("how long are records kept? write --keep 400d, or [audit] keep in the config")?;
+        if to.is_none() {
+            agreed("Take the records of old epochs away, and keep them nowhere else?", self.yes)?;
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let moved = if to.is_some() { "moved" } else { "removed" };
         let bar = bar(false);
-        let old = prune(&config.audit, &clock, &Keep { keep, to }, |done, of| {
+        let old = prune(&config.audit, &clock, &Keep { keep, to }, Some(own_name()), |done, of| {
             bar.set_length(of);
             bar.set_position(done);
         });

@@ -173,34 +173,39 @@ impl Tail {
         let mut next = None;
         loop {
             let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
-            let Some(epoch) = epochs.last() else { return Ok(()) };
-            let from = match next {
-                Some((number, index)) if number == epoch.number => index,
-                Some(_) => 0,
-                None => size(epoch)?.saturating_sub(self.lines),
+            let Some(newest) = epochs.last() else { return Ok(()) };
+            let (number, from) = match next {
+                Some(next) => next,
+                None => (newest.number, size(newest)?.saturating_sub(self.lines)),
             };
-            let (mut end, mut fault) = (from, None);
-            let _ = reader::each(epoch, from, |found| match found.tell(&*vault) {
-                Ok(told) => {
-                    println!("{}", told.line());
-                    end = found.index + 1;
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    fault = Some(error);
-                    ControlFlow::Break(())
-                }
-            })?;
-            if let Some(error) = fault {
-                return Err(error.into());
+            // The epoch that was read may have been closed since: its last records come before the next one's.
+            for epoch in epochs.iter().filter(|epoch| epoch.number >= number) {
+                let from = if epoch.number == number { from } else { 0 };
+                next = Some((epoch.number, tell(epoch, from, &*vault)?));
             }
             if !self.follow {
                 return Ok(());
             }
-            next = Some((epoch.number, end));
             std::thread::park_timeout(LOOK);
         }
     }
+}
+
+/// Prints the records of an epoch from an index on; gives the index behind the last.
+fn tell(epoch: &Epoch, from: u64, vault: &dyn Opener) -> Result<u64, Failure> {
+    let (mut end, mut fault) = (from, None);
+    let _ = reader::each(epoch, from, |found| match found.tell(vault) {
+        Ok(told) => {
+            println!("{}", told.line());
+            end = found.index + 1;
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            fault = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    fault.map_or(Ok(end), |error| Err(error.into()))
 }
 
 /// How many records an epoch has, those behind its checkpoint too.

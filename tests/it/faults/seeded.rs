@@ -216,7 +216,7 @@ fn nothing_else_lies_there() {
 fn records_do_not_go_unsaid() {
     let data = folder();
     written(data.path(), 3).close().expect("closed");
-    let begin = Some(NewEpoch { reason: "a test".to_owned(), after_loss: false });
+    let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
     let own = token_shield::audit::log::Settings { begin, ..settings(data.path()) };
     let (log, _) = Log::open(own, Arc::new(ManualClock::at(START))).expect("log");
     log.close().expect("closed");

@@ -28,9 +28,9 @@ fn an_older_folder_put_back_is_noticed() {
     fs::set_permissions(data.settings().dir, fs::metadata(older.settings().dir).expect("mode").permissions()).expect("chmod");
     data.refused(|fault| matches!(fault, LogFault::Behind { size: 2, acknowledged: 3 }));
     // An operator who knows of it says so, and the books are those of before the loss: a revocation is not undone by it.
-    let begin = Some(NewEpoch { reason: "the disk was restored".to_owned(), after_loss: true });
+    let begin = Some(NewEpoch { reason: "the disk was restored".to_owned(), by: None, after_loss: true });
     let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
-    assert_eq!(log.origin(), "gw.example/e000002");
+    assert_eq!(&*log.origin(), "gw.example/e000002");
     assert!(recovered.records.len() >= 2);
     log.close().expect("closed");
     data.open().0.close().expect("closed");
@@ -42,7 +42,7 @@ fn what_was_durable_before_a_loss_is_recorded_anew() {
     // The head is lost, and with it the knowledge of how much there was.
     fs::remove_file(data.head()).expect("remove");
     data.refused(|fault| matches!(fault, LogFault::HeadMissing(_)));
-    let begin = Some(NewEpoch { reason: "the head was lost".to_owned(), after_loss: true });
+    let begin = Some(NewEpoch { reason: "the head was lost".to_owned(), by: None, after_loss: true });
     let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
     assert_eq!((recovered.records.len(), log.state().size), (3, 4), "its revocations, and the record of the loss");
     log.close().expect("closed");
@@ -57,10 +57,10 @@ fn what_was_durable_before_a_loss_is_recorded_anew() {
 #[test]
 fn an_epoch_is_closed_and_the_next_one_follows_it() {
     let data = Data::with(300);
-    let begin = |reason: &str| Some(NewEpoch { reason: reason.to_owned(), after_loss: false });
+    let begin = |reason: &str| Some(NewEpoch { reason: reason.to_owned(), by: None, after_loss: false });
     let (log, recovered) =
         Log::open(Settings { begin: begin("for a test"), ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
-    assert_eq!((log.origin(), recovered.records.len(), log.state().size), ("gw.example/e000002", 300, 1));
+    assert_eq!((&*log.origin(), recovered.records.len(), log.state().size), ("gw.example/e000002", 300, 1));
     log.seal_blocking(event(300), None).expect("sealed");
     log.close().expect("closed");
     let again = || {
@@ -77,7 +77,7 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
     // One whose time is over is closed at a start.
     let (log, _) =
         Log::open(Settings { epoch_max: Duration::ZERO, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
-    assert_eq!(log.origin(), "gw.example/e000003");
+    assert_eq!(&*log.origin(), "gw.example/e000003");
     log.close().expect("closed");
     again();
 }
@@ -128,7 +128,7 @@ fn a_cache_of_another_format_is_made_anew() {
 fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     let data = Data::with(3);
     let open = |reason: &str, after_loss| {
-        let begin = Some(NewEpoch { reason: reason.to_owned(), after_loss });
+        let begin = Some(NewEpoch { reason: reason.to_owned(), by: None, after_loss });
         Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun").0
     };
     let log = open("a second one", false);
@@ -167,7 +167,7 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
 }
 
 fn begun(data: &Data) -> Result<(Log, Vec<Event>), LogFault> {
-    let begin = Some(NewEpoch { reason: "a disk was lost".to_owned(), after_loss: true });
+    let begin = Some(NewEpoch { reason: "a disk was lost".to_owned(), by: None, after_loss: true });
     let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
     Ok((log, recovered.records.into_iter().map(|record| record.event).collect()))
 }
@@ -197,7 +197,7 @@ fn a_loss_that_was_not_said_to_its_end_is_said_again() {
     fs::write(data.head(), head.first_file()).expect("a head");
     data.refused(|fault| matches!(fault, LogFault::LossUnsaid(epoch) if epoch == "e000001"));
     let (log, found) = begun(&data).expect("begun again");
-    assert_eq!((log.origin(), found), ("gw.example/e000002", events(3)));
+    assert_eq!((&*log.origin(), found), ("gw.example/e000002", events(3)));
     log.close().expect("closed");
     assert_eq!(verified(&data).iter().map(|epoch| (epoch.size, epoch.lost.is_some())).next(), Some((3, true)));
 }

@@ -1,0 +1,72 @@
+//! Which public keys a log, a receipt or a disclosed record is verified with, and where they come from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::super::Failure;
+use crate::audit::note::{LogKeys, read_vkeys};
+
+/// Which public keys count.
+#[derive(Args)]
+pub(in crate::cli) struct Trust {
+    /// The public keys of the log (log.vkeys). Keep a copy where the gateway cannot write.
+    #[arg(long = "log-keys", alias = "key", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Only keys with this fingerprint count; may be given several times, one for each epoch. `audit verify` prints fingerprints.
+    #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
+    trust: Vec<String>,
+}
+
+fn fingerprint(text: &str) -> Result<String, String> {
+    let hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if hex { Ok(text.to_ascii_lowercase()) } else { Err("a fingerprint has 64 hex digits".to_owned()) }
+}
+
+/// Keys that count, and where they come from.
+pub(super) struct Known {
+    pub(super) keys: Vec<LogKeys>,
+    pub(super) from: PathBuf,
+    /// They lie in the data folder that they verify, and nobody has said that they are trusted.
+    pub(super) beside: bool,
+}
+
+impl Trust {
+    /// Reads the keys; `usual` is where they lie where nothing is said, `data` the folder that they are to verify.
+    pub(super) fn read(&self, usual: &Path, data: Option<&Path>) -> Result<Known, Failure> {
+        let from = self.file.clone().unwrap_or_else(|| usual.to_owned());
+        let text = fs::read_to_string(&from)
+            .map_err(|error| format!("{}: {error}; name the log's public keys with --log-keys FILE", from.display()))?;
+        let mut keys = read_vkeys(&text)?;
+        if !self.trust.is_empty() {
+            let all: Vec<String> = keys.iter().map(|keys| format!("{} {}", keys.origin, keys.fingerprint())).collect();
+            keys.retain(|keys| self.trust.contains(&keys.fingerprint()));
+            if keys.is_empty() {
+                let all = all.join("\n  ");
+                return Err(format!("{}: no key there is one that --trust names; it has\n  {all}", from.display()).into());
+            }
+        }
+        let own = data.and_then(|data| fs::canonicalize(data).ok());
+        let beside = own.is_some_and(|own| fs::canonicalize(&from).is_ok_and(|file| file.starts_with(own)));
+        Ok(Known { keys, from, beside: beside && self.trust.is_empty() })
+    }
+}
+
+impl Known {
+    /// Says on standard error that keys prove little which lie where the log lies.
+    pub(super) fn warn(&self) {
+        if self.beside {
+            eprintln!(
+                "warning: the keys come from {}, beside the log that they verify: whoever can write there can change both. \
+                 Keep a copy elsewhere (--log-keys FILE), or compare fingerprints (--trust FINGERPRINT)",
+                self.from.display()
+            );
+        }
+    }
+
+    /// The fingerprint of the keys of that log.
+    pub(super) fn fingerprint(&self, origin: &str) -> Option<String> {
+        self.keys.iter().find(|keys| keys.origin == origin).map(LogKeys::fingerprint)
+    }
+}
