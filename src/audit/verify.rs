@@ -135,7 +135,13 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
 /// Whether an epoch's folder holds nothing yet.
 fn not_begun(folder: &Path) -> bool {
     let journal = tiles::segments(&folder.join("journal")).unwrap_or_default();
-    journal.0.is_empty() && journal.1.is_none() && !folder.join("checkpoint").exists() && !folder.join("tile").exists()
+    journal.0.is_empty() && journal.1.is_none() && !folder.join("checkpoint").exists() && !has_files(&folder.join("tile"))
+}
+
+/// Whether anything but folders lies below `folder`.
+fn has_files(folder: &Path) -> bool {
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()) || has_files(&entry.path()))
 }
 
 /// What the head says.

@@ -225,8 +225,7 @@ impl Backup {
             return Err(format!("{} is missing: there is no log to be backed up", from.head.display()).into());
         }
         // Before the copy: the backup has its own record.
-        let command = Command::BackupMade { keys: !self.without_keys, operator_keys: self.with_operator_keys };
-        let recorded = send_to(&config, Request::Command(command)).await;
+        let recorded = self.record(&config).await;
         durable::make_private_dir(&self.dir)?;
         let file = self.place.file();
         let text = fs::read(&file).map_err(durable::Fault::of("read", &file))?;
@@ -241,7 +240,17 @@ impl Backup {
             return Err(format!("the backup in {dir} lacks {lacks}: it verifies, and no gateway can go on from it").into());
         }
         // A log that cannot be written any more is all the more to be backed up; that it was is then nowhere recorded.
-        recorded.map(|_| ()).map_err(|fault| format!("{} is whole, and it is not recorded: {fault}", self.dir.display()).into())
+        recorded.map_err(|fault| format!("{} is whole, and it is not recorded: {fault}", self.dir.display()).into())
+    }
+
+    /// Records that a backup is made.
+    async fn record(&self, config: &Config) -> Result<(), Failure> {
+        if !config.audit.record_keys.exists() {
+            // Whoever opens the log would make a new file of keys.
+            return Err("its record keys are missing".into());
+        }
+        let command = Command::BackupMade { keys: !self.without_keys, operator_keys: self.with_operator_keys };
+        send_to(config, Request::Command(command)).await.map(|_| ())
     }
 
     fn say(&self, seen: &[Seen], lacks: &[String]) {

@@ -104,8 +104,8 @@ class _Walk:
             raise Fault("the first record, of kind epoch, is missing", 0)
         for name, path in sorted(there.items()):
             known = path.is_dir() or name not in files or name in segments or name == "lock" and not path.stat().st_size
-            folders = ("tile", "journal") if path.is_dir() else ()
-            if path.is_symlink() or not path.is_file() and name.split("/")[0] not in folders or \
+            folder_belongs = path.is_dir() and (name == "journal" or name.split("/")[0] == "tile")
+            if path.is_symlink() or not path.is_file() and not folder_belongs or \
                     not known and not ((live and not closed or lost is not None) and self._passing(name)):
                 raise Fault(f"{name} does not belong here")
         roots = (self.note.root if self.pruned else base64_of(Tree(self.leaves).root())), self.note.root if self.note else None
@@ -270,6 +270,14 @@ class _Walk:
         return True
 
 
+def _is_bare(path: Path, epoch: Path) -> bool:
+    """Whether an epoch with nothing but such files and folders has not begun."""
+    name = path.relative_to(epoch).as_posix()
+    if path.is_symlink() or not path.is_dir():
+        return name == "lock" and not path.is_symlink() and not path.stat().st_size
+    return name in ("journal", "tile") or name.startswith("tile/")
+
+
 def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None) -> list[_Walk]:
     """Verifies the epochs one after the other, after a look at what else is there; `whole` ones begin with the first."""
     epochs, walks = [], []
@@ -283,7 +291,7 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note
             raise Fault(f"{path.name} does not belong here, or is not zeros")
     if not epochs or whole and epochs[0].name != "e000001":
         raise Fault(f"the log begins with {epochs[0].name}: epochs are missing" if epochs else "there is no epoch")
-    if len(epochs) > 1 and all(path.is_dir() or path.name == "lock" and not path.stat().st_size for path in epochs[-1].rglob("*")):
+    if len(epochs) > 1 and all(_is_bare(path, epochs[-1]) for path in epochs[-1].rglob("*")):
         epochs.pop()  # it has not begun
     for path, after in zip(epochs, [*epochs[1:], None], strict=True):
         try:

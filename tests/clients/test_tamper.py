@@ -58,7 +58,8 @@ class Asked:
     def result(self) -> dict[str, object]:
         out, _ = self.process.communicate(timeout=60)
         found = json.loads(out)
-        assert found["valid"] == (self.process.returncode == 0), found
+        # A head of an epoch before is one thing, a log that does not verify another.
+        assert found["valid"] == (self.process.returncode in (0, 4)), found
         return found
 
 

@@ -36,7 +36,8 @@ fn settings(data: &Path) -> Settings {
 
 fn event(number: u64) -> Event {
     let row = |whose: &str, stage| Row { whose: whose.to_owned(), stage, code: "no-such-token", count: number };
-    let tally = |row| Box::new(Tally { principal: None, from: Timestamp(0), until: Timestamp(60_000), rows: vec![row], other: number });
+    let tally =
+        |row| Box::new(Tally { principal: None, from: Timestamp(0), until: Timestamp(60_000), rows: vec![row], other: number });
     match number % 4 {
         0 => Event::Refusals(tally(row("ops/agent", None))),
         1 => Event::Strangers(tally(row("192.0.2.0/24", Some("token")))),

@@ -27,29 +27,10 @@ impl Event {
             }
             Self::Stop => {}
             Self::Reload { policy } => into.name("policy", policy),
-            Self::Epoch { previous, reason, left } => {
-                if let Some(left) = left {
-                    let mut object = json::Object::new();
-                    object.set("root", Value::from_text(cut(&left.root)));
-                    object.set("size", number(left.size));
-                    into.value("left", Value::Object(object));
-                }
-                into.value("previous", previous.value());
-                into.name("reason", reason);
-            }
-            Self::Restored { .. }
-            | Self::Backup { .. }
-            | Self::Exported { .. }
-            | Self::Disclosed { .. }
-            | Self::ReloadRefused { .. } => self.custody_members(into),
             Self::Pruned { through } => into.name("through", through),
             Self::Clock { behind_ms, accepted } => {
                 into.number("behind_ms", *behind_ms);
                 into.value("accepted", Value::Bool(*accepted));
-            }
-            Self::Forgotten { record_key, reason } => {
-                into.name("record_key", record_key);
-                into.optional("reason", reason.as_deref());
             }
             Self::KeysChanged { issuer, kids } => {
                 into.name("issuer", issuer);
@@ -96,10 +77,29 @@ impl Event {
 
     #[allow(
         clippy::wildcard_enum_match_arm,
-        reason = "the events of copies and of the config alone; the others are in `members`"
+        reason = "the events of the log itself and of its copies alone; the others are in `members`"
     )]
     fn custody_members<'e>(&'e self, into: &mut Members<'e>) {
         match self {
+            Self::Epoch { previous, reason, left } => {
+                if let Some(left) = left {
+                    let mut object = json::Object::new();
+                    object.set("root", Value::from_text(cut(&left.root)));
+                    object.set("size", number(left.size));
+                    into.value("left", Value::Object(object));
+                }
+                into.value("previous", previous.value());
+                into.name("reason", reason);
+            }
+            Self::Restored { .. }
+            | Self::Backup { .. }
+            | Self::Exported { .. }
+            | Self::Disclosed { .. }
+            | Self::ReloadRefused { .. } => self.custody_members(into),
+            Self::Forgotten { record_key, reason } => {
+                into.name("record_key", record_key);
+                into.optional("reason", reason.as_deref());
+            }
             Self::Restored { head } => into.value("head", head.value()),
             Self::Backup { keys, operator_keys } => {
                 into.value("keys", Value::Bool(*keys));
@@ -163,19 +163,6 @@ impl Event {
             },
             "pruned" => Self::Pruned { through: plain.text("through")? },
             "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
-            "forgotten" => Self::Forgotten {
-                record_key: plain.text("record_key")?,
-                reason: plain.has("reason").then(|| plain.text("reason")).transpose()?,
-            },
-            "restored" => Self::Restored { head: plain.previous("head")? },
-            "backup" => Self::Backup { keys: plain.truth("keys")?, operator_keys: plain.truth("operator_keys")? },
-            "exported" => Self::Exported {
-                epochs: plain.text("epochs")?,
-                principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
-                keys: plain.truth("keys")?,
-            },
-            "disclosed" => Self::Disclosed { records: plain.text("records")? },
-            "reload-refused" => Self::ReloadRefused { why: plain.text("why")? },
             "keys-changed" => Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? },
             "model-accepted" => {
                 Self::ModelAccepted { model: plain.text("model")?, digest: plain.text("digest")?, reason: plain.text("reason")? }
@@ -223,7 +210,27 @@ impl Event {
                 reason: plain.text("reason")?,
             },
             "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },
-            unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
+            other => return Self::of_custody(other, plain).map(Some),
         }))
+    }
+
+    /// The event of that kind about the log itself or its copies.
+    fn of_custody(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        Ok(match kind {
+            "forgotten" => Self::Forgotten {
+                record_key: plain.text("record_key")?,
+                reason: plain.has("reason").then(|| plain.text("reason")).transpose()?,
+            },
+            "restored" => Self::Restored { head: plain.previous("head")? },
+            "backup" => Self::Backup { keys: plain.truth("keys")?, operator_keys: plain.truth("operator_keys")? },
+            "exported" => Self::Exported {
+                epochs: plain.text("epochs")?,
+                principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
+                keys: plain.truth("keys")?,
+            },
+            "disclosed" => Self::Disclosed { records: plain.text("records")? },
+            "reload-refused" => Self::ReloadRefused { why: plain.text("why")? },
+            unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
+        })
     }
 }

@@ -113,10 +113,7 @@ pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp, ca
 pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, carried: Carried) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
     let lock = carried.lock.map_or_else(|| take_lock(epoch), Ok)?;
-    let vault = match carried.vault {
-        Some(vault) => vault,
-        None => Arc::new(Mutex::new(Vault::open(&settings.record_keys)?)),
-    };
+    let vault = carried.vault.map_or_else(|| open_vault(settings), Ok)?;
     let journal = epoch.journal();
     let (paths, stray) = tiles::segments(&journal)?;
     if let Some(stray) = stray {
@@ -132,10 +129,7 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     let torn = read.last.as_ref().and_then(Last::torn);
     // Only what is certain may be signed and published.
     epoch.publish(&keys, settings)?;
-    let segment = match read.last {
-        Some(last) => last.mend(&**disk)?,
-        None => Segment::create(&**disk, &journal, stands.signed.size)?,
-    };
+    let segment = read.last.map_or_else(|| Segment::create(&**disk, &journal, stands.signed.size), |last| last.mend(&**disk))?;
     let mut segments = read.segments;
     segments.push((read.last_first, segment.identity.clone()));
     let head_file = open_for_writing(&settings.head)?;
@@ -168,10 +162,8 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
     sealer.cache = super::cache::Cache::open(&settings.cache, super::prune::any(settings)?);
     sweep(&sealer)?;
-    let Fold { records, at } = {
-        let vault = vault.lock().unwrap_or_else(PoisonError::into_inner);
-        fold(settings, epoch, &mut sealer, &pending, &vault)?
-    };
+    let folded = fold(settings, epoch, &mut sealer, &pending, &*vault.lock().unwrap_or_else(PoisonError::into_inner));
+    let Fold { records, at } = folded?;
     let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
     // Taken now: once the disk is full it is too late.
     let low = !reserve.fill();
@@ -201,6 +193,10 @@ fn finish(sealer: &mut Sealer, mut pending: Vec<Vec<u8>>, unfinished: Option<(St
     let later = pending.split_off(count.min(pending.len()));
     sealer.seal(&pending, Some(&note))?;
     Ok(later)
+}
+
+fn open_vault(settings: &Settings) -> Result<Arc<Mutex<Vault>>, LogFault> {
+    Ok(Arc::new(Mutex::new(Vault::open(&settings.record_keys)?)))
 }
 
 fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {

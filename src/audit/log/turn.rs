@@ -33,7 +33,7 @@ impl Log {
         };
         old.shared.begin_turning();
         let begun = shelf.next(&old, NewEpoch { reason, by, after_loss: false });
-        let origin = match begun {
+        match begun {
             Ok((open, fault)) => {
                 let origin = Arc::clone(&open.origin);
                 shelf.release(Some(open));
@@ -44,8 +44,7 @@ impl Log {
                 shelf.release(None);
                 Err(fault)
             }
-        };
-        origin
+        }
     }
 }
 

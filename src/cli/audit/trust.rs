@@ -13,7 +13,7 @@ use crate::audit::note::{LogKeys, read_vkeys};
 pub(in crate::cli) struct Trust {
     /// The public keys of the log (log.vkeys). Keep a copy where the gateway cannot write.
     #[arg(long = "log-keys", alias = "key", value_name = "FILE")]
-    file: Option<PathBuf>,
+    log_keys: Option<PathBuf>,
     /// Only keys with this fingerprint count; may be given several times, one for each epoch. `audit verify` prints fingerprints.
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
@@ -35,7 +35,7 @@ pub(super) struct Known {
 impl Trust {
     /// Reads the keys; `usual` is where they lie where nothing is said, `data` the folder that they are to verify.
     pub(super) fn read(&self, usual: &Path, data: Option<&Path>) -> Result<Known, Failure> {
-        let from = self.file.clone().unwrap_or_else(|| usual.to_owned());
+        let from = self.log_keys.clone().unwrap_or_else(|| usual.to_owned());
         let text = fs::read_to_string(&from)
             .map_err(|error| format!("{}: {error}; name the log's public keys with --log-keys FILE", from.display()))?;
         let mut keys = read_vkeys(&text)?;

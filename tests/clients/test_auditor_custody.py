@@ -1,0 +1,118 @@
+"""Who is forgotten is stopped first and stays so; a backup that is none says so; what is restored is another history from then on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import audit_verifier
+from fake_upstream import MODEL, FakeUpstream
+from gateway import binary
+from test_audit import inside, query, verified
+from test_backup import restored
+from test_serve import ask, code, fake_model, serve
+
+ADA = "user:ada"
+
+
+def test_a_principal_that_is_acted_for_is_not_forgotten(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        token = own.issue("tests/ada", principal=ADA, models=(MODEL,))
+        handle = own.issue("tests/short", "--handle", principal=ADA, models=(MODEL,))
+        assert ask(own, "of ada", token).status_code == ask(own, "of ada", handle).status_code == 200
+        refused = binary("audit", "forget", ADA, "--data", str(own.data))
+        assert refused.code == 1 and "agent tests/ada" in refused.err and "--revoke" in refused.err, refused.err
+        assert query(own, "--principal", ADA), "nothing has changed"
+        done = own.command("audit", "forget", ADA, "--revoke", "--reason", "a request")
+        assert "what stays" in done.err and "log lines" in done.err
+        assert query(own, "--principal", ADA) == []
+        for credential in (token, handle):
+            assert ask(own, "x", credential).status_code in (401, 403), "it is stopped in the same act"
+        kinds = [row["kind"] for row in query(own)]
+        assert kinds[-1] != "admission" and {"agent-standing", "token-revoked", "handle-revoked", "forgotten"} <= {*kinds}
+        assert inside(query(own, "--kind", "forgotten")[0])["reason"] == "a request"
+        assert ask(own, "of the others").status_code == 200
+        agents = own.command("agent", "list", "--json").out
+        assert ADA not in agents and "revoked" in agents
+        own.restart()
+        assert ask(own, "x", token).status_code in (401, 403)
+        verified(own, live=True)
+
+
+def test_counted_refusals_are_forgotten_with_their_principal(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        ada = own.issue("tests/ada", principal=ADA, models=(MODEL,))
+        for token in (ada, own.token):
+            assert {code(ask(own, "x", token, model="nowhere")) for _ in range(14)} == {(404, "model-not-found")}
+        # What was counted is recorded at a stop.
+        own.restart()
+        counted = {str(inside(row)["principal"]): inside(row)["rows"] for row in query(own, "--kind", "refusals")}
+        assert counted[ADA] == [{"agent": "tests/ada", "code": "model-not-found", "count": 4}]
+        assert counted["team:tests"][0]["agent"] == "tests/main"
+        own.command("audit", "forget", ADA, "--revoke")
+        rows = query(own, "--kind", "refusals")
+        assert [row["inside"] is None for row in rows].count(True) == 1 and "tests/ada" not in str(rows)
+
+
+def test_a_token_that_brings_a_name_back_is_warned_of(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        strange = own.issue("tests/elsewhere", "--offline", "--key", str(own.data / "keys/operator.jwk"), principal=ADA, models=(MODEL,))
+        assert ask(own, "known by its requests alone", strange).status_code == 200
+        own.command("audit", "forget", ADA)
+        assert query(own, "--principal", ADA) == []
+        assert ask(own, "again", strange).status_code == 200
+        assert "a principal that was forgotten is recorded again" in own.logged()
+
+
+@pytest.mark.parametrize("missing", ["secret/record-keys", "secret/log/e000001.key", "keys/operator.jwk.pub"])
+def test_a_backup_names_what_it_lacks(upstream: FakeUpstream, tmp_path: Path, missing: str) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        ask(own, "x")
+    (own.data / missing).rename(tmp_path / "away")
+    done = binary("backup", str(tmp_path / "backup"), "--data", str(own.data))
+    assert done.code == 1 and f"lacks {missing}" in done.err, done.err
+    assert not (own.data / missing).exists(), "nothing is put in its place"
+    (tmp_path / "away").rename(own.data / missing)
+    whole = binary("backup", str(tmp_path / "whole"), "--data", str(own.data))
+    assert whole.code == 0, whole.err
+    recorded = inside(query(own, "--kind", "backup")[-1])
+    assert (recorded["keys"], recorded["operator_keys"]) == (True, False) and recorded["by"].startswith("uid:")
+
+
+def test_what_is_restored_is_another_history_under_other_keys(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        ask(own, "before")
+        own.command("backup", str(tmp_path / "backup"))
+        # The gateway goes on, and so does the one that is restored: each in an epoch of its own.
+        own.command("audit", "begin", "--reason", "it goes on")
+        ask(own, "after")
+        over = binary("restore", str(tmp_path / "backup"), "--data", str(own.data))
+        assert over.code == 1 and "a gateway runs on" in over.err, over.err
+    data = tmp_path / "restored"
+    done = binary("restore", str(tmp_path / "backup"), "--data", str(data))
+    assert done.code == 0 and "gw/e000002 begins" in done.out, done.err
+    with restored(own, data) as other:
+        ask(other, "another after")
+        head = inside(query(other, "--kind", "restored")[0])["head"]
+        assert head["origin"] == "gw/e000001" and head["size"] > 0
+        verified(other, live=True)
+    forked = binary("audit", "verify", str(data / "audit"), "--log-keys", str(own.data / "log.vkeys"))
+    assert forked.code == 1 and "e000002" in forked.err, "the one's keys do not sign the other's history"
+    with pytest.raises(audit_verifier.Fault):
+        audit_verifier.verify(data / "audit", (own.data / "log.vkeys").read_text(), data / "secret/head")
+
+
+def test_a_restore_that_was_interrupted_is_no_log(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        ask(own, "x")
+        own.command("backup", str(tmp_path / "backup"), "--with-operator-keys")
+    data = tmp_path / "restored"
+    assert binary("restore", str(tmp_path / "backup"), "--data", str(data)).code == 0
+    # As a crash leaves it before the new epoch has said that it was restored.
+    shutil.move(data / "secret/head", data / "secret/head.restored")
+    started = binary("serve", "--config", str(data / "token-shield.toml"))
+    assert started.code == 1 and "secret/head is missing" in started.err, started.err
+    again = binary("restore", str(tmp_path / "backup"), "--data", str(data))
+    assert again.code == 1 and "is there already" in again.err
