@@ -27,6 +27,13 @@ impl Event {
             }
             Self::Stop => {}
             Self::Reload { policy } => into.name("policy", policy),
+            Self::Epoch { .. }
+            | Self::Forgotten { .. }
+            | Self::Restored { .. }
+            | Self::Backup { .. }
+            | Self::Exported { .. }
+            | Self::Disclosed { .. }
+            | Self::ReloadRefused { .. } => self.custody_members(into),
             Self::Pruned { through } => into.name("through", through),
             Self::Clock { behind_ms, accepted } => {
                 into.number("behind_ms", *behind_ms);
@@ -91,11 +98,6 @@ impl Event {
                 into.value("previous", previous.value());
                 into.name("reason", reason);
             }
-            Self::Restored { .. }
-            | Self::Backup { .. }
-            | Self::Exported { .. }
-            | Self::Disclosed { .. }
-            | Self::ReloadRefused { .. } => self.custody_members(into),
             Self::Forgotten { record_key, reason } => {
                 into.name("record_key", record_key);
                 into.optional("reason", reason.as_deref());
