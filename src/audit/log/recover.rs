@@ -10,6 +10,7 @@ use super::fold::{Fold, fold};
 use super::integrate::Sealer;
 use super::queue::Begin;
 use super::reserve::Reserve;
+use super::watch::Vkeys;
 use super::writer::{Desk, Files, SEGMENT_BYTES, Segment};
 use super::{LogFault, Settings};
 use crate::audit::event::Event;
@@ -80,7 +81,9 @@ struct Heads {
 /// Opens or begins the log, and takes its lock.
 pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp) -> Result<Opened, LogFault> {
     let newest = if settings.dir.is_dir() { tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number) } else { None };
-    let mut epoch = Epoch::new(settings, newest.unwrap_or(1))?;
+    // The newest one may be gone, folder and all: the head knows of it.
+    let newest = newest.max(super::succeed::epoch_of_head(settings)).unwrap_or(1);
+    let mut epoch = Epoch::new(settings, newest)?;
     if super::succeed::abandoned(settings, &epoch)? {
         epoch = Epoch::new(settings, epoch.number - 1)?;
     }
@@ -104,7 +107,6 @@ pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp) ->
 pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
     let lock = take_lock(epoch)?;
-    let vault = Vault::open(&settings.record_keys)?;
     let journal = epoch.journal();
     let (paths, stray) = tiles::segments(&journal)?;
     if let Some(stray) = stray {
@@ -112,6 +114,10 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     }
     let found = tiles::checkpoint_note(&epoch.folder)?;
     let new = paths.is_empty() && found.is_none();
+    if settings.sealed && !settings.record_keys.exists() && !(new && epoch.number == 1 && !settings.head.exists()) {
+        return Err(LogFault::RecordKeysMissing(settings.record_keys.clone()));
+    }
+    let vault = Vault::open_on(&settings.record_keys, Arc::clone(disk))?;
     let heads = read_heads(settings, epoch, new)?;
     let signer = epoch.signer(settings, new)?;
     let keys = signer.public(&epoch.origin)?;
@@ -143,9 +149,12 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
         edge: stands.edge,
         bundle: stands.bundle,
         cache: None,
+        stands: Vec::new(),
+        shared: None,
     };
+    let (head, tree) = (heads.head, read.tree);
     let mut files =
-        Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head: heads.head, tree: read.tree };
+        Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head, head_doubtful: false, tree };
     if files.head.size < files.size() {
         // The batches beyond the head were just synced again, and from now on they are facts.
         files.write_head()?;
@@ -160,9 +169,24 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
     // Taken now: once the disk is full it is too late.
     let low = !reserve.fill();
-    let watched = vec![files.head_identity.clone(), lock.identity().clone()];
+    if low {
+        let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
+        tracing::error!(
+            bytes,
+            whole,
+            ?free,
+            "the disk of the audit log is full: its reserve is not whole, and nothing new is admitted"
+        );
+    }
+    sealer.stands = super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
+    let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
+    watched.extend(vault.identity().cloned());
+    watched.extend(epoch.key_identity(settings)?);
     let begin = Begin {
+        epoch: epoch.folder.clone(),
+        vkeys: Vkeys::read(&settings.vkeys)?,
         watched,
+        stands: sealer.stands.clone(),
         segments,
         reserve,
         low,
