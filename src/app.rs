@@ -44,6 +44,7 @@ use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
 use crate::proxy::buffer::Buffers;
+use crate::proxy::descriptors;
 use crate::proxy::listen::{self, Terms};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::Tls;
@@ -209,6 +210,7 @@ impl App {
     /// # Errors
     /// Anything that would make it run differently from what the config says.
     pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
+        descriptors::raise();
         retain(&config);
         let books = Books::open(&config)?;
         let models: Vec<String> = config.guard.models.iter().map(|model| model.name.clone()).collect();
@@ -271,6 +273,7 @@ impl App {
         for warning in &self.config.warnings {
             tracing::warn!("{warning}");
         }
+        let connections_max = self.connections()?;
         watchful::warn_of_private_keys(&self.config);
         let policy = self.config.policy.clone();
         let event = Event::Start { version: env!("CARGO_PKG_VERSION").to_owned(), policy };
@@ -279,7 +282,7 @@ impl App {
         let terms = Terms {
             tls: self.tls.clone(),
             trusted_proxies: self.config.proxy.trusted_proxies.clone(),
-            connections_max: self.config.proxy.connections_max,
+            connections_max,
             peer_connections_max: self.config.proxy.peer_connections_max,
             timeouts: self.config.proxy.timeouts.clone(),
         };
@@ -333,6 +336,16 @@ impl App {
             tasks.shutdown().await;
         }
         self.end().await
+    }
+
+    /// How many connections of callers the limit of open files allows, and a warning where the config wants more.
+    fn connections(&self) -> Result<usize, StartFault> {
+        let wanted = self.config.proxy.connections_max;
+        let shares = descriptors::share(wanted)?;
+        if let Some(lowered) = shares.lowered(wanted) {
+            tracing::warn!("{lowered}");
+        }
+        Ok(shares.connections)
     }
 
     /// What is listened on is no destination, at a port that the system has chosen either.

@@ -1,6 +1,7 @@
 //! What Prometheus scrapes. Labels come from closed sets: models and upstreams of the config, operations, codes.
 
 mod audit;
+mod connections;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -16,6 +17,7 @@ use crate::refusal::Code;
 
 use audit::Audit;
 pub use audit::AuditGauges;
+use connections::Connections;
 
 /// Label of a model, upstream or agent that is not in its closed set.
 const OTHER: &str = "other";
@@ -76,6 +78,7 @@ pub struct Metrics {
     certificate_reads: IntCounterVec,
     idle_keys: IntGauge,
     doors: Doors,
+    connections: Connections,
     audit: Audit,
     agents: IntGaugeVec,
     unready: IntGaugeVec,
@@ -111,6 +114,8 @@ struct Process {
     cpu_seconds: Gauge,
     resident_bytes: IntGauge,
     open_fds: IntGauge,
+    descriptors_open: IntGauge,
+    descriptors_limit: IntGauge,
     start_seconds: Gauge,
 }
 
@@ -145,6 +150,13 @@ fn results(registry: &Registry, name: &str, help: &str) -> prometheus::Result<In
     Ok(by)
 }
 
+/// The running version, as a label.
+fn build_info(registry: &Registry) -> prometheus::Result<()> {
+    let build = IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]);
+    register(registry, build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    Ok(())
+}
+
 impl Metrics {
     /// Metrics for those models and upstreams; `agent_label` is how many agents get a label of their own.
     ///
@@ -169,9 +181,7 @@ impl Metrics {
         let tokens = model_names
             .iter()
             .map(|model| [tokens_by.with_label_values(&[model, "in"]), tokens_by.with_label_values(&[model, "out"])]);
-        let build =
-            register(&registry, IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]))?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        build_info(&registry)?;
         let gauges = |name: &str, help: &str, label: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
         let one = |name: &str, help: &str| register(&registry, Histogram::with_opts(histogram(name, help)));
         let upstream_up = gauges("token_shield_upstream_up", "1 where the last dial to the upstream succeeded", "upstream")?;
@@ -215,6 +225,7 @@ impl Metrics {
                 IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
             )?,
             doors: Doors::new(&registry)?,
+            connections: Connections::new(&registry)?,
             audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
             unready: gauges(
@@ -230,6 +241,11 @@ impl Metrics {
             process: Process::new(&registry)?,
             registry,
         })
+    }
+
+    /// A connection was ended because its peer sent more control frames than its budget allows.
+    pub fn flood(&self) {
+        self.connections.flood();
     }
 
     /// A request began.
@@ -407,6 +423,11 @@ impl Process {
             cpu_seconds: register(registry, Gauge::new("process_cpu_seconds_total", "CPU time, user and system"))?,
             resident_bytes: register(registry, IntGauge::new("process_resident_memory_bytes", "Resident memory"))?,
             open_fds: register(registry, IntGauge::new("process_open_fds", "Open file descriptors"))?,
+            descriptors_open: register(registry, IntGauge::new("token_shield_descriptors_open", "Open file descriptors"))?,
+            descriptors_limit: register(
+                registry,
+                IntGauge::new("token_shield_descriptors_limit", "File descriptors that may be open (RLIMIT_NOFILE)"),
+            )?,
             start_seconds: register(registry, Gauge::new("process_start_time_seconds", "Start, in clock seconds since boot"))?,
         })
     }
@@ -421,8 +442,12 @@ impl Process {
         self.start_seconds.set(field(22) / 100.0);
         let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
         self.resident_bytes.set(pages * 4096);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        self.descriptors_limit.set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            self.open_fds.set(i64::try_from(open.count()).unwrap_or_default());
+            let open = i64::try_from(open.count()).unwrap_or_default();
+            self.open_fds.set(open);
+            self.descriptors_open.set(open);
         }
     }
 }

@@ -107,7 +107,7 @@ codes! {
     TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes, dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
     RequestMalformed "request-malformed" Accepted 400 Never "The request is not well-formed HTTP: its request line, a header or its length.";
-    HeadersTooLarge "headers-too-large" Accepted 431 Never "The request line and the headers are longer than the gateway reads (64 KiB).";
+    HeadersTooLarge "headers-too-large" Accepted 431 Never "The request line and the headers are longer than the gateway reads (64 KiB), or are more than 100 headers.";
     HeadersSlow "headers-slow" Accepted 408 Later "The headers did not arrive in time.";
 
     TokenMissing "token-missing" Presented 401 Never "Send a capability token: Authorization: Bearer TOKEN, or x-api-key.";
@@ -161,6 +161,7 @@ codes! {
     InFlightExceeded "in-flight-exceeded" Paced 429 Later "Too many requests are in flight at once; wait for one to end.";
 
     RouteUnknown "route-unknown" Routed 404 Never "No such route. There are POST /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/messages, GET /v1/models, /v1/models/MODEL and /v1/token-shield/me.";
+    MethodNotAllowed "method-not-allowed" Routed 405 Never "The path is there, but not with this method; Allow names those that it has.";
     ReceiptUnknown "receipt-unknown" Routed 404 Never "There is no such record of this agent: /receipts/ and what audit-record says, its # written as /.";
     ReceiptEarly "receipt-early" Routed 404 Later "The record is durable and not under a signed checkpoint yet; Retry-After says when to come back.";
     ScopeMissing "scope-missing" Routed 403 Never "The token does not grant the scope that this operation needs.";
@@ -206,6 +207,26 @@ impl fmt::Display for Code {
     }
 }
 
+/// The methods that a path has (RFC 9110 section 10.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allow {
+    /// What is read: HEAD is GET without the answer's body.
+    Read,
+    /// Where something is generated.
+    Generate,
+}
+
+impl Allow {
+    /// The value of the header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "GET, HEAD",
+            Self::Generate => "POST",
+        }
+    }
+}
+
 /// A no: its code, what the caller is told, and what the operator's log is told besides.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -219,13 +240,15 @@ pub struct Refusal {
     pub detail: Option<String>,
     /// When the next try makes sense.
     pub retry_after: Option<Duration>,
+    /// The methods that the path has, for the header `Allow` (RFC 9110 section 15.5.6).
+    pub allow: Option<Allow>,
 }
 
 impl Refusal {
     /// A refusal in the table's own words.
     #[must_use]
     pub fn new(code: Code) -> Self {
-        Self { code, message: code.meaning().to_owned(), param: None, detail: None, retry_after: None }
+        Self { code, message: code.meaning().to_owned(), param: None, detail: None, retry_after: None, allow: None }
     }
 
     /// The same with another outside voice. `message` must be safe to show to a stranger.
@@ -246,6 +269,13 @@ impl Refusal {
     #[must_use]
     pub fn because(mut self, detail: impl fmt::Display) -> Self {
         self.detail = Some(detail.to_string());
+        self
+    }
+
+    /// The same with the methods that the path has.
+    #[must_use]
+    pub const fn allowing(mut self, methods: Allow) -> Self {
+        self.allow = Some(methods);
         self
     }
 

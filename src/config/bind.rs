@@ -203,6 +203,7 @@ fn timeouts(section: Section<'_>) -> Timeouts {
     let timeouts = Timeouts {
         handshake: time("handshake", 10),
         header: time("header", 10),
+        idle: time("idle", 75),
         body_idle: time("body_idle", 30),
         connect: time("connect", 5),
         first_byte: time("first_byte", 300),

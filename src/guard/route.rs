@@ -5,7 +5,7 @@ use http::{Method, Uri};
 use crate::guard::limiter::Permit;
 use crate::guard::pace::Paced;
 use crate::model::Operation;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Allow, Code, Refusal};
 use crate::token::Scope;
 
 /// A request target that is plain: what every reader of a path reads alike. Only [`Target::read`] makes one.
@@ -61,19 +61,38 @@ impl<'u> Target<'u> {
     }
 }
 
-/// The operation behind a method and a path, and for a single model its name.
+/// Whether a method asks for what GET gives.
 #[must_use]
-pub fn operation<'u>(method: &Method, path: &'u str) -> Option<(Operation, Option<&'u str>)> {
-    match (method, path) {
-        (&Method::POST, "/v1/chat/completions") => Some((Operation::ChatCompletions, None)),
-        (&Method::POST, "/v1/completions") => Some((Operation::Completions, None)),
-        (&Method::POST, "/v1/embeddings") => Some((Operation::Embeddings, None)),
-        (&Method::POST, "/v1/messages") => Some((Operation::Messages, None)),
-        (&Method::GET, "/v1/models") => Some((Operation::ListModels, None)),
-        (&Method::GET, "/v1/token-shield/me") => Some((Operation::Me, None)),
-        (&Method::GET, path) => path.strip_prefix("/v1/models/").map(|model| (Operation::ShowModel, Some(model))),
-        _ => None,
-    }
+pub fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// The operation behind a path, and for a single model its name.
+fn at(path: &str) -> Option<(Operation, Option<&str>)> {
+    Some(match path {
+        "/v1/chat/completions" => (Operation::ChatCompletions, None),
+        "/v1/completions" => (Operation::Completions, None),
+        "/v1/embeddings" => (Operation::Embeddings, None),
+        "/v1/messages" => (Operation::Messages, None),
+        "/v1/models" => (Operation::ListModels, None),
+        "/v1/token-shield/me" => (Operation::Me, None),
+        path => (Operation::ShowModel, Some(path.strip_prefix("/v1/models/")?)),
+    })
+}
+
+/// The operation behind a method and a path, and for a single model its name.
+///
+/// # Errors
+/// `route-unknown`, or `method-not-allowed` where the path has other methods.
+pub fn operation<'u>(method: &Method, path: &'u str) -> Result<(Operation, Option<&'u str>), Refusal> {
+    let (operation, model) = at(path).ok_or(Code::RouteUnknown)?;
+    let (fits, allow) = match operation {
+        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
+            (*method == Method::POST, Allow::Generate)
+        }
+        Operation::ListModels | Operation::ShowModel | Operation::Me => (reads(method), Allow::Read),
+    };
+    if fits { Ok((operation, model)) } else { Err(Refusal::new(Code::MethodNotAllowed).allowing(allow)) }
 }
 
 /// The scope that an operation needs (docs/TOKEN.md); what a token allows may be asked with any.
@@ -124,9 +143,9 @@ impl Routed {
 /// Finds the operation and asks whether the token grants it.
 ///
 /// # Errors
-/// `route-unknown` or `scope-missing`.
+/// `route-unknown`, `method-not-allowed` or `scope-missing`.
 pub fn route(paced: Paced, method: &Method, target: &Target<'_>) -> Result<Routed, Refusal> {
-    let (operation, model) = operation(method, target.path).ok_or(Code::RouteUnknown)?;
+    let (operation, model) = operation(method, target.path)?;
     if let Some(scope) = scope(operation)
         && !paced.caller().token().verified.scopes().allow(scope)
     {
@@ -170,11 +189,16 @@ mod tests {
 
     #[test]
     fn methods_and_paths_are_exact() {
-        assert!(operation(&Method::POST, "/v1/chat/completions").is_some());
-        assert!(operation(&Method::GET, "/v1/chat/completions").is_none());
-        assert!(operation(&Method::POST, "/V1/chat/completions").is_none());
-        assert!(operation(&Method::POST, "/api/pull").is_none());
-        assert!(operation(&Method::GET, "/slots").is_none());
-        assert_eq!(operation(&Method::GET, "/v1/models/a/b"), Some((Operation::ShowModel, Some("a/b"))));
+        let told = |method: Method, path| operation(&method, path).map_err(|no| (no.code, no.allow));
+        let unknown = Err((Code::RouteUnknown, None));
+        assert_eq!(told(Method::POST, "/v1/chat/completions"), Ok((Operation::ChatCompletions, None)));
+        assert_eq!(told(Method::GET, "/v1/chat/completions"), Err((Code::MethodNotAllowed, Some(Allow::Generate))));
+        assert_eq!(told(Method::HEAD, "/v1/messages"), Err((Code::MethodNotAllowed, Some(Allow::Generate))));
+        assert_eq!(told(Method::POST, "/V1/chat/completions"), unknown);
+        assert_eq!(told(Method::POST, "/api/pull"), unknown);
+        assert_eq!(told(Method::GET, "/slots"), unknown);
+        assert_eq!(told(Method::GET, "/v1/models/a/b"), Ok((Operation::ShowModel, Some("a/b"))));
+        assert_eq!(told(Method::HEAD, "/v1/models"), Ok((Operation::ListModels, None)));
+        assert_eq!(told(Method::DELETE, "/v1/models/a"), Err((Code::MethodNotAllowed, Some(Allow::Read))));
     }
 }

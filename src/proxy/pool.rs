@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::proxy::connect::Dialler;
+use crate::proxy::descriptors::{may_stay_idle, upstream_place};
 
 /// Idle connections kept.
 const IDLE_MAX: usize = 256;
@@ -69,8 +70,10 @@ impl Pool {
                 Err(error) => return Err(error.into()),
             }
         }
+        let place = upstream_place().await?;
         let (mut sender, connection) = handshake(TokioIo::new(self.dialler.dial().await?)).await?;
         tokio::spawn(async move {
+            let _place = place;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to an upstream ended");
             }
@@ -91,7 +94,7 @@ impl Pool {
 
     fn keep(&self, sender: Sender) {
         let mut idle = self.lock();
-        if !sender.is_closed() && idle.len() < IDLE_MAX {
+        if !sender.is_closed() && idle.len() < IDLE_MAX && may_stay_idle() {
             idle.push(Idle { sender, since: Instant::now() });
         }
     }
