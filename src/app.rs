@@ -39,6 +39,7 @@ use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::allowance::Allowance;
 use crate::guard::limiter::Limiter;
+use crate::guard::places::Places;
 use crate::guard::settings;
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
@@ -231,6 +232,7 @@ impl App {
             wiring: ArcSwap::from_pointee(wiring(&config)?),
             authenticator: Arc::new(authenticator),
             limiter,
+            places: Places::new(Arc::clone(&metrics)),
             registry: Arc::clone(&books.registry),
             weights: Arc::clone(&books.weights),
             pen: Pen::new(Arc::clone(&books.log), Arc::clone(&clock), Arc::clone(&metrics))?,

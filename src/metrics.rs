@@ -2,6 +2,7 @@
 
 mod audit;
 mod connections;
+mod waits;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -77,6 +78,8 @@ pub struct Metrics {
     jwks_reads: IntCounterVec,
     certificate_reads: IntCounterVec,
     idle_keys: IntGauge,
+    /// Places at upstreams.
+    pub waits: waits::Waits,
     doors: Doors,
     connections: Connections,
     audit: Audit,
@@ -185,9 +188,7 @@ impl Metrics {
         let gauges = |name: &str, help: &str, label: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
         let one = |name: &str, help: &str| register(&registry, Histogram::with_opts(histogram(name, help)));
         let upstream_up = gauges("token_shield_upstream_up", "1 where the last dial to the upstream succeeded", "upstream")?;
-        for upstream in upstreams {
-            upstream_up.with_label_values(&[upstream]).set(1);
-        }
+        upstreams.iter().for_each(|upstream| upstream_up.with_label_values(&[upstream]).set(1));
         let per_agent = match agent_label {
             None => None,
             Some(max) => {
@@ -224,6 +225,7 @@ impl Metrics {
                 &registry,
                 IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
             )?,
+            waits: waits::Waits::new(&registry, upstreams)?,
             doors: Doors::new(&registry)?,
             connections: Connections::new(&registry)?,
             audit: Audit::new(&registry)?,

@@ -182,6 +182,7 @@ codes! {
     EgressUncontrolled "egress-uncontrolled" Cleared 403 Never "The request would make the model server reach an endpoint that is not controlled.";
     ToolNotAllowed "tool-not-allowed" Cleared 403 Never "The request names a hosted tool; only function tools pass.";
 
+    UpstreamFull "upstream-full" Admitted 503 Later "The model's server has all the requests in flight that it may have, and no place became free in time; Retry-After says when to come back.";
     ModelRateExceeded "model-rate-exceeded" Admitted 429 Later "The model or its server is at its request rate; Retry-After says when to come back.";
 
     AuditSlow "audit-slow" Sealed 503 Later "The disk that records are kept on is slow; Retry-After says when to come back.";

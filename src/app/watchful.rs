@@ -82,14 +82,20 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         gateway.authenticator.sweep();
         gateway.metrics.agents(&registry.agents_by_standing());
         let wiring = gateway.wiring.load_full();
+        // At once: one that does not answer costs a whole timeout.
+        let mut probes = tokio::task::JoinSet::new();
         for (name, remote) in &wiring.remotes {
             remote.pool().sweep();
-            let up = remote.pool().probe().await;
-            gateway.metrics.upstream_up(name, up);
-            if wiring.health.note(name, up) {
-                tracing::warn!(upstream = &**name, up, "upstream changed");
-            }
+            let (gateway, wiring) = (Arc::clone(&gateway), Arc::clone(&wiring));
+            let (name, remote) = (Arc::clone(name), Arc::clone(remote));
+            probes.spawn(async move {
+                let dialled = remote.pool().probe().await;
+                let cause = dialled.as_ref().map_or_else(ToString::to_string, |()| "it takes connections".to_owned());
+                gateway.changed(&name, wiring.health.dialled(&name, dialled.is_ok()), cause);
+                gateway.metrics.upstream_up(&name, wiring.health.serves(&name));
+            });
         }
+        while probes.join_next().await.is_some() {}
     }
 }
 

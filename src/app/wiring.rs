@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{StartFault, own, tls};
 use crate::audit::request::Server;
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::guard::settings::Door;
 use crate::guard::table::{Tables, Upstream as Known};
@@ -36,7 +37,8 @@ pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, S
     };
     let dialler = Dialler::new(upstream.target.clone(), tls, connect);
     let place = (&*upstream.target.authority(), &*upstream.base_path);
-    Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))
+    let remote = Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))?;
+    Ok(remote.by_principal(upstream.pool_by_principal))
 }
 
 pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
@@ -51,12 +53,12 @@ pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         let echo = upstream.target == Target::Echo;
         let jurisdiction = upstream.jurisdiction.as_deref().map(Arc::from);
         let server = Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
-        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), echo, server });
+        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), wait: upstream.wait, echo, server });
         if !echo {
             remotes.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
         }
     }
-    let health = Arc::new(Health::new(remotes.keys().cloned()));
+    let health = Arc::new(Health::new(remotes.keys().cloned(), Arc::new(SystemClock::start())));
     let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
     Ok(Wiring {
         tables,

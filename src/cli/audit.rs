@@ -7,6 +7,8 @@ mod prove;
 #[cfg(feature = "gateway")]
 mod prune;
 mod read;
+#[cfg(feature = "gateway")]
+pub(super) mod why;
 
 use std::fs;
 use std::path::{Path, PathBuf};

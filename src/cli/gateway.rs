@@ -32,7 +32,7 @@ pub(super) enum Noun {
     Model(model::Verb),
     /// Say why a request was refused, or what became of it.
     #[command(after_help = "Example: token-shield why rq_01M7ZCSCBP0W7RN1HB4TR71MDN")]
-    Why(audit::keep::Why),
+    Why(audit::why::Why),
     /// Say that the wall clock is right, after it has stepped back.
     #[command(subcommand)]
     Clock(audit::keep::Clock),

@@ -15,6 +15,7 @@ pub(super) fn tightest(name: &str) -> Class {
     Class {
         name: name.to_owned(),
         caps,
+        weight: 1,
         output_tokens: 4096,
         unknown_fields: UnknownFields::Refuse,
         cache_scope,
@@ -54,6 +55,11 @@ pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>
     let requests = super::egress::requests(section.table("requests", empty));
     let answers = super::egress::answers(section.table("answers", empty));
     let fetch_per_hour = section.bytes("fetch_per_hour").unwrap_or(tightest.fetch_per_hour);
+    let weight = section.number("weight").unwrap_or(1);
+    if !(1..=1000).contains(&weight) {
+        section.fault("weight", "must be from 1 to 1000");
+    }
+    let weight = u32::try_from(weight).unwrap_or(1);
     section.close();
-    Class { name: tightest.name, caps, output_tokens, unknown_fields, cache_scope, requests, answers, fetch_per_hour }
+    Class { name: tightest.name, caps, weight, output_tokens, unknown_fields, cache_scope, requests, answers, fetch_per_hour }
 }

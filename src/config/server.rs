@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
 use super::bind::{choice, secret};
 use super::class::caps;
 use super::section::Section;
+use crate::guard::places::Wait;
 use crate::guard::settings::Model;
 use crate::model::Profile;
 use crate::proxy::settings::{Target, Upstream};
@@ -57,6 +59,10 @@ pub(super) fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable
     }
     let mut caps = caps(&section);
     caps.in_flight = caps.in_flight.or(Some(64));
+    let wait = Wait {
+        length: section.number("queue").and_then(|length| usize::try_from(length).ok()).unwrap_or(64),
+        time: section.duration("queue_time").unwrap_or(Duration::from_secs(30)),
+    };
     let headers = [("authorization", false), ("x-api-key", true)];
     let (target, base_path) = url.unwrap_or((Target::Echo, String::new()));
     let credential = secret(&section, "credential", base);
@@ -75,6 +81,8 @@ pub(super) fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable
         credential,
         credential_as_api_key: choice(&section, "credential_header", &headers).unwrap_or(false),
         caps,
+        wait,
+        pool_by_principal: choice(&section, "pool", &[("shared", false), ("principal", true)]).unwrap_or(false),
         name: name?,
     };
     section.close();

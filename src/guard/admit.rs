@@ -10,8 +10,10 @@ use crate::guard::cache_salt::{CacheSalts, CacheScope};
 use crate::guard::egress::request::Fetches;
 use crate::guard::gcra::Headroom;
 use crate::guard::govern::Governed;
-use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
+use crate::guard::limiter::{Ask, Kind, Limiter, Permit, Subject};
 use crate::guard::pace::{full_house, over_rate};
+use crate::guard::places::Place;
+use crate::guard::queue::Holder;
 use crate::guard::route::Routed;
 use crate::guard::settings::Caps;
 use crate::guard::table::{Served, Upstream, rates};
@@ -58,6 +60,10 @@ pub struct Call {
     pub upstream: Arc<Upstream>,
     /// What is fetched and stands in the body as marks until then.
     pub fetches: Option<Fetches>,
+    /// For whom places at upstreams are taken.
+    pub holder: Holder,
+    /// Whose connection it may go over, where an upstream's are kept apart.
+    pub owner: Subject,
 }
 
 /// What the answer's headers say about what was changed.
@@ -153,11 +159,19 @@ pub struct Stamp<'s> {
     pub cache_salts: &'s CacheSalts,
 }
 
-/// Takes the places and writes the body.
+/// The server that is asked first, and a place there.
+pub struct Turn {
+    /// The server; it has the profile of the one that the body was understood for.
+    pub upstream: Arc<Upstream>,
+    /// The place.
+    pub place: Place,
+}
+
+/// Takes the model's place, counts the call, and writes the body.
 ///
 /// # Errors
 /// `in-flight-exceeded` or `model-rate-exceeded`; `field-invalid` where more choices are asked for than there are tokens.
-pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) -> Result<Admitted, Refusal> {
+pub fn admit(governed: Governed<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) -> Result<Admitted, Refusal> {
     let (routed, asked) = governed.into_inner().into_inner().into_inner().into_parts();
     let caller = routed.paced().caller();
     let token = caller.token();
@@ -165,14 +179,17 @@ pub fn admit(governed: Governed<'_>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) 
     let (work, notes) = match asked {
         Asked::Models(one) => (Work::Models(one), Notes::default()),
         Asked::Me => (Work::Me, Notes::default()),
-        Asked::Call { call, served, upstream, fetches } => {
-            let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &upstream.caps)];
-            let permit = enter(limiter, &shared)?;
+        Asked::Call { call, served, upstream: _, fetches } => {
+            let Turn { upstream, place } = turn.ok_or(Code::Internal)?;
+            let rates = rates_alone(&upstream.caps);
+            let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &rates)];
+            let permit = enter(limiter, &shared)?.at(place);
             let class_cap = class.output_tokens;
             let cap = token.verified.grants().filter_map(|grants| grants.output_tokens).fold(class_cap, u64::min);
             let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
             let each = if writes_tokens(call.operation()) { each_choice(cap, call.choices())? } else { cap };
-            let (mut work, notes) = write(&call, (served, upstream), (each, scope), stamp);
+            let whose = (Holder::of(caller), token.principal);
+            let (mut work, notes) = write(&call, (served, upstream), (each, scope), whose, stamp);
             if let Work::Call(call) = &mut work {
                 call.fetches = fetches;
             }
@@ -200,12 +217,17 @@ fn enter(limiter: &Arc<Limiter>, shared: &[(Kind, &str, &Caps)]) -> Result<Permi
     Ok(permit)
 }
 
-/// Takes a place of a server that a call goes on to, and counts the call against its rates.
+/// Counts a call that goes on to another server, with a place there, against its rates.
 ///
 /// # Errors
-/// `in-flight-exceeded` or `model-rate-exceeded`.
-pub fn enter_server(limiter: &Arc<Limiter>, upstream: &Upstream) -> Result<Permit, Refusal> {
-    enter(limiter, &[(Kind::Upstream, &upstream.name, &upstream.caps)])
+/// `model-rate-exceeded`.
+pub fn enter_server(limiter: &Arc<Limiter>, upstream: &Upstream, place: Place) -> Result<Permit, Refusal> {
+    Ok(enter(limiter, &[(Kind::Upstream, &upstream.name, &rates_alone(&upstream.caps))])?.at(place))
+}
+
+/// Places at upstreams are counted elsewhere: who finds none there may wait.
+fn rates_alone(caps: &Caps) -> Caps {
+    Caps { in_flight: None, ..caps.clone() }
 }
 
 /// What the cap on output tokens leaves to each of the choices that are asked for.
@@ -222,6 +244,7 @@ fn write(
     call: &ModelCall<'_>,
     (served, upstream): (Arc<Served>, Arc<Upstream>),
     (cap, (scope, principal, class)): (u64, (CacheScope, &str, &str)),
+    (holder, owner): (Holder, Subject),
     stamp: &Stamp<'_>,
 ) -> (Work, Notes) {
     let (dropped, stripped) = (call.dropped().to_vec(), call.stripped().iter().take(NAMED_MAX).cloned().collect::<Vec<_>>());
@@ -238,8 +261,8 @@ fn write(
     let notes =
         Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped, removed: 0 };
     let (body, stream) = (Bytes::from(written.body), call.stream());
-    let forward =
-        Call { body, stream, usage_asked: call.usage_asked(), continues: call.continues(), served, upstream, fetches: None };
+    let (usage_asked, continues) = (call.usage_asked(), call.continues());
+    let forward = Call { body, stream, usage_asked, continues, served, upstream, fetches: None, holder, owner };
     (Work::Call(forward), notes)
 }
 

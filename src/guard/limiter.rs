@@ -11,6 +11,7 @@ use foldhash::quality::RandomState;
 
 use crate::clock::Clock;
 use crate::guard::gcra::{Exceeded, Headroom, Limit, Tally};
+use crate::guard::places::Place;
 
 /// What a tally belongs to. The same name under two kinds is two subjects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +149,7 @@ impl Limiter {
     /// # Errors
     /// The first that is full; places taken before it are given back.
     pub fn enter(self: &Arc<Self>, places: &[(Subject, u64)]) -> Result<Permit, InFlightExceeded> {
-        let mut permit = Permit { limiter: Some(Arc::clone(self)), taken: Vec::with_capacity(places.len()) };
+        let mut permit = Permit { limiter: Some(Arc::clone(self)), taken: Vec::with_capacity(places.len()), upstream: None };
         for &(subject, limit) in places {
             let mut account = self.accounts.entry(subject.key).or_default();
             if u64::from(account.in_flight) >= limit {
@@ -194,13 +195,23 @@ impl Limiter {
 pub struct Permit {
     limiter: Option<Arc<Limiter>>,
     taken: Vec<u128>,
+    upstream: Option<Place>,
 }
 
 impl Permit {
+    /// The same with that place at an upstream, in the stead of another one's.
+    #[must_use]
+    pub fn at(mut self, upstream: Place) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
     /// These places and those of `other`, of the same limiter.
     #[must_use]
     pub fn with(mut self, mut other: Self) -> Self {
         self.taken.append(&mut other.taken);
+        self.limiter = self.limiter.take().or_else(|| other.limiter.take());
+        self.upstream = self.upstream.take().or_else(|| other.upstream.take());
         self
     }
 }

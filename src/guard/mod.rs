@@ -15,6 +15,8 @@ pub mod gcra;
 pub mod govern;
 pub mod limiter;
 pub mod pace;
+pub mod places;
+pub mod queue;
 pub mod route;
 pub mod screen;
 pub mod settings;

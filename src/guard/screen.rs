@@ -2,11 +2,16 @@
 //! where they will stand. It holds nothing back and says so.
 
 use crate::guard::egress::request::Cleared;
+use crate::guard::understand::Understood;
 
 /// A request whose content was screened. Only [`screen`] makes one.
 pub struct Screened<'b>(Cleared<'b>);
 
 impl<'b> Screened<'b> {
+    pub(super) const fn understood(&self) -> &Understood<'b> {
+        self.0.understood()
+    }
+
     pub(super) fn into_inner(self) -> Cleared<'b> {
         self.0
     }

@@ -136,6 +136,8 @@ pub struct Class {
     pub name: String,
     /// Rates and places of each agent.
     pub caps: Caps,
+    /// Its share of an upstream that is full, beside other classes.
+    pub weight: u32,
     /// Tokens an answer.
     pub output_tokens: u64,
     /// What happens to fields that a server's profile does not know.

@@ -7,6 +7,7 @@ use crate::audit::request::Server;
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::judge::{Judge, Own};
 use crate::guard::gcra::{Limit, Period};
+use crate::guard::places::Wait;
 use crate::guard::settings::{Caps, Class, Fetch, Settings};
 use crate::health::Health;
 use crate::model::Profile;
@@ -20,6 +21,8 @@ pub struct Upstream {
     pub profile: Arc<Profile>,
     /// Its own caps.
     pub caps: Caps,
+    /// How requests wait where all its places are taken.
+    pub wait: Wait,
     /// True of the built-in model `echo`.
     pub echo: bool,
     /// What records say of it.

@@ -10,6 +10,7 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 
+use crate::guard::admit::Call;
 use crate::model::Operation;
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
@@ -26,6 +27,8 @@ pub struct Remote {
     path: String,
     uris: Vec<(Operation, Uri)>,
     credential: Option<(HeaderName, HeaderValue)>,
+    /// True where connections are kept apart by principal.
+    by_principal: bool,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,6 +41,16 @@ pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"
 const READ_MAX: usize = 4 << 20;
 /// Largest whole answer that is taken from an upstream, in bytes.
 const ANSWER_MAX: usize = 64 << 20;
+
+/// Why an upstream has not answered.
+pub enum Unanswered {
+    /// No connection can be had.
+    Unreached(Refusal),
+    /// The connection ended before the last byte of the request was written: the upstream surely did not run it.
+    Unsent(Refusal),
+    /// The connection broke. The request may have run.
+    Broke(Refusal),
+}
 
 /// What an upstream answers, once its head was judged.
 pub enum Heard {
@@ -79,7 +92,15 @@ impl Remote {
             path: path.to_owned(),
             uris,
             credential,
+            by_principal: false,
         })
+    }
+
+    /// The same with connections that are kept apart by principal, where `apart`.
+    #[must_use]
+    pub fn by_principal(mut self, apart: bool) -> Self {
+        self.by_principal = apart;
+        self
     }
 
     /// Its connections.
@@ -88,24 +109,27 @@ impl Remote {
         &self.pool
     }
 
-    /// Sends `body`; nothing of the caller's headers goes along.
+    /// Sends the body of `call`; nothing of the caller's headers goes along.
     ///
     /// # Errors
     /// `upstream-unavailable` when no connection can be had, `upstream-invalid` when the connection broke.
     pub async fn send(
         &self,
         operation: Operation,
-        body: Bytes,
-        stream: bool,
+        call: &Call,
         request_id: &HeaderValue,
-    ) -> Result<Response<Arriving>, Refusal> {
-        let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri).ok_or(Code::Internal)?;
-        let request = || self.request(operation, uri.clone(), body.clone(), stream, request_id);
-        self.pool.send(request).await.map_err(|fault| {
+    ) -> Result<Response<Arriving>, Unanswered> {
+        let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri);
+        let uri = uri.ok_or_else(|| Unanswered::Broke(Code::Internal.into()))?;
+        let request = || self.request(operation, uri.clone(), call.body.clone(), call.stream, request_id);
+        let owner = self.by_principal.then_some(call.owner);
+        self.pool.send(owner, request).await.map_err(|fault| {
             let because = format!("upstream {}: {fault}", self.name);
+            let refusal = |code| Refusal::new(code).because(because);
             match fault {
-                SendFault::Dial(_) => Refusal::new(Code::UpstreamUnavailable).because(because).after(Duration::from_secs(1)),
-                SendFault::Broke(_) => Refusal::new(Code::UpstreamInvalid).because(because),
+                SendFault::Dial(_) => Unanswered::Unreached(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
+                SendFault::NotSent(_) => Unanswered::Unsent(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
+                SendFault::Broke(_) => Unanswered::Broke(refusal(Code::UpstreamInvalid)),
             }
         })
     }
@@ -127,7 +151,7 @@ impl Remote {
             headers.extend(self.credential.clone());
             request
         };
-        let answer = self.pool.send(request).await.map_err(|fault| fault.to_string())?;
+        let answer = self.pool.send(None, request).await.map_err(|fault| fault.to_string())?;
         if answer.status() != StatusCode::OK {
             return Err(format!("{path}: it answers {}", answer.status()));
         }

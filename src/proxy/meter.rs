@@ -32,6 +32,8 @@ pub struct Facts {
     pub handle: Option<HandleId>,
     /// The caller's address.
     pub peer: Option<IpAddr>,
+    /// Upstreams that were asked before the last one, each with why it did not serve.
+    pub tried: Vec<String>,
 }
 
 /// The running measurement of one request. Dropping it records the request.
@@ -121,10 +123,16 @@ impl Meter {
         u64::try_from(self.clock.monotonic().saturating_sub(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// What became of the upstreams that were asked and, where the request was refused, why.
+    fn cause(&self) -> Option<String> {
+        let causes: Vec<&str> = self.facts.tried.iter().map(String::as_str).chain(self.detail.as_deref()).collect();
+        (!causes.is_empty()).then(|| causes.join("; "))
+    }
+
     fn ending(&self) -> Ending {
         Ending {
             code: self.code,
-            detail: self.detail.clone(),
+            detail: self.cause(),
             status: self.status,
             ms: self.ms(),
             usage: self.usage.map(|usage| (usage.input, usage.output)),
@@ -237,6 +245,8 @@ impl Drop for Meter {
             tokens_in: self.usage.as_ref().map_or(0, |usage| usage.input),
             tokens_out: self.usage.as_ref().map_or(0, |usage| usage.output),
         });
+        // Other details may say what a prompt or an answer would have reached.
+        let upstreams = self.code.starts_with("upstream-") || !self.facts.tried.is_empty();
         tracing::info!(
             request = %self.request,
             agent = agent.unwrap_or("-"),
@@ -247,6 +257,7 @@ impl Drop for Meter {
             status = self.status,
             code = self.code,
             ms = whole.as_millis() as u64,
+            cause = self.cause().filter(|_| upstreams),
             "request"
         );
         self.led_elsewhere(agent.unwrap_or("-"));

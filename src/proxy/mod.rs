@@ -2,6 +2,7 @@
 
 pub mod activity;
 mod answer;
+mod ask;
 pub mod body;
 pub mod buffer;
 pub mod connect;
@@ -25,7 +26,9 @@ pub mod settings;
 pub mod stream;
 pub mod tap;
 pub mod tree;
+mod turn;
 pub mod watch;
+pub mod wire;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -41,7 +44,7 @@ use crate::audit::entry::{Draft, Pen, Sealed};
 use crate::audit::request::Stripped;
 use crate::clock::Clock;
 use crate::crypto::Draws;
-use crate::guard::admit::{Admitted, Call, Stamp, Work, admit, enter_server};
+use crate::guard::admit::{Admitted, Call, Stamp, Work, admit};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::allowance::Allowance;
@@ -50,10 +53,11 @@ use crate::guard::egress::request::clear;
 use crate::guard::govern::govern;
 use crate::guard::limiter::{Limiter, Permit};
 use crate::guard::pace::pace;
+use crate::guard::places::Places;
 use crate::guard::route::{Routed, Target, reads, route};
 use crate::guard::screen::screen;
 use crate::guard::table::Tables;
-use crate::guard::understand::{model_changed, understand};
+use crate::guard::understand::understand;
 use crate::health::Health;
 use crate::id::RequestId;
 use crate::metrics::Metrics;
@@ -69,7 +73,6 @@ use crate::proxy::forward::{Heard, Remote, collect, judge};
 use crate::proxy::framing::framing;
 use crate::proxy::heads::Framing;
 use crate::proxy::meter::Meter;
-use crate::proxy::pool::Arriving;
 use crate::proxy::refused::{Refused, readable};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::Timeouts;
@@ -110,6 +113,8 @@ pub struct Gateway {
     pub authenticator: Arc<Authenticator>,
     /// Rates and places.
     pub limiter: Arc<Limiter>,
+    /// Places at upstreams, and those who wait for one.
+    pub places: Places,
     /// Agents and tokens, for their changes.
     pub registry: Arc<Registry>,
     /// Which weights answer.
@@ -249,8 +254,10 @@ impl Gateway {
         let governed = govern(screen(clear(understood, &self.metrics, &self.marks)?));
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: way.id, created, cache_salts };
-        let admitted = admit(governed, &self.limiter, &stamp)?;
+        let turn = self.turn(&governed, way).await?;
+        // Asked again: who waited for its turn may have lost its standing, or its token its time.
         watch.check()?;
+        let admitted = admit(governed, turn, &self.limiter, &stamp)?;
         // What comes behind the body is boxed: a caller that keeps its body back holds none of it.
         let sealed = Box::pin(self.seal(admitted, held.bytes(), way)).await?;
         // What goes on is about as long as what came: the room stays taken until the server has it.
@@ -397,64 +404,6 @@ impl Gateway {
                 let streamed = Streamed { source, server, watch, times: self.times(way) };
                 Ok(Answer::Stream(pass, passed, Box::new(streamed)))
             }
-        }
-    }
-
-    /// Sends the call to the upstream that it was written for or, where that cannot be reached, to the next of the route
-    /// with the same profile.
-    async fn ask(
-        &self,
-        call: &Call,
-        operation: Operation,
-        server: &mut Permit,
-        way: &mut Way,
-    ) -> Result<Response<Arriving>, Refusal> {
-        let id = HeaderValue::from_str(&way.id_text).map_err(|error| Refusal::new(Code::Internal).because(error))?;
-        let first_byte = way.wiring.timeouts.first_byte;
-        let others = call.served.route.iter().filter(|other| {
-            other.name != call.upstream.name && !other.echo && Arc::ptr_eq(&other.profile, &call.upstream.profile)
-        });
-        let mut last = Refusal::new(Code::UpstreamUnavailable);
-        way.meter.forwarded();
-        for upstream in std::iter::once(&call.upstream).chain(others) {
-            let Some(remote) = way.wiring.remotes.get(&upstream.name) else { continue };
-            // Asked for again: the record was written in between, and another server has weights of its own.
-            let Some(digest) = self.weights.passing(&call.served.name, &upstream.name) else {
-                last = model_changed(&call.served.name);
-                continue;
-            };
-            if !Arc::ptr_eq(upstream, &call.upstream) {
-                match enter_server(&self.limiter, upstream) {
-                    Ok(permit) => *server = permit.with(std::mem::take(server)),
-                    Err(refusal) => {
-                        last = refusal;
-                        continue;
-                    }
-                }
-            }
-            way.meter.facts().upstream = Some(upstream.server.clone());
-            way.meter.facts().model_digest = Some(digest);
-            let sent = remote.send(operation, call.body.clone(), call.stream, &id);
-            match tokio::time::timeout(first_byte, sent).await {
-                Err(_) => return Err(Refusal::new(Code::UpstreamSlow).because("timeout first_byte")),
-                Ok(Ok(response)) => {
-                    self.note(&way.wiring.health, &upstream.name, true);
-                    return Ok(response);
-                }
-                Ok(Err(refusal)) if refusal.code == Code::UpstreamUnavailable => {
-                    self.note(&way.wiring.health, &upstream.name, false);
-                    last = refusal;
-                }
-                Ok(Err(refusal)) => return Err(refusal),
-            }
-        }
-        Err(last)
-    }
-
-    fn note(&self, health: &Health, upstream: &str, up: bool) {
-        if health.note(upstream, up) {
-            self.metrics.upstream_up(upstream, up);
-            tracing::warn!(upstream, up, "upstream changed");
         }
     }
 }

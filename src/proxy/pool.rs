@@ -14,8 +14,10 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use crate::guard::limiter::Subject;
 use crate::proxy::connect::Dialler;
 use crate::proxy::descriptors::{may_stay_idle, upstream_place};
+use crate::proxy::wire::{Line, Wire};
 
 /// Idle connections kept.
 const IDLE_MAX: usize = 256;
@@ -27,16 +29,41 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 pub enum SendFault {
     /// Nobody could be dialled.
     #[error("no connection: {0}")]
-    Dial(#[from] std::io::Error),
-    /// The connection broke, or what came was no HTTP.
-    #[error("{0}")]
-    Broke(#[from] hyper::Error),
+    Dial(std::io::Error),
+    /// The connection broke, or what came was no HTTP, before the last byte of the request was written: it surely did not run.
+    #[error("{}, before the request was written", cause(.0))]
+    NotSent(hyper::Error),
+    /// The connection broke, or what came was no HTTP. The request may have run.
+    #[error("{}", cause(.0))]
+    Broke(hyper::Error),
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+/// What broke a connection, in words. Nothing of what was sent or received stands in it.
+fn cause(error: &hyper::Error) -> String {
+    let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match io.map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => {
+            "reset: the server reset the connection".to_owned()
+        }
+        Some(std::io::ErrorKind::TimedOut) => "timeout: the server does not acknowledge what is sent".to_owned(),
+        Some(std::io::ErrorKind::ConnectionAborted) => "closed: the server had ended the connection".to_owned(),
+        Some(_) => format!("{error}: {}", io.map(ToString::to_string).unwrap_or_default()),
+        None if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
+            "closed: the server ended the connection without an answer".to_owned()
+        }
+        None if error.is_parse() => format!("no valid HTTP: {error}"),
+        None => error.to_string(),
+    }
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    line: Arc<Line>,
+}
 
 struct Idle {
-    sender: Sender,
+    connection: Connection,
+    owner: Option<Subject>,
     since: Instant,
 }
 
@@ -57,76 +84,103 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request of origin-form target, with a Host. Where a kept connection turns out to have been closed before a byte
-    /// of an answer came, `request` is asked for another, which goes over a new connection: a model call keeps no state.
+    /// Sends a request of origin-form target, with a Host, over a connection that served nobody but `owner`. Where a kept
+    /// connection turns out to have ended before the last byte of the request was written, `request` is asked for another, which
+    /// goes over a new connection. What may have run is never repeated.
     ///
     /// # Errors
     /// When nobody can be dialled, or the connection broke.
-    pub async fn send(self: &Arc<Self>, request: impl Fn() -> Request<Full<Bytes>>) -> Result<Response<Arriving>, SendFault> {
-        if let Some(mut sender) = self.kept().await {
-            match sender.send_request(request()).await {
-                Ok(response) => return Ok(self.arriving(response, sender)),
-                Err(error) if closed_without_an_answer(&error) => {}
-                Err(error) => return Err(error.into()),
+    pub async fn send(
+        self: &Arc<Self>,
+        owner: Option<Subject>,
+        request: impl Fn() -> Request<Full<Bytes>>,
+    ) -> Result<Response<Arriving>, SendFault> {
+        if let Some(kept) = self.kept(owner).await {
+            match self.over(kept, owner, request()).await {
+                Err(SendFault::NotSent(_)) => {}
+                done => return done,
             }
         }
-        let place = upstream_place().await?;
-        let (mut sender, connection) = handshake(TokioIo::new(self.dialler.dial().await?)).await?;
+        let place = upstream_place().await.map_err(SendFault::Dial)?;
+        let (wire, line) = Wire::new(self.dialler.dial().await.map_err(SendFault::Dial)?);
+        let (sender, connection) = handshake(TokioIo::new(wire)).await.map_err(SendFault::NotSent)?;
         tokio::spawn(async move {
             let _place = place;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to an upstream ended");
             }
         });
-        let response = sender.send_request(request()).await?;
-        Ok(self.arriving(response, sender))
+        self.over(Connection { sender, line }, owner, request()).await
     }
 
-    /// A kept connection that is open as far as anybody knows.
-    async fn kept(&self) -> Option<Sender> {
+    async fn over(
+        self: &Arc<Self>,
+        mut connection: Connection,
+        owner: Option<Subject>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Arriving>, SendFault> {
+        connection.line.begin(request.body().size_hint().lower());
+        match connection.sender.send_request(request).await {
+            Ok(response) => {
+                Ok(response.map(|body| Arriving { body, lease: Some(Lease { pool: Arc::clone(self), connection, owner }) }))
+            }
+            // An answer that cannot be read is an answer all the same.
+            Err(error) if connection.line.abandon() || error.is_parse() => Err(SendFault::Broke(error)),
+            Err(error) => Err(SendFault::NotSent(error)),
+        }
+    }
+
+    /// A connection kept for `owner` that is open as far as anybody knows.
+    async fn kept(&self, owner: Option<Subject>) -> Option<Connection> {
         loop {
-            let Idle { mut sender, since } = self.lock().pop()?;
-            if since.elapsed() < IDLE_FOR && sender.ready().await.is_ok() {
-                return Some(sender);
+            let Idle { mut connection, since, .. } = {
+                let mut idle = self.lock();
+                let place = idle.iter().rposition(|idle| idle.owner == owner)?;
+                idle.remove(place)
+            };
+            if since.elapsed() < IDLE_FOR && connection.sender.ready().await.is_ok() {
+                return Some(connection);
             }
         }
     }
 
-    fn keep(&self, sender: Sender) {
+    fn keep(&self, connection: Connection, owner: Option<Subject>) {
         let mut idle = self.lock();
-        if !sender.is_closed() && idle.len() < IDLE_MAX && may_stay_idle() {
-            idle.push(Idle { sender, since: Instant::now() });
+        if connection.sender.is_closed() || !may_stay_idle() {
+            return;
         }
+        if idle.len() >= IDLE_MAX {
+            // The one that was not used for the longest gives way: its owner may never come back.
+            idle.remove(0);
+        }
+        idle.push(Idle { connection, owner, since: Instant::now() });
     }
 
     /// Lets connections go that were not used for a while.
     pub fn sweep(&self) {
-        self.lock().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_FOR);
+        self.lock().retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() < IDLE_FOR);
     }
 
     /// Dials once, to see whether anybody is there.
-    pub async fn probe(&self) -> bool {
-        self.dialler.dial().await.is_ok()
-    }
-
-    fn arriving(self: &Arc<Self>, response: Response<Incoming>, sender: Sender) -> Response<Arriving> {
-        response.map(|body| Arriving { body, lease: Some((Arc::clone(self), sender)) })
+    ///
+    /// # Errors
+    /// Why nobody is.
+    pub async fn probe(&self) -> std::io::Result<()> {
+        self.dialler.dial().await.map(drop)
     }
 }
 
-/// True where the connection ended before a byte of an answer came.
-fn closed_without_an_answer(error: &hyper::Error) -> bool {
-    let reset = std::error::Error::source(error)
-        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
-        .is_some_and(|cause| matches!(cause.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe));
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || reset
+struct Lease {
+    pool: Arc<Pool>,
+    connection: Connection,
+    owner: Option<Subject>,
 }
 
 /// The body of an answer as it comes. When it has come to its end the connection is kept for another request; dropped
 /// before that, it closes the connection, and the server may stop.
 pub struct Arriving {
     body: Incoming,
-    lease: Option<(Arc<Pool>, Sender)>,
+    lease: Option<Lease>,
 }
 
 impl Arriving {
@@ -141,8 +195,8 @@ impl Arriving {
                 false
             }
         };
-        if over && let Some((pool, sender)) = self.lease.take() {
-            pool.keep(sender);
+        if over && let Some(Lease { pool, connection, owner }) = self.lease.take() {
+            pool.keep(connection, owner);
         }
         Poll::Ready(frame)
     }

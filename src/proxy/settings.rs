@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::guard::places::Wait;
 use crate::guard::settings::Caps;
 use crate::secret::SecretRef;
 
@@ -84,6 +85,10 @@ pub struct Upstream {
     pub credential_as_api_key: bool,
     /// Its own caps.
     pub caps: Caps,
+    /// How requests wait where all its places are taken.
+    pub wait: Wait,
+    /// True where connections are kept apart by principal.
+    pub pool_by_principal: bool,
 }
 
 /// Where a server is.

@@ -1,4 +1,4 @@
-//! `audit begin`, `forget`, `bench`, and `why`: what needs the gateway, or its data folder.
+//! `audit begin`, `forget` and `bench`: what needs the gateway, or its data folder.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::super::door::{print, say_sealed, send};
+use super::super::door::{say_sealed, send};
 use super::super::{Failure, Place};
 use crate::app::Books;
 use crate::audit::event::Event;
 use crate::audit::log::{Log, NewEpoch, Settings};
-use crate::audit::reader::{self, Told};
-use crate::audit::vault::Vault;
 use crate::clock::{Clock as _, SystemClock};
+use crate::control::Command;
 use crate::control::api::Request;
-use crate::control::{Command, Question};
 use crate::durable::{Disk as _, SystemDisk};
 
 #[derive(Subcommand)]
@@ -78,14 +76,6 @@ pub(in crate::cli) struct Bench {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Args)]
-pub(in crate::cli) struct Why {
-    /// The request: what the answer's token-shield-request says, rq_…
-    request: String,
-    #[command(flatten)]
-    place: Place,
 }
 
 /// What can be said of the clock.
@@ -190,62 +180,5 @@ impl Bench {
         let seconds = (clock.monotonic() - began).as_secs_f64();
         log.close()?;
         Ok((median(syncs), records, seconds))
-    }
-}
-
-impl Why {
-    pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
-        let question = Question::Why { request: self.request.clone() };
-        let reply = send(&self.place, Request::Question(question)).await?;
-        if !reply.rows.is_empty() {
-            return print(&reply, self.place.json);
-        }
-        let config = self.place.read()?;
-        let vault = Vault::read(&config.audit.record_keys)?;
-        let mut found: Vec<Told> = Vec::new();
-        for epoch in reader::epochs(&config.audit.dir)? {
-            let _ = reader::each(&epoch, 0, |record| {
-                let told = record.tell(&vault).ok();
-                found.extend(told.filter(|told| told.text("request").as_deref() == Some(&self.request)));
-                std::ops::ControlFlow::Continue(())
-            })?;
-        }
-        if found.is_empty() {
-            return Err(format!("nothing is recorded of {}, and nothing is remembered of it", self.request).into());
-        }
-        found.iter().for_each(|told| self.say(told));
-        Ok(())
-    }
-
-    fn say(&self, told: &Told) {
-        if self.place.json {
-            println!("{}", told.line());
-            return;
-        }
-        let text = |member: &str| told.text(member).unwrap_or_else(|| "-".to_owned());
-        println!("{} {} at {}", told.record, told.kind, told.at);
-        match told.kind.as_str() {
-            "admission" => println!(
-                "  allowed   {} of {} for {}, model {}",
-                text("operation"),
-                text("agent"),
-                text("principal"),
-                text("model")
-            ),
-            "refusal" => {
-                println!("  refused   {} at {}, for {}", text("code"), text("stage"), text("agent"));
-                println!(
-                    "  because   {}{}",
-                    text("detail"),
-                    told.text("param").map(|at| format!(", at {at}")).unwrap_or_default()
-                );
-            }
-            _ => println!(
-                "  ended     {} with status {}, {} ms",
-                text("code"),
-                told.number("status").unwrap_or(0),
-                told.number("ms").unwrap_or(0)
-            ),
-        }
     }
 }

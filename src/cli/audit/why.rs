@@ -1,0 +1,127 @@
+//! `why`: what became of one request, in sentences. Records are read from the data folder, so that the answer is the same beside a
+//! running gateway and after it has ended; what is not recorded one by one is remembered by a running gateway alone.
+
+use clap::Args;
+
+use super::super::door::send;
+use super::super::{Failure, Place};
+use crate::audit::reader::{self, Told};
+use crate::audit::vault::Vault;
+use crate::control::Question;
+use crate::control::api::Request;
+use crate::refusal::Code;
+
+#[derive(Args)]
+pub(in crate::cli) struct Why {
+    /// The request: what the answer's token-shield-request says, rq_…
+    request: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Why {
+    pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
+        let question = Question::Why { request: self.request.clone() };
+        let reply = send(&self.place, Request::Question(question)).await?;
+        let remembered = reply.rows.first();
+        // Nothing of a caller who was not known is recorded one by one: the log need not be read.
+        let stranger = remembered.is_some_and(|told| !told["network"].is_null());
+        let found = if stranger { Vec::new() } else { self.recorded()? };
+        match remembered {
+            _ if !found.is_empty() => found.iter().for_each(|told| self.say(told)),
+            Some(told) if self.place.json => println!("{told}"),
+            Some(told) => println!("{}", remembered_sentence(told)),
+            None => return Err(format!("nothing is recorded of {}, and nothing is remembered of it", self.request).into()),
+        }
+        Ok(())
+    }
+
+    /// The records of the request, in order.
+    fn recorded(&self) -> Result<Vec<Told>, Failure> {
+        let config = self.place.read()?;
+        let vault = Vault::read(&config.audit.record_keys)?;
+        let mut found: Vec<Told> = Vec::new();
+        for epoch in reader::epochs(&config.audit.dir)? {
+            let _ = reader::each(&epoch, 0, |record| {
+                let told = record.tell(&vault).ok();
+                found.extend(told.filter(|told| told.text("request").as_deref() == Some(&self.request)));
+                std::ops::ControlFlow::Continue(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn say(&self, told: &Told) {
+        if self.place.json {
+            println!("{}", told.line());
+        } else {
+            println!("{}", sentence(told));
+        }
+    }
+}
+
+/// What a record says of its request.
+fn sentence(told: &Told) -> String {
+    let text = |member: &str| told.text(member).unwrap_or_default();
+    let number = |member: &str| told.number(member).unwrap_or(0);
+    let (at, record) = (&told.at, &told.record);
+    let operation = match (text("operation"), told.text("model")) {
+        (operation, Some(model)) => format!("{operation} with model {model}"),
+        (operation, None) if operation.is_empty() => "a request".to_owned(),
+        (operation, None) => operation,
+    };
+    let server = told.text("upstream.name").map(|server| format!(" at upstream {server}")).unwrap_or_default();
+    let from = told.text("peer").map(|peer| format!(" from {peer}")).unwrap_or_default();
+    let (code, detail) = (text("code"), told.text("detail"));
+    let because = meaning(&code, detail.as_deref(), told.text("param").as_deref());
+    match told.kind.as_str() {
+        "admission" => {
+            let (agent, principal) = (text("agent"), text("principal"));
+            format!("{at}: Agent {agent} of {principal} asked{from} for {operation}. It was admitted{server} (record {record}).")
+        }
+        "refusal" => {
+            let (agent, stage, status) = (text("agent"), text("stage"), number("status"));
+            format!(
+                "{at}: Agent {agent} asked{from} for {operation}. It was refused at the stage {stage} with status {status}, {code} (record {record}).{because}"
+            )
+        }
+        _ => {
+            let (status, ms) = (number("status"), number("ms"));
+            let became = match code.as_str() {
+                "ok" => format!("It was answered{server} with status {status}"),
+                "upstream-error" => format!("It was answered{server} with that server's own error, status {status}"),
+                "aborted" => "Its caller left before the answer was complete".to_owned(),
+                _ => format!("It ended with status {status}, {code}{server}"),
+            };
+            format!("{at}: {became}, after {ms} ms (record {record}).{because}")
+        }
+    }
+}
+
+/// What a running gateway remembers of a refusal that has no record of its own.
+fn remembered_sentence(told: &serde_json::Value) -> String {
+    let text = |member: &str| told[member].as_str();
+    let (at, stage, code) = (text("at").unwrap_or("-"), text("stage").unwrap_or("-"), text("code").unwrap_or("-"));
+    let who = match (text("agent"), text("network")) {
+        (Some(agent), _) => format!("Agent {agent}"),
+        (None, network) => format!("A caller at {}", network.unwrap_or("an unknown address")),
+    };
+    let because = meaning(code, text("detail"), text("param"));
+    format!("{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was counted and has no record.{because}")
+}
+
+/// What a code means, and what else is known, as sentences with a blank before them.
+fn meaning(code: &str, detail: Option<&str>, param: Option<&str>) -> String {
+    let known = Code::ALL.iter().find(|known| known.as_str() == code).map(|known| known.meaning());
+    let mut text = String::new();
+    if let Some(meaning) = known {
+        text.push_str(&format!("\n  {meaning}"));
+    }
+    if let Some(param) = param {
+        text.push_str(&format!("\n  In the body: {param}"));
+    }
+    if let Some(detail) = detail {
+        text.push_str(&format!("\n  Cause: {detail}"));
+    }
+    text
+}

@@ -1,0 +1,213 @@
+//! The places at upstreams: taken at once, or waited for in turn (see [`queue`](crate::guard::queue)).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+
+use crate::guard::authenticate::Authenticated;
+use crate::guard::limiter::{InFlightExceeded, Kind};
+use crate::guard::pace::full_house;
+use crate::guard::queue::{Holder, Joined, Queue, Ticket};
+use crate::guard::table::Upstream;
+use crate::metrics::Metrics;
+use crate::refusal::{Code, Refusal};
+
+/// When a caller who found an upstream full may come back.
+const LATER: Duration = Duration::from_secs(1);
+
+/// How requests wait for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Requests that may wait at once; with 0 none waits.
+    pub length: usize,
+    /// How long each may wait.
+    pub time: Duration,
+}
+
+/// The places at all upstreams, by name. They outlive a reload.
+pub struct Places {
+    upstreams: DashMap<Arc<str>, Arc<Shared>>,
+    metrics: Arc<Metrics>,
+}
+
+struct Shared {
+    name: Arc<str>,
+    state: Mutex<State>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Queue,
+    /// As many as the config said last.
+    places: u64,
+    tickets: Ticket,
+    waiting: HashMap<Ticket, Waiter>,
+}
+
+struct Waiter {
+    holder: Holder,
+    /// Is told of its place; dropped where it has to give way.
+    tell: oneshot::Sender<Place>,
+}
+
+/// A place at an upstream; given back when dropped.
+pub struct Place {
+    taken: Option<(Arc<Shared>, Holder)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some((shared, holder)) = self.taken.take() {
+            let mut state = shared.lock();
+            state.queue.release(&holder);
+            shared.serve(&mut state);
+        }
+    }
+}
+
+/// A request in the queue; it leaves when dropped.
+struct Waiting {
+    shared: Arc<Shared>,
+    ticket: Ticket,
+    place: oneshot::Receiver<Place>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.waiting.remove(&self.ticket).is_some() {
+            state.queue.leave(self.ticket);
+            self.shared.report(&state);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(self: &Arc<Self>, holder: Holder) -> Place {
+        Place { taken: Some((Arc::clone(self), holder)) }
+    }
+
+    /// Gives free places to those who are next.
+    fn serve(self: &Arc<Self>, state: &mut State) {
+        while let Some(ticket) = state.queue.next(state.places) {
+            let Some(Waiter { holder, tell }) = state.waiting.remove(&ticket) else { continue };
+            if let Err(mut refused) = tell.send(self.place(holder)) {
+                // Its caller has left. Not by `drop`, which would lock what is locked.
+                if let Some((_, holder)) = refused.taken.take() {
+                    state.queue.release(&holder);
+                }
+            }
+        }
+        self.report(state);
+    }
+
+    fn report(&self, state: &State) {
+        self.metrics.waits.waiting(&self.name, state.queue.waiting());
+        self.metrics.waits.held(&self.name, state.queue.held());
+    }
+}
+
+impl Places {
+    /// All places are free.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { upstreams: DashMap::default(), metrics }
+    }
+
+    fn shared(&self, upstream: &Upstream) -> Arc<Shared> {
+        if let Some(known) = self.upstreams.get(&upstream.name) {
+            return Arc::clone(&known);
+        }
+        let metrics = Arc::clone(&self.metrics);
+        let fresh = || Arc::new(Shared { name: Arc::clone(&upstream.name), state: Mutex::default(), metrics });
+        Arc::clone(&self.upstreams.entry(Arc::clone(&upstream.name)).or_insert_with(fresh))
+    }
+
+    /// Takes a place at `upstream` at once, where one is free and nobody waits for it.
+    #[must_use]
+    pub fn take(&self, upstream: &Upstream, holder: &Holder) -> Option<Place> {
+        let shared = self.shared(upstream);
+        let mut state = shared.lock();
+        state.places = places(upstream);
+        // Where a reload has made more places than there were, those who wait have them first.
+        shared.serve(&mut state);
+        let places = state.places;
+        let taken = state.queue.take(holder, places);
+        if taken {
+            shared.report(&state);
+        }
+        drop(state);
+        taken.then(|| shared.place(holder.clone()))
+    }
+
+    /// Waits for a place at `upstream`, in turn.
+    ///
+    /// # Errors
+    /// `upstream-full` where the queue is full or the wait is over; `rate-is-zero` where there are no places at all.
+    pub async fn wait(&self, upstream: &Upstream, holder: &Holder) -> Result<Place, Refusal> {
+        if places(upstream) == 0 {
+            return Err(full_house(InFlightExceeded { kind: Kind::Upstream, limit: 0 }));
+        }
+        if let Some(place) = self.take(upstream, holder) {
+            return Ok(place);
+        }
+        let began = tokio::time::Instant::now();
+        let mut waiting = self.join(upstream, holder).ok_or_else(|| full(upstream, "its queue is full"))?;
+        let waited = tokio::time::timeout(upstream.wait.time, &mut waiting.place).await;
+        self.metrics.waits.waited(&upstream.name, began.elapsed().as_secs_f64());
+        match waited {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) => Err(full(upstream, "its queue is full, and agents that wait less often go first")),
+            Err(_) => Err(full(upstream, "no place became free in time (queue_time)")),
+        }
+    }
+
+    fn join(&self, upstream: &Upstream, holder: &Holder) -> Option<Waiting> {
+        let shared = self.shared(upstream);
+        let mut state = shared.lock();
+        let ticket = state.tickets;
+        state.tickets += 1;
+        match state.queue.join(ticket, holder, upstream.wait.length) {
+            Joined::Full => return None,
+            Joined::Waits => {}
+            Joined::Instead(other) => drop(state.waiting.remove(&other)),
+        }
+        let (tell, place) = oneshot::channel();
+        state.waiting.insert(ticket, Waiter { holder: holder.clone(), tell });
+        // A place may have become free since it was asked for.
+        shared.serve(&mut state);
+        drop(state);
+        Some(Waiting { shared, ticket, place })
+    }
+}
+
+impl Holder {
+    /// For whom a caller takes places: its class, and the agent of the operator's own token. Names below that are its holder's.
+    #[must_use]
+    pub fn of(caller: &Authenticated) -> Self {
+        let verified = &caller.token().verified;
+        let root = verified.ids().zip(verified.agent().lineage()).last().map_or("", |(_, agent)| agent);
+        let class = caller.class();
+        Self { class: class.name.as_str().into(), weight: class.weight, root: root.into() }
+    }
+}
+
+fn places(upstream: &Upstream) -> u64 {
+    upstream.caps.in_flight.unwrap_or(u64::MAX)
+}
+
+/// The refusal where an upstream is full.
+#[must_use]
+pub fn full(upstream: &Upstream, why: &str) -> Refusal {
+    let (name, places) = (&upstream.name, places(upstream));
+    let says = format!("The model's server {name} is full: its {places} requests in flight are all in use, and {why}.");
+    Refusal::new(Code::UpstreamFull).saying(says).because(format_args!("upstream {name}: {why}")).after(LATER)
+}

@@ -1,0 +1,392 @@
+//! Who is served next where a server is full: the places of one upstream, and those who wait for one. Pure: no clock, no tasks.
+//!
+//! A place that becomes free goes to the class that holds the smallest share of the places by its weight; within the class to the
+//! root agent that holds the fewest; among equals to the one whose turn was longest ago. So no agent holds all places while others
+//! wait, whatever it sends, and the names of children, which their holders choose, change nothing. The bounded list of those who
+//! wait is shared in the same way: where it is full the newest request of the agent that waits most often gives way to an agent
+//! that waits less often.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// One request that waits, or holds a place. The number is its own.
+pub type Ticket = u64;
+
+/// For whom a place is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The class.
+    pub class: Arc<str>,
+    /// The weight of the class; at least 1 counts.
+    pub weight: u32,
+    /// The agent of the first token of the chain.
+    pub root: Arc<str>,
+}
+
+/// What came of joining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// It waits.
+    Waits,
+    /// It waits, and this one does not wait any more.
+    Instead(Ticket),
+    /// The list is full.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    held: u64,
+    waiting: VecDeque<Ticket>,
+    turn: u64,
+}
+
+#[derive(Debug, Default)]
+struct Class {
+    weight: u64,
+    held: u64,
+    waiting: usize,
+    /// Grows with each place granted, by the reciprocal of the weight.
+    passed: u64,
+    agents: BTreeMap<Arc<str>, Agent>,
+}
+
+/// One turn of a class of weight 1.
+const TURN: u64 = 1 << 20;
+
+/// The places of one upstream.
+#[derive(Debug, Default)]
+pub struct Queue {
+    classes: BTreeMap<Arc<str>, Class>,
+    held: u64,
+    waiting: usize,
+    turns: u64,
+    /// Where the classes that wait stand in turn.
+    passed: u64,
+}
+
+impl Queue {
+    /// Places in use.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Takes one of `places` at once, where one is free and nobody waits.
+    pub fn take(&mut self, holder: &Holder, places: u64) -> bool {
+        let free = self.waiting == 0 && self.held < places;
+        if free {
+            self.grant(holder);
+        }
+        free
+    }
+
+    /// Waits for a place; `length` may wait at once.
+    pub fn join(&mut self, ticket: Ticket, holder: &Holder, length: usize) -> Joined {
+        let mut joined = Joined::Waits;
+        if self.waiting >= length {
+            let own = self.classes.get(&holder.class).and_then(|class| class.agents.get(&holder.root));
+            let own = own.map_or(0, |agent| agent.waiting.len());
+            let Some(last) = self.most_waiting(own + 1) else { return Joined::Full };
+            self.leave(last);
+            joined = Joined::Instead(last);
+        }
+        let (turns, passed) = (self.turns, self.passed);
+        self.turns += 1;
+        let class = self.class(holder);
+        if class.waiting == 0 {
+            class.passed = class.passed.max(passed);
+        }
+        class.waiting += 1;
+        let agent = class.agents.entry(Arc::clone(&holder.root)).or_default();
+        if agent.waiting.is_empty() {
+            agent.turn = turns;
+        }
+        agent.waiting.push_back(ticket);
+        self.waiting += 1;
+        joined
+    }
+
+    /// The newest request of the agent that waits most often, where that is more than `than` times.
+    fn most_waiting(&self, than: usize) -> Option<Ticket> {
+        let agents = self.classes.values().flat_map(|class| class.agents.values());
+        let most = agents.max_by_key(|agent| (agent.waiting.len(), agent.waiting.back()))?;
+        most.waiting.back().filter(|_| most.waiting.len() > than).copied()
+    }
+
+    /// Takes a request out that waits no more.
+    pub fn leave(&mut self, ticket: Ticket) {
+        for class in self.classes.values_mut() {
+            for agent in class.agents.values_mut() {
+                let Some(place) = agent.waiting.iter().position(|waiting| *waiting == ticket) else { continue };
+                agent.waiting.remove(place);
+                class.waiting -= 1;
+                self.waiting -= 1;
+                self.tidy();
+                return;
+            }
+        }
+    }
+
+    /// Grants one of `places` to whoever is next, where one is free.
+    pub fn next(&mut self, places: u64) -> Option<Ticket> {
+        if self.held >= places {
+            return None;
+        }
+        // The shares held/weight are compared as products, which are exact.
+        let share = |one: &Class, other: &Class| {
+            (u128::from(one.held) * u128::from(other.weight)).cmp(&(u128::from(other.held) * u128::from(one.weight)))
+        };
+        let waiting = self.classes.iter().filter(|(_, class)| class.waiting > 0);
+        let (name, class) = waiting.min_by(|(_, one), (_, other)| share(one, other).then(one.passed.cmp(&other.passed)))?;
+        let agents = class.agents.iter().filter(|(_, agent)| !agent.waiting.is_empty());
+        let (root, _) = agents.min_by_key(|(_, agent)| (agent.held, agent.turn))?;
+        let weight = u32::try_from(class.weight).unwrap_or(u32::MAX);
+        let holder = Holder { class: Arc::clone(name), weight, root: Arc::clone(root) };
+        let turns = self.turns;
+        self.turns += 1;
+        let class = self.class(&holder);
+        let agent = class.agents.get_mut(&holder.root)?;
+        let ticket = agent.waiting.pop_front()?;
+        agent.turn = turns;
+        class.waiting -= 1;
+        let passed = class.passed;
+        class.passed += TURN / class.weight;
+        self.passed = self.passed.max(passed);
+        self.waiting -= 1;
+        self.grant(&holder);
+        Some(ticket)
+    }
+
+    fn class(&mut self, holder: &Holder) -> &mut Class {
+        let class = self.classes.entry(Arc::clone(&holder.class)).or_default();
+        class.weight = u64::from(holder.weight.max(1));
+        class
+    }
+
+    fn grant(&mut self, holder: &Holder) {
+        let class = self.class(holder);
+        class.held += 1;
+        class.agents.entry(Arc::clone(&holder.root)).or_default().held += 1;
+        self.held += 1;
+    }
+
+    /// Gives a place back.
+    pub fn release(&mut self, holder: &Holder) {
+        let Some(class) = self.classes.get_mut(&holder.class) else { return };
+        let Some(agent) = class.agents.get_mut(&holder.root).filter(|agent| agent.held > 0) else { return };
+        agent.held -= 1;
+        class.held -= 1;
+        self.held -= 1;
+        self.tidy();
+    }
+
+    /// Forgets whoever holds nothing and waits for nothing.
+    fn tidy(&mut self) {
+        self.classes.retain(|_, class| {
+            class.agents.retain(|_, agent| agent.held > 0 || !agent.waiting.is_empty());
+            !class.agents.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn holder(class: &str, weight: u32, root: &str) -> Holder {
+        Holder { class: class.into(), weight, root: root.into() }
+    }
+
+    /// All places in the hands of `greedy`, which waits for more.
+    fn taken(queue: &mut Queue, places: u64, greedy: &Holder, waiting: u64) {
+        for _ in 0..places {
+            assert!(queue.take(greedy, places));
+        }
+        for ticket in 0..waiting {
+            assert_eq!(queue.join(ticket, greedy, 1024), Joined::Waits);
+        }
+    }
+
+    #[test]
+    fn who_has_nothing_is_next() {
+        let (mut queue, greedy, modest) = (Queue::default(), holder("c", 1, "a/greedy"), holder("c", 1, "a/modest"));
+        taken(&mut queue, 64, &greedy, 64);
+        assert_eq!(queue.join(100, &modest, 1024), Joined::Waits);
+        queue.release(&greedy);
+        assert_eq!((queue.next(64), queue.next(64)), (Some(100), None));
+        queue.release(&modest);
+        // It came back behind those that wait, and is next all the same.
+        queue.join(101, &modest, 1024);
+        assert_eq!(queue.next(64), Some(101));
+    }
+
+    #[test]
+    fn equals_take_turns() {
+        let mut queue = Queue::default();
+        let (one, other) = (holder("c", 1, "a/one"), holder("c", 1, "a/other"));
+        taken(&mut queue, 1, &one, 3);
+        (10..13).for_each(|ticket| assert_eq!(queue.join(ticket, &other, 64), Joined::Waits));
+        let mut held = one.clone();
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            queue.release(&held);
+            let ticket = queue.next(1).expect("somebody waits");
+            held = if ticket < 10 { one.clone() } else { other.clone() };
+            order.push(ticket);
+        }
+        assert_eq!(order, [0, 10, 1, 11, 2, 12]);
+    }
+
+    #[test]
+    fn weights_share_the_places() {
+        let mut queue = Queue::default();
+        let (light, heavy) = (holder("light", 1, "a/one"), holder("heavy", 3, "a/other"));
+        for ticket in 0..64 {
+            queue.join(ticket * 2, &light, 1024);
+            queue.join(ticket * 2 + 1, &heavy, 1024);
+        }
+        let heavy = std::iter::from_fn(|| queue.next(40)).filter(|ticket| ticket % 2 == 1).count();
+        assert_eq!(heavy, 30);
+    }
+
+    #[test]
+    fn a_full_list_is_shared() {
+        let mut queue = Queue::default();
+        let (greedy, modest) = (holder("c", 1, "a/greedy"), holder("c", 1, "a/modest"));
+        taken(&mut queue, 1, &greedy, 4);
+        assert_eq!(queue.join(9, &greedy, 4), Joined::Full);
+        assert_eq!(queue.join(10, &modest, 4), Joined::Instead(3));
+        assert_eq!(queue.join(11, &modest, 4), Joined::Instead(2));
+        assert_eq!((queue.join(12, &modest, 4), queue.waiting()), (Joined::Full, 4));
+        assert_eq!(Queue::default().join(1, &modest, 0), Joined::Full);
+    }
+
+    /// The same rules over one flat list.
+    #[derive(Default)]
+    struct Naive {
+        waiting: Vec<(Ticket, Holder)>,
+        held: Vec<Holder>,
+        turns: Vec<(Holder, u64)>,
+        count: u64,
+    }
+
+    impl Naive {
+        fn turn(&mut self, holder: &Holder) {
+            self.turns.retain(|(known, _)| known != holder);
+            self.turns.push((holder.clone(), self.count));
+            self.count += 1;
+        }
+
+        fn allowed(&self, ticket: Ticket) -> bool {
+            let Some((_, own)) = self.waiting.iter().find(|(waiting, _)| *waiting == ticket) else { return false };
+            let class = |holder: &Holder| self.held.iter().filter(|held| held.class == holder.class).count() as u64;
+            let agent = |holder: &Holder| self.held.iter().filter(|held| *held == holder).count();
+            let turn = |holder: &Holder| self.turns.iter().find(|(known, _)| known == holder).map(|(_, turn)| *turn);
+            let first = |holder: &Holder| self.waiting.iter().find(|(_, waiting)| waiting == holder).map(|(ticket, _)| *ticket);
+            self.waiting.iter().all(|(_, other)| {
+                class(own) * u64::from(other.weight) <= class(other) * u64::from(own.weight)
+                    && (own.class != other.class || (agent(own), turn(own)) <= (agent(other), turn(other)))
+            }) && first(own) == Some(ticket)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_served_was_next_by_the_naive_rules(
+            steps in proptest::collection::vec((0..4_u8, 0..3_usize, 0..4_usize), 1..300),
+            places in 1..6_u64,
+        ) {
+            let (mut queue, mut naive) = (Queue::default(), Naive::default());
+            let of = |class: usize, root: usize| holder(["a", "b", "c"][class], [1, 2, 5][class], ["w", "x", "y", "z"][root]);
+            let mut ticket = 0;
+            for (what, class, root) in steps {
+                let one = of(class, root);
+                match what {
+                    0 | 1 => {
+                        ticket += 1;
+                        if queue.take(&one, places) {
+                            prop_assert!(naive.waiting.is_empty() && (naive.held.len() as u64) < places);
+                            naive.held.push(one);
+                        } else {
+                            prop_assert_eq!(queue.join(ticket, &one, 1000), Joined::Waits);
+                            if naive.waiting.iter().all(|(_, waiting)| *waiting != one) {
+                                naive.turn(&one);
+                            } else {
+                                naive.count += 1;
+                            }
+                            naive.waiting.push((ticket, one));
+                        }
+                    }
+                    2 if !naive.held.is_empty() => {
+                        let gone = naive.held.remove(root % naive.held.len());
+                        queue.release(&gone);
+                    }
+                    3 if !naive.waiting.is_empty() => {
+                        let (gone, _) = naive.waiting.remove(root % naive.waiting.len());
+                        queue.leave(gone);
+                    }
+                    _ => {}
+                }
+                while let Some(next) = queue.next(places) {
+                    prop_assert!(naive.allowed(next), "{next} was not next");
+                    let at = naive.waiting.iter().position(|(waiting, _)| *waiting == next).expect("waits");
+                    let (_, holder) = naive.waiting.remove(at);
+                    naive.turn(&holder);
+                    naive.held.push(holder);
+                }
+                prop_assert_eq!((queue.held(), queue.waiting()), (naive.held.len() as u64, naive.waiting.len()));
+                prop_assert!(naive.waiting.is_empty() || naive.held.len() as u64 == places, "a place is free while some wait");
+            }
+        }
+
+        #[test]
+        fn nobody_without_a_place_waits_for_more_grants_than_there_are_agents(
+            greedy in 1..5_usize, places in 1..8_u64, order in proptest::collection::vec(0..8_usize, 200),
+        ) {
+            // Greedy agents ask without end; one agent with single requests is served within a round.
+            let mut queue = Queue::default();
+            let agents: Vec<Holder> = (0..greedy).map(|number| holder("c", 1, &format!("a/{number}"))).collect();
+            let modest = holder("c", 1, "a/modest");
+            let mut held = Vec::new();
+            let mut owner = std::collections::HashMap::new();
+            for ticket in 0..1000 {
+                let one = &agents[ticket as usize % greedy];
+                queue.join(ticket, one, 10_000);
+                owner.insert(ticket, one.clone());
+            }
+            while let Some(ticket) = queue.next(places) {
+                held.push(owner[&ticket].clone());
+            }
+            let (mut ticket, mut waits) = (10_000, 0);
+            queue.join(ticket, &modest, 10_000);
+            owner.insert(ticket, modest.clone());
+            for pick in order {
+                let gone = held.remove(pick % held.len());
+                queue.release(&gone);
+                let next = queue.next(places).expect("somebody waits");
+                held.push(owner[&next].clone());
+                waits += 1;
+                if next == ticket {
+                    waits = 0;
+                    held.retain(|holder| *holder != modest);
+                    queue.release(&modest);
+                    // Its place goes to another before it comes again.
+                    let next = queue.next(places).expect("somebody waits");
+                    held.push(owner[&next].clone());
+                    ticket += 1;
+                    queue.join(ticket, &modest, 10_000);
+                    owner.insert(ticket, modest.clone());
+                }
+                prop_assert!(waits <= greedy, "passed over {waits} times");
+            }
+        }
+    }
+}

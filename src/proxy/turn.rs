@@ -1,0 +1,47 @@
+//! The wait for a place at an upstream. It lies between the rules and the record: who waits holds its agent's place in flight and
+//! its body, and nothing else.
+
+use std::sync::Arc;
+
+use super::{Gateway, Way};
+use crate::guard::admit::Turn;
+use crate::guard::govern::Governed;
+use crate::guard::queue::Holder;
+use crate::guard::table::{Served, Upstream};
+use crate::guard::understand::Asked;
+use crate::refusal::Refusal;
+
+/// The servers that a body written for `first` may go to: that one, then the others of the route with the same profile.
+pub(super) fn candidates<'s>(served: &'s Served, first: &'s Arc<Upstream>) -> impl Iterator<Item = &'s Arc<Upstream>> {
+    let others = served
+        .route
+        .iter()
+        .filter(|other| other.name != first.name && !other.echo && Arc::ptr_eq(&other.profile, &first.profile));
+    std::iter::once(first).chain(others)
+}
+
+impl Gateway {
+    /// Takes a place at the first server of the route that is up and has one free; where none has, waits for one at the first
+    /// that is up. Nothing where no server is asked.
+    ///
+    /// # Errors
+    /// `upstream-full`, or `rate-is-zero` where the server has no places at all.
+    pub(super) async fn turn(&self, governed: &Governed<'_>, way: &Way) -> Result<Option<Turn>, Refusal> {
+        let understood = governed.understood();
+        let Asked::Call { served, upstream: first, .. } = understood.asked() else { return Ok(None) };
+        let holder = Holder::of(understood.routed().paced().caller());
+        let up = |upstream: &&Arc<Upstream>| {
+            way.wiring.health.is_up(&upstream.name) && self.weights.passes(&served.name, &upstream.name)
+        };
+        let free = |upstream: &Arc<Upstream>| {
+            let place = self.places.take(upstream, &holder)?;
+            Some(Turn { upstream: Arc::clone(upstream), place })
+        };
+        if let Some(turn) = candidates(served, first).filter(up).find_map(free) {
+            return Ok(Some(turn));
+        }
+        let upstream = candidates(served, first).find(up).unwrap_or(first);
+        let place = self.places.wait(upstream, &holder).await?;
+        Ok(Some(Turn { upstream: Arc::clone(upstream), place }))
+    }
+}

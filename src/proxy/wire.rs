@@ -1,0 +1,228 @@
+//! A connection to an upstream as the HTTP client uses it, and what must be known of it: whether the last byte of a request
+//! went out, and whether something came that no request had asked for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::proxy::connect::Stream;
+
+/// The end of a request's head (RFC 9112 section 2.1).
+const HEAD_END: &[u8; 4] = b"\r\n\r\n";
+
+/// What was written of the request that a connection carries at the moment.
+#[derive(Default)]
+pub struct Line(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// Bytes of [`HEAD_END`] that were written one after the other.
+    head_end: usize,
+    /// Bytes of the body that were not written yet.
+    body_left: u64,
+    /// True once a byte of the request was written.
+    began: bool,
+    /// True once a request was written before this one.
+    kept: bool,
+    /// Nothing may be written any more.
+    closed: bool,
+}
+
+impl State {
+    const fn whole(&self) -> bool {
+        self.head_end == HEAD_END.len() && self.body_left == 0
+    }
+
+    fn wrote(&mut self, bytes: &[u8]) {
+        self.began |= !bytes.is_empty();
+        let mut rest = bytes;
+        while let Some((&byte, after)) = rest.split_first().filter(|_| self.head_end < HEAD_END.len()) {
+            self.head_end = match byte {
+                byte if HEAD_END.get(self.head_end) == Some(&byte) => self.head_end + 1,
+                b'\r' => 1,
+                _ => 0,
+            };
+            rest = after;
+        }
+        self.body_left = self.body_left.saturating_sub(rest.len() as u64);
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request with a body of that many bytes is written next.
+    pub fn begin(&self, body: u64) {
+        let mut state = self.lock();
+        let (kept, closed) = (state.kept || state.began, state.closed);
+        *state = State { body_left: body, kept, closed, ..State::default() };
+    }
+
+    /// Lets nothing more be written. True where the last byte of the request may have gone out: the server may have run it.
+    pub fn abandon(&self) -> bool {
+        let mut state = self.lock();
+        state.closed = true;
+        state.whole()
+    }
+}
+
+/// The connection.
+pub struct Wire {
+    stream: Stream,
+    line: Arc<Line>,
+}
+
+impl Wire {
+    /// Follows what is written to `stream`.
+    #[must_use]
+    pub fn new(stream: Stream) -> (Self, Arc<Line>) {
+        let line = Arc::<Line>::default();
+        (Self { stream, line: Arc::clone(&line) }, line)
+    }
+
+    fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.line.lock();
+        if !state.began && !state.closed {
+            state.closed = stale(&self.stream, state.kept);
+        }
+        if state.closed {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server had ended the connection")));
+        }
+        let written = ready!(write(Pin::new(&mut self.stream), cx));
+        // A TLS client may have sent some of what it could not send all of.
+        let unsure = matches!(self.stream, Stream::Tls(_)).then_some(usize::MAX);
+        let mut left = written.as_ref().map_or(unsure.unwrap_or(0), |count| *count);
+        for slice in slices {
+            let count = slice.len().min(left);
+            state.wrote(slice.get(..count).unwrap_or_default());
+            left -= count;
+        }
+        Poll::Ready(written)
+    }
+}
+
+/// True where a request must not be written: the server has ended the connection, or has sent what nobody asked for. What comes
+/// in the clear before the first request over TLS (session tickets) is passed over.
+fn stale(stream: &Stream, kept: bool) -> bool {
+    let (fd, tls): (BorrowedFd<'_>, bool) = match stream {
+        Stream::Tcp(stream) => (stream.as_fd(), false),
+        Stream::Tls(stream) => (stream.get_ref().0.as_fd(), true),
+        Stream::Unix(stream) => (stream.as_fd(), false),
+    };
+    match recv(fd, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((_, 0)) => true,
+        Ok(_) => kept || !tls,
+        Err(error) => error != rustix::io::Errno::AGAIN && error != rustix::io::Errno::INTR,
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.send(cx, &[io::IoSlice::new(bytes)], |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.send(cx, slices, |stream, cx| stream.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// Whether the request may have run once these pieces were written, with a body of `body` bytes.
+    #[track_caller]
+    fn check(body: u64, pieces: &[&[u8]], whole: bool) {
+        let line = Line::default();
+        line.begin(body);
+        pieces.iter().for_each(|piece| line.lock().wrote(piece));
+        assert_eq!(line.abandon(), whole, "{pieces:?}");
+    }
+
+    #[test]
+    fn the_last_byte_of_a_request_is_known() {
+        let head: &[u8] = b"POST / HTTP/1.1\r\nhost: a\r\n\r\n";
+        check(0, &[], false);
+        check(0, &[b"GET / HTTP/1.1\r\nhost: a\r\n"], false);
+        check(0, &[b"GET / HTTP/1.1\r\nhost: a\r\n", b"\r", b"\n"], true);
+        check(4, &[head], false);
+        check(4, &[head, b"bod"], false);
+        check(4, &[head, b"bod", b"y"], true);
+        check(4, &[b"POST / HTTP/1.1\r\nhost: a\r\n\r\nbody"], true);
+        check(8, &[head, b"\r\n\r\n\r\n"], false);
+        check(4, &[b"a\r\r\n\r\n\r\nbod"], true);
+    }
+
+    /// A connection to a server, and the server's end of it.
+    async fn connected() -> (Wire, Arc<Line>, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let dialled = tokio::net::TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
+        let (wire, line) = Wire::new(Stream::Tcp(dialled));
+        (wire, line, listener.accept().await.expect("accepts").0)
+    }
+
+    #[tokio::test]
+    async fn what_came_unasked_or_the_end_keeps_a_request_from_being_written() {
+        for stray in [&b"HTTP/1.1 200 OK\r\n"[..], b""] {
+            let (mut wire, line, mut server) = connected().await;
+            line.begin(0);
+            wire.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("the first request is written");
+            server.read_exact(&mut [0; 18]).await.expect("it comes");
+            server.write_all(stray).await.expect("bytes");
+            if stray.is_empty() {
+                drop(server);
+            }
+            // Nobody reads: the bytes lie in the kernel, as they do where they come while a request is on its way here.
+            let Stream::Tcp(stream) = &wire.stream else { unreachable!("a TCP stream") };
+            stream.readable().await.expect("readable");
+            line.begin(0);
+            let written = wire.write(b"GET / HTTP/1.1\r\n\r\n").await;
+            assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
+            assert!(!line.abandon(), "it surely did not run");
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_after_a_request_was_given_up() {
+        let line = Line::default();
+        line.begin(1);
+        assert!(!line.abandon());
+        line.begin(1);
+        assert!(line.lock().closed);
+    }
+}

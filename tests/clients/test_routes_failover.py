@@ -1,0 +1,221 @@
+"""What happens to requests when an upstream takes connections and does not serve: who is asked next, and who is not asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from fake_upstream import MODEL
+from gateway import Served, binary
+from raw_upstream import RawUpstream, answers, closes, hangs_up, resets, resets_soon, status, whole
+from test_serve import ask, code
+from waiting import wait_until
+
+FULL = os.environ.get("TOKEN_SHIELD_FULL") == "1"
+CLASS = '[class.default]\nrpm = 1000000\nburst = 100000\nin_flight = 1000\n'
+
+
+def route(*upstreams: tuple[str, str]) -> str:
+    """Config of one model on those upstreams, each a name and a URL or further lines behind it."""
+    names = json.dumps([name for name, _ in upstreams])
+    tables = "".join(f'[[upstream]]\nname = "{name}"\nurl = "{url}"\n' for name, url in upstreams)
+    return tables + f'[[model]]\nname = "{MODEL}"\nroute = {names}\n' + CLASS
+
+
+def serve(folder: Path, config: str) -> Served:
+    served = Served(folder / "data", config)
+    served.token = served.issue("tests/main", models=(MODEL,))
+    return served
+
+
+@pytest.fixture
+def good() -> Iterator[RawUpstream]:
+    server = RawUpstream()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bad() -> Iterator[RawUpstream]:
+    server = RawUpstream()
+    yield server
+    server.stop()
+
+
+def failures(gateway: Served, count: int, text: str = "hello") -> list[httpx2.Response]:
+    """The answers other than 200 to so many requests, four at a time."""
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda number: ask(gateway, f"{text} {number}"), range(count)))
+    return [answer for answer in got if answer.status_code != 200]
+
+
+def up(gateway: Served, upstream: str) -> bool:
+    return gateway.metric("token_shield_upstream_up", upstream=upstream) == 1
+
+
+# ---- who is asked next --------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_declines_costs_no_request(tmp_path: Path, good: RawUpstream, bad: RawUpstream) -> None:
+    bad.on_request = status(503, "Retry-After: 1")
+    with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
+        assert failures(gateway, 200) == []
+        assert bad.texts and len(good.texts) == 200
+        line = gateway.line("upstream changed", upstream="bad")
+        assert line and line["up"] is False and line["cause"] == "it answers 503"
+
+
+def test_a_request_that_was_not_sent_whole_goes_on(tmp_path: Path, good: RawUpstream, bad: RawUpstream) -> None:
+    bad.on_accept = resets_soon
+    with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
+        assert failures(gateway, 8, "x" * (12 << 20)) == []
+        assert len(good.texts) == 8 and not up(gateway, "bad")
+
+
+@pytest.mark.parametrize("how", ["closes", "resets", "hangs up", "503", "502", "504"])
+def test_a_server_that_does_not_serve_is_left_alone(tmp_path: Path, good: RawUpstream, bad: RawUpstream, how: str) -> None:
+    if how in ("closes", "resets"):
+        bad.on_accept = {"closes": closes, "resets": resets}[how]
+    else:
+        bad.on_request = hangs_up if how == "hangs up" else status(int(how))
+    with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
+        failed = failures(gateway, 200)
+        # Three in a row mark it as down, as many as were under way beside them, and a trial from time to time.
+        assert len(failed) <= 10, f"{len(failed)} of 200 failed"
+        assert not up(gateway, "bad")
+        print(f"{how}: {len(failed)} of 200 failed")
+        # A dial that succeeds is no reason to send it requests again.
+        silent, dialled = bad.silent, bad.dialled
+        wait_until(lambda: bad.silent > silent if how not in ("closes", "resets") else bad.dialled > dialled, 15, "a probe dials")
+        assert not up(gateway, "bad")
+        # A request that it serves is.
+        bad.on_accept, bad.on_request = (lambda _: True), answers
+        wait_until(lambda: ask(gateway, "again").status_code == 200 and up(gateway, "bad"), 65, "a trial is served")
+
+
+def test_the_last_resort_is_asked_though_it_is_down(tmp_path: Path, bad: RawUpstream) -> None:
+    bad.on_request = hangs_up
+    with serve(tmp_path, route(("bad", bad.url))) as gateway:
+        for _ in range(5):
+            assert code(ask(gateway, "no")) == (502, "upstream-invalid")
+        assert not up(gateway, "bad")
+        bad.on_request = answers
+        assert ask(gateway, "yes").status_code == 200 and up(gateway, "bad")
+
+
+def test_a_declined_request_is_answered_so_where_nobody_else_takes_it(tmp_path: Path, bad: RawUpstream) -> None:
+    bad.on_request = status(503, "Retry-After: 7")
+    other = RawUpstream(status(503, "Retry-After: 9"))
+    with serve(tmp_path, route(("bad", bad.url), ("other", other.url))) as gateway:
+        answer = ask(gateway, "no")
+        assert answer.status_code == 503 and answer.headers["retry-after"] in ("7", "9")
+        assert len(bad.texts) == len(other.texts) == 1, "asked once each"
+    other.stop()
+
+
+# ---- who is not asked again ----------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_may_have_run_is_not_repeated(tmp_path: Path, good: RawUpstream, bad: RawUpstream) -> None:
+    def deadly(server: RawUpstream, connection: socket.socket, body: bytes) -> bool:
+        return "die" not in server.texts[-1] and answers(server, connection, body)
+
+    bad.on_request = deadly
+    with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
+        assert ask(gateway, "fine").status_code == 200
+        # Over the connection that was kept.
+        assert code(ask(gateway, "die")) == (502, "upstream-invalid")
+        assert bad.texts == ["fine", "die"] and good.texts == []
+
+
+def test_a_connection_that_ended_while_it_was_kept_costs_no_request(tmp_path: Path, bad: RawUpstream) -> None:
+    once = lambda server, connection, body: answers(server, connection, body) and False  # noqa: E731
+    bad.on_request = once
+    with serve(tmp_path, route(("bad", bad.url))) as gateway:
+        for number in range(50):
+            assert ask(gateway, f"once {number}").status_code == 200
+        assert bad.texts == [f"once {number}" for number in range(50)]
+
+
+# ---- answers that nobody asked for ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_answer_that_nobody_asked_for_reaches_nobody(tmp_path: Path, bad: RawUpstream, together: bool) -> None:
+    sent = threading.Event()
+
+    def twice(_: RawUpstream, connection: socket.socket, body: bytes) -> bool:
+        own, stray = whole(json.loads(body)["messages"][-1]["content"]), whole("stray")
+        if together:
+            connection.sendall(own + stray)
+        else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(own)
+            connection.sendall(stray)
+        sent.set()
+        return True
+
+    bad.on_request = twice
+    with serve(tmp_path, route(("bad", bad.url))) as gateway, httpx2.Client(trust_env=False, timeout=60) as client:
+        headers = {"authorization": f"Bearer {gateway.token}"}
+        for number in range(2000 if FULL else 200):
+            body = {"model": MODEL, "messages": [{"role": "user", "content": f"own {number}"}]}
+            answer = client.post(gateway.url + "/v1/chat/completions", json=body, headers=headers)
+            assert answer.json()["choices"][0]["message"]["content"] == f"own {number}"
+            # What is sent behind the next request cannot be told from an answer to it.
+            assert sent.wait(10)
+            sent.clear()
+
+
+def test_connections_are_kept_apart_by_principal(tmp_path: Path, bad: RawUpstream) -> None:
+    whose: dict[int, set[str]] = {}
+
+    def remembers(server: RawUpstream, connection: socket.socket, body: bytes) -> bool:
+        whose.setdefault(connection.getpeername()[1], set()).add(server.texts[-1])
+        return answers(server, connection, body)
+
+    bad.on_request = remembers
+    apart = route(("bad", bad.url)).replace(f'url = "{bad.url}"\n', f'url = "{bad.url}"\npool = "principal"\n')
+    with serve(tmp_path, apart) as gateway:
+        other = gateway.issue("tests/other", principal="team:others", models=(MODEL,))
+        for _ in range(10):
+            assert ask(gateway, "one").status_code == 200
+            assert ask(gateway, "other", other).status_code == 200
+        assert sorted(len(texts) for texts in whose.values()) == [1, 1], whose
+
+
+def test_connections_to_upstreams_probe_for_peers_that_vanished(tmp_path: Path, bad: RawUpstream) -> None:
+    with serve(tmp_path, route(("bad", bad.url))) as gateway:
+        assert ask(gateway, "hello").status_code == 200
+
+        def timers() -> list[str]:
+            """The timers of the gateway's idle connections to the upstream: 02 is keep-alive (proc_net_tcp(5))."""
+            rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            return [row[5].split(":")[0] for row in rows if int(row[2].split(":")[1], 16) == bad.port and row[3] == "01"]
+
+        wait_until(lambda: timers() and set(timers()) == {"02"}, 10, "keep-alive probes")
+
+
+# ---- causes --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cause_is_where_people_look(tmp_path: Path, bad: RawUpstream) -> None:
+    bad.on_request = hangs_up
+    with serve(tmp_path, route(("bad", bad.url))) as gateway:
+        answer = ask(gateway, "a secret prompt")
+        request = answer.headers["token-shield-request"]
+        line = wait_until(lambda: gateway.line("request", request=request), 10, "the line of the request")
+        assert line["cause"] == "upstream bad: closed: the server ended the connection without an answer"
+        live = gateway.command("why", request).out
+        assert "closed: the server ended the connection without an answer" in live and "upstream-invalid" in live
+        gateway.stop()
+        assert binary("why", request, "--data", str(gateway.data)).out == live
+        assert "a secret prompt" not in live + gateway.logged()
