@@ -57,6 +57,8 @@ fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, O
         ttl_max: Duration::from_secs(86_400),
         post_quantum: PostQuantum::Off,
         handles: true,
+        principals: vec!["*".to_owned()],
+        list_max: 64,
     };
     let public = Jwk::of(key.public()?);
     let known = KnownKey { id: public.id(), key: public.key().clone(), issuer: Arc::new(issuer) };
@@ -123,7 +125,7 @@ fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     let config = config::read("name = \"bench\"\n", Path::new(".")).unwrap_or_else(|faults| panic!("a good config: {faults}"));
     let tables = Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::judge::Own::default())
         .unwrap_or_else(|fault| panic!("good tables: {fault}"));
-    (Authenticator::new(books, Box::new(Fast), clock, 65_536, 1_000_000), Arc::new(tables))
+    (Authenticator::new(books, Box::new(Fast), clock, 65_536, (1_000_000, 1_000_000)), Arc::new(tables))
 }
 
 criterion_group!(benches, tokens);
