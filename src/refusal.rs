@@ -104,7 +104,7 @@ macro_rules! codes {
 codes! {
     PeerRate "peer-rate" Accepted 429 Later "This network address sends too many requests; slow down.";
     HostNotServed "host-not-served" Accepted 421 Never "The Host or :authority of the request is not valid.";
-    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes, dots, empty segments or a query.";
+    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes (but in a model's name), dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
     RequestMalformed "request-malformed" Accepted 400 Never "The request is not well-formed HTTP: its request line, a header or its length.";
     HeadersTooLarge "headers-too-large" Accepted 431 Never "The request line and the headers are longer than the gateway reads (64 KiB).";

@@ -43,7 +43,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let name = root.required("name");
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
     let mut warnings = Vec::new();
-    let (issuers, principals) = issuers(&root, base);
+    let (issuers, principals) = issuers(&root, base, &mut warnings);
     let upstreams: Vec<Upstream> =
         root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
     let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams, base)).collect();

@@ -38,7 +38,7 @@ fn principals(section: &Section<'_>, several: bool) -> Vec<String> {
 pub(super) type Principals = BTreeMap<String, BTreeMap<String, Caps>>;
 
 /// The issuers, and the caps of their principals.
-pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, Principals) {
+pub(super) fn issuers(root: &Section<'_>, base: &Path, warnings: &mut Vec<String>) -> (Vec<Issuer>, Principals) {
     let sections = root.tables("issuer");
     let several = sections.len() > 1;
     let mut principals = Principals::new();
@@ -47,7 +47,28 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, Principa
     for (name, section) in root.named("principal") {
         principal(root, &issuers, (name, caps_alone(section)), &mut principals);
     }
+    warnings.extend(shared(&issuers));
     (issuers, principals)
+}
+
+/// What is said where two issuers may speak for one principal.
+fn shared(issuers: &[Issuer]) -> Option<String> {
+    let overlap = |one: &String, other: &String| match (one.strip_suffix('*'), other.strip_suffix('*')) {
+        (Some(one), Some(other)) => one.starts_with(other) || other.starts_with(one),
+        (Some(one), None) => other.starts_with(one),
+        (None, Some(other)) => one.starts_with(other),
+        (None, None) => one == other,
+    };
+    let pairs = issuers.iter().enumerate().flat_map(|(place, one)| issuers.iter().skip(place + 1).map(move |other| (one, other)));
+    let both = |(one, other): &(&Issuer, &Issuer)| {
+        one.principals.iter().any(|name| other.principals.iter().any(|pattern| overlap(name, pattern)))
+    };
+    let (one, other) = pairs.into_iter().find(both)?;
+    Some(format!(
+        "[[issuer]] principals: {} and {} may speak for the same principals; their limits and prompt caches are kept apart, but \
+         `audit usage`, `export` and `forget` by principal take both together",
+        one.iss, other.iss
+    ))
 }
 
 /// Binds `[principal."NAME"]` to the one issuer that may speak for it.

@@ -235,7 +235,11 @@ impl Authenticator {
         // A root has one spelling, so its text stands for it; a keyed hash is enough to count by.
         let root = text.split('~').next().unwrap_or_default();
         let charge = Charge { peer: network(peer), root: u128::from(self.hashing.hash_one(root)) };
-        self.roots.take(charge.root, self.now()).map_err(|wait| Refusal::new(Code::RootRate).after(wait))?;
+        self.roots.take(charge.root, self.now()).map_err(|wait| {
+            // Nothing was verified, and others behind the same address need not wait for this root.
+            self.peers.give_back(charge.peer, self.now());
+            Refusal::new(Code::RootRate).after(wait)
+        })?;
         Ok(charge)
     }
 
