@@ -77,7 +77,7 @@ def test_a_key_for_which_anybody_can_sign_is_no_issuers_key(gateway: Served, ups
     token = forged(public, {**issuer.claims("tests/forged"), "iss": ISSUER})
     assert code(gateway, token) == "token-key-unknown"
     config = gateway.config.read_text() + issuer.config.replace("zero.example.jwks", "zero.jwks")
-    other = tmp_path / "other.toml"
+    other = gateway.data / "other.toml"
     other.write_text(config)
     done = binary("config", "check", str(other))
     assert done.code == 1 and "anybody could sign" in done.out + done.err
