@@ -227,7 +227,8 @@ impl App {
         let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
         let clock = Arc::clone(&books.clock);
         let guard = &config.guard;
-        let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, guard.peer_rps);
+        let rates = (guard.peer_rps, guard.root_rps);
+        let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
         let gateway = Gateway {
             wiring: ArcSwap::from_pointee(wiring(&config)?),
             authenticator: Arc::new(authenticator),

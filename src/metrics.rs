@@ -405,7 +405,9 @@ impl Metrics {
 }
 
 impl Agents {
+    /// Counts by root agent: names below it are the choice of whoever holds its token.
     fn count(&self, agent: &str) {
+        let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(counter) = seen.get(agent) {
             return counter.inc();

@@ -104,7 +104,7 @@ macro_rules! codes {
 codes! {
     PeerRate "peer-rate" Accepted 429 Later "This network address sends too many requests; slow down.";
     HostNotServed "host-not-served" Accepted 421 Never "The Host or :authority of the request is not valid.";
-    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes, dots, empty segments or a query.";
+    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes (but in a model's name), dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
     RequestMalformed "request-malformed" Accepted 400 Never "The request is not well-formed HTTP: its request line, a header or its length.";
     HeadersTooLarge "headers-too-large" Accepted 431 Never "The request line and the headers are longer than the gateway reads (64 KiB), or are more than 100 headers.";
@@ -112,6 +112,7 @@ codes! {
 
     TokenMissing "token-missing" Presented 401 Never "Send a capability token: Authorization: Bearer TOKEN, or x-api-key.";
     TokenAmbiguous "token-ambiguous" Presented 401 Never "Exactly one credential is read: send one Authorization header or one x-api-key, not both, not twice.";
+    RootRate "root-rate" Presented 429 Later "Too many new chains of one root token at once; Retry-After says when the next one is looked at.";
     TokenScheme "token-scheme" Presented 401 Never "The Authorization scheme must be Bearer.";
     TokenInQuery "token-in-query" Presented 401 Never "Credentials are never read from the URL; send a header, and replace the token that was exposed.";
     TokenTooLarge "token-too-large" Presented 401 Never "The token is longer than the gateway reads (40 KiB).";
@@ -124,9 +125,11 @@ codes! {
     TokenKeyUnknown "token-key-unknown" Verified 401 Never "The token's kid names no key that this gateway knows.";
     TokenSignature "token-signature" Verified 401 Never "The token's signature does not verify.";
     TokenClaims "token-claims" Verified 401 Never "A claim of the token is missing or has the wrong type.";
+    TokenList "token-list" Verified 401 Never "A list of the token (aud, scopes or a constraint's) has more entries than this gateway takes, or one twice.";
     TokenIssuer "token-issuer" Verified 401 Never "The token's iss is not the issuer that its key belongs to.";
     TokenAudience "token-audience" Verified 401 Never "The token's aud does not name this gateway.";
     TokenNamespace "token-namespace" Verified 401 Never "The token's issuer may not speak for this agent's namespace.";
+    TokenPrincipal "token-principal" Verified 401 Never "The token's issuer may not speak for this principal (sub).";
     TokenPostQuantum "token-post-quantum" Verified 401 Never "This issuer's tokens must be signed with ML-DSA-65.";
     TokenExpired "token-expired" Verified 401 Never "The token has expired; issue a new one.";
     TokenNotYetValid "token-not-yet-valid" Verified 401 Never "The token is not valid yet; compare the clocks.";
@@ -150,7 +153,7 @@ codes! {
     TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked; ask the operator.";
     HandleRevoked "handle-revoked" Authenticated 401 Never "The handle was revoked; ask the operator.";
     TokenBehindHandle "token-behind-handle" Authenticated 401 Never "This token stands behind a handle and is taken by that alone.";
-    KeyRevoked "key-revoked" Authenticated 401 Never "The key that signed the token was revoked; ask the operator.";
+    KeyRevoked "key-revoked" Authenticated 401 Never "A key that the token or its chain stands on was revoked; ask the operator.";
     AgentSuspended "agent-suspended" Authenticated 403 Never "The agent is suspended, or one that it was delegated from is; ask the operator.";
     AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent is in quarantine, or one that it was delegated from is; ask the operator.";
     AgentRevoked "agent-revoked" Authenticated 403 Never "The agent was revoked, or one that it was delegated from was; ask the operator.";

@@ -25,7 +25,7 @@ pub(super) struct Delegate {
     /// The segment that the child's name gets behind its parent's.
     #[arg(long)]
     name: String,
-    /// How long it lives; 15 minutes, or as long as the parent, where it is not said.
+    /// How long it lives; 15 minutes, or as long as the parent, where it is not said. More is refused.
     #[arg(long, value_parser = time)]
     ttl: Option<Duration>,
     #[command(flatten)]

@@ -33,9 +33,11 @@ pub(super) enum Verb {
     /// Let a key's tokens run out, and take no newer ones.
     #[command(after_help = "Example: token-shield keys retire KID --reason \"yearly change\"")]
     Retire(Change),
-    /// Refuse everything that a key signed, at once.
-    #[command(after_help = "Example: token-shield keys revoke KID --reason \"laptop stolen\"")]
-    Revoke(Change),
+    /// Refuse everything that a key signed, at once; with --holder every chain that a holder's key is in.
+    #[command(after_help = "Examples:
+  token-shield keys revoke KID --reason \"laptop stolen\"
+  token-shield keys revoke --holder KID --reason \"agent's key leaked\"")]
+    Revoke(Revoke),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -82,6 +84,34 @@ pub(super) struct Change {
     reason: String,
     #[command(flatten)]
     place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct Revoke {
+    /// The thumbprint of an issuer's key, as `keys list` shows it; one in 64 begins with a hyphen.
+    #[arg(allow_hyphen_values = true, required_unless_present = "holder", conflicts_with = "holder")]
+    kid: Option<String>,
+    /// The thumbprint of a holder's key: the kid of what it signed, as `token inspect` shows it (cnf.jwk of its parent).
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
+    holder: Option<String>,
+    /// Why; it stands in the record.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Revoke {
+    async fn run(self) -> Result<(), Failure> {
+        let (what, kid, command) = match (self.kid, self.holder) {
+            (_, Some(kid)) => ("holder's key", kid.clone(), Command::HolderRevoke { kid, reason: self.reason }),
+            (Some(kid), None) => ("key", kid.clone(), Command::KeyRevoke { kid, reason: self.reason }),
+            (None, None) => return Err("name a key, or a holder's key with --holder".into()),
+        };
+        let reply = send(&self.place, Request::Command(command)).await?;
+        say_sealed(&format!("revoked {what} {kid}"), &reply);
+        Ok(())
+    }
 }
 
 /// Makes a key, writes both files, and gives the public half.
@@ -147,11 +177,7 @@ impl Verb {
                 say_sealed(&format!("retired key {kid}"), &reply);
                 Ok(())
             }
-            Self::Revoke(Change { kid, reason, place }) => {
-                let reply = send(&place, Request::Command(Command::KeyRevoke { kid: kid.clone(), reason })).await?;
-                say_sealed(&format!("revoked key {kid}"), &reply);
-                Ok(())
-            }
+            Self::Revoke(revoke) => revoke.run().await,
         }
     }
 }

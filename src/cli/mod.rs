@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where results are printed")]
 
 #[cfg(feature = "gateway")]
+mod adopt;
+#[cfg(feature = "gateway")]
 mod agent;
 mod audit;
 #[cfg(feature = "gateway")]

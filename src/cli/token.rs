@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 
+use super::adopt::{self, Adopt};
 use super::delegate::Delegate;
 use super::door::{say_sealed, send, send_to};
-use super::handles::{self, Adopt, Renew};
+use super::handles::{self, Renew};
 use super::limits::Allowed;
 use super::vectors::Vectors;
 use super::{Failure, Place, agent_name};
@@ -50,7 +51,7 @@ pub(super) enum Verb {
     #[command(after_help = "Example: token-shield token renew - --ttl 7d < agent.handle")]
     Renew(Renew),
     /// Take API keys that agents have already as handles, each for a token of its own.
-    #[command(after_help = handles::ADOPT_HELP)]
+    #[command(after_help = adopt::HELP)]
     Adopt(Adopt),
     /// Refuse a token or a handle from now on.
     #[command(after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\"")]
@@ -126,7 +127,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// A time in its largest whole unit.
-fn in_words(time: Duration) -> String {
+pub(super) fn in_words(time: Duration) -> String {
     let seconds = time.as_secs();
     let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
     let unit = units.into_iter().find(|(size, _)| seconds > 0 && seconds.is_multiple_of(*size));
@@ -192,16 +193,22 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
         None => issuers.first().filter(|_| issuers.len() == 1),
     };
     let issuer = issuer.ok_or("name one of the config's issuers with --issuer")?;
-    if wanted.ttl > issuer.ttl_max {
-        return Err(format!("the issuer's tokens live at most {} (ttl_max)", in_words(issuer.ttl_max)).into());
-    }
     let now = SystemClock::start().now();
+    if wanted.ttl > issuer.ttl_max {
+        let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
+        return Err(format!("the issuer's tokens live at most {most} (ttl_max), until {last} at the latest").into());
+    }
     let principal = match wanted.principal {
         Some(principal) => principal,
         None => format!("team:{}", wanted.agent.namespace()).parse()?,
     };
     let random = u128::from_be_bytes(entropy()?);
     let mut request = mint::Request::new((&issuer.iss, &issuer.aud), wanted.agent, principal, (now, wanted.ttl), random);
+    if !issuer.policy().speaks_for(request.principal.as_str()) {
+        let ours = issuer.principals.join(", ");
+        return Err(format!("the issuer speaks for {ours}, not for {} (principals of the [[issuer]])", request.principal).into());
+    }
+    request.list_max = issuer.token_list;
     request.limits = wanted.limits;
     if !wanted.scopes.is_empty() {
         request.scopes = wanted.scopes;

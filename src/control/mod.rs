@@ -22,11 +22,11 @@ use crate::keyring::{KeyState, Keyring, Row, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::registry::{DEFAULT_CLASS, Registry};
-use crate::token::{Presented, Verified, handle, verify, verify_issued};
+use crate::token::{Presented, Verified, handle, verify, verify_issued, verify_whenever};
 use crate::weights::Weights;
 
 pub use rows::taken;
-use rows::{agent_row, handle_row, key_row, token_row};
+use rows::{agent_row, handle_row, holder_row, key_row, token_row};
 pub use words::{Command, Operator, Question, Reply, Verb};
 
 /// Why a command is not carried out. Nothing has changed.
@@ -203,7 +203,9 @@ impl Control {
             Question::Keys => {
                 let signed = self.registry.signed(self.clock.now());
                 let row = |row: &Row| key_row(row, signed.get(&row.known.id));
-                self.keyring.rows().iter().map(row).collect()
+                let mut rows: Vec<_> = self.keyring.rows().iter().map(row).collect();
+                rows.extend(self.keyring.revoked_holders().iter().map(holder_row));
+                rows
             }
             Question::Models => self.models(),
             Question::Why { request } => self.why(request)?.into_iter().collect(),
@@ -235,6 +237,7 @@ impl Control {
         let standing = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
+            .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)))
             .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()));
         match (standing.map_err(fault)?, held) {
             (Some(_), None) => return Err(fault(Code::TokenBehindHandle.into())),
@@ -276,6 +279,10 @@ impl Control {
                 let (kid, from) = (self.known_key(&kid)?, from.map(|from| from.parse()).transpose()?);
                 Ok(vec![Event::KeyRetired { kid, from, reason: reasoned(reason)? }])
             }
+            Command::HolderRevoke { kid, reason } => {
+                let kid = self.holder_key(&kid)?;
+                Ok(vec![Event::KeyRevoked { kid, reason: reasoned(reason)? }])
+            }
             Command::KeyRevoke { kid, reason } => {
                 let kid = self.known_key(&kid)?;
                 Ok(vec![Event::KeyRevoked { kid, reason: reasoned(reason)? }])
@@ -316,7 +323,9 @@ impl Control {
     /// The records of a token that verified and, where it is new, of its agent.
     fn registration(&self, verified: &Verified, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
         // What the door would refuse is not registered.
-        self.keyring.may_sign(verified.kid(), verified.issued()).map_err(|refusal| ControlFault::refused(&refusal))?;
+        let signed = self.keyring.may_sign(verified.kid(), verified.issued());
+        let held = signed.and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)));
+        held.map_err(|refusal| ControlFault::refused(&refusal))?;
         if verified.length() > 1 {
             return Err(ControlFault::Token("only what an operator signed is registered: the chain's first token".to_owned()));
         }
@@ -341,9 +350,12 @@ impl Control {
         if let Some(known) = self.handle_meant(token) {
             return self.handle_revoked(&known, reason);
         }
-        // The token itself names itself, also where it was never registered.
+        // The token itself names itself, also where it was never registered or begins later.
         if token.contains('.') {
-            let verified = self.verified(token)?;
+            let fault = |refusal: Refusal| ControlFault::refused(&refusal);
+            let presented = Presented::read(token).map_err(fault)?;
+            let verified = verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
+            verified.not_over(self.clock.now()).map_err(fault)?;
             if let Some(row) = self.registry.token(verified.id()) {
                 return self.row_revoked(row, reason);
             }
@@ -374,13 +386,33 @@ impl Control {
             (None, [only]) => only.iss.clone(),
             (None, _) => return Err(ControlFault::Key("name the issuer with --issuer".to_owned())),
         };
+        if self.keyring.not_revoked(&key.id()).is_err() {
+            return Err(ControlFault::Key(format!("{} is revoked, and stays so; make another one", key.id())));
+        }
         Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
+    }
+
+    /// The thumbprint of a holder's key that shall be revoked. It is known by that alone: who holds which key stands in tokens.
+    fn holder_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
+        let id: KeyId = kid.parse()?;
+        if self.keyring.not_revoked(&id).is_err() {
+            return Err(ControlFault::Key(format!("{kid} is revoked")));
+        }
+        match self.keyring.row(&id) {
+            Some(_) => {
+                Err(ControlFault::Key(format!("{kid} is an issuer's key, not a holder's; token-shield keys revoke {kid}")))
+            }
+            None => Ok(id),
+        }
     }
 
     fn known_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
         let id: KeyId = kid.parse()?;
         match self.keyring.row(&id).map(|row| row.state) {
-            None => Err(ControlFault::Key(format!("{kid} is not in the ring; token-shield keys list"))),
+            None => {
+                let hint = "token-shield keys list shows those that are; a holder's key is revoked by keys revoke --holder KID";
+                Err(ControlFault::Key(format!("{kid} is not an issuer's key; {hint}")))
+            }
             Some(KeyState::Revoked { .. }) => Err(ControlFault::Key(format!("{kid} is revoked"))),
             Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(id),
         }

@@ -90,6 +90,13 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Refuses every chain that a holder's key is in; the key is in no issuer's ring.
+    HolderRevoke {
+        /// The key's thumbprint.
+        kid: String,
+        /// Why.
+        reason: String,
+    },
     /// Refuses everything that a key signed.
     KeyRevoke {
         /// The key's thumbprint.

@@ -287,9 +287,6 @@ impl Usage {
     }
 
     fn print(&self, sums: &BTreeMap<Vec<String>, Sum>) {
-        let quoted = |text: &String| {
-            if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
-        };
         if self.csv {
             println!("{},requests,refused,input_tokens,output_tokens", self.by.join(","));
         }
@@ -305,10 +302,21 @@ impl Usage {
                 }
                 println!("{}", serde_json::Value::Object(object));
             } else if self.csv {
-                println!("{},{requests},{refused},{input},{output}", row.iter().map(quoted).collect::<Vec<_>>().join(","));
+                println!(
+                    "{},{requests},{refused},{input},{output}",
+                    row.iter().map(|text| cell(text)).collect::<Vec<_>>().join(",")
+                );
             } else {
                 println!("{}   {requests} requests, {refused} refused, {input} tokens in, {output} out", row.join("   "));
             }
         }
     }
+}
+
+/// A cell of a CSV table (RFC 4180). Names are the choice of agents and of those who sign tokens: what a spreadsheet would run as
+/// a formula gets an apostrophe before it (OWASP, CSV injection).
+fn cell(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text != "-";
+    let text = if formula { format!("'{text}") } else { text.to_owned() };
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
