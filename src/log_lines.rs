@@ -180,7 +180,7 @@ fn write(out: &mut impl Write, lines: &[u8]) -> u64 {
             Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Somebody who shares standard error with us has made it so.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(BLOCKED),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(BLOCKED),
             Ok(_) | Err(_) => break,
         }
     }

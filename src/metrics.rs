@@ -84,9 +84,7 @@ pub struct Metrics {
     connections: Connections,
     audit: Audit,
     agents: IntGaugeVec,
-    unready: IntGaugeVec,
     per_agent: Option<Agents>,
-    log_lines_dropped: IntCounter,
     process: Process,
 }
 
@@ -189,13 +187,7 @@ impl Metrics {
         let one = |name: &str, help: &str| register(&registry, Histogram::with_opts(histogram(name, help)));
         let upstream_up = gauges("token_shield_upstream_up", "1 where the last dial to the upstream succeeded", "upstream")?;
         upstreams.iter().for_each(|upstream| upstream_up.with_label_values(&[upstream]).set(1));
-        let per_agent = match agent_label {
-            None => None,
-            Some(max) => {
-                let requests = counters(&registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
-                Some(Agents { requests, seen: Mutex::default(), max })
-            }
-        };
+        let per_agent = agent_label.map(|max| Agents::new(&registry, max)).transpose()?;
         Ok(Self {
             models: model_names.iter().cloned().enumerate().map(|(place, name)| (name, place)).collect(),
             tokens: tokens.collect(),
@@ -230,16 +222,7 @@ impl Metrics {
             connections: Connections::new(&registry)?,
             audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
-            unready: gauges(
-                "token_shield_unready",
-                "1 where new requests are refused for that reason, as /readyz says",
-                "reason",
-            )?,
             per_agent,
-            log_lines_dropped: register(
-                &registry,
-                IntCounter::new("token_shield_log_lines_dropped_total", "Log lines that standard error did not take in time"),
-            )?,
             process: Process::new(&registry)?,
             registry,
         })
@@ -361,7 +344,7 @@ impl Metrics {
     /// Why new requests are refused; nothing where they are taken.
     pub fn unready(&self, reasons: &[&str]) {
         for reason in UNREADY {
-            self.unready.with_label_values(&[reason]).set(i64::from(reasons.contains(&reason)));
+            self.audit.unready.with_label_values(&[reason]).set(i64::from(reasons.contains(&reason)));
         }
     }
 
@@ -386,7 +369,7 @@ impl Metrics {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let vectors: [&dyn Collector; 6] =
-            [&self.unready, &self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
+            [&self.audit.unready, &self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
         let named = vectors.iter().flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
         named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
     }
@@ -397,7 +380,7 @@ impl Metrics {
     /// When a metric cannot be written.
     pub fn text(&self) -> prometheus::Result<String> {
         self.process.read();
-        self.log_lines_dropped.inc_by(crate::log_lines::dropped().saturating_sub(self.log_lines_dropped.get()));
+        self.audit.log_lines_dropped.inc_by(crate::log_lines::dropped().saturating_sub(self.audit.log_lines_dropped.get()));
         let mut bytes = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -405,6 +388,11 @@ impl Metrics {
 }
 
 impl Agents {
+    fn new(registry: &Registry, max: usize) -> prometheus::Result<Self> {
+        let requests = counters(registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
+        Ok(Self { requests, seen: Mutex::default(), max })
+    }
+
     /// Counts by root agent: names below it are the choice of whoever holds its token.
     fn count(&self, agent: &str) {
         let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);

@@ -1,6 +1,6 @@
-//! What is measured of the audit log and its disk.
+//! What is measured of the audit log and its disk, of readiness, and of the log lines.
 
-use prometheus::{Gauge, Histogram, IntCounterVec, IntGauge, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{counters, gauge, histogram, register};
 
@@ -18,6 +18,8 @@ pub struct AuditGauges {
 
 /// What is measured of the log.
 pub(super) struct Audit {
+    pub(super) unready: IntGaugeVec,
+    pub(super) log_lines_dropped: IntCounter,
     disk_free: IntGauge,
     reserve: IntGauge,
     queue: IntGauge,
@@ -34,7 +36,11 @@ impl Audit {
         let waiting = "How long records have been waiting for a signed checkpoint";
         let syncs = histogram("token_shield_audit_sync_seconds", "Syncs of the journal");
         let one = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
+        let why = "1 where new requests are refused for that reason, as /readyz says";
+        let dropped = "Log lines that standard error did not take in time";
         Ok(Self {
+            unready: register(registry, IntGaugeVec::new(Opts::new("token_shield_unready", why), &["reason"]))?,
+            log_lines_dropped: register(registry, IntCounter::new("token_shield_log_lines_dropped_total", dropped))?,
             disk_free: one("token_shield_audit_disk_free_bytes", "Bytes that are free on the disk of the audit log")?,
             reserve: one("token_shield_audit_reserve_bytes", "Bytes of the audit log's reserve that are there")?,
             queue: one("token_shield_audit_queue_records", "Records that wait to be written")?,

@@ -211,19 +211,14 @@ impl LogFault {
 
     /// The same fault for a log that is opened: what is gone was gone before.
     pub(super) fn at_start(self) -> Self {
-        match self {
-            Self::Changed(durable::Changed::Missing(path)) => Self::Missing(path),
-            #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault stays as it is")]
-            other => other,
-        }
+        let Self::Changed(durable::Changed::Missing(path)) = self else { return self };
+        Self::Missing(path)
     }
 
     /// The fault of a look at a file: it has changed, or something that a look needs is short.
     pub(super) fn of_change(changed: durable::Changed) -> Self {
-        match changed {
-            durable::Changed::Unreadable(fault) => Self::of_step(fault),
-            changed => Self::Changed(changed),
-        }
+        let durable::Changed::Unreadable(fault) = changed else { return Self::Changed(changed) };
+        Self::of_step(fault)
     }
 
     /// The fault of a step with the record keys.
@@ -237,20 +232,14 @@ impl LogFault {
 
     /// Whether a record of `event` is neither written nor refused for this: it waits for what is short, or the log ends.
     pub(super) const fn waits_or_ends(&self, event: &Event) -> bool {
-        match self {
-            Self::NoSpace(_) | Self::Short(_) => !event.is_new_work(),
-            Self::Disk(_) | Self::Changed(_) => true,
-            #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault is the record's own")]
-            _ => false,
+        if matches!(self, Self::NoSpace(_) | Self::Short(_)) {
+            return !event.is_new_work();
         }
+        matches!(self, Self::Disk(_) | Self::Changed(_))
     }
 
     /// What is short, where waiting for it helps.
     pub(super) const fn shortage(&self) -> Option<&durable::Fault> {
-        match self {
-            Self::NoSpace(fault) | Self::Short(fault) => Some(fault),
-            #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault is none that passes")]
-            _ => None,
-        }
+        if let Self::NoSpace(fault) | Self::Short(fault) = self { Some(fault) } else { None }
     }
 }

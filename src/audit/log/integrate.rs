@@ -10,11 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::LogFault;
 use super::cache::Cache;
+use super::epoch::Epoch;
 use super::queue::{SealerEnd, Shared};
 use super::shortage::Who;
-use super::stands;
+use super::{LogFault, Settings, stands};
 use crate::audit::head::HeadNote;
 use crate::audit::note::{Checkpoint, LogSigner};
 use crate::audit::outside::Outside;
@@ -74,6 +74,33 @@ pub(super) struct Sealer {
 type Planned = (Tile, Vec<u8>);
 
 impl Sealer {
+    /// What goes on in `epoch` from the right edge of its tree on, with the head's file and how many notes that has seen.
+    pub(super) fn new(
+        settings: &Settings,
+        epoch: &Epoch,
+        disk: Arc<dyn Disk>,
+        signer: LogSigner,
+        (head, notes): (File, u64),
+        (edge, bundle): (Edge, Vec<u8>),
+    ) -> Self {
+        Self {
+            disk,
+            epoch: epoch.folder.clone(),
+            number: epoch.number,
+            tmp: settings.dir.join("tmp"),
+            origin: epoch.origin.clone(),
+            signer,
+            head,
+            head_path: settings.head.clone(),
+            notes,
+            edge,
+            bundle,
+            cache: None,
+            stands: Vec::new(),
+            shared: None,
+        }
+    }
+
     pub(super) const fn size(&self) -> u64 {
         self.edge.size()
     }

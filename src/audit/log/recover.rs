@@ -114,10 +114,7 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     }
     let found = tiles::checkpoint_note(&epoch.folder)?;
     let new = paths.is_empty() && found.is_none();
-    if settings.sealed && !settings.record_keys.exists() && !(new && epoch.number == 1 && !settings.head.exists()) {
-        return Err(LogFault::RecordKeysMissing(settings.record_keys.clone()));
-    }
-    let vault = Vault::open_on(&settings.record_keys, Arc::clone(disk))?;
+    let vault = open_vault(settings, disk, new && epoch.number == 1)?;
     let heads = read_heads(settings, epoch, new)?;
     let signer = epoch.signer(settings, new)?;
     let keys = signer.public(&epoch.origin)?;
@@ -136,22 +133,8 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     grow_head(&**disk, &head_file, &settings.head)?;
     let head_identity = Identity::of(&head_file, &settings.head)?;
     let notes = heads.note.as_ref().map_or(0, |note| note.write);
-    let mut sealer = Sealer {
-        disk: Arc::clone(disk),
-        epoch: epoch.folder.clone(),
-        number: epoch.number,
-        tmp: settings.dir.join("tmp"),
-        origin: epoch.origin.clone(),
-        signer,
-        head: head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?,
-        head_path: settings.head.clone(),
-        notes,
-        edge: stands.edge,
-        bundle: stands.bundle,
-        cache: None,
-        stands: Vec::new(),
-        shared: None,
-    };
+    let head = head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?;
+    let mut sealer = Sealer::new(settings, epoch, Arc::clone(disk), signer, (head, notes), (stands.edge, stands.bundle));
     let (head, tree) = (heads.head, read.tree);
     let mut files =
         Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head, head_doubtful: false, tree };
@@ -166,18 +149,7 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     sealer.cache = super::cache::Cache::open(&settings.cache, super::prune::any(settings)?);
     sweep(&sealer)?;
     let Fold { records, at } = fold(settings, epoch, &mut sealer, &pending, &vault)?;
-    let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
-    // Taken now: once the disk is full it is too late.
-    let low = !reserve.fill();
-    if low {
-        let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
-        tracing::error!(
-            bytes,
-            whole,
-            ?free,
-            "the disk of the audit log is full: its reserve is not whole, and nothing new is admitted"
-        );
-    }
+    let (reserve, low) = take_reserve(settings, disk)?;
     sealer.stands = super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
     let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
     watched.extend(vault.identity().cloned());
@@ -200,6 +172,27 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     let first =
         if epoch.number > 1 && files.size() == 0 { vec![(super::succeed::begun(settings, epoch)?, None)] } else { Vec::new() };
     Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
+}
+
+/// Opens the record keys. Only a log that is made now has none.
+fn open_vault(settings: &Settings, disk: &Arc<dyn Disk>, is_first: bool) -> Result<Vault, LogFault> {
+    let may_be_new = is_first && !settings.head.exists();
+    if settings.sealed && !may_be_new && !settings.record_keys.exists() {
+        return Err(LogFault::RecordKeysMissing(settings.record_keys.clone()));
+    }
+    Ok(Vault::open_on(&settings.record_keys, Arc::clone(disk))?)
+}
+
+/// Takes the reserve, now: once the disk is full it is too late. Says whether it is less than it should be.
+fn take_reserve(settings: &Settings, disk: &Arc<dyn Disk>) -> Result<(Reserve, bool), LogFault> {
+    let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
+    let low = !reserve.fill();
+    if low {
+        let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
+        let why = "the disk of the audit log is full: its reserve is not whole, and nothing new is admitted";
+        tracing::error!(bytes, whole, ?free, "{why}");
+    }
+    Ok((reserve, low))
 }
 
 /// Finishes the checkpoint that the head has and that never came to be: with the same bytes it does now. Gives the records
