@@ -7,6 +7,7 @@ mod ending;
 mod fault;
 pub(crate) mod keys;
 mod own;
+mod readiness;
 mod reload;
 mod restart;
 mod tls;
@@ -54,6 +55,7 @@ pub use check::{issuers, soon_expired, unusable};
 pub use fault::StartFault;
 use keys::{FileWatch, UrlWatch};
 pub use own::judge_of;
+use readiness::Readiness;
 use wiring::{tree, wiring};
 
 /// How long operators and scrapers are waited for at the end.
@@ -297,7 +299,7 @@ impl App {
             });
         }
         let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
-        let ready = watchful::Readiness { log, clock, draining: shutdown.clone() };
+        let ready = Readiness { log, clock, gateway: Arc::clone(&self.gateway), draining: shutdown.clone() };
         tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, quiet));
         let books = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
         let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), books);

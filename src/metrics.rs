@@ -1,5 +1,7 @@
 //! What Prometheus scrapes. Labels come from closed sets: models and upstreams of the config, operations, codes.
 
+mod audit;
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 
@@ -11,6 +13,9 @@ use prometheus::{
 };
 
 use crate::refusal::Code;
+
+use audit::Audit;
+pub use audit::AuditGauges;
 
 /// Label of a model, upstream or agent that is not in its closed set.
 const OTHER: &str = "other";
@@ -42,6 +47,10 @@ pub struct Answered<'r> {
     /// Output tokens that it reported.
     pub tokens_out: u64,
 }
+
+/// Why new requests are refused: codes of refusals, and what has none.
+const UNREADY: [&str; 7] =
+    ["audit-unavailable", "audit-full", "audit-short", "audit-slow", "clock", "draining", "upstreams-down"];
 
 type RequestKey = (usize, &'static str, &'static str);
 
@@ -92,27 +101,6 @@ impl Doors {
         Ok(Self {
             found: counters(registry, "token_shield_egress_total", found, &["door", "verdict", "reason"])?,
             fetched_bytes: register(registry, fetched)?,
-        })
-    }
-}
-
-/// What is measured of the log.
-struct Audit {
-    records: IntCounterVec,
-    sync: Histogram,
-    checkpoint_age: Gauge,
-    clock_behind: Gauge,
-}
-
-impl Audit {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let waiting = "How long records have been waiting for a signed checkpoint";
-        let syncs = histogram("token_shield_audit_sync_seconds", "Syncs of the journal");
-        Ok(Self {
-            records: counters(registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
-            sync: register(registry, Histogram::with_opts(syncs))?,
-            checkpoint_age: gauge(registry, "token_shield_audit_checkpoint_age_seconds", waiting)?,
-            clock_behind: gauge(registry, "token_shield_clock_behind_seconds", "How far the wall clock is behind the log")?,
         })
     }
 }
@@ -188,13 +176,7 @@ impl Metrics {
         for upstream in upstreams {
             upstream_up.with_label_values(&[upstream]).set(1);
         }
-        let per_agent = match agent_label {
-            None => None,
-            Some(max) => {
-                let requests = counters(&registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
-                Some(Agents { requests, seen: Mutex::default(), max })
-            }
-        };
+        let per_agent = agent_label.map(|max| Agents::new(&registry, max)).transpose()?;
         Ok(Self {
             models: model_names.iter().cloned().enumerate().map(|(place, name)| (name, place)).collect(),
             tokens: tokens.collect(),
@@ -336,6 +318,18 @@ impl Metrics {
         self.audit.checkpoint_age.set(seconds);
     }
 
+    /// How the log and its disk are.
+    pub fn audit_gauges(&self, gauges: &AuditGauges) {
+        self.audit.set(gauges);
+    }
+
+    /// Why new requests are refused; nothing where they are taken.
+    pub fn unready(&self, reasons: &[&str]) {
+        for reason in UNREADY {
+            self.audit.unready.with_label_values(&[reason]).set(i64::from(reasons.contains(&reason)));
+        }
+    }
+
     /// The wall clock is so far behind what was recorded.
     pub fn clock_behind(&self, seconds: f64) {
         self.audit.clock_behind.set(seconds);
@@ -356,8 +350,8 @@ impl Metrics {
     /// The names of all metrics, whether they have values yet or not.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let vectors: [&dyn Collector; 5] =
-            [&self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
+        let vectors: [&dyn Collector; 6] =
+            [&self.audit.unready, &self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
         let named = vectors.iter().flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
         named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
     }
@@ -368,6 +362,7 @@ impl Metrics {
     /// When a metric cannot be written.
     pub fn text(&self) -> prometheus::Result<String> {
         self.process.read();
+        self.audit.log_lines_dropped.inc_by(crate::log_lines::dropped().saturating_sub(self.audit.log_lines_dropped.get()));
         let mut bytes = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -375,6 +370,11 @@ impl Metrics {
 }
 
 impl Agents {
+    fn new(registry: &Registry, max: usize) -> prometheus::Result<Self> {
+        let requests = counters(registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
+        Ok(Self { requests, seen: Mutex::default(), max })
+    }
+
     fn count(&self, agent: &str) {
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(counter) = seen.get(agent) {

@@ -185,6 +185,7 @@ codes! {
 
     AuditSlow "audit-slow" Sealed 503 Later "The disk that records are kept on is slow; Retry-After says when to come back.";
     AuditFull "audit-full" Sealed 503 Later "The disk that records are kept on is full, so nothing new is let through.";
+    AuditShort "audit-short" Sealed 503 Later "The gateway is short of something that its records need, such as open files; Retry-After says when to come back.";
     AuditUnavailable "audit-unavailable" Sealed 503 Later "The gateway cannot record, so it does not act.";
 
     FetchFailed "fetch-failed" Forwarded 422 Never "Content that the request names could not be fetched, or is not what may stand there; send the content itself.";

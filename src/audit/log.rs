@@ -14,12 +14,16 @@ mod epoch;
 mod fault;
 mod fold;
 mod integrate;
+mod pending;
 mod prune;
 mod queue;
 mod recover;
 mod reserve;
 mod settings;
+mod shortage;
+mod stands;
 mod succeed;
+mod watch;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -76,6 +80,14 @@ pub struct State {
     pub sync_last: Duration,
     /// Whether the disk is full but for the reserve.
     pub low: bool,
+    /// Bytes that are free on the disk, as of a second ago; `None` where that cannot be told.
+    pub free_bytes: Option<u64>,
+    /// Bytes of the reserve that are there.
+    pub reserve_bytes: u64,
+    /// Bytes of the reserve where it is whole.
+    pub reserve_whole_bytes: u64,
+    /// What is short, where the log waits for that.
+    pub short: Option<durable::Fault>,
     /// Why it writes no more, if so.
     pub failed: Option<LogFault>,
 }
@@ -103,9 +115,10 @@ impl Log {
         disk: Arc<dyn durable::Disk>,
     ) -> Result<(Self, Recovered), LogFault> {
         let opened = recover::open(&settings, &disk, clock.now())?;
-        let recover::Opened { files, desk, sealer, begin, lock, recovered, first } = opened;
+        let recover::Opened { files, desk, mut sealer, begin, lock, recovered, first } = opened;
         let (origin, epoch, vault) = (sealer.origin.clone(), sealer.epoch.clone(), Arc::clone(&desk.vault));
         let shared = Arc::new(Shared::new(clock, begin));
+        sealer.shared = Some(Arc::clone(&shared));
         let writing = Arc::clone(&shared);
         let writer = spawn("audit-writer", &settings.dir, move || writer::run(&writing, files, &desk))?;
         let sealing = Arc::clone(&shared);

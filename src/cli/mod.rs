@@ -75,11 +75,10 @@ pub fn main() -> ExitCode {
         Noun::Gateway(noun) => noun.run(),
         Noun::Audit(verb) => verb.run(),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("token-shield: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    let failure = done.err().map(|failure| failure.to_string());
+    #[cfg(feature = "gateway")]
+    logs::finish(failure.as_deref());
+    #[cfg(not(feature = "gateway"))]
+    failure.iter().for_each(|failure| eprintln!("token-shield: {failure}"));
+    if failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

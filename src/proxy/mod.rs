@@ -80,6 +80,8 @@ pub struct Wiring {
     pub tables: Arc<Tables>,
     /// Upstreams by name.
     pub remotes: HashMap<Arc<str>, Arc<Remote>>,
+    /// Whether the model echo is served besides.
+    pub echo: bool,
     /// Which of them answer.
     pub health: Arc<Health>,
     /// Time limits.
@@ -212,7 +214,7 @@ impl Gateway {
     async fn refuse(&self, refused: Refused, mut way: Way, peer: IpAddr) -> Response<Body> {
         let Refused { refusal, limit } = refused;
         let refusal = respond::clock_named(refusal, &*self.clock);
-        way.meter.refused(&refusal);
+        way.meter.judged(&refusal);
         let about = way.meter.about(&way.wiring.policy).filter(|_| refusal.code.stage() >= Stage::Authenticated);
         let no = if let Some((entry, ending)) = way.meter.take_entry() {
             No::Sealed(self.pen.close_refused(entry, ending, refusal).await)
@@ -222,9 +224,8 @@ impl Gateway {
             self.pen.stranger(&way.id, &refusal, Some(peer));
             No::Anonymous(Anonymous::new(refusal))
         };
-        if no.refusal().code.stage() == Stage::Sealed {
-            way.meter.refused(no.refusal());
-        }
+        // What is told is what counts, once: where it cannot be recorded, that has become the refusal.
+        way.meter.refused(no.refusal());
         respond::refuse(&no, way.dialect, &way.id_text, limit)
     }
 

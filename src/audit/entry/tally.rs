@@ -168,6 +168,11 @@ impl Tally {
         false
     }
 
+    /// Counts a refusal that was to be recorded and could not be.
+    pub(super) fn count(&self, agent: &AgentName, code: Code) {
+        self.lock().agents.count(agent.as_str().to_owned(), code);
+    }
+
     pub(super) fn stranger(&self, network: String, code: Code) {
         self.lock().strangers.count(network, code);
     }
