@@ -26,13 +26,13 @@ use tokio::task::JoinSet;
 
 use crate::audit::entry::Pen;
 use crate::audit::event::Event;
-use crate::audit::log::{Log, LogFault};
+use crate::audit::log::{Log, LogFault, Settings};
 use crate::audit::record::{Held, Opener as _, Record};
 use crate::audit::retain::{is_clock_doubtful, prune};
 use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, Ratchet, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::control::{Control, api};
+use crate::control::{About, Control, api};
 use crate::crypto::{Draws, Fast};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
@@ -80,17 +80,30 @@ pub struct Books {
 }
 
 impl Books {
-    /// Takes the data folder's lock, reads the log and folds it.
+    /// Takes the data folder's lock, reads the log, or begins it, and folds it. For what starts a gateway or a log; commands use
+    /// [`Books::open_existing`].
     ///
     /// # Errors
     /// When the folder is in use, the log does not verify, or an issuer's keys cannot be read.
     pub fn open(config: &Config) -> Result<Self, StartFault> {
-        let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
-        let clock: Arc<dyn Clock> = Arc::clone(&ratchet) as Arc<dyn Clock>;
         for folder in [config.data.clone(), config.data.join("secret")] {
             durable::make_private_dir(&folder)?;
         }
-        let (log, recovered) = Log::open(config.audit.clone(), Arc::clone(&clock))?;
+        Self::open_log(config, config.audit.clone())
+    }
+
+    /// [`Books::open`] where a log is, and not where none is.
+    ///
+    /// # Errors
+    /// As [`Books::open`], and [`LogFault::None`].
+    pub fn open_existing(config: &Config) -> Result<Self, StartFault> {
+        Self::open_log(config, Settings { existing: true, ..config.audit.clone() })
+    }
+
+    fn open_log(config: &Config, log: Settings) -> Result<Self, StartFault> {
+        let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
+        let clock: Arc<dyn Clock> = Arc::clone(&ratchet) as Arc<dyn Clock>;
+        let (log, recovered) = Log::open(log, Arc::clone(&clock))?;
         // What was recorded is past: nothing is decided as if it were still to come.
         ratchet.raise(clock_floor(&recovered.records, log.state().at));
         if let Some(torn) = recovered.torn {
@@ -113,7 +126,13 @@ impl Books {
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
         let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
-        Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks)
+        // Whoever counts serves.
+        let pid = metrics.is_some().then(std::process::id);
+        let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+        let control = Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks);
+        // A config's "." at the end is no folder.
+        control.introduce(About { name: config.name.clone(), data: data.components().collect(), pid });
+        control
     }
 }
 

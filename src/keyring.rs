@@ -165,6 +165,8 @@ impl Keyring {
             | Event::Stop
             | Event::AgentRegistered { .. }
             | Event::AgentStanding { .. }
+            | Event::NamespaceStanding { .. }
+            | Event::PrincipalStanding { .. }
             | Event::TokenRegistered { .. }
             | Event::TokenRevoked { .. }
             | Event::HandleSet { .. }

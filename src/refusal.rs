@@ -154,9 +154,10 @@ codes! {
     HandleRevoked "handle-revoked" Authenticated 401 Never "The handle was revoked; ask the operator.";
     TokenBehindHandle "token-behind-handle" Authenticated 401 Never "This token stands behind a handle and is taken by that alone.";
     KeyRevoked "key-revoked" Authenticated 401 Never "A key that the token or its chain stands on was revoked; ask the operator.";
-    AgentSuspended "agent-suspended" Authenticated 403 Never "The agent is suspended, or one that it was delegated from is; ask the operator.";
-    AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent is in quarantine, or one that it was delegated from is; ask the operator.";
+    AgentSuspended "agent-suspended" Authenticated 403 Never "The agent is suspended, or its namespace or one that it was delegated from is; ask the operator.";
+    AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent is in quarantine, or its namespace or one that it was delegated from is; ask the operator.";
     AgentRevoked "agent-revoked" Authenticated 403 Never "The agent was revoked, or one that it was delegated from was; ask the operator.";
+    PrincipalSuspended "principal-suspended" Authenticated 403 Never "The principal in whose name it acts is suspended; ask the operator.";
     ClassUnknown "class-unknown" Authenticated 403 Never "The agent's class is not in the config; the operator must register it anew.";
 
     RateExceeded "rate-exceeded" Paced 429 Later "A request rate is used up; Retry-After says when the next one fits.";

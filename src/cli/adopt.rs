@@ -9,8 +9,9 @@ use clap::Args;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::door::{Door, print};
+use super::door::Door;
 use super::limits::Allowed;
+use super::print::print;
 use super::token::{Wanted, in_words, key_file, sign, signing_key};
 use super::{Failure, Place, agent_name};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -46,7 +47,7 @@ pub(super) struct Adopt {
     #[arg(long)]
     issuer: Option<String>,
     /// The signing key; DATA/keys/operator.jwk where it is not said.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
@@ -113,7 +114,7 @@ impl Adopt {
         }
         // Every line is understood before the first one is sent.
         let wishes = self.read((&config, issuer), left)?;
-        let door = Door::open(&config).await?;
+        let door = Door::open(&self.place.find()?).await?;
         let mut done = 0;
         let outcome = async {
             for wish in wishes {

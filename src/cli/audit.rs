@@ -20,6 +20,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
+use super::place::LogPlace;
 use crate::audit::export::OwnKeys;
 use crate::audit::note::{self, LogKeys};
 use crate::audit::record::Opener;
@@ -30,7 +31,9 @@ use crate::clock::{Clock as _, SystemClock, Timestamp};
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Verify every record, the tree over them, and that nothing acknowledged is missing. Nothing is locked or changed.
-    #[command(after_help = "Example: token-shield audit verify ./data/audit --key ./log.vkeys --head ./data/secret/head")]
+    #[command(
+        after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys --head ./copy/secret/head"
+    )]
     Verify(Verify),
     /// Show records, opened with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
@@ -48,7 +51,7 @@ pub(super) enum Verb {
     #[command(after_help = "Example: token-shield audit prove dev/e000001#14 --out answer.tlog-proof")]
     Prove(prove::Prove),
     /// Verify such a proof.
-    #[command(after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --key ./log.vkeys")]
+    #[command(after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --log-keys ./log.vkeys")]
     VerifyReceipt(prove::VerifyReceipt),
     /// Hand out the keys of single records: each opens that record and no other.
     #[command(after_help = "Example: token-shield audit disclose 14 15 > for-the-court.jsonl")]
@@ -59,7 +62,7 @@ pub(super) enum Verb {
     )]
     Export(export::Export),
     /// Recompute books and decisions from the log, and say where they disagree.
-    #[command(after_help = "Example: token-shield audit replay ./data/audit")]
+    #[command(after_help = "Example: token-shield audit replay --data ./data")]
     Replay(export::Replay),
     #[cfg(feature = "gateway")]
     #[command(flatten)]
@@ -71,7 +74,7 @@ pub(super) enum Verb {
 struct Keys {
     /// The record keys, or the keys.jsonl of an export; DIR/../secret/record-keys or DIR/../keys.jsonl where that is there. Without
     /// them sealed records stay closed.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "record-keys", alias = "keys", value_name = "FILE")]
     keys: Option<PathBuf>,
 }
 
@@ -90,7 +93,7 @@ impl Keys {
 /// The public keys of a log's epochs.
 fn verifier_keys(path: &Path) -> Result<Vec<LogKeys>, Failure> {
     let text = fs::read_to_string(path)
-        .map_err(|error| format!("{}: {error}; name the log's public keys with --key FILE", path.display()))?;
+        .map_err(|error| format!("{}: {error}; name the log's public keys with --log-keys FILE", path.display()))?;
     Ok(note::read_vkeys(&text)?)
 }
 
@@ -113,11 +116,13 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 #[derive(Args)]
 pub(super) struct Verify {
-    /// The log's folder.
-    #[arg(default_value = "./data/audit")]
-    dir: PathBuf,
+    /// The log's folder, in the place of --dir.
+    #[arg(value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogPlace,
     /// The public keys of the log (log.vkeys); DIR/../log.vkeys where it is not said. Keep a copy where the gateway cannot write.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "log-keys", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     /// A checkpoint of former times: proves that the log has only grown since.
     #[arg(long, value_name = "CHECKPOINT")]
@@ -151,15 +156,16 @@ impl Verb {
 
 impl Verify {
     fn run(self) -> Result<(), Failure> {
-        let beside = self.dir.join("../secret/head");
+        let dir = self.log.dir(self.folder)?;
+        let beside = dir.join("../secret/head");
         let head = self.head.or_else(|| beside.exists().then_some(beside));
-        let keys = self.key.unwrap_or_else(|| self.dir.join("../log.vkeys"));
+        let keys = self.key.unwrap_or_else(|| dir.join("../log.vkeys"));
         let keys = verifier_keys(&keys)?;
         let since = self
             .since
             .map(|path| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display())))
             .transpose()?;
-        let wanted = Wanted { dir: &self.dir, keys: &keys, head: head.as_deref(), since: since.as_deref() };
+        let wanted = Wanted { dir: &dir, keys: &keys, head: head.as_deref(), since: since.as_deref() };
         let bar = bar(self.json);
         let seen = verify(&wanted, |done, of| {
             bar.set_length(of);

@@ -7,6 +7,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::audit::bar;
+use super::owner::done_by_owner;
 use super::{Failure, Place};
 use crate::audit::copy::{self, Sink, read};
 use crate::audit::note;
@@ -158,7 +159,7 @@ impl Backup {
         }
         durable::make_private_dir(&self.dir)?;
         let (from, to) = (Log::of_config(&config), Log::of_folder(&self.dir));
-        let file = self.place.file();
+        let file = self.place.find()?.config;
         let text = fs::read(&file).map_err(durable::Fault::of("read", &file))?;
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, (!self.without_keys, self.with_operator_keys))?;
@@ -195,9 +196,12 @@ impl Restore {
     pub(super) fn run(self) -> Result<(), Failure> {
         let from = Log::of_folder(&self.dir);
         let kept = self.dir.join(CONFIG);
-        let file = self.place.file();
+        let file = self.place.find()?.config;
         let own = if file.exists() { None } else { Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?) };
         let config = self.config(own.as_deref())?;
+        if done_by_owner(&config.data)? {
+            return Ok(());
+        }
         let to = Log::of_config(&config);
         for path in [&to.audit, &to.head, &to.record_keys, &to.log_keys, &to.vkeys] {
             if path.exists() {
@@ -219,7 +223,17 @@ impl Restore {
         }
         from.copy(&to, (true, true))?;
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
-        println!("{}: {records} records in {} epochs", config.data.display(), seen.len());
+        if self.place.json {
+            println!(
+                "{}",
+                serde_json::json!({ "done": "restored", "data": config.data, "records": records, "epochs": seen.len() })
+            );
+        } else {
+            println!("{}: {records} records in {} epochs", config.data.display(), seen.len());
+        }
+        if rustix::process::geteuid().is_root() {
+            eprintln!("{} is root's: give it to the user that the gateway runs as (chown -R)", config.data.display());
+        }
         eprintln!("what happened after the backup is unknown to it: revoke again what was revoked since");
         Ok(())
     }
@@ -227,10 +241,11 @@ impl Restore {
     /// The config of the place, or the backup's as it will be there.
     fn config(&self, own: Option<&[u8]>) -> Result<Config, Failure> {
         let Some(own) = own else { return self.place.read() };
-        let (file, text) = (self.place.file(), std::str::from_utf8(own)?);
+        let target = self.place.find()?;
+        let (file, text) = (target.config, std::str::from_utf8(own)?);
         let base = file.parent().unwrap_or(Path::new("."));
         let config = crate::config::read(text, base).map_err(|faults| format!("{CONFIG} of the backup:\n{faults}"))?;
-        if self.place.config.is_none() && config.data != self.place.data {
+        if target.data.is_some_and(|data| data != config.data) {
             let there = config.data.display();
             return Err(format!("the backup's config has its data in {there}: put a config at {} first", file.display()).into());
         }

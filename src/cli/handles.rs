@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::door::{Door, say_sealed, send_to};
+use super::door::{Door, send};
 use super::keys::public_file;
+use super::print::{done, say_done};
 use super::token::{in_words, key_file, signing_key, time};
 use super::{Failure, Place};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -30,19 +32,24 @@ pub(super) struct Renew {
     #[arg(long, value_parser = time)]
     ttl: Option<Duration>,
     /// The signing key; DATA/keys/operator.jwk where it is not said.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
 }
 
 /// Puts a token that was just signed behind a new handle, and prints that.
-pub(super) async fn issue(config: &Config, token: String, class: Option<String>) -> Result<(), Failure> {
+pub(super) async fn issue(place: &Place, token: String, class: Option<String>) -> Result<(), Failure> {
     let fresh = handle::generate()?;
     let id = handle::adopt(&fresh)?;
     let command = Command::HandleSet { handle: id.to_string(), token, class, until: None };
-    let reply = send_to(config, Request::Command(command)).await?;
-    say_sealed(&format!("registered a token behind the handle {id}"), &reply);
+    let reply = send(place, Request::Command(command)).await?;
+    let what = format!("registered a token behind the handle {id}");
+    if place.json {
+        println!("{}", done(&what, json!({ "id": id.to_string(), "handle": &**fresh }), &reply));
+        return Ok(());
+    }
+    say_done(&what, json!({}), &reply, false);
     println!("{}", *fresh);
     Ok(())
 }
@@ -60,11 +67,16 @@ impl Renew {
         let meant: Vec<HandleId> = given.parse().into_iter().chain(handle::id(&given)).collect();
         let file = key_file(&config, self.key);
         let key = signing_key(&file)?;
-        let door = Door::open(&config).await?;
+        let door = Door::open(&self.place.find()?).await?;
         let renewed = first_of(&door, &meant, (&config, &key, &file), self.ttl).await;
         door.close()?;
         let (id, reply) = renewed?;
-        say_sealed(&format!("renewed the token behind the handle {id}"), &reply);
+        say_done(
+            &format!("renewed the token behind the handle {id}"),
+            json!({ "handle": id.to_string() }),
+            &reply,
+            self.place.json,
+        );
         Ok(())
     }
 }

@@ -171,17 +171,17 @@ pub(super) fn start(form: Form) -> io::Result<()> {
     started.map_err(io::Error::other)
 }
 
-/// Says on standard error why a command failed, and waits a second at the most for everything to be written: the process ends
+/// Says on standard error why a command failed, a line as it is, and waits a second at the most for everything to be written: the process ends
 /// all the same where nobody reads.
 pub(super) fn finish(failure: Option<&str>) {
     match log_lines::of_process() {
         Some(lines) => {
             if let Some(failure) = failure {
-                lines.push(format!("token-shield: {failure}\n").as_bytes(), true);
+                lines.push(format!("{failure}\n").as_bytes(), true);
             }
             let _ = lines.finish(LAST_LINES);
         }
-        None => failure.iter().for_each(|failure| eprintln!("token-shield: {failure}")),
+        None => failure.iter().for_each(|failure| eprintln!("{failure}")),
     }
 }
 

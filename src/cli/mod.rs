@@ -1,5 +1,5 @@
-//! The command line: `token-shield NOUN VERB`. Results on standard output, everything else on standard error; exit 0 done,
-//! 1 refused or invalid, 2 usage.
+//! The command line: `token-shield NOUN VERB`. Results on standard output, everything else on standard error. Exit codes: 0 done,
+//! 1 failed, 2 usage, 3 refused by a running gateway, 4 a log whose end is unproven (docs/CLI.md).
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where results are printed")]
 
 #[cfg(feature = "gateway")]
@@ -11,6 +11,7 @@ mod audit;
 mod backup;
 #[cfg(feature = "gateway")]
 mod config;
+mod confirm;
 #[cfg(feature = "gateway")]
 mod delegate;
 #[cfg(feature = "gateway")]
@@ -19,6 +20,7 @@ mod dev;
 mod door;
 #[cfg(feature = "gateway")]
 mod egress;
+mod fault;
 #[cfg(feature = "gateway")]
 mod gateway;
 #[cfg(feature = "gateway")]
@@ -29,8 +31,16 @@ mod keys;
 mod limits;
 #[cfg(feature = "gateway")]
 mod logs;
+mod manual;
 #[cfg(feature = "gateway")]
 mod model;
+#[cfg(feature = "gateway")]
+mod owner;
+mod place;
+#[cfg(feature = "gateway")]
+mod principal;
+#[cfg(feature = "gateway")]
+mod print;
 #[cfg(feature = "gateway")]
 mod probe;
 #[cfg(feature = "gateway")]
@@ -47,7 +57,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "gateway")]
-use gateway::{Place, agent_name};
+use gateway::agent_name;
+#[cfg(feature = "gateway")]
+use place::Place;
 
 /// What went wrong, for a person to read.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -67,20 +79,50 @@ enum Noun {
     /// Verify the audit log, read it, and hand out proofs.
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Print what lets a shell complete this command line.
+    #[command(after_help = "Example: token-shield completions bash > /etc/bash_completion.d/token-shield")]
+    Completions(manual::Completions),
+    /// Write a manual page for each command.
+    #[command(after_help = "Example: token-shield man /usr/local/share/man/man1")]
+    Man(manual::Man),
+    /// Print the version.
+    #[command(after_help = "Example: token-shield version --json")]
+    Version(manual::Version),
+    /// Print the reference of docs/CLI.md.
+    #[command(hide = true)]
+    Reference,
 }
 
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().noun {
+    let json = std::env::args_os().any(|word| word == "--json");
+    let read = match Cli::try_parse() {
+        Ok(read) => read,
+        Err(error) => return fault::misread(&error, json),
+    };
+    let done = match read.noun {
         #[cfg(feature = "gateway")]
         Noun::Gateway(noun) => noun.run(),
         Noun::Audit(verb) => verb.run(),
+        Noun::Completions(completions) => {
+            completions.run();
+            Ok(())
+        }
+        Noun::Man(man) => man.run(),
+        Noun::Version(version) => {
+            version.run();
+            Ok(())
+        }
+        Noun::Reference => {
+            print!("{}", manual::reference());
+            Ok(())
+        }
     };
-    let failure = done.err().map(|failure| failure.to_string());
+    let said = done.as_ref().err().map(|failure| fault::line(failure, json)).filter(|line| !line.is_empty());
     #[cfg(feature = "gateway")]
-    logs::finish(failure.as_deref());
+    logs::finish(said.as_deref());
     #[cfg(not(feature = "gateway"))]
-    failure.iter().for_each(|failure| eprintln!("token-shield: {failure}"));
-    if failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    said.iter().for_each(|line| eprintln!("{line}"));
+    done.map_or_else(|failure| fault::exit(&failure), |()| ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ mod handles;
 mod models;
 mod records;
 mod rows;
+mod standing;
 mod words;
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
 
 use crate::audit::entry::Pen;
-use crate::audit::event::{Event, Standing};
+use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed};
 use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
@@ -27,7 +28,7 @@ use crate::weights::Weights;
 
 pub use rows::taken;
 use rows::{agent_row, handle_row, holder_row, key_row, token_row};
-pub use words::{Command, Operator, Question, Reply, Verb};
+pub use words::{About, Command, Operator, Question, Reply, Verb};
 
 /// Why a command is not carried out. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +39,17 @@ pub enum ControlFault {
     /// A class that the config does not have.
     #[error("there is no [class.{0}] in the config")]
     Class(String),
-    /// An agent without a row.
-    #[error("{0} is not registered; token-shield agent register {0}")]
-    Agent(String),
+    /// A name that nobody registered.
+    #[error("{name} is not registered{near}; nothing was done")]
+    Unknown {
+        /// The agent, namespace or principal.
+        name: String,
+        /// What may have been meant, and how to mean this name all the same: the rest of the sentence.
+        near: String,
+    },
+    /// A name that is an agent's and a namespace's.
+    #[error("{0} may mean the agent default/{0} or the whole namespace {0}/*: write one of them; nothing was done")]
+    Ambiguous(String),
     /// A change that its standing does not allow.
     #[error("{agent} is {standing}; {hint}")]
     Standing {
@@ -94,7 +103,48 @@ pub enum ControlFault {
     },
 }
 
+/// Every [`ControlFault::code`], and `not-owner`.
+pub const CODES: [&str; 15] = [
+    "name",
+    "class",
+    "not-registered",
+    "standing",
+    "token",
+    "unknown-token",
+    "handle",
+    "ambiguous",
+    "key",
+    "model",
+    "reason",
+    "unknown-principal",
+    "log",
+    "half-done",
+    "not-owner",
+];
+
 impl ControlFault {
+    /// A word for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Name(_) | Self::Moment(_) => "name",
+            Self::Class(_) => "class",
+            Self::Unknown { .. } => "not-registered",
+            Self::Ambiguous(_) => "ambiguous",
+            Self::Standing { .. } => "standing",
+            Self::Token(_) => "token",
+            Self::UnknownToken => "unknown-token",
+            Self::HandleTaken(_) | Self::Handle(_) => "handle",
+            Self::AmbiguousToken(_) => "ambiguous",
+            Self::Key(_) => "key",
+            Self::Model(..) => "model",
+            Self::Reason => "reason",
+            Self::Vault(_) => "unknown-principal",
+            Self::Log(_) => "log",
+            Self::Half { .. } => "half-done",
+        }
+    }
+
     /// A refusal for an operator: with the detail that a caller is not told.
     fn refused(refusal: &Refusal) -> Self {
         let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
@@ -116,6 +166,8 @@ pub struct Control {
     ratchet: Arc<Ratchet>,
     verifier: Box<dyn Verifier>,
     one_at_a_time: Mutex<()>,
+    /// Whose books these are.
+    about: OnceLock<About>,
 }
 
 impl Control {
@@ -129,8 +181,13 @@ impl Control {
         (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        let (pen, one_at_a_time) = (OnceLock::new(), Mutex::new(()));
-        Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time }
+        let (pen, one_at_a_time, about) = (OnceLock::new(), Mutex::new(()), OnceLock::new());
+        Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time, about }
+    }
+
+    /// Says in each reply whose books these are.
+    pub fn introduce(&self, about: About) {
+        let _ = self.about.set(about);
     }
 
     /// Puts the config's classes in the place of the former ones.
@@ -153,6 +210,7 @@ impl Control {
         let _turn = self.one_at_a_time.lock().await;
         let note = self.note(&command);
         let events = self.check(command)?;
+        let rows = events.iter().filter_map(standing::row).collect();
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
             let done = self.seal(event, operator).await.map_err(|fault| match sealed.as_slice() {
@@ -166,7 +224,7 @@ impl Control {
             tracing::info!(by = operator.0, kind = done.record.event.kind(), record = done.index, "operator command");
             sealed.push(done.index);
         }
-        Ok(Reply { sealed, rows: Vec::new(), note })
+        Ok(Reply { sealed, rows, note, gateway: self.about.get().cloned() })
     }
 
     /// Seals an event and folds it into the books, in the log's order: whoever is answered for a record behind it finds them so.
@@ -191,10 +249,11 @@ impl Control {
     /// When an agent is not registered.
     pub fn ask(&self, question: &Question) -> Result<Reply, ControlFault> {
         let rows = match question {
-            Question::Agents => self.registry.agents().iter().map(agent_row).collect(),
+            Question::Agents => self.agents(),
+            Question::Principals => self.stopped_principals(),
             Question::Agent { agent } => {
                 let name: AgentName = agent.parse()?;
-                let row = self.registry.agent(name.as_str()).ok_or_else(|| ControlFault::Agent(agent.clone()))?;
+                let row = self.registry.agent(name.as_str()).ok_or_else(|| self.unknown(agent, ""))?;
                 let mut shown = vec![agent_row(&row)];
                 shown.extend(self.registry.tokens_of(&name).iter().map(token_row));
                 shown.extend(self.registry.handles_of(&name).iter().map(|handle| handle_row(handle)));
@@ -216,7 +275,7 @@ impl Control {
             Question::Token { token } => vec![self.would_take(token)?],
             Question::Handle { handle } => self.handle_row(handle).into_iter().collect(),
         };
-        Ok(Reply { sealed: Vec::new(), rows, note: None })
+        Ok(Reply { sealed: Vec::new(), rows, note: None, gateway: self.about.get().cloned() })
     }
 
     /// What the operator may not have expected of a command.
@@ -224,8 +283,7 @@ impl Control {
         if let Command::ModelAccept { model, .. } = command {
             return self.without_pin(model);
         }
-        let Command::AgentStanding { agent, .. } = command else { return None };
-        self.registry.agent(agent).is_none().then(|| format!("no agent {agent} is registered: it stands by name alone"))
+        self.by_name_alone(command)
     }
 
     /// Whether a token would be taken now.
@@ -238,7 +296,7 @@ impl Control {
             .keyring
             .may_sign(verified.kid(), verified.issued())
             .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)))
-            .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()));
+            .and_then(|()| self.registry.may_act(verified.agent(), verified.principal(), verified.ids()));
         match (standing.map_err(fault)?, held) {
             (Some(_), None) => return Err(fault(Code::TokenBehindHandle.into())),
             (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
@@ -260,7 +318,15 @@ impl Control {
                 let principal = principal.map(|principal| principal.parse()).transpose()?;
                 Ok(vec![self.registered(agent.parse()?, principal, class)?])
             }
-            Command::AgentStanding { agent, verb, reason } => Ok(vec![self.standing(agent.parse()?, verb, reasoned(reason)?)?]),
+            Command::AgentStanding { agent, verb, reason, unregistered } => {
+                Ok(vec![self.agent_standing(&agent, verb, reasoned(reason)?, unregistered)?])
+            }
+            Command::NamespaceStanding { namespace, verb, reason, unregistered } => {
+                Ok(vec![self.namespace_standing(&namespace, verb, reasoned(reason)?, unregistered)?])
+            }
+            Command::PrincipalStanding { principal, verb, reason, unregistered } => {
+                Ok(vec![self.principal_standing(principal.parse()?, verb, reasoned(reason)?, unregistered)?])
+            }
             Command::TokenRegister { token, class } => self.token(&token, class),
             Command::TokenRevoke { token, reason } => self.revoked(&token, reasoned(reason)?),
             Command::HandleSet { handle, token, class, until } => {
@@ -296,24 +362,6 @@ impl Control {
             return Err(ControlFault::Class(class));
         }
         Ok(Event::AgentRegistered { agent, principal, class })
-    }
-
-    fn standing(&self, agent: AgentName, verb: Verb, reason: String) -> Result<Event, ControlFault> {
-        let now = self.registry.agent(agent.as_str()).map_or("active", |row| row.standing.as_str());
-        let refuse = |hint| Err(ControlFault::Standing { agent: agent.to_string(), standing: now, hint });
-        let standing = match (verb, now) {
-            (_, "revoked") => return refuse("what is revoked stays revoked; register another name"),
-            (Verb::Suspend, "active") => Standing::Suspended,
-            (Verb::Suspend, _) => return refuse("only an active agent can be suspended"),
-            (Verb::Resume, "suspended") => Standing::Active,
-            (Verb::Resume, _) => return refuse("only a suspended agent can be resumed"),
-            (Verb::Quarantine, "quarantined") => return refuse("it is in quarantine already"),
-            (Verb::Quarantine, _) => Standing::Quarantined,
-            (Verb::Release, "quarantined") => Standing::Active,
-            (Verb::Release, _) => return refuse("only an agent in quarantine can be released"),
-            (Verb::Revoke, _) => Standing::Revoked,
-        };
-        Ok(Event::AgentStanding { agent, standing, reason })
     }
 
     fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {

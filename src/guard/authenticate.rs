@@ -348,7 +348,7 @@ impl Authenticator {
         verified.still_valid(self.clock.now())?;
         self.keyring.may_sign(verified.kid(), verified.issued())?;
         verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid))?;
-        let behind = self.registry.may_act(verified.agent(), verified.ids())?;
+        let behind = self.registry.may_act(verified.agent(), verified.principal(), verified.ids())?;
         if behind.is_some() && !known.by_handle { Err(Code::HandlesOff.into()) } else { Ok(behind) }
     }
 

@@ -163,7 +163,7 @@ def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream
     next(stream)
     commands = {
         "quarantine the root's agent": ["agent", "quarantine", agent],
-        "suspend in the middle": ["agent", "suspend", f"{agent}/middle"],
+        "suspend in the middle": ["agent", "suspend", f"{agent}/middle", "--unregistered"],
         "revoke the root": ["token", "revoke", parent],
         "revoke in the middle": ["token", "revoke", middle],
         "close the key of the middle": ["keys", "revoke", "--holder", json.loads(second.public.read_text())["keys"][0]["kid"]],

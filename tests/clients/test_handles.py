@@ -236,9 +236,9 @@ def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> 
         own.reload()
         assert refusal(own, handle) == "handles-off"
         told = binary("token", "verify", handle, "--data", str(own.data))
-        assert told.code == 1 and "handles-off" in told.err, "what the door refuses is not called valid"
+        assert told.code == 3 and "handles-off" in told.err, "what the door refuses is not called valid"
         done = binary("token", "issue", "--data", str(own.data), "--agent", "tests/more", "--handle")
-        assert done.code == 1 and 'handles = "off"' in done.err and done.out == ""
+        assert done.code == 3 and 'handles = "off"' in done.err and done.out == ""
 
 
 def test_a_former_token_takes_its_handle_with_it(gateway: Served) -> None:
@@ -258,7 +258,7 @@ def test_a_key_that_signs_no_more_renews_nothing(gateway: Served, tmp_path: Path
     gateway.command("keys", "revoke", kid, "--reason", "a test")
     for words in (["token", "renew", handle], ["token", "issue", "--agent", "tests/spare"]):
         done = binary(*words, "--key", str(spare), "--data", str(gateway.data))
-        assert done.code == 1 and done.out == "" and "key-revoked" in done.err
+        assert done.code == 3 and done.out == "" and "key-revoked" in done.err
 
 
 def test_an_adoption_goes_on_after_a_revocation(gateway: Served) -> None:

@@ -22,6 +22,17 @@ pub enum LogFault {
     /// Another process writes this log.
     #[error("{} is locked{}: another token-shield is running on this data folder; stop it, or talk to it", .0.display(), held_by(.0))]
     Locked(PathBuf),
+    /// There is no log, and none may be begun.
+    #[error("there is no log in {}: serve, dev, restore and audit begin alone make one", .0.display())]
+    None(PathBuf),
+    /// The log is another user's: what this process writes there that user's gateway could not read.
+    #[error("{} belongs to uid {owner}: run this as that user", path.display())]
+    Owner {
+        /// The log's folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// The gateway's name cannot be an origin's.
     #[error("name {0:?} cannot name a log: write 1 to 200 visible ASCII characters, no '+'")]
     Name(String),

@@ -82,8 +82,10 @@ struct Heads {
 pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp) -> Result<Opened, LogFault> {
     let newest = if settings.dir.is_dir() { tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number) } else { None };
     // The newest one may be gone, folder and all: the head knows of it.
-    let newest = newest.max(super::succeed::epoch_of_head(settings)).unwrap_or(1);
-    let mut epoch = Epoch::new(settings, newest)?;
+    let newest = newest.max(super::succeed::epoch_of_head(settings));
+    settings.may_begin(newest.is_none())?;
+    settings.is_own()?;
+    let mut epoch = Epoch::new(settings, newest.unwrap_or(1))?;
     if super::succeed::abandoned(settings, &epoch)? {
         epoch = Epoch::new(settings, epoch.number - 1)?;
     }
@@ -114,7 +116,9 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch) -
     }
     let found = tiles::checkpoint_note(&epoch.folder)?;
     let new = paths.is_empty() && found.is_none();
-    let vault = open_vault(settings, disk, new && epoch.number == 1)?;
+    let first = new && epoch.number == 1;
+    settings.may_begin(first && !settings.head.exists())?;
+    let vault = open_vault(settings, disk, first)?;
     let heads = read_heads(settings, epoch, new)?;
     let signer = epoch.signer(settings, new)?;
     let keys = signer.public(&epoch.origin)?;

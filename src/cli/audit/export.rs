@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::Failure;
+use super::super::place::LogPlace;
 use super::{Keys, spinner};
 use crate::audit::export::{Choice, export};
 use crate::audit::reader::{self, Epoch};
@@ -15,9 +16,8 @@ use crate::audit::tiles::{epoch_name, epoch_number};
 pub(in crate::cli) struct Export {
     /// A new folder.
     to: PathBuf,
-    /// The log's folder.
-    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogPlace,
     /// These epochs, e000001,e000002; all that are closed where it is not said.
     #[arg(long, value_delimiter = ',', value_parser = epoch)]
     epochs: Vec<u32>,
@@ -28,7 +28,7 @@ pub(in crate::cli) struct Export {
     #[arg(long, conflicts_with = "principal")]
     without_keys: bool,
     /// The public keys of the log; DIR/../log.vkeys where it is not said.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "log-keys", alias = "vkeys", value_name = "FILE")]
     vkeys: Option<PathBuf>,
     #[command(flatten)]
     keys: Keys,
@@ -40,9 +40,11 @@ fn epoch(text: &str) -> Result<u32, String> {
 
 #[derive(Args)]
 pub(in crate::cli) struct Replay {
-    /// The log's folder.
-    #[arg(default_value = "./data/audit")]
-    dir: PathBuf,
+    /// The log's folder, in the place of --dir.
+    #[arg(value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogPlace,
     /// Print the books that follow from the log, one JSON object a row.
     #[arg(long)]
     books: bool,
@@ -55,8 +57,9 @@ pub(in crate::cli) struct Replay {
 
 impl Export {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
-        let vkeys = self.vkeys.unwrap_or_else(|| self.dir.join("../log.vkeys"));
+        let dir = self.log.dir(None)?;
+        let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
+        let vkeys = self.vkeys.unwrap_or_else(|| dir.join("../log.vkeys"));
         let choice = Choice { epochs: self.epochs, principal: self.principal, without_keys: self.without_keys };
         let bar = spinner(false, "records");
         let done = export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
@@ -69,9 +72,12 @@ impl Export {
             eprintln!("no epoch is closed yet: token-shield audit begin --reason ... closes one");
         }
         let to = self.to.display();
-        println!("verify with   token-shield audit verify {to}/audit --key {to}/log.vkeys");
+        println!("verify with   token-shield audit verify --dir {to}/audit --log-keys {to}/log.vkeys");
         if done.keys > 0 {
-            println!("read with     token-shield audit query {to}/audit --keys {to}/keys.jsonl   ({} records)", done.keys);
+            println!(
+                "read with     token-shield audit query --dir {to}/audit --record-keys {to}/keys.jsonl   ({} records)",
+                done.keys
+            );
         }
         Ok(())
     }
@@ -79,12 +85,13 @@ impl Export {
 
 impl Replay {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let dir = self.log.dir(self.folder.clone())?;
+        let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let bar = spinner(self.json || self.books, "records");
         let done = replay(&epochs, &*opener, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
-        let cache = against_cache(&self.dir, &epochs)?;
+        let cache = against_cache(&dir, &epochs)?;
         if self.json {
             println!("{}", row(&done, cache.as_deref()));
         } else if self.books {

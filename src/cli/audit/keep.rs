@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
-use super::super::door::{say_sealed, send};
+use super::super::confirm::Sure;
+use super::super::door::send;
+use super::super::owner::done_by_owner;
+use super::super::print::say_done;
 use super::super::{Failure, Place};
 use crate::app::Books;
 use crate::audit::event::Event;
@@ -19,7 +23,7 @@ use crate::durable::{Disk as _, SystemDisk};
 #[derive(Subcommand)]
 pub(in crate::cli) enum Verb {
     /// Destroy a principal's record key: nothing recorded of it can be read any more, and everything still verifies.
-    #[command(after_help = "Example: token-shield audit forget user:ada")]
+    #[command(after_help = "Example: token-shield audit forget user:ada --yes")]
     Forget(Forget),
     /// Begin a new epoch, with no gateway running; also after something of the log was lost.
     #[command(after_help = "Example: token-shield audit begin --after-loss --reason \"the disk was restored from Sunday\"")]
@@ -60,6 +64,8 @@ pub(in crate::cli) struct Forget {
     /// The principal (a token's sub).
     principal: String,
     #[command(flatten)]
+    sure: Sure,
+    #[command(flatten)]
     place: Place,
 }
 
@@ -90,7 +96,7 @@ impl Clock {
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let Self::Accept(place) = self;
         let reply = send(&place, Request::Command(Command::ClockAccept)).await?;
-        say_sealed("the clock is taken as it is", &reply);
+        say_done("the clock is taken as it is", json!({}), &reply, place.json);
         Ok(())
     }
 }
@@ -98,6 +104,9 @@ impl Clock {
 impl Begin {
     fn run(self) -> Result<(), Failure> {
         let mut config = self.place.read()?;
+        if done_by_owner(&config.audit.dir)? {
+            return Ok(());
+        }
         config.audit.begin = Some(NewEpoch { reason: self.reason, after_loss: self.after_loss });
         let books = Books::open(&config)?;
         println!("{} begins", books.log.origin());
@@ -107,9 +116,10 @@ impl Begin {
 
 impl Forget {
     async fn run(self) -> Result<(), Failure> {
+        self.sure.ask(&format!("the record key of {} is destroyed", self.principal))?;
         let command = Command::PrincipalForget { principal: self.principal };
         let reply = send(&self.place, Request::Command(command)).await?;
-        say_sealed("its record key is destroyed: copies in backups must be destroyed too", &reply);
+        say_done("its record key is destroyed: copies in backups must be destroyed too", json!({}), &reply, self.place.json);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 
 use super::super::Failure;
+use super::super::place::LogPlace;
 use super::{Keys, verifier_keys};
 use crate::audit::tiles::epoch_name;
 use crate::audit::{reader, receipt};
@@ -16,9 +17,8 @@ use crate::audit::{reader, receipt};
 pub(in crate::cli) struct Prove {
     /// The record: an index of the newest epoch, or NAME/EPOCH#INDEX.
     record: String,
-    /// The log's folder.
-    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogPlace,
     /// Where to write the proof (C2SP tlog-proof); standard output where it is not said. The record itself goes beside it, as
     /// FILE.record.
     #[arg(long, value_name = "FILE")]
@@ -33,7 +33,7 @@ pub(in crate::cli) struct VerifyReceipt {
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// The public keys of the log (log.vkeys).
-    #[arg(long, value_name = "FILE", default_value = "./data/log.vkeys")]
+    #[arg(long = "log-keys", alias = "key", value_name = "FILE", default_value = "./data/log.vkeys")]
     key: PathBuf,
     /// Print the result as JSON.
     #[arg(long)]
@@ -45,16 +45,16 @@ pub(in crate::cli) struct Disclose {
     /// Records: indices of the newest epoch, or NAME/EPOCH#INDEX.
     #[arg(required = true)]
     records: Vec<String>,
-    /// The log's folder.
-    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogPlace,
     #[command(flatten)]
     keys: Keys,
 }
 
 impl Prove {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let epochs = reader::epochs(&self.dir)?;
+        let dir = self.log.dir(None)?;
+        let epochs = reader::epochs(&dir)?;
         let (epoch, index) = reader::named(&epochs, &self.record)?;
         let proof = receipt::prove(epoch, index)?;
         match self.out {
@@ -93,7 +93,8 @@ impl VerifyReceipt {
 
 impl Disclose {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let dir = self.log.dir(None)?;
+        let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
             let bytes = reader::one(epoch, index)?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::super::confirm::Sure;
+use super::super::owner::done_by_owner;
 use super::super::{Failure, Place};
 use super::{bar, parse_duration};
 use crate::audit::retain::{Keep, prune};
@@ -22,6 +24,8 @@ pub(in crate::cli) struct Prune {
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
     #[command(flatten)]
+    sure: Sure,
+    #[command(flatten)]
     place: Place,
 }
 
@@ -32,6 +36,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Prune {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
+        if done_by_owner(&config.audit.dir)? {
+            return Ok(());
+        }
+        self.sure.ask("records that are old enough are taken away")?;
         let configured = config.keep;
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
