@@ -36,8 +36,12 @@ impl Keys for One {
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
-/// A token and the key that a gateway knows; with a holder's key where it shall be delegated.
-fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, One), Box<dyn std::error::Error>> {
+/// A token and the key that a gateway knows, with these lists; with a holder's key where it shall be delegated.
+fn token(
+    algorithm: Algorithm,
+    holder: Option<&SigningKey>,
+    lists: &[Constraint],
+) -> Result<(String, One), Box<dyn std::error::Error>> {
     let key = SigningKey::generate(algorithm)?;
     let models = Value::Array(vec![Value::from_text("llama-3.1-8b"), Value::from_text("bge-m3")]);
     let names = ("https://operator.example", "https://gateway.example");
@@ -47,6 +51,10 @@ fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, O
         .limited(Constraint::new("requests_per_minute", Kind::Rate, Value::from_u64(120))?)
         .limited(Constraint::new("requests_in_flight", Kind::Max, Value::from_u64(8))?)
         .limited(Constraint::new("output_tokens", Kind::Max, Value::from_u64(4096))?);
+    if !lists.is_empty() {
+        request.limits.retain(|limit| !lists.iter().any(|list| list.same_row(limit)));
+        request.limits.extend_from_slice(lists);
+    }
     if let Some(holder) = holder {
         request = request.delegable(Jwk::of(holder.public()?), 4).limited(Constraint::bearer_children()?);
     }
@@ -57,6 +65,8 @@ fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, O
         ttl_max: Duration::from_secs(86_400),
         post_quantum: PostQuantum::Off,
         handles: true,
+        principals: vec!["*".to_owned()],
+        list_max: 64,
     };
     let public = Jwk::of(key.public()?);
     let known = KnownKey { id: public.id(), key: public.key().clone(), issuer: Arc::new(issuer) };
@@ -65,25 +75,35 @@ fn token(algorithm: Algorithm, holder: Option<&SigningKey>) -> Result<(String, O
 
 fn tokens(bench: &mut Criterion) {
     for algorithm in [Algorithm::MlDsa65, Algorithm::Ed25519] {
-        let (text, keys) = match token(algorithm, None) {
+        let (text, keys) = match token(algorithm, None, &[]) {
             Ok(made) => made,
             Err(error) => panic!("a good token: {error}"),
         };
         one(bench, algorithm.as_str(), &text, &keys);
     }
-    let (text, keys) = match chain() {
-        Ok(made) => made,
-        Err(error) => panic!("a good chain: {error}"),
-    };
-    one(bench, "ML-DSA-65 and three of Ed25519", &text, &keys);
+    // A list of 64 in each of the three constraints of each token: the most that are allowed, and as long as 40 KiB have room for.
+    for (name, length) in [("", 0), (", lists of 64 short names", 2), (", lists of 64 long names", 22)] {
+        let (text, keys) = match chain(length) {
+            Ok(made) => made,
+            Err(error) => panic!("a good chain: {error}"),
+        };
+        one(bench, &format!("ML-DSA-65 and three of Ed25519{name}"), &text, &keys);
+    }
 }
 
-/// A chain of four: an ML-DSA-65 root, and holders with Ed25519 keys.
-fn chain() -> Result<(String, One), Box<dyn std::error::Error>> {
+/// Three lists of 64 names of that length; none where it is 0.
+fn lists(length: usize) -> Result<Vec<Constraint>, Box<dyn std::error::Error>> {
+    let names = || Value::Array((0..64).map(|number| Value::from_text(format!("{number:0length$}"))).collect());
+    let keys = ["model", "egress_host", "tool_type"].into_iter().filter(|_| length > 0);
+    Ok(keys.map(|key| Constraint::new(key, Kind::OneOf, names())).collect::<Result<_, _>>()?)
+}
+
+/// A chain of four: an ML-DSA-65 root, and holders with Ed25519 keys; each with lists of names of that length.
+fn chain(length: usize) -> Result<(String, One), Box<dyn std::error::Error>> {
     let holders = [(); 3].map(|()| SigningKey::generate(Algorithm::Ed25519));
     let [first, second, third] = holders;
     let holders = [first?, second?, third?];
-    let (mut text, keys) = token(Algorithm::MlDsa65, Some(&holders[0]))?;
+    let (mut text, keys) = token(Algorithm::MlDsa65, Some(&holders[0]), &lists(length)?)?;
     for (place, holder) in holders.iter().enumerate() {
         let next = holders.get(place + 1).map(|next| next.public().map(Jwk::of)).transpose()?;
         let wanted = Narrowed { name: format!("part-{place}"), holder: next, ..Narrowed::default() };
@@ -123,7 +143,7 @@ fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     let config = config::read("name = \"bench\"\n", Path::new(".")).unwrap_or_else(|faults| panic!("a good config: {faults}"));
     let tables = Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::judge::Own::default())
         .unwrap_or_else(|fault| panic!("good tables: {fault}"));
-    (Authenticator::new(books, Box::new(Fast), clock, 65_536, 1_000_000), Arc::new(tables))
+    (Authenticator::new(books, Box::new(Fast), clock, 65_536, (1_000_000, 1_000_000)), Arc::new(tables))
 }
 
 criterion_group!(benches, tokens);

@@ -7,6 +7,7 @@ mod ending;
 mod fault;
 pub(crate) mod keys;
 mod own;
+mod readiness;
 mod reload;
 mod restart;
 mod tls;
@@ -25,13 +26,13 @@ use tokio::task::JoinSet;
 
 use crate::audit::entry::Pen;
 use crate::audit::event::Event;
-use crate::audit::log::{Log, LogFault};
+use crate::audit::log::{Log, LogFault, Settings};
 use crate::audit::record::{Held, Opener as _, Record};
 use crate::audit::retain::{is_clock_doubtful, prune};
 use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, Ratchet, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::control::{Control, api};
+use crate::control::{About, Control, api};
 use crate::crypto::{Draws, Fast};
 use crate::durable;
 use crate::guard::authenticate::Authenticator;
@@ -44,6 +45,7 @@ use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
 use crate::proxy::buffer::Buffers;
+use crate::proxy::descriptors;
 use crate::proxy::listen::{self, Terms};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::Tls;
@@ -55,6 +57,7 @@ pub use check::{issuers, soon_expired, unusable};
 pub use fault::StartFault;
 use keys::{FileWatch, UrlWatch};
 pub use own::judge_of;
+use readiness::Readiness;
 use wiring::{tree, wiring};
 
 /// How long operators and scrapers are waited for at the end.
@@ -77,17 +80,30 @@ pub struct Books {
 }
 
 impl Books {
-    /// Takes the data folder's lock, reads the log and folds it.
+    /// Takes the data folder's lock, reads the log, or begins it, and folds it. For what starts a gateway or a log; commands use
+    /// [`Books::open_existing`].
     ///
     /// # Errors
     /// When the folder is in use, the log does not verify, or an issuer's keys cannot be read.
     pub fn open(config: &Config) -> Result<Self, StartFault> {
-        let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
-        let clock: Arc<dyn Clock> = Arc::clone(&ratchet) as Arc<dyn Clock>;
         for folder in [config.data.clone(), config.data.join("secret")] {
             durable::make_private_dir(&folder)?;
         }
-        let (log, recovered) = Log::open(config.audit.clone(), Arc::clone(&clock))?;
+        Self::open_log(config, config.audit.clone())
+    }
+
+    /// [`Books::open`] where a log is, and not where none is.
+    ///
+    /// # Errors
+    /// As [`Books::open`], and [`LogFault::None`].
+    pub fn open_existing(config: &Config) -> Result<Self, StartFault> {
+        Self::open_log(config, Settings { existing: true, ..config.audit.clone() })
+    }
+
+    fn open_log(config: &Config, log: Settings) -> Result<Self, StartFault> {
+        let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
+        let clock: Arc<dyn Clock> = Arc::clone(&ratchet) as Arc<dyn Clock>;
+        let (log, recovered) = Log::open(log, Arc::clone(&clock))?;
         // What was recorded is past: nothing is decided as if it were still to come.
         ratchet.raise(clock_floor(&recovered.records, log.state().at));
         if let Some(torn) = recovered.torn {
@@ -110,7 +126,13 @@ impl Books {
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
         let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
-        Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks)
+        // Whoever counts serves.
+        let pid = metrics.is_some().then(std::process::id);
+        let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+        let control = Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks);
+        // A config's "." at the end is no folder.
+        control.introduce(About { name: config.name.clone(), data: data.components().collect(), pid });
+        control
     }
 }
 
@@ -208,6 +230,7 @@ impl App {
     /// # Errors
     /// Anything that would make it run differently from what the config says.
     pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
+        descriptors::raise();
         retain(&config);
         let books = Books::open(&config)?;
         let models: Vec<String> = config.guard.models.iter().map(|model| model.name.clone()).collect();
@@ -223,7 +246,8 @@ impl App {
         let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
         let clock = Arc::clone(&books.clock);
         let guard = &config.guard;
-        let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, guard.peer_rps);
+        let rates = (guard.peer_rps, guard.root_rps);
+        let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
         let gateway = Gateway {
             wiring: ArcSwap::from_pointee(wiring(&config)?),
             authenticator: Arc::new(authenticator),
@@ -271,6 +295,7 @@ impl App {
         for warning in &self.config.warnings {
             tracing::warn!("{warning}");
         }
+        let connections_max = self.connections()?;
         watchful::warn_of_private_keys(&self.config);
         let policy = self.config.policy.clone();
         let event = Event::Start { version: env!("CARGO_PKG_VERSION").to_owned(), policy };
@@ -279,7 +304,7 @@ impl App {
         let terms = Terms {
             tls: self.tls.clone(),
             trusted_proxies: self.config.proxy.trusted_proxies.clone(),
-            connections_max: self.config.proxy.connections_max,
+            connections_max,
             peer_connections_max: self.config.proxy.peer_connections_max,
             timeouts: self.config.proxy.timeouts.clone(),
         };
@@ -299,7 +324,7 @@ impl App {
             });
         }
         let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
-        let ready = watchful::Readiness { log, clock, draining: shutdown.clone() };
+        let ready = Readiness { log, clock, gateway: Arc::clone(&self.gateway), draining: shutdown.clone() };
         tasks.spawn(watchful::metrics(listeners.metrics, Arc::clone(&self.metrics), ready, quiet));
         let books = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
         let housekeeping = watchful::housekeeping(Arc::clone(&self.gateway), books);
@@ -333,6 +358,16 @@ impl App {
             tasks.shutdown().await;
         }
         self.end().await
+    }
+
+    /// How many connections of callers the limit of open files allows, and a warning where the config wants more.
+    fn connections(&self) -> Result<usize, StartFault> {
+        let wanted = self.config.proxy.connections_max;
+        let shares = descriptors::share(wanted)?;
+        if let Some(lowered) = shares.lowered(wanted) {
+            tracing::warn!("{lowered}");
+        }
+        Ok(shares.connections)
     }
 
     /// What is listened on is no destination, at a port that the system has chosen either.

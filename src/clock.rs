@@ -104,13 +104,15 @@ pub struct Ratchet {
     inner: Box<dyn Clock>,
     /// The latest moment that was told, in milliseconds.
     highest: AtomicI64,
+    /// How far the wall clock was behind that at the most since somebody asked, in milliseconds.
+    farthest: AtomicI64,
 }
 
 impl Ratchet {
     /// `inner`, but never before `floor`.
     #[must_use]
     pub fn new(inner: Box<dyn Clock>) -> Self {
-        Self { inner, highest: AtomicI64::new(i64::MIN) }
+        Self { inner, highest: AtomicI64::new(i64::MIN), farthest: AtomicI64::new(0) }
     }
 
     /// From now on no moment before `at` is told.
@@ -118,16 +120,30 @@ impl Ratchet {
         self.highest.fetch_max(at.0, Ordering::Relaxed);
     }
 
+    /// How far the wall clock was behind at the most since this was asked last, as far as anybody asked for the time meanwhile: a
+    /// step back that was made good since is not missed.
+    #[must_use]
+    pub fn farthest_behind(&self) -> Duration {
+        let farthest = self.farthest.swap(0, Ordering::Relaxed);
+        Duration::from_millis(u64::try_from(farthest).unwrap_or(0)).max(self.behind())
+    }
+
     /// The wall clock is right as it is: from now on it counts again.
     pub fn accept(&self) {
         self.highest.store(self.inner.now().0, Ordering::Relaxed);
+        self.farthest.store(0, Ordering::Relaxed);
     }
 }
 
 impl Clock for Ratchet {
     fn now(&self) -> Timestamp {
         let now = self.inner.now();
-        Timestamp(self.highest.fetch_max(now.0, Ordering::Relaxed).max(now.0))
+        let highest = self.highest.fetch_max(now.0, Ordering::Relaxed).max(now.0);
+        let behind = highest.saturating_sub(now.0);
+        if behind > 0 {
+            self.farthest.fetch_max(behind, Ordering::Relaxed);
+        }
+        Timestamp(highest)
     }
 
     fn monotonic(&self) -> Duration {
@@ -186,6 +202,19 @@ mod tests {
         assert_eq!(ratchet.now(), Timestamp(400_000));
         ratchet.accept();
         assert_eq!((ratchet.now(), ratchet.behind()), (Timestamp(11_000), Duration::ZERO));
+    }
+
+    #[test]
+    fn a_step_back_that_was_made_good_is_not_missed() {
+        let wall = std::sync::Arc::new(ManualClock::at(Timestamp(10_000)));
+        let ratchet = Ratchet::new(Box::new(std::sync::Arc::clone(&wall)));
+        assert_eq!((ratchet.now(), ratchet.farthest_behind()), (Timestamp(10_000), Duration::ZERO));
+        wall.wall_ms.store(6_000, Ordering::Relaxed);
+        assert_eq!(ratchet.now(), Timestamp(10_000));
+        wall.advance(Duration::from_secs(5));
+        assert_eq!((ratchet.now(), ratchet.behind()), (Timestamp(11_000), Duration::ZERO));
+        assert_eq!(ratchet.farthest_behind(), Duration::from_secs(4));
+        assert_eq!(ratchet.farthest_behind(), Duration::ZERO);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What the disk holds for sure: private folders, whole files, locks, and files that are still the ones we opened.
 
+mod holder;
+mod identity;
+
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -7,6 +10,9 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, Open
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use holder::holder;
+pub use identity::{Changed, Identity};
 
 /// What the disk did not do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,9 +34,40 @@ impl Fault {
         move |error| Self { doing, path, error: Arc::new(error) }
     }
 
+    /// Whether it is a shortage that passes, see [`passes`].
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        passes(&self.error)
+    }
+
+    /// Whether there is no room on the disk, or in the quota.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     fn new(doing: &'static str, path: &Path, kind: io::ErrorKind, why: &'static str) -> Self {
         Self::of(doing, path)(io::Error::new(kind, why))
     }
+}
+
+/// Whether an error is a shortage that passes by itself: no descriptor left (EMFILE, ENFILE), no memory (ENOMEM), no room (ENOSPC,
+/// EDQUOT), a signal (EINTR), or a call that would have waited (EAGAIN). What was tried may be tried again from its beginning: a
+/// sync only after all that it was to make sure of has been written once more. Every other error stays.
+#[must_use]
+pub fn passes(error: &io::Error) -> bool {
+    /// The numbers on Linux and the BSDs; the standard library has no names for them.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let named = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::OutOfMemory
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::WouldBlock
+    );
+    named || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 /// How bytes reach a file, so that a test can stand between. A call that a signal interrupts is made again: nobody hears of
@@ -293,74 +330,6 @@ impl Lock {
     }
 }
 
-/// Which file a path led to when it was opened, and how long it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    length: u64,
-}
-
-/// How a path has stopped leading to the file that was opened.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Changed {
-    /// Unlinked or renamed, or a folder above it was.
-    #[error("{} has been removed or renamed under us", .0.display())]
-    Missing(PathBuf),
-    /// Another file stands there.
-    #[error("{} has been replaced under us", .0.display())]
-    Replaced(PathBuf),
-    /// Truncated or extended.
-    #[error("{} has changed its length under us", .0.display())]
-    Resized(PathBuf),
-    /// It cannot be looked at.
-    #[error(transparent)]
-    Unreadable(#[from] Fault),
-}
-
-impl Identity {
-    /// The identity of `file`, which was opened as `path`.
-    ///
-    /// # Errors
-    /// When the file cannot be looked at.
-    pub fn of(file: &File, path: &Path) -> Result<Self, Fault> {
-        let found = file.metadata().map_err(Fault::of("look at", path))?;
-        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino(), length: found.len() })
-    }
-
-    /// The path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The length in bytes.
-    #[must_use]
-    pub const fn length(&self) -> u64 {
-        self.length
-    }
-
-    /// Whether the path still leads to that file, at that length.
-    ///
-    /// # Errors
-    /// What has changed.
-    pub fn check(&self) -> Result<(), Changed> {
-        let found = match fs::symlink_metadata(&self.path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Changed::Missing(self.path.clone())),
-            Err(error) => return Err(Fault::of("look at", &self.path)(error).into()),
-        };
-        if (found.dev(), found.ino()) != (self.device, self.inode) {
-            return Err(Changed::Replaced(self.path.clone()));
-        }
-        if found.len() != self.length {
-            return Err(Changed::Resized(self.path.clone()));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,20 +381,5 @@ mod tests {
         assert!(Lock::take(&path).expect("lock").is_none());
         drop(first);
         assert!(Lock::take(&path).expect("lock").is_some());
-    }
-
-    #[test]
-    fn a_file_that_changes_under_us_is_noticed() {
-        let folder = folder();
-        let path = folder.path().join("file");
-        fs::write(&path, b"1234").expect("write");
-        let identity = Identity::of(&File::open(&path).expect("open"), &path).expect("identity");
-        identity.check().expect("unchanged");
-        fs::write(&path, b"123").expect("write");
-        assert!(matches!(identity.check(), Err(Changed::Resized(_))));
-        fs::rename(&path, folder.path().join("other")).expect("rename");
-        assert!(matches!(identity.check(), Err(Changed::Missing(_))));
-        fs::write(&path, b"1234").expect("write");
-        assert!(matches!(identity.check(), Err(Changed::Replaced(_))));
     }
 }

@@ -87,7 +87,12 @@ struct Book {
     states: HashMap<KeyId, KeyState>,
 }
 
-type Snapshot = HashMap<KeyId, Row>;
+#[derive(Default)]
+struct Snapshot {
+    rows: HashMap<KeyId, Row>,
+    /// Keys that are revoked, of holders too: these are in no issuer's ring.
+    revoked: HashMap<KeyId, (Timestamp, String)>,
+}
 
 /// The keys.
 #[derive(Default)]
@@ -160,6 +165,8 @@ impl Keyring {
             | Event::Stop
             | Event::AgentRegistered { .. }
             | Event::AgentStanding { .. }
+            | Event::NamespaceStanding { .. }
+            | Event::PrincipalStanding { .. }
             | Event::TokenRegistered { .. }
             | Event::TokenRevoked { .. }
             | Event::HandleSet { .. }
@@ -186,7 +193,7 @@ impl Keyring {
     }
 
     fn publish(&self, book: &Book) {
-        let (mut rows, former) = (Snapshot::new(), self.snapshot.load());
+        let (mut rows, former) = (HashMap::new(), self.snapshot.load());
         let from_files = book.issuers.iter().flat_map(|(policy, keys)| keys.iter().map(move |key| (policy, key)));
         let from_urls = book
             .issuers
@@ -203,10 +210,14 @@ impl Keyring {
             // The first issuer that lists a key owns it: a second listing cannot move it to other namespaces. What an operator
             // put here comes before what somebody publishes.
             let added = book.added.iter().find(|(_, key, _)| key.id() == id).map(|(_, _, at)| *at);
-            let used = former.get(&id).map(|row| Arc::clone(&row.used)).unwrap_or_default();
+            let used = former.rows.get(&id).map(|row| Arc::clone(&row.used)).unwrap_or_default();
             rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state, added, used });
         }
-        self.snapshot.store(Arc::new(rows));
+        let revoked = book.states.iter().filter_map(|(kid, state)| match state {
+            KeyState::Revoked { since, why } => Some((*kid, (*since, why.clone()))),
+            KeyState::Active | KeyState::Retiring { .. } => None,
+        });
+        self.snapshot.store(Arc::new(Snapshot { rows, revoked: revoked.collect() }));
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -219,12 +230,12 @@ impl Keyring {
     /// The key's row.
     #[must_use]
     pub fn row(&self, kid: &KeyId) -> Option<Row> {
-        self.snapshot.load().get(kid).cloned()
+        self.snapshot.load().rows.get(kid).cloned()
     }
 
     /// Notes that a token of that key was taken, to the second.
     pub fn note_use(&self, kid: &KeyId, now: Timestamp) {
-        if let Some(row) = self.snapshot.load().get(kid)
+        if let Some(row) = self.snapshot.load().rows.get(kid)
             && row.used.load(Ordering::Relaxed) < now.seconds()
         {
             row.used.store(now.seconds(), Ordering::Relaxed);
@@ -234,7 +245,7 @@ impl Keyring {
     /// All rows, sorted by key id.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self.snapshot.load().values().cloned().collect();
+        let mut rows: Vec<Row> = self.snapshot.load().rows.values().cloned().collect();
         rows.sort_by_key(|row| row.known.id);
         rows
     }
@@ -257,7 +268,7 @@ impl Keyring {
     /// # Errors
     /// `token-key-unknown` or `key-revoked`.
     pub fn may_sign(&self, kid: &KeyId, issued: Timestamp) -> Result<(), Refusal> {
-        match self.snapshot.load().get(kid).map(|row| &row.state) {
+        match self.snapshot.load().rows.get(kid).map(|row| &row.state) {
             None => Err(Refusal::new(Code::TokenKeyUnknown)),
             Some(KeyState::Active) => Ok(()),
             Some(KeyState::Retiring { since }) if issued.seconds() <= since.seconds() => Ok(()),
@@ -272,23 +283,31 @@ impl Keyring {
 }
 
 impl Keyring {
-    /// That a key is not known to be revoked: of holders' keys nothing else is known.
+    /// That a key is not revoked, whether the ring has it or not: of holders' keys nothing else is known.
     ///
     /// # Errors
     /// `key-revoked`.
     pub fn not_revoked(&self, kid: &KeyId) -> Result<(), Refusal> {
-        match self.snapshot.load().get(kid).map(|row| &row.state) {
-            Some(KeyState::Revoked { since, why }) => {
-                Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}")))
-            }
-            None | Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(()),
+        match self.snapshot.load().revoked.get(kid) {
+            Some((since, why)) => Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}"))),
+            None => Ok(()),
         }
+    }
+
+    /// Revoked keys that are in no issuer's ring, by thumbprint, with since when and why: keys of holders.
+    #[must_use]
+    pub fn revoked_holders(&self) -> Vec<(KeyId, Timestamp, String)> {
+        let snapshot = self.snapshot.load();
+        let strange = snapshot.revoked.iter().filter(|(kid, _)| !snapshot.rows.contains_key(kid));
+        let mut keys: Vec<_> = strange.map(|(kid, (since, why))| (*kid, *since, why.clone())).collect();
+        keys.sort_by_key(|(kid, ..)| *kid);
+        keys
     }
 }
 
 impl Keys for Keyring {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
-        self.snapshot.load().get(kid).map(|row| Arc::clone(&row.known))
+        self.snapshot.load().rows.get(kid).map(|row| Arc::clone(&row.known))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod crypto;
 pub mod durable;
 pub mod id;
 pub mod json;
+pub mod log_lines;
 pub mod merkle;
 pub mod refusal;
 pub mod secret;

@@ -1,5 +1,7 @@
 //! What Prometheus scrapes. Labels come from closed sets: models and upstreams of the config, operations, codes.
 
+mod audit;
+mod connections;
 mod waits;
 
 use std::collections::HashMap;
@@ -13,6 +15,10 @@ use prometheus::{
 };
 
 use crate::refusal::Code;
+
+use audit::Audit;
+pub use audit::AuditGauges;
+use connections::Connections;
 
 /// Label of a model, upstream or agent that is not in its closed set.
 const OTHER: &str = "other";
@@ -45,6 +51,10 @@ pub struct Answered<'r> {
     pub tokens_out: u64,
 }
 
+/// Why new requests are refused: codes of refusals, and what has none.
+const UNREADY: [&str; 7] =
+    ["audit-unavailable", "audit-full", "audit-short", "audit-slow", "clock", "draining", "upstreams-down"];
+
 type RequestKey = (usize, &'static str, &'static str);
 
 /// All metrics of one gateway.
@@ -71,6 +81,7 @@ pub struct Metrics {
     /// Places at upstreams.
     pub waits: waits::Waits,
     doors: Doors,
+    connections: Connections,
     audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
@@ -100,31 +111,12 @@ impl Doors {
     }
 }
 
-/// What is measured of the log.
-struct Audit {
-    records: IntCounterVec,
-    sync: Histogram,
-    checkpoint_age: Gauge,
-    clock_behind: Gauge,
-}
-
-impl Audit {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let waiting = "How long records have been waiting for a signed checkpoint";
-        let syncs = histogram("token_shield_audit_sync_seconds", "Syncs of the journal");
-        Ok(Self {
-            records: counters(registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
-            sync: register(registry, Histogram::with_opts(syncs))?,
-            checkpoint_age: gauge(registry, "token_shield_audit_checkpoint_age_seconds", waiting)?,
-            clock_behind: gauge(registry, "token_shield_clock_behind_seconds", "How far the wall clock is behind the log")?,
-        })
-    }
-}
-
 struct Process {
     cpu_seconds: Gauge,
     resident_bytes: IntGauge,
     open_fds: IntGauge,
+    descriptors_open: IntGauge,
+    descriptors_limit: IntGauge,
     start_seconds: Gauge,
 }
 
@@ -159,6 +151,13 @@ fn results(registry: &Registry, name: &str, help: &str) -> prometheus::Result<In
     Ok(by)
 }
 
+/// The running version, as a label.
+fn build_info(registry: &Registry) -> prometheus::Result<()> {
+    let build = IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]);
+    register(registry, build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    Ok(())
+}
+
 impl Metrics {
     /// Metrics for those models and upstreams; `agent_label` is how many agents get a label of their own.
     ///
@@ -183,20 +182,12 @@ impl Metrics {
         let tokens = model_names
             .iter()
             .map(|model| [tokens_by.with_label_values(&[model, "in"]), tokens_by.with_label_values(&[model, "out"])]);
-        let build =
-            register(&registry, IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]))?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        build_info(&registry)?;
         let gauges = |name: &str, help: &str, label: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
         let one = |name: &str, help: &str| register(&registry, Histogram::with_opts(histogram(name, help)));
         let upstream_up = gauges("token_shield_upstream_up", "1 where the last dial to the upstream succeeded", "upstream")?;
         upstreams.iter().for_each(|upstream| upstream_up.with_label_values(&[upstream]).set(1));
-        let per_agent = match agent_label {
-            None => None,
-            Some(max) => {
-                let requests = counters(&registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
-                Some(Agents { requests, seen: Mutex::default(), max })
-            }
-        };
+        let per_agent = agent_label.map(|max| Agents::new(&registry, max)).transpose()?;
         Ok(Self {
             models: model_names.iter().cloned().enumerate().map(|(place, name)| (name, place)).collect(),
             tokens: tokens.collect(),
@@ -228,12 +219,18 @@ impl Metrics {
             )?,
             waits: waits::Waits::new(&registry, upstreams)?,
             doors: Doors::new(&registry)?,
+            connections: Connections::new(&registry)?,
             audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
             per_agent,
             process: Process::new(&registry)?,
             registry,
         })
+    }
+
+    /// A connection was ended because its peer sent more control frames than its budget allows.
+    pub fn flood(&self) {
+        self.connections.flood();
     }
 
     /// A request began.
@@ -339,6 +336,18 @@ impl Metrics {
         self.audit.checkpoint_age.set(seconds);
     }
 
+    /// How the log and its disk are.
+    pub fn audit_gauges(&self, gauges: &AuditGauges) {
+        self.audit.set(gauges);
+    }
+
+    /// Why new requests are refused; nothing where they are taken.
+    pub fn unready(&self, reasons: &[&str]) {
+        for reason in UNREADY {
+            self.audit.unready.with_label_values(&[reason]).set(i64::from(reasons.contains(&reason)));
+        }
+    }
+
     /// The wall clock is so far behind what was recorded.
     pub fn clock_behind(&self, seconds: f64) {
         self.audit.clock_behind.set(seconds);
@@ -359,8 +368,8 @@ impl Metrics {
     /// The names of all metrics, whether they have values yet or not.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let vectors: [&dyn Collector; 5] =
-            [&self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
+        let vectors: [&dyn Collector; 6] =
+            [&self.audit.unready, &self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
         let named = vectors.iter().flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
         named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
     }
@@ -371,6 +380,7 @@ impl Metrics {
     /// When a metric cannot be written.
     pub fn text(&self) -> prometheus::Result<String> {
         self.process.read();
+        self.audit.log_lines_dropped.inc_by(crate::log_lines::dropped().saturating_sub(self.audit.log_lines_dropped.get()));
         let mut bytes = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -378,7 +388,14 @@ impl Metrics {
 }
 
 impl Agents {
+    fn new(registry: &Registry, max: usize) -> prometheus::Result<Self> {
+        let requests = counters(registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
+        Ok(Self { requests, seen: Mutex::default(), max })
+    }
+
+    /// Counts by root agent: names below it are the choice of whoever holds its token.
     fn count(&self, agent: &str) {
+        let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(counter) = seen.get(agent) {
             return counter.inc();
@@ -398,6 +415,11 @@ impl Process {
             cpu_seconds: register(registry, Gauge::new("process_cpu_seconds_total", "CPU time, user and system"))?,
             resident_bytes: register(registry, IntGauge::new("process_resident_memory_bytes", "Resident memory"))?,
             open_fds: register(registry, IntGauge::new("process_open_fds", "Open file descriptors"))?,
+            descriptors_open: register(registry, IntGauge::new("token_shield_descriptors_open", "Open file descriptors"))?,
+            descriptors_limit: register(
+                registry,
+                IntGauge::new("token_shield_descriptors_limit", "File descriptors that may be open (RLIMIT_NOFILE)"),
+            )?,
             start_seconds: register(registry, Gauge::new("process_start_time_seconds", "Start, in clock seconds since boot"))?,
         })
     }
@@ -412,8 +434,12 @@ impl Process {
         self.start_seconds.set(field(22) / 100.0);
         let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
         self.resident_bytes.set(pages * 4096);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        self.descriptors_limit.set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            self.open_fds.set(i64::try_from(open.count()).unwrap_or_default());
+            let open = i64::try_from(open.count()).unwrap_or_default();
+            self.open_fds.set(open);
+            self.descriptors_open.set(open);
         }
     }
 }

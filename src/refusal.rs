@@ -104,14 +104,15 @@ macro_rules! codes {
 codes! {
     PeerRate "peer-rate" Accepted 429 Later "This network address sends too many requests; slow down.";
     HostNotServed "host-not-served" Accepted 421 Never "The Host or :authority of the request is not valid.";
-    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes, dots, empty segments or a query.";
+    TargetNotCanonical "target-not-canonical" Accepted 400 Never "The request target must be a plain path such as /v1/models, without escapes (but in a model's name), dots, empty segments or a query.";
     FramingInvalid "framing-invalid" Accepted 400 Never "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
     RequestMalformed "request-malformed" Accepted 400 Never "The request is not well-formed HTTP: its request line, a header or its length.";
-    HeadersTooLarge "headers-too-large" Accepted 431 Never "The request line and the headers are longer than the gateway reads (64 KiB).";
+    HeadersTooLarge "headers-too-large" Accepted 431 Never "The request line and the headers are longer than the gateway reads (64 KiB), or are more than 100 headers.";
     HeadersSlow "headers-slow" Accepted 408 Later "The headers did not arrive in time.";
 
     TokenMissing "token-missing" Presented 401 Never "Send a capability token: Authorization: Bearer TOKEN, or x-api-key.";
     TokenAmbiguous "token-ambiguous" Presented 401 Never "Exactly one credential is read: send one Authorization header or one x-api-key, not both, not twice.";
+    RootRate "root-rate" Presented 429 Later "Too many new chains of one root token at once; Retry-After says when the next one is looked at.";
     TokenScheme "token-scheme" Presented 401 Never "The Authorization scheme must be Bearer.";
     TokenInQuery "token-in-query" Presented 401 Never "Credentials are never read from the URL; send a header, and replace the token that was exposed.";
     TokenTooLarge "token-too-large" Presented 401 Never "The token is longer than the gateway reads (40 KiB).";
@@ -124,9 +125,11 @@ codes! {
     TokenKeyUnknown "token-key-unknown" Verified 401 Never "The token's kid names no key that this gateway knows.";
     TokenSignature "token-signature" Verified 401 Never "The token's signature does not verify.";
     TokenClaims "token-claims" Verified 401 Never "A claim of the token is missing or has the wrong type.";
+    TokenList "token-list" Verified 401 Never "A list of the token (aud, scopes or a constraint's) has more entries than this gateway takes, or one twice.";
     TokenIssuer "token-issuer" Verified 401 Never "The token's iss is not the issuer that its key belongs to.";
     TokenAudience "token-audience" Verified 401 Never "The token's aud does not name this gateway.";
     TokenNamespace "token-namespace" Verified 401 Never "The token's issuer may not speak for this agent's namespace.";
+    TokenPrincipal "token-principal" Verified 401 Never "The token's issuer may not speak for this principal (sub).";
     TokenPostQuantum "token-post-quantum" Verified 401 Never "This issuer's tokens must be signed with ML-DSA-65.";
     TokenExpired "token-expired" Verified 401 Never "The token has expired; issue a new one.";
     TokenNotYetValid "token-not-yet-valid" Verified 401 Never "The token is not valid yet; compare the clocks.";
@@ -150,10 +153,11 @@ codes! {
     TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked; ask the operator.";
     HandleRevoked "handle-revoked" Authenticated 401 Never "The handle was revoked; ask the operator.";
     TokenBehindHandle "token-behind-handle" Authenticated 401 Never "This token stands behind a handle and is taken by that alone.";
-    KeyRevoked "key-revoked" Authenticated 401 Never "The key that signed the token was revoked; ask the operator.";
-    AgentSuspended "agent-suspended" Authenticated 403 Never "The agent is suspended, or one that it was delegated from is; ask the operator.";
-    AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent is in quarantine, or one that it was delegated from is; ask the operator.";
+    KeyRevoked "key-revoked" Authenticated 401 Never "A key that the token or its chain stands on was revoked; ask the operator.";
+    AgentSuspended "agent-suspended" Authenticated 403 Never "The agent is suspended, or its namespace or one that it was delegated from is; ask the operator.";
+    AgentQuarantined "agent-quarantined" Authenticated 403 Never "The agent is in quarantine, or its namespace or one that it was delegated from is; ask the operator.";
     AgentRevoked "agent-revoked" Authenticated 403 Never "The agent was revoked, or one that it was delegated from was; ask the operator.";
+    PrincipalSuspended "principal-suspended" Authenticated 403 Never "The principal in whose name it acts is suspended; ask the operator.";
     ClassUnknown "class-unknown" Authenticated 403 Never "The agent's class is not in the config; the operator must register it anew.";
 
     RateExceeded "rate-exceeded" Paced 429 Later "A request rate is used up; Retry-After says when the next one fits.";
@@ -161,6 +165,7 @@ codes! {
     InFlightExceeded "in-flight-exceeded" Paced 429 Later "Too many requests are in flight at once; wait for one to end.";
 
     RouteUnknown "route-unknown" Routed 404 Never "No such route. There are POST /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/messages, GET /v1/models, /v1/models/MODEL and /v1/token-shield/me.";
+    MethodNotAllowed "method-not-allowed" Routed 405 Never "The path is there, but not with this method; Allow names those that it has.";
     ReceiptUnknown "receipt-unknown" Routed 404 Never "There is no such record of this agent: /receipts/ and what audit-record says, its # written as /.";
     ReceiptEarly "receipt-early" Routed 404 Later "The record is durable and not under a signed checkpoint yet; Retry-After says when to come back.";
     ScopeMissing "scope-missing" Routed 403 Never "The token does not grant the scope that this operation needs.";
@@ -186,6 +191,7 @@ codes! {
 
     AuditSlow "audit-slow" Sealed 503 Later "The disk that records are kept on is slow; Retry-After says when to come back.";
     AuditFull "audit-full" Sealed 503 Later "The disk that records are kept on is full, so nothing new is let through.";
+    AuditShort "audit-short" Sealed 503 Later "The gateway is short of something that its records need, such as open files; Retry-After says when to come back.";
     AuditUnavailable "audit-unavailable" Sealed 503 Later "The gateway cannot record, so it does not act.";
 
     FetchFailed "fetch-failed" Forwarded 422 Never "Content that the request names could not be fetched, or is not what may stand there; send the content itself.";
@@ -206,6 +212,26 @@ impl fmt::Display for Code {
     }
 }
 
+/// The methods that a path has (RFC 9110 section 10.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allow {
+    /// What is read: HEAD is GET without the answer's body.
+    Read,
+    /// Where something is generated.
+    Generate,
+}
+
+impl Allow {
+    /// The value of the header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "GET, HEAD",
+            Self::Generate => "POST",
+        }
+    }
+}
+
 /// A no: its code, what the caller is told, and what the operator's log is told besides.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -219,13 +245,15 @@ pub struct Refusal {
     pub detail: Option<String>,
     /// When the next try makes sense.
     pub retry_after: Option<Duration>,
+    /// The methods that the path has, for the header `Allow` (RFC 9110 section 15.5.6).
+    pub allow: Option<Allow>,
 }
 
 impl Refusal {
     /// A refusal in the table's own words.
     #[must_use]
     pub fn new(code: Code) -> Self {
-        Self { code, message: code.meaning().to_owned(), param: None, detail: None, retry_after: None }
+        Self { code, message: code.meaning().to_owned(), param: None, detail: None, retry_after: None, allow: None }
     }
 
     /// The same with another outside voice. `message` must be safe to show to a stranger.
@@ -246,6 +274,13 @@ impl Refusal {
     #[must_use]
     pub fn because(mut self, detail: impl fmt::Display) -> Self {
         self.detail = Some(detail.to_string());
+        self
+    }
+
+    /// The same with the methods that the path has.
+    #[must_use]
+    pub const fn allowing(mut self, methods: Allow) -> Self {
+        self.allow = Some(methods);
         self
     }
 

@@ -4,6 +4,8 @@
 //! signature and times are. Every change moves the [`Registry::changes`] counter on, so that whoever holds an open stream
 //! asks again.
 
+mod standing;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,91 +13,16 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use crate::audit::event::{Event, Standing as Stands};
+use crate::audit::event::Event;
 use crate::audit::record::Record;
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
+pub use standing::Standing;
+use standing::Wide;
 
 /// The class of an agent that nobody registered.
 pub const DEFAULT_CLASS: &str = "default";
-
-/// Whether an agent may act; a "no" carries since when and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It may act.
-    Active,
-    /// Stopped by an operator until resumed.
-    Suspended {
-        /// Since when.
-        since: Timestamp,
-        /// The operator's reason.
-        why: String,
-    },
-    /// Stopped for examination until released.
-    Quarantined {
-        /// Since when.
-        since: Timestamp,
-        /// The operator's reason.
-        why: String,
-    },
-    /// Stopped for good.
-    Revoked {
-        /// Since when.
-        since: Timestamp,
-        /// The operator's reason.
-        why: String,
-    },
-}
-
-impl Standing {
-    fn of(stands: Stands, since: Timestamp, why: &str) -> Self {
-        let why = why.to_owned();
-        match stands {
-            Stands::Active => Self::Active,
-            Stands::Suspended => Self::Suspended { since, why },
-            Stands::Quarantined => Self::Quarantined { since, why },
-            Stands::Revoked => Self::Revoked { since, why },
-        }
-    }
-
-    /// The standing's name.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended { .. } => "suspended",
-            Self::Quarantined { .. } => "quarantined",
-            Self::Revoked { .. } => "revoked",
-        }
-    }
-
-    /// Since when and why, where it is not active.
-    #[must_use]
-    pub fn reason(&self) -> Option<(Timestamp, &str)> {
-        match self {
-            Self::Active => None,
-            Self::Suspended { since, why } | Self::Quarantined { since, why } | Self::Revoked { since, why } => {
-                Some((*since, why))
-            }
-        }
-    }
-
-    /// The refusal that this standing means.
-    fn refusal(&self) -> Option<Refusal> {
-        let code = match self {
-            Self::Active => return None,
-            Self::Suspended { .. } => Code::AgentSuspended,
-            Self::Quarantined { .. } => Code::AgentQuarantined,
-            Self::Revoked { .. } => Code::AgentRevoked,
-        };
-        let refusal = Refusal::new(code);
-        Some(match self.reason() {
-            Some((since, why)) => refusal.because(format_args!("since {since}: {why}")),
-            None => refusal,
-        })
-    }
-}
 
 /// A registered agent.
 #[derive(Clone, Debug)]
@@ -175,6 +102,9 @@ pub struct Registry {
     handles: DashMap<HandleId, Arc<Handle>, RandomState>,
     /// Handles that are revoked, those of forgotten principals too: such a one is never taken again.
     revoked_handles: DashMap<HandleId, (Timestamp, String), RandomState>,
+    wide: Wide,
+    /// In whose name anybody registered acts.
+    principals: DashMap<Principal, (), RandomState>,
     changes: watch::Sender<u64>,
 }
 
@@ -194,12 +124,17 @@ impl Registry {
             tokens: DashMap::with_hasher(RandomState::default()),
             handles: DashMap::with_hasher(RandomState::default()),
             revoked_handles: DashMap::with_hasher(RandomState::default()),
+            wide: Wide::default(),
+            principals: DashMap::with_hasher(RandomState::default()),
             changes,
         }
     }
 
     /// Folds one record in. Records of other books change nothing here.
     pub fn apply(&self, record: &Record) {
+        if let Some(principal) = record.event.principal().filter(|_| record.event.is_control()) {
+            self.principals.insert(principal.clone(), ());
+        }
         match &record.event {
             Event::AgentRegistered { agent, principal, class } => {
                 let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
@@ -209,6 +144,12 @@ impl Registry {
             Event::AgentStanding { agent, standing, reason } => {
                 let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
                 row.standing = Standing::of(*standing, record.at, reason);
+            }
+            Event::NamespaceStanding { namespace, standing, reason } => {
+                self.wide.set_namespace(namespace, Standing::of(*standing, record.at, reason));
+            }
+            Event::PrincipalStanding { principal, standing, reason } => {
+                self.wide.set_principal(principal, Standing::of(*standing, record.at, reason));
             }
             Event::TokenRegistered { token, jti, kid, agent, principal, expires, .. } => {
                 let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
@@ -272,6 +213,7 @@ impl Registry {
             row
         });
         self.handles.retain(|_, handle| handle.principal != *principal);
+        self.principals.remove(principal);
         self.announce();
     }
 
@@ -303,6 +245,38 @@ impl Registry {
         let mut rows: Vec<Agent> = self.agents.iter().map(|row| row.clone()).collect();
         rows.sort_by(|left, right| left.name.cmp(&right.name));
         rows
+    }
+
+    /// Namespaces that are stopped, sorted by name.
+    #[must_use]
+    pub fn stopped_namespaces(&self) -> Vec<(Arc<str>, Standing)> {
+        self.wide.namespaces()
+    }
+
+    /// Principals that are stopped, sorted by name.
+    #[must_use]
+    pub fn stopped_principals(&self) -> Vec<(Arc<str>, Standing)> {
+        self.wide.principals()
+    }
+
+    /// How a whole namespace stands.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Standing {
+        self.wide.namespace(name)
+    }
+
+    /// How a principal stands.
+    #[must_use]
+    pub fn principal(&self, name: &Principal) -> Standing {
+        self.wide.principal(name)
+    }
+
+    /// The principals for whom an agent, a token or a handle was registered, sorted by name.
+    #[must_use]
+    pub fn principals(&self) -> Vec<Principal> {
+        let mut known: Vec<Principal> = self.principals.iter().map(|row| row.key().clone()).collect();
+        known.sort();
+        known
     }
 
     /// How many agents are in each standing: active, suspended, quarantined, revoked.
@@ -380,7 +354,7 @@ impl Registry {
             .unwrap_or_else(|| DEFAULT_CLASS.into())
     }
 
-    /// Asks whether `tokens`, and the agent with all that it was delegated from, may act now. The answer is the handle that
+    /// Asks whether `tokens`, the agent with all that it was delegated from, its namespace and its principal may act now. The answer is the handle that
     /// one of the tokens stands behind, where one does.
     ///
     /// # Errors
@@ -388,6 +362,7 @@ impl Registry {
     pub fn may_act<'t>(
         &self,
         agent: &AgentName,
+        principal: &Principal,
         tokens: impl IntoIterator<Item = &'t TokenId>,
     ) -> Result<Option<HandleId>, Refusal> {
         let mut behind = None;
@@ -406,6 +381,7 @@ impl Registry {
                 return Err(refusal.because(format_args!("agent {name}")));
             }
         }
+        self.wide.may_act(agent, principal)?;
         Ok(behind)
     }
 }
@@ -413,6 +389,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::event::Standing as Stands;
 
     fn book(events: Vec<Event>) -> Registry {
         let registry = Registry::new();
@@ -422,6 +399,10 @@ mod tests {
         registry
     }
 
+    fn team() -> Principal {
+        "team:a".parse().expect("principal")
+    }
+
     fn stands(agent: &str, standing: Stands) -> Event {
         Event::AgentStanding { agent: agent.parse().expect("name"), standing, reason: "test".to_owned() }
     }
@@ -429,7 +410,7 @@ mod tests {
     #[track_caller]
     fn check(events: Vec<Event>, agent: &str, expect: Option<Code>) {
         let token = TokenId([1; 32]);
-        let answer = book(events).may_act(&agent.parse().expect("name"), [&token]);
+        let answer = book(events).may_act(&agent.parse().expect("name"), &team(), [&token]);
         assert_eq!(answer.err().map(|no| no.code), expect);
     }
 
@@ -443,6 +424,22 @@ mod tests {
         check(vec![stands("a/b", Stands::Quarantined)], "a/b/c", Some(Code::AgentQuarantined));
         check(vec![stands("a/b/c", Stands::Quarantined)], "a/b", None);
         check(vec![stands("a/b", Stands::Suspended), stands("a/b", Stands::Active)], "a/b", None);
+    }
+
+    #[test]
+    fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
+        let all = |standing| Event::NamespaceStanding { namespace: "a".to_owned(), standing, reason: "test".to_owned() };
+        check(vec![all(Stands::Suspended)], "a/never-seen/child", Some(Code::AgentSuspended));
+        check(vec![all(Stands::Suspended)], "ab/c", None);
+        check(vec![all(Stands::Quarantined), all(Stands::Active)], "a/b", None);
+        check(
+            vec![stands("a/b", Stands::Suspended), all(Stands::Suspended), all(Stands::Active)],
+            "a/b",
+            Some(Code::AgentSuspended),
+        );
+        let one = |standing| Event::PrincipalStanding { principal: team(), standing, reason: "test".to_owned() };
+        check(vec![one(Stands::Suspended)], "x/y", Some(Code::PrincipalSuspended));
+        check(vec![one(Stands::Suspended), one(Stands::Active)], "x/y", None);
     }
 
     #[test]
@@ -481,7 +478,7 @@ mod tests {
         assert!(registry.handle(&handle).is_none());
         // Set again, as `adopt` of the same file would.
         registry.apply(&Record { at: Timestamp(2), by: None, event: set() });
-        let refused = registry.may_act(&agent(), &[TokenId([1; 32])]).map(|_| ()).map_err(|refusal| refusal.code);
+        let refused = registry.may_act(&agent(), &team(), &[TokenId([1; 32])]).map(|_| ()).map_err(|refusal| refusal.code);
         assert_eq!(refused, Err(Code::HandleRevoked));
     }
 }

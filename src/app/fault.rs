@@ -6,6 +6,7 @@ use crate::audit::log::LogFault;
 use crate::crypto::EntropyFault;
 use crate::durable;
 use crate::guard::table::RouteFault;
+use crate::proxy::descriptors::TooFew;
 use crate::proxy::tree::CREDENTIAL_BYTES_MIN;
 use crate::secret::SecretFault;
 
@@ -63,6 +64,9 @@ pub enum StartFault {
     /// How content is fetched.
     #[error("[egress.fetch] {0}")]
     Fetch(String),
+    /// File descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// Randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyFault),

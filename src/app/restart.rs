@@ -20,6 +20,7 @@ pub(super) fn needed_for(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[limits] peer_connections", was.peer_connections_max != is.peer_connections_max),
         ("[limits] bodies", old.guard.bodies_max != new.guard.bodies_max),
         ("[limits] peer_rps", old.guard.peer_rps != new.guard.peer_rps),
+        ("[limits] root_rps", old.guard.root_rps != new.guard.root_rps),
         ("[limits] token_cache", old.guard.token_cache != new.guard.token_cache),
         ("[timeouts] handshake", was.timeouts.handshake != is.timeouts.handshake),
         ("[timeouts] header", was.timeouts.header != is.timeouts.header),

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
+use super::readiness::Readiness;
 use crate::audit::event::Event;
-use crate::audit::log::Log;
 use crate::clock::{Clock as _, Ratchet};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -24,27 +24,18 @@ use crate::token::jwk;
 const EVERY: Duration = Duration::from_secs(10);
 
 /// A wall clock that is further behind what was recorded makes the gateway unready.
-const BEHIND_MAX: Duration = Duration::from_secs(300);
+pub(super) const BEHIND_MAX: Duration = Duration::from_secs(300);
 /// A step back by more is recorded.
 const BEHIND_SAID: Duration = Duration::from_secs(1);
 
 /// Scrapes and probes answered at once; others wait.
 const SCRAPES_MAX: usize = 8;
 
-/// Whether requests can be answered.
-#[derive(Clone)]
-pub(super) struct Readiness {
-    pub(super) log: Arc<Log>,
-    pub(super) clock: Arc<Ratchet>,
-    pub(super) draining: watch::Receiver<bool>,
-}
-
 /// Serves `/metrics`, `/healthz` and `/readyz`.
 pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready: Readiness, mut shutdown: watch::Receiver<bool>) {
     let looked = ready.clone();
     let scrape = move || {
-        metrics.audit_checkpoint_age(looked.log.checkpoint_age().as_secs_f64());
-        metrics.clock_behind(looked.clock.behind().as_secs_f64());
+        looked.measure(&metrics);
         let text = metrics.text();
         async move {
             match text {
@@ -54,17 +45,9 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
         }
     };
     let readiness = move || {
-        let not = |text| (StatusCode::SERVICE_UNAVAILABLE, text);
-        let (status, text) = if !ready.log.healthy() {
-            not("the audit log cannot be written\n")
-        } else if *ready.draining.borrow() {
-            not("draining\n")
-        } else if ready.clock.behind() > BEHIND_MAX {
-            not("the clock has stepped back by more than five minutes: set it, or token-shield clock accept\n")
-        } else {
-            (StatusCode::OK, "ready\n")
-        };
-        async move { (status, text) }
+        let now = ready.now();
+        let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        async move { (status, Json(now)) }
     };
     let router = Router::new()
         .route("/metrics", get(scrape))
@@ -85,13 +68,14 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
     let mut said = false;
     loop {
         ticks.tick().await;
-        let behind = clock.behind();
+        let behind = clock.farthest_behind();
         if behind > BEHIND_SAID && !said {
             let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(behind_ms, "the wall clock has stepped back; what is recorded and decided waits for it");
             gateway.pen.note(Event::Clock { behind_ms, accepted: false });
         }
-        said = behind > BEHIND_SAID;
+        // One that lasts is said once; another one is said again.
+        said = clock.behind() > BEHIND_SAID;
         gateway.pen.flush(false);
         gateway.limiter.sweep();
         gateway.allowance.sweep();

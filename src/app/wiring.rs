@@ -63,6 +63,7 @@ pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
     Ok(Wiring {
         tables,
         remotes,
+        echo: config.proxy.upstreams.iter().any(|upstream| upstream.target == Target::Echo),
         health,
         timeouts: config.proxy.timeouts.clone(),
         publish_keys: config.proxy.listen.publish_keys,

@@ -203,6 +203,7 @@ fn refusal_of(fault: &LogFault) -> Refusal {
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault means the same to a caller")]
     let refusal = match fault {
         LogFault::Low | LogFault::NoSpace(_) => Refusal::new(Code::AuditFull).after(LATER),
+        LogFault::Short(_) => Refusal::new(Code::AuditShort).after(LATER),
         LogFault::Busy => Refusal::new(Code::AuditSlow).after(LATER),
         _ => Code::AuditUnavailable.into(),
     };
@@ -411,9 +412,10 @@ impl Pen {
     /// the log cannot be written the refusal becomes that.
     pub async fn seal_refusal(&self, refusal: Refusal, about: About, ms: u64) -> SealedRefusal {
         let now = self.0.clock.now();
-        let agent = &about.caller.agent;
-        self.0.tally.tell(Told::of(&about.request, &refusal, Some(agent.as_str().to_owned()), None, now));
-        if !self.0.tally.agent((agent, &about.caller.principal), refusal.code, now) {
+        let caller = Arc::clone(&about.caller);
+        let (whose, code) = ((&caller.agent, &caller.principal), refusal.code);
+        self.0.tally.tell(Told::of(&about.request, &refusal, Some(caller.agent.as_str().to_owned()), None, now));
+        if !self.0.tally.agent(whose, code, now) {
             return match self.ready() {
                 Ok(()) => SealedRefusal { refusal, record: None },
                 Err(refusal) => SealedRefusal { refusal, record: None },
@@ -430,7 +432,11 @@ impl Pen {
         };
         match self.sealed(Event::Refusal(Box::new(refused))).await {
             Ok(sealed) => SealedRefusal { refusal, record: Some(name_of(&sealed)) },
-            Err(refusal) => SealedRefusal { refusal, record: None },
+            Err(refusal) => {
+                // It has no record of its own: the summary that is recorded once the log can be written counts it.
+                self.0.tally.count(whose, code);
+                SealedRefusal { refusal, record: None }
+            }
         }
     }
 

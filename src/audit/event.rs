@@ -134,6 +134,25 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The standing of a whole namespace changed: of every agent in it, also of those that are registered later.
+    NamespaceStanding {
+        /// The namespace: the part of an agent's name before the first slash.
+        namespace: String,
+        /// The new standing.
+        standing: Standing,
+        /// Why.
+        reason: String,
+    },
+    /// The standing of everything that acts for a principal changed. Not under the principal's record key: a principal that is
+    /// stopped stays so when it is forgotten.
+    PrincipalStanding {
+        /// The principal.
+        principal: Principal,
+        /// The new standing.
+        standing: Standing,
+        /// Why.
+        reason: String,
+    },
     /// A token was issued here.
     TokenRegistered {
         /// The token's identity.
@@ -276,6 +295,8 @@ impl Event {
             Self::Stop => "stop",
             Self::AgentRegistered { .. } => "agent-registered",
             Self::AgentStanding { .. } => "agent-standing",
+            Self::NamespaceStanding { .. } => "namespace-standing",
+            Self::PrincipalStanding { .. } => "principal-standing",
             Self::TokenRegistered { .. } => "token-registered",
             Self::TokenRevoked { .. } => "token-revoked",
             Self::HandleSet { .. } => "handle-set",
@@ -327,6 +348,8 @@ impl Event {
             | Self::KeysChanged { .. }
             | Self::ModelAccepted { .. }
             | Self::AgentStanding { .. }
+            | Self::NamespaceStanding { .. }
+            | Self::PrincipalStanding { .. }
             | Self::TokenRevoked { .. }
             | Self::HandleRevoked { .. }
             | Self::KeyAdded { .. }
@@ -387,6 +410,8 @@ impl Event {
             | Self::Refusals(_)
             | Self::Strangers(_)
             | Self::AgentStanding { .. }
+            | Self::NamespaceStanding { .. }
+            | Self::PrincipalStanding { .. }
             | Self::HandleRevoked { .. }
             | Self::KeyRetired { .. }
             | Self::KeyRevoked { .. } => {

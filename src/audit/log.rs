@@ -14,13 +14,17 @@ mod epoch;
 mod fault;
 mod fold;
 mod integrate;
+mod pending;
 mod prune;
 mod queue;
 mod recover;
 mod reserve;
 mod settings;
+mod shortage;
+mod stands;
 mod succeed;
 mod turn;
+mod watch;
 mod writer;
 
 use std::collections::VecDeque;
@@ -81,6 +85,14 @@ pub struct State {
     pub sync_last: Duration,
     /// Whether the disk is full but for the reserve.
     pub low: bool,
+    /// Bytes that are free on the disk, as of a second ago; `None` where that cannot be told.
+    pub free_bytes: Option<u64>,
+    /// Bytes of the reserve that are there.
+    pub reserve_bytes: u64,
+    /// Bytes of the reserve where it is whole.
+    pub reserve_whole_bytes: u64,
+    /// What is short, where the log waits for that.
+    pub short: Option<durable::Fault>,
     /// Why it writes no more, if so.
     pub failed: Option<LogFault>,
 }
@@ -272,9 +284,10 @@ struct Open {
 impl Open {
     /// Sets the threads of a recovered log to work.
     fn new(settings: &Settings, clock: &Arc<dyn Clock>, opened: recover::Opened) -> Result<Self, LogFault> {
-        let recover::Opened { files, desk, sealer, begin, lock, .. } = opened;
+        let recover::Opened { files, desk, mut sealer, begin, lock, .. } = opened;
         let (origin, epoch) = (Arc::clone(&desk.origin), sealer.epoch.clone());
         let shared = Arc::new(Shared::new(Arc::clone(clock), begin));
+        sealer.shared = Some(Arc::clone(&shared));
         let writing = Arc::clone(&shared);
         let writer = spawn("audit-writer", &settings.dir, move || writer::run(&writing, files, &desk))?;
         let sealing = Arc::clone(&shared);

@@ -241,6 +241,8 @@ mod tests {
         for (standing, word) in STANDINGS {
             assert_eq!(standing.as_str(), word);
             same(Event::AgentStanding { agent: agent(), standing, reason: text() });
+            same(Event::NamespaceStanding { namespace: "research".to_owned(), standing, reason: text() });
+            same(Event::PrincipalStanding { principal: principal.clone(), standing, reason: text() });
         }
         let expires = Timestamp(1_800_000_000_000);
         same(Event::TokenRegistered {

@@ -120,7 +120,8 @@ pub fn prune(
     }
     drop(pruning);
     // In the epoch that stands there, however old: a start begins the next.
-    let (log, _) = Log::open(Settings { begin: None, epoch_max: FOR_EVER, ..settings.clone() }, Arc::clone(clock))?;
+    let (log, _) =
+        Log::open(Settings { begin: None, existing: true, epoch_max: FOR_EVER, ..settings.clone() }, Arc::clone(clock))?;
     log.seal_blocking(Event::Pruned { through: epoch_name(last.number) }, by)?;
     log.close()?;
     // Crash here: a record of what may be missing, and nothing is. The next run takes it away.

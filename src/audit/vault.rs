@@ -4,11 +4,12 @@
 //! these lines; line feeds fill it up. A destroyed key's slot is written over in place: it keeps the id, so that a key that was
 //! destroyed is told from one that is lost.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher as _, RandomState};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::audit::record::{Held, Opener, RecordKeyId};
 use crate::clock::Timestamp;
 use crate::crypto::{EntropyFault, entropy, sha256};
-use crate::durable;
+use crate::durable::{self, Disk, Identity, SystemDisk};
 use crate::seeded::{Seed, has};
 
 /// Bytes of a slot: one sector, which a disk writes whole or not at all.
@@ -39,6 +40,9 @@ pub enum VaultFault {
         /// Which slot, from 0.
         slot: usize,
     },
+    /// The file is not the one that was opened: keys that were written to it from then on would be lost.
+    #[error("{0}; the keys that are in use are in memory alone")]
+    Changed(durable::Changed),
     /// Randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
@@ -83,14 +87,24 @@ impl Slot {
 /// The record keys, and their file where they may be changed.
 pub struct Vault {
     path: PathBuf,
-    file: Option<File>,
+    open: Option<Open>,
     slots: Vec<Slot>,
     by_id: HashMap<RecordKeyId, usize>,
     by_principal: HashMap<String, usize>,
+    /// Slots that were written since the last sync.
+    unsynced: BTreeSet<usize>,
+    /// The last sync failed for a shortage that passes: what it was to make sure of is written again before the next.
+    write_again: bool,
     /// Hashes of the principals whose keys were destroyed since this was opened.
     gone: HashSet<u64>,
     hashing: RandomState,
-    dirty: bool,
+}
+
+/// The file of keys that may be changed.
+struct Open {
+    disk: Arc<dyn Disk>,
+    file: File,
+    identity: Identity,
 }
 
 impl Vault {
@@ -99,12 +113,30 @@ impl Vault {
     /// # Errors
     /// When it cannot be made or read, or a slot is damaged. A last slot that is not whole was never used, and is dropped.
     pub fn open(path: &Path) -> Result<Self, VaultFault> {
+        Self::open_on(path, Arc::new(SystemDisk))
+    }
+
+    /// [`Vault::open`] on a given disk.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub fn open_on(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, VaultFault> {
+        let is_new = !path.exists();
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path).map_err(durable::Fault::of("open", path))?;
+        if let Some(folder) = path.parent().filter(|_| is_new) {
+            disk.sync_dir(folder).map_err(durable::Fault::of("sync", folder))?;
+        }
         let mut vault = Self::read(path)?;
-        vault.file = Some(file);
+        vault.open = Some(Open { disk, file, identity: Identity::growing(path)? });
         Ok(vault)
+    }
+
+    /// Which file holds the keys, where they may be changed.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.open.as_ref().map(|open| &open.identity)
     }
 
     /// Reads the keys.
@@ -137,8 +169,17 @@ impl Vault {
     #[must_use]
     pub fn empty(path: &Path) -> Self {
         let (by_id, by_principal) = (HashMap::new(), HashMap::new());
-        let (gone, hashing) = (HashSet::new(), RandomState::new());
-        Self { path: path.to_owned(), file: None, slots: Vec::new(), by_id, by_principal, gone, hashing, dirty: false }
+        Self {
+            path: path.to_owned(),
+            open: None,
+            slots: Vec::new(),
+            by_id,
+            by_principal,
+            unsynced: BTreeSet::new(),
+            write_again: false,
+            gone: HashSet::new(),
+            hashing: RandomState::new(),
+        }
     }
 
     fn keep(&mut self, slot: Slot) {
@@ -151,9 +192,10 @@ impl Vault {
     }
 
     fn write(&mut self, place: usize) -> Result<(), VaultFault> {
-        let (Some(file), Some(slot)) = (&self.file, self.slots.get(place)) else { return Err(VaultFault::Unknown) };
-        file.write_all_at(&*slot.encode(), (place * SLOT_BYTES) as u64).map_err(durable::Fault::of("write", &self.path))?;
-        self.dirty = true;
+        let (Some(open), Some(slot)) = (&self.open, self.slots.get(place)) else { return Err(VaultFault::Unknown) };
+        let written = open.disk.write(&open.file, &*slot.encode(), (place * SLOT_BYTES) as u64);
+        written.map_err(durable::Fault::of("write", &self.path))?;
+        self.unsynced.insert(place);
         Ok(())
     }
 
@@ -186,15 +228,27 @@ impl Vault {
         Ok((slot.id, slot.key.as_deref().ok_or(VaultFault::Unknown)?))
     }
 
-    /// Returns when every key that was drawn or destroyed is so on stable storage.
+    /// Returns when every key that was drawn or destroyed is so on stable storage, in the file that its path leads to. After a
+    /// shortage that passes it may be called again.
     ///
     /// # Errors
-    /// When the sync fails.
+    /// When the sync fails, or the file was removed or replaced.
     pub fn sync(&mut self) -> Result<(), VaultFault> {
-        if let Some(file) = self.file.as_ref().filter(|_| self.dirty) {
-            file.sync_all().map_err(durable::Fault::of("sync", &self.path))?;
-            self.dirty = false;
+        if self.unsynced.is_empty() {
+            return Ok(());
         }
+        if self.write_again {
+            // A sync that failed may have dropped what was written: a second one alone would prove nothing.
+            self.unsynced.clone().into_iter().try_for_each(|place| self.write(place))?;
+        }
+        let Some(open) = &self.open else { return Ok(()) };
+        if let Err(error) = open.disk.sync(&open.file) {
+            self.write_again = durable::passes(&error);
+            return Err(durable::Fault::of("sync", &self.path)(error).into());
+        }
+        open.identity.check().map_err(VaultFault::Changed)?;
+        self.unsynced.clear();
+        self.write_again = false;
         Ok(())
     }
 

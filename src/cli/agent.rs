@@ -1,8 +1,10 @@
 //! `token-shield agent …`.
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
-use super::door::{print, say_sealed, send};
+use super::door::{brake, send};
+use super::print::{print, say_done};
 use super::{Failure, Place, agent_name};
 use crate::control::api::Request;
 use crate::control::{Command, Question, Verb as Standing};
@@ -19,8 +21,10 @@ pub(super) enum Verb {
     /// Show one agent and its tokens.
     #[command(after_help = "Example: token-shield agent show research/summarizer")]
     Show(Show),
-    /// Stop an agent until it is resumed.
-    #[command(after_help = "Example: token-shield agent suspend research/summarizer --reason \"on leave\"")]
+    /// Stop an agent, or a whole namespace, until it is resumed.
+    #[command(
+        after_help = "Examples: token-shield agent suspend research/summarizer --reason \"on leave\"\n          token-shield agent suspend 'research/*' --reason \"the whole team\""
+    )]
     Suspend(Stand),
     /// Let a suspended agent act again.
     #[command(after_help = "Example: token-shield agent resume research/summarizer --reason \"back\"")]
@@ -62,12 +66,17 @@ pub(super) struct Show {
 
 #[derive(Args)]
 pub(super) struct Stand {
-    /// namespace/name; without a slash the namespace is `default`
-    #[arg(value_parser = agent_name)]
-    agent: AgentName,
+    /// namespace/name; or 'namespace/*', with the quotes, for all its agents, also those that come later.
+    agent: String,
     /// Why; it stands in the record.
     #[arg(long)]
     reason: String,
+    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    #[arg(long)]
+    offline: bool,
+    /// Stop the name also where nobody registered it, such as a delegated agent's.
+    #[arg(long)]
+    unregistered: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -78,7 +87,7 @@ impl Verb {
             Self::Register(Register { agent, principal, class, place }) => {
                 let command = Command::AgentRegister { agent: agent.to_string(), principal, class };
                 let reply = send(&place, Request::Command(command)).await?;
-                say_sealed(&format!("registered {agent}"), &reply);
+                say_done(&format!("registered {agent}"), json!({ "agent": agent.as_str() }), &reply, place.json);
                 Ok(())
             }
             Self::List(place) => {
@@ -100,9 +109,17 @@ impl Verb {
 
 impl Stand {
     async fn run(self, verb: Standing, done: &str) -> Result<(), Failure> {
-        let command = Command::AgentStanding { agent: self.agent.to_string(), verb, reason: self.reason };
-        let reply = send(&self.place, Request::Command(command)).await?;
-        say_sealed(&format!("{done} {}", self.agent), &reply);
+        let (reason, unregistered) = (self.reason, self.unregistered);
+        let command = match self.agent.strip_suffix("/*") {
+            Some(namespace) => Command::NamespaceStanding { namespace: namespace.to_owned(), verb, reason, unregistered },
+            None => Command::AgentStanding { agent: self.agent, verb, reason, unregistered },
+        };
+        let reply = brake(&self.place, self.offline, Request::Command(command)).await?;
+        let row = reply.rows.first().cloned().unwrap_or_default();
+        let text = |member: &str| row.get(member).and_then(serde_json::Value::as_str).map(str::to_owned);
+        let namespace = text("namespace").map(|namespace| format!("{namespace}/*"));
+        let name = text("agent").or(namespace).unwrap_or_default();
+        say_done(&format!("{done} {name}"), row, &reply, self.place.json);
         Ok(())
     }
 }

@@ -22,7 +22,9 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Ended, Failure};
+use super::Failure;
+use super::fault::Fault as Told;
+use super::place::LogPlace;
 use crate::audit::export::OwnKeys;
 use crate::audit::record::Opener;
 use crate::audit::vault::Vault;
@@ -34,7 +36,7 @@ use trust::{Known, Trust};
 pub(super) enum Verb {
     /// Verify every record, the tree over them, and that nothing acknowledged is missing. Nothing is locked or changed.
     #[command(
-        after_help = "Example: token-shield audit verify ./data/audit --log-keys ./log.vkeys --head ./data/secret/head\n\n\
+        after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys --head ./copy/secret/head\n\n\
         Exit codes: 0 valid to its end, 1 not valid, 4 valid as far as it goes, and nothing proves where it ends."
     )]
     Verify(Verify),
@@ -68,7 +70,7 @@ pub(super) enum Verb {
     )]
     Export(export::Export),
     /// Recompute books and decisions from the log, and say where they disagree.
-    #[command(after_help = "Example: token-shield audit replay ./data/audit")]
+    #[command(after_help = "Example: token-shield audit replay --data ./data")]
     Replay(export::Replay),
     #[cfg(feature = "gateway")]
     #[command(flatten)]
@@ -96,20 +98,6 @@ impl Keys {
     }
 }
 
-/// Asks a person who sits at the terminal whether they mean it; elsewhere the command itself says so.
-#[cfg(feature = "gateway")]
-fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
-    use std::io::{IsTerminal as _, Write as _};
-    if yes || !std::io::stdin().is_terminal() {
-        return Ok(());
-    }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err("nothing was changed".into()) }
-}
-
 fn now() -> Timestamp {
     SystemClock::start().now()
 }
@@ -129,9 +117,11 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 #[derive(Args)]
 pub(super) struct Verify {
-    /// The log's folder.
-    #[arg(default_value = "./data/audit")]
-    dir: PathBuf,
+    /// The log's folder, in the place of --dir.
+    #[arg(value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogPlace,
     #[command(flatten)]
     trust: Trust,
     /// A checkpoint of former times: proves that the log has only grown since.
@@ -167,7 +157,8 @@ impl Verb {
 
 impl Verify {
     fn run(self) -> Result<(), Failure> {
-        let checked = Checked::of(&self.dir, &self.trust, (self.head, self.since), self.json)?;
+        let dir = self.log.dir(self.folder)?;
+        let checked = Checked::of(&dir, &self.trust, (self.head, self.since), self.json)?;
         let known = &checked.known;
         if !self.json {
             known.warn();
@@ -187,7 +178,11 @@ impl Verify {
                     seen.iter().for_each(|epoch| say(epoch, known));
                     println!("keys from {}", known.from.display());
                 }
-                if proven { Ok(()) } else { Err(Ended::unproven().into()) }
+                if proven {
+                    Ok(())
+                } else {
+                    Err(Told { exit: super::fault::UNPROVEN, code: "end-unproven", message: UNPROVEN.to_owned() }.into())
+                }
             }
             Err(fault) if self.json => {
                 let what = fault.to_string();
@@ -201,6 +196,10 @@ impl Verify {
         }
     }
 }
+
+/// What is said of a log whose end nothing proves.
+const UNPROVEN: &str =
+    "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
 
 /// Whether the head speaks of the log's last epoch, or of one behind it that has not begun.
 fn ends(seen: &[Seen]) -> bool {

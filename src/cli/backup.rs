@@ -12,7 +12,8 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::audit::bar;
-use super::door::{own_name, send_to};
+use super::door::{own_name, send};
+use super::owner::done_by_owner;
 use super::{Failure, Place};
 use crate::audit::copy::{self, Sink, read};
 use crate::audit::event::{Event, Previous};
@@ -227,7 +228,7 @@ impl Backup {
         // Before the copy: the backup has its own record.
         let recorded = self.record(&config).await;
         durable::make_private_dir(&self.dir)?;
-        let file = self.place.file();
+        let file = self.place.find()?.config;
         let text = fs::read(&file).map_err(durable::Fault::of("read", &file))?;
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
@@ -250,7 +251,7 @@ impl Backup {
             return Err("its record keys are missing".into());
         }
         let command = Command::BackupMade { keys: !self.without_keys, operator_keys: self.with_operator_keys };
-        send_to(config, Request::Command(command)).await.map(|_| ())
+        send(&self.place, Request::Command(command)).await.map(|_| ())
     }
 
     fn say(&self, seen: &[Seen], lacks: &[String]) {
@@ -281,11 +282,14 @@ impl Restore {
     pub(super) fn run(self) -> Result<(), Failure> {
         let from = Log::of_folder(&self.dir);
         let kept = self.dir.join(CONFIG);
-        let file = self.place.file();
+        let file = self.place.find()?.config;
         let own = if file.exists() { None } else { Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?) };
         let config = self.config(own.as_deref())?;
         if UnixStream::connect(&config.proxy.admin).is_ok() {
             return Err(format!("a gateway runs on {}: stop it first", config.data.display()).into());
+        }
+        if done_by_owner(&config.data)? {
+            return Ok(());
         }
         let to = Log::of_config(&config);
         let passing = to.head.with_file_name("head.restored");
@@ -316,9 +320,17 @@ impl Restore {
         moved.and_then(|()| durable::sync_dir(to.head.parent().unwrap_or(Path::new("."))))?;
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
         if self.place.json {
-            println!("{}", serde_json::json!({ "dir": config.data, "records": records, "origin": origin }));
+            println!(
+                "{}",
+                serde_json::json!({
+                    "done": "restored", "data": config.data, "records": records, "epochs": seen.len(), "origin": origin,
+                })
+            );
         } else {
             println!("{}: {records} records in {} epochs, and {origin} begins", config.data.display(), seen.len());
+        }
+        if rustix::process::geteuid().is_root() {
+            eprintln!("{} is root's: give it to the user that the gateway runs as (chown -R)", config.data.display());
         }
         eprintln!("what happened after the backup is unknown to it: revoke again what was revoked since");
         Ok(())
@@ -327,10 +339,11 @@ impl Restore {
     /// The config of the place, or the backup's as it will be there.
     fn config(&self, own: Option<&[u8]>) -> Result<Config, Failure> {
         let Some(own) = own else { return self.place.read() };
-        let (file, text) = (self.place.file(), std::str::from_utf8(own)?);
+        let target = self.place.find()?;
+        let (file, text) = (target.config, std::str::from_utf8(own)?);
         let base = file.parent().unwrap_or(Path::new("."));
         let config = crate::config::read(text, base).map_err(|faults| format!("{CONFIG} of the backup:\n{faults}"))?;
-        if self.place.config.is_none() && config.data != self.place.data {
+        if target.data.is_some_and(|data| data != config.data) {
             let there = config.data.display();
             return Err(format!("the backup's config has its data in {there}: put a config at {} first", file.display()).into());
         }

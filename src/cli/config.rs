@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use serde_json::json;
 
-use super::Failure;
+use super::{Failure, Place};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -14,14 +15,17 @@ pub(super) enum Verb {
         /// Check the text alone, for CI: no file that it names is read.
         #[arg(long)]
         syntax: bool,
-        /// The file.
-        file: PathBuf,
+        /// The file; without it the config of the gateway that is meant.
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
     },
 }
 
 impl Verb {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Self::Check { syntax, file } = self;
+        let Self::Check { syntax, file, place } = self;
+        let file = file.map_or_else(|| place.find().map(|target| target.config), Ok)?;
         let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let base = file.parent().unwrap_or(std::path::Path::new("."));
         let config = crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", file.display()))?;
@@ -38,6 +42,14 @@ impl Verb {
         let soon = if syntax { None } else { crate::app::soon_expired(&config) };
         for warning in config.warnings.iter().chain(&soon) {
             eprintln!("warning: {warning}");
+        }
+        if place.json {
+            let (models, upstreams) = (config.guard.models.len(), config.proxy.upstreams.len());
+            println!(
+                "{}",
+                json!({ "valid": true, "file": file, "models": models, "upstreams": upstreams, "warnings": config.warnings })
+            );
+            return Ok(());
         }
         println!(
             "{}: no faults; models {}, upstreams {}",

@@ -25,7 +25,7 @@ pub(super) struct Delegate {
     /// The segment that the child's name gets behind its parent's.
     #[arg(long)]
     name: String,
-    /// How long it lives; 15 minutes, or as long as the parent, where it is not said.
+    /// How long it lives; 15 minutes, or as long as the parent, where it is not said. More is refused.
     #[arg(long, value_parser = time)]
     ttl: Option<Duration>,
     #[command(flatten)]
@@ -36,6 +36,9 @@ pub(super) struct Delegate {
     /// How many tokens the chain may have.
     #[arg(long)]
     max_depth: Option<u64>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Delegate {
@@ -48,7 +51,12 @@ impl Delegate {
         let wanted =
             Narrowed { name: self.name, ttl: self.ttl, scopes: self.allowed.scopes, limits, holder, depth_max: self.max_depth };
         let entropy = u128::from_be_bytes(entropy()?);
-        println!("{}", delegate(parent.trim(), &key, &wanted, SystemClock::start().now(), entropy)?);
+        let chain = delegate(parent.trim(), &key, &wanted, SystemClock::start().now(), entropy)?;
+        if self.json {
+            println!("{}", serde_json::json!({ "done": "delegated", "token": chain }));
+        } else {
+            println!("{chain}");
+        }
         Ok(())
     }
 }

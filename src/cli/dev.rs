@@ -56,7 +56,7 @@ const TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl Dev {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let _last_lines = logs::start(self.log);
+        logs::start(self.log)?;
         if !self.listen.ip().is_loopback() {
             return Err("dev listens on loopback only; write a config and use `token-shield serve`".into());
         }

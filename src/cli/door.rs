@@ -1,28 +1,48 @@
-//! The way of a command: through the admin socket if a gateway answers there, else with the data folder's own lock.
+//! The way of a command: through the admin socket where a gateway answers there, else under the data folder's own lock, as the
+//! folder's owner.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
+use super::fault::{Fault, REFUSED};
+use super::owner::{Owner, refused_to, shown_owner};
+use super::place::{Addresses, Target};
 use super::{Failure, Place};
-use crate::app::Books;
 use crate::app::keys::fetch_all;
+use crate::app::{Books, StartFault};
+use crate::audit::log::LogFault;
 use crate::config::Config;
 use crate::control::api::{Answer, Request, perform};
 use crate::control::{Control, Operator, Reply};
 
+/// How long a socket may take to let somebody in.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long an answer may take: longer than the longest sync that a log allows.
+const ANSWER_MAX: Duration = Duration::from_secs(150);
+
 /// Sends one request and gives the reply.
 pub(super) async fn send(place: &Place, request: Request) -> Result<Reply, Failure> {
-    let config = place.read()?;
-    send_to(&config, request).await
+    once(Door::open(&place.find()?).await?, request).await
 }
 
-/// Sends one request to the gateway of that config.
-pub(super) async fn send_to(config: &Config, request: Request) -> Result<Reply, Failure> {
-    let door = Door::open(config).await?;
+/// [`send`] for what stops somebody: it must reach whom it means. Where the gateway was found, not named, and does not run,
+/// nothing is done unless `offline` says that the data folder is meant.
+pub(super) async fn brake(place: &Place, offline: bool, request: Request) -> Result<Reply, Failure> {
+    let target = place.find()?;
+    let resting = target.named || offline;
+    once(Door::open_for(&target, resting).await?, request).await
+}
+
+async fn once(door: Door, request: Request) -> Result<Reply, Failure> {
     let reply = door.send(request).await;
     door.close()?;
     reply
@@ -34,16 +54,71 @@ pub(super) enum Door {
     Gateway(PathBuf),
     /// The books, under their lock.
     Books(Books, Arc<Control>),
+    /// The same, by a process of the folder's owner.
+    Owner(Owner),
+}
+
+/// What is at a socket's path.
+enum Reached {
+    Gateway,
+    /// A socket that nobody listens on any more.
+    Stale,
+    Nothing,
 }
 
 impl Door {
     /// Finds out which it is.
-    pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
-        if UnixStream::connect(&config.proxy.admin).await.is_ok() {
-            return Ok(Self::Gateway(config.proxy.admin.clone()));
+    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
+        Self::open_for(target, true).await
+    }
+
+    /// [`Door::open`]; without `resting` only a gateway that runs will do.
+    async fn open_for(target: &Target, resting: bool) -> Result<Self, Failure> {
+        let socket = match (Addresses::read(&target.config), &target.data) {
+            (Ok(addresses), _) => addresses.admin,
+            (Err(_), Some(data)) => data.join("admin.sock"),
+            (Err(why), None) => return Err(why.into()),
+        };
+        let reached = reach(&socket).await?;
+        let silence = match reached {
+            Reached::Gateway => return Ok(Self::Gateway(socket)),
+            Reached::Stale => format!("{} is a socket that nobody answers on", socket.display()),
+            Reached::Nothing => format!("no gateway answers at {}", socket.display()),
+        };
+        if !resting {
+            let what = "a gateway that is found, not named, must run for that: name it with --config FILE or --data DIR, or say --offline";
+            return Err(Fault::failed("not-running", format!("{silence}; {what}")).into());
         }
-        // Nobody listens: the folder's lock says whether that is so.
-        let books = Books::open(config)?;
+        let config = target.read().map_err(|why| Fault::failed("config", format!("{silence}, and {why}")))?;
+        let log = &config.audit.dir;
+        let found = fs::metadata(log).map_err(|error| {
+            if error.kind() == ErrorKind::NotFound {
+                return Fault::failed("no-log", format!("{silence}, and {}", LogFault::None(log.clone())));
+            }
+            Fault::failed("failed", format!("{silence}, and {}: {error}", log.display()))
+        })?;
+        let own = rustix::process::geteuid();
+        if found.uid() == own.as_raw() {
+            return Self::books(&config, &socket).await;
+        }
+        if !own.is_root() {
+            return Err(refused_to(log, found.uid()).into());
+        }
+        Ok(Self::Owner(Owner::start(target, (found.uid(), found.gid()))?))
+    }
+
+    /// The books of a gateway that does not run.
+    async fn books(config: &Config, socket: &Path) -> Result<Self, Failure> {
+        let books = Books::open_existing(config).map_err(|fault| {
+            if let StartFault::Log(LogFault::Locked(_)) = fault {
+                let message = format!("{fault}; it does not answer at {}: nothing was done", socket.display());
+                return Failure::from(Fault::failed("locked", message));
+            }
+            if let StartFault::Log(LogFault::None(_)) = fault {
+                return Fault::failed("no-log", fault.to_string()).into();
+            }
+            fault.into()
+        })?;
         for fault in fetch_all(config, &books.keyring).await {
             eprintln!("warning: {fault}");
         }
@@ -51,18 +126,30 @@ impl Door {
         Ok(Self::Books(books, control))
     }
 
+    /// [`Door::books`] for the process of the folder's owner: by `operator`, who started it.
+    pub(super) async fn of_owner(target: &Target) -> Result<Self, Failure> {
+        let config = target.read()?;
+        let socket = config.proxy.admin.clone();
+        Self::books(&config, &socket).await
+    }
+
     /// Sends one request and gives the reply.
     pub(super) async fn send(&self, request: Request) -> Result<Reply, Failure> {
-        let answer = match self {
-            Self::Gateway(socket) => over(UnixStream::connect(socket).await?, &request).await?,
+        let (answer, exit) = match self {
+            Self::Gateway(socket) => {
+                let answered = timeout(ANSWER_MAX, over(socket, &request)).await;
+                let late = |_| Fault::failed("no-answer", format!("the gateway at {} does not answer", socket.display()));
+                (answered.map_err(late)??, REFUSED)
+            }
             Self::Books(_, control) => {
                 let operator = Operator(own_name());
-                perform(control, &operator, request).await
+                (perform(control, &operator, request).await, super::fault::FAILED)
             }
+            Self::Owner(owner) => (owner.send(&request)?, super::fault::FAILED),
         };
         match answer {
             Answer::Done(reply) => Ok(reply),
-            Answer::Refused(why) => Err(why.into()),
+            Answer::Refused { code, message } => Err(Fault { exit, code: code_of(&code), message }.into()),
         }
     }
 
@@ -71,6 +158,7 @@ impl Door {
         match self {
             Self::Gateway(_) => Ok(()),
             Self::Books(books, _) => Ok(books.log.close()?),
+            Self::Owner(owner) => owner.close(),
         }
     }
 }
@@ -80,7 +168,29 @@ pub(super) fn own_name() -> String {
     format!("uid:{}", rustix::process::getuid().as_raw())
 }
 
-async fn over(stream: UnixStream, request: &Request) -> Result<Answer, Failure> {
+/// The code of a refusal, as one of those that are documented.
+fn code_of(code: &str) -> &'static str {
+    crate::control::CODES.into_iter().find(|known| *known == code).unwrap_or("refused")
+}
+
+async fn reach(socket: &Path) -> Result<Reached, Fault> {
+    let connected = timeout(CONNECT_MAX, UnixStream::connect(socket)).await;
+    let error = match connected {
+        Ok(Ok(_)) => return Ok(Reached::Gateway),
+        Ok(Err(error)) => error,
+        Err(_) => return Err(Fault::failed("no-answer", format!("the gateway at {} does not answer", socket.display()))),
+    };
+    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever else is wrong is said")]
+    match error.kind() {
+        ErrorKind::NotFound => Ok(Reached::Nothing),
+        ErrorKind::ConnectionRefused => Ok(Reached::Stale),
+        ErrorKind::PermissionDenied => Err(refused_to(socket, shown_owner(socket))),
+        _ => Err(Fault::failed("no-answer", format!("{}: {error}", socket.display()))),
+    }
+}
+
+async fn over(socket: &Path, request: &Request) -> Result<Answer, Failure> {
+    let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let body = Full::new(bytes::Bytes::from(serde_json::to_vec(request)?));
@@ -90,29 +200,4 @@ async fn over(stream: UnixStream, request: &Request) -> Result<Answer, Failure> 
     let bytes = response.into_body().collect().await?.to_bytes();
     driver.abort();
     serde_json::from_slice(&bytes).map_err(|_| format!("the gateway answered: {}", String::from_utf8_lossy(&bytes)).into())
-}
-
-/// Prints the rows of a reply, as JSON lines or as a table.
-pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
-    for row in &reply.rows {
-        if json {
-            println!("{row}");
-            continue;
-        }
-        let members = row.as_object().into_iter().flatten().filter(|(name, value)| !value.is_null() && *name != "jwk");
-        let shown: Vec<String> = members
-            .map(|(name, value)| format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
-            .collect();
-        println!("{}", shown.join("  "));
-    }
-    Ok(())
-}
-
-/// Says on standard error what was sealed.
-pub(super) fn say_sealed(what: &str, reply: &Reply) {
-    let indices: Vec<String> = reply.sealed.iter().map(|index| format!("#{index}")).collect();
-    eprintln!("{what}, sealed as {}", indices.join(" "));
-    if let Some(note) = &reply.note {
-        eprintln!("note: {note}");
-    }
 }

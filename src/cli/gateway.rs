@@ -1,10 +1,10 @@
 //! The commands that run a gateway or talk to one.
 
-use std::path::PathBuf;
+use clap::Subcommand;
 
-use clap::{Args, Subcommand};
-
-use super::{Failure, agent, audit, backup, config, dev, egress, keys, model, serve, token};
+use super::place::{Place, Target};
+use super::{Failure, agent, audit, backup, config, dev, egress, keys, model, owner, principal, serve, token};
+use crate::config::Config;
 use crate::id::{AgentName, NameFault};
 
 #[derive(Subcommand)]
@@ -24,6 +24,9 @@ pub(super) enum Noun {
     /// Register, show and stop agents.
     #[command(subcommand)]
     Agent(agent::Verb),
+    /// Stop and release principals, with all that acts for them.
+    #[command(subcommand)]
+    Principal(principal::Verb),
     /// Say which endpoints are controlled.
     #[command(subcommand)]
     Egress(egress::Verb),
@@ -37,14 +40,17 @@ pub(super) enum Noun {
     #[command(subcommand)]
     Clock(audit::keep::Clock),
     /// Copy the log, keys and config into a folder, beside a running gateway too; the copy is verified.
-    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 --data /var/lib/token-shield")]
+    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 --config /etc/token-shield/token-shield.toml")]
     Backup(backup::Backup),
     /// Put a backup into a data folder that has no log; the backup is verified first.
-    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 --data /var/lib/token-shield")]
+    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 --config /etc/token-shield/token-shield.toml")]
     Restore(backup::Restore),
     /// Check a config file.
     #[command(subcommand)]
     Config(config::Verb),
+    /// Carry out requests on standard input, for root, as the data folder's owner.
+    #[command(hide = true, name = owner::BOOKS)]
+    OwnersBooks(owner::OwnersBooks),
 }
 
 impl Noun {
@@ -57,6 +63,7 @@ impl Noun {
                 Self::Keys(verb) => verb.run().await,
                 Self::Token(verb) => verb.run().await,
                 Self::Agent(verb) => verb.run().await,
+                Self::Principal(verb) => verb.run().await,
                 Self::Egress(verb) => verb.run().await,
                 Self::Model(verb) => verb.run().await,
                 Self::Why(why) => why.run().await,
@@ -64,23 +71,10 @@ impl Noun {
                 Self::Backup(backup) => backup.run().await,
                 Self::Restore(restore) => restore.run(),
                 Self::Config(verb) => verb.run(),
+                Self::OwnersBooks(books) => books.run().await,
             }
         })
     }
-}
-
-/// Where a gateway's state is.
-#[derive(Args, Clone)]
-pub(super) struct Place {
-    /// The data folder; its config is DIR/token-shield.toml.
-    #[arg(long, value_name = "DIR", default_value = "./data", conflicts_with = "config")]
-    pub(super) data: PathBuf,
-    /// The gateway's config file.
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: Option<PathBuf>,
-    /// Print results as JSON.
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
 /// An agent's name; without a slash its namespace is `default`.
@@ -88,21 +82,28 @@ pub(super) fn agent_name(text: &str) -> Result<AgentName, NameFault> {
     if text.contains('/') { text.parse() } else { format!("default/{text}").parse() }
 }
 
-impl Place {
-    pub(super) fn file(&self) -> PathBuf {
-        self.config.clone().unwrap_or_else(|| self.data.join("token-shield.toml"))
-    }
-
-    /// Reads the config that the place has.
-    pub(super) fn read(&self) -> Result<crate::config::Config, Failure> {
-        let path = self.file();
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            format!(
-                "{}: {error}; name a config with --config FILE, or a data folder that `token-shield dev` made with --data DIR",
-                path.display()
-            )
+impl Target {
+    /// Reads the config.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has faults.
+    pub(super) fn read(&self) -> Result<Config, Failure> {
+        let path = &self.config;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = "name a config with --config FILE, or a data folder that `token-shield dev` made with --data DIR";
+            format!("{}: {error}; {hint}", path.display())
         })?;
         let base = path.parent().unwrap_or(std::path::Path::new("."));
         crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", path.display()).into())
+    }
+}
+
+impl Place {
+    /// Reads the config of the gateway that is meant.
+    ///
+    /// # Errors
+    /// When none is meant, or its config cannot be read.
+    pub(super) fn read(&self) -> Result<Config, Failure> {
+        self.find()?.read()
     }
 }

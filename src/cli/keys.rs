@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
 
-use super::door::{print, say_sealed, send};
+use super::confirm::Sure;
+use super::door::{brake, send};
+use super::print::{print, say_done};
 use super::rotate::Rotate;
 use super::{Failure, Place};
 use crate::control::api::Request;
@@ -33,9 +36,11 @@ pub(super) enum Verb {
     /// Let a key's tokens run out, and take no newer ones.
     #[command(after_help = "Example: token-shield keys retire KID --reason \"yearly change\"")]
     Retire(Change),
-    /// Refuse everything that a key signed, at once.
-    #[command(after_help = "Example: token-shield keys revoke KID --reason \"laptop stolen\"")]
-    Revoke(Change),
+    /// Refuse everything that a key signed, at once and for good; with --holder every chain that a holder's key is in.
+    #[command(after_help = "Examples:
+  token-shield keys revoke KID --reason \"laptop stolen\" --yes
+  token-shield keys revoke --holder KID --reason \"agent's key leaked\" --yes")]
+    Revoke(Revoke),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -59,6 +64,9 @@ pub(super) struct Generate {
     /// The private key's file; it must not exist yet.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -80,8 +88,45 @@ pub(super) struct Change {
     /// Why; it stands in the record.
     #[arg(long)]
     reason: String,
+    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     place: Place,
+}
+
+#[derive(Args)]
+pub(super) struct Revoke {
+    /// The thumbprint of an issuer's key, as `keys list` shows it; one in 64 begins with a hyphen.
+    #[arg(allow_hyphen_values = true, required_unless_present = "holder", conflicts_with = "holder")]
+    kid: Option<String>,
+    /// The thumbprint of a holder's key: the kid of what it signed, as `token inspect` shows it (cnf.jwk of its parent).
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
+    holder: Option<String>,
+    /// Why; it stands in the record.
+    #[arg(long)]
+    reason: String,
+    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    sure: Sure,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Revoke {
+    async fn run(self) -> Result<(), Failure> {
+        let (what, kid, command) = match (self.kid, self.holder) {
+            (_, Some(kid)) => ("holder's key", kid.clone(), Command::HolderRevoke { kid, reason: self.reason }),
+            (Some(kid), None) => ("key", kid.clone(), Command::KeyRevoke { kid, reason: self.reason }),
+            (None, None) => return Err("name a key, or a holder's key with --holder".into()),
+        };
+        self.sure.ask(&format!("{what} {kid} is revoked, with every token that it ever signed"))?;
+        let reply = brake(&self.place, self.offline, Request::Command(command)).await?;
+        say_done(&format!("revoked {what} {kid}"), json!({ "kid": kid }), &reply, self.place.json);
+        Ok(())
+    }
 }
 
 /// Makes a key, writes both files, and gives the public half.
@@ -106,7 +151,7 @@ pub(super) fn public_file(out: &Path) -> PathBuf {
 impl Verb {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Generate(Generate { alg, holder, out }) => {
+            Self::Generate(Generate { alg, holder, out, json }) => {
                 let algorithm = match (alg, holder) {
                     (Some(Alg::MlDsa65), _) | (None, false) => Algorithm::MlDsa65,
                     (Some(Alg::Ed25519), _) | (None, true) => Algorithm::Ed25519,
@@ -118,7 +163,12 @@ impl Verb {
                     out.display(),
                     public_file(&out).display()
                 );
-                println!("{}", public.id());
+                let kid = public.id().to_string();
+                if json {
+                    println!("{}", json!({ "kid": kid, "alg": algorithm.as_str(), "private": out, "public": public_file(&out) }));
+                } else {
+                    println!("{kid}");
+                }
                 Ok(())
             }
             Self::List(place) => {
@@ -137,21 +187,19 @@ impl Verb {
                 for key in jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", file.display()))? {
                     let command = Command::KeyAdd { issuer: issuer.clone(), jwk: key.write() };
                     let reply = send(&place, Request::Command(command)).await?;
-                    say_sealed(&format!("added key {}", key.id()), &reply);
+                    let members = json!({ "kid": key.id().to_string() });
+                    say_done(&format!("added key {}", key.id()), members, &reply, place.json);
                 }
                 Ok(())
             }
             Self::Rotate(rotate) => rotate.run().await,
-            Self::Retire(Change { kid, reason, place }) => {
-                let reply = send(&place, Request::Command(Command::KeyRetire { kid: kid.clone(), from: None, reason })).await?;
-                say_sealed(&format!("retired key {kid}"), &reply);
+            Self::Retire(Change { kid, reason, offline, place }) => {
+                let command = Command::KeyRetire { kid: kid.clone(), from: None, reason };
+                let reply = brake(&place, offline, Request::Command(command)).await?;
+                say_done(&format!("retired key {kid}"), json!({ "kid": kid }), &reply, place.json);
                 Ok(())
             }
-            Self::Revoke(Change { kid, reason, place }) => {
-                let reply = send(&place, Request::Command(Command::KeyRevoke { kid: kid.clone(), reason })).await?;
-                say_sealed(&format!("revoked key {kid}"), &reply);
-                Ok(())
-            }
+            Self::Revoke(revoke) => revoke.run().await,
         }
     }
 }

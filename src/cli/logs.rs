@@ -1,12 +1,12 @@
 //! Where the log lines of a running gateway go: standard error, as text or as JSON.
 //!
-//! Lines are gathered and written together by a thread of their own, every 50 ms or 32 KiB, and at the end: a write for each
-//! request would cost as much as its checks. A line about a failure is written at once.
+//! Lines are gathered and written together by a thread of their own (`log_lines`), every 50 ms or 32 KiB: a write for each
+//! request would cost as much as its checks. A line about a failure does not wait. No other thread writes to standard error
+//! while the gateway serves, so that a collector which reads no more stops nothing; the panic hook uses the same queue.
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::panic::{self, PanicHookInfo};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -19,6 +19,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::json::write_string;
+use crate::log_lines::{self, LogLines};
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -29,82 +30,22 @@ pub(super) enum Form {
     Json,
 }
 
-/// Bytes that are written without waiting for more.
-const ENOUGH: usize = 32 << 10;
-/// Bytes that may wait where standard error takes nothing; further lines are lost, and counted.
-const TOO_MUCH: usize = 8 << 20;
-/// How long a line may wait.
-const WAIT: Duration = Duration::from_millis(50);
+/// How long the process waits at its end for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-struct Shared {
-    lines: Mutex<Vec<u8>>,
-    lost: AtomicU64,
-    enough: Condvar,
-}
-
-/// Lines on their way to standard error. Dropped, it writes what is left.
-#[derive(Clone, Default)]
-pub(super) struct Lines(Arc<Shared>);
-
-impl Lines {
-    fn held(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes what was gathered. There is nobody to tell where standard error itself fails.
-    fn flush(&self, mut held: MutexGuard<'_, Vec<u8>>) {
-        let mut lines = std::mem::take(&mut *held);
-        drop(held);
-        match self.0.lost.swap(0, Ordering::Relaxed) {
-            0 => {}
-            lost => {
-                lines.extend_from_slice(format!("{{\"level\":\"WARN\",\"message\":\"{lost} log lines were lost\"}}\n").as_bytes())
-            }
-        }
-        let _ = io::stderr().lock().write_all(&lines);
-    }
-
-    fn run(self) {
-        loop {
-            let held = self.held();
-            let waited = self.0.enough.wait_timeout(held, WAIT);
-            let (held, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if !held.is_empty() {
-                self.flush(held);
-            }
-        }
-    }
-}
-
-/// Writes the last lines when the gateway ends.
-pub(super) struct Last(Lines);
-
-impl Drop for Last {
-    fn drop(&mut self) {
-        self.0.flush(self.0.held());
-    }
-}
+/// Gives each line of `tracing` to the queue.
+#[derive(Clone)]
+struct Lines(LogLines);
 
 /// One line being written.
-pub(super) struct Line<'l> {
-    lines: &'l Lines,
+struct Line<'l> {
+    lines: &'l LogLines,
     at_once: bool,
 }
 
 impl io::Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut held = self.lines.held();
-        if held.len() + bytes.len() > TOO_MUCH {
-            self.lines.0.lost.fetch_add(1, Ordering::Relaxed);
-            return Ok(bytes.len());
-        }
-        held.extend_from_slice(bytes);
-        if self.at_once {
-            self.lines.flush(held);
-        } else if held.len() >= ENOUGH {
-            self.lines.0.enough.notify_one();
-        }
+        self.lines.push(bytes, self.at_once);
         Ok(bytes.len())
     }
 
@@ -117,11 +58,11 @@ impl<'l> MakeWriter<'l> for Lines {
     type Writer = Line<'l>;
 
     fn make_writer(&'l self) -> Line<'l> {
-        Line { lines: self, at_once: true }
+        Line { lines: &self.0, at_once: true }
     }
 
     fn make_writer_for(&'l self, about: &Metadata<'_>) -> Line<'l> {
-        Line { lines: self, at_once: *about.level() <= Level::WARN }
+        Line { lines: &self.0, at_once: *about.level() <= Level::WARN }
     }
 }
 
@@ -183,47 +124,105 @@ impl Visit for Fields {
     }
 }
 
-/// Starts logging; `TOKEN_SHIELD_LOG` sets the level (`info` where it is not set, `warn` leaves the request lines out). What
-/// it gives must live as long as the gateway.
-pub(super) fn start(form: Form) -> Last {
+/// A line in the given form that no event of `tracing` stands behind.
+fn own_line(form: Form, level: &str, message: &str) -> String {
+    let mut time = String::new();
+    // A String takes whatever is written.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    match form {
+        Form::Text => format!("{time} {level:>5} {}\n", message.escape_debug()),
+        Form::Json => {
+            let mut line = format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"message\":").into_bytes();
+            write_string(message, &mut line);
+            line.extend_from_slice(b"}\n");
+            String::from_utf8_lossy(&line).into_owned()
+        }
+    }
+}
+
+fn say_dropped(form: Form, dropped: u64) -> String {
+    own_line(form, "WARN", &format!("{dropped} log lines were dropped"))
+}
+
+/// What a panic says, as one line.
+fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
+    let thread = std::thread::current();
+    let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+    let what = panic.payload_as_str().unwrap_or("no message");
+    own_line(form, "ERROR", &format!("thread {:?} panicked{place}: {what}", thread.name().unwrap_or("-")))
+}
+
+/// Starts logging; `TOKEN_SHIELD_LOG` sets the level (`info` where it is not set, `warn` leaves the request lines out).
+///
+/// # Errors
+/// When standard error cannot be had, or its thread not be started.
+pub(super) fn start(form: Form) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("TOKEN_SHIELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = Lines::default();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines.clone()).with_target(false);
+    let lines = LogLines::start_for_process(match form {
+        Form::Text => |dropped| say_dropped(Form::Text, dropped),
+        Form::Json => |dropped| say_dropped(Form::Json, dropped),
+    })?;
+    panic::set_hook(Box::new(move |panic| lines.push(say_panic(form, panic).as_bytes(), true)));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines(lines.clone())).with_target(false);
     let started = match form {
         Form::Text => builder.with_ansi(false).try_init(),
         Form::Json => builder.event_format(JsonLine).try_init(),
     };
-    let writer = lines.clone();
-    let spawned = std::thread::Builder::new().name("log-lines".to_owned()).spawn(move || writer.run());
-    if let Some(error) = started.err().map(|error| error.to_string()).or(spawned.err().map(|error| error.to_string())) {
-        eprintln!("token-shield: no log lines: {error}");
+    started.map_err(io::Error::other)
+}
+
+/// Says on standard error why a command failed, a line as it is, and waits a second at the most for everything to be written: the process ends
+/// all the same where nobody reads.
+pub(super) fn finish(failure: Option<&str>) {
+    match log_lines::of_process() {
+        Some(lines) => {
+            if let Some(failure) = failure {
+                lines.push(format!("{failure}\n").as_bytes(), true);
+            }
+            let _ = lines.finish(LAST_LINES);
+        }
+        None => failure.iter().for_each(|failure| eprintln!("{failure}")),
     }
-    Last(lines)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("written").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
-    fn lines_that_nobody_takes_are_counted_not_kept() {
-        let lines = Lines::default();
-        let mut line = Line { lines: &lines, at_once: false };
-        let text = vec![b'x'; TOO_MUCH / 4];
-        for _ in 0..6 {
-            io::Write::write_all(&mut line, &text).expect("taken");
-        }
-        assert_eq!((lines.held().len(), lines.0.lost.load(Ordering::Relaxed)), (TOO_MUCH, 2));
+    fn what_is_said_besides_events_has_the_same_form() {
+        let line = say_dropped(Form::Json, 3);
+        let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&object["level"], &object["message"]), (&"WARN".into(), &"3 log lines were dropped".into()));
+        assert!(object["timestamp"].as_str().is_some_and(|time| time.parse::<jiff::Timestamp>().is_ok()), "{line}");
+        let text = own_line(Form::Text, "WARN", "one\ntwo");
+        assert!(text.ends_with(" WARN one\\ntwo\n") && text.lines().count() == 1, "{text}");
     }
 
     #[test]
     fn a_json_line_is_one_object_whatever_stands_in_it() {
-        let lines = Lines::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).event_format(JsonLine).finish();
+        let written = Buffer::default();
+        let buffer = written.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || buffer.clone()).event_format(JsonLine).finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(status = 200_u16, ms = 7_u64, left = -1_i64, up = true, who = "a \"b\"\n", why = %"c\\d", none = ?None::<u8>, "said \"it\"");
         });
-        let text = String::from_utf8(lines.held().clone()).expect("UTF-8");
+        let text = String::from_utf8(written.0.lock().expect("written").clone()).expect("UTF-8");
         assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");
         let object: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let (time, rest) = (object["timestamp"].as_str().expect("time"), &object);

@@ -1,7 +1,9 @@
-//! The command line: `token-shield NOUN VERB`. Results on standard output, everything else on standard error; exit 0 done,
-//! 1 refused or invalid, 2 usage, 4 valid as far as it goes, with an end that nothing proves.
+//! The command line: `token-shield NOUN VERB`. Results on standard output, everything else on standard error. Exit codes: 0 done,
+//! 1 failed, 2 usage, 3 refused by a running gateway, 4 a log whose end is unproven (docs/CLI.md).
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where results are printed")]
 
+#[cfg(feature = "gateway")]
+mod adopt;
 #[cfg(feature = "gateway")]
 mod agent;
 mod audit;
@@ -9,6 +11,7 @@ mod audit;
 mod backup;
 #[cfg(feature = "gateway")]
 mod config;
+mod confirm;
 #[cfg(feature = "gateway")]
 mod delegate;
 #[cfg(feature = "gateway")]
@@ -17,6 +20,7 @@ mod dev;
 mod door;
 #[cfg(feature = "gateway")]
 mod egress;
+mod fault;
 #[cfg(feature = "gateway")]
 mod gateway;
 #[cfg(feature = "gateway")]
@@ -27,8 +31,16 @@ mod keys;
 mod limits;
 #[cfg(feature = "gateway")]
 mod logs;
+mod manual;
 #[cfg(feature = "gateway")]
 mod model;
+#[cfg(feature = "gateway")]
+mod owner;
+mod place;
+#[cfg(feature = "gateway")]
+mod principal;
+#[cfg(feature = "gateway")]
+mod print;
 #[cfg(feature = "gateway")]
 mod probe;
 #[cfg(feature = "gateway")]
@@ -45,26 +57,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "gateway")]
-use gateway::{Place, agent_name};
+use gateway::agent_name;
+#[cfg(feature = "gateway")]
+use place::Place;
 
 /// What went wrong, for a person to read.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// An end with an exit code of its own.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-struct Ended {
-    code: u8,
-    what: &'static str,
-}
-
-impl Ended {
-    /// What is there verifies, and nothing says that nothing is missing behind it.
-    const fn unproven() -> Self {
-        let what = "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
-        Self { code: 4, what }
-    }
-}
 
 #[derive(Parser)]
 #[command(name = "token-shield", version, about = "An authentication gateway in front of inference servers.")]
@@ -81,21 +79,50 @@ enum Noun {
     /// Verify the audit log, read it, and hand out proofs.
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Print what lets a shell complete this command line.
+    #[command(after_help = "Example: token-shield completions bash > /etc/bash_completion.d/token-shield")]
+    Completions(manual::Completions),
+    /// Write a manual page for each command.
+    #[command(after_help = "Example: token-shield man /usr/local/share/man/man1")]
+    Man(manual::Man),
+    /// Print the version.
+    #[command(after_help = "Example: token-shield version --json")]
+    Version(manual::Version),
+    /// Print the reference of docs/CLI.md.
+    #[command(hide = true)]
+    Reference,
 }
 
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().noun {
+    let json = std::env::args_os().any(|word| word == "--json");
+    let read = match Cli::try_parse() {
+        Ok(read) => read,
+        Err(error) => return fault::misread(&error, json),
+    };
+    let done = match read.noun {
         #[cfg(feature = "gateway")]
         Noun::Gateway(noun) => noun.run(),
         Noun::Audit(verb) => verb.run(),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("token-shield: {failure}");
-            failure.downcast_ref::<Ended>().map_or(ExitCode::FAILURE, |ended| ExitCode::from(ended.code))
+        Noun::Completions(completions) => {
+            completions.run();
+            Ok(())
         }
-    }
+        Noun::Man(man) => man.run(),
+        Noun::Version(version) => {
+            version.run();
+            Ok(())
+        }
+        Noun::Reference => {
+            print!("{}", manual::reference());
+            Ok(())
+        }
+    };
+    let said = done.as_ref().err().map(|failure| fault::line(failure, json)).filter(|line| !line.is_empty());
+    #[cfg(feature = "gateway")]
+    logs::finish(said.as_deref());
+    #[cfg(not(feature = "gateway"))]
+    said.iter().for_each(|line| eprintln!("{line}"));
+    done.map_or_else(|failure| fault::exit(&failure), |()| ExitCode::SUCCESS)
 }

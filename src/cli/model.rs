@@ -1,8 +1,10 @@
 //! `token-shield model …`.
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
-use super::door::{print, say_sealed, send};
+use super::door::send;
+use super::print::{print, say_done};
 use super::{Failure, Place};
 use crate::control::api::Request;
 use crate::control::{Command, Question};
@@ -38,7 +40,7 @@ impl Verb {
             Self::Accept(Accept { model, reason, place }) => {
                 let command = Command::ModelAccept { model: model.clone(), reason };
                 let reply = send(&place, Request::Command(command)).await?;
-                say_sealed(&format!("accepted the weights of {model}"), &reply);
+                say_done(&format!("accepted the weights of {model}"), json!({ "model": model }), &reply, place.json);
                 Ok(())
             }
         }

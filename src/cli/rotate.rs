@@ -1,13 +1,16 @@
 //! `token-shield keys rotate`: a new signing key in the place of the present one. Run again after an interruption, it goes on
 //! where it stopped.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 
-use super::door::{Door, say_sealed};
+use super::door::Door;
 use super::keys::{generate, public_file};
+use super::print::say_done;
 use super::token::{key_file, signing_key, time};
 use super::{Failure, Place};
 use crate::clock::{Clock as _, SystemClock};
@@ -20,7 +23,7 @@ use crate::token::jwk::{self, Jwk};
 #[derive(Args)]
 pub(super) struct Rotate {
     /// The private key's file, which gets the new key; DATA/keys/operator.jwk where it is not said.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     /// How long copies of the old key may go on signing. What they sign until then lives until it expires.
     #[arg(long, default_value = "1d", value_parser = time)]
@@ -45,14 +48,18 @@ impl Rotate {
         let old_key = signing_key(&file)?;
         let old = Jwk::of(old_key.public()?);
         let next = beside(&file, ".next");
-        let door = Door::open(&config).await?;
+        let door = Door::open(&self.place.find()?).await?;
         let done = self.with(&door, &old, (&file, &next)).await;
         door.close()?;
         let new = done?;
         exchange(&file, &next, &old, &new)?;
         eprintln!("{} has the new key; the old one is in {}", file.display(), old_file(&file, &old).display());
         eprintln!("where a gateway reads its keys from another file than {}, give it that one", public_file(&file).display());
-        println!("{}", new.id());
+        if self.place.json {
+            println!("{}", json!({ "done": "rotated", "kid": new.id().to_string() }));
+        } else {
+            println!("{}", new.id());
+        }
         Ok(())
     }
 
@@ -67,6 +74,9 @@ impl Rotate {
         })?;
         if !next.exists() {
             generate(old.key().algorithm(), next)?;
+            for made in [next, &public_file(next)] {
+                keep_owner(file, made)?;
+            }
         }
         let begun = jwk::read_private(&private_file(next)?).map_err(|fault| {
             format!("{}, left by a rotation that was interrupted: {fault}; remove it and its .pub", next.display())
@@ -79,15 +89,29 @@ impl Rotate {
         }
         if known(&new).is_none() {
             let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
-            say_sealed(&format!("added key {}", new.id()), &door.send(Request::Command(command)).await?);
+            let reply = door.send(Request::Command(command)).await?;
+            let members = json!({ "kid": new.id().to_string() });
+            say_done(&format!("added key {}", new.id()), members, &reply, self.place.json);
         }
         if text(former, "state").as_deref() == Some("active") {
             let from = SystemClock::start().now().plus(self.overlap).to_string();
             let command = Command::KeyRetire { kid: old.id().to_string(), from: Some(from.clone()), reason: self.reason.clone() };
-            say_sealed(&format!("key {} retires at {from}", old.id()), &door.send(Request::Command(command)).await?);
+            let reply = door.send(Request::Command(command)).await?;
+            let members = json!({ "kid": old.id().to_string(), "from": from });
+            say_done(&format!("key {} retires at {from}", old.id()), members, &reply, self.place.json);
         }
         Ok(new)
     }
+}
+
+/// Gives a new file to the owner of the one that it stands beside: root's would be closed to the owner.
+fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
+    let fault = |error: std::io::Error| format!("{}: {error}", made.display());
+    let (owner, own) = (std::fs::metadata(of).map_err(fault)?, std::fs::metadata(made).map_err(fault)?);
+    if owner.uid() == own.uid() {
+        return Ok(());
+    }
+    Ok(std::os::unix::fs::chown(made, Some(owner.uid()), Some(owner.gid())).map_err(fault)?)
 }
 
 fn old_file(file: &Path, old: &Jwk) -> PathBuf {
@@ -103,6 +127,7 @@ fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failur
         keys.insert(0, Jwk::of(new.key().clone()));
     }
     durable::write_atomic(&public, jwk::write_set(&keys).as_bytes(), 0o644)?;
+    keep_owner(file, &public)?;
     let kept = old_file(file, old);
     if !kept.exists() {
         std::fs::hard_link(file, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;

@@ -38,7 +38,7 @@ pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let _last_lines = logs::start(self.log);
+        logs::start(self.log)?;
         // From the first moment on: unheard, these signals would end the process.
         let _hangups = signal(SignalKind::hangup())?;
         let stop = until_told()?;

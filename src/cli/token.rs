@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
+use serde_json::json;
 
+use super::adopt::{self, Adopt};
 use super::delegate::Delegate;
-use super::door::{say_sealed, send, send_to};
-use super::handles::{self, Adopt, Renew};
+use super::door::{brake, send};
+use super::handles::{self, Renew};
 use super::limits::Allowed;
+use super::print::{done, say_done};
 use super::vectors::Vectors;
 use super::{Failure, Place, agent_name};
 use crate::app::issuers;
@@ -44,13 +47,13 @@ pub(super) enum Verb {
     #[command(after_help = "Example: token-shield token inspect \"$OPENAI_API_KEY\"")]
     Inspect(Given),
     /// Verify a token with the gateway's own code and keys, by two implementations of each signature.
-    #[command(after_help = "Example: token-shield token verify --data ./data \"$OPENAI_API_KEY\"")]
+    #[command(after_help = "Example: token-shield token verify \"$OPENAI_API_KEY\"")]
     Verify(Given),
     /// Sign a newer token and put it behind the same handle.
     #[command(after_help = "Example: token-shield token renew - --ttl 7d < agent.handle")]
     Renew(Renew),
     /// Take API keys that agents have already as handles, each for a token of its own.
-    #[command(after_help = handles::ADOPT_HELP)]
+    #[command(after_help = adopt::HELP)]
     Adopt(Adopt),
     /// Refuse a token or a handle from now on.
     #[command(after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\"")]
@@ -86,7 +89,7 @@ pub(super) struct Issue {
     #[arg(long, requires = "holder_key")]
     bearer_children: bool,
     /// The signing key; DATA/keys/operator.jwk where it is not said.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     /// Print a handle (ts_…) in the token's place: short, and renewed without a change for its agent (token renew).
     #[arg(long, conflicts_with_all = ["offline", "holder_key"])]
@@ -117,6 +120,9 @@ pub(super) struct Revoke {
     /// Why; it stands in the record.
     #[arg(long)]
     reason: String,
+    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -126,7 +132,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// A time in its largest whole unit.
-fn in_words(time: Duration) -> String {
+pub(super) fn in_words(time: Duration) -> String {
     let seconds = time.as_secs();
     let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
     let unit = units.into_iter().find(|(size, _)| seconds > 0 && seconds.is_multiple_of(*size));
@@ -170,7 +176,7 @@ pub(super) fn key_file(config: &Config, named: Option<PathBuf>) -> PathBuf {
 /// The operator's key in that file.
 pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
     if !path.exists() {
-        let hint = "name it with --key FILE (token-shield keys generate makes one)";
+        let hint = "name it with --signing-key FILE (token-shield keys generate makes one)";
         return Err(format!("there is no signing key {}; {hint}", path.display()).into());
     }
     Ok(jwk::read_private(&private_file(path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
@@ -192,16 +198,22 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
         None => issuers.first().filter(|_| issuers.len() == 1),
     };
     let issuer = issuer.ok_or("name one of the config's issuers with --issuer")?;
-    if wanted.ttl > issuer.ttl_max {
-        return Err(format!("the issuer's tokens live at most {} (ttl_max)", in_words(issuer.ttl_max)).into());
-    }
     let now = SystemClock::start().now();
+    if wanted.ttl > issuer.ttl_max {
+        let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
+        return Err(format!("the issuer's tokens live at most {most} (ttl_max), until {last} at the latest").into());
+    }
     let principal = match wanted.principal {
         Some(principal) => principal,
         None => format!("team:{}", wanted.agent.namespace()).parse()?,
     };
     let random = u128::from_be_bytes(entropy()?);
     let mut request = mint::Request::new((&issuer.iss, &issuer.aud), wanted.agent, principal, (now, wanted.ttl), random);
+    if !issuer.policy().speaks_for(request.principal.as_str()) {
+        let ours = issuer.principals.join(", ");
+        return Err(format!("the issuer speaks for {ours}, not for {} (principals of the [[issuer]])", request.principal).into());
+    }
+    request.list_max = issuer.token_list;
     request.limits = wanted.limits;
     if !wanted.scopes.is_empty() {
         request.scopes = wanted.scopes;
@@ -239,11 +251,12 @@ impl Verb {
             Self::Delegate(delegate) => delegate.run(),
             Self::VerifyVectors(vectors) => vectors.run(),
             Self::Verify(given) => given.verify().await,
-            Self::Revoke(Revoke { token, reason, place }) => {
+            Self::Revoke(Revoke { token, reason, offline, place }) => {
                 let token = if token == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { token };
                 let named = named(&token);
-                let reply = send(&place, Request::Command(Command::TokenRevoke { token, reason })).await?;
-                say_sealed(&format!("revoked {named}"), &reply);
+                let command = Command::TokenRevoke { token, reason };
+                let reply = brake(&place, offline, Request::Command(command)).await?;
+                say_done(&format!("revoked {named}"), json!({}), &reply, place.json);
                 Ok(())
             }
         }
@@ -273,12 +286,20 @@ impl Issue {
         };
         let token = sign(&config, &key, wanted)?;
         if self.handle {
-            return handles::issue(&config, token, self.class).await;
+            return handles::issue(&self.place, token, self.class).await;
         }
         if !self.offline {
             let command = Command::TokenRegister { token: token.clone(), class: self.class };
-            let reply = send_to(&config, Request::Command(command)).await?;
-            say_sealed(&format!("registered a token of {}", self.agent), &reply);
+            let reply = send(&self.place, Request::Command(command)).await?;
+            let (what, agent) = (format!("registered a token of {}", self.agent), self.agent.as_str());
+            if self.place.json {
+                println!("{}", done(&what, json!({ "agent": agent, "token": token }), &reply));
+                return Ok(());
+            }
+            say_done(&what, json!({}), &reply, false);
+        } else if self.place.json {
+            println!("{}", json!({ "done": "signed", "agent": self.agent.as_str(), "token": token }));
+            return Ok(());
         }
         println!("{token}");
         Ok(())
@@ -292,9 +313,9 @@ impl Given {
 
     /// Asks the gateway, or the books where none runs; `--offline` goes by the config's JWK Sets alone.
     async fn verify(&self) -> Result<(), Failure> {
-        let config = self.place.read()?;
         let text = self.read()?;
         let row = if self.offline {
+            let config = self.place.read()?;
             let keyring = Keyring::new();
             keyring.set_issuers(issuers(&config)?);
             for fault in fetch_all(&config, &keyring).await {
@@ -305,7 +326,7 @@ impl Given {
             taken(&verified)
         } else {
             let asked = Question::Token { token: text.trim().to_owned() };
-            let reply = send_to(&config, Request::Question(asked)).await?;
+            let reply = send(&self.place, Request::Question(asked)).await?;
             reply.rows.into_iter().next().ok_or("the gateway gave no row")?
         };
         if self.place.json {

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::crypto::Both;
 use crate::keyring::{Issuer, Keyring};
 use crate::refusal::Refusal;
-use crate::token::{IssuerPolicy, PostQuantum, Presented, jwk, verify, verify_signatures};
+use crate::token::{IssuerPolicy, LIST_MAX, PostQuantum, Presented, jwk, verify, verify_signatures};
 
 /// Longest life of a token where a vector does not say one: any.
 const EVER: u64 = u64::MAX;
@@ -85,6 +85,8 @@ impl Vector {
             ttl_max: Duration::from_secs(self.ttl_max.unwrap_or(EVER)),
             post_quantum,
             handles: true,
+            principals: vec!["*".to_owned()],
+            list_max: LIST_MAX,
         };
         let keyring = Keyring::new();
         keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::class::{caps_alone, class, tightest};
-use super::issuer::issuer;
+use super::class::{class, tightest};
+use super::issuer::issuers;
 use super::section::{Book, Section};
 use super::server::{model, upstream};
 use super::{Config, Faults};
 use crate::audit::log::Settings as Log;
 use crate::audit::retain::Keep;
 use crate::crypto::sha256;
-use crate::guard::settings::{Class, Issuer, Model, Settings as Guard};
+use crate::guard::settings::{Class, Model, Settings as Guard};
 use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
 
@@ -43,7 +43,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let name = root.required("name");
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
     let mut warnings = Vec::new();
-    let issuers: Vec<Issuer> = root.tables("issuer").into_iter().filter_map(|section| issuer(section, base)).collect();
+    let (issuers, principals) = issuers(&root, base, &mut warnings);
     let upstreams: Vec<Upstream> =
         root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
     let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams, base)).collect();
@@ -57,7 +57,6 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let known = |(name, section): (String, _)| (name.clone(), class(&name, section, empty));
     let mut classes: BTreeMap<String, Class> = root.named("class").into_iter().map(known).collect();
     classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
-    let principals = root.named("principal").into_iter().map(|(name, section)| (name, caps_alone(section))).collect();
     let limits = root.table("limits", empty);
     let listen_section = root.table("listen", empty);
     let metrics = root.table("metrics", empty);
@@ -70,6 +69,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         principals,
         models,
         peer_rps: limits.number("peer_rps").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(200),
+        root_rps: limits.number("root_rps").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(100),
         token_cache: count("token_cache", 65_536),
         body_max: limits.bytes("body").unwrap_or(32 << 20),
         bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
@@ -203,6 +203,7 @@ fn timeouts(section: Section<'_>) -> Timeouts {
     let timeouts = Timeouts {
         handshake: time("handshake", 10),
         header: time("header", 10),
+        idle: time("idle", 75),
         body_idle: time("body_idle", 30),
         connect: time("connect", 5),
         first_byte: time("first_byte", 300),

@@ -1,16 +1,97 @@
-//! Issuers: whose tokens are read.
+//! From `[[issuer]]` and `[principal]` to settings.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use super::bind::choice;
+use super::class::caps_alone;
 use super::section::Section;
 use super::server::target;
-use crate::guard::settings::{Issuer, Jwks};
+use crate::guard::settings::{Caps, Issuer, Jwks};
 use crate::proxy::settings::Target;
-use crate::token::PostQuantum;
+use crate::token::{LIST_MAX, PostQuantum};
 
-pub(super) fn issuer(section: Section<'_>, base: &Path) -> Option<Issuer> {
+/// More entries than a list of a token of 40 KiB can have are not asked for.
+const LIST_CAP: usize = 4096;
+
+/// The principals that an issuer may speak for. One issuer alone speaks for all where nothing is said; of `several` each must
+/// say it, because a principal's limits, prompt cache and records are its own.
+fn principals(section: &Section<'_>, several: bool) -> Vec<String> {
+    let principals = section.texts("principals");
+    let wrong = |pattern: &&String| {
+        let name = pattern.strip_suffix('*').unwrap_or(pattern);
+        name.contains('*') || !pattern.bytes().all(|byte| byte.is_ascii_graphic()) || pattern.len() > 256
+    };
+    if let Some(pattern) = principals.iter().find(wrong) {
+        section.fault("principals", format!("{pattern:?} is not a principal, or the beginning of one with * behind it"));
+    }
+    if principals.is_empty() && several {
+        let fault = "must name the principals that this issuer may speak for, because there are several issuers \
+                     (\"team:research\", \"support:*\", or \"*\" for all)";
+        section.fault("principals", fault);
+    }
+    if principals.is_empty() { vec!["*".to_owned()] } else { principals }
+}
+
+/// Caps of principals, by issuer and name.
+pub(super) type Principals = BTreeMap<String, BTreeMap<String, Caps>>;
+
+/// The issuers, and the caps of their principals.
+pub(super) fn issuers(root: &Section<'_>, base: &Path, warnings: &mut Vec<String>) -> (Vec<Issuer>, Principals) {
+    let sections = root.tables("issuer");
+    let several = sections.len() > 1;
+    let mut principals = Principals::new();
+    let read = sections.into_iter().filter_map(|section| issuer(section, base, several, &mut principals));
+    let issuers: Vec<Issuer> = read.collect();
+    for (name, section) in root.named("principal") {
+        principal(root, &issuers, (name, caps_alone(section)), &mut principals);
+    }
+    warnings.extend(shared(&issuers));
+    (issuers, principals)
+}
+
+/// What is said where two issuers may speak for one principal.
+fn shared(issuers: &[Issuer]) -> Option<String> {
+    let overlap = |one: &String, other: &String| match (one.strip_suffix('*'), other.strip_suffix('*')) {
+        (Some(one), Some(other)) => one.starts_with(other) || other.starts_with(one),
+        (Some(one), None) => other.starts_with(one),
+        (None, Some(other)) => one.starts_with(other),
+        (None, None) => one == other,
+    };
+    let pairs = issuers.iter().enumerate().flat_map(|(place, one)| issuers.iter().skip(place + 1).map(move |other| (one, other)));
+    let both = |(one, other): &(&Issuer, &Issuer)| {
+        one.principals.iter().any(|name| other.principals.iter().any(|pattern| overlap(name, pattern)))
+    };
+    let (one, other) = pairs.into_iter().find(both)?;
+    Some(format!(
+        "[[issuer]] principals: {} and {} may speak for the same principals; their limits and prompt caches are kept apart, but \
+         `audit usage`, `export` and `forget` by principal take both together",
+        one.iss, other.iss
+    ))
+}
+
+/// Binds `[principal."NAME"]` to the one issuer that may speak for it.
+fn principal(root: &Section<'_>, issuers: &[Issuer], (name, caps): (String, Caps), into: &mut Principals) {
+    let speakers: Vec<&Issuer> = issuers.iter().filter(|issuer| issuer.policy().speaks_for(&name)).collect();
+    match speakers.as_slice() {
+        [] if issuers.is_empty() => {}
+        [] => root.fault("principal", format!("{name:?}: no [[issuer]] may speak for it (principals)")),
+        [issuer] => {
+            let former = into.entry(issuer.iss.clone()).or_default().insert(name.clone(), caps);
+            if former.is_some() {
+                root.fault("principal", format!("{name:?} has caps of its own at its [[issuer]] already"));
+            }
+        }
+        [..] => {
+            let fault =
+                format!("{name:?}: several issuers may speak for it; write [issuer.principal.{name:?}] below one of them");
+            root.fault("principal", fault);
+        }
+    }
+}
+
+fn issuer(section: Section<'_>, base: &Path, several: bool, caps: &mut Principals) -> Option<Issuer> {
     let (iss, aud) = (section.required("iss"), section.required("aud"));
     let namespaces = section.texts("namespaces");
     if namespaces.is_empty() {
@@ -32,7 +113,16 @@ pub(super) fn issuer(section: Section<'_>, base: &Path) -> Option<Issuer> {
     let jwks_refresh = section.duration("jwks_refresh").unwrap_or(Duration::from_secs(300));
     let idle_key = section.duration("idle_key").unwrap_or(Duration::from_secs(30 * 86_400));
     let handles = choice(&section, "handles", &[("on", true), ("off", false)]).unwrap_or(true);
+    let principals = principals(&section, several);
+    let token_list = section.number("token_list").and_then(|count| usize::try_from(count).ok()).unwrap_or(LIST_MAX);
+    if !(1..=LIST_CAP).contains(&token_list) {
+        section.fault("token_list", format!("must be 1 to {LIST_CAP}: entries that a list of a token may have"));
+    }
     section.not_enforced(&["pop"]);
+    let own: BTreeMap<String, Caps> =
+        section.named("principal").into_iter().map(|(name, section)| (name, caps_alone(section))).collect();
     section.close();
-    Some(Issuer { iss: iss?, aud: aud?, jwks, namespaces, ttl_max, post_quantum, handles, jwks_refresh, idle_key })
+    let (iss, aud) = (iss?, aud?);
+    caps.entry(iss.clone()).or_default().extend(own);
+    Some(Issuer { iss, aud, jwks, namespaces, ttl_max, post_quantum, handles, jwks_refresh, idle_key, principals, token_list })
 }

@@ -35,8 +35,13 @@ pub enum Request {
 pub enum Answer {
     /// It was done, or is so.
     Done(Reply),
-    /// It was refused, and why.
-    Refused(String),
+    /// It was refused.
+    Refused {
+        /// A word for programs ([`CODES`](crate::control::CODES)).
+        code: String,
+        /// Why, for a person.
+        message: String,
+    },
 }
 
 #[derive(Clone)]
@@ -79,12 +84,12 @@ async fn answer(
     // The socket's mode says the same; this also holds in the moment before the mode is set.
     let own = rustix::process::geteuid().as_raw();
     let Some(uid) = uid.filter(|uid| *uid == 0 || *uid == own) else {
-        return (StatusCode::FORBIDDEN, Json(Answer::Refused("only root and the gateway's own user are operators".to_owned())));
+        let message = "only root and the gateway's own user are operators".to_owned();
+        return (StatusCode::FORBIDDEN, Json(Answer::Refused { code: "not-owner".to_owned(), message }));
     };
-    match perform(&control, &Operator(format!("uid:{uid}")), request).await {
-        Answer::Done(reply) => (StatusCode::OK, Json(Answer::Done(reply))),
-        Answer::Refused(why) => (StatusCode::UNPROCESSABLE_ENTITY, Json(Answer::Refused(why))),
-    }
+    let answer = perform(&control, &Operator(format!("uid:{uid}")), request).await;
+    let status = if matches!(answer, Answer::Done(_)) { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    (status, Json(answer))
 }
 
 /// Carries a request out, whoever brings it.
@@ -93,7 +98,7 @@ pub async fn perform(control: &Arc<Control>, operator: &Operator, request: Reque
         Request::Command(command) => control.apply(operator, command).await,
         Request::Question(question) => control.ask(&question),
     };
-    done.map_or_else(|fault| Answer::Refused(fault.to_string()), Answer::Done)
+    done.map_or_else(|fault| Answer::Refused { code: fault.code().to_owned(), message: fault.to_string() }, Answer::Done)
 }
 
 /// Serves the admin API until `shutdown` turns true.

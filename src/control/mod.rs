@@ -6,6 +6,7 @@ mod handles;
 mod models;
 mod records;
 mod rows;
+mod standing;
 mod words;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
 
 use crate::audit::entry::Pen;
-use crate::audit::event::{Event, Standing};
+use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed};
 use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
@@ -23,12 +24,12 @@ use crate::keyring::{KeyState, Keyring, Row, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::registry::{DEFAULT_CLASS, Registry};
-use crate::token::{Presented, Verified, handle, verify, verify_issued};
+use crate::token::{Presented, Verified, handle, verify, verify_issued, verify_whenever};
 use crate::weights::Weights;
 
 pub use rows::taken;
-use rows::{agent_row, handle_row, key_row, token_row};
-pub use words::{Command, Operator, Question, Reply, Verb};
+use rows::{agent_row, handle_row, holder_row, key_row, token_row};
+pub use words::{About, Command, Operator, Question, Reply, Verb};
 
 /// Why a command is not carried out. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +40,17 @@ pub enum ControlFault {
     /// A class that the config does not have.
     #[error("there is no [class.{0}] in the config")]
     Class(String),
-    /// An agent without a row.
-    #[error("{0} is not registered; token-shield agent register {0}")]
-    Agent(String),
+    /// A name that nobody registered.
+    #[error("{name} is not registered{near}; nothing was done")]
+    Unknown {
+        /// The agent, namespace or principal.
+        name: String,
+        /// What may have been meant, and how to mean this name all the same: the rest of the sentence.
+        near: String,
+    },
+    /// A name that is an agent's and a namespace's.
+    #[error("{0} may mean the agent default/{0} or the whole namespace {0}/*: write one of them; nothing was done")]
+    Ambiguous(String),
     /// A change that its standing does not allow.
     #[error("{agent} is {standing}; {hint}")]
     Standing {
@@ -98,7 +107,48 @@ pub enum ControlFault {
     },
 }
 
+/// Every [`ControlFault::code`], and `not-owner`.
+pub const CODES: [&str; 15] = [
+    "name",
+    "class",
+    "not-registered",
+    "standing",
+    "token",
+    "unknown-token",
+    "handle",
+    "ambiguous",
+    "key",
+    "model",
+    "reason",
+    "unknown-principal",
+    "log",
+    "half-done",
+    "not-owner",
+];
+
 impl ControlFault {
+    /// A word for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Name(_) | Self::Moment(_) => "name",
+            Self::Class(_) => "class",
+            Self::Unknown { .. } => "not-registered",
+            Self::Ambiguous(_) => "ambiguous",
+            Self::Standing { .. } => "standing",
+            Self::Token(_) => "token",
+            Self::UnknownToken => "unknown-token",
+            Self::HandleTaken(_) | Self::Handle(_) => "handle",
+            Self::AmbiguousToken(_) => "ambiguous",
+            Self::Key(_) => "key",
+            Self::Model(..) => "model",
+            Self::Reason => "reason",
+            Self::Vault(_) => "unknown-principal",
+            Self::Log(_) => "log",
+            Self::Half { .. } => "half-done",
+        }
+    }
+
     /// A refusal for an operator: with the detail that a caller is not told.
     fn refused(refusal: &Refusal) -> Self {
         let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
@@ -120,6 +170,8 @@ pub struct Control {
     ratchet: Arc<Ratchet>,
     verifier: Box<dyn Verifier>,
     one_at_a_time: Mutex<()>,
+    /// Whose books these are.
+    about: OnceLock<About>,
 }
 
 impl Control {
@@ -133,8 +185,13 @@ impl Control {
         (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        let (pen, one_at_a_time) = (OnceLock::new(), Mutex::new(()));
-        Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time }
+        let (pen, one_at_a_time, about) = (OnceLock::new(), Mutex::new(()), OnceLock::new());
+        Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time, about }
+    }
+
+    /// Says in each reply whose books these are.
+    pub fn introduce(&self, about: About) {
+        let _ = self.about.set(about);
     }
 
     /// Puts the config's classes in the place of the former ones.
@@ -160,6 +217,7 @@ impl Control {
         }
         let note = self.note(&command);
         let events = self.check(command)?;
+        let rows = events.iter().filter_map(standing::row).collect();
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
             let done = self.seal(event, operator).await.map_err(|fault| match sealed.as_slice() {
@@ -173,7 +231,7 @@ impl Control {
             tracing::info!(by = operator.0, kind = done.record.event.kind(), record = done.index, "operator command");
             sealed.push(done.index);
         }
-        Ok(Reply { sealed, rows: Vec::new(), note })
+        Ok(Reply { sealed, rows, note, gateway: self.about.get().cloned() })
     }
 
     /// Seals an event and folds it into the books, in the log's order: whoever is answered for a record behind it finds them so.
@@ -198,10 +256,11 @@ impl Control {
     /// When an agent is not registered.
     pub fn ask(&self, question: &Question) -> Result<Reply, ControlFault> {
         let rows = match question {
-            Question::Agents => self.registry.agents().iter().map(agent_row).collect(),
+            Question::Agents => self.agents(),
+            Question::Principals => self.stopped_principals(),
             Question::Agent { agent } => {
                 let name: AgentName = agent.parse()?;
-                let row = self.registry.agent(name.as_str()).ok_or_else(|| ControlFault::Agent(agent.clone()))?;
+                let row = self.registry.agent(name.as_str()).ok_or_else(|| self.unknown(agent, ""))?;
                 let mut shown = vec![agent_row(&row)];
                 shown.extend(self.registry.tokens_of(&name).iter().map(token_row));
                 shown.extend(self.registry.handles_of(&name).iter().map(|handle| handle_row(handle)));
@@ -210,7 +269,9 @@ impl Control {
             Question::Keys => {
                 let signed = self.registry.signed(self.clock.now());
                 let row = |row: &Row| key_row(row, signed.get(&row.known.id));
-                self.keyring.rows().iter().map(row).collect()
+                let mut rows: Vec<_> = self.keyring.rows().iter().map(row).collect();
+                rows.extend(self.keyring.revoked_holders().iter().map(holder_row));
+                rows
             }
             Question::Models => self.models(),
             Question::Why { request } => self.why(request)?.into_iter().collect(),
@@ -221,7 +282,7 @@ impl Control {
             Question::Token { token } => vec![self.would_take(token)?],
             Question::Handle { handle } => self.handle_row(handle).into_iter().collect(),
         };
-        Ok(Reply { sealed: Vec::new(), rows, note: None })
+        Ok(Reply { sealed: Vec::new(), rows, note: None, gateway: self.about.get().cloned() })
     }
 
     /// What the operator may not have expected of a command.
@@ -232,8 +293,7 @@ impl Control {
         if let Command::ModelAccept { model, .. } = command {
             return self.without_pin(model);
         }
-        let Command::AgentStanding { agent, .. } = command else { return None };
-        self.registry.agent(agent).is_none().then(|| format!("no agent {agent} is registered: it stands by name alone"))
+        self.by_name_alone(command)
     }
 
     /// Whether a token would be taken now.
@@ -245,7 +305,8 @@ impl Control {
         let standing = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
-            .and_then(|()| self.registry.may_act(verified.agent(), verified.ids()));
+            .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)))
+            .and_then(|()| self.registry.may_act(verified.agent(), verified.principal(), verified.ids()));
         match (standing.map_err(fault)?, held) {
             (Some(_), None) => return Err(fault(Code::TokenBehindHandle.into())),
             (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
@@ -267,7 +328,15 @@ impl Control {
                 let principal = principal.map(|principal| principal.parse()).transpose()?;
                 Ok(vec![self.registered(agent.parse()?, principal, class)?])
             }
-            Command::AgentStanding { agent, verb, reason } => Ok(vec![self.standing(agent.parse()?, verb, reasoned(reason)?)?]),
+            Command::AgentStanding { agent, verb, reason, unregistered } => {
+                Ok(vec![self.agent_standing(&agent, verb, reasoned(reason)?, unregistered)?])
+            }
+            Command::NamespaceStanding { namespace, verb, reason, unregistered } => {
+                Ok(vec![self.namespace_standing(&namespace, verb, reasoned(reason)?, unregistered)?])
+            }
+            Command::PrincipalStanding { principal, verb, reason, unregistered } => {
+                Ok(vec![self.principal_standing(principal.parse()?, verb, reasoned(reason)?, unregistered)?])
+            }
             Command::TokenRegister { token, class } => self.token(&token, class),
             Command::TokenRevoke { token, reason } => self.revoked(&token, reasoned(reason)?),
             Command::HandleSet { handle, token, class, until } => {
@@ -296,6 +365,10 @@ impl Control {
                 let (kid, from) = (self.known_key(&kid)?, from.map(|from| from.parse()).transpose()?);
                 Ok(vec![Event::KeyRetired { kid, from, reason: reasoned(reason)? }])
             }
+            Command::HolderRevoke { kid, reason } => {
+                let kid = self.holder_key(&kid)?;
+                Ok(vec![Event::KeyRevoked { kid, reason: reasoned(reason)? }])
+            }
             Command::KeyRevoke { kid, reason } => {
                 let kid = self.known_key(&kid)?;
                 Ok(vec![Event::KeyRevoked { kid, reason: reasoned(reason)? }])
@@ -311,24 +384,6 @@ impl Control {
         Ok(Event::AgentRegistered { agent, principal, class })
     }
 
-    fn standing(&self, agent: AgentName, verb: Verb, reason: String) -> Result<Event, ControlFault> {
-        let now = self.registry.agent(agent.as_str()).map_or("active", |row| row.standing.as_str());
-        let refuse = |hint| Err(ControlFault::Standing { agent: agent.to_string(), standing: now, hint });
-        let standing = match (verb, now) {
-            (_, "revoked") => return refuse("what is revoked stays revoked; register another name"),
-            (Verb::Suspend, "active") => Standing::Suspended,
-            (Verb::Suspend, _) => return refuse("only an active agent can be suspended"),
-            (Verb::Resume, "suspended") => Standing::Active,
-            (Verb::Resume, _) => return refuse("only a suspended agent can be resumed"),
-            (Verb::Quarantine, "quarantined") => return refuse("it is in quarantine already"),
-            (Verb::Quarantine, _) => Standing::Quarantined,
-            (Verb::Release, "quarantined") => Standing::Active,
-            (Verb::Release, _) => return refuse("only an agent in quarantine can be released"),
-            (Verb::Revoke, _) => Standing::Revoked,
-        };
-        Ok(Event::AgentStanding { agent, standing, reason })
-    }
-
     fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
         self.registration(&self.verified(text)?, class)
     }
@@ -336,7 +391,9 @@ impl Control {
     /// The records of a token that verified and, where it is new, of its agent.
     fn registration(&self, verified: &Verified, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
         // What the door would refuse is not registered.
-        self.keyring.may_sign(verified.kid(), verified.issued()).map_err(|refusal| ControlFault::refused(&refusal))?;
+        let signed = self.keyring.may_sign(verified.kid(), verified.issued());
+        let held = signed.and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)));
+        held.map_err(|refusal| ControlFault::refused(&refusal))?;
         if verified.length() > 1 {
             return Err(ControlFault::Token("only what an operator signed is registered: the chain's first token".to_owned()));
         }
@@ -361,9 +418,12 @@ impl Control {
         if let Some(known) = self.handle_meant(token) {
             return self.handle_revoked(&known, reason);
         }
-        // The token itself names itself, also where it was never registered.
+        // The token itself names itself, also where it was never registered or begins later.
         if token.contains('.') {
-            let verified = self.verified(token)?;
+            let fault = |refusal: Refusal| ControlFault::refused(&refusal);
+            let presented = Presented::read(token).map_err(fault)?;
+            let verified = verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
+            verified.not_over(self.clock.now()).map_err(fault)?;
             if let Some(row) = self.registry.token(verified.id()) {
                 return self.row_revoked(row, reason);
             }
@@ -394,13 +454,33 @@ impl Control {
             (None, [only]) => only.iss.clone(),
             (None, _) => return Err(ControlFault::Key("name the issuer with --issuer".to_owned())),
         };
+        if self.keyring.not_revoked(&key.id()).is_err() {
+            return Err(ControlFault::Key(format!("{} is revoked, and stays so; make another one", key.id())));
+        }
         Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
+    }
+
+    /// The thumbprint of a holder's key that shall be revoked. It is known by that alone: who holds which key stands in tokens.
+    fn holder_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
+        let id: KeyId = kid.parse()?;
+        if self.keyring.not_revoked(&id).is_err() {
+            return Err(ControlFault::Key(format!("{kid} is revoked")));
+        }
+        match self.keyring.row(&id) {
+            Some(_) => {
+                Err(ControlFault::Key(format!("{kid} is an issuer's key, not a holder's; token-shield keys revoke {kid}")))
+            }
+            None => Ok(id),
+        }
     }
 
     fn known_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
         let id: KeyId = kid.parse()?;
         match self.keyring.row(&id).map(|row| row.state) {
-            None => Err(ControlFault::Key(format!("{kid} is not in the ring; token-shield keys list"))),
+            None => {
+                let hint = "token-shield keys list shows those that are; a holder's key is revoked by keys revoke --holder KID";
+                Err(ControlFault::Key(format!("{kid} is not an issuer's key; {hint}")))
+            }
             Some(KeyState::Revoked { .. }) => Err(ControlFault::Key(format!("{kid} is revoked"))),
             Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(id),
         }

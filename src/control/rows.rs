@@ -1,6 +1,7 @@
 //! What a reply says of agents, tokens and keys.
 
-use crate::id::Principal;
+use crate::clock::Timestamp;
+use crate::id::{KeyId, Principal};
 use crate::keyring::{KeyState, Row};
 use crate::registry::{Agent, Handle, Signed, Token};
 use crate::token::Verified;
@@ -53,6 +54,11 @@ pub(super) fn key_row(row: &Row, signed: Option<&Signed>) -> serde_json::Value {
         "last_used": row.used().map(|used| used.to_string()),
         "jwk": crate::token::jwk::Jwk::of(row.known.key.clone()).write(),
     })
+}
+
+/// A holder's key that is revoked.
+pub(super) fn holder_row((kid, since, why): &(KeyId, Timestamp, String)) -> serde_json::Value {
+    serde_json::json!({ "kid": kid.to_string(), "holder": true, "state": "revoked", "since": since.to_string(), "reason": why })
 }
 
 /// What is said of a token that would be taken.

@@ -1,5 +1,7 @@
 //! What an operator can say, and what is said in return.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
@@ -21,12 +23,39 @@ pub enum Command {
     },
     /// Changes an agent's standing.
     AgentStanding {
-        /// The agent.
+        /// The agent; without a slash one of the namespace `default`, unless there is a namespace of that name.
         agent: String,
         /// What is done.
         verb: Verb,
         /// Why.
         reason: String,
+        /// Also where nobody registered the agent.
+        #[serde(default)]
+        unregistered: bool,
+    },
+    /// Changes the standing of all agents of a namespace, also of those that are registered later.
+    NamespaceStanding {
+        /// The namespace.
+        namespace: String,
+        /// What is done; not [`Verb::Revoke`].
+        verb: Verb,
+        /// Why.
+        reason: String,
+        /// Also where nobody registered an agent in it.
+        #[serde(default)]
+        unregistered: bool,
+    },
+    /// Changes the standing of all that acts for a principal.
+    PrincipalStanding {
+        /// The principal.
+        principal: String,
+        /// What is done: [`Verb::Suspend`] or [`Verb::Release`].
+        verb: Verb,
+        /// Why.
+        reason: String,
+        /// Also where no registered agent and no handle acts for it.
+        #[serde(default)]
+        unregistered: bool,
     },
     /// Registers a signed token.
     TokenRegister {
@@ -122,6 +151,13 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Refuses every chain that a holder's key is in; the key is in no issuer's ring.
+    HolderRevoke {
+        /// The key's thumbprint.
+        kid: String,
+        /// Why.
+        reason: String,
+    },
     /// Refuses everything that a key signed.
     KeyRevoke {
         /// The key's thumbprint.
@@ -151,8 +187,10 @@ pub enum Verb {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "ask", deny_unknown_fields)]
 pub enum Question {
-    /// All agents.
+    /// All agents, and the namespaces that are stopped.
     Agents,
+    /// The principals that are stopped.
+    Principals,
     /// One agent.
     Agent {
         /// Its name.
@@ -191,4 +229,18 @@ pub struct Reply {
     /// What the operator may not have expected.
     #[serde(default)]
     pub note: Option<String>,
+    /// Whose books these are.
+    #[serde(default)]
+    pub gateway: Option<About>,
+}
+
+/// A gateway, as operators tell it from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Its name.
+    pub name: String,
+    /// Its data folder, as an absolute path.
+    pub data: PathBuf,
+    /// Its process, where one runs.
+    pub pid: Option<u32>,
 }

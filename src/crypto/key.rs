@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ml_dsa::{EncodedVerifyingKey, MlDsa65};
 use zeroize::Zeroizing;
 
+use super::degenerate::t1_is_degenerate;
 use super::{Algorithm, EntropyFault, entropy};
 
 /// Why bytes are no public key.
@@ -27,6 +28,11 @@ pub enum KeyFault {
     /// A point of small order: anything would verify.
     #[error("the Ed25519 public key has small order")]
     SmallOrder,
+    /// An ML-DSA-65 key whose t1 no key generation makes: anybody could sign for some of these.
+    #[error(
+        "the t1 of the ML-DSA-65 public key is zero, small or repeated: such a key was not generated, and anybody could sign"
+    )]
+    Degenerate,
 }
 
 #[derive(Clone)]
@@ -49,13 +55,17 @@ impl PublicKey {
     /// Reads a raw public key (FIPS 204 `pkEncode`, RFC 8032 section 5.1.2).
     ///
     /// # Errors
-    /// When it has the wrong length, or is an Ed25519 point that is not canonical or has small order.
+    /// When it has the wrong length, is an Ed25519 point that is not canonical or has small order, or has an ML-DSA-65 t1 that
+    /// no key generation makes.
     pub fn read(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyFault> {
         let length =
             || KeyFault::Length { algorithm: algorithm.as_str(), expected: algorithm.public_bytes(), found: bytes.len() };
         let parsed = match algorithm {
             Algorithm::MlDsa65 => {
                 let encoded = EncodedVerifyingKey::<MlDsa65>::try_from(bytes).map_err(|_| length())?;
+                if t1_is_degenerate(bytes) {
+                    return Err(KeyFault::Degenerate);
+                }
                 Parsed::MlDsa65(Arc::new(ml_dsa::VerifyingKey::<MlDsa65>::decode(&encoded)))
             }
             Algorithm::Ed25519 => {

@@ -3,6 +3,7 @@
 //! [`Portable`] stands on pure Rust and serves wherever a verifier is wanted without the gateway; [`Fast`] is the gateway's.
 //! [`Both`] asks the two and refuses where they disagree.
 
+mod degenerate;
 #[cfg(feature = "gateway")]
 mod fast;
 mod key;

@@ -186,7 +186,8 @@ pub fn admit(governed: Governed<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>,
             let permit = enter(limiter, &shared)?.at(place);
             let class_cap = class.output_tokens;
             let cap = token.verified.grants().filter_map(|grants| grants.output_tokens).fold(class_cap, u64::min);
-            let scope = (class.cache_scope, token.verified.principal().as_str(), class.name.as_str());
+            let principal = (token.verified.issuer(), token.verified.principal().as_str());
+            let scope = (class.cache_scope, principal, class.name.as_str());
             let each = if writes_tokens(call.operation()) { each_choice(cap, call.choices())? } else { cap };
             let whose = (Holder::of(caller), token.principal);
             let (mut work, notes) = write(&call, (served, upstream), (each, scope), whose, stamp);
@@ -243,7 +244,7 @@ fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
 fn write(
     call: &ModelCall<'_>,
     (served, upstream): (Arc<Served>, Arc<Upstream>),
-    (cap, (scope, principal, class)): (u64, (CacheScope, &str, &str)),
+    (cap, (scope, principal, class)): (u64, (CacheScope, (&str, &str), &str)),
     (holder, owner): (Holder, Subject),
     stamp: &Stamp<'_>,
 ) -> (Work, Notes) {

@@ -1,23 +1,23 @@
 //! Who is asking? From the headers to an [`Authenticated`] caller.
 //!
 //! Cheap before dear: shape of the headers, then the memory of verified tokens, and only for a token that is not remembered
-//! the peer's rate and the signature. A token is found in the memory by a keyed hash and taken for known only if it is the
+//! the rates of its peer and of its root token, and the signature. What turns out good gives its peer the charge back, and what
+//! does not its root: strangers are counted by where they come from, whoever makes new chains by what they hold. A token is found in the memory by a keyed hash and taken for known only if it is the
 //! same text from end to end, so that the hash need not be a cryptographic one: SHA-256 over an ML-DSA-65 token costs more
 //! than the rest of this question. What is remembered is asked for times, key and standing again on every request, so a
 //! revocation acts on the next one.
 
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::header::{AUTHORIZATION, HeaderMap};
 
 use crate::audit::request::Caller;
 use crate::clock::Clock;
 use crate::crypto::Verifier;
+use crate::guard::charges::Charges;
 use crate::guard::limiter::{Kind, Limiter, Subject};
 use crate::guard::settings::Class;
 use crate::guard::table::Tables;
@@ -77,6 +77,16 @@ pub struct Remembered {
     generation: u64,
     /// The token itself: what is presented must be this to be taken for it.
     text: Box<str>,
+    /// Memory that it takes in all, in bytes.
+    bytes: usize,
+}
+
+impl Remembered {
+    /// Memory that a token of `text` takes, with all that is kept of it and its place among the others.
+    fn weigh(text: &str, verified: &Verified, agents: usize, caller: &Caller) -> usize {
+        let own = size_of::<Self>() + size_of::<Caller>() + agents * size_of::<Subject>() + size_of_val(&*caller.chain);
+        own + text.len() + verified.bytes() + ENTRY_BYTES
+    }
 }
 
 /// A caller whose token verifies and who may act. Only [`Authenticator::authenticate`] makes one.
@@ -138,21 +148,30 @@ pub enum Found {
     Verified,
 }
 
-/// What a remembered token may take on the average, in bytes: an ML-DSA-65 root and what it says.
+/// What is planned for a remembered token, in bytes: an ML-DSA-65 root and what it says take about seven thousand.
 const REMEMBERED_BYTES: u64 = 9 << 10;
+/// What a place in the memory takes beside the token: slots, hashes, and what the allocator keeps for six pieces.
+const ENTRY_BYTES: usize = 256;
+/// A token that takes more is verified each time. No chain of 40 KiB does.
+const ENTRY_MAX: usize = 64 << 10;
 /// Below this a memory could not hold a single long chain.
 const MEMORY_MIN: u64 = 1 << 20;
 
-/// Weighs remembered tokens by their bytes: whoever holds a key can sign any number of long chains.
+/// Weighs remembered tokens by the memory that they take: whoever holds a key can sign any number of long chains.
 #[derive(Clone)]
 struct Weight;
 
 impl quick_cache::Weighter<u64, Arc<Remembered>> for Weight {
     fn weight(&self, _: &u64, known: &Arc<Remembered>) -> u64 {
-        // The text, the claims read from it (three quarters of it at the most), and the books around them.
-        let text = known.text.len() as u64;
-        text + text * 3 / 4 + 512
+        known.bytes as u64
     }
+}
+
+/// What a token that is not remembered is charged to, before it is verified.
+#[derive(Clone, Copy)]
+struct Charge {
+    peer: u128,
+    root: u128,
 }
 
 /// The question and what it is answered from.
@@ -164,7 +183,8 @@ pub struct Authenticator {
     clock: Arc<dyn Clock>,
     memory: Option<quick_cache::sync::Cache<u64, Arc<Remembered>, Weight>>,
     hashing: RandomState,
-    peers: DefaultKeyedRateLimiter<u128>,
+    peers: Charges,
+    roots: Charges,
 }
 
 /// The network that a peer is counted under: its IPv4 address, or the /64 of its IPv6 address.
@@ -178,20 +198,21 @@ pub fn network(peer: IpAddr) -> u128 {
 
 impl Authenticator {
     /// A door over those books. `token_cache` is the number of tokens remembered (0: none), `peer_rps` how many requests
-    /// without a remembered token one peer network may send a second.
+    /// without a good token one peer network may send a second, `root_rps` how many good tokens and chains that are not
+    /// remembered are verified a second below one root token.
     #[must_use]
     pub fn new(
         books: (Arc<Keyring>, Arc<Registry>, Arc<Limiter>),
         verifier: Box<dyn Verifier>,
         clock: Arc<dyn Clock>,
         token_cache: usize,
-        peer_rps: u32,
+        (peer_rps, root_rps): (u32, u32),
     ) -> Self {
         let (keyring, registry, limiter) = books;
         let bytes = REMEMBERED_BYTES.saturating_mul(token_cache as u64).max(MEMORY_MIN);
         let memory = (token_cache > 0).then(|| quick_cache::sync::Cache::with_weighter(token_cache, bytes, Weight));
-        let peers = RateLimiter::keyed(Quota::per_second(NonZeroU32::new(peer_rps).unwrap_or(NonZeroU32::MIN)));
-        Self { keyring, registry, limiter, verifier, clock, memory, hashing: RandomState::default(), peers }
+        let (peers, roots) = (Charges::per_second(peer_rps), Charges::per_second(root_rps));
+        Self { keyring, registry, limiter, verifier, clock, memory, hashing: RandomState::default(), peers, roots }
     }
 
     /// Counts a request without a good token against its peer's network.
@@ -199,7 +220,38 @@ impl Authenticator {
     /// # Errors
     /// `peer-rate` when the network's rate is used up.
     pub fn count_stranger(&self, peer: IpAddr) -> Result<(), Refusal> {
-        self.peers.check_key(&network(peer)).map_err(|_| Refusal::new(Code::PeerRate).after(std::time::Duration::from_secs(1)))
+        self.peers
+            .take(network(peer), self.now())
+            .map_err(|_| Refusal::new(Code::PeerRate).after(std::time::Duration::from_secs(1)))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Charges a token that is not remembered to its peer's network and to its root token.
+    fn charge(&self, peer: IpAddr, text: &str) -> Result<Charge, Refusal> {
+        self.count_stranger(peer)?;
+        // A root has one spelling, so its text stands for it; a keyed hash is enough to count by.
+        let root = text.split('~').next().unwrap_or_default();
+        let charge = Charge { peer: network(peer), root: u128::from(self.hashing.hash_one(root)) };
+        self.roots.take(charge.root, self.now()).map_err(|wait| {
+            // Nothing was verified, and others behind the same address need not wait for this root.
+            self.peers.give_back(charge.peer, self.now());
+            Refusal::new(Code::RootRate).after(wait)
+        })?;
+        Ok(charge)
+    }
+
+    /// Gives the half of a charge back that does not apply: a good token's peer did nothing wrong, and what is no good says
+    /// nothing about the holder of the root that it begins with.
+    fn settle(&self, charge: Charge, good: bool) {
+        let now = self.now();
+        if good {
+            self.peers.give_back(charge.peer, now);
+        } else {
+            self.roots.give_back(charge.root, now);
+        }
     }
 
     /// The public keys that anybody may have, as a JWK Set, for a caller without a token.
@@ -229,29 +281,39 @@ impl Authenticator {
             let same = aws_lc_rs::constant_time::verify_slices_are_equal(known.text.as_bytes(), text.as_bytes());
             same.is_ok() && known.generation == generation
         };
-        let (remembered, found) = match self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
-            Some(known) => {
-                self.refused(peer, known.verified.still_valid(self.clock.now()))?;
-                (known, Found::Cached)
+        if let Some(known) = self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
+            self.refused(peer, known.verified.still_valid(self.clock.now()))?;
+            let class = self.refused(peer, self.standing(&known, held.is_some(), &tables));
+            return self.admitted(known, class, (tables, held.map(|held| held.id))).map(|caller| (caller, Found::Cached));
+        }
+        let charge = self.charge(peer, text)?;
+        let known = self.verify(text, generation).inspect_err(|_| self.settle(charge, false))?;
+        let known = Arc::new(known);
+        let class = self.standing(&known, held.is_some(), &tables);
+        self.settle(charge, class.is_ok());
+        // Who may not act takes nobody's place in the memory.
+        if let (Some(memory), Ok(_)) = (&self.memory, &class)
+            && known.bytes <= ENTRY_MAX
+        {
+            memory.insert(hash, Arc::clone(&known));
+        }
+        self.admitted(known, class, (tables, held.map(|held| held.id))).map(|caller| (caller, Found::Verified))
+    }
+
+    /// The caller, or whose token it is that may not act.
+    fn admitted(
+        &self,
+        remembered: Arc<Remembered>,
+        class: Result<Arc<Class>, Refusal>,
+        (tables, handle): (Arc<Tables>, Option<HandleId>),
+    ) -> Result<Authenticated, Box<Denied>> {
+        match class {
+            Ok(class) => {
+                self.keyring.note_use(remembered.verified.kid(), self.clock.now());
+                Ok(Authenticated { remembered, class, tables, handle })
             }
-            None => {
-                self.count_stranger(peer)?;
-                let known = Arc::new(self.verify(text, generation)?);
-                if let Some(memory) = &self.memory {
-                    memory.insert(hash, Arc::clone(&known));
-                }
-                (known, Found::Verified)
-            }
-        };
-        let class = self.standing(&remembered, held.is_some(), &tables);
-        let class = match found {
-            Found::Cached => self.refused(peer, class),
-            Found::Verified => class,
-        };
-        let handle = held.as_ref().map(|held| held.id);
-        let class = class.map_err(|refusal| Box::new(Denied { refusal, token: Some(Arc::clone(&remembered)), handle }))?;
-        self.keyring.note_use(remembered.verified.kid(), self.clock.now());
-        Ok((Authenticated { remembered, class, tables, handle: held.map(|held| held.id) }, found))
+            Err(refusal) => Err(Box::new(Denied { refusal, token: Some(remembered), handle })),
+        }
     }
 
     /// Counts a remembered token that is refused against its peer, as one that is not remembered was counted already.
@@ -262,12 +324,13 @@ impl Authenticator {
     fn verify(&self, text: &str, generation: u64) -> Result<Remembered, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
-        let agents = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
-        let principal = self.limiter.subject(Kind::Principal, verified.principal().as_str());
+        let agents: Vec<Subject> = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
+        let principal = self.limiter.principal(verified.issuer(), verified.principal().as_str());
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
         let (agent, named) = (verified.agent().clone(), verified.principal().clone());
         let caller = Arc::new(Caller { agent, principal: named, chain: verified.chain().collect() });
-        Ok(Remembered { verified, agents, principal, caller, by_handle, generation, text: text.into() })
+        let bytes = Remembered::weigh(text, &verified, agents.len(), &caller);
+        Ok(Remembered { verified, agents, principal, caller, by_handle, generation, text: text.into(), bytes })
     }
 
     /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.
@@ -284,8 +347,8 @@ impl Authenticator {
         let verified = &known.verified;
         verified.still_valid(self.clock.now())?;
         self.keyring.may_sign(verified.kid(), verified.issued())?;
-        verified.chain().skip(1).try_for_each(|(_, kid)| self.keyring.not_revoked(&kid))?;
-        let behind = self.registry.may_act(verified.agent(), verified.ids())?;
+        verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid))?;
+        let behind = self.registry.may_act(verified.agent(), verified.principal(), verified.ids())?;
         if behind.is_some() && !known.by_handle { Err(Code::HandlesOff.into()) } else { Ok(behind) }
     }
 
@@ -304,10 +367,17 @@ impl Authenticator {
         Ok(Some(Arc::new(anew)))
     }
 
-    /// Gives the memory of peers that were not seen lately back.
+    /// Bytes that the remembered tokens take.
+    #[must_use]
+    pub fn remembered_bytes(&self) -> u64 {
+        self.memory.as_ref().map_or(0, quick_cache::sync::Cache::weight)
+    }
+
+    /// Gives the memory of peers and roots that were not seen lately back.
     pub fn sweep(&self) {
-        self.peers.retain_recent();
-        self.peers.shrink_to_fit();
+        let now = self.now();
+        self.peers.sweep(now);
+        self.roots.sweep(now);
     }
 }
 

@@ -30,15 +30,16 @@ impl CacheSalts {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &entropy::<32>()?)))
     }
 
-    /// The salt of a request in base64url; none where all share the cache.
+    /// The salt of a request in the name of an issuer's principal, in base64url; none where all share the cache.
     #[must_use]
-    pub fn salt(&self, scope: CacheScope, principal: &str, class: &str) -> Option<String> {
-        let (kind, name) = match scope {
-            CacheScope::Principal => ("principal", principal),
-            CacheScope::Class => ("class", class),
+    pub fn salt(&self, scope: CacheScope, (issuer, principal): (&str, &str), class: &str) -> Option<String> {
+        let name = match scope {
+            // The same name at another issuer is another principal.
+            CacheScope::Principal => ["principal", issuer, principal].join("\0"),
+            CacheScope::Class => ["class", class].join("\0"),
             CacheScope::Shared => return None,
         };
-        let tag = hmac::sign(&self.0, [kind, name].join("\0").as_bytes());
+        let tag = hmac::sign(&self.0, name.as_bytes());
         Some(URL_SAFE_NO_PAD.encode(tag))
     }
 }
@@ -50,13 +51,16 @@ mod tests {
     #[test]
     fn a_salt_is_shared_by_the_scope_alone() {
         let salts = CacheSalts::new().expect("entropy");
-        let of = |scope, principal, class| salts.salt(scope, principal, class);
+        let of = |scope, principal, class| salts.salt(scope, ("https://a.example", principal), class);
         assert_eq!(of(CacheScope::Principal, "team:a", "x"), of(CacheScope::Principal, "team:a", "y"));
         assert_ne!(of(CacheScope::Principal, "team:a", "x"), of(CacheScope::Principal, "team:b", "x"));
         assert_eq!(of(CacheScope::Class, "team:a", "x"), of(CacheScope::Class, "team:b", "x"));
         assert_ne!(of(CacheScope::Class, "x", "x"), of(CacheScope::Principal, "x", "x"));
         assert_eq!(of(CacheScope::Shared, "team:a", "x"), None);
+        let elsewhere = |scope| salts.salt(scope, ("https://b.example", "team:a"), "x");
+        assert_ne!(of(CacheScope::Principal, "team:a", "x"), elsewhere(CacheScope::Principal));
+        assert_eq!(of(CacheScope::Class, "team:a", "x"), elsewhere(CacheScope::Class));
         let other = CacheSalts::new().expect("entropy");
-        assert_ne!(of(CacheScope::Class, "a", "x"), other.salt(CacheScope::Class, "a", "x"));
+        assert_ne!(of(CacheScope::Class, "a", "x"), other.salt(CacheScope::Class, ("https://a.example", "a"), "x"));
     }
 }

@@ -31,6 +31,9 @@ impl Period {
     }
 }
 
+/// Requests that a limit without a burst of its own lets pass at once, as far as its rate has so many.
+const SMALL_BURST: u32 = 10;
+
 /// `rate` requests per `period`, `burst` of them at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -43,13 +46,14 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// A limit of `rate` per `period`; without a `burst` it is a sixth of the rate, at least 1.
+    /// A limit of `rate` per `period`; without a `burst` it is a sixth of the rate, but at least 10 or the whole of a smaller
+    /// rate: who may send two a minute may send the two at once.
     #[must_use]
     pub fn new(period: Period, rate: u64, burst: Option<u64>) -> Self {
         // No request rate of this world reaches the cap: a larger number limits nothing either way.
         let clip = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let rate = clip(rate);
-        Self { period, rate, burst: burst.map_or(rate / 6, clip).max(1) }
+        Self { period, rate, burst: burst.map_or((rate / 6).max(rate.min(SMALL_BURST)), clip).max(1) }
     }
 
     /// Nanoseconds between two requests at the limit's own pace.
@@ -243,6 +247,25 @@ mod tests {
     }
 
     #[test]
+    fn a_small_rate_may_come_at_once_and_no_more_than_twice_in_a_minute() {
+        for rate in 1..=10 {
+            let limit = [Limit::new(Period::Minute, rate, None)];
+            let mut tally = Tally::default();
+            passes(&mut tally, &limit, 0, rate);
+            let interval = 60 * SECOND / rate;
+            let wait = tally.take(&limit, 0).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
+            assert!(wait.abs_diff(interval) <= 1, "{wait} ns for {rate} a minute");
+            // Whoever asks all the time gets the rest of a minute's worth, and then the pace.
+            let more = (1..60).map(|second| u64::from(tally.take(&limit, second * SECOND).is_ok())).sum::<u64>();
+            assert!(more < rate.max(2), "{more} more within the minute at {rate}");
+        }
+        let burst = |period, rate| Limit::new(period, rate, None).burst;
+        assert_eq!([1, 2, 9, 10, 60, 66, 120].map(|rate| burst(Period::Minute, rate)), [1, 2, 9, 10, 10, 11, 20]);
+        assert_eq!([1, 5, 10, 100].map(|rate| burst(Period::Second, rate)), [1, 5, 10, 16]);
+        assert_eq!(Limit::new(Period::Minute, 6, Some(1)).burst, 1);
+    }
+
+    #[test]
     fn zero_refuses_and_waiting_does_not_help() {
         let refused = Tally::default().take(&[Limit::new(Period::Minute, 0, None)], 0);
         assert_eq!(refused.map_err(|no| no.wait_ns), Err(None));
@@ -252,7 +275,7 @@ mod tests {
     fn a_refusal_names_the_wait_after_which_it_passes() {
         let limit = [Limit::new(Period::Minute, 6, None)];
         let mut tally = Tally::default();
-        passes(&mut tally, &limit, 5, 1);
+        passes(&mut tally, &limit, 5, 6);
         let wait = tally.take(&limit, 5).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
         assert!(tally.take(&limit, 5 + wait - 1).is_err());
         assert!(tally.take(&limit, 5 + wait).is_ok());

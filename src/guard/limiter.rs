@@ -110,6 +110,13 @@ impl Limiter {
         Subject { kind, key: u128::from(high.hash_one(whole)) << 64 | u128::from(low.hash_one(whole)) }
     }
 
+    /// A principal as that issuer's tokens name it: the same name at another issuer is another principal.
+    #[must_use]
+    pub fn principal(&self, issuer: &str, name: &str) -> Subject {
+        // No URL and no name has a zero byte.
+        self.subject(Kind::Principal, &[issuer, name].join("\0"))
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
     }

@@ -10,6 +10,7 @@
 pub mod admit;
 pub mod authenticate;
 pub mod cache_salt;
+pub mod charges;
 pub mod egress;
 pub mod gcra;
 pub mod govern;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::gcra::{Headroom, Limit, Period};
 use crate::guard::limiter::{Ask, InFlightExceeded, Limiter, Permit, RateExceeded, Subject};
+use crate::guard::settings::Caps;
 use crate::guard::table::rates;
 use crate::refusal::{Code, Refusal};
 
@@ -60,12 +61,18 @@ pub fn pace(caller: Authenticated, limiter: &Arc<Limiter>) -> Result<Paced, Over
         limits.extend(grants.rpm.map(|rate| Limit::new(Period::Minute, rate, None)));
         asks.push(Ask { subject, limits });
     }
-    if let Some(caps) = caller.tables().principal(token.verified.principal().as_str()) {
+    if let Some(caps) = principal_caps(&caller) {
         asks.push(Ask { subject: token.principal, limits: rates(caps) });
     }
     let headroom = limiter.take(&asks).map_err(|over| over_rate(&over, Code::RateExceeded))?;
     let permit = limiter.enter(&places(&caller)).map_err(|full| OverPace { refusal: full_house(full), limit: None })?;
     Ok(Paced { caller, headroom, permit })
+}
+
+/// The caps of the principal in whose name the caller acts.
+fn principal_caps(caller: &Authenticated) -> Option<&Caps> {
+    let verified = &caller.token().verified;
+    caller.tables().principal(verified.issuer(), verified.principal().as_str())
 }
 
 /// Whose places a request takes, and how many there are.
@@ -76,7 +83,7 @@ fn places(caller: &Authenticated) -> Vec<(Subject, u64)> {
     for (&subject, grants) in token.agents.iter().zip(token.verified.grants()) {
         places.push((subject, grants.in_flight.map_or(class, |own| own.min(class))));
     }
-    let principal = caller.tables().principal(token.verified.principal().as_str()).and_then(|caps| caps.in_flight);
+    let principal = principal_caps(caller).and_then(|caps| caps.in_flight);
     places.extend(principal.map(|limit| (token.principal, limit)));
     places
 }

@@ -5,12 +5,38 @@ use http::{Method, Uri};
 use crate::guard::limiter::Permit;
 use crate::guard::pace::Paced;
 use crate::model::Operation;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Allow, Code, Refusal};
 use crate::token::Scope;
 
 /// A request target that is plain: what every reader of a path reads alike. Only [`Target::read`] makes one.
 pub struct Target<'u> {
     path: &'u str,
+    /// The name of a model behind `/v1/models/`, where it is written with escapes.
+    model: Option<String>,
+}
+
+/// Where a single model is asked for.
+const MODEL_PATH: &str = "/v1/models/";
+
+/// The name of a model whose path is written with escapes (RFC 3986 section 2.1): decoded once, and no name of which a reader
+/// could take a part for a path of its own.
+fn decoded(name: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        bytes.push(digit(rest.next())? << 4 | digit(rest.next())?);
+    }
+    let name = String::from_utf8(bytes).ok()?;
+    (!name.chars().any(char::is_control) && name.split('/').all(is_segment)).then_some(name)
+}
+
+fn is_segment(segment: &str) -> bool {
+    !segment.is_empty() && segment != "." && segment != ".."
 }
 
 /// Query parameters that may carry a credential in other systems.
@@ -28,6 +54,7 @@ const HARMLESS_PARAMETERS: [(&str, &str); 6] = [
 
 impl<'u> Target<'u> {
     /// Reads the request target: an absolute path of visible ASCII without escapes, dot segments, empty segments, `;` and `\`.
+    /// Escapes may stand in the name of a model alone, which SDKs write so (`%2F`, `%C3%B6`).
     /// Of queries only those pass that SDKs send and that mean nothing here.
     ///
     /// # Errors
@@ -37,9 +64,11 @@ impl<'u> Target<'u> {
         let plain = |byte: u8| {
             byte.is_ascii_graphic() && !matches!(byte, b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|')
         };
+        let name = path.strip_prefix(MODEL_PATH).filter(|name| name.contains('%'));
+        let model = name.and_then(decoded);
         let canonical = path.starts_with('/')
-            && path.bytes().all(plain)
-            && (path == "/" || path.split('/').skip(1).all(|segment| !segment.is_empty() && segment != "." && segment != ".."));
+            && path.bytes().all(|byte| plain(byte) || byte == b'%' && model.is_some())
+            && (path == "/" || path.split('/').skip(1).all(is_segment));
         if let Some(query) = uri.query() {
             for parameter in query.split('&') {
                 let name = parameter.split('=').next().unwrap_or_default();
@@ -51,7 +80,7 @@ impl<'u> Target<'u> {
                 }
             }
         }
-        if canonical { Ok(Self { path }) } else { Err(Code::TargetNotCanonical.into()) }
+        if canonical { Ok(Self { path, model }) } else { Err(Code::TargetNotCanonical.into()) }
     }
 
     /// The path.
@@ -61,19 +90,38 @@ impl<'u> Target<'u> {
     }
 }
 
-/// The operation behind a method and a path, and for a single model its name.
+/// Whether a method asks for what GET gives.
 #[must_use]
-pub fn operation<'u>(method: &Method, path: &'u str) -> Option<(Operation, Option<&'u str>)> {
-    match (method, path) {
-        (&Method::POST, "/v1/chat/completions") => Some((Operation::ChatCompletions, None)),
-        (&Method::POST, "/v1/completions") => Some((Operation::Completions, None)),
-        (&Method::POST, "/v1/embeddings") => Some((Operation::Embeddings, None)),
-        (&Method::POST, "/v1/messages") => Some((Operation::Messages, None)),
-        (&Method::GET, "/v1/models") => Some((Operation::ListModels, None)),
-        (&Method::GET, "/v1/token-shield/me") => Some((Operation::Me, None)),
-        (&Method::GET, path) => path.strip_prefix("/v1/models/").map(|model| (Operation::ShowModel, Some(model))),
-        _ => None,
-    }
+pub fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// The operation behind a path, and for a single model its name.
+fn at(path: &str) -> Option<(Operation, Option<&str>)> {
+    Some(match path {
+        "/v1/chat/completions" => (Operation::ChatCompletions, None),
+        "/v1/completions" => (Operation::Completions, None),
+        "/v1/embeddings" => (Operation::Embeddings, None),
+        "/v1/messages" => (Operation::Messages, None),
+        "/v1/models" => (Operation::ListModels, None),
+        "/v1/token-shield/me" => (Operation::Me, None),
+        path => (Operation::ShowModel, Some(path.strip_prefix(MODEL_PATH)?)),
+    })
+}
+
+/// The operation behind a method and a path, and for a single model its name.
+///
+/// # Errors
+/// `route-unknown`, or `method-not-allowed` where the path has other methods.
+pub fn operation<'u>(method: &Method, path: &'u str) -> Result<(Operation, Option<&'u str>), Refusal> {
+    let (operation, model) = at(path).ok_or(Code::RouteUnknown)?;
+    let (fits, allow) = match operation {
+        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
+            (*method == Method::POST, Allow::Generate)
+        }
+        Operation::ListModels | Operation::ShowModel | Operation::Me => (reads(method), Allow::Read),
+    };
+    if fits { Ok((operation, model)) } else { Err(Refusal::new(Code::MethodNotAllowed).allowing(allow)) }
 }
 
 /// The scope that an operation needs (docs/TOKEN.md); what a token allows may be asked with any.
@@ -124,16 +172,17 @@ impl Routed {
 /// Finds the operation and asks whether the token grants it.
 ///
 /// # Errors
-/// `route-unknown` or `scope-missing`.
+/// `route-unknown`, `method-not-allowed` or `scope-missing`.
 pub fn route(paced: Paced, method: &Method, target: &Target<'_>) -> Result<Routed, Refusal> {
-    let (operation, model) = operation(method, target.path).ok_or(Code::RouteUnknown)?;
+    let (operation, model) = operation(method, target.path)?;
     if let Some(scope) = scope(operation)
         && !paced.caller().token().verified.scopes().allow(scope)
     {
         let says = format!("The token does not grant the scope {} that this operation needs.", scope.as_str());
         return Err(Refusal::new(Code::ScopeMissing).saying(says));
     }
-    Ok(Routed { paced, operation, model: model.map(str::to_owned) })
+    let model = target.model.clone().or_else(|| model.map(str::to_owned));
+    Ok(Routed { paced, operation, model })
 }
 
 #[cfg(test)]
@@ -152,7 +201,14 @@ mod tests {
         target("//", Some(Code::TargetNotCanonical));
         target("/v1/models", None);
         target("/v1/models/meta-llama/Llama-3.1:8b@q4", None);
-        target("/v1/models/a%2fb", Some(Code::TargetNotCanonical));
+        target("/v1/models/a%2fb", None);
+        target("/v1/models/a/%F0%9F%A6%99", None);
+        for wrong in ["a%2f", "a%2f%2fb", "%2e%2e", "a%2f..", "%", "%2", "%zz", "%+1", "%ff", "%c0%af", "a%00", "%0a", "a%c2%85"]
+        {
+            target(&format!("/v1/models/{wrong}"), Some(Code::TargetNotCanonical));
+        }
+        target("/v1/%6dodels", Some(Code::TargetNotCanonical));
+        target("/v1/models%2fecho", Some(Code::TargetNotCanonical));
         target("/v1//models", Some(Code::TargetNotCanonical));
         target("/v1/./models", Some(Code::TargetNotCanonical));
         target("/v1/../models", Some(Code::TargetNotCanonical));
@@ -169,12 +225,23 @@ mod tests {
     }
 
     #[test]
+    fn names_are_decoded_once() {
+        assert_eq!(decoded("gr%C3%B6%c3%9fe%2F%E6%A8%A1").as_deref(), Some("größe/模"));
+        assert_eq!(decoded("%252e").as_deref(), Some("%2e"));
+    }
+
+    #[test]
     fn methods_and_paths_are_exact() {
-        assert!(operation(&Method::POST, "/v1/chat/completions").is_some());
-        assert!(operation(&Method::GET, "/v1/chat/completions").is_none());
-        assert!(operation(&Method::POST, "/V1/chat/completions").is_none());
-        assert!(operation(&Method::POST, "/api/pull").is_none());
-        assert!(operation(&Method::GET, "/slots").is_none());
-        assert_eq!(operation(&Method::GET, "/v1/models/a/b"), Some((Operation::ShowModel, Some("a/b"))));
+        let told = |method: Method, path| operation(&method, path).map_err(|no| (no.code, no.allow));
+        let unknown = Err((Code::RouteUnknown, None));
+        assert_eq!(told(Method::POST, "/v1/chat/completions"), Ok((Operation::ChatCompletions, None)));
+        assert_eq!(told(Method::GET, "/v1/chat/completions"), Err((Code::MethodNotAllowed, Some(Allow::Generate))));
+        assert_eq!(told(Method::HEAD, "/v1/messages"), Err((Code::MethodNotAllowed, Some(Allow::Generate))));
+        assert_eq!(told(Method::POST, "/V1/chat/completions"), unknown);
+        assert_eq!(told(Method::POST, "/api/pull"), unknown);
+        assert_eq!(told(Method::GET, "/slots"), unknown);
+        assert_eq!(told(Method::GET, "/v1/models/a/b"), Ok((Operation::ShowModel, Some("a/b"))));
+        assert_eq!(told(Method::HEAD, "/v1/models"), Ok((Operation::ListModels, None)));
+        assert_eq!(told(Method::DELETE, "/v1/models/a"), Err((Code::MethodNotAllowed, Some(Allow::Read))));
     }
 }

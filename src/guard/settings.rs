@@ -18,12 +18,14 @@ pub struct Settings {
     pub issuers: Vec<Issuer>,
     /// Classes by name; `default` is always there.
     pub classes: BTreeMap<String, Class>,
-    /// Caps of principals.
-    pub principals: BTreeMap<String, Caps>,
+    /// Caps of principals, by issuer and name.
+    pub principals: BTreeMap<String, BTreeMap<String, Caps>>,
     /// Models.
     pub models: Vec<Model>,
-    /// Requests a second that one peer network may send without a remembered token.
+    /// Requests a second that one peer network may send without a good token.
     pub peer_rps: u32,
+    /// Tokens and chains a second that are verified below one root token.
+    pub root_rps: u32,
     /// Tokens remembered; 0 turns the memory off.
     pub token_cache: usize,
     /// Largest body, in bytes.
@@ -74,6 +76,10 @@ pub struct Issuer {
     pub post_quantum: PostQuantum,
     /// Whether its tokens are taken by handle.
     pub handles: bool,
+    /// Principals that it may speak for: names, or beginnings of names with `*` behind.
+    pub principals: Vec<String>,
+    /// Entries that a list of a token may have.
+    pub token_list: usize,
 }
 
 impl Issuer {
@@ -87,6 +93,8 @@ impl Issuer {
             ttl_max: self.ttl_max,
             post_quantum: self.post_quantum,
             handles: self.handles,
+            principals: self.principals.clone(),
+            list_max: self.token_list,
         }
     }
 }
@@ -123,7 +131,7 @@ pub struct Caps {
     pub rps: Option<u64>,
     /// Requests a minute.
     pub rpm: Option<u64>,
-    /// Requests at once within those rates; a sixth of the rate where it is not set.
+    /// Requests at once within those rates; where it is not set a sixth of the rate, or the whole of it up to 10.
     pub burst: Option<u64>,
     /// Requests in flight.
     pub in_flight: Option<u64>,

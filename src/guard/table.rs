@@ -56,7 +56,7 @@ impl Served {
 /// The tables.
 pub struct Tables {
     classes: HashMap<String, Arc<Class>>,
-    principals: BTreeMap<String, Caps>,
+    principals: BTreeMap<String, BTreeMap<String, Caps>>,
     by_name: BTreeMap<String, Arc<Served>>,
     /// Largest body in bytes.
     pub body_max: u64,
@@ -115,10 +115,10 @@ impl Tables {
         self.classes.get(name).cloned()
     }
 
-    /// The caps of that principal.
+    /// The caps of that issuer's principal.
     #[must_use]
-    pub fn principal(&self, name: &str) -> Option<&Caps> {
-        self.principals.get(name)
+    pub fn principal(&self, issuer: &str, name: &str) -> Option<&Caps> {
+        self.principals.get(issuer)?.get(name)
     }
 
     /// The model behind a name or an alias.

@@ -24,6 +24,7 @@ use crate::proxy::respond::{self, Head};
 use crate::proxy::stream::{Carried, Relay, Source, Times};
 use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal};
+use crate::token::Names;
 
 /// Bytes of an answer from which on it is looked through beside the threads that serve others.
 const BESIDE_MIN: usize = 64 << 10;
@@ -176,6 +177,11 @@ pub(super) fn filtered_pieces(
     filter.prose().findings().passes().map(|()| passed)
 }
 
+/// The names of a list, where there is one.
+fn names(list: Option<&Names>) -> Option<Vec<&str>> {
+    list.map(|list| list.iter().collect())
+}
+
 /// What the presented token allows: who acts for whom, until when, with which scopes, models and limits, and what is left of
 /// the tightest rate. Limits that are not set are null.
 pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
@@ -193,8 +199,8 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
                     "requests_in_flight": grants.in_flight,
                     "output_tokens": grants.output_tokens,
                     "egress": grants.no_egress.then_some("none"),
-                    "egress_hosts": grants.egress_hosts,
-                    "tool_types": grants.tool_types,
+                    "egress_hosts": names(grants.egress_hosts.as_ref()),
+                    "tool_types": names(grants.tool_types.as_ref()),
                 },
             })
         })

@@ -113,12 +113,14 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
 /// # Errors
 /// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or `body-memory`.
 pub async fn read(
-    headers: &HeaderMap,
+    headers: HeaderMap,
     body: &mut Incoming,
     buffers: &Arc<Buffers>,
     (max, times): (u64, Times),
 ) -> Result<Held, Refusal> {
-    announced(headers)?;
+    announced(&headers)?;
+    // A token and what else stood in the head is not held while the body is waited for.
+    drop(headers);
     let too_large =
         || Refusal::new(Code::BodyTooLarge).saying(format!("The body is larger than the {max} bytes that this gateway takes."));
     let size = body.size_hint();
@@ -152,21 +154,19 @@ pub async fn read(
 
 /// Takes what is left of a body that nobody wanted, where that is little and there at once; true where nothing is left.
 pub(super) async fn spent(body: &mut Incoming) -> bool {
-    if body.is_end_stream() {
-        return true;
-    }
     let mut taken = 0;
     let rest = async {
+        // A chunked body is at its end only once that was read.
         while taken <= REST_MAX && !body.is_end_stream() {
             match std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
                 Some(Ok(frame)) => taken += frame.data_ref().map_or(0, Bytes::len),
-                Some(Err(_)) => return,
-                None => break,
+                Some(Err(_)) => return false,
+                None => return true,
             }
         }
+        body.is_end_stream()
     };
-    let _ = tokio::time::timeout(REST_TIME, rest).await;
-    body.is_end_stream()
+    tokio::time::timeout(REST_TIME, rest).await.unwrap_or(false)
 }
 
 #[cfg(test)]

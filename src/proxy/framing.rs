@@ -3,11 +3,14 @@
 use http::header::HOST;
 use http::{HeaderValue, Request};
 
-use crate::proxy::tap::Unexplained;
+use crate::proxy::heads::Framing;
 use crate::refusal::{Code, Refusal};
 
 /// Bytes of a request's line and headers at the most: a chain of 40 KiB and what else a caller sends.
 pub(super) const HEADERS_MAX: usize = 64 << 10;
+
+/// Headers of a request at the most: what hyper reads of HTTP/1.
+const HEADERS_COUNT_MAX: usize = 100;
 
 /// The size of a header list as RFC 9113 section 10.5.1 counts it.
 fn list_size<B>(request: &Request<B>) -> usize {
@@ -20,15 +23,15 @@ fn list_size<B>(request: &Request<B>) -> usize {
 ///
 /// # Errors
 /// `headers-too-large` (of HTTP/2; hyper holds the limit for HTTP/1), `framing-invalid` or `host-not-served`.
-pub(super) fn framing<B>(request: &Request<B>, unexplained: &Unexplained) -> Result<(), Refusal> {
-    if request.version() == http::Version::HTTP_2 && list_size(request) > HEADERS_MAX {
+pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result<(), Refusal> {
+    let many = request.headers().len() > HEADERS_COUNT_MAX;
+    if request.version() == http::Version::HTTP_2 && (many || list_size(request) > HEADERS_MAX) {
         return Err(Code::HeadersTooLarge.into());
     }
     let headers = request.headers();
     let chunked = headers.contains_key(http::header::TRANSFER_ENCODING);
-    if headers.contains_key(http::header::CONTENT_LENGTH) {
-        unexplained.explain();
-    } else if chunked && unexplained.any() {
+    // hyper leaves out the Content-Length of a chunked request. Where the head was not seen, nobody knows.
+    if chunked && shown.is_some_and(|shown| shown.length || !shown.chunked) {
         return Err(Refusal::new(Code::FramingInvalid).because("Transfer-Encoding beside Content-Length"));
     }
     let upgrade = headers.contains_key(http::header::UPGRADE) || headers.contains_key("http2-settings");

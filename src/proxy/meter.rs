@@ -51,6 +51,8 @@ pub struct Meter {
     status: u16,
     code: &'static str,
     detail: Option<String>,
+    /// A refusal that no counter has yet.
+    uncounted: Option<Code>,
     entry: Option<Entry>,
 }
 
@@ -73,6 +75,7 @@ impl Meter {
             status: 0,
             code: "aborted",
             detail: None,
+            uncounted: None,
             entry: None,
         }
     }
@@ -197,11 +200,18 @@ impl Meter {
         self.led = (findings.named.clone(), findings.count);
     }
 
-    /// The request is refused.
-    pub fn refused(&mut self, refusal: &Refusal) {
+    /// The request is to be refused, if that can be recorded.
+    pub fn judged(&mut self, refusal: &Refusal) {
         self.status = refusal.code.status();
         self.code = refusal.code.as_str();
         self.detail.clone_from(&refusal.detail);
+        self.uncounted = Some(refusal.code);
+    }
+
+    /// The request is refused.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.judged(refusal);
+        self.uncounted = None;
         self.metrics.refused(refusal.code);
         if let Some(detail) = &refusal.detail {
             tracing::debug!(request = %self.request, code = self.code, detail, "refused");
@@ -213,6 +223,9 @@ impl Drop for Meter {
     fn drop(&mut self) {
         // Its caller has left: what became of the request is recorded all the same.
         drop(self.close());
+        if let Some(code) = self.uncounted.take() {
+            self.metrics.refused(code);
+        }
         let now = self.clock.monotonic();
         let whole = now.saturating_sub(self.began);
         // Overhead is the time until the upstream was asked; what follows is the model's.

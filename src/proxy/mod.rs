@@ -1,18 +1,24 @@
 //! The life of a request, on one screen: [`Gateway::serve`].
 
+pub mod activity;
 mod answer;
 mod ask;
 pub mod body;
 pub mod buffer;
 pub mod connect;
+mod connection;
+pub mod descriptors;
 pub mod fetch;
 pub mod forward;
+pub mod frames;
 mod framing;
+pub mod heads;
 pub mod listen;
 pub mod meter;
 pub mod peer;
 pub mod pool;
 mod receipts;
+mod refused;
 pub mod request_id;
 pub mod resolve;
 pub mod respond;
@@ -30,9 +36,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use crate::audit::entry::{Draft, Pen, Sealed};
 use crate::audit::request::Stripped;
@@ -44,12 +50,11 @@ use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::allowance::Allowance;
 use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
-use crate::guard::gcra::Limit;
 use crate::guard::govern::govern;
 use crate::guard::limiter::{Limiter, Permit};
 use crate::guard::pace::pace;
 use crate::guard::places::Places;
-use crate::guard::route::{Routed, Target, route};
+use crate::guard::route::{Routed, Target, reads, route};
 use crate::guard::screen::screen;
 use crate::guard::table::Tables;
 use crate::guard::understand::understand;
@@ -59,21 +64,22 @@ use crate::metrics::Metrics;
 use crate::model::answer::StreamFilter;
 use crate::model::echo::Echo;
 use crate::model::{Dialect, Operation, Reach, usage};
+use crate::proxy::activity::Activity;
 use crate::proxy::answer::{Answer, Pass, Passed, Streamed, filtered, filtered_pieces, list, me};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::{Buffers, Room};
 use crate::proxy::fetch::Fetcher;
 use crate::proxy::forward::{Heard, Remote, collect, judge};
 use crate::proxy::framing::framing;
+use crate::proxy::heads::Framing;
 use crate::proxy::meter::Meter;
+use crate::proxy::refused::{Refused, readable};
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::respond::{Anonymous, No};
 use crate::proxy::settings::Timeouts;
 use crate::proxy::stream::{Source, Times};
-use crate::proxy::tap::Unexplained;
 use crate::proxy::tree::Tree;
 use crate::proxy::watch::Watch;
-use crate::refusal::{Code, Refusal, Stage};
+use crate::refusal::{Code, Refusal};
 use crate::registry::Registry;
 use crate::weights::Weights;
 
@@ -83,6 +89,8 @@ pub struct Wiring {
     pub tables: Arc<Tables>,
     /// Upstreams by name.
     pub remotes: HashMap<Arc<str>, Arc<Remote>>,
+    /// Whether the model echo is served besides.
+    pub echo: bool,
     /// Which of them answer.
     pub health: Arc<Health>,
     /// Time limits.
@@ -133,20 +141,11 @@ pub struct Gateway {
 pub struct Origin {
     /// The peer's address, or that of the client behind a trusted proxy.
     pub peer: IpAddr,
-    /// `Content-Length` lines of an HTTP/1 connection.
-    pub unexplained: Unexplained,
-}
-
-/// A refusal on its way out, with the rate limit to show in its headers.
-struct Refused {
-    refusal: Refusal,
-    limit: Option<Limit>,
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, limit: None }
-    }
+    /// What the head of an HTTP/1 request showed of its framing; none over HTTP/2.
+    pub framing: Option<Framing>,
+    /// The connection of an HTTP/1 request: what it writes is the caller's progress. None over HTTP/2, where a stream's own
+    /// progress counts.
+    pub reader: Option<Arc<Activity>>,
 }
 
 /// One request while it is at work.
@@ -158,6 +157,8 @@ struct Way {
     wiring: Arc<Wiring>,
     /// Whether the caller wants its outcome named too.
     wants_receipt: bool,
+    /// The caller's connection, where what it writes is the caller's progress.
+    reader: Option<Arc<Activity>>,
 }
 
 /// Where the public keys are, for those who look for them.
@@ -179,72 +180,49 @@ impl Gateway {
         let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
         let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
         let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id);
-        let mut way = Way { id, id_text: id.to_string(), dialect, meter, wiring: self.wiring.load_full(), wants_receipt: false };
+        let (id_text, wiring) = (id.to_string(), self.wiring.load_full());
+        let reader = origin.reader.clone();
+        let mut way = Way { id, id_text, dialect, meter, wiring, wants_receipt: false, reader };
         way.meter.facts().peer = Some(origin.peer);
         let (parts, mut body) = request.into_parts();
-        // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
-        let mut close = parts.headers.contains_key(http::header::TRANSFER_ENCODING);
+        let alone = parts.method == Method::HEAD;
         let over_http1 = parts.version <= http::Version::HTTP_11;
+        // A caller that waits for 100 Continue has sent nothing yet, and is not asked to for nothing (RFC 9110 section 10.1.1).
+        let expects = parts.headers.contains_key(EXPECT);
         let answer = self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut way).await;
         let answered = match answer {
-            Ok(answer) => answer.respond(way).await.map_err(|(refusal, way)| (refusal.into(), way)),
+            Ok(answer) => Box::pin(answer.respond(way)).await.map_err(|(refusal, way)| (refusal.into(), way)),
             Err(refused) => Err((refused, way)),
         };
+        let mut close = false;
         let mut response = match answered {
             Ok(response) => response,
-            Err((refused, way)) => self.refuse(refused, way, origin.peer).await,
+            Err((refused, way)) => {
+                // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
+                close = over_http1 && refused.refusal.code == Code::FramingInvalid;
+                Box::pin(self.refuse(refused, way, origin.peer)).await
+            }
         };
         // Section 9.6: what is not read of a request ends its connection, and its caller is told.
-        close |= over_http1 && !buffer::spent(&mut body).await;
+        close |= over_http1 && !(body.is_end_stream() || !expects && buffer::spent(&mut body).await);
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response
-    }
-
-    /// The whole HTTP/1.1 answer to a request whose head could not be read, for the reason `code`.
-    #[must_use]
-    pub fn unread(&self, code: Code) -> Vec<u8> {
-        let id = self.request_ids.next(self.clock.now());
-        let refusal = Refusal::new(code);
-        Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).refused(&refusal);
-        self.pen.stranger(&id, &refusal, None);
-        let no = No::Anonymous(Anonymous::new(refusal));
-        respond::written(respond::refuse(&no, Dialect::OpenAi, &id.to_string(), None))
-    }
-
-    /// The answer to a refused request: sealed where the caller is known, counted where not.
-    async fn refuse(&self, refused: Refused, mut way: Way, peer: IpAddr) -> Response<Body> {
-        let Refused { refusal, limit } = refused;
-        let refusal = respond::clock_named(refusal, &*self.clock);
-        way.meter.refused(&refusal);
-        let about = way.meter.about(&way.wiring.policy).filter(|_| refusal.code.stage() >= Stage::Authenticated);
-        let no = if let Some((entry, ending)) = way.meter.take_entry() {
-            No::Sealed(self.pen.close_refused(entry, ending, refusal).await)
-        } else if let Some(about) = about {
-            No::Sealed(self.pen.seal_refusal(refusal, about, way.meter.ms()).await)
-        } else {
-            self.pen.stranger(&way.id, &refusal, Some(peer));
-            No::Anonymous(Anonymous::new(refusal))
-        };
-        if no.refusal().code.stage() == Stage::Sealed {
-            way.meter.refused(no.refusal());
-        }
-        respond::refuse(&no, way.dialect, &way.id_text, limit)
+        if alone { respond::headers_alone(response) } else { response }
     }
 
     /// The way of a request. Each step takes what the one before proved.
     async fn answer(&self, request: Request<()>, body: &mut Incoming, origin: &Origin, way: &mut Way) -> Result<Answer, Refused> {
-        framing(&request, &origin.unexplained)?;
+        framing(&request, origin.framing)?;
         let (parts, ()) = request.into_parts();
         let target = Target::read(&parts.uri)?;
-        if way.wiring.publish_keys && parts.method == Method::GET && target.path() == KEYS_PATH {
+        if way.wiring.publish_keys && reads(&parts.method) && target.path() == KEYS_PATH {
             way.meter.facts().operation = "keys";
             let keys = self.authenticator.published_keys(origin.peer)?;
             return Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET));
         }
         if let Some(tree) = &way.wiring.tree
-            && let Some(path) = target.path().strip_prefix(tree::PATH).filter(|_| parts.method == Method::GET)
+            && let Some(path) = target.path().strip_prefix(tree::PATH).filter(|_| reads(&parts.method))
         {
             way.meter.facts().operation = "audit";
             return self.tree(tree, path, (&parts.headers, origin.peer)).await;
@@ -256,7 +234,8 @@ impl Gateway {
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
         let mut watch = Watch::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
-        if let Some(name) = target.path().strip_prefix(receipts::PATH).filter(|_| parts.method == Method::GET) {
+        readable(&parts.method, target.path(), &way.wiring)?;
+        if let Some(name) = target.path().strip_prefix(receipts::PATH) {
             way.meter.facts().operation = "receipt";
             let agent = paced.caller().token().verified.agent();
             return Ok(Answer::Public(receipts::receipt(&self.pen, agent, name).await?, respond::TEXT));
@@ -266,8 +245,8 @@ impl Gateway {
         way.meter.facts().operation = routed.operation().as_str();
         let held = if reads_body(routed.operation()) {
             let (max, timeouts) = (way.wiring.tables.body_max, &way.wiring.timeouts);
-            let times = Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: way.ends() };
-            buffer::read(&parts.headers, body, &self.buffers, (max, times)).await?
+            let times = Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: way.ends(), reader: None };
+            buffer::read(parts.headers, body, &self.buffers, (max, times)).await?
         } else {
             buffer::Held::default()
         };
@@ -279,14 +258,15 @@ impl Gateway {
         // Asked again: who waited for its turn may have lost its standing, or its token its time.
         watch.check()?;
         let admitted = admit(governed, turn, &self.limiter, &stamp)?;
-        let sealed = self.seal(admitted, held.bytes(), way).await?;
+        // What comes behind the body is boxed: a caller that keeps its body back holds none of it.
+        let sealed = Box::pin(self.seal(admitted, held.bytes(), way)).await?;
         // What goes on is about as long as what came: the room stays taken until the server has it.
         let room = held.into_room();
         let (admitted, entry) = sealed.into_parts();
         way.meter.admitted(entry);
         // What came up while the record was written is asked now: not a byte has gone on yet.
         watch.check()?;
-        let answer = self.work(admitted, watch, way).await;
+        let answer = Box::pin(self.work(admitted, watch, way)).await;
         drop(room);
         Ok(answer?)
     }
@@ -382,7 +362,12 @@ impl Gateway {
 
     /// The times of an answer.
     fn times(&self, way: &Way) -> Times {
-        Times { clock: Arc::clone(&self.clock), idle_max: way.wiring.timeouts.stream_idle, ends: way.ends() }
+        Times {
+            clock: Arc::clone(&self.clock),
+            idle_max: way.wiring.timeouts.stream_idle,
+            ends: way.ends(),
+            reader: way.reader.clone(),
+        }
     }
 
     /// Asks the upstream and hands its answer on.
@@ -420,11 +405,6 @@ impl Gateway {
                 Ok(Answer::Stream(pass, passed, Box::new(streamed)))
             }
         }
-    }
-
-    /// A refusal of somebody without a credential, counted against the peer's network.
-    fn stranger(&self, refusal: Refusal, peer: IpAddr) -> Refused {
-        self.authenticator.count_stranger(peer).err().unwrap_or(refusal).into()
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::guard::limiter::Subject;
 use crate::proxy::connect::Dialler;
+use crate::proxy::descriptors::{may_stay_idle, upstream_place};
 use crate::proxy::wire::{Line, Wire};
 
 /// Idle connections kept.
@@ -100,9 +101,11 @@ impl Pool {
                 done => return done,
             }
         }
+        let place = upstream_place().await.map_err(SendFault::Dial)?;
         let (wire, line) = Wire::new(self.dialler.dial().await.map_err(SendFault::Dial)?);
         let (sender, connection) = handshake(TokioIo::new(wire)).await.map_err(SendFault::NotSent)?;
         tokio::spawn(async move {
+            let _place = place;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to an upstream ended");
             }
@@ -143,7 +146,7 @@ impl Pool {
 
     fn keep(&self, connection: Connection, owner: Option<Subject>) {
         let mut idle = self.lock();
-        if connection.sender.is_closed() {
+        if connection.sender.is_closed() || !may_stay_idle() {
             return;
         }
         if idle.len() >= IDLE_MAX {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::audit::entry::{SealedAnswer, SealedRefusal};
@@ -108,6 +108,9 @@ pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) ->
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(methods) = refusal.allow {
+        headers.insert(ALLOW, HeaderValue::from_static(methods.as_str()));
+    }
     if refusal.code.status() == 401 {
         headers.insert(WWW_AUTHENTICATE, owned(format!("Bearer realm=\"token-shield\", error=\"{}\"", refusal.code)));
     }
@@ -220,6 +223,16 @@ pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Respon
     headers
         .insert(CACHE_CONTROL, HeaderValue::from_static(if content_type == JWK_SET { "public, max-age=60" } else { "no-store" }));
     response
+}
+
+/// The same answer without its body, for a HEAD request (RFC 9110 section 9.3.2).
+#[must_use]
+pub fn headers_alone(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Body::Whole(bytes) = &body {
+        head.headers.insert(CONTENT_LENGTH, number(bytes.len() as u64));
+    }
+    Response::from_parts(head, Body::Whole(Bytes::new()))
 }
 
 /// A whole answer; its entry is closed.

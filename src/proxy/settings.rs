@@ -133,8 +133,10 @@ impl Target {
 pub struct Timeouts {
     /// A TLS handshake or PROXY header.
     pub handshake: Duration,
-    /// A request's headers.
+    /// A request's headers, from their first byte.
     pub header: Duration,
+    /// A connection without a request.
+    pub idle: Duration,
     /// Silence within a request's body.
     pub body_idle: Duration,
     /// A dial to an upstream.

@@ -17,6 +17,7 @@ use crate::guard::egress::answer::Filter;
 use crate::guard::limiter::Permit;
 use crate::model::answer::StreamFilter;
 use crate::model::{Dialect, error};
+use crate::proxy::activity::Activity;
 use crate::proxy::meter::Meter;
 use crate::proxy::pool::Arriving;
 use crate::proxy::watch::Watch;
@@ -42,6 +43,8 @@ pub struct Times {
     pub idle_max: Duration,
     /// When the whole request has had its time, on the monotonic clock.
     pub ends: Duration,
+    /// The caller's connection, where what it writes counts as the caller's progress.
+    pub reader: Option<Arc<Activity>>,
 }
 
 impl Times {
@@ -133,6 +136,8 @@ struct Running {
     moved: Duration,
     /// Bytes of the upstream's that have come so far.
     came: u64,
+    /// Bytes that the caller's connection had written when that was last looked at.
+    written: u64,
     /// True while the caller waits for more; else the stream waits for the caller.
     awaited: bool,
     waker: Option<Waker>,
@@ -170,8 +175,15 @@ impl Running {
     }
 
     /// The refusal for a stream that stood still too long, or how long it may go on so.
-    fn overdue(&self, times: &Times) -> Result<Duration, Refusal> {
+    ///
+    /// A caller that reads slowly is not asked for more for a while: what its connection writes counts. It is looked at only
+    /// when the time is over, so that a caller who stops is cut after twice that time at the latest.
+    fn overdue(&mut self, times: &Times) -> Result<Duration, Refusal> {
         let now = times.clock.monotonic();
+        let written = times.reader.as_ref().map_or(0, |reader| reader.written());
+        if !self.awaited && written != self.written && now >= self.moved + times.idle_max {
+            (self.moved, self.written) = (now, written);
+        }
         let until = (self.moved + times.idle_max).min(times.ends);
         if now < until {
             return Ok(until - now);
@@ -214,8 +226,17 @@ impl Relay {
     #[must_use]
     pub fn new(source: Source, carried: Carried, watch: Watch, times: Times) -> Self {
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
-        let running =
-            Running { work: Some((source, carried)), last: None, closing: None, moved, came: 0, awaited: true, waker: None };
+        let written = times.reader.as_ref().map_or(0, |reader| reader.written());
+        let running = Running {
+            work: Some((source, carried)),
+            last: None,
+            closing: None,
+            moved,
+            came: 0,
+            written,
+            awaited: true,
+            waker: None,
+        };
         let running = Arc::new(Mutex::new(running));
         let guard = tokio::spawn(guard(Arc::downgrade(&running), watch, times)).abort_handle();
         Self { running, clock, guard }

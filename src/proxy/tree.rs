@@ -13,7 +13,8 @@ use crate::audit::tiles::epoch_number;
 use crate::crypto::sha256;
 use crate::merkle::tile::Tile;
 use crate::proxy::answer::Answer;
-use crate::proxy::{Gateway, Refused, respond};
+use crate::proxy::refused::Refused;
+use crate::proxy::{Gateway, respond};
 use crate::refusal::{Code, Refusal};
 
 /// Where the tree is: `/audit/NAME/EPOCH/checkpoint`, `/audit/NAME/EPOCH/tile/…`, `/audit/log.vkeys`.

@@ -7,14 +7,15 @@ use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal};
 use crate::json::{self, Object, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::constraint::{self, Bound, Constraint};
+use crate::token::constraint::{self, Bound, Constraint, wrong_list};
 use crate::token::jwk::Jwk;
+use crate::token::names::{Names, heap};
 use crate::token::{DETAIL_TYPE, Scopes, quoted};
 
 /// Which models a token may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelGrant {
-    one_of: Option<Vec<String>>,
+    one_of: Option<Names>,
     prefix: Option<String>,
 }
 
@@ -22,8 +23,17 @@ impl ModelGrant {
     /// True where the model named `name` may be used.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
-        let listed = self.one_of.as_ref().is_none_or(|models| models.iter().any(|model| model == name));
+        let listed = self.one_of.as_ref().is_none_or(|models| models.contains(name));
         listed && self.prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str()))
+    }
+}
+
+impl Grants {
+    /// Bytes of memory that the limits take beside themselves.
+    pub(super) fn bytes(&self) -> usize {
+        let lists = [&self.models.one_of, &self.egress_hosts, &self.tool_types];
+        let lists: usize = lists.into_iter().flatten().map(Names::bytes).sum();
+        lists + self.models.prefix.as_ref().map_or(0, |prefix| heap(prefix.capacity()))
     }
 }
 
@@ -43,9 +53,9 @@ pub struct Grants {
     /// No destination at all (`egress` with rank `none`). The other ranks leave what the operator lists: a token widens nothing.
     pub no_egress: bool,
     /// These hosts alone, in canonical form.
-    pub egress_hosts: Option<Vec<String>>,
+    pub egress_hosts: Option<Names>,
     /// Tools of these types alone.
-    pub tool_types: Option<Vec<String>>,
+    pub tool_types: Option<Names>,
     /// Children need no key of their own.
     pub bearer_children: bool,
 }
@@ -53,7 +63,7 @@ pub struct Grants {
 /// A payload.
 pub(super) struct Claims {
     pub(super) iss: String,
-    pub(super) aud: Vec<String>,
+    pub(super) aud: Names,
     pub(super) principal: Principal,
     pub(super) agent: AgentName,
     pub(super) issued: i64,
@@ -97,7 +107,8 @@ fn count(value: &Value<'_>, name: &str) -> Result<u64, Refusal> {
 }
 
 impl Claims {
-    pub(super) fn read(payload: &[u8]) -> Result<Self, Refusal> {
+    /// Reads a payload whose lists have at most `list_max` entries each.
+    pub(super) fn read(payload: &[u8], list_max: usize) -> Result<Self, Refusal> {
         let value = json::parse(payload, &json::Limits::deep(16)).map_err(fault)?;
         let claims = value.as_object().ok_or_else(|| fault("not an object"))?;
         let required = |name: &str| claims.get(name).ok_or_else(|| fault(format_args!("{name} is missing")));
@@ -123,11 +134,11 @@ impl Claims {
         if jti.is_empty() || jti.len() > 128 || !jti.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(fault("jti is not 1 to 128 visible ASCII characters"));
         }
-        let (scopes, constraints) = read_details(required("authorization_details")?)?;
+        let (scopes, constraints) = read_details(required("authorization_details")?, list_max)?;
         let grants = granted(&constraints);
         Ok(Self {
             iss: text(claims, "iss")?.to_owned(),
-            aud: audience(required("aud")?)?,
+            aud: audience(required("aud")?, list_max)?,
             principal: text(claims, "sub")?.parse().map_err(fault)?,
             agent,
             issued: date(required("iat")?, "iat")?,
@@ -148,8 +159,13 @@ impl Claims {
         Timestamp(self.issued.saturating_mul(1000))
     }
 
-    pub(super) const fn expires_at(&self) -> Timestamp {
-        Timestamp(self.expires.saturating_mul(1000))
+    /// Entries of its longest list.
+    pub(super) fn longest_list(&self) -> usize {
+        let lists = self.constraints.iter().filter_map(|constraint| match &constraint.bound {
+            Bound::Texts(texts) => Some(texts.len()),
+            Bound::Text(_) | Bound::Number(_) | Bound::Rank(_) => None,
+        });
+        lists.chain([self.aud.len()]).max().unwrap_or_default()
     }
 }
 
@@ -171,16 +187,32 @@ fn hash(value: &Value<'_>) -> Result<[u8; 32], Refusal> {
 }
 
 /// A string, or a non-empty array of strings (RFC 7519 section 4.1.3).
-fn audience(value: &Value<'_>) -> Result<Vec<String>, Refusal> {
-    if let Some(one) = value.as_str() {
-        return Ok(vec![one.to_owned()]);
-    }
-    let many: Option<Vec<String>> =
-        value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
-    many.filter(|names| !names.is_empty()).ok_or_else(|| fault("aud is not a string or a non-empty array of strings"))
+fn audience(value: &Value<'_>, list_max: usize) -> Result<Names, Refusal> {
+    let names: Option<Vec<&str>> = match (value.as_str(), value.as_array()) {
+        (Some(one), _) => Some(vec![one]),
+        (None, Some(many)) if !many.is_empty() => many.iter().map(Value::as_str).collect(),
+        (None, _) => None,
+    };
+    let names = names.ok_or_else(|| fault("aud is not a string or a non-empty array of strings"))?;
+    Names::read(&names, list_max).map_err(|fault| wrong_list("aud", fault, list_max))
 }
 
-fn read_details(details: &Value<'_>) -> Result<(Scopes, Vec<Constraint>), Refusal> {
+fn read_scopes(value: Option<&Value<'_>>, list_max: usize) -> Result<Scopes, Refusal> {
+    let names = value.and_then(Value::as_array).ok_or_else(|| fault("scopes is not an array"))?;
+    let mut scopes = Scopes::default();
+    let mut listed = Vec::with_capacity(names.len().min(list_max));
+    for name in names {
+        let name = name.as_str().ok_or_else(|| fault("a scope is not a string"))?;
+        if !scopes.add(name) {
+            return Err(Refusal::new(Code::ScopeUnknown).because(quoted(name)));
+        }
+        listed.push(name);
+    }
+    Names::read(&listed, list_max).map_err(|fault| wrong_list("scopes", fault, list_max))?;
+    Ok(scopes)
+}
+
+fn read_details(details: &Value<'_>, list_max: usize) -> Result<(Scopes, Vec<Constraint>), Refusal> {
     let Some([detail]) = details.as_array() else {
         return Err(fault("authorization_details is not an array of one entry"));
     };
@@ -191,22 +223,15 @@ fn read_details(details: &Value<'_>) -> Result<(Scopes, Vec<Constraint>), Refusa
     if text(detail, "type")? != DETAIL_TYPE {
         return Err(fault("authorization_details[0].type is not agent_delegation"));
     }
-    let mut scopes = Scopes::default();
-    let names = detail.get("scopes").and_then(Value::as_array).ok_or_else(|| fault("scopes is not an array"))?;
-    for name in names {
-        let name = name.as_str().ok_or_else(|| fault("a scope is not a string"))?;
-        if !scopes.add(name) {
-            return Err(Refusal::new(Code::ScopeUnknown).because(quoted(name)));
-        }
-    }
+    let scopes = read_scopes(detail.get("scopes"), list_max)?;
     let constraints = detail.get("constraints").and_then(Value::as_array).ok_or_else(|| fault("constraints is not an array"))?;
-    Ok((scopes, read_constraints(constraints)?))
+    Ok((scopes, read_constraints(constraints, list_max)?))
 }
 
-fn read_constraints(values: &[Value<'_>]) -> Result<Vec<Constraint>, Refusal> {
-    let mut constraints: Vec<Constraint> = Vec::with_capacity(values.len());
+fn read_constraints(values: &[Value<'_>], list_max: usize) -> Result<Vec<Constraint>, Refusal> {
+    let mut constraints: Vec<Constraint> = Vec::with_capacity(values.len().min(constraint::TABLE.len()));
     for value in values {
-        let constraint = constraint::read(value)?;
+        let constraint = constraint::read(value, list_max)?;
         if constraints.iter().any(|other| other.same_row(&constraint)) {
             return Err(Refusal::new(Code::ConstraintMalformed).because("two constraints of one key and type"));
         }

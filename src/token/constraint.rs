@@ -3,6 +3,7 @@
 
 use crate::json::{Object, Value};
 use crate::refusal::{Code, Refusal};
+use crate::token::names::{ListFault, Names};
 use crate::token::quoted;
 
 /// One row: a pair of key and type, its unit, and where it is held.
@@ -34,7 +35,7 @@ impl Row {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     /// `one_of`, `not_one_of`.
-    Texts(Vec<String>),
+    Texts(Names),
     /// `prefix`.
     Text(String),
     /// `rate`, `max`, `max_lifetime`, `max_subtree`, `min`.
@@ -58,7 +59,8 @@ impl Constraint {
     pub fn new(key: &str, kind: Kind, value: Value<'static>) -> Result<Self, Refusal> {
         let row = TABLE.iter().find(|row| row.key == key && row.kind == kind);
         let row = row.ok_or_else(|| not_enforced(key, kind.as_str()))?;
-        let bound = Bound::read(row, &value).ok_or_else(|| wrong_value(row))?;
+        // How long a list may be is the issuer's to say, and is asked when the token is signed.
+        let bound = Bound::read(row, &value, usize::MAX)?;
         Ok(Self { row, bound })
     }
 
@@ -81,10 +83,8 @@ impl Constraint {
     pub fn narrows(&self, parent: &Self) -> bool {
         self.same_row(parent)
             && match (&self.bound, &parent.bound) {
-                (Bound::Texts(own), Bound::Texts(theirs)) if self.row.kind == Kind::NotOneOf => {
-                    theirs.iter().all(|text| own.contains(text))
-                }
-                (Bound::Texts(own), Bound::Texts(theirs)) => own.iter().all(|text| theirs.contains(text)),
+                (Bound::Texts(own), Bound::Texts(theirs)) if self.row.kind == Kind::NotOneOf => theirs.within(own),
+                (Bound::Texts(own), Bound::Texts(theirs)) => own.within(theirs),
                 (Bound::Text(own), Bound::Text(theirs)) => own.starts_with(theirs.as_str()),
                 (Bound::Number(own), Bound::Number(theirs)) if self.row.kind == Kind::Min => own >= theirs,
                 (Bound::Number(own), Bound::Number(theirs)) => own <= theirs,
@@ -99,7 +99,7 @@ impl Constraint {
         let mut object = Object::new();
         object.set("key", Value::from_text(self.row.key));
         let value = match &self.bound {
-            Bound::Texts(texts) => Value::Array(texts.iter().map(|text| Value::from_text(text.clone())).collect()),
+            Bound::Texts(texts) => Value::Array(texts.iter().map(|text| Value::from_text(text.to_owned())).collect()),
             Bound::Text(text) => Value::from_text(text.clone()),
             Bound::Number(number) => Value::from_u64(*number),
             Bound::Rank(rank) => Value::from_text(self.row.order().nth(*rank).unwrap_or_default()),
@@ -209,31 +209,48 @@ fn number(value: &Value<'_>) -> Option<u64> {
     value.as_u64().filter(|number| *number <= NUMBER_MAX)
 }
 
-fn text(value: &Value<'_>) -> Option<String> {
-    value.as_str().filter(|text| (1..=NAME_MAX).contains(&text.len())).map(str::to_owned)
+fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+    value.as_str().filter(|text| (1..=NAME_MAX).contains(&text.len()))
 }
 
-fn texts(value: &Value<'_>) -> Option<Vec<String>> {
-    let texts: Option<Vec<String>> = value.as_array()?.iter().map(text).collect();
+fn texts<'v>(value: &'v Value<'_>) -> Option<Vec<&'v str>> {
+    let texts: Option<Vec<&str>> = value.as_array()?.iter().map(text).collect();
     texts.filter(|texts| !texts.is_empty())
 }
 
 impl Bound {
-    fn read(row: &Row, value: &Value<'_>) -> Option<Self> {
-        match row.kind {
-            Kind::OneOf | Kind::NotOneOf => texts(value).map(Self::Texts),
-            Kind::Prefix => text(value).map(Self::Text),
+    /// Reads the value of a constraint; a list has at most `list_max` entries.
+    fn read(row: &Row, value: &Value<'_>, list_max: usize) -> Result<Self, Refusal> {
+        let bound = match row.kind {
+            Kind::OneOf | Kind::NotOneOf => match texts(value).map(|texts| Names::read(&texts, list_max)) {
+                Some(Err(fault)) => {
+                    return Err(wrong_list(&format!("the {} of {}", row.kind.as_str(), row.key), fault, list_max));
+                }
+                read => read.and_then(Result::ok).map(Self::Texts),
+            },
+            Kind::Prefix => text(value).map(|text| Self::Text(text.to_owned())),
             Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => number(value).map(Self::Number),
             Kind::Rank => value.as_str().and_then(|rank| row.order().position(|known| known == rank)).map(Self::Rank),
-        }
+        };
+        bound.ok_or_else(|| wrong_value(row))
     }
 }
 
-/// Reads one constraint object: exactly `key` and one type, and for a rank the row's own `order`.
+/// The refusal of a list of a token, named `what`, that is too long or has an entry twice.
+pub(super) fn wrong_list(what: &str, fault: ListFault, list_max: usize) -> Refusal {
+    let says = match fault {
+        ListFault::TooLong => format!("A list of the token, {what}, has more than {list_max} entries; name fewer."),
+        ListFault::Twice => format!("A list of the token, {what}, has an entry twice; name each once."),
+    };
+    Refusal::new(Code::TokenList).saying(says)
+}
+
+/// Reads one constraint object: exactly `key` and one type, and for a rank the row's own `order`; a list has at most
+/// `list_max` entries.
 ///
 /// # Errors
-/// `constraint-malformed`, or `constraint-not-enforced` where the table does not have the pair.
-pub fn parse(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
+/// `constraint-malformed`, `token-list`, or `constraint-not-enforced` where the table does not have the pair.
+pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
     let malformed = |why: String| Refusal::new(Code::ConstraintMalformed).because(why);
     let object = constraint.as_object().ok_or_else(|| malformed("a constraint is not an object".to_owned()))?;
     let key = object.get("key").and_then(Value::as_str).ok_or_else(|| malformed("a constraint has no key".to_owned()))?;
@@ -252,15 +269,15 @@ pub fn parse(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
             return Err(malformed(format!("the order of {key} is not [{}]", row.unit)));
         }
     }
-    let bound = Bound::read(row, value).ok_or_else(|| wrong_value(row))?;
+    let bound = Bound::read(row, value, list_max)?;
     Ok(Constraint { row, bound })
 }
 
 /// Reads one constraint that this build holds.
 ///
 /// # Errors
-/// `constraint-malformed` or `constraint-not-enforced`.
-pub(super) fn read(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
+/// `constraint-malformed`, `token-list` or `constraint-not-enforced`.
+pub(super) fn read(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
     let key = constraint.as_object().and_then(|object| object.get("key")).and_then(Value::as_str);
     let later = TABLE.iter().find(|row| {
         row.place.is_none()
@@ -269,7 +286,7 @@ pub(super) fn read(constraint: &Value<'_>) -> Result<Constraint, Refusal> {
     });
     match later {
         Some(row) => Err(not_enforced(row.key, row.kind.as_str())),
-        None => parse(constraint),
+        None => parse(constraint, list_max),
     }
 }
 
@@ -304,15 +321,19 @@ mod tests {
         json::parse(text.as_bytes(), &json::Limits::deep(8)).expect("JSON")
     }
 
+    fn names(list: &[&str]) -> Names {
+        Names::read(list, 64).expect("a list")
+    }
+
     #[track_caller]
     fn check(constraint: &str, expect: Result<Bound, Code>) {
-        let bound = read(&value(constraint)).map(|read| read.bound).map_err(|refusal| refusal.code);
+        let bound = read(&value(constraint), 64).map(|read| read.bound).map_err(|refusal| refusal.code);
         assert_eq!(bound, expect, "{constraint}");
     }
 
     #[test]
     fn pairs_of_the_table_are_read() {
-        check(r#"{"key":"model","one_of":["a","b"]}"#, Ok(Bound::Texts(vec!["a".to_owned(), "b".to_owned()])));
+        check(r#"{"key":"model","one_of":["a","b"]}"#, Ok(Bound::Texts(names(&["a", "b"]))));
         check(r#"{"prefix":"llama-","key":"model"}"#, Ok(Bound::Text("llama-".to_owned())));
         check(r#"{"key":"requests_per_second","rate":0}"#, Ok(Bound::Number(0)));
         check(r#"{"key":"requests_per_minute","rate":9007199254740991}"#, Ok(Bound::Number(NUMBER_MAX)));
@@ -330,16 +351,29 @@ mod tests {
     }
 
     #[test]
+    fn lists_have_at_most_so_many_entries_and_none_twice() {
+        let list = |count: usize| (0..count).map(|number| format!("\"m{number}\"")).collect::<Vec<_>>().join(",");
+        let read = |key: &str, list: &str| {
+            read(&value(&format!(r#"{{"key":"{key}","one_of":[{list}]}}"#)), 64).map(drop).map_err(|refusal| refusal.code)
+        };
+        for key in ["model", "egress_host", "tool_type"] {
+            assert_eq!(read(key, &list(64)), Ok(()));
+            assert_eq!(read(key, &list(65)), Err(Code::TokenList));
+            assert_eq!(read(key, r#""a","b","a""#), Err(Code::TokenList));
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_again() {
         for row in TABLE {
             let bound = match row.kind {
-                Kind::OneOf | Kind::NotOneOf => Bound::Texts(vec!["a".to_owned()]),
+                Kind::OneOf | Kind::NotOneOf => Bound::Texts(names(&["a"])),
                 Kind::Prefix => Bound::Text("a".to_owned()),
                 Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => Bound::Number(3),
                 Kind::Rank => Bound::Rank(1),
             };
             let written = Constraint { row, bound }.write();
-            let read = parse(&written).expect("a constraint");
+            let read = parse(&written, 64).expect("a constraint");
             assert_eq!((read.row.key, read.row.kind, &read.write()), (row.key, row.kind, &written));
         }
     }
@@ -357,7 +391,7 @@ mod tests {
 
     #[track_caller]
     fn narrower(child: &str, parent: &str, expect: bool) {
-        let (child, parent) = (parse(&value(child)).expect("child"), parse(&value(parent)).expect("parent"));
+        let (child, parent) = (parse(&value(child), 64).expect("child"), parse(&value(parent), 64).expect("parent"));
         assert_eq!(child.narrows(&parent), expect);
     }
 

@@ -51,14 +51,15 @@ use crate::token::claims::Claims;
 use crate::token::constraint::Constraint;
 use crate::token::jwk::Jwk;
 use crate::token::mint::{MintFault, label, sign};
-use crate::token::{DETAIL_TYPE, Presented};
+use crate::token::{DETAIL_TYPE, LIST_MAX, Presented};
 
 /// What a child shall say; whatever is left out is the parent's.
 #[derive(Clone, Debug, Default)]
 pub struct Narrowed {
     /// The segment that its name gets behind the parent's.
     pub name: String,
-    /// How long it lives; it never outlives its parent, and without a key of its own 15 minutes at the most.
+    /// How long it lives: no longer than its parent, and without a key of its own 15 minutes at the most; as long as that where
+    /// nothing is said.
     pub ttl: Option<Duration>,
     /// Scope names.
     pub scopes: Vec<String>,
@@ -78,15 +79,19 @@ pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp
     let refused = |refusal: Refusal| MintFault::Refused(Box::new(refusal));
     let presented = Presented::read(chain).map_err(refused)?;
     let link = presented.links().last().ok_or(MintFault::Lifetime)?;
-    let parent = Claims::read(&link.payload).map_err(refused)?;
+    let parent = Claims::read(&link.payload, usize::MAX).map_err(refused)?;
     let signer = Jwk::of(key.public()?);
     if parent.holder.as_ref().map(Jwk::id) != Some(signer.id()) {
         return Err(MintFault::Holder);
     }
     let issued = now.seconds().max(parent.issued);
     let longest = if wanted.holder.is_none() { BEARER_LIFE_S } else { i64::MAX };
-    let asked = wanted.ttl.map_or(i64::MAX, |ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
-    let expires = issued.saturating_add(longest.min(asked)).min(parent.expires);
+    let latest = issued.saturating_add(longest).min(parent.expires);
+    let asked = wanted.ttl.map(|ttl| issued.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)));
+    let expires = asked.unwrap_or(latest);
+    if expires > latest {
+        return Err(MintFault::TooLong { latest: Timestamp(latest.saturating_mul(1000)) });
+    }
     if expires <= issued {
         return Err(MintFault::Lifetime);
     }
@@ -95,7 +100,7 @@ pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp
     let mut set = |name: &str, value: Value<'static>| claims.set(name.to_owned(), value);
     let seconds = |at: i64| u64::try_from(at).map(Value::from_u64).map_err(|_| MintFault::Date);
     set("iss", Value::from_text(format!("{THUMBPRINT_URN}{}", signer.id())));
-    set("aud", Value::Array(parent.aud.iter().map(|audience| Value::from_text(audience.clone())).collect()));
+    set("aud", Value::Array(parent.aud.iter().map(|audience| Value::from_text(audience.to_owned())).collect()));
     set("sub", Value::from_text(parent.principal.as_str().to_owned()));
     set("client_id", Value::from_text(agent.as_str().to_owned()));
     set("iat", seconds(issued)?);
@@ -116,7 +121,9 @@ pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp
     let child = sign(&Value::Object(claims), key)?;
     // What is signed is read back by the door's own reader and held against its parent.
     let read = Presented::read(&child).map_err(refused)?;
-    let child_claims = Claims::read(&read.links().last().ok_or(MintFault::Lifetime)?.payload).map_err(refused)?;
+    let own = &read.links().last().ok_or(MintFault::Lifetime)?.payload;
+    // A gateway that took the parent takes lists as long as the parent's.
+    let child_claims = Claims::read(own, parent.longest_list().max(LIST_MAX)).map_err(refused)?;
     joined((&parent, link), (&child_claims, &signer.id())).map_err(refused)?;
     let longer = format!("{chain}~{child}");
     Presented::read(&longer).map_err(refused)?;

@@ -28,6 +28,9 @@ pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
                 lines.push((printable(name), shown(name, value)));
             }
         }
+        if let Some(holder) = holder(link) {
+            lines.push(("holder".to_owned(), holder));
+        }
         lines.push(("form".to_owned(), form(link)));
         if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before)) {
             lines.push(("joint".to_owned(), joint(parent, link)));
@@ -59,6 +62,9 @@ pub fn document(text: &str) -> Result<String, Refusal> {
         let mut object = Object::new();
         object.set("id", Value::from_text(link.id().to_string()));
         object.set("header", Value::Object(header));
+        if let Some(holder) = holder(link) {
+            object.set("holder", Value::from_text(holder));
+        }
         object.set("form", Value::from_text(form(link)));
         if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before)) {
             object.set("joint", Value::from_text(joint(parent, link)));
@@ -73,9 +79,14 @@ pub fn document(text: &str) -> Result<String, Refusal> {
     })
 }
 
+/// The thumbprint of the key that may sign children (`cnf.jwk`): what `keys revoke --holder` takes.
+fn holder(link: &Link<'_>) -> Option<String> {
+    Some(Claims::read(&link.payload, usize::MAX).ok()?.holder?.id().to_string())
+}
+
 /// Whether a token is signed and narrowed as its parent wants, the signature itself unchecked.
 fn joint(parent: &Link<'_>, child: &Link<'_>) -> String {
-    let (Ok(above), Ok(below)) = (Claims::read(&parent.payload), Claims::read(&child.payload)) else {
+    let (Ok(above), Ok(below)) = (Claims::read(&parent.payload, usize::MAX), Claims::read(&child.payload, usize::MAX)) else {
         return "unknown: one of the two is not well-formed".to_owned();
     };
     let signer = above.holder.as_ref().map(Jwk::id).filter(|holder| holder.to_string() == child.kid);
@@ -104,7 +115,7 @@ fn form(link: &Link<'_>) -> String {
         let (name, whole, here) = (right.as_str(), right.signature_bytes(), link.signature.len());
         return format!("a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was the token cut?");
     }
-    match Claims::read(&link.payload) {
+    match Claims::read(&link.payload, usize::MAX) {
         Ok(_) => "well-formed; signature, issuer, audience and times were not checked".to_owned(),
         Err(refusal) => said(&refusal),
     }

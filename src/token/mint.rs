@@ -13,7 +13,7 @@ use crate::refusal::{Code, Refusal};
 use crate::token::claims::Claims;
 use crate::token::constraint::Constraint;
 use crate::token::jwk::Jwk;
-use crate::token::{DETAIL_TYPE, Presented, Scopes, TYP};
+use crate::token::{DETAIL_TYPE, LIST_MAX, Presented, Scopes, TYP};
 
 /// What a root token shall say.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub struct Request {
     pub expires: Timestamp,
     /// `jti`; [`label`] makes one.
     pub jti: String,
+    /// Entries that a list may have at its gateway (`token_list` of the issuer there).
+    pub list_max: usize,
 }
 
 impl Request {
@@ -68,6 +70,7 @@ impl Request {
             not_before: None,
             expires: issued.plus(lifetime),
             jti: label(issued, entropy),
+            list_max: LIST_MAX,
         }
     }
 
@@ -97,6 +100,14 @@ pub enum MintFault {
     /// An end that is not after the beginning.
     #[error("the token would end before it begins")]
     Lifetime,
+    /// A child that would live longer than it may.
+    #[error(
+        "the token would live longer than its parent, or without a key of its own longer than 15 minutes: until {latest} at the latest"
+    )]
+    TooLong {
+        /// The latest end that it may have.
+        latest: Timestamp,
+    },
     /// A holder's key that the parent does not name.
     #[error("the key is not the one that the parent names in cnf.jwk: it cannot delegate this token")]
     Holder,
@@ -152,7 +163,7 @@ pub fn mint(request: &Request, key: &SigningKey) -> Result<String, MintFault> {
     if request.expires.seconds() <= begins.seconds() {
         return Err(MintFault::Lifetime);
     }
-    checked(sign(&payload(request)?, key)?)
+    checked(sign(&payload(request)?, key)?, request.list_max)
 }
 
 /// Signs a root token that says what `token` says, from `now` on: for `lifetime`, or as long as that one lived, but not
@@ -169,7 +180,7 @@ pub fn renew(
 ) -> Result<String, MintFault> {
     let presented = Presented::read(token).map_err(refused)?;
     let [link] = presented.links() else { return Err(MintFault::Chain) };
-    let former = Claims::read(&link.payload).map_err(refused)?;
+    let former = Claims::read(&link.payload, usize::MAX).map_err(refused)?;
     let lived = u64::try_from(former.expires.saturating_sub(former.issued)).map_err(|_| MintFault::Lifetime)?;
     let expires = now.plus(lifetime.unwrap_or(Duration::from_secs(lived))).min(latest.unwrap_or(Timestamp(i64::MAX)));
     if expires.seconds() <= now.seconds() {
@@ -182,7 +193,8 @@ pub fn renew(
     claims.set("exp", seconds(expires)?);
     claims.set("jti", text(label(now, entropy)));
     claims.remove("nbf");
-    checked(sign(&Value::Object(claims), key)?)
+    // What the gateway took once is not longer than it takes.
+    checked(sign(&Value::Object(claims), key)?, usize::MAX)
 }
 
 fn refused(refusal: Refusal) -> MintFault {
@@ -190,9 +202,9 @@ fn refused(refusal: Refusal) -> MintFault {
 }
 
 /// What is signed is read back by the door's own reader: a token that no gateway takes never leaves here.
-fn checked(token: String) -> Result<String, MintFault> {
+fn checked(token: String, list_max: usize) -> Result<String, MintFault> {
     for link in Presented::read(&token).map_err(refused)?.links() {
-        Claims::read(&link.payload).map_err(refused)?;
+        Claims::read(&link.payload, list_max).map_err(refused)?;
     }
     Ok(token)
 }
@@ -284,8 +296,27 @@ mod tests {
         check(|request| request.expires = Timestamp(i64::MAX), Err("exp"));
         check(|request| request.agent = "research/a/b".parse().expect("agent"), Err("namespace/name"));
         check(|request| request.jti.clear(), Err("jti"));
-        let models = || Constraint::new("model", Kind::OneOf, Value::Array(vec![Value::from_text("m".repeat(256)); 200]));
-        check(|request| request.limits.push(models().expect("models")), Err("40 KiB"));
+        let models = |count: usize, length: usize| {
+            let names = (0..count).map(|number| Value::from_text(format!("{number:0length$}"))).collect();
+            Constraint::new("model", Kind::OneOf, Value::Array(names)).expect("models")
+        };
+        check(|request| request.limits.push(models(64, 3)), Ok(()));
+        check(|request| request.limits.push(models(65, 3)), Err("more than 64 entries"));
+        check(
+            |request| {
+                request.list_max = 200;
+                request.limits.push(models(200, 3));
+            },
+            Ok(()),
+        );
+        check(
+            |request| {
+                request.list_max = 200;
+                request.limits.push(models(200, 256));
+            },
+            Err("40 KiB"),
+        );
+        check(|request| request.scopes = vec!["inference.chat".to_owned(); 2], Err("twice"));
         let account = || Constraint::new("account", Kind::OneOf, Value::Array(vec![Value::from_text("a")])).expect("a row");
         check(|request| request.limits.push(account()), Err("account"));
     }

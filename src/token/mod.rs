@@ -11,14 +11,18 @@ pub mod handle;
 pub mod inspect;
 pub mod jwk;
 pub mod mint;
+mod names;
 mod presented;
 mod scope;
 mod verify;
 
 pub use claims::{Grants, ModelGrant};
+pub use names::{LIST_MAX, ListFault, Names};
 pub use presented::{LINKS_MAX, Link, Presented};
 pub use scope::{Scope, Scopes};
-pub use verify::{IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify, verify_issued, verify_signatures};
+pub use verify::{
+    IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify, verify_issued, verify_signatures, verify_whenever,
+};
 
 /// The `typ` of a token (RFC 9068 section 2.1).
 pub const TYP: &str = "at+jwt";

@@ -82,7 +82,7 @@ impl<'t> Presented<'t> {
     /// When the last token says that it was issued; nothing is verified yet.
     #[must_use]
     pub fn issued(&self) -> Option<Timestamp> {
-        let claims = Claims::read(&self.links.last()?.payload).ok()?;
+        let claims = Claims::read(&self.links.last()?.payload, usize::MAX).ok()?;
         Some(claims.issued_at())
     }
 
@@ -91,7 +91,7 @@ impl<'t> Presented<'t> {
     /// # Errors
     /// `token-claims`, `scope-unknown`, `constraint-malformed` or `constraint-not-enforced`.
     pub fn grants(&self) -> Result<Vec<Grants>, Refusal> {
-        self.links.iter().map(|link| Ok(Claims::read(&link.payload)?.grants)).collect()
+        self.links.iter().map(|link| Ok(Claims::read(&link.payload, usize::MAX)?.grants)).collect()
     }
 
     /// The identity of the last token: the one that acts.

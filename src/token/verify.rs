@@ -9,6 +9,7 @@ use crate::id::{AgentName, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
 use crate::token::chain::{carried, joined};
 use crate::token::claims::Claims;
+use crate::token::names::heap;
 use crate::token::presented::Link;
 use crate::token::{Grants, Presented, Scopes};
 
@@ -32,12 +33,27 @@ pub struct IssuerPolicy {
     pub aud: String,
     /// Namespaces that it may speak for; `*` means all.
     pub namespaces: Vec<String>,
+    /// Principals that it may speak for: names, or beginnings of names with `*` behind.
+    pub principals: Vec<String>,
     /// Longest life of a token, from `iat` to `exp`.
     pub ttl_max: Duration,
     /// Which signatures are taken.
     pub post_quantum: PostQuantum,
     /// Whether its tokens are taken by handle.
     pub handles: bool,
+    /// Entries that a list of a token may have.
+    pub list_max: usize,
+}
+
+impl IssuerPolicy {
+    /// True where the issuer may speak for that principal.
+    #[must_use]
+    pub fn speaks_for(&self, principal: &str) -> bool {
+        self.principals.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(beginning) => principal.starts_with(beginning),
+            None => principal == pattern,
+        })
+    }
 }
 
 /// A key that may sign tokens, and whose it is.
@@ -67,12 +83,45 @@ struct Signed {
     claims: Claims,
 }
 
+/// What is kept of one token of a chain once it is verified: neither its key nor its text.
+struct Kept {
+    id: TokenId,
+    signer: KeyId,
+    grants: Grants,
+}
+
+impl Kept {
+    fn of(signed: Signed) -> (Self, Claims) {
+        let Signed { id, signer, mut claims } = signed;
+        let grants = std::mem::take(&mut claims.grants);
+        (Self { id, signer, grants }, claims)
+    }
+}
+
 /// A token or chain whose signatures, claims, joints and times hold. Only [`verify`] makes one.
 pub struct Verified {
-    /// Root first; never empty.
-    ancestors: Vec<Signed>,
+    /// Root first; empty where the root acts.
+    ancestors: Box<[Kept]>,
     /// The one that acts.
-    leaf: Signed,
+    leaf: Kept,
+    issuer: Arc<IssuerPolicy>,
+    jti: Box<str>,
+    agent: AgentName,
+    principal: Principal,
+    scopes: Scopes,
+    /// When the root was issued, in seconds since 1970.
+    root_issued: i64,
+    times: Times,
+    /// The key that may sign children of the one that acts.
+    holder: Option<KeyId>,
+}
+
+/// When the token that acts may be used, in seconds since 1970.
+#[derive(Clone, Copy)]
+struct Times {
+    issued: i64,
+    begins: i64,
+    expires: i64,
 }
 
 impl Verified {
@@ -92,13 +141,14 @@ impl Verified {
         self.ancestors.iter().chain(std::iter::once(&self.leaf)).map(|link| (link.id, link.signer))
     }
 
-    /// The token that acts and those above it, nearest first.
-    fn links(&self) -> impl Iterator<Item = &Signed> {
-        std::iter::once(&self.leaf).chain(self.ancestors.iter().rev())
+    /// The keys of holders that the chain names, those that signed children first.
+    pub fn holders(&self) -> impl Iterator<Item = KeyId> {
+        self.chain().skip(1).map(|(_, signer)| signer).chain(self.holder)
     }
 
-    fn root(&self) -> &Signed {
-        self.ancestors.first().unwrap_or(&self.leaf)
+    /// The token that acts and those above it, nearest first.
+    fn links(&self) -> impl Iterator<Item = &Kept> {
+        std::iter::once(&self.leaf).chain(self.ancestors.iter().rev())
     }
 
     /// How many tokens the chain has.
@@ -110,54 +160,54 @@ impl Verified {
     /// The operator's key that signed the root.
     #[must_use]
     pub fn kid(&self) -> &KeyId {
-        &self.root().signer
+        &self.ancestors.first().unwrap_or(&self.leaf).signer
     }
 
     /// The label of the token that acts.
     #[must_use]
-    pub fn jti(&self) -> &str {
-        &self.leaf.claims.jti
+    pub const fn jti(&self) -> &str {
+        &self.jti
     }
 
     /// The root's issuer.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.root().claims.iss
+        &self.issuer.iss
     }
 
     /// The acting agent (`client_id`).
     #[must_use]
     pub const fn agent(&self) -> &AgentName {
-        &self.leaf.claims.agent
+        &self.agent
     }
 
     /// In whose name it acts (`sub`).
     #[must_use]
     pub const fn principal(&self) -> &Principal {
-        &self.leaf.claims.principal
+        &self.principal
     }
 
     /// What it may be used for: no token of the chain grants more to the next.
     #[must_use]
     pub const fn scopes(&self) -> &Scopes {
-        &self.leaf.claims.scopes
+        &self.scopes
     }
 
     /// The limits of each token, of the one that acts first, in the order of [`AgentName::lineage`]. All of them hold.
     pub fn grants(&self) -> impl Iterator<Item = &Grants> {
-        self.links().map(|link| &link.claims.grants)
+        self.links().map(|link| &link.grants)
     }
 
     /// When the root was issued.
     #[must_use]
-    pub fn issued(&self) -> Timestamp {
-        self.root().claims.issued_at()
+    pub const fn issued(&self) -> Timestamp {
+        Timestamp(self.root_issued.saturating_mul(1000))
     }
 
     /// When it ends: no token outlives its parent.
     #[must_use]
     pub const fn expires(&self) -> Timestamp {
-        self.leaf.claims.expires_at()
+        Timestamp(self.times.expires.saturating_mul(1000))
     }
 
     /// Asks again whether the times hold `now`.
@@ -166,19 +216,54 @@ impl Verified {
     /// `token-expired` or `token-not-yet-valid`.
     pub fn still_valid(&self, now: Timestamp) -> Result<(), Refusal> {
         // A child begins no earlier and ends no later than its parent.
-        times(&self.leaf.claims, now)
+        self.not_over(now)?;
+        if self.times.begins > now.seconds().saturating_add(LEEWAY_S) {
+            return Err(Code::TokenNotYetValid.into());
+        }
+        Ok(())
     }
-}
 
-fn times(claims: &Claims, now: Timestamp) -> Result<(), Refusal> {
-    let now = now.seconds();
-    if now >= claims.expires {
-        return Err(Code::TokenExpired.into());
+    /// Asks whether it has ended `now`.
+    ///
+    /// # Errors
+    /// `token-expired`.
+    pub fn not_over(&self, now: Timestamp) -> Result<(), Refusal> {
+        if now.seconds() >= self.times.expires { Err(Code::TokenExpired.into()) } else { Ok(()) }
     }
-    if claims.issued.max(claims.not_before.unwrap_or(0)) > now.saturating_add(LEEWAY_S) {
-        return Err(Code::TokenNotYetValid.into());
+
+    /// Bytes of memory that it takes beside itself.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let names = heap(self.jti.len()) + heap(self.agent.as_str().len()) + heap(self.principal.as_str().len());
+        let ancestors = heap(size_of_val(&*self.ancestors));
+        names + ancestors + self.grants().map(Grants::bytes).sum::<usize>()
     }
-    Ok(())
+
+    fn of(ancestors: Vec<Signed>, leaf: Signed, issuer: Arc<IssuerPolicy>) -> Self {
+        let root_issued = ancestors.first().unwrap_or(&leaf).claims.issued;
+        let ancestors = ancestors.into_iter().map(|link| Kept::of(link).0).collect();
+        let (leaf, claims) = Kept::of(leaf);
+        let (issued, expires) = (claims.issued, claims.expires);
+        let begins = issued.max(claims.not_before.unwrap_or(0));
+        Self {
+            ancestors,
+            leaf,
+            issuer,
+            jti: claims.jti.into(),
+            agent: claims.agent,
+            principal: claims.principal,
+            scopes: claims.scopes,
+            root_issued,
+            times: Times { issued, begins, expires },
+            holder: claims.holder.map(|holder| holder.id()),
+        }
+    }
+
+    /// Whether the last token may be used by whoever carries it.
+    fn may_be_carried(&self) -> Result<(), Refusal> {
+        let life = self.times.expires.saturating_sub(self.times.issued);
+        carried(self.ancestors.iter().map(|link| &link.grants), (self.holder.is_some(), life))
+    }
 }
 
 /// Verifies what is presented at the door: all that [`verify_issued`] asks, and that the last token may be carried by whoever
@@ -188,13 +273,11 @@ fn times(claims: &Claims, now: Timestamp) -> Result<(), Refusal> {
 /// Any refusal of the stage verified.
 pub fn verify(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier, now: Timestamp) -> Result<Verified, Refusal> {
     let verified = verify_issued(presented, keys, verifier, now)?;
-    let ancestors: Vec<&Claims> = verified.ancestors.iter().map(|link| &link.claims).collect();
-    carried(&ancestors, &verified.leaf.claims)?;
+    verified.may_be_carried()?;
     Ok(verified)
 }
 
-/// Verifies a token or a chain as it was signed, whoever may use it: keys and signatures from the root to the leaf, then the
-/// issuer, what joins the tokens, and the times. For registering and revoking.
+/// Verifies a token or a chain as it was signed, whoever may use it, with its times. For registering.
 ///
 /// # Errors
 /// Any refusal of the stage verified.
@@ -204,6 +287,17 @@ pub fn verify_issued(
     verifier: &dyn Verifier,
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
+    let verified = verify_whenever(presented, keys, verifier)?;
+    verified.still_valid(now)?;
+    Ok(verified)
+}
+
+/// Verifies a token or a chain as it was signed, whoever may use it and whenever: keys and signatures from the root to the
+/// leaf, then the issuer and what joins the tokens. For revoking: a token that begins later is revoked now.
+///
+/// # Errors
+/// Any refusal of the stage verified but those of the times.
+pub fn verify_whenever(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier) -> Result<Verified, Refusal> {
     let (known, links, leaf) = chain_of(presented, keys, verifier)?;
     let root = links.first().unwrap_or(&leaf);
     if root.claims.depth != 0 {
@@ -219,8 +313,7 @@ pub fn verify_issued(
     if !leaf.claims.aud.contains(&known.issuer.aud) {
         return Err(Code::TokenAudience.into());
     }
-    times(&leaf.claims, now)?;
-    Ok(Verified { ancestors: links, leaf })
+    Ok(Verified::of(links, leaf, Arc::clone(&known.issuer)))
 }
 
 fn operator_key(link: &Link<'_>, keys: &dyn Keys) -> Result<(KeyId, Arc<KnownKey>), Refusal> {
@@ -241,7 +334,8 @@ fn chain_of(
     let (kid, known) = operator_key(first, keys)?;
     let policy = known.issuer.post_quantum;
     let root_must = matches!(policy, PostQuantum::RequiredRoot | PostQuantum::Required);
-    let root = signed(first, (kid, &known.key), verifier, root_must)?;
+    let list_max = known.issuer.list_max;
+    let root = signed(first, (kid, &known.key), verifier, (root_must, list_max))?;
     let mut links = Vec::with_capacity(presented.links().len());
     let mut leaf = root;
     for link in rest {
@@ -250,7 +344,7 @@ fn chain_of(
         if link.kid != kid.to_string() {
             return Err(Refusal::new(Code::ChainSigner).because("kid is not the thumbprint of the parent's cnf.jwk"));
         }
-        let child = signed(link, (kid, &key), verifier, policy == PostQuantum::Required)?;
+        let child = signed(link, (kid, &key), verifier, (policy == PostQuantum::Required, list_max))?;
         links.push(std::mem::replace(&mut leaf, child));
     }
     Ok((known, links, leaf))
@@ -267,15 +361,15 @@ pub fn verify_signatures(presented: &Presented<'_>, keys: &dyn Keys, verifier: &
     signature_holds(link, &known.key, verifier, known.issuer.post_quantum != PostQuantum::Off)
 }
 
-/// One token whose algorithm is the key's and whose signature holds.
+/// One token whose algorithm is the key's, whose signature holds, and whose lists are no longer than `list_max`.
 fn signed(
     link: &Link<'_>,
     (signer, key): (KeyId, &PublicKey),
     verifier: &dyn Verifier,
-    post_quantum: bool,
+    (post_quantum, list_max): (bool, usize),
 ) -> Result<Signed, Refusal> {
     signature_holds(link, key, verifier, post_quantum)?;
-    Ok(Signed { id: link.id(), signer, claims: Claims::read(&link.payload)? })
+    Ok(Signed { id: link.id(), signer, claims: Claims::read(&link.payload, list_max)? })
 }
 
 fn signature_holds(link: &Link<'_>, key: &PublicKey, verifier: &dyn Verifier, post_quantum: bool) -> Result<(), Refusal> {
@@ -307,6 +401,10 @@ fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
     if !issuer.namespaces.iter().any(|namespace| namespace == "*" || namespace == claims.agent.namespace()) {
         let (theirs, ours) = (claims.agent.namespace(), issuer.namespaces.join(", "));
         return Err(Refusal::new(Code::TokenNamespace).because(format_args!("namespace {theirs}, not one of {ours}")));
+    }
+    if !issuer.speaks_for(claims.principal.as_str()) {
+        let (theirs, ours) = (claims.principal.as_str(), issuer.principals.join(", "));
+        return Err(Refusal::new(Code::TokenPrincipal).because(format_args!("principal {theirs}, not one of {ours}")));
     }
     let lifetime =
         claims.expires.checked_sub(claims.issued).and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);

@@ -269,6 +269,13 @@ def _thinking(_: FakeUpstream, connection: socket.socket, exchange: Exchange) ->
     raise Gone
 
 
+def _late(upstream: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
+    """The normal answer, a second later than anybody would like."""
+    if _hung_up(connection, exchange, 1):
+        raise Gone
+    _normal(upstream, connection, exchange)
+
+
 def _flood(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
     """FLOOD_EVENTS events of about 48 KiB, as fast as they are taken."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
@@ -350,6 +357,7 @@ _BEHAVIOURS: dict[str, Behaviour] = {
     "gate": _gate,
     "headers": _headers,
     "large": _large,
+    "late": _late,
     "mislabelled": _mislabelled,
     "mute": _mute,
     "nothing": _nothing,

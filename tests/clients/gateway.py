@@ -136,8 +136,9 @@ class Gateway:
         return token
 
     def command(self, *words: str) -> Done:
-        """An operator's command against the running gateway; it must succeed."""
-        done = binary(*words, "--data", str(self.data))
+        """An operator's command against the running gateway; it must succeed. What asks once more is told yes."""
+        sure = ["--yes"] if words[:2] in {("keys", "revoke"), ("audit", "forget"), ("audit", "prune")} else []
+        done = binary(*words, *sure, "--data", str(self.data))
         assert done.code == 0, f"{' '.join(words)}: exit {done.code}\n{done.err}"
         return done
 
@@ -214,13 +215,13 @@ class Served(Gateway):
     """`token-shield serve` as an operator sets it up: a key, a config (SERVED, `listen`, and `config`), an issued token.
 
     Loopback ports are the system's to choose; `listen` goes into the config's `[listen]`, `first` into its first issuer.
-    `issuer` names whose tokens are issued where the config has several.
+    `issuer` names whose tokens are issued where the config has several, `principals` whom the first one speaks for.
     """
 
     def __init__(
-        self, data: Path, config: str, listen: str = "", *, tls: bool = False, first: str = "", issuer: str | None = None
+        self, data: Path, config: str, listen: str = "", *, tls: bool = False, first: str = "", issuer: str | None = None, principals: str = '["*"]'
     ) -> None:
-        self._first, self._issuer = first, issuer
+        self._first, self._issuer = f"principals = {principals}\n{first}", issuer
         self.data = data
         self.log = data.parent / f"{data.name}.log"
         self.config = data / "token-shield.toml"

@@ -167,8 +167,8 @@ def test_a_principal_is_forgotten_and_its_revocations_are_not(upstream: FakeUpst
         assert [path for path in kept if b"user:ada" in path.read_bytes()] == [], "nothing is left of it"
         assert query(own, "--principal", "user:ada") == [] and len(query(own, "--principal", "team:tests")) >= 2
         assert ask(own, "x", token).status_code == 401, "what is revoked stays so"
-        again = binary("audit", "forget", "user:nobody", "--data", str(own.data))
-        assert again.code == 1 and "no record key" in again.err
+        again = binary("audit", "forget", "user:nobody", "--yes", "--data", str(own.data))
+        assert again.code == 3 and "no record key" in again.err
         own.restart()
         assert ask(own, "x", token).status_code == 401, "after a start too"
         assert ask(own, "of the tests again").status_code == 200

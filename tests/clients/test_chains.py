@@ -16,7 +16,7 @@ from jwcrypto import jwk
 import mint_with_jwcrypto
 from clients import claude, open_ai, user
 from fake_upstream import MODEL, FakeUpstream
-from gateway import BINARY, ISSUER, ROOT, Gateway, Served, binary, environment
+from gateway import BINARY, ROOT, Gateway, Served, binary, environment
 from test_serve import CHAT, fake_model, serve
 from waiting import wait_until
 
@@ -117,7 +117,8 @@ def test_delegate_signs_nothing_wider(gateway: Served, tmp_path: Path) -> None:
     assert "more than its parent" in holder.refused(parent, "x", "--scope", "egress.connect")
     assert "cnf.jwk" in other.refused(parent, "x")
     assert "is not a name part" in holder.refused(parent, "X/y")
-    child = holder.delegate(parent, "x", "--ttl", "1h")
+    assert "15 minutes" in holder.refused(parent, "x", "--ttl", "1h")
+    child = holder.delegate(parent, "x")
     claims = json.loads(binary("token", "inspect", "--json", child).out)["chain"][1]["payload"]
     assert claims["exp"] - claims["iat"] == 900, "a bearer child lives 15 minutes at the most"
     assert "cnf.jwk" in holder.refused(child, "y")
@@ -126,13 +127,13 @@ def test_delegate_signs_nothing_wider(gateway: Served, tmp_path: Path) -> None:
 def test_children_share_what_their_parent_has(gateway: Served, tmp_path: Path) -> None:
     """Neither many children nor many levels multiply a rate."""
     holder, second = Holder(tmp_path, "holder"), Holder(tmp_path, "second")
-    parent = root(gateway, holder, "chains/greedy", "--rpm", "36")
+    parent = root(gateway, holder, "chains/greedy", "--rpm", "10")
     middle = holder.delegate(parent, "middle", "--child-key", str(second.public))
     leaves = [holder.delegate(parent, f"child-{number}") for number in range(3)]
     leaves += [second.delegate(middle, f"grandchild-{number}") for number in range(3)]
     outcomes = [code(gateway, leaf) for _ in range(3) for leaf in leaves]
-    # A burst is a sixth of the rate: six requests at once, and no more however they are spread.
-    assert outcomes.count(None) == 6 and set(outcomes) == {None, "rate-exceeded"}
+    # Ten requests at once, and no more however they are spread.
+    assert outcomes.count(None) == 10 and set(outcomes) == {None, "rate-exceeded"}
 
 
 def test_places_in_flight_are_shared(gateway: Served, upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -162,13 +163,11 @@ def test_a_no_to_any_link_ends_all_below(gateway: Served, upstream: FakeUpstream
     next(stream)
     commands = {
         "quarantine the root's agent": ["agent", "quarantine", agent],
-        "suspend in the middle": ["agent", "suspend", f"{agent}/middle"],
+        "suspend in the middle": ["agent", "suspend", f"{agent}/middle", "--unregistered"],
         "revoke the root": ["token", "revoke", parent],
         "revoke in the middle": ["token", "revoke", middle],
-        "close the key of the middle": ["keys", "revoke", json.loads(second.public.read_text())["keys"][0]["kid"]],
+        "close the key of the middle": ["keys", "revoke", "--holder", json.loads(second.public.read_text())["keys"][0]["kid"]],
     }
-    if how.startswith("close"):
-        gateway.command("keys", "import", str(second.public), "--issuer", ISSUER)
     gateway.command(*commands[how], "--reason", "a test")
     expected = {
         "quarantine": "agent-quarantined", "suspend": "agent-suspended", "revoke": "token-revoked", "close": "key-revoked",
@@ -196,7 +195,7 @@ def test_a_chain_made_by_another_library(gateway: Served, tmp_path: Path, alg: s
         key = tmp_path / "ed25519.jwk"
         assert binary("keys", "generate", "--alg", alg, "--out", str(key)).code == 0
         served = gateway
-        policy = f'[[issuer]]\niss = "https://classical.example"\naud = "https://gw.example"\njwks = "{key}.pub"\nnamespaces = ["*"]\npq = "off"\n'
+        policy = f'[[issuer]]\niss = "https://classical.example"\naud = "https://gw.example"\njwks = "{key}.pub"\nnamespaces = ["*"]\nprincipals = ["*"]\npq = "off"\n'
         gateway.config.write_text(config + policy)
         gateway.reload()
     iss = "https://operator.example" if alg == "ML-DSA-65" else "https://classical.example"
@@ -256,7 +255,7 @@ class Forger:
 
 def test_a_name_cannot_be_stolen(gateway: Served, tmp_path: Path) -> None:
     """Nobody speaks, spends or is blamed under another's name, nor walks out of a quarantine by another name."""
-    victim = gateway.issue("chains/victim", "--rpm", "6", models=("echo",))
+    victim = gateway.issue("chains/victim", "--rpm", "1", models=("echo",))
     forger = Forger(gateway, tmp_path, "chains/forger")
     assert code(gateway, forger.chain()) is None, "the forger's tools work"
     for name in ["chains/victim", "chains/victim/part", "chains/forger", "chains/part", "chains/forger/part/more", "chains/forger/Part"]:
@@ -286,10 +285,10 @@ def test_a_copied_jti_revokes_nothing_else(gateway: Served, tmp_path: Path) -> N
 def test_parent_and_child_by_turns_refill_no_rate(gateway: Served, tmp_path: Path) -> None:
     second = Holder(tmp_path, "second")
     holder = Holder(tmp_path, "holder")
-    parent = root(gateway, holder, "chains/turns", "--rpm", "36")
+    parent = root(gateway, holder, "chains/turns", "--rpm", "10")
     child = holder.delegate(parent, "child")
     below = second.delegate(holder.delegate(parent, "middle", "--child-key", str(second.public)), "below")
     turns = [code(gateway, token) for _ in range(10) for token in (child, below)]
-    assert turns.count(None) == 6 and set(turns) == {None, "rate-exceeded"}
+    assert turns.count(None) == 10 and set(turns) == {None, "rate-exceeded"}
     again = holder.delegate(parent, "fresh")
     assert code(gateway, again) == "rate-exceeded", "a new name gets no new rate"

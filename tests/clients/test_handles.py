@@ -129,16 +129,16 @@ def test_keys_are_adopted(gateway: Served) -> None:
     )
     assert code == 1 and "line 3" in err and "sk.second" not in err and refusal(gateway, "sk-first-0123456789abcdef") is not None
     text = (
-        f"key,agent,principal,models,rpm\nsk-first-0123456789abcdef,tests/old,team:old,{MODEL},6\n"
+        f"key,agent,principal,models,rpm\nsk-first-0123456789abcdef,tests/old,team:old,{MODEL},1\n"
         f'"sk-second-0123456789,abc",tests/older,,"{MODEL} echo",\n'
     )
     code, out, err = adopt(gateway, text, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and [row["agent"] for row in rows] == ["tests/old", "tests/older"] and "2 keys are adopted" in err
+    assert code == 0 and [row["line"] for row in rows] == [2, 3] and "2 keys are adopted" in err
     assert me(gateway, "sk-first-0123456789abcdef")["principal"] == "team:old"
     assert sorted(me(gateway, "sk-second-0123456789,abc")["models"]) == sorted(["echo", MODEL])
     assert open_ai(gateway, "sk-second-0123456789,abc").chat.completions.create(model="echo", messages=user("as ever")).choices
-    assert refusal(gateway, "sk-first-0123456789abcdef") == "rate-exceeded", "six a minute are one at once, which is gone"
+    assert refusal(gateway, "sk-first-0123456789abcdef") == "rate-exceeded", "one a minute, which is gone"
     code, out, err = adopt(gateway, text)
     assert code == 0 and out == "" and err.count("adopted before") == 2, "it can be run again"
     books = b"".join(file.read_bytes() for file in gateway.data.rglob("*") if file.is_file())
@@ -150,11 +150,11 @@ def test_keys_are_adopted(gateway: Served) -> None:
     [
         ("key,agent\nsk-tooshort,tests/a\n", "line 2: a key must have 16 to 512"),
         ("key,agent\nsk.a.b.0123456789abcdef,tests/a\n", "line 2: a key with two dots"),
-        ("key,agent\nsk-0123456789abcdef,Tests/A\n", "line 2: \"Tests/A\" is not an agent name"),
+        ("key,agent\nsk-0123456789abcdef,Tests/A\n", "line 2: the column agent is not an agent name"),
         ("key,agent\nsk-0123456789abcdef,t/a\nsk-0123456789abcdef,t/b\n", "line 3: the key of line 2 again"),
-        ("key,agent,rpm\nsk-0123456789abcdef,t/a,many\n", "line 2: the column rpm is not a number"),
-        ("key\nsk-0123456789abcdef\n", "line 2: "),
-        ("key,agent,colour\nsk-0123456789abcdef,t/a,red\n", "colour"),
+        ("key,agent,rpm\nsk-0123456789abcdef,t/a,many\n", "line 2: the column rpm is not a whole number"),
+        ("key\nsk-0123456789abcdef\n", "line 1: the header line has no column agent"),
+        ("key,agent,colour\nsk-0123456789abcdef,t/a,red\n", "line 1: the column 3 has a name that is none of"),
     ],
 )
 def test_a_file_with_a_fault_adopts_nothing(gateway: Served, text: str, part: str) -> None:
@@ -236,9 +236,9 @@ def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> 
         own.reload()
         assert refusal(own, handle) == "handles-off"
         told = binary("token", "verify", handle, "--data", str(own.data))
-        assert told.code == 1 and "handles-off" in told.err, "what the door refuses is not called valid"
+        assert told.code == 3 and "handles-off" in told.err, "what the door refuses is not called valid"
         done = binary("token", "issue", "--data", str(own.data), "--agent", "tests/more", "--handle")
-        assert done.code == 1 and 'handles = "off"' in done.err and done.out == ""
+        assert done.code == 3 and 'handles = "off"' in done.err and done.out == ""
 
 
 def test_a_former_token_takes_its_handle_with_it(gateway: Served) -> None:
@@ -258,7 +258,7 @@ def test_a_key_that_signs_no_more_renews_nothing(gateway: Served, tmp_path: Path
     gateway.command("keys", "revoke", kid, "--reason", "a test")
     for words in (["token", "renew", handle], ["token", "issue", "--agent", "tests/spare"]):
         done = binary(*words, "--key", str(spare), "--data", str(gateway.data))
-        assert done.code == 1 and done.out == "" and "key-revoked" in done.err
+        assert done.code == 3 and done.out == "" and "key-revoked" in done.err
 
 
 def test_an_adoption_goes_on_after_a_revocation(gateway: Served) -> None:

@@ -152,7 +152,7 @@ def test_a_change_is_seen_whatever_its_time_and_length_say(upstream: FakeUpstrea
     other = tmp_path / "b.jwks"
     key(tmp_path / "second.jwk")
     other.write_text((tmp_path / "second.jwk.pub").read_text())
-    more = f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{other}"\nnamespaces = ["b"]\n'
+    more = f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{other}"\nnamespaces = ["b"]\nprincipals = ["*"]\n'
     with serve(tmp_path, more + fake_model(upstream.url), issuer=ISSUER) as gateway:
         public = gateway.data / "keys/operator.jwk.pub"
         about, length = public.stat(), len(public.read_text())
@@ -202,7 +202,7 @@ class Publisher:
 def other_issuer(url: str, ca: Path) -> str:
     return (
         f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{url}"\njwks_ca = "{ca}"\n'
-        'jwks_refresh = "1s"\nnamespaces = ["tests"]\n'
+        'jwks_refresh = "1s"\nnamespaces = ["tests"]\nprincipals = ["*"]\n'
     )
 
 
@@ -262,7 +262,7 @@ def test_publishers_that_never_answer_hold_nobody_up(upstream: FakeUpstream, tmp
     silent = socket.create_server(("127.0.0.1", 0))
     more = "".join(
         f'[[issuer]]\niss = "https://{number}.example"\naud = "x"\njwks = "https://localhost:{silent.getsockname()[1]}/{number}"\n'
-        'jwks_refresh = "1s"\nnamespaces = ["x"]\n'
+        'jwks_refresh = "1s"\nnamespaces = ["x"]\nprincipals = ["*"]\n'
         for number in range(4)
     )
     with serve(tmp_path, more + fake_model(upstream.url), issuer=ISSUER) as gateway:

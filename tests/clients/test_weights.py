@@ -143,7 +143,7 @@ def test_files_are_hashed_watched_and_pinned(folder: Path, upstream: FakeUpstrea
         assert (accepted["model"], accepted["digest"], accepted["reason"]) == (MODEL, sha256("two"), "a test")
         assert row(gateway)["accepted"] == [sha256("two")]
         again = binary("model", "accept", MODEL, "--reason", "again", "--data", str(gateway.data))
-        assert again.code == 1 and "accepted already" in again.err
+        assert again.code == 3 and "accepted already" in again.err
 
         gateway.restart()
         becomes(gateway, sha256("two"), "measured", LOOKED_S)
@@ -221,4 +221,4 @@ def test_a_server_that_says_nothing_leaves_them_unknown(folder: Path, upstream: 
         for kind in ("admission", "outcome"):
             assert records(gateway, kind)[-1]["model_digest"] == {"source": "unknown", "value": ""}
         refused = binary("model", "accept", MODEL, "--reason", "a test", "--data", str(gateway.data))
-        assert refused.code == 1 and "not known" in refused.err
+        assert refused.code == 3 and "not known" in refused.err

@@ -143,7 +143,8 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         while desk.log.waiting() > 0 {
             tokio::task::yield_now().await;
         }
-        let command = Command::AgentStanding { agent: "acme/reader".to_owned(), verb, reason: "a test".to_owned() };
+        let command =
+            Command::AgentStanding { agent: "acme/reader".to_owned(), verb, reason: "a test".to_owned(), unregistered: true };
         let (own, operator) = (Arc::clone(&control), Operator("uid:0".to_owned()));
         let commanding = tokio::spawn(async move { own.apply(&operator, command).await });
         while desk.log.waiting() == 0 {
@@ -153,7 +154,8 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         let asking = Arc::clone(&registry);
         desk.log.seal_with(Event::Stop, None, move |_| {
             let agent = "acme/reader".parse().expect("agent");
-            let _ = answer.send(asking.may_act(&agent, &[]).is_ok());
+            let principal = "team:acme".parse().expect("principal");
+            let _ = answer.send(asking.may_act(&agent, &principal, &[]).is_ok());
         });
         desk.disk.open();
         assert_eq!(answered.recv(), Ok(stands), "{verb:?}");

@@ -6,6 +6,7 @@ mod doors;
 mod room;
 #[cfg(feature = "seeded-faults")]
 mod seeded;
+mod shortage;
 
 use std::fs;
 use std::path::Path;
@@ -191,8 +192,9 @@ fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
 fn campaign(base: &Base, everything: bool) {
     let calls = run(base, Kind::None, 0);
     assert!(calls.len() > 120, "{} calls", calls.len());
-    let kinds = [Kind::Broken, Kind::Full, Kind::Interrupted, Kind::Short, Kind::Sync, Kind::Rename, Kind::Unlink];
-    let steps = [5, 5, 17, 5, 3, 2, 1].into_iter().chain([17, 11, 3, 4]);
+    let kinds =
+        [Kind::Broken, Kind::Full, Kind::Interrupted, Kind::Descriptors, Kind::Short, Kind::Sync, Kind::Rename, Kind::Unlink];
+    let steps = [5, 5, 17, 5, 5, 3, 2, 1].into_iter().chain([17, 11, 3, 4]);
     let kinds = kinds.into_iter().chain([Kind::ReadOnly, Kind::Hang, Kind::Cut, Kind::CutButHead]).zip(steps);
     // A call that hangs while the log is opened keeps whoever opens it: nobody has been promised anything by then.
     let opened = calls.iter().position(|call| call.op == Op::Write && call.path.ends_with("00000000000000000000") && !call.fresh);

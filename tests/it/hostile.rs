@@ -232,7 +232,7 @@ fn hostile_targets_are_refused() {
         refused(&gateway, path, &gateway.send(&gateway.post(path, &[], GOOD.as_bytes())), expect);
     }
     let answer = gateway.send(String::from_utf8(gateway.chat(GOOD)).expect("text").replacen("POST", "GET", 1).as_bytes());
-    refused(&gateway, "GET", &answer, (404, "route-unknown"));
+    refused(&gateway, "GET", &answer, (405, "method-not-allowed"));
 }
 
 fn header(gateway: &Gateway, header: &str) -> String {

@@ -5,6 +5,7 @@ mod epochs;
 mod format;
 mod gate;
 mod log;
+mod missing;
 
 pub(crate) use gate::Gate;
 pub(crate) use log::copy_folder;

@@ -11,7 +11,12 @@ use crate::harness::{Answer, Gateway, PATIENCE};
 const HELLO: &str = r#"{"model":"echo","messages":[{"role":"user","content":"hello"}]}"#;
 
 fn stand(gateway: &Gateway, verb: Verb) {
-    gateway.command(Command::AgentStanding { agent: "research/agent".to_owned(), verb, reason: "test".to_owned() });
+    gateway.command(Command::AgentStanding {
+        agent: "research/agent".to_owned(),
+        verb,
+        reason: "test".to_owned(),
+        unregistered: true,
+    });
 }
 
 #[track_caller]
@@ -46,7 +51,12 @@ fn a_standing_acts_on_the_next_request_and_ends() {
 fn a_command_is_carried_out_whoever_waits_for_it() {
     let gateway = Gateway::start();
     let reason = "test".to_owned();
-    gateway.command_and_leave(Command::AgentStanding { agent: "research/agent".to_owned(), verb: Verb::Quarantine, reason });
+    gateway.command_and_leave(Command::AgentStanding {
+        agent: "research/agent".to_owned(),
+        verb: Verb::Quarantine,
+        reason,
+        unregistered: true,
+    });
     // The next command comes after it.
     gateway.command(Command::AgentRegister { agent: "research/other".to_owned(), principal: None, class: None });
     check(&gateway.send(&gateway.chat(HELLO)), 403, "agent-quarantined");

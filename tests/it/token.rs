@@ -1,7 +1,9 @@
 //! The strict front of the door: one line for each thing that a token may or may not say.
 
 mod chains;
+mod door;
 mod forge;
+mod lists;
 mod mutants;
 mod narrow;
 mod signature;

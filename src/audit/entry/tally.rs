@@ -186,6 +186,11 @@ impl Tally {
         false
     }
 
+    /// Counts a refusal that was to be recorded and could not be.
+    pub(super) fn count(&self, (agent, principal): (&AgentName, &Principal), code: Code) {
+        self.lock().agents.count(Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() }, code);
+    }
+
     pub(super) fn stranger(&self, network: String, code: Code) {
         self.lock().strangers.count(Whose { principal: None, name: network }, code);
     }

@@ -1,6 +1,6 @@
 //! An event as the members of a record, and back.
 
-use super::{Event, JWK_BYTES_MAX, Previous, TOKEN_BYTES_MAX};
+use super::{Event, JWK_BYTES_MAX, Previous, Standing, TOKEN_BYTES_MAX};
 use crate::audit::inside::{Members, Plain, cut, number};
 use crate::audit::record::RecordFault;
 use crate::id::Principal;
@@ -15,6 +15,13 @@ impl Previous {
         object.set("size", number(self.size));
         Value::Object(object)
     }
+}
+
+/// The members of a change of standing: whose it is, and how it is now.
+fn stands<'e>(into: &mut Members<'e>, (member, name): (&'static str, &'e str), standing: Standing, reason: &'e str) {
+    into.name(member, name);
+    into.name("standing", standing.as_str());
+    into.name("reason", reason);
 }
 
 impl Event {
@@ -53,10 +60,10 @@ impl Event {
                 into.name("class", class);
                 into.optional("principal", principal.as_ref().map(Principal::as_str));
             }
-            Self::AgentStanding { agent, standing, reason } => {
-                into.name("agent", agent.as_str());
-                into.name("standing", standing.as_str());
-                into.name("reason", reason);
+            Self::AgentStanding { agent, standing, reason } => stands(into, ("agent", agent.as_str()), *standing, reason),
+            Self::NamespaceStanding { namespace, standing, reason } => stands(into, ("namespace", namespace), *standing, reason),
+            Self::PrincipalStanding { principal, standing, reason } => {
+                stands(into, ("principal", principal.as_str()), *standing, reason);
             }
             Self::Admission(admission) => admission.members(into),
             Self::Outcome(outcome) => outcome.members(into),
@@ -179,6 +186,16 @@ impl Event {
             "agent-standing" => {
                 Self::AgentStanding { agent: plain.name("agent")?, standing: plain.standing()?, reason: plain.text("reason")? }
             }
+            "namespace-standing" => Self::NamespaceStanding {
+                namespace: plain.text("namespace")?,
+                standing: plain.standing()?,
+                reason: plain.text("reason")?,
+            },
+            "principal-standing" => Self::PrincipalStanding {
+                principal: plain.name("principal")?,
+                standing: plain.standing()?,
+                reason: plain.text("reason")?,
+            },
             "token-registered" => Self::TokenRegistered {
                 token: plain.name("token")?,
                 jti: plain.text("jti")?,

@@ -8,7 +8,7 @@ use super::{LogFault, Settings};
 use crate::audit::event::{Event, Left, Previous};
 use crate::audit::note::{Checkpoint, LogKeys, LogSigner, read_vkeys};
 use crate::audit::tiles::epoch_name;
-use crate::durable;
+use crate::durable::{self, Identity};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -37,6 +37,12 @@ impl Epoch {
     /// The file of its signing keys, where they were drawn here.
     fn key_path(&self, settings: &Settings) -> PathBuf {
         settings.log_keys.join(format!("{}.key", epoch_name(self.number)))
+    }
+
+    /// Which file holds its signing keys, where they were drawn here.
+    pub(super) fn key_identity(&self, settings: &Settings) -> Result<Option<Identity>, LogFault> {
+        let drawn = settings.signing_key.is_none();
+        Ok(drawn.then(|| Identity::growing(&self.key_path(settings))).transpose()?)
     }
 
     /// Its signing keys. Drawn now where it has none and nothing was signed yet.

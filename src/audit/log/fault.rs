@@ -1,8 +1,9 @@
 //! Why a record is not, or may not be, in the log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{QUEUE_MAX, SYNC_MAX};
+use crate::audit::event::Event;
 use crate::audit::head::HeadFault;
 use crate::audit::journal::SegmentFault;
 use crate::audit::note::NoteFault;
@@ -12,12 +13,26 @@ use crate::audit::vault::VaultFault;
 use crate::crypto::EntropyFault;
 use crate::durable;
 
+/// What to do where something of the log is gone.
+const ADVICE: &str = "restore it from a backup, or say that it is lost: token-shield audit begin --after-loss --reason …";
+
 /// Why a record is not, or may not be, in the log.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogFault {
     /// Another process writes this log.
-    #[error("{} is locked: another token-shield is running on this data folder; stop it, or talk to it", .0.display())]
+    #[error("{} is locked{}: another token-shield is running on this data folder; stop it, or talk to it", .0.display(), held_by(.0))]
     Locked(PathBuf),
+    /// There is no log, and none may be begun.
+    #[error("there is no log in {}: serve, dev, restore and audit begin alone make one", .0.display())]
+    None(PathBuf),
+    /// The log is another user's: what this process writes there that user's gateway could not read.
+    #[error("{} belongs to uid {owner}: run this as that user", path.display())]
+    Owner {
+        /// The log's folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// The gateway's name cannot be an origin's.
     #[error("name {0:?} cannot name a log: write 1 to 200 visible ASCII characters, no '+'")]
     Name(String),
@@ -30,10 +45,13 @@ pub enum LogFault {
         expected: String,
     },
     /// There are segments and no head: nobody can tell whether the log has lost its end.
-    #[error("{} is missing, and the log is not empty: restore it from where it was last seen", .0.display())]
+    #[error("{} is missing, and the log is not empty: {ADVICE}", .0.display())]
     HeadMissing(PathBuf),
+    /// Something that the newest checkpoint stands on is gone.
+    #[error("{} is missing: {ADVICE}", .0.display())]
+    Missing(PathBuf),
     /// There is a head that cannot be read.
-    #[error("{} is damaged: {fault}", path.display())]
+    #[error("{} is damaged: {fault}: {ADVICE}", path.display())]
     HeadDamaged {
         /// The head's file.
         path: PathBuf,
@@ -41,7 +59,9 @@ pub enum LogFault {
         fault: HeadFault,
     },
     /// The log holds less than it has acknowledged.
-    #[error("the log ends behind record {size}, but {acknowledged} were acknowledged: records have been lost or taken away")]
+    #[error(
+        "the log ends behind record {size}, but {acknowledged} were acknowledged: records have been lost or taken away: {ADVICE}"
+    )]
     Behind {
         /// How many records there are.
         size: u64,
@@ -52,7 +72,7 @@ pub enum LogFault {
     #[error("{} does not belong there: the folder holds the journal alone, whose segments are named after their first record, without a gap", .0.display())]
     Stray(PathBuf),
     /// A segment is not as it was written.
-    #[error("{}: {fault}", path.display())]
+    #[error("{}: {fault}: {ADVICE}", path.display())]
     Damaged {
         /// The segment.
         path: PathBuf,
@@ -60,7 +80,7 @@ pub enum LogFault {
         fault: SegmentFault<RecordFault>,
     },
     /// The journal begins behind what the tiles hold.
-    #[error("records {signed} to {first} are neither in tiles nor in the journal: they have been lost or taken away")]
+    #[error("records {signed} to {first} are neither in tiles nor in the journal: they have been lost or taken away: {ADVICE}")]
     Gap {
         /// How many records are in tiles.
         signed: u64,
@@ -68,10 +88,10 @@ pub enum LogFault {
         first: u64,
     },
     /// The tree is not that of its checkpoint.
-    #[error("the tiles of {} do not have the root that its checkpoint signs", .0.display())]
+    #[error("the tiles of {} do not have the root that its checkpoint signs: {ADVICE}", .0.display())]
     Root(PathBuf),
     /// A tile or bundle.
-    #[error(transparent)]
+    #[error("{0}: {ADVICE}")]
     Tile(#[from] TileFault),
     /// A record that cannot be read.
     #[error("{epoch}: record {index}: {fault}")]
@@ -98,7 +118,7 @@ pub enum LogFault {
     #[error("[audit] signing_key: {0}")]
     SigningKey(String),
     /// The signing keys of an epoch that goes on are gone.
-    #[error("{} is missing: restore it, or begin a new epoch: token-shield audit begin --after-loss --reason …", .0.display())]
+    #[error("{} is missing: {ADVICE}", .0.display())]
     KeyLost(PathBuf),
     /// A new epoch was begun because something of that one is lost, and that was not said yet.
     #[error(
@@ -126,6 +146,25 @@ pub enum LogFault {
         /// The cache's file.
         cache: PathBuf,
     },
+    /// The record keys are gone: nothing that was recorded can be read, and the books cannot be folded.
+    #[error(
+        "{} is missing, and what was recorded cannot be read without it: restore it from a backup; where there is none, begin with another data folder",
+        .0.display()
+    )]
+    RecordKeysMissing(PathBuf),
+    /// The reserve can never be whole.
+    #[error(
+        "[audit] reserve is {reserve} bytes, and the disk of {} has {disk} in all: set a smaller reserve in the config (reserve = \"4MiB\"), or a larger disk",
+        path.display()
+    )]
+    ReserveTooLarge {
+        /// The reserve's file.
+        path: PathBuf,
+        /// Bytes of the reserve.
+        reserve: u64,
+        /// Bytes of the disk.
+        disk: u64,
+    },
     /// The record keys.
     #[error(transparent)]
     Vault(#[from] VaultFault),
@@ -144,6 +183,9 @@ pub enum LogFault {
     /// There is no room for another segment. Nothing was written; the log goes on when there is room.
     #[error("no room for more records: {0}")]
     NoSpace(durable::Fault),
+    /// Something other than room is short: descriptors or memory. Nothing was written; the log goes on when there is some again.
+    #[error("the log waits for what is short: {0}")]
+    Short(durable::Fault),
     /// Fatal: the disk refused a write or a sync. The record may or may not be found at the next start.
     #[error(transparent)]
     Disk(#[from] durable::Fault),
@@ -159,4 +201,56 @@ pub enum LogFault {
     /// The log was closed. Nothing was written.
     #[error("the log is closed")]
     Closed,
+}
+
+/// Who holds the lock, in words.
+fn held_by(lock: &Path) -> String {
+    durable::holder(lock).map_or_else(String::new, |id| format!(" by process {id}"))
+}
+
+impl LogFault {
+    /// The fault of a step of which nothing counts as done: a shortage that passes, or one that ends the log.
+    pub(super) fn of_step(fault: durable::Fault) -> Self {
+        if fault.is_full() {
+            Self::NoSpace(fault)
+        } else if fault.passes() {
+            Self::Short(fault)
+        } else {
+            Self::Disk(fault)
+        }
+    }
+
+    /// The same fault for a log that is opened: what is gone was gone before.
+    pub(super) fn at_start(self) -> Self {
+        let Self::Changed(durable::Changed::Missing(path)) = self else { return self };
+        Self::Missing(path)
+    }
+
+    /// The fault of a look at a file: it has changed, or something that a look needs is short.
+    pub(super) fn of_change(changed: durable::Changed) -> Self {
+        let durable::Changed::Unreadable(fault) = changed else { return Self::Changed(changed) };
+        Self::of_step(fault)
+    }
+
+    /// The fault of a step with the record keys.
+    pub(super) fn of_vault(fault: VaultFault) -> Self {
+        match fault {
+            VaultFault::Disk(fault) => Self::of_step(fault),
+            VaultFault::Changed(changed) => Self::of_change(changed),
+            VaultFault::Damaged { .. } | VaultFault::Entropy(_) | VaultFault::Unknown => Self::Vault(fault),
+        }
+    }
+
+    /// Whether a record of `event` is neither written nor refused for this: it waits for what is short, or the log ends.
+    pub(super) const fn waits_or_ends(&self, event: &Event) -> bool {
+        if matches!(self, Self::NoSpace(_) | Self::Short(_)) {
+            return !event.is_new_work();
+        }
+        matches!(self, Self::Disk(_) | Self::Changed(_))
+    }
+
+    /// What is short, where waiting for it helps.
+    pub(super) const fn shortage(&self) -> Option<&durable::Fault> {
+        if let Self::NoSpace(fault) | Self::Short(fault) = self { Some(fault) } else { None }
+    }
 }

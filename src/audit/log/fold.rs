@@ -43,20 +43,35 @@ struct Tree {
     tiles: Tiles,
     /// Its records were moved away.
     pruned: bool,
+    /// The epoch behind it says that something of it was lost: what cannot be read is missing, and known to be.
+    lost: bool,
 }
 
 /// The trees of every epoch up to the one that goes on, under their checkpoints.
-fn trees(settings: &Settings, epoch: &Epoch, signed: u64) -> Result<Vec<Tree>, LogFault> {
-    let mut found = Vec::new();
+fn trees(settings: &Settings, epoch: &Epoch, signed: u64, pending: &[Vec<u8>]) -> Result<Vec<Tree>, LogFault> {
+    let mut found: Vec<Tree> = Vec::new();
+    let tree = |number, tiles, pruned| Tree { number, tiles, pruned, lost: false };
     for (number, folder) in tiles::epochs(&settings.dir)?.into_iter().filter(|(number, _)| *number < epoch.number) {
         let before = Epoch::new(settings, number)?;
         let Some(note) = tiles::checkpoint_note(&folder)? else { continue };
         let keys = before.known_keys(settings)?;
         let path = folder.join("checkpoint");
         let checkpoint = keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?;
-        found.push(Tree { number, tiles: Tiles::new(&folder, checkpoint.size), pruned: tiles::is_pruned(&folder) });
+        found.push(tree(number, Tiles::new(&folder, checkpoint.size), tiles::is_pruned(&folder)));
     }
-    found.push(Tree { number: epoch.number, tiles: Tiles::new(&epoch.folder, signed), pruned: false });
+    found.push(tree(epoch.number, Tiles::new(&epoch.folder, signed), false));
+    // What an epoch begins with says whether something of the one before was lost; the one that begins now does not say it yet.
+    let begins_lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
+    let mut says_loss = false;
+    for tree in found.iter_mut().rev() {
+        tree.lost = says_loss;
+        tree.pruned &= !says_loss;
+        let first = tree.tiles.record(0).ok().or_else(|| pending.first().filter(|_| tree.number == epoch.number).cloned());
+        says_loss = match first {
+            Some(first) => super::prune::says_loss(&first),
+            None => begins_lossy && tree.number == epoch.number,
+        };
+    }
     Ok(found)
 }
 
@@ -70,7 +85,7 @@ pub(super) fn fold(
 ) -> Result<Fold, LogFault> {
     let signed = sealer.size();
     let mut fold = Fold { records: Vec::new(), at: Timestamp(0) };
-    let mut trees = trees(settings, epoch, signed)?;
+    let mut trees = trees(settings, epoch, signed, pending)?;
     let lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
     let from = cached(sealer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy), settings)?;
     if !lossy || from.is_none() {
@@ -84,8 +99,16 @@ pub(super) fn fold(
         };
         let size = tree.tiles.size();
         let mut new = Vec::new();
+        let mut missing = 0_u64;
         for index in begin..size {
-            let bytes = tree.tiles.record(index)?;
+            let bytes = match tree.tiles.record(index) {
+                Ok(bytes) => bytes,
+                Err(_) if tree.lost => {
+                    missing += 1;
+                    continue;
+                }
+                Err(fault) => return Err(fault.into()),
+            };
             let outside = Outside::read(&bytes);
             let passing =
                 outside.map_err(|fault| LogFault::Record { epoch: epoch_name(tree.number), index, fault })?.is_passing();
@@ -97,13 +120,24 @@ pub(super) fn fold(
         if size > begin
             && let Some(cache) = sealer.cache.as_mut()
         {
-            let root = tree_at(&mut tree.tiles, size)?.root();
+            let root = match tree_at(&mut tree.tiles, size) {
+                Ok(tree) => tree.root(),
+                // Nobody compares it: the records count as they are here.
+                Err(_) if tree.lost => [0; 32],
+                Err(fault) => return Err(fault.into()),
+            };
             let records = new.iter().map(|(index, bytes)| (*index, bytes.as_slice()));
             cache.add(tree.number, records, &crate::audit::note::Checkpoint { origin: String::new(), size, root });
         }
-        if size > 0 {
-            let last = tree.tiles.record(size - 1)?;
-            fold.last(&last, tree.number, size - 1)?;
+        match tree.tiles.record(size.saturating_sub(1)) {
+            _ if size == 0 => {}
+            Ok(last) => fold.last(&last, tree.number, size - 1)?,
+            Err(_) if tree.lost => {}
+            Err(fault) => return Err(fault.into()),
+        }
+        if missing > 0 {
+            let epoch = epoch_name(tree.number);
+            tracing::warn!(epoch, missing, "records of an epoch of which something was lost cannot be read");
         }
     }
     for (index, bytes) in (signed..).zip(pending) {
@@ -136,14 +170,18 @@ fn cached(
     let epoch = epoch_name(stamp.epoch);
     let tree = trees.iter_mut().find(|tree| tree.number == stamp.epoch);
     match tree.filter(|tree| tree.tiles.size() >= stamp.size) {
-        Some(tree) => {
-            if tree_at(&mut tree.tiles, stamp.size)?.root() != stamp.root {
+        Some(tree) => match tree_at(&mut tree.tiles, stamp.size) {
+            Ok(tree) if tree.root() == stamp.root => {}
+            Ok(_) => {
                 reaches(trees, 0, settings)?;
                 tracing::warn!("the cache of the log is not of this log, and is made anew");
                 cache.clear();
                 return Ok(None);
             }
-        }
+            // What is gone of the tree is known to be; the cache has seen it.
+            Err(_) if tree.lost => {}
+            Err(fault) => return Err(fault.into()),
+        },
         None if lost => {}
         None => return Err(LogFault::CacheAhead { epoch, size: stamp.size }),
     }

@@ -10,13 +10,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::LogFault;
 use super::cache::Cache;
+use super::epoch::Epoch;
 use super::queue::{SealerEnd, Shared};
+use super::shortage::Who;
+use super::{LogFault, Settings, stands};
 use crate::audit::head::HeadNote;
 use crate::audit::note::{Checkpoint, LogSigner};
 use crate::audit::outside::Outside;
-use crate::durable::{self, Disk};
+use crate::durable::{self, Disk, Identity};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
 use crate::seeded::{Seed, has};
 
@@ -34,8 +36,10 @@ pub(super) fn run(shared: &Shared, sealer: Sealer) {
                 }
             }
             // The records stay in the journal, and are tried again.
-            Err(LogFault::NoSpace(fault)) => shared.not_checkpointed(records, &fault),
-            Err(fault) => return shared.fail(fault),
+            Err(fault) => match fault.shortage() {
+                Some(shortage) => shared.not_checkpointed(records, shortage),
+                None => return shared.fail(fault),
+            },
         }
     }
     sealer.end();
@@ -60,18 +64,51 @@ pub(super) struct Sealer {
     /// The records of the bundle that is not full.
     pub(super) bundle: Vec<u8>,
     pub(super) cache: Option<Cache>,
+    /// What the checkpoint stands on.
+    pub(super) stands: Vec<Identity>,
+    /// The log that is being written; none while it is opened.
+    pub(super) shared: Option<Arc<Shared>>,
 }
 
 /// A file that a checkpoint needs.
 type Planned = (Tile, Vec<u8>);
 
 impl Sealer {
+    /// What goes on in `epoch` from the right edge of its tree on, with the head's file and how many notes that has seen.
+    pub(super) fn new(
+        settings: &Settings,
+        epoch: &Epoch,
+        disk: Arc<dyn Disk>,
+        signer: LogSigner,
+        (head, notes): (File, u64),
+        (edge, bundle): (Edge, Vec<u8>),
+    ) -> Self {
+        Self {
+            disk,
+            epoch: epoch.folder.clone(),
+            number: epoch.number,
+            tmp: settings.dir.join("tmp"),
+            origin: epoch.origin.clone(),
+            signer,
+            head,
+            head_path: settings.head.clone(),
+            notes,
+            edge,
+            bundle,
+            cache: None,
+            stands: Vec::new(),
+            shared: None,
+        }
+    }
+
     pub(super) const fn size(&self) -> u64 {
         self.edge.size()
     }
 
     /// Puts `records` behind what is there, under the checkpoint `note` or a new one.
     pub(super) fn seal(&mut self, records: &[Vec<u8>], note: Option<&str>) -> Result<(), LogFault> {
+        // What the former checkpoint stands on must be there still: nothing is signed over what is gone.
+        stands::check(&self.stands)?;
         let (mut edge, mut bundle) = (self.edge.clone(), self.bundle.clone());
         let mut planned: Vec<Planned> = Vec::new();
         for record in records {
@@ -108,43 +145,85 @@ impl Sealer {
             self.publish(&note)?;
         }
         // Crash here: the head has a note that the checkpoint has not. A start writes what follows anew, from the journal.
-        self.write_files(&planned)?;
-        // Crash here: tiles that no checkpoint covers yet. A start writes them anew.
-        self.publish(&note)?;
+        self.release(&[]);
+        let published = self.write_files(&planned).and_then(|written| {
+            // Crash here: tiles that no checkpoint covers yet. A start writes them anew.
+            self.publish(&note)?;
+            Ok(written)
+        });
+        let written = published.inspect_err(|fault| {
+            if fault.shortage().is_some() {
+                self.give_up(&planned);
+                self.release(&self.stands);
+            }
+        })?;
         // Crash here: partial tiles of the former checkpoint, and a journal that begins too early. A start takes them away.
         for tile in before.into_iter().filter(|tile| !now.contains(tile)) {
-            self.take_away(tile)?;
+            self.patiently(|| self.take_away(tile))?;
         }
+        // Asked before the journal behind the checkpoint goes.
+        self.stands = self.patiently(|| {
+            stands::check(&written)?;
+            let now = stands::look(&self.epoch, edge.size())?;
+            stands::same_folders(&self.stands, &now)?;
+            Ok(now)
+        })?;
+        self.release(&self.stands);
         self.remember(records, &checkpoint);
         (self.edge, self.bundle) = (edge, bundle);
         Ok(())
     }
 
+    /// Does a step that cannot be put off, for as long as what it needs is short. While the log is opened that ends the start.
+    fn patiently<T>(&self, step: impl FnMut() -> Result<T, LogFault>) -> Result<T, LogFault> {
+        let mut step = step;
+        match &self.shared {
+            Some(shared) => shared.patiently(Who::Sealer, step),
+            None => step(),
+        }
+    }
+
+    /// From now on the watch looks after these, in the place of those that the former checkpoint stood on.
+    fn release(&self, stands: &[Identity]) {
+        if let Some(shared) = &self.shared {
+            shared.lock().stands = stands.to_vec();
+        }
+    }
+
+    /// Takes away the partial tiles of a checkpoint that did not come to be: the next one has others.
+    fn give_up(&self, planned: &[Planned]) {
+        for (tile, _) in planned.iter().filter(|(tile, _)| tile.width < 256) {
+            // What is left is taken away at the next start.
+            let _ = self.take_away(*tile);
+        }
+    }
+
     fn keep_note(&mut self, note: &str) -> Result<(), LogFault> {
         let kept = HeadNote { note: note.to_owned(), write: self.notes + 1 };
         let write = self.disk.write(&self.head, &kept.encode(), kept.offset());
-        write.and_then(|()| self.disk.sync(&self.head)).map_err(durable::Fault::of("write", &self.head_path))?;
+        write.and_then(|()| self.disk.sync(&self.head)).map_err(step("write", &self.head_path))?;
         self.notes += 1;
         Ok(())
     }
 
-    fn write_files(&self, planned: &[Planned]) -> Result<(), LogFault> {
+    /// Writes the files of a checkpoint, and gives what was written.
+    fn write_files(&self, planned: &[Planned]) -> Result<Vec<Identity>, LogFault> {
         let mut folders = BTreeSet::new();
         let mut open = Vec::with_capacity(planned.len());
         for (tile, bytes) in planned {
             let path = self.epoch.join(tile.path());
             self.make_folders(&path, &mut folders)?;
             let written = self.disk.create(&path).and_then(|file| self.disk.write(&file, bytes, 0).map(|()| file));
-            open.push((written.map_err(|error| room(durable::Fault::of("write", &path)(error)))?, path));
+            open.push((written.map_err(step("write", &path))?, path));
         }
         // All are on their way before the first is waited for.
         for (file, path) in open.iter().filter(|_| !has(Seed::TilesNotSynced)) {
-            self.disk.sync(file).map_err(|error| room(durable::Fault::of("sync", path)(error)))?;
+            self.disk.sync(file).map_err(step("sync", path))?;
         }
         for folder in folders.into_iter().filter(|_| !has(Seed::NamesNotSynced)) {
-            self.disk.sync_dir(&folder).map_err(durable::Fault::of("sync", &folder))?;
+            self.disk.sync_dir(&folder).map_err(step("sync", &folder))?;
         }
-        Ok(())
+        open.iter().map(|(file, path)| Identity::of(file, path).map_err(LogFault::of_step)).collect()
     }
 
     /// Makes the folders above `path`, as far as the epoch's, and notes all whose names must be synced.
@@ -154,7 +233,7 @@ impl Sealer {
             && !parent.is_dir()
         {
             for folder in above.iter().rev() {
-                self.disk.make_dir(folder).map_err(|error| room(durable::Fault::of("make", folder)(error)))?;
+                self.disk.make_dir(folder).map_err(step("make", folder))?;
             }
             folders.insert(self.epoch.clone());
             folders.extend(above.iter().map(|folder| (*folder).to_owned()));
@@ -166,19 +245,22 @@ impl Sealer {
     /// Puts the note in the checkpoint's place.
     fn publish(&self, note: &str) -> Result<(), LogFault> {
         let (passing, path) = (self.tmp.join("checkpoint"), self.epoch.join("checkpoint"));
+        // It holds nothing for long: one that was taken away is made again.
+        self.disk.make_dir(&self.tmp).map_err(step("make", &self.tmp))?;
         let written = self.disk.create(&passing).and_then(|file| {
             self.disk.write(&file, note.as_bytes(), 0)?;
             self.disk.sync(&file)
         });
-        written.map_err(|error| room(durable::Fault::of("write", &passing)(error)))?;
-        self.disk.rename(&passing, &path).map_err(|error| room(durable::Fault::of("replace", &path)(error)))?;
-        Ok(self.disk.sync_dir(&self.epoch).map_err(durable::Fault::of("sync", &self.epoch))?)
+        written.map_err(step("write", &passing))?;
+        self.disk.rename(&passing, &path).map_err(step("replace", &path))?;
+        // From here on the checkpoint is there: what covers it stays.
+        self.patiently(|| self.disk.sync_dir(&self.epoch).map_err(step("sync", &self.epoch)))
     }
 
     /// Takes a partial tile of a former checkpoint away, and its folder, which holds no other.
     pub(super) fn take_away(&self, tile: Tile) -> Result<(), LogFault> {
         let path = self.epoch.join(tile.path());
-        self.disk.unlink(&path).map_err(durable::Fault::of("remove", &path))?;
+        self.disk.unlink(&path).map_err(step("remove", &path))?;
         if let Some(folder) = path.parent() {
             // It stays where another partial tile is in it.
             let _ = std::fs::remove_dir(folder);
@@ -189,7 +271,7 @@ impl Sealer {
     /// Takes the journal's segments away that the checkpoint has made needless.
     fn trim(&self, shared: &Shared) -> Result<(), LogFault> {
         for path in shared.trimmable(self.size()) {
-            self.disk.unlink(&path).map_err(durable::Fault::of("remove", &path))?;
+            self.patiently(|| self.disk.unlink(&path).map_err(step("remove", &path)))?;
         }
         Ok(())
     }
@@ -211,8 +293,8 @@ impl Sealer {
     }
 }
 
-/// A full disk is no failure: it passes.
-fn room(fault: durable::Fault) -> LogFault {
-    let full = matches!(fault.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    if full { LogFault::NoSpace(fault) } else { LogFault::Disk(fault) }
+/// The fault of a step that may be tried again where what it needs is short.
+fn step(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogFault {
+    let fault = durable::Fault::of(doing, path);
+    move |error| LogFault::of_step(fault(error))
 }

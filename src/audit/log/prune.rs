@@ -151,7 +151,7 @@ impl<'s> Pruning<'s> {
 }
 
 /// Whether the first record of an epoch says that something was lost of the one before.
-fn says_loss(record: &[u8]) -> bool {
+pub(super) fn says_loss(record: &[u8]) -> bool {
     String::from_utf8_lossy(record).contains(r#""reason":"after-loss: "#)
 }
 

@@ -6,29 +6,16 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::pending::{CHECKPOINT_EVERY, PENDING_BYTES_MAX, Pending, ROOM_EVERY, SHORT_EVERY};
 use super::reserve::Reserve;
-use super::{LogFault, QUEUE_MAX, SEAL_MAX, SYNC_MAX, SYNC_SLOW, Sealed, State};
+use super::shortage::{Shortages, Who};
+use super::watch::Vkeys;
+use super::{LogFault, QUEUE_MAX, SEAL_MAX, SYNC_SLOW, Sealed, State};
 use crate::audit::event::Event;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;
 use crate::seeded::{Seed, has};
-
-/// Checkpoints come at most so often, unless many records wait.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
-/// So many records wait for a checkpoint at the most.
-const CHECKPOINT_RECORDS: usize = 1024;
-/// A checkpoint writes the bundle that is not full anew: it waits until there is this many times as much to add.
-const CHECKPOINT_GROWTH: usize = 3;
-/// No record waits longer for a checkpoint.
-const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
-/// A checkpoint or reserve that found no room is tried again so often.
-const ROOM_EVERY: Duration = Duration::from_secs(1);
-/// Bytes that wait for a checkpoint at the most; then the journal waits too.
-const PENDING_BYTES_MAX: usize = 64 << 20;
-
-/// How often the files and the running sync are looked after.
-const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 /// Whom to tell how it went.
 pub(super) type Then = Box<dyn FnOnce(Result<Sealed, LogFault>) + Send>;
@@ -45,73 +32,54 @@ type Observer = Box<dyn Fn(Duration, usize) + Send + Sync>;
 pub(super) struct Shared {
     inner: Mutex<Inner>,
     reserve: Mutex<Reserve>,
+    /// The epoch's folder.
+    pub(super) epoch: PathBuf,
+    pub(super) vkeys: Vkeys,
     /// Wakes the sealer: a checkpoint may be due.
     seal: Condvar,
     /// Wakes the writer: something waits, or the log closes.
     wake: Condvar,
     /// Wakes the watch and whoever closes: the writer has ended, or the log has failed.
-    over: Condvar,
-    clock: std::sync::Arc<dyn Clock>,
+    pub(super) over: Condvar,
+    pub(super) clock: std::sync::Arc<dyn Clock>,
     observer: OnceLock<Observer>,
     mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-struct Inner {
-    queue: VecDeque<Waiting>,
+pub(super) struct Inner {
+    pub(super) queue: VecDeque<Waiting>,
     /// Those of the batch on its way to the disk. Here, so that they hear of a failure while the writer hangs in a sync.
-    answering: Vec<(Then, Sealed)>,
-    writing_since: Option<Duration>,
+    pub(super) answering: Vec<(Then, Sealed)>,
+    pub(super) writing_since: Option<Duration>,
     /// Since when the sealer is busy with a checkpoint.
-    sealing_since: Option<Duration>,
-    watched: Vec<durable::Identity>,
+    pub(super) sealing_since: Option<Duration>,
+    pub(super) watched: Vec<durable::Identity>,
+    /// What the newest checkpoint stands on.
+    pub(super) stands: Vec<durable::Identity>,
     /// The journal's segments, each with the index of its first record.
-    segments: VecDeque<(u64, durable::Identity)>,
+    pub(super) segments: VecDeque<(u64, durable::Identity)>,
     pending: Pending,
-    closing: bool,
+    pub(super) closing: bool,
     /// It closes for the next epoch: what comes meanwhile is for that one.
     turning: bool,
     ended: bool,
     sealer_ended: bool,
-    state: State,
-}
-
-/// What is durable and under no checkpoint yet.
-#[derive(Default)]
-struct Pending {
-    records: Vec<Vec<u8>>,
-    bytes: usize,
-    /// Since when the oldest of them waits.
-    since: Option<Duration>,
-    /// Bytes of the bundle that is not full.
-    ragged: usize,
-    /// When the next checkpoint may come.
-    not_before: Duration,
-    /// Somebody waits for one.
-    wanted: bool,
-}
-
-impl Pending {
-    /// How long until a checkpoint is due; `None` where nothing waits.
-    fn due_in(&self, now: Duration, closing: bool) -> Option<Duration> {
-        let since = self.since?;
-        if closing || self.records.len() >= CHECKPOINT_RECORDS {
-            return Some(self.not_before.saturating_sub(now).min(if closing { Duration::ZERO } else { ROOM_EVERY }));
-        }
-        let soon = self.wanted || self.bytes >= CHECKPOINT_GROWTH * self.ragged;
-        let at = if soon { self.not_before } else { self.not_before.max(since + CHECKPOINT_AGE) };
-        Some(at.saturating_sub(now))
-    }
+    pub(super) shortages: Shortages,
+    pub(super) state: State,
 }
 
 impl Inner {
-    const fn over(&self) -> bool {
+    pub(super) const fn over(&self) -> bool {
         (self.ended && self.sealer_ended) || self.state.failed.is_some()
     }
 }
 
 /// A log that has been recovered.
 pub(super) struct Begin {
+    pub(super) epoch: PathBuf,
+    pub(super) vkeys: Vkeys,
     pub(super) watched: Vec<durable::Identity>,
+    pub(super) stands: Vec<durable::Identity>,
     pub(super) segments: Vec<(u64, durable::Identity)>,
     pub(super) reserve: Reserve,
     /// The reserve is not whole: there was no room for it.
@@ -125,7 +93,7 @@ pub(super) struct Begin {
 
 impl Shared {
     pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: Begin) -> Self {
-        let Begin { watched, segments, reserve, low, pending, ragged, size, signed, at } = begin;
+        let Begin { epoch, vkeys, watched, stands, segments, reserve, low, pending, ragged, size, signed, at } = begin;
         let since = (!pending.is_empty()).then(|| clock.monotonic());
         let bytes = pending.iter().map(Vec::len).sum();
         let not_before = clock.monotonic() + CHECKPOINT_EVERY;
@@ -136,17 +104,32 @@ impl Shared {
             writing_since: None,
             sealing_since: None,
             watched,
+            stands,
             segments: segments.into(),
             pending,
             closing: false,
             turning: false,
             ended: false,
             sealer_ended: false,
-            state: State { size, signed, at, sync_last: Duration::ZERO, low, failed: None },
+            shortages: Shortages::default(),
+            state: State {
+                size,
+                signed,
+                at,
+                sync_last: Duration::ZERO,
+                low,
+                free_bytes: reserve.free(),
+                reserve_bytes: reserve.bytes(),
+                reserve_whole_bytes: reserve.whole_bytes(),
+                short: None,
+                failed: None,
+            },
         };
         Self {
             inner: Mutex::new(inner),
             reserve: Mutex::new(reserve),
+            epoch,
+            vkeys,
             seal: Condvar::new(),
             wake: Condvar::new(),
             over: Condvar::new(),
@@ -156,13 +139,14 @@ impl Shared {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing that can panic runs under the lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn state(&self) -> State {
-        self.lock().state.clone()
+        let inner = self.lock();
+        State { short: inner.shortages.any().cloned(), ..inner.state.clone() }
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -198,6 +182,8 @@ impl Shared {
             LogFault::Closed
         } else if inner.state.low && waiting.event.is_new_work() && !has(Seed::FullDiskIgnored) {
             LogFault::Low
+        } else if let Some(fault) = inner.shortages.any().filter(|_| waiting.event.is_new_work()) {
+            LogFault::of_step(fault.clone())
         } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_promised() {
             LogFault::Busy
         } else {
@@ -223,7 +209,12 @@ impl Shared {
             let wait = inner.queue.is_empty() || inner.pending.bytes > PENDING_BYTES_MAX;
             wait && !inner.closing && inner.state.failed.is_none()
         };
-        let mut inner = self.wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
+        if inner.queue.is_empty() {
+            // Nothing waits for it: whoever comes next finds out by itself.
+            inner.ends_shortage(Who::Writer);
+        }
+        let mut inner = self.wake.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner);
         let work = std::mem::take(&mut inner.queue);
         (!work.is_empty() && inner.state.failed.is_none()).then_some(work)
     }
@@ -248,8 +239,9 @@ impl Shared {
 
     /// The batch is durable: everybody in it hears so, in the log's order. Unless the log has failed meanwhile, and they
     /// have heard that.
-    pub(super) fn written(&self, segment: Option<(u64, durable::Identity)>, size: u64, records: Vec<Vec<u8>>) {
+    pub(super) fn written(&self, size: u64, records: Vec<Vec<u8>>) {
         let mut inner = self.lock();
+        inner.ends_shortage(Who::Writer);
         let took = inner.writing_since.take().map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since));
         let batch = std::mem::take(&mut inner.answering);
         let Some((_, last)) = batch.last().filter(|_| inner.state.failed.is_none()) else {
@@ -257,7 +249,6 @@ impl Shared {
         };
         let at = last.at;
         inner.state = State { size, at, sync_last: took, ..inner.state.clone() };
-        inner.segments.extend(segment);
         let now = self.clock.monotonic();
         let pending = &mut inner.pending;
         pending.since.get_or_insert(now);
@@ -273,15 +264,9 @@ impl Shared {
         }
     }
 
-    /// The batch was not written, not even in part, and the log goes on.
-    pub(super) fn not_written(&self, fault: &LogFault) {
-        let mut inner = self.lock();
-        inner.writing_since = None;
-        let batch = std::mem::take(&mut inner.answering);
-        drop(inner);
-        for (then, _) in batch {
-            then(Err(fault.clone()));
-        }
+    /// A segment was begun: from now on it is looked after.
+    pub(super) fn begun(&self, segment: Option<(u64, durable::Identity)>) {
+        self.lock().segments.extend(segment);
     }
 
     /// Ends the log. Everybody who waits hears `fault`, and so does everybody who comes later. The first fault stays.
@@ -368,6 +353,7 @@ impl Shared {
         let mut inner = self.lock();
         inner.state.signed = signed;
         inner.sealing_since = None;
+        inner.ends_shortage(Who::Sealer);
         inner.pending.ragged = ragged;
         inner.pending.bytes = inner.pending.records.iter().map(Vec::len).sum();
         inner.pending.not_before = now + CHECKPOINT_EVERY;
@@ -377,20 +363,26 @@ impl Shared {
         self.over.notify_all();
     }
 
-    /// There was no room for a checkpoint over `records`: they wait on, and the reserve is given.
+    /// Something that a checkpoint over `records` needs is short: they wait on, and the reserve is given where that is room.
     pub(super) fn not_checkpointed(&self, records: Vec<Vec<u8>>, fault: &durable::Fault) {
-        self.give_room(fault);
+        if fault.is_full() {
+            self.give_room(fault);
+        }
         let now = self.clock.monotonic();
         let mut inner = self.lock();
+        let told = if fault.is_full() { Vec::new() } else { inner.falls_short(Who::Sealer, fault, now) };
         inner.sealing_since = None;
         let later = std::mem::replace(&mut inner.pending.records, records);
         inner.pending.records.extend(later);
         inner.pending.since.get_or_insert(now);
-        inner.pending.not_before = now + ROOM_EVERY;
-        // Nobody waits for a disk that stays full: the journal has everything.
+        inner.pending.not_before = now + if fault.is_full() { ROOM_EVERY } else { SHORT_EVERY };
+        inner.pending.wanted = true;
+        // Nobody waits for what stays short: the journal has everything.
         if inner.ended {
             inner.pending = Pending::default();
         }
+        drop(inner);
+        told.into_iter().for_each(|then| then(Err(LogFault::of_step(fault.clone()))));
     }
 
     /// The disk is full: a piece of the reserve is given for what must still be written. False where none is left.
@@ -401,14 +393,24 @@ impl Shared {
         }
         inner.state.low = true;
         drop(inner);
-        self.reserve.lock().unwrap_or_else(PoisonError::into_inner).give()
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = reserve.give();
+        self.lock().state.reserve_bytes = reserve.bytes();
+        given
     }
 
     /// Takes the reserve back where it was given; the log is well again when it is whole.
-    fn take_room(&self) {
-        if self.lock().state.low && self.reserve.lock().unwrap_or_else(PoisonError::into_inner).fill() {
+    pub(super) fn take_room(&self) {
+        let low = self.lock().state.low;
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = low && reserve.fill();
+        let free = reserve.free();
+        let mut inner = self.lock();
+        inner.state.free_bytes = free;
+        inner.state.reserve_bytes = reserve.bytes();
+        if whole {
             tracing::info!("there is room again");
-            self.lock().state.low = false;
+            inner.state.low = false;
         }
     }
 
@@ -446,39 +448,6 @@ impl Shared {
         let inner = self.lock();
         let running = inner.writing_since.map(|since| self.clock.monotonic().saturating_sub(since));
         running.is_some_and(|running| running > SYNC_SLOW || inner.state.sync_last > SYNC_SLOW)
-    }
-
-    /// The watch's thread: notices files that change under us, and a sync that does not come back.
-    pub(super) fn watch(&self) {
-        let mut looked = None;
-        loop {
-            let running = |inner: &mut Inner| !inner.over();
-            let waited = self.over.wait_timeout_while(self.lock(), WATCH_EVERY, running);
-            let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if inner.over() {
-                return;
-            }
-            let now = self.clock.monotonic();
-            let longer = |since: Option<Duration>, most| since.is_some_and(|since| now.saturating_sub(since) > most);
-            let hung = longer(inner.writing_since, SYNC_MAX) || longer(inner.sealing_since, SEAL_MAX);
-            let mut watched = inner.watched.clone();
-            watched.extend(inner.segments.iter().map(|(_, segment)| segment.clone()));
-            drop(inner);
-            if looked.is_none_or(|at| now.saturating_sub(at) > ROOM_EVERY) {
-                looked = Some(now);
-                self.take_room();
-            }
-            // A segment that is gone may have been trimmed since.
-            let ours = |file: &durable::Identity| {
-                let inner = self.lock();
-                inner.watched.contains(file) || inner.segments.iter().any(|(_, segment)| segment == file)
-            };
-            let changed = watched.iter().find_map(|file| file.check().err().filter(|_| ours(file))).map(LogFault::from);
-            let changed = changed.filter(|_| !has(Seed::ChangedFilesUnnoticed));
-            if let Some(fault) = hung.then_some(LogFault::Hung).or(changed) {
-                self.fail(fault);
-            }
-        }
     }
 }
 

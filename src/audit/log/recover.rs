@@ -3,13 +3,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::epoch::{Epoch, first_record, make_folders};
 use super::fold::{Fold, fold};
 use super::integrate::Sealer;
 use super::queue::Begin;
 use super::reserve::Reserve;
+use super::watch::Vkeys;
 use super::writer::{Desk, Files, SEGMENT_BYTES, Segment};
 use super::{LogFault, NewEpoch, Settings};
 use crate::audit::event::Event;
@@ -89,6 +90,10 @@ struct Heads {
 /// Opens or begins the log, and takes its lock.
 pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp, carried: Carried) -> Result<Opened, LogFault> {
     let newest = if settings.dir.is_dir() { tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number) } else { None };
+    // The newest one may be gone, folder and all: the head knows of it.
+    let newest = newest.max(super::succeed::epoch_of_head(settings));
+    settings.may_begin(newest.is_none())?;
+    settings.is_own()?;
     let mut epoch = Epoch::new(settings, newest.unwrap_or(1))?;
     if super::succeed::abandoned(settings, &epoch)? {
         epoch = Epoch::new(settings, epoch.number - 1)?;
@@ -113,7 +118,6 @@ pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp, ca
 pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, carried: Carried) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
     let lock = carried.lock.map_or_else(|| take_lock(epoch), Ok)?;
-    let vault = carried.vault.map_or_else(|| open_vault(settings), Ok)?;
     let journal = epoch.journal();
     let (paths, stray) = tiles::segments(&journal)?;
     if let Some(stray) = stray {
@@ -121,6 +125,9 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     }
     let found = tiles::checkpoint_note(&epoch.folder)?;
     let new = paths.is_empty() && found.is_none();
+    let first = new && epoch.number == 1;
+    settings.may_begin(first && !settings.head.exists())?;
+    let vault = carried.vault.map_or_else(|| open_vault(settings, disk, first).map(|vault| Arc::new(Mutex::new(vault))), Ok)?;
     let heads = read_heads(settings, epoch, new)?;
     let signer = epoch.signer(settings, new)?;
     let keys = signer.public(&epoch.origin)?;
@@ -136,22 +143,11 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     grow_head(&**disk, &head_file, &settings.head)?;
     let head_identity = Identity::of(&head_file, &settings.head)?;
     let notes = heads.note.as_ref().map_or(0, |note| note.write);
-    let mut sealer = Sealer {
-        disk: Arc::clone(disk),
-        epoch: epoch.folder.clone(),
-        number: epoch.number,
-        tmp: settings.dir.join("tmp"),
-        origin: epoch.origin.clone(),
-        signer,
-        head: head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?,
-        head_path: settings.head.clone(),
-        notes,
-        edge: stands.edge,
-        bundle: stands.bundle,
-        cache: None,
-    };
+    let head = head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?;
+    let mut sealer = Sealer::new(settings, epoch, Arc::clone(disk), signer, (head, notes), (stands.edge, stands.bundle));
+    let (head, tree) = (heads.head, read.tree);
     let mut files =
-        Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head: heads.head, tree: read.tree };
+        Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head, head_doubtful: false, tree };
     if files.head.size < files.size() {
         // The batches beyond the head were just synced again, and from now on they are facts.
         files.write_head()?;
@@ -162,14 +158,18 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
     sealer.cache = super::cache::Cache::open(&settings.cache, super::prune::any(settings)?);
     sweep(&sealer)?;
-    let folded = fold(settings, epoch, &mut sealer, &pending, &*vault.lock().unwrap_or_else(PoisonError::into_inner));
+    let folded = fold(settings, epoch, &mut sealer, &pending, &lock_of(&vault));
     let Fold { records, at } = folded?;
-    let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
-    // Taken now: once the disk is full it is too late.
-    let low = !reserve.fill();
-    let watched = vec![files.head_identity.clone(), lock.identity().clone()];
+    let (reserve, low) = take_reserve(settings, disk)?;
+    sealer.stands = super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
+    let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
+    watched.extend(lock_of(&vault).identity().cloned());
+    watched.extend(epoch.key_identity(settings)?);
     let begin = Begin {
+        epoch: epoch.folder.clone(),
+        vkeys: Vkeys::read(&settings.vkeys)?,
         watched,
+        stands: sealer.stands.clone(),
         segments,
         reserve,
         low,
@@ -185,6 +185,27 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
 }
 
+/// Opens the record keys. Only a log that is made now has none.
+fn open_vault(settings: &Settings, disk: &Arc<dyn Disk>, is_first: bool) -> Result<Vault, LogFault> {
+    let may_be_new = is_first && !settings.head.exists();
+    if settings.sealed && !may_be_new && !settings.record_keys.exists() {
+        return Err(LogFault::RecordKeysMissing(settings.record_keys.clone()));
+    }
+    Ok(Vault::open_on(&settings.record_keys, Arc::clone(disk))?)
+}
+
+/// Takes the reserve, now: once the disk is full it is too late. Says whether it is less than it should be.
+fn take_reserve(settings: &Settings, disk: &Arc<dyn Disk>) -> Result<(Reserve, bool), LogFault> {
+    let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
+    let low = !reserve.fill();
+    if low {
+        let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
+        let why = "the disk of the audit log is full: its reserve is not whole, and nothing new is admitted";
+        tracing::error!(bytes, whole, ?free, "{why}");
+    }
+    Ok((reserve, low))
+}
+
 /// Finishes the checkpoint that the head has and that never came to be: with the same bytes it does now. Gives the records
 /// behind it.
 fn finish(sealer: &mut Sealer, mut pending: Vec<Vec<u8>>, unfinished: Option<(String, u64)>) -> Result<Vec<Vec<u8>>, LogFault> {
@@ -195,8 +216,8 @@ fn finish(sealer: &mut Sealer, mut pending: Vec<Vec<u8>>, unfinished: Option<(St
     Ok(later)
 }
 
-fn open_vault(settings: &Settings) -> Result<Arc<Mutex<Vault>>, LogFault> {
-    Ok(Arc::new(Mutex::new(Vault::open(&settings.record_keys)?)))
+fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
+    vault.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {

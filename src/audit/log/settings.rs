@@ -1,8 +1,11 @@
 //! Where a log lies, and how it is kept.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::LogFault;
 use crate::secret::SecretRef;
 
 /// Where a log lies, and how it is kept.
@@ -32,6 +35,8 @@ pub struct Settings {
     pub epoch_max: Duration,
     /// Begin a new epoch, and why.
     pub begin: Option<NewEpoch>,
+    /// Only go on with a log that is there: begin none.
+    pub existing: bool,
 }
 
 /// An epoch that an operator asks for.
@@ -62,6 +67,19 @@ impl Settings {
             reserve: 256 << 20,
             epoch_max: Duration::from_secs(30 * 24 * 3600),
             begin: None,
+            existing: false,
         }
+    }
+
+    /// That a log is begun only where that is asked for.
+    pub(super) fn may_begin(&self, begins: bool) -> Result<(), LogFault> {
+        if begins && self.existing { Err(LogFault::None(self.dir.clone())) } else { Ok(()) }
+    }
+
+    /// That the log is this user's: files of another user's process would stop its own gateway.
+    pub(super) fn is_own(&self) -> Result<(), LogFault> {
+        let Ok(found) = fs::metadata(&self.dir) else { return Ok(()) };
+        let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
+        if owner == own { Ok(()) } else { Err(LogFault::Owner { path: self.dir.clone(), owner }) }
     }
 }

@@ -25,6 +25,7 @@ use crate::audit::verify::{Wanted, verify};
 use crate::clock::Timestamp;
 use crate::durable::{self, Disk};
 use crate::merkle::Tree;
+use crate::merkle::tile::WIDTH;
 
 /// Why the epoch is to be closed, where it is.
 pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Timestamp) -> Result<Option<NewEpoch>, LogFault> {
@@ -100,6 +101,13 @@ pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, Log
     Ok(true)
 }
 
+/// The number of the epoch that the head speaks of, as far as it can be read and is of this log.
+pub(super) fn epoch_of_head(settings: &Settings) -> Option<u32> {
+    let head = Head::decode(&fs::read(&settings.head).ok()?).ok()?;
+    let number = head.origin.strip_prefix(&settings.name)?.strip_prefix("/e")?.parse().ok()?;
+    Epoch::new(settings, number).ok().filter(|epoch| epoch.origin == head.origin).map(|epoch| epoch.number)
+}
+
 /// The first record of an epoch that has none yet, though its head speaks of it: a start was interrupted there.
 pub(super) fn begun(settings: &Settings, epoch: &Epoch) -> Result<Event, LogFault> {
     let before = Epoch::new(settings, epoch.number - 1)?;
@@ -120,7 +128,9 @@ pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
     let (Ok(vault), Ok(epochs)) = (Vault::read(&settings.record_keys), reader::epochs(&settings.dir)) else { return Vec::new() };
     let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else { return Vec::new() };
     let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    let seen = seen_by_cache(settings, lost, epoch.signed, &mut found);
+    // Under the checkpoint too, from the first record on that is gone: the cache may have what the tiles have not any more.
+    let from = still_readable(epoch, &mut found);
+    let seen = seen_by_cache(settings, lost, from, &mut found);
     let read = reader::each(epoch, epoch.signed.max(seen), |record| {
         found.insert(record.index, record.bytes.to_vec());
         ControlFlow::Continue(())
@@ -130,6 +140,25 @@ pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
     }
     let records = found.into_values().filter_map(|bytes| Record::decode(&bytes, &vault).ok().flatten());
     records.filter(|record| changes_books(&record.event)).collect()
+}
+
+/// How many of the records under the epoch's checkpoint can be read before the first that cannot. What can be read behind that is put
+/// into `found`, as far as it changes the books.
+fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
+    let tiles = Tiles::new(&epoch.folder, epoch.signed);
+    let mut until = None;
+    for bundle in 0..epoch.signed.div_ceil(WIDTH) {
+        let first = bundle * WIDTH;
+        match tiles.bundle(bundle) {
+            Err(_) => until = until.or(Some(first)),
+            Ok(records) if until.is_some() => {
+                let control = |record: &Vec<u8>| Outside::read(record).is_ok_and(|outside| !outside.is_passing());
+                found.extend((first..).zip(records).filter(|(_, record)| control(record)));
+            }
+            Ok(_) => {}
+        }
+    }
+    until.unwrap_or(epoch.signed)
 }
 
 /// Puts what the cache has of that epoch, from the index `from` on, into `found`; gives how much of the epoch it has seen.
@@ -150,7 +179,11 @@ fn seen_by_cache(settings: &Settings, lost: &Epoch, from: u64, found: &mut BTree
 
 /// The epoch before `newest`, if that was begun because something of it is lost, and a crash came before that was said.
 pub(super) fn unsaid(settings: &Settings, newest: &Epoch) -> Result<Option<Epoch>, LogFault> {
-    if newest.number == 1 || tiles::checkpoint_note(&newest.folder)?.is_some() {
+    let is_acknowledged = || {
+        let head = fs::read(&settings.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
+        head.is_some_and(|head| head.origin == newest.origin && head.size > 0)
+    };
+    if newest.number == 1 || tiles::checkpoint_note(&newest.folder)?.is_some() || is_acknowledged() {
         return Ok(None);
     }
     let (segments, _) = tiles::segments(&newest.journal()).unwrap_or_default();

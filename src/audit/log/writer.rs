@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::queue::{End, Shared, Waiting};
+use super::shortage::Who;
 use super::{LogFault, Sealed};
 use crate::audit::head::Head;
 use crate::audit::journal::Builder;
@@ -20,6 +21,9 @@ use crate::id::Principal;
 use crate::merkle::Tree;
 use crate::seeded::{Seed, has};
 
+/// The pause before a record key that could not be written is tried again.
+const KEY_PAUSE: Duration = Duration::from_millis(100);
+
 /// Bytes of a new segment, all of them written as zeros before it is used, so that a batch changes no length and a full
 /// disk is noticed between batches.
 pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
@@ -28,28 +32,45 @@ pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
 pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
     let _end = End(shared);
     while let Some(work) = shared.take() {
-        let Some(batch) = gather(shared, &files, desk, work) else {
-            continue;
+        let written = match gather(shared, &files, desk, work) {
+            Ok(None) => continue,
+            Ok(Some(batch)) => write(shared, &mut files, desk, batch),
+            // One that is not to be refused has no key yet. It is first in the queue.
+            Err(fault) => match fault.shortage() {
+                Some(shortage) if shared.wait_out(Who::Writer, shortage, KEY_PAUSE) => Ok(()),
+                _ => Err(fault),
+            },
         };
-        if has(Seed::AcknowledgedBeforeSync) {
-            shared.written(None, batch.after.size(), batch.records.clone());
-        }
-        let mut written = desk.settle().and_then(|()| files.append(&batch.bytes, &batch.after));
-        while let Err(LogFault::NoSpace(fault)) = &written
-            && shared.give_room(fault)
-        {
-            written = desk.settle().and_then(|()| files.append(&batch.bytes, &batch.after));
-        }
-        match written {
-            Ok(segment) => shared.written(segment, files.size(), batch.records),
-            Err(fault @ LogFault::NoSpace(_)) => shared.not_written(&fault),
-            Err(fault) => return shared.fail(fault),
+        if let Err(fault) = written {
+            return shared.fail(fault);
         }
     }
     shared.begin_ending();
-    if let Err(fault) = files.sync_head() {
+    if let Err(fault) = shared.patiently(Who::Writer, || files.sync_head()) {
         shared.fail(fault);
     }
+}
+
+/// Makes a batch durable, and lets everybody in it hear so. Where something is short before a byte of it is written, it is put off.
+fn write(shared: &Shared, files: &mut Files, desk: &Desk, batch: Batch) -> Result<(), LogFault> {
+    if has(Seed::AcknowledgedBeforeSync) {
+        shared.written(batch.after.size(), batch.records.clone());
+    }
+    let mut ready = || {
+        desk.settle()?;
+        shared.begun(files.make_room(batch.bytes.len())?);
+        Ok::<(), LogFault>(())
+    };
+    while let Err(fault) = ready() {
+        let Some(shortage) = fault.shortage() else { return Err(fault) };
+        if !(shortage.is_full() && shared.give_room(shortage)) {
+            shared.put_off(shortage);
+            return shared.patiently(Who::Writer, ready);
+        }
+    }
+    files.append(shared, &batch.bytes, &batch.after)?;
+    shared.written(files.size(), batch.records);
+    Ok(())
 }
 
 /// What records are sealed with.
@@ -68,14 +89,14 @@ impl Desk {
 
     /// New record keys are on the disk before anything that they seal.
     fn settle(&self) -> Result<(), LogFault> {
-        Ok(self.vault().sync()?)
+        self.vault().sync().map_err(LogFault::of_vault)
     }
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>, LogFault> {
         let mut vault = self.vault();
         let seal = if self.sealed {
             let principal = record.event.principal().map_or("", Principal::as_str);
-            let (id, key) = vault.of(principal, record.at)?;
+            let (id, key) = vault.of(principal, record.at).map_err(LogFault::of_vault)?;
             Some(Seal { id, key, salt: if has(Seed::SaltReused) { [0; 16] } else { self.salts.next() } })
         } else {
             None
@@ -109,14 +130,24 @@ struct Batch {
 
 /// One batch of all that waits, as far as it fits; those in it are handed to `shared` to be answered. `None`: nothing of it
 /// could be recorded.
-fn gather(shared: &Shared, files: &Files, desk: &Desk, mut work: VecDeque<Waiting>) -> Option<Batch> {
+///
+/// # Errors
+/// Where there is no batch, because what its first record needs is short or the record keys cannot be written. It is first in the
+/// queue again.
+fn gather(shared: &Shared, files: &Files, desk: &Desk, mut work: VecDeque<Waiting>) -> Result<Option<Batch>, LogFault> {
     let mut builder = Builder::new(files.tree.clone());
     let mut at = shared.state().at;
     let (mut answers, mut records) = (Vec::with_capacity(work.len()), Vec::with_capacity(work.len()));
+    let mut ends = None;
     while let Some(Waiting { event, by, then }) = work.pop_front() {
         let given = Record { at: shared.now_after(at), by, event };
         let (bytes, read) = match desk.write(&given) {
             Ok(written) => written,
+            Err(fault) if fault.waits_or_ends(&given.event) => {
+                work.push_front(Waiting { event: given.event, by: given.by, then });
+                ends = Some(fault);
+                break;
+            }
             Err(fault) => {
                 then(Err(fault));
                 continue;
@@ -133,10 +164,13 @@ fn gather(shared: &Shared, files: &Files, desk: &Desk, mut work: VecDeque<Waitin
     }
     let any = !answers.is_empty();
     shared.begin_writing(answers, work);
-    any.then(|| {
+    if !any && let Some(fault) = ends {
+        return Err(fault);
+    }
+    Ok(any.then(|| {
         let (bytes, after) = builder.finish();
         Batch { bytes, after, records }
-    })
+    }))
 }
 
 /// The files of a log that has been recovered, and what is in them.
@@ -148,6 +182,8 @@ pub(super) struct Files {
     pub(super) head_identity: Identity,
     /// The head as it was last written.
     pub(super) head: Head,
+    /// A sync of the head has failed: it is written again before the next.
+    pub(super) head_doubtful: bool,
     pub(super) tree: Tree,
 }
 
@@ -164,40 +200,50 @@ impl Files {
         self.tree.size()
     }
 
-    /// Makes a batch durable, and gives the segment that had to be begun for it.
-    fn append(&mut self, batch: &[u8], after: &Tree) -> Result<Option<(u64, Identity)>, LogFault> {
-        let mut begun = None;
-        let length = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-        if self.last.end.saturating_add(length) > self.last.identity.length() {
-            // Crash here: a last segment of zeros, perhaps short, behind one that is full. A start fills it up.
-            self.last = Segment::create(&*self.disk, &self.journal, self.size())?;
-            self.sync_head()?;
-            begun = Some((self.size(), self.last.identity.clone()));
+    /// Makes sure that the segment has room for a batch of that length; gives the one that had to be begun for it.
+    fn make_room(&mut self, batch: usize) -> Result<Option<(u64, Identity)>, LogFault> {
+        let length = u64::try_from(batch).unwrap_or(u64::MAX);
+        if self.last.end.saturating_add(length) <= self.last.identity.length() {
+            return Ok(None);
         }
+        self.sync_head()?;
+        // Crash behind this: a last segment of zeros, perhaps short, behind one that is full. A start fills it up.
+        self.last = Segment::create(&*self.disk, &self.journal, self.size())?;
+        Ok(Some((self.size(), self.last.identity.clone())))
+    }
+
+    /// Makes a batch durable, for which there is room.
+    fn append(&mut self, shared: &Shared, batch: &[u8], after: &Tree) -> Result<(), LogFault> {
         if has(Seed::HeadLeads) {
             self.tree = after.clone();
             self.write_head()?;
         }
-        let path = self.last.identity.path();
-        self.disk.write(&self.last.file, batch, self.last.end).map_err(durable::Fault::of("write", path))?;
         // Crash here: part of the batch, or all of it, beyond the head. Nobody was told. A start keeps it if it is whole and
         // cuts it off if not.
-        if !has(Seed::JournalNotSynced) {
-            let synced = self.disk.sync(&self.last.file).map_err(durable::Fault::of("sync", path));
-            if !has(Seed::FailedSyncBelieved) {
-                synced?;
-            }
-        }
+        shared.patiently(Who::Writer, || self.put(batch))?;
         // Crash here: the batch is whole, and the head lags behind it. A start keeps it.
         if !has(Seed::ChangedFilesUnnoticed) {
-            self.last.identity.check()?;
-            self.head_identity.check()?;
+            shared.patiently(Who::Writer, || {
+                self.last.identity.check().and_then(|()| self.head_identity.check()).map_err(LogFault::of_change)
+            })?;
         }
-        self.last.end = self.last.end.saturating_add(length);
+        self.last.end = self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
         self.tree = after.clone();
-        self.write_head()?;
+        shared.patiently(Who::Writer, || self.write_head())
         // Crash here: everything is there, and nobody was told. Torn head: the other slot still has the head before.
-        Ok(begun)
+    }
+
+    /// Writes a batch into the journal and syncs it. Where something is short it may be done again from the start: what a failed
+    /// sync was to make sure of is written once more.
+    fn put(&self, batch: &[u8]) -> Result<(), LogFault> {
+        let path = self.last.identity.path();
+        let fault = |doing| move |error| LogFault::of_step(durable::Fault::of(doing, path)(error));
+        self.disk.write(&self.last.file, batch, self.last.end).map_err(fault("write"))?;
+        if has(Seed::JournalNotSynced) {
+            return Ok(());
+        }
+        let synced = self.disk.sync(&self.last.file).map_err(fault("sync"));
+        if has(Seed::FailedSyncBelieved) { Ok(()) } else { synced }
     }
 
     /// Writes the head for what is in the tree. It is not synced: after a power cut it may lag, which costs nothing, since it
@@ -210,13 +256,19 @@ impl Files {
             write: self.head.write.saturating_add(1),
         };
         let fault = durable::Fault::of("write", self.head_identity.path());
-        self.disk.write(&self.head_file, &head.encode(), head.offset()).map_err(fault)?;
+        let written = self.disk.write(&self.head_file, &head.encode(), head.offset());
+        written.map_err(|error| LogFault::of_step(fault(error)))?;
         self.head = head;
         Ok(())
     }
 
-    pub(super) fn sync_head(&self) -> Result<(), LogFault> {
-        Ok(self.disk.sync(&self.head_file).map_err(durable::Fault::of("sync", self.head_identity.path()))?)
+    pub(super) fn sync_head(&mut self) -> Result<(), LogFault> {
+        if self.head_doubtful {
+            self.write_head()?;
+        }
+        let synced = self.disk.sync(&self.head_file).map_err(durable::Fault::of("sync", self.head_identity.path()));
+        self.head_doubtful = synced.is_err();
+        synced.map_err(LogFault::of_step)
     }
 }
 
@@ -225,12 +277,11 @@ impl Segment {
     pub(super) fn create(disk: &dyn Disk, journal: &Path, first: u64) -> Result<Self, LogFault> {
         let path = journal.join(format!("{first:020}"));
         Self::filled(disk, journal, &path).map_err(|fault| {
-            if !matches!(fault.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-                return LogFault::Disk(fault);
+            if fault.passes() {
+                // It holds nothing; what is left of it would be filled up at the next try, or the next start.
+                let _ = disk.unlink(&path);
             }
-            // It holds nothing; what is left of it would be filled up at the next try, or the next start.
-            let _ = disk.unlink(&path);
-            LogFault::NoSpace(fault)
+            LogFault::of_step(fault)
         })
     }
 

@@ -46,6 +46,7 @@ impl<T: Clone> Past<T> {
 /// The books.
 #[derive(Clone, Debug, Default)]
 pub struct Books {
+    /// Of agents, of namespaces as `research/*`, and of principals as `principal team:research`.
     standings: BTreeMap<String, Past<Standing>>,
     /// In whose name an agent acts, where that is fixed.
     principals: BTreeMap<String, Past<Option<String>>>,
@@ -61,6 +62,16 @@ pub struct Books {
     behind: BTreeMap<String, Past<bool>>,
     /// The time at which an operator let the clock be behind the log: until that is reached again, nobody has any other to go by.
     stopped: Option<Timestamp>,
+}
+
+/// The row of all agents of a namespace: no agent has that name.
+fn all_of(namespace: &str) -> String {
+    format!("{namespace}/*")
+}
+
+/// The row of a principal: no agent has that name.
+fn principal_row(principal: &str) -> String {
+    format!("principal {principal}")
 }
 
 /// Whose request it was, as its record says.
@@ -84,6 +95,11 @@ impl Caller {
             chain: chain(told),
             handle: told.text("handle"),
         }
+    }
+
+    /// The row of its namespace.
+    fn namespace(&self) -> String {
+        all_of(self.agent.split('/').next().unwrap_or_default())
     }
 
     /// The agent and all that it was delegated from.
@@ -117,7 +133,9 @@ impl fmt::Display for Against {
 /// Kinds of records of which one says why somebody is refused with that code.
 pub(super) fn reasons(code: &str) -> &'static [&'static str] {
     match code {
-        "agent-suspended" | "agent-quarantined" | "agent-revoked" => &["agent-standing"],
+        "agent-suspended" | "agent-quarantined" => &["agent-standing", "namespace-standing"],
+        "agent-revoked" => &["agent-standing"],
+        "principal-suspended" => &["principal-standing"],
         "token-revoked" => &["token-revoked"],
         "key-revoked" => &["key-retired", "key-revoked"],
         "handle-revoked" => &["handle-revoked", "handle-set"],
@@ -136,6 +154,12 @@ impl Books {
             }
             Event::AgentStanding { agent, standing, .. } => {
                 self.standings.entry(agent.as_str().to_owned()).or_default().now(at, *standing);
+            }
+            Event::NamespaceStanding { namespace, standing, .. } => {
+                self.standings.entry(all_of(namespace)).or_default().now(at, *standing);
+            }
+            Event::PrincipalStanding { principal, standing, .. } => {
+                self.standings.entry(principal_row(principal.as_str())).or_default().now(at, *standing);
             }
             Event::TokenRegistered { token, expires, .. } => {
                 self.expires.insert(token.to_string(), *expires);
@@ -181,9 +205,9 @@ impl Books {
     pub(super) fn refuses(&self, caller: &Caller, at: Timestamp) -> Vec<Against> {
         let mut found = Vec::new();
         let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
-        for name in caller.lineage() {
-            if self.standings.get(name).and_then(Past::last).is_some_and(|standing| *standing != Standing::Active) {
-                found.push(Against::Inactive(name.to_owned()));
+        for name in caller.lineage().map(str::to_owned).chain([caller.namespace(), principal_row(&caller.principal)]) {
+            if self.standings.get(&name).and_then(Past::last).is_some_and(|standing| *standing != Standing::Active) {
+                found.push(Against::Inactive(name));
             }
         }
         for (token, kid) in &caller.chain {
@@ -236,13 +260,19 @@ impl Books {
         let stands = |wanted| {
             caller
                 .lineage()
-                .filter_map(|name| self.standings.get(name))
+                .map(str::to_owned)
+                .chain([caller.namespace()])
+                .filter_map(|name| self.standings.get(&name))
                 .any(|past| past.since(caller.arrived, Standing::Active).contains(&wanted))
         };
         Some(match code {
             "agent-suspended" => stands(Standing::Suspended),
             "agent-quarantined" => stands(Standing::Quarantined),
             "agent-revoked" => stands(Standing::Revoked),
+            "principal-suspended" => {
+                let past = self.standings.get(&principal_row(&caller.principal));
+                past.is_some_and(|past| past.since(caller.arrived, Standing::Active).iter().any(|was| *was != Standing::Active))
+            }
             "token-revoked" => caller.chain.iter().any(|(token, _)| ever(self.tokens.get(token))),
             "key-revoked" => caller.chain.iter().any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
             "handle-revoked" => {
@@ -269,8 +299,13 @@ impl Books {
         for (name, past) in &self.standings {
             agents.entry(name).or_insert(("active", None)).0 = past.last().map_or("active", |standing| standing.as_str());
         }
-        for (agent, (standing, principal)) in agents {
-            lines.push(serde_json::json!({ "agent": agent, "principal": principal, "standing": standing }).to_string());
+        for (name, (standing, principal)) in agents {
+            let row = match (name.strip_suffix("/*"), name.strip_prefix("principal ")) {
+                (Some(namespace), _) => serde_json::json!({ "namespace": namespace, "standing": standing }),
+                (None, Some(stopped)) => serde_json::json!({ "principal": stopped, "standing": standing }),
+                (None, None) => serde_json::json!({ "agent": name, "principal": principal, "standing": standing }),
+            };
+            lines.push(row.to_string());
         }
         let revoked = |word: &str, past: &BTreeMap<String, Past<bool>>| {
             past.keys().map(|id| format!(r#"{{"{word}":"{id}","revoked":true}}"#)).collect::<Vec<_>>()

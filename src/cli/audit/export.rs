@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::Failure;
+use super::super::place::LogPlace;
 use super::trust::Trust;
 use super::{Checked, Keys, spinner};
 use crate::audit::export::{Choice, export, names};
@@ -16,9 +17,8 @@ use crate::audit::tiles::{epoch_name, epoch_number};
 pub(in crate::cli) struct Export {
     /// A new folder.
     to: PathBuf,
-    /// The log's folder.
-    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogPlace,
     /// These epochs, e000001,e000002; all that are closed where it is not said.
     #[arg(long, value_delimiter = ',', value_parser = epoch)]
     epochs: Vec<u32>,
@@ -41,9 +41,11 @@ fn epoch(text: &str) -> Result<u32, String> {
 
 #[derive(Args)]
 pub(in crate::cli) struct Replay {
-    /// The log's folder.
-    #[arg(default_value = "./data/audit")]
-    dir: PathBuf,
+    /// The log's folder, in the place of --dir.
+    #[arg(value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogPlace,
     #[command(flatten)]
     trust: Trust,
     /// The head; DIR/../secret/head where that is there.
@@ -61,11 +63,12 @@ pub(in crate::cli) struct Replay {
 
 impl Export {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
-        let vkeys = self.vkeys.unwrap_or_else(|| self.dir.join("../log.vkeys"));
+        let dir = self.log.dir(None)?;
+        let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
+        let vkeys = self.vkeys.unwrap_or_else(|| dir.join("../log.vkeys"));
         let choice = Choice { epochs: self.epochs, principal: self.principal, without_keys: self.without_keys };
         if !self.to.exists() {
-            record(&self.dir, names(&epochs, &choice)?, &choice)?;
+            record(&dir, names(&epochs, &choice)?, &choice)?;
         }
         let bar = spinner(false, "records");
         let done = export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
@@ -75,9 +78,12 @@ impl Export {
             println!("{}: {records} records", epoch_name(*epoch));
         }
         let to = self.to.display();
-        println!("verify with   token-shield audit verify {to}/audit --log-keys {to}/log.vkeys");
+        println!("verify with   token-shield audit verify --dir {to}/audit --log-keys {to}/log.vkeys");
         if done.keys > 0 {
-            println!("read with     token-shield audit query {to}/audit --record-keys {to}/keys.jsonl   ({} records)", done.keys);
+            println!(
+                "read with     token-shield audit query --dir {to}/audit --record-keys {to}/keys.jsonl   ({} records)",
+                done.keys
+            );
         }
         Ok(())
     }
@@ -96,15 +102,16 @@ fn record(_: &Path, _: Vec<String>, _: &Choice) -> Result<(), Failure> {
 
 impl Replay {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let dir = self.log.dir(self.folder.clone())?;
         // What follows from a log that was changed says nothing.
-        let checked = Checked::of(&self.dir, &self.trust, (self.head, None), self.json || self.books)?;
+        let checked = Checked::of(&dir, &self.trust, (self.head, None), self.json || self.books)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
-        let (epochs, opener) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let bar = spinner(self.json || self.books, "records");
         let done = replay(&epochs, &*opener, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
-        let cache = against_cache(&self.dir, &epochs)?;
+        let cache = against_cache(&dir, &epochs)?;
         if self.json {
             println!("{}", row(&done, cache.as_deref()));
         } else if self.books {

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 use tokio::net::UnixStream;
 
-use super::super::door::{own_name, say_sealed, send};
+use super::super::confirm::Sure;
+use super::super::door::{own_name, send};
+use super::super::owner::done_by_owner;
+use super::super::print::say_done;
 use super::super::{Failure, Place};
 use crate::app::Books;
 use crate::audit::event::Event;
@@ -66,9 +70,8 @@ pub(in crate::cli) struct Forget {
     /// Why; it stands in the log.
     #[arg(long)]
     reason: Option<String>,
-    /// Do not ask, where a person sits at the terminal.
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    sure: Sure,
     #[command(flatten)]
     place: Place,
 }
@@ -100,7 +103,7 @@ impl Clock {
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let Self::Accept(place) = self;
         let reply = send(&place, Request::Command(Command::ClockAccept)).await?;
-        say_sealed("the clock is taken as it is", &reply);
+        say_done("the clock is taken as it is", json!({}), &reply, place.json);
         Ok(())
     }
 }
@@ -117,6 +120,9 @@ impl Begin {
             let reply = send(&self.place, Request::Command(Command::EpochBegin { reason: self.reason.clone() })).await?;
             let origin = reply.rows.first().and_then(|row| row.get("origin")?.as_str().map(str::to_owned));
             self.say(&origin.unwrap_or_default());
+            return Ok(());
+        }
+        if done_by_owner(&config.audit.dir)? {
             return Ok(());
         }
         config.audit.begin = Some(NewEpoch { reason: self.reason.clone(), by: Some(own_name()), after_loss: self.after_loss });
@@ -136,11 +142,10 @@ impl Begin {
 
 impl Forget {
     async fn run(self) -> Result<(), Failure> {
-        let question = format!("Destroy the record key of {}? What was recorded of it can never be read again.", self.principal);
-        super::agreed(&question, self.yes)?;
+        self.sure.ask(&format!("the record key of {} is destroyed", self.principal))?;
         let command = Command::PrincipalForget { principal: self.principal, revoke: self.revoke, reason: self.reason };
         let reply = send(&self.place, Request::Command(command)).await?;
-        say_sealed("its record key is destroyed: copies in backups must be destroyed too", &reply);
+        say_done("its record key is destroyed: copies in backups must be destroyed too", json!({}), &reply, self.place.json);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 
 use super::super::Failure;
+use super::super::place::LogPlace;
 use super::Keys;
 use super::trust::Trust;
 use crate::audit::outside::Outside;
@@ -22,9 +23,8 @@ const VKEYS: &str = "./data/log.vkeys";
 pub(in crate::cli) struct Prove {
     /// The record: an index of the newest epoch, or NAME/EPOCH#INDEX.
     record: String,
-    /// The log's folder.
-    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogPlace,
     /// Where to write the receipt (C2SP tlog-proof with the record in it); standard output where it is not said.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -49,9 +49,8 @@ pub(in crate::cli) struct Disclose {
     /// Records: indices of the newest epoch, or NAME/EPOCH#INDEX.
     #[arg(required = true)]
     records: Vec<String>,
-    /// The log's folder.
-    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogPlace,
     #[command(flatten)]
     keys: Keys,
 }
@@ -69,7 +68,8 @@ pub(in crate::cli) struct VerifyDisclosure {
 
 impl Prove {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let epochs = reader::epochs(&self.dir)?;
+        let dir = self.log.dir(None)?;
+        let epochs = reader::epochs(&dir)?;
         let (epoch, index) = reader::named(&epochs, &self.record)?;
         let receipt = receipt::receipt(epoch, index, &reader::one(epoch, index)?)?;
         match self.out {
@@ -108,7 +108,8 @@ impl VerifyReceipt {
 
 impl Disclose {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let dir = self.log.dir(None)?;
+        let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         // All of them first: what is printed is whole.
         let (mut rows, mut names) = (Vec::new(), Vec::new());
         for name in &self.records {
@@ -117,7 +118,7 @@ impl Disclose {
             rows.push(serde_json::to_string(&row)?);
             names.push(format!("{}#{index}", epoch_name(epoch.number)));
         }
-        record(&self.dir, names)?;
+        record(&dir, names)?;
         rows.iter().for_each(|row| println!("{row}"));
         Ok(())
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::super::confirm::Sure;
 use super::super::door::own_name;
+use super::super::owner::done_by_owner;
 use super::super::{Failure, Place};
-use super::{agreed, bar, parse_duration};
+use super::{bar, parse_duration};
 use crate::audit::retain::{Keep, prune};
 use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, SystemClock};
@@ -22,9 +24,8 @@ pub(in crate::cli) struct Prune {
     /// gone.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
-    /// Do not ask, where a person sits at the terminal.
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    sure: Sure,
     #[command(flatten)]
     place: Place,
 }
@@ -36,13 +37,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Prune {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
+        if done_by_owner(&config.audit.dir)? {
+            return Ok(());
+        }
+        self.sure.ask("records that are old enough are taken away")?;
         let configured = config.keep;
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
         let keep = keep.ok_or("how long are records kept? write --keep 400d, or [audit] keep in the config")?;
-        if to.is_none() {
-            agreed("Take the records of old epochs away, and keep them nowhere else?", self.yes)?;
-        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let moved = if to.is_some() { "moved" } else { "removed" };
         let bar = bar(false);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::super::Failure;
+use super::super::place::LogPlace;
 use super::{Keys, now, parse_duration, spinner};
 use crate::audit::reader::{self, Epoch, Found, Told};
 use crate::audit::record::Opener;
@@ -22,18 +23,19 @@ pub(in crate::cli) struct Show {
     /// Records: an index of the newest epoch, or what an answer's audit-record says (NAME/EPOCH#INDEX).
     #[arg(required = true)]
     records: Vec<String>,
-    /// The log's folder.
-    #[arg(long, value_name = "DIR", default_value = "./data/audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogPlace,
     #[command(flatten)]
     keys: Keys,
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct Tail {
-    /// The log's folder.
-    #[arg(default_value = "./data/audit")]
-    dir: PathBuf,
+    /// The log's folder, in the place of --dir.
+    #[arg(value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogPlace,
     /// How many of the last records.
     #[arg(short = 'n', long, default_value_t = 20)]
     lines: u64,
@@ -46,9 +48,11 @@ pub(in crate::cli) struct Tail {
 
 #[derive(Args)]
 pub(in crate::cli) struct Query {
-    /// The log's folder.
-    #[arg(default_value = "./data/audit")]
-    dir: PathBuf,
+    /// The log's folder, in the place of --dir.
+    #[arg(value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogPlace,
     /// Of this agent.
     #[arg(long)]
     agent: Option<String>,
@@ -82,9 +86,11 @@ struct Window {
 
 #[derive(Args)]
 pub(in crate::cli) struct Usage {
-    /// The log's folder.
-    #[arg(default_value = "./data/audit")]
-    dir: PathBuf,
+    /// The log's folder, in the place of --dir.
+    #[arg(value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogPlace,
     /// What is summed up: any of principal, agent, model, operation, upstream, day.
     #[arg(long, value_delimiter = ',', default_value = "principal,model")]
     by: Vec<String>,
@@ -158,7 +164,8 @@ fn all(
 
 impl Show {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let dir = self.log.dir(None)?;
+        let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
             let bytes = reader::one(epoch, index)?;
@@ -170,9 +177,10 @@ impl Show {
 
 impl Tail {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let dir = self.log.dir(self.folder.clone())?;
         let mut next = None;
         loop {
-            let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+            let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
             let Some(newest) = epochs.last() else { return Ok(()) };
             let (number, from) = match next {
                 Some(next) => next,
@@ -220,7 +228,8 @@ fn size(epoch: &Epoch) -> Result<u64, Failure> {
 
 impl Query {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let dir = self.log.dir(self.folder.clone())?;
+        let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let is = |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
         all(&epochs, &*vault, self.window.read()?, |told| {
             let decided = self
@@ -251,11 +260,12 @@ struct Sum {
 
 impl Usage {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let dir = self.log.dir(self.folder.clone())?;
         const COLUMNS: [&str; 6] = ["principal", "agent", "model", "operation", "upstream", "day"];
         if let Some(unknown) = self.by.iter().find(|column| !COLUMNS.contains(&column.as_str())) {
             return Err(format!("--by {unknown}: write any of {}", COLUMNS.join(", ")).into());
         }
-        let (epochs, vault) = (reader::epochs(&self.dir)?, self.keys.open(&self.dir)?);
+        let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let (mut sums, mut closed): (BTreeMap<Vec<String>, Sum>, u64) = (BTreeMap::new(), 0);
         let bar = spinner(false, "records");
         all(&epochs, &*vault, self.window.read()?, |told| {
@@ -285,16 +295,13 @@ impl Usage {
         self.print(&sums);
         if closed > 0 {
             eprintln!(
-                "token-shield: {closed} records could not be opened (forgotten, or --keys FILE is missing); they stand under \"-\""
+                "token-shield: {closed} records could not be opened (forgotten, or --record-keys FILE is missing); they stand under \"-\""
             );
         }
         Ok(())
     }
 
     fn print(&self, sums: &BTreeMap<Vec<String>, Sum>) {
-        let quoted = |text: &String| {
-            if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
-        };
         if self.csv {
             println!("{},requests,refused,input_tokens,output_tokens", self.by.join(","));
         }
@@ -310,10 +317,21 @@ impl Usage {
                 }
                 println!("{}", serde_json::Value::Object(object));
             } else if self.csv {
-                println!("{},{requests},{refused},{input},{output}", row.iter().map(quoted).collect::<Vec<_>>().join(","));
+                println!(
+                    "{},{requests},{refused},{input},{output}",
+                    row.iter().map(|text| cell(text)).collect::<Vec<_>>().join(",")
+                );
             } else {
                 println!("{}   {requests} requests, {refused} refused, {input} tokens in, {output} out", row.join("   "));
             }
         }
     }
+}
+
+/// A cell of a CSV table (RFC 4180). Names are the choice of agents and of those who sign tokens: what a spreadsheet would run as
+/// a formula gets an apostrophe before it (OWASP, CSV injection).
+fn cell(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text != "-";
+    let text = if formula { format!("'{text}") } else { text.to_owned() };
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }

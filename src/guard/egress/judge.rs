@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::address::special;
 use super::destination::{Destination, Host, Scheme, Unreadable};
 use crate::seeded::{Seed, has};
-use crate::token::Grants;
+use crate::token::{Grants, Names};
 
 /// What a destination is wanted for. Each use has a list of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,7 +136,7 @@ pub struct Narrowing {
     /// Nothing at all: `egress` with rank `none`.
     pub nothing: bool,
     /// These hosts alone: `egress_host`, one list for each token that has one.
-    pub hosts: Vec<Vec<String>>,
+    pub hosts: Vec<Names>,
 }
 
 impl Narrowing {
@@ -247,7 +247,7 @@ impl Judge {
             };
             let port = entry.port;
             let named = first.iter().filter(|host| others.iter().all(|hosts| hosts.contains(host)));
-            let read = |host: &String| Destination::read_authority(Scheme::Https, &format!("{host}:{port}")).ok();
+            let read = |host: &str| Destination::read_authority(Scheme::Https, &format!("{host}:{port}")).ok();
             let covered = named.filter_map(read).filter(|destination| entry.covers(destination));
             left.extend(covered.map(|destination| format!("{}:{port}", destination.host)));
         }
@@ -333,7 +333,9 @@ impl Judge {
         let host = destination.host.to_string();
         match (narrowing.nothing, narrowing.hosts.iter().find(|hosts| !hosts.contains(&host))) {
             (true, _) => say("token", Uncontrolled::TokenNothing.to_string(), false),
-            (false, Some(hosts)) => say("token", format!("it leaves {} (egress_host)", hosts.join(", ")), false),
+            (false, Some(hosts)) => {
+                say("token", format!("it leaves {} (egress_host)", hosts.iter().collect::<Vec<_>>().join(", ")), false)
+            }
             (false, None) => say("token", "nothing in it says otherwise".to_owned(), true),
         }
         match listed {
@@ -403,12 +405,14 @@ mod tests {
         check("https://cdn.example./", Err("unreadable"));
     }
 
+    fn names(list: &[&str]) -> Names {
+        Names::read(list, 64).expect("a list")
+    }
+
     #[test]
     fn tokens_only_narrow() {
-        let narrowed = |hosts: &[&[&str]], nothing| Narrowing {
-            nothing,
-            hosts: hosts.iter().map(|hosts| hosts.iter().map(|host| (*host).to_owned()).collect()).collect(),
-        };
+        let narrowed =
+            |hosts: &[&[&str]], nothing| Narrowing { nothing, hosts: hosts.iter().map(|hosts| names(hosts)).collect() };
         let found = |narrowing: &Narrowing, url| judge().judge(Use::Media, url, narrowing).map_err(|no| no.as_str()).map(|_| ());
         let url = "https://cdn.example/";
         assert_eq!(found(&narrowed(&[&["cdn.example"]], false), url), Ok(()));
@@ -436,7 +440,7 @@ mod tests {
 
     #[test]
     fn what_is_explained_is_what_is_judged() {
-        let narrowed = Narrowing { nothing: false, hosts: vec![vec!["cdn.example".to_owned()]] };
+        let narrowed = Narrowing { nothing: false, hosts: vec![names(&["cdn.example"])] };
         for url in [
             "https://cdn.example/a.png",
             "http://cdn.example/",

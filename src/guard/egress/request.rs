@@ -123,7 +123,7 @@ fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusa
     if lists().next().is_none() {
         return Ok(());
     }
-    match call.tool_types().find(|(_, kind)| !lists().all(|types| types.iter().any(|known| known == kind))) {
+    match call.tool_types().find(|(_, kind)| !lists().all(|types| types.contains(kind))) {
         Some((path, kind)) => {
             let says = format!("The token allows tools of other types than {:?} (tool_type).", shown(kind, SHOWN_MAX));
             Err(Refusal::new(Code::ToolNotAllowed).saying(says).at(path))

@@ -14,6 +14,9 @@ use token_shield::durable::{Disk, SystemDisk};
 
 use super::START;
 
+/// Too many open files.
+pub(super) const EMFILE: i32 = 24;
+
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -23,8 +26,10 @@ pub(super) enum Kind {
     Broken,
     /// One call finds no room.
     Full,
-    /// One call is interrupted by a signal, which a [`Disk`] promises never to tell.
+    /// One call is interrupted by a signal.
     Interrupted,
+    /// One call finds no descriptor left (EMFILE).
+    Descriptors,
     /// One write ends half way.
     Short,
     /// One sync fails, and what it was to make sure of is gone later; the syncs behind it report success.
@@ -70,7 +75,7 @@ impl Kind {
     pub(super) fn hits(self, op: Op) -> bool {
         match self {
             Self::None => false,
-            Self::Broken | Self::Full | Self::Interrupted | Self::Cut | Self::CutButHead => true,
+            Self::Broken | Self::Full | Self::Interrupted | Self::Descriptors | Self::Cut | Self::CutButHead => true,
             Self::Short => op == Op::Write,
             Self::Sync | Self::Hang => matches!(op, Op::Sync | Op::SyncDir),
             Self::Rename => op == Op::Rename,
@@ -89,11 +94,10 @@ impl Kind {
         match call.op {
             // A reserve that cannot be had or given is no loss: new work waits until it is whole.
             Op::Allocate | Op::Resize => true,
-            // What is written in place has its room already, and a sync of names cannot be tried again.
-            Op::Write | Op::Sync => self == Self::Full && call.fresh,
-            Op::Create | Op::MakeDir | Op::Rename => self == Self::Full,
-            Op::SyncDir => self == Self::Full && call.path.ends_with("journal"),
-            Op::Unlink => false,
+            // A shortage is waited out, whatever the step.
+            Op::Write | Op::Sync | Op::Create | Op::MakeDir | Op::Rename | Op::SyncDir | Op::Unlink => {
+                matches!(self, Self::Full | Self::Interrupted | Self::Descriptors)
+            }
         }
     }
 }
@@ -132,6 +136,8 @@ enum Verdict {
     Pass,
     Half,
     Fail(io::ErrorKind),
+    /// No descriptor is left.
+    Descriptors,
 }
 
 /// The machine's disk, on which one thing goes wrong at call number `at`, from 1.
@@ -175,6 +181,7 @@ impl Faulty {
         }
         Ok(Verdict::Fail(match self.kind {
             Kind::Short => return Ok(Verdict::Half),
+            Kind::Descriptors => return Ok(Verdict::Descriptors),
             Kind::Hang => {
                 // Time passes while nothing else does.
                 self.clock.advance(Duration::from_secs(130));
@@ -202,6 +209,7 @@ impl Faulty {
             Verdict::Pass => act(),
             Verdict::Half | Verdict::Fail(io::ErrorKind::Other) => Err(io::Error::other("injected")),
             Verdict::Fail(kind) => Err(kind.into()),
+            Verdict::Descriptors => Err(io::Error::from_raw_os_error(EMFILE)),
         }
     }
 
@@ -254,6 +262,7 @@ impl Disk for Faulty {
         match verdict {
             Verdict::Fail(io::ErrorKind::Other) => return Err(io::Error::other("injected")),
             Verdict::Fail(kind) => return Err(kind.into()),
+            Verdict::Descriptors => return Err(io::Error::from_raw_os_error(EMFILE)),
             Verdict::Half => {
                 file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
                 return Err(io::ErrorKind::WriteZero.into());

@@ -23,6 +23,7 @@ use token_shield::proxy::buffer::{Buffers, Room};
 use token_shield::proxy::fetch::{Errand, Fetcher};
 use token_shield::proxy::resolve::Resolver;
 use token_shield::refusal::Code;
+use token_shield::token::Names;
 
 // ---- the judge --------------------------------------------------------------------------------------------------------------
 
@@ -47,7 +48,11 @@ pub(super) fn the_judge_compares_what_it_reads() {
     judged("https://a.good.example/", &none, true);
     judged("https://evilgood.example/", &none, false);
     judged("http://gpu.example:8000/v1", &none, false);
-    judged("https://good.example/", &Narrowing { hosts: vec![vec!["else.example".to_owned()]], nothing: false }, false);
+    judged(
+        "https://good.example/",
+        &Narrowing { hosts: vec![Names::read(&["else.example"], 64).expect("a list")], nothing: false },
+        false,
+    );
     let named = judge().judge(Use::Media, "https://good.example/", &none).expect("listed");
     assert!(judge().address(&named, "[::ffff:127.0.0.1]:443".parse().expect("an address")).is_err());
 }

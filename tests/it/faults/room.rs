@@ -69,12 +69,12 @@ fn about() -> About {
     About { request, caller: Arc::new(caller), handle: None, peer: None, operation: "chat", model: None, policy: "p".into() }
 }
 
-fn refusal() -> Event {
+pub(super) fn refusal() -> Event {
     let refused = Refused { about: about(), stage: "model", code: "no", detail: None, param: None, status: 403, ms: 1 };
     Event::Refusal(Box::new(refused))
 }
 
-fn outcome() -> Event {
+pub(super) fn outcome() -> Event {
     Event::Outcome(Box::new(Outcome {
         about: about(),
         admission: 0,

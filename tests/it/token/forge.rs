@@ -74,6 +74,8 @@ impl Forge {
             ttl_max: Duration::from_secs(30 * 86_400),
             post_quantum: PostQuantum::Off,
             handles: true,
+            principals: vec!["*".to_owned()],
+            list_max: 64,
         };
         change(&mut policy);
         let key = SigningKey::from_seed(algorithm, [5; 32].into());

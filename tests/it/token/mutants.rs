@@ -47,6 +47,8 @@ impl Given {
             ttl_max: Duration::from_secs(86_400),
             post_quantum: PostQuantum::Off,
             handles: true,
+            principals: vec!["*".to_owned()],
+            list_max: 64,
         };
         let keyring = Keyring::new();
         let keys = jwk::read_set(&vector["jwks"].to_string()).expect("keys");
@@ -96,7 +98,7 @@ fn what_another_library_signed_is_taken() {
 fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> Found {
     let clock = Arc::new(ManualClock::at(now));
     let books = (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
-    let door = Authenticator::new(books, Box::new(Fast), clock, size, 1_000_000);
+    let door = Authenticator::new(books, Box::new(Fast), clock, size, (1_000_000, 1_000_000));
     let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
     let tables =
         Arc::new(Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::judge::Own::default()).expect("tables"));

@@ -255,7 +255,8 @@ fn the_small_lattice_is_exhausted() {
 fn every_pair_of_the_table_has_its_order() {
     let value = |text: &str| {
         let leaked: &'static str = Box::leak(text.to_owned().into_boxed_str());
-        parse(&token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(4)).expect("JSON")).expect("a pair")
+        parse(&token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(4)).expect("JSON"), 64)
+            .expect("a pair")
     };
     for row in token_shield::token::constraint::TABLE {
         let kind = row.kind.as_str();

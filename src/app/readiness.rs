@@ -1,0 +1,102 @@
+//! Whether new requests are taken, and if not, why: `/readyz`, and the gauges that alerts are made of.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::watchful::BEHIND_MAX;
+use crate::audit::log::Log;
+use crate::clock::{Clock as _, Ratchet};
+use crate::metrics::{AuditGauges, Metrics};
+use crate::proxy::Gateway;
+use crate::refusal::Code;
+
+/// One reason why new requests are refused.
+#[derive(Debug, Serialize)]
+pub(super) struct Reason {
+    /// A refusal's code where requests get that; else `draining`, `clock` or `upstreams-down`.
+    pub(super) code: &'static str,
+    /// For the operator: what is wrong and what to do.
+    pub(super) detail: String,
+}
+
+/// What `/readyz` answers with.
+#[derive(Debug, Serialize)]
+pub(super) struct Ready {
+    pub(super) ready: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) reasons: Vec<Reason>,
+}
+
+/// Whether new requests are taken.
+#[derive(Clone)]
+pub(super) struct Readiness {
+    pub(super) log: Arc<Log>,
+    pub(super) clock: Arc<Ratchet>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) draining: watch::Receiver<bool>,
+}
+
+impl Readiness {
+    /// How it is now.
+    pub(super) fn now(&self) -> Ready {
+        let mut reasons = self.of_log();
+        let mut add = |code, detail: &str| reasons.push(Reason { code, detail: detail.to_owned() });
+        if *self.draining.borrow() {
+            add("draining", "the gateway stops: what is open is finished, nothing new is taken");
+        }
+        if self.clock.behind() > BEHIND_MAX {
+            let what = "the clock has stepped back by more than five minutes: set it, or token-shield clock accept";
+            add("clock", what);
+        }
+        let wiring = self.gateway.wiring.load();
+        if !wiring.echo && !wiring.remotes.is_empty() && !wiring.remotes.keys().any(|name| wiring.health.is_up(name)) {
+            add("upstreams-down", "no upstream can be reached");
+        }
+        Ready { ready: reasons.is_empty(), reasons }
+    }
+
+    fn of_log(&self) -> Vec<Reason> {
+        let state = self.log.state();
+        let mut reasons = Vec::new();
+        let mut add = |code: Code, detail| reasons.push(Reason { code: code.as_str(), detail });
+        if let Some(fault) = &state.failed {
+            add(Code::AuditUnavailable, fault.to_string());
+        } else if !self.log.healthy() {
+            add(Code::AuditUnavailable, "the audit log is closed".to_owned());
+        }
+        if state.low {
+            let free = state.free_bytes.map_or_else(String::new, |free| format!("{free} bytes are free, "));
+            let detail = format!(
+                "the disk of the audit log is full: {free}{} of the {} bytes of its reserve are there. It goes on by itself when \
+                 there is room",
+                state.reserve_bytes, state.reserve_whole_bytes
+            );
+            add(Code::AuditFull, detail);
+        }
+        if let Some(fault) = &state.short {
+            let code = if fault.is_full() { Code::AuditFull } else { Code::AuditShort };
+            add(code, format!("{fault}. It goes on by itself when that is there again"));
+        }
+        if self.log.slow() {
+            add(Code::AuditSlow, "a sync of the audit log takes longer than 250 ms".to_owned());
+        }
+        reasons
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn measure(&self, metrics: &Metrics) {
+        let state = self.log.state();
+        metrics.audit_checkpoint_age(self.log.checkpoint_age().as_secs_f64());
+        metrics.clock_behind(self.clock.behind().as_secs_f64());
+        metrics.audit_gauges(&AuditGauges {
+            disk_free_bytes: state.free_bytes,
+            reserve_bytes: state.reserve_bytes,
+            queue_records: self.log.waiting(),
+            unsigned_records: state.size.saturating_sub(state.signed),
+        });
+        let now = self.now();
+        metrics.unready(&now.reasons.iter().map(|reason| reason.code).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,63 @@
+//! What the newest checkpoint stands on: the files and folders that must still be there, as they were written, before the journal
+//! behind it goes.
+
+use std::path::Path;
+
+use super::LogFault;
+use crate::durable::{Changed, Fault, Identity};
+use crate::merkle::tile::{Tile, WIDTH};
+
+/// The folders that every tree has.
+const FOLDERS: [&str; 3] = ["tile", "tile/entries", "tile/0"];
+
+/// The tiles and bundles at the right edge of a tree of `size` leaves: the partial ones, and the newest full one of each level.
+fn edge(size: u64) -> Vec<Tile> {
+    let mut found = Tile::partial(size);
+    for level in 0..7_u8 {
+        let Some(index) = (size >> (8 * (u32::from(level) + 1))).checked_sub(1) else { break };
+        found.push(Tile { level: Some(level), index, width: WIDTH });
+        if level == 0 {
+            found.push(Tile { level: None, index, width: WIDTH });
+        }
+    }
+    found
+}
+
+/// What a checkpoint of `size` records in the folder `epoch` stands on, as it is now.
+pub(super) fn look(epoch: &Path, size: u64) -> Result<Vec<Identity>, LogFault> {
+    if size == 0 {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for folder in FOLDERS {
+        found.push(at(&epoch.join(folder), Identity::growing)?);
+    }
+    for tile in edge(size) {
+        found.push(at(&epoch.join(tile.path()), Identity::at)?);
+    }
+    found.push(at(&epoch.join("checkpoint"), Identity::at)?);
+    Ok(found)
+}
+
+fn at(path: &Path, look: impl FnOnce(&Path) -> Result<Identity, Fault>) -> Result<Identity, LogFault> {
+    look(path).map_err(|fault| {
+        if fault.error.kind() == std::io::ErrorKind::NotFound {
+            LogFault::Changed(Changed::Missing(path.to_owned()))
+        } else {
+            LogFault::of_change(Changed::Unreadable(fault))
+        }
+    })
+}
+
+/// That all of it is still as it was.
+pub(super) fn check(stands: &[Identity]) -> Result<(), LogFault> {
+    stands.iter().try_for_each(|file| file.check().map_err(LogFault::of_change))
+}
+
+/// That the folders of `before` are those of `now`.
+pub(super) fn same_folders(before: &[Identity], now: &[Identity]) -> Result<(), LogFault> {
+    match before.iter().filter(|file| file.grows()).find(|folder| !now.iter().any(|file| file.is_same(folder))) {
+        Some(folder) => Err(LogFault::Changed(Changed::Replaced(folder.path().to_owned()))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,131 @@
+//! What describes the command line itself: `completions`, `man`, `version`, and the reference in docs/CLI.md.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{Arg, Args, Command, CommandFactory as _};
+use clap_complete::Shell;
+use serde_json::json;
+
+use super::{Cli, Failure};
+
+/// `token-shield completions SHELL`.
+#[derive(Args)]
+pub(super) struct Completions {
+    /// The shell.
+    shell: Shell,
+}
+
+/// `token-shield man DIR`.
+#[derive(Args)]
+pub(super) struct Man {
+    /// The folder that the pages are written to; it is made if need be.
+    dir: PathBuf,
+}
+
+/// `token-shield version`.
+#[derive(Args)]
+pub(super) struct Version {
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Completions {
+    pub(super) fn run(&self) {
+        clap_complete::generate(self.shell, &mut Cli::command(), "token-shield", &mut std::io::stdout());
+    }
+}
+
+impl Man {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        std::fs::create_dir_all(&self.dir).map_err(|error| format!("{}: {error}", self.dir.display()))?;
+        Ok(clap_mangen::generate_to(Cli::command(), &self.dir)?)
+    }
+}
+
+impl Version {
+    pub(super) fn run(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        if self.json {
+            println!("{}", json!({ "name": "token-shield", "version": version, "gateway": cfg!(feature = "gateway") }));
+        } else {
+            println!("token-shield {version}");
+        }
+    }
+}
+
+/// Every command as Markdown: docs/CLI.md has it behind its own text.
+pub(super) fn reference() -> String {
+    let mut text = String::new();
+    let mut command = Cli::command();
+    command.build();
+    command.get_subcommands().for_each(|sub| describe(sub, "token-shield", &mut text));
+    text
+}
+
+fn describe(command: &Command, above: &str, text: &mut String) {
+    if command.is_hide_set() || command.get_name() == "help" {
+        return;
+    }
+    let name = format!("{above} {}", command.get_name());
+    if command.has_subcommands() {
+        command.get_subcommands().for_each(|sub| describe(sub, &name, text));
+        return;
+    }
+    // Writing into a String does not fail.
+    let _ = writeln!(text, "\n## `{name}`\n");
+    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let _ = writeln!(text, "{about}\n");
+    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help") {
+        let _ = writeln!(text, "- `{}`{}", shown(arg), explained(arg));
+    }
+    if let Some(example) = command.get_after_help() {
+        let _ = writeln!(text, "\n```text\n{}\n```", example.to_string().trim());
+    }
+}
+
+fn shown(arg: &Arg) -> String {
+    let value = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
+    let takes = arg.get_action().takes_values();
+    match (arg.get_long(), arg.get_short()) {
+        (Some(long), _) if takes => format!("--{long} {}", value.unwrap_or_default()),
+        (Some(long), _) => format!("--{long}"),
+        (None, Some(short)) => format!("-{short}"),
+        (None, None) if arg.is_required_set() => value.unwrap_or_default(),
+        (None, None) => format!("[{}]", value.unwrap_or_default()),
+    }
+}
+
+fn explained(arg: &Arg) -> String {
+    let help = arg.get_help().map(|help| format!(": {help}")).unwrap_or_default();
+    let defaults: Vec<String> = arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
+    let takes = arg.get_action().takes_values();
+    let default = if takes && !defaults.is_empty() { format!(" Default: `{}`.", defaults.join(",")) } else { String::new() };
+    let required = if arg.is_required_set() && arg.get_long().is_some() { " Required." } else { "" };
+    format!("{help}{required}{default}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `token-shield reference` prints what must stand there.
+    #[test]
+    #[cfg(feature = "gateway")]
+    fn the_reference_in_the_docs_is_this_command_line() {
+        let docs = include_str!("../../docs/CLI.md");
+        let (_, printed) = docs.split_once("<!-- token-shield reference -->\n").expect("the mark in docs/CLI.md");
+        assert!(printed == reference(), "docs/CLI.md is old: put the output of `token-shield reference` behind its mark");
+    }
+
+    #[test]
+    fn clap_finds_no_fault_and_every_command_says_what_it_does() {
+        Cli::command().debug_assert();
+        fn look(command: &Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
+    }
+}

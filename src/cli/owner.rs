@@ -1,0 +1,158 @@
+//! Work on a data folder as its owner. Root, who may do anything, leaves no files there that the gateway's user cannot read: what
+//! it asks for is done by a process of the owner's. Anybody else is told how to become the owner.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use clap::Args;
+
+use super::Failure;
+use super::door::Door;
+use super::fault::{FAILED, Fault};
+use super::place::Target;
+use crate::control::api::{Answer, Request};
+use crate::control::{Operator, api};
+
+/// The hidden command that the owner's process runs.
+pub(super) const BOOKS: &str = "books-of-owner";
+
+/// A process of the folder's owner, which has the books open.
+pub(super) struct Owner {
+    child: Mutex<(Child, Pipes)>,
+}
+
+struct Pipes {
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+/// This program, for another user to run: the path may lead through folders that are closed to it.
+fn this_program() -> Result<PathBuf, Failure> {
+    let own = Path::new("/proc/self/exe");
+    Ok(if own.exists() { own.to_owned() } else { std::env::current_exe()? })
+}
+
+impl Owner {
+    /// Starts it as `uid` and `gid`, without any other group.
+    pub(super) fn start(target: &Target, (uid, gid): (u32, u32)) -> Result<Self, Failure> {
+        let mut command = Command::new(this_program()?);
+        command.arg0("token-shield").arg(BOOKS).arg("--config").arg(std::path::absolute(&target.config)?);
+        if let Some(data) = &target.data {
+            command.arg("--data").arg(std::path::absolute(data)?);
+        }
+        // A uid takes root's other groups away too.
+        command.uid(uid).gid(gid).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("a process of {}: {error}", name_of(uid)))?;
+        let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("a process without pipes".into());
+        };
+        let pipes = Pipes { requests: Some(requests), answers: BufReader::new(answers) };
+        Ok(Self { child: Mutex::new((child, pipes)) })
+    }
+
+    /// Sends one request and gives the answer.
+    pub(super) fn send(&self, request: &Request) -> Result<Answer, Failure> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipes = &mut child.1;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        // Where the books do not open it has ended, and said why.
+        let sent = pipes.requests.as_mut().is_some_and(|requests| requests.write_all(&line).is_ok());
+        let mut answer = String::new();
+        if !sent || pipes.answers.read_line(&mut answer)? == 0 {
+            return Err(Fault { exit: FAILED, code: "failed", message: String::new() }.into());
+        }
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Lets it close the books.
+    pub(super) fn close(self) -> Result<(), Failure> {
+        let (mut child, pipes) = self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
+        drop(pipes);
+        // What is wrong it has said itself.
+        let silent = Fault { exit: FAILED, code: "failed", message: String::new() };
+        if child.wait()?.success() { Ok(()) } else { Err(silent.into()) }
+    }
+}
+
+/// The owner's process: requests on standard input, answers on standard output, a line each.
+#[derive(Args)]
+pub(super) struct OwnersBooks {
+    #[arg(long)]
+    config: PathBuf,
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+impl OwnersBooks {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let target = Target { config: self.config, data: self.data, named: true };
+        let door = Door::of_owner(&target).await?;
+        let Door::Books(_, control) = &door else { return Err("the books are not open".into()) };
+        // In the record stands who asked.
+        let asking = rustix::process::getppid().map(|parent| format!("/proc/{}", parent.as_raw_nonzero()));
+        let uid = asking.and_then(|path| fs::metadata(path).ok()).map(|found| found.uid());
+        let operator = Operator(format!("uid:{}", uid.unwrap_or_else(|| rustix::process::getuid().as_raw())));
+        for line in std::io::stdin().lines() {
+            let answer = api::perform(control, &operator, serde_json::from_str(&line?)?).await;
+            println!("{}", serde_json::to_string(&answer)?);
+        }
+        door.close()
+    }
+}
+
+/// Who owns `path`, or the nearest folder above it that can be looked at.
+pub(super) fn shown_owner(path: &Path) -> u32 {
+    path.ancestors().find_map(|path| fs::symlink_metadata(path).ok()).map_or(0, |found| found.uid())
+}
+
+/// The error of a caller who is not the owner.
+pub(super) fn refused_to(path: &Path, owner: u32) -> Fault {
+    let owner = name_of(owner);
+    let message = format!("{} belongs to {owner}: {}", path.display(), sudo(&owner));
+    Fault::failed("not-owner", message)
+}
+
+/// How to give the same command as the owner. The words of a command alone: what follows them may be a secret.
+fn sudo(owner: &str) -> String {
+    let is_word = |word: &String| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
+    let words: Vec<String> = std::env::args().skip(1).take(2).take_while(is_word).collect();
+    format!("sudo -u {owner} token-shield {} …", words.join(" "))
+}
+
+/// A user's name, or `#UID`, which sudo takes as well.
+fn name_of(uid: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number == uid.to_string()).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| format!("'#{uid}'"))
+}
+
+/// Runs this very command as the owner of `path`, if that is somebody else and the caller is root. `false` where the caller is the
+/// owner, or nothing is there yet.
+///
+/// # Errors
+/// When the caller is neither; or, silently, when the command failed there.
+pub(super) fn done_by_owner(path: &Path) -> Result<bool, Failure> {
+    let Ok(found) = fs::metadata(path) else { return Ok(false) };
+    let own = rustix::process::geteuid();
+    if found.uid() == own.as_raw() {
+        return Ok(false);
+    }
+    if !own.is_root() {
+        return Err(refused_to(path, found.uid()).into());
+    }
+    let mut command = Command::new(this_program()?);
+    command.arg0("token-shield").args(std::env::args_os().skip(1)).uid(found.uid()).gid(found.gid());
+    let ended = command.status().map_err(|error| format!("a process of {}: {error}", name_of(found.uid())))?;
+    let exit = ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
+    if ended.success() { Ok(true) } else { Err(Fault { exit, code: "failed", message: String::new() }.into()) }
+}

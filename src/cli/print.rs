@@ -1,0 +1,103 @@
+//! What commands print. For people on a terminal: tables and sentences. For programs: one JSON object a line.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+
+use serde_json::{Map, Value};
+
+use super::Failure;
+use crate::control::Reply;
+
+/// Prints the rows of a reply: a table on a terminal, else one JSON object a line.
+pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
+    if json || !std::io::stdout().is_terminal() {
+        reply.rows.iter().for_each(|row| println!("{row}"));
+    } else {
+        print!("{}", tables(&reply.rows));
+    }
+    Ok(())
+}
+
+/// Says what was done: on standard error as a sentence with the records, the gateway, its folder and its process; with `json` on
+/// standard output as one object, with `members`.
+pub(super) fn say_done(what: &str, members: Value, reply: &Reply, json: bool) {
+    if json {
+        println!("{}", done(what, members, reply));
+        return;
+    }
+    let indices: Vec<String> = reply.sealed.iter().map(|index| format!("#{index}")).collect();
+    eprintln!("{what}, sealed as {} {}", indices.join(" "), at(reply));
+    if let Some(note) = &reply.note {
+        eprintln!("note: {note}");
+    }
+}
+
+/// What was done, for a program.
+pub(super) fn done(what: &str, members: Value, reply: &Reply) -> Value {
+    let mut object = Map::new();
+    object.insert("done".to_owned(), what.into());
+    if let Value::Object(members) = members {
+        object.extend(members);
+    }
+    object.insert("sealed".to_owned(), reply.sealed.clone().into());
+    let gateway = reply.gateway.as_ref();
+    object.insert("gateway".to_owned(), gateway.map_or(Value::Null, |about| serde_json::to_value(about).unwrap_or_default()));
+    object.insert("note".to_owned(), reply.note.clone().into());
+    Value::Object(object)
+}
+
+/// Which gateway it was.
+pub(super) fn at(reply: &Reply) -> String {
+    let Some(about) = &reply.gateway else { return String::new() };
+    let runs = about.pid.map_or_else(|| "no gateway runs".to_owned(), |pid| format!("pid {pid}"));
+    format!("at {} ({}, {runs})", about.name, about.data.display())
+}
+
+/// A member as people read it. A key's JWK is for programs.
+fn cells(row: &Value) -> Vec<(&str, String)> {
+    let members = row.as_object().into_iter().flatten().filter(|(name, _)| *name != "jwk");
+    let shown = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    };
+    members.map(|(name, value)| (name.as_str(), shown(value))).collect()
+}
+
+/// Rows as tables: a new one where rows have other members than those before.
+fn tables(rows: &[Value]) -> String {
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    let names = |row: &[(&str, String)]| row.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+    let mut text = String::new();
+    for table in rows.chunk_by(|left, right| names(left) == names(right)) {
+        let mut lines = vec![names(&table[0])];
+        lines.extend(table.iter().map(|row| row.iter().map(|(_, cell)| cell.clone()).collect()));
+        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        for line in &lines {
+            let padded: Vec<String> = line
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{}{}", cell, " ".repeat(width - cell.chars().count())))
+                .collect();
+            let _ = writeln!(text, "{}", padded.join("  ").trim_end());
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_other_members_begin_another_table() {
+        let rows = [json!({"agent": "a/b", "class": "x"}), json!({"agent": "a/longer", "class": null}), json!({"token": "t"})];
+        assert_eq!(tables(&rows), "agent     class\na/b       x\na/longer  -\n\ntoken\nt\n");
+    }
+}

@@ -1,0 +1,179 @@
+//! Commands and questions about who may act: agents, namespaces, principals.
+
+use serde_json::{Value, json};
+
+use crate::audit::event::{Event, Standing};
+use crate::control::rows::agent_row;
+use crate::control::{Command, Control, ControlFault, Verb};
+use crate::id::{AgentName, Principal};
+use crate::spelling::nearest;
+
+/// Names that may have been meant, at the most.
+const NEAR_MAX: usize = 3;
+
+/// What a change of standing says, for whoever asked for it.
+pub(super) fn row(event: &Event) -> Option<Value> {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "standings alone")]
+    match event {
+        Event::AgentStanding { agent, standing, .. } => Some(json!({ "agent": agent.as_str(), "standing": standing.as_str() })),
+        Event::NamespaceStanding { namespace, standing, .. } => {
+            Some(json!({ "namespace": namespace, "standing": standing.as_str() }))
+        }
+        Event::PrincipalStanding { principal, standing, .. } => {
+            Some(json!({ "principal": principal.as_str(), "standing": standing.as_str() }))
+        }
+        _ => None,
+    }
+}
+
+/// The standing that `verb` gives somebody who stands as `now`.
+fn changed(name: &str, now: &'static str, verb: Verb) -> Result<Standing, ControlFault> {
+    let refuse = |hint| Err(ControlFault::Standing { agent: name.to_owned(), standing: now, hint });
+    Ok(match (verb, now) {
+        (_, "revoked") => return refuse("what is revoked stays revoked; register another name"),
+        (Verb::Suspend, "active") => Standing::Suspended,
+        (Verb::Suspend, _) => return refuse("only what is active can be suspended"),
+        (Verb::Resume, "suspended") => Standing::Active,
+        (Verb::Resume, _) => return refuse("only what is suspended can be resumed"),
+        (Verb::Quarantine, "quarantined") => return refuse("it is in quarantine already"),
+        (Verb::Quarantine, _) => Standing::Quarantined,
+        (Verb::Release, "quarantined") => Standing::Active,
+        (Verb::Release, _) => return refuse("only what is in quarantine can be released"),
+        (Verb::Revoke, _) => Standing::Revoked,
+    })
+}
+
+/// The part that an agent's name has in front of its first slash.
+fn is_namespace(text: &str) -> bool {
+    format!("{text}/x").parse::<AgentName>().is_ok() && !text.contains('/')
+}
+
+impl Control {
+    /// The record of an agent's new standing.
+    pub(super) fn agent_standing(
+        &self,
+        name: &str,
+        verb: Verb,
+        reason: String,
+        unregistered: bool,
+    ) -> Result<Event, ControlFault> {
+        let agent = self.meant(name)?;
+        let row = self.registry.agent(agent.as_str());
+        if row.is_none() && !unregistered {
+            return Err(self.unknown(agent.as_str(), "; --unregistered stops that name all the same"));
+        }
+        let now = row.map_or("active", |row| row.standing.as_str());
+        let standing = changed(agent.as_str(), now, verb)?;
+        Ok(Event::AgentStanding { agent, standing, reason })
+    }
+
+    /// The agent that is meant. Without a slash it is one of the namespace `default`, unless a namespace has that name.
+    fn meant(&self, name: &str) -> Result<AgentName, ControlFault> {
+        if name.contains('/') {
+            return Ok(name.parse()?);
+        }
+        let agent: AgentName = format!("default/{name}").parse()?;
+        if self.has_agents(name) { Err(ControlFault::Ambiguous(name.to_owned())) } else { Ok(agent) }
+    }
+
+    /// The record of a namespace's new standing.
+    pub(super) fn namespace_standing(
+        &self,
+        namespace: &str,
+        verb: Verb,
+        reason: String,
+        unregistered: bool,
+    ) -> Result<Event, ControlFault> {
+        let shown = format!("{namespace}/*");
+        if !is_namespace(namespace) {
+            return Err(ControlFault::Name(crate::id::NameFault::Agent(shown.chars().take(80).collect())));
+        }
+        let now = self.registry.namespace(namespace).as_str();
+        if now == "active" && !self.has_agents(namespace) && !unregistered {
+            let known = self.registry.agents();
+            let near = nearest(known.iter().map(|row| row.name.namespace()), namespace);
+            let near = near.map(|near| format!("; did you mean {near}/*?")).unwrap_or_default();
+            let near = format!(": no agent of it is{near}; --unregistered stops the namespace all the same");
+            return Err(ControlFault::Unknown { name: shown, near });
+        }
+        if verb == Verb::Revoke {
+            let hint = "a namespace is suspended or put in quarantine; agents are revoked one by one";
+            return Err(ControlFault::Standing { agent: shown, standing: now, hint });
+        }
+        Ok(Event::NamespaceStanding { namespace: namespace.to_owned(), standing: changed(&shown, now, verb)?, reason })
+    }
+
+    fn has_agents(&self, namespace: &str) -> bool {
+        self.registry.agents().iter().any(|row| row.name.namespace() == namespace)
+    }
+
+    /// The record of a principal's new standing.
+    pub(super) fn principal_standing(
+        &self,
+        principal: Principal,
+        verb: Verb,
+        reason: String,
+        unregistered: bool,
+    ) -> Result<Event, ControlFault> {
+        let now = self.registry.principal(&principal).as_str();
+        let known = self.registry.principals();
+        if now == "active" && !known.contains(&principal) && !unregistered {
+            let near = nearest(known.iter().map(Principal::as_str), principal.as_str())
+                .map(|near| format!("; did you mean {near}?"))
+                .unwrap_or_default();
+            let near = format!(": no agent, token or handle acts for it{near}; --unregistered stops it all the same");
+            return Err(ControlFault::Unknown { name: principal.to_string(), near });
+        }
+        let refuse = |hint| Err(ControlFault::Standing { agent: principal.to_string(), standing: now, hint });
+        let standing = match (verb, now) {
+            (Verb::Suspend, "active") => Standing::Suspended,
+            (Verb::Suspend, _) => return refuse("it is stopped already"),
+            (Verb::Resume | Verb::Release, "active") => return refuse("only a suspended principal can be released"),
+            (Verb::Resume | Verb::Release, _) => Standing::Active,
+            (Verb::Quarantine | Verb::Revoke, _) => return refuse("a principal is suspended, or released"),
+        };
+        Ok(Event::PrincipalStanding { principal, standing, reason })
+    }
+
+    /// The error of an agent's name that nobody registered.
+    pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
+        let rows = self.registry.agents();
+        let last = name.rsplit('/').next().unwrap_or_default();
+        let alike = rows.iter().map(|row| row.name.as_str()).filter(|known| known.rsplit('/').next() == Some(last));
+        let close = nearest(rows.iter().map(|row| row.name.as_str()), name);
+        let mut near: Vec<&str> = close.into_iter().chain(alike).collect();
+        near.dedup();
+        near.truncate(NEAR_MAX);
+        let near = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) };
+        ControlFault::Unknown { name: name.to_owned(), near: format!("{near}{hint}") }
+    }
+
+    /// What to say of a name that is stopped and that nobody registered.
+    pub(super) fn by_name_alone(&self, command: &Command) -> Option<String> {
+        let Command::AgentStanding { agent, .. } = command else { return None };
+        let agent = self.meant(agent).ok()?;
+        self.registry.agent(agent.as_str()).is_none().then(|| format!("no agent {agent} is registered: it stands by name alone"))
+    }
+
+    /// Every agent, and the namespaces that are stopped.
+    pub(super) fn agents(&self) -> Vec<Value> {
+        let mut rows: Vec<Value> = self.registry.agents().iter().map(agent_row).collect();
+        rows.extend(self.registry.stopped_namespaces().iter().map(|(name, standing)| stopped("namespace", name, standing)));
+        rows
+    }
+
+    /// The principals that are stopped.
+    pub(super) fn stopped_principals(&self) -> Vec<Value> {
+        self.registry.stopped_principals().iter().map(|(name, standing)| stopped("principal", name, standing)).collect()
+    }
+}
+
+fn stopped(word: &str, name: &str, standing: &crate::registry::Standing) -> Value {
+    let reason = standing.reason();
+    json!({
+        word: name,
+        "standing": standing.as_str(),
+        "since": reason.map(|(since, _)| since.to_string()),
+        "reason": reason.map(|(_, why)| why),
+    })
+}

@@ -1,0 +1,135 @@
+//! Files that are still the ones we opened.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::Fault;
+
+/// Which file a path led to when it was opened, and how long it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    length: u64,
+    /// Its length may change.
+    grows: bool,
+}
+
+/// How a path has stopped leading to the file that was opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Changed {
+    /// Unlinked or renamed, or a folder above it was.
+    #[error("{} has been removed or renamed under us", .0.display())]
+    Missing(PathBuf),
+    /// Another file stands there.
+    #[error("{} has been replaced under us", .0.display())]
+    Replaced(PathBuf),
+    /// Truncated or extended.
+    #[error("{} has changed its length under us", .0.display())]
+    Resized(PathBuf),
+    /// It cannot be looked at.
+    #[error(transparent)]
+    Unreadable(#[from] Fault),
+}
+
+impl Changed {
+    /// Whether nothing is known to have changed: a shortage that passes kept us from looking.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Unreadable(fault) if fault.passes())
+    }
+}
+
+impl Identity {
+    /// The identity of `file`, which was opened as `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    pub fn of(file: &File, path: &Path) -> Result<Self, Fault> {
+        let found = file.metadata().map_err(Fault::of("look at", path))?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino(), length: found.len(), grows: false })
+    }
+
+    /// The identity of what `path` leads to, a file or a folder whose length may change.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn growing(path: &Path) -> Result<Self, Fault> {
+        Ok(Self { grows: true, ..Self::at(path)? })
+    }
+
+    /// The identity of what `path` leads to.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn at(path: &Path) -> Result<Self, Fault> {
+        let found = fs::symlink_metadata(path).map_err(Fault::of("look at", path))?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino(), length: found.len(), grows: false })
+    }
+
+    /// Whether its length may change.
+    #[must_use]
+    pub const fn grows(&self) -> bool {
+        self.grows
+    }
+
+    /// Whether both are the same file, under the same path.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.path, self.device, self.inode) == (&other.path, other.device, other.inode)
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The length in bytes.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether the path still leads to that file, at that length.
+    ///
+    /// # Errors
+    /// What has changed.
+    pub fn check(&self) -> Result<(), Changed> {
+        let found = match fs::symlink_metadata(&self.path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Changed::Missing(self.path.clone())),
+            Err(error) => return Err(Fault::of("look at", &self.path)(error).into()),
+        };
+        if (found.dev(), found.ino()) != (self.device, self.inode) {
+            return Err(Changed::Replaced(self.path.clone()));
+        }
+        if !self.grows && found.len() != self.length {
+            return Err(Changed::Resized(self.path.clone()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_under_us_is_noticed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        fs::write(&path, b"1234").expect("write");
+        let identity = Identity::of(&File::open(&path).expect("open"), &path).expect("identity");
+        identity.check().expect("unchanged");
+        fs::write(&path, b"123").expect("write");
+        assert!(matches!(identity.check(), Err(Changed::Resized(_))));
+        fs::rename(&path, folder.path().join("other")).expect("rename");
+        assert!(matches!(identity.check(), Err(Changed::Missing(_))));
+        fs::write(&path, b"1234").expect("write");
+        assert!(matches!(identity.check(), Err(Changed::Replaced(_))));
+    }
+}

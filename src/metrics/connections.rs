@@ -1,0 +1,27 @@
+//! What is measured of callers' connections.
+
+use prometheus::{IntCounter, Registry};
+
+use super::counters;
+
+/// Connections that the gateway ended by itself.
+pub(super) struct Connections {
+    floods: IntCounter,
+}
+
+impl Connections {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let ended = counters(
+            registry,
+            "token_shield_connections_ended_total",
+            "Connections of callers that the gateway ended for what came on them",
+            &["reason"],
+        )?;
+        Ok(Self { floods: ended.with_label_values(&["flood"]) })
+    }
+
+    /// A connection was ended because of its control frames.
+    pub(super) fn flood(&self) {
+        self.floods.inc();
+    }
+}

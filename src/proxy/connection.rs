@@ -1,0 +1,328 @@
+//! One caller's connection: handshakes, requests in order, and an end in time whatever the peer sends.
+
+use std::error::Error as _;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+
+use crate::proxy::activity::{Activity, Busy};
+use crate::proxy::body::Body;
+use crate::proxy::frames::Flood;
+use crate::proxy::framing::HEADERS_MAX;
+use crate::proxy::listen::Terms;
+use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
+use crate::proxy::settings::Timeouts;
+use crate::proxy::tap::{HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Home, Patience, Returned, Tap, Version};
+use crate::proxy::{Gateway, Origin};
+use crate::refusal::Code;
+
+/// Streams that one HTTP/2 connection may have open.
+const STREAMS_MAX: u32 = 128;
+/// How long a last word to a slow caller may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a peer without open requests may take to close once it was asked to.
+const LEAVE: Duration = Duration::from_millis(500);
+/// An event that says nothing (the HTML standard, section 9.2.6): it asks whether a caller that closed its side still reads.
+const COMMENT: &[u8] = b":\n\n";
+/// How often an idle connection is looked at, and how long it may be idle where no place is left for others.
+const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// How much may wait in the kernel before it is sent: what lies there is no progress of the reader's.
+const UNSENT_MAX: u32 = 64 << 10;
+
+/// A connection that was accepted; `_places` are given back when it ends.
+pub(super) struct Connection<P> {
+    pub(super) terms: Arc<Terms>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) shutdown: watch::Receiver<bool>,
+    /// Places of connections that are not taken.
+    pub(super) free: Arc<Semaphore>,
+    pub(super) _places: P,
+}
+
+impl<P: Send + 'static> Connection<P> {
+    /// Serves the connection to its end.
+    pub(super) async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) {
+        let socket = socket2::SockRef::from(&stream);
+        if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX)) {
+            tracing::debug!(%error, "a TCP option could not be set");
+        }
+        let handshake = self.terms.timeouts.handshake;
+        let mut shutdown = self.shutdown.clone();
+        let terms = Arc::clone(&self.terms);
+        let shaken = async {
+            let client = client(&terms, &mut stream, peer.ip()).await?;
+            let tls = terms.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
+            std::io::Result::Ok(match tls {
+                None => Shaken { client, plain: Some(stream), tls: None },
+                Some(tls) => Shaken { client, plain: None, tls: Some(tls.accept(stream).await?) },
+            })
+        };
+        let shaken = tokio::select! {
+            // Nothing was asked on it: the drain does not wait for such.
+            _ = shutdown.wait_for(|stop| *stop) => return,
+            shaken = tokio::time::timeout(handshake, shaken) => shaken,
+        };
+        match shaken {
+            Ok(Ok(Shaken { client, plain: Some(stream), .. })) => self.serve(stream, client).await,
+            Ok(Ok(Shaken { client, tls: Some(stream), .. })) => self.serve(stream, client).await,
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake or PROXY header refused"),
+            Err(_) => tracing::debug!(%peer, "TLS handshake or PROXY header took too long"),
+        }
+    }
+
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&mut self, stream: S, client: IpAddr) {
+        let timeouts = &self.terms.timeouts;
+        let activity = Arc::new(Activity::new());
+        let patience = Patience { head: timeouts.header, write: timeouts.stream_idle };
+        let opened = tokio::select! {
+            _ = self.shutdown.wait_for(|stop| *stop) => return,
+            opened = tokio::time::timeout(timeouts.header, Tap::open(stream, patience, Arc::clone(&activity))) => opened,
+        };
+        let tap = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return tracing::debug!(%error, %client, "no request"),
+            Err(_) => return tracing::debug!(%client, "no request in time"),
+        };
+        let (version, framings, home) = (tap.version(), tap.framings(), tap.home());
+        let (gateway, terms, shared) = (Arc::clone(&self.gateway), Arc::clone(&self.terms), Arc::clone(&activity));
+        let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let gateway = Arc::clone(&gateway);
+            let busy = shared.begin(request.version() == http::Version::HTTP_11);
+            let peer = forwarded(client, request.headers(), &terms.trusted_proxies);
+            let framing = framings.as_ref().map(|framings| framings.next().unwrap_or_default());
+            let reader = framings.is_some().then(|| Arc::clone(&shared));
+            let origin = Origin { peer, framing, reader };
+            async move {
+                let response = gateway.serve(request, origin).await;
+                Ok::<_, std::convert::Infallible>(Working::wrap(response, busy))
+            }
+        });
+        let io = TokioIo::new(tap);
+        let ends = Ends { activity: &activity, free: &self.free, idle: timeouts.idle };
+        let ended = match version {
+            Version::Http1 => drive(http1().serve_connection(io, service), &mut self.shutdown, &ends).await,
+            Version::Http2 => drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, &ends).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, %client, "connection ended");
+            match version {
+                Version::Http1 => unread(&self.gateway, &error, &home).await,
+                // The HTTP/2 library does not pass on what an error came from.
+                Version::Http2 => {
+                    if let Some(flooded) = home.take().filter(|returned| returned.is_flooded) {
+                        self.gateway.metrics.flood();
+                        tracing::debug!(%client, "a connection was ended: {Flood}");
+                        calm(flooded).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A connection behind its handshakes.
+struct Shaken {
+    client: IpAddr,
+    plain: Option<TcpStream>,
+    tls: Option<tokio_rustls::server::TlsStream<TcpStream>>,
+}
+
+/// The client's address: the peer's, or what a trusted proxy says in a PROXY header.
+async fn client(terms: &Terms, stream: &mut TcpStream, peer: IpAddr) -> std::io::Result<IpAddr> {
+    let peer = peer.to_canonical();
+    if !trusted(peer, &terms.trusted_proxies) {
+        return Ok(peer);
+    }
+    let mut first = [0; 12];
+    let seen = stream.peek(&mut first).await?;
+    if begins_proxy(&first[..seen]) { proxied(stream, peer).await } else { Ok(peer) }
+}
+
+/// When a connection ends by itself.
+struct Ends<'c> {
+    activity: &'c Activity,
+    /// Places for other connections.
+    free: &'c Semaphore,
+    /// How long it may be without a request.
+    idle: Duration,
+}
+
+impl Ends<'_> {
+    /// How long it may be without a request now: less where others wait for its place.
+    fn idle_now(&self) -> Duration {
+        if self.free.available_permits() == 0 { self.idle.min(IDLE_LOOK) } else { self.idle }
+    }
+}
+
+/// Runs a connection to its end. It is asked to end after its open requests when the gateway drains, or when nothing was
+/// asked on it for a while; a peer that does not leave then is left.
+///
+/// The timers are polled before the connection: a peer that keeps its connection's turn busy does not keep them waiting.
+async fn drive<C: GracefulConnection>(
+    connection: C,
+    shutdown: &mut watch::Receiver<bool>,
+    ends: &Ends<'_>,
+) -> Result<(), C::Error> {
+    let mut connection = std::pin::pin!(connection);
+    let mut look = std::pin::pin!(tokio::time::sleep(ends.idle.min(IDLE_LOOK)));
+    let mut ending = false;
+    loop {
+        let left = tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop), if !ending => None,
+            () = look.as_mut() => {
+                let allowed = if ending { LEAVE } else { ends.idle_now() };
+                match ends.activity.quiet_for() {
+                    None => Some(allowed.min(IDLE_LOOK)),
+                    Some(quiet) if quiet < allowed => Some((allowed - quiet).min(IDLE_LOOK)),
+                    Some(_) if ending => return Ok(()),
+                    Some(_) => None,
+                }
+            }
+            ended = connection.as_mut() => return ended,
+        };
+        if left.is_none() {
+            ending = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        look.as_mut().reset(tokio::time::Instant::now() + left.unwrap_or(LEAVE));
+    }
+}
+
+/// A body by which its connection knows that it is at work.
+struct Working {
+    body: Body,
+    busy: Busy,
+    /// Asks a caller that closed its side whether it still reads; none where the body is no stream of events.
+    asks: Option<Asks>,
+}
+
+/// Asks, by an event that says nothing, whether a caller still reads.
+struct Asks {
+    next: Option<Pin<Box<Sleep>>>,
+    wait: Duration,
+}
+
+impl Working {
+    fn wrap(response: http::Response<Body>, busy: Busy) -> http::Response<Self> {
+        let streams = matches!(response.body(), Body::Relay(_));
+        let events = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
+        let asks = (streams && events).then_some(Asks { next: None, wait: HALF_CLOSED_FIRST });
+        response.map(|body| Self { body, busy, asks })
+    }
+}
+
+impl Asks {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let next = self.next.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.wait)));
+        std::task::ready!(next.as_mut().poll(cx));
+        self.wait = (self.wait * 2).min(HALF_CLOSED_MAX);
+        next.as_mut().reset(tokio::time::Instant::now() + self.wait);
+        Poll::Ready(Bytes::from_static(COMMENT))
+    }
+}
+
+impl HttpBody for Working {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Self { body, busy, asks } = self.get_mut();
+        let polled = Pin::new(body).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(asks) = asks.as_mut().filter(|_| busy.is_half_closed())
+        {
+            return asks.poll(cx).map(|comment| Some(Ok(Frame::data(comment))));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Whether `error` comes from an error of that type, within I/O errors too.
+fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if cause.is::<E>() || inner.is_some_and(|inner| inner.is::<E>()) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Tells a caller why the head of its request could not be read, where one had begun.
+async fn unread<S: AsyncRead + AsyncWrite + Unpin>(gateway: &Gateway, error: &hyper::Error, home: &Home<S>) {
+    let code = match error {
+        slow if caused_by::<HeadSlow>(slow) => Code::HeadersSlow,
+        large if large.is_parse_too_large() => Code::HeadersTooLarge,
+        malformed if malformed.is_parse() => Code::RequestMalformed,
+        _ => return,
+    };
+    let Some(mut returned) = home.take() else { return };
+    let answer = gateway.unread(code);
+    let told = async {
+        returned.stream.write_all(&answer).await?;
+        returned.stream.shutdown().await?;
+        // To close on bytes that were not read would reset the connection and might lose the answer.
+        tokio::io::copy(&mut returned.stream, &mut tokio::io::sink()).await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, told).await {
+        tracing::debug!(%error, %code, "the caller was gone");
+    }
+}
+
+/// Tells an HTTP/2 peer, where that can be done at once, why its connection ends. What it goes on sending is not read.
+async fn calm<S: AsyncWrite + Unpin>(mut returned: Returned<S>) {
+    let Some(goaway) = returned.goaway else { return };
+    let told = async {
+        returned.stream.write_all(&goaway).await?;
+        returned.stream.shutdown().await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, told).await {
+        tracing::debug!(%error, "the peer was gone");
+    }
+}
+
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // The tap keeps the times of heads, and decides what a half-closed connection means.
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADERS_MAX).half_close(false);
+    builder
+}
+
+fn http2(timeouts: &Timeouts) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        // What lies between is refused with a code; beyond this the HTTP/2 library answers by itself.
+        .max_header_list_size(2 * HEADERS_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(timeouts.header);
+    builder
+}

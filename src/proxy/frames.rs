@@ -1,0 +1,334 @@
+//! A budget of frames for each HTTP/2 connection (RFC 9113 section 10.5, "Denial-of-Service Considerations").
+//!
+//! The HTTP/2 library answers or drops control frames as fast as they come, and does not bound their rate. This scanner
+//! reads the nine bytes of each frame's header (section 4.1) as bytes pass in either direction, without a copy. Each frame
+//! from the peer costs one, but for `DATA` that carries a body. What is sent to the peer earns credit, because an honest
+//! client answers it: `WINDOW_UPDATE` for `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer
+//! that it no longer wants.
+
+use tokio::time::Instant;
+
+/// Frames that a peer may send at once without credit.
+const BURST: u32 = 1000;
+/// Frames a second that a peer may send for good without credit.
+const REFILL: u32 = 200;
+/// Credit at the most, in frames.
+const CREDIT_MAX: u32 = 1 << 20;
+/// Credit for each answer's `HEADERS`: the request's own, a reset, a `WINDOW_UPDATE`.
+const CREDIT_ANSWER: u32 = 3;
+/// Credit for each `DATA`: a `WINDOW_UPDATE` for the stream and one for the connection.
+const CREDIT_DATA: u32 = 2;
+/// Bytes of `DATA` that earn one more: a client may give back a large frame's window in pieces.
+const CREDIT_BYTES: u32 = 1024;
+/// `DATA` from the peer of at least so many bytes is free: a body pays for itself.
+const DATA_FREE: u32 = 256;
+/// Bytes of one header block at the most, `CONTINUATION` frames included. The library's own limit is lower.
+const BLOCK_MAX: u32 = 256 << 10;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+/// `END_STREAM` of `DATA` and `HEADERS`, `ACK` of `SETTINGS` and `PING`.
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// `ENHANCE_YOUR_CALM` (section 7).
+const CALM: u8 = 0xb;
+const HEADER: usize = 9;
+
+/// That a peer sent more control frames than its budget allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more HTTP/2 control frames than the connection's budget allows")]
+pub struct Flood;
+
+/// What a frame's header says.
+#[derive(Clone, Copy)]
+struct Frame {
+    length: u32,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Frame {
+    const fn read([l0, l1, l2, kind, flags, s0, s1, s2, s3]: [u8; HEADER]) -> Self {
+        let length = u32::from_be_bytes([0, l0, l1, l2]);
+        let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
+        Self { length, kind, flags, stream }
+    }
+
+    const fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// Where a direction of a connection stands between two frame headers.
+struct Scan {
+    header: [u8; HEADER],
+    have: usize,
+    /// Bytes of payload that are still to come.
+    skip: usize,
+}
+
+impl Scan {
+    const fn after(skip: usize) -> Self {
+        Self { header: [0; HEADER], have: 0, skip }
+    }
+
+    /// Calls `seen` for each frame header that `bytes` complete.
+    fn push<F>(&mut self, mut bytes: &[u8], mut seen: F) -> Result<(), Flood>
+    where
+        F: FnMut(Frame) -> Result<(), Flood>,
+    {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            let (header, rest) = bytes[skipped..].split_at((HEADER - self.have).min(bytes.len() - skipped));
+            self.header[self.have..self.have + header.len()].copy_from_slice(header);
+            self.have += header.len();
+            bytes = rest;
+            if self.have == HEADER {
+                let frame = Frame::read(self.header);
+                self.have = 0;
+                self.skip = frame.length as usize;
+                seen(frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    const fn is_between_frames(&self) -> bool {
+        self.have == 0 && self.skip == 0
+    }
+}
+
+/// What a peer may still send: a token bucket that is filled when it is empty, so that the clock is asked rarely.
+struct Budget {
+    left: u32,
+    credit: u32,
+    filled: Instant,
+}
+
+impl Budget {
+    fn spend(&mut self, now: impl Fn() -> Instant) -> Result<(), Flood> {
+        if self.credit > 0 {
+            self.credit -= 1;
+            return Ok(());
+        }
+        if self.left == 0 {
+            let now = now();
+            let earned = now.saturating_duration_since(self.filled).as_secs_f64() * f64::from(REFILL);
+            // A saturating conversion: a day's rest fills the bucket and no more.
+            self.left = (earned as u32).min(BURST);
+            self.filled = now;
+        }
+        self.left = self.left.checked_sub(1).ok_or(Flood)?;
+        Ok(())
+    }
+
+    fn earn(&mut self, frames: u32) {
+        self.credit = (self.credit + frames).min(CREDIT_MAX);
+    }
+}
+
+/// The frames of one HTTP/2 connection, in both directions.
+pub struct Frames {
+    incoming: Scan,
+    outgoing: Scan,
+    budget: Budget,
+    /// The highest stream that the peer opened.
+    last_stream: u32,
+    /// Streams that were opened and may still be ended by a `DATA`.
+    ends: u32,
+    /// Bytes of the header block that is still open; none where none is.
+    block: Option<u32>,
+}
+
+impl Frames {
+    /// A connection whose first `preface` bytes are no frames.
+    #[must_use]
+    pub fn new(preface: usize) -> Self {
+        let budget = Budget { left: BURST, credit: 0, filled: Instant::now() };
+        Self { incoming: Scan::after(preface), outgoing: Scan::after(0), budget, last_stream: 0, ends: 0, block: None }
+    }
+
+    /// Counts what came from the peer.
+    ///
+    /// # Errors
+    /// When the peer's budget is used up, or one header block is larger than any that is read.
+    pub fn came(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        self.came_at(bytes, Instant::now)
+    }
+
+    fn came_at(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
+        let Self { incoming, budget, last_stream, ends, block, .. } = self;
+        incoming.push(bytes, |frame| {
+            match frame.kind {
+                HEADERS => {
+                    if frame.stream > *last_stream {
+                        *last_stream = frame.stream;
+                        *ends += u32::from(!frame.has(END_STREAM));
+                    }
+                    *block = (!frame.has(END_HEADERS)).then_some(frame.length);
+                }
+                CONTINUATION => {
+                    let whole = block.unwrap_or(0).saturating_add(frame.length);
+                    if whole > BLOCK_MAX {
+                        return Err(Flood);
+                    }
+                    *block = (!frame.has(END_HEADERS)).then_some(whole);
+                }
+                DATA if frame.length >= DATA_FREE => {
+                    *ends = ends.saturating_sub(u32::from(frame.has(END_STREAM)));
+                    return Ok(());
+                }
+                DATA if frame.has(END_STREAM) && *ends > 0 => {
+                    *ends -= 1;
+                    return Ok(());
+                }
+                _ => {}
+            }
+            budget.spend(&now)
+        })
+    }
+
+    /// Counts what went to the peer.
+    pub fn went(&mut self, bytes: &[u8]) {
+        let budget = &mut self.budget;
+        let counted = self.outgoing.push(bytes, |frame| {
+            budget.earn(match frame.kind {
+                HEADERS => CREDIT_ANSWER,
+                DATA => CREDIT_DATA + frame.length / CREDIT_BYTES,
+                SETTINGS | PING if !frame.has(ACK) => 1,
+                _ => 0,
+            });
+            Ok(())
+        });
+        debug_assert!(counted.is_ok(), "what goes out is not refused");
+    }
+
+    /// True while a header block has begun and not ended.
+    #[must_use]
+    pub const fn is_in_head(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// The `GOAWAY` that tells a peer why its connection ends, where a frame may stand now.
+    #[must_use]
+    pub fn farewell(&self) -> Option<[u8; 17]> {
+        self.outgoing.is_between_frames().then(|| {
+            let [s0, s1, s2, s3] = self.last_stream.to_be_bytes();
+            [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, s0, s1, s2, s3, 0, 0, 0, CALM]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const RST_STREAM: u8 = 3;
+    const WINDOW_UPDATE: u8 = 8;
+
+    fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0, (length >> 8) as u8, length as u8, kind, flags];
+        bytes.extend(stream.to_be_bytes());
+        bytes.resize(HEADER + length, 0);
+        bytes
+    }
+
+    fn sent(frames: &mut Frames, bytes: &[u8]) -> Result<(), Flood> {
+        let now = frames.budget.filled;
+        frames.came_at(bytes, || now)
+    }
+
+    #[test]
+    fn every_control_frame_is_counted_however_its_bytes_are_split() {
+        for kind in [2, RST_STREAM, SETTINGS, 5, PING, GOAWAY, WINDOW_UPDATE, 42, DATA] {
+            for piece in [1, 7, 9, 1024] {
+                let flood: Vec<u8> =
+                    std::iter::repeat_n(frame(kind, 0, 1, usize::from(kind) % 9), BURST as usize).flatten().collect();
+                let mut frames = Frames::new(24);
+                sent(&mut frames, &[0; 24]).expect("preface");
+                for bytes in flood.chunks(piece) {
+                    sent(&mut frames, bytes).expect("the burst is free");
+                }
+                assert_eq!(sent(&mut frames, &frame(kind, 0, 1, 0)), Err(Flood), "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rest_fills_the_bucket_and_no_more() {
+        let mut frames = Frames::new(0);
+        let ping = frame(PING, 0, 0, 8);
+        for _ in 0..BURST {
+            sent(&mut frames, &ping).expect("burst");
+        }
+        let later = frames.budget.filled + Duration::from_secs(24 * 3600);
+        for _ in 0..BURST {
+            frames.came_at(&ping, || later).expect("filled again");
+        }
+        assert_eq!(frames.came_at(&ping, || later), Err(Flood));
+        let second = later + Duration::from_secs(1);
+        for _ in 0..REFILL {
+            frames.came_at(&ping, || second).expect("a second's worth");
+        }
+        assert_eq!(frames.came_at(&ping, || second), Err(Flood));
+    }
+
+    #[test]
+    fn what_answers_us_is_free() {
+        let mut frames = Frames::new(0);
+        for round in 0..100_000_u32 {
+            let stream = 2 * round + 1;
+            let ask =
+                [frame(HEADERS, END_HEADERS, stream, 40), frame(DATA, 0, stream, 1000), frame(DATA, END_STREAM, stream, 80)];
+            sent(&mut frames, &ask.concat()).expect("a request");
+            frames.went(&[frame(HEADERS, END_HEADERS, stream, 90), frame(DATA, 0, stream, 20)].concat());
+            let updates = [frame(WINDOW_UPDATE, 0, stream, 4), frame(WINDOW_UPDATE, 0, 0, 4), frame(RST_STREAM, 0, stream, 4)];
+            sent(&mut frames, &updates.concat()).expect("what an honest client sends");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_reset_at_once_are_counted() {
+        let mut frames = Frames::new(0);
+        let reset = |stream| [frame(HEADERS, END_HEADERS | END_STREAM, stream, 40), frame(RST_STREAM, 0, stream, 4)].concat();
+        let pairs = (0..BURST).take_while(|round| sent(&mut frames, &reset(2 * round + 1)).is_ok()).count();
+        assert_eq!(pairs, BURST as usize / 2);
+    }
+
+    #[test]
+    fn acknowledgements_of_ours_earn_nothing() {
+        let mut frames = Frames::new(0);
+        frames.went(&[frame(PING, ACK, 0, 8), frame(SETTINGS, ACK, 0, 0), frame(WINDOW_UPDATE, 0, 0, 4)].concat());
+        assert_eq!(frames.budget.credit, 0);
+        frames.went(&[frame(PING, 0, 0, 8), frame(SETTINGS, 0, 0, 6)].concat());
+        assert_eq!(frames.budget.credit, 2);
+    }
+
+    #[test]
+    fn a_header_block_without_an_end_is_bounded() {
+        let mut frames = Frames::new(0);
+        sent(&mut frames, &frame(HEADERS, 0, 1, 100)).expect("the first of it");
+        assert!(frames.is_in_head());
+        let more = frame(CONTINUATION, 0, 1, 16 << 10);
+        let taken = (0..100).take_while(|_| sent(&mut frames, &more).is_ok()).count();
+        assert_eq!(taken, 15);
+    }
+
+    #[test]
+    fn the_last_word_stands_between_frames() {
+        let mut frames = Frames::new(0);
+        sent(&mut frames, &frame(HEADERS, END_HEADERS, 7, 4)).expect("a request");
+        frames.went(&frame(DATA, 0, 7, 10)[..12]);
+        assert_eq!(frames.farewell(), None);
+        frames.went(&[0; 7]);
+        assert_eq!(frames.farewell(), Some([0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, CALM]));
+    }
+}

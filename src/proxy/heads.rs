@@ -1,0 +1,308 @@
+//! Where the heads of an HTTP/1 connection's requests are, and which framing each one shows (RFC 9112 section 6).
+//!
+//! hyper follows RFC 9112 section 6.3: where `Transfer-Encoding` and `Content-Length` stand in one request it reads by the
+//! former and forgets the latter, so that nobody behind it can see the disagreement any more. This gateway refuses such a
+//! request. The tracker follows the framing of each message (head, then a body of a length or in chunks, then the next
+//! head), looks at heads alone, and keeps what each head showed for the request that hyper makes of it, in order.
+//!
+//! What hyper would not read the tracker does not follow: it is lost from there on and says so, and a chunked request that
+//! it did not see is refused.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of a line that are looked at: a name of interest, and a length of any size that is taken.
+const LINE_MAX: usize = 64;
+
+/// The framing that one head showed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Framing {
+    /// A `Content-Length` line was there.
+    pub length: bool,
+    /// A `Transfer-Encoding` line was there.
+    pub chunked: bool,
+}
+
+/// The framings of heads whose requests were not served yet, oldest first.
+#[derive(Clone, Default)]
+pub struct Framings(Arc<Mutex<VecDeque<Framing>>>);
+
+impl Framings {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Framing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The framing of the next request; none where its head was not seen.
+    #[must_use]
+    pub fn next(&self) -> Option<Framing> {
+        self.lock().pop_front()
+    }
+}
+
+/// Where in a message the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// Before or in a request line; `begun` once a byte of it came, or of an empty line before it (section 2.2).
+    Start { begun: bool },
+    /// In a header line.
+    Header,
+    /// In a body, so many bytes before its end.
+    Body(u64),
+    /// In chunks (section 7.1).
+    Chunks(Chunk),
+    /// Something came that hyper does not read either.
+    Lost,
+}
+
+/// Where in a chunked body the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// In the hexadecimal size; none before its first digit.
+    Size(Option<u64>),
+    /// Behind the size: blanks or an extension.
+    Extension(u64),
+    /// At the line feed behind the size.
+    SizeEnd(u64),
+    Data(u64),
+    /// At the carriage return behind the data.
+    DataReturn,
+    /// At the line feed behind the data.
+    DataEnd,
+    /// At the first byte of a trailer line, or of the last line.
+    TrailerStart,
+    Trailer,
+    /// At the line feed of a trailer line.
+    TrailerEnd,
+    /// At the line feed of the last line.
+    Last,
+}
+
+/// Follows the messages of one connection.
+pub struct Heads {
+    at: At,
+    line: [u8; LINE_MAX],
+    /// Bytes of the line so far; more than [`LINE_MAX`] where its rest was not kept.
+    line_len: usize,
+    head: Framing,
+    length: u64,
+    framings: Framings,
+}
+
+impl Heads {
+    /// At the beginning of a connection.
+    #[must_use]
+    pub fn new() -> Self {
+        let (head, framings) = (Framing::default(), Framings::default());
+        Self { at: At::Start { begun: false }, line: [0; LINE_MAX], line_len: 0, head, length: 0, framings }
+    }
+
+    /// What the heads showed, for whoever serves their requests.
+    #[must_use]
+    pub fn framings(&self) -> Framings {
+        self.framings.clone()
+    }
+
+    /// True while a head has begun and not ended.
+    #[must_use]
+    pub const fn is_in_head(&self) -> bool {
+        matches!(self.at, At::Start { begun: true } | At::Header)
+    }
+
+    /// True where all that came were whole requests.
+    #[must_use]
+    pub const fn is_between_requests(&self) -> bool {
+        matches!(self.at, At::Start { begun: false })
+    }
+
+    /// Follows `bytes`, the next ones of the connection.
+    pub fn came(&mut self, mut bytes: &[u8]) {
+        while let [first, after @ ..] = bytes {
+            bytes = match self.at {
+                At::Lost => return,
+                At::Start { .. } | At::Header => self.in_head(bytes),
+                At::Body(left) => {
+                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    self.at = message(left - taken as u64, At::Body);
+                    &bytes[taken..]
+                }
+                At::Chunks(Chunk::Data(left)) => {
+                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    let left = left - taken as u64;
+                    self.at = At::Chunks(if left == 0 { Chunk::DataReturn } else { Chunk::Data(left) });
+                    &bytes[taken..]
+                }
+                At::Chunks(chunk) => {
+                    self.at = chunked(chunk, *first);
+                    after
+                }
+            };
+        }
+    }
+
+    /// Takes the bytes up to the line's end; gives the rest.
+    fn in_head<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let end = memchr::memchr(b'\n', bytes);
+        let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        if let Some(room) = self.line.get_mut(self.line_len..) {
+            let kept = room.len().min(part.len());
+            room[..kept].copy_from_slice(&part[..kept]);
+        }
+        self.line_len = self.line_len.saturating_add(part.len());
+        if self.at == (At::Start { begun: false }) {
+            self.at = At::Start { begun: true };
+        }
+        if end.is_some() {
+            self.ends_line();
+            return &rest[1..];
+        }
+        rest
+    }
+
+    fn ends_line(&mut self) {
+        let kept = &self.line[..self.line_len.min(LINE_MAX)];
+        let whole = self.line_len <= LINE_MAX;
+        let empty = kept.is_empty() || kept == b"\r";
+        self.line_len = 0;
+        match self.at {
+            At::Start { .. } if empty => {}
+            At::Start { .. } => {
+                (self.head, self.length) = (Framing::default(), 0);
+                self.at = At::Header;
+            }
+            At::Header if empty => {
+                self.framings.lock().push_back(self.head);
+                self.at = if self.head.chunked { At::Chunks(Chunk::Size(None)) } else { message(self.length, At::Body) };
+            }
+            At::Header => {
+                let Some(colon) = memchr::memchr(b':', kept) else { return };
+                let (name, value) = (&kept[..colon], &kept[colon + 1..]);
+                if name.eq_ignore_ascii_case(b"transfer-encoding") {
+                    self.head.chunked = true;
+                } else if name.eq_ignore_ascii_case(b"content-length") {
+                    let length = whole.then(|| number(value.trim_ascii())).flatten();
+                    match length.filter(|length| !self.head.length || self.length == *length) {
+                        Some(length) => self.length = length,
+                        None => self.at = At::Lost,
+                    }
+                    self.head.length = true;
+                }
+            }
+            At::Body(_) | At::Chunks(_) | At::Lost => {}
+        }
+    }
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Within a message of so many bytes more, or behind it.
+fn message(left: u64, within: fn(u64) -> At) -> At {
+    if left == 0 { At::Start { begun: false } } else { within(left) }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
+}
+
+/// The place behind `byte`, as hyper's decoder reads chunks.
+fn chunked(chunk: Chunk, byte: u8) -> At {
+    let digit = char::from(byte).to_digit(16).map(u64::from);
+    At::Chunks(match (chunk, byte) {
+        (Chunk::Size(size), _) if let Some(digit) = digit => {
+            let Some(size) = size.unwrap_or(0).checked_mul(16).and_then(|size| size.checked_add(digit)) else { return At::Lost };
+            Chunk::Size(Some(size))
+        }
+        (Chunk::Size(Some(size)), b' ' | b'\t' | b';') => Chunk::Extension(size),
+        (Chunk::Size(Some(size)) | Chunk::Extension(size), b'\r') => Chunk::SizeEnd(size),
+        (Chunk::Extension(size), byte) if byte != b'\n' => Chunk::Extension(size),
+        (Chunk::SizeEnd(0), b'\n') => Chunk::TrailerStart,
+        (Chunk::SizeEnd(size), b'\n') => Chunk::Data(size),
+        (Chunk::DataReturn, b'\r') => Chunk::DataEnd,
+        (Chunk::DataEnd, b'\n') => Chunk::Size(None),
+        (Chunk::TrailerStart, b'\r') => Chunk::Last,
+        (Chunk::TrailerStart, _) => Chunk::Trailer,
+        (Chunk::Trailer, b'\r') => Chunk::TrailerEnd,
+        (Chunk::Trailer, _) => Chunk::Trailer,
+        (Chunk::TrailerEnd, b'\n') => Chunk::TrailerStart,
+        (Chunk::Last, b'\n') => return At::Start { begun: false },
+        _ => return At::Lost,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Framing = Framing { length: true, chunked: false };
+    const CHUNKED: Framing = Framing { length: false, chunked: true };
+    const BOTH: Framing = Framing { length: true, chunked: true };
+    const NEITHER: Framing = Framing { length: false, chunked: false };
+
+    /// Asks for the framings of `stream`, sent in pieces of every size.
+    #[track_caller]
+    fn check(stream: &str, expect: &[Framing]) -> Heads {
+        let mut last = Heads::new();
+        for piece in 1..=stream.len() {
+            let mut heads = Heads::new();
+            for bytes in stream.as_bytes().chunks(piece) {
+                heads.came(bytes);
+            }
+            let framings = heads.framings();
+            let found: Vec<Framing> = std::iter::from_fn(|| framings.next()).collect();
+            assert_eq!(found, expect, "in pieces of {piece}: {stream:?}");
+            last = heads;
+        }
+        last
+    }
+
+    #[test]
+    fn heads_show_their_framing() {
+        check("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", &[LENGTH]);
+        check("POST / HTTP/1.1\nCONTENT-LENGTH:3\n\nabc", &[LENGTH]);
+        check("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n", &[BOTH]);
+        check("GET / HTTP/1.1\r\nx-content-length: 3\r\n\r\n", &[NEITHER]);
+        check("\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", &[NEITHER, NEITHER]);
+    }
+
+    #[test]
+    fn bodies_are_no_heads() {
+        let body = "\r\ncontent-length: 1\r\n\r\n";
+        let first = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let second =
+            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x};a=b\r\n{body}\r\n0\r\nx: y\r\n\r\n", body.len());
+        let third = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n11\r\nContent-Length: 1\r\n0\r\n\r\n";
+        let heads = check(&format!("{first}{second}{third}{first}"), &[LENGTH, CHUNKED, CHUNKED, LENGTH]);
+        assert!(heads.is_between_requests());
+    }
+
+    #[test]
+    fn what_hyper_does_not_read_is_not_followed() {
+        let next = "GET / HTTP/1.1\r\n\r\n";
+        for (head, body) in [
+            ("transfer-encoding: chunked", "x\r\n\r\n"),
+            ("transfer-encoding: chunked", "1\nx\r\n0\r\n\r\n"),
+            ("transfer-encoding: chunked", "1\r\nxy\r\n0\r\n\r\n"),
+            ("transfer-encoding: chunked", "fffffffffffffffff\r\n"),
+        ] {
+            check(&format!("POST / HTTP/1.1\r\n{head}\r\n\r\n{body}{next}"), &[CHUNKED]);
+        }
+        for length in ["-1", "+1", "1, 1", "", "99999999999999999999", &format!("{:0>80}", 1)] {
+            check(&format!("POST / HTTP/1.1\r\ncontent-length: {length}\r\n\r\n{next}"), &[]);
+        }
+        check(&format!("POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{next}"), &[]);
+    }
+
+    #[test]
+    fn a_head_begins_with_its_first_byte() {
+        let mut heads = Heads::new();
+        for (bytes, begun) in [("", false), ("\r", true), ("\nG", true), ("ET / HTTP/1.1\r\nhost: x\r\n", true), ("\r\n", false)]
+        {
+            heads.came(bytes.as_bytes());
+            assert_eq!(heads.is_in_head(), begun, "{bytes:?}");
+        }
+    }
+}
