@@ -108,7 +108,7 @@ pub enum ControlFault {
 }
 
 /// Every [`ControlFault::code`], and `not-owner`.
-pub const CODES: [&str; 15] = [
+pub const CODES: [&str; 16] = [
     "name",
     "class",
     "not-registered",
@@ -123,6 +123,7 @@ pub const CODES: [&str; 15] = [
     "unknown-principal",
     "log",
     "half-done",
+    "still-acting",
     "not-owner",
 ];
 
@@ -146,6 +147,7 @@ impl ControlFault {
             Self::Vault(_) => "unknown-principal",
             Self::Log(_) => "log",
             Self::Half { .. } => "half-done",
+            Self::Acting(_) => "still-acting",
         }
     }
 

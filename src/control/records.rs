@@ -29,7 +29,12 @@ impl Control {
         if let Some(metrics) = &self.metrics {
             metrics.audit_record("epoch");
         }
-        Ok(Reply { sealed: vec![0], rows: vec![serde_json::json!({ "origin": &*origin })], note: None })
+        Ok(Reply {
+            sealed: vec![0],
+            rows: vec![serde_json::json!({ "origin": &*origin })],
+            note: None,
+            gateway: self.about.get().cloned(),
+        })
     }
 
     /// Does what a record about the log itself says: takes the clock as it is, or destroys a key and lets the books go of whom it

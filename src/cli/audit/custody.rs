@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::super::Failure;
-use super::super::door::send_to;
+use super::super::door::send;
+use super::super::{Failure, Place};
 use crate::control::Command;
 use crate::control::api::Request;
 
