@@ -75,12 +75,22 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 ///
 /// # Errors
 /// When the system does not take the options.
-pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+    probed(&socket)?;
+    sockopt::set_tcp_user_timeout(&socket, 30_000)?;
+    Ok(())
+}
+
+/// Has the system ask a peer that is silent for 15 s whether it is still there (RFC 9293 section 3.8.4); without an answer the
+/// connection ends 15 s later. A peer that reads slowly is there.
+///
+/// # Errors
+/// When the system does not take the options.
+pub fn probed(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, Duration::from_secs(15))?;
     sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5))?;
     sockopt::set_tcp_keepcnt(&socket, 3)?;
-    sockopt::set_tcp_user_timeout(&socket, 30_000)?;
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::activity::{Activity, Busy};
 use crate::proxy::body::Body;
+use crate::proxy::connect::probed;
 use crate::proxy::frames::Flood;
 use crate::proxy::framing::HEADERS_MAX;
 use crate::proxy::listen::Terms;
@@ -58,7 +59,9 @@ impl<P: Send + 'static> Connection<P> {
     /// Serves the connection to its end.
     pub(super) async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) {
         let socket = socket2::SockRef::from(&stream);
-        if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX)) {
+        if let Err(error) =
+            socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX)).and_then(|()| probed(&stream))
+        {
             tracing::debug!(%error, "a TCP option could not be set");
         }
         let handshake = self.terms.timeouts.handshake;

@@ -204,6 +204,18 @@ def test_connections_to_upstreams_probe_for_peers_that_vanished(tmp_path: Path, 
         wait_until(lambda: timers() and set(timers()) == {"02"}, 10, "keep-alive probes")
 
 
+def test_connections_of_callers_are_probed_too(tmp_path: Path, bad: RawUpstream) -> None:
+    with serve(tmp_path, route(("bad", bad.url))) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as caller:
+        own = caller.getsockname()[1]
+
+        def timer() -> str | None:
+            rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            ends = [(row, [int(end.split(":")[1], 16) for end in row[1:3]]) for row in rows]
+            return next((row[5].split(":")[0] for row, ends in ends if ends == [gateway.port, own]), None)
+
+        wait_until(lambda: timer() == "02", 10, "keep-alive probes")
+
+
 # ---- causes --------------------------------------------------------------------------------------------------------------
 
 
