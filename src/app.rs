@@ -53,7 +53,7 @@ use crate::registry::Registry;
 use crate::weights::Weights;
 
 use check::classes;
-pub use check::{issuers, soon_expired, unusable};
+pub use check::{issuers, soon_expired, unusable, warnings};
 pub use fault::StartFault;
 use keys::{FileWatch, UrlWatch};
 pub use own::judge_of;
@@ -263,6 +263,7 @@ impl App {
             cache_salts: CacheSalts::new()?,
             marks: Draws::new()?,
             allowance: Arc::new(Allowance::new(Arc::clone(&books.clock))),
+            ending: watch::Sender::new(false),
         };
         control.set_pen(gateway.pen.clone());
         let tls = match &config.proxy.listen.tls {
@@ -292,7 +293,7 @@ impl App {
     /// When the start or the stop cannot be sealed.
     pub async fn run(mut self, listeners: Listeners, shutdown: watch::Receiver<bool>) -> Result<(), StartFault> {
         self.knows(&listeners)?;
-        for warning in &self.config.warnings {
+        for warning in warnings(&self.config) {
             tracing::warn!("{warning}");
         }
         let connections_max = self.connections()?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::wiring::{fetcher, remote};
+use super::wiring::{self, fetcher, remote};
 use super::{StartFault, certificate};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
@@ -31,6 +31,12 @@ pub fn unusable(config: &Config) -> Vec<String> {
 pub fn soon_expired(config: &Config) -> Option<String> {
     let tls = config.proxy.listen.tls.as_ref()?;
     certificate::read(tls, SystemClock::start().now()).ok()?.warning
+}
+
+/// What an operator should know of a config that has no faults.
+#[must_use]
+pub fn warnings(config: &Config) -> Vec<String> {
+    config.warnings.iter().cloned().chain(wiring::warnings(config)).collect()
 }
 
 pub(super) fn classes(config: &Config) -> BTreeSet<String> {

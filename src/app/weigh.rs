@@ -205,6 +205,8 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
         answers.spawn(async move { (answer(&remote, path).await, upstream, path) });
     }
     while let Some(Ok((answer, upstream, path))) = answers.join_next().await {
+        // A server may repeat the credential here too; records and commands say what it says.
+        let answer = answer.map(|told| wiring.redactor.whole(&told, false).unwrap_or(told));
         let told = models.iter().flat_map(|model| model.places.iter().map(move |place| (model, place)));
         // What the servers of a former config said may not stand for those of this one.
         if !Arc::ptr_eq(wiring, &gateway.wiring.load()) {

@@ -12,6 +12,7 @@ use crate::guard::settings::Door;
 use crate::guard::table::{Tables, Upstream as Known};
 use crate::health::Health;
 use crate::model::Profile;
+use crate::model::redact::{Place, Redactor, SECRET_MIN};
 use crate::proxy::Wiring;
 use crate::proxy::connect::Dialler;
 use crate::proxy::fetch::Fetcher;
@@ -41,6 +42,46 @@ pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, S
     Ok(remote.by_principal(upstream.pool_by_principal))
 }
 
+/// What takes the gateway's own secrets out of answers: the credentials that it sends to upstreams, and that of the auditors. Other secrets
+/// (keys that sign, open or salt) are sent to nobody, so that nobody can repeat them.
+fn redactor(config: &Config) -> Result<Redactor, StartFault> {
+    let mut secrets = Vec::new();
+    for (_, secret) in credentials(config) {
+        secrets.push(secret.load()?);
+    }
+    let place = |upstream: &Upstream| match &upstream.target {
+        Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            Some(Place::Host { host, port: *port })
+        }
+        Target::Unix(path) => Some(Place::Socket(path.display().to_string())),
+        Target::Echo => None,
+    };
+    let secrets: Vec<&str> = secrets.iter().map(|secret| secret.as_str()).collect();
+    let places: Vec<Place> = config.proxy.upstreams.iter().filter_map(place).collect();
+    Ok(Redactor::new(&secrets, &places))
+}
+
+/// The credentials that are looked for in answers, and which key of the config names each.
+fn credentials(config: &Config) -> impl Iterator<Item = (String, &SecretRef)> {
+    let upstreams = config.proxy.upstreams.iter();
+    let upstreams = upstreams.filter_map(|upstream| {
+        Some((format!("the credential of the upstream {:?}", upstream.name), upstream.credential.as_ref()?))
+    });
+    upstreams.chain(config.proxy.auditors.credential.as_ref().map(|secret| ("[audit] auditor".to_owned(), secret)))
+}
+
+/// What an operator should know of the credentials. Those that cannot be read are faults elsewhere.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let short = credentials(config).filter(|(_, secret)| secret.load().is_ok_and(|secret| secret.len() < SECRET_MIN));
+    let warning = |(key, _): (String, &SecretRef)| {
+        format!(
+            "{key} has fewer than {SECRET_MIN} bytes: an upstream that repeats it shows it to agents, because so short a text is not looked for in answers"
+        )
+    };
+    short.map(warning).collect()
+}
+
 pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
     let mut known = Vec::new();
     let mut remotes = HashMap::new();
@@ -66,10 +107,12 @@ pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         echo: config.proxy.upstreams.iter().any(|upstream| upstream.target == Target::Echo),
         health,
         timeouts: config.proxy.timeouts.clone(),
+        answers: config.proxy.answers,
         publish_keys: config.proxy.listen.publish_keys,
         tree: Some(tree(config)?).filter(|tree| tree.is_served()).map(Arc::new),
         policy: config.policy.as_str().into(),
         fetcher: fetcher(config)?,
+        redactor: Arc::new(redactor(config)?),
     })
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::audit::event::Event;
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
-use crate::audit::request::{About, Admission, Body, Fetch, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped};
+use crate::audit::request::{About, Admission, Body, Fetch, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped, Used};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
@@ -121,7 +121,7 @@ pub struct Ending {
     /// Milliseconds since the request came.
     pub ms: u64,
     /// Tokens in and out.
-    pub usage: Option<(u64, u64)>,
+    pub usage: Option<Used>,
     /// The server that answered, or was asked last.
     pub upstream: Option<Server>,
     /// Which weights answered.

@@ -148,6 +148,17 @@ pub struct Admission {
     pub forwarded: Option<Body>,
 }
 
+/// What was used of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Tokens in.
+    pub input: u64,
+    /// Tokens out.
+    pub output: u64,
+    /// Who says so: `reported`, `running` or `bound` (docs/AUDIT.md).
+    pub source: &'static str,
+}
+
 /// What became of an admitted request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -167,8 +178,8 @@ pub struct Outcome {
     pub status: u16,
     /// Milliseconds since the request came.
     pub ms: u64,
-    /// Tokens in and out, as the server reports them.
-    pub usage: Option<(u64, u64)>,
+    /// Tokens in and out; none where nothing was used.
+    pub usage: Option<Used>,
     /// What it would have made its reader reach: the first of it, and how often in all.
     pub led: (Vec<Led>, u64),
     /// What was fetched and put into it.
@@ -338,8 +349,10 @@ impl Outcome {
         into.optional("detail", self.detail.as_deref());
         into.number("status", u64::from(self.status));
         into.number("ms", self.ms);
-        let usage = |(input, output): (u64, u64)| object([("input", number(input)), ("output", number(output))]);
-        into.some("usage", self.usage.map(usage));
+        if let Some(Used { input, output, source }) = self.usage {
+            into.value("usage", object([("input", number(input)), ("output", number(output))]));
+            into.name("usage_source", source);
+        }
         let led = |led: &'e Led| {
             let texts = [("kind", led.kind), ("reason", led.reason), ("target", &led.target), ("verdict", led.verdict)];
             object(texts.map(|(name, text)| (name, Value::from_text(cut(text)))))

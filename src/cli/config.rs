@@ -40,7 +40,8 @@ impl Verb {
             .into());
         }
         let soon = if syntax { None } else { crate::app::soon_expired(&config) };
-        for warning in config.warnings.iter().chain(&soon) {
+        let warnings = if syntax { config.warnings.clone() } else { crate::app::warnings(&config) };
+        for warning in warnings.iter().chain(&soon) {
             eprintln!("warning: {warning}");
         }
         if place.json {

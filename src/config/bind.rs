@@ -16,6 +16,7 @@ use crate::audit::log::Settings as Log;
 use crate::audit::retain::Keep;
 use crate::crypto::sha256;
 use crate::guard::settings::{Class, Model, Settings as Guard};
+use crate::model::usage::AnswerLimits;
 use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Timeouts, Tls, Upstream};
 use crate::secret::SecretRef;
 
@@ -78,6 +79,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         fetch_tools,
     };
     let (connections_max, peer_connections_max) = (count("connections", 10_000), count("peer_connections", 1000));
+    let answers = answers(&limits);
     limits.close();
     let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
     metrics.close();
@@ -103,12 +105,21 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         listen: listen?,
         upstreams,
         timeouts,
+        answers,
         connections_max,
         peer_connections_max,
         auditors,
         agent_label,
     };
     Some(Config { name: name?, data, guard, proxy, audit, keep, policy: String::new(), warnings })
+}
+
+/// How long answers may be.
+fn answers(limits: &Section<'_>) -> AnswerLimits {
+    AnswerLimits {
+        each: limits.number("answer_bytes_per_token").filter(|each| *each > 0).unwrap_or(256),
+        bytes: limits.bytes("answer").unwrap_or(64 << 20),
+    }
 }
 
 /// The log.

@@ -50,6 +50,8 @@ pub struct Call {
     pub body: Bytes,
     /// True when the caller asked for a stream.
     pub stream: bool,
+    /// The cap on the output tokens of all its choices together, where the operation counts them.
+    pub output_tokens: Option<u64>,
     /// True when the caller asked for usage in the stream.
     pub usage_asked: bool,
     /// True when the answer goes on from a text of the caller's.
@@ -261,9 +263,18 @@ fn write(
     let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
     let notes =
         Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped, removed: 0 };
-    let (body, stream) = (Bytes::from(written.body), call.stream());
-    let (usage_asked, continues) = (call.usage_asked(), call.continues());
-    let forward = Call { body, stream, usage_asked, continues, served, upstream, fetches: None, holder, owner };
+    let forward = Call {
+        body: Bytes::from(written.body),
+        stream: call.stream(),
+        output_tokens: written.output_tokens.map(|each| each.saturating_mul(call.choices())),
+        usage_asked: call.usage_asked(),
+        continues: call.continues(),
+        served,
+        upstream,
+        fetches: None,
+        holder,
+        owner,
+    };
     (Work::Call(forward), notes)
 }
 

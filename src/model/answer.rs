@@ -1,12 +1,14 @@
 //! An answer's stream on its way to the caller: usage is read, and the chunk that only the gateway asked for is taken out.
 
-use memchr::memmem::Finder;
+use std::sync::Arc;
 
 use super::peek::member;
+use super::progress::Progress;
 use super::prose::{self, Prose, Unreadable};
+use super::redact::{Redacted, Redactor};
 use super::sse::{self, Splitter, TooLong};
 use super::tools::{self, Gate, Tools};
-use super::usage::{self, Usage};
+use super::usage::{Extent, Heard};
 use super::{Dialect, Operation};
 use crate::seeded::{Seed, has};
 
@@ -25,6 +27,9 @@ pub enum Fault {
     /// Some readers go by an event's name, and leave out those that they do not know; others go by what its data say.
     #[error("an event's name is not what its data say it is")]
     Name,
+    /// It has more than the request's cap of tokens can be.
+    #[error("the stream has more bytes than the cap on its tokens allows")]
+    Endless,
     /// Its tool calls cannot be judged.
     #[error(transparent)]
     Tools(#[from] tools::Fault),
@@ -39,8 +44,8 @@ pub struct StreamFilter<P> {
     texts: prose::Stream,
     prose: P,
     watch: Watch,
-    usage_word: Finder<'static>,
-    end_word: Finder<'static>,
+    redacted: Option<Redacted>,
+    extent: Extent,
 }
 
 /// Whether the answer has ended before its end: nothing more goes on.
@@ -52,29 +57,37 @@ fn ended(tools: &impl Tools) -> bool {
 struct Watch {
     dialect: Dialect,
     usage_asked: bool,
-    usage: Option<Usage>,
-    ended: bool,
+    progress: Progress,
 }
 
 impl<P: Prose + Tools> StreamFilter<P> {
     /// A filter for the answer to `operation`, whose texts `prose` reads. `usage_asked` says whether the caller asked for usage itself.
     #[must_use]
     pub fn new(operation: Operation, usage_asked: bool, prose: P) -> Self {
-        let dialect = operation.dialect();
-        let end_word = match dialect {
-            Dialect::OpenAi => "[DONE]",
-            Dialect::Anthropic => "message_stop",
-        };
         Self {
             splitter: Splitter::default(),
             taken: 0,
             gate: Gate::default(),
             texts: prose::Stream::default(),
             prose,
-            watch: Watch { dialect, usage_asked, usage: None, ended: false },
-            usage_word: Finder::new("usage"),
-            end_word: Finder::new(end_word),
+            watch: Watch { dialect: operation.dialect(), usage_asked, progress: Progress::default() },
+            redacted: None,
+            extent: Extent { text: u64::MAX, bytes: u64::MAX },
         }
+    }
+
+    /// The same, with the gateway's own secrets taken out of whatever goes on.
+    #[must_use]
+    pub fn redacting(mut self, redactor: Arc<Redactor>) -> Self {
+        self.redacted = Some(Redacted::new(redactor));
+        self
+    }
+
+    /// The same, of no more than that extent.
+    #[must_use]
+    pub const fn within(mut self, extent: Extent) -> Self {
+        self.extent = extent;
+        self
     }
 
     /// Takes the next bytes and appends to `out` what goes on; an event that is not complete yet is held. Gives the place in `out` where
@@ -83,25 +96,48 @@ impl<P: Prose + Tools> StreamFilter<P> {
     /// # Errors
     /// When an event is too long or cannot be read; nothing of it was passed on, and the stream cannot go on.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
+        let Some(mut redacted) = self.redacted.take() else { return self.filter(bytes, out) };
+        let mut ready = Vec::with_capacity(bytes.len());
+        let last = self.filter(bytes, &mut ready)?;
+        let (before, end) = ready.split_at(last.unwrap_or(ready.len()));
+        redacted.push(before, out)?;
+        let place = last.map(|_| {
+            redacted.finish(out);
+            out.len()
+        });
+        redacted.push(end, out)?;
+        if place.is_some() {
+            redacted.finish(out);
+        }
+        self.redacted = Some(redacted);
+        Ok(place)
+    }
+
+    fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
         self.taken += bytes.len() as u64;
-        let Self { splitter, gate, texts, prose, watch, usage_word, end_word, .. } = self;
-        let of_interest = |bytes: &[u8]| usage_word.find(bytes).is_some() || end_word.find(bytes).is_some();
+        if self.taken > self.extent.bytes {
+            return Err(Fault::Endless);
+        }
+        let Self { splitter, gate, texts, prose, watch, .. } = self;
         let (mut last, mut read) = (None, Ok(()));
         let judged = prose.any();
         splitter.push(bytes, |event| {
             let mut place = out.len();
             read = std::mem::replace(&mut read, Ok(())).and_then(|()| watch.dialect.admits(event));
-            if read.is_ok() && !ended(prose) && (!of_interest(event) || watch.passes(event)) {
+            if read.is_ok() && !ended(prose) && watch.passes(event) {
                 read = match judged {
                     false => texts.event(event, prose, out).map_err(Fault::from),
                     true => Self::judged((gate, texts), event, prose, out).map(|begun| place = begun),
                 };
             }
-            if watch.ended {
+            if watch.progress.ended {
                 last.get_or_insert(place);
             }
         })?;
         read?;
+        if self.watch.progress.text > self.extent.text {
+            return Err(Fault::Endless);
+        }
         Ok(last)
     }
 
@@ -130,6 +166,15 @@ impl<P: Prose + Tools> StreamFilter<P> {
     /// # Errors
     /// When what was held cannot be read.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let Some(mut redacted) = self.redacted.take() else { return self.rest(out) };
+        let mut ready = Vec::new();
+        self.rest(&mut ready)?;
+        redacted.push(&ready, out)?;
+        redacted.finish(out);
+        Ok(())
+    }
+
+    fn rest(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let rest = self.splitter.rest();
         let Self { gate, texts, prose, watch, .. } = self;
         if ended(prose) {
@@ -169,16 +214,30 @@ impl<P: Prose + Tools> StreamFilter<P> {
         &self.prose
     }
 
-    /// What the stream has reported so far.
+    /// What the stream has reported and brought so far.
     #[must_use]
-    pub const fn usage(&self) -> Option<Usage> {
-        self.watch.usage
+    pub fn heard(&self) -> Heard {
+        let progress = &self.watch.progress;
+        let since_usage = progress.text - progress.text_at_usage;
+        Heard { usage: progress.usage, text: progress.text, since_usage, complete: progress.is_complete() }
+    }
+
+    /// True once the stream is complete: its last event or each choice's finish reason has come, or the server's own error.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.watch.progress.is_complete()
+    }
+
+    /// True once the server itself has reported an error in the stream.
+    #[must_use]
+    pub const fn failed(&self) -> bool {
+        self.watch.progress.failed
     }
 
     /// True once the dialect's last event (`[DONE]`, `message_stop`) has passed.
     #[must_use]
     pub const fn ended(&self) -> bool {
-        self.watch.ended
+        self.watch.progress.ended
     }
 }
 
@@ -207,48 +266,6 @@ impl Watch {
     /// Reads an event; false when it must not reach the caller.
     fn passes(&mut self, event: &[u8]) -> bool {
         let Some(data) = sse::data(event) else { return true };
-        match self.dialect {
-            Dialect::OpenAi => self.openai(&data),
-            Dialect::Anthropic => {
-                self.anthropic(&data);
-                true
-            }
-        }
+        self.progress.read(self.dialect, &data) || self.usage_asked
     }
-
-    fn openai(&mut self, data: &[u8]) -> bool {
-        if data.trim_ascii() == b"[DONE]" {
-            self.ended = true;
-            return true;
-        }
-        let Some(usage) = member(data, "usage").and_then(usage::read) else { return true };
-        self.report(usage);
-        let without_choices = member(data, "choices").is_some_and(is_empty_array);
-        self.usage_asked || !without_choices
-    }
-
-    fn anthropic(&mut self, data: &[u8]) {
-        let kind = member(data, "type").map(<[u8]>::trim_ascii);
-        let holder = match kind {
-            Some(b"\"message_start\"") => member(data, "message"),
-            Some(b"\"message_delta\"") => Some(data),
-            Some(b"\"message_stop\"") => {
-                self.ended = true;
-                None
-            }
-            Some(_) | None => None,
-        };
-        if let Some(usage) = holder.and_then(|holder| member(holder, "usage")).and_then(usage::read) {
-            self.report(usage);
-        }
-    }
-
-    fn report(&mut self, usage: Usage) {
-        self.usage = Some(self.usage.map_or(usage, |known| known.highest(usage)));
-    }
-}
-
-/// True of `[]`, with whatever white space.
-fn is_empty_array(raw: &[u8]) -> bool {
-    raw.iter().filter(|byte| !byte.is_ascii_whitespace()).eq(b"[]")
 }

@@ -6,6 +6,7 @@
 
 pub mod answer;
 mod call;
+pub mod convert;
 pub mod echo;
 pub mod error;
 pub mod inline;
@@ -16,7 +17,9 @@ pub mod models;
 mod path;
 mod peek;
 mod profile;
+mod progress;
 pub mod prose;
+pub mod redact;
 mod signature;
 pub mod sse;
 mod strip;

@@ -132,7 +132,7 @@ pub fn is_plain(event: &[u8]) -> bool {
 }
 
 /// Appends an event with other data: its other lines stay, and `data` stands where its data stood.
-pub(super) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
+pub(in crate::model) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
     let mut lines = data.split(|byte| matches!(byte, b'\n' | b'\r'));
     for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
         if !line.starts_with(b"data:") {

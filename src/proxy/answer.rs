@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
-use crate::guard::admit::Notes;
+use crate::guard::admit::{Call, Notes};
 use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::answer::{Filter, Findings};
 use crate::guard::egress::judge::Use;
@@ -16,13 +16,15 @@ use crate::guard::route::Routed;
 use crate::guard::table::Served;
 use crate::guard::understand::{may_use, not_found};
 use crate::model::answer::StreamFilter;
-use crate::model::{Dialect, models, prose, tools};
-use crate::proxy::Way;
+use crate::model::usage::{self, Sent};
+use crate::model::{Dialect, Operation, convert, models, prose, tools};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
+use crate::proxy::forward::{Heard, collect, judge};
 use crate::proxy::respond::{self, Head};
 use crate::proxy::stream::{Carried, Relay, Source, Times};
 use crate::proxy::watch::Watch;
+use crate::proxy::{EVENTS, Gateway, JSON, Way};
 use crate::refusal::{Code, Refusal};
 use crate::token::Names;
 
@@ -69,6 +71,8 @@ pub(super) struct Streamed {
     pub(super) server: Permit,
     pub(super) watch: Watch,
     pub(super) times: Times,
+    /// The room that it takes already.
+    pub(super) room: Option<Room>,
 }
 
 /// Bytes of an answer until the connection has written them: only then are the caller's place and the room given back.
@@ -123,9 +127,10 @@ impl Answer {
                 respond::public(&way.id_text, bytes, content_type)
             }
             Self::Stream(Pass { headroom, notes, caller }, passed, streamed) => {
-                let Streamed { source, server, watch, times } = *streamed;
+                let Streamed { source, server, watch, times, room } = *streamed;
                 let (id, dialect) = (way.id_text.clone(), way.dialect);
-                let carried = Carried { meter: way.meter, dialect, request: way.id_text, places: [caller, server] };
+                way.meter.begun(passed.status);
+                let carried = Carried { meter: way.meter, dialect, request: way.id_text, places: [caller, server], room };
                 let relay = Relay::new(source, carried, watch, times);
                 respond::stream(head((&id, record.as_deref()), passed, headroom, &notes), Body::Relay(Box::new(relay)))
             }
@@ -133,11 +138,100 @@ impl Answer {
     }
 }
 
+impl Gateway {
+    /// Asks the upstream and hands its answer on.
+    pub(super) async fn call(
+        &self,
+        call: Call,
+        (operation, filter): (Operation, Filter),
+        (pass, mut server, mut watch): (Pass, Permit, Watch),
+        way: &mut Way,
+    ) -> Result<Answer, Refusal> {
+        let sent = Sent { bytes: call.body.len() as u64, output_tokens: call.output_tokens };
+        way.meter.sends(sent);
+        let extent = way.wiring.answers.of(sent);
+        let response = tokio::select! {
+            answered = self.ask(&call, operation, &mut server, way) => answered?,
+            refusal = watch.revoked() => return Err(refusal),
+        };
+        let head = judge(response.status().as_u16(), response.headers())?;
+        way.meter.head(head.status);
+        let passed = Passed { retry_after: head.retry_after, status: head.status, content_type: head.content_type };
+        let body = response.into_body();
+        if call.stream && matches!(head.heard, Heard::Events) {
+            let filter = StreamFilter::new(operation, call.usage_asked, filter);
+            let filter = Box::new(filter.redacting(Arc::clone(&way.wiring.redactor)).within(extent));
+            let source = Source::Upstream(body, filter, None);
+            let streamed = Streamed { source, server, watch, times: self.times(way), room: None };
+            return Ok(Answer::Stream(pass, passed, Box::new(streamed)));
+        }
+        let bytes_max = extent.bytes.min(way.wiring.answers.bytes);
+        let collected = collect(body, Room::of(&self.buffers), (bytes_max, self.times(way)));
+        let (bytes, room) = tokio::select! {
+            whole = collected => whole?,
+            refusal = watch.revoked() => return Err(refusal),
+        };
+        drop(server);
+        way.meter.first_byte();
+        // Some servers stream whatever is asked.
+        let (bytes, passed) = match head.heard {
+            Heard::Json => (bytes, passed),
+            Heard::Events => {
+                let joined = convert::joined(operation, &bytes).map_err(unlike)?;
+                (Bytes::from(joined), Passed { content_type: HeaderValue::from_static(JSON), ..passed })
+            }
+        };
+        let heard = usage::heard(operation, &bytes);
+        way.meter.heard(heard);
+        if heard.text > extent.text {
+            return Err(Refusal::new(Code::UpstreamEndless).because(format_args!("{} bytes of text", heard.text)));
+        }
+        if call.stream && passed.status < 300 {
+            let filter = StreamFilter::new(operation, call.usage_asked, filter).redacting(Arc::clone(&way.wiring.redactor));
+            return self.as_events((operation, &bytes, room), filter, (pass, passed, watch), way);
+        }
+        let (bytes, pass) = filtered((bytes, passed.status), filter, pass, way).await?;
+        Ok(Answer::Whole(pass, passed, bytes, Some(room)))
+    }
+
+    /// A whole answer as the stream that was asked for: some servers never stream.
+    fn as_events(
+        &self,
+        (operation, answer, room): (Operation, &[u8], Room),
+        filter: StreamFilter<Filter>,
+        (pass, passed, watch): (Pass, Passed, Watch),
+        way: &mut Way,
+    ) -> Result<Answer, Refusal> {
+        let events = convert::events(operation, answer).map_err(unlike)?;
+        let mut pieces = filtered_pieces(events, filter, way)?;
+        pieces.reverse();
+        let (source, server) = (Source::Pieces(pieces), Permit::default());
+        let streamed = Streamed { source, server, watch, times: self.times(way), room: Some(room) };
+        let passed = Passed { content_type: HeaderValue::from_static(EVENTS), ..passed };
+        Ok(Answer::Stream(pass, passed, Box::new(streamed)))
+    }
+}
+
+/// An answer that cannot be had in the form that was asked for.
+fn unlike(why: convert::Unlike) -> Refusal {
+    let code = if why == convert::Unlike::Cut { Code::Truncated } else { Code::UpstreamInvalid };
+    Refusal::new(code).because(why)
+}
+
 /// A whole answer, its texts filtered. A large one is looked through beside the threads that serve others; it keeps the caller's place
 /// until then, whether the caller waits or not.
-pub(super) async fn filtered(bytes: Bytes, filter: Filter, pass: Pass, way: &mut Way) -> Result<(Bytes, Pass), Refusal> {
-    let large = bytes.len() > BESIDE_MIN;
-    let work = move || (looked_through(bytes, filter), pass);
+pub(super) async fn filtered(
+    (bytes, status): (Bytes, u16),
+    filter: Filter,
+    pass: Pass,
+    way: &mut Way,
+) -> Result<(Bytes, Pass), Refusal> {
+    let (large, redactor, error) = (bytes.len() > BESIDE_MIN, Arc::clone(&way.wiring.redactor), status >= 400);
+    let work = move || {
+        let (looked, findings) = looked_through(bytes, filter);
+        let looked = looked.map(|bytes| redactor.whole(&bytes, error).map_or(bytes, Bytes::from));
+        ((looked, findings), pass)
+    };
     let ((looked, findings), mut pass) = if large {
         tokio::task::spawn_blocking(work).await.map_err(|why| Refusal::new(Code::Internal).because(why))?
     } else {
@@ -169,10 +263,10 @@ pub(super) fn filtered_pieces(
     let mut passed = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let mut out = Vec::with_capacity(piece.len());
-        filter.push(&piece, &mut out).map_err(|fault| Refusal::new(Code::Internal).because(fault))?;
+        filter.push(&piece, &mut out).map_err(|fault| Refusal::new(Code::UpstreamInvalid).because(fault))?;
         passed.push(out);
     }
-    way.meter.usage(filter.usage());
+    way.meter.heard(filter.heard());
     way.meter.found(filter.prose().findings());
     filter.prose().findings().passes().map(|()| passed)
 }

@@ -39,8 +39,6 @@ const HEADERS: usize = 12;
 pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
 /// Largest answer to a question of the gateway's own, in bytes.
 const READ_MAX: usize = 4 << 20;
-/// Largest whole answer that is taken from an upstream, in bytes.
-const ANSWER_MAX: usize = 64 << 20;
 
 /// Why an upstream has not answered.
 pub enum Unanswered {
@@ -234,23 +232,56 @@ pub fn judge(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
         "text/event-stream" if status < 300 => (Heard::Events, HeaderValue::from_static("text/event-stream")),
         _ => return Err(invalid("a media type that is not passed on")),
     };
-    Ok(AnswerHead { status, heard, content_type, retry_after: headers.get(RETRY_AFTER).cloned() })
+    Ok(AnswerHead { status, heard, content_type, retry_after: headers.get(RETRY_AFTER).filter(|value| is_wait(value)).cloned() })
+}
+
+/// Whether a value of `Retry-After` is one: seconds, or a date in the form that RFC 9110 section 5.6.7 prefers. Anything else could carry
+/// what is not to go out.
+fn is_wait(value: &HeaderValue) -> bool {
+    const SECONDS_MAX: usize = 9;
+    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let Ok(text) = value.to_str() else { return false };
+    let number = |text: &str, length: usize| text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !text.is_empty() && text.len() <= SECONDS_MAX && number(text, text.len()) {
+        return true;
+    }
+    let parts: Vec<&str> = text.split(' ').collect();
+    let [day, date, month, year, time, "GMT"] = parts.as_slice() else { return false };
+    let clock: Vec<&str> = time.split(':').collect();
+    day.strip_suffix(',').is_some_and(|day| DAYS.contains(&day))
+        && number(date, 2)
+        && MONTHS.contains(month)
+        && number(year, 4)
+        && clock.len() == 3
+        && clock.iter().all(|part| number(part, 2))
+}
+
+/// What it means that the body of an answer broke off: it was cut, or it is not HTTP.
+#[must_use]
+pub fn broke(error: &hyper::Error) -> Refusal {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let cause =
+        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    let cut =
+        error.is_incomplete_message() || matches!(cause, Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
+    Refusal::new(if cut { Code::Truncated } else { Code::UpstreamInvalid }).because(error)
 }
 
 /// Reads a whole answer, bounded in size, in time and in the silence between two chunks; `room` grows with it.
 ///
 /// # Errors
-/// `upstream-slow`, `upstream-invalid` or `body-memory`.
-pub async fn collect(mut body: Arriving, mut room: Room, times: Times) -> Result<(Bytes, Room), Refusal> {
+/// `upstream-slow`, `upstream-endless`, `truncated`, `upstream-invalid` or `body-memory`.
+pub async fn collect(mut body: Arriving, mut room: Room, (bytes_max, times): (u64, Times)) -> Result<(Bytes, Room), Refusal> {
     let mut whole: Vec<u8> = Vec::new();
     let mut first = Bytes::new();
     loop {
         let slow = |_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or whole");
         let Some(frame) = tokio::time::timeout(times.patience(), body.frame()).await.map_err(slow)? else { break };
-        let frame = frame.map_err(|error| Refusal::new(Code::UpstreamInvalid).because(error))?;
+        let frame = frame.map_err(|error| broke(&error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + first.len() + data.len() > ANSWER_MAX {
-            return Err(Refusal::new(Code::UpstreamInvalid).because("the answer is larger than 64 MiB"));
+        if (whole.len() + first.len() + data.len()) as u64 > bytes_max {
+            return Err(Refusal::new(Code::UpstreamEndless).because(format_args!("the answer has more than {bytes_max} bytes")));
         }
         room.grow(data.len())?;
         // The common answer is one frame: it is passed on without a copy.
@@ -281,6 +312,23 @@ mod tests {
         {
             let map = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(wrote))]);
             assert_eq!(judge(200, &map).map(|head| head.content_type).ok(), Some(HeaderValue::from_static(expect)));
+        }
+    }
+
+    #[test]
+    fn only_a_time_to_wait_is_passed_on_as_one() {
+        for (wrote, passes) in [
+            ("0", true),
+            ("120", true),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", true),
+            ("sk-canary-0123456789", false),
+            ("1234567890123456", false),
+            ("10.0.0.5:8000", false),
+            ("Wed, 21 Oct 2015 07:28:00 GMT sk-canary", false),
+            ("", false),
+            ("-1", false),
+        ] {
+            assert_eq!(is_wait(&HeaderValue::from_static(wrote)), passes, "{wrote:?}");
         }
     }
 

@@ -22,6 +22,9 @@ const SAID_EVERY: Duration = Duration::from_secs(1);
 /// How long an accept waits for descriptors or memory of the kernel.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
+/// How long the last events of answers that are cut may take to their callers.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
 /// What a listener goes by.
 pub struct Terms {
     /// TLS, where the listener speaks it; swapped on reload.
@@ -78,6 +81,10 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(drain, ended).await.is_err() {
+        // Answers that are open end with their dialect's error, as far as their callers still take it.
+        gateway.ending.send_replace(true);
+        let told = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_EVENTS, told).await;
         tracing::warn!(
             after_ms = drain.as_millis() as u64,
             cut = connections.len(),

@@ -5,15 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::entry::{Closing, Ending, Entry};
-use crate::audit::request::{About, Led, ModelDigest, Server};
+use crate::audit::request::{About, Led, ModelDigest, Server, Used};
 use crate::clock::Clock;
 use crate::guard::authenticate::Remembered;
 use crate::guard::egress::answer::Findings;
 use crate::guard::egress::judge::Judge;
 use crate::id::{HandleId, RequestId};
 use crate::metrics::{Answered, Metrics};
-use crate::model::usage::Usage;
+use crate::model::redact::Redactor;
+use crate::model::usage::{Heard, Sent, Source, Usage, settle};
 use crate::refusal::{Code, Refusal};
+
+/// The code of an answer by which the upstream says that it failed.
+const UPSTREAM_ERROR: &str = "upstream-error";
+/// How requests end that surely did not run: no server was reached, or none had room.
+const NOT_RUN: [&str; 6] = [
+    Code::UpstreamUnavailable.as_str(),
+    Code::UpstreamFull.as_str(),
+    Code::ModelChanged.as_str(),
+    Code::ModelRateExceeded.as_str(),
+    Code::InFlightExceeded.as_str(),
+    Code::Internal.as_str(),
+];
 
 /// What is known of a request for its line in the log.
 #[derive(Default)]
@@ -46,7 +59,10 @@ pub struct Meter {
     forwarded: Option<Duration>,
     answered: Option<Duration>,
     first: Option<Duration>,
-    usage: Option<Usage>,
+    sent: Option<Sent>,
+    heard: Heard,
+    /// The status of the upstream's head.
+    upstream_status: u16,
     led: (Vec<Led>, u64),
     status: u16,
     code: &'static str,
@@ -54,6 +70,8 @@ pub struct Meter {
     /// A refusal that no counter has yet.
     uncounted: Option<Code>,
     entry: Option<Entry>,
+    /// Takes secrets out of what the log and the record say.
+    redactor: Option<Arc<Redactor>>,
 }
 
 impl Meter {
@@ -70,14 +88,28 @@ impl Meter {
             forwarded: None,
             answered: None,
             first: None,
-            usage: None,
+            sent: None,
+            heard: Heard::default(),
+            upstream_status: 0,
             led: (Vec::new(), 0),
             status: 0,
             code: "aborted",
             detail: None,
             uncounted: None,
             entry: None,
+            redactor: None,
         }
+    }
+
+    /// The same, with the gateway's own secrets taken out of what the log and the record say.
+    #[must_use]
+    pub fn redacting(mut self, redactor: &Arc<Redactor>) -> Self {
+        self.redactor = Some(Arc::clone(redactor));
+        self
+    }
+
+    fn redacted(&self, text: &str) -> String {
+        self.redactor.as_ref().and_then(|redactor| redactor.text(text)).unwrap_or_else(|| text.to_owned())
     }
 
     /// What records say of the request; `None` where the caller is not known.
@@ -135,11 +167,29 @@ impl Meter {
             detail: self.cause(),
             status: self.status,
             ms: self.ms(),
-            usage: self.usage.map(|usage| (usage.input, usage.output)),
+            usage: self.used(),
             upstream: self.facts.upstream.clone(),
             model_digest: self.facts.model_digest.clone(),
             led: self.led.clone(),
         }
+    }
+
+    /// What was used. Of a request that was not sent on nothing was, and an error status says that the request did not run; of all others
+    /// at least what was sent is counted, whoever ended them.
+    fn used(&self) -> Option<Used> {
+        let Some(sent) = self.sent else {
+            // The built-in model reports of itself.
+            let told = self.heard.usage?;
+            return Some(Used { input: told.input, output: told.output, source: Source::Reported.as_str() });
+        };
+        if self.answered.is_none() && NOT_RUN.contains(&self.code) {
+            return None;
+        }
+        let (used, source) = match self.upstream_status {
+            400..=499 | 503 => (Usage::default(), Source::Bound),
+            _ => settle(sent, &self.heard),
+        };
+        Some(Used { input: used.input, output: used.output, source: source.as_str() })
     }
 
     /// Closes the entry as things stand; the last frame of the answer may go when what this gives is there. `None` where there is
@@ -171,16 +221,31 @@ impl Meter {
         self.forwarded = Some(self.clock.monotonic());
     }
 
+    /// What the upstream is sent.
+    pub const fn sends(&mut self, sent: Sent) {
+        self.sent = Some(sent);
+    }
+
     /// The upstream's head came.
     pub fn head(&mut self, status: u16) {
         self.answered = Some(self.clock.monotonic());
+        self.upstream_status = status;
+    }
+
+    /// The caller is sent a head of that status; the rest streams.
+    pub const fn begun(&mut self, status: u16) {
         self.status = status;
     }
 
     /// The answer is complete; until then a request that ends has been left by its caller.
     pub fn done(&mut self) {
-        self.status = if self.status == 0 { 200 } else { self.status };
-        self.code = if self.status >= 400 { "upstream-error" } else { "ok" };
+        self.status = if self.upstream_status == 0 { 200 } else { self.upstream_status };
+        self.code = if self.status >= 400 { UPSTREAM_ERROR } else { "ok" };
+    }
+
+    /// The upstream has told of an error within the answer.
+    pub const fn failed(&mut self) {
+        self.code = UPSTREAM_ERROR;
     }
 
     /// The first byte of the answer goes out.
@@ -190,30 +255,45 @@ impl Meter {
         }
     }
 
-    /// What the model used.
-    pub fn usage(&mut self, usage: Option<Usage>) {
-        self.usage = self.usage.take().or(usage);
+    /// What the model has said and reported.
+    pub const fn heard(&mut self, heard: Heard) {
+        self.heard = heard;
     }
 
     /// What the answer would have made its reader reach.
     pub fn found(&mut self, findings: &Findings) {
-        self.led = (findings.named.clone(), findings.count);
+        let named = findings.named.iter().map(|led| Led { target: self.redacted(&led.target), ..led.clone() });
+        self.led = (named.collect(), findings.count);
     }
 
     /// The request is to be refused, if that can be recorded.
     pub fn judged(&mut self, refusal: &Refusal) {
         self.status = refusal.code.status();
+        self.ends(refusal);
+    }
+
+    fn ends(&mut self, refusal: &Refusal) {
         self.code = refusal.code.as_str();
-        self.detail.clone_from(&refusal.detail);
+        self.detail = refusal.detail.as_deref().map(|detail| self.redacted(detail));
         self.uncounted = Some(refusal.code);
     }
 
     /// The request is refused.
     pub fn refused(&mut self, refusal: &Refusal) {
         self.judged(refusal);
+        self.counted(refusal.code);
+    }
+
+    /// The answer ends here, behind a head that is gone.
+    pub fn cut(&mut self, refusal: &Refusal) {
+        self.ends(refusal);
+        self.counted(refusal.code);
+    }
+
+    fn counted(&mut self, code: Code) {
         self.uncounted = None;
-        self.metrics.refused(refusal.code);
-        if let Some(detail) = &refusal.detail {
+        self.metrics.refused(code);
+        if let Some(detail) = &self.detail {
             tracing::debug!(request = %self.request, code = self.code, detail, "refused");
         }
     }
@@ -226,7 +306,7 @@ impl Drop for Meter {
         if let Some(code) = self.uncounted.take() {
             self.metrics.refused(code);
         }
-        let now = self.clock.monotonic();
+        let (now, used) = (self.clock.monotonic(), self.used());
         let whole = now.saturating_sub(self.began);
         // Overhead is the time until the upstream was asked; what follows is the model's.
         let overhead = self.forwarded.map_or(whole, |at| at.saturating_sub(self.began));
@@ -242,8 +322,8 @@ impl Drop for Meter {
             overhead_s: overhead.as_secs_f64(),
             first_token_s: self.first.map(|at| at.saturating_sub(self.began).as_secs_f64()),
             upstream_s: upstream.map(|took| took.as_secs_f64()),
-            tokens_in: self.usage.as_ref().map_or(0, |usage| usage.input),
-            tokens_out: self.usage.as_ref().map_or(0, |usage| usage.output),
+            tokens_in: used.map_or(0, |used| used.input),
+            tokens_out: used.map_or(0, |used| used.output),
         });
         // Other details may say what a prompt or an answer would have reached.
         let upstreams = self.code.starts_with("upstream-") || !self.facts.tried.is_empty();

@@ -44,14 +44,14 @@ use crate::audit::entry::{Draft, Pen, Sealed};
 use crate::audit::request::Stripped;
 use crate::clock::Clock;
 use crate::crypto::Draws;
-use crate::guard::admit::{Admitted, Call, Stamp, Work, admit};
+use crate::guard::admit::{Admitted, Stamp, Work, admit};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::allowance::Allowance;
 use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
 use crate::guard::govern::govern;
-use crate::guard::limiter::{Limiter, Permit};
+use crate::guard::limiter::Limiter;
 use crate::guard::pace::pace;
 use crate::guard::places::Places;
 use crate::guard::route::{Routed, Target, reads, route};
@@ -63,13 +63,15 @@ use crate::id::RequestId;
 use crate::metrics::Metrics;
 use crate::model::answer::StreamFilter;
 use crate::model::echo::Echo;
-use crate::model::{Dialect, Operation, Reach, usage};
+use crate::model::redact::Redactor;
+use crate::model::usage::{self, AnswerLimits};
+use crate::model::{Dialect, Operation, Reach};
 use crate::proxy::activity::Activity;
 use crate::proxy::answer::{Answer, Pass, Passed, Streamed, filtered, filtered_pieces, list, me};
 use crate::proxy::body::Body;
-use crate::proxy::buffer::{Buffers, Room};
+use crate::proxy::buffer::Buffers;
 use crate::proxy::fetch::Fetcher;
-use crate::proxy::forward::{Heard, Remote, collect, judge};
+use crate::proxy::forward::Remote;
 use crate::proxy::framing::framing;
 use crate::proxy::heads::Framing;
 use crate::proxy::meter::Meter;
@@ -103,6 +105,10 @@ pub struct Wiring {
     pub policy: Arc<str>,
     /// Who fetches content, where a class has it put into requests.
     pub fetcher: Option<Fetcher>,
+    /// How long answers may be.
+    pub answers: AnswerLimits,
+    /// Takes the gateway's own secrets out of answers.
+    pub redactor: Arc<Redactor>,
 }
 
 /// The data plane: small handles on the books, and the way through them.
@@ -135,6 +141,8 @@ pub struct Gateway {
     pub marks: Draws,
     /// What was fetched for whom.
     pub allowance: Arc<Allowance>,
+    /// Turns true when no answer may go on: each ends with its dialect's error.
+    pub ending: tokio::sync::watch::Sender<bool>,
 }
 
 /// What the connection knows of a request.
@@ -179,8 +187,8 @@ impl Gateway {
         let id = self.request_ids.next(self.clock.now());
         let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
         let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
-        let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id);
         let (id_text, wiring) = (id.to_string(), self.wiring.load_full());
+        let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).redacting(&wiring.redactor);
         let reader = origin.reader.clone();
         let mut way = Way { id, id_text, dialect, meter, wiring, wants_receipt: false, reader };
         way.meter.facts().peer = Some(origin.peer);
@@ -232,7 +240,7 @@ impl Gateway {
         let changes = self.registry.changes();
         let caller = self.authenticate(&credential, origin.peer, way)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
-        let mut watch = Watch::new(books, Arc::clone(caller.token()), changes);
+        let mut watch = Watch::new(books, Arc::clone(caller.token()), (changes, self.ending.subscribe()));
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
         readable(&parts.method, target.path(), &way.wiring)?;
         if let Some(name) = target.path().strip_prefix(receipts::PATH) {
@@ -332,14 +340,15 @@ impl Gateway {
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(match answer {
                     Echo::Whole(bytes) => {
-                        way.meter.usage(usage::of(operation, &bytes));
-                        let (bytes, pass) = filtered(Bytes::from(bytes), filter, pass, way).await?;
+                        way.meter.heard(usage::heard(operation, &bytes));
+                        let (bytes, pass) = filtered((Bytes::from(bytes), 200), filter, pass, way).await?;
                         Answer::Whole(pass, Passed::own(JSON), bytes, None)
                     }
                     Echo::Stream(pieces) => {
                         let mut pieces = filtered_pieces(pieces, StreamFilter::new(operation, true, filter), way)?;
                         pieces.reverse();
-                        let streamed = Streamed { source: Source::Pieces(pieces), server, watch, times: self.times(way) };
+                        let streamed =
+                            Streamed { source: Source::Pieces(pieces), server, watch, times: self.times(way), room: None };
                         Answer::Stream(pass, Passed::own(EVENTS), Box::new(streamed))
                     }
                 })
@@ -367,43 +376,6 @@ impl Gateway {
             idle_max: way.wiring.timeouts.stream_idle,
             ends: way.ends(),
             reader: way.reader.clone(),
-        }
-    }
-
-    /// Asks the upstream and hands its answer on.
-    async fn call(
-        &self,
-        call: Call,
-        (operation, filter): (Operation, Filter),
-        (pass, mut server, mut watch): (Pass, Permit, Watch),
-        way: &mut Way,
-    ) -> Result<Answer, Refusal> {
-        let response = tokio::select! {
-            answered = self.ask(&call, operation, &mut server, way) => answered?,
-            refusal = watch.revoked() => return Err(refusal),
-        };
-        let head = judge(response.status().as_u16(), response.headers())?;
-        way.meter.head(head.status);
-        let passed = Passed { retry_after: head.retry_after, status: head.status, content_type: head.content_type };
-        match head.heard {
-            Heard::Json => {
-                let collected = collect(response.into_body(), Room::of(&self.buffers), self.times(way));
-                let (bytes, room) = tokio::select! {
-                    whole = collected => whole?,
-                    refusal = watch.revoked() => return Err(refusal),
-                };
-                way.meter.first_byte();
-                way.meter.usage(usage::of(operation, &bytes));
-                drop(server);
-                let (bytes, pass) = filtered(bytes, filter, pass, way).await?;
-                Ok(Answer::Whole(pass, passed, bytes, Some(room)))
-            }
-            Heard::Events => {
-                let filter = Box::new(StreamFilter::new(operation, call.usage_asked, filter));
-                let source = Source::Upstream(response.into_body(), filter, None);
-                let streamed = Streamed { source, server, watch, times: self.times(way) };
-                Ok(Answer::Stream(pass, passed, Box::new(streamed)))
-            }
         }
     }
 }

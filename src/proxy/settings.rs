@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::guard::places::Wait;
 use crate::guard::settings::Caps;
+use crate::model::usage::AnswerLimits;
 use crate::secret::SecretRef;
 
 /// Everything that the data plane goes by.
@@ -17,6 +18,8 @@ pub struct Settings {
     pub upstreams: Vec<Upstream>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// How long answers may be.
+    pub answers: AnswerLimits,
     /// Where metrics are scraped.
     pub metrics: SocketAddr,
     /// The admin socket.

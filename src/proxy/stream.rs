@@ -15,9 +15,11 @@ use crate::audit::entry::Closing;
 use crate::clock::Clock;
 use crate::guard::egress::answer::Filter;
 use crate::guard::limiter::Permit;
-use crate::model::answer::StreamFilter;
+use crate::model::answer::{Fault, StreamFilter};
 use crate::model::{Dialect, error};
 use crate::proxy::activity::Activity;
+use crate::proxy::buffer::Room;
+use crate::proxy::forward::broke;
 use crate::proxy::meter::Meter;
 use crate::proxy::pool::Arriving;
 use crate::proxy::watch::Watch;
@@ -33,6 +35,8 @@ pub struct Carried {
     pub request: String,
     /// The places of caller, model and server.
     pub places: [Permit; 2],
+    /// The room that events take which are there already.
+    pub room: Option<Room>,
 }
 
 /// The times of a stream.
@@ -57,10 +61,18 @@ impl Times {
 
 /// Where a stream comes from.
 pub enum Source {
-    /// An upstream, what its events pass through, and the last of them, once it has come.
-    Upstream(Arriving, Box<StreamFilter<Filter>>, Option<Vec<u8>>),
+    /// An upstream, what its events pass through, and how it ends, once that is known.
+    Upstream(Arriving, Box<StreamFilter<Filter>>, Option<End>),
     /// Prepared events, last first.
     Pieces(Vec<Vec<u8>>),
+}
+
+/// How an upstream's stream ends.
+pub enum End {
+    /// With its last event.
+    Last(Vec<u8>),
+    /// Without one, before it was complete.
+    Cut(Refusal),
 }
 
 enum Step {
@@ -77,6 +89,14 @@ impl Source {
         }
     }
 
+    /// Whether the upstream has told of an error of its own.
+    const fn failed(&self) -> bool {
+        match self {
+            Self::Upstream(_, filter, _) => filter.failed(),
+            Self::Pieces(_) => false,
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refusal>> {
         let (upstream, filter, held) = match self {
             Self::Pieces(rest) => {
@@ -85,7 +105,11 @@ impl Source {
             }
             Self::Upstream(upstream, filter, held) => (upstream, filter, held),
         };
-        if let Some(last) = held.take() {
+        if let Some(end) = held.take() {
+            let last = match end {
+                End::Last(last) => last,
+                End::Cut(refusal) => return Poll::Ready(Err(refusal)),
+            };
             // Nothing may follow; an end that has come already lets the connection serve again.
             let _ = upstream.poll_frame(cx);
             let mut out = last;
@@ -101,27 +125,41 @@ impl Source {
                     let last = filter.push(&data, &mut out).map_err(|fault| invalid(&fault))?;
                     // The last event waits until the outcome is durable; behind what is refused there is none.
                     if let Some(place) = last.filter(|_| unblocked(filter).is_ok()) {
-                        *held = Some(out.split_off(place));
+                        *held = Some(End::Last(out.split_off(place)));
                         return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Step::More(Bytes::from(out)))) };
                     }
                     if !out.is_empty() {
                         return Poll::Ready(Ok(Step::More(Bytes::from(out))));
                     }
                 }
-                Some(Err(error)) => return Poll::Ready(Err(invalid(&error))),
-                None => {
+                ended => {
                     let mut out = Vec::new();
                     filter.finish(&mut out).map_err(|fault| invalid(&fault))?;
                     unblocked(filter)?;
-                    return Poll::Ready(Ok(Step::End(Bytes::from(out))));
+                    if filter.is_complete() {
+                        return Poll::Ready(Ok(Step::End(Bytes::from(out))));
+                    }
+                    // What had come goes on, and behind it the caller is told.
+                    let cut = ended.and_then(Result::err).map_or_else(unfinished, |error| broke(&error));
+                    if out.is_empty() {
+                        return Poll::Ready(Err(cut));
+                    }
+                    *held = Some(End::Cut(cut));
+                    return Poll::Ready(Ok(Step::More(Bytes::from(out))));
                 }
             }
         }
     }
 }
 
-fn invalid(fault: &dyn std::fmt::Display) -> Refusal {
-    Refusal::new(Code::UpstreamInvalid).because(fault)
+/// An end without finish reason and last event.
+fn unfinished() -> Refusal {
+    Refusal::new(Code::Truncated).because("the stream ended without a finish reason and without its last event")
+}
+
+fn invalid(fault: &Fault) -> Refusal {
+    let code = if *fault == Fault::Endless { Code::UpstreamEndless } else { Code::UpstreamInvalid };
+    Refusal::new(code).because(fault)
 }
 
 /// What the body and its guard share.
@@ -148,7 +186,7 @@ impl Running {
     fn cut(&mut self, refusal: &Refusal) {
         let Some((source, mut carried)) = self.work.take() else { return };
         told(&source, &mut carried.meter);
-        carried.meter.refused(refusal);
+        carried.meter.cut(refusal);
         let event = Bytes::from(error::event(carried.dialect, refusal, &carried.request));
         self.end(carried, event);
         if let Some(waker) = self.waker.take() {
@@ -200,7 +238,7 @@ impl Running {
 /// What a source has told of its answer.
 fn told(source: &Source, meter: &mut Meter) {
     if let Source::Upstream(_, filter, _) = source {
-        meter.usage(filter.usage());
+        meter.heard(filter.heard());
         meter.found(filter.prose().findings());
     }
 }
@@ -258,6 +296,9 @@ impl Relay {
             Poll::Ready(Ok(Step::End(bytes))) => {
                 told(source, &mut carried.meter);
                 carried.meter.done();
+                if source.failed() {
+                    carried.meter.failed();
+                }
                 if let Some((_, carried)) = running.work.take() {
                     running.end(carried, bytes);
                 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::audit::entry::Pen;
 use crate::clock::Clock;
 use crate::guard::authenticate::{Authenticator, Remembered};
-use crate::refusal::Refusal;
+use crate::refusal::{Code, Refusal};
 
 /// Longest sleep: a token that lives longer is looked at again in between.
 const DOZE: Duration = Duration::from_secs(24 * 3600);
@@ -20,17 +20,19 @@ pub struct Watch {
     clock: Arc<dyn Clock>,
     token: Arc<Remembered>,
     changes: watch::Receiver<u64>,
+    ending: watch::Receiver<bool>,
 }
 
 impl Watch {
-    /// Watches the caller of `token`; `changes` counts changes of the books since before it was authenticated.
+    /// Watches the caller of `token`; `changes` counts changes of the books since before it was authenticated, and `ending`
+    /// turns true when the gateway answers nothing more.
     #[must_use]
     pub fn new(
         (authenticator, pen, clock): (Arc<Authenticator>, Pen, Arc<dyn Clock>),
         token: Arc<Remembered>,
-        changes: watch::Receiver<u64>,
+        (changes, ending): (watch::Receiver<u64>, watch::Receiver<bool>),
     ) -> Self {
-        Self { authenticator, pen, clock, token, changes }
+        Self { authenticator, pen, clock, token, changes, ending }
     }
 
     /// Asks again whether the caller may act, where anything has changed or time has passed.
@@ -68,7 +70,14 @@ impl Watch {
     /// Waits until the caller may no longer act, whatever its token's time.
     pub async fn revoked(&mut self) -> Refusal {
         loop {
-            if self.changes.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = self.changes.changed() => changed.is_ok(),
+                ended = self.ending.wait_for(|ending| *ending) => match ended {
+                    Ok(_) => return Code::GatewayEnding.into(),
+                    Err(_) => false,
+                },
+            };
+            if !changed {
                 // The books are gone: the gateway is ending, and the drain's time limit rules.
                 std::future::pending::<()>().await;
             }

@@ -183,7 +183,7 @@ def test_usage_is_summed_up(upstream: FakeUpstream, tmp_path: Path) -> None:
         ask(own, "x", other, model="nowhere")
     done = binary("audit", "usage", str(own.data / "audit"), "--by", "principal,model", "--since", "1d", "--csv")
     lines = done.out.splitlines()
-    assert lines[0] == "principal,model,requests,refused,input_tokens,output_tokens"
+    assert lines[0] == "principal,model,requests,refused,input_tokens,output_tokens,unreported"
     counts = {tuple(line.split(",")[:2]): line.split(",")[2:] for line in lines[1:]}
     assert counts["team:tests", MODEL][0] == "2" and counts["team:other", MODEL][0] == "1" and counts["team:other", "-"][:2] == ["0", "1"]
     assert int(counts["team:tests", MODEL][2]) == 2 * int(counts["team:other", MODEL][2]) > 0

@@ -71,7 +71,7 @@ def test_nothing_of_the_upstream_but_its_answer_travels_back(fronted: Gateway) -
         ("behave encoded", 502, "upstream-invalid"),
         ("behave mislabelled", 502, "upstream-invalid"),
         ("behave nothing", 502, "upstream-invalid"),
-        ("behave short", 502, "upstream-invalid"),
+        ("behave short", 502, "truncated"),
     ],
 )
 def test_answers_that_break_a_rule(fronted: Gateway, text: str, status: int, code: str) -> None:

@@ -23,7 +23,7 @@ AT_ONCE = "[class.default]\nin_flight = 2\nrpm = 6000\nburst = 1000\n"
 
 @pytest.fixture(scope="module")
 def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    limits = "[limits]\npeer_connections = 40\n"
+    limits = "[limits]\npeer_connections = 40\nanswer_bytes_per_token = 100000\n"
     with serve(tmp_path_factory.mktemp("pressure"), TIMES + AT_ONCE + limits + fake_model(upstream.url)) as served:
         yield served
 

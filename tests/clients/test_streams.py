@@ -14,6 +14,7 @@ from clients import line, open_ai, user
 from fake_upstream import FLOOD_EVENTS, FLOOD_TEXT, MODEL, FakeUpstream
 from gateway import Gateway
 from plain_http2 import PlainHttp2
+from test_serve import fake_model, serve
 from waiting import settled, wait_until
 
 MIB = 1 << 20
@@ -21,9 +22,9 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def fronted(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("streams") / "data", upstream=upstream.url)
-    yield running
-    running.stop()
+    quick = "[limits]\nanswer_bytes_per_token = 100000\n[class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens = 4096\n"
+    with serve(tmp_path_factory.mktemp("streams"), quick + fake_model(upstream.url)) as running:
+        yield running
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])

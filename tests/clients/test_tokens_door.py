@@ -69,7 +69,7 @@ def test_long_lists_are_refused_and_allowed_ones_pass(upstream: FakeUpstream, tm
         return {"key": "model", "one_of": [f"{number:x}" for number in range(count)]}
 
     with serve(tmp_path, WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER) as gateway, client_of(gateway.url) as client:
-        for count, expect in ((100, None), (101, "token-list"), (1_700, "token-list")):
+        for count, expect in ((100, None), (101, "token-list"), (900, "token-list")):
             root = Link.root(fast, f"tests/lists-{count}", [names(count)])
             assert code(client, root.link("middle").leaf(0)) == expect, count
         twice = {"key": "tool_type", "one_of": ["function", "function"]}
@@ -79,7 +79,7 @@ def test_long_lists_are_refused_and_allowed_ones_pass(upstream: FakeUpstream, tm
         assert code(client, signed) is None
 
 
-@pytest.mark.parametrize("names", [1, 16], ids=["the shortest names", "longer names"])
+@pytest.mark.parametrize("names", [1, 6], ids=["the shortest names", "longer names"])
 def test_a_memory_full_of_the_worst_tokens_is_as_large_as_documented(upstream: FakeUpstream, tmp_path: Path, names: int) -> None:
     """docs/TOKEN.md: `token_cache` times 9 KiB."""
     fast = Issuer("https://fast.example", tmp_path)
@@ -92,9 +92,9 @@ def test_a_memory_full_of_the_worst_tokens_is_as_large_as_documented(upstream: F
 
     with serve(tmp_path, limits + WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER) as gateway, client_of(gateway.url) as client:
         chain = Link.root(fast, "tests/worst", [listed("model"), listed("egress_host"), listed("tool_type")]).link("a").link("b")
-        warm = Link.root(fast, "tests/warm")
-        for number in range(300):
-            assert code(client, warm.leaf(number)) is None
+        # What requests of that length take by themselves (buffers, the log) is not the memory of tokens.
+        warm = chain.leaf(-1)
+        assert {code(client, warm) for _ in range(1_000)} == {None}
         before = gateway.resident_bytes()
         # More than fit: each takes more than its own text.
         leaves = documented // len(chain.leaf(0)) + 200

@@ -143,28 +143,28 @@ def test_a_stolen_holders_key_is_revoked_by_its_thumbprint(gateway: Served, upst
     assert [row["state"] for row in rows if row["kid"] == kid(second)] == ["revoked"]
     assert kid(second) not in gateway.command("keys", "export").out
     verified = binary("token", "verify", "--data", str(gateway.data), leaf)
-    assert verified.code == 1 and "key-revoked" in verified.err
+    assert verified.code == 3 and "key-revoked" in verified.err
     gateway.restart()
     assert (code(gateway, leaf), code(gateway, spared)) == ("key-revoked", None), "after a restart too"
     # Nothing new stands on it either.
     done = binary("token", "issue", "--data", str(gateway.data), "--agent", "tests/again", "--holder-key", str(second.public))
-    assert done.code == 1 and "key-revoked" in done.err
+    assert done.code == 3 and "key-revoked" in done.err
     done = binary("keys", "import", str(second.public), "--data", str(gateway.data), "--issuer", ISSUER)
-    assert done.code == 1 and "is revoked" in done.err
+    assert done.code == 3 and "is revoked" in done.err
 
 
 def test_the_two_kinds_of_keys_are_not_mixed_up(gateway: Served, tmp_path: Path) -> None:
     holder = Holder(tmp_path, "other")
-    words = ("--reason", "a test", "--data", str(gateway.data))
+    words = ("--reason", "a test", "--yes", "--data", str(gateway.data))
     operator = json.loads((gateway.data / "keys/operator.jwk.pub").read_text())["keys"][0]["kid"]
     done = binary("keys", "revoke", "--holder", operator, *words)
-    assert done.code == 1 and "is an issuer's key" in done.err
+    assert done.code == 3 and "is an issuer's key" in done.err
     done = binary("keys", "revoke", kid(holder), *words)
-    assert done.code == 1 and "keys revoke --holder KID" in done.err
+    assert done.code == 3 and "keys revoke --holder KID" in done.err
     assert binary("keys", "revoke", *words).code == 2
     assert binary("keys", "revoke", operator, "--holder", kid(holder), *words).code == 2
     gateway.command("keys", "revoke", "--holder", kid(holder), "--reason", "a test")
-    assert binary("keys", "revoke", "--holder", kid(holder), *words).code == 1
+    assert binary("keys", "revoke", "--holder", kid(holder), *words).code == 3
     assert code(gateway, gateway.token) is None
 
 

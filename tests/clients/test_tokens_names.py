@@ -112,7 +112,7 @@ def test_a_token_that_is_not_yet_valid_can_be_revoked_by_its_text(upstream: Fake
         assert refused == "token-revoked"
         over = fast.token("tests/over", iat=int(time.time()) - 60, exp=int(time.time()) - 1)
         done = binary("token", "revoke", over, "--reason", "a test", "--data", str(gateway.data))
-        assert done.code == 1 and "token-expired" in done.err
+        assert done.code == 3 and "token-expired" in done.err
 
 
 @pytest.fixture(scope="module")

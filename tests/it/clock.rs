@@ -29,6 +29,7 @@ fn behind(config: &Config) -> Duration {
 #[test]
 fn an_accepted_clock_stays_accepted_after_a_restart() {
     let data = tempfile::tempdir().expect("a folder");
+    token_shield::durable::make_private_dir(data.path()).expect("for this user alone");
     let config = config(data.path());
     // A log whose last record is an hour ahead of this machine's clock.
     let ahead = Arc::new(ManualClock::at(SystemClock::start().now().plus(Duration::from_secs(3600))));

@@ -11,7 +11,7 @@ use token_shield::audit::event::{Event, Standing};
 use token_shield::audit::log::{Log, NewEpoch, Settings, cache_against};
 use token_shield::audit::reader;
 use token_shield::audit::replay::{Replay, replay};
-use token_shield::audit::request::{About, Admission, Body, Caller, Outcome, Refused};
+use token_shield::audit::request::{About, Admission, Body, Caller, Outcome, Refused, Used};
 use token_shield::audit::vault::Vault;
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::id::{HandleId, KeyId, RequestId, TokenId};
@@ -124,7 +124,7 @@ fn closing(about: About, admission: u64, code: &'static str, usage: Option<(u64,
         detail,
         status: 200,
         ms: 5,
-        usage,
+        usage: usage.map(|(input, output)| Used { input, output, source: "reported" }),
         led,
         fetched: Vec::new(),
         forwarded: None,

@@ -256,6 +256,8 @@ struct Sum {
     refused: u64,
     input: u64,
     output: u64,
+    /// Requests whose tokens no server has reported whole: `usage_source` is `running` or `bound`.
+    unreported: u64,
 }
 
 impl Usage {
@@ -288,6 +290,8 @@ impl Usage {
                 sum.requests += 1;
                 sum.input += told.number("usage.input").unwrap_or(0);
                 sum.output += told.number("usage.output").unwrap_or(0);
+                let source = told.text("usage_source");
+                sum.unreported += u64::from(source.is_some_and(|source| source != "reported"));
             }
             ControlFlow::Continue(())
         })?;
@@ -303,26 +307,33 @@ impl Usage {
 
     fn print(&self, sums: &BTreeMap<Vec<String>, Sum>) {
         if self.csv {
-            println!("{},requests,refused,input_tokens,output_tokens", self.by.join(","));
+            println!("{},requests,refused,input_tokens,output_tokens,unreported", self.by.join(","));
         }
         for (row, sum) in sums {
-            let Sum { requests, refused, input, output } = sum;
+            let Sum { requests, refused, input, output, unreported } = sum;
             if self.json {
                 let mut object: serde_json::Map<String, serde_json::Value> =
                     self.by.iter().cloned().zip(row.iter().map(|text| text.as_str().into())).collect();
-                for (name, number) in
-                    [("requests", requests), ("refused", refused), ("input_tokens", input), ("output_tokens", output)]
-                {
+                for (name, number) in [
+                    ("requests", requests),
+                    ("refused", refused),
+                    ("input_tokens", input),
+                    ("output_tokens", output),
+                    ("unreported", unreported),
+                ] {
                     object.insert(name.to_owned(), (*number).into());
                 }
                 println!("{}", serde_json::Value::Object(object));
             } else if self.csv {
                 println!(
-                    "{},{requests},{refused},{input},{output}",
+                    "{},{requests},{refused},{input},{output},{unreported}",
                     row.iter().map(|text| cell(text)).collect::<Vec<_>>().join(",")
                 );
             } else {
-                println!("{}   {requests} requests, {refused} refused, {input} tokens in, {output} out", row.join("   "));
+                println!(
+                    "{}   {requests} requests ({unreported} unreported), {refused} refused, {input} tokens in, {output} out",
+                    row.join("   ")
+                );
             }
         }
     }

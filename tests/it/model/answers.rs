@@ -18,7 +18,7 @@ pub(super) fn filters(operation: Operation, usage_asked: bool, stream: &str, exp
         }
         filter.finish(&mut out).expect("an end");
         assert_eq!(String::from_utf8_lossy(&out), expect, "in pieces of {size}");
-        assert_eq!(filter.usage(), usage.map(|(input, output)| Usage { input, output }), "in pieces of {size}");
+        assert_eq!(filter.heard().usage, usage.map(|(input, output)| Usage { input, output }), "in pieces of {size}");
         assert!(filter.ended(), "in pieces of {size}");
     }
 }

@@ -1,0 +1,168 @@
+//! The strings of a JSON document, each with what it belongs to.
+
+use memchr::memchr2;
+
+/// One string.
+pub(super) struct Text<'j> {
+    /// The name of the member that holds it; of a member's name that name.
+    name: &'j [u8],
+    within: usize,
+    /// Whether it is a member's name.
+    pub(super) is_name: bool,
+    /// Where its inside begins and ends.
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+/// An object or array.
+struct Container<'j> {
+    parent: usize,
+    object: bool,
+    /// The member that holds it.
+    name: &'j [u8],
+    /// Its member `index`.
+    index: Option<u64>,
+}
+
+/// A document as far as its strings go. What is no JSON gives no error here: it is read as far as it goes.
+pub(super) struct Document<'j> {
+    pub(super) json: &'j [u8],
+    pub(super) texts: Vec<Text<'j>>,
+    containers: Vec<Container<'j>>,
+    /// Where the values of members `logprobs` stand.
+    pub(super) logprobs: Vec<(usize, usize)>,
+    /// Whether it says that it is an error.
+    pub(super) is_error: bool,
+}
+
+/// What stands around the byte at hand.
+struct Reader<'j> {
+    document: Document<'j>,
+    /// The container at hand, and the member in it.
+    within: usize,
+    name: &'j [u8],
+    /// A member's name comes next.
+    before_name: bool,
+    depth: usize,
+    /// The member `logprobs` that is open: where its value begins, and at which depth.
+    logprobs: Option<(usize, usize)>,
+}
+
+impl<'j> Document<'j> {
+    pub(super) fn read(json: &'j [u8]) -> Self {
+        let top = Container { parent: 0, object: false, name: b"", index: None };
+        let document = Self { json, texts: Vec::new(), containers: vec![top], logprobs: Vec::new(), is_error: false };
+        let mut reader = Reader { document, within: 0, name: b"", before_name: false, depth: 0, logprobs: None };
+        let mut at = 0;
+        while let Some(byte) = json.get(at) {
+            at = reader.byte(*byte, at);
+        }
+        reader.document
+    }
+
+    /// What the pieces of one text have in common for those who put them together: the numbers of choice, call or block, and the name of
+    /// the member.
+    pub(super) fn channel(&self, text: &Text<'_>, into: &mut Vec<u8>) {
+        into.clear();
+        let mut within = text.within;
+        while let Some(container) = self.containers.get(within).filter(|_| within > 0) {
+            if let Some(index) = container.index {
+                into.extend_from_slice(&index.to_be_bytes());
+            }
+            within = container.parent;
+        }
+        into.extend_from_slice(text.name);
+    }
+}
+
+impl<'j> Reader<'j> {
+    /// Takes a byte, or the string that begins with it; gives the place behind.
+    fn byte(&mut self, byte: u8, at: usize) -> usize {
+        match byte {
+            b'{' | b'[' => self.open(byte == b'{'),
+            b'}' | b']' => self.close(at),
+            b',' => {
+                self.end_of_value(at);
+                self.before_name = self.is_object();
+            }
+            b':' if self.before_name => {
+                self.before_name = false;
+                if self.name == b"logprobs" && self.logprobs.is_none() {
+                    self.logprobs = Some((at + 1, self.depth));
+                }
+                let value = self.document.json.get(at + 1..).unwrap_or_default().trim_ascii_start();
+                self.document.is_error |= self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");
+            }
+            b'"' => return self.string(at),
+            b'0'..=b'9' if self.name == b"index" && !self.before_name && self.is_object() => self.number(at),
+            _ => {}
+        }
+        at + 1
+    }
+
+    fn is_object(&self) -> bool {
+        self.document.containers.get(self.within).is_some_and(|container| container.object)
+    }
+
+    fn open(&mut self, object: bool) {
+        let container = Container { parent: self.within, object, name: self.name, index: None };
+        self.within = self.document.containers.len();
+        self.document.containers.push(container);
+        self.before_name = object;
+        self.depth += 1;
+    }
+
+    fn close(&mut self, at: usize) {
+        self.end_of_value(at);
+        if let Some(container) = self.document.containers.get(self.within) {
+            // What follows in an array belongs to the array's own member.
+            self.name = container.name;
+            self.within = container.parent;
+        }
+        self.before_name = false;
+        self.depth = self.depth.saturating_sub(1);
+    }
+
+    fn end_of_value(&mut self, at: usize) {
+        if let Some((from, _)) = self.logprobs.filter(|(_, depth)| *depth == self.depth) {
+            self.document.logprobs.push((from, at));
+            self.logprobs = None;
+        }
+    }
+
+    fn string(&mut self, at: usize) -> usize {
+        let json = self.document.json;
+        let (from, to) = (at + 1, end(json, at + 1));
+        let inside = json.get(from..to).unwrap_or_default();
+        let is_name = self.before_name;
+        if is_name {
+            self.name = inside;
+        }
+        let says_error = matches!(self.name, b"type" | b"object") && inside == b"error";
+        self.document.is_error |= self.depth == 1 && says_error && !is_name;
+        self.document.texts.push(Text { name: self.name, within: self.within, is_name, from, to });
+        to + 1
+    }
+
+    fn number(&mut self, at: usize) {
+        let rest = self.document.json.get(at..).unwrap_or_default();
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let index = std::str::from_utf8(rest.get(..digits).unwrap_or_default()).ok().and_then(|digits| digits.parse().ok());
+        if let Some(container) = self.document.containers.get_mut(self.within) {
+            container.index = container.index.or(index);
+        }
+    }
+}
+
+/// Where the string ends whose inside begins at `from`.
+fn end(json: &[u8], from: usize) -> usize {
+    let mut at = from;
+    loop {
+        let rest = json.get(at..).unwrap_or_default();
+        match memchr2(b'"', b'\\', rest) {
+            Some(found) if rest.get(found) == Some(&b'"') => return at + found,
+            Some(found) => at += found + 2,
+            None => return json.len(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Takes the gateway's own secrets out of what an upstream answers, and the upstreams' addresses out of errors.
+//!
+//! A server may repeat the credential that the gateway sent it: in an error, in a log line that a model reads aloud, in a debug field. A
+//! secret is found as it is, percent-encoded, with escapes of JSON (also in JSON that is itself text), and in base64 at each of its three
+//! alignments, in whole strings and in pieces of streams. Addresses are looked for in errors alone: a text about `10.0.0.5:8000` is a text.
+
+mod document;
+mod forms;
+mod matcher;
+mod stream;
+
+use matcher::{Matcher, Track};
+
+pub use forms::Place;
+pub use stream::Redacted;
+
+use document::Document;
+
+/// Bytes of the shortest secret that is looked for: shorter ones stand in ordinary text by chance.
+pub const SECRET_MIN: usize = 16;
+/// What stands where a secret was.
+const SECRET_MARK: &[u8] = b"[credential]";
+/// What stands where an upstream's address was.
+const PLACE_MARK: &[u8] = b"[upstream]";
+
+/// What is taken out of answers.
+#[derive(Debug)]
+pub struct Redactor {
+    secrets: Matcher,
+    places: Matcher,
+}
+
+/// Bytes that give way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Edit {
+    from: usize,
+    to: usize,
+    /// What stands there then.
+    mark: &'static [u8],
+}
+
+impl Redactor {
+    /// A redactor of `secrets` and of the addresses in `places`. Secrets of fewer than [`SECRET_MIN`] bytes are left out.
+    #[must_use]
+    pub fn new(secrets: &[&str], places: &[Place]) -> Self {
+        let long = secrets.iter().filter(|secret| secret.len() >= SECRET_MIN);
+        let forms: Vec<Vec<u8>> = long.flat_map(|secret| forms::of_secret(secret.as_bytes())).collect();
+        let written: Vec<Vec<u8>> = places.iter().flat_map(Place::forms).collect();
+        Self { secrets: Matcher::new(forms.iter().map(Vec::as_slice)), places: Matcher::new(written.iter().map(Vec::as_slice)) }
+    }
+
+    /// A text for the operator's eyes (a detail, a log line) without secrets.
+    #[must_use]
+    pub fn text(&self, text: &str) -> Option<String> {
+        let mut edits = Vec::new();
+        found(&self.secrets, text.as_bytes(), false, |from, to| edits.push(Edit { from, to, mark: SECRET_MARK }));
+        if edits.is_empty() {
+            return None;
+        }
+        Some(String::from_utf8_lossy(&edited(text.as_bytes(), edits)).into_owned())
+    }
+
+    /// A whole answer without secrets and, where it is an error, without addresses; `None` where nothing changed. `error` says that its
+    /// status is one of an error.
+    #[must_use]
+    pub fn whole(&self, answer: &[u8], error: bool) -> Option<Vec<u8>> {
+        let mut texts = stream::Texts::default();
+        let mut edits: Vec<Edit> = texts.read(self, answer, error, 0).into_iter().map(|(_, edit)| edit).collect();
+        texts.end(self, &mut |_, edit| edits.push(edit));
+        (!edits.is_empty()).then(|| redacted(answer, edits))
+    }
+
+    /// The addresses in the strings of an error.
+    fn places(&self, document: &Document<'_>, edits: &mut Vec<Edit>) {
+        for text in &document.texts {
+            let inside = document.json.get(text.from..text.to).unwrap_or_default();
+            found(&self.places, inside, true, |from, to| {
+                if forms::stands_alone(inside, from, to) {
+                    edits.push(Edit { from: text.from + from, to: text.from + to, mark: PLACE_MARK });
+                }
+            });
+        }
+    }
+}
+
+/// Where words stand in one whole text.
+fn found(matcher: &Matcher, text: &[u8], json: bool, mut each: impl FnMut(usize, usize)) {
+    let mut track = Track::default();
+    // Places in a text that is there fit into memory.
+    track.push(matcher, text, json, &mut |place| each(place.start as usize, place.end as usize));
+}
+
+/// A document with edits; the tokens of a text that has changed are left out.
+fn redacted(json: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
+    let tokens = Document::read(json).logprobs;
+    edits.extend(tokens.into_iter().map(|(from, to)| Edit { from, to, mark: b"null" }));
+    edited(json, edits)
+}
+
+/// The bytes with edits; of those that overlap the first says what stands there.
+fn edited(bytes: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
+    // The longer of two that begin together comes first.
+    edits.sort_by_key(|edit| (edit.from, usize::MAX - edit.to));
+    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    for edit in edits {
+        if edit.from >= at {
+            out.extend_from_slice(bytes.get(at..edit.from).unwrap_or_default());
+            out.extend_from_slice(edit.mark);
+        }
+        at = at.max(edit.to);
+    }
+    out.extend_from_slice(bytes.get(at..).unwrap_or_default());
+    out
+}
+
+#[cfg(test)]
+mod tests;

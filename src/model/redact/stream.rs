@@ -1,0 +1,231 @@
+//! Events on their way out, held back while a text of theirs ends in what could be a secret.
+//!
+//! An event goes out byte for byte as it came, unless a secret was found in it. What is held back is whole events, so nothing is ever put
+//! together anew; ordinary text is not held, because it does not end in the first bytes of a secret.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::model::sse::{self, Splitter, TooLong};
+
+use super::document::Document;
+use super::matcher::Track;
+use super::{Edit, Redactor, SECRET_MARK, SECRET_MIN, found, redacted};
+
+/// Bytes of events that are held back at once.
+const HELD_MAX: usize = 256 << 10;
+/// Texts of one stream that could all be within a secret.
+const CHANNELS_MAX: usize = 4_096;
+
+/// A piece of a text in an event that may be held back.
+struct Part {
+    /// Where it begins in its text.
+    base: u64,
+    event: u64,
+    /// Where it stands in the event's data.
+    from: usize,
+    length: usize,
+}
+
+/// A text that ends in what could be a secret.
+#[derive(Default)]
+struct Channel {
+    track: Track,
+    parts: Vec<Part>,
+    /// Where the last secret ended.
+    removed: u64,
+}
+
+impl Channel {
+    /// What stands at `place` gives way in every part that has some of it.
+    fn remove(&mut self, place: Range<u64>, edit: &mut impl FnMut(u64, Edit)) {
+        let goes_on = place.start < self.removed;
+        let from = place.start.max(self.removed);
+        if from >= place.end {
+            return;
+        }
+        self.removed = place.end;
+        let mut mark = if goes_on { &b""[..] } else { SECRET_MARK };
+        for part in &self.parts {
+            let (begin, end) = (from.max(part.base), place.end.min(part.base + part.length as u64));
+            if begin < end {
+                let (begin, end) = ((begin - part.base) as usize, (end - part.base) as usize);
+                edit(part.event, Edit { from: part.from + begin, to: part.from + end, mark });
+                mark = b"";
+            }
+        }
+    }
+}
+
+/// The texts of one answer.
+#[derive(Default)]
+pub(super) struct Texts {
+    channels: BTreeMap<Vec<u8>, Channel>,
+}
+
+impl Texts {
+    /// Looks through the data of the event of that number, and gives what gives way in it and in events before it. `error` says that it is
+    /// known for an error.
+    pub(super) fn read(&mut self, redactor: &Redactor, data: &[u8], error: bool, event: u64) -> Vec<(u64, Edit)> {
+        let document = Document::read(data);
+        let (mut edits, mut name) = (Vec::new(), Vec::new());
+        if error || document.is_error {
+            let mut places = Vec::new();
+            redactor.places(&document, &mut places);
+            edits.extend(places.into_iter().map(|edit| (event, edit)));
+        }
+        if redactor.secrets.is_empty() {
+            return edits;
+        }
+        for text in &document.texts {
+            let inside = data.get(text.from..text.to).unwrap_or_default();
+            if text.is_name {
+                found(&redactor.secrets, inside, true, |from, to| {
+                    edits.push((event, Edit { from: text.from + from, to: text.from + to, mark: SECRET_MARK }));
+                });
+                continue;
+            }
+            document.channel(text, &mut name);
+            let mut channel = self.channels.remove(&name).unwrap_or_default();
+            channel.parts.push(Part { base: channel.track.at(), event, from: text.from, length: inside.len() });
+            let mut places = Vec::new();
+            channel.track.push(&redactor.secrets, inside, true, &mut |place| places.push(place));
+            places.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
+            let open = channel.track.open(&redactor.secrets, 0);
+            if self.channels.len() >= CHANNELS_MAX {
+                // More than can be kept: what has begun gives way at once.
+                let place = open.map(|open| open..channel.track.at());
+                place.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
+            } else if !channel.track.is_idle() {
+                channel.parts.retain(|part| open.is_some_and(|open| part.base + part.length as u64 > open));
+                self.channels.insert(name.clone(), channel);
+            }
+        }
+        edits
+    }
+
+    /// The first event that must wait.
+    fn waits(&self) -> Option<u64> {
+        self.channels.values().filter_map(|channel| channel.parts.first()).map(|part| part.event).min()
+    }
+
+    /// Nothing more comes of any text: what ends within a secret and shows most of it gives way.
+    pub(super) fn end(&mut self, redactor: &Redactor, edit: &mut impl FnMut(u64, Edit)) {
+        for channel in self.channels.values_mut() {
+            if let Some(open) = channel.track.open(&redactor.secrets, SECRET_MIN) {
+                channel.remove(open..channel.track.at(), edit);
+            }
+        }
+        self.channels.clear();
+    }
+}
+
+struct Event {
+    bytes: Vec<u8>,
+    edits: Vec<Edit>,
+}
+
+/// A stream of server-sent events without secrets.
+pub struct Redacted {
+    redactor: Arc<Redactor>,
+    splitter: Splitter,
+    texts: Texts,
+    queue: VecDeque<Event>,
+    /// The number of the first event of the queue.
+    first: u64,
+    held: usize,
+}
+
+impl Redacted {
+    /// A stream from its beginning.
+    #[must_use]
+    pub fn new(redactor: Arc<Redactor>) -> Self {
+        Self { redactor, splitter: Splitter::default(), texts: Texts::default(), queue: VecDeque::new(), first: 0, held: 0 }
+    }
+
+    /// Takes whole events or parts of them, and appends to `out` what goes on.
+    ///
+    /// # Errors
+    /// When an event is too long.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+        let mut splitter = std::mem::take(&mut self.splitter);
+        let pushed = splitter.push(bytes, |event| self.event(event, out));
+        self.splitter = splitter;
+        pushed
+    }
+
+    /// The stream is over, or what follows ends it: appends what was held.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        let rest = self.splitter.rest();
+        if !rest.is_empty() {
+            self.event(&rest, out);
+        }
+        self.give_up(out);
+    }
+
+    fn event(&mut self, event: &[u8], out: &mut Vec<u8>) {
+        let number = self.first + self.queue.len() as u64;
+        self.queue.push_back(Event { bytes: self.lines(event), edits: Vec::new() });
+        self.held += event.len();
+        let data = sse::data(event).unwrap_or_default();
+        let json = !matches!(data.trim_ascii(), b"" | b"[DONE]");
+        if json && (!self.redactor.secrets.is_empty() || memchr::memmem::find(&data, b"error").is_some()) {
+            let edits = self.texts.read(&self.redactor, &data, sse::name(event) == Some("error"), number);
+            edits.into_iter().for_each(|(number, edit)| self.edit(number, edit));
+        }
+        if self.held > HELD_MAX {
+            return self.give_up(out);
+        }
+        let until = self.texts.waits().unwrap_or(u64::MAX);
+        self.release(until, out);
+    }
+
+    fn edit(&mut self, number: u64, edit: Edit) {
+        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        if let Some(event) = place.and_then(|place| self.queue.get_mut(place)) {
+            event.edits.push(edit);
+        }
+    }
+
+    /// An event whose lines that are no data show no secret: comments, names, identifiers.
+    fn lines(&self, event: &[u8]) -> Vec<u8> {
+        let mut clean = true;
+        for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.starts_with(b"data:")) {
+            found(&self.redactor.secrets, line, false, |_, _| clean = false);
+        }
+        if clean {
+            return event.to_vec();
+        }
+        let mut kept = Vec::with_capacity(event.len());
+        for line in event.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            let mut shows = false;
+            found(&self.redactor.secrets, line, false, |_, _| shows = true);
+            if line.starts_with(b"data:") || !shows {
+                kept.extend_from_slice(line);
+            }
+        }
+        kept
+    }
+
+    /// What is held goes out as it stands, but for secrets that most of has come.
+    fn give_up(&mut self, out: &mut Vec<u8>) {
+        let (mut texts, mut late) = (std::mem::take(&mut self.texts), Vec::new());
+        texts.end(&self.redactor, &mut |number, edit| late.push((number, edit)));
+        late.into_iter().for_each(|(number, edit)| self.edit(number, edit));
+        self.release(u64::MAX, out);
+    }
+
+    fn release(&mut self, until: u64, out: &mut Vec<u8>) {
+        while self.first < until
+            && let Some(event) = self.queue.pop_front()
+        {
+            self.first += 1;
+            self.held = self.held.saturating_sub(event.bytes.len());
+            match sse::data(&event.bytes).filter(|_| !event.edits.is_empty()) {
+                Some(data) => sse::with_data(&event.bytes, &redacted(&data, event.edits.clone()), out),
+                None => out.extend_from_slice(&event.bytes),
+            }
+        }
+    }
+}
