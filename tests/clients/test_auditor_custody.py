@@ -22,8 +22,8 @@ def test_a_principal_that_is_acted_for_is_not_forgotten(upstream: FakeUpstream, 
         token = own.issue("tests/ada", principal=ADA, models=(MODEL,))
         handle = own.issue("tests/short", "--handle", principal=ADA, models=(MODEL,))
         assert ask(own, "of ada", token).status_code == ask(own, "of ada", handle).status_code == 200
-        refused = binary("audit", "forget", ADA, "--data", str(own.data))
-        assert refused.code == 1 and "agent tests/ada" in refused.err and "--revoke" in refused.err, refused.err
+        refused = binary("audit", "forget", ADA, "--yes", "--data", str(own.data))
+        assert refused.code == 3 and "agent tests/ada" in refused.err and "--revoke" in refused.err, refused.err
         assert query(own, "--principal", ADA), "nothing has changed"
         done = own.command("audit", "forget", ADA, "--revoke", "--reason", "a request")
         assert "what stays" in done.err and "log lines" in done.err
