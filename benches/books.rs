@@ -11,7 +11,7 @@ use token_shield::audit::event::Event;
 use token_shield::audit::record::Record;
 use token_shield::clock::Timestamp;
 use token_shield::crypto::sha256;
-use token_shield::id::{AgentName, HandleId, TokenId};
+use token_shield::id::{AgentName, HandleId, Principal, TokenId};
 use token_shield::registry::Registry;
 use token_shield::token::handle;
 
@@ -30,6 +30,10 @@ fn seal(registry: &Registry, event: Event) {
 
 fn agent(number: u32) -> AgentName {
     format!("fleet/agent-{number}").parse().unwrap_or_else(|fault| panic!("a name: {fault}"))
+}
+
+fn own_principal() -> Principal {
+    "user:ada".parse().unwrap_or_else(|fault| panic!("a principal: {fault}"))
 }
 
 fn name(number: u32) -> String {
@@ -90,16 +94,17 @@ fn revocations(bench: &mut Criterion) {
         }
         known = size;
         let (mut next, own) = ((0..size).cycle().step_by(7_919), agent(0));
+        let principal = own_principal();
         bench.bench_function(&format!("books/standing asked, {size} revoked tokens"), |run| {
             run.iter_batched(
                 || token(next.next().unwrap_or(0)),
-                |token| registry.may_act(black_box(&own), [&token]).is_err(),
+                |token| registry.may_act(black_box(&own), &principal, [&token]).is_err(),
                 BatchSize::SmallInput,
             );
         });
         let unknown = token(u32::MAX);
         bench.bench_function(&format!("books/standing of a good token, {size} revoked ones"), |run| {
-            run.iter(|| registry.may_act(black_box(&own), [&unknown]).is_ok());
+            run.iter(|| registry.may_act(black_box(&own), &principal, [&unknown]).is_ok());
         });
     }
     let each = resident_bytes().saturating_sub(before) / u64::from(known);

@@ -11,6 +11,7 @@ mod audit;
 mod backup;
 #[cfg(feature = "gateway")]
 mod config;
+#[cfg(feature = "gateway")]
 mod confirm;
 #[cfg(feature = "gateway")]
 mod delegate;

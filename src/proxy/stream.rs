@@ -72,7 +72,7 @@ pub enum End {
     /// With its last event.
     Last(Vec<u8>),
     /// Without one, before it was complete.
-    Cut(Refusal),
+    Cut(Box<Refusal>),
 }
 
 enum Step {
@@ -108,7 +108,7 @@ impl Source {
         if let Some(end) = held.take() {
             let last = match end {
                 End::Last(last) => last,
-                End::Cut(refusal) => return Poll::Ready(Err(refusal)),
+                End::Cut(refusal) => return Poll::Ready(Err(*refusal)),
             };
             // Nothing may follow; an end that has come already lets the connection serve again.
             let _ = upstream.poll_frame(cx);
@@ -144,7 +144,7 @@ impl Source {
                     if out.is_empty() {
                         return Poll::Ready(Err(cut));
                     }
-                    *held = Some(End::Cut(cut));
+                    *held = Some(End::Cut(Box::new(cut)));
                     return Poll::Ready(Ok(Step::More(Bytes::from(out))));
                 }
             }

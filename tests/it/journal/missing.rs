@@ -83,7 +83,7 @@ fn running(base: &Data) -> (Data, Log) {
 }
 
 fn after_loss(data: &Data) -> Result<(Log, Vec<Event>), LogFault> {
-    let begin = Some(NewEpoch { reason: "a file was lost".to_owned(), after_loss: true });
+    let begin = Some(NewEpoch { reason: "a file was lost".to_owned(), by: None, after_loss: true });
     let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
     Ok((log, recovered.records.into_iter().map(|record| record.event).collect()))
 }
