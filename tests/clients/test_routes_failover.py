@@ -20,7 +20,7 @@ from test_serve import ask, code
 from waiting import wait_until
 
 FULL = os.environ.get("TOKEN_SHIELD_FULL") == "1"
-CLASS = '[class.default]\nrpm = 1000000\nburst = 100000\nin_flight = 1000\n'
+CLASS = '[class.default]\nrpm = 1000000\nburst = 100000\nin_flight = 1000\noutput_tokens = 1000000\n'
 
 
 def route(*upstreams: tuple[str, str]) -> str:
