@@ -333,8 +333,19 @@ def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = Fals
     """Verifies the log under `folder` (DATA/audit) with the verifier keys `vkeys`, and against the file `head` if there is one.
 
     With `live`, a gateway may be writing or have crashed: tiles of a checkpoint to come or gone are tolerated in the last
-    epoch if they are what the records call for. A fault then has to be there on a third look as well.
+    epoch if they are what the records call for. A fault then has to be there on a third look as well: the head too is read again,
+    because it is written while the folder is looked at.
     """
+    for _ in range(LOOKS - 1 if live and head else 0):
+        try:
+            return _verified(folder, vkeys, head, live)
+        except (Fault, OSError):
+            time.sleep(0.1)
+    return _verified(folder, vkeys, head, live)
+
+
+def _verified(folder: Path, vkeys: str, head: Path | None, live: bool) -> list[Epoch]:
+    """One look of `verify`."""
     keys = verifier_keys(vkeys)
     said, newest = head_and_note(head.read_bytes() if head.is_file() else b"") if head else (None, None)
     walks = _looked(folder, keys, live, head is not None, said)
