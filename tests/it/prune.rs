@@ -63,7 +63,7 @@ fn grown() -> tempfile::TempDir {
 
 fn prune(data: &Path, flags: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_token-shield"));
-    let ran = command.args(["audit", "prune", "--data"]).arg(data).args(flags).output().expect("the command");
+    let ran = command.args(["audit", "prune", "--yes", "--data"]).arg(data).args(flags).output().expect("the command");
     (ran.status.success(), String::from_utf8([ran.stdout, ran.stderr].concat()).expect("UTF-8"))
 }
 

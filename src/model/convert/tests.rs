@@ -1,3 +1,5 @@
+//! Answers in the other form: documents as events, and events as documents.
+
 use super::{Unlike, events, joined};
 use crate::model::Operation;
 

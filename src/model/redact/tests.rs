@@ -1,3 +1,5 @@
+//! Secrets in every form and at every split, and texts that hold none.
+
 use std::sync::Arc;
 
 use base64::Engine as _;
