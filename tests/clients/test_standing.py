@@ -92,6 +92,10 @@ class SlowReader:
                 return
             self.taken += len(data)
             self.tail = (self.tail + data)[-512:]
+            # The last chunk ends the answer; the connection may stay open for another request (RFC 9112 section 7.1).
+            if self.tail.endswith(b"\r\n0\r\n\r\n"):
+                self.closed_at = time.monotonic()
+                return
             self._hurry.wait(0.01)
 
     def finish(self) -> None:
