@@ -172,6 +172,7 @@ impl Keyring {
             | Event::HandleSet { .. }
             | Event::HandleRevoked { .. }
             | Event::Reload { .. }
+            | Event::Handover { .. }
             | Event::Epoch { .. }
             | Event::Pruned { .. }
             | Event::Clock { .. }
@@ -187,7 +188,8 @@ impl Keyring {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_) => return,
+            | Event::Strangers(_)
+            | Event::Written(_) => return,
         }
         self.publish(&book);
     }

@@ -4,20 +4,23 @@
 //! somebody who is known before it is told, or counted where there are many alike. Where nothing can be recorded nothing is
 //! done.
 
+mod open;
 mod tally;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use dashmap::mapref::multiple::RefMulti;
+use tokio::sync::oneshot;
 
-use crate::audit::event::Event;
+use crate::audit::event::{Event, Written};
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
+use crate::audit::record::RecordKeyId;
 use crate::audit::request::{About, Admission, Body, Fetch, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped, Used};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
@@ -28,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
+use open::{Held, Open, unknown};
 use tally::Tally;
 pub use tally::Told;
 
@@ -45,35 +49,6 @@ struct Inner {
     digest_keys: Draws,
     tally: Tally,
     open: Arc<Open>,
-}
-
-/// What is open: admissions on their way to the disk, entries, and outcomes on their way.
-#[derive(Default)]
-struct Open {
-    count: AtomicUsize,
-    none: Notify,
-    /// Nothing is admitted any more.
-    ending: AtomicBool,
-    /// An outcome could not be recorded.
-    lost: AtomicBool,
-}
-
-/// One of [`Open`], until it is dropped.
-struct Held(Arc<Open>);
-
-impl Held {
-    fn new(open: &Arc<Open>) -> Self {
-        open.count.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(open))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.none.notify_waiters();
-        }
-    }
 }
 
 /// Something that was sealed, and its open entry. Only [`Pen::seal`] makes one.
@@ -247,6 +222,7 @@ impl Entry {
     fn end(&mut self, ending: Ending) -> Closing {
         let (answer, answered) = oneshot::channel();
         let Some((about, digest)) = self.about.take().zip(self.digest.take()) else { return Closing(answered) };
+        let (open, request) = (Arc::clone(&self.pen.0.open), about.request);
         let Ending { code, detail, status, ms, usage, upstream, model_digest, led } = ending;
         let outcome = Outcome {
             about,
@@ -270,6 +246,7 @@ impl Entry {
                 Ok(_) => metrics.audit_record("outcome"),
                 Err(_) => held.iter().for_each(|held| held.0.lost.store(true, Ordering::SeqCst)),
             }
+            open.admissions.remove(&request);
             drop(answer.send(sealed));
             drop(held);
         });
@@ -299,8 +276,11 @@ impl Pen {
     /// Asks whether anything can be sealed.
     ///
     /// # Errors
-    /// `audit-unavailable` when the log cannot be written any more.
+    /// `audit-unavailable` when the log cannot be written any more, `gateway-stopping` after [`Pen::cut`].
     pub fn ready(&self) -> Result<(), Refusal> {
+        if self.0.open.cut.load(Ordering::SeqCst) {
+            return Err(Code::GatewayStopping.into());
+        }
         if self.0.log.healthy() { Ok(()) } else { Err(Code::AuditUnavailable.into()) }
     }
 
@@ -350,17 +330,20 @@ impl Pen {
             Admission { about, upstream, model_digest, output_tokens, stripped, fetches, digest_key, received, forwarded };
         let digest_key = self.0.digest_keys.next();
         let own = self.clone();
-        let entry = move |record, index| Entry {
-            record,
-            pen: own,
-            about: Some(open),
-            admission: index,
-            digest_key,
-            digest: Some(KeyedDigest::new(&digest_key)),
-            bytes: 0,
-            fetched: Vec::new(),
-            forwarded: None,
-            held: Some(held),
+        let entry = move |record, index| {
+            own.0.open.admissions.insert(open.request, (index, open.clone()));
+            Entry {
+                record,
+                pen: own,
+                about: Some(open),
+                admission: index,
+                digest_key,
+                digest: Some(KeyedDigest::new(&digest_key)),
+                bytes: 0,
+                fetched: Vec::new(),
+                forwarded: None,
+                held: Some(held),
+            }
         };
         let event = Event::Admission(Box::new(admission));
         if has(Seed::AdmissionNotAwaited) {
@@ -394,6 +377,27 @@ impl Pen {
             }
         };
         tokio::time::timeout(patience, none).await.is_ok() && !open.lost.load(Ordering::SeqCst)
+    }
+
+    /// Lets everything end that is still going on, the next time that it is asked whether it may: who calls this wakes them.
+    pub fn cut(&self) {
+        self.0.open.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// The outcomes of what is open, as they are where this process ends and can say nothing of it: `unknown`.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<Written> {
+        let of = |row: RefMulti<'_, RequestId, (u64, About)>| {
+            let (index, about) = row.value();
+            unknown(about.clone(), *index, self.0.digest_keys.next())
+        };
+        self.0.open.admissions.iter().filter_map(of).collect()
+    }
+
+    /// The outcome of an admission that is recorded elsewhere, should this process say nothing of it. It names no index.
+    #[must_use]
+    pub fn unknown_of(&self, admission: &Admission) -> Option<Written> {
+        unknown(admission.about.clone(), 0, self.0.digest_keys.next())
     }
 
     /// Where the records lie, and what opens them.
@@ -473,6 +477,13 @@ impl Pen {
     /// Lets go of what was counted and is remembered in a principal's name, and of these agents.
     pub fn forget(&self, principal: &Principal, agents: &[AgentName]) {
         self.0.tally.forget(principal, agents);
+    }
+
+    /// Lets go of a record key that the process that writes the log has destroyed. Gives whose it was.
+    #[must_use]
+    pub fn let_go(&self, id: &RecordKeyId) -> Option<Principal> {
+        let mut vault = self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
+        vault.let_go(id)?.parse().ok()
     }
 
     /// What is remembered of a refusal that was told not long ago.

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::place::{Place, Target};
-use super::{Failure, agent, audit, backup, config, dev, egress, keys, model, owner, principal, serve, token};
+use super::{Failure, agent, audit, backup, config, dev, egress, keys, model, owner, principal, serve, token, upgrade};
 use crate::config::Config;
 use crate::id::{AgentName, NameFault};
 
@@ -12,6 +12,9 @@ pub(super) enum Noun {
     /// Run a gateway from a config file.
     #[command(after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml")]
     Serve(serve::Serve),
+    /// Let the running gateway start its successor, a newer program too, which takes over without a gap.
+    #[command(after_help = "Example: token-shield upgrade --config /etc/token-shield/token-shield.toml")]
+    Upgrade(upgrade::Upgrade),
     /// Run a gateway on embedded defaults: loopback, own keys, the model echo, and a server that is found.
     #[command(after_help = "Example: token-shield dev --upstream http://127.0.0.1:11434")]
     Dev(dev::Dev),
@@ -59,6 +62,7 @@ impl Noun {
         runtime.block_on(async {
             match self {
                 Self::Serve(serve) => serve.run().await,
+                Self::Upgrade(upgrade) => upgrade.run(),
                 Self::Dev(dev) => dev.run().await,
                 Self::Keys(verb) => verb.run().await,
                 Self::Token(verb) => verb.run().await,

@@ -51,6 +51,8 @@ mod serve;
 #[cfg(feature = "gateway")]
 mod token;
 #[cfg(feature = "gateway")]
+mod upgrade;
+#[cfg(feature = "gateway")]
 mod vectors;
 
 use std::process::ExitCode;

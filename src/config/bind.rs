@@ -221,6 +221,7 @@ fn timeouts(section: Section<'_>) -> Timeouts {
         stream_idle: time("stream_idle", 120),
         whole: time("whole", 3600),
         drain: time("drain", 30),
+        drain_streams: time("drain_streams", 900),
     };
     section.close();
     timeouts

@@ -12,7 +12,7 @@ mod words;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::audit::entry::Pen;
 use crate::audit::event::Event;
@@ -171,7 +171,7 @@ pub struct Control {
     clock: Arc<dyn Clock>,
     ratchet: Arc<Ratchet>,
     verifier: Box<dyn Verifier>,
-    one_at_a_time: Mutex<()>,
+    one_at_a_time: Arc<Mutex<()>>,
     /// Whose books these are.
     about: OnceLock<About>,
 }
@@ -187,13 +187,18 @@ impl Control {
         (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        let (pen, one_at_a_time, about) = (OnceLock::new(), Mutex::new(()), OnceLock::new());
+        let (pen, one_at_a_time, about) = (OnceLock::new(), Arc::new(Mutex::new(())), OnceLock::new());
         Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time, about }
     }
 
     /// Says in each reply whose books these are.
     pub fn introduce(&self, about: About) {
         let _ = self.about.set(about);
+    }
+
+    /// Lets commands wait, once the one at work is done, until what this gives is dropped.
+    pub async fn pause(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.one_at_a_time).lock_owned().await
     }
 
     /// Puts the config's classes in the place of the former ones.

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 
 use crate::proxy::stream::Relay;
 
@@ -15,6 +16,8 @@ pub enum Body {
     Whole(Bytes),
     /// A stream.
     Relay(Box<Relay>),
+    /// An answer of the process that has taken over, and the event that ends a stream of it which that process does not end.
+    Elsewhere(Box<Incoming>, Option<Bytes>),
 }
 
 impl HttpBody for Body {
@@ -26,6 +29,7 @@ impl HttpBody for Body {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
             Self::Relay(relay) => relay.poll(cx),
+            Self::Elsewhere(body, broken) => elsewhere(body, broken, cx),
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -38,6 +42,21 @@ impl HttpBody for Body {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relay(_) => SizeHint::default(),
+            Self::Elsewhere(body, _) => body.size_hint(),
         }
+    }
+}
+
+/// The next bytes of another process's answer. One that breaks ends with the event; what has a length shows by that.
+fn elsewhere(body: &mut Incoming, broken: &mut Option<Bytes>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    loop {
+        return Poll::Ready(match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => Some(data),
+                Err(_) => continue,
+            },
+            Some(Err(_)) => broken.take(),
+            None => None,
+        });
     }
 }

@@ -105,14 +105,14 @@ impl<P: Send + 'static> Connection<P> {
         let (version, framings, home) = (tap.version(), tap.framings(), tap.home());
         let (gateway, terms, shared) = (Arc::clone(&self.gateway), Arc::clone(&self.terms), Arc::clone(&activity));
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let gateway = Arc::clone(&gateway);
+            let (gateway, entrance) = (Arc::clone(&gateway), Arc::clone(&terms.entrance));
             let busy = shared.begin(request.version() == http::Version::HTTP_11);
             let peer = forwarded(client, request.headers(), &terms.trusted_proxies);
             let framing = framings.as_ref().map(|framings| framings.next().unwrap_or_default());
             let reader = framings.is_some().then(|| Arc::clone(&shared));
             let origin = Origin { peer, framing, reader };
             async move {
-                let response = gateway.serve(request, origin).await;
+                let response = entrance.serve(&gateway, request, origin).await;
                 Ok::<_, std::convert::Infallible>(Working::wrap(response, busy))
             }
         });

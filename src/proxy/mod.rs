@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod connect;
 mod connection;
 pub mod descriptors;
+pub mod entrance;
 pub mod fetch;
 pub mod forward;
 pub mod frames;
@@ -120,7 +121,7 @@ pub struct Gateway {
     /// Rates and places.
     pub limiter: Arc<Limiter>,
     /// Places at upstreams, and those who wait for one.
-    pub places: Places,
+    pub places: Arc<Places>,
     /// Agents and tokens, for their changes.
     pub registry: Arc<Registry>,
     /// Which weights answer.
@@ -141,8 +142,6 @@ pub struct Gateway {
     pub marks: Draws,
     /// What was fetched for whom.
     pub allowance: Arc<Allowance>,
-    /// Turns true when no answer may go on: each ends with its dialect's error.
-    pub ending: tokio::sync::watch::Sender<bool>,
 }
 
 /// What the connection knows of a request.
@@ -185,8 +184,7 @@ impl Gateway {
     /// Answers one request.
     pub async fn serve(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
         let id = self.request_ids.next(self.clock.now());
-        let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
-        let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
+        let dialect = dialect(&request);
         let (id_text, wiring) = (id.to_string(), self.wiring.load_full());
         let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).redacting(&wiring.redactor);
         let reader = origin.reader.clone();
@@ -240,7 +238,7 @@ impl Gateway {
         let changes = self.registry.changes();
         let caller = self.authenticate(&credential, origin.peer, way)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
-        let mut watch = Watch::new(books, Arc::clone(caller.token()), (changes, self.ending.subscribe()));
+        let mut watch = Watch::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
         readable(&parts.method, target.path(), &way.wiring)?;
         if let Some(name) = target.path().strip_prefix(receipts::PATH) {
@@ -378,6 +376,12 @@ impl Gateway {
             reader: way.reader.clone(),
         }
     }
+}
+
+/// How errors are shaped for whoever sent `request`.
+fn dialect<B>(request: &Request<B>) -> Dialect {
+    let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
+    if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }
 }
 
 const fn reads_body(operation: Operation) -> bool {

@@ -238,7 +238,7 @@ def test_streams_that_the_drain_cuts_end_with_an_event(model: Scripted, tmp_path
                 next(pieces)
                 own.terminate()
                 rest = b"".join(pieces)
-        assert json.loads(rest.rstrip().rsplit(b"data: ", 1)[1])["error"]["code"] == "gateway-ending"
+        assert json.loads(rest.rstrip().rsplit(b"data: ", 1)[1])["error"]["code"] == "gateway-stopping"
         own.ended()
         ends = [inside(row) for row in rows(own, "query", str(own.data / "audit")) if row["kind"] == "outcome"]
-        assert ends[-1]["code"] == "gateway-ending" and ends[-1]["status"] == 200
+        assert ends[-1]["code"] == "gateway-stopping" and ends[-1]["status"] == 200

@@ -34,6 +34,10 @@ impl Event {
             }
             Self::Stop => {}
             Self::Reload { policy } => into.name("policy", policy),
+            Self::Handover { version, policy } => {
+                into.name("version", version);
+                into.name("policy", policy);
+            }
             Self::Epoch { .. }
             | Self::Forgotten { .. }
             | Self::Restored { .. }
@@ -69,6 +73,7 @@ impl Event {
             Self::Outcome(outcome) => outcome.members(into),
             Self::Refusal(refused) => refused.members(into),
             Self::Refusals(tally) | Self::Strangers(tally) => tally.members(into),
+            Self::Written(_) => {}
             Self::TokenRegistered { .. } | Self::TokenRevoked { .. } | Self::HandleSet { .. } | Self::HandleRevoked { .. } => {
                 self.token_members(into);
             }
@@ -165,6 +170,7 @@ impl Event {
         Ok(Some(match kind {
             "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
             "reload" => Self::Reload { policy: plain.text("policy")? },
+            "handover" => Self::Handover { version: plain.text("version")?, policy: plain.text("policy")? },
             "epoch" => Self::Epoch {
                 previous: plain.previous("previous")?,
                 reason: plain.text("reason")?,

@@ -198,6 +198,9 @@ pub enum LogFault {
     /// Fatal: the writer has ended where it should not.
     #[error("the log's writer has stopped")]
     Stopped,
+    /// Another process has taken the log over, and is to be asked. Nothing was written.
+    #[error("process {0} has taken over the audit log: ask again, and it is asked")]
+    Elsewhere(u32),
     /// The log was closed. Nothing was written.
     #[error("the log is closed")]
     Closed,
@@ -242,7 +245,7 @@ impl LogFault {
     }
 
     /// Whether a record of `event` is neither written nor refused for this: it waits for what is short, or the log ends.
-    pub(super) const fn waits_or_ends(&self, event: &Event) -> bool {
+    pub(super) fn waits_or_ends(&self, event: &Event) -> bool {
         if matches!(self, Self::NoSpace(_) | Self::Short(_)) {
             return !event.is_new_work();
         }

@@ -82,4 +82,11 @@ impl Settings {
         let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
         if owner == own { Ok(()) } else { Err(LogFault::Owner { path: self.dir.clone(), owner }) }
     }
+
+    /// The same for who goes on with a log that is open elsewhere: its epoch stays.
+    #[must_use]
+    pub(super) fn going_on(self) -> Self {
+        // A century: no epoch's time is over.
+        Self { begin: None, epoch_max: Duration::from_secs(100 * 365 * 24 * 3600), ..self }
+    }
 }

@@ -219,6 +219,7 @@ const fn changes_books(event: &Event) -> bool {
             | Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
+            | Event::Handover { .. }
             | Event::ReloadRefused { .. }
             | Event::Clock { .. }
             | Event::Restored { .. }

@@ -180,6 +180,7 @@ impl Books {
             Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
+            | Event::Handover { .. }
             | Event::Epoch { .. }
             | Event::Pruned { .. }
             | Event::Clock { accepted: false, .. }
@@ -196,6 +197,7 @@ impl Books {
             | Event::Refusal(_)
             | Event::Refusals(_)
             | Event::Strangers(_)
+            | Event::Written(_)
             | Event::KeyAdded { .. } => {}
         }
     }
