@@ -57,11 +57,16 @@ docs() { RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --document-private-it
 # What has nothing to do with networks, and takes long: crashes and power cuts.
 CRASHES="tests/clients/test_power.py tests/clients/test_audit.py::test_kill_9_under_load"
 
+# Tests wait most of their time, for time limits and for each other's ends. A file's tests run in one process, in their order.
+# At full size, one at a time: campaigns take the whole machine.
+AT_ONCE="-n 3 --dist loadfile"
+[ "${1:-}" = "--full" ] && AT_ONCE=""
+
 # shellcheck disable=SC2086
 crashes() { TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" target/venv/bin/python -m pytest -q $CRASHES; }
 
 loopback_only() {
-    as_root env TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" "$PWD/target/venv/bin/python" tests/clients/loopback_only.py -q \
+    as_root env TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" "$PWD/target/venv/bin/python" tests/clients/loopback_only.py -q $AT_ONCE \
         $(printf -- '--deselect %s ' $CRASHES $TAMPERING)
 }
 
@@ -92,6 +97,8 @@ step "the offline commands alone" cargo check -q --no-default-features --feature
 step "build" cargo build -q
 step "tests" cargo nextest run --no-fail-fast --features seeded-faults
 step "examples in the documentation" cargo test -q --doc
+# The clients' own: some of them let a process die at a given step.
+step "the program with seeded faults" cargo build -q --features seeded-faults
 begin_tampering
 step "unmodified clients, where loopback is the only network" loopback_only
 step "tamperings, by both verifiers" tampering

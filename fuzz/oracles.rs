@@ -45,7 +45,7 @@ static RING: LazyLock<Ring> = LazyLock::new(|| {
         ttl_max: Duration::from_secs(86_400),
         post_quantum: PostQuantum::Off,
         handles: true,
-        principals: vec!["*".to_owned()],
+        principals: token_shield::token::Principals::all(),
         list_max: 64,
     };
     let known = SIGNERS[0].public().map(|key| KnownKey { id: Jwk::of(key.clone()).id(), key, issuer: Arc::new(policy) });

@@ -44,6 +44,9 @@ struct Words {
     /// For how long.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Whether a connection that was closed stays closed.
+    #[arg(long)]
+    once: bool,
     /// The CA of the listener's certificate, PEM, where it speaks TLS (`dev --tls`: DATA/tls/ca.pem).
     #[arg(long)]
     ca: Option<PathBuf>,
@@ -133,6 +136,9 @@ async fn flooder(words: Arc<Words>, until: Instant) -> Result<Lives, Box<dyn Err
             Some(tls) => flood(tls.connect(ServerName::try_from("localhost")?, stream).await?, &bytes, until).await,
         };
         lives.longest = lives.longest.max(began.elapsed());
+        if words.once {
+            break;
+        }
     }
     Ok(lives)
 }

@@ -299,7 +299,7 @@ impl Drop for Temporary {
 /// An exclusive lock on a file (flock), held until dropped or until the process ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
     identity: Identity,
 }
 
@@ -313,6 +313,20 @@ impl Lock {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path).map_err(Fault::of("open", path))?;
+        Self::of(file, path)
+    }
+
+    /// The lock on `path` that another process holds and has passed on: a copy of its descriptor. `None` when the lock is not
+    /// this descriptor's, or `path` leads to another file.
+    ///
+    /// # Errors
+    /// When it cannot be asked for.
+    pub fn adopt(file: File, path: &Path) -> Result<Option<Self>, Fault> {
+        // A lock belongs to the open file description (flock(2)): to take it once more succeeds through a copy of the descriptor.
+        Self::of(file, path)
+    }
+
+    fn of(file: File, path: &Path) -> Result<Option<Self>, Fault> {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
@@ -320,7 +334,22 @@ impl Lock {
         }
         let identity = Identity::of(&file, path)?;
         // Unlinked between open and lock: what we hold excludes nobody.
-        Ok(identity.check().is_ok().then_some(Self { _file: file, identity }))
+        Ok(identity.check().is_ok().then_some(Self { file, identity }))
+    }
+
+    /// A copy of the descriptor: the lock is taken until the last of its copies is closed.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn duplicate(&self) -> Result<Self, Fault> {
+        let file = self.file.try_clone().map_err(Fault::of("copy the descriptor of", self.identity.path()))?;
+        Ok(Self { file, identity: self.identity.clone() })
+    }
+
+    /// The locked file's descriptor, to be passed on.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
     }
 
     /// Which file is locked.

@@ -1,7 +1,7 @@
 //! Which upstreams serve: written by whoever dials and asks, read by whoever chooses.
 //!
-//! An upstream is down after a dial that failed, until one succeeds; and after several requests in a row that failed there, for a
-//! while. Then one request is let through as a trial, whatever dials say: if it is served the upstream is up again, else it stays
+//! An upstream is down after a dial that failed, until one succeeds; and after several requests in a row that failed there, or
+//! connections that the server ended as soon as they were open, for a while. Then one request is let through as a trial, whatever dials say: if it is served the upstream is up again, else it stays
 //! down for twice as long, a minute at the most.
 
 use std::collections::HashMap;
@@ -97,8 +97,8 @@ impl Health {
         self.state(name)?.change(|state| *state = State::default())
     }
 
-    /// Notes that a request failed there: reset, not answered, or answered that the server cannot serve. What the upstream is
-    /// now, where that is news.
+    /// Notes that a request failed there: reset, not answered, or answered that the server cannot serve; or that the server
+    /// ended a connection as soon as it was open. What the upstream is now, where that is news.
     pub fn failed(&self, name: &str) -> Option<bool> {
         let now = self.clock.monotonic();
         self.state(name)?.change(|state| {

@@ -121,6 +121,13 @@ impl Keyring {
         self.publish(&book);
     }
 
+    /// Lets the issuers stay for which `stays` is true; the keys of all others are unknown from now on.
+    pub fn retain_issuers(&self, stays: impl Fn(&str) -> bool) {
+        let mut book = lock(&self.book);
+        book.issuers.retain(|(policy, _)| stays(&policy.iss));
+        self.publish(&book);
+    }
+
     /// Puts the keys of an issuer's file in the place of the former ones; false where they are the same, or nobody's.
     pub fn set_keys(&self, iss: &str, keys: &[jwk::Jwk]) -> bool {
         let mut book = lock(&self.book);
@@ -131,6 +138,12 @@ impl Keyring {
         *former = keys.to_vec();
         self.publish(&book);
         true
+    }
+
+    /// The keys that were fetched last, by `iss`.
+    #[must_use]
+    pub fn fetched(&self) -> HashMap<String, Vec<jwk::Jwk>> {
+        lock(&self.book).fetched.clone()
     }
 
     /// Puts the keys that were fetched, by `iss`, in the place of the former ones.
@@ -172,6 +185,7 @@ impl Keyring {
             | Event::HandleSet { .. }
             | Event::HandleRevoked { .. }
             | Event::Reload { .. }
+            | Event::Handover { .. }
             | Event::Epoch { .. }
             | Event::Pruned { .. }
             | Event::Clock { .. }
@@ -180,6 +194,7 @@ impl Keyring {
             | Event::Backup { .. }
             | Event::Exported { .. }
             | Event::Disclosed { .. }
+            | Event::TokenSigned { .. }
             | Event::ReloadRefused { .. }
             | Event::KeysChanged { .. }
             | Event::ModelAccepted { .. }
@@ -187,7 +202,8 @@ impl Keyring {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_) => return,
+            | Event::Strangers(_)
+            | Event::Written(_) => return,
         }
         self.publish(&book);
     }

@@ -2,10 +2,12 @@
 
 mod audit;
 mod connections;
+mod reports;
 mod waits;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use prometheus::core::Collector;
@@ -14,6 +16,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::model::usage::Absurd;
 use crate::refusal::Code;
 
 use audit::Audit;
@@ -82,6 +85,7 @@ pub struct Metrics {
     pub waits: waits::Waits,
     doors: Doors,
     connections: Connections,
+    reports: reports::Reports,
     audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
@@ -220,6 +224,7 @@ impl Metrics {
             waits: waits::Waits::new(&registry, upstreams)?,
             doors: Doors::new(&registry)?,
             connections: Connections::new(&registry)?,
+            reports: reports::Reports::new(&registry, upstreams)?,
             audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
             per_agent,
@@ -231,6 +236,13 @@ impl Metrics {
     /// A connection was ended because its peer sent more control frames than its budget allows.
     pub fn flood(&self) {
         self.connections.flood();
+    }
+
+    /// An upstream's report of usage cannot be true; how many there were since the last warning, where `now`, on the monotonic
+    /// clock, it is time for another.
+    #[must_use]
+    pub fn absurd_usage(&self, upstream: &str, what: Absurd, now: Duration) -> Option<u64> {
+        self.reports.absurd(upstream, what, now)
     }
 
     /// A request began.

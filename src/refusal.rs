@@ -197,13 +197,13 @@ codes! {
     FetchFailed "fetch-failed" Forwarded 422 Never "Content that the request names could not be fetched, or is not what may stand there; send the content itself.";
     FetchSlow "fetch-slow" Forwarded 504 Later "Content that the request names did not come in time.";
     FetchAllowance "fetch-allowance" Forwarded 429 Later "The bytes that may be fetched for this agent within an hour are used up.";
+    GatewayStopping "gateway-stopping" Forwarded 503 Later "The gateway is stopping, and ends what is still going on.";
     UpstreamUnavailable "upstream-unavailable" Forwarded 503 Later "No server for this model can be reached.";
     UpstreamSlow "upstream-slow" Forwarded 504 Later "The model's server did not answer in time.";
     UpstreamInvalid "upstream-invalid" Forwarded 502 Never "The model's server answered in a way that is not passed on.";
     Truncated "truncated" Forwarded 502 Never "The model's server ended its answer before it was complete.";
     UpstreamEndless "upstream-endless" Forwarded 502 Never "The model's server sent more than the request's cap of tokens can be; the answer was cut off.";
     AnswerUncontrolled "answer-uncontrolled" Forwarded 403 Never "The answer points at an endpoint that is not controlled, and is refused for agents of this class.";
-    GatewayEnding "gateway-ending" Forwarded 503 Later "The gateway ended before the answer was complete; ask again.";
     ReaderSlow "reader-slow" Forwarded 408 Later "The caller did not read its answer in time.";
     UpstreamCredential "upstream-credential" Forwarded 502 Never "The model's server refused the gateway's own credential; tell the operator.";
     Internal "internal" Forwarded 500 Later "The gateway failed; the operator's log says more under the request's id.";

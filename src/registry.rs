@@ -179,6 +179,7 @@ impl Registry {
             Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
+            | Event::Handover { .. }
             | Event::Epoch { .. }
             | Event::Pruned { .. }
             | Event::Clock { .. }
@@ -187,6 +188,7 @@ impl Registry {
             | Event::Backup { .. }
             | Event::Exported { .. }
             | Event::Disclosed { .. }
+            | Event::TokenSigned { .. }
             | Event::ReloadRefused { .. }
             | Event::KeysChanged { .. }
             | Event::ModelAccepted { .. }
@@ -194,7 +196,8 @@ impl Registry {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_) => return,
+            | Event::Strangers(_)
+            | Event::Written(_) => return,
             // Of another book, but who holds an open stream asks again.
             Event::KeyAdded { .. } | Event::KeyRetired { .. } | Event::KeyRevoked { .. } => {}
         }

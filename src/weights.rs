@@ -1,6 +1,7 @@
 //! Which weights answer for which model at which server: written by whoever hashes or asks, read by every request.
 
 pub mod files;
+pub mod passed;
 pub mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -120,11 +121,13 @@ pub struct Weights {
     unknown: Arc<ModelDigest>,
     /// Held by whoever writes: a snapshot is made from the one before.
     writing: Mutex<()>,
+    /// Sets of files that were hashed.
+    hashed: Mutex<Vec<passed::Hashed>>,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { book: ArcSwap::default(), unknown: Arc::new(unknown()), writing: Mutex::default() }
+        Self { book: ArcSwap::default(), unknown: Arc::new(unknown()), writing: Mutex::default(), hashed: Mutex::default() }
     }
 }
 

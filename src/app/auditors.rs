@@ -11,6 +11,8 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
+use crate::control::bounded::Bounded;
+use crate::proxy::descriptors::SOCKET_CONNECTIONS_MAX;
 use crate::proxy::tree::{PATH, Tree};
 
 /// Files that are read at once.
@@ -33,7 +35,7 @@ pub(super) async fn run(listener: UnixListener, tree: Arc<Tree>, mut shutdown: w
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    axum::serve(Bounded::new(listener, SOCKET_CONNECTIONS_MAX).with_idle_limit(), router).with_graceful_shutdown(stop).await
 }
 
 async fn answer(method: Method, uri: Uri, State(tree): State<Arc<Tree>>) -> Response {

@@ -73,6 +73,14 @@ pub enum StartFault {
     /// Metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// A service manager passed a socket on that the config does not name.
+    #[error(
+        "LISTEN_FDS: a socket at {0} was passed on, and neither [listen] nor [audit] of the config names that; change the socket unit or the config"
+    )]
+    Inherited(String),
+    /// A running gateway does not hand over.
+    #[error("the running gateway does not hand over: {0}")]
+    TakeOver(String),
     /// An address cannot be bound.
     #[error("{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of the config)")]
     Bind {

@@ -149,6 +149,17 @@ impl UrlWatch {
         Self { issuers, keyring, gateway, fetched: HashMap::new() }
     }
 
+    /// Starts from the key sets that a successor fetched before it took over. A set that cannot be fetched again
+    /// keeps its keys.
+    pub(super) fn resume(&mut self) {
+        let mut keys = self.keyring.fetched();
+        for issuer in self.issuers.borrow().iter() {
+            let (Some(from), Some(keys)) = (issuer.jwks.clone(), keys.remove(&issuer.iss)) else { continue };
+            let due = Instant::now() + issuer.jwks_refresh;
+            self.fetched.insert(issuer.iss.clone(), Fetched { from, keys, due });
+        }
+    }
+
     /// Watches until nobody is left who could change the issuers.
     pub(super) async fn run(mut self) {
         loop {

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::notify::Notifier;
 use super::{certificate, classes, issuers, restart, weigh, wiring};
 use crate::audit::event::Event;
 use crate::audit::log::Log;
@@ -35,14 +36,17 @@ pub(super) struct Reload {
 }
 
 /// Reads the config again whenever SIGHUP comes.
-pub(super) async fn on_hangup(reload: Reload) {
+pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
     let mut signals = match signal(SignalKind::hangup()) {
         Ok(signals) => signals,
         Err(error) => return tracing::error!(%error, "SIGHUP cannot be heard: the config is never read again"),
     };
     while signals.recv().await.is_some() {
         let Some(path) = reload.source.as_deref() else { continue };
-        match reload.once(path).await {
+        notifier.reloading();
+        let read = reload.once(path).await;
+        notifier.ready();
+        match read {
             Ok(()) => {
                 reload.gateway.metrics.config_reload("ok");
                 tracing::info!("config reloaded");
@@ -81,6 +85,9 @@ impl Reload {
             if let Some(warning) = certificate.warning {
                 tracing::warn!("{warning}");
             }
+        }
+        for warning in wiring::warnings(&config) {
+            tracing::warn!("{warning}");
         }
         self.certificate.send_replace(config.proxy.listen.tls.clone());
         self.keyring.set_issuers(issuers);

@@ -15,8 +15,11 @@ use super::readiness::Readiness;
 use crate::audit::event::Event;
 use crate::clock::{Clock as _, Ratchet};
 use crate::config::Config;
+use crate::control::bounded::Bounded;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
+use crate::proxy::connect::DialFault;
+use crate::proxy::descriptors::{SOCKET_CONNECTIONS_MAX, spare_place};
 use crate::registry::Registry;
 use crate::token::jwk;
 
@@ -57,6 +60,7 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
+    let listener = Bounded::new(listener, SOCKET_CONNECTIONS_MAX).with_idle_limit();
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::error!(%error, "the metrics listener failed");
     }
@@ -89,9 +93,13 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
             let (gateway, wiring) = (Arc::clone(&gateway), Arc::clone(&wiring));
             let (name, remote) = (Arc::clone(name), Arc::clone(remote));
             probes.spawn(async move {
-                let dialled = remote.pool().probe().await;
-                let cause = dialled.as_ref().map_or_else(ToString::to_string, |()| "it takes connections".to_owned());
-                gateway.changed(&name, wiring.health.dialled(&name, dialled.is_ok()), cause);
+                // A probe is not worth a request's place: without one nothing is learnt this time.
+                let Some(_place) = spare_place() else { return };
+                match remote.pool().probe().await {
+                    Ok(()) => gateway.changed(&name, wiring.health.dialled(&name, true), "it takes connections"),
+                    Err(DialFault::Unreached(why)) => gateway.changed(&name, wiring.health.dialled(&name, false), why),
+                    Err(DialFault::Ended(why)) => gateway.changed(&name, wiring.health.failed(&name), why),
+                }
                 gateway.metrics.upstream_up(&name, wiring.health.serves(&name));
             });
         }

@@ -131,7 +131,8 @@ impl Files {
             if self.hashing.as_ref().is_some_and(|hashing| hashing.files == files) {
                 self.hashing = None;
             }
-            self.known.insert(files, Known { seen, digest: None });
+            let digest = seen.as_ref().ok().and_then(|seen| self.weights.hashed(&files, seen));
+            self.known.insert(files, Known { seen, digest });
         }
     }
 
@@ -158,7 +159,10 @@ impl Files {
             return;
         }
         match outcome {
-            Ok(value) => known.digest = Some(ModelDigest { value, source: MEASURED }),
+            Ok(value) => {
+                self.weights.remember(&hashing.files, &hashing.seen, &value);
+                known.digest = Some(ModelDigest { value, source: MEASURED });
+            }
             Err(fault) => {
                 tracing::warn!(fault, "weights were not hashed");
                 known.seen = Err(fault);

@@ -9,6 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::audit::head::{Head, HeadNote};
 use crate::audit::journal;
@@ -19,6 +20,8 @@ use crate::merkle::tile::{Tile, WIDTH};
 
 /// How often something may change while it is read.
 const TRIES: usize = 50;
+/// The pause before a head is read again that was older than its epoch's first checkpoint.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a log cannot be copied.
 #[derive(Debug, thiserror::Error)]
@@ -93,19 +96,44 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, durable::Fault> {
 /// # Errors
 /// When something cannot be read or written.
 pub fn log(from: &Path, head: &Path, to: &Path, sink: &mut Sink) -> Result<Vec<u8>, CopyFault> {
-    let bytes = whole_head(head)?;
-    let fault = || CopyFault::Head(head.to_owned());
-    let read = Head::decode(&bytes).map_err(|_| fault())?;
-    let last = read.origin.rsplit('/').next().and_then(epoch_number).ok_or_else(fault)?;
-    let noted = HeadNote::decode(&bytes).and_then(|note| peek(&note.note).ok());
-    let noted = noted.filter(|note| note.origin == read.origin).map_or(0, |note| note.size);
     durable::make_private_dir(to)?;
-    // An epoch beyond the head's has not begun, or began after the head was read.
-    for (number, folder) in tiles::epochs(from)?.into_iter().filter(|(number, _)| *number <= last) {
-        let acknowledged = if number == last { Some(read.size.max(noted)) } else { None };
-        epoch(&folder, &to.join(tiles::epoch_name(number)), acknowledged, sink)?;
+    let mut copied = BTreeSet::new();
+    for _ in 0..TRIES {
+        let bytes = whole_head(head)?;
+        let fault = || CopyFault::Head(head.to_owned());
+        let read = Head::decode(&bytes).map_err(|_| fault())?;
+        let last = read.origin.rsplit('/').next().and_then(epoch_number).ok_or_else(fault)?;
+        let noted = HeadNote::decode(&bytes).and_then(|note| peek(&note.note).ok());
+        let noted = noted.filter(|note| note.origin == read.origin).map(|note| note.size);
+        let acknowledged = Acknowledged { size: read.size.max(noted.unwrap_or(0)), is_noted: noted.is_some() };
+        // An epoch beyond the head's has not begun, or began after the head was read.
+        let wanted = tiles::epochs(from)?.into_iter().filter(|(number, _)| *number <= last);
+        let mut is_whole = true;
+        for (number, folder) in wanted {
+            let acknowledged = (number == last).then_some(&acknowledged);
+            if copied.contains(&number) {
+                continue;
+            }
+            is_whole = epoch(&folder, &to.join(tiles::epoch_name(number)), acknowledged, sink)?;
+            if !is_whole {
+                break;
+            }
+            copied.insert(number);
+        }
+        if is_whole {
+            return Ok(bytes);
+        }
+        std::thread::park_timeout(PAUSE);
     }
-    Ok(bytes)
+    Err(CopyFault::Restless(from.to_owned()))
+}
+
+/// What the head says of its epoch.
+struct Acknowledged {
+    /// Records that must be there.
+    size: u64,
+    /// It holds a checkpoint.
+    is_noted: bool,
 }
 
 /// A head that was not read in the middle of a write: of two slots one is always whole.
@@ -128,13 +156,13 @@ type File = (PathBuf, Vec<u8>);
 /// # Errors
 /// As [`log`].
 pub fn closed_epoch(from: &Path, to: &Path, sink: &mut Sink) -> Result<(), CopyFault> {
-    epoch(from, to, None, sink)
+    epoch(from, to, None, sink).map(|_| ())
 }
 
-/// Copies an epoch, of which at least `acknowledged` records must be there; `None` where it is closed.
-fn epoch(from: &Path, to: &Path, acknowledged: Option<u64>, sink: &mut Sink) -> Result<(), CopyFault> {
+/// Copies an epoch, of which at least the `acknowledged` records must be there; `None` where it is closed. False, and nothing is
+/// copied, where the first checkpoint came after the head was read: a head without it would not fit.
+fn epoch(from: &Path, to: &Path, acknowledged: Option<&Acknowledged>, sink: &mut Sink) -> Result<bool, CopyFault> {
     durable::make_private_dir(&to.join("journal"))?;
-    sink.put(&to.join("lock"), b"")?;
     // Tiles below this many records are copied already.
     let mut copied = 0;
     for _ in 0..TRIES {
@@ -142,18 +170,25 @@ fn epoch(from: &Path, to: &Path, acknowledged: Option<u64>, sink: &mut Sink) -> 
         let note = tiles::checkpoint_note(from)?;
         let signed = note.as_deref().map_or(Ok(0), |note| peek(note).map(|checkpoint| checkpoint.size));
         let signed = signed.map_err(|fault| CopyFault::Note { path, fault })?;
+        if copied == 0 && signed > 0 && acknowledged.is_some_and(|acknowledged| !acknowledged.is_noted) {
+            return Ok(false);
+        }
         if !full_tiles(from, to, (copied, signed), sink)? {
             return Err(CopyFault::Restless(from.to_owned()));
         }
         copied = signed;
-        let Some(files) = passing(from, signed, acknowledged)? else {
+        let Some(files) = passing(from, signed, acknowledged.map(|acknowledged| acknowledged.size))? else {
             std::thread::yield_now();
             continue;
         };
         for (path, bytes) in files {
             sink.put(&to.join(path), &bytes)?;
         }
-        return Ok(note.map_or(Ok(()), |note| sink.put(&to.join("checkpoint"), note.as_bytes()))?);
+        sink.put(&to.join("lock"), b"")?;
+        if let Some(note) = note {
+            sink.put(&to.join("checkpoint"), note.as_bytes())?;
+        }
+        return Ok(true);
     }
     Err(CopyFault::Restless(from.to_owned()))
 }

@@ -4,30 +4,35 @@
 //! somebody who is known before it is told, or counted where there are many alike. Where nothing can be recorded nothing is
 //! done.
 
+mod counted;
+mod nameless;
+mod open;
 mod tally;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use dashmap::mapref::multiple::RefMulti;
+use tokio::sync::oneshot;
 
-use crate::audit::event::Event;
+use crate::audit::event::{Event, Written};
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
+use crate::audit::record::RecordKeyId;
 use crate::audit::request::{About, Admission, Body, Fetch, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped, Used};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
 use crate::crypto::{Draws, EntropyFault};
-use crate::id::{AgentName, Principal, RequestId};
+use crate::id::{Principal, RequestId};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
+use open::{Held, Open, unknown};
 use tally::Tally;
 pub use tally::Told;
 
@@ -45,35 +50,6 @@ struct Inner {
     digest_keys: Draws,
     tally: Tally,
     open: Arc<Open>,
-}
-
-/// What is open: admissions on their way to the disk, entries, and outcomes on their way.
-#[derive(Default)]
-struct Open {
-    count: AtomicUsize,
-    none: Notify,
-    /// Nothing is admitted any more.
-    ending: AtomicBool,
-    /// An outcome could not be recorded.
-    lost: AtomicBool,
-}
-
-/// One of [`Open`], until it is dropped.
-struct Held(Arc<Open>);
-
-impl Held {
-    fn new(open: &Arc<Open>) -> Self {
-        open.count.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(open))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.none.notify_waiters();
-        }
-    }
 }
 
 /// Something that was sealed, and its open entry. Only [`Pen::seal`] makes one.
@@ -247,6 +223,7 @@ impl Entry {
     fn end(&mut self, ending: Ending) -> Closing {
         let (answer, answered) = oneshot::channel();
         let Some((about, digest)) = self.about.take().zip(self.digest.take()) else { return Closing(answered) };
+        let (open, request) = (Arc::clone(&self.pen.0.open), about.request);
         let Ending { code, detail, status, ms, usage, upstream, model_digest, led } = ending;
         let outcome = Outcome {
             about,
@@ -270,6 +247,7 @@ impl Entry {
                 Ok(_) => metrics.audit_record("outcome"),
                 Err(_) => held.iter().for_each(|held| held.0.lost.store(true, Ordering::SeqCst)),
             }
+            open.admissions.remove(&request);
             drop(answer.send(sealed));
             drop(held);
         });
@@ -299,8 +277,11 @@ impl Pen {
     /// Asks whether anything can be sealed.
     ///
     /// # Errors
-    /// `audit-unavailable` when the log cannot be written any more.
+    /// `audit-unavailable` when the log cannot be written any more, `gateway-stopping` after [`Pen::cut`].
     pub fn ready(&self) -> Result<(), Refusal> {
+        if self.0.open.cut.load(Ordering::SeqCst) {
+            return Err(Code::GatewayStopping.into());
+        }
         if self.0.log.healthy() { Ok(()) } else { Err(Code::AuditUnavailable.into()) }
     }
 
@@ -350,17 +331,20 @@ impl Pen {
             Admission { about, upstream, model_digest, output_tokens, stripped, fetches, digest_key, received, forwarded };
         let digest_key = self.0.digest_keys.next();
         let own = self.clone();
-        let entry = move |record, index| Entry {
-            record,
-            pen: own,
-            about: Some(open),
-            admission: index,
-            digest_key,
-            digest: Some(KeyedDigest::new(&digest_key)),
-            bytes: 0,
-            fetched: Vec::new(),
-            forwarded: None,
-            held: Some(held),
+        let entry = move |record, index| {
+            own.0.open.admissions.insert(open.request, (index, open.clone()));
+            Entry {
+                record,
+                pen: own,
+                about: Some(open),
+                admission: index,
+                digest_key,
+                digest: Some(KeyedDigest::new(&digest_key)),
+                bytes: 0,
+                fetched: Vec::new(),
+                forwarded: None,
+                held: Some(held),
+            }
         };
         let event = Event::Admission(Box::new(admission));
         if has(Seed::AdmissionNotAwaited) {
@@ -396,6 +380,27 @@ impl Pen {
         tokio::time::timeout(patience, none).await.is_ok() && !open.lost.load(Ordering::SeqCst)
     }
 
+    /// Lets everything end that is still going on, the next time that it is asked whether it may: who calls this wakes them.
+    pub fn cut(&self) {
+        self.0.open.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// The outcomes of what is open, as they are where this process ends and can say nothing of it: `unknown`.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<Written> {
+        let of = |row: RefMulti<'_, RequestId, (u64, About)>| {
+            let (index, about) = row.value();
+            unknown(about.clone(), *index, self.0.digest_keys.next())
+        };
+        self.0.open.admissions.iter().filter_map(of).collect()
+    }
+
+    /// The outcome of an admission that is recorded elsewhere, should this process say nothing of it. It names no index.
+    #[must_use]
+    pub fn unknown_of(&self, admission: &Admission) -> Option<Written> {
+        unknown(admission.about.clone(), 0, self.0.digest_keys.next())
+    }
+
     /// Where the records lie, and what opens them.
     #[must_use]
     pub fn records(&self) -> (PathBuf, Arc<Mutex<Vault>>) {
@@ -411,6 +416,10 @@ impl Pen {
     /// Seals a refusal of somebody who is known; returns when it is durable, or counted where there were many like it. Where
     /// the log cannot be written the refusal becomes that.
     pub async fn seal_refusal(&self, refusal: Refusal, about: About, ms: u64) -> SealedRefusal {
+        if self.is_nameless(refusal.code, &about) {
+            self.stranger(&about.request, &refusal, about.peer);
+            return SealedRefusal { refusal: self.ready().err().unwrap_or(refusal), record: None };
+        }
         let now = self.0.clock.now();
         let caller = Arc::clone(&about.caller);
         let (whose, code) = ((&caller.agent, &caller.principal), refusal.code);
@@ -449,30 +458,17 @@ impl Pen {
         }
     }
 
-    /// Counts a refusal of somebody who is not known.
-    pub fn stranger(&self, request: &RequestId, refusal: &Refusal, peer: Option<IpAddr>) {
-        let now = self.0.clock.now();
-        let network = peer.map_or_else(|| "-".to_owned(), tally::network);
-        self.0.tally.tell(Told::of(request, refusal, None, Some(network.clone()), now));
-        self.0.tally.stranger(network, refusal.code);
-    }
-
-    /// Records what was counted, once a minute has passed, or `at_once`. What cannot be recorded now is counted on.
-    pub fn flush(&self, at_once: bool) {
-        for event in self.0.tally.due(self.0.clock.now(), at_once) {
-            self.note(event);
-        }
-    }
-
     /// Records what the gateway did or noticed by itself.
     pub fn note(&self, event: Event) {
         let (answer, _) = oneshot::channel();
         self.write(event, answer);
     }
 
-    /// Lets go of what was counted and is remembered in a principal's name, and of these agents.
-    pub fn forget(&self, principal: &Principal, agents: &[AgentName]) {
-        self.0.tally.forget(principal, agents);
+    /// Lets go of a record key that the process that writes the log has destroyed. Gives whose it was.
+    #[must_use]
+    pub fn let_go(&self, id: &RecordKeyId) -> Option<Principal> {
+        let mut vault = self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
+        vault.let_go(id)?.parse().ok()
     }
 
     /// What is remembered of a refusal that was told not long ago.

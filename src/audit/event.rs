@@ -1,11 +1,14 @@
 //! What can happen, and the members that a record keeps of it.
 
 mod form;
+mod written;
 
 use crate::audit::record::RecordFault;
 use crate::audit::request::{Admission, Outcome, Refused, Tally};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
+
+pub use written::Written;
 
 /// Bytes of a text in a record at the most.
 pub const TEXT_BYTES_MAX: usize = 256;
@@ -26,6 +29,13 @@ pub enum Event {
     },
     /// The gateway stopped in good order.
     Stop,
+    /// Another process goes on with the log, without a stop: what is open stays open.
+    Handover {
+        /// Its version.
+        version: String,
+        /// The hash of the rules and config in force from now on.
+        policy: String,
+    },
     /// The config was read again.
     Reload {
         /// The hash of the rules and config in force from now on.
@@ -51,6 +61,8 @@ pub enum Event {
     Pruned {
         /// The last such epoch's name.
         through: String,
+        /// Why, where it was said.
+        reason: Option<String>,
     },
     /// A record key was destroyed: nothing under it can be read any more.
     Forgotten {
@@ -85,6 +97,19 @@ pub enum Event {
         /// Their names, one behind the other.
         records: String,
     },
+    /// A token was signed and not registered: whoever has it may use it all the same.
+    TokenSigned {
+        /// Its identity.
+        token: TokenId,
+        /// Its `jti`.
+        jti: String,
+        /// Whom it is for.
+        agent: AgentName,
+        /// In whose name.
+        principal: Principal,
+        /// Until when.
+        expires: Timestamp,
+    },
     /// The config was to be read again, and was refused.
     ReloadRefused {
         /// Why.
@@ -116,6 +141,8 @@ pub enum Event {
     Refusals(Box<Tally>),
     /// Refusals of callers who were not known, counted.
     Strangers(Box<Tally>),
+    /// What another process has written down for this one to record: one of the five above.
+    Written(Box<Written>),
     /// An agent became known.
     AgentRegistered {
         /// The agent.
@@ -289,7 +316,7 @@ impl Standing {
 impl Event {
     /// The event's word: `kind` in the record and in metrics.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
@@ -305,6 +332,7 @@ impl Event {
             Self::KeyRetired { .. } => "key-retired",
             Self::KeyRevoked { .. } => "key-revoked",
             Self::Reload { .. } => "reload",
+            Self::Handover { .. } => "handover",
             Self::Epoch { .. } => "epoch",
             Self::Pruned { .. } => "pruned",
             Self::Clock { .. } => "clock",
@@ -313,6 +341,7 @@ impl Event {
             Self::Backup { .. } => "backup",
             Self::Exported { .. } => "exported",
             Self::Disclosed { .. } => "disclosed",
+            Self::TokenSigned { .. } => "token-signed",
             Self::ReloadRefused { .. } => "reload-refused",
             Self::KeysChanged { .. } => "keys-changed",
             Self::ModelAccepted { .. } => "model-accepted",
@@ -321,6 +350,7 @@ impl Event {
             Self::Refusal(_) => "refusal",
             Self::Refusals(_) => "refusals",
             Self::Strangers(_) => "strangers",
+            Self::Written(written) => written.kind(),
         }
     }
 
@@ -329,14 +359,18 @@ impl Event {
     pub fn principal(&self) -> Option<&Principal> {
         match self {
             Self::AgentRegistered { principal, .. } | Self::Exported { principal, .. } => principal.as_ref(),
-            Self::TokenRegistered { principal, .. } | Self::HandleSet { principal, .. } => Some(principal),
+            Self::TokenRegistered { principal, .. } | Self::TokenSigned { principal, .. } | Self::HandleSet { principal, .. } => {
+                Some(principal)
+            }
             Self::Admission(admission) => Some(&admission.about.caller.principal),
             Self::Outcome(outcome) => Some(&outcome.about.caller.principal),
             Self::Refusal(refused) => Some(&refused.about.caller.principal),
+            Self::Written(written) => written.principal.as_ref(),
             Self::Refusals(tally) => tally.principal.as_ref(),
             Self::Start { .. }
             | Self::Stop
             | Self::Reload { .. }
+            | Self::Handover { .. }
             | Self::Epoch { .. }
             | Self::Pruned { .. }
             | Self::Clock { .. }
@@ -362,19 +396,22 @@ impl Event {
     /// True of what changes the books: a start reads it again.
     #[must_use]
     pub const fn is_control(&self) -> bool {
-        !matches!(self, Self::Admission(_) | Self::Outcome(_) | Self::Refusal(_) | Self::Refusals(_) | Self::Strangers(_))
+        !matches!(
+            self,
+            Self::Admission(_) | Self::Outcome(_) | Self::Refusal(_) | Self::Refusals(_) | Self::Strangers(_) | Self::Written(_)
+        )
     }
 
     /// True of what only comes up where somebody is served: it can be turned away.
     #[must_use]
-    pub const fn is_new_work(&self) -> bool {
-        matches!(self, Self::Admission(_) | Self::Refusal(_))
+    pub fn is_new_work(&self) -> bool {
+        matches!(self.kind(), "admission" | "refusal")
     }
 
     /// True of what was promised a place when its admission got one.
     #[must_use]
-    pub const fn is_promised(&self) -> bool {
-        matches!(self, Self::Outcome(_))
+    pub fn is_promised(&self) -> bool {
+        self.kind() == "outcome"
     }
 
     /// Whether every name in the event can be recorded whole. Free text need not: it is cut.
@@ -385,7 +422,7 @@ impl Event {
         for (member, text, most) in match self {
             Self::AgentRegistered { class, .. } => vec![("class", class, TEXT_BYTES_MAX)],
             Self::TokenRegistered { jti, issuer, .. } => vec![("jti", jti, TEXT_BYTES_MAX), ("issuer", issuer, TEXT_BYTES_MAX)],
-            Self::TokenRevoked { jti, .. } => vec![("jti", jti, TEXT_BYTES_MAX)],
+            Self::TokenRevoked { jti, .. } | Self::TokenSigned { jti, .. } => vec![("jti", jti, TEXT_BYTES_MAX)],
             Self::HandleSet { token, .. } => vec![("token", token, TOKEN_BYTES_MAX)],
             Self::KeyAdded { issuer, jwk, .. } => vec![("issuer", issuer, TEXT_BYTES_MAX), ("jwk", jwk, JWK_BYTES_MAX)],
             Self::ModelAccepted { model, digest, .. } => {
@@ -396,6 +433,7 @@ impl Event {
             Self::Start { .. }
             | Self::Stop
             | Self::Reload { .. }
+            | Self::Handover { .. }
             | Self::Epoch { .. }
             | Self::Pruned { .. }
             | Self::Clock { .. }
@@ -409,6 +447,7 @@ impl Event {
             | Self::Refusal(_)
             | Self::Refusals(_)
             | Self::Strangers(_)
+            | Self::Written(_)
             | Self::AgentStanding { .. }
             | Self::NamespaceStanding { .. }
             | Self::PrincipalStanding { .. }

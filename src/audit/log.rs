@@ -10,27 +10,30 @@
 
 mod cache;
 mod compare;
+mod ears;
 mod epoch;
 mod fault;
 mod fold;
 mod integrate;
 mod pending;
+mod place;
 mod prune;
 mod queue;
 mod recover;
+pub mod remains;
 mod reserve;
 mod settings;
 mod shortage;
 mod stands;
 mod succeed;
+mod sweep;
 mod turn;
 mod watch;
 mod writer;
 
-use std::collections::VecDeque;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
-use std::thread::{self, ThreadId};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::audit::event::Event;
@@ -42,11 +45,12 @@ use crate::durable;
 
 pub use compare::cache_against;
 pub use fault::LogFault;
+use place::Open;
+pub use place::{Remote, Then};
 pub use prune::{Old, Pruning};
-use queue::{Shared, Waiting};
-use recover::Carried;
+use queue::Waiting;
 pub use recover::{Recovered, Torn};
-pub use settings::{NewEpoch, Settings};
+pub use settings::{FolderOwner, NewEpoch, Settings};
 
 /// Records that wait at the most; one more is refused with [`LogFault::Busy`].
 const QUEUE_MAX: usize = 4096;
@@ -99,29 +103,7 @@ pub struct State {
 
 /// A handle on the log. The last one that is dropped closes it.
 #[derive(Clone)]
-pub struct Log(Arc<Shelf>);
-
-/// What the handles share: the epoch that is being written, and what the next one is opened with.
-struct Shelf {
-    settings: Settings,
-    disk: Arc<dyn durable::Disk>,
-    clock: Arc<dyn Clock>,
-    vault: Arc<Mutex<Vault>>,
-    current: Mutex<Current>,
-    /// Held while one epoch follows another, and while the log is closed.
-    turn: Mutex<()>,
-    observer: OnceLock<Observer>,
-    mourner: OnceLock<Mourner>,
-}
-
-type Observer = Arc<dyn Fn(Duration, usize) + Send + Sync>;
-type Mourner = Arc<dyn Fn() + Send + Sync>;
-
-struct Current {
-    open: Arc<Open>,
-    /// What comes while the next epoch is being opened.
-    held: Option<VecDeque<Waiting>>,
-}
+pub struct Log(Arc<Open>);
 
 impl Log {
     /// Opens the log that `settings` name, or begins it; takes its lock; mends what a crash has left.
@@ -141,59 +123,75 @@ impl Log {
         clock: Arc<dyn Clock>,
         disk: Arc<dyn durable::Disk>,
     ) -> Result<(Self, Recovered), LogFault> {
-        let mut opened = recover::open(&settings, &disk, clock.now(), Carried::default())?;
-        let first = std::mem::take(&mut opened.first);
-        let recovered = std::mem::replace(&mut opened.recovered, Recovered { records: Vec::new(), torn: None });
-        let vault = Arc::clone(&opened.desk.vault);
-        let open = Arc::new(Open::new(&settings, &clock, opened)?);
-        open.seal_first(first)?;
-        // What was asked for is done; a later epoch is asked for anew.
-        let settings = Settings { begin: None, ..settings };
-        let (current, turn) = (Mutex::new(Current { open, held: None }), Mutex::new(()));
-        let (observer, mourner) = (OnceLock::new(), OnceLock::new());
-        let shelf = Shelf { settings, disk, clock, vault, current, turn, observer, mourner };
-        Ok((Self(Arc::new(shelf)), recovered))
+        Self::open_with(settings, clock, disk, None)
+    }
+
+    /// [`Log::open`] of a log that another process has closed for this one, with the lock that it has passed on. The epoch goes on.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn take_over(settings: Settings, clock: Arc<dyn Clock>, lock: File) -> Result<(Self, Recovered), LogFault> {
+        let lock = recover::adopt(&settings, lock)?;
+        Self::open_with(settings.going_on(), clock, Arc::new(durable::SystemDisk), Some(lock))
+    }
+
+    fn open_with(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        disk: Arc<dyn durable::Disk>,
+        lock: Option<durable::Lock>,
+    ) -> Result<(Self, Recovered), LogFault> {
+        let (open, recovered) = Open::begin(settings, clock, disk, lock)?;
+        Ok((Self(Arc::new(open)), recovered))
     }
 
     /// The log that is being written: `<gateway name>/<epoch>`.
     #[must_use]
     pub fn origin(&self) -> Arc<str> {
-        Arc::clone(&self.0.current().open.origin)
+        self.0.origin()
     }
 
     /// The folder of all epochs.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.0.settings.dir
+        &self.0.settings().dir
+    }
+
+    /// Whether what a record says is sealed under keys.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.0.settings().sealed
     }
 
     /// The folder of the epoch that is being written.
     #[must_use]
     pub fn epoch(&self) -> PathBuf {
-        self.0.current().open.epoch.clone()
+        self.0.epoch()
     }
 
     /// The record keys.
     #[must_use]
     pub fn vault(&self) -> &Arc<Mutex<Vault>> {
-        &self.0.vault
+        self.0.vault()
     }
 
     /// How long the oldest record that no checkpoint covers has been waiting for one; zero where none waits.
     #[must_use]
     pub fn checkpoint_age(&self) -> Duration {
-        self.0.shared().checkpoint_age()
+        self.0.own().map_or(Duration::ZERO, |shared| shared.checkpoint_age())
     }
 
     /// Asks for a checkpoint soon, whatever little it would cover.
     pub fn want_checkpoint(&self) {
-        self.0.shared().want_checkpoint();
+        if let Some(shared) = self.0.own() {
+            shared.want_checkpoint();
+        }
     }
 
     /// True while syncs take so long that new work would only wait.
     #[must_use]
     pub fn slow(&self) -> bool {
-        self.0.shared().slow()
+        self.0.own().is_some_and(|shared| shared.slow())
     }
 
     /// Records `event`, and returns when it is durable. A caller that stops waiting does not take it back: where the
@@ -222,7 +220,7 @@ impl Log {
     /// it must be short and must not wait for the log.
     pub fn seal_with(&self, event: Event, by: Option<String>, then: impl FnOnce(Result<Sealed, LogFault>) + Send + 'static) {
         match event.fits() {
-            Ok(()) => self.0.put(Waiting { event, by, then: Box::new(then) }),
+            Ok(()) => self.0.give(Waiting { event, by, then: Box::new(then) }),
             Err(fault) => then(Err(fault.into())),
         }
     }
@@ -230,33 +228,71 @@ impl Log {
     /// Whether records can be made durable. False within a second of anything that ends the log.
     #[must_use]
     pub fn healthy(&self) -> bool {
-        let current = self.0.current();
-        current.held.is_some() || current.open.shared.healthy()
+        self.0.healthy()
     }
 
     /// How many events wait for a batch.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        let current = self.0.current();
-        current.open.shared.waiting() + current.held.as_ref().map_or(0, VecDeque::len)
+        self.0.waiting()
     }
 
     /// How the log is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.0.shared().state()
+        self.0.state()
     }
 
     /// Lets `observe` hear of each sync: how long it took and how many records shared it. The first observer stays.
     pub fn observe_syncs(&self, observe: impl Fn(Duration, usize) + Send + Sync + 'static) {
-        let _ = self.0.observer.set(Arc::new(observe));
-        self.0.attend(&self.0.shared());
+        self.0.observe(Arc::new(observe));
     }
 
     /// Lets `tell` hear when the log fails. The first that asks for it stays.
     pub fn on_failure(&self, tell: impl Fn() + Send + Sync + 'static) {
-        let _ = self.0.mourner.set(Arc::new(tell));
-        self.0.attend(&self.0.shared());
+        self.0.on_failure(Arc::new(tell));
+    }
+
+    /// Lets `tell` hear of each record that changes the books, once it is durable, on the writer's thread. The first stays.
+    pub fn on_control(&self, tell: impl Fn(&Record) + Send + Sync + 'static) {
+        self.0.on_control(Arc::new(tell));
+    }
+
+    /// Stops writing, for another process to go on: all that came is sealed and under a checkpoint, and the files are closed. What
+    /// comes from now on waits for [`Log::resume`] or [`Log::leave`]. The lock stays taken. Blocks for a few syncs.
+    ///
+    /// # Errors
+    /// When the log had failed, or fails now: then nothing has changed.
+    pub fn pause(&self) -> Result<(), LogFault> {
+        self.0.pause()
+    }
+
+    /// The lock's own descriptor, for the process that goes on: as long as one of its copies is open the lock is taken.
+    ///
+    /// # Errors
+    /// When it cannot be copied, or is gone.
+    pub fn lock(&self) -> Result<durable::Lock, LogFault> {
+        self.0.lock()
+    }
+
+    /// Goes on after [`Log::pause`], with what waits first. The process that was to go on must have ended. Gives what changes the
+    /// books and may be that process's: this one's last millisecond is among it. Blocks.
+    ///
+    /// # Errors
+    /// When the log cannot be opened: it has failed then; [`LogFault::Closed`] where it was not paused.
+    pub fn resume(&self) -> Result<Vec<Record>, LogFault> {
+        self.0.resume()
+    }
+
+    /// Leaves the log to another process after [`Log::pause`]: the lock's copy here is given up, and what waits, and whatever
+    /// comes, goes to `remote`.
+    pub fn leave(&self, remote: Arc<dyn Remote>) {
+        self.0.leave(remote);
+    }
+
+    /// Says that the process is about to end: what is short is not waited for for long from now on.
+    pub fn closes_soon(&self) {
+        self.0.closes_soon();
     }
 
     /// Seals what waits, writes the head for good, and gives the lock back. Blocks for a sync or two. Later calls, and
@@ -265,78 +301,12 @@ impl Log {
     /// # Errors
     /// When the log had failed, or fails now.
     pub fn close(&self) -> Result<(), LogFault> {
-        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = Arc::clone(&self.0.current().open);
-        open.close()
+        self.0.close()
     }
 }
 
-/// One epoch that is being written. Dropped with the last handle, while the threads keep only `Shared`.
-struct Open {
-    shared: Arc<Shared>,
-    writer: ThreadId,
-    origin: Arc<str>,
-    epoch: PathBuf,
-    /// Held beyond a failure: a gateway that cannot record must not be overtaken by a second writer that can.
-    lock: Mutex<Option<durable::Lock>>,
-}
-
-impl Open {
-    /// Sets the threads of a recovered log to work.
-    fn new(settings: &Settings, clock: &Arc<dyn Clock>, opened: recover::Opened) -> Result<Self, LogFault> {
-        let recover::Opened { files, desk, mut sealer, begin, lock, .. } = opened;
-        let (origin, epoch) = (Arc::clone(&desk.origin), sealer.epoch.clone());
-        let shared = Arc::new(Shared::new(Arc::clone(clock), begin));
-        sealer.shared = Some(Arc::clone(&shared));
-        let writing = Arc::clone(&shared);
-        let writer = spawn("audit-writer", &settings.dir, move || writer::run(&writing, files, &desk))?;
-        let sealing = Arc::clone(&shared);
-        spawn("audit-sealer", &settings.dir, move || integrate::run(&sealing, sealer))?;
-        let watching = Arc::clone(&shared);
-        let open = Self { shared, writer, origin, epoch, lock: Mutex::new(Some(lock)) };
-        spawn("audit-watch", &settings.dir, move || watching.watch())?;
-        Ok(open)
-    }
-
-    /// Records what an epoch begins with: all of it at once, so that a crash leaves all or nothing, as far as a batch reaches.
-    fn seal_first(&self, first: Vec<(Event, Option<String>)>) -> Result<(), LogFault> {
-        let (answer, answered) = mpsc::channel();
-        let waiting = |(event, by): (Event, _)| {
-            let answer = answer.clone();
-            event.fits()?;
-            Ok(Waiting { event, by, then: Box::new(move |sealed| drop(answer.send(sealed))) })
-        };
-        let first = first.into_iter().map(waiting).collect::<Result<Vec<_>, LogFault>>()?;
-        let count = first.len();
-        self.shared.enqueue_all(first);
-        (0..count).try_for_each(|_| answered.recv().unwrap_or(Err(LogFault::Stopped)).map(|_| ()))
-    }
-
-    fn close(&self) -> Result<(), LogFault> {
-        self.shared.begin_closing();
-        // The last handle may have been held by what the writer just called: it cannot wait for itself.
-        let ended = thread::current().id() != self.writer && self.shared.wait_for_writer();
-        let lock = self.take_lock();
-        if !ended {
-            // A write may still be on its way, so the lock stays until the process ends.
-            std::mem::forget(lock);
-        }
-        self.shared.state().failed.map_or(Ok(()), Err)
-    }
-
-    fn take_lock(&self) -> Option<durable::Lock> {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        // A failure was logged when it happened.
-        let _ = self.close();
-    }
-}
-
-fn spawn(name: &str, dir: &Path, run: impl FnOnce() + Send + 'static) -> Result<ThreadId, LogFault> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
-    Ok(thread.map_err(durable::Fault::of("start a thread for", dir))?.thread().id())
+/// Whether another process holds the lock of the newest epoch.
+#[must_use]
+pub fn is_locked(settings: &Settings) -> bool {
+    recover::lock_path(settings).is_ok_and(|path| path.exists() && matches!(durable::Lock::take(&path), Ok(None)))
 }

@@ -127,11 +127,12 @@ impl Record {
     /// end, times to the years 1970 to 9998. What names something should be asked [`Event::fits`] first.
     #[must_use]
     pub fn encode(&self, seal: Option<&Seal<'_>>) -> Vec<u8> {
-        let mut members = Members::default();
-        self.event.members(&mut members);
-        members.optional("by", self.by.as_deref());
-        let mut plain = Vec::with_capacity(1024);
-        json::write(&members.into_object(), &mut plain);
+        let plain = if let Event::Written(written) = &self.event {
+            // Already written, by somebody who had nobody to act for.
+            written.inside().as_bytes().to_vec()
+        } else {
+            inside(&self.event, self.by.as_deref())
+        };
         let (at, kind) = (moment(self.at).to_string(), self.event.kind());
         match seal.filter(|_| !ALWAYS_PLAIN.contains(&kind)) {
             Some(Seal { id, key, salt }) => {
@@ -176,6 +177,16 @@ impl Record {
         json::write(&members.into_object(), &mut again);
         if again == inside.as_bytes() { Ok(Some(read)) } else { Err(RecordFault::Form) }
     }
+}
+
+/// What is inside a record of `event`.
+fn inside(event: &Event, by: Option<&str>) -> Vec<u8> {
+    let mut members = Members::default();
+    event.members(&mut members);
+    members.optional("by", by);
+    let mut inside = Vec::with_capacity(1024);
+    json::write(&members.into_object(), &mut inside);
+    inside
 }
 
 #[cfg(test)]
@@ -236,6 +247,7 @@ mod tests {
         let text = || "a \"b\"\\\n\u{1f}\u{7f} é 😀 \u{e000}".to_owned();
         same(Event::Start { version: text(), policy: text() });
         same(Event::Stop);
+        same(Event::Handover { version: text(), policy: text() });
         same(Event::AgentRegistered { agent: agent(), principal: None, class: text() });
         same(Event::AgentRegistered { agent: agent(), principal: Some(principal.clone()), class: text() });
         for (standing, word) in STANDINGS {
@@ -278,10 +290,11 @@ mod tests {
         }
         same(Event::Restored { head: previous });
         same(Event::Backup { keys: true, operator_keys: false });
-        for principal in [None, Some(principal)] {
+        for principal in [None, Some(principal.clone())] {
             same(Event::Exported { epochs: text(), principal, keys: true });
         }
         same(Event::Disclosed { records: text() });
+        same(Event::TokenSigned { token, jti: text(), agent: agent(), principal, expires: Timestamp(1_800_000_000_000) });
         same(Event::ReloadRefused { why: text() });
         same(Event::KeysChanged { issuer: text(), kids: text() });
         same(Event::ModelAccepted { model: text(), digest: text(), reason: text() });

@@ -88,9 +88,27 @@ pub fn is_clock_doubtful(settings: &Settings, clock: &dyn Clock) -> Result<bool,
     Ok(newest.is_none_or(|newest| newest.plus(AHEAD_MAX) < clock.now()))
 }
 
+/// What the record says of who takes records away; both are absent where the config alone says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The operator, `uid:N`.
+    pub by: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// What was taken away.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// The epochs; none where none is old enough.
+    pub epochs: Vec<Old>,
+    /// The index of the record that says so, in the newest epoch.
+    pub sealed: Option<u64>,
+}
+
 /// Takes away the records of every epoch that is older than `keep` says, where no gateway writes the log: copied and verified
-/// first, then recorded (`pruned`, with the operator `by` who asks for it), then removed. Gives the epochs; none where none is old enough. `progress` hears how many records
-/// are verified, and of how many.
+/// first, then recorded (`pruned`, with what is `said`), then removed. `progress` hears how many records are verified, and of how
+/// many.
 ///
 /// # Errors
 /// Whatever leaves the log as it was, or an epoch half taken away, which the next run finishes.
@@ -98,18 +116,20 @@ pub fn prune(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     keep: &Keep,
-    by: Option<String>,
+    said: Said,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Vec<Old>, RetainFault> {
+) -> Result<Taken, RetainFault> {
     let keys = |path: &Path| {
         let text = fs::read_to_string(path).map_err(durable::Fault::of("read", path))?;
         read_vkeys(&text).map_err(|fault| RetainFault::Keys { path: path.to_owned(), fault })
     };
+    // Before anything is written: the copies too would be root's.
+    settings.is_own()?;
     let kept = i64::try_from(keep.keep.as_millis()).unwrap_or(i64::MAX);
     let before = Timestamp(clock.now().0.saturating_sub(kept));
     let pruning = Pruning::begin(settings)?;
     let old = pruning.old(before)?;
-    let Some(last) = old.last() else { return Ok(old) };
+    let Some(last) = old.last() else { return Ok(Taken::default()) };
     let known = keys(&settings.vkeys)?;
     let wanted = Wanted { dir: &settings.dir, keys: &known, head: Some(&settings.head), since: None };
     verify(&wanted, &mut progress).map_err(RetainFault::Damaged)?;
@@ -122,7 +142,8 @@ pub fn prune(
     // In the epoch that stands there, however old: a start begins the next.
     let (log, _) =
         Log::open(Settings { begin: None, existing: true, epoch_max: FOR_EVER, ..settings.clone() }, Arc::clone(clock))?;
-    log.seal_blocking(Event::Pruned { through: epoch_name(last.number) }, by)?;
+    let pruned = Event::Pruned { through: epoch_name(last.number), reason: said.reason };
+    let sealed = log.seal_blocking(pruned, said.by)?.index;
     log.close()?;
     // Crash here: a record of what may be missing, and nothing is. The next run takes it away.
     let pruning = Pruning::begin(settings)?;
@@ -131,7 +152,7 @@ pub fn prune(
     }
     drop(pruning);
     after(settings, &keys(&settings.vkeys)?, progress)?;
-    Ok(old)
+    Ok(Taken { epochs: old, sealed: Some(sealed) })
 }
 
 fn after(settings: &Settings, keys: &[LogKeys], progress: impl FnMut(u64, u64)) -> Result<(), RetainFault> {

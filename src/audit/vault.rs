@@ -280,6 +280,18 @@ impl Vault {
         self.sync()
     }
 
+    /// Lets go of the key `id` in memory: the process that writes the log has destroyed it. Gives whose it was.
+    pub fn let_go(&mut self, id: &RecordKeyId) -> Option<String> {
+        let place = *self.by_id.get(id)?;
+        let slot = self.slots.get_mut(place)?;
+        slot.key = None;
+        let principal = std::mem::take(&mut slot.principal);
+        if self.by_principal.get(&principal) == Some(&place) {
+            self.by_principal.remove(&principal);
+        }
+        Some(principal)
+    }
+
     /// The principals that have keys, with their keys' ids.
     pub fn principals(&self) -> impl Iterator<Item = (&str, RecordKeyId)> {
         self.slots.iter().filter(|slot| slot.key.is_some()).map(|slot| (slot.principal.as_str(), slot.id))

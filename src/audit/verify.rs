@@ -369,7 +369,7 @@ impl One<'_> {
         if first {
             return Err("it does not say which epoch it follows".to_owned());
         }
-        if let Some(Event::Pruned { through }) = event.map_err(|fault| fault.to_string())? {
+        if let Some(Event::Pruned { through, .. }) = event.map_err(|fault| fault.to_string())? {
             let number = tiles::epoch_number(&through).ok_or("its through is no epoch")?;
             if acknowledged {
                 self.through = self.through.max(number.min(self.number - 1));

@@ -127,7 +127,12 @@ impl Adopt {
         let outcome = outcome.await;
         door.close()?;
         outcome.map_err(|fault| format!("{}: {fault}; {done} keys are adopted, run it again to go on", self.from.display()))?;
-        eprintln!("{done} keys are adopted; {} still holds them in the clear", self.from.display());
+        let note = format!("{} still holds them in the clear", self.from.display());
+        if self.place.json {
+            println!("{}", serde_json::json!({ "done": format!("{done} keys are adopted"), "adopted": done, "note": note }));
+        } else {
+            eprintln!("{done} keys are adopted; {note}");
+        }
         Ok(())
     }
 
@@ -263,7 +268,7 @@ impl Adopt {
             None => None,
         };
         let spoken = principal.as_ref().map_or_else(|| format!("team:{}", agent.namespace()), ToString::to_string);
-        if !issuer.policy().speaks_for(&spoken) {
+        if !issuer.principals.include(&spoken) {
             return Err("the issuer may not speak for the line's principal (principals)".into());
         }
         Ok(principal)

@@ -130,9 +130,6 @@ pub(super) struct Verify {
     /// The head, which says how much was acknowledged; DIR/../secret/head where that is there.
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 impl Verb {
@@ -158,15 +155,15 @@ impl Verb {
 impl Verify {
     fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder)?;
-        let checked = Checked::of(&dir, &self.trust, (self.head, self.since), self.json)?;
+        let checked = Checked::of(&dir, &self.trust, (self.head, self.since), self.log.json)?;
         let known = &checked.known;
-        if !self.json {
+        if !self.log.json {
             known.warn();
         }
         match checked.seen {
             Ok(seen) => {
                 let proven = checked.heads && ends(&seen);
-                if self.json {
+                if self.log.json {
                     let epochs: Vec<_> = seen.iter().map(|epoch| row(epoch, known)).collect();
                     println!(
                         "{}",
@@ -184,7 +181,7 @@ impl Verify {
                     Err(Told { exit: super::fault::UNPROVEN, code: "end-unproven", message: UNPROVEN.to_owned() }.into())
                 }
             }
-            Err(fault) if self.json => {
+            Err(fault) if self.log.json => {
                 let what = fault.to_string();
                 println!(
                     "{}",

@@ -18,9 +18,10 @@ use super::{Failure, Place};
 use crate::audit::copy::{self, Sink, read};
 use crate::audit::event::{Event, Previous};
 use crate::audit::head::Head;
-use crate::audit::log::{Log as AuditLog, NewEpoch, Settings};
+use crate::audit::log::{Log as AuditLog, NewEpoch, Settings, remains};
 use crate::audit::outside::Outside;
 use crate::audit::record::{Held, Opener as _};
+use crate::audit::tiles::epoch_number;
 use crate::audit::vault::{Vault, VaultFault};
 use crate::audit::verify::{Seen, Wanted, verify};
 use crate::audit::{note, reader};
@@ -63,6 +64,8 @@ struct Log {
     audit: PathBuf,
     head: PathBuf,
     record_keys: PathBuf,
+    /// Of which only the files beside it are copied.
+    cache: PathBuf,
     log_keys: PathBuf,
     vkeys: PathBuf,
     keys: PathBuf,
@@ -75,6 +78,7 @@ impl Log {
             audit: data.join("audit"),
             head: secret.join("head"),
             record_keys: secret.join("record-keys"),
+            cache: secret.join("cache"),
             log_keys: secret.join("log"),
             vkeys: data.join("log.vkeys"),
             keys: data.join("keys"),
@@ -87,6 +91,7 @@ impl Log {
             audit: log.dir,
             head: log.head,
             record_keys: log.record_keys,
+            cache: log.cache,
             log_keys: log.log_keys,
             vkeys: log.vkeys,
             keys: config.data.join("keys"),
@@ -116,6 +121,8 @@ impl Log {
             }
             folder(&self.log_keys, &to.log_keys, &mut sink, |_| true)?;
         }
+        // What the books need of a pruned epoch was there before its records went.
+        folder(&remains::folder(&self.cache), &remains::folder(&to.cache), &mut sink, |_| true)?;
         folder(&self.keys, &to.keys, &mut sink, |name| operators || name.ends_with(".pub"))?;
         if let Some(bytes) = read(&self.vkeys)? {
             sink.put(&to.vkeys, &bytes)?;
@@ -125,9 +132,22 @@ impl Log {
         Ok(sink.settle()?)
     }
 
+    /// The pruned epochs of which the books cannot be made any more.
+    fn forgotten(&self, seen: &[Seen]) -> Vec<String> {
+        let pruned = seen.iter().filter(|epoch| epoch.pruned).filter_map(|epoch| epoch.origin.rsplit('/').next());
+        let is_missing =
+            |name: &&str| !epoch_number(name).is_some_and(|number| remains::is_whole(&remains::file(&self.cache, number)));
+        pruned.filter(is_missing).map(str::to_owned).collect()
+    }
+
     /// What a gateway could not go on without, and is not there: of what a backup with keys has.
-    fn lacks(&self, config: &Config, origin: &str, operators: bool) -> Result<Vec<String>, Failure> {
+    fn lacks(&self, config: &Config, seen: &[Seen], operators: bool) -> Result<Vec<String>, Failure> {
         let mut lacks = Vec::new();
+        for epoch in self.forgotten(seen) {
+            lacks.push(format!(
+                "secret/pruned/{epoch}, what the books need of pruned records (token-shield audit prune writes it from the cache)"
+            ));
+        }
         if !self.record_keys.exists() {
             lacks.push("secret/record-keys, which opens the records".to_owned());
         } else {
@@ -137,6 +157,7 @@ impl Log {
                 lacks.push(format!("the keys of {missing} records, which secret/record-keys does not have"));
             }
         }
+        let origin = seen.last().map_or("", |epoch| epoch.origin.as_str());
         let epoch = origin.rsplit('/').next().unwrap_or_default();
         if config.audit.signing_key.is_none() && !self.log_keys.join(format!("{epoch}.key")).exists() {
             lacks.push(format!("secret/log/{epoch}.key, which signs the log"));
@@ -233,8 +254,7 @@ impl Backup {
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
         let seen = to.verify().map_err(|fault| format!("the copy in {} does not verify: {fault}", self.dir.display()))?;
-        let origin = seen.last().map(|epoch| epoch.origin.clone()).unwrap_or_default();
-        let lacks = if self.without_keys { Vec::new() } else { to.lacks(&config, &origin, self.with_operator_keys)? };
+        let lacks = if self.without_keys { Vec::new() } else { to.lacks(&config, &seen, self.with_operator_keys)? };
         self.say(&seen, &lacks);
         if !lacks.is_empty() {
             let (dir, lacks) = (self.dir.display(), lacks.join("; "));
@@ -266,10 +286,6 @@ impl Backup {
         } else {
             println!("{}: {records} records in {} epochs, verified", self.dir.display(), seen.len());
         }
-        for epoch in seen.iter().filter(|epoch| epoch.pruned) {
-            // The books of a pruned epoch are in the cache alone, which no backup has.
-            eprintln!("{}: its records were pruned; a restored gateway needs its tiles from where they were moved", epoch.origin);
-        }
         if self.without_keys {
             eprintln!(
                 "without keys: it verifies, opens nothing, and is restored only with secret/record-keys and secret/log put into it"
@@ -288,7 +304,7 @@ impl Restore {
         if UnixStream::connect(&config.proxy.admin).is_ok() {
             return Err(format!("a gateway runs on {}: stop it first", config.data.display()).into());
         }
-        if done_by_owner(&config.data)? {
+        if done_by_owner(&config.audit, &[])? {
             return Ok(());
         }
         let to = Log::of_config(&config);
@@ -304,6 +320,11 @@ impl Restore {
             return Err(format!("{}: {what}", self.dir.display()).into());
         }
         let seen = from.verify().map_err(|fault| format!("the backup in {} does not verify: {fault}", self.dir.display()))?;
+        if let Some(epoch) = from.forgotten(&seen).first() {
+            let what = "the books need them: put secret/pruned of the data folder into the backup";
+            let or = format!("or the folder {epoch}/tile from where token-shield audit prune moved it into its audit");
+            return Err(format!("{}: the records of {epoch} were pruned, and {what}, {or}", self.dir.display()).into());
+        }
         let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
         let head = head.ok_or_else(|| format!("{}: no whole head stands there", from.head.display()))?;
         for folder in [&config.data, &config.data.join("secret")] {

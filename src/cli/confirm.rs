@@ -15,6 +15,11 @@ pub(super) struct Sure {
 }
 
 impl Sure {
+    /// What tells another process of this command that it was asked, where the command line does not.
+    pub(super) const fn words(self) -> &'static [&'static str] {
+        if self.yes { &[] } else { &["--yes"] }
+    }
+
     /// Asks on a terminal whether `what` shall be done.
     ///
     /// # Errors

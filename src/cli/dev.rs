@@ -8,12 +8,15 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
+use super::fault::Fault;
 use super::keys::{generate, public_file};
 use super::logs::{self, Form};
+use super::place::own_folder;
 use super::probe::{self, Found};
 use super::serve::until_told;
 use super::token::{Wanted, sign};
 use crate::app::{App, Listeners};
+use crate::audit::log::Settings;
 use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;
 use crate::durable;
@@ -40,10 +43,10 @@ pub(super) struct Dev {
     /// Serve TLS with a certificate of our own making; its CA is DATA/tls/ca.pem.
     #[arg(long)]
     tls: bool,
-    /// The data folder.
-    #[arg(long, value_name = "DIR", default_value = "./data")]
-    data: PathBuf,
-    /// Print one JSON object about the gateway instead of the text.
+    /// The data folder; where it is not said, TOKEN_SHIELD_DATA or ./data. dev writes its config there, and looks for no other.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print one JSON object about the gateway instead of the text, and errors as JSON.
     #[arg(long)]
     json: bool,
     /// The form of log lines.
@@ -51,6 +54,10 @@ pub(super) struct Dev {
     log: Form,
 }
 
+/// The config's name in the data folder.
+const CONFIG: &str = "token-shield.toml";
+/// The first line of a config that is written at each start.
+const MARK: &str = "# Written by `token-shield dev` at each start.";
 /// How long the development token lives.
 const TTL: Duration = Duration::from_secs(24 * 3600);
 
@@ -60,8 +67,12 @@ impl Dev {
         if !self.listen.ip().is_loopback() {
             return Err("dev listens on loopback only; write a config and use `token-shield serve`".into());
         }
-        durable::make_private_dir(&self.data)?;
-        let data = self.data.canonicalize()?;
+        let folder = own_folder(self.data.clone())?;
+        free_of_others(&folder.join(CONFIG))?;
+        // Before anything is written: root would leave files there that the folder's owner cannot read.
+        Settings::of_data(&folder, "dev").is_own()?;
+        durable::make_private_dir(&folder)?;
+        let data = folder.canonicalize()?;
         durable::make_private_dir(&data.join("keys"))?;
         let key = data.join("keys/operator.jwk");
         let public = public_file(&key);
@@ -78,7 +89,7 @@ impl Dev {
         let found = self.find().await?;
         let text = self.config_text(&found);
         let config = crate::config::read(&text, &data).map_err(|faults| faults.to_string())?;
-        let file = data.join("token-shield.toml");
+        let file = data.join(CONFIG);
         // The lock first: the file may be that of a gateway that runs.
         let app = App::build(config.clone(), Some(file.clone()))?;
         durable::write_atomic(&file, text.as_bytes(), 0o600)?;
@@ -90,7 +101,7 @@ impl Dev {
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
         // Who hears that it runs may tell it to stop.
         let stop = until_told()?;
-        self.announce(&listeners, &data, &token, &found)?;
+        self.announce(&listeners, (&folder, &data), &token, &found)?;
         app.run(listeners, stop).await?;
         Ok(())
     }
@@ -116,7 +127,7 @@ impl Dev {
         });
         let tls = if self.tls { "\ntls = { cert = \"tls/cert.pem\", key = \"file:tls/key.pem\" }" } else { "" };
         let mut text = format!(
-            "# Written by `token-shield dev` at each start.\nname = \"dev\"\ndata = \".\"\n\n[listen]\napi = \"{}\"\nmetrics = \"{metrics}\"{tls}\n\n\
+            "{MARK}\nname = \"dev\"\ndata = \".\"\n\n[listen]\napi = \"{}\"\nmetrics = \"{metrics}\"{tls}\n\n\
              [[issuer]]\niss = \"urn:token-shield:dev\"\naud = \"urn:token-shield:dev\"\njwks = \"keys/operator.jwk.pub\"\nnamespaces = [\"*\"]\n\n\
              [audit]\nreserve = \"16MiB\"\n\n\
              [class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens = 4096\n\n\
@@ -142,7 +153,13 @@ impl Dev {
         text
     }
 
-    fn announce(&self, listeners: &Listeners, data: &Path, token: &str, found: &[Found]) -> Result<(), Failure> {
+    fn announce(
+        &self,
+        listeners: &Listeners,
+        (folder, data): (&Path, &Path),
+        token: &str,
+        found: &[Found],
+    ) -> Result<(), Failure> {
         let scheme = if self.tls { "https" } else { "http" };
         let (api, metrics) = (listeners.api.local_addr()?, listeners.metrics.local_addr()?);
         if self.json {
@@ -158,7 +175,7 @@ impl Dev {
         println!(
             "token-shield {}   development: keys in {} (0700), loopback only; programs of this user are operators",
             env!("CARGO_PKG_VERSION"),
-            self.data.display()
+            folder.display()
         );
         for server in found {
             println!(
@@ -178,8 +195,8 @@ impl Dev {
         if found.is_empty() {
             println!("  found    no inference server on the usual ports; the model echo answers");
         }
-        let file = self.data.join("dev.token");
-        let trust = if self.tls { format!(" --cacert {}", self.data.join("tls/ca.pem").display()) } else { String::new() };
+        let file = folder.join("dev.token");
+        let trust = if self.tls { format!(" --cacert {}", folder.join("tls/ca.pem").display()) } else { String::new() };
         println!("  api      {scheme}://{api}/v1        metrics  http://{metrics}/metrics");
         println!("  token    {}   (ML-DSA-65, agent default/dev, 24 h)", file.display());
         println!(
@@ -187,6 +204,22 @@ impl Dev {
             file.display()
         );
         Ok(())
+    }
+}
+
+/// That a config in the data folder is one that `dev` wrote: what somebody else wrote there is not written over.
+fn free_of_others(file: &Path) -> Result<(), Fault> {
+    match std::fs::read_to_string(file) {
+        Ok(text) if !text.starts_with(MARK) => {
+            let shown = file.display();
+            let hint =
+                format!("start that gateway with token-shield serve --config {shown}, or name another folder with --data DIR");
+            Err(Fault::failed("failed", format!("{shown} was not written by dev, which would write over it: {hint}")))
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::failed("failed", format!("{}: {error}; name another folder with --data DIR", file.display())))
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::as_owner::asker;
 use super::fault::{Fault, REFUSED};
 use super::owner::{Owner, refused_to, shown_owner};
 use super::place::{Addresses, Target};
@@ -21,7 +21,7 @@ use crate::app::keys::fetch_all;
 use crate::app::{Books, StartFault};
 use crate::audit::log::LogFault;
 use crate::config::Config;
-use crate::control::api::{Answer, Request, perform};
+use crate::control::api::{ASKER, Answer, Request, perform};
 use crate::control::{Control, Operator, Reply};
 
 /// How long a socket may take to let somebody in.
@@ -91,20 +91,19 @@ impl Door {
         }
         let config = target.read().map_err(|why| Fault::failed("config", format!("{silence}, and {why}")))?;
         let log = &config.audit.dir;
-        let found = fs::metadata(log).map_err(|error| {
+        fs::symlink_metadata(log).map_err(|error| {
             if error.kind() == ErrorKind::NotFound {
                 return Fault::failed("no-log", format!("{silence}, and {}", LogFault::None(log.clone())));
             }
             Fault::failed("failed", format!("{silence}, and {}: {error}", log.display()))
         })?;
+        let owner = config.audit.owner().map_err(|fault| not_trusted(&fault))?;
         let own = rustix::process::geteuid();
-        if found.uid() == own.as_raw() {
-            return Self::books(&config, &socket).await;
+        match owner.filter(|owner| owner.uid != own.as_raw()) {
+            None => Self::books(&config, &socket).await,
+            Some(owner) if own.is_root() => Ok(Self::Owner(Owner::start(target, owner)?)),
+            Some(owner) => Err(refused_to(log, owner.uid).into()),
         }
-        if !own.is_root() {
-            return Err(refused_to(log, found.uid()).into());
-        }
-        Ok(Self::Owner(Owner::start(target, (found.uid(), found.gid()))?))
     }
 
     /// The books of a gateway that does not run.
@@ -165,7 +164,17 @@ impl Door {
 
 /// Who commands, where no gateway runs that could ask the kernel.
 pub(super) fn own_name() -> String {
-    format!("uid:{}", rustix::process::getuid().as_raw())
+    format!("uid:{}", asker())
+}
+
+/// The error of a data folder whose owner is not clear.
+fn not_trusted(fault: &LogFault) -> Fault {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "what else is wrong has no code of its own")]
+    let code = match fault {
+        LogFault::Symlink(_) | LogFault::TwoOwners { .. } => "not-trusted",
+        _ => "failed",
+    };
+    Fault::failed(code, fault.to_string())
 }
 
 /// The code of a refusal, as one of those that are documented.
@@ -194,8 +203,11 @@ async fn over(socket: &Path, request: &Request) -> Result<Answer, Failure> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let body = Full::new(bytes::Bytes::from(serde_json::to_vec(request)?));
-    let request =
-        hyper::Request::post("/v1").header("host", "localhost").header("content-type", "application/json").body(body)?;
+    let request = hyper::Request::post("/v1")
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header(ASKER, asker())
+        .body(body)?;
     let response = sender.send_request(request).await?;
     let bytes = response.into_body().collect().await?.to_bytes();
     driver.abort();

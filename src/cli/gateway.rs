@@ -3,17 +3,25 @@
 use clap::Subcommand;
 
 use super::place::{Place, Target};
-use super::{Failure, agent, audit, backup, config, dev, egress, keys, model, owner, principal, serve, token};
+use super::{Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner, principal, serve, token, upgrade};
 use crate::config::Config;
 use crate::id::{AgentName, NameFault};
 
 #[derive(Subcommand)]
 pub(super) enum Noun {
     /// Run a gateway from a config file.
-    #[command(after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml")]
+    #[command(after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml\n\n\
+        Without --config and --data the config is found as for every other command: TOKEN_SHIELD_CONFIG or TOKEN_SHIELD_DATA, else\n\
+        ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml, where exactly one of these is there.")]
     Serve(serve::Serve),
+    /// Let the running gateway start its successor, a newer program too, which takes over without a gap.
+    #[command(after_help = "Example: token-shield upgrade --config /etc/token-shield/token-shield.toml")]
+    Upgrade(upgrade::Upgrade),
     /// Run a gateway on embedded defaults: loopback, own keys, the model echo, and a server that is found.
-    #[command(after_help = "Example: token-shield dev --upstream http://127.0.0.1:11434")]
+    #[command(after_help = "Example: token-shield dev --upstream http://127.0.0.1:11434\n\n\
+        dev needs no config and reads none: TOKEN_SHIELD_CONFIG, ./token-shield.toml and /etc/token-shield are not looked at. It writes\n\
+        DATA/token-shield.toml at each start, and refuses a folder whose config it did not write. ./data must be the caller's or\n\
+        root's, in a folder that not everybody may write; what --data or TOKEN_SHIELD_DATA names is taken as it is.")]
     Dev(dev::Dev),
     /// Make, list, retire and revoke signing keys.
     #[command(subcommand)]
@@ -51,14 +59,22 @@ pub(super) enum Noun {
     /// Carry out requests on standard input, for root, as the data folder's owner.
     #[command(hide = true, name = owner::BOOKS)]
     OwnersBooks(owner::OwnersBooks),
+    /// Run another command as the data folder's owner, for root.
+    #[command(hide = true, name = as_owner::AS_OWNER)]
+    AsOwner(as_owner::AsOwner),
 }
 
 impl Noun {
     pub(super) fn run(self) -> Result<(), Failure> {
+        // Before there are threads and descriptors of this process.
+        if let Self::AsOwner(command) = self {
+            return command.run();
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             match self {
                 Self::Serve(serve) => serve.run().await,
+                Self::Upgrade(upgrade) => upgrade.run(),
                 Self::Dev(dev) => dev.run().await,
                 Self::Keys(verb) => verb.run().await,
                 Self::Token(verb) => verb.run().await,
@@ -72,6 +88,7 @@ impl Noun {
                 Self::Restore(restore) => restore.run(),
                 Self::Config(verb) => verb.run(),
                 Self::OwnersBooks(books) => books.run().await,
+                Self::AsOwner(command) => command.run(),
             }
         })
     }

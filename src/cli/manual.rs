@@ -14,6 +14,9 @@ use super::{Cli, Failure};
 pub(super) struct Completions {
     /// The shell.
     shell: Shell,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// `token-shield man DIR`.
@@ -21,6 +24,9 @@ pub(super) struct Completions {
 pub(super) struct Man {
     /// The folder that the pages are written to; it is made if need be.
     dir: PathBuf,
+    /// Print the names of the pages as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// `token-shield version`.
@@ -33,14 +39,29 @@ pub(super) struct Version {
 
 impl Completions {
     pub(super) fn run(&self) {
-        clap_complete::generate(self.shell, &mut Cli::command(), "token-shield", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "token-shield", &mut script);
+        let script = String::from_utf8_lossy(&script);
+        if self.json {
+            println!("{}", json!({ "shell": self.shell.to_string(), "script": script }));
+        } else {
+            print!("{script}");
+        }
     }
 }
 
 impl Man {
     pub(super) fn run(&self) -> Result<(), Failure> {
         std::fs::create_dir_all(&self.dir).map_err(|error| format!("{}: {error}", self.dir.display()))?;
-        Ok(clap_mangen::generate_to(Cli::command(), &self.dir)?)
+        clap_mangen::generate_to(Cli::command(), &self.dir)?;
+        if self.json {
+            let entries = std::fs::read_dir(&self.dir).map_err(|error| format!("{}: {error}", self.dir.display()))?;
+            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+            let mut pages: Vec<String> = names.filter(|name| name.starts_with("token-shield")).collect();
+            pages.sort_unstable();
+            println!("{}", json!({ "dir": self.dir, "pages": pages }));
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,8 @@
 mod adopt;
 #[cfg(feature = "gateway")]
 mod agent;
+#[cfg(feature = "gateway")]
+mod as_owner;
 mod audit;
 #[cfg(feature = "gateway")]
 mod backup;
@@ -50,6 +52,8 @@ mod rotate;
 mod serve;
 #[cfg(feature = "gateway")]
 mod token;
+#[cfg(feature = "gateway")]
+mod upgrade;
 #[cfg(feature = "gateway")]
 mod vectors;
 

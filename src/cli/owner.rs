@@ -1,20 +1,22 @@
 //! Work on a data folder as its owner. Root, who may do anything, leaves no files there that the gateway's user cannot read: what
 //! it asks for is done by a process of the owner's. Anybody else is told how to become the owner.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use clap::Args;
 
-use super::Failure;
-use super::door::Door;
+use super::door::{Door, own_name};
 use super::fault::{FAILED, Fault};
 use super::place::Target;
+use super::{Failure, as_owner};
+use crate::audit::log::{FolderOwner, Settings};
 use crate::control::api::{Answer, Request};
 use crate::control::{Operator, api};
 
@@ -29,29 +31,25 @@ pub(super) struct Owner {
 struct Pipes {
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-}
-
-/// This program, for another user to run: the path may lead through folders that are closed to it.
-fn this_program() -> Result<PathBuf, Failure> {
-    let own = Path::new("/proc/self/exe");
-    Ok(if own.exists() { own.to_owned() } else { std::env::current_exe()? })
+    /// What copies its standard error.
+    said: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Owner {
-    /// Starts it as `uid` and `gid`, without any other group.
-    pub(super) fn start(target: &Target, (uid, gid): (u32, u32)) -> Result<Self, Failure> {
-        let mut command = Command::new(this_program()?);
-        command.arg0("token-shield").arg(BOOKS).arg("--config").arg(std::path::absolute(&target.config)?);
+    /// Starts it.
+    pub(super) fn start(target: &Target, owner: FolderOwner) -> Result<Self, Failure> {
+        let mut words: Vec<OsString> = vec![BOOKS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
         if let Some(data) = &target.data {
-            command.arg("--data").arg(std::path::absolute(data)?);
+            words.extend(["--data".into(), std::path::absolute(data)?.into()]);
         }
-        // A uid takes root's other groups away too.
-        command.uid(uid).gid(gid).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("a process of {}: {error}", name_of(uid)))?;
+        let mut command = as_owner::command(owner, words)?;
+        command.current_dir("/").stdin(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("a process of {}: {error}", name_of(owner.uid)))?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a process without pipes".into());
         };
-        let pipes = Pipes { requests: Some(requests), answers: BufReader::new(answers) };
+        let said = child.stderr.take().map(|said| as_owner::copy(said, std::io::stderr()));
+        let pipes = Pipes { requests: Some(requests), answers: BufReader::new(answers), said };
         Ok(Self { child: Mutex::new((child, pipes)) })
     }
 
@@ -65,6 +63,7 @@ impl Owner {
         let sent = pipes.requests.as_mut().is_some_and(|requests| requests.write_all(&line).is_ok());
         let mut answer = String::new();
         if !sent || pipes.answers.read_line(&mut answer)? == 0 {
+            let _ = pipes.said.take().map(JoinHandle::join);
             return Err(Fault { exit: FAILED, code: "failed", message: String::new() }.into());
         }
         Ok(serde_json::from_str(&answer)?)
@@ -72,8 +71,11 @@ impl Owner {
 
     /// Lets it close the books.
     pub(super) fn close(self) -> Result<(), Failure> {
-        let (mut child, pipes) = self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (mut child, mut pipes) = self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let said = pipes.said.take();
         drop(pipes);
+        // What it has said comes before this command's own end.
+        let _ = said.map(JoinHandle::join);
         // What is wrong it has said itself.
         let silent = Fault { exit: FAILED, code: "failed", message: String::new() };
         if child.wait()?.success() { Ok(()) } else { Err(silent.into()) }
@@ -95,9 +97,7 @@ impl OwnersBooks {
         let door = Door::of_owner(&target).await?;
         let Door::Books(_, control) = &door else { return Err("the books are not open".into()) };
         // In the record stands who asked.
-        let asking = rustix::process::getppid().map(|parent| format!("/proc/{}", parent.as_raw_nonzero()));
-        let uid = asking.and_then(|path| fs::metadata(path).ok()).map(|found| found.uid());
-        let operator = Operator(format!("uid:{}", uid.unwrap_or_else(|| rustix::process::getuid().as_raw())));
+        let operator = Operator(own_name());
         for line in std::io::stdin().lines() {
             let answer = api::perform(control, &operator, serde_json::from_str(&line?)?).await;
             println!("{}", serde_json::to_string(&answer)?);
@@ -136,23 +136,30 @@ fn name_of(uid: u32) -> String {
     named.unwrap_or_else(|| format!("'#{uid}'"))
 }
 
-/// Runs this very command as the owner of `path`, if that is somebody else and the caller is root. `false` where the caller is the
-/// owner, or nothing is there yet.
+/// Runs this very command, with the words `more` behind it, as the owner of the data folder of `log`, if that is somebody else and
+/// the caller is root. `false` where the caller is the owner, or nothing is there yet. The other process asks nothing.
 ///
 /// # Errors
-/// When the caller is neither; or, silently, when the command failed there.
-pub(super) fn done_by_owner(path: &Path) -> Result<bool, Failure> {
-    let Ok(found) = fs::metadata(path) else { return Ok(false) };
+/// When the caller is neither, or it is not clear who the owner is; or, silently, when the command failed there.
+pub(super) fn done_by_owner(log: &Settings, more: &[&str]) -> Result<bool, Failure> {
+    let Some(owner) = log.owner()? else { return Ok(false) };
     let own = rustix::process::geteuid();
-    if found.uid() == own.as_raw() {
+    if owner.uid == own.as_raw() {
         return Ok(false);
     }
     if !own.is_root() {
-        return Err(refused_to(path, found.uid()).into());
+        return Err(refused_to(&log.dir, owner.uid).into());
     }
-    let mut command = Command::new(this_program()?);
-    command.arg0("token-shield").args(std::env::args_os().skip(1)).uid(found.uid()).gid(found.gid());
-    let ended = command.status().map_err(|error| format!("a process of {}: {error}", name_of(found.uid())))?;
+    let words = std::env::args_os().skip(1).chain(more.iter().map(OsString::from));
+    let failed = |error| format!("a process of {}: {error}", name_of(owner.uid));
+    let mut child = as_owner::command(owner, words)?.spawn().map_err(failed)?;
+    let printed = child.stdout.take().map(|printed| as_owner::copy(printed, std::io::stdout()));
+    let said = child.stderr.take().map(|said| as_owner::copy(said, std::io::stderr()));
+    let ended = child.wait().map_err(failed)?;
+    for copied in [printed, said].into_iter().flatten() {
+        // Where nobody reads what is printed, the command was done all the same.
+        let _ = copied.join();
+    }
     let exit = ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
     if ended.success() { Ok(true) } else { Err(Fault { exit, code: "failed", message: String::new() }.into()) }
 }

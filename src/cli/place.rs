@@ -12,6 +12,8 @@ use super::fault::Fault;
 const CONFIG: &str = "token-shield.toml";
 /// Where a packaged gateway has its config.
 const SYSTEM: &str = "/etc/token-shield/token-shield.toml";
+/// The environment's word for the data folder.
+const DATA: &str = "TOKEN_SHIELD_DATA";
 
 /// Which gateway is meant. Without a flag: TOKEN_SHIELD_CONFIG or TOKEN_SHIELD_DATA, else ./token-shield.toml, ./data or
 /// /etc/token-shield/token-shield.toml, where exactly one of these is there.
@@ -40,9 +42,19 @@ pub(super) struct LogPlace {
     /// A gateway's config file.
     #[arg(long, value_name = "FILE", help_heading = "Which log")]
     config: Option<PathBuf>,
+    /// Print results and errors as JSON, an object a line.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 impl LogPlace {
+    /// The gateway whose log is meant, where no log's folder is named by itself.
+    #[cfg(feature = "gateway")]
+    pub(super) fn place(&self) -> Option<Place> {
+        let place = Place { data: self.data.clone(), config: self.config.clone(), json: self.json };
+        self.dir.is_none().then_some(place)
+    }
+
     /// The log's folder. `given` is a folder in the place of `--dir`.
     ///
     /// # Errors
@@ -102,6 +114,8 @@ pub(super) struct Addresses {
     pub(super) data: PathBuf,
     #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "there is no gateway to ask"))]
     pub(super) admin: PathBuf,
+    #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "there is no gateway to be named"))]
+    pub(super) name: Option<String>,
 }
 
 impl Addresses {
@@ -118,7 +132,8 @@ impl Addresses {
         let data = base.join(table.get("data").and_then(toml::Value::as_str).unwrap_or("data"));
         let admin = table.get("listen").and_then(|listen| listen.get("admin")).and_then(toml::Value::as_str);
         let admin = admin.and_then(|admin| admin.strip_prefix("unix:")).map(|path| base.join(path));
-        Ok(Self { admin: admin.unwrap_or_else(|| data.join("admin.sock")), data })
+        let name = table.get("name").and_then(toml::Value::as_str).map(str::to_owned);
+        Ok(Self { admin: admin.unwrap_or_else(|| data.join("admin.sock")), data, name })
     }
 }
 
@@ -131,12 +146,36 @@ impl Place {
         if let Some(target) = named(self.config.clone(), self.data.clone())? {
             return Ok(target);
         }
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if let Some(target) = named(variable("TOKEN_SHIELD_CONFIG"), variable("TOKEN_SHIELD_DATA"))? {
+        if let Some(target) = named(variable("TOKEN_SHIELD_CONFIG"), variable(DATA))? {
             return Ok(target);
         }
         found(Path::new(""), Path::new(SYSTEM), rustix::process::geteuid().as_raw())
     }
+}
+
+/// A path in the environment; an empty one is none.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The data folder of a gateway on embedded defaults, which needs no config: the one that is named, else TOKEN_SHIELD_DATA, else
+/// ./data. No config is looked for, so that none is used that nobody named.
+///
+/// # Errors
+/// When ./data belongs to another user, or lies in a folder that everybody may write.
+#[cfg(feature = "gateway")]
+pub(super) fn own_folder(given: Option<PathBuf>) -> Result<PathBuf, Fault> {
+    if let Some(folder) = given.or_else(|| variable(DATA)) {
+        return Ok(folder);
+    }
+    let folder = PathBuf::from("./data");
+    if fs::symlink_metadata(&folder).is_ok() {
+        trusted(Path::new("data"), rustix::process::geteuid().as_raw())?;
+    } else {
+        let whole = fs::canonicalize(".").map_err(|error| Fault::failed("not-trusted", format!("./: {error}")))?;
+        closed(Path::new("data"), &whole.join("data"))?;
+    }
+    Ok(folder)
 }
 
 fn named(config: Option<PathBuf>, data: Option<PathBuf>) -> Result<Option<Target>, Fault> {
@@ -208,27 +247,32 @@ fn shown(path: &Path) -> String {
     if path.is_absolute() { path.display().to_string() } else { format!("./{}", path.display()) }
 }
 
+fn not_trusted(path: &Path, why: &str) -> Fault {
+    let why = format!("{} is found, not named, and {why}; name it with --config FILE or --data DIR", shown(path));
+    Fault::failed("not-trusted", why)
+}
+
 /// What was found, and not named, must be nobody else's to write.
 fn trusted(path: &Path, uid: u32) -> Result<(), Fault> {
-    let refuse = |why: String| {
-        let why = format!("{} is found, not named, and {why}; name it with --config FILE or --data DIR", shown(path));
-        Err(Fault::failed("not-trusted", why))
-    };
     let unreadable = |error| Fault::failed("not-trusted", format!("{}: {error}", path.display()));
     for found in [fs::symlink_metadata(path), fs::metadata(path)] {
         let owner = found.map_err(unreadable)?.uid();
         if owner != 0 && owner != uid {
-            return refuse(format!("belongs to uid {owner}"));
+            return Err(not_trusted(path, &format!("belongs to uid {owner}")));
         }
     }
-    let whole = fs::canonicalize(path).map_err(unreadable)?;
+    closed(path, &fs::canonicalize(path).map_err(unreadable)?)
+}
+
+/// That no folder on the way to `whole`, the absolute path of `path`, may be written by everybody.
+fn closed(path: &Path, whole: &Path) -> Result<(), Fault> {
     for (distance, folder) in whole.ancestors().enumerate() {
         let Ok(found) = fs::metadata(folder) else { continue };
         // A folder with the sticky bit, such as /tmp, keeps others from replacing what lies in folders below it, not from
         // having put this there.
         let sticky = distance > 1 && found.mode() & 0o1000 != 0;
         if found.is_dir() && found.mode() & 0o002 != 0 && !sticky {
-            return refuse(format!("lies in {}, which everybody may write", folder.display()));
+            return Err(not_trusted(path, &format!("lies in {}, which everybody may write", folder.display())));
         }
     }
     Ok(())

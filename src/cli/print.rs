@@ -6,7 +6,8 @@ use std::io::IsTerminal as _;
 use serde_json::{Map, Value};
 
 use super::Failure;
-use crate::control::Reply;
+use crate::config::Config;
+use crate::control::{About, Reply};
 
 /// Prints the rows of a reply: a table on a terminal, else one JSON object a line.
 pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
@@ -44,6 +45,13 @@ pub(super) fn done(what: &str, members: Value, reply: &Reply) -> Value {
     object.insert("gateway".to_owned(), gateway.map_or(Value::Null, |about| serde_json::to_value(about).unwrap_or_default()));
     object.insert("note".to_owned(), reply.note.clone().into());
     Value::Object(object)
+}
+
+/// What is said of a change that was made in the data folder of a gateway that does not run.
+pub(super) fn resting(config: &Config) -> Reply {
+    let data = std::fs::canonicalize(&config.data).unwrap_or_else(|_| config.data.clone());
+    let gateway = Some(About { name: config.name.clone(), data, pid: None });
+    Reply { sealed: Vec::new(), rows: Vec::new(), note: None, gateway }
 }
 
 /// Which gateway it was.

@@ -56,7 +56,10 @@ impl Rotate {
         eprintln!("{} has the new key; the old one is in {}", file.display(), old_file(&file, &old).display());
         eprintln!("where a gateway reads its keys from another file than {}, give it that one", public_file(&file).display());
         if self.place.json {
-            println!("{}", json!({ "done": "rotated", "kid": new.id().to_string() }));
+            println!(
+                "{}",
+                json!({ "done": "rotated", "kid": new.id().to_string(), "file": file, "former": old_file(&file, &old) })
+            );
         } else {
             println!("{}", new.id());
         }
@@ -107,11 +110,12 @@ impl Rotate {
 /// Gives a new file to the owner of the one that it stands beside: root's would be closed to the owner.
 fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
     let fault = |error: std::io::Error| format!("{}: {error}", made.display());
-    let (owner, own) = (std::fs::metadata(of).map_err(fault)?, std::fs::metadata(made).map_err(fault)?);
+    let (owner, own) = (std::fs::metadata(of).map_err(fault)?, std::fs::symlink_metadata(made).map_err(fault)?);
     if owner.uid() == own.uid() {
         return Ok(());
     }
-    Ok(std::os::unix::fs::chown(made, Some(owner.uid()), Some(owner.gid())).map_err(fault)?)
+    // The owner of the folder could have replaced the new file with a link. A link is not followed.
+    Ok(std::os::unix::fs::lchown(made, Some(owner.uid()), Some(owner.gid())).map_err(fault)?)
 }
 
 fn old_file(file: &Path, old: &Jwk) -> PathBuf {

@@ -12,7 +12,7 @@ use super::delegate::Delegate;
 use super::door::{brake, send};
 use super::handles::{self, Renew};
 use super::limits::Allowed;
-use super::print::{done, say_done};
+use super::print::{at, done, say_done};
 use super::vectors::Vectors;
 use super::{Failure, Place, agent_name};
 use crate::app::issuers;
@@ -94,7 +94,7 @@ pub(super) struct Issue {
     /// Print a handle (ts_…) in the token's place: short, and renewed without a change for its agent (token renew).
     #[arg(long, conflicts_with_all = ["offline", "holder_key"])]
     handle: bool,
-    /// Only sign; do not register.
+    /// Only sign; do not register. Where the gateway or its log is at hand, it is recorded there; elsewhere that is said.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -184,10 +184,9 @@ pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
 
 /// What may be said of a token or handle on the terminal: its id. What else was given may be a name or a secret, and is not
 /// repeated.
-fn named(given: &str) -> String {
+fn id_of(given: &str) -> Option<String> {
     let own = handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
-    let id = own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()));
-    id.unwrap_or_else(|| "what was named".to_owned())
+    own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()))
 }
 
 /// Signs a token for the gateway of `config`.
@@ -209,8 +208,8 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
     };
     let random = u128::from_be_bytes(entropy()?);
     let mut request = mint::Request::new((&issuer.iss, &issuer.aud), wanted.agent, principal, (now, wanted.ttl), random);
-    if !issuer.policy().speaks_for(request.principal.as_str()) {
-        let ours = issuer.principals.join(", ");
+    if !issuer.principals.include(request.principal.as_str()) {
+        let ours = issuer.principals.in_words();
         return Err(format!("the issuer speaks for {ours}, not for {} (principals of the [[issuer]])", request.principal).into());
     }
     request.list_max = issuer.token_list;
@@ -253,10 +252,11 @@ impl Verb {
             Self::Verify(given) => given.verify().await,
             Self::Revoke(Revoke { token, reason, offline, place }) => {
                 let token = if token == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { token };
-                let named = named(&token);
+                let id = id_of(&token);
                 let command = Command::TokenRevoke { token, reason };
                 let reply = brake(&place, offline, Request::Command(command)).await?;
-                say_done(&format!("revoked {named}"), json!({}), &reply, place.json);
+                let what = format!("revoked {}", id.as_deref().unwrap_or("what was named"));
+                say_done(&what, json!({ "token": id }), &reply, place.json);
                 Ok(())
             }
         }
@@ -297,12 +297,36 @@ impl Issue {
                 return Ok(());
             }
             say_done(&what, json!({}), &reply, false);
-        } else if self.place.json {
-            println!("{}", json!({ "done": "signed", "agent": self.agent.as_str(), "token": token }));
-            return Ok(());
+        } else {
+            let recorded = recorded(&self.place, &config, &token).await;
+            if self.place.json {
+                let row = json!({ "done": "signed", "agent": self.agent.as_str(), "token": token, "recorded": recorded });
+                println!("{row}");
+                return Ok(());
+            }
         }
         println!("{token}");
         Ok(())
+    }
+}
+
+/// Records that a token was signed and not registered, and gives the record's index. Whoever has the signing key can sign without
+/// this program, so a token that cannot be recorded is signed all the same: that is said.
+async fn recorded(place: &Place, config: &Config, token: &str) -> Option<u64> {
+    if !config.audit.dir.exists() && !config.proxy.admin.exists() {
+        eprintln!("note: not recorded: neither the gateway nor its log is here");
+        return None;
+    }
+    match send(place, Request::Command(Command::TokenSigned { token: token.to_owned() })).await {
+        Ok(reply) => {
+            let index = reply.sealed.first().copied();
+            index.iter().for_each(|index| eprintln!("recorded as #{index} {}", at(&reply)));
+            index
+        }
+        Err(fault) => {
+            eprintln!("note: not recorded: {fault}");
+            None
+        }
     }
 }
 

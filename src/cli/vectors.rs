@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::crypto::Both;
 use crate::keyring::{Issuer, Keyring};
 use crate::refusal::Refusal;
-use crate::token::{IssuerPolicy, LIST_MAX, PostQuantum, Presented, jwk, verify, verify_signatures};
+use crate::token::{IssuerPolicy, LIST_MAX, PostQuantum, Presented, Principals, jwk, verify, verify_signatures};
 
 /// Longest life of a token where a vector does not say one: any.
 const EVER: u64 = u64::MAX;
@@ -26,6 +26,10 @@ pub(super) struct Vectors {
     /// Ask about header, key and signature alone.
     #[arg(long)]
     signature_only: bool,
+    /// Print results and errors as JSON, an object a line; results are so anyway.
+    #[arg(long)]
+    #[allow(dead_code, reason = "read for errors, whatever the command")]
+    json: bool,
 }
 
 /// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy; without them everything is taken.
@@ -85,7 +89,7 @@ impl Vector {
             ttl_max: Duration::from_secs(self.ttl_max.unwrap_or(EVER)),
             post_quantum,
             handles: true,
-            principals: vec!["*".to_owned()],
+            principals: Principals::all(),
             list_max: LIST_MAX,
         };
         let keyring = Keyring::new();

@@ -36,15 +36,19 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
         read(section, base, &empty)
     };
     book.close()?;
-    let policy = crate::id::TokenId(sha256(text.as_bytes())).to_string();
-    config.map(|config| Config { policy, ..config }).ok_or(Faults(Vec::new()))
+    config.map(|config| Config { policy: policy(text), ..config }).ok_or(Faults(Vec::new()))
+}
+
+/// The hash of a config's text, as records have it.
+pub(super) fn policy(text: &str) -> String {
+    crate::id::TokenId(sha256(text.as_bytes())).to_string()
 }
 
 fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Config> {
     let name = root.required("name");
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
     let mut warnings = Vec::new();
-    let (issuers, principals) = issuers(&root, base, &mut warnings);
+    let (issuers, principals) = issuers(&root, base);
     let upstreams: Vec<Upstream> =
         root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
     let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams, base)).collect();
@@ -221,6 +225,7 @@ fn timeouts(section: Section<'_>) -> Timeouts {
         stream_idle: time("stream_idle", 120),
         whole: time("whole", 3600),
         drain: time("drain", 30),
+        drain_streams: time("drain_streams", 900),
     };
     section.close();
     timeouts

@@ -10,14 +10,14 @@ use super::section::Section;
 use super::server::target;
 use crate::guard::settings::{Caps, Issuer, Jwks};
 use crate::proxy::settings::Target;
-use crate::token::{LIST_MAX, PostQuantum};
+use crate::token::{LIST_MAX, PostQuantum, Principals};
 
 /// More entries than a list of a token of 40 KiB can have are not asked for.
 const LIST_CAP: usize = 4096;
 
 /// The principals that an issuer may speak for. One issuer alone speaks for all where nothing is said; of `several` each must
 /// say it, because a principal's limits, prompt cache and records are its own.
-fn principals(section: &Section<'_>, several: bool) -> Vec<String> {
+fn principals(section: &Section<'_>, several: bool) -> Principals {
     let principals = section.texts("principals");
     let wrong = |pattern: &&String| {
         let name = pattern.strip_suffix('*').unwrap_or(pattern);
@@ -31,67 +31,63 @@ fn principals(section: &Section<'_>, several: bool) -> Vec<String> {
                      (\"team:research\", \"support:*\", or \"*\" for all)";
         section.fault("principals", fault);
     }
-    if principals.is_empty() { vec!["*".to_owned()] } else { principals }
+    if principals.is_empty() { Principals::all() } else { Principals::of(principals) }
 }
 
 /// Caps of principals, by issuer and name.
-pub(super) type Principals = BTreeMap<String, BTreeMap<String, Caps>>;
+pub(super) type CapsOfPrincipals = BTreeMap<String, BTreeMap<String, Caps>>;
 
 /// The issuers, and the caps of their principals.
-pub(super) fn issuers(root: &Section<'_>, base: &Path, warnings: &mut Vec<String>) -> (Vec<Issuer>, Principals) {
+pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPrincipals) {
     let sections = root.tables("issuer");
     let several = sections.len() > 1;
-    let mut principals = Principals::new();
+    let mut principals = CapsOfPrincipals::new();
     let read = sections.into_iter().filter_map(|section| issuer(section, base, several, &mut principals));
-    let issuers: Vec<Issuer> = read.collect();
+    let mut issuers: Vec<Issuer> = read.collect();
+    divide(root, &mut issuers);
     for (name, section) in root.named("principal") {
         principal(root, &issuers, (name, caps_alone(section)), &mut principals);
     }
-    warnings.extend(shared(&issuers));
     (issuers, principals)
 }
 
-/// What is said where two issuers may speak for one principal.
-fn shared(issuers: &[Issuer]) -> Option<String> {
-    let overlap = |one: &String, other: &String| match (one.strip_suffix('*'), other.strip_suffix('*')) {
-        (Some(one), Some(other)) => one.starts_with(other) || other.starts_with(one),
-        (Some(one), None) => other.starts_with(one),
-        (None, Some(other)) => one.starts_with(other),
-        (None, None) => one == other,
-    };
-    let pairs = issuers.iter().enumerate().flat_map(|(place, one)| issuers.iter().skip(place + 1).map(move |other| (one, other)));
-    let both = |(one, other): &(&Issuer, &Issuer)| {
-        one.principals.iter().any(|name| other.principals.iter().any(|pattern| overlap(name, pattern)))
-    };
-    let (one, other) = pairs.into_iter().find(both)?;
-    Some(format!(
-        "[[issuer]] principals: {} and {} may speak for the same principals; their limits and prompt caches are kept apart, but \
-         `audit usage`, `export` and `forget` by principal take both together",
-        one.iss, other.iss
-    ))
-}
-
-/// Binds `[principal."NAME"]` to the one issuer that may speak for it.
-fn principal(root: &Section<'_>, issuers: &[Issuer], (name, caps): (String, Caps), into: &mut Principals) {
-    let speakers: Vec<&Issuer> = issuers.iter().filter(|issuer| issuer.policy().speaks_for(&name)).collect();
-    match speakers.as_slice() {
-        [] if issuers.is_empty() => {}
-        [] => root.fault("principal", format!("{name:?}: no [[issuer]] may speak for it (principals)")),
-        [issuer] => {
-            let former = into.entry(issuer.iss.clone()).or_default().insert(name.clone(), caps);
-            if former.is_some() {
-                root.fault("principal", format!("{name:?} has caps of its own at its [[issuer]] already"));
-            }
-        }
-        [..] => {
-            let fault =
-                format!("{name:?}: several issuers may speak for it; write [issuer.principal.{name:?}] below one of them");
-            root.fault("principal", fault);
+/// Tells each issuer what belongs to the others. One pattern at two issuers is refused: a principal belongs to one.
+fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
+    let patterns: Vec<Vec<String>> = issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
+    for (place, issuer) in issuers.iter_mut().enumerate() {
+        let others = patterns.iter().enumerate().filter(|(other, _)| *other != place);
+        issuer.principals = issuer.principals.clone().beside(others.flat_map(|(_, patterns)| patterns.clone()).collect());
+    }
+    for (place, one) in issuers.iter().enumerate() {
+        for other in issuers.iter().skip(place + 1) {
+            let Some(pattern) = one.principals.own().iter().find(|pattern| other.principals.own().contains(pattern)) else {
+                continue;
+            };
+            let fault = format!(
+                "{} and {} both name {pattern:?} in principals; a principal belongs to one issuer, to the one that names it \
+                 most exactly (\"support:*\" before \"*\")",
+                one.iss, other.iss
+            );
+            root.fault("issuer", fault);
         }
     }
 }
 
-fn issuer(section: Section<'_>, base: &Path, several: bool, caps: &mut Principals) -> Option<Issuer> {
+/// Binds `[principal."NAME"]` to the issuer that the principal belongs to.
+fn principal(root: &Section<'_>, issuers: &[Issuer], (name, caps): (String, Caps), into: &mut CapsOfPrincipals) {
+    let Some(issuer) = issuers.iter().find(|issuer| issuer.principals.include(&name)) else {
+        if !issuers.is_empty() {
+            root.fault("principal", format!("{name:?}: no [[issuer]] may speak for it (principals)"));
+        }
+        return;
+    };
+    let former = into.entry(issuer.iss.clone()).or_default().insert(name.clone(), caps);
+    if former.is_some() {
+        root.fault("principal", format!("{name:?} has caps of its own at its [[issuer]] already"));
+    }
+}
+
+fn issuer(section: Section<'_>, base: &Path, several: bool, caps: &mut CapsOfPrincipals) -> Option<Issuer> {
     let (iss, aud) = (section.required("iss"), section.required("aud"));
     let namespaces = section.texts("namespaces");
     if namespaces.is_empty() {

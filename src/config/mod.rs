@@ -47,6 +47,12 @@ pub fn read(text: &str, base: &Path) -> Result<Config, Faults> {
     bind::config(text, base)
 }
 
+/// The hash of a config's text, as records have it: SHA-256 in base64url.
+#[must_use]
+pub fn policy(text: &str) -> String {
+    bind::policy(text)
+}
+
 /// Where an upstream's URL leads, and what stands before `/v1` in its path; `None` where it is not one.
 #[must_use]
 pub fn upstream_url(url: &str) -> Option<(proxy::settings::Target, String)> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Json, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::serve::IncomingStream;
 use serde::{Deserialize, Serialize};
@@ -14,10 +14,14 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
+use crate::control::bounded::Bounded;
 use crate::control::{Command, Control, Operator, Question, Reply};
 
 /// Commands and questions worked on at once; others wait.
 const COMMANDS_MAX: usize = 64;
+
+/// The header in which root's command names the uid of who became root by sudo.
+pub const ASKER: &str = "token-shield-asker";
 
 /// What is sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,9 +51,9 @@ pub enum Answer {
 #[derive(Clone)]
 struct Peer(Option<u32>);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok().map(|peer| peer.uid()))
+impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
+        Self(stream.io().get_ref().peer_cred().ok().map(|peer| peer.uid()))
     }
 }
 
@@ -79,6 +83,7 @@ pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
 async fn answer(
     ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
     State(control): State<Arc<Control>>,
+    headers: HeaderMap,
     Json(request): Json<Request>,
 ) -> (StatusCode, Json<Answer>) {
     // The socket's mode says the same; this also holds in the moment before the mode is set.
@@ -87,7 +92,9 @@ async fn answer(
         let message = "only root and the gateway's own user are operators".to_owned();
         return (StatusCode::FORBIDDEN, Json(Answer::Refused { code: "not-owner".to_owned(), message }));
     };
-    let answer = perform(&control, &Operator(format!("uid:{uid}")), request).await;
+    // Root, which could write anything, names who became root by sudo.
+    let asker = headers.get(ASKER).and_then(|value| value.to_str().ok()?.parse::<u32>().ok()).filter(|_| uid == 0);
+    let answer = perform(&control, &Operator(format!("uid:{}", asker.unwrap_or(uid))), request).await;
     let status = if matches!(answer, Answer::Done(_)) { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     (status, Json(answer))
 }
@@ -105,7 +112,11 @@ pub async fn perform(control: &Arc<Control>, operator: &Operator, request: Reque
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn run(listener: UnixListener, control: Arc<Control>, mut shutdown: watch::Receiver<bool>) -> std::io::Result<()> {
+pub async fn run(
+    listener: Bounded<UnixListener>,
+    control: Arc<Control>,
+    mut shutdown: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let router =
         Router::new().route("/v1", post(answer)).layer(GlobalConcurrencyLimitLayer::new(COMMANDS_MAX)).with_state(control);
     let service = router.into_make_service_with_connect_info::<Peer>();

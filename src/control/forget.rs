@@ -11,8 +11,10 @@ use crate::registry::{Standing as Stands, Token};
 
 /// What an operator should know who has a principal forgotten.
 pub(super) const STAYS: &str = "what stays: the gateway's log lines outside this log, exports and disclosures that were handed out, \
-    record keys in backups, and the names of its agents in commands about them (token-shield agent list shows those that were \
-    stopped). A token in its name that is not registered here brings the name back with its next request: revoke it, or its key";
+    record keys in backups, the names of its agents in commands about them (token-shield agent list shows those that were \
+    stopped), and its own name, with the reasons, in records of principal suspend and release. What was stopped and asks again is \
+    counted by its network, without a name. A token in its name that is not registered here brings the name back with its next \
+    request: revoke it, or its key";
 /// Names that a refusal lists.
 const LISTED: usize = 8;
 
@@ -26,6 +28,18 @@ struct Acting {
 }
 
 impl Control {
+    /// What stays of a principal after it is forgotten: its standing too, where it is stopped, for that keeps its tokens out.
+    pub(super) fn what_stays(&self, principal: &str) -> String {
+        let stopped = self.registry.stopped_principals();
+        let Some((name, standing)) = stopped.iter().find(|(name, _)| **name == *principal) else { return STAYS.to_owned() };
+        let reason = standing.reason().map(|(since, why)| format!(" since {since}: {why}")).unwrap_or_default();
+        format!(
+            "{STAYS}. Its standing stays too, so that it goes on to be refused: {name} is {}{reason} (token-shield principal list \
+             shows it, token-shield principal release ends it)",
+            standing.as_str()
+        )
+    }
+
     /// The records of a principal that is forgotten: with `revoke` those of its tokens, handles and agents being revoked before.
     pub(super) fn forgotten(
         &self,

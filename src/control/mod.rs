@@ -1,12 +1,14 @@
 //! The life of a command: checked against the books, sealed, then applied. The only door through which state changes.
 
 pub mod api;
+pub mod bounded;
 mod forget;
 mod handles;
 mod models;
 mod records;
 mod rows;
 mod standing;
+mod turns;
 mod words;
 
 use std::collections::BTreeSet;
@@ -27,6 +29,7 @@ use crate::registry::{DEFAULT_CLASS, Registry};
 use crate::token::{Presented, Verified, handle, verify, verify_issued, verify_whenever};
 use crate::weights::Weights;
 
+use records::exported;
 pub use rows::taken;
 use rows::{agent_row, handle_row, holder_row, key_row, token_row};
 pub use words::{About, Command, Operator, Question, Reply, Verb};
@@ -171,7 +174,7 @@ pub struct Control {
     clock: Arc<dyn Clock>,
     ratchet: Arc<Ratchet>,
     verifier: Box<dyn Verifier>,
-    one_at_a_time: Mutex<()>,
+    one_at_a_time: Arc<Mutex<()>>,
     /// Whose books these are.
     about: OnceLock<About>,
 }
@@ -187,7 +190,7 @@ impl Control {
         (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        let (pen, one_at_a_time, about) = (OnceLock::new(), Mutex::new(()), OnceLock::new());
+        let (pen, one_at_a_time, about) = (OnceLock::new(), Arc::new(Mutex::new(())), OnceLock::new());
         Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time, about }
     }
 
@@ -213,7 +216,7 @@ impl Control {
     }
 
     async fn carry_out(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
-        let _turn = self.one_at_a_time.lock().await;
+        let _turn = self.turn().await?;
         if let Command::EpochBegin { reason } = command {
             return self.epoch_begun(operator, reasoned(reason)?).await;
         }
@@ -289,8 +292,8 @@ impl Control {
 
     /// What the operator may not have expected of a command.
     fn note(&self, command: &Command) -> Option<String> {
-        if let Command::PrincipalForget { .. } = command {
-            return Some(forget::STAYS.to_owned());
+        if let Command::PrincipalForget { principal, .. } = command {
+            return Some(self.what_stays(principal));
         }
         if let Command::ModelAccept { model, .. } = command {
             return self.without_pin(model);
@@ -355,11 +358,9 @@ impl Control {
                 self.forgotten(&principal.parse()?, revoke, reason.map(reasoned).transpose()?)
             }
             Command::BackupMade { keys, operator_keys } => Ok(vec![Event::Backup { keys, operator_keys }]),
-            Command::EpochsExported { epochs, principal, keys } => {
-                let principal = principal.map(|principal| principal.parse()).transpose()?;
-                Ok(vec![Event::Exported { epochs: epochs.join(" "), principal, keys }])
-            }
+            Command::EpochsExported { epochs, principal, keys } => Ok(vec![exported(&epochs, principal, keys)?]),
             Command::RecordsDisclosed { records } => Ok(vec![Event::Disclosed { records: records.join(" ") }]),
+            Command::TokenSigned { token } => Ok(vec![self.token_signed(&token)?]),
             Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),
             Command::ModelAccept { model, reason } => self.model_accepted(&model, &reasoned(reason)?),
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),

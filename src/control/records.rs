@@ -7,8 +7,30 @@ use crate::audit::entry::Pen;
 use crate::audit::event::Event;
 use crate::audit::log::LogFault;
 use crate::id::RequestId;
+use crate::refusal::Refusal;
+use crate::token::{Presented, verify_whenever};
+
+/// The record of epochs that are about to be handed out.
+pub(super) fn exported(epochs: &[String], principal: Option<String>, keys: bool) -> Result<Event, ControlFault> {
+    let principal = principal.map(|principal| principal.parse()).transpose()?;
+    Ok(Event::Exported { epochs: epochs.join(" "), principal, keys })
+}
 
 impl Control {
+    /// The record of a token that was signed and is not registered. It must be one that the gateway would take at some time.
+    pub(super) fn token_signed(&self, token: &str) -> Result<Event, ControlFault> {
+        let fault = |refusal: Refusal| ControlFault::refused(&refusal);
+        let presented = Presented::read(token).map_err(fault)?;
+        let verified = verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
+        Ok(Event::TokenSigned {
+            token: *verified.id(),
+            jti: verified.jti().to_owned(),
+            agent: verified.agent().clone(),
+            principal: verified.principal().clone(),
+            expires: verified.expires(),
+        })
+    }
+
     /// Lets operators ask what the gateway has told callers.
     pub fn set_pen(&self, pen: Pen) {
         let _ = self.pen.set(pen);

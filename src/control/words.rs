@@ -123,6 +123,11 @@ pub enum Command {
         /// Their names.
         records: Vec<String>,
     },
+    /// Says that a token was signed and is not registered.
+    TokenSigned {
+        /// The token itself; it is verified, and only its identity is kept.
+        token: String,
+    },
     /// Closes the log's epoch and begins the next.
     EpochBegin {
         /// Why.

@@ -4,6 +4,7 @@
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
 
 use crate::crypto::{EntropyFault, entropy};
 
@@ -19,7 +20,10 @@ pub enum CacheScope {
 }
 
 /// Makes salts: HMAC-SHA256 (RFC 2104) of the scope under a key drawn at the start, so that no caller can name another's.
-pub struct CacheSalts(hmac::Key);
+pub struct CacheSalts {
+    key: hmac::Key,
+    bytes: Zeroizing<[u8; 32]>,
+}
 
 impl CacheSalts {
     /// Salts under a key of their own; a restart leaves caches cold.
@@ -27,7 +31,19 @@ impl CacheSalts {
     /// # Errors
     /// When the system gives no randomness.
     pub fn new() -> Result<Self, EntropyFault> {
-        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &entropy::<32>()?)))
+        Ok(Self::keyed(Zeroizing::new(entropy::<32>()?)))
+    }
+
+    /// Salts under the key of a process before this one: caches stay warm.
+    #[must_use]
+    pub fn keyed(bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &*bytes), bytes }
+    }
+
+    /// The key, to be passed on.
+    #[must_use]
+    pub const fn key(&self) -> &Zeroizing<[u8; 32]> {
+        &self.bytes
     }
 
     /// The salt of a request in the name of an issuer's principal, in base64url; none where all share the cache.
@@ -39,7 +55,7 @@ impl CacheSalts {
             CacheScope::Class => ["class", class].join("\0"),
             CacheScope::Shared => return None,
         };
-        let tag = hmac::sign(&self.0, name.as_bytes());
+        let tag = hmac::sign(&self.key, name.as_bytes());
         Some(URL_SAFE_NO_PAD.encode(tag))
     }
 }

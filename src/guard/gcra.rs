@@ -200,6 +200,20 @@ impl Tally {
         }
     }
 
+    /// Each limit in use, and by how many nanoseconds its arrival time lies ahead of `now`.
+    pub fn ahead(&self, now: u64) -> impl Iterator<Item = (Limit, u64)> {
+        self.arrivals().filter(move |arrival| arrival.at > now).map(move |arrival| (arrival.limit, arrival.at - now))
+    }
+
+    /// A tally of which the arrival times lie so far ahead of `now`: at most the first eight are kept.
+    #[must_use]
+    pub fn of_ahead(ahead: impl IntoIterator<Item = (Limit, u64)>, now: u64) -> Self {
+        let mut arrivals = ahead.into_iter().map(|(limit, ahead)| Arrival { limit, at: now.saturating_add(ahead) });
+        let first = arrivals.next();
+        let more: Vec<Arrival> = arrivals.take(LIMITS_MAX - 1).collect();
+        Self { first, more: (!more.is_empty()).then(|| Box::new(more)) }
+    }
+
     /// True when nothing that was counted matters any more at `now`.
     #[must_use]
     pub fn idle(&self, now: u64) -> bool {

@@ -7,10 +7,12 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use foldhash::quality::RandomState;
+use foldhash::SharedSeed;
+use foldhash::quality::{RandomState, SeedableRandomState};
 
 use crate::clock::Clock;
 use crate::guard::gcra::{Exceeded, Headroom, Limit, Tally};
+use crate::guard::passed::Seeds;
 use crate::guard::places::Place;
 
 /// What a tally belongs to. The same name under two kinds is two subjects.
@@ -82,24 +84,36 @@ pub struct InFlightExceeded {
 }
 
 #[derive(Debug, Default)]
-struct Account {
-    rates: Tally,
-    in_flight: u32,
+pub(super) struct Account {
+    pub(super) rates: Tally,
+    pub(super) in_flight: u32,
 }
 
 /// All tallies.
 pub struct Limiter {
-    accounts: DashMap<u128, Account, RandomState>,
-    keys: [RandomState; 2],
+    pub(super) accounts: DashMap<u128, Account, RandomState>,
+    pub(super) seeds: Seeds,
+    keys: [SeedableRandomState; 2],
     clock: Arc<dyn Clock>,
 }
 
 impl Limiter {
-    /// An empty book on `clock`.
+    /// An empty book on `clock`, under keys of its own.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let keys = [RandomState::default(), RandomState::default()];
-        Self { accounts: DashMap::with_hasher(RandomState::default()), keys, clock }
+        let random = || RandomState::default().hash_one(());
+        Self::keyed(clock, [random(), random(), random(), random()])
+    }
+
+    /// An empty book under the keys of another one.
+    #[must_use]
+    pub fn keyed(clock: Arc<dyn Clock>, seeds: Seeds) -> Self {
+        let [high, low, shared_high, shared_low] = seeds;
+        // Two for the life of the process: the hasher borrows them for ever.
+        let shared = |seed| &*Box::leak(Box::new(SharedSeed::from_u64(seed)));
+        let keys =
+            [SeedableRandomState::with_seed(high, shared(shared_high)), SeedableRandomState::with_seed(low, shared(shared_low))];
+        Self { accounts: DashMap::with_hasher(RandomState::default()), seeds, keys, clock }
     }
 
     /// The subject of that kind and name.
@@ -117,7 +131,7 @@ impl Limiter {
         self.subject(Kind::Principal, &[issuer, name].join("\0"))
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
     }
 

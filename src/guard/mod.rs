@@ -16,6 +16,7 @@ pub mod gcra;
 pub mod govern;
 pub mod limiter;
 pub mod pace;
+pub mod passed;
 pub mod places;
 pub mod queue;
 pub mod route;

@@ -122,19 +122,41 @@ impl Places {
         Self { upstreams: DashMap::default(), metrics }
     }
 
-    fn shared(&self, upstream: &Upstream) -> Arc<Shared> {
-        if let Some(known) = self.upstreams.get(&upstream.name) {
+    fn shared(&self, upstream: &Arc<str>) -> Arc<Shared> {
+        if let Some(known) = self.upstreams.get(upstream) {
             return Arc::clone(&known);
         }
         let metrics = Arc::clone(&self.metrics);
-        let fresh = || Arc::new(Shared { name: Arc::clone(&upstream.name), state: Mutex::default(), metrics });
-        Arc::clone(&self.upstreams.entry(Arc::clone(&upstream.name)).or_insert_with(fresh))
+        let fresh = || Arc::new(Shared { name: Arc::clone(upstream), state: Mutex::default(), metrics });
+        Arc::clone(&self.upstreams.entry(Arc::clone(upstream)).or_insert_with(fresh))
+    }
+
+    /// How many places each holder has at each upstream.
+    #[must_use]
+    pub fn held(&self) -> Vec<(Arc<str>, Holder, u64)> {
+        let mut held = Vec::new();
+        for upstream in &self.upstreams {
+            let state = upstream.lock();
+            held.extend(state.queue.holders().map(|(holder, count)| (Arc::clone(upstream.key()), holder, count)));
+        }
+        held
+    }
+
+    /// A place that another process has taken at the upstream of that name: it counts here too.
+    #[must_use]
+    pub fn taken_elsewhere(&self, upstream: &Arc<str>, holder: Holder) -> Place {
+        let shared = self.shared(upstream);
+        let mut state = shared.lock();
+        state.queue.hold(&holder);
+        shared.report(&state);
+        drop(state);
+        shared.place(holder)
     }
 
     /// Takes a place at `upstream` at once, where one is free and nobody waits for it.
     #[must_use]
     pub fn take(&self, upstream: &Upstream, holder: &Holder) -> Option<Place> {
-        let shared = self.shared(upstream);
+        let shared = self.shared(&upstream.name);
         let mut state = shared.lock();
         state.places = places(upstream);
         // Where a reload has made more places than there were, those who wait have them first.
@@ -171,7 +193,7 @@ impl Places {
     }
 
     fn join(&self, upstream: &Upstream, holder: &Holder) -> Option<Waiting> {
-        let shared = self.shared(upstream);
+        let shared = self.shared(&upstream.name);
         let mut state = shared.lock();
         let ticket = state.tickets;
         state.tickets += 1;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub type Ticket = u64;
 
 /// For whom a place is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// The class.
     pub class: Arc<str>,
@@ -85,6 +85,21 @@ impl Queue {
             self.grant(holder);
         }
         free
+    }
+
+    /// Takes a place that was granted elsewhere, whether one is free or not.
+    pub fn hold(&mut self, holder: &Holder) {
+        self.grant(holder);
+    }
+
+    /// How many places each holder has.
+    pub fn holders(&self) -> impl Iterator<Item = (Holder, u64)> {
+        self.classes.iter().flat_map(|(name, class)| {
+            let weight = u32::try_from(class.weight).unwrap_or(u32::MAX);
+            let holder = move |root: &Arc<str>| Holder { class: Arc::clone(name), weight, root: Arc::clone(root) };
+            let busy = class.agents.iter().filter(|(_, agent)| agent.held > 0);
+            busy.map(move |(root, agent)| (holder(root), agent.held))
+        })
     }
 
     /// Waits for a place; `length` may wait at once.

@@ -9,7 +9,7 @@ use crate::guard::cache_salt::CacheScope;
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::judge::Lists;
 use crate::model::UnknownFields;
-use crate::token::{IssuerPolicy, PostQuantum};
+use crate::token::{IssuerPolicy, PostQuantum, Principals};
 
 /// Everything that the questions go by.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ pub struct Issuer {
     pub post_quantum: PostQuantum,
     /// Whether its tokens are taken by handle.
     pub handles: bool,
-    /// Principals that it may speak for: names, or beginnings of names with `*` behind.
-    pub principals: Vec<String>,
+    /// Principals that it may speak for.
+    pub principals: Principals,
     /// Entries that a list of a token may have.
     pub token_list: usize,
 }
@@ -120,6 +120,15 @@ impl Jwks {
         match self {
             Self::File(path) => Some(path),
             Self::Url { .. } => None,
+        }
+    }
+
+    /// The URL, where it is one.
+    #[must_use]
+    pub fn url(&self) -> Option<&str> {
+        match self {
+            Self::File(_) => None,
+            Self::Url { url, .. } => Some(url),
         }
     }
 }

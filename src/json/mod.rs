@@ -94,6 +94,14 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Collects members in that order. No two of them may have the same key: that is not looked for, so that large objects are
+/// collected in linear time.
+impl<'a> FromIterator<(Cow<'a, str>, Value<'a>)> for Object<'a> {
+    fn from_iter<I: IntoIterator<Item = (Cow<'a, str>, Value<'a>)>>(members: I) -> Self {
+        Self(members.into_iter().collect())
+    }
+}
+
 impl<'a> Value<'a> {
     /// An unsigned number.
     #[must_use]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::peek::member;
 use super::progress::Progress;
 use super::prose::{self, Prose, Unreadable};
-use super::redact::{Redacted, Redactor};
+use super::redact::{Redacted, Redactor, Unsearchable};
 use super::sse::{self, Splitter, TooLong};
 use super::tools::{self, Gate, Tools};
 use super::usage::{Extent, Heard};
@@ -18,6 +18,9 @@ pub enum Fault {
     /// An event is too long to be looked at.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// It cannot be searched for the gateway's own secrets.
+    #[error(transparent)]
+    Unsearchable(#[from] Unsearchable),
     /// What it says cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),

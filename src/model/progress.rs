@@ -136,22 +136,31 @@ fn number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok()
 }
 
-/// Bytes of text in a value, at any depth: its strings but for those that say what something is.
+/// The deepest nesting that is searched for text. The limit keeps an upstream from overflowing the stack.
+const TEXT_DEPTH_MAX: u32 = 64;
+
+/// Bytes of text in a value: all strings except those of the members in `NO_TEXT`. A value below
+/// [`TEXT_DEPTH_MAX`] counts with all its bytes.
 pub(super) fn text(value: &[u8]) -> u64 {
+    text_within(value, TEXT_DEPTH_MAX)
+}
+
+fn text_within(value: &[u8], levels: u32) -> u64 {
+    let Some(levels) = levels.checked_sub(1) else { return value.len() as u64 };
     match value.first() {
         Some(b'"') => string(value),
         Some(b'{') => {
             let mut sum = 0;
             members(value, |name, value| {
                 if !NO_TEXT.contains(&name) {
-                    sum += text(value.trim_ascii());
+                    sum += text_within(value.trim_ascii(), levels);
                 }
             });
             sum
         }
         Some(b'[') => {
             let mut sum = 0;
-            items(value, |item| sum += text(item.trim_ascii()));
+            items(value, |item| sum += text_within(item.trim_ascii(), levels));
             sum
         }
         Some(_) | None => 0,
@@ -210,5 +219,18 @@ mod tests {
         check(Dialect::Anthropic, &[begin, delta, r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#], true, 4);
         check(Dialect::Anthropic, &[begin, delta, r#"{"type":"message_stop"}"#], true, 4);
         check(Dialect::Anthropic, &[begin, r#"{"type":"error","error":{"type":"overloaded_error"}}"#], true, 0);
+    }
+
+    /// The deepest value that fits into one event.
+    #[test]
+    fn no_nesting_ends_the_process() {
+        let levels = 1 << 19;
+        let deep = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(text(deep.as_bytes()) > 0);
+        let mut shallow = String::from("\"four\"");
+        for _ in 0..60 {
+            shallow = format!("[{shallow}]");
+        }
+        assert_eq!(text(shallow.as_bytes()), 4);
     }
 }

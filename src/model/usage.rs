@@ -13,6 +13,8 @@ pub struct Usage {
     pub input: u64,
     /// Tokens of the answer, reasoning included.
     pub output: u64,
+    /// Those of them that the server says were reasoning, whose text it may keep to itself.
+    pub reasoning: u64,
 }
 
 /// What was sent to a server, as far as it bounds what can be used.
@@ -102,14 +104,63 @@ const INPUT_OVERHEAD: u64 = 4_096;
 /// The same for each byte of the body.
 const INPUT_EACH: u64 = 8;
 
+/// Tokens that an answer may have beside those of its text: special ones, such as its end and those around tool calls.
+const OUTPUT_SPARE: u64 = 256;
+
+/// What cannot be true in a server's report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absurd {
+    /// More input than the body that was sent can be.
+    Input,
+    /// More output than the request's cap.
+    OverCap,
+    /// More output than the answer has bytes of text: no token has fewer than one. A server that keeps reasoning to itself
+    /// without counting it apart looks like this too, so within the cap it is believed.
+    OverText,
+}
+
+impl Absurd {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Input, Self::OverCap, Self::OverText];
+
+    /// Its name in metrics and in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::OverCap => "over-cap",
+            Self::OverText => "over-text",
+        }
+    }
+}
+
+/// What cannot be true in what a server reports of its answer.
+#[must_use]
+pub fn absurd(sent: Sent, heard: &Heard) -> Option<Absurd> {
+    let told = heard.usage?;
+    let text_max = heard.text.saturating_add(told.reasoning).saturating_add(OUTPUT_SPARE);
+    match sent.output_tokens {
+        _ if told.input > sent.input_max() => Some(Absurd::Input),
+        Some(cap) if told.output > cap => Some(Absurd::OverCap),
+        _ if told.output > text_max => Some(Absurd::OverText),
+        _ => None,
+    }
+}
+
+impl Sent {
+    /// Tokens of input that can be believed.
+    const fn input_max(self) -> u64 {
+        self.bytes.saturating_mul(INPUT_EACH).saturating_add(INPUT_OVERHEAD)
+    }
+}
+
 /// What is recorded as used. A report is believed where it can be true: input that is not zero and not more than the body can be, output
 /// that is within the cap, and not zero beside text. All else is silence, which counts the bytes of the body and of the text.
 #[must_use]
 pub fn settle(sent: Sent, heard: &Heard) -> (Usage, Source) {
-    let cap = sent.output_tokens.unwrap_or(u64::MAX);
-    let input_max = sent.bytes.saturating_mul(INPUT_EACH).saturating_add(INPUT_OVERHEAD);
-    let bound = Usage { input: sent.bytes, output: heard.text.min(cap) };
-    let Some(told) = heard.usage.filter(|told| (1..=input_max).contains(&told.input) && told.output <= cap) else {
+    let cap = sent.output_tokens.unwrap_or_else(|| heard.text.saturating_add(OUTPUT_SPARE));
+    let bound = Usage { input: sent.bytes, output: heard.text.min(cap), reasoning: 0 };
+    let Some(told) = heard.usage.filter(|told| (1..=sent.input_max()).contains(&told.input) && told.output <= cap) else {
         return (bound, Source::Bound);
     };
     match heard.complete {
@@ -117,7 +168,7 @@ pub fn settle(sent: Sent, heard: &Heard) -> (Usage, Source) {
         true => (told, Source::Reported),
         false => {
             let output = told.output.saturating_add(heard.since_usage).min(cap);
-            (Usage { input: told.input, output }, Source::Running)
+            (Usage { output, ..told }, Source::Running)
         }
     }
 }
@@ -151,7 +202,14 @@ pub(super) fn read(raw: &[u8]) -> Option<Usage> {
     let number = |key: &str| object.get(key).and_then(Value::as_u64);
     let input = number("prompt_tokens").or_else(|| anthropic_input(object));
     let output = number("completion_tokens").or_else(|| number("output_tokens"));
-    (input.is_some() || output.is_some()).then(|| Usage { input: input.unwrap_or(0), output: output.unwrap_or(0) })
+    let details = object.get("completion_tokens_details").or_else(|| object.get("output_tokens_details"));
+    let reasoning = details.and_then(Value::as_object).and_then(|details| details.get("reasoning_tokens")?.as_u64());
+    let usage = |input: Option<u64>, output: Option<u64>| Usage {
+        input: input.unwrap_or(0),
+        output: output.unwrap_or(0),
+        reasoning: reasoning.unwrap_or(0),
+    };
+    (input.is_some() || output.is_some()).then(|| usage(input, output))
 }
 
 /// Anthropic counts apart what came from a cache and what went into it.
@@ -166,7 +224,11 @@ impl Usage {
     /// Both at their highest: streams report in parts, and repeat.
     #[must_use]
     pub(super) fn highest(self, other: Self) -> Self {
-        Self { input: self.input.max(other.input), output: self.output.max(other.output) }
+        Self {
+            input: self.input.max(other.input),
+            output: self.output.max(other.output),
+            reasoning: self.reasoning.max(other.reasoning),
+        }
     }
 }
 
@@ -178,7 +240,7 @@ mod tests {
 
     #[track_caller]
     fn check(usage: Option<(u64, u64)>, text: u64, complete: bool, expect: (u64, u64, Source)) {
-        let usage = usage.map(|(input, output)| Usage { input, output });
+        let usage = usage.map(|(input, output)| Usage { input, output, reasoning: 0 });
         let (used, source) = settle(SENT, &Heard { usage, text, since_usage: text, complete });
         assert_eq!((used.input, used.output, source), expect);
     }
@@ -193,6 +255,27 @@ mod tests {
         check(Some((9, 51)), 20, true, (100, 20, Source::Bound));
         check(Some((1 << 40, 5)), 20, true, (100, 20, Source::Bound));
         check(None, 70, true, (100, 50, Source::Bound));
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_noticed() {
+        let check = |sent, (input, output, reasoning), text, expect| {
+            let usage = Some(Usage { input, output, reasoning });
+            assert_eq!(absurd(sent, &Heard { usage, text, since_usage: 0, complete: true }), expect, "{input} {output} {text}");
+        };
+        let wide = Sent { bytes: 100, output_tokens: Some(100_000) };
+        check(SENT, (9, 5, 0), 20, None);
+        check(SENT, (0, 5, 0), 20, None);
+        check(SENT, (1 << 40, 5, 0), 20, Some(Absurd::Input));
+        check(SENT, (9, 51, 0), 20, Some(Absurd::OverCap));
+        // The end of an answer, and of each tool call, is a token without text.
+        check(wide, (9, 3, 0), 2, None);
+        check(wide, (9, 5_000, 0), 20, Some(Absurd::OverText));
+        check(wide, (9, 5_000, 4_900), 20, None);
+        check(Sent { output_tokens: None, ..SENT }, (9, 1 << 40, 0), 0, Some(Absurd::OverText));
+        let endless =
+            Heard { usage: Some(Usage { input: 9, output: 1 << 40, reasoning: 0 }), complete: true, ..Heard::default() };
+        assert_eq!(settle(Sent { output_tokens: None, ..SENT }, &endless).1, Source::Bound);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What goes on on one caller's connection: shared by its reader and writer, its requests and its timers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -10,14 +10,42 @@ use tokio::time::Instant;
 /// The state of one connection.
 pub struct Activity {
     state: Mutex<State>,
-    written: AtomicU64,
+    written: Arc<Written>,
+    began: Instant,
+    /// Answers, or parts of them, that are ready and that the caller has not taken.
+    owed: AtomicUsize,
+    /// When the caller last took something, or was first owed something: milliseconds since `began`.
+    moved_ms: AtomicU64,
+}
+
+/// Bytes that a caller took: those of a connection over HTTP/1.1, those of one stream over HTTP/2.
+#[derive(Default)]
+pub struct Written(AtomicU64);
+
+impl Written {
+    /// Counts further ones.
+    pub fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 struct State {
-    /// Requests that are at work, until the last byte of their answer was handed to the connection.
+    /// Requests that are at work, until the caller's socket has taken the last byte of their answer.
     requests: usize,
-    /// When the last of them ended, or the connection began.
+    /// Those of them whose answer is not all there yet.
+    unanswered: usize,
+    /// When the last of the requests ended, or the connection began.
     quiet_since: Instant,
+    /// When the last of the unanswered was answered.
+    answered_since: Instant,
+    /// Whether the socket takes nothing at the moment.
+    is_blocked: bool,
     /// Whether the newest request's version knows interim answers (HTTP/1.1).
     takes_interim: bool,
     /// Whether the caller has closed its side while a request was at work.
@@ -29,13 +57,29 @@ struct State {
 /// A request at work; its end is noted when this is dropped.
 pub struct Busy(Arc<Activity>);
 
+/// A request whose answer is not all there yet.
+pub struct Unanswered(Arc<Activity>);
+
+/// Something that is ready for the caller and that it has not taken.
+pub struct Owed(Arc<Activity>);
+
 impl Activity {
     /// A connection without requests.
     #[must_use]
     pub fn new() -> Self {
-        let state =
-            State { requests: 0, quiet_since: Instant::now(), takes_interim: false, is_half_closed: false, waiting: None };
-        Self { state: Mutex::new(state), written: AtomicU64::new(0) }
+        let now = Instant::now();
+        let state = State {
+            requests: 0,
+            unanswered: 0,
+            quiet_since: now,
+            answered_since: now,
+            is_blocked: false,
+            takes_interim: false,
+            is_half_closed: false,
+            waiting: None,
+        };
+        let (owed, moved_ms) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { state: Mutex::new(state), written: Arc::default(), began: now, owed, moved_ms }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -51,11 +95,40 @@ impl Activity {
         Busy(Arc::clone(self))
     }
 
-    /// How long nothing has been at work; none while something is.
+    /// How long nothing has been at work and nothing was written; none while something is.
     #[must_use]
     pub fn quiet_for(&self) -> Option<Duration> {
         let state = self.lock();
-        (state.requests == 0).then(|| state.quiet_since.elapsed())
+        (state.requests == 0 && !state.is_blocked).then(|| state.quiet_since.elapsed())
+    }
+
+    /// How long all that is left to do has been the caller's: to read answers that are there; none while one is not.
+    #[must_use]
+    pub fn answered_for(&self) -> Option<Duration> {
+        let state = self.lock();
+        (state.unanswered == 0).then(|| state.answered_since.elapsed())
+    }
+
+    /// How long the caller has taken nothing of what is ready for it; none where nothing is.
+    #[must_use]
+    pub fn stuck_for(&self) -> Option<Duration> {
+        let moved = self.began + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        (self.owed.load(Ordering::Relaxed) > 0).then(|| moved.elapsed())
+    }
+
+    /// Notes that the caller took something.
+    fn moved(&self) {
+        let now = self.began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        self.moved_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Notes whether the socket takes nothing at the moment.
+    pub fn blocked(&self, is_blocked: bool) {
+        let mut state = self.lock();
+        if state.is_blocked && !is_blocked {
+            state.quiet_since = Instant::now();
+        }
+        state.is_blocked = is_blocked;
     }
 
     /// True while a request is at work; then the task of `cx` is woken when it ends.
@@ -89,13 +162,13 @@ impl Activity {
 
     /// Counts bytes that the caller's socket took.
     pub fn wrote(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.written.add(bytes);
     }
 
-    /// Bytes that the caller's socket took so far.
+    /// The bytes that the caller's socket took.
     #[must_use]
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
+    pub fn written(&self) -> Arc<Written> {
+        Arc::clone(&self.written)
     }
 }
 
@@ -104,6 +177,44 @@ impl Busy {
     #[must_use]
     pub fn is_half_closed(&self) -> bool {
         self.0.is_half_closed()
+    }
+
+    /// Notes that the answer is not all there yet, until that is dropped.
+    #[must_use]
+    pub fn unanswered(&self) -> Unanswered {
+        self.0.lock().unanswered += 1;
+        Unanswered(Arc::clone(&self.0))
+    }
+
+    /// Notes that something is ready for the caller, until that is dropped.
+    #[must_use]
+    pub fn owes(&self) -> Owed {
+        if self.0.owed.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.0.moved();
+        }
+        Owed(Arc::clone(&self.0))
+    }
+}
+
+impl Owed {
+    /// Notes that the caller took some of it.
+    pub fn moved(&self) {
+        self.0.moved();
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.moved();
+        self.0.owed.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.unanswered -= 1;
+        state.answered_since = Instant::now();
     }
 }
 

@@ -103,7 +103,7 @@ impl Answer {
     ///
     /// # Errors
     /// When that cannot be recorded.
-    pub(super) async fn respond(self, mut way: Way) -> Result<Response<Body>, (Refusal, Way)> {
+    pub(super) async fn respond(self, mut way: Box<Way>) -> Result<Response<Body>, (Refusal, Box<Way>)> {
         let record = way.meter.record();
         Ok(match self {
             Self::Whole(Pass { headroom, notes, caller }, passed, bytes, room) => {
@@ -173,37 +173,44 @@ impl Gateway {
         };
         drop(server);
         way.meter.first_byte();
+        let length = bytes.len();
         // Some servers stream whatever is asked.
-        let (bytes, passed) = match head.heard {
-            Heard::Json => (bytes, passed),
-            Heard::Events => {
-                let joined = convert::joined(operation, &bytes).map_err(unlike)?;
-                (Bytes::from(joined), Passed { content_type: HeaderValue::from_static(JSON), ..passed })
-            }
+        let joins = matches!(head.heard, Heard::Events);
+        let content_type = if joins { HeaderValue::from_static(JSON) } else { passed.content_type };
+        let passed = Passed { content_type, ..passed };
+        let work = move || {
+            let whole = if joins { convert::joined(operation, &bytes).map(Bytes::from) } else { Ok(bytes) };
+            (whole.map(|bytes| (usage::heard(operation, &bytes), bytes)), pass, room)
         };
-        let heard = usage::heard(operation, &bytes);
+        let (whole, pass, room) = beside(length, work).await?;
+        let (heard, bytes) = whole.map_err(unlike)?;
         way.meter.heard(heard);
         if heard.text > extent.text {
             return Err(Refusal::new(Code::UpstreamEndless).because(format_args!("{} bytes of text", heard.text)));
         }
         if call.stream && passed.status < 300 {
             let filter = StreamFilter::new(operation, call.usage_asked, filter).redacting(Arc::clone(&way.wiring.redactor));
-            return self.as_events((operation, &bytes, room), filter, (pass, passed, watch), way);
+            return self.as_events((operation, bytes, room), filter, (pass, passed, watch), way).await;
         }
         let (bytes, pass) = filtered((bytes, passed.status), filter, pass, way).await?;
         Ok(Answer::Whole(pass, passed, bytes, Some(room)))
     }
 
     /// A whole answer as the stream that was asked for: some servers never stream.
-    fn as_events(
+    async fn as_events(
         &self,
-        (operation, answer, room): (Operation, &[u8], Room),
+        (operation, answer, room): (Operation, Bytes, Room),
         filter: StreamFilter<Filter>,
         (pass, passed, watch): (Pass, Passed, Watch),
         way: &mut Way,
     ) -> Result<Answer, Refusal> {
-        let events = convert::events(operation, answer).map_err(unlike)?;
-        let mut pieces = filtered_pieces(events, filter, way)?;
+        let length = answer.len();
+        let work = move || {
+            let events = convert::events(operation, &answer).map_err(unlike);
+            (events.and_then(|events| through(events, filter)), pass, room)
+        };
+        let (pieces, pass, room) = beside(length, work).await?;
+        let mut pieces = noted(pieces?, way)?;
         pieces.reverse();
         let (source, server) = (Source::Pieces(pieces), Permit::default());
         let streamed = Streamed { source, server, watch, times: self.times(way), room: Some(room) };
@@ -218,25 +225,29 @@ fn unlike(why: convert::Unlike) -> Refusal {
     Refusal::new(code).because(why)
 }
 
-/// A whole answer, its texts filtered. A large one is looked through beside the threads that serve others; it keeps the caller's place
-/// until then, whether the caller waits or not.
+/// Does work on so many bytes: on many, beside the threads that serve others. What must stay taken until the work is done
+/// belongs to it, such as the caller's place: it goes on whether the caller waits or not.
+async fn beside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    if bytes <= BESIDE_MIN {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|why| Refusal::new(Code::Internal).because(why))
+}
+
+/// A whole answer, its texts filtered.
 pub(super) async fn filtered(
     (bytes, status): (Bytes, u16),
     filter: Filter,
     pass: Pass,
     way: &mut Way,
 ) -> Result<(Bytes, Pass), Refusal> {
-    let (large, redactor, error) = (bytes.len() > BESIDE_MIN, Arc::clone(&way.wiring.redactor), status >= 400);
+    let (length, redactor, error) = (bytes.len(), Arc::clone(&way.wiring.redactor), status >= 400);
     let work = move || {
         let (looked, findings) = looked_through(bytes, filter);
         let looked = looked.map(|bytes| redactor.whole(&bytes, error).map_or(bytes, Bytes::from));
         ((looked, findings), pass)
     };
-    let ((looked, findings), mut pass) = if large {
-        tokio::task::spawn_blocking(work).await.map_err(|why| Refusal::new(Code::Internal).because(why))?
-    } else {
-        work()
-    };
+    let ((looked, findings), mut pass) = beside(length, work).await?;
     way.meter.found(&findings);
     pass.notes.removed = findings.removed;
     looked.map(|bytes| (bytes, pass))
@@ -257,15 +268,26 @@ fn looked_through(bytes: Bytes, mut filter: Filter) -> (Result<Bytes, Refusal>, 
 /// The events of a stream that is there already, their texts filtered.
 pub(super) fn filtered_pieces(
     pieces: Vec<Vec<u8>>,
-    mut filter: StreamFilter<Filter>,
+    filter: StreamFilter<Filter>,
     way: &mut Way,
 ) -> Result<Vec<Vec<u8>>, Refusal> {
+    noted(through(pieces, filter)?, way)
+}
+
+/// The pieces of a stream behind its filter, and what that has found.
+type Through = (Vec<Vec<u8>>, StreamFilter<Filter>);
+
+fn through(pieces: Vec<Vec<u8>>, mut filter: StreamFilter<Filter>) -> Result<Through, Refusal> {
     let mut passed = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let mut out = Vec::with_capacity(piece.len());
         filter.push(&piece, &mut out).map_err(|fault| Refusal::new(Code::UpstreamInvalid).because(fault))?;
         passed.push(out);
     }
+    Ok((passed, filter))
+}
+
+fn noted((passed, filter): Through, way: &mut Way) -> Result<Vec<Vec<u8>>, Refusal> {
     way.meter.heard(filter.heard());
     way.meter.found(filter.prose().findings());
     filter.prose().findings().passes().map(|()| passed)

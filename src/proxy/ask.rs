@@ -71,7 +71,7 @@ impl Gateway {
                 last = model_changed(&call.served.name);
                 continue;
             };
-            way.meter.facts().tried.extend(last.detail.take());
+            way.meter.tried(last.detail.take());
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
                 // Whoever waits there goes first.
@@ -113,8 +113,7 @@ impl Gateway {
     async fn ask_one(&self, remote: &Remote, call: &Call, operation: Operation, way: &Way) -> Result<Asked, Refusal> {
         let id = HeaderValue::from_str(&way.id_text).map_err(|error| Refusal::new(Code::Internal).because(error))?;
         let (health, upstream) = (&way.wiring.health, &*remote.name);
-        let sent = remote.send(operation, call, &id);
-        let asked = match tokio::time::timeout(way.wiring.timeouts.first_byte, sent).await {
+        let asked = match tokio::time::timeout(way.wiring.timeouts.first_byte, remote.send(operation, call, &id)).await {
             Err(_) => Err(Refusal::new(Code::UpstreamSlow).because(format_args!("upstream {upstream}: timeout first_byte"))),
             Ok(Ok(response)) => {
                 let declined = response.headers().contains_key(RETRY_AFTER);
@@ -145,6 +144,9 @@ impl Gateway {
     /// Says that an upstream has come up or gone down, where `news` says so, and why.
     pub fn changed(&self, upstream: &str, news: Option<bool>, cause: impl std::fmt::Display) {
         if let Some(up) = news {
+            let cause = cause.to_string();
+            // A certificate's fault, for example, lists names that the server has chosen.
+            let cause = self.wiring.load().redactor.text(&cause).unwrap_or(cause);
             self.metrics.upstream_up(upstream, up);
             tracing::warn!(upstream, up, %cause, "upstream changed");
         }

@@ -2,11 +2,14 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 
+use crate::proxy::activity::{Busy, Owed, Written};
 use crate::proxy::stream::Relay;
 
 /// The body of an answer.
@@ -15,6 +18,8 @@ pub enum Body {
     Whole(Bytes),
     /// A stream.
     Relay(Box<Relay>),
+    /// An answer of the process that has taken over, and the event that ends a stream of it which that process does not end.
+    Elsewhere(Box<Incoming>, Option<Bytes>),
 }
 
 impl HttpBody for Body {
@@ -26,6 +31,7 @@ impl HttpBody for Body {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
             Self::Relay(relay) => relay.poll(cx),
+            Self::Elsewhere(body, broken) => elsewhere(body, broken, cx),
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -38,6 +44,57 @@ impl HttpBody for Body {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relay(_) => SizeHint::default(),
+            Self::Elsewhere(body, _) => body.size_hint(),
         }
+    }
+}
+
+/// Bytes on their way to a caller, counted as its connection takes them. Over HTTP/2 that is when the stream's flow-control
+/// window (RFC 9113 section 5.2) has room for them, so that it tells how the reader of this one stream gets on.
+pub struct Outgoing {
+    bytes: Bytes,
+    taken: Option<Arc<Written>>,
+    owed: Owed,
+    /// The request is at work until its last bytes are taken.
+    _busy: Arc<Busy>,
+}
+
+impl Outgoing {
+    /// Bytes of a request's answer, which are counted by `taken`, where there is one.
+    #[must_use]
+    pub fn new(bytes: Bytes, taken: Option<Arc<Written>>, busy: &Arc<Busy>) -> Self {
+        Self { bytes, taken, owed: busy.owes(), _busy: Arc::clone(busy) }
+    }
+}
+
+impl Buf for Outgoing {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(taken) = &self.taken {
+            taken.add(count);
+        }
+        self.owed.moved();
+    }
+}
+
+/// The next bytes of another process's answer. One that breaks ends with the event; what has a length shows by that.
+fn elsewhere(body: &mut Incoming, broken: &mut Option<Bytes>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    loop {
+        return Poll::Ready(match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => Some(data),
+                Err(_) => continue,
+            },
+            Some(Err(_)) => broken.take(),
+            None => None,
+        });
     }
 }

@@ -35,33 +35,52 @@ impl Dialler {
     ///
     /// # Errors
     /// What the operating system, the resolver or the TLS handshake said, or a timeout.
-    pub async fn dial(&self) -> io::Result<Stream> {
-        let refused = |_| io::Error::new(io::ErrorKind::TimedOut, "timeout: no connection within timeouts.connect");
-        tokio::time::timeout(self.timeout, self.open()).await.map_err(refused)?
+    pub async fn dial(&self) -> Result<Stream, DialFault> {
+        let late = "timeout: no connection within timeouts.connect";
+        let Ok(opened) = tokio::time::timeout(self.timeout, self.open()).await else {
+            return Err(DialFault::Unreached(io::Error::new(io::ErrorKind::TimedOut, late)));
+        };
+        opened
     }
 
-    async fn open(&self) -> io::Result<Stream> {
+    async fn open(&self) -> Result<Stream, DialFault> {
         match &*self.target {
             Target::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await.map_err(connect_fault)?)),
             Target::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
             Target::Tls { host, port, .. } => {
-                let (connector, name) = self.tls.clone().ok_or_else(|| io::Error::other("no TLS client"))?;
+                let (connector, name) = self.tls.clone().ok_or_else(|| unreached("no TLS client"))?;
                 let stream = connector.connect(name, tcp(host, *port).await?).await.map_err(tls_fault)?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
-            Target::Echo => Err(io::Error::other("echo is not dialled")),
+            Target::Echo => Err(unreached("echo is not dialled")),
         }
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("DNS: {error}"));
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "DNS: the name has no address");
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialFault {
+    /// The server cannot be reached, or is not the one that was meant. A later dial shows whether that has changed.
+    #[error("{0}")]
+    Unreached(io::Error),
+    /// The server took the connection and ended it at once, before anything was asked. Whether that shows at the dial, in the
+    /// TLS handshake or at the first write is chance, so it is judged like a request that failed: a later dial that succeeds
+    /// does not show that the server serves.
+    #[error("{0}")]
+    Ended(io::Error),
+}
+
+fn unreached(why: &str) -> DialFault {
+    DialFault::Unreached(io::Error::other(why))
+}
+
+async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialFault> {
+    let named = |error: io::Error| DialFault::Unreached(io::Error::new(error.kind(), format!("DNS: {error}")));
+    let mut last = unreached("DNS: the name has no address");
     for address in tokio::net::lookup_host((host, port)).await.map_err(named)? {
         match TcpStream::connect(address).await {
             Ok(stream) => {
-                stream.set_nodelay(true)?;
-                keep_alive(&stream)?;
+                stream.set_nodelay(true).and_then(|()| keep_alive(&stream)).map_err(DialFault::Ended)?;
                 return Ok(stream);
             }
             Err(error) => last = connect_fault(error),
@@ -70,6 +89,9 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
+/// Milliseconds for which what was sent may be unacknowledged.
+const UNACKNOWLEDGED_MAX_MS: u32 = 30_000;
+
 /// A peer that has vanished without a word is noticed within half a minute, whether the connection is idle (keep-alive probes) or
 /// something was sent (RFC 5482), and not only after `timeouts.first_byte`.
 ///
@@ -77,7 +99,15 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 /// When the system does not take the options.
 fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     probed(&socket)?;
-    sockopt::set_tcp_user_timeout(&socket, 30_000)?;
+    acknowledged(&socket, true)
+}
+
+/// Has the system end the connection when what was sent is not acknowledged for half a minute, or not (`limited`).
+///
+/// # Errors
+/// When the system does not take the option.
+pub(super) fn acknowledged(socket: impl AsFd, limited: bool) -> io::Result<()> {
+    sockopt::set_tcp_user_timeout(&socket, if limited { UNACKNOWLEDGED_MAX_MS } else { 0 })?;
     Ok(())
 }
 
@@ -94,21 +124,33 @@ pub fn probed(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-fn connect_fault(error: io::Error) -> io::Error {
+fn connect_fault(error: io::Error) -> DialFault {
+    // A server that refuses a connection resets it before it is open, which is told as `ConnectionRefused`. This one was open.
+    if error.kind() == io::ErrorKind::ConnectionReset {
+        return DialFault::Ended(error);
+    }
     #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault means that there is no way to the server")]
     let word = match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused",
-        io::ErrorKind::ConnectionReset => "reset",
         io::ErrorKind::TimedOut => "timeout",
         _ => "unreachable",
     };
-    io::Error::new(error.kind(), format!("{word}: {error}"))
+    DialFault::Unreached(io::Error::new(error.kind(), format!("{word}: {error}")))
 }
 
-fn tls_fault(error: io::Error) -> io::Error {
+/// Bytes of a certificate's fault that are told: it may list every name of the certificate.
+const TLS_FAULT_MAX: usize = 500;
+
+fn tls_fault(error: io::Error) -> DialFault {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) {
+        return DialFault::Ended(error);
+    }
     let fault = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     let word = if matches!(fault, Some(rustls::Error::InvalidCertificate(_))) { "certificate" } else { "TLS" };
-    io::Error::new(error.kind(), format!("{word}: {error}"))
+    let mut told = format!("{word}: {error}");
+    told.truncate(told.floor_char_boundary(TLS_FAULT_MAX));
+    DialFault::Unreached(io::Error::new(error.kind(), told))
 }
 
 /// An open connection.

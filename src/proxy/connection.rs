@@ -17,15 +17,15 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
-use crate::proxy::activity::{Activity, Busy};
-use crate::proxy::body::Body;
+use crate::proxy::activity::{Activity, Busy, Owed, Unanswered, Written};
+use crate::proxy::body::{Body, Outgoing};
 use crate::proxy::connect::probed;
 use crate::proxy::frames::Flood;
 use crate::proxy::framing::HEADERS_MAX;
-use crate::proxy::listen::Terms;
+use crate::proxy::listen::{KEPT, Leave, Terms};
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::settings::Timeouts;
 use crate::proxy::tap::{HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Home, Patience, Returned, Tap, Version};
@@ -49,7 +49,7 @@ const UNSENT_MAX: u32 = 64 << 10;
 pub(super) struct Connection<P> {
     pub(super) terms: Arc<Terms>,
     pub(super) gateway: Arc<Gateway>,
-    pub(super) shutdown: watch::Receiver<bool>,
+    pub(super) shutdown: watch::Receiver<Leave>,
     /// Places of connections that are not taken.
     pub(super) free: Arc<Semaphore>,
     pub(super) _places: P,
@@ -77,7 +77,7 @@ impl<P: Send + 'static> Connection<P> {
         };
         let shaken = tokio::select! {
             // Nothing was asked on it: the drain does not wait for such.
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            _ = shutdown.wait_for(|leave| *leave > Leave::No) => return,
             shaken = tokio::time::timeout(handshake, shaken) => shaken,
         };
         match shaken {
@@ -94,7 +94,7 @@ impl<P: Send + 'static> Connection<P> {
         let activity = Arc::new(Activity::new());
         let patience = Patience { head: timeouts.header, write: timeouts.stream_idle };
         let opened = tokio::select! {
-            _ = self.shutdown.wait_for(|stop| *stop) => return,
+            _ = self.shutdown.wait_for(|leave| *leave > Leave::No) => return,
             opened = tokio::time::timeout(timeouts.header, Tap::open(stream, patience, Arc::clone(&activity))) => opened,
         };
         let tap = match opened {
@@ -105,19 +105,31 @@ impl<P: Send + 'static> Connection<P> {
         let (version, framings, home) = (tap.version(), tap.framings(), tap.home());
         let (gateway, terms, shared) = (Arc::clone(&self.gateway), Arc::clone(&self.terms), Arc::clone(&activity));
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let gateway = Arc::clone(&gateway);
+            let (gateway, entrance) = (Arc::clone(&gateway), Arc::clone(&terms.entrance));
             let busy = shared.begin(request.version() == http::Version::HTTP_11);
             let peer = forwarded(client, request.headers(), &terms.trusted_proxies);
             let framing = framings.as_ref().map(|framings| framings.next().unwrap_or_default());
-            let reader = framings.is_some().then(|| Arc::clone(&shared));
+            // The streams of one HTTP/2 connection are read each at its own pace; an HTTP/1 connection has one reader.
+            let stream = framings.is_none().then(Arc::<Written>::default);
+            let reader = Some(stream.clone().unwrap_or_else(|| shared.written()));
             let origin = Origin { peer, framing, reader };
-            async move {
-                let response = gateway.serve(request, origin).await;
-                Ok::<_, std::convert::Infallible>(Working::wrap(response, busy))
-            }
+            let unanswered = busy.unanswered();
+            // Boxed: HTTP libraries keep room for it as long as the answer, or the connection, lasts.
+            Box::pin(async move {
+                let response = entrance.serve(&gateway, request, origin).await;
+                Ok::<_, std::convert::Infallible>(Working::wrap(response, (busy, unanswered), stream))
+            })
         });
         let io = TokioIo::new(tap);
-        let ends = Ends { activity: &activity, free: &self.free, idle: timeouts.idle };
+        let ends = Ends {
+            activity: &activity,
+            free: &self.free,
+            idle: timeouts.idle,
+            // Later than a stream's own limit, which says more of why.
+            stuck: timeouts.stream_idle.saturating_mul(2).saturating_add(IDLE_LOOK),
+            drain: timeouts.drain,
+            is_told: version == Version::Http2,
+        };
         let ended = match version {
             Version::Http1 => drive(http1().serve_connection(io, service), &mut self.shutdown, &ends).await,
             Version::Http2 => drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, &ends).await,
@@ -164,6 +176,12 @@ struct Ends<'c> {
     free: &'c Semaphore,
     /// How long it may be without a request.
     idle: Duration,
+    /// How long its caller may take nothing of what is ready.
+    stuck: Duration,
+    /// How long its caller may read what is ready once the gateway drains.
+    drain: Duration,
+    /// Whether its caller is told of its end (GOAWAY, RFC 9113 section 6.8) before that comes.
+    is_told: bool,
 }
 
 impl Ends<'_> {
@@ -171,47 +189,92 @@ impl Ends<'_> {
     fn idle_now(&self) -> Duration {
         if self.free.available_permits() == 0 { self.idle.min(IDLE_LOOK) } else { self.idle }
     }
+
+    /// How long it may be without a request, as far as it has got.
+    fn allowed(&self, stage: &Stage) -> Duration {
+        match (stage.ending, stage.leave) {
+            (true, _) => LEAVE,
+            (false, Leave::No | Leave::Now) => self.idle_now(),
+            (false, Leave::WhenQuiet) => self.idle_now().min(KEPT),
+        }
+    }
+
+    /// Whether nothing but its caller keeps it, for too long.
+    fn is_kept(&self, stage: &Stage) -> bool {
+        let reads_on = self.activity.answered_for().zip(stage.since).map(|(answered, since)| answered.min(since.elapsed()));
+        let longer = |time: Option<Duration>, than: Duration| time.is_some_and(|time| time >= than);
+        longer(self.activity.stuck_for(), self.stuck) || longer(reads_on, self.drain)
+    }
+}
+
+/// How far a connection has got towards its end.
+struct Stage {
+    /// What it was asked last.
+    leave: Leave,
+    /// Since when it has been asked to end, or has been ending.
+    since: Option<Instant>,
+    /// Whether it ends after its open requests.
+    ending: bool,
 }
 
 /// Runs a connection to its end. It is asked to end after its open requests when the gateway drains, or when nothing was
-/// asked on it for a while; a peer that does not leave then is left.
+/// asked on it for a while; a peer that does not leave then is left. So is one that takes nothing of its answers: over HTTP/2
+/// it need not open its windows (RFC 9113 section 6.9), and its connection lives by pings.
+///
+/// Where another process has taken over, a connection over HTTP/1 does not end with its last stream, whose head could not say so:
+/// its caller may ask again before it hears of the end.
 ///
 /// The timers are polled before the connection: a peer that keeps its connection's turn busy does not keep them waiting.
 async fn drive<C: GracefulConnection>(
     connection: C,
-    shutdown: &mut watch::Receiver<bool>,
+    shutdown: &mut watch::Receiver<Leave>,
     ends: &Ends<'_>,
 ) -> Result<(), C::Error> {
     let mut connection = std::pin::pin!(connection);
     let mut look = std::pin::pin!(tokio::time::sleep(ends.idle.min(IDLE_LOOK)));
-    let mut ending = false;
+    let mut stage = Stage { leave: Leave::No, since: None, ending: false };
     loop {
+        let heard = stage.leave;
         let left = tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop), if !ending => None,
+            asked = shutdown.wait_for(|leave| *leave > heard), if !stage.ending && heard < Leave::Now => {
+                stage.leave = asked.map_or(Leave::Now, |leave| *leave);
+                stage.since = stage.since.or(Some(Instant::now()));
+                if stage.leave == Leave::WhenQuiet && !ends.is_told { Some(Duration::ZERO) } else { None }
+            }
             () = look.as_mut() => {
-                let allowed = if ending { LEAVE } else { ends.idle_now() };
+                if ends.is_kept(&stage) {
+                    return Ok(());
+                }
+                let allowed = ends.allowed(&stage);
                 match ends.activity.quiet_for() {
                     None => Some(allowed.min(IDLE_LOOK)),
                     Some(quiet) if quiet < allowed => Some((allowed - quiet).min(IDLE_LOOK)),
-                    Some(_) if ending => return Ok(()),
+                    Some(_) if stage.ending => return Ok(()),
                     Some(_) => None,
                 }
             }
             ended = connection.as_mut() => return ended,
         };
         if left.is_none() {
-            ending = true;
+            stage.ending = true;
+            stage.since = stage.since.or(Some(Instant::now()));
             connection.as_mut().graceful_shutdown();
         }
-        look.as_mut().reset(tokio::time::Instant::now() + left.unwrap_or(LEAVE));
+        look.as_mut().reset(Instant::now() + left.unwrap_or(LEAVE));
     }
 }
 
 /// A body by which its connection knows that it is at work.
 struct Working {
     body: Body,
-    busy: Busy,
+    busy: Arc<Busy>,
+    /// Until the gateway has nothing more to do for the answer.
+    unanswered: Option<Unanswered>,
+    /// While it is the caller's turn: HTTP/2 libraries ask for bytes when there is a window for them.
+    owed: Option<Owed>,
+    /// Counts what an HTTP/2 stream's reader takes.
+    taken: Option<Arc<Written>>,
     /// Asks a caller that closed its side whether it still reads; none where the body is no stream of events.
     asks: Option<Asks>,
 }
@@ -223,11 +286,18 @@ struct Asks {
 }
 
 impl Working {
-    fn wrap(response: http::Response<Body>, busy: Busy) -> http::Response<Self> {
+    fn wrap(
+        response: http::Response<Body>,
+        (busy, unanswered): (Busy, Unanswered),
+        taken: Option<Arc<Written>>,
+    ) -> http::Response<Self> {
+        let is_whole = matches!(response.body(), Body::Whole(_));
         let streams = matches!(response.body(), Body::Relay(_));
         let events = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
         let asks = (streams && events).then_some(Asks { next: None, wait: HALF_CLOSED_FIRST });
-        response.map(|body| Self { body, busy, asks })
+        let owed = Some(busy.owes());
+        let unanswered = (!is_whole).then_some(unanswered);
+        response.map(|body| Self { body, busy: Arc::new(busy), unanswered, owed, taken, asks })
     }
 }
 
@@ -236,24 +306,30 @@ impl Asks {
         let next = self.next.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.wait)));
         std::task::ready!(next.as_mut().poll(cx));
         self.wait = (self.wait * 2).min(HALF_CLOSED_MAX);
-        next.as_mut().reset(tokio::time::Instant::now() + self.wait);
+        next.as_mut().reset(Instant::now() + self.wait);
         Poll::Ready(Bytes::from_static(COMMENT))
     }
 }
 
 impl HttpBody for Working {
-    type Data = Bytes;
+    type Data = Outgoing;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Self { body, busy, asks } = self.get_mut();
-        let polled = Pin::new(body).poll_frame(cx);
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Outgoing>, Self::Error>>> {
+        let Self { body, busy, unanswered, owed, taken, asks } = self.get_mut();
+        let mut polled = Pin::new(body).poll_frame(cx);
         if polled.is_pending()
             && let Some(asks) = asks.as_mut().filter(|_| busy.is_half_closed())
         {
-            return asks.poll(cx).map(|comment| Some(Ok(Frame::data(comment))));
+            polled = asks.poll(cx).map(|comment| Some(Ok(Frame::data(comment))));
         }
-        polled
+        match &polled {
+            Poll::Pending => *owed = None,
+            Poll::Ready(None) => (*owed, *unanswered) = (None, None),
+            Poll::Ready(Some(_)) if owed.is_none() => *owed = Some(busy.owes()),
+            Poll::Ready(Some(_)) => {}
+        }
+        polled.map_ok(|frame| frame.map_data(|bytes| Outgoing::new(bytes, taken.clone(), busy)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,28 +1,47 @@
 //! File descriptors: how many may be open, and how they are shared out.
 //!
 //! A process without descriptors cannot open a tile of its log, and a log that cannot be written ends service. So strangers
-//! never get the last ones: callers' connections and connections to upstreams are bounded in number, and what is left
-//! over belongs to the log, to operators and to what is opened for a moment.
+//! never get the last ones: everything that others can make the process open is bounded in number, and has its part of the
+//! limit. What is left over belongs to the log, and to what is opened for a moment.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Descriptors that are kept free of connections: the log's files, the admin socket, metrics, names, keys that are fetched.
-const KEPT: usize = 64;
+/// Connections at once of operators, of scrapers, and of auditors at their own socket; others wait in the backlog.
+pub const SOCKET_CONNECTIONS_MAX: usize = 16;
+/// Sockets with so many connections each.
+const SOCKETS: usize = 3;
+/// Files of the log that are read at once for auditors and for receipts; other reads wait.
+const READS_MAX: usize = 8;
+/// Descriptors for the log's own files, a take-over, names that are looked up, key sets and weights.
+const OWN: usize = 40;
+/// Descriptors that are kept free of callers' connections and of those to upstreams.
+const KEPT: usize = OWN + READS_MAX + SOCKETS * SOCKET_CONNECTIONS_MAX;
 /// Callers' connections below which a gateway does not start.
 const CONNECTIONS_MIN: usize = 16;
 /// More than anybody opens: the limit where there is none.
 const UNLIMITED: usize = 1 << 30;
 
-/// Connections to upstreams that may be open at once, all pools together.
+/// Reads of the log's files.
+static READS: Semaphore = Semaphore::const_new(READS_MAX);
+
+/// Connections to upstreams that may be open at once, all pools together, and to where content is fetched from.
 static UPSTREAMS: OnceLock<Places> = OnceLock::new();
 
 struct Places {
     free: Arc<Semaphore>,
     all: usize,
+    /// Those that fetches may take: a quarter, so that slow servers of others never keep all from upstreams.
+    fetches: Semaphore,
+}
+
+/// A place for a connection to where content is fetched from; given back when dropped.
+pub struct FetchPlace {
+    _place: Option<OwnedSemaphorePermit>,
+    _fetch: Option<SemaphorePermit<'static>>,
 }
 
 /// How the descriptors are shared out.
@@ -109,7 +128,8 @@ pub fn share(connections: usize) -> Result<Shares, TooFew> {
     let shares = Shares::of(raise(), open, connections)?;
     // What one process shared out first holds: tests run several gateways in one.
     let all = shares.upstreams.min(Semaphore::MAX_PERMITS);
-    UPSTREAMS.get_or_init(|| Places { free: Arc::new(Semaphore::new(all)), all });
+    let fetches = (all / 4).max(1);
+    UPSTREAMS.get_or_init(|| Places { free: Arc::new(Semaphore::new(all)), all, fetches: Semaphore::new(fetches) });
     Ok(shares)
 }
 
@@ -120,6 +140,33 @@ pub fn share(connections: usize) -> Result<Shares, TooFew> {
 pub async fn upstream_place() -> io::Result<Option<OwnedSemaphorePermit>> {
     let Some(places) = UPSTREAMS.get() else { return Ok(None) };
     Arc::clone(&places.free).acquire_owned().await.map(Some).map_err(io::Error::other)
+}
+
+/// A place for a connection that can do without one: nothing where none is free.
+#[must_use]
+pub fn spare_place() -> Option<Option<OwnedSemaphorePermit>> {
+    let Some(places) = UPSTREAMS.get() else { return Some(None) };
+    Arc::clone(&places.free).try_acquire_owned().ok().map(Some)
+}
+
+/// Waits for a place for a connection to where content is fetched from.
+///
+/// # Errors
+/// Never while the process serves.
+pub async fn fetch_place() -> io::Result<FetchPlace> {
+    let fetch = match UPSTREAMS.get() {
+        Some(places) => Some(places.fetches.acquire().await.map_err(io::Error::other)?),
+        None => None,
+    };
+    Ok(FetchPlace { _place: upstream_place().await?, _fetch: fetch })
+}
+
+/// Waits for its turn to read a file of the log for an auditor or for a receipt.
+///
+/// # Errors
+/// Never while the process serves.
+pub async fn read_place() -> io::Result<SemaphorePermit<'static>> {
+    READS.acquire().await.map_err(io::Error::other)
 }
 
 /// Whether an idle connection to an upstream may be kept: idle ones take half of the places at the most.
@@ -156,11 +203,11 @@ mod tests {
     #[test]
     fn what_is_told_names_the_numbers() {
         let told = Shares::of(256, 30, 10_000).expect("enough").lowered(10_000).expect("lowered");
-        for number in ["10000", "81", "256", "30", "64", "20094"] {
+        for number in ["10000", "65", "256", "30", "96", "20126"] {
             assert!(told.contains(number), "{number}: {told}");
         }
-        assert_eq!(Shares::of(20_094, 30, 10_000).expect("enough").lowered(10_000), None);
-        assert!(Shares::of(64, 30, 10_000).is_err_and(|few| few.to_string().contains("20094")));
+        assert_eq!(Shares::of(20_126, 30, 10_000).expect("enough").lowered(10_000), None);
+        assert!(Shares::of(64, 30, 10_000).is_err_and(|few| few.to_string().contains("20126")));
         assert!(Shares::of(200, 30, 8).is_ok_and(|shares| shares.connections == 8));
     }
 

@@ -26,6 +26,7 @@ use crate::guard::route::Routed;
 use crate::model::inline::{Content, fill};
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Stream;
+use crate::proxy::descriptors::fetch_place;
 use crate::proxy::forward::AGENT;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::watch::Watch;
@@ -87,6 +88,7 @@ impl Fetcher {
         let max = self.bytes_max.min(place_max);
         let mut taken = errand.allowance.take(errand.agents, (max, errand.per_hour))?;
         let failed = |why: &dyn std::fmt::Display| Refusal::new(Code::FetchFailed).because(format_args!("{destination}: {why}"));
+        let _place = fetch_place().await.map_err(|error| failed(&error))?;
         let judged = self.resolver.judged(errand.judge, &wanted.controlled).await?;
         let stream = judged.connect().await.map_err(|error| failed(&error))?;
         let stream = self.secured(stream, destination).await.map_err(|error| failed(&error))?;

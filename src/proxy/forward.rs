@@ -14,7 +14,7 @@ use crate::guard::admit::Call;
 use crate::model::Operation;
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
-use crate::proxy::pool::{Arriving, Pool, SendFault};
+use crate::proxy::pool::{self, Arriving, Pool, SendFault};
 use crate::proxy::stream::Times;
 use crate::refusal::{Code, Refusal};
 
@@ -35,6 +35,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 /// Headers that a request to an upstream has room for without growing: ours, and hyper's Content-Length.
 const HEADERS: usize = 12;
+/// Characters of an answer's media type that operators are told.
+const MEDIA_TYPE_TOLD: usize = 80;
 /// What the gateway calls itself.
 pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
 /// Largest answer to a question of the gateway's own, in bytes.
@@ -126,7 +128,9 @@ impl Remote {
             let refusal = |code| Refusal::new(code).because(because);
             match fault {
                 SendFault::Dial(_) => Unanswered::Unreached(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
-                SendFault::NotSent(_) => Unanswered::Unsent(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
+                SendFault::Ended(_) | SendFault::NotSent(_) => {
+                    Unanswered::Unsent(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)))
+                }
                 SendFault::Broke(_) => Unanswered::Broke(refusal(Code::UpstreamInvalid)),
             }
         })
@@ -230,7 +234,11 @@ pub fn judge(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
     let (heard, content_type) = match essence.as_str() {
         "application/json" => (Heard::Json, HeaderValue::from_static("application/json")),
         "text/event-stream" if status < 300 => (Heard::Events, HeaderValue::from_static("text/event-stream")),
-        _ => return Err(invalid("a media type that is not passed on")),
+        other => {
+            // Bounded: it is the server's text.
+            let told: String = other.chars().filter(|letter| !letter.is_control()).take(MEDIA_TYPE_TOLD).collect();
+            return Err(invalid(&format!("a media type that is not passed on: {told:?}")));
+        }
     };
     Ok(AnswerHead { status, heard, content_type, retry_after: headers.get(RETRY_AFTER).filter(|value| is_wait(value)).cloned() })
 }
@@ -265,7 +273,7 @@ pub fn broke(error: &hyper::Error) -> Refusal {
         std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
     let cut =
         error.is_incomplete_message() || matches!(cause, Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
-    Refusal::new(if cut { Code::Truncated } else { Code::UpstreamInvalid }).because(error)
+    Refusal::new(if cut { Code::Truncated } else { Code::UpstreamInvalid }).because(pool::cause(error))
 }
 
 /// Reads a whole answer, bounded in size, in time and in the silence between two chunks; `room` grows with it.

@@ -2,9 +2,12 @@
 //!
 //! The HTTP/2 library answers or drops control frames as fast as they come, and does not bound their rate. This scanner
 //! reads the nine bytes of each frame's header (section 4.1) as bytes pass in either direction, without a copy. Each frame
-//! from the peer costs one, but for `DATA` that carries a body. What is sent to the peer earns credit, because an honest
-//! client answers it: `WINDOW_UPDATE` for `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer
-//! that it no longer wants.
+//! from the peer costs one, but for `DATA`. While a request's stream is open, flow control and the largest body bound its
+//! `DATA`: large frames are free, small ones cost a part. After that, nothing bounds it but this budget, because the library
+//! drops what comes and gives its window back. What is sent to the peer earns credit, because an honest client answers it:
+//! `WINDOW_UPDATE` for `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer that it no longer wants.
+
+use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
@@ -20,13 +23,25 @@ const CREDIT_ANSWER: u32 = 3;
 const CREDIT_DATA: u32 = 2;
 /// Bytes of `DATA` that earn one more: a client may give back a large frame's window in pieces.
 const CREDIT_BYTES: u32 = 1024;
-/// `DATA` from the peer of at least so many bytes is free: a body pays for itself.
+/// Bytes of a body in one `DATA` from which on it is free while its stream is open.
 const DATA_FREE: u32 = 256;
+/// Bytes of one `DATA` that may be padding (section 6.1), its length included.
+const PADDING_MAX: u32 = 256;
+/// Parts of a frame's cost.
+const WHOLE: u32 = 256;
+/// What a smaller `DATA` with a body costs while its stream is open: a client may write a body in small pieces.
+const DATA_SMALL: u32 = 1;
+/// What `DATA` costs on a stream that has ended: what was on its way when the answer came may be one window of it.
+const DATA_LATE: u32 = 32;
+/// Open streams that are known at once. The library refuses streams beyond a much lower number; `DATA` on more costs as if
+/// they had ended.
+const OPEN_MAX: usize = 1024;
 /// Bytes of one header block at the most, `CONTINUATION` frames included. The library's own limit is lower.
 const BLOCK_MAX: u32 = 256 << 10;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -35,6 +50,8 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// Of `DATA`: padding follows the body.
+const PADDED: u8 = 8;
 /// `ENHANCE_YOUR_CALM` (section 7).
 const CALM: u8 = 0xb;
 const HEADER: usize = 9;
@@ -62,6 +79,19 @@ impl Frame {
 
     const fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// The cost of this `DATA` from the peer, in parts. `open` says whether its request's body may still come.
+    const fn data_cost(self, open: bool) -> u32 {
+        let body = self.length.saturating_sub(if self.has(PADDED) { PADDING_MAX } else { 0 });
+        match (open, body) {
+            // The end of a body may have no bytes.
+            (true, _) if self.has(END_STREAM) => 0,
+            (_, 0) => WHOLE,
+            (true, DATA_FREE..) => 0,
+            (true, _) => DATA_SMALL,
+            (false, _) => DATA_LATE,
+        }
     }
 }
 
@@ -107,6 +137,8 @@ impl Scan {
 
 /// What a peer may still send: a token bucket that is filled when it is empty, so that the clock is asked rarely.
 struct Budget {
+    /// Parts of a frame's cost that were used and not yet spent.
+    parts: u32,
     left: u32,
     credit: u32,
     filled: Instant,
@@ -129,6 +161,16 @@ impl Budget {
         Ok(())
     }
 
+    /// Spends one for each [`WHOLE`] of `parts`.
+    fn spend_parts(&mut self, parts: u32, now: impl Fn() -> Instant) -> Result<(), Flood> {
+        self.parts += parts;
+        if self.parts < WHOLE {
+            return Ok(());
+        }
+        self.parts -= WHOLE;
+        self.spend(now)
+    }
+
     fn earn(&mut self, frames: u32) {
         self.credit = (self.credit + frames).min(CREDIT_MAX);
     }
@@ -141,8 +183,8 @@ pub struct Frames {
     budget: Budget,
     /// The highest stream that the peer opened.
     last_stream: u32,
-    /// Streams that were opened and may still be ended by a `DATA`.
-    ends: u32,
+    /// Requests whose bodies may still come: neither side has ended their streams.
+    open: BTreeSet<u32>,
     /// Bytes of the header block that is still open; none where none is.
     block: Option<u32>,
 }
@@ -151,8 +193,9 @@ impl Frames {
     /// A connection whose first `preface` bytes are no frames.
     #[must_use]
     pub fn new(preface: usize) -> Self {
-        let budget = Budget { left: BURST, credit: 0, filled: Instant::now() };
-        Self { incoming: Scan::after(preface), outgoing: Scan::after(0), budget, last_stream: 0, ends: 0, block: None }
+        let budget = Budget { parts: 0, left: BURST, credit: 0, filled: Instant::now() };
+        let (incoming, outgoing) = (Scan::after(preface), Scan::after(0));
+        Self { incoming, outgoing, budget, last_stream: 0, open: BTreeSet::new(), block: None }
     }
 
     /// Counts what came from the peer.
@@ -164,13 +207,17 @@ impl Frames {
     }
 
     fn came_at(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
-        let Self { incoming, budget, last_stream, ends, block, .. } = self;
+        let Self { incoming, budget, last_stream, open, block, .. } = self;
         incoming.push(bytes, |frame| {
             match frame.kind {
                 HEADERS => {
                     if frame.stream > *last_stream {
                         *last_stream = frame.stream;
-                        *ends += u32::from(!frame.has(END_STREAM));
+                        if !frame.has(END_STREAM) && open.len() < OPEN_MAX {
+                            open.insert(frame.stream);
+                        }
+                    } else if frame.has(END_STREAM) {
+                        open.remove(&frame.stream);
                     }
                     *block = (!frame.has(END_HEADERS)).then_some(frame.length);
                 }
@@ -181,13 +228,15 @@ impl Frames {
                     }
                     *block = (!frame.has(END_HEADERS)).then_some(whole);
                 }
-                DATA if frame.length >= DATA_FREE => {
-                    *ends = ends.saturating_sub(u32::from(frame.has(END_STREAM)));
-                    return Ok(());
+                DATA => {
+                    let cost = frame.data_cost(open.contains(&frame.stream));
+                    if frame.has(END_STREAM) {
+                        open.remove(&frame.stream);
+                    }
+                    return budget.spend_parts(cost, &now);
                 }
-                DATA if frame.has(END_STREAM) && *ends > 0 => {
-                    *ends -= 1;
-                    return Ok(());
+                RST_STREAM => {
+                    open.remove(&frame.stream);
                 }
                 _ => {}
             }
@@ -197,8 +246,12 @@ impl Frames {
 
     /// Counts what went to the peer.
     pub fn went(&mut self, bytes: &[u8]) {
-        let budget = &mut self.budget;
-        let counted = self.outgoing.push(bytes, |frame| {
+        let Self { outgoing, budget, open, .. } = self;
+        let counted = outgoing.push(bytes, |frame| {
+            // The answer may end before the request's body has come.
+            if frame.kind == RST_STREAM || matches!(frame.kind, HEADERS | DATA) && frame.has(END_STREAM) {
+                open.remove(&frame.stream);
+            }
             budget.earn(match frame.kind {
                 HEADERS => CREDIT_ANSWER,
                 DATA => CREDIT_DATA + frame.length / CREDIT_BYTES,
@@ -231,7 +284,6 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const RST_STREAM: u8 = 3;
     const WINDOW_UPDATE: u8 = 8;
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
@@ -293,6 +345,65 @@ mod tests {
             let updates = [frame(WINDOW_UPDATE, 0, stream, 4), frame(WINDOW_UPDATE, 0, 0, 4), frame(RST_STREAM, 0, stream, 4)];
             sent(&mut frames, &updates.concat()).expect("what an honest client sends");
         }
+    }
+
+    /// How many times `bytes` pass, of `most`.
+    fn passed(frames: &mut Frames, bytes: &[u8], most: usize) -> usize {
+        (0..most).take_while(|_| sent(frames, bytes).is_ok()).count()
+    }
+
+    #[test]
+    fn data_on_a_stream_that_was_answered_is_counted() {
+        let endings = [frame(HEADERS, END_HEADERS | END_STREAM, 1, 9), frame(DATA, END_STREAM, 1, 9), frame(RST_STREAM, 0, 1, 4)];
+        for ending in endings {
+            for length in [1, 255, 256, 16 << 10] {
+                let mut frames = Frames::new(0);
+                sent(&mut frames, &frame(HEADERS, END_HEADERS, 1, 40)).expect("a request");
+                frames.went(&ending);
+                let taken = passed(&mut frames, &frame(DATA, 0, 1, length), 100_000);
+                // One window of it may have been on its way, in pieces of whatever size.
+                assert!((1000..10_000).contains(&taken), "{taken} of {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn data_of_a_request_that_the_peer_ended_is_counted() {
+        for ending in [frame(DATA, END_STREAM, 1, 9), frame(RST_STREAM, 0, 1, 4), frame(HEADERS, END_HEADERS | END_STREAM, 1, 4)]
+        {
+            let mut frames = Frames::new(0);
+            sent(&mut frames, &[frame(HEADERS, END_HEADERS, 1, 40), ending].concat()).expect("a request");
+            assert!(passed(&mut frames, &frame(DATA, 0, 1, 256), 100_000) < 10_000);
+        }
+    }
+
+    #[test]
+    fn a_body_in_small_pieces_passes() {
+        let mut frames = Frames::new(0);
+        sent(&mut frames, &frame(HEADERS, END_HEADERS, 1, 40)).expect("a request");
+        assert_eq!(passed(&mut frames, &frame(DATA, 0, 1, 100), 50_000), 50_000);
+        assert_eq!(passed(&mut frames, &frame(DATA, 0, 1, 16 << 10), 100_000), 100_000);
+        sent(&mut frames, &frame(DATA, END_STREAM, 1, 0)).expect("its end");
+        let mut frames = Frames::new(0);
+        sent(&mut frames, &frame(HEADERS, END_HEADERS, 1, 40)).expect("a request");
+        assert!(passed(&mut frames, &frame(DATA, 0, 1, 1), 1 << 20) < 300_000, "they are not free for ever");
+    }
+
+    #[test]
+    fn padding_is_no_body() {
+        let mut frames = Frames::new(0);
+        sent(&mut frames, &frame(HEADERS, END_HEADERS, 1, 40)).expect("a request");
+        assert!(passed(&mut frames, &frame(DATA, PADDED, 1, 256), 100_000) < 2_000);
+    }
+
+    #[test]
+    fn streams_that_are_open_are_known_up_to_a_number() {
+        let mut frames = Frames::new(0);
+        frames.budget.credit = CREDIT_MAX;
+        for round in 0..100_000 {
+            sent(&mut frames, &frame(HEADERS, END_HEADERS, 2 * round + 1, 40)).expect("credit");
+        }
+        assert_eq!(frames.open.len(), OPEN_MAX);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::guard::authenticate::network;
 use crate::proxy::Gateway;
 use crate::proxy::connection::Connection;
 use crate::proxy::descriptors::is_shortage;
+use crate::proxy::entrance::Entrance;
 use crate::proxy::peer::trusted;
 use crate::proxy::settings::Timeouts;
 
@@ -21,9 +22,22 @@ use crate::proxy::settings::Timeouts;
 const SAID_EVERY: Duration = Duration::from_secs(1);
 /// How long an accept waits for descriptors or memory of the kernel.
 const SHORTAGE: Duration = Duration::from_millis(100);
+/// How long a last word to a slow caller may take.
+pub const FAREWELL: Duration = Duration::from_secs(1);
+/// How long requests on kept connections are answered by the process that has taken over: a little longer than HTTP libraries keep an
+/// idle connection (5 s by default in httpx and so in the SDKs, 4 s in undici), so that none asks on one that is being closed.
+pub const KEPT: Duration = Duration::from_secs(6);
 
-/// How long the last events of answers that are cut may take to their callers.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
+/// What a drain asks of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leave {
+    /// Nothing yet.
+    No,
+    /// To end once nothing was asked for [`KEPT`]; over HTTP/2, which can announce its end, to end after what is open.
+    WhenQuiet,
+    /// To end after what is open.
+    Now,
+}
 
 /// What a listener goes by.
 pub struct Terms {
@@ -37,18 +51,29 @@ pub struct Terms {
     pub peer_connections_max: usize,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Where requests are served.
+    pub entrance: Arc<Entrance>,
 }
 
-/// Serves `listener` until `shutdown` turns true, then lets open requests finish for at most `timeouts.drain`.
+/// Serves `listener` until `shutdown` turns true, then lets open requests finish for at most `timeouts.drain`. Where another process
+/// has taken over, kept connections are served through it for a while, and streams may finish for at most `timeouts.drain_streams`.
+/// What is left then is cut, and told so.
 pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(terms.connections_max));
     let peers = Arc::new(Peers::default());
-    let drain = terms.timeouts.drain;
     let terms = Arc::new(terms);
     let mut connections = JoinSet::new();
     let mut failures = Failures::default();
+    let (close, closing) = watch::channel(Leave::No);
     loop {
         while connections.try_join_next().is_some() {}
+        let is_here = tokio::select! {
+            is_here = terms.entrance.is_here() => is_here,
+            _ = shutdown.wait_for(|stop| *stop) => break,
+        };
+        if !is_here {
+            break;
+        }
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
             _ = shutdown.wait_for(|stop| *stop) => break,
@@ -56,6 +81,7 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
         let Ok(place) = place else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = terms.entrance.closed() => continue,
             _ = shutdown.wait_for(|stop| *stop) => break,
         };
         match accepted {
@@ -69,7 +95,7 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
                 let connection = Connection {
                     terms,
                     gateway,
-                    shutdown: shutdown.clone(),
+                    shutdown: closing.clone(),
                     free: Arc::clone(&places),
                     _places: (place, peer_place),
                 };
@@ -79,17 +105,55 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
         }
     }
     drop(listener);
+    drain(connections, (&terms, &gateway), close, shutdown).await;
+}
+
+/// Lets what is open finish.
+async fn drain(
+    mut connections: JoinSet<()>,
+    (terms, gateway): (&Terms, &Gateway),
+    close: watch::Sender<Leave>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let timeouts = &terms.timeouts;
+    let (mut drain, mut leave) = (timeouts.drain, Leave::Now);
+    if !*shutdown.borrow() {
+        // Another process serves. Whoever asks on a connection that was kept is answered by it, and told to come to it.
+        let ended = async { while connections.join_next().await.is_some() {} };
+        tokio::select! {
+            () = ended => return,
+            () = tokio::time::sleep(KEPT) => (drain, leave) = (timeouts.drain_streams, Leave::WhenQuiet),
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+    }
+    close.send_replace(leave);
     let ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(drain, ended).await.is_err() {
-        // Answers that are open end with their dialect's error, as far as their callers still take it.
-        gateway.ending.send_replace(true);
-        let told = async { while connections.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_EVENTS, told).await;
-        tracing::warn!(
-            after_ms = drain.as_millis() as u64,
-            cut = connections.len(),
-            "connections were cut at the end of the drain"
-        );
+    let told = async {
+        // A stop during a long drain makes it a short one.
+        if leave == Leave::WhenQuiet && shutdown.wait_for(|stop| *stop).await.is_ok() {
+            close.send_replace(Leave::Now);
+            tokio::time::sleep(timeouts.drain.min(drain)).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = ended => return,
+        () = tokio::time::sleep(drain) => {}
+        () = told => {}
+    }
+    tracing::warn!(cut = connections.len(), "connections were cut at the end of the drain");
+    // Streams end with an event that says so, where their callers read it.
+    gateway.pen.cut();
+    gateway.registry.announce();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, ended).await.is_ok() {
+        return;
+    }
+    // What the other process answers here ends with an event too, unless that process has ended it.
+    terms.entrance.cut();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, ended).await.is_err() {
         connections.shutdown().await;
     }
 }

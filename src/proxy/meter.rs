@@ -13,7 +13,7 @@ use crate::guard::egress::judge::Judge;
 use crate::id::{HandleId, RequestId};
 use crate::metrics::{Answered, Metrics};
 use crate::model::redact::Redactor;
-use crate::model::usage::{Heard, Sent, Source, Usage, settle};
+use crate::model::usage::{Heard, Sent, Source, Usage, absurd, settle};
 use crate::refusal::{Code, Refusal};
 
 /// The code of an answer by which the upstream says that it failed.
@@ -46,7 +46,7 @@ pub struct Facts {
     /// The caller's address.
     pub peer: Option<IpAddr>,
     /// Upstreams that were asked before the last one, each with why it did not serve.
-    pub tried: Vec<String>,
+    tried: Vec<String>,
 }
 
 /// The running measurement of one request. Dropping it records the request.
@@ -210,6 +210,12 @@ impl Meter {
         &mut self.facts
     }
 
+    /// An upstream was asked, and did not serve for the reason `why`.
+    pub fn tried(&mut self, why: Option<String>) {
+        let why = why.map(|why| self.redacted(&why));
+        self.facts.tried.extend(why);
+    }
+
     /// When the request came, on the monotonic clock.
     #[must_use]
     pub const fn began(&self) -> Duration {
@@ -306,6 +312,7 @@ impl Drop for Meter {
         if let Some(code) = self.uncounted.take() {
             self.metrics.refused(code);
         }
+        self.believe();
         let (now, used) = (self.clock.monotonic(), self.used());
         let whole = now.saturating_sub(self.began);
         // Overhead is the time until the upstream was asked; what follows is the model's.
@@ -326,7 +333,8 @@ impl Drop for Meter {
             tokens_out: used.map_or(0, |used| used.output),
         });
         // Other details may say what a prompt or an answer would have reached.
-        let upstreams = self.code.starts_with("upstream-") || !self.facts.tried.is_empty();
+        let upstreams =
+            self.code.starts_with("upstream-") || self.code == Code::Truncated.as_str() || !self.facts.tried.is_empty();
         tracing::info!(
             request = %self.request,
             agent = agent.unwrap_or("-"),
@@ -345,6 +353,17 @@ impl Drop for Meter {
 }
 
 impl Meter {
+    /// Notes a report of usage that cannot be true. What is recorded in its place is bounded all the same.
+    fn believe(&self) {
+        let Some((sent, server)) = self.sent.as_ref().zip(self.facts.upstream.as_ref()) else { return };
+        // An error brings no usage, or that of nothing.
+        let Some(what) = absurd(*sent, &self.heard).filter(|_| self.upstream_status < 400) else { return };
+        if let Some(reports) = self.metrics.absurd_usage(&server.name, what, self.clock.monotonic()) {
+            let (upstream, what) = (&*server.name, what.as_str());
+            tracing::warn!(request = %self.request, upstream, what, reports, "an upstream reports usage that cannot be true");
+        }
+    }
+
     /// Says in the log where a request, or its answer, would have led: the first of the places, by its host alone. Records name more.
     fn led_elsewhere(&self, agent: &str) {
         let (request, (named, count)) = (&self.request, &self.led);

@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod connect;
 mod connection;
 pub mod descriptors;
+pub mod entrance;
 pub mod fetch;
 pub mod forward;
 pub mod frames;
@@ -66,7 +67,7 @@ use crate::model::echo::Echo;
 use crate::model::redact::Redactor;
 use crate::model::usage::{self, AnswerLimits};
 use crate::model::{Dialect, Operation, Reach};
-use crate::proxy::activity::Activity;
+use crate::proxy::activity::Written;
 use crate::proxy::answer::{Answer, Pass, Passed, Streamed, filtered, filtered_pieces, list, me};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Buffers;
@@ -120,7 +121,7 @@ pub struct Gateway {
     /// Rates and places.
     pub limiter: Arc<Limiter>,
     /// Places at upstreams, and those who wait for one.
-    pub places: Places,
+    pub places: Arc<Places>,
     /// Agents and tokens, for their changes.
     pub registry: Arc<Registry>,
     /// Which weights answer.
@@ -141,8 +142,6 @@ pub struct Gateway {
     pub marks: Draws,
     /// What was fetched for whom.
     pub allowance: Arc<Allowance>,
-    /// Turns true when no answer may go on: each ends with its dialect's error.
-    pub ending: tokio::sync::watch::Sender<bool>,
 }
 
 /// What the connection knows of a request.
@@ -151,9 +150,8 @@ pub struct Origin {
     pub peer: IpAddr,
     /// What the head of an HTTP/1 request showed of its framing; none over HTTP/2.
     pub framing: Option<Framing>,
-    /// The connection of an HTTP/1 request: what it writes is the caller's progress. None over HTTP/2, where a stream's own
-    /// progress counts.
-    pub reader: Option<Arc<Activity>>,
+    /// What the caller took: the progress of an HTTP/1 connection, or of an HTTP/2 stream. None where that is not known.
+    pub reader: Option<Arc<Written>>,
 }
 
 /// One request while it is at work.
@@ -165,8 +163,8 @@ struct Way {
     wiring: Arc<Wiring>,
     /// Whether the caller wants its outcome named too.
     wants_receipt: bool,
-    /// The caller's connection, where what it writes is the caller's progress.
-    reader: Option<Arc<Activity>>,
+    /// What the caller took, where that is known.
+    reader: Option<Arc<Written>>,
 }
 
 /// Where the public keys are, for those who look for them.
@@ -185,12 +183,12 @@ impl Gateway {
     /// Answers one request.
     pub async fn serve(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
         let id = self.request_ids.next(self.clock.now());
-        let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
-        let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
+        let dialect = dialect(&request);
         let (id_text, wiring) = (id.to_string(), self.wiring.load_full());
         let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).redacting(&wiring.redactor);
         let reader = origin.reader.clone();
-        let mut way = Way { id, id_text, dialect, meter, wiring, wants_receipt: false, reader };
+        // Boxed: it is handed on several times, and each of them would keep room for it.
+        let mut way = Box::new(Way { id, id_text, dialect, meter, wiring, wants_receipt: false, reader });
         way.meter.facts().peer = Some(origin.peer);
         let (parts, mut body) = request.into_parts();
         let alone = parts.method == Method::HEAD;
@@ -233,20 +231,20 @@ impl Gateway {
             && let Some(path) = target.path().strip_prefix(tree::PATH).filter(|_| reads(&parts.method))
         {
             way.meter.facts().operation = "audit";
-            return self.tree(tree, path, (&parts.headers, origin.peer)).await;
+            return Box::pin(self.tree(tree, path, (&parts.headers, origin.peer))).await;
         }
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, origin.peer))?;
         // From before the first question on: what changes while the body is read is asked again before the seal.
         let changes = self.registry.changes();
         let caller = self.authenticate(&credential, origin.peer, way)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
-        let mut watch = Watch::new(books, Arc::clone(caller.token()), (changes, self.ending.subscribe()));
+        let mut watch = Watch::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
         readable(&parts.method, target.path(), &way.wiring)?;
         if let Some(name) = target.path().strip_prefix(receipts::PATH) {
             way.meter.facts().operation = "receipt";
             let agent = paced.caller().token().verified.agent();
-            return Ok(Answer::Public(receipts::receipt(&self.pen, agent, name).await?, respond::TEXT));
+            return Ok(Answer::Public(Box::pin(receipts::receipt(&self.pen, agent, name)).await?, respond::TEXT));
         }
         way.wants_receipt = parts.headers.get("want-receipt").is_some_and(|value| value == "1");
         let routed = route(paced, &parts.method, &target)?;
@@ -355,7 +353,11 @@ impl Gateway {
             }
             Work::Call(call) => {
                 let filter = self.door(&routed, call.continues);
-                let (call, _room) = self.fetched(call, &routed, &mut watch, way).await?;
+                let (call, _room) = match call.fetches {
+                    None => (call, None),
+                    // Boxed, as it is rare: every request would keep room for it.
+                    Some(_) => Box::pin(self.fetched(call, &routed, &mut watch, way)).await?,
+                };
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 self.call(call, (operation, filter), (pass, server, watch), way).await
             }
@@ -378,6 +380,12 @@ impl Gateway {
             reader: way.reader.clone(),
         }
     }
+}
+
+/// How errors are shaped for whoever sent `request`.
+fn dialect<B>(request: &Request<B>) -> Dialect {
+    let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
+    if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }
 }
 
 const fn reads_body(operation: Operation) -> bool {

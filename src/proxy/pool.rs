@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::guard::limiter::Subject;
-use crate::proxy::connect::Dialler;
+use crate::proxy::connect::{DialFault, Dialler};
 use crate::proxy::descriptors::{may_stay_idle, upstream_place};
 use crate::proxy::wire::{Line, Wire};
 
@@ -30,6 +30,9 @@ pub enum SendFault {
     /// Nobody could be dialled.
     #[error("no connection: {0}")]
     Dial(std::io::Error),
+    /// The server took a connection and ended it before anything was written.
+    #[error("closed: the server ended the connection as soon as it was open: {0}")]
+    Ended(std::io::Error),
     /// The connection broke, or what came was no HTTP, before the last byte of the request was written: it surely did not run.
     #[error("{}, before the request was written", cause(.0))]
     NotSent(hyper::Error),
@@ -39,11 +42,14 @@ pub enum SendFault {
 }
 
 /// What broke a connection, in words. Nothing of what was sent or received stands in it.
-fn cause(error: &hyper::Error) -> String {
+pub(super) fn cause(error: &hyper::Error) -> String {
     let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     match io.map(std::io::Error::kind) {
         Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => {
             "reset: the server reset the connection".to_owned()
+        }
+        Some(std::io::ErrorKind::UnexpectedEof) => {
+            "closed: the server ended the connection in the middle of its answer".to_owned()
         }
         Some(std::io::ErrorKind::TimedOut) => "timeout: the server does not acknowledge what is sent".to_owned(),
         Some(std::io::ErrorKind::ConnectionAborted) => "closed: the server had ended the connection".to_owned(),
@@ -95,14 +101,29 @@ impl Pool {
         owner: Option<Subject>,
         request: impl Fn() -> Request<Full<Bytes>>,
     ) -> Result<Response<Arriving>, SendFault> {
-        if let Some(kept) = self.kept(owner).await {
-            match self.over(kept, owner, request()).await {
-                Err(SendFault::NotSent(_)) => {}
+        let mut kept = self.kept(owner).await;
+        loop {
+            let was_kept = kept.is_some();
+            let connection = match kept.take() {
+                Some(connection) => connection,
+                // Boxed: it is over long before the answer comes.
+                None => Box::pin(self.open()).await?,
+            };
+            match self.over(connection, owner, request()).await {
+                Err(SendFault::NotSent(_)) if was_kept => {}
                 done => return done,
             }
         }
+    }
+
+    /// A new connection.
+    async fn open(&self) -> Result<Connection, SendFault> {
         let place = upstream_place().await.map_err(SendFault::Dial)?;
-        let (wire, line) = Wire::new(self.dialler.dial().await.map_err(SendFault::Dial)?);
+        let stream = self.dialler.dial().await.map_err(|fault| match fault {
+            DialFault::Unreached(error) => SendFault::Dial(error),
+            DialFault::Ended(error) => SendFault::Ended(error),
+        })?;
+        let (wire, line) = Wire::new(stream);
         let (sender, connection) = handshake(TokioIo::new(wire)).await.map_err(SendFault::NotSent)?;
         tokio::spawn(async move {
             let _place = place;
@@ -110,7 +131,7 @@ impl Pool {
                 tracing::debug!(%error, "a connection to an upstream ended");
             }
         });
-        self.over(Connection { sender, line }, owner, request()).await
+        Ok(Connection { sender, line })
     }
 
     async fn over(
@@ -165,7 +186,7 @@ impl Pool {
     ///
     /// # Errors
     /// Why nobody is.
-    pub async fn probe(&self) -> std::io::Result<()> {
+    pub async fn probe(&self) -> Result<(), DialFault> {
         self.dialler.dial().await.map(drop)
     }
 }

@@ -12,6 +12,7 @@ use crate::audit::receipt::{self, ProofFault};
 use crate::audit::tiles::epoch_number;
 use crate::audit::vault::Vault;
 use crate::id::AgentName;
+use crate::proxy::descriptors::read_place;
 use crate::refusal::{Code, Refusal};
 
 /// Where receipts are: `/receipts/NAME/EPOCH/INDEX`, after what `audit-record` says.
@@ -27,6 +28,7 @@ pub(super) async fn receipt(pen: &Pen, agent: &AgentName, path: &str) -> Result<
     let epoch = parts.next().and_then(epoch_number).ok_or_else(unknown)?;
     let (dir, vault) = pen.records();
     let agent = agent.clone();
+    let _place = read_place().await.map_err(|error| Refusal::new(Code::Internal).because(error))?;
     let found = tokio::task::spawn_blocking(move || find(&dir, &vault, &agent, (epoch, index))).await;
     let found = found.map_err(|error| Refusal::new(Code::Internal).because(error))?;
     if found.as_ref().is_err_and(|refusal| refusal.code == Code::ReceiptEarly) {

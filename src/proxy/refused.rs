@@ -39,7 +39,7 @@ impl Gateway {
     }
 
     /// The answer to a refused request: sealed where the caller is known, counted where not.
-    pub(super) async fn refuse(&self, refused: Refused, mut way: Way, peer: IpAddr) -> Response<Body> {
+    pub(super) async fn refuse(&self, refused: Refused, mut way: Box<Way>, peer: IpAddr) -> Response<Body> {
         let Refused { refusal, limit } = refused;
         let refusal = respond::clock_named(refusal, &*self.clock);
         way.meter.judged(&refusal);

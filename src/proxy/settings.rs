@@ -152,4 +152,6 @@ pub struct Timeouts {
     pub whole: Duration,
     /// Open requests at the end.
     pub drain: Duration,
+    /// Open requests at the end, where another process has taken over.
+    pub drain_streams: Duration,
 }

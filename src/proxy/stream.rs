@@ -17,7 +17,7 @@ use crate::guard::egress::answer::Filter;
 use crate::guard::limiter::Permit;
 use crate::model::answer::{Fault, StreamFilter};
 use crate::model::{Dialect, error};
-use crate::proxy::activity::Activity;
+use crate::proxy::activity::Written;
 use crate::proxy::buffer::Room;
 use crate::proxy::forward::broke;
 use crate::proxy::meter::Meter;
@@ -47,8 +47,8 @@ pub struct Times {
     pub idle_max: Duration,
     /// When the whole request has had its time, on the monotonic clock.
     pub ends: Duration,
-    /// The caller's connection, where what it writes counts as the caller's progress.
-    pub reader: Option<Arc<Activity>>,
+    /// What the caller took, where that is known.
+    pub reader: Option<Arc<Written>>,
 }
 
 impl Times {
@@ -174,7 +174,7 @@ struct Running {
     moved: Duration,
     /// Bytes of the upstream's that have come so far.
     came: u64,
-    /// Bytes that the caller's connection had written when that was last looked at.
+    /// Bytes that the caller had taken when that was last looked at.
     written: u64,
     /// True while the caller waits for more; else the stream waits for the caller.
     awaited: bool,
@@ -214,11 +214,11 @@ impl Running {
 
     /// The refusal for a stream that stood still too long, or how long it may go on so.
     ///
-    /// A caller that reads slowly is not asked for more for a while: what its connection writes counts. It is looked at only
+    /// A caller that reads slowly is not asked for more for a while: what it takes meanwhile counts. It is looked at only
     /// when the time is over, so that a caller who stops is cut after twice that time at the latest.
     fn overdue(&mut self, times: &Times) -> Result<Duration, Refusal> {
         let now = times.clock.monotonic();
-        let written = times.reader.as_ref().map_or(0, |reader| reader.written());
+        let written = times.reader.as_ref().map_or(0, |reader| reader.total());
         if !self.awaited && written != self.written && now >= self.moved + times.idle_max {
             (self.moved, self.written) = (now, written);
         }
@@ -264,7 +264,7 @@ impl Relay {
     #[must_use]
     pub fn new(source: Source, carried: Carried, watch: Watch, times: Times) -> Self {
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
-        let written = times.reader.as_ref().map_or(0, |reader| reader.written());
+        let written = times.reader.as_ref().map_or(0, |reader| reader.total());
         let running = Running {
             work: Some((source, carried)),
             last: None,

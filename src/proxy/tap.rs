@@ -159,10 +159,15 @@ impl<S> Tap<S> {
     /// Passes on what became of a write, and turns one that takes too long into a fault.
     fn moves<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stall = None;
+            if self.stall.take().is_some() {
+                self.activity.blocked(false);
+            }
             return written;
         }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience.write)));
+        let stall = self.stall.get_or_insert_with(|| {
+            self.activity.blocked(true);
+            Box::pin(tokio::time::sleep(self.patience.write))
+        });
         std::task::ready!(stall.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }

@@ -13,6 +13,7 @@ use crate::audit::tiles::epoch_number;
 use crate::crypto::sha256;
 use crate::merkle::tile::Tile;
 use crate::proxy::answer::Answer;
+use crate::proxy::descriptors::read_place;
 use crate::proxy::refused::Refused;
 use crate::proxy::{Gateway, respond};
 use crate::refusal::{Code, Refusal};
@@ -92,6 +93,7 @@ impl File {
     /// # Errors
     /// When it is not there: a partial tile goes with the next checkpoint.
     pub async fn read(self) -> std::io::Result<(Bytes, &'static str)> {
+        let _place = read_place().await?;
         Ok((tokio::fs::read(self.path).await?.into(), self.content_type))
     }
 }

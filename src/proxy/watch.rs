@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::audit::entry::Pen;
 use crate::clock::Clock;
 use crate::guard::authenticate::{Authenticator, Remembered};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 
 /// Longest sleep: a token that lives longer is looked at again in between.
 const DOZE: Duration = Duration::from_secs(24 * 3600);
@@ -20,19 +20,17 @@ pub struct Watch {
     clock: Arc<dyn Clock>,
     token: Arc<Remembered>,
     changes: watch::Receiver<u64>,
-    ending: watch::Receiver<bool>,
 }
 
 impl Watch {
-    /// Watches the caller of `token`; `changes` counts changes of the books since before it was authenticated, and `ending`
-    /// turns true when the gateway answers nothing more.
+    /// Watches the caller of `token`; `changes` counts changes of the books since before it was authenticated.
     #[must_use]
     pub fn new(
         (authenticator, pen, clock): (Arc<Authenticator>, Pen, Arc<dyn Clock>),
         token: Arc<Remembered>,
-        (changes, ending): (watch::Receiver<u64>, watch::Receiver<bool>),
+        changes: watch::Receiver<u64>,
     ) -> Self {
-        Self { authenticator, pen, clock, token, changes, ending }
+        Self { authenticator, pen, clock, token, changes }
     }
 
     /// Asks again whether the caller may act, where anything has changed or time has passed.
@@ -70,14 +68,7 @@ impl Watch {
     /// Waits until the caller may no longer act, whatever its token's time.
     pub async fn revoked(&mut self) -> Refusal {
         loop {
-            let changed = tokio::select! {
-                changed = self.changes.changed() => changed.is_ok(),
-                ended = self.ending.wait_for(|ending| *ending) => match ended {
-                    Ok(_) => return Code::GatewayEnding.into(),
-                    Err(_) => false,
-                },
-            };
-            if !changed {
+            if self.changes.changed().await.is_err() {
                 // The books are gone: the gateway is ending, and the drain's time limit rules.
                 std::future::pending::<()>().await;
             }

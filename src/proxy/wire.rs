@@ -10,7 +10,10 @@ use std::task::{Context, Poll, ready};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::connect::Stream;
+use crate::proxy::connect::{Stream, acknowledged};
+
+/// Bytes of a body that any receive buffer has room for, behind a head.
+const BODY_SMALL: u64 = 32 << 10;
 
 /// The end of a request's head (RFC 9112 section 2.1).
 const HEAD_END: &[u8; 4] = b"\r\n\r\n";
@@ -31,6 +34,8 @@ struct State {
     kept: bool,
     /// Nothing may be written any more.
     closed: bool,
+    /// A peer that acknowledges nothing may take its time.
+    patient: bool,
 }
 
 impl State {
@@ -61,8 +66,8 @@ impl Line {
     /// A request with a body of that many bytes is written next.
     pub fn begin(&self, body: u64) {
         let mut state = self.lock();
-        let (kept, closed) = (state.kept || state.began, state.closed);
-        *state = State { body_left: body, kept, closed, ..State::default() };
+        let (kept, closed, patient) = (state.kept || state.began, state.closed, state.patient);
+        *state = State { body_left: body, kept, closed, patient, ..State::default() };
     }
 
     /// Lets nothing more be written. True where the last byte of the request may have gone out: the server may have run it.
@@ -87,6 +92,25 @@ impl Wire {
         (Self { stream, line: Arc::clone(&line) }, line)
     }
 
+    /// Linux ends a connection after TCP_USER_TIMEOUT also where the peer is there and says that it has no room (tcp(7)): a
+    /// server that is busy and reads a large body late. A small body has room in any receive buffer, so that only a peer that
+    /// has vanished does not acknowledge it.
+    fn limit(&self, state: &mut State) {
+        let patient = state.body_left > BODY_SMALL;
+        if patient == state.patient {
+            return;
+        }
+        let set = match &self.stream {
+            Stream::Tcp(stream) => acknowledged(stream, !patient),
+            Stream::Tls(stream) => acknowledged(stream.get_ref().0, !patient),
+            Stream::Unix(_) => Ok(()),
+        };
+        match set {
+            Ok(()) => state.patient = patient,
+            Err(error) => tracing::debug!(%error, "a TCP option could not be set"),
+        }
+    }
+
     fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -96,6 +120,7 @@ impl Wire {
         let mut state = self.line.lock();
         if !state.began && !state.closed {
             state.closed = stale(&self.stream, state.kept);
+            self.limit(&mut state);
         }
         if state.closed {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server had ended the connection")));

@@ -13,12 +13,14 @@ pub mod jwk;
 pub mod mint;
 mod names;
 mod presented;
+mod principals;
 mod scope;
 mod verify;
 
 pub use claims::{Grants, ModelGrant};
 pub use names::{LIST_MAX, ListFault, Names};
 pub use presented::{LINKS_MAX, Link, Presented};
+pub use principals::Principals;
 pub use scope::{Scope, Scopes};
 pub use verify::{
     IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify, verify_issued, verify_signatures, verify_whenever,

@@ -11,7 +11,7 @@ use crate::token::chain::{carried, joined};
 use crate::token::claims::Claims;
 use crate::token::names::heap;
 use crate::token::presented::Link;
-use crate::token::{Grants, Presented, Scopes};
+use crate::token::{Grants, Presented, Principals, Scopes};
 
 /// Which signatures of an issuer are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub struct IssuerPolicy {
     pub aud: String,
     /// Namespaces that it may speak for; `*` means all.
     pub namespaces: Vec<String>,
-    /// Principals that it may speak for: names, or beginnings of names with `*` behind.
-    pub principals: Vec<String>,
+    /// Principals that it may speak for.
+    pub principals: Principals,
     /// Longest life of a token, from `iat` to `exp`.
     pub ttl_max: Duration,
     /// Which signatures are taken.
@@ -43,17 +43,6 @@ pub struct IssuerPolicy {
     pub handles: bool,
     /// Entries that a list of a token may have.
     pub list_max: usize,
-}
-
-impl IssuerPolicy {
-    /// True where the issuer may speak for that principal.
-    #[must_use]
-    pub fn speaks_for(&self, principal: &str) -> bool {
-        self.principals.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(beginning) => principal.starts_with(beginning),
-            None => principal == pattern,
-        })
-    }
 }
 
 /// A key that may sign tokens, and whose it is.
@@ -402,8 +391,8 @@ fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
         let (theirs, ours) = (claims.agent.namespace(), issuer.namespaces.join(", "));
         return Err(Refusal::new(Code::TokenNamespace).because(format_args!("namespace {theirs}, not one of {ours}")));
     }
-    if !issuer.speaks_for(claims.principal.as_str()) {
-        let (theirs, ours) = (claims.principal.as_str(), issuer.principals.join(", "));
+    if !issuer.principals.include(claims.principal.as_str()) {
+        let (theirs, ours) = (claims.principal.as_str(), issuer.principals.in_words());
         return Err(Refusal::new(Code::TokenPrincipal).because(format_args!("principal {theirs}, not one of {ours}")));
     }
     let lifetime =

@@ -28,6 +28,8 @@ INSIDE = "--inside"
 # linux/if_tun.h
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 ICMPV6 = 58
+# An upstream's name in test_routes_causes.py, which is asked for on purpose: its cause is that there is no such name.
+ON_PURPOSE = {"model.invalid"}
 # Router and neighbour discovery and multicast reports: the kernel's own, sent by every interface that comes up.
 KERNELS_OWN = {130, 131, 132, 133, 134, 135, 136, 143}
 
@@ -147,10 +149,11 @@ def inside(words: list[str]) -> int:
         code = subprocess.run(tests, check=False).returncode
     for packet in sorted(set(trap.packets)):
         print(f"outward: {packet}")
-    for name in sorted(set(names.queries)):
+    queries = [name for name in names.queries if name not in ON_PURPOSE]
+    for name in sorted(set(queries)):
         print(f"asked the resolver: {name}")
-    print(f"loopback only: {len(trap.packets)} packets outward, {len(names.queries)} DNS queries, tests exit {code}")
-    return 1 if code or trap.packets or names.queries else 0
+    print(f"loopback only: {len(trap.packets)} packets outward, {len(queries)} DNS queries, tests exit {code}")
+    return 1 if code or trap.packets or queries else 0
 
 
 def _links() -> list[str]:

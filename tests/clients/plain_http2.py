@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 
 import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.settings
 
 
 class PlainHttp2:
@@ -50,6 +52,20 @@ class PlainHttp2:
                 if isinstance(event, h2.events.StreamEnded) and event.stream_id == stream:
                     return data
 
+    def goes_away(self) -> bool:
+        """Waits for the end of the connection, on which every stream has ended; gives whether GOAWAY came before it.
+
+        By hand: for the library a connection is over with the first GOAWAY, and a gateway may ping after it (RFC 9113 section 6.8).
+        """
+        rest, goaway = b"", 7
+        kinds = set()
+        while data := self._socket.recv(65_536):
+            rest += data
+            while len(rest) >= 9 and len(rest) >= (end := 9 + int.from_bytes(rest[:3], "big")):
+                kinds.add(rest[3])
+                rest = rest[end:]
+        return goaway in kinds
+
     def reset(self, stream: int) -> None:
         """Leaves one stream, as RFC 9113 section 5.4.2 says, and keeps the connection."""
         self._state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
@@ -70,3 +86,42 @@ class PlainHttp2:
                 self._state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         self._flush()
         return events
+
+
+class Narrow(PlainHttp2):
+    """A client whose streams may have a few bytes at a time: it gives back what it has read when the test says so."""
+
+    def __init__(self, port: int, token: str, window: int) -> None:
+        super().__init__(port, token)
+        self._state.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+        self._flush()
+        self.read: dict[int, bytes] = {}
+        self.over: set[int] = set()
+        self.is_closed = False
+
+    def listen(self, within: float) -> None:
+        """Reads what comes for a while, and gives no stream's window back."""
+        until = time.monotonic() + within
+        while (left := until - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                data = self._socket.recv(65_536)
+            except TimeoutError:
+                return
+            self.is_closed = not data
+            if self.is_closed:
+                return
+            for event in self._state.receive_data(data):
+                if isinstance(event, h2.events.DataReceived):
+                    self.read[event.stream_id] = self.read.get(event.stream_id, b"") + event.data
+                    # The connection's window is never what holds a stream back.
+                    if event.flow_controlled_length:
+                        self._state.increment_flow_control_window(event.flow_controlled_length)
+                if isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)):
+                    self.over.add(event.stream_id)
+            self._flush()
+
+    def give(self, stream: int, count: int) -> None:
+        """Lets one stream have more."""
+        self._state.increment_flow_control_window(count, stream)
+        self._flush()

@@ -14,22 +14,27 @@ Behaviour = Callable[["RawUpstream", socket.socket, bytes], bool]
 
 
 class RawUpstream:
-    """Listens on a loopback port until `stop`.
+    """Listens on a loopback port, or at `listener`, until `stop`.
 
     `on_accept` has each new connection first and says whether it is served; `on_request` has each whole request (its text) and
     says whether the connection goes on. `texts` holds the last message of every request that came whole; `dialled` counts
     connections, `silent` those that ended without a byte, as probes do.
     """
 
-    def __init__(self, on_request: Behaviour | None = None, on_accept: Callable[[socket.socket], bool] | None = None) -> None:
+    def __init__(
+        self,
+        on_request: Behaviour | None = None,
+        on_accept: Callable[[socket.socket], bool] | None = None,
+        listener: socket.socket | None = None,
+    ) -> None:
         self.on_request = on_request or answers
         self.on_accept = on_accept or (lambda _: True)
         self.texts: list[str] = []
         self.dialled = 0
         self.silent = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._listener = listener or socket.create_server(("127.0.0.1", 0), backlog=512)
+        host, self.port = self._listener.getsockname()
+        self.url = f"http://{host}:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:

@@ -238,7 +238,23 @@ def test_streams_that_the_drain_cuts_end_with_an_event(model: Scripted, tmp_path
                 next(pieces)
                 own.terminate()
                 rest = b"".join(pieces)
-        assert json.loads(rest.rstrip().rsplit(b"data: ", 1)[1])["error"]["code"] == "gateway-ending"
+        assert json.loads(rest.rstrip().rsplit(b"data: ", 1)[1])["error"]["code"] == "gateway-stopping"
         own.ended()
         ends = [inside(row) for row in rows(own, "query", str(own.data / "audit")) if row["kind"] == "outcome"]
-        assert ends[-1]["code"] == "gateway-ending" and ends[-1]["status"] == 200
+        assert ends[-1]["code"] == "gateway-stopping" and ends[-1]["status"] == 200
+
+
+def test_no_shape_of_an_answer_ends_the_gateway(gateway: Served, model: Scripted) -> None:
+    nested = b"[" * 100_000 + b"]" * 100_000
+    deep = b'{"id":"c","choices":[{"index":0,"delta":' + nested + b"}]}"
+    wide = b'{"id":"c","object":"text_completion","x":"' + b"x" * (1 << 20) + b'","choices":[' + b",".join([b"{}"] * 100) + b"]}"
+    pid = gateway.process.pid
+    model.say("deep events", stream(b"data: " + deep + b"\n\n"))
+    model.say("deep whole", whole(deep.replace(b"delta", b"message")))
+    model.say("wide", whole(wide))
+    ask(gateway, "chat", "deep events", stream=True)
+    assert ask(gateway, "chat", "deep whole").status_code == 502
+    assert ask(gateway, "completions", "wide", stream=True).status_code == 502
+    model.say("plain", whole({"id": "c", "object": "text_completion", "choices": [{"index": 0, "text": "fine", "finish_reason": "stop"}]}))
+    assert ask(gateway, "completions", "plain").json()["choices"][0]["text"] == "fine"
+    assert gateway.process.poll() is None and gateway.process.pid == pid

@@ -79,6 +79,17 @@ def test_events_are_one_answer_where_one_was_asked_for(gateway: Served, model: S
     assert (message.content[0].text, message.stop_reason, message.usage.output_tokens) == ("fine", "end_turn", 5)
 
 
+def test_a_long_answer_in_small_events_is_put_together(gateway: Served, model: Scripted) -> None:
+    """Eighty thousand pieces: what each adds is not copied again with the next."""
+    opened = event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, "content_block_start")
+    end = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}, "message_delta")
+    stop = event({"type": "content_block_stop", "index": 0}, "content_block_stop")
+    pieces = block(type="text_delta", text="abcdefgh ") * 80_000
+    model.say("many pieces", stream(event(OPENED, "message_start"), opened, pieces, stop, end, event({"type": "message_stop"}, "message_stop")))
+    answer = ask(gateway, "messages", "many pieces", max_tokens=1_000_000)
+    assert answer.status_code == 200 and answer.json()["content"] == [{"type": "text", "text": "abcdefgh " * 80_000}], answer.text[:300]
+
+
 @pytest.mark.parametrize(
     ("mark", "answer", "streamed", "code"),
     [

@@ -210,6 +210,50 @@ def test_streams_at_every_split(gateway: Served, model: Scripted, place: str, fo
         assert text.startswith("it is ") and "[credential]" in text and text.endswith(", she said"), (pieces, text)
 
 
+@pytest.mark.parametrize("bare", ["sk-canary-0123456789abcdefXYZ", "31415926535897932384"])
+def test_secrets_without_quotes(model: Scripted, tmp_path: Path, bare: str) -> None:
+    """A word or a number that stands in JSON as it is, for readers that take it."""
+    (tmp_path / "credential").write_text(bare)
+    (tmp_path / "credential").chmod(0o600)
+    with serve(tmp_path, fake_model(model.url, f'credential = "file:{tmp_path}/credential"')) as served:
+        error = b'{"error":{"message":"bad key","key":%s}}' % bare.encode()
+        for status in (400, 500):
+            model.say(f"bare {bare} {status}", whole(error, status))
+            answer = ask(served, "chat", f"bare {bare} {status}")
+            assert answer.status_code == status and bare not in answer.text and answer.json()["error"]["key"] == "[credential]", answer.text
+        choice = b'"index":0,"finish_reason":"stop","%s":{"role":"assistant","content":"x","k":[1, %s]}'
+        model.say(f"bare {bare}", whole(b'{"choices":[{%s}]}' % (choice % (b"message", bare.encode()))))
+        answer = ask(served, "chat", f"bare {bare}")
+        assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["k"] == [1, "[credential]"], answer.text
+        model.say(f"bare events {bare}", stream(b'data: {"choices":[{%s}]}\n\n' % (choice % (b"delta", bare.encode())), event("[DONE]")))
+        answer = ask(served, "chat", f"bare events {bare}", stream=True)
+        assert answer.status_code == 200 and bare not in answer.text and '"[credential]"' in answer.text, answer.text
+        assert bare not in served.logged()
+
+
+def test_numbers_and_words_come_out_byte_for_byte(gateway: Served, model: Scripted) -> None:
+    document = b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop", "n": [314159265358979323846, -1.5E-8, true, null]}]}'
+    model.say("honest numbers", whole(document))
+    assert ask(gateway, "chat", "honest numbers").content == document
+
+
+def test_a_split_secret_behind_lines_that_were_removed(gateway: Served, model: Scripted) -> None:
+    comments = b"".join(b": %s %s\n\n" % (CANARY.encode(), b"z" * 900) for _ in range(400))
+    model.say("removed lines", streamed("chat", [comments, chunk({"content": f"it is {CANARY[:14]}"}), chunk({"content": f"{CANARY[14:]}, she said"})]))
+    answer = ask(gateway, "chat", "removed lines", stream=True)
+    assert joined(answer) == "it is [credential], she said"
+
+
+@pytest.mark.parametrize("cut", [1, 7, 8, 15, len(CANARY) - 1])
+def test_what_is_held_too_long_shows_little(gateway: Served, model: Scripted, cut: int) -> None:
+    """More comes of another text than is held back."""
+    aside = [event({"choices": [{"index": 0, "delta": {"refusal": "y" * 20_000}, "finish_reason": None}]})] * 15
+    model.say(f"held {cut}", streamed("chat", [chunk({"content": f"it is {CANARY[:cut]}"}), *aside, chunk({"content": f"{CANARY[cut:]}, she said"})]))
+    text = joined(ask(gateway, "chat", f"held {cut}", stream=True))
+    begun, mark, behind = text.removeprefix("it is ").partition("[credential]")
+    assert mark and len(begun) <= 7 and CANARY.startswith(begun) and behind == ", she said", text
+
+
 def test_error_events_and_other_lines(gateway: Served, model: Scripted) -> None:
     error = {"error": {"message": f"{CANARY} at {model.url}/v1 (127.0.0.1:{model.port})"}}
     model.say("error event", stream(f": {CANARY}\n\n".encode(), chunk({"content": "a"}), event(error)))

@@ -329,3 +329,13 @@ def test_old_records_go_to_the_archive_at_a_start(upstream: FakeUpstream, tmp_pa
         kept = binary("audit", "query", str(archive), "--request", request, "--keys", str(own.data / "secret/record-keys"))
         assert kept.out.count("\n") == 2, kept.err
         assert code(ask(own, "x", revoked)) == (401, "token-revoked"), "what was revoked stays so"
+
+
+def test_plain_records_name_who_was_stopped(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """Nothing of them is forgotten by a key, so nothing is to be left out."""
+    with serve(tmp_path, 'records = "plain"\n' + fake_model(upstream.url)) as own:
+        stopped = own.issue("tests/stopped")
+        own.command("agent", "suspend", "tests/stopped", "--reason", "a test")
+        assert code(ask(own, "x", stopped)) == (403, "agent-suspended")
+        (refusal,) = query(own, "--kind", "refusal")
+        assert inside(refusal)["agent"] == "tests/stopped"

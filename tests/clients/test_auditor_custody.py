@@ -41,6 +41,28 @@ def test_a_principal_that_is_acted_for_is_not_forgotten(upstream: FakeUpstream, 
         verified(own, live=True)
 
 
+def test_a_revoked_token_that_asks_again_does_not_bring_its_name_back(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, fake_model(upstream.url)) as own:
+        token = own.issue("tests/ada", principal=ADA, models=(MODEL,))
+        assert ask(own, "of ada", token).status_code == 200
+        own.command("audit", "forget", ADA, "--revoke")
+        (status, reason) = code(ask(own, "x", token))
+        assert status in (401, 403) and "revoked" in reason
+        assert query(own, "--principal", ADA) == []
+        own.restart()
+        assert code(ask(own, "x", token)) == (status, reason), "as before, from what the log says"
+        own.restart()
+        assert query(own, "--principal", ADA) == [] and query(own, "--kind", "refusal") == []
+        counted = [row for entry in query(own, "--kind", "strangers") for row in inside(entry)["rows"] if row["code"] == reason]
+        assert [(row["network"], row["count"]) for row in counted] == [("127.0.0.1", 1)] * 2, counted
+        assert "a principal that was forgotten is recorded again" not in own.logged()
+        # Of others a refusal names who it was.
+        other = own.issue("tests/bob", principal="user:bob", models=(MODEL,))
+        own.command("agent", "revoke", "tests/bob", "--reason", "lost")
+        assert code(ask(own, "x", other)) == (403, "agent-revoked")
+        assert inside(query(own, "--kind", "refusal")[-1])["agent"] == "tests/bob"
+
+
 def test_counted_refusals_are_forgotten_with_their_principal(upstream: FakeUpstream, tmp_path: Path) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ada = own.issue("tests/ada", principal=ADA, models=(MODEL,))

@@ -69,7 +69,7 @@ def test_a_revocation_holds_across_epochs_and_a_start(upstream: FakeUpstream, tm
         token = own.issue("tests/gone", models=(MODEL,))
         own.command("token", "revoke", token, "--reason", "a test")
         done = binary("audit", "begin", "--reason", "x", "--json", "--data", str(own.data))
-        assert json.loads(done.out) == {"origin": "gw/e000002"}
+        assert json.loads(done.out)["origin"] == "gw/e000002"
         receipt = ask(own, "a receipt").headers["audit-record"]
         assert receipt.startswith("gw/e000002#")
         own.restart()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -16,6 +18,7 @@ from fake_upstream import MODEL, FakeUpstream
 from gateway import Done, Served, binary
 from test_audit import query, verified
 from test_serve import ask, fake_model, serve
+from waiting import wait_until
 
 
 def backup(gateway: Served, folder: Path, *flags: str) -> Done:
@@ -88,6 +91,62 @@ def test_a_running_gateway_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpst
         kinds = [row["kind"] for row in query(other)]
         assert kinds.count("start") == 2 and {"token-revoked", "epoch", "restored", "backup"} <= {*kinds}
         verified(other, live=True)
+
+
+def test_a_pruned_log_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """What the books need of records that were pruned is in the backup, and lets a gateway whose cache is lost start again."""
+    with serve(tmp_path, 'epoch = "1s"\n' + fake_model(upstream.url)) as own:
+        revoked = own.issue("tests/revoked", models=(MODEL, "echo"))
+        own.command("token", "revoke", revoked, "--reason", "a test")
+        agents = own.command("agent", "list", "--json").out
+        newest = datetime.fromisoformat(str(query(own)[-1]["at"])).timestamp()
+        wait_until(lambda: time.time() > newest + 1, 5, "a second has gone")
+        own.restart()
+        own.stop()
+        pruned = own.command("audit", "prune", "--keep", "0s")
+        assert pruned.code == 0 and "e000001" in pruned.out + pruned.err
+        for name in ("cache", "pruned/e000001"):
+            (own.data / "secret" / name).rename(tmp_path / name.replace("/", "-"))
+            if name == "cache":
+                own._start("serve", "--config", str(own.config))
+                assert ask(own, "x", revoked).status_code == 401
+                assert own.command("agent", "list", "--json").out == agents
+                done = backup(own, tmp_path / "kept", "--with-operator-keys")
+                assert done.code == 0, done.err
+                own.stop()
+        (own.data / "secret/cache").unlink()
+        refused = binary("serve", "--config", str(own.config))
+        assert refused.code == 1 and "the records of e000001 were pruned" in refused.err
+        damaged = bytearray((tmp_path / "pruned-e000001").read_bytes())
+        damaged[20] ^= 1
+        (own.data / "secret/pruned/e000001").write_bytes(damaged)
+        assert binary("serve", "--config", str(own.config)).code == 1
+    (tmp_path / "kept/secret/pruned/e000001").rename(tmp_path / "aside")
+    data = tmp_path / "restored"
+    refused = binary("restore", str(tmp_path / "kept"), "--data", str(data))
+    assert refused.code == 1 and "the records of e000001 were pruned" in refused.err and not data.exists()
+    (tmp_path / "aside").rename(tmp_path / "kept/secret/pruned/e000001")
+    done = binary("restore", str(tmp_path / "kept"), "--data", str(data))
+    assert done.code == 0, done.err
+    with restored(own, data) as other:
+        assert ask(other, "x", revoked).status_code == 401
+        assert other.command("agent", "list", "--json").out == agents
+        assert ask(other, "x").status_code == 200
+        verified(other, live=True)
+
+
+def test_a_log_pruned_by_an_older_version_is_backed_up_after_the_next_prune(upstream: FakeUpstream, tmp_path: Path) -> None:
+    with serve(tmp_path, 'epoch = "1s"\n' + fake_model(upstream.url)) as own:
+        newest = datetime.fromisoformat(str(query(own)[-1]["at"])).timestamp()
+        wait_until(lambda: time.time() > newest + 1, 5, "a second has gone")
+        own.restart()
+        own.stop()
+        assert own.command("audit", "prune", "--keep", "0s").code == 0
+        (own.data / "secret/pruned/e000001").unlink()
+        lacks = binary("backup", str(tmp_path / "lacks"), "--data", str(own.data))
+        assert lacks.code == 1 and "lacks secret/pruned/e000001" in lacks.err, lacks.err
+        assert own.command("audit", "prune", "--keep", "400d").code == 0
+        assert binary("backup", str(tmp_path / "whole"), "--data", str(own.data)).code == 0
 
 
 def test_a_backup_without_keys_verifies_and_opens_nothing(upstream: FakeUpstream, tmp_path: Path) -> None:

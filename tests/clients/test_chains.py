@@ -195,7 +195,7 @@ def test_a_chain_made_by_another_library(gateway: Served, tmp_path: Path, alg: s
         key = tmp_path / "ed25519.jwk"
         assert binary("keys", "generate", "--alg", alg, "--out", str(key)).code == 0
         served = gateway
-        policy = f'[[issuer]]\niss = "https://classical.example"\naud = "https://gw.example"\njwks = "{key}.pub"\nnamespaces = ["*"]\nprincipals = ["*"]\npq = "off"\n'
+        policy = f'[[issuer]]\niss = "https://classical.example"\naud = "https://gw.example"\njwks = "{key}.pub"\nnamespaces = ["*"]\nprincipals = ["team:research"]\npq = "off"\n'
         gateway.config.write_text(config + policy)
         gateway.reload()
     iss = "https://operator.example" if alg == "ML-DSA-65" else "https://classical.example"

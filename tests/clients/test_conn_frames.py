@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import select
 import socket
 import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,33 +75,42 @@ class Flooder:
         self.received = b""
         self._connection = connect(gateway)
         self._connection.sendall(first)
-        self._threads = [threading.Thread(target=self._send, args=(flood,), daemon=True), threading.Thread(target=self._receive, daemon=True)]
-        for thread in self._threads:
-            thread.start()
+        # One thread writes and reads: Python's TLS connections are not for two.
+        self._thread = threading.Thread(target=self._run, args=(memoryview(flood),), daemon=True)
+        self._thread.start()
 
-    def _send(self, flood: bytes) -> None:
+    def _run(self, flood: memoryview) -> None:
+        self._connection.setblocking(False)
+        at = 0
         try:
             while not self.stopped.is_set():
-                self._connection.sendall(flood)
-        except OSError:
-            self.closed.set()
-
-    def _receive(self) -> None:
-        try:
-            while piece := self._connection.recv(1 << 16):
-                self.received = (self.received + piece)[-65536:]
+                # The other direction is tried in any case: TLS keeps bytes of its own.
+                select.select([self._connection], [self._connection], [], 0.2)
+                at = (at + self._send(flood[at:])) % len(flood)
+                if not self._receive():
+                    break
         except OSError:
             pass
         self.closed.set()
 
+    def _send(self, rest: memoryview) -> int:
+        try:
+            return self._connection.send(rest)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def _receive(self) -> bool:
+        """Gives whether more may come."""
+        try:
+            while piece := self._connection.recv(1 << 16):
+                self.received = (self.received + piece)[-65536:]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return True
+        return False
+
     def stop(self) -> None:
         self.stopped.set()
-        try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        for thread in self._threads:
-            thread.join(20)
+        self._thread.join(20)
         self._connection.close()
 
 
@@ -228,6 +239,87 @@ def test_a_header_block_that_never_ends_is_closed_in_time(brief: Served) -> None
         except ConnectionResetError:
             pass
     assert time.monotonic() - began < 15
+
+
+class Answered:
+    """A connection that sends DATA on streams that were answered, within its window."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.connection = connect(gateway)
+        self._buffer = b""
+        self._answered: set[int] = set()
+        self.window = 65_535
+
+    def until(self, met: Callable[[], bool]) -> None:
+        """Reads until that is so. Ends with an error where the connection does."""
+        while not met():
+            data = self.connection.recv(1 << 16)
+            if not data:
+                raise ConnectionResetError
+            self._buffer += data
+            while len(self._buffer) >= 9 and len(self._buffer) >= (end := 9 + int.from_bytes(self._buffer[:3])):
+                kind, stream, payload = self._buffer[3], int.from_bytes(self._buffer[5:9]), self._buffer[9:end]
+                self._buffer = self._buffer[end:]
+                if kind == HEADERS:
+                    self._answered.add(stream)
+                if (kind, stream) == (WINDOW_UPDATE, 0):
+                    self.window += int.from_bytes(payload)
+                if kind == GOAWAY:
+                    raise ConnectionResetError
+
+    def flood(self, length: int, frames: int) -> int:
+        """Gives how many frames were taken, until the connection was closed."""
+        sent = 0
+        for stream in range(1, 1 << 20, 2):
+            try:
+                self.connection.sendall(frame(HEADERS, END_HEADERS, stream, ASK))
+                self.until(lambda stream=stream: stream in self._answered)
+                for _ in range(50):
+                    self.until(lambda: self.window >= 100 * length)
+                    self.connection.sendall(frame(DATA, 0, stream, b"x" * length) * 100)
+                    self.window -= 100 * length
+                    sent += 100
+                    if sent >= frames:
+                        return sent
+            except OSError:
+                break
+        return sent
+
+
+@pytest.mark.parametrize("length", [1, 256])
+def test_data_on_answered_streams_ends_its_connection(flooded: Gateway, length: int) -> None:
+    peer = Answered(flooded)
+    with peer.connection:
+        assert peer.flood(length, 200_000) < 100_000
+
+
+@pytest.mark.parametrize("piece", [100, 16_384])
+def test_an_honest_body_in_pieces_passes(flooded: Gateway, piece: int) -> None:
+    if not flooded.url.startswith("https:"):
+        return
+    body = json.dumps({"model": "echo", "messages": user("word " * 100_000)}).encode()
+    pieces = (body[at : at + piece] for at in range(0, len(body), piece))
+    trust = ssl.create_default_context(cafile=str(flooded.ca))
+    with httpx2.Client(http2=True, verify=trust, trust_env=False, timeout=60) as client:
+        headers = {"authorization": f"Bearer {flooded.token}", "content-type": "application/json"}
+        answer = client.post(flooded.url + "/v1/chat/completions", content=pieces, headers=headers)
+        assert (answer.status_code, answer.http_version) == (200, "HTTP/2"), answer.text[:300]
+        assert asks(flooded, client) == 200
+
+
+def test_a_request_that_is_refused_while_its_body_comes_keeps_the_connection(flooded: Gateway) -> None:
+    """The client does not read before it has written: all of the body comes to a stream that has ended."""
+    if not flooded.url.startswith("https:"):
+        return
+    body = json.dumps({"model": "echo", "messages": user("word " * 20_000)}).encode()
+    before = flooded.metric("token_shield_connections_ended_total", reason="flood")
+    with httpx2.Client(http2=True, verify=ssl.create_default_context(cafile=str(flooded.ca)), trust_env=False, timeout=60) as client:
+        for _ in range(10):
+            pieces = (body[at : at + 16_384] for at in range(0, len(body), 16_384))
+            refused = client.post(flooded.url + "/v1/chat/completions", content=pieces, headers={"content-type": "application/json"})
+            assert refused.status_code == 401
+        assert asks(flooded, client) == 200
+    assert flooded.metric("token_shield_connections_ended_total", reason="flood") == before
 
 
 def test_an_honest_client_is_not_closed(flooded: Gateway) -> None:

@@ -133,8 +133,8 @@ def test_keys_are_adopted(gateway: Served) -> None:
         f'"sk-second-0123456789,abc",tests/older,,"{MODEL} echo",\n'
     )
     code, out, err = adopt(gateway, text, "--json")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and [row["line"] for row in rows] == [2, 3] and "2 keys are adopted" in err
+    *rows, last = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [row["line"] for row in rows] == [2, 3] and last["done"] == "2 keys are adopted"
     assert me(gateway, "sk-first-0123456789abcdef")["principal"] == "team:old"
     assert sorted(me(gateway, "sk-second-0123456789,abc")["models"]) == sorted(["echo", MODEL])
     assert open_ai(gateway, "sk-second-0123456789,abc").chat.completions.create(model="echo", messages=user("as ever")).choices

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import socket
-import ssl
-import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -18,17 +15,9 @@ from jwcrypto import jwk
 
 from fake_upstream import FakeUpstream
 from gateway import ISSUER, Served, binary
+from publisher import OTHER, Publisher, key, other_issuer
 from test_serve import ask, authority, code, fake_model, last_error, serve
 from waiting import wait_until
-
-OTHER = "https://other.example"
-
-
-def key(path: Path, alg: str = "ML-DSA-65") -> str:
-    """Makes a key and gives its thumbprint."""
-    made = binary("keys", "generate", "--out", str(path), "--alg", alg)
-    assert made.code == 0, made.err
-    return made.out.strip()
 
 
 def refusal(gateway: Served, token: str) -> str | None:
@@ -41,8 +30,8 @@ def rows(gateway: Served) -> dict[str, dict[str, object]]:
     return {row["kid"]: row for row in listed}
 
 
-def signed_by(gateway: Served, file: Path, *flags: str) -> str:
-    return gateway.issue("tests/agent", "--key", str(file), "--offline", *flags)
+def signed_by(gateway: Served, file: Path, *flags: str, principal: str = "team:tests") -> str:
+    return gateway.issue("tests/agent", "--key", str(file), "--offline", *flags, principal=principal)
 
 
 # ---- rotation ---------------------------------------------------------------------------------------------------------
@@ -152,7 +141,7 @@ def test_a_change_is_seen_whatever_its_time_and_length_say(upstream: FakeUpstrea
     other = tmp_path / "b.jwks"
     key(tmp_path / "second.jwk")
     other.write_text((tmp_path / "second.jwk.pub").read_text())
-    more = f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{other}"\nnamespaces = ["b"]\nprincipals = ["*"]\n'
+    more = f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{other}"\nnamespaces = ["b"]\nprincipals = ["team:b"]\n'
     with serve(tmp_path, more + fake_model(upstream.url), issuer=ISSUER) as gateway:
         public = gateway.data / "keys/operator.jwk.pub"
         about, length = public.stat(), len(public.read_text())
@@ -167,45 +156,6 @@ def test_a_change_is_seen_whatever_its_time_and_length_say(upstream: FakeUpstrea
         assert gateway.metric("token_shield_jwks_reads_total", result="refused") == 1
 
 
-class Publisher:
-    """Serves one JWK Set over HTTPS on localhost; `text` is what it serves, `status` how."""
-
-    def __init__(self, folder: Path) -> None:
-        self.text, self.status, self.asked = '{"keys":[]}', 200, 0
-        publisher = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                publisher.asked += 1
-                body = publisher.text.encode()
-                self.send_response(publisher.status)
-                self.send_header("location", "https://localhost:1/elsewhere")
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "server.pem", folder / "server.key")
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        self.url = f"https://localhost:{self.server.server_address[1]}/keys.json"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def other_issuer(url: str, ca: Path) -> str:
-    return (
-        f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{url}"\njwks_ca = "{ca}"\n'
-        'jwks_refresh = "1s"\nnamespaces = ["tests"]\nprincipals = ["*"]\n'
-    )
-
-
 def test_a_published_set_is_fetched_again_and_again(upstream: FakeUpstream, tmp_path: Path) -> None:
     authority(tmp_path)
     publisher = Publisher(tmp_path)
@@ -216,7 +166,7 @@ def test_a_published_set_is_fetched_again_and_again(upstream: FakeUpstream, tmp_
     own.mkdir()
     with serve(own, other_issuer(publisher.url, tmp_path / "ca.pem") + fake_model(upstream.url), issuer=ISSUER) as gateway:
         assert ask(gateway, "the first").status_code == 200
-        token = gateway.issue("tests/agent", "--key", str(tmp_path / "other.jwk"), "--issuer", OTHER)
+        token = gateway.issue("tests/agent", "--key", str(tmp_path / "other.jwk"), "--issuer", OTHER, principal="user:agent")
         assert refusal(gateway, token) is None, "the keys are there from the first request on"
 
         def now(text: str, status: int = 200) -> None:
@@ -252,7 +202,7 @@ def test_a_publisher_that_nobody_vouches_for_is_not_believed(upstream: FakeUpstr
     own.mkdir()
     strange = other_issuer(publisher.url, tmp_path / "ca.pem").replace(f'jwks_ca = "{tmp_path}/ca.pem"\n', "")
     with serve(own, strange + fake_model(upstream.url), issuer=ISSUER) as gateway:
-        token = signed_by(gateway, tmp_path / "other.jwk", "--issuer", OTHER)
+        token = signed_by(gateway, tmp_path / "other.jwk", "--issuer", OTHER, principal="user:agent")
         assert refusal(gateway, token) == "token-key-unknown" and publisher.asked == 0
     publisher.stop()
 
@@ -262,7 +212,7 @@ def test_publishers_that_never_answer_hold_nobody_up(upstream: FakeUpstream, tmp
     silent = socket.create_server(("127.0.0.1", 0))
     more = "".join(
         f'[[issuer]]\niss = "https://{number}.example"\naud = "x"\njwks = "https://localhost:{silent.getsockname()[1]}/{number}"\n'
-        'jwks_refresh = "1s"\nnamespaces = ["x"]\nprincipals = ["*"]\n'
+        f'jwks_refresh = "1s"\nnamespaces = ["x"]\nprincipals = ["user:{number}"]\n'
         for number in range(4)
     )
     with serve(tmp_path, more + fake_model(upstream.url), issuer=ISSUER) as gateway:

@@ -125,7 +125,7 @@ def test_a_credential_never_crosses_a_network_unencrypted(tmp_path: Path) -> Non
 
 
 def test_a_key_of_two_issuers_is_refused(tmp_path: Path) -> None:
-    other = '[[issuer]]\niss = "https://b.example"\naud = "https://gw.example"\njwks = "keys/operator.jwk.pub"\nnamespaces = ["b"]\nprincipals = ["*"]\n'
+    other = '[[issuer]]\niss = "https://b.example"\naud = "https://gw.example"\njwks = "keys/operator.jwk.pub"\nnamespaces = ["b"]\nprincipals = ["team:b"]\n'
     config = written(tmp_path, other + fake_model("http://127.0.0.1:9"))
     config.write_text(config.read_text().replace('namespaces = ["*"]', 'namespaces = ["*"]\nprincipals = ["*"]', 1))
     done = binary("config", "check", str(config))

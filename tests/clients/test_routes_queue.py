@@ -164,3 +164,29 @@ def test_nobody_waits_while_another_server_has_a_free_place(tmp_path: Path, held
         held.release("first")
         assert first.result().status_code == 200
     spare.stop()
+
+
+def test_who_waits_is_next_at_every_server_of_the_route(tmp_path: Path, held: Held, pool: ThreadPoolExecutor) -> None:
+    spare = Held()
+    config = route(("held", held.server.url), ("spare", spare.server.url))
+    for server in (held.server, spare.server):
+        config = config.replace(f'url = "{server.url}"\n', f'url = "{server.url}"\nin_flight = 1\n')
+    with serve(tmp_path, config) as gateway:
+        first = pool.submit(ask, gateway, "first")
+        begun(held, "first")
+        second = pool.submit(ask, gateway, "second")
+        begun(spare, "second")
+        third = pool.submit(ask, gateway, "third")
+        wait_until(lambda: waiting(gateway, "spare") == 1 and waiting(gateway) == 1, 20, "it waits at both")
+        fourth = pool.submit(ask, gateway, "fourth")
+        wait_until(lambda: waiting(gateway, "spare") == 2, 20, "another one behind it")
+        spare.release("second", "third")
+        assert third.result().status_code == 200 and spare.server.texts[:2] == ["second", "third"]
+        held.release("first", "fourth")
+        spare.release("fourth")
+        assert {answer.result().status_code for answer in (first, second, fourth)} == {200}
+        for name in ("held", "spare"):
+            wait_until(lambda name=name: gateway.metric("token_shield_upstream_in_flight", upstream=name) == 0, 10, "its place is given back")
+            assert waiting(gateway, name) == 0
+    spare.all()
+    spare.server.stop()

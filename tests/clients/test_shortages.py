@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,25 +73,41 @@ def recorded(gateway: Gateway, record: str) -> bool:
     return binary("audit", "show", record, "--dir", str(gateway.data / "audit")).code == 0
 
 
+def without_descriptors(kept: Kept, pid: int, records: list[str]) -> None:
+    """Asks until the log is short of descriptors, then restores the limit. The last request was refused, or it
+    was admitted before the shortage: then it is answered when its outcome is durable."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    # From here on it opens nothing: no tile, no segment, no connection. What is open stays so.
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))
+    with ThreadPoolExecutor(1) as caller:
+        try:
+            # A checkpoint is due after a thousand records at the latest, and finds no descriptor.
+            while True:
+                asked = caller.submit(kept.chat)
+                ended = lambda asked=asked: asked.done() or kept.reasons() == ["audit-short"]  # noqa: E731
+                wait_until(ended, 15, "an answer or a shortage")
+                if not asked.done() or asked.result().status_code != 200:
+                    break
+                records.append(asked.result().headers["audit-record"])
+                assert len(records) < 5000, "no shortage was noticed"
+            assert kept.reasons() == ["audit-short"]
+            assert kept.alive()
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        last = asked.result()
+    if last.status_code == 200:
+        records.append(last.headers["audit-record"])
+        return
+    assert (last.status_code, last.json()["error"]["code"]) == (503, "audit-short"), last.text
+    assert int(last.headers["retry-after"]) >= 1
+
+
 def test_without_descriptors_the_log_waits_and_goes_on(tmp_path: Path) -> None:
     with serve(tmp_path, ECHO) as gateway:
         kept, pid = Kept(gateway), gateway.process.pid
         records = [kept.chat().headers["audit-record"] for _ in range(5)]
-        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         for _ in range(3):
-            # From here on it opens nothing: no tile, no segment, no connection. What is open stays so.
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))
-            try:
-                # A checkpoint is due after a thousand records at the latest, and finds no descriptor.
-                while (refused := kept.chat()).status_code == 200:
-                    records.append(refused.headers["audit-record"])
-                    assert len(records) < 5000, "no shortage was noticed"
-                assert kept.reasons() == ["audit-short"]
-                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "audit-short"), refused.text
-                assert int(refused.headers["retry-after"]) >= 1
-                assert kept.alive()
-            finally:
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            without_descriptors(kept, pid, records)
             wait_until(lambda: kept.ready() == {"ready": True}, 10, "it goes on by itself")
             answer = kept.chat()
             assert answer.status_code == 200, answer.text
@@ -100,6 +117,30 @@ def test_without_descriptors_the_log_waits_and_goes_on(tmp_path: Path) -> None:
     told = binary("audit", "query", str(gateway.data / "audit"), "--kind", "admission")
     found = {json.loads(line)["record"] for line in told.out.splitlines()}
     assert found >= {record.removeprefix("gw/") for record in records}, "nothing acknowledged is lost"
+
+
+def test_an_epoch_begins_or_does_not_wherever_descriptors_run_out(tmp_path: Path) -> None:
+    """Each step of `audit begin` finds no descriptor once: the log goes on in the epoch before or in the next one, and is never gone."""
+    with serve(tmp_path, ECHO) as gateway:
+        kept, pid = Kept(gateway), gateway.process.pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        open_now = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        begun, refused = 0, 0
+        for left in range(1, 16):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now + left, hard))
+            with ThreadPoolExecutor(1) as operator:
+                try:
+                    asked = operator.submit(binary, "audit", "begin", "--reason", "a test", "--data", str(gateway.data))
+                    # It is done, or waits: for a descriptor, or to be heard at all.
+                    wait_until(lambda asked=asked: asked.done() or kept.reasons() != [] or left < 3, 15, "an answer or a shortage")
+                finally:
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+                done = asked.result()
+            begun, refused = begun + (done.code == 0), refused + (done.code != 0)
+            wait_until(lambda: kept.ready() == {"ready": True}, 10, "it goes on by itself")
+            assert kept.chat().status_code == 200, left
+        assert begun >= 3 and refused >= 1, (begun, refused)
+        kept.close()
 
 
 def config(data: Path, reserve: str) -> Path:

@@ -67,7 +67,8 @@ def test_honest_files_pass_and_show_nothing_either(gateway: Served) -> None:
     keys = [f"k{number}/AbCdEf0123456789==" for number in range(3)]
     text = "key,agent,principal,models\n" + "".join(f"{key},{name},user:550e8400e29b41d4a716446655440000,{MODEL}\n" for key, name in zip(keys, names))
     code, out, err = adopt(gateway, text, "--json")
-    assert code == 0 and [json.loads(line)["line"] for line in out.splitlines()] == [2, 3, 4], err
+    *rows, end = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [row["line"] for row in rows] == [2, 3, 4] and end["adopted"] == 3, err
     assert all(refusal(gateway, key) is None for key in keys)
     assert not any(cell in out + err for cell in (*names, *keys, "550e8400"))
 

@@ -51,17 +51,22 @@ def test_an_issuer_speaks_for_its_own_principals_alone(upstream: FakeUpstream, t
         assert said(gateway, chain.leaf(1, sub="team:research")) == "chain-principal"
 
 
-def test_one_name_at_two_issuers_is_two_principals(upstream: FakeUpstream, tmp_path: Path) -> None:
-    mine, other = (Issuer(f"https://{name}.example", tmp_path, more=f'[issuer.principal."team:both"]\n{CAPS}') for name in ("mine", "other"))
-    salted = fake_model(upstream.url, 'profile = "vllm"')
-    with serve(tmp_path, WIDE + salted + mine.config + other.config, issuer=ISSUER) as gateway:
-        first, second = mine.token("a/one", "team:both"), other.token("b/two", "team:both")
-        assert [said(gateway, token) for token in (first, first, second, second)] == [None, "rate-exceeded"] * 2
-        third, fourth = mine.token("a/three", "team:free"), other.token("b/four", "team:free")
-        for token, text in ((third, "salt one"), (fourth, "salt two"), (third, "salt three")):
-            assert ask(gateway, text, token).status_code == 200
-        salts = [json.loads(upstream.exchange(text).request.body)["cache_salt"] for text in ("salt one", "salt two", "salt three")]
-        assert salts[0] == salts[2] != salts[1]
+def test_a_name_belongs_to_the_issuer_that_names_it_most_exactly(upstream: FakeUpstream, tmp_path: Path) -> None:
+    support = Issuer("https://support.example", tmp_path, principals='["support:*", "user:ada"]')
+    night = Issuer("https://night.example", tmp_path, principals='["support:night:*", "user:*"]')
+    caps = f'[principal."support:night:desk"]\n{CAPS}'
+    with serve(tmp_path, WIDE + caps + fake_model(upstream.url) + support.config + night.config, issuer=ISSUER) as gateway:
+        takes = {
+            "support:desk": [support], "support:night:desk": [night], "user:ada": [support], "user:adam": [night], "team:x": [],
+        }
+        for principal, owners in takes.items():
+            for issuer in (support, night):
+                said_so = said(gateway, issuer.token("support/desk", principal))
+                assert said_so == (None if issuer in owners else "token-principal"), (issuer.iss, principal)
+            done = binary("token", "issue", "--data", str(gateway.data), "--agent", "tests/x", "--principal", principal, "--issuer", ISSUER)
+            assert done.code == (1 if owners else 0), done.err
+            assert not owners or "without those that another issuer names more exactly" in done.err
+        assert said(gateway, night.token("support/desk", "support:night:desk")) == "rate-exceeded"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,8 @@ def test_one_name_at_two_issuers_is_two_principals(upstream: FakeUpstream, tmp_p
     [
         ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\n', "because there are several issuers"),
         ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["a*b"]\n', '"a*b" is not a principal'),
-        ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["*"]\n[principal."team:x"]\nrpm = 1\n', "several issuers may speak for it"),
+        ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["b", "*"]\n', 'https://a and https://b both name "*"'),
+        ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["b"]\n[issuer.principal."b"]\nrpm = 1\n[principal."b"]\nrpm = 1\n', "has caps of its own"),
         ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["b"]\ntoken_list = 0\n', "must be 1 to 4096"),
     ],
 )

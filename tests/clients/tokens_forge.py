@@ -43,7 +43,7 @@ def authority(constraints: list[dict], scopes: tuple[str, ...] = ("inference.cha
 class Issuer:
     """An issuer of a gateway's config whose tokens are signed with Ed25519."""
 
-    def __init__(self, iss: str, folder: Path, *, principals: str = '["*"]', more: str = "") -> None:
+    def __init__(self, iss: str, folder: Path, *, principals: str = '["forged:*"]', more: str = "") -> None:
         self.iss, self.signer = iss, Signer()
         jwks = folder / f"{iss.split('//')[1]}.jwks"
         jwks.write_text(json.dumps({"keys": [self.signer.jwk]}))
@@ -52,7 +52,7 @@ class Issuer:
             f'principals = {principals}\npq = "off"\n{more}'
         )
 
-    def claims(self, agent: str, sub: str = "team:tests", holder: Signer | None = None, constraints: list[dict] | None = None) -> dict:
+    def claims(self, agent: str, sub: str = "forged:tests", holder: Signer | None = None, constraints: list[dict] | None = None) -> dict:
         now = int(time.time())
         said = {
             "iss": self.iss, "aud": AUDIENCE, "sub": sub, "client_id": agent, "iat": now, "exp": now + 3600,
@@ -63,7 +63,7 @@ class Issuer:
             said["cnf"] = {"jwk": holder.jwk}
         return said
 
-    def token(self, agent: str, sub: str = "team:tests", **changes: object) -> str:
+    def token(self, agent: str, sub: str = "forged:tests", **changes: object) -> str:
         return self.signer.sign({**self.claims(agent, sub), **changes})
 
 
@@ -74,7 +74,7 @@ class Link:
         self.chain, self.claims, self.holder = chain, claims, holder
 
     @classmethod
-    def root(cls, issuer: Issuer, agent: str, constraints: list[dict] | None = None, sub: str = "team:tests") -> Link:
+    def root(cls, issuer: Issuer, agent: str, constraints: list[dict] | None = None, sub: str = "forged:tests") -> Link:
         holder = Signer()
         claims = issuer.claims(agent, sub, holder, [*(constraints or []), BEARER])
         return cls(issuer.signer.sign(claims), claims, holder)

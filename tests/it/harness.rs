@@ -90,7 +90,7 @@ impl Gateway {
             "name = \"test\"\ndata = \"state\"\n[listen]\napi = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
              [audit]\nreserve = \"1MiB\"\n[timeouts]\nheader = \"1s\"\nbody_idle = \"1s\"\n[limits]\npeer_rps = 1000000\nbody = \"1MiB\"\n\
              [[issuer]]\niss = \"{ISS}\"\naud = \"{AUD}\"\njwks = \"operator.jwks\"\nnamespaces = [\"research\"]\nprincipals = [\"*\"]\nttl_max = \"1d\"\n\
-             [[issuer]]\niss = \"https://classical.example\"\naud = \"{AUD}\"\njwks = \"classical.jwks\"\nnamespaces = [\"old\"]\nprincipals = [\"*\"]\npq = \"off\"\n\
+             [[issuer]]\niss = \"https://classical.example\"\naud = \"{AUD}\"\njwks = \"classical.jwks\"\nnamespaces = [\"old\"]\nprincipals = [\"team:old\"]\npq = \"off\"\n\
              [class.default]\n{class}\n[[upstream]]\nname = \"counting\"\nurl = \"http://{upstream}\"\ncontrolled = true\n\
              [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"up\"\nroute = [\"counting\"]\n\
              [[model]]\nname = \"echo\"\nroute = [\"echo\"]\n[[model]]\nname = \"secret\"\nnamespaces = [\"board\"]\nroute = [\"counting\"]\n{more}"

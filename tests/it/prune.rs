@@ -113,6 +113,14 @@ fn old_records_move_away_and_the_books_stay_as_they_are() {
     assert_eq!(check(data, &settings(data).dir, true).len(), 4);
 }
 
+/// Takes the cache away, or damages it; gives its path.
+fn without_cache(data: &Path, damaged: bool) -> PathBuf {
+    let cache = settings(data).cache;
+    let done = if damaged { fs::write(&cache, b"no database") } else { fs::remove_file(&cache) };
+    done.expect("without a cache");
+    cache
+}
+
 #[test]
 fn without_the_cache_a_start_says_what_to_restore() {
     for damaged in [false, true] {
@@ -120,12 +128,8 @@ fn without_the_cache_a_start_says_what_to_restore() {
         let (data, moved) = (data.path(), data.path().join("moved"));
         let (done, said) = prune(data, &["--keep", &days(), "--to", &moved.to_string_lossy()]);
         assert!(done, "{said}");
-        let cache = settings(data).cache;
-        if damaged {
-            fs::write(&cache, b"no database").expect("damaged");
-        } else {
-            fs::remove_file(&cache).expect("lost");
-        }
+        let cache = without_cache(data, damaged);
+        fs::remove_dir_all(cache.with_file_name("pruned")).expect("lost as well");
         for _ in 0..2 {
             let fault = opened(data, LONG_AGO + 300 * DAY, false).map(|_| ()).expect_err("a start that would forget");
             let said = fault.to_string();
@@ -141,6 +145,23 @@ fn without_the_cache_a_start_says_what_to_restore() {
         let (log, revoked) = opened(data, LONG_AGO + 300 * DAY, false).expect("a start");
         assert!(revoked == everything(), "all that was revoked");
         log.close().expect("closed");
+        check(data, &settings(data).dir, true);
+    }
+}
+
+#[test]
+fn a_lost_cache_is_made_anew_from_what_is_left_of_pruned_records() {
+    for damaged in [false, true] {
+        let data = grown();
+        let data = data.path();
+        let (done, said) = prune(data, &["--keep", &days()]);
+        assert!(done, "{said}");
+        without_cache(data, damaged);
+        for _ in 0..2 {
+            let (log, revoked) = opened(data, LONG_AGO + 300 * DAY, false).expect("a start");
+            assert!(revoked == everything(), "all that was revoked");
+            log.close().expect("closed");
+        }
         check(data, &settings(data).dir, true);
     }
 }

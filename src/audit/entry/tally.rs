@@ -84,15 +84,27 @@ struct Whose {
 }
 
 impl Counts {
-    fn count(&mut self, whose: Whose, code: Code) {
+    fn count(&mut self, whose: Whose, code: Code, more: u64) {
         let full = self.rows.len() >= ROWS;
         match self.rows.get_mut(&(whose.clone(), code)) {
-            Some(count) => *count += 1,
-            None if full => self.other += 1,
+            Some(count) => *count += more,
+            None if full => self.other += more,
             None => {
-                self.rows.insert((whose, code), 1);
+                self.rows.insert((whose, code), more);
             }
         }
+    }
+
+    /// Counts what was taken out and not recorded.
+    fn take_back(&mut self, counted: &Counted) {
+        for row in &counted.rows {
+            let whose = Whose { principal: counted.principal.clone(), name: row.whose.clone() };
+            match Code::ALL.iter().find(|code| code.as_str() == row.code) {
+                Some(code) => self.count(whose, *code, row.count),
+                None => self.other += row.count,
+            }
+        }
+        self.other += counted.other;
     }
 
     /// What was counted, a record for each principal: it lies under that one's record key, and is forgotten with it.
@@ -182,17 +194,17 @@ impl Tally {
             inner.recorded_root.insert(root(agent).to_owned(), all.unwrap_or(0) + 1);
             return true;
         }
-        inner.agents.count(Whose { principal: Some(principal.clone()), name: key.0 }, code);
+        inner.agents.count(Whose { principal: Some(principal.clone()), name: key.0 }, code, 1);
         false
     }
 
     /// Counts a refusal that was to be recorded and could not be.
     pub(super) fn count(&self, (agent, principal): (&AgentName, &Principal), code: Code) {
-        self.lock().agents.count(Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() }, code);
+        self.lock().agents.count(Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() }, code, 1);
     }
 
     pub(super) fn stranger(&self, network: String, code: Code) {
-        self.lock().strangers.count(Whose { principal: None, name: network }, code);
+        self.lock().strangers.count(Whose { principal: None, name: network }, code, 1);
     }
 
     /// Forgets what was counted and is remembered in a principal's name, and of these agents.
@@ -200,6 +212,15 @@ impl Tally {
         let inner = &mut *self.lock();
         inner.agents.rows.retain(|(whose, _), _| whose.principal.as_ref() != Some(principal));
         inner.ring.retain(|told| !agents.iter().any(|agent| told.agent.as_deref() == Some(agent.as_str())));
+    }
+
+    /// Counts on from what was [due](Self::due) and could not be recorded.
+    pub(super) fn take_back(&self, event: &Event) {
+        let inner = &mut *self.lock();
+        let (Event::Refusals(counted) | Event::Strangers(counted)) = event else { return };
+        let counts = if matches!(event, Event::Refusals(_)) { &mut inner.agents } else { &mut inner.strangers };
+        counts.take_back(counted);
+        inner.since = inner.since.min(counted.from);
     }
 
     pub(super) fn tell(&self, told: Told) {
@@ -278,6 +299,9 @@ mod tests {
         assert_eq!(events.iter().map(|event| of(event).0).sum::<usize>(), ROWS);
         assert_eq!(events.iter().map(|event| of(event).1).sum::<u64>(), 100_000);
         assert!(tally.due(NOW.plus(MINUTE * 2), false).is_empty(), "nothing is counted twice");
+        events.iter().for_each(|event| tally.take_back(event));
+        let again = tally.due(NOW.plus(MINUTE * 2), false);
+        assert_eq!(again.iter().map(|event| of(event).1).sum::<u64>(), 100_000, "what was not recorded is counted on");
     }
 
     #[test]

@@ -34,6 +34,10 @@ impl Event {
             }
             Self::Stop => {}
             Self::Reload { policy } => into.name("policy", policy),
+            Self::Handover { version, policy } => {
+                into.name("version", version);
+                into.name("policy", policy);
+            }
             Self::Epoch { .. }
             | Self::Forgotten { .. }
             | Self::Restored { .. }
@@ -41,7 +45,10 @@ impl Event {
             | Self::Exported { .. }
             | Self::Disclosed { .. }
             | Self::ReloadRefused { .. } => self.custody_members(into),
-            Self::Pruned { through } => into.name("through", through),
+            Self::Pruned { through, reason } => {
+                into.name("through", through);
+                into.optional("reason", reason.as_deref());
+            }
             Self::Clock { behind_ms, accepted } => {
                 into.number("behind_ms", *behind_ms);
                 into.value("accepted", Value::Bool(*accepted));
@@ -69,9 +76,12 @@ impl Event {
             Self::Outcome(outcome) => outcome.members(into),
             Self::Refusal(refused) => refused.members(into),
             Self::Refusals(tally) | Self::Strangers(tally) => tally.members(into),
-            Self::TokenRegistered { .. } | Self::TokenRevoked { .. } | Self::HandleSet { .. } | Self::HandleRevoked { .. } => {
-                self.token_members(into);
-            }
+            Self::Written(_) => {}
+            Self::TokenRegistered { .. }
+            | Self::TokenSigned { .. }
+            | Self::TokenRevoked { .. }
+            | Self::HandleSet { .. }
+            | Self::HandleRevoked { .. } => self.token_members(into),
             Self::KeyAdded { issuer, jwk, kid } => {
                 into.name("issuer", issuer);
                 into.long("jwk", jwk, JWK_BYTES_MAX);
@@ -128,6 +138,13 @@ impl Event {
     #[allow(clippy::wildcard_enum_match_arm, reason = "the events of tokens and handles alone; the others are in `members`")]
     fn token_members<'e>(&'e self, into: &mut Members<'e>) {
         match self {
+            Self::TokenSigned { token, jti, agent, principal, expires } => {
+                into.owned("token", token.to_string());
+                into.name("jti", jti);
+                into.name("agent", agent.as_str());
+                into.name("principal", principal.as_str());
+                into.owned("expires", expires.to_string());
+            }
             Self::TokenRegistered { token, jti, issuer, kid, agent, principal, expires } => {
                 into.owned("token", token.to_string());
                 into.name("jti", jti);
@@ -160,17 +177,41 @@ impl Event {
         }
     }
 
+    /// The event `token-signed`.
+    fn signed_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        Ok(Self::TokenSigned {
+            token: plain.name("token")?,
+            jti: plain.text("jti")?,
+            agent: plain.name("agent")?,
+            principal: plain.name("principal")?,
+            expires: plain.name("expires")?,
+        })
+    }
+
+    /// The event `exported`.
+    fn exported_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        let principal = plain.has("principal").then(|| plain.name("principal")).transpose()?;
+        Ok(Self::Exported { epochs: plain.text("epochs")?, principal, keys: plain.truth("keys")? })
+    }
+
+    /// The event `pruned`.
+    fn pruned_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        let reason = plain.has("reason").then(|| plain.text("reason")).transpose()?;
+        Ok(Self::Pruned { through: plain.text("through")?, reason })
+    }
+
     /// The event of that kind; `None` for one that changes no book, and is read by nobody but people.
     pub(in crate::audit) fn of(kind: &str, plain: &Plain<'_>) -> Result<Option<Self>, RecordFault> {
         Ok(Some(match kind {
             "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
             "reload" => Self::Reload { policy: plain.text("policy")? },
+            "handover" => Self::Handover { version: plain.text("version")?, policy: plain.text("policy")? },
             "epoch" => Self::Epoch {
                 previous: plain.previous("previous")?,
                 reason: plain.text("reason")?,
                 left: plain.has("left").then(|| plain.left()).transpose()?,
             },
-            "pruned" => Self::Pruned { through: plain.text("through")? },
+            "pruned" => Self::pruned_of(plain)?,
             "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
             "keys-changed" => Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? },
             "model-accepted" => {
@@ -242,12 +283,9 @@ impl Event {
             },
             "restored" => Self::Restored { head: plain.previous("head")? },
             "backup" => Self::Backup { keys: plain.truth("keys")?, operator_keys: plain.truth("operator_keys")? },
-            "exported" => Self::Exported {
-                epochs: plain.text("epochs")?,
-                principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
-                keys: plain.truth("keys")?,
-            },
+            "exported" => Self::exported_of(plain)?,
             "disclosed" => Self::Disclosed { records: plain.text("records")? },
+            "token-signed" => Self::signed_of(plain)?,
             "reload-refused" => Self::ReloadRefused { why: plain.text("why")? },
             unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
         })

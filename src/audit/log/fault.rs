@@ -10,6 +10,7 @@ use crate::audit::note::NoteFault;
 use crate::audit::record::RecordFault;
 use crate::audit::tiles::TileFault;
 use crate::audit::vault::VaultFault;
+
 use crate::crypto::EntropyFault;
 use crate::durable;
 
@@ -32,6 +33,28 @@ pub enum LogFault {
         path: PathBuf,
         /// Whose it is.
         owner: u32,
+    },
+    /// A folder of the data folder is a symbolic link.
+    #[error(
+        "{} is a symbolic link: nothing was done, because whoever made it chooses what is written where; put the folder itself there (to keep the log on another disk, set data = \"DIR\" to a folder there, or mount the disk)",
+        .0.display()
+    )]
+    Symlink(PathBuf),
+    /// A folder of the data folder has another owner than the data folder.
+    #[error(
+        "{} belongs to uid {owner}, and {} to uid {data_owner}: nothing was done, because it is not clear whose log this is; look at what is in it, then give both to the gateway's user (chown -R)",
+        path.display(),
+        data.display()
+    )]
+    TwoOwners {
+        /// The folder in the data folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// The data folder.
+        data: PathBuf,
+        /// Whose that is.
+        data_owner: u32,
     },
     /// The gateway's name cannot be an origin's.
     #[error("name {0:?} cannot name a log: write 1 to 200 visible ASCII characters, no '+'")]
@@ -198,6 +221,9 @@ pub enum LogFault {
     /// Fatal: the writer has ended where it should not.
     #[error("the log's writer has stopped")]
     Stopped,
+    /// Another process has taken the log over, and is to be asked. Nothing was written.
+    #[error("process {0} has taken over the audit log: ask again, and it is asked")]
+    Elsewhere(u32),
     /// The log was closed. Nothing was written.
     #[error("the log is closed")]
     Closed,
@@ -210,7 +236,7 @@ fn held_by(lock: &Path) -> String {
 
 impl LogFault {
     /// The fault of a step of which nothing counts as done: a shortage that passes, or one that ends the log.
-    pub(super) fn of_step(fault: durable::Fault) -> Self {
+    pub(crate) fn of_step(fault: durable::Fault) -> Self {
         if fault.is_full() {
             Self::NoSpace(fault)
         } else if fault.passes() {
@@ -242,11 +268,25 @@ impl LogFault {
     }
 
     /// Whether a record of `event` is neither written nor refused for this: it waits for what is short, or the log ends.
-    pub(super) const fn waits_or_ends(&self, event: &Event) -> bool {
+    pub(super) fn waits_or_ends(&self, event: &Event) -> bool {
         if matches!(self, Self::NoSpace(_) | Self::Short(_)) {
             return !event.is_new_work();
         }
         matches!(self, Self::Disk(_) | Self::Changed(_))
+    }
+
+    /// What is short, where a log that could not be opened for it may be opened later.
+    pub(super) fn shortage_at_open(&self) -> Option<&durable::Fault> {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault stays")]
+        let fault = match self {
+            Self::NoSpace(fault)
+            | Self::Short(fault)
+            | Self::Disk(fault)
+            | Self::Tile(TileFault::Disk(fault))
+            | Self::Vault(VaultFault::Disk(fault)) => fault,
+            _ => return None,
+        };
+        fault.passes().then_some(fault)
     }
 
     /// What is short, where waiting for it helps.

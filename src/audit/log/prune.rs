@@ -1,12 +1,12 @@
 //! Old epochs without their records: what is removed, and that the books lose nothing by it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::cache::Cache;
 use super::epoch::Epoch;
+use super::remains::{self, Records};
 use super::{LogFault, Settings};
 use crate::audit::note::peek;
 use crate::audit::outside::Outside;
@@ -35,23 +35,48 @@ pub struct Pruning<'s> {
     _lock: durable::Lock,
 }
 
-/// Whether any epoch's records were moved away.
-pub(super) fn any(settings: &Settings) -> Result<bool, LogFault> {
-    Ok(tiles::epochs(&settings.dir)?.iter().any(|(_, folder)| tiles::is_pruned(folder)))
-}
-
 impl<'s> Pruning<'s> {
     /// Takes the log's lock.
     ///
     /// # Errors
     /// When a gateway has it.
     pub fn begin(settings: &'s Settings) -> Result<Self, LogFault> {
-        let newest = tiles::epochs(&settings.dir)?.pop().map_or_else(|| settings.dir.clone(), |(_, folder)| folder);
-        let lock = newest.join("lock");
+        let (newest, folder) = tiles::epochs(&settings.dir)?.pop().unwrap_or_else(|| (0, settings.dir.clone()));
+        let lock = folder.join("lock");
         let lock = durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))?;
         sweep(settings)?;
         let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
-        Ok(Self { settings, cache, _lock: lock })
+        let pruning = Self { settings, cache, _lock: lock };
+        pruning.keep_remains(newest)?;
+        Ok(pruning)
+    }
+
+    /// Writes what the books need of pruned epochs, where the cache alone has it.
+    fn keep_remains(&self, newest: u32) -> Result<(), LogFault> {
+        let reach = self.reach(newest)?;
+        for (number, folder) in tiles::epochs(&self.settings.dir)? {
+            let is_missing = || !remains::is_whole(&remains::file(&self.settings.cache, number));
+            if number < reach
+                && tiles::is_pruned(&folder)
+                && is_missing()
+                && let Some(records) = self.cached(number)
+            {
+                remains::write(self.settings, number, &records)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the cache has of an epoch; `None` where it cannot be read.
+    fn cached(&self, number: u32) -> Option<Records> {
+        let mut found = Records::new();
+        let read = self.cache.as_ref()?.controls(|epoch, index, bytes| {
+            if epoch == number {
+                found.insert(index, bytes.to_vec());
+            }
+            Ok::<_, LogFault>(())
+        });
+        matches!(read, Ok(Ok(()))).then_some(found)
     }
 
     /// The epochs, from the oldest on, all of whose records are from before `before`. It ends at the first that may not be
@@ -105,17 +130,7 @@ impl<'s> Pruning<'s> {
 
     /// Whether all records of that epoch are old enough, and the cache has every one that the books are made of.
     fn may_go(&self, number: u32, folder: &Path, size: u64, before: Timestamp) -> Result<bool, LogFault> {
-        let mut kept: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        let Some(cache) = &self.cache else { return Ok(false) };
-        let read = cache.controls(|epoch, index, bytes| {
-            if epoch == number {
-                kept.insert(index, bytes.to_vec());
-            }
-            Ok::<_, LogFault>(())
-        });
-        if !matches!(read, Ok(Ok(()))) {
-            return Ok(false);
-        }
+        let Some(kept) = self.cached(number) else { return Ok(false) };
         let mut tiles = Tiles::new(folder, size);
         for index in 0..size {
             let bytes = tiles.record(index)?;
@@ -137,6 +152,11 @@ impl<'s> Pruning<'s> {
     /// # Errors
     /// When something cannot be removed.
     pub fn take_away(&self, old: &Old) -> Result<(), LogFault> {
+        // First: without it no cache could be made anew.
+        let records = self
+            .cached(old.number)
+            .ok_or_else(|| LogFault::Pruned { epoch: epoch_name(old.number), cache: self.settings.cache.clone() })?;
+        remains::write(self.settings, old.number, &records)?;
         let tmp = self.settings.dir.join("tmp");
         durable::make_private_dir(&tmp)?;
         let (entries, passing) = (old.folder.join("tile/entries"), tmp.join(format!("pruned-{}", epoch_name(old.number))));

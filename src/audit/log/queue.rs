@@ -1,9 +1,10 @@
 //! What the threads of a log share: what waits, what is being answered, and how the log is.
 
+mod ends;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use super::pending::{CHECKPOINT_EVERY, PENDING_BYTES_MAX, Pending, ROOM_EVERY, SHORT_EVERY};
@@ -12,13 +13,16 @@ use super::shortage::{Shortages, Who};
 use super::watch::Vkeys;
 use super::{LogFault, QUEUE_MAX, SEAL_MAX, SYNC_SLOW, Sealed, State};
 use crate::audit::event::Event;
+use crate::audit::record::Record;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;
 use crate::seeded::{Seed, has};
 
+pub(super) use ends::{End, SealerEnd};
+
 /// Whom to tell how it went.
-pub(super) type Then = Box<dyn FnOnce(Result<Sealed, LogFault>) + Send>;
+pub type Then = Box<dyn FnOnce(Result<Sealed, LogFault>) + Send>;
 
 /// An event that is to be recorded.
 pub(super) struct Waiting {
@@ -27,7 +31,21 @@ pub(super) struct Waiting {
     pub(super) then: Then,
 }
 
+/// An event that cannot wait for a batch.
+pub(super) struct Rejected {
+    pub(super) waiting: Waiting,
+    pub(super) fault: LogFault,
+}
+
+impl Rejected {
+    /// Whoever gave it hears why.
+    pub(super) fn tell(self) {
+        (self.waiting.then)(Err(self.fault));
+    }
+}
+
 type Observer = Box<dyn Fn(Duration, usize) + Send + Sync>;
+type Listener = Box<dyn Fn(&Record) + Send + Sync>;
 
 pub(super) struct Shared {
     inner: Mutex<Inner>,
@@ -44,6 +62,7 @@ pub(super) struct Shared {
     pub(super) clock: std::sync::Arc<dyn Clock>,
     observer: OnceLock<Observer>,
     mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    listener: OnceLock<Listener>,
 }
 
 pub(super) struct Inner {
@@ -60,8 +79,6 @@ pub(super) struct Inner {
     pub(super) segments: VecDeque<(u64, durable::Identity)>,
     pending: Pending,
     pub(super) closing: bool,
-    /// It closes for the next epoch: what comes meanwhile is for that one.
-    turning: bool,
     ended: bool,
     sealer_ended: bool,
     pub(super) shortages: Shortages,
@@ -108,7 +125,6 @@ impl Shared {
             segments: segments.into(),
             pending,
             closing: false,
-            turning: false,
             ended: false,
             sealer_ended: false,
             shortages: Shortages::default(),
@@ -136,6 +152,7 @@ impl Shared {
             clock,
             observer: OnceLock::new(),
             mourner: OnceLock::new(),
+            listener: OnceLock::new(),
         }
     }
 
@@ -166,18 +183,20 @@ impl Shared {
         let _ = self.mourner.set(tell);
     }
 
+    pub(super) fn on_control(&self, tell: Listener) {
+        let _ = self.listener.set(tell);
+    }
+
     /// The time that the next record gets: the wall clock, but never earlier than `last`.
     pub(super) fn now_after(&self, last: Timestamp) -> Timestamp {
         if has(Seed::ClockGoesBack) { self.clock.now() } else { self.clock.now().max(last) }
     }
 
-    /// Lets `waiting` wait for its batch. It comes back where the log closes for the next epoch: it is for that one.
-    pub(super) fn enqueue(&self, waiting: Waiting) -> Option<Waiting> {
+    /// Lets an event wait for its batch, or gives it back with the reason why it cannot.
+    pub(super) fn enqueue(&self, waiting: Waiting) -> Result<(), Box<Rejected>> {
         let mut inner = self.lock();
         let fault = if let Some(fault) = &inner.state.failed {
             fault.clone()
-        } else if inner.turning {
-            return Some(waiting);
         } else if inner.closing {
             LogFault::Closed
         } else if inner.state.low && waiting.event.is_new_work() && !has(Seed::FullDiskIgnored) {
@@ -190,11 +209,10 @@ impl Shared {
             inner.queue.push_back(waiting);
             drop(inner);
             self.wake.notify_one();
-            return None;
+            return Ok(());
         };
         drop(inner);
-        (waiting.then)(Err(fault));
-        None
+        Err(Box::new(Rejected { waiting, fault }))
     }
 
     /// Lets all of them wait at once, before anybody else is there.
@@ -260,6 +278,9 @@ impl Shared {
             observe(took, batch.len());
         }
         for (then, sealed) in batch {
+            if let Some(tell) = self.listener.get().filter(|_| sealed.record.event.is_control()) {
+                tell(&sealed.record);
+            }
             then(Ok(sealed));
         }
     }
@@ -288,23 +309,6 @@ impl Shared {
         }
         for then in batch.into_iter().map(|(then, _)| then).chain(queue.into_iter().map(|waiting| waiting.then)) {
             then(Err(fault.clone()));
-        }
-    }
-
-    /// Closes the log for the next epoch.
-    pub(super) fn begin_turning(&self) {
-        let mut inner = self.lock();
-        (inner.turning, inner.closing) = (true, true);
-        drop(inner);
-        self.wake.notify_all();
-    }
-
-    /// The next epoch could not be begun, and this one is over: whoever comes hears `fault`.
-    pub(super) fn turned_in_vain(&self, fault: LogFault) {
-        tracing::error!(%fault, "the next epoch of the audit log could not be begun: nothing can be recorded any more");
-        self.lock().state.failed.get_or_insert(fault);
-        if let Some(tell) = self.mourner.get() {
-            tell();
         }
     }
 
@@ -448,35 +452,5 @@ impl Shared {
         let inner = self.lock();
         let running = inner.writing_since.map(|since| self.clock.monotonic().saturating_sub(since));
         running.is_some_and(|running| running > SYNC_SLOW || inner.state.sync_last > SYNC_SLOW)
-    }
-}
-
-/// The sealer's last word, however it ends.
-pub(super) struct SealerEnd<'a>(pub(super) &'a Shared);
-
-impl Drop for SealerEnd<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.fail(LogFault::Stopped);
-        }
-        self.0.lock().sealer_ended = true;
-        self.0.over.notify_all();
-    }
-}
-
-/// The writer's last word, however it ends.
-pub(super) struct End<'a>(pub(super) &'a Shared);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.fail(LogFault::Stopped);
-        }
-        let mut inner = self.0.lock();
-        inner.ended = true;
-        inner.writing_since = None;
-        drop(inner);
-        self.0.over.notify_all();
-        self.0.seal.notify_all();
     }
 }

@@ -26,7 +26,7 @@ use crate::crypto::Draws;
 use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
 use crate::merkle::proof::tree_at;
-use crate::merkle::tile::{Edge, Tile, WIDTH, bundle_push};
+use crate::merkle::tile::{Edge, WIDTH, bundle_push};
 use crate::seeded::{Seed, has};
 
 /// What a log held when it was opened.
@@ -72,10 +72,10 @@ pub(super) struct Opened {
     pub(super) first: Vec<(Event, Option<String>)>,
 }
 
-/// What a process that has the log open already goes on with.
+/// What a process that has the log open already, or goes on with another process's, goes on with.
 #[derive(Default)]
 pub(super) struct Carried {
-    /// The epoch's lock.
+    /// The newest epoch's lock.
     pub(super) lock: Option<durable::Lock>,
     /// The record keys.
     pub(super) vault: Option<Arc<Mutex<Vault>>>,
@@ -117,7 +117,11 @@ pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp, ca
 /// Goes on in `epoch` as it was left, or begins the first.
 pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, carried: Carried) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
-    let lock = carried.lock.map_or_else(|| take_lock(epoch), Ok)?;
+    let lock = match carried.lock {
+        Some(lock) if lock.identity().path() == lock_file(epoch) || has(Seed::LockIgnored) => lock,
+        // The lock of the epoch before this one: a try to begin this one went so far that the head speaks of it.
+        Some(_) | None => take_lock(epoch)?,
+    };
     let journal = epoch.journal();
     let (paths, stray) = tiles::segments(&journal)?;
     if let Some(stray) = stray {
@@ -156,8 +160,11 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     let pending = finish(&mut sealer, read.pending, stands.unfinished)?;
     // Only now: the fold brings the cache up to date from where it ends. Had it been told of the checkpoint that was just
     // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
-    sealer.cache = super::cache::Cache::open(&settings.cache, super::prune::any(settings)?);
-    sweep(&sealer)?;
+    sealer.cache = super::cache::Cache::open(&settings.cache, super::remains::are_missing(settings)?);
+    if let Some(cache) = sealer.cache.as_mut() {
+        super::remains::fill(settings, cache)?;
+    }
+    super::sweep::sweep(&sealer)?;
     let folded = fold(settings, epoch, &mut sealer, &pending, &lock_of(&vault));
     let Fold { records, at } = folded?;
     let (reserve, low) = take_reserve(settings, disk)?;
@@ -221,11 +228,27 @@ fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
 }
 
 fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
-    let mut lock = epoch.folder.join("lock");
+    let mut lock = lock_file(epoch);
     if has(Seed::LockIgnored) {
         lock = epoch.folder.join(format!("lock{}", fs::read_dir(&epoch.folder).map_or(0, Iterator::count)));
     }
     durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))
+}
+
+/// The lock of the newest epoch, where `file` is a copy of the descriptor that holds it.
+pub(super) fn adopt(settings: &Settings, file: File) -> Result<durable::Lock, LogFault> {
+    let path = lock_path(settings)?;
+    durable::Lock::adopt(file, &path)?.ok_or(LogFault::Locked(path))
+}
+
+/// Where the newest epoch's lock is.
+pub(super) fn lock_path(settings: &Settings) -> Result<PathBuf, LogFault> {
+    let newest = tiles::epochs(&settings.dir)?.last().map_or(1, |(number, _)| *number);
+    Ok(lock_file(&Epoch::new(settings, newest)?))
+}
+
+fn lock_file(epoch: &Epoch) -> PathBuf {
+    epoch.folder.join("lock")
 }
 
 /// A new epoch behind one of which something is lost, as an operator says: what is left of it stays as it is.
@@ -422,42 +445,6 @@ fn own(bytes: &[u8], sealed: bool) -> Result<(), RecordFault> {
         kind if !sealed || ALWAYS_PLAIN.contains(&kind) || outside.sealed().is_some() => Ok(()),
         _ => Err(RecordFault::Unsealed),
     }
-}
-
-/// Takes away what a crash has left at the tree's right edge: partial tiles of another size. Those of former checkpoints too, whose
-/// removal a power cut may have undone: as far back as folders of a thousand tiles reach.
-fn sweep(sealer: &Sealer) -> Result<(), LogFault> {
-    let current = Tile::partial(sealer.size());
-    for level in std::iter::once(None).chain((0..8).map(Some)) {
-        let newest = (sealer.size() >> (8 * u32::from(level.unwrap_or(0)))) / WIDTH;
-        for thousand in [(newest / 1000).checked_sub(1), Some(newest / 1000)].into_iter().flatten() {
-            let first = sealer.epoch.join(Tile { level, index: thousand * 1000, width: WIDTH }.path());
-            let Some(folder) = first.parent() else { continue };
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let index = name.to_str().and_then(|name| name.strip_suffix(".p")?.parse::<u64>().ok());
-                if let Some(index) = index {
-                    sweep_one(sealer, (level, thousand * 1000 + index), &current)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The partial tiles of one place.
-fn sweep_one(sealer: &Sealer, (level, index): (Option<u8>, u64), current: &[Tile]) -> Result<(), LogFault> {
-    let folder = sealer.epoch.join(Tile { level, index, width: WIDTH }.path() + ".p");
-    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-        let width = entry.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
-        let tile = Tile { level, index, width };
-        if !current.contains(&tile) {
-            sealer.take_away(tile)?;
-        }
-    }
-    // Made before the file that was to be in it.
-    let _ = fs::remove_dir(&folder);
-    Ok(())
 }
 
 impl Last {

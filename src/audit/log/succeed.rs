@@ -219,12 +219,14 @@ const fn changes_books(event: &Event) -> bool {
             | Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
+            | Event::Handover { .. }
             | Event::ReloadRefused { .. }
             | Event::Clock { .. }
             | Event::Restored { .. }
             | Event::Backup { .. }
             | Event::Exported { .. }
             | Event::Disclosed { .. }
+            | Event::TokenSigned { .. }
     )
 }
 

@@ -180,6 +180,7 @@ impl Books {
             Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
+            | Event::Handover { .. }
             | Event::Epoch { .. }
             | Event::Pruned { .. }
             | Event::Clock { accepted: false, .. }
@@ -188,6 +189,7 @@ impl Books {
             | Event::Backup { .. }
             | Event::Exported { .. }
             | Event::Disclosed { .. }
+            | Event::TokenSigned { .. }
             | Event::ReloadRefused { .. }
             | Event::KeysChanged { .. }
             | Event::ModelAccepted { .. }
@@ -196,6 +198,7 @@ impl Books {
             | Event::Refusal(_)
             | Event::Refusals(_)
             | Event::Strangers(_)
+            | Event::Written(_)
             | Event::KeyAdded { .. } => {}
         }
     }

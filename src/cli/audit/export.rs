@@ -52,11 +52,8 @@ pub(in crate::cli) struct Replay {
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
     /// Print the books that follow from the log, one JSON object a row.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     books: bool,
-    /// Print the result as JSON.
-    #[arg(long, conflicts_with = "books")]
-    json: bool,
     #[command(flatten)]
     keys: Keys,
 }
@@ -67,13 +64,21 @@ impl Export {
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let vkeys = self.vkeys.unwrap_or_else(|| dir.join("../log.vkeys"));
         let choice = Choice { epochs: self.epochs, principal: self.principal, without_keys: self.without_keys };
-        if !self.to.exists() {
-            record(&dir, names(&epochs, &choice)?, &choice)?;
-        }
-        let bar = spinner(false, "records");
+        let recorded = if self.to.exists() { None } else { record((&self.log, &dir), names(&epochs, &choice)?, &choice)? };
+        let bar = spinner(self.log.json, "records");
         let done = export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
+        if self.log.json {
+            let row = |(epoch, records): &(u32, u64)| serde_json::json!({ "epoch": epoch_name(*epoch), "records": records });
+            let epochs: Vec<_> = done.epochs.iter().map(row).collect();
+            let what = format!("exported to {}", self.to.display());
+            println!(
+                "{}",
+                serde_json::json!({ "done": what, "to": self.to, "epochs": epochs, "keys": done.keys, "recorded": recorded })
+            );
+            return Ok(());
+        }
         for (epoch, records) in &done.epochs {
             println!("{}: {records} records", epoch_name(*epoch));
         }
@@ -90,29 +95,29 @@ impl Export {
 }
 
 #[cfg(feature = "gateway")]
-fn record(dir: &Path, epochs: Vec<String>, choice: &Choice) -> Result<(), Failure> {
+fn record(log: (&LogPlace, &Path), epochs: Vec<String>, choice: &Choice) -> Result<Option<u64>, Failure> {
     let (principal, keys) = (choice.principal.clone(), !choice.without_keys);
-    super::custody::record(dir, crate::control::Command::EpochsExported { epochs, principal, keys })
+    super::custody::record(log, crate::control::Command::EpochsExported { epochs, principal, keys })
 }
 
 #[cfg(not(feature = "gateway"))]
-fn record(_: &Path, _: Vec<String>, _: &Choice) -> Result<(), Failure> {
-    Ok(())
+fn record(_: (&LogPlace, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
+    Ok(None)
 }
 
 impl Replay {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         // What follows from a log that was changed says nothing.
-        let checked = Checked::of(&dir, &self.trust, (self.head, None), self.json || self.books)?;
+        let checked = Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.books)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
-        let bar = spinner(self.json || self.books, "records");
+        let bar = spinner(self.log.json || self.books, "records");
         let done = replay(&epochs, &*opener, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
         let cache = against_cache(&dir, &epochs)?;
-        if self.json {
+        if self.log.json {
             println!("{}", row(&done, cache.as_deref()));
         } else if self.books {
             done.books.lines().iter().for_each(|line| println!("{line}"));

@@ -11,14 +11,14 @@ use tokio::net::UnixStream;
 use super::super::confirm::Sure;
 use super::super::door::{own_name, send};
 use super::super::owner::done_by_owner;
-use super::super::print::say_done;
+use super::super::print::{done, resting, say_done};
 use super::super::{Failure, Place};
 use crate::app::Books;
 use crate::audit::event::Event;
 use crate::audit::log::{Log, NewEpoch, Settings};
 use crate::clock::{Clock as _, SystemClock};
-use crate::control::Command;
 use crate::control::api::Request;
+use crate::control::{Command, Reply};
 use crate::durable::{Disk as _, SystemDisk};
 
 #[derive(Subcommand)]
@@ -30,7 +30,9 @@ pub(in crate::cli) enum Verb {
     #[command(after_help = "Example: token-shield audit begin --reason \"quarterly export\"")]
     Begin(Begin),
     /// Take away the records of old epochs, with no gateway running; their checkpoints stay, and the log still verifies.
-    #[command(after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit")]
+    #[command(
+        after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit --reason \"kept as long as the law says\""
+    )]
     Prune(super::prune::Prune),
     /// Measure how fast records become durable in a folder.
     #[command(after_help = "Example: token-shield audit bench /var/lib/token-shield")]
@@ -119,23 +121,27 @@ impl Begin {
             }
             let reply = send(&self.place, Request::Command(Command::EpochBegin { reason: self.reason.clone() })).await?;
             let origin = reply.rows.first().and_then(|row| row.get("origin")?.as_str().map(str::to_owned));
-            self.say(&origin.unwrap_or_default());
+            self.say(&origin.unwrap_or_default(), &reply);
             return Ok(());
         }
-        if done_by_owner(&config.audit.dir)? {
+        if done_by_owner(&config.audit, &[])? {
             return Ok(());
         }
         config.audit.begin = Some(NewEpoch { reason: self.reason.clone(), by: Some(own_name()), after_loss: self.after_loss });
         let books = Books::open(&config)?;
-        self.say(&books.log.origin());
-        Ok(books.log.close()?)
+        let origin = books.log.origin();
+        books.log.close()?;
+        // An epoch's first record says why it began.
+        self.say(&origin, &Reply { sealed: vec![0], ..resting(&config) });
+        Ok(())
     }
 
-    fn say(&self, origin: &str) {
+    fn say(&self, origin: &str, reply: &Reply) {
+        let what = format!("{origin} begins");
         if self.place.json {
-            println!("{}", serde_json::json!({ "origin": origin }));
+            println!("{}", done(&what, json!({ "origin": origin }), reply));
         } else {
-            println!("{origin} begins");
+            println!("{what}");
         }
     }
 }
@@ -143,9 +149,10 @@ impl Begin {
 impl Forget {
     async fn run(self) -> Result<(), Failure> {
         self.sure.ask(&format!("the record key of {} is destroyed", self.principal))?;
+        let members = json!({ "principal": self.principal });
         let command = Command::PrincipalForget { principal: self.principal, revoke: self.revoke, reason: self.reason };
         let reply = send(&self.place, Request::Command(command)).await?;
-        say_done("its record key is destroyed: copies in backups must be destroyed too", json!({}), &reply, self.place.json);
+        say_done("its record key is destroyed: copies in backups must be destroyed too", members, &reply, self.place.json);
         Ok(())
     }
 }

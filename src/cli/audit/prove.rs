@@ -72,12 +72,17 @@ impl Prove {
         let epochs = reader::epochs(&dir)?;
         let (epoch, index) = reader::named(&epochs, &self.record)?;
         let receipt = receipt::receipt(epoch, index, &reader::one(epoch, index)?)?;
+        if let Some(path) = &self.out {
+            fs::write(path, &receipt).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
         match self.out {
-            None => print!("{receipt}"),
-            Some(path) => {
-                fs::write(&path, receipt).map_err(|error| format!("{}: {error}", path.display()))?;
-                println!("{}", path.display());
+            out if self.log.json => {
+                let name = format!("{}#{index}", epoch_name(epoch.number));
+                let shown = if out.is_none() { Some(receipt) } else { None };
+                println!("{}", serde_json::json!({ "record": name, "out": out, "receipt": shown }));
             }
+            None => print!("{receipt}"),
+            Some(path) => println!("{}", path.display()),
         }
         Ok(())
     }
@@ -118,20 +123,20 @@ impl Disclose {
             rows.push(serde_json::to_string(&row)?);
             names.push(format!("{}#{index}", epoch_name(epoch.number)));
         }
-        record(&dir, names)?;
+        record((&self.log, &dir), names)?;
         rows.iter().for_each(|row| println!("{row}"));
         Ok(())
     }
 }
 
 #[cfg(feature = "gateway")]
-fn record(dir: &Path, records: Vec<String>) -> Result<(), Failure> {
-    super::custody::record(dir, crate::control::Command::RecordsDisclosed { records })
+fn record(log: (&LogPlace, &Path), records: Vec<String>) -> Result<Option<u64>, Failure> {
+    super::custody::record(log, crate::control::Command::RecordsDisclosed { records })
 }
 
 #[cfg(not(feature = "gateway"))]
-fn record(_: &Path, _: Vec<String>) -> Result<(), Failure> {
-    Ok(())
+fn record(_: (&LogPlace, &Path), _: Vec<String>) -> Result<Option<u64>, Failure> {
+    Ok(None)
 }
 
 impl VerifyDisclosure {

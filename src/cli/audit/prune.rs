@@ -5,15 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 
 use super::super::confirm::Sure;
 use super::super::door::own_name;
 use super::super::owner::done_by_owner;
+use super::super::print::{done, resting};
 use super::super::{Failure, Place};
 use super::{bar, parse_duration};
-use crate::audit::retain::{Keep, prune};
+use crate::audit::log::Old;
+use crate::audit::retain::{Keep, Said, prune};
 use crate::audit::tiles::epoch_name;
 use crate::clock::{Clock, SystemClock};
+use crate::control::Reply;
+
+/// What is said where nothing was taken away.
+const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the books' cache does not cover it yet (start and stop the \
+    gateway once)";
 
 #[derive(Args)]
 pub(in crate::cli) struct Prune {
@@ -24,6 +32,9 @@ pub(in crate::cli) struct Prune {
     /// gone.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
+    /// Why; it stands in the record.
+    #[arg(long)]
+    reason: Option<String>,
     #[command(flatten)]
     sure: Sure,
     #[command(flatten)]
@@ -37,31 +48,37 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Prune {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        if done_by_owner(&config.audit.dir)? {
+        // The owner's process has no terminal to ask on.
+        self.sure.ask("records that are old enough are taken away")?;
+        if done_by_owner(&config.audit, self.sure.words())? {
             return Ok(());
         }
-        self.sure.ask("records that are old enough are taken away")?;
-        let configured = config.keep;
+        let configured = config.keep.clone();
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
         let keep = keep.ok_or("how long are records kept? write --keep 400d, or [audit] keep in the config")?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let moved = if to.is_some() { "moved" } else { "removed" };
-        let bar = bar(false);
-        let old = prune(&config.audit, &clock, &Keep { keep, to }, Some(own_name()), |done, of| {
+        let said = Said { by: Some(own_name()), reason: self.reason };
+        let bar = bar(self.place.json);
+        let taken = prune(&config.audit, &clock, &Keep { keep, to: to.clone() }, said, |done, of| {
             bar.set_length(of);
             bar.set_position(done);
         });
         bar.finish_and_clear();
-        let old = old?;
-        for epoch in &old {
+        let taken = taken?;
+        let note = taken.epochs.is_empty().then(|| NOTHING.to_owned());
+        if self.place.json {
+            let row = |epoch: &Old| json!({ "epoch": epoch_name(epoch.number), "records": epoch.size });
+            let epochs: Vec<_> = taken.epochs.iter().map(row).collect();
+            let reply = Reply { sealed: taken.sealed.into_iter().collect(), note, ..resting(&config) };
+            println!("{}", done(&format!("{} epochs {moved}", epochs.len()), json!({ "epochs": epochs, "to": to }), &reply));
+            return Ok(());
+        }
+        for epoch in &taken.epochs {
             println!("{}: {} records {moved}", epoch_name(epoch.number), epoch.size);
         }
-        if old.is_empty() {
-            eprintln!(
-                "nothing to prune: no closed epoch is old enough, or the books' cache does not cover it yet (start and stop the gateway once)"
-            );
-        }
+        note.iter().for_each(|note| eprintln!("{note}"));
         Ok(())
     }
 }

@@ -97,11 +97,8 @@ pub(in crate::cli) struct Usage {
     #[command(flatten)]
     window: Window,
     /// Print CSV.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     csv: bool,
-    /// Print one JSON object a row.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     keys: Keys,
 }
@@ -269,7 +266,7 @@ impl Usage {
         }
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let (mut sums, mut closed): (BTreeMap<Vec<String>, Sum>, u64) = (BTreeMap::new(), 0);
-        let bar = spinner(false, "records");
+        let bar = spinner(self.log.json, "records");
         all(&epochs, &*vault, self.window.read()?, |told| {
             bar.inc(1);
             if told.kind != "outcome" && told.kind != "refusal" {
@@ -311,7 +308,7 @@ impl Usage {
         }
         for (row, sum) in sums {
             let Sum { requests, refused, input, output, unreported } = sum;
-            if self.json {
+            if self.log.json {
                 let mut object: serde_json::Map<String, serde_json::Value> =
                     self.by.iter().cloned().zip(row.iter().map(|text| text.as_str().into())).collect();
                 for (name, number) in [

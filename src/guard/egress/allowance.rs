@@ -10,6 +10,7 @@ use foldhash::quality::RandomState;
 
 use crate::clock::Clock;
 use crate::guard::limiter::Subject;
+use crate::guard::passed::Key;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
@@ -90,6 +91,27 @@ impl Allowance {
             taken.keys.push(agent.key());
         }
         Ok(taken)
+    }
+
+    /// What was fetched for each agent: bytes, and how many minutes ago they were taken.
+    #[must_use]
+    pub fn passed(&self) -> Vec<(Key, Vec<(u64, u64)>)> {
+        let minute = self.minute();
+        let ages = |hour: &Hour| hour.0.iter().map(|(then, bytes)| (minute.saturating_sub(*then), *bytes)).collect();
+        self.hours.iter().map(|hour| ((*hour.key()).into(), ages(&hour))).collect()
+    }
+
+    /// Counts on from what another process has passed on, whose agents go by the same keys. What its fetches that are still going on
+    /// do not need is not given back.
+    pub fn take_in(&self, passed: Vec<(Key, Vec<(u64, u64)>)>) {
+        // The clock here may have begun after the bytes were taken: they count as taken at its beginning, and so for longer.
+        let minute = self.minute();
+        for (key, hours) in passed {
+            let mut hour = self.hours.entry(key.into()).or_default();
+            for (age, bytes) in hours.into_iter().filter(|(age, _)| *age < MINUTES) {
+                hour.add(minute.saturating_sub(age), bytes);
+            }
+        }
     }
 
     /// Forgets who has fetched nothing for an hour.
@@ -189,6 +211,18 @@ mod tests {
         assert_eq!(book.take(&line, (100, 100)).map(|taken| taken.bytes()).ok(), Some(100));
         book.sweep();
         assert!(book.hours.is_empty());
+    }
+
+    #[test]
+    fn what_was_fetched_counts_on_in_another_book() {
+        let (clock, book, line) = book();
+        clock.advance(Duration::from_secs(600));
+        let mut spent = book.take(&line, (90, 100)).expect("there is enough");
+        assert!(spent.spend(90));
+        drop(spent);
+        let (_, other, _) = self::book();
+        other.take_in(book.passed());
+        assert_eq!(other.take(&line, (50, 100)).map(|taken| taken.bytes()).ok(), Some(10));
     }
 
     proptest! {

@@ -30,6 +30,9 @@ fn event(name: Option<&str>, data: &Value<'_>) -> Vec<u8> {
     out
 }
 
+/// Most bytes that the events of one answer may repeat. Each event repeats all members except the choices.
+const REPEATED_MAX: usize = 16 << 20;
+
 fn chunks(operation: Operation, mut answer: Object<'_>) -> Result<Vec<Vec<u8>>, Unlike> {
     let Some(Value::Array(choices)) = answer.remove("choices") else { return Err(Unlike::Odd("it has no choices")) };
     let usage = answer.remove("usage").filter(|usage| *usage != Value::Null);
@@ -46,6 +49,9 @@ fn chunks(operation: Operation, mut answer: Object<'_>) -> Result<Vec<Vec<u8>>, 
         usage.into_iter().for_each(|usage| out.set("usage", usage));
         event(None, &Value::Object(out))
     };
+    if event(None, &Value::Object(answer.clone())).len().saturating_mul(2 * choices.len()) > REPEATED_MAX {
+        return Err(Unlike::Odd("its members outside of the choices are too long for events"));
+    }
     let mut events = Vec::with_capacity(2 * choices.len() + 2);
     for choice in choices {
         let Value::Object(mut choice) = choice else { return Err(Unlike::Odd("a choice is no object")) };

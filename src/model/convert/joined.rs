@@ -13,6 +13,8 @@ use super::{Unlike, object, of, text};
 const TEXTS: [&str; 4] = ["content", "reasoning", "reasoning_content", "refusal"];
 /// Choices, calls and blocks of one answer.
 const PARTS_MAX: u64 = 1_024;
+/// Members of an answer beside those, and of its usage: each is looked up among the others.
+const NAMES_MAX: usize = 256;
 
 /// The document that says what the events say. Only events that every reader puts together in the same way are: texts, calls, finish
 /// reasons, usage.
@@ -65,9 +67,17 @@ fn own(value: &Value<'_>) -> Value<'static> {
 }
 
 fn own_object(object: &Object<'_>) -> Object<'static> {
-    let mut out = Object::new();
-    object.iter().for_each(|(name, value)| out.set(name.to_owned(), own(value)));
-    out
+    object.iter().map(|(name, value)| (name.to_owned().into(), own(value))).collect()
+}
+
+/// Puts the members of `more`, where that is an object, into `object`.
+fn set_all(object: &mut Object<'static>, more: Option<&Value<'_>>) -> Result<(), Unlike> {
+    let Some(more) = more.and_then(Value::as_object) else { return Ok(()) };
+    if object.len() + more.len() > NAMES_MAX {
+        return Err(Unlike::Odd("it has too many members"));
+    }
+    more.iter().for_each(|(name, value)| object.set(name.to_owned(), own(value)));
+    Ok(())
 }
 
 fn index(object: &Object<'_>) -> Result<u64, Unlike> {
@@ -117,7 +127,12 @@ impl Chat {
                 ("choices", _) => return Err(Unlike::Odd("its choices are no array")),
                 ("usage", Value::Null) => {}
                 ("usage", usage) => self.usage = Some(own(usage)),
-                (name, value) if self.top.get(name).is_none() => self.top.set(name.to_owned(), own(value)),
+                (name, value) if self.top.get(name).is_none() => {
+                    if self.top.len() >= NAMES_MAX {
+                        return Err(Unlike::Odd("it has too many members"));
+                    }
+                    self.top.set(name.to_owned(), own(value));
+                }
                 _ => {}
             }
         }
@@ -228,7 +243,33 @@ impl Call {
 #[derive(Default)]
 struct Message {
     message: Option<Object<'static>>,
-    blocks: Vec<(Object<'static>, String)>,
+    blocks: Vec<Block>,
+}
+
+/// One of Anthropic's blocks, and what its deltas have added.
+struct Block {
+    begun: Object<'static>,
+    /// What goes behind its texts, by member.
+    texts: BTreeMap<&'static str, String>,
+    /// What a tool is called with, as JSON.
+    input: String,
+}
+
+impl Block {
+    fn value(self) -> Result<Value<'static>, Unlike> {
+        let mut block = self.begun;
+        for (member, mut more) in self.texts {
+            let begun = block.get(member).and_then(Value::as_str).unwrap_or_default();
+            more.insert_str(0, begun);
+            block.set(member, Value::from_text(more));
+        }
+        if !self.input.is_empty() {
+            let input = object(self.input.as_bytes());
+            let input = input.map_err(|_| Unlike::Odd("what a tool is called with is no JSON object"))?;
+            block.set("input", Value::Object(own_object(&input)));
+        }
+        Ok(Value::Object(block))
+    }
 }
 
 impl Message {
@@ -246,7 +287,8 @@ impl Message {
             Some("content_block_start") => {
                 let block = event.get("content_block").and_then(Value::as_object);
                 let block = block.filter(|_| index(event).is_ok_and(|index| index == self.blocks.len() as u64));
-                self.blocks.push((own_object(block.ok_or(Unlike::Odd("a block begins in an odd way"))?), String::new()));
+                let begun = own_object(block.ok_or(Unlike::Odd("a block begins in an odd way"))?);
+                self.blocks.push(Block { begun, texts: BTreeMap::new(), input: String::new() });
                 Ok(())
             }
             Some("content_block_delta") => self.delta(event),
@@ -257,7 +299,7 @@ impl Message {
 
     fn delta(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         let place = usize::try_from(index(event)?).unwrap_or(usize::MAX);
-        let (block, input) = self.blocks.get_mut(place).ok_or(Unlike::Odd("a block has not begun"))?;
+        let block = self.blocks.get_mut(place).ok_or(Unlike::Odd("a block has not begun"))?;
         let delta = event.get("delta").and_then(Value::as_object).ok_or(Unlike::Odd("a delta is no object"))?;
         let said = |member: &str| piece(delta.get(member).unwrap_or(&Value::Null));
         let (member, more) = match delta.get("type").and_then(Value::as_str) {
@@ -265,41 +307,28 @@ impl Message {
             Some("thinking_delta") => ("thinking", said("thinking")?),
             Some("signature_delta") => ("signature", said("signature")?),
             Some("input_json_delta") => {
-                input.push_str(said("partial_json")?);
+                block.input.push_str(said("partial_json")?);
                 return Ok(());
             }
             Some(_) | None => return Err(Unlike::Odd("a delta is not joined")),
         };
-        let before = block.get(member).and_then(Value::as_str).unwrap_or_default();
-        let whole = format!("{before}{more}");
-        block.set(member, Value::from_text(whole));
+        block.texts.entry(member).or_default().push_str(more);
         Ok(())
     }
 
     fn end(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         let message = self.message.as_mut().ok_or(Unlike::Odd("a message has not begun"))?;
-        for (name, value) in event.get("delta").and_then(Value::as_object).into_iter().flat_map(Object::iter) {
-            message.set(name.to_owned(), own(value));
-        }
         let mut usage = message.get("usage").and_then(Value::as_object).cloned().unwrap_or_default();
-        for (name, value) in event.get("usage").and_then(Value::as_object).into_iter().flat_map(Object::iter) {
-            usage.set(name.to_owned(), own(value));
-        }
+        set_all(message, event.get("delta"))?;
+        set_all(&mut usage, event.get("usage"))?;
         message.set("usage", Value::Object(usage));
         Ok(())
     }
 
     fn document(self) -> Result<Object<'static>, Unlike> {
         let mut message = self.message.ok_or(Unlike::Odd("a message has not begun"))?;
-        let mut content = Vec::with_capacity(self.blocks.len());
-        for (mut block, input) in self.blocks {
-            if !input.is_empty() {
-                let whole = object(input.as_bytes()).map_err(|_| Unlike::Odd("what a tool is called with is no JSON object"))?;
-                block.set("input", Value::Object(own_object(&whole)));
-            }
-            content.push(Value::Object(block));
-        }
-        message.set("content", Value::Array(content));
+        let content: Result<Vec<_>, Unlike> = self.blocks.into_iter().map(Block::value).collect();
+        message.set("content", Value::Array(content?));
         Ok(message)
     }
 }

@@ -1,6 +1,7 @@
 //! Answers in the other form: documents as events, and events as documents.
 
 use super::{Unlike, events, joined};
+use crate::clock::{Clock as _, SystemClock};
 use crate::model::Operation;
 
 const CHAT: &str = r#"{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"hi","reasoning_content":"so","tool_calls":[{"id":"t","type":"function","function":{"name":"go","arguments":"{}"}}]},"finish_reason":"tool_calls"},{"index":1,"message":{"role":"assistant","content":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
@@ -41,10 +42,74 @@ fn what_has_no_place_in_the_other_form_is_not_converted() {
     }
 }
 
+/// Each choice is an event with the answer's other members: a short answer must not become gigabytes.
+#[test]
+fn an_answer_that_grows_by_its_choices_is_not_converted() {
+    let answer = |bytes: usize, choices: usize| {
+        let choices = vec![r#"{"index":0,"text":"x"}"#; choices].join(",");
+        format!(r#"{{"object":"text_completion","note":"{}","choices":[{choices}]}}"#, "x".repeat(bytes))
+    };
+    assert!(events(Operation::Completions, answer(1 << 20, 4).as_bytes()).is_ok());
+    assert!(matches!(events(Operation::Completions, answer(1 << 20, 100).as_bytes()), Err(Unlike::Odd(_))));
+    assert!(matches!(events(Operation::Completions, answer(1000, 100_000).as_bytes()), Err(Unlike::Odd(_))));
+}
+
 #[test]
 fn events_that_end_too_early_make_no_answer() {
     let half = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"h\"}}]}\n\n";
     assert_eq!(joined(Operation::ChatCompletions, half.as_bytes()), Err(Unlike::Cut));
     assert_eq!(joined(Operation::ChatCompletions, b""), Err(Unlike::Cut));
     assert!(joined(Operation::ChatCompletions, format!("{half}data: [DONE]\n\n").as_bytes()).is_ok());
+}
+
+/// Anthropic's events around those of one block.
+fn message(block: &str, deltas: &str) -> String {
+    let start = r#"{"type":"message_start","message":{"id":"m","type":"message","content":[],"usage":{"input_tokens":1}}}"#;
+    let end = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}"#;
+    format!(
+        "data: {start}\n\ndata: {{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{block}}}\n\n{deltas}\
+         data: {end}\n\ndata: {{\"type\":\"message_stop\"}}\n\n"
+    )
+}
+
+#[test]
+fn deltas_go_behind_what_their_block_began_with() {
+    let delta = |kind: &str, member: &str, text: &str| {
+        format!(
+            "data: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"{kind}\",\"{member}\":\"{text}\"}}}}\n\n"
+        )
+    };
+    let deltas = delta("thinking_delta", "thinking", "b") + &delta("thinking_delta", "thinking", "c");
+    let deltas = deltas + &delta("signature_delta", "signature", "s") + &delta("signature_delta", "signature", "t");
+    let whole =
+        joined(Operation::Messages, message(r#"{"type":"thinking","thinking":"a"}"#, &deltas).as_bytes()).expect("joined");
+    let block = &value(&whole)["content"][0];
+    assert_eq!(*block, serde_json::json!({"type": "thinking", "thinking": "abc", "signature": "st"}));
+}
+
+#[test]
+fn a_long_answer_in_small_pieces_is_joined_in_linear_time() {
+    let delta =
+        "data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"abcdefgh \"}}\n\n";
+    let took = |count: usize| {
+        let events = message(r#"{"type":"text","text":""}"#, &delta.repeat(count));
+        let clock = SystemClock::start();
+        let whole = joined(Operation::Messages, events.as_bytes()).expect("joined");
+        assert_eq!(value(&whole)["content"][0]["text"].as_str().map(str::len), Some(9 * count));
+        clock.monotonic()
+    };
+    let few = (0..3).map(|_| took(5_000)).min().unwrap_or_default();
+    let many = (0..2).map(|_| took(80_000)).min().unwrap_or_default();
+    // Sixteen times as many; the square of that is 256.
+    assert!(many < few * 64, "{many:?} for sixteen times what took {few:?}");
+}
+
+#[test]
+fn answers_with_many_members_are_not_joined() {
+    let members: Vec<String> = (0..300).map(|number| format!("\"m{number}\":1")).collect();
+    let chat = format!("data: {{{}}}\n\n", members.join(","));
+    assert!(matches!(joined(Operation::ChatCompletions, chat.as_bytes()), Err(Unlike::Odd(_))));
+    let usage = format!("data: {{\"type\":\"message_delta\",\"usage\":{{{}}}}}\n\n", members.join(","));
+    let events = message(r#"{"type":"text","text":""}"#, &usage);
+    assert!(matches!(joined(Operation::Messages, events.as_bytes()), Err(Unlike::Odd(_))));
 }

@@ -1,5 +1,8 @@
 //! The strings of a JSON document, each with what it belongs to.
 
+use std::iter::once;
+use std::ops::Range;
+
 use memchr::memchr2;
 
 /// One string.
@@ -60,6 +63,13 @@ impl<'j> Document<'j> {
         reader.document
     }
 
+    /// Where at least `least` bytes in a row stand that are in no string: numbers, words, punctuation.
+    pub(super) fn between(&self, least: usize) -> impl Iterator<Item = Range<usize>> {
+        let begins = once(0).chain(self.texts.iter().map(|text| text.to + 1));
+        let ends = self.texts.iter().map(|text| text.from - 1).chain(once(self.json.len()));
+        begins.zip(ends).map(|(begin, end)| begin..end).filter(move |range| range.len() >= least)
+    }
+
     /// What the pieces of one text have in common for those who put them together: the numbers of choice, call or block, and the name of
     /// the member.
     pub(super) fn channel(&self, text: &Text<'_>, into: &mut Vec<u8>) {
@@ -94,7 +104,7 @@ impl<'j> Reader<'j> {
                 self.document.is_error |= self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");
             }
             b'"' => return self.string(at),
-            b'0'..=b'9' if self.name == b"index" && !self.before_name && self.is_object() => self.number(at),
+            b'0'..=b'9' if self.name == b"index" && !self.before_name && self.is_object() => return self.number(at),
             _ => {}
         }
         at + 1
@@ -144,13 +154,15 @@ impl<'j> Reader<'j> {
         to + 1
     }
 
-    fn number(&mut self, at: usize) {
+    fn number(&mut self, at: usize) -> usize {
         let rest = self.document.json.get(at..).unwrap_or_default();
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let index = std::str::from_utf8(rest.get(..digits).unwrap_or_default()).ok().and_then(|digits| digits.parse().ok());
         if let Some(container) = self.document.containers.get_mut(self.within) {
             container.index = container.index.or(index);
         }
+        // Skips the fraction too. Otherwise each of its digits would start a scan of the rest.
+        at + rest.iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')).count()
     }
 }
 

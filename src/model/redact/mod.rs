@@ -2,17 +2,20 @@
 //!
 //! A server may repeat the credential that the gateway sent it: in an error, in a log line that a model reads aloud, in a debug field. A
 //! secret is found as it is, percent-encoded, with escapes of JSON (also in JSON that is itself text), and in base64 at each of its three
-//! alignments, in whole strings and in pieces of streams. Addresses are looked for in errors alone: a text about `10.0.0.5:8000` is a text.
+//! alignments, in whole strings, in pieces of streams, and in numbers and words without quotes. Addresses are looked for in errors alone:
+//! a text about `10.0.0.5:8000` is a text.
 
 mod document;
 mod forms;
 mod matcher;
 mod stream;
 
+use std::ops::Range;
+
 use matcher::{Matcher, Track};
 
 pub use forms::Place;
-pub use stream::Redacted;
+pub use stream::{Redacted, Unsearchable};
 
 use document::Document;
 
@@ -22,6 +25,9 @@ pub const SECRET_MIN: usize = 16;
 const SECRET_MARK: &[u8] = b"[credential]";
 /// What stands where an upstream's address was.
 const PLACE_MARK: &[u8] = b"[upstream]";
+/// What stands where a number or word was that held one: a string, so that the document stays JSON.
+const BARE_SECRET_MARK: &[u8] = b"\"[credential]\"";
+const BARE_PLACE_MARK: &[u8] = b"\"[upstream]\"";
 
 /// What is taken out of answers.
 #[derive(Debug)]
@@ -70,7 +76,18 @@ impl Redactor {
         (!edits.is_empty()).then(|| redacted(answer, edits))
     }
 
-    /// The addresses in the strings of an error.
+    /// The numbers and words of a document that hold a secret, whole. A word without quotes is no JSON, but readers that are
+    /// not strict take it, and a secret of digits is a number.
+    fn bare_secrets(&self, document: &Document<'_>, edits: &mut Vec<Edit>) {
+        for range in document.between(SECRET_MIN) {
+            let bare = document.json.get(range.clone()).unwrap_or_default();
+            found(&self.secrets, bare, false, |from, to| {
+                edits.push(bare_edit(bare, from..to, range.start, BARE_SECRET_MARK));
+            });
+        }
+    }
+
+    /// The addresses in an error, in strings and beside them.
     fn places(&self, document: &Document<'_>, edits: &mut Vec<Edit>) {
         for text in &document.texts {
             let inside = document.json.get(text.from..text.to).unwrap_or_default();
@@ -80,7 +97,25 @@ impl Redactor {
                 }
             });
         }
+        for range in document.between(1) {
+            let bare = document.json.get(range.clone()).unwrap_or_default();
+            found(&self.places, bare, false, |from, to| {
+                if forms::stands_alone(bare, from, to) {
+                    edits.push(bare_edit(bare, from..to, range.start, BARE_PLACE_MARK));
+                }
+            });
+        }
     }
+}
+
+/// Gives way to the whole words of `bare`, which begins at `base`, that have a part in `place`.
+fn bare_edit(bare: &[u8], place: Range<usize>, base: usize, mark: &'static [u8]) -> Edit {
+    let parts = |byte: &u8| byte.is_ascii_whitespace() || b",:{}[]".contains(byte);
+    let before = bare.get(..place.start).unwrap_or_default();
+    let behind = bare.get(place.end..).unwrap_or_default();
+    let from = before.iter().rposition(parts).map_or(0, |at| at + 1);
+    let to = place.end + behind.iter().position(parts).unwrap_or(behind.len());
+    Edit { from: base + from, to: base + to, mark }
 }
 
 /// Where words stand in one whole text.

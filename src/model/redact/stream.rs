@@ -15,8 +15,22 @@ use super::{Edit, Redactor, SECRET_MARK, SECRET_MIN, found, redacted};
 
 /// Bytes of events that are held back at once.
 const HELD_MAX: usize = 256 << 10;
+/// Bytes of a secret's beginning that give way when no more can be held. The bytes before that, at most seven, may have gone out;
+/// nothing more of the secret follows them. Ordinary text is hurt where it shows as many, and 256 KiB of other texts follow it.
+const BEGUN_MIN: usize = 8;
 /// Texts of one stream that could all be within a secret.
 const CHANNELS_MAX: usize = 4_096;
+
+/// Why a stream cannot be searched for secrets, and so does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsearchable {
+    /// An event is too long.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// More texts end in what may be a secret than are kept.
+    #[error("more than {CHANNELS_MAX} texts of the stream end in what could be a secret")]
+    TooMany,
+}
 
 /// A piece of a text in an event that may be held back.
 struct Part {
@@ -32,12 +46,30 @@ struct Part {
 #[derive(Default)]
 struct Channel {
     track: Track,
-    parts: Vec<Part>,
+    parts: VecDeque<Part>,
     /// Where the last secret ended.
     removed: u64,
 }
 
 impl Channel {
+    /// Where a secret has begun of which at least `least` bytes have come, or of which some gave way already.
+    fn begun(&self, redactor: &Redactor, least: usize) -> Option<Range<u64>> {
+        let goes_on = self.track.open(&redactor.secrets, 0).filter(|open| *open < self.removed);
+        let open = goes_on.or_else(|| self.track.open(&redactor.secrets, least))?;
+        Some(open..self.track.at())
+    }
+
+    /// Drops the parts that end before `open`, or all of them.
+    fn forget_before(&mut self, open: Option<u64>) {
+        let Some(open) = open else {
+            self.parts.clear();
+            return;
+        };
+        while self.parts.front().is_some_and(|part| part.base + part.length as u64 <= open) {
+            self.parts.pop_front();
+        }
+    }
+
     /// What stands at `place` gives way in every part that has some of it.
     fn remove(&mut self, place: Range<u64>, edit: &mut impl FnMut(u64, Edit)) {
         let goes_on = place.start < self.removed;
@@ -62,6 +94,8 @@ impl Channel {
 #[derive(Default)]
 pub(super) struct Texts {
     channels: BTreeMap<Vec<u8>, Channel>,
+    /// One more than can be kept has come. What would go on in it would not be found.
+    is_full: bool,
 }
 
 impl Texts {
@@ -69,15 +103,16 @@ impl Texts {
     /// known for an error.
     pub(super) fn read(&mut self, redactor: &Redactor, data: &[u8], error: bool, event: u64) -> Vec<(u64, Edit)> {
         let document = Document::read(data);
-        let (mut edits, mut name) = (Vec::new(), Vec::new());
+        let mut here = Vec::new();
         if error || document.is_error {
-            let mut places = Vec::new();
-            redactor.places(&document, &mut places);
-            edits.extend(places.into_iter().map(|edit| (event, edit)));
+            redactor.places(&document, &mut here);
         }
+        redactor.bare_secrets(&document, &mut here);
+        let mut edits: Vec<(u64, Edit)> = here.into_iter().map(|edit| (event, edit)).collect();
         if redactor.secrets.is_empty() {
             return edits;
         }
+        let mut name = Vec::new();
         for text in &document.texts {
             let inside = data.get(text.from..text.to).unwrap_or_default();
             if text.is_name {
@@ -88,17 +123,18 @@ impl Texts {
             }
             document.channel(text, &mut name);
             let mut channel = self.channels.remove(&name).unwrap_or_default();
-            channel.parts.push(Part { base: channel.track.at(), event, from: text.from, length: inside.len() });
+            channel.parts.push_back(Part { base: channel.track.at(), event, from: text.from, length: inside.len() });
             let mut places = Vec::new();
             channel.track.push(&redactor.secrets, inside, true, &mut |place| places.push(place));
             places.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
             let open = channel.track.open(&redactor.secrets, 0);
             if self.channels.len() >= CHANNELS_MAX {
-                // More than can be kept: what has begun gives way at once.
+                // More than can be kept: what has begun gives way at once, and a stream ends here.
+                self.is_full |= !channel.track.is_idle();
                 let place = open.map(|open| open..channel.track.at());
                 place.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
             } else if !channel.track.is_idle() {
-                channel.parts.retain(|part| open.is_some_and(|open| part.base + part.length as u64 > open));
+                channel.forget_before(open);
                 self.channels.insert(name.clone(), channel);
             }
         }
@@ -107,22 +143,35 @@ impl Texts {
 
     /// The first event that must wait.
     fn waits(&self) -> Option<u64> {
-        self.channels.values().filter_map(|channel| channel.parts.first()).map(|part| part.event).min()
+        self.channels.values().filter_map(|channel| channel.parts.front()).map(|part| part.event).min()
     }
 
-    /// Nothing more comes of any text: what ends within a secret and shows most of it gives way.
+    /// Nothing more comes of any text: what ends within a secret and shows [`SECRET_MIN`] bytes of it gives way.
     pub(super) fn end(&mut self, redactor: &Redactor, edit: &mut impl FnMut(u64, Edit)) {
         for channel in self.channels.values_mut() {
-            if let Some(open) = channel.track.open(&redactor.secrets, SECRET_MIN) {
-                channel.remove(open..channel.track.at(), edit);
+            if let Some(begun) = channel.begun(redactor, SECRET_MIN) {
+                channel.remove(begun, edit);
             }
         }
         self.channels.clear();
+    }
+
+    /// Nothing more can be held, and more comes: what ends within a secret and shows [`BEGUN_MIN`] bytes of it gives way. The
+    /// search goes on, so that the rest of a secret gives way too.
+    fn release(&mut self, redactor: &Redactor, edit: &mut impl FnMut(u64, Edit)) {
+        for channel in self.channels.values_mut() {
+            if let Some(begun) = channel.begun(redactor, BEGUN_MIN) {
+                channel.remove(begun, edit);
+            }
+            channel.parts.clear();
+        }
     }
 }
 
 struct Event {
     bytes: Vec<u8>,
+    /// Bytes that it came with, and that it counts as held for: lines of it may be gone.
+    came: usize,
     edits: Vec<Edit>,
 }
 
@@ -147,12 +196,13 @@ impl Redacted {
     /// Takes whole events or parts of them, and appends to `out` what goes on.
     ///
     /// # Errors
-    /// When an event is too long.
-    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+    /// When an event is too long, or there are too many texts.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Unsearchable> {
         let mut splitter = std::mem::take(&mut self.splitter);
         let pushed = splitter.push(bytes, |event| self.event(event, out));
         self.splitter = splitter;
-        pushed
+        pushed?;
+        if self.texts.is_full { Err(Unsearchable::TooMany) } else { Ok(()) }
     }
 
     /// The stream is over, or what follows ends it: appends what was held.
@@ -161,12 +211,15 @@ impl Redacted {
         if !rest.is_empty() {
             self.event(&rest, out);
         }
-        self.give_up(out);
+        let (mut texts, mut late) = (std::mem::take(&mut self.texts), Vec::new());
+        texts.end(&self.redactor, &mut |number, edit| late.push((number, edit)));
+        late.into_iter().for_each(|(number, edit)| self.edit(number, edit));
+        self.release(u64::MAX, out);
     }
 
     fn event(&mut self, event: &[u8], out: &mut Vec<u8>) {
         let number = self.first + self.queue.len() as u64;
-        self.queue.push_back(Event { bytes: self.lines(event), edits: Vec::new() });
+        self.queue.push_back(Event { bytes: self.lines(event), came: event.len(), edits: Vec::new() });
         self.held += event.len();
         let data = sse::data(event).unwrap_or_default();
         let json = !matches!(data.trim_ascii(), b"" | b"[DONE]");
@@ -174,8 +227,11 @@ impl Redacted {
             let edits = self.texts.read(&self.redactor, &data, sse::name(event) == Some("error"), number);
             edits.into_iter().for_each(|(number, edit)| self.edit(number, edit));
         }
+        if self.texts.is_full {
+            return self.queue.clear();
+        }
         if self.held > HELD_MAX {
-            return self.give_up(out);
+            return self.let_go(out);
         }
         let until = self.texts.waits().unwrap_or(u64::MAX);
         self.release(until, out);
@@ -208,10 +264,10 @@ impl Redacted {
         kept
     }
 
-    /// What is held goes out as it stands, but for secrets that most of has come.
-    fn give_up(&mut self, out: &mut Vec<u8>) {
-        let (mut texts, mut late) = (std::mem::take(&mut self.texts), Vec::new());
-        texts.end(&self.redactor, &mut |number, edit| late.push((number, edit)));
+    /// What is held goes out, but for what may be the beginning of a secret; the stream goes on.
+    fn let_go(&mut self, out: &mut Vec<u8>) {
+        let mut late = Vec::new();
+        self.texts.release(&self.redactor, &mut |number, edit| late.push((number, edit)));
         late.into_iter().for_each(|(number, edit)| self.edit(number, edit));
         self.release(u64::MAX, out);
     }
@@ -221,7 +277,7 @@ impl Redacted {
             && let Some(event) = self.queue.pop_front()
         {
             self.first += 1;
-            self.held = self.held.saturating_sub(event.bytes.len());
+            self.held = self.held.saturating_sub(event.came);
             match sse::data(&event.bytes).filter(|_| !event.edits.is_empty()) {
                 Some(data) => sse::with_data(&event.bytes, &redacted(&data, event.edits.clone()), out),
                 None => out.extend_from_slice(&event.bytes),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use super::{Place, Redacted, Redactor};
+use super::{Place, Redacted, Redactor, Unsearchable};
 
 const SECRET: &str = "sk-canary/+?0123456789abcdefABCDEF";
 
@@ -126,4 +126,95 @@ fn addresses_give_way_in_errors_alone() {
 #[test]
 fn comments_and_identifiers_show_no_secret() {
     assert_eq!(through(&[format!(": {SECRET}\nid: 1\ndata: {{}}\n\n")]), "id: 1\ndata: {}\n\n");
+}
+
+#[test]
+fn numbers_and_words_without_quotes_are_looked_at() {
+    let (word, number) = ("sk-canary-0123456789abcdefXYZ", "31415926535897932384");
+    let redactor = Arc::new(Redactor::new(&[word, number], &[Place::Host { host: "10.0.0.5".to_owned(), port: 8000 }]));
+    for hole in [word.to_owned(), number.to_owned(), format!("x{word}.1"), format!("-{number}e5"), STANDARD_NO_PAD.encode(word)] {
+        for (before, behind) in [
+            (r#"{"error":{"message":"bad key","key":"#, "}}"),
+            (r#"{"choices":[{"index":0,"message":{"content":"x","k":[1, "#, " ,null]}}]}"),
+            (r#"{"created":"#, r#","id":"c"}"#),
+            ("", ""),
+        ] {
+            let expect = format!("{before}\"[credential]\"{behind}");
+            let document = format!("{before}{hole}{behind}");
+            let shown = redactor.whole(document.as_bytes(), false).expect("changed");
+            assert_eq!(String::from_utf8_lossy(&shown), expect);
+            let (mut stream, mut out) = (Redacted::new(Arc::clone(&redactor)), Vec::new());
+            stream.push(format!("data: {document}\n\n").as_bytes(), &mut out).expect("short");
+            stream.finish(&mut out);
+            assert_eq!(String::from_utf8_lossy(&out), format!("data: {expect}\n\n"));
+        }
+    }
+    let shown = redactor.whole(br#"{"error":{"at":10.0.0.5:8000}}"#, false).expect("changed");
+    assert_eq!(String::from_utf8_lossy(&shown), r#"{"error":{"at":"[upstream]"}}"#);
+    let honest =
+        br#"{"data":[{"index":0,"embedding":[0.31415926535897931,-1.5e-8, 3141592653589793238],"ok":true,"no":NaN}],"k":null}"#;
+    assert_eq!(redactor.whole(honest, true), None);
+}
+
+/// An event with a piece of a text beside the content.
+fn aside(text: &str) -> String {
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"\",\"reasoning_content\":\"{text}\"}}}}]}}\n\n")
+}
+
+#[test]
+fn lines_that_are_removed_do_not_count_as_held() {
+    let comments = (0..400).map(|_| format!(": {SECRET} {}\n\n", "z".repeat(900)));
+    let split = [chunk("it is sk-canary/+?012"), chunk("3456789abcdefABCDEF, they said")];
+    let shown = through(&comments.chain(split).collect::<Vec<_>>());
+    assert_eq!(text(&shown), "it is [credential], they said");
+}
+
+#[test]
+fn what_is_held_too_long_does_not_show_more_than_seven_bytes() {
+    let long = vec![aside(&"y".repeat(90_000)); 3];
+    for form in [SECRET.to_owned(), STANDARD.encode(format!("xy{SECRET}")), "\\u0073".to_owned() + &SECRET[1..]] {
+        for cut in (1..form.len()).step_by(3) {
+            let (first, rest) = form.split_at(cut);
+            let (middle, last) = rest.split_at(rest.len() / 2);
+            let events =
+                [vec![chunk(&format!("it is {first}"))], long.clone(), vec![chunk(middle)], long.clone(), vec![chunk(last)]];
+            let shown = text(&through(&[events.concat(), vec![chunk(", they said")]].concat()));
+            let begun = shown.strip_prefix("it is ").and_then(|shown| shown.split_once("[credential]")).map(|(begun, _)| begun);
+            // Within an escape or what base64 makes of what stands before, more characters show no more of it.
+            assert!(begun.is_some_and(|begun| begun.len() <= 7 + 6 && form.starts_with(begun)), "{form} cut at {cut}: {shown}");
+            assert!(shown.len() <= "it is [credential], they said".len() + 7 + 6 + 3, "{form} cut at {cut}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_let_go_stays_as_it_is() {
+    let long: Vec<String> = (0..30).map(|_| aside(&"y".repeat(20_000))).collect();
+    let events = [vec![chunk("sk-cana")], long, vec![chunk("ry is a bird")]].concat();
+    assert_eq!(through(&events), events.concat());
+}
+
+#[test]
+fn a_stream_with_more_open_texts_than_are_kept_ends() {
+    let texts = |count: usize| -> String {
+        let members: Vec<String> = (0..count).map(|number| format!("\"m{number}\":\"sk-\"")).collect();
+        format!("data: {{{}}}\n\n", members.join(","))
+    };
+    let (mut stream, mut out) = (Redacted::new(Arc::new(redactor())), Vec::new());
+    assert_eq!(stream.push(texts(4_096).as_bytes(), &mut out), Ok(()));
+    out.clear();
+    let more = [texts(4_097), chunk("it is sk-can"), chunk(&SECRET[6..])].concat();
+    assert_eq!(stream.push(more.as_bytes(), &mut out), Err(Unsearchable::TooMany));
+    stream.finish(&mut out);
+    assert_eq!(String::from_utf8_lossy(&out), "");
+}
+
+/// Each of these cost quadratic time, which is minutes at this size.
+#[test]
+fn long_events_are_read_once() {
+    let digits = format!("data: {{\"x\":{{\"index\":0.{}}}}}\n\n", "0".repeat(1_000_000));
+    assert_eq!(through(std::slice::from_ref(&digits)), digits);
+    let begun = &SECRET[..4];
+    let empty = format!("data: {{\"a\":[\"{begun}\"{}]}}\n\n", ",\"\"".repeat(300_000));
+    assert_eq!(through(std::slice::from_ref(&empty)), empty);
 }

@@ -18,7 +18,11 @@ pub(super) fn filters(operation: Operation, usage_asked: bool, stream: &str, exp
         }
         filter.finish(&mut out).expect("an end");
         assert_eq!(String::from_utf8_lossy(&out), expect, "in pieces of {size}");
-        assert_eq!(filter.heard().usage, usage.map(|(input, output)| Usage { input, output }), "in pieces of {size}");
+        assert_eq!(
+            filter.heard().usage,
+            usage.map(|(input, output)| Usage { input, output, reasoning: 0 }),
+            "in pieces of {size}"
+        );
         assert!(filter.ended(), "in pieces of {size}");
     }
 }
@@ -30,14 +34,14 @@ fn whole_answers_report_usage() {
         of(
             r#"{"choices":[{"message":{"content":"\",\"usage\":{\"prompt_tokens\":1}"}}],"usage":{"prompt_tokens":5,"completion_tokens":7}}"#
         ),
-        Some(Usage { input: 5, output: 7 })
+        Some(Usage { input: 5, output: 7, reasoning: 0 })
     );
-    assert_eq!(of(r#"{"usage":{"prompt_tokens":5,"total_tokens":5}}"#), Some(Usage { input: 5, output: 0 }));
+    assert_eq!(of(r#"{"usage":{"prompt_tokens":5,"total_tokens":5}}"#), Some(Usage { input: 5, output: 0, reasoning: 0 }));
     assert_eq!(
         of(r#"{"usage":{"input_tokens":5,"cache_read_input_tokens":100,"cache_creation_input_tokens":null,"output_tokens":2}}"#),
-        Some(Usage { input: 105, output: 2 })
+        Some(Usage { input: 105, output: 2, reasoning: 0 })
     );
-    assert_eq!(of(r#"{"logprob":-Infinity,"usage":{"prompt_tokens":5}}"#), Some(Usage { input: 5, output: 0 }));
+    assert_eq!(of(r#"{"logprob":-Infinity,"usage":{"prompt_tokens":5}}"#), Some(Usage { input: 5, output: 0, reasoning: 0 }));
     for none in [
         "",
         "[]",

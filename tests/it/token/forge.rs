@@ -74,7 +74,7 @@ impl Forge {
             ttl_max: Duration::from_secs(30 * 86_400),
             post_quantum: PostQuantum::Off,
             handles: true,
-            principals: vec!["*".to_owned()],
+            principals: token_shield::token::Principals::all(),
             list_max: 64,
         };
         change(&mut policy);

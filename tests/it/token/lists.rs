@@ -2,6 +2,7 @@
 
 use token_shield::crypto::Algorithm;
 use token_shield::refusal::Code;
+use token_shield::token::Principals;
 
 use super::forge::Forge;
 use super::{claim, constraints};
@@ -53,7 +54,7 @@ fn an_issuers_config_says_how_long_a_list_is() {
 fn an_issuer_speaks_for_its_principals() {
     let check = |principals: &[&str], sub: &str, expect: Result<(), Code>| {
         let forge = Forge::with(Algorithm::Ed25519, |policy| {
-            policy.principals = principals.iter().map(|name| (*name).to_owned()).collect();
+            policy.principals = Principals::of(principals.iter().map(|name| (*name).to_owned()).collect());
         });
         let found = forge.verify(&forge.token(&[("sub", &format!("\"{sub}\""))]));
         assert_eq!(found.map(|_| ()).map_err(|refusal| refusal.code), expect, "{principals:?} {sub}");

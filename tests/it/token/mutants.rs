@@ -47,7 +47,7 @@ impl Given {
             ttl_max: Duration::from_secs(86_400),
             post_quantum: PostQuantum::Off,
             handles: true,
-            principals: vec!["*".to_owned()],
+            principals: token_shield::token::Principals::all(),
             list_max: 64,
         };
         let keyring = Keyring::new();

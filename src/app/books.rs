@@ -1,0 +1,155 @@
+//! The books and the log, opened and folded; what a config says of them.
+
+use std::sync::Arc;
+
+use super::{StartFault, classes, issuers, weigh};
+use crate::audit::event::Event;
+use crate::audit::log::{Log, LogFault, Recovered, Settings};
+use crate::audit::record::{Held, Opener as _, Record};
+use crate::audit::retain::{Said, is_clock_doubtful, prune};
+use crate::audit::tiles::epoch_name;
+use crate::clock::{Clock, Ratchet, SystemClock, Timestamp};
+use crate::config::Config;
+use crate::control::{About, Control};
+use crate::durable;
+use crate::keyring::Keyring;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::weights::Weights;
+
+/// The books and the log, as the command line uses them too.
+pub struct Books {
+    /// The log.
+    pub log: Arc<Log>,
+    /// Agents and tokens.
+    pub registry: Arc<Registry>,
+    /// Keys.
+    pub keyring: Arc<Keyring>,
+    /// Which weights answer.
+    pub weights: Arc<Weights>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The same, to be asked how far the wall clock is behind it.
+    pub ratchet: Arc<Ratchet>,
+}
+
+impl Books {
+    /// Takes the data folder's lock, reads the log, or begins it, and folds it. For what starts a gateway or a log; commands use
+    /// [`Books::open_existing`].
+    ///
+    /// # Errors
+    /// When the folder is in use, the log does not verify, or an issuer's keys cannot be read.
+    pub fn open(config: &Config) -> Result<Self, StartFault> {
+        // Before the first change: an empty folder is made private.
+        config.audit.is_own().map_err(StartFault::Log)?;
+        for folder in [config.data.clone(), config.data.join("secret")] {
+            durable::make_private_dir(&folder)?;
+        }
+        Self::open_log(config, config.audit.clone())
+    }
+
+    /// [`Books::open`] where a log is, and not where none is.
+    ///
+    /// # Errors
+    /// As [`Books::open`], and [`LogFault::None`].
+    pub fn open_existing(config: &Config) -> Result<Self, StartFault> {
+        Self::open_log(config, Settings { existing: true, ..config.audit.clone() })
+    }
+
+    fn open_log(config: &Config, log: Settings) -> Result<Self, StartFault> {
+        let (ratchet, clock) = clocks();
+        let opened = Log::open(log, Arc::clone(&clock))?;
+        let keyring = Arc::new(Keyring::new());
+        keyring.set_issuers(issuers(config)?);
+        Self::fold(config, keyring, opened, (ratchet, clock))
+    }
+
+    /// The books of a log that was opened, over keys that were read.
+    pub(super) fn fold(
+        config: &Config,
+        keyring: Arc<Keyring>,
+        (log, recovered): (Log, Recovered),
+        (ratchet, clock): (Arc<Ratchet>, Arc<dyn Clock>),
+    ) -> Result<Self, StartFault> {
+        // What was recorded is past: nothing is decided as if it were still to come.
+        ratchet.raise(clock_floor(&recovered.records, log.state().at));
+        if let Some(torn) = recovered.torn {
+            tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");
+        }
+        let (registry, weights) = (Arc::new(Registry::new()), Arc::new(Weights::default()));
+        weights.declare(weigh::declared(config));
+        for record in &recovered.records {
+            registry.apply(record);
+            keyring.apply(record);
+            weights.apply(record);
+            forget_again(&log, &record.event)?;
+        }
+        Ok(Self { log: Arc::new(log), registry, keyring, weights, clock, ratchet })
+    }
+
+    /// The door for commands over these books.
+    #[must_use]
+    pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
+        let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
+        let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
+        // Whoever counts serves.
+        let pid = metrics.is_some().then(std::process::id);
+        let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+        let control = Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks);
+        // A config's "." at the end is no folder.
+        control.introduce(About { name: config.name.clone(), data: data.components().collect(), pid });
+        control
+    }
+}
+
+/// The moment before which no decision is made after a start: the time of the last record.
+///
+/// After `clock accept`, records keep the time of the last record before it, because a log's times never decrease. While the
+/// wall clock has not passed that time, the operator's word counts: the floor is the wall clock as it was accepted.
+fn clock_floor(records: &[Record], last: Timestamp) -> Timestamp {
+    for record in records.iter().rev().take_while(|record| record.at == last) {
+        if let Event::Clock { behind_ms, accepted: true } = record.event {
+            return Timestamp(last.0.saturating_sub(i64::try_from(behind_ms).unwrap_or(i64::MAX)));
+        }
+    }
+    last
+}
+
+/// The clocks of a process that goes by a log.
+pub(super) fn clocks() -> (Arc<Ratchet>, Arc<dyn Clock>) {
+    let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
+    let clock = Arc::clone(&ratchet) as Arc<dyn Clock>;
+    (ratchet, clock)
+}
+
+/// A record key that is said to be destroyed and is not: a start was needed in between.
+fn forget_again(log: &Log, event: &Event) -> Result<(), LogFault> {
+    let Event::Forgotten { record_key, .. } = event else { return Ok(()) };
+    let Ok(id) = record_key.parse() else { return Ok(()) };
+    let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if matches!(vault.held(&id), Held::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
+}
+
+/// Takes away what is kept no longer. A start does not depend on it: where the archive is not there, everything stays.
+pub(super) fn retain(config: &Config) {
+    let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    match is_clock_doubtful(&config.audit, &*clock) {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::error!(
+                "the clock is more than 30 days ahead of the newest record: no records are taken away; if it is right, run token-shield audit prune"
+            );
+            return;
+        }
+        Err(fault) => return tracing::error!(%fault, "old records were to be taken away, and are still here"),
+    }
+    match prune(&config.audit, &clock, keep, Said::default(), |_, _| ()) {
+        Ok(taken) => {
+            for epoch in taken.epochs {
+                tracing::info!(epoch = epoch_name(epoch.number), records = epoch.size, to = ?keep.to, "old records were taken away");
+            }
+        }
+        Err(fault) => tracing::error!(%fault, "old records were to be taken away, and are still here"),
+    }
+}

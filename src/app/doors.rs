@@ -1,0 +1,96 @@
+//! The doors beside the API: operators', auditors' and scrapers'. They are closed and opened again as a whole, while their sockets
+//! stay bound: new connections wait in the backlog.
+
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::readiness::Readiness;
+use super::{LAST_WORDS, auditors, watchful};
+use crate::control::bounded::Bounded;
+use crate::control::{Control, api};
+use crate::metrics::Metrics;
+use crate::proxy::descriptors::SOCKET_CONNECTIONS_MAX;
+use crate::proxy::tree::Tree;
+
+/// Who answers at the doors.
+pub(super) struct Desk {
+    pub(super) control: Arc<Control>,
+    pub(super) tree: Arc<Tree>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) ready: Readiness,
+}
+
+/// The sockets of the doors.
+pub(super) struct Sockets {
+    pub(super) admin: std::os::unix::net::UnixListener,
+    pub(super) auditors: Option<std::os::unix::net::UnixListener>,
+    pub(super) metrics: std::net::TcpListener,
+}
+
+/// The doors.
+pub(super) struct Doors {
+    desk: Desk,
+    /// None once another process has them: a copy here would keep them bound without anybody who accepts, should that process die.
+    sockets: Option<Sockets>,
+    /// Those that are open, and what closes them.
+    open: Option<(JoinSet<()>, watch::Sender<bool>)>,
+}
+
+impl Doors {
+    pub(super) const fn new(desk: Desk, sockets: Sockets) -> Self {
+        Self { desk, sockets: Some(sockets), open: None }
+    }
+
+    /// The sockets, to be passed on.
+    pub(super) const fn sockets(&self) -> Option<&Sockets> {
+        self.sockets.as_ref()
+    }
+
+    /// Leaves the sockets to the process that has taken over.
+    pub(super) fn leave(&mut self) {
+        self.sockets = None;
+    }
+
+    /// Opens them.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub(super) fn open(&mut self) -> std::io::Result<()> {
+        let Some(sockets) = &self.sockets else { return Ok(()) };
+        let (quiet, hushed) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let admin = UnixListener::from_std(sockets.admin.try_clone()?)?;
+        let admin = api::run(Bounded::new(admin, SOCKET_CONNECTIONS_MAX), Arc::clone(&self.desk.control), hushed.clone());
+        tasks.spawn(async move {
+            if let Err(error) = admin.await {
+                tracing::error!(%error, "the admin socket failed");
+            }
+        });
+        if let Some(listener) = &sockets.auditors {
+            let listener = UnixListener::from_std(listener.try_clone()?)?;
+            let reading = auditors::run(listener, Arc::clone(&self.desk.tree), hushed.clone());
+            tasks.spawn(async move {
+                if let Err(error) = reading.await {
+                    tracing::error!(%error, "the auditors' socket failed");
+                }
+            });
+        }
+        let metrics = TcpListener::from_std(sockets.metrics.try_clone()?)?;
+        tasks.spawn(watchful::metrics(metrics, Arc::clone(&self.desk.metrics), self.desk.ready.clone(), hushed));
+        self.open = Some((tasks, quiet));
+        Ok(())
+    }
+
+    /// Closes them: what was asked is answered, and not waited for for long.
+    pub(super) async fn close(&mut self) {
+        let Some((mut tasks, quiet)) = self.open.take() else { return };
+        quiet.send_replace(true);
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+            tasks.shutdown().await;
+        }
+    }
+}

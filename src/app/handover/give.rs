@@ -1,0 +1,410 @@
+//! The predecessor's half.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use super::link::{Predecessor, Successor, Ways};
+use super::process::Process;
+use super::take::{agrees, is_same_socket};
+use super::wire::{Form, Hello, Published, State, Upgraded, Word, receive, send};
+use super::{ANSWER_MAX, PROTOCOL, READY_MAX, step};
+use crate::app::doors::Doors;
+use crate::app::notify::Notifier;
+use crate::audit::event::Event;
+use crate::audit::log::{Log, LogFault};
+use crate::config::Config;
+use crate::control::Control;
+use crate::durable;
+use crate::guard::passed::InFlight;
+use crate::guard::settings::{Issuer, Jwks};
+use crate::keyring::Keyring;
+use crate::proxy::Gateway;
+use crate::proxy::entrance::Entrance;
+use crate::token::jwk;
+
+/// Requests wait so long for a process that goes on to have its log again; then they are asked to come again.
+const GO_ON_SOON: Duration = Duration::from_secs(1);
+
+/// The program and the words that this process was started with: what its successor is started with.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it lies: a newer one may lie there by now.
+    pub path: PathBuf,
+    /// Its words.
+    pub words: Vec<OsString>,
+}
+
+/// What became of a take-over.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct Outcome {
+    /// The process that asked.
+    pid: u32,
+    /// Its version, or why it has not taken over.
+    given: Result<String, String>,
+}
+
+/// What a running gateway needs to hand over.
+pub(in crate::app) struct Giver {
+    pub(in crate::app) config: Config,
+    pub(in crate::app) source: Option<PathBuf>,
+    pub(in crate::app) program: Option<Program>,
+    pub(in crate::app) gateway: Arc<Gateway>,
+    pub(in crate::app) keyring: Arc<Keyring>,
+    /// The issuers in force, which a reload changes.
+    pub(in crate::app) issuers: watch::Receiver<Arc<Vec<Issuer>>>,
+    pub(in crate::app) control: Arc<Control>,
+    pub(in crate::app) log: Arc<Log>,
+    pub(in crate::app) entrance: Arc<Entrance>,
+    pub(in crate::app) doors: Arc<tokio::sync::Mutex<Doors>>,
+    /// The API's socket, and the one on which a successor asks.
+    pub(in crate::app) api: std::net::TcpListener,
+    pub(in crate::app) handover: std::os::unix::net::UnixListener,
+    pub(in crate::app) own: Vec<PathBuf>,
+    pub(in crate::app) notifier: Arc<Notifier>,
+    pub(in crate::app) predecessor: Option<Arc<Predecessor>>,
+    pub(in crate::app) stopping: watch::Receiver<bool>,
+    pub(in crate::app) successor: Arc<Mutex<Option<Arc<Successor>>>>,
+    pub(in crate::app) outcome: watch::Sender<Option<Outcome>>,
+    /// Held while this process has started a successor that it waits for.
+    pub(in crate::app) upgrading: tokio::sync::Mutex<()>,
+    /// Connections whose answer is owed.
+    pub(in crate::app) owed: Arc<watch::Sender<usize>>,
+    pub(in crate::app) turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Giver {
+    /// Answers at the socket until another process has taken over.
+    pub(in crate::app) async fn run(self: Arc<Self>) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.handover.try_clone()?)?;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream.into_std()?))),
+                () = self.entrance.left() => return Ok(()),
+            };
+            let own = Arc::clone(&self);
+            self.owed.send_modify(|owed| *owed += 1);
+            tokio::spawn(async move {
+                if let Err(error) = async { own.clone().answer(accepted?).await }.await {
+                    tracing::warn!(%error, "a take-over was not asked for to the end");
+                }
+                own.owed.send_modify(|owed| *owed -= 1);
+            });
+        }
+    }
+
+    async fn answer(self: Arc<Self>, (peer, stream): (UCred, UnixStream)) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(READY_MAX))?;
+        stream.set_write_timeout(Some(ANSWER_MAX))?;
+        let uid = peer.uid();
+        if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("uid {uid} asked")));
+        }
+        let pid = peer.pid().ok_or_else(|| io::Error::other("the peer is in another process namespace"))?;
+        let process = Process::of(pid)?;
+        let (stream, word) = blocking(move || receive(&stream).map(|(word, _)| (stream, word))).await??;
+        match word {
+            Word::Upgrade => {
+                let answer = match self.upgrade().await {
+                    Ok(done) => Word::Done(done),
+                    Err(why) => Word::Refused(why),
+                };
+                blocking(move || send(&stream, &answer, &[])).await?
+            }
+            Word::TakeOver(hello) => {
+                let (pid, version) = (process.pid, hello.version.clone());
+                let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() else {
+                    let why = Word::Refused("another take-over is under way".to_owned());
+                    return blocking(move || send(&stream, &why, &[])).await?;
+                };
+                let given = self.give(&stream, process, hello, turn).await;
+                match &given {
+                    Ok(()) => tracing::info!(pid, version, "another process has taken over"),
+                    Err(why) => {
+                        tracing::error!(pid, why, "the take-over failed; this process goes on");
+                        let why = why.clone();
+                        let _ = blocking(move || send(&stream, &Word::Refused(why), &[])).await;
+                    }
+                }
+                self.outcome.send_replace(Some(Outcome { pid, given: given.map(|()| version) }));
+                Ok(())
+            }
+            Word::Refused(_) | Word::Passed(_) | Word::Ready | Word::Failed(_) | Word::Go | Word::Done(_) => {
+                Err(io::ErrorKind::InvalidData.into())
+            }
+        }
+    }
+
+    /// Starts the successor, and waits until it has taken over.
+    async fn upgrade(&self) -> Result<Upgraded, String> {
+        let Ok(_upgrading) = self.upgrading.try_lock() else { return Err("another upgrade is under way".to_owned()) };
+        self.may()?;
+        let program = self.program.clone().ok_or("this process does not know how it was started")?;
+        self.outcome.send_replace(None);
+        let mut outcome = self.outcome.subscribe();
+        let mut words = program.words;
+        if !words.iter().any(|word| word == "--take-over") {
+            words.push("--take-over".into());
+        }
+        let mut command = std::process::Command::new(&program.path);
+        let child = command.args(&words).stdin(std::process::Stdio::null()).spawn();
+        let mut child = child.map_err(|error| format!("{}: {error}", program.path.display()))?;
+        let pid = child.id();
+        // Waited for in a thread of its own: it may live longer than this process, or end before it asks.
+        let (ended, end) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || drop(ended.send(child.wait())));
+        tokio::select! {
+            // A take-over by any process ends the wait. The failure of another process does not.
+            changed = outcome.wait_for(|known| known.as_ref().is_some_and(|known| known.given.is_ok() || known.pid == pid)) => {
+                let known = changed.ok().and_then(|known| known.clone()).ok_or("this process is ending")?;
+                known.given.map(|version| Upgraded { pid: known.pid, version })
+            }
+            ended = end => {
+                let how = ended.map_or_else(|error| error.to_string(), |how| how.map_or_else(|error| error.to_string(), |how| how.to_string()));
+                Err(format!("process {pid} ended before it took over ({how}); its last log lines say why"))
+            }
+            () = tokio::time::sleep(ANSWER_MAX * 4) => Err(format!("process {pid} has not taken over in time")),
+        }
+    }
+
+    /// Whether this process may hand over now.
+    fn may(&self) -> Result<(), String> {
+        if let Some(left) = self.predecessor.as_ref().and_then(|predecessor| predecessor.left()) {
+            return Err(format!(
+                "the former process still drains, for {} s at the most: try again then, or end it with SIGTERM",
+                left.as_secs() + 1
+            ));
+        }
+        if *self.stopping.borrow() {
+            return Err("the gateway is stopping".to_owned());
+        }
+        if self.successor.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Err("another process has taken over already: ask that one".to_owned());
+        }
+        if self.log.healthy() { Ok(()) } else { Err("the audit log has failed: restart the gateway".to_owned()) }
+    }
+
+    /// Whether that process may take over.
+    fn suits(&self, hello: &Hello) -> Result<(), String> {
+        let proxy = &self.config.proxy;
+        if hello.protocol != PROTOCOL {
+            return Err(format!(
+                "this gateway ({}) and that one ({}) do not hand over to each other: stop this one, start that one",
+                env!("CARGO_PKG_VERSION"),
+                hello.version
+            ));
+        }
+        if hello.name != self.config.name {
+            return Err(format!("this gateway's name is {:?}, not {:?}", self.config.name, hello.name));
+        }
+        let same = agrees(hello.api, proxy.listen.address)
+            && agrees(hello.metrics, proxy.metrics)
+            && is_same_socket(&hello.admin, &proxy.admin)
+            && match (&hello.auditors, &proxy.auditors.socket) {
+                (Some(wanted), Some(found)) => is_same_socket(wanted, found),
+                (wanted, found) => wanted.is_none() && found.is_none(),
+            };
+        if !same {
+            let why =
+                "[listen] of the config has changed, and sockets are passed on as they are: stop this gateway, start the other";
+            return Err(why.to_owned());
+        }
+        self.may()
+    }
+
+    /// Hands over. On an error this process goes on.
+    async fn give(&self, stream: &UnixStream, process: Process, hello: Hello, _turn: OwnedMutexGuard<()>) -> Result<(), String> {
+        self.suits(&hello)?;
+        let stream = stream.try_clone().map_err(|error| error.to_string())?;
+        let _commands = self.control.pause().await;
+        let mut doors = self.doors.lock().await;
+        doors.close().await;
+        self.entrance.shut();
+        step("shut");
+        let given = self.try_give(stream, &process, hello, &doors).await;
+        let Err(why) = given else {
+            doors.leave();
+            return Ok(());
+        };
+        // From here on nobody else may hold the log.
+        let process = blocking(move || {
+            process.kill();
+            process
+        });
+        drop(process.await);
+        step("killed");
+        // While the log cannot be opened for something that is short, requests are refused for that, and do not wait.
+        let mut going_on = std::pin::pin!(self.go_on());
+        let soon = tokio::time::timeout(GO_ON_SOON, &mut going_on).await;
+        self.entrance.open();
+        open_again(&mut doors, &self.stopping).await;
+        drop(doors);
+        if soon.is_err() {
+            going_on.await;
+        }
+        Err(why)
+    }
+
+    /// Opens the log again, and records that this process goes on.
+    async fn go_on(&self) {
+        let log = Arc::clone(&self.log);
+        let resumed = blocking(move || log.resume()).await;
+        let recorded = match resumed {
+            Ok(Ok(records)) => {
+                for record in &records {
+                    self.keyring.apply(record);
+                    self.gateway.registry.apply(record);
+                    self.gateway.weights.apply(record);
+                }
+                // The policy may be that of a reload.
+                let policy = Arc::clone(&self.gateway.wiring.load().policy);
+                self.record(env!("CARGO_PKG_VERSION"), &policy).await
+            }
+            Ok(Err(LogFault::Closed)) => Ok(()),
+            Ok(Err(fault)) => Err(fault),
+            Err(error) => return tracing::error!(%error, "the log was not opened again"),
+        };
+        if let Err(fault) = recorded {
+            tracing::error!(%fault, "that this process goes on is not recorded");
+        }
+    }
+
+    async fn record(&self, version: &str, policy: &str) -> Result<(), LogFault> {
+        let event = Event::Handover { version: version.to_owned(), policy: policy.to_owned() };
+        self.log.seal(event, None).await.map(|_| ())
+    }
+
+    async fn try_give(&self, stream: UnixStream, process: &Process, hello: Hello, doors: &Doors) -> Result<(), String> {
+        let said = |error: &dyn std::error::Error| error.to_string();
+        self.gateway.pen.flush(true);
+        self.record(&hello.version, &hello.policy).await.map_err(|fault| said(&fault))?;
+        step("recorded");
+        let log = Arc::clone(&self.log);
+        blocking(move || log.pause()).await.map_err(|error| said(&error))?.map_err(|fault| said(&fault))?;
+        step("paused");
+        let (records, their_records) = UnixStream::pair().map_err(|error| said(&error))?;
+        let (requests, their_requests) = UnixStream::pair().map_err(|error| said(&error))?;
+        let ways = Ways::open(records, requests).await?;
+        self.pass(&stream, doors, [&their_records, &their_requests]).await?;
+        drop((their_records, their_requests));
+        step("passed");
+        let (stream, word) = blocking(move || {
+            let _ = stream.set_read_timeout(Some(READY_MAX));
+            receive(&stream).map(|(word, _)| (stream, word))
+        })
+        .await
+        .map_err(|error| said(&error))?
+        .map_err(|error| format!("the successor was not ready within {} s: {error}", READY_MAX.as_secs()))?;
+        match word {
+            Word::Ready => {}
+            Word::Failed(why) | Word::Refused(why) => return Err(format!("the successor cannot serve: {why}")),
+            Word::Upgrade | Word::TakeOver(_) | Word::Passed(_) | Word::Go | Word::Done(_) => {
+                return Err("the successor says something else".to_owned());
+            }
+        }
+        step("ready");
+        // From here on the successor may write. Should it die before it answers, what it has written is taken in.
+        blocking(move || send(&stream, &Word::Go, &[])).await.map_err(|error| said(&error))?.map_err(|error| said(&error))?;
+        step("gone");
+        let (successor, requests, driver) = Successor::new(ways, process.pid, Arc::clone(&self.gateway));
+        let changes = tokio::time::timeout(READY_MAX, successor.subscribe()).await;
+        let changes = changes.map_err(|error| said(&error))?.map_err(|why| format!("the successor does not serve: {why}"))?;
+        step("served");
+        let telling = tokio::spawn(Arc::clone(&successor).tell(Arc::clone(&self.gateway)));
+        let (gateway, keyring) = (Arc::clone(&self.gateway), Arc::clone(&self.keyring));
+        // The successor's file may be another than this process's.
+        let source = hello.source.or_else(|| self.source.clone());
+        let following = tokio::spawn(Arc::clone(&successor).follow(changes, gateway, keyring, source));
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&successor));
+        self.log.leave(Arc::new(successor));
+        self.entrance.leave(requests);
+        self.notifier.succeeded_by(process.pid);
+        tokio::spawn(async move {
+            let _ = driver.await;
+            telling.abort();
+            following.abort();
+        });
+        step("left");
+        Ok(())
+    }
+
+    /// The JWK Sets that were fetched last. Those that the successor cannot fetch go on with these.
+    fn published(&self) -> Vec<Published> {
+        let mut keys = self.keyring.fetched();
+        let mut published = Vec::new();
+        for issuer in self.issuers.borrow().iter() {
+            let Some(url) = issuer.jwks.as_ref().and_then(Jwks::url) else { continue };
+            let Some(keys) = keys.remove(&issuer.iss).filter(|keys| !keys.is_empty()) else { continue };
+            published.push(Published { iss: issuer.iss.clone(), url: url.to_owned(), set: jwk::write_set(&keys) });
+        }
+        published
+    }
+
+    /// Passes on all that the successor needs.
+    async fn pass(&self, stream: &UnixStream, doors: &Doors, ways: [&UnixStream; 2]) -> Result<(), String> {
+        let said = |error: &dyn std::error::Error| error.to_string();
+        let sockets = doors.sockets().ok_or("another process has the sockets")?;
+        let state = State {
+            tallies: self.gateway.limiter.tallies(),
+            in_flight: InFlight::of(&self.gateway.limiter, &self.gateway.places),
+            fetched: self.gateway.allowance.passed(),
+            cache_salt: URL_SAFE_NO_PAD.encode(**self.gateway.cache_salts.key()),
+            published: self.published(),
+            weights: self.gateway.weights.passed(),
+            open: self.gateway.pen.unknown().iter().map(Form::from).collect(),
+            auditors: sockets.auditors.is_some(),
+            own: self.own.clone(),
+            drain_s: self.config.proxy.timeouts.drain_streams.as_secs(),
+        };
+        let lock = self.log.lock().map_err(|fault| said(&fault))?;
+        let process = Process::own().map_err(|error| said(&error))?;
+        let [records, requests] = ways;
+        let mut descriptors = vec![
+            process.as_fd(),
+            lock.file().as_fd(),
+            records.as_fd(),
+            requests.as_fd(),
+            self.api.as_fd(),
+            sockets.metrics.as_fd(),
+            sockets.admin.as_fd(),
+            self.handover.as_fd(),
+        ];
+        descriptors.extend(sockets.auditors.as_ref().map(std::os::fd::AsFd::as_fd));
+        // Copies, so that the sending thread has descriptors of its own.
+        let copies: io::Result<Vec<_>> = descriptors.iter().map(std::os::fd::BorrowedFd::try_clone_to_owned).collect();
+        let (stream, copies) = (stream.try_clone().map_err(|error| said(&error))?, copies.map_err(|error| said(&error))?);
+        let sent = blocking(move || {
+            let descriptors: Vec<_> = copies.iter().map(std::os::fd::AsFd::as_fd).collect();
+            send(&stream, &Word::Passed(Box::new(state)), &descriptors)
+        });
+        sent.await.map_err(|error| said(&error))?.map_err(|error| said(&error))
+    }
+}
+
+/// Opens the doors beside the API again, as often as there is no descriptor left for that and the process is not told to stop.
+async fn open_again(doors: &mut Doors, stopping: &watch::Receiver<bool>) {
+    let mut pause = Duration::from_millis(10);
+    while let Err(error) = doors.open() {
+        tracing::error!(%error, "the doors of operators and scrapers cannot be opened yet");
+        if !durable::passes(&error) || *stopping.borrow() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}

@@ -1,0 +1,247 @@
+//! The predecessor, as its successor sees it: records are written for it, and it hears of changes.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::{AT_ONCE, Asked, CHANGES, IN_FLIGHT, RECORD, Recorded, STREAM_WINDOW, WINDOW};
+use crate::app::handover::wire::Form;
+use crate::audit::event::{Event, Written};
+use crate::audit::log::{Log, LogFault};
+use crate::guard::passed::{Elsewhere, InFlight};
+use crate::id::RequestId;
+use crate::model::Dialect;
+use crate::proxy::Gateway;
+use crate::proxy::entrance::origin;
+use crate::proxy::respond::{Anonymous, No, refuse};
+
+/// The predecessor.
+pub(in crate::app) struct Predecessor {
+    log: Arc<Log>,
+    open: Mutex<Open>,
+    in_flight: Mutex<Option<Elsewhere>>,
+    changes: Mutex<Option<mpsc::UnboundedReceiver<Vec<u8>>>>,
+    until: Instant,
+    over: watch::Sender<bool>,
+}
+
+/// Its requests without an outcome, and the outcomes that are recorded where nothing more is heard of them.
+#[derive(Default)]
+struct Open {
+    unknown: HashMap<RequestId, Written>,
+    /// Nothing more is heard.
+    closed: bool,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Predecessor {
+    /// A predecessor with that many admissions open, that much in flight, and that long to drain. `changes` are the records that
+    /// change the books, from the moment on at which the log was opened.
+    pub(in crate::app) fn new(
+        log: Arc<Log>,
+        open: Vec<Form>,
+        in_flight: Elsewhere,
+        drain: Duration,
+        changes: mpsc::UnboundedReceiver<Vec<u8>>,
+    ) -> Arc<Self> {
+        let unknown = open.into_iter().filter_map(Form::read);
+        let unknown = unknown.filter_map(|outcome| Some((outcome.request()?, outcome))).collect();
+        Arc::new(Self {
+            log,
+            open: Mutex::new(Open { unknown, closed: false }),
+            in_flight: Mutex::new(Some(in_flight)),
+            changes: Mutex::new(Some(changes)),
+            until: Instant::now() + drain,
+            over: watch::Sender::new(false),
+        })
+    }
+
+    /// How long it may still drain; `None` once it is over.
+    pub(in crate::app) fn left(&self) -> Option<Duration> {
+        (!*self.over.borrow()).then(|| self.until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Waits until it is over.
+    pub(in crate::app) async fn over(&self) {
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Records for it until it closes the way; what is open then is recorded as unknown.
+    pub(in crate::app) async fn records(self: Arc<Self>, stream: UnixStream) {
+        let own = Arc::clone(&self);
+        let service = service_fn(move |request| {
+            let own = Arc::clone(&own);
+            async move { Ok::<_, Infallible>(own.answer(request).await) }
+        });
+        if let Err(error) = server().serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%error, "the predecessor's way of records broke");
+        }
+        self.close();
+    }
+
+    /// Nothing more is heard of it.
+    pub(in crate::app) fn close(&self) {
+        let unknown = {
+            let mut open = locked(&self.open);
+            open.closed = true;
+            std::mem::take(&mut open.unknown)
+        };
+        if !unknown.is_empty() {
+            tracing::warn!(requests = unknown.len(), "the predecessor ended without saying what became of its requests");
+        }
+        for outcome in unknown.into_values() {
+            self.unknown(outcome);
+        }
+        drop(locked(&self.in_flight).take());
+        if !self.over.send_replace(true) {
+            tracing::info!("the predecessor has ended");
+        }
+    }
+
+    fn unknown(&self, outcome: Written) {
+        self.log.seal_with(Event::Written(Box::new(outcome)), None, |_| ());
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+        let path = request.uri().path().to_owned();
+        if path == CHANGES {
+            return self.told();
+        }
+        let answer = match request.into_body().collect().await.map(http_body_util::Collected::to_bytes) {
+            Ok(body) if path == RECORD => self.record(&body).await,
+            Ok(body) if path == IN_FLIGHT => self.in_flight(&body),
+            _ => None,
+        };
+        let (status, body) = answer.map_or((StatusCode::BAD_REQUEST, Vec::new()), |body| (StatusCode::OK, body));
+        let mut response = Response::new(Full::new(Bytes::from(body)).boxed());
+        *response.status_mut() = status;
+        response
+    }
+
+    /// The changes of the books, one record a line, until the way is closed.
+    fn told(&self) -> Response<BoxBody<Bytes, Infallible>> {
+        let changes = locked(&self.changes).take();
+        let lines = changes.map(|mut changes| {
+            let next = move |cx: &mut std::task::Context<'_>| {
+                changes.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(Bytes::from(line)))))
+            };
+            Lines(Box::new(next)).boxed()
+        });
+        Response::new(lines.unwrap_or_else(|| Full::default().boxed()))
+    }
+
+    fn in_flight(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let now: InFlight = serde_json::from_slice(body).ok()?;
+        if let Some(elsewhere) = &*locked(&self.in_flight) {
+            elsewhere.set(now);
+        }
+        Some(Vec::new())
+    }
+
+    async fn record(self: &Arc<Self>, body: &[u8]) -> Option<Vec<u8>> {
+        let Asked { record, unknown } = serde_json::from_slice(body).ok()?;
+        let (record, unknown) = (record.read()?, unknown.and_then(Form::read));
+        // From here on it is this one that says what became of the request, or nobody.
+        let closes = record.request().filter(|_| record.kind() == "outcome");
+        let closed = match closes {
+            Some(request) => Some(locked(&self.open).unknown.remove(&request)?),
+            None => None,
+        };
+        let (told, hears) = oneshot::channel();
+        let own = Arc::clone(self);
+        self.log.seal_with(Event::Written(Box::new(record)), None, move |sealed| {
+            let left_open = match (&sealed, closed, unknown) {
+                (Ok(sealed), _, Some(unknown)) => Some(unknown.of_admission(sealed.index)),
+                (Err(_), Some(closed), _) => Some(closed),
+                (Ok(_) | Err(_), _, _) => None,
+            };
+            if let Some(outcome) = left_open {
+                own.keep(outcome);
+            }
+            drop(told.send(sealed));
+        });
+        let sealed = hears.await.unwrap_or(Err(LogFault::Stopped));
+        #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault means the same")]
+        let told = match sealed {
+            Ok(sealed) => Recorded::Durable(sealed.origin.to_string(), sealed.index, sealed.at.0),
+            Err(LogFault::Low | LogFault::NoSpace(_)) => Recorded::Low,
+            Err(LogFault::Busy) => Recorded::Busy,
+            Err(fault) => Recorded::No(fault.to_string()),
+        };
+        serde_json::to_vec(&told).ok()
+    }
+
+    /// A request is open; at once unknown, where nothing more is heard of it.
+    fn keep(&self, outcome: Written) {
+        let mut open = locked(&self.open);
+        if open.closed {
+            drop(open);
+            self.unknown(outcome);
+        } else if let Some(request) = outcome.request() {
+            open.unknown.insert(request, outcome);
+        }
+    }
+}
+
+/// Answers the requests of connections that the predecessor has kept, until it closes the way.
+pub(in crate::app) async fn requests(gateway: Arc<Gateway>, stream: UnixStream) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let gateway = Arc::clone(&gateway);
+        async move {
+            let answer = match origin(request.headers_mut()) {
+                Ok(origin) => gateway.serve(request, origin).await,
+                Err(refusal) => refuse(&No::Anonymous(Anonymous::new(refusal)), Dialect::OpenAi, "-", None),
+            };
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    if let Err(error) = server().serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "the predecessor's way of requests broke");
+    }
+}
+
+fn server() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .max_concurrent_streams(AT_ONCE)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        // Every caller who leaves the predecessor resets a stream here.
+        .max_pending_accept_reset_streams(AT_ONCE as usize)
+        .max_local_error_reset_streams(None)
+        .max_header_list_size(1 << 20);
+    builder
+}
+
+/// A body whose pieces come when something happens.
+struct Lines(Box<dyn FnMut(&mut std::task::Context<'_>) -> Next + Send + Sync>);
+
+type Next = std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>>;
+
+impl http_body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        (self.get_mut().0)(cx)
+    }
+}

@@ -1,0 +1,312 @@
+//! The successor, as its predecessor sees it: it records, answers what comes on kept connections, and says who was revoked.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{AT_ONCE, Asked, CHANGES, IN_FLIGHT, RECORD, Recorded, STREAM_WINDOW, WINDOW};
+use crate::app::handover::wire::Form;
+use crate::app::issuers;
+use crate::audit::entry::Pen;
+use crate::audit::event::{Event, Written};
+use crate::audit::log::{LogFault, Remote, Sealed, Then};
+use crate::audit::record::{Held, Opener, Record, RecordKeyId};
+use crate::clock::Timestamp;
+use crate::guard::passed::InFlight;
+use crate::keyring::Keyring;
+use crate::proxy::Gateway;
+use crate::proxy::entrance::Elsewhere;
+
+/// How often the successor is told what is in flight here, where that has changed.
+const TELL: Duration = Duration::from_millis(200);
+
+/// How often a config is read that somebody writes, and the pause before the next time.
+const FILE_TRIES: u32 = 25;
+const FILE_PAUSE: Duration = Duration::from_millis(200);
+
+/// The successor.
+pub(in crate::app) struct Successor {
+    way: SendRequest<Full<Bytes>>,
+    pen: Pen,
+    pid: u32,
+    runtime: Handle,
+    healthy: Arc<AtomicBool>,
+    /// Records on their way.
+    pending: watch::Sender<usize>,
+}
+
+/// Both ways to a successor, before it has been told to go.
+pub(in crate::app) struct Ways {
+    pub(in crate::app) records: SendRequest<Full<Bytes>>,
+    pub(in crate::app) requests: Elsewhere,
+    /// What drives the way of records.
+    driver: JoinHandle<()>,
+}
+
+fn client() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .initial_max_send_streams(AT_ONCE as usize)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .max_concurrent_reset_streams(AT_ONCE as usize)
+        .max_header_list_size(1 << 20);
+    builder
+}
+
+fn stream(stream: std::os::unix::net::UnixStream) -> std::io::Result<TokioIo<UnixStream>> {
+    stream.set_nonblocking(true)?;
+    Ok(TokioIo::new(UnixStream::from_std(stream)?))
+}
+
+impl Ways {
+    /// The ways over this end of both pairs of sockets.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub(in crate::app) async fn open(
+        records: std::os::unix::net::UnixStream,
+        requests: std::os::unix::net::UnixStream,
+    ) -> Result<Self, String> {
+        let said = |error: &dyn std::error::Error| error.to_string();
+        let socket = requests.try_clone().map_err(|error| said(&error))?;
+        let records = stream(records).map_err(|error| said(&error))?;
+        let requests = stream(requests).map_err(|error| said(&error))?;
+        let (records, driver) = client().handshake(records).await.map_err(|error| said(&error))?;
+        let (requests, answering) = client().handshake(requests).await.map_err(|error| said(&error))?;
+        tokio::spawn(async move {
+            if let Err(error) = answering.await {
+                tracing::debug!(%error, "the successor's way of requests broke");
+            }
+        });
+        let driver = tokio::spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::warn!(%error, "the successor's way of records broke");
+            }
+        });
+        Ok(Self { records, requests: Elsewhere::new(requests, socket), driver })
+    }
+}
+
+impl Successor {
+    /// The successor behind `ways`, for the requests of `gateway`; gives also what ends when the way of records does. Where the
+    /// successor is gone every stream here is woken, and ends.
+    pub(in crate::app) fn new(ways: Ways, pid: u32, gateway: Arc<Gateway>) -> (Arc<Self>, Elsewhere, JoinHandle<()>) {
+        let Ways { records, requests, driver } = ways;
+        let healthy = Arc::new(AtomicBool::new(true));
+        let (gone, pen) = (Arc::clone(&healthy), gateway.pen.clone());
+        let driver = tokio::spawn(async move {
+            let _ = driver.await;
+            gone.store(false, Ordering::SeqCst);
+            gateway.registry.announce();
+        });
+        (
+            Arc::new(Self { way: records, pen, pid, runtime: Handle::current(), healthy, pending: watch::Sender::new(0) }),
+            requests,
+            driver,
+        )
+    }
+
+    /// Tells the successor again and again what is in flight here.
+    pub(in crate::app) async fn tell(self: Arc<Self>, gateway: Arc<Gateway>) {
+        let mut told = None;
+        loop {
+            let now = InFlight::of(&gateway.limiter, &gateway.places);
+            if told.as_ref() != Some(&now)
+                && let Ok(body) = serde_json::to_vec(&now)
+                && ask(self.way.clone(), IN_FLIGHT, body).await.is_ok()
+            {
+                told = Some(now);
+            }
+            tokio::time::sleep(TELL).await;
+        }
+    }
+
+    /// Asks to hear what changes in the books there. The answer shows that the successor serves.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(in crate::app) async fn subscribe(&self) -> Result<Incoming, String> {
+        let request = Request::get(format!("http://successor{CHANGES}")).body(Full::default());
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = self.way.clone().send_request(request).await.map_err(|error| error.to_string())?;
+        Ok(answer.into_body())
+    }
+
+    /// Goes by what changes in the books there. Where that cannot be followed any more, what is still going on ends.
+    pub(in crate::app) async fn follow(
+        self: Arc<Self>,
+        changes: Incoming,
+        gateway: Arc<Gateway>,
+        keyring: Arc<Keyring>,
+        source: Option<PathBuf>,
+    ) {
+        let Err(why) = follow(changes, &gateway, &keyring, source.as_deref()).await else { return };
+        if self.is_there() {
+            tracing::error!(why, "what the successor changes cannot be followed: what is still going on ends");
+            gateway.pen.cut();
+            gateway.registry.announce();
+        }
+    }
+
+    /// Waits until nothing is on its way to be recorded.
+    pub(in crate::app) async fn settled(&self) {
+        let _ = self.pending.subscribe().wait_for(|pending| *pending == 0).await;
+    }
+
+    fn is_there(&self) -> bool {
+        self.healthy.load(Ordering::SeqCst)
+    }
+
+    async fn record(&self, event: &Event) -> Result<Recorded, String> {
+        let record = Written::of(event).ok_or("it is recorded by the successor itself")?;
+        let unknown = if let Event::Admission(admission) = event { self.pen.unknown_of(admission) } else { None };
+        let asked = Asked { record: Form::from(&record), unknown: unknown.as_ref().map(Form::from) };
+        let body = serde_json::to_vec(&asked).map_err(|error| error.to_string())?;
+        let answer = ask(self.way.clone(), RECORD, body).await?;
+        serde_json::from_slice(&answer).map_err(|error| error.to_string())
+    }
+}
+
+impl Remote for Arc<Successor> {
+    fn seal(&self, event: Event, then: Then) {
+        let own = Arc::clone(self);
+        self.pending.send_modify(|pending| *pending += 1);
+        self.runtime.spawn(async move {
+            then(match own.record(&event).await {
+                Ok(Recorded::Durable(origin, index, at)) => {
+                    let at = Timestamp(at);
+                    Ok(Sealed { origin: origin.into(), index, at, record: Record { at, by: None, event } })
+                }
+                Ok(Recorded::Low) => Err(LogFault::Low),
+                Ok(Recorded::Busy) => Err(LogFault::Busy),
+                Ok(Recorded::No(why)) | Err(why) => {
+                    tracing::debug!(why, kind = event.kind(), "the successor has not recorded it");
+                    Err(LogFault::Stopped)
+                }
+            });
+            own.pending.send_modify(|pending| *pending -= 1);
+        });
+    }
+
+    fn healthy(&self) -> bool {
+        self.is_there()
+    }
+
+    fn process(&self) -> u32 {
+        self.pid
+    }
+}
+
+async fn ask(mut way: SendRequest<Full<Bytes>>, path: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    let request = Request::post(format!("http://successor{path}")).body(Full::new(Bytes::from(body)));
+    let request = request.map_err(|error| error.to_string())?;
+    let answer = way.send_request(request).await.map_err(|error| error.to_string())?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("{path}: {}", answer.status()));
+    }
+    let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
+    Ok(body.to_bytes().to_vec())
+}
+
+/// Nobody's keys: what is heard is not sealed.
+struct Plain;
+
+impl Opener for Plain {
+    fn held(&self, _: &RecordKeyId) -> Held<'_> {
+        Held::Missing
+    }
+}
+
+async fn follow(mut changes: Incoming, gateway: &Gateway, keyring: &Keyring, source: Option<&Path>) -> Result<(), String> {
+    // The successor's config may name other issuers than the one that is in force here.
+    if let Some(path) = source {
+        follow_issuers(path, keyring).await?;
+        gateway.registry.announce();
+    }
+    let mut rest = Vec::new();
+    while let Some(frame) = changes.frame().await {
+        let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() else { continue };
+        rest.extend_from_slice(&data);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            apply(line.get(..end).unwrap_or_default(), gateway, keyring, source).await?;
+        }
+    }
+    Err("it has ended".to_owned())
+}
+
+async fn apply(line: &[u8], gateway: &Gateway, keyring: &Keyring, source: Option<&Path>) -> Result<(), String> {
+    let Some(record) = Record::decode(line, &Plain).map_err(|fault| fault.to_string())? else { return Ok(()) };
+    keyring.apply(&record);
+    gateway.registry.apply(&record);
+    if let Event::Forgotten { record_key, .. } = &record.event
+        && let Some(principal) = record_key.parse().ok().and_then(|id| gateway.pen.let_go(&id))
+    {
+        let own = gateway.registry.agents().into_iter().filter(|row| row.principal.as_ref() == Some(&principal));
+        let agents: Vec<_> = own.map(|row| row.name).collect();
+        gateway.pen.forget(&principal, &agents);
+        gateway.registry.forget(&principal);
+    }
+    if matches!(record.event, Event::Reload { .. })
+        && let Some(path) = source
+    {
+        follow_issuers(path, keyring).await?;
+        gateway.registry.announce();
+    }
+    Ok(())
+}
+
+/// Goes by the issuers of a config that the successor has read: whose issuer is gone may not go on. Nothing else of a config is asked
+/// of what is open.
+async fn follow_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
+    let mut tries = FILE_TRIES;
+    loop {
+        tries -= 1;
+        let why = match look_for_issuers(path, keyring) {
+            Ok(()) => return Ok(()),
+            Err(why) if tries == 0 => return Err(why),
+            Err(why) => why,
+        };
+        // It was whole when the successor read it: somebody writes it again.
+        tracing::warn!(why, path = %path.display(), "the config cannot be read for its issuers yet");
+        tokio::time::sleep(FILE_PAUSE).await;
+    }
+}
+
+fn look_for_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        iss: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Sketch {
+        #[serde(default)]
+        issuer: Vec<Named>,
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    let read = crate::config::read(&text, base).map_err(|faults| faults.to_string());
+    match read.and_then(|config| issuers(&config).map_err(|fault| fault.to_string())) {
+        Ok(issuers) => keyring.set_issuers(issuers),
+        // A newer program may know keys of a config that this one does not.
+        Err(why) => {
+            let sketch: Sketch = toml::from_str(&text).map_err(|error| error.message().to_owned())?;
+            tracing::warn!(why, "this process does not know the successor's config, and goes by the names of its issuers alone");
+            keyring.retain_issuers(|iss| sketch.issuer.iter().any(|named| named.iss == iss));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Another process, by a descriptor that stays its own: no later process with the same id is meant.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Another process.
+pub(super) struct Process {
+    /// Its id; 0 where it is known by the descriptor alone.
+    pub(super) pid: u32,
+    descriptor: OwnedFd,
+}
+
+impl Process {
+    /// The process with that id, which must be known to live.
+    ///
+    /// # Errors
+    /// When there is none, or the kernel has no such descriptors.
+    pub(super) fn of(pid: i32) -> std::io::Result<Self> {
+        let known = Pid::from_raw(pid).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(Self { pid: pid.unsigned_abs(), descriptor: pidfd_open(known, PidfdFlags::empty())? })
+    }
+
+    /// This process, for another one to wait for.
+    ///
+    /// # Errors
+    /// When the kernel has no such descriptors.
+    pub(super) fn own() -> std::io::Result<OwnedFd> {
+        Ok(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)
+    }
+
+    /// The process that has passed on a descriptor of its own.
+    pub(super) const fn passed(descriptor: OwnedFd) -> Self {
+        Self { pid: 0, descriptor }
+    }
+
+    /// Another handle on it.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub(super) fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Self { pid: self.pid, descriptor: self.descriptor.try_clone()? })
+    }
+
+    /// Whether it has ended, or ends within that time. Blocks.
+    pub(super) fn is_over(&self, within: Duration) -> bool {
+        let within =
+            Timespec { tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(within.subsec_nanos()) };
+        let mut asked = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut asked, Some(&within))).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Kills it, and returns once it has ended. Blocks for as long as that takes: nothing may be done beside it.
+    pub(super) fn kill(&self) {
+        loop {
+            if let Err(error) = pidfd_send_signal(&self.descriptor, Signal::KILL) {
+                tracing::debug!(%error, pid = self.pid, "it has ended already");
+            }
+            if self.is_over(Duration::from_secs(5)) {
+                return;
+            }
+            tracing::error!(pid = self.pid, "the successor does not end: nothing is recorded until it has");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Sockets that a service manager has bound (sd_listen_fds(3)): each is taken for the place of the config at which it listens.
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::Path;
+
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, UnixListener};
+
+use super::StartFault;
+
+/// Sockets that were passed on, and are not taken yet.
+#[derive(Default)]
+pub(super) struct Inherited {
+    tcp: Vec<std::net::TcpListener>,
+    unix: Vec<StdUnixListener>,
+}
+
+fn fault(error: std::io::Error) -> StartFault {
+    StartFault::Bind { address: "a socket of LISTEN_FDS".to_owned(), error }
+}
+
+impl Inherited {
+    /// Takes what the environment passes on: nothing unless `LISTEN_PID` is this process.
+    ///
+    /// # Errors
+    /// When something is passed on that is no listening stream socket.
+    pub(super) fn from_environment() -> Result<Self, StartFault> {
+        let mut passed = ListenFd::from_env();
+        let mut found = Self::default();
+        for place in 0..passed.len() {
+            // Which of the two it is shows in what it can be taken as.
+            if let Ok(Some(tcp)) = passed.take_tcp_listener(place) {
+                found.tcp.push(tcp);
+            } else if let Some(unix) = passed.take_unix_listener(place).map_err(fault)? {
+                found.unix.push(unix);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The listener at `address`, where one was passed on.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub(super) fn tcp(&mut self, address: SocketAddr) -> Result<Option<TcpListener>, StartFault> {
+        let here = |listener: &std::net::TcpListener| listener.local_addr().is_ok_and(|found| found == address);
+        let Some(place) = self.tcp.iter().position(here) else { return Ok(None) };
+        let listener = self.tcp.swap_remove(place);
+        listener.set_nonblocking(true).map_err(fault)?;
+        TcpListener::from_std(listener).map(Some).map_err(fault)
+    }
+
+    /// The listener at `path`, where one was passed on.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub(super) fn unix(&mut self, path: &Path) -> Result<Option<UnixListener>, StartFault> {
+        let here = |listener: &StdUnixListener| {
+            listener.local_addr().is_ok_and(|found| found.as_pathname().is_some_and(|found| is_same(found, path)))
+        };
+        let Some(place) = self.unix.iter().position(here) else { return Ok(None) };
+        let listener = self.unix.swap_remove(place);
+        listener.set_nonblocking(true).map_err(fault)?;
+        UnixListener::from_std(listener).map(Some).map_err(fault)
+    }
+
+    /// That everything was taken: nobody would answer at a socket that nothing of the config stands for.
+    ///
+    /// # Errors
+    /// When something is left, with where it listens.
+    pub(super) fn end(self) -> Result<(), StartFault> {
+        let tcp = self.tcp.iter().filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
+        let path = |listener: &StdUnixListener| Some(listener.local_addr().ok()?.as_pathname()?.display().to_string());
+        let Some(left) = tcp.chain(self.unix.iter().filter_map(path)).next() else { return Ok(()) };
+        Err(StartFault::Inherited(left))
+    }
+}
+
+/// Whether two paths name one file, however they are written.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().ok().zip(other.canonicalize().ok()).is_some_and(|(one, other)| one == other)
+}

@@ -1,0 +1,121 @@
+//! What a gateway listens on.
+
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener};
+
+use super::doors::Sockets;
+use super::inherited::Inherited;
+use super::{StartFault, auditors, handover};
+use crate::config::Config;
+use crate::control::api;
+
+/// What a gateway listens on; the caller binds.
+pub struct Listeners {
+    /// For agents.
+    pub api: TcpListener,
+    /// For Prometheus.
+    pub metrics: TcpListener,
+    /// For operators.
+    pub admin: UnixListener,
+    /// For auditors.
+    pub auditors: Option<UnixListener>,
+    /// For a process that takes over.
+    pub(super) handover: Option<UnixListener>,
+    /// Files of sockets that were bound here, and go when the gateway stops. A service manager's stay.
+    pub(super) own: Vec<PathBuf>,
+}
+
+impl Listeners {
+    /// Takes what a service manager has bound for the config (`LISTEN_FDS`), and binds the rest.
+    ///
+    /// # Errors
+    /// When an address cannot be bound, or something was passed on that the config does not name.
+    pub async fn bind(config: &Config) -> Result<Self, StartFault> {
+        let mut inherited = Inherited::from_environment()?;
+        let mut own = Vec::new();
+        let (api, metrics) = (config.proxy.listen.address, config.proxy.metrics);
+        let api = tcp(&mut inherited, api).await?;
+        let metrics = tcp(&mut inherited, metrics).await?;
+        let admin = unix(&mut inherited, &config.proxy.admin, api::bind, &mut own)?;
+        let auditors = match &config.proxy.auditors.socket {
+            Some(path) => Some(unix(&mut inherited, path, auditors::bind, &mut own)?),
+            None => None,
+        };
+        inherited.end()?;
+        Ok(Self { api, metrics, admin, auditors, handover: None, own })
+    }
+}
+
+impl Listeners {
+    /// The same, and the socket at which another process can take over.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub fn with_handover(mut self, config: &Config) -> Result<Self, StartFault> {
+        let path = handover::socket(&config.data);
+        let bound = api::bind(&path).map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
+        // Absolute: a successor may run in another folder.
+        self.own.push(std::path::absolute(&path).unwrap_or(path));
+        self.handover = Some(bound);
+        Ok(self)
+    }
+}
+
+/// The sockets of a running gateway: those that it closes and opens again keep a descriptor here.
+pub(super) struct Kept {
+    pub(super) doors: Sockets,
+    /// Copies of the API's socket, and of that at which another process can take over.
+    pub(super) handover: Option<(std::net::TcpListener, std::os::unix::net::UnixListener)>,
+}
+
+/// The fault of a descriptor that cannot be copied.
+pub(super) fn copied(error: std::io::Error) -> StartFault {
+    StartFault::Bind { address: "a copy of a socket".to_owned(), error }
+}
+
+impl Kept {
+    pub(super) fn of(
+        api: &TcpListener,
+        admin: UnixListener,
+        auditors: Option<UnixListener>,
+        metrics: TcpListener,
+        handover: Option<UnixListener>,
+    ) -> Result<Self, StartFault> {
+        let auditors = auditors.map(UnixListener::into_std).transpose().map_err(copied)?;
+        let (admin, metrics) = (admin.into_std().map_err(copied)?, metrics.into_std().map_err(copied)?);
+        let handover = match handover {
+            Some(handover) => {
+                let api = api.as_fd().try_clone_to_owned().map_err(copied)?;
+                Some((api.into(), handover.into_std().map_err(copied)?))
+            }
+            None => None,
+        };
+        Ok(Self { doors: Sockets { admin, auditors, metrics }, handover })
+    }
+}
+
+async fn tcp(inherited: &mut Inherited, address: std::net::SocketAddr) -> Result<TcpListener, StartFault> {
+    match inherited.tcp(address)? {
+        Some(listener) => Ok(listener),
+        None => {
+            let bound = TcpListener::bind(address).await;
+            bound.map_err(|error| StartFault::Bind { address: address.to_string(), error })
+        }
+    }
+}
+
+fn unix(
+    inherited: &mut Inherited,
+    path: &Path,
+    bind: impl FnOnce(&Path) -> std::io::Result<UnixListener>,
+    own: &mut Vec<PathBuf>,
+) -> Result<UnixListener, StartFault> {
+    if let Some(listener) = inherited.unix(path)? {
+        return Ok(listener);
+    }
+    let bound = bind(path).map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
+    own.push(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    Ok(bound)
+}

@@ -1,0 +1,114 @@
+//! What a service manager is told (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names. Without one nothing is said.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A way to the service manager.
+pub(super) struct Notifier {
+    way: Option<(UnixDatagram, SocketAddr)>,
+    /// How often it wants to hear that the process lives.
+    watchdog: Option<Duration>,
+}
+
+/// The address that `NOTIFY_SOCKET` names: a path, or a name of the abstract namespace behind `@`.
+fn address(name: &str) -> Option<SocketAddr> {
+    match name.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name).ok(),
+        None => name.starts_with('/').then(|| SocketAddr::from_pathname(name).ok())?,
+    }
+}
+
+/// Half of the time after which a service manager gives the process up (sd_watchdog_enabled(3)). `WATCHDOG_PID` names the process
+/// that it was set for: this one, or the one whose place this one has taken.
+fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Duration> {
+    let own = std::process::id().to_string();
+    let meant = is_successor || pid.is_none_or(|pid| pid == own);
+    let micros = micros.parse().ok().filter(|micros| *micros > 0 && meant)?;
+    Some(Duration::from_micros(micros) / 2)
+}
+
+impl Notifier {
+    /// The service manager of the environment. `is_successor` where another process was started by it, and this one goes on.
+    #[must_use]
+    pub(super) fn from_environment(is_successor: bool) -> Self {
+        let text = |name| std::env::var(name).ok();
+        let way = text("NOTIFY_SOCKET").and_then(|name| {
+            let way = address(&name).and_then(|to| Some((UnixDatagram::unbound().ok()?, to)));
+            if way.is_none() {
+                tracing::warn!(name, "NOTIFY_SOCKET names no socket: the service manager is told nothing");
+            }
+            way
+        });
+        let pid = text("WATCHDOG_PID");
+        let watchdog = text("WATCHDOG_USEC").and_then(|micros| watchdog(&micros, pid.as_deref(), is_successor));
+        Self { way, watchdog }
+    }
+
+    /// Sends one message of `NAME=value` lines. A service manager that does not hear is no reason to stop.
+    fn tell(&self, lines: &str) {
+        let Some((socket, to)) = &self.way else { return };
+        if let Err(error) = socket.send_to_addr(lines.as_bytes(), to) {
+            tracing::warn!(%error, lines, "the service manager was not told");
+        }
+    }
+
+    /// The process serves; it is the service's main process.
+    pub(super) fn ready(&self) {
+        self.tell(&format!("MAINPID={}\nREADY=1", std::process::id()));
+    }
+
+    /// The config is read again; [`Notifier::ready`] follows.
+    pub(super) fn reloading(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1_000));
+    }
+
+    /// The process ends in good order.
+    pub(super) fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    /// Another process is the service's main process from now on.
+    pub(super) fn succeeded_by(&self, pid: u32) {
+        self.tell(&format!("MAINPID={pid}"));
+    }
+
+    /// Says again and again that the process lives, where that is asked for.
+    pub(super) fn keep_alive(self: &Arc<Self>) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let every = self.watchdog?;
+        let own = Arc::clone(self);
+        Some(async move {
+            let mut ticks = tokio::time::interval(every);
+            loop {
+                ticks.tick().await;
+                own.tell("WATCHDOG=1");
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_path_or_abstract() {
+        assert!(address("/run/systemd/notify").is_some());
+        assert!(address("@name").is_some_and(|address| address.as_abstract_name() == Some(b"name")));
+        assert!(address("relative").is_none() && address("").is_none());
+    }
+
+    #[test]
+    fn a_watchdog_is_that_of_the_process_it_names() {
+        let own = std::process::id().to_string();
+        let half = Some(Duration::from_secs(1));
+        assert_eq!(watchdog("2000000", Some(&own), false), half);
+        assert_eq!(watchdog("2000000", None, false), half);
+        assert_eq!(watchdog("2000000", Some("1"), false), None);
+        assert_eq!(watchdog("2000000", Some("1"), true), half);
+        assert_eq!(watchdog("0", None, false), None);
+        assert_eq!(watchdog("x", None, false), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! What of a gateway needs no log: it is read before another process is asked to stop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::books::{Books, clocks};
+use super::handover::{Over, Predecessor, Published};
+use super::keys::fetch_all;
+use super::wiring::tree;
+use super::{App, Listeners, StartFault, certificate, issuers, wiring};
+use crate::audit::entry::Pen;
+use crate::audit::log::Log;
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::Config;
+use crate::crypto::{Draws, Fast};
+use crate::guard::authenticate::Authenticator;
+use crate::guard::cache_salt::CacheSalts;
+use crate::guard::egress::allowance::Allowance;
+use crate::guard::limiter::Limiter;
+use crate::guard::passed::Elsewhere;
+use crate::guard::places::Places;
+use crate::guard::settings::{Issuer, Jwks};
+use crate::keyring::Keyring;
+use crate::metrics::Metrics;
+use crate::proxy::buffer::Buffers;
+use crate::proxy::descriptors;
+use crate::proxy::request_id::RequestIds;
+use crate::proxy::{Gateway, Wiring};
+use crate::token::jwk;
+
+/// What of a gateway needs no log.
+pub struct Prepared {
+    config: Config,
+    source: Option<PathBuf>,
+    wiring: Wiring,
+    metrics: Arc<Metrics>,
+    tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
+}
+
+/// The process whose place this one has taken, and its ways to this one.
+pub(super) struct Before {
+    pub(super) process: Arc<Predecessor>,
+    pub(super) records: UnixStream,
+    pub(super) requests: UnixStream,
+}
+
+impl Prepared {
+    /// Reads keys, certificates and secrets of the config. `source` is the file that a reload reads.
+    ///
+    /// # Errors
+    /// Anything that would make the gateway run differently from what the config says.
+    pub fn new(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
+        descriptors::raise();
+        let models: Vec<String> = config.guard.models.iter().map(|model| model.name.clone()).collect();
+        let upstreams: Vec<String> = config.proxy.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+        let metrics = Arc::new(Metrics::new(&models, &upstreams, config.proxy.agent_label)?);
+        let tls = match &config.proxy.listen.tls {
+            None => None,
+            Some(files) => {
+                let certificate = certificate::read(files, SystemClock::start().now()).map_err(StartFault::Tls)?;
+                // Whole seconds of this and the next centuries are exact in a float.
+                metrics.certificate_expiry(certificate.not_after as f64);
+                if let Some(warning) = certificate.warning {
+                    tracing::warn!("{warning}");
+                }
+                Some(Arc::new(ArcSwap::from(certificate.server)))
+            }
+        };
+        let wiring = wiring(&config)?;
+        Ok(Self { config, source, wiring, metrics, tls })
+    }
+
+    /// Reads the issuers' keys, those behind URLs too.
+    ///
+    /// # Errors
+    /// When those of a file cannot be read.
+    pub async fn keys(&self) -> Result<Arc<Keyring>, StartFault> {
+        let keyring = Arc::new(Keyring::new());
+        keyring.set_issuers(issuers(&self.config)?);
+        tree(&self.config)?;
+        for fault in fetch_all(&self.config, &keyring).await {
+            tracing::warn!(fault, "a JWK Set was not fetched");
+        }
+        Ok(keyring)
+    }
+
+    /// Puts a gateway together.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub(super) fn build(self, books: Books, limiter: Limiter, cache_salts: CacheSalts) -> Result<App, StartFault> {
+        let Self { config, source, wiring, metrics, tls } = self;
+        let syncs = Arc::clone(&metrics);
+        books.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
+        let registry = Arc::clone(&books.registry);
+        // Who holds an open stream asks again, and hears that nothing can be sealed any more.
+        books.log.on_failure(move || registry.announce());
+        let control = Arc::new(books.control(&config, Some(Arc::clone(&metrics))));
+        let limiter = Arc::new(limiter);
+        let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
+        let clock = Arc::clone(&books.clock);
+        let guard = &config.guard;
+        let rates = (guard.peer_rps, guard.root_rps);
+        let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
+        let gateway = Gateway {
+            wiring: ArcSwap::from_pointee(wiring),
+            authenticator: Arc::new(authenticator),
+            limiter,
+            places: Arc::new(Places::new(Arc::clone(&metrics))),
+            registry: Arc::clone(&books.registry),
+            weights: Arc::clone(&books.weights),
+            pen: Pen::new(Arc::clone(&books.log), Arc::clone(&clock), Arc::clone(&metrics))?,
+            buffers: Arc::new(Buffers::new(guard.bodies_max)),
+            metrics: Arc::clone(&metrics),
+            clock,
+            request_ids: RequestIds::new()?,
+            cache_salts,
+            marks: Draws::new()?,
+            allowance: Arc::new(Allowance::new(Arc::clone(&books.clock))),
+        };
+        control.set_pen(gateway.pen.clone());
+        let gateway = Arc::new(gateway);
+        Ok(App { config, source, books, control, gateway, metrics, tls, predecessor: None, program: None })
+    }
+
+    /// Goes on where another process has stopped: opens its log under its lock, counts on from its tallies, and waits for its word.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When this process cannot go on; the other one does then.
+    pub fn take(self, keyring: Arc<Keyring>, over: Over) -> Result<(App, Listeners), StartFault> {
+        let asked = over.asked()?;
+        let taken = self.go_on(keyring, over);
+        match taken {
+            Ok(taken) => asked.ready().map(|()| taken),
+            Err(fault) => {
+                asked.failed(&fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Whether the config is still the one that this process has read: the other one may have read a newer one meanwhile, and by
+    /// now it reads none.
+    fn is_current(&self) -> Result<(), StartFault> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let said = |why: &dyn std::fmt::Display| StartFault::TakeOver(format!("{}: {why}", source.display()));
+        let text = std::fs::read_to_string(source).map_err(|error| said(&error))?;
+        if crate::config::policy(&text) == self.config.policy {
+            return Ok(());
+        }
+        Err(said(&"the config has changed while this process started: try again"))
+    }
+
+    /// Takes the keys that the other process had fetched for issuers whose keys this one could not fetch.
+    fn take_published(&self, keyring: &Keyring, published: Vec<Published>) -> Result<(), StartFault> {
+        let mut fetched = keyring.fetched();
+        for Published { iss, url, set } in published {
+            let is_same = |issuer: &Issuer| issuer.iss == iss && issuer.jwks.as_ref().and_then(Jwks::url) == Some(url.as_str());
+            if fetched.contains_key(&iss) || !self.config.guard.issuers.iter().any(is_same) {
+                continue;
+            }
+            let keys = jwk::read_set(&set).map_err(|fault| StartFault::TakeOver(fault.to_string()))?;
+            tracing::warn!(issuer = iss, "a JWK Set was not fetched; the former process's keys stay");
+            fetched.insert(iss, keys);
+        }
+        keyring.set_fetched(fetched);
+        Ok(())
+    }
+
+    fn go_on(self, keyring: Arc<Keyring>, over: Over) -> Result<(App, Listeners), StartFault> {
+        let Over { listeners, lock, state, records, requests, .. } = over;
+        self.is_current()?;
+        self.take_published(&keyring, state.published)?;
+        let (ratchet, clock) = clocks();
+        let (log, recovered) = Log::take_over(self.config.audit.clone(), Arc::clone(&clock), lock)?;
+        let (tell, changes) = mpsc::unbounded_channel();
+        log.on_control(move |record| {
+            let mut line = record.encode(None);
+            line.push(b'\n');
+            drop(tell.send(line));
+        });
+        let books = Books::fold(&self.config, keyring, (log, recovered), (ratchet, clock))?;
+        let limiter = Limiter::keyed(Arc::clone(&books.clock), state.tallies.seeds);
+        limiter.take_in(state.tallies.rates);
+        let salt = URL_SAFE_NO_PAD.decode(state.cache_salt.as_bytes()).map(Zeroizing::new);
+        let salt = salt.ok().and_then(|salt| salt.as_slice().try_into().ok().map(Zeroizing::new));
+        let salt = salt.ok_or_else(|| StartFault::TakeOver("the key of the cache salts is none".to_owned()))?;
+        let mut app = self.build(books, limiter, CacheSalts::keyed(salt))?;
+        app.gateway.allowance.take_in(state.fetched);
+        app.gateway.weights.take_in(state.weights);
+        let elsewhere = Elsewhere::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.places));
+        elsewhere.set(state.in_flight);
+        let drain = Duration::from_secs(state.drain_s);
+        let process = Predecessor::new(Arc::clone(&app.books.log), state.open, elsewhere, drain, changes);
+        let way =
+            |stream: std::os::unix::net::UnixStream| stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+        let fault = |error: std::io::Error| StartFault::TakeOver(error.to_string());
+        let (records, requests) = (way(records).map_err(fault)?, way(requests).map_err(fault)?);
+        app.predecessor = Some(Before { process, records, requests });
+        Ok((app, listeners))
+    }
+}
+
+impl App {
+    /// Lets this process start its successor, where it is asked to.
+    #[must_use]
+    pub fn started_as(mut self, program: super::handover::Program) -> Self {
+        self.program = Some(program);
+        self
+    }
+}

@@ -1,0 +1,256 @@
+//! The run of a gateway: serves until it is told to stop, and then drains.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::watch;
+
+use super::background::Background;
+use super::doors::{Desk, Doors, Sockets};
+use super::handover::{Giver, Predecessor, Successor, serve_requests};
+use super::keys::{FileWatch, UrlWatch};
+use super::listeners::{Kept, copied};
+use super::notify::Notifier;
+use super::prepared::Before;
+use super::readiness::Readiness;
+use super::wiring::{tree, wiring};
+use super::{App, LAST_WORDS, Listeners, StartFault, certificate, reload, watchful, weigh};
+use crate::audit::event::Event;
+use crate::guard::settings;
+use crate::proxy::descriptors;
+use crate::proxy::entrance::Entrance;
+use crate::proxy::listen::{self, Terms};
+use crate::proxy::settings::Tls;
+
+/// What a run shares with the task that hands over to another process.
+struct Serving {
+    own: Vec<PathBuf>,
+    issuers: watch::Receiver<Arc<Vec<settings::Issuer>>>,
+    entrance: Arc<Entrance>,
+    doors: Arc<tokio::sync::Mutex<Doors>>,
+    notifier: Arc<Notifier>,
+    predecessor: Option<Arc<Predecessor>>,
+    stopping: watch::Receiver<bool>,
+    successor: Arc<std::sync::Mutex<Option<Arc<Successor>>>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    owed: Arc<watch::Sender<usize>>,
+}
+
+async fn giving(giver: Giver) {
+    if let Err(error) = Arc::new(giver).run().await {
+        tracing::error!(%error, "nobody can take over from this process");
+    }
+}
+
+/// Fetches the keys of issuers that publish theirs: their tokens are taken from the first request on, where that succeeds.
+async fn fetched(urls: &mut UrlWatch, is_successor: bool, mut stopping: watch::Receiver<bool>) {
+    if is_successor {
+        urls.resume();
+        return;
+    }
+    tokio::select! {
+        () = urls.once() => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+}
+
+impl App {
+    /// Runs until `shutdown` turns true: stops accepting, lets streams finish within the drain's time, seals the stop. Or until another
+    /// process has taken over: lets streams finish, and leaves the log to that.
+    ///
+    /// # Errors
+    /// When the start or the stop cannot be sealed.
+    pub async fn run(mut self, listeners: Listeners, shutdown: watch::Receiver<bool>) -> Result<(), StartFault> {
+        self.knows(&listeners)?;
+        for warning in super::warnings(&self.config) {
+            tracing::warn!("{warning}");
+        }
+        let connections_max = self.connections()?;
+        watchful::warn_of_private_keys(&self.config);
+        let before = self.predecessor.take();
+        let is_successor = before.is_some();
+        if !is_successor {
+            self.record_start().await?;
+        }
+        let predecessor = before.map(|before| self.attend(before));
+        let notifier = Arc::new(Notifier::from_environment(is_successor));
+        let entrance = Arc::new(Entrance::default());
+        let (api, own) = (listeners.api, listeners.own.clone());
+        let sockets = Kept::of(&api, listeners.admin, listeners.auditors, listeners.metrics, listeners.handover)?;
+        let doors = self.doors(sockets.doors, &shutdown)?;
+        let mut background = Background::default();
+        let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
+        let books = || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
+        let mut urls = UrlWatch::new(books());
+        fetched(&mut urls, is_successor, shutdown.clone()).await;
+        let about = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
+        background.until_the_end(watchful::housekeeping(Arc::clone(&self.gateway), about));
+        background.until_the_end(FileWatch::new(books()).run());
+        background.until_the_end(urls.run());
+        background.while_it_serves(weigh::watch(Arc::clone(&self.gateway)));
+        let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
+        background.while_it_serves(self.certificate_watch(&files));
+        let issuers_in_force = issuers.subscribe();
+        background.while_it_serves(reload::on_hangup(self.reload(issuers, files), Arc::clone(&notifier)));
+        if let Some(alive) = notifier.keep_alive() {
+            background.while_it_serves(alive);
+        }
+        notifier.ready();
+        let turn: Arc<tokio::sync::Mutex<()>> = Arc::default();
+        let owed = Arc::new(watch::Sender::new(0));
+        let successor: Arc<std::sync::Mutex<Option<Arc<Successor>>>> = Arc::default();
+        if let Some((api, handover)) = sockets.handover {
+            let serving = Serving {
+                own: own.clone(),
+                issuers: issuers_in_force,
+                entrance: Arc::clone(&entrance),
+                doors: Arc::clone(&doors),
+                notifier: Arc::clone(&notifier),
+                predecessor: predecessor.clone(),
+                stopping: shutdown.clone(),
+                successor: Arc::clone(&successor),
+                turn: Arc::clone(&turn),
+                owed: Arc::clone(&owed),
+            };
+            background.until_the_end(giving(self.giver((api, handover), serving)));
+        }
+        background.watch(&entrance, &notifier, shutdown.clone());
+        listen::run(api, self.terms(entrance, connections_max), Arc::clone(&self.gateway), shutdown.clone()).await;
+        // Operators and scrapers are served until the last agent is, and then not waited for.
+        // A take-over that is under way is decided first: where it fails, the log is opened again, if it can be.
+        self.books.log.closes_soon();
+        let _turn = turn.lock().await;
+        let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        background.end();
+        if let Some(successor) = successor {
+            // Who asked for the upgrade is still to hear of it.
+            let _ = tokio::time::timeout(LAST_WORDS, owed.subscribe().wait_for(|owed| *owed == 0)).await;
+            return self.end_elsewhere(&successor).await;
+        }
+        doors.lock().await.close().await;
+        self.end(predecessor, &own).await
+    }
+
+    async fn record_start(&self) -> Result<(), StartFault> {
+        let (version, policy) = (env!("CARGO_PKG_VERSION").to_owned(), self.config.policy.clone());
+        self.books.log.seal(Event::Start { version, policy }, None).await?;
+        Ok(())
+    }
+
+    /// Who lets another process take over, at a copy of the API's socket and the one on which that asks.
+    fn giver(&self, (api, handover): (TcpListener, UnixListener), serving: Serving) -> Giver {
+        let Serving { own, issuers, entrance, doors, notifier, predecessor, stopping, successor, turn, owed } = serving;
+        Giver {
+            api,
+            handover,
+            own,
+            issuers,
+            entrance,
+            doors,
+            notifier,
+            predecessor,
+            stopping,
+            successor,
+            turn,
+            config: self.config.clone(),
+            source: self.source.clone(),
+            program: self.program.clone(),
+            gateway: Arc::clone(&self.gateway),
+            keyring: Arc::clone(&self.books.keyring),
+            control: Arc::clone(&self.control),
+            log: Arc::clone(&self.books.log),
+            outcome: watch::Sender::new(None),
+            upgrading: tokio::sync::Mutex::default(),
+            owed,
+        }
+    }
+
+    fn terms(&self, entrance: Arc<Entrance>, connections_max: usize) -> Terms {
+        Terms {
+            tls: self.tls.clone(),
+            trusted_proxies: self.config.proxy.trusted_proxies.clone(),
+            connections_max,
+            peer_connections_max: self.config.proxy.peer_connections_max,
+            timeouts: self.config.proxy.timeouts.clone(),
+            entrance,
+        }
+    }
+
+    /// Opens the doors beside the API.
+    fn doors(&self, sockets: Sockets, draining: &watch::Receiver<bool>) -> Result<Arc<tokio::sync::Mutex<Doors>>, StartFault> {
+        let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
+        let desk = Desk {
+            control: Arc::clone(&self.control),
+            tree: Arc::new(tree(&self.config)?),
+            metrics: Arc::clone(&self.metrics),
+            ready: Readiness { log, clock, gateway: Arc::clone(&self.gateway), draining: draining.clone() },
+        };
+        let mut doors = Doors::new(desk, sockets);
+        doors.open().map_err(copied)?;
+        Ok(Arc::new(tokio::sync::Mutex::new(doors)))
+    }
+
+    /// Records for the process whose place this one has taken, and answers what comes on its connections.
+    fn attend(&self, before: Before) -> Arc<Predecessor> {
+        let Before { process, records, requests } = before;
+        tokio::spawn(Arc::clone(&process).records(records));
+        tokio::spawn(serve_requests(Arc::clone(&self.gateway), requests));
+        process
+    }
+
+    /// How many connections of callers the limit of open files allows, and a warning where the config wants more.
+    fn connections(&self) -> Result<usize, StartFault> {
+        let wanted = self.config.proxy.connections_max;
+        let shares = descriptors::share(wanted)?;
+        if let Some(lowered) = shares.lowered(wanted) {
+            tracing::warn!("{lowered}");
+        }
+        Ok(shares.connections)
+    }
+
+    /// What is listened on is no destination, at a port that the system has chosen either.
+    fn knows(&mut self, listeners: &Listeners) -> Result<(), StartFault> {
+        let fault = |error| StartFault::Bind { address: self.config.proxy.listen.address.to_string(), error };
+        let real = (listeners.api.local_addr().map_err(fault)?, listeners.metrics.local_addr().map_err(fault)?);
+        let proxy = &mut self.config.proxy;
+        if real != (proxy.listen.address, proxy.metrics) {
+            (proxy.listen.address, proxy.metrics) = real;
+            self.gateway.wiring.store(Arc::new(wiring(&self.config)?));
+        }
+        Ok(())
+    }
+
+    /// The watch over the certificate's files; without TLS it ends at once.
+    fn certificate_watch(&self, files: &watch::Sender<Option<Tls>>) -> impl Future<Output = ()> + use<> {
+        let (metrics, clock) = (Arc::clone(&self.metrics), Arc::clone(&self.gateway.clock));
+        let watch = self.tls.as_ref().map(|served| {
+            let (files, served) = (files.subscribe(), Arc::clone(served));
+            certificate::CertificateWatch { files, served, metrics, clock }
+        });
+        async move {
+            if let Some(watch) = watch {
+                watch.run().await;
+            }
+        }
+    }
+
+    fn reload(
+        &self,
+        issuers: watch::Sender<Arc<Vec<settings::Issuer>>>,
+        certificate: watch::Sender<Option<Tls>>,
+    ) -> reload::Reload {
+        reload::Reload {
+            issuers,
+            source: self.source.clone(),
+            gateway: Arc::clone(&self.gateway),
+            keyring: Arc::clone(&self.books.keyring),
+            control: Arc::clone(&self.control),
+            log: Arc::clone(&self.books.log),
+            tls: self.tls.clone(),
+            certificate,
+            started: self.config.clone(),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! A process of the data folder's owner, started by root. The owner may read everything of that process and may make it do
+//! anything, so nothing of root's goes along: no environment but a few variables, no terminal, no descriptor but three pipes.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+
+use clap::Args;
+
+use super::Failure;
+use crate::audit::log::FolderOwner;
+
+/// The hidden command that becomes the owner.
+pub(super) const AS_OWNER: &str = "as-owner";
+/// The uid of who gave the command, for the owner's process.
+const ASKER: &str = "TOKEN_SHIELD_ASKER";
+/// Where the owner's process finds programs.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What else of the environment goes along, beside `LC_*`: how to print, which gateway is meant, and the folder of credentials that
+/// `cred:` names, a path that the owner opens with the owner's rights.
+const KEPT: [&str; 7] = ["LANG", "LANGUAGE", "TERM", "TZ", "TOKEN_SHIELD_CONFIG", "TOKEN_SHIELD_DATA", "CREDENTIALS_DIRECTORY"];
+/// The group of a user who has none that is known: that of nobody.
+const NO_GROUP: u32 = 65_534;
+
+/// This program: the path may lead through folders that are closed to the owner.
+fn this_program() -> Result<PathBuf, Failure> {
+    let own = Path::new("/proc/self/exe");
+    Ok(if own.exists() { own.to_owned() } else { std::env::current_exe()? })
+}
+
+/// This program with `words`, to be run as `owner`. Standard input is empty, the other two are pipes, unless the caller says
+/// otherwise; none of them may be a terminal or a file of root's.
+pub(super) fn command(owner: FolderOwner, words: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
+    let mut command = Command::new(this_program()?);
+    command.arg0("token-shield").arg(AS_OWNER).arg(owner.uid.to_string()).arg(group_of(owner).to_string()).arg("--").args(words);
+    command.env_clear().env("PATH", SEARCH_PATH).env(ASKER, asker().to_string());
+    for (name, value) in std::env::vars_os() {
+        let is_kept = name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"));
+        if is_kept {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(command)
+}
+
+/// The group that a process of the owner's has: the user's own. A folder's group may be root's, by a `chown` without a group, and
+/// gives the owner no right to be in it.
+fn group_of(owner: FolderOwner) -> u32 {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let listed = users.lines().find_map(|line| {
+        let mut numbers = line.split(':').skip(2).map(str::parse::<u32>);
+        let (uid, gid) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        (uid == owner.uid).then_some(gid)
+    });
+    match (listed, owner.gid) {
+        (Some(gid), _) => gid,
+        (None, 0) => NO_GROUP,
+        (None, gid) => gid,
+    }
+}
+
+/// Copies what a process of the owner's prints. On a terminal without control characters: they could write over what root reads.
+pub(super) fn copy(
+    from: impl Read + Send + 'static,
+    mut to: impl Write + IsTerminal + Send + 'static,
+) -> JoinHandle<std::io::Result<()>> {
+    std::thread::spawn(move || {
+        let (mut from, is_terminal) = (from, to.is_terminal());
+        let mut buffer = [0; 8192];
+        loop {
+            let count = from.read(&mut buffer)?;
+            let Some(bytes) = buffer.get_mut(..count).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+            if is_terminal {
+                bytes.iter_mut().filter(|byte| byte.is_ascii_control() && !b"\n\t".contains(byte)).for_each(|byte| *byte = b'?');
+            }
+            to.write_all(bytes)?;
+            to.flush()?;
+        }
+    })
+}
+
+/// The hidden command: leaves root's session and descriptors, then becomes a process of `uid` in place, so that nobody but root could
+/// look at it before.
+#[derive(Args)]
+pub(super) struct AsOwner {
+    uid: u32,
+    gid: u32,
+    #[arg(last = true)]
+    words: Vec<OsString>,
+}
+
+impl AsOwner {
+    /// Does not return where it succeeds. Must run before any thread and any file of this process.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        // A new session has no terminal: what the owner does cannot type on root's (TIOCSTI), and /dev/tty does not open.
+        rustix::process::setsid().map_err(|error| format!("setsid: {error}"))?;
+        close_inherited()?;
+        let mut command = Command::new(this_program()?);
+        // A uid takes root's other groups away too.
+        Err(command.arg0("token-shield").args(self.words).uid(self.uid).gid(self.gid).exec().into())
+    }
+}
+
+/// Closes every descriptor but standard input, output and error.
+fn close_inherited() -> Result<(), Failure> {
+    let listed = ["/proc/self/fd", "/dev/fd"].into_iter().find_map(|path| std::fs::read_dir(path).ok());
+    let listed = listed.ok_or("the open descriptors cannot be listed: mount /proc")?;
+    let mut descriptors = Vec::new();
+    for entry in listed {
+        let name = entry?.file_name();
+        descriptors.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|number| *number > 2));
+    }
+    for descriptor in descriptors {
+        // The folder's own descriptor is closed by now.
+        match nix::unistd::close(descriptor) {
+            Ok(()) | Err(nix::errno::Errno::EBADF) => {}
+            Err(error) => return Err(format!("descriptor {descriptor} cannot be closed: {error}").into()),
+        }
+    }
+    Ok(())
+}
+
+/// The uid of who gave this command. Root's process names who became root by `sudo`. A process of the folder's owner names who
+/// asked root for it, where somebody else than the owner started it; the owner, who has the log's keys, could write any name.
+pub(super) fn asker() -> u32 {
+    let own = rustix::process::getuid();
+    let given = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    if own.is_root() {
+        return given("SUDO_UID").unwrap_or(0);
+    }
+    let by_root = rustix::process::getppid().is_some_and(|parent| is_roots(parent.as_raw_nonzero().get()));
+    if by_root { given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw()) } else { own.as_raw() }
+}
+
+/// Whether a process is root's. One that may not be looked at (`hidepid`) is not the caller's own, which could always be.
+fn is_roots(process: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
+    uid == Some(0)
+}

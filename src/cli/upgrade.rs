@@ -1,0 +1,68 @@
+//! `token-shield upgrade`: the running gateway starts its successor.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::fault::{Fault, REFUSED};
+use super::place::Addresses;
+use super::{Failure, Place};
+use crate::app::handover::{Upgraded, Word, receive, send, socket};
+
+/// How long a successor may take to read its config and to take over.
+const DONE_MAX: Duration = Duration::from_secs(150);
+
+#[derive(Args)]
+pub(super) struct Upgrade {
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Upgrade {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        // The running gateway reads its config itself: faults in it are its successor's to name.
+        let target = self.place.find()?;
+        let data = target.data_folder()?;
+        let path = socket(&data);
+        let stream = UnixStream::connect(&path).map_err(|error| unreached(&path, &error))?;
+        stream.set_read_timeout(Some(DONE_MAX))?;
+        let answer = send(&stream, &Word::Upgrade, &[]).and_then(|()| receive(&stream));
+        let (word, _) = answer.map_err(|error| Fault::failed("no-answer", format!("{}: {error}", path.display())))?;
+        match word {
+            Word::Done(Upgraded { pid, version }) => {
+                let what = format!("process {pid}, version {version}, serves; the former process finishes its streams");
+                if self.place.json {
+                    let name = Addresses::read(&target.config).ok().and_then(|addresses| addresses.name);
+                    let gateway = serde_json::json!({ "name": name, "data": data, "pid": pid });
+                    let none: [u64; 0] = [];
+                    println!(
+                        "{}",
+                        serde_json::json!({ "done": what, "pid": pid, "version": version, "sealed": none, "gateway": gateway, "note": null })
+                    );
+                } else {
+                    eprintln!("{what}, at {}", data.display());
+                }
+                Ok(())
+            }
+            Word::Refused(why) => {
+                let message = format!("{why}; the gateway that runs goes on");
+                Err(Fault { exit: REFUSED, code: "upgrade", message }.into())
+            }
+            Word::Upgrade | Word::TakeOver(_) | Word::Passed(_) | Word::Ready | Word::Failed(_) | Word::Go => {
+                Err("the running gateway says something else".into())
+            }
+        }
+    }
+}
+
+fn unreached(path: &Path, error: &io::Error) -> Fault {
+    let shown = path.display();
+    if error.kind() == ErrorKind::PermissionDenied {
+        return Fault::failed("not-owner", format!("{shown}: {error}; run this as the gateway's user, or as root"));
+    }
+    let hint = "no gateway that can be upgraded runs there: token-shield serve starts one, and dev starts none";
+    Fault::failed("not-running", format!("{shown}: {error}; {hint}"))
+}

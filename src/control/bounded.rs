@@ -1,0 +1,132 @@
+//! Listeners that have a bounded number of connections at once: others wait in the backlog, and take no descriptor.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+/// How long a connection may be silent.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long it may be where others wait for its place, and how often that is looked at.
+const IDLE_SHORT: Duration = Duration::from_secs(5);
+
+/// A listener with a bounded number of connections at once.
+pub struct Bounded<L> {
+    listener: L,
+    places: Arc<Semaphore>,
+    ends_idle: bool,
+}
+
+impl<L> Bounded<L> {
+    /// At most `connections_max` at once of `listener`.
+    #[must_use]
+    pub fn new(listener: L, connections_max: usize) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)), ends_idle: false }
+    }
+
+    /// The same, with an end of connections on which nothing comes and nothing goes. Not for operators: a command may take long.
+    #[must_use]
+    pub fn with_idle_limit(mut self) -> Self {
+        self.ends_idle = true;
+        self
+    }
+}
+
+impl<L: Listener> Listener for Bounded<L> {
+    type Io = Held<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return std::future::pending().await };
+        let (stream, address) = self.listener.accept().await;
+        let idle = self.ends_idle.then(|| Idle {
+            places: Arc::clone(&self.places),
+            moved: Instant::now(),
+            look: Box::pin(tokio::time::sleep(IDLE_SHORT)),
+        });
+        (Held { stream, idle, _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection and its place.
+pub struct Held<S> {
+    stream: S,
+    idle: Option<Idle>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// When something came or went last.
+struct Idle {
+    places: Arc<Semaphore>,
+    moved: Instant,
+    look: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    /// Ready once the connection has been silent for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            std::task::ready!(self.look.as_mut().poll(cx));
+            let allowed = if self.places.available_permits() == 0 { IDLE_SHORT } else { IDLE_MAX };
+            let now = Instant::now();
+            if now >= self.moved + allowed {
+                return Poll::Ready(());
+            }
+            self.look.as_mut().reset(now + IDLE_SHORT);
+        }
+    }
+}
+
+impl<S> Held<S> {
+    /// What the connection does, or its end where it does nothing for too long.
+    fn timed<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let Some(idle) = &mut self.idle else { return polled };
+        if polled.is_ready() {
+            idle.moved = Instant::now();
+            return polled;
+        }
+        idle.poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was silent for too long")))
+    }
+}
+
+impl<S> Held<S> {
+    /// The connection itself.
+    pub const fn get_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let held = self.get_mut();
+        let polled = Pin::new(&mut held.stream).poll_read(cx, buffer);
+        held.timed(cx, polled)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let held = self.get_mut();
+        let polled = Pin::new(&mut held.stream).poll_write(cx, bytes);
+        held.timed(cx, polled)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,259 @@
+//! What one process passes on to the next of what it has counted: rates, work in flight, places at upstreams, bytes fetched. Subjects go by their keyed
+//! hashes, and the keys go with them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::guard::gcra::{Limit, Period, Tally};
+use crate::guard::limiter::Limiter;
+use crate::guard::places::{Place, Places};
+use crate::guard::queue::Holder;
+
+/// The keys that names of subjects are hashed with.
+pub type Seeds = [u64; 4];
+
+/// A subject's keyed hash: its upper and its lower half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Key(u64, u64);
+
+impl From<u128> for Key {
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+    fn from(key: u128) -> Self {
+        Self((key >> 64) as u64, key as u64)
+    }
+}
+
+impl From<Key> for u128 {
+    fn from(Key(high, low): Key) -> Self {
+        Self::from(high) << 64 | Self::from(low)
+    }
+}
+
+/// One limit of a subject, and how far its next arrival time lies ahead, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Whether the limit is one of a minute; else of a second.
+    minute: bool,
+    rate: u32,
+    burst: u32,
+    ahead_ns: u64,
+}
+
+/// All tallies that are not idle.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tallies {
+    /// The keys of the subjects' hashes.
+    pub seeds: Seeds,
+    /// Their rates.
+    pub rates: Vec<(Key, Vec<Ahead>)>,
+}
+
+impl Limiter {
+    /// What is counted now.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        let now = self.now();
+        let mut rates = Vec::new();
+        for account in &self.accounts {
+            let ahead = |(limit, ahead_ns): (Limit, u64)| {
+                let Limit { period, rate, burst } = limit;
+                Ahead { minute: period == Period::Minute, rate, burst, ahead_ns }
+            };
+            let ahead: Vec<Ahead> = account.rates.ahead(now).map(ahead).collect();
+            if !ahead.is_empty() {
+                rates.push(((*account.key()).into(), ahead));
+            }
+        }
+        Tallies { seeds: self.seeds, rates }
+    }
+
+    /// The work in flight of every subject that has any.
+    #[must_use]
+    pub fn in_flight(&self) -> Vec<(Key, u32)> {
+        let busy = self.accounts.iter().filter(|account| account.in_flight > 0);
+        busy.map(|account| ((*account.key()).into(), account.in_flight)).collect()
+    }
+
+    /// Counts on from the rates that another process has passed on. The time in between is lost: rates are held the more strictly.
+    pub fn take_in(&self, rates: Vec<(Key, Vec<Ahead>)>) {
+        let now = self.now();
+        for (key, ahead) in rates {
+            let limit = |one: &Ahead| {
+                let period = if one.minute { Period::Minute } else { Period::Second };
+                (Limit { period, rate: one.rate, burst: one.burst }, one.ahead_ns)
+            };
+            self.accounts.entry(key.into()).or_default().rates = Tally::of_ahead(ahead.iter().map(limit), now);
+        }
+    }
+}
+
+/// Places at one upstream that one holder has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtUpstream {
+    upstream: String,
+    class: String,
+    weight: u32,
+    root: String,
+    count: u64,
+}
+
+/// All work in flight at a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// By subject.
+    subjects: Vec<(Key, u32)>,
+    /// The places at upstreams.
+    upstreams: Vec<AtUpstream>,
+}
+
+impl InFlight {
+    /// What is in flight now.
+    #[must_use]
+    pub fn of(limiter: &Limiter, places: &Places) -> Self {
+        let at = |(upstream, holder, count): (Arc<str>, Holder, u64)| AtUpstream {
+            upstream: upstream.to_string(),
+            class: holder.class.to_string(),
+            weight: holder.weight,
+            root: holder.root.to_string(),
+            count,
+        };
+        Self { subjects: limiter.in_flight(), upstreams: places.held().into_iter().map(at).collect() }
+    }
+}
+
+/// Work in flight at another process that counts here, until it is done there, or this is dropped.
+pub struct Elsewhere {
+    limiter: Arc<Limiter>,
+    places: Arc<Places>,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    subjects: HashMap<u128, u32>,
+    /// By upstream and holder.
+    upstreams: HashMap<(Arc<str>, Holder), Vec<Place>>,
+}
+
+impl Elsewhere {
+    /// Counts nothing yet.
+    #[must_use]
+    pub fn new(limiter: Arc<Limiter>, places: Arc<Places>) -> Self {
+        Self { limiter, places, held: Mutex::default() }
+    }
+
+    /// Counts what is in flight there now, in the place of what was.
+    pub fn set(&self, in_flight: InFlight) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_subjects(&mut held.subjects, in_flight.subjects);
+        self.set_upstreams(&mut held.upstreams, in_flight.upstreams);
+    }
+
+    fn set_subjects(&self, held: &mut HashMap<u128, u32>, subjects: Vec<(Key, u32)>) {
+        let now: HashMap<u128, u32> = subjects.into_iter().map(|(key, count)| (key.into(), count)).collect();
+        for (key, count) in &now {
+            let mut account = self.limiter.accounts.entry(*key).or_default();
+            let before = held.remove(key).unwrap_or(0);
+            account.in_flight = account.in_flight.saturating_sub(before).saturating_add(*count);
+        }
+        for (key, before) in held.drain() {
+            if let Some(mut account) = self.limiter.accounts.get_mut(&key) {
+                account.in_flight = account.in_flight.saturating_sub(before);
+            }
+        }
+        *held = now;
+    }
+
+    fn set_upstreams(&self, held: &mut HashMap<(Arc<str>, Holder), Vec<Place>>, upstreams: Vec<AtUpstream>) {
+        let mut now = HashMap::new();
+        for AtUpstream { upstream, class, weight, root, count } in upstreams {
+            let upstream: Arc<str> = upstream.into();
+            let holder = Holder { class: class.into(), weight, root: root.into() };
+            let key = (Arc::clone(&upstream), holder.clone());
+            let mut places = held.remove(&key).unwrap_or_default();
+            places.resize_with(usize::try_from(count).unwrap_or(usize::MAX), || {
+                self.places.taken_elsewhere(&upstream, holder.clone())
+            });
+            now.insert(key, places);
+        }
+        // Places of holders that have none there any more are given back with the former map.
+        *held = now;
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.set(InFlight::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ManualClock, Timestamp};
+    use crate::guard::limiter::{Ask, Kind};
+
+    #[test]
+    fn rates_and_places_go_on_in_another_book() {
+        let clock = || Arc::new(ManualClock::at(Timestamp(0))) as Arc<dyn Clock>;
+        let before = Arc::new(Limiter::new(clock()));
+        let limits = vec![Limit::new(Period::Minute, 60, Some(3)), Limit::new(Period::Second, 100, Some(5))];
+        let ask = |book: &Limiter| Ask { subject: book.subject(Kind::Agent, "a/b"), limits: limits.clone() };
+        for _ in 0..2 {
+            before.take(&[ask(&before)]).expect("passes");
+        }
+        let place = |book: &Limiter| [(book.subject(Kind::Agent, "a/b"), 2)];
+        let permit = before.enter(&place(&before)).expect("room");
+        let text = serde_json::to_string(&before.tallies()).expect("written");
+        let passed: Tallies = serde_json::from_str(&text).expect("read");
+        assert_eq!(passed, before.tallies());
+        let after = Arc::new(Limiter::keyed(clock(), passed.seeds));
+        assert_eq!(after.subject(Kind::Agent, "a/b"), before.subject(Kind::Agent, "a/b"));
+        after.take_in(passed.rates);
+        after.take(&[ask(&after)]).expect("the third of three");
+        assert!(after.take(&[ask(&after)]).is_err(), "two were counted before");
+        let upstreams = places();
+        let elsewhere = Elsewhere::new(Arc::clone(&after), Arc::clone(&upstreams));
+        elsewhere.set(InFlight::of(&before, &upstreams));
+        let own = after.enter(&place(&after)).expect("room for one");
+        assert!(after.enter(&place(&after)).is_err());
+        drop(permit);
+        elsewhere.set(InFlight::of(&before, &upstreams));
+        let again = after.enter(&place(&after)).expect("given back there, and so here");
+        let one = vec![(after.subject(Kind::Agent, "a/b").key().into(), 1)];
+        elsewhere.set(InFlight { subjects: one, upstreams: Vec::new() });
+        drop((own, again));
+        drop(elsewhere);
+        assert!(after.in_flight().is_empty());
+    }
+
+    fn places() -> Arc<Places> {
+        let metrics = crate::metrics::Metrics::new(&[], &["one".to_owned()], None).expect("metrics");
+        Arc::new(Places::new(Arc::new(metrics)))
+    }
+
+    #[test]
+    fn places_at_upstreams_count_on_until_they_are_given_back_there() {
+        let limiter = Arc::new(Limiter::new(Arc::new(ManualClock::at(Timestamp(0)))));
+        let (before, after) = (places(), places());
+        let holder = |root: &str| Holder { class: "c".into(), weight: 2, root: root.into() };
+        let upstream: Arc<str> = "one".into();
+        let mut taken: Vec<Place> =
+            ["a/b", "a/b", "a/c"].iter().map(|root| before.taken_elsewhere(&upstream, holder(root))).collect();
+        let text = serde_json::to_string(&InFlight::of(&limiter, &before)).expect("written");
+        let elsewhere = Elsewhere::new(Arc::clone(&limiter), Arc::clone(&after));
+        elsewhere.set(serde_json::from_str(&text).expect("read"));
+        assert_eq!(after.held(), before.held());
+        assert_eq!(after.held().iter().map(|(_, _, count)| count).sum::<u64>(), 3);
+        let own = after.taken_elsewhere(&upstream, holder("a/b"));
+        taken.truncate(1);
+        elsewhere.set(InFlight::of(&limiter, &before));
+        assert_eq!(after.held(), [(Arc::clone(&upstream), holder("a/b"), 2)]);
+        drop(elsewhere);
+        assert_eq!(after.held(), [(upstream, holder("a/b"), 1)]);
+        drop(own);
+        assert!(after.held().is_empty());
+    }
+}

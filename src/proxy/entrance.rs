@@ -1,0 +1,199 @@
+//! Where requests enter: served here, kept waiting while another process takes over, or answered by that process.
+
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use tokio::sync::watch;
+
+use crate::model::{Dialect, error};
+use crate::proxy::body::Body;
+use crate::proxy::framing::framing;
+use crate::proxy::meter::Meter;
+use crate::proxy::respond::{self, Anonymous, No};
+use crate::proxy::{Gateway, Origin, dialect};
+use crate::refusal::{Code, Refusal};
+
+/// The header in which one process tells the other, and nobody else, who asks.
+const PEER: HeaderName = HeaderName::from_static("token-shield-peer");
+/// Headers that belong to a connection (RFC 9110 section 7.6.1).
+const OF_CONNECTIONS: [HeaderName; 6] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// The process at the other end, which answers requests.
+#[derive(Clone)]
+pub struct Elsewhere {
+    requests: SendRequest<Incoming>,
+    /// A copy of the socket that carries them.
+    socket: Arc<UnixStream>,
+}
+
+impl Elsewhere {
+    /// Requests over `requests`, which `socket` carries.
+    #[must_use]
+    pub fn new(requests: SendRequest<Incoming>, socket: UnixStream) -> Self {
+        Self { requests, socket: Arc::new(socket) }
+    }
+}
+
+/// Where requests are served.
+#[derive(Clone)]
+enum Way {
+    /// Here.
+    Open,
+    /// It is being decided.
+    Shut,
+    /// By the process at the other end.
+    Elsewhere(Elsewhere),
+}
+
+/// The entrance of a process.
+pub struct Entrance(watch::Sender<Way>);
+
+impl Default for Entrance {
+    fn default() -> Self {
+        Self(watch::Sender::new(Way::Open))
+    }
+}
+
+impl Entrance {
+    /// Lets requests and connections wait.
+    pub fn shut(&self) {
+        self.0.send_replace(Way::Shut);
+    }
+
+    /// Serves here (again).
+    pub fn open(&self) {
+        self.0.send_replace(Way::Open);
+    }
+
+    /// Has the process at the other end serve from now on: no connection is accepted here any more.
+    pub fn leave(&self, elsewhere: Elsewhere) {
+        self.0.send_replace(Way::Elsewhere(elsewhere));
+    }
+
+    /// Ends what the process at the other end still answers here: streams end with an event that says so.
+    pub fn cut(&self) {
+        if let Way::Elsewhere(elsewhere) = &*self.0.borrow()
+            && let Err(error) = elsewhere.socket.shutdown(Shutdown::Both)
+        {
+            tracing::debug!(%error, "the successor's way of requests was closed already");
+        }
+    }
+
+    /// Waits until it is clear where requests are served; true where that is here.
+    pub async fn is_here(&self) -> bool {
+        let mut ways = self.0.subscribe();
+        let way = ways.wait_for(|way| !matches!(way, Way::Shut)).await;
+        way.is_ok_and(|way| matches!(*way, Way::Open))
+    }
+
+    /// Waits until requests are not served here, or not for now.
+    pub async fn closed(&self) {
+        let mut ways = self.0.subscribe();
+        if ways.wait_for(|way| !matches!(way, Way::Open)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until another process serves.
+    pub async fn left(&self) {
+        let mut ways = self.0.subscribe();
+        if ways.wait_for(|way| matches!(way, Way::Elsewhere(_))).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Answers one request.
+    pub async fn serve(&self, gateway: &Arc<Gateway>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
+        let mut ways = self.0.subscribe();
+        let way = ways.wait_for(|way| !matches!(way, Way::Shut)).await.map(|way| way.clone());
+        let Ok(Way::Elsewhere(elsewhere)) = way else { return Arc::clone(gateway).serve(request, origin).await };
+        let over_http1 = request.version() <= Version::HTTP_11;
+        // Boxed, as it is rare: every request would keep room for it.
+        let mut response = Box::pin(ask(elsewhere.requests, gateway, request, origin)).await;
+        if over_http1 {
+            // The next connection is the other process's own.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Has another process answer. What is refused for how it came over this connection is refused here.
+async fn ask(
+    mut elsewhere: SendRequest<Incoming>,
+    gateway: &Arc<Gateway>,
+    request: Request<Incoming>,
+    origin: Origin,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let asked = Request::from_parts(parts, ());
+    let authority = framing(&asked, origin.framing).ok().and_then(|()| authority(&asked));
+    let dialect = dialect(&asked);
+    let (mut parts, ()) = asked.into_parts();
+    let Some(authority) = authority else {
+        return Arc::clone(gateway).serve(Request::from_parts(parts, body), origin).await;
+    };
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let Ok(uri) = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build() else {
+        return Arc::clone(gateway).serve(Request::from_parts(parts, body), origin).await;
+    };
+    parts.uri = uri;
+    parts.version = Version::HTTP_2;
+    OF_CONNECTIONS.iter().chain([&HOST]).for_each(|name| drop(parts.headers.remove(name)));
+    if let Ok(peer) = HeaderValue::from_str(&origin.peer.to_string()) {
+        parts.headers.insert(PEER, peer);
+    }
+    match elsewhere.send_request(Request::from_parts(parts, body)).await {
+        Ok(response) => passed_on(response, dialect),
+        Err(error) => gone(gateway, &error, dialect),
+    }
+}
+
+/// Where a request is addressed to.
+fn authority(request: &Request<()>) -> Option<Authority> {
+    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    named.map_or_else(|| request.uri().authority().cloned(), |host| host.parse().ok())
+}
+
+fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.version = Version::default();
+    OF_CONNECTIONS.iter().for_each(|name| drop(parts.headers.remove(name)));
+    let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let is_stream = text(CONTENT_TYPE.as_str()).starts_with("text/event-stream") && !parts.headers.contains_key(CONTENT_LENGTH);
+    let broken = || Bytes::from(error::event(dialect, &Refusal::new(Code::GatewayStopping), &text(respond::REQUEST.as_str())));
+    let broken = is_stream.then(broken);
+    Response::from_parts(parts, Body::Elsewhere(Box::new(body), broken))
+}
+
+/// Who asks, as the other process says; the header goes no further. Only for requests that come from that process.
+///
+/// # Errors
+/// When it does not say.
+pub fn origin(headers: &mut HeaderMap) -> Result<Origin, Refusal> {
+    let peer = headers.remove(PEER).and_then(|peer| peer.to_str().ok()?.parse().ok());
+    let peer = peer.ok_or_else(|| Refusal::new(Code::Internal).because("a request of the other process without its peer"))?;
+    Ok(Origin { peer, framing: None, reader: None })
+}
+
+/// The answer to a request that the other process did not answer.
+fn gone(gateway: &Gateway, error: &hyper::Error, dialect: Dialect) -> Response<Body> {
+    let id = gateway.request_ids.next(gateway.clock.now());
+    let refusal = Refusal::new(Code::AuditUnavailable).because(error);
+    Meter::start(Arc::clone(&gateway.metrics), Arc::clone(&gateway.clock), id).refused(&refusal);
+    respond::refuse(&No::Anonymous(Anonymous::new(refusal)), dialect, &id.to_string(), None)
+}

@@ -1,0 +1,127 @@
+//! What one process passes on to the next of what it knows of weights: large files are not hashed again.
+
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::Seen;
+use super::{MEASURED, REPORTED, UNKNOWN, Weights};
+use crate::audit::request::ModelDigest;
+
+/// What is known of weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    hashed: Vec<Hashed>,
+    told: Vec<Told>,
+}
+
+/// A set of files, as it was when it was hashed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hashed {
+    files: Vec<PathBuf>,
+    seen: Vec<Seen>,
+    digest: String,
+}
+
+/// The digest of a model at a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    model: String,
+    upstream: String,
+    address: String,
+    digest: String,
+    source: String,
+}
+
+impl Weights {
+    /// Remembers what a set of files, looked at as `seen`, was hashed to.
+    pub fn remember(&self, files: &[PathBuf], seen: &[Seen], digest: &str) {
+        let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        hashed.retain(|known| known.files != files);
+        hashed.push(Hashed { files: files.to_vec(), seen: seen.to_vec(), digest: digest.to_owned() });
+    }
+
+    /// What the files were hashed to, if they are still those.
+    #[must_use]
+    pub fn hashed(&self, files: &[PathBuf], seen: &[Seen]) -> Option<ModelDigest> {
+        let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = hashed.iter().find(|known| known.files == files && known.seen == seen)?;
+        Some(ModelDigest { value: known.digest.clone(), source: MEASURED })
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn passed(&self) -> Passed {
+        let mut told = Vec::new();
+        for model in self.declared() {
+            for place in &model.places {
+                let digest = self.digest(&model.name, &place.upstream);
+                if digest.source != UNKNOWN {
+                    told.push(Told {
+                        model: model.name.to_string(),
+                        upstream: place.upstream.to_string(),
+                        address: place.address.clone(),
+                        digest: digest.value.clone(),
+                        source: digest.source.to_owned(),
+                    });
+                }
+            }
+        }
+        Passed { hashed: self.hashed.lock().unwrap_or_else(PoisonError::into_inner).clone(), told }
+    }
+
+    /// Goes by what another process knew, where the same is served at the same address, until it is found out anew.
+    pub fn take_in(&self, passed: Passed) {
+        for model in self.declared() {
+            for place in &model.places {
+                let told = passed.told.iter().find(|told| {
+                    *told.model == *model.name && *told.upstream == *place.upstream && told.address == place.address
+                });
+                let source = |told: &Told| [MEASURED, REPORTED].into_iter().find(|source| *source == told.source);
+                if let Some((told, source)) = told.and_then(|told| Some((told, source(told)?))) {
+                    self.note(&model, place, &ModelDigest { value: told.digest.clone(), source });
+                }
+            }
+        }
+        *self.hashed.lock().unwrap_or_else(PoisonError::into_inner) = passed.hashed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::files::look;
+    use crate::weights::{Declared, Place, Way};
+
+    #[test]
+    fn what_was_hashed_is_known_to_the_next_process_until_it_changes() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("model.gguf");
+        std::fs::write(&file, b"weights").expect("file");
+        let files = vec![file.clone()];
+        let place = Place { upstream: "u".into(), address: "a".to_owned(), way: Way::Files };
+        let places = vec![place.clone()];
+        let declared = Declared {
+            name: "m".into(),
+            upstream_name: "m".to_owned(),
+            files: files.clone(),
+            pin: Some("sha256:1".to_owned()),
+            places,
+        };
+        let before = Weights::default();
+        before.declare(vec![declared.clone()]);
+        let seen = look(&files).expect("seen");
+        before.remember(&files, &seen, "sha256:1");
+        before.note(&declared, &place, &ModelDigest { value: "sha256:1".to_owned(), source: MEASURED });
+        let text = serde_json::to_string(&before.passed()).expect("written");
+        let after = Weights::default();
+        after.declare(vec![declared]);
+        assert!(!after.passes("m", "u"));
+        after.take_in(serde_json::from_str(&text).expect("read"));
+        assert!(after.passes("m", "u"));
+        assert_eq!(after.hashed(&files, &seen).map(|digest| digest.value).as_deref(), Some("sha256:1"));
+        std::fs::write(&file, b"others").expect("file");
+        assert_eq!(after.hashed(&files, &look(&files).expect("seen")), None);
+    }
+}
