@@ -33,6 +33,11 @@ print("connected", flush=True)
 word = sys.stdin.readline().strip().encode()
 asks.sendall(len(word).to_bytes(4, "big") + word)
 heard, descriptors, _, _ = socket.recv_fds(asks, 65536, 16)
+while len(heard) < 4 or len(heard) < 4 + int.from_bytes(heard[:4], "big"):
+    more = asks.recv(65536)
+    if not more:
+        break
+    heard += more
 print(len(descriptors), heard[4:].decode()[:200], flush=True)
 sys.stdin.readline()
 """
