@@ -4,6 +4,7 @@
 //! somebody who is known before it is told, or counted where there are many alike. Where nothing can be recorded nothing is
 //! done.
 
+mod committed;
 mod counted;
 mod nameless;
 mod open;
@@ -22,7 +23,9 @@ use tokio::sync::oneshot;
 use crate::audit::event::{Event, Written};
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
 use crate::audit::record::RecordKeyId;
-use crate::audit::request::{About, Admission, Body, Fetch, Fetched, Led, ModelDigest, Outcome, Refused, Server, Stripped, Used};
+use crate::audit::request::{
+    About, Admission, Body, Fetch, Fetched, Forwards, Led, ModelDigest, Outcome, Refused, Server, Stripped, Used,
+};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
@@ -32,7 +35,8 @@ use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
-use open::{Held, Open, unknown};
+pub use committed::Committed;
+use open::{Admissions, Held, unknown};
 use tally::Tally;
 pub use tally::Told;
 
@@ -49,23 +53,18 @@ struct Inner {
     metrics: Arc<Metrics>,
     digest_keys: Draws,
     tally: Tally,
-    open: Arc<Open>,
+    open: Arc<Admissions>,
 }
 
-/// Something that was sealed, and its open entry. Only [`Pen::seal`] makes one.
-pub struct Sealed<T> {
-    inner: T,
-    entry: Entry,
+/// A durable admission. Only [`Pen::commit`] makes one.
+pub struct Open<T> {
+    /// What was admitted.
+    pub committed: Committed<T>,
+    /// The entry that is to be closed. It must live as long as the work does.
+    pub entry: Entry,
 }
 
-impl<T> Sealed<T> {
-    /// What was sealed, and the entry; it must live as long as the work does.
-    pub fn into_parts(self) -> (T, Entry) {
-        (self.inner, self.entry)
-    }
-}
-
-/// What is sealed of an admission, before it is.
+/// What is recorded of an admission.
 pub struct Draft<'d> {
     /// Who and what.
     pub about: About,
@@ -81,8 +80,6 @@ pub struct Draft<'d> {
     pub fetches: Vec<(&'d str, &'d str)>,
     /// The body as it was received.
     pub received: &'d [u8],
-    /// The body as it is sent on.
-    pub forwarded: Option<&'d [u8]>,
 }
 
 /// How a request ended.
@@ -159,6 +156,14 @@ fn name_of(sealed: &Durable) -> String {
 /// An outcome on its way to the disk. Becomes the proof that it got there.
 pub struct Closing(oneshot::Receiver<Result<Durable, LogFault>>);
 
+impl Closing {
+    /// An outcome that does not become durable.
+    #[must_use]
+    pub fn never() -> Self {
+        Self(oneshot::channel().1)
+    }
+}
+
 impl Future for Closing {
     type Output = Result<SealedAnswer, Refusal>;
 
@@ -202,7 +207,7 @@ impl Entry {
     }
 
     /// The body as it is sent on with that.
-    pub fn forwards(&mut self, body: &[u8]) {
+    fn forwards(&mut self, body: &[u8]) {
         self.forwarded = Some(Body { bytes: body.len() as u64, digest: KeyedDigest::of(&self.digest_key, body) });
     }
 
@@ -303,11 +308,12 @@ impl Pen {
         sealed.map_err(|fault| refusal_of(&fault))
     }
 
-    /// Seals what was admitted; returns when that is durable.
+    /// Records what was admitted, and returns when the record is durable. The record's digest of the body that is sent on is
+    /// that of `value`'s own.
     ///
     /// # Errors
     /// `audit-unavailable` when the log cannot be written any more, `audit-slow` or `audit-full` when it cannot now.
-    pub async fn seal<T>(&self, inner: T, draft: Draft<'_>) -> Result<Sealed<T>, Refusal> {
+    pub async fn commit<T: Forwards>(&self, value: T, draft: Draft<'_>) -> Result<Open<T>, Refusal> {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
@@ -316,10 +322,10 @@ impl Pen {
         if self.0.open.ending.load(Ordering::SeqCst) {
             return Err(refusal_of(&LogFault::Closed));
         }
-        let Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received, forwarded } = draft;
+        let Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received } = draft;
         let digest_key = self.0.digest_keys.next();
         let body = |bytes: &[u8]| Body { bytes: bytes.len() as u64, digest: KeyedDigest::of(&digest_key, bytes) };
-        let (received, forwarded) = (body(received), forwarded.map(body));
+        let (received, forwarded) = (body(received), value.forwarded().map(body));
         let open = about.clone();
         let fetch = |(path, target): &(&str, &str)| Fetch {
             path: (*path).to_owned(),
@@ -349,7 +355,7 @@ impl Pen {
         let event = Event::Admission(Box::new(admission));
         if has(Seed::AdmissionNotAwaited) {
             self.write(event, oneshot::channel().0);
-            return Ok(Sealed { inner, entry: entry(String::new(), 0) });
+            return Ok(Open { committed: Committed::new(value), entry: entry(String::new(), 0) });
         }
         let (answer, answered) = oneshot::channel();
         let metrics = Arc::clone(&self.0.metrics);
@@ -361,7 +367,7 @@ impl Pen {
             })));
         });
         let entry = answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
-        Ok(Sealed { inner, entry })
+        Ok(Open { committed: Committed::new(value), entry })
     }
 
     /// Admits nothing more, and waits until every admission has its outcome; false where one has none after `patience`.

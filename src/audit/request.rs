@@ -16,6 +16,18 @@ pub const ROWS_MAX: usize = 64;
 /// Items of any other list in a record at the most.
 const LIST_MAX: usize = 16;
 
+/// What an upstream may be sent.
+pub trait Forwards {
+    /// The body as it is sent on. `None` where nothing is sent, or while content has still to be put into it.
+    fn forwarded(&self) -> Option<&[u8]>;
+}
+
+impl Forwards for () {
+    fn forwarded(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
 /// Who asked, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {

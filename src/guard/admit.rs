@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::audit::request::Server;
+use crate::audit::request::{Forwards, Server};
 use crate::guard::cache_salt::{CacheSalts, CacheScope};
 use crate::guard::egress::request::Fetches;
 use crate::guard::gcra::Headroom;
@@ -27,6 +27,27 @@ const NAMED_MAX: usize = 16;
 
 /// Work that was admitted.
 pub enum Work {
+    /// Answer without an upstream.
+    Local(Local),
+    /// Forward a call.
+    Call(Call),
+}
+
+impl Work {
+    /// The call that is to be forwarded.
+    ///
+    /// # Errors
+    /// What is answered without an upstream.
+    pub fn into_call(self) -> Result<Call, Local> {
+        match self {
+            Self::Call(call) => Ok(call),
+            Self::Local(local) => Err(local),
+        }
+    }
+}
+
+/// Work that needs no upstream.
+pub enum Local {
     /// Answer with the models that the token may use, or one of them.
     Models(Option<String>),
     /// Answer with what the token allows.
@@ -40,12 +61,12 @@ pub enum Work {
         /// Whether the answer goes on from a text of the caller's.
         continues: bool,
     },
-    /// Forward a call.
-    Call(Call),
 }
 
 /// A call as it will be forwarded.
 pub struct Call {
+    /// What is asked for.
+    pub operation: Operation,
     /// The body in the server's terms.
     pub body: Bytes,
     /// True when the caller asked for a stream.
@@ -66,6 +87,15 @@ pub struct Call {
     pub holder: Holder,
     /// Whose connection it may go over, where an upstream's are kept apart.
     pub owner: Subject,
+}
+
+impl Forwards for Call {
+    fn forwarded(&self) -> Option<&[u8]> {
+        match self.fetches {
+            None => Some(&self.body),
+            Some(_) => None,
+        }
+    }
 }
 
 /// What the answer's headers say about what was changed.
@@ -108,7 +138,7 @@ impl Admitted {
     pub const fn call(&self) -> Option<&Call> {
         match &self.work {
             Work::Call(call) => Some(call),
-            Work::Models(_) | Work::Me | Work::Echo { .. } => None,
+            Work::Local(_) => None,
         }
     }
 
@@ -117,8 +147,8 @@ impl Admitted {
     pub fn model(&self) -> Option<&Arc<str>> {
         match &self.work {
             Work::Call(call) => Some(&call.served.name),
-            Work::Echo { served, .. } => Some(&served.name),
-            Work::Models(_) | Work::Me => None,
+            Work::Local(Local::Echo { served, .. }) => Some(&served.name),
+            Work::Local(Local::Models(_) | Local::Me) => None,
         }
     }
 
@@ -127,8 +157,8 @@ impl Admitted {
     pub fn server(&self) -> Option<&Server> {
         match &self.work {
             Work::Call(call) => Some(&call.upstream.server),
-            Work::Echo { served, .. } => served.route.first().map(|upstream| &upstream.server),
-            Work::Models(_) | Work::Me => None,
+            Work::Local(Local::Echo { served, .. }) => served.route.first().map(|upstream| &upstream.server),
+            Work::Local(Local::Models(_) | Local::Me) => None,
         }
     }
 
@@ -144,11 +174,27 @@ impl Admitted {
         self.cap
     }
 
-    /// All parts; the permit must live as long as the server works.
+    /// The work, and the rest.
     #[must_use]
-    pub fn into_parts(self) -> (Routed, Work, Notes, Permit) {
-        (self.routed, self.work, self.notes, self.permit)
+    pub fn into_work(self) -> (Work, Rest) {
+        (self.work, Rest { routed: self.routed, notes: self.notes, permit: self.permit })
     }
+}
+
+impl Forwards for Admitted {
+    fn forwarded(&self) -> Option<&[u8]> {
+        self.call().and_then(Forwards::forwarded)
+    }
+}
+
+/// What an admitted request has beside its work.
+pub struct Rest {
+    /// The caller and the operation.
+    pub routed: Routed,
+    /// What was changed.
+    pub notes: Notes,
+    /// The place at the model and its server. It must live as long as the server works.
+    pub permit: Permit,
 }
 
 /// What the gateway writes into a body or an answer of its own.
@@ -179,8 +225,8 @@ pub fn admit(governed: Governed<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>,
     let token = caller.token();
     let class = caller.class();
     let (work, notes) = match asked {
-        Asked::Models(one) => (Work::Models(one), Notes::default()),
-        Asked::Me => (Work::Me, Notes::default()),
+        Asked::Models(one) => (Work::Local(Local::Models(one)), Notes::default()),
+        Asked::Me => (Work::Local(Local::Me), Notes::default()),
         Asked::Call { call, served, upstream: _, fetches } => {
             let Turn { upstream, place } = turn.ok_or(Code::Internal)?;
             let rates = rates_alone(&upstream.caps);
@@ -255,7 +301,7 @@ fn write(
     if upstream.echo {
         let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
         let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped, stripped, removed: 0 };
-        return (Work::Echo { answer, served, continues: call.continues() }, notes);
+        return (Work::Local(Local::Echo { answer, served, continues: call.continues() }), notes);
     }
     let profile = &upstream.profile;
     let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
@@ -264,6 +310,7 @@ fn write(
     let notes =
         Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped, removed: 0 };
     let forward = Call {
+        operation: call.operation(),
         body: Bytes::from(written.body),
         stream: call.stream(),
         output_tokens: written.output_tokens.map(|each| each.saturating_mul(call.choices())),

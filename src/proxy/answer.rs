@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
+use crate::audit::entry::Committed;
 use crate::guard::admit::{Call, Notes};
 use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::answer::{Filter, Findings};
@@ -107,13 +108,18 @@ impl Answer {
         let record = way.meter.record();
         Ok(match self {
             Self::Whole(Pass { headroom, notes, caller }, passed, bytes, room) => {
-                way.meter.done();
-                way.meter.deliver(&bytes);
-                let closed = match way.meter.close() {
-                    Some(closing) => closing.await,
-                    None => Err(Refusal::new(Code::Internal).because("an answer without an entry")),
+                let mut meter = match way.meter.open() {
+                    Ok(meter) => meter,
+                    Err(meter) => {
+                        way.meter = meter;
+                        return Err((no_entry(), way));
+                    }
                 };
-                let sealed = match closed {
+                meter.done();
+                meter.deliver(&bytes);
+                let (closing, meter) = meter.close();
+                way.meter = meter;
+                let sealed = match closing.await {
                     Ok(sealed) => sealed,
                     Err(refusal) => return Err((refusal, way)),
                 };
@@ -128,32 +134,42 @@ impl Answer {
             }
             Self::Stream(Pass { headroom, notes, caller }, passed, streamed) => {
                 let Streamed { source, server, watch, times, room } = *streamed;
-                let (id, dialect) = (way.id_text.clone(), way.dialect);
                 way.meter.begun(passed.status);
-                let carried = Carried { meter: way.meter, dialect, request: way.id_text, places: [caller, server], room };
+                let meter = match way.meter.open() {
+                    Ok(meter) => meter,
+                    Err(meter) => {
+                        way.meter = meter;
+                        return Err((no_entry(), way));
+                    }
+                };
+                let (id, dialect) = (way.id_text.clone(), way.dialect);
+                let carried = Carried { meter, dialect, request: way.id_text, places: [caller, server], room };
                 let relay = Relay::new(source, carried, watch, times);
-                respond::stream(head((&id, record.as_deref()), passed, headroom, &notes), Body::Relay(Box::new(relay)))
+                respond::stream(head((&id, record.as_deref()), passed, headroom, &notes), relay)
             }
         })
     }
+}
+
+fn no_entry() -> Refusal {
+    Refusal::new(Code::Internal).because("an answer without an entry")
 }
 
 impl Gateway {
     /// Asks the upstream and hands its answer on.
     pub(super) async fn call(
         &self,
-        call: Call,
-        (operation, filter): (Operation, Filter),
+        committed: Committed<Call>,
+        filter: Filter,
         (pass, mut server, mut watch): (Pass, Permit, Watch),
         way: &mut Way,
     ) -> Result<Answer, Refusal> {
+        let call = committed.get();
+        let operation = call.operation;
         let sent = Sent { bytes: call.body.len() as u64, output_tokens: call.output_tokens };
         way.meter.sends(sent);
         let extent = way.wiring.answers.of(sent);
-        let response = tokio::select! {
-            answered = self.ask(&call, operation, &mut server, way) => answered?,
-            refusal = watch.revoked() => return Err(refusal),
-        };
+        let response = self.ask(&committed, &mut server, &mut watch, way).await?;
         let head = judge(response.status().as_u16(), response.headers())?;
         way.meter.head(head.status);
         let passed = Passed { retry_after: head.retry_after, status: head.status, content_type: head.content_type };

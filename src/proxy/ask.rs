@@ -1,22 +1,24 @@
 //! Which of a route's servers is asked, and which next where one surely did not run the request.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::{Gateway, Way};
+use crate::audit::entry::Committed;
 use crate::audit::request::ModelDigest;
 use crate::guard::admit::{Call, enter_server};
 use crate::guard::limiter::Permit;
 use crate::guard::places::full;
 use crate::guard::table::Upstream;
 use crate::guard::understand::model_changed;
-use crate::model::Operation;
 use crate::proxy::forward::{Remote, Unanswered};
 use crate::proxy::pool::Arriving;
 use crate::proxy::turn::candidates;
+use crate::proxy::watch::{Fresh, Watch};
 use crate::refusal::{Code, Refusal};
 
 /// What came of asking one server.
@@ -44,15 +46,18 @@ impl Gateway {
     /// the same profile: past those that cannot be reached, and once past one that took a part of it or declined it. Upstreams
     /// that are down come last.
     ///
+    /// Before each of them the caller's standing is checked, and while one is asked it is watched.
+    ///
     /// # Errors
-    /// Why the last of them has not answered.
+    /// Why the last of them has not answered, or why the caller may not act any more.
     pub(super) async fn ask(
         &self,
-        call: &Call,
-        operation: Operation,
+        committed: &Committed<Call>,
         server: &mut Permit,
+        watch: &mut Watch,
         way: &mut Way,
     ) -> Result<Response<Arriving>, Refusal> {
+        let call = committed.get();
         let health = Arc::clone(&way.wiring.health);
         let mut next: VecDeque<(&Arc<Upstream>, bool)> =
             candidates(&call.served, &call.upstream).map(|upstream| (upstream, false)).collect();
@@ -86,7 +91,13 @@ impl Gateway {
             }
             way.meter.facts().upstream = Some(upstream.server.clone());
             way.meter.facts().model_digest = Some(Arc::clone(&digest));
-            last = match self.ask_one(&remote, call, operation, way).await? {
+            let fresh = watch.check()?;
+            let asking = self.ask_one(fresh, &remote, committed, way);
+            let asked = tokio::select! {
+                asked = asking => asked?,
+                refusal = watch.revoked() => return Err(refusal),
+            };
+            last = match asked {
                 Asked::Declined(response) if kept.is_none() && !moved && !next.is_empty() => {
                     kept = Some(Kept { response, upstream: Arc::clone(upstream), digest, place });
                     moved = true;
@@ -109,11 +120,27 @@ impl Gateway {
         kept.map_or(Err(last), |kept| Ok(give(kept, server, way)))
     }
 
-    /// Asks one server, and notes how it stands.
-    async fn ask_one(&self, remote: &Remote, call: &Call, operation: Operation, way: &Way) -> Result<Asked, Refusal> {
-        let id = HeaderValue::from_str(&way.id_text).map_err(|error| Refusal::new(Code::Internal).because(error))?;
-        let (health, upstream) = (&way.wiring.health, &*remote.name);
-        let asked = match tokio::time::timeout(way.wiring.timeouts.first_byte, remote.send(operation, call, &id)).await {
+    /// Asks one server, and notes how it stands. Not an `async fn`: the proof is used up before the first wait.
+    fn ask_one<'s>(
+        &'s self,
+        fresh: Fresh,
+        remote: &'s Remote,
+        call: &'s Committed<Call>,
+        way: &'s Way,
+    ) -> impl Future<Output = Result<Asked, Refusal>> + Send + use<'s> {
+        let id = HeaderValue::from_str(&way.id_text).map_err(|error| Refusal::new(Code::Internal).because(error));
+        let sending = id.map(|id| remote.send(fresh, call, id));
+        async move { self.asked(&remote.name, way, sending?).await }
+    }
+
+    async fn asked(
+        &self,
+        upstream: &str,
+        way: &Way,
+        sending: impl Future<Output = Result<Response<Arriving>, Unanswered>>,
+    ) -> Result<Asked, Refusal> {
+        let health = &way.wiring.health;
+        let asked = match tokio::time::timeout(way.wiring.timeouts.first_byte, sending).await {
             Err(_) => Err(Refusal::new(Code::UpstreamSlow).because(format_args!("upstream {upstream}: timeout first_byte"))),
             Ok(Ok(response)) => {
                 let declined = response.headers().contains_key(RETRY_AFTER);

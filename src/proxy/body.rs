@@ -12,8 +12,10 @@ use hyper::body::Incoming;
 use crate::proxy::activity::{Busy, Owed, Written};
 use crate::proxy::stream::Relay;
 
-/// The body of an answer.
-pub enum Body {
+/// The body of an answer. Only the modules of this folder make one.
+pub struct Body(Kind);
+
+enum Kind {
     /// All bytes at once.
     Whole(Bytes),
     /// A stream.
@@ -22,29 +24,63 @@ pub enum Body {
     Elsewhere(Box<Incoming>, Option<Bytes>),
 }
 
+impl Body {
+    pub(super) const fn whole(bytes: Bytes) -> Self {
+        Self(Kind::Whole(bytes))
+    }
+
+    pub(super) fn relay(relay: Relay) -> Self {
+        Self(Kind::Relay(Box::new(relay)))
+    }
+
+    pub(super) fn elsewhere(body: Incoming, broken: Option<Bytes>) -> Self {
+        Self(Kind::Elsewhere(Box::new(body), broken))
+    }
+
+    /// Whether all its bytes are there.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        matches!(self.0, Kind::Whole(_))
+    }
+
+    /// Whether it is a stream of this process.
+    #[must_use]
+    pub const fn is_relay(&self) -> bool {
+        matches!(self.0, Kind::Relay(_))
+    }
+
+    /// The bytes of a whole body; none of a stream.
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self.0 {
+            Kind::Whole(bytes) => bytes,
+            Kind::Relay(_) | Kind::Elsewhere(..) => Bytes::new(),
+        }
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let next = match self.get_mut() {
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
-            Self::Relay(relay) => relay.poll(cx),
-            Self::Elsewhere(body, broken) => elsewhere(body, broken, cx),
+        let next = match &mut self.get_mut().0 {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
+            Kind::Relay(relay) => relay.poll(cx),
+            Kind::Elsewhere(body, broken) => elsewhere(body, broken, cx),
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        matches!(&self.0, Kind::Whole(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Relay(_) => SizeHint::default(),
-            Self::Elsewhere(body, _) => body.size_hint(),
+        match &self.0 {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Relay(_) => SizeHint::default(),
+            Kind::Elsewhere(body, _) => body.size_hint(),
         }
     }
 }

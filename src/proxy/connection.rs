@@ -291,8 +291,8 @@ impl Working {
         (busy, unanswered): (Busy, Unanswered),
         taken: Option<Arc<Written>>,
     ) -> http::Response<Self> {
-        let is_whole = matches!(response.body(), Body::Whole(_));
-        let streams = matches!(response.body(), Body::Relay(_));
+        let is_whole = response.body().is_whole();
+        let streams = response.body().is_relay();
         let events = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
         let asks = (streams && events).then_some(Asks { next: None, wait: HALF_CLOSED_FIRST });
         let owed = Some(busy.owes());

@@ -177,7 +177,7 @@ fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
     let is_stream = text(CONTENT_TYPE.as_str()).starts_with("text/event-stream") && !parts.headers.contains_key(CONTENT_LENGTH);
     let broken = || Bytes::from(error::event(dialect, &Refusal::new(Code::GatewayStopping), &text(respond::REQUEST.as_str())));
     let broken = is_stream.then(broken);
-    Response::from_parts(parts, Body::Elsewhere(Box::new(body), broken))
+    Response::from_parts(parts, Body::elsewhere(body, broken))
 }
 
 /// Who asks, as the other process says; the header goes no further. Only for requests that come from that process.

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use crate::audit::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::egress::allowance::{Allowance, Taken};
 use crate::guard::egress::destination::{Destination, Scheme};
@@ -126,12 +127,12 @@ impl Gateway {
     /// The call with the content in it that it names, and the room that this takes.
     pub(super) async fn fetched(
         &self,
-        mut call: Call,
+        mut call: Committed<Call>,
         routed: &Routed,
         watch: &mut Watch,
         way: &mut Way,
-    ) -> Result<(Call, Option<Room>), Refusal> {
-        let Some(fetches) = call.fetches.take() else { return Ok((call, None)) };
+    ) -> Result<(Committed<Call>, Option<Room>), Refusal> {
+        let Some(fetches) = &call.get().fetches else { return Ok((call, None)) };
         let wiring = Arc::clone(&way.wiring);
         let fetcher = wiring.fetcher.as_ref().ok_or_else(|| Refusal::new(Code::Internal).because("nobody fetches content"))?;
         let caller = routed.paced().caller();
@@ -145,7 +146,7 @@ impl Gateway {
         };
         let mut contents = Vec::with_capacity(fetches.wanted.len());
         let fetched = tokio::select! {
-            fetched = fetcher.all(&fetches, &mut errand, &mut contents) => fetched,
+            fetched = fetcher.all(fetches, &mut errand, &mut contents) => fetched,
             refusal = watch.revoked() => Err(refusal),
         };
         // What has come is recorded, whatever becomes of the rest.
@@ -156,12 +157,17 @@ impl Gateway {
         }
         self.metrics.fetched(contents.iter().map(|content| content.bytes.len() as u64).sum());
         fetched.inspect_err(|refusal| self.metrics.egress("request", "block", refusal.code.as_str()))?;
-        let body = fill(&call.body, &fetches.mark, &contents);
-        call.body = Bytes::from(body.ok_or_else(|| Refusal::new(Code::Internal).because("a mark without content"))?);
+        let Some(body) = fill(&call.get().body, &fetches.mark, &contents) else {
+            return Err(Refusal::new(Code::Internal).because("a mark without content"));
+        };
         watch.check()?;
-        if let Some(entry) = way.meter.entry() {
-            entry.forwards(&call.body);
-        }
+        let Some(entry) = way.meter.entry() else {
+            return Err(Refusal::new(Code::Internal).because("a call without an entry"));
+        };
+        call.amend(entry, |call| {
+            call.body = Bytes::from(body);
+            call.fetches = None;
+        });
         Ok((call, Some(errand.room)))
     }
 }

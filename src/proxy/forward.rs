@@ -1,5 +1,6 @@
 //! To the upstream and back: a request made anew, and an answer of which only what is known passes.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 
+use crate::audit::entry::Committed;
 use crate::guard::admit::Call;
 use crate::model::Operation;
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
 use crate::proxy::pool::{self, Arriving, Pool, SendFault};
 use crate::proxy::stream::Times;
+use crate::proxy::watch::Fresh;
 use crate::refusal::{Code, Refusal};
 
 /// One upstream: its pool of connections, its address and its credential.
@@ -109,19 +112,28 @@ impl Remote {
         &self.pool
     }
 
-    /// Sends the body of `call`; nothing of the caller's headers goes along.
+    /// Sends the body of `call`. Nothing of the caller's headers goes along.
+    ///
+    /// The admission of `call` is durable, and `fresh` shows that its caller may act now: no wait lies between that check and
+    /// this call. What is revoked later ends the future, which the caller of this function drops.
     ///
     /// # Errors
     /// `upstream-unavailable` when no connection can be had, `upstream-invalid` when the connection broke.
-    pub async fn send(
-        &self,
-        operation: Operation,
-        call: &Call,
-        request_id: &HeaderValue,
-    ) -> Result<Response<Arriving>, Unanswered> {
+    pub fn send<'s>(
+        &'s self,
+        fresh: Fresh,
+        call: &'s Committed<Call>,
+        request_id: HeaderValue,
+    ) -> impl Future<Output = Result<Response<Arriving>, Unanswered>> + Send + use<'s> {
+        fresh.spend();
+        self.send_now(call.get(), request_id)
+    }
+
+    async fn send_now(&self, call: &Call, request_id: HeaderValue) -> Result<Response<Arriving>, Unanswered> {
+        let operation = call.operation;
         let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri);
         let uri = uri.ok_or_else(|| Unanswered::Broke(Code::Internal.into()))?;
-        let request = || self.request(operation, uri.clone(), call.body.clone(), call.stream, request_id);
+        let request = || self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id);
         let owner = self.by_principal.then_some(call.owner);
         self.pool.send(owner, request).await.map_err(|fault| {
             let because = format!("upstream {}: {fault}", self.name);

@@ -142,8 +142,7 @@ impl Meter {
         self.entry.as_mut()
     }
 
-    /// Bytes of the answer.
-    pub fn deliver(&mut self, bytes: &[u8]) {
+    fn deliver(&mut self, bytes: &[u8]) {
         if let Some(entry) = &mut self.entry {
             entry.deliver(bytes);
         }
@@ -192,9 +191,16 @@ impl Meter {
         Some(Used { input: used.input, output: used.output, source: source.as_str() })
     }
 
-    /// Closes the entry as things stand; the last frame of the answer may go when what this gives is there. `None` where there is
-    /// no entry.
-    pub fn close(&mut self) -> Option<Closing> {
+    /// The same with the open entry.
+    ///
+    /// # Errors
+    /// Itself, where it has none.
+    #[allow(clippy::result_large_err, reason = "the error is the value itself, which is given back")]
+    pub fn open(self) -> Result<OpenMeter, Self> {
+        if self.entry.is_some() { Ok(OpenMeter(self)) } else { Err(self) }
+    }
+
+    fn close(&mut self) -> Option<Closing> {
         let entry = self.entry.take()?;
         Some(entry.close(self.ending()))
     }
@@ -243,7 +249,7 @@ impl Meter {
         self.status = status;
     }
 
-    /// The answer is complete; until then a request that ends has been left by its caller.
+    /// The answer is complete. A request that ends before was aborted by its caller.
     pub fn done(&mut self) {
         self.status = if self.upstream_status == 0 { 200 } else { self.upstream_status };
         self.code = if self.status >= 400 { UPSTREAM_ERROR } else { "ok" };
@@ -302,6 +308,52 @@ impl Meter {
         if let Some(detail) = &self.detail {
             tracing::debug!(request = %self.request, code = self.code, detail, "refused");
         }
+    }
+}
+
+/// The measurement of an admitted request, with its open entry.
+pub struct OpenMeter(Meter);
+
+impl OpenMeter {
+    /// Bytes of the answer.
+    pub fn deliver(&mut self, bytes: &[u8]) {
+        self.0.deliver(bytes);
+    }
+
+    /// See [`Meter::done`].
+    pub fn done(&mut self) {
+        self.0.done();
+    }
+
+    /// See [`Meter::failed`].
+    pub const fn failed(&mut self) {
+        self.0.failed();
+    }
+
+    /// See [`Meter::first_byte`].
+    pub fn first_byte(&mut self) {
+        self.0.first_byte();
+    }
+
+    /// See [`Meter::heard`].
+    pub const fn heard(&mut self, heard: Heard) {
+        self.0.heard(heard);
+    }
+
+    /// See [`Meter::found`].
+    pub fn found(&mut self, findings: &Findings) {
+        self.0.found(findings);
+    }
+
+    /// See [`Meter::cut`].
+    pub fn cut(&mut self, refusal: &Refusal) {
+        self.0.cut(refusal);
+    }
+
+    /// Closes the entry with what is known now. The last bytes of the answer may go once the outcome is durable.
+    #[must_use]
+    pub fn close(mut self) -> (Closing, Meter) {
+        (self.0.close().unwrap_or_else(Closing::never), self.0)
     }
 }
 

@@ -32,6 +32,7 @@ pub mod watch;
 pub mod wire;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -41,11 +42,11 @@ use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 
-use crate::audit::entry::{Draft, Pen, Sealed};
+use crate::audit::entry::{Committed, Draft, Open, Pen};
 use crate::audit::request::Stripped;
 use crate::clock::Clock;
 use crate::crypto::Draws;
-use crate::guard::admit::{Admitted, Stamp, Work, admit};
+use crate::guard::admit::{Admitted, Call, Local, Rest, Stamp, Work, admit};
 use crate::guard::authenticate::{Authenticated, Authenticator, Credential, Found};
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::allowance::Allowance;
@@ -81,7 +82,7 @@ use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::Timeouts;
 use crate::proxy::stream::{Source, Times};
 use crate::proxy::tree::Tree;
-use crate::proxy::watch::Watch;
+use crate::proxy::watch::{Fresh, Watch};
 use crate::refusal::{Code, Refusal};
 use crate::registry::Registry;
 use crate::weights::Weights;
@@ -261,24 +262,34 @@ impl Gateway {
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: way.id, created, cache_salts };
         let turn = self.turn(&governed, way).await?;
-        // Asked again: who waited for its turn may have lost its standing, or its token its time.
-        watch.check()?;
+        // A caller that waited for its turn may have been suspended, or its token may have expired.
+        let fresh = watch.check()?;
         let admitted = admit(governed, turn, &self.limiter, &stamp)?;
-        // What comes behind the body is boxed: a caller that keeps its body back holds none of it.
-        let sealed = Box::pin(self.seal(admitted, held.bytes(), way)).await?;
+        // What follows the body is boxed: a caller that does not send its body holds none of it.
+        let open = Box::pin(self.commit(fresh, admitted, held.bytes(), way)).await?;
         // What goes on is about as long as what came: the room stays taken until the server has it.
         let room = held.into_room();
-        let (admitted, entry) = sealed.into_parts();
-        way.meter.admitted(entry);
-        // What came up while the record was written is asked now: not a byte has gone on yet.
+        way.meter.admitted(open.entry);
+        // Before anything is answered. An upstream is sent nothing without a check of its own.
         watch.check()?;
-        let answer = Box::pin(self.work(admitted, watch, way)).await;
+        let answer = Box::pin(self.work(open.committed, watch, way)).await;
         drop(room);
         Ok(answer?)
     }
 
-    /// Seals what was admitted, before its server sees a byte.
-    async fn seal(&self, admitted: Admitted, received: &[u8], way: &mut Way) -> Result<Sealed<Admitted>, Refusal> {
+    /// Records what was admitted, before its server sees a byte. Not an `async fn`: the proof is used up before the first wait.
+    fn commit<'s>(
+        &'s self,
+        fresh: Fresh,
+        admitted: Admitted,
+        received: &'s [u8],
+        way: &'s mut Way,
+    ) -> impl Future<Output = Result<Open<Admitted>, Refusal>> + Send + use<'s> {
+        fresh.spend();
+        self.record(admitted, received, way)
+    }
+
+    async fn record(&self, admitted: Admitted, received: &[u8], way: &mut Way) -> Result<Open<Admitted>, Refusal> {
         let call = admitted.call();
         let facts = way.meter.facts();
         facts.model = admitted.model().cloned();
@@ -287,17 +298,14 @@ impl Gateway {
         facts.model_digest = asked.map(|(model, server)| self.weights.digest(model, &server.name));
         let (upstream, model_digest) = (facts.upstream.clone(), facts.model_digest.clone());
         let about = way.meter.about(&way.wiring.policy).ok_or(Code::Internal)?;
-        // What content is still to be put into is recorded when that has come.
-        let forwarded = call.filter(|call| call.fetches.is_none()).map(|call| call.body.clone());
         let output_tokens = admitted.output_tokens();
         let stripped =
             |reach: &Reach| Stripped { kind: reach.kind.as_str(), path: reach.path.clone(), target: reach.target.clone() };
         let stripped = admitted.stripped().iter().map(stripped).collect();
         let wanted = call.and_then(|call| call.fetches.as_ref()).map(|fetches| fetches.wanted.clone()).unwrap_or_default();
         let fetches = wanted.iter().map(|wanted| (&*wanted.reach.path, &*wanted.reach.target)).collect();
-        let forwarded = forwarded.as_deref();
-        let draft = Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received, forwarded };
-        self.pen.seal(admitted, draft).await
+        let draft = Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received };
+        self.pen.commit(admitted, draft).await
     }
 
     fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, way: &mut Way) -> Result<Authenticated, Refused> {
@@ -317,23 +325,32 @@ impl Gateway {
         Ok(caller)
     }
 
-    /// Does the work that was sealed.
-    async fn work(&self, admitted: Admitted, mut watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
-        let headroom = admitted.headroom();
-        let (routed, work, notes, server) = admitted.into_parts();
+    /// Does the work whose admission is durable.
+    async fn work(&self, committed: Committed<Admitted>, watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
+        let (work, rest) = committed.split(Admitted::into_work);
+        match work.try_map(Work::into_call) {
+            Ok(call) => self.forward(call, rest, watch, way).await,
+            Err(local) => self.local(local, rest, watch, way).await,
+        }
+    }
+
+    /// Does work that needs no upstream.
+    async fn local(&self, work: Local, rest: Rest, watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
+        let Rest { routed, notes, permit: server } = rest;
+        let headroom = routed.paced().headroom();
         let operation = routed.operation();
         match work {
-            Work::Models(one) => {
+            Local::Models(one) => {
                 let bytes = list(&routed, one.as_deref(), way.dialect)?;
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
             }
-            Work::Me => {
+            Local::Me => {
                 let bytes = me(&routed, headroom);
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
             }
-            Work::Echo { answer, continues, .. } => {
+            Local::Echo { answer, continues, .. } => {
                 let filter = self.door(&routed, continues);
                 let pass = Pass { headroom, notes, caller: routed.into_permit() };
                 Ok(match answer {
@@ -351,17 +368,21 @@ impl Gateway {
                     }
                 })
             }
-            Work::Call(call) => {
-                let filter = self.door(&routed, call.continues);
-                let (call, _room) = match call.fetches {
-                    None => (call, None),
-                    // Boxed, as it is rare: every request would keep room for it.
-                    Some(_) => Box::pin(self.fetched(call, &routed, &mut watch, way)).await?,
-                };
-                let pass = Pass { headroom, notes, caller: routed.into_permit() };
-                self.call(call, (operation, filter), (pass, server, watch), way).await
-            }
         }
+    }
+
+    /// Forwards a call, with what it has to be given first.
+    async fn forward(&self, call: Committed<Call>, rest: Rest, mut watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
+        let Rest { routed, notes, permit: server } = rest;
+        let headroom = routed.paced().headroom();
+        let filter = self.door(&routed, call.get().continues);
+        let (call, _room) = match call.get().fetches {
+            None => (call, None),
+            // Boxed, as it is rare: every request would keep room for it.
+            Some(_) => Box::pin(self.fetched(call, &routed, &mut watch, way)).await?,
+        };
+        let pass = Pass { headroom, notes, caller: routed.into_permit() };
+        self.call(call, filter, (pass, server, watch), way).await
     }
 
     /// What the texts of an answer pass.

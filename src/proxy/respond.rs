@@ -15,6 +15,7 @@ use crate::guard::admit::Notes;
 use crate::guard::gcra::{Headroom, Limit, Period};
 use crate::model::{Dialect, error};
 use crate::proxy::body::Body;
+use crate::proxy::stream::Relay;
 use crate::refusal::{Code, Refusal, Retry, Stage};
 
 /// The header that names the request in every answer.
@@ -98,7 +99,7 @@ fn owned(value: String) -> HeaderValue {
 #[must_use]
 pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) -> Response<Body> {
     let refusal = no.refusal();
-    let mut response = Response::new(Body::Whole(Bytes::from(error::body(dialect, refusal, request))));
+    let mut response = Response::new(Body::whole(Bytes::from(error::body(dialect, refusal, request))));
     *response.status_mut() = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
@@ -135,7 +136,7 @@ pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) ->
 #[must_use]
 pub fn written(response: Response<Body>) -> Vec<u8> {
     let (parts, body) = response.into_parts();
-    let body = if let Body::Whole(bytes) = body { bytes } else { Bytes::new() };
+    let body = body.into_bytes();
     let reason = parts.status.canonical_reason().unwrap_or_default();
     let mut out =
         format!("HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\nconnection: close\r\n", parts.status.as_str(), body.len());
@@ -216,7 +217,7 @@ fn head(head: Head<'_>, body: Body) -> Response<Body> {
 /// What is no decision about anybody and has no entry: public keys (RFC 7517 section 8.5.2), and receipts.
 #[must_use]
 pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::Whole(bytes));
+    let mut response = Response::new(Body::whole(bytes));
     let headers = response.headers_mut();
     headers.insert(REQUEST, text(request));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -229,27 +230,27 @@ pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Respon
 #[must_use]
 pub fn headers_alone(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
-    if let Body::Whole(bytes) = &body {
-        head.headers.insert(CONTENT_LENGTH, number(bytes.len() as u64));
+    if body.is_whole() {
+        head.headers.insert(CONTENT_LENGTH, number(body.into_bytes().len() as u64));
     }
-    Response::from_parts(head, Body::Whole(Bytes::new()))
+    Response::from_parts(head, Body::whole(Bytes::new()))
 }
 
 /// A whole answer; its entry is closed.
 #[must_use]
 pub fn whole(sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Body> {
     let outcome = about.outcome.map(|_| owned(sealed.record().to_owned()));
-    let mut response = head(about, Body::Whole(bytes));
+    let mut response = head(about, Body::whole(bytes));
     if let Some(outcome) = outcome {
         response.headers_mut().insert(OUTCOME, outcome);
     }
     response
 }
 
-/// An answer that streams; its entry rides inside the body.
+/// An answer that streams. The relay holds the open entry, and closes it before the last bytes.
 #[must_use]
-pub fn stream(about: Head<'_>, body: Body) -> Response<Body> {
-    head(about, body)
+pub fn stream(about: Head<'_>, relay: Relay) -> Response<Body> {
+    head(about, Body::relay(relay))
 }
 
 /// A wall clock that has stepped back by less is not worth a word in a refusal.

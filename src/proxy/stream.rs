@@ -20,7 +20,7 @@ use crate::model::{Dialect, error};
 use crate::proxy::activity::Written;
 use crate::proxy::buffer::Room;
 use crate::proxy::forward::broke;
-use crate::proxy::meter::Meter;
+use crate::proxy::meter::OpenMeter;
 use crate::proxy::pool::Arriving;
 use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal};
@@ -28,7 +28,7 @@ use crate::refusal::{Code, Refusal};
 /// What rides with a stream until its last byte, or until the caller leaves.
 pub struct Carried {
     /// Measures the answer when dropped.
-    pub meter: Meter,
+    pub meter: OpenMeter,
     /// How the caller's errors are shaped.
     pub dialect: Dialect,
     /// The request's id as text.
@@ -198,7 +198,8 @@ impl Running {
     fn end(&mut self, mut carried: Carried, last: Bytes) {
         carried.meter.deliver(&last);
         self.last = (!last.is_empty()).then_some(last);
-        self.closing = carried.meter.close().map(|closing| (closing, carried.dialect, carried.request));
+        let (closing, _meter) = carried.meter.close();
+        self.closing = Some((closing, carried.dialect, carried.request));
     }
 
     /// The last bytes, once the outcome is durable; what says that it cannot be, where it cannot.
@@ -236,7 +237,7 @@ impl Running {
 }
 
 /// What a source has told of its answer.
-fn told(source: &Source, meter: &mut Meter) {
+fn told(source: &Source, meter: &mut OpenMeter) {
     if let Source::Upstream(_, filter, _) = source {
         meter.heard(filter.heard());
         meter.found(filter.prose().findings());

@@ -1,5 +1,6 @@
 //! Notices when a caller whose request is in flight may no longer act.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,18 @@ use crate::refusal::Refusal;
 
 /// Longest sleep: a token that lives longer is looked at again in between.
 const DOZE: Duration = Duration::from_secs(24 * 3600);
+
+/// The proof that the caller may act now. What it allows uses it up.
+///
+/// It cannot be kept over a wait: it is not `Send`, and a future that serves a request must be.
+pub struct Fresh(PhantomData<*const ()>);
+
+impl Fresh {
+    /// Uses the proof up.
+    pub(super) const fn spend(self) {
+        let Self(PhantomData) = self;
+    }
+}
 
 /// The watch over one request. It must begin before the caller is authenticated, so that no change falls in between.
 pub struct Watch {
@@ -37,12 +50,14 @@ impl Watch {
     ///
     /// # Errors
     /// The refusal that a new request would get.
-    pub fn check(&mut self) -> Result<(), Refusal> {
+    pub fn check(&mut self) -> Result<Fresh, Refusal> {
         if self.changes.has_changed().unwrap_or(true) {
             self.changes.mark_unchanged();
-            return self.standing();
+            self.standing()?;
+        } else {
+            self.token.verified.still_valid(self.clock.now())?;
         }
-        self.token.verified.still_valid(self.clock.now())
+        Ok(Fresh(PhantomData))
     }
 
     fn standing(&mut self) -> Result<(), Refusal> {

@@ -50,7 +50,6 @@ fn draft() -> Draft<'static> {
         stripped: Vec::new(),
         fetches: Vec::new(),
         received: b"x",
-        forwarded: None,
     }
 }
 
@@ -79,7 +78,7 @@ impl Desk {
 
     /// An admission that is in the queue while the disk is shut; then its caller leaves.
     fn admit_and_leave(&self) {
-        let mut sealing = std::pin::pin!(self.pen.seal((), draft()));
+        let mut sealing = std::pin::pin!(self.pen.commit((), draft()));
         let polled = sealing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "nothing is durable yet");
     }
@@ -110,7 +109,7 @@ async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_h
         let mut finishing = std::pin::pin!(desk.pen.finish(Duration::from_secs(60)));
         let polled = finishing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "something is open");
-        assert!(desk.pen.seal((), draft()).await.is_err(), "nothing is admitted any more");
+        assert!(desk.pen.commit((), draft()).await.is_err(), "nothing is admitted any more");
         desk.disk.open();
         finishing.await
     };
@@ -123,7 +122,7 @@ async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_h
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_finds_no_room_lets_nobody_say_that_all_is_done() {
     let desk = Desk::new();
-    let sealed = desk.pen.seal((), draft()).await.unwrap_or_else(|no| panic!("{}", no.code));
+    let sealed = desk.pen.commit((), draft()).await.unwrap_or_else(|no| panic!("{}", no.code));
     desk.log.close().expect("closed");
     drop(sealed);
     assert!(!desk.pen.finish(Duration::from_secs(60)).await);

@@ -14,7 +14,7 @@ use crate::id::RequestId;
 
 /// What is open: admissions on their way to the disk, entries, and outcomes on their way.
 #[derive(Default)]
-pub(super) struct Open {
+pub(super) struct Admissions {
     pub(super) count: AtomicUsize,
     pub(super) none: Notify,
     /// Nothing is admitted any more.
@@ -27,11 +27,11 @@ pub(super) struct Open {
     pub(super) admissions: DashMap<RequestId, (u64, About), RandomState>,
 }
 
-/// One of [`Open`], until it is dropped.
-pub(super) struct Held(pub(super) Arc<Open>);
+/// One of [`Admissions`], until it is dropped.
+pub(super) struct Held(pub(super) Arc<Admissions>);
 
 impl Held {
-    pub(super) fn new(open: &Arc<Open>) -> Self {
+    pub(super) fn new(open: &Arc<Admissions>) -> Self {
         open.count.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(open))
     }

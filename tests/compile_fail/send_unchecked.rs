@@ -1,0 +1,14 @@
+//! A call cannot be sent without a check of its caller, nor twice after one.
+
+use http::HeaderValue;
+use token_shield::audit::entry::Committed;
+use token_shield::guard::admit::Call;
+use token_shield::proxy::forward::Remote;
+use token_shield::proxy::watch::Fresh;
+
+fn twice(upstream: &Remote, fresh: Fresh, call: &Committed<Call>, request_id: HeaderValue) {
+    drop(upstream.send(fresh, call, request_id.clone()));
+    drop(upstream.send(fresh, call, request_id));
+}
+
+fn main() {}
