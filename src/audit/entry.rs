@@ -23,9 +23,7 @@ use tokio::sync::oneshot;
 use crate::audit::event::{Event, Written};
 use crate::audit::log::{Log, LogFault, Sealed as Durable};
 use crate::audit::record::RecordKeyId;
-use crate::audit::request::{
-    About, Admission, Body, Fetch, Fetched, Forwards, Led, ModelDigest, Outcome, Refused, Server, Stripped, Used,
-};
+use crate::audit::request::{About, Admission, Body, Fetched, Forwards, Led, ModelDigest, Outcome, Refused, Server, Used};
 use crate::audit::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
@@ -62,24 +60,6 @@ pub struct Open<T> {
     pub committed: Committed<T>,
     /// The entry that is to be closed. It must live as long as the work does.
     pub entry: Entry,
-}
-
-/// What is recorded of an admission.
-pub struct Draft<'d> {
-    /// Who and what.
-    pub about: About,
-    /// The server that is asked first.
-    pub upstream: Option<Server>,
-    /// Which weights answer.
-    pub model_digest: Option<Arc<ModelDigest>>,
-    /// The cap on output tokens.
-    pub output_tokens: Option<u64>,
-    /// What was taken out because it would have made the server reach outside.
-    pub stripped: Vec<Stripped>,
-    /// What is to be fetched and put into it: where, and behind which URL.
-    pub fetches: Vec<(&'d str, &'d str)>,
-    /// The body as it was received.
-    pub received: &'d [u8],
 }
 
 /// How a request ended.
@@ -308,12 +288,18 @@ impl Pen {
         sealed.map_err(|fault| refusal_of(&fault))
     }
 
-    /// Records what was admitted, and returns when the record is durable. The record's digest of the body that is sent on is
-    /// that of `value`'s own.
+    /// A key for the digests of one record.
+    #[must_use]
+    pub fn digest_key(&self) -> [u8; 16] {
+        self.0.digest_keys.next()
+    }
+
+    /// Records the admission of `value`, and returns when the record is durable. The record has the digest of the body that
+    /// `value` forwards.
     ///
     /// # Errors
     /// `audit-unavailable` when the log cannot be written any more, `audit-slow` or `audit-full` when it cannot now.
-    pub async fn commit<T: Forwards>(&self, value: T, draft: Draft<'_>) -> Result<Open<T>, Refusal> {
+    pub async fn commit<T: Forwards>(&self, value: T, mut admission: Admission) -> Result<Open<T>, Refusal> {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
@@ -322,19 +308,10 @@ impl Pen {
         if self.0.open.ending.load(Ordering::SeqCst) {
             return Err(refusal_of(&LogFault::Closed));
         }
-        let Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received } = draft;
-        let digest_key = self.0.digest_keys.next();
-        let body = |bytes: &[u8]| Body { bytes: bytes.len() as u64, digest: KeyedDigest::of(&digest_key, bytes) };
-        let (received, forwarded) = (body(received), value.forwarded().map(body));
-        let open = about.clone();
-        let fetch = |(path, target): &(&str, &str)| Fetch {
-            path: (*path).to_owned(),
-            target: (*target).to_owned(),
-            target_digest: KeyedDigest::of(&digest_key, target.as_bytes()),
-        };
-        let fetches = fetches.iter().map(fetch).collect();
-        let admission =
-            Admission { about, upstream, model_digest, output_tokens, stripped, fetches, digest_key, received, forwarded };
+        if let Some(body) = value.forwarded() {
+            admission.forwarded = Some(Body { bytes: body.len() as u64, digest: KeyedDigest::of(&admission.digest_key, body) });
+        }
+        let open = admission.about.clone();
         let digest_key = self.0.digest_keys.next();
         let own = self.clone();
         let entry = move |record, index| {

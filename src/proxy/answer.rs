@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response};
 
 use crate::audit::entry::Committed;
-use crate::guard::admit::{Call, Notes};
+use crate::guard::admit::Call;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::answer::{Filter, Findings};
 use crate::guard::egress::judge::Use;
@@ -21,66 +21,38 @@ use crate::model::usage::{self, Sent};
 use crate::model::{Dialect, Operation, convert, models, prose, tools};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
+use crate::proxy::exchange::{Exchange, Occupied, ResponseParts};
 use crate::proxy::forward::{Heard, collect, judge};
-use crate::proxy::respond::{self, Head};
-use crate::proxy::stream::{Carried, Relay, Source, Times};
+use crate::proxy::respond;
+use crate::proxy::stream::Source;
 use crate::proxy::watch::Watch;
-use crate::proxy::{EVENTS, Gateway, JSON, Way};
+use crate::proxy::{EVENTS, Gateway, JSON};
 use crate::refusal::{Code, Refusal};
 use crate::token::Names;
 
 /// Bytes of an answer from which on it is looked through beside the threads that serve others.
 const BESIDE_MIN: usize = 64 << 10;
 
-/// What every answer to a sealed request goes with.
-pub(super) struct Pass {
-    /// What is left of the agent's rate.
-    pub(super) headroom: Option<Headroom>,
-    /// What was changed.
-    pub(super) notes: Notes,
-    /// The caller's places.
-    pub(super) caller: Permit,
-}
-
-/// What of an upstream's head is passed on.
-pub(super) struct Passed {
-    pub(super) status: u16,
-    pub(super) content_type: HeaderValue,
-    pub(super) retry_after: Option<HeaderValue>,
-}
-
-impl Passed {
-    /// A good answer of our own.
-    pub(super) const fn own(content_type: &'static str) -> Self {
-        Self { status: 200, content_type: HeaderValue::from_static(content_type), retry_after: None }
-    }
-}
-
-/// An answer that is ready but for the request's own name and measure.
+/// An answer that is ready but for the names of its request and its records.
 pub(super) enum Answer {
-    /// All bytes at once, and the room that they take.
-    Whole(Pass, Passed, Bytes, Option<Room>),
-    /// What is no decision about anybody and has no entry: public keys, receipts. Its media type.
+    /// All bytes at once.
+    Whole(ResponseParts, Bytes),
+    /// What is no decision about anyone and has no entry: public keys, receipts. Its media type.
     Public(Bytes, &'static str),
-    /// A stream, and the places at the model and its server.
-    Stream(Pass, Passed, Box<Streamed>),
+    /// A stream.
+    Stream(ResponseParts, Box<Stream>),
 }
 
 /// A stream before it has begun.
-pub(super) struct Streamed {
+pub(super) struct Stream {
     pub(super) source: Source,
-    pub(super) server: Permit,
     pub(super) watch: Watch,
-    pub(super) times: Times,
-    /// The room that it takes already.
-    pub(super) room: Option<Room>,
 }
 
-/// Bytes of an answer until the connection has written them: only then are the caller's place and the room given back.
+/// Bytes of an answer until the connection has written them. Only then the caller's slots and the room are given back.
 struct Delivered {
     bytes: Bytes,
-    _caller: Permit,
-    _room: Option<Room>,
+    _occupied: Occupied,
 }
 
 impl AsRef<[u8]> for Delivered {
@@ -89,70 +61,48 @@ impl AsRef<[u8]> for Delivered {
     }
 }
 
-fn head<'h>(
-    (request, record): (&'h str, Option<&'h str>),
-    passed: Passed,
-    headroom: Option<Headroom>,
-    notes: &'h Notes,
-) -> Head<'h> {
-    let Passed { status, content_type, retry_after } = passed;
-    Head { status, content_type, request, headroom, notes, retry_after, record, outcome: None }
+/// A request that is refused after all, and the reason.
+pub(super) struct Failed {
+    pub(super) refusal: Refusal,
+    pub(super) exchange: Box<Exchange>,
 }
 
 impl Answer {
-    /// The response; what is whole is given once its outcome is durable.
+    /// The response. A whole answer is given once its outcome is durable.
     ///
     /// # Errors
     /// When that cannot be recorded.
-    pub(super) async fn respond(self, mut way: Box<Way>) -> Result<Response<Body>, (Refusal, Box<Way>)> {
-        let record = way.meter.record();
-        Ok(match self {
-            Self::Whole(Pass { headroom, notes, caller }, passed, bytes, room) => {
-                let mut meter = match way.meter.open() {
-                    Ok(meter) => meter,
-                    Err(meter) => {
-                        way.meter = meter;
-                        return Err((no_entry(), way));
-                    }
-                };
-                meter.done();
-                meter.deliver(&bytes);
-                let (closing, meter) = meter.close();
-                way.meter = meter;
+    pub(super) async fn respond(self, mut exchange: Box<Exchange>) -> Result<Response<Body>, Failed> {
+        match self {
+            Self::Whole(parts, bytes) => {
+                let mut open = exchange.open().map_err(no_entry)?;
+                open.done();
+                open.deliver(&bytes);
+                let record = open.record().to_owned();
+                let (closing, mut exchange) = open.close();
                 let sealed = match closing.await {
                     Ok(sealed) => sealed,
-                    Err(refusal) => return Err((refusal, way)),
+                    Err(refusal) => return Err(Failed { refusal, exchange }),
                 };
-                let bytes = Bytes::from_owner(Delivered { bytes, _caller: caller, _room: room });
-                let origin = record.as_deref().and_then(|record| record.rsplit_once('#')).map(|(origin, _)| origin);
-                let about = head((&way.id_text, record.as_deref()), passed, headroom, &notes);
-                respond::whole(sealed, Head { outcome: origin.filter(|_| way.wants_receipt), ..about }, bytes)
+                let bytes = Bytes::from_owner(Delivered { bytes, _occupied: std::mem::take(&mut exchange.occupied) });
+                Ok(respond::whole(&sealed, &exchange, parts, &record, bytes))
             }
             Self::Public(bytes, content_type) => {
-                way.meter.done();
-                respond::public(&way.id_text, bytes, content_type)
+                exchange.done();
+                Ok(respond::public(&exchange.id_text, bytes, content_type))
             }
-            Self::Stream(Pass { headroom, notes, caller }, passed, streamed) => {
-                let Streamed { source, server, watch, times, room } = *streamed;
-                way.meter.begun(passed.status);
-                let meter = match way.meter.open() {
-                    Ok(meter) => meter,
-                    Err(meter) => {
-                        way.meter = meter;
-                        return Err((no_entry(), way));
-                    }
-                };
-                let (id, dialect) = (way.id_text.clone(), way.dialect);
-                let carried = Carried { meter, dialect, request: way.id_text, places: [caller, server], room };
-                let relay = Relay::new(source, carried, watch, times);
-                respond::stream(head((&id, record.as_deref()), passed, headroom, &notes), relay)
+            Self::Stream(parts, stream) => {
+                exchange.begun(parts.status);
+                let open = exchange.open().map_err(no_entry)?;
+                let Stream { source, watch } = *stream;
+                Ok(respond::stream(open, parts, source, watch))
             }
-        })
+        }
     }
 }
 
-fn no_entry() -> Refusal {
-    Refusal::new(Code::Internal).because("an answer without an entry")
+fn no_entry(exchange: Box<Exchange>) -> Failed {
+    Failed { refusal: Refusal::new(Code::Internal).because("an answer without an entry"), exchange }
 }
 
 impl Gateway {
@@ -161,78 +111,75 @@ impl Gateway {
         &self,
         committed: Committed<Call>,
         filter: Filter,
-        (pass, mut server, mut watch): (Pass, Permit, Watch),
-        way: &mut Way,
+        mut watch: Watch,
+        exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         let call = committed.get();
         let operation = call.operation;
         let sent = Sent { bytes: call.body.len() as u64, output_tokens: call.output_tokens };
-        way.meter.sends(sent);
-        let extent = way.wiring.answers.of(sent);
-        let response = self.ask(&committed, &mut server, &mut watch, way).await?;
+        exchange.sends(sent);
+        let extent = exchange.config.answers.of(sent);
+        let response = self.ask(&committed, &mut watch, exchange).await?;
         let head = judge(response.status().as_u16(), response.headers())?;
-        way.meter.head(head.status);
-        let passed = Passed { retry_after: head.retry_after, status: head.status, content_type: head.content_type };
+        exchange.head(head.status);
+        let parts = ResponseParts { retry_after: head.retry_after, status: head.status, content_type: head.content_type };
         let body = response.into_body();
+        let redactor = Arc::clone(&exchange.config.redactor);
         if call.stream && matches!(head.heard, Heard::Events) {
             let filter = StreamFilter::new(operation, call.usage_asked, filter);
-            let filter = Box::new(filter.redacting(Arc::clone(&way.wiring.redactor)).within(extent));
-            let source = Source::Upstream(body, filter, None);
-            let streamed = Streamed { source, server, watch, times: self.times(way), room: None };
-            return Ok(Answer::Stream(pass, passed, Box::new(streamed)));
+            let source = Source::Upstream(body, Box::new(filter.redacting(redactor).within(extent)), None);
+            return Ok(Answer::Stream(parts, Box::new(Stream { source, watch })));
         }
-        let bytes_max = extent.bytes.min(way.wiring.answers.bytes);
-        let collected = collect(body, Room::of(&self.buffers), (bytes_max, self.times(way)));
+        let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
+        let collected = collect(body, Room::of(&self.buffers), (bytes_max, exchange.times()));
         let (bytes, room) = tokio::select! {
             whole = collected => whole?,
             refusal = watch.revoked() => return Err(refusal),
         };
-        drop(server);
-        way.meter.first_byte();
+        exchange.occupied.server = Permit::default();
+        exchange.occupied.room = Some(room);
+        exchange.first_byte();
         let length = bytes.len();
         // Some servers stream whatever is asked.
         let joins = matches!(head.heard, Heard::Events);
-        let content_type = if joins { HeaderValue::from_static(JSON) } else { passed.content_type };
-        let passed = Passed { content_type, ..passed };
+        let content_type = if joins { HeaderValue::from_static(JSON) } else { parts.content_type };
+        let parts = ResponseParts { content_type, ..parts };
         let work = move || {
             let whole = if joins { convert::joined(operation, &bytes).map(Bytes::from) } else { Ok(bytes) };
-            (whole.map(|bytes| (usage::heard(operation, &bytes), bytes)), pass, room)
+            whole.map(|bytes| (usage::heard(operation, &bytes), bytes))
         };
-        let (whole, pass, room) = beside(length, work).await?;
-        let (heard, bytes) = whole.map_err(unlike)?;
-        way.meter.heard(heard);
+        let (heard, bytes) = beside(length, exchange, work).await?.map_err(unlike)?;
+        exchange.heard(heard);
         if heard.text > extent.text {
             return Err(Refusal::new(Code::UpstreamEndless).because(format_args!("{} bytes of text", heard.text)));
         }
-        if call.stream && passed.status < 300 {
-            let filter = StreamFilter::new(operation, call.usage_asked, filter).redacting(Arc::clone(&way.wiring.redactor));
-            return self.as_events((operation, bytes, room), filter, (pass, passed, watch), way).await;
+        if call.stream && parts.status < 300 {
+            let filter = StreamFilter::new(operation, call.usage_asked, filter).redacting(redactor);
+            let pieces = as_events(operation, bytes, filter, exchange).await?;
+            let parts = ResponseParts { content_type: HeaderValue::from_static(EVENTS), ..parts };
+            return Ok(Answer::Stream(parts, Box::new(Stream { source: Source::Pieces(pieces), watch })));
         }
-        let (bytes, pass) = filtered((bytes, passed.status), filter, pass, way).await?;
-        Ok(Answer::Whole(pass, passed, bytes, Some(room)))
+        let bytes = filtered(bytes, parts.status, filter, exchange).await?;
+        Ok(Answer::Whole(parts, bytes))
     }
+}
 
-    /// A whole answer as the stream that was asked for: some servers never stream.
-    async fn as_events(
-        &self,
-        (operation, answer, room): (Operation, Bytes, Room),
-        filter: StreamFilter<Filter>,
-        (pass, passed, watch): (Pass, Passed, Watch),
-        way: &mut Way,
-    ) -> Result<Answer, Refusal> {
-        let length = answer.len();
-        let work = move || {
-            let events = convert::events(operation, &answer).map_err(unlike);
-            (events.and_then(|events| through(events, filter)), pass, room)
-        };
-        let (pieces, pass, room) = beside(length, work).await?;
-        let mut pieces = noted(pieces?, way)?;
-        pieces.reverse();
-        let (source, server) = (Source::Pieces(pieces), Permit::default());
-        let streamed = Streamed { source, server, watch, times: self.times(way), room: Some(room) };
-        let passed = Passed { content_type: HeaderValue::from_static(EVENTS), ..passed };
-        Ok(Answer::Stream(pass, passed, Box::new(streamed)))
-    }
+/// A whole answer as the stream that was asked for, the last event first: some servers never stream.
+async fn as_events(
+    operation: Operation,
+    answer: Bytes,
+    filter: StreamFilter<Filter>,
+    exchange: &mut Exchange,
+) -> Result<Vec<Vec<u8>>, Refusal> {
+    let length = answer.len();
+    let work = move || {
+        let events = convert::events(operation, &answer).map_err(unlike)?;
+        through(events, filter)
+    };
+    let passed = beside(length, exchange, work).await??;
+    let mut pieces = noted(passed, exchange)?;
+    pieces.reverse();
+    Ok(pieces)
 }
 
 /// An answer that cannot be had in the form that was asked for.
@@ -241,32 +188,35 @@ fn unlike(why: convert::Unlike) -> Refusal {
     Refusal::new(code).because(why)
 }
 
-/// Does work on so many bytes: on many, beside the threads that serve others. What must stay taken until the work is done
-/// belongs to it, such as the caller's place: it goes on whether the caller waits or not.
-async fn beside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+/// Does work on so many bytes. On many it is done on a thread of its own. What the exchange occupies belongs to the work until
+/// it is done: the work goes on where the caller leaves.
+async fn beside<T: Send + 'static>(
+    bytes: usize,
+    exchange: &mut Exchange,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     if bytes <= BESIDE_MIN {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|why| Refusal::new(Code::Internal).because(why))
+    let occupied = std::mem::take(&mut exchange.occupied);
+    let done = tokio::task::spawn_blocking(move || (work(), occupied)).await;
+    let (done, occupied) = done.map_err(|why| Refusal::new(Code::Internal).because(why))?;
+    exchange.occupied = occupied;
+    Ok(done)
 }
 
 /// A whole answer, its texts filtered.
-pub(super) async fn filtered(
-    (bytes, status): (Bytes, u16),
-    filter: Filter,
-    pass: Pass,
-    way: &mut Way,
-) -> Result<(Bytes, Pass), Refusal> {
-    let (length, redactor, error) = (bytes.len(), Arc::clone(&way.wiring.redactor), status >= 400);
+pub(super) async fn filtered(bytes: Bytes, status: u16, filter: Filter, exchange: &mut Exchange) -> Result<Bytes, Refusal> {
+    let (length, redactor, error) = (bytes.len(), Arc::clone(&exchange.config.redactor), status >= 400);
     let work = move || {
         let (looked, findings) = looked_through(bytes, filter);
         let looked = looked.map(|bytes| redactor.whole(&bytes, error).map_or(bytes, Bytes::from));
-        ((looked, findings), pass)
+        (looked, findings)
     };
-    let ((looked, findings), mut pass) = beside(length, work).await?;
-    way.meter.found(&findings);
-    pass.notes.removed = findings.removed;
-    looked.map(|bytes| (bytes, pass))
+    let (looked, findings) = beside(length, exchange, work).await?;
+    exchange.found(&findings);
+    exchange.notes.removed = findings.removed;
+    looked
 }
 
 fn looked_through(bytes: Bytes, mut filter: Filter) -> (Result<Bytes, Refusal>, Findings) {
@@ -285,9 +235,9 @@ fn looked_through(bytes: Bytes, mut filter: Filter) -> (Result<Bytes, Refusal>, 
 pub(super) fn filtered_pieces(
     pieces: Vec<Vec<u8>>,
     filter: StreamFilter<Filter>,
-    way: &mut Way,
+    exchange: &mut Exchange,
 ) -> Result<Vec<Vec<u8>>, Refusal> {
-    noted(through(pieces, filter)?, way)
+    noted(through(pieces, filter)?, exchange)
 }
 
 /// The pieces of a stream behind its filter, and what that has found.
@@ -303,9 +253,9 @@ fn through(pieces: Vec<Vec<u8>>, mut filter: StreamFilter<Filter>) -> Result<Thr
     Ok((passed, filter))
 }
 
-fn noted((passed, filter): Through, way: &mut Way) -> Result<Vec<Vec<u8>>, Refusal> {
-    way.meter.heard(filter.heard());
-    way.meter.found(filter.prose().findings());
+fn noted((passed, filter): Through, exchange: &mut Exchange) -> Result<Vec<Vec<u8>>, Refusal> {
+    exchange.heard(filter.heard());
+    exchange.found(filter.prose().findings());
     filter.prose().findings().passes().map(|()| passed)
 }
 

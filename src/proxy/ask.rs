@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::{Gateway, Way};
+use super::Gateway;
 use crate::audit::entry::Committed;
 use crate::audit::request::ModelDigest;
 use crate::guard::admit::{Call, enter_server};
@@ -15,6 +15,7 @@ use crate::guard::limiter::Permit;
 use crate::guard::places::full;
 use crate::guard::table::Upstream;
 use crate::guard::understand::model_changed;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{Remote, Unanswered};
 use crate::proxy::pool::Arriving;
 use crate::proxy::turn::candidates;
@@ -53,30 +54,29 @@ impl Gateway {
     pub(super) async fn ask(
         &self,
         committed: &Committed<Call>,
-        server: &mut Permit,
         watch: &mut Watch,
-        way: &mut Way,
+        exchange: &mut Exchange,
     ) -> Result<Response<Arriving>, Refusal> {
         let call = committed.get();
-        let health = Arc::clone(&way.wiring.health);
+        let health = Arc::clone(&exchange.config.health);
         let mut next: VecDeque<(&Arc<Upstream>, bool)> =
             candidates(&call.served, &call.upstream).map(|upstream| (upstream, false)).collect();
         let mut last = Refusal::new(Code::UpstreamUnavailable);
         let mut kept: Option<Kept> = None;
         let mut moved = false;
-        way.meter.forwarded();
+        exchange.forwarded();
         while let Some((upstream, resort)) = next.pop_front() {
             if !resort && !next.is_empty() && !health.begin(&upstream.name) {
                 next.push_back((upstream, true));
                 continue;
             }
-            let Some(remote) = way.wiring.remotes.get(&upstream.name).cloned() else { continue };
+            let Some(remote) = exchange.config.remotes.get(&upstream.name).cloned() else { continue };
             // Asked for again: the record was written in between, and another server has weights of its own.
             let Some(digest) = self.weights.passing(&call.served.name, &upstream.name) else {
                 last = model_changed(&call.served.name);
                 continue;
             };
-            way.meter.tried(last.detail.take());
+            exchange.tried(last.detail.take());
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
                 // Whoever waits there goes first.
@@ -89,10 +89,10 @@ impl Gateway {
                     }
                 }
             }
-            way.meter.facts().upstream = Some(upstream.server.clone());
-            way.meter.facts().model_digest = Some(Arc::clone(&digest));
+            exchange.upstream = Some(upstream.server.clone());
+            exchange.model_digest = Some(Arc::clone(&digest));
             let fresh = watch.check()?;
-            let asking = self.ask_one(fresh, &remote, committed, way);
+            let asking = self.ask_one(fresh, &remote, committed, exchange);
             let asked = tokio::select! {
                 asked = asking => asked?,
                 refusal = watch.revoked() => return Err(refusal),
@@ -105,11 +105,14 @@ impl Gateway {
                 }
                 Asked::Answered(response) | Asked::Declined(response) => {
                     if let Some(place) = place {
-                        *server = place.with(std::mem::take(server));
+                        add(&mut exchange.occupied.server, place);
                     }
                     return Ok(response);
                 }
-                Asked::Unsent(refusal) if moved => return kept.map_or(Err(refusal), |kept| Ok(give(kept, server, way))),
+                Asked::Unsent(refusal) if moved => {
+                    let Some(kept) = kept else { return Err(refusal) };
+                    return Ok(give(kept, exchange));
+                }
                 Asked::Unsent(refusal) => {
                     moved = true;
                     refusal
@@ -117,7 +120,8 @@ impl Gateway {
                 Asked::Unreached(refusal) => refusal,
             };
         }
-        kept.map_or(Err(last), |kept| Ok(give(kept, server, way)))
+        let Some(kept) = kept else { return Err(last) };
+        Ok(give(kept, exchange))
     }
 
     /// Asks one server, and notes how it stands. Not an `async fn`: the proof is used up before the first wait.
@@ -126,21 +130,21 @@ impl Gateway {
         fresh: Fresh,
         remote: &'s Remote,
         call: &'s Committed<Call>,
-        way: &'s Way,
+        exchange: &'s Exchange,
     ) -> impl Future<Output = Result<Asked, Refusal>> + Send + use<'s> {
-        let id = HeaderValue::from_str(&way.id_text).map_err(|error| Refusal::new(Code::Internal).because(error));
+        let id = HeaderValue::from_str(&exchange.id_text).map_err(|error| Refusal::new(Code::Internal).because(error));
         let sending = id.map(|id| remote.send(fresh, call, id));
-        async move { self.asked(&remote.name, way, sending?).await }
+        async move { self.asked(&remote.name, exchange, sending?).await }
     }
 
     async fn asked(
         &self,
         upstream: &str,
-        way: &Way,
+        exchange: &Exchange,
         sending: impl Future<Output = Result<Response<Arriving>, Unanswered>>,
     ) -> Result<Asked, Refusal> {
-        let health = &way.wiring.health;
-        let asked = match tokio::time::timeout(way.wiring.timeouts.first_byte, sending).await {
+        let health = &exchange.config.health;
+        let asked = match tokio::time::timeout(exchange.config.timeouts.first_byte, sending).await {
             Err(_) => Err(Refusal::new(Code::UpstreamSlow).because(format_args!("upstream {upstream}: timeout first_byte"))),
             Ok(Ok(response)) => {
                 let declined = response.headers().contains_key(RETRY_AFTER);
@@ -181,11 +185,15 @@ impl Gateway {
 }
 
 /// The answer that was kept, its server named again.
-fn give(kept: Kept, server: &mut Permit, way: &mut Way) -> Response<Arriving> {
-    way.meter.facts().upstream = Some(kept.upstream.server.clone());
-    way.meter.facts().model_digest = Some(kept.digest);
+fn give(kept: Kept, exchange: &mut Exchange) -> Response<Arriving> {
+    exchange.upstream = Some(kept.upstream.server.clone());
+    exchange.model_digest = Some(kept.digest);
     if let Some(place) = kept.place {
-        *server = place.with(std::mem::take(server));
+        add(&mut exchange.occupied.server, place);
     }
     kept.response
+}
+
+fn add(server: &mut Permit, place: Permit) {
+    *server = place.with(std::mem::take(server));
 }

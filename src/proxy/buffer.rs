@@ -11,7 +11,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::proxy::stream::Times;
+use crate::proxy::times::Times;
 use crate::refusal::{Code, Refusal};
 
 /// The bytes of all bodies held at once.

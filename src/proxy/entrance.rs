@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use crate::model::{Dialect, error};
 use crate::proxy::body::Body;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::framing::framing;
-use crate::proxy::meter::Meter;
 use crate::proxy::respond::{self, Anonymous, No};
 use crate::proxy::{Gateway, Origin, dialect};
 use crate::refusal::{Code, Refusal};
@@ -192,8 +192,8 @@ pub fn origin(headers: &mut HeaderMap) -> Result<Origin, Refusal> {
 
 /// The answer to a request that the other process did not answer.
 fn gone(gateway: &Gateway, error: &hyper::Error, dialect: Dialect) -> Response<Body> {
-    let id = gateway.request_ids.next(gateway.clock.now());
+    let mut exchange = Exchange::start(gateway, dialect, None);
     let refusal = Refusal::new(Code::AuditUnavailable).because(error);
-    Meter::start(Arc::clone(&gateway.metrics), Arc::clone(&gateway.clock), id).refused(&refusal);
-    respond::refuse(&No::Anonymous(Anonymous::new(refusal)), dialect, &id.to_string(), None)
+    exchange.refused(&refusal);
+    respond::refuse(&No::Anonymous(Anonymous::new(refusal)), dialect, &exchange.id_text, None)
 }

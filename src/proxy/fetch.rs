@@ -25,13 +25,14 @@ use crate::guard::egress::request::{Fetches, Wanted};
 use crate::guard::limiter::Subject;
 use crate::guard::route::Routed;
 use crate::model::inline::{Content, fill};
+use crate::proxy::Gateway;
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Stream;
 use crate::proxy::descriptors::fetch_place;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::AGENT;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::watch::Watch;
-use crate::proxy::{Gateway, Way};
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
@@ -130,10 +131,10 @@ impl Gateway {
         mut call: Committed<Call>,
         routed: &Routed,
         watch: &mut Watch,
-        way: &mut Way,
+        exchange: &mut Exchange,
     ) -> Result<(Committed<Call>, Option<Room>), Refusal> {
         let Some(fetches) = &call.get().fetches else { return Ok((call, None)) };
-        let wiring = Arc::clone(&way.wiring);
+        let wiring = Arc::clone(&exchange.config);
         let fetcher = wiring.fetcher.as_ref().ok_or_else(|| Refusal::new(Code::Internal).because("nobody fetches content"))?;
         let caller = routed.paced().caller();
         let mut errand = Errand {
@@ -142,7 +143,7 @@ impl Gateway {
             allowance: &self.allowance,
             per_hour: caller.class().fetch_per_hour,
             room: Room::of(&self.buffers),
-            time: way.ends().saturating_sub(self.clock.monotonic()),
+            time: exchange.deadline().saturating_sub(self.clock.monotonic()),
         };
         let mut contents = Vec::with_capacity(fetches.wanted.len());
         let fetched = tokio::select! {
@@ -151,7 +152,7 @@ impl Gateway {
         };
         // What has come is recorded, whatever becomes of the rest.
         for (wanted, content) in fetches.wanted.iter().zip(&contents) {
-            if let Some(entry) = way.meter.entry() {
+            if let Some(entry) = exchange.entry() {
                 entry.fetched((&wanted.reach.path, &wanted.reach.target), &content.media_type, &content.bytes);
             }
         }
@@ -161,7 +162,7 @@ impl Gateway {
             return Err(Refusal::new(Code::Internal).because("a mark without content"));
         };
         watch.check()?;
-        let Some(entry) = way.meter.entry() else {
+        let Some(entry) = exchange.entry() else {
             return Err(Refusal::new(Code::Internal).because("a call without an entry"));
         };
         call.amend(entry, |call| {

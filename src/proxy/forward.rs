@@ -17,7 +17,7 @@ use crate::model::Operation;
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
 use crate::proxy::pool::{self, Arriving, Pool, SendFault};
-use crate::proxy::stream::Times;
+use crate::proxy::times::Times;
 use crate::proxy::watch::Fresh;
 use crate::refusal::{Code, Refusal};
 

@@ -9,13 +9,13 @@ pub mod connect;
 mod connection;
 pub mod descriptors;
 pub mod entrance;
+pub mod exchange;
 pub mod fetch;
 pub mod forward;
 pub mod frames;
 mod framing;
 pub mod heads;
 pub mod listen;
-pub mod meter;
 pub mod peer;
 pub mod pool;
 mod receipts;
@@ -26,6 +26,7 @@ pub mod respond;
 pub mod settings;
 pub mod stream;
 pub mod tap;
+pub mod times;
 pub mod tree;
 mod turn;
 pub mod watch;
@@ -42,8 +43,7 @@ use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 
-use crate::audit::entry::{Committed, Draft, Open, Pen};
-use crate::audit::request::Stripped;
+use crate::audit::entry::{Committed, Open, Pen};
 use crate::clock::Clock;
 use crate::crypto::Draws;
 use crate::guard::admit::{Admitted, Call, Local, Rest, Stamp, Work, admit};
@@ -53,7 +53,7 @@ use crate::guard::egress::allowance::Allowance;
 use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
 use crate::guard::govern::govern;
-use crate::guard::limiter::Limiter;
+use crate::guard::limiter::{Limiter, Permit};
 use crate::guard::pace::pace;
 use crate::guard::places::Places;
 use crate::guard::route::{Routed, Target, reads, route};
@@ -61,26 +61,26 @@ use crate::guard::screen::screen;
 use crate::guard::table::Tables;
 use crate::guard::understand::understand;
 use crate::health::Health;
-use crate::id::RequestId;
 use crate::metrics::Metrics;
 use crate::model::answer::StreamFilter;
 use crate::model::echo::Echo;
 use crate::model::redact::Redactor;
 use crate::model::usage::{self, AnswerLimits};
-use crate::model::{Dialect, Operation, Reach};
+use crate::model::{Dialect, Operation};
 use crate::proxy::activity::Written;
-use crate::proxy::answer::{Answer, Pass, Passed, Streamed, filtered, filtered_pieces, list, me};
+use crate::proxy::answer::{Answer, Failed, Stream, filtered, filtered_pieces, list, me};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Buffers;
+use crate::proxy::exchange::{Exchange, ResponseParts};
 use crate::proxy::fetch::Fetcher;
 use crate::proxy::forward::Remote;
 use crate::proxy::framing::framing;
 use crate::proxy::heads::Framing;
-use crate::proxy::meter::Meter;
 use crate::proxy::refused::{Refused, readable};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::Timeouts;
-use crate::proxy::stream::{Source, Times};
+use crate::proxy::stream::Source;
+use crate::proxy::times::Times;
 use crate::proxy::tree::Tree;
 use crate::proxy::watch::{Fresh, Watch};
 use crate::refusal::{Code, Refusal};
@@ -155,59 +155,36 @@ pub struct Origin {
     pub reader: Option<Arc<Written>>,
 }
 
-/// One request while it is at work.
-struct Way {
-    id: RequestId,
-    id_text: String,
-    dialect: Dialect,
-    meter: Meter,
-    wiring: Arc<Wiring>,
-    /// Whether the caller wants its outcome named too.
-    wants_receipt: bool,
-    /// What the caller took, where that is known.
-    reader: Option<Arc<Written>>,
-}
-
 /// Where the public keys are, for those who look for them.
 const KEYS_PATH: &str = "/.well-known/jwks.json";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 
-impl Way {
-    /// When the request has had its time, on the monotonic clock.
-    fn ends(&self) -> std::time::Duration {
-        self.meter.began() + self.wiring.timeouts.whole
-    }
-}
-
 impl Gateway {
     /// Answers one request.
     pub async fn serve(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
-        let id = self.request_ids.next(self.clock.now());
-        let dialect = dialect(&request);
-        let (id_text, wiring) = (id.to_string(), self.wiring.load_full());
-        let meter = Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).redacting(&wiring.redactor);
-        let reader = origin.reader.clone();
-        // Boxed: it is handed on several times, and each of them would keep room for it.
-        let mut way = Box::new(Way { id, id_text, dialect, meter, wiring, wants_receipt: false, reader });
-        way.meter.facts().peer = Some(origin.peer);
+        let mut exchange = Exchange::start(&self, dialect(&request), Some(origin.peer));
+        exchange.reader.clone_from(&origin.reader);
         let (parts, mut body) = request.into_parts();
         let alone = parts.method == Method::HEAD;
         let over_http1 = parts.version <= http::Version::HTTP_11;
         // A caller that waits for 100 Continue has sent nothing yet, and is not asked to for nothing (RFC 9110 section 10.1.1).
         let expects = parts.headers.contains_key(EXPECT);
-        let answer = self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut way).await;
+        let answer = self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut exchange).await;
         let answered = match answer {
-            Ok(answer) => Box::pin(answer.respond(way)).await.map_err(|(refusal, way)| (refusal.into(), way)),
-            Err(refused) => Err((refused, way)),
+            Ok(answer) => match Box::pin(answer.respond(exchange)).await {
+                Ok(response) => Ok(response),
+                Err(Failed { refusal, exchange }) => Err((refusal.into(), exchange)),
+            },
+            Err(refused) => Err((refused, exchange)),
         };
         let mut close = false;
         let mut response = match answered {
             Ok(response) => response,
-            Err((refused, way)) => {
+            Err((refused, exchange)) => {
                 // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
                 close = over_http1 && refused.refusal.code == Code::FramingInvalid;
-                Box::pin(self.refuse(refused, way, origin.peer)).await
+                Box::pin(self.refuse(refused, exchange, origin.peer)).await
             }
         };
         // Section 9.6: what is not read of a request ends its connection, and its caller is told.
@@ -218,61 +195,68 @@ impl Gateway {
         if alone { respond::headers_alone(response) } else { response }
     }
 
-    /// The way of a request. Each step takes what the one before proved.
-    async fn answer(&self, request: Request<()>, body: &mut Incoming, origin: &Origin, way: &mut Way) -> Result<Answer, Refused> {
+    /// The steps of a request. Each step takes what the one before proved.
+    async fn answer(
+        &self,
+        request: Request<()>,
+        body: &mut Incoming,
+        origin: &Origin,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refused> {
         framing(&request, origin.framing)?;
         let (parts, ()) = request.into_parts();
         let target = Target::read(&parts.uri)?;
-        if way.wiring.publish_keys && reads(&parts.method) && target.path() == KEYS_PATH {
-            way.meter.facts().operation = "keys";
+        if exchange.config.publish_keys && reads(&parts.method) && target.path() == KEYS_PATH {
+            exchange.operation = "keys";
             let keys = self.authenticator.published_keys(origin.peer)?;
             return Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET));
         }
-        if let Some(tree) = &way.wiring.tree
+        if let Some(tree) = &exchange.config.tree
             && let Some(path) = target.path().strip_prefix(tree::PATH).filter(|_| reads(&parts.method))
         {
-            way.meter.facts().operation = "audit";
+            exchange.operation = "audit";
             return Box::pin(self.tree(tree, path, (&parts.headers, origin.peer))).await;
         }
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, origin.peer))?;
         // From before the first question on: what changes while the body is read is asked again before the seal.
         let changes = self.registry.changes();
-        let caller = self.authenticate(&credential, origin.peer, way)?;
+        let caller = self.authenticate(&credential, origin.peer, exchange)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
         let mut watch = Watch::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
-        readable(&parts.method, target.path(), &way.wiring)?;
+        readable(&parts.method, target.path(), &exchange.config)?;
         if let Some(name) = target.path().strip_prefix(receipts::PATH) {
-            way.meter.facts().operation = "receipt";
+            exchange.operation = "receipt";
             let agent = paced.caller().token().verified.agent();
             return Ok(Answer::Public(Box::pin(receipts::receipt(&self.pen, agent, name)).await?, respond::TEXT));
         }
-        way.wants_receipt = parts.headers.get("want-receipt").is_some_and(|value| value == "1");
+        exchange.wants_receipt = parts.headers.get("want-receipt").is_some_and(|value| value == "1");
         let routed = route(paced, &parts.method, &target)?;
-        way.meter.facts().operation = routed.operation().as_str();
+        exchange.operation = routed.operation().as_str();
         let held = if reads_body(routed.operation()) {
-            let (max, timeouts) = (way.wiring.tables.body_max, &way.wiring.timeouts);
-            let times = Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: way.ends(), reader: None };
+            let (max, timeouts) = (exchange.config.tables.body_max, &exchange.config.timeouts);
+            let times =
+                Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: exchange.deadline(), reader: None };
             buffer::read(parts.headers, body, &self.buffers, (max, times)).await?
         } else {
             buffer::Held::default()
         };
-        let understood = understand(routed, held.bytes(), (&way.wiring.health, &self.weights))?;
+        let understood = understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
         let governed = govern(screen(clear(understood, &self.metrics, &self.marks)?));
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
-        let stamp = Stamp { request: way.id, created, cache_salts };
-        let turn = self.turn(&governed, way).await?;
+        let stamp = Stamp { request: exchange.id, created, cache_salts };
+        let turn = self.turn(&governed, exchange).await?;
         // A caller that waited for its turn may have been suspended, or its token may have expired.
         let fresh = watch.check()?;
         let admitted = admit(governed, turn, &self.limiter, &stamp)?;
         // What follows the body is boxed: a caller that does not send its body holds none of it.
-        let open = Box::pin(self.commit(fresh, admitted, held.bytes(), way)).await?;
+        let open = Box::pin(self.commit(fresh, admitted, held.bytes(), exchange)).await?;
         // What goes on is about as long as what came: the room stays taken until the server has it.
         let room = held.into_room();
-        way.meter.admitted(open.entry);
+        exchange.admitted(open.entry);
         // Before anything is answered. An upstream is sent nothing without a check of its own.
         watch.check()?;
-        let answer = Box::pin(self.work(open.committed, watch, way)).await;
+        let answer = Box::pin(self.work(open.committed, watch, exchange)).await;
         drop(room);
         Ok(answer?)
     }
@@ -283,123 +267,109 @@ impl Gateway {
         fresh: Fresh,
         admitted: Admitted,
         received: &'s [u8],
-        way: &'s mut Way,
+        exchange: &'s mut Exchange,
     ) -> impl Future<Output = Result<Open<Admitted>, Refusal>> + Send + use<'s> {
         fresh.spend();
-        self.record(admitted, received, way)
+        self.record(admitted, received, exchange)
     }
 
-    async fn record(&self, admitted: Admitted, received: &[u8], way: &mut Way) -> Result<Open<Admitted>, Refusal> {
-        let call = admitted.call();
-        let facts = way.meter.facts();
-        facts.model = admitted.model().cloned();
-        facts.upstream = admitted.server().cloned();
-        let asked = facts.model.as_ref().zip(facts.upstream.as_ref());
-        facts.model_digest = asked.map(|(model, server)| self.weights.digest(model, &server.name));
-        let (upstream, model_digest) = (facts.upstream.clone(), facts.model_digest.clone());
-        let about = way.meter.about(&way.wiring.policy).ok_or(Code::Internal)?;
-        let output_tokens = admitted.output_tokens();
-        let stripped =
-            |reach: &Reach| Stripped { kind: reach.kind.as_str(), path: reach.path.clone(), target: reach.target.clone() };
-        let stripped = admitted.stripped().iter().map(stripped).collect();
-        let wanted = call.and_then(|call| call.fetches.as_ref()).map(|fetches| fetches.wanted.clone()).unwrap_or_default();
-        let fetches = wanted.iter().map(|wanted| (&*wanted.reach.path, &*wanted.reach.target)).collect();
-        let draft = Draft { about, upstream, model_digest, output_tokens, stripped, fetches, received };
-        self.pen.commit(admitted, draft).await
+    async fn record(&self, admitted: Admitted, received: &[u8], exchange: &mut Exchange) -> Result<Open<Admitted>, Refusal> {
+        exchange.model = admitted.model().cloned();
+        exchange.upstream = admitted.server().cloned();
+        if let (Some(model), Some(server)) = (&exchange.model, &exchange.upstream) {
+            exchange.model_digest = Some(self.weights.digest(model, &server.name));
+        }
+        let admission = exchange.admission(&admitted, received, self.pen.digest_key()).ok_or(Code::Internal)?;
+        self.pen.commit(admitted, admission).await
     }
 
-    fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, way: &mut Way) -> Result<Authenticated, Refused> {
-        let tables = Arc::clone(&way.wiring.tables);
+    fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, exchange: &mut Exchange) -> Result<Authenticated, Refused> {
+        let tables = Arc::clone(&exchange.config.tables);
         let (caller, found) = self.authenticator.authenticate(credential, peer, tables).map_err(|denied| {
             self.metrics.token_cache("refused");
-            way.meter.facts().caller = denied.token;
-            way.meter.facts().handle = denied.handle;
+            exchange.caller = denied.token;
+            exchange.handle = denied.handle;
             denied.refusal
         })?;
         self.metrics.token_cache(match found {
             Found::Cached => "hit",
             Found::Verified => "miss",
         });
-        way.meter.facts().caller = Some(Arc::clone(caller.token()));
-        way.meter.facts().handle = caller.handle().copied();
+        exchange.caller = Some(Arc::clone(caller.token()));
+        exchange.handle = caller.handle().copied();
         Ok(caller)
     }
 
     /// Does the work whose admission is durable.
-    async fn work(&self, committed: Committed<Admitted>, watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
+    async fn work(&self, committed: Committed<Admitted>, watch: Watch, exchange: &mut Exchange) -> Result<Answer, Refusal> {
         let (work, rest) = committed.split(Admitted::into_work);
+        let Rest { routed, notes, permit } = rest;
+        exchange.headroom = routed.paced().headroom();
+        exchange.notes = notes;
+        exchange.occupied.server = permit;
         match work.try_map(Work::into_call) {
-            Ok(call) => self.forward(call, rest, watch, way).await,
-            Err(local) => self.local(local, rest, watch, way).await,
+            Ok(call) => self.forward(call, routed, watch, exchange).await,
+            Err(local) => self.local(local, routed, watch, exchange).await,
         }
     }
 
     /// Does work that needs no upstream.
-    async fn local(&self, work: Local, rest: Rest, watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
-        let Rest { routed, notes, permit: server } = rest;
-        let headroom = routed.paced().headroom();
+    async fn local(&self, work: Local, routed: Routed, watch: Watch, exchange: &mut Exchange) -> Result<Answer, Refusal> {
         let operation = routed.operation();
-        match work {
+        let (answer, continues) = match work {
             Local::Models(one) => {
-                let bytes = list(&routed, one.as_deref(), way.dialect)?;
-                let pass = Pass { headroom, notes, caller: routed.into_permit() };
-                Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
+                let bytes = list(&routed, one.as_deref(), exchange.dialect)?;
+                exchange.occupied.caller = routed.into_permit();
+                return Ok(Answer::Whole(ResponseParts::own(JSON), Bytes::from(bytes)));
             }
             Local::Me => {
-                let bytes = me(&routed, headroom);
-                let pass = Pass { headroom, notes, caller: routed.into_permit() };
-                Ok(Answer::Whole(pass, Passed::own(JSON), Bytes::from(bytes), None))
+                let bytes = me(&routed, exchange.headroom);
+                exchange.occupied.caller = routed.into_permit();
+                return Ok(Answer::Whole(ResponseParts::own(JSON), Bytes::from(bytes)));
             }
-            Local::Echo { answer, continues, .. } => {
-                let filter = self.door(&routed, continues);
-                let pass = Pass { headroom, notes, caller: routed.into_permit() };
-                Ok(match answer {
-                    Echo::Whole(bytes) => {
-                        way.meter.heard(usage::heard(operation, &bytes));
-                        let (bytes, pass) = filtered((Bytes::from(bytes), 200), filter, pass, way).await?;
-                        Answer::Whole(pass, Passed::own(JSON), bytes, None)
-                    }
-                    Echo::Stream(pieces) => {
-                        let mut pieces = filtered_pieces(pieces, StreamFilter::new(operation, true, filter), way)?;
-                        pieces.reverse();
-                        let streamed =
-                            Streamed { source: Source::Pieces(pieces), server, watch, times: self.times(way), room: None };
-                        Answer::Stream(pass, Passed::own(EVENTS), Box::new(streamed))
-                    }
-                })
+            Local::Echo { answer, continues, .. } => (answer, continues),
+        };
+        let filter = self.response_filter(&routed, continues);
+        exchange.occupied.caller = routed.into_permit();
+        match answer {
+            Echo::Whole(bytes) => {
+                exchange.heard(usage::heard(operation, &bytes));
+                let bytes = filtered(Bytes::from(bytes), 200, filter, exchange).await?;
+                exchange.occupied.server = Permit::default();
+                Ok(Answer::Whole(ResponseParts::own(JSON), bytes))
+            }
+            Echo::Stream(pieces) => {
+                let mut pieces = filtered_pieces(pieces, StreamFilter::new(operation, true, filter), exchange)?;
+                pieces.reverse();
+                let stream = Stream { source: Source::Pieces(pieces), watch };
+                Ok(Answer::Stream(ResponseParts::own(EVENTS), Box::new(stream)))
             }
         }
     }
 
-    /// Forwards a call, with what it has to be given first.
-    async fn forward(&self, call: Committed<Call>, rest: Rest, mut watch: Watch, way: &mut Way) -> Result<Answer, Refusal> {
-        let Rest { routed, notes, permit: server } = rest;
-        let headroom = routed.paced().headroom();
-        let filter = self.door(&routed, call.get().continues);
+    /// Forwards a call, with the content that the gateway fetches for it.
+    async fn forward(
+        &self,
+        call: Committed<Call>,
+        routed: Routed,
+        mut watch: Watch,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refusal> {
+        let filter = self.response_filter(&routed, call.get().continues);
         let (call, _room) = match call.get().fetches {
             None => (call, None),
             // Boxed, as it is rare: every request would keep room for it.
-            Some(_) => Box::pin(self.fetched(call, &routed, &mut watch, way)).await?,
+            Some(_) => Box::pin(self.fetched(call, &routed, &mut watch, exchange)).await?,
         };
-        let pass = Pass { headroom, notes, caller: routed.into_permit() };
-        self.call(call, filter, (pass, server, watch), way).await
+        exchange.occupied.caller = routed.into_permit();
+        self.call(call, filter, watch, exchange).await
     }
 
-    /// What the texts of an answer pass.
-    fn door(&self, routed: &Routed, continues: bool) -> Filter {
+    /// The response filter for this caller.
+    fn response_filter(&self, routed: &Routed, continues: bool) -> Filter {
         let caller = routed.paced().caller();
         let metrics = Arc::clone(&self.metrics);
         Filter::new((caller.token(), caller.class().answers), Arc::clone(caller.tables()), metrics, !continues)
-    }
-
-    /// The times of an answer.
-    fn times(&self, way: &Way) -> Times {
-        Times {
-            clock: Arc::clone(&self.clock),
-            idle_max: way.wiring.timeouts.stream_idle,
-            ends: way.ends(),
-            reader: way.reader.clone(),
-        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! What becomes of a request that is refused: counted, sealed where its caller is known, and told.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use http::{Method, Response};
 
@@ -9,9 +8,9 @@ use crate::guard::gcra::Limit;
 use crate::guard::route::reads;
 use crate::model::Dialect;
 use crate::proxy::body::Body;
-use crate::proxy::meter::Meter;
+use crate::proxy::exchange::{Exchange, Occupied};
 use crate::proxy::respond::{self, Anonymous, No};
-use crate::proxy::{Gateway, KEYS_PATH, Way, Wiring, receipts, tree};
+use crate::proxy::{Gateway, KEYS_PATH, Wiring, receipts, tree};
 use crate::refusal::{Allow, Code, Refusal, Stage};
 
 /// A refusal on its way out, with the rate limit to show in its headers.
@@ -30,31 +29,33 @@ impl Gateway {
     /// The whole HTTP/1.1 answer to a request whose head could not be read, for the reason `code`.
     #[must_use]
     pub fn unread(&self, code: Code) -> Vec<u8> {
-        let id = self.request_ids.next(self.clock.now());
+        let mut exchange = Exchange::start(self, Dialect::OpenAi, None);
         let refusal = Refusal::new(code);
-        Meter::start(Arc::clone(&self.metrics), Arc::clone(&self.clock), id).refused(&refusal);
-        self.pen.stranger(&id, &refusal, None);
+        exchange.refused(&refusal);
+        self.pen.stranger(&exchange.id, &refusal, None);
         let no = No::Anonymous(Anonymous::new(refusal));
-        respond::written(respond::refuse(&no, Dialect::OpenAi, &id.to_string(), None))
+        respond::written(respond::refuse(&no, Dialect::OpenAi, &exchange.id_text, None))
     }
 
     /// The answer to a refused request: sealed where the caller is known, counted where not.
-    pub(super) async fn refuse(&self, refused: Refused, mut way: Box<Way>, peer: IpAddr) -> Response<Body> {
+    pub(super) async fn refuse(&self, refused: Refused, mut exchange: Box<Exchange>, peer: IpAddr) -> Response<Body> {
         let Refused { refusal, limit } = refused;
+        // Others may have its slots while the refusal is recorded.
+        exchange.occupied = Occupied::default();
         let refusal = respond::clock_named(refusal, &*self.clock);
-        way.meter.judged(&refusal);
-        let about = way.meter.about(&way.wiring.policy).filter(|_| refusal.code.stage() >= Stage::Authenticated);
-        let no = if let Some((entry, ending)) = way.meter.take_entry() {
+        exchange.judged(&refusal);
+        let about = exchange.about().filter(|_| refusal.code.stage() >= Stage::Authenticated);
+        let no = if let Some((entry, ending)) = exchange.take_entry() {
             No::Sealed(self.pen.close_refused(entry, ending, refusal).await)
         } else if let Some(about) = about {
-            No::Sealed(self.pen.seal_refusal(refusal, about, way.meter.ms()).await)
+            No::Sealed(self.pen.seal_refusal(refusal, about, exchange.ms()).await)
         } else {
-            self.pen.stranger(&way.id, &refusal, Some(peer));
+            self.pen.stranger(&exchange.id, &refusal, Some(peer));
             No::Anonymous(Anonymous::new(refusal))
         };
         // What is told is what counts, once: where it cannot be recorded, that has become the refusal.
-        way.meter.refused(no.refusal());
-        respond::refuse(&no, way.dialect, &way.id_text, limit)
+        exchange.refused(no.refusal());
+        respond::refuse(&no, exchange.dialect, &exchange.id_text, limit)
     }
 
     /// A refusal of somebody without a credential, counted against the peer's network.

@@ -11,11 +11,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::audit::entry::{SealedAnswer, SealedRefusal};
 use crate::clock::Clock;
-use crate::guard::admit::Notes;
-use crate::guard::gcra::{Headroom, Limit, Period};
+use crate::guard::gcra::{Limit, Period};
 use crate::model::{Dialect, error};
 use crate::proxy::body::Body;
-use crate::proxy::stream::Relay;
+use crate::proxy::exchange::{Exchange, OpenExchange, ResponseParts};
+use crate::proxy::stream::{Relay, Source};
+use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal, Retry, Stage};
 
 /// The header that names the request in every answer.
@@ -161,54 +162,33 @@ fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, res
     headers.insert(RESET_REQUESTS, owned(format!("{reset_s}s")));
 }
 
-/// What an answer of status and type carries besides its body.
-pub struct Head<'h> {
-    /// The HTTP status.
-    pub status: u16,
-    /// Its media type.
-    pub content_type: HeaderValue,
-    /// The request's id.
-    pub request: &'h str,
-    /// What is left of the agent's rate.
-    pub headroom: Option<Headroom>,
-    /// What was changed.
-    pub notes: &'h Notes,
-    /// The upstream's `Retry-After`.
-    pub retry_after: Option<HeaderValue>,
-    /// The record of the admission.
-    pub record: Option<&'h str>,
-    /// The log's origin, where the caller wants its outcome named too (`want-receipt: 1`).
-    pub outcome: Option<&'h str>,
-}
-
-fn head(head: Head<'_>, body: Body) -> Response<Body> {
+/// The head of an answer to an admitted request. `record` names the record of its admission.
+fn head(exchange: &Exchange, parts: ResponseParts, record: &str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.status_mut() = StatusCode::from_u16(parts.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
-    headers.insert(REQUEST, text(head.request));
-    headers.insert(CONTENT_TYPE, head.content_type);
-    if let Some(record) = head.record {
-        headers.insert(RECORD, text(record));
-    }
+    headers.insert(REQUEST, text(&exchange.id_text));
+    headers.insert(CONTENT_TYPE, parts.content_type);
+    headers.insert(RECORD, text(record));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(left) = head.headroom {
+    if let Some(left) = exchange.headroom {
         rate_headers(headers, left.limit, left.remaining, left.reset_ns.div_ceil(1_000_000_000));
     }
-    if let Some(cap) = head.notes.output_tokens {
+    if let Some(cap) = exchange.notes.output_tokens {
         headers.insert(OUTPUT_TOKENS, number(cap));
     }
-    if !head.notes.dropped.is_empty() {
-        headers.insert(DROPPED, owned(head.notes.dropped.join(", ")));
+    if !exchange.notes.dropped.is_empty() {
+        headers.insert(DROPPED, owned(exchange.notes.dropped.join(", ")));
     }
-    if !head.notes.stripped.is_empty() {
-        let paths: Vec<&str> = head.notes.stripped.iter().map(|reach| reach.path.as_str()).collect();
+    if !exchange.notes.stripped.is_empty() {
+        let paths: Vec<&str> = exchange.notes.stripped.iter().map(|reach| reach.path.as_str()).collect();
         headers.insert(STRIPPED, owned(paths.join(", ")));
     }
-    if head.notes.removed > 0 {
-        headers.insert(REMOVED, number(head.notes.removed));
+    if exchange.notes.removed > 0 {
+        headers.insert(REMOVED, number(exchange.notes.removed));
     }
-    if let Some(wait) = head.retry_after {
+    if let Some(wait) = parts.retry_after {
         headers.insert(RETRY_AFTER, wait);
     }
     response
@@ -236,21 +216,23 @@ pub fn headers_alone(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, Body::whole(Bytes::new()))
 }
 
-/// A whole answer; its entry is closed.
+/// A whole answer, whose outcome is durable. `record` names the record of its admission.
 #[must_use]
-pub fn whole(sealed: SealedAnswer, about: Head<'_>, bytes: Bytes) -> Response<Body> {
-    let outcome = about.outcome.map(|_| owned(sealed.record().to_owned()));
-    let mut response = head(about, Body::whole(bytes));
-    if let Some(outcome) = outcome {
-        response.headers_mut().insert(OUTCOME, outcome);
+pub fn whole(sealed: &SealedAnswer, exchange: &Exchange, parts: ResponseParts, record: &str, bytes: Bytes) -> Response<Body> {
+    let mut response = head(exchange, parts, record, Body::whole(bytes));
+    if exchange.wants_receipt {
+        response.headers_mut().insert(OUTCOME, text(sealed.record()));
     }
     response
 }
 
-/// An answer that streams. The relay holds the open entry, and closes it before the last bytes.
+/// An answer that streams. Its body holds the open entry, and closes it before the last bytes.
 #[must_use]
-pub fn stream(about: Head<'_>, relay: Relay) -> Response<Body> {
-    head(about, Body::relay(relay))
+pub fn stream(exchange: OpenExchange, parts: ResponseParts, source: Source, watch: Watch) -> Response<Body> {
+    let record = exchange.record().to_owned();
+    let response = head(exchange.get(), parts, &record, Body::whole(Bytes::new()));
+    let (head, _) = response.into_parts();
+    Response::from_parts(head, Body::relay(Relay::new(source, exchange, watch)))
 }
 
 /// A wall clock that has stepped back by less is not worth a word in a refusal.

@@ -1,7 +1,7 @@
 //! A stream on its way to the caller: filtered, timed, and cut when the caller may no longer act.
 //!
 //! Back-pressure is the poll itself: the upstream is read when the caller's connection asks for more. When the caller
-//! leaves, the body is dropped, and with it the upstream's connection and everything in [`Carried`]. A caller who stays and
+//! leaves, the body is dropped, and with it the upstream's connection and the exchange. A caller who stays and
 //! does not read is not polled for, so a guard beside the stream keeps its times and asks for its standing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,50 +14,14 @@ use tokio::task::AbortHandle;
 use crate::audit::entry::Closing;
 use crate::clock::Clock;
 use crate::guard::egress::answer::Filter;
-use crate::guard::limiter::Permit;
 use crate::model::answer::{Fault, StreamFilter};
 use crate::model::{Dialect, error};
-use crate::proxy::activity::Written;
-use crate::proxy::buffer::Room;
+use crate::proxy::exchange::OpenExchange;
 use crate::proxy::forward::broke;
-use crate::proxy::meter::OpenMeter;
 use crate::proxy::pool::Arriving;
+use crate::proxy::times::Times;
 use crate::proxy::watch::Watch;
 use crate::refusal::{Code, Refusal};
-
-/// What rides with a stream until its last byte, or until the caller leaves.
-pub struct Carried {
-    /// Measures the answer when dropped.
-    pub meter: OpenMeter,
-    /// How the caller's errors are shaped.
-    pub dialect: Dialect,
-    /// The request's id as text.
-    pub request: String,
-    /// The places of caller, model and server.
-    pub places: [Permit; 2],
-    /// The room that events take which are there already.
-    pub room: Option<Room>,
-}
-
-/// The times of a stream.
-pub struct Times {
-    /// What they are measured with.
-    pub clock: Arc<dyn Clock>,
-    /// Longest silence of either side.
-    pub idle_max: Duration,
-    /// When the whole request has had its time, on the monotonic clock.
-    pub ends: Duration,
-    /// What the caller took, where that is known.
-    pub reader: Option<Arc<Written>>,
-}
-
-impl Times {
-    /// How long the next piece may take.
-    #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.idle_max.min(self.ends.saturating_sub(self.clock.monotonic()))
-    }
-}
 
 /// Where a stream comes from.
 pub enum Source {
@@ -165,7 +129,7 @@ fn invalid(fault: &Fault) -> Refusal {
 /// What the body and its guard share.
 struct Running {
     /// Nothing once the stream is over.
-    work: Option<(Source, Carried)>,
+    work: Option<(Source, OpenExchange)>,
     /// The last bytes, which wait until the outcome is durable.
     last: Option<Bytes>,
     /// The outcome on its way to the disk, and whom to tell if it does not get there.
@@ -184,22 +148,22 @@ struct Running {
 impl Running {
     /// Ends the stream: the upstream is let go, places are given back, and the caller is told in its last event.
     fn cut(&mut self, refusal: &Refusal) {
-        let Some((source, mut carried)) = self.work.take() else { return };
-        told(&source, &mut carried.meter);
-        carried.meter.cut(refusal);
-        let event = Bytes::from(error::event(carried.dialect, refusal, &carried.request));
-        self.end(carried, event);
+        let Some((source, mut exchange)) = self.work.take() else { return };
+        told(&source, &mut exchange);
+        exchange.cut(refusal);
+        let event = Bytes::from(error::event(exchange.get().dialect, refusal, &exchange.get().id_text));
+        self.end(exchange, event);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
     /// Closes the entry; `last` waits for that.
-    fn end(&mut self, mut carried: Carried, last: Bytes) {
-        carried.meter.deliver(&last);
+    fn end(&mut self, mut exchange: OpenExchange, last: Bytes) {
+        exchange.deliver(&last);
         self.last = (!last.is_empty()).then_some(last);
-        let (closing, _meter) = carried.meter.close();
-        self.closing = Some((closing, carried.dialect, carried.request));
+        let (closing, exchange) = exchange.close();
+        self.closing = Some((closing, exchange.dialect, exchange.id_text.clone()));
     }
 
     /// The last bytes, once the outcome is durable; what says that it cannot be, where it cannot.
@@ -237,10 +201,10 @@ impl Running {
 }
 
 /// What a source has told of its answer.
-fn told(source: &Source, meter: &mut OpenMeter) {
+fn told(source: &Source, exchange: &mut OpenExchange) {
     if let Source::Upstream(_, filter, _) = source {
-        meter.heard(filter.heard());
-        meter.found(filter.prose().findings());
+        exchange.heard(filter.heard());
+        exchange.found(filter.prose().findings());
     }
 }
 
@@ -261,13 +225,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Relays `source` for as long as `times` and `watch` allow.
+    /// Relays `source` for as long as the time limits of `exchange` and `watch` allow.
     #[must_use]
-    pub fn new(source: Source, carried: Carried, watch: Watch, times: Times) -> Self {
+    pub fn new(source: Source, exchange: OpenExchange, watch: Watch) -> Self {
+        let times = exchange.get().times();
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
         let written = times.reader.as_ref().map_or(0, |reader| reader.total());
         let running = Running {
-            work: Some((source, carried)),
+            work: Some((source, exchange)),
             last: None,
             closing: None,
             moved,
@@ -285,23 +250,23 @@ impl Relay {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut running = lock(&self.running);
         let running = &mut *running;
-        let Some((source, carried)) = &mut running.work else { return running.poll_last(cx) };
+        let Some((source, exchange)) = &mut running.work else { return running.poll_last(cx) };
         match source.poll(cx) {
             Poll::Ready(Ok(Step::More(bytes))) => {
                 running.moved = self.clock.monotonic();
                 running.awaited = false;
-                carried.meter.first_byte();
-                carried.meter.deliver(&bytes);
+                exchange.first_byte();
+                exchange.deliver(&bytes);
                 Poll::Ready(Some(bytes))
             }
             Poll::Ready(Ok(Step::End(bytes))) => {
-                told(source, &mut carried.meter);
-                carried.meter.done();
+                told(source, exchange);
+                exchange.done();
                 if source.failed() {
-                    carried.meter.failed();
+                    exchange.failed();
                 }
-                if let Some((_, carried)) = running.work.take() {
-                    running.end(carried, bytes);
+                if let Some((_, exchange)) = running.work.take() {
+                    running.end(exchange, bytes);
                 }
                 running.poll_last(cx)
             }
@@ -329,8 +294,8 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.guard.abort();
-        if let Some((source, mut carried)) = lock(&self.running).work.take() {
-            told(&source, &mut carried.meter);
+        if let Some((source, mut exchange)) = lock(&self.running).work.take() {
+            told(&source, &mut exchange);
         }
     }
 }

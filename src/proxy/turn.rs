@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::{Gateway, Way};
+use super::Gateway;
 use crate::guard::admit::Turn;
 use crate::guard::govern::Governed;
 use crate::guard::queue::Holder;
 use crate::guard::table::{Served, Upstream};
 use crate::guard::understand::Asked;
+use crate::proxy::exchange::Exchange;
 use crate::refusal::Refusal;
 
 /// The servers that a body written for `first` may go to: that one, then the others of the route with the same profile.
@@ -28,12 +29,12 @@ impl Gateway {
     ///
     /// # Errors
     /// `upstream-full`, or `rate-is-zero` where the server has no places at all.
-    pub(super) async fn turn(&self, governed: &Governed<'_>, way: &Way) -> Result<Option<Turn>, Refusal> {
+    pub(super) async fn turn(&self, governed: &Governed<'_>, exchange: &Exchange) -> Result<Option<Turn>, Refusal> {
         let understood = governed.understood();
         let Asked::Call { served, upstream: first, .. } = understood.asked() else { return Ok(None) };
         let holder = Holder::of(understood.routed().paced().caller());
         let up = |upstream: &&Arc<Upstream>| {
-            way.wiring.health.is_up(&upstream.name) && self.weights.passes(&served.name, &upstream.name)
+            exchange.config.health.is_up(&upstream.name) && self.weights.passes(&served.name, &upstream.name)
         };
         let free = |upstream: &Arc<Upstream>| {
             let place = self.places.take(upstream, &holder)?;

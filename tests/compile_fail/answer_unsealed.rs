@@ -1,11 +1,12 @@
-//! A whole answer needs the proof that its entry was closed.
+//! A whole answer needs the proof that its outcome is durable.
 
 use bytes::Bytes;
 use token_shield::audit::entry::Entry;
-use token_shield::proxy::respond::{Head, whole};
+use token_shield::proxy::exchange::{Exchange, ResponseParts};
+use token_shield::proxy::respond::whole;
 
-fn shortcut(entry: Entry, head: Head<'_>) {
-    let _ = whole(entry, head, Bytes::new());
+fn shortcut(entry: &Entry, exchange: &Exchange, parts: ResponseParts) {
+    drop(whole(entry, exchange, parts, "", Bytes::new()));
 }
 
 fn main() {}

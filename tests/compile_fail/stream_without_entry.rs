@@ -1,12 +1,12 @@
 //! A stream needs the open entry of its request.
 
-use token_shield::guard::limiter::Permit;
-use token_shield::model::Dialect;
-use token_shield::proxy::meter::Meter;
-use token_shield::proxy::stream::Carried;
+use token_shield::proxy::exchange::{Exchange, ResponseParts};
+use token_shield::proxy::respond::stream;
+use token_shield::proxy::stream::Source;
+use token_shield::proxy::watch::Watch;
 
-fn shortcut(meter: Meter, places: [Permit; 2]) -> Carried {
-    Carried { meter, dialect: Dialect::OpenAi, request: String::new(), places, room: None }
+fn shortcut(exchange: Box<Exchange>, parts: ResponseParts, source: Source, watch: Watch) {
+    drop(stream(exchange, parts, source, watch));
 }
 
 fn main() {}

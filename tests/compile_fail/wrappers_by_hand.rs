@@ -4,7 +4,7 @@ use token_shield::audit::entry::{Committed, SealedAnswer};
 use token_shield::guard::egress::request::Cleared;
 use token_shield::guard::govern::Governed;
 use token_shield::guard::screen::Screened;
-use token_shield::proxy::meter::OpenMeter;
+use token_shield::proxy::exchange::OpenExchange;
 use token_shield::proxy::respond::Anonymous;
 use token_shield::proxy::watch::Fresh;
 
@@ -18,7 +18,7 @@ fn main() {
     let _ = Governed(made());
     let _ = Committed(made::<()>());
     let _ = SealedAnswer(made());
-    let _ = OpenMeter(made());
+    let _ = OpenExchange(made());
     let _ = Anonymous(made());
     let _ = Fresh(made());
 }

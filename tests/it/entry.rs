@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use token_shield::audit::entry::{Draft, Pen};
+use token_shield::audit::entry::Pen;
 use token_shield::audit::event::Event;
 use token_shield::audit::log::{Log, Settings};
 use token_shield::audit::reader;
-use token_shield::audit::request::{About, Caller};
+use token_shield::audit::request::{About, Admission, Body, Caller};
 use token_shield::audit::vault::Vault;
 use token_shield::clock::{Clock, Ratchet, SystemClock};
 use token_shield::control::{Command, Control, Operator, Verb};
+use token_shield::crypto::seal::KeyedDigest;
 use token_shield::durable::Disk;
 use token_shield::id::{KeyId, RequestId, TokenId};
 use token_shield::keyring::Keyring;
@@ -41,15 +42,18 @@ fn about() -> About {
     }
 }
 
-fn draft() -> Draft<'static> {
-    Draft {
+fn admission() -> Admission {
+    let digest_key = [7; 16];
+    Admission {
         about: about(),
         upstream: None,
         model_digest: None,
         output_tokens: None,
         stripped: Vec::new(),
         fetches: Vec::new(),
-        received: b"x",
+        digest_key,
+        received: Body { bytes: 1, digest: KeyedDigest::of(&digest_key, b"x") },
+        forwarded: None,
     }
 }
 
@@ -78,7 +82,7 @@ impl Desk {
 
     /// An admission that is in the queue while the disk is shut; then its caller leaves.
     fn admit_and_leave(&self) {
-        let mut sealing = std::pin::pin!(self.pen.commit((), draft()));
+        let mut sealing = std::pin::pin!(self.pen.commit((), admission()));
         let polled = sealing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "nothing is durable yet");
     }
@@ -109,7 +113,7 @@ async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_h
         let mut finishing = std::pin::pin!(desk.pen.finish(Duration::from_secs(60)));
         let polled = finishing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "something is open");
-        assert!(desk.pen.commit((), draft()).await.is_err(), "nothing is admitted any more");
+        assert!(desk.pen.commit((), admission()).await.is_err(), "nothing is admitted any more");
         desk.disk.open();
         finishing.await
     };
@@ -122,7 +126,7 @@ async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_h
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_finds_no_room_lets_nobody_say_that_all_is_done() {
     let desk = Desk::new();
-    let sealed = desk.pen.commit((), draft()).await.unwrap_or_else(|no| panic!("{}", no.code));
+    let sealed = desk.pen.commit((), admission()).await.unwrap_or_else(|no| panic!("{}", no.code));
     desk.log.close().expect("closed");
     drop(sealed);
     assert!(!desk.pen.finish(Duration::from_secs(60)).await);
