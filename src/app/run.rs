@@ -22,6 +22,7 @@ use crate::guard::settings;
 use crate::proxy::descriptors;
 use crate::proxy::entrance::Entrance;
 use crate::proxy::listen::{self, Terms};
+use crate::proxy::service::Api;
 use crate::proxy::settings::Tls;
 
 /// What a run shares with the task that hands over to another process.
@@ -117,7 +118,8 @@ impl App {
             background.until_the_end(giving(self.giver((api, handover), serving)));
         }
         background.watch(&entrance, &notifier, shutdown.clone());
-        listen::run(api, self.terms(entrance, connections_max), Arc::clone(&self.gateway), shutdown.clone()).await;
+        let service = Arc::new(Api { gateway: Arc::clone(&self.gateway), entrance });
+        listen::run(api, self.terms(connections_max), service, shutdown.clone()).await;
         // Operators and scrapers are served until the last agent is, and then not waited for.
         // A take-over that is under way is decided first: where it fails, the log is opened again, if it can be.
         self.books.log.closes_soon();
@@ -167,14 +169,13 @@ impl App {
         }
     }
 
-    fn terms(&self, entrance: Arc<Entrance>, connections_max: usize) -> Terms {
+    fn terms(&self, connections_max: usize) -> Terms {
         Terms {
             tls: self.tls.clone(),
             trusted_proxies: self.config.proxy.trusted_proxies.clone(),
             connections_max,
             peer_connections_max: self.config.proxy.peer_connections_max,
             timeouts: self.config.proxy.timeouts.clone(),
-            entrance,
         }
     }
 

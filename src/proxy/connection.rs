@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
+use crate::proxy::Origin;
 use crate::proxy::activity::{Activity, Busy, Owed, Unanswered, Written};
 use crate::proxy::body::{Body, Outgoing};
 use crate::proxy::connect::probed;
@@ -27,9 +28,9 @@ use crate::proxy::frames::Flood;
 use crate::proxy::framing::HEADERS_MAX;
 use crate::proxy::listen::{KEPT, Leave, Terms};
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
+use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
 use crate::proxy::tap::{HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Home, Patience, Returned, Tap, Version};
-use crate::proxy::{Gateway, Origin};
 use crate::refusal::Code;
 
 /// Streams that one HTTP/2 connection may have open.
@@ -46,16 +47,16 @@ const IDLE_LOOK: Duration = Duration::from_secs(5);
 const UNSENT_MAX: u32 = 64 << 10;
 
 /// A connection that was accepted; `_places` are given back when it ends.
-pub(super) struct Connection<P> {
+pub(super) struct Connection<P, V> {
     pub(super) terms: Arc<Terms>,
-    pub(super) gateway: Arc<Gateway>,
+    pub(super) service: Arc<V>,
     pub(super) shutdown: watch::Receiver<Leave>,
     /// Places of connections that are not taken.
     pub(super) free: Arc<Semaphore>,
     pub(super) _places: P,
 }
 
-impl<P: Send + 'static> Connection<P> {
+impl<P: Send + 'static, V: Service> Connection<P, V> {
     /// Serves the connection to its end.
     pub(super) async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) {
         let socket = socket2::SockRef::from(&stream);
@@ -103,9 +104,9 @@ impl<P: Send + 'static> Connection<P> {
             Err(_) => return tracing::debug!(%client, "no request in time"),
         };
         let (version, framings, home) = (tap.version(), tap.framings(), tap.home());
-        let (gateway, terms, shared) = (Arc::clone(&self.gateway), Arc::clone(&self.terms), Arc::clone(&activity));
+        let (served, terms, shared) = (Arc::clone(&self.service), Arc::clone(&self.terms), Arc::clone(&activity));
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let (gateway, entrance) = (Arc::clone(&gateway), Arc::clone(&terms.entrance));
+            let served = Arc::clone(&served);
             let busy = shared.begin(request.version() == http::Version::HTTP_11);
             let peer = forwarded(client, request.headers(), &terms.trusted_proxies);
             let framing = framings.as_ref().map(|framings| framings.next().unwrap_or_default());
@@ -116,7 +117,7 @@ impl<P: Send + 'static> Connection<P> {
             let unanswered = busy.unanswered();
             // Boxed: HTTP libraries keep room for it as long as the answer, or the connection, lasts.
             Box::pin(async move {
-                let response = entrance.serve(&gateway, request, origin).await;
+                let response = served.serve(request, origin).await;
                 Ok::<_, std::convert::Infallible>(Working::wrap(response, (busy, unanswered), stream))
             })
         });
@@ -137,11 +138,11 @@ impl<P: Send + 'static> Connection<P> {
         if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");
             match version {
-                Version::Http1 => unread(&self.gateway, &error, &home).await,
+                Version::Http1 => unread(&*self.service, &error, &home).await,
                 // The HTTP/2 library does not pass on what an error came from.
                 Version::Http2 => {
                     if let Some(flooded) = home.take().filter(|returned| returned.is_flooded) {
-                        self.gateway.metrics.flood();
+                        self.service.flooded();
                         tracing::debug!(%client, "a connection was ended: {Flood}");
                         calm(flooded).await;
                     }
@@ -355,7 +356,7 @@ fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
 }
 
 /// Tells a caller why the head of its request could not be read, where one had begun.
-async fn unread<S: AsyncRead + AsyncWrite + Unpin>(gateway: &Gateway, error: &hyper::Error, home: &Home<S>) {
+async fn unread<S: AsyncRead + AsyncWrite + Unpin>(service: &impl Service, error: &hyper::Error, home: &Home<S>) {
     let code = match error {
         slow if caused_by::<HeadSlow>(slow) => Code::HeadersSlow,
         large if large.is_parse_too_large() => Code::HeadersTooLarge,
@@ -363,7 +364,7 @@ async fn unread<S: AsyncRead + AsyncWrite + Unpin>(gateway: &Gateway, error: &hy
         _ => return,
     };
     let Some(mut returned) = home.take() else { return };
-    let answer = gateway.unread(code);
+    let answer = service.unread(code);
     let told = async {
         returned.stream.write_all(&answer).await?;
         returned.stream.shutdown().await?;

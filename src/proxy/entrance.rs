@@ -13,11 +13,12 @@ use hyper::client::conn::http2::SendRequest;
 use tokio::sync::watch;
 
 use crate::model::{Dialect, error};
+use crate::proxy::arrive::dialect;
 use crate::proxy::body::Body;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::framing::framing;
 use crate::proxy::respond::{self, Anonymous, No};
-use crate::proxy::{Gateway, Origin, dialect};
+use crate::proxy::{Gateway, Origin};
 use crate::refusal::{Code, Refusal};
 
 /// The header in which one process tells the other, and nobody else, who asks.

@@ -11,11 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::guard::authenticate::network;
-use crate::proxy::Gateway;
 use crate::proxy::connection::Connection;
 use crate::proxy::descriptors::is_shortage;
-use crate::proxy::entrance::Entrance;
 use crate::proxy::peer::trusted;
+use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
 
 /// How often a failed accept is said.
@@ -51,14 +50,12 @@ pub struct Terms {
     pub peer_connections_max: usize,
     /// Time limits.
     pub timeouts: Timeouts,
-    /// Where requests are served.
-    pub entrance: Arc<Entrance>,
 }
 
 /// Serves `listener` until `shutdown` turns true, then lets open requests finish for at most `timeouts.drain`. Where another process
 /// has taken over, kept connections are served through it for a while, and streams may finish for at most `timeouts.drain_streams`.
 /// What is left then is cut, and told so.
-pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
+pub async fn run<S: Service>(listener: TcpListener, terms: Terms, service: Arc<S>, mut shutdown: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(terms.connections_max));
     let peers = Arc::new(Peers::default());
     let terms = Arc::new(terms);
@@ -68,7 +65,7 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
     loop {
         while connections.try_join_next().is_some() {}
         let is_here = tokio::select! {
-            is_here = terms.entrance.is_here() => is_here,
+            is_here = service.is_here() => is_here,
             _ = shutdown.wait_for(|stop| *stop) => break,
         };
         if !is_here {
@@ -81,7 +78,7 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
         let Ok(place) = place else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = terms.entrance.closed() => continue,
+            () = service.closed() => continue,
             _ = shutdown.wait_for(|stop| *stop) => break,
         };
         match accepted {
@@ -91,10 +88,10 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
                     tracing::debug!(%peer, "too many connections of one peer");
                     continue;
                 };
-                let (terms, gateway) = (Arc::clone(&terms), Arc::clone(&gateway));
+                let (terms, service) = (Arc::clone(&terms), Arc::clone(&service));
                 let connection = Connection {
                     terms,
-                    gateway,
+                    service,
                     shutdown: closing.clone(),
                     free: Arc::clone(&places),
                     _places: (place, peer_place),
@@ -105,17 +102,16 @@ pub async fn run(listener: TcpListener, terms: Terms, gateway: Arc<Gateway>, mut
         }
     }
     drop(listener);
-    drain(connections, (&terms, &gateway), close, shutdown).await;
+    drain(connections, (&terms.timeouts, &*service), close, shutdown).await;
 }
 
 /// Lets what is open finish.
 async fn drain(
     mut connections: JoinSet<()>,
-    (terms, gateway): (&Terms, &Gateway),
+    (timeouts, service): (&Timeouts, &impl Service),
     close: watch::Sender<Leave>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let timeouts = &terms.timeouts;
     let (mut drain, mut leave) = (timeouts.drain, Leave::Now);
     if !*shutdown.borrow() {
         // Another process serves. Whoever asks on a connection that was kept is answered by it, and told to come to it.
@@ -144,14 +140,13 @@ async fn drain(
     }
     tracing::warn!(cut = connections.len(), "connections were cut at the end of the drain");
     // Streams end with an event that says so, where their callers read it.
-    gateway.pen.cut();
-    gateway.registry.announce();
+    service.cut();
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(FAREWELL, ended).await.is_ok() {
         return;
     }
     // What the other process answers here ends with an event too, unless that process has ended it.
-    terms.entrance.cut();
+    service.cut_elsewhere();
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(FAREWELL, ended).await.is_err() {
         connections.shutdown().await;

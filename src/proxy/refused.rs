@@ -2,16 +2,15 @@
 
 use std::net::IpAddr;
 
-use http::{Method, Response};
+use http::Response;
 
 use crate::guard::gcra::Limit;
-use crate::guard::route::reads;
 use crate::model::Dialect;
+use crate::proxy::Gateway;
 use crate::proxy::body::Body;
 use crate::proxy::exchange::{Exchange, Occupied};
 use crate::proxy::respond::{self, Anonymous, No};
-use crate::proxy::{Gateway, KEYS_PATH, Wiring, receipts, tree};
-use crate::refusal::{Allow, Code, Refusal, Stage};
+use crate::refusal::{Code, Refusal, Stage};
 
 /// A refusal on its way out, with the rate limit to show in its headers.
 pub(super) struct Refused {
@@ -62,12 +61,4 @@ impl Gateway {
     pub(super) fn stranger(&self, refusal: Refusal, peer: IpAddr) -> Refused {
         self.authenticator.count_stranger(peer).err().unwrap_or(refusal).into()
     }
-}
-
-/// Refuses other methods than those that read, on the paths beside the operations: keys, the log's tree, receipts.
-pub(super) fn readable(method: &Method, path: &str, wiring: &Wiring) -> Result<(), Refusal> {
-    let known = path.starts_with(receipts::PATH)
-        || wiring.publish_keys && path == KEYS_PATH
-        || wiring.tree.is_some() && path.starts_with(tree::PATH);
-    if known && !reads(method) { Err(Refusal::new(Code::MethodNotAllowed).allowing(Allow::Read)) } else { Ok(()) }
 }

@@ -1,0 +1,127 @@
+//! From a connection to a caller who may ask: framing, credential, status and rate. Then the request goes its way.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response};
+use hyper::body::{Body as _, Incoming};
+
+use crate::guard::authenticate::{Authenticated, Credential, Found};
+use crate::guard::pace::{Paced, pace};
+use crate::guard::route::{Target, route};
+use crate::model::Dialect;
+use crate::proxy::answer::{Answer, Failed};
+use crate::proxy::body::Body;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::framing::framing;
+use crate::proxy::public::{Public, readable};
+use crate::proxy::refused::Refused;
+use crate::proxy::watch::Watch;
+use crate::proxy::{Gateway, Origin, buffer, receipts, respond};
+use crate::refusal::Code;
+
+/// A caller that may ask, and the watch over its status.
+struct Arrived {
+    paced: Paced,
+    watch: Watch,
+}
+
+impl Gateway {
+    /// Answers one request.
+    pub async fn serve(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
+        let mut exchange = Exchange::start(&self, dialect(&request), Some(origin.peer));
+        exchange.reader.clone_from(&origin.reader);
+        let (parts, mut body) = request.into_parts();
+        let alone = parts.method == Method::HEAD;
+        let over_http1 = parts.version <= http::Version::HTTP_11;
+        // A caller that waits for 100 Continue has sent nothing yet, and is not asked to for nothing (RFC 9110 section 10.1.1).
+        let expects = parts.headers.contains_key(EXPECT);
+        let answer = self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut exchange).await;
+        let answered = match answer {
+            Ok(answer) => match Box::pin(answer.respond(exchange)).await {
+                Ok(response) => Ok(response),
+                Err(Failed { refusal, exchange }) => Err((refusal.into(), exchange)),
+            },
+            Err(refused) => Err((refused, exchange)),
+        };
+        let mut close = false;
+        let mut response = match answered {
+            Ok(response) => response,
+            Err((refused, exchange)) => {
+                // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
+                close = over_http1 && refused.refusal.code == Code::FramingInvalid;
+                Box::pin(self.refuse(refused, exchange, origin.peer)).await
+            }
+        };
+        // Section 9.6: what is not read of a request ends its connection, and its caller is told.
+        close |= over_http1 && !(body.is_end_stream() || !expects && buffer::spent(&mut body).await);
+        if close {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if alone { respond::headers_alone(response) } else { response }
+    }
+
+    /// The steps of a request. Each step takes what the one before proved.
+    async fn answer(
+        &self,
+        request: Request<()>,
+        body: &mut Incoming,
+        origin: &Origin,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refused> {
+        framing(&request, origin.framing)?;
+        let (parts, ()) = request.into_parts();
+        let target = Target::read(&parts.uri)?;
+        if let Some(public) = Public::of(&parts.method, target.path(), &exchange.config) {
+            return Box::pin(self.public(public, &parts.headers, origin.peer, exchange)).await;
+        }
+        let arrived = self.arrive(&parts, &target, origin.peer, exchange)?;
+        if let Some(name) = target.path().strip_prefix(receipts::PATH) {
+            exchange.operation = "receipt";
+            let agent = arrived.paced.caller().token().verified.agent();
+            let receipt: Bytes = Box::pin(receipts::receipt(&self.pen, agent, name)).await?;
+            return Ok(Answer::Public(receipt, respond::TEXT));
+        }
+        let routed = route(arrived.paced, &parts.method, &target)?;
+        self.infer(routed, arrived.watch, parts.headers, body, exchange).await
+    }
+
+    /// Authenticates the caller, and counts the request against its rates.
+    fn arrive(&self, parts: &Parts, target: &Target<'_>, peer: IpAddr, exchange: &mut Exchange) -> Result<Arrived, Refused> {
+        let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, peer))?;
+        // Read before the first check: a change while the body comes is noticed before the record is written.
+        let changes = self.registry.changes();
+        let caller = self.authenticate(&credential, peer, exchange)?;
+        let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
+        let watch = Watch::new(books, Arc::clone(caller.token()), changes);
+        let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
+        readable(&parts.method, target.path(), &exchange.config)?;
+        Ok(Arrived { paced, watch })
+    }
+
+    fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, exchange: &mut Exchange) -> Result<Authenticated, Refused> {
+        let tables = Arc::clone(&exchange.config.tables);
+        let (caller, found) = self.authenticator.authenticate(credential, peer, tables).map_err(|denied| {
+            self.metrics.token_cache("refused");
+            exchange.caller = denied.token;
+            exchange.handle = denied.handle;
+            denied.refusal
+        })?;
+        self.metrics.token_cache(match found {
+            Found::Cached => "hit",
+            Found::Verified => "miss",
+        });
+        exchange.caller = Some(Arc::clone(caller.token()));
+        exchange.handle = caller.handle().copied();
+        Ok(caller)
+    }
+}
+
+/// The shape of errors for the caller that sent `request`.
+pub(super) fn dialect<B>(request: &Request<B>) -> Dialect {
+    let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
+    if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }
+}

@@ -1,0 +1,70 @@
+//! What the gateway serves without a token: public keys and the log's tree. Receipts need one.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use crate::guard::route::reads;
+use crate::proxy::answer::Answer;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::refused::Refused;
+use crate::proxy::{Gateway, Wiring, receipts, respond, tree};
+use crate::refusal::{Allow, Code, Refusal};
+
+/// The path of the public keys.
+const KEYS_PATH: &str = "/.well-known/jwks.json";
+
+/// A path that needs no token.
+pub(super) enum Public<'r> {
+    /// The public keys of the issuers.
+    Keys,
+    /// A file of the log's tree.
+    Tree(&'r str),
+}
+
+impl<'r> Public<'r> {
+    /// What `path` names, if the config serves it and `method` reads.
+    pub(super) fn of(method: &Method, path: &'r str, config: &Wiring) -> Option<Self> {
+        if !reads(method) {
+            return None;
+        }
+        if config.publish_keys && path == KEYS_PATH {
+            return Some(Self::Keys);
+        }
+        config.tree.as_ref()?;
+        Some(Self::Tree(path.strip_prefix(tree::PATH)?))
+    }
+}
+
+impl Gateway {
+    /// Answers it.
+    pub(super) async fn public(
+        &self,
+        public: Public<'_>,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refused> {
+        match public {
+            Public::Keys => {
+                exchange.operation = "keys";
+                let keys = self.authenticator.published_keys(peer)?;
+                Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET))
+            }
+            Public::Tree(path) => {
+                exchange.operation = "audit";
+                let Some(tree) = exchange.config.tree.clone() else { return Err(Refusal::new(Code::TreeUnknown).into()) };
+                self.tree(&tree, path, (headers, peer)).await
+            }
+        }
+    }
+}
+
+/// Refuses other methods than those that read, on the paths beside the operations: keys, the log's tree, receipts.
+pub(super) fn readable(method: &Method, path: &str, wiring: &Wiring) -> Result<(), Refusal> {
+    let known = path.starts_with(receipts::PATH)
+        || wiring.publish_keys && path == KEYS_PATH
+        || wiring.tree.is_some() && path.starts_with(tree::PATH);
+    if known && !reads(method) { Err(Refusal::new(Code::MethodNotAllowed).allowing(Allow::Read)) } else { Ok(()) }
+}
