@@ -1,26 +1,21 @@
-//! Is there room? Rates and places of model and upstream, and the cap on output tokens. The last question: what leaves
-//! here is the body as it will be forwarded.
+//! The body as it is forwarded. The last step before the record.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::audit::request::{Forwards, Server};
-use crate::guard::cache_salt::{CacheSalts, CacheScope};
+use crate::guard::cache_salt::CacheSalts;
+use crate::guard::candidates::Candidates;
 use crate::guard::egress::request::Fetches;
 use crate::guard::gcra::Headroom;
-use crate::guard::govern::Governed;
-use crate::guard::limiter::{Ask, Kind, Limiter, Permit, Subject};
-use crate::guard::pace::{full_house, over_rate};
-use crate::guard::places::Place;
+use crate::guard::limiter::{Permit, Subject};
 use crate::guard::queue::Holder;
+use crate::guard::reserve::{AskedOf, Parts, Reserved, Target};
 use crate::guard::route::Routed;
-use crate::guard::settings::Caps;
-use crate::guard::table::{Served, Upstream, rates};
-use crate::guard::understand::Asked;
+use crate::guard::table::{Served, Upstream};
 use crate::id::RequestId;
 use crate::model::{Changes, Echo, ModelCall, Operation, Reach, echo};
-use crate::refusal::{Code, Refusal};
 
 /// Places that were stripped and are named, at the most.
 const NAMED_MAX: usize = 16;
@@ -56,8 +51,10 @@ pub enum Local {
     Echo {
         /// The answer.
         answer: Echo,
-        /// What the models of the metrics are called.
-        served: Arc<Served>,
+        /// The model.
+        model: Arc<Served>,
+        /// The upstream that stands for it.
+        upstream: Arc<Upstream>,
         /// Whether the answer goes on from a text of the caller's.
         continues: bool,
     },
@@ -77,8 +74,8 @@ pub struct Call {
     pub usage_asked: bool,
     /// True when the answer goes on from a text of the caller's.
     pub continues: bool,
-    /// The model.
-    pub served: Arc<Served>,
+    /// The model, and the upstreams that may serve it.
+    pub candidates: Candidates,
     /// The server that the body was written for.
     pub upstream: Arc<Upstream>,
     /// What is fetched and stands in the body as marks until then.
@@ -146,8 +143,8 @@ impl Admitted {
     #[must_use]
     pub fn model(&self) -> Option<&Arc<str>> {
         match &self.work {
-            Work::Call(call) => Some(&call.served.name),
-            Work::Local(Local::Echo { served, .. }) => Some(&served.name),
+            Work::Call(call) => Some(&call.candidates.model().name),
+            Work::Local(Local::Echo { model, .. }) => Some(&model.name),
             Work::Local(Local::Models(_) | Local::Me) => None,
         }
     }
@@ -157,7 +154,7 @@ impl Admitted {
     pub fn server(&self) -> Option<&Server> {
         match &self.work {
             Work::Call(call) => Some(&call.upstream.server),
-            Work::Local(Local::Echo { served, .. }) => served.route.first().map(|upstream| &upstream.server),
+            Work::Local(Local::Echo { upstream, .. }) => Some(&upstream.server),
             Work::Local(Local::Models(_) | Local::Me) => None,
         }
     }
@@ -207,108 +204,44 @@ pub struct Stamp<'s> {
     pub cache_salts: &'s CacheSalts,
 }
 
-/// The server that is asked first, and a place there.
-pub struct Turn {
-    /// The server; it has the profile of the one that the body was understood for.
-    pub upstream: Arc<Upstream>,
-    /// The place.
-    pub place: Place,
-}
-
-/// Takes the model's place, counts the call, and writes the body.
-///
-/// # Errors
-/// `in-flight-exceeded` or `model-rate-exceeded`; `field-invalid` where more choices are asked for than there are tokens.
-pub fn admit(governed: Governed<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) -> Result<Admitted, Refusal> {
-    let (routed, asked) = governed.into_inner().into_inner().into_inner().into_parts();
-    let caller = routed.paced().caller();
-    let token = caller.token();
-    let class = caller.class();
-    let (work, notes) = match asked {
-        Asked::Models(one) => (Work::Local(Local::Models(one)), Notes::default()),
-        Asked::Me => (Work::Local(Local::Me), Notes::default()),
-        Asked::Call { call, served, upstream: _, fetches } => {
-            let Turn { upstream, place } = turn.ok_or(Code::Internal)?;
-            let rates = rates_alone(&upstream.caps);
-            let shared = [(Kind::Model, &*served.name, &served.caps), (Kind::Upstream, &*upstream.name, &rates)];
-            let permit = enter(limiter, &shared)?.at(place);
-            let class_cap = class.output_tokens;
-            let cap = token.verified.grants().filter_map(|grants| grants.output_tokens).fold(class_cap, u64::min);
-            let principal = (token.verified.issuer(), token.verified.principal().as_str());
-            let scope = (class.cache_scope, principal, class.name.as_str());
-            let each = if writes_tokens(call.operation()) { each_choice(cap, call.choices())? } else { cap };
-            let whose = (Holder::of(caller), token.principal);
-            let (mut work, notes) = write(&call, (served, upstream), (each, scope), whose, stamp);
-            if let Work::Call(call) = &mut work {
-                call.fetches = fetches;
-            }
-            let cap = writes_tokens(call.operation()).then_some(cap);
-            return Ok(Admitted { routed, work, notes, permit, cap });
+/// Writes the body as it is forwarded.
+#[must_use]
+pub fn admit(reserved: Reserved<'_>, stamp: &Stamp<'_>) -> Admitted {
+    let Parts { routed, asked, cap } = reserved.into_parts();
+    let (work, notes, permit) = match asked {
+        AskedOf::Me => (Work::Local(Local::Me), Notes::default(), Permit::default()),
+        AskedOf::Models(one) => (Work::Local(Local::Models(one)), Notes::default(), Permit::default()),
+        AskedOf::Call { call, target, permit } => {
+            let (work, notes) = write(&call, target, cap.each, &routed, stamp);
+            (work, notes, permit)
         }
     };
-    Ok(Admitted { routed, work, notes, permit: Permit::default(), cap: None })
+    Admitted { routed, work, notes, permit, cap: cap.all }
 }
 
-/// Takes places of the model and the upstream, then counts the call against their rates.
-fn enter(limiter: &Arc<Limiter>, shared: &[(Kind, &str, &Caps)]) -> Result<Permit, Refusal> {
-    let mut places = Vec::with_capacity(2);
-    let mut asks = Vec::with_capacity(2);
-    for &(kind, name, caps) in shared {
-        if caps.in_flight.is_none() && caps.rps.is_none() && caps.rpm.is_none() {
-            continue;
-        }
-        let subject = limiter.subject(kind, name);
-        places.push((subject, caps.in_flight.unwrap_or(u64::MAX)));
-        asks.push(Ask { subject, limits: rates(caps) });
-    }
-    let permit = limiter.enter(&places).map_err(full_house)?;
-    limiter.take(&asks).map_err(|over| over_rate(&over, Code::ModelRateExceeded).refusal)?;
-    Ok(permit)
-}
-
-/// Counts a call that goes on to another server, with a place there, against its rates.
-///
-/// # Errors
-/// `model-rate-exceeded`.
-pub fn enter_server(limiter: &Arc<Limiter>, upstream: &Upstream, place: Place) -> Result<Permit, Refusal> {
-    Ok(enter(limiter, &[(Kind::Upstream, &upstream.name, &rates_alone(&upstream.caps))])?.at(place))
-}
-
-/// Places at upstreams are counted elsewhere: who finds none there may wait.
-fn rates_alone(caps: &Caps) -> Caps {
-    Caps { in_flight: None, ..caps.clone() }
-}
-
-/// What the cap on output tokens leaves to each of the choices that are asked for.
-fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
-    match cap / choices {
-        0 if cap == 0 => Err(Refusal::new(Code::RateIsZero).saying("A cap of zero output tokens stands; no request passes.")),
-        0 => Err(Refusal::new(Code::FieldInvalid)
-            .saying(format!("{choices} choices are asked for, more than the {cap} output tokens that this request may have."))),
-        each => Ok(each),
-    }
-}
-
-fn write(
-    call: &ModelCall<'_>,
-    (served, upstream): (Arc<Served>, Arc<Upstream>),
-    (cap, (scope, principal, class)): (u64, (CacheScope, (&str, &str), &str)),
-    (holder, owner): (Holder, Subject),
-    stamp: &Stamp<'_>,
-) -> (Work, Notes) {
+fn write(call: &ModelCall<'_>, target: Target, cap: u64, routed: &Routed, stamp: &Stamp<'_>) -> (Work, Notes) {
+    let Target { candidates, upstream, fetches } = target;
+    let caller = routed.paced().caller();
+    let (token, class) = (caller.token(), caller.class());
     let (dropped, stripped) = (call.dropped().to_vec(), call.stripped().iter().take(NAMED_MAX).cloned().collect::<Vec<_>>());
-    let lowered = |asked: Option<u64>| asked.is_some_and(|asked| asked > cap).then_some(cap);
     if upstream.echo {
         let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
-        let notes = Notes { output_tokens: lowered(call.output_tokens_asked()), dropped, stripped, removed: 0 };
-        return (Work::Local(Local::Echo { answer, served, continues: call.continues() }), notes);
+        let lowered = call.output_tokens_asked().is_some_and(|asked| asked > cap);
+        let notes = Notes { output_tokens: lowered.then_some(cap), dropped, stripped, removed: 0 };
+        let local = Local::Echo { answer, model: Arc::clone(candidates.model()), upstream, continues: call.continues() };
+        return (Work::Local(local), notes);
     }
     let profile = &upstream.profile;
     let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
-    let cache_salt = profile.takes_cache_salt().then(|| stamp.cache_salts.salt(scope, principal, class)).flatten();
+    let cache_salt = if profile.takes_cache_salt() {
+        let principal = (token.verified.issuer(), token.verified.principal().as_str());
+        stamp.cache_salts.salt(class.cache_scope, principal, class.name.as_str())
+    } else {
+        None
+    };
     let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
-    let notes =
-        Notes { output_tokens: if written.clamped { written.output_tokens } else { None }, dropped, stripped, removed: 0 };
+    let lowered = if written.clamped { written.output_tokens } else { None };
+    let notes = Notes { output_tokens: lowered, dropped, stripped, removed: 0 };
     let forward = Call {
         operation: call.operation(),
         body: Bytes::from(written.body),
@@ -316,20 +249,11 @@ fn write(
         output_tokens: written.output_tokens.map(|each| each.saturating_mul(call.choices())),
         usage_asked: call.usage_asked(),
         continues: call.continues(),
-        served,
+        candidates,
         upstream,
-        fetches: None,
-        holder,
-        owner,
+        fetches,
+        holder: Holder::of(caller),
+        owner: token.principal,
     };
     (Work::Call(forward), notes)
-}
-
-/// True for operations that count output tokens.
-#[must_use]
-pub const fn writes_tokens(operation: Operation) -> bool {
-    match operation {
-        Operation::ChatCompletions | Operation::Completions | Operation::Messages => true,
-        Operation::Embeddings | Operation::ListModels | Operation::ShowModel | Operation::Me => false,
-    }
 }

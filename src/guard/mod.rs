@@ -2,7 +2,7 @@
 //! can make its own, so a request that skipped a question does not compile.
 //!
 //! ```text
-//! Credential → Authenticated → Paced → Routed → Understood → Cleared → Screened → Governed → Admitted
+//! Credential → Authenticated → Paced → Routed → Understood → Cleared → Screened → Governed → Capped → Reserved → Admitted
 //! ```
 //!
 //! What follows, the seal and the forward, is audit/'s and proxy/'s.
@@ -10,6 +10,8 @@
 pub mod admit;
 pub mod authenticate;
 pub mod cache_salt;
+pub mod candidates;
+pub mod cap;
 pub mod charges;
 pub mod egress;
 pub mod gcra;
@@ -19,6 +21,7 @@ pub mod pace;
 pub mod passed;
 pub mod places;
 pub mod queue;
+pub mod reserve;
 pub mod route;
 pub mod screen;
 pub mod settings;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::guard::authenticate::Authenticated;
+use crate::guard::candidates::Candidates;
 use crate::guard::egress::request::Fetches;
 use crate::guard::route::Routed;
-use crate::guard::table::{Served, Upstream};
+use crate::guard::table::Served;
 use crate::health::Health;
 use crate::model::{ModelCall, Operation, Terms, read};
 use crate::refusal::{Code, Refusal};
@@ -21,10 +22,8 @@ pub enum Asked<'b> {
     Call {
         /// What the body says.
         call: Box<ModelCall<'b>>,
-        /// The model.
-        served: Arc<Served>,
-        /// The server that is asked first; the body is written in its terms.
-        upstream: Arc<Upstream>,
+        /// The model, and the upstreams that may serve it.
+        candidates: Candidates,
         /// What is fetched and put into the request.
         fetches: Option<Fetches>,
     },
@@ -91,7 +90,7 @@ pub fn understand<'b>(routed: Routed, body: &'b [u8], (health, weights): (&Healt
                 model_upstream: &served.upstream_name,
             };
             let call = Box::new(reading.understand(&terms)?);
-            Asked::Call { call, served, upstream, fetches: None }
+            Asked::Call { call, candidates: Candidates::new(served, upstream), fetches: None }
         }
     };
     Ok(Understood { routed, asked })

@@ -10,15 +10,15 @@ use http::{HeaderValue, Response, StatusCode};
 use super::Gateway;
 use crate::audit::entry::Committed;
 use crate::audit::request::ModelDigest;
-use crate::guard::admit::{Call, enter_server};
+use crate::guard::admit::Call;
 use crate::guard::limiter::Permit;
 use crate::guard::places::full;
+use crate::guard::reserve::enter_server;
 use crate::guard::table::Upstream;
 use crate::guard::understand::model_changed;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{Remote, Unanswered};
 use crate::proxy::pool::Arriving;
-use crate::proxy::turn::candidates;
 use crate::proxy::watch::{Fresh, Watch};
 use crate::refusal::{Code, Refusal};
 
@@ -60,7 +60,7 @@ impl Gateway {
         let call = committed.get();
         let health = Arc::clone(&exchange.config.health);
         let mut next: VecDeque<(&Arc<Upstream>, bool)> =
-            candidates(&call.served, &call.upstream).map(|upstream| (upstream, false)).collect();
+            call.candidates.from(&call.upstream).into_iter().map(|upstream| (upstream, false)).collect();
         let mut last = Refusal::new(Code::UpstreamUnavailable);
         let mut kept: Option<Kept> = None;
         let mut moved = false;
@@ -72,8 +72,8 @@ impl Gateway {
             }
             let Some(remote) = exchange.config.remotes.get(&upstream.name).cloned() else { continue };
             // Asked for again: the record was written in between, and another server has weights of its own.
-            let Some(digest) = self.weights.passing(&call.served.name, &upstream.name) else {
-                last = model_changed(&call.served.name);
+            let Some(digest) = self.weights.passing(&call.candidates.model().name, &upstream.name) else {
+                last = model_changed(&call.candidates.model().name);
                 continue;
             };
             exchange.tried(last.detail.take());

@@ -9,10 +9,12 @@ use hyper::body::Incoming;
 
 use crate::audit::entry::{Committed, Open};
 use crate::guard::admit::{Admitted, Call, Local, Rest, Stamp, Work, admit};
+use crate::guard::cap::cap;
 use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
 use crate::guard::govern::govern;
 use crate::guard::limiter::Permit;
+use crate::guard::reserve::reserve;
 use crate::guard::route::Routed;
 use crate::guard::screen::screen;
 use crate::guard::understand::understand;
@@ -50,13 +52,13 @@ impl Gateway {
             buffer::Held::default()
         };
         let understood = understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
-        let governed = govern(screen(clear(understood, &self.metrics, &self.marks)?));
+        let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: exchange.id, created, cache_salts };
-        let turn = self.turn(&governed, exchange).await?;
+        let turn = self.turn(&capped, exchange).await?;
         // A caller that waited for its turn may have been suspended, or its token may have expired.
         let fresh = watch.check()?;
-        let admitted = admit(governed, turn, &self.limiter, &stamp)?;
+        let admitted = admit(reserve(capped, turn, &self.limiter)?, &stamp);
         // What follows the body is boxed: a caller that does not send its body holds none of it.
         let open = Box::pin(self.commit(fresh, admitted, held.bytes(), exchange)).await?;
         // What goes on is about as long as what came: the room stays taken until the server has it.

@@ -6,22 +6,13 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::Gateway;
-use crate::guard::admit::Turn;
-use crate::guard::govern::Governed;
+use crate::guard::candidates::Turn;
+use crate::guard::cap::Capped;
 use crate::guard::queue::Holder;
-use crate::guard::table::{Served, Upstream};
+use crate::guard::table::Upstream;
 use crate::guard::understand::Asked;
 use crate::proxy::exchange::Exchange;
 use crate::refusal::Refusal;
-
-/// The servers that a body written for `first` may go to: that one, then the others of the route with the same profile.
-pub(super) fn candidates<'s>(served: &'s Served, first: &'s Arc<Upstream>) -> impl Iterator<Item = &'s Arc<Upstream>> {
-    let others = served
-        .route
-        .iter()
-        .filter(|other| other.name != first.name && !other.echo && Arc::ptr_eq(&other.profile, &first.profile));
-    std::iter::once(first).chain(others)
-}
 
 impl Gateway {
     /// Takes a place at the first server of the route that is up and has one free; where none has, waits for one at all that are
@@ -29,30 +20,28 @@ impl Gateway {
     ///
     /// # Errors
     /// `upstream-full`, or `rate-is-zero` where the server has no places at all.
-    pub(super) async fn turn(&self, governed: &Governed<'_>, exchange: &Exchange) -> Result<Option<Turn>, Refusal> {
-        let understood = governed.understood();
-        let Asked::Call { served, upstream: first, .. } = understood.asked() else { return Ok(None) };
+    pub(super) async fn turn(&self, capped: &Capped<'_>, exchange: &Exchange) -> Result<Option<Turn>, Refusal> {
+        let understood = capped.understood();
+        let Asked::Call { candidates, .. } = understood.asked() else { return Ok(None) };
         let holder = Holder::of(understood.routed().paced().caller());
         let up = |upstream: &&Arc<Upstream>| {
-            exchange.config.health.is_up(&upstream.name) && self.weights.passes(&served.name, &upstream.name)
+            exchange.config.health.is_up(&upstream.name) && self.weights.passes(&candidates.model().name, &upstream.name)
         };
-        let free = |upstream: &Arc<Upstream>| {
-            let place = self.places.take(upstream, &holder)?;
-            Some(Turn { upstream: Arc::clone(upstream), place })
-        };
-        if let Some(turn) = candidates(served, first).filter(up).find_map(free) {
-            return Ok(Some(turn));
+        let mut waited_at: Vec<&Arc<Upstream>> = candidates.iter().filter(up).collect();
+        for upstream in &waited_at {
+            if let Some(slot) = self.places.take(upstream, &holder) {
+                return Ok(candidates.turn(upstream, slot));
+            }
         }
-        let mut waited_at: Vec<&Arc<Upstream>> = candidates(served, first).filter(up).collect();
         if waited_at.is_empty() {
-            waited_at.push(first);
+            waited_at.push(candidates.first());
         }
         let waits = waited_at.into_iter().map(|upstream| {
             let holder = &holder;
             Box::pin(async move { (upstream, self.places.wait(upstream, holder).await) })
         });
-        let (upstream, place) = any_of(waits.collect()).await?;
-        Ok(Some(Turn { upstream: Arc::clone(upstream), place }))
+        let (upstream, slot) = any_of(waits.collect()).await?;
+        Ok(candidates.turn(upstream, slot))
     }
 }
 

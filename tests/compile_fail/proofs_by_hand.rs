@@ -3,7 +3,10 @@
 use token_shield::audit::entry::{Entry, SealedRefusal};
 use token_shield::guard::admit::Admitted;
 use token_shield::guard::authenticate::Authenticated;
+use token_shield::guard::candidates::{Candidates, Turn};
+use token_shield::guard::cap::Capped;
 use token_shield::guard::pace::Paced;
+use token_shield::guard::reserve::Reserved;
 use token_shield::guard::route::Routed;
 use token_shield::guard::understand::Understood;
 
@@ -16,6 +19,10 @@ fn main() {
     let _ = Paced { ..made() };
     let _ = Routed { ..made() };
     let _ = Understood { ..made() };
+    let _ = Candidates { ..made() };
+    let _ = Capped { ..made() };
+    let _ = Turn { ..made() };
+    let _ = Reserved { ..made() };
     let _ = Admitted { ..made() };
     let _ = Entry { ..made() };
     let _ = SealedRefusal { ..made() };

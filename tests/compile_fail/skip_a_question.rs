@@ -1,13 +1,25 @@
-//! A request that was not governed cannot be admitted.
+//! A request that was not governed gets no cap, one without a cap no slot, and one without a slot is not admitted.
 
 use std::sync::Arc;
 
-use token_shield::guard::admit::{Admitted, Stamp, Turn, admit};
+use token_shield::guard::admit::{Stamp, admit};
+use token_shield::guard::candidates::Turn;
+use token_shield::guard::cap::{Capped, cap};
 use token_shield::guard::egress::request::Cleared;
+use token_shield::guard::govern::Governed;
 use token_shield::guard::limiter::Limiter;
+use token_shield::guard::reserve::reserve;
 
-fn shortcut(cleared: Cleared<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>, stamp: &Stamp<'_>) -> Option<Admitted> {
-    admit(cleared, turn, limiter, stamp).ok()
+fn ungoverned(cleared: Cleared<'_>) {
+    drop(cap(cleared));
+}
+
+fn uncapped(governed: Governed<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>) {
+    drop(reserve(governed, turn, limiter));
+}
+
+fn unreserved(capped: Capped<'_>, stamp: &Stamp<'_>) {
+    drop(admit(capped, stamp));
 }
 
 fn main() {}

@@ -1,0 +1,72 @@
+//! How many output tokens may this request have?
+
+use crate::guard::govern::Governed;
+use crate::guard::understand::{Asked, Understood};
+use crate::model::Operation;
+use crate::refusal::{Code, Refusal};
+
+/// The cap on output tokens of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Cap {
+    /// Of all its choices together; `None` where the operation has no output tokens.
+    pub all: Option<u64>,
+    /// Of each choice.
+    pub each: u64,
+}
+
+/// A request whose cap is known. Only [`cap`] makes one.
+pub struct Capped<'b> {
+    governed: Governed<'b>,
+    cap: Cap,
+}
+
+impl<'b> Capped<'b> {
+    /// The caller, the operation, and what is asked for.
+    #[must_use]
+    pub const fn understood(&self) -> &Understood<'b> {
+        self.governed.understood()
+    }
+
+    pub(super) fn into_parts(self) -> (Governed<'b>, Cap) {
+        (self.governed, self.cap)
+    }
+}
+
+/// Takes the lowest cap of the class and of every token of the chain.
+///
+/// # Errors
+/// `rate-is-zero` for a cap of zero; `field-invalid` where more choices are asked for than there are tokens.
+pub fn cap(governed: Governed<'_>) -> Result<Capped<'_>, Refusal> {
+    let understood = governed.understood();
+    let caller = understood.routed().paced().caller();
+    let mut lowest = caller.class().output_tokens;
+    for grants in caller.token().verified.grants() {
+        lowest = grants.output_tokens.unwrap_or(lowest).min(lowest);
+    }
+    let cap = match understood.asked() {
+        Asked::Call { call, .. } if writes_tokens(call.operation()) => {
+            Cap { all: Some(lowest), each: each_choice(lowest, call.choices())? }
+        }
+        Asked::Call { .. } | Asked::Models(_) | Asked::Me => Cap { all: None, each: lowest },
+    };
+    Ok(Capped { governed, cap })
+}
+
+/// What the cap leaves to each of the choices that are asked for.
+fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
+    match cap / choices {
+        0 if cap == 0 => Err(Refusal::new(Code::RateIsZero).saying("The cap on output tokens is zero: no request passes.")),
+        0 => Err(Refusal::new(Code::FieldInvalid)
+            .saying(format!("{choices} choices are asked for, more than the {cap} output tokens that this request may have."))),
+        each => Ok(each),
+    }
+}
+
+/// True for operations that have output tokens.
+#[must_use]
+pub const fn writes_tokens(operation: Operation) -> bool {
+    match operation {
+        Operation::ChatCompletions | Operation::Completions | Operation::Messages => true,
+        Operation::Embeddings | Operation::ListModels | Operation::ShowModel | Operation::Me => false,
+    }
+}
