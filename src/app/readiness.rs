@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::watchful::BEHIND_MAX;
-use crate::audit::log::Log;
+use crate::audit::store::log::Log;
 use crate::clock::{Clock as _, Ratchet};
 use crate::metrics::{AuditGauges, Metrics};
 use crate::proxy::Gateway;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use super::readiness::Readiness;
-use crate::audit::event::Event;
+use crate::audit::format::event::Event;
 use crate::clock::{Clock as _, Ratchet};
 use crate::config::Config;
 use crate::control::bounded::Bounded;

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use clap::Args;
 
 use super::Failure;
-use crate::audit::log::FolderOwner;
+use crate::audit::store::log::FolderOwner;
 
 /// The hidden command that becomes the owner.
 pub(super) const AS_OWNER: &str = "as-owner";

@@ -16,7 +16,7 @@ use super::probe::{self, Found};
 use super::serve::until_told;
 use super::token::{Wanted, sign};
 use crate::app::{App, Listeners};
-use crate::audit::log::Settings;
+use crate::audit::store::log::Settings;
 use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;
 use crate::durable;

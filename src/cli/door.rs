@@ -19,7 +19,7 @@ use super::place::{Addresses, Target};
 use super::{Failure, Place};
 use crate::app::keys::fetch_all;
 use crate::app::{Books, StartFault};
-use crate::audit::log::LogFault;
+use crate::audit::store::log::LogFault;
 use crate::config::Config;
 use crate::control::api::{ASKER, Answer, Request, perform};
 use crate::control::{Control, Operator, Reply};

@@ -16,7 +16,7 @@ use super::door::{Door, own_name};
 use super::fault::{FAILED, Fault};
 use super::place::Target;
 use super::{Failure, as_owner};
-use crate::audit::log::{FolderOwner, Settings};
+use crate::audit::store::log::{FolderOwner, Settings};
 use crate::control::api::{Answer, Request};
 use crate::control::{Operator, api};
 

@@ -10,8 +10,8 @@ mod units;
 
 use std::path::{Path, PathBuf};
 
-use crate::audit::log;
-use crate::audit::retain::Keep;
+use crate::audit::store::log;
+use crate::audit::store::retain::Keep;
 use crate::guard;
 use crate::proxy;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::audit::request::Server;
+use crate::audit::format::request::Server;
 use crate::guard::cache_salt::{CacheSalts, CacheScope};
 use crate::guard::egress::request::Fetches;
 use crate::guard::gcra::Headroom;

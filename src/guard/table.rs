@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::audit::request::Server;
+use crate::audit::format::request::Server;
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::judge::{Judge, Own};
 use crate::guard::gcra::{Limit, Period};

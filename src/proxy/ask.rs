@@ -7,7 +7,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::{Gateway, Way};
-use crate::audit::request::ModelDigest;
+use crate::audit::format::request::ModelDigest;
 use crate::guard::admit::{Call, enter_server};
 use crate::guard::limiter::Permit;
 use crate::guard::places::full;

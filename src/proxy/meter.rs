@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::entry::{Closing, Ending, Entry};
-use crate::audit::request::{About, Led, ModelDigest, Server, Used};
+use crate::audit::format::request::{About, Led, ModelDigest, Server, Used};
+use crate::audit::store::entry::{Closing, Ending, Entry};
 use crate::clock::Clock;
 use crate::guard::authenticate::Remembered;
 use crate::guard::egress::answer::Findings;

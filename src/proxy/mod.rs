@@ -41,8 +41,8 @@ use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 
-use crate::audit::entry::{Draft, Pen, Sealed};
-use crate::audit::request::Stripped;
+use crate::audit::format::request::Stripped;
+use crate::audit::store::entry::{Draft, Pen, Sealed};
 use crate::clock::Clock;
 use crate::crypto::Draws;
 use crate::guard::admit::{Admitted, Stamp, Work, admit};
