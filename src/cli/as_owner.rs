@@ -136,6 +136,11 @@ pub(super) fn asker() -> u32 {
     if by_root { given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw()) } else { own.as_raw() }
 }
 
+/// Who commands, where no gateway runs that could ask the kernel.
+pub(super) fn own_name() -> String {
+    format!("uid:{}", asker())
+}
+
 /// Whether a process is root's. One that may not be looked at (`hidepid`) is not the caller's own, which could always be.
 fn is_roots(process: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };

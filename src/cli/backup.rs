@@ -11,8 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::as_owner::own_name;
 use super::audit::bar;
-use super::door::{own_name, send};
+use super::door::send;
 use super::owner::done_by_owner;
 use super::{Failure, Place};
 use crate::audit::format::event::{Event, Previous};

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::as_owner::asker;
+use super::as_owner::{asker, own_name};
 use super::fault::{Fault, REFUSED};
 use super::owner::{Owner, refused_to, shown_owner};
 use super::place::{Addresses, Target};
@@ -160,11 +160,6 @@ impl Door {
             Self::Owner(owner) => owner.close(),
         }
     }
-}
-
-/// Who commands, where no gateway runs that could ask the kernel.
-pub(super) fn own_name() -> String {
-    format!("uid:{}", asker())
 }
 
 /// The error of a data folder whose owner is not clear.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::super::as_owner::own_name;
 use super::super::confirm::Sure;
-use super::super::door::own_name;
 use super::super::owner::done_by_owner;
 use super::super::print::{done, resting};
 use super::super::{Failure, Place};
