@@ -7,6 +7,7 @@ mod issuer;
 mod section;
 mod server;
 mod units;
+mod values;
 
 use std::path::{Path, PathBuf};
 
