@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::audit::format::request::Server;
 use crate::guard::cache_salt::{CacheSalts, CacheScope};
-use crate::guard::egress::request::Fetches;
+use crate::guard::egress::fetches::Fetches;
 use crate::guard::gcra::Headroom;
 use crate::guard::govern::Governed;
 use crate::guard::limiter::{Ask, Kind, Limiter, Permit, Subject};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::guard::authenticate::Authenticated;
-use crate::guard::egress::request::Fetches;
+use crate::guard::egress::fetches::Fetches;
 use crate::guard::route::Routed;
 use crate::guard::table::{Served, Upstream};
 use crate::health::Health;
