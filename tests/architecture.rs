@@ -91,6 +91,9 @@ fn faults(file: &str, text: &str) -> Vec<String> {
             if used > own || used == own && !own_folder && used != 0 {
                 faults.push(format!("{at}: floor {own} uses {room} on floor {used}"));
             }
+            if room == "audit/read" && file.starts_with("audit/format") {
+                faults.push(format!("{at}: a format uses what reads a log's folder"));
+            }
         }
         if line.contains("crate::*") {
             faults.push(format!("{file}:{}: a glob import hides what is used", number + 1));
@@ -112,7 +115,9 @@ fn a_breach_of_the_floors_is_noticed() {
         ("guard/pace", "use crate::proxy::Gateway;"),
         ("proxy/mod", "use crate::control::Control;"),
         ("token/verify", "use crate::model::Dialect;"),
-        ("audit/record", "use crate::audit::store::log::Log;"),
+        ("audit/read/verify", "use crate::audit::store::log::Log;"),
+        ("audit/format/record", "use crate::audit::store::vault::Vault;"),
+        ("audit/format/record", "use crate::audit::read::tiles::Tiles;"),
         ("guard/pace", "use crate::{token, model};"),
         ("guard/pace", "use crate::*;"),
         ("attic/box", "use crate::id::AgentName;"),

@@ -97,6 +97,7 @@ mod tests {
     use super::*;
     use crate::audit::format::event::{JWK_BYTES_MAX, Left, Previous, STANDINGS, Standing};
     use crate::audit::format::key::{Held, RecordKeyId};
+    use crate::audit::format::outside::RECORD_BYTES_MAX;
     use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 
     struct Nobody;
