@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, Settings};
-use token_shield::audit::note::read_vkeys;
-use token_shield::audit::request::{About, Admission, Body, Caller, Server};
-use token_shield::audit::verify::{Wanted, verify};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::note::read_vkeys;
+use token_shield::audit::format::request::{About, Admission, Body, Caller, Server};
+use token_shield::audit::read::verify::{Wanted, verify};
+use token_shield::audit::store::log::{Log, Settings};
 use token_shield::clock::{Clock, ManualClock, SystemClock};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::{KeyId, RequestId, TokenId};

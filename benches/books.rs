@@ -7,8 +7,8 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
-use token_shield::audit::event::Event;
-use token_shield::audit::record::Record;
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::record::Record;
 use token_shield::clock::Timestamp;
 use token_shield::crypto::sha256;
 use token_shield::id::{AgentName, HandleId, Principal, TokenId};

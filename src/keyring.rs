@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::audit::event::Event;
-use crate::audit::record::Record;
+use crate::audit::format::event::Event;
+use crate::audit::format::record::Record;
 use crate::clock::Timestamp;
 use crate::id::KeyId;
 use crate::json;

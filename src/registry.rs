@@ -13,8 +13,8 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use crate::audit::event::Event;
-use crate::audit::record::Record;
+use crate::audit::format::event::Event;
+use crate::audit::format::record::Record;
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
@@ -392,7 +392,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::event::Standing as Stands;
+    use crate::audit::format::event::Standing as Stands;
 
     fn book(events: Vec<Event>) -> Registry {
         let registry = Registry::new();

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use crate::audit::event::Event;
-use crate::audit::record::Record;
-use crate::audit::request::ModelDigest;
+use crate::audit::format::event::Event;
+use crate::audit::format::record::Record;
+use crate::audit::format::request::ModelDigest;
 
 /// The gateway hashed them, or Ollama did.
 pub const MEASURED: &str = "measured";

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{StartFault, classes, issuers, weigh};
-use crate::audit::event::Event;
-use crate::audit::log::{Log, LogFault, Recovered, Settings};
-use crate::audit::record::{Held, Opener as _, Record};
-use crate::audit::retain::{Said, is_clock_doubtful, prune};
-use crate::audit::tiles::epoch_name;
+use crate::audit::format::event::Event;
+use crate::audit::format::key::{Held, Opener as _};
+use crate::audit::format::record::Record;
+use crate::audit::read::tiles::epoch_name;
+use crate::audit::store::log::{Log, LogFault, Recovered, Settings};
+use crate::audit::store::retain::{Said, is_clock_doubtful, prune};
 use crate::clock::{Clock, Ratchet, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::control::{About, Control};

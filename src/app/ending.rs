@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::handover::{Predecessor, Successor};
 use super::{App, LAST_WORDS, StartFault};
-use crate::audit::event::Event;
+use crate::audit::format::event::Event;
 use crate::proxy::listen::FAREWELL;
 
 impl App {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::audit::log::LogFault;
+use crate::audit::store::log::LogFault;
 use crate::crypto::EntropyFault;
 use crate::durable;
 use crate::guard::table::RouteFault;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::tls;
-use crate::audit::event::Event;
+use crate::audit::format::event::Event;
 use crate::clock::Timestamp;
 use crate::config::{Config, upstream_url};
 use crate::guard::settings::{Issuer, Jwks};

@@ -1,16 +1,19 @@
 //! Whether new requests are taken, and if not, why: `/readyz`, and the gauges that alerts are made of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::watchful::BEHIND_MAX;
-use crate::audit::log::Log;
+use crate::audit::store::log::Log;
 use crate::clock::{Clock as _, Ratchet};
 use crate::metrics::{AuditGauges, Metrics};
 use crate::proxy::Gateway;
 use crate::refusal::Code;
+
+/// A wall clock that is further behind what was recorded makes the gateway unready.
+const BEHIND_MAX: Duration = Duration::from_secs(300);
 
 /// One reason why new requests are refused.
 #[derive(Debug, Serialize)]

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::notify::Notifier;
 use super::{certificate, classes, issuers, restart, weigh, wiring};
-use crate::audit::event::Event;
-use crate::audit::log::Log;
+use crate::audit::format::event::Event;
+use crate::audit::store::log::Log;
 use crate::config::Config;
 use crate::control::Control;
 use crate::guard::settings::Issuer;

@@ -17,7 +17,7 @@ use super::prepared::Before;
 use super::readiness::Readiness;
 use super::wiring::{tree, wiring};
 use super::{App, LAST_WORDS, Listeners, StartFault, certificate, reload, watchful, weigh};
-use crate::audit::event::Event;
+use crate::audit::format::event::Event;
 use crate::guard::settings;
 use crate::proxy::descriptors;
 use crate::proxy::entrance::Entrance;

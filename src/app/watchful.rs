@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
 use super::readiness::Readiness;
-use crate::audit::event::Event;
+use crate::audit::format::event::Event;
 use crate::clock::{Clock as _, Ratchet};
 use crate::config::Config;
 use crate::control::bounded::Bounded;
@@ -26,8 +26,6 @@ use crate::token::jwk;
 /// How often idle subjects are swept and upstreams probed.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// A wall clock that is further behind what was recorded makes the gateway unready.
-pub(super) const BEHIND_MAX: Duration = Duration::from_secs(300);
 /// A step back by more is recorded.
 const BEHIND_SAID: Duration = Duration::from_secs(1);
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::audit::request::ModelDigest;
+use crate::audit::format::request::ModelDigest;
 use crate::config::Config;
 use crate::proxy::forward::Remote;
 use crate::proxy::settings::{Target, Upstream};

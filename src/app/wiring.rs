@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{StartFault, own, tls};
-use crate::audit::request::Server;
+use crate::audit::format::request::Server;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::guard::settings::Door;

@@ -1,26 +1,14 @@
 //! The audit log: what happened, durable before it takes effect (docs/AUDIT.md).
 //!
-//! `record`, `journal` and `head` are formats: pure functions of bytes. `log` is the pen, the one writer.
+//! | folder | floor | what |
+//! | --- | --- | --- |
+//! | `format/` | 1 | the bytes: records, events, batches, heads, checkpoints. Pure functions: no file, no thread |
+//! | `read/` | 1 | readers of a log's folder: tiles, verification, replay, receipts, copies, exports. No file of the log changes |
+//! | `store/` | 3 | the writer, the recorder of requests, the record keys, retention |
+//!
+//! `store/` may use `read/`, and both may use `format/`. `read/` never uses `store/`, and `format/` uses neither. No two files
+//! of these folders use each other, directly or through others. `tests/architecture.rs` enforces the order of the folders.
 
-pub mod copy;
-#[cfg(feature = "gateway")]
-pub mod entry;
-pub mod event;
-pub mod export;
-pub mod head;
-mod inside;
-pub mod journal;
-#[cfg(feature = "gateway")]
-pub mod log;
-pub mod note;
-pub mod outside;
-pub mod reader;
-pub mod receipt;
-pub mod record;
-pub mod replay;
-pub mod request;
-#[cfg(feature = "gateway")]
-pub mod retain;
-pub mod tiles;
-pub mod vault;
-pub mod verify;
+pub mod format;
+pub mod read;
+pub mod store;

@@ -10,10 +10,12 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::door::Door;
+use super::key_files::{key_file, signing_key};
 use super::limits::Allowed;
 use super::print::print;
-use super::token::{Wanted, in_words, key_file, sign, signing_key};
-use super::{Failure, Place, agent_name};
+use super::sign::{Wanted, sign};
+use super::values::{agent_name, in_words};
+use super::{Failure, Place};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::control::api::Request;

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::door::{brake, send};
 use super::print::{print, say_done};
-use super::{Failure, Place, agent_name};
+use super::values::agent_name;
+use super::{Failure, Place};
 use crate::control::api::Request;
 use crate::control::{Command, Question, Verb as Standing};
 use crate::id::AgentName;

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use clap::Args;
 
 use super::Failure;
-use crate::audit::log::FolderOwner;
+use crate::audit::store::log::FolderOwner;
 
 /// The hidden command that becomes the owner.
 pub(super) const AS_OWNER: &str = "as-owner";
@@ -134,6 +134,11 @@ pub(super) fn asker() -> u32 {
     }
     let by_root = rustix::process::getppid().is_some_and(|parent| is_roots(parent.as_raw_nonzero().get()));
     if by_root { given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw()) } else { own.as_raw() }
+}
+
+/// Who commands, where no gateway runs that could ask the kernel.
+pub(super) fn own_name() -> String {
+    format!("uid:{}", asker())
 }
 
 /// Whether a process is root's. One that may not be looked at (`hidepid`) is not the caller's own, which could always be.

@@ -25,10 +25,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Failure;
 use super::fault::Fault as Told;
 use super::place::LogPlace;
-use crate::audit::export::OwnKeys;
-use crate::audit::record::Opener;
-use crate::audit::vault::Vault;
-use crate::audit::verify::{Fault, Seen, Wanted, verify};
+use crate::audit::format::key::Opener;
+use crate::audit::read::export::OwnKeys;
+use crate::audit::read::verify::{Fault, Seen, Wanted, verify};
+use crate::audit::store::vault::Vault;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use trust::{Known, Trust};
 

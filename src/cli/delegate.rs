@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
+use super::key_files::public_key;
 use super::limits::Allowed;
-use super::token::{public_key, time};
+use super::values::time;
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::entropy;
 use crate::secret::private_file;

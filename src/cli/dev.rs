@@ -9,14 +9,14 @@ use clap::Args;
 
 use super::Failure;
 use super::fault::Fault;
-use super::keys::{generate, public_file};
+use super::key_files::{generate, public_file};
 use super::logs::{self, Form};
 use super::place::own_folder;
 use super::probe::{self, Found};
 use super::serve::until_told;
-use super::token::{Wanted, sign};
+use super::sign::{Wanted, sign};
 use crate::app::{App, Listeners};
-use crate::audit::log::Settings;
+use crate::audit::store::log::Settings;
 use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;
 use crate::durable;

@@ -12,14 +12,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::as_owner::asker;
+use super::as_owner::{asker, own_name};
 use super::fault::{Fault, REFUSED};
 use super::owner::{Owner, refused_to, shown_owner};
 use super::place::{Addresses, Target};
 use super::{Failure, Place};
 use crate::app::keys::fetch_all;
 use crate::app::{Books, StartFault};
-use crate::audit::log::LogFault;
+use crate::audit::store::log::LogFault;
 use crate::config::Config;
 use crate::control::api::{ASKER, Answer, Request, perform};
 use crate::control::{Control, Operator, Reply};
@@ -160,11 +160,6 @@ impl Door {
             Self::Owner(owner) => owner.close(),
         }
     }
-}
-
-/// Who commands, where no gateway runs that could ask the kernel.
-pub(super) fn own_name() -> String {
-    format!("uid:{}", asker())
 }
 
 /// The error of a data folder whose owner is not clear.

@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::door::send;
-use super::{Failure, Place, agent_name};
+use super::values::agent_name;
+use super::{Failure, Place};
 use crate::app::judge_of;
 use crate::control::Question;
 use crate::control::api::Request;

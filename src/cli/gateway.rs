@@ -3,9 +3,11 @@
 use clap::Subcommand;
 
 use super::place::{Place, Target};
-use super::{Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner, principal, serve, token, upgrade};
+use super::{
+    Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner, owners_books, principal, serve, token,
+    upgrade,
+};
 use crate::config::Config;
-use crate::id::{AgentName, NameFault};
 
 #[derive(Subcommand)]
 pub(super) enum Noun {
@@ -58,7 +60,7 @@ pub(super) enum Noun {
     Config(config::Verb),
     /// Carry out requests on standard input, for root, as the data folder's owner.
     #[command(hide = true, name = owner::BOOKS)]
-    OwnersBooks(owner::OwnersBooks),
+    OwnersBooks(owners_books::OwnersBooks),
     /// Run another command as the data folder's owner, for root.
     #[command(hide = true, name = as_owner::AS_OWNER)]
     AsOwner(as_owner::AsOwner),
@@ -92,11 +94,6 @@ impl Noun {
             }
         })
     }
-}
-
-/// An agent's name; without a slash its namespace is `default`.
-pub(super) fn agent_name(text: &str) -> Result<AgentName, NameFault> {
-    if text.contains('/') { text.parse() } else { format!("default/{text}").parse() }
 }
 
 impl Target {

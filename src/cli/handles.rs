@@ -9,9 +9,9 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::door::{Door, send};
-use super::keys::public_file;
+use super::key_files::{key_file, public_file, signing_key};
 use super::print::{done, say_done};
-use super::token::{in_words, key_file, signing_key, time};
+use super::values::{in_words, time};
 use super::{Failure, Place};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;

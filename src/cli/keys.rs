@@ -1,20 +1,20 @@
 //! `token-shield keys …`: signing keys of operators. The private half stays in its file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::confirm::Sure;
 use super::door::{brake, send};
+use super::key_files::{generate, public_file};
 use super::print::{print, say_done};
 use super::rotate::Rotate;
 use super::{Failure, Place};
 use crate::control::api::Request;
 use crate::control::{Command, Question};
-use crate::crypto::{Algorithm, SigningKey};
-use crate::durable;
-use crate::token::jwk::{self, Jwk};
+use crate::crypto::Algorithm;
+use crate::token::jwk;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -127,25 +127,6 @@ impl Revoke {
         say_done(&format!("revoked {what} {kid}"), json!({ "kid": kid }), &reply, self.place.json);
         Ok(())
     }
-}
-
-/// Makes a key, writes both files, and gives the public half.
-pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure> {
-    if out.exists() {
-        return Err(format!("{} is there already, and a key is never overwritten: choose another --out", out.display()).into());
-    }
-    let key = SigningKey::generate(algorithm)?;
-    let public = Jwk::of(key.public()?);
-    durable::write_new(out, jwk::write_private(&key)?.as_bytes(), 0o600)?;
-    durable::write_atomic(&public_file(out), jwk::write_set(std::slice::from_ref(&public)).as_bytes(), 0o644)?;
-    Ok(public)
-}
-
-/// Where the public half of a private key's file stands.
-pub(super) fn public_file(out: &Path) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
-    name.push(".pub");
-    PathBuf::from(name)
 }
 
 impl Verb {

@@ -29,6 +29,8 @@ mod gateway;
 #[cfg(feature = "gateway")]
 mod handles;
 #[cfg(feature = "gateway")]
+mod key_files;
+#[cfg(feature = "gateway")]
 mod keys;
 #[cfg(feature = "gateway")]
 mod limits;
@@ -39,6 +41,8 @@ mod manual;
 mod model;
 #[cfg(feature = "gateway")]
 mod owner;
+#[cfg(feature = "gateway")]
+mod owners_books;
 mod place;
 #[cfg(feature = "gateway")]
 mod principal;
@@ -51,9 +55,13 @@ mod rotate;
 #[cfg(feature = "gateway")]
 mod serve;
 #[cfg(feature = "gateway")]
+mod sign;
+#[cfg(feature = "gateway")]
 mod token;
 #[cfg(feature = "gateway")]
 mod upgrade;
+#[cfg(feature = "gateway")]
+mod values;
 #[cfg(feature = "gateway")]
 mod vectors;
 
@@ -61,8 +69,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-#[cfg(feature = "gateway")]
-use gateway::agent_name;
 #[cfg(feature = "gateway")]
 use place::Place;
 

@@ -5,20 +5,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use clap::Args;
-
-use super::door::{Door, own_name};
 use super::fault::{FAILED, Fault};
 use super::place::Target;
 use super::{Failure, as_owner};
-use crate::audit::log::{FolderOwner, Settings};
+use crate::audit::store::log::{FolderOwner, Settings};
 use crate::control::api::{Answer, Request};
-use crate::control::{Operator, api};
 
 /// The hidden command that the owner's process runs.
 pub(super) const BOOKS: &str = "books-of-owner";
@@ -79,30 +75,6 @@ impl Owner {
         // What is wrong it has said itself.
         let silent = Fault { exit: FAILED, code: "failed", message: String::new() };
         if child.wait()?.success() { Ok(()) } else { Err(silent.into()) }
-    }
-}
-
-/// The owner's process: requests on standard input, answers on standard output, a line each.
-#[derive(Args)]
-pub(super) struct OwnersBooks {
-    #[arg(long)]
-    config: PathBuf,
-    #[arg(long)]
-    data: Option<PathBuf>,
-}
-
-impl OwnersBooks {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let target = Target { config: self.config, data: self.data, named: true };
-        let door = Door::of_owner(&target).await?;
-        let Door::Books(_, control) = &door else { return Err("the books are not open".into()) };
-        // In the record stands who asked.
-        let operator = Operator(own_name());
-        for line in std::io::stdin().lines() {
-            let answer = api::perform(control, &operator, serde_json::from_str(&line?)?).await;
-            println!("{}", serde_json::to_string(&answer)?);
-        }
-        door.close()
     }
 }
 

@@ -9,9 +9,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::door::Door;
-use super::keys::{generate, public_file};
+use super::key_files::{generate, key_file, public_file, signing_key};
 use super::print::say_done;
-use super::token::{key_file, signing_key, time};
+use super::values::time;
 use super::{Failure, Place};
 use crate::clock::{Clock as _, SystemClock};
 use crate::control::api::Request;

@@ -131,7 +131,7 @@ impl Serve {
 /// Whether it is shows when the log is opened.
 async fn free(config: &Config) {
     for _ in 0..40 {
-        if !crate::audit::log::is_locked(&config.audit) {
+        if !crate::audit::store::log::is_locked(&config.audit) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,6 +1,6 @@
 //! `token-shield token …`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::ArgPredicate;
@@ -11,22 +11,24 @@ use super::adopt::{self, Adopt};
 use super::delegate::Delegate;
 use super::door::{brake, send};
 use super::handles::{self, Renew};
+use super::key_files::{key_file, public_key, signing_key};
 use super::limits::Allowed;
 use super::print::{at, done, say_done};
+use super::sign::{Wanted, sign};
+use super::values::{agent_name, time};
 use super::vectors::Vectors;
-use super::{Failure, Place, agent_name};
+use super::{Failure, Place};
 use crate::app::issuers;
 use crate::app::keys::fetch_all;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::control::api::Request;
 use crate::control::{Command, Question, taken};
-use crate::crypto::{Both, SigningKey, entropy};
-use crate::id::{AgentName, Principal};
+use crate::crypto::Both;
+use crate::id::AgentName;
 use crate::keyring::Keyring;
-use crate::secret::private_file;
 use crate::token::constraint::Constraint;
-use crate::token::{Presented, handle, inspect, jwk, mint, verify};
+use crate::token::{Presented, handle, inspect, verify};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -127,100 +129,11 @@ pub(super) struct Revoke {
     place: Place,
 }
 
-pub(super) fn time(text: &str) -> Result<Duration, String> {
-    crate::config::duration(text).ok_or_else(|| "write a time with its unit, such as 30m, 1h or 7d".to_owned())
-}
-
-/// A time in its largest whole unit.
-pub(super) fn in_words(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];
-    let unit = units.into_iter().find(|(size, _)| seconds > 0 && seconds.is_multiple_of(*size));
-    unit.map_or_else(|| format!("{seconds}s"), |(size, name)| format!("{}{name}", seconds / size))
-}
-
-/// What a token shall be for.
-pub(super) struct Wanted {
-    pub(super) agent: AgentName,
-    pub(super) principal: Option<Principal>,
-    pub(super) scopes: Vec<String>,
-    pub(super) limits: Vec<Constraint>,
-    pub(super) ttl: Duration,
-    pub(super) issuer: Option<String>,
-    /// The key that may sign children, and how many tokens the chain may have.
-    pub(super) holder: Option<(jwk::Jwk, u64)>,
-}
-
-impl Wanted {
-    /// A bearer token without limits of its own.
-    pub(super) fn for_agent(agent: AgentName, ttl: Duration) -> Self {
-        Self { agent, principal: None, scopes: Vec::new(), limits: Vec::new(), ttl, issuer: None, holder: None }
-    }
-}
-
-/// The one key of a public key's file.
-pub(super) fn public_key(path: &Path) -> Result<jwk::Jwk, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut keys = jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", path.display()))?;
-    match (keys.pop(), keys.is_empty()) {
-        (Some(key), true) => Ok(key),
-        _ => Err(format!("{} does not hold exactly one key", path.display()).into()),
-    }
-}
-
-/// The file of the operator's key: `named`, or where `dev` puts it.
-pub(super) fn key_file(config: &Config, named: Option<PathBuf>) -> PathBuf {
-    named.unwrap_or_else(|| config.data.join("keys/operator.jwk"))
-}
-
-/// The operator's key in that file.
-pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
-    if !path.exists() {
-        let hint = "name it with --signing-key FILE (token-shield keys generate makes one)";
-        return Err(format!("there is no signing key {}; {hint}", path.display()).into());
-    }
-    Ok(jwk::read_private(&private_file(path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
-}
-
 /// What may be said of a token or handle on the terminal: its id. What else was given may be a name or a secret, and is not
 /// repeated.
 fn id_of(given: &str) -> Option<String> {
     let own = handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
     own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()))
-}
-
-/// Signs a token for the gateway of `config`.
-pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<String, Failure> {
-    let issuers = &config.guard.issuers;
-    let issuer = match &wanted.issuer {
-        Some(named) => issuers.iter().find(|issuer| issuer.iss == *named),
-        None => issuers.first().filter(|_| issuers.len() == 1),
-    };
-    let issuer = issuer.ok_or("name one of the config's issuers with --issuer")?;
-    let now = SystemClock::start().now();
-    if wanted.ttl > issuer.ttl_max {
-        let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
-        return Err(format!("the issuer's tokens live at most {most} (ttl_max), until {last} at the latest").into());
-    }
-    let principal = match wanted.principal {
-        Some(principal) => principal,
-        None => format!("team:{}", wanted.agent.namespace()).parse()?,
-    };
-    let random = u128::from_be_bytes(entropy()?);
-    let mut request = mint::Request::new((&issuer.iss, &issuer.aud), wanted.agent, principal, (now, wanted.ttl), random);
-    if !issuer.principals.include(request.principal.as_str()) {
-        let ours = issuer.principals.in_words();
-        return Err(format!("the issuer speaks for {ours}, not for {} (principals of the [[issuer]])", request.principal).into());
-    }
-    request.list_max = issuer.token_list;
-    request.limits = wanted.limits;
-    if !wanted.scopes.is_empty() {
-        request.scopes = wanted.scopes;
-    }
-    if let Some((holder, depth_max)) = wanted.holder {
-        request = request.delegable(holder, depth_max);
-    }
-    Ok(mint::mint(&request, key)?)
 }
 
 impl Verb {

@@ -11,14 +11,14 @@ use super::class::{class, tightest};
 use super::issuer::issuers;
 use super::section::{Book, Section};
 use super::server::{model, upstream};
+use super::values::{choice, networks, secret};
 use super::{Config, Faults};
-use crate::audit::log::Settings as Log;
-use crate::audit::retain::Keep;
+use crate::audit::store::log::Settings as Log;
+use crate::audit::store::retain::Keep;
 use crate::crypto::sha256;
 use crate::guard::settings::{Class, Model, Settings as Guard};
 use crate::model::usage::AnswerLimits;
 use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Timeouts, Tls, Upstream};
-use crate::secret::SecretRef;
 
 pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     let book = Book::new(text);
@@ -167,18 +167,6 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
     }
 }
 
-pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
-    let mut networks = Vec::new();
-    for text in section.texts(key) {
-        let one = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
-        match text.parse().or_else(|_| one()) {
-            Ok(network) => networks.push(network),
-            Err(_) => section.fault(key, format!("{text:?} is not a network such as \"10.0.0.0/28\"")),
-        }
-    }
-    networks
-}
-
 fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnings: &mut Vec<String>) -> Option<Listen> {
     let read = section.parsed("api", "an address with a port, such as \"127.0.0.1:8700\"", |text| text.parse().ok());
     let address: SocketAddr = read.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700)));
@@ -207,12 +195,6 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
     Some(Listen { publish_keys, address, tls })
 }
 
-pub(super) fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
-    section.parsed(key, "\"file:PATH\", \"env:NAME\" or \"cred:NAME\"; secrets are never written into the config", |text| {
-        SecretRef::read(text, base)
-    })
-}
-
 fn timeouts(section: Section<'_>) -> Timeouts {
     let time = |key, seconds| section.duration(key).unwrap_or(Duration::from_secs(seconds));
     let timeouts = Timeouts {
@@ -229,9 +211,4 @@ fn timeouts(section: Section<'_>) -> Timeouts {
     };
     section.close();
     timeouts
-}
-
-pub(super) fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
-    let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-    section.parsed(key, &names.join(" or "), |text| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
 }

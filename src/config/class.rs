@@ -2,8 +2,8 @@
 
 use toml::de::DeTable;
 
-use super::bind::choice;
 use super::section::Section;
+use super::values::choice;
 use crate::guard::cache_salt::CacheScope;
 use crate::guard::settings::{Answers, Caps, Class, Requests};
 use crate::model::UnknownFields;

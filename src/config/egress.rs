@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::section::Section;
+use super::values::{choice, networks};
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::judge::{Entry, Lists};
 use crate::guard::settings::{Answers, Called, Door, Fetch, Reply, Requests};
@@ -33,7 +34,7 @@ pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t
         }
         entries
     };
-    let networks = super::bind::networks(&section, "networks");
+    let networks = networks(&section, "networks");
     let lists = Lists { media: entries("media"), links: entries("links"), tunnel: entries("tunnel"), networks };
     let fetch = fetch(section.table("fetch", empty), base);
     let mut tools = Vec::new();
@@ -75,10 +76,10 @@ fn fetch(section: Section<'_>, base: &Path) -> Fetch {
 pub(super) fn answers(section: Section<'_>) -> Answers {
     let reply = |key| {
         let replies = [("report", Reply::Report), ("strip", Reply::Strip), ("block", Reply::Block)];
-        super::bind::choice(&section, key, &replies).unwrap_or_default()
+        choice(&section, key, &replies).unwrap_or_default()
     };
     let called = [("report", Called::Report), ("block", Called::Block)];
-    let called = super::bind::choice(&section, "called", &called).unwrap_or_default();
+    let called = choice(&section, "called", &called).unwrap_or_default();
     let answers = Answers { fetched: reply("fetched"), clicked: reply("clicked"), called };
     section.close();
     answers
@@ -88,7 +89,7 @@ pub(super) fn answers(section: Section<'_>) -> Answers {
 pub(super) fn requests(section: Section<'_>) -> Requests {
     let content = [("block", Door::Block), ("strip", Door::Strip), ("inline", Door::Inline)];
     let tools = [("block", Door::Block), ("strip", Door::Strip)];
-    let door = |key, doors| super::bind::choice(&section, key, doors).unwrap_or_default();
+    let door = |key, doors| choice(&section, key, doors).unwrap_or_default();
     let requests =
         Requests { media: door("media", &content), hosted_tools: door("hosted_tools", &tools), mcp: door("mcp", &tools) };
     section.close();

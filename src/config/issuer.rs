@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::bind::choice;
 use super::class::caps_alone;
 use super::section::Section;
 use super::server::target;
+use super::values::choice;
 use crate::guard::settings::{Caps, Issuer, Jwks};
 use crate::proxy::settings::Target;
 use crate::token::{LIST_MAX, PostQuantum, Principals};

@@ -7,11 +7,12 @@ mod issuer;
 mod section;
 mod server;
 mod units;
+mod values;
 
 use std::path::{Path, PathBuf};
 
-use crate::audit::log;
-use crate::audit::retain::Keep;
+use crate::audit::store::log;
+use crate::audit::store::retain::Keep;
 use crate::guard;
 use crate::proxy;
 

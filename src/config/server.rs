@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::bind::{choice, secret};
 use super::class::caps;
 use super::section::Section;
-use crate::guard::places::Wait;
-use crate::guard::settings::Model;
+use super::values::{choice, secret};
+use crate::guard::settings::{Model, Wait};
 use crate::model::Profile;
 use crate::proxy::settings::{Target, Upstream};
 use crate::weights::servers::is_sha256;

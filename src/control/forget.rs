@@ -3,9 +3,9 @@
 use std::sync::PoisonError;
 
 use super::{Control, ControlFault};
-use crate::audit::event::{Event, Standing};
-use crate::audit::record::RecordKeyId;
-use crate::audit::vault::VaultFault;
+use crate::audit::format::event::{Event, Standing};
+use crate::audit::format::key::RecordKeyId;
+use crate::audit::store::vault::VaultFault;
 use crate::id::{AgentName, Principal};
 use crate::registry::{Standing as Stands, Token};
 

@@ -1,6 +1,6 @@
 //! Commands about handles.
 
-use crate::audit::event::{Event, TOKEN_BYTES_MAX};
+use crate::audit::format::event::{Event, TOKEN_BYTES_MAX};
 use crate::clock::Timestamp;
 use crate::control::{Control, ControlFault};
 use crate::id::{HandleId, TokenId};

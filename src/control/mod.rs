@@ -16,9 +16,9 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Mutex;
 
-use crate::audit::entry::Pen;
-use crate::audit::event::Event;
-use crate::audit::log::{Log, LogFault, Sealed};
+use crate::audit::format::event::Event;
+use crate::audit::store::entry::Pen;
+use crate::audit::store::log::{Log, LogFault, Sealed};
 use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
@@ -96,7 +96,7 @@ pub enum ControlFault {
     Reason,
     /// A principal without a record key.
     #[error(transparent)]
-    Vault(#[from] crate::audit::vault::VaultFault),
+    Vault(#[from] crate::audit::store::vault::VaultFault),
     /// The record could not be sealed.
     #[error("the record could not be sealed, so nothing was changed: {0}")]
     Log(#[from] LogFault),

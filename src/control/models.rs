@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::audit::event::Event;
+use crate::audit::format::event::Event;
 use crate::control::{Control, ControlFault};
 use crate::weights::{Row, UNKNOWN};
 

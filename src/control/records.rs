@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{Control, ControlFault, Operator, Reply};
-use crate::audit::entry::Pen;
-use crate::audit::event::Event;
-use crate::audit::log::LogFault;
+use crate::audit::format::event::Event;
+use crate::audit::store::entry::Pen;
+use crate::audit::store::log::LogFault;
 use crate::id::RequestId;
 use crate::refusal::Refusal;
 use crate::token::{Presented, verify_whenever};

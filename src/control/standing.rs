@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::audit::event::{Event, Standing};
+use crate::audit::format::event::{Event, Standing};
 use crate::control::rows::agent_row;
 use crate::control::{Command, Control, ControlFault, Verb};
 use crate::id::{AgentName, Principal};

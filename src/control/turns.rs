@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Control, ControlFault};
-use crate::audit::log::LogFault;
+use crate::audit::store::log::LogFault;
 
 /// How long a command waits for another before it is asked whether that waits for something that is short.
 const LOOK: Duration = Duration::from_secs(5);

@@ -1,33 +1,10 @@
 //! The gateway's verifier: aws-lc for ML-DSA-65, and `jsonwebtoken` (on aws-lc) for Ed25519.
 
-use std::sync::Arc;
-
-use aws_lc_rs::signature::{ML_DSA_65, ParsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::DecodingKey;
 
-use super::{Algorithm, Genuine, Portable, PublicKey, SignatureFault, Verifier};
-
-/// A public key as the fast implementations keep it.
-#[derive(Clone)]
-pub(super) enum Prepared {
-    MlDsa65(Arc<ParsedPublicKey>),
-    Ed25519(Arc<DecodingKey>),
-    /// aws-lc does not take the key: nothing verifies under it.
-    Refused,
-}
-
-impl Prepared {
-    pub(super) fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
-        match algorithm {
-            Algorithm::MlDsa65 => {
-                ParsedPublicKey::new(&ML_DSA_65, bytes).map_or(Self::Refused, |key| Self::MlDsa65(Arc::new(key)))
-            }
-            Algorithm::Ed25519 => Self::Ed25519(Arc::new(DecodingKey::from_ed_der(bytes))),
-        }
-    }
-}
+use super::prepared::Prepared;
+use super::{Genuine, Portable, PublicKey, SignatureFault, Verifier};
 
 /// The y coordinates, encoded, of the eight points of small order: 1, −1, 0, and the two of order eight
 /// (their sign bit left out).
@@ -96,6 +73,7 @@ impl Verifier for Both {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Algorithm;
 
     #[test]
     fn the_table_holds_every_point_of_small_order() {

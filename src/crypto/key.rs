@@ -48,7 +48,7 @@ pub struct PublicKey {
     bytes: Arc<[u8]>,
     pub(super) parsed: Parsed,
     #[cfg(feature = "gateway")]
-    pub(super) fast: super::fast::Prepared,
+    pub(super) fast: super::prepared::Prepared,
 }
 
 impl PublicKey {
@@ -86,7 +86,7 @@ impl PublicKey {
             bytes: bytes.into(),
             parsed,
             #[cfg(feature = "gateway")]
-            fast: super::fast::Prepared::of(algorithm, bytes),
+            fast: super::prepared::Prepared::of(algorithm, bytes),
         })
     }
 

@@ -8,6 +8,8 @@ mod degenerate;
 mod fast;
 mod key;
 mod portable;
+#[cfg(feature = "gateway")]
+mod prepared;
 pub mod seal;
 
 #[cfg(feature = "gateway")]

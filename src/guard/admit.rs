@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::audit::request::{Forwards, Server};
+use crate::audit::format::request::{Forwards, Server};
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::candidates::Candidates;
-use crate::guard::egress::request::Fetches;
+use crate::guard::egress::fetches::Fetches;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::{Permit, Subject};
 use crate::guard::queue::Holder;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use http::header::{AUTHORIZATION, HeaderMap};
 
-use crate::audit::request::Caller;
+use crate::audit::format::request::Caller;
 use crate::clock::Clock;
 use crate::crypto::Verifier;
 use crate::guard::charges::Charges;

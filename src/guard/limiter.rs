@@ -12,8 +12,10 @@ use foldhash::quality::{RandomState, SeedableRandomState};
 
 use crate::clock::Clock;
 use crate::guard::gcra::{Exceeded, Headroom, Limit, Tally};
-use crate::guard::passed::Seeds;
 use crate::guard::places::Place;
+
+/// The keys that names of subjects are hashed with.
+pub type Seeds = [u64; 4];
 
 /// What a tally belongs to. The same name under two kinds is two subjects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

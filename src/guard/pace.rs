@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::gcra::{Headroom, Limit, Period};
 use crate::guard::limiter::{Ask, InFlightExceeded, Limiter, Permit, RateExceeded, Subject};
+use crate::guard::places::no_places;
+use crate::guard::queue::Holder;
 use crate::guard::settings::Caps;
 use crate::guard::table::rates;
 use crate::refusal::{Code, Refusal};
@@ -88,10 +90,21 @@ fn places(caller: &Authenticated) -> Vec<(Subject, u64)> {
     places
 }
 
+impl Holder {
+    /// For whom a caller takes places: its class, and the agent of the operator's own token. Names below that are its holder's.
+    #[must_use]
+    pub fn of(caller: &Authenticated) -> Self {
+        let verified = &caller.token().verified;
+        let root = verified.ids().zip(verified.agent().lineage()).last().map_or("", |(_, agent)| agent);
+        let class = caller.class();
+        Self { class: class.name.as_str().into(), weight: class.weight, root: root.into() }
+    }
+}
+
 /// The refusal where every place is taken.
 pub(super) fn full_house(full: InFlightExceeded) -> Refusal {
     if full.limit == 0 {
-        return Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.");
+        return no_places();
     }
     let (who, limit) = (full.kind.as_str(), full.limit);
     let says = format!("The {who}'s {limit} requests in flight are all in use; wait for one to end.");

@@ -7,12 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::guard::gcra::{Limit, Period, Tally};
-use crate::guard::limiter::Limiter;
+use crate::guard::limiter::{Limiter, Seeds};
 use crate::guard::places::{Place, Places};
 use crate::guard::queue::Holder;
-
-/// The keys that names of subjects are hashed with.
-pub type Seeds = [u64; 4];
 
 /// A subject's keyed hash: its upper and its lower half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,9 +7,6 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::sync::oneshot;
 
-use crate::guard::authenticate::Authenticated;
-use crate::guard::limiter::{InFlightExceeded, Kind};
-use crate::guard::pace::full_house;
 use crate::guard::queue::{Holder, Joined, Queue, Ticket};
 use crate::guard::table::Upstream;
 use crate::metrics::Metrics;
@@ -17,15 +14,6 @@ use crate::refusal::{Code, Refusal};
 
 /// When a caller who found an upstream full may come back.
 const LATER: Duration = Duration::from_secs(1);
-
-/// How requests wait for a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait {
-    /// Requests that may wait at once; with 0 none waits.
-    pub length: usize,
-    /// How long each may wait.
-    pub time: Duration,
-}
 
 /// The places at all upstreams, by name. They outlive a reload.
 pub struct Places {
@@ -176,7 +164,7 @@ impl Places {
     /// `upstream-full` where the queue is full or the wait is over; `rate-is-zero` where there are no places at all.
     pub async fn wait(&self, upstream: &Upstream, holder: &Holder) -> Result<Place, Refusal> {
         if places(upstream) == 0 {
-            return Err(full_house(InFlightExceeded { kind: Kind::Upstream, limit: 0 }));
+            return Err(no_places());
         }
         if let Some(place) = self.take(upstream, holder) {
             return Ok(place);
@@ -211,19 +199,13 @@ impl Places {
     }
 }
 
-impl Holder {
-    /// For whom a caller takes places: its class, and the agent of the operator's own token. Names below that are its holder's.
-    #[must_use]
-    pub fn of(caller: &Authenticated) -> Self {
-        let verified = &caller.token().verified;
-        let root = verified.ids().zip(verified.agent().lineage()).last().map_or("", |(_, agent)| agent);
-        let class = caller.class();
-        Self { class: class.name.as_str().into(), weight: class.weight, root: root.into() }
-    }
-}
-
 fn places(upstream: &Upstream) -> u64 {
     upstream.caps.in_flight.unwrap_or(u64::MAX)
+}
+
+/// The refusal where there are no places at all.
+pub(super) fn no_places() -> Refusal {
+    Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.")
 }
 
 /// The refusal where an upstream is full.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::guard::candidates::{Candidates, Turn};
 use crate::guard::cap::{Cap, Capped};
-use crate::guard::egress::request::Fetches;
+use crate::guard::egress::fetches::Fetches;
 use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
 use crate::guard::pace::{full_house, over_rate};
 use crate::guard::places::Place;

@@ -281,3 +281,12 @@ pub struct Model {
     /// The digest that it must have: `sha256:HEX`.
     pub pin: Option<String>,
 }
+
+/// How requests wait for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Requests that may wait at once; with 0 none waits.
+    pub length: usize,
+    /// How long each may wait.
+    pub time: Duration,
+}

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::audit::request::Server;
+use crate::audit::format::request::Server;
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::judge::{Judge, Own};
 use crate::guard::gcra::{Limit, Period};
-use crate::guard::places::Wait;
-use crate::guard::settings::{Caps, Class, Fetch, Settings};
+use crate::guard::settings::{Caps, Class, Fetch, Settings, Wait};
 use crate::health::Health;
 use crate::model::Profile;
 use crate::weights::Weights;

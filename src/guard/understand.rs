@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::guard::authenticate::Authenticated;
 use crate::guard::candidates::Candidates;
-use crate::guard::egress::request::Fetches;
+use crate::guard::egress::fetches::Fetches;
 use crate::guard::route::Routed;
 use crate::guard::table::Served;
 use crate::health::Health;

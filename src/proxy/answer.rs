@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
-use crate::audit::entry::Committed;
+use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::answer::{Filter, Findings};

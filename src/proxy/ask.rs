@@ -8,8 +8,8 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::Gateway;
-use crate::audit::entry::Committed;
-use crate::audit::request::ModelDigest;
+use crate::audit::format::request::ModelDigest;
+use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::limiter::Permit;
 use crate::guard::places::full;

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::audit::entry::{Closing, Ending, Entry};
-use crate::audit::request::{About, Admission, Body, Fetch, Led, ModelDigest, Server, Stripped, Used};
+use crate::audit::format::request::{About, Admission, Body, Fetch, Led, ModelDigest, Server, Stripped, Used};
+use crate::audit::store::entry::{Closing, Ending, Entry};
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
 use crate::guard::admit::{Admitted, Notes};
 use crate::guard::authenticate::Remembered;
 use crate::guard::egress::answer::Findings;
-use crate::guard::egress::request::Wanted;
+use crate::guard::egress::fetches::Wanted;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::Permit;
 use crate::id::{HandleId, RequestId};

@@ -16,12 +16,12 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::audit::entry::Committed;
+use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::egress::allowance::{Allowance, Taken};
 use crate::guard::egress::destination::{Destination, Scheme};
+use crate::guard::egress::fetches::{Fetches, Wanted};
 use crate::guard::egress::judge::Judge;
-use crate::guard::egress::request::{Fetches, Wanted};
 use crate::guard::limiter::Subject;
 use crate::guard::route::Routed;
 use crate::model::inline::{Content, fill};

@@ -11,7 +11,7 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 
-use crate::audit::entry::Committed;
+use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::model::Operation;
 use crate::proxy::buffer::Room;

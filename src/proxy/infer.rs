@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::Incoming;
 
-use crate::audit::entry::{Committed, Open};
+use crate::audit::store::entry::{Committed, Open};
 use crate::guard::admit::{Admitted, Call, Local, Rest, Stamp, Work, admit};
 use crate::guard::cap::cap;
 use crate::guard::egress::answer::Filter;

@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::audit::entry::Pen;
+use crate::audit::store::entry::Pen;
 use crate::clock::Clock;
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticator;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::audit::entry::Pen;
-use crate::audit::reader::{self, Found};
-use crate::audit::receipt::{self, ProofFault};
-use crate::audit::tiles::epoch_number;
-use crate::audit::vault::Vault;
+use crate::audit::read::reader::{self, Found};
+use crate::audit::read::receipt::{self, ProofFault};
+use crate::audit::read::tiles::epoch_number;
+use crate::audit::store::entry::Pen;
+use crate::audit::store::vault::Vault;
 use crate::id::AgentName;
 use crate::proxy::descriptors::read_place;
 use crate::refusal::{Code, Refusal};

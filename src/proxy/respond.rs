@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::audit::entry::{SealedAnswer, SealedRefusal};
+use crate::audit::store::entry::{SealedAnswer, SealedRefusal};
 use crate::clock::Clock;
 use crate::guard::gcra::{Limit, Period};
 use crate::model::{Dialect, error};

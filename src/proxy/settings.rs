@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::guard::places::Wait;
 use crate::guard::settings::Caps;
+use crate::guard::settings::Wait;
 use crate::model::usage::AnswerLimits;
 use crate::secret::SecretRef;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::AbortHandle;
 
-use crate::audit::entry::Closing;
+use crate::audit::store::entry::Closing;
 use crate::clock::Clock;
 use crate::guard::egress::answer::Filter;
 use crate::model::answer::{Fault, StreamFilter};

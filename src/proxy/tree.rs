@@ -9,7 +9,7 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use zeroize::Zeroizing;
 
-use crate::audit::tiles::epoch_number;
+use crate::audit::read::tiles::epoch_number;
 use crate::crypto::sha256;
 use crate::merkle::tile::Tile;
 use crate::proxy::answer::Answer;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::audit::entry::Pen;
+use crate::audit::store::entry::Pen;
 use crate::clock::Clock;
 use crate::guard::authenticate::{Authenticator, Remembered};
 use crate::refusal::Refusal;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use foldhash::quality::RandomState;
 
-use crate::audit::event::Standing as Stands;
+use crate::audit::format::event::Standing as Stands;
 use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal};
 use crate::refusal::{Code, Refusal};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::Seen;
 use super::{MEASURED, REPORTED, UNKNOWN, Weights};
-use crate::audit::request::ModelDigest;
+use crate::audit::format::request::ModelDigest;
 
 /// What is known of weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::audit::event::TEXT_BYTES_MAX;
-use crate::audit::request::ModelDigest;
+use crate::audit::format::event::TEXT_BYTES_MAX;
+use crate::audit::format::request::ModelDigest;
 use crate::weights::{MEASURED, REPORTED, unknown};
 
 #[derive(Deserialize)]

@@ -11,8 +11,8 @@ from gateway import ROOT
 PAGE = (ROOT / "docs/RUNBOOK.md").read_text()
 # Where errors of a start come from; what is passed on unchanged (`transparent`) stands in a file of its own.
 ERRORS = [
-    "src/app/fault.rs", "src/audit/log/fault.rs", "src/secret.rs", "src/proxy/descriptors.rs", "src/guard/table.rs", "src/audit/vault.rs",
-    "src/audit/tiles.rs", "src/durable.rs", "src/durable/identity.rs",
+    "src/app/fault.rs", "src/audit/store/log/fault.rs", "src/secret.rs", "src/proxy/descriptors.rs", "src/guard/table.rs", "src/audit/store/vault.rs",
+    "src/audit/read/tiles.rs", "src/durable.rs", "src/durable/identity.rs",
 ]
 # No start says these: they answer commands, or stand inside another error's text.
 ELSEWHERE = {"process … has taken over the audit log: ask again, and it is asked", "…; the keys that are in use are in memory alone"}

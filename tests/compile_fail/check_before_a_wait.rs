@@ -1,7 +1,7 @@
 //! A check that was made before a wait does not allow a send after it: a future that keeps it is not `Send`.
 
 use http::HeaderValue;
-use token_shield::audit::entry::Committed;
+use token_shield::audit::store::entry::Committed;
 use token_shield::guard::admit::Call;
 use token_shield::proxy::forward::Remote;
 use token_shield::proxy::watch::Watch;

@@ -1,7 +1,7 @@
 //! A call cannot be sent without a check of its caller, nor twice after one.
 
 use http::HeaderValue;
-use token_shield::audit::entry::Committed;
+use token_shield::audit::store::entry::Committed;
 use token_shield::guard::admit::Call;
 use token_shield::proxy::forward::Remote;
 use token_shield::proxy::watch::Fresh;

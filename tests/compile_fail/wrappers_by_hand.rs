@@ -1,6 +1,6 @@
 //! No step's proof can be made by hand: each step alone makes its own. Those that wrap the proof of another step.
 
-use token_shield::audit::entry::{Committed, SealedAnswer};
+use token_shield::audit::store::entry::{Committed, SealedAnswer};
 use token_shield::guard::egress::request::Cleared;
 use token_shield::guard::govern::Governed;
 use token_shield::guard::screen::Screened;

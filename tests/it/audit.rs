@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, Settings};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::store::log::{Log, Settings};
 use token_shield::clock::SystemClock;
 use token_shield::crypto::sha256;
 use token_shield::id::KeyId;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use token_shield::app::Books;
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, Settings};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::store::log::{Log, Settings};
 use token_shield::clock::{Clock as _, ManualClock, SystemClock};
 use token_shield::config::{self, Config};
 use token_shield::control::{Command, Operator};

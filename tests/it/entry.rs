@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use token_shield::audit::entry::Pen;
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, Settings};
-use token_shield::audit::reader;
-use token_shield::audit::request::{About, Admission, Body, Caller};
-use token_shield::audit::vault::Vault;
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::request::{About, Admission, Body, Caller};
+use token_shield::audit::read::reader;
+use token_shield::audit::store::entry::Pen;
+use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::store::vault::Vault;
 use token_shield::clock::{Clock, Ratchet, SystemClock};
 use token_shield::control::{Command, Control, Operator, Verb};
 use token_shield::crypto::seal::KeyedDigest;

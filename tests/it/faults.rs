@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, LogFault, Recovered, Settings};
-use token_shield::audit::note::read_vkeys;
-use token_shield::audit::verify::{Seen, Wanted, verify};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::note::read_vkeys;
+use token_shield::audit::read::verify::{Seen, Wanted, verify};
+use token_shield::audit::store::log::{Log, LogFault, Recovered, Settings};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use token_shield::durable::Disk;
 use token_shield::id::KeyId;

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, Settings};
-use token_shield::audit::note::{LogKeys, read_vkeys};
-use token_shield::audit::verify::{Wanted, verify};
-use token_shield::audit::{reader, receipt};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::note::{LogKeys, read_vkeys};
+use token_shield::audit::read::verify::{Wanted, verify};
+use token_shield::audit::read::{reader, receipt};
+use token_shield::audit::store::log::{Log, Settings};
 use token_shield::clock::SystemClock;
 use token_shield::id::KeyId;
 

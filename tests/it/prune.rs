@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
-use token_shield::audit::note::read_vkeys;
-use token_shield::audit::retain::is_clock_doubtful;
-use token_shield::audit::verify::{Seen, Wanted, verify};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::note::read_vkeys;
+use token_shield::audit::read::verify::{Seen, Wanted, verify};
+use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::audit::store::retain::is_clock_doubtful;
 use token_shield::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use token_shield::crypto::sha256;
 use token_shield::id::KeyId;

@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use token_shield::audit::event::{Event, Standing};
-use token_shield::audit::log::{Log, NewEpoch, Settings, cache_against};
-use token_shield::audit::reader;
-use token_shield::audit::replay::{Replay, replay};
-use token_shield::audit::request::{About, Admission, Body, Caller, Outcome, Refused, Used};
-use token_shield::audit::vault::Vault;
+use token_shield::audit::format::event::{Event, Standing};
+use token_shield::audit::format::request::{About, Admission, Body, Caller, Outcome, Refused, Used};
+use token_shield::audit::read::reader;
+use token_shield::audit::read::replay::{Replay, replay};
+use token_shield::audit::store::log::{Log, NewEpoch, Settings, cache_against};
+use token_shield::audit::store::vault::Vault;
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::id::{HandleId, KeyId, RequestId, TokenId};
 

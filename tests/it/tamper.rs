@@ -6,11 +6,11 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, NewEpoch, Settings};
-use token_shield::audit::note::{LogKeys, LogSigner, peek, read_vkeys};
-use token_shield::audit::request::{Row, Tally};
-use token_shield::audit::verify::{Fault, Seen, Wanted, verify};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::note::{LogKeys, LogSigner, peek, read_vkeys};
+use token_shield::audit::format::request::{Row, Tally};
+use token_shield::audit::read::verify::{Fault, Seen, Wanted, verify};
+use token_shield::audit::store::log::{Log, NewEpoch, Settings};
 use token_shield::clock::{Clock, ManualClock, Timestamp};
 use token_shield::id::KeyId;
 use token_shield::merkle::leaf_hash;
@@ -303,19 +303,19 @@ fn other_keys_and_older_logs_are_found() {
 
 /// Appends a batch of one record behind all that the journal of the newest epoch holds, as whoever can write the folder can.
 fn forge(data: &Path, record: &str) {
-    let epochs = token_shield::audit::reader::epochs(&settings(data).dir).expect("a log");
+    let epochs = token_shield::audit::read::reader::epochs(&settings(data).dir).expect("a log");
     let last = epochs.last().expect("an epoch");
     let mut tree = token_shield::merkle::Tree::new();
-    let _ = token_shield::audit::reader::each(last, 0, |found| {
+    let _ = token_shield::audit::read::reader::each(last, 0, |found| {
         tree.push(found.bytes);
         std::ops::ControlFlow::Continue(())
     });
-    let mut batch = token_shield::audit::journal::Builder::new(tree);
+    let mut batch = token_shield::audit::format::journal::Builder::new(tree);
     batch.push(record.as_bytes()).expect("room");
     let (_, segment) =
-        token_shield::audit::tiles::segments(&last.folder.join("journal")).expect("segments").0.pop().expect("one");
+        token_shield::audit::read::tiles::segments(&last.folder.join("journal")).expect("segments").0.pop().expect("one");
     let mut bytes = fs::read(&segment).expect("a segment");
-    let (end, _) = token_shield::audit::journal::reach(&bytes, u64::MAX);
+    let (end, _) = token_shield::audit::format::journal::reach(&bytes, u64::MAX);
     let forged = batch.finish().0;
     bytes[end..end + forged.len()].copy_from_slice(&forged);
     fs::write(segment, bytes).expect("written");

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, Settings};
-use token_shield::audit::note::read_vkeys;
-use token_shield::audit::reader;
-use token_shield::audit::record::Record;
-use token_shield::audit::vault::Vault;
-use token_shield::audit::verify::{Seen, Wanted, verify};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::note::read_vkeys;
+use token_shield::audit::format::record::Record;
+use token_shield::audit::read::reader;
+use token_shield::audit::read::verify::{Seen, Wanted, verify};
+use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::store::vault::Vault;
 use token_shield::clock::SystemClock;
 use token_shield::id::KeyId;
 

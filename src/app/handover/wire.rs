@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::audit::event::Written;
+use crate::audit::format::event::Written;
 use crate::guard::passed::{InFlight, Key, Tallies};
 
 /// Descriptors of one message at the most.

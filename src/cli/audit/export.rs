@@ -8,10 +8,10 @@ use super::super::Failure;
 use super::super::place::LogPlace;
 use super::trust::Trust;
 use super::{Checked, Keys, spinner};
-use crate::audit::export::{Choice, export, names};
-use crate::audit::reader::{self, Epoch};
-use crate::audit::replay::{Replay as Replayed, replay};
-use crate::audit::tiles::{epoch_name, epoch_number};
+use crate::audit::read::export::{Choice, export, names};
+use crate::audit::read::reader::{self, Epoch};
+use crate::audit::read::replay::{Replay as Replayed, replay};
+use crate::audit::read::tiles::{epoch_name, epoch_number};
 
 #[derive(Args)]
 pub(in crate::cli) struct Export {
@@ -134,7 +134,7 @@ impl Replay {
 /// Where the cache of the books disagrees with the log, if there is one that nobody uses.
 #[cfg(feature = "gateway")]
 fn against_cache(dir: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, Failure> {
-    Ok(crate::audit::log::cache_against(&dir.join("../secret/cache"), epochs)?)
+    Ok(crate::audit::store::log::cache_against(&dir.join("../secret/cache"), epochs)?)
 }
 
 #[cfg(not(feature = "gateway"))]
@@ -144,7 +144,7 @@ fn against_cache(_: &Path, _: &[Epoch]) -> Result<Option<Vec<String>>, Failure> 
 
 fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
     let disagreement =
-        |found: &crate::audit::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
+        |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
     serde_json::json!({
         "records": done.records, "admissions": done.admissions, "outcomes": done.outcomes, "refusals": done.refusals,
         "unknown": done.unknown, "open": done.open, "closed": done.closed, "moved": done.moved, "disagreeing": done.disagreeing, "cache": cache,

@@ -8,14 +8,15 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use tokio::net::UnixStream;
 
+use super::super::as_owner::own_name;
 use super::super::confirm::Sure;
-use super::super::door::{own_name, send};
+use super::super::door::send;
 use super::super::owner::done_by_owner;
 use super::super::print::{done, resting, say_done};
 use super::super::{Failure, Place};
 use crate::app::Books;
-use crate::audit::event::Event;
-use crate::audit::log::{Log, NewEpoch, Settings};
+use crate::audit::format::event::Event;
+use crate::audit::store::log::{Log, NewEpoch, Settings};
 use crate::clock::{Clock as _, SystemClock};
 use crate::control::api::Request;
 use crate::control::{Command, Reply};

@@ -11,10 +11,10 @@ use super::super::Failure;
 use super::super::place::LogPlace;
 use super::Keys;
 use super::trust::Trust;
-use crate::audit::outside::Outside;
-use crate::audit::receipt::{Disclosed, Disclosure};
-use crate::audit::tiles::epoch_name;
-use crate::audit::{reader, receipt};
+use crate::audit::format::outside::Outside;
+use crate::audit::read::receipt::{Disclosed, Disclosure};
+use crate::audit::read::tiles::epoch_name;
+use crate::audit::read::{reader, receipt};
 
 /// Where the public keys lie where nothing is said.
 const VKEYS: &str = "./data/log.vkeys";

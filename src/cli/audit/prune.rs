@@ -7,15 +7,15 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::super::as_owner::own_name;
 use super::super::confirm::Sure;
-use super::super::door::own_name;
 use super::super::owner::done_by_owner;
 use super::super::print::{done, resting};
 use super::super::{Failure, Place};
 use super::{bar, parse_duration};
-use crate::audit::log::Old;
-use crate::audit::retain::{Keep, Said, prune};
-use crate::audit::tiles::epoch_name;
+use crate::audit::read::tiles::epoch_name;
+use crate::audit::store::log::Old;
+use crate::audit::store::retain::{Keep, Said, prune};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Reply;
 

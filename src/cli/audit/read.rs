@@ -10,9 +10,9 @@ use clap::Args;
 use super::super::Failure;
 use super::super::place::LogPlace;
 use super::{Keys, now, parse_duration, spinner};
-use crate::audit::reader::{self, Epoch, Found, Told};
-use crate::audit::record::Opener;
-use crate::audit::tiles::{epoch_name, is_pruned};
+use crate::audit::format::key::Opener;
+use crate::audit::read::reader::{self, Epoch, Found, Told};
+use crate::audit::read::tiles::{epoch_name, is_pruned};
 use crate::clock::Timestamp;
 
 /// How often a log that is followed is looked at.
@@ -136,7 +136,7 @@ fn all(
         }
         let ended = reader::each(epoch, 0, |found| {
             // The outside is enough to leave out what is too early.
-            match crate::audit::outside::Outside::read(found.bytes) {
+            match crate::audit::format::outside::Outside::read(found.bytes) {
                 Ok(outside) if since.as_deref().is_some_and(|since| outside.at < since) => return ControlFlow::Continue(()),
                 Ok(outside) if until.as_deref().is_some_and(|until| outside.at >= until) => return ControlFlow::Break(()),
                 Ok(_) | Err(_) => {}

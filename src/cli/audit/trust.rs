@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::Failure;
-use crate::audit::note::{LogKeys, read_vkeys};
+use crate::audit::format::note::{LogKeys, read_vkeys};
 
 /// Which public keys count.
 #[derive(Args)]

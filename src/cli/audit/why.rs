@@ -5,8 +5,8 @@ use clap::Args;
 
 use super::super::door::send;
 use super::super::{Failure, Place};
-use crate::audit::reader::{self, Told};
-use crate::audit::vault::Vault;
+use crate::audit::read::reader::{self, Told};
+use crate::audit::store::vault::Vault;
 use crate::control::Question;
 use crate::control::api::Request;
 use crate::refusal::Code;

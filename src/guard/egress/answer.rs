@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::audit::request::Led;
+use crate::audit::format::request::Led;
 use crate::guard::authenticate::Remembered;
 use crate::guard::egress::call;
 use crate::guard::egress::judge::{Narrowing, Uncontrolled, Use};

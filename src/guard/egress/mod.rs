@@ -7,6 +7,7 @@ pub mod allowance;
 pub mod answer;
 pub mod call;
 pub mod destination;
+pub mod fetches;
 pub mod judge;
 pub mod request;
 pub mod text;

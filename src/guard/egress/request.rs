@@ -3,7 +3,8 @@
 
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticated;
-use crate::guard::egress::judge::{Controlled, Judge, Narrowing, Uncontrolled, Use};
+use crate::guard::egress::fetches::{Fetches, Wanted};
+use crate::guard::egress::judge::{Judge, Narrowing, Uncontrolled, Use};
 use crate::guard::settings::{Door, Requests};
 use crate::guard::understand::{Asked, Understood};
 use crate::metrics::Metrics;
@@ -16,23 +17,6 @@ use crate::token::Verified;
 const SHOWN_MAX: usize = 80;
 /// Characters of one that a record has: a host is whole in it.
 const TARGET_MAX: usize = 320;
-
-/// What is fetched for a request and put into it, once it is sealed.
-pub struct Fetches {
-    /// What stands in the body where content will stand.
-    pub mark: Mark,
-    /// The content, in the order of the marks.
-    pub wanted: Vec<Wanted>,
-}
-
-/// One piece of content.
-#[derive(Clone)]
-pub struct Wanted {
-    /// Where it stands, and the URL that it lies behind.
-    pub reach: Reach,
-    /// Where that leads.
-    pub controlled: Controlled,
-}
 
 /// A request that reaches nothing outside. Only [`clear`] makes one.
 pub struct Cleared<'b>(Understood<'b>);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, LogFault, Settings};
-use token_shield::audit::request::{About, Body, Caller, Outcome, Refused};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::format::request::{About, Body, Caller, Outcome, Refused};
+use token_shield::audit::store::log::{Log, LogFault, Settings};
 use token_shield::clock::{Clock, ManualClock, Timestamp};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::RequestId;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, LogFault};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::store::log::{Log, LogFault};
 use token_shield::clock::{Clock, SystemClock};
 use token_shield::durable::{Disk, SystemDisk};
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use token_shield::audit::event::Event;
+use token_shield::audit::format::event::Event;
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::KeyId;
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::ReadableTable as _;
-use token_shield::audit::event::{Event, Standing};
-use token_shield::audit::head::Head;
-use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
-use token_shield::audit::note::read_vkeys;
-use token_shield::audit::verify::{Seen, Wanted, verify};
+use token_shield::audit::format::event::{Event, Standing};
+use token_shield::audit::format::head::Head;
+use token_shield::audit::format::note::read_vkeys;
+use token_shield::audit::read::verify::{Seen, Wanted, verify};
+use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
 use token_shield::clock::SystemClock;
 use token_shield::merkle::Tree;
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use token_shield::audit::journal::{BATCH_BYTES_MAX, BatchFault, Builder, Full, Mark, SegmentFault, Walk, walk};
+use token_shield::audit::format::journal::{BATCH_BYTES_MAX, BatchFault, Builder, Full, Mark, SegmentFault, Walk, walk};
 use token_shield::merkle::Tree;
 
 /// A segment of a few batches and then zeros.

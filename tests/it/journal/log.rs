@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use token_shield::audit::event::{Event, Previous};
-use token_shield::audit::log::{Log, LogFault, Recovered, Settings};
-use token_shield::audit::record::{Record, RecordFault};
+use token_shield::audit::format::event::{Event, Previous};
+use token_shield::audit::format::fault::RecordFault;
+use token_shield::audit::format::record::Record;
+use token_shield::audit::store::log::{Log, LogFault, Recovered, Settings};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::KeyId;
@@ -459,7 +460,7 @@ fn files_that_change_under_the_log_end_it() {
 
 #[test]
 fn a_record_that_turns_time_back_is_refused() {
-    use token_shield::audit::journal::Builder;
+    use token_shield::audit::format::journal::Builder;
     use token_shield::merkle::Tree;
     let data = Data::with(0);
     let mut batch = Builder::new(Tree::new());

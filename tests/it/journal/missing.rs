@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use token_shield::audit::event::Event;
-use token_shield::audit::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::audit::format::event::Event;
+use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
 use token_shield::clock::{Clock as _, SystemClock};
 
 use super::log::{Data, event, events};

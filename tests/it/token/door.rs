@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
-use token_shield::audit::event::{Event, Standing};
-use token_shield::audit::record::Record;
+use token_shield::audit::format::event::{Event, Standing};
+use token_shield::audit::format::record::Record;
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, SigningKey};

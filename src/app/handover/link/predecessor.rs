@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 use super::{AT_ONCE, Asked, CHANGES, IN_FLIGHT, RECORD, Recorded, STREAM_WINDOW, WINDOW};
 use crate::app::handover::wire::Form;
-use crate::audit::event::{Event, Written};
-use crate::audit::log::{Log, LogFault};
+use crate::audit::format::event::{Event, Written};
+use crate::audit::store::log::{Log, LogFault};
 use crate::guard::passed::{Elsewhere, InFlight};
 use crate::id::RequestId;
 use crate::model::Dialect;

@@ -1,0 +1,312 @@
+//! An event as the members of a record, and back.
+
+use super::{Event, JWK_BYTES_MAX, Left, Previous, STANDINGS, Standing, TOKEN_BYTES_MAX};
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::inside::{Members, Plain, cut, number};
+use crate::id::Principal;
+use crate::json;
+use crate::json::Value;
+
+impl Previous {
+    fn value(&self) -> Value<'_> {
+        let mut object = json::Object::new();
+        object.set("origin", Value::from_text(cut(&self.origin)));
+        object.set("root", Value::from_text(cut(&self.root)));
+        object.set("size", number(self.size));
+        Value::Object(object)
+    }
+}
+
+impl Plain<'_> {
+    fn previous(&self, member: &'static str) -> Result<Previous, RecordFault> {
+        let fault = RecordFault::Member(member);
+        let previous = Plain(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
+        Ok(Previous { origin: previous.text("origin")?, size: previous.number("size")?, root: previous.text("root")? })
+    }
+
+    fn left(&self) -> Result<Left, RecordFault> {
+        let left = Plain(self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?);
+        Ok(Left { size: left.number("size")?, root: left.text("root")? })
+    }
+
+    fn standing(&self) -> Result<Standing, RecordFault> {
+        let word = self.text("standing")?;
+        let known = STANDINGS.iter().find(|(_, known)| *known == word);
+        known.map(|(standing, _)| *standing).ok_or(RecordFault::Member("standing"))
+    }
+}
+
+/// The members of a change of standing: whose it is, and how it is now.
+fn stands<'e>(into: &mut Members<'e>, (member, name): (&'static str, &'e str), standing: Standing, reason: &'e str) {
+    into.name(member, name);
+    into.name("standing", standing.as_str());
+    into.name("reason", reason);
+}
+
+impl Event {
+    /// The members of what is inside the record.
+    pub(in crate::audit::format) fn members<'e>(&'e self, into: &mut Members<'e>) {
+        match self {
+            Self::Start { version, policy } => {
+                into.name("version", version);
+                into.name("policy", policy);
+            }
+            Self::Stop => {}
+            Self::Reload { policy } => into.name("policy", policy),
+            Self::Handover { version, policy } => {
+                into.name("version", version);
+                into.name("policy", policy);
+            }
+            Self::Epoch { .. }
+            | Self::Forgotten { .. }
+            | Self::Restored { .. }
+            | Self::Backup { .. }
+            | Self::Exported { .. }
+            | Self::Disclosed { .. }
+            | Self::ReloadRefused { .. } => self.custody_members(into),
+            Self::Pruned { through, reason } => {
+                into.name("through", through);
+                into.optional("reason", reason.as_deref());
+            }
+            Self::Clock { behind_ms, accepted } => {
+                into.number("behind_ms", *behind_ms);
+                into.value("accepted", Value::Bool(*accepted));
+            }
+            Self::KeysChanged { issuer, kids } => {
+                into.name("issuer", issuer);
+                into.long("kids", kids, JWK_BYTES_MAX);
+            }
+            Self::ModelAccepted { model, digest, reason } => {
+                into.name("model", model);
+                into.name("digest", digest);
+                into.name("reason", reason);
+            }
+            Self::AgentRegistered { agent, principal, class } => {
+                into.name("agent", agent.as_str());
+                into.name("class", class);
+                into.optional("principal", principal.as_ref().map(Principal::as_str));
+            }
+            Self::AgentStanding { agent, standing, reason } => stands(into, ("agent", agent.as_str()), *standing, reason),
+            Self::NamespaceStanding { namespace, standing, reason } => stands(into, ("namespace", namespace), *standing, reason),
+            Self::PrincipalStanding { principal, standing, reason } => {
+                stands(into, ("principal", principal.as_str()), *standing, reason);
+            }
+            Self::Admission(admission) => admission.members(into),
+            Self::Outcome(outcome) => outcome.members(into),
+            Self::Refusal(refused) => refused.members(into),
+            Self::Refusals(tally) | Self::Strangers(tally) => tally.members(into),
+            Self::Written(_) => {}
+            Self::TokenRegistered { .. }
+            | Self::TokenSigned { .. }
+            | Self::TokenRevoked { .. }
+            | Self::HandleSet { .. }
+            | Self::HandleRevoked { .. } => self.token_members(into),
+            Self::KeyAdded { issuer, jwk, kid } => {
+                into.name("issuer", issuer);
+                into.long("jwk", jwk, JWK_BYTES_MAX);
+                into.owned("kid", kid.to_string());
+            }
+            Self::KeyRetired { kid, from, reason } => {
+                into.owned("kid", kid.to_string());
+                into.name("reason", reason);
+                into.moment("from", *from);
+            }
+            Self::KeyRevoked { kid, reason } => {
+                into.owned("kid", kid.to_string());
+                into.name("reason", reason);
+            }
+        }
+    }
+
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the events of the log itself and of its copies alone; the others are in `members`"
+    )]
+    fn custody_members<'e>(&'e self, into: &mut Members<'e>) {
+        match self {
+            Self::Epoch { previous, reason, left } => {
+                if let Some(left) = left {
+                    let mut object = json::Object::new();
+                    object.set("root", Value::from_text(cut(&left.root)));
+                    object.set("size", number(left.size));
+                    into.value("left", Value::Object(object));
+                }
+                into.value("previous", previous.value());
+                into.name("reason", reason);
+            }
+            Self::Forgotten { record_key, reason } => {
+                into.name("record_key", record_key);
+                into.optional("reason", reason.as_deref());
+            }
+            Self::Restored { head } => into.value("head", head.value()),
+            Self::Backup { keys, operator_keys } => {
+                into.value("keys", Value::Bool(*keys));
+                into.value("operator_keys", Value::Bool(*operator_keys));
+            }
+            Self::Exported { epochs, principal, keys } => {
+                into.long("epochs", epochs, JWK_BYTES_MAX);
+                into.optional("principal", principal.as_ref().map(Principal::as_str));
+                into.value("keys", Value::Bool(*keys));
+            }
+            Self::Disclosed { records } => into.long("records", records, JWK_BYTES_MAX),
+            Self::ReloadRefused { why } => into.name("why", why),
+            _ => {}
+        }
+    }
+
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the events of tokens and handles alone; the others are in `members`")]
+    fn token_members<'e>(&'e self, into: &mut Members<'e>) {
+        match self {
+            Self::TokenSigned { token, jti, agent, principal, expires } => {
+                into.owned("token", token.to_string());
+                into.name("jti", jti);
+                into.name("agent", agent.as_str());
+                into.name("principal", principal.as_str());
+                into.owned("expires", expires.to_string());
+            }
+            Self::TokenRegistered { token, jti, issuer, kid, agent, principal, expires } => {
+                into.owned("token", token.to_string());
+                into.name("jti", jti);
+                into.name("issuer", issuer);
+                into.owned("kid", kid.to_string());
+                into.name("agent", agent.as_str());
+                into.name("principal", principal.as_str());
+                into.moment("expires", Some(*expires));
+            }
+            Self::TokenRevoked { token, jti, agent, reason } => {
+                into.owned("token", token.to_string());
+                into.name("jti", jti);
+                into.name("agent", agent.as_str());
+                into.name("reason", reason);
+            }
+            Self::HandleSet { handle, token, id, agent, principal, until } => {
+                into.owned("handle", handle.to_string());
+                into.long("token", token, TOKEN_BYTES_MAX);
+                into.owned("id", id.to_string());
+                into.name("agent", agent.as_str());
+                into.name("principal", principal.as_str());
+                into.moment("until", *until);
+            }
+            Self::HandleRevoked { handle, agent, reason } => {
+                into.owned("handle", handle.to_string());
+                into.name("agent", agent.as_str());
+                into.name("reason", reason);
+            }
+            _ => {}
+        }
+    }
+
+    /// The event `token-signed`.
+    fn signed_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        Ok(Self::TokenSigned {
+            token: plain.name("token")?,
+            jti: plain.text("jti")?,
+            agent: plain.name("agent")?,
+            principal: plain.name("principal")?,
+            expires: plain.name("expires")?,
+        })
+    }
+
+    /// The event `exported`.
+    fn exported_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        let principal = plain.has("principal").then(|| plain.name("principal")).transpose()?;
+        Ok(Self::Exported { epochs: plain.text("epochs")?, principal, keys: plain.truth("keys")? })
+    }
+
+    /// The event `pruned`.
+    fn pruned_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        let reason = plain.has("reason").then(|| plain.text("reason")).transpose()?;
+        Ok(Self::Pruned { through: plain.text("through")?, reason })
+    }
+
+    /// The event of that kind; `None` for one that changes no book, and is read by nobody but people.
+    pub(in crate::audit::format) fn of(kind: &str, plain: &Plain<'_>) -> Result<Option<Self>, RecordFault> {
+        Ok(Some(match kind {
+            "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
+            "reload" => Self::Reload { policy: plain.text("policy")? },
+            "handover" => Self::Handover { version: plain.text("version")?, policy: plain.text("policy")? },
+            "epoch" => Self::Epoch {
+                previous: plain.previous("previous")?,
+                reason: plain.text("reason")?,
+                left: plain.has("left").then(|| plain.left()).transpose()?,
+            },
+            "pruned" => Self::pruned_of(plain)?,
+            "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
+            "keys-changed" => Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? },
+            "model-accepted" => {
+                Self::ModelAccepted { model: plain.text("model")?, digest: plain.text("digest")?, reason: plain.text("reason")? }
+            }
+            "start" => Self::Start { version: plain.text("version")?, policy: plain.text("policy")? },
+            "stop" => Self::Stop,
+            "agent-registered" => Self::AgentRegistered {
+                agent: plain.name("agent")?,
+                principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
+                class: plain.text("class")?,
+            },
+            "agent-standing" => {
+                Self::AgentStanding { agent: plain.name("agent")?, standing: plain.standing()?, reason: plain.text("reason")? }
+            }
+            "namespace-standing" => Self::NamespaceStanding {
+                namespace: plain.text("namespace")?,
+                standing: plain.standing()?,
+                reason: plain.text("reason")?,
+            },
+            "principal-standing" => Self::PrincipalStanding {
+                principal: plain.name("principal")?,
+                standing: plain.standing()?,
+                reason: plain.text("reason")?,
+            },
+            "token-registered" => Self::TokenRegistered {
+                token: plain.name("token")?,
+                jti: plain.text("jti")?,
+                issuer: plain.text("issuer")?,
+                kid: plain.name("kid")?,
+                agent: plain.name("agent")?,
+                principal: plain.name("principal")?,
+                expires: plain.name("expires")?,
+            },
+            "token-revoked" => Self::TokenRevoked {
+                token: plain.name("token")?,
+                jti: plain.text("jti")?,
+                agent: plain.name("agent")?,
+                reason: plain.text("reason")?,
+            },
+            "handle-set" => Self::HandleSet {
+                handle: plain.name("handle")?,
+                token: plain.text("token")?,
+                id: plain.name("id")?,
+                agent: plain.name("agent")?,
+                principal: plain.name("principal")?,
+                until: plain.has("until").then(|| plain.name("until")).transpose()?,
+            },
+            "handle-revoked" => {
+                Self::HandleRevoked { handle: plain.name("handle")?, agent: plain.name("agent")?, reason: plain.text("reason")? }
+            }
+            "key-added" => Self::KeyAdded { issuer: plain.text("issuer")?, jwk: plain.text("jwk")?, kid: plain.name("kid")? },
+            "key-retired" => Self::KeyRetired {
+                kid: plain.name("kid")?,
+                from: plain.has("from").then(|| plain.name("from")).transpose()?,
+                reason: plain.text("reason")?,
+            },
+            "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },
+            other => return Self::of_custody(other, plain).map(Some),
+        }))
+    }
+
+    /// The event of that kind about the log itself or its copies.
+    fn of_custody(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        Ok(match kind {
+            "forgotten" => Self::Forgotten {
+                record_key: plain.text("record_key")?,
+                reason: plain.has("reason").then(|| plain.text("reason")).transpose()?,
+            },
+            "restored" => Self::Restored { head: plain.previous("head")? },
+            "backup" => Self::Backup { keys: plain.truth("keys")?, operator_keys: plain.truth("operator_keys")? },
+            "exported" => Self::exported_of(plain)?,
+            "disclosed" => Self::Disclosed { records: plain.text("records")? },
+            "token-signed" => Self::signed_of(plain)?,
+            "reload-refused" => Self::ReloadRefused { why: plain.text("why")? },
+            unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! The inside of a record: its members, being written and being read.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use crate::audit::format::fault::RecordFault;
+use crate::clock::Timestamp;
+use crate::json;
+use crate::json::Value;
+
+/// Bytes of a text in a record at the most.
+pub const TEXT_BYTES_MAX: usize = 256;
+
+/// The inside of a record, being read.
+pub(super) struct Plain<'a>(pub(super) &'a json::Object<'a>);
+
+impl Plain<'_> {
+    pub(super) fn has(&self, member: &str) -> bool {
+        self.0.get(member).is_some()
+    }
+
+    pub(super) fn text(&self, member: &'static str) -> Result<String, RecordFault> {
+        let text = self.0.get(member).and_then(Value::as_str);
+        text.map(str::to_owned).ok_or(RecordFault::Member(member))
+    }
+
+    pub(super) fn name<T: FromStr>(&self, member: &'static str) -> Result<T, RecordFault> {
+        self.text(member)?.parse().map_err(|_| RecordFault::Member(member))
+    }
+
+    pub(super) fn number(&self, member: &'static str) -> Result<u64, RecordFault> {
+        self.0.get(member).and_then(Value::as_u64).ok_or(RecordFault::Member(member))
+    }
+
+    pub(super) fn truth(&self, member: &'static str) -> Result<bool, RecordFault> {
+        self.0.get(member).and_then(Value::as_bool).ok_or(RecordFault::Member(member))
+    }
+}
+
+/// The members of what is inside a record, in any order.
+#[derive(Default)]
+pub(super) struct Members<'e>(Vec<(&'static str, Value<'e>)>);
+
+impl<'e> Members<'e> {
+    /// A text that is cut where it is too long.
+    pub(super) fn name(&mut self, member: &'static str, text: &'e str) {
+        self.long(member, text, TEXT_BYTES_MAX);
+    }
+
+    pub(super) fn long(&mut self, member: &'static str, text: &'e str, most: usize) {
+        self.0.push((member, Value::String(cut_to(text, most))));
+    }
+
+    pub(super) fn optional(&mut self, member: &'static str, text: Option<&'e str>) {
+        if let Some(text) = text {
+            self.name(member, text);
+        }
+    }
+
+    pub(super) fn owned(&mut self, member: &'static str, text: String) {
+        self.0.push((member, Value::from_text(text)));
+    }
+
+    pub(super) fn moment(&mut self, member: &'static str, at: Option<Timestamp>) {
+        if let Some(at) = at {
+            self.owned(member, moment(at).to_string());
+        }
+    }
+
+    pub(super) fn number(&mut self, member: &'static str, value: u64) {
+        self.0.push((member, number(value)));
+    }
+
+    pub(super) fn value(&mut self, member: &'static str, value: Value<'e>) {
+        self.0.push((member, value));
+    }
+
+    pub(super) fn some(&mut self, member: &'static str, value: Option<Value<'e>>) {
+        if let Some(value) = value {
+            self.value(member, value);
+        }
+    }
+
+    /// The object, in canonical order. Names are ASCII, so bytes are in the order of RFC 8785 section 3.2.3.
+    pub(super) fn into_object(mut self) -> Value<'e> {
+        self.0.sort_unstable_by_key(|(name, _)| *name);
+        let mut object = json::Object::new();
+        for (name, value) in self.0 {
+            object.set(name, value);
+        }
+        Value::Object(object)
+    }
+}
+
+pub(super) fn cut(text: &str) -> Cow<'_, str> {
+    cut_to(text, TEXT_BYTES_MAX)
+}
+
+pub(super) fn cut_to(text: &str, most: usize) -> Cow<'_, str> {
+    Cow::Borrowed(text.get(..text.floor_char_boundary(most)).unwrap_or_default())
+}
+
+/// `at`, moved into the years that RFC 3339 can write.
+pub(in crate::audit) fn moment(at: Timestamp) -> Timestamp {
+    const YEAR_9999: i64 = 253_370_764_800_000;
+    Timestamp(at.0.clamp(0, YEAR_9999 - 1))
+}
+
+/// A number that every reader of JSON reads alike: below 2^53 (RFC 7493 section 2.2).
+pub(super) fn number(number: u64) -> Value<'static> {
+    Value::from_u64(number.min((1 << 53) - 1))
+}

@@ -1,0 +1,208 @@
+//! The outside of a record: its one form, and what everybody can read of it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::clock::Timestamp;
+use crate::crypto::seal;
+use crate::json;
+
+/// Bytes of a record at the most: an entry's length is two bytes (C2SP tlog-tiles).
+pub const RECORD_BYTES_MAX: usize = 65_535;
+
+/// What stands outside of a record, for everybody to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outside<'r> {
+    /// When, as it stands there: RFC 3339 with milliseconds. Sorts by time.
+    pub at: &'r str,
+    /// What kind.
+    pub kind: &'r str,
+    /// The rest.
+    pub inside: Inside<'r>,
+}
+
+/// The rest of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside<'r> {
+    /// An object, in canonical form.
+    Plain(&'r str),
+    /// A box.
+    Sealed {
+        /// The record key that opens it.
+        key: RecordKeyId,
+        /// The box in base64url.
+        text: &'r str,
+    },
+}
+
+/// Salt, tag and the two bytes of an empty object, in base64url.
+const BOX_TEXT_MIN: usize = 46;
+
+/// The kinds of records that are never sealed: whoever follows the log from epoch to epoch must read them.
+pub(in crate::audit) const ALWAYS_PLAIN: [&str; 2] = ["epoch", "pruned"];
+
+pub(super) fn outer(at: &str, kind: &str, inside: &str) -> String {
+    // Members in canonical order: at, box, key, kind, plain, v. No text here has anything to escape.
+    let (sealed, plain) = if inside.starts_with('{') { ("", inside) } else { (inside, "") };
+    let plain = if plain.is_empty() { String::new() } else { format!(",\"plain\":{plain}") };
+    format!("{{\"at\":\"{at}\"{sealed},\"kind\":\"{kind}\"{plain},\"v\":1}}")
+}
+
+/// What a box is bound to: the record as it would be without it.
+pub(super) fn aad(at: &str, key: &RecordKeyId, kind: &str) -> String {
+    outer(at, kind, &format!(",\"key\":\"{key}\""))
+}
+
+/// What a record is that is not of this version.
+fn newer(rest: &str) -> RecordFault {
+    let version = rest.strip_suffix('}').and_then(|rest| rest.rsplit_once(",\"v\":")).map_or("", |(_, version)| version);
+    let plain = version.bytes().all(|byte| byte.is_ascii_digit()) && !version.starts_with('0');
+    version.parse().ok().filter(|_| plain).map_or(RecordFault::Form, RecordFault::Newer)
+}
+
+impl<'r> Outside<'r> {
+    /// Reads a record's outside, if the record is in the one form that it may have.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn read(bytes: &'r [u8]) -> Result<Self, RecordFault> {
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(RecordFault::TooLong { member: "the record", bytes: bytes.len(), most: RECORD_BYTES_MAX });
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| RecordFault::Form)?;
+        let rest = text.strip_prefix("{\"at\":\"").ok_or(RecordFault::Form)?;
+        let (at, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+        if !is_moment(at) {
+            return Err(RecordFault::Member("at"));
+        }
+        let rest = rest.strip_suffix(",\"v\":1}").ok_or_else(|| newer(rest))?;
+        if let Some(rest) = rest.strip_prefix(",\"box\":\"") {
+            let (text, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+            let rest = rest.strip_prefix(",\"key\":\"").ok_or(RecordFault::Form)?;
+            let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+            let key: RecordKeyId = key.parse().map_err(|_| RecordFault::Member("key"))?;
+            let kind = kind(rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?)?;
+            if ALWAYS_PLAIN.contains(&kind) || text.len() < BOX_TEXT_MIN || !is_base64url(text) {
+                return Err(RecordFault::Member("box"));
+            }
+            return Ok(Self { at, kind, inside: Inside::Sealed { key, text } });
+        }
+        let rest = rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?;
+        let (word, plain) = rest.split_once(",\"plain\":").ok_or(RecordFault::Member("plain"))?;
+        let kind = kind(word)?;
+        canonical(plain)?;
+        Ok(Self { at, kind, inside: Inside::Plain(plain) })
+    }
+
+    /// True of what changes no book: requests, and counts of refusals.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.kind, "admission" | "outcome" | "refusal" | "refusals" | "strangers")
+    }
+
+    /// When.
+    ///
+    /// # Errors
+    /// When there is no such day.
+    pub fn moment(&self) -> Result<Timestamp, RecordFault> {
+        self.at.parse().map_err(|_| RecordFault::Member("at"))
+    }
+
+    /// The record key that it is sealed with; `None` where it is plain.
+    #[must_use]
+    pub const fn record_key(&self) -> Option<RecordKeyId> {
+        match self.inside {
+            Inside::Sealed { key, .. } => Some(key),
+            Inside::Plain(_) => None,
+        }
+    }
+
+    /// The box's bytes and what it is bound to; `None` where there is none.
+    #[must_use]
+    pub fn sealed(&self) -> Option<(RecordKeyId, Vec<u8>, String)> {
+        let Inside::Sealed { key, text } = self.inside else { return None };
+        Some((key, URL_SAFE_NO_PAD.decode(text).ok()?, aad(self.at, &key, self.kind)))
+    }
+
+    /// The object inside, in canonical form; `None` where the key was destroyed.
+    ///
+    /// # Errors
+    /// When the key is missing or does not open it, or what is inside is not in canonical form.
+    pub fn open(&self, opener: &dyn Opener) -> Result<Option<String>, RecordFault> {
+        let Some((id, bytes, aad)) = self.sealed() else {
+            let Inside::Plain(plain) = self.inside else { return Err(RecordFault::Member("box")) };
+            return Ok(Some(plain.to_owned()));
+        };
+        let plain = match opener.held(&id) {
+            Held::Destroyed => return Ok(None),
+            Held::Missing => {
+                let own = seal::salt_of(&bytes).and_then(|salt| opener.own(&id, &salt));
+                seal::open_with(own.ok_or(RecordFault::KeyMissing(id))?, aad.as_bytes(), &bytes)
+            }
+            Held::Key(key) => seal::open(key, aad.as_bytes(), &bytes),
+        };
+        let plain = String::from_utf8(plain.map_err(|_| RecordFault::Closed)?).map_err(|_| RecordFault::Form)?;
+        canonical(&plain)?;
+        Ok(Some(plain))
+    }
+}
+
+/// `"kind"` in quotes: lower case letters and hyphens.
+fn kind(quoted: &str) -> Result<&str, RecordFault> {
+    let word = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(RecordFault::Member("kind"))?;
+    let good = !word.is_empty() && word.len() <= 64 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    if good { Ok(word) } else { Err(RecordFault::Member("kind")) }
+}
+
+/// The shape of `2026-11-21T08:15:30.000Z`, of a day and time that exist.
+fn is_moment(text: &str) -> bool {
+    let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
+    let shaped = text.len() == shape.len()
+        && text.bytes().zip(shape).all(|(byte, like)| if *like == b'd' { byte.is_ascii_digit() } else { byte == *like });
+    let number = |from: usize, to: usize| {
+        text.as_bytes().get(from..to).unwrap_or_default().iter().fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0'))
+    };
+    shaped && number(11, 13) < 24 && number(14, 16) < 60 && number(17, 19) < 60 && {
+        let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let days = match month {
+            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+            4 | 6 | 9 | 11 => 30,
+            2 => 28 + u32::from(leap),
+            _ => 0,
+        };
+        (1..=days).contains(&day)
+    }
+}
+
+/// Base64url whose last character has no stray bits.
+fn is_base64url(text: &str) -> bool {
+    // Every byte is looked at, however early one is wrong: so the compiler looks at many at once.
+    let alphabet = text.bytes().fold(true, |good, byte| good & (byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_')));
+    let last = text.len() - text.len() % 4;
+    alphabet && text.get(last..).is_some_and(|tail| URL_SAFE_NO_PAD.decode(tail).is_ok())
+}
+
+/// That `text` is an object in canonical form: members sorted, integers below 2^53, nothing escaped that need not be.
+fn canonical(text: &str) -> Result<(), RecordFault> {
+    fn sorted(value: &json::Value<'_>) -> bool {
+        match value {
+            json::Value::Null | json::Value::Bool(_) | json::Value::String(_) => true,
+            json::Value::Number(_) => value.as_u64().is_some_and(|number| number < 1 << 53),
+            json::Value::Array(items) => items.iter().all(sorted),
+            json::Value::Object(object) => {
+                let names: Vec<&str> = object.iter().map(|(name, _)| name).collect();
+                names.is_sorted() && names.iter().all(|name| name.is_ascii()) && object.iter().all(|(_, value)| sorted(value))
+            }
+        }
+    }
+    let document = json::parse(text.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
+    if document.as_object().is_none() || !sorted(&document) {
+        return Err(RecordFault::Form);
+    }
+    let mut again = Vec::with_capacity(text.len());
+    json::write(&document, &mut again);
+    if again == text.as_bytes() { Ok(()) } else { Err(RecordFault::Form) }
+}

@@ -1,0 +1,295 @@
+//! One record of the log: canonical JSON (RFC 8785), at most 65,535 bytes. Reading accepts only what writing gives.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::audit::format::event::Event;
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::inside::{Members, Plain, moment};
+use crate::audit::format::key::{Opener, Seal};
+use crate::audit::format::outside::{ALWAYS_PLAIN, Outside, aad, outer};
+use crate::clock::Timestamp;
+use crate::crypto::seal;
+use crate::json;
+
+/// Something that happened, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When. Never earlier than the record before.
+    pub at: Timestamp,
+    /// The operator who asked for it, such as `uid:0`; none where the gateway acted by itself.
+    pub by: Option<String>,
+    /// What.
+    pub event: Event,
+}
+
+impl Record {
+    /// The record's bytes, which are also the leaf in the tree; in a box under `seal`, where there is one. Cannot fail: texts
+    /// are cut to [`crate::audit::format::event::TEXT_BYTES_MAX`] (a JWK to
+    /// [`crate::audit::format::event::JWK_BYTES_MAX`]) at a character's end, times to the years 1970 to 9998. What names
+    /// something should be asked [`Event::fits`] first.
+    #[must_use]
+    pub fn encode(&self, seal: Option<&Seal<'_>>) -> Vec<u8> {
+        let plain = if let Event::Written(written) = &self.event {
+            // Already written, by somebody who had nobody to act for.
+            written.inside().as_bytes().to_vec()
+        } else {
+            inside(&self.event, self.by.as_deref())
+        };
+        let (at, kind) = (moment(self.at).to_string(), self.event.kind());
+        match seal.filter(|_| !ALWAYS_PLAIN.contains(&kind)) {
+            Some(Seal { id, key, salt }) => {
+                let sealed = seal::seal(key, salt, aad(&at, id, kind).as_bytes(), &plain);
+                let sealed = URL_SAFE_NO_PAD.encode(sealed);
+                outer(&at, kind, &format!(",\"box\":\"{sealed}\",\"key\":\"{id}\"")).into_bytes()
+            }
+            None => outer(&at, kind, &String::from_utf8_lossy(&plain)).into_bytes(),
+        }
+    }
+
+    /// What `bytes` say, if they are exactly what [`Record::encode`] would give for it. `None`: nothing that changes the books,
+    /// or its key was destroyed.
+    ///
+    /// # Errors
+    /// When they are not, or cannot be read.
+    pub fn decode(bytes: &[u8], opener: &dyn Opener) -> Result<Option<Self>, RecordFault> {
+        let outside = Outside::read(bytes)?;
+        Self::of(&outside, opener)
+    }
+
+    /// [`Record::decode`] of a record whose outside was read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of(outside: &Outside<'_>, opener: &dyn Opener) -> Result<Option<Self>, RecordFault> {
+        if outside.is_passing() {
+            return Ok(None);
+        }
+        let at = outside.moment()?;
+        let Some(inside) = outside.open(opener)? else { return Ok(None) };
+        let document = json::parse(inside.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
+        let plain = Plain(document.as_object().ok_or(RecordFault::Form)?);
+        let by = plain.has("by").then(|| plain.text("by")).transpose()?;
+        let Some(event) = Event::of(outside.kind, &plain)? else { return Ok(None) };
+        let read = Self { at, by, event };
+        // Members that nobody asked for, texts that would have been cut: all of it shows here.
+        let mut members = Members::default();
+        read.event.members(&mut members);
+        members.optional("by", read.by.as_deref());
+        let mut again = Vec::with_capacity(inside.len());
+        json::write(&members.into_object(), &mut again);
+        if again == inside.as_bytes() { Ok(Some(read)) } else { Err(RecordFault::Form) }
+    }
+}
+
+/// What is inside a record of `event`.
+fn inside(event: &Event, by: Option<&str>) -> Vec<u8> {
+    let mut members = Members::default();
+    event.members(&mut members);
+    members.optional("by", by);
+    let mut inside = Vec::with_capacity(1024);
+    json::write(&members.into_object(), &mut inside);
+    inside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::format::event::{JWK_BYTES_MAX, Left, Previous, STANDINGS, Standing};
+    use crate::audit::format::key::{Held, RecordKeyId};
+    use crate::audit::format::outside::RECORD_BYTES_MAX;
+    use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
+
+    struct Nobody;
+    impl Opener for Nobody {
+        fn held(&self, _: &RecordKeyId) -> Held<'_> {
+            Held::Missing
+        }
+    }
+
+    struct One;
+    impl Opener for One {
+        fn held(&self, id: &RecordKeyId) -> Held<'_> {
+            if id.0 == [4; 16] { Held::Key(&[5; 32]) } else { Held::Destroyed }
+        }
+    }
+
+    fn agent() -> AgentName {
+        "acme/reader".parse().expect("agent")
+    }
+
+    fn record(event: Event) -> Record {
+        Record { at: Timestamp(1_790_000_000_120), by: Some("uid:0".to_owned()), event }
+    }
+
+    fn revoked(reason: &str) -> Record {
+        record(Event::KeyRevoked { kid: KeyId([0; 32]), reason: reason.to_owned() })
+    }
+
+    #[track_caller]
+    fn same(event: Event) {
+        let given = record(event);
+        assert_eq!(Record::decode(&given.encode(None), &Nobody), Ok(Some(given.clone())));
+        let seal = Seal { id: RecordKeyId([4; 16]), key: &[5; 32], salt: [6; 16] };
+        let sealed = given.encode(Some(&seal));
+        assert_eq!(Record::decode(&sealed, &One), Ok(Some(given.clone())));
+        if given.event.kind() != "epoch" {
+            assert_eq!(Record::decode(&sealed, &Nobody), Err(RecordFault::KeyMissing(seal.id)));
+        }
+        let alone = Record { by: None, ..given };
+        assert_eq!(Record::decode(&alone.encode(None), &Nobody), Ok(Some(alone)));
+    }
+
+    #[track_caller]
+    fn refuses(bytes: &str, fault: RecordFault) {
+        assert_eq!(Record::decode(bytes.as_bytes(), &Nobody), Err(fault));
+    }
+
+    #[test]
+    fn every_event_comes_back() {
+        let (kid, token) = (KeyId([1; 32]), TokenId([2; 32]));
+        let principal: Principal = "user:ada".parse().expect("principal");
+        let text = || "a \"b\"\\\n\u{1f}\u{7f} é 😀 \u{e000}".to_owned();
+        same(Event::Start { version: text(), policy: text() });
+        same(Event::Stop);
+        same(Event::Handover { version: text(), policy: text() });
+        same(Event::AgentRegistered { agent: agent(), principal: None, class: text() });
+        same(Event::AgentRegistered { agent: agent(), principal: Some(principal.clone()), class: text() });
+        for (standing, word) in STANDINGS {
+            assert_eq!(standing.as_str(), word);
+            same(Event::AgentStanding { agent: agent(), standing, reason: text() });
+            same(Event::NamespaceStanding { namespace: "research".to_owned(), standing, reason: text() });
+            same(Event::PrincipalStanding { principal: principal.clone(), standing, reason: text() });
+        }
+        let expires = Timestamp(1_800_000_000_000);
+        same(Event::TokenRegistered {
+            token,
+            jti: text(),
+            issuer: text(),
+            kid,
+            agent: agent(),
+            principal: principal.clone(),
+            expires,
+        });
+        same(Event::TokenRevoked { token, jti: text(), agent: agent(), reason: text() });
+        let handle = HandleId([3; 32]);
+        for until in [None, Some(expires)] {
+            same(Event::HandleSet { handle, token: text(), id: token, agent: agent(), principal: principal.clone(), until });
+        }
+        same(Event::HandleRevoked { handle, agent: agent(), reason: text() });
+        same(Event::KeyAdded { issuer: text(), jwk: text(), kid });
+        for from in [None, Some(expires)] {
+            same(Event::KeyRetired { kid, from, reason: text() });
+        }
+        same(Event::KeyRevoked { kid, reason: text() });
+        same(Event::Reload { policy: text() });
+        let previous = Previous { origin: "gw/e000001".to_owned(), size: 7, root: text() };
+        for left in [None, Some(Left { size: 9, root: text() })] {
+            same(Event::Epoch { previous: previous.clone(), reason: text(), left });
+        }
+        for accepted in [false, true] {
+            same(Event::Clock { behind_ms: 5000, accepted });
+        }
+        for reason in [None, Some(text())] {
+            same(Event::Forgotten { record_key: text(), reason });
+        }
+        same(Event::Restored { head: previous });
+        same(Event::Backup { keys: true, operator_keys: false });
+        for principal in [None, Some(principal.clone())] {
+            same(Event::Exported { epochs: text(), principal, keys: true });
+        }
+        same(Event::Disclosed { records: text() });
+        same(Event::TokenSigned { token, jti: text(), agent: agent(), principal, expires: Timestamp(1_800_000_000_000) });
+        same(Event::ReloadRefused { why: text() });
+        same(Event::KeysChanged { issuer: text(), kids: text() });
+        same(Event::ModelAccepted { model: text(), digest: text(), reason: text() });
+    }
+
+    #[test]
+    fn what_was_forgotten_stays_closed() {
+        let seal = Seal { id: RecordKeyId([7; 16]), key: &[5; 32], salt: [6; 16] };
+        assert_eq!(Record::decode(&revoked("x").encode(Some(&seal)), &One), Ok(None));
+        let wrong = Seal { id: RecordKeyId([4; 16]), key: &[8; 32], salt: [6; 16] };
+        assert_eq!(Record::decode(&revoked("x").encode(Some(&wrong)), &One), Err(RecordFault::Closed));
+    }
+
+    #[test]
+    fn every_changed_byte_of_a_sealed_record_is_noticed_by_its_form_or_its_box() {
+        let seal = Seal { id: RecordKeyId([4; 16]), key: &[5; 32], salt: [6; 16] };
+        let bytes = revoked("lost").encode(Some(&seal));
+        for place in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[place / 8] ^= 1 << (place % 8);
+            assert_ne!(Record::decode(&changed, &One), Ok(Some(revoked("lost"))), "bit {place}");
+        }
+    }
+
+    #[test]
+    fn the_form_is_canonical() {
+        let event = Event::AgentStanding { agent: agent(), standing: Standing::Suspended, reason: "tea".to_owned() };
+        let expect = concat!(
+            r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-standing","#,
+            r#""plain":{"agent":"acme/reader","by":"uid:0","reason":"tea","standing":"suspended"},"v":1}"#
+        );
+        assert_eq!(String::from_utf8(record(event).encode(None)).expect("UTF-8"), expect);
+    }
+
+    #[test]
+    fn another_form_is_refused() {
+        let stop = r#"{"at":"2026-09-21T14:13:20.120Z","kind":"stop","plain":{},"v":1}"#;
+        assert!(Record::decode(stop.as_bytes(), &Nobody).is_ok());
+        refuses(&format!("{stop}\n"), RecordFault::Form);
+        refuses(&stop.replace("{}", "{ }"), RecordFault::Form);
+        refuses(&stop.replace("{}", r#"{"more":"x"}"#), RecordFault::Form);
+        refuses(&stop.replace(r#","v":1"#, r#","v":1,"z":0"#), RecordFault::Form);
+        refuses(&stop.replace("stop", "\\u0073top"), RecordFault::Member("kind"));
+        refuses(r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","plain":{},"v":1}"#, RecordFault::Form);
+        refuses(&stop.replace(":1}", ":2}"), RecordFault::Newer(2));
+        refuses(&stop.replace(":1}", ":01}"), RecordFault::Form);
+        refuses(&stop.replace(":1}", ":0}"), RecordFault::Form);
+        refuses(&stop.replace("{}", r#"{"z":1,"a":1}"#), RecordFault::Form);
+        refuses(&stop.replace("{}", r#"{"a":1.5}"#), RecordFault::Form);
+        refuses(&stop.replace("120Z", "12Z"), RecordFault::Member("at"));
+        refuses(&stop.replace("stop", "start"), RecordFault::Member("version"));
+        refuses(&stop.replace("stop", "flood"), RecordFault::Kind("flood".to_owned()));
+        refuses("[]", RecordFault::Form);
+        let long =
+            String::from_utf8(revoked("x").encode(None)).expect("UTF-8").replace("\"x\"", &format!("\"{}\"", "x".repeat(257)));
+        refuses(&long, RecordFault::Form);
+        assert!(matches!(Record::decode(&[b' '; RECORD_BYTES_MAX + 1], &Nobody), Err(RecordFault::TooLong { .. })));
+    }
+
+    #[test]
+    fn free_text_is_cut_at_a_character_and_names_are_not() {
+        let reason = format!("{}é", "x".repeat(255));
+        let read = Record::decode(&revoked(&reason).encode(None), &Nobody).expect("record");
+        assert_eq!(read, Some(revoked(&"x".repeat(255))));
+        assert_eq!(revoked(&reason).event.fits(), Ok(()));
+        let added = |bytes| Event::KeyAdded { issuer: String::new(), jwk: "x".repeat(bytes), kid: KeyId([0; 32]) };
+        assert_eq!(added(JWK_BYTES_MAX).fits(), Ok(()));
+        let fault = RecordFault::TooLong { member: "jwk", bytes: JWK_BYTES_MAX + 1, most: JWK_BYTES_MAX };
+        assert_eq!(added(JWK_BYTES_MAX + 1).fits(), Err(fault));
+    }
+
+    #[test]
+    fn the_largest_record_is_small_enough() {
+        // A control character takes six bytes.
+        let worst = |bytes| "\u{1}".repeat(bytes);
+        let added = Event::KeyAdded { issuer: worst(999), jwk: worst(99_999), kid: KeyId([255; 32]) };
+        let largest = Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: added }.encode(None);
+        assert!((50_000..=RECORD_BYTES_MAX).contains(&largest.len()), "{}", largest.len());
+        assert!(Record::decode(&largest, &Nobody).is_ok());
+        let set = Event::HandleSet {
+            handle: HandleId([255; 32]),
+            token: worst(99_999),
+            id: TokenId([255; 32]),
+            agent: agent(),
+            principal: "user:ada".parse().expect("principal"),
+            until: Some(Timestamp(i64::MAX)),
+        };
+        let largest = Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: set }.encode(None);
+        assert!((60_000..=RECORD_BYTES_MAX).contains(&largest.len()), "{}", largest.len());
+        let early = Record { at: Timestamp(i64::MIN), by: None, event: Event::Stop };
+        assert_eq!(Record::decode(&early.encode(None), &Nobody).map(|read| read.map(|read| read.at)), Ok(Some(Timestamp(0))));
+    }
+}

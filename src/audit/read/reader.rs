@@ -1,0 +1,269 @@
+//! A log's records, read in order without a gateway: under checkpoints from tiles, behind them from the journal. What is read is
+//! not verified here; `verify` does that.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::journal::{self, SegmentFault};
+use crate::audit::format::key::Opener;
+use crate::audit::format::note::peek;
+use crate::audit::format::outside::Outside;
+use crate::audit::read::tiles::{self, TileFault, Tiles, epoch_name};
+use crate::durable;
+use crate::json;
+use crate::merkle::proof::tree_at;
+
+/// How often the next checkpoint may come while records under one are read.
+const TRIES: usize = 50;
+
+/// Why records cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFault {
+    /// A file.
+    #[error(transparent)]
+    Disk(#[from] durable::Fault),
+    /// A tile.
+    #[error(transparent)]
+    Tile(#[from] TileFault),
+    /// A segment.
+    #[error("{}: {fault}; token-shield audit verify says more", path.display())]
+    Segment {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong.
+        fault: SegmentFault<RecordFault>,
+    },
+    /// A record.
+    #[error("{record}: {fault}")]
+    Record {
+        /// Which one.
+        record: String,
+        /// What is wrong.
+        fault: RecordFault,
+    },
+    /// Words that name no record.
+    #[error("{0:?} names no record: write an index, or what audit-record says, NAME/EPOCH#INDEX")]
+    Name(String),
+    /// A record that is not there.
+    #[error("there is no record {0}")]
+    Missing(String),
+    /// A checkpoint that is always another.
+    #[error("{} changes faster than it can be read", .0.display())]
+    Restless(PathBuf),
+    /// A log without an epoch.
+    #[error("there is no log in {}", .0.display())]
+    Empty(PathBuf),
+}
+
+/// A record and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'r> {
+    /// Its epoch.
+    pub epoch: u32,
+    /// Its index in it.
+    pub index: u64,
+    /// Its bytes.
+    pub bytes: &'r [u8],
+}
+
+/// One epoch.
+#[derive(Clone, Debug)]
+pub struct Epoch {
+    /// Its number.
+    pub number: u32,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// How many records its checkpoint covers.
+    pub signed: u64,
+    /// Its checkpoint's note.
+    pub note: Option<String>,
+}
+
+impl Epoch {
+    fn under(number: u32, folder: PathBuf, note: Option<String>) -> Self {
+        let signed = note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
+        Self { number, folder, signed, note }
+    }
+
+    /// What `read` reads of the epoch. Where a gateway writes it, what one checkpoint needs goes away with the next: then it is
+    /// read again under that.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn read<T, E: From<ReadFault>>(&self, mut read: impl FnMut(&Self) -> Result<T, E>) -> Result<T, E> {
+        let mut epoch = self.clone();
+        let mut stands = tiles::stands(&epoch.folder).map_err(ReadFault::from)?;
+        for _ in 0..TRIES {
+            let done = read(&epoch);
+            let now = tiles::stands(&epoch.folder).map_err(ReadFault::from)?;
+            if done.is_ok() || (now == stands && now.note == epoch.note) {
+                return done;
+            }
+            epoch = Self::under(epoch.number, epoch.folder, now.note.clone());
+            stands = now;
+        }
+        Err(ReadFault::Restless(epoch.folder).into())
+    }
+}
+
+/// The epochs of a log, in order.
+///
+/// # Errors
+/// When the folder cannot be read, or holds none.
+pub fn epochs(dir: &Path) -> Result<Vec<Epoch>, ReadFault> {
+    let mut found = Vec::new();
+    for (number, folder) in tiles::epochs(dir)? {
+        let note = tiles::checkpoint_note(&folder)?;
+        found.push(Epoch::under(number, folder, note));
+    }
+    if found.is_empty() { Err(ReadFault::Empty(dir.to_owned())) } else { Ok(found) }
+}
+
+/// Gives the records of an epoch to `each`, from index `from` on, until it breaks.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn each(epoch: &Epoch, from: u64, mut each: impl FnMut(Found<'_>) -> ControlFlow<()>) -> Result<ControlFlow<()>, ReadFault> {
+    let mut next = from;
+    epoch.read(|epoch| {
+        each_under(epoch, next, |found| {
+            next = found.index + 1;
+            each(found)
+        })
+    })
+}
+
+/// [`each`] under the checkpoint that `epoch` has.
+fn each_under(
+    epoch: &Epoch,
+    from: u64,
+    mut each: impl FnMut(Found<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadFault> {
+    let number = epoch.number;
+    let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
+    // An epoch whose records were moved away has none to give.
+    let moved = epoch.signed > 0 && tiles::is_pruned(&epoch.folder);
+    for index in from..if moved { from } else { epoch.signed } {
+        let bytes = tiles.record(index)?;
+        if each(Found { epoch: number, index, bytes: &bytes }).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    let folder = epoch.folder.join("journal");
+    let (segments, _) = if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
+    let Some((first, _)) = segments.first() else { return Ok(ControlFlow::Continue(())) };
+    let mut tree = tree_at(&mut tiles, *first)?;
+    let mut broken = ControlFlow::Continue(());
+    for (place, (_, path)) in segments.iter().enumerate() {
+        let mut bytes = std::fs::read(path).map_err(durable::Fault::of("read", path))?;
+        if place + 1 == segments.len() {
+            // What is behind the last whole batch may be on its way.
+            bytes.truncate(journal::reach(&bytes, u64::MAX).0);
+        }
+        let walk = journal::walk(&bytes, &tree, &[], place + 1 == segments.len(), |index, bytes| {
+            if index >= epoch.signed.max(from) && broken.is_continue() {
+                broken = each(Found { epoch: number, index, bytes });
+            }
+            Ok(())
+        });
+        tree = walk.map_err(|fault| ReadFault::Segment { path: path.clone(), fault })?.tree;
+    }
+    Ok(broken)
+}
+
+/// A record's name: an index of the newest epoch, or `NAME/EPOCH#INDEX`.
+///
+/// # Errors
+/// When it names none, or an epoch that is not there.
+pub fn named<'e>(epochs: &'e [Epoch], name: &str) -> Result<(&'e Epoch, u64), ReadFault> {
+    let fault = || ReadFault::Name(name.to_owned());
+    let (epoch, index) = match name.rsplit_once('#') {
+        Some((origin, index)) => {
+            let number = origin.rsplit('/').next().and_then(tiles::epoch_number).ok_or_else(fault)?;
+            (epochs.iter().find(|epoch| epoch.number == number), index)
+        }
+        None => (epochs.last(), name),
+    };
+    let epoch = epoch.ok_or_else(|| ReadFault::Missing(name.to_owned()))?;
+    Ok((epoch, index.parse().map_err(|_| fault())?))
+}
+
+/// One record's bytes.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn one(epoch: &Epoch, index: u64) -> Result<Vec<u8>, ReadFault> {
+    let mut found = None;
+    let _ = each(epoch, index, |record| {
+        found = (record.index == index).then(|| record.bytes.to_vec());
+        ControlFlow::Break(())
+    })?;
+    found.ok_or_else(|| ReadFault::Missing(format!("{}#{index}", epoch_name(epoch.number))))
+}
+
+/// What a record says: its name, time and kind, and what is inside, where it can be opened.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// `EPOCH#INDEX`.
+    pub record: String,
+    /// RFC 3339.
+    pub at: String,
+    /// Its kind.
+    pub kind: String,
+    /// The object inside, in canonical form; `None` where its key was destroyed or is not here.
+    pub inside: Option<String>,
+}
+
+impl Found<'_> {
+    /// Its name within the log.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}#{}", epoch_name(self.epoch), self.index)
+    }
+
+    /// Reads it, and opens it as far as `opener` can.
+    ///
+    /// # Errors
+    /// When it has not a record's form, or does not open under a key that is here.
+    pub fn tell(&self, opener: &dyn Opener) -> Result<Told, ReadFault> {
+        let fault = |fault| ReadFault::Record { record: self.name(), fault };
+        let outside = Outside::read(self.bytes).map_err(fault)?;
+        let inside = match outside.open(opener) {
+            Ok(inside) => inside,
+            Err(RecordFault::KeyMissing(_)) => None,
+            Err(other) => return Err(fault(other)),
+        };
+        Ok(Told { record: self.name(), at: outside.at.to_owned(), kind: outside.kind.to_owned(), inside })
+    }
+}
+
+impl Told {
+    /// The record as one line of JSON.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let inside = self.inside.as_deref().unwrap_or("null");
+        format!(r#"{{"at":"{}","inside":{inside},"kind":"{}","record":"{}"}}"#, self.at, self.kind, self.record)
+    }
+
+    /// A text inside, at `path` (members separated by dots).
+    #[must_use]
+    pub fn text(&self, path: &str) -> Option<String> {
+        self.value(path, |value| value.as_str().map(str::to_owned))
+    }
+
+    /// A number inside.
+    #[must_use]
+    pub fn number(&self, path: &str) -> Option<u64> {
+        self.value(path, |value| value.as_u64())
+    }
+
+    fn value<T>(&self, path: &str, read: impl FnOnce(&json::Value<'_>) -> Option<T>) -> Option<T> {
+        let document = json::parse(self.inside.as_deref()?.as_bytes(), &json::Limits::deep(4)).ok()?;
+        let mut value = &document;
+        for member in path.split('.') {
+            value = value.as_object()?.get(member)?;
+        }
+        read(value)
+    }
+}

@@ -1,0 +1,260 @@
+//! Proofs for strangers: that a record is in the log (C2SP tlog-proof), and what is in it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::note::{LogKeys, NOTE_BYTES_MAX, NoteFault, peek};
+use crate::audit::format::outside::Outside;
+use crate::audit::format::outside::RECORD_BYTES_MAX;
+use crate::audit::read::reader::{Epoch, ReadFault};
+use crate::audit::read::tiles::{Tiles, epoch_name, epoch_number};
+use crate::crypto::seal::{SALT_BYTES, own_key, salt_of};
+use crate::merkle::proof::{inclusion, root_by};
+use crate::merkle::{Hash, leaf_hash};
+
+/// The first line of a proof.
+const TITLE: &str = "c2sp.org/tlog-proof@v1";
+/// Bytes of a receipt at the most: the record in base64, 64 hashes, and a checkpoint.
+pub const RECEIPT_BYTES_MAX: usize = RECORD_BYTES_MAX.div_ceil(3) * 4 + 64 * 45 + NOTE_BYTES_MAX + 256;
+
+/// Why a proof proves nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofFault {
+    /// Not the form of C2SP tlog-proof.
+    #[error("it is not a proof in the form of C2SP tlog-proof")]
+    Form,
+    /// Its checkpoint.
+    #[error("its checkpoint: {0}")]
+    Note(#[from] NoteFault),
+    /// It proves another record, or none.
+    #[error("the record is not the one that is proven: the root by the proof is not the checkpoint's")]
+    Other,
+    /// The record is not under a checkpoint yet.
+    #[error("record {index} is not under a checkpoint yet ({size} are); try again shortly")]
+    Early {
+        /// The record.
+        index: u64,
+        /// What the checkpoint covers.
+        size: u64,
+    },
+    /// The log.
+    #[error(transparent)]
+    Read(#[from] ReadFault),
+    /// The record itself.
+    #[error(transparent)]
+    Record(#[from] RecordFault),
+    /// A receipt without its record.
+    #[error("the receipt does not carry its record: name the record's file with --record FILE")]
+    NoRecord,
+    /// A receipt that carries another record than the one that is given.
+    #[error("the receipt carries another record than the file that is given")]
+    Differs,
+    /// Not a disclosed record.
+    #[error("it is not a line as audit disclose writes it: {{\"bytes\",\"key\",\"proof\",\"record\"}}")]
+    Disclosure,
+    /// A disclosed record without a proof.
+    #[error("no checkpoint covered the record when it was disclosed, so nothing proves it: have it disclosed again")]
+    Unproven,
+    /// A disclosed record under another name.
+    #[error("it is disclosed as {0}, and the proof is of another record")]
+    Name(String),
+    /// Nothing to disclose.
+    #[error("the record is plain: everybody reads it as it is")]
+    Plain,
+    /// Its key is gone.
+    #[error("the record's key is not here, or was destroyed")]
+    NoKey,
+}
+
+/// The proof that record `index` is in `epoch`, under its newest checkpoint.
+///
+/// # Errors
+/// When no checkpoint covers it, or the tree cannot be read.
+pub fn prove(epoch: &Epoch, index: u64) -> Result<String, ProofFault> {
+    epoch.read(|epoch| prove_under(epoch, index, None))
+}
+
+/// The receipt of record `index`, whose bytes are `record`: the proof, and the record itself as its extra data.
+///
+/// # Errors
+/// As [`prove`].
+pub fn receipt(epoch: &Epoch, index: u64, record: &[u8]) -> Result<String, ProofFault> {
+    epoch.read(|epoch| prove_under(epoch, index, Some(record)))
+}
+
+fn prove_under(epoch: &Epoch, index: u64, record: Option<&[u8]>) -> Result<String, ProofFault> {
+    let early = || ProofFault::Early { index, size: epoch.signed };
+    let note = epoch.note.as_deref().ok_or_else(early)?;
+    if index >= epoch.signed {
+        return Err(early());
+    }
+    let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
+    let hashes = inclusion(&mut tiles, index, epoch.signed).map_err(ReadFault::from)?;
+    let extra = record.map(|record| format!("extra {}\n", STANDARD.encode(record))).unwrap_or_default();
+    let mut proof = format!("{TITLE}\n{extra}index {index}\n");
+    for hash in hashes {
+        proof.push_str(&STANDARD.encode(hash));
+        proof.push('\n');
+    }
+    Ok(format!("{proof}\n{note}"))
+}
+
+/// The record that a receipt carries; `None` where it carries none.
+///
+/// # Errors
+/// When it is longer than a receipt may be, or its record is not base64 as it should be written.
+pub fn carried(receipt: &str) -> Result<Option<Vec<u8>>, ProofFault> {
+    if receipt.len() > RECEIPT_BYTES_MAX {
+        return Err(ProofFault::Form);
+    }
+    let Some(text) = receipt.lines().nth(1).and_then(|line| line.strip_prefix("extra ")) else { return Ok(None) };
+    STANDARD.decode(text).map(Some).map_err(|_| ProofFault::Form)
+}
+
+/// Verifies a receipt: gives the log's origin, the record's index, and the record. `record` is needed where the receipt does not
+/// carry it.
+///
+/// # Errors
+/// When it proves nothing.
+pub fn verify_receipt(receipt: &str, record: Option<Vec<u8>>, keys: &[LogKeys]) -> Result<(String, u64, Vec<u8>), ProofFault> {
+    let record = match (carried(receipt)?, record) {
+        (Some(carried), Some(given)) if carried != given => return Err(ProofFault::Differs),
+        (Some(record), _) | (None, Some(record)) => record,
+        (None, None) => return Err(ProofFault::NoRecord),
+    };
+    let (origin, index) = verify(receipt, &record, keys)?;
+    Ok((origin, index, record))
+}
+
+/// Verifies a proof of `record`: gives the log's origin and the record's index.
+///
+/// # Errors
+/// When it proves nothing.
+pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u64), ProofFault> {
+    let (head, note) = proof.split_once("\n\n").ok_or(ProofFault::Form)?;
+    let mut lines = head.lines();
+    if lines.next() != Some(TITLE) {
+        return Err(ProofFault::Form);
+    }
+    let mut line = lines.next().ok_or(ProofFault::Form)?;
+    if let Some(extra) = line.strip_prefix("extra ") {
+        STANDARD.decode(extra).map_err(|_| ProofFault::Form)?;
+        line = lines.next().ok_or(ProofFault::Form)?;
+    }
+    let digits = line.strip_prefix("index ").ok_or(ProofFault::Form)?;
+    let index: u64 = digits.parse().map_err(|_| ProofFault::Form)?;
+    let hash = |line: &str| -> Option<Hash> { STANDARD.decode(line).ok()?.try_into().ok() };
+    let hashes: Vec<Hash> = lines.map(|line| hash(line).ok_or(ProofFault::Form)).collect::<Result<_, _>>()?;
+    if index.to_string() != digits {
+        return Err(ProofFault::Form);
+    }
+    let origin = peek(note)?.origin;
+    let keys = keys.iter().find(|keys| keys.origin == origin).ok_or_else(|| NoteFault::NoKeys(origin.clone()))?;
+    let checkpoint = keys.open(note)?;
+    let root = root_by(leaf_hash(record), index, checkpoint.size, &hashes).ok_or(ProofFault::Other)?;
+    if root == checkpoint.root { Ok((origin, index)) } else { Err(ProofFault::Other) }
+}
+
+/// The own key of a record, in base64url: it opens that one and no other.
+///
+/// # Errors
+/// When the record is plain, or its record key is not here.
+pub fn disclose(record: &[u8], opener: &dyn Opener) -> Result<String, ProofFault> {
+    let outside = Outside::read(record)?;
+    let (id, sealed, _) = outside.sealed().ok_or(ProofFault::Plain)?;
+    let Held::Key(key) = opener.held(&id) else { return Err(ProofFault::NoKey) };
+    let salt = salt_of(&sealed).ok_or(RecordFault::Form)?;
+    // A key that does not open it is not given out for one that does.
+    let _ = outside.open(opener)?;
+    Ok(URL_SAFE_NO_PAD.encode(*own_key(key, &salt)))
+}
+
+/// A record that was handed out with its own key: one line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disclosure {
+    /// The record, in base64.
+    bytes: String,
+    /// Its own key, in base64url.
+    key: String,
+    /// The proof that it is in the log (C2SP tlog-proof); none where no checkpoint covered it yet.
+    proof: Option<String>,
+    /// Its name: `EPOCH#INDEX`.
+    record: String,
+}
+
+/// A disclosed record that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disclosed {
+    /// The log: `<gateway name>/<epoch>`.
+    pub origin: String,
+    /// Its index.
+    pub index: u64,
+    /// When, in RFC 3339.
+    pub at: String,
+    /// Its kind.
+    pub kind: String,
+    /// The object inside, in canonical form.
+    pub inside: String,
+}
+
+/// A single record's own key.
+struct OwnKey(Zeroizing<[u8; 32]>);
+
+impl Opener for OwnKey {
+    fn held(&self, _: &RecordKeyId) -> Held<'_> {
+        Held::Missing
+    }
+
+    fn own(&self, _: &RecordKeyId, _: &[u8; SALT_BYTES]) -> Option<&[u8; 32]> {
+        Some(&self.0)
+    }
+}
+
+impl Disclosure {
+    /// Hands out record `index` of `epoch`. Where no checkpoint covers it yet the proof is left out.
+    ///
+    /// # Errors
+    /// When it is not there, is plain, or its record key is not here.
+    pub fn of(epoch: &Epoch, index: u64, opener: &dyn Opener) -> Result<Self, ProofFault> {
+        let bytes = crate::audit::read::reader::one(epoch, index)?;
+        Ok(Self {
+            key: disclose(&bytes, opener)?,
+            bytes: STANDARD.encode(&bytes),
+            proof: prove(epoch, index).ok(),
+            record: format!("{}#{index}", epoch_name(epoch.number)),
+        })
+    }
+
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read(line: &str) -> Result<Self, ProofFault> {
+        serde_json::from_str(line).map_err(|_| ProofFault::Disclosure)
+    }
+
+    /// Verifies that the record is in the log, and opens it.
+    ///
+    /// # Errors
+    /// When the proof does not hold, or the key does not open the record.
+    pub fn verify(&self, keys: &[LogKeys]) -> Result<Disclosed, ProofFault> {
+        let bytes = STANDARD.decode(&self.bytes).map_err(|_| ProofFault::Disclosure)?;
+        let key = URL_SAFE_NO_PAD.decode(&self.key).ok().map(Zeroizing::new).ok_or(ProofFault::Disclosure)?;
+        let key = key.as_slice().try_into().map_err(|_| ProofFault::Disclosure)?;
+        let proof = self.proof.as_deref().ok_or(ProofFault::Unproven)?;
+        let (origin, index) = verify(proof, &bytes, keys)?;
+        let number = origin.rsplit('/').next().and_then(epoch_number).ok_or(ProofFault::Form)?;
+        if self.record != format!("{}#{index}", epoch_name(number)) {
+            return Err(ProofFault::Name(self.record.clone()));
+        }
+        let outside = Outside::read(&bytes)?;
+        let _ = outside.sealed().ok_or(ProofFault::Plain)?;
+        let inside = outside.open(&OwnKey(Zeroizing::new(key)))?.ok_or(ProofFault::NoKey)?;
+        Ok(Disclosed { origin, index, at: outside.at.to_owned(), kind: outside.kind.to_owned(), inside })
+    }
+}

@@ -1,0 +1,324 @@
+//! The books as they follow from the records so far, with all that they ever said.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::chain;
+use crate::audit::format::event::{Event, Standing};
+use crate::audit::format::record::Record;
+use crate::audit::read::reader::Told;
+use crate::clock::Timestamp;
+use crate::id::RequestId;
+
+/// From an event's record until everybody goes by it, in ms: a batch that was waited for and its own, neither of which takes
+/// longer than a sync may.
+const EFFECT_MS: i64 = 60_000;
+
+/// What something was, and since when.
+#[derive(Clone, Debug)]
+struct Past<T>(Vec<(Timestamp, T)>);
+
+impl<T> Default for Past<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Clone> Past<T> {
+    fn now(&mut self, at: Timestamp, value: T) {
+        self.0.push((at, value));
+    }
+
+    /// What it is now.
+    fn last(&self) -> Option<&T> {
+        self.0.last().map(|(_, value)| value)
+    }
+
+    /// All that it was for somebody who arrived then; `before` is what it was at first.
+    fn since(&self, arrived: Timestamp, before: T) -> Vec<T> {
+        let from = Timestamp(arrived.0 - EFFECT_MS);
+        let known = self.0.iter().filter(|(since, _)| *since <= from).map(|(_, value)| value.clone()).next_back();
+        let later = self.0.iter().filter(|(since, _)| *since > from).map(|(_, value)| value.clone());
+        std::iter::once(known.unwrap_or(before)).chain(later).collect()
+    }
+}
+
+/// The books.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    /// Of agents, of namespaces as `research/*`, and of principals as `principal team:research`.
+    standings: BTreeMap<String, Past<Standing>>,
+    /// In whose name an agent acts, where that is fixed.
+    principals: BTreeMap<String, Past<Option<String>>>,
+    tokens: BTreeMap<String, Past<bool>>,
+    expires: BTreeMap<String, Timestamp>,
+    keys: BTreeMap<String, Past<bool>>,
+    /// Keys whose newer tokens are void; when a token was signed does not stand in the log.
+    retired: BTreeMap<String, Past<bool>>,
+    revoked_handles: BTreeMap<String, Past<bool>>,
+    /// The token that a handle stands for.
+    handles: BTreeMap<String, Past<String>>,
+    /// Whether a token stands behind a handle.
+    behind: BTreeMap<String, Past<bool>>,
+    /// The time at which an operator let the clock be behind the log: until that is reached again, nobody has any other to go by.
+    stopped: Option<Timestamp>,
+}
+
+/// The row of all agents of a namespace: no agent has that name.
+fn all_of(namespace: &str) -> String {
+    format!("{namespace}/*")
+}
+
+/// The row of a principal: no agent has that name.
+fn principal_row(principal: &str) -> String {
+    format!("principal {principal}")
+}
+
+/// Whose request it was, as its record says.
+pub(super) struct Caller {
+    pub(super) agent: String,
+    pub(super) principal: String,
+    /// When its request came.
+    arrived: Timestamp,
+    chain: Vec<(String, String)>,
+    handle: Option<String>,
+}
+
+impl Caller {
+    /// The caller of a record of the time `at`.
+    pub(super) fn of(told: &Told, at: Timestamp) -> Self {
+        let request = told.text("request").and_then(|request| request.parse::<RequestId>().ok());
+        Self {
+            arrived: request.map_or(at, |request| Timestamp(request.arrived()).min(at)),
+            agent: told.text("agent").unwrap_or_default(),
+            principal: told.text("principal").unwrap_or_default(),
+            chain: chain(told),
+            handle: told.text("handle"),
+        }
+    }
+
+    /// The row of its namespace.
+    fn namespace(&self) -> String {
+        all_of(self.agent.split('/').next().unwrap_or_default())
+    }
+
+    /// The agent and all that it was delegated from.
+    fn lineage(&self) -> impl Iterator<Item = &str> {
+        let ends = self.agent.match_indices('/').map(|(place, _)| place).skip(1).chain([self.agent.len()]);
+        ends.filter_map(|end| self.agent.get(..end))
+    }
+}
+
+/// What refuses a caller.
+#[derive(Clone, Debug)]
+pub(super) enum Against {
+    /// An agent that is suspended, in quarantine, or revoked.
+    Inactive(String),
+    /// A token, key or handle.
+    Revoked(String),
+    /// A token.
+    Expired(String),
+}
+
+impl fmt::Display for Against {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inactive(name) => write!(out, "{name} is not active"),
+            Self::Revoked(what) => write!(out, "{what} is revoked"),
+            Self::Expired(token) => write!(out, "token {token} has expired"),
+        }
+    }
+}
+
+/// Kinds of records of which one says why somebody is refused with that code.
+pub(super) fn reasons(code: &str) -> &'static [&'static str] {
+    match code {
+        "agent-suspended" | "agent-quarantined" => &["agent-standing", "namespace-standing"],
+        "agent-revoked" => &["agent-standing"],
+        "principal-suspended" => &["principal-standing"],
+        "token-revoked" => &["token-revoked"],
+        "key-revoked" => &["key-retired", "key-revoked"],
+        "handle-revoked" => &["handle-revoked", "handle-set"],
+        "token-behind-handle" => &["handle-set"],
+        _ => &[],
+    }
+}
+
+impl Books {
+    pub(super) fn apply(&mut self, record: &Record) {
+        let at = record.at;
+        match &record.event {
+            Event::AgentRegistered { agent, principal, .. } => {
+                let principal = principal.as_ref().map(|principal| principal.as_str().to_owned());
+                self.principals.entry(agent.as_str().to_owned()).or_default().now(at, principal);
+            }
+            Event::AgentStanding { agent, standing, .. } => {
+                self.standings.entry(agent.as_str().to_owned()).or_default().now(at, *standing);
+            }
+            Event::NamespaceStanding { namespace, standing, .. } => {
+                self.standings.entry(all_of(namespace)).or_default().now(at, *standing);
+            }
+            Event::PrincipalStanding { principal, standing, .. } => {
+                self.standings.entry(principal_row(principal.as_str())).or_default().now(at, *standing);
+            }
+            Event::TokenRegistered { token, expires, .. } => {
+                self.expires.insert(token.to_string(), *expires);
+            }
+            Event::TokenRevoked { token, .. } => self.tokens.entry(token.to_string()).or_default().now(at, true),
+            Event::HandleSet { handle, id, .. } => {
+                let handle = self.handles.entry(handle.to_string()).or_default();
+                if let Some(former) = handle.last() {
+                    self.behind.entry(former.clone()).or_default().now(at, true);
+                }
+                handle.now(at, id.to_string());
+                self.behind.entry(id.to_string()).or_default().now(at, true);
+            }
+            Event::HandleRevoked { handle, .. } => self.revoked_handles.entry(handle.to_string()).or_default().now(at, true),
+            Event::KeyRetired { kid, from, .. } => self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true),
+            Event::Clock { accepted: true, .. } => self.stopped = Some(at),
+            Event::KeyRevoked { kid, .. } => self.keys.entry(kid.to_string()).or_default().now(at, true),
+            Event::Start { .. }
+            | Event::Stop
+            | Event::Reload { .. }
+            | Event::Handover { .. }
+            | Event::Epoch { .. }
+            | Event::Pruned { .. }
+            | Event::Clock { accepted: false, .. }
+            | Event::Forgotten { .. }
+            | Event::Restored { .. }
+            | Event::Backup { .. }
+            | Event::Exported { .. }
+            | Event::Disclosed { .. }
+            | Event::TokenSigned { .. }
+            | Event::ReloadRefused { .. }
+            | Event::KeysChanged { .. }
+            | Event::ModelAccepted { .. }
+            | Event::Admission(_)
+            | Event::Outcome(_)
+            | Event::Refusal(_)
+            | Event::Refusals(_)
+            | Event::Strangers(_)
+            | Event::Written(_)
+            | Event::KeyAdded { .. } => {}
+        }
+    }
+
+    /// Whatever refuses that caller. Who is let through is asked again when that is recorded, by the books of all records before:
+    /// the request may then not be served any more.
+    pub(super) fn refuses(&self, caller: &Caller, at: Timestamp) -> Vec<Against> {
+        let mut found = Vec::new();
+        let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
+        for name in caller.lineage().map(str::to_owned).chain([caller.namespace(), principal_row(&caller.principal)]) {
+            if self.standings.get(&name).and_then(Past::last).is_some_and(|standing| *standing != Standing::Active) {
+                found.push(Against::Inactive(name));
+            }
+        }
+        for (token, kid) in &caller.chain {
+            if now(self.tokens.get(token)) {
+                found.push(Against::Revoked(format!("token {token}")));
+            }
+            if now(self.keys.get(kid)) {
+                found.push(Against::Revoked(format!("key {kid}")));
+            }
+            if self.stopped != Some(at) && self.expires.get(token).is_some_and(|expires| *expires <= at) {
+                found.push(Against::Expired(token.clone()));
+            }
+        }
+        if let Some(handle) = caller.handle.as_ref().filter(|handle| now(self.revoked_handles.get(*handle))) {
+            found.push(Against::Revoked(format!("handle {handle}")));
+        }
+        found
+    }
+
+    /// Whether what refused somebody whose request was recorded at `at` has been taken back since.
+    pub(super) fn is_over(&self, against: &Against, at: Timestamp) -> bool {
+        let Against::Inactive(name) = against else { return false };
+        let since = self.standings.get(name).map(|past| past.0.as_slice()).unwrap_or_default();
+        since.iter().any(|(since, standing)| *since >= at && *standing == Standing::Active)
+    }
+
+    /// Something was lost: what can be taken back may have been.
+    pub(super) fn lose(&mut self) {
+        self.standings.retain(|_, past| past.last() == Some(&Standing::Revoked));
+    }
+
+    /// Whether its token was not the one to be shown, ever since the caller arrived. That is asked once, when a request comes.
+    pub(super) fn shown_wrongly(&self, caller: &Caller) -> Option<String> {
+        let (leaf, _) = caller.chain.last()?;
+        match &caller.handle {
+            Some(handle) => {
+                let stood = self.handles.get(handle).map(|past| past.since(caller.arrived, String::new())).unwrap_or_default();
+                (!stood.contains(leaf)).then(|| format!("handle {handle} stands for another token"))
+            }
+            None => {
+                let behind = self.behind.get(leaf)?.since(caller.arrived, false);
+                behind.iter().all(|is| *is).then(|| "its token stands behind a handle".to_owned())
+            }
+        }
+    }
+
+    /// Whether the books say what the refusal with that code says; `None` for codes that they know nothing of.
+    pub(super) fn explains(&self, code: &str, caller: &Caller) -> Option<bool> {
+        let ever = |past: Option<&Past<bool>>| past.is_some_and(|past| past.since(caller.arrived, false).contains(&true));
+        let stands = |wanted| {
+            caller
+                .lineage()
+                .map(str::to_owned)
+                .chain([caller.namespace()])
+                .filter_map(|name| self.standings.get(&name))
+                .any(|past| past.since(caller.arrived, Standing::Active).contains(&wanted))
+        };
+        Some(match code {
+            "agent-suspended" => stands(Standing::Suspended),
+            "agent-quarantined" => stands(Standing::Quarantined),
+            "agent-revoked" => stands(Standing::Revoked),
+            "principal-suspended" => {
+                let past = self.standings.get(&principal_row(&caller.principal));
+                past.is_some_and(|past| past.since(caller.arrived, Standing::Active).iter().any(|was| *was != Standing::Active))
+            }
+            "token-revoked" => caller.chain.iter().any(|(token, _)| ever(self.tokens.get(token))),
+            "key-revoked" => caller.chain.iter().any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
+            "handle-revoked" => {
+                let behind = |(token, _): &(String, String)| {
+                    let stood = |past: &Past<String>| past.0.iter().any(|(_, known)| known == token);
+                    self.handles.iter().filter(move |(_, past)| stood(past)).map(|(handle, _)| handle).collect::<Vec<_>>()
+                };
+                let handles = caller.chain.iter().flat_map(behind).chain(&caller.handle);
+                handles.into_iter().any(|handle| ever(self.revoked_handles.get(handle)))
+            }
+            "token-behind-handle" => caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf))),
+            _ => return None,
+        })
+    }
+
+    /// One line of JSON for each agent, token, key and handle of which the books say something at their end.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut agents: BTreeMap<&str, (&str, Option<&str>)> = BTreeMap::new();
+        for (name, past) in &self.principals {
+            agents.entry(name).or_insert(("active", None)).1 = past.last().and_then(Option::as_deref);
+        }
+        for (name, past) in &self.standings {
+            agents.entry(name).or_insert(("active", None)).0 = past.last().map_or("active", |standing| standing.as_str());
+        }
+        for (name, (standing, principal)) in agents {
+            let row = match (name.strip_suffix("/*"), name.strip_prefix("principal ")) {
+                (Some(namespace), _) => serde_json::json!({ "namespace": namespace, "standing": standing }),
+                (None, Some(stopped)) => serde_json::json!({ "principal": stopped, "standing": standing }),
+                (None, None) => serde_json::json!({ "agent": name, "principal": principal, "standing": standing }),
+            };
+            lines.push(row.to_string());
+        }
+        let revoked = |word: &str, past: &BTreeMap<String, Past<bool>>| {
+            past.keys().map(|id| format!(r#"{{"{word}":"{id}","revoked":true}}"#)).collect::<Vec<_>>()
+        };
+        lines.extend(revoked("token", &self.tokens));
+        lines.extend(revoked("key", &self.keys));
+        lines.extend(revoked("handle", &self.revoked_handles));
+        let stands =
+            |(handle, past): (&String, &Past<String>)| Some(format!(r#"{{"handle":"{handle}","token":"{}"}}"#, past.last()?));
+        lines.extend(self.handles.iter().filter_map(stands));
+        lines
+    }
+}

@@ -1,0 +1,459 @@
+//! The offline verifier: every byte of a log's folder, recomputed. Nothing is locked or changed, so that it may run beside a
+//! gateway that writes, on a copy, or on write-once storage.
+
+mod fault;
+mod journal;
+mod layout;
+mod remains;
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::audit::format::event::{Event, Left, Previous};
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::head::{Head, HeadNote};
+use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::note::{Checkpoint, LogKeys, peek};
+use crate::audit::format::outside::{ALWAYS_PLAIN, Outside};
+use crate::audit::format::record::Record;
+use crate::audit::read::tiles::{self, Tiles, epoch_name};
+use crate::durable;
+use crate::merkle::tile::{Edge, Full, Tile, WIDTH, bundle_records, tile_bytes};
+use crate::merkle::{Hash, Tree, leaf_hash};
+use crate::seeded::{Seed, has};
+
+use fault::At;
+pub use fault::Fault;
+
+/// How often the next checkpoint may come while the right edge under one is read.
+const TRIES: usize = 50;
+
+/// What is to be verified, and against what.
+pub struct Wanted<'w> {
+    /// The log's folder.
+    pub dir: &'w Path,
+    /// The keys of its epochs (`log.vkeys`).
+    pub keys: &'w [LogKeys],
+    /// The head: how much was acknowledged.
+    pub head: Option<&'w Path>,
+    /// A checkpoint of former times: the log must still hold all that it covers.
+    pub since: Option<&'w str>,
+}
+
+/// An epoch that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// `<gateway name>/<epoch>`.
+    pub origin: String,
+    /// How many records.
+    pub size: u64,
+    /// How many of them are under the checkpoint.
+    pub signed: u64,
+    /// The root over all of them.
+    pub root: Hash,
+    /// The root that the checkpoint signs.
+    pub signed_root: Hash,
+    /// The first and the last record's time.
+    pub times: Option<(String, String)>,
+    /// Bytes of an interrupted write behind them, which the next start cuts off.
+    pub torn: usize,
+    /// Files of an interrupted checkpoint, which the next start finishes.
+    pub unfinished: usize,
+    /// How many records the head says were acknowledged, where it speaks of this epoch.
+    pub acknowledged: Option<u64>,
+    /// Why the epoch after it began with a loss.
+    pub lost: Option<String>,
+    /// The records were moved away; the checkpoint and the tree are there.
+    pub pruned: bool,
+}
+
+/// Verifies a whole log. `progress` hears how many records are done and how many there are in all.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result<Vec<Seen>, Fault> {
+    // The head first: what it says was in the log before.
+    let head = wanted.head.map(Heads::read).transpose()?;
+    layout::top(wanted.dir)?;
+    let mut epochs = tiles::epochs(wanted.dir)?;
+    // The next epoch's folder is made before anything else of it.
+    let coming = if epochs.len() > 1 { epochs.pop_if(|(_, folder)| not_begun(folder)) } else { None };
+    let coming = coming.map(|(number, _)| format!("/{}", epoch_name(number)));
+    let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
+    let mut seen: Vec<Seen> = Vec::new();
+    if let Some((number, _)) = epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some()) {
+        return Err(Fault::of(At::epoch(&epoch_name(*number)), "the epochs before it are missing"));
+    }
+    let (mut done, mut last_at, mut through) = (0, String::new(), 0);
+    for (place, (number, folder)) in epochs.iter().enumerate() {
+        // Whatever is wrong with the next one's first record is said when that epoch is verified.
+        let next = epochs.get(place + 1).and_then(|(_, next)| first_record(next).ok().flatten());
+        let mut epoch = One {
+            folder,
+            number: *number,
+            open: place + 1 == epochs.len(),
+            at: last_at.clone(),
+            through,
+            acknowledged: 0,
+            left: None,
+            head: head.as_ref(),
+            since: since.as_ref(),
+        };
+        let found = epoch.verify(wanted.keys, next.as_ref(), |size, of| progress(done + size, done + of))?;
+        // Where its records were moved away, that one is with them which says what it follows.
+        if let Some(before) = seen.last().filter(|_| !found.pruned) {
+            epoch.follows(before)?;
+        }
+        done += found.size;
+        (last_at, through) = (epoch.at, epoch.through);
+        seen.push(found);
+    }
+    // What was moved away was said to be, in an epoch behind it.
+    let missing = epochs
+        .iter()
+        .zip(&seen)
+        .find(|((number, _), seen)| seen.pruned && *number > through && !has(Seed::MissingRecordsUnasked));
+    if let Some(((number, _), _)) = missing {
+        return Err(Fault::of(
+            At::record(&epoch_name(*number), 0),
+            "its records are missing, and no record says that they were moved away",
+        ));
+    }
+    let named = |origin: &str| seen.iter().any(|epoch| epoch.origin == origin);
+    if let Some(since) = since.filter(|since| !named(&since.0.origin)) {
+        return Err(Fault::of(At::log(), format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin)));
+    }
+    // Its head comes next, and says that there is nothing.
+    let empty = |head: &Head| head.size == 0 && coming.as_ref().is_some_and(|coming| head.origin.ends_with(coming));
+    if let Some(heads) = head.filter(|heads| !named(&heads.head.origin) && !empty(&heads.head)) {
+        return Err(Fault::of(At::log(), format!("the head speaks of {}, which is not there", heads.head.origin)));
+    }
+    Ok(seen)
+}
+
+/// Whether an epoch's folder holds nothing yet.
+fn not_begun(folder: &Path) -> bool {
+    let journal = tiles::segments(&folder.join("journal")).unwrap_or_default();
+    journal.0.is_empty() && journal.1.is_none() && !folder.join("checkpoint").exists() && !has_files(&folder.join("tile"))
+}
+
+/// Whether anything but folders lies below `folder`.
+fn has_files(folder: &Path) -> bool {
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()) || has_files(&entry.path()))
+}
+
+/// What the head says.
+struct Heads {
+    head: Head,
+    note: Option<String>,
+}
+
+impl Heads {
+    fn read(path: &Path) -> Result<Self, Fault> {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let head = Head::decode(&bytes).map_err(|fault| Fault::of(At::file(path), fault))?;
+        Ok(Self { head, note: HeadNote::decode(&bytes).map(|note| note.note) })
+    }
+}
+
+/// A checkpoint of former times, verified.
+struct Since(Checkpoint);
+
+impl Since {
+    fn read(note: &str, keys: &[LogKeys]) -> Result<Self, Fault> {
+        let fault = |fault| Fault::of(At::log(), format!("the former checkpoint: {fault}"));
+        let origin = peek(note).map_err(fault)?.origin;
+        let keys = keys.iter().find(|keys| keys.origin == origin);
+        let keys = keys.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(origin)))?;
+        Ok(Self(keys.open(note).map_err(fault)?))
+    }
+}
+
+/// What the record says with which an epoch begins.
+struct Begins {
+    previous: Previous,
+    reason: String,
+    left: Option<Left>,
+}
+
+impl Begins {
+    fn lost(&self) -> Option<String> {
+        self.reason.strip_prefix("after-loss: ").map(str::to_owned)
+    }
+}
+
+/// The record with which an epoch begins, where it has one.
+fn first_record(folder: &Path) -> Result<Option<Begins>, Fault> {
+    let mut stands = tiles::stands(folder)?;
+    for _ in 0..TRIES {
+        let under = stands.note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
+        let found =
+            if under > 0 { Tiles::new(folder, under).record(0).map(Some).map_err(Fault::from) } else { journal::first(folder) };
+        // The bundle or the segment may have gone with the checkpoint that needed it.
+        let now = tiles::stands(folder)?;
+        if now == stands || matches!(found, Ok(Some(_))) {
+            return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {
+                Ok(Some(Record { event: Event::Epoch { previous, reason, left }, .. })) => {
+                    Some(Begins { previous, reason, left })
+                }
+                _ => None,
+            }));
+        }
+        stands = now;
+    }
+    Err(Fault::of(At::file(folder), "it changes faster than it can be read"))
+}
+
+/// Who has no keys: what is outside is verified without them.
+struct Nobody;
+
+impl Opener for Nobody {
+    fn held(&self, _: &RecordKeyId) -> Held<'_> {
+        Held::Missing
+    }
+}
+
+/// One epoch that is being verified.
+struct One<'v> {
+    folder: &'v Path,
+    number: u32,
+    /// It is being written, or stays as a loss has left it.
+    open: bool,
+    /// The time of the last record so far.
+    at: String,
+    /// Up to which epoch records may be missing, as records so far say.
+    through: u32,
+    /// How many of its records checkpoint and head speak of.
+    acknowledged: u64,
+    /// What a loss has left of it.
+    left: Option<Left>,
+    head: Option<&'v Heads>,
+    since: Option<&'v Since>,
+}
+
+impl One<'_> {
+    fn name(&self) -> String {
+        epoch_name(self.number)
+    }
+
+    fn record(&self, index: u64) -> At {
+        At::record(&self.name(), index)
+    }
+
+    /// Verifies the epoch; `next` is what the one behind it begins with. Where somebody writes it, its right edge changes: then
+    /// that is read again, under the next checkpoint.
+    fn verify(&mut self, keys: &[LogKeys], next: Option<&Begins>, mut progress: impl FnMut(u64, u64)) -> Result<Seen, Fault> {
+        let lost = next.and_then(Begins::lost);
+        self.open |= lost.is_some();
+        self.left = next.and_then(|next| next.left.clone()).filter(|_| lost.is_some());
+        let ends = format!("/{}", self.name());
+        let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
+        let keys = keys.ok_or_else(|| Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)"))?;
+        let mut edge = Edge::new();
+        for _ in 0..TRIES {
+            let stands = tiles::stands(self.folder)?;
+            let signed = self.signed(stands.note.as_deref(), keys)?;
+            let head = self.head.filter(|heads| heads.head.origin == signed.origin).map_or(0, |heads| heads.head.size);
+            let left = self.left.as_ref().map_or(0, |left| left.size);
+            self.acknowledged = signed.size.max(head).max(left);
+            let pruned = signed.size > 0 && !self.open && tiles::is_pruned(self.folder);
+            if !pruned {
+                self.bundles(&mut edge, &signed, &mut progress)?;
+            }
+            let at = self.at.clone();
+            match self.right(edge.clone(), &signed, keys, (pruned, lost.clone())) {
+                Err(_) if tiles::stands(self.folder)? != stands => self.at = at,
+                done => return done,
+            }
+        }
+        Err(Fault::of(At::epoch(&self.name()), "it changes faster than it can be read"))
+    }
+
+    /// What the checkpoint signs.
+    fn signed(&self, note: Option<&str>, keys: &LogKeys) -> Result<Checkpoint, Fault> {
+        match note {
+            Some(note) => keys.open(note).map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault)),
+            None if self.open => Ok(Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() }),
+            None => Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
+        }
+    }
+
+    /// Everything but the full tiles: what the next checkpoint changes.
+    fn right(
+        &mut self,
+        mut edge: Edge,
+        signed: &Checkpoint,
+        keys: &LogKeys,
+        (pruned, lost): (bool, Option<String>),
+    ) -> Result<Seen, Fault> {
+        let tiles = Tiles::new(self.folder, signed.size);
+        if pruned {
+            edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
+            remains::agree(&tiles, self.folder)?;
+        } else if !signed.size.is_multiple_of(WIDTH) {
+            self.bundle(&mut edge, signed.size / WIDTH, signed)?;
+        }
+        self.root(&tiles, &edge, signed)?;
+        // Before the journal: there is no tile of a record that is not in that.
+        let extra = layout::extra(self.folder, signed.size)?;
+        if let Some((_, path)) = extra.first().filter(|_| !self.open) {
+            return Err(Fault::of(At::file(path), "it does not belong there"));
+        }
+        let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
+        let head = self.head.filter(|heads| heads.head.origin == signed.origin);
+        let walked = journal::verify(self, signed, edge, (head, keys), &extra)?;
+        let first = first.or(walked.first).and_then(|bytes| Some(Outside::read(&bytes).ok()?.at.to_owned()));
+        Ok(Seen {
+            origin: signed.origin.clone(),
+            size: walked.size,
+            signed: signed.size,
+            root: walked.root,
+            signed_root: signed.root,
+            times: first.map(|first| (first, self.at.clone())),
+            torn: walked.torn,
+            unfinished: extra.len(),
+            acknowledged: head.map(|heads| heads.head.size),
+            lost,
+            pruned,
+        })
+    }
+
+    /// That this epoch says which one it follows.
+    fn follows(&self, before: &Seen) -> Result<(), Fault> {
+        match first_record(self.folder)? {
+            Some(Begins { previous, .. }) if previous.origin == before.origin => {
+                let same = previous.size == before.signed && previous.root == STANDARD.encode(before.signed_root);
+                // Of what was lost the head may have known a newer one.
+                if same || (before.lost.is_some() && previous.size > before.signed) {
+                    return Ok(());
+                }
+                Err(Fault::of(self.record(0), format!("it does not follow the checkpoint of {}", before.origin)))
+            }
+            Some(Begins { previous, .. }) => {
+                Err(Fault::of(self.record(0), format!("it follows {}, but {} stands before it", previous.origin, before.origin)))
+            }
+            // Its first record has not come yet: any other was refused.
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at a record's outside: its form, and its time.
+    fn outside(&mut self, index: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let outside = Outside::read(bytes).map_err(|fault| Fault::of(self.record(index), fault))?;
+        if outside.at < self.at.as_str() {
+            return Err(Fault::of(self.record(index), RecordFault::Earlier));
+        }
+        self.at.replace_range(.., outside.at);
+        let first = index == 0 && self.number > 1;
+        if ALWAYS_PLAIN.contains(&outside.kind) || first {
+            // Whoever can write the journal can write a batch behind what was acknowledged.
+            let acknowledged = index < self.acknowledged;
+            self.link(first, acknowledged, bytes).map_err(|what| Fault::of(self.record(index), what))?;
+        }
+        Ok(())
+    }
+
+    /// A record that says something of other epochs: the first one of an epoch, which one it follows; `pruned`, up to which one
+    /// records may be missing. That counts for epochs before its own.
+    fn link(&mut self, first: bool, acknowledged: bool, bytes: &[u8]) -> Result<(), String> {
+        let event = Record::decode(bytes, &Nobody).map(|record| record.map(|record| record.event));
+        if let Ok(Some(Event::Epoch { previous, .. })) = &event {
+            let before = previous.origin.rsplit('/').next().and_then(tiles::epoch_number);
+            if first && before == Some(self.number - 1) {
+                return Ok(());
+            }
+            return Err("only the first record of an epoch says which one it follows: the one before it".to_owned());
+        }
+        if first {
+            return Err("it does not say which epoch it follows".to_owned());
+        }
+        if let Some(Event::Pruned { through, .. }) = event.map_err(|fault| fault.to_string())? {
+            let number = tiles::epoch_number(&through).ok_or("its through is no epoch")?;
+            if acknowledged {
+                self.through = self.through.max(number.min(self.number - 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every full bundle under the checkpoint behind `edge`, and every full tile over them.
+    fn bundles(&mut self, edge: &mut Edge, signed: &Checkpoint, progress: &mut impl FnMut(u64, u64)) -> Result<(), Fault> {
+        for bundle in edge.size() / WIDTH..signed.size / WIDTH {
+            self.bundle(edge, bundle, signed)?;
+            progress(edge.size(), signed.size);
+        }
+        Ok(())
+    }
+
+    /// A bundle's records, and the tiles that they make full.
+    fn bundle(&mut self, edge: &mut Edge, bundle: u64, signed: &Checkpoint) -> Result<(), Fault> {
+        let tiles = Tiles::new(self.folder, signed.size);
+        let first = bundle * WIDTH;
+        let tile = Tile { level: None, index: bundle, width: (signed.size - first).min(WIDTH) };
+        let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first), fault))?;
+        let leaves = tiles.hashes(Tile { level: Some(0), ..tile }).map_err(|fault| Fault::of(self.record(first), fault))?;
+        let mut leaves = leaves.iter();
+        let mut full = Vec::new();
+        for (index, record) in (first..).zip(bundle_records(&bytes)) {
+            let record = record.map_err(|fault| Fault::of(self.record(index), fault))?;
+            let Some(leaf) = leaves.next() else {
+                return Err(Fault::of(At::file(&self.folder.join(tile.path())), "it has more records than its name says"));
+            };
+            // The record or its hash: whichever was changed, this is the first that does not fit.
+            if *leaf != leaf_hash(record) {
+                return Err(Fault::of(self.record(index), "it is not the record that its hash stands for"));
+            }
+            self.outside(index, record)?;
+            full.extend(edge.push_leaf(*leaf));
+            self.was(edge, signed)?;
+        }
+        if edge.size() != first + tile.width {
+            return Err(Fault::of(self.record(edge.size()), "its bundle ends before it"));
+        }
+        // The leaves' own tile is what the records were just compared with.
+        for Full { level, index, hashes } in full.into_iter().filter(|full| full.level > 0) {
+            self.equal(&tiles, Tile { level: Some(level), index, width: WIDTH }, &hashes)?;
+        }
+        Ok(())
+    }
+
+    /// That a tile's file holds these hashes.
+    fn equal(&self, tiles: &Tiles, tile: Tile, hashes: &[Hash]) -> Result<(), Fault> {
+        let level = u32::from(tile.level.unwrap_or(0));
+        let first = |place: u64| (tile.index * WIDTH + place) << (8 * level);
+        let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first(0)), fault))?;
+        let expect = tile_bytes(hashes);
+        if bytes == expect {
+            return Ok(());
+        }
+        let differs = expect.iter().zip(&bytes).position(|(one, other)| one != other).unwrap_or(bytes.len().min(expect.len()));
+        let what = format!("{} does not hold the hash over it", tile.path());
+        Err(Fault::of(self.record(first(differs as u64 / 32)), what))
+    }
+
+    /// The tiles at the right edge, and the root.
+    fn root(&self, tiles: &Tiles, edge: &Edge, signed: &Checkpoint) -> Result<(), Fault> {
+        for (tile, hashes) in edge.partial() {
+            self.equal(tiles, tile, hashes)?;
+        }
+        if edge.tree().root() != signed.root {
+            let what = "the root over its records is not the one that its checkpoint signs";
+            return Err(Fault::of(At::epoch(&self.name()), what));
+        }
+        Ok(())
+    }
+
+    /// That the log still holds what a former checkpoint covers.
+    fn was(&self, edge: &Edge, signed: &Checkpoint) -> Result<(), Fault> {
+        let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else { return Ok(()) };
+        if edge.size() == since.size && edge.tree().root() != since.root && !has(Seed::FormerCheckpointUnchecked) {
+            let what = format!("the first {} records are not those that the former checkpoint covers", since.size);
+            return Err(Fault::of(At::epoch(&self.name()), what));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! What is wrong with a log, and where.
+
+use std::path::{Path, PathBuf};
+
+use crate::audit::read::tiles::{TileFault, epoch_number};
+use crate::durable;
+
+/// What is wrong, and the first record that is not as it was written, where one can be named.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{at}{what}")]
+pub struct Fault {
+    /// Where.
+    at: At,
+    /// What.
+    what: String,
+}
+
+/// Where something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct At {
+    epoch: Option<String>,
+    index: Option<u64>,
+    path: Option<PathBuf>,
+}
+
+impl At {
+    pub(super) const fn log() -> Self {
+        Self { epoch: None, index: None, path: None }
+    }
+
+    pub(super) fn epoch(epoch: &str) -> Self {
+        Self { epoch: Some(epoch.to_owned()), ..Self::log() }
+    }
+
+    pub(super) fn record(epoch: &str, index: u64) -> Self {
+        Self { index: Some(index), ..Self::epoch(epoch) }
+    }
+
+    pub(super) fn file(path: &Path) -> Self {
+        let epoch = path.components().filter_map(|part| part.as_os_str().to_str()).rfind(|part| epoch_number(part).is_some());
+        Self { epoch: epoch.map(str::to_owned), path: Some(path.to_owned()), index: None }
+    }
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(epoch) = self.epoch.as_ref().filter(|_| self.path.is_none()) {
+            write!(out, "{epoch}: ")?;
+        }
+        if let Some(index) = self.index {
+            write!(out, "record {index}: ")?;
+        }
+        if let Some(path) = &self.path {
+            write!(out, "{}: ", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl Fault {
+    pub(super) fn of(at: At, what: impl std::fmt::Display) -> Self {
+        Self { at, what: what.to_string() }
+    }
+
+    /// The first bad record's index.
+    #[must_use]
+    pub const fn index(&self) -> Option<u64> {
+        self.at.index
+    }
+
+    /// The epoch.
+    #[must_use]
+    pub fn epoch(&self) -> Option<&str> {
+        self.at.epoch.as_deref()
+    }
+}
+
+impl From<durable::Fault> for Fault {
+    fn from(fault: durable::Fault) -> Self {
+        Self::of(At::log(), fault)
+    }
+}
+
+impl From<TileFault> for Fault {
+    fn from(fault: TileFault) -> Self {
+        Self::of(At::log(), fault)
+    }
+}

@@ -1,0 +1,129 @@
+//! That a log's folder holds what belongs there and nothing else: a file that nobody wrote may hide what somebody did.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::fault::{At, Fault};
+use crate::audit::read::tiles::epoch_number;
+use crate::durable;
+use crate::merkle::tile::{Tile, WIDTH};
+use crate::seeded::{Seed, has};
+
+fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(durable::Fault::of("list", folder))? {
+        let entry = entry.map_err(durable::Fault::of("list", folder))?;
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            return Err(Fault::of(At::file(&path), "it is a symbolic link"));
+        }
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        found.push((name, path));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn stray(path: &Path) -> Fault {
+    Fault::of(At::file(path), "it does not belong there")
+}
+
+/// The folder of all epochs.
+pub(super) fn top(dir: &Path) -> Result<(), Fault> {
+    let (mut expected, mut epochs) = (1, 0);
+    for (name, path) in list(dir)? {
+        match name.as_str() {
+            "tmp" => {}
+            "reserve" => zeros(&path)?,
+            epoch => {
+                let number = epoch_number(epoch).ok_or_else(|| stray(&path))?;
+                if number != expected && expected != 1 {
+                    return Err(Fault::of(At::epoch(epoch), "the epoch before it is missing"));
+                }
+                expected = number + 1;
+                epochs += 1;
+                self::epoch(&path)?;
+            }
+        }
+    }
+    if epochs == 0 { Err(Fault::of(At::file(dir), "there is no epoch: it is not the folder of a log")) } else { Ok(()) }
+}
+
+fn epoch(folder: &Path) -> Result<(), Fault> {
+    for (name, path) in list(folder)? {
+        match name.as_str() {
+            "tile" | "journal" if path.is_dir() => {}
+            "checkpoint" if path.is_file() => {}
+            "lock" if fs::metadata(&path).is_ok_and(|about| about.len() == 0) => {}
+            _ => return Err(stray(&path)),
+        }
+    }
+    Ok(())
+}
+
+/// That `path`, where it is there, is a folder in which no symbolic link lies.
+pub(super) fn folder(path: &Path) -> Result<(), Fault> {
+    if path.is_dir() || !path.exists() {
+        return if path.exists() { list(path).map(|_| ()) } else { Ok(()) };
+    }
+    Err(stray(path))
+}
+
+/// The reserve holds room, and nothing else.
+fn zeros(path: &Path) -> Result<(), Fault> {
+    let mut file = File::open(path).map_err(durable::Fault::of("open", path))?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut piece).map_err(durable::Fault::of("read", path))?;
+        if read == 0 {
+            return Ok(());
+        }
+        if piece.iter().take(read).any(|byte| *byte != 0) {
+            return Err(Fault::of(At::file(path), "the reserve is not zeros"));
+        }
+    }
+}
+
+/// Whether a tree of `size` records has that file.
+fn belongs(tile: Tile, size: u64) -> bool {
+    let count = size.checked_shr(8 * u32::from(tile.level.unwrap_or(0))).unwrap_or(0);
+    (tile.width == WIDTH && tile.index < count / WIDTH) || Tile::partial(size).contains(&tile)
+}
+
+/// The files below a folder, which may be gone by now, with the last of a former checkpoint's partial tiles.
+fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Result<(), Fault> {
+    let listed = match list(folder) {
+        Err(_) if !folder.exists() => return Ok(()),
+        listed => listed?,
+    };
+    for (name, entry) in listed {
+        let path = format!("{path}/{name}");
+        if entry.is_dir() {
+            below(&entry, &path, found)?;
+        } else {
+            found.push((path, entry));
+        }
+    }
+    Ok(())
+}
+
+/// That every name below `tile` is a tile's. What they hold, and which there should be, is asked by the others: this gives
+/// those that a tree of `size` records does not have, which an interrupted checkpoint has left.
+pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, Fault> {
+    let mut found = Vec::new();
+    if folder.join("tile").exists() {
+        below(&folder.join("tile"), "tile", &mut found)?;
+    }
+    let mut extra = Vec::new();
+    for (name, path) in found {
+        let tile = match Tile::read(&name) {
+            None if has(Seed::ForeignFilesUnnoticed) => continue,
+            tile => tile.ok_or_else(|| stray(&path))?,
+        };
+        if !belongs(tile, size) {
+            extra.push((tile, path));
+        }
+    }
+    Ok(extra)
+}

@@ -1,0 +1,46 @@
+//! The proof that an admission is durable.
+
+use super::Entry;
+use crate::audit::format::request::Forwards;
+
+/// A value whose admission is durable. Only [`super::Pen::commit`] makes one.
+///
+/// What is taken out of it comes from it alone: the functions that take it apart are plain `fn`s, which capture nothing.
+pub struct Committed<T>(T);
+
+impl<T> Committed<T> {
+    pub(super) const fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value.
+    #[must_use]
+    pub const fn get(&self) -> &T {
+        &self.0
+    }
+
+    /// Takes the value apart: the first half keeps the proof, the second needs none.
+    #[must_use]
+    pub fn split<U, R>(self, part: fn(T) -> (U, R)) -> (Committed<U>, R) {
+        let (kept, rest) = part(self.0);
+        (Committed(kept), rest)
+    }
+
+    /// Takes one variant out of the value, with the proof.
+    ///
+    /// # Errors
+    /// What `part` gives for every other variant, without the proof.
+    pub fn try_map<U, E>(self, part: fn(T) -> Result<U, E>) -> Result<Committed<U>, E> {
+        Ok(Committed(part(self.0)?))
+    }
+}
+
+impl<T: Forwards> Committed<T> {
+    /// Changes what will be sent. The outcome of `entry` records the body as it is afterwards.
+    pub fn amend(&mut self, entry: &mut Entry, change: impl FnOnce(&mut T)) {
+        change(&mut self.0);
+        if let Some(body) = self.0.forwarded() {
+            entry.forwards(body);
+        }
+    }
+}

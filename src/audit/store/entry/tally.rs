@@ -1,0 +1,317 @@
+//! Refusals that are not recorded one by one: counted, so that nobody can fill the disk with them, and remembered for a while,
+//! so that an operator can still be told why.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::audit::format::event::Event;
+use crate::audit::format::request::{ROWS_MAX, Row, Tally as Counted};
+use crate::clock::Timestamp;
+use crate::id::{AgentName, Principal, RequestId};
+use crate::refusal::{Code, Refusal};
+
+/// Refusals of one agent and code that are recorded in a minute; the rest is counted.
+const RECORDED: u64 = 10;
+/// Refusals of one root agent and all that it delegates to that are recorded in a minute, whatever their codes: names below it
+/// cost nothing.
+const RECORDED_ROOT: u64 = 60;
+/// Counts that have a row of their own.
+const ROWS: usize = 1024;
+/// Refusals that are remembered.
+const RING: usize = 4096;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A refusal that was told, for whoever asks why.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Told {
+    /// The request.
+    pub request: String,
+    /// When.
+    pub at: String,
+    /// The step that said no.
+    pub stage: &'static str,
+    /// The code.
+    pub code: &'static str,
+    /// What the caller was told.
+    pub message: String,
+    /// What only the operator is told.
+    pub detail: Option<String>,
+    /// Where in the body.
+    pub param: Option<String>,
+    /// The agent, where it was known.
+    pub agent: Option<String>,
+    /// Where the caller sat, where it was not.
+    pub network: Option<String>,
+}
+
+impl Told {
+    pub(super) fn of(
+        request: &RequestId,
+        refusal: &Refusal,
+        agent: Option<String>,
+        network: Option<String>,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            request: request.to_string(),
+            at: at.to_string(),
+            stage: refusal.code.stage().as_str(),
+            code: refusal.code.as_str(),
+            message: refusal.message.clone(),
+            detail: refusal.detail.clone(),
+            param: refusal.param.clone(),
+            agent,
+            network,
+        }
+    }
+}
+
+/// Counts by whose they are (the principal, where it is known, and the agent or network) and by code.
+#[derive(Default)]
+struct Counts {
+    rows: HashMap<(Whose, Code), u64>,
+    other: u64,
+}
+
+/// Who is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Whose {
+    principal: Option<Principal>,
+    /// The agent, or the network.
+    name: String,
+}
+
+impl Counts {
+    fn count(&mut self, whose: Whose, code: Code, more: u64) {
+        let full = self.rows.len() >= ROWS;
+        match self.rows.get_mut(&(whose.clone(), code)) {
+            Some(count) => *count += more,
+            None if full => self.other += more,
+            None => {
+                self.rows.insert((whose, code), more);
+            }
+        }
+    }
+
+    /// Counts what was taken out and not recorded.
+    fn take_back(&mut self, counted: &Counted) {
+        for row in &counted.rows {
+            let whose = Whose { principal: counted.principal.clone(), name: row.whose.clone() };
+            match Code::ALL.iter().find(|code| code.as_str() == row.code) {
+                Some(code) => self.count(whose, *code, row.count),
+                None => self.other += row.count,
+            }
+        }
+        self.other += counted.other;
+    }
+
+    /// What was counted, a record for each principal: it lies under that one's record key, and is forgotten with it.
+    fn events(&mut self, from: Timestamp, until: Timestamp, staged: bool, event: fn(Box<Counted>) -> Event) -> Vec<Event> {
+        let mut by_principal: BTreeMap<Option<Principal>, Vec<Row>> = BTreeMap::new();
+        for ((whose, code), count) in self.rows.drain() {
+            let stage = staged.then(|| code.stage().as_str());
+            let row = Row { whose: whose.name, stage, code: code.as_str(), count };
+            by_principal.entry(whose.principal).or_default().push(row);
+        }
+        let other = std::mem::take(&mut self.other);
+        if other > 0 {
+            by_principal.entry(None).or_default();
+        }
+        let mut events = Vec::new();
+        for (principal, mut rows) in by_principal {
+            rows.sort_by(|one, other| (&one.whose, one.code).cmp(&(&other.whose, other.code)));
+            let mut other = if principal.is_none() { other } else { 0 };
+            while !rows.is_empty() || other > 0 {
+                let rest = rows.split_off(rows.len().min(ROWS_MAX));
+                let rows = std::mem::replace(&mut rows, rest);
+                let principal = principal.clone();
+                events.push(event(Box::new(Counted { principal, from, until, rows, other: std::mem::take(&mut other) })));
+            }
+        }
+        events
+    }
+}
+
+struct Inner {
+    since: Timestamp,
+    /// What was recorded of an agent and code, and of a root agent, in the minute that began then.
+    minute: Timestamp,
+    recorded: HashMap<(String, Code), u64>,
+    recorded_root: HashMap<String, u64>,
+    agents: Counts,
+    strangers: Counts,
+    ring: VecDeque<Told>,
+}
+
+/// What is counted and remembered.
+pub(super) struct Tally(Mutex<Inner>);
+
+/// The network that a stranger is counted under: its IPv4 address, or the /64 of its IPv6 address.
+pub(super) fn network(peer: IpAddr) -> String {
+    match peer.to_canonical() {
+        IpAddr::V4(four) => four.to_string(),
+        IpAddr::V6(six) => format!("{}/64", std::net::Ipv6Addr::from_bits(six.to_bits() >> 64 << 64)),
+    }
+}
+
+/// The agent and the name below which it delegates.
+fn root(agent: &AgentName) -> &str {
+    agent.lineage().last().unwrap_or_default()
+}
+
+impl Tally {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self(Mutex::new(Inner {
+            since: now,
+            minute: now,
+            recorded: HashMap::new(),
+            recorded_root: HashMap::new(),
+            agents: Counts::default(),
+            strangers: Counts::default(),
+            ring: VecDeque::new(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this refusal is to be recorded; else it is counted now.
+    pub(super) fn agent(&self, (agent, principal): (&AgentName, &Principal), code: Code, now: Timestamp) -> bool {
+        let inner = &mut *self.lock();
+        if inner.minute.plus(MINUTE) <= now {
+            inner.minute = now;
+            inner.recorded.clear();
+            inner.recorded_root.clear();
+        }
+        let key = (agent.as_str().to_owned(), code);
+        let (own, all) = (inner.recorded.get(&key).copied(), inner.recorded_root.get(root(agent)).copied());
+        let room = inner.recorded.len() < ROWS || own.is_some();
+        if room && own.unwrap_or(0) < RECORDED && all.unwrap_or(0) < RECORDED_ROOT {
+            inner.recorded.insert(key, own.unwrap_or(0) + 1);
+            inner.recorded_root.insert(root(agent).to_owned(), all.unwrap_or(0) + 1);
+            return true;
+        }
+        inner.agents.count(Whose { principal: Some(principal.clone()), name: key.0 }, code, 1);
+        false
+    }
+
+    /// Counts a refusal that was to be recorded and could not be.
+    pub(super) fn count(&self, (agent, principal): (&AgentName, &Principal), code: Code) {
+        self.lock().agents.count(Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() }, code, 1);
+    }
+
+    pub(super) fn stranger(&self, network: String, code: Code) {
+        self.lock().strangers.count(Whose { principal: None, name: network }, code, 1);
+    }
+
+    /// Forgets what was counted and is remembered in a principal's name, and of these agents.
+    pub(super) fn forget(&self, principal: &Principal, agents: &[AgentName]) {
+        let inner = &mut *self.lock();
+        inner.agents.rows.retain(|(whose, _), _| whose.principal.as_ref() != Some(principal));
+        inner.ring.retain(|told| !agents.iter().any(|agent| told.agent.as_deref() == Some(agent.as_str())));
+    }
+
+    /// Counts on from what was [due](Self::due) and could not be recorded.
+    pub(super) fn take_back(&self, event: &Event) {
+        let inner = &mut *self.lock();
+        let (Event::Refusals(counted) | Event::Strangers(counted)) = event else { return };
+        let counts = if matches!(event, Event::Refusals(_)) { &mut inner.agents } else { &mut inner.strangers };
+        counts.take_back(counted);
+        inner.since = inner.since.min(counted.from);
+    }
+
+    pub(super) fn tell(&self, told: Told) {
+        let mut inner = self.lock();
+        if inner.ring.len() >= RING {
+            inner.ring.pop_front();
+        }
+        inner.ring.push_back(told);
+    }
+
+    pub(super) fn told(&self, request: &RequestId) -> Option<Told> {
+        let request = request.to_string();
+        self.lock().ring.iter().rev().find(|told| told.request == request).cloned()
+    }
+
+    /// What was counted since the last time, if a minute has passed.
+    pub(super) fn due(&self, now: Timestamp, at_once: bool) -> Vec<Event> {
+        let inner = &mut *self.lock();
+        if !at_once && inner.since.plus(MINUTE) > now {
+            return Vec::new();
+        }
+        let from = std::mem::replace(&mut inner.since, now);
+        let mut events = inner.agents.events(from, now, false, Event::Refusals);
+        events.extend(inner.strangers.events(from, now, true, Event::Strangers));
+        events
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::wildcard_enum_match_arm, reason = "a test knows which events it asks for")]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+    fn agent(name: &str) -> AgentName {
+        name.parse().expect("name")
+    }
+
+    #[test]
+    fn the_first_ten_of_a_code_in_a_minute_are_recorded() {
+        let tally = Tally::new(NOW);
+        let principal: Principal = "team:tests".parse().expect("principal");
+        let recorded = |name: &str, code, at| (0..100).filter(|_| tally.agent((&agent(name), &principal), code, at)).count();
+        assert_eq!(recorded("a/b", Code::RateExceeded, NOW), 10);
+        assert_eq!(recorded("a/b", Code::ModelNotFound, NOW), 10);
+        let later = NOW.plus(MINUTE);
+        assert_eq!(recorded("a/b", Code::RateExceeded, later), 10);
+        // Names below an agent cost nothing, so they share what is recorded of it.
+        let all: usize = (0..30).map(|number| recorded(&format!("a/b/c{number}"), Code::RateExceeded, later)).sum();
+        assert_eq!(all, 50);
+        let counted: u64 = tally
+            .due(later, false)
+            .into_iter()
+            .map(|event| match event {
+                Event::Refusals(tally) => tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other,
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(counted, 90 + 90 + 90 + 3000 - 50);
+    }
+
+    #[test]
+    fn a_flood_has_a_bounded_number_of_rows() {
+        let tally = Tally::new(NOW);
+        for number in 0..100_000_u32 {
+            tally.stranger(network(IpAddr::from(number.to_be_bytes())), Code::TokenMissing);
+        }
+        assert!(tally.due(NOW, false).is_empty(), "not before a minute has passed");
+        let events = tally.due(NOW.plus(MINUTE), false);
+        assert_eq!(events.len(), ROWS / ROWS_MAX);
+        let of = |event: &Event| match event {
+            Event::Strangers(tally) => (tally.rows.len(), tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other),
+            _ => (0, 0),
+        };
+        assert_eq!(events.iter().map(|event| of(event).0).sum::<usize>(), ROWS);
+        assert_eq!(events.iter().map(|event| of(event).1).sum::<u64>(), 100_000);
+        assert!(tally.due(NOW.plus(MINUTE * 2), false).is_empty(), "nothing is counted twice");
+        events.iter().for_each(|event| tally.take_back(event));
+        let again = tally.due(NOW.plus(MINUTE * 2), false);
+        assert_eq!(again.iter().map(|event| of(event).1).sum::<u64>(), 100_000, "what was not recorded is counted on");
+    }
+
+    #[test]
+    fn what_was_told_is_remembered_for_a_while() {
+        let tally = Tally::new(NOW);
+        let id = |number: u128| RequestId::new(NOW.0, number);
+        for number in 0..5000 {
+            tally.tell(Told::of(&id(number), &Code::TokenMissing.into(), None, None, NOW));
+        }
+        assert_eq!(tally.told(&id(4999)).map(|told| told.code), Some("token-missing"));
+        assert!(tally.told(&id(1)).is_none());
+    }
+}

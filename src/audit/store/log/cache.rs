@@ -1,0 +1,182 @@
+//! A cache of the records that the books are folded from, so that a start need not read the whole log. It is stamped, in the
+//! same transaction, with how much of the log it reflects; what is in it is the log's own bytes, boxes closed.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::audit::format::note::Checkpoint;
+use crate::merkle::Hash;
+use crate::seeded::{Seed, has};
+
+/// Epoch and index → the record.
+const CONTROLS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("controls");
+/// One row: epoch, size, root.
+const STAMP: TableDefinition<'_, (), (u32, u64, [u8; 32])> = TableDefinition::new("stamp");
+/// One row: how the other tables are to be read. One that is not there stands for the first.
+const FORMAT: TableDefinition<'_, (), u32> = TableDefinition::new("format");
+/// How this version reads and writes them.
+const FORMAT_NOW: u32 = 1;
+/// After so many records the cache is synced; a crash before costs the reading of no more than these.
+const SETTLE_AFTER: u64 = 16_384;
+
+/// How much of the log a cache reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) epoch: u32,
+    pub(super) size: u64,
+    pub(super) root: Hash,
+}
+
+/// The cache. Where it fails it is left behind: the log has everything.
+pub(super) struct Cache {
+    path: PathBuf,
+    database: Database,
+    unsettled: u64,
+    stamp: Option<Stamp>,
+    /// Something could not be added: what comes later must not be stamped as if it had been.
+    behind: bool,
+}
+
+/// Opens the database, or makes it, if it is in the format of this version.
+fn readable(path: &Path) -> Result<Database, String> {
+    let database = Database::create(path).map_err(|error| error.to_string())?;
+    let format = || -> Fallible<u32> {
+        let read = database.begin_read()?;
+        match read.open_table(FORMAT) {
+            Ok(table) => Ok(table.get(())?.map_or(FORMAT_NOW, |row| row.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(FORMAT_NOW),
+            Err(error) => Err(error.into()),
+        }
+    };
+    match format() {
+        Ok(FORMAT_NOW) => Ok(database),
+        Ok(other) => Err(format!("it is of format {other}, and this version reads {FORMAT_NOW}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+type Fallible<T> = Result<T, redb::Error>;
+
+impl Cache {
+    /// Opens the cache, or begins it anew where it cannot be read. `None` where neither can be done, and where what cannot be read
+    /// must be `kept`: there are records that are nowhere else.
+    pub(super) fn open(path: &Path, kept: bool) -> Option<Self> {
+        let database = readable(path).or_else(|error| {
+            if kept {
+                return Err(error);
+            }
+            tracing::warn!(%error, path = %path.display(), "the cache of the log cannot be read and is made anew");
+            let _ = std::fs::remove_file(path);
+            readable(path)
+        });
+        let database =
+            database.inspect_err(|error| tracing::warn!(%error, "the gateway goes on without a cache of its log")).ok()?;
+        let mut cache = Self { path: path.to_owned(), database, unsettled: 0, stamp: None, behind: false };
+        cache.stamp = cache.read_stamp().ok().flatten();
+        Some(cache)
+    }
+
+    pub(super) const fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    fn read_stamp(&self) -> Fallible<Option<Stamp>> {
+        let read = self.database.begin_read()?;
+        let table = match read.open_table(STAMP) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(table.get(())?.map(|row| {
+            let (epoch, size, root) = row.value();
+            Stamp { epoch, size, root }
+        }))
+    }
+
+    /// Gives every record to `each`, in the log's order.
+    pub(super) fn controls<E>(
+        &self,
+        mut each: impl FnMut(u32, u64, &[u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, redb::Error> {
+        let read = self.database.begin_read()?;
+        let table = match read.open_table(CONTROLS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Ok(())),
+            Err(error) => return Err(error.into()),
+        };
+        for row in table.iter()? {
+            let (key, record) = row?;
+            let (epoch, index) = key.value();
+            if let Err(fault) = each(epoch, index, record.value()) {
+                return Ok(Err(fault));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Adds records of that epoch, and stamps the cache.
+    pub(super) fn add<'r>(&mut self, epoch: u32, records: impl Iterator<Item = (u64, &'r [u8])>, at: &Checkpoint) {
+        if self.behind {
+            return;
+        }
+        let before = self.stamp.filter(|stamp| stamp.epoch == epoch).map_or(0, |stamp| stamp.size);
+        self.unsettled += at.size.saturating_sub(before);
+        let stamp = Stamp { epoch, size: at.size, root: at.root };
+        let settle = self.unsettled >= SETTLE_AFTER;
+        match self.commit(epoch, records, Some(stamp), settle) {
+            Ok(()) => {
+                self.stamp = Some(stamp);
+                self.unsettled = if settle { 0 } else { self.unsettled };
+            }
+            Err(error) => {
+                self.behind = true;
+                tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not written");
+            }
+        }
+    }
+
+    fn commit<'r>(
+        &self,
+        epoch: u32,
+        records: impl Iterator<Item = (u64, &'r [u8])>,
+        stamp: Option<Stamp>,
+        settle: bool,
+    ) -> Fallible<()> {
+        let mut write = self.database.begin_write()?;
+        write.set_durability(if settle { Durability::Immediate } else { Durability::None })?;
+        {
+            let mut table = write.open_table(CONTROLS)?;
+            for (index, record) in records.filter(|_| !has(Seed::CacheStampedAhead)) {
+                table.insert((epoch, index), record)?;
+            }
+            write.open_table(FORMAT)?.insert((), FORMAT_NOW)?;
+            let mut table = write.open_table(STAMP)?;
+            if let Some(Stamp { epoch, size, root }) = stamp {
+                table.insert((), (epoch, size, root))?;
+            }
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Makes what was added durable.
+    pub(super) fn settle(&mut self) {
+        if self.unsettled > 0 && self.commit(0, std::iter::empty(), None, true).is_ok() {
+            self.unsettled = 0;
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        let cleared = || -> Fallible<()> {
+            let write = self.database.begin_write()?;
+            write.delete_table(CONTROLS)?;
+            write.delete_table(STAMP)?;
+            Ok(write.commit()?)
+        };
+        if let Err(error) = cleared() {
+            tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not cleared");
+        }
+        self.stamp = None;
+    }
+}

@@ -1,0 +1,61 @@
+//! Whether the cache says what the log says.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::cache::Cache;
+use crate::audit::format::outside::Outside;
+use crate::audit::read::reader::{Epoch, ReadFault, each};
+use crate::audit::read::tiles::{Tiles, epoch_name, is_pruned};
+use crate::merkle::proof::tree_at;
+
+/// Where the cache of the books and the log disagree; `None` where there is no cache, or a gateway has it.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, ReadFault> {
+    let cache = if path.exists() { Cache::open(path, true) } else { None };
+    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp))) else { return Ok(None) };
+    let mut found = Vec::new();
+    let Some(last) = epochs.iter().find(|epoch| epoch.number == stamp.epoch && epoch.signed >= stamp.size) else {
+        return Ok(Some(vec![format!("the cache is ahead of the log: {} records of {}", stamp.size, epoch_name(stamp.epoch))]));
+    };
+    if tree_at(&mut Tiles::new(&last.folder, last.signed), stamp.size)?.root() != stamp.root {
+        return Ok(Some(vec!["the cache is of another log".to_owned()]));
+    }
+    let mut kept: BTreeMap<(u32, u64), Vec<u8>> = BTreeMap::new();
+    let read = cache.controls(|epoch, index, bytes| {
+        kept.insert((epoch, index), bytes.to_vec());
+        Ok::<_, ReadFault>(())
+    });
+    match read {
+        Ok(read) => read?,
+        Err(error) => return Ok(Some(vec![format!("the cache cannot be read: {error}")])),
+    }
+    for epoch in epochs.iter().filter(|epoch| epoch.number <= stamp.epoch) {
+        if is_pruned(&epoch.folder) {
+            // The log has them no more.
+            kept.retain(|(number, _), _| *number != epoch.number);
+            continue;
+        }
+        // Of a lost epoch the cache may have seen more than there is, or less: behind the checkpoint nobody compares.
+        let end = if epoch.number == stamp.epoch { stamp.size } else { epoch.signed };
+        kept.retain(|(number, index), _| *number != epoch.number || *index < end);
+        let _ = each(epoch, 0, |record| {
+            if record.index >= end {
+                return ControlFlow::Break(());
+            }
+            let known = kept.remove(&(record.epoch, record.index));
+            let passing = Outside::read(record.bytes).is_ok_and(|outside| outside.is_passing());
+            if known.as_deref() != (!passing).then_some(record.bytes) {
+                found.push(format!("{}: the cache has it otherwise than the log", record.name()));
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    found.extend(
+        kept.keys().map(|(epoch, index)| format!("{}#{index}: the cache has it, and the log has not", epoch_name(*epoch))),
+    );
+    Ok(Some(found))
+}

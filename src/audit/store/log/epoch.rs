@@ -1,0 +1,136 @@
+//! An epoch of a log: its folder, its keys, and how the next one follows it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{LogFault, Settings};
+use crate::audit::format::event::{Event, Left, Previous};
+use crate::audit::format::head::{HEAD_BYTES, HeadNote};
+use crate::audit::format::note::{Checkpoint, LogKeys, LogSigner, peek, read_vkeys};
+use crate::audit::read::tiles::{self, epoch_name};
+use crate::durable::{self, Identity};
+use crate::merkle::Tree;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// One epoch.
+#[derive(Clone, Debug)]
+pub(super) struct Epoch {
+    pub(super) number: u32,
+    pub(super) folder: PathBuf,
+    pub(super) origin: String,
+}
+
+impl Epoch {
+    pub(super) fn new(settings: &Settings, number: u32) -> Result<Self, LogFault> {
+        let name = &settings.name;
+        if !(1..=200).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
+            return Err(LogFault::Name(name.chars().take(80).collect()));
+        }
+        let epoch = epoch_name(number);
+        Ok(Self { number, folder: settings.dir.join(&epoch), origin: format!("{name}/{epoch}") })
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.folder.join("journal")
+    }
+
+    /// The file of its signing keys, where they were drawn here.
+    fn key_path(&self, settings: &Settings) -> PathBuf {
+        settings.log_keys.join(format!("{}.key", epoch_name(self.number)))
+    }
+
+    /// Which file holds its signing keys, where they were drawn here.
+    pub(super) fn key_identity(&self, settings: &Settings) -> Result<Option<Identity>, LogFault> {
+        let drawn = settings.signing_key.is_none();
+        Ok(drawn.then(|| Identity::growing(&self.key_path(settings))).transpose()?)
+    }
+
+    /// Its signing keys. Drawn now where it has none and nothing was signed yet.
+    pub(super) fn signer(&self, settings: &Settings, new: bool) -> Result<LogSigner, LogFault> {
+        let path = self.key_path(settings);
+        let text = match &settings.signing_key {
+            Some(secret) => secret.load().map_err(|fault| LogFault::SigningKey(fault.to_string()))?,
+            None => match fs::read_to_string(&path) {
+                Ok(text) => text.into(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && new => {
+                    durable::make_private_dir(&settings.log_keys)?;
+                    let signer = LogSigner::generate()?;
+                    durable::write_new(&path, signer.write().as_bytes(), 0o600)?;
+                    return Ok(signer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LogFault::KeyLost(path)),
+                Err(error) => return Err(durable::Fault::of("read", &path)(error).into()),
+            },
+        };
+        LogSigner::read(&text).map_err(|fault| LogFault::Note { path, fault })
+    }
+
+    /// Puts the public keys where verifiers look for them.
+    pub(super) fn publish(&self, keys: &LogKeys, settings: &Settings) -> Result<(), LogFault> {
+        let path = &settings.vkeys;
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(durable::Fault::of("read", path)(error).into()),
+        };
+        let lines = keys.lines();
+        if !text.contains(&lines) {
+            let rest: String = text.lines().filter(|line| !line.starts_with(&format!("{}+", self.origin))).fold(
+                String::new(),
+                |mut rest, line| {
+                    rest.push_str(line);
+                    rest.push('\n');
+                    rest
+                },
+            );
+            durable::write_atomic(path, format!("{rest}{lines}").as_bytes(), 0o644)?;
+        }
+        Ok(())
+    }
+
+    /// The public keys under which this gateway signed that epoch.
+    pub(super) fn known_keys(&self, settings: &Settings) -> Result<LogKeys, LogFault> {
+        let fault = |fault| LogFault::Note { path: settings.vkeys.clone(), fault };
+        let text = fs::read_to_string(&settings.vkeys).map_err(durable::Fault::of("read", &settings.vkeys))?;
+        let keys = read_vkeys(&text).map_err(fault)?;
+        let own = keys.into_iter().find(|keys| keys.origin == self.origin);
+        own.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(self.origin.clone())))
+    }
+}
+
+/// The first record of an epoch that follows one of which `last` is the last known checkpoint, and `left` what is left.
+pub(super) fn first_record(last: &Checkpoint, reason: &str, left: Option<Left>) -> Event {
+    let previous = Previous { origin: last.origin.clone(), size: last.size, root: STANDARD.encode(last.root) };
+    Event::Epoch { previous, reason: reason.to_owned(), left }
+}
+
+/// The first record of an epoch that has none yet, though its head speaks of it: a start was interrupted there.
+pub(super) fn begun(settings: &Settings, epoch: &Epoch) -> Result<Event, LogFault> {
+    let before = Epoch::new(settings, epoch.number - 1)?;
+    Ok(first_record(&last_known(settings, &before), "a start that was interrupted", None))
+}
+
+/// The newest checkpoint of an epoch that can still be found: in its folder, or in the head.
+pub(super) fn last_known(settings: &Settings, epoch: &Epoch) -> Checkpoint {
+    let in_folder = tiles::checkpoint_note(&epoch.folder).ok().flatten();
+    let in_head =
+        fs::read(&settings.head).ok().filter(|bytes| bytes.len() == HEAD_BYTES).and_then(|bytes| HeadNote::decode(&bytes));
+    let keys = epoch.known_keys(settings).ok();
+    let opened = |note: &str| keys.as_ref().map_or_else(|| peek(note).ok(), |keys| keys.open(note).ok());
+    let found = in_folder.iter().chain(in_head.iter().map(|note| &note.note)).filter_map(|note| opened(note));
+    let found = found.filter(|checkpoint| checkpoint.origin == epoch.origin);
+    let nothing = || Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
+    found.max_by_key(|checkpoint| checkpoint.size).unwrap_or_else(nothing)
+}
+
+/// Makes the folders of a log.
+pub(super) fn make_folders(settings: &Settings, epoch: &Epoch) -> Result<(), LogFault> {
+    let beside = [settings.head.parent(), settings.record_keys.parent(), settings.cache.parent()];
+    let own: [&Path; 4] = [&settings.dir, &settings.dir.join("tmp"), &epoch.folder, &epoch.journal()];
+    for dir in beside.into_iter().flatten().chain(own) {
+        durable::make_private_dir(dir)?;
+    }
+    Ok(())
+}

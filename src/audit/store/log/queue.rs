@@ -1,0 +1,457 @@
+//! What the threads of a log share: what waits, what is being answered, and how the log is.
+
+mod ends;
+mod patience;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::pending::{CHECKPOINT_EVERY, PENDING_BYTES_MAX, Pending, ROOM_EVERY, SHORT_EVERY};
+use super::reserve::Reserve;
+use super::shortage::{Shortages, Who};
+use super::vkeys::Vkeys;
+use super::{LogFault, QUEUE_MAX, SEAL_MAX, SYNC_SLOW, Sealed, State};
+use crate::audit::format::event::Event;
+use crate::audit::format::record::Record;
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+use crate::durable;
+use crate::seeded::{Seed, has};
+
+pub(super) use ends::{End, SealerEnd};
+
+/// Whom to tell how it went.
+pub type Then = Box<dyn FnOnce(Result<Sealed, LogFault>) + Send>;
+
+/// An event that is to be recorded.
+pub(super) struct Waiting {
+    pub(super) event: Event,
+    pub(super) by: Option<String>,
+    pub(super) then: Then,
+}
+
+/// An event that cannot wait for a batch.
+pub(super) struct Rejected {
+    pub(super) waiting: Waiting,
+    pub(super) fault: LogFault,
+}
+
+impl Rejected {
+    /// Whoever gave it hears why.
+    pub(super) fn tell(self) {
+        (self.waiting.then)(Err(self.fault));
+    }
+}
+
+type Observer = Box<dyn Fn(Duration, usize) + Send + Sync>;
+type Listener = Box<dyn Fn(&Record) + Send + Sync>;
+
+pub(super) struct Shared {
+    inner: Mutex<Inner>,
+    reserve: Mutex<Reserve>,
+    /// The epoch's folder.
+    pub(super) epoch: PathBuf,
+    pub(super) vkeys: Vkeys,
+    /// Wakes the sealer: a checkpoint may be due.
+    seal: Condvar,
+    /// Wakes the writer: something waits, or the log closes.
+    wake: Condvar,
+    /// Wakes the watch and whoever closes: the writer has ended, or the log has failed.
+    pub(super) over: Condvar,
+    pub(super) clock: std::sync::Arc<dyn Clock>,
+    observer: OnceLock<Observer>,
+    mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    listener: OnceLock<Listener>,
+}
+
+pub(super) struct Inner {
+    pub(super) queue: VecDeque<Waiting>,
+    /// Those of the batch on its way to the disk. Here, so that they hear of a failure while the writer hangs in a sync.
+    pub(super) answering: Vec<(Then, Sealed)>,
+    pub(super) writing_since: Option<Duration>,
+    /// Since when the sealer is busy with a checkpoint.
+    pub(super) sealing_since: Option<Duration>,
+    pub(super) watched: Vec<durable::Identity>,
+    /// What the newest checkpoint stands on.
+    pub(super) stands: Vec<durable::Identity>,
+    /// The journal's segments, each with the index of its first record.
+    pub(super) segments: VecDeque<(u64, durable::Identity)>,
+    pending: Pending,
+    pub(super) closing: bool,
+    ended: bool,
+    sealer_ended: bool,
+    pub(super) shortages: Shortages,
+    pub(super) state: State,
+}
+
+impl Inner {
+    pub(super) const fn over(&self) -> bool {
+        (self.ended && self.sealer_ended) || self.state.failed.is_some()
+    }
+}
+
+/// A log that has been recovered.
+pub(super) struct Begin {
+    pub(super) epoch: PathBuf,
+    pub(super) vkeys: Vkeys,
+    pub(super) watched: Vec<durable::Identity>,
+    pub(super) stands: Vec<durable::Identity>,
+    pub(super) segments: Vec<(u64, durable::Identity)>,
+    pub(super) reserve: Reserve,
+    /// The reserve is not whole: there was no room for it.
+    pub(super) low: bool,
+    pub(super) pending: Vec<Vec<u8>>,
+    pub(super) ragged: usize,
+    pub(super) size: u64,
+    pub(super) signed: u64,
+    pub(super) at: Timestamp,
+}
+
+impl Shared {
+    pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: Begin) -> Self {
+        let Begin { epoch, vkeys, watched, stands, segments, reserve, low, pending, ragged, size, signed, at } = begin;
+        let since = (!pending.is_empty()).then(|| clock.monotonic());
+        let bytes = pending.iter().map(Vec::len).sum();
+        let not_before = clock.monotonic() + CHECKPOINT_EVERY;
+        let pending = Pending { records: pending, bytes, since, ragged, not_before, wanted: false };
+        let inner = Inner {
+            queue: VecDeque::new(),
+            answering: Vec::new(),
+            writing_since: None,
+            sealing_since: None,
+            watched,
+            stands,
+            segments: segments.into(),
+            pending,
+            closing: false,
+            ended: false,
+            sealer_ended: false,
+            shortages: Shortages::default(),
+            state: State {
+                size,
+                signed,
+                at,
+                sync_last: Duration::ZERO,
+                low,
+                free_bytes: reserve.free(),
+                reserve_bytes: reserve.bytes(),
+                reserve_whole_bytes: reserve.whole_bytes(),
+                short: None,
+                failed: None,
+            },
+        };
+        Self {
+            inner: Mutex::new(inner),
+            reserve: Mutex::new(reserve),
+            epoch,
+            vkeys,
+            seal: Condvar::new(),
+            wake: Condvar::new(),
+            over: Condvar::new(),
+            clock,
+            observer: OnceLock::new(),
+            mourner: OnceLock::new(),
+            listener: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that can panic runs under the lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self) -> State {
+        let inner = self.lock();
+        State { short: inner.shortages.any().cloned(), ..inner.state.clone() }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().queue.len()
+    }
+
+    pub(super) fn healthy(&self) -> bool {
+        let inner = self.lock();
+        !inner.closing && !inner.ended && !inner.over()
+    }
+
+    pub(super) fn observe(&self, observer: Observer) {
+        let _ = self.observer.set(observer);
+    }
+
+    pub(super) fn on_failure(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.mourner.set(tell);
+    }
+
+    pub(super) fn on_control(&self, tell: Listener) {
+        let _ = self.listener.set(tell);
+    }
+
+    /// The time that the next record gets: the wall clock, but never earlier than `last`.
+    pub(super) fn now_after(&self, last: Timestamp) -> Timestamp {
+        if has(Seed::ClockGoesBack) { self.clock.now() } else { self.clock.now().max(last) }
+    }
+
+    /// Lets an event wait for its batch, or gives it back with the reason why it cannot.
+    pub(super) fn enqueue(&self, waiting: Waiting) -> Result<(), Box<Rejected>> {
+        let mut inner = self.lock();
+        let fault = if let Some(fault) = &inner.state.failed {
+            fault.clone()
+        } else if inner.closing {
+            LogFault::Closed
+        } else if inner.state.low && waiting.event.is_new_work() && !has(Seed::FullDiskIgnored) {
+            LogFault::Low
+        } else if let Some(fault) = inner.shortages.any().filter(|_| waiting.event.is_new_work()) {
+            LogFault::of_step(fault.clone())
+        } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_promised() {
+            LogFault::Busy
+        } else {
+            inner.queue.push_back(waiting);
+            drop(inner);
+            self.wake.notify_one();
+            return Ok(());
+        };
+        drop(inner);
+        Err(Box::new(Rejected { waiting, fault }))
+    }
+
+    /// Lets all of them wait at once, before anybody else is there.
+    pub(super) fn enqueue_all(&self, waiting: Vec<Waiting>) {
+        self.lock().queue.extend(waiting);
+        self.wake.notify_one();
+    }
+
+    /// Waits for work and takes all of it. `None`: the log closes and nothing is left to do, or it has failed.
+    pub(super) fn take(&self) -> Option<VecDeque<Waiting>> {
+        let idle = |inner: &mut Inner| {
+            let wait = inner.queue.is_empty() || inner.pending.bytes > PENDING_BYTES_MAX;
+            wait && !inner.closing && inner.state.failed.is_none()
+        };
+        let mut inner = self.lock();
+        if inner.queue.is_empty() {
+            // Nothing waits for it: whoever comes next finds out by itself.
+            inner.ends_shortage(Who::Writer);
+        }
+        let mut inner = self.wake.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner);
+        let work = std::mem::take(&mut inner.queue);
+        (!work.is_empty() && inner.state.failed.is_none()).then_some(work)
+    }
+
+    /// A batch goes to the disk. What did not fit into it is first in the queue again.
+    pub(super) fn begin_writing(&self, batch: Vec<(Then, Sealed)>, rest: VecDeque<Waiting>) {
+        let mut inner = self.lock();
+        if let Some(fault) = inner.state.failed.clone() {
+            // It failed after these were taken: nobody else would tell them.
+            drop(inner);
+            for then in batch.into_iter().map(|(then, _)| then).chain(rest.into_iter().map(|waiting| waiting.then)) {
+                then(Err(fault.clone()));
+            }
+            return;
+        }
+        for waiting in rest.into_iter().rev() {
+            inner.queue.push_front(waiting);
+        }
+        inner.writing_since = (!batch.is_empty()).then(|| self.clock.monotonic());
+        inner.answering = batch;
+    }
+
+    /// The batch is durable: everybody in it hears so, in the log's order. Unless the log has failed meanwhile, and they
+    /// have heard that.
+    pub(super) fn written(&self, size: u64, records: Vec<Vec<u8>>) {
+        let mut inner = self.lock();
+        inner.ends_shortage(Who::Writer);
+        let took = inner.writing_since.take().map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since));
+        let batch = std::mem::take(&mut inner.answering);
+        let Some((_, last)) = batch.last().filter(|_| inner.state.failed.is_none()) else {
+            return;
+        };
+        let at = last.at;
+        inner.state = State { size, at, sync_last: took, ..inner.state.clone() };
+        let now = self.clock.monotonic();
+        let pending = &mut inner.pending;
+        pending.since.get_or_insert(now);
+        pending.bytes += records.iter().map(Vec::len).sum::<usize>();
+        pending.records.extend(records);
+        drop(inner);
+        self.seal.notify_one();
+        if let Some(observe) = self.observer.get() {
+            observe(took, batch.len());
+        }
+        for (then, sealed) in batch {
+            if let Some(tell) = self.listener.get().filter(|_| sealed.record.event.is_control()) {
+                tell(&sealed.record);
+            }
+            then(Ok(sealed));
+        }
+    }
+
+    /// A segment was begun: from now on it is looked after.
+    pub(super) fn begun(&self, segment: Option<(u64, durable::Identity)>) {
+        self.lock().segments.extend(segment);
+    }
+
+    /// Ends the log. Everybody who waits hears `fault`, and so does everybody who comes later. The first fault stays.
+    pub(super) fn fail(&self, fault: LogFault) {
+        let mut inner = self.lock();
+        if inner.state.failed.is_some() || (inner.ended && inner.sealer_ended) {
+            return;
+        }
+        tracing::error!(%fault, size = inner.state.size, "the audit log has failed: nothing can be recorded any more");
+        inner.state.failed = Some(fault.clone());
+        let batch = std::mem::take(&mut inner.answering);
+        let queue = std::mem::take(&mut inner.queue);
+        drop(inner);
+        self.wake.notify_all();
+        self.seal.notify_all();
+        self.over.notify_all();
+        if let Some(tell) = self.mourner.get() {
+            tell();
+        }
+        for then in batch.into_iter().map(|(then, _)| then).chain(queue.into_iter().map(|waiting| waiting.then)) {
+            then(Err(fault.clone()));
+        }
+    }
+
+    pub(super) fn begin_closing(&self) {
+        self.lock().closing = true;
+        self.wake.notify_all();
+    }
+
+    /// Waits until the writer has ended; false when it hangs and will not.
+    pub(super) fn wait_for_writer(&self) -> bool {
+        let running = |inner: &mut Inner| !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung));
+        drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
+        // After a failure too: the lock must not go while a checkpoint is still being written.
+        let sealing = |inner: &mut Inner| !inner.sealer_ended && !matches!(inner.state.failed, Some(LogFault::Hung));
+        let waited = self.over.wait_timeout_while(self.lock(), SEAL_MAX, sealing);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        inner.ended && inner.sealer_ended
+    }
+
+    /// Waits until a checkpoint is due; gives the records to go under it. `None`: the log is over and all of it is sealed, or it
+    /// has failed.
+    pub(super) fn due(&self) -> Option<Vec<Vec<u8>>> {
+        let mut inner = self.lock();
+        loop {
+            if inner.state.failed.is_some() {
+                return None;
+            }
+            let wait = inner.pending.due_in(self.clock.monotonic(), inner.ended);
+            match wait {
+                None if inner.ended => return None,
+                None => inner = self.seal.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) if wait.is_zero() => {
+                    inner.pending.since = None;
+                    inner.pending.wanted = false;
+                    inner.sealing_since = Some(self.clock.monotonic());
+                    return Some(std::mem::take(&mut inner.pending.records));
+                }
+                Some(wait) => inner = self.seal.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0,
+            }
+        }
+    }
+
+    /// A checkpoint covers `signed` records.
+    pub(super) fn checkpointed(&self, signed: u64, ragged: usize) {
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        inner.state.signed = signed;
+        inner.sealing_since = None;
+        inner.ends_shortage(Who::Sealer);
+        inner.pending.ragged = ragged;
+        inner.pending.bytes = inner.pending.records.iter().map(Vec::len).sum();
+        inner.pending.not_before = now + CHECKPOINT_EVERY;
+        drop(inner);
+        // The journal may have waited for this.
+        self.wake.notify_one();
+        self.over.notify_all();
+    }
+
+    /// Something that a checkpoint over `records` needs is short: they wait on, and the reserve is given where that is room.
+    pub(super) fn not_checkpointed(&self, records: Vec<Vec<u8>>, fault: &durable::Fault) {
+        if fault.is_full() {
+            self.give_room(fault);
+        }
+        let now = self.clock.monotonic();
+        let mut inner = self.lock();
+        let told = if fault.is_full() { Vec::new() } else { inner.falls_short(Who::Sealer, fault, now) };
+        inner.sealing_since = None;
+        let later = std::mem::replace(&mut inner.pending.records, records);
+        inner.pending.records.extend(later);
+        inner.pending.since.get_or_insert(now);
+        inner.pending.not_before = now + if fault.is_full() { ROOM_EVERY } else { SHORT_EVERY };
+        inner.pending.wanted = true;
+        // Nobody waits for what stays short: the journal has everything.
+        if inner.ended {
+            inner.pending = Pending::default();
+        }
+        drop(inner);
+        told.into_iter().for_each(|then| then(Err(LogFault::of_step(fault.clone()))));
+    }
+
+    /// The disk is full: a piece of the reserve is given for what must still be written. False where none is left.
+    pub(super) fn give_room(&self, fault: &durable::Fault) -> bool {
+        let mut inner = self.lock();
+        if !inner.state.low {
+            tracing::error!(%fault, "the disk is full: nothing new is admitted until there is room again");
+        }
+        inner.state.low = true;
+        drop(inner);
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = reserve.give();
+        self.lock().state.reserve_bytes = reserve.bytes();
+        given
+    }
+
+    /// Takes the reserve back where it was given; the log is well again when it is whole.
+    pub(super) fn take_room(&self) {
+        let low = self.lock().state.low;
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = low && reserve.fill();
+        let free = reserve.free();
+        let mut inner = self.lock();
+        inner.state.free_bytes = free;
+        inner.state.reserve_bytes = reserve.bytes();
+        if whole {
+            tracing::info!("there is room again");
+            inner.state.low = false;
+        }
+    }
+
+    /// The writer's last sync begins: from now on it is looked after as every other.
+    pub(super) fn begin_ending(&self) {
+        self.lock().writing_since = Some(self.clock.monotonic());
+    }
+
+    /// How long the oldest record that no checkpoint covers waits.
+    pub(super) fn checkpoint_age(&self) -> Duration {
+        let inner = self.lock();
+        let since = inner.sealing_since.or(inner.pending.since);
+        since.map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since))
+    }
+
+    /// Asks for a checkpoint soon.
+    pub(super) fn want_checkpoint(&self) {
+        self.lock().pending.wanted = true;
+        self.seal.notify_one();
+    }
+
+    /// The segments that a checkpoint of `signed` records has made needless; from now on nobody looks after them. The last one
+    /// stays for as long as it is written.
+    pub(super) fn trimmable(&self, signed: u64) -> Vec<PathBuf> {
+        let mut inner = self.lock();
+        let mut found = Vec::new();
+        while inner.segments.get(1).is_some_and(|(first, _)| *first <= signed) {
+            found.extend(inner.segments.pop_front().map(|(_, segment)| segment.path().to_owned()));
+        }
+        found
+    }
+
+    /// True while a sync takes so long that new work would only wait.
+    pub(super) fn slow(&self) -> bool {
+        let inner = self.lock();
+        let running = inner.writing_since.map(|since| self.clock.monotonic().saturating_sub(since));
+        running.is_some_and(|running| running > SYNC_SLOW || inner.state.sync_last > SYNC_SLOW)
+    }
+}

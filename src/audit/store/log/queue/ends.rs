@@ -1,0 +1,36 @@
+//! The last words of a log's threads.
+
+use std::thread;
+
+use super::Shared;
+use crate::audit::store::log::LogFault;
+
+/// The sealer's last word, however it ends.
+pub(in crate::audit::store::log) struct SealerEnd<'a>(pub(in crate::audit::store::log) &'a Shared);
+
+impl Drop for SealerEnd<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(LogFault::Stopped);
+        }
+        self.0.lock().sealer_ended = true;
+        self.0.over.notify_all();
+    }
+}
+
+/// The writer's last word, however it ends.
+pub(in crate::audit::store::log) struct End<'a>(pub(in crate::audit::store::log) &'a Shared);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(LogFault::Stopped);
+        }
+        let mut inner = self.0.lock();
+        inner.ended = true;
+        inner.writing_since = None;
+        drop(inner);
+        self.0.over.notify_all();
+        self.0.seal.notify_all();
+    }
+}

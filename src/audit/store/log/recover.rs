@@ -1,0 +1,431 @@
+//! Going on in an epoch: everything that was acknowledged must be there, and what a crash has left behind it is mended.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::epoch::{Epoch, begun, make_folders};
+use super::fold::{Fold, fold};
+use super::integrate::Sealer;
+use super::queue::Begin;
+use super::reserve::Reserve;
+use super::vkeys::Vkeys;
+use super::writer::{Desk, Files, SEGMENT_BYTES, Segment};
+use super::{LogFault, Settings};
+use crate::audit::format::event::Event;
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::head::{Head, HeadFault, HeadNote};
+use crate::audit::format::journal::{self, Mark, SegmentFault};
+use crate::audit::format::note::{Checkpoint, LogKeys};
+use crate::audit::format::outside::{ALWAYS_PLAIN, Outside};
+use crate::audit::format::record::Record;
+use crate::audit::read::tiles::{self, Tiles};
+use crate::audit::store::vault::Vault;
+use crate::crypto::Draws;
+use crate::durable::{self, Disk, Identity};
+use crate::merkle::Tree;
+use crate::merkle::proof::tree_at;
+use crate::merkle::tile::{Edge, WIDTH, bundle_push};
+use crate::seeded::{Seed, has};
+
+/// What a log held when it was opened.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Every record that the books are folded from, in order.
+    pub records: Vec<Record>,
+    /// What was cut off. To be told to the operator.
+    pub torn: Option<Torn>,
+}
+
+/// An interrupted write that was cut off. Nobody was ever told that its records were durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// In which segment.
+    pub segment: PathBuf,
+    /// From which byte on.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+impl std::fmt::Display for Torn {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { segment, offset, bytes } = self;
+        write!(
+            out,
+            "an unfinished write of {bytes} bytes was cut off {} at byte {offset}; nothing in it was acknowledged",
+            segment.display()
+        )
+    }
+}
+
+/// A log that is ready to be written.
+pub(super) struct Opened {
+    pub(super) files: Files,
+    pub(super) desk: Desk,
+    pub(super) sealer: Sealer,
+    pub(super) begin: Begin,
+    pub(super) lock: durable::Lock,
+    pub(super) recovered: Recovered,
+    /// The first records of an epoch that has just begun, and who had asked for them.
+    pub(super) first: Vec<(Event, Option<String>)>,
+}
+
+/// What a process that has the log open already, or goes on with another process's, goes on with.
+#[derive(Default)]
+pub(super) struct Carried {
+    /// The newest epoch's lock.
+    pub(super) lock: Option<durable::Lock>,
+    /// The record keys.
+    pub(super) vault: Option<Arc<Mutex<Vault>>>,
+}
+
+/// What the head's file says.
+struct Heads {
+    head: Head,
+    note: Option<HeadNote>,
+}
+
+/// Goes on in `epoch` as it was left, or begins the first.
+pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, carried: Carried) -> Result<Opened, LogFault> {
+    make_folders(settings, epoch)?;
+    let lock = match carried.lock {
+        Some(lock) if lock.identity().path() == lock_file(epoch) || has(Seed::LockIgnored) => lock,
+        // The lock of the epoch before this one: a try to begin this one went so far that the head speaks of it.
+        Some(_) | None => take_lock(epoch)?,
+    };
+    let journal = epoch.journal();
+    let (paths, stray) = tiles::segments(&journal)?;
+    if let Some(stray) = stray {
+        return Err(LogFault::Stray(stray));
+    }
+    let found = tiles::checkpoint_note(&epoch.folder)?;
+    let new = paths.is_empty() && found.is_none();
+    let first = new && epoch.number == 1;
+    settings.may_begin(first && !settings.head.exists())?;
+    let vault = carried.vault.map_or_else(|| open_vault(settings, disk, first).map(|vault| Arc::new(Mutex::new(vault))), Ok)?;
+    let heads = read_heads(settings, epoch, new)?;
+    let signer = epoch.signer(settings, new)?;
+    let keys = signer.public(&epoch.origin)?;
+    let stands = Stands::read(epoch, &heads, found, &keys, settings)?;
+    let read = read_journal(&paths, &stands, &heads, settings)?;
+    let torn = read.last.as_ref().and_then(Last::torn);
+    // Only what is certain may be signed and published.
+    epoch.publish(&keys, settings)?;
+    let segment = read.last.map_or_else(|| Segment::create(&**disk, &journal, stands.signed.size), |last| last.mend(&**disk))?;
+    let mut segments = read.segments;
+    segments.push((read.last_first, segment.identity.clone()));
+    let head_file = open_for_writing(&settings.head)?;
+    grow_head(&**disk, &head_file, &settings.head)?;
+    let head_identity = Identity::of(&head_file, &settings.head)?;
+    let notes = heads.note.as_ref().map_or(0, |note| note.write);
+    let head = head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?;
+    let mut sealer = Sealer::new(settings, epoch, Arc::clone(disk), signer, (head, notes), (stands.edge, stands.bundle));
+    let (head, tree) = (heads.head, read.tree);
+    let mut files =
+        Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head, head_doubtful: false, tree };
+    if files.head.size < files.size() {
+        // The batches beyond the head were just synced again, and from now on they are facts.
+        files.write_head()?;
+        files.sync_head()?;
+    }
+    let pending = finish(&mut sealer, read.pending, stands.unfinished)?;
+    // Only now: the fold brings the cache up to date from where it ends. Had it been told of the checkpoint that was just
+    // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
+    sealer.cache = super::cache::Cache::open(&settings.cache, super::remains::are_missing(settings)?);
+    if let Some(cache) = sealer.cache.as_mut() {
+        super::remains::fill(settings, cache)?;
+    }
+    super::sweep::sweep(&sealer)?;
+    let folded = fold(settings, epoch, &mut sealer, &pending, &lock_of(&vault));
+    let Fold { records, at } = folded?;
+    let (reserve, low) = take_reserve(settings, disk)?;
+    sealer.stands = super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
+    let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
+    watched.extend(lock_of(&vault).identity().cloned());
+    watched.extend(epoch.key_identity(settings)?);
+    let begin = Begin {
+        epoch: epoch.folder.clone(),
+        vkeys: Vkeys::read(&settings.vkeys)?,
+        watched,
+        stands: sealer.stands.clone(),
+        segments,
+        reserve,
+        low,
+        pending,
+        ragged: sealer.bundle.len(),
+        size: files.size(),
+        signed: sealer.size(),
+        at,
+    };
+    let desk = Desk { vault, salts: Draws::new()?, sealed: settings.sealed, origin: epoch.origin.as_str().into() };
+    let first = if epoch.number > 1 && files.size() == 0 { vec![(begun(settings, epoch)?, None)] } else { Vec::new() };
+    Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
+}
+
+/// Opens the record keys. Only a log that is made now has none.
+fn open_vault(settings: &Settings, disk: &Arc<dyn Disk>, is_first: bool) -> Result<Vault, LogFault> {
+    let may_be_new = is_first && !settings.head.exists();
+    if settings.sealed && !may_be_new && !settings.record_keys.exists() {
+        return Err(LogFault::RecordKeysMissing(settings.record_keys.clone()));
+    }
+    Ok(Vault::open_on(&settings.record_keys, Arc::clone(disk))?)
+}
+
+/// Takes the reserve, now: once the disk is full it is too late. Says whether it is less than it should be.
+fn take_reserve(settings: &Settings, disk: &Arc<dyn Disk>) -> Result<(Reserve, bool), LogFault> {
+    let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
+    let low = !reserve.fill();
+    if low {
+        let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
+        let why = "the disk of the audit log is full: its reserve is not whole, and nothing new is admitted";
+        tracing::error!(bytes, whole, ?free, "{why}");
+    }
+    Ok((reserve, low))
+}
+
+/// Finishes the checkpoint that the head has and that never came to be: with the same bytes it does now. Gives the records
+/// behind it.
+fn finish(sealer: &mut Sealer, mut pending: Vec<Vec<u8>>, unfinished: Option<(String, u64)>) -> Result<Vec<Vec<u8>>, LogFault> {
+    let Some((note, size)) = unfinished else { return Ok(pending) };
+    let count = usize::try_from(size - sealer.size()).unwrap_or(usize::MAX);
+    let later = pending.split_off(count.min(pending.len()));
+    sealer.seal(&pending, Some(&note))?;
+    Ok(later)
+}
+
+fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
+    vault.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
+    let mut lock = lock_file(epoch);
+    if has(Seed::LockIgnored) {
+        lock = epoch.folder.join(format!("lock{}", fs::read_dir(&epoch.folder).map_or(0, Iterator::count)));
+    }
+    durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))
+}
+
+/// The lock of the newest epoch, where `file` is a copy of the descriptor that holds it.
+pub(super) fn adopt(settings: &Settings, file: File) -> Result<durable::Lock, LogFault> {
+    let path = lock_path(settings)?;
+    durable::Lock::adopt(file, &path)?.ok_or(LogFault::Locked(path))
+}
+
+/// Where the newest epoch's lock is.
+pub(super) fn lock_path(settings: &Settings) -> Result<PathBuf, LogFault> {
+    let newest = tiles::epochs(&settings.dir)?.last().map_or(1, |(number, _)| *number);
+    Ok(lock_file(&Epoch::new(settings, newest)?))
+}
+
+fn lock_file(epoch: &Epoch) -> PathBuf {
+    epoch.folder.join("lock")
+}
+
+fn read_heads(settings: &Settings, epoch: &Epoch, new: bool) -> Result<Heads, LogFault> {
+    let path = &settings.head;
+    match fs::read(path) {
+        Ok(mut bytes) => {
+            // Before there were checkpoints a head had no room for them.
+            if bytes.len() == 2 * crate::audit::format::head::SLOT_BYTES {
+                bytes.resize(crate::audit::format::head::HEAD_BYTES, 0);
+            }
+            let head = Head::decode(&bytes).map_err(|fault| LogFault::HeadDamaged { path: path.clone(), fault })?;
+            if head.origin != epoch.origin {
+                return Err(LogFault::Origin { found: head.origin, expected: epoch.origin.clone() });
+            }
+            if head.size == 0 && head.root != Tree::new().root() {
+                return Err(LogFault::HeadDamaged { path: path.clone(), fault: HeadFault });
+            }
+            Ok(Heads { head, note: HeadNote::decode(&bytes) })
+        }
+        // The head comes first, so only a log that never held anything has none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && new && epoch.number == 1 => {
+            let head = Head { origin: epoch.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
+            durable::write_new(path, &head.first_file(), 0o600)?;
+            // Crash here: a head that has acknowledged nothing, and no segment. The next start goes on from here.
+            Ok(Heads { head, note: None })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LogFault::HeadMissing(path.clone())),
+        Err(error) => Err(durable::Fault::of("read", path)(error).into()),
+    }
+}
+
+/// A head of the time before checkpoints gets the room for them.
+fn grow_head(disk: &dyn Disk, file: &File, path: &Path) -> Result<(), LogFault> {
+    let length = file.metadata().map_err(durable::Fault::of("look at", path))?.len();
+    let whole = crate::audit::format::head::HEAD_BYTES as u64;
+    if length < whole {
+        let grown = disk.allocate(file, whole).and_then(|()| disk.sync(file));
+        grown.map_err(durable::Fault::of("write", path))?;
+    }
+    Ok(())
+}
+
+/// What stands under the epoch's checkpoint.
+struct Stands {
+    folder: PathBuf,
+    signed: Checkpoint,
+    edge: Edge,
+    bundle: Vec<u8>,
+    /// A checkpoint that the head has and the folder has not yet, and its size.
+    unfinished: Option<(String, u64)>,
+    marks: Vec<Mark>,
+}
+
+impl Stands {
+    fn read(epoch: &Epoch, heads: &Heads, found: Option<String>, keys: &LogKeys, settings: &Settings) -> Result<Self, LogFault> {
+        let empty = Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
+        let path = epoch.folder.join("checkpoint");
+        let open = |note: &str, path: &Path| keys.open(note).map_err(|fault| LogFault::Note { path: path.to_owned(), fault });
+        let signed = found.map_or(Ok(empty), |note| open(&note, &path))?;
+        let noted =
+            heads.note.as_ref().map(|note| Ok::<_, LogFault>((&note.note, open(&note.note, &settings.head)?))).transpose()?;
+        let unfinished = noted.as_ref().filter(|(_, checkpoint)| checkpoint.size > signed.size);
+        let tiles = Tiles::new(&epoch.folder, signed.size);
+        let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
+        if edge.tree().root() != signed.root {
+            return Err(LogFault::Root(epoch.folder.clone()));
+        }
+        let mut bundle = Vec::new();
+        if !signed.size.is_multiple_of(WIDTH) {
+            tiles.bundle(signed.size / WIDTH)?.iter().for_each(|record| bundle_push(&mut bundle, record));
+        }
+        let mark = |size, root| Mark { size, root };
+        let mut marks = vec![mark(heads.head.size, heads.head.root), mark(signed.size, signed.root)];
+        marks.extend(noted.as_ref().map(|(_, checkpoint)| mark(checkpoint.size, checkpoint.root)));
+        let unfinished = unfinished.map(|(note, checkpoint)| ((*note).clone(), checkpoint.size));
+        Ok(Self { folder: epoch.folder.clone(), signed, edge, bundle, unfinished, marks })
+    }
+
+    /// The tree over the first `size` records, all of them under the checkpoint.
+    fn tree_at(&self, size: u64) -> Result<Tree, LogFault> {
+        Ok(tree_at(&mut Tiles::new(&self.folder, self.signed.size), size)?)
+    }
+}
+
+/// All segments, read and found good.
+struct Read {
+    tree: Tree,
+    /// All but the last.
+    segments: Vec<(u64, Identity)>,
+    last: Option<Last>,
+    last_first: u64,
+    /// The records that no checkpoint covers.
+    pending: Vec<Vec<u8>>,
+}
+
+/// The last segment, as it was found.
+struct Last {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    walk: journal::Walk,
+}
+
+fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settings: &Settings) -> Result<Read, LogFault> {
+    let signed = stands.signed.size;
+    let first = paths.first().map_or(signed, |(first, _)| *first);
+    if first > signed {
+        return Err(LogFault::Gap { signed, first });
+    }
+    let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    let tree = stands.tree_at(first)?;
+    let mut read = Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
+    let mut under = Tiles::new(&stands.folder, signed);
+    for (place, (first, path)) in paths.iter().enumerate() {
+        if *first != read.tree.size() {
+            return Err(LogFault::Stray(path.clone()));
+        }
+        let mut bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let is_last = place + 1 == paths.len();
+        let before = read.pending.len();
+        let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
+            journal::walk(bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
+                if index >= signed {
+                    if index >= acknowledged {
+                        own(bytes, settings.sealed)?;
+                    }
+                    pending.push(bytes.to_vec());
+                } else if !under.record(index).is_ok_and(|record| record == bytes) {
+                    return Err(RecordFault::Form);
+                }
+                Ok(())
+            })
+        };
+        let mut walked = walk(&bytes, &mut read.pending);
+        if let Err(SegmentFault::Record { fault: RecordFault::Unacknowledged, index, offset }) = walked {
+            tracing::warn!(index, "cut off: it says that records may be missing, and none was removed on its word");
+            // As if its batch had not come to its end: it is the last one, for who writes such a one waits for it.
+            let rest = bytes.split_off(offset);
+            read.pending.truncate(before);
+            walked = walk(&bytes, &mut read.pending).map(|walk| journal::Walk { torn: rest.len(), ..walk });
+            bytes.extend(rest);
+        }
+        let walk = walked.map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
+        read.tree = walk.tree.clone();
+        if is_last {
+            read.last_first = *first;
+            read.last = Some(Last { path: path.clone(), bytes, walk });
+        } else {
+            let file = File::open(path).map_err(durable::Fault::of("open", path))?;
+            read.segments.push((*first, Identity::of(&file, path)?));
+        }
+    }
+    if read.tree.size() < acknowledged {
+        return Err(LogFault::Behind { size: read.tree.size(), acknowledged });
+    }
+    // A mark inside the tiles is not met by the journal's walk.
+    let head = &heads.head;
+    if head.size <= first && stands.tree_at(head.size)?.root() != head.root {
+        return Err(LogFault::HeadDamaged { path: settings.head.clone(), fault: HeadFault });
+    }
+    Ok(read)
+}
+
+/// That a record which nobody acknowledged is one of ours: only who has the record keys seals one. What is always plain says nothing
+/// that the books go by, and where it says that records may be missing, none is before that is acknowledged.
+fn own(bytes: &[u8], sealed: bool) -> Result<(), RecordFault> {
+    let outside = Outside::read(bytes)?;
+    match outside.kind {
+        "pruned" => Err(RecordFault::Unacknowledged),
+        kind if !sealed || ALWAYS_PLAIN.contains(&kind) || outside.sealed().is_some() => Ok(()),
+        _ => Err(RecordFault::Unsealed),
+    }
+}
+
+impl Last {
+    fn torn(&self) -> Option<Torn> {
+        let (offset, bytes) = (u64_of(self.walk.end), u64_of(self.walk.torn));
+        (bytes > 0).then(|| Torn { segment: self.path.clone(), offset, bytes })
+    }
+
+    /// Makes the segment what it should be: whole batches, then zeros, in full length and on the disk.
+    fn mend(self, disk: &dyn Disk) -> Result<Segment, LogFault> {
+        let Self { path, mut bytes, walk } = self;
+        let file = open_for_writing(&path)?;
+        let length = bytes.len();
+        let (kept, behind) = bytes.split_at_mut(walk.end);
+        behind.fill(0);
+        let beyond_head = kept.len() > walk.acknowledged_end;
+        bytes.resize(length.max(SEGMENT_BYTES), 0);
+        if beyond_head || walk.torn > 0 || length < SEGMENT_BYTES {
+            // Written again, even what looks right: after a sync that failed, what we read may exist in memory alone, and
+            // another sync would call it clean. Crash here: a start finds no more than it found now, and mends it.
+            let rest = bytes.get(walk.acknowledged_end..).unwrap_or_default();
+            disk.write(&file, rest, u64_of(walk.acknowledged_end)).map_err(durable::Fault::of("mend", &path))?;
+            disk.sync(&file).map_err(durable::Fault::of("sync", &path))?;
+        }
+        let identity = Identity::of(&file, &path)?;
+        Ok(Segment { file, identity, end: u64_of(walk.end) })
+    }
+}
+
+fn open_for_writing(path: &Path) -> Result<File, LogFault> {
+    Ok(OpenOptions::new().read(true).write(true).open(path).map_err(durable::Fault::of("open", path))?)
+}
+
+/// Lengths of things in memory.
+fn u64_of(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

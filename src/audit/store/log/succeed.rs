@@ -1,0 +1,225 @@
+//! From one epoch to the next.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::cache::Cache;
+use super::epoch::{Epoch, first_record};
+use super::recover::{Carried, Opened, resume};
+use super::{LogFault, NewEpoch, Settings};
+use crate::audit::format::event::{Event, Left};
+use crate::audit::format::head::Head;
+use crate::audit::format::journal;
+use crate::audit::format::note::{Checkpoint, read_vkeys};
+use crate::audit::format::outside::Outside;
+use crate::audit::format::record::Record;
+use crate::audit::read::reader;
+use crate::audit::read::tiles::{self, Tiles};
+use crate::audit::read::verify::{Wanted, verify};
+use crate::audit::store::vault::Vault;
+use crate::clock::Timestamp;
+use crate::durable::{self, Disk};
+use crate::merkle::Tree;
+use crate::merkle::tile::WIDTH;
+
+/// Why the epoch is to be closed, where it is.
+pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Timestamp) -> Result<Option<NewEpoch>, LogFault> {
+    if opened.files.size() == 0 {
+        return Ok(None);
+    }
+    if let Some(begin) = &settings.begin {
+        return Ok(Some(begin.clone()));
+    }
+    let first = if opened.sealer.size() > 0 {
+        Tiles::new(&epoch.folder, opened.sealer.size()).record(0)?
+    } else {
+        opened.begin.pending.first().cloned().unwrap_or_default()
+    };
+    let began = Outside::read(&first).and_then(|outside| outside.moment());
+    let began = began.map_err(|fault| LogFault::Record { epoch: tiles::epoch_name(epoch.number), index: 0, fault })?;
+    let over = NewEpoch { reason: "its time is over".to_owned(), by: None, after_loss: false };
+    Ok((began.plus(settings.epoch_max) <= now).then_some(over))
+}
+
+/// Puts all of the epoch under its last checkpoint, and begins the next one.
+pub(super) fn close_and_begin(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    epoch: &Epoch,
+    opened: Opened,
+    asked: NewEpoch,
+) -> Result<Opened, LogFault> {
+    let Opened { mut sealer, begin, files, lock, recovered, desk, .. } = opened;
+    if !begin.pending.is_empty() {
+        sealer.seal(&begin.pending, None)?;
+    }
+    sealer.end();
+    for (_, segment) in &begin.segments {
+        disk.unlink(segment.path()).map_err(durable::Fault::of("remove", segment.path()))?;
+    }
+    // Crash here: an epoch without a journal, all of it under its checkpoint. A start goes on in it, or closes it again.
+    let last = Checkpoint { origin: epoch.origin.clone(), size: files.tree.size(), root: files.tree.root() };
+    let next = Epoch::new(settings, epoch.number + 1)?;
+    let vault = desk.vault;
+    drop((sealer, files));
+    self::begin(settings, &next)?;
+    let mut opened = resume(settings, disk, &next, Carried { lock: None, vault: Some(vault) })?;
+    opened.first = vec![(first_record(&last, &asked.reason, None), asked.by)];
+    opened.recovered.torn = recovered.torn;
+    drop(lock);
+    Ok(opened)
+}
+
+/// Makes the folder of the next epoch, and lets the head speak of that from now on.
+pub(super) fn begin(settings: &Settings, next: &Epoch) -> Result<(), LogFault> {
+    for folder in [next.folder.clone(), next.journal()] {
+        durable::make_private_dir(&folder)?;
+    }
+    // Crash here: an empty folder, and a head that speaks of the epoch before. `abandoned` takes the folder away.
+    let head = Head { origin: next.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
+    Ok(durable::write_atomic(&settings.head, &head.first_file(), 0o600)?)
+}
+
+/// Takes the folder of an epoch away that was made and never begun; true if it was so.
+pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, LogFault> {
+    let Ok(bytes) = fs::read(&settings.head) else { return Ok(false) };
+    let Ok(head) = Head::decode(&bytes) else { return Ok(false) };
+    if newest.number == 1 || head.origin != Epoch::new(settings, newest.number - 1)?.origin {
+        return Ok(false);
+    }
+    let (segments, stray) = tiles::segments(&newest.journal()).unwrap_or_default();
+    if !segments.is_empty() || stray.is_some() || tiles::checkpoint_note(&newest.folder)?.is_some() {
+        return Ok(false);
+    }
+    let gone = fs::remove_dir_all(&newest.folder);
+    gone.map_err(durable::Fault::of("remove", &newest.folder))?;
+    Ok(true)
+}
+
+/// The number of the epoch that the head speaks of, as far as it can be read and is of this log.
+pub(super) fn epoch_of_head(settings: &Settings) -> Option<u32> {
+    let head = Head::decode(&fs::read(&settings.head).ok()?).ok()?;
+    let number = head.origin.strip_prefix(&settings.name)?.strip_prefix("/e")?.parse().ok()?;
+    Epoch::new(settings, number).ok().filter(|epoch| epoch.origin == head.origin).map(|epoch| epoch.number)
+}
+
+/// How much is left of a lost epoch, and what is under it; `None` where it does not verify any more.
+pub(super) fn left(settings: &Settings, lost: &Epoch) -> Option<Left> {
+    let keys = fs::read_to_string(&settings.vkeys).ok().and_then(|text| read_vkeys(&text).ok())?;
+    let seen = verify(&Wanted { dir: &settings.dir, keys: &keys, head: None, since: None }, |_, _| ());
+    let last = seen.inspect_err(|fault| tracing::warn!(%fault, "what is left of the lost epoch does not verify")).ok()?.pop()?;
+    (last.origin == lost.origin).then(|| Left { size: last.size, root: STANDARD.encode(last.root) })
+}
+
+/// What a lost epoch's journal holds behind the checkpoint, and what the cache has seen there, as far as it can be read and changes the
+/// books: in the order of the log, where the cache has seen more of it than is left.
+pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
+    let (Ok(vault), Ok(epochs)) = (Vault::read(&settings.record_keys), reader::epochs(&settings.dir)) else { return Vec::new() };
+    let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else { return Vec::new() };
+    let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    // Under the checkpoint too, from the first record on that is gone: the cache may have what the tiles have not any more.
+    let from = still_readable(epoch, &mut found);
+    let seen = seen_by_cache(settings, lost, from, &mut found);
+    let read = reader::each(epoch, epoch.signed.max(seen), |record| {
+        found.insert(record.index, record.bytes.to_vec());
+        ControlFlow::Continue(())
+    });
+    if let Err(fault) = read {
+        tracing::warn!(%fault, "of the lost epoch's journal only a part was read");
+    }
+    let records = found.into_values().filter_map(|bytes| Record::decode(&bytes, &vault).ok().flatten());
+    records.filter(|record| changes_books(&record.event)).collect()
+}
+
+/// How many of the records under the epoch's checkpoint can be read before the first that cannot. What can be read behind that is put
+/// into `found`, as far as it changes the books.
+fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
+    let tiles = Tiles::new(&epoch.folder, epoch.signed);
+    let mut until = None;
+    for bundle in 0..epoch.signed.div_ceil(WIDTH) {
+        let first = bundle * WIDTH;
+        match tiles.bundle(bundle) {
+            Err(_) => until = until.or(Some(first)),
+            Ok(records) if until.is_some() => {
+                let control = |record: &Vec<u8>| Outside::read(record).is_ok_and(|outside| !outside.is_passing());
+                found.extend((first..).zip(records).filter(|(_, record)| control(record)));
+            }
+            Ok(_) => {}
+        }
+    }
+    until.unwrap_or(epoch.signed)
+}
+
+/// Puts what the cache has of that epoch, from the index `from` on, into `found`; gives how much of the epoch it has seen.
+fn seen_by_cache(settings: &Settings, lost: &Epoch, from: u64, found: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
+    let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
+    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp))) else { return 0 };
+    let read = cache.controls(|epoch, index, bytes| {
+        if epoch == lost.number && index >= from {
+            found.insert(index, bytes.to_vec());
+        }
+        Ok::<_, LogFault>(())
+    });
+    if let Err(error) = read {
+        tracing::warn!(%error, "the cache was not read");
+    }
+    if stamp.epoch == lost.number { stamp.size } else { 0 }
+}
+
+/// The epoch before `newest`, if that was begun because something of it is lost, and a crash came before that was said.
+pub(super) fn unsaid(settings: &Settings, newest: &Epoch) -> Result<Option<Epoch>, LogFault> {
+    let is_acknowledged = || {
+        let head = fs::read(&settings.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
+        head.is_some_and(|head| head.origin == newest.origin && head.size > 0)
+    };
+    if newest.number == 1 || tiles::checkpoint_note(&newest.folder)?.is_some() || is_acknowledged() {
+        return Ok(None);
+    }
+    let (segments, _) = tiles::segments(&newest.journal()).unwrap_or_default();
+    for (_, path) in &segments {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        if journal::reach(&bytes, 1).1 > 0 {
+            return Ok(None);
+        }
+    }
+    let before = Epoch::new(settings, newest.number - 1)?;
+    let (left, _) = tiles::segments(&before.journal()).unwrap_or_default();
+    let closed = left.is_empty() && tiles::checkpoint_note(&before.folder)?.is_some();
+    Ok((!closed && before.folder.is_dir()).then_some(before))
+}
+
+/// Writes a lost epoch's journal again as it reads, and syncs it: after a sync that failed, what is read may be in memory alone.
+pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &Epoch) -> Result<(), LogFault> {
+    let (segments, _) = tiles::segments(&lost.journal()).unwrap_or_default();
+    for (_, path) in &segments {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let file = OpenOptions::new().write(true).open(path).map_err(durable::Fault::of("open", path))?;
+        disk.write(&file, &bytes, 0).and_then(|()| disk.sync(&file)).map_err(durable::Fault::of("write", path))?;
+    }
+    Ok(())
+}
+
+/// What a lost epoch says of itself, and of the gateway's life, is not said again in the next.
+const fn changes_books(event: &Event) -> bool {
+    !matches!(
+        event,
+        Event::Epoch { .. }
+            | Event::Pruned { .. }
+            | Event::Start { .. }
+            | Event::Stop
+            | Event::Reload { .. }
+            | Event::Handover { .. }
+            | Event::ReloadRefused { .. }
+            | Event::Clock { .. }
+            | Event::Restored { .. }
+            | Event::Backup { .. }
+            | Event::Exported { .. }
+            | Event::Disclosed { .. }
+            | Event::TokenSigned { .. }
+    )
+}

@@ -1,0 +1,95 @@
+//! The watch's thread: files that change under us, and a sync that does not come back.
+
+use std::fs;
+use std::io;
+use std::sync::PoisonError;
+use std::thread;
+use std::time::Duration;
+
+use super::pending::ROOM_EVERY;
+use super::queue::{Inner, Shared};
+use super::{LogFault, SEAL_MAX, SYNC_MAX};
+use crate::durable::{self, Changed};
+use crate::merkle::tile::{Tile, WIDTH};
+use crate::seeded::{Seed, has};
+
+/// How often the files and the running sync are looked after.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// Full tiles that are looked at each time: those of a million records within 16 seconds.
+const TILES_AT_ONCE: u64 = 64;
+
+impl Shared {
+    /// The watch's thread: notices files that change under us, and a sync that does not come back.
+    pub(super) fn watch(&self) {
+        let _end = WatchEnd(self);
+        let (mut looked, mut place) = (None, 0);
+        loop {
+            let running = |inner: &mut Inner| !inner.over();
+            let waited = self.over.wait_timeout_while(self.lock(), WATCH_EVERY, running);
+            let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if inner.over() {
+                return;
+            }
+            let now = self.clock.monotonic();
+            let longer = |since: Option<Duration>, most| since.is_some_and(|since| now.saturating_sub(since) > most);
+            let hung = longer(inner.writing_since, SYNC_MAX) || longer(inner.sealing_since, SEAL_MAX);
+            let mut watched = inner.watched.clone();
+            watched.extend(inner.segments.iter().map(|(_, segment)| segment.clone()));
+            watched.extend(inner.stands.iter().cloned());
+            let signed = inner.state.signed;
+            drop(inner);
+            if looked.is_none_or(|at| now.saturating_sub(at) > ROOM_EVERY) {
+                looked = Some(now);
+                self.take_room();
+            }
+            // A segment that is gone may have been trimmed since.
+            let ours = |file: &durable::Identity| {
+                let inner = self.lock();
+                inner.watched.contains(file)
+                    || inner.stands.contains(file)
+                    || inner.segments.iter().any(|(_, segment)| segment == file)
+            };
+            let changed = watched.iter().find_map(|file| file.check().err().filter(|changed| !changed.passes() && ours(file)));
+            let changed = changed.or_else(|| self.missing_tile(signed, &mut place));
+            self.vkeys.keep();
+            // The clock is asked, so that no step of it goes unseen while nothing is recorded.
+            let _ = self.clock.now();
+            let changed = changed.map(LogFault::from).filter(|_| !has(Seed::ChangedFilesUnnoticed));
+            if let Some(fault) = hung.then_some(LogFault::Hung).or(changed) {
+                self.fail(fault);
+            }
+        }
+    }
+
+    /// A full tile or bundle under a checkpoint of `signed` records that is no longer there: all are looked at in turn, some at
+    /// each time, from `place` on.
+    fn missing_tile(&self, signed: u64, place: &mut u64) -> Option<Changed> {
+        let full = signed / WIDTH;
+        for _ in 0..TILES_AT_ONCE.min(full) {
+            *place = (*place + 1) % full;
+            let bundle = Tile { level: None, index: *place, width: WIDTH };
+            let above = (0..7_u8).map(|level| (level, *place >> (8 * u32::from(level))));
+            let above = above.filter(|(level, index)| *index < signed >> (8 * (u32::from(*level) + 1)));
+            let above = above.map(|(level, index)| Tile { level: Some(level), index, width: WIDTH });
+            for tile in std::iter::once(bundle).chain(above) {
+                let path = self.epoch.join(tile.path());
+                let gone = fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                if gone {
+                    return Some(Changed::Missing(path));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The watch's last word: nobody writes a log that is not looked after.
+struct WatchEnd<'a>(&'a Shared);
+
+impl Drop for WatchEnd<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(LogFault::Stopped);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The writer's thread: batches go to the disk here, and nowhere else.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::queue::{End, Shared, Waiting};
+use super::shortage::Who;
+use super::{LogFault, Sealed};
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::head::Head;
+use crate::audit::format::journal::Builder;
+use crate::audit::format::key::Seal;
+use crate::audit::format::outside::RECORD_BYTES_MAX;
+use crate::audit::format::record::Record;
+use crate::audit::store::vault::Vault;
+use crate::crypto::Draws;
+use crate::durable;
+use crate::durable::Disk;
+use crate::durable::Identity;
+use crate::id::Principal;
+use crate::merkle::Tree;
+use crate::seeded::{Seed, has};
+
+/// The pause before a record key that could not be written is tried again.
+const KEY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of a new segment, all of them written as zeros before it is used, so that a batch changes no length and a full
+/// disk is noticed between batches.
+pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
+
+/// Writes batches until the log closes or fails.
+pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
+    let _end = End(shared);
+    while let Some(work) = shared.take() {
+        let written = match gather(shared, &files, desk, work) {
+            Ok(None) => continue,
+            Ok(Some(batch)) => write(shared, &mut files, desk, batch),
+            // One that is not to be refused has no key yet. It is first in the queue.
+            Err(fault) => match fault.shortage() {
+                Some(shortage) if shared.wait_out(Who::Writer, shortage, KEY_PAUSE) => Ok(()),
+                _ => Err(fault),
+            },
+        };
+        if let Err(fault) = written {
+            return shared.fail(fault);
+        }
+    }
+    shared.begin_ending();
+    if let Err(fault) = shared.patiently(Who::Writer, || files.sync_head()) {
+        shared.fail(fault);
+    }
+}
+
+/// Makes a batch durable, and lets everybody in it hear so. Where something is short before a byte of it is written, it is put off.
+fn write(shared: &Shared, files: &mut Files, desk: &Desk, batch: Batch) -> Result<(), LogFault> {
+    if has(Seed::AcknowledgedBeforeSync) {
+        shared.written(batch.after.size(), batch.records.clone());
+    }
+    let mut ready = || {
+        desk.settle()?;
+        shared.begun(files.make_room(batch.bytes.len())?);
+        Ok::<(), LogFault>(())
+    };
+    while let Err(fault) = ready() {
+        let Some(shortage) = fault.shortage() else { return Err(fault) };
+        if !(shortage.is_full() && shared.give_room(shortage)) {
+            shared.put_off(shortage);
+            return shared.patiently(Who::Writer, ready);
+        }
+    }
+    files.append(shared, &batch.bytes, &batch.after)?;
+    shared.written(files.size(), batch.records);
+    Ok(())
+}
+
+/// What records are sealed with.
+pub(super) struct Desk {
+    pub(super) vault: Arc<Mutex<Vault>>,
+    pub(super) salts: Draws,
+    pub(super) sealed: bool,
+    /// The log that is written: `<gateway name>/<epoch>`.
+    pub(super) origin: Arc<str>,
+}
+
+impl Desk {
+    fn vault(&self) -> MutexGuard<'_, Vault> {
+        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// New record keys are on the disk before anything that they seal.
+    fn settle(&self) -> Result<(), LogFault> {
+        self.vault().sync().map_err(LogFault::of_vault)
+    }
+
+    fn encode(&self, record: &Record) -> Result<Vec<u8>, LogFault> {
+        let mut vault = self.vault();
+        let seal = if self.sealed {
+            let principal = record.event.principal().map_or("", Principal::as_str);
+            let (id, key) = vault.of(principal, record.at).map_err(LogFault::of_vault)?;
+            Some(Seal { id, key, salt: if has(Seed::SaltReused) { [0; 16] } else { self.salts.next() } })
+        } else {
+            None
+        };
+        let bytes = record.encode(seal.as_ref());
+        if bytes.len() > RECORD_BYTES_MAX {
+            let most = RECORD_BYTES_MAX;
+            return Err(RecordFault::TooLong { member: "the record", bytes: bytes.len(), most }.into());
+        }
+        Ok(bytes)
+    }
+
+    /// Encodes what is to be recorded. What changes the books is read back before it is written: a record that the next start
+    /// could not read would end the log for good. Such a one comes back as that start will read it.
+    fn write(&self, given: &Record) -> Result<(Vec<u8>, Option<Record>), LogFault> {
+        let bytes = self.encode(given)?;
+        if !given.event.is_control() {
+            return Ok((bytes, None));
+        }
+        let read = Record::decode(&bytes, &*self.vault())?.ok_or(RecordFault::Closed)?;
+        Ok((bytes, Some(read)))
+    }
+}
+
+/// What goes to the disk at once.
+struct Batch {
+    bytes: Vec<u8>,
+    after: Tree,
+    records: Vec<Vec<u8>>,
+}
+
+/// One batch of all that waits, as far as it fits; those in it are handed to `shared` to be answered. `None`: nothing of it
+/// could be recorded.
+///
+/// # Errors
+/// Where there is no batch, because what its first record needs is short or the record keys cannot be written. It is first in the
+/// queue again.
+fn gather(shared: &Shared, files: &Files, desk: &Desk, mut work: VecDeque<Waiting>) -> Result<Option<Batch>, LogFault> {
+    let mut builder = Builder::new(files.tree.clone());
+    let mut at = shared.state().at;
+    let (mut answers, mut records) = (Vec::with_capacity(work.len()), Vec::with_capacity(work.len()));
+    let mut ends = None;
+    while let Some(Waiting { event, by, then }) = work.pop_front() {
+        let given = Record { at: shared.now_after(at), by, event };
+        let (bytes, read) = match desk.write(&given) {
+            Ok(written) => written,
+            Err(fault) if fault.waits_or_ends(&given.event) => {
+                work.push_front(Waiting { event: given.event, by: given.by, then });
+                ends = Some(fault);
+                break;
+            }
+            Err(fault) => {
+                then(Err(fault));
+                continue;
+            }
+        };
+        let Ok(index) = builder.push(&bytes) else {
+            work.push_front(Waiting { event: given.event, by: given.by, then });
+            break;
+        };
+        let record = read.unwrap_or(given);
+        at = record.at;
+        answers.push((then, Sealed { origin: Arc::clone(&desk.origin), index, at, record }));
+        records.push(bytes);
+    }
+    let any = !answers.is_empty();
+    shared.begin_writing(answers, work);
+    if !any && let Some(fault) = ends {
+        return Err(fault);
+    }
+    Ok(any.then(|| {
+        let (bytes, after) = builder.finish();
+        Batch { bytes, after, records }
+    }))
+}
+
+/// The files of a log that has been recovered, and what is in them.
+pub(super) struct Files {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) journal: PathBuf,
+    pub(super) last: Segment,
+    pub(super) head_file: File,
+    pub(super) head_identity: Identity,
+    /// The head as it was last written.
+    pub(super) head: Head,
+    /// A sync of the head has failed: it is written again before the next.
+    pub(super) head_doubtful: bool,
+    pub(super) tree: Tree,
+}
+
+/// The segment that is being written.
+pub(super) struct Segment {
+    pub(super) file: File,
+    pub(super) identity: Identity,
+    /// Where the next batch goes.
+    pub(super) end: u64,
+}
+
+impl Files {
+    pub(super) const fn size(&self) -> u64 {
+        self.tree.size()
+    }
+
+    /// Makes sure that the segment has room for a batch of that length; gives the one that had to be begun for it.
+    fn make_room(&mut self, batch: usize) -> Result<Option<(u64, Identity)>, LogFault> {
+        let length = u64::try_from(batch).unwrap_or(u64::MAX);
+        if self.last.end.saturating_add(length) <= self.last.identity.length() {
+            return Ok(None);
+        }
+        self.sync_head()?;
+        // Crash behind this: a last segment of zeros, perhaps short, behind one that is full. A start fills it up.
+        self.last = Segment::create(&*self.disk, &self.journal, self.size())?;
+        Ok(Some((self.size(), self.last.identity.clone())))
+    }
+
+    /// Makes a batch durable, for which there is room.
+    fn append(&mut self, shared: &Shared, batch: &[u8], after: &Tree) -> Result<(), LogFault> {
+        if has(Seed::HeadLeads) {
+            self.tree = after.clone();
+            self.write_head()?;
+        }
+        // Crash here: part of the batch, or all of it, beyond the head. Nobody was told. A start keeps it if it is whole and
+        // cuts it off if not.
+        shared.patiently(Who::Writer, || self.put(batch))?;
+        // Crash here: the batch is whole, and the head lags behind it. A start keeps it.
+        if !has(Seed::ChangedFilesUnnoticed) {
+            shared.patiently(Who::Writer, || {
+                self.last.identity.check().and_then(|()| self.head_identity.check()).map_err(LogFault::of_change)
+            })?;
+        }
+        self.last.end = self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+        self.tree = after.clone();
+        shared.patiently(Who::Writer, || self.write_head())
+        // Crash here: everything is there, and nobody was told. Torn head: the other slot still has the head before.
+    }
+
+    /// Writes a batch into the journal and syncs it. Where something is short it may be done again from the start: what a failed
+    /// sync was to make sure of is written once more.
+    fn put(&self, batch: &[u8]) -> Result<(), LogFault> {
+        let path = self.last.identity.path();
+        let fault = |doing| move |error| LogFault::of_step(durable::Fault::of(doing, path)(error));
+        self.disk.write(&self.last.file, batch, self.last.end).map_err(fault("write"))?;
+        if has(Seed::JournalNotSynced) {
+            return Ok(());
+        }
+        let synced = self.disk.sync(&self.last.file).map_err(fault("sync"));
+        if has(Seed::FailedSyncBelieved) { Ok(()) } else { synced }
+    }
+
+    /// Writes the head for what is in the tree. It is not synced: after a power cut it may lag, which costs nothing, since it
+    /// can only say less than what the journal's own sync has made sure of.
+    pub(super) fn write_head(&mut self) -> Result<(), LogFault> {
+        let head = Head {
+            origin: self.head.origin.clone(),
+            size: self.tree.size(),
+            root: self.tree.root(),
+            write: self.head.write.saturating_add(1),
+        };
+        let fault = durable::Fault::of("write", self.head_identity.path());
+        let written = self.disk.write(&self.head_file, &head.encode(), head.offset());
+        written.map_err(|error| LogFault::of_step(fault(error)))?;
+        self.head = head;
+        Ok(())
+    }
+
+    pub(super) fn sync_head(&mut self) -> Result<(), LogFault> {
+        if self.head_doubtful {
+            self.write_head()?;
+        }
+        let synced = self.disk.sync(&self.head_file).map_err(durable::Fault::of("sync", self.head_identity.path()));
+        self.head_doubtful = synced.is_err();
+        synced.map_err(LogFault::of_step)
+    }
+}
+
+impl Segment {
+    /// Makes the segment whose first record will be `first`: zeros, synced, its name too.
+    pub(super) fn create(disk: &dyn Disk, journal: &Path, first: u64) -> Result<Self, LogFault> {
+        let path = journal.join(format!("{first:020}"));
+        Self::filled(disk, journal, &path).map_err(|fault| {
+            if fault.passes() {
+                // It holds nothing; what is left of it would be filled up at the next try, or the next start.
+                let _ = disk.unlink(&path);
+            }
+            LogFault::of_step(fault)
+        })
+    }
+
+    fn filled(disk: &dyn Disk, journal: &Path, path: &Path) -> Result<Self, durable::Fault> {
+        let file = disk.create(path).map_err(durable::Fault::of("create", path))?;
+        disk.write(&file, &vec![0; SEGMENT_BYTES], 0).map_err(durable::Fault::of("fill", path))?;
+        disk.sync(&file).map_err(durable::Fault::of("sync", path))?;
+        disk.sync_dir(journal).map_err(durable::Fault::of("sync", journal))?;
+        let identity = Identity::of(&file, path)?;
+        Ok(Self { file, identity, end: 0 })
+    }
+}

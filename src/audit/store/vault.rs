@@ -1,0 +1,356 @@
+//! The record keys: one for each principal, drawn at its first record, destroyed when it is to be forgotten.
+//!
+//! A file of slots of 512 bytes, each text: a title, the key's id, when it was made, the principal, the key, and the SHA-256 of
+//! these lines; line feeds fill it up. A destroyed key's slot is written over in place: it keeps the id, so that a key that was
+//! destroyed is told from one that is lost.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher as _, RandomState};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
+
+use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::clock::Timestamp;
+use crate::crypto::{EntropyFault, entropy, sha256};
+use crate::durable::{self, Disk, Identity, SystemDisk};
+use crate::seeded::{Seed, has};
+
+/// Bytes of a slot: one sector, which a disk writes whole or not at all.
+const SLOT_BYTES: usize = 512;
+const TITLE: &str = "token-shield record key 1";
+const DESTROYED: &str = "destroyed";
+
+/// Why record keys cannot be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum VaultFault {
+    /// The file.
+    #[error(transparent)]
+    Disk(#[from] durable::Fault),
+    /// A slot is neither whole nor the file's last.
+    #[error("{}: slot {slot} is damaged: restore the file from a backup", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Which slot, from 0.
+        slot: usize,
+    },
+    /// The file is not the one that was opened: keys that were written to it from then on would be lost.
+    #[error("{0}; the keys that are in use are in memory alone")]
+    Changed(durable::Changed),
+    /// Randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyFault),
+    /// A record key that was destroyed, or never was.
+    #[error("there is no record key for this principal; records of it were never sealed, or it was forgotten already")]
+    Unknown,
+}
+
+struct Slot {
+    id: RecordKeyId,
+    made: Timestamp,
+    principal: String,
+    key: Option<Zeroizing<[u8; 32]>>,
+}
+
+impl Slot {
+    fn encode(&self) -> Zeroizing<[u8; SLOT_BYTES]> {
+        let key = self.key.as_ref().map_or_else(|| DESTROYED.to_owned(), |key| URL_SAFE_NO_PAD.encode(**key));
+        let text = Zeroizing::new(format!("{TITLE}\n{}\n{}\n{}\n{key}\n", self.id, self.made, self.principal));
+        let sum = STANDARD.encode(sha256(text.as_bytes()));
+        let mut slot = Zeroizing::new([b'\n'; SLOT_BYTES]);
+        for (place, byte) in slot.iter_mut().zip(text.bytes().chain(sum.bytes())) {
+            *place = byte;
+        }
+        slot
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut lines = std::str::from_utf8(bytes).ok()?.lines().skip(1);
+        let id = lines.next()?.parse().ok()?;
+        let made = lines.next()?.parse().ok()?;
+        let principal = lines.next()?.to_owned();
+        let key = match lines.next()? {
+            DESTROYED => None,
+            text => Some(Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?)),
+        };
+        let slot = Self { id, made, principal, key };
+        (slot.encode().as_slice() == bytes).then_some(slot)
+    }
+}
+
+/// The record keys, and their file where they may be changed.
+pub struct Vault {
+    path: PathBuf,
+    open: Option<Open>,
+    slots: Vec<Slot>,
+    by_id: HashMap<RecordKeyId, usize>,
+    by_principal: HashMap<String, usize>,
+    /// Slots that were written since the last sync.
+    unsynced: BTreeSet<usize>,
+    /// The last sync failed for a shortage that passes: what it was to make sure of is written again before the next.
+    write_again: bool,
+    /// Hashes of the principals whose keys were destroyed since this was opened.
+    gone: HashSet<u64>,
+    hashing: RandomState,
+}
+
+/// The file of keys that may be changed.
+struct Open {
+    disk: Arc<dyn Disk>,
+    file: File,
+    identity: Identity,
+}
+
+impl Vault {
+    /// Opens the keys to be used and added to; makes the file where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be made or read, or a slot is damaged. A last slot that is not whole was never used, and is dropped.
+    pub fn open(path: &Path) -> Result<Self, VaultFault> {
+        Self::open_on(path, Arc::new(SystemDisk))
+    }
+
+    /// [`Vault::open`] on a given disk.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub fn open_on(path: &Path, disk: Arc<dyn Disk>) -> Result<Self, VaultFault> {
+        let is_new = !path.exists();
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path).map_err(durable::Fault::of("open", path))?;
+        if let Some(folder) = path.parent().filter(|_| is_new) {
+            disk.sync_dir(folder).map_err(durable::Fault::of("sync", folder))?;
+        }
+        let mut vault = Self::read(path)?;
+        vault.open = Some(Open { disk, file, identity: Identity::growing(path)? });
+        Ok(vault)
+    }
+
+    /// Which file holds the keys, where they may be changed.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.open.as_ref().map(|open| &open.identity)
+    }
+
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub fn read(path: &Path) -> Result<Self, VaultFault> {
+        Self::of_bytes(path, &Zeroizing::new(std::fs::read(path).map_err(durable::Fault::of("read", path))?))
+    }
+
+    /// The keys in these bytes of the file `path`.
+    ///
+    /// # Errors
+    /// When a slot is damaged, and is not the last.
+    pub fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Self, VaultFault> {
+        let mut vault = Self::empty(path);
+        let count = bytes.len().div_ceil(SLOT_BYTES);
+        for (place, slot) in bytes.chunks(SLOT_BYTES).enumerate() {
+            match Slot::decode(slot) {
+                Some(slot) => vault.keep(slot),
+                // Its sync had not ended, so nothing was sealed with it.
+                None if place + 1 == count => {}
+                None => return Err(VaultFault::Damaged { path: path.to_owned(), slot: place }),
+            }
+        }
+        Ok(vault)
+    }
+
+    /// No keys at all: for those who read what is plain.
+    #[must_use]
+    pub fn empty(path: &Path) -> Self {
+        let (by_id, by_principal) = (HashMap::new(), HashMap::new());
+        Self {
+            path: path.to_owned(),
+            open: None,
+            slots: Vec::new(),
+            by_id,
+            by_principal,
+            unsynced: BTreeSet::new(),
+            write_again: false,
+            gone: HashSet::new(),
+            hashing: RandomState::new(),
+        }
+    }
+
+    fn keep(&mut self, slot: Slot) {
+        let place = self.slots.len();
+        self.by_id.insert(slot.id, place);
+        if slot.key.is_some() {
+            self.by_principal.insert(slot.principal.clone(), place);
+        }
+        self.slots.push(slot);
+    }
+
+    fn write(&mut self, place: usize) -> Result<(), VaultFault> {
+        let (Some(open), Some(slot)) = (&self.open, self.slots.get(place)) else { return Err(VaultFault::Unknown) };
+        let written = open.disk.write(&open.file, &*slot.encode(), (place * SLOT_BYTES) as u64);
+        written.map_err(durable::Fault::of("write", &self.path))?;
+        self.unsynced.insert(place);
+        Ok(())
+    }
+
+    /// The key of a principal (of the empty name: of the gateway itself), drawn now where there is none. It may be used once
+    /// [`Vault::sync`] has returned.
+    ///
+    /// # Errors
+    /// When it cannot be drawn or written.
+    pub fn of(&mut self, principal: &str, now: Timestamp) -> Result<(RecordKeyId, &[u8; 32]), VaultFault> {
+        let place = match self.by_principal.get(principal) {
+            Some(place) => *place,
+            None => {
+                let (id, key) = (RecordKeyId(entropy()?), Zeroizing::new(entropy()?));
+                if self.gone.remove(&self.hashing.hash_one(principal)) {
+                    // Only a gateway draws keys, and only it has a log of lines.
+                    #[cfg(feature = "gateway")]
+                    tracing::warn!(record_key = %id, "a principal that was forgotten is recorded again: a token in its name still holds");
+                }
+                let made = crate::audit::format::inside::moment(now);
+                self.keep(Slot { id, made, principal: principal.to_owned(), key: Some(key) });
+                let place = self.slots.len() - 1;
+                if let Err(fault) = self.write(place) {
+                    self.by_principal.remove(principal);
+                    self.by_id.remove(&id);
+                    self.slots.pop();
+                    return Err(fault);
+                }
+                place
+            }
+        };
+        let slot = self.slots.get(place).ok_or(VaultFault::Unknown)?;
+        Ok((slot.id, slot.key.as_deref().ok_or(VaultFault::Unknown)?))
+    }
+
+    /// Returns when every key that was drawn or destroyed is so on stable storage, in the file that its path leads to. After a
+    /// shortage that passes it may be called again.
+    ///
+    /// # Errors
+    /// When the sync fails, or the file was removed or replaced.
+    pub fn sync(&mut self) -> Result<(), VaultFault> {
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
+        if self.write_again {
+            // A sync that failed may have dropped what was written: a second one alone would prove nothing.
+            self.unsynced.clone().into_iter().try_for_each(|place| self.write(place))?;
+        }
+        let Some(open) = &self.open else { return Ok(()) };
+        if let Err(error) = open.disk.sync(&open.file) {
+            self.write_again = durable::passes(&error);
+            return Err(durable::Fault::of("sync", &self.path)(error).into());
+        }
+        open.identity.check().map_err(VaultFault::Changed)?;
+        self.unsynced.clear();
+        self.write_again = false;
+        Ok(())
+    }
+
+    /// The record key's id of a principal that has one.
+    #[must_use]
+    pub fn id_of(&self, principal: &str) -> Option<RecordKeyId> {
+        self.by_principal.get(principal).and_then(|place| self.slots.get(*place)).map(|slot| slot.id)
+    }
+
+    /// Destroys the key `id`: writes over it, and returns when that is on stable storage.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be written over.
+    pub fn destroy(&mut self, id: &RecordKeyId) -> Result<(), VaultFault> {
+        let place = *self.by_id.get(id).ok_or(VaultFault::Unknown)?;
+        if has(Seed::DestroyedKeyKept) {
+            return Ok(());
+        }
+        let slot = self.slots.get_mut(place).ok_or(VaultFault::Unknown)?;
+        slot.key = None;
+        let principal = std::mem::take(&mut slot.principal);
+        self.gone.insert(self.hashing.hash_one(&principal));
+        if self.by_principal.get(&principal) == Some(&place) {
+            self.by_principal.remove(&principal);
+        }
+        self.write(place)?;
+        self.sync()
+    }
+
+    /// Lets go of the key `id` in memory: the process that writes the log has destroyed it. Gives whose it was.
+    pub fn let_go(&mut self, id: &RecordKeyId) -> Option<String> {
+        let place = *self.by_id.get(id)?;
+        let slot = self.slots.get_mut(place)?;
+        slot.key = None;
+        let principal = std::mem::take(&mut slot.principal);
+        if self.by_principal.get(&principal) == Some(&place) {
+            self.by_principal.remove(&principal);
+        }
+        Some(principal)
+    }
+
+    /// The principals that have keys, with their keys' ids.
+    pub fn principals(&self) -> impl Iterator<Item = (&str, RecordKeyId)> {
+        self.slots.iter().filter(|slot| slot.key.is_some()).map(|slot| (slot.principal.as_str(), slot.id))
+    }
+}
+
+impl Opener for Vault {
+    fn held(&self, id: &RecordKeyId) -> Held<'_> {
+        match self.by_id.get(id).and_then(|place| self.slots.get(*place)) {
+            None => Held::Missing,
+            Some(slot) => slot.key.as_deref().map_or(Held::Destroyed, Held::Key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back_and_destroyed_ones_do_not() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("record-keys");
+        let mut vault = Vault::open(&path).expect("vault");
+        let now = Timestamp(1_790_000_000_000);
+        let (ada, key) = vault.of("user:ada", now).map(|(id, key)| (id, *key)).expect("key");
+        let (bob, _) = vault.of("user:bob", now).map(|(id, key)| (id, *key)).expect("key");
+        vault.sync().expect("sync");
+        assert_eq!(vault.of("user:ada", now).map(|(id, key)| (id, *key)).expect("key"), (ada, key));
+        let read = Vault::read(&path).expect("read");
+        assert!(matches!(read.held(&ada), Held::Key(found) if *found == key));
+        vault.destroy(&ada).expect("destroyed");
+        let read = Vault::read(&path).expect("read");
+        assert!(matches!(read.held(&ada), Held::Destroyed) && matches!(read.held(&bob), Held::Key(_)));
+        assert!(matches!(read.held(&RecordKeyId([9; 16])), Held::Missing));
+        let bytes = std::fs::read(&path).expect("file");
+        let text = URL_SAFE_NO_PAD.encode(key);
+        for secret in [text.as_bytes(), b"user:ada"] {
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret), "something of it is left");
+        }
+        assert_ne!(vault.of("user:ada", now).map(|(id, _)| id).expect("a new one"), ada);
+    }
+
+    #[test]
+    fn a_damaged_slot_is_noticed_unless_it_is_the_last() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("record-keys");
+        let mut vault = Vault::open(&path).expect("vault");
+        for name in ["a", "b"] {
+            vault.of(name, Timestamp(0)).expect("key");
+        }
+        let whole = std::fs::read(&path).expect("file");
+        for place in (0..whole.len()).step_by(7) {
+            let mut changed = whole.clone();
+            changed[place] ^= 1;
+            std::fs::write(&path, &changed).expect("write");
+            assert_eq!(Vault::read(&path).is_err(), place < SLOT_BYTES, "byte {place}");
+        }
+        std::fs::write(&path, &whole[..700]).expect("write");
+        assert_eq!(Vault::read(&path).expect("read").principals().count(), 1);
+    }
+}

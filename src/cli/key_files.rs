@@ -1,0 +1,53 @@
+//! The files of keys: a private key, and its public half beside it.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::config::Config;
+use crate::crypto::{Algorithm, SigningKey};
+use crate::durable;
+use crate::secret::private_file;
+use crate::token::jwk::{self, Jwk};
+
+/// Makes a key, writes both files, and gives the public half.
+pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure> {
+    if out.exists() {
+        return Err(format!("{} is there already, and a key is never overwritten: choose another --out", out.display()).into());
+    }
+    let key = SigningKey::generate(algorithm)?;
+    let public = Jwk::of(key.public()?);
+    durable::write_new(out, jwk::write_private(&key)?.as_bytes(), 0o600)?;
+    durable::write_atomic(&public_file(out), jwk::write_set(std::slice::from_ref(&public)).as_bytes(), 0o644)?;
+    Ok(public)
+}
+
+/// Where the public half of a private key's file stands.
+pub(super) fn public_file(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".pub");
+    PathBuf::from(name)
+}
+
+/// The one key of a public key's file.
+pub(super) fn public_key(path: &Path) -> Result<Jwk, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut keys = jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", path.display()))?;
+    match (keys.pop(), keys.is_empty()) {
+        (Some(key), true) => Ok(key),
+        _ => Err(format!("{} does not hold exactly one key", path.display()).into()),
+    }
+}
+
+/// The file of the operator's key: `named`, or where `dev` puts it.
+pub(super) fn key_file(config: &Config, named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| config.data.join("keys/operator.jwk"))
+}
+
+/// The operator's key in that file.
+pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
+    if !path.exists() {
+        let hint = "name it with --signing-key FILE (token-shield keys generate makes one)";
+        return Err(format!("there is no signing key {}; {hint}", path.display()).into());
+    }
+    Ok(jwk::read_private(&private_file(path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
+}

@@ -1,0 +1,35 @@
+//! The process of the data folder's owner that root's command starts: it has the books open, and carries out requests.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use super::as_owner::own_name;
+use super::door::Door;
+use super::place::Target;
+use crate::control::{Operator, api};
+
+/// The owner's process: requests on standard input, answers on standard output, a line each.
+#[derive(Args)]
+pub(super) struct OwnersBooks {
+    #[arg(long)]
+    config: PathBuf,
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+impl OwnersBooks {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let target = Target { config: self.config, data: self.data, named: true };
+        let door = Door::of_owner(&target).await?;
+        let Door::Books(_, control) = &door else { return Err("the books are not open".into()) };
+        // In the record stands who asked.
+        let operator = Operator(own_name());
+        for line in std::io::stdin().lines() {
+            let answer = api::perform(control, &operator, serde_json::from_str(&line?)?).await;
+            println!("{}", serde_json::to_string(&answer)?);
+        }
+        door.close()
+    }
+}

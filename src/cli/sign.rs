@@ -1,0 +1,65 @@
+//! Signing a token for the gateway of a config.
+
+use std::time::Duration;
+
+use super::Failure;
+use super::values::in_words;
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::Config;
+use crate::crypto::{SigningKey, entropy};
+use crate::id::{AgentName, Principal};
+use crate::token::constraint::Constraint;
+use crate::token::{jwk, mint};
+
+/// What a token shall be for.
+pub(super) struct Wanted {
+    pub(super) agent: AgentName,
+    pub(super) principal: Option<Principal>,
+    pub(super) scopes: Vec<String>,
+    pub(super) limits: Vec<Constraint>,
+    pub(super) ttl: Duration,
+    pub(super) issuer: Option<String>,
+    /// The key that may sign children, and how many tokens the chain may have.
+    pub(super) holder: Option<(jwk::Jwk, u64)>,
+}
+
+impl Wanted {
+    /// A bearer token without limits of its own.
+    pub(super) fn for_agent(agent: AgentName, ttl: Duration) -> Self {
+        Self { agent, principal: None, scopes: Vec::new(), limits: Vec::new(), ttl, issuer: None, holder: None }
+    }
+}
+
+/// Signs a token for the gateway of `config`.
+pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<String, Failure> {
+    let issuers = &config.guard.issuers;
+    let issuer = match &wanted.issuer {
+        Some(named) => issuers.iter().find(|issuer| issuer.iss == *named),
+        None => issuers.first().filter(|_| issuers.len() == 1),
+    };
+    let issuer = issuer.ok_or("name one of the config's issuers with --issuer")?;
+    let now = SystemClock::start().now();
+    if wanted.ttl > issuer.ttl_max {
+        let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
+        return Err(format!("the issuer's tokens live at most {most} (ttl_max), until {last} at the latest").into());
+    }
+    let principal = match wanted.principal {
+        Some(principal) => principal,
+        None => format!("team:{}", wanted.agent.namespace()).parse()?,
+    };
+    let random = u128::from_be_bytes(entropy()?);
+    let mut request = mint::Request::new((&issuer.iss, &issuer.aud), wanted.agent, principal, (now, wanted.ttl), random);
+    if !issuer.principals.include(request.principal.as_str()) {
+        let ours = issuer.principals.in_words();
+        return Err(format!("the issuer speaks for {ours}, not for {} (principals of the [[issuer]])", request.principal).into());
+    }
+    request.list_max = issuer.token_list;
+    request.limits = wanted.limits;
+    if !wanted.scopes.is_empty() {
+        request.scopes = wanted.scopes;
+    }
+    if let Some((holder, depth_max)) = wanted.holder {
+        request = request.delegable(holder, depth_max);
+    }
+    Ok(mint::mint(&request, key)?)
+}

@@ -1,0 +1,22 @@
+//! Content that the gateway fetches itself and puts into a request.
+
+use crate::guard::egress::judge::Controlled;
+use crate::model::Reach;
+use crate::model::inline::Mark;
+
+/// What is fetched for a request and put into it, once it is sealed.
+pub struct Fetches {
+    /// What stands in the body where content will stand.
+    pub mark: Mark,
+    /// The content, in the order of the marks.
+    pub wanted: Vec<Wanted>,
+}
+
+/// One piece of content.
+#[derive(Clone)]
+pub struct Wanted {
+    /// Where it stands, and the URL that it lies behind.
+    pub reach: Reach,
+    /// Where that leads.
+    pub controlled: Controlled,
+}
