@@ -1,4 +1,4 @@
-//! What describes the command line itself: `completions`, `man`, `version`, and the reference in docs/CLI.md.
+//! Commands about the command line: `completions`, `man`, `version`, and the reference in docs/CLI.md.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(super) struct Completions {
 /// `token-shield man DIR`.
 #[derive(Args)]
 pub(super) struct Man {
-    /// The folder that the pages are written to; it is made if need be.
+    /// The folder for the pages. It is made if it does not exist.
     dir: PathBuf,
     /// Print the names of the pages as JSON.
     #[arg(long)]
@@ -76,7 +76,7 @@ impl Version {
     }
 }
 
-/// Every command as Markdown: docs/CLI.md has it behind its own text.
+/// Every command as Markdown, for the second part of docs/CLI.md.
 pub(super) fn reference() -> String {
     let mut text = String::new();
     let mut command = Cli::command();
@@ -131,13 +131,13 @@ fn explained(arg: &Arg) -> String {
 mod tests {
     use super::*;
 
-    /// `token-shield reference` prints what must stand there.
+    /// docs/CLI.md ends with the output of `token-shield reference`.
     #[test]
     #[cfg(feature = "gateway")]
     fn the_reference_in_the_docs_is_this_command_line() {
         let docs = include_str!("../../docs/CLI.md");
         let (_, printed) = docs.split_once("<!-- token-shield reference -->\n").expect("the mark in docs/CLI.md");
-        assert!(printed == reference(), "docs/CLI.md is old: put the output of `token-shield reference` behind its mark");
+        assert!(printed == reference(), "docs/CLI.md is old: replace the text after its mark with the output of `token-shield reference`");
     }
 
     #[test]
