@@ -66,8 +66,8 @@ pub struct App {
 }
 
 impl App {
-    /// Builds a gateway: opens the log, computes the state, reads keys and secrets. A reload reads the
-    /// file `source`.
+    /// Builds a gateway: opens the log, computes the state, reads keys and secrets. A reload reads
+    /// the file `source`.
     ///
     /// # Errors
     /// Everything that would make the gateway run differently from its config.

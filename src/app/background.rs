@@ -27,7 +27,8 @@ impl Background {
         self.while_it_serves.push(tokio::spawn(task).abort_handle());
     }
 
-    /// Ends the tasks of a serving process after a take-over, and reports a stop to the service manager.
+    /// Ends the tasks of a serving process after a take-over, and reports a stop to the service
+    /// manager.
     pub(super) fn watch(&mut self, entrance: &Arc<Entrance>, notifier: &Arc<Notifier>, mut stop: watch::Receiver<bool>) {
         let (entrance, notifier) = (Arc::clone(entrance), Arc::clone(notifier));
         let serving = self.while_it_serves.clone();

@@ -31,8 +31,8 @@ pub(super) struct Certificate {
 /// Reads and checks the certificate and its key at the time `now`.
 ///
 /// # Errors
-/// When a file cannot be read, the key is not the certificate's, or the certificate is not valid at `now` (RFC 5280
-/// section 4.1.2.5).
+/// When a file cannot be read, the key is not the certificate's, or the certificate is not valid at
+/// `now` (RFC 5280 section 4.1.2.5).
 pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
     let validity = tls::validity(tls)?;
     let shown = tls.cert.display();

@@ -33,8 +33,8 @@ pub(super) struct Sockets {
 /// The sockets beside the API, open or closed.
 pub(super) struct Doors {
     desk: Desk,
-    /// `None` after a take-over. A copy here would keep them bound, and if the successor died, no one
-    /// would accept.
+    /// `None` after a take-over. A copy here would keep them bound, and if the successor died, no
+    /// one would accept.
     sockets: Option<Sockets>,
     /// The tasks of the open sockets, and the signal that closes them.
     open: Option<(JoinSet<()>, watch::Sender<bool>)>,

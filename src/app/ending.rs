@@ -13,9 +13,9 @@ impl App {
     pub(super) async fn end(&self, predecessor: Option<Arc<Predecessor>>, sockets: &[PathBuf]) -> Result<(), StartFault> {
         self.gateway.pen.flush(true);
         if let Some(predecessor) = predecessor {
-            // The former process drains at the same time, and gets the stop too. At the end of its drain
-            // it ends its streams, and then reports their outcomes. An outcome that it does not report
-            // is unknown.
+            // The former process drains at the same time, and gets the stop too. At the end of its
+            // drain it ends its streams, and then reports their outcomes. An outcome that it does
+            // not report is unknown.
             let drain = self.config.proxy.timeouts.drain;
             if tokio::time::timeout(drain, predecessor.over()).await.is_err() {
                 // This process also answers requests on connections of the former one.
@@ -41,8 +41,8 @@ impl App {
         Ok(())
     }
 
-    /// Leaves the log and the sockets to the successor, after it has recorded the last counts of this
-    /// process.
+    /// Leaves the log and the sockets to the successor, after it has recorded the last counts of
+    /// this process.
     pub(super) async fn end_elsewhere(&self, successor: &Successor) -> Result<(), StartFault> {
         self.gateway.pen.flush(true);
         if !self.gateway.pen.finish(LAST_WORDS).await {

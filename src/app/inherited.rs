@@ -1,5 +1,5 @@
-//! Sockets that a service manager has bound (sd_listen_fds(3)). Each serves the address or path of the
-//! config that it listens on.
+//! Sockets that a service manager has bound (sd_listen_fds(3)). Each serves the address or path of
+//! the config that it listens on.
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -22,7 +22,8 @@ fn fault(error: std::io::Error) -> StartFault {
 }
 
 impl Inherited {
-    /// Takes the sockets that the environment names. There are none unless `LISTEN_PID` is this process.
+    /// Takes the sockets that the environment names. There are none unless `LISTEN_PID` is this
+    /// process.
     ///
     /// # Errors
     /// If one of them is not a listening stream socket.

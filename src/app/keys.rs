@@ -1,5 +1,5 @@
-//! Issuers' public keys while the gateway runs. Files are read again after a change, URLs are fetched
-//! at intervals, and the gateway warns about keys without live tokens.
+//! Issuers' public keys while the gateway runs. Files are read again after a change, URLs are
+//! fetched at intervals, and the gateway warns about keys without live tokens.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -70,8 +70,8 @@ impl FileWatch {
         }
     }
 
-    /// Keeps the keyring equal to the files. They are small and are read whole, because a change may not
-    /// show in a file's time or length. A fault of one issuer does not affect the others.
+    /// Keeps the keyring equal to the files. They are small and are read whole, because a change
+    /// may not show in a file's time or length. A fault of one issuer does not affect the others.
     fn files(&mut self, issuers: &[Issuer]) {
         for issuer in issuers {
             let Some(path) = issuer.jwks.as_ref().and_then(Jwks::file) else { continue };
@@ -130,8 +130,8 @@ impl FileWatch {
     }
 }
 
-/// The watch over sets at URLs. Each is fetched separately, so that a slow server does not delay the
-/// others.
+/// The watch over sets at URLs. Each is fetched separately, so that a slow server does not delay
+/// the others.
 pub(super) struct UrlWatch {
     issuers: watch::Receiver<Arc<Vec<Issuer>>>,
     keyring: Arc<Keyring>,

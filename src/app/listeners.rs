@@ -23,8 +23,8 @@ pub struct Listeners {
     pub auditors: Option<UnixListener>,
     /// For a successor.
     pub(super) handover: Option<UnixListener>,
-    /// Files of sockets that were bound here. The gateway removes them when it stops. Those of a service
-    /// manager stay.
+    /// Files of sockets that were bound here. The gateway removes them when it stops. Those of a
+    /// service manager stay.
     pub(super) own: Vec<PathBuf>,
 }
 

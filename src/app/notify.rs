@@ -1,5 +1,5 @@
-//! Messages to a service manager (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names.
-//! Without it, no message is sent.
+//! Messages to a service manager (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET`
+//! names. Without it, no message is sent.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -31,8 +31,8 @@ fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Durat
 }
 
 impl Notifier {
-    /// The service manager of the environment. `is_successor`: it started another process, and this one
-    /// has taken over.
+    /// The service manager of the environment. `is_successor`: it started another process, and this
+    /// one has taken over.
     #[must_use]
     pub(super) fn from_environment(is_successor: bool) -> Self {
         let text = |name| std::env::var(name).ok();

@@ -54,7 +54,8 @@ pub(super) struct Before {
 }
 
 impl Prepared {
-    /// Reads keys, certificates and secrets of the config. `source` is the file that a reload reads.
+    /// Reads keys, certificates and secrets of the config. `source` is the file that a reload
+    /// reads.
     ///
     /// # Errors
     /// Everything that would make the gateway run differently from its config.
@@ -132,8 +133,8 @@ impl Prepared {
         Ok(App { config, source, books, control, gateway, metrics, tls, predecessor: None, program: None })
     }
 
-    /// Continues where another process has stopped: opens its log under its lock, takes its rate limit
-    /// state, and waits for `go`. Blocks.
+    /// Continues where another process has stopped: opens its log under its lock, takes its rate
+    /// limit state, and waits for `go`. Blocks.
     ///
     /// # Errors
     /// If this process cannot continue. Then the other one does.
@@ -149,8 +150,8 @@ impl Prepared {
         }
     }
 
-    /// Checks that the config is still the one that this process has read. The other process may have
-    /// read a newer one meanwhile. It reads none by now.
+    /// Checks that the config is still the one that this process has read. The other process may
+    /// have read a newer one meanwhile. It reads none by now.
     fn is_current(&self) -> Result<(), StartFault> {
         let Some(source) = &self.source else { return Ok(()) };
         let said = |why: &dyn std::fmt::Display| StartFault::TakeOver(format!("{}: {why}", source.display()));

@@ -1,5 +1,5 @@
-//! Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. A change that
-//! needs a restart is refused.
+//! Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. A change
+//! that needs a restart is refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -58,9 +58,9 @@ async fn fetched(urls: &mut UrlWatch, is_successor: bool, mut stopping: watch::R
 }
 
 impl App {
-    /// Runs until `shutdown` turns true. Then it stops accepting, lets streams finish within the drain's
-    /// time, and records the stop. After a take-over it also lets streams finish, and leaves the log to
-    /// the successor.
+    /// Runs until `shutdown` turns true. Then it stops accepting, lets streams finish within the
+    /// drain's time, and records the stop. After a take-over it also lets streams finish, and
+    /// leaves the log to the successor.
     ///
     /// # Errors
     /// If the start or the stop cannot be recorded.
@@ -120,9 +120,9 @@ impl App {
         }
         background.watch(&entrance, &notifier, shutdown.clone());
         listen::run(api, self.terms(entrance, connections_max), Arc::clone(&self.gateway), shutdown.clone()).await;
-        // Operators and scrapers are served until the last agent is served. After that, the gateway does
-        // not wait for them. A take-over that is under way ends first: if it fails, the log is opened
-        // again.
+        // Operators and scrapers are served until the last agent is served. After that, the gateway
+        // does not wait for them. A take-over that is under way ends first: if it fails, the log is
+        // opened again.
         self.books.log.closes_soon();
         let _turn = turn.lock().await;
         let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -142,8 +142,8 @@ impl App {
         Ok(())
     }
 
-    /// The task that hands over to another process. It has a copy of the API's socket, and the socket
-    /// for take-overs.
+    /// The task that hands over to another process. It has a copy of the API's socket, and the
+    /// socket for take-overs.
     fn giver(&self, (api, handover): (TcpListener, UnixListener), serving: Serving) -> Giver {
         let Serving { own, issuers, entrance, doors, notifier, predecessor, stopping, successor, turn, owed } = serving;
         Giver {
@@ -204,8 +204,8 @@ impl App {
         process
     }
 
-    /// The number of callers' connections that the limit of open files allows. Warns if the config has
-    /// more.
+    /// The number of callers' connections that the limit of open files allows. Warns if the config
+    /// has more.
     fn connections(&self) -> Result<usize, StartFault> {
         let wanted = self.config.proxy.connections_max;
         let shares = descriptors::share(wanted)?;
@@ -215,7 +215,8 @@ impl App {
         Ok(shares.connections)
     }
 
-    /// The gateway's own listeners are never a destination, also with a port that the system has chosen.
+    /// The gateway's own listeners are never a destination, also with a port that the system has
+    /// chosen.
     fn knows(&mut self, listeners: &Listeners) -> Result<(), StartFault> {
         let fault = |error| StartFault::Bind { address: self.config.proxy.listen.address.to_string(), error };
         let real = (listeners.api.local_addr().map_err(fault)?, listeners.metrics.local_addr().map_err(fault)?);

@@ -93,7 +93,8 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
             let (gateway, wiring) = (Arc::clone(&gateway), Arc::clone(&wiring));
             let (name, remote) = (Arc::clone(name), Arc::clone(remote));
             probes.spawn(async move {
-                // A probe must not take the connection of a request. Without a free one it is left out.
+                // A probe must not take the connection of a request. Without a free one it is left
+                // out.
                 let Some(_place) = spare_place() else { return };
                 match remote.pool().probe().await {
                     Ok(()) => gateway.changed(&name, wiring.health.dialled(&name, true), "it accepts connections"),

@@ -152,8 +152,8 @@ impl Files {
         self.hashing = Some(Hashing { files, seen, stop, task });
     }
 
-    /// Takes the result of a hash. After a failure, the set is checked again, and hashed again if it
-    /// has changed.
+    /// Takes the result of a hash. After a failure, the set is checked again, and hashed again if
+    /// it has changed.
     fn take(&mut self, outcome: Result<String, String>) {
         let Some(hashing) = self.hashing.take() else { return };
         let Some(known) = self.known.get_mut(&hashing.files) else { return };

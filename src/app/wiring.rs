@@ -42,9 +42,9 @@ pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, S
     Ok(remote.by_principal(upstream.pool_by_principal))
 }
 
-/// Redacts the gateway's secrets in answers: its credentials for upstreams and the credential of the
-/// auditors. Other secrets (keys that sign, decrypt or salt) go to no upstream, so none can repeat
-/// them.
+/// Redacts the gateway's secrets in answers: its credentials for upstreams and the credential of
+/// the auditors. Other secrets (keys that sign, decrypt or salt) go to no upstream, so none can
+/// repeat them.
 fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     let mut secrets = Vec::new();
     for (_, secret) in credentials(config) {
@@ -124,7 +124,8 @@ pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
     }
     let fetch = &config.guard.fetch;
     let resolver = Resolver::new(fetch.resolver).map_err(|error| StartFault::Fetch(error.to_string()))?;
-    // Without CAs, URLs without TLS can still be fetched. A configured file of CAs must be readable.
+    // Without CAs, URLs without TLS can still be fetched. A configured file of CAs must be
+    // readable.
     let tls = tls::connector(fetch.ca.as_deref());
     if let (Err(why), Some(_)) = (&tls, &fetch.ca) {
         return Err(StartFault::Fetch(why.clone()));

@@ -1,6 +1,6 @@
-//! `token-shield token adopt`: existing API keys of agents become handles. Keys are hashed here: the
-//! gateway gets only their SHA-256. The content of the file is never printed, because a column in the
-//! wrong place would show a key.
+//! `token-shield token adopt`: existing API keys of agents become handles. Keys are hashed here:
+//! the gateway gets only their SHA-256. The content of the file is never printed, because a column
+//! in the wrong place would show a key.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -129,7 +129,9 @@ impl Adopt {
         };
         let outcome = outcome.await;
         door.close()?;
-        outcome.map_err(|fault| format!("{}: {fault}; {done} keys are adopted; run the command again to continue", self.from.display()))?;
+        outcome.map_err(|fault| {
+            format!("{}: {fault}; {done} keys are adopted; run the command again to continue", self.from.display())
+        })?;
         let note = format!("{} still contains the keys in plain text", self.from.display());
         if self.place.json {
             println!("{}", serde_json::json!({ "done": format!("{done} keys are adopted"), "adopted": done, "note": note }));
@@ -331,13 +333,15 @@ fn understood(text: &str, mut wish: impl FnMut(Line, u64) -> Result<Wish, Fault>
     Ok(lines)
 }
 
-/// Checks that the first line names the columns, each once. Without a header line, the first key would
-/// count as a name.
+/// Checks that the first line names the columns, each once. Without a header line, the first key
+/// would count as a name.
 fn columns(headers: &csv::StringRecord) -> Result<(), Fault> {
     let known = COLUMNS.join(", ");
     let named = |name: &str| headers.iter().filter(|header| *header == name).count();
     if named("key") == 0 && named("agent") == 0 {
-        return Err(format!("it is not the header line, which must name the columns key and agent, and may name others of {known}"));
+        return Err(format!(
+            "it is not the header line, which must name the columns key and agent, and may name others of {known}"
+        ));
     }
     if let Some(missing) = ["key", "agent"].into_iter().find(|name| named(name) == 0) {
         return Err(format!("the header line has no column {missing}"));
@@ -369,8 +373,8 @@ fn has_key_prefix(text: &str) -> bool {
     KEY_PREFIXES.iter().any(|prefix| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
 }
 
-/// Whether a text in the place of a name looks like an API key: it has such a prefix, or a long mixed run
-/// of letters and digits. A text with a slash is a name.
+/// Whether a text in the place of a name looks like an API key: it has such a prefix, or a long
+/// mixed run of letters and digits. A text with a slash is a name.
 fn looks_like_a_key(text: &str) -> bool {
     let mixed = |piece: &str| {
         let digits = piece.bytes().filter(u8::is_ascii_digit).count();

@@ -13,7 +13,8 @@ use crate::id::AgentName;
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Register an agent with its principal and its class.
-    #[command(after_help = "Example: token-shield agent register research/summarizer --principal team:research --class default")]
+    #[command(after_help = "Example: token-shield agent register research/summarizer \\\n             \
+        --principal team:research --class default")]
     Register(Register),
     /// List the registered agents.
     #[command(after_help = "Example: token-shield agent list --json")]

@@ -1,6 +1,6 @@
-//! A process of the data folder's owner, started by root. The owner can read and control this process,
-//! so it gets nothing of root's: only a few environment variables, no terminal, and no descriptor
-//! except three pipes.
+//! A process of the data folder's owner, started by root. The owner can read and control this
+//! process, so it gets nothing of root's: only a few environment variables, no terminal, and no
+//! descriptor except three pipes.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
@@ -20,8 +20,8 @@ pub(super) const AS_OWNER: &str = "as-owner";
 const ASKER: &str = "TOKEN_SHIELD_ASKER";
 /// Where the owner's process finds programs.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The variables that the process gets besides `LC_*`: for output, for the gateway, and for `cred:` the
-/// folder of credentials. The owner opens that folder with the owner's rights.
+/// The variables that the process gets besides `LC_*`: for output, for the gateway, and for `cred:`
+/// the folder of credentials. The owner opens that folder with the owner's rights.
 const KEPT: [&str; 7] = ["LANG", "LANGUAGE", "TERM", "TZ", "TOKEN_SHIELD_CONFIG", "TOKEN_SHIELD_DATA", "CREDENTIALS_DIRECTORY"];
 /// The group of a user without a known group: the group of `nobody`.
 const NO_GROUP: u32 = 65_534;
@@ -64,8 +64,8 @@ fn group_of(owner: FolderOwner) -> u32 {
     }
 }
 
-/// Copies the output of the owner's process. On a terminal it removes control characters, because they
-/// could overwrite what root reads.
+/// Copies the output of the owner's process. On a terminal it removes control characters, because
+/// they could overwrite what root reads.
 pub(super) fn copy(
     from: impl Read + Send + 'static,
     mut to: impl Write + IsTerminal + Send + 'static,
@@ -85,8 +85,8 @@ pub(super) fn copy(
     })
 }
 
-/// The hidden command. It leaves root's session and descriptors, and then changes its own uid to `uid`.
-/// So only root could inspect the process before.
+/// The hidden command. It leaves root's session and descriptors, and then changes its own uid to
+/// `uid`. So only root could inspect the process before.
 #[derive(Args)]
 pub(super) struct AsOwner {
     uid: u32,
@@ -127,9 +127,9 @@ fn close_inherited() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The uid of the user who gave this command. Root's process names the user who became root with `sudo`.
-/// The owner's process names the user who asked root, if root started it. The owner has the log's keys
-/// and could write any name anyway.
+/// The uid of the user who gave this command. Root's process names the user who became root with
+/// `sudo`. The owner's process names the user who asked root, if root started it. The owner has the
+/// log's keys and could write any name anyway.
 pub(super) fn asker() -> u32 {
     let own = rustix::process::getuid();
     let given = |name| std::env::var(name).ok()?.parse::<u32>().ok();
@@ -140,8 +140,8 @@ pub(super) fn asker() -> u32 {
     if by_root { given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw()) } else { own.as_raw() }
 }
 
-/// Whether a process belongs to root. A process that cannot be inspected (`hidepid`) counts as root's,
-/// because the caller's own processes can always be inspected.
+/// Whether a process belongs to root. A process that cannot be inspected (`hidepid`) counts as
+/// root's, because the caller's own processes can always be inspected.
 fn is_roots(process: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());

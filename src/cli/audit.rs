@@ -34,12 +34,11 @@ use trust::{Known, Trust};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Verify all records, the tree over them, and that no acknowledged record is missing. Nothing is
-    /// locked or changed.
-    #[command(
-        after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys --head ./copy/secret/head\n\n\
-        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends."
-    )]
+    /// Verify all records, the tree over them, and that no acknowledged record is missing. Nothing
+    /// is locked or changed.
+    #[command(after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys \\\n             \
+        --head ./copy/secret/head\n\n\
+        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends.")]
     Verify(Verify),
     /// Show records, decrypted with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
@@ -66,9 +65,8 @@ pub(super) enum Verb {
     #[command(after_help = "Example: token-shield audit verify-disclosure for-the-court.jsonl --log-keys ./log.vkeys")]
     VerifyDisclosure(prove::VerifyDisclosure),
     /// Copy closed epochs, for example for a regulator. The keys decrypt only the exported records.
-    #[command(
-        after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 --principal user:ada"
-    )]
+    #[command(after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 \\\n             \
+        --principal user:ada")]
     Export(export::Export),
     /// Recompute the state and the decisions from the log, and report differences.
     #[command(after_help = "Example: token-shield audit replay --data ./data")]

@@ -110,7 +110,8 @@ impl Log {
         Ok(seen?)
     }
 
-    /// Copies everything to `to`. The head comes last, to the file `head_to`, because it confirms the rest.
+    /// Copies everything to `to`. The head comes last, to the file `head_to`, because it confirms
+    /// the rest.
     fn copy(&self, to: &Self, head_to: &Path, (sealing, operators): (bool, bool)) -> Result<(), Failure> {
         let mut sink = Sink::default();
         let head = copy::log(&self.audit, &self.head, &to.audit, &mut sink)?;
@@ -196,7 +197,8 @@ fn has_private_key(folder: &Path) -> bool {
     names.filter_map(|name| name.into_string().ok()).any(|name| !name.starts_with('.') && !name.ends_with(".pub"))
 }
 
-/// Copies the files of a folder whose names are `wanted`. A file that already exists must be the same.
+/// Copies the files of a folder whose names are `wanted`. A file that already exists must be the
+/// same.
 fn folder(from: &Path, to: &Path, sink: &mut Sink, wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
     if !from.is_dir() {
         return Ok(());
@@ -372,8 +374,9 @@ impl Restore {
     }
 }
 
-/// Begins a new epoch in a restored log, whose head is the file `passing`, and records the backup's head.
-/// Another gateway that continues from the same log has a different epoch there, with other keys.
+/// Begins a new epoch in a restored log, whose head is the file `passing`, and records the backup's
+/// head. Another gateway that continues from the same log has a different epoch there, with other
+/// keys.
 fn begin(config: &Config, passing: &Path, head: Head) -> Result<String, Failure> {
     let begin = NewEpoch { reason: "restored from a backup".to_owned(), by: Some(own_name()), after_loss: false };
     let settings = Settings { head: passing.to_owned(), begin: Some(begin), ..config.audit.clone() };

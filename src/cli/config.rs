@@ -9,7 +9,8 @@ use super::{Failure, Place};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Check a config file and the keys, credentials and certificates that it names. Lists all faults.
+    /// Check a config file and the keys, credentials and certificates that it names. Lists all
+    /// faults.
     #[command(after_help = "Example: token-shield config check /etc/token-shield/token-shield.toml")]
     Check {
         /// Check only the text, for CI. The files that it names are not read.

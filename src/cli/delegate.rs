@@ -30,7 +30,8 @@ pub(super) struct Delegate {
     ttl: Option<Duration>,
     #[command(flatten)]
     allowed: Allowed,
-    /// The public key of the holder who may delegate the child. Without it, the child is a bearer token.
+    /// The public key of the holder who may delegate the child. Without it, the child is a bearer
+    /// token.
     #[arg(long, value_name = "FILE.pub")]
     child_key: Option<PathBuf>,
     /// The most tokens in the chain.

@@ -1,5 +1,5 @@
-//! `token-shield dev`: a gateway with built-in defaults. It makes its own keys, so it can sign tokens. A
-//! gateway of `serve` cannot.
+//! `token-shield dev`: a gateway with built-in defaults. It makes its own keys, so it can sign
+//! tokens. A gateway of `serve` cannot.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -44,8 +44,8 @@ pub(super) struct Dev {
     /// Serve TLS with a generated certificate. Its CA is DATA/tls/ca.pem.
     #[arg(long)]
     tls: bool,
-    /// The data folder. Default: TOKEN_SHIELD_DATA or ./data. dev writes its config there and uses no
-    /// other.
+    /// The data folder. Default: TOKEN_SHIELD_DATA or ./data. dev writes its config there and uses
+    /// no other.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Print one JSON object about the gateway instead of the text, and errors as JSON.

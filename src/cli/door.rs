@@ -1,5 +1,5 @@
-//! Sends a command to the gateway: through the admin socket if a gateway answers there. Otherwise it
-//! executes the command under the data folder's lock, as the folder's owner.
+//! Sends a command to the gateway: through the admin socket if a gateway answers there. Otherwise
+//! it executes the command under the data folder's lock, as the folder's owner.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -34,8 +34,8 @@ pub(super) async fn send(place: &Place, request: Request) -> Result<Reply, Failu
     once(Door::open(&place.find()?).await?, request).await
 }
 
-/// [`send`] for commands that stop an agent: they must reach the right gateway. If the gateway was found
-/// and not named, it must run, or `offline` must be set.
+/// [`send`] for commands that stop an agent: they must reach the right gateway. If the gateway was
+/// found and not named, it must run, or `offline` must be set.
 pub(super) async fn brake(place: &Place, offline: bool, request: Request) -> Result<Reply, Failure> {
     let target = place.find()?;
     let resting = target.named || offline;
@@ -170,7 +170,7 @@ pub(super) fn own_name() -> String {
 
 /// The error if the owner of a data folder is not clear.
 fn not_trusted(fault: &LogFault) -> Fault {
-    #[allow(clippy::wildcard_enum_match_arm, reason = "what else is wrong has no code of its own")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "other faults have no code of their own")]
     let code = match fault {
         LogFault::Symlink(_) | LogFault::TwoOwners { .. } => "not-trusted",
         _ => "failed",
@@ -190,7 +190,7 @@ async fn reach(socket: &Path) -> Result<Reached, Fault> {
         Ok(Err(error)) => error,
         Err(_) => return Err(Fault::failed("no-answer", format!("the gateway at {} does not answer", socket.display()))),
     };
-    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever else is wrong is said")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "any other error is reported")]
     match error.kind() {
         ErrorKind::NotFound => Ok(Reached::Nothing),
         ErrorKind::ConnectionRefused => Ok(Reached::Stale),

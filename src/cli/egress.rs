@@ -15,8 +15,8 @@ use crate::token::Presented;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Show step by step whether a URL is controlled, and what the filters do with it. Nothing is looked
-    /// up or sent.
+    /// Show step by step whether a URL is controlled, and what the filters do with it. Nothing is
+    /// looked up or sent.
     #[command(
         after_help = "Example: token-shield egress check https://cdn.example/a.png --use media --agent research/summarizer"
     )]
@@ -27,7 +27,8 @@ pub(super) enum Verb {
 pub(super) struct Check {
     /// The URL. - reads URLs from standard input, one a line.
     url: String,
-    /// The use of the URL: fetched content, a link, or a connection of the agent. Default: all three.
+    /// The use of the URL: fetched content, a link, or a connection of the agent. Default: all
+    /// three.
     #[arg(long = "use", value_name = "USE")]
     wanted: Option<Wanted>,
     /// The agent whose class applies. Without it, the class `default`.

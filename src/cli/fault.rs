@@ -14,8 +14,8 @@ pub(super) const REFUSED: u8 = 3;
 /// A log is valid, but nothing proves where it ends.
 pub(super) const UNPROVEN: u8 = 4;
 
-/// An error with its exit code and a code for programs. Any other error ends with [`FAILED`] and the code
-/// `failed`.
+/// An error with its exit code and a code for programs. Any other error ends with [`FAILED`] and
+/// the code `failed`.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) exit: u8,
@@ -48,8 +48,8 @@ pub(super) fn exit(failure: &super::Failure) -> ExitCode {
     ExitCode::from(failure.downcast_ref::<Fault>().map_or(FAILED, |fault| fault.exit))
 }
 
-/// The error line for standard error, with `--json` one JSON object. Empty if another process has printed
-/// the error already.
+/// The error line for standard error, with `--json` one JSON object. Empty if another process has
+/// printed the error already.
 pub(super) fn line(failure: &super::Failure, json: bool) -> String {
     let code = failure.downcast_ref::<Fault>().map_or("failed", |fault| fault.code);
     let message = failure.to_string();

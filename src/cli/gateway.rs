@@ -18,7 +18,8 @@ pub(super) enum Noun {
     /// Replace the running gateway with a new process or a newer version, without a gap.
     #[command(after_help = "Example: token-shield upgrade --config /etc/token-shield/token-shield.toml")]
     Upgrade(upgrade::Upgrade),
-    /// Run a gateway for development: loopback, its own keys, the model echo, and a server that it finds.
+    /// Run a gateway for development: loopback, its own keys, the model echo, and a server that it
+    /// finds.
     #[command(after_help = "Example: token-shield dev --upstream http://127.0.0.1:11434\n\n\
         dev needs no config. It ignores TOKEN_SHIELD_CONFIG, ./token-shield.toml and /etc/token-shield. It\n\
         writes DATA/token-shield.toml at each start, and refuses a folder with a config that it did not write.\n\
@@ -50,10 +51,12 @@ pub(super) enum Noun {
     #[command(subcommand)]
     Clock(audit::keep::Clock),
     /// Copy the log, keys and config into a folder, and verify the copy. The gateway may run.
-    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 --config /etc/token-shield/token-shield.toml")]
+    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 \\\n             \
+        --config /etc/token-shield/token-shield.toml")]
     Backup(backup::Backup),
     /// Verify a backup, and restore it into a data folder without a log.
-    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 --config /etc/token-shield/token-shield.toml")]
+    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 \\\n             \
+        --config /etc/token-shield/token-shield.toml")]
     Restore(backup::Restore),
     /// Check a config file.
     #[command(subcommand)]

@@ -1,5 +1,5 @@
-//! `token-shield token issue --handle` and `token renew`. Handles are hashed here: the gateway gets only
-//! their SHA-256.
+//! `token-shield token issue --handle` and `token renew`. Handles are hashed here: the gateway gets
+//! only their SHA-256.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,8 @@ use crate::token::{Presented, handle, mint, verify};
 
 #[derive(Args)]
 pub(super) struct Renew {
-    /// The handle or its id. - reads it from standard input, so that the process list does not show it.
+    /// The handle or its id. - reads it from standard input, so that the process list does not show
+    /// it.
     #[arg(allow_hyphen_values = true)]
     handle: String,
     /// The lifetime of the new token. Default: that of the old one.
@@ -72,12 +73,7 @@ impl Renew {
         let renewed = first_of(&door, &meant, (&config, &key, &file), self.ttl).await;
         door.close()?;
         let (id, reply) = renewed?;
-        say_done(
-            &format!("renewed the token of the handle {id}"),
-            json!({ "handle": id.to_string() }),
-            &reply,
-            self.place.json,
-        );
+        say_done(&format!("renewed the token of the handle {id}"), json!({ "handle": id.to_string() }), &reply, self.place.json);
         Ok(())
     }
 }
@@ -89,7 +85,9 @@ fn within(ttl: Duration, now: Timestamp, ttl_max: Duration, until: Option<Timest
         return Err(format!("--ttl is more than the issuer allows: {most} (ttl_max), until {last} at the latest").into());
     }
     match until.filter(|until| now.plus(ttl) > *until) {
-        Some(until) => Err(format!("--ttl is longer than the handle is valid: until {until}; omit it, or use a shorter one").into()),
+        Some(until) => {
+            Err(format!("--ttl is longer than the handle is valid: until {until}; omit it, or use a shorter one").into())
+        }
         None => Ok(()),
     }
 }
@@ -111,9 +109,9 @@ async fn first_of(
     Err(fault)
 }
 
-/// Checks a token from the gateway before it is signed again: this key, or one beside it in its public
-/// file, signed it. It is for the issuer and the gateway of the config, and for that agent. Returns the
-/// longest lifetime of the issuer's tokens.
+/// Checks a token from the gateway before it is signed again: this key, or one beside it in its
+/// public file, signed it. It is for the issuer and the gateway of the config, and for that agent.
+/// Returns the longest lifetime of the issuer's tokens.
 fn ours(config: &Config, (key, file): (&SigningKey, &Path), former: &str, agent: &str) -> Result<Duration, Failure> {
     let own = Jwk::of(key.public()?);
     let beside = std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());

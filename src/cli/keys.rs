@@ -36,8 +36,8 @@ pub(super) enum Verb {
     /// End a signing key. Tokens that it signed before stay valid until they expire.
     #[command(after_help = "Example: token-shield keys retire KID --reason \"yearly change\"")]
     Retire(Change),
-    /// Refuse everything that a key signed, at once and permanently. With --holder: every chain with a
-    /// holder's key.
+    /// Refuse everything that a key signed, at once and permanently. With --holder: every chain
+    /// with a holder's key.
     #[command(after_help = "Examples:
   token-shield keys revoke KID --reason \"laptop stolen\" --yes
   token-shield keys revoke --holder KID --reason \"agent's key leaked\" --yes")]
@@ -101,8 +101,8 @@ pub(super) struct Revoke {
     /// The thumbprint of an issuer's key, as `keys list` shows it. It may begin with a hyphen.
     #[arg(allow_hyphen_values = true, required_unless_present = "holder", conflicts_with = "holder")]
     kid: Option<String>,
-    /// The thumbprint of a holder's key: the kid of the tokens that it signed, as `token inspect` shows it
-    /// (cnf.jwk of the parent).
+    /// The thumbprint of a holder's key: the kid of the tokens that it signed, as `token inspect`
+    /// shows it (cnf.jwk of the parent).
     #[arg(long, value_name = "KID", allow_hyphen_values = true)]
     holder: Option<String>,
     /// The reason, for the record.

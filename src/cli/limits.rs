@@ -27,8 +27,8 @@ pub(super) struct Allowed {
     /// Output tokens of an answer.
     #[arg(long)]
     pub(super) output_tokens: Option<u64>,
-    /// Which of the operator's endpoints it may reach: none ("none") or all ("controlled", "any"). It cannot
-    /// add endpoints.
+    /// Which of the operator's endpoints it may reach: none ("none") or all ("controlled", "any").
+    /// It cannot add endpoints.
     #[arg(long, value_name = "RANK", value_parser = ["none", "controlled", "any"])]
     pub(super) egress: Option<String>,
     /// A host of the operator's lists that it may reach. Repeatable.

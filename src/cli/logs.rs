@@ -2,8 +2,8 @@
 //!
 //! A separate thread (`log_lines`) writes lines together, every 50 ms or 32 KiB. One write for each
 //! request would cost as much as its checks. A line about a failure does not wait. No other thread
-//! writes to standard error while the gateway serves. So a collector that stops reading stops nothing.
-//! The panic hook uses the same queue.
+//! writes to standard error while the gateway serves. So a collector that stops reading stops
+//! nothing. The panic hook uses the same queue.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -67,8 +67,9 @@ impl<'l> MakeWriter<'l> for Lines {
     }
 }
 
-/// One JSON object a line: `timestamp` (RFC 3339), `level`, and the event's fields, its text as `message`.
-/// Each request writes a line, and the general formatter of tracing-subscriber takes three times as long.
+/// One JSON object a line: `timestamp` (RFC 3339), `level`, and the event's fields, its text as
+/// `message`. Each request writes a line, and the general formatter of tracing-subscriber takes
+/// three times as long.
 struct JsonLine;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'static> FormatEvent<S, N> for JsonLine {
@@ -153,8 +154,8 @@ fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
     own_line(form, "ERROR", &format!("thread {:?} panicked{place}: {what}", thread.name().unwrap_or("-")))
 }
 
-/// Starts logging. `TOKEN_SHIELD_LOG` sets the level. The default is `info`; `warn` omits the lines of
-/// requests.
+/// Starts logging. `TOKEN_SHIELD_LOG` sets the level. The default is `info`; `warn` omits the lines
+/// of requests.
 ///
 /// # Errors
 /// If standard error is not available, or its thread cannot be started.
@@ -173,8 +174,8 @@ pub(super) fn start(form: Form) -> io::Result<()> {
     started.map_err(io::Error::other)
 }
 
-/// Prints on standard error why a command failed, and waits at most a second for all lines. The process
-/// ends even if its standard error is not read.
+/// Prints on standard error why a command failed, and waits at most a second for all lines. The
+/// process ends even if its standard error is not read.
 pub(super) fn finish(failure: Option<&str>) {
     match log_lines::of_process() {
         Some(lines) => {

@@ -118,8 +118,8 @@ pub(super) fn refused_to(path: &Path, owner: u32) -> Fault {
     Fault::failed("not-owner", message)
 }
 
-/// How to give the same command as the owner. It repeats only the command's own words, because the rest
-/// may contain a secret.
+/// How to give the same command as the owner. It repeats only the command's own words, because the
+/// rest may contain a secret.
 fn sudo(owner: &str) -> String {
     let is_word = |word: &String| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
     let words: Vec<String> = std::env::args().skip(1).take(2).take_while(is_word).collect();
@@ -137,12 +137,13 @@ fn name_of(uid: u32) -> String {
     named.unwrap_or_else(|| format!("'#{uid}'"))
 }
 
-/// Runs this command again, with the words `more` after it, as the owner of the data folder of `log`, if
-/// the caller is root and not the owner. `false` if the caller is the owner, or there is no log yet.
-/// The other process does not ask for confirmation.
+/// Runs this command again, with the words `more` after it, as the owner of the data folder of
+/// `log`, if the caller is root and not the owner. `false` if the caller is the owner, or there is
+/// no log yet. The other process does not ask for confirmation.
 ///
 /// # Errors
-/// If the caller is neither, or the owner is not clear. If the command failed there, without a message.
+/// If the caller is neither, or the owner is not clear. If the command failed there, without a
+/// message.
 pub(super) fn done_by_owner(log: &Settings, more: &[&str]) -> Result<bool, Failure> {
     let Some(owner) = log.owner()? else { return Ok(false) };
     let own = rustix::process::geteuid();

@@ -15,12 +15,13 @@ const SYSTEM: &str = "/etc/token-shield/token-shield.toml";
 /// The environment variable with the data folder.
 const DATA: &str = "TOKEN_SHIELD_DATA";
 
-/// Which gateway a command is for. Without a flag: TOKEN_SHIELD_CONFIG or TOKEN_SHIELD_DATA. Without
-/// these: ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml, if exactly one exists.
+/// Which gateway a command is for. Without a flag: TOKEN_SHIELD_CONFIG or TOKEN_SHIELD_DATA.
+/// Without these: ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml, if exactly
+/// one exists.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Place {
-    /// The gateway's data folder. It is enough if the gateway runs, or if DIR/token-shield.toml is its
-    /// config.
+    /// The gateway's data folder. It is enough if the gateway runs, or if DIR/token-shield.toml is
+    /// its config.
     #[arg(long, value_name = "DIR", help_heading = "Which gateway")]
     pub(super) data: Option<PathBuf>,
     /// The gateway's config file.
@@ -109,8 +110,8 @@ impl Target {
     }
 }
 
-/// The addresses in a config. The rest of the config is not checked, so that agents can be stopped also
-/// if it has faults.
+/// The addresses in a config. The rest of the config is not checked, so that agents can be stopped
+/// also if it has faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
     pub(super) data: PathBuf,
@@ -205,7 +206,8 @@ fn same(left: &Path, right: &Path) -> bool {
     left == right || fs::canonicalize(left).ok().is_some_and(|left| fs::canonicalize(right).is_ok_and(|right| left == right))
 }
 
-/// The one gateway that is found in the folder `here` or in the system's place. `uid` is the caller.
+/// The one gateway that is found in the folder `here` or in the system's place. `uid` is the
+/// caller.
 fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
     let (own, data) = (here.join(CONFIG), here.join("data"));
     let mut candidates: Vec<(PathBuf, Target)> = Vec::new();
@@ -271,8 +273,8 @@ fn trusted(path: &Path, uid: u32) -> Result<(), Fault> {
 fn closed(path: &Path, whole: &Path) -> Result<(), Fault> {
     for (distance, folder) in whole.ancestors().enumerate() {
         let Ok(found) = fs::metadata(folder) else { continue };
-        // In a folder with the sticky bit, such as /tmp, others cannot replace what is in folders below
-        // it. But they could have put this file there.
+        // In a folder with the sticky bit, such as /tmp, others cannot replace what is in folders
+        // below it. But they could have put this file there.
         let sticky = distance > 1 && found.mode() & 0o1000 != 0;
         if found.is_dir() && found.mode() & 0o002 != 0 && !sticky {
             return Err(not_trusted(path, &format!("is in {}, which everybody may write", folder.display())));

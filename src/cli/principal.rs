@@ -10,7 +10,8 @@ use crate::control::{Command, Question, Verb as Standing};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Stop everything that acts for a principal, until it is released. Open streams end within a second.
+    /// Stop everything that acts for a principal, until it is released. Open streams end within a
+    /// second.
     #[command(after_help = "Example: token-shield principal suspend team:research --reason \"budget under review\"")]
     Suspend(Stand),
     /// End the suspension of a principal, so that its agents may act again.

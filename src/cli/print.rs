@@ -1,5 +1,5 @@
-//! The output of commands. For people on a terminal: tables and sentences. For programs: one JSON object
-//! a line.
+//! The output of commands. For people on a terminal: tables and sentences. For programs: one JSON
+//! object a line.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -20,8 +20,8 @@ pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints what was done: on standard error, a sentence with the records, the gateway, its folder and its
-/// process. With `json`, one object with `members` on standard output.
+/// Prints what was done: on standard error, a sentence with the records, the gateway, its folder
+/// and its process. With `json`, one object with `members` on standard output.
 pub(super) fn say_done(what: &str, members: Value, reply: &Reply, json: bool) {
     if json {
         println!("{}", done(what, members, reply));

@@ -62,8 +62,8 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
     Some(ids.collect())
 }
 
-/// Whether a program on this machine listens on `port` beyond loopback, so that agents could bypass the
-/// gateway.
+/// Whether a program on this machine listens on `port` beyond loopback, so that agents could bypass
+/// the gateway.
 pub(super) fn open_beyond_loopback(port: u16) -> bool {
     let wanted = format!(":{port:04X}");
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(|table| {

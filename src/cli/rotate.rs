@@ -1,5 +1,5 @@
-//! `token-shield keys rotate`: replaces the signing key with a new one. After an interruption, another
-//! run continues.
+//! `token-shield keys rotate`: replaces the signing key with a new one. After an interruption,
+//! another run continues.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,8 @@ impl Rotate {
         Ok(())
     }
 
-    /// Makes the key, and registers it before the old one retires, so that no token is refused meanwhile.
+    /// Makes the key, and registers it before the old one retires, so that no token is refused
+    /// meanwhile.
     async fn with(&self, door: &Door, old: &Jwk, (file, next): (&Path, &Path)) -> Result<Jwk, Failure> {
         let keys = door.send(Request::Question(Question::Keys)).await?.rows;
         let text = |row: &serde_json::Value, name: &str| row.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
@@ -81,9 +82,8 @@ impl Rotate {
                 keep_owner(file, made)?;
             }
         }
-        let begun = jwk::read_private(&private_file(next)?).map_err(|fault| {
-            format!("{}, from an interrupted rotation: {fault}; remove it and its .pub", next.display())
-        })?;
+        let begun = jwk::read_private(&private_file(next)?)
+            .map_err(|fault| format!("{}, from an interrupted rotation: {fault}; remove it and its .pub", next.display()))?;
         let new = Jwk::of(begun.public()?);
         let usable = known(&new).is_none_or(|row| text(row, "state").as_deref() == Some("active"));
         if !usable || new.key().algorithm() != old.key().algorithm() {

@@ -45,8 +45,8 @@ pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
     Ok(stopped)
 }
 
-/// The path and the words that this process was started with. A link stays a link, because it may lead
-/// to a newer version later. Called early, before a newer program replaces the file.
+/// The path and the words that this process was started with. A link stays a link, because it may
+/// lead to a newer version later. Called early, before a newer program replaces the file.
 fn program() -> std::io::Result<Program> {
     let mut words = std::env::args_os();
     let named = words.next().map(PathBuf::from).unwrap_or_default();
@@ -71,7 +71,8 @@ fn is_this_program(path: &Path) -> bool {
     identity(path).is_some_and(|found| Some(found) == identity(Path::new("/proc/self/exe")))
 }
 
-/// The program and the words for a successor with the same config. A config that was found is named.
+/// The program and the words for a successor with the same config. A config that was found is
+/// named.
 fn named(mut program: Program, target: &Target) -> Result<Program, Failure> {
     if !target.named {
         program.words.extend(["--config".into(), OsString::from(std::path::absolute(&target.config)?)]);
@@ -128,8 +129,8 @@ impl Serve {
     }
 }
 
-/// Waits at most two seconds until the log's lock is free: a process that dies closes its descriptors one
-/// after the other. The start itself shows whether the lock is free.
+/// Waits at most two seconds until the log's lock is free: a process that dies closes its
+/// descriptors one after the other. The start itself shows whether the lock is free.
 async fn free(config: &Config) {
     for _ in 0..40 {
         if !crate::audit::log::is_locked(&config.audit) {

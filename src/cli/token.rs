@@ -32,21 +32,25 @@ use crate::token::{Presented, handle, inspect, jwk, mint, verify};
 pub(super) enum Verb {
     /// Sign a token, register it, and print it.
     #[command(
-        after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research --model llama-3.1-8b --rpm 60 --ttl 1h"
+        after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research \\\n             \
+        --model llama-3.1-8b --rpm 60 --ttl 1h"
     )]
     Issue(Box<Issue>),
-    /// Read test vectors, one JSON object a line, and report whether the gateway would accept each token.
+    /// Read test vectors, one JSON object a line, and report whether the gateway would accept each
+    /// token.
     #[command(after_help = "Example: token-shield token verify-vectors vectors.jsonl")]
     VerifyVectors(Vectors),
     /// Delegate a token: sign a narrower one offline, and print the chain.
     #[command(
-        after_help = "Example: token-shield token delegate --parent parent.token --holder-key holder.jwk --name reader --ttl 10m --rpm 10"
+        after_help = "Example: token-shield token delegate --parent parent.token --holder-key holder.jwk \\\n             \
+        --name reader --ttl 10m --rpm 10"
     )]
     Delegate(Delegate),
     /// Show the content of a token, without verifying it.
     #[command(after_help = "Example: token-shield token inspect \"$OPENAI_API_KEY\"")]
     Inspect(Given),
-    /// Verify a token with the gateway's code and keys, and with two implementations of each signature.
+    /// Verify a token with the gateway's code and keys, and with two implementations of each
+    /// signature.
     #[command(after_help = "Example: token-shield token verify \"$OPENAI_API_KEY\"")]
     Verify(Given),
     /// Replace the token of a handle with a newer one.
@@ -91,7 +95,8 @@ pub(super) struct Issue {
     /// The signing key. Default: DATA/keys/operator.jwk.
     #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Print a handle (ts_…) instead of the token. It is short, and `token renew` does not change it.
+    /// Print a handle (ts_…) instead of the token. It is short, and `token renew` does not change
+    /// it.
     #[arg(long, conflicts_with_all = ["offline", "holder_key"])]
     handle: bool,
     /// Only sign, do not register. If the gateway or its log is available, the token is recorded.
@@ -104,7 +109,8 @@ pub(super) struct Issue {
 
 #[derive(Args)]
 pub(super) struct Given {
-    /// The token or handle. - reads it from standard input, so that the process list does not show it.
+    /// The token or handle. - reads it from standard input, so that the process list does not show
+    /// it.
     token: String,
     /// Verify only with the config's JWK Sets, without revocations and status.
     #[arg(long)]
@@ -115,7 +121,8 @@ pub(super) struct Given {
 
 #[derive(Args)]
 pub(super) struct Revoke {
-    /// A token's id or its jti, a handle's id, or the token or handle itself. - reads it from standard input.
+    /// A token's id or its jti, a handle's id, or the token or handle itself. - reads it from
+    /// standard input.
     #[arg(allow_hyphen_values = true)]
     token: String,
     /// The reason, for the record.
@@ -183,7 +190,8 @@ pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
     Ok(jwk::read_private(&private_file(path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
 }
 
-/// The id of a token or handle, which may be printed. Other input may be a secret, and is not repeated.
+/// The id of a token or handle, which may be printed. Other input may be a secret, and is not
+/// repeated.
 fn id_of(given: &str) -> Option<String> {
     let own = handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
     own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()))
@@ -310,9 +318,9 @@ impl Issue {
     }
 }
 
-/// Records that a token was signed and not registered, and returns the record's index. The owner of the
-/// signing key could sign without this program. So a token that cannot be recorded is signed even so,
-/// with a note.
+/// Records that a token was signed and not registered, and returns the record's index. The owner of
+/// the signing key could sign without this program. So a token that cannot be recorded is signed
+/// even so, with a note.
 async fn recorded(place: &Place, config: &Config, token: &str) -> Option<u64> {
     if !config.audit.dir.exists() && !config.proxy.admin.exists() {
         eprintln!("note: not recorded: the gateway and its log are not on this machine");
@@ -336,7 +344,8 @@ impl Given {
         if self.token == "-" { Ok(std::io::read_to_string(std::io::stdin())?) } else { Ok(self.token.clone()) }
     }
 
-    /// Asks the gateway, or its state if it does not run. `--offline` uses only the config's JWK Sets.
+    /// Asks the gateway, or its state if it does not run. `--offline` uses only the config's JWK
+    /// Sets.
     async fn verify(&self) -> Result<(), Failure> {
         let text = self.read()?;
         let row = if self.offline {

@@ -20,8 +20,8 @@ const EVER: u64 = u64::MAX;
 
 #[derive(Args)]
 pub(super) struct Vectors {
-    /// A file with vectors, one JSON object a line: {"id","token","jwks":{"keys":[…]},"iss","aud","now"}. -
-    /// is standard input.
+    /// A file with vectors, one JSON object a line:
+    /// {"id","token","jwks":{"keys":[…]},"iss","aud","now"}. - is standard input.
     #[arg(default_value = "-")]
     file: PathBuf,
     /// Check only header, key and signature.
@@ -33,8 +33,8 @@ pub(super) struct Vectors {
     json: bool,
 }
 
-/// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy. Without them, everything
-/// is allowed.
+/// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy. Without them,
+/// everything is allowed.
 #[derive(Deserialize)]
 struct Vector {
     id: serde_json::Value,

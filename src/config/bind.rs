@@ -96,7 +96,8 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let admin = listen_section.parsed("admin", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
     let admin = admin.unwrap_or_else(|| data.join("admin.sock"));
     let trusted_proxies = networks(&listen_section, "trusted_proxies");
-    // All sections are closed before a missing value ends the reading. So one error lists all faults.
+    // All sections are closed before a missing value ends the reading. So one error lists all
+    // faults.
     listen_section.close();
     let (audit, keep, auditors) =
         audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
@@ -200,8 +201,7 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
     }
     if tls.is_none() && !address.ip().is_loopback() && !danger {
-        section
-            .fault("api", "an address other than loopback needs tls = { cert, key } (or danger_plaintext = true)");
+        section.fault("api", "an address other than loopback needs tls = { cert, key } (or danger_plaintext = true)");
         return None;
     }
     Some(Listen { publish_keys, address, tls })

@@ -24,10 +24,8 @@ pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t
             match text.parse() {
                 Ok(entry) => entries.push(entry),
                 Err(why) => {
-                    section.fault(
-                        key,
-                        format!("{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (the default port is 443): {why}"),
-                    );
+                    section
+                        .fault(key, format!("{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (the default port is 443): {why}"));
                 }
             }
         }
@@ -46,10 +44,7 @@ pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t
         }
     }
     if tools.is_empty() && !lists.tunnel.is_empty() {
-        section.fault(
-            "tunnel",
-            "has no effect without fetch_tools; a rule without effect is refused",
-        );
+        section.fault("tunnel", "has no effect without fetch_tools; a rule without effect is refused");
     }
     section.close();
     (lists, fetch, tools)

@@ -15,8 +15,8 @@ use crate::token::{LIST_MAX, PostQuantum, Principals};
 /// A token of 40 KiB cannot have a longer list.
 const LIST_CAP: usize = 4096;
 
-/// The principals that an issuer may speak for. The default of a single issuer is all principals. If
-/// there are `several`, each needs the key: a principal's limits, prompt cache and records must
+/// The principals that an issuer may speak for. The default of a single issuer is all principals.
+/// If there are `several`, each needs the key: a principal's limits, prompt cache and records must
 /// belong to one issuer.
 fn principals(section: &Section<'_>, several: bool) -> Principals {
     let principals = section.texts("principals");
@@ -52,8 +52,8 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPr
     (issuers, principals)
 }
 
-/// Tells each issuer which patterns belong to the others. The same pattern at two issuers is refused,
-/// because a principal belongs to one issuer.
+/// Tells each issuer which patterns belong to the others. The same pattern at two issuers is
+/// refused, because a principal belongs to one issuer.
 fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
     let patterns: Vec<Vec<String>> = issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
     for (place, issuer) in issuers.iter_mut().enumerate() {

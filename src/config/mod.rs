@@ -1,5 +1,5 @@
-//! From the file to a checked [`Config`]. One error lists all faults, each with its key, its line and
-//! the allowed values.
+//! From the file to a checked [`Config`]. One error lists all faults, each with its key, its line
+//! and the allowed values.
 
 mod bind;
 mod class;
@@ -54,7 +54,8 @@ pub fn policy(text: &str) -> String {
     bind::policy(text)
 }
 
-/// The target of an upstream's URL, and the part of its path before `/v1`. `None`: the URL is invalid.
+/// The target of an upstream's URL, and the part of its path before `/v1`. `None`: the URL is
+/// invalid.
 #[must_use]
 pub fn upstream_url(url: &str) -> Option<(proxy::settings::Target, String)> {
     server::target(url, Path::new(""), None)

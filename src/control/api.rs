@@ -1,5 +1,5 @@
-//! The admin API: one JSON request, one JSON reply, over a Unix socket of mode 0600. The kernel tells
-//! the uid of the caller.
+//! The admin API: one JSON request, one JSON reply, over a Unix socket of mode 0600. The kernel
+//! tells the uid of the caller.
 
 use std::path::Path;
 use std::sync::Arc;

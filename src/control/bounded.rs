@@ -1,4 +1,5 @@
-//! Listeners with a limited number of connections. Others wait in the backlog and take no descriptor.
+//! Listeners with a limited number of connections. Others wait in the backlog and take no
+//! descriptor.
 
 use std::io;
 use std::pin::Pin;

@@ -27,8 +27,8 @@ struct Acting {
 }
 
 impl Control {
-    /// The note about what stays of a principal. The status of a stopped one stays too, because it makes
-    /// the gateway refuse its tokens.
+    /// The note about what stays of a principal. The status of a stopped one stays too, because it
+    /// makes the gateway refuse its tokens.
     pub(super) fn what_stays(&self, principal: &str) -> String {
         let stopped = self.registry.stopped_principals();
         let Some((name, standing)) = stopped.iter().find(|(name, _)| **name == *principal) else { return STAYS.to_owned() };
@@ -40,8 +40,8 @@ impl Control {
         )
     }
 
-    /// The records for a principal to be forgotten. With `revoke`, its tokens, handles and agents are
-    /// revoked first.
+    /// The records for a principal to be forgotten. With `revoke`, its tokens, handles and agents
+    /// are revoked first.
     pub(super) fn forgotten(
         &self,
         principal: &Principal,

@@ -57,8 +57,8 @@ impl Control {
         by_id.or_else(|| handle::id(text).and_then(|id| self.registry.handle(&id)))
     }
 
-    /// The records that revoke a registered token. If it has or had a handle, the handle is revoked too:
-    /// who names the token means the access that the handle gives.
+    /// The records that revoke a registered token. If it has or had a handle, the handle is revoked
+    /// too: who names the token means the access that the handle gives.
     pub(super) fn row_revoked(&self, row: Token, reason: String) -> Result<Vec<Event>, ControlFault> {
         let mut events = Vec::new();
         let held = row.handle.and_then(|handle| self.registry.handle(&handle)).filter(|held| held.revoked.is_none());
@@ -108,8 +108,7 @@ impl Control {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(ControlFault::Handle("the token has more than 10,000 bytes: it lists too many models"));
         }
-        self.by_handle(verified)
-            .map_err(|_| ControlFault::Handle("the issuer does not allow handles (handles = \"off\")"))?;
+        self.by_handle(verified).map_err(|_| ControlFault::Handle("the issuer does not allow handles (handles = \"off\")"))?;
         if until.is_some_and(|until| verified.expires() > until) {
             return Err(ControlFault::Handle("the token would outlive the handle (--until)"));
         }

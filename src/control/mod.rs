@@ -1,4 +1,5 @@
-//! The life of a command: checked against the state, recorded, then applied. State changes only here.
+//! The life of a command: checked against the state, recorded, then applied. State changes only
+//! here.
 
 pub mod api;
 pub mod bounded;
@@ -210,7 +211,8 @@ impl Control {
     /// If it is refused or cannot be recorded. Then nothing has changed, except what
     /// [`ControlFault::Half`] lists.
     pub async fn apply(self: &Arc<Self>, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
-        // A separate task: what was recorded is applied, even if the caller does not wait for the reply.
+        // A separate task: what was recorded is applied, even if the caller does not wait for the
+        // reply.
         let (own, operator) = (Arc::clone(self), operator.clone());
         let done = tokio::spawn(async move { own.carry_out(&operator, command).await });
         done.await.unwrap_or(Err(ControlFault::Log(LogFault::Stopped)))
@@ -240,8 +242,8 @@ impl Control {
         Ok(Reply { sealed, rows, note, gateway: self.about.get().cloned() })
     }
 
-    /// Records an event and applies it to the state, in the order of the log. So a later record's caller
-    /// finds the state changed.
+    /// Records an event and applies it to the state, in the order of the log. So a later record's
+    /// caller finds the state changed.
     async fn seal(&self, event: Event, operator: &Operator) -> Result<Sealed, LogFault> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (weights, keyring, registry) = (Arc::clone(&self.weights), Arc::clone(&self.keyring), Arc::clone(&self.registry));
@@ -400,7 +402,9 @@ impl Control {
         let held = signed.and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)));
         held.map_err(|refusal| ControlFault::refused(&refusal))?;
         if verified.length() > 1 {
-            return Err(ControlFault::Token("only a token that an operator signed can be registered: the first token of the chain".to_owned()));
+            return Err(ControlFault::Token(
+                "only a token that an operator signed can be registered: the first token of the chain".to_owned(),
+            ));
         }
         let mut events = Vec::new();
         let known = self.registry.agent(verified.agent().as_str());
@@ -465,8 +469,8 @@ impl Control {
         Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
     }
 
-    /// The thumbprint of a holder's key to revoke. The gateway has no list of holders' keys: only tokens
-    /// contain them.
+    /// The thumbprint of a holder's key to revoke. The gateway has no list of holders' keys: only
+    /// tokens contain them.
     fn holder_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
         let id: KeyId = kid.parse()?;
         if self.keyring.not_revoked(&id).is_err() {

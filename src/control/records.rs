@@ -17,8 +17,8 @@ pub(super) fn exported(epochs: &[String], principal: Option<String>, keys: bool)
 }
 
 impl Control {
-    /// The record of a token that was signed and is not registered. The gateway must accept it at some
-    /// time.
+    /// The record of a token that was signed and is not registered. The gateway must accept it at
+    /// some time.
     pub(super) fn token_signed(&self, token: &str) -> Result<Event, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(token).map_err(fault)?;

@@ -67,8 +67,8 @@ impl Control {
         Ok(Event::AgentStanding { agent, standing, reason })
     }
 
-    /// The named agent. Without a slash it is one of the namespace `default`, unless a namespace has that
-    /// name.
+    /// The named agent. Without a slash it is one of the namespace `default`, unless a namespace
+    /// has that name.
     fn meant(&self, name: &str) -> Result<AgentName, ControlFault> {
         if name.contains('/') {
             return Ok(name.parse()?);
@@ -153,7 +153,10 @@ impl Control {
     pub(super) fn by_name_alone(&self, command: &Command) -> Option<String> {
         let Command::AgentStanding { agent, .. } = command else { return None };
         let agent = self.meant(agent).ok()?;
-        self.registry.agent(agent.as_str()).is_none().then(|| format!("no agent {agent} is registered: only its name has the new status"))
+        self.registry
+            .agent(agent.as_str())
+            .is_none()
+            .then(|| format!("no agent {agent} is registered: only its name has the new status"))
     }
 
     /// Every agent, and the namespaces that are stopped.

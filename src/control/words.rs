@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Who gave a command: `uid:1000`, for a process on the admin socket or a command with the data folder's
-/// lock.
+/// Who gave a command: `uid:1000`, for a process on the admin socket or a command with the data
+/// folder's lock.
 #[derive(Clone, Debug)]
 pub struct Operator(pub String);
 
@@ -24,8 +24,8 @@ pub enum Command {
     },
     /// Changes an agent's status.
     AgentStanding {
-        /// The agent. Without a slash it is one of the namespace `default`, unless a namespace has that
-        /// name.
+        /// The agent. Without a slash it is one of the namespace `default`, unless a namespace has
+        /// that name.
         agent: String,
         /// The change.
         verb: Verb,
@@ -97,8 +97,8 @@ pub enum Command {
     PrincipalForget {
         /// The principal.
         principal: String,
-        /// Revoke its agents, tokens and handles first. Without it, the command is refused if there are
-        /// any.
+        /// Revoke its agents, tokens and handles first. Without it, the command is refused if there
+        /// are any.
         #[serde(default)]
         revoke: bool,
         /// The reason.

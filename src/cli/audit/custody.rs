@@ -1,5 +1,5 @@
-//! Records an export or a disclosure before it is made, in the log of the gateway that the folder belongs
-//! to.
+//! Records an export or a disclosure before it is made, in the log of the gateway that the folder
+//! belongs to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use super::super::{Failure, Place};
 use crate::control::Command;
 use crate::control::api::Request;
 
-/// Records `command` in the log in the folder `dir`, which `log` names. It uses the admin socket if the
-/// gateway runs, and writes the log itself otherwise. Returns the record's index. Exports, backups and
-/// archives belong to no gateway and are not written; then a note says that nothing is recorded.
+/// Records `command` in the log in the folder `dir`, which `log` names. It uses the admin socket if
+/// the gateway runs, and writes the log itself otherwise. Returns the record's index. Exports,
+/// backups and archives belong to no gateway and are not written; then a note says that nothing is
+/// recorded.
 ///
 /// # Errors
 /// If a gateway's own log cannot be written. Then nothing may be handed out.
@@ -35,9 +36,9 @@ pub(super) fn record((log, dir): (&LogPlace, &Path), command: Command) -> Result
     Ok(reply.sealed.first().copied())
 }
 
-/// The gateway with the log in the folder `dir`, which was named by itself. The config beside it names
-/// the gateway. Without one, it is the gateway that the environment names or that is found, if it has
-/// this log.
+/// The gateway with the log in the folder `dir`, which was named by itself. The config beside it
+/// names the gateway. Without one, it is the gateway that the environment names or that is found,
+/// if it has this log.
 fn gateway_of(dir: &Path) -> Option<Place> {
     let file = dir.join("../token-shield.toml");
     if file.is_file() {

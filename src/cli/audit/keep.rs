@@ -23,17 +23,18 @@ use crate::durable::{Disk as _, SystemDisk};
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum Verb {
-    /// Destroy a principal's record key. Its records cannot be read any more, and the log still verifies.
+    /// Destroy a principal's record key. Its records cannot be read any more, and the log still
+    /// verifies.
     #[command(after_help = "Example: token-shield audit forget user:ada --revoke --reason \"a request under Article 17\"")]
     Forget(Forget),
-    /// Close the log's epoch and begin the next one, also after a loss of records. The gateway may run.
+    /// Close the log's epoch and begin the next one, also after a loss of records. The gateway may
+    /// run.
     #[command(after_help = "Example: token-shield audit begin --reason \"quarterly export\"")]
     Begin(Begin),
-    /// Prune the records of old epochs. Their checkpoints stay, and the log still verifies. No gateway may
-    /// run.
-    #[command(
-        after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit --reason \"end of the retention period\""
-    )]
+    /// Prune the records of old epochs. Their checkpoints stay, and the log still verifies. No
+    /// gateway may run.
+    #[command(after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit \\\n             \
+        --reason \"end of the retention period\"")]
     Prune(super::prune::Prune),
     /// Measure how fast records become durable in a folder.
     #[command(after_help = "Example: token-shield audit bench /var/lib/token-shield")]
@@ -67,8 +68,8 @@ pub(in crate::cli) struct Begin {
 pub(in crate::cli) struct Forget {
     /// The principal (a token's sub).
     principal: String,
-    /// Revoke its agents, tokens and handles first. Without it, the command is refused if any of them can
-    /// still act.
+    /// Revoke its agents, tokens and handles first. Without it, the command is refused if any of
+    /// them can still act.
     #[arg(long)]
     revoke: bool,
     /// The reason, for the record.

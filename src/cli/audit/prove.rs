@@ -1,5 +1,5 @@
-//! `audit prove`, `verify-receipt`, `disclose` and `verify-disclosure`: proofs for other people, and
-//! their verification.
+//! `audit prove`, `verify-receipt`, `disclose` and `verify-disclosure`: proofs for other people,
+//! and their verification.
 
 use std::fs;
 use std::path::{Path, PathBuf};

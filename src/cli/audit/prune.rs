@@ -25,12 +25,12 @@ const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the c
 
 #[derive(Args)]
 pub(in crate::cli) struct Prune {
-    /// How long to keep records, such as 400d. A whole epoch is pruned when its last record is older.
-    /// Default: `[audit] keep`.
+    /// How long to keep records, such as 400d. A whole epoch is pruned when its last record is
+    /// older. Default: `[audit] keep`.
     #[arg(long, value_parser = duration)]
     keep: Option<Duration>,
-    /// Move the records into this folder, a log that `audit verify` can verify. Default: `[audit] archive`.
-    /// Without both, the records are deleted.
+    /// Move the records into this folder, a log that `audit verify` can verify. Default: `[audit]
+    /// archive`. Without both, the records are deleted.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
     /// The reason, for the record.

@@ -111,7 +111,8 @@ fn moment(text: &str) -> Result<String, Failure> {
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(at.as_millisecond()).to_string());
     }
-    let ago = parse_duration(text).ok_or_else(|| format!("{text:?} is not a time: write 2026-11-21T08:00:00Z, or 30d, 12h, 90m"))?;
+    let ago =
+        parse_duration(text).ok_or_else(|| format!("{text:?} is not a time: write 2026-11-21T08:00:00Z, or 30d, 12h, 90m"))?;
     let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
     Ok(Timestamp(now().0.saturating_sub(ago).max(0)).to_string())
 }
@@ -183,8 +184,8 @@ impl Tail {
                 Some(next) => next,
                 None => (newest.number, size(newest)?.saturating_sub(self.lines)),
             };
-            // The epoch may have been closed since the last read. Its last records come before the next
-            // epoch's.
+            // The epoch may have been closed since the last read. Its last records come before the
+            // next epoch's.
             for epoch in epochs.iter().filter(|epoch| epoch.number >= number) {
                 let from = if epoch.number == number { from } else { 0 };
                 next = Some((epoch.number, tell(epoch, from, &*vault)?));

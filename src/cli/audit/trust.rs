@@ -11,11 +11,12 @@ use crate::audit::note::{LogKeys, read_vkeys};
 /// The public keys that count.
 #[derive(Args)]
 pub(in crate::cli) struct Trust {
-    /// The public keys of the log (log.vkeys). Keep a copy in a place where the gateway cannot write.
+    /// The public keys of the log (log.vkeys). Keep a copy in a place where the gateway cannot
+    /// write.
     #[arg(long = "log-keys", alias = "key", value_name = "FILE")]
     log_keys: Option<PathBuf>,
-    /// Only keys with this fingerprint count. Repeatable, once for each epoch. `audit verify` prints
-    /// fingerprints.
+    /// Only keys with this fingerprint count. Repeatable, once for each epoch. `audit verify`
+    /// prints fingerprints.
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
 }

@@ -1,6 +1,6 @@
-//! `why`: how one request ended, in sentences. Records are read from the data folder, so that the answer
-//! is the same with and without a running gateway. Refusals that are only counted are known to a
-//! running gateway alone.
+//! `why`: how one request ended, in sentences. Records are read from the data folder, so that the
+//! answer is the same with and without a running gateway. Refusals that are only counted are known
+//! to a running gateway alone.
 
 use clap::Args;
 
@@ -108,7 +108,9 @@ fn remembered_sentence(told: &serde_json::Value) -> String {
         (None, network) => format!("A caller at {}", network.unwrap_or("an unknown address")),
     };
     let because = meaning(code, text("detail"), text("param"));
-    format!("{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was only counted, not recorded.{because}")
+    format!(
+        "{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was only counted, not recorded.{because}"
+    )
 }
 
 /// The meaning of a code and further details, each on a line.
