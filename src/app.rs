@@ -1,4 +1,4 @@
-//! The one place that builds, wires, reloads and drains.
+//! Builds a gateway from a config, reloads it and drains it.
 
 mod auditors;
 mod background;
@@ -47,10 +47,10 @@ pub use own::judge_of;
 pub use prepared::Prepared;
 use wiring::wiring;
 
-/// How long operators and scrapers are waited for at the end.
+/// How long a stop waits for operators and scrapers.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// A gateway that is built and not yet running.
+/// A gateway that is built, but does not run yet.
 pub struct App {
     config: Config,
     source: Option<PathBuf>,
@@ -59,17 +59,18 @@ pub struct App {
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    /// The process whose place this one has taken, while it drains, and its ways to this one.
+    /// The former process while it drains, and its channels to this one.
     predecessor: Option<prepared::Before>,
-    /// How this process was started, where it may start its successor.
+    /// How this process was started, if it may start its successor.
     program: Option<handover::Program>,
 }
 
 impl App {
-    /// Builds a gateway: opens the log, folds the books, reads keys and secrets. `source` is the file that a reload reads.
+    /// Builds a gateway: opens the log, computes the state, reads keys and secrets. A reload reads
+    /// the file `source`.
     ///
     /// # Errors
-    /// Anything that would make it run differently from what the config says.
+    /// Everything that would make the gateway run differently from its config.
     pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
         retain(&config);
         let books = Books::open(&config)?;
@@ -78,7 +79,7 @@ impl App {
         prepared.build(books, limiter, CacheSalts::new()?)
     }
 
-    /// The door for commands, for callers in the same process.
+    /// The handler of commands, for callers in the same process.
     #[must_use]
     pub const fn control(&self) -> &Arc<Control> {
         &self.control

@@ -1,4 +1,4 @@
-//! The auditors' socket: the log's tree, read-only, for whoever may open the socket's file.
+//! The auditors' socket: the log's tree, read-only, for everyone who can open the socket's file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::control::bounded::Bounded;
 use crate::proxy::descriptors::SOCKET_CONNECTIONS_MAX;
 use crate::proxy::tree::{PATH, Tree};
 
-/// Files that are read at once.
+/// The number of files that are read at once.
 const READS_MAX: usize = 16;
 
 /// Binds the socket, for its owner and its group.
@@ -49,6 +49,6 @@ async fn answer(method: Method, uri: Uri, State(tree): State<Arc<Tree>>) -> Resp
     };
     match file.read().await {
         Ok((bytes, content_type)) => ([(header::CONTENT_TYPE, content_type)], bytes).into_response(),
-        Err(_) => (StatusCode::NOT_FOUND, "it is not there (any more): read the checkpoint again\n").into_response(),
+        Err(_) => (StatusCode::NOT_FOUND, "this file does not exist, or no longer: read the checkpoint again\n").into_response(),
     }
 }

@@ -1,4 +1,4 @@
-//! What goes on beside the requests of a process: some of it until the end, some of it only while the process serves.
+//! Tasks beside the requests. Some run until the process ends, some only while it serves.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,17 +17,18 @@ pub(super) struct Background {
 }
 
 impl Background {
-    /// A task that goes on until the process ends.
+    /// Starts a task that runs until the process ends.
     pub(super) fn until_the_end(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.until_the_end.push(tokio::spawn(task).abort_handle());
     }
 
-    /// A task that ends also when another process takes over.
+    /// Starts a task that also ends when another process takes over.
     pub(super) fn while_it_serves(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.while_it_serves.push(tokio::spawn(task).abort_handle());
     }
 
-    /// Ends what is for a process that serves once this one does not any more, and tells the service manager of a stop.
+    /// Ends the tasks of a serving process after a take-over, and reports a stop to the service
+    /// manager.
     pub(super) fn watch(&mut self, entrance: &Arc<Entrance>, notifier: &Arc<Notifier>, mut stop: watch::Receiver<bool>) {
         let (entrance, notifier) = (Arc::clone(entrance), Arc::clone(notifier));
         let serving = self.while_it_serves.clone();
@@ -41,7 +42,7 @@ impl Background {
         });
     }
 
-    /// Ends all of them.
+    /// Ends all tasks.
     pub(super) fn end(self) {
         self.until_the_end.iter().chain(&self.while_it_serves).for_each(AbortHandle::abort);
     }

@@ -1,4 +1,4 @@
-//! The books and the log, opened and folded; what a config says of them.
+//! Opens the log and computes the state from it; the config's settings for both.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::weights::Weights;
 
-/// The books and the log, as the command line uses them too.
+/// The state and the log. The command line uses them too.
 pub struct Books {
     /// The log.
     pub log: Arc<Log>,
@@ -26,22 +26,22 @@ pub struct Books {
     pub registry: Arc<Registry>,
     /// Keys.
     pub keyring: Arc<Keyring>,
-    /// Which weights answer.
+    /// The weights that answer.
     pub weights: Arc<Weights>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// The same, to be asked how far the wall clock is behind it.
+    /// The same clock. It also tells how far the wall clock is behind it.
     pub ratchet: Arc<Ratchet>,
 }
 
 impl Books {
-    /// Takes the data folder's lock, reads the log, or begins it, and folds it. For what starts a gateway or a log; commands use
-    /// [`Books::open_existing`].
+    /// Takes the data folder's lock, reads or begins the log, and computes the state. For a start;
+    /// commands use [`Books::open_existing`].
     ///
     /// # Errors
-    /// When the folder is in use, the log does not verify, or an issuer's keys cannot be read.
+    /// If the folder is in use, the log does not verify, or an issuer's keys cannot be read.
     pub fn open(config: &Config) -> Result<Self, StartFault> {
-        // Before the first change: an empty folder is made private.
+        // Before the first write: an empty folder becomes private.
         config.audit.is_own().map_err(StartFault::Log)?;
         for folder in [config.data.clone(), config.data.join("secret")] {
             durable::make_private_dir(&folder)?;
@@ -49,7 +49,7 @@ impl Books {
         Self::open_log(config, config.audit.clone())
     }
 
-    /// [`Books::open`] where a log is, and not where none is.
+    /// [`Books::open`] of an existing log. It does not make a new one.
     ///
     /// # Errors
     /// As [`Books::open`], and [`LogFault::None`].
@@ -65,17 +65,17 @@ impl Books {
         Self::fold(config, keyring, opened, (ratchet, clock))
     }
 
-    /// The books of a log that was opened, over keys that were read.
+    /// The state of an opened log, with keys that were read before.
     pub(super) fn fold(
         config: &Config,
         keyring: Arc<Keyring>,
         (log, recovered): (Log, Recovered),
         (ratchet, clock): (Arc<Ratchet>, Arc<dyn Clock>),
     ) -> Result<Self, StartFault> {
-        // What was recorded is past: nothing is decided as if it were still to come.
+        // No decision may use a time before the last record.
         ratchet.raise(clock_floor(&recovered.records, log.state().at));
         if let Some(torn) = recovered.torn {
-            tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was cut from the journal");
+            tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was removed from the journal");
         }
         let (registry, weights) = (Arc::new(Registry::new()), Arc::new(Weights::default()));
         weights.declare(weigh::declared(config));
@@ -88,25 +88,26 @@ impl Books {
         Ok(Self { log: Arc::new(log), registry, keyring, weights, clock, ratchet })
     }
 
-    /// The door for commands over these books.
+    /// The handler of commands over this state.
     #[must_use]
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
         let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
-        // Whoever counts serves.
+        // Only a gateway that serves has metrics.
         let pid = metrics.is_some().then(std::process::id);
         let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
         let control = Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks);
-        // A config's "." at the end is no folder.
+        // A "." at the end of the config's path is not a folder.
         control.introduce(About { name: config.name.clone(), data: data.components().collect(), pid });
         control
     }
 }
 
-/// The moment before which no decision is made after a start: the time of the last record.
+/// The earliest time of a decision after a start: the time of the last record.
 ///
-/// After `clock accept`, records keep the time of the last record before it, because a log's times never decrease. While the
-/// wall clock has not passed that time, the operator's word counts: the floor is the wall clock as it was accepted.
+/// After `clock accept`, records keep the time of the last record before it, because a log's times
+/// never decrease. Until the wall clock passes that time, the operator's decision counts: the floor
+/// is the wall clock as it was accepted.
 fn clock_floor(records: &[Record], last: Timestamp) -> Timestamp {
     for record in records.iter().rev().take_while(|record| record.at == last) {
         if let Event::Clock { behind_ms, accepted: true } = record.event {
@@ -116,14 +117,14 @@ fn clock_floor(records: &[Record], last: Timestamp) -> Timestamp {
     last
 }
 
-/// The clocks of a process that goes by a log.
+/// The clocks of a process with a log.
 pub(super) fn clocks() -> (Arc<Ratchet>, Arc<dyn Clock>) {
     let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
     let clock = Arc::clone(&ratchet) as Arc<dyn Clock>;
     (ratchet, clock)
 }
 
-/// A record key that is said to be destroyed and is not: a start was needed in between.
+/// Destroys a record key that the log says is destroyed, if a crash came in between.
 fn forget_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     let Event::Forgotten { record_key, .. } = event else { return Ok(()) };
     let Ok(id) = record_key.parse() else { return Ok(()) };
@@ -131,7 +132,7 @@ fn forget_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     if matches!(vault.held(&id), Held::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
 }
 
-/// Takes away what is kept no longer. A start does not depend on it: where the archive is not there, everything stays.
+/// Prunes old records. A failure does not prevent a start: without the archive, all records stay.
 pub(super) fn retain(config: &Config) {
     let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
@@ -139,18 +140,19 @@ pub(super) fn retain(config: &Config) {
         Ok(false) => {}
         Ok(true) => {
             tracing::error!(
-                "the clock is more than 30 days ahead of the newest record: no records are taken away; if it is right, run token-shield audit prune"
+                "the clock is more than 30 days ahead of the newest record: no records are pruned; if it is right, \
+                 run token-shield audit prune"
             );
             return;
         }
-        Err(fault) => return tracing::error!(%fault, "old records were to be taken away, and are still here"),
+        Err(fault) => return tracing::error!(%fault, "old records could not be pruned"),
     }
     match prune(&config.audit, &clock, keep, Said::default(), |_, _| ()) {
         Ok(taken) => {
             for epoch in taken.epochs {
-                tracing::info!(epoch = epoch_name(epoch.number), records = epoch.size, to = ?keep.to, "old records were taken away");
+                tracing::info!(epoch = epoch_name(epoch.number), records = epoch.size, to = ?keep.to, "old records were pruned");
             }
         }
-        Err(fault) => tracing::error!(%fault, "old records were to be taken away, and are still here"),
+        Err(fault) => tracing::error!(%fault, "old records could not be pruned"),
     }
 }

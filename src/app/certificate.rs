@@ -1,4 +1,4 @@
-//! The certificate that callers are shown: checked before it is used, and read again when its files change.
+//! The gateway's certificate: checked before use, and read again when its files change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,26 +13,26 @@ use crate::crypto::sha256;
 use crate::metrics::Metrics;
 use crate::proxy::settings::Tls;
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
-/// A certificate that expires sooner is warned of, in seconds.
+/// The gateway warns about a certificate that expires sooner, in seconds.
 const SOON: i64 = 14 * 86_400;
 
-/// A certificate that may be used now.
+/// A valid certificate.
 pub(super) struct Certificate {
-    /// The TLS config that shows it.
+    /// The TLS config with it.
     pub(super) server: Arc<ServerConfig>,
     /// When it expires, in seconds since 1970.
     pub(super) not_after: i64,
-    /// What the operator should know: it expires soon.
+    /// A warning if it expires soon.
     pub(super) warning: Option<String>,
 }
 
 /// Reads and checks the certificate and its key at the time `now`.
 ///
 /// # Errors
-/// When a file cannot be read, the key is not the certificate's, or the certificate is not valid at `now` (RFC 5280
-/// section 4.1.2.5).
+/// When a file cannot be read, the key is not the certificate's, or the certificate is not valid at
+/// `now` (RFC 5280 section 4.1.2.5).
 pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
     let validity = tls::validity(tls)?;
     let shown = tls.cert.display();
@@ -58,7 +58,7 @@ pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
 pub(super) struct CertificateWatch {
     /// The files, which a reload may change.
     pub(super) files: watch::Receiver<Option<Tls>>,
-    /// What new connections are shown.
+    /// The TLS config of new connections.
     pub(super) served: Arc<ArcSwap<ServerConfig>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -78,7 +78,7 @@ impl CertificateWatch {
                 },
             }
             let digest = self.digest();
-            // A file that cannot be read is a moment between two writes, or stays away: the former certificate stays.
+            // A file may be missing for a moment between two writes. The former certificate stays.
             if digest.is_some() && digest != last {
                 last = digest;
                 self.take();
@@ -108,7 +108,7 @@ impl CertificateWatch {
             }
             Err(why) => {
                 self.metrics.certificate_read("refused");
-                tracing::error!(why, "the changed certificate is not used; the former one stays");
+                tracing::error!(why, "the changed certificate is not used; the former one stays in use");
             }
         }
     }

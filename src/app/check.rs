@@ -1,4 +1,4 @@
-//! What a config names is checked before anything is started: keys, credentials, certificates.
+//! Checks what a config names before a start: keys, credentials, certificates.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::keyring::Issuer;
 use crate::proxy::settings::Target;
 use crate::token::jwk;
 
-/// What a config names and a gateway started here could not use: keys, credentials, certificates. Nothing is written.
+/// The faults of what a config names: keys, credentials, certificates. Writes nothing.
 #[must_use]
 pub fn unusable(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
@@ -26,14 +26,14 @@ pub fn unusable(config: &Config) -> Vec<String> {
     faults
 }
 
-/// A warning where the config's certificate is valid and expires soon.
+/// A warning if the config's certificate is valid and expires soon.
 #[must_use]
 pub fn soon_expired(config: &Config) -> Option<String> {
     let tls = config.proxy.listen.tls.as_ref()?;
     certificate::read(tls, SystemClock::start().now()).ok()?.warning
 }
 
-/// What an operator should know of a config that has no faults.
+/// Warnings about a config without faults.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
     config.warnings.iter().cloned().chain(wiring::warnings(config)).collect()
@@ -43,7 +43,7 @@ pub(super) fn classes(config: &Config) -> BTreeSet<String> {
     config.guard.classes.keys().cloned().collect()
 }
 
-/// The config's issuers with the keys of their JWK Sets, as far as those are files.
+/// The config's issuers with the keys of the JWK Sets in files.
 ///
 /// # Errors
 /// When a JWK Set cannot be read.
@@ -64,7 +64,8 @@ pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
     Ok(issuers)
 }
 
-/// Refuses a key that two issuers list: whoever holds it would speak for both, and only one policy could apply.
+/// Refuses a key that two issuers list. Its holder would speak for both, but only one policy could
+/// apply.
 fn shared_key(issuers: &[Issuer]) -> Result<(), StartFault> {
     let mut owners = HashMap::new();
     for issuer in issuers {

@@ -1,5 +1,5 @@
-//! The doors beside the API: operators', auditors' and scrapers'. They are closed and opened again as a whole, while their sockets
-//! stay bound: new connections wait in the backlog.
+//! The sockets beside the API: for operators, auditors and scrapers. They are closed and opened
+//! together. Meanwhile they stay bound, so that new connections wait in the backlog.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::proxy::descriptors::SOCKET_CONNECTIONS_MAX;
 use crate::proxy::tree::Tree;
 
-/// Who answers at the doors.
+/// The handlers of the sockets.
 pub(super) struct Desk {
     pub(super) control: Arc<Control>,
     pub(super) tree: Arc<Tree>,
@@ -23,19 +23,20 @@ pub(super) struct Desk {
     pub(super) ready: Readiness,
 }
 
-/// The sockets of the doors.
+/// The bound sockets.
 pub(super) struct Sockets {
     pub(super) admin: std::os::unix::net::UnixListener,
     pub(super) auditors: Option<std::os::unix::net::UnixListener>,
     pub(super) metrics: std::net::TcpListener,
 }
 
-/// The doors.
+/// The sockets beside the API, open or closed.
 pub(super) struct Doors {
     desk: Desk,
-    /// None once another process has them: a copy here would keep them bound without anybody who accepts, should that process die.
+    /// `None` after a take-over. A copy here would keep them bound, and if the successor died, no
+    /// one would accept.
     sockets: Option<Sockets>,
-    /// Those that are open, and what closes them.
+    /// The tasks of the open sockets, and the signal that closes them.
     open: Option<(JoinSet<()>, watch::Sender<bool>)>,
 }
 
@@ -44,17 +45,17 @@ impl Doors {
         Self { desk, sockets: Some(sockets), open: None }
     }
 
-    /// The sockets, to be passed on.
+    /// The sockets, for a take-over.
     pub(super) const fn sockets(&self) -> Option<&Sockets> {
         self.sockets.as_ref()
     }
 
-    /// Leaves the sockets to the process that has taken over.
+    /// Leaves the sockets to the successor.
     pub(super) fn leave(&mut self) {
         self.sockets = None;
     }
 
-    /// Opens them.
+    /// Opens the sockets.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -84,7 +85,7 @@ impl Doors {
         Ok(())
     }
 
-    /// Closes them: what was asked is answered, and not waited for for long.
+    /// Closes the sockets. Open questions are answered within a short time.
     pub(super) async fn close(&mut self) {
         let Some((mut tasks, quiet)) = self.open.take() else { return };
         quiet.send_replace(true);

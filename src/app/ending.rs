@@ -1,4 +1,4 @@
-//! The end of a run in good order.
+//! The orderly end of a run.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,15 +9,16 @@ use crate::audit::format::event::Event;
 use crate::proxy::listen::FAREWELL;
 
 impl App {
-    /// Seals what was counted, and the stop; closes the log, and takes the sockets away.
+    /// Records the counts and the stop, closes the log, and removes the sockets.
     pub(super) async fn end(&self, predecessor: Option<Arc<Predecessor>>, sockets: &[PathBuf]) -> Result<(), StartFault> {
         self.gateway.pen.flush(true);
         if let Some(predecessor) = predecessor {
-            // It drains beside this process, and is told to stop beside it: at the end of its drain it cuts its streams, and then says
-            // what became of them. What it has not said by then is not known.
+            // The former process drains at the same time, and gets the stop too. At the end of its
+            // drain it ends its streams, and then reports their outcomes. An outcome that it does
+            // not report is unknown.
             let drain = self.config.proxy.timeouts.drain;
             if tokio::time::timeout(drain, predecessor.over()).await.is_err() {
-                // What this process answers on connections of that one.
+                // This process also answers requests on connections of the former one.
                 self.gateway.pen.cut();
                 self.gateway.registry.announce();
                 if tokio::time::timeout(2 * FAREWELL + 3 * LAST_WORDS, predecessor.over()).await.is_err() {
@@ -25,30 +26,30 @@ impl App {
                 }
             }
         }
-        // A stop says that nothing is open; where something is, the next start closes it.
+        // A recorded stop means that nothing is open. If something is, the next start closes it.
         if self.gateway.pen.finish(LAST_WORDS).await {
             self.books.log.seal(Event::Stop, None).await?;
         } else {
-            tracing::warn!("something that was admitted has no outcome; the next start closes it as unknown");
+            tracing::warn!("an admitted request has no outcome; the next start closes it as unknown");
         }
         self.books.log.close()?;
         for socket in sockets {
             if let Err(error) = std::fs::remove_file(socket) {
-                tracing::debug!(%error, socket = %socket.display(), "a socket's file stays");
+                tracing::debug!(%error, socket = %socket.display(), "a socket's file was not removed");
             }
         }
         Ok(())
     }
 
-    /// Leaves the rest to the process that has taken over: it has the log and the sockets, once the last of what was counted here
-    /// is recorded there.
+    /// Leaves the log and the sockets to the successor, after it has recorded the last counts of
+    /// this process.
     pub(super) async fn end_elsewhere(&self, successor: &Successor) -> Result<(), StartFault> {
         self.gateway.pen.flush(true);
         if !self.gateway.pen.finish(LAST_WORDS).await {
-            tracing::warn!("something that was admitted has no outcome; the process that has taken over closes it as unknown");
+            tracing::warn!("an admitted request has no outcome; the successor closes it as unknown");
         }
         if tokio::time::timeout(LAST_WORDS, successor.settled()).await.is_err() {
-            tracing::warn!("the process that has taken over does not say whether the last records are durable");
+            tracing::warn!("the successor does not confirm that the last records are durable");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Why a gateway does not start.
+//! The reasons why a gateway does not start.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::proxy::descriptors::TooFew;
 use crate::proxy::tree::CREDENTIAL_BYTES_MIN;
 use crate::secret::SecretFault;
 
-/// Why a gateway does not start.
+/// A reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartFault {
     /// A folder or file of the data folder.
@@ -30,7 +30,7 @@ pub enum StartFault {
         why: String,
     },
     /// A key that two issuers list.
-    #[error("the key {key} is in the JWK Sets of two issuers, {one} and {other}; take it out of one of them")]
+    #[error("the key {key} is in the JWK Sets of two issuers, {one} and {other}; remove it from one of them")]
     SharedKey {
         /// The key's id.
         key: String,
@@ -58,10 +58,10 @@ pub enum StartFault {
     Secret(#[from] SecretFault),
     /// The auditors' credential.
     #[error(
-        "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; draw one with: openssl rand -base64 32"
+        "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; make one with: openssl rand -base64 32"
     )]
     Auditor,
-    /// How content is fetched.
+    /// The settings for fetches.
     #[error("[egress.fetch] {0}")]
     Fetch(String),
     /// File descriptors.
@@ -73,9 +73,10 @@ pub enum StartFault {
     /// Metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// A service manager passed a socket on that the config does not name.
+    /// A service manager has passed on a socket that the config does not name.
     #[error(
-        "LISTEN_FDS: a socket at {0} was passed on, and neither [listen] nor [audit] of the config names that; change the socket unit or the config"
+        "LISTEN_FDS: a socket at {0} was passed on, but [listen] and [audit] of the config do not name it; \
+         change the socket unit or the config"
     )]
     Inherited(String),
     /// A running gateway does not hand over.
@@ -86,7 +87,7 @@ pub enum StartFault {
     Bind {
         /// The address or path.
         address: String,
-        /// Why.
+        /// The reason.
         error: std::io::Error,
     },
 }

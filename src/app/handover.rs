@@ -1,18 +1,22 @@
-//! A restart without a gap: one process goes on where another one is (docs/OPERATIONS.md "Upgrading").
+//! A restart without a gap: one process takes over from another (docs/OPERATIONS.md, "Upgrading").
 //!
 //! ```text
 //! successor                                         predecessor
 //! config, keys, certificates            hello →
-//!                                                   operators' doors closed, requests wait, `handover` recorded, log closed
-//!                                     ← passed      listeners, the lock's descriptor, what was counted, what is open
-//! log opened, books folded              ready →     (within 5 s, or it is killed, and the predecessor opens its log again)
+//!                                                   closes the admin socket, lets requests wait,
+//!                                                   records `handover`, closes the log
+//!                                     ← passed      listeners, the lock's descriptor, counts, open work
+//! opens the log, computes the state     ready →     (after 5 s it is killed, and the predecessor
+//!                                                   opens its log again)
 //!                                     ← go
 //! serves                              changes →     from here on the successor is the gateway
-//! records for both                    records ↔     drains: outcomes, requests on kept connections, who was revoked
+//! records for both                    records ↔     drains: outcomes, requests on kept connections,
+//!                                                   revocations
 //! ```
 //!
-//! Before `go` the successor writes nothing that anybody was told of, and answers nobody; the predecessor resumes only once the
-//! successor is dead. So there is one writer at any time, and the lock, whose open file both hold, is never free in between.
+//! Before `go`, the successor acknowledges no record and answers no request. The predecessor resumes
+//! only when the successor is dead. So there is only one writer at any time. Both processes have the
+//! open file of the lock, so it is never free in between.
 
 mod give;
 mod link;
@@ -32,12 +36,12 @@ pub use wire::{Upgraded, Word, receive, send};
 
 /// How long a successor may take from the moment at which the predecessor has stopped.
 const READY_MAX: Duration = Duration::from_secs(5);
-/// How long an answer of the other process is waited for where nothing stands still meanwhile.
+/// How long a process waits for an answer of the other one, if no work is paused meanwhile.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// The version of what is said between the two.
+/// The version of the protocol between the two.
 const PROTOCOL: u32 = 1;
 
-/// Where a running gateway is asked to hand over.
+/// The socket at which a running gateway can be asked to hand over.
 #[must_use]
 pub fn socket(data: &Path) -> PathBuf {
     data.join("handover.sock")
@@ -47,11 +51,11 @@ pub fn socket(data: &Path) -> PathBuf {
 #[cfg(feature = "seeded-faults")]
 fn step(name: &str) {
     use rustix::process::Signal;
-    // As `kill -9` would, and not as a panic that is caught.
+    // Like `kill -9`, and not like a panic, which is caught.
     for (variable, signal) in [("TOKEN_SHIELD_DIES_AT", Signal::KILL), ("TOKEN_SHIELD_HANGS_AT", Signal::STOP)] {
         if std::env::var(variable).is_ok_and(|at| at == name) {
             let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
-            // The signal may reach another thread first: this one does not run ahead of it.
+            // The signal may reach another thread first. This one must not run ahead.
             std::thread::park_timeout(Duration::from_millis(100));
         }
     }

@@ -1,4 +1,5 @@
-//! Sockets that a service manager has bound (sd_listen_fds(3)): each is taken for the place of the config at which it listens.
+//! Sockets that a service manager has bound (sd_listen_fds(3)). Each serves the address or path of
+//! the config that it listens on.
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -9,7 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::StartFault;
 
-/// Sockets that were passed on, and are not taken yet.
+/// Sockets that were passed on and are not used yet.
 #[derive(Default)]
 pub(super) struct Inherited {
     tcp: Vec<std::net::TcpListener>,
@@ -21,15 +22,16 @@ fn fault(error: std::io::Error) -> StartFault {
 }
 
 impl Inherited {
-    /// Takes what the environment passes on: nothing unless `LISTEN_PID` is this process.
+    /// Takes the sockets that the environment names. There are none unless `LISTEN_PID` is this
+    /// process.
     ///
     /// # Errors
-    /// When something is passed on that is no listening stream socket.
+    /// If one of them is not a listening stream socket.
     pub(super) fn from_environment() -> Result<Self, StartFault> {
         let mut passed = ListenFd::from_env();
         let mut found = Self::default();
         for place in 0..passed.len() {
-            // Which of the two it is shows in what it can be taken as.
+            // TCP or Unix: only a try with both types shows which.
             if let Ok(Some(tcp)) = passed.take_tcp_listener(place) {
                 found.tcp.push(tcp);
             } else if let Some(unix) = passed.take_unix_listener(place).map_err(fault)? {
@@ -39,7 +41,7 @@ impl Inherited {
         Ok(found)
     }
 
-    /// The listener at `address`, where one was passed on.
+    /// The listener at `address`, if one was passed on.
     ///
     /// # Errors
     /// When it cannot be used.
@@ -51,7 +53,7 @@ impl Inherited {
         TcpListener::from_std(listener).map(Some).map_err(fault)
     }
 
-    /// The listener at `path`, where one was passed on.
+    /// The listener at `path`, if one was passed on.
     ///
     /// # Errors
     /// When it cannot be used.
@@ -65,10 +67,10 @@ impl Inherited {
         UnixListener::from_std(listener).map(Some).map_err(fault)
     }
 
-    /// That everything was taken: nobody would answer at a socket that nothing of the config stands for.
+    /// Checks that every socket is used. A socket that the config does not name would never answer.
     ///
     /// # Errors
-    /// When something is left, with where it listens.
+    /// If a socket is left, with its address.
     pub(super) fn end(self) -> Result<(), StartFault> {
         let tcp = self.tcp.iter().filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
         let path = |listener: &StdUnixListener| Some(listener.local_addr().ok()?.as_pathname()?.display().to_string());
@@ -77,7 +79,7 @@ impl Inherited {
     }
 }
 
-/// Whether two paths name one file, however they are written.
+/// Whether two paths name the same file.
 fn is_same(one: &Path, other: &Path) -> bool {
     one == other || one.canonicalize().ok().zip(other.canonicalize().ok()).is_some_and(|(one, other)| one == other)
 }

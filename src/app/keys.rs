@@ -1,5 +1,5 @@
-//! Issuers' public keys while the gateway runs: files are read again when they change, URLs are fetched again and again, and
-//! keys that have signed nothing live for long are said so.
+//! Issuers' public keys while the gateway runs. Files are read again after a change, URLs are
+//! fetched at intervals, and the gateway warns about keys without live tokens.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,18 +25,18 @@ use crate::proxy::connect::Dialler;
 use crate::proxy::settings::Target;
 use crate::token::jwk::{self, Jwk};
 
-/// How often files are looked at.
+/// How often files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a fetch may take.
 const FETCH_MAX: Duration = Duration::from_secs(5);
-/// How soon a fetch that failed is tried again.
+/// The time until the next try after a failed fetch.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How often idle keys are looked for, at the least.
+/// The longest time between two searches for idle keys.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Bytes of a JWK Set at the most.
+/// The most bytes of a JWK Set.
 const SET_BYTES_MAX: usize = 1 << 20;
 
-/// What a watch goes by: the issuers in force, which a reload changes, the ring, and the gateway.
+/// What a watch needs: the issuers in force, which a reload changes, the keyring, and the gateway.
 type Books = (watch::Receiver<Arc<Vec<Issuer>>>, Arc<Keyring>, Arc<Gateway>);
 
 /// The watch over files and idle keys.
@@ -44,7 +44,7 @@ pub(super) struct FileWatch {
     issuers: watch::Receiver<Arc<Vec<Issuer>>>,
     keyring: Arc<Keyring>,
     gateway: Arc<Gateway>,
-    /// What was wrong with a set when it was last looked at, by `iss`: it is said once.
+    /// The fault of a set at the last check, by `iss`. Each fault is logged once.
     faults: HashMap<String, String>,
     first_seen: HashMap<KeyId, Timestamp>,
     idle: BTreeSet<KeyId>,
@@ -57,7 +57,7 @@ impl FileWatch {
         Self { issuers, keyring, gateway, faults, first_seen, idle, idle_due: Instant::now() }
     }
 
-    /// Watches until nobody is left who could change the issuers.
+    /// Watches until no one can change the issuers any more.
     pub(super) async fn run(mut self) {
         loop {
             let issuers = Arc::clone(&self.issuers.borrow_and_update());
@@ -70,8 +70,8 @@ impl FileWatch {
         }
     }
 
-    /// Holds the ring to what the files say. They are read whole: times and lengths may hide a change, and they are small. Each
-    /// issuer's stands for itself.
+    /// Keeps the keyring equal to the files. They are small and are read whole, because a change
+    /// may not show in a file's time or length. A fault of one issuer does not affect the others.
     fn files(&mut self, issuers: &[Issuer]) {
         for issuer in issuers {
             let Some(path) = issuer.jwks.as_ref().and_then(Jwks::file) else { continue };
@@ -82,7 +82,7 @@ impl FileWatch {
                     if self.keyring.set_keys(&issuer.iss, &keys) {
                         self.gateway.metrics.jwks_read("ok");
                         self.gateway.pen.note(changed(issuer, &keys));
-                        // Open streams are asked for again: their key may be gone.
+                        // Open streams are checked again: their key may be gone.
                         self.gateway.registry.announce();
                         tracing::info!(issuer = issuer.iss, "JWK Set read again");
                     }
@@ -91,14 +91,14 @@ impl FileWatch {
                 Err(fault) => {
                     self.gateway.metrics.jwks_read("refused");
                     let path = path.display();
-                    tracing::warn!(issuer = issuer.iss, %path, fault, "a JWK Set was not read again; its former keys stay");
+                    tracing::warn!(issuer = issuer.iss, %path, fault, "a JWK Set was not read again; its former keys stay in force");
                     self.faults.insert(issuer.iss.clone(), fault);
                 }
             }
         }
     }
 
-    /// Says which keys have signed nothing live for long: they could be retired, and a thief's tokens with them.
+    /// Warns about keys without live tokens. If such a key is retired, no thief can use it.
     fn idle(&mut self, issuers: &[Issuer]) {
         if self.idle_due > Instant::now() {
             return;
@@ -113,7 +113,7 @@ impl FileWatch {
             let Some(issuer) = issuers.iter().find(|issuer| issuer.iss == row.known.issuer.iss) else { continue };
             let first = *self.first_seen.entry(kid).or_insert(now);
             let over = |at: Timestamp| at.plus(issuer.idle_key) <= now;
-            // Cheap before dear: the registered tokens are counted only where the rest says that the key is idle.
+            // The count of registered tokens is slow, so it comes last.
             if !over(row.added.map_or(first, |added| added.max(first))) || row.used().is_some_and(|used| !over(used)) {
                 continue;
             }
@@ -130,7 +130,8 @@ impl FileWatch {
     }
 }
 
-/// The watch over sets behind URLs. Each is fetched for itself, so that a slow server holds nobody up.
+/// The watch over sets at URLs. Each is fetched separately, so that a slow server does not delay
+/// the others.
 pub(super) struct UrlWatch {
     issuers: watch::Receiver<Arc<Vec<Issuer>>>,
     keyring: Arc<Keyring>,
@@ -149,8 +150,8 @@ impl UrlWatch {
         Self { issuers, keyring, gateway, fetched: HashMap::new() }
     }
 
-    /// Starts from the key sets that a successor fetched before it took over. A set that cannot be fetched again
-    /// keeps its keys.
+    /// Starts with the key sets that a successor fetched before it took over. A set that cannot be
+    /// fetched again keeps its keys.
     pub(super) fn resume(&mut self) {
         let mut keys = self.keyring.fetched();
         for issuer in self.issuers.borrow().iter() {
@@ -160,7 +161,7 @@ impl UrlWatch {
         }
     }
 
-    /// Watches until nobody is left who could change the issuers.
+    /// Watches until no one can change the issuers any more.
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
@@ -171,7 +172,7 @@ impl UrlWatch {
         }
     }
 
-    /// Fetches what is due, all at once: it takes as long as one fetch may.
+    /// Fetches all due sets at once, in at most the time of one fetch.
     pub(super) async fn once(&mut self) {
         let issuers = Arc::clone(&self.issuers.borrow_and_update());
         let published: Vec<(&Issuer, &Jwks)> = issuers
@@ -206,7 +207,7 @@ impl UrlWatch {
             }
             Err(fault) => {
                 self.gateway.metrics.jwks_read("refused");
-                tracing::warn!(issuer = issuer.iss, fault, "a JWK Set was not fetched; its former keys stay");
+                tracing::warn!(issuer = issuer.iss, fault, "a JWK Set was not fetched; its former keys stay in force");
                 (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
             }
         };
@@ -226,13 +227,14 @@ impl UrlWatch {
     }
 }
 
-/// The record of an issuer's keys being others now.
+/// The record of a change of an issuer's keys.
 fn changed(issuer: &Issuer, keys: &[Jwk]) -> Event {
     let kids: Vec<String> = keys.iter().map(|key| key.id().to_string()).collect();
     Event::KeysChanged { issuer: issuer.iss.clone(), kids: kids.join(" ") }
 }
 
-/// Fetches the keys of every issuer that publishes them, for a command that has no gateway to ask; what failed is named.
+/// Fetches the published keys of every issuer, for a command without a running gateway. Returns the
+/// faults.
 pub(crate) async fn fetch_all(config: &Config, keyring: &Keyring) -> Vec<String> {
     let (mut fetched, mut faults) = (HashMap::new(), Vec::new());
     for issuer in &config.guard.issuers {
@@ -271,7 +273,7 @@ async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> 
         .map_err(|error| said(&error))?;
     let answer = sender.send_request(request).await.map_err(|error| said(&error))?;
     if answer.status() != hyper::StatusCode::OK {
-        return Err(format!("it answers {}", answer.status()));
+        return Err(format!("the answer is {}", answer.status()));
     }
     let body = Limited::new(answer.into_body(), SET_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
     driver.abort();

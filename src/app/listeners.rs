@@ -1,4 +1,4 @@
-//! What a gateway listens on.
+//! The sockets that a gateway listens on.
 
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::{StartFault, auditors, handover};
 use crate::config::Config;
 use crate::control::api;
 
-/// What a gateway listens on; the caller binds.
+/// The bound sockets of a gateway.
 pub struct Listeners {
     /// For agents.
     pub api: TcpListener,
@@ -21,17 +21,18 @@ pub struct Listeners {
     pub admin: UnixListener,
     /// For auditors.
     pub auditors: Option<UnixListener>,
-    /// For a process that takes over.
+    /// For a successor.
     pub(super) handover: Option<UnixListener>,
-    /// Files of sockets that were bound here, and go when the gateway stops. A service manager's stay.
+    /// Files of sockets that were bound here. The gateway removes them when it stops. Those of a
+    /// service manager stay.
     pub(super) own: Vec<PathBuf>,
 }
 
 impl Listeners {
-    /// Takes what a service manager has bound for the config (`LISTEN_FDS`), and binds the rest.
+    /// Takes the sockets that a service manager has bound (`LISTEN_FDS`), and binds the rest.
     ///
     /// # Errors
-    /// When an address cannot be bound, or something was passed on that the config does not name.
+    /// If an address cannot be bound, or the config does not name a socket that was passed on.
     pub async fn bind(config: &Config) -> Result<Self, StartFault> {
         let mut inherited = Inherited::from_environment()?;
         let mut own = Vec::new();
@@ -49,7 +50,7 @@ impl Listeners {
 }
 
 impl Listeners {
-    /// The same, and the socket at which another process can take over.
+    /// Also binds the socket for a take-over.
     ///
     /// # Errors
     /// When it cannot be bound.
@@ -63,14 +64,14 @@ impl Listeners {
     }
 }
 
-/// The sockets of a running gateway: those that it closes and opens again keep a descriptor here.
+/// The sockets of a running gateway. Sockets that it closes and opens again keep a descriptor here.
 pub(super) struct Kept {
     pub(super) doors: Sockets,
-    /// Copies of the API's socket, and of that at which another process can take over.
+    /// Copies of the API's socket and of the socket for a take-over.
     pub(super) handover: Option<(std::net::TcpListener, std::os::unix::net::UnixListener)>,
 }
 
-/// The fault of a descriptor that cannot be copied.
+/// The fault if a descriptor cannot be copied.
 pub(super) fn copied(error: std::io::Error) -> StartFault {
     StartFault::Bind { address: "a copy of a socket".to_owned(), error }
 }

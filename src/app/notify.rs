@@ -1,18 +1,19 @@
-//! What a service manager is told (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET` names. Without one nothing is said.
+//! Messages to a service manager (sd_notify(3)): datagrams to the socket that `NOTIFY_SOCKET`
+//! names. Without it, no message is sent.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A way to the service manager.
+/// The connection to the service manager.
 pub(super) struct Notifier {
     way: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it wants to hear that the process lives.
+    /// How often it expects a sign of life.
     watchdog: Option<Duration>,
 }
 
-/// The address that `NOTIFY_SOCKET` names: a path, or a name of the abstract namespace behind `@`.
+/// The address in `NOTIFY_SOCKET`: a path, or `@` and a name in the abstract namespace.
 fn address(name: &str) -> Option<SocketAddr> {
     match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name).ok(),
@@ -20,8 +21,8 @@ fn address(name: &str) -> Option<SocketAddr> {
     }
 }
 
-/// Half of the time after which a service manager gives the process up (sd_watchdog_enabled(3)). `WATCHDOG_PID` names the process
-/// that it was set for: this one, or the one whose place this one has taken.
+/// Half of the time after which a service manager kills a silent process (sd_watchdog_enabled(3)).
+/// `WATCHDOG_PID` names the process that it was set for: this one or the former one.
 fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Duration> {
     let own = std::process::id().to_string();
     let meant = is_successor || pid.is_none_or(|pid| pid == own);
@@ -30,14 +31,15 @@ fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Durat
 }
 
 impl Notifier {
-    /// The service manager of the environment. `is_successor` where another process was started by it, and this one goes on.
+    /// The service manager of the environment. `is_successor`: it started another process, and this
+    /// one has taken over.
     #[must_use]
     pub(super) fn from_environment(is_successor: bool) -> Self {
         let text = |name| std::env::var(name).ok();
         let way = text("NOTIFY_SOCKET").and_then(|name| {
             let way = address(&name).and_then(|to| Some((UnixDatagram::unbound().ok()?, to)));
             if way.is_none() {
-                tracing::warn!(name, "NOTIFY_SOCKET names no socket: the service manager is told nothing");
+                tracing::warn!(name, "NOTIFY_SOCKET does not name a socket: the service manager gets no messages");
             }
             way
         });
@@ -46,36 +48,36 @@ impl Notifier {
         Self { way, watchdog }
     }
 
-    /// Sends one message of `NAME=value` lines. A service manager that does not hear is no reason to stop.
+    /// Sends one message of `NAME=value` lines. A failure does not stop the gateway.
     fn tell(&self, lines: &str) {
         let Some((socket, to)) = &self.way else { return };
         if let Err(error) = socket.send_to_addr(lines.as_bytes(), to) {
-            tracing::warn!(%error, lines, "the service manager was not told");
+            tracing::warn!(%error, lines, "a message to the service manager failed");
         }
     }
 
-    /// The process serves; it is the service's main process.
+    /// Reports that the process serves and is the service's main process.
     pub(super) fn ready(&self) {
         self.tell(&format!("MAINPID={}\nREADY=1", std::process::id()));
     }
 
-    /// The config is read again; [`Notifier::ready`] follows.
+    /// Reports a reload. [`Notifier::ready`] follows.
     pub(super) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1_000));
     }
 
-    /// The process ends in good order.
+    /// Reports an orderly stop.
     pub(super) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
-    /// Another process is the service's main process from now on.
+    /// Reports another process as the service's main process.
     pub(super) fn succeeded_by(&self, pid: u32) {
         self.tell(&format!("MAINPID={pid}"));
     }
 
-    /// Says again and again that the process lives, where that is asked for.
+    /// Sends a sign of life at intervals, if the service manager expects it.
     pub(super) fn keep_alive(self: &Arc<Self>) -> Option<impl Future<Output = ()> + Send + 'static> {
         let every = self.watchdog?;
         let own = Arc::clone(self);

@@ -1,17 +1,18 @@
-//! What is part of this gateway or stands behind it.
+//! The endpoints of this gateway and of its upstreams.
 
 use crate::config::Config;
 use crate::guard::egress::destination::{Destination, Host, Scheme};
 use crate::guard::egress::judge::{Judge, Own};
 use crate::proxy::settings::Target;
 
-/// What is never a destination.
+/// Endpoints that are never a destination.
 pub(super) fn of(config: &Config) -> Own {
     let upstreams = config.proxy.upstreams.iter().filter_map(|upstream| match &upstream.target {
         Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
             let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
             let read = Destination::read_authority(Scheme::Http, &authority).map(|read| read.host);
-            // However its name is written, it is that name.
+            // A name that is no valid destination is compared in lower case, without a dot at its
+            // end.
             Some((read.unwrap_or_else(|_| Host::Name(host.trim_end_matches('.').to_ascii_lowercase())), *port))
         }
         Target::Unix(_) | Target::Echo => None,
@@ -20,7 +21,7 @@ pub(super) fn of(config: &Config) -> Own {
     Own { upstreams: upstreams.collect(), listeners }
 }
 
-/// The judge of a config's endpoints.
+/// The egress policy of a config.
 #[must_use]
 pub fn judge_of(config: &Config) -> Judge {
     Judge::new(config.guard.egress.clone(), of(config))

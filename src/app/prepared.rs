@@ -1,4 +1,5 @@
-//! What of a gateway needs no log: it is read before another process is asked to stop.
+//! The parts of a gateway that need no log. A successor reads them before it asks the other process
+//! to stop.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use crate::proxy::request_id::RequestIds;
 use crate::proxy::{Gateway, Wiring};
 use crate::token::jwk;
 
-/// What of a gateway needs no log.
+/// The parts of a gateway that need no log.
 pub struct Prepared {
     config: Config,
     source: Option<PathBuf>,
@@ -45,7 +46,7 @@ pub struct Prepared {
     tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
 }
 
-/// The process whose place this one has taken, and its ways to this one.
+/// The former process, and its channels to this one.
 pub(super) struct Before {
     pub(super) process: Arc<Predecessor>,
     pub(super) records: UnixStream,
@@ -53,10 +54,11 @@ pub(super) struct Before {
 }
 
 impl Prepared {
-    /// Reads keys, certificates and secrets of the config. `source` is the file that a reload reads.
+    /// Reads keys, certificates and secrets of the config. `source` is the file that a reload
+    /// reads.
     ///
     /// # Errors
-    /// Anything that would make the gateway run differently from what the config says.
+    /// Everything that would make the gateway run differently from its config.
     pub fn new(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
         descriptors::raise();
         let models: Vec<String> = config.guard.models.iter().map(|model| model.name.clone()).collect();
@@ -66,7 +68,7 @@ impl Prepared {
             None => None,
             Some(files) => {
                 let certificate = certificate::read(files, SystemClock::start().now()).map_err(StartFault::Tls)?;
-                // Whole seconds of this and the next centuries are exact in a float.
+                // A float is exact for whole seconds of the next centuries.
                 metrics.certificate_expiry(certificate.not_after as f64);
                 if let Some(warning) = certificate.warning {
                     tracing::warn!("{warning}");
@@ -78,10 +80,10 @@ impl Prepared {
         Ok(Self { config, source, wiring, metrics, tls })
     }
 
-    /// Reads the issuers' keys, those behind URLs too.
+    /// Reads the issuers' keys, also those at URLs.
     ///
     /// # Errors
-    /// When those of a file cannot be read.
+    /// If the keys of a file cannot be read.
     pub async fn keys(&self) -> Result<Arc<Keyring>, StartFault> {
         let keyring = Arc::new(Keyring::new());
         keyring.set_issuers(issuers(&self.config)?);
@@ -101,7 +103,7 @@ impl Prepared {
         let syncs = Arc::clone(&metrics);
         books.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
         let registry = Arc::clone(&books.registry);
-        // Who holds an open stream asks again, and hears that nothing can be sealed any more.
+        // Open streams check again, and learn that nothing can be recorded any more.
         books.log.on_failure(move || registry.announce());
         let control = Arc::new(books.control(&config, Some(Arc::clone(&metrics))));
         let limiter = Arc::new(limiter);
@@ -131,11 +133,11 @@ impl Prepared {
         Ok(App { config, source, books, control, gateway, metrics, tls, predecessor: None, program: None })
     }
 
-    /// Goes on where another process has stopped: opens its log under its lock, counts on from its tallies, and waits for its word.
-    /// Blocks.
+    /// Continues where another process has stopped: opens its log under its lock, takes its rate
+    /// limit state, and waits for `go`. Blocks.
     ///
     /// # Errors
-    /// When this process cannot go on; the other one does then.
+    /// If this process cannot continue. Then the other one does.
     pub fn take(self, keyring: Arc<Keyring>, over: Over) -> Result<(App, Listeners), StartFault> {
         let asked = over.asked()?;
         let taken = self.go_on(keyring, over);
@@ -148,8 +150,8 @@ impl Prepared {
         }
     }
 
-    /// Whether the config is still the one that this process has read: the other one may have read a newer one meanwhile, and by
-    /// now it reads none.
+    /// Checks that the config is still the one that this process has read. The other process may
+    /// have read a newer one meanwhile. It reads none by now.
     fn is_current(&self) -> Result<(), StartFault> {
         let Some(source) = &self.source else { return Ok(()) };
         let said = |why: &dyn std::fmt::Display| StartFault::TakeOver(format!("{}: {why}", source.display()));
@@ -160,7 +162,7 @@ impl Prepared {
         Err(said(&"the config has changed while this process started: try again"))
     }
 
-    /// Takes the keys that the other process had fetched for issuers whose keys this one could not fetch.
+    /// Takes fetched keys of the other process for issuers whose keys this process could not fetch.
     fn take_published(&self, keyring: &Keyring, published: Vec<Published>) -> Result<(), StartFault> {
         let mut fetched = keyring.fetched();
         for Published { iss, url, set } in published {
@@ -169,7 +171,7 @@ impl Prepared {
                 continue;
             }
             let keys = jwk::read_set(&set).map_err(|fault| StartFault::TakeOver(fault.to_string()))?;
-            tracing::warn!(issuer = iss, "a JWK Set was not fetched; the former process's keys stay");
+            tracing::warn!(issuer = iss, "a JWK Set was not fetched; the former process's keys stay in force");
             fetched.insert(iss, keys);
         }
         keyring.set_fetched(fetched);
@@ -211,7 +213,7 @@ impl Prepared {
 }
 
 impl App {
-    /// Lets this process start its successor, where it is asked to.
+    /// Lets this process start its successor when it is asked to.
     #[must_use]
     pub fn started_as(mut self, program: super::handover::Program) -> Self {
         self.program = Some(program);

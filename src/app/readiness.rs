@@ -1,4 +1,4 @@
-//! Whether new requests are taken, and if not, why: `/readyz`, and the gauges that alerts are made of.
+//! Whether new requests are accepted, and if not, why: `/readyz`, and the gauges for alerts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ const BEHIND_MAX: Duration = Duration::from_secs(300);
 /// One reason why new requests are refused.
 #[derive(Debug, Serialize)]
 pub(super) struct Reason {
-    /// A refusal's code where requests get that; else `draining`, `clock` or `upstreams-down`.
+    /// The code with which requests are refused, or `draining`, `clock` or `upstreams-down`.
     pub(super) code: &'static str,
-    /// For the operator: what is wrong and what to do.
+    /// For the operator: the cause and what to do.
     pub(super) detail: String,
 }
 
-/// What `/readyz` answers with.
+/// The answer of `/readyz`.
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
     pub(super) ready: bool,
@@ -32,7 +32,7 @@ pub(super) struct Ready {
     pub(super) reasons: Vec<Reason>,
 }
 
-/// Whether new requests are taken.
+/// Whether new requests are accepted.
 #[derive(Clone)]
 pub(super) struct Readiness {
     pub(super) log: Arc<Log>,
@@ -42,12 +42,12 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    /// How it is now.
+    /// The present state.
     pub(super) fn now(&self) -> Ready {
         let mut reasons = self.of_log();
         let mut add = |code, detail: &str| reasons.push(Reason { code, detail: detail.to_owned() });
         if *self.draining.borrow() {
-            add("draining", "the gateway stops: what is open is finished, nothing new is taken");
+            add("draining", "the gateway stops: open requests finish, new ones are refused");
         }
         if self.clock.behind() > BEHIND_MAX {
             let what = "the clock has stepped back by more than five minutes: set it, or token-shield clock accept";
@@ -72,15 +72,15 @@ impl Readiness {
         if state.low {
             let free = state.free_bytes.map_or_else(String::new, |free| format!("{free} bytes are free, "));
             let detail = format!(
-                "the disk of the audit log is full: {free}{} of the {} bytes of its reserve are there. It goes on by itself when \
-                 there is room",
+                "the disk of the audit log is full: {free}{} of {} bytes of the reserve are left. The gateway continues by \
+                 itself when there is space",
                 state.reserve_bytes, state.reserve_whole_bytes
             );
             add(Code::AuditFull, detail);
         }
         if let Some(fault) = &state.short {
             let code = if fault.is_full() { Code::AuditFull } else { Code::AuditShort };
-            add(code, format!("{fault}. It goes on by itself when that is there again"));
+            add(code, format!("{fault}. The gateway continues by itself when this is over"));
         }
         if self.log.slow() {
             add(Code::AuditSlow, "a sync of the audit log takes longer than 250 ms".to_owned());
@@ -88,7 +88,7 @@ impl Readiness {
         reasons
     }
 
-    /// Brings the gauges up to date.
+    /// Updates the gauges.
     pub(super) fn measure(&self, metrics: &Metrics) {
         let state = self.log.state();
         metrics.audit_checkpoint_age(self.log.checkpoint_age().as_secs_f64());

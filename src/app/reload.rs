@@ -1,4 +1,5 @@
-//! Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. A change that needs a restart is refused.
+//! Reads the config again on SIGHUP: issuers, classes, models, upstreams, certificate. A change
+//! that needs a restart is refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::keyring::Keyring;
 use crate::proxy::Gateway;
 use crate::proxy::settings::Tls;
 
-/// What a reload reads and changes.
+/// Everything that a reload reads and changes.
 pub(super) struct Reload {
     /// The config's file.
     pub(super) source: Option<PathBuf>,
@@ -27,19 +28,19 @@ pub(super) struct Reload {
     pub(super) control: Arc<Control>,
     pub(super) log: Arc<Log>,
     pub(super) tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
-    /// What those go by who watch the issuers' keys.
+    /// The issuers, for the watch over their keys.
     pub(super) issuers: watch::Sender<Arc<Vec<Issuer>>>,
     /// The certificate's files, for the watch over them.
     pub(super) certificate: watch::Sender<Option<Tls>>,
-    /// The config of the start, with the addresses that are really listened on.
+    /// The config of the start, with the real addresses of the listeners.
     pub(super) started: Config,
 }
 
-/// Reads the config again whenever SIGHUP comes.
+/// Reads the config again on each SIGHUP.
 pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
     let mut signals = match signal(SignalKind::hangup()) {
         Ok(signals) => signals,
-        Err(error) => return tracing::error!(%error, "SIGHUP cannot be heard: the config is never read again"),
+        Err(error) => return tracing::error!(%error, "SIGHUP cannot be received: the config is never read again"),
     };
     while signals.recv().await.is_some() {
         let Some(path) = reload.source.as_deref() else { continue };
@@ -54,14 +55,14 @@ pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
             Err(why) => {
                 reload.gateway.metrics.config_reload("refused");
                 reload.gateway.pen.note(Event::ReloadRefused { why: why.clone() });
-                tracing::error!(why, "the config was not reloaded; the one in force stays");
+                tracing::error!(why, "the config was not reloaded; the former one stays in force");
             }
         }
     }
 }
 
 impl Reload {
-    /// Everything that can fail comes before anything that changes; the last of it is the record.
+    /// Everything that can fail comes before the first change. The record is the last of it.
     async fn once(&self, path: &Path) -> Result<(), String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let base = path.parent().unwrap_or(Path::new("."));
@@ -70,7 +71,7 @@ impl Reload {
         if !fixed.is_empty() {
             return Err(format!("these keys have changed and need a restart: {}; nothing was reloaded", fixed.join(", ")));
         }
-        // What is listened on stays, and so does what is no destination.
+        // The listeners stay, and so they are still never a destination.
         config.proxy.listen.address = self.started.proxy.listen.address;
         config.proxy.metrics = self.started.proxy.metrics;
         let wired = wiring(&config).map_err(|fault| fault.to_string())?;
@@ -93,10 +94,10 @@ impl Reload {
         self.keyring.set_issuers(issuers);
         self.issuers.send_replace(Arc::new(config.guard.issuers.clone()));
         self.control.set_classes(classes(&config));
-        // Pins come first: no request finds a new model without its own.
+        // Pins come first, so that no request finds a new model without its pin.
         self.gateway.weights.declare(weigh::declared(&config));
         self.gateway.wiring.store(Arc::new(wired));
-        // Open streams are asked for again: their key may be gone.
+        // Open streams are checked again: their key may be gone.
         self.gateway.registry.announce();
         Ok(())
     }

@@ -1,10 +1,11 @@
-//! What of a config takes effect at a start alone. A reload that changes any of it is refused as a whole.
+//! The keys of a config that only a start reads. A reload that changes one of them is refused as a
+//! whole.
 
 use std::net::SocketAddr;
 
 use crate::config::Config;
 
-/// The keys in which `new` differs from `old` and that only a start reads.
+/// The keys that only a start reads and that differ between `old` and `new`.
 pub(super) fn needed_for(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.proxy, &new.proxy);
     let (before, after) = (&old.audit, &new.audit);
@@ -37,7 +38,7 @@ pub(super) fn needed_for(old: &Config, new: &Config) -> Vec<&'static str> {
     changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
-/// True where a listener would have to move; port 0 is whatever port the system chose.
+/// True if a listener would need another address. Port 0 is any port that the system chose.
 fn moved(listens: SocketAddr, wanted: SocketAddr) -> bool {
     listens.ip() != wanted.ip() || (wanted.port() != 0 && wanted.port() != listens.port())
 }

@@ -1,4 +1,4 @@
-//! The run of a gateway: serves until it is told to stop, and then drains.
+//! The run of a gateway: serves until it gets a stop, and then drains.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -41,11 +41,12 @@ struct Serving {
 
 async fn giving(giver: Giver) {
     if let Err(error) = Arc::new(giver).run().await {
-        tracing::error!(%error, "nobody can take over from this process");
+        tracing::error!(%error, "no successor can take over from this process");
     }
 }
 
-/// Fetches the keys of issuers that publish theirs: their tokens are taken from the first request on, where that succeeds.
+/// Fetches published keys before the first request, so that tokens of these issuers are accepted at
+/// once.
 async fn fetched(urls: &mut UrlWatch, is_successor: bool, mut stopping: watch::Receiver<bool>) {
     if is_successor {
         urls.resume();
@@ -58,11 +59,12 @@ async fn fetched(urls: &mut UrlWatch, is_successor: bool, mut stopping: watch::R
 }
 
 impl App {
-    /// Runs until `shutdown` turns true: stops accepting, lets streams finish within the drain's time, seals the stop. Or until another
-    /// process has taken over: lets streams finish, and leaves the log to that.
+    /// Runs until `shutdown` turns true. Then it stops accepting, lets streams finish within the
+    /// drain's time, and records the stop. After a take-over it also lets streams finish, and
+    /// leaves the log to the successor.
     ///
     /// # Errors
-    /// When the start or the stop cannot be sealed.
+    /// If the start or the stop cannot be recorded.
     pub async fn run(mut self, listeners: Listeners, shutdown: watch::Receiver<bool>) -> Result<(), StartFault> {
         self.knows(&listeners)?;
         for warning in super::warnings(&self.config) {
@@ -120,14 +122,15 @@ impl App {
         background.watch(&entrance, &notifier, shutdown.clone());
         let service = Arc::new(Api { gateway: Arc::clone(&self.gateway), entrance });
         listen::run(api, self.terms(connections_max), service, shutdown.clone()).await;
-        // Operators and scrapers are served until the last agent is, and then not waited for.
-        // A take-over that is under way is decided first: where it fails, the log is opened again, if it can be.
+        // Operators and scrapers are served until the last agent is served. After that, the gateway
+        // does not wait for them. A take-over that is under way ends first: if it fails, the log is
+        // opened again.
         self.books.log.closes_soon();
         let _turn = turn.lock().await;
         let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
         background.end();
         if let Some(successor) = successor {
-            // Who asked for the upgrade is still to hear of it.
+            // The command that asked for the upgrade still waits for its answer.
             let _ = tokio::time::timeout(LAST_WORDS, owed.subscribe().wait_for(|owed| *owed == 0)).await;
             return self.end_elsewhere(&successor).await;
         }
@@ -141,7 +144,8 @@ impl App {
         Ok(())
     }
 
-    /// Who lets another process take over, at a copy of the API's socket and the one on which that asks.
+    /// The task that hands over to another process. It has a copy of the API's socket, and the
+    /// socket for take-overs.
     fn giver(&self, (api, handover): (TcpListener, UnixListener), serving: Serving) -> Giver {
         let Serving { own, issuers, entrance, doors, notifier, predecessor, stopping, successor, turn, owed } = serving;
         Giver {
@@ -179,7 +183,7 @@ impl App {
         }
     }
 
-    /// Opens the doors beside the API.
+    /// Opens the sockets beside the API.
     fn doors(&self, sockets: Sockets, draining: &watch::Receiver<bool>) -> Result<Arc<tokio::sync::Mutex<Doors>>, StartFault> {
         let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
         let desk = Desk {
@@ -193,7 +197,7 @@ impl App {
         Ok(Arc::new(tokio::sync::Mutex::new(doors)))
     }
 
-    /// Records for the process whose place this one has taken, and answers what comes on its connections.
+    /// Records for the former process, and answers requests on its connections.
     fn attend(&self, before: Before) -> Arc<Predecessor> {
         let Before { process, records, requests } = before;
         tokio::spawn(Arc::clone(&process).records(records));
@@ -201,7 +205,8 @@ impl App {
         process
     }
 
-    /// How many connections of callers the limit of open files allows, and a warning where the config wants more.
+    /// The number of callers' connections that the limit of open files allows. Warns if the config
+    /// has more.
     fn connections(&self) -> Result<usize, StartFault> {
         let wanted = self.config.proxy.connections_max;
         let shares = descriptors::share(wanted)?;
@@ -211,7 +216,8 @@ impl App {
         Ok(shares.connections)
     }
 
-    /// What is listened on is no destination, at a port that the system has chosen either.
+    /// The gateway's own listeners are never a destination, also with a port that the system has
+    /// chosen.
     fn knows(&mut self, listeners: &Listeners) -> Result<(), StartFault> {
         let fault = |error| StartFault::Bind { address: self.config.proxy.listen.address.to_string(), error };
         let real = (listeners.api.local_addr().map_err(fault)?, listeners.metrics.local_addr().map_err(fault)?);
@@ -223,7 +229,7 @@ impl App {
         Ok(())
     }
 
-    /// The watch over the certificate's files; without TLS it ends at once.
+    /// The watch over the certificate's files. Without TLS it ends at once.
     fn certificate_watch(&self, files: &watch::Sender<Option<Tls>>) -> impl Future<Output = ()> + use<> {
         let (metrics, clock) = (Arc::clone(&self.metrics), Arc::clone(&self.gateway.clock));
         let watch = self.tls.as_ref().map(|served| {

@@ -1,4 +1,4 @@
-//! TLS configs: ours for callers, ours towards upstreams. TLS 1.3 with X25519MLKEM768 first for callers.
+//! The TLS configs for callers and for upstreams. For callers: TLS 1.3, with X25519MLKEM768 first.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ fn chain(tls: &Tls) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{shown}: {error}"))
 }
 
-/// When a certificate is valid, in seconds since 1970 (RFC 5280 section 4.1.2.5).
+/// The validity of a certificate, in seconds since 1970 (RFC 5280 section 4.1.2.5).
 pub(super) struct Validity {
     pub(super) not_before: i64,
     pub(super) not_after: i64,
 }
 
-/// When the first certificate of the chain is valid.
+/// The validity of the first certificate of the chain.
 pub(super) fn validity(tls: &Tls) -> Result<Validity, String> {
     let chain = chain(tls)?;
     let first = chain.first().ok_or_else(|| format!("{}: no certificate", tls.cert.display()))?;
@@ -49,13 +49,13 @@ pub(super) fn server(tls: &Tls) -> Result<Arc<ServerConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// A connector to `host`, whose certificate must come from `ca`, or from one of the system's CAs.
+/// A connector to `host`. `ca`, or one of the system's CAs, must have signed its certificate.
 pub(super) fn client(host: &str, ca: Option<&Path>) -> Result<(TlsConnector, ServerName<'static>), String> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
     Ok((connector(ca)?, name))
 }
 
-/// A connector to servers whose certificates come from `ca`, or from one of the system's CAs.
+/// A connector to servers with certificates of `ca`, or of one of the system's CAs.
 pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     match ca {

@@ -1,4 +1,4 @@
-//! What goes on beside the requests: metrics and readiness, sweeps, probes of upstreams.
+//! Work beside the requests: metrics and readiness, sweeps, probes of upstreams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::proxy::descriptors::{SOCKET_CONNECTIONS_MAX, spare_place};
 use crate::registry::Registry;
 use crate::token::jwk;
 
-/// How often idle subjects are swept and upstreams probed.
+/// How often idle subjects are removed and upstreams probed.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// A step back by more is recorded.
+/// A larger step back is recorded.
 const BEHIND_SAID: Duration = Duration::from_secs(1);
 
-/// Scrapes and probes answered at once; others wait.
+/// Scrapes and probes that are answered at once. Others wait.
 const SCRAPES_MAX: usize = 8;
 
 /// Serves `/metrics`, `/healthz` and `/readyz`.
@@ -64,7 +64,7 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
     }
 }
 
-/// Sweeps the limiter and the peers, probes upstreams, counts agents.
+/// Removes idle subjects of the rate limits, probes upstreams, counts agents.
 pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>, Arc<Ratchet>)) {
     let mut ticks = tokio::time::interval(EVERY);
     let mut said = false;
@@ -73,10 +73,10 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         let behind = clock.farthest_behind();
         if behind > BEHIND_SAID && !said {
             let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(behind_ms, "the wall clock has stepped back; what is recorded and decided waits for it");
+            tracing::warn!(behind_ms, "the wall clock has stepped back; records and decisions use the later time until then");
             gateway.pen.note(Event::Clock { behind_ms, accepted: false });
         }
-        // One that lasts is said once; another one is said again.
+        // One step back is logged once. The next step is logged again.
         said = clock.behind() > BEHIND_SAID;
         gateway.pen.flush(false);
         gateway.limiter.sweep();
@@ -84,17 +84,18 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         gateway.authenticator.sweep();
         gateway.metrics.agents(&registry.agents_by_standing());
         let wiring = gateway.wiring.load_full();
-        // At once: one that does not answer costs a whole timeout.
+        // All at once, because a probe without an answer takes a whole timeout.
         let mut probes = tokio::task::JoinSet::new();
         for (name, remote) in &wiring.remotes {
             remote.pool().sweep();
             let (gateway, wiring) = (Arc::clone(&gateway), Arc::clone(&wiring));
             let (name, remote) = (Arc::clone(name), Arc::clone(remote));
             probes.spawn(async move {
-                // A probe is not worth a request's place: without one nothing is learnt this time.
+                // A probe must not take the connection of a request. Without a free one it is left
+                // out.
                 let Some(_place) = spare_place() else { return };
                 match remote.pool().probe().await {
-                    Ok(()) => gateway.changed(&name, wiring.health.dialled(&name, true), "it takes connections"),
+                    Ok(()) => gateway.changed(&name, wiring.health.dialled(&name, true), "it accepts connections"),
                     Err(DialFault::Unreached(why)) => gateway.changed(&name, wiring.health.dialled(&name, false), why),
                     Err(DialFault::Ended(why)) => gateway.changed(&name, wiring.health.failed(&name), why),
                 }
@@ -105,7 +106,7 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
     }
 }
 
-/// Warns of private keys that this process could read: a gateway needs none.
+/// Warns about signing keys that this process can read. A gateway needs none.
 pub(super) fn warn_of_private_keys(config: &Config) {
     let beside = config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file()?.parent());
     let folders: std::collections::BTreeSet<_> =
@@ -114,7 +115,7 @@ pub(super) fn warn_of_private_keys(config: &Config) {
         let path = entry.path();
         let small = entry.metadata().is_ok_and(|about| about.is_file() && about.len() < 16 << 10);
         if small && std::fs::read_to_string(&path).is_ok_and(|text| jwk::read_private(&text).is_ok()) {
-            tracing::warn!(path = %path.display(), "this process can read a minting key; keep it where tokens are issued, not here");
+            tracing::warn!(path = %path.display(), "this process can read a signing key; keep it on the machine where tokens are issued");
         }
     }
 }

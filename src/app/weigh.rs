@@ -1,4 +1,4 @@
-//! Finds out which weights answer: files are hashed and watched, servers are asked.
+//! Finds the digests of the weights that answer: hashes and watches files, and asks servers.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -17,20 +17,20 @@ use crate::proxy::{Gateway, Wiring};
 use crate::weights::files::{Seen, look, measure};
 use crate::weights::{Declared, MEASURED, Place, Way, Weights, servers, unknown};
 
-/// How often files are looked at.
+/// How often files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often servers are asked.
 const ASK: Duration = Duration::from_secs(10);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// The models of a config, and how the digest of each is found out.
+/// The models of a config, and the way to get the digest of each.
 pub(super) fn declared(config: &Config) -> Vec<Declared> {
     let upstreams = &config.proxy.upstreams;
     let place = |upstream: &Upstream, files: bool| {
         let way = match (&upstream.target, upstream.profile.as_str()) {
             (Target::Echo, _) => Way::None,
-            // Ollama keeps its own store: it says itself what it would load.
+            // Ollama has its own store and reports the digest itself.
             (_, "ollama") => Way::Ollama,
             (_, _) if files => Way::Files,
             (_, _) => Way::Listed,
@@ -51,13 +51,13 @@ pub(super) fn declared(config: &Config) -> Vec<Declared> {
     config.guard.models.iter().map(model).collect()
 }
 
-/// Watches for as long as the gateway runs.
+/// Watches as long as the gateway runs.
 pub(super) async fn watch(gateway: Arc<Gateway>) {
     let files = Files { weights: Arc::clone(&gateway.weights), known: HashMap::new(), hashing: None };
     tokio::join!(files.run(), ask(&gateway));
 }
 
-/// Notes a digest, and says so where it is news.
+/// Stores a digest, and logs a change.
 fn note(weights: &Weights, about: &Declared, place: &Place, digest: &ModelDigest) {
     if weights.note(about, place, digest) {
         let (model, upstream, source) = (&*about.name, &*place.upstream, digest.source);
@@ -65,14 +65,14 @@ fn note(weights: &Weights, about: &Declared, place: &Place, digest: &ModelDigest
     }
 }
 
-/// What is known of one set of files.
+/// The state of one set of files.
 struct Known {
-    /// As they were looked at last; what is wrong with them, where they cannot be.
+    /// The files at the last check, or the reason why they cannot be read.
     seen: Result<Vec<Seen>, String>,
     digest: Option<ModelDigest>,
 }
 
-/// A set of files that is being hashed. Dropped, it stops.
+/// A set of files that is being hashed. A drop stops it.
 struct Hashing {
     files: Vec<PathBuf>,
     seen: Vec<Seen>,
@@ -86,7 +86,8 @@ impl Drop for Hashing {
     }
 }
 
-/// The watch over files. Sets are hashed one after the other: more at once are not faster on one disk.
+/// The watch over files. Sets are hashed one after the other, because one disk is not faster with
+/// several.
 struct Files {
     weights: Arc<Weights>,
     known: HashMap<Vec<PathBuf>, Known>,
@@ -113,7 +114,7 @@ impl Files {
         }
     }
 
-    /// Looks at every set that the config names. Of one that has changed nothing is known any more.
+    /// Checks every set of the config. A changed set loses its digest.
     async fn look(&mut self) {
         let sets: HashSet<Vec<PathBuf>> =
             self.weights.declared().iter().map(|model| model.files.clone()).filter(|files| !files.is_empty()).collect();
@@ -126,7 +127,7 @@ impl Files {
                 continue;
             }
             if let Err(fault) = &seen {
-                tracing::warn!(fault, "weights cannot be looked at");
+                tracing::warn!(fault, "the files of weights cannot be read");
             }
             if self.hashing.as_ref().is_some_and(|hashing| hashing.files == files) {
                 self.hashing = None;
@@ -151,7 +152,8 @@ impl Files {
         self.hashing = Some(Hashing { files, seen, stop, task });
     }
 
-    /// A set is hashed. Where it failed it is looked at again, and then hashed again where it has changed.
+    /// Takes the result of a hash. After a failure, the set is checked again, and hashed again if
+    /// it has changed.
     fn take(&mut self, outcome: Result<String, String>) {
         let Some(hashing) = self.hashing.take() else { return };
         let Some(known) = self.known.get_mut(&hashing.files) else { return };
@@ -170,7 +172,7 @@ impl Files {
         }
     }
 
-    /// Writes what is known into the book, where it stands for every server that answers with those files.
+    /// Stores the digests for every server that answers with these files.
     fn publish(&self) {
         for model in self.weights.declared() {
             let digest = self.known.get(&model.files).and_then(|known| known.digest.clone()).unwrap_or_else(unknown);
@@ -181,7 +183,7 @@ impl Files {
     }
 }
 
-/// Asks the servers again and again, and at once where the config was read again.
+/// Asks the servers at intervals, and at once after a reload.
 async fn ask(gateway: &Gateway) {
     let mut asked: Option<(Arc<Wiring>, Instant)> = None;
     loop {
@@ -195,7 +197,7 @@ async fn ask(gateway: &Gateway) {
     }
 }
 
-/// Asks them all at once: a slow one holds nobody up.
+/// Asks all servers at once, so that a slow one does not delay the others.
 async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
     let models = gateway.weights.declared();
     let asked: HashSet<(Arc<str>, &str)> = models
@@ -209,10 +211,10 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
         answers.spawn(async move { (answer(&remote, path).await, upstream, path) });
     }
     while let Some(Ok((answer, upstream, path))) = answers.join_next().await {
-        // A server may repeat the credential here too; records and commands say what it says.
+        // A server may repeat the credential here too, and records and commands show its answer.
         let answer = answer.map(|told| wiring.redactor.whole(&told, false).unwrap_or(told));
         let told = models.iter().flat_map(|model| model.places.iter().map(move |place| (model, place)));
-        // What the servers of a former config said may not stand for those of this one.
+        // An answer to the former config must not count for the servers of this one.
         if !Arc::ptr_eq(wiring, &gateway.wiring.load()) {
             return;
         }
@@ -222,7 +224,7 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
     }
 }
 
-/// What is asked for.
+/// The path to ask for.
 const fn path(way: Way) -> Option<&'static str> {
     match way {
         Way::None | Way::Files => None,
@@ -231,7 +233,8 @@ const fn path(way: Way) -> Option<&'static str> {
     }
 }
 
-/// What an answer says. A server that does not answer may come back with other weights: nothing is known of it.
+/// The digest in an answer. Without an answer it is unknown: the server may return with other
+/// weights.
 fn read(way: Way, answer: Option<&[u8]>, model: &str) -> ModelDigest {
     match (way, answer) {
         (Way::Ollama, Some(answer)) => servers::ollama(answer, model),
@@ -245,7 +248,7 @@ async fn answer(remote: &Remote, path: &str) -> Option<Vec<u8>> {
     match answered.unwrap_or_else(|_| Err(format!("{path}: no answer in {} s", ANSWER_MAX.as_secs()))) {
         Ok(body) => Some(body),
         Err(fault) => {
-            tracing::debug!(upstream = &*remote.name, fault, "a server does not say which weights it has");
+            tracing::debug!(upstream = &*remote.name, fault, "a server does not report its weights");
             None
         }
     }

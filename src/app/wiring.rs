@@ -1,4 +1,4 @@
-//! What a config says of the data plane, as the data plane reads it: tables, upstreams, who fetches.
+//! From a config to the settings of the data plane: tables, upstreams, fetches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,8 +42,9 @@ pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, S
     Ok(remote.by_principal(upstream.pool_by_principal))
 }
 
-/// What takes the gateway's own secrets out of answers: the credentials that it sends to upstreams, and that of the auditors. Other secrets
-/// (keys that sign, open or salt) are sent to nobody, so that nobody can repeat them.
+/// Redacts the gateway's secrets in answers: its credentials for upstreams and the credential of
+/// the auditors. Other secrets (keys that sign, decrypt or salt) go to no upstream, so none can
+/// repeat them.
 fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     let mut secrets = Vec::new();
     for (_, secret) in credentials(config) {
@@ -62,7 +63,7 @@ fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     Ok(Redactor::new(&secrets, &places))
 }
 
-/// The credentials that are looked for in answers, and which key of the config names each.
+/// The credentials that are redacted in answers, and the key of the config that names each.
 fn credentials(config: &Config) -> impl Iterator<Item = (String, &SecretRef)> {
     let upstreams = config.proxy.upstreams.iter();
     let upstreams = upstreams.filter_map(|upstream| {
@@ -71,12 +72,12 @@ fn credentials(config: &Config) -> impl Iterator<Item = (String, &SecretRef)> {
     upstreams.chain(config.proxy.auditors.credential.as_ref().map(|secret| ("[audit] auditor".to_owned(), secret)))
 }
 
-/// What an operator should know of the credentials. Those that cannot be read are faults elsewhere.
+/// Warnings about credentials. A credential that cannot be read is a fault elsewhere.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let short = credentials(config).filter(|(_, secret)| secret.load().is_ok_and(|secret| secret.len() < SECRET_MIN));
     let warning = |(key, _): (String, &SecretRef)| {
         format!(
-            "{key} has fewer than {SECRET_MIN} bytes: an upstream that repeats it shows it to agents, because so short a text is not looked for in answers"
+            "{key} has fewer than {SECRET_MIN} bytes: it is too short to be redacted, so an upstream that repeats it shows it to agents"
         )
     };
     short.map(warning).collect()
@@ -116,14 +117,15 @@ pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
     })
 }
 
-/// Who fetches content, where a class has it put into requests.
+/// The fetcher of content, if a class has media = "inline".
 pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
     if !config.guard.classes.values().any(|class| class.requests.media == Door::Inline) {
         return Ok(None);
     }
     let fetch = &config.guard.fetch;
     let resolver = Resolver::new(fetch.resolver).map_err(|error| StartFault::Fetch(error.to_string()))?;
-    // Without CAs what has no TLS can still be fetched; with a file of them it must be readable.
+    // Without CAs, URLs without TLS can still be fetched. A configured file of CAs must be
+    // readable.
     let tls = tls::connector(fetch.ca.as_deref());
     if let (Err(why), Some(_)) = (&tls, &fetch.ca) {
         return Err(StartFault::Fetch(why.clone()));
@@ -131,7 +133,7 @@ pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
     Ok(Some(Fetcher { resolver, tls, bytes_max: fetch.bytes_max, time_max: fetch.time_max }))
 }
 
-/// The log's tree, and who may have it.
+/// The log's tree, and who may read it.
 pub(super) fn tree(config: &Config) -> Result<Tree, StartFault> {
     let auditors = &config.proxy.auditors;
     let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;

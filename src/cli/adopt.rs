@@ -1,5 +1,6 @@
-//! `token-shield token adopt`: API keys that agents have already become handles. Keys are hashed here: the gateway is told their
-//! SHA-256 alone. Nothing that stands in the file is printed: a column in the wrong place would show a key.
+//! `token-shield token adopt`: existing API keys of agents become handles. Keys are hashed here:
+//! the gateway gets only their SHA-256. The content of the file is never printed, because a column
+//! in the wrong place would show a key.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -26,29 +27,31 @@ use crate::id::{AgentName, HandleId, Principal};
 use crate::token::{Scopes, handle};
 
 pub(super) const HELP: &str = "\
-The file is CSV with a header line. Columns: key and agent; and, where wanted, principal, class, models and scopes (several
-with spaces between), rpm, rps, in_flight, output_tokens. Faults are named by their line; what stands there is never printed.
+The file is CSV with a header line. It needs the columns key and agent. It may also have principal,
+class, models, scopes, rpm, rps, in_flight and output_tokens. Several models or scopes have spaces
+between them. A fault names its line. The content of the line is never printed.
 
 Example: token-shield token adopt --from keys.csv --until 2027-03-31
 
     key,agent,models,rpm
     sk-Zm9vYmFyYmF6cXV4,research/summarizer,llama-3.1-8b bge-m3,60";
 
-/// Lines with faults that are named one by one.
+/// The most lines with faults that are listed.
 const FAULTS_SHOWN: usize = 20;
 
 #[derive(Args)]
 pub(super) struct Adopt {
-    /// A CSV file with the columns key and agent, and those named below where they are wanted.
+    /// A CSV file with the columns key and agent, and optional columns: see below.
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
-    /// The day (its first moment, UTC) or moment from which on the keys are refused: 2027-03-31, 2027-03-31T12:00:00Z.
+    /// The time from which the keys are refused: a day (its begin in UTC), 2027-03-31, or a time,
+    /// 2027-03-31T12:00:00Z.
     #[arg(long, value_parser = moment)]
     until: Timestamp,
-    /// The issuer, where the config has several.
+    /// The issuer, if the config has several.
     #[arg(long)]
     issuer: Option<String>,
-    /// The signing key; DATA/keys/operator.jwk where it is not said.
+    /// The signing key. Default: DATA/keys/operator.jwk.
     #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     #[command(flatten)]
@@ -62,7 +65,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         None => text.parse(),
     };
     read.map(|read| Timestamp(read.as_millisecond()))
-        .map_err(|_| "write a day such as 2027-03-31, or a moment such as 2027-03-31T12:00:00Z".to_owned())
+        .map_err(|_| "write a day such as 2027-03-31, or a time such as 2027-03-31T12:00:00Z".to_owned())
 }
 
 /// A line of the file.
@@ -85,7 +88,7 @@ struct Line {
 const COLUMNS: [&str; 10] =
     ["key", "agent", "principal", "class", "models", "scopes", "rpm", "rps", "in_flight", "output_tokens"];
 
-/// A line that was understood.
+/// A valid line.
 struct Wish {
     line: u64,
     handle: HandleId,
@@ -94,7 +97,7 @@ struct Wish {
     wanted: Wanted,
 }
 
-/// Why a line is not understood; in words that repeat nothing of it.
+/// Why a line is not valid. It repeats nothing of the line.
 type Fault = String;
 
 fn words(text: Option<String>) -> Vec<String> {
@@ -114,7 +117,7 @@ impl Adopt {
                 format!("--until is later than the issuer allows: {most} from now (ttl_max), {last} at the latest").into()
             );
         }
-        // Every line is understood before the first one is sent.
+        // All lines are checked before the first one is sent.
         let wishes = self.read((&config, issuer), left)?;
         let door = Door::open(&self.place.find()?).await?;
         let mut done = 0;
@@ -128,8 +131,10 @@ impl Adopt {
         };
         let outcome = outcome.await;
         door.close()?;
-        outcome.map_err(|fault| format!("{}: {fault}; {done} keys are adopted, run it again to go on", self.from.display()))?;
-        let note = format!("{} still holds them in the clear", self.from.display());
+        outcome.map_err(|fault| {
+            format!("{}: {fault}; {done} keys are adopted; run the command again to continue", self.from.display())
+        })?;
+        let note = format!("{} still contains the keys in plain text", self.from.display());
         if self.place.json {
             println!("{}", serde_json::json!({ "done": format!("{done} keys are adopted"), "adopted": done, "note": note }));
         } else {
@@ -138,7 +143,7 @@ impl Adopt {
         Ok(())
     }
 
-    /// The issuer whose tokens the keys are to stand for.
+    /// The issuer of the tokens for the keys.
     fn issuer<'c>(&self, config: &'c Config) -> Result<&'c Issuer, Failure> {
         let issuers = &config.guard.issuers;
         let issuer = match &self.issuer {
@@ -148,27 +153,27 @@ impl Adopt {
         Ok(issuer.ok_or("name one of the config's issuers with --issuer")?)
     }
 
-    /// How long the keys may be used from now on.
+    /// The time for which the keys may be used.
     fn left(&self, now: Timestamp) -> Result<Duration, Failure> {
         let left = u64::try_from(self.until.seconds() - now.seconds()).ok().filter(|seconds| *seconds > 0);
-        Ok(Duration::from_secs(left.ok_or("--until is over already")?))
+        Ok(Duration::from_secs(left.ok_or("--until is in the past")?))
     }
 
-    /// What is said of a key that was adopted before; the names are those of the books.
+    /// The message about a key that was adopted before. The names come from the gateway's state.
     fn left_as_it_is(&self, wish: &Wish, row: &serde_json::Value) -> String {
         let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str);
         if text("revoked").is_some() {
-            return "revoked before, and left so".to_owned();
+            return "revoked before, not changed".to_owned();
         }
         let same = text("agent") == Some(wish.agent.as_str()) && text("until") == Some(self.until.to_string().as_str());
         if same {
             return "adopted before".to_owned();
         }
         let (agent, until) = (text("agent").unwrap_or("-"), text("until").unwrap_or("-"));
-        format!("WARNING: adopted before for {agent} until {until}, and left so: revoke it to change that")
+        format!("WARNING: adopted before for {agent} until {until}, not changed: to change this, revoke it")
     }
 
-    /// Adopts one key; false where it was adopted before.
+    /// Adopts one key. `false` if it was adopted before.
     async fn one(&self, door: &Door, config: &Config, key: &SigningKey, mut wish: Wish) -> Result<bool, Failure> {
         let id = wish.handle.to_string();
         let known = door.send(Request::Question(Question::Handle { handle: id.clone() })).await?;
@@ -176,7 +181,7 @@ impl Adopt {
             eprintln!("line {}: {}", wish.line, self.left_as_it_is(&wish, row));
             return Ok(false);
         }
-        // The file may be long: what is left is asked anew for each line.
+        // A long file takes time, so the remaining time is computed again for each line.
         let now = SystemClock::start().now();
         wish.wanted.ttl = wish.wanted.ttl.min(self.left(now)?);
         let expires = now.plus(wish.wanted.ttl);
@@ -202,7 +207,7 @@ impl Adopt {
         let mut lines: Vec<String> =
             faults.iter().take(FAULTS_SHOWN).map(|(line, fault)| format!("  line {line}: {fault}")).collect();
         if let Some(more) = faults.len().checked_sub(FAULTS_SHOWN).filter(|more| *more > 0) {
-            lines.push(format!("  and {more} lines more"));
+            lines.push(format!("  and {more} more lines"));
         }
         Err(format!("{shown}: nothing was adopted; {} lines have faults:\n{}", faults.len(), lines.join("\n")).into())
     }
@@ -216,14 +221,14 @@ impl Adopt {
         }
         if looks_like_a_key(&line.agent) {
             return Err("the column agent holds what looks like an API key: are the columns in the order of the header line? \
-                        (a name is written NAMESPACE/NAME)"
+                        (a name has the form NAMESPACE/NAME)"
                 .into());
         }
         let agent = agent_name(&line.agent).map_err(|_| {
             "the column agent is not an agent name: NAMESPACE/NAME, parts of [a-z0-9][a-z0-9._-]{0,62}".to_owned()
         })?;
         if !issuer.namespaces.iter().any(|namespace| namespace == "*" || namespace == agent.namespace()) {
-            return Err("the column agent is of a namespace that the issuer may not speak for (namespaces)".into());
+            return Err("the column agent has a namespace that the issuer may not speak for (namespaces)".into());
         }
         let principal = self.principal(issuer, line.principal.filter(|text| !text.is_empty()), &agent)?;
         let class = line.class.filter(|text| !text.is_empty());
@@ -259,7 +264,7 @@ impl Adopt {
         Ok(Wish { line: number, handle, agent, class, wanted })
     }
 
-    /// The principal of a line, which the issuer must be allowed to speak for.
+    /// The principal of a line. The issuer must be allowed to speak for it.
     fn principal(&self, issuer: &Issuer, named: Option<String>, agent: &AgentName) -> Result<Option<Principal>, Fault> {
         let principal = match &named {
             Some(text) if has_key_prefix(text) => return Err("the column principal holds what looks like an API key".into()),
@@ -278,7 +283,7 @@ impl Adopt {
 }
 
 impl Wish {
-    /// Names of the line that are not printed.
+    /// The names of the line, which are not printed.
     fn names(&self) -> Vec<String> {
         let principal = self.wanted.principal.as_ref().map(ToString::to_string);
         let names = [Some(self.agent.to_string()), principal, self.class.clone()].into_iter().flatten();
@@ -286,33 +291,33 @@ impl Wish {
     }
 }
 
-/// `text` without these names: what the gateway says of a line may repeat them.
+/// `text` without these names. The gateway's answer about a line may repeat them.
 fn without(text: &str, names: &[String]) -> String {
     names.iter().fold(text.to_owned(), |text, name| text.replace(name.as_str(), "…"))
 }
 
-/// The lines of a file: those that were understood, and what is wrong with the others, by their numbers.
+/// The lines of a file: the valid ones, and the faults of the others by line number.
 #[derive(Default)]
 struct Read {
     wishes: Vec<Wish>,
     faults: Vec<(u64, Fault)>,
 }
 
-/// Reads every line of a file, in time that is proportional to it.
+/// Reads every line of a file, in time proportional to its length.
 ///
 /// # Errors
-/// When the first line does not name the columns.
+/// If the first line does not name the columns.
 fn understood(text: &str, mut wish: impl FnMut(Line, u64) -> Result<Wish, Fault>) -> Result<Read, Fault> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let headers = reader.headers().map_err(|_| "the header line cannot be read".to_owned())?.clone();
     columns(&headers)?;
     let (mut lines, mut seen) = (Read::default(), HashMap::new());
     for record in reader.records() {
-        // The library's own words would repeat the line, and a key with it.
+        // The library's messages would repeat the line, and so a key.
         let (line, read) = match record {
             Err(fault) => (
                 fault.position().map_or(0, csv::Position::line),
-                Err("it has not as many fields as the header line, or is not UTF-8".to_owned()),
+                Err("it does not have as many fields as the header line, or is not UTF-8".to_owned()),
             ),
             Ok(record) => {
                 let read = record.deserialize::<Line>(Some(&headers)).map_err(|fault| column(&fault, &headers));
@@ -330,12 +335,15 @@ fn understood(text: &str, mut wish: impl FnMut(Line, u64) -> Result<Wish, Fault>
     Ok(lines)
 }
 
-/// That the first line names the columns, each once: without it the first key would be taken for names.
+/// Checks that the first line names the columns, each once. Without a header line, the first key
+/// would count as a name.
 fn columns(headers: &csv::StringRecord) -> Result<(), Fault> {
     let known = COLUMNS.join(", ");
     let named = |name: &str| headers.iter().filter(|header| *header == name).count();
     if named("key") == 0 && named("agent") == 0 {
-        return Err(format!("it is not the header line, which names the columns key and agent, and those wanted of {known}"));
+        return Err(format!(
+            "it is not the header line, which must name the columns key and agent, and may name others of {known}"
+        ));
     }
     if let Some(missing) = ["key", "agent"].into_iter().find(|name| named(name) == 0) {
         return Err(format!("the header line has no column {missing}"));
@@ -349,26 +357,26 @@ fn columns(headers: &csv::StringRecord) -> Result<(), Fault> {
     }
 }
 
-/// What is wrong with a line, without its text.
+/// The fault of a line, without its text.
 fn column(fault: &csv::Error, headers: &csv::StringRecord) -> Fault {
     let csv::ErrorKind::Deserialize { err, .. } = fault.kind() else { return "it cannot be read".to_owned() };
     match err.field().and_then(|place| headers.get(usize::try_from(place).ok()?)) {
-        Some(name) => format!("the column {name} is not a whole number from 0 on"),
+        Some(name) => format!("the column {name} is not a whole number, 0 or more"),
         None => "a column is missing".to_owned(),
     }
 }
 
-/// What API keys of well-known services begin with.
+/// The prefixes of API keys of well-known services.
 const KEY_PREFIXES: [&str; 12] = ["sk-", "sk_", "pk-", "pk_", "ts_", "hf_", "gsk_", "xai-", "key-", "ghp_", "eyj", "bearer"];
-/// Letters and digits in one piece that no name has.
+/// The length of a mixed run of letters and digits that no name has.
 const KEY_RUN: usize = 16;
 
 fn has_key_prefix(text: &str) -> bool {
     KEY_PREFIXES.iter().any(|prefix| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
 }
 
-/// True of what stands where a name belongs and looks like an API key: it begins like one, or has a long piece of letters and
-/// digits mixed. What has a slash is a name.
+/// Whether a text in the place of a name looks like an API key: it has such a prefix, or a long
+/// mixed run of letters and digits. A text with a slash is a name.
 fn looks_like_a_key(text: &str) -> bool {
     let mixed = |piece: &str| {
         let digits = piece.bytes().filter(u8::is_ascii_digit).count();

@@ -13,8 +13,9 @@ use crate::id::AgentName;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Name an agent, its principal and its class.
-    #[command(after_help = "Example: token-shield agent register research/summarizer --principal team:research --class default")]
+    /// Register an agent with its principal and its class.
+    #[command(after_help = "Example: token-shield agent register research/summarizer \\\n             \
+        --principal team:research --class default")]
     Register(Register),
     /// List the registered agents.
     #[command(after_help = "Example: token-shield agent list --json")]
@@ -27,26 +28,26 @@ pub(super) enum Verb {
         after_help = "Examples: token-shield agent suspend research/summarizer --reason \"on leave\"\n          token-shield agent suspend 'research/*' --reason \"the whole team\""
     )]
     Suspend(Stand),
-    /// Let a suspended agent act again.
+    /// End the suspension of an agent or a namespace.
     #[command(after_help = "Example: token-shield agent resume research/summarizer --reason \"back\"")]
     Resume(Stand),
-    /// Stop an agent for examination; its open streams end within a second.
+    /// Stop an agent for an investigation. Its open streams end within a second.
     #[command(after_help = "Example: token-shield agent quarantine research/summarizer --reason \"odd tool calls\"")]
     Quarantine(Stand),
-    /// Let an agent act again after its quarantine.
+    /// End the quarantine of an agent or a namespace.
     #[command(after_help = "Example: token-shield agent release research/summarizer --reason \"examined\"")]
     Release(Stand),
-    /// Stop an agent for good.
+    /// Stop an agent permanently.
     #[command(after_help = "Example: token-shield agent revoke research/summarizer --reason \"retired\"")]
     Revoke(Stand),
 }
 
 #[derive(Args)]
 pub(super) struct Register {
-    /// namespace/name; without a slash the namespace is `default`
+    /// namespace/name. Without a slash, the namespace is `default`.
     #[arg(value_parser = agent_name)]
     agent: AgentName,
-    /// In whose name it acts.
+    /// The principal in whose name it acts.
     #[arg(long)]
     principal: Option<String>,
     /// A [class.NAME] of the config.
@@ -58,7 +59,7 @@ pub(super) struct Register {
 
 #[derive(Args)]
 pub(super) struct Show {
-    /// namespace/name; without a slash the namespace is `default`
+    /// namespace/name. Without a slash, the namespace is `default`.
     #[arg(value_parser = agent_name)]
     agent: AgentName,
     #[command(flatten)]
@@ -67,15 +68,15 @@ pub(super) struct Show {
 
 #[derive(Args)]
 pub(super) struct Stand {
-    /// namespace/name; or 'namespace/*', with the quotes, for all its agents, also those that come later.
+    /// namespace/name, or 'namespace/*' (with the quotes) for all its agents, also later ones.
     agent: String,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long)]
     reason: String,
-    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    /// Act on the data folder of a stopped gateway, even if it was found and not named.
     #[arg(long)]
     offline: bool,
-    /// Stop the name also where nobody registered it, such as a delegated agent's.
+    /// Also stop a name that is not registered, such as a delegated agent's.
     #[arg(long)]
     unregistered: bool,
     #[command(flatten)]

@@ -1,5 +1,6 @@
-//! A process of the data folder's owner, started by root. The owner may read everything of that process and may make it do
-//! anything, so nothing of root's goes along: no environment but a few variables, no terminal, no descriptor but three pipes.
+//! A process of the data folder's owner, started by root. The owner can read and control this
+//! process, so it gets nothing of root's: only a few environment variables, no terminal, and no
+//! descriptor except three pipes.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
@@ -15,24 +16,24 @@ use crate::audit::store::log::FolderOwner;
 
 /// The hidden command that becomes the owner.
 pub(super) const AS_OWNER: &str = "as-owner";
-/// The uid of who gave the command, for the owner's process.
+/// The uid of the user who gave the command, for the owner's process.
 const ASKER: &str = "TOKEN_SHIELD_ASKER";
 /// Where the owner's process finds programs.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// What else of the environment goes along, beside `LC_*`: how to print, which gateway is meant, and the folder of credentials that
-/// `cred:` names, a path that the owner opens with the owner's rights.
+/// The variables that the process gets besides `LC_*`: for output, for the gateway, and for `cred:`
+/// the folder of credentials. The owner opens that folder with the owner's rights.
 const KEPT: [&str; 7] = ["LANG", "LANGUAGE", "TERM", "TZ", "TOKEN_SHIELD_CONFIG", "TOKEN_SHIELD_DATA", "CREDENTIALS_DIRECTORY"];
-/// The group of a user who has none that is known: that of nobody.
+/// The group of a user without a known group: the group of `nobody`.
 const NO_GROUP: u32 = 65_534;
 
-/// This program: the path may lead through folders that are closed to the owner.
+/// This program. Its own path may lead through folders that the owner cannot read.
 fn this_program() -> Result<PathBuf, Failure> {
     let own = Path::new("/proc/self/exe");
     Ok(if own.exists() { own.to_owned() } else { std::env::current_exe()? })
 }
 
-/// This program with `words`, to be run as `owner`. Standard input is empty, the other two are pipes, unless the caller says
-/// otherwise; none of them may be a terminal or a file of root's.
+/// This program with `words`, as `owner`. By default, standard input is empty and the other two are
+/// pipes. None of them may be a terminal or a file of root's.
 pub(super) fn command(owner: FolderOwner, words: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
     let mut command = Command::new(this_program()?);
     command.arg0("token-shield").arg(AS_OWNER).arg(owner.uid.to_string()).arg(group_of(owner).to_string()).arg("--").args(words);
@@ -47,8 +48,8 @@ pub(super) fn command(owner: FolderOwner, words: impl IntoIterator<Item = OsStri
     Ok(command)
 }
 
-/// The group that a process of the owner's has: the user's own. A folder's group may be root's, by a `chown` without a group, and
-/// gives the owner no right to be in it.
+/// The group of the owner's process: the user's own group. The folder's group may be root's after a
+/// `chown` without a group, and the owner must not get that.
 fn group_of(owner: FolderOwner) -> u32 {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let listed = users.lines().find_map(|line| {
@@ -63,7 +64,8 @@ fn group_of(owner: FolderOwner) -> u32 {
     }
 }
 
-/// Copies what a process of the owner's prints. On a terminal without control characters: they could write over what root reads.
+/// Copies the output of the owner's process. On a terminal it removes control characters, because
+/// they could overwrite what root reads.
 pub(super) fn copy(
     from: impl Read + Send + 'static,
     mut to: impl Write + IsTerminal + Send + 'static,
@@ -83,8 +85,8 @@ pub(super) fn copy(
     })
 }
 
-/// The hidden command: leaves root's session and descriptors, then becomes a process of `uid` in place, so that nobody but root could
-/// look at it before.
+/// The hidden command. It leaves root's session and descriptors, and then changes its own uid to
+/// `uid`. So only root could inspect the process before.
 #[derive(Args)]
 pub(super) struct AsOwner {
     uid: u32,
@@ -94,18 +96,19 @@ pub(super) struct AsOwner {
 }
 
 impl AsOwner {
-    /// Does not return where it succeeds. Must run before any thread and any file of this process.
+    /// Does not return if it succeeds. Must run before this process has threads or open files.
     pub(super) fn run(self) -> Result<(), Failure> {
-        // A new session has no terminal: what the owner does cannot type on root's (TIOCSTI), and /dev/tty does not open.
+        // A new session has no terminal. So the owner cannot type on root's terminal (TIOCSTI), and
+        // /dev/tty cannot be opened.
         rustix::process::setsid().map_err(|error| format!("setsid: {error}"))?;
         close_inherited()?;
         let mut command = Command::new(this_program()?);
-        // A uid takes root's other groups away too.
+        // The change of the uid also drops root's other groups.
         Err(command.arg0("token-shield").args(self.words).uid(self.uid).gid(self.gid).exec().into())
     }
 }
 
-/// Closes every descriptor but standard input, output and error.
+/// Closes every descriptor except standard input, output and error.
 fn close_inherited() -> Result<(), Failure> {
     let listed = ["/proc/self/fd", "/dev/fd"].into_iter().find_map(|path| std::fs::read_dir(path).ok());
     let listed = listed.ok_or("the open descriptors cannot be listed: mount /proc")?;
@@ -115,7 +118,7 @@ fn close_inherited() -> Result<(), Failure> {
         descriptors.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|number| *number > 2));
     }
     for descriptor in descriptors {
-        // The folder's own descriptor is closed by now.
+        // One of them was the folder's own descriptor, which is closed already.
         match nix::unistd::close(descriptor) {
             Ok(()) | Err(nix::errno::Errno::EBADF) => {}
             Err(error) => return Err(format!("descriptor {descriptor} cannot be closed: {error}").into()),
@@ -124,8 +127,9 @@ fn close_inherited() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The uid of who gave this command. Root's process names who became root by `sudo`. A process of the folder's owner names who
-/// asked root for it, where somebody else than the owner started it; the owner, who has the log's keys, could write any name.
+/// The uid of the user who gave this command. Root's process names the user who became root with
+/// `sudo`. The owner's process names the user who asked root, if root started it. The owner has the
+/// log's keys and could write any name anyway.
 pub(super) fn asker() -> u32 {
     let own = rustix::process::getuid();
     let given = |name| std::env::var(name).ok()?.parse::<u32>().ok();
@@ -136,12 +140,13 @@ pub(super) fn asker() -> u32 {
     if by_root { given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw()) } else { own.as_raw() }
 }
 
-/// Who commands, where no gateway runs that could ask the kernel.
+/// Who gave the command, if no gateway runs that could ask the kernel.
 pub(super) fn own_name() -> String {
     format!("uid:{}", asker())
 }
 
-/// Whether a process is root's. One that may not be looked at (`hidepid`) is not the caller's own, which could always be.
+/// Whether a process belongs to root. A process that cannot be inspected (`hidepid`) counts as
+/// root's, because the caller's own processes can always be inspected.
 fn is_roots(process: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());

@@ -1,4 +1,4 @@
-//! `token-shield audit …`: what anybody who has the log's folder can ask of it, without a gateway.
+//! `token-shield audit …`: commands for everyone who has a log's folder. They need no gateway.
 
 #[cfg(feature = "gateway")]
 mod custody;
@@ -34,42 +34,41 @@ use trust::{Known, Trust};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Verify every record, the tree over them, and that nothing acknowledged is missing. Nothing is locked or changed.
-    #[command(
-        after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys --head ./copy/secret/head\n\n\
-        Exit codes: 0 valid to its end, 1 not valid, 4 valid as far as it goes, and nothing proves where it ends."
-    )]
+    /// Verify all records, the tree over them, and that no acknowledged record is missing. Nothing
+    /// is locked or changed.
+    #[command(after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys \\\n             \
+        --head ./copy/secret/head\n\n\
+        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends.")]
     Verify(Verify),
-    /// Show records, opened with the operator's keys.
+    /// Show records, decrypted with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
     Show(read::Show),
-    /// Show the last records, and go on as they come.
+    /// Show the last records, and follow new ones.
     #[command(after_help = "Example: token-shield audit tail --follow")]
     Tail(read::Tail),
-    /// Show the records of an agent, a principal, a request, a decision or a time.
+    /// Find records by agent, principal, request, decision or time.
     #[command(after_help = "Example: token-shield audit query --agent research/summarizer --decision refused --since 1d")]
     Query(read::Query),
-    /// Sum up what was used, for chargeback.
+    /// Sum up requests and tokens, for chargeback.
     #[command(after_help = "Example: token-shield audit usage --by principal,model --since 30d --csv")]
     Usage(read::Usage),
-    /// Prove that a record is in the log: a receipt (C2SP tlog-proof) that carries the record.
+    /// Make a receipt: a record with the proof that it is in the log (C2SP tlog-proof).
     #[command(after_help = "Example: token-shield audit prove dev/e000001#14 --out answer.tlog-proof")]
     Prove(prove::Prove),
-    /// Verify such a receipt.
+    /// Verify a receipt.
     #[command(after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --log-keys ./log.vkeys")]
     VerifyReceipt(prove::VerifyReceipt),
-    /// Hand out the keys of single records: each opens that record and no other.
+    /// Disclose single records: each with its own key, which decrypts no other record.
     #[command(after_help = "Example: token-shield audit disclose 14 15 > for-the-court.jsonl")]
     Disclose(prove::Disclose),
-    /// Verify what audit disclose handed out, and show it.
+    /// Verify and show disclosed records.
     #[command(after_help = "Example: token-shield audit verify-disclosure for-the-court.jsonl --log-keys ./log.vkeys")]
     VerifyDisclosure(prove::VerifyDisclosure),
-    /// Copy closed epochs, with keys that open their records and no others: for a regulator.
-    #[command(
-        after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 --principal user:ada"
-    )]
+    /// Copy closed epochs, for example for a regulator. The keys decrypt only the exported records.
+    #[command(after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 \\\n             \
+        --principal user:ada")]
     Export(export::Export),
-    /// Recompute books and decisions from the log, and say where they disagree.
+    /// Recompute the state and the decisions from the log, and report differences.
     #[command(after_help = "Example: token-shield audit replay --data ./data")]
     Replay(export::Replay),
     #[cfg(feature = "gateway")]
@@ -77,11 +76,11 @@ pub(super) enum Verb {
     Keep(keep::Verb),
 }
 
-/// What opens records.
+/// The keys that decrypt records.
 #[derive(Args)]
 struct Keys {
-    /// The record keys, or the keys.jsonl of an export; DIR/../secret/record-keys or DIR/../keys.jsonl where that is there. Without
-    /// them sealed records stay closed.
+    /// The record keys, or the keys.jsonl of an export. Default: DIR/../secret/record-keys or
+    /// DIR/../keys.jsonl, if one exists. Without them, encrypted records stay closed.
     #[arg(long = "record-keys", alias = "keys", value_name = "FILE")]
     keys: Option<PathBuf>,
 }
@@ -117,17 +116,17 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 #[derive(Args)]
 pub(super) struct Verify {
-    /// The log's folder, in the place of --dir.
+    /// The log's folder, instead of --dir.
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
     log: LogPlace,
     #[command(flatten)]
     trust: Trust,
-    /// A checkpoint of former times: proves that the log has only grown since.
+    /// An older checkpoint. Proves that the log has only grown since then.
     #[arg(long, value_name = "CHECKPOINT")]
     since: Option<PathBuf>,
-    /// The head, which says how much was acknowledged; DIR/../secret/head where that is there.
+    /// The head, which shows how much was acknowledged. Default: DIR/../secret/head, if it exists.
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
 }
@@ -194,21 +193,21 @@ impl Verify {
     }
 }
 
-/// What is said of a log whose end nothing proves.
+/// The message about a log whose end nothing proves.
 const UNPROVEN: &str =
     "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
 
-/// Whether the head speaks of the log's last epoch, or of one behind it that has not begun.
+/// Whether the head is about the log's last epoch, or about the next one, which has not begun.
 fn ends(seen: &[Seen]) -> bool {
     let spoken_of = seen.iter().rposition(|epoch| epoch.acknowledged.is_some());
     spoken_of.is_none_or(|place| place + 1 == seen.len())
 }
 
-/// A log that was verified, and with which keys.
+/// A verified log and its keys.
 struct Checked {
     known: Known,
     seen: Result<Vec<Seen>, Fault>,
-    /// There was a head.
+    /// Whether there was a head.
     heads: bool,
 }
 
@@ -230,7 +229,7 @@ impl Checked {
     }
 }
 
-/// A bar for runs that take long; none where the output is for a program.
+/// A progress bar. Hidden if the output is for a program.
 pub(super) fn bar(quiet: bool) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) }
 }
@@ -239,7 +238,7 @@ fn counting() -> ProgressStyle {
     ProgressStyle::with_template("{elapsed_precise} {human_pos} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// A count of what is done, where it is not known how much there is.
+/// A counter, for work of unknown size.
 fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::no_length().with_style(counting()).with_message(of) }
 }
@@ -263,20 +262,20 @@ fn say(epoch: &Seen, known: &Known) {
     match epoch.acknowledged {
         Some(size) => println!("  {size} of them acknowledged, as the head says"),
         None => {
-            println!("  without a head: whether records are missing at its end cannot be told (--head FILE, --since CHECKPOINT)")
+            println!("  without a head: records may be missing at its end (--head FILE, --since CHECKPOINT)")
         }
     }
     if epoch.torn > 0 {
-        println!("  behind them {} bytes of an unfinished write that nobody was told of", epoch.torn);
+        println!("  followed by {} bytes of an incomplete, unacknowledged write", epoch.torn);
     }
     if epoch.unfinished > 0 {
-        println!("  {} files of an unfinished checkpoint, which the next start finishes", epoch.unfinished);
+        println!("  {} files of an incomplete checkpoint, which the next start completes", epoch.unfinished);
     }
     if let Some(reason) = &epoch.lost {
-        println!("  something behind its end was lost, as an operator said: {reason}");
+        println!("  records after its end were lost, as an operator recorded: {reason}");
     }
     if epoch.pruned {
-        println!("  its records were moved away; its tree and its checkpoint are here");
+        println!("  its records were pruned; its tree and its checkpoint are here");
     }
     println!("  keys {}", known.fingerprint(&epoch.origin).unwrap_or_default());
 }

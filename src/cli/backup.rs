@@ -1,4 +1,4 @@
-//! `token-shield backup` and `token-shield restore`: everything that a gateway cannot be without, in a folder.
+//! `token-shield backup` and `token-shield restore`: a folder with everything that a gateway needs.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -36,17 +36,17 @@ use crate::guard::settings::Jwks;
 
 /// The config's name in a backup, as in a data folder.
 const CONFIG: &str = "token-shield.toml";
-/// How often the record keys may be half written when they are read.
+/// How often the record keys are read again if they are half written.
 const TRIES: usize = 50;
 
 #[derive(Args)]
 pub(super) struct Backup {
-    /// The backup's folder: a new or an empty one.
+    /// The backup's folder, new or empty.
     dir: PathBuf,
-    /// Leave out what opens and signs records: the backup proves what happened, and whoever has it reads nothing.
+    /// Leave out the keys that decrypt and sign records. The backup can be verified, but not read.
     #[arg(long, conflicts_with = "with_operator_keys")]
     without_keys: bool,
-    /// Copy the private keys in DATA/keys too, with which tokens are signed.
+    /// Also copy the private keys in DATA/keys, which sign tokens.
     #[arg(long)]
     with_operator_keys: bool,
     #[command(flatten)]
@@ -61,12 +61,12 @@ pub(super) struct Restore {
     place: Place,
 }
 
-/// The paths of a log, and of what belongs to it.
+/// The paths of a log and of its files.
 struct Log {
     audit: PathBuf,
     head: PathBuf,
     record_keys: PathBuf,
-    /// Of which only the files beside it are copied.
+    /// The cache is not copied, only the files beside it.
     cache: PathBuf,
     log_keys: PathBuf,
     vkeys: PathBuf,
@@ -112,18 +112,19 @@ impl Log {
         Ok(seen?)
     }
 
-    /// Copies everything to `to`; the head, which says that the rest is there, last and to the file `head`.
+    /// Copies everything to `to`. The head comes last, to the file `head_to`, because it confirms
+    /// the rest.
     fn copy(&self, to: &Self, head_to: &Path, (sealing, operators): (bool, bool)) -> Result<(), Failure> {
         let mut sink = Sink::default();
         let head = copy::log(&self.audit, &self.head, &to.audit, &mut sink)?;
-        // After the log: a record's key was there before the record.
+        // After the log, because a record's key exists before the record.
         if sealing {
             if let Some(bytes) = whole_vault(&self.record_keys)? {
                 sink.put(&to.record_keys, &bytes)?;
             }
             folder(&self.log_keys, &to.log_keys, &mut sink, |_| true)?;
         }
-        // What the books need of a pruned epoch was there before its records went.
+        // The summary of a pruned epoch exists before its records are removed.
         folder(&remains::folder(&self.cache), &remains::folder(&to.cache), &mut sink, |_| true)?;
         folder(&self.keys, &to.keys, &mut sink, |name| operators || name.ends_with(".pub"))?;
         if let Some(bytes) = read(&self.vkeys)? {
@@ -134,7 +135,7 @@ impl Log {
         Ok(sink.settle()?)
     }
 
-    /// The pruned epochs of which the books cannot be made any more.
+    /// The pruned epochs without a summary, so that the state cannot be computed.
     fn forgotten(&self, seen: &[Seen]) -> Vec<String> {
         let pruned = seen.iter().filter(|epoch| epoch.pruned).filter_map(|epoch| epoch.origin.rsplit('/').next());
         let is_missing =
@@ -142,16 +143,16 @@ impl Log {
         pruned.filter(is_missing).map(str::to_owned).collect()
     }
 
-    /// What a gateway could not go on without, and is not there: of what a backup with keys has.
+    /// The parts of a backup with keys that are missing and that a gateway needs.
     fn lacks(&self, config: &Config, seen: &[Seen], operators: bool) -> Result<Vec<String>, Failure> {
         let mut lacks = Vec::new();
         for epoch in self.forgotten(seen) {
             lacks.push(format!(
-                "secret/pruned/{epoch}, what the books need of pruned records (token-shield audit prune writes it from the cache)"
+                "secret/pruned/{epoch}, the summary of pruned records (token-shield audit prune writes it from the cache)"
             ));
         }
         if !self.record_keys.exists() {
-            lacks.push("secret/record-keys, which opens the records".to_owned());
+            lacks.push("secret/record-keys, which decrypts the records".to_owned());
         } else {
             let vault = Vault::read(&self.record_keys)?;
             let missing = unopened(&self.audit, &vault)?;
@@ -179,7 +180,7 @@ impl Log {
     }
 }
 
-/// How many records are sealed with a key that was neither destroyed nor is there.
+/// The number of records whose key is missing and was not destroyed.
 fn unopened(audit: &Path, vault: &Vault) -> Result<u64, Failure> {
     let mut missing = 0;
     for epoch in reader::epochs(audit)? {
@@ -192,13 +193,14 @@ fn unopened(audit: &Path, vault: &Vault) -> Result<u64, Failure> {
     Ok(missing)
 }
 
-/// Whether a folder has a key with which tokens are signed.
+/// Whether a folder has a private key that signs tokens.
 fn has_private_key(folder: &Path) -> bool {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter_map(|name| name.into_string().ok()).any(|name| !name.starts_with('.') && !name.ends_with(".pub"))
 }
 
-/// Copies the files in a folder whose names are `wanted`; one that is there already must be the same.
+/// Copies the files of a folder whose names are `wanted`. A file that already exists must be the
+/// same.
 fn folder(from: &Path, to: &Path, sink: &mut Sink, wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
     if !from.is_dir() {
         return Ok(());
@@ -206,7 +208,7 @@ fn folder(from: &Path, to: &Path, sink: &mut Sink, wanted: impl Fn(&str) -> bool
     for entry in fs::read_dir(from).map_err(durable::Fault::of("list", from))? {
         let path = entry.map_err(durable::Fault::of("list", from))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        // Names with a dot before them are files that are being written.
+        // A name that begins with a dot is a file that is being written.
         if name.starts_with('.') || !path.is_file() || !wanted(name) {
             continue;
         }
@@ -214,13 +216,13 @@ fn folder(from: &Path, to: &Path, sink: &mut Sink, wanted: impl Fn(&str) -> bool
         match read(&target)?.map(Zeroizing::new) {
             None => sink.put(&target, &bytes)?,
             Some(there) if there == bytes => {}
-            Some(_) => return Err(format!("{} is there already, and is another", target.display()).into()),
+            Some(_) => return Err(format!("{} already exists and is different", target.display()).into()),
         }
     }
     Ok(())
 }
 
-/// The record keys, not read in the middle of a write. `None` where there are none.
+/// The complete record keys, not read in the middle of a write. `None` if there are none.
 fn whole_vault(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
     let mut tries = TRIES;
     loop {
@@ -246,9 +248,9 @@ impl Backup {
         }
         let (from, to) = (Log::of_config(&config), Log::of_folder(&self.dir));
         if !from.head.exists() {
-            return Err(format!("{} is missing: there is no log to be backed up", from.head.display()).into());
+            return Err(format!("{} is missing: there is no log to back up", from.head.display()).into());
         }
-        // Before the copy: the backup has its own record.
+        // Before the copy, so that the backup contains its own record.
         let recorded = self.record(&config).await;
         durable::make_private_dir(&self.dir)?;
         let file = self.place.find()?.config;
@@ -260,16 +262,16 @@ impl Backup {
         self.say(&seen, &lacks);
         if !lacks.is_empty() {
             let (dir, lacks) = (self.dir.display(), lacks.join("; "));
-            return Err(format!("the backup in {dir} lacks {lacks}: it verifies, and no gateway can go on from it").into());
+            return Err(format!("the backup in {dir} lacks {lacks}: it verifies, but no gateway can start from it").into());
         }
-        // A log that cannot be written any more is all the more to be backed up; that it was is then nowhere recorded.
-        recorded.map_err(|fault| format!("{} is whole, and it is not recorded: {fault}", self.dir.display()).into())
+        // A log that cannot be written needs a backup even more. Then the backup is not recorded.
+        recorded.map_err(|fault| format!("{} is complete, but not recorded: {fault}", self.dir.display()).into())
     }
 
-    /// Records that a backup is made.
+    /// Records the backup.
     async fn record(&self, config: &Config) -> Result<(), Failure> {
         if !config.audit.record_keys.exists() {
-            // Whoever opens the log would make a new file of keys.
+            // Opening the log would make a new file of keys.
             return Err("its record keys are missing".into());
         }
         let command = Command::BackupMade { keys: !self.without_keys, operator_keys: self.with_operator_keys };
@@ -290,7 +292,7 @@ impl Backup {
         }
         if self.without_keys {
             eprintln!(
-                "without keys: it verifies, opens nothing, and is restored only with secret/record-keys and secret/log put into it"
+                "without keys: it can be verified, but not read; before a restore, put secret/record-keys and secret/log into it"
             );
         }
     }
@@ -313,30 +315,30 @@ impl Restore {
         let passing = to.head.with_file_name("head.restored");
         for path in [&to.audit, &to.head, &passing, &to.record_keys, &to.log_keys, &to.vkeys] {
             if path.exists() {
-                return Err(format!("{} is there already: restore into a data folder without a log", path.display()).into());
+                return Err(format!("{} already exists: restore into a data folder without a log", path.display()).into());
             }
         }
         if !from.record_keys.exists() {
             let what =
-                "the backup has no record keys, so no gateway can go on from it: put secret/record-keys (and secret/log) into it";
+                "the backup has no record keys, so no gateway can start from it: put secret/record-keys (and secret/log) into it";
             return Err(format!("{}: {what}", self.dir.display()).into());
         }
         let seen = from.verify().map_err(|fault| format!("the backup in {} does not verify: {fault}", self.dir.display()))?;
         if let Some(epoch) = from.forgotten(&seen).first() {
-            let what = "the books need them: put secret/pruned of the data folder into the backup";
-            let or = format!("or the folder {epoch}/tile from where token-shield audit prune moved it into its audit");
+            let what = "their summary is missing: put secret/pruned of the data folder into the backup";
+            let or = format!("or put the folder {epoch}/tile of the archive back into its audit");
             return Err(format!("{}: the records of {epoch} were pruned, and {what}, {or}", self.dir.display()).into());
         }
         let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
-        let head = head.ok_or_else(|| format!("{}: no whole head stands there", from.head.display()))?;
+        let head = head.ok_or_else(|| format!("{}: the head is damaged", from.head.display()))?;
         for folder in [&config.data, &config.data.join("secret")] {
-            // A config's "." at the end is no folder to be made.
+            // A "." at the end of the config's path is not a folder.
             durable::make_private_dir(&folder.components().collect::<PathBuf>())?;
         }
         if let Some(text) = own {
             durable::write_new(&file, &text, 0o600)?;
         }
-        // Without its head nobody goes on from the log before it says that it was restored.
+        // Without its head, no gateway can start from the log before the restore is recorded.
         from.copy(&to, &passing, (true, true))?;
         let origin = begin(&config, &passing, head)?;
         let moved = fs::rename(&passing, &to.head).map_err(durable::Fault::of("move", &passing));
@@ -353,13 +355,13 @@ impl Restore {
             println!("{}: {records} records in {} epochs, and {origin} begins", config.data.display(), seen.len());
         }
         if rustix::process::geteuid().is_root() {
-            eprintln!("{} is root's: give it to the user that the gateway runs as (chown -R)", config.data.display());
+            eprintln!("{} belongs to root: give it to the user that the gateway runs as (chown -R)", config.data.display());
         }
-        eprintln!("what happened after the backup is unknown to it: revoke again what was revoked since");
+        eprintln!("changes after the backup are lost: repeat later revocations");
         Ok(())
     }
 
-    /// The config of the place, or the backup's as it will be there.
+    /// The config of the gateway, or the config of the backup as it will be there.
     fn config(&self, own: Option<&[u8]>) -> Result<Config, Failure> {
         let Some(own) = own else { return self.place.read() };
         let target = self.place.find()?;
@@ -374,8 +376,9 @@ impl Restore {
     }
 }
 
-/// Begins a new epoch in a log that was restored, whose head is the file `passing`, and records what the backup's head said. A
-/// gateway that went on from the same log, before or beside this one, has another epoch there, under other keys.
+/// Begins a new epoch in a restored log, whose head is the file `passing`, and records the backup's
+/// head. Another gateway that continues from the same log has a different epoch there, with other
+/// keys.
 fn begin(config: &Config, passing: &Path, head: Head) -> Result<String, Failure> {
     let begin = NewEpoch { reason: "restored from a backup".to_owned(), by: Some(own_name()), after_loss: false };
     let settings = Settings { head: passing.to_owned(), begin: Some(begin), ..config.audit.clone() };

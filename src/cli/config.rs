@@ -9,13 +9,14 @@ use super::{Failure, Place};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Check a config file, and what it names: keys, credentials, certificates. All faults are listed.
+    /// Check a config file and the keys, credentials and certificates that it names. Lists all
+    /// faults.
     #[command(after_help = "Example: token-shield config check /etc/token-shield/token-shield.toml")]
     Check {
-        /// Check the text alone, for CI: no file that it names is read.
+        /// Check only the text, for CI. The files that it names are not read.
         #[arg(long)]
         syntax: bool,
-        /// The file; without it the config of the gateway that is meant.
+        /// The file. Default: the config of the gateway.
         file: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
@@ -33,7 +34,7 @@ impl Verb {
         if !missing.is_empty() {
             let lines: Vec<String> = missing.iter().map(|fault| format!("  {fault}")).collect();
             return Err(format!(
-                "{}: as a text it has no faults, but what it names cannot be used here:\n{}",
+                "{}: the text has no faults, but some of what it names cannot be used here:\n{}",
                 file.display(),
                 lines.join("\n")
             )

@@ -1,4 +1,4 @@
-//! What cannot be taken back is asked for once more.
+//! Asks for confirmation before commands that cannot be undone.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -6,32 +6,32 @@ use clap::Args;
 
 use super::fault::Fault;
 
-/// For commands whose effect cannot be taken back.
+/// For commands that cannot be undone.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Sure {
-    /// Do not ask; needed where nobody can be asked.
+    /// Do not ask for confirmation. Required if there is no terminal.
     #[arg(long)]
     yes: bool,
 }
 
 impl Sure {
-    /// What tells another process of this command that it was asked, where the command line does not.
+    /// The words that tell another process of this command not to ask again.
     pub(super) const fn words(self) -> &'static [&'static str] {
         if self.yes { &[] } else { &["--yes"] }
     }
 
-    /// Asks on a terminal whether `what` shall be done.
+    /// Asks on a terminal for confirmation of `what`.
     ///
     /// # Errors
-    /// When the answer is not yes; and, as a fault of usage, where there is no terminal and no `--yes`.
+    /// If the answer is not yes. Without a terminal and without `--yes`, a fault of usage.
     pub(super) fn ask(self, what: &str) -> Result<(), Fault> {
         if self.yes {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Fault::usage(format!("{what}: this cannot be taken back; say --yes to mean it")));
+            return Err(Fault::usage(format!("{what}: this cannot be undone; confirm it with --yes")));
         }
-        eprint!("{what}: this cannot be taken back. Go on? [y/N] ");
+        eprint!("{what}: this cannot be undone. Continue? [y/N] ");
         let mut answer = String::new();
         let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
         match (read, answer.trim()) {

@@ -1,4 +1,4 @@
-//! `token-shield token delegate`: needs the parent and the holder's key, and no gateway.
+//! `token-shield token delegate`: needs the parent and the holder's key, but no gateway.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,24 +17,25 @@ use crate::token::jwk;
 
 #[derive(Args)]
 pub(super) struct Delegate {
-    /// The file of the parent: a token or a chain; - reads it from standard input.
+    /// The file of the parent, a token or a chain. - reads it from standard input.
     #[arg(long, value_name = "FILE")]
     parent: PathBuf,
     /// The private key that the parent names (keys generate --holder).
     #[arg(long, value_name = "FILE")]
     holder_key: PathBuf,
-    /// The segment that the child's name gets behind its parent's.
+    /// The last segment of the child's name, after its parent's name.
     #[arg(long)]
     name: String,
-    /// How long it lives; 15 minutes, or as long as the parent, where it is not said. More is refused.
+    /// Its lifetime. Default: 15 minutes, or as long as the parent. More is refused.
     #[arg(long, value_parser = time)]
     ttl: Option<Duration>,
     #[command(flatten)]
     allowed: Allowed,
-    /// The public key of whoever may delegate the child in turn; without it the child is a bearer token.
+    /// The public key of the holder who may delegate the child. Without it, the child is a bearer
+    /// token.
     #[arg(long, value_name = "FILE.pub")]
     child_key: Option<PathBuf>,
-    /// How many tokens the chain may have.
+    /// The most tokens in the chain.
     #[arg(long)]
     max_depth: Option<u64>,
     /// Print the result as JSON.

@@ -1,4 +1,5 @@
-//! `token-shield dev`: a gateway on embedded defaults. It makes its own keys, so it can sign; a served gateway cannot.
+//! `token-shield dev`: a gateway with built-in defaults. It makes its own keys, so it can sign
+//! tokens. A gateway of `serve` cannot.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -25,25 +26,26 @@ use crate::token::jwk::{self, Jwk};
 
 #[derive(Args)]
 pub(super) struct Dev {
-    /// Where agents connect; loopback only. Port 0 takes any.
+    /// The address for agents, loopback only. Port 0: any port.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8700")]
     listen: SocketAddr,
-    /// Where metrics are scraped; port 0 takes any.
+    /// The address for metrics. Port 0: any port.
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
-    /// An inference server; without it the usual ports are looked at.
+    /// An inference server. Without it, dev tries the usual ports.
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// What the server of --upstream is: vllm, llama.cpp, ollama, tgi, sglang or generic.
+    /// The kind of server at --upstream: vllm, llama.cpp, ollama, tgi, sglang or generic.
     #[arg(long, value_name = "NAME", default_value = "generic")]
     upstream_profile: String,
-    /// A model of --upstream, where it lists none; repeatable.
+    /// A model of --upstream, if the server does not list its models. Repeatable.
     #[arg(long = "upstream-model", value_name = "MODEL")]
     upstream_models: Vec<String>,
-    /// Serve TLS with a certificate of our own making; its CA is DATA/tls/ca.pem.
+    /// Serve TLS with a generated certificate. Its CA is DATA/tls/ca.pem.
     #[arg(long)]
     tls: bool,
-    /// The data folder; where it is not said, TOKEN_SHIELD_DATA or ./data. dev writes its config there, and looks for no other.
+    /// The data folder. Default: TOKEN_SHIELD_DATA or ./data. dev writes its config there and uses
+    /// no other.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Print one JSON object about the gateway instead of the text, and errors as JSON.
@@ -56,7 +58,7 @@ pub(super) struct Dev {
 
 /// The config's name in the data folder.
 const CONFIG: &str = "token-shield.toml";
-/// The first line of a config that is written at each start.
+/// The first line of the config that `dev` writes at each start.
 const MARK: &str = "# Written by `token-shield dev` at each start.";
 /// How long the development token lives.
 const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -69,7 +71,7 @@ impl Dev {
         }
         let folder = own_folder(self.data.clone())?;
         free_of_others(&folder.join(CONFIG))?;
-        // Before anything is written: root would leave files there that the folder's owner cannot read.
+        // Before the first write: root would leave files there that the folder's owner cannot read.
         Settings::of_data(&folder, "dev").is_own()?;
         durable::make_private_dir(&folder)?;
         let data = folder.canonicalize()?;
@@ -79,7 +81,7 @@ impl Dev {
         if !key.exists() {
             generate(Algorithm::MlDsa65, &key)?;
         } else if !public.exists() {
-            // The first start was cut off in between.
+            // The first start was interrupted here.
             let own = Jwk::of(jwk::read_private(&private_file(&key)?)?.public()?);
             durable::write_atomic(&public, jwk::write_set(&[own]).as_bytes(), 0o644)?;
         }
@@ -90,7 +92,7 @@ impl Dev {
         let text = self.config_text(&found);
         let config = crate::config::read(&text, &data).map_err(|faults| faults.to_string())?;
         let file = data.join(CONFIG);
-        // The lock first: the file may be that of a gateway that runs.
+        // The lock comes first: a running gateway may use the file.
         let app = App::build(config.clone(), Some(file.clone()))?;
         durable::write_atomic(&file, text.as_bytes(), 0o600)?;
         let listeners = Listeners::bind(&config).await?;
@@ -99,7 +101,7 @@ impl Dev {
         let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
         app.control().apply(&operator, Command::TokenRegister { token: token.clone(), class: None }).await?;
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
-        // Who hears that it runs may tell it to stop.
+        // Before the announcement: who reads it may send the stop.
         let stop = until_told()?;
         self.announce(&listeners, (&folder, &data), &token, &found)?;
         app.run(listeners, stop).await?;
@@ -115,7 +117,7 @@ impl Dev {
             models = probe::models(&target.authority(), &base_path).await.unwrap_or_default();
         }
         if models.is_empty() {
-            eprintln!("warning  {url} lists no models (yet); name one with --upstream-model, or start it first");
+            eprintln!("warning  {url} lists no models; name one with --upstream-model, or start the server first");
         }
         Ok(vec![Found { name: "upstream", authority: target.authority(), profile: self.upstream_profile.clone(), models }])
     }
@@ -179,7 +181,7 @@ impl Dev {
         );
         for server in found {
             println!(
-                "  found    {} {}   {}   (echo is always there too)",
+                "  found    {} {}   {}   (the model echo is always available)",
                 server.name,
                 server.authority,
                 server.models.join("   ")
@@ -187,7 +189,7 @@ impl Dev {
             let port = server.authority.rsplit(':').next().and_then(|port| port.parse().ok());
             if port.is_some_and(probe::open_beyond_loopback) {
                 println!(
-                    "  warning  {} also listens beyond loopback: agents can walk around this gateway; bind it to 127.0.0.1",
+                    "  warning  {} also listens beyond loopback: agents can bypass this gateway; bind it to 127.0.0.1",
                     server.name
                 );
             }
@@ -207,14 +209,14 @@ impl Dev {
     }
 }
 
-/// That a config in the data folder is one that `dev` wrote: what somebody else wrote there is not written over.
+/// Checks that `dev` wrote the config in the data folder. It does not overwrite another config.
 fn free_of_others(file: &Path) -> Result<(), Fault> {
     match std::fs::read_to_string(file) {
         Ok(text) if !text.starts_with(MARK) => {
             let shown = file.display();
             let hint =
                 format!("start that gateway with token-shield serve --config {shown}, or name another folder with --data DIR");
-            Err(Fault::failed("failed", format!("{shown} was not written by dev, which would write over it: {hint}")))
+            Err(Fault::failed("failed", format!("{shown} was not written by dev, which would overwrite it: {hint}")))
         }
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Fault::failed("failed", format!("{}: {error}; name another folder with --data DIR", file.display())))
@@ -228,7 +230,7 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// A CA and a certificate for loopback (ECDSA P-256), made once.
+/// Makes a CA and a certificate for loopback (ECDSA P-256), once.
 fn make_certificate(data: &Path) -> Result<(), Failure> {
     let folder = data.join("tls");
     if folder.join("cert.pem").exists() {

@@ -1,5 +1,5 @@
-//! The way of a command: through the admin socket where a gateway answers there, else under the data folder's own lock, as the
-//! folder's owner.
+//! Sends a command to the gateway: through the admin socket if a gateway answers there. Otherwise
+//! it executes the command under the data folder's lock, as the folder's owner.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -24,9 +24,9 @@ use crate::config::Config;
 use crate::control::api::{ASKER, Answer, Request, perform};
 use crate::control::{Control, Operator, Reply};
 
-/// How long a socket may take to let somebody in.
+/// How long a connection to a socket may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long an answer may take: longer than the longest sync that a log allows.
+/// How long an answer may take. It must be longer than the longest sync that a log allows.
 const ANSWER_MAX: Duration = Duration::from_secs(150);
 
 /// Sends one request and gives the reply.
@@ -34,8 +34,8 @@ pub(super) async fn send(place: &Place, request: Request) -> Result<Reply, Failu
     once(Door::open(&place.find()?).await?, request).await
 }
 
-/// [`send`] for what stops somebody: it must reach whom it means. Where the gateway was found, not named, and does not run,
-/// nothing is done unless `offline` says that the data folder is meant.
+/// [`send`] for commands that stop an agent: they must reach the right gateway. If the gateway was
+/// found and not named, it must run, or `offline` must be set.
 pub(super) async fn brake(place: &Place, offline: bool, request: Request) -> Result<Reply, Failure> {
     let target = place.find()?;
     let resting = target.named || offline;
@@ -48,31 +48,31 @@ async fn once(door: Door, request: Request) -> Result<Reply, Failure> {
     reply
 }
 
-/// Where requests go, as many as there are.
+/// The receiver of requests.
 pub(super) enum Door {
-    /// A gateway that runs, behind this socket.
+    /// A running gateway at this socket.
     Gateway(PathBuf),
-    /// The books, under their lock.
+    /// The log and the state, under the lock.
     Books(Books, Arc<Control>),
-    /// The same, by a process of the folder's owner.
+    /// The same in a process of the folder's owner.
     Owner(Owner),
 }
 
-/// What is at a socket's path.
+/// The result of a connection to a socket's path.
 enum Reached {
     Gateway,
-    /// A socket that nobody listens on any more.
+    /// A socket on which no process listens any more.
     Stale,
     Nothing,
 }
 
 impl Door {
-    /// Finds out which it is.
+    /// Finds the receiver.
     pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
         Self::open_for(target, true).await
     }
 
-    /// [`Door::open`]; without `resting` only a gateway that runs will do.
+    /// [`Door::open`]. Without `resting`, the gateway must run.
     async fn open_for(target: &Target, resting: bool) -> Result<Self, Failure> {
         let socket = match (Addresses::read(&target.config), &target.data) {
             (Ok(addresses), _) => addresses.admin,
@@ -82,11 +82,12 @@ impl Door {
         let reached = reach(&socket).await?;
         let silence = match reached {
             Reached::Gateway => return Ok(Self::Gateway(socket)),
-            Reached::Stale => format!("{} is a socket that nobody answers on", socket.display()),
+            Reached::Stale => format!("{} is a socket without a running gateway", socket.display()),
             Reached::Nothing => format!("no gateway answers at {}", socket.display()),
         };
         if !resting {
-            let what = "a gateway that is found, not named, must run for that: name it with --config FILE or --data DIR, or say --offline";
+            let what = "a gateway that is found, not named, must run for this command: \
+                        name it with --config FILE or --data DIR, or use --offline";
             return Err(Fault::failed("not-running", format!("{silence}; {what}")).into());
         }
         let config = target.read().map_err(|why| Fault::failed("config", format!("{silence}, and {why}")))?;
@@ -106,7 +107,7 @@ impl Door {
         }
     }
 
-    /// The books of a gateway that does not run.
+    /// The log and the state of a gateway that does not run.
     async fn books(config: &Config, socket: &Path) -> Result<Self, Failure> {
         let books = Books::open_existing(config).map_err(|fault| {
             if let StartFault::Log(LogFault::Locked(_)) = fault {
@@ -125,7 +126,7 @@ impl Door {
         Ok(Self::Books(books, control))
     }
 
-    /// [`Door::books`] for the process of the folder's owner: by `operator`, who started it.
+    /// [`Door::books`] for the process of the folder's owner.
     pub(super) async fn of_owner(target: &Target) -> Result<Self, Failure> {
         let config = target.read()?;
         let socket = config.proxy.admin.clone();
@@ -152,7 +153,7 @@ impl Door {
         }
     }
 
-    /// Gives the lock back, once everything is on the disk.
+    /// Releases the lock, after everything is on the disk.
     pub(super) fn close(self) -> Result<(), Failure> {
         match self {
             Self::Gateway(_) => Ok(()),
@@ -162,9 +163,9 @@ impl Door {
     }
 }
 
-/// The error of a data folder whose owner is not clear.
+/// The error if the owner of a data folder is not clear.
 fn not_trusted(fault: &LogFault) -> Fault {
-    #[allow(clippy::wildcard_enum_match_arm, reason = "what else is wrong has no code of its own")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "other faults have no code of their own")]
     let code = match fault {
         LogFault::Symlink(_) | LogFault::TwoOwners { .. } => "not-trusted",
         _ => "failed",
@@ -172,7 +173,7 @@ fn not_trusted(fault: &LogFault) -> Fault {
     Fault::failed(code, fault.to_string())
 }
 
-/// The code of a refusal, as one of those that are documented.
+/// The documented code of a refusal.
 fn code_of(code: &str) -> &'static str {
     crate::control::CODES.into_iter().find(|known| *known == code).unwrap_or("refused")
 }
@@ -184,7 +185,7 @@ async fn reach(socket: &Path) -> Result<Reached, Fault> {
         Ok(Err(error)) => error,
         Err(_) => return Err(Fault::failed("no-answer", format!("the gateway at {} does not answer", socket.display()))),
     };
-    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever else is wrong is said")]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "any other error is reported")]
     match error.kind() {
         ErrorKind::NotFound => Ok(Reached::Nothing),
         ErrorKind::ConnectionRefused => Ok(Reached::Stale),

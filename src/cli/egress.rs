@@ -16,7 +16,8 @@ use crate::token::Presented;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Say step by step whether a URL leads to an endpoint that is controlled, and what becomes of it. Nothing is looked up or sent.
+    /// Show step by step whether a URL is controlled, and what the filters do with it. Nothing is
+    /// looked up or sent.
     #[command(
         after_help = "Example: token-shield egress check https://cdn.example/a.png --use media --agent research/summarizer"
     )]
@@ -25,15 +26,16 @@ pub(super) enum Verb {
 
 #[derive(Args)]
 pub(super) struct Check {
-    /// The URL; - for one a line on standard input.
+    /// The URL. - reads URLs from standard input, one a line.
     url: String,
-    /// What it is wanted for: content that is fetched, a link, or a connection of the agent's own. Without it: each.
+    /// The use of the URL: fetched content, a link, or a connection of the agent. Default: all
+    /// three.
     #[arg(long = "use", value_name = "USE")]
     wanted: Option<Wanted>,
-    /// Whose class says what becomes of it; `default` where it is not said.
+    /// The agent whose class applies. Without it, the class `default`.
     #[arg(long, value_parser = agent_name)]
     agent: Option<AgentName>,
-    /// A token (- for standard input), which may leave less of the lists. It is read, not verified.
+    /// A token that may restrict the lists (- for standard input). It is read, not verified.
     #[arg(long)]
     token: Option<String>,
     #[command(flatten)]
@@ -102,7 +104,7 @@ impl Check {
     }
 }
 
-/// By what URLs are judged.
+/// The policy that URLs are checked with.
 struct Bench<'c> {
     judge: Judge,
     narrowing: Narrowing,
@@ -111,7 +113,7 @@ struct Bench<'c> {
 }
 
 impl Bench<'_> {
-    /// Judges a URL and prints how.
+    /// Checks a URL and prints the steps.
     fn judge(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
         let steps = self.judge.explain(wanted, url, &self.narrowing);
         let judged = self.judge.judge(wanted, url, &self.narrowing).map(|_| ());
@@ -148,25 +150,25 @@ impl Bench<'_> {
     }
 }
 
-/// What becomes of it where agents of that class meet it.
+/// What the filters of the class do with the URL.
 fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
     match wanted {
         Use::Media => {
             let request = match (class.requests.media, controlled) {
-                (Door::Inline, true) => "in a request it is fetched by the gateway and put in",
-                (Door::Strip, _) => "in a request a note takes its place",
-                (Door::Block | Door::Inline, _) => "a request that has it is refused",
+                (Door::Inline, true) => "in a request, the gateway fetches it and puts the content in",
+                (Door::Strip, _) => "in a request, a note replaces it",
+                (Door::Block | Door::Inline, _) => "a request with it is refused",
             };
-            format!("{request}; in an answer {}", reply(class.answers.fetched, controlled))
+            format!("{request}; in an answer, {}", reply(class.answers.fetched, controlled))
         }
-        Use::Links => format!("in an answer {}", reply(class.answers.clicked, controlled)),
+        Use::Links => format!("in an answer, {}", reply(class.answers.clicked, controlled)),
         Use::Tunnel => {
             let call = match (controlled, class.answers.called) {
-                (true, _) => "may go on",
-                (false, Called::Report) => "goes on, and is recorded",
+                (true, _) => "passes",
+                (false, Called::Report) => "passes, and is recorded",
                 (false, Called::Block) => "ends the answer",
             };
-            format!("a call of a tool of fetch_tools that names it {call}; the agents' own connections are not judged yet")
+            format!("a call of a tool of fetch_tools that names it {call}; agents' own connections are not filtered yet")
         }
     }
 }
@@ -175,12 +177,12 @@ const fn reply(reply: Reply, controlled: bool) -> &'static str {
     match (controlled, reply) {
         (true, _) => "it stays",
         (false, Reply::Report) => "it stays, and is recorded",
-        (false, Reply::Strip) => "a mark takes its place",
+        (false, Reply::Strip) => "a mark replaces it",
         (false, Reply::Block) => "it ends the answer",
     }
 }
 
-/// The class of an agent, as the gateway's books have it.
+/// The class of an agent, from the gateway's state.
 async fn class_of(place: &Place, agent: &AgentName) -> Result<String, Failure> {
     let reply = send(place, Request::Question(Question::Agent { agent: agent.to_string() })).await?;
     let class = reply.rows.iter().find_map(|row| row.get("class").and_then(serde_json::Value::as_str));

@@ -1,4 +1,4 @@
-//! How a command ends: exit codes, and what is said of an error.
+//! The end of a command: exit codes and error messages.
 
 use std::process::ExitCode;
 
@@ -6,15 +6,16 @@ use std::process::ExitCode;
 pub(super) const DONE: u8 = 0;
 /// It was not done.
 pub(super) const FAILED: u8 = 1;
-/// The command line does not say what is meant.
+/// The command line is not clear.
 pub(super) const USAGE: u8 = 2;
 /// A running gateway refused it.
 #[cfg(feature = "gateway")]
 pub(super) const REFUSED: u8 = 3;
-/// A log is valid as far as it goes, and nothing proves where it ends.
+/// A log is valid, but nothing proves where it ends.
 pub(super) const UNPROVEN: u8 = 4;
 
-/// An error with its exit code and a word for programs. Any other error ends with [`FAILED`] and the word `failed`.
+/// An error with its exit code and a code for programs. Any other error ends with [`FAILED`] and
+/// the code `failed`.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) exit: u8,
@@ -23,12 +24,12 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// What cannot be meant.
+    /// A fault of usage.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { exit: USAGE, code: "usage", message: message.into() }
     }
 
-    /// What could not be done.
+    /// A failure.
     pub(super) fn failed(code: &'static str, message: impl Into<String>) -> Self {
         Self { exit: FAILED, code, message: message.into() }
     }
@@ -47,8 +48,8 @@ pub(super) fn exit(failure: &super::Failure) -> ExitCode {
     ExitCode::from(failure.downcast_ref::<Fault>().map_or(FAILED, |fault| fault.exit))
 }
 
-/// What is said of an error on standard error: one JSON object where `--json` was said. Empty for an error that was said already, by
-/// a process that worked for this one.
+/// The error line for standard error, with `--json` one JSON object. Empty if another process has
+/// printed the error already.
 pub(super) fn line(failure: &super::Failure, json: bool) -> String {
     let code = failure.downcast_ref::<Fault>().map_or("failed", |fault| fault.code);
     let message = failure.to_string();
@@ -59,10 +60,10 @@ pub(super) fn line(failure: &super::Failure, json: bool) -> String {
     }
 }
 
-/// Ends a run whose words clap did not understand, or that asked for help.
+/// Ends a run with a wrong command line, or a request for help.
 pub(super) fn misread(error: &clap::Error, json: bool) -> ExitCode {
     if !error.use_stderr() || !json {
-        // Nobody can be told where printing fails.
+        // If printing fails, the failure cannot be printed either.
         let _ = error.print();
     } else {
         eprintln!("{}", object("usage", error.to_string().trim_end()));

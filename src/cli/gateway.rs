@@ -1,4 +1,4 @@
-//! The commands that run a gateway or talk to one.
+//! The commands that run a gateway or connect to one.
 
 use clap::Subcommand;
 
@@ -13,19 +13,22 @@ use crate::config::Config;
 pub(super) enum Noun {
     /// Run a gateway from a config file.
     #[command(after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml\n\n\
-        Without --config and --data the config is found as for every other command: TOKEN_SHIELD_CONFIG or TOKEN_SHIELD_DATA, else\n\
-        ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml, where exactly one of these is there.")]
+        Without --config and --data, the config is found as for every other command: TOKEN_SHIELD_CONFIG or\n\
+        TOKEN_SHIELD_DATA. Without these: ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml,\n\
+        if exactly one of these exists.")]
     Serve(serve::Serve),
-    /// Let the running gateway start its successor, a newer program too, which takes over without a gap.
+    /// Replace the running gateway with a new process or a newer version, without a gap.
     #[command(after_help = "Example: token-shield upgrade --config /etc/token-shield/token-shield.toml")]
     Upgrade(upgrade::Upgrade),
-    /// Run a gateway on embedded defaults: loopback, own keys, the model echo, and a server that is found.
+    /// Run a gateway for development: loopback, its own keys, the model echo, and a server that it
+    /// finds.
     #[command(after_help = "Example: token-shield dev --upstream http://127.0.0.1:11434\n\n\
-        dev needs no config and reads none: TOKEN_SHIELD_CONFIG, ./token-shield.toml and /etc/token-shield are not looked at. It writes\n\
-        DATA/token-shield.toml at each start, and refuses a folder whose config it did not write. ./data must be the caller's or\n\
-        root's, in a folder that not everybody may write; what --data or TOKEN_SHIELD_DATA names is taken as it is.")]
+        dev needs no config. It ignores TOKEN_SHIELD_CONFIG, ./token-shield.toml and /etc/token-shield. It\n\
+        writes DATA/token-shield.toml at each start, and refuses a folder with a config that it did not write.\n\
+        ./data must belong to the caller or to root, and no folder above it may be writable by everybody. A\n\
+        folder that --data or TOKEN_SHIELD_DATA names is not checked in this way.")]
     Dev(dev::Dev),
-    /// Make, list, retire and revoke signing keys.
+    /// Generate, list, retire and revoke signing keys.
     #[command(subcommand)]
     Keys(keys::Verb),
     /// Issue, inspect, verify and revoke tokens.
@@ -34,41 +37,43 @@ pub(super) enum Noun {
     /// Register, show and stop agents.
     #[command(subcommand)]
     Agent(agent::Verb),
-    /// Stop and release principals, with all that acts for them.
+    /// Suspend and release principals, with everything that acts for them.
     #[command(subcommand)]
     Principal(principal::Verb),
-    /// Say which endpoints are controlled.
+    /// Show whether an endpoint is controlled.
     #[command(subcommand)]
     Egress(egress::Verb),
-    /// List models and their weights, and accept other weights.
+    /// List models and their weights, and accept new weights.
     #[command(subcommand)]
     Model(model::Verb),
-    /// Say why a request was refused, or what became of it.
+    /// Explain why a request was refused, or how it ended.
     #[command(after_help = "Example: token-shield why rq_01M7ZCSCBP0W7RN1HB4TR71MDN")]
     Why(audit::why::Why),
-    /// Say that the wall clock is right, after it has stepped back.
+    /// Accept the current time after the clock stepped back.
     #[command(subcommand)]
     Clock(audit::keep::Clock),
-    /// Copy the log, keys and config into a folder, beside a running gateway too; the copy is verified.
-    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 --config /etc/token-shield/token-shield.toml")]
+    /// Copy the log, keys and config into a folder, and verify the copy. The gateway may run.
+    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 \\\n             \
+        --config /etc/token-shield/token-shield.toml")]
     Backup(backup::Backup),
-    /// Put a backup into a data folder that has no log; the backup is verified first.
-    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 --config /etc/token-shield/token-shield.toml")]
+    /// Verify a backup, and restore it into a data folder without a log.
+    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 \\\n             \
+        --config /etc/token-shield/token-shield.toml")]
     Restore(backup::Restore),
     /// Check a config file.
     #[command(subcommand)]
     Config(config::Verb),
-    /// Carry out requests on standard input, for root, as the data folder's owner.
+    /// Execute requests on standard input for root, as the data folder's owner.
     #[command(hide = true, name = owner::BOOKS)]
     OwnersBooks(owners_books::OwnersBooks),
-    /// Run another command as the data folder's owner, for root.
+    /// Run another command for root, as the data folder's owner.
     #[command(hide = true, name = as_owner::AS_OWNER)]
     AsOwner(as_owner::AsOwner),
 }
 
 impl Noun {
     pub(super) fn run(self) -> Result<(), Failure> {
-        // Before there are threads and descriptors of this process.
+        // Before this process has threads and descriptors.
         if let Self::AsOwner(command) = self {
             return command.run();
         }
@@ -100,7 +105,7 @@ impl Target {
     /// Reads the config.
     ///
     /// # Errors
-    /// When it cannot be read, or has faults.
+    /// If it cannot be read or has faults.
     pub(super) fn read(&self) -> Result<Config, Failure> {
         let path = &self.config;
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -113,10 +118,10 @@ impl Target {
 }
 
 impl Place {
-    /// Reads the config of the gateway that is meant.
+    /// Reads the config of the gateway that the command is for.
     ///
     /// # Errors
-    /// When none is meant, or its config cannot be read.
+    /// If there is none, or its config cannot be read.
     pub(super) fn read(&self) -> Result<Config, Failure> {
         self.find()?.read()
     }

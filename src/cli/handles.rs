@@ -1,4 +1,5 @@
-//! `token-shield token issue --handle` and `token renew`. Handles are hashed here: the gateway is told their SHA-256 alone.
+//! `token-shield token issue --handle` and `token renew`. Handles are hashed here: the gateway gets
+//! only their SHA-256.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,26 +26,27 @@ use crate::token::{Presented, handle, mint, verify};
 
 #[derive(Args)]
 pub(super) struct Renew {
-    /// The handle or its id; - reads it from standard input, so that it does not show in the list of processes.
+    /// The handle or its id. - reads it from standard input, so that the process list does not show
+    /// it.
     #[arg(allow_hyphen_values = true)]
     handle: String,
-    /// How long the new token lives; as long as the old one where it is not said.
+    /// The lifetime of the new token. Default: that of the old one.
     #[arg(long, value_parser = time)]
     ttl: Option<Duration>,
-    /// The signing key; DATA/keys/operator.jwk where it is not said.
+    /// The signing key. Default: DATA/keys/operator.jwk.
     #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
 }
 
-/// Puts a token that was just signed behind a new handle, and prints that.
+/// Registers a new handle with a token that was just signed, and prints the handle.
 pub(super) async fn issue(place: &Place, token: String, class: Option<String>) -> Result<(), Failure> {
     let fresh = handle::generate()?;
     let id = handle::adopt(&fresh)?;
     let command = Command::HandleSet { handle: id.to_string(), token, class, until: None };
     let reply = send(place, Request::Command(command)).await?;
-    let what = format!("registered a token behind the handle {id}");
+    let what = format!("registered a token with the handle {id}");
     if place.json {
         println!("{}", done(&what, json!({ "id": id.to_string(), "handle": &**fresh }), &reply));
         return Ok(());
@@ -63,7 +65,7 @@ impl Renew {
         let config = self.place.read()?;
         let given = if self.handle == "-" { std::io::read_to_string(std::io::stdin())? } else { self.handle };
         let given = Zeroizing::new(given.trim().to_owned());
-        // The id, or what has it: the handle itself goes nowhere. A key of 43 characters looks like an id.
+        // Only ids are sent, never the handle itself. A key of 43 characters has the form of an id.
         let meant: Vec<HandleId> = given.parse().into_iter().chain(handle::id(&given)).collect();
         let file = key_file(&config, self.key);
         let key = signing_key(&file)?;
@@ -71,29 +73,26 @@ impl Renew {
         let renewed = first_of(&door, &meant, (&config, &key, &file), self.ttl).await;
         door.close()?;
         let (id, reply) = renewed?;
-        say_done(
-            &format!("renewed the token behind the handle {id}"),
-            json!({ "handle": id.to_string() }),
-            &reply,
-            self.place.json,
-        );
+        say_done(&format!("renewed the token of the handle {id}"), json!({ "handle": id.to_string() }), &reply, self.place.json);
         Ok(())
     }
 }
 
-/// That a life that was asked for is allowed: a shorter token than was asked for would end when nobody expects it.
+/// Checks that a requested lifetime is allowed. A silently shortened token would end unexpectedly.
 fn within(ttl: Duration, now: Timestamp, ttl_max: Duration, until: Option<Timestamp>) -> Result<(), Failure> {
     if ttl > ttl_max {
         let (most, last) = (in_words(ttl_max), now.plus(ttl_max));
         return Err(format!("--ttl is more than the issuer allows: {most} (ttl_max), until {last} at the latest").into());
     }
     match until.filter(|until| now.plus(ttl) > *until) {
-        Some(until) => Err(format!("--ttl is longer than the handle stands: until {until}; leave it out, or name less").into()),
+        Some(until) => {
+            Err(format!("--ttl is longer than the handle is valid: until {until}; omit it, or use a shorter one").into())
+        }
         None => Ok(()),
     }
 }
 
-/// Renews the first of these that is a handle; where none is, says what is wrong with the last.
+/// Renews the first of these that is a handle. If none is, returns the fault of the last one.
 async fn first_of(
     door: &Door,
     meant: &[HandleId],
@@ -110,9 +109,9 @@ async fn first_of(
     Err(fault)
 }
 
-/// That the token to be renewed was signed by this key, or by one beside it in its public file; that it is for the issuer and
-/// the gateway of the config; and that it is that agent's. What a gateway hands over is not signed unseen. The answer is how
-/// long tokens of that issuer may live.
+/// Checks a token from the gateway before it is signed again: this key, or one beside it in its
+/// public file, signed it. It is for the issuer and the gateway of the config, and for that agent.
+/// Returns the longest lifetime of the issuer's tokens.
 fn ours(config: &Config, (key, file): (&SigningKey, &Path), former: &str, agent: &str) -> Result<Duration, Failure> {
     let own = Jwk::of(key.public()?);
     let beside = std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());
@@ -121,7 +120,7 @@ fn ours(config: &Config, (key, file): (&SigningKey, &Path), former: &str, agent:
     let taken = config.guard.issuers.iter().find_map(|issuer| {
         let keyring = Keyring::new();
         keyring.set_issuers(vec![Issuer { policy: Arc::new(issuer.policy()), keys: keys.clone() }]);
-        // As it was when it was signed: it may have run out meanwhile, which is why it is renewed.
+        // At the time of its signature: it may have expired since, and therefore needs a renewal.
         let issued = presented.issued()?;
         verify(&presented, &keyring, &Both, issued).ok().map(|taken| (taken, issuer.ttl_max))
     });
@@ -144,7 +143,7 @@ async fn renew(
     let row = reply.rows.first().ok_or("no such handle is registered")?;
     let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str);
     if text("revoked").is_some() {
-        return Err("the handle was revoked and stays so; issue a new handle".into());
+        return Err("the handle is revoked for ever; issue a new handle".into());
     }
     let until = text("until").map(str::parse).transpose()?;
     let former = text("token").ok_or("the gateway gave no token")?;

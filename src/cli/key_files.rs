@@ -9,10 +9,10 @@ use crate::durable;
 use crate::secret::private_file;
 use crate::token::jwk::{self, Jwk};
 
-/// Makes a key, writes both files, and gives the public half.
+/// Makes a key, writes both files, and returns the public half.
 pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure> {
     if out.exists() {
-        return Err(format!("{} is there already, and a key is never overwritten: choose another --out", out.display()).into());
+        return Err(format!("{} already exists, and a key is never overwritten: choose another --out", out.display()).into());
     }
     let key = SigningKey::generate(algorithm)?;
     let public = Jwk::of(key.public()?);
@@ -21,29 +21,29 @@ pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure>
     Ok(public)
 }
 
-/// Where the public half of a private key's file stands.
+/// The file of the public half of a private key.
 pub(super) fn public_file(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
     name.push(".pub");
     PathBuf::from(name)
 }
 
-/// The one key of a public key's file.
+/// The only key in a file of public keys.
 pub(super) fn public_key(path: &Path) -> Result<Jwk, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut keys = jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", path.display()))?;
     match (keys.pop(), keys.is_empty()) {
         (Some(key), true) => Ok(key),
-        _ => Err(format!("{} does not hold exactly one key", path.display()).into()),
+        _ => Err(format!("{} does not contain exactly one key", path.display()).into()),
     }
 }
 
-/// The file of the operator's key: `named`, or where `dev` puts it.
+/// The file of the operator's key: `named`, or the default that `dev` uses.
 pub(super) fn key_file(config: &Config, named: Option<PathBuf>) -> PathBuf {
     named.unwrap_or_else(|| config.data.join("keys/operator.jwk"))
 }
 
-/// The operator's key in that file.
+/// The operator's key in the file.
 pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
     if !path.exists() {
         let hint = "name it with --signing-key FILE (token-shield keys generate makes one)";

@@ -18,7 +18,7 @@ use crate::token::jwk;
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Make a key: FILE (0600) is private, FILE.pub is the public JWK Set for a gateway.
+    /// Generate a key: FILE (0600) is private, FILE.pub is the public JWK Set for a gateway.
     #[command(after_help = "Example: token-shield keys generate --out operator.jwk")]
     Generate(Generate),
     /// List the keys that the gateway knows.
@@ -27,16 +27,17 @@ pub(super) enum Verb {
     /// Print the gateway's public keys as a JWK Set.
     #[command(after_help = "Example: token-shield keys export > operator.jwks")]
     Export(Place),
-    /// Give public keys of a JWK Set to the gateway.
+    /// Add the public keys of a JWK Set to the gateway.
     #[command(after_help = "Example: token-shield keys import operator.jwk.pub --issuer https://operator.example")]
     Import(Import),
-    /// Put a new signing key in the place of the present one, which may sign for a while longer.
+    /// Replace the signing key with a new one. The old key may still sign during the overlap.
     #[command(after_help = "Example: token-shield keys rotate --overlap 7d")]
     Rotate(Rotate),
-    /// Let a key's tokens run out, and take no newer ones.
+    /// End a signing key. Tokens that it signed before stay valid until they expire.
     #[command(after_help = "Example: token-shield keys retire KID --reason \"yearly change\"")]
     Retire(Change),
-    /// Refuse everything that a key signed, at once and for good; with --holder every chain that a holder's key is in.
+    /// Refuse everything that a key signed, at once and permanently. With --holder: every chain
+    /// with a holder's key.
     #[command(after_help = "Examples:
   token-shield keys revoke KID --reason \"laptop stolen\" --yes
   token-shield keys revoke --holder KID --reason \"agent's key leaked\" --yes")]
@@ -55,13 +56,13 @@ pub(super) enum Alg {
 
 #[derive(Args)]
 pub(super) struct Generate {
-    /// The signature algorithm; ML-DSA-65 for operators, Ed25519 for holders, where it is not said.
+    /// The signature algorithm. Default: ML-DSA-65 for operators, Ed25519 for holders.
     #[arg(long)]
     alg: Option<Alg>,
-    /// A holder's key, with which a token is delegated, instead of an operator's.
+    /// A holder's key, which delegates tokens, instead of an operator's.
     #[arg(long)]
     holder: bool,
-    /// The private key's file; it must not exist yet.
+    /// The private key's file. It must not exist yet.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Print the result as JSON.
@@ -82,13 +83,13 @@ pub(super) struct Import {
 
 #[derive(Args)]
 pub(super) struct Change {
-    /// The key's thumbprint, as `keys list` shows it; one in 64 begins with a hyphen.
+    /// The key's thumbprint, as `keys list` shows it. It may begin with a hyphen.
     #[arg(allow_hyphen_values = true)]
     kid: String,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long)]
     reason: String,
-    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    /// Act on the data folder of a stopped gateway, even if it was found and not named.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -97,16 +98,17 @@ pub(super) struct Change {
 
 #[derive(Args)]
 pub(super) struct Revoke {
-    /// The thumbprint of an issuer's key, as `keys list` shows it; one in 64 begins with a hyphen.
+    /// The thumbprint of an issuer's key, as `keys list` shows it. It may begin with a hyphen.
     #[arg(allow_hyphen_values = true, required_unless_present = "holder", conflicts_with = "holder")]
     kid: Option<String>,
-    /// The thumbprint of a holder's key: the kid of what it signed, as `token inspect` shows it (cnf.jwk of its parent).
+    /// The thumbprint of a holder's key: the kid of the tokens that it signed, as `token inspect`
+    /// shows it (cnf.jwk of the parent).
     #[arg(long, value_name = "KID", allow_hyphen_values = true)]
     holder: Option<String>,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long)]
     reason: String,
-    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    /// Act on the data folder of a stopped gateway, even if it was found and not named.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -122,7 +124,7 @@ impl Revoke {
             (Some(kid), None) => ("key", kid.clone(), Command::KeyRevoke { kid, reason: self.reason }),
             (None, None) => return Err("name a key, or a holder's key with --holder".into()),
         };
-        self.sure.ask(&format!("{what} {kid} is revoked, with every token that it ever signed"))?;
+        self.sure.ask(&format!("this revokes the {what} {kid} and every token that it ever signed"))?;
         let reply = brake(&self.place, self.offline, Request::Command(command)).await?;
         say_done(&format!("revoked {what} {kid}"), json!({ "kid": kid }), &reply, self.place.json);
         Ok(())

@@ -1,4 +1,4 @@
-//! The flags that say what a token allows, the same for `token issue` and `token delegate`.
+//! The flags with a token's limits, the same for `token issue` and `token delegate`.
 
 use clap::Args;
 
@@ -9,10 +9,10 @@ use crate::token::constraint::{Constraint, Kind};
 
 #[derive(Args, Default)]
 pub(super) struct Allowed {
-    /// A model that it may use; repeatable. Without any: the parent's, or every model that the namespace sees.
+    /// A model that it may use. Repeatable. Default: the parent's, or all models of the namespace.
     #[arg(long = "model")]
     pub(super) models: Vec<String>,
-    /// A scope (docs/TOKEN.md); repeatable. Without any: the parent's, or inference.* and models.read.
+    /// A scope (docs/TOKEN.md). Repeatable. Default: the parent's, or inference.* and models.read.
     #[arg(long = "scope")]
     pub(super) scopes: Vec<String>,
     /// Requests a minute.
@@ -21,24 +21,25 @@ pub(super) struct Allowed {
     /// Requests a second.
     #[arg(long)]
     pub(super) rps: Option<u64>,
-    /// Requests at once.
+    /// Requests in flight at once.
     #[arg(long)]
     pub(super) in_flight: Option<u64>,
-    /// Tokens an answer.
+    /// Output tokens of an answer.
     #[arg(long)]
     pub(super) output_tokens: Option<u64>,
-    /// What it may reach of what the operator lists: nothing ("none"), or all ("controlled", "any": a token widens nothing).
+    /// Which of the operator's endpoints it may reach: none ("none") or all ("controlled", "any").
+    /// It cannot add endpoints.
     #[arg(long, value_name = "RANK", value_parser = ["none", "controlled", "any"])]
     pub(super) egress: Option<String>,
-    /// A host that it may reach, of those that the operator lists; repeatable.
+    /// A host of the operator's lists that it may reach. Repeatable.
     #[arg(long = "egress-host", value_name = "HOST", value_parser = host)]
     pub(super) egress_hosts: Vec<String>,
-    /// A type that tools in its requests may have, such as function or custom; repeatable.
+    /// A type of tools that its requests may have, such as function or custom. Repeatable.
     #[arg(long = "tool-type", value_name = "TYPE")]
     pub(super) tool_types: Vec<String>,
 }
 
-/// A host in the form in which destinations are compared.
+/// A host in the form for comparison with destinations.
 fn host(text: &str) -> Result<String, Unreadable> {
     let read = Destination::read_authority(Scheme::Https, text)?;
     if read.port == Scheme::Https.port() && !text.ends_with(":443") { Ok(read.host.to_string()) } else { Err(Unreadable::Host) }

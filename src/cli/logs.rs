@@ -1,8 +1,9 @@
-//! Where the log lines of a running gateway go: standard error, as text or as JSON.
+//! The log lines of a running gateway: to standard error, as text or as JSON.
 //!
-//! Lines are gathered and written together by a thread of their own (`log_lines`), every 50 ms or 32 KiB: a write for each
-//! request would cost as much as its checks. A line about a failure does not wait. No other thread writes to standard error
-//! while the gateway serves, so that a collector which reads no more stops nothing; the panic hook uses the same queue.
+//! A separate thread (`log_lines`) writes lines together, every 50 ms or 32 KiB. One write for each
+//! request would cost as much as its checks. A line about a failure does not wait. No other thread
+//! writes to standard error while the gateway serves. So a collector that stops reading stops
+//! nothing. The panic hook uses the same queue.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -24,13 +25,13 @@ use crate::log_lines::{self, LogLines};
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Form {
-    /// One readable line each.
+    /// One readable line for each event.
     Text,
-    /// One JSON object each.
+    /// One JSON object for each event.
     Json,
 }
 
-/// How long the process waits at its end for the last lines to be written.
+/// How long the process waits at its end for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Gives each line of `tracing` to the queue.
@@ -66,8 +67,9 @@ impl<'l> MakeWriter<'l> for Lines {
     }
 }
 
-/// One JSON object a line: `timestamp` (RFC 3339), `level`, and the event's fields, its text as `message`. There is a line a
-/// request, and the general form that tracing-subscriber has, made by way of serde, takes three times as long.
+/// One JSON object a line: `timestamp` (RFC 3339), `level`, and the event's fields, its text as
+/// `message`. Each request writes a line, and the general formatter of tracing-subscriber takes
+/// three times as long.
 struct JsonLine;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'static> FormatEvent<S, N> for JsonLine {
@@ -84,7 +86,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'stat
     }
 }
 
-/// Members of a JSON object, each behind a comma.
+/// Members of a JSON object, each after a comma.
 struct Fields(Vec<u8>);
 
 impl Fields {
@@ -96,7 +98,7 @@ impl Fields {
 
     fn plain(&mut self, field: &Field, value: impl fmt::Display) {
         self.key(field);
-        // A Vec takes whatever is written.
+        // Writing into a Vec does not fail.
         let _ = write!(self.0, "{value}");
     }
 }
@@ -124,10 +126,10 @@ impl Visit for Fields {
     }
 }
 
-/// A line in the given form that no event of `tracing` stands behind.
+/// A line in the given form without an event of `tracing`.
 fn own_line(form: Form, level: &str, message: &str) -> String {
     let mut time = String::new();
-    // A String takes whatever is written.
+    // Writing into a String does not fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
     match form {
         Form::Text => format!("{time} {level:>5} {}\n", message.escape_debug()),
@@ -144,7 +146,7 @@ fn say_dropped(form: Form, dropped: u64) -> String {
     own_line(form, "WARN", &format!("{dropped} log lines were dropped"))
 }
 
-/// What a panic says, as one line.
+/// A panic's message, as one line.
 fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
@@ -152,10 +154,11 @@ fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
     own_line(form, "ERROR", &format!("thread {:?} panicked{place}: {what}", thread.name().unwrap_or("-")))
 }
 
-/// Starts logging; `TOKEN_SHIELD_LOG` sets the level (`info` where it is not set, `warn` leaves the request lines out).
+/// Starts logging. `TOKEN_SHIELD_LOG` sets the level. The default is `info`; `warn` omits the lines
+/// of requests.
 ///
 /// # Errors
-/// When standard error cannot be had, or its thread not be started.
+/// If standard error is not available, or its thread cannot be started.
 pub(super) fn start(form: Form) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("TOKEN_SHIELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = LogLines::start_for_process(match form {
@@ -171,8 +174,8 @@ pub(super) fn start(form: Form) -> io::Result<()> {
     started.map_err(io::Error::other)
 }
 
-/// Says on standard error why a command failed, a line as it is, and waits a second at the most for everything to be written: the process ends
-/// all the same where nobody reads.
+/// Prints on standard error why a command failed, and waits at most a second for all lines. The
+/// process ends even if its standard error is not read.
 pub(super) fn finish(failure: Option<&str>) {
     match log_lines::of_process() {
         Some(lines) => {

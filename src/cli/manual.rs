@@ -1,4 +1,5 @@
-//! What describes the command line itself: `completions`, `man`, `version`, and the reference in docs/CLI.md.
+//! Commands about the command line: `completions`, `man`, `version`, and the reference in
+//! docs/CLI.md.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,6 +9,9 @@ use clap_complete::Shell;
 use serde_json::json;
 
 use super::{Cli, Failure};
+
+/// The width of the reference.
+const WIDTH: usize = 100;
 
 /// `token-shield completions SHELL`.
 #[derive(Args)]
@@ -22,7 +26,7 @@ pub(super) struct Completions {
 /// `token-shield man DIR`.
 #[derive(Args)]
 pub(super) struct Man {
-    /// The folder that the pages are written to; it is made if need be.
+    /// The folder for the pages. It is made if it does not exist.
     dir: PathBuf,
     /// Print the names of the pages as JSON.
     #[arg(long)]
@@ -76,7 +80,7 @@ impl Version {
     }
 }
 
-/// Every command as Markdown: docs/CLI.md has it behind its own text.
+/// Every command as Markdown, for the second part of docs/CLI.md.
 pub(super) fn reference() -> String {
     let mut text = String::new();
     let mut command = Cli::command();
@@ -97,13 +101,34 @@ fn describe(command: &Command, above: &str, text: &mut String) {
     // Writing into a String does not fail.
     let _ = writeln!(text, "\n## `{name}`\n");
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
-    let _ = writeln!(text, "{about}\n");
+    let _ = writeln!(text, "{}\n", wrapped(&format!("{about}."), ""));
     for arg in command.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help") {
-        let _ = writeln!(text, "- `{}`{}", shown(arg), explained(arg));
+        let _ = writeln!(text, "{}", wrapped(&format!("- `{}`{}", shown(arg), explained(arg)), "  "));
     }
     if let Some(example) = command.get_after_help() {
         let _ = writeln!(text, "\n```text\n{}\n```", example.to_string().trim());
     }
+}
+
+/// `text` in lines of at most [`WIDTH`] characters. Further lines begin with `indent`.
+fn wrapped(text: &str, indent: &str) -> String {
+    let mut lines = String::new();
+    let mut width = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        // A hyphen at the begin of a line would be a list item.
+        if width > 0 && width + 1 + length > WIDTH && word != "-" {
+            lines.push('\n');
+            lines.push_str(indent);
+            width = indent.len();
+        } else if width > 0 {
+            lines.push(' ');
+            width += 1;
+        }
+        lines.push_str(word);
+        width += length;
+    }
+    lines
 }
 
 fn shown(arg: &Arg) -> String {
@@ -119,7 +144,7 @@ fn shown(arg: &Arg) -> String {
 }
 
 fn explained(arg: &Arg) -> String {
-    let help = arg.get_help().map(|help| format!(": {help}")).unwrap_or_default();
+    let help = arg.get_help().map(|help| format!(": {}.", help.to_string().trim_end_matches('.'))).unwrap_or_default();
     let defaults: Vec<String> = arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     let takes = arg.get_action().takes_values();
     let default = if takes && !defaults.is_empty() { format!(" Default: `{}`.", defaults.join(",")) } else { String::new() };
@@ -131,13 +156,16 @@ fn explained(arg: &Arg) -> String {
 mod tests {
     use super::*;
 
-    /// `token-shield reference` prints what must stand there.
+    /// docs/CLI.md ends with the output of `token-shield reference`.
     #[test]
     #[cfg(feature = "gateway")]
     fn the_reference_in_the_docs_is_this_command_line() {
         let docs = include_str!("../../docs/CLI.md");
         let (_, printed) = docs.split_once("<!-- token-shield reference -->\n").expect("the mark in docs/CLI.md");
-        assert!(printed == reference(), "docs/CLI.md is old: put the output of `token-shield reference` behind its mark");
+        assert!(
+            printed == reference(),
+            "docs/CLI.md is old: replace the text after its mark with the output of `token-shield reference`"
+        );
     }
 
     #[test]

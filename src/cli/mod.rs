@@ -1,5 +1,6 @@
-//! The command line: `token-shield NOUN VERB`. Results on standard output, everything else on standard error. Exit codes: 0 done,
-//! 1 failed, 2 usage, 3 refused by a running gateway, 4 a log whose end is unproven (docs/CLI.md).
+//! The command line: `token-shield NOUN VERB`. Results go to standard output, everything else to
+//! standard error. Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a running gateway, 4 a log
+//! whose end is not proven (docs/CLI.md).
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where results are printed")]
 
 #[cfg(feature = "gateway")]
@@ -72,7 +73,7 @@ use clap::{Parser, Subcommand};
 #[cfg(feature = "gateway")]
 use place::Place;
 
-/// What went wrong, for a person to read.
+/// An error, for people.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Parser)]
@@ -87,10 +88,10 @@ enum Noun {
     #[cfg(feature = "gateway")]
     #[command(flatten)]
     Gateway(gateway::Noun),
-    /// Verify the audit log, read it, and hand out proofs.
+    /// Verify and read the audit log, and make proofs.
     #[command(subcommand)]
     Audit(audit::Verb),
-    /// Print what lets a shell complete this command line.
+    /// Print the completion script for a shell.
     #[command(after_help = "Example: token-shield completions bash > /etc/bash_completion.d/token-shield")]
     Completions(manual::Completions),
     /// Write a manual page for each command.

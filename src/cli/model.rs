@@ -11,19 +11,19 @@ use crate::control::{Command, Question};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// List the models at each of their servers, with the digest of the weights that answer.
+    /// List the models at each server, with the digest of the weights that answer.
     #[command(after_help = "Example: token-shield model list --json")]
     List(Place),
-    /// Let a model have the weights that it is seen to have now; its pinned ones stay accepted too.
+    /// Accept the present weights of a model. Its pinned weights stay accepted too.
     #[command(after_help = "Example: token-shield model accept llama-3.1-8b --reason \"new quantization, approved in CHG-4711\"")]
     Accept(Accept),
 }
 
 #[derive(Args)]
 pub(super) struct Accept {
-    /// Its name in the config.
+    /// The model's name in the config.
     model: String,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long)]
     reason: String,
     #[command(flatten)]

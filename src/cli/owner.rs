@@ -1,5 +1,5 @@
-//! Work on a data folder as its owner. Root, who may do anything, leaves no files there that the gateway's user cannot read: what
-//! it asks for is done by a process of the owner's. Anybody else is told how to become the owner.
+//! Work on a data folder as its owner. For root, a process of the owner does the work, so that root
+//! leaves no files that the gateway's user cannot read. Other users get the `sudo` line to type.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +19,7 @@ use crate::control::api::{Answer, Request};
 /// The hidden command that the owner's process runs.
 pub(super) const BOOKS: &str = "books-of-owner";
 
-/// A process of the folder's owner, which has the books open.
+/// A process of the folder's owner, which has the log open.
 pub(super) struct Owner {
     child: Mutex<(Child, Pipes)>,
 }
@@ -27,7 +27,7 @@ pub(super) struct Owner {
 struct Pipes {
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    /// What copies its standard error.
+    /// The thread that copies its standard error.
     said: Option<JoinHandle<std::io::Result<()>>>,
 }
 
@@ -55,7 +55,7 @@ impl Owner {
         let pipes = &mut child.1;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        // Where the books do not open it has ended, and said why.
+        // If the log cannot be opened, the process has ended and printed the reason.
         let sent = pipes.requests.as_mut().is_some_and(|requests| requests.write_all(&line).is_ok());
         let mut answer = String::new();
         if !sent || pipes.answers.read_line(&mut answer)? == 0 {
@@ -65,20 +65,20 @@ impl Owner {
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// Lets it close the books.
+    /// Lets it close the log.
     pub(super) fn close(self) -> Result<(), Failure> {
         let (mut child, mut pipes) = self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
         let said = pipes.said.take();
         drop(pipes);
-        // What it has said comes before this command's own end.
+        // Its last output must come before this command ends.
         let _ = said.map(JoinHandle::join);
-        // What is wrong it has said itself.
+        // It has printed its own error.
         let silent = Fault { exit: FAILED, code: "failed", message: String::new() };
         if child.wait()?.success() { Ok(()) } else { Err(silent.into()) }
     }
 }
 
-/// Who owns `path`, or the nearest folder above it that can be looked at.
+/// The owner of `path`, or of the nearest folder above it that can be read.
 pub(super) fn shown_owner(path: &Path) -> u32 {
     path.ancestors().find_map(|path| fs::symlink_metadata(path).ok()).map_or(0, |found| found.uid())
 }
@@ -90,14 +90,15 @@ pub(super) fn refused_to(path: &Path, owner: u32) -> Fault {
     Fault::failed("not-owner", message)
 }
 
-/// How to give the same command as the owner. The words of a command alone: what follows them may be a secret.
+/// How to give the same command as the owner. It repeats only the command's own words, because the
+/// rest may contain a secret.
 fn sudo(owner: &str) -> String {
     let is_word = |word: &String| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
     let words: Vec<String> = std::env::args().skip(1).take(2).take_while(is_word).collect();
     format!("sudo -u {owner} token-shield {} …", words.join(" "))
 }
 
-/// A user's name, or `#UID`, which sudo takes as well.
+/// A user's name, or `#UID`, which sudo accepts too.
 fn name_of(uid: u32) -> String {
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let named = users.lines().find_map(|line| {
@@ -108,11 +109,13 @@ fn name_of(uid: u32) -> String {
     named.unwrap_or_else(|| format!("'#{uid}'"))
 }
 
-/// Runs this very command, with the words `more` behind it, as the owner of the data folder of `log`, if that is somebody else and
-/// the caller is root. `false` where the caller is the owner, or nothing is there yet. The other process asks nothing.
+/// Runs this command again, with the words `more` after it, as the owner of the data folder of
+/// `log`, if the caller is root and not the owner. `false` if the caller is the owner, or there is
+/// no log yet. The other process does not ask for confirmation.
 ///
 /// # Errors
-/// When the caller is neither, or it is not clear who the owner is; or, silently, when the command failed there.
+/// If the caller is neither, or the owner is not clear. If the command failed there, without a
+/// message.
 pub(super) fn done_by_owner(log: &Settings, more: &[&str]) -> Result<bool, Failure> {
     let Some(owner) = log.owner()? else { return Ok(false) };
     let own = rustix::process::geteuid();
@@ -129,7 +132,7 @@ pub(super) fn done_by_owner(log: &Settings, more: &[&str]) -> Result<bool, Failu
     let said = child.stderr.take().map(|said| as_owner::copy(said, std::io::stderr()));
     let ended = child.wait().map_err(failed)?;
     for copied in [printed, said].into_iter().flatten() {
-        // Where nobody reads what is printed, the command was done all the same.
+        // If the output cannot be written, the command was done even so.
         let _ = copied.join();
     }
     let exit = ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);

@@ -1,4 +1,4 @@
-//! The process of the data folder's owner that root's command starts: it has the books open, and carries out requests.
+//! The process that a command of root starts as the data folder's owner. It has the log open, and executes requests.
 
 use std::path::PathBuf;
 
@@ -23,8 +23,8 @@ impl OwnersBooks {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let target = Target { config: self.config, data: self.data, named: true };
         let door = Door::of_owner(&target).await?;
-        let Door::Books(_, control) = &door else { return Err("the books are not open".into()) };
-        // In the record stands who asked.
+        let Door::Books(_, control) = &door else { return Err("the log is not open".into()) };
+        // The record names the user who asked.
         let operator = Operator(own_name());
         for line in std::io::stdin().lines() {
             let answer = api::perform(control, &operator, serde_json::from_str(&line?)?).await;

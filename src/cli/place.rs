@@ -1,4 +1,4 @@
-//! Which gateway, or which log, a command speaks of: one rule for all of them (docs/CLI.md, "Which gateway").
+//! Which gateway or log a command is for: one rule for all commands (docs/CLI.md, "Which gateway").
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,59 +12,61 @@ use super::fault::Fault;
 const CONFIG: &str = "token-shield.toml";
 /// Where a packaged gateway has its config.
 const SYSTEM: &str = "/etc/token-shield/token-shield.toml";
-/// The environment's word for the data folder.
+/// The environment variable with the data folder.
 const DATA: &str = "TOKEN_SHIELD_DATA";
 
-/// Which gateway is meant. Without a flag: TOKEN_SHIELD_CONFIG or TOKEN_SHIELD_DATA, else ./token-shield.toml, ./data or
-/// /etc/token-shield/token-shield.toml, where exactly one of these is there.
+/// Which gateway a command is for. Without a flag: TOKEN_SHIELD_CONFIG or TOKEN_SHIELD_DATA.
+/// Without these: ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml, if exactly
+/// one exists.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Place {
-    /// The gateway's data folder; enough by itself where the gateway runs, or where DIR/token-shield.toml is its config.
+    /// The gateway's data folder. It is enough if the gateway runs, or if DIR/token-shield.toml is
+    /// its config.
     #[arg(long, value_name = "DIR", help_heading = "Which gateway")]
     pub(super) data: Option<PathBuf>,
     /// The gateway's config file.
     #[arg(long, value_name = "FILE", help_heading = "Which gateway")]
     pub(super) config: Option<PathBuf>,
-    /// Print results and errors as JSON, an object a line.
+    /// Print results and errors as JSON, one object a line.
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// Which log is meant: that of a gateway, or a bare folder.
+/// Which log a command is for: a gateway's, or one in a folder.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct LogPlace {
-    /// A log's folder, such as a copy: the folder that holds e000001.
+    /// A log's folder, such as a copy: the folder that contains e000001.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "config"], help_heading = "Which log")]
     dir: Option<PathBuf>,
-    /// A gateway's data folder; its log is DIR/audit.
+    /// A gateway's data folder. Its log is DIR/audit.
     #[arg(long, value_name = "DIR", help_heading = "Which log")]
     data: Option<PathBuf>,
     /// A gateway's config file.
     #[arg(long, value_name = "FILE", help_heading = "Which log")]
     config: Option<PathBuf>,
-    /// Print results and errors as JSON, an object a line.
+    /// Print results and errors as JSON, one object a line.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 impl LogPlace {
-    /// The gateway whose log is meant, where no log's folder is named by itself.
+    /// The gateway with the log. `None` if a log's folder is named.
     #[cfg(feature = "gateway")]
     pub(super) fn place(&self) -> Option<Place> {
         let place = Place { data: self.data.clone(), config: self.config.clone(), json: self.json };
         self.dir.is_none().then_some(place)
     }
 
-    /// The log's folder. `given` is a folder in the place of `--dir`.
+    /// The log's folder. `given` is a folder instead of `--dir`.
     ///
     /// # Errors
-    /// When it is not clear which one is meant.
+    /// If the folder is not clear.
     pub(super) fn dir(&self, given: Option<PathBuf>) -> Result<PathBuf, Fault> {
         match (&self.dir, given) {
             (Some(_), Some(_)) => Err(Fault::usage("a log's folder is named twice")),
             (Some(dir), None) => Ok(dir.clone()),
             (None, Some(_)) if self.data.is_some() || self.config.is_some() => {
-                Err(Fault::usage("a log's folder is named, and a gateway too: name one of them"))
+                Err(Fault::usage("both a log's folder and a gateway are named: name only one"))
             }
             (None, Some(given)) => Ok(given),
             (None, None) => {
@@ -75,14 +77,14 @@ impl LogPlace {
     }
 }
 
-/// A gateway that is meant.
+/// The gateway that a command is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Its config; not there where a data folder without one was named.
+    /// Its config. The file may be missing if a data folder was named.
     pub(super) config: PathBuf,
-    /// Its data folder, where that was named.
+    /// Its data folder, if that was named.
     pub(super) data: Option<PathBuf>,
-    /// Named by a flag or by the environment; else it was found.
+    /// Named by a flag or by the environment. Otherwise it was found.
     pub(super) named: bool,
 }
 
@@ -95,10 +97,10 @@ impl Target {
         Self { config: data.join(CONFIG), data: Some(data), named }
     }
 
-    /// The data folder: as named, else as the config says.
+    /// The data folder: the named one, or the one in the config.
     ///
     /// # Errors
-    /// When the config does not say so.
+    /// If the config cannot be read.
     pub(super) fn data_folder(&self) -> Result<PathBuf, Fault> {
         match (&self.data, Addresses::read(&self.config)) {
             (Some(data), _) => Ok(data.clone()),
@@ -108,7 +110,8 @@ impl Target {
     }
 }
 
-/// What a config says of where its gateway is: read without judging the rest, so that a config with faults stops no brake.
+/// The addresses in a config. The rest of the config is not checked, so that agents can be stopped
+/// also if it has faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
     pub(super) data: PathBuf,
@@ -120,7 +123,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// # Errors
-    /// When the file cannot be read, or is no TOML.
+    /// If the file cannot be read or is not TOML.
     pub(super) fn read(path: &Path) -> Result<Self, Fault> {
         let fault = |why: String| {
             let hint = "name the gateway's config with --config FILE, or its data folder with --data DIR";
@@ -138,10 +141,10 @@ impl Addresses {
 }
 
 impl Place {
-    /// Which gateway is meant.
+    /// The gateway that the command is for.
     ///
     /// # Errors
-    /// When none is named or found, several are found, or what is found is not to be trusted.
+    /// If none is named or found, several are found, or the found one is not trusted.
     pub(super) fn find(&self) -> Result<Target, Fault> {
         if let Some(target) = named(self.config.clone(), self.data.clone())? {
             return Ok(target);
@@ -153,16 +156,16 @@ impl Place {
     }
 }
 
-/// A path in the environment; an empty one is none.
+/// A path in the environment. An empty variable counts as not set.
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// The data folder of a gateway on embedded defaults, which needs no config: the one that is named, else TOKEN_SHIELD_DATA, else
-/// ./data. No config is looked for, so that none is used that nobody named.
+/// The data folder of `dev`, which needs no config: the named one, TOKEN_SHIELD_DATA or ./data. It
+/// searches for no config, so that it cannot use one that was not named.
 ///
 /// # Errors
-/// When ./data belongs to another user, or lies in a folder that everybody may write.
+/// If ./data belongs to another user, or is in a folder that everybody may write.
 #[cfg(feature = "gateway")]
 pub(super) fn own_folder(given: Option<PathBuf>) -> Result<PathBuf, Fault> {
     if let Some(folder) = given.or_else(|| variable(DATA)) {
@@ -184,7 +187,7 @@ fn named(config: Option<PathBuf>, data: Option<PathBuf>) -> Result<Option<Target
         (Some(config), None) => Ok(Some(Target::of_config(config, true))),
         (None, Some(data)) => named(Some(data.join(CONFIG)), Some(data)),
         (Some(config), Some(data)) => {
-            // A config that cannot be read says nothing against the folder.
+            // A config that cannot be read does not contradict the folder.
             let other = Addresses::read(&config).ok().filter(|says| !same(&says.data, &data));
             match other {
                 None => Ok(Some(Target { config, data: Some(data), named: true })),
@@ -203,7 +206,8 @@ fn same(left: &Path, right: &Path) -> bool {
     left == right || fs::canonicalize(left).ok().is_some_and(|left| fs::canonicalize(right).is_ok_and(|right| left == right))
 }
 
-/// The one gateway that is found from the folder `here`, or in the system's place; `uid` is the caller.
+/// The one gateway that is found in the folder `here` or in the system's place. `uid` is the
+/// caller.
 fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
     let (own, data) = (here.join(CONFIG), here.join("data"));
     let mut candidates: Vec<(PathBuf, Target)> = Vec::new();
@@ -212,7 +216,7 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
         (data.clone(), Target::of_data(data, false)),
         (system.to_owned(), Target::of_config(system.to_owned(), false)),
     ] {
-        // Any folder may be called data: it counts where a gateway's files are in it.
+        // Any folder may have the name data. It counts if it contains a gateway's files.
         let is_there = if target.data.is_some() {
             [CONFIG, "audit", "admin.sock"].iter().any(|name| fs::symlink_metadata(path.join(name)).is_ok())
         } else {
@@ -228,7 +232,8 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
         [] => Err(Fault::failed(
             "no-gateway",
             format!(
-                "no gateway is named, and none is found: ./{CONFIG}, ./data and {} are not there; name one with --config FILE or --data DIR",
+                "no gateway is named, and none is found: ./{CONFIG}, ./data and {} do not exist; \
+                 name one with --config FILE or --data DIR",
                 system.display()
             ),
         )),
@@ -252,7 +257,7 @@ fn not_trusted(path: &Path, why: &str) -> Fault {
     Fault::failed("not-trusted", why)
 }
 
-/// What was found, and not named, must be nobody else's to write.
+/// Checks that no other user can write what was found and not named.
 fn trusted(path: &Path, uid: u32) -> Result<(), Fault> {
     let unreadable = |error| Fault::failed("not-trusted", format!("{}: {error}", path.display()));
     for found in [fs::symlink_metadata(path), fs::metadata(path)] {
@@ -264,15 +269,15 @@ fn trusted(path: &Path, uid: u32) -> Result<(), Fault> {
     closed(path, &fs::canonicalize(path).map_err(unreadable)?)
 }
 
-/// That no folder on the way to `whole`, the absolute path of `path`, may be written by everybody.
+/// Checks that no folder above `whole`, the absolute path of `path`, may be written by everybody.
 fn closed(path: &Path, whole: &Path) -> Result<(), Fault> {
     for (distance, folder) in whole.ancestors().enumerate() {
         let Ok(found) = fs::metadata(folder) else { continue };
-        // A folder with the sticky bit, such as /tmp, keeps others from replacing what lies in folders below it, not from
-        // having put this there.
+        // In a folder with the sticky bit, such as /tmp, others cannot replace what is in folders
+        // below it. But they could have put this file there.
         let sticky = distance > 1 && found.mode() & 0o1000 != 0;
         if found.is_dir() && found.mode() & 0o002 != 0 && !sticky {
-            return Err(not_trusted(path, &format!("lies in {}, which everybody may write", folder.display())));
+            return Err(not_trusted(path, &format!("is in {}, which everybody may write", folder.display())));
         }
     }
     Ok(())

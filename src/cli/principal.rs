@@ -1,4 +1,4 @@
-//! `token-shield principal …`: stop all that acts in one name.
+//! `token-shield principal …`: stop everything that acts in one name.
 
 use clap::{Args, Subcommand};
 
@@ -10,10 +10,11 @@ use crate::control::{Command, Question, Verb as Standing};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Stop everything that acts for a principal until it is released; open streams end within a second.
+    /// Stop everything that acts for a principal, until it is released. Open streams end within a
+    /// second.
     #[command(after_help = "Example: token-shield principal suspend team:research --reason \"budget under review\"")]
     Suspend(Stand),
-    /// Let a suspended principal's agents act again.
+    /// End the suspension of a principal, so that its agents may act again.
     #[command(after_help = "Example: token-shield principal release team:research --reason \"reviewed\"")]
     Release(Stand),
     /// List the principals that are stopped.
@@ -25,13 +26,13 @@ pub(super) enum Verb {
 pub(super) struct Stand {
     /// The principal: a token's sub.
     principal: String,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long)]
     reason: String,
-    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    /// Act on the data folder of a stopped gateway, even if it was found and not named.
     #[arg(long)]
     offline: bool,
-    /// Stop it also where no registered agent, token or handle acts for it.
+    /// Also stop a principal without a registered agent, token or handle.
     #[arg(long)]
     unregistered: bool,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! What commands print. For people on a terminal: tables and sentences. For programs: one JSON object a line.
+//! The output of commands. For people on a terminal: tables and sentences. For programs: one JSON
+//! object a line.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -9,7 +10,7 @@ use super::Failure;
 use crate::config::Config;
 use crate::control::{About, Reply};
 
-/// Prints the rows of a reply: a table on a terminal, else one JSON object a line.
+/// Prints the rows of a reply: a table on a terminal, otherwise one JSON object a line.
 pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     if json || !std::io::stdout().is_terminal() {
         reply.rows.iter().for_each(|row| println!("{row}"));
@@ -19,8 +20,8 @@ pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says what was done: on standard error as a sentence with the records, the gateway, its folder and its process; with `json` on
-/// standard output as one object, with `members`.
+/// Prints what was done: on standard error, a sentence with the records, the gateway, its folder
+/// and its process. With `json`, one object with `members` on standard output.
 pub(super) fn say_done(what: &str, members: Value, reply: &Reply, json: bool) {
     if json {
         println!("{}", done(what, members, reply));
@@ -33,7 +34,7 @@ pub(super) fn say_done(what: &str, members: Value, reply: &Reply, json: bool) {
     }
 }
 
-/// What was done, for a program.
+/// What was done, as a JSON object.
 pub(super) fn done(what: &str, members: Value, reply: &Reply) -> Value {
     let mut object = Map::new();
     object.insert("done".to_owned(), what.into());
@@ -47,21 +48,21 @@ pub(super) fn done(what: &str, members: Value, reply: &Reply) -> Value {
     Value::Object(object)
 }
 
-/// What is said of a change that was made in the data folder of a gateway that does not run.
+/// The reply for a change in the data folder of a gateway that does not run.
 pub(super) fn resting(config: &Config) -> Reply {
     let data = std::fs::canonicalize(&config.data).unwrap_or_else(|_| config.data.clone());
     let gateway = Some(About { name: config.name.clone(), data, pid: None });
     Reply { sealed: Vec::new(), rows: Vec::new(), note: None, gateway }
 }
 
-/// Which gateway it was.
+/// Names the gateway of a reply.
 pub(super) fn at(reply: &Reply) -> String {
     let Some(about) = &reply.gateway else { return String::new() };
     let runs = about.pid.map_or_else(|| "no gateway runs".to_owned(), |pid| format!("pid {pid}"));
     format!("at {} ({}, {runs})", about.name, about.data.display())
 }
 
-/// A member as people read it. A key's JWK is for programs.
+/// The members of a row, for people. A key's JWK is only for programs.
 fn cells(row: &Value) -> Vec<(&str, String)> {
     let members = row.as_object().into_iter().flatten().filter(|(name, _)| *name != "jwk");
     let shown = |value: &Value| match value {
@@ -72,7 +73,7 @@ fn cells(row: &Value) -> Vec<(&str, String)> {
     members.map(|(name, value)| (name.as_str(), shown(value))).collect()
 }
 
-/// Rows as tables: a new one where rows have other members than those before.
+/// Rows as tables. A new table begins if a row has other members than the one before.
 fn tables(rows: &[Value]) -> String {
     let rows: Vec<_> = rows.iter().map(cells).collect();
     let names = |row: &[(&str, String)]| row.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();

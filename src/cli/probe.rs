@@ -1,4 +1,4 @@
-//! Looking for inference servers on this machine, on the ports that they usually have.
+//! Searches for inference servers on their usual ports on this machine.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 
 /// A server that answers.
 pub(super) struct Found {
-    /// What it is called.
+    /// Its name.
     pub(super) name: &'static str,
     /// `HOST:PORT`.
     pub(super) authority: String,
-    /// Which profile describes it.
+    /// Its profile.
     pub(super) profile: String,
     /// Its models.
     pub(super) models: Vec<String>,
@@ -62,7 +62,8 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
     Some(ids.collect())
 }
 
-/// True where something on this machine listens on `port` beyond loopback, so that agents could walk around the gateway.
+/// Whether a program on this machine listens on `port` beyond loopback, so that agents could bypass
+/// the gateway.
 pub(super) fn open_beyond_loopback(port: u16) -> bool {
     let wanted = format!(":{port:04X}");
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(|table| {

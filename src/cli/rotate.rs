@@ -1,5 +1,5 @@
-//! `token-shield keys rotate`: a new signing key in the place of the present one. Run again after an interruption, it goes on
-//! where it stopped.
+//! `token-shield keys rotate`: replaces the signing key with a new one. After an interruption,
+//! another run continues.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ use crate::token::jwk::{self, Jwk};
 
 #[derive(Args)]
 pub(super) struct Rotate {
-    /// The private key's file, which gets the new key; DATA/keys/operator.jwk where it is not said.
+    /// The private key's file, which gets the new key. Default: DATA/keys/operator.jwk.
     #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
-    /// How long copies of the old key may go on signing. What they sign until then lives until it expires.
+    /// How long copies of the old key may still sign. Tokens that they sign until then stay valid.
     #[arg(long, default_value = "1d", value_parser = time)]
     overlap: Duration,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long, default_value = "rotated")]
     reason: String,
     #[command(flatten)]
@@ -54,7 +54,7 @@ impl Rotate {
         let new = done?;
         exchange(&file, &next, &old, &new)?;
         eprintln!("{} has the new key; the old one is in {}", file.display(), old_file(&file, &old).display());
-        eprintln!("where a gateway reads its keys from another file than {}, give it that one", public_file(&file).display());
+        eprintln!("if a gateway reads its keys from another file than {}, replace that file", public_file(&file).display());
         if self.place.json {
             println!(
                 "{}",
@@ -66,14 +66,15 @@ impl Rotate {
         Ok(())
     }
 
-    /// Makes the key, and lets the gateway know both: the new one first, so that nothing is refused in between.
+    /// Makes the key, and registers it before the old one retires, so that no token is refused
+    /// meanwhile.
     async fn with(&self, door: &Door, old: &Jwk, (file, next): (&Path, &Path)) -> Result<Jwk, Failure> {
         let keys = door.send(Request::Question(Question::Keys)).await?.rows;
         let text = |row: &serde_json::Value, name: &str| row.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
         let known = |key: &Jwk| keys.iter().find(|row| text(row, "kid") == Some(key.id().to_string()));
         let former = known(old).ok_or_else(|| {
             let shown = file.display();
-            format!("the gateway does not know the key in {shown}: give it the public half first (token-shield keys import)")
+            format!("the gateway does not know the key in {shown}: import its public half first (token-shield keys import)")
         })?;
         if !next.exists() {
             generate(old.key().algorithm(), next)?;
@@ -81,14 +82,13 @@ impl Rotate {
                 keep_owner(file, made)?;
             }
         }
-        let begun = jwk::read_private(&private_file(next)?).map_err(|fault| {
-            format!("{}, left by a rotation that was interrupted: {fault}; remove it and its .pub", next.display())
-        })?;
+        let begun = jwk::read_private(&private_file(next)?)
+            .map_err(|fault| format!("{}, from an interrupted rotation: {fault}; remove it and its .pub", next.display()))?;
         let new = Jwk::of(begun.public()?);
         let usable = known(&new).is_none_or(|row| text(row, "state").as_deref() == Some("active"));
         if !usable || new.key().algorithm() != old.key().algorithm() {
             let shown = next.display();
-            return Err(format!("{shown} holds a key that signs no more, or of another algorithm: remove it and its .pub").into());
+            return Err(format!("{shown} has a key that may not sign, or of another algorithm: remove it and its .pub").into());
         }
         if known(&new).is_none() {
             let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
@@ -107,14 +107,14 @@ impl Rotate {
     }
 }
 
-/// Gives a new file to the owner of the one that it stands beside: root's would be closed to the owner.
+/// Gives a new file to the owner of the file beside it. The owner could not read a file of root's.
 fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
     let fault = |error: std::io::Error| format!("{}: {error}", made.display());
     let (owner, own) = (std::fs::metadata(of).map_err(fault)?, std::fs::symlink_metadata(made).map_err(fault)?);
     if owner.uid() == own.uid() {
         return Ok(());
     }
-    // The owner of the folder could have replaced the new file with a link. A link is not followed.
+    // The folder's owner could have replaced the new file with a link, so a link is not followed.
     Ok(std::os::unix::fs::lchown(made, Some(owner.uid()), Some(owner.gid())).map_err(fault)?)
 }
 
@@ -122,7 +122,7 @@ fn old_file(file: &Path, old: &Jwk) -> PathBuf {
     beside(file, &format!(".{}", old.id().to_string().chars().take(8).collect::<String>()))
 }
 
-/// The new key's file takes the old one's place at once; at no moment is there none.
+/// Replaces the old key's file in one step, so that there is always one.
 fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failure> {
     let public = public_file(file);
     let listed = std::fs::read_to_string(&public).ok().and_then(|text| jwk::read_set(&text).ok());

@@ -23,7 +23,8 @@ pub(super) struct Serve {
     /// The form of log lines.
     #[arg(long, value_enum, default_value = "json")]
     log: Form,
-    /// Take over from the gateway that runs on this config, without a gap; where none runs, start as usual.
+    /// Take over from the gateway that runs with this config, without a gap. If none runs, start as
+    /// usual.
     #[arg(long)]
     take_over: bool,
 }
@@ -38,20 +39,20 @@ pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
             _ = interrupt.recv() => {}
         }
         stop.send_replace(true);
-        // Held until the end: a dropped sender would read as a stop that never came.
+        // The sender must live until the end: receivers read a dropped one as an error.
         stop.closed().await;
     });
     Ok(stopped)
 }
 
-/// What this process was started as: a link stays a link, because an upgrade may lie behind it by then. Asked before a newer
-/// program is put in its place.
+/// The path and the words that this process was started with. A link stays a link, because it may
+/// lead to a newer version later. Called early, before a newer program replaces the file.
 fn program() -> std::io::Result<Program> {
     let mut words = std::env::args_os();
     let named = words.next().map(PathBuf::from).unwrap_or_default();
     let path = match named.components().count() {
         0 => None,
-        // As the shell has found it.
+        // The shell searched PATH too.
         1 => std::env::var_os("PATH").and_then(|folders| {
             std::env::split_paths(&folders).map(|folder| folder.join(&named)).find(|path| is_this_program(path))
         }),
@@ -70,7 +71,8 @@ fn is_this_program(path: &Path) -> bool {
     identity(path).is_some_and(|found| Some(found) == identity(Path::new("/proc/self/exe")))
 }
 
-/// The program with words that start a successor on the same config: where it was found, it is named from then on.
+/// The program and the words for a successor with the same config. A config that was found is
+/// named.
 fn named(mut program: Program, target: &Target) -> Result<Program, Failure> {
     if !target.named {
         program.words.extend(["--config".into(), OsString::from(std::path::absolute(&target.config)?)]);
@@ -81,7 +83,7 @@ fn named(mut program: Program, target: &Target) -> Result<Program, Failure> {
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::start(self.log)?;
-        // From the first moment on: unheard, these signals would end the process.
+        // Before everything else: without a handler, these signals would end the process.
         let _hangups = signal(SignalKind::hangup())?;
         let stop = until_told()?;
         let program = program().inspect_err(|error| tracing::warn!(%error, "this process cannot start its successor")).ok();
@@ -104,7 +106,7 @@ impl Serve {
         Ok(())
     }
 
-    /// A gateway in the place of the one that runs, or where there is none.
+    /// Builds a gateway. With `--take-over` it takes over from a running one.
     async fn start(&self, target: &Target, config: Config) -> Result<(App, Listeners), Failure> {
         if self.take_over {
             let prepared = Prepared::new(config.clone(), Some(target.config.clone()))?;
@@ -119,7 +121,7 @@ impl Serve {
                 return Ok(taken);
             }
             free(&config).await;
-            tracing::info!("no gateway runs on this config: starting as usual");
+            tracing::info!("no gateway runs with this config: starting as usual");
         }
         let app = App::build(config.clone(), Some(target.config.clone()))?;
         let listeners = Listeners::bind(&config).await?.with_handover(&config)?;
@@ -127,8 +129,8 @@ impl Serve {
     }
 }
 
-/// A process that dies closes its descriptors one after the other: waits until the log's lock is free, for two seconds at the most.
-/// Whether it is shows when the log is opened.
+/// Waits at most two seconds until the log's lock is free: a process that dies closes its
+/// descriptors one after the other. The start itself shows whether the lock is free.
 async fn free(config: &Config) {
     for _ in 0..40 {
         if !crate::audit::store::log::is_locked(&config.audit) {

@@ -11,7 +11,7 @@ use crate::id::{AgentName, Principal};
 use crate::token::constraint::Constraint;
 use crate::token::{jwk, mint};
 
-/// What a token shall be for.
+/// The content of a token to sign.
 pub(super) struct Wanted {
     pub(super) agent: AgentName,
     pub(super) principal: Option<Principal>,
@@ -24,7 +24,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// A bearer token without limits of its own.
+    /// A bearer token without limits.
     pub(super) fn for_agent(agent: AgentName, ttl: Duration) -> Self {
         Self { agent, principal: None, scopes: Vec::new(), limits: Vec::new(), ttl, issuer: None, holder: None }
     }

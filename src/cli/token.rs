@@ -34,69 +34,75 @@ use crate::token::{Presented, handle, inspect, verify};
 pub(super) enum Verb {
     /// Sign a token, register it, and print it.
     #[command(
-        after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research --model llama-3.1-8b --rpm 60 --ttl 1h"
+        after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research \\\n             \
+        --model llama-3.1-8b --rpm 60 --ttl 1h"
     )]
     Issue(Box<Issue>),
-    /// Read vectors, a JSON object a line, and say of each whether the door would take its token.
+    /// Read test vectors, one JSON object a line, and report whether the gateway would accept each
+    /// token.
     #[command(after_help = "Example: token-shield token verify-vectors vectors.jsonl")]
     VerifyVectors(Vectors),
-    /// Sign a narrower token below another, offline, and print the chain.
+    /// Delegate a token: sign a narrower one offline, and print the chain.
     #[command(
-        after_help = "Example: token-shield token delegate --parent parent.token --holder-key holder.jwk --name reader --ttl 10m --rpm 10"
+        after_help = "Example: token-shield token delegate --parent parent.token --holder-key holder.jwk \\\n             \
+        --name reader --ttl 10m --rpm 10"
     )]
     Delegate(Delegate),
-    /// Say what a token says, without trusting it.
+    /// Show the content of a token, without verifying it.
     #[command(after_help = "Example: token-shield token inspect \"$OPENAI_API_KEY\"")]
     Inspect(Given),
-    /// Verify a token with the gateway's own code and keys, by two implementations of each signature.
+    /// Verify a token with the gateway's code and keys, and with two implementations of each
+    /// signature.
     #[command(after_help = "Example: token-shield token verify \"$OPENAI_API_KEY\"")]
     Verify(Given),
-    /// Sign a newer token and put it behind the same handle.
+    /// Replace the token of a handle with a newer one.
     #[command(after_help = "Example: token-shield token renew - --ttl 7d < agent.handle")]
     Renew(Renew),
-    /// Take API keys that agents have already as handles, each for a token of its own.
+    /// Turn existing API keys of agents into handles, each with its own token.
     #[command(after_help = adopt::HELP)]
     Adopt(Adopt),
-    /// Refuse a token or a handle from now on.
+    /// Refuse a token or a handle permanently.
     #[command(after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\"")]
     Revoke(Revoke),
 }
 
 #[derive(Args)]
 pub(super) struct Issue {
-    /// namespace/name; without a slash the namespace is `default`.
+    /// namespace/name. Without a slash, the namespace is `default`.
     #[arg(long, value_parser = agent_name)]
     agent: AgentName,
-    /// In whose name it acts; `team:NAMESPACE` where it is not said.
+    /// The principal in whose name it acts. Default: `team:NAMESPACE`.
     #[arg(long)]
     principal: Option<String>,
     #[command(flatten)]
     allowed: Allowed,
-    /// How long it lives.
+    /// The lifetime.
     #[arg(long, default_value = "1h", value_parser = time)]
     ttl: Duration,
     /// The agent's class, a [class.NAME] of the config.
     #[arg(long)]
     class: Option<String>,
-    /// The issuer, where the config has several.
+    /// The issuer, if the config has several.
     #[arg(long)]
     issuer: Option<String>,
-    /// The public key (FILE.pub) of whoever may delegate this token; it is then no bearer token.
+    /// The public key of the holder who may delegate this token. It is then not a bearer token.
     #[arg(long, value_name = "FILE.pub")]
     holder_key: Option<PathBuf>,
-    /// How many tokens a chain may have that begins with this one (2 to 4); with --holder-key.
+    /// The most tokens in a chain that begins with this one (2 to 4). Needs --holder-key.
     #[arg(long, requires = "holder_key", default_value_if("holder_key", ArgPredicate::IsPresent, "2"), value_parser = clap::value_parser!(u64).range(2..=4))]
     max_depth: Option<u64>,
-    /// Let tokens below this one be bearer tokens (of 15 minutes at the most); with --holder-key.
+    /// Allow bearer tokens (of at most 15 minutes) below this one. Needs --holder-key.
     #[arg(long, requires = "holder_key")]
     bearer_children: bool,
-    /// The signing key; DATA/keys/operator.jwk where it is not said.
+    /// The signing key. Default: DATA/keys/operator.jwk.
     #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Print a handle (ts_…) in the token's place: short, and renewed without a change for its agent (token renew).
+    /// Print a handle (ts_…) instead of the token. It is short, and `token renew` does not change
+    /// it.
     #[arg(long, conflicts_with_all = ["offline", "holder_key"])]
     handle: bool,
-    /// Only sign; do not register. Where the gateway or its log is at hand, it is recorded there; elsewhere that is said.
+    /// Only sign, do not register. If the gateway or its log is available, the token is recorded.
+    /// Otherwise a note says that it is not.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -105,9 +111,10 @@ pub(super) struct Issue {
 
 #[derive(Args)]
 pub(super) struct Given {
-    /// The token or handle; - reads it from standard input, so that it does not show in the list of processes.
+    /// The token or handle. - reads it from standard input, so that the process list does not show
+    /// it.
     token: String,
-    /// Verify with the config's JWK Sets alone: revocations and standing are not asked.
+    /// Verify only with the config's JWK Sets, without revocations and status.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -116,20 +123,21 @@ pub(super) struct Given {
 
 #[derive(Args)]
 pub(super) struct Revoke {
-    /// A token's id or its jti, a handle's id, the token or handle itself; or - to read one of them from standard input.
+    /// A token's id or its jti, a handle's id, or the token or handle itself. - reads it from
+    /// standard input.
     #[arg(allow_hyphen_values = true)]
     token: String,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long)]
     reason: String,
-    /// Act on the data folder of a gateway that does not run, also where it is found and not named.
+    /// Act on the data folder of a stopped gateway, even if it was found and not named.
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     place: Place,
 }
 
-/// What may be said of a token or handle on the terminal: its id. What else was given may be a name or a secret, and is not
+/// The id of a token or handle, which may be printed. Other input may be a secret, and is not
 /// repeated.
 fn id_of(given: &str) -> Option<String> {
     let own = handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
@@ -155,7 +163,7 @@ impl Verb {
                         }
                     }
                 }
-                eprintln!("nothing of this was verified; token-shield token verify does that");
+                eprintln!("nothing of this was verified; use token-shield token verify for that");
                 Ok(())
             }
             Self::Renew(renew) => renew.run().await,
@@ -223,11 +231,12 @@ impl Issue {
     }
 }
 
-/// Records that a token was signed and not registered, and gives the record's index. Whoever has the signing key can sign without
-/// this program, so a token that cannot be recorded is signed all the same: that is said.
+/// Records that a token was signed and not registered, and returns the record's index. The owner of
+/// the signing key could sign without this program. So a token that cannot be recorded is signed
+/// even so, with a note.
 async fn recorded(place: &Place, config: &Config, token: &str) -> Option<u64> {
     if !config.audit.dir.exists() && !config.proxy.admin.exists() {
-        eprintln!("note: not recorded: neither the gateway nor its log is here");
+        eprintln!("note: not recorded: the gateway and its log are not on this machine");
         return None;
     }
     match send(place, Request::Command(Command::TokenSigned { token: token.to_owned() })).await {
@@ -248,7 +257,8 @@ impl Given {
         if self.token == "-" { Ok(std::io::read_to_string(std::io::stdin())?) } else { Ok(self.token.clone()) }
     }
 
-    /// Asks the gateway, or the books where none runs; `--offline` goes by the config's JWK Sets alone.
+    /// Asks the gateway, or its state if it does not run. `--offline` uses only the config's JWK
+    /// Sets.
     async fn verify(&self) -> Result<(), Failure> {
         let text = self.read()?;
         let row = if self.offline {

@@ -23,7 +23,7 @@ pub(super) struct Upgrade {
 
 impl Upgrade {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        // The running gateway reads its config itself: faults in it are its successor's to name.
+        // The successor reads the config and reports its faults.
         let target = self.place.find()?;
         let data = target.data_folder()?;
         let path = socket(&data);
@@ -48,11 +48,11 @@ impl Upgrade {
                 Ok(())
             }
             Word::Refused(why) => {
-                let message = format!("{why}; the gateway that runs goes on");
+                let message = format!("{why}; the running gateway continues to serve");
                 Err(Fault { exit: REFUSED, code: "upgrade", message }.into())
             }
             Word::Upgrade | Word::TakeOver(_) | Word::Passed(_) | Word::Ready | Word::Failed(_) | Word::Go => {
-                Err("the running gateway says something else".into())
+                Err("the running gateway sent an unexpected answer".into())
             }
         }
     }
@@ -63,6 +63,6 @@ fn unreached(path: &Path, error: &io::Error) -> Fault {
     if error.kind() == ErrorKind::PermissionDenied {
         return Fault::failed("not-owner", format!("{shown}: {error}; run this as the gateway's user, or as root"));
     }
-    let hint = "no gateway that can be upgraded runs there: token-shield serve starts one, and dev starts none";
+    let hint = "no gateway that can be upgraded runs there: token-shield serve starts one, but dev does not";
     Fault::failed("not-running", format!("{shown}: {error}; {hint}"))
 }

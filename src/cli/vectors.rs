@@ -1,4 +1,4 @@
-//! `token-shield token verify-vectors`: a stranger's corpus through the very code that guards the door.
+//! `token-shield token verify-vectors`: runs test vectors through the gateway's own verification.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,24 +15,26 @@ use crate::keyring::{Issuer, Keyring};
 use crate::refusal::Refusal;
 use crate::token::{IssuerPolicy, LIST_MAX, PostQuantum, Presented, Principals, jwk, verify, verify_signatures};
 
-/// Longest life of a token where a vector does not say one: any.
+/// The longest lifetime of a token if a vector has none: no limit.
 const EVER: u64 = u64::MAX;
 
 #[derive(Args)]
 pub(super) struct Vectors {
-    /// A file of vectors, one JSON object a line: {"id","token","jwks":{"keys":[…]},"iss","aud","now"}; - is standard input.
+    /// A file with vectors, one JSON object a line:
+    /// {"id","token","jwks":{"keys":[…]},"iss","aud","now"}. - is standard input.
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// Ask about header, key and signature alone.
+    /// Check only header, key and signature.
     #[arg(long)]
     signature_only: bool,
-    /// Print results and errors as JSON, an object a line; results are so anyway.
+    /// Print errors as JSON too, one object a line. Results are always JSON.
     #[arg(long)]
     #[allow(dead_code, reason = "read for errors, whatever the command")]
     json: bool,
 }
 
-/// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy; without them everything is taken.
+/// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy. Without them,
+/// everything is allowed.
 #[derive(Deserialize)]
 struct Vector {
     id: serde_json::Value,
@@ -73,7 +75,7 @@ impl Vectors {
 }
 
 impl Vector {
-    /// What the door says; the outer error is one of the vector itself.
+    /// The gateway's decision. The outer error is a fault of the vector itself.
     fn verdict(&self, signature_only: bool) -> Result<Result<(), Refusal>, String> {
         let keys = jwk::read_set(&self.jwks.to_string()).map_err(|fault| format!("jwks: {fault}"))?;
         let post_quantum = match self.pq.as_deref() {

@@ -39,7 +39,7 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     config.map(|config| Config { policy: policy(text), ..config }).ok_or(Faults(Vec::new()))
 }
 
-/// The hash of a config's text, as records have it.
+/// The hash of a config's text, as it is in records.
 pub(super) fn policy(text: &str) -> String {
     crate::id::TokenId(sha256(text.as_bytes())).to_string()
 }
@@ -96,7 +96,8 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let admin = listen_section.parsed("admin", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
     let admin = admin.unwrap_or_else(|| data.join("admin.sock"));
     let trusted_proxies = networks(&listen_section, "trusted_proxies");
-    // Every section is closed before the first missing value ends the reading: all faults are said at once.
+    // All sections are closed before a missing value ends the reading. So one error lists all
+    // faults.
     listen_section.close();
     let (audit, keep, auditors) =
         audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
@@ -118,7 +119,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     Some(Config { name: name?, data, guard, proxy, audit, keep, policy: String::new(), warnings })
 }
 
-/// How long answers may be.
+/// The length limits of answers.
 fn answers(limits: &Section<'_>) -> AnswerLimits {
     AnswerLimits {
         each: limits.number("answer_bytes_per_token").filter(|each| *each > 0).unwrap_or(256),
@@ -136,7 +137,7 @@ fn audit(
     let mut log = Log::of_data(data, name);
     log.sealed = choice(&section, "records", &[("sealed", true), ("plain", false)]).unwrap_or(true);
     if !log.sealed {
-        warnings.push("[audit] records = \"plain\": whoever reads the log reads who asked for what".to_owned());
+        warnings.push("[audit] records = \"plain\": everyone with the log can read who asked for what".to_owned());
     }
     log.reserve = section.bytes("reserve").unwrap_or(log.reserve);
     log.signing_key = secret(&section, "signing_key", base);
@@ -144,14 +145,14 @@ fn audit(
     let to = section.text("archive").map(|path| base.join(path));
     let keep = section.duration("keep").map(|keep| Keep { keep, to: to.clone() });
     if to.is_some() && keep.is_none() {
-        section.fault("archive", "needs keep, which says when records go there");
+        section.fault("archive", "needs keep, the age at which records are moved there");
     }
     let auditors = auditors(&section, base);
     section.close();
     (log, keep, auditors)
 }
 
-/// Who may have the log's tree.
+/// Who may read the log's tree.
 fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
     let socket = section.parsed("listen", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
     let credential = secret(section, "auditor", base);
@@ -162,7 +163,7 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            root.fault(key, format!("{name:?} is named twice"));
+            root.fault(key, format!("{name:?} is in the config twice"));
         }
     }
 }
@@ -188,8 +189,7 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
     }
     if tls.is_none() && !address.ip().is_loopback() && !danger {
-        section
-            .fault("api", "a listener that takes tokens beyond loopback needs tls = { cert, key } (or danger_plaintext = true)");
+        section.fault("api", "an address other than loopback needs tls = { cert, key } (or danger_plaintext = true)");
         return None;
     }
     Some(Listen { publish_keys, address, tls })

@@ -8,7 +8,7 @@ use crate::guard::cache_salt::CacheScope;
 use crate::guard::settings::{Answers, Caps, Class, Requests};
 use crate::model::UnknownFields;
 
-/// The class of an agent that nobody registered, where the config says nothing.
+/// The class of an unregistered agent, if the config has no `[class.default]`.
 pub(super) fn tightest(name: &str) -> Class {
     let caps = Caps { rps: None, rpm: Some(120), burst: None, in_flight: Some(8) };
     let cache_scope = CacheScope::Principal;

@@ -1,4 +1,4 @@
-//! Which endpoints are controlled, and how classes keep the doors of egress.
+//! Which endpoints are controlled, and what the filters of each class do.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::guard::settings::{Answers, Called, Door, Fetch, Reply, Requests};
 
 /// Where resolvers listen (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
-/// Pieces of content that one request may have fetched, at the most: as many as its records list.
+/// The most pieces of content that one request may need: a record lists no more.
 const COUNT_MAX: usize = 16;
 
-/// The lists, each for its use, how content is fetched, and the tools by which agents reach out.
+/// The lists by use, the settings for fetches, and the tools by which agents reach out.
 pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> (Lists, Fetch, Vec<Pattern>) {
     let entries = |key| {
         let mut entries: Vec<Entry> = Vec::new();
@@ -25,10 +25,8 @@ pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t
             match text.parse() {
                 Ok(entry) => entries.push(entry),
                 Err(why) => {
-                    section.fault(
-                        key,
-                        format!("{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (without a port 443 is meant): {why}"),
-                    );
+                    section
+                        .fault(key, format!("{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (the default port is 443): {why}"));
                 }
             }
         }
@@ -42,15 +40,12 @@ pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t
         match Pattern::read(&text) {
             Some(pattern) => tools.push(pattern),
             None => {
-                section.fault("fetch_tools", format!("{text:?} is not the name of a tool, or the beginning of names and a *"))
+                section.fault("fetch_tools", format!("{text:?} is neither the name of a tool nor a prefix with * at its end"))
             }
         }
     }
     if tools.is_empty() && !lists.tunnel.is_empty() {
-        section.fault(
-            "tunnel",
-            "is asked about the tools of fetch_tools alone, and there are none; a rule that is not enforced is not accepted",
-        );
+        section.fault("tunnel", "has no effect without fetch_tools; a rule without effect is refused");
     }
     section.close();
     (lists, fetch, tools)
@@ -72,7 +67,7 @@ fn fetch(section: Section<'_>, base: &Path) -> Fetch {
     fetch
 }
 
-/// What becomes of what an answer would make its reader reach.
+/// What the response filter of a class does.
 pub(super) fn answers(section: Section<'_>) -> Answers {
     let reply = |key| {
         let replies = [("report", Reply::Report), ("strip", Reply::Strip), ("block", Reply::Block)];
@@ -85,7 +80,7 @@ pub(super) fn answers(section: Section<'_>) -> Answers {
     answers
 }
 
-/// How a class keeps the doors of requests.
+/// What the request filter of a class does.
 pub(super) fn requests(section: Section<'_>) -> Requests {
     let content = [("block", Door::Block), ("strip", Door::Strip), ("inline", Door::Inline)];
     let tools = [("block", Door::Block), ("strip", Door::Strip)];

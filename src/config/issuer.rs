@@ -12,11 +12,12 @@ use crate::guard::settings::{Caps, Issuer, Jwks};
 use crate::proxy::settings::Target;
 use crate::token::{LIST_MAX, PostQuantum, Principals};
 
-/// More entries than a list of a token of 40 KiB can have are not asked for.
+/// A token of 40 KiB cannot have a longer list.
 const LIST_CAP: usize = 4096;
 
-/// The principals that an issuer may speak for. One issuer alone speaks for all where nothing is said; of `several` each must
-/// say it, because a principal's limits, prompt cache and records are its own.
+/// The principals that an issuer may speak for. The default of a single issuer is all principals.
+/// If there are `several`, each needs the key: a principal's limits, prompt cache and records must
+/// belong to one issuer.
 fn principals(section: &Section<'_>, several: bool) -> Principals {
     let principals = section.texts("principals");
     let wrong = |pattern: &&String| {
@@ -24,7 +25,7 @@ fn principals(section: &Section<'_>, several: bool) -> Principals {
         name.contains('*') || !pattern.bytes().all(|byte| byte.is_ascii_graphic()) || pattern.len() > 256
     };
     if let Some(pattern) = principals.iter().find(wrong) {
-        section.fault("principals", format!("{pattern:?} is not a principal, or the beginning of one with * behind it"));
+        section.fault("principals", format!("{pattern:?} is neither a principal nor a prefix with * at its end"));
     }
     if principals.is_empty() && several {
         let fault = "must name the principals that this issuer may speak for, because there are several issuers \
@@ -51,7 +52,8 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPr
     (issuers, principals)
 }
 
-/// Tells each issuer what belongs to the others. One pattern at two issuers is refused: a principal belongs to one.
+/// Tells each issuer which patterns belong to the others. The same pattern at two issuers is
+/// refused, because a principal belongs to one issuer.
 fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
     let patterns: Vec<Vec<String>> = issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
     for (place, issuer) in issuers.iter_mut().enumerate() {
@@ -64,8 +66,8 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
                 continue;
             };
             let fault = format!(
-                "{} and {} both name {pattern:?} in principals; a principal belongs to one issuer, to the one that names it \
-                 most exactly (\"support:*\" before \"*\")",
+                "{} and {} both have {pattern:?} in principals; a principal belongs to one issuer, the one with the most exact \
+                 match (\"support:*\" before \"*\")",
                 one.iss, other.iss
             );
             root.fault("issuer", fault);
@@ -83,7 +85,7 @@ fn principal(root: &Section<'_>, issuers: &[Issuer], (name, caps): (String, Caps
     };
     let former = into.entry(issuer.iss.clone()).or_default().insert(name.clone(), caps);
     if former.is_some() {
-        root.fault("principal", format!("{name:?} has caps of its own at its [[issuer]] already"));
+        root.fault("principal", format!("{name:?} already has caps of its own at its [[issuer]]"));
     }
 }
 
@@ -112,7 +114,7 @@ fn issuer(section: Section<'_>, base: &Path, several: bool, caps: &mut CapsOfPri
     let principals = principals(&section, several);
     let token_list = section.number("token_list").and_then(|count| usize::try_from(count).ok()).unwrap_or(LIST_MAX);
     if !(1..=LIST_CAP).contains(&token_list) {
-        section.fault("token_list", format!("must be 1 to {LIST_CAP}: entries that a list of a token may have"));
+        section.fault("token_list", format!("must be 1 to {LIST_CAP}: the most entries of a list in a token"));
     }
     section.not_enforced(&["pop"]);
     let own: BTreeMap<String, Caps> =

@@ -1,4 +1,5 @@
-//! From the file to a checked [`Config`]: every fault at once, each with its key, its line and what is allowed.
+//! From the file to a checked [`Config`]. One error lists all faults, each with its key, its line
+//! and the allowed values.
 
 mod bind;
 mod class;
@@ -22,39 +23,40 @@ pub use units::{bytes, duration};
 /// A config that was checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The gateway's name: log origin and metrics.
+    /// The gateway's name: the origin of its log, and in metrics.
     pub name: String,
-    /// The folder of all state.
+    /// The data folder.
     pub data: PathBuf,
-    /// What the questions go by.
+    /// The settings of the checks.
     pub guard: guard::settings::Settings,
-    /// What the data plane goes by.
+    /// The settings of the data plane.
     pub proxy: proxy::settings::Settings,
-    /// Where the log lies, and how it is kept.
+    /// The settings of the log.
     pub audit: log::Settings,
-    /// How long records are kept; for ever where nothing is said.
+    /// How long records are kept. `None`: for ever.
     pub keep: Option<Keep>,
-    /// The hash of the text that it was read from: SHA-256 in base64url, `policy` in records.
+    /// The hash of the config's text: SHA-256 in base64url, `policy` in records.
     pub policy: String,
-    /// What weakens the gateway; logged at every start.
+    /// Settings that weaken the gateway. Logged at every start.
     pub warnings: Vec<String>,
 }
 
-/// Reads a config; `base` is the folder that relative paths are relative to.
+/// Reads a config. Relative paths start at the folder `base`.
 ///
 /// # Errors
-/// Every fault.
+/// All faults of the config.
 pub fn read(text: &str, base: &Path) -> Result<Config, Faults> {
     bind::config(text, base)
 }
 
-/// The hash of a config's text, as records have it: SHA-256 in base64url.
+/// The hash of a config's text, as it is in records: SHA-256 in base64url.
 #[must_use]
 pub fn policy(text: &str) -> String {
     bind::policy(text)
 }
 
-/// Where an upstream's URL leads, and what stands before `/v1` in its path; `None` where it is not one.
+/// The target of an upstream's URL, and the part of its path before `/v1`. `None`: the URL is
+/// invalid.
 #[must_use]
 pub fn upstream_url(url: &str) -> Option<(proxy::settings::Target, String)> {
     server::target(url, Path::new(""), None)

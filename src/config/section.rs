@@ -1,4 +1,5 @@
-//! One table of the file while it is read: typed look-ups that collect faults instead of stopping at the first.
+//! One table of the config while it is read. Typed look-ups collect all faults; they do not stop at
+//! the first one.
 
 use crate::spelling::nearest;
 use std::cell::RefCell;
@@ -17,7 +18,7 @@ use super::units;
 pub struct Fault {
     /// The line, from 1.
     pub line: usize,
-    /// The key's whole path.
+    /// The key's full path.
     pub key: String,
     /// What is wrong, and what is allowed.
     pub what: String,
@@ -39,7 +40,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// Where faults are written down.
+/// Collects faults.
 pub(super) struct Book<'t> {
     text: &'t str,
     faults: RefCell<Vec<Fault>>,
@@ -62,7 +63,7 @@ impl<'t> Book<'t> {
     }
 }
 
-/// A table and what was asked of it.
+/// A table, and the keys that the program asked for.
 pub(super) struct Section<'t> {
     book: &'t Book<'t>,
     table: &'t DeTable<'t>,
@@ -85,7 +86,7 @@ impl<'t> Section<'t> {
         self.table.get(key)
     }
 
-    /// Writes a fault about `key` down.
+    /// Adds a fault about `key`.
     pub(super) fn fault(&self, key: &str, what: impl Into<String>) {
         let at = self.table.get(key).map_or(self.span.start, |value| value.span().start);
         self.book.fault(at, &self.key(key), what);
@@ -111,13 +112,13 @@ impl<'t> Section<'t> {
         self.text(key)
     }
 
-    /// A text that `parse` reads, or a fault that says what is `allowed`.
+    /// A text that `parse` accepts, or a fault that says what is `allowed`.
     pub(super) fn parsed<T>(&self, key: &'static str, allowed: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         self.read(key, allowed, |value| value.as_str().and_then(parse))
     }
 
     pub(super) fn number(&self, key: &'static str) -> Option<u64> {
-        self.read(key, "a whole number from 0 on", |value| {
+        self.read(key, "a whole number, 0 or more", |value| {
             value.as_integer().filter(|number| number.radix() == 10).and_then(|number| number.as_str().parse().ok())
         })
     }
@@ -145,7 +146,7 @@ impl<'t> Section<'t> {
         read.unwrap_or_default()
     }
 
-    /// The table under `key`; an absent one reads as empty.
+    /// The table under `key`. A missing one reads as empty.
     pub(super) fn table(&self, key: &'static str, empty: &'t DeTable<'t>) -> Self {
         let found = self.value(key);
         let table = found.and_then(|value| value.get_ref().as_table());
@@ -156,7 +157,7 @@ impl<'t> Section<'t> {
         Self::new(self.book, table.unwrap_or(empty), self.key(key), span)
     }
 
-    /// The table under `key`, if it is there.
+    /// The table under `key`, if it exists.
     pub(super) fn optional_table(&self, key: &'static str, empty: &'t DeTable<'t>) -> Option<Self> {
         self.table.contains_key(key).then(|| self.table(key, empty))
     }
@@ -199,16 +200,16 @@ impl<'t> Section<'t> {
         sections
     }
 
-    /// Keys that a later build enforces, and that are refused until then.
+    /// Keys that only a later version enforces. This version refuses them.
     pub(super) fn not_enforced(&self, keys: &[&'static str]) {
         for key in keys {
             if self.value(key).is_some() {
-                self.fault(key, "is not enforced by this build; a rule that is not enforced is not accepted");
+                self.fault(key, "has no effect in this version; a rule without effect is refused");
             }
         }
     }
 
-    /// Every key that nobody asked for is a fault.
+    /// Each key that the program did not ask for is a fault.
     pub(super) fn close(self) {
         let asked = self.asked.borrow();
         for (key, _) in self.table {
@@ -218,7 +219,7 @@ impl<'t> Section<'t> {
             }
             let what = match nearest(asked.iter().copied(), name) {
                 Some(near) => format!("is not a key here; did you mean {near}?"),
-                None => format!("is not a key here; known are {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
+                None => format!("is not a key here; the keys are {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
             };
             self.book.fault(key.span().start, &self.key(name), what);
         }

@@ -88,7 +88,7 @@ pub(super) fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable
     Some(upstream)
 }
 
-/// True where a host cannot be another machine: `localhost` (RFC 6761 section 6.3) or a loopback address.
+/// True if a host is this machine: `localhost` (RFC 6761 section 6.3) or a loopback address.
 fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(address) => address.to_canonical().is_loopback(),
@@ -99,7 +99,7 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Where a URL leads, and what stands before `/v1` in its path.
+/// The target of a URL, and the part of its path before `/v1`.
 pub(super) fn target(url: &str, base: &Path, ca: Option<PathBuf>) -> Option<(Target, String)> {
     if url == "echo:" {
         return Some((Target::Echo, String::new()));
@@ -111,7 +111,7 @@ pub(super) fn target(url: &str, base: &Path, ca: Option<PathBuf>) -> Option<(Tar
     let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let path = uri.path().trim_end_matches('/');
-    // OpenAI clients are given the address with /v1; the same address works here.
+    // OpenAI clients get the address with /v1. The same address is accepted here.
     let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
     if uri.query().is_some() || host.is_empty() {
         return None;

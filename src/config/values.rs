@@ -23,7 +23,7 @@ pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::I
 }
 
 pub(super) fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
-    section.parsed(key, "\"file:PATH\", \"env:NAME\" or \"cred:NAME\"; secrets are never written into the config", |text| {
+    section.parsed(key, "\"file:PATH\", \"env:NAME\" or \"cred:NAME\"; the secret itself must not be in the config", |text| {
         SecretRef::read(text, base)
     })
 }

@@ -1,4 +1,5 @@
-//! The admin API: one JSON request, one JSON reply, over a Unix socket of mode 0600. Who connects is who the kernel says.
+//! The admin API: one JSON request, one JSON reply, over a Unix socket of mode 0600. The kernel
+//! tells the uid of the caller.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +18,13 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use crate::control::bounded::Bounded;
 use crate::control::{Command, Control, Operator, Question, Reply};
 
-/// Commands and questions worked on at once; others wait.
+/// Commands and questions that are handled at once. Others wait.
 const COMMANDS_MAX: usize = 64;
 
-/// The header in which root's command names the uid of who became root by sudo.
+/// The header in which root's command names the uid of the user who became root with sudo.
 pub const ASKER: &str = "token-shield-asker";
 
-/// What is sent.
+/// A request of a command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Request {
@@ -33,17 +34,17 @@ pub enum Request {
     Question(Question),
 }
 
-/// What comes back.
+/// The answer to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// It was done, or is so.
+    /// It was done, or this is the state.
     Done(Reply),
     /// It was refused.
     Refused {
-        /// A word for programs ([`CODES`](crate::control::CODES)).
+        /// A code for programs ([`CODES`](crate::control::CODES)).
         code: String,
-        /// Why, for a person.
+        /// The reason, for people.
         message: String,
     },
 }
@@ -57,10 +58,10 @@ impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Peer {
     }
 }
 
-/// Binds the admin socket; a socket that nobody listens on any more is removed first.
+/// Binds the admin socket. A stale socket is removed first.
 ///
 /// # Errors
-/// When the path cannot be bound, or somebody listens there.
+/// If the path cannot be bound, or a process listens there.
 pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
     bind_for(path, 0o600)
 }
@@ -86,20 +87,20 @@ async fn answer(
     headers: HeaderMap,
     Json(request): Json<Request>,
 ) -> (StatusCode, Json<Answer>) {
-    // The socket's mode says the same; this also holds in the moment before the mode is set.
+    // The socket's mode enforces this too, but only after the mode is set.
     let own = rustix::process::geteuid().as_raw();
     let Some(uid) = uid.filter(|uid| *uid == 0 || *uid == own) else {
         let message = "only root and the gateway's own user are operators".to_owned();
         return (StatusCode::FORBIDDEN, Json(Answer::Refused { code: "not-owner".to_owned(), message }));
     };
-    // Root, which could write anything, names who became root by sudo.
+    // Root may name the user who became root with sudo. Root could write anything anyway.
     let asker = headers.get(ASKER).and_then(|value| value.to_str().ok()?.parse::<u32>().ok()).filter(|_| uid == 0);
     let answer = perform(&control, &Operator(format!("uid:{}", asker.unwrap_or(uid))), request).await;
     let status = if matches!(answer, Answer::Done(_)) { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     (status, Json(answer))
 }
 
-/// Carries a request out, whoever brings it.
+/// Executes a request.
 pub async fn perform(control: &Arc<Control>, operator: &Operator, request: Request) -> Answer {
     let done = match request {
         Request::Command(command) => control.apply(operator, command).await,

@@ -1,4 +1,5 @@
-//! Listeners that have a bounded number of connections at once: others wait in the backlog, and take no descriptor.
+//! Listeners with a limited number of connections. Others wait in the backlog and take no
+//! descriptor.
 
 use std::io;
 use std::pin::Pin;
@@ -13,10 +14,10 @@ use tokio::time::{Instant, Sleep};
 
 /// How long a connection may be silent.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// How long it may be where others wait for its place, and how often that is looked at.
+/// How long it may be silent while others wait, and how often this is checked.
 const IDLE_SHORT: Duration = Duration::from_secs(5);
 
-/// A listener with a bounded number of connections at once.
+/// A listener with a limited number of connections.
 pub struct Bounded<L> {
     listener: L,
     places: Arc<Semaphore>,
@@ -24,13 +25,13 @@ pub struct Bounded<L> {
 }
 
 impl<L> Bounded<L> {
-    /// At most `connections_max` at once of `listener`.
+    /// At most `connections_max` connections of `listener` at once.
     #[must_use]
     pub fn new(listener: L, connections_max: usize) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(connections_max)), ends_idle: false }
     }
 
-    /// The same, with an end of connections on which nothing comes and nothing goes. Not for operators: a command may take long.
+    /// Also ends silent connections. Not for operators, because a command may take long.
     #[must_use]
     pub fn with_idle_limit(mut self) -> Self {
         self.ends_idle = true;
@@ -59,14 +60,14 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-/// A connection and its place.
+/// A connection and its permit.
 pub struct Held<S> {
     stream: S,
     idle: Option<Idle>,
     _place: OwnedSemaphorePermit,
 }
 
-/// When something came or went last.
+/// The time of the last byte in either direction.
 struct Idle {
     places: Arc<Semaphore>,
     moved: Instant,
@@ -89,7 +90,7 @@ impl Idle {
 }
 
 impl<S> Held<S> {
-    /// What the connection does, or its end where it does nothing for too long.
+    /// The result of the connection, or an error if it is silent for too long.
     fn timed<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let Some(idle) = &mut self.idle else { return polled };
         if polled.is_ready() {

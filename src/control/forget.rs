@@ -1,4 +1,4 @@
-//! A principal is forgotten: whoever acts in its name is stopped first, then the key of its records is destroyed.
+//! Forgets a principal: revokes all that acts in its name, then destroys the key of its records.
 
 use std::sync::PoisonError;
 
@@ -9,38 +9,39 @@ use crate::audit::store::vault::VaultFault;
 use crate::id::{AgentName, Principal};
 use crate::registry::{Standing as Stands, Token};
 
-/// What an operator should know who has a principal forgotten.
-pub(super) const STAYS: &str = "what stays: the gateway's log lines outside this log, exports and disclosures that were handed out, \
-    record keys in backups, the names of its agents in commands about them (token-shield agent list shows those that were \
-    stopped), and its own name, with the reasons, in records of principal suspend and release. What was stopped and asks again is \
-    counted by its network, without a name. A token in its name that is not registered here brings the name back with its next \
-    request: revoke it, or its key";
+/// A note for the operator: what `audit forget` does not remove.
+pub(super) const STAYS: &str = "what stays: log lines of the gateway; exports and disclosures that were handed out; record keys in \
+    backups; the names of its agents in commands about them (token-shield agent list shows the stopped ones); and its own name \
+    and the reasons in records of principal suspend and release. Requests of stopped agents are counted by network, without a \
+    name. An unregistered token in its name brings the name back with its next request: revoke that token, or its key";
 /// Names that a refusal lists.
 const LISTED: usize = 8;
 
-/// Who acts in a principal's name.
+/// Everything that acts in a principal's name.
 #[derive(Default)]
 struct Acting {
-    /// Its agents that are active, and serve no other principal.
+    /// Its active agents that act for no other principal.
     agents: Vec<AgentName>,
-    /// Its registered tokens that still hold, those behind handles too.
+    /// Its valid registered tokens, also those with handles.
     tokens: Vec<Token>,
 }
 
 impl Control {
-    /// What stays of a principal after it is forgotten: its standing too, where it is stopped, for that keeps its tokens out.
+    /// The note about what stays of a principal. The status of a stopped one stays too, because it
+    /// makes the gateway refuse its tokens.
     pub(super) fn what_stays(&self, principal: &str) -> String {
         let stopped = self.registry.stopped_principals();
         let Some((name, standing)) = stopped.iter().find(|(name, _)| **name == *principal) else { return STAYS.to_owned() };
         let reason = standing.reason().map(|(since, why)| format!(" since {since}: {why}")).unwrap_or_default();
         format!(
-            "{STAYS}. Its standing stays too, so that it goes on to be refused: {name} is {}{reason} (token-shield principal list \
-             shows it, token-shield principal release ends it)",
+            "{STAYS}. Its status stays too, so that its requests are still refused: {name} is {}{reason} (token-shield principal \
+             list shows it, token-shield principal release ends it)",
             standing.as_str()
         )
     }
 
-    /// The records of a principal that is forgotten: with `revoke` those of its tokens, handles and agents being revoked before.
+    /// The records for a principal to be forgotten. With `revoke`, its tokens, handles and agents
+    /// are revoked first.
     pub(super) fn forgotten(
         &self,
         principal: &Principal,
@@ -87,12 +88,12 @@ impl Control {
         self.registry.agent(agent.as_str()).is_none_or(|row| row.standing == Stands::Active)
     }
 
-    /// Destroys a record key, and lets the books and the memory go of whom it was for.
+    /// Destroys a record key, and removes its principal from the state and the memory.
     pub(super) fn forget(&self, record_key: &str) -> Result<(), ControlFault> {
         let id: RecordKeyId = record_key.parse().map_err(|_| VaultFault::Unknown)?;
         let mut vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
         let principal = vault.principals().find(|(_, known)| *known == id).map(|(principal, _)| principal.to_owned());
-        // Crash before this: the record stands, and the next start destroys the key.
+        // After a crash before this line, the record exists, and the next start destroys the key.
         vault.destroy(&id)?;
         drop(vault);
         let Some(principal) = principal.and_then(|principal| principal.parse().ok()) else { return Ok(()) };
@@ -107,7 +108,7 @@ impl Control {
 }
 
 impl Acting {
-    /// Who it is, for whoever is to stop them.
+    /// Their names, for the operator who must stop them.
     fn names(&self) -> String {
         let tokens = self.tokens.iter().map(|token| format!("token {} of {}", token.id, token.agent));
         let mut names: Vec<String> =

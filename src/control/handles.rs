@@ -9,7 +9,7 @@ use crate::registry::{Handle, Token};
 use crate::token::{Keys as _, Presented, Verified, handle, verify};
 
 impl Control {
-    /// The records of a new handle, its token and, where it is new, its agent.
+    /// The records of a new handle, its token, and its agent if that is new.
     pub(super) fn handle_set(
         &self,
         handle: &str,
@@ -27,19 +27,19 @@ impl Control {
         Ok(events)
     }
 
-    /// The records of a newer token behind a handle.
+    /// The records of a newer token of a handle.
     pub(super) fn handle_renewed(&self, handle: &str, token: String) -> Result<Vec<Event>, ControlFault> {
         let known = self.live_handle(handle)?;
         let verified = self.carried(&token)?;
         if *verified.agent() != known.agent {
-            return Err(ControlFault::Handle("the token is another agent's"));
+            return Err(ControlFault::Handle("the token belongs to another agent"));
         }
         let mut events = self.registration(&verified, None)?;
         events.push(self.put_behind(known.id, (token, &verified), known.until)?);
         Ok(events)
     }
 
-    /// What a handle stands for, its token included: an operator who renews it signs the same again.
+    /// A handle with its token. An operator who renews the handle signs the same claims again.
     pub(super) fn handle_row(&self, handle: &str) -> Option<serde_json::Value> {
         let known = self.handle_meant(handle)?;
         Some(serde_json::json!({
@@ -51,14 +51,14 @@ impl Control {
         }))
     }
 
-    /// The handle that is meant: by its identity, or by itself.
+    /// The named handle, by its id or by the handle itself.
     pub(super) fn handle_meant(&self, text: &str) -> Option<std::sync::Arc<Handle>> {
         let by_id = text.parse().ok().and_then(|id: HandleId| self.registry.handle(&id));
         by_id.or_else(|| handle::id(text).and_then(|id| self.registry.handle(&id)))
     }
 
-    /// The records of a registered token's end. One that stands behind a handle, or did, takes the handle with it: whoever names
-    /// it means what the handle gives.
+    /// The records that revoke a registered token. If it has or had a handle, the handle is revoked
+    /// too: who names the token means the access that the handle gives.
     pub(super) fn row_revoked(&self, row: Token, reason: String) -> Result<Vec<Event>, ControlFault> {
         let mut events = Vec::new();
         let held = row.handle.and_then(|handle| self.registry.handle(&handle)).filter(|held| held.revoked.is_none());
@@ -72,13 +72,13 @@ impl Control {
         Ok(events)
     }
 
-    /// Whether the issuer of a token lets handles stand for it.
+    /// Whether the issuer of a token allows handles.
     pub(super) fn by_handle(&self, verified: &Verified) -> Result<(), Refusal> {
         let on = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
         if on { Ok(()) } else { Err(Code::HandlesOff.into()) }
     }
 
-    /// The records of a handle's end. The token behind it ends too: it was meant for nobody else.
+    /// The records that revoke a handle. Its token is revoked too, because only the handle uses it.
     pub(super) fn handle_revoked(&self, known: &Handle, reason: String) -> Result<Vec<Event>, ControlFault> {
         let revoked = self.token_revoked(known.token, reason.clone())?;
         Ok(vec![Event::HandleRevoked { handle: known.id, agent: known.agent.clone(), reason }, revoked])
@@ -93,12 +93,12 @@ impl Control {
         let known = self.handle_meant(text).ok_or(ControlFault::UnknownToken)?;
         let token_revoked = self.registry.token(&known.token).is_some_and(|row| row.revoked.is_some());
         if known.revoked.is_some() || token_revoked {
-            return Err(ControlFault::Handle("it was revoked and stays so; issue a new handle"));
+            return Err(ControlFault::Handle("it is revoked for ever; issue a new handle"));
         }
         Ok(known)
     }
 
-    /// The record of a token behind a handle, for as long as the handle may stand.
+    /// The record of a handle's token, which must not outlive the handle.
     fn put_behind(
         &self,
         handle: HandleId,
@@ -106,22 +106,21 @@ impl Control {
         until: Option<Timestamp>,
     ) -> Result<Event, ControlFault> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(ControlFault::Handle("the token has more than 10,000 bytes: name fewer models"));
+            return Err(ControlFault::Handle("the token has more than 10,000 bytes: it lists too many models"));
         }
-        self.by_handle(verified)
-            .map_err(|_| ControlFault::Handle("the issuer's tokens are not taken by handle (handles = \"off\")"))?;
+        self.by_handle(verified).map_err(|_| ControlFault::Handle("the issuer does not allow handles (handles = \"off\")"))?;
         if until.is_some_and(|until| verified.expires() > until) {
             return Err(ControlFault::Handle("the token would outlive the handle (--until)"));
         }
         let behind = self.registry.token(verified.id()).and_then(|row| row.handle);
         if behind.is_some_and(|other| other != handle) {
-            return Err(ControlFault::Handle("the token stands behind another handle"));
+            return Err(ControlFault::Handle("the token already has another handle"));
         }
         let (agent, principal) = (verified.agent().clone(), verified.principal().clone());
         Ok(Event::HandleSet { handle, token, id: *verified.id(), agent, principal, until })
     }
 
-    /// The token, if whoever has it may use it.
+    /// The token, if it is valid now.
     fn carried(&self, text: &str) -> Result<Verified, ControlFault> {
         let presented = Presented::read(text).map_err(|refusal| ControlFault::refused(&refusal))?;
         verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(|refusal| ControlFault::refused(&refusal))

@@ -1,4 +1,5 @@
-//! The life of a command: checked against the books, sealed, then applied. The only door through which state changes.
+//! The life of a command: checked against the state, recorded, then applied. State changes only
+//! here.
 
 pub mod api;
 pub mod bounded;
@@ -34,62 +35,62 @@ pub use rows::taken;
 use rows::{agent_row, handle_row, holder_row, key_row, token_row};
 pub use words::{About, Command, Operator, Question, Reply, Verb};
 
-/// Why a command is not carried out. Nothing has changed.
+/// Why a command is refused. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlFault {
-    /// A name that is none.
+    /// An invalid name.
     #[error(transparent)]
     Name(#[from] NameFault),
     /// A class that the config does not have.
     #[error("there is no [class.{0}] in the config")]
     Class(String),
-    /// A name that nobody registered.
+    /// A name that is not registered.
     #[error("{name} is not registered{near}; nothing was done")]
     Unknown {
         /// The agent, namespace or principal.
         name: String,
-        /// What may have been meant, and how to mean this name all the same: the rest of the sentence.
+        /// The rest of the sentence: similar names, and how to use this name even so.
         near: String,
     },
-    /// A name that is an agent's and a namespace's.
-    #[error("{0} may mean the agent default/{0} or the whole namespace {0}/*: write one of them; nothing was done")]
+    /// A name that an agent and a namespace may have.
+    #[error("{0} is ambiguous: the agent default/{0} or the whole namespace {0}/*; name one of them; nothing was done")]
     Ambiguous(String),
-    /// A change that its standing does not allow.
+    /// A change that the present status does not allow.
     #[error("{agent} is {standing}; {hint}")]
     Standing {
         /// The agent.
         agent: String,
-        /// How it stands.
+        /// Its status.
         standing: &'static str,
-        /// What would be allowed.
+        /// What is allowed.
         hint: &'static str,
     },
     /// A token that does not verify.
     #[error("the gateway refuses the token: {0}")]
     Token(String),
-    /// No token or handle with that label or identity. What was asked for may be a secret: it is not repeated.
+    /// No such token or handle. The message does not repeat the input, which may be a secret.
     #[error("no such token or handle is registered; token-shield agent show AGENT lists them")]
     UnknownToken,
-    /// A handle that stands for a token already.
-    #[error("the handle stands for a token of {0} already")]
+    /// A handle that already has a token.
+    #[error("the handle already has a token of {0}")]
     HandleTaken(String),
-    /// A handle that cannot be what is asked.
+    /// A change of a handle that is not possible.
     #[error("handle: {0}")]
     Handle(&'static str),
-    /// A label that several tokens share.
+    /// A `jti` that several tokens have.
     #[error("several tokens have the jti {0:?}; name the token's id")]
     AmbiguousToken(String),
-    /// A key that is none, or that the ring does not have.
+    /// A key that is invalid, or that the keyring does not have.
     #[error("key: {0}")]
     Key(String),
-    /// A moment that is none.
+    /// An invalid time.
     #[error(transparent)]
     Moment(#[from] crate::clock::TimestampFault),
     /// A model whose weights cannot be accepted.
     #[error("model {0}: {1}")]
     Model(String, &'static str),
-    /// A principal that is to be forgotten, and in whose name somebody can still act.
-    #[error("it is still acted for, and would be recorded again: {0}; revoke them first, or all of it at once with --revoke")]
+    /// A principal to be forgotten in whose name agents can still act.
+    #[error("agents can still act in its name, and would be recorded again: {0}; revoke them first, or use --revoke")]
     Acting(String),
     /// A reason is missing.
     #[error("a reason of 1 to 256 bytes is required (--reason)")]
@@ -97,15 +98,15 @@ pub enum ControlFault {
     /// A principal without a record key.
     #[error(transparent)]
     Vault(#[from] crate::audit::store::vault::VaultFault),
-    /// The record could not be sealed.
-    #[error("the record could not be sealed, so nothing was changed: {0}")]
+    /// The command could not be recorded.
+    #[error("the command could not be recorded, so nothing was changed: {0}")]
     Log(#[from] LogFault),
-    /// Of a command of several records only the first could be sealed.
-    #[error("only the first part is done, sealed as {sealed:?}; the rest could not be sealed: {fault}")]
+    /// Only the first records of a command could be written.
+    #[error("only the first part is done, sealed as {sealed:?}; the rest could not be recorded: {fault}")]
     Half {
-        /// The indices of what is done.
+        /// The indices of the records that were written.
         sealed: Vec<u64>,
-        /// Why the rest is not.
+        /// Why the rest was not.
         fault: LogFault,
     },
 }
@@ -154,33 +155,33 @@ impl ControlFault {
         }
     }
 
-    /// A refusal for an operator: with the detail that a caller is not told.
+    /// A refusal for an operator, with the detail that callers do not get.
     fn refused(refusal: &Refusal) -> Self {
         let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
         Self::Token(format!("{}: {}{detail}", refusal.code, refusal.message))
     }
 }
 
-/// The door.
+/// The handler of commands.
 pub struct Control {
     log: Arc<Log>,
     registry: Arc<Registry>,
     keyring: Arc<Keyring>,
     weights: Arc<Weights>,
     metrics: Option<Arc<Metrics>>,
-    /// Who has told what; none where no gateway runs.
+    /// Remembers recent refusals. Empty if no gateway runs.
     pen: OnceLock<Pen>,
     classes: std::sync::RwLock<BTreeSet<String>>,
     clock: Arc<dyn Clock>,
     ratchet: Arc<Ratchet>,
     verifier: Box<dyn Verifier>,
     one_at_a_time: Arc<Mutex<()>>,
-    /// Whose books these are.
+    /// The gateway that the state belongs to.
     about: OnceLock<About>,
 }
 
 impl Control {
-    /// A door over those books.
+    /// A handler of commands over this state.
     #[must_use]
     pub fn new(
         log: Arc<Log>,
@@ -194,22 +195,24 @@ impl Control {
         Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time, about }
     }
 
-    /// Says in each reply whose books these are.
+    /// Names the gateway in each reply.
     pub fn introduce(&self, about: About) {
         let _ = self.about.set(about);
     }
 
-    /// Puts the config's classes in the place of the former ones.
+    /// Replaces the classes of the config.
     pub fn set_classes(&self, classes: BTreeSet<String>) {
         *self.classes.write().unwrap_or_else(std::sync::PoisonError::into_inner) = classes;
     }
 
-    /// Carries a command out: checks it, seals it, applies it.
+    /// Executes a command: checks it, records it, applies it.
     ///
     /// # Errors
-    /// When it is refused, or cannot be sealed; nothing has changed then, unless [`ControlFault::Half`] says what has.
+    /// If it is refused or cannot be recorded. Then nothing has changed, except what
+    /// [`ControlFault::Half`] lists.
     pub async fn apply(self: &Arc<Self>, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
-        // A task of its own: what was sealed is applied, also where nobody waits for the reply any more.
+        // A separate task: what was recorded is applied, even if the caller does not wait for the
+        // reply.
         let (own, operator) = (Arc::clone(self), operator.clone());
         let done = tokio::spawn(async move { own.carry_out(&operator, command).await });
         done.await.unwrap_or(Err(ControlFault::Log(LogFault::Stopped)))
@@ -239,14 +242,15 @@ impl Control {
         Ok(Reply { sealed, rows, note, gateway: self.about.get().cloned() })
     }
 
-    /// Seals an event and folds it into the books, in the log's order: whoever is answered for a record behind it finds them so.
+    /// Records an event and applies it to the state, in the order of the log. So a later record's
+    /// caller finds the state changed.
     async fn seal(&self, event: Event, operator: &Operator) -> Result<Sealed, LogFault> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (weights, keyring, registry) = (Arc::clone(&self.weights), Arc::clone(&self.keyring), Arc::clone(&self.registry));
         self.log.seal_with(event, Some(operator.0.clone()), move |sealed| {
             if let Ok(done) = &sealed {
                 weights.apply(&done.record);
-                // The registry last: it wakes those who ask both.
+                // The registry comes last, because it wakes tasks that read both.
                 keyring.apply(&done.record);
                 registry.apply(&done.record);
             }
@@ -255,10 +259,10 @@ impl Control {
         answered.await.unwrap_or(Err(LogFault::Stopped))
     }
 
-    /// Answers a question about the books.
+    /// Answers a question about the state.
     ///
     /// # Errors
-    /// When an agent is not registered.
+    /// If an agent is not registered.
     pub fn ask(&self, question: &Question) -> Result<Reply, ControlFault> {
         let rows = match question {
             Question::Agents => self.agents(),
@@ -290,7 +294,7 @@ impl Control {
         Ok(Reply { sealed: Vec::new(), rows, note: None, gateway: self.about.get().cloned() })
     }
 
-    /// What the operator may not have expected of a command.
+    /// An effect of a command that the operator may not expect.
     fn note(&self, command: &Command) -> Option<String> {
         if let Command::PrincipalForget { principal, .. } = command {
             return Some(self.what_stays(principal));
@@ -301,7 +305,7 @@ impl Control {
         self.by_name_alone(command)
     }
 
-    /// Whether a token would be taken now.
+    /// Whether the gateway would accept a token now.
     fn would_take(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let held = handle::id(text).and_then(|id| self.registry.handle(&id));
@@ -326,7 +330,7 @@ impl Control {
         verify_issued(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
     }
 
-    /// The records that a command becomes.
+    /// The records of a command.
     fn check(&self, command: Command) -> Result<Vec<Event>, ControlFault> {
         match command {
             Command::AgentRegister { agent, principal, class } => {
@@ -352,7 +356,7 @@ impl Control {
                 let behind_ms = u64::try_from(self.ratchet.behind().as_millis()).unwrap_or(u64::MAX);
                 Ok(vec![Event::Clock { behind_ms, accepted: true }])
             }
-            // It is no record of its own: the log writes the first one of the new epoch.
+            // The log itself writes the first record of a new epoch.
             Command::EpochBegin { .. } => Ok(Vec::new()),
             Command::PrincipalForget { principal, revoke, reason } => {
                 self.forgotten(&principal.parse()?, revoke, reason.map(reasoned).transpose()?)
@@ -391,14 +395,16 @@ impl Control {
         self.registration(&self.verified(text)?, class)
     }
 
-    /// The records of a token that verified and, where it is new, of its agent.
+    /// The records of a verified token and of its agent, if that is new.
     fn registration(&self, verified: &Verified, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
-        // What the door would refuse is not registered.
+        // A token that the gateway would refuse is not registered.
         let signed = self.keyring.may_sign(verified.kid(), verified.issued());
         let held = signed.and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)));
         held.map_err(|refusal| ControlFault::refused(&refusal))?;
         if verified.length() > 1 {
-            return Err(ControlFault::Token("only what an operator signed is registered: the chain's first token".to_owned()));
+            return Err(ControlFault::Token(
+                "only a token that an operator signed can be registered: the first token of the chain".to_owned(),
+            ));
         }
         let mut events = Vec::new();
         let known = self.registry.agent(verified.agent().as_str());
@@ -421,7 +427,7 @@ impl Control {
         if let Some(known) = self.handle_meant(token) {
             return self.handle_revoked(&known, reason);
         }
-        // The token itself names itself, also where it was never registered or begins later.
+        // A whole token needs no look-up. It may be unregistered, or not valid yet.
         if token.contains('.') {
             let fault = |refusal: Refusal| ControlFault::refused(&refusal);
             let presented = Presented::read(token).map_err(fault)?;
@@ -458,12 +464,13 @@ impl Control {
             (None, _) => return Err(ControlFault::Key("name the issuer with --issuer".to_owned())),
         };
         if self.keyring.not_revoked(&key.id()).is_err() {
-            return Err(ControlFault::Key(format!("{} is revoked, and stays so; make another one", key.id())));
+            return Err(ControlFault::Key(format!("{} is revoked for ever; make another key", key.id())));
         }
         Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
     }
 
-    /// The thumbprint of a holder's key that shall be revoked. It is known by that alone: who holds which key stands in tokens.
+    /// The thumbprint of a holder's key to revoke. The gateway has no list of holders' keys: only
+    /// tokens contain them.
     fn holder_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
         let id: KeyId = kid.parse()?;
         if self.keyring.not_revoked(&id).is_err() {
@@ -471,7 +478,7 @@ impl Control {
         }
         match self.keyring.row(&id) {
             Some(_) => {
-                Err(ControlFault::Key(format!("{kid} is an issuer's key, not a holder's; token-shield keys revoke {kid}")))
+                Err(ControlFault::Key(format!("{kid} is an issuer's key, not a holder's; use token-shield keys revoke {kid}")))
             }
             None => Ok(id),
         }
@@ -481,7 +488,7 @@ impl Control {
         let id: KeyId = kid.parse()?;
         match self.keyring.row(&id).map(|row| row.state) {
             None => {
-                let hint = "token-shield keys list shows those that are; a holder's key is revoked by keys revoke --holder KID";
+                let hint = "token-shield keys list shows these; for a holder's key, use keys revoke --holder KID";
                 Err(ControlFault::Key(format!("{kid} is not an issuer's key; {hint}")))
             }
             Some(KeyState::Revoked { .. }) => Err(ControlFault::Key(format!("{kid} is revoked"))),

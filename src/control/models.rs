@@ -7,7 +7,7 @@ use crate::control::{Control, ControlFault};
 use crate::weights::{Row, UNKNOWN};
 
 impl Control {
-    /// The records of the digests that a model is seen to have, as far as they are not accepted already.
+    /// The records of a model's present digests that are not accepted yet.
     pub(super) fn model_accepted(&self, model: &str, reason: &str) -> Result<Vec<Event>, ControlFault> {
         let refuse = |why| Err(ControlFault::Model(model.to_owned(), why));
         let rows = self.rows_of(model);
@@ -19,21 +19,21 @@ impl Control {
             return refuse("it is not a [[model]] of the config");
         }
         if known.is_empty() {
-            return refuse("its digest is not known, so there is nothing to accept; token-shield model list shows when it is");
+            return refuse("its digest is not known yet, so there is nothing to accept; token-shield model list shows it later");
         }
         if fresh.is_empty() {
-            return refuse("the weights that it has are the pinned ones or accepted already");
+            return refuse("its present weights are pinned or already accepted");
         }
         let event =
             |digest: &str| Event::ModelAccepted { model: model.to_owned(), digest: digest.to_owned(), reason: reason.to_owned() };
         Ok(fresh.into_iter().map(event).collect())
     }
 
-    /// What to say where no request depends on what is accepted.
+    /// A note if the model has no pin, because then the accepted digest has no effect.
     pub(super) fn without_pin(&self, model: &str) -> Option<String> {
         let rows = self.rows_of(model);
         let pinned = rows.iter().any(|row| row.pin.is_some());
-        (!pinned).then(|| format!("model {model} has no pin in the config: it answers with whatever weights it has"))
+        (!pinned).then(|| format!("model {model} has no pin in the config, so it may answer with any weights"))
     }
 
     /// Every model at every server.

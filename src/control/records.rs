@@ -10,14 +10,15 @@ use crate::id::RequestId;
 use crate::refusal::Refusal;
 use crate::token::{Presented, verify_whenever};
 
-/// The record of epochs that are about to be handed out.
+/// The record of an export, before it begins.
 pub(super) fn exported(epochs: &[String], principal: Option<String>, keys: bool) -> Result<Event, ControlFault> {
     let principal = principal.map(|principal| principal.parse()).transpose()?;
     Ok(Event::Exported { epochs: epochs.join(" "), principal, keys })
 }
 
 impl Control {
-    /// The record of a token that was signed and is not registered. It must be one that the gateway would take at some time.
+    /// The record of a token that was signed and is not registered. The gateway must accept it at
+    /// some time.
     pub(super) fn token_signed(&self, token: &str) -> Result<Event, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(token).map_err(fault)?;
@@ -31,19 +32,19 @@ impl Control {
         })
     }
 
-    /// Lets operators ask what the gateway has told callers.
+    /// Lets operators ask about recent refusals.
     pub fn set_pen(&self, pen: Pen) {
         let _ = self.pen.set(pen);
     }
 
-    /// What is remembered of a request that was refused.
+    /// A recent refusal of a request.
     pub(super) fn why(&self, request: &str) -> Result<Option<serde_json::Value>, ControlFault> {
         let request: RequestId = request.parse()?;
         let told = self.pen.get().and_then(|pen| pen.told(&request));
         Ok(told.and_then(|told| serde_json::to_value(told).ok()))
     }
 
-    /// Lets the log begin its next epoch. Whoever is served meanwhile goes on.
+    /// Begins the next epoch of the log. Open requests continue.
     pub(super) async fn epoch_begun(&self, operator: &Operator, reason: String) -> Result<Reply, ControlFault> {
         let (log, by) = (Arc::clone(&self.log), operator.0.clone());
         let begun = tokio::task::spawn_blocking(move || log.begin_epoch(reason, Some(by))).await;
@@ -59,8 +60,8 @@ impl Control {
         })
     }
 
-    /// Does what a record about the log itself says: takes the clock as it is, or destroys a key and lets the books go of whom it
-    /// was for.
+    /// Applies a record about the log itself: accepts the clock, or destroys a key and removes its
+    /// principal from the state.
     pub(super) fn heed(&self, event: &Event) -> Result<(), ControlFault> {
         if let Event::Clock { accepted: true, .. } = event {
             self.ratchet.accept();

@@ -1,4 +1,4 @@
-//! What a reply says of agents, tokens and keys.
+//! The rows of a reply: agents, tokens and keys.
 
 use crate::clock::Timestamp;
 use crate::id::{KeyId, Principal};
@@ -56,12 +56,12 @@ pub(super) fn key_row(row: &Row, signed: Option<&Signed>) -> serde_json::Value {
     })
 }
 
-/// A holder's key that is revoked.
+/// A revoked holder's key.
 pub(super) fn holder_row((kid, since, why): &(KeyId, Timestamp, String)) -> serde_json::Value {
     serde_json::json!({ "kid": kid.to_string(), "holder": true, "state": "revoked", "since": since.to_string(), "reason": why })
 }
 
-/// What is said of a token that would be taken.
+/// A token that the gateway would accept.
 #[must_use]
 pub fn taken(verified: &Verified) -> serde_json::Value {
     serde_json::json!({

@@ -1,4 +1,4 @@
-//! Commands and questions about who may act: agents, namespaces, principals.
+//! Commands and questions about the status of agents, namespaces and principals.
 
 use serde_json::{Value, json};
 
@@ -8,10 +8,10 @@ use crate::control::{Command, Control, ControlFault, Verb};
 use crate::id::{AgentName, Principal};
 use crate::spelling::nearest;
 
-/// Names that may have been meant, at the most.
+/// The most similar names in an error.
 const NEAR_MAX: usize = 3;
 
-/// What a change of standing says, for whoever asked for it.
+/// The row of a reply about a changed status.
 pub(super) fn row(event: &Event) -> Option<Value> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "standings alone")]
     match event {
@@ -26,30 +26,30 @@ pub(super) fn row(event: &Event) -> Option<Value> {
     }
 }
 
-/// The standing that `verb` gives somebody who stands as `now`.
+/// The status after `verb`, from the status `now`.
 fn changed(name: &str, now: &'static str, verb: Verb) -> Result<Standing, ControlFault> {
     let refuse = |hint| Err(ControlFault::Standing { agent: name.to_owned(), standing: now, hint });
     Ok(match (verb, now) {
-        (_, "revoked") => return refuse("what is revoked stays revoked; register another name"),
+        (_, "revoked") => return refuse("this is permanent; register another name"),
         (Verb::Suspend, "active") => Standing::Suspended,
-        (Verb::Suspend, _) => return refuse("only what is active can be suspended"),
+        (Verb::Suspend, _) => return refuse("only an active agent or namespace can be suspended"),
         (Verb::Resume, "suspended") => Standing::Active,
-        (Verb::Resume, _) => return refuse("only what is suspended can be resumed"),
-        (Verb::Quarantine, "quarantined") => return refuse("it is in quarantine already"),
+        (Verb::Resume, _) => return refuse("only a suspended agent or namespace can be resumed"),
+        (Verb::Quarantine, "quarantined") => return refuse("it is already in quarantine"),
         (Verb::Quarantine, _) => Standing::Quarantined,
         (Verb::Release, "quarantined") => Standing::Active,
-        (Verb::Release, _) => return refuse("only what is in quarantine can be released"),
+        (Verb::Release, _) => return refuse("only an agent or namespace in quarantine can be released"),
         (Verb::Revoke, _) => Standing::Revoked,
     })
 }
 
-/// The part that an agent's name has in front of its first slash.
+/// Whether a text can be the first part of an agent's name.
 fn is_namespace(text: &str) -> bool {
     format!("{text}/x").parse::<AgentName>().is_ok() && !text.contains('/')
 }
 
 impl Control {
-    /// The record of an agent's new standing.
+    /// The record of an agent's new status.
     pub(super) fn agent_standing(
         &self,
         name: &str,
@@ -60,14 +60,15 @@ impl Control {
         let agent = self.meant(name)?;
         let row = self.registry.agent(agent.as_str());
         if row.is_none() && !unregistered {
-            return Err(self.unknown(agent.as_str(), "; --unregistered stops that name all the same"));
+            return Err(self.unknown(agent.as_str(), "; use --unregistered to stop the name even so"));
         }
         let now = row.map_or("active", |row| row.standing.as_str());
         let standing = changed(agent.as_str(), now, verb)?;
         Ok(Event::AgentStanding { agent, standing, reason })
     }
 
-    /// The agent that is meant. Without a slash it is one of the namespace `default`, unless a namespace has that name.
+    /// The named agent. Without a slash it is one of the namespace `default`, unless a namespace
+    /// has that name.
     fn meant(&self, name: &str) -> Result<AgentName, ControlFault> {
         if name.contains('/') {
             return Ok(name.parse()?);
@@ -76,7 +77,7 @@ impl Control {
         if self.has_agents(name) { Err(ControlFault::Ambiguous(name.to_owned())) } else { Ok(agent) }
     }
 
-    /// The record of a namespace's new standing.
+    /// The record of a namespace's new status.
     pub(super) fn namespace_standing(
         &self,
         namespace: &str,
@@ -93,11 +94,11 @@ impl Control {
             let known = self.registry.agents();
             let near = nearest(known.iter().map(|row| row.name.namespace()), namespace);
             let near = near.map(|near| format!("; did you mean {near}/*?")).unwrap_or_default();
-            let near = format!(": no agent of it is{near}; --unregistered stops the namespace all the same");
+            let near = format!(": it has no registered agent{near}; use --unregistered to stop the namespace even so");
             return Err(ControlFault::Unknown { name: shown, near });
         }
         if verb == Verb::Revoke {
-            let hint = "a namespace is suspended or put in quarantine; agents are revoked one by one";
+            let hint = "a namespace can be suspended or put in quarantine; revoke its agents one by one";
             return Err(ControlFault::Standing { agent: shown, standing: now, hint });
         }
         Ok(Event::NamespaceStanding { namespace: namespace.to_owned(), standing: changed(&shown, now, verb)?, reason })
@@ -107,7 +108,7 @@ impl Control {
         self.registry.agents().iter().any(|row| row.name.namespace() == namespace)
     }
 
-    /// The record of a principal's new standing.
+    /// The record of a principal's new status.
     pub(super) fn principal_standing(
         &self,
         principal: Principal,
@@ -121,21 +122,21 @@ impl Control {
             let near = nearest(known.iter().map(Principal::as_str), principal.as_str())
                 .map(|near| format!("; did you mean {near}?"))
                 .unwrap_or_default();
-            let near = format!(": no agent, token or handle acts for it{near}; --unregistered stops it all the same");
+            let near = format!(": no agent, token or handle acts for it{near}; use --unregistered to stop it even so");
             return Err(ControlFault::Unknown { name: principal.to_string(), near });
         }
         let refuse = |hint| Err(ControlFault::Standing { agent: principal.to_string(), standing: now, hint });
         let standing = match (verb, now) {
             (Verb::Suspend, "active") => Standing::Suspended,
-            (Verb::Suspend, _) => return refuse("it is stopped already"),
+            (Verb::Suspend, _) => return refuse("it is already stopped"),
             (Verb::Resume | Verb::Release, "active") => return refuse("only a suspended principal can be released"),
             (Verb::Resume | Verb::Release, _) => Standing::Active,
-            (Verb::Quarantine | Verb::Revoke, _) => return refuse("a principal is suspended, or released"),
+            (Verb::Quarantine | Verb::Revoke, _) => return refuse("a principal can only be suspended and released"),
         };
         Ok(Event::PrincipalStanding { principal, standing, reason })
     }
 
-    /// The error of an agent's name that nobody registered.
+    /// The error of an agent's name that is not registered.
     pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
         let rows = self.registry.agents();
         let last = name.rsplit('/').next().unwrap_or_default();
@@ -148,11 +149,14 @@ impl Control {
         ControlFault::Unknown { name: name.to_owned(), near: format!("{near}{hint}") }
     }
 
-    /// What to say of a name that is stopped and that nobody registered.
+    /// A note if a stopped name is not registered.
     pub(super) fn by_name_alone(&self, command: &Command) -> Option<String> {
         let Command::AgentStanding { agent, .. } = command else { return None };
         let agent = self.meant(agent).ok()?;
-        self.registry.agent(agent.as_str()).is_none().then(|| format!("no agent {agent} is registered: it stands by name alone"))
+        self.registry
+            .agent(agent.as_str())
+            .is_none()
+            .then(|| format!("no agent {agent} is registered: only its name has the new status"))
     }
 
     /// Every agent, and the namespaces that are stopped.

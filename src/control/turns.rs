@@ -8,11 +8,11 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Control, ControlFault};
 use crate::audit::store::log::LogFault;
 
-/// How long a command waits for another before it is asked whether that waits for something that is short.
+/// How long a command waits for another before it checks whether the log is short of a resource.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Control {
-    /// Lets commands wait, once the one at work is done, until what this gives is dropped.
+    /// Waits for the present command, and then lets others wait until the guard is dropped.
     pub async fn pause(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.one_at_a_time).lock_owned().await
     }
@@ -20,7 +20,7 @@ impl Control {
     /// A command's turn.
     ///
     /// # Errors
-    /// What is short, where nothing can be recorded for it.
+    /// If the log is short of a resource and cannot record.
     pub(super) async fn turn(&self) -> Result<OwnedMutexGuard<()>, ControlFault> {
         loop {
             if let Ok(turn) = tokio::time::timeout(LOOK, self.pause()).await {

@@ -1,10 +1,11 @@
-//! What an operator can say, and what is said in return.
+//! The protocol of the admin socket: commands, questions and replies.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Who commands: `uid:1000` for a process on the admin socket, or for the command line with the data folder's lock.
+/// Who gave a command: `uid:1000`, for a process on the admin socket or a command with the data
+/// folder's lock.
 #[derive(Clone, Debug)]
 pub struct Operator(pub String);
 
@@ -12,167 +13,169 @@ pub struct Operator(pub String);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do", deny_unknown_fields)]
 pub enum Command {
-    /// Names an agent, its principal and its class.
+    /// Registers an agent with its principal and its class.
     AgentRegister {
         /// The agent.
         agent: String,
         /// Its principal.
         principal: Option<String>,
-        /// Its class; `default` where it is not said.
+        /// Its class; `None`: `default`.
         class: Option<String>,
     },
-    /// Changes an agent's standing.
+    /// Changes an agent's status.
     AgentStanding {
-        /// The agent; without a slash one of the namespace `default`, unless there is a namespace of that name.
+        /// The agent. Without a slash it is one of the namespace `default`, unless a namespace has
+        /// that name.
         agent: String,
-        /// What is done.
+        /// The change.
         verb: Verb,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// Also where nobody registered the agent.
+        /// Also if the agent is not registered.
         #[serde(default)]
         unregistered: bool,
     },
-    /// Changes the standing of all agents of a namespace, also of those that are registered later.
+    /// Changes the status of all agents of a namespace, also of those that are registered later.
     NamespaceStanding {
         /// The namespace.
         namespace: String,
-        /// What is done; not [`Verb::Revoke`].
+        /// The change; not [`Verb::Revoke`].
         verb: Verb,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// Also where nobody registered an agent in it.
+        /// Also if the namespace has no registered agent.
         #[serde(default)]
         unregistered: bool,
     },
-    /// Changes the standing of all that acts for a principal.
+    /// Changes the status of a principal, and so of everything that acts in its name.
     PrincipalStanding {
         /// The principal.
         principal: String,
-        /// What is done: [`Verb::Suspend`] or [`Verb::Release`].
+        /// The change: [`Verb::Suspend`] or [`Verb::Release`].
         verb: Verb,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// Also where no registered agent and no handle acts for it.
+        /// Also if no registered agent and no handle acts for it.
         #[serde(default)]
         unregistered: bool,
     },
     /// Registers a signed token.
     TokenRegister {
-        /// The token itself; it is verified, and only its identity is kept.
+        /// The token. It is verified, and only its id is kept.
         token: String,
-        /// The class of its agent, if the agent is new or shall change.
+        /// The class of its agent, if the agent is new or changes its class.
         class: Option<String>,
     },
     /// Revokes a token.
     TokenRevoke {
-        /// Its identity or its `jti`.
+        /// Its id or its `jti`.
         token: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Puts a signed token behind a new handle.
+    /// Registers a new handle with a signed token.
     HandleSet {
-        /// The handle's identity; the handle itself never comes here.
+        /// The handle's id. The handle itself is never sent.
         handle: String,
-        /// The token itself; it is verified, and kept.
+        /// The token. It is verified and kept.
         token: String,
-        /// The class of its agent, if the agent is new or shall change.
+        /// The class of its agent, if the agent is new or changes its class.
         class: Option<String>,
-        /// Until when tokens may be put behind it, in RFC 3339; without it for as long as they are renewed.
+        /// The end of the handle, in RFC 3339. `None`: as long as its token is renewed.
         until: Option<String>,
     },
-    /// Puts a newer token behind a handle.
+    /// Replaces the token of a handle with a newer one.
     HandleRenew {
-        /// The handle or its identity.
+        /// The handle or its id.
         handle: String,
-        /// The token itself, of the same agent.
+        /// The token, of the same agent.
         token: String,
     },
-    /// Takes the wall clock as it is, after it has stepped back.
+    /// Accepts the current time after the clock stepped back.
     ClockAccept,
-    /// Destroys a principal's record key: nothing that was recorded of it can be read any more.
+    /// Destroys a principal's record key. After that, its records cannot be decrypted.
     PrincipalForget {
         /// The principal.
         principal: String,
-        /// Revoke its agents, tokens and handles first; where it is not said, such a principal is not forgotten.
+        /// Revoke its agents, tokens and handles first. Without it, the command is refused if there
+        /// are any.
         #[serde(default)]
         revoke: bool,
-        /// Why.
+        /// The reason.
         #[serde(default)]
         reason: Option<String>,
     },
-    /// Says that the log is about to be copied into a backup.
+    /// Records that a backup begins.
     BackupMade {
-        /// With what opens and signs records.
+        /// With the keys that decrypt and sign records.
         keys: bool,
-        /// With the private keys that tokens are signed with.
+        /// With the private keys that sign tokens.
         operator_keys: bool,
     },
-    /// Says that closed epochs are about to be handed out.
+    /// Records that an export of closed epochs begins.
     EpochsExported {
         /// Their names.
         epochs: Vec<String>,
-        /// Whose records the keys open that go along, where they are of one principal.
+        /// The principal whose records the keys decrypt. `None`: all records.
         principal: Option<String>,
-        /// With keys that open records.
+        /// With keys that decrypt records.
         keys: bool,
     },
-    /// Says that records are about to be handed out with their own keys.
+    /// Records that records are about to be disclosed, with their own keys.
     RecordsDisclosed {
         /// Their names.
         records: Vec<String>,
     },
-    /// Says that a token was signed and is not registered.
+    /// Records that a token was signed and is not registered.
     TokenSigned {
-        /// The token itself; it is verified, and only its identity is kept.
+        /// The token. It is verified, and only its id is kept.
         token: String,
     },
     /// Closes the log's epoch and begins the next.
     EpochBegin {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Lets a model have the weights that it is seen to have.
+    /// Accepts the present weights of a model.
     ModelAccept {
         /// Its canonical name.
         model: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Adds a public key to an issuer.
     KeyAdd {
-        /// The issuer; the only one where it is not said.
+        /// The issuer. `None`: the only one.
         issuer: Option<String>,
         /// A public JWK.
         jwk: String,
     },
-    /// Lets a key's tokens run out and takes no newer ones.
+    /// Retires a key: tokens that it signed before stay valid until they expire.
     KeyRetire {
         /// The key's thumbprint.
         kid: String,
-        /// From when on, in RFC 3339; at once where it is not said.
+        /// The time of the retirement, in RFC 3339. `None`: now.
         from: Option<String>,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Refuses every chain that a holder's key is in; the key is in no issuer's ring.
+    /// Refuses every chain that a holder's key is in. No issuer has this key.
     HolderRevoke {
         /// The key's thumbprint.
         kid: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Refuses everything that a key signed.
     KeyRevoke {
         /// The key's thumbprint.
         kid: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// What is done to an agent.
+/// A change of an agent's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
@@ -184,11 +187,11 @@ pub enum Verb {
     Quarantine,
     /// Let it act again after a quarantine.
     Release,
-    /// Stop it for good.
+    /// Stop it permanently.
     Revoke,
 }
 
-/// A question about the books.
+/// A question about the state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "ask", deny_unknown_fields)]
 pub enum Question {
@@ -205,47 +208,47 @@ pub enum Question {
     Keys,
     /// All models, at each of their servers.
     Models,
-    /// Why a request was refused not long ago.
+    /// Why a recent request was refused.
     Why {
         /// Its id, `rq_…`.
         request: String,
     },
     /// Asks for a checkpoint soon.
     Checkpoint,
-    /// Whether a token would be taken now.
+    /// Whether the gateway would accept a token now.
     Token {
-        /// The token itself.
+        /// The token.
         token: String,
     },
-    /// What stands behind a handle, its token included.
+    /// A handle with its token.
     Handle {
-        /// The handle or its identity.
+        /// The handle or its id.
         handle: String,
     },
 }
 
-/// What was done or is so.
+/// The reply to a command or a question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    /// Indices of the records that were sealed.
+    /// The indices of the records of the command.
     pub sealed: Vec<u64>,
-    /// The rows that were asked for, or that changed.
+    /// The rows of the answer, or the rows that changed.
     pub rows: Vec<serde_json::Value>,
-    /// What the operator may not have expected.
+    /// An effect that the operator may not expect.
     #[serde(default)]
     pub note: Option<String>,
-    /// Whose books these are.
+    /// The gateway that the state belongs to.
     #[serde(default)]
     pub gateway: Option<About>,
 }
 
-/// A gateway, as operators tell it from others.
+/// A gateway: what distinguishes it from others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// Its name.
     pub name: String,
     /// Its data folder, as an absolute path.
     pub data: PathBuf,
-    /// Its process, where one runs.
+    /// Its process, if it runs.
     pub pid: Option<u32>,
 }

@@ -320,7 +320,7 @@ def test_old_records_go_to_the_archive_at_a_start(upstream: FakeUpstream, tmp_pa
             newest = datetime.fromisoformat(str(query(own)[-1]["at"])).timestamp()
             wait_until(lambda newest=newest: time.time() > newest + 1, 5, "a second has gone")
             own.restart()
-        assert "old records were taken away" in own.logged() and not query(own, "--request", request)
+        assert "old records were pruned" in own.logged() and not query(own, "--request", request)
         seen = verified(own, live=True)
         assert [epoch.pruned for epoch in seen] == [True, False, False]
         done = binary("audit", "verify", str(archive), "--key", str(own.data / "log.vkeys"), "--json")

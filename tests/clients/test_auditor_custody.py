@@ -137,4 +137,4 @@ def test_a_restore_that_was_interrupted_is_no_log(upstream: FakeUpstream, tmp_pa
     started = binary("serve", "--config", str(data / "token-shield.toml"))
     assert started.code == 1 and "secret/head is missing" in started.err, started.err
     again = binary("restore", str(tmp_path / "backup"), "--data", str(data))
-    assert again.code == 1 and "is there already" in again.err
+    assert again.code == 1 and "already exists" in again.err

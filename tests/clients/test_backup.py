@@ -83,7 +83,7 @@ def test_a_running_gateway_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpst
     *before, new = sizes(data)
     assert [row[0] for row in before] == [row[0] for row in sizes(last)] and new[:2] == ("gw/e000002", 2), "a new epoch begins"
     again = binary("restore", str(last), "--data", str(data))
-    assert again.code == 1 and "is there already" in again.err
+    assert again.code == 1 and "already exists" in again.err
     with restored(own, data) as other:
         assert other.command("agent", "list", "--json").out == agents
         assert ask(other, "x", revoked).status_code == 401

@@ -118,7 +118,7 @@ def test_what_is_revoked_stays_so(gateway: Served, upstream: FakeUpstream, by: s
     assert last_error(stream) == code, "the open stream ends"
     assert refusal(gateway, handle) == code
     again = binary("token", "renew", "--data", str(gateway.data), handle)
-    assert again.code == 1 and "was revoked and stays so" in again.err and handle not in again.err
+    assert again.code == 1 and "is revoked for ever" in again.err and handle not in again.err
 
 
 def test_keys_are_adopted(gateway: Served) -> None:
@@ -180,7 +180,7 @@ def test_adopted_keys_end_with_their_date(gateway: Served) -> None:
     assert refusal(gateway, "sk-brief-0123456789abc") is None
     wait_until(lambda: refusal(gateway, "sk-brief-0123456789abc") == "token-expired", 10, "the date comes")
     again = binary("token", "renew", "--data", str(gateway.data), "sk-brief-0123456789abc", "--ttl", "1h")
-    assert again.code == 1 and "longer than the handle stands" in again.err, again.err
+    assert again.code == 1 and "longer than the handle is valid" in again.err, again.err
     assert adopt(gateway, "key,agent\n", until="2020-01-01")[0] == 1
 
 

@@ -106,7 +106,7 @@ def test_a_reload_that_needs_a_restart_is_refused_whole(upstream: FakeUpstream, 
         gateway.config.write_text(changed)
         gateway.reload()
         assert gateway.metric("token_shield_config_reload_total", result="refused") == 1
-        line = gateway.line("the config was not reloaded; the one in force stays")
+        line = gateway.line("the config was not reloaded; the former one stays in force")
         assert line and "trusted_proxies" in line["why"] and "restart" in line["why"], line
         # Nothing of it took effect.
         assert ask(gateway, "hello", model="echo").status_code == 200

@@ -43,7 +43,7 @@ def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) ->
         (f"key,agent,models\n{SECRET},tests/a,{SECRET}\n", "line 2: the column models holds what looks like an API key"),
         (f"key,agent,scopes\n{SECRET},tests/a,{SECRET}\n", "line 2: the column scopes has a name that is no scope"),
         (f"key,agent,rpm\n{SECRET},tests/a,{SECRET}\n", "line 2: the column rpm is not a whole number"),
-        (f"key,agent\n{SECRET}\n", "line 2: it has not as many fields"),
+        (f"key,agent\n{SECRET}\n", "line 2: it does not have as many fields"),
     ],
 )
 def test_no_cell_is_ever_shown(gateway: Served, text: str, part: str) -> None:
@@ -56,7 +56,7 @@ def test_no_cell_is_ever_shown(gateway: Served, text: str, part: str) -> None:
 def test_every_fault_is_named_by_its_line(gateway: Served) -> None:
     lines = [f"sk-many-{number:08}-abcdefgh,{'tests/ok' if number % 2 else 'Not A Name'}" for number in range(100)]
     code, out, err = adopt(gateway, "key,agent\n" + "\n".join(lines) + "\n")
-    assert (code, out) == (1, "") and "50 lines have faults" in err and "and 30 lines more" in err
+    assert (code, out) == (1, "") and "50 lines have faults" in err and "and 30 more lines" in err
     named = [line.split(":")[0].strip() for line in err.splitlines() if line.startswith("  line ")]
     assert named == [f"line {number}" for number in range(2, 42, 2)]
     assert "sk-many" not in err and "Not A Name" not in err
@@ -88,7 +88,7 @@ def test_a_date_beyond_ttl_max_is_refused(gateway: Served, tmp_path: Path) -> No
     done = binary("token", "renew", handle, "--ttl", "31d", *words)
     assert done.code == 1 and "30d (ttl_max)" in done.err and latest in done.err
     done = binary("token", "renew", SECRET, "--ttl", "30d", *words)
-    assert done.code == 1 and "longer than the handle stands" in done.err
+    assert done.code == 1 and "longer than the handle is valid" in done.err
     gateway.command("token", "renew", SECRET)
     holder = Holder(tmp_path, "holder")
     parent = root(gateway, holder, "tests/parent", depth=2)

@@ -259,7 +259,7 @@ def test_egress_check_says_why(gateway: Served) -> None:
     code, out, _ = check("https://good.example/a", "--use", "tunnel")
     assert code == 0 and "controlled" in out and "[egress] tunnel has good.example:443" in out
     code, out, err = check("https://evil.example/a", "--use", "tunnel", "--agent", "tools/told")
-    assert code == 1 and "class reported" in out and "goes on, and is recorded" in out and "not on the list" in err
+    assert code == 1 and "class reported" in out and "passes, and is recorded" in out and "not on the list" in err
     code, out, _ = check("http://127.1/", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 1 and [row["use"] for row in rows] == ["media", "links", "tunnel"] and all(row["reason"] == "unreadable" for row in rows)

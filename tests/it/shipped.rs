@@ -59,7 +59,7 @@ fn every_fault_is_said_at_once() {
         "name = \"x\"\nnmae = 1\n[listen]\napi = \"0.0.0.0:1\"\n[timeouts]\nheader = 10\n[[model]]\nname = \"m\"\nroute = [\"gone\"]\n",
         &[
             "2 nmae: is not a key here; did you mean name?",
-            "4 listen.api: a listener",
+            "4 listen.api: an address other than loopback",
             "6 timeouts.header: must be a time",
             "9 model[0].route: \"gone\"",
         ],
@@ -69,7 +69,7 @@ fn every_fault_is_said_at_once() {
         &[
             "3 egress.media: \"https://a.example\" is not HOST",
             "4 egress.links: \"*\" is not",
-            "5 egress.tunnel: is asked about the tools of fetch_tools alone",
+            "5 egress.tunnel: has no effect without fetch_tools",
             "6 egress.networks: \"10\" is not a network",
             "9 egress.fetch.resolver: must be an address",
             "10 egress.fetch.count: must be at most",

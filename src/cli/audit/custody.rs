@@ -1,4 +1,5 @@
-//! That something is handed out is recorded before it is: in the log of the gateway whose folder it is.
+//! Records an export or a disclosure before it is made, in the log of the gateway that the folder
+//! belongs to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,18 +10,19 @@ use super::super::{Failure, Place};
 use crate::control::Command;
 use crate::control::api::Request;
 
-/// Records `command` in the log in the folder `dir`, which `log` names: through the admin socket of the gateway that writes it, or
-/// where none runs into the log itself. Gives the record's index. A log that is no gateway's own, such as an export, a backup or an
-/// archive, is nobody's to write: then it is said that nothing is recorded.
+/// Records `command` in the log in the folder `dir`, which `log` names. It uses the admin socket if
+/// the gateway runs, and writes the log itself otherwise. Returns the record's index. Exports,
+/// backups and archives belong to no gateway and are not written; then a note says that nothing is
+/// recorded.
 ///
 /// # Errors
-/// When a gateway's own log cannot be written, so that nothing may be handed out.
+/// If a gateway's own log cannot be written. Then nothing may be handed out.
 pub(super) fn record((log, dir): (&LogPlace, &Path), command: Command) -> Result<Option<u64>, Failure> {
-    // A backup looks like a data folder, and no gateway has ever written it.
+    // A backup has the form of a data folder, but no gateway has written to it.
     let written = dir.join("tmp").is_dir();
     let Some(place) = log.place().or_else(|| gateway_of(dir)).filter(|_| written) else {
         eprintln!(
-            "note: not recorded, for {} is not the log of a gateway whose config is beside it, named or found",
+            "note: not recorded, because {} is not the log of a gateway whose config is beside it, named or found",
             dir.display()
         );
         return Ok(None);
@@ -34,8 +36,9 @@ pub(super) fn record((log, dir): (&LogPlace, &Path), command: Command) -> Result
     Ok(reply.sealed.first().copied())
 }
 
-/// The gateway whose log is in the folder `dir`, which was named by itself: that of the config beside it, else the one that the
-/// environment names or that is found, where that log is its own.
+/// The gateway with the log in the folder `dir`, which was named by itself. The config beside it
+/// names the gateway. Without one, it is the gateway that the environment names or that is found,
+/// if it has this log.
 fn gateway_of(dir: &Path) -> Option<Place> {
     let file = dir.join("../token-shield.toml");
     if file.is_file() {

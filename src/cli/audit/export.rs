@@ -1,4 +1,4 @@
-//! `audit export` and `audit replay`: for who is to check what was done.
+//! `audit export` and `audit replay`: for people who check decisions later.
 
 use std::path::{Path, PathBuf};
 
@@ -19,16 +19,16 @@ pub(in crate::cli) struct Export {
     to: PathBuf,
     #[command(flatten)]
     log: LogPlace,
-    /// These epochs, e000001,e000002; all that are closed where it is not said.
+    /// The epochs, such as e000001,e000002. Default: all closed epochs.
     #[arg(long, value_delimiter = ',', value_parser = epoch)]
     epochs: Vec<u32>,
-    /// Keys for the records in this principal's name alone.
+    /// Only the keys for records of this principal.
     #[arg(long)]
     principal: Option<String>,
-    /// No keys: what was exported can be verified, and not be read.
+    /// No keys: the export can be verified, but not read.
     #[arg(long, conflicts_with = "principal")]
     without_keys: bool,
-    /// The public keys of the log; DIR/../log.vkeys where it is not said.
+    /// The public keys of the log. Default: DIR/../log.vkeys.
     #[arg(long = "log-keys", alias = "vkeys", value_name = "FILE")]
     vkeys: Option<PathBuf>,
     #[command(flatten)]
@@ -36,22 +36,22 @@ pub(in crate::cli) struct Export {
 }
 
 fn epoch(text: &str) -> Result<u32, String> {
-    epoch_number(text).ok_or_else(|| format!("{text:?} is no epoch: write e000001"))
+    epoch_number(text).ok_or_else(|| format!("{text:?} is not an epoch: write e000001"))
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct Replay {
-    /// The log's folder, in the place of --dir.
+    /// The log's folder, instead of --dir.
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
     log: LogPlace,
     #[command(flatten)]
     trust: Trust,
-    /// The head; DIR/../secret/head where that is there.
+    /// The head. Default: DIR/../secret/head, if it exists.
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
-    /// Print the books that follow from the log, one JSON object a row.
+    /// Print the state that follows from the log, one JSON object a row.
     #[arg(long, conflicts_with = "json")]
     books: bool,
     #[command(flatten)]
@@ -108,7 +108,7 @@ fn record(_: (&LogPlace, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u6
 impl Replay {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
-        // What follows from a log that was changed says nothing.
+        // The state of a log that was changed proves nothing.
         let checked = Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.books)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
@@ -126,12 +126,12 @@ impl Replay {
         }
         match done.disagreeing + cache.map_or(0, |found| found.len() as u64) {
             0 => Ok(()),
-            count => Err(format!("{count} records do not follow from those before them").into()),
+            count => Err(format!("{count} records do not follow from the records before them").into()),
         }
     }
 }
 
-/// Where the cache of the books disagrees with the log, if there is one that nobody uses.
+/// The differences between the cache and the log, if there is a cache that no process uses.
 #[cfg(feature = "gateway")]
 fn against_cache(dir: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, Failure> {
     Ok(crate::audit::store::log::cache_against(&dir.join("../secret/cache"), epochs)?)
@@ -157,8 +157,8 @@ fn say(done: &Replayed, cache: Option<&[String]>) {
     for (count, what) in [
         (done.unknown, "admissions without an outcome, which a later start closed as unknown"),
         (done.open, "admissions without an outcome so far"),
-        (done.closed, "records that these keys do not open: nothing is missed that they may say"),
-        (done.moved, "records were moved away: nothing is missed that they may say"),
+        (done.closed, "records that these keys do not decrypt: differences that depend on them are not reported"),
+        (done.moved, "records were pruned: differences that depend on them are not reported"),
     ] {
         if count > 0 {
             println!("  {count} {what}");
@@ -171,9 +171,9 @@ fn say(done: &Replayed, cache: Option<&[String]>) {
         println!("{found}");
     }
     if cache.is_some_and(<[String]>::is_empty) {
-        println!("the cache of the books says what the log says");
+        println!("the cache agrees with the log");
     }
     if done.disagreeing == 0 {
-        println!("the books agree with every decision");
+        println!("the state agrees with every decision");
     }
 }

@@ -1,4 +1,4 @@
-//! `audit begin`, `forget` and `bench`: what needs the gateway, or its data folder.
+//! `audit begin`, `forget` and `bench`: commands that need the gateway or its data folder.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,16 +24,18 @@ use crate::durable::{Disk as _, SystemDisk};
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum Verb {
-    /// Destroy a principal's record key: nothing recorded of it can be read any more, and everything still verifies.
+    /// Destroy a principal's record key. Its records cannot be read any more, and the log still
+    /// verifies.
     #[command(after_help = "Example: token-shield audit forget user:ada --revoke --reason \"a request under Article 17\"")]
     Forget(Forget),
-    /// Close the log's epoch and begin the next, beside a running gateway too; also after something of the log was lost.
+    /// Close the log's epoch and begin the next one, also after a loss of records. The gateway may
+    /// run.
     #[command(after_help = "Example: token-shield audit begin --reason \"quarterly export\"")]
     Begin(Begin),
-    /// Take away the records of old epochs, with no gateway running; their checkpoints stay, and the log still verifies.
-    #[command(
-        after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit --reason \"kept as long as the law says\""
-    )]
+    /// Prune the records of old epochs. Their checkpoints stay, and the log still verifies. No
+    /// gateway may run.
+    #[command(after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit \\\n             \
+        --reason \"end of the retention period\"")]
     Prune(super::prune::Prune),
     /// Measure how fast records become durable in a folder.
     #[command(after_help = "Example: token-shield audit bench /var/lib/token-shield")]
@@ -53,10 +55,10 @@ impl Verb {
 
 #[derive(Args)]
 pub(in crate::cli) struct Begin {
-    /// Why; it stands in the new epoch's first record.
+    /// The reason, for the new epoch's first record.
     #[arg(long)]
     reason: String,
-    /// Something of the log is lost, and that is known: the new epoch says so for ever. No gateway may run.
+    /// Records are lost, and the new epoch records the loss. No gateway may run.
     #[arg(long)]
     after_loss: bool,
     #[command(flatten)]
@@ -67,10 +69,11 @@ pub(in crate::cli) struct Begin {
 pub(in crate::cli) struct Forget {
     /// The principal (a token's sub).
     principal: String,
-    /// Revoke its agents, tokens and handles first, in the same act. Without it a principal that is still acted for is not forgotten.
+    /// Revoke its agents, tokens and handles first. Without it, the command is refused if any of
+    /// them can still act.
     #[arg(long)]
     revoke: bool,
-    /// Why; it stands in the log.
+    /// The reason, for the record.
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -81,12 +84,12 @@ pub(in crate::cli) struct Forget {
 
 #[derive(Args)]
 pub(in crate::cli) struct Bench {
-    /// A folder on the disk that the log would lie on.
+    /// A folder on the disk for the log.
     dir: PathBuf,
-    /// How many wait for a record at once.
+    /// How many threads wait for a record at once.
     #[arg(long, default_value_t = 64)]
     waiters: usize,
-    /// For how long.
+    /// How long to measure.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// Print the result as JSON.
@@ -94,10 +97,10 @@ pub(in crate::cli) struct Bench {
     json: bool,
 }
 
-/// What can be said of the clock.
+/// Commands about the clock.
 #[derive(Subcommand)]
 pub(in crate::cli) enum Clock {
-    /// Take the wall clock as it is: what is decided goes by it again. The log's own times never go back.
+    /// Accept the current time after the clock stepped back. The log's times never go back.
     #[command(after_help = "Example: token-shield clock accept")]
     Accept(Place),
 }
@@ -106,7 +109,7 @@ impl Clock {
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let Self::Accept(place) = self;
         let reply = send(&place, Request::Command(Command::ClockAccept)).await?;
-        say_done("the clock is taken as it is", json!({}), &reply, place.json);
+        say_done("accepted the current time", json!({}), &reply, place.json);
         Ok(())
     }
 }
@@ -117,7 +120,7 @@ impl Begin {
         if UnixStream::connect(&config.proxy.admin).await.is_ok() {
             if self.after_loss {
                 return Err(
-                    "a gateway writes this log, so nothing of it is lost: stop it first, or leave --after-loss out".into()
+                    "a gateway writes this log, so nothing of it is lost: stop the gateway first, or omit --after-loss".into()
                 );
             }
             let reply = send(&self.place, Request::Command(Command::EpochBegin { reason: self.reason.clone() })).await?;
@@ -132,7 +135,7 @@ impl Begin {
         let books = Books::open(&config)?;
         let origin = books.log.origin();
         books.log.close()?;
-        // An epoch's first record says why it began.
+        // The first record of an epoch contains the reason.
         self.say(&origin, &Reply { sealed: vec![0], ..resting(&config) });
         Ok(())
     }
@@ -149,16 +152,16 @@ impl Begin {
 
 impl Forget {
     async fn run(self) -> Result<(), Failure> {
-        self.sure.ask(&format!("the record key of {} is destroyed", self.principal))?;
+        self.sure.ask(&format!("this destroys the record key of {}", self.principal))?;
         let members = json!({ "principal": self.principal });
         let command = Command::PrincipalForget { principal: self.principal, revoke: self.revoke, reason: self.reason };
         let reply = send(&self.place, Request::Command(command)).await?;
-        say_done("its record key is destroyed: copies in backups must be destroyed too", members, &reply, self.place.json);
+        say_done("destroyed its record key; also destroy the copies in backups", members, &reply, self.place.json);
         Ok(())
     }
 }
 
-/// The middle of what was measured.
+/// The median.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
@@ -187,7 +190,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A sync's median time, how many records came to be durable, and in how many seconds.
+    /// The median time of a sync, the number of durable records, and the seconds for them.
     fn measure(&self, folder: &std::path::Path) -> Result<(Duration, u64, f64), Failure> {
         let clock = SystemClock::start();
         let file = SystemDisk.create(&folder.join("sync"))?;

@@ -1,4 +1,5 @@
-//! `audit prove`, `verify-receipt`, `disclose` and `verify-disclosure`: what is handed to somebody else, and what they do with it.
+//! `audit prove`, `verify-receipt`, `disclose` and `verify-disclosure`: proofs for other people,
+//! and their verification.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::audit::read::receipt::{Disclosed, Disclosure};
 use crate::audit::read::tiles::epoch_name;
 use crate::audit::read::{reader, receipt};
 
-/// Where the public keys lie where nothing is said.
+/// The default path of the public keys.
 const VKEYS: &str = "./data/log.vkeys";
 
 #[derive(Args)]
@@ -25,16 +26,16 @@ pub(in crate::cli) struct Prove {
     record: String,
     #[command(flatten)]
     log: LogPlace,
-    /// Where to write the receipt (C2SP tlog-proof with the record in it); standard output where it is not said.
+    /// The file for the receipt (C2SP tlog-proof with the record in it). Default: standard output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct VerifyReceipt {
-    /// The receipt, as `audit prove` or GET /receipts/ gives it.
+    /// The receipt from `audit prove` or GET /receipts/.
     receipt: PathBuf,
-    /// The record's bytes, for a proof that does not carry them.
+    /// The record's bytes, for a proof without them.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     #[command(flatten)]
@@ -57,11 +58,11 @@ pub(in crate::cli) struct Disclose {
 
 #[derive(Args)]
 pub(in crate::cli) struct VerifyDisclosure {
-    /// What `audit disclose` printed.
+    /// The output of `audit disclose`.
     file: PathBuf,
     #[command(flatten)]
     trust: Trust,
-    /// Print one JSON object a record.
+    /// Print one JSON object for each record.
     #[arg(long)]
     json: bool,
 }
@@ -115,7 +116,7 @@ impl Disclose {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
-        // All of them first: what is printed is whole.
+        // All records come first, so that the output is complete or empty.
         let (mut rows, mut names) = (Vec::new(), Vec::new());
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
@@ -149,7 +150,7 @@ impl VerifyDisclosure {
             found.push(verified.map_err(|fault| format!("{}: line {place}: {fault}", self.file.display()))?);
         }
         if found.is_empty() {
-            return Err(format!("{}: no record is disclosed there", self.file.display()).into());
+            return Err(format!("{}: the file has no disclosed record", self.file.display()).into());
         }
         for Disclosed { origin, index, at, kind, inside } in &found {
             let fingerprint = known.fingerprint(origin).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `audit prune`: the records of old epochs go, or are moved; what proves that they were there stays.
+//! `audit prune`: removes or moves the records of old epochs. The proof that they existed stays.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,20 +19,21 @@ use crate::audit::store::retain::{Keep, Said, prune};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Reply;
 
-/// What is said where nothing was taken away.
-const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the books' cache does not cover it yet (start and stop the \
-    gateway once)";
+/// The note if nothing was pruned.
+const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the cache of the log does not cover it yet (start and stop \
+    the gateway once)";
 
 #[derive(Args)]
 pub(in crate::cli) struct Prune {
-    /// How long records are kept: 400d. An epoch goes as a whole, once its last record is older. Default: `[audit] keep`.
+    /// How long to keep records, such as 400d. A whole epoch is pruned when its last record is
+    /// older. Default: `[audit] keep`.
     #[arg(long, value_parser = duration)]
     keep: Option<Duration>,
-    /// Move them into this folder, a log of its own that `audit verify` verifies. Without it, and without `[audit] archive`, they are
-    /// gone.
+    /// Move the records into this folder, a log that `audit verify` can verify. Default: `[audit]
+    /// archive`. Without both, the records are deleted.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
-    /// Why; it stands in the record.
+    /// The reason, for the record.
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -42,21 +43,21 @@ pub(in crate::cli) struct Prune {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| format!("{text:?} is no time: write 400d, 12h, 90m or 45s"))
+    parse_duration(text).ok_or_else(|| format!("{text:?} is not a time: write 400d, 12h, 90m or 45s"))
 }
 
 impl Prune {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         // The owner's process has no terminal to ask on.
-        self.sure.ask("records that are old enough are taken away")?;
+        self.sure.ask("this prunes old records")?;
         if done_by_owner(&config.audit, self.sure.words())? {
             return Ok(());
         }
         let configured = config.keep.clone();
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
-        let keep = keep.ok_or("how long are records kept? write --keep 400d, or [audit] keep in the config")?;
+        let keep = keep.ok_or("the time to keep records is missing: use --keep 400d, or [audit] keep in the config")?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let moved = if to.is_some() { "moved" } else { "removed" };
         let said = Said { by: Some(own_name()), reason: self.reason };

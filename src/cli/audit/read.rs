@@ -1,4 +1,4 @@
-//! `audit show`, `tail`, `query` and `usage`: what the log says, for whoever has its keys.
+//! `audit show`, `tail`, `query` and `usage`: the content of the log, for people with its keys.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -15,12 +15,12 @@ use crate::audit::read::reader::{self, Epoch, Found, Told};
 use crate::audit::read::tiles::{epoch_name, is_pruned};
 use crate::clock::Timestamp;
 
-/// How often a log that is followed is looked at.
+/// How often a followed log is checked for new records.
 const LOOK: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
 pub(in crate::cli) struct Show {
-    /// Records: an index of the newest epoch, or what an answer's audit-record says (NAME/EPOCH#INDEX).
+    /// Records: an index of the newest epoch, or NAME/EPOCH#INDEX, as in an answer's audit-record.
     #[arg(required = true)]
     records: Vec<String>,
     #[command(flatten)]
@@ -31,15 +31,15 @@ pub(in crate::cli) struct Show {
 
 #[derive(Args)]
 pub(in crate::cli) struct Tail {
-    /// The log's folder, in the place of --dir.
+    /// The log's folder, instead of --dir.
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
     log: LogPlace,
-    /// How many of the last records.
+    /// The number of last records.
     #[arg(short = 'n', long, default_value_t = 20)]
     lines: u64,
-    /// Go on as records come.
+    /// Continue with new records.
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
@@ -48,24 +48,24 @@ pub(in crate::cli) struct Tail {
 
 #[derive(Args)]
 pub(in crate::cli) struct Query {
-    /// The log's folder, in the place of --dir.
+    /// The log's folder, instead of --dir.
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
     log: LogPlace,
-    /// Of this agent.
+    /// Only records of this agent.
     #[arg(long)]
     agent: Option<String>,
-    /// In this principal's name.
+    /// Only records of this principal.
     #[arg(long)]
     principal: Option<String>,
-    /// Of this kind.
+    /// Only records of this kind.
     #[arg(long)]
     kind: Option<String>,
     /// `allowed`, `refused`, or a code.
     #[arg(long)]
     decision: Option<String>,
-    /// Of this request.
+    /// Only records of this request.
     #[arg(long)]
     request: Option<String>,
     #[command(flatten)]
@@ -76,22 +76,22 @@ pub(in crate::cli) struct Query {
 
 #[derive(Args)]
 struct Window {
-    /// From then on: a time (RFC 3339), or how long ago (`30d`, `12h`).
+    /// Only records from this time on: a time (RFC 3339), or an age (`30d`, `12h`).
     #[arg(long)]
     since: Option<String>,
-    /// Up to then.
+    /// Only records before this time.
     #[arg(long)]
     until: Option<String>,
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct Usage {
-    /// The log's folder, in the place of --dir.
+    /// The log's folder, instead of --dir.
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
     log: LogPlace,
-    /// What is summed up: any of principal, agent, model, operation, upstream, day.
+    /// The columns to sum up by: any of principal, agent, model, operation, upstream, day.
     #[arg(long, value_delimiter = ',', default_value = "principal,model")]
     by: Vec<String>,
     #[command(flatten)]
@@ -103,7 +103,7 @@ pub(in crate::cli) struct Usage {
     keys: Keys,
 }
 
-/// A moment that was named: a time, or how long ago.
+/// A time, or the time before an age.
 fn moment(text: &str) -> Result<String, Failure> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at.to_string());
@@ -111,7 +111,8 @@ fn moment(text: &str) -> Result<String, Failure> {
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(at.as_millisecond()).to_string());
     }
-    let ago = parse_duration(text).ok_or_else(|| format!("{text:?} is no time: write 2026-11-21T08:00:00Z, or 30d, 12h, 90m"))?;
+    let ago =
+        parse_duration(text).ok_or_else(|| format!("{text:?} is not a time: write 2026-11-21T08:00:00Z, or 30d, 12h, 90m"))?;
     let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
     Ok(Timestamp(now().0.saturating_sub(ago).max(0)).to_string())
 }
@@ -122,7 +123,7 @@ impl Window {
     }
 }
 
-/// Gives every record of a window to `each`, opened as far as the keys allow.
+/// Gives every record of a window to `take`, decrypted if the keys allow it.
 fn all(
     epochs: &[Epoch],
     vault: &dyn Opener,
@@ -132,10 +133,10 @@ fn all(
     let mut fault = None;
     for epoch in epochs {
         if epoch.signed > 0 && is_pruned(&epoch.folder) {
-            eprintln!("{}: its {} records were moved away, and are not in this", epoch_name(epoch.number), epoch.signed);
+            eprintln!("{}: its {} records were pruned, and are not included", epoch_name(epoch.number), epoch.signed);
         }
         let ended = reader::each(epoch, 0, |found| {
-            // The outside is enough to leave out what is too early.
+            // The envelope is enough to skip a record that is too early.
             match crate::audit::format::outside::Outside::read(found.bytes) {
                 Ok(outside) if since.as_deref().is_some_and(|since| outside.at < since) => return ControlFlow::Continue(()),
                 Ok(outside) if until.as_deref().is_some_and(|until| outside.at >= until) => return ControlFlow::Break(()),
@@ -183,7 +184,8 @@ impl Tail {
                 Some(next) => next,
                 None => (newest.number, size(newest)?.saturating_sub(self.lines)),
             };
-            // The epoch that was read may have been closed since: its last records come before the next one's.
+            // The epoch may have been closed since the last read. Its last records come before the
+            // next epoch's.
             for epoch in epochs.iter().filter(|epoch| epoch.number >= number) {
                 let from = if epoch.number == number { from } else { 0 };
                 next = Some((epoch.number, tell(epoch, from, &*vault)?));
@@ -196,7 +198,7 @@ impl Tail {
     }
 }
 
-/// Prints the records of an epoch from an index on; gives the index behind the last.
+/// Prints the records of an epoch from an index on. Returns the index after the last one.
 fn tell(epoch: &Epoch, from: u64, vault: &dyn Opener) -> Result<u64, Failure> {
     let (mut end, mut fault) = (from, None);
     let _ = reader::each(epoch, from, |found| match found.tell(vault) {
@@ -213,7 +215,7 @@ fn tell(epoch: &Epoch, from: u64, vault: &dyn Opener) -> Result<u64, Failure> {
     fault.map_or(Ok(end), |error| Err(error.into()))
 }
 
-/// How many records an epoch has, those behind its checkpoint too.
+/// The number of records of an epoch, also those after its checkpoint.
 fn size(epoch: &Epoch) -> Result<u64, Failure> {
     let mut end = epoch.signed;
     let _ = reader::each(epoch, epoch.signed, |found| {
@@ -246,14 +248,14 @@ impl Query {
     }
 }
 
-/// What was used.
+/// A sum of requests and tokens.
 #[derive(Default)]
 struct Sum {
     requests: u64,
     refused: u64,
     input: u64,
     output: u64,
-    /// Requests whose tokens no server has reported whole: `usage_source` is `running` or `bound`.
+    /// Requests without a complete report of their tokens: `usage_source` is `running` or `bound`.
     unreported: u64,
 }
 
@@ -296,7 +298,8 @@ impl Usage {
         self.print(&sums);
         if closed > 0 {
             eprintln!(
-                "token-shield: {closed} records could not be opened (forgotten, or --record-keys FILE is missing); they stand under \"-\""
+                "token-shield: {closed} records could not be decrypted (forgotten, or --record-keys FILE is missing); \
+                 they are counted under \"-\""
             );
         }
         Ok(())
@@ -336,8 +339,8 @@ impl Usage {
     }
 }
 
-/// A cell of a CSV table (RFC 4180). Names are the choice of agents and of those who sign tokens: what a spreadsheet would run as
-/// a formula gets an apostrophe before it (OWASP, CSV injection).
+/// A cell of a CSV table (RFC 4180). Agents and signers of tokens choose names. So text that a
+/// spreadsheet would run as a formula gets an apostrophe before it (OWASP, CSV injection).
 fn cell(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text != "-";
     let text = if formula { format!("'{text}") } else { text.to_owned() };

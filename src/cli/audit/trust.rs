@@ -1,4 +1,4 @@
-//! Which public keys a log, a receipt or a disclosed record is verified with, and where they come from.
+//! The public keys that verify a log, a receipt or a disclosed record.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,15 @@ use clap::Args;
 use super::super::Failure;
 use crate::audit::format::note::{LogKeys, read_vkeys};
 
-/// Which public keys count.
+/// The public keys that count.
 #[derive(Args)]
 pub(in crate::cli) struct Trust {
-    /// The public keys of the log (log.vkeys). Keep a copy where the gateway cannot write.
+    /// The public keys of the log (log.vkeys). Keep a copy in a place where the gateway cannot
+    /// write.
     #[arg(long = "log-keys", alias = "key", value_name = "FILE")]
     log_keys: Option<PathBuf>,
-    /// Only keys with this fingerprint count; may be given several times, one for each epoch. `audit verify` prints fingerprints.
+    /// Only keys with this fingerprint count. Repeatable, once for each epoch. `audit verify`
+    /// prints fingerprints.
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
 }
@@ -24,16 +26,16 @@ fn fingerprint(text: &str) -> Result<String, String> {
     if hex { Ok(text.to_ascii_lowercase()) } else { Err("a fingerprint has 64 hex digits".to_owned()) }
 }
 
-/// Keys that count, and where they come from.
+/// The keys that count, and their source.
 pub(super) struct Known {
     pub(super) keys: Vec<LogKeys>,
     pub(super) from: PathBuf,
-    /// They lie in the data folder that they verify, and nobody has said that they are trusted.
+    /// They are in the data folder that they verify, and no `--trust` confirms them.
     pub(super) beside: bool,
 }
 
 impl Trust {
-    /// Reads the keys; `usual` is where they lie where nothing is said, `data` the folder that they are to verify.
+    /// Reads the keys. `usual` is their default path, `data` the folder that they verify.
     pub(super) fn read(&self, usual: &Path, data: Option<&Path>) -> Result<Known, Failure> {
         let from = self.log_keys.clone().unwrap_or_else(|| usual.to_owned());
         let text = fs::read_to_string(&from)
@@ -44,7 +46,7 @@ impl Trust {
             keys.retain(|keys| self.trust.contains(&keys.fingerprint()));
             if keys.is_empty() {
                 let all = all.join("\n  ");
-                return Err(format!("{}: no key there is one that --trust names; it has\n  {all}", from.display()).into());
+                return Err(format!("{}: no key has a fingerprint of --trust; the keys are\n  {all}", from.display()).into());
             }
         }
         let own = data.and_then(|data| fs::canonicalize(data).ok());
@@ -54,18 +56,18 @@ impl Trust {
 }
 
 impl Known {
-    /// Says on standard error that keys prove little which lie where the log lies.
+    /// Warns that keys beside the log prove little.
     pub(super) fn warn(&self) {
         if self.beside {
             eprintln!(
-                "warning: the keys come from {}, beside the log that they verify: whoever can write there can change both. \
+                "warning: the keys come from {}, beside the log that they verify. A person who can write there can change both. \
                  Keep a copy elsewhere (--log-keys FILE), or compare fingerprints (--trust FINGERPRINT)",
                 self.from.display()
             );
         }
     }
 
-    /// The fingerprint of the keys of that log.
+    /// The fingerprint of that log's keys.
     pub(super) fn fingerprint(&self, origin: &str) -> Option<String> {
         self.keys.iter().find(|keys| keys.origin == origin).map(LogKeys::fingerprint)
     }

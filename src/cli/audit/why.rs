@@ -1,5 +1,6 @@
-//! `why`: what became of one request, in sentences. Records are read from the data folder, so that the answer is the same beside a
-//! running gateway and after it has ended; what is not recorded one by one is remembered by a running gateway alone.
+//! `why`: how one request ended, in sentences. Records are read from the data folder, so that the
+//! answer is the same with and without a running gateway. Refusals that are only counted are known
+//! to a running gateway alone.
 
 use clap::Args;
 
@@ -13,7 +14,7 @@ use crate::refusal::Code;
 
 #[derive(Args)]
 pub(in crate::cli) struct Why {
-    /// The request: what the answer's token-shield-request says, rq_…
+    /// The request's id, rq_…, from the answer's token-shield-request.
     request: String,
     #[command(flatten)]
     place: Place,
@@ -24,14 +25,14 @@ impl Why {
         let question = Question::Why { request: self.request.clone() };
         let reply = send(&self.place, Request::Question(question)).await?;
         let remembered = reply.rows.first();
-        // Nothing of a caller who was not known is recorded one by one: the log need not be read.
+        // Refusals of unauthenticated callers are only counted, so the log has no record of them.
         let stranger = remembered.is_some_and(|told| !told["network"].is_null());
         let found = if stranger { Vec::new() } else { self.recorded()? };
         match remembered {
             _ if !found.is_empty() => found.iter().for_each(|told| self.say(told)),
             Some(told) if self.place.json => println!("{told}"),
             Some(told) => println!("{}", remembered_sentence(told)),
-            None => return Err(format!("nothing is recorded of {}, and nothing is remembered of it", self.request).into()),
+            None => return Err(format!("there is no record of {}, and the gateway does not remember it", self.request).into()),
         }
         Ok(())
     }
@@ -60,7 +61,7 @@ impl Why {
     }
 }
 
-/// What a record says of its request.
+/// A record of the request, as a sentence.
 fn sentence(told: &Told) -> String {
     let text = |member: &str| told.text(member).unwrap_or_default();
     let number = |member: &str| told.number(member).unwrap_or(0);
@@ -90,7 +91,7 @@ fn sentence(told: &Told) -> String {
             let became = match code.as_str() {
                 "ok" => format!("It was answered{server} with status {status}"),
                 "upstream-error" => format!("It was answered{server} with that server's own error, status {status}"),
-                "aborted" => "Its caller left before the answer was complete".to_owned(),
+                "aborted" => "Its caller disconnected before the answer was complete".to_owned(),
                 _ => format!("It ended with status {status}, {code}{server}"),
             };
             format!("{at}: {became}, after {ms} ms (record {record}).{because}")
@@ -98,7 +99,7 @@ fn sentence(told: &Told) -> String {
     }
 }
 
-/// What a running gateway remembers of a refusal that has no record of its own.
+/// A refusal without a record of its own, which a running gateway remembers.
 fn remembered_sentence(told: &serde_json::Value) -> String {
     let text = |member: &str| told[member].as_str();
     let (at, stage, code) = (text("at").unwrap_or("-"), text("stage").unwrap_or("-"), text("code").unwrap_or("-"));
@@ -107,10 +108,12 @@ fn remembered_sentence(told: &serde_json::Value) -> String {
         (None, network) => format!("A caller at {}", network.unwrap_or("an unknown address")),
     };
     let because = meaning(code, text("detail"), text("param"));
-    format!("{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was counted and has no record.{because}")
+    format!(
+        "{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was only counted, not recorded.{because}"
+    )
 }
 
-/// What a code means, and what else is known, as sentences with a blank before them.
+/// The meaning of a code and further details, each on a line.
 fn meaning(code: &str, detail: Option<&str>, param: Option<&str>) -> String {
     let known = Code::ALL.iter().find(|known| known.as_str() == code).map(|known| known.meaning());
     let mut text = String::new();

@@ -89,7 +89,7 @@ fn refusals_and_models_speak_both_dialects() {
     );
     assert_eq!(
         text(error::event(Dialect::Anthropic, &Code::AuditUnavailable.into(), "rq_1")),
-        "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot record, so it does not act.\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"audit-unavailable\"},\"request_id\":\"rq_1\"}\n\n"
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot write its audit log, so it serves no requests.\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"audit-unavailable\"},\"request_id\":\"rq_1\"}\n\n"
     );
     let entry = models::ModelEntry { id: "m".to_owned(), created: 0, owner: "o".to_owned() };
     assert_eq!(text(models::one(Dialect::OpenAi, &entry)), r#"{"id":"m","object":"model","created":0,"owned_by":"o"}"#);
