@@ -16,6 +16,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::audit::format::event::AgentStatus;
 use crate::model::usage::Absurd;
 use crate::refusal::Code;
 
@@ -370,10 +371,10 @@ impl Metrics {
         self.audit.sync.observe(seconds);
     }
 
-    /// Registered agents by standing.
-    pub fn agents(&self, counts: &[(&'static str, usize)]) {
-        for (standing, count) in counts {
-            self.agents.with_label_values(&[*standing]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+    /// Registered agents by status.
+    pub fn agents(&self, counts: &[(AgentStatus, usize)]) {
+        for (status, count) in counts {
+            self.agents.with_label_values(&[status.as_str()]).set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
     }
 

@@ -4,7 +4,7 @@
 //! signature and times are. Every change moves the [`Registry::changes`] counter on, so that whoever holds an open stream
 //! asks again.
 
-mod standing;
+mod status;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use crate::audit::format::event::Event;
+use crate::audit::format::event::{AgentStatus, Event};
 use crate::audit::format::record::Record;
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
-pub use standing::Standing;
-use standing::Wide;
+pub use status::StatusChange;
+use status::Wide;
 
 /// The class of an agent that nobody registered.
 pub const DEFAULT_CLASS: &str = "default";
@@ -34,7 +34,7 @@ pub struct Agent {
     /// Its class, a key of the config's `[class.…]`.
     pub class: Arc<str>,
     /// Whether it may act.
-    pub standing: Standing,
+    pub status: StatusChange,
     /// When it was first named.
     pub registered: Timestamp,
 }
@@ -143,13 +143,13 @@ impl Registry {
             }
             Event::AgentStanding { agent, standing, reason } => {
                 let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
-                row.standing = Standing::of(*standing, record.at, reason);
+                row.status = StatusChange::new(*standing, record.at, reason);
             }
             Event::NamespaceStanding { namespace, standing, reason } => {
-                self.wide.set_namespace(namespace, Standing::of(*standing, record.at, reason));
+                self.wide.set_namespace(namespace, StatusChange::new(*standing, record.at, reason));
             }
             Event::PrincipalStanding { principal, standing, reason } => {
-                self.wide.set_principal(principal, Standing::of(*standing, record.at, reason));
+                self.wide.set_principal(principal, StatusChange::new(*standing, record.at, reason));
             }
             Event::TokenRegistered { token, jti, kid, agent, principal, expires, .. } => {
                 let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
@@ -221,8 +221,8 @@ impl Registry {
     }
 
     fn row(agent: &AgentName, registered: Timestamp) -> Agent {
-        let standing = Standing::Active;
-        Agent { name: agent.clone(), principal: None, class: DEFAULT_CLASS.into(), standing, registered }
+        let status = StatusChange::ACTIVE;
+        Agent { name: agent.clone(), principal: None, class: DEFAULT_CLASS.into(), status, registered }
     }
 
     /// Wakes everybody who holds an open stream: something that was asked may be answered otherwise now.
@@ -252,25 +252,25 @@ impl Registry {
 
     /// Namespaces that are stopped, sorted by name.
     #[must_use]
-    pub fn stopped_namespaces(&self) -> Vec<(Arc<str>, Standing)> {
+    pub fn stopped_namespaces(&self) -> Vec<(Arc<str>, StatusChange)> {
         self.wide.namespaces()
     }
 
     /// Principals that are stopped, sorted by name.
     #[must_use]
-    pub fn stopped_principals(&self) -> Vec<(Arc<str>, Standing)> {
+    pub fn stopped_principals(&self) -> Vec<(Arc<str>, StatusChange)> {
         self.wide.principals()
     }
 
     /// How a whole namespace stands.
     #[must_use]
-    pub fn namespace(&self, name: &str) -> Standing {
+    pub fn namespace(&self, name: &str) -> StatusChange {
         self.wide.namespace(name)
     }
 
     /// How a principal stands.
     #[must_use]
-    pub fn principal(&self, name: &Principal) -> Standing {
+    pub fn principal(&self, name: &Principal) -> StatusChange {
         self.wide.principal(name)
     }
 
@@ -284,11 +284,11 @@ impl Registry {
 
     /// How many agents are in each standing: active, suspended, quarantined, revoked.
     #[must_use]
-    pub fn agents_by_standing(&self) -> [(&'static str, usize); 4] {
-        let mut counts = [("active", 0), ("suspended", 0), ("quarantined", 0), ("revoked", 0)];
+    pub fn agents_by_status(&self) -> [(AgentStatus, usize); 4] {
+        let mut counts = AgentStatus::ALL.map(|status| (status, 0));
         for row in &self.agents {
-            for (name, count) in &mut counts {
-                *count += usize::from(*name == row.standing.as_str());
+            for (status, count) in &mut counts {
+                *count += usize::from(*status == row.status.status);
             }
         }
         counts
@@ -380,7 +380,7 @@ impl Registry {
             }
         }
         for name in agent.lineage() {
-            if let Some(refusal) = self.agents.get(name).and_then(|row| row.standing.refusal()) {
+            if let Some(refusal) = self.agents.get(name).and_then(|row| row.status.refusal()) {
                 return Err(refusal.because(format_args!("agent {name}")));
             }
         }
@@ -392,7 +392,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::format::event::Standing as Stands;
+    use crate::audit::format::event::AgentStatus;
 
     fn book(events: Vec<Event>) -> Registry {
         let registry = Registry::new();
@@ -406,7 +406,7 @@ mod tests {
         "team:a".parse().expect("principal")
     }
 
-    fn stands(agent: &str, standing: Stands) -> Event {
+    fn stands(agent: &str, standing: AgentStatus) -> Event {
         Event::AgentStanding { agent: agent.parse().expect("name"), standing, reason: "test".to_owned() }
     }
 
@@ -424,25 +424,25 @@ mod tests {
 
     #[test]
     fn a_standing_covers_everything_below_it() {
-        check(vec![stands("a/b", Stands::Quarantined)], "a/b/c", Some(Code::AgentQuarantined));
-        check(vec![stands("a/b/c", Stands::Quarantined)], "a/b", None);
-        check(vec![stands("a/b", Stands::Suspended), stands("a/b", Stands::Active)], "a/b", None);
+        check(vec![stands("a/b", AgentStatus::Quarantined)], "a/b/c", Some(Code::AgentQuarantined));
+        check(vec![stands("a/b/c", AgentStatus::Quarantined)], "a/b", None);
+        check(vec![stands("a/b", AgentStatus::Suspended), stands("a/b", AgentStatus::Active)], "a/b", None);
     }
 
     #[test]
     fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
         let all = |standing| Event::NamespaceStanding { namespace: "a".to_owned(), standing, reason: "test".to_owned() };
-        check(vec![all(Stands::Suspended)], "a/never-seen/child", Some(Code::AgentSuspended));
-        check(vec![all(Stands::Suspended)], "ab/c", None);
-        check(vec![all(Stands::Quarantined), all(Stands::Active)], "a/b", None);
+        check(vec![all(AgentStatus::Suspended)], "a/never-seen/child", Some(Code::AgentSuspended));
+        check(vec![all(AgentStatus::Suspended)], "ab/c", None);
+        check(vec![all(AgentStatus::Quarantined), all(AgentStatus::Active)], "a/b", None);
         check(
-            vec![stands("a/b", Stands::Suspended), all(Stands::Suspended), all(Stands::Active)],
+            vec![stands("a/b", AgentStatus::Suspended), all(AgentStatus::Suspended), all(AgentStatus::Active)],
             "a/b",
             Some(Code::AgentSuspended),
         );
         let one = |standing| Event::PrincipalStanding { principal: team(), standing, reason: "test".to_owned() };
-        check(vec![one(Stands::Suspended)], "x/y", Some(Code::PrincipalSuspended));
-        check(vec![one(Stands::Suspended), one(Stands::Active)], "x/y", None);
+        check(vec![one(AgentStatus::Suspended)], "x/y", Some(Code::PrincipalSuspended));
+        check(vec![one(AgentStatus::Suspended), one(AgentStatus::Active)], "x/y", None);
     }
 
     #[test]

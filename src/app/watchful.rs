@@ -82,7 +82,7 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         gateway.limiter.sweep();
         gateway.allowance.sweep();
         gateway.authenticator.sweep();
-        gateway.metrics.agents(&registry.agents_by_standing());
+        gateway.metrics.agents(&registry.agents_by_status());
         let wiring = gateway.wiring.load_full();
         // All at once, because a probe without an answer takes a whole timeout.
         let mut probes = tokio::task::JoinSet::new();

@@ -3,11 +3,11 @@
 use std::sync::PoisonError;
 
 use super::{Control, ControlFault};
-use crate::audit::format::event::{Event, Standing};
+use crate::audit::format::event::{AgentStatus, Event};
 use crate::audit::format::key::RecordKeyId;
 use crate::audit::store::vault::VaultFault;
 use crate::id::{AgentName, Principal};
-use crate::registry::{Standing as Stands, Token};
+use crate::registry::Token;
 
 /// A note for the operator: what `audit forget` does not remove.
 pub(super) const STAYS: &str = "what stays: log lines of the gateway; exports and disclosures that were handed out; record keys in \
@@ -61,7 +61,7 @@ impl Control {
         if revoke {
             let why = || "its principal is forgotten".to_owned();
             for agent in acting.agents {
-                events.push(Event::AgentStanding { agent, standing: Standing::Revoked, reason: why() });
+                events.push(Event::AgentStanding { agent, standing: AgentStatus::Revoked, reason: why() });
             }
             for token in acting.tokens {
                 events.extend(self.row_revoked(token, why())?);
@@ -85,7 +85,7 @@ impl Control {
     }
 
     fn is_active(&self, agent: &AgentName) -> bool {
-        self.registry.agent(agent.as_str()).is_none_or(|row| row.standing == Stands::Active)
+        self.registry.agent(agent.as_str()).is_none_or(|row| row.status.status == AgentStatus::Active)
     }
 
     /// Destroys a record key, and removes its principal from the state and the memory.

@@ -7,12 +7,12 @@ use crate::registry::{Agent, Handle, Signed, Token};
 use crate::token::Verified;
 
 pub(super) fn agent_row(agent: &Agent) -> serde_json::Value {
-    let reason = agent.standing.reason();
+    let reason = agent.status.reason();
     serde_json::json!({
         "agent": agent.name.as_str(),
         "principal": agent.principal.as_ref().map(Principal::as_str),
         "class": &*agent.class,
-        "standing": agent.standing.as_str(),
+        "standing": agent.status.as_str(),
         "since": reason.map(|(since, _)| since.to_string()),
         "reason": reason.map(|(_, why)| why),
         "registered": agent.registered.to_string(),

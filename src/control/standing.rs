@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::audit::format::event::{Event, Standing};
+use crate::audit::format::event::{AgentStatus, Event};
 use crate::control::rows::agent_row;
 use crate::control::{Command, Control, ControlFault, Verb};
 use crate::id::{AgentName, Principal};
+use crate::registry::StatusChange;
 use crate::spelling::nearest;
 
 /// The most similar names in an error.
@@ -27,20 +28,21 @@ pub(super) fn row(event: &Event) -> Option<Value> {
 }
 
 /// The status after `verb`, from the status `now`.
-fn changed(name: &str, now: &'static str, verb: Verb) -> Result<Standing, ControlFault> {
-    let refuse = |hint| Err(ControlFault::Standing { agent: name.to_owned(), standing: now, hint });
-    Ok(match (verb, now) {
-        (_, "revoked") => return refuse("this is permanent; register another name"),
-        (Verb::Suspend, "active") => Standing::Suspended,
-        (Verb::Suspend, _) => return refuse("only an active agent or namespace can be suspended"),
-        (Verb::Resume, "suspended") => Standing::Active,
-        (Verb::Resume, _) => return refuse("only a suspended agent or namespace can be resumed"),
-        (Verb::Quarantine, "quarantined") => return refuse("it is already in quarantine"),
-        (Verb::Quarantine, _) => Standing::Quarantined,
-        (Verb::Release, "quarantined") => Standing::Active,
-        (Verb::Release, _) => return refuse("only an agent or namespace in quarantine can be released"),
-        (Verb::Revoke, _) => Standing::Revoked,
-    })
+fn changed(name: &str, now: AgentStatus, verb: Verb) -> Result<AgentStatus, ControlFault> {
+    use AgentStatus::{Active, Quarantined, Revoked, Suspended};
+    let refuse = |hint| Err(ControlFault::Standing { agent: name.to_owned(), standing: now.as_str(), hint });
+    match (verb, now) {
+        (_, Revoked) => refuse("this is permanent; register another name"),
+        (Verb::Suspend, Active) => Ok(Suspended),
+        (Verb::Suspend, Suspended | Quarantined) => refuse("only an active agent or namespace can be suspended"),
+        (Verb::Resume, Suspended) => Ok(Active),
+        (Verb::Resume, Active | Quarantined) => refuse("only a suspended agent or namespace can be resumed"),
+        (Verb::Quarantine, Quarantined) => refuse("it is already in quarantine"),
+        (Verb::Quarantine, Active | Suspended) => Ok(Quarantined),
+        (Verb::Release, Quarantined) => Ok(Active),
+        (Verb::Release, Active | Suspended) => refuse("only an agent or namespace in quarantine can be released"),
+        (Verb::Revoke, Active | Suspended | Quarantined) => Ok(Revoked),
+    }
 }
 
 /// Whether a text can be the first part of an agent's name.
@@ -62,7 +64,7 @@ impl Control {
         if row.is_none() && !unregistered {
             return Err(self.unknown(agent.as_str(), "; use --unregistered to stop the name even so"));
         }
-        let now = row.map_or("active", |row| row.standing.as_str());
+        let now = row.map_or(AgentStatus::Active, |row| row.status.status);
         let standing = changed(agent.as_str(), now, verb)?;
         Ok(Event::AgentStanding { agent, standing, reason })
     }
@@ -89,8 +91,8 @@ impl Control {
         if !is_namespace(namespace) {
             return Err(ControlFault::Name(crate::id::NameFault::Agent(shown.chars().take(80).collect())));
         }
-        let now = self.registry.namespace(namespace).as_str();
-        if now == "active" && !self.has_agents(namespace) && !unregistered {
+        let now = self.registry.namespace(namespace).status;
+        if now == AgentStatus::Active && !self.has_agents(namespace) && !unregistered {
             let known = self.registry.agents();
             let near = nearest(known.iter().map(|row| row.name.namespace()), namespace);
             let near = near.map(|near| format!("; did you mean {near}/*?")).unwrap_or_default();
@@ -99,7 +101,7 @@ impl Control {
         }
         if verb == Verb::Revoke {
             let hint = "a namespace can be suspended or put in quarantine; revoke its agents one by one";
-            return Err(ControlFault::Standing { agent: shown, standing: now, hint });
+            return Err(ControlFault::Standing { agent: shown, standing: now.as_str(), hint });
         }
         Ok(Event::NamespaceStanding { namespace: namespace.to_owned(), standing: changed(&shown, now, verb)?, reason })
     }
@@ -116,21 +118,27 @@ impl Control {
         reason: String,
         unregistered: bool,
     ) -> Result<Event, ControlFault> {
-        let now = self.registry.principal(&principal).as_str();
+        let now = self.registry.principal(&principal).status;
         let known = self.registry.principals();
-        if now == "active" && !known.contains(&principal) && !unregistered {
+        if now == AgentStatus::Active && !known.contains(&principal) && !unregistered {
             let near = nearest(known.iter().map(Principal::as_str), principal.as_str())
                 .map(|near| format!("; did you mean {near}?"))
                 .unwrap_or_default();
             let near = format!(": no agent, token or handle acts for it{near}; use --unregistered to stop it even so");
             return Err(ControlFault::Unknown { name: principal.to_string(), near });
         }
-        let refuse = |hint| Err(ControlFault::Standing { agent: principal.to_string(), standing: now, hint });
+        let refuse = |hint| Err(ControlFault::Standing { agent: principal.to_string(), standing: now.as_str(), hint });
         let standing = match (verb, now) {
-            (Verb::Suspend, "active") => Standing::Suspended,
-            (Verb::Suspend, _) => return refuse("it is already stopped"),
-            (Verb::Resume | Verb::Release, "active") => return refuse("only a suspended principal can be released"),
-            (Verb::Resume | Verb::Release, _) => Standing::Active,
+            (Verb::Suspend, AgentStatus::Active) => AgentStatus::Suspended,
+            (Verb::Suspend, AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked) => {
+                return refuse("it is already stopped");
+            }
+            (Verb::Resume | Verb::Release, AgentStatus::Active) => {
+                return refuse("only a suspended principal can be released");
+            }
+            (Verb::Resume | Verb::Release, AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked) => {
+                AgentStatus::Active
+            }
             (Verb::Quarantine | Verb::Revoke, _) => return refuse("a principal can only be suspended and released"),
         };
         Ok(Event::PrincipalStanding { principal, standing, reason })
@@ -172,7 +180,7 @@ impl Control {
     }
 }
 
-fn stopped(word: &str, name: &str, standing: &crate::registry::Standing) -> Value {
+fn stopped(word: &str, name: &str, standing: &StatusChange) -> Value {
     let reason = standing.reason();
     json!({
         word: name,

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use token_shield::audit::format::event::{Event, Standing};
+use token_shield::audit::format::event::{AgentStatus, Event};
 use token_shield::audit::format::request::{About, Admission, Body, Caller, Outcome, Refused, Used};
 use token_shield::audit::read::reader;
 use token_shield::audit::read::replay::{Replay, replay};
@@ -141,7 +141,7 @@ fn refused(about: About, code: &'static str) -> Event {
     Event::Refusal(Box::new(Refused { about, stage: "authenticated", code, detail: None, param: None, status: 403, ms: 1 }))
 }
 
-fn standing(agent: &str, standing: Standing) -> Event {
+fn standing(agent: &str, standing: AgentStatus) -> Event {
     Event::AgentStanding { agent: agent.parse().expect("agent"), standing, reason: "a test".to_owned() }
 }
 
@@ -155,12 +155,12 @@ fn what_follows_from_the_log_is_no_disagreement() {
     let book = Book::new();
     let first = book.add(admission(1));
     book.add(outcome(1, first, 100));
-    book.add(standing("acme/reader", Standing::Suspended));
+    book.add(standing("acme/reader", AgentStatus::Suspended));
     // It was on its way when that came, and was asked again.
     let late = book.at_once(admission(2));
     book.add(ended(2, late, "agent-suspended"));
     book.add(refusal("agent-suspended"));
-    book.add(standing("acme/reader", Standing::Active));
+    book.add(standing("acme/reader", AgentStatus::Active));
     book.add(admission(3));
     book.add(Event::Start { version: "1".to_owned(), policy: "p".to_owned() });
     book.add(token_revoked(3));
@@ -207,8 +207,8 @@ fn what_does_not_follow_is_named() {
     };
     let revoked = Event::HandleRevoked { handle, agent: "acme/reader".parse().expect("agent"), reason: "a test".to_owned() };
     let cases: Vec<(Vec<Event>, usize, &str)> = vec![
-        (vec![standing("acme/reader", Standing::Suspended), admission(1), outcome(1, 1, 1)], 1, "acme/reader is not active"),
-        (vec![standing("acme/reader/child", Standing::Revoked), admission(1), outcome(1, 1, 1)], 1, "child is not active"),
+        (vec![standing("acme/reader", AgentStatus::Suspended), admission(1), outcome(1, 1, 1)], 1, "acme/reader is not active"),
+        (vec![standing("acme/reader/child", AgentStatus::Revoked), admission(1), outcome(1, 1, 1)], 1, "child is not active"),
         (vec![token_revoked(1), admission(1), ended(1, 1, "upstream-error")], 1, "is revoked"),
         (vec![gone(4), admission(1), outcome(1, 1, 1)], 1, "is revoked"),
         (vec![registered, admission(1), outcome(1, 1, 1)], 1, "has expired"),
@@ -225,7 +225,7 @@ fn what_does_not_follow_is_named() {
         (vec![refusal("agent-suspended")], 0, "nothing in the books"),
         (vec![refusal("token-revoked")], 0, "nothing in the books"),
         (vec![refusal("key-revoked")], 0, "nothing in the books"),
-        (vec![standing("acme/reader", Standing::Suspended), refusal("agent-quarantined")], 1, "nothing in the books"),
+        (vec![standing("acme/reader", AgentStatus::Suspended), refusal("agent-quarantined")], 1, "nothing in the books"),
     ];
     for (events, place, expect) in cases {
         let book = Book::new();
@@ -255,8 +255,8 @@ fn what_was_on_its_way_is_judged_by_the_books_that_it_met() {
     book.add(closing(slow, late, "ok", None));
     // It was refused, and the record of that waited for a slow disk.
     let suspended = arrived(2, None, BEGAN.plus(Duration::from_secs(400)));
-    book.add(standing("acme/reader", Standing::Suspended));
-    book.at_once(standing("acme/reader", Standing::Active));
+    book.add(standing("acme/reader", AgentStatus::Suspended));
+    book.at_once(standing("acme/reader", AgentStatus::Active));
     book.clock.advance(Duration::from_secs(40));
     book.at_once(refused(suspended, "agent-suspended"));
     assert_eq!(book.found(), []);
@@ -265,13 +265,13 @@ fn what_was_on_its_way_is_judged_by_the_books_that_it_met() {
 #[test]
 fn what_is_taken_back_before_it_is_asked_again_does_not_count() {
     let book = Book::new();
-    book.add(standing("acme/reader", Standing::Suspended));
+    book.add(standing("acme/reader", AgentStatus::Suspended));
     let first = book.at_once(admission(1));
-    book.at_once(standing("acme/reader", Standing::Active));
+    book.at_once(standing("acme/reader", AgentStatus::Active));
     book.add(outcome(1, first, 1));
     assert_eq!(book.found(), []);
     // Something of an answer went out all the same.
-    book.add(standing("acme/reader", Standing::Suspended));
+    book.add(standing("acme/reader", AgentStatus::Suspended));
     let second = book.add(admission(2));
     book.add(closing(about(2, None), second, "aborted", Some((10, 1))));
     assert_eq!(book.found().len(), 1);
@@ -280,7 +280,7 @@ fn what_is_taken_back_before_it_is_asked_again_does_not_count() {
 #[test]
 fn a_part_of_a_log_misses_no_reasons_that_may_stand_before_it() {
     let book = Book::new();
-    book.add(standing("acme/reader", Standing::Suspended));
+    book.add(standing("acme/reader", AgentStatus::Suspended));
     book.log.close().expect("closed");
     let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
     let own = settings(book.data.path());

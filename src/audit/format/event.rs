@@ -156,7 +156,7 @@ pub enum Event {
         /// The agent.
         agent: AgentName,
         /// The new standing.
-        standing: Standing,
+        standing: AgentStatus,
         /// Why.
         reason: String,
     },
@@ -165,7 +165,7 @@ pub enum Event {
         /// The namespace: the part of an agent's name before the first slash.
         namespace: String,
         /// The new standing.
-        standing: Standing,
+        standing: AgentStatus,
         /// Why.
         reason: String,
     },
@@ -175,7 +175,7 @@ pub enum Event {
         /// The principal.
         principal: Principal,
         /// The new standing.
-        standing: Standing,
+        standing: AgentStatus,
         /// Why.
         reason: String,
     },
@@ -280,7 +280,7 @@ pub struct Left {
 
 /// What an agent may do at all, as an operator's command sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
+pub enum AgentStatus {
     /// What its token grants.
     Active,
     /// Nothing for now: an operator paused it.
@@ -291,15 +291,18 @@ pub enum Standing {
     Revoked,
 }
 
-/// Every standing with its word.
-pub(super) const STANDINGS: [(Standing, &str); 4] = [
-    (Standing::Active, "active"),
-    (Standing::Suspended, "suspended"),
-    (Standing::Quarantined, "quarantined"),
-    (Standing::Revoked, "revoked"),
+/// Every status with its word.
+pub(super) const STATUSES: [(AgentStatus, &str); 4] = [
+    (AgentStatus::Active, "active"),
+    (AgentStatus::Suspended, "suspended"),
+    (AgentStatus::Quarantined, "quarantined"),
+    (AgentStatus::Revoked, "revoked"),
 ];
 
-impl Standing {
+impl AgentStatus {
+    /// Every status.
+    pub const ALL: [Self; 4] = [Self::Active, Self::Suspended, Self::Quarantined, Self::Revoked];
+
     /// The word in records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

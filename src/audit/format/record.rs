@@ -95,7 +95,7 @@ fn inside(event: &Event, by: Option<&str>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::format::event::{JWK_BYTES_MAX, Left, Previous, STANDINGS, Standing};
+    use crate::audit::format::event::{AgentStatus, JWK_BYTES_MAX, Left, Previous, STATUSES};
     use crate::audit::format::key::{Held, RecordKeyId};
     use crate::audit::format::outside::RECORD_BYTES_MAX;
     use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
@@ -155,7 +155,7 @@ mod tests {
         same(Event::Handover { version: text(), policy: text() });
         same(Event::AgentRegistered { agent: agent(), principal: None, class: text() });
         same(Event::AgentRegistered { agent: agent(), principal: Some(principal.clone()), class: text() });
-        for (standing, word) in STANDINGS {
+        for (standing, word) in STATUSES {
             assert_eq!(standing.as_str(), word);
             same(Event::AgentStanding { agent: agent(), standing, reason: text() });
             same(Event::NamespaceStanding { namespace: "research".to_owned(), standing, reason: text() });
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_form_is_canonical() {
-        let event = Event::AgentStanding { agent: agent(), standing: Standing::Suspended, reason: "tea".to_owned() };
+        let event = Event::AgentStanding { agent: agent(), standing: AgentStatus::Suspended, reason: "tea".to_owned() };
         let expect = concat!(
             r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-standing","#,
             r#""plain":{"agent":"acme/reader","by":"uid:0","reason":"tea","standing":"suspended"},"v":1}"#

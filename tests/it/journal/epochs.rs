@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::ReadableTable as _;
-use token_shield::audit::format::event::{Event, Standing};
+use token_shield::audit::format::event::{AgentStatus, Event};
 use token_shield::audit::format::head::Head;
 use token_shield::audit::format::note::read_vkeys;
 use token_shield::audit::read::verify::{Seen, Wanted, verify};
@@ -205,10 +205,10 @@ fn a_loss_that_was_not_said_to_its_end_is_said_again() {
 #[test]
 fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
     let standing = |standing| Event::AgentStanding { agent: "acme/a".parse().expect("agent"), standing, reason: "x".to_owned() };
-    let data = Data::crashed([standing(Standing::Active)]);
+    let data = Data::crashed([standing(AgentStatus::Active)]);
     let older = data.snapshot();
     let (log, _) = data.open();
-    log.seal_blocking(standing(Standing::Revoked), None).expect("sealed");
+    log.seal_blocking(standing(AgentStatus::Revoked), None).expect("sealed");
     log.close().expect("closed");
     let mode = fs::metadata(data.settings().dir).expect("mode").permissions();
     fs::remove_dir_all(data.settings().dir).expect("remove");
@@ -219,12 +219,12 @@ fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
     let (log, found) = begun(&data).expect("begun");
     log.close().expect("closed");
     let last = |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-standing").cloned();
-    assert_eq!(last(&found), Some(standing(Standing::Revoked)));
+    assert_eq!(last(&found), Some(standing(AgentStatus::Revoked)));
     // The log itself says so from now on.
     fs::remove_file(data.settings().cache).expect("remove");
     let (log, recovered) = data.open();
     let found: Vec<Event> = recovered.records.into_iter().map(|record| record.event).collect();
-    assert_eq!(last(&found), Some(standing(Standing::Revoked)));
+    assert_eq!(last(&found), Some(standing(AgentStatus::Revoked)));
     log.close().expect("closed");
     verified(&data);
 }

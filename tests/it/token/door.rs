@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
-use token_shield::audit::format::event::{Event, Standing};
+use token_shield::audit::format::event::{AgentStatus, Event};
 use token_shield::audit::format::record::Record;
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
@@ -166,7 +166,7 @@ fn who_may_not_act_takes_no_memory() {
     let planner = Planner::new(&door, 1, Vec::new());
     let reason = "a test".to_owned();
     let agent = "research/planner-1".parse().expect("agent");
-    door.apply(Event::AgentStanding { agent, standing: Standing::Suspended, reason });
+    door.apply(Event::AgentStanding { agent, standing: AgentStatus::Suspended, reason });
     for number in 0..100 {
         assert_eq!(door.ask(&planner.leaf(number)), Err(Code::AgentSuspended));
     }

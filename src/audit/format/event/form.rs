@@ -1,6 +1,6 @@
 //! An event as the members of a record, and back.
 
-use super::{Event, JWK_BYTES_MAX, Left, Previous, STANDINGS, Standing, TOKEN_BYTES_MAX};
+use super::{AgentStatus, Event, JWK_BYTES_MAX, Left, Previous, STATUSES, TOKEN_BYTES_MAX};
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::inside::{Members, Plain, cut, number};
 use crate::id::Principal;
@@ -29,15 +29,15 @@ impl Plain<'_> {
         Ok(Left { size: left.number("size")?, root: left.text("root")? })
     }
 
-    fn standing(&self) -> Result<Standing, RecordFault> {
+    fn standing(&self) -> Result<AgentStatus, RecordFault> {
         let word = self.text("standing")?;
-        let known = STANDINGS.iter().find(|(_, known)| *known == word);
+        let known = STATUSES.iter().find(|(_, known)| *known == word);
         known.map(|(standing, _)| *standing).ok_or(RecordFault::Member("standing"))
     }
 }
 
 /// The members of a change of standing: whose it is, and how it is now.
-fn stands<'e>(into: &mut Members<'e>, (member, name): (&'static str, &'e str), standing: Standing, reason: &'e str) {
+fn stands<'e>(into: &mut Members<'e>, (member, name): (&'static str, &'e str), standing: AgentStatus, reason: &'e str) {
     into.name(member, name);
     into.name("standing", standing.as_str());
     into.name("reason", reason);

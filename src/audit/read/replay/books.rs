@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::chain;
-use crate::audit::format::event::{Event, Standing};
+use crate::audit::format::event::{AgentStatus, Event};
 use crate::audit::format::record::Record;
 use crate::audit::read::reader::Told;
 use crate::clock::Timestamp;
@@ -47,7 +47,7 @@ impl<T: Clone> Past<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Books {
     /// Of agents, of namespaces as `research/*`, and of principals as `principal team:research`.
-    standings: BTreeMap<String, Past<Standing>>,
+    standings: BTreeMap<String, Past<AgentStatus>>,
     /// In whose name an agent acts, where that is fixed.
     principals: BTreeMap<String, Past<Option<String>>>,
     tokens: BTreeMap<String, Past<bool>>,
@@ -209,7 +209,7 @@ impl Books {
         let mut found = Vec::new();
         let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
         for name in caller.lineage().map(str::to_owned).chain([caller.namespace(), principal_row(&caller.principal)]) {
-            if self.standings.get(&name).and_then(Past::last).is_some_and(|standing| *standing != Standing::Active) {
+            if self.standings.get(&name).and_then(Past::last).is_some_and(|standing| *standing != AgentStatus::Active) {
                 found.push(Against::Inactive(name));
             }
         }
@@ -234,12 +234,12 @@ impl Books {
     pub(super) fn is_over(&self, against: &Against, at: Timestamp) -> bool {
         let Against::Inactive(name) = against else { return false };
         let since = self.standings.get(name).map(|past| past.0.as_slice()).unwrap_or_default();
-        since.iter().any(|(since, standing)| *since >= at && *standing == Standing::Active)
+        since.iter().any(|(since, standing)| *since >= at && *standing == AgentStatus::Active)
     }
 
     /// Something was lost: what can be taken back may have been.
     pub(super) fn lose(&mut self) {
-        self.standings.retain(|_, past| past.last() == Some(&Standing::Revoked));
+        self.standings.retain(|_, past| past.last() == Some(&AgentStatus::Revoked));
     }
 
     /// Whether its token was not the one to be shown, ever since the caller arrived. That is asked once, when a request comes.
@@ -266,15 +266,17 @@ impl Books {
                 .map(str::to_owned)
                 .chain([caller.namespace()])
                 .filter_map(|name| self.standings.get(&name))
-                .any(|past| past.since(caller.arrived, Standing::Active).contains(&wanted))
+                .any(|past| past.since(caller.arrived, AgentStatus::Active).contains(&wanted))
         };
         Some(match code {
-            "agent-suspended" => stands(Standing::Suspended),
-            "agent-quarantined" => stands(Standing::Quarantined),
-            "agent-revoked" => stands(Standing::Revoked),
+            "agent-suspended" => stands(AgentStatus::Suspended),
+            "agent-quarantined" => stands(AgentStatus::Quarantined),
+            "agent-revoked" => stands(AgentStatus::Revoked),
             "principal-suspended" => {
                 let past = self.standings.get(&principal_row(&caller.principal));
-                past.is_some_and(|past| past.since(caller.arrived, Standing::Active).iter().any(|was| *was != Standing::Active))
+                past.is_some_and(|past| {
+                    past.since(caller.arrived, AgentStatus::Active).iter().any(|was| *was != AgentStatus::Active)
+                })
             }
             "token-revoked" => caller.chain.iter().any(|(token, _)| ever(self.tokens.get(token))),
             "key-revoked" => caller.chain.iter().any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),

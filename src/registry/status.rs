@@ -1,0 +1,125 @@
+//! The status of agents, of namespaces with all their agents, and of principals with all that acts for them.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use foldhash::quality::RandomState;
+
+use crate::audit::format::event::AgentStatus;
+use crate::clock::Timestamp;
+use crate::id::{AgentName, Principal};
+use crate::refusal::{Code, Refusal};
+
+/// The status of an agent, a namespace or a principal. If it is stopped, since when and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusChange {
+    /// The status.
+    pub status: AgentStatus,
+    since: Timestamp,
+    why: String,
+}
+
+impl StatusChange {
+    /// The status of a name that no operator has stopped.
+    pub(super) const ACTIVE: Self = Self { status: AgentStatus::Active, since: Timestamp(0), why: String::new() };
+
+    pub(super) fn new(status: AgentStatus, since: Timestamp, why: &str) -> Self {
+        match status {
+            AgentStatus::Active => Self::ACTIVE,
+            AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked => {
+                Self { status, since, why: why.to_owned() }
+            }
+        }
+    }
+
+    /// The status's name.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        self.status.as_str()
+    }
+
+    /// Since when and why, where it is not active.
+    #[must_use]
+    pub fn reason(&self) -> Option<(Timestamp, &str)> {
+        match self.status {
+            AgentStatus::Active => None,
+            AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked => Some((self.since, &self.why)),
+        }
+    }
+
+    /// The refusal that this status means.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let code = match self.status {
+            AgentStatus::Active => return None,
+            AgentStatus::Suspended => Code::AgentSuspended,
+            AgentStatus::Quarantined => Code::AgentQuarantined,
+            AgentStatus::Revoked => Code::AgentRevoked,
+        };
+        Some(Refusal::new(code).because(format_args!("since {}: {}", self.since, self.why)))
+    }
+}
+
+/// The status of namespaces and of principals. Only a name that is stopped has a row.
+#[derive(Default)]
+pub(super) struct Wide {
+    namespaces: DashMap<Arc<str>, StatusChange, RandomState>,
+    principals: DashMap<Arc<str>, StatusChange, RandomState>,
+}
+
+fn put(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str, status: StatusChange) {
+    if status.status == AgentStatus::Active {
+        rows.remove(name);
+    } else {
+        rows.insert(name.into(), status);
+    }
+}
+
+fn status_in(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str) -> StatusChange {
+    rows.get(name).map_or(StatusChange::ACTIVE, |row| row.clone())
+}
+
+fn sorted(rows: &DashMap<Arc<str>, StatusChange, RandomState>) -> Vec<(Arc<str>, StatusChange)> {
+    let mut found: Vec<_> = rows.iter().map(|row| (Arc::clone(row.key()), row.value().clone())).collect();
+    found.sort_by(|left, right| left.0.cmp(&right.0));
+    found
+}
+
+impl Wide {
+    pub(super) fn set_namespace(&self, name: &str, status: StatusChange) {
+        put(&self.namespaces, name, status);
+    }
+
+    pub(super) fn set_principal(&self, name: &Principal, status: StatusChange) {
+        put(&self.principals, name.as_str(), status);
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> StatusChange {
+        status_in(&self.namespaces, name)
+    }
+
+    pub(super) fn principal(&self, name: &Principal) -> StatusChange {
+        status_in(&self.principals, name.as_str())
+    }
+
+    pub(super) fn namespaces(&self) -> Vec<(Arc<str>, StatusChange)> {
+        sorted(&self.namespaces)
+    }
+
+    pub(super) fn principals(&self) -> Vec<(Arc<str>, StatusChange)> {
+        sorted(&self.principals)
+    }
+
+    /// Whether the agent's namespace and its principal may act.
+    ///
+    /// # Errors
+    /// The refusal of the first that may not.
+    pub(super) fn may_act(&self, agent: &AgentName, principal: &Principal) -> Result<(), Refusal> {
+        if let Some(refusal) = self.namespaces.get(agent.namespace()).and_then(|row| row.refusal()) {
+            return Err(refusal.because(format_args!("namespace {}", agent.namespace())));
+        }
+        match self.principals.get(principal.as_str()).and_then(|row| row.reason().map(|(since, why)| (since, why.to_owned()))) {
+            None => Ok(()),
+            Some((since, why)) => Err(Refusal::new(Code::PrincipalSuspended).because(format_args!("since {since}: {why}"))),
+        }
+    }
+}
