@@ -127,7 +127,7 @@ fn one(bench: &mut Criterion, name: &str, text: &str, keys: &One) {
         let peer = IpAddr::from([127, 0, 0, 1]);
         let known =
             credential.and_then(|read| door.authenticate(&read, peer, Arc::clone(&tables)).map_err(|denied| denied.refusal));
-        known.is_ok_and(|(_, found)| found == Found::Cached)
+        known.is_ok_and(|known| known.found == Found::Cached)
     };
     assert!(!asked(), "the first time it is verified");
     bench.bench_function(&format!("verify/cached, {name}, with times and standing"), |run| run.iter(|| assert!(asked())));

@@ -1,17 +1,16 @@
-//! The book of agents and tokens: the fold of the control records, read by many and written by the control door alone.
+//! Agents, tokens and handles: what the control records make of them. Many read it; commands alone write it.
 //!
-//! It is a deny-book: an agent without a row is active in class `default`, and a token without a row is good as long as its
-//! signature and times are. Every change moves the [`Registry::changes`] counter on, so that whoever holds an open stream
-//! asks again.
+//! It holds what is refused: an agent without a row is active in class `default`, and a token without a row is valid as long as
+//! its signature and times are. A change wakes the requests that depend on its subject, so that they check their status again.
 
 mod status;
+mod wakeups;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use dashmap::DashMap;
 use foldhash::quality::RandomState;
-use tokio::sync::watch;
 
 use crate::audit::format::event::{AgentStatus, Event};
 use crate::audit::format::record::Record;
@@ -20,6 +19,8 @@ use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
 pub use status::StatusChange;
 use status::Wide;
+use wakeups::Wakeups;
+pub use wakeups::{Changes, Subject, Subscription};
 
 /// The class of an agent that nobody registered.
 pub const DEFAULT_CLASS: &str = "default";
@@ -105,7 +106,7 @@ pub struct Registry {
     wide: Wide,
     /// In whose name anybody registered acts.
     principals: DashMap<Principal, (), RandomState>,
-    changes: watch::Sender<u64>,
+    wakeups: Arc<Wakeups>,
 }
 
 impl Default for Registry {
@@ -118,7 +119,6 @@ impl Registry {
     /// An empty book.
     #[must_use]
     pub fn new() -> Self {
-        let (changes, _) = watch::channel(0);
         Self {
             agents: DashMap::with_hasher(RandomState::default()),
             tokens: DashMap::with_hasher(RandomState::default()),
@@ -126,7 +126,7 @@ impl Registry {
             revoked_handles: DashMap::with_hasher(RandomState::default()),
             wide: Wide::default(),
             principals: DashMap::with_hasher(RandomState::default()),
-            changes,
+            wakeups: Arc::default(),
         }
     }
 
@@ -198,10 +198,10 @@ impl Registry {
             | Event::Refusals(_)
             | Event::Strangers(_)
             | Event::Written(_) => return,
-            // Of another book, but who holds an open stream asks again.
+            // The keyring's. Requests with tokens of this key check again.
             Event::KeyAdded { .. } | Event::KeyRetired { .. } | Event::KeyRevoked { .. } => {}
         }
-        self.changes.send_modify(|count| *count += 1);
+        self.wakeups.wake(&record.event);
     }
 
     /// Lets go of whatever says in whose name somebody acts: as a start finds it, once the principal's record key is destroyed.
@@ -225,15 +225,15 @@ impl Registry {
         Agent { name: agent.clone(), principal: None, class: DEFAULT_CLASS.into(), status, registered }
     }
 
-    /// Wakes everybody who holds an open stream: something that was asked may be answered otherwise now.
+    /// Wakes every request: something that concerns all has changed, such as the config.
     pub fn announce(&self) {
-        self.changes.send_modify(|count| *count += 1);
+        self.wakeups.wake_everyone();
     }
 
-    /// Counts the records folded in; a change means that standings may have changed.
+    /// Hears of changes of `subjects`.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    pub fn subscribe(&self, subjects: Vec<Subject>) -> Subscription {
+        self.wakeups.subscribe(subjects)
     }
 
     /// The agent's row.

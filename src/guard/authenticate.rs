@@ -21,10 +21,10 @@ use crate::guard::charges::Charges;
 use crate::guard::limiter::{Kind, Limiter, Subject};
 use crate::guard::settings::Class;
 use crate::guard::table::Tables;
-use crate::id::HandleId;
+use crate::id::{HandleId, KeyId, TokenId};
 use crate::keyring::Keyring;
 use crate::refusal::{Code, Refusal};
-use crate::registry::Registry;
+use crate::registry::{self, Changes, Registry, Subscription};
 use crate::token::{Keys as _, Presented, Verified, handle, verify};
 
 /// The credential of one request, as it stood in the headers.
@@ -75,6 +75,8 @@ pub struct Remembered {
     /// Whether its issuer lets handles stand for tokens.
     by_handle: bool,
     generation: u64,
+    /// Changes that its requests have to hear of.
+    subscription: Subscription,
     /// The token itself: what is presented must be this to be taken for it.
     text: Box<str>,
     /// Memory that it takes in all, in bytes.
@@ -83,8 +85,12 @@ pub struct Remembered {
 
 impl Remembered {
     /// Memory that a token of `text` takes, with all that is kept of it and its place among the others.
-    fn weigh(text: &str, verified: &Verified, agents: usize, caller: &Caller) -> usize {
-        let own = size_of::<Self>() + size_of::<Caller>() + agents * size_of::<Subject>() + size_of_val(&*caller.chain);
+    fn weigh(text: &str, verified: &Verified, agents: usize, caller: &Caller, subscription: &Subscription) -> usize {
+        let own = subscription.bytes()
+            + size_of::<Self>()
+            + size_of::<Caller>()
+            + agents * size_of::<Subject>()
+            + size_of_val(&*caller.chain);
         // The text is the largest piece; allocators round such pieces up by as much as a quarter.
         own + text.len() + text.len() / 4 + verified.bytes() + ENTRY_BYTES
     }
@@ -138,6 +144,24 @@ impl From<Refusal> for Box<Denied> {
     fn from(refusal: Refusal) -> Self {
         Self::new(Denied { refusal, token: None, handle: None })
     }
+}
+
+/// A token that was verified again, after keys or issuers have changed.
+pub struct Renewed {
+    /// The token.
+    pub token: Arc<Remembered>,
+    /// Changes that concern it, since before its status was checked.
+    pub changes: Changes,
+}
+
+/// A caller whose token is valid, and how that was found.
+pub struct Authentication {
+    /// The caller.
+    pub caller: Authenticated,
+    /// Changes that concern it, since before its status was checked.
+    pub changes: Changes,
+    /// How its token was found valid.
+    pub found: Found,
 }
 
 /// How a token was found good.
@@ -273,7 +297,7 @@ impl Authenticator {
         credential: &Credential<'_>,
         peer: IpAddr,
         tables: Arc<Tables>,
-    ) -> Result<(Authenticated, Found), Box<Denied>> {
+    ) -> Result<Authentication, Box<Denied>> {
         let held = handle::id(credential.0).and_then(|id| self.registry.handle(&id));
         let text = held.as_ref().map_or(credential.0, |held| &held.text);
         let hash = self.hashing.hash_one(text);
@@ -283,13 +307,16 @@ impl Authenticator {
             same.is_ok() && known.generation == generation
         };
         if let Some(known) = self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
+            let changes = self.changes(&known);
             self.refused(peer, known.verified.still_valid(self.clock.now()))?;
             let class = self.refused(peer, self.standing(&known, held.is_some(), &tables));
-            return self.admitted(known, class, (tables, held.map(|held| held.id))).map(|caller| (caller, Found::Cached));
+            let caller = self.admitted(known, class, (tables, held.map(|held| held.id)))?;
+            return Ok(Authentication { caller, changes, found: Found::Cached });
         }
         let charge = self.charge(peer, text)?;
         let known = self.verify(text, generation).inspect_err(|_| self.settle(charge, false))?;
         let known = Arc::new(known);
+        let changes = self.changes(&known);
         let class = self.standing(&known, held.is_some(), &tables);
         self.settle(charge, class.is_ok());
         // Who may not act takes nobody's place in the memory.
@@ -298,7 +325,17 @@ impl Authenticator {
         {
             memory.insert(hash, Arc::clone(&known));
         }
-        self.admitted(known, class, (tables, held.map(|held| held.id))).map(|caller| (caller, Found::Verified))
+        let caller = self.admitted(known, class, (tables, held.map(|held| held.id)))?;
+        Ok(Authentication { caller, changes, found: Found::Verified })
+    }
+
+    /// Changes from now on that concern a token. A change of keys since it was verified counts as one.
+    fn changes(&self, known: &Remembered) -> Changes {
+        let mut changes = known.subscription.changes();
+        if known.generation != self.keyring.generation() {
+            changes.mark();
+        }
+        changes
     }
 
     /// The caller, or whose token it is that may not act.
@@ -330,8 +367,13 @@ impl Authenticator {
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
         let (agent, named) = (verified.agent().clone(), verified.principal().clone());
         let caller = Arc::new(Caller { agent, principal: named, chain: verified.chain().collect() });
-        let bytes = Remembered::weigh(text, &verified, agents.len(), &caller);
-        Ok(Remembered { verified, agents, principal, caller, by_handle, generation, text: text.into(), bytes })
+        let tokens: Vec<TokenId> = verified.ids().copied().collect();
+        let keys: Vec<KeyId> = verified.holders().chain([*verified.kid()]).collect();
+        let subjects = registry::Subject::of(verified.agent(), verified.principal(), &tokens, &keys);
+        let subscription = self.registry.subscribe(subjects);
+        let bytes = Remembered::weigh(text, &verified, agents.len(), &caller, &subscription);
+        let text = text.into();
+        Ok(Remembered { verified, agents, principal, caller, by_handle, generation, subscription, text, bytes })
     }
 
     /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.
@@ -358,14 +400,15 @@ impl Authenticator {
     ///
     /// # Errors
     /// The refusal that a new request would get.
-    pub fn may_still_act(&self, known: &Remembered) -> Result<Option<Arc<Remembered>>, Refusal> {
+    pub fn may_still_act(&self, known: &Remembered) -> Result<Option<Renewed>, Refusal> {
         let generation = self.keyring.generation();
         if known.generation == generation {
             return self.may_act(known).map(|_| None);
         }
-        let anew = self.verify(&known.text, generation)?;
-        self.may_act(&anew)?;
-        Ok(Some(Arc::new(anew)))
+        let token = Arc::new(self.verify(&known.text, generation)?);
+        let changes = self.changes(&token);
+        self.may_act(&token)?;
+        Ok(Some(Renewed { token, changes }))
     }
 
     /// Bytes that the remembered tokens take.

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 
-use crate::guard::authenticate::{Authenticated, Credential, Found};
+use crate::guard::authenticate::{Authentication, Credential, Found};
 use crate::guard::pace::{Paced, pace};
 use crate::guard::route::{Target, route};
 use crate::model::Dialect;
@@ -92,9 +92,7 @@ impl Gateway {
     /// Authenticates the caller, and counts the request against its rates.
     fn arrive(&self, parts: &Parts, target: &Target<'_>, peer: IpAddr, exchange: &mut Exchange) -> Result<Arrived, Refused> {
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, peer))?;
-        // Read before the first check: a change while the body comes is noticed before the record is written.
-        let changes = self.registry.changes();
-        let caller = self.authenticate(&credential, peer, exchange)?;
+        let Authentication { caller, changes, .. } = self.authenticate(&credential, peer, exchange)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
         let watch = Watch::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
@@ -102,21 +100,26 @@ impl Gateway {
         Ok(Arrived { paced, watch })
     }
 
-    fn authenticate(&self, credential: &Credential<'_>, peer: IpAddr, exchange: &mut Exchange) -> Result<Authenticated, Refused> {
+    fn authenticate(
+        &self,
+        credential: &Credential<'_>,
+        peer: IpAddr,
+        exchange: &mut Exchange,
+    ) -> Result<Authentication, Refused> {
         let tables = Arc::clone(&exchange.config.tables);
-        let (caller, found) = self.authenticator.authenticate(credential, peer, tables).map_err(|denied| {
+        let known = self.authenticator.authenticate(credential, peer, tables).map_err(|denied| {
             self.metrics.token_cache("refused");
             exchange.caller = denied.token;
             exchange.handle = denied.handle;
             denied.refusal
         })?;
-        self.metrics.token_cache(match found {
+        self.metrics.token_cache(match known.found {
             Found::Cached => "hit",
             Found::Verified => "miss",
         });
-        exchange.caller = Some(Arc::clone(caller.token()));
-        exchange.handle = caller.handle().copied();
-        Ok(caller)
+        exchange.caller = Some(Arc::clone(known.caller.token()));
+        exchange.handle = known.caller.handle().copied();
+        Ok(known)
     }
 }
 

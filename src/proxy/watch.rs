@@ -4,12 +4,11 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use crate::audit::store::entry::Pen;
 use crate::clock::Clock;
-use crate::guard::authenticate::{Authenticator, Remembered};
+use crate::guard::authenticate::{Authenticator, Remembered, Renewed};
 use crate::refusal::Refusal;
+use crate::registry::Changes;
 
 /// Longest sleep: a token that lives longer is looked at again in between.
 const DOZE: Duration = Duration::from_secs(24 * 3600);
@@ -32,16 +31,16 @@ pub struct Watch {
     pen: Pen,
     clock: Arc<dyn Clock>,
     token: Arc<Remembered>,
-    changes: watch::Receiver<u64>,
+    changes: Changes,
 }
 
 impl Watch {
-    /// Watches the caller of `token`; `changes` counts changes of the books since before it was authenticated.
+    /// Watches the caller of `token`; `changes` are those since before its status was checked.
     #[must_use]
     pub fn new(
         (authenticator, pen, clock): (Arc<Authenticator>, Pen, Arc<dyn Clock>),
         token: Arc<Remembered>,
-        changes: watch::Receiver<u64>,
+        changes: Changes,
     ) -> Self {
         Self { authenticator, pen, clock, token, changes }
     }
@@ -51,8 +50,7 @@ impl Watch {
     /// # Errors
     /// The refusal that a new request would get.
     pub fn check(&mut self) -> Result<Fresh, Refusal> {
-        if self.changes.has_changed().unwrap_or(true) {
-            self.changes.mark_unchanged();
+        if self.changes.take() {
             self.standing()?;
         } else {
             self.token.verified.still_valid(self.clock.now())?;
@@ -62,8 +60,8 @@ impl Watch {
 
     fn standing(&mut self) -> Result<(), Refusal> {
         self.pen.ready()?;
-        if let Some(anew) = self.authenticator.may_still_act(&self.token)? {
-            self.token = anew;
+        if let Some(Renewed { token, changes }) = self.authenticator.may_still_act(&self.token)? {
+            (self.token, self.changes) = (token, changes);
         }
         Ok(())
     }
@@ -83,10 +81,7 @@ impl Watch {
     /// Waits until the caller may no longer act, whatever its token's time.
     pub async fn revoked(&mut self) -> Refusal {
         loop {
-            if self.changes.changed().await.is_err() {
-                // The books are gone: the gateway is ending, and the drain's time limit rules.
-                std::future::pending::<()>().await;
-            }
+            self.changes.changed().await;
             if let Err(refusal) = self.standing() {
                 return refusal;
             }

@@ -57,7 +57,7 @@ impl Door {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         let credential = Credential::read(&headers).expect("credential");
         let known = self.authenticator.authenticate(&credential, IpAddr::from(peer), Arc::clone(&self.tables));
-        known.map(|(_, found)| found).map_err(|denied| denied.refusal)
+        known.map(|known| known.found).map_err(|denied| denied.refusal)
     }
 
     fn ask(&self, token: &str) -> Result<Found, Code> {

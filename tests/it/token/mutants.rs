@@ -107,7 +107,7 @@ fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> Found
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         let credential = Credential::read(&headers).expect("credential");
         let known = door.authenticate(&credential, IpAddr::from([127, 0, 0, 1]), Arc::clone(&tables));
-        known.map(|(_, found)| found).map_err(|denied| denied.refusal).expect("good")
+        known.map(|known| known.found).map_err(|denied| denied.refusal).expect("good")
     }
 }
 
