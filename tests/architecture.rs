@@ -92,7 +92,7 @@ fn faults(file: &str, text: &str) -> Vec<String> {
                 faults.push(format!("{at}: floor {own} uses {room} on floor {used}"));
             }
             if room == "audit/read" && file.starts_with("audit/format") {
-                faults.push(format!("{at}: a format uses what reads a log's folder"));
+                faults.push(format!("{at}: audit/format uses audit/read"));
             }
         }
         if line.contains("crate::*") {

@@ -1,4 +1,4 @@
-//! Opening a log: in which epoch it goes on, and whether that one ends now.
+//! Opening a log: selects the epoch to resume, and begins the next one where that is due or something is lost.
 
 use std::fs;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Going on in an epoch: everything that was acknowledged must be there, and what a crash has left behind it is mended.
+//! Resuming an epoch: everything that was acknowledged must be there, and what a crash has left after it is repaired.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

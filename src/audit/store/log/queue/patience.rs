@@ -1,4 +1,4 @@
-//! The threads of a log while something is short: who waits for it, and who is told.
+//! The queue during a shortage: which events wait for its end, and which are refused.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
