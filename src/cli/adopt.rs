@@ -44,7 +44,7 @@ pub(super) struct Adopt {
     /// A CSV file with the columns key and agent, and optional columns: see below.
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
-    /// The time from which the keys are refused: a day (its begin in UTC), 2027-03-31, or a time,
+    /// The time from which the keys are refused: a day (from 00:00 UTC), 2027-03-31, or a time,
     /// 2027-03-31T12:00:00Z.
     #[arg(long, value_parser = moment)]
     until: Timestamp,

@@ -76,7 +76,7 @@ pub(super) struct Stand {
     /// Act on the data folder of a stopped gateway, even if it was found and not named.
     #[arg(long)]
     offline: bool,
-    /// Also stop a name that is not registered, such as a delegated agent's.
+    /// Accept a name that is not registered, such as a delegated agent's.
     #[arg(long)]
     unregistered: bool,
     #[command(flatten)]

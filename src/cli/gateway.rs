@@ -14,8 +14,8 @@ pub(super) enum Noun {
     /// Run a gateway from a config file.
     #[command(after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml\n\n\
         Without --config and --data, the config is found as for every other command: TOKEN_SHIELD_CONFIG or\n\
-        TOKEN_SHIELD_DATA. Without these: ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml,\n\
-        if exactly one of these exists.")]
+        TOKEN_SHIELD_DATA. Without these: ./token-shield.toml, ./data or\n\
+        /etc/token-shield/token-shield.toml, if exactly one of these exists.")]
     Serve(serve::Serve),
     /// Replace the running gateway with a new process or a newer version, without a gap.
     #[command(after_help = "Example: token-shield upgrade --config /etc/token-shield/token-shield.toml")]
@@ -24,9 +24,9 @@ pub(super) enum Noun {
     /// finds.
     #[command(after_help = "Example: token-shield dev --upstream http://127.0.0.1:11434\n\n\
         dev needs no config. It ignores TOKEN_SHIELD_CONFIG, ./token-shield.toml and /etc/token-shield. It\n\
-        writes DATA/token-shield.toml at each start, and refuses a folder with a config that it did not write.\n\
-        ./data must belong to the caller or to root, and no folder above it may be writable by everybody. A\n\
-        folder that --data or TOKEN_SHIELD_DATA names is not checked in this way.")]
+        writes DATA/token-shield.toml at each start, and refuses a folder with a config that it did not\n\
+        write. ./data must belong to the caller or to root, and no folder above it may be writable by\n\
+        everybody. A folder that --data or TOKEN_SHIELD_DATA names is not checked in this way.")]
     Dev(dev::Dev),
     /// Generate, list, retire and revoke signing keys.
     #[command(subcommand)]

@@ -32,7 +32,7 @@ pub(super) struct Stand {
     /// Act on the data folder of a stopped gateway, even if it was found and not named.
     #[arg(long)]
     offline: bool,
-    /// Also stop a principal without a registered agent, token or handle.
+    /// Accept a principal without a registered agent, token or handle.
     #[arg(long)]
     unregistered: bool,
     #[command(flatten)]

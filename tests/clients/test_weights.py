@@ -143,7 +143,7 @@ def test_files_are_hashed_watched_and_pinned(folder: Path, upstream: FakeUpstrea
         assert (accepted["model"], accepted["digest"], accepted["reason"]) == (MODEL, sha256("two"), "a test")
         assert row(gateway)["accepted"] == [sha256("two")]
         again = binary("model", "accept", MODEL, "--reason", "again", "--data", str(gateway.data))
-        assert again.code == 3 and "accepted already" in again.err
+        assert again.code == 3 and "already accepted" in again.err
 
         gateway.restart()
         becomes(gateway, sha256("two"), "measured", LOOKED_S)

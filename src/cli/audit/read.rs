@@ -62,7 +62,7 @@ pub(in crate::cli) struct Query {
     /// Only records of this kind.
     #[arg(long)]
     kind: Option<String>,
-    /// `allowed`, `refused`, or a code.
+    /// Only records with this decision: `allowed`, `refused`, or a code.
     #[arg(long)]
     decision: Option<String>,
     /// Only records of this request.
