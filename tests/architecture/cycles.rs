@@ -1,9 +1,9 @@
 //! Measure 1: cycles between the files of `src`, and between its top-level modules.
 //!
-//! A file uses another if a path in it leads there. `crate::`, `super::`, `self::`, grouped imports,
-//! names of child modules and imported names are resolved. A name that a module imports leads to the
-//! file that defines it. So re-exports are followed. What a module uses of the files below it is
-//! left out, and so are tests.
+//! A file uses another if a path in it leads there. `crate::`, `super::`, `self::`, grouped
+//! imports, names of child modules and imported names are resolved. A name that a module imports
+//! leads to the file that defines it. So re-exports are followed. What a module uses of the files
+//! below it is left out, and so are tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 

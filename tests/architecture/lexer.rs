@@ -1,6 +1,5 @@
 //! Rust source as tokens with their places: code, literals, doc comments and plain comments.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::str::FromStr as _;
 
@@ -146,26 +145,41 @@ pub(crate) struct Lines {
 
 /// The lines of a source by what they carry.
 pub(crate) fn lines(text: &str) -> Lines {
-    let starts: Vec<usize> =
-        std::iter::once(0).chain(text.match_indices('\n').map(|found| found.0 + 1)).collect();
-    let mut code = BTreeSet::new();
-    let mut doc = BTreeSet::new();
-    let mut plain = BTreeSet::new();
+    let mut carried = vec![Carried::None; text.matches('\n').count() + 1];
+    let mut line = 0;
+    let mut counted = 0;
     for Piece { kind, bytes } in pieces(text) {
-        let first = starts.partition_point(|start| *start <= bytes.start);
-        let last = starts.partition_point(|start| *start < bytes.end);
-        let set = match kind {
-            Kind::Code | Kind::Literal => &mut code,
-            Kind::Doc => &mut doc,
-            Kind::Plain => &mut plain,
+        let carries = match kind {
+            Kind::Code | Kind::Literal => Carried::Code,
+            Kind::Doc => Carried::Doc,
+            Kind::Plain => Carried::Plain,
         };
-        set.extend(first..=last);
+        line += breaks(&text[counted..bytes.start]);
+        let first = line;
+        line += breaks(&text[bytes.clone()]);
+        counted = bytes.end;
+        for one in &mut carried[first..=line] {
+            *one = carries.max(*one);
+        }
     }
     Lines {
-        code: code.len(),
-        doc: doc.difference(&code).count(),
-        plain: plain.difference(&code).count(),
+        code: carried.iter().filter(|line| **line == Carried::Code).count(),
+        doc: carried.iter().filter(|line| **line == Carried::Doc).count(),
+        plain: carried.iter().filter(|line| **line == Carried::Plain).count(),
     }
+}
+
+fn breaks(text: &str) -> usize {
+    text.bytes().filter(|byte| *byte == b'\n').count()
+}
+
+/// What a line carries. The later counts where it carries several.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Carried {
+    None,
+    Plain,
+    Doc,
+    Code,
 }
 
 #[cfg(test)]

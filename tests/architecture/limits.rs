@@ -4,8 +4,8 @@
 //! twentieth, the tests print that the limit can be tightened. If a goal is reached, the limit is
 //! the goal.
 //!
-//! A part of the tree has the row with its name after ": ". Without such a row it has the row of the
-//! measure. So a new folder, document or group of prose has the goal as its limit.
+//! A part of the tree has the row with its name after ": ". Without such a row it has the row of
+//! the measure. So a new folder, document or group of prose has the goal as its limit.
 
 use crate::figure::Bound;
 

@@ -94,7 +94,7 @@ mod tests {
             file("src/a.rs", "struct Tally; enum Held {} trait Reach {} type Own = u8;"),
             file(
                 "src/b.rs",
-                "mod m { struct Tally; } fn f() { struct Own; } impl Reach for A { type Held = u8; }",
+                "mod m { struct Tally; } fn f() { struct Own; } impl R for A { type Held = u8; }",
             ),
         ];
         let figures = figures_of(&files);
