@@ -7,7 +7,7 @@
 //! | `store/` | 3 | the writer, the recorder of requests, the record keys, retention |
 //!
 //! `store/` may use `read/`, and both may use `format/`. `read/` never uses `store/`, and `format/` uses neither. No two files
-//! of these folders use each other, directly or through others. `tests/architecture.rs` enforces the order of the folders.
+//! of these folders use each other, directly or through others. `tests/architecture/floors.rs` enforces the order of the folders.
 
 pub mod format;
 pub mod read;
