@@ -1,7 +1,9 @@
 //! Rust source as tokens with their places: code, literals, doc comments and plain comments.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::str::FromStr as _;
+use std::sync::{Arc, Mutex};
 
 use proc_macro2::extra::invalidate_current_thread_spans;
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
@@ -40,8 +42,19 @@ pub(crate) fn tokens(text: &str) -> TokenStream {
     TokenStream::from_str(text).expect("a source that compiles")
 }
 
-/// The pieces of a source in their order, plain comments included.
-pub(crate) fn pieces(text: &str) -> Vec<Piece> {
+/// The pieces of a source in their order, plain comments included. Several measures read the same
+/// sources, so the pieces of each are kept.
+pub(crate) fn pieces(text: &str) -> Arc<Vec<Piece>> {
+    static KNOWN: Mutex<BTreeMap<String, Arc<Vec<Piece>>>> = Mutex::new(BTreeMap::new());
+    if let Some(known) = KNOWN.lock().expect("no test fails in here").get(text) {
+        return Arc::clone(known);
+    }
+    let found = Arc::new(lex(text));
+    KNOWN.lock().expect("no test fails in here").insert(text.to_owned(), Arc::clone(&found));
+    found
+}
+
+fn lex(text: &str) -> Vec<Piece> {
     let mut found = Vec::new();
     flatten(text, tokens(text), &mut found);
     let mut all = Vec::with_capacity(found.len());
@@ -148,7 +161,7 @@ pub(crate) fn lines(text: &str) -> Lines {
     let mut carried = vec![Carried::None; text.matches('\n').count() + 1];
     let mut line = 0;
     let mut counted = 0;
-    for Piece { kind, bytes } in pieces(text) {
+    for Piece { kind, bytes } in pieces(text).iter() {
         let carries = match kind {
             Kind::Code | Kind::Literal => Carried::Code,
             Kind::Doc => Carried::Doc,
@@ -206,11 +219,12 @@ fn f() {
 
     #[test]
     fn comments_are_found_with_their_text() {
-        let plain: Vec<&str> = pieces(SAMPLE)
-            .into_iter()
-            .filter(|piece| piece.kind == Kind::Plain)
-            .map(|piece| &SAMPLE[piece.bytes])
-            .collect();
+        let mut plain = Vec::new();
+        for piece in pieces(SAMPLE).iter() {
+            if piece.kind == Kind::Plain {
+                plain.push(&SAMPLE[piece.bytes.clone()]);
+            }
+        }
         assert_eq!(plain, ["// Why.", "// after", "/* a /* b */\n c */"]);
     }
 }

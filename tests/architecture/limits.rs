@@ -77,7 +77,7 @@ pub(crate) const LIMITS: [Limit; 69] = [
     most("lines over 100 characters: benches", 0.0, 70.0),
     most("lines over 100 characters: loadtest", 0.0, 40.0),
     most("lines over 100 characters: fuzz", 0.0, 30.0),
-    most("lines over 100 characters: documents", 0.0, 1039.0),
+    most("lines over 100 characters: documents", 0.0, 1045.0),
     most("lines over 100 characters: configs", 0.0, 104.0),
     most("lines over 100 characters: Python", 0.0, 1968.0),
     most("lines over 120 characters", 0.0, 0.0),
@@ -86,7 +86,7 @@ pub(crate) const LIMITS: [Limit; 69] = [
     most("lines over 120 characters: benches", 0.0, 35.0),
     most("lines over 120 characters: loadtest", 0.0, 15.0),
     most("lines over 120 characters: fuzz", 0.0, 13.0),
-    most("lines over 120 characters: documents", 0.0, 799.0),
+    most("lines over 120 characters: documents", 0.0, 802.0),
     most("lines over 120 characters: configs", 0.0, 43.0),
     most("lines over 120 characters: Python", 0.0, 844.0),
     // 8. Words.

@@ -118,7 +118,7 @@ pub(crate) enum Comments {
 pub(crate) fn comments(source: &str, wanted: Comments) -> String {
     let mut text = String::new();
     let mut end = 0;
-    for Piece { kind, bytes } in pieces(source) {
+    for Piece { kind, bytes } in pieces(source).iter() {
         let take = match kind {
             Kind::Doc => wanted != Comments::Plain,
             Kind::Plain => wanted != Comments::Docs,
@@ -133,7 +133,7 @@ pub(crate) fn comments(source: &str, wanted: Comments) -> String {
             text.push('\n');
         }
         end = bytes.end;
-        for line in source[bytes].lines() {
+        for line in source[bytes.clone()].lines() {
             let line = line
                 .trim()
                 .trim_start_matches(['/', '*'])
@@ -149,8 +149,13 @@ pub(crate) fn comments(source: &str, wanted: Comments) -> String {
 /// The messages of a Rust source: string literals of two or more words, one a paragraph.
 pub(crate) fn messages(source: &str) -> String {
     let mut text = String::new();
-    for piece in pieces(source).into_iter().filter(|piece| piece.kind == Kind::Literal) {
-        let Ok(literal) = syn::parse_str::<syn::LitStr>(&source[piece.bytes]) else { continue };
+    for piece in pieces(source).iter() {
+        if piece.kind != Kind::Literal {
+            continue;
+        }
+        let Ok(literal) = syn::parse_str::<syn::LitStr>(&source[piece.bytes.clone()]) else {
+            continue;
+        };
         let value = literal.value();
         if words(&value).len() > 1 && value.contains(' ') {
             text.push_str(&value);
