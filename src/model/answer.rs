@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::peek::member;
+use super::event::StreamEvent;
+use super::framing::sse::{EventLines, Splitter, TooLong};
 use super::progress::Progress;
-use super::prose::{self, Prose, Unreadable};
+use super::prose::{self, Prose};
 use super::redact::{Redacted, Redactor, Unsearchable};
-use super::sse::{self, Splitter, TooLong};
-use super::tools::{self, Gate, Tools};
+use super::tools::{self, Gate, Passage, Tools};
+use super::tree::TreeMemory;
+use super::unreadable::Unreadable;
 use super::usage::{Extent, Heard};
 use super::{Dialect, Operation};
 use crate::seeded::{Seed, has};
@@ -47,6 +49,7 @@ pub struct StreamFilter<P> {
     texts: prose::Stream,
     prose: P,
     watch: Watch,
+    memory: TreeMemory,
     redacted: Option<Redacted>,
     extent: Extent,
 }
@@ -74,6 +77,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
             texts: prose::Stream::default(),
             prose,
             watch: Watch { dialect: operation.dialect(), usage_asked, progress: Progress::default() },
+            memory: TreeMemory::default(),
             redacted: None,
             extent: Extent { text: u64::MAX, bytes: u64::MAX },
         }
@@ -121,22 +125,22 @@ impl<P: Prose + Tools> StreamFilter<P> {
         if self.taken > self.extent.bytes {
             return Err(Fault::Endless);
         }
-        let Self { splitter, gate, texts, prose, watch, .. } = self;
+        let mut splitter = std::mem::take(&mut self.splitter);
         let (mut last, mut read) = (None, Ok(()));
-        let judged = prose.any();
-        splitter.push(bytes, |event| {
-            let mut place = out.len();
-            read = std::mem::replace(&mut read, Ok(())).and_then(|()| watch.dialect.admits(event));
-            if read.is_ok() && !ended(prose) && watch.passes(event) {
-                read = match judged {
-                    false => texts.event(event, prose, out).map_err(Fault::from),
-                    true => Self::judged((gate, texts), event, prose, out).map(|begun| place = begun),
-                };
+        let split = splitter.push(bytes, |event| {
+            if read.is_err() {
+                return;
             }
-            if watch.progress.ended {
-                last.get_or_insert(place);
+            match self.event(event, out) {
+                Ok(place) if self.watch.progress.ended => {
+                    last.get_or_insert(place);
+                }
+                Ok(_) => {}
+                Err(fault) => read = Err(fault),
             }
-        })?;
+        });
+        self.splitter = splitter;
+        split?;
         read?;
         if self.watch.progress.text > self.extent.text {
             return Err(Fault::Endless);
@@ -144,24 +148,50 @@ impl<P: Prose + Tools> StreamFilter<P> {
         Ok(last)
     }
 
-    /// An event behind what was held of tool calls; gives the place where it begins.
-    fn judged(
-        (gate, texts): (&mut Gate, &mut prose::Stream),
-        event: &[u8],
-        prose: &mut P,
-        out: &mut Vec<u8>,
-    ) -> Result<usize, Fault> {
-        let mut ready = Vec::new();
-        gate.event(event, prose, &mut |event| ready.push(event.to_vec()))?;
-        let mut place = out.len();
-        for event in ready {
-            if ended(prose) {
-                break;
-            }
-            place = out.len();
-            texts.event(&event, prose, out)?;
+    /// Reads an event once, for all who look into it, and appends what goes on. Gives the place where the event begins there.
+    fn event(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Fault> {
+        let lines = EventLines::read(bytes);
+        if !lines.is_plain() {
+            return Err(Fault::Lines);
         }
-        Ok(place)
+        let event = StreamEvent::read(&lines, std::mem::take(&mut self.memory));
+        let begun = self.passed(&event, out);
+        self.memory = event.into_memory();
+        begun
+    }
+
+    fn passed(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, Fault> {
+        if event.tree().is_some_and(|data| !self.watch.dialect.is_named(event.name(), data)) {
+            return Err(Fault::Name);
+        }
+        let begun = out.len();
+        if ended(&self.prose) || !self.watch.passes(event) {
+            return Ok(begun);
+        }
+        if self.prose.any() {
+            return self.judged(event, out);
+        }
+        self.texts.read(event, &mut self.prose, out)?;
+        Ok(begun)
+    }
+
+    /// An event, after what was held of tool calls; gives the place where it begins.
+    fn judged(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, Fault> {
+        let mut released = Vec::new();
+        let next = self.gate.event(event, &mut self.prose, &mut |event| released.push(event.to_vec()))?;
+        let mut begun = out.len();
+        for event in released {
+            if ended(&self.prose) {
+                return Ok(begun);
+            }
+            begun = out.len();
+            self.texts.event(&event, &mut self.prose, out)?;
+        }
+        if next == Passage::GoesOn && !ended(&self.prose) {
+            begun = out.len();
+            self.texts.read(event, &mut self.prose, out)?;
+        }
+        Ok(begun)
     }
 
     /// The stream has ended: appends what was held.
@@ -179,28 +209,21 @@ impl<P: Prose + Tools> StreamFilter<P> {
 
     fn rest(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let rest = self.splitter.rest();
-        let Self { gate, texts, prose, watch, .. } = self;
-        if ended(prose) {
+        if ended(&self.prose) {
             return Ok(());
         }
-        watch.dialect.admits(&rest)?;
-        let passes = watch.passes(&rest);
-        if prose.any() {
-            if passes {
-                Self::judged((gate, texts), &rest, prose, out)?;
-            }
-            let mut ready = Vec::new();
-            gate.finish(prose, &mut |event| ready.push(event.to_vec()));
-            for event in ready {
-                if !ended(prose) {
-                    texts.event(&event, prose, out)?;
+        self.event(&rest, out)?;
+        if self.prose.any() {
+            let mut released = Vec::new();
+            self.gate.finish(&mut self.prose, &mut |event| released.push(event.to_vec()));
+            for event in released {
+                if !ended(&self.prose) {
+                    self.texts.event(&event, &mut self.prose, out)?;
                 }
             }
-        } else if passes {
-            texts.event(&rest, prose, out)?;
         }
-        if !ended(prose) {
-            texts.finish(prose, out);
+        if !ended(&self.prose) {
+            self.texts.finish(&mut self.prose, out);
         }
         Ok(())
     }
@@ -244,31 +267,9 @@ impl<P: Prose + Tools> StreamFilter<P> {
     }
 }
 
-impl Dialect {
-    /// That an event is the same for every reader of the dialect, as far as its lines go: those of Anthropic's have the name that their data
-    /// have as a type, and those of OpenAI's have none, but for errors.
-    fn admits(self, event: &[u8]) -> Result<(), Fault> {
-        if !sse::is_plain(event) {
-            return Err(Fault::Lines);
-        }
-        let Some(data) = sse::data(event).filter(|data| !matches!(data.trim_ascii(), b"" | b"[DONE]")) else { return Ok(()) };
-        let name = sse::name(event).filter(|name| !name.is_empty());
-        let told = match (self, name) {
-            (Self::OpenAi, None | Some("message")) => true,
-            (Self::OpenAi, Some(name)) => name == "error" && member(&data, "choices").is_none(),
-            (Self::Anthropic, name) => {
-                let kind = member(&data, "type").and_then(|kind| std::str::from_utf8(kind).ok());
-                kind.and_then(|kind| kind.trim().strip_prefix('"')?.strip_suffix('"')) == name && name.is_some()
-            }
-        };
-        if told { Ok(()) } else { Err(Fault::Name) }
-    }
-}
-
 impl Watch {
     /// Reads an event; false when it must not reach the caller.
-    fn passes(&mut self, event: &[u8]) -> bool {
-        let Some(data) = sse::data(event) else { return true };
-        self.progress.read(self.dialect, &data) || self.usage_asked
+    fn passes(&mut self, event: &StreamEvent<'_>) -> bool {
+        self.dialect.follow(&mut self.progress, event) || self.usage_asked
     }
 }

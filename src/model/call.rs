@@ -246,7 +246,8 @@ impl ModelCall<'_> {
             .operation
             .writes_tokens()
             .then(|| self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens)));
-        let force_usage = self.stream && gateway.include_usage && self.operation != Operation::Messages;
+        let server_fields = self.operation.dialect().has_server_fields();
+        let force_usage = self.stream && gateway.include_usage && server_fields;
         let mut out = Members { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);
         for (key, value) in self.object.iter() {
@@ -269,7 +270,7 @@ impl ModelCall<'_> {
         if usage_left {
             out.value("stream_options", &Value::Object(self.stream_options(&Value::Null)));
         }
-        if self.operation != Operation::Messages {
+        if server_fields {
             for (field, content) in [(&gateway.request_id, &changes.request_id), (&gateway.cache_salt, &changes.cache_salt)] {
                 if let (Some(field), Some(content)) = (field, content) {
                     out.text(field, content);

@@ -328,6 +328,11 @@ fn last_key(path: &Path<'_>) -> String {
     }
 }
 
+/// Whether [`fold`] leaves a key as it is, because that is in ASCII without capitals.
+pub(super) fn is_folded(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
+}
+
 /// One form for all spellings that some reader takes for the same key: case, the look-alikes that case folding maps to ASCII
 /// (long s, Kelvin sign), and full-width letters.
 pub(super) fn fold(key: &str) -> String {

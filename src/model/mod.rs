@@ -7,8 +7,11 @@
 pub mod answer;
 mod call;
 pub mod convert;
+mod dialect;
 pub mod echo;
 pub mod error;
+mod event;
+pub mod framing;
 pub mod inline;
 mod judge;
 mod kind;
@@ -21,106 +24,17 @@ mod progress;
 pub mod prose;
 pub mod redact;
 mod signature;
-pub mod sse;
 mod strip;
 pub mod tools;
+mod tree;
+mod unreadable;
 pub mod usage;
+mod values;
 
 pub use call::{Changes, ModelCall, Reading, Terms, Written, read};
+pub use dialect::{Dialect, Operation};
 pub use echo::Echo;
 pub use profile::{Profile, ProfileFault};
-
-/// Whose API a caller speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dialect {
-    /// OpenAI's `chat/completions`, `completions`, `embeddings`, `models`.
-    OpenAi,
-    /// Anthropic's `messages`.
-    Anthropic,
-}
-
-/// What a caller may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// OpenAI `POST /v1/chat/completions`.
-    ChatCompletions,
-    /// OpenAI `POST /v1/completions`.
-    Completions,
-    /// OpenAI `POST /v1/embeddings`.
-    Embeddings,
-    /// Anthropic `POST /v1/messages`.
-    Messages,
-    /// `GET /v1/models`.
-    ListModels,
-    /// `GET /v1/models/NAME`.
-    ShowModel,
-    /// `GET /v1/token-shield/me`: what the presented token allows.
-    Me,
-}
-
-impl Operation {
-    /// Every operation.
-    pub const ALL: [Self; 7] =
-        [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Messages, Self::ListModels, Self::ShowModel, Self::Me];
-
-    /// The operation's name in metrics and records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "chat",
-            Self::Completions => "completions",
-            Self::Embeddings => "embeddings",
-            Self::Messages => "messages",
-            Self::ListModels => "models",
-            Self::ShowModel => "model",
-            Self::Me => "me",
-        }
-    }
-
-    /// Whose API it belongs to. Both dialects list models; a caller's headers tell which is meant there.
-    #[must_use]
-    pub const fn dialect(self) -> Dialect {
-        match self {
-            Self::Messages => Dialect::Anthropic,
-            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::ListModels | Self::ShowModel | Self::Me => {
-                Dialect::OpenAi
-            }
-        }
-    }
-
-    /// The path at the gateway and at every server that speaks the dialect; of [`Self::ShowModel`] the part before the name.
-    #[must_use]
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-            Self::Messages => "/v1/messages",
-            Self::ListModels => "/v1/models",
-            Self::ShowModel => "/v1/models/",
-            Self::Me => "/v1/token-shield/me",
-        }
-    }
-
-    /// The shape of its body in a profile; `None` where it has no body.
-    const fn shape(self) -> Option<&'static str> {
-        match self {
-            Self::ChatCompletions => Some("chat"),
-            Self::Completions => Some("completions"),
-            Self::Embeddings => Some("embeddings"),
-            Self::Messages => Some("messages"),
-            Self::ListModels | Self::ShowModel | Self::Me => None,
-        }
-    }
-
-    /// True where the answer is written token by token, so that an output cap and a stream make sense.
-    const fn writes_tokens(self) -> bool {
-        match self {
-            Self::ChatCompletions | Self::Completions | Self::Messages => true,
-            Self::Embeddings | Self::ListModels | Self::ShowModel | Self::Me => false,
-        }
-    }
-}
 
 /// What happens to a field that the server's profile does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
     found
 }
 
-/// Walks over the members of an object, and gives the place behind it; `None` when `json` is not an object as far as structure goes.
+/// Walks over the members of an object, and gives the place after it; `None` when `json` is not an object as far as structure goes.
 pub(super) fn members<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<usize> {
     let mut at = space(json, 0);
     if *json.get(at)? != b'{' {
@@ -69,7 +69,7 @@ pub(super) fn items<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8])) -> Opti
     }
 }
 
-/// Whether it is one value in UTF-8 and nothing more: every reader reads the same, and nothing behind it.
+/// Whether it is one value in UTF-8 and nothing more: every reader reads the same, and nothing after it.
 pub(super) fn is_document(json: &[u8]) -> bool {
     let one = match json.first() {
         Some(b'{' | b'[') => value(json, 0) == Some(json.len()),
@@ -81,13 +81,14 @@ pub(super) fn is_document(json: &[u8]) -> bool {
     one && std::str::from_utf8(json).is_ok()
 }
 
-fn space(json: &[u8], from: usize) -> usize {
+/// The place of the first byte from `from` on that is no white space.
+pub(super) fn space(json: &[u8], from: usize) -> usize {
     let rest = json.get(from..).unwrap_or_default();
     from + rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).unwrap_or(rest.len())
 }
 
-/// The place behind the string that opens at `from`.
-fn string(json: &[u8], from: usize) -> Option<usize> {
+/// The place after the string that opens at `from`.
+pub(super) fn string(json: &[u8], from: usize) -> Option<usize> {
     let mut at = from + 1;
     loop {
         at += memchr2(b'"', b'\\', json.get(at..)?)?;
@@ -98,8 +99,8 @@ fn string(json: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// The place behind the value that begins at `from`.
-fn value(json: &[u8], from: usize) -> Option<usize> {
+/// The place after the value that begins at `from`.
+pub(super) fn value(json: &[u8], from: usize) -> Option<usize> {
     let mut depth = 0_usize;
     let mut at = from;
     loop {

@@ -3,21 +3,19 @@
 //! A text is every string of an answer but those that `is_no_text` names: an answer's own names and numbers, and what a tool is called with,
 //! which nobody rewrites.
 
-mod names;
 mod walk;
 
 use crate::seeded::{Seed, has};
 
-use super::peek::member;
-use super::sse;
+use super::dialect::texts::{addition, ends_texts};
+use super::event::StreamEvent;
+use super::framing::sse::{self, EventLines};
+use super::tree::TreeMemory;
+use super::values::InPlace;
 use walk::{Sources, Walk};
 
+pub use super::unreadable::Unreadable;
 pub use walk::ITEMS;
-
-/// Choices of one answer.
-const CHOICES_MAX: u64 = 1_024;
-/// Depth of an answer that is looked through.
-pub(super) const DEPTH_MAX: usize = 64;
 
 /// Which text a piece belongs to: pieces of one are put together by who reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,32 +55,14 @@ impl Prose for () {
     }
 }
 
-/// An answer that cannot be looked through, so that nothing can be said of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
-    /// It is no JSON, or a string of it is not.
-    #[error("the answer is not JSON")]
-    Json,
-    /// A choice whose number is none.
-    #[error(
-        "the index of a choice is not a whole number below {CHOICES_MAX} or stands there twice, or that of a block goes back"
-    )]
-    Index,
-    /// A text that stands there twice under one name.
-    #[error("a member of the answer stands there twice")]
-    Twice,
-    /// Deeper than `DEPTH_MAX`.
-    #[error("the answer is nested deeper than {DEPTH_MAX}")]
-    Depth,
-}
-
 /// A whole answer with its texts filtered; `None` where nothing changed.
 ///
 /// # Errors
 /// When it cannot be looked through.
 pub fn whole(json: &[u8], prose: &mut dyn Prose) -> Result<Option<Vec<u8>>, Unreadable> {
-    let mut walk = Walk::new(json, prose, true);
-    walk.document(json.trim_ascii())?;
+    let document = InPlace(json.trim_ascii());
+    let mut walk = Walk::new(json, &document, prose, true);
+    walk.document(document.0, document.0)?;
     Ok(walk.written())
 }
 
@@ -107,33 +87,38 @@ impl Template {
 }
 
 impl Stream {
-    /// Appends an event with its texts filtered, and before it what was held of texts that it ends.
+    /// Reads an event and appends it with its texts filtered, and before it what was held of texts that it ends.
     ///
     /// # Errors
     /// When it cannot be looked through.
     pub fn event(&mut self, event: &[u8], prose: &mut dyn Prose, out: &mut Vec<u8>) -> Result<(), Unreadable> {
-        // Readers of streams drop it, and would read what stands behind it (WHATWG HTML section 9.2.6).
-        if event.starts_with(b"\xef\xbb\xbf") {
+        let lines = EventLines::read(event);
+        self.read(&StreamEvent::read(&lines, TreeMemory::default()), prose, out)
+    }
+
+    /// The same for an event that is read already.
+    ///
+    /// # Errors
+    /// When it cannot be looked through.
+    pub(super) fn read(&mut self, event: &StreamEvent<'_>, prose: &mut dyn Prose, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+        let bytes = event.bytes();
+        // Readers of streams drop it, and would read what follows it (WHATWG HTML section 9.2.6).
+        if bytes.starts_with(b"\xef\xbb\xbf") {
             return Err(Unreadable::Json);
         }
-        let Some(data) = sse::data(event) else {
-            out.extend_from_slice(event);
-            return Ok(());
-        };
-        let json = data.trim_ascii();
-        if json == b"[DONE]" {
+        if event.is_done() {
             self.finish(prose, out);
         }
-        if json.is_empty() || json == b"[DONE]" {
-            out.extend_from_slice(event);
+        let Some(tree) = event.tree() else {
+            out.extend_from_slice(bytes);
             return Ok(());
-        }
-        let mut walk = Walk::new(&data, prose, false);
+        };
+        let mut walk = Walk::new(event.data(), tree, prose, false);
         walk.sources = std::mem::take(&mut self.sources);
-        let walked = walk.document(json);
+        let walked = walk.document(tree.json(), tree.root());
         self.sources = std::mem::take(&mut walk.sources);
         walked?;
-        if matches!(walk.kind, Some("content_block_stop" | "message_stop")) {
+        if walk.kind.is_some_and(ends_texts) {
             walk.end(None);
             walk.prose.part();
         }
@@ -143,13 +128,13 @@ impl Stream {
         let written = walk.written();
         rest.iter().for_each(|rest| self.again(rest, out));
         match &written {
-            Some(data) => sse::with_data(event, data, out),
-            None => out.extend_from_slice(event),
+            Some(data) => sse::with_data(bytes, data, out),
+            None => out.extend_from_slice(bytes),
         }
         self.templates.retain(|known| holding.iter().any(|(choice, key)| known.is_of(*choice, key)));
         for (choice, key) in holding.into_iter().filter(|held| here.contains(held)) {
             self.templates.retain(|known| !known.is_of(choice, &key));
-            let event = delta_of(json, &key).unwrap_or_else(|| event.to_vec());
+            let event = addition(tree.json(), &key).unwrap_or_else(|| bytes.to_vec());
             self.templates.push(Template { choice, key, event });
         }
         Ok(())
@@ -170,25 +155,19 @@ impl Stream {
         else {
             return;
         };
-        let Some(data) = sse::data(&template.event) else { return };
+        let lines = EventLines::read(&template.event);
+        let event = StreamEvent::read(&lines, TreeMemory::default());
+        let Some(tree) = event.tree() else { return };
         let mut only = Only { choice: *choice, key, rest: rest.clone() };
-        let mut walk = Walk::new(&data, &mut only, false);
+        let mut walk = Walk::new(event.data(), tree, &mut only, false);
         walk.alone = true;
         // It could be looked through once already.
-        let _ = walk.value(data.trim_ascii(), "", 0);
+        let _ = walk.value(tree.root(), "", 0);
         match walk.written() {
             Some(data) => sse::with_data(&template.event, &data, out),
             None => out.extend_from_slice(&template.event),
         }
     }
-}
-
-/// The delta that goes on from the beginning of one of Anthropic's blocks: what begins is not begun again.
-fn delta_of(json: &[u8], key: &str) -> Option<Vec<u8>> {
-    member(json, "type").filter(|kind| *kind == b"\"content_block_start\"")?;
-    let index = number(member(json, "index")?)?;
-    let data = format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"{key}_delta","{key}":""}}}}"#);
-    Some(format!("event: content_block_delta\ndata: {data}\n\n").into_bytes())
 }
 
 /// Puts one text in its place, and nothing in others'.

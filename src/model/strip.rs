@@ -67,10 +67,7 @@ impl ModelCall<'_> {
     /// The types of the tools, each with its path. A function is of the type `function`, a tool of the caller's own in Anthropic's
     /// dialect of the type `custom`.
     pub fn tool_types(&self) -> impl Iterator<Item = (String, &str)> {
-        let own = match self.operation().dialect() {
-            super::Dialect::OpenAi => "function",
-            super::Dialect::Anthropic => "custom",
-        };
+        let own = self.operation().dialect().own_tool_type();
         let mut found = Vec::new();
         collect(&self.object, own, "", &mut found);
         // Some servers read tools of a message too.

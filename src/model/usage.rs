@@ -1,10 +1,8 @@
 //! What a model used, as its server reports it.
 
-use crate::json::{self, Limits, Object, Value};
+mod whole;
 
-use super::Operation;
-use super::peek::{items, member};
-use super::progress;
+pub use whole::{heard, of};
 
 /// Tokens of one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,53 +169,6 @@ pub fn settle(sent: Sent, heard: &Heard) -> (Usage, Source) {
             (Usage { output, ..told }, Source::Running)
         }
     }
-}
-
-/// What a whole answer reports, and how much text it brings.
-#[must_use]
-pub fn heard(operation: Operation, answer: &[u8]) -> Heard {
-    let mut text = 0;
-    if let Some(choices) = member(answer, "choices") {
-        items(choices, |choice| text += progress::text(choice));
-    }
-    text += member(answer, "content").map_or(0, progress::text);
-    Heard { usage: of(operation, answer), text, since_usage: 0, complete: true }
-}
-
-/// What a whole answer reports; `None` where it reports nothing that can be read.
-#[must_use]
-pub fn of(operation: Operation, answer: &[u8]) -> Option<Usage> {
-    match operation {
-        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
-            member(answer, "usage").and_then(read)
-        }
-        Operation::ListModels | Operation::ShowModel | Operation::Me => None,
-    }
-}
-
-/// Reads a usage object of any dialect.
-pub(super) fn read(raw: &[u8]) -> Option<Usage> {
-    let value = json::parse(raw, &Limits::deep(8)).ok()?;
-    let object = value.as_object()?;
-    let number = |key: &str| object.get(key).and_then(Value::as_u64);
-    let input = number("prompt_tokens").or_else(|| anthropic_input(object));
-    let output = number("completion_tokens").or_else(|| number("output_tokens"));
-    let details = object.get("completion_tokens_details").or_else(|| object.get("output_tokens_details"));
-    let reasoning = details.and_then(Value::as_object).and_then(|details| details.get("reasoning_tokens")?.as_u64());
-    let usage = |input: Option<u64>, output: Option<u64>| Usage {
-        input: input.unwrap_or(0),
-        output: output.unwrap_or(0),
-        reasoning: reasoning.unwrap_or(0),
-    };
-    (input.is_some() || output.is_some()).then(|| usage(input, output))
-}
-
-/// Anthropic counts apart what came from a cache and what went into it.
-fn anthropic_input(object: &Object<'_>) -> Option<u64> {
-    let number = |key: &str| object.get(key).and_then(Value::as_u64);
-    let cached =
-        number("cache_creation_input_tokens").unwrap_or(0).saturating_add(number("cache_read_input_tokens").unwrap_or(0));
-    number("input_tokens").map(|input| input.saturating_add(cached))
 }
 
 impl Usage {

@@ -3,12 +3,9 @@
 //! It answers with the text of the last user message or tool result, a token is a word between white space, and it calls a
 //! tool when it is told `call NAME {"json": "arguments"}` and was given a tool of that name.
 
-mod anthropic;
-mod embed;
-mod openai;
-
 use crate::json::{self, Limits, Object, Value};
 
+use super::dialect::{anthropic_echo, openai_echo};
 use super::{ModelCall, Operation};
 
 /// An answer.
@@ -24,23 +21,26 @@ pub enum Echo {
 pub fn answer(call: &ModelCall<'_>, cap: u64, created: i64, id: &str) -> Echo {
     let cap = call.output_tokens_asked().map_or(cap, |asked| asked.min(cap));
     match call.operation() {
-        Operation::ChatCompletions => openai::chat(call, &said(call, cap), created, id),
-        Operation::Completions => openai::completion(call, cap, created, id),
-        Operation::Embeddings => Echo::Whole(embed::answer(call)),
-        Operation::Messages => anthropic::messages(call, &said(call, cap), id),
+        Operation::ChatCompletions => openai_echo::chat(call, &said(call, cap), created, id),
+        Operation::Completions => openai_echo::completion(call, cap, created, id),
+        Operation::Embeddings => openai_echo::embeddings(call),
+        Operation::Messages => anthropic_echo::messages(call, &said(call, cap), id),
         Operation::ListModels | Operation::ShowModel | Operation::Me => Echo::Whole(b"{}".to_vec()),
     }
 }
 
 /// What the model says.
-struct Said {
-    text: String,
+pub(in crate::model) struct Said {
+    /// Its text.
+    pub(in crate::model) text: String,
     /// A tool's name and its arguments as JSON text.
-    tool: Option<(String, String)>,
+    pub(in crate::model) tool: Option<(String, String)>,
     /// True when the cap cut it short.
-    cut: bool,
-    input: u64,
-    output: u64,
+    pub(in crate::model) cut: bool,
+    /// Tokens of what it was told.
+    pub(in crate::model) input: u64,
+    /// Tokens of what it says.
+    pub(in crate::model) output: u64,
 }
 
 fn said(call: &ModelCall<'_>, cap: u64) -> Said {
@@ -116,12 +116,13 @@ fn wants_json(call: &ModelCall<'_>) -> bool {
     matches!(format.and_then(|format| format.get("type")).and_then(Value::as_str), Some("json_object" | "json_schema"))
 }
 
-fn words(text: &str) -> u64 {
+/// How many words a text has: they are the model's tokens.
+pub(in crate::model) fn words(text: &str) -> u64 {
     u64::try_from(text.split_whitespace().count()).unwrap_or(u64::MAX)
 }
 
 /// The text up to its word number `cap`; true when more was there.
-fn first_words(text: &str, cap: u64) -> (&str, bool) {
+pub(in crate::model) fn first_words(text: &str, cap: u64) -> (&str, bool) {
     let mut left = cap;
     for piece in pieces(text) {
         if piece.trim().is_empty() {
@@ -137,7 +138,7 @@ fn first_words(text: &str, cap: u64) -> (&str, bool) {
 }
 
 /// The text word by word, each with the white space behind it.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
+pub(in crate::model) fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let word = rest.find(char::is_whitespace).unwrap_or(rest.len());
@@ -149,7 +150,7 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A JSON string.
-fn quoted(text: &str) -> String {
+pub(in crate::model) fn quoted(text: &str) -> String {
     printed(&Value::from_text(text))
 }
 
@@ -160,6 +161,6 @@ fn printed(value: &Value<'_>) -> String {
 }
 
 /// A `data:` event.
-fn event(data: &str) -> Vec<u8> {
+pub(in crate::model) fn event(data: &str) -> Vec<u8> {
     format!("data: {data}\n\n").into_bytes()
 }

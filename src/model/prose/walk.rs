@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::names::{ONCE, SHOWN, is_lower, is_no_text};
-use super::{CHOICES_MAX, Channel, DEPTH_MAX, Prose, Unreadable, number};
-use crate::json::{self, Limits, Value};
-use crate::model::judge::fold;
-use crate::model::peek::{is_document, items, members};
+use super::{Channel, Prose, number};
+use crate::json;
+use crate::model::dialect::texts::{
+    are_choices, base_type, is_error, is_error_object, is_no_text, is_once, is_part, is_shown, path_name,
+};
+use crate::model::judge::{fold, is_folded};
+use crate::model::peek::is_document;
+use crate::model::unreadable::{CHOICES_MAX, DEPTH_MAX, Unreadable};
+use crate::model::values::Values;
 use crate::seeded::{Seed, has};
 
 /// The choice of texts that belong to none.
@@ -19,17 +23,9 @@ const MEMBERS: usize = 8;
 const PARTED: &str = "content";
 /// What stands in a path for the items of an array: no fence is believed there, for each may be shown by itself.
 pub const ITEMS: &str = "[]";
-/// Types of such parts.
-const PARTS: [&str; 2] = ["output_text", "text"];
-/// What is behind the types of events that begin or go on with something.
-const GOING_ON: [&str; 2] = ["_delta", "_start"];
 
-/// The type that an object says it has.
-fn kind_of<'j>(members: &[(&[u8], &'j [u8])]) -> Option<&'j str> {
-    let (_, kind) = members.iter().rev().find(|(name, _)| *name == b"type")?;
-    let kind = std::str::from_utf8(kind).ok()?.trim().strip_prefix('"')?.strip_suffix('"')?;
-    Some(GOING_ON.iter().find_map(|end| kind.strip_suffix(end)).unwrap_or(kind))
-}
+/// A member: its name as it is written, and its value.
+type Member<'j, V> = (&'j [u8], V);
 
 /// One string of a document, and what becomes of it.
 struct Piece<'j> {
@@ -42,8 +38,9 @@ struct Piece<'j> {
 }
 
 /// One document while it is looked through.
-pub(super) struct Walk<'j, 'p> {
+pub(super) struct Walk<'j, 'p, D: Values<'j>> {
     json: &'j [u8],
+    document: &'p D,
     pub(super) prose: &'p mut dyn Prose,
     pieces: Vec<Piece<'j>>,
     /// Places of what gives way to `null`.
@@ -82,10 +79,12 @@ pub(super) struct Sources {
     block: u64,
 }
 
-impl<'j, 'p> Walk<'j, 'p> {
-    pub(super) fn new(json: &'j [u8], prose: &'p mut dyn Prose, whole: bool) -> Self {
+impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
+    /// A walk over `document`, which is all or a part of `json`.
+    pub(super) fn new(json: &'j [u8], document: &'p D, prose: &'p mut dyn Prose, whole: bool) -> Self {
         Self {
             json,
+            document,
             prose,
             pieces: Vec::new(),
             dropped: Vec::new(),
@@ -103,33 +102,36 @@ impl<'j, 'p> Walk<'j, 'p> {
         }
     }
 
-    pub(super) fn document(&mut self, json: &'j [u8]) -> Result<(), Unreadable> {
+    /// All of the document, whose outermost value is `root` and whose bytes are `json`.
+    pub(super) fn document(&mut self, json: &'j [u8], root: D::Value) -> Result<(), Unreadable> {
         // The end of an object is asked where it is walked over.
-        let object = json.first() == Some(&b'{') && std::str::from_utf8(json).is_ok();
-        if object || is_document(json) { self.value(json, "", 0) } else { Err(Unreadable::Json) }
+        let object = json.first() == Some(&b'{') && self.document.is_utf8();
+        if object || is_document(json) { self.value(root, "", 0) } else { Err(Unreadable::Json) }
     }
 
-    pub(super) fn value(&mut self, value: &'j [u8], key: &'j str, depth: usize) -> Result<(), Unreadable> {
+    pub(super) fn value(&mut self, value: D::Value, key: &'j str, depth: usize) -> Result<(), Unreadable> {
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
         }
-        match value.first() {
+        let raw = self.document.raw(value);
+        match raw.first() {
             Some(b'"') => self.string(value, key),
             Some(b'{') => self.object(value, depth, false),
             Some(b'[') => self.array(value, key, depth),
             // Numbers and words, those of Python too. Readers that are not strict have other strings.
-            Some(_) if value.trim_ascii().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)) => Ok(()),
+            Some(_) if raw.trim_ascii().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)) => Ok(()),
             Some(_) | None => Err(Unreadable::Json),
         }
     }
 
-    fn array(&mut self, value: &'j [u8], key: &'j str, depth: usize) -> Result<(), Unreadable> {
-        let (chosen, parted) = (key == "choices", key == PARTED);
+    fn array(&mut self, value: D::Value, key: &'j str, depth: usize) -> Result<(), Unreadable> {
+        let (chosen, parted) = (are_choices(key), key == PARTED);
         let from = self.path.len();
         self.path.push_str(if chosen || parted { "" } else { ITEMS });
         let (mut found, mut choices, before) = (Ok(()), Vec::new(), std::mem::take(&mut self.moved));
         let mut pauses = parted;
-        items(value, |item| {
+        let document = self.document;
+        let walked = document.items(value, |item| {
             if !self.whole && !chosen && (std::mem::take(&mut self.moved) || std::mem::take(&mut pauses)) {
                 self.end(None);
                 // Parts of a text may be shown each by itself.
@@ -138,46 +140,59 @@ impl<'j, 'p> Walk<'j, 'p> {
                 }
             }
             if found.is_ok() {
-                found = match item.first() {
+                found = match document.raw(item).first() {
                     Some(b'{') if chosen => self.of_choice(item, depth + 1, &mut choices),
                     Some(b'{') => self.object(item, depth + 1, parted),
                     _ => self.value(item, key, depth + 1),
                 };
             }
-        })
-        .ok_or(Unreadable::Json)?;
+        });
+        walked.ok_or(Unreadable::Json)?;
         self.path.truncate(from);
         self.moved |= before;
         found
     }
 
-    /// An object. As `part` of a text it may hold a piece of that, which is joined with what stands there without parts.
-    fn object(&mut self, value: &'j [u8], depth: usize, part: bool) -> Result<(), Unreadable> {
+    /// The members of an object, and how many bytes it has.
+    fn members_of(&self, object: D::Value) -> Result<(Vec<Member<'j, D::Value>>, usize), Unreadable> {
         let mut all = Vec::with_capacity(MEMBERS);
-        let end = members(value, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
+        let length = self.document.members(object, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
+        Ok((all, length))
+    }
+
+    /// The type that an object with these members has.
+    fn kind_of(&self, members: &[Member<'j, D::Value>]) -> Option<&'j str> {
+        let (_, kind) = members.iter().rev().find(|(name, _)| *name == b"type")?;
+        let kind = std::str::from_utf8(self.document.raw(*kind)).ok()?.trim();
+        Some(base_type(kind.strip_prefix('"')?.strip_suffix('"')?))
+    }
+
+    /// An object. As `part` of a text it may hold a piece of that, which is joined with what stands there without parts.
+    fn object(&mut self, value: D::Value, depth: usize, part: bool) -> Result<(), Unreadable> {
+        let (all, length) = self.members_of(value)?;
         if depth > 0 {
             return self.described(&all, depth, part);
         }
-        if end != value.len() {
+        if length != self.document.raw(value).len() {
             return Err(Unreadable::Json);
         }
-        self.kind = kind_of(&all);
-        // As some servers have it, an error is not in a member of its own.
-        self.error |= all.contains(&(b"object", b"\"error\""));
-        let index = all.iter().rev().find(|(name, value)| *name == b"index" && value.trim_ascii() != b"null");
+        self.kind = self.kind_of(&all);
+        let document = self.document;
+        self.error |= all.iter().any(|(name, value)| is_error_object(name, document.raw(*value)));
+        let index = all.iter().rev().find(|(name, value)| *name == b"index" && document.raw(*value).trim_ascii() != b"null");
         if let Some((_, index)) = index.filter(|_| !self.whole) {
-            self.block = Some(number(index).ok_or(Unreadable::Index)?);
+            self.block = Some(number(document.raw(*index)).ok_or(Unreadable::Index)?);
         }
         self.described(&all, depth, part)
     }
 
-    /// The members of an object, behind its type.
-    fn described(&mut self, all: &[(&'j [u8], &'j [u8])], depth: usize, part: bool) -> Result<(), Unreadable> {
+    /// The members of an object, after its type.
+    fn described(&mut self, all: &[Member<'j, D::Value>], depth: usize, part: bool) -> Result<(), Unreadable> {
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
         }
-        let (from, kind) = (self.path.len(), kind_of(all));
-        let part = part && kind.is_none_or(|kind| PARTS.contains(&kind));
+        let (from, kind) = (self.path.len(), self.kind_of(all));
+        let part = part && kind.is_none_or(is_part);
         if let Some(kind) = kind.filter(|_| !part) {
             self.path.push(':');
             self.path.push_str(kind);
@@ -187,23 +202,24 @@ impl<'j, 'p> Walk<'j, 'p> {
         found
     }
 
-    fn members(&mut self, all: &[(&'j [u8], &'j [u8])], depth: usize, part: bool) -> Result<(), Unreadable> {
+    fn members(&mut self, all: &[Member<'j, D::Value>], depth: usize, part: bool) -> Result<(), Unreadable> {
         let mut texts = Vec::with_capacity(MEMBERS);
         for (name, value) in all {
+            let raw = self.document.raw(*value);
             let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
             // Some readers take a name for another that differs in case.
-            let text = text.filter(|name| is_lower(name) || !SHOWN.contains(&&*fold(name)));
+            let text = text.filter(|name| is_folded(name) || !is_shown(&fold(name)));
             let name = text.ok_or(Unreadable::Json)?;
             let calls = has(Seed::ArgumentsRewritten) && matches!(name, "tool_calls" | "arguments");
             let skipped = has(Seed::ReasoningSkipped) && name == "reasoning_content";
-            if (!is_no_text(name, value) || calls || self.error) && !skipped {
+            if (!is_no_text(name, raw) || calls || self.error) && !skipped {
                 texts.push(name);
-                match (part && name == "text", value.first()) {
-                    (true, Some(b'"')) => self.string(value, PARTED)?,
-                    _ => self.named(name, value, depth + 1)?,
+                match (part && name == "text", raw.first()) {
+                    (true, Some(b'"')) => self.string(*value, PARTED)?,
+                    _ => self.named(name, *value, depth + 1)?,
                 }
-            } else if self.alone && ONCE.contains(&name) {
-                self.dropped.push(self.place(value.trim_ascii()));
+            } else if self.alone && is_once(name) {
+                self.dropped.push(self.place(raw.trim_ascii()));
             }
         }
         // Of two, some read the first.
@@ -211,12 +227,11 @@ impl<'j, 'p> Walk<'j, 'p> {
         if texts.windows(2).any(|pair| pair.first() == pair.last()) { Err(Unreadable::Twice) } else { Ok(()) }
     }
 
-    fn named(&mut self, name: &'j str, value: &'j [u8], depth: usize) -> Result<(), Unreadable> {
+    fn named(&mut self, name: &'j str, value: D::Value, depth: usize) -> Result<(), Unreadable> {
         let (from, error) = (self.path.len(), self.error);
         self.path.push('/');
-        // What begins a block of Anthropic's and what goes on in it is one text.
-        self.path.push_str(if name == "content_block" { "delta" } else { name });
-        self.error |= matches!(name, "error" | "errors" | "detail");
+        self.path.push_str(path_name(name));
+        self.error |= is_error(name);
         let found = self.value(value, name, depth);
         self.path.truncate(from);
         self.error = error;
@@ -249,11 +264,11 @@ impl<'j, 'p> Walk<'j, 'p> {
     }
 
     /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
-    fn of_choice(&mut self, choice: &'j [u8], depth: usize, known: &mut Vec<u64>) -> Result<(), Unreadable> {
-        let mut all = Vec::with_capacity(MEMBERS);
-        members(choice, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
+    fn of_choice(&mut self, choice: D::Value, depth: usize, known: &mut Vec<u64>) -> Result<(), Unreadable> {
+        let (all, _) = self.members_of(choice)?;
         let (mut index, mut ended, mut tokens) = (Some(0), false, None);
         for (name, value) in &all {
+            let value = self.document.raw(*value);
             match *name {
                 b"index" => index = number(value),
                 b"finish_reason" => ended = value.trim_ascii() != b"null",
@@ -294,9 +309,9 @@ impl<'j, 'p> Walk<'j, 'p> {
         }
     }
 
-    fn string(&mut self, value: &'j [u8], key: &'j str) -> Result<(), Unreadable> {
-        let read = json::parse(value, &Limits::deep(1)).map_err(|_| Unreadable::Json)?;
-        let Value::String(read) = read else { return Err(Unreadable::Json) };
+    fn string(&mut self, value: D::Value, key: &'j str) -> Result<(), Unreadable> {
+        let document = self.document;
+        let read = document.text(value)?;
         if !self.whole && !self.alone && !read.is_empty() {
             self.moved(key)?;
         }
@@ -306,7 +321,7 @@ impl<'j, 'p> Walk<'j, 'p> {
         if self.whole {
             self.prose.pause(channel, &mut text);
         }
-        let ((from, to), changed) = (self.place(value), text != *read);
+        let ((from, to), changed) = (self.place(document.raw(value)), text != *read);
         self.changed += usize::from(changed);
         // Of a whole answer nothing comes later that belongs to it.
         if self.whole && !changed {

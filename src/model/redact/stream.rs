@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::model::sse::{self, Splitter, TooLong};
+use crate::model::framing::sse::{self, DONE, EventLines, Splitter, TooLong};
 
 use super::document::Document;
 use super::matcher::Track;
@@ -168,7 +168,7 @@ impl Texts {
     }
 }
 
-struct Event {
+struct HeldEvent {
     bytes: Vec<u8>,
     /// Bytes that it came with, and that it counts as held for: lines of it may be gone.
     came: usize,
@@ -180,7 +180,7 @@ pub struct Redacted {
     redactor: Arc<Redactor>,
     splitter: Splitter,
     texts: Texts,
-    queue: VecDeque<Event>,
+    queue: VecDeque<HeldEvent>,
     /// The number of the first event of the queue.
     first: u64,
     held: usize,
@@ -219,12 +219,13 @@ impl Redacted {
 
     fn event(&mut self, event: &[u8], out: &mut Vec<u8>) {
         let number = self.first + self.queue.len() as u64;
-        self.queue.push_back(Event { bytes: self.lines(event), came: event.len(), edits: Vec::new() });
+        self.queue.push_back(HeldEvent { bytes: self.lines(event), came: event.len(), edits: Vec::new() });
         self.held += event.len();
-        let data = sse::data(event).unwrap_or_default();
-        let json = !matches!(data.trim_ascii(), b"" | b"[DONE]");
-        if json && (!self.redactor.secrets.is_empty() || memchr::memmem::find(&data, b"error").is_some()) {
-            let edits = self.texts.read(&self.redactor, &data, sse::name(event) == Some("error"), number);
+        let lines = EventLines::read(event);
+        let data = lines.data().unwrap_or_default();
+        let json = !matches!(data.trim_ascii(), b"" | DONE);
+        if json && (!self.redactor.secrets.is_empty() || memchr::memmem::find(data, b"error").is_some()) {
+            let edits = self.texts.read(&self.redactor, data, lines.name() == Some("error"), number);
             edits.into_iter().for_each(|(number, edit)| self.edit(number, edit));
         }
         if self.texts.is_full {
@@ -278,8 +279,12 @@ impl Redacted {
         {
             self.first += 1;
             self.held = self.held.saturating_sub(event.came);
-            match sse::data(&event.bytes).filter(|_| !event.edits.is_empty()) {
-                Some(data) => sse::with_data(&event.bytes, &redacted(&data, event.edits.clone()), out),
+            if event.edits.is_empty() {
+                out.extend_from_slice(&event.bytes);
+                continue;
+            }
+            match EventLines::read(&event.bytes).data() {
+                Some(data) => sse::with_data(&event.bytes, &redacted(data, event.edits), out),
                 None => out.extend_from_slice(&event.bytes),
             }
         }

@@ -1,6 +1,9 @@
 //! Tool calls in whole answers and in streams: held, judged, and never changed.
 
 use super::*;
+use crate::model::event::StreamEvent;
+use crate::model::framing::sse::EventLines;
+use crate::model::tree::TreeMemory;
 
 /// Judges calls of `fetch…`, and lets none pass that names what is evil.
 #[derive(Default)]
@@ -42,13 +45,21 @@ fn through(events: &[Vec<u8>]) -> (Vec<usize>, Vec<String>, Result<bool, Fault>)
     let (mut gate, mut tools, mut counts, mut out) = (Gate::default(), Picky::default(), Vec::new(), Vec::new());
     for event in events {
         let mut count = 0;
-        let passes = gate.event(event, &mut tools, &mut |event| {
+        let lines = EventLines::read(event);
+        let read = StreamEvent::read(&lines, TreeMemory::default());
+        let next = gate.event(&read, &mut tools, &mut |event| {
             out.extend_from_slice(event);
             count += 1;
         });
+        if next == Ok(Passage::GoesOn) {
+            out.extend_from_slice(event);
+            count += 1;
+        }
         counts.push(count);
-        if passes != Ok(true) {
-            return (counts, tools.0, passes);
+        match next {
+            Ok(Passage::GoesOn | Passage::Waits) => {}
+            Ok(Passage::Ends) => return (counts, tools.0, Ok(false)),
+            Err(fault) => return (counts, tools.0, Err(fault)),
         }
     }
     let passes = gate.finish(&mut tools, &mut |event| out.extend_from_slice(event));

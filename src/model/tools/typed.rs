@@ -1,46 +1,49 @@
 //! Members of events that carry calls. What is of another type than the dialect has there, some readers put together all the same.
 
 use super::Fault;
-use crate::json::{Object, Value};
-
-/// The type of deltas that carry a call.
-const JSON_DELTA: &str = "input_json_delta";
+use crate::model::tree::JsonView;
 
 /// A member that is there, and not null.
-fn member<'v>(of: &'v Object<'v>, key: &str) -> Option<&'v Value<'v>> {
-    of.get(key).filter(|value| !matches!(value, Value::Null))
+pub(in crate::model) fn member<'t>(of: JsonView<'t>, key: &str) -> Option<JsonView<'t>> {
+    of.get(key).filter(|value| !value.is_null())
 }
 
-pub(super) fn object<'v>(of: &'v Object<'v>, key: &str) -> Result<Option<&'v Object<'v>>, Fault> {
-    member(of, key).map(|value| value.as_object().ok_or(Fault::Odd)).transpose()
+/// A member that is an object.
+///
+/// # Errors
+/// When it is of another type.
+pub(in crate::model) fn object<'t>(of: JsonView<'t>, key: &str) -> Result<Option<JsonView<'t>>, Fault> {
+    match member(of, key) {
+        Some(value) if !value.is_object() => Err(Fault::Odd),
+        found => Ok(found),
+    }
 }
 
-/// The items of an array; none where there is none.
-pub(super) fn array<'v>(of: &'v Object<'v>, key: &str) -> Result<&'v [Value<'v>], Fault> {
-    member(of, key).map_or(Ok(&[]), |value| value.as_array().ok_or(Fault::Odd))
+/// A member that is an array.
+///
+/// # Errors
+/// When it is of another type.
+pub(in crate::model) fn array<'t>(of: JsonView<'t>, key: &str) -> Result<Option<JsonView<'t>>, Fault> {
+    match member(of, key) {
+        Some(value) if !value.is_array() => Err(Fault::Odd),
+        found => Ok(found),
+    }
 }
 
-pub(super) fn text<'v>(of: &'v Object<'v>, key: &str) -> Result<Option<&'v str>, Fault> {
-    member(of, key).map(|value| value.as_str().ok_or(Fault::Odd)).transpose()
+/// A member that is a string.
+///
+/// # Errors
+/// When it is of another type.
+pub(in crate::model) fn text<'t>(of: JsonView<'t>, key: &str) -> Result<Option<&'t str>, Fault> {
+    let Some(value) = member(of, key) else { return Ok(None) };
+    value.as_str().map(Some).ok_or(Fault::Odd)
 }
 
 /// The number that an object has, where it has one.
-pub(super) fn number(of: &Object<'_>) -> Result<Option<u64>, Fault> {
-    member(of, "index").map(|index| index.as_u64().ok_or(Fault::Odd)).transpose()
-}
-
-/// Whether something is called in what belongs to whole answers.
-pub(super) fn calls(message: Option<&Object<'_>>) -> bool {
-    message.is_some_and(|message| ["tool_calls", "function_call"].iter().any(|key| member(message, key).is_some()))
-}
-
-/// The piece of a call that one of Anthropic's deltas is; empty where it is another.
-pub(super) fn partial_json<'v>(event: &'v Object<'v>) -> Result<&'v str, Fault> {
-    let Some(delta) = object(event, "delta")? else { return Ok("") };
-    let json = text(delta, "partial_json")?;
-    // Some readers leave out what has another type.
-    if json.is_some() && text(delta, "type")? != Some(JSON_DELTA) {
-        return Err(Fault::Odd);
-    }
-    Ok(json.unwrap_or_default())
+///
+/// # Errors
+/// When it is no number.
+pub(in crate::model) fn number(of: JsonView<'_>) -> Result<Option<u64>, Fault> {
+    let Some(value) = member(of, "index") else { return Ok(None) };
+    value.as_u64().map(Some).ok_or(Fault::Odd)
 }

@@ -2,10 +2,11 @@
 
 use crate::json::Value;
 
-use super::{Echo, ModelCall, Said, event, first_words, pieces, quoted, words};
+use crate::model::ModelCall;
+use crate::model::echo::{Echo, Said, event, first_words, pieces, quoted, words};
 
 /// `chat/completions`.
-pub(super) fn chat(call: &ModelCall<'_>, said: &Said, created: i64, id: &str) -> Echo {
+pub(in crate::model) fn chat(call: &ModelCall<'_>, said: &Said, created: i64, id: &str) -> Echo {
     let model = quoted(call.model());
     let choices = call.choices();
     let finish = match (&said.tool, said.cut) {
@@ -65,7 +66,7 @@ pub(super) fn chat(call: &ModelCall<'_>, said: &Said, created: i64, id: &str) ->
 }
 
 /// `completions`: each prompt comes back.
-pub(super) fn completion(call: &ModelCall<'_>, cap: u64, created: i64, id: &str) -> Echo {
+pub(in crate::model) fn completion(call: &ModelCall<'_>, cap: u64, created: i64, id: &str) -> Echo {
     let model = quoted(call.model());
     let prompts = prompts(call.object.get("prompt"));
     let each = call.object.get("n").and_then(Value::as_u64).unwrap_or(1);
@@ -105,8 +106,13 @@ pub(super) fn completion(call: &ModelCall<'_>, cap: u64, created: i64, id: &str)
     Echo::Stream(events)
 }
 
+/// `embeddings`: each text has its vector.
+pub(in crate::model) fn embeddings(call: &ModelCall<'_>) -> Echo {
+    Echo::Whole(super::embed::answer(call))
+}
+
 /// The prompts of a completion; tokens are told by their numbers.
-pub(super) fn prompts(prompt: Option<&Value<'_>>) -> Vec<String> {
+pub(in crate::model) fn prompts(prompt: Option<&Value<'_>>) -> Vec<String> {
     let Some(prompt) = prompt else { return vec![String::new()] };
     let numbers = |items: &[Value<'_>]| items.iter().map(one).collect::<Vec<_>>().join(" ");
     match prompt {

@@ -1,9 +1,10 @@
 //! What `echo` says in Anthropic's dialect.
 
-use super::{Echo, ModelCall, Said, pieces, quoted};
+use crate::model::ModelCall;
+use crate::model::echo::{Echo, Said, pieces, quoted};
 
 /// `messages`.
-pub(super) fn messages(call: &ModelCall<'_>, said: &Said, id: &str) -> Echo {
+pub(in crate::model) fn messages(call: &ModelCall<'_>, said: &Said, id: &str) -> Echo {
     let model = quoted(call.model());
     let reason = match (&said.tool, said.cut) {
         (Some(_), _) => "tool_use",

@@ -1,9 +1,14 @@
 //! Splits a stream of server-sent events into events, byte for byte (WHATWG HTML, section 9.2.6).
 
+use std::borrow::Cow;
+
 use memchr::memchr2;
 
 /// Bytes of one event.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
+
+/// The data of OpenAI's last event, which some servers send in other dialects too. It is no JSON.
+pub(in crate::model) const DONE: &[u8] = b"[DONE]";
 
 /// An event longer than [`EVENT_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,38 +102,81 @@ fn each(scan: &mut Scan, bytes: &[u8], event: &mut impl FnMut(&[u8])) -> Result<
     Ok(from)
 }
 
-/// The data of an event: its `data:` lines, joined by line feeds; `None` where it has none.
-#[must_use]
-pub fn data(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
-    let mut lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| line.strip_prefix(b"data:"));
-    let strip = |line: &'_ [u8]| -> usize { usize::from(line.first() == Some(&b' ')) };
-    let first = lines.next()?;
-    let first = first.get(strip(first)..)?;
-    let Some(second) = lines.next() else { return Some(first.into()) };
-    let mut joined = first.to_vec();
-    for line in std::iter::once(second).chain(lines) {
-        joined.push(b'\n');
-        joined.extend_from_slice(line.get(strip(line)..)?);
+/// The lines of one event, read once.
+#[derive(Debug)]
+pub(in crate::model) struct EventLines<'e> {
+    bytes: &'e [u8],
+    data: Option<Cow<'e, [u8]>>,
+    name: Option<&'e str>,
+    plain: bool,
+}
+
+impl<'e> EventLines<'e> {
+    /// Reads the lines of an event.
+    pub(in crate::model) fn read(bytes: &'e [u8]) -> Self {
+        let mut lines = Self { bytes, data: None, name: None, plain: true };
+        let mut rest = bytes;
+        while let Some(end) = memchr2(b'\n', b'\r', rest) {
+            lines.take(rest.get(..end).unwrap_or_default());
+            rest = rest.get(end + 1..).unwrap_or_default();
+        }
+        lines.take(rest);
+        lines
     }
-    Some(joined.into())
+
+    fn take(&mut self, line: &'e [u8]) {
+        if let Some(data) = line.strip_prefix(b"data:") {
+            let data = data.strip_prefix(b" ").unwrap_or(data);
+            match &mut self.data {
+                None => self.data = Some(Cow::Borrowed(data)),
+                Some(joined) => {
+                    joined.to_mut().push(b'\n');
+                    joined.to_mut().extend_from_slice(data);
+                }
+            }
+            return;
+        }
+        if line.is_empty() {
+            return;
+        }
+        if let Some(name) = line.strip_prefix(b"event:") {
+            self.name = std::str::from_utf8(name).ok().map(str::trim);
+        }
+        self.plain &= is_plain(line) || self.is_marked(line);
+    }
+
+    /// Whether it is the first line, and plain after the byte order mark that it begins with.
+    fn is_marked(&self, line: &[u8]) -> bool {
+        let Some(rest) = line.strip_prefix(b"\xef\xbb\xbf") else { return false };
+        std::ptr::eq(line.as_ptr(), self.bytes.as_ptr()) && (rest.is_empty() || rest.starts_with(b"data:") || is_plain(rest))
+    }
+
+    /// The bytes of the event.
+    pub(in crate::model) const fn bytes(&self) -> &'e [u8] {
+        self.bytes
+    }
+
+    /// The data of the event: its `data:` lines, joined by line feeds; `None` where it has none.
+    pub(in crate::model) fn data(&self) -> Option<&[u8]> {
+        self.data.as_deref()
+    }
+
+    /// The name of the event: the last of its `event:` lines.
+    pub(in crate::model) const fn name(&self) -> Option<&'e str> {
+        self.name
+    }
+
+    /// Whether the event has only lines that every reader takes for what they are: fields of the standard and comments, which are visible
+    /// ASCII except for the data. Some readers end lines where others do not.
+    pub(in crate::model) const fn is_plain(&self) -> bool {
+        self.plain
+    }
 }
 
-/// The name of an event: the last of its `event:` lines.
-#[must_use]
-pub fn name(event: &[u8]) -> Option<&str> {
-    let mut lines = event.split(|byte| matches!(byte, b'\n' | b'\r')).filter_map(|line| line.strip_prefix(b"event:"));
-    lines.next_back().and_then(|name| std::str::from_utf8(name).ok()).map(str::trim)
-}
-
-/// Whether an event has only lines that every reader takes for what they are: fields of the standard and comments, which are visible
-/// ASCII but for the data. Some readers end lines where others do not.
-#[must_use]
-pub fn is_plain(event: &[u8]) -> bool {
-    let event = event.strip_prefix(b"\xef\xbb\xbf").unwrap_or(event);
-    event.split(|byte| matches!(byte, b'\n' | b'\r')).all(|line| {
-        let field = || line.is_empty() || [&b"event:"[..], b"id:", b"retry:", b":"].iter().any(|field| line.starts_with(field));
-        line.starts_with(b"data:") || (field() && line.iter().all(|byte| matches!(byte, b' '..=b'~')))
-    })
+/// Whether a line, which holds no data, is a field of the standard or a comment, in visible ASCII.
+fn is_plain(line: &[u8]) -> bool {
+    let fields: [&[u8]; 4] = [b"event:", b"id:", b"retry:", b":"];
+    fields.iter().any(|field| line.starts_with(field)) && line.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// Appends an event with other data: its other lines stay, and `data` stands where its data stood.
@@ -192,20 +240,23 @@ mod tests {
     #[test]
     fn lines_that_some_readers_take_for_others_are_not_plain() {
         for fine in ["data: {\"a\":\"\u{2028}\"}\n\n", "event: x\nid: 1\nretry: 5\r\ndata:1\r\n\r\n", ": ping\n\n", "\n"] {
-            assert!(is_plain(fine.as_bytes()), "{fine:?}");
+            assert!(EventLines::read(fine.as_bytes()).is_plain(), "{fine:?}");
         }
         for odd in
             [": x\u{2028}data: 1\n\n", ": x\u{b}data: 1\n\n", " data: 1\n\n", "x: 1\n\n", "event: \u{85}data: 1\n\n", "data\n\n"]
         {
-            assert!(!is_plain(odd.as_bytes()), "{odd:?}");
+            assert!(!EventLines::read(odd.as_bytes()).is_plain(), "{odd:?}");
         }
-        assert_eq!((name(b"event: a\nevent:b \ndata: 1\n\n"), name(b"data: 1\n\n")), (Some("b"), None));
+        assert_eq!(
+            (EventLines::read(b"event: a\nevent:b \ndata: 1\n\n").name(), EventLines::read(b"data: 1\n\n").name()),
+            (Some("b"), None)
+        );
     }
 
     #[test]
     fn data_lines_are_joined() {
-        assert_eq!(data(b"event: x\ndata: 1\n\n").as_deref(), Some(&b"1"[..]));
-        assert_eq!(data(b"data:1\r\ndata:  2\r\n\r\n").as_deref(), Some(&b"1\n 2"[..]));
-        assert_eq!(data(b": ping\n\n"), None);
+        assert_eq!(EventLines::read(b"event: x\ndata: 1\n\n").data(), Some(&b"1"[..]));
+        assert_eq!(EventLines::read(b"data:1\r\ndata:  2\r\n\r\n").data(), Some(&b"1\n 2"[..]));
+        assert_eq!(EventLines::read(b": ping\n\n").data(), None);
     }
 }

@@ -5,8 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::json::Value;
 
-use super::openai::prompts;
-use super::{ModelCall, quoted, words};
+use super::echo::prompts;
+use crate::model::ModelCall;
+use crate::model::echo::{quoted, words};
 
 /// Components of a vector where the caller does not say.
 const DIMENSIONS: u64 = 64;

@@ -1,0 +1,116 @@
+//! Tool calls in Anthropic's events: blocks that begin, get deltas, and stop.
+
+use std::collections::BTreeSet;
+
+use crate::model::tools::calls::{CallForm, CallId, CallPart, StreamCalls};
+use crate::model::tools::{Fault, Tools, typed};
+use crate::model::tree::JsonView;
+
+/// Blocks of one answer.
+const BLOCKS_MAX: u64 = 65_536;
+/// Members that are looked at here.
+pub(in crate::model::dialect) const WATCHED: [&str; 9] =
+    ["content", "content_block", "delta", "index", "input", "message", "name", "partial_json", "type"];
+/// Events that are looked at here.
+const KINDS: [&str; 6] =
+    ["content_block_delta", "content_block_start", "content_block_stop", "error", "message_start", "message_stop"];
+/// The type of deltas that carry a call.
+const JSON_DELTA: &str = "input_json_delta";
+
+/// The blocks of one stream so far.
+#[derive(Default)]
+pub(in crate::model::dialect) struct Blocks {
+    /// How many have begun.
+    count: u64,
+    /// Those that are open: llama.cpp stops all of them at the end.
+    open: BTreeSet<u64>,
+}
+
+/// The call that a block is.
+const fn id(number: u64) -> CallId {
+    CallId { choice: CallId::BLOCKS, former: false, number }
+}
+
+impl Blocks {
+    /// Adds the pieces of calls that an event has; `name` is the event's own. False where the answer ends here.
+    ///
+    /// # Errors
+    /// When readers would put the pieces together in different ways.
+    pub(in crate::model::dialect) fn read(
+        &mut self,
+        calls: &mut StreamCalls,
+        event: JsonView<'_>,
+        name: Option<&str>,
+        tools: &mut dyn Tools,
+    ) -> Result<bool, Fault> {
+        // Some readers go by the one, and some by the other.
+        let kind = match (event.get("type").and_then(JsonView::as_str), name) {
+            (Some(kind), Some(name)) if kind != name && KINDS.contains(&name) => return Err(Fault::Odd),
+            (kind, name) => kind.or(name),
+        };
+        match kind {
+            Some("message_start") if has_content(event) => Err(Fault::Odd),
+            Some("content_block_start") => self.begin(calls, event, tools),
+            Some("content_block_delta") => self.add(calls, event, tools),
+            Some("content_block_stop") => {
+                let number = self.opened(event)?;
+                self.open.remove(&number);
+                Ok(calls.end(|of| *of == id(number), tools))
+            }
+            Some("message_stop" | "error") => Ok(calls.end(|_| true, tools)),
+            Some(_) | None => Ok(true),
+        }
+    }
+
+    /// A block begins: the next, whatever it is.
+    fn begin(&mut self, calls: &mut StreamCalls, event: JsonView<'_>, tools: &dyn Tools) -> Result<bool, Fault> {
+        let number = typed::number(event)?.ok_or(Fault::Odd)?;
+        if number != self.count || number >= BLOCKS_MAX {
+            return Err(Fault::Odd);
+        }
+        self.open.insert(number);
+        self.count += 1;
+        if let Some(block) = typed::object(event, "content_block")?
+            && block.get("name").is_some()
+        {
+            calls.piece(id(number), CallForm::Block, &CallPart::of(block)?, tools)?;
+        }
+        Ok(true)
+    }
+
+    fn add(&self, calls: &mut StreamCalls, event: JsonView<'_>, tools: &dyn Tools) -> Result<bool, Fault> {
+        let json = partial_json(event)?;
+        let number = self.opened(event)?;
+        // Some readers go by the number, and some by what began last.
+        if !json.is_empty() && number + 1 != self.count {
+            return Err(Fault::Odd);
+        }
+        calls.piece(id(number), CallForm::Block, &CallPart::json(json), tools)?;
+        Ok(true)
+    }
+
+    /// The number of an open block.
+    fn opened(&self, event: JsonView<'_>) -> Result<u64, Fault> {
+        match typed::number(event)? {
+            Some(number) if self.open.contains(&number) => Ok(number),
+            Some(_) | None => Err(Fault::Odd),
+        }
+    }
+}
+
+/// Whether a message begins with content.
+fn has_content(event: JsonView<'_>) -> bool {
+    let content = event.get("message").and_then(|message| message.get("content"));
+    content.is_some_and(|content| content.items().next().is_some())
+}
+
+/// The piece of a call that a delta is; empty where it is another.
+fn partial_json(event: JsonView<'_>) -> Result<&str, Fault> {
+    let Some(delta) = typed::object(event, "delta")? else { return Ok("") };
+    let json = typed::text(delta, "partial_json")?;
+    // Some readers leave out what has another type.
+    if json.is_some() && typed::text(delta, "type")? != Some(JSON_DELTA) {
+        return Err(Fault::Odd);
+    }
+    Ok(json.unwrap_or_default())
+}

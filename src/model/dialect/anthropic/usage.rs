@@ -1,0 +1,17 @@
+//! Where Anthropic's usage stands.
+
+use crate::json::{Object, Value};
+
+/// Tokens of the prompt. Anthropic counts apart what came from a cache and what went into it.
+pub(in crate::model::dialect) fn input(usage: &Object<'_>) -> Option<u64> {
+    let input = usage.get("input_tokens").and_then(Value::as_u64)?;
+    let written = usage.get("cache_creation_input_tokens").and_then(Value::as_u64).unwrap_or(0);
+    let read = usage.get("cache_read_input_tokens").and_then(Value::as_u64).unwrap_or(0);
+    Some(input.saturating_add(written.saturating_add(read)))
+}
+
+/// The member that counts the tokens of the answer.
+pub(in crate::model::dialect) const OUTPUT: &str = "output_tokens";
+
+/// The member that says more of the answer's tokens, such as how many were reasoning.
+pub(in crate::model::dialect) const OUTPUT_DETAILS: &str = "output_tokens_details";

@@ -1,0 +1,204 @@
+//! The API dialects, one folder each. This file is their interface: what the rest of the gateway asks of a dialect.
+//!
+//! [`Dialect`] answers with the functions of the folder that it names. What concerns every answer, whatever its dialect, asks all folders:
+//! which members hold texts ([`texts`]), how calls of tools are put together ([`calls`]), where usage stands ([`read_usage`]).
+//! docs/ARCHITECTURE.md says how a dialect is added.
+
+mod anthropic;
+pub(super) mod calls;
+mod length;
+mod openai;
+mod operation;
+pub(super) mod texts;
+
+pub use operation::Operation;
+
+use crate::json::{self, Limits, Object, Value, write_string};
+use crate::refusal::Refusal;
+
+use super::convert::Unlike;
+use super::event::StreamEvent;
+use super::progress::Progress;
+use super::tree::JsonTree;
+use super::usage::Usage;
+
+pub(super) use anthropic::echo as anthropic_echo;
+pub(super) use openai::echo as openai_echo;
+
+/// Whose API a caller speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// OpenAI's `chat/completions`, `completions`, `embeddings`, `models`.
+    OpenAi,
+    /// Anthropic's `messages`.
+    Anthropic,
+}
+
+/// A model that a caller may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelEntry {
+    /// The name to ask for it.
+    pub id: String,
+    /// Seconds since 1970; zero where it is not known.
+    pub created: i64,
+    /// Who serves it.
+    pub owner: String,
+}
+
+impl Dialect {
+    /// The type of a tool of the caller's own that states none.
+    pub(super) const fn own_tool_type(self) -> &'static str {
+        match self {
+            Self::OpenAi => openai::OWN_TOOL_TYPE,
+            Self::Anthropic => anthropic::OWN_TOOL_TYPE,
+        }
+    }
+
+    /// Whether servers take fields of their own in a body, such as `stream_options`, and the gateway's request id.
+    pub(super) const fn has_server_fields(self) -> bool {
+        match self {
+            Self::OpenAi => openai::HAS_SERVER_FIELDS,
+            Self::Anthropic => anthropic::HAS_SERVER_FIELDS,
+        }
+    }
+
+    /// Whether an event has the name that its data ask for. Some readers go by the name, and leave out events that they do not know; others
+    /// go by the data.
+    pub(super) fn is_named(self, name: Option<&str>, data: &JsonTree<'_>) -> bool {
+        match self {
+            Self::OpenAi => openai::progress::is_named(name, data),
+            Self::Anthropic => anthropic::progress::is_named(name, data),
+        }
+    }
+
+    /// Reads what an event reports; false when it must not reach a caller who did not ask for usage.
+    pub(super) fn follow(self, progress: &mut Progress, event: &StreamEvent<'_>) -> bool {
+        match self {
+            Self::OpenAi => openai::progress::read(progress, event),
+            Self::Anthropic => {
+                anthropic::progress::read(progress, event);
+                true
+            }
+        }
+    }
+
+    /// What an event with an error begins with, up to the error's body.
+    pub(super) const fn error_event_begins(self) -> &'static [u8] {
+        match self {
+            Self::OpenAi => openai::errors::EVENT_BEGINS,
+            Self::Anthropic => anthropic::errors::EVENT_BEGINS,
+        }
+    }
+
+    /// Appends the body of an error.
+    pub(super) fn write_error(self, refusal: &Refusal, request: &str, out: &mut Vec<u8>) {
+        match self {
+            Self::OpenAi => openai::errors::body(refusal, request, out),
+            Self::Anthropic => anthropic::errors::body(refusal, request, out),
+        }
+    }
+
+    /// A list of models.
+    pub(super) fn model_list(self, entries: &[ModelEntry]) -> Value<'_> {
+        match self {
+            Self::OpenAi => openai::models::list(entries),
+            Self::Anthropic => anthropic::models::list(entries),
+        }
+    }
+
+    /// One model.
+    pub(super) fn model(self, entry: &ModelEntry) -> Value<'_> {
+        match self {
+            Self::OpenAi => openai::models::one(entry),
+            Self::Anthropic => anthropic::models::one(entry),
+        }
+    }
+
+    /// The events that say what a whole answer says.
+    ///
+    /// # Errors
+    /// When it is no answer of that operation.
+    pub(super) fn events_of_whole(self, operation: Operation, answer: Object<'_>) -> Result<Vec<Vec<u8>>, Unlike> {
+        match self {
+            Self::OpenAi => openai::whole::events(operation == Operation::ChatCompletions, answer),
+            Self::Anthropic => anthropic::whole::events(answer),
+        }
+    }
+
+    /// What joins the events of an answer to one document.
+    pub(super) fn joiner(self, operation: Operation) -> Joiner {
+        match self {
+            Self::OpenAi => Joiner::OpenAi(openai::joined::JoinedChunks::new(operation == Operation::ChatCompletions)),
+            Self::Anthropic => Joiner::Anthropic(anthropic::joined::JoinedMessage::default()),
+        }
+    }
+}
+
+/// The events of an answer so far, to be joined to one document.
+pub(super) enum Joiner {
+    /// Chunks.
+    OpenAi(openai::joined::JoinedChunks),
+    /// The events of a message.
+    Anthropic(anthropic::joined::JoinedMessage),
+}
+
+impl Joiner {
+    /// Takes the data of the next event.
+    ///
+    /// # Errors
+    /// When it cannot be joined in one way only.
+    pub(super) fn take(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
+        match self {
+            Self::OpenAi(chunks) => chunks.take(event),
+            Self::Anthropic(message) => message.take(event),
+        }
+    }
+
+    /// The whole answer.
+    ///
+    /// # Errors
+    /// When its events are not those of one answer.
+    pub(super) fn document(self) -> Result<Object<'static>, Unlike> {
+        match self {
+            Self::OpenAi(chunks) => Ok(chunks.document()),
+            Self::Anthropic(message) => message.document(),
+        }
+    }
+}
+
+/// Reads a usage object of any dialect: servers that speak several write some of each.
+pub(super) fn read_usage(raw: &[u8]) -> Option<Usage> {
+    let value = json::parse(raw, &Limits::deep(8)).ok()?;
+    let usage = value.as_object()?;
+    let input = openai::usage::input(usage).or_else(|| anthropic::usage::input(usage));
+    let output = number(usage, openai::usage::OUTPUT).or_else(|| number(usage, anthropic::usage::OUTPUT));
+    if input.is_none() && output.is_none() {
+        return None;
+    }
+    let details = usage.get(openai::usage::OUTPUT_DETAILS).or_else(|| usage.get(anthropic::usage::OUTPUT_DETAILS));
+    let reasoning = details.and_then(Value::as_object).and_then(|details| number(details, "reasoning_tokens"));
+    Some(Usage { input: input.unwrap_or(0), output: output.unwrap_or(0), reasoning: reasoning.unwrap_or(0) })
+}
+
+fn number(object: &Object<'_>, key: &str) -> Option<u64> {
+    object.get(key).and_then(Value::as_u64)
+}
+
+/// Bytes of text in a whole answer of any dialect.
+pub(super) fn text_of_whole(answer: &[u8]) -> u64 {
+    openai::progress::text_of_whole(answer) + anthropic::progress::text_of_whole(answer)
+}
+
+/// Message, type, param and code: the members that the errors of all dialects have.
+fn write_error_members(refusal: &Refusal, kind: &str, out: &mut Vec<u8>) {
+    write_string(&refusal.message, out);
+    out.extend_from_slice(b",\"type\":");
+    write_string(kind, out);
+    out.extend_from_slice(b",\"param\":");
+    match &refusal.param {
+        Some(param) => write_string(param, out),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"code\":");
+    write_string(refusal.code.as_str(), out);
+}

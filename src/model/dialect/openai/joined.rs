@@ -1,0 +1,170 @@
+//! OpenAI's chunks as one whole answer.
+
+use std::collections::BTreeMap;
+
+use crate::json::{Object, Value};
+use crate::model::convert::{NAMES_MAX, Unlike, index, of, own, piece, text};
+
+/// Members of a delta that are texts in pieces.
+const TEXTS: [&str; 4] = ["content", "reasoning", "reasoning_content", "refusal"];
+
+/// OpenAI's chunks so far.
+pub(in crate::model) struct JoinedChunks {
+    /// Whether they are chunks of a chat; else of a completion.
+    chat: bool,
+    /// The members beside choices, as the first chunk has them.
+    top: Object<'static>,
+    usage: Option<Value<'static>>,
+    choices: BTreeMap<u64, JoinedChoice>,
+}
+
+#[derive(Default)]
+struct JoinedChoice {
+    role: Option<String>,
+    texts: BTreeMap<&'static str, String>,
+    calls: BTreeMap<u64, JoinedCall>,
+    reason: Option<Value<'static>>,
+}
+
+#[derive(Default)]
+struct JoinedCall {
+    /// Its id and type.
+    about: Object<'static>,
+    name: String,
+    arguments: String,
+}
+
+impl JoinedChunks {
+    pub(in crate::model) fn new(chat: bool) -> Self {
+        Self { chat, top: Object::new(), usage: None, choices: BTreeMap::new() }
+    }
+
+    /// Takes the data of the next event.
+    ///
+    /// # Errors
+    /// When it cannot be joined in one way only.
+    pub(in crate::model) fn take(&mut self, chunk: &Object<'_>) -> Result<(), Unlike> {
+        for (name, value) in chunk.iter() {
+            match (name, value) {
+                ("choices", Value::Array(choices)) => {
+                    for choice in choices {
+                        let choice = choice.as_object().ok_or(Unlike::Odd("a choice is no object"))?;
+                        self.choices.entry(index(choice)?).or_default().take(choice, self.chat)?;
+                    }
+                }
+                ("choices", _) => return Err(Unlike::Odd("its choices are no array")),
+                ("usage", Value::Null) => {}
+                ("usage", usage) => self.usage = Some(own(usage)),
+                (name, value) if self.top.get(name).is_none() => {
+                    if self.top.len() >= NAMES_MAX {
+                        return Err(Unlike::Odd("it has too many members"));
+                    }
+                    self.top.set(name.to_owned(), own(value));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole answer.
+    pub(in crate::model) fn document(self) -> Object<'static> {
+        let chat = self.chat;
+        let mut document = self.top;
+        if chat {
+            document.set("object", text("chat.completion"));
+        }
+        let choices = self.choices.into_iter().map(|(index, choice)| choice.value(index, chat));
+        document.set("choices", Value::Array(choices.collect()));
+        self.usage.into_iter().for_each(|usage| document.set("usage", usage));
+        document
+    }
+}
+
+impl JoinedChoice {
+    fn take(&mut self, choice: &Object<'_>, chat: bool) -> Result<(), Unlike> {
+        for (name, value) in choice.iter() {
+            match (name, value) {
+                ("index", _) | (_, Value::Null) => {}
+                ("finish_reason", reason) => self.reason = Some(own(reason)),
+                ("delta", Value::Object(delta)) if chat => self.delta(delta)?,
+                ("text", said) if !chat => self.texts.entry("text").or_default().push_str(piece(said)?),
+                _ => return Err(Unlike::Odd("a choice has a member that is not joined")),
+            }
+        }
+        Ok(())
+    }
+
+    fn delta(&mut self, delta: &Object<'_>) -> Result<(), Unlike> {
+        for (name, value) in delta.iter() {
+            match (name, value) {
+                (_, Value::Null) => {}
+                ("role", role) => self.role = Some(piece(role)?.to_owned()),
+                ("tool_calls", Value::Array(calls)) => {
+                    for call in calls {
+                        let call = call.as_object().ok_or(Unlike::Odd("a tool call is no object"))?;
+                        self.calls.entry(index(call)?).or_default().take(call)?;
+                    }
+                }
+                (name, said) => {
+                    let known = TEXTS.into_iter().find(|known| *known == name);
+                    let known = known.ok_or(Unlike::Odd("a delta has a member that is not joined"))?;
+                    self.texts.entry(known).or_default().push_str(piece(said)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn value(mut self, index: u64, chat: bool) -> Value<'static> {
+        let reason = self.reason.unwrap_or(Value::Null);
+        let index = ("index", Value::from_u64(index));
+        if !chat {
+            let said = self.texts.remove("text").unwrap_or_default();
+            return of([index, ("text", Value::from_text(said)), ("finish_reason", reason)]);
+        }
+        let mut message = Object::new();
+        message.set("role", Value::from_text(self.role.unwrap_or_else(|| "assistant".to_owned())));
+        message.set("content", self.texts.remove("content").map_or(Value::Null, Value::from_text));
+        self.texts.into_iter().for_each(|(name, said)| message.set(name, Value::from_text(said)));
+        if !self.calls.is_empty() {
+            message.set("tool_calls", Value::Array(self.calls.into_values().map(JoinedCall::value).collect()));
+        }
+        of([index, ("message", Value::Object(message)), ("finish_reason", reason)])
+    }
+}
+
+impl JoinedCall {
+    fn take(&mut self, call: &Object<'_>) -> Result<(), Unlike> {
+        for (name, value) in call.iter() {
+            match (name, value) {
+                ("index", _) | (_, Value::Null) => {}
+                ("id" | "type", value) => {
+                    // A piece that repeats it, or has none, says nothing new.
+                    if !piece(value)?.is_empty() {
+                        self.about.set(name.to_owned(), own(value));
+                    }
+                }
+                ("function", Value::Object(function)) => {
+                    for (name, value) in function.iter() {
+                        match (name, value) {
+                            (_, Value::Null) => {}
+                            ("name", said) => self.name.push_str(piece(said)?),
+                            ("arguments", said) => self.arguments.push_str(piece(said)?),
+                            _ => return Err(Unlike::Odd("a tool call has a member that is not joined")),
+                        }
+                    }
+                }
+                _ => return Err(Unlike::Odd("a tool call has a member that is not joined")),
+            }
+        }
+        Ok(())
+    }
+
+    fn value(self) -> Value<'static> {
+        let mut call = self.about;
+        let function = [("name", Value::from_text(self.name)), ("arguments", Value::from_text(self.arguments))];
+        call.set("function", of(function));
+        Value::Object(call)
+    }
+}

@@ -1,0 +1,58 @@
+//! Where the texts of OpenAI's answers stand, by the names of members. The names of all dialects count in every answer, because servers
+//! mix them.
+
+/// Members that must not be sent twice.
+pub(in crate::model::dialect) const ONCE: [&str; 5] = ["function_call", "input", "logprobs", "tool_calls", "usage"];
+
+/// Members that clients put together or show.
+pub(in crate::model::dialect) const SHOWN: [&str; 11] = [
+    "choices",
+    "content",
+    "delta",
+    "error",
+    "finish_reason",
+    "index",
+    "message",
+    "reasoning",
+    "reasoning_content",
+    "refusal",
+    "text",
+];
+
+/// Members that hold no text for a reader, at any depth.
+pub(in crate::model::dialect) const NO_TEXTS: [&str; 8] =
+    ["arguments", "data", "event", "function_call", "input", "logprobs", "tool_calls", "usage"];
+
+/// Members whose own strings are no texts.
+pub(in crate::model::dialect) const LABELS: [&str; 15] = [
+    "code",
+    "created",
+    "encrypted_content",
+    "finish_reason",
+    "id",
+    "index",
+    "model",
+    "name",
+    "object",
+    "param",
+    "role",
+    "service_tier",
+    "system_fingerprint",
+    "tool_call_id",
+    "type",
+];
+
+/// Members whose strings do not count as text of the answer.
+pub(in crate::model::dialect) const UNCOUNTED: [&[u8]; 6] = [b"finish_reason", b"id", b"index", b"logprobs", b"role", b"type"];
+
+/// Members in which every string is a text, because they report an error. Servers on FastAPI have `detail`.
+pub(in crate::model::dialect) const ERRORS: [&str; 3] = ["detail", "error", "errors"];
+
+/// The member `object` of an answer that is an error as a whole, as vLLM has it.
+pub(in crate::model::dialect) const ERROR_OBJECT: (&[u8], &[u8]) = (b"object", b"\"error\"");
+
+/// Types of the parts of a text.
+pub(in crate::model::dialect) const PARTS: [&str; 2] = ["output_text", "text"];
+
+/// The member whose items are the choices.
+pub(in crate::model::dialect) const CHOICES: &str = "choices";

@@ -1,0 +1,86 @@
+//! What a caller may ask for. The folder of each dialect states the facts of its own operations.
+
+use super::{Dialect, anthropic, openai};
+
+/// What a caller may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// OpenAI `POST /v1/chat/completions`.
+    ChatCompletions,
+    /// OpenAI `POST /v1/completions`.
+    Completions,
+    /// OpenAI `POST /v1/embeddings`.
+    Embeddings,
+    /// Anthropic `POST /v1/messages`.
+    Messages,
+    /// `GET /v1/models`.
+    ListModels,
+    /// `GET /v1/models/NAME`.
+    ShowModel,
+    /// `GET /v1/token-shield/me`: what the presented token allows.
+    Me,
+}
+
+/// The facts of one operation.
+pub(super) struct OperationFacts {
+    /// Whose API it belongs to.
+    pub(super) dialect: Dialect,
+    /// Its name in metrics and records.
+    pub(super) name: &'static str,
+    /// Its path, at the gateway and at every server that speaks the dialect.
+    pub(super) path: &'static str,
+    /// The shape of its body in a profile; `None` where it has no body.
+    pub(super) shape: Option<&'static str>,
+    /// Whether its answer is written token by token, so that an output cap and a stream make sense.
+    pub(super) writes_tokens: bool,
+}
+
+/// The gateway's own operation. It belongs to no dialect; its errors have OpenAI's form.
+const ME: OperationFacts =
+    OperationFacts { dialect: Dialect::OpenAi, name: "me", path: "/v1/token-shield/me", shape: None, writes_tokens: false };
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 7] =
+        [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Messages, Self::ListModels, Self::ShowModel, Self::Me];
+
+    const fn facts(self) -> &'static OperationFacts {
+        match self {
+            Self::ChatCompletions => &openai::CHAT_COMPLETIONS,
+            Self::Completions => &openai::COMPLETIONS,
+            Self::Embeddings => &openai::EMBEDDINGS,
+            Self::Messages => &anthropic::MESSAGES,
+            Self::ListModels => &openai::LIST_MODELS,
+            Self::ShowModel => &openai::SHOW_MODEL,
+            Self::Me => &ME,
+        }
+    }
+
+    /// The operation's name in metrics and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.facts().name
+    }
+
+    /// Whose API it belongs to. Both dialects list models; there a caller's headers tell which is meant.
+    #[must_use]
+    pub const fn dialect(self) -> Dialect {
+        self.facts().dialect
+    }
+
+    /// The path at the gateway and at every server that speaks the dialect; of [`Self::ShowModel`] the part before the name.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        self.facts().path
+    }
+
+    /// The shape of its body in a profile; `None` where it has no body.
+    pub(in crate::model) const fn shape(self) -> Option<&'static str> {
+        self.facts().shape
+    }
+
+    /// True where the answer is written token by token, so that an output cap and a stream make sense.
+    pub(in crate::model) const fn writes_tokens(self) -> bool {
+        self.facts().writes_tokens
+    }
+}

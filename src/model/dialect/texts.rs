@@ -1,0 +1,44 @@
+//! Where the texts of answers stand, in all dialects together: servers mix them, and clients of one dialect may read what another has.
+
+use super::{anthropic, openai};
+
+/// Whether a member holds no text for a reader, or is a label.
+pub(in crate::model) fn is_no_text(name: &str, value: &[u8]) -> bool {
+    if openai::texts::NO_TEXTS.contains(&name) || anthropic::texts::NO_TEXTS.contains(&name) {
+        return true;
+    }
+    let is_label = openai::texts::LABELS.contains(&name) || anthropic::texts::LABELS.contains(&name);
+    is_label && !matches!(value.first(), Some(b'{' | b'['))
+}
+
+/// Whether clients put the member together or show it.
+pub(in crate::model) fn is_shown(name: &str) -> bool {
+    openai::texts::SHOWN.contains(&name) || anthropic::texts::SHOWN.contains(&name)
+}
+
+/// Whether a member must not be sent twice.
+pub(in crate::model) fn is_once(name: &str) -> bool {
+    openai::texts::ONCE.contains(&name) || anthropic::texts::ONCE.contains(&name)
+}
+
+/// Whether every string in a member is a text, because it reports an error.
+pub(in crate::model) fn is_error(name: &str) -> bool {
+    openai::texts::ERRORS.contains(&name)
+}
+
+/// Whether a member of the outermost object states that all of it is an error.
+pub(in crate::model) fn is_error_object(name: &[u8], value: &[u8]) -> bool {
+    (name, value) == openai::texts::ERROR_OBJECT
+}
+
+/// Whether the items of an array are choices.
+pub(in crate::model) fn are_choices(name: &str) -> bool {
+    name == openai::texts::CHOICES
+}
+
+/// Whether a part of that type is a piece of a text.
+pub(in crate::model) fn is_part(kind: &str) -> bool {
+    openai::texts::PARTS.contains(&kind) || anthropic::texts::PARTS.contains(&kind)
+}
+
+pub(in crate::model) use super::anthropic::texts::{addition, base_type, ends_texts, path_name};

@@ -1,0 +1,88 @@
+//! Whether every reader takes a document for the same, as [`json::parse`] asks for: its values were read already.
+
+use std::borrow::Cow;
+
+use crate::json::{self, Limits};
+use crate::model::unreadable::{DEPTH_MAX, Unreadable};
+
+use super::{JsonTree, NodeKind, TreeNode, ValueId};
+
+/// Digits of a number that fits 64 bits, whatever they are.
+const DIGITS_SAFE: usize = 18;
+
+impl<'j> JsonTree<'j> {
+    /// That the document is strict JSON: whole, in UTF-8, no name twice in an object, no deeper than [`DEPTH_MAX`].
+    ///
+    /// # Errors
+    /// [`Unreadable::Json`].
+    pub(in crate::model) fn strict(&self) -> Result<(), Unreadable> {
+        let mut names = Vec::new();
+        let sound = self.text.is_some()
+            && self.end == self.json.len()
+            && self.is_shallow()
+            && (0u32..).zip(&self.memory.nodes).all(|(place, node)| self.is_sound(ValueId(place), node, &mut names));
+        if sound { Ok(()) } else { Err(Unreadable::Json) }
+    }
+
+    /// Whether a member of such a name is anywhere, except in members whose insides are not looked at.
+    pub(in crate::model) fn has_name(&self, wanted: fn(&str) -> bool, is_closed: fn(&str) -> bool) -> bool {
+        let mut place = 0_u32;
+        while let Some(node) = self.memory.nodes.get(place as usize) {
+            let name = self.name(ValueId(place)).unwrap_or_default();
+            if wanted(&name) {
+                return true;
+            }
+            place = if is_closed(&name) { node.next } else { place + 1 };
+        }
+        false
+    }
+
+    fn is_sound(&self, at: ValueId, node: &TreeNode, names: &mut Vec<Cow<'j, str>>) -> bool {
+        match node.kind {
+            NodeKind::Object => !node.broken && self.has_sound_names(at, names),
+            NodeKind::Array => !node.broken,
+            NodeKind::Plain => !self.has_controls || self.string(at).is_some(),
+            NodeKind::Decoded => true,
+            NodeKind::Undecodable | NodeKind::Deep => false,
+            NodeKind::Scalar => is_scalar(node.value.of(self.json)),
+        }
+    }
+
+    /// Whether all names of an object can be decoded, and are different.
+    fn has_sound_names(&self, object: ValueId, names: &mut Vec<Cow<'j, str>>) -> bool {
+        names.clear();
+        for (at, _) in self.children(object) {
+            let Some(name) = self.name(at) else { return false };
+            names.push(name);
+        }
+        names.sort_unstable();
+        names.windows(2).all(|pair| pair.first() != pair.last())
+    }
+
+    /// Whether no more than [`DEPTH_MAX`] arrays and objects are open at once.
+    fn is_shallow(&self) -> bool {
+        let mut open: Vec<u32> = Vec::new();
+        for (place, node) in (0u32..).zip(&self.memory.nodes) {
+            while open.last().is_some_and(|end| *end <= place) {
+                open.pop();
+            }
+            if matches!(node.kind, NodeKind::Object | NodeKind::Array) {
+                open.push(node.next);
+                if open.len() > DEPTH_MAX {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Whether it is a number or word of JSON's.
+fn is_scalar(raw: &[u8]) -> bool {
+    let end = raw.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+    match raw.get(..=end.unwrap_or_default()).unwrap_or_default() {
+        b"null" | b"true" | b"false" | b"0" => true,
+        [b'1'..=b'9', rest @ ..] if rest.len() < DIGITS_SAFE && rest.iter().all(u8::is_ascii_digit) => true,
+        other => json::parse(other, &Limits::deep(0)).is_ok(),
+    }
+}

@@ -1,0 +1,24 @@
+//! What a whole answer reports of its usage.
+
+use super::{Heard, Usage};
+use crate::model::Operation;
+use crate::model::dialect::{read_usage, text_of_whole};
+use crate::model::peek::member;
+
+/// What a whole answer reports, and how much text it brings.
+#[must_use]
+pub fn heard(operation: Operation, answer: &[u8]) -> Heard {
+    let (usage, text) = (of(operation, answer), text_of_whole(answer));
+    Heard { usage, text, since_usage: 0, complete: true }
+}
+
+/// What a whole answer reports; `None` where it reports nothing that can be read.
+#[must_use]
+pub fn of(operation: Operation, answer: &[u8]) -> Option<Usage> {
+    match operation {
+        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
+            member(answer, "usage").and_then(read_usage)
+        }
+        Operation::ListModels | Operation::ShowModel | Operation::Me => None,
+    }
+}

@@ -1,0 +1,64 @@
+//! Documents whose values can be walked over: an event, which was read once, and a whole answer, which is walked over in place because
+//! it may be long.
+
+use std::borrow::Cow;
+
+use crate::json::{self, Limits, Value};
+
+use super::peek;
+use super::unreadable::Unreadable;
+
+/// A document whose values can be walked over.
+pub(super) trait Values<'j> {
+    /// One of its values.
+    type Value: Copy;
+
+    /// The bytes that a value is written with; white space may follow a number or word.
+    fn raw(&self, value: Self::Value) -> &'j [u8];
+
+    /// Walks over the members of an object, by their names as they are written, and gives how many bytes the object has; `None` where it is
+    /// no object as far as structure goes.
+    fn members(&self, object: Self::Value, visit: impl FnMut(&'j [u8], Self::Value)) -> Option<usize>;
+
+    /// Walks over the items of an array; `None` where it is no array as far as structure goes.
+    fn items(&self, array: Self::Value, visit: impl FnMut(Self::Value)) -> Option<()>;
+
+    /// The text of a string.
+    ///
+    /// # Errors
+    /// When the string is not JSON.
+    fn text(&self, string: Self::Value) -> Result<Cow<'_, str>, Unreadable>;
+
+    /// Whether all of the document is UTF-8.
+    fn is_utf8(&self) -> bool;
+}
+
+/// A document that is walked over in place.
+pub(super) struct InPlace<'j>(pub(super) &'j [u8]);
+
+impl<'j> Values<'j> for InPlace<'j> {
+    type Value = &'j [u8];
+
+    fn raw(&self, value: &'j [u8]) -> &'j [u8] {
+        value
+    }
+
+    fn members(&self, object: &'j [u8], visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<usize> {
+        peek::members(object, visit)
+    }
+
+    fn items(&self, array: &'j [u8], visit: impl FnMut(&'j [u8])) -> Option<()> {
+        peek::items(array, visit)
+    }
+
+    fn text(&self, string: &'j [u8]) -> Result<Cow<'_, str>, Unreadable> {
+        match json::parse(string, &Limits::deep(1)) {
+            Ok(Value::String(text)) => Ok(text),
+            Ok(_) | Err(_) => Err(Unreadable::Json),
+        }
+    }
+
+    fn is_utf8(&self) -> bool {
+        std::str::from_utf8(self.0).is_ok()
+    }
+}
