@@ -16,7 +16,6 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::audit::format::event::AgentStatus;
 use crate::model::usage::Absurd;
 use crate::refusal::Code;
 
@@ -372,9 +371,9 @@ impl Metrics {
     }
 
     /// Registered agents by status.
-    pub fn agents(&self, counts: &[(AgentStatus, usize)]) {
+    pub fn agents(&self, counts: &[(&'static str, usize)]) {
         for (status, count) in counts {
-            self.agents.with_label_values(&[status.as_str()]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+            self.agents.with_label_values(&[*status]).set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
     }
 

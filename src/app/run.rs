@@ -21,9 +21,10 @@ use crate::audit::format::event::Event;
 use crate::guard::settings;
 use crate::proxy::descriptors;
 use crate::proxy::entrance::Entrance;
-use crate::proxy::listen::{self, Terms};
+use crate::proxy::listen;
 use crate::proxy::service::Api;
 use crate::proxy::settings::Tls;
+use crate::proxy::terms::Terms;
 
 /// What a run shares with the task that hands over to another process.
 struct Serving {

@@ -82,7 +82,8 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         gateway.limiter.sweep();
         gateway.allowance.sweep();
         gateway.authenticator.sweep();
-        gateway.metrics.agents(&registry.agents_by_status());
+        let counts = registry.agents_by_status().map(|(status, count)| (status.as_str(), count));
+        gateway.metrics.agents(&counts);
         let wiring = gateway.wiring.load_full();
         // All at once, because a probe without an answer takes a whole timeout.
         let mut probes = tokio::task::JoinSet::new();

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod bounded;
+mod fault;
 mod forget;
 mod handles;
 mod models;
@@ -22,7 +23,7 @@ use crate::audit::store::entry::Pen;
 use crate::audit::store::log::{Log, LogFault, Sealed};
 use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
-use crate::id::{AgentName, KeyId, NameFault, Principal, TokenId};
+use crate::id::{AgentName, KeyId, Principal, TokenId};
 use crate::keyring::{KeyState, Keyring, Row, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
@@ -30,137 +31,11 @@ use crate::registry::{DEFAULT_CLASS, Registry};
 use crate::token::{Presented, Verified, handle, verify, verify_issued, verify_whenever};
 use crate::weights::Weights;
 
+pub use fault::{CODES, ControlFault};
 use records::exported;
 pub use rows::taken;
 use rows::{agent_row, handle_row, holder_row, key_row, token_row};
 pub use words::{About, Command, Operator, Question, Reply, Verb};
-
-/// Why a command is refused. Nothing has changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlFault {
-    /// An invalid name.
-    #[error(transparent)]
-    Name(#[from] NameFault),
-    /// A class that the config does not have.
-    #[error("there is no [class.{0}] in the config")]
-    Class(String),
-    /// A name that is not registered.
-    #[error("{name} is not registered{near}; nothing was done")]
-    Unknown {
-        /// The agent, namespace or principal.
-        name: String,
-        /// The rest of the sentence: similar names, and how to use this name even so.
-        near: String,
-    },
-    /// A name that an agent and a namespace may have.
-    #[error("{0} is ambiguous: the agent default/{0} or the whole namespace {0}/*; name one of them; nothing was done")]
-    Ambiguous(String),
-    /// A change that the present status does not allow.
-    #[error("{agent} is {standing}; {hint}")]
-    Standing {
-        /// The agent.
-        agent: String,
-        /// Its status.
-        standing: &'static str,
-        /// What is allowed.
-        hint: &'static str,
-    },
-    /// A token that does not verify.
-    #[error("the gateway refuses the token: {0}")]
-    Token(String),
-    /// No such token or handle. The message does not repeat the input, which may be a secret.
-    #[error("no such token or handle is registered; token-shield agent show AGENT lists them")]
-    UnknownToken,
-    /// A handle that already has a token.
-    #[error("the handle already has a token of {0}")]
-    HandleTaken(String),
-    /// A change of a handle that is not possible.
-    #[error("handle: {0}")]
-    Handle(&'static str),
-    /// A `jti` that several tokens have.
-    #[error("several tokens have the jti {0:?}; name the token's id")]
-    AmbiguousToken(String),
-    /// A key that is invalid, or that the keyring does not have.
-    #[error("key: {0}")]
-    Key(String),
-    /// An invalid time.
-    #[error(transparent)]
-    Moment(#[from] crate::clock::TimestampFault),
-    /// A model whose weights cannot be accepted.
-    #[error("model {0}: {1}")]
-    Model(String, &'static str),
-    /// A principal to be forgotten in whose name agents can still act.
-    #[error("agents can still act in its name, and would be recorded again: {0}; revoke them first, or use --revoke")]
-    Acting(String),
-    /// A reason is missing.
-    #[error("a reason of 1 to 256 bytes is required (--reason)")]
-    Reason,
-    /// A principal without a record key.
-    #[error(transparent)]
-    Vault(#[from] crate::audit::store::vault::VaultFault),
-    /// The command could not be recorded.
-    #[error("the command could not be recorded, so nothing was changed: {0}")]
-    Log(#[from] LogFault),
-    /// Only the first records of a command could be written.
-    #[error("only the first part is done, sealed as {sealed:?}; the rest could not be recorded: {fault}")]
-    Half {
-        /// The indices of the records that were written.
-        sealed: Vec<u64>,
-        /// Why the rest was not.
-        fault: LogFault,
-    },
-}
-
-/// Every [`ControlFault::code`], and `not-owner`.
-pub const CODES: [&str; 16] = [
-    "name",
-    "class",
-    "not-registered",
-    "standing",
-    "token",
-    "unknown-token",
-    "handle",
-    "ambiguous",
-    "key",
-    "model",
-    "reason",
-    "unknown-principal",
-    "log",
-    "half-done",
-    "still-acting",
-    "not-owner",
-];
-
-impl ControlFault {
-    /// A word for programs.
-    #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Name(_) | Self::Moment(_) => "name",
-            Self::Class(_) => "class",
-            Self::Unknown { .. } => "not-registered",
-            Self::Ambiguous(_) => "ambiguous",
-            Self::Standing { .. } => "standing",
-            Self::Token(_) => "token",
-            Self::UnknownToken => "unknown-token",
-            Self::HandleTaken(_) | Self::Handle(_) => "handle",
-            Self::AmbiguousToken(_) => "ambiguous",
-            Self::Key(_) => "key",
-            Self::Model(..) => "model",
-            Self::Reason => "reason",
-            Self::Vault(_) => "unknown-principal",
-            Self::Log(_) => "log",
-            Self::Half { .. } => "half-done",
-            Self::Acting(_) => "still-acting",
-        }
-    }
-
-    /// A refusal for an operator, with the detail that callers do not get.
-    fn refused(refusal: &Refusal) -> Self {
-        let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
-        Self::Token(format!("{}: {}{detail}", refusal.code, refusal.message))
-    }
-}
 
 /// The handler of commands.
 pub struct Control {

@@ -26,11 +26,11 @@ use crate::proxy::body::{Body, Outgoing};
 use crate::proxy::connect::probed;
 use crate::proxy::frames::Flood;
 use crate::proxy::framing::HEADERS_MAX;
-use crate::proxy::listen::{KEPT, Leave, Terms};
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
 use crate::proxy::tap::{HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Home, Patience, Returned, Tap, Version};
+use crate::proxy::terms::{KEPT, Leave, Terms};
 use crate::refusal::Code;
 
 /// Streams that one HTTP/2 connection may have open.

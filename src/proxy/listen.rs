@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -16,6 +15,7 @@ use crate::proxy::descriptors::is_shortage;
 use crate::proxy::peer::trusted;
 use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
+use crate::proxy::terms::{KEPT, Leave, Terms};
 
 /// How often a failed accept is said.
 const SAID_EVERY: Duration = Duration::from_secs(1);
@@ -23,35 +23,6 @@ const SAID_EVERY: Duration = Duration::from_secs(1);
 const SHORTAGE: Duration = Duration::from_millis(100);
 /// How long a last word to a slow caller may take.
 pub const FAREWELL: Duration = Duration::from_secs(1);
-/// How long requests on kept connections are answered by the process that has taken over: a little longer than HTTP libraries keep an
-/// idle connection (5 s by default in httpx and so in the SDKs, 4 s in undici), so that none asks on one that is being closed.
-pub const KEPT: Duration = Duration::from_secs(6);
-
-/// What a drain asks of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Leave {
-    /// Nothing yet.
-    No,
-    /// To end once nothing was asked for [`KEPT`]; over HTTP/2, which can announce its end, to end after what is open.
-    WhenQuiet,
-    /// To end after what is open.
-    Now,
-}
-
-/// What a listener goes by.
-pub struct Terms {
-    /// TLS, where the listener speaks it; swapped on reload.
-    pub tls: Option<Arc<arc_swap::ArcSwap<rustls::ServerConfig>>>,
-    /// Proxies that are believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Connections at once.
-    pub connections_max: usize,
-    /// Connections at once of one network that is no trusted proxy.
-    pub peer_connections_max: usize,
-    /// Time limits.
-    pub timeouts: Timeouts,
-}
-
 /// Serves `listener` until `shutdown` turns true, then lets open requests finish for at most `timeouts.drain`. Where another process
 /// has taken over, kept connections are served through it for a while, and streams may finish for at most `timeouts.drain_streams`.
 /// What is left then is cut, and told so.

@@ -30,6 +30,7 @@ pub mod service;
 pub mod settings;
 pub mod stream;
 pub mod tap;
+pub mod terms;
 pub mod times;
 pub mod tree;
 mod turn;
