@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
+use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
 use token_shield::guard::egress::text::{Found, Scanner, Verdict};
 use token_shield::model::answer::StreamFilter;
 use token_shield::model::prose::{Channel, Prose, Stream, whole};
@@ -29,30 +29,34 @@ const STREAMS: usize = 100_000;
 /// Bytes that are written between two of them: what a gateway's caches hold is gone then.
 const COLD: usize = 2 << 20;
 
-fn judge() -> Judge {
+fn policy() -> EgressPolicy {
     let entries = |names: &[&str]| names.iter().map(|name| name.parse::<Entry>().unwrap_or_else(|why| panic!("{why}"))).collect();
     let lists = Lists { links: entries(&["docs.example", "*.wiki.example", "a.example:8443"]), ..Lists::default() };
-    Judge::new(lists, Own::default())
+    EgressPolicy::new(lists, SelfEndpoints::default())
 }
 
 /// The filter of a text, as an answer has it.
 struct Door<'j> {
-    judge: &'j Judge,
+    policy: &'j EgressPolicy,
     scanner: Scanner,
 }
 
 impl<'j> Door<'j> {
-    fn new(judge: &'j Judge) -> Self {
-        Self { judge, scanner: Scanner::new(true) }
+    fn new(policy: &'j EgressPolicy) -> Self {
+        Self { policy, scanner: Scanner::new(true) }
     }
 
     fn push(&mut self, text: &str, out: &mut String) {
-        let Self { judge, scanner } = self;
-        let narrowing = Narrowing::default();
-        scanner.push(text, out, &mut |found: &Found<'_>| match found.url.map(|url| judge.judge(Use::Links, url, &narrowing)) {
-            Ok(Ok(_)) => Verdict::Pass,
-            Ok(Err(_)) | Err(_) => Verdict::Strip,
-        });
+        let Self { policy, scanner } = self;
+        let narrowing = TokenRestrictions::default();
+        scanner.push(
+            text,
+            out,
+            &mut |found: &Found<'_>| match found.url.map(|url| policy.evaluate(Use::Links, url, &narrowing)) {
+                Ok(Ok(_)) => Verdict::Pass,
+                Ok(Err(_)) | Err(_) => Verdict::Strip,
+            },
+        );
     }
 }
 
@@ -76,9 +80,9 @@ impl Prose for Door<'_> {
 
 fn egress(bench: &mut Criterion) {
     let mut group = bench.benchmark_group("egress");
-    let (judge, narrowing) = (judge(), Narrowing::default());
+    let (policy, narrowing) = (policy(), TokenRestrictions::default());
     group.bench_function("a listed URL judged", |run| {
-        run.iter(|| judge.judge(Use::Links, black_box("https://docs.example/a/b?c=d"), &narrowing).is_ok());
+        run.iter(|| policy.evaluate(Use::Links, black_box("https://docs.example/a/b?c=d"), &narrowing).is_ok());
     });
     for (name, text) in [
         ("text without links", PROSE.repeat(3_000)),
@@ -89,7 +93,7 @@ fn egress(bench: &mut Criterion) {
         group.bench_function(BenchmarkId::new("filter", name), |run| {
             run.iter(|| {
                 let mut out = String::with_capacity(text.len() + 64);
-                Door::new(&judge).push(black_box(&text), &mut out);
+                Door::new(&policy).push(black_box(&text), &mut out);
                 out.len()
             });
         });
@@ -107,14 +111,14 @@ fn egress(bench: &mut Criterion) {
     group.bench_function("doors 1 and 2, nothing found", |run| {
         run.iter(|| {
             let through = black_box(&call).reaches().is_empty();
-            through && whole(black_box(answer.as_bytes()), &mut Door::new(&judge)).is_ok()
+            through && whole(black_box(answer.as_bytes()), &mut Door::new(&policy)).is_ok()
         });
     });
     group.throughput(Throughput::Bytes(answer.len() as u64));
     group.bench_function(BenchmarkId::new("whole answer", format!("{} bytes", answer.len())), |run| {
-        run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new(&judge)).is_ok());
+        run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new(&policy)).is_ok());
     });
-    let (mut stream, mut door, mut out) = (Stream::default(), Door::new(&judge), Vec::new());
+    let (mut stream, mut door, mut out) = (Stream::default(), Door::new(&policy), Vec::new());
     group.throughput(Throughput::Elements(1));
     group.bench_function("event of a stream", |run| {
         run.iter(|| {
@@ -128,13 +132,13 @@ fn egress(bench: &mut Criterion) {
 /// How long the first event of a stream takes through a new filter, beside how long it takes to be copied: what door 2 adds to the time to the
 /// first token.
 fn first_event(_: &mut Criterion) {
-    let judge = judge();
+    let policy = policy();
     let mut cold = vec![0_u8; COLD];
     let (mut filtered, mut copied) = (Vec::with_capacity(STREAMS), Vec::with_capacity(STREAMS));
     for turn in 0..STREAMS {
         cold.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(turn as u8));
         let began = Instant::now();
-        let mut filter = StreamFilter::new(Operation::ChatCompletions, true, Door::new(&judge));
+        let mut filter = StreamFilter::new(Operation::ChatCompletions, true, Door::new(&policy));
         let mut out = Vec::with_capacity(EVENT.len());
         let passed = filter.push(black_box(EVENT.as_bytes()), &mut out).is_ok();
         filtered.push(began.elapsed());

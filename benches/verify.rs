@@ -141,7 +141,7 @@ fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     let clock = Arc::new(ManualClock::at(NOW));
     let books = (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
     let config = config::read("name = \"bench\"\n", Path::new(".")).unwrap_or_else(|faults| panic!("a good config: {faults}"));
-    let tables = Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::judge::Own::default())
+    let tables = Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::policy::SelfEndpoints::default())
         .unwrap_or_else(|fault| panic!("good tables: {fault}"));
     (Authenticator::new(books, Box::new(Fast), clock, 65_536, (1_000_000, 1_000_000)), Arc::new(tables))
 }

@@ -5,20 +5,23 @@
 use std::sync::LazyLock;
 
 use token_shield::guard::egress::destination::{Destination, Host};
-use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
+use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
 use token_shield::guard::egress::text::{Found, MARK, Scanner, Verdict};
 
-static JUDGE: LazyLock<Judge> = LazyLock::new(|| {
+static JUDGE: LazyLock<EgressPolicy> = LazyLock::new(|| {
     let lines = ["good.example", "*.good.example:8443", "good.example:80", "127.0.0.1:8000", "[2606:4700::1111]:443"];
     let list: Vec<Entry> = lines.iter().filter_map(|line| line.parse().ok()).collect();
-    Judge::new(Lists { media: list.clone(), links: list.clone(), tunnel: list, networks: Vec::new() }, Own::default())
+    EgressPolicy::new(
+        Lists { media: list.clone(), links: list.clone(), tunnel: list, networks: Vec::new() },
+        SelfEndpoints::default(),
+    )
 });
 
 /// The judge: what is read is read the same once it is written, the URL Standard's reader agrees, and what is controlled is on the list
 /// by a naive reading.
-pub(crate) fn judge(bytes: &[u8]) {
+pub(crate) fn policy(bytes: &[u8]) {
     let Ok(url) = std::str::from_utf8(bytes) else { return };
-    let judged = JUDGE.judge(Use::Media, url, &Narrowing::default());
+    let judged = JUDGE.evaluate(Use::Media, url, &TokenRestrictions::default());
     let Ok(read) = Destination::read(url) else {
         assert!(judged.is_err(), "{url:?} is controlled and cannot be read");
         return;
@@ -54,7 +57,8 @@ fn through(pieces: &[&str], fences: bool, mut verdict: impl FnMut(&Found<'_>) ->
 }
 
 fn good(found: &Found<'_>) -> Verdict {
-    let passes = found.fenced || found.url.is_ok_and(|url| JUDGE.judge(Use::Links, url, &Narrowing::default()).is_ok());
+    let passes =
+        found.fenced || found.url.is_ok_and(|url| JUDGE.evaluate(Use::Links, url, &TokenRestrictions::default()).is_ok());
     if passes { Verdict::Pass } else { Verdict::Strip }
 }
 

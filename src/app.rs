@@ -43,7 +43,7 @@ use check::classes;
 pub use check::{issuers, soon_expired, unusable, warnings};
 pub use fault::StartFault;
 pub use listeners::Listeners;
-pub use own::judge_of;
+pub use own::egress_policy_of;
 pub use prepared::Prepared;
 use wiring::wiring;
 

@@ -3,4 +3,4 @@
 #[path = "../egress_oracles.rs"]
 mod oracles;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| oracles::judge(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| oracles::policy(bytes));

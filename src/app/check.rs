@@ -18,8 +18,8 @@ pub fn unusable(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
     faults.extend(issuers(config).err().map(|fault| fault.to_string()));
     let connect = config.proxy.timeouts.connect;
-    let remotes = config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
-    faults.extend(remotes.filter_map(|upstream| remote(upstream, connect).err()).map(|fault| fault.to_string()));
+    let upstreams = config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
+    faults.extend(upstreams.filter_map(|upstream| remote(upstream, connect).err()).map(|fault| fault.to_string()));
     faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
     let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, SystemClock::start().now()));
     faults.extend(read.and_then(Result::err).map(|why| format!("TLS: {why}")));

@@ -2,11 +2,11 @@
 
 use crate::config::Config;
 use crate::guard::egress::destination::{Destination, Host, Scheme};
-use crate::guard::egress::judge::{Judge, Own};
+use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 use crate::proxy::settings::Target;
 
 /// Endpoints that are never a destination.
-pub(super) fn of(config: &Config) -> Own {
+pub(super) fn of(config: &Config) -> SelfEndpoints {
     let upstreams = config.proxy.upstreams.iter().filter_map(|upstream| match &upstream.target {
         Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
             let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
@@ -18,11 +18,11 @@ pub(super) fn of(config: &Config) -> Own {
         Target::Unix(_) | Target::Echo => None,
     });
     let listeners = vec![config.proxy.listen.address, config.proxy.metrics];
-    Own { upstreams: upstreams.collect(), listeners }
+    SelfEndpoints { upstreams: upstreams.collect(), listeners }
 }
 
 /// The egress policy of a config.
 #[must_use]
-pub fn judge_of(config: &Config) -> Judge {
-    Judge::new(config.guard.egress.clone(), of(config))
+pub fn egress_policy_of(config: &Config) -> EgressPolicy {
+    EgressPolicy::new(config.guard.egress.clone(), of(config))
 }

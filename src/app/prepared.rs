@@ -24,24 +24,24 @@ use crate::config::Config;
 use crate::crypto::{Draws, Fast};
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
-use crate::guard::egress::allowance::Allowance;
+use crate::guard::egress::fetch_quota::FetchQuota;
 use crate::guard::limiter::Limiter;
 use crate::guard::passed::Elsewhere;
-use crate::guard::places::Places;
 use crate::guard::settings::{Issuer, Jwks};
+use crate::guard::slots::Slots;
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::proxy::buffer::Buffers;
 use crate::proxy::descriptors;
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::{Gateway, Wiring};
+use crate::proxy::{DataPlaneConfig, Gateway};
 use crate::token::jwk;
 
 /// The parts of a gateway that need no log.
 pub struct Prepared {
     config: Config,
     source: Option<PathBuf>,
-    wiring: Wiring,
+    wiring: DataPlaneConfig,
     metrics: Arc<Metrics>,
     tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
 }
@@ -113,10 +113,10 @@ impl Prepared {
         let rates = (guard.peer_rps, guard.root_rps);
         let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
         let gateway = Gateway {
-            wiring: ArcSwap::from_pointee(wiring),
+            config: ArcSwap::from_pointee(wiring),
             authenticator: Arc::new(authenticator),
             limiter,
-            places: Arc::new(Places::new(Arc::clone(&metrics))),
+            slots: Arc::new(Slots::new(Arc::clone(&metrics))),
             registry: Arc::clone(&books.registry),
             weights: Arc::clone(&books.weights),
             pen: Pen::new(Arc::clone(&books.log), Arc::clone(&clock), Arc::clone(&metrics))?,
@@ -126,7 +126,7 @@ impl Prepared {
             request_ids: RequestIds::new()?,
             cache_salts,
             marks: Draws::new()?,
-            allowance: Arc::new(Allowance::new(Arc::clone(&books.clock))),
+            fetch_quota: Arc::new(FetchQuota::new(Arc::clone(&books.clock))),
         };
         control.set_pen(gateway.pen.clone());
         let gateway = Arc::new(gateway);
@@ -197,9 +197,9 @@ impl Prepared {
         let salt = salt.ok().and_then(|salt| salt.as_slice().try_into().ok().map(Zeroizing::new));
         let salt = salt.ok_or_else(|| StartFault::TakeOver("the key of the cache salts is none".to_owned()))?;
         let mut app = self.build(books, limiter, CacheSalts::keyed(salt))?;
-        app.gateway.allowance.take_in(state.fetched);
+        app.gateway.fetch_quota.take_in(state.fetched);
         app.gateway.weights.take_in(state.weights);
-        let elsewhere = Elsewhere::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.places));
+        let elsewhere = Elsewhere::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.slots));
         elsewhere.set(state.in_flight);
         let drain = Duration::from_secs(state.drain_s);
         let process = Predecessor::new(Arc::clone(&app.books.log), state.open, elsewhere, drain, changes);

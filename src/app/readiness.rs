@@ -53,8 +53,8 @@ impl Readiness {
             let what = "the clock has stepped back by more than five minutes: set it, or token-shield clock accept";
             add("clock", what);
         }
-        let wiring = self.gateway.wiring.load();
-        if !wiring.echo && !wiring.remotes.is_empty() && !wiring.remotes.keys().any(|name| wiring.health.is_up(name)) {
+        let wiring = self.gateway.config.load();
+        if !wiring.echo && !wiring.upstreams.is_empty() && !wiring.upstreams.keys().any(|name| wiring.health.is_up(name)) {
             add("upstreams-down", "no upstream can be reached");
         }
         Ready { ready: reasons.is_empty(), reasons }

@@ -96,7 +96,7 @@ impl Reload {
         self.control.set_classes(classes(&config));
         // Pins come first, so that no request finds a new model without its pin.
         self.gateway.weights.declare(weigh::declared(&config));
-        self.gateway.wiring.store(Arc::new(wired));
+        self.gateway.config.store(Arc::new(wired));
         // Open streams are checked again: their key may be gone.
         self.gateway.registry.announce();
         Ok(())

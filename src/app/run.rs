@@ -225,7 +225,7 @@ impl App {
         let proxy = &mut self.config.proxy;
         if real != (proxy.listen.address, proxy.metrics) {
             (proxy.listen.address, proxy.metrics) = real;
-            self.gateway.wiring.store(Arc::new(wiring(&self.config)?));
+            self.gateway.config.store(Arc::new(wiring(&self.config)?));
         }
         Ok(())
     }

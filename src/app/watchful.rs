@@ -80,14 +80,14 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         said = clock.behind() > BEHIND_SAID;
         gateway.pen.flush(false);
         gateway.limiter.sweep();
-        gateway.allowance.sweep();
+        gateway.fetch_quota.sweep();
         gateway.authenticator.sweep();
         let counts = registry.agents_by_status().map(|(status, count)| (status.as_str(), count));
         gateway.metrics.agents(&counts);
-        let wiring = gateway.wiring.load_full();
+        let wiring = gateway.config.load_full();
         // All at once, because a probe without an answer takes a whole timeout.
         let mut probes = tokio::task::JoinSet::new();
-        for (name, remote) in &wiring.remotes {
+        for (name, remote) in &wiring.upstreams {
             remote.pool().sweep();
             let (gateway, wiring) = (Arc::clone(&gateway), Arc::clone(&wiring));
             let (name, remote) = (Arc::clone(name), Arc::clone(remote));

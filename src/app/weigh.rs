@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::audit::format::request::ModelDigest;
 use crate::config::Config;
-use crate::proxy::forward::Remote;
+use crate::proxy::forward::UpstreamClient;
 use crate::proxy::settings::{Target, Upstream};
-use crate::proxy::{Gateway, Wiring};
+use crate::proxy::{DataPlaneConfig, Gateway};
 use crate::weights::files::{Seen, look, measure};
 use crate::weights::{Declared, MEASURED, Place, Way, Weights, servers, unknown};
 
@@ -185,9 +185,9 @@ impl Files {
 
 /// Asks the servers at intervals, and at once after a reload.
 async fn ask(gateway: &Gateway) {
-    let mut asked: Option<(Arc<Wiring>, Instant)> = None;
+    let mut asked: Option<(Arc<DataPlaneConfig>, Instant)> = None;
     loop {
-        let wiring = gateway.wiring.load_full();
+        let wiring = gateway.config.load_full();
         let due = asked.as_ref().is_none_or(|(known, at)| !Arc::ptr_eq(known, &wiring) || at.elapsed() >= ASK);
         if due {
             asked = Some((Arc::clone(&wiring), Instant::now()));
@@ -198,7 +198,7 @@ async fn ask(gateway: &Gateway) {
 }
 
 /// Asks all servers at once, so that a slow one does not delay the others.
-async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
+async fn ask_once(gateway: &Gateway, wiring: &Arc<DataPlaneConfig>) {
     let models = gateway.weights.declared();
     let asked: HashSet<(Arc<str>, &str)> = models
         .iter()
@@ -207,7 +207,7 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
         .collect();
     let mut answers = JoinSet::new();
     for (upstream, path) in asked {
-        let Some(remote) = wiring.remotes.get(&upstream).cloned() else { continue };
+        let Some(remote) = wiring.upstreams.get(&upstream).cloned() else { continue };
         answers.spawn(async move { (answer(&remote, path).await, upstream, path) });
     }
     while let Some(Ok((answer, upstream, path))) = answers.join_next().await {
@@ -215,7 +215,7 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<Wiring>) {
         let answer = answer.map(|told| wiring.redactor.whole(&told, false).unwrap_or(told));
         let told = models.iter().flat_map(|model| model.places.iter().map(move |place| (model, place)));
         // An answer to the former config must not count for the servers of this one.
-        if !Arc::ptr_eq(wiring, &gateway.wiring.load()) {
+        if !Arc::ptr_eq(wiring, &gateway.config.load()) {
             return;
         }
         for (model, place) in told.filter(|(_, place)| place.upstream == upstream && self::path(place.way) == Some(path)) {
@@ -243,7 +243,7 @@ fn read(way: Way, answer: Option<&[u8]>, model: &str) -> ModelDigest {
     }
 }
 
-async fn answer(remote: &Remote, path: &str) -> Option<Vec<u8>> {
+async fn answer(remote: &UpstreamClient, path: &str) -> Option<Vec<u8>> {
     let answered = tokio::time::timeout(ANSWER_MAX, remote.read(path)).await;
     match answered.unwrap_or_else(|_| Err(format!("{path}: no answer in {} s", ANSWER_MAX.as_secs()))) {
         Ok(body) => Some(body),

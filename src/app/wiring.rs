@@ -13,17 +13,17 @@ use crate::guard::table::{Tables, Upstream as Known};
 use crate::health::Health;
 use crate::model::Profile;
 use crate::model::redact::{Place, Redactor, SECRET_MIN};
-use crate::proxy::Wiring;
+use crate::proxy::DataPlaneConfig;
 use crate::proxy::connect::Dialler;
 use crate::proxy::fetch::Fetcher;
-use crate::proxy::forward::{Remote, credential};
+use crate::proxy::forward::{UpstreamClient, credential};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::settings::{Target, Upstream};
 use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, Tree};
 use crate::secret::SecretRef;
 
 /// An upstream of the config.
-pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, StartFault> {
+pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<UpstreamClient, StartFault> {
     let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
     let tls = match &upstream.target {
         Target::Tls { host, ca, .. } => Some(tls::client(host, ca.as_deref()).map_err(fault)?),
@@ -38,7 +38,8 @@ pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<Remote, S
     };
     let dialler = Dialler::new(upstream.target.clone(), tls, connect);
     let place = (&*upstream.target.authority(), &*upstream.base_path);
-    let remote = Remote::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))?;
+    let remote =
+        UpstreamClient::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))?;
     Ok(remote.by_principal(upstream.pool_by_principal))
 }
 
@@ -59,8 +60,8 @@ fn redactor(config: &Config) -> Result<Redactor, StartFault> {
         Target::Echo => None,
     };
     let secrets: Vec<&str> = secrets.iter().map(|secret| secret.as_str()).collect();
-    let places: Vec<Place> = config.proxy.upstreams.iter().filter_map(place).collect();
-    Ok(Redactor::new(&secrets, &places))
+    let slots: Vec<Place> = config.proxy.upstreams.iter().filter_map(place).collect();
+    Ok(Redactor::new(&secrets, &slots))
 }
 
 /// The credentials that are redacted in answers, and the key of the config that names each.
@@ -83,9 +84,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     short.map(warning).collect()
 }
 
-pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
+pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
     let mut known = Vec::new();
-    let mut remotes = HashMap::new();
+    let mut upstreams = HashMap::new();
     for upstream in &config.proxy.upstreams {
         let name: Arc<str> = upstream.name.as_str().into();
         let profile = Profile::named(&upstream.profile).ok_or_else(|| StartFault::Upstream {
@@ -97,14 +98,14 @@ pub(super) fn wiring(config: &Config) -> Result<Wiring, StartFault> {
         let server = Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
         known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), wait: upstream.wait, echo, server });
         if !echo {
-            remotes.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
+            upstreams.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
         }
     }
-    let health = Arc::new(Health::new(remotes.keys().cloned(), Arc::new(SystemClock::start())));
+    let health = Arc::new(Health::new(upstreams.keys().cloned(), Arc::new(SystemClock::start())));
     let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
-    Ok(Wiring {
+    Ok(DataPlaneConfig {
         tables,
-        remotes,
+        upstreams,
         echo: config.proxy.upstreams.iter().any(|upstream| upstream.target == Target::Echo),
         health,
         timeouts: config.proxy.timeouts.clone(),

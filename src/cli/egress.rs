@@ -5,11 +5,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::door::send;
 use super::values::agent_name;
 use super::{Failure, Place};
-use crate::app::judge_of;
+use crate::app::egress_policy_of;
 use crate::control::Question;
 use crate::control::api::Request;
 use crate::guard::egress::destination::Destination;
-use crate::guard::egress::judge::{Answered, Judge, Narrowing, Uncontrolled, Use};
+use crate::guard::egress::policy::{Answered, EgressPolicy, TokenRestrictions, Uncontrolled, Use};
 use crate::guard::settings::{Called, Class, Door, Reply};
 use crate::id::AgentName;
 use crate::token::Presented;
@@ -69,12 +69,12 @@ impl Verb {
 impl Check {
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        let narrowing = match &self.token {
-            None => Narrowing::default(),
+        let restrictions = match &self.token {
+            None => TokenRestrictions::default(),
             Some(token) => {
                 let text = if token == "-" { std::io::read_to_string(std::io::stdin())? } else { token.clone() };
                 let read = Presented::read(text.trim()).and_then(|token| token.grants());
-                Narrowing::of(read.map_err(|refusal| format!("--token: {}: {}", refusal.code, refusal.message))?.iter())
+                TokenRestrictions::of(read.map_err(|refusal| format!("--token: {}: {}", refusal.code, refusal.message))?.iter())
             }
         };
         let name = match &self.agent {
@@ -82,13 +82,13 @@ impl Check {
             Some(agent) => class_of(&self.place, agent).await?,
         };
         let class = config.guard.classes.get(&name).ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
-        let bench = Bench { judge: judge_of(&config), narrowing, class, json: self.place.json };
+        let bench = Bench { policy: egress_policy_of(&config), restrictions, class, json: self.place.json };
         let uses = self.wanted.map_or_else(|| Use::ALL.to_vec(), |wanted| vec![wanted.to_use()]);
         if self.url == "-" {
             let text = std::io::read_to_string(std::io::stdin())?;
             let refused = text
                 .lines()
-                .filter(|url| !uses.iter().map(|wanted| bench.judge(*wanted, url)).all(|judged| judged.is_ok()))
+                .filter(|url| !uses.iter().map(|wanted| bench.evaluate(*wanted, url)).all(|judged| judged.is_ok()))
                 .count();
             return if refused == 0 {
                 Ok(())
@@ -96,7 +96,7 @@ impl Check {
                 Err(format!("{refused} of {} are not controlled", text.lines().count()).into())
             };
         }
-        let refused = uses.into_iter().filter_map(|wanted| Some((wanted, bench.judge(wanted, &self.url).err()?)));
+        let refused = uses.into_iter().filter_map(|wanted| Some((wanted, bench.evaluate(wanted, &self.url).err()?)));
         match refused.collect::<Vec<_>>().first() {
             None => Ok(()),
             Some((wanted, why)) => Err(format!("not controlled for {}: {why}", wanted.as_str()).into()),
@@ -106,17 +106,17 @@ impl Check {
 
 /// The policy that URLs are checked with.
 struct Bench<'c> {
-    judge: Judge,
-    narrowing: Narrowing,
+    policy: EgressPolicy,
+    restrictions: TokenRestrictions,
     class: &'c Class,
     json: bool,
 }
 
 impl Bench<'_> {
     /// Checks a URL and prints the steps.
-    fn judge(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
-        let steps = self.judge.explain(wanted, url, &self.narrowing);
-        let judged = self.judge.judge(wanted, url, &self.narrowing).map(|_| ());
+    fn evaluate(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
+        let steps = self.policy.explain(wanted, url, &self.restrictions);
+        let judged = self.policy.evaluate(wanted, url, &self.restrictions).map(|_| ());
         let becomes = becomes(wanted, self.class, judged.is_ok());
         if self.json {
             let row =

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::section::Section;
 use super::values::{choice, networks};
 use crate::guard::egress::call::Pattern;
-use crate::guard::egress::judge::{Entry, Lists};
+use crate::guard::egress::policy::{Entry, Lists};
 use crate::guard::settings::{Answers, Called, Door, Fetch, Reply, Requests};
 
 /// Where resolvers listen (RFC 1035 section 4.2).

@@ -11,9 +11,9 @@ use crate::guard::egress::fetches::Fetches;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::{Permit, Subject};
 use crate::guard::queue::Holder;
-use crate::guard::reserve::{AskedOf, Parts, Reserved, Target};
+use crate::guard::reserve::{Parts, Reserved, ReservedKind, Target};
 use crate::guard::route::Routed;
-use crate::guard::table::{Served, Upstream};
+use crate::guard::table::{ModelRoute, Upstream};
 use crate::id::RequestId;
 use crate::model::{Changes, Echo, ModelCall, Operation, Reach, echo};
 
@@ -21,14 +21,14 @@ use crate::model::{Changes, Echo, ModelCall, Operation, Reach, echo};
 const NAMED_MAX: usize = 16;
 
 /// Work that was admitted.
-pub enum Work {
+pub enum Action {
     /// Answer without an upstream.
     Local(Local),
     /// Forward a call.
     Call(Call),
 }
 
-impl Work {
+impl Action {
     /// The call that is to be forwarded.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ pub enum Local {
         /// The answer.
         answer: Echo,
         /// The model.
-        model: Arc<Served>,
+        model: Arc<ModelRoute>,
         /// The upstream that stands for it.
         upstream: Arc<Upstream>,
         /// Whether the answer goes on from a text of the caller's.
@@ -97,7 +97,7 @@ impl Forwards for Call {
 
 /// What the answer's headers say about what was changed.
 #[derive(Default)]
-pub struct Notes {
+pub struct Adjustments {
     /// The cap on output tokens, where it was lowered to it.
     pub output_tokens: Option<u64>,
     /// Fields that were dropped.
@@ -111,8 +111,8 @@ pub struct Notes {
 /// A request that is admitted, with its place at the model and its server. Only [`admit`] makes one.
 pub struct Admitted {
     routed: Routed,
-    work: Work,
-    notes: Notes,
+    work: Action,
+    adjustments: Adjustments,
     permit: Permit,
     cap: Option<u64>,
 }
@@ -134,8 +134,8 @@ impl Admitted {
     #[must_use]
     pub const fn call(&self) -> Option<&Call> {
         match &self.work {
-            Work::Call(call) => Some(call),
-            Work::Local(_) => None,
+            Action::Call(call) => Some(call),
+            Action::Local(_) => None,
         }
     }
 
@@ -143,9 +143,9 @@ impl Admitted {
     #[must_use]
     pub fn model(&self) -> Option<&Arc<str>> {
         match &self.work {
-            Work::Call(call) => Some(&call.candidates.model().name),
-            Work::Local(Local::Echo { model, .. }) => Some(&model.name),
-            Work::Local(Local::Models(_) | Local::Me) => None,
+            Action::Call(call) => Some(&call.candidates.model().name),
+            Action::Local(Local::Echo { model, .. }) => Some(&model.name),
+            Action::Local(Local::Models(_) | Local::Me) => None,
         }
     }
 
@@ -153,16 +153,16 @@ impl Admitted {
     #[must_use]
     pub fn server(&self) -> Option<&Server> {
         match &self.work {
-            Work::Call(call) => Some(&call.upstream.server),
-            Work::Local(Local::Echo { upstream, .. }) => Some(&upstream.server),
-            Work::Local(Local::Models(_) | Local::Me) => None,
+            Action::Call(call) => Some(&call.upstream.server),
+            Action::Local(Local::Echo { upstream, .. }) => Some(&upstream.server),
+            Action::Local(Local::Models(_) | Local::Me) => None,
         }
     }
 
     /// What was taken out because it would have made the server reach outside.
     #[must_use]
     pub fn stripped(&self) -> &[Reach] {
-        &self.notes.stripped
+        &self.adjustments.stripped
     }
 
     /// The cap on output tokens, where the operation counts them.
@@ -173,8 +173,8 @@ impl Admitted {
 
     /// The work, and the rest.
     #[must_use]
-    pub fn into_work(self) -> (Work, Rest) {
-        (self.work, Rest { routed: self.routed, notes: self.notes, permit: self.permit })
+    pub fn into_action(self) -> (Action, Rest) {
+        (self.work, Rest { routed: self.routed, adjustments: self.adjustments, permit: self.permit })
     }
 }
 
@@ -189,7 +189,7 @@ pub struct Rest {
     /// The caller and the operation.
     pub routed: Routed,
     /// What was changed.
-    pub notes: Notes,
+    pub adjustments: Adjustments,
     /// The place at the model and its server. It must live as long as the server works.
     pub permit: Permit,
 }
@@ -208,18 +208,18 @@ pub struct Stamp<'s> {
 #[must_use]
 pub fn admit(reserved: Reserved<'_>, stamp: &Stamp<'_>) -> Admitted {
     let Parts { routed, asked, cap } = reserved.into_parts();
-    let (work, notes, permit) = match asked {
-        AskedOf::Me => (Work::Local(Local::Me), Notes::default(), Permit::default()),
-        AskedOf::Models(one) => (Work::Local(Local::Models(one)), Notes::default(), Permit::default()),
-        AskedOf::Call { call, target, permit } => {
-            let (work, notes) = write(&call, target, cap.each, &routed, stamp);
-            (work, notes, permit)
+    let (work, adjustments, permit) = match asked {
+        ReservedKind::Me => (Action::Local(Local::Me), Adjustments::default(), Permit::default()),
+        ReservedKind::Models(one) => (Action::Local(Local::Models(one)), Adjustments::default(), Permit::default()),
+        ReservedKind::Call { call, target, permit } => {
+            let (work, adjustments) = write(&call, target, cap.each, &routed, stamp);
+            (work, adjustments, permit)
         }
     };
-    Admitted { routed, work, notes, permit, cap: cap.all }
+    Admitted { routed, work, adjustments, permit, cap: cap.all }
 }
 
-fn write(call: &ModelCall<'_>, target: Target, cap: u64, routed: &Routed, stamp: &Stamp<'_>) -> (Work, Notes) {
+fn write(call: &ModelCall<'_>, target: Target, cap: u64, routed: &Routed, stamp: &Stamp<'_>) -> (Action, Adjustments) {
     let Target { candidates, upstream, fetches } = target;
     let caller = routed.paced().caller();
     let (token, class) = (caller.token(), caller.class());
@@ -227,9 +227,9 @@ fn write(call: &ModelCall<'_>, target: Target, cap: u64, routed: &Routed, stamp:
     if upstream.echo {
         let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
         let lowered = call.output_tokens_asked().is_some_and(|asked| asked > cap);
-        let notes = Notes { output_tokens: lowered.then_some(cap), dropped, stripped, removed: 0 };
+        let adjustments = Adjustments { output_tokens: lowered.then_some(cap), dropped, stripped, removed: 0 };
         let local = Local::Echo { answer, model: Arc::clone(candidates.model()), upstream, continues: call.continues() };
-        return (Work::Local(local), notes);
+        return (Action::Local(local), adjustments);
     }
     let profile = &upstream.profile;
     let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
@@ -241,7 +241,7 @@ fn write(call: &ModelCall<'_>, target: Target, cap: u64, routed: &Routed, stamp:
     };
     let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
     let lowered = if written.clamped { written.output_tokens } else { None };
-    let notes = Notes { output_tokens: lowered, dropped, stripped, removed: 0 };
+    let adjustments = Adjustments { output_tokens: lowered, dropped, stripped, removed: 0 };
     let forward = Call {
         operation: call.operation(),
         body: Bytes::from(written.body),
@@ -255,5 +255,5 @@ fn write(call: &ModelCall<'_>, target: Target, cap: u64, routed: &Routed, stamp:
         holder: Holder::of(caller),
         owner: token.principal,
     };
-    (Work::Call(forward), notes)
+    (Action::Call(forward), adjustments)
 }

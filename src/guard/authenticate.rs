@@ -63,7 +63,7 @@ impl<'h> Credential<'h> {
 }
 
 /// A verified token together with what is worked out from it once.
-pub struct Remembered {
+pub struct CachedToken {
     /// What it says.
     pub verified: Verified,
     /// The agent and those that it was delegated from, nearest first.
@@ -83,7 +83,7 @@ pub struct Remembered {
     bytes: usize,
 }
 
-impl Remembered {
+impl CachedToken {
     /// Memory that a token of `text` takes, with all that is kept of it and its place among the others.
     fn weigh(text: &str, verified: &Verified, agents: usize, caller: &Caller, subscription: &Subscription) -> usize {
         let own = subscription.bytes()
@@ -98,7 +98,7 @@ impl Remembered {
 
 /// A caller whose token verifies and who may act. Only [`Authenticator::authenticate`] makes one.
 pub struct Authenticated {
-    remembered: Arc<Remembered>,
+    remembered: Arc<CachedToken>,
     class: Arc<Class>,
     tables: Arc<Tables>,
     handle: Option<HandleId>,
@@ -113,7 +113,7 @@ impl Authenticated {
 
     /// The verified token and its subjects.
     #[must_use]
-    pub fn token(&self) -> &Arc<Remembered> {
+    pub fn token(&self) -> &Arc<CachedToken> {
         &self.remembered
     }
 
@@ -135,7 +135,7 @@ pub struct Denied {
     /// Why not.
     pub refusal: Refusal,
     /// The token.
-    pub token: Option<Arc<Remembered>>,
+    pub token: Option<Arc<CachedToken>>,
     /// The handle that was presented in its place.
     pub handle: Option<HandleId>,
 }
@@ -149,7 +149,7 @@ impl From<Refusal> for Box<Denied> {
 /// A token that was verified again, after keys or issuers have changed.
 pub struct Renewed {
     /// The token.
-    pub token: Arc<Remembered>,
+    pub token: Arc<CachedToken>,
     /// Changes that concern it, since before its status was checked.
     pub changes: Changes,
 }
@@ -186,8 +186,8 @@ const MEMORY_MIN: u64 = 1 << 20;
 #[derive(Clone)]
 struct Weight;
 
-impl quick_cache::Weighter<u64, Arc<Remembered>> for Weight {
-    fn weight(&self, _: &u64, known: &Arc<Remembered>) -> u64 {
+impl quick_cache::Weighter<u64, Arc<CachedToken>> for Weight {
+    fn weight(&self, _: &u64, known: &Arc<CachedToken>) -> u64 {
         known.bytes as u64
     }
 }
@@ -206,7 +206,7 @@ pub struct Authenticator {
     limiter: Arc<Limiter>,
     verifier: Box<dyn Verifier>,
     clock: Arc<dyn Clock>,
-    memory: Option<quick_cache::sync::Cache<u64, Arc<Remembered>, Weight>>,
+    memory: Option<quick_cache::sync::Cache<u64, Arc<CachedToken>, Weight>>,
     hashing: RandomState,
     peers: Charges,
     roots: Charges,
@@ -302,7 +302,7 @@ impl Authenticator {
         let text = held.as_ref().map_or(credential.0, |held| &held.text);
         let hash = self.hashing.hash_one(text);
         let generation = self.keyring.generation();
-        let same = |known: &Arc<Remembered>| {
+        let same = |known: &Arc<CachedToken>| {
             let same = aws_lc_rs::constant_time::verify_slices_are_equal(known.text.as_bytes(), text.as_bytes());
             same.is_ok() && known.generation == generation
         };
@@ -330,7 +330,7 @@ impl Authenticator {
     }
 
     /// Changes from now on that concern a token. A change of keys since it was verified counts as one.
-    fn changes(&self, known: &Remembered) -> Changes {
+    fn changes(&self, known: &CachedToken) -> Changes {
         let mut changes = known.subscription.changes();
         if known.generation != self.keyring.generation() {
             changes.mark();
@@ -341,7 +341,7 @@ impl Authenticator {
     /// The caller, or whose token it is that may not act.
     fn admitted(
         &self,
-        remembered: Arc<Remembered>,
+        remembered: Arc<CachedToken>,
         class: Result<Arc<Class>, Refusal>,
         (tables, handle): (Arc<Tables>, Option<HandleId>),
     ) -> Result<Authenticated, Box<Denied>> {
@@ -359,7 +359,7 @@ impl Authenticator {
         answer.map_err(|refusal| self.count_stranger(peer).err().unwrap_or(refusal))
     }
 
-    fn verify(&self, text: &str, generation: u64) -> Result<Remembered, Refusal> {
+    fn verify(&self, text: &str, generation: u64) -> Result<CachedToken, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
         let agents: Vec<Subject> = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
@@ -371,13 +371,13 @@ impl Authenticator {
         let keys: Vec<KeyId> = verified.holders().chain([*verified.kid()]).collect();
         let subjects = registry::Subject::of(verified.agent(), verified.principal(), &tokens, &keys);
         let subscription = self.registry.subscribe(subjects);
-        let bytes = Remembered::weigh(text, &verified, agents.len(), &caller, &subscription);
+        let bytes = CachedToken::weigh(text, &verified, agents.len(), &caller, &subscription);
         let text = text.into();
-        Ok(Remembered { verified, agents, principal, caller, by_handle, generation, subscription, text, bytes })
+        Ok(CachedToken { verified, agents, principal, caller, by_handle, generation, subscription, text, bytes })
     }
 
     /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.
-    fn standing(&self, known: &Remembered, by_handle: bool, tables: &Tables) -> Result<Arc<Class>, Refusal> {
+    fn standing(&self, known: &CachedToken, by_handle: bool, tables: &Tables) -> Result<Arc<Class>, Refusal> {
         if self.may_act(known)?.is_some() && !by_handle {
             return Err(Code::TokenBehindHandle.into());
         }
@@ -386,7 +386,7 @@ impl Authenticator {
     }
 
     /// Times, key, token, agent; and the handle that the token stands behind.
-    fn may_act(&self, known: &Remembered) -> Result<Option<HandleId>, Refusal> {
+    fn may_act(&self, known: &CachedToken) -> Result<Option<HandleId>, Refusal> {
         let verified = &known.verified;
         verified.still_valid(self.clock.now())?;
         self.keyring.may_sign(verified.kid(), verified.issued())?;
@@ -400,7 +400,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The refusal that a new request would get.
-    pub fn may_still_act(&self, known: &Remembered) -> Result<Option<Renewed>, Refusal> {
+    pub fn may_still_act(&self, known: &CachedToken) -> Result<Option<Renewed>, Refusal> {
         let generation = self.keyring.generation();
         if known.generation == generation {
             return self.may_act(known).map(|_| None);

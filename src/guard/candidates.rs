@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::guard::places::Place;
-use crate::guard::table::{Served, Upstream};
+use crate::guard::slots::Slot;
+use crate::guard::table::{ModelRoute, Upstream};
 
 /// The upstreams that a request may reach, the preferred one first. Never empty.
 ///
 /// They are those of the model's route whose profile is the one that the body was checked against.
 pub struct Candidates {
-    model: Arc<Served>,
+    model: Arc<ModelRoute>,
     first: Arc<Upstream>,
     others: Vec<Arc<Upstream>>,
 }
 
 impl Candidates {
     /// The set for a body that was checked against the profile of `first`.
-    pub(super) fn new(model: Arc<Served>, first: Arc<Upstream>) -> Self {
+    pub(super) fn new(model: Arc<ModelRoute>, first: Arc<Upstream>) -> Self {
         let mut others = Vec::new();
         for other in &model.route {
             let is_same = Arc::ptr_eq(&other.profile, &first.profile);
@@ -29,7 +29,7 @@ impl Candidates {
 
     /// The model.
     #[must_use]
-    pub const fn model(&self) -> &Arc<Served> {
+    pub const fn model(&self) -> &Arc<ModelRoute> {
         &self.model
     }
 
@@ -63,7 +63,7 @@ impl Candidates {
 
     /// A slot at one of them; `None` where `upstream` is not in the set.
     #[must_use]
-    pub fn turn(&self, upstream: &Arc<Upstream>, slot: Place) -> Option<Turn> {
+    pub fn turn(&self, upstream: &Arc<Upstream>, slot: Slot) -> Option<Turn> {
         Some(Turn { upstream: Arc::clone(self.find(upstream)?), slot })
     }
 }
@@ -71,7 +71,7 @@ impl Candidates {
 /// The upstream that is asked first, and a slot there. Only [`Candidates::turn`] makes one.
 pub struct Turn {
     upstream: Arc<Upstream>,
-    slot: Place,
+    slot: Slot,
 }
 
 impl Turn {
@@ -82,7 +82,7 @@ impl Turn {
     }
 
     /// Both parts.
-    pub(super) fn into_parts(self) -> (Arc<Upstream>, Place) {
+    pub(super) fn into_parts(self) -> (Arc<Upstream>, Slot) {
         (self.upstream, self.slot)
     }
 }

@@ -1,7 +1,7 @@
 //! How many output tokens may this request have?
 
 use crate::guard::govern::Governed;
-use crate::guard::understand::{Asked, Understood};
+use crate::guard::understand::{RequestKind, Understood};
 use crate::model::Operation;
 use crate::refusal::{Code, Refusal};
 
@@ -44,10 +44,10 @@ pub fn cap(governed: Governed<'_>) -> Result<Capped<'_>, Refusal> {
         lowest = grants.output_tokens.unwrap_or(lowest).min(lowest);
     }
     let cap = match understood.asked() {
-        Asked::Call { call, .. } if writes_tokens(call.operation()) => {
+        RequestKind::Call { call, .. } if writes_tokens(call.operation()) => {
             Cap { all: Some(lowest), each: each_choice(lowest, call.choices())? }
         }
-        Asked::Call { .. } | Asked::Models(_) | Asked::Me => Cap { all: None, each: lowest },
+        RequestKind::Call { .. } | RequestKind::Models(_) | RequestKind::Me => Cap { all: None, each: lowest },
     };
     Ok(Capped { governed, cap })
 }

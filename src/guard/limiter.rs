@@ -12,7 +12,7 @@ use foldhash::quality::{RandomState, SeedableRandomState};
 
 use crate::clock::Clock;
 use crate::guard::gcra::{Exceeded, Headroom, Limit, Tally};
-use crate::guard::places::Place;
+use crate::guard::slots::Slot;
 
 /// The keys that names of subjects are hashed with.
 pub type Seeds = [u64; 4];
@@ -171,9 +171,9 @@ impl Limiter {
     ///
     /// # Errors
     /// The first that is full; places taken before it are given back.
-    pub fn enter(self: &Arc<Self>, places: &[(Subject, u64)]) -> Result<Permit, InFlightExceeded> {
-        let mut permit = Permit { limiter: Some(Arc::clone(self)), taken: Vec::with_capacity(places.len()), upstream: None };
-        for &(subject, limit) in places {
+    pub fn enter(self: &Arc<Self>, slots: &[(Subject, u64)]) -> Result<Permit, InFlightExceeded> {
+        let mut permit = Permit { limiter: Some(Arc::clone(self)), taken: Vec::with_capacity(slots.len()), upstream: None };
+        for &(subject, limit) in slots {
             let mut account = self.accounts.entry(subject.key).or_default();
             if u64::from(account.in_flight) >= limit {
                 return Err(InFlightExceeded { kind: subject.kind, limit });
@@ -218,13 +218,13 @@ impl Limiter {
 pub struct Permit {
     limiter: Option<Arc<Limiter>>,
     taken: Vec<u128>,
-    upstream: Option<Place>,
+    upstream: Option<Slot>,
 }
 
 impl Permit {
     /// The same with that place at an upstream, in the stead of another one's.
     #[must_use]
-    pub fn at(mut self, upstream: Place) -> Self {
+    pub fn at(mut self, upstream: Slot) -> Self {
         self.upstream = Some(upstream);
         self
     }

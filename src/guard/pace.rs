@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::gcra::{Headroom, Limit, Period};
 use crate::guard::limiter::{Ask, InFlightExceeded, Limiter, Permit, RateExceeded, Subject};
-use crate::guard::places::no_places;
 use crate::guard::queue::Holder;
 use crate::guard::settings::Caps;
+use crate::guard::slots::no_places;
 use crate::guard::table::rates;
 use crate::refusal::{Code, Refusal};
 
@@ -67,7 +67,7 @@ pub fn pace(caller: Authenticated, limiter: &Arc<Limiter>) -> Result<Paced, Over
         asks.push(Ask { subject: token.principal, limits: rates(caps) });
     }
     let headroom = limiter.take(&asks).map_err(|over| over_rate(&over, Code::RateExceeded))?;
-    let permit = limiter.enter(&places(&caller)).map_err(|full| OverPace { refusal: full_house(full), limit: None })?;
+    let permit = limiter.enter(&slots(&caller)).map_err(|full| OverPace { refusal: over_capacity(full), limit: None })?;
     Ok(Paced { caller, headroom, permit })
 }
 
@@ -78,16 +78,16 @@ fn principal_caps(caller: &Authenticated) -> Option<&Caps> {
 }
 
 /// Whose places a request takes, and how many there are.
-fn places(caller: &Authenticated) -> Vec<(Subject, u64)> {
+fn slots(caller: &Authenticated) -> Vec<(Subject, u64)> {
     let token = caller.token();
     let class = caller.class().caps.in_flight.unwrap_or(u64::MAX);
-    let mut places = Vec::with_capacity(token.agents.len() + 1);
+    let mut slots = Vec::with_capacity(token.agents.len() + 1);
     for (&subject, grants) in token.agents.iter().zip(token.verified.grants()) {
-        places.push((subject, grants.in_flight.map_or(class, |own| own.min(class))));
+        slots.push((subject, grants.in_flight.map_or(class, |own| own.min(class))));
     }
     let principal = principal_caps(caller).and_then(|caps| caps.in_flight);
-    places.extend(principal.map(|limit| (token.principal, limit)));
-    places
+    slots.extend(principal.map(|limit| (token.principal, limit)));
+    slots
 }
 
 impl Holder {
@@ -102,7 +102,7 @@ impl Holder {
 }
 
 /// The refusal where every place is taken.
-pub(super) fn full_house(full: InFlightExceeded) -> Refusal {
+pub(super) fn over_capacity(full: InFlightExceeded) -> Refusal {
     if full.limit == 0 {
         return no_places();
     }

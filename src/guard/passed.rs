@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::guard::gcra::{Limit, Period, Tally};
 use crate::guard::limiter::{Limiter, Seeds};
-use crate::guard::places::{Place, Places};
 use crate::guard::queue::Holder;
+use crate::guard::slots::{Slot, Slots};
 
 /// A subject's keyed hash: its upper and its lower half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ pub struct InFlight {
 impl InFlight {
     /// What is in flight now.
     #[must_use]
-    pub fn of(limiter: &Limiter, places: &Places) -> Self {
+    pub fn of(limiter: &Limiter, slots: &Slots) -> Self {
         let at = |(upstream, holder, count): (Arc<str>, Holder, u64)| AtUpstream {
             upstream: upstream.to_string(),
             class: holder.class.to_string(),
@@ -116,14 +116,14 @@ impl InFlight {
             root: holder.root.to_string(),
             count,
         };
-        Self { subjects: limiter.in_flight(), upstreams: places.held().into_iter().map(at).collect() }
+        Self { subjects: limiter.in_flight(), upstreams: slots.held().into_iter().map(at).collect() }
     }
 }
 
 /// Work in flight at another process that counts here, until it is done there, or this is dropped.
 pub struct Elsewhere {
     limiter: Arc<Limiter>,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     held: Mutex<Held>,
 }
 
@@ -131,14 +131,14 @@ pub struct Elsewhere {
 struct Held {
     subjects: HashMap<u128, u32>,
     /// By upstream and holder.
-    upstreams: HashMap<(Arc<str>, Holder), Vec<Place>>,
+    upstreams: HashMap<(Arc<str>, Holder), Vec<Slot>>,
 }
 
 impl Elsewhere {
     /// Counts nothing yet.
     #[must_use]
-    pub fn new(limiter: Arc<Limiter>, places: Arc<Places>) -> Self {
-        Self { limiter, places, held: Mutex::default() }
+    pub fn new(limiter: Arc<Limiter>, slots: Arc<Slots>) -> Self {
+        Self { limiter, slots, held: Mutex::default() }
     }
 
     /// Counts what is in flight there now, in the place of what was.
@@ -163,17 +163,17 @@ impl Elsewhere {
         *held = now;
     }
 
-    fn set_upstreams(&self, held: &mut HashMap<(Arc<str>, Holder), Vec<Place>>, upstreams: Vec<AtUpstream>) {
+    fn set_upstreams(&self, held: &mut HashMap<(Arc<str>, Holder), Vec<Slot>>, upstreams: Vec<AtUpstream>) {
         let mut now = HashMap::new();
         for AtUpstream { upstream, class, weight, root, count } in upstreams {
             let upstream: Arc<str> = upstream.into();
             let holder = Holder { class: class.into(), weight, root: root.into() };
             let key = (Arc::clone(&upstream), holder.clone());
-            let mut places = held.remove(&key).unwrap_or_default();
-            places.resize_with(usize::try_from(count).unwrap_or(usize::MAX), || {
-                self.places.taken_elsewhere(&upstream, holder.clone())
+            let mut slots = held.remove(&key).unwrap_or_default();
+            slots.resize_with(usize::try_from(count).unwrap_or(usize::MAX), || {
+                self.slots.taken_elsewhere(&upstream, holder.clone())
             });
-            now.insert(key, places);
+            now.insert(key, slots);
         }
         // Places of holders that have none there any more are given back with the former map.
         *held = now;
@@ -211,7 +211,7 @@ mod tests {
         after.take_in(passed.rates);
         after.take(&[ask(&after)]).expect("the third of three");
         assert!(after.take(&[ask(&after)]).is_err(), "two were counted before");
-        let upstreams = places();
+        let upstreams = slots();
         let elsewhere = Elsewhere::new(Arc::clone(&after), Arc::clone(&upstreams));
         elsewhere.set(InFlight::of(&before, &upstreams));
         let own = after.enter(&place(&after)).expect("room for one");
@@ -226,18 +226,18 @@ mod tests {
         assert!(after.in_flight().is_empty());
     }
 
-    fn places() -> Arc<Places> {
+    fn slots() -> Arc<Slots> {
         let metrics = crate::metrics::Metrics::new(&[], &["one".to_owned()], None).expect("metrics");
-        Arc::new(Places::new(Arc::new(metrics)))
+        Arc::new(Slots::new(Arc::new(metrics)))
     }
 
     #[test]
     fn places_at_upstreams_count_on_until_they_are_given_back_there() {
         let limiter = Arc::new(Limiter::new(Arc::new(ManualClock::at(Timestamp(0)))));
-        let (before, after) = (places(), places());
+        let (before, after) = (slots(), slots());
         let holder = |root: &str| Holder { class: "c".into(), weight: 2, root: root.into() };
         let upstream: Arc<str> = "one".into();
-        let mut taken: Vec<Place> =
+        let mut taken: Vec<Slot> =
             ["a/b", "a/b", "a/c"].iter().map(|root| before.taken_elsewhere(&upstream, holder(root))).collect();
         let text = serde_json::to_string(&InFlight::of(&limiter, &before)).expect("written");
         let elsewhere = Elsewhere::new(Arc::clone(&limiter), Arc::clone(&after));

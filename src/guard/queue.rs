@@ -78,9 +78,9 @@ impl Queue {
         self.waiting
     }
 
-    /// Takes one of `places` at once, where one is free and nobody waits.
-    pub fn take(&mut self, holder: &Holder, places: u64) -> bool {
-        let free = self.waiting == 0 && self.held < places;
+    /// Takes one of `slots` at once, where one is free and nobody waits.
+    pub fn take(&mut self, holder: &Holder, slots: u64) -> bool {
+        let free = self.waiting == 0 && self.held < slots;
         if free {
             self.grant(holder);
         }
@@ -149,9 +149,9 @@ impl Queue {
         }
     }
 
-    /// Grants one of `places` to whoever is next, where one is free.
-    pub fn next(&mut self, places: u64) -> Option<Ticket> {
-        if self.held >= places {
+    /// Grants one of `slots` to whoever is next, where one is free.
+    pub fn next(&mut self, slots: u64) -> Option<Ticket> {
+        if self.held >= slots {
             return None;
         }
         // The shares held/weight are compared as products, which are exact.
@@ -221,9 +221,9 @@ mod tests {
     }
 
     /// All places in the hands of `greedy`, which waits for more.
-    fn taken(queue: &mut Queue, places: u64, greedy: &Holder, waiting: u64) {
-        for _ in 0..places {
-            assert!(queue.take(greedy, places));
+    fn taken(queue: &mut Queue, slots: u64, greedy: &Holder, waiting: u64) {
+        for _ in 0..slots {
+            assert!(queue.take(greedy, slots));
         }
         for ticket in 0..waiting {
             assert_eq!(queue.join(ticket, greedy, 1024), Joined::Waits);
@@ -317,7 +317,7 @@ mod tests {
         #[test]
         fn whoever_is_served_was_next_by_the_naive_rules(
             steps in proptest::collection::vec((0..4_u8, 0..3_usize, 0..4_usize), 1..300),
-            places in 1..6_u64,
+            slots in 1..6_u64,
         ) {
             let (mut queue, mut naive) = (Queue::default(), Naive::default());
             let of = |class: usize, root: usize| holder(["a", "b", "c"][class], [1, 2, 5][class], ["w", "x", "y", "z"][root]);
@@ -327,8 +327,8 @@ mod tests {
                 match what {
                     0 | 1 => {
                         ticket += 1;
-                        if queue.take(&one, places) {
-                            prop_assert!(naive.waiting.is_empty() && (naive.held.len() as u64) < places);
+                        if queue.take(&one, slots) {
+                            prop_assert!(naive.waiting.is_empty() && (naive.held.len() as u64) < slots);
                             naive.held.push(one);
                         } else {
                             prop_assert_eq!(queue.join(ticket, &one, 1000), Joined::Waits);
@@ -350,7 +350,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                while let Some(next) = queue.next(places) {
+                while let Some(next) = queue.next(slots) {
                     prop_assert!(naive.allowed(next), "{next} was not next");
                     let at = naive.waiting.iter().position(|(waiting, _)| *waiting == next).expect("waits");
                     let (_, holder) = naive.waiting.remove(at);
@@ -358,13 +358,13 @@ mod tests {
                     naive.held.push(holder);
                 }
                 prop_assert_eq!((queue.held(), queue.waiting()), (naive.held.len() as u64, naive.waiting.len()));
-                prop_assert!(naive.waiting.is_empty() || naive.held.len() as u64 == places, "a place is free while some wait");
+                prop_assert!(naive.waiting.is_empty() || naive.held.len() as u64 == slots, "a place is free while some wait");
             }
         }
 
         #[test]
         fn nobody_without_a_place_waits_for_more_grants_than_there_are_agents(
-            greedy in 1..5_usize, places in 1..8_u64, order in proptest::collection::vec(0..8_usize, 200),
+            greedy in 1..5_usize, slots in 1..8_u64, order in proptest::collection::vec(0..8_usize, 200),
         ) {
             // Greedy agents ask without end; one agent with single requests is served within a round.
             let mut queue = Queue::default();
@@ -377,7 +377,7 @@ mod tests {
                 queue.join(ticket, one, 10_000);
                 owner.insert(ticket, one.clone());
             }
-            while let Some(ticket) = queue.next(places) {
+            while let Some(ticket) = queue.next(slots) {
                 held.push(owner[&ticket].clone());
             }
             let (mut ticket, mut waits) = (10_000, 0);
@@ -386,7 +386,7 @@ mod tests {
             for pick in order {
                 let gone = held.remove(pick % held.len());
                 queue.release(&gone);
-                let next = queue.next(places).expect("somebody waits");
+                let next = queue.next(slots).expect("somebody waits");
                 held.push(owner[&next].clone());
                 waits += 1;
                 if next == ticket {
@@ -394,7 +394,7 @@ mod tests {
                     held.retain(|holder| *holder != modest);
                     queue.release(&modest);
                     // Its place goes to another before it comes again.
-                    let next = queue.next(places).expect("somebody waits");
+                    let next = queue.next(slots).expect("somebody waits");
                     held.push(owner[&next].clone());
                     ticket += 1;
                     queue.join(ticket, &modest, 10_000);

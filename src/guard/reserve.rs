@@ -6,24 +6,24 @@ use crate::guard::candidates::{Candidates, Turn};
 use crate::guard::cap::{Cap, Capped};
 use crate::guard::egress::fetches::Fetches;
 use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
-use crate::guard::pace::{full_house, over_rate};
-use crate::guard::places::Place;
+use crate::guard::pace::{over_capacity, over_rate};
 use crate::guard::route::Routed;
 use crate::guard::settings::Caps;
+use crate::guard::slots::Slot;
 use crate::guard::table::{Upstream, rates};
-use crate::guard::understand::Asked;
+use crate::guard::understand::RequestKind;
 use crate::model::ModelCall;
 use crate::refusal::{Code, Refusal};
 
 /// A request that has its slots, and is counted. Only [`reserve`] makes one.
 pub struct Reserved<'b> {
     routed: Routed,
-    asked: AskedOf<'b>,
+    asked: ReservedKind<'b>,
     cap: Cap,
 }
 
 /// What is asked for, and what is reserved for it.
-pub(super) enum AskedOf<'b> {
+pub(super) enum ReservedKind<'b> {
     /// What the token allows.
     Me,
     /// The models that the token may use, or one of them.
@@ -50,7 +50,7 @@ pub(super) struct Target {
 /// All parts of [`Reserved`].
 pub(super) struct Parts<'b> {
     pub(super) routed: Routed,
-    pub(super) asked: AskedOf<'b>,
+    pub(super) asked: ReservedKind<'b>,
     pub(super) cap: Cap,
 }
 
@@ -68,15 +68,15 @@ pub fn reserve<'b>(capped: Capped<'b>, turn: Option<Turn>, limiter: &Arc<Limiter
     let (governed, cap) = capped.into_parts();
     let (routed, asked) = governed.into_inner().into_inner().into_inner().into_parts();
     let asked = match asked {
-        Asked::Me => AskedOf::Me,
-        Asked::Models(one) => AskedOf::Models(one),
-        Asked::Call { call, candidates, fetches } => {
+        RequestKind::Me => ReservedKind::Me,
+        RequestKind::Models(one) => ReservedKind::Models(one),
+        RequestKind::Call { call, candidates, fetches } => {
             let (upstream, slot) = turn.ok_or(Code::Internal)?.into_parts();
             let model = candidates.model();
             let rates = rates_alone(&upstream.caps);
             let shared = [(Kind::Model, &*model.name, &model.caps), (Kind::Upstream, &*upstream.name, &rates)];
             let permit = enter(limiter, &shared)?.at(slot);
-            AskedOf::Call { call, target: Target { candidates, upstream, fetches }, permit }
+            ReservedKind::Call { call, target: Target { candidates, upstream, fetches }, permit }
         }
     };
     Ok(Reserved { routed, asked, cap })
@@ -94,7 +94,7 @@ fn enter(limiter: &Arc<Limiter>, shared: &[(Kind, &str, &Caps)]) -> Result<Permi
         slots.push((subject, caps.in_flight.unwrap_or(u64::MAX)));
         asks.push(Ask { subject, limits: rates(caps) });
     }
-    let permit = limiter.enter(&slots).map_err(full_house)?;
+    let permit = limiter.enter(&slots).map_err(over_capacity)?;
     limiter.take(&asks).map_err(|over| over_rate(&over, Code::ModelRateExceeded).refusal)?;
     Ok(permit)
 }
@@ -103,7 +103,7 @@ fn enter(limiter: &Arc<Limiter>, shared: &[(Kind, &str, &Caps)]) -> Result<Permi
 ///
 /// # Errors
 /// `model-rate-exceeded`.
-pub fn enter_server(limiter: &Arc<Limiter>, upstream: &Upstream, slot: Place) -> Result<Permit, Refusal> {
+pub fn enter_server(limiter: &Arc<Limiter>, upstream: &Upstream, slot: Slot) -> Result<Permit, Refusal> {
     Ok(enter(limiter, &[(Kind::Upstream, &upstream.name, &rates_alone(&upstream.caps))])?.at(slot))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::guard::cache_salt::CacheScope;
 use crate::guard::egress::call::Pattern;
-use crate::guard::egress::judge::Lists;
+use crate::guard::egress::policy::Lists;
 use crate::model::UnknownFields;
 use crate::token::{IssuerPolicy, PostQuantum, Principals};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::audit::format::request::Server;
 use crate::guard::egress::call::Pattern;
-use crate::guard::egress::judge::{Judge, Own};
+use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 use crate::guard::gcra::{Limit, Period};
 use crate::guard::settings::{Caps, Class, Fetch, Settings, Wait};
 use crate::health::Health;
@@ -29,7 +29,7 @@ pub struct Upstream {
 }
 
 /// A model that agents may ask for.
-pub struct Served {
+pub struct ModelRoute {
     /// Its canonical name.
     pub name: Arc<str>,
     /// What its server calls it.
@@ -42,7 +42,7 @@ pub struct Served {
     pub caps: Caps,
 }
 
-impl Served {
+impl ModelRoute {
     /// The first upstream of the route that is not known to be down, else the first; of those whose weights the model may have.
     #[must_use]
     pub fn upstream(&self, health: &Health, weights: &Weights) -> Option<&Arc<Upstream>> {
@@ -56,11 +56,11 @@ impl Served {
 pub struct Tables {
     classes: HashMap<String, Arc<Class>>,
     principals: BTreeMap<String, BTreeMap<String, Caps>>,
-    by_name: BTreeMap<String, Arc<Served>>,
+    by_name: BTreeMap<String, Arc<ModelRoute>>,
     /// Largest body in bytes.
     pub body_max: u64,
     /// Which endpoints are controlled.
-    pub judge: Judge,
+    pub policy: EgressPolicy,
     /// How content is fetched.
     pub fetch: Fetch,
     /// Tools by which agents reach out.
@@ -80,7 +80,7 @@ impl Tables {
     ///
     /// # Errors
     /// When a model's route names an upstream that `upstreams` does not have.
-    pub fn build(settings: &Settings, upstreams: Vec<Upstream>, own: Own) -> Result<Self, RouteFault> {
+    pub fn build(settings: &Settings, upstreams: Vec<Upstream>, own: SelfEndpoints) -> Result<Self, RouteFault> {
         let upstreams: HashMap<Arc<str>, Arc<Upstream>> =
             upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.name), Arc::new(upstream))).collect();
         let mut by_name = BTreeMap::new();
@@ -90,7 +90,7 @@ impl Tables {
                 let fault = || RouteFault { model: model.name.clone(), upstream: name.clone() };
                 route.push(Arc::clone(upstreams.get(name.as_str()).ok_or_else(fault)?));
             }
-            let served = Arc::new(Served {
+            let served = Arc::new(ModelRoute {
                 name: model.name.as_str().into(),
                 upstream_name: model.upstream_name.clone().unwrap_or_else(|| model.name.clone()),
                 namespaces: model.namespaces.clone(),
@@ -102,10 +102,10 @@ impl Tables {
             }
         }
         let classes = settings.classes.iter().map(|(name, class)| (name.clone(), Arc::new(class.clone()))).collect();
-        let judge = Judge::new(settings.egress.clone(), own);
+        let policy = EgressPolicy::new(settings.egress.clone(), own);
         let (principals, fetch, fetch_tools) =
             (settings.principals.clone(), settings.fetch.clone(), settings.fetch_tools.clone());
-        Ok(Self { classes, principals, by_name, body_max: settings.body_max, judge, fetch, fetch_tools })
+        Ok(Self { classes, principals, by_name, body_max: settings.body_max, policy, fetch, fetch_tools })
     }
 
     /// The class of that name.
@@ -122,12 +122,12 @@ impl Tables {
 
     /// The model behind a name or an alias.
     #[must_use]
-    pub fn model(&self, name: &str) -> Option<&Arc<Served>> {
+    pub fn model(&self, name: &str) -> Option<&Arc<ModelRoute>> {
         self.by_name.get(name)
     }
 
     /// Every name and alias with its model, in order.
-    pub fn models(&self) -> impl Iterator<Item = (&str, &Arc<Served>)> {
+    pub fn models(&self) -> impl Iterator<Item = (&str, &Arc<ModelRoute>)> {
         self.by_name.iter().map(|(name, served)| (name.as_str(), served))
     }
 }

@@ -6,14 +6,14 @@ use crate::guard::authenticate::Authenticated;
 use crate::guard::candidates::Candidates;
 use crate::guard::egress::fetches::Fetches;
 use crate::guard::route::Routed;
-use crate::guard::table::Served;
+use crate::guard::table::ModelRoute;
 use crate::health::Health;
 use crate::model::{ModelCall, Operation, Terms, read};
 use crate::refusal::{Code, Refusal};
 use crate::weights::Weights;
 
 /// What a request asks for once its body is read.
-pub enum Asked<'b> {
+pub enum RequestKind<'b> {
     /// What the token allows.
     Me,
     /// The models that the token may use, or one of them: no body, no upstream.
@@ -32,7 +32,7 @@ pub enum Asked<'b> {
 /// A request whose body is understood. Only [`understand`] makes one.
 pub struct Understood<'b> {
     routed: Routed,
-    asked: Asked<'b>,
+    asked: RequestKind<'b>,
 }
 
 impl<'b> Understood<'b> {
@@ -44,17 +44,17 @@ impl<'b> Understood<'b> {
 
     /// What is asked for.
     #[must_use]
-    pub const fn asked(&self) -> &Asked<'b> {
+    pub const fn asked(&self) -> &RequestKind<'b> {
         &self.asked
     }
 
     /// Both parts, to change what is asked for.
-    pub(super) const fn parts(&mut self) -> (&Routed, &mut Asked<'b>) {
+    pub(super) const fn parts(&mut self) -> (&Routed, &mut RequestKind<'b>) {
         (&self.routed, &mut self.asked)
     }
 
     /// Both parts.
-    pub(super) fn into_parts(self) -> (Routed, Asked<'b>) {
+    pub(super) fn into_parts(self) -> (Routed, RequestKind<'b>) {
         (self.routed, self.asked)
     }
 }
@@ -62,7 +62,7 @@ impl<'b> Understood<'b> {
 /// True when a token may use `served` under the name `asked`: its namespace sees the model, and the token grants the name
 /// that was asked for or the canonical one.
 #[must_use]
-pub fn may_use(caller: &Authenticated, asked: &str, served: &Served) -> bool {
+pub fn may_use(caller: &Authenticated, asked: &str, served: &ModelRoute) -> bool {
     let verified = &caller.token().verified;
     let seen = served.namespaces.is_empty() || served.namespaces.iter().any(|known| known == verified.agent().namespace());
     let allowed = |name: &str| verified.grants().all(|grants| grants.models.allows(name));
@@ -77,8 +77,8 @@ pub fn understand<'b>(routed: Routed, body: &'b [u8], (health, weights): (&Healt
     let operation = routed.operation();
     let caller = routed.paced().caller();
     let asked = match operation {
-        Operation::ListModels | Operation::ShowModel => Asked::Models(routed.model().map(str::to_owned)),
-        Operation::Me => Asked::Me,
+        Operation::ListModels | Operation::ShowModel => RequestKind::Models(routed.model().map(str::to_owned)),
+        Operation::Me => RequestKind::Me,
         Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
             let reading = read(operation, body)?;
             let served = caller.tables().model(reading.model()).filter(|served| may_use(caller, reading.model(), served));
@@ -90,7 +90,7 @@ pub fn understand<'b>(routed: Routed, body: &'b [u8], (health, weights): (&Healt
                 model_upstream: &served.upstream_name,
             };
             let call = Box::new(reading.understand(&terms)?);
-            Asked::Call { call, candidates: Candidates::new(served, upstream), fetches: None }
+            RequestKind::Call { call, candidates: Candidates::new(served, upstream), fetches: None }
         }
     };
     Ok(Understood { routed, asked })

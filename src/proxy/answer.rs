@@ -9,12 +9,12 @@ use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::answer::{Filter, Findings};
-use crate::guard::egress::judge::Use;
-use crate::guard::egress::request::narrowing;
+use crate::guard::egress::policy::Use;
+use crate::guard::egress::request::token_restrictions;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::Permit;
 use crate::guard::route::Routed;
-use crate::guard::table::Served;
+use crate::guard::table::ModelRoute;
 use crate::guard::understand::{may_use, not_found};
 use crate::model::answer::StreamFilter;
 use crate::model::usage::{self, Sent};
@@ -22,10 +22,10 @@ use crate::model::{Dialect, Operation, convert, models, prose, tools};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
 use crate::proxy::exchange::{Exchange, Occupied, ResponseParts};
-use crate::proxy::forward::{Heard, collect, judge};
+use crate::proxy::forward::{AnswerForm, check_response_head, collect};
 use crate::proxy::respond;
 use crate::proxy::stream::Source;
-use crate::proxy::watch::Watch;
+use crate::proxy::watch::RevocationWatcher;
 use crate::proxy::{EVENTS, Gateway, JSON};
 use crate::refusal::{Code, Refusal};
 use crate::token::Names;
@@ -46,7 +46,7 @@ pub(super) enum Answer {
 /// A stream before it has begun.
 pub(super) struct Stream {
     pub(super) source: Source,
-    pub(super) watch: Watch,
+    pub(super) watch: RevocationWatcher,
 }
 
 /// Bytes of an answer until the connection has written them. Only then the caller's slots and the room are given back.
@@ -111,7 +111,7 @@ impl Gateway {
         &self,
         committed: Committed<Call>,
         filter: Filter,
-        mut watch: Watch,
+        mut watch: RevocationWatcher,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         let call = committed.get();
@@ -120,12 +120,12 @@ impl Gateway {
         exchange.sends(sent);
         let extent = exchange.config.answers.of(sent);
         let response = self.ask(&committed, &mut watch, exchange).await?;
-        let head = judge(response.status().as_u16(), response.headers())?;
+        let head = check_response_head(response.status().as_u16(), response.headers())?;
         exchange.head(head.status);
         let parts = ResponseParts { retry_after: head.retry_after, status: head.status, content_type: head.content_type };
         let body = response.into_body();
         let redactor = Arc::clone(&exchange.config.redactor);
-        if call.stream && matches!(head.heard, Heard::Events) {
+        if call.stream && matches!(head.heard, AnswerForm::Events) {
             let filter = StreamFilter::new(operation, call.usage_asked, filter);
             let source = Source::Upstream(body, Box::new(filter.redacting(redactor).within(extent)), None);
             return Ok(Answer::Stream(parts, Box::new(Stream { source, watch })));
@@ -141,7 +141,7 @@ impl Gateway {
         exchange.first_byte();
         let length = bytes.len();
         // Some servers stream whatever is asked.
-        let joins = matches!(head.heard, Heard::Events);
+        let joins = matches!(head.heard, AnswerForm::Events);
         let content_type = if joins { HeaderValue::from_static(JSON) } else { parts.content_type };
         let parts = ResponseParts { content_type, ..parts };
         let work = move || {
@@ -215,7 +215,7 @@ pub(super) async fn filtered(bytes: Bytes, status: u16, filter: Filter, exchange
     };
     let (looked, findings) = beside(length, exchange, work).await?;
     exchange.found(&findings);
-    exchange.notes.removed = findings.removed;
+    exchange.adjustments.removed = findings.removed;
     looked
 }
 
@@ -333,10 +333,10 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
 
 /// What the token leaves of the operator's lists, by use.
 fn egress(caller: &Authenticated) -> serde_json::Value {
-    let narrowing = narrowing(&caller.token().verified);
-    let judge = &caller.tables().judge;
+    let token_restrictions = token_restrictions(&caller.token().verified);
+    let policy = &caller.tables().policy;
     let left = |wanted: &Use| {
-        let entries = judge.left(*wanted, &narrowing).into_iter().map(serde_json::Value::String);
+        let entries = policy.left(*wanted, &token_restrictions).into_iter().map(serde_json::Value::String);
         (wanted.as_str().to_owned(), serde_json::Value::Array(entries.collect()))
     };
     serde_json::Value::Object(Use::ALL.iter().map(left).collect())
@@ -346,7 +346,7 @@ fn egress(caller: &Authenticated) -> serde_json::Value {
 pub(super) fn list(routed: &Routed, one: Option<&str>, dialect: Dialect) -> Result<Vec<u8>, Refusal> {
     let caller = routed.paced().caller();
     let usable = caller.tables().models().filter(|(name, served)| may_use(caller, name, served));
-    let entry = |(name, served): (&str, &Arc<Served>)| models::ModelEntry {
+    let entry = |(name, served): (&str, &Arc<ModelRoute>)| models::ModelEntry {
         id: name.to_owned(),
         created: 0,
         owner: served.route.first().map_or_else(String::new, |upstream| upstream.name.to_string()),

@@ -19,14 +19,14 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::framing::framing;
 use crate::proxy::public::{Public, readable};
 use crate::proxy::refused::Refused;
-use crate::proxy::watch::Watch;
+use crate::proxy::watch::RevocationWatcher;
 use crate::proxy::{Gateway, Origin, buffer, receipts, respond};
 use crate::refusal::Code;
 
 /// A caller that may ask, and the watch over its status.
 struct Arrived {
     paced: Paced,
-    watch: Watch,
+    watch: RevocationWatcher,
 }
 
 impl Gateway {
@@ -94,7 +94,7 @@ impl Gateway {
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, peer))?;
         let Authentication { caller, changes, .. } = self.authenticate(&credential, peer, exchange)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
-        let watch = Watch::new(books, Arc::clone(caller.token()), changes);
+        let watch = RevocationWatcher::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
         readable(&parts.method, target.path(), &exchange.config)?;
         Ok(Arrived { paced, watch })

@@ -12,18 +12,18 @@ use crate::audit::format::request::ModelDigest;
 use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::limiter::Permit;
-use crate::guard::places::full;
 use crate::guard::reserve::enter_server;
+use crate::guard::slots::full;
 use crate::guard::table::Upstream;
 use crate::guard::understand::model_changed;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::forward::{Remote, Unanswered};
+use crate::proxy::forward::{Unanswered, UpstreamClient};
 use crate::proxy::pool::Arriving;
-use crate::proxy::watch::{Fresh, Watch};
+use crate::proxy::watch::{Fresh, RevocationWatcher};
 use crate::refusal::{Code, Refusal};
 
 /// What came of asking one server.
-enum Asked {
+enum Attempt {
     /// It answered.
     Answered(Response<Arriving>),
     /// It surely did not run the request, and says so with this answer: 503 with Retry-After (RFC 9110 section 15.6.4).
@@ -35,7 +35,7 @@ enum Asked {
 }
 
 /// An answer that goes to the caller only if no other server takes the request, and whose it is.
-struct Kept {
+struct KeptAnswer {
     response: Response<Arriving>,
     upstream: Arc<Upstream>,
     digest: Arc<ModelDigest>,
@@ -54,7 +54,7 @@ impl Gateway {
     pub(super) async fn ask(
         &self,
         committed: &Committed<Call>,
-        watch: &mut Watch,
+        watch: &mut RevocationWatcher,
         exchange: &mut Exchange,
     ) -> Result<Response<Arriving>, Refusal> {
         let call = committed.get();
@@ -62,7 +62,7 @@ impl Gateway {
         let mut next: VecDeque<(&Arc<Upstream>, bool)> =
             call.candidates.from(&call.upstream).into_iter().map(|upstream| (upstream, false)).collect();
         let mut last = Refusal::new(Code::UpstreamUnavailable);
-        let mut kept: Option<Kept> = None;
+        let mut kept: Option<KeptAnswer> = None;
         let mut moved = false;
         exchange.forwarded();
         while let Some((upstream, resort)) = next.pop_front() {
@@ -70,7 +70,7 @@ impl Gateway {
                 next.push_back((upstream, true));
                 continue;
             }
-            let Some(remote) = exchange.config.remotes.get(&upstream.name).cloned() else { continue };
+            let Some(remote) = exchange.config.upstreams.get(&upstream.name).cloned() else { continue };
             // Asked for again: the record was written in between, and another server has weights of its own.
             let Some(digest) = self.weights.passing(&call.candidates.model().name, &upstream.name) else {
                 last = model_changed(&call.candidates.model().name);
@@ -80,7 +80,7 @@ impl Gateway {
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
                 // Whoever waits there goes first.
-                let taken = self.places.take(upstream, &call.holder).ok_or_else(|| full(upstream, "requests wait there"));
+                let taken = self.slots.take(upstream, &call.holder).ok_or_else(|| full(upstream, "requests wait there"));
                 match taken.and_then(|place| enter_server(&self.limiter, upstream, place)) {
                     Ok(permit) => place = Some(permit),
                     Err(refusal) => {
@@ -98,26 +98,26 @@ impl Gateway {
                 refusal = watch.revoked() => return Err(refusal),
             };
             last = match asked {
-                Asked::Declined(response) if kept.is_none() && !moved && !next.is_empty() => {
-                    kept = Some(Kept { response, upstream: Arc::clone(upstream), digest, place });
+                Attempt::Declined(response) if kept.is_none() && !moved && !next.is_empty() => {
+                    kept = Some(KeptAnswer { response, upstream: Arc::clone(upstream), digest, place });
                     moved = true;
                     Refusal::new(Code::UpstreamUnavailable).because(format_args!("upstream {}: it declined, 503", upstream.name))
                 }
-                Asked::Answered(response) | Asked::Declined(response) => {
+                Attempt::Answered(response) | Attempt::Declined(response) => {
                     if let Some(place) = place {
                         add(&mut exchange.occupied.server, place);
                     }
                     return Ok(response);
                 }
-                Asked::Unsent(refusal) if moved => {
+                Attempt::Unsent(refusal) if moved => {
                     let Some(kept) = kept else { return Err(refusal) };
                     return Ok(give(kept, exchange));
                 }
-                Asked::Unsent(refusal) => {
+                Attempt::Unsent(refusal) => {
                     moved = true;
                     refusal
                 }
-                Asked::Unreached(refusal) => refusal,
+                Attempt::Unreached(refusal) => refusal,
             };
         }
         let Some(kept) = kept else { return Err(last) };
@@ -128,10 +128,10 @@ impl Gateway {
     fn ask_one<'s>(
         &'s self,
         fresh: Fresh,
-        remote: &'s Remote,
+        remote: &'s UpstreamClient,
         call: &'s Committed<Call>,
         exchange: &'s Exchange,
-    ) -> impl Future<Output = Result<Asked, Refusal>> + Send + use<'s> {
+    ) -> impl Future<Output = Result<Attempt, Refusal>> + Send + use<'s> {
         let id = HeaderValue::from_str(&exchange.id_text).map_err(|error| Refusal::new(Code::Internal).because(error));
         let sending = id.map(|id| remote.send(fresh, call, id));
         async move { self.asked(&remote.name, exchange, sending?).await }
@@ -142,7 +142,7 @@ impl Gateway {
         upstream: &str,
         exchange: &Exchange,
         sending: impl Future<Output = Result<Response<Arriving>, Unanswered>>,
-    ) -> Result<Asked, Refusal> {
+    ) -> Result<Attempt, Refusal> {
         let health = &exchange.config.health;
         let asked = match tokio::time::timeout(exchange.config.timeouts.first_byte, sending).await {
             Err(_) => Err(Refusal::new(Code::UpstreamSlow).because(format_args!("upstream {upstream}: timeout first_byte"))),
@@ -153,23 +153,23 @@ impl Gateway {
                         let status = response.status().as_u16();
                         self.changed(upstream, health.failed(upstream), format_args!("it answers {status}"));
                         let declined = status == 503 && declined;
-                        return Ok(if declined { Asked::Declined(response) } else { Asked::Answered(response) });
+                        return Ok(if declined { Attempt::Declined(response) } else { Attempt::Answered(response) });
                     }
                     _ => self.changed(upstream, health.served(upstream), "a request was served"),
                 }
-                return Ok(Asked::Answered(response));
+                return Ok(Attempt::Answered(response));
             }
             Ok(Err(Unanswered::Unreached(refusal))) => {
                 let why = refusal.detail.as_deref().unwrap_or_default();
                 self.changed(upstream, health.dialled(upstream, false), why);
-                return Ok(Asked::Unreached(refusal));
+                return Ok(Attempt::Unreached(refusal));
             }
             Ok(Err(Unanswered::Unsent(refusal))) => Ok(refusal),
             Ok(Err(Unanswered::Broke(refusal))) => Err(refusal),
         };
         let refusal = asked.as_ref().unwrap_or_else(|refusal| refusal);
         self.changed(upstream, health.failed(upstream), refusal.detail.as_deref().unwrap_or_default());
-        asked.map(Asked::Unsent)
+        asked.map(Attempt::Unsent)
     }
 
     /// Says that an upstream has come up or gone down, where `news` says so, and why.
@@ -177,7 +177,7 @@ impl Gateway {
         if let Some(up) = news {
             let cause = cause.to_string();
             // A certificate's fault, for example, lists names that the server has chosen.
-            let cause = self.wiring.load().redactor.text(&cause).unwrap_or(cause);
+            let cause = self.config.load().redactor.text(&cause).unwrap_or(cause);
             self.metrics.upstream_up(upstream, up);
             tracing::warn!(upstream, up, %cause, "upstream changed");
         }
@@ -185,7 +185,7 @@ impl Gateway {
 }
 
 /// The answer that was kept, its server named again.
-fn give(kept: Kept, exchange: &mut Exchange) -> Response<Arriving> {
+fn give(kept: KeptAnswer, exchange: &mut Exchange) -> Response<Arriving> {
     exchange.upstream = Some(kept.upstream.server.clone());
     exchange.model_digest = Some(kept.digest);
     if let Some(place) = kept.place {

@@ -68,12 +68,12 @@ impl Drop for Room {
 
 /// A body in memory, and the room that it takes.
 #[derive(Default)]
-pub struct Held {
+pub struct BufferedBody {
     bytes: Bytes,
     room: Option<Room>,
 }
 
-impl Held {
+impl BufferedBody {
     /// The body.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -117,7 +117,7 @@ pub async fn read(
     body: &mut Incoming,
     buffers: &Arc<Buffers>,
     (max, times): (u64, Times),
-) -> Result<Held, Refusal> {
+) -> Result<BufferedBody, Refusal> {
     announced(&headers)?;
     // A token and what else stood in the head is not held while the body is waited for.
     drop(headers);
@@ -149,7 +149,7 @@ pub async fn read(
             whole.extend_from_slice(&data);
         }
     }
-    Ok(Held { bytes: if whole.is_empty() { first } else { Bytes::from(whole) }, room: Some(room) })
+    Ok(BufferedBody { bytes: if whole.is_empty() { first } else { Bytes::from(whole) }, room: Some(room) })
 }
 
 /// Takes what is left of a body that nobody wanted, where that is little and there at once; true where nothing is left.
@@ -202,7 +202,7 @@ mod tests {
         first.grow(8).expect("room");
         let mut second = Room::of(&buffers);
         assert_eq!(second.grow(3).map_err(|no| no.code), Err(Code::BodyMemory));
-        let held = Held { bytes: Bytes::from_static(b"12345678"), room: Some(first) };
+        let held = BufferedBody { bytes: Bytes::from_static(b"12345678"), room: Some(first) };
         let kept = held.into_room();
         assert_eq!(second.grow(3).map_err(|no| no.code), Err(Code::BodyMemory));
         drop(kept);

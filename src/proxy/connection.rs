@@ -29,7 +29,9 @@ use crate::proxy::framing::HEADERS_MAX;
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
-use crate::proxy::tap::{HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Home, Patience, Returned, Tap, Version};
+use crate::proxy::tap::{
+    HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Patience, ReclaimedStream, Returned, SniffedStream, Version,
+};
 use crate::proxy::terms::{KEPT, Leave, Terms};
 use crate::refusal::Code;
 
@@ -96,7 +98,7 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
         let patience = Patience { head: timeouts.header, write: timeouts.stream_idle };
         let opened = tokio::select! {
             _ = self.shutdown.wait_for(|leave| *leave > Leave::No) => return,
-            opened = tokio::time::timeout(timeouts.header, Tap::open(stream, patience, Arc::clone(&activity))) => opened,
+            opened = tokio::time::timeout(timeouts.header, SniffedStream::open(stream, patience, Arc::clone(&activity))) => opened,
         };
         let tap = match opened {
             Ok(Ok(opened)) => opened,
@@ -356,7 +358,7 @@ fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
 }
 
 /// Tells a caller why the head of its request could not be read, where one had begun.
-async fn unread<S: AsyncRead + AsyncWrite + Unpin>(service: &impl Service, error: &hyper::Error, home: &Home<S>) {
+async fn unread<S: AsyncRead + AsyncWrite + Unpin>(service: &impl Service, error: &hyper::Error, home: &ReclaimedStream<S>) {
     let code = match error {
         slow if caused_by::<HeadSlow>(slow) => Code::HeadersSlow,
         large if large.is_parse_too_large() => Code::HeadersTooLarge,

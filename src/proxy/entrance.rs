@@ -17,7 +17,7 @@ use crate::proxy::arrive::dialect;
 use crate::proxy::body::Body;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::framing::framing;
-use crate::proxy::respond::{self, Anonymous, No};
+use crate::proxy::respond::{self, Anonymous, RefusalResponse};
 use crate::proxy::{Gateway, Origin};
 use crate::refusal::{Code, Refusal};
 
@@ -196,5 +196,5 @@ fn gone(gateway: &Gateway, error: &hyper::Error, dialect: Dialect) -> Response<B
     let mut exchange = Exchange::start(gateway, dialect, None);
     let refusal = Refusal::new(Code::AuditUnavailable).because(error);
     exchange.refused(&refusal);
-    respond::refuse(&No::Anonymous(Anonymous::new(refusal)), dialect, &exchange.id_text, None)
+    respond::refuse(&RefusalResponse::Anonymous(Anonymous::new(refusal)), dialect, &exchange.id_text, None)
 }

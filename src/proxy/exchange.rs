@@ -12,8 +12,8 @@ use crate::audit::format::request::{About, Admission, Body, Fetch, Led, ModelDig
 use crate::audit::store::entry::{Closing, Ending, Entry};
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
-use crate::guard::admit::{Admitted, Notes};
-use crate::guard::authenticate::Remembered;
+use crate::guard::admit::{Adjustments, Admitted};
+use crate::guard::authenticate::CachedToken;
 use crate::guard::egress::answer::Findings;
 use crate::guard::egress::fetches::Wanted;
 use crate::guard::gcra::Headroom;
@@ -25,7 +25,7 @@ use crate::model::usage::{Heard, Sent, Source, Usage, settle};
 use crate::proxy::activity::Written;
 use crate::proxy::buffer::Room;
 use crate::proxy::times::Times;
-use crate::proxy::{Gateway, Wiring};
+use crate::proxy::{DataPlaneConfig, Gateway};
 use crate::refusal::{Code, Refusal};
 
 /// The code of an answer by which the upstream says that it failed.
@@ -81,7 +81,7 @@ pub struct Exchange {
     /// The shape of errors for this caller.
     pub dialect: Dialect,
     /// The config that was in force when the request came.
-    pub config: Arc<Wiring>,
+    pub config: Arc<DataPlaneConfig>,
     /// The caller's address.
     pub peer: Option<IpAddr>,
     /// What the caller has read of the answer, where that is known.
@@ -89,7 +89,7 @@ pub struct Exchange {
     /// Whether the caller wants its outcome named too (`want-receipt: 1`).
     pub wants_receipt: bool,
     /// The caller, once it is known.
-    pub caller: Option<Arc<Remembered>>,
+    pub caller: Option<Arc<CachedToken>>,
     /// The handle that was presented instead of the token.
     pub handle: Option<HandleId>,
     /// The operation.
@@ -103,7 +103,7 @@ pub struct Exchange {
     /// What is left of the agent's rate.
     pub headroom: Option<Headroom>,
     /// What was changed in the request and in its answer.
-    pub notes: Notes,
+    pub adjustments: Adjustments,
     /// What it occupies.
     pub occupied: Occupied,
     metrics: Arc<Metrics>,
@@ -137,7 +137,7 @@ impl Exchange {
             id,
             id_text: id.to_string(),
             dialect,
-            config: gateway.wiring.load_full(),
+            config: gateway.config.load_full(),
             peer,
             reader: None,
             wants_receipt: false,
@@ -148,7 +148,7 @@ impl Exchange {
             upstream: None,
             model_digest: None,
             headroom: None,
-            notes: Notes::default(),
+            adjustments: Adjustments::default(),
             occupied: Occupied::default(),
             metrics: Arc::clone(&gateway.metrics),
             clock: Arc::clone(&gateway.clock),

@@ -18,10 +18,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
-use crate::guard::egress::allowance::{Allowance, Taken};
 use crate::guard::egress::destination::{Destination, Scheme};
+use crate::guard::egress::fetch_quota::{FetchQuota, Taken};
 use crate::guard::egress::fetches::{Fetches, Wanted};
-use crate::guard::egress::judge::Judge;
+use crate::guard::egress::policy::EgressPolicy;
 use crate::guard::limiter::Subject;
 use crate::guard::route::Routed;
 use crate::model::inline::{Content, fill};
@@ -32,7 +32,7 @@ use crate::proxy::descriptors::fetch_place;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::AGENT;
 use crate::proxy::resolve::Resolver;
-use crate::proxy::watch::Watch;
+use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
@@ -54,13 +54,13 @@ pub struct Fetcher {
 }
 
 /// For whom is fetched.
-pub struct Errand<'e> {
+pub struct FetchJob<'e> {
     /// Which addresses may be dialled.
-    pub judge: &'e Judge,
+    pub policy: &'e EgressPolicy,
     /// The agent, and those that it was delegated from.
     pub agents: &'e [Subject],
     /// What they have had.
-    pub allowance: &'e Arc<Allowance>,
+    pub fetch_quota: &'e Arc<FetchQuota>,
     /// What they may have within an hour.
     pub per_hour: u64,
     /// The room for it.
@@ -73,8 +73,8 @@ impl Fetcher {
     /// Fetches all of it, one after the other; what has come stands in `contents`, whatever becomes of the rest.
     ///
     /// # Errors
-    /// `egress-uncontrolled`, `fetch-failed`, `fetch-slow`, `fetch-allowance` or `body-memory`, with the place in the body.
-    pub async fn all(&self, fetches: &Fetches, errand: &mut Errand<'_>, contents: &mut Vec<Content>) -> Result<(), Refusal> {
+    /// `egress-uncontrolled`, `fetch-failed`, `fetch-slow`, `fetch-fetch_quota` or `body-memory`, with the place in the body.
+    pub async fn all(&self, fetches: &Fetches, errand: &mut FetchJob<'_>, contents: &mut Vec<Content>) -> Result<(), Refusal> {
         let slow = || Refusal::new(Code::FetchSlow).because(format_args!("not all of it within {:?}", self.time_max));
         let ends = tokio::time::Instant::now() + self.time_max.min(errand.time);
         for wanted in &fetches.wanted {
@@ -84,14 +84,14 @@ impl Fetcher {
         Ok(())
     }
 
-    async fn one(&self, wanted: &Wanted, errand: &mut Errand<'_>) -> Result<Content, Refusal> {
+    async fn one(&self, wanted: &Wanted, errand: &mut FetchJob<'_>) -> Result<Content, Refusal> {
         let destination = wanted.controlled.destination();
         let place_max = u64::try_from(wanted.reach.inline_bytes_max()).unwrap_or(u64::MAX);
         let max = self.bytes_max.min(place_max);
-        let mut taken = errand.allowance.take(errand.agents, (max, errand.per_hour))?;
+        let mut taken = errand.fetch_quota.take(errand.agents, (max, errand.per_hour))?;
         let failed = |why: &dyn std::fmt::Display| Refusal::new(Code::FetchFailed).because(format_args!("{destination}: {why}"));
         let _place = fetch_place().await.map_err(|error| failed(&error))?;
-        let judged = self.resolver.judged(errand.judge, &wanted.controlled).await?;
+        let judged = self.resolver.judged(errand.policy, &wanted.controlled).await?;
         let stream = judged.connect().await.map_err(|error| failed(&error))?;
         let stream = self.secured(stream, destination).await.map_err(|error| failed(&error))?;
         let answer = ask(stream, wanted).await.map_err(|why| failed(&why))?;
@@ -130,17 +130,17 @@ impl Gateway {
         &self,
         mut call: Committed<Call>,
         routed: &Routed,
-        watch: &mut Watch,
+        watch: &mut RevocationWatcher,
         exchange: &mut Exchange,
     ) -> Result<(Committed<Call>, Option<Room>), Refusal> {
         let Some(fetches) = &call.get().fetches else { return Ok((call, None)) };
         let wiring = Arc::clone(&exchange.config);
         let fetcher = wiring.fetcher.as_ref().ok_or_else(|| Refusal::new(Code::Internal).because("nobody fetches content"))?;
         let caller = routed.paced().caller();
-        let mut errand = Errand {
-            judge: &caller.tables().judge,
+        let mut errand = FetchJob {
+            policy: &caller.tables().policy,
             agents: &caller.token().agents,
-            allowance: &self.allowance,
+            fetch_quota: &self.fetch_quota,
             per_hour: caller.class().fetch_per_hour,
             room: Room::of(&self.buffers),
             time: exchange.deadline().saturating_sub(self.clock.monotonic()),
@@ -183,13 +183,13 @@ impl Drop for Connection {
 }
 
 /// An answer's body, and the connection that it comes over.
-struct Coming {
+struct FetchBody {
     body: Incoming,
     _connection: Connection,
 }
 
 /// Asks for the content. Nothing but the URL says who asks or why.
-async fn ask(stream: Stream, wanted: &Wanted) -> Result<Response<Coming>, String> {
+async fn ask(stream: Stream, wanted: &Wanted) -> Result<Response<FetchBody>, String> {
     let url = url::Url::parse(&wanted.reach.target).map_err(|error| error.to_string())?;
     let target = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),
@@ -213,7 +213,7 @@ async fn ask(stream: Stream, wanted: &Wanted) -> Result<Response<Coming>, String
         }
     }));
     let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-    Ok(answer.map(|body| Coming { body, _connection: connection }))
+    Ok(answer.map(|body| FetchBody { body, _connection: connection }))
 }
 
 /// What the server calls what it sends, once its head says that it is the content itself.
@@ -249,7 +249,7 @@ enum Stop {
     Refused(Refusal),
 }
 
-async fn read(mut coming: Coming, (max, taken): (u64, &mut Taken), room: &mut Room) -> Result<Vec<u8>, Stop> {
+async fn read(mut coming: FetchBody, (max, taken): (u64, &mut Taken), room: &mut Room) -> Result<Vec<u8>, Stop> {
     let too_large = |bytes: u64| Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"));
     let used_up = || {
         let says = "It is larger than what is left of the bytes that may be fetched for this agent within an hour.";

@@ -22,7 +22,7 @@ use crate::proxy::watch::Fresh;
 use crate::refusal::{Code, Refusal};
 
 /// One upstream: its pool of connections, its address and its credential.
-pub struct Remote {
+pub struct UpstreamClient {
     /// Its name in the config.
     pub name: Arc<str>,
     pool: Arc<Pool>,
@@ -56,7 +56,7 @@ pub enum Unanswered {
 }
 
 /// What an upstream answers, once its head was judged.
-pub enum Heard {
+pub enum AnswerForm {
     /// A whole JSON document.
     Json,
     /// A stream of server-sent events.
@@ -68,14 +68,14 @@ pub struct AnswerHead {
     /// The HTTP status.
     pub status: u16,
     /// What follows.
-    pub heard: Heard,
+    pub heard: AnswerForm,
     /// The media type, without parameters.
     pub content_type: HeaderValue,
     /// When to come back.
     pub retry_after: Option<HeaderValue>,
 }
 
-impl Remote {
+impl UpstreamClient {
     /// An upstream of that `Host` and path (without a trailing slash), reached by `dialler`.
     ///
     /// # Errors
@@ -230,7 +230,7 @@ pub fn credential(secret: &str, api_key: bool) -> Result<(HeaderName, HeaderValu
 /// # Errors
 /// `upstream-credential` for 401, 403 and 407 (they speak of the gateway, not of the caller), `upstream-invalid` for
 /// redirects, upgrades, encoded bodies and media types that no dialect here answers with.
-pub fn judge(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
+pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
     let invalid = |what: &str| Refusal::new(Code::UpstreamInvalid).because(what);
     match status {
         200..=299 | 400 | 402 | 404..=406 | 408..=499 | 500..=599 => {}
@@ -244,8 +244,8 @@ pub fn judge(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
     let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     // In these words and no others: a parameter could say that the bytes are of another encoding than was read.
     let (heard, content_type) = match essence.as_str() {
-        "application/json" => (Heard::Json, HeaderValue::from_static("application/json")),
-        "text/event-stream" if status < 300 => (Heard::Events, HeaderValue::from_static("text/event-stream")),
+        "application/json" => (AnswerForm::Json, HeaderValue::from_static("application/json")),
+        "text/event-stream" if status < 300 => (AnswerForm::Events, HeaderValue::from_static("text/event-stream")),
         other => {
             // Bounded: it is the server's text.
             let told: String = other.chars().filter(|letter| !letter.is_control()).take(MEDIA_TYPE_TOLD).collect();
@@ -322,7 +322,7 @@ mod tests {
     #[track_caller]
     fn check(status: u16, headers: &[(&'static str, &'static str)], expect: Option<Code>) {
         let map = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
-        assert_eq!(judge(status, &map).err().map(|no| no.code), expect);
+        assert_eq!(check_response_head(status, &map).err().map(|no| no.code), expect);
     }
 
     #[test]
@@ -331,7 +331,7 @@ mod tests {
             [("Application/JSON; charset=utf-16le", "application/json"), ("text/event-stream;x=y", "text/event-stream")]
         {
             let map = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(wrote))]);
-            assert_eq!(judge(200, &map).map(|head| head.content_type).ok(), Some(HeaderValue::from_static(expect)));
+            assert_eq!(check_response_head(200, &map).map(|head| head.content_type).ok(), Some(HeaderValue::from_static(expect)));
         }
     }
 

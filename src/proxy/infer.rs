@@ -8,7 +8,7 @@ use http::HeaderMap;
 use hyper::body::Incoming;
 
 use crate::audit::store::entry::{Committed, Open};
-use crate::guard::admit::{Admitted, Call, Local, Rest, Stamp, Work, admit};
+use crate::guard::admit::{Action, Admitted, Call, Local, Rest, Stamp, admit};
 use crate::guard::cap::cap;
 use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
@@ -27,7 +27,7 @@ use crate::proxy::exchange::{Exchange, ResponseParts};
 use crate::proxy::refused::Refused;
 use crate::proxy::stream::Source;
 use crate::proxy::times::Times;
-use crate::proxy::watch::{Fresh, Watch};
+use crate::proxy::watch::{Fresh, RevocationWatcher};
 use crate::proxy::{EVENTS, Gateway, JSON, buffer};
 use crate::refusal::{Code, Refusal};
 
@@ -36,7 +36,7 @@ impl Gateway {
     pub(super) async fn infer(
         &self,
         routed: Routed,
-        mut watch: Watch,
+        mut watch: RevocationWatcher,
         headers: HeaderMap,
         body: &mut Incoming,
         exchange: &mut Exchange,
@@ -49,7 +49,7 @@ impl Gateway {
                 Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: exchange.deadline(), reader: None };
             buffer::read(headers, body, &self.buffers, (max, times)).await?
         } else {
-            buffer::Held::default()
+            buffer::BufferedBody::default()
         };
         let understood = understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
         let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
@@ -94,20 +94,31 @@ impl Gateway {
     }
 
     /// Does the work whose admission is durable.
-    async fn work(&self, committed: Committed<Admitted>, watch: Watch, exchange: &mut Exchange) -> Result<Answer, Refusal> {
-        let (work, rest) = committed.split(Admitted::into_work);
-        let Rest { routed, notes, permit } = rest;
+    async fn work(
+        &self,
+        committed: Committed<Admitted>,
+        watch: RevocationWatcher,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refusal> {
+        let (work, rest) = committed.split(Admitted::into_action);
+        let Rest { routed, adjustments, permit } = rest;
         exchange.headroom = routed.paced().headroom();
-        exchange.notes = notes;
+        exchange.adjustments = adjustments;
         exchange.occupied.server = permit;
-        match work.try_map(Work::into_call) {
+        match work.try_map(Action::into_call) {
             Ok(call) => self.forward(call, routed, watch, exchange).await,
             Err(local) => self.local(local, routed, watch, exchange).await,
         }
     }
 
     /// Does work that needs no upstream.
-    async fn local(&self, work: Local, routed: Routed, watch: Watch, exchange: &mut Exchange) -> Result<Answer, Refusal> {
+    async fn local(
+        &self,
+        work: Local,
+        routed: Routed,
+        watch: RevocationWatcher,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refusal> {
         let operation = routed.operation();
         let (answer, continues) = match work {
             Local::Models(one) => {
@@ -145,7 +156,7 @@ impl Gateway {
         &self,
         call: Committed<Call>,
         routed: Routed,
-        mut watch: Watch,
+        mut watch: RevocationWatcher,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         let filter = self.response_filter(&routed, call.get().continues);

@@ -48,9 +48,9 @@ use crate::clock::Clock;
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
-use crate::guard::egress::allowance::Allowance;
+use crate::guard::egress::fetch_quota::FetchQuota;
 use crate::guard::limiter::Limiter;
-use crate::guard::places::Places;
+use crate::guard::slots::Slots;
 use crate::guard::table::Tables;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -59,7 +59,7 @@ use crate::model::usage::AnswerLimits;
 use crate::proxy::activity::Written;
 use crate::proxy::buffer::Buffers;
 use crate::proxy::fetch::Fetcher;
-use crate::proxy::forward::Remote;
+use crate::proxy::forward::UpstreamClient;
 use crate::proxy::heads::Framing;
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::Timeouts;
@@ -68,11 +68,11 @@ use crate::registry::Registry;
 use crate::weights::Weights;
 
 /// What changes when the config is read again.
-pub struct Wiring {
+pub struct DataPlaneConfig {
     /// Classes, principals, models.
     pub tables: Arc<Tables>,
     /// Upstreams by name.
-    pub remotes: HashMap<Arc<str>, Arc<Remote>>,
+    pub upstreams: HashMap<Arc<str>, Arc<UpstreamClient>>,
     /// Whether the model echo is served besides.
     pub echo: bool,
     /// Which of them answer.
@@ -96,13 +96,13 @@ pub struct Wiring {
 /// The data plane: small handles on the books, and the way through them.
 pub struct Gateway {
     /// The config in force.
-    pub wiring: ArcSwap<Wiring>,
+    pub config: ArcSwap<DataPlaneConfig>,
     /// Who is asking.
     pub authenticator: Arc<Authenticator>,
     /// Rates and places.
     pub limiter: Arc<Limiter>,
     /// Places at upstreams, and those who wait for one.
-    pub places: Arc<Places>,
+    pub slots: Arc<Slots>,
     /// Agents and tokens, for their changes.
     pub registry: Arc<Registry>,
     /// Which weights answer.
@@ -122,7 +122,7 @@ pub struct Gateway {
     /// What stands in bodies for content that is still to come.
     pub marks: Draws,
     /// What was fetched for whom.
-    pub allowance: Arc<Allowance>,
+    pub fetch_quota: Arc<FetchQuota>,
 }
 
 /// What the connection knows of a request.

@@ -9,7 +9,7 @@ use crate::guard::route::reads;
 use crate::proxy::answer::Answer;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::refused::Refused;
-use crate::proxy::{Gateway, Wiring, receipts, respond, tree};
+use crate::proxy::{DataPlaneConfig, Gateway, receipts, respond, tree};
 use crate::refusal::{Allow, Code, Refusal};
 
 /// The path of the public keys.
@@ -25,7 +25,7 @@ pub(super) enum Public<'r> {
 
 impl<'r> Public<'r> {
     /// What `path` names, if the config serves it and `method` reads.
-    pub(super) fn of(method: &Method, path: &'r str, config: &Wiring) -> Option<Self> {
+    pub(super) fn of(method: &Method, path: &'r str, config: &DataPlaneConfig) -> Option<Self> {
         if !reads(method) {
             return None;
         }
@@ -62,7 +62,7 @@ impl Gateway {
 }
 
 /// Refuses other methods than those that read, on the paths beside the operations: keys, the log's tree, receipts.
-pub(super) fn readable(method: &Method, path: &str, wiring: &Wiring) -> Result<(), Refusal> {
+pub(super) fn readable(method: &Method, path: &str, wiring: &DataPlaneConfig) -> Result<(), Refusal> {
     let known = path.starts_with(receipts::PATH)
         || wiring.publish_keys && path == KEYS_PATH
         || wiring.tree.is_some() && path.starts_with(tree::PATH);

@@ -9,7 +9,7 @@ use crate::model::Dialect;
 use crate::proxy::Gateway;
 use crate::proxy::body::Body;
 use crate::proxy::exchange::{Exchange, Occupied};
-use crate::proxy::respond::{self, Anonymous, No};
+use crate::proxy::respond::{self, Anonymous, RefusalResponse};
 use crate::refusal::{Code, Refusal, Stage};
 
 /// A refusal on its way out, with the rate limit to show in its headers.
@@ -32,7 +32,7 @@ impl Gateway {
         let refusal = Refusal::new(code);
         exchange.refused(&refusal);
         self.pen.stranger(&exchange.id, &refusal, None);
-        let no = No::Anonymous(Anonymous::new(refusal));
+        let no = RefusalResponse::Anonymous(Anonymous::new(refusal));
         respond::written(respond::refuse(&no, Dialect::OpenAi, &exchange.id_text, None))
     }
 
@@ -45,12 +45,12 @@ impl Gateway {
         exchange.judged(&refusal);
         let about = exchange.about().filter(|_| refusal.code.stage() >= Stage::Authenticated);
         let no = if let Some((entry, ending)) = exchange.take_entry() {
-            No::Sealed(self.pen.close_refused(entry, ending, refusal).await)
+            RefusalResponse::Sealed(self.pen.close_refused(entry, ending, refusal).await)
         } else if let Some(about) = about {
-            No::Sealed(self.pen.seal_refusal(refusal, about, exchange.ms()).await)
+            RefusalResponse::Sealed(self.pen.seal_refusal(refusal, about, exchange.ms()).await)
         } else {
             self.pen.stranger(&exchange.id, &refusal, Some(peer));
-            No::Anonymous(Anonymous::new(refusal))
+            RefusalResponse::Anonymous(Anonymous::new(refusal))
         };
         // What is told is what counts, once: where it cannot be recorded, that has become the refusal.
         exchange.refused(no.refusal());

@@ -10,7 +10,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::net::TcpStream;
 
 use crate::guard::egress::destination::Host;
-use crate::guard::egress::judge::{Controlled, Judge, Uncontrolled};
+use crate::guard::egress::policy::{Controlled, EgressPolicy, Uncontrolled};
 use crate::refusal::{Code, Refusal};
 use crate::seeded::{Seed, has};
 
@@ -59,7 +59,7 @@ impl Resolver {
     ///
     /// # Errors
     /// `egress-uncontrolled` where one may not, `fetch-failed` where there are none.
-    pub async fn judged(&self, judge: &Judge, controlled: &Controlled) -> Result<Judged, Refusal> {
+    pub async fn judged(&self, policy: &EgressPolicy, controlled: &Controlled) -> Result<Judged, Refusal> {
         let destination = controlled.destination();
         let none = |why: &str| Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host));
         let found = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
@@ -73,13 +73,13 @@ impl Resolver {
         };
         let asked = if has(Seed::FirstAddressJudged) { 1 } else { addresses.len() };
         for address in addresses.iter().take(asked) {
-            judge.address(controlled, *address).map_err(|why| refused(address, why))?;
-            if judge.listens_everywhere(address.port()) && is_own(*address) {
-                return Err(refused(address, Uncontrolled::Own));
+            policy.address(controlled, *address).map_err(|why| refused(address, why))?;
+            if policy.listens_everywhere(address.port()) && is_own(*address) {
+                return Err(refused(address, Uncontrolled::SelfEndpoints));
             }
         }
         // An upstream is one under each of its names and addresses.
-        for upstream in judge.upstreams_at(destination.port).filter(|_| !has(Seed::UpstreamsByNameAlone)) {
+        for upstream in policy.upstreams_at(destination.port).filter(|_| !has(Seed::UpstreamsByNameAlone)) {
             let own = upstream_addresses(upstream, destination.port).await.map_err(|why| {
                 let because = format!("whether {destination} is the upstream {upstream} cannot be said: {why}");
                 Refusal::new(Code::FetchFailed).because(because)
@@ -88,7 +88,7 @@ impl Resolver {
             let named = upstream == &destination.host;
             let same = |address: &&SocketAddr| named || own.iter().any(|own| own.to_canonical() == address.ip().to_canonical());
             if let Some(address) = addresses.iter().find(same) {
-                return Err(refused(address, Uncontrolled::Own));
+                return Err(refused(address, Uncontrolled::SelfEndpoints));
             }
         }
         if has(Seed::ResolvedAgain) {

@@ -16,7 +16,7 @@ use crate::model::{Dialect, error};
 use crate::proxy::body::Body;
 use crate::proxy::exchange::{Exchange, OpenExchange, ResponseParts};
 use crate::proxy::stream::{Relay, Source};
-use crate::proxy::watch::Watch;
+use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal, Retry, Stage};
 
 /// The header that names the request in every answer.
@@ -58,14 +58,14 @@ impl Anonymous {
 }
 
 /// A refusal that may be answered.
-pub enum No {
+pub enum RefusalResponse {
     /// Nobody was known yet.
     Anonymous(Anonymous),
     /// The caller was known, and the refusal is sealed.
     Sealed(SealedRefusal),
 }
 
-impl No {
+impl RefusalResponse {
     /// What was refused.
     #[must_use]
     pub const fn refusal(&self) -> &Refusal {
@@ -98,7 +98,7 @@ fn owned(value: String) -> HeaderValue {
 
 /// The answer to a refused request, in the caller's dialect.
 #[must_use]
-pub fn refuse(no: &No, dialect: Dialect, request: &str, limit: Option<Limit>) -> Response<Body> {
+pub fn refuse(no: &RefusalResponse, dialect: Dialect, request: &str, limit: Option<Limit>) -> Response<Body> {
     let refusal = no.refusal();
     let mut response = Response::new(Body::whole(Bytes::from(error::body(dialect, refusal, request))));
     *response.status_mut() = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -175,18 +175,18 @@ fn head(exchange: &Exchange, parts: ResponseParts, record: &str, body: Body) -> 
     if let Some(left) = exchange.headroom {
         rate_headers(headers, left.limit, left.remaining, left.reset_ns.div_ceil(1_000_000_000));
     }
-    if let Some(cap) = exchange.notes.output_tokens {
+    if let Some(cap) = exchange.adjustments.output_tokens {
         headers.insert(OUTPUT_TOKENS, number(cap));
     }
-    if !exchange.notes.dropped.is_empty() {
-        headers.insert(DROPPED, owned(exchange.notes.dropped.join(", ")));
+    if !exchange.adjustments.dropped.is_empty() {
+        headers.insert(DROPPED, owned(exchange.adjustments.dropped.join(", ")));
     }
-    if !exchange.notes.stripped.is_empty() {
-        let paths: Vec<&str> = exchange.notes.stripped.iter().map(|reach| reach.path.as_str()).collect();
+    if !exchange.adjustments.stripped.is_empty() {
+        let paths: Vec<&str> = exchange.adjustments.stripped.iter().map(|reach| reach.path.as_str()).collect();
         headers.insert(STRIPPED, owned(paths.join(", ")));
     }
-    if exchange.notes.removed > 0 {
-        headers.insert(REMOVED, number(exchange.notes.removed));
+    if exchange.adjustments.removed > 0 {
+        headers.insert(REMOVED, number(exchange.adjustments.removed));
     }
     if let Some(wait) = parts.retry_after {
         headers.insert(RETRY_AFTER, wait);
@@ -228,7 +228,7 @@ pub fn whole(sealed: &SealedAnswer, exchange: &Exchange, parts: ResponseParts, r
 
 /// An answer that streams. Its body holds the open entry, and closes it before the last bytes.
 #[must_use]
-pub fn stream(exchange: OpenExchange, parts: ResponseParts, source: Source, watch: Watch) -> Response<Body> {
+pub fn stream(exchange: OpenExchange, parts: ResponseParts, source: Source, watch: RevocationWatcher) -> Response<Body> {
     let record = exchange.record().to_owned();
     let response = head(exchange.get(), parts, &record, Body::whole(Bytes::new()));
     let (head, _) = response.into_parts();

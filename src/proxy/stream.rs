@@ -20,7 +20,7 @@ use crate::proxy::exchange::OpenExchange;
 use crate::proxy::forward::broke;
 use crate::proxy::pool::Arriving;
 use crate::proxy::times::Times;
-use crate::proxy::watch::Watch;
+use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal};
 
 /// Where a stream comes from.
@@ -39,7 +39,7 @@ pub enum End {
     Cut(Box<Refusal>),
 }
 
-enum Step {
+enum Progress {
     More(Bytes),
     End(Bytes),
 }
@@ -61,11 +61,11 @@ impl Source {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Refusal>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, Refusal>> {
         let (upstream, filter, held) = match self {
             Self::Pieces(rest) => {
                 let piece = Bytes::from(rest.pop().unwrap_or_default());
-                return Poll::Ready(Ok(if rest.is_empty() { Step::End(piece) } else { Step::More(piece) }));
+                return Poll::Ready(Ok(if rest.is_empty() { Progress::End(piece) } else { Progress::More(piece) }));
             }
             Self::Upstream(upstream, filter, held) => (upstream, filter, held),
         };
@@ -78,7 +78,7 @@ impl Source {
             let _ = upstream.poll_frame(cx);
             let mut out = last;
             let finished = filter.finish(&mut out).map_err(|fault| invalid(&fault)).and_then(|()| unblocked(filter));
-            return Poll::Ready(finished.map(|()| Step::End(Bytes::from(out))));
+            return Poll::Ready(finished.map(|()| Progress::End(Bytes::from(out))));
         }
         loop {
             unblocked(filter)?;
@@ -90,10 +90,10 @@ impl Source {
                     // The last event waits until the outcome is durable; behind what is refused there is none.
                     if let Some(place) = last.filter(|_| unblocked(filter).is_ok()) {
                         *held = Some(End::Last(out.split_off(place)));
-                        return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Step::More(Bytes::from(out)))) };
+                        return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Progress::More(Bytes::from(out)))) };
                     }
                     if !out.is_empty() {
-                        return Poll::Ready(Ok(Step::More(Bytes::from(out))));
+                        return Poll::Ready(Ok(Progress::More(Bytes::from(out))));
                     }
                 }
                 ended => {
@@ -101,7 +101,7 @@ impl Source {
                     filter.finish(&mut out).map_err(|fault| invalid(&fault))?;
                     unblocked(filter)?;
                     if filter.is_complete() {
-                        return Poll::Ready(Ok(Step::End(Bytes::from(out))));
+                        return Poll::Ready(Ok(Progress::End(Bytes::from(out))));
                     }
                     // What had come goes on, and behind it the caller is told.
                     let cut = ended.and_then(Result::err).map_or_else(unfinished, |error| broke(&error));
@@ -109,7 +109,7 @@ impl Source {
                         return Poll::Ready(Err(cut));
                     }
                     *held = Some(End::Cut(Box::new(cut)));
-                    return Poll::Ready(Ok(Step::More(Bytes::from(out))));
+                    return Poll::Ready(Ok(Progress::More(Bytes::from(out))));
                 }
             }
         }
@@ -127,7 +127,7 @@ fn invalid(fault: &Fault) -> Refusal {
 }
 
 /// What the body and its guard share.
-struct Running {
+struct StreamState {
     /// Nothing once the stream is over.
     work: Option<(Source, OpenExchange)>,
     /// The last bytes, which wait until the outcome is durable.
@@ -145,7 +145,7 @@ struct Running {
     waker: Option<Waker>,
 }
 
-impl Running {
+impl StreamState {
     /// Ends the stream: the upstream is let go, places are given back, and the caller is told in its last event.
     fn cut(&mut self, refusal: &Refusal) {
         let Some((source, mut exchange)) = self.work.take() else { return };
@@ -213,13 +213,13 @@ fn unblocked(filter: &StreamFilter<Filter>) -> Result<(), Refusal> {
     filter.prose().findings().passes()
 }
 
-fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+fn lock(running: &Mutex<StreamState>) -> MutexGuard<'_, StreamState> {
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A stream as the body of an answer.
 pub struct Relay {
-    running: Arc<Mutex<Running>>,
+    running: Arc<Mutex<StreamState>>,
     clock: Arc<dyn Clock>,
     guard: AbortHandle,
 }
@@ -227,11 +227,11 @@ pub struct Relay {
 impl Relay {
     /// Relays `source` for as long as the time limits of `exchange` and `watch` allow.
     #[must_use]
-    pub fn new(source: Source, exchange: OpenExchange, watch: Watch) -> Self {
+    pub fn new(source: Source, exchange: OpenExchange, watch: RevocationWatcher) -> Self {
         let times = exchange.get().times();
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
         let written = times.reader.as_ref().map_or(0, |reader| reader.total());
-        let running = Running {
+        let running = StreamState {
             work: Some((source, exchange)),
             last: None,
             closing: None,
@@ -252,14 +252,14 @@ impl Relay {
         let running = &mut *running;
         let Some((source, exchange)) = &mut running.work else { return running.poll_last(cx) };
         match source.poll(cx) {
-            Poll::Ready(Ok(Step::More(bytes))) => {
+            Poll::Ready(Ok(Progress::More(bytes))) => {
                 running.moved = self.clock.monotonic();
                 running.awaited = false;
                 exchange.first_byte();
                 exchange.deliver(&bytes);
                 Poll::Ready(Some(bytes))
             }
-            Poll::Ready(Ok(Step::End(bytes))) => {
+            Poll::Ready(Ok(Progress::End(bytes))) => {
                 told(source, exchange);
                 exchange.done();
                 if source.failed() {
@@ -301,7 +301,7 @@ impl Drop for Relay {
 }
 
 /// Stands beside a stream until it is over, whether or not anybody reads it.
-async fn guard(stream: Weak<Mutex<Running>>, mut watch: Watch, times: Times) {
+async fn guard(stream: Weak<Mutex<StreamState>>, mut watch: RevocationWatcher, times: Times) {
     loop {
         let Some(wait) = stream.upgrade().map(|running| lock(&running).overdue(&times)) else { return };
         let refusal = match wait {

@@ -9,7 +9,7 @@
 //! from time to time: who has left answers with a reset, and the next one fails.
 //!
 //! What hyper cannot read it answers with a bare status. The tap keeps that answer to itself: a connection on which a
-//! request has begun that nobody answered goes back [`Home`], so that its caller can be told why.
+//! request has begun that nobody answered goes back [`ReclaimedStream`], so that its caller can be told why.
 
 use std::io;
 use std::pin::Pin;
@@ -49,9 +49,9 @@ pub struct Returned<S> {
 }
 
 /// Where a stream goes when the tap on it is dropped while a request waits for an answer.
-pub struct Home<S>(Arc<Mutex<Option<Returned<S>>>>);
+pub struct ReclaimedStream<S>(Arc<Mutex<Option<Returned<S>>>>);
 
-impl<S> Home<S> {
+impl<S> ReclaimedStream<S> {
     /// The stream, if it came back.
     #[must_use]
     pub fn take(&self) -> Option<Returned<S>> {
@@ -90,7 +90,7 @@ struct HalfClosed {
 }
 
 /// A stream whose incoming bytes are watched.
-pub struct Tap<S> {
+pub struct SniffedStream<S> {
     stream: Option<S>,
     /// Bytes that were read to learn the version.
     first: BytesMut,
@@ -117,7 +117,7 @@ pub struct Tap<S> {
 #[error("a head did not end in time")]
 pub struct HeadSlow;
 
-impl<S> Tap<S> {
+impl<S> SniffedStream<S> {
     fn new(stream: S, watched: Watched, first: BytesMut, patience: Patience, activity: Arc<Activity>) -> Self {
         Self {
             stream: Some(stream),
@@ -192,8 +192,8 @@ impl<S> Tap<S> {
 
     /// Where the stream may come back.
     #[must_use]
-    pub fn home(&self) -> Home<S> {
-        Home(Arc::clone(&self.home))
+    pub fn home(&self) -> ReclaimedStream<S> {
+        ReclaimedStream(Arc::clone(&self.home))
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut S>>
@@ -205,7 +205,7 @@ impl<S> Tap<S> {
 
     /// Follows what came in.
     ///
-    /// A flood makes the connection go back [`Home`]: whoever takes it can say a last word.
+    /// A flood makes the connection go back [`ReclaimedStream`]: whoever takes it can say a last word.
     fn watch(&mut self, came: &[u8]) -> io::Result<()> {
         self.waiting |= !came.is_empty();
         let (watched, in_head) = match &mut self.watched {
@@ -240,7 +240,7 @@ impl<S> Tap<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Tap<S> {
+impl<S: AsyncRead + Unpin> SniffedStream<S> {
     /// Watches `stream` once its first bytes told the version.
     ///
     /// # Errors
@@ -263,7 +263,7 @@ impl<S: AsyncRead + Unpin> Tap<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
     /// Ready once the end of the stream may be seen: when no whole request is at work any more.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Watched::Http1(heads) = &self.watched else { return Poll::Ready(Ok(())) };
@@ -300,7 +300,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     }
 }
 
-impl<S> Drop for Tap<S> {
+impl<S> Drop for SniffedStream<S> {
     fn drop(&mut self) {
         let Some(stream) = self.stream.take().filter(|_| self.waiting) else { return };
         let goaway = match &self.watched {
@@ -312,7 +312,7 @@ impl<S> Drop for Tap<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tap<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SniffedStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let tap = self.get_mut();
         tap.poll_head(cx)?;
@@ -335,7 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tap<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for SniffedStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
         if tap.keeps(bytes) {

@@ -10,7 +10,7 @@ use crate::guard::candidates::Turn;
 use crate::guard::cap::Capped;
 use crate::guard::queue::Holder;
 use crate::guard::table::Upstream;
-use crate::guard::understand::Asked;
+use crate::guard::understand::RequestKind;
 use crate::proxy::exchange::Exchange;
 use crate::refusal::Refusal;
 
@@ -22,14 +22,14 @@ impl Gateway {
     /// `upstream-full`, or `rate-is-zero` where the server has no places at all.
     pub(super) async fn turn(&self, capped: &Capped<'_>, exchange: &Exchange) -> Result<Option<Turn>, Refusal> {
         let understood = capped.understood();
-        let Asked::Call { candidates, .. } = understood.asked() else { return Ok(None) };
+        let RequestKind::Call { candidates, .. } = understood.asked() else { return Ok(None) };
         let holder = Holder::of(understood.routed().paced().caller());
         let up = |upstream: &&Arc<Upstream>| {
             exchange.config.health.is_up(&upstream.name) && self.weights.passes(&candidates.model().name, &upstream.name)
         };
         let mut waited_at: Vec<&Arc<Upstream>> = candidates.iter().filter(up).collect();
         for upstream in &waited_at {
-            if let Some(slot) = self.places.take(upstream, &holder) {
+            if let Some(slot) = self.slots.take(upstream, &holder) {
                 return Ok(candidates.turn(upstream, slot));
             }
         }
@@ -38,7 +38,7 @@ impl Gateway {
         }
         let waits = waited_at.into_iter().map(|upstream| {
             let holder = &holder;
-            Box::pin(async move { (upstream, self.places.wait(upstream, holder).await) })
+            Box::pin(async move { (upstream, self.slots.wait(upstream, holder).await) })
         });
         let (upstream, slot) = any_of(waits.collect()).await?;
         Ok(candidates.turn(upstream, slot))

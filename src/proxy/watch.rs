@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::audit::store::entry::Pen;
 use crate::clock::Clock;
-use crate::guard::authenticate::{Authenticator, Remembered, Renewed};
+use crate::guard::authenticate::{Authenticator, CachedToken, Renewed};
 use crate::refusal::Refusal;
 use crate::registry::Changes;
 
@@ -26,20 +26,20 @@ impl Fresh {
 }
 
 /// The watch over one request. It must begin before the caller is authenticated, so that no change falls in between.
-pub struct Watch {
+pub struct RevocationWatcher {
     authenticator: Arc<Authenticator>,
     pen: Pen,
     clock: Arc<dyn Clock>,
-    token: Arc<Remembered>,
+    token: Arc<CachedToken>,
     changes: Changes,
 }
 
-impl Watch {
+impl RevocationWatcher {
     /// Watches the caller of `token`; `changes` are those since before its status was checked.
     #[must_use]
     pub fn new(
         (authenticator, pen, clock): (Arc<Authenticator>, Pen, Arc<dyn Clock>),
-        token: Arc<Remembered>,
+        token: Arc<CachedToken>,
         changes: Changes,
     ) -> Self {
         Self { authenticator, pen, clock, token, changes }

@@ -3,9 +3,9 @@
 use token_shield::proxy::exchange::{Exchange, ResponseParts};
 use token_shield::proxy::respond::stream;
 use token_shield::proxy::stream::Source;
-use token_shield::proxy::watch::Watch;
+use token_shield::proxy::watch::RevocationWatcher;
 
-fn shortcut(exchange: Box<Exchange>, parts: ResponseParts, source: Source, watch: Watch) {
+fn shortcut(exchange: Box<Exchange>, parts: ResponseParts, source: Source, watch: RevocationWatcher) {
     drop(stream(exchange, parts, source, watch));
 }
 

@@ -23,7 +23,7 @@ fn the_corpus_holds() {
         oracles::jwks(&bytes);
     }
     for (_, bytes) in corpus("judge") {
-        egress::judge(&bytes);
+        egress::policy(&bytes);
     }
     for (_, bytes) in corpus("filter") {
         egress::filter(&bytes);

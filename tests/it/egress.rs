@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use token_shield::guard::egress::address::{NAMED_V6, RANGES_V4, RANGES_V6};
 use token_shield::guard::egress::destination::Destination;
-use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
+use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
 
 /// A judge that lists a few names, each under which an attacker might hide.
-fn judge() -> Judge {
+fn policy() -> EgressPolicy {
     let list = [
         "good.example",
         "*.good.example",
@@ -17,12 +17,12 @@ fn judge() -> Judge {
         "[2a00:1450::1]:443",
     ];
     let media: Vec<Entry> = list.iter().map(|line| line.parse().expect("an entry")).collect();
-    Judge::new(Lists { media, ..Lists::default() }, Own::default())
+    EgressPolicy::new(Lists { media, ..Lists::default() }, SelfEndpoints::default())
 }
 
 #[track_caller]
-fn refused(judge: &Judge, url: &str) {
-    let found = judge.judge(Use::Media, url, &Narrowing::default());
+fn refused(policy: &EgressPolicy, url: &str) {
+    let found = policy.evaluate(Use::Media, url, &TokenRestrictions::default());
     assert!(found.is_err(), "{url:?} leads to {found:?}");
 }
 
@@ -100,11 +100,11 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
 
 #[test]
 fn internal_addresses_are_refused_in_every_spelling() {
-    let (judge, mut count) = (judge(), 0);
+    let (policy, mut count) = (policy(), 0);
     for address in within_v4() {
         for host in spellings_v4(address) {
             for url in [format!("http://{host}/"), format!("HTTPS://{host}/x.png?good.example")] {
-                refused(&judge, &url);
+                refused(&policy, &url);
                 count += 1;
             }
         }
@@ -122,7 +122,7 @@ fn internal_addresses_are_refused_in_every_spelling() {
                 format!("{address}"),
             ] {
                 for url in [format!("http://{host}/"), format!("https://{host}:8443/x")] {
-                    refused(&judge, &url);
+                    refused(&policy, &url);
                     count += 1;
                 }
             }
@@ -138,7 +138,7 @@ fn internal_addresses_are_refused_in_every_spelling() {
         "metadata",
         "instance-data",
     ] {
-        refused(&judge, &format!("http://{name}/"));
+        refused(&policy, &format!("http://{name}/"));
         count += 1;
     }
     assert!(count >= 5_000, "{count}");
@@ -236,19 +236,19 @@ const TRICKS: &[&str] = &[
 
 #[test]
 fn tricks_are_refused() {
-    let judge = judge();
+    let policy = policy();
     assert!(TRICKS.len() >= 60);
     for url in TRICKS {
-        refused(&judge, url);
+        refused(&policy, url);
     }
-    refused(&judge, &format!("https://good.example/{}", "a".repeat(1 << 16)));
-    refused(&judge, &format!("https://{}good.example/", "a.".repeat(200)));
-    refused(&judge, "");
+    refused(&policy, &format!("https://good.example/{}", "a".repeat(1 << 16)));
+    refused(&policy, &format!("https://{}good.example/", "a.".repeat(200)));
+    refused(&policy, "");
 }
 
 #[test]
 fn ordinary_urls_of_listed_hosts_are_not_refused() {
-    let judge = judge();
+    let policy = policy();
     let hosts = [
         "good.example",
         "GOOD.example",
@@ -291,7 +291,7 @@ fn ordinary_urls_of_listed_hosts_are_not_refused() {
             for query in queries {
                 for fragment in fragments {
                     let url = format!("https://{host}{path}{query}{fragment}");
-                    let found = judge.judge(Use::Media, &url, &Narrowing::default());
+                    let found = policy.evaluate(Use::Media, &url, &TokenRestrictions::default());
                     assert!(found.is_ok(), "{url}: {found:?}");
                     count += 1;
                 }
@@ -299,7 +299,7 @@ fn ordinary_urls_of_listed_hosts_are_not_refused() {
         }
     }
     assert!(count >= 5_000, "{count}");
-    assert!(judge.judge(Use::Media, "http://93.184.215.14/x", &Narrowing::default()).is_ok());
+    assert!(policy.evaluate(Use::Media, "http://93.184.215.14/x", &TokenRestrictions::default()).is_ok());
 }
 
 proptest::proptest! {

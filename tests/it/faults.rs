@@ -155,7 +155,7 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
 }
 
 /// Opens the log on the machine's disk: everything acknowledged is there, in order, and the verifier finds nothing.
-fn judge(data: &Path, base: &Base, told: &Told) -> Vec<Seen> {
+fn policy(data: &Path, base: &Base, told: &Told) -> Vec<Seen> {
     let settings = settings(data);
     let (log, Recovered { records, .. }) =
         Log::open(settings.clone(), Arc::new(ManualClock::at(START.plus(Duration::from_secs(600))))).expect("mended");
@@ -182,7 +182,7 @@ fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
     // While a sync hangs the lock is not given back: what a restart would find is looked at elsewhere.
     let left = if kind == Kind::Hang { Base { data, events: Vec::new() }.copy() } else { data };
     disk.settle();
-    let seen = judge(left.path(), base, &told);
+    let seen = policy(left.path(), base, &told);
     assert!(seen.iter().all(|epoch| epoch.torn == 0 && epoch.unfinished == 0 && epoch.signed == epoch.size), "{seen:?}");
     disk.release();
     disk.calls()

@@ -143,7 +143,7 @@ fn first_bad(path: &Path, old: &[u8], new: &[u8]) -> Option<u64> {
 
 /// What the verifier must say when `path` holds `new`, or nothing, in the place of `old`.
 #[track_caller]
-fn judge(path: &Path, old: &[u8], new: Option<&[u8]>, said: &Result<Vec<Seen>, Fault>) {
+fn policy(path: &Path, old: &[u8], new: Option<&[u8]>, said: &Result<Vec<Seen>, Fault>) {
     let text = path.to_string_lossy();
     let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
     let kept = old.iter().rposition(|byte| *byte != 0).map_or(0, |place| place + 1);
@@ -209,7 +209,7 @@ fn campaign(seed: u64, rounds: usize) {
             Some(new) => fs::write(path, new).expect("write"),
             None => fs::remove_file(path).expect("remove"),
         }
-        judge(path, &old, new.as_deref(), &built.check(None));
+        policy(path, &old, new.as_deref(), &built.check(None));
         fs::write(path, &old).expect("undo");
     }
     built.check(None).expect("honest again");
@@ -232,7 +232,7 @@ fn files_that_change_places_are_found() {
         let behind = files.iter().skip(place + 1).filter(|(other, _)| other.len() == one.len() && other != one);
         for (other, there) in behind.step_by(7) {
             fs::write(here, other).and_then(|()| fs::write(there, one)).expect("swap");
-            judge(here, one, Some(other), &built.check(None));
+            policy(here, one, Some(other), &built.check(None));
             fs::write(here, one).and_then(|()| fs::write(there, other)).expect("undo");
             swapped += 1;
         }

@@ -268,7 +268,7 @@ impl Giver {
                     self.gateway.weights.apply(record);
                 }
                 // The policy may be that of a reload.
-                let policy = Arc::clone(&self.gateway.wiring.load().policy);
+                let policy = Arc::clone(&self.gateway.config.load().policy);
                 self.record(env!("CARGO_PKG_VERSION"), &policy).await
             }
             Ok(Err(LogFault::Closed)) => Ok(()),
@@ -357,8 +357,8 @@ impl Giver {
         let sockets = doors.sockets().ok_or("another process has the sockets")?;
         let state = State {
             tallies: self.gateway.limiter.tallies(),
-            in_flight: InFlight::of(&self.gateway.limiter, &self.gateway.places),
-            fetched: self.gateway.allowance.passed(),
+            in_flight: InFlight::of(&self.gateway.limiter, &self.gateway.slots),
+            fetched: self.gateway.fetch_quota.passed(),
             cache_salt: URL_SAFE_NO_PAD.encode(**self.gateway.cache_salts.key()),
             published: self.published(),
             weights: self.gateway.weights.passed(),

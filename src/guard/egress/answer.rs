@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::audit::format::request::Led;
-use crate::guard::authenticate::Remembered;
+use crate::guard::authenticate::CachedToken;
 use crate::guard::egress::call;
-use crate::guard::egress::judge::{Narrowing, Uncontrolled, Use};
-use crate::guard::egress::request::narrowing;
+use crate::guard::egress::policy::{TokenRestrictions, Uncontrolled, Use};
+use crate::guard::egress::request::token_restrictions;
 use crate::guard::egress::text::{Found, Kind, Scanner, Verdict};
 use crate::guard::settings::{Answers, Called, Reply};
 use crate::guard::table::Tables;
@@ -76,7 +76,7 @@ pub struct Filter {
 /// Who judges what the scanners find.
 struct Bench {
     tables: Arc<Tables>,
-    narrowing: Narrowing,
+    restrictions: TokenRestrictions,
     answers: Answers,
     metrics: Arc<Metrics>,
     fences: bool,
@@ -86,9 +86,9 @@ struct Bench {
 impl Filter {
     /// A filter for an answer to that caller. `fences` says whether the answer's texts begin with it: fenced code is left alone then.
     #[must_use]
-    pub fn new((caller, answers): (&Remembered, Answers), tables: Arc<Tables>, metrics: Arc<Metrics>, fences: bool) -> Self {
-        let narrowing = narrowing(&caller.verified);
-        let bench = Bench { tables, narrowing, answers, metrics, fences, findings: Findings::default() };
+    pub fn new((caller, answers): (&CachedToken, Answers), tables: Arc<Tables>, metrics: Arc<Metrics>, fences: bool) -> Self {
+        let restrictions = token_restrictions(&caller.verified);
+        let bench = Bench { tables, restrictions, answers, metrics, fences, findings: Findings::default() };
         Self { texts: BTreeMap::new(), count: 0, moved: false, bench }
     }
 
@@ -170,18 +170,18 @@ impl Text {
             self.current = Some(path.to_owned());
         }
         let Some(joined) = &mut self.joined else {
-            scanner.push(text, out, &mut |found| bench.judge(found));
+            scanner.push(text, out, &mut |found| bench.evaluate(found));
             return;
         };
         let mut own = String::with_capacity(text.len());
-        scanner.push(text, &mut own, &mut |found| bench.judge(found));
+        scanner.push(text, &mut own, &mut |found| bench.evaluate(found));
         joined.push(&own, out, &mut |found| bench.judge_again(found));
     }
 
     fn pause(&mut self, out: &mut String, bench: &mut Bench) {
         let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else { return };
         let mut own = String::new();
-        scanner.pause(&mut own, &mut |found| bench.judge(found));
+        scanner.pause(&mut own, &mut |found| bench.evaluate(found));
         let Some(joined) = &mut self.joined else {
             out.push_str(&own);
             return;
@@ -210,7 +210,7 @@ impl Tools for Filter {
 
     fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
         let bench = &mut self.bench;
-        let Some(call::Led { target, reason }) = call::leads(arguments, &bench.tables.judge, &bench.narrowing) else {
+        let Some(call::Led { target, reason }) = call::leads(arguments, &bench.tables.policy, &bench.restrictions) else {
             return true;
         };
         let verdict = bench.answers.called;
@@ -223,7 +223,7 @@ impl Tools for Filter {
 }
 
 impl Bench {
-    fn judge(&mut self, found: &Found<'_>) -> Verdict {
+    fn evaluate(&mut self, found: &Found<'_>) -> Verdict {
         let Some((reply, reason)) = self.replied(found) else { return Verdict::Pass };
         self.noted(found, reply, reason)
     }
@@ -243,7 +243,8 @@ impl Bench {
             Kind::Clicked => &[Use::Links],
             Kind::Either => &[Use::Media, Use::Links],
         };
-        let judged = |url| uses.iter().try_for_each(|wanted| self.tables.judge.judge(*wanted, url, &self.narrowing).map(|_| ()));
+        let judged =
+            |url| uses.iter().try_for_each(|wanted| self.tables.policy.evaluate(*wanted, url, &self.restrictions).map(|_| ()));
         let reason = match found.url.map(judged) {
             Ok(Ok(())) => return None,
             Ok(Err(why)) => why.as_str(),

@@ -1,7 +1,7 @@
 //! What a tool call would make the agent reach, of the tools that the config names in `fetch_tools`. A call is judged whole: it goes on
 //! as it is, or the answer ends.
 
-use crate::guard::egress::judge::{Judge, Narrowing, Uncontrolled, Use};
+use crate::guard::egress::policy::{EgressPolicy, TokenRestrictions, Uncontrolled, Use};
 use crate::guard::egress::text::{Found, SPECIAL, Scanner, Verdict};
 use crate::json::{self, Limits, Value};
 use crate::model::tools::Arguments;
@@ -65,8 +65,8 @@ pub struct Led {
 
 /// The first place that a call names and that is not controlled.
 #[must_use]
-pub fn leads(arguments: Arguments<'_>, judge: &Judge, narrowing: &Narrowing) -> Option<Led> {
-    let bench = Bench { judge, narrowing, nested: 0 };
+pub fn leads(arguments: Arguments<'_>, policy: &EgressPolicy, restrictions: &TokenRestrictions) -> Option<Led> {
+    let bench = Bench { policy, restrictions, nested: 0 };
     match arguments {
         Arguments::Text(text) => bench.text(text).or_else(|| bench.words(text)),
         Arguments::Json(bytes) if bytes.trim_ascii().is_empty() => None,
@@ -79,8 +79,8 @@ pub fn leads(arguments: Arguments<'_>, judge: &Judge, narrowing: &Narrowing) -> 
 }
 
 struct Bench<'j> {
-    judge: &'j Judge,
-    narrowing: &'j Narrowing,
+    policy: &'j EgressPolicy,
+    restrictions: &'j TokenRestrictions,
     /// Of how many texts this one is a part.
     nested: usize,
 }
@@ -169,7 +169,7 @@ impl Bench<'_> {
     }
 
     fn judged(&self, url: &str) -> Option<Led> {
-        let why = self.judge.judge(Use::Tunnel, url, self.narrowing).err()?;
+        let why = self.policy.evaluate(Use::Tunnel, url, self.restrictions).err()?;
         Some(Led { target: url.to_owned(), reason: why.as_str() })
     }
 
@@ -325,17 +325,17 @@ fn words_of(key: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::egress::judge::{Entry, Lists, Own};
+    use crate::guard::egress::policy::{Entry, Lists, SelfEndpoints};
 
-    fn judge() -> Judge {
+    fn policy() -> EgressPolicy {
         let tunnel = ["good.example", "good.example:80", "api.good.example:8443"];
         let entry = |text: &&str| text.parse::<Entry>().expect("an entry");
-        Judge::new(Lists { tunnel: tunnel.iter().map(entry).collect(), ..Lists::default() }, Own::default())
+        EgressPolicy::new(Lists { tunnel: tunnel.iter().map(entry).collect(), ..Lists::default() }, SelfEndpoints::default())
     }
 
     #[track_caller]
     fn check(arguments: &str, expect: Option<&str>) {
-        let found = leads(Arguments::Json(arguments.as_bytes()), &judge(), &Narrowing::default());
+        let found = leads(Arguments::Json(arguments.as_bytes()), &policy(), &TokenRestrictions::default());
         assert_eq!(found.map(|led| led.reason), expect, "{arguments}");
     }
 
@@ -395,7 +395,7 @@ mod tests {
             r#"{"q":"https://a[@evil.example='x']"}"#,
             r#"{"q":"//a[@evil.example/x"}"#,
         ] {
-            let found = leads(Arguments::Json(evil.as_bytes()), &judge(), &Narrowing::default());
+            let found = leads(Arguments::Json(evil.as_bytes()), &policy(), &TokenRestrictions::default());
             assert!(found.is_some(), "{evil}");
         }
     }
@@ -437,7 +437,7 @@ mod tests {
             r#"{"url":"https://good.example","url":"x"}"#,
             "evil",
         ] {
-            let found = leads(Arguments::Json(odd.as_bytes()), &judge(), &Narrowing::default());
+            let found = leads(Arguments::Json(odd.as_bytes()), &policy(), &TokenRestrictions::default());
             assert!(found.is_some(), "{odd}");
         }
     }
@@ -447,7 +447,7 @@ mod tests {
         for text in ["//", "http:", "https:a ", "/ /", "[1]"] {
             let found = |end: &str| {
                 let document = format!("{{\"q\":\"{}{end}\"}}", text.repeat(100_000));
-                leads(Arguments::Json(document.as_bytes()), &judge(), &Narrowing::default()).map(|led| led.reason)
+                leads(Arguments::Json(document.as_bytes()), &policy(), &TokenRestrictions::default()).map(|led| led.reason)
             };
             assert!(found(" https://evil.example/").is_some(), "{text}");
             assert_eq!(
@@ -460,7 +460,7 @@ mod tests {
 
     #[test]
     fn words_of_free_text_are_judged() {
-        let found = |text| leads(Arguments::Text(text), &judge(), &Narrowing::default()).is_some();
+        let found = |text| leads(Arguments::Text(text), &policy(), &TokenRestrictions::default()).is_some();
         assert!(!found("GET good.example/x and nothing else"));
         assert!(found("curl evil.example/x") && found("curl 'https://evil.example'") && found("ping 10.0.0.1"));
         assert!(found("curl https://^@evil.example/x") && found("see https: @evil.example"));

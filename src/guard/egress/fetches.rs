@@ -1,6 +1,6 @@
 //! Content that the gateway fetches itself and puts into a request.
 
-use crate::guard::egress::judge::Controlled;
+use crate::guard::egress::policy::Controlled;
 use crate::model::Reach;
 use crate::model::inline::Mark;
 

@@ -4,9 +4,9 @@
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::fetches::{Fetches, Wanted};
-use crate::guard::egress::judge::{Judge, Narrowing, Uncontrolled, Use};
+use crate::guard::egress::policy::{EgressPolicy, TokenRestrictions, Uncontrolled, Use};
 use crate::guard::settings::{Door, Requests};
-use crate::guard::understand::{Asked, Understood};
+use crate::guard::understand::{RequestKind, Understood};
 use crate::metrics::Metrics;
 use crate::model::inline::Mark;
 use crate::model::{ModelCall, Reach, ReachKind};
@@ -35,8 +35,8 @@ impl<'b> Cleared<'b> {
 
 /// What a caller's tokens leave of the operator's lists.
 #[must_use]
-pub fn narrowing(verified: &Verified) -> Narrowing {
-    Narrowing::of(verified.grants())
+pub fn token_restrictions(verified: &Verified) -> TokenRestrictions {
+    TokenRestrictions::of(verified.grants())
 }
 
 /// Refuses remote media, hosted tools, foreign state and whatever else would leave, or takes it out where the agent's class says so.
@@ -47,14 +47,15 @@ pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics, marks: &Draw
     let (routed, asked) = understood.parts();
     let caller = routed.paced().caller();
     match asked {
-        Asked::Models(_) | Asked::Me => {}
-        Asked::Call { call, fetches, .. } => {
+        RequestKind::Models(_) | RequestKind::Me => {}
+        RequestKind::Call { call, fetches, .. } => {
             if !call.reaches().is_empty() {
                 let doors = caller.class().requests;
                 let door = |reach: &Reach| door(&doors, reach.kind);
-                let (judge, narrowing) = (&caller.tables().judge, narrowing(&caller.token().verified));
+                let (policy, restrictions) = (&caller.tables().policy, token_restrictions(&caller.token().verified));
                 let judged = |reach: &Reach| {
-                    (reach.kind == ReachKind::Media).then(|| judge.judge(Use::Media, &reach.target, &narrowing).map(|_| ()))
+                    (reach.kind == ReachKind::Media)
+                        .then(|| policy.evaluate(Use::Media, &reach.target, &restrictions).map(|_| ()))
                 };
                 let note = |door: Door, reach: &Reach| {
                     metrics.egress("request", door.as_str(), reason(reach, judged(reach).as_ref()));
@@ -79,8 +80,8 @@ pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics, marks: &Draw
 
 /// Makes places for the content that the gateway fetches itself: what is controlled, and may stand in the request.
 fn inline(call: &mut ModelCall<'_>, caller: &Authenticated, mark: Mark) -> Result<Option<Fetches>, Refusal> {
-    let (tables, narrowing) = (caller.tables(), narrowing(&caller.token().verified));
-    let judged = |reach: &Reach| tables.judge.judge(Use::Media, &reach.target, &narrowing);
+    let (tables, restrictions) = (caller.tables(), token_restrictions(&caller.token().verified));
+    let judged = |reach: &Reach| tables.policy.evaluate(Use::Media, &reach.target, &restrictions);
     call.inline(&mark, |reach| reach.kind == ReachKind::Media && judged(reach).is_ok());
     let wanted = |reach: &Reach| judged(reach).ok().map(|controlled| Wanted { reach: reach.clone(), controlled });
     let wanted: Vec<Wanted> = call.inlets().iter().filter_map(wanted).collect();
@@ -140,7 +141,7 @@ fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, media: Door) -
             ),
         ),
         (ReachKind::Media, Some(Err(_))) => {
-            let host = Judge::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host, SHOWN_MAX));
+            let host = EgressPolicy::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host, SHOWN_MAX));
             (Code::EgressUncontrolled, format!("{host} is not a controlled destination. Send the content itself, as data:."))
         }
         (ReachKind::Media, Some(Ok(())) | None) if media == Door::Inline => (

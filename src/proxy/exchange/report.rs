@@ -1,7 +1,7 @@
 //! What is counted and logged of an exchange when it is over.
 
 use super::Exchange;
-use crate::guard::egress::judge::Judge;
+use crate::guard::egress::policy::EgressPolicy;
 use crate::metrics::Answered;
 use crate::model::usage::absurd;
 use crate::refusal::Code;
@@ -79,7 +79,11 @@ impl Exchange {
 
 /// The host in what names a destination, with what else is said of it behind; nothing where it cannot be read.
 fn host(target: &str) -> String {
-    target.split(": ").next().and_then(|target| Judge::host(target.split(" (").next().unwrap_or(target))).unwrap_or_default()
+    target
+        .split(": ")
+        .next()
+        .and_then(|target| EgressPolicy::host(target.split(" (").next().unwrap_or(target)))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use token_shield::clock::{Clock, SystemClock};
-use token_shield::guard::egress::allowance::Allowance;
 use token_shield::guard::egress::destination::Host;
+use token_shield::guard::egress::fetch_quota::FetchQuota;
 use token_shield::guard::egress::fetches::{Fetches, Wanted};
-use token_shield::guard::egress::judge::{Entry, Judge, Lists, Narrowing, Own, Use};
+use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
 use token_shield::guard::egress::text::{Found, Kind, MARK, Scanner, Verdict};
 use token_shield::guard::limiter::{Kind as Subjects, Limiter};
 use token_shield::model::answer::StreamFilter;
@@ -20,7 +20,7 @@ use token_shield::model::prose::{self, Channel, Prose};
 use token_shield::model::tools::{Arguments, Tools};
 use token_shield::model::{Operation, Profile, Terms, UnknownFields, read};
 use token_shield::proxy::buffer::{Buffers, Room};
-use token_shield::proxy::fetch::{Errand, Fetcher};
+use token_shield::proxy::fetch::{FetchJob, Fetcher};
 use token_shield::proxy::resolve::Resolver;
 use token_shield::refusal::Code;
 use token_shield::token::Names;
@@ -31,18 +31,21 @@ fn entries(lines: &[&str]) -> Vec<Entry> {
     lines.iter().map(|line| line.parse().expect("an entry")).collect()
 }
 
-fn judge() -> Judge {
+fn policy() -> EgressPolicy {
     let lists = Lists { media: entries(&["good.example", "*.good.example", "gpu.example:8000"]), ..Lists::default() };
-    Judge::new(lists, Own { upstreams: vec![(Host::Name("gpu.example".to_owned()), 8000)], listeners: Vec::new() })
+    EgressPolicy::new(
+        lists,
+        SelfEndpoints { upstreams: vec![(Host::Name("gpu.example".to_owned()), 8000)], listeners: Vec::new() },
+    )
 }
 
 #[track_caller]
-fn judged(url: &str, narrowing: &Narrowing, expect: bool) {
-    assert_eq!(judge().judge(Use::Media, url, narrowing).is_ok(), expect, "{url}");
+fn judged(url: &str, narrowing: &TokenRestrictions, expect: bool) {
+    assert_eq!(policy().evaluate(Use::Media, url, narrowing).is_ok(), expect, "{url}");
 }
 
 pub(super) fn the_judge_compares_what_it_reads() {
-    let none = Narrowing::default();
+    let none = TokenRestrictions::default();
     judged("HTTPS://GOOD.example/", &none, true);
     judged("https://good.example:8443/", &none, false);
     judged("https://a.good.example/", &none, true);
@@ -50,11 +53,11 @@ pub(super) fn the_judge_compares_what_it_reads() {
     judged("http://gpu.example:8000/v1", &none, false);
     judged(
         "https://good.example/",
-        &Narrowing { hosts: vec![Names::read(&["else.example"], 64).expect("a list")], nothing: false },
+        &TokenRestrictions { hosts: vec![Names::read(&["else.example"], 64).expect("a list")], nothing: false },
         false,
     );
-    let named = judge().judge(Use::Media, "https://good.example/", &none).expect("listed");
-    assert!(judge().address(&named, "[::ffff:127.0.0.1]:443".parse().expect("an address")).is_err());
+    let named = policy().evaluate(Use::Media, "https://good.example/", &none).expect("listed");
+    assert!(policy().address(&named, "[::ffff:127.0.0.1]:443".parse().expect("an address")).is_err());
 }
 
 // ---- what is fetched --------------------------------------------------------------------------------------------------------
@@ -111,7 +114,7 @@ const FINE: &str = "200 OK\r\ncontent-type: image/png";
 struct Fetch {
     port: u16,
     dns: SocketAddr,
-    own: Own,
+    own: SelfEndpoints,
     networks: &'static str,
     bytes_max: u64,
     per_hour: u64,
@@ -120,7 +123,7 @@ struct Fetch {
 impl Fetch {
     fn of(port: u16) -> Self {
         let dns = names(vec![vec![Ipv4Addr::LOCALHOST]]);
-        Self { port, dns, own: Own::default(), networks: "127.0.0.1/32", bytes_max: 1 << 20, per_hour: 1 << 20 }
+        Self { port, dns, own: SelfEndpoints::default(), networks: "127.0.0.1/32", bytes_max: 1 << 20, per_hour: 1 << 20 }
     }
 
     /// Fetches `times` times for one agent; what the last of them gave.
@@ -128,7 +131,7 @@ impl Fetch {
         let Self { port, dns, own, networks, bytes_max, per_hour } = self;
         let media = entries(&[&format!("pics.test:{port}")]);
         let lists = Lists { media, networks: vec![networks.parse().expect("a network")], ..Lists::default() };
-        let judge = Judge::new(lists, own);
+        let policy = EgressPolicy::new(lists, own);
         let profile = Profile::named("vllm").expect("a profile");
         let terms = Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
         let body = format!(
@@ -138,12 +141,12 @@ impl Fetch {
         let mut call = call.expect("a call");
         let mark = Mark::new([1; 16]);
         call.inline(&mark, |_| true);
-        let controlled = |url: &str| judge.judge(Use::Media, url, &Narrowing::default()).expect("listed");
+        let controlled = |url: &str| policy.evaluate(Use::Media, url, &TokenRestrictions::default()).expect("listed");
         let wanted = |reach: &token_shield::model::Reach| Wanted { reach: reach.clone(), controlled: controlled(&reach.target) };
         let fetches = Fetches { mark, wanted: call.inlets().iter().map(wanted).collect() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let agent = Limiter::new(Arc::clone(&clock)).subject(Subjects::Agent, "a/b");
-        let allowance = Arc::new(Allowance::new(clock));
+        let fetch_quota = Arc::new(FetchQuota::new(clock));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let resolver = Resolver::new(Some(dns)).expect("a resolver");
@@ -151,9 +154,9 @@ impl Fetch {
             let mut last = Ok(Vec::new());
             for _ in 0..times {
                 let room = Room::of(&Arc::new(Buffers::new(1 << 30)));
-                let (judge, allowance) = (&judge, &allowance);
+                let (policy, fetch_quota) = (&policy, &fetch_quota);
                 let (agents, time, mut contents) = (&[agent], Duration::from_secs(60), Vec::new());
-                let mut errand = Errand { judge, agents, allowance, per_hour, room, time };
+                let mut errand = FetchJob { policy, agents, fetch_quota, per_hour, room, time };
                 last = match fetcher.all(&fetches, &mut errand, &mut contents).await {
                     Ok(()) => Ok(contents),
                     Err(refusal) => Err(refusal.code),
@@ -181,7 +184,7 @@ pub(super) fn what_was_judged_is_dialled() {
 
 pub(super) fn an_upstream_is_one_under_every_name() {
     let (port, reached) = server("127.0.0.1:0", FINE, PNG);
-    let own = Own { upstreams: vec![(Host::Name("localhost".to_owned()), port)], listeners: Vec::new() };
+    let own = SelfEndpoints { upstreams: vec![(Host::Name("localhost".to_owned()), port)], listeners: Vec::new() };
     assert_eq!(Fetch { own, ..Fetch::of(port) }.run(1), Err(Code::EgressUncontrolled));
     assert_eq!(reached.load(Ordering::SeqCst), 0);
 }
@@ -214,7 +217,7 @@ struct Door {
 
 /// A verdict, and whether it ends the answer.
 fn verdict(found: &Found<'_>, blocks: bool, ended: &mut bool) -> Verdict {
-    let host = found.url.ok().and_then(Judge::host).unwrap_or_default();
+    let host = found.url.ok().and_then(EgressPolicy::host).unwrap_or_default();
     if host == "good.example" || (host == "links.example" && found.kind == Kind::Clicked) || found.fenced {
         return Verdict::Pass;
     }

@@ -14,7 +14,7 @@ use token_shield::clock::{Clock, ManualClock, Timestamp};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::RequestId;
 
-use super::{Base, START, Told, folder, judge, large, settings, small, within};
+use super::{Base, START, Told, folder, large, policy, settings, small, within};
 
 /// A disk of so many bytes.
 struct Small(AtomicI64);
@@ -120,7 +120,7 @@ pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     log.seal_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
     let tried = (0..200).map(large).chain([small(200)]).collect();
-    judge(data.path(), &Base::empty(), &Told { tried, acknowledged: Vec::new() });
+    policy(data.path(), &Base::empty(), &Told { tried, acknowledged: Vec::new() });
 }
 
 /// A wall clock that is set by hand.
@@ -154,5 +154,5 @@ fn a_clock_that_steps_back_turns_no_record_back() {
         log.close().expect("closed");
     }
     let tried = acknowledged.iter().map(|(_, event)| event.clone()).collect();
-    judge(data.path(), &Base::empty(), &Told { tried, acknowledged });
+    policy(data.path(), &Base::empty(), &Told { tried, acknowledged });
 }

@@ -14,7 +14,7 @@ use token_shield::durable::{Disk, SystemDisk};
 
 use super::disk::EMFILE;
 use super::room::{outcome, refusal};
-use super::{Base, Told, folder, judge, large, settings, small, within};
+use super::{Base, Told, folder, large, policy, settings, small, within};
 
 /// The machine's disk without a descriptor to give, for as long as it is said so.
 #[derive(Default)]
@@ -78,7 +78,7 @@ fn a_checkpoint_without_a_descriptor_waits_for_one() {
     assert!(within(Duration::from_secs(10), || log.state().short.is_none()), "{:?}", log.state());
     log.seal_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
-    judge(data.path(), &Base::empty(), &Told { tried: vec![small(0), small(1)], acknowledged: vec![(0, small(0))] });
+    policy(data.path(), &Base::empty(), &Told { tried: vec![small(0), small(1)], acknowledged: vec![(0, small(0))] });
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_segment_without_a_descriptor_waits_for_one() {
     assert_eq!(sealed, (0..=events.len() as u64).collect::<Vec<_>>());
     log.seal_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
-    judge(data.path(), &Base::empty(), &Told { tried: events, acknowledged: Vec::new() });
+    policy(data.path(), &Base::empty(), &Told { tried: events, acknowledged: Vec::new() });
 }
 
 #[test]
@@ -116,5 +116,5 @@ fn a_log_that_closes_does_not_wait_for_ever() {
     disk.none_left.store(true, Ordering::SeqCst);
     // The journal has everything: a checkpoint that does not come to be is finished by the next start.
     log.close().expect("closed");
-    judge(data.path(), &Base::empty(), &Told { tried: vec![small(0)], acknowledged: vec![(0, small(0))] });
+    policy(data.path(), &Base::empty(), &Told { tried: vec![small(0)], acknowledged: vec![(0, small(0))] });
 }

@@ -13,7 +13,7 @@ use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, SigningKey};
 use token_shield::guard::authenticate::{Authenticator, Credential, Found};
-use token_shield::guard::egress::judge::Own;
+use token_shield::guard::egress::policy::SelfEndpoints;
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
 use token_shield::json::Value;
@@ -48,7 +48,7 @@ impl Door {
         let books = (Arc::clone(&keyring), Arc::clone(&registry), Arc::new(Limiter::new(clock.clone())));
         let authenticator = Authenticator::new(books, Box::new(Fast), clock.clone(), token_cache, rates);
         let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
-        let tables = Arc::new(Tables::build(&config.guard, Vec::new(), Own::default()).expect("tables"));
+        let tables = Arc::new(Tables::build(&config.guard, Vec::new(), SelfEndpoints::default()).expect("tables"));
         Self { forge, registry, keyring, clock, authenticator, tables }
     }
 

@@ -100,8 +100,9 @@ fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> Found
     let books = (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
     let door = Authenticator::new(books, Box::new(Fast), clock, size, (1_000_000, 1_000_000));
     let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
-    let tables =
-        Arc::new(Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::judge::Own::default()).expect("tables"));
+    let tables = Arc::new(
+        Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::policy::SelfEndpoints::default()).expect("tables"),
+    );
     move |token| {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("value");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);

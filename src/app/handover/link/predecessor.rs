@@ -26,7 +26,7 @@ use crate::id::RequestId;
 use crate::model::Dialect;
 use crate::proxy::Gateway;
 use crate::proxy::entrance::origin;
-use crate::proxy::respond::{Anonymous, No, refuse};
+use crate::proxy::respond::{Anonymous, RefusalResponse, refuse};
 
 /// The predecessor.
 pub(in crate::app) struct Predecessor {
@@ -206,7 +206,7 @@ pub(in crate::app) async fn requests(gateway: Arc<Gateway>, stream: UnixStream) 
         async move {
             let answer = match origin(request.headers_mut()) {
                 Ok(origin) => gateway.serve(request, origin).await,
-                Err(refusal) => refuse(&No::Anonymous(Anonymous::new(refusal)), Dialect::OpenAi, "-", None),
+                Err(refusal) => refuse(&RefusalResponse::Anonymous(Anonymous::new(refusal)), Dialect::OpenAi, "-", None),
             };
             Ok::<_, Infallible>(answer)
         }

@@ -124,7 +124,7 @@ impl Successor {
     pub(in crate::app) async fn tell(self: Arc<Self>, gateway: Arc<Gateway>) {
         let mut told = None;
         loop {
-            let now = InFlight::of(&gateway.limiter, &gateway.places);
+            let now = InFlight::of(&gateway.limiter, &gateway.slots);
             if told.as_ref() != Some(&now)
                 && let Ok(body) = serde_json::to_vec(&now)
                 && ask(self.way.clone(), IN_FLIGHT, body).await.is_ok()

@@ -1,14 +1,14 @@
 //! What comes out of texts, however they are cut and spelled.
 
 use super::*;
-use crate::guard::egress::judge::Judge;
+use crate::guard::egress::policy::EgressPolicy;
 use proptest::prelude::*;
 
 mod readers;
 mod shown;
 
 fn is_good(what: &Found<'_>) -> bool {
-    what.url.ok().and_then(Judge::host).is_some_and(|host| host == "good.example")
+    what.url.ok().and_then(EgressPolicy::host).is_some_and(|host| host == "good.example")
 }
 
 /// What comes out of `text` in pieces, where `good.example` alone is controlled, and what was found.

@@ -105,14 +105,14 @@ impl Lists {
 
 /// What is part of the gateway or stands behind it, and is never a destination, whatever the lists say.
 #[derive(Clone, Debug, Default)]
-pub struct Own {
+pub struct SelfEndpoints {
     /// Declared upstreams.
     pub upstreams: Vec<(Host, u16)>,
     /// Addresses that this gateway listens on.
     pub listeners: Vec<SocketAddr>,
 }
 
-impl Own {
+impl SelfEndpoints {
     fn has(&self, host: &Host, port: u16) -> bool {
         let canonical = |host: &Host| match host {
             Host::Address(address) => Host::Address(address.to_canonical()),
@@ -132,14 +132,14 @@ impl Own {
 
 /// What a token leaves of the lists; each token of a chain leaves something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Narrowing {
+pub struct TokenRestrictions {
     /// Nothing at all: `egress` with rank `none`.
     pub nothing: bool,
     /// These hosts alone: `egress_host`, one list for each token that has one.
     pub hosts: Vec<Names>,
 }
 
-impl Narrowing {
+impl TokenRestrictions {
     /// What these tokens leave.
     pub fn of<'g>(tokens: impl Iterator<Item = &'g Grants>) -> Self {
         let mut narrowing = Self::default();
@@ -159,7 +159,7 @@ pub enum Uncontrolled {
     Unreadable(Unreadable),
     /// An upstream or a listener of the gateway itself.
     #[error("it is a part of this gateway, or stands behind it")]
-    Own,
+    SelfEndpoints,
     /// The token leaves no destination.
     #[error("the token allows no destination (egress: none)")]
     TokenNothing,
@@ -183,7 +183,7 @@ impl Uncontrolled {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => Self::UNREADABLE,
-            Self::Own => "own",
+            Self::SelfEndpoints => "own",
             Self::TokenNothing | Self::TokenHost => "token",
             Self::NotListed(_) => "not-listed",
             Self::Address(_) => "address",
@@ -191,7 +191,7 @@ impl Uncontrolled {
     }
 }
 
-/// A destination that was judged: the operator lists it, and the token leaves it. Only [`Judge::judge`] makes one.
+/// A destination that was judged: the operator lists it, and the token leaves it. Only [`EgressPolicy::policy`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controlled(Destination);
 
@@ -216,15 +216,15 @@ pub struct Answered {
 
 /// The judge.
 #[derive(Clone, Debug, Default)]
-pub struct Judge {
+pub struct EgressPolicy {
     lists: Lists,
-    own: Own,
+    own: SelfEndpoints,
 }
 
-impl Judge {
+impl EgressPolicy {
     /// A judge by these lists.
     #[must_use]
-    pub const fn new(lists: Lists, own: Own) -> Self {
+    pub const fn new(lists: Lists, own: SelfEndpoints) -> Self {
         Self { lists, own }
     }
 
@@ -237,7 +237,7 @@ impl Judge {
     /// The list of a use as a token leaves it, in the form `HOST:PORT` or `*.SUFFIX:PORT`. Of names below a suffix those are named that
     /// the token names.
     #[must_use]
-    pub fn left(&self, wanted: Use, narrowing: &Narrowing) -> Vec<String> {
+    pub fn left(&self, wanted: Use, narrowing: &TokenRestrictions) -> Vec<String> {
         let mut left = Vec::new();
         let own = |entry: &&Entry| !entry.below && self.own.has(&entry.host, entry.port);
         for entry in self.lists.of(wanted).iter().filter(|entry| !narrowing.nothing && !own(entry)) {
@@ -277,10 +277,10 @@ impl Judge {
     ///
     /// # Errors
     /// Why it is not controlled: the first reason in the order of [`Uncontrolled`].
-    pub fn judge(&self, wanted: Use, url: &str, narrowing: &Narrowing) -> Result<Controlled, Uncontrolled> {
+    pub fn evaluate(&self, wanted: Use, url: &str, narrowing: &TokenRestrictions) -> Result<Controlled, Uncontrolled> {
         let destination = Destination::read(url).map_err(Uncontrolled::Unreadable)?;
         if self.own.has(&destination.host, destination.port) && !has(Seed::OwnUnasked) {
-            return Err(Uncontrolled::Own);
+            return Err(Uncontrolled::SelfEndpoints);
         }
         let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
         // An address that is not public says so, even where no list has it: that is what whoever reads the refusal looks for.
@@ -302,9 +302,9 @@ impl Judge {
         Ok(Controlled(destination))
     }
 
-    /// Everything that is asked of a URL, in order; all of it, though the first no decides. [`Judge::judge`] alone says what is controlled.
+    /// Everything that is asked of a URL, in order; all of it, though the first no decides. [`EgressPolicy::policy`] alone says what is controlled.
     #[must_use]
-    pub fn explain(&self, wanted: Use, url: &str, narrowing: &Narrowing) -> Vec<Answered> {
+    pub fn explain(&self, wanted: Use, url: &str, narrowing: &TokenRestrictions) -> Vec<Answered> {
         let mut all = Vec::new();
         let mut say = |question, answer: String, passes| all.push(Answered { question, answer, passes });
         let destination = match Destination::read(url) {
@@ -318,7 +318,7 @@ impl Judge {
         let own = self.own.has(&destination.host, destination.port);
         say(
             "own",
-            if own { Uncontrolled::Own.to_string() } else { "no upstream and no listener of this gateway".to_owned() },
+            if own { Uncontrolled::SelfEndpoints.to_string() } else { "no upstream and no listener of this gateway".to_owned() },
             !own,
         );
         let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
@@ -348,11 +348,11 @@ impl Judge {
     /// Whether one of the addresses that a listed destination's name has may be dialled. One that may not spoils the name.
     ///
     /// # Errors
-    /// [`Uncontrolled::Own`] or [`Uncontrolled::Address`].
+    /// [`Uncontrolled::SelfEndpoints`] or [`Uncontrolled::Address`].
     pub fn address(&self, controlled: &Controlled, address: SocketAddr) -> Result<(), Uncontrolled> {
         let (ip, port) = (address.ip(), address.port());
         if self.own.has(&Host::Address(ip), port) {
-            return Err(Uncontrolled::Own);
+            return Err(Uncontrolled::SelfEndpoints);
         }
         // Listed as an address, it was judged already.
         if controlled.0.host == Host::Address(ip) || self.lists.networks.iter().any(|network| network.contains(&ip)) {
@@ -366,7 +366,7 @@ impl Judge {
 mod tests {
     use super::*;
 
-    fn judge() -> Judge {
+    fn policy() -> EgressPolicy {
         let list = |lines: &[&str]| lines.iter().map(|line| line.parse().expect("an entry")).collect::<Vec<Entry>>();
         let lists = Lists {
             media: list(&["cdn.example", "*.pictures.example:8443", "10.1.2.3:8000", "gpu.example:8000", "lan.example"]),
@@ -375,12 +375,12 @@ mod tests {
             networks: vec!["10.9.0.0/16".parse().expect("a network")],
         };
         let upstreams = vec![(Host::Name("gpu.example".to_owned()), 8000)];
-        Judge::new(lists, Own { upstreams, listeners: vec!["0.0.0.0:8443".parse().expect("an address")] })
+        EgressPolicy::new(lists, SelfEndpoints { upstreams, listeners: vec!["0.0.0.0:8443".parse().expect("an address")] })
     }
 
     #[track_caller]
     fn check(url: &str, expect: Result<(), &str>) {
-        let found = judge().judge(Use::Media, url, &Narrowing::default());
+        let found = policy().evaluate(Use::Media, url, &TokenRestrictions::default());
         assert_eq!(found.as_ref().map(|_| ()).map_err(Uncontrolled::as_str), expect, "{url}");
     }
 
@@ -412,8 +412,10 @@ mod tests {
     #[test]
     fn tokens_only_narrow() {
         let narrowed =
-            |hosts: &[&[&str]], nothing| Narrowing { nothing, hosts: hosts.iter().map(|hosts| names(hosts)).collect() };
-        let found = |narrowing: &Narrowing, url| judge().judge(Use::Media, url, narrowing).map_err(|no| no.as_str()).map(|_| ());
+            |hosts: &[&[&str]], nothing| TokenRestrictions { nothing, hosts: hosts.iter().map(|hosts| names(hosts)).collect() };
+        let found = |narrowing: &TokenRestrictions, url| {
+            policy().evaluate(Use::Media, url, narrowing).map_err(|no| no.as_str()).map(|_| ())
+        };
         let url = "https://cdn.example/";
         assert_eq!(found(&narrowed(&[&["cdn.example"]], false), url), Ok(()));
         assert_eq!(found(&narrowed(&[&["cdn.example"], &["other.example"]], false), url), Err("token"));
@@ -423,10 +425,10 @@ mod tests {
 
     #[test]
     fn one_address_that_is_not_allowed_spoils_a_name() {
-        let judge = judge();
-        let named = judge.judge(Use::Media, "https://lan.example/", &Narrowing::default()).expect("listed");
+        let policy = policy();
+        let named = policy.evaluate(Use::Media, "https://lan.example/", &TokenRestrictions::default()).expect("listed");
         let check = |address: &str, expect: Result<(), &str>| {
-            let found = judge.address(&named, address.parse().expect("an address"));
+            let found = policy.address(&named, address.parse().expect("an address"));
             assert_eq!(found.map_err(|no| no.as_str()), expect, "{address}");
         };
         check("93.184.215.14:443", Ok(()));
@@ -440,7 +442,7 @@ mod tests {
 
     #[test]
     fn what_is_explained_is_what_is_judged() {
-        let narrowed = Narrowing { nothing: false, hosts: vec![names(&["cdn.example"])] };
+        let narrowed = TokenRestrictions { nothing: false, hosts: vec![names(&["cdn.example"])] };
         for url in [
             "https://cdn.example/a.png",
             "http://cdn.example/",
@@ -453,9 +455,13 @@ mod tests {
             "https://cdn.example./",
             "cdn.example",
         ] {
-            for narrowing in [Narrowing::default(), narrowed.clone(), Narrowing { nothing: true, ..Narrowing::default() }] {
-                let explained = judge().explain(Use::Media, url, &narrowing);
-                let judged = judge().judge(Use::Media, url, &narrowing);
+            for narrowing in [
+                TokenRestrictions::default(),
+                narrowed.clone(),
+                TokenRestrictions { nothing: true, ..TokenRestrictions::default() },
+            ] {
+                let explained = policy().explain(Use::Media, url, &narrowing);
+                let judged = policy().evaluate(Use::Media, url, &narrowing);
                 assert_eq!(explained.iter().all(|step| step.passes), judged.is_ok(), "{url} {explained:?}");
             }
         }

@@ -47,12 +47,12 @@ impl Hour {
 }
 
 /// The bytes of all agents.
-pub struct Allowance {
+pub struct FetchQuota {
     hours: DashMap<u128, Hour, RandomState>,
     clock: Arc<dyn Clock>,
 }
 
-impl Allowance {
+impl FetchQuota {
     /// Nothing fetched yet, on `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
@@ -66,11 +66,11 @@ impl Allowance {
     /// Takes `wanted` bytes, or what is left of `per_hour` where that is less.
     ///
     /// # Errors
-    /// `fetch-allowance` where nothing is left.
+    /// `fetch-fetch_quota` where nothing is left.
     pub fn take(self: &Arc<Self>, agents: &[Subject], (wanted, per_hour): (u64, u64)) -> Result<Taken, Refusal> {
         let minute = self.minute();
         let mut taken =
-            Taken { allowance: Arc::clone(self), keys: Vec::with_capacity(agents.len()), minute, bytes: wanted, used: 0 };
+            Taken { fetch_quota: Arc::clone(self), keys: Vec::with_capacity(agents.len()), minute, bytes: wanted, used: 0 };
         for agent in agents {
             let mut hour = self.hours.entry(agent.key()).or_default();
             hour.forget(minute);
@@ -129,7 +129,7 @@ impl Allowance {
 
 /// Bytes that may be fetched. What was not used is given back when this is dropped.
 pub struct Taken {
-    allowance: Arc<Allowance>,
+    fetch_quota: Arc<FetchQuota>,
     keys: Vec<u128>,
     minute: u64,
     bytes: u64,
@@ -157,7 +157,7 @@ impl Taken {
 
     fn give_back(&self, bytes: u64) {
         for key in self.keys.iter().filter(|_| bytes > 0) {
-            if let Some(mut hour) = self.allowance.hours.get_mut(key) {
+            if let Some(mut hour) = self.fetch_quota.hours.get_mut(key) {
                 hour.give_back(self.minute, bytes);
             }
         }
@@ -177,11 +177,11 @@ mod tests {
     use crate::guard::limiter::{Kind, Limiter};
     use proptest::prelude::*;
 
-    fn book() -> (Arc<ManualClock>, Arc<Allowance>, [Subject; 2]) {
+    fn book() -> (Arc<ManualClock>, Arc<FetchQuota>, [Subject; 2]) {
         let clock = Arc::new(ManualClock::at(Timestamp(0)));
         let limiter = Limiter::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let subjects = [limiter.subject(Kind::Agent, "a/b/c"), limiter.subject(Kind::Agent, "a/b")];
-        (Arc::clone(&clock), Arc::new(Allowance::new(clock)), subjects)
+        (Arc::clone(&clock), Arc::new(FetchQuota::new(clock)), subjects)
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::refusal::{Code, Refusal};
 const LATER: Duration = Duration::from_secs(1);
 
 /// The places at all upstreams, by name. They outlive a reload.
-pub struct Places {
+pub struct Slots {
     upstreams: DashMap<Arc<str>, Arc<Shared>>,
     metrics: Arc<Metrics>,
 }
@@ -39,15 +39,15 @@ struct State {
 struct Waiter {
     holder: Holder,
     /// Is told of its place; dropped where it has to give way.
-    tell: oneshot::Sender<Place>,
+    tell: oneshot::Sender<Slot>,
 }
 
 /// A place at an upstream; given back when dropped.
-pub struct Place {
+pub struct Slot {
     taken: Option<(Arc<Shared>, Holder)>,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         if let Some((shared, holder)) = self.taken.take() {
             let mut state = shared.lock();
@@ -61,7 +61,7 @@ impl Drop for Place {
 struct Waiting {
     shared: Arc<Shared>,
     ticket: Ticket,
-    place: oneshot::Receiver<Place>,
+    place: oneshot::Receiver<Slot>,
 }
 
 impl Drop for Waiting {
@@ -79,8 +79,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(self: &Arc<Self>, holder: Holder) -> Place {
-        Place { taken: Some((Arc::clone(self), holder)) }
+    fn place(self: &Arc<Self>, holder: Holder) -> Slot {
+        Slot { taken: Some((Arc::clone(self), holder)) }
     }
 
     /// Gives free places to those who are next.
@@ -103,7 +103,7 @@ impl Shared {
     }
 }
 
-impl Places {
+impl Slots {
     /// All places are free.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
@@ -132,7 +132,7 @@ impl Places {
 
     /// A place that another process has taken at the upstream of that name: it counts here too.
     #[must_use]
-    pub fn taken_elsewhere(&self, upstream: &Arc<str>, holder: Holder) -> Place {
+    pub fn taken_elsewhere(&self, upstream: &Arc<str>, holder: Holder) -> Slot {
         let shared = self.shared(upstream);
         let mut state = shared.lock();
         state.queue.hold(&holder);
@@ -143,7 +143,7 @@ impl Places {
 
     /// Takes a place at `upstream` at once, where one is free and nobody waits for it.
     #[must_use]
-    pub fn take(&self, upstream: &Upstream, holder: &Holder) -> Option<Place> {
+    pub fn take(&self, upstream: &Upstream, holder: &Holder) -> Option<Slot> {
         let shared = self.shared(&upstream.name);
         let mut state = shared.lock();
         state.places = places(upstream);
@@ -162,7 +162,7 @@ impl Places {
     ///
     /// # Errors
     /// `upstream-full` where the queue is full or the wait is over; `rate-is-zero` where there are no places at all.
-    pub async fn wait(&self, upstream: &Upstream, holder: &Holder) -> Result<Place, Refusal> {
+    pub async fn wait(&self, upstream: &Upstream, holder: &Holder) -> Result<Slot, Refusal> {
         if places(upstream) == 0 {
             return Err(no_places());
         }
