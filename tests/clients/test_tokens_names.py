@@ -73,8 +73,8 @@ def test_a_name_belongs_to_the_issuer_that_names_it_most_exactly(upstream: FakeU
     ("config", "part"),
     [
         ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\n', "because there are several issuers"),
-        ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["a*b"]\n', '"a*b" is not a principal'),
-        ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["b", "*"]\n', 'https://a and https://b both name "*"'),
+        ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["a*b"]\n', '"a*b" is neither a principal'),
+        ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["b", "*"]\n', 'https://a and https://b both have "*"'),
         ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["b"]\n[issuer.principal."b"]\nrpm = 1\n[principal."b"]\nrpm = 1\n', "has caps of its own"),
         ('[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\nprincipals = ["b"]\ntoken_list = 0\n', "must be 1 to 4096"),
     ],
