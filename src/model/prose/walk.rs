@@ -27,6 +27,12 @@ pub const ITEMS: &str = "[]";
 /// A member: its name as it is written, and its value.
 type Member<'j, V> = (&'j [u8], V);
 
+/// The members of an object, and how many bytes it has.
+struct Members<'j, V> {
+    all: Vec<Member<'j, V>>,
+    length: usize,
+}
+
 /// One string of a document, and what becomes of it.
 struct Piece<'j> {
     choice: u64,
@@ -153,11 +159,11 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         found
     }
 
-    /// The members of an object, and how many bytes it has.
-    fn members_of(&self, object: D::Value) -> Result<(Vec<Member<'j, D::Value>>, usize), Unreadable> {
+    /// The members of an object.
+    fn members_of(&self, object: D::Value) -> Result<Members<'j, D::Value>, Unreadable> {
         let mut all = Vec::with_capacity(MEMBERS);
         let length = self.document.members(object, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
-        Ok((all, length))
+        Ok(Members { all, length })
     }
 
     /// The type that an object with these members has.
@@ -169,7 +175,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
 
     /// An object. As `part` of a text it may hold a piece of that, which is joined with what stands there without parts.
     fn object(&mut self, value: D::Value, depth: usize, part: bool) -> Result<(), Unreadable> {
-        let (all, length) = self.members_of(value)?;
+        let Members { all, length } = self.members_of(value)?;
         if depth > 0 {
             return self.described(&all, depth, part);
         }
@@ -265,7 +271,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
 
     /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
     fn of_choice(&mut self, choice: D::Value, depth: usize, known: &mut Vec<u64>) -> Result<(), Unreadable> {
-        let (all, _) = self.members_of(choice)?;
+        let Members { all, .. } = self.members_of(choice)?;
         let (mut index, mut ended, mut tokens) = (Some(0), false, None);
         for (name, value) in &all {
             let value = self.document.raw(*value);
