@@ -56,7 +56,7 @@ pub struct StreamFilter<P> {
 
 /// Whether the answer has ended before its end: nothing more goes on.
 fn ended(tools: &impl Tools) -> bool {
-    tools.ended() && !has(Seed::BlockedGoesOn)
+    tools.ended() && !has(Seed::BlockedPassedOn)
 }
 
 /// What is watched for.
@@ -187,7 +187,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
             begun = out.len();
             self.texts.event(&event, &mut self.prose, out)?;
         }
-        if next == Passage::GoesOn && !ended(&self.prose) {
+        if next == Passage::PassedOn && !ended(&self.prose) {
             begun = out.len();
             self.texts.read(event, &mut self.prose, out)?;
         }

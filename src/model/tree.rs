@@ -55,7 +55,7 @@ enum NodeKind {
     Decoded,
     /// A string with an escape that is none.
     Undecodable,
-    /// A number or word, or what else stands there.
+    /// A number, a word, or anything else.
     Scalar,
     /// An object or array deeper than [`LEVELS_MAX`].
     Deep,
@@ -93,7 +93,7 @@ pub(super) struct JsonTree<'j> {
     json: &'j [u8],
     /// The same bytes, where they are UTF-8.
     text: Option<&'j str>,
-    /// Some byte is a control character: it may stand in a string, where JSON has none.
+    /// Some byte is a control character: one in a string is not JSON.
     has_controls: bool,
     /// Where the outermost value ends.
     end: usize,
@@ -150,7 +150,7 @@ impl<'j> JsonTree<'j> {
         self.memory.nodes.get(at.0 as usize)
     }
 
-    /// The values that stand in a value, themselves without those in them.
+    /// The members or items of a value.
     fn children(&self, at: ValueId) -> Children<'_> {
         let end = self.node(at).map_or(0, |node| node.next);
         Children { nodes: &self.memory.nodes, at: at.0 + 1, end }
@@ -170,7 +170,7 @@ impl<'j> JsonTree<'j> {
     }
 }
 
-/// The values that stand in another.
+/// The members or items of a value.
 struct Children<'t> {
     nodes: &'t [TreeNode],
     at: u32,

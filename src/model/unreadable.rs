@@ -16,7 +16,7 @@ pub enum Unreadable {
         "the index of a choice is not a whole number below {CHOICES_MAX} or stands there twice, or that of a block goes back"
     )]
     Index,
-    /// A text that stands there twice under one name.
+    /// Two texts under one name in one object.
     #[error("a member of the answer stands there twice")]
     Twice,
     /// Deeper than `DEPTH_MAX`.

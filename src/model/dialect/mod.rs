@@ -1,7 +1,7 @@
 //! The API dialects, one folder each. This file is their interface: what the rest of the gateway asks of a dialect.
 //!
 //! [`Dialect`] answers with the functions of the folder that it names. What concerns every answer, whatever its dialect, asks all folders:
-//! which members hold texts ([`texts`]), how calls of tools are put together ([`calls`]), where usage stands ([`read_usage`]).
+//! which members hold texts ([`texts`]), how calls of tools are put together ([`calls`]), which members count tokens ([`read_usage`]).
 //! docs/ARCHITECTURE.md says how a dialect is added.
 
 mod anthropic;

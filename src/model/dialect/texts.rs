@@ -1,4 +1,5 @@
-//! Where the texts of answers stand, in all dialects together: servers mix them, and clients of one dialect may read what another has.
+//! The members of answers that hold texts, in all dialects together. Servers mix dialects, and clients of one may read
+//! members of another.
 
 use super::{anthropic, openai};
 

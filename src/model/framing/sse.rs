@@ -15,7 +15,7 @@ pub(in crate::model) const DONE: &[u8] = b"[DONE]";
 #[error("an event of the stream is longer than {EVENT_BYTES_MAX} bytes")]
 pub struct TooLong;
 
-/// Cuts a stream behind each blank line. What it hands out, put together, is what came in.
+/// Cuts a stream after each blank line. What it hands out, put together, is what came in.
 #[derive(Debug, Default)]
 pub struct Splitter {
     held: Vec<u8>,
@@ -30,7 +30,7 @@ struct Scan {
 }
 
 impl Scan {
-    /// The place behind the next blank line. A carriage return at the very end waits for what follows it.
+    /// The place after the next blank line. A carriage return at the very end waits for what follows it.
     fn event_end(&mut self, bytes: &[u8]) -> Option<usize> {
         loop {
             let Some(found) = memchr2(b'\n', b'\r', bytes.get(self.at..)?) else {
@@ -59,7 +59,7 @@ impl Splitter {
     /// Takes the next bytes and hands out each event that they complete, its blank line included.
     ///
     /// # Errors
-    /// When an event is too long; the stream cannot go on then.
+    /// When an event is too long; the stream ends there.
     pub fn push(&mut self, bytes: &[u8], mut event: impl FnMut(&[u8])) -> Result<(), TooLong> {
         if self.held.is_empty() {
             let rest = each(&mut self.scan, bytes, &mut event)?;
@@ -179,7 +179,7 @@ fn is_plain(line: &[u8]) -> bool {
     fields.iter().any(|field| line.starts_with(field)) && line.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Appends an event with other data: its other lines stay, and `data` stands where its data stood.
+/// Appends an event with other data: its other lines stay, and `data` replaces its data.
 pub(in crate::model) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
     let mut lines = data.split(|byte| matches!(byte, b'\n' | b'\r'));
     for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
@@ -188,7 +188,7 @@ pub(in crate::model) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) 
             out.push(b'\n');
             continue;
         }
-        // All of it stands at the first of its lines.
+        // All of it is written at the first of its lines.
         for line in lines.by_ref() {
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(line);

@@ -25,7 +25,7 @@ impl CallId {
     pub(in crate::model) const BLOCKS: u64 = u64::MAX;
 }
 
-/// Which member a call stands in.
+/// Which member holds a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::model) enum CallForm {
     /// OpenAI's `function`.
@@ -144,7 +144,7 @@ impl PendingCall {
         Ok(())
     }
 
-    /// It is whole: whether it may go on.
+    /// It is whole: judges it. False where it must not be passed on.
     fn end(&mut self, tools: &mut dyn Tools) -> bool {
         self.state = State::Done;
         let (whole, json, text) = (self.whole.take(), std::mem::take(&mut self.json), std::mem::take(&mut self.text));

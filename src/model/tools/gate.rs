@@ -10,13 +10,13 @@ use super::{Fault, HELD_MAX, Tools, exact_names};
 /// What an event costs beside its bytes.
 const EVENT_COST: usize = 8;
 
-/// What becomes of an event.
+/// Whether an event is passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::model) enum Passage {
-    /// It goes on.
-    GoesOn,
+    /// It is passed on.
+    PassedOn,
     /// It is held back.
-    Waits,
+    Held,
     /// The answer ends before it.
     Ends,
 }
@@ -32,10 +32,10 @@ pub(in crate::model) struct Gate {
 }
 
 impl Gate {
-    /// Takes an event and says what becomes of it. Hands out the events before it that were held and may go on, in the order of their coming.
+    /// Decides whether an event is passed on. Hands out the events before it that were held and are now released, in order.
     ///
     /// # Errors
-    /// When the stream cannot be looked through; nothing of this event goes on then.
+    /// When the stream cannot be looked through; nothing of this event is passed on then.
     pub(in crate::model) fn event(
         &mut self,
         event: &StreamEvent<'_>,
@@ -58,10 +58,10 @@ impl Gate {
             self.queue.extend_from_slice(event.bytes());
             self.ends.push(self.queue.len());
             let bytes = self.queue.len() + self.ends.len() * EVENT_COST;
-            return if bytes > HELD_MAX { Err(Fault::TooMuch) } else { Ok(Passage::Waits) };
+            return if bytes > HELD_MAX { Err(Fault::TooMuch) } else { Ok(Passage::Held) };
         }
         self.release(released);
-        Ok(Passage::GoesOn)
+        Ok(Passage::PassedOn)
     }
 
     /// The stream is over: what was not whole is judged as it is.

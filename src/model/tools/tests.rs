@@ -51,13 +51,13 @@ fn through(events: &[Vec<u8>]) -> (Vec<usize>, Vec<String>, Result<bool, Fault>)
             out.extend_from_slice(event);
             count += 1;
         });
-        if next == Ok(Passage::GoesOn) {
+        if next == Ok(Passage::PassedOn) {
             out.extend_from_slice(event);
             count += 1;
         }
         counts.push(count);
         match next {
-            Ok(Passage::GoesOn | Passage::Waits) => {}
+            Ok(Passage::PassedOn | Passage::Held) => {}
             Ok(Passage::Ends) => return (counts, tools.0, Ok(false)),
             Err(fault) => return (counts, tools.0, Err(fault)),
         }

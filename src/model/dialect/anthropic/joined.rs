@@ -15,7 +15,7 @@ pub(in crate::model) struct JoinedMessage {
 /// One of Anthropic's blocks, and what its deltas have added.
 struct JoinedBlock {
     begun: Object<'static>,
-    /// What goes behind its texts, by member.
+    /// What is added to its texts, by member.
     texts: BTreeMap<&'static str, String>,
     /// What a tool is called with, as JSON.
     input: String,

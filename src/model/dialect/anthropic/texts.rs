@@ -1,4 +1,4 @@
-//! Where the texts of Anthropic's answers stand, by the names of members. The names of all dialects count in every answer, because
+//! The members of Anthropic's answers that hold texts, by their names. The names of all dialects count in every answer, because
 //! servers mix them.
 
 use crate::model::peek::member;

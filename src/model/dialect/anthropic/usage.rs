@@ -1,4 +1,4 @@
-//! Where Anthropic's usage stands.
+//! The members of Anthropic's usage.
 
 use crate::json::{Object, Value};
 

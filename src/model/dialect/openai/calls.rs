@@ -92,7 +92,7 @@ fn read_call(calls: &mut StreamCalls, choice: u64, call: JsonView<'_>, tools: &m
     let number = match typed::number(call)? {
         Some(number) if number > known => return Err(Fault::Odd),
         Some(number) => number,
-        // Without a number it is the next one, or the last one goes on.
+        // Without a number it is the next call, or a piece of the last one.
         None if begins => known,
         None => known.saturating_sub(1),
     };

@@ -1,4 +1,4 @@
-//! Where the texts of OpenAI's answers stand, by the names of members. The names of all dialects count in every answer, because servers
+//! The members of OpenAI's answers that hold texts, by their names. The names of all dialects count in every answer, because servers
 //! mix them.
 
 /// Members that must not be sent twice.

@@ -1,4 +1,4 @@
-//! Where OpenAI's usage stands.
+//! The members of OpenAI's usage.
 
 use crate::json::{Object, Value};
 
