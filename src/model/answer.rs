@@ -56,7 +56,7 @@ pub struct StreamFilter<P> {
 
 /// Whether the answer has ended before its end: nothing more goes on.
 fn ended(tools: &impl Tools) -> bool {
-    tools.ended() && !has(Seed::BlockedPassedOn)
+    tools.ended() && !has(Seed::BlockedGoesOn)
 }
 
 /// What is watched for.
