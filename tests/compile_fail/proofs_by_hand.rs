@@ -10,20 +10,16 @@ use token_shield::guard::reserve::Reserved;
 use token_shield::guard::route::Routed;
 use token_shield::guard::understand::Understood;
 
-fn made<T>() -> T {
-    loop {}
-}
-
 fn main() {
-    let _ = Authenticated { ..made() };
-    let _ = Paced { ..made() };
-    let _ = Routed { ..made() };
-    let _ = Understood { ..made() };
-    let _ = Candidates { ..made() };
-    let _ = Capped { ..made() };
-    let _ = Turn { ..made() };
-    let _ = Reserved { ..made() };
-    let _ = Admitted { ..made() };
-    let _ = Entry { ..made() };
-    let _ = SealedRefusal { ..made() };
+    let _ = Authenticated {};
+    let _ = Paced {};
+    let _ = Routed {};
+    let _ = Understood {};
+    let _ = Candidates {};
+    let _ = Capped {};
+    let _ = Turn {};
+    let _ = Reserved {};
+    let _ = Admitted {};
+    let _ = Entry {};
+    let _ = SealedRefusal {};
 }
