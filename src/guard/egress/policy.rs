@@ -191,7 +191,7 @@ impl Uncontrolled {
     }
 }
 
-/// A destination that was judged: the operator lists it, and the token leaves it. Only [`EgressPolicy::policy`] makes one.
+/// A destination that was judged: the operator lists it, and the token leaves it. Only [`EgressPolicy::evaluate`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controlled(Destination);
 
@@ -302,7 +302,7 @@ impl EgressPolicy {
         Ok(Controlled(destination))
     }
 
-    /// Everything that is asked of a URL, in order; all of it, though the first no decides. [`EgressPolicy::policy`] alone says what is controlled.
+    /// Everything that is asked of a URL, in order; all of it, though the first no decides. [`EgressPolicy::evaluate`] alone says what is controlled.
     #[must_use]
     pub fn explain(&self, wanted: Use, url: &str, narrowing: &TokenRestrictions) -> Vec<Answered> {
         let mut all = Vec::new();
