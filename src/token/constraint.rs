@@ -181,7 +181,7 @@ pub static TABLE: &[Row] = &[
     now("requests_per_second", Kind::Rate, "requests a second", "guard/pace"),
     now("requests_per_minute", Kind::Rate, "requests a minute", "guard/pace"),
     now("requests_in_flight", Kind::Max, "requests at once", "guard/pace"),
-    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/admit"),
+    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/cap"),
     later("tokens_per_minute", Kind::Rate, "tokens a minute"),
     later("tokens_per_hour", Kind::Rate, "tokens an hour"),
     later("tokens_per_day", Kind::Rate, "tokens a day"),
