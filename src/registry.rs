@@ -135,46 +135,64 @@ impl Registry {
         if let Some(principal) = record.event.principal().filter(|_| record.event.is_control()) {
             self.principals.insert(principal.clone(), ());
         }
+        self.wakeups.wake(&self.fold(record));
+    }
+
+    /// Folds the record into the rows. Gives the subjects that it changes.
+    fn fold(&self, record: &Record) -> Vec<Subject> {
         match &record.event {
             Event::AgentRegistered { agent, principal, class } => {
                 let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
                 row.principal.clone_from(principal);
                 row.class = class.as_str().into();
+                vec![Subject::agent(agent)]
             }
             Event::AgentStanding { agent, standing, reason } => {
                 let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
                 row.status = StatusChange::new(*standing, record.at, reason);
+                vec![Subject::agent(agent)]
             }
             Event::NamespaceStanding { namespace, standing, reason } => {
                 self.wide.set_namespace(namespace, StatusChange::new(*standing, record.at, reason));
+                vec![Subject::Namespace(namespace.as_str().into())]
             }
             Event::PrincipalStanding { principal, standing, reason } => {
                 self.wide.set_principal(principal, StatusChange::new(*standing, record.at, reason));
+                vec![Subject::Principal(principal.clone())]
             }
             Event::TokenRegistered { token, jti, kid, agent, principal, expires, .. } => {
                 let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.principal = Some(principal.clone());
                 row.kid = Some(*kid);
                 row.expires = Some(*expires);
+                vec![Subject::Token(*token)]
             }
             Event::TokenRevoked { token, jti, agent, reason } => {
                 let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.revoked.get_or_insert_with(|| (record.at, reason.clone()));
+                vec![Subject::Token(*token)]
             }
             Event::HandleSet { handle, token, id, agent, principal, until } => {
-                // The control door registers a token before it puts it behind a handle.
+                // The command registers a token before it sets a handle for it.
                 self.tokens.entry(*id).or_insert_with(|| Token::new(*id, "", agent)).handle = Some(*handle);
                 let revoked = self.revoked_handles.get(handle).map(|row| row.value().clone());
                 let (text, token, until) = (token.as_str().into(), *id, *until);
                 let (agent, principal) = (agent.clone(), principal.clone());
+                let subjects = vec![Subject::Token(*id), Subject::agent(&agent)];
                 let row = Handle { id: *handle, text, token, agent, principal, until, revoked };
                 self.handles.insert(*handle, Arc::new(row));
+                subjects
             }
-            Event::HandleRevoked { handle, reason, .. } => {
+            Event::HandleRevoked { handle, agent, reason } => {
                 let revoked = self.revoked_handles.entry(*handle).or_insert_with(|| (record.at, reason.clone())).clone();
                 if let Some(mut row) = self.handles.get_mut(handle) {
                     Arc::make_mut(&mut row).revoked = Some(revoked);
                 }
+                vec![Subject::agent(agent)]
+            }
+            // The keyring's. Requests with tokens of this key check again.
+            Event::KeyAdded { kid, .. } | Event::KeyRetired { kid, .. } | Event::KeyRevoked { kid, .. } => {
+                vec![Subject::Key(*kid)]
             }
             Event::Start { .. }
             | Event::Stop
@@ -197,11 +215,8 @@ impl Registry {
             | Event::Refusal(_)
             | Event::Refusals(_)
             | Event::Strangers(_)
-            | Event::Written(_) => return,
-            // The keyring's. Requests with tokens of this key check again.
-            Event::KeyAdded { .. } | Event::KeyRetired { .. } | Event::KeyRevoked { .. } => {}
+            | Event::Written(_) => Vec::new(),
         }
-        self.wakeups.wake(&record.event);
     }
 
     /// Lets go of whatever says in whose name somebody acts: as a start finds it, once the principal's record key is destroyed.

@@ -149,7 +149,7 @@ impl Queue {
         }
     }
 
-    /// Grants one of `slots` to whoever is next, where one is free.
+    /// Grants one of `slots` to the next request, if one is free.
     pub fn next(&mut self, slots: u64) -> Option<Ticket> {
         if self.held >= slots {
             return None;

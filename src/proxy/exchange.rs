@@ -277,8 +277,8 @@ impl Exchange {
         }
     }
 
-    /// What was used. Of a request that was not sent on nothing was, and an error status says that the request did not run; of all others
-    /// at least what was sent is counted, whoever ended them.
+    /// The usage. A request that was not forwarded has none, and an error status means that it did not
+    /// run. Of all others at least the tokens that were sent count, no matter which side ended them.
     fn used(&self) -> Option<Used> {
         let Some(sent) = self.sent else {
             // The built-in model reports of itself.

@@ -6,7 +6,6 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use crate::audit::format::event::Event;
 use crate::id::{AgentName, KeyId, Principal, TokenId};
 
 /// What a change can be about.
@@ -36,43 +35,9 @@ impl Subject {
         subjects
     }
 
-    /// What a record changes; nothing where it changes nobody's status.
-    fn changed_by(event: &Event) -> Vec<Self> {
-        match event {
-            Event::AgentRegistered { agent, .. } | Event::AgentStanding { agent, .. } => {
-                vec![Self::Agent(agent.as_str().into())]
-            }
-            Event::NamespaceStanding { namespace, .. } => vec![Self::Namespace(namespace.as_str().into())],
-            Event::PrincipalStanding { principal, .. } => vec![Self::Principal(principal.clone())],
-            Event::TokenRegistered { token, .. } | Event::TokenRevoked { token, .. } => vec![Self::Token(*token)],
-            Event::HandleSet { id, agent, .. } => vec![Self::Token(*id), Self::Agent(agent.as_str().into())],
-            Event::HandleRevoked { agent, .. } => vec![Self::Agent(agent.as_str().into())],
-            Event::KeyAdded { kid, .. } | Event::KeyRetired { kid, .. } | Event::KeyRevoked { kid, .. } => {
-                vec![Self::Key(*kid)]
-            }
-            Event::Start { .. }
-            | Event::Stop
-            | Event::Reload { .. }
-            | Event::Handover { .. }
-            | Event::Epoch { .. }
-            | Event::Pruned { .. }
-            | Event::Clock { .. }
-            | Event::Forgotten { .. }
-            | Event::Restored { .. }
-            | Event::Backup { .. }
-            | Event::Exported { .. }
-            | Event::Disclosed { .. }
-            | Event::TokenSigned { .. }
-            | Event::ReloadRefused { .. }
-            | Event::KeysChanged { .. }
-            | Event::ModelAccepted { .. }
-            | Event::Admission(_)
-            | Event::Outcome(_)
-            | Event::Refusal(_)
-            | Event::Refusals(_)
-            | Event::Strangers(_)
-            | Event::Written(_) => Vec::new(),
-        }
+    /// An agent, and all that were delegated from it.
+    pub(super) fn agent(agent: &AgentName) -> Self {
+        Self::Agent(agent.as_str().into())
     }
 }
 
@@ -100,10 +65,10 @@ impl Wakeups {
         Subscription { own, subjects, all: Arc::clone(self) }
     }
 
-    /// Wakes those whom the record concerns. Call it after the record was applied.
-    pub(super) fn wake(&self, event: &Event) {
-        for subject in Subject::changed_by(event) {
-            let Some(calls) = self.of.get(&subject) else { continue };
+    /// Wakes those that depend on `subjects`. Call it after the change.
+    pub(super) fn wake(&self, subjects: &[Subject]) {
+        for subject in subjects {
+            let Some(calls) = self.of.get(subject) else { continue };
             for call in calls.iter().filter_map(Weak::upgrade) {
                 call.send_replace(());
             }
@@ -187,9 +152,8 @@ impl Changes {
 mod tests {
     use super::*;
 
-    fn stop(agent: &str) -> Event {
-        let standing = crate::audit::format::event::AgentStatus::Suspended;
-        Event::AgentStanding { agent: agent.parse().expect("name"), standing, reason: "x".to_owned() }
+    fn agent(name: &str) -> [Subject; 1] {
+        [Subject::agent(&name.parse().expect("name"))]
     }
 
     fn subjects(agent: &str) -> Vec<Subject> {
@@ -202,20 +166,13 @@ mod tests {
         let wakeups = Arc::new(Wakeups::default());
         let (child, other) = (wakeups.subscribe(subjects("a/b/c")), wakeups.subscribe(subjects("a/x")));
         let (mut of_child, mut of_other) = (child.changes(), other.changes());
-        wakeups.wake(&stop("a/b"));
+        wakeups.wake(&agent("a/b"));
         assert!(of_child.take() && !of_child.take() && !of_other.take());
-        for event in [
-            Event::NamespaceStanding {
-                namespace: "a".to_owned(),
-                standing: crate::audit::format::event::AgentStatus::Suspended,
-                reason: "x".to_owned(),
-            },
-            Event::KeyRevoked { kid: KeyId([2; 32]), reason: "x".to_owned() },
-        ] {
-            wakeups.wake(&event);
-            assert!(of_child.take() && of_other.take(), "{event:?}");
+        for shared in [Subject::Namespace("a".into()), Subject::Key(KeyId([2; 32])), Subject::Token(TokenId([1; 32]))] {
+            wakeups.wake(&[shared]);
+            assert!(of_child.take() && of_other.take());
         }
-        wakeups.wake(&Event::Stop);
+        wakeups.wake(&[]);
         assert!(!of_child.take() && !of_other.take());
         wakeups.wake_everyone();
         assert!(of_child.take() && of_other.take());
@@ -227,7 +184,7 @@ mod tests {
         let (first, second) = (wakeups.subscribe(subjects("a/b")), wakeups.subscribe(subjects("a/b")));
         let mut changes = second.changes();
         drop(first);
-        wakeups.wake(&stop("a/b"));
+        wakeups.wake(&agent("a/b"));
         assert!(changes.take());
         drop(second);
         assert!(wakeups.of.is_empty());

@@ -96,7 +96,7 @@ pub enum Event {
         /// Their names, one behind the other.
         records: String,
     },
-    /// A token was signed and not registered: whoever has it may use it all the same.
+    /// A token was signed and not registered. Its holder can use it even so.
     TokenSigned {
         /// Its identity.
         token: TokenId,

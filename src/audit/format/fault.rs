@@ -11,7 +11,7 @@ pub enum RecordFault {
         "it is plain and was never acknowledged, and records are sealed here: somebody else wrote it (if [audit] records was \"plain\" until now, start with that once)"
     )]
     Unsealed,
-    /// A record of what may be missing, of which nobody was told yet.
+    /// A record that may be missing. It was not acknowledged.
     #[error("it says that records may be missing, and was never acknowledged")]
     Unacknowledged,
     /// Not JSON at all.

@@ -108,7 +108,7 @@ impl Redactor {
     }
 }
 
-/// Gives way to the whole words of `bare`, which begins at `base`, that have a part in `place`.
+/// The edit that replaces the words of `bare` that `place` touches. `bare` begins at `base`.
 fn bare_edit(bare: &[u8], place: Range<usize>, base: usize, mark: &'static [u8]) -> Edit {
     let parts = |byte: &u8| byte.is_ascii_whitespace() || b",:{}[]".contains(byte);
     let before = bare.get(..place.start).unwrap_or_default();
@@ -118,7 +118,7 @@ fn bare_edit(bare: &[u8], place: Range<usize>, base: usize, mark: &'static [u8])
     Edit { from: base + from, to: base + to, mark }
 }
 
-/// Where words stand in one whole text.
+/// Finds the words in one whole text.
 fn found(matcher: &Matcher, text: &[u8], json: bool, mut each: impl FnMut(usize, usize)) {
     let mut track = Track::default();
     // Places in a text that is there fit into memory.

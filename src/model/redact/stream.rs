@@ -15,13 +15,15 @@ use super::{Edit, Redactor, SECRET_MARK, SECRET_MIN, found, redacted};
 
 /// Bytes of events that are held back at once.
 const HELD_MAX: usize = 256 << 10;
-/// Bytes of a secret's beginning that give way when no more can be held. The bytes before that, at most seven, may have gone out;
-/// nothing more of the secret follows them. Ordinary text is hurt where it shows as many, and 256 KiB of other texts follow it.
+/// The gateway replaces the beginning of a secret from this many bytes on, if it cannot hold more of the
+/// stream. A shorter beginning, of at most seven bytes, may be sent; the rest of that secret is not.
+/// Ordinary text is replaced too if it ends with as many bytes of a secret, and 256 KiB of other texts
+/// follow it.
 const BEGUN_MIN: usize = 8;
 /// Texts of one stream that could all be within a secret.
 const CHANNELS_MAX: usize = 4_096;
 
-/// Why a stream cannot be searched for secrets, and so does not go on.
+/// Why a stream cannot be searched for secrets. Such a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsearchable {
     /// An event is too long.
@@ -129,7 +131,7 @@ impl Texts {
             places.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
             let open = channel.track.open(&redactor.secrets, 0);
             if self.channels.len() >= CHANNELS_MAX {
-                // More than can be kept: what has begun gives way at once, and a stream ends here.
+                // No room for another text: the begun secret is replaced at once, and the stream ends.
                 self.is_full |= !channel.track.is_idle();
                 let place = open.map(|open| open..channel.track.at());
                 place.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
@@ -146,7 +148,7 @@ impl Texts {
         self.channels.values().filter_map(|channel| channel.parts.front()).map(|part| part.event).min()
     }
 
-    /// Nothing more comes of any text: what ends within a secret and shows [`SECRET_MIN`] bytes of it gives way.
+    /// The stream is over. A text that ends with [`SECRET_MIN`] bytes of a secret or more loses them.
     pub(super) fn end(&mut self, redactor: &Redactor, edit: &mut impl FnMut(u64, Edit)) {
         for channel in self.channels.values_mut() {
             if let Some(begun) = channel.begun(redactor, SECRET_MIN) {
@@ -156,8 +158,8 @@ impl Texts {
         self.channels.clear();
     }
 
-    /// Nothing more can be held, and more comes: what ends within a secret and shows [`BEGUN_MIN`] bytes of it gives way. The
-    /// search goes on, so that the rest of a secret gives way too.
+    /// No more can be held. A text that ends with [`BEGUN_MIN`] bytes of a secret or more loses them.
+    /// The search continues, so the rest of that secret is replaced too.
     fn release(&mut self, redactor: &Redactor, edit: &mut impl FnMut(u64, Edit)) {
         for channel in self.channels.values_mut() {
             if let Some(begun) = channel.begun(redactor, BEGUN_MIN) {

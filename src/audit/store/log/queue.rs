@@ -39,7 +39,7 @@ pub(super) struct Rejected {
 }
 
 impl Rejected {
-    /// Whoever gave it hears why.
+    /// Its sender is told why.
     pub(super) fn tell(self) {
         (self.waiting.then)(Err(self.fault));
     }

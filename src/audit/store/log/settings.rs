@@ -88,7 +88,7 @@ impl Settings {
     }
 
     /// Who owns the data folder; `None` where there is none yet. The data folder itself may be a symbolic link to another disk.
-    /// The folders in it may not: whoever can write there would choose in which folder root's process writes.
+    /// The folders in it may not: a user who can write there would choose the folder in which root's process writes.
     ///
     /// # Errors
     /// When a folder in it is a symbolic link; or, for root, belongs to somebody else than the data folder.
