@@ -1,7 +1,9 @@
-//! Agents, tokens and handles: what the control records make of them. Many read it; commands alone write it.
+//! Agents, tokens and handles, as the records of commands state them. Many read it; only commands
+//! write it.
 //!
-//! It holds what is refused: an agent without a row is active in class `default`, and a token without a row is valid as long as
-//! its signature and times are. A change wakes the requests that depend on its subject, so that they check their status again.
+//! It lists what is refused. An agent without a row is active in class `default`. A token without a row
+//! is valid as long as its signature and times are. A change wakes the requests that depend on its
+//! subject, and they check their status again.
 
 mod status;
 mod wakeups;
@@ -173,21 +175,12 @@ impl Registry {
                 vec![Subject::Token(*token)]
             }
             Event::HandleSet { handle, token, id, agent, principal, until } => {
-                // The command registers a token before it sets a handle for it.
-                self.tokens.entry(*id).or_insert_with(|| Token::new(*id, "", agent)).handle = Some(*handle);
-                let revoked = self.revoked_handles.get(handle).map(|row| row.value().clone());
                 let (text, token, until) = (token.as_str().into(), *id, *until);
                 let (agent, principal) = (agent.clone(), principal.clone());
-                let subjects = vec![Subject::Token(*id), Subject::agent(&agent)];
-                let row = Handle { id: *handle, text, token, agent, principal, until, revoked };
-                self.handles.insert(*handle, Arc::new(row));
-                subjects
+                self.set_handle(Handle { id: *handle, text, token, agent, principal, until, revoked: None })
             }
             Event::HandleRevoked { handle, agent, reason } => {
-                let revoked = self.revoked_handles.entry(*handle).or_insert_with(|| (record.at, reason.clone())).clone();
-                if let Some(mut row) = self.handles.get_mut(handle) {
-                    Arc::make_mut(&mut row).revoked = Some(revoked);
-                }
+                self.revoke_handle(*handle, record.at, reason);
                 vec![Subject::agent(agent)]
             }
             // The keyring's. Requests with tokens of this key check again.
@@ -219,7 +212,23 @@ impl Registry {
         }
     }
 
-    /// Lets go of whatever says in whose name somebody acts: as a start finds it, once the principal's record key is destroyed.
+    fn set_handle(&self, mut row: Handle) -> Vec<Subject> {
+        // The command registers a token before it sets a handle for it.
+        self.tokens.entry(row.token).or_insert_with(|| Token::new(row.token, "", &row.agent)).handle = Some(row.id);
+        row.revoked = self.revoked_handles.get(&row.id).map(|revoked| revoked.value().clone());
+        let subjects = vec![Subject::Token(row.token), Subject::agent(&row.agent)];
+        self.handles.insert(row.id, Arc::new(row));
+        subjects
+    }
+
+    fn revoke_handle(&self, handle: HandleId, at: Timestamp, reason: &str) {
+        let revoked = self.revoked_handles.entry(handle).or_insert_with(|| (at, reason.to_owned())).clone();
+        if let Some(mut row) = self.handles.get_mut(&handle) {
+            Arc::make_mut(&mut row).revoked = Some(revoked);
+        }
+    }
+
+    /// Removes what names the principal, as a start does once the principal's record key is destroyed.
     /// Revocations stay.
     pub fn forget(&self, principal: &Principal) {
         self.agents.alter_all(|_, mut row| {
@@ -372,8 +381,8 @@ impl Registry {
             .unwrap_or_else(|| DEFAULT_CLASS.into())
     }
 
-    /// Asks whether `tokens`, the agent with all that it was delegated from, its namespace and its principal may act now. The answer is the handle that
-    /// one of the tokens stands behind, where one does.
+    /// Checks that `tokens`, the agent with its ancestors, its namespace and its principal may act now.
+    /// Gives the handle of one of the tokens, if one has a handle.
     ///
     /// # Errors
     /// The refusal of the first that may not.
@@ -405,98 +414,4 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::audit::format::event::AgentStatus;
-
-    fn book(events: Vec<Event>) -> Registry {
-        let registry = Registry::new();
-        for event in events {
-            registry.apply(&Record { at: Timestamp(1), by: None, event });
-        }
-        registry
-    }
-
-    fn team() -> Principal {
-        "team:a".parse().expect("principal")
-    }
-
-    fn stands(agent: &str, standing: AgentStatus) -> Event {
-        Event::AgentStanding { agent: agent.parse().expect("name"), standing, reason: "test".to_owned() }
-    }
-
-    #[track_caller]
-    fn check(events: Vec<Event>, agent: &str, expect: Option<Code>) {
-        let token = TokenId([1; 32]);
-        let answer = book(events).may_act(&agent.parse().expect("name"), &team(), [&token]);
-        assert_eq!(answer.err().map(|no| no.code), expect);
-    }
-
-    #[test]
-    fn an_unknown_agent_may_act() {
-        check(vec![], "a/b", None);
-    }
-
-    #[test]
-    fn a_standing_covers_everything_below_it() {
-        check(vec![stands("a/b", AgentStatus::Quarantined)], "a/b/c", Some(Code::AgentQuarantined));
-        check(vec![stands("a/b/c", AgentStatus::Quarantined)], "a/b", None);
-        check(vec![stands("a/b", AgentStatus::Suspended), stands("a/b", AgentStatus::Active)], "a/b", None);
-    }
-
-    #[test]
-    fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
-        let all = |standing| Event::NamespaceStanding { namespace: "a".to_owned(), standing, reason: "test".to_owned() };
-        check(vec![all(AgentStatus::Suspended)], "a/never-seen/child", Some(Code::AgentSuspended));
-        check(vec![all(AgentStatus::Suspended)], "ab/c", None);
-        check(vec![all(AgentStatus::Quarantined), all(AgentStatus::Active)], "a/b", None);
-        check(
-            vec![stands("a/b", AgentStatus::Suspended), all(AgentStatus::Suspended), all(AgentStatus::Active)],
-            "a/b",
-            Some(Code::AgentSuspended),
-        );
-        let one = |standing| Event::PrincipalStanding { principal: team(), standing, reason: "test".to_owned() };
-        check(vec![one(AgentStatus::Suspended)], "x/y", Some(Code::PrincipalSuspended));
-        check(vec![one(AgentStatus::Suspended), one(AgentStatus::Active)], "x/y", None);
-    }
-
-    #[test]
-    fn a_revoked_token_is_refused() {
-        let revoked = Event::TokenRevoked {
-            token: TokenId([1; 32]),
-            jti: "x".to_owned(),
-            agent: "a/b".parse().expect("name"),
-            reason: "lost".to_owned(),
-        };
-        check(vec![revoked], "a/b", Some(Code::TokenRevoked));
-    }
-
-    #[test]
-    fn a_class_is_inherited() {
-        let event = Event::AgentRegistered { agent: "a/b".parse().expect("name"), principal: None, class: "fast".to_owned() };
-        let registry = book(vec![event]);
-        assert_eq!(&*registry.class(&"a/b/c".parse().expect("name")), "fast");
-        assert_eq!(&*registry.class(&"a/x".parse().expect("name")), DEFAULT_CLASS);
-    }
-
-    #[test]
-    fn a_revoked_handle_stays_so_when_its_principal_is_forgotten() {
-        let handle = HandleId([9; 32]);
-        let (agent, principal) = (|| "acme/a".parse().expect("agent"), || "user:ada".parse::<Principal>().expect("principal"));
-        let set = || Event::HandleSet {
-            handle,
-            token: "t".to_owned(),
-            id: TokenId([1; 32]),
-            agent: agent(),
-            principal: principal(),
-            until: None,
-        };
-        let registry = book(vec![set(), Event::HandleRevoked { handle, agent: agent(), reason: "x".to_owned() }]);
-        registry.forget(&principal());
-        assert!(registry.handle(&handle).is_none());
-        // Set again, as `adopt` of the same file would.
-        registry.apply(&Record { at: Timestamp(2), by: None, event: set() });
-        let refused = registry.may_act(&agent(), &team(), &[TokenId([1; 32])]).map(|_| ()).map_err(|refusal| refusal.code);
-        assert_eq!(refused, Err(Code::HandleRevoked));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Who is woken by a change: requests wait for changes of the subjects that they depend on, and for those that concern everyone.
+//! Wakes requests by subject: those that depend on what has changed, or everyone.
 
 use std::sync::{Arc, Weak};
 
@@ -24,7 +24,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// The subjects of a chain: its agents, namespace and principal, its tokens, and the keys that it depends on.
+    /// The subjects of a chain: its agents, namespace and principal, its tokens and its keys.
     #[must_use]
     pub fn of(agent: &AgentName, principal: &Principal, tokens: &[TokenId], keys: &[KeyId]) -> Vec<Self> {
         let mut subjects: Vec<Self> = agent.lineage().map(|name| Self::Agent(name.into())).collect();

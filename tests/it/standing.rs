@@ -126,6 +126,19 @@ fn a_limit_of_zero_refuses() {
 }
 
 #[test]
+fn a_request_with_more_choices_than_tokens_uses_up_no_rate() {
+    let more = "[[model]]\nname = \"once\"\nroute = [\"counting\"]\nrpm = 1\n";
+    let gateway = Gateway::with("rpm = 600\nburst = 100\nin_flight = 8\noutput_tokens = 2", more);
+    let hello = r#""messages":[{"role":"user","content":"hi"}]"#;
+    let body = |choices: u32| format!(r#"{{"model":"once","n":{choices},{hello}}}"#);
+    for _ in 0..3 {
+        check(&gateway.send(&gateway.chat(&body(3))), 400, "field-invalid");
+    }
+    check(&gateway.send(&gateway.chat(&body(2))), 200, "");
+    check(&gateway.send(&gateway.chat(&body(2))), 429, "model-rate-exceeded");
+}
+
+#[test]
 fn output_tokens_are_clamped_and_a_header_says_so() {
     let gateway = Gateway::with("rpm = 600\nin_flight = 8\noutput_tokens = 2", "");
     let body = r#"{"model":"echo","max_tokens":50,"messages":[{"role":"user","content":"one two three four"}]}"#;
