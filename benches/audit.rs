@@ -2,7 +2,11 @@
 //! written for one record a second?
 //!
 //! `cargo bench --bench audit`; `RECORDS=1000000` for the sizes of docs/PERFORMANCE.md, `DIR=…` for another disk.
-#![allow(clippy::print_stdout, clippy::expect_used, reason = "a program that measures prints, and ends where it cannot")]
+#![allow(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a program that measures prints, and ends where it cannot"
+)]
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -32,7 +36,8 @@ fn admission(number: u64) -> Event {
         model: Some("llama-3.1-8b".into()),
         policy: "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".into(),
     };
-    let upstream = Some(Server { name: "vllm-a".into(), controlled: true, jurisdiction: Some("DE".into()) });
+    let upstream =
+        Some(Server { name: "vllm-a".into(), controlled: true, jurisdiction: Some("DE".into()) });
     let body = Body { bytes: 2048, digest: [7; 32] };
     Event::Admission(Box::new(Admission {
         about,
@@ -94,7 +99,8 @@ fn amplification(dir: &Path) {
     let clock = Arc::new(ManualClock::at(SystemClock::start().now()));
     let disk = Arc::new(Counting::default());
     let time = Arc::clone(&clock) as Arc<dyn Clock>;
-    let (log, _) = Log::open_on(settings(dir), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    let (log, _) =
+        Log::open_on(settings(dir), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
     let before = disk.bytes();
     let count = 1024;
     for number in 0..count {
@@ -115,11 +121,13 @@ fn amplification(dir: &Path) {
 fn folder_bytes(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
-        .map(
-            |entry| {
-                if entry.path().is_dir() { folder_bytes(&entry.path()) } else { entry.metadata().map_or(0, |about| about.len()) }
-            },
-        )
+        .map(|entry| {
+            if entry.path().is_dir() {
+                folder_bytes(&entry.path())
+            } else {
+                entry.metadata().map_or(0, |about| about.len())
+            }
+        })
         .sum()
 }
 
@@ -146,11 +154,14 @@ impl Disk for Counting {
 fn resident_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok()).unwrap_or(0)
+    line.and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
 }
 
 fn main() {
-    let records: u64 = std::env::var("RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let records: u64 =
+        std::env::var("RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let above = std::env::var_os("DIR").map_or_else(std::env::temp_dir, Into::into);
     let folder = tempfile::tempdir_in(above).expect("folder");
     let (dir, clock) = (folder.path(), SystemClock::start());
@@ -160,11 +171,18 @@ fn main() {
     for waiters in [1, 16, 64, 1024] {
         let rate = fill(&log, records / 20, waiters, &clock);
         let bound = waiters as f64 / sync.as_secs_f64();
-        println!("durable         {rate:>8.0} records/s with {waiters:>4} waiting: {:.2} of waiters / fdatasync", rate / bound);
+        println!(
+            "durable         {rate:>8.0} records/s with {waiters:>4} waiting: {:.2} of waiters / fdatasync",
+            rate / bound
+        );
     }
     let before = resident_kb();
     fill(&log, records - records / 5, 1024, &clock);
-    println!("memory          {} kB more after {} records", resident_kb().saturating_sub(before), records - records / 5);
+    println!(
+        "memory          {} kB more after {} records",
+        resident_kb().saturating_sub(before),
+        records - records / 5
+    );
     let closing = clock.monotonic();
     log.close().expect("closed");
     println!("closed          in {:?}", clock.monotonic() - closing);
@@ -172,7 +190,8 @@ fn main() {
     let (log, _) = Log::open(settings(dir), Arc::new(clock)).expect("log");
     println!("start           {:?} with {} records", clock.monotonic() - began, log.state().size);
     log.close().expect("closed");
-    let keys = read_vkeys(&std::fs::read_to_string(dir.join("log.vkeys")).expect("keys")).expect("keys");
+    let keys =
+        read_vkeys(&std::fs::read_to_string(dir.join("log.vkeys")).expect("keys")).expect("keys");
     let head = dir.join("secret/head");
     let wanted = Wanted { dir: &dir.join("audit"), keys: &keys, head: Some(&head), since: None };
     let began = clock.monotonic();

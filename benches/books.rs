@@ -68,18 +68,25 @@ fn handles(bench: &mut Criterion) {
             }
             known = size;
             let mut next = (0..size).cycle().step_by(7_919);
-            bench.bench_function(&format!("books/handle looked up, {size} {kind} handles"), |run| {
-                run.iter_batched(
-                    || name(next.next().unwrap_or(0)),
-                    |name| {
-                        handle::id(black_box(&name)).and_then(|id| registry.handle(&id)).is_some_and(|row| row.revoked.is_none())
-                    },
-                    BatchSize::SmallInput,
-                );
-            });
+            bench.bench_function(
+                &format!("books/handle looked up, {size} {kind} handles"),
+                |run| {
+                    run.iter_batched(
+                        || name(next.next().unwrap_or(0)),
+                        |name| {
+                            handle::id(black_box(&name))
+                                .and_then(|id| registry.handle(&id))
+                                .is_some_and(|row| row.revoked.is_none())
+                        },
+                        BatchSize::SmallInput,
+                    );
+                },
+            );
         }
         let each = resident_bytes().saturating_sub(before) / u64::from(known);
-        println!("books/memory: {known} handles for {kind} tokens of {bytes} bytes take {each} bytes each");
+        println!(
+            "books/memory: {known} handles for {kind} tokens of {bytes} bytes take {each} bytes each"
+        );
     }
 }
 
@@ -90,7 +97,15 @@ fn revocations(bench: &mut Criterion) {
     for size in SIZES {
         for number in known..size {
             let jti = format!("01JB{number:022}");
-            seal(registry, Event::TokenRevoked { token: token(number), jti, agent: agent(number), reason: "lost".to_owned() });
+            seal(
+                registry,
+                Event::TokenRevoked {
+                    token: token(number),
+                    jti,
+                    agent: agent(number),
+                    reason: "lost".to_owned(),
+                },
+            );
         }
         known = size;
         let (mut next, own) = ((0..size).cycle().step_by(7_919), agent(0));
@@ -103,9 +118,12 @@ fn revocations(bench: &mut Criterion) {
             );
         });
         let unknown = token(u32::MAX);
-        bench.bench_function(&format!("books/standing of a good token, {size} revoked ones"), |run| {
-            run.iter(|| registry.may_act(black_box(&own), &principal, [&unknown]).is_ok());
-        });
+        bench.bench_function(
+            &format!("books/standing of a good token, {size} revoked ones"),
+            |run| {
+                run.iter(|| registry.may_act(black_box(&own), &principal, [&unknown]).is_ok());
+            },
+        );
     }
     let each = resident_bytes().saturating_sub(before) / u64::from(known);
     println!("books/memory: {known} revoked tokens take {each} bytes each");

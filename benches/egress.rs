@@ -1,13 +1,19 @@
 //! What do doors 1 and 2 cost: a URL judged, a text filtered, a body understood and its answer filtered?
 
-#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a program that measures takes the time and prints it")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program that measures takes the time and prints it"
+)]
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
+use token_shield::guard::egress::policy::{
+    EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use,
+};
 use token_shield::guard::egress::text::{Found, Scanner, Verdict};
 use token_shield::model::answer::StreamFilter;
 use token_shield::model::prose::{Channel, Prose, Stream, whole};
@@ -17,8 +23,7 @@ use token_shield::model::{Operation, Profile, Terms, UnknownFields, read};
 const PROSE: &str = "The weather in the mountains turns quickly, so pack for rain even where the morning is clear. Start before seven, take \
     the left path behind the chapel: it is longer, and shaded. There's water at two places (the second one dries up in August), and \
     nothing to eat before the hut.\n\nFrom there you see both valleys. \"It is worth it\", everybody says; and it is.\n\n";
-const LINKS: &str =
-    "See [the map](https://docs.example/map) and ![a picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
+const LINKS: &str = "See [the map](https://docs.example/map) and ![a picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
 
 /// What costs the most for its length: each gives way.
 const HOSTILE: &str = "http:@)";
@@ -30,8 +35,16 @@ const STREAMS: usize = 100_000;
 const COLD: usize = 2 << 20;
 
 fn policy() -> EgressPolicy {
-    let entries = |names: &[&str]| names.iter().map(|name| name.parse::<Entry>().unwrap_or_else(|why| panic!("{why}"))).collect();
-    let lists = Lists { links: entries(&["docs.example", "*.wiki.example", "a.example:8443"]), ..Lists::default() };
+    let entries = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| name.parse::<Entry>().unwrap_or_else(|why| panic!("{why}")))
+            .collect()
+    };
+    let lists = Lists {
+        links: entries(&["docs.example", "*.wiki.example", "a.example:8443"]),
+        ..Lists::default()
+    };
     EgressPolicy::new(lists, SelfEndpoints::default())
 }
 
@@ -49,14 +62,13 @@ impl<'j> Door<'j> {
     fn push(&mut self, text: &str, out: &mut String) {
         let Self { policy, scanner } = self;
         let narrowing = TokenRestrictions::default();
-        scanner.push(
-            text,
-            out,
-            &mut |found: &Found<'_>| match found.url.map(|url| policy.evaluate(Use::Links, url, &narrowing)) {
-                Ok(Ok(_)) => Verdict::Pass,
-                Ok(Err(_)) | Err(_) => Verdict::Strip,
-            },
-        );
+        scanner.push(text, out, &mut |found: &Found<'_>| match found
+            .url
+            .map(|url| policy.evaluate(Use::Links, url, &narrowing))
+        {
+            Ok(Ok(_)) => Verdict::Pass,
+            Ok(Err(_)) | Err(_) => Verdict::Strip,
+        });
     }
 }
 
@@ -82,7 +94,11 @@ fn egress(bench: &mut Criterion) {
     let mut group = bench.benchmark_group("egress");
     let (policy, narrowing) = (policy(), TokenRestrictions::default());
     group.bench_function("a listed URL judged", |run| {
-        run.iter(|| policy.evaluate(Use::Links, black_box("https://docs.example/a/b?c=d"), &narrowing).is_ok());
+        run.iter(|| {
+            policy
+                .evaluate(Use::Links, black_box("https://docs.example/a/b?c=d"), &narrowing)
+                .is_ok()
+        });
     });
     for (name, text) in [
         ("text without links", PROSE.repeat(3_000)),
@@ -103,9 +119,14 @@ fn egress(bench: &mut Criterion) {
         r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":{text:?}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":9,"completion_tokens":9}}}}"#
     );
     let profile = Profile::named("vllm").unwrap_or_else(|| panic!("a profile"));
-    let asked = format!(r#"{{"model":"m","messages":[{{"role":"user","content":{:?}}}]}}"#, PROSE.repeat(5));
-    let terms = Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
-    let call = read(Operation::ChatCompletions, asked.as_bytes()).and_then(|read| read.understand(&terms));
+    let asked = format!(
+        r#"{{"model":"m","messages":[{{"role":"user","content":{:?}}}]}}"#,
+        PROSE.repeat(5)
+    );
+    let terms =
+        Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+    let call =
+        read(Operation::ChatCompletions, asked.as_bytes()).and_then(|read| read.understand(&terms));
     let call = call.unwrap_or_else(|no| panic!("{no}"));
     // Door 1 asks what the reading of the body has found; what it costs where that is nothing, and a filter for a whole answer.
     group.bench_function("doors 1 and 2, nothing found", |run| {
@@ -115,9 +136,12 @@ fn egress(bench: &mut Criterion) {
         });
     });
     group.throughput(Throughput::Bytes(answer.len() as u64));
-    group.bench_function(BenchmarkId::new("whole answer", format!("{} bytes", answer.len())), |run| {
-        run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new(&policy)).is_ok());
-    });
+    group.bench_function(
+        BenchmarkId::new("whole answer", format!("{} bytes", answer.len())),
+        |run| {
+            run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new(&policy)).is_ok());
+        },
+    );
     let (mut stream, mut door, mut out) = (Stream::default(), Door::new(&policy), Vec::new());
     group.throughput(Throughput::Elements(1));
     group.bench_function("event of a stream", |run| {
@@ -150,7 +174,12 @@ fn first_event(_: &mut Criterion) {
     for (name, times) in [("filtered", &mut filtered), ("copied", &mut copied)] {
         times.sort_unstable();
         let at = |share: usize| times[STREAMS * share / 1000];
-        println!("egress/first event of a stream, cold, {name}: p50 {:?}, p99 {:?}, p99.9 {:?}", at(500), at(990), at(999));
+        println!(
+            "egress/first event of a stream, cold, {name}: p50 {:?}, p99 {:?}, p99.9 {:?}",
+            at(500),
+            at(990),
+            at(999)
+        );
     }
 }
 

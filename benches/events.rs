@@ -45,7 +45,9 @@ impl Prose for Texts {
 fn with_logprobs(count: usize) -> String {
     let one = r#"{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111,117,110,116,97,105,110,115]}"#;
     let top = vec![one; count].join(",");
-    let entry = format!(r#"{{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111],"top_logprobs":[{top}]}}"#);
+    let entry = format!(
+        r#"{{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111],"top_logprobs":[{top}]}}"#
+    );
     CHUNK.replace(r#""logprobs":null"#, &format!(r#""logprobs":{{"content":[{entry}]}}"#))
 }
 
@@ -70,7 +72,9 @@ fn events(bench: &mut Criterion) {
             group.bench_function(name, |run| {
                 run.iter(|| {
                     out.clear();
-                    filter.push(black_box(event.as_bytes()), &mut out).unwrap_or_else(|why| panic!("{why}"))
+                    filter
+                        .push(black_box(event.as_bytes()), &mut out)
+                        .unwrap_or_else(|why| panic!("{why}"))
                 });
             });
         }

@@ -15,7 +15,10 @@ const WIDE: u64 = 4_000_000_000;
 /// The asks of a request by `agent`: its class's two rates, its principal, its model; narrow before wide.
 fn asks(limiter: &Limiter, agent: &str) -> Vec<Ask> {
     let ask = |kind, name: &str, limits| Ask { subject: limiter.subject(kind, name), limits };
-    let (second, minute) = (Limit::new(Period::Second, WIDE, Some(WIDE)), Limit::new(Period::Minute, WIDE, Some(WIDE)));
+    let (second, minute) = (
+        Limit::new(Period::Second, WIDE, Some(WIDE)),
+        Limit::new(Period::Minute, WIDE, Some(WIDE)),
+    );
     vec![
         ask(Kind::Agent, agent, vec![second, minute]),
         ask(Kind::Principal, "team:research", vec![minute]),
@@ -26,8 +29,12 @@ fn asks(limiter: &Limiter, agent: &str) -> Vec<Ask> {
 fn rates(bench: &mut Criterion) {
     let limiter = Limiter::new(Arc::new(SystemClock::start()));
     let whole = asks(&limiter, "research/summarizer");
-    bench.bench_function("limiter/agent, two rates", |run| run.iter(|| limiter.take(black_box(&whole[..1])).is_ok()));
-    bench.bench_function("limiter/agent, principal and model", |run| run.iter(|| limiter.take(black_box(&whole)).is_ok()));
+    bench.bench_function("limiter/agent, two rates", |run| {
+        run.iter(|| limiter.take(black_box(&whole[..1])).is_ok())
+    });
+    bench.bench_function("limiter/agent, principal and model", |run| {
+        run.iter(|| limiter.take(black_box(&whole)).is_ok())
+    });
 
     let still = Limiter::new(Arc::new(ManualClock::at(Timestamp(0))));
     let mut full = asks(&still, "research/summarizer");
@@ -35,12 +42,15 @@ fn rates(bench: &mut Criterion) {
     full[2].limits = vec![Limit::new(Period::Minute, 1, Some(1))];
     assert!(still.take(&full).is_ok(), "the one request that passes");
     assert!(still.take(&full).is_err(), "and every later one is refused");
-    bench.bench_function("limiter/refused by the model", |run| run.iter(|| still.take(black_box(&full)).is_ok()));
+    bench.bench_function("limiter/refused by the model", |run| {
+        run.iter(|| still.take(black_box(&full)).is_ok())
+    });
 }
 
 fn fleet(bench: &mut Criterion) {
     let limiter = Limiter::new(Arc::new(SystemClock::start()));
-    let fleet: Vec<_> = (0..100_000).map(|number| asks(&limiter, &format!("fleet/agent-{number}"))).collect();
+    let fleet: Vec<_> =
+        (0..100_000).map(|number| asks(&limiter, &format!("fleet/agent-{number}"))).collect();
     for asks in &fleet {
         assert!(limiter.take(asks).is_ok(), "nothing is near its limit");
     }
@@ -57,7 +67,11 @@ fn fleet(bench: &mut Criterion) {
 fn in_flight(bench: &mut Criterion) {
     let limiter = Arc::new(Limiter::new(Arc::new(SystemClock::start())));
     let place = |kind, name| (limiter.subject(kind, name), 64);
-    let places = [place(Kind::Agent, "research/summarizer"), place(Kind::Model, "llama-3.1-8b"), place(Kind::Upstream, "vllm-a")];
+    let places = [
+        place(Kind::Agent, "research/summarizer"),
+        place(Kind::Model, "llama-3.1-8b"),
+        place(Kind::Upstream, "vllm-a"),
+    ];
     bench.bench_function("limiter/three places in flight, taken and given back", |run| {
         run.iter(|| limiter.enter(black_box(&places)).is_ok());
     });

@@ -29,8 +29,11 @@ fn chat(length: usize) -> Vec<u8> {
 
 fn rewrite(bench: &mut Criterion) {
     let Some(profile) = Profile::named("vllm") else { panic!("the profile of vLLM is built in") };
-    let terms =
-        Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "meta-llama/Llama-3.1-8B-Instruct" };
+    let terms = Terms {
+        profile: &profile,
+        unknown_fields: UnknownFields::Refuse,
+        model_upstream: "meta-llama/Llama-3.1-8B-Instruct",
+    };
     let changes = Changes { output_tokens: 4096, request_id: None, cache_salt: None };
     let mut group = bench.benchmark_group("rewrite");
     for (name, length) in [("2 KB", 2 << 10), ("200 KB", 200 << 10)] {
@@ -41,9 +44,10 @@ fn rewrite(bench: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("read, understand, write", name), |run| {
             run.iter(|| {
-                let call =
-                    model::read(Operation::ChatCompletions, black_box(&body)).and_then(|reading| reading.understand(&terms));
-                call.map(|call| call.write(&changes)).map_err(|refusal| panic!("the body must pass: {refusal}"))
+                let call = model::read(Operation::ChatCompletions, black_box(&body))
+                    .and_then(|reading| reading.understand(&terms));
+                call.map(|call| call.write(&changes))
+                    .map_err(|refusal| panic!("the body must pass: {refusal}"))
             });
         });
     }

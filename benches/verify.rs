@@ -46,17 +46,19 @@ fn token(
     let models = Value::Array(vec![Value::from_text("llama-3.1-8b"), Value::from_text("bge-m3")]);
     let names = ("https://operator.example", "https://gateway.example");
     let lifetime = (NOW, Duration::from_secs(3600));
-    let mut request = Request::new(names, "research/summarizer".parse()?, "team:research".parse()?, lifetime, 1)
-        .limited(Constraint::new("model", Kind::OneOf, models)?)
-        .limited(Constraint::new("requests_per_minute", Kind::Rate, Value::from_u64(120))?)
-        .limited(Constraint::new("requests_in_flight", Kind::Max, Value::from_u64(8))?)
-        .limited(Constraint::new("output_tokens", Kind::Max, Value::from_u64(4096))?);
+    let mut request =
+        Request::new(names, "research/summarizer".parse()?, "team:research".parse()?, lifetime, 1)
+            .limited(Constraint::new("model", Kind::OneOf, models)?)
+            .limited(Constraint::new("requests_per_minute", Kind::Rate, Value::from_u64(120))?)
+            .limited(Constraint::new("requests_in_flight", Kind::Max, Value::from_u64(8))?)
+            .limited(Constraint::new("output_tokens", Kind::Max, Value::from_u64(4096))?);
     if !lists.is_empty() {
         request.limits.retain(|limit| !lists.iter().any(|list| list.same_row(limit)));
         request.limits.extend_from_slice(lists);
     }
     if let Some(holder) = holder {
-        request = request.delegable(Jwk::of(holder.public()?), 4).limited(Constraint::bearer_children()?);
+        request =
+            request.delegable(Jwk::of(holder.public()?), 4).limited(Constraint::bearer_children()?);
     }
     let issuer = IssuerPolicy {
         iss: request.iss.clone(),
@@ -82,7 +84,9 @@ fn tokens(bench: &mut Criterion) {
         one(bench, algorithm.as_str(), &text, &keys);
     }
     // A list of 64 in each of the three constraints of each token: the most that are allowed, and as long as 40 KiB have room for.
-    for (name, length) in [("", 0), (", lists of 64 short names", 2), (", lists of 64 long names", 22)] {
+    for (name, length) in
+        [("", 0), (", lists of 64 short names", 2), (", lists of 64 long names", 22)]
+    {
         let (text, keys) = match chain(length) {
             Ok(made) => made,
             Err(error) => panic!("a good chain: {error}"),
@@ -93,7 +97,9 @@ fn tokens(bench: &mut Criterion) {
 
 /// Three lists of 64 names of that length; none where it is 0.
 fn lists(length: usize) -> Result<Vec<Constraint>, Box<dyn std::error::Error>> {
-    let names = || Value::Array((0..64).map(|number| Value::from_text(format!("{number:0length$}"))).collect());
+    let names = || {
+        Value::Array((0..64).map(|number| Value::from_text(format!("{number:0length$}"))).collect())
+    };
     let keys = ["model", "egress_host", "tool_type"].into_iter().filter(|_| length > 0);
     Ok(keys.map(|key| Constraint::new(key, Kind::OneOf, names())).collect::<Result<_, _>>()?)
 }
@@ -106,7 +112,8 @@ fn chain(length: usize) -> Result<(String, One), Box<dyn std::error::Error>> {
     let (mut text, keys) = token(Algorithm::MlDsa65, Some(&holders[0]), &lists(length)?)?;
     for (place, holder) in holders.iter().enumerate() {
         let next = holders.get(place + 1).map(|next| next.public().map(Jwk::of)).transpose()?;
-        let wanted = Narrowed { name: format!("part-{place}"), holder: next, ..Narrowed::default() };
+        let wanted =
+            Narrowed { name: format!("part-{place}"), holder: next, ..Narrowed::default() };
         text = delegate(&text, holder, &wanted, NOW, place as u128)?;
     }
     Ok((text, keys))
@@ -114,23 +121,29 @@ fn chain(length: usize) -> Result<(String, One), Box<dyn std::error::Error>> {
 
 fn one(bench: &mut Criterion, name: &str, text: &str, keys: &One) {
     let cold = |verifier: &dyn Verifier| {
-        let verified = Presented::read(black_box(text)).and_then(|presented| verify(&presented, keys, verifier, NOW));
+        let verified = Presented::read(black_box(text))
+            .and_then(|presented| verify(&presented, keys, verifier, NOW));
         assert!(verified.is_ok(), "the token must verify");
     };
     bench.bench_function(&format!("verify/cold, {name}, aws-lc"), |run| run.iter(|| cold(&Fast)));
-    bench.bench_function(&format!("verify/cold, {name}, pure Rust"), |run| run.iter(|| cold(&Portable)));
+    bench.bench_function(&format!("verify/cold, {name}, pure Rust"), |run| {
+        run.iter(|| cold(&Portable))
+    });
     let (door, tables) = door(keys);
     let value = HeaderValue::from_str(&format!("Bearer {text}"));
     let headers = HeaderMap::from_iter(value.into_iter().map(|value| (AUTHORIZATION, value)));
     let asked = || {
         let credential = Credential::read(black_box(&headers));
         let peer = IpAddr::from([127, 0, 0, 1]);
-        let known =
-            credential.and_then(|read| door.authenticate(&read, peer, Arc::clone(&tables)).map_err(|denied| denied.refusal));
+        let known = credential.and_then(|read| {
+            door.authenticate(&read, peer, Arc::clone(&tables)).map_err(|denied| denied.refusal)
+        });
         known.is_ok_and(|known| known.found == Found::Cached)
     };
     assert!(!asked(), "the first time it is verified");
-    bench.bench_function(&format!("verify/cached, {name}, with times and standing"), |run| run.iter(|| assert!(asked())));
+    bench.bench_function(&format!("verify/cached, {name}, with times and standing"), |run| {
+        run.iter(|| assert!(asked()))
+    });
 }
 
 /// The door of a gateway with that key, and tables of one class.
@@ -139,11 +152,20 @@ fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     let keyring = Keyring::new();
     keyring.set_issuers(vec![Issuer { policy: Arc::clone(&keys.0.issuer), keys: vec![known] }]);
     let clock = Arc::new(ManualClock::at(NOW));
-    let books = (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
-    let config = config::read("name = \"bench\"\n", Path::new(".")).unwrap_or_else(|faults| panic!("a good config: {faults}"));
-    let tables = Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::policy::SelfEndpoints::default())
-        .unwrap_or_else(|fault| panic!("good tables: {fault}"));
-    (Authenticator::new(books, Box::new(Fast), clock, 65_536, (1_000_000, 1_000_000)), Arc::new(tables))
+    let books =
+        (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
+    let config = config::read("name = \"bench\"\n", Path::new("."))
+        .unwrap_or_else(|faults| panic!("a good config: {faults}"));
+    let tables = Tables::build(
+        &config.guard,
+        Vec::new(),
+        token_shield::guard::egress::policy::SelfEndpoints::default(),
+    )
+    .unwrap_or_else(|fault| panic!("good tables: {fault}"));
+    (
+        Authenticator::new(books, Box::new(Fast), clock, 65_536, (1_000_000, 1_000_000)),
+        Arc::new(tables),
+    )
 }
 
 criterion_group!(benches, tokens);

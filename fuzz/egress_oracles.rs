@@ -5,11 +5,19 @@
 use std::sync::LazyLock;
 
 use token_shield::guard::egress::destination::{Destination, Host};
-use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
+use token_shield::guard::egress::policy::{
+    EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use,
+};
 use token_shield::guard::egress::text::{Found, MARK, Scanner, Verdict};
 
 static JUDGE: LazyLock<EgressPolicy> = LazyLock::new(|| {
-    let lines = ["good.example", "*.good.example:8443", "good.example:80", "127.0.0.1:8000", "[2606:4700::1111]:443"];
+    let lines = [
+        "good.example",
+        "*.good.example:8443",
+        "good.example:80",
+        "127.0.0.1:8000",
+        "[2606:4700::1111]:443",
+    ];
     let list: Vec<Entry> = lines.iter().filter_map(|line| line.parse().ok()).collect();
     EgressPolicy::new(
         Lists { media: list.clone(), links: list.clone(), tunnel: list, networks: Vec::new() },
@@ -47,7 +55,11 @@ pub(crate) fn policy(bytes: &[u8]) {
 }
 
 /// What comes out of a text in pieces, by a verdict.
-fn through(pieces: &[&str], fences: bool, mut verdict: impl FnMut(&Found<'_>) -> Verdict) -> String {
+fn through(
+    pieces: &[&str],
+    fences: bool,
+    mut verdict: impl FnMut(&Found<'_>) -> Verdict,
+) -> String {
     let (mut scanner, mut out) = (Scanner::new(fences), String::new());
     for piece in pieces {
         scanner.push(piece, &mut out, &mut verdict);
@@ -57,15 +69,18 @@ fn through(pieces: &[&str], fences: bool, mut verdict: impl FnMut(&Found<'_>) ->
 }
 
 fn good(found: &Found<'_>) -> Verdict {
-    let passes =
-        found.fenced || found.url.is_ok_and(|url| JUDGE.evaluate(Use::Links, url, &TokenRestrictions::default()).is_ok());
+    let passes = found.fenced
+        || found.url.is_ok_and(|url| {
+            JUDGE.evaluate(Use::Links, url, &TokenRestrictions::default()).is_ok()
+        });
     if passes { Verdict::Pass } else { Verdict::Strip }
 }
 
 /// The text cut where `seed` says.
 fn cut(text: &str, seed: u8) -> Vec<&str> {
     let size = usize::from(seed % 7) + 1;
-    let places: Vec<usize> = text.char_indices().map(|(place, _)| place).step_by(size).chain([text.len()]).collect();
+    let places: Vec<usize> =
+        text.char_indices().map(|(place, _)| place).step_by(size).chain([text.len()]).collect();
     places.windows(2).filter_map(|pair| text.get(pair[0]..pair[1])).collect()
 }
 
@@ -80,7 +95,8 @@ pub(crate) fn filter(bytes: &[u8]) {
     assert_eq!(through(&pieces, fences, good), whole, "{text:?} in {pieces:?}");
     assert_eq!(through(&[text], fences, |_| Verdict::Pass), text);
     // Some readers leave these out.
-    let dropped = |next: &char| next.is_whitespace() || matches!(next, '\0' | '\u{2}' | '\u{3}' | '>');
+    let dropped =
+        |next: &char| next.is_whitespace() || matches!(next, '\0' | '\u{2}' | '\u{3}' | '>');
     let lower: String = text.to_lowercase().chars().filter(|next| !dropped(next)).collect();
     if !text.contains([':', '/', '\\', '&']) && !lower.contains("www.") {
         assert_eq!(whole, text);

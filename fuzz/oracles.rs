@@ -13,7 +13,9 @@ use token_shield::clock::Timestamp;
 use token_shield::crypto::{Algorithm, Portable, SigningKey};
 use token_shield::id::KeyId;
 use token_shield::token::jwk::{self, Jwk};
-use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, inspect, verify, verify_signatures};
+use token_shield::token::{
+    IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, inspect, verify, verify_signatures,
+};
 
 const NOW_S: i64 = 1_790_000_010;
 const NOW: Timestamp = Timestamp(NOW_S * 1000);
@@ -34,7 +36,9 @@ fn signing(seed: u8) -> SigningKey {
 /// The operator's key and one for each holder.
 static SIGNERS: LazyLock<[SigningKey; 4]> = LazyLock::new(|| [1, 2, 3, 4].map(signing));
 static KIDS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    SIGNERS.each_ref().map(|key| key.public().map(|public| Jwk::of(public).id().to_string()).unwrap_or_default())
+    SIGNERS
+        .each_ref()
+        .map(|key| key.public().map(|public| Jwk::of(public).id().to_string()).unwrap_or_default())
 });
 
 static RING: LazyLock<Ring> = LazyLock::new(|| {
@@ -48,7 +52,11 @@ static RING: LazyLock<Ring> = LazyLock::new(|| {
         principals: token_shield::token::Principals::all(),
         list_max: 64,
     };
-    let known = SIGNERS[0].public().map(|key| KnownKey { id: Jwk::of(key.clone()).id(), key, issuer: Arc::new(policy) });
+    let known = SIGNERS[0].public().map(|key| KnownKey {
+        id: Jwk::of(key.clone()).id(),
+        key,
+        issuer: Arc::new(policy),
+    });
     Ring(known.into_iter().map(|known| (known.id, Arc::new(known))).collect())
 });
 
@@ -84,8 +92,15 @@ fn sign(place: usize, payload: &[u8]) -> String {
 /// `HOLDER` in a payload stands for the next holder's public key, `PARENT` for the parent's hash, `SIGNER` for the key that
 /// signs: what a fuzzer could not guess.
 fn filled(place: usize, payload: &str, parent: Option<&str>) -> String {
-    let holder = SIGNERS.get(place + 1).and_then(|key| key.public().ok()).map(|key| Jwk::of(key).write()).unwrap_or_default();
-    let parent = parent.and_then(|text| Presented::read(text).ok()).map(|read| read.id().to_string()).unwrap_or_default();
+    let holder = SIGNERS
+        .get(place + 1)
+        .and_then(|key| key.public().ok())
+        .map(|key| Jwk::of(key).write())
+        .unwrap_or_default();
+    let parent = parent
+        .and_then(|text| Presented::read(text).ok())
+        .map(|read| read.id().to_string())
+        .unwrap_or_default();
     payload.replace("HOLDER", &holder).replace("PARENT", &parent).replace("SIGNER", &KIDS[place])
 }
 
@@ -103,13 +118,21 @@ pub(crate) fn chain(bytes: &[u8]) -> bool {
     let text = tokens.join("~");
     let Ok(presented) = Presented::read(&text) else { return false };
     let Ok(verified) = verify(&presented, &*RING, &Portable, NOW) else { return false };
-    let claims: Vec<Value> =
-        payloads.iter().map(|payload| serde_json::from_str(payload).expect("what is taken is JSON")).collect();
+    let claims: Vec<Value> = payloads
+        .iter()
+        .map(|payload| serde_json::from_str(payload).expect("what is taken is JSON"))
+        .collect();
     assert_eq!(verified.length(), claims.len());
     for (place, own) in claims.iter().enumerate() {
-        assert!(own["exp"].as_i64() > Some(NOW_S) && own["iat"].as_i64() <= Some(NOW_S + 5), "out of its time");
+        assert!(
+            own["exp"].as_i64() > Some(NOW_S) && own["iat"].as_i64() <= Some(NOW_S + 5),
+            "out of its time"
+        );
         assert_eq!(own["del_depth"].as_u64(), Some(place as u64));
-        assert!(own["del_max_depth"].as_u64() >= Some(claims.len() as u64).filter(|length| *length > 1), "deeper than allowed");
+        assert!(
+            own["del_max_depth"].as_u64() >= Some(claims.len() as u64).filter(|length| *length > 1),
+            "deeper than allowed"
+        );
     }
     for (parent, own) in claims.iter().zip(claims.iter().skip(1)) {
         narrower(parent, own);
@@ -119,27 +142,40 @@ pub(crate) fn chain(bytes: &[u8]) -> bool {
 
 pub(crate) fn narrower(parent: &Value, own: &Value) {
     assert_eq!(own["sub"], parent["sub"]);
-    assert!(own["exp"].as_i64() <= parent["exp"].as_i64() && own["iat"].as_i64() >= parent["iat"].as_i64());
+    assert!(
+        own["exp"].as_i64() <= parent["exp"].as_i64()
+            && own["iat"].as_i64() >= parent["iat"].as_i64()
+    );
     let name = own["client_id"].as_str().unwrap_or_default();
     let (above, segment) = name.rsplit_once('/').unwrap_or_default();
     assert!(Some(above) == parent["client_id"].as_str() && !segment.is_empty(), "another's name");
     let texts = |value: &Value| -> Vec<String> {
-        let list = value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        let list =
+            value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
         value.as_str().map(str::to_owned).into_iter().chain(list).collect()
     };
-    let within = |own: &Value, parent: &Value| texts(own).iter().all(|text| texts(parent).contains(text));
+    let within =
+        |own: &Value, parent: &Value| texts(own).iter().all(|text| texts(parent).contains(text));
     assert!(within(&own["aud"], &parent["aud"]), "a wider aud");
     let (own, parent) = (&own["authorization_details"][0], &parent["authorization_details"][0]);
     let whole = texts(&parent["scopes"]).contains(&"inference.*".to_owned());
-    let granted = |scope: &String| texts(&parent["scopes"]).contains(scope) || whole && scope.starts_with("inference.");
+    let granted = |scope: &String| {
+        texts(&parent["scopes"]).contains(scope) || whole && scope.starts_with("inference.")
+    };
     assert!(texts(&own["scopes"]).iter().all(granted), "a wider scope");
     for limit in parent["constraints"].as_array().into_iter().flatten() {
         let held = own["constraints"].as_array().into_iter().flatten().any(|other| {
-            let held = ["rate", "max"]
-                .iter()
-                .any(|kind| limit[kind].is_u64() && other[kind].is_u64() && other[kind].as_u64() <= limit[kind].as_u64())
-                || limit["one_of"].is_array() && other["one_of"].is_array() && within(&other["one_of"], &limit["one_of"])
-                || other["prefix"].as_str().zip(limit["prefix"].as_str()).is_some_and(|(own, theirs)| own.starts_with(theirs))
+            let held = ["rate", "max"].iter().any(|kind| {
+                limit[kind].is_u64()
+                    && other[kind].is_u64()
+                    && other[kind].as_u64() <= limit[kind].as_u64()
+            }) || limit["one_of"].is_array()
+                && other["one_of"].is_array()
+                && within(&other["one_of"], &limit["one_of"])
+                || other["prefix"]
+                    .as_str()
+                    .zip(limit["prefix"].as_str())
+                    .is_some_and(|(own, theirs)| own.starts_with(theirs))
                 || other["rank"] == limit["rank"] && limit["rank"].is_string()
                 || other["rank"] == "bound" && limit["rank"] == "bearer";
             held && other["key"] == limit["key"]
@@ -155,7 +191,10 @@ pub(crate) fn jwks(bytes: &[u8]) {
     let Ok(keys) = jwk::read_set(text) else { return };
     let value: Value = serde_json::from_str(text).expect("what is read is JSON");
     let listed = value["keys"].as_array().expect("a set lists keys");
-    assert!(listed.iter().all(|key| key.get("d").is_none() && key.get("priv").is_none()), "a private key was read");
+    assert!(
+        listed.iter().all(|key| key.get("d").is_none() && key.get("priv").is_none()),
+        "a private key was read"
+    );
     let written = jwk::write_set(&keys);
     let again = jwk::read_set(&written).expect("what is written is read");
     assert!(again.iter().map(Jwk::id).eq(keys.iter().map(Jwk::id)));

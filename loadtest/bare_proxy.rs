@@ -55,9 +55,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         stream.set_nodelay(true)?;
         let client = client.clone();
         let authority = words.upstream.clone();
-        let service = service_fn(move |request| forward(client.clone(), authority.clone(), request));
+        let service =
+            service_fn(move |request| forward(client.clone(), authority.clone(), request));
         // A connection that breaks is the load generator leaving.
-        tokio::spawn(async move { http1::Builder::new().serve_connection(TokioIo::new(stream), service).await });
+        tokio::spawn(async move {
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+        });
     }
 }
 
@@ -67,15 +70,16 @@ async fn forward(
     mut request: Request<Incoming>,
 ) -> Result<Response<Either<Incoming, Empty<Bytes>>>, Infallible> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let answer = match Uri::builder().scheme("http").authority(authority).path_and_query(path).build() {
-        Ok(uri) => {
-            *request.uri_mut() = uri;
-            request.headers_mut().remove(HOST);
-            request.headers_mut().remove(CONNECTION);
-            client.request(request).await.ok()
-        }
-        Err(_) => None,
-    };
+    let answer =
+        match Uri::builder().scheme("http").authority(authority).path_and_query(path).build() {
+            Ok(uri) => {
+                *request.uri_mut() = uri;
+                request.headers_mut().remove(HOST);
+                request.headers_mut().remove(CONNECTION);
+                client.request(request).await.ok()
+            }
+            Err(_) => None,
+        };
     Ok(answer.map_or_else(
         || {
             let mut broken = Response::new(Either::Right(Empty::new()));

@@ -83,8 +83,12 @@ impl Kind {
             Self::WindowUpdate => (Vec::new(), frame(8, 0, 0, &[0, 0, 0, 1])),
             Self::Unknown => (Vec::new(), frame(0x42, 0, 0, b"x")),
             Self::Rst => {
-                let pair = |number: u32| [frame(1, 5, number, ASK), frame(3, 0, number, &[0; 4])].concat();
-                return (Vec::new(), (0..FRAMES as u32).flat_map(|round| pair(2 * round + 1)).collect());
+                let pair =
+                    |number: u32| [frame(1, 5, number, ASK), frame(3, 0, number, &[0; 4])].concat();
+                return (
+                    Vec::new(),
+                    (0..FRAMES as u32).flat_map(|round| pair(2 * round + 1)).collect(),
+                );
             }
             Self::EmptyData => (frame(1, 4, 1, ASK), frame(0, 0, 1, &[])),
             Self::Continuation => (frame(1, 0, 1, ASK), frame(9, 0, 1, &[])),
@@ -96,7 +100,8 @@ impl Kind {
 fn connector(ca: &PathBuf) -> Result<TlsConnector, Box<dyn Error + Send + Sync>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
-    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut config =
+        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
@@ -115,7 +120,8 @@ async fn flood<S: AsyncRead + AsyncWrite + Send + 'static>(
     let begun = [PREFACE, &frame(4, 0, 0, &[]), first].concat();
     let mut sent = 0;
     if writes.write_all(&begun).await.is_ok() {
-        while Instant::now() < until && !sink.is_finished() && writes.write_all(again).await.is_ok() {
+        while Instant::now() < until && !sink.is_finished() && writes.write_all(again).await.is_ok()
+        {
             sent += again.len() as u64;
         }
     }
@@ -133,7 +139,10 @@ async fn flooder(words: Arc<Words>, until: Instant) -> Result<Lives, Box<dyn Err
         lives.connections += 1;
         lives.bytes += match &tls {
             None => flood(stream, &bytes, until).await,
-            Some(tls) => flood(tls.connect(ServerName::try_from("localhost")?, stream).await?, &bytes, until).await,
+            Some(tls) => {
+                flood(tls.connect(ServerName::try_from("localhost")?, stream).await?, &bytes, until)
+                    .await
+            }
         };
         lives.longest = lives.longest.max(began.elapsed());
         if words.once {

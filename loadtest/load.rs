@@ -146,7 +146,9 @@ async fn conversation(run: &Run) -> io::Result<()> {
             run.failed(&format!("{}: {}", head.first_line, String::from_utf8_lossy(&answer)));
         } else if run.counting.get() {
             run.requests.set(run.requests.get() + 1);
-            run.latency_us.borrow_mut().push(u64::try_from(first.unwrap_or_default().as_micros()).unwrap_or(u64::MAX));
+            run.latency_us
+                .borrow_mut()
+                .push(u64::try_from(first.unwrap_or_default().as_micros()).unwrap_or(u64::MAX));
         }
     }
 }
@@ -169,9 +171,10 @@ impl Run {
     fn new(words: &Words) -> io::Result<Self> {
         let body = body(words.body, words.stream);
         let tokens = match &words.tokens {
-            Some(path) => {
-                std::fs::read_to_string(path)?.lines().map(|token| format!("authorization: Bearer {token}\r\n")).collect()
-            }
+            Some(path) => std::fs::read_to_string(path)?
+                .lines()
+                .map(|token| format!("authorization: Bearer {token}\r\n"))
+                .collect(),
             None => vec![String::new()],
         };
         let head = |token: &String| {
@@ -214,7 +217,14 @@ fn body(length: usize, stream: bool) -> Vec<u8> {
         )
     };
     let room = length.saturating_sub(around("").len());
-    around(&"A question of several plain words, asked again. ".chars().cycle().take(room).collect::<String>()).into_bytes()
+    around(
+        &"A question of several plain words, asked again. "
+            .chars()
+            .cycle()
+            .take(room)
+            .collect::<String>(),
+    )
+    .into_bytes()
 }
 
 /// User and system time of all these processes so far (proc(5): fields 14 and 15 of `stat`).
@@ -223,7 +233,8 @@ fn cpu_us(pids: &[u32]) -> io::Result<u64> {
     for pid in pids {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name may hold blanks and brackets: count from the last one.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(11).take(2);
+        let fields =
+            stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(11).take(2);
         for field in fields {
             ticks += field.parse::<u64>().map_err(io::Error::other)?;
         }

@@ -23,7 +23,8 @@ fn option(name: &str) -> Result<String, Box<dyn Error>> {
 fn token(key: &SigningKey, iss: &str, aud: &str, agent: u64) -> Result<String, Box<dyn Error>> {
     let now = SystemClock::start().now();
     let times = (now, Duration::from_secs(86_400));
-    let (agent, random) = (format!("loadtest/agent-{agent}").parse()?, u128::from_be_bytes(entropy()?));
+    let (agent, random) =
+        (format!("loadtest/agent-{agent}").parse()?, u128::from_be_bytes(entropy()?));
     let mut request = Request::new((iss, aud), agent, "team:loadtest".parse()?, times, random);
     for (key, kind, number) in [
         ("requests_per_second", Kind::Rate, 100_000_000),
@@ -38,7 +39,8 @@ fn token(key: &SigningKey, iss: &str, aud: &str, agent: u64) -> Result<String, B
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(option("--out")?);
-    let (iss, aud, count) = (option("--iss")?, option("--aud")?, option("--count")?.parse::<u64>()?);
+    let (iss, aud, count) =
+        (option("--iss")?, option("--aud")?, option("--count")?.parse::<u64>()?);
     std::fs::create_dir_all(&out)?;
     let operator = SigningKey::generate(Algorithm::MlDsa65)?;
     let classical = SigningKey::generate(Algorithm::Ed25519)?;
@@ -46,7 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("operator.jwks"), jwk::write_set(&keys))?;
     std::fs::write(out.join("one.txt"), token(&operator, &iss, &aud, 0)? + "\n")?;
     std::fs::write(out.join("ed25519.txt"), token(&classical, &iss, &aud, 0)? + "\n")?;
-    let many: Result<Vec<String>, _> = (0..count).map(|agent| token(&operator, &iss, &aud, agent)).collect();
+    let many: Result<Vec<String>, _> =
+        (0..count).map(|agent| token(&operator, &iss, &aud, agent)).collect();
     std::fs::write(out.join("many.txt"), many?.join("\n") + "\n")?;
     Ok(())
 }

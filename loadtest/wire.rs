@@ -64,13 +64,18 @@ impl Wire {
     }
 
     /// Reads the body that `head` announced, piece by piece as it comes.
-    pub(crate) async fn body(&mut self, head: &Head, mut on_piece: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) async fn body(
+        &mut self,
+        head: &Head,
+        mut on_piece: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         match head.framing {
             Framing::Length(length) => self.pieces(length, &mut on_piece).await,
             Framing::Chunked => loop {
                 let line = self.line().await?;
                 let digits = line.split(';').next().unwrap_or_default().trim();
-                let length = usize::from_str_radix(digits, 16).map_err(|_| bad("a chunk without a size"))?;
+                let length =
+                    usize::from_str_radix(digits, 16).map_err(|_| bad("a chunk without a size"))?;
                 if length == 0 {
                     while !self.line().await?.is_empty() {}
                     return Ok(());
@@ -87,7 +92,11 @@ impl Wire {
         &self.buffer[self.start..self.end]
     }
 
-    async fn pieces(&mut self, mut left: usize, on_piece: &mut impl FnMut(&[u8])) -> io::Result<()> {
+    async fn pieces(
+        &mut self,
+        mut left: usize,
+        on_piece: &mut impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         while left > 0 {
             let here = left.min(self.waiting().len());
             if here == 0 {
@@ -138,9 +147,13 @@ fn read_head(bytes: &[u8]) -> io::Result<Head> {
     let first_line = lines.next().unwrap_or_default().to_owned();
     let mut framing = Framing::Length(0);
     for line in lines {
-        let Some((name, value)) = line.split_once(':') else { return Err(bad("a header line without a colon")) };
+        let Some((name, value)) = line.split_once(':') else {
+            return Err(bad("a header line without a colon"));
+        };
         if name.eq_ignore_ascii_case("content-length") {
-            framing = Framing::Length(value.trim().parse().map_err(|_| bad("a content-length that is no number"))?);
+            framing = Framing::Length(
+                value.trim().parse().map_err(|_| bad("a content-length that is no number"))?,
+            );
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             framing = Framing::Chunked;
         }

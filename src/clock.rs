@@ -172,8 +172,10 @@ impl ManualClock {
 
     /// Moves both clocks on.
     pub fn advance(&self, by: Duration) {
-        self.wall_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
-        self.monotonic_ns.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.wall_ms
+            .fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.monotonic_ns
+            .fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -197,7 +199,10 @@ mod tests {
         let ratchet = Ratchet::new(Box::new(std::sync::Arc::clone(&wall)));
         assert_eq!((ratchet.now(), ratchet.behind()), (Timestamp(10_000), Duration::ZERO));
         ratchet.raise(Timestamp(400_000));
-        assert_eq!((ratchet.now(), ratchet.behind()), (Timestamp(400_000), Duration::from_secs(390)));
+        assert_eq!(
+            (ratchet.now(), ratchet.behind()),
+            (Timestamp(400_000), Duration::from_secs(390))
+        );
         wall.advance(Duration::from_secs(1));
         assert_eq!(ratchet.now(), Timestamp(400_000));
         ratchet.accept();

@@ -6,7 +6,9 @@ mod identity;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -171,7 +173,9 @@ impl Disk for SystemDisk {
     #[cfg(feature = "gateway")]
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
         // The standard library makes its calls on files again by itself; this one is not among them.
-        Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes))?)
+        Ok(rustix::io::retry_on_intr(|| {
+            rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)
+        })?)
     }
 }
 
@@ -183,7 +187,12 @@ impl Disk for SystemDisk {
 pub fn make_private_dir(path: &Path) -> Result<(), Fault> {
     match fs::metadata(path) {
         Ok(found) if !found.is_dir() => {
-            return Err(Fault::new("use", path, io::ErrorKind::NotADirectory, "it is not a folder"));
+            return Err(Fault::new(
+                "use",
+                path,
+                io::ErrorKind::NotADirectory,
+                "it is not a folder",
+            ));
         }
         Ok(found) if found.mode() & 0o077 == 0 => return Ok(()),
         Ok(_) => {
@@ -192,7 +201,8 @@ pub fn make_private_dir(path: &Path) -> Result<(), Fault> {
                 let why = "other users can enter this folder: chmod 700 it, after a look at what is in it";
                 return Err(Fault::new("use", path, io::ErrorKind::PermissionDenied, why));
             }
-            return fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Fault::of("chmod 700", path));
+            return fs::set_permissions(path, Permissions::from_mode(0o700))
+                .map_err(Fault::of("chmod 700", path));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(Fault::of("look at", path)(error)),
@@ -220,7 +230,9 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
             drop(temporary);
             sync_dir(parent_of(path))
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Fault::of("create", path)(error)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Fault::of("create", path)(error))
+        }
         // A file system without hard links: look first. Two creators at the same instant are told apart by locks, not here.
         Err(_) if fs::symlink_metadata(path).is_ok() => {
             Err(Fault::new("create", path, io::ErrorKind::AlreadyExists, "it is there already"))
@@ -261,19 +273,29 @@ impl Temporary {
     fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<Self, Fault> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = path.file_name() else {
-            return Err(Fault::new("write", path, io::ErrorKind::InvalidInput, "it has no file name"));
+            return Err(Fault::new(
+                "write",
+                path,
+                io::ErrorKind::InvalidInput,
+                "it has no file name",
+            ));
         };
         loop {
             let mut passing = OsString::from(".");
             passing.push(name);
-            passing.push(format!(".{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+            passing.push(format!(
+                ".{}-{}.tmp",
+                std::process::id(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ));
             let passing = path.with_file_name(passing);
-            let mut file = match OpenOptions::new().write(true).create_new(true).mode(mode).open(&passing) {
-                Ok(file) => file,
-                // Left by a crashed process that had our id.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(Fault::of("create", &passing)(error)),
-            };
+            let mut file =
+                match OpenOptions::new().write(true).create_new(true).mode(mode).open(&passing) {
+                    Ok(file) => file,
+                    // Left by a crashed process that had our id.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                    Err(error) => return Err(Fault::of("create", &passing)(error)),
+                };
             let temporary = Self(passing);
             file.set_permissions(Permissions::from_mode(mode))
                 .and_then(|()| file.write_all(bytes))
@@ -342,7 +364,10 @@ impl Lock {
     /// # Errors
     /// When there is no descriptor left.
     pub fn duplicate(&self) -> Result<Self, Fault> {
-        let file = self.file.try_clone().map_err(Fault::of("copy the descriptor of", self.identity.path()))?;
+        let file = self
+            .file
+            .try_clone()
+            .map_err(Fault::of("copy the descriptor of", self.identity.path()))?;
         Ok(Self { file, identity: self.identity.clone() })
     }
 

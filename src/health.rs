@@ -129,8 +129,14 @@ mod tests {
     #[test]
     fn requests_that_fail_outlive_a_dial_that_succeeds() {
         let (clock, book) = book();
-        assert_eq!((book.failed("a"), book.failed("a"), book.failed("a"), book.failed("a")), (None, None, Some(false), None));
-        assert_eq!((book.dialled("a", true), book.is_up("a"), book.begin("a")), (None, false, false));
+        assert_eq!(
+            (book.failed("a"), book.failed("a"), book.failed("a"), book.failed("a")),
+            (None, None, Some(false), None)
+        );
+        assert_eq!(
+            (book.dialled("a", true), book.is_up("a"), book.begin("a")),
+            (None, false, false)
+        );
         clock.advance(DOWN_MIN);
         assert!(book.is_up("a") && !book.serves("a"));
         assert!(book.begin("a") && !book.begin("a") && !book.is_up("a"), "one trial at a time");
@@ -168,7 +174,10 @@ mod tests {
     #[test]
     fn a_dial_marks_and_unmarks() {
         let (_, book) = book();
-        assert_eq!((book.dialled("a", false), book.is_up("a"), book.begin("a")), (Some(false), false, false));
+        assert_eq!(
+            (book.dialled("a", false), book.is_up("a"), book.begin("a")),
+            (Some(false), false, false)
+        );
         assert_eq!((book.dialled("a", true), book.is_up("a")), (Some(true), true));
         assert_eq!((book.dialled("b", false), book.is_up("b")), (None, true));
     }

@@ -11,7 +11,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
     /// An agent's name.
-    #[error("{0:?} is not an agent name: write namespace/name, each part [a-z0-9][a-z0-9._-]{{0,62}}, at most 6 parts")]
+    #[error(
+        "{0:?} is not an agent name: write namespace/name, each part [a-z0-9][a-z0-9._-]{{0,62}}, at most 6 parts"
+    )]
     Agent(String),
     /// One part of an agent's name.
     #[error("{0:?} is not a name part: it must match [a-z0-9][a-z0-9._-]{{0,62}}")]
@@ -34,7 +36,9 @@ const AGENT_PARTS_MAX: usize = 6;
 fn is_segment(text: &str) -> bool {
     let mut bytes = text.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    first && text.len() <= 63 && bytes.all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+    first
+        && text.len() <= 63
+        && bytes.all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
 
 /// The acting agent: `namespace/name`, and one more part for each delegation.
@@ -197,7 +201,8 @@ impl FromStr for RequestId {
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
         let fault = || NameFault::Request(text.chars().take(80).collect());
-        let digits = text.strip_prefix("rq_").filter(|digits| digits.len() == 26).ok_or_else(fault)?;
+        let digits =
+            text.strip_prefix("rq_").filter(|digits| digits.len() == 26).ok_or_else(fault)?;
         let mut number: u128 = 0;
         for digit in digits.bytes() {
             let value = CROCKFORD.iter().position(|&known| known == digit).ok_or_else(fault)?;

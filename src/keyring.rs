@@ -131,7 +131,10 @@ impl Keyring {
     /// Puts the keys of an issuer's file in the place of the former ones; false where they are the same, or nobody's.
     pub fn set_keys(&self, iss: &str, keys: &[jwk::Jwk]) -> bool {
         let mut book = lock(&self.book);
-        let Some((_, former)) = book.issuers.iter_mut().find(|(policy, _)| policy.iss == iss) else { return false };
+        let Some((_, former)) = book.issuers.iter_mut().find(|(policy, _)| policy.iss == iss)
+        else {
+            return false;
+        };
         if former.iter().map(jwk::Jwk::id).eq(keys.iter().map(jwk::Jwk::id)) {
             return false;
         }
@@ -172,7 +175,8 @@ impl Keyring {
                 }
             }
             Event::KeyRevoked { kid, reason } => {
-                book.states.insert(*kid, KeyState::Revoked { since: record.at, why: reason.clone() });
+                book.states
+                    .insert(*kid, KeyState::Revoked { since: record.at, why: reason.clone() });
             }
             Event::Start { .. }
             | Event::Stop
@@ -210,13 +214,16 @@ impl Keyring {
 
     fn publish(&self, book: &Book) {
         let (mut rows, former) = (HashMap::new(), self.snapshot.load());
-        let from_files = book.issuers.iter().flat_map(|(policy, keys)| keys.iter().map(move |key| (policy, key)));
-        let from_urls = book
+        let from_files = book
             .issuers
             .iter()
-            .flat_map(|(policy, _)| book.fetched.get(&policy.iss).into_iter().flatten().map(move |key| (policy, key)));
+            .flat_map(|(policy, keys)| keys.iter().map(move |key| (policy, key)));
+        let from_urls = book.issuers.iter().flat_map(|(policy, _)| {
+            book.fetched.get(&policy.iss).into_iter().flatten().map(move |key| (policy, key))
+        });
         let from_records = book.added.iter().filter_map(|(iss, key, _)| {
-            let policy = book.issuers.iter().map(|(policy, _)| policy).find(|policy| policy.iss == *iss)?;
+            let policy =
+                book.issuers.iter().map(|(policy, _)| policy).find(|policy| policy.iss == *iss)?;
             Some((policy, key))
         });
         for (policy, key) in from_files.chain(from_records).chain(from_urls) {
@@ -269,7 +276,8 @@ impl Keyring {
     /// The keys whose tokens are read, as a JWK Set (RFC 7517 section 5).
     #[must_use]
     pub fn published(&self) -> String {
-        let rows = self.rows().into_iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }));
+        let rows =
+            self.rows().into_iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }));
         jwk::write_set(&rows.map(|row| jwk::Jwk::of(row.known.key.clone())).collect::<Vec<_>>())
     }
 
@@ -305,7 +313,9 @@ impl Keyring {
     /// `key-revoked`.
     pub fn not_revoked(&self, kid: &KeyId) -> Result<(), Refusal> {
         match self.snapshot.load().revoked.get(kid) {
-            Some((since, why)) => Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}"))),
+            Some((since, why)) => {
+                Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}")))
+            }
             None => Ok(()),
         }
     }
@@ -315,7 +325,8 @@ impl Keyring {
     pub fn revoked_holders(&self) -> Vec<(KeyId, Timestamp, String)> {
         let snapshot = self.snapshot.load();
         let strange = snapshot.revoked.iter().filter(|(kid, _)| !snapshot.rows.contains_key(kid));
-        let mut keys: Vec<_> = strange.map(|(kid, (since, why))| (*kid, *since, why.clone())).collect();
+        let mut keys: Vec<_> =
+            strange.map(|(kid, (since, why))| (*kid, *since, why.clone())).collect();
         keys.sort_by_key(|(kid, ..)| *kid);
         keys
     }
@@ -332,6 +343,7 @@ impl Keys for Keyring {
 /// # Errors
 /// What is wrong with it, in words.
 pub fn read_jwk(text: &str) -> Result<jwk::Jwk, String> {
-    let value = json::parse(text.as_bytes(), &json::Limits::deep(8)).map_err(|fault| fault.to_string())?;
+    let value =
+        json::parse(text.as_bytes(), &json::Limits::deep(8)).map_err(|fault| fault.to_string())?;
     jwk::Jwk::read(&value).map_err(|fault| fault.to_string())
 }

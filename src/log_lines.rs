@@ -180,7 +180,9 @@ fn write(out: &mut impl Write, lines: &[u8]) -> u64 {
             Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Somebody who shares standard error with us has made it so.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(BLOCKED),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::park_timeout(BLOCKED)
+            }
             Ok(_) | Err(_) => break,
         }
     }
@@ -216,7 +218,8 @@ mod tests {
         let (let_go, open) = mpsc::channel();
         let taken = Arc::new(Mutex::new(Vec::new()));
         let gate = Gate { open, is_open: false, taken: Arc::clone(&taken) };
-        let lines = LogLines::start(gate, |dropped| format!("{dropped} were dropped\n")).expect("started");
+        let lines =
+            LogLines::start(gate, |dropped| format!("{dropped} were dropped\n")).expect("started");
         let line = [vec![b'x'; 1023], vec![b'\n']].concat();
         lines.push(&line, true);
         assert!(!lines.finish(Duration::from_millis(20)), "the writer is stuck");

@@ -12,8 +12,8 @@ use std::time::Duration;
 use dashmap::DashMap;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::model::usage::Absurd;
@@ -55,8 +55,15 @@ pub struct Answered<'r> {
 }
 
 /// Why new requests are refused: codes of refusals, and what has none.
-const UNREADY: [&str; 7] =
-    ["audit-unavailable", "audit-full", "audit-short", "audit-slow", "clock", "draining", "upstreams-down"];
+const UNREADY: [&str; 7] = [
+    "audit-unavailable",
+    "audit-full",
+    "audit-short",
+    "audit-slow",
+    "clock",
+    "draining",
+    "upstreams-down",
+];
 
 type RequestKey = (usize, &'static str, &'static str);
 
@@ -107,9 +114,17 @@ struct Doors {
 impl Doors {
     fn new(registry: &Registry) -> prometheus::Result<Self> {
         let found = "What the doors of egress found";
-        let fetched = IntCounter::new("token_shield_fetched_bytes_total", "Bytes of content that was put into requests");
+        let fetched = IntCounter::new(
+            "token_shield_fetched_bytes_total",
+            "Bytes of content that was put into requests",
+        );
         Ok(Self {
-            found: counters(registry, "token_shield_egress_total", found, &["door", "verdict", "reason"])?,
+            found: counters(
+                registry,
+                "token_shield_egress_total",
+                found,
+                &["door", "verdict", "reason"],
+            )?,
             fetched_bytes: register(registry, fetched)?,
         })
     }
@@ -125,10 +140,15 @@ struct Process {
 }
 
 /// Buckets from 50 µs to 100 s.
-const SECONDS: [f64; 18] =
-    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0];
+const SECONDS: [f64; 18] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 10.0, 30.0, 100.0,
+];
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> prometheus::Result<C> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> prometheus::Result<C> {
     let metric = metric?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
@@ -142,7 +162,12 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gaug
     register(registry, Gauge::new(name, help))
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
     register(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
@@ -157,7 +182,8 @@ fn results(registry: &Registry, name: &str, help: &str) -> prometheus::Result<In
 
 /// The running version, as a label.
 fn build_info(registry: &Registry) -> prometheus::Result<()> {
-    let build = IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]);
+    let build =
+        IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]);
     register(registry, build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     Ok(())
 }
@@ -167,51 +193,120 @@ impl Metrics {
     ///
     /// # Errors
     /// Only if two metrics had one name.
-    pub fn new(models: &[String], upstreams: &[String], agent_label: Option<usize>) -> prometheus::Result<Self> {
+    pub fn new(
+        models: &[String],
+        upstreams: &[String],
+        agent_label: Option<usize>,
+    ) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let mut model_names: Vec<String> = models.to_vec();
         model_names.extend([OTHER.to_owned(), NONE.to_owned()]);
-        let refusals_by = counters(&registry, "token_shield_refusals_total", "Refusals by stage and code", &["stage", "code"])?;
-        let handle = |code: &Code| (code.as_str(), refusals_by.with_label_values(&[code.stage().as_str(), code.as_str()]));
-        let cache_by = counters(&registry, "token_shield_token_cache_total", "Tokens by how they were found good", &["result"])?;
+        let refusals_by = counters(
+            &registry,
+            "token_shield_refusals_total",
+            "Refusals by stage and code",
+            &["stage", "code"],
+        )?;
+        let handle = |code: &Code| {
+            (code.as_str(), refusals_by.with_label_values(&[code.stage().as_str(), code.as_str()]))
+        };
+        let cache_by = counters(
+            &registry,
+            "token_shield_token_cache_total",
+            "Tokens by how they were found good",
+            &["result"],
+        )?;
         let upstream_by = register(
             &registry,
             HistogramVec::new(
-                histogram("token_shield_upstream_seconds", "Time from asking an upstream to its head"),
+                histogram(
+                    "token_shield_upstream_seconds",
+                    "Time from asking an upstream to its head",
+                ),
                 &["upstream"],
             ),
         )?;
-        let tokens_by =
-            counters(&registry, "token_shield_tokens_total", "Tokens as reported by upstreams", &["model", "direction"])?;
-        let tokens = model_names
-            .iter()
-            .map(|model| [tokens_by.with_label_values(&[model, "in"]), tokens_by.with_label_values(&[model, "out"])]);
+        let tokens_by = counters(
+            &registry,
+            "token_shield_tokens_total",
+            "Tokens as reported by upstreams",
+            &["model", "direction"],
+        )?;
+        let tokens = model_names.iter().map(|model| {
+            [
+                tokens_by.with_label_values(&[model, "in"]),
+                tokens_by.with_label_values(&[model, "out"]),
+            ]
+        });
         build_info(&registry)?;
-        let gauges = |name: &str, help: &str, label: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
-        let one = |name: &str, help: &str| register(&registry, Histogram::with_opts(histogram(name, help)));
-        let upstream_up = gauges("token_shield_upstream_up", "1 where the last dial to the upstream succeeded", "upstream")?;
+        let gauges = |name: &str, help: &str, label: &str| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]))
+        };
+        let one = |name: &str, help: &str| {
+            register(&registry, Histogram::with_opts(histogram(name, help)))
+        };
+        let upstream_up = gauges(
+            "token_shield_upstream_up",
+            "1 where the last dial to the upstream succeeded",
+            "upstream",
+        )?;
         upstreams.iter().for_each(|upstream| upstream_up.with_label_values(&[upstream]).set(1));
         let per_agent = agent_label.map(|max| Agents::new(&registry, max)).transpose()?;
         Ok(Self {
-            models: model_names.iter().cloned().enumerate().map(|(place, name)| (name, place)).collect(),
+            models: model_names
+                .iter()
+                .cloned()
+                .enumerate()
+                .map(|(place, name)| (name, place))
+                .collect(),
             tokens: tokens.collect(),
             model_names,
-            requests: counters(&registry, "token_shield_requests_total", "Requests by outcome", &["model", "operation", "code"])?,
+            requests: counters(
+                &registry,
+                "token_shield_requests_total",
+                "Requests by outcome",
+                &["model", "operation", "code"],
+            )?,
             request_handles: DashMap::default(),
             refusals: Code::ALL.iter().map(handle).collect(),
             request_seconds: one("token_shield_request_seconds", "Whole requests")?,
-            overhead_seconds: one("token_shield_overhead_seconds", "What the gateway adds before the upstream is asked")?,
-            first_token_seconds: one("token_shield_time_to_first_token_seconds", "Until the first byte of an answer goes out")?,
-            upstream_seconds: upstreams.iter().map(|name| (name.clone(), upstream_by.with_label_values(&[name]))).collect(),
-            in_flight: register(&registry, IntGauge::new("token_shield_in_flight", "Requests in flight"))?,
-            token_cache: ["hit", "miss", "refused"].map(|result| (result, cache_by.with_label_values(&[result]))).into(),
+            overhead_seconds: one(
+                "token_shield_overhead_seconds",
+                "What the gateway adds before the upstream is asked",
+            )?,
+            first_token_seconds: one(
+                "token_shield_time_to_first_token_seconds",
+                "Until the first byte of an answer goes out",
+            )?,
+            upstream_seconds: upstreams
+                .iter()
+                .map(|name| (name.clone(), upstream_by.with_label_values(&[name])))
+                .collect(),
+            in_flight: register(
+                &registry,
+                IntGauge::new("token_shield_in_flight", "Requests in flight"),
+            )?,
+            token_cache: ["hit", "miss", "refused"]
+                .map(|result| (result, cache_by.with_label_values(&[result])))
+                .into(),
             upstream_up,
             certificate_expiry: register(
                 &registry,
-                Gauge::new("token_shield_certificate_expiry_seconds", "When the certificate in use expires, seconds since 1970"),
+                Gauge::new(
+                    "token_shield_certificate_expiry_seconds",
+                    "When the certificate in use expires, seconds since 1970",
+                ),
             )?,
-            config_reloads: results(&registry, "token_shield_config_reload_total", "Reloads of the config")?,
-            jwks_reads: results(&registry, "token_shield_jwks_reads_total", "Readings of JWK Sets")?,
+            config_reloads: results(
+                &registry,
+                "token_shield_config_reload_total",
+                "Reloads of the config",
+            )?,
+            jwks_reads: results(
+                &registry,
+                "token_shield_jwks_reads_total",
+                "Readings of JWK Sets",
+            )?,
             certificate_reads: results(
                 &registry,
                 "token_shield_certificate_reads_total",
@@ -219,7 +314,10 @@ impl Metrics {
             )?,
             idle_keys: register(
                 &registry,
-                IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long"),
+                IntGauge::new(
+                    "token_shield_idle_keys",
+                    "Keys that have signed no live token for long",
+                ),
             )?,
             waits: waits::Waits::new(&registry, upstreams)?,
             doors: Doors::new(&registry)?,
@@ -271,13 +369,15 @@ impl Metrics {
     pub fn answered(&self, answered: &Answered<'_>) {
         self.in_flight.dec();
         let model = answered.model.unwrap_or(NONE);
-        let place = self.models.get(model).or_else(|| self.models.get(OTHER)).copied().unwrap_or_default();
+        let place =
+            self.models.get(model).or_else(|| self.models.get(OTHER)).copied().unwrap_or_default();
         let key = (place, answered.operation, answered.code);
         match self.request_handles.get(&key) {
             Some(counter) => counter.inc(),
             None => {
                 let model = self.model_names.get(place).map_or(OTHER, String::as_str);
-                let counter = self.requests.with_label_values(&[model, answered.operation, answered.code]);
+                let counter =
+                    self.requests.with_label_values(&[model, answered.operation, answered.code]);
                 counter.inc();
                 self.request_handles.insert(key, counter);
             }
@@ -287,8 +387,10 @@ impl Metrics {
         if let Some(seconds) = answered.first_token_s {
             self.first_token_seconds.observe(seconds);
         }
-        if let Some((histogram, seconds)) =
-            answered.upstream.and_then(|name| self.upstream_seconds.get(name)).zip(answered.upstream_s)
+        if let Some((histogram, seconds)) = answered
+            .upstream
+            .and_then(|name| self.upstream_seconds.get(name))
+            .zip(answered.upstream_s)
         {
             histogram.observe(seconds);
         }
@@ -356,7 +458,10 @@ impl Metrics {
     /// Why new requests are refused; nothing where they are taken.
     pub fn unready(&self, reasons: &[&str]) {
         for reason in UNREADY {
-            self.audit.unready.with_label_values(&[reason]).set(i64::from(reasons.contains(&reason)));
+            self.audit
+                .unready
+                .with_label_values(&[reason])
+                .set(i64::from(reasons.contains(&reason)));
         }
     }
 
@@ -373,16 +478,26 @@ impl Metrics {
     /// Registered agents by status.
     pub fn agents(&self, counts: &[(&'static str, usize)]) {
         for (status, count) in counts {
-            self.agents.with_label_values(&[*status]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+            self.agents
+                .with_label_values(&[*status])
+                .set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
     }
 
     /// The names of all metrics, whether they have values yet or not.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let vectors: [&dyn Collector; 6] =
-            [&self.audit.unready, &self.requests, &self.upstream_up, &self.config_reloads, &self.audit.records, &self.agents];
-        let named = vectors.iter().flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
+        let vectors: [&dyn Collector; 6] = [
+            &self.audit.unready,
+            &self.requests,
+            &self.upstream_up,
+            &self.config_reloads,
+            &self.audit.records,
+            &self.agents,
+        ];
+        let named = vectors
+            .iter()
+            .flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
         named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
     }
 
@@ -392,7 +507,9 @@ impl Metrics {
     /// When a metric cannot be written.
     pub fn text(&self) -> prometheus::Result<String> {
         self.process.read();
-        self.audit.log_lines_dropped.inc_by(crate::log_lines::dropped().saturating_sub(self.audit.log_lines_dropped.get()));
+        self.audit
+            .log_lines_dropped
+            .inc_by(crate::log_lines::dropped().saturating_sub(self.audit.log_lines_dropped.get()));
         let mut bytes = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -401,7 +518,12 @@ impl Metrics {
 
 impl Agents {
     fn new(registry: &Registry, max: usize) -> prometheus::Result<Self> {
-        let requests = counters(registry, "token_shield_agent_requests_total", "Requests by agent", &["agent"])?;
+        let requests = counters(
+            registry,
+            "token_shield_agent_requests_total",
+            "Requests by agent",
+            &["agent"],
+        )?;
         Ok(Self { requests, seen: Mutex::default(), max })
     }
 
@@ -424,15 +546,33 @@ impl Agents {
 impl Process {
     fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
-            cpu_seconds: register(registry, Gauge::new("process_cpu_seconds_total", "CPU time, user and system"))?,
-            resident_bytes: register(registry, IntGauge::new("process_resident_memory_bytes", "Resident memory"))?,
-            open_fds: register(registry, IntGauge::new("process_open_fds", "Open file descriptors"))?,
-            descriptors_open: register(registry, IntGauge::new("token_shield_descriptors_open", "Open file descriptors"))?,
+            cpu_seconds: register(
+                registry,
+                Gauge::new("process_cpu_seconds_total", "CPU time, user and system"),
+            )?,
+            resident_bytes: register(
+                registry,
+                IntGauge::new("process_resident_memory_bytes", "Resident memory"),
+            )?,
+            open_fds: register(
+                registry,
+                IntGauge::new("process_open_fds", "Open file descriptors"),
+            )?,
+            descriptors_open: register(
+                registry,
+                IntGauge::new("token_shield_descriptors_open", "Open file descriptors"),
+            )?,
             descriptors_limit: register(
                 registry,
-                IntGauge::new("token_shield_descriptors_limit", "File descriptors that may be open (RLIMIT_NOFILE)"),
+                IntGauge::new(
+                    "token_shield_descriptors_limit",
+                    "File descriptors that may be open (RLIMIT_NOFILE)",
+                ),
             )?,
-            start_seconds: register(registry, Gauge::new("process_start_time_seconds", "Start, in clock seconds since boot"))?,
+            start_seconds: register(
+                registry,
+                Gauge::new("process_start_time_seconds", "Start, in clock seconds since boot"),
+            )?,
         })
     }
 
@@ -441,13 +581,16 @@ impl Process {
         let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
         let Some((_, rest)) = stat.rsplit_once(')') else { return };
         let fields: Vec<&str> = rest.split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+        let field = |number: usize| {
+            fields.get(number - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
+        };
         self.cpu_seconds.set((field(14) + field(15)) / 100.0);
         self.start_seconds.set(field(22) / 100.0);
         let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
         self.resident_bytes.set(pages * 4096);
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        self.descriptors_limit.set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+        self.descriptors_limit
+            .set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             let open = i64::try_from(open.count()).unwrap_or_default();
             self.open_fds.set(open);
@@ -462,7 +605,8 @@ mod tests {
 
     #[test]
     fn labels_stay_within_their_sets_and_are_escaped() {
-        let metrics = Metrics::new(&["a\"b\\\n".to_owned()], &["up".to_owned()], Some(1)).expect("metrics");
+        let metrics =
+            Metrics::new(&["a\"b\\\n".to_owned()], &["up".to_owned()], Some(1)).expect("metrics");
         for (model, agent) in [("a\"b\\\n", "ns/one"), ("stranger", "ns/two")] {
             metrics.began();
             metrics.answered(&Answered {
@@ -481,7 +625,12 @@ mod tests {
         }
         let text = metrics.text().expect("text");
         assert!(text.contains(r#"model="a\"b\\\n""#), "{text}");
-        assert!(text.contains(r#"token_shield_requests_total{code="ok",model="other",operation="chat"} 1"#), "{text}");
+        assert!(
+            text.contains(
+                r#"token_shield_requests_total{code="ok",model="other",operation="chat"} 1"#
+            ),
+            "{text}"
+        );
         assert!(text.contains(r#"agent="ns/one""#) && !text.contains("ns/two"), "{text}");
         assert!(text.contains("token_shield_in_flight 0"), "{text}");
         assert!(!text.contains("stranger"));

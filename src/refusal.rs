@@ -355,7 +355,14 @@ impl Refusal {
     /// A refusal with the table's sentence.
     #[must_use]
     pub fn new(code: Code) -> Self {
-        Self { code, message: code.meaning().to_owned(), param: None, detail: None, retry_after: None, allow: None }
+        Self {
+            code,
+            message: code.meaning().to_owned(),
+            param: None,
+            detail: None,
+            retry_after: None,
+            allow: None,
+        }
     }
 
     /// The same with another message. It must be safe to show to an unauthenticated caller.
@@ -427,7 +434,12 @@ pub fn markdown() -> String {
             Retry::Never => "never",
             Retry::Later => "later",
         };
-        text.push_str(&format!("| `{code}` | {} | {} | {retry} | {} |\n", code.stage().as_str(), code.status(), code.meaning()));
+        text.push_str(&format!(
+            "| `{code}` | {} | {} | {retry} | {} |\n",
+            code.stage().as_str(),
+            code.status(),
+            code.meaning()
+        ));
     }
     text
 }

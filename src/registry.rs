@@ -66,7 +66,16 @@ pub struct Token {
 impl Token {
     fn new(id: TokenId, jti: &str, agent: &AgentName) -> Self {
         let (jti, agent) = (jti.to_owned(), agent.clone());
-        Self { id, jti, agent, principal: None, kid: None, expires: None, revoked: None, handle: None }
+        Self {
+            id,
+            jti,
+            agent,
+            principal: None,
+            kid: None,
+            expires: None,
+            revoked: None,
+            handle: None,
+        }
     }
 }
 
@@ -144,13 +153,19 @@ impl Registry {
     fn fold(&self, record: &Record) -> Vec<Subject> {
         match &record.event {
             Event::AgentRegistered { agent, principal, class } => {
-                let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
+                let mut row = self
+                    .agents
+                    .entry(agent.as_str().into())
+                    .or_insert_with(|| Self::row(agent, record.at));
                 row.principal.clone_from(principal);
                 row.class = class.as_str().into();
                 vec![Subject::agent(agent)]
             }
             Event::AgentStanding { agent, standing, reason } => {
-                let mut row = self.agents.entry(agent.as_str().into()).or_insert_with(|| Self::row(agent, record.at));
+                let mut row = self
+                    .agents
+                    .entry(agent.as_str().into())
+                    .or_insert_with(|| Self::row(agent, record.at));
                 row.status = StatusChange::new(*standing, record.at, reason);
                 vec![Subject::agent(agent)]
             }
@@ -163,28 +178,40 @@ impl Registry {
                 vec![Subject::Principal(principal.clone())]
             }
             Event::TokenRegistered { token, jti, kid, agent, principal, expires, .. } => {
-                let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
+                let mut row =
+                    self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.principal = Some(principal.clone());
                 row.kid = Some(*kid);
                 row.expires = Some(*expires);
                 vec![Subject::Token(*token)]
             }
             Event::TokenRevoked { token, jti, agent, reason } => {
-                let mut row = self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
+                let mut row =
+                    self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.revoked.get_or_insert_with(|| (record.at, reason.clone()));
                 vec![Subject::Token(*token)]
             }
             Event::HandleSet { handle, token, id, agent, principal, until } => {
                 let (text, token, until) = (token.as_str().into(), *id, *until);
                 let (agent, principal) = (agent.clone(), principal.clone());
-                self.set_handle(Handle { id: *handle, text, token, agent, principal, until, revoked: None })
+                self.set_handle(Handle {
+                    id: *handle,
+                    text,
+                    token,
+                    agent,
+                    principal,
+                    until,
+                    revoked: None,
+                })
             }
             Event::HandleRevoked { handle, agent, reason } => {
                 self.revoke_handle(*handle, record.at, reason);
                 vec![Subject::agent(agent)]
             }
             // The keyring's. Requests with tokens of this key check again.
-            Event::KeyAdded { kid, .. } | Event::KeyRetired { kid, .. } | Event::KeyRevoked { kid, .. } => {
+            Event::KeyAdded { kid, .. }
+            | Event::KeyRetired { kid, .. }
+            | Event::KeyRevoked { kid, .. } => {
                 vec![Subject::Key(*kid)]
             }
             Event::Start { .. }
@@ -214,7 +241,10 @@ impl Registry {
 
     fn set_handle(&self, mut row: Handle) -> Vec<Subject> {
         // The command registers a token before it sets a handle for it.
-        self.tokens.entry(row.token).or_insert_with(|| Token::new(row.token, "", &row.agent)).handle = Some(row.id);
+        self.tokens
+            .entry(row.token)
+            .or_insert_with(|| Token::new(row.token, "", &row.agent))
+            .handle = Some(row.id);
         row.revoked = self.revoked_handles.get(&row.id).map(|revoked| revoked.value().clone());
         let subjects = vec![Subject::Token(row.token), Subject::agent(&row.agent)];
         self.handles.insert(row.id, Arc::new(row));
@@ -222,7 +252,8 @@ impl Registry {
     }
 
     fn revoke_handle(&self, handle: HandleId, at: Timestamp, reason: &str) {
-        let revoked = self.revoked_handles.entry(handle).or_insert_with(|| (at, reason.to_owned())).clone();
+        let revoked =
+            self.revoked_handles.entry(handle).or_insert_with(|| (at, reason.to_owned())).clone();
         if let Some(mut row) = self.handles.get_mut(&handle) {
             Arc::make_mut(&mut row).revoked = Some(revoked);
         }
@@ -246,7 +277,13 @@ impl Registry {
 
     fn row(agent: &AgentName, registered: Timestamp) -> Agent {
         let status = StatusChange::ACTIVE;
-        Agent { name: agent.clone(), principal: None, class: DEFAULT_CLASS.into(), status, registered }
+        Agent {
+            name: agent.clone(),
+            principal: None,
+            class: DEFAULT_CLASS.into(),
+            status,
+            registered,
+        }
     }
 
     /// Wakes every request: something that concerns all has changed, such as the config.
@@ -301,7 +338,8 @@ impl Registry {
     /// The principals for whom an agent, a token or a handle was registered, sorted by name.
     #[must_use]
     pub fn principals(&self) -> Vec<Principal> {
-        let mut known: Vec<Principal> = self.principals.iter().map(|row| row.key().clone()).collect();
+        let mut known: Vec<Principal> =
+            self.principals.iter().map(|row| row.key().clone()).collect();
         known.sort();
         known
     }
@@ -333,7 +371,12 @@ impl Registry {
     /// The handles of that agent, sorted by identity.
     #[must_use]
     pub fn handles_of(&self, agent: &AgentName) -> Vec<Arc<Handle>> {
-        let mut rows: Vec<_> = self.handles.iter().filter(|row| row.agent == *agent).map(|row| Arc::clone(&row)).collect();
+        let mut rows: Vec<_> = self
+            .handles
+            .iter()
+            .filter(|row| row.agent == *agent)
+            .map(|row| Arc::clone(&row))
+            .collect();
         rows.sort_by_key(|row| row.id);
         rows
     }
@@ -347,13 +390,18 @@ impl Registry {
     /// Registered tokens in that principal's name.
     #[must_use]
     pub fn tokens_for(&self, principal: &Principal) -> Vec<Token> {
-        self.tokens.iter().filter(|row| row.principal.as_ref() == Some(principal)).map(|row| row.clone()).collect()
+        self.tokens
+            .iter()
+            .filter(|row| row.principal.as_ref() == Some(principal))
+            .map(|row| row.clone())
+            .collect()
     }
 
     /// Registered tokens of that agent, those that end last first.
     #[must_use]
     pub fn tokens_of(&self, agent: &AgentName) -> Vec<Token> {
-        let mut rows: Vec<Token> = self.tokens.iter().filter(|row| row.agent == *agent).map(|row| row.clone()).collect();
+        let mut rows: Vec<Token> =
+            self.tokens.iter().filter(|row| row.agent == *agent).map(|row| row.clone()).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.expires));
         rows
     }
@@ -394,13 +442,23 @@ impl Registry {
     ) -> Result<Option<HandleId>, Refusal> {
         let mut behind = None;
         for token in tokens {
-            let Some((revoked, handle)) = self.tokens.get(token).map(|row| (row.revoked.clone(), row.handle)) else { continue };
-            if let Some((since, why)) = handle.and_then(|handle| self.handle(&handle)?.revoked.clone()) {
-                return Err(Refusal::new(Code::HandleRevoked).because(format_args!("since {since}: {why}")));
+            let Some((revoked, handle)) =
+                self.tokens.get(token).map(|row| (row.revoked.clone(), row.handle))
+            else {
+                continue;
+            };
+            if let Some((since, why)) =
+                handle.and_then(|handle| self.handle(&handle)?.revoked.clone())
+            {
+                return Err(
+                    Refusal::new(Code::HandleRevoked).because(format_args!("since {since}: {why}"))
+                );
             }
             behind = behind.or(handle);
             if let Some((since, why)) = revoked {
-                return Err(Refusal::new(Code::TokenRevoked).because(format_args!("since {since}: {why}")));
+                return Err(
+                    Refusal::new(Code::TokenRevoked).because(format_args!("since {since}: {why}"))
+                );
             }
         }
         for name in agent.lineage() {

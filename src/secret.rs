@@ -57,9 +57,12 @@ impl SecretRef {
     pub fn load(&self) -> Result<Zeroizing<String>, SecretFault> {
         let text = match self {
             Self::File(path) => private_file(path)?,
-            Self::Env(name) => Zeroizing::new(std::env::var(name).map_err(|_| SecretFault::Env(name.clone()))?),
+            Self::Env(name) => {
+                Zeroizing::new(std::env::var(name).map_err(|_| SecretFault::Env(name.clone()))?)
+            }
             Self::Credential(name) => {
-                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| SecretFault::Credential(name.clone()))?;
+                let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
+                    .ok_or_else(|| SecretFault::Credential(name.clone()))?;
                 read(&Path::new(&folder).join(name))?
             }
         };
@@ -68,7 +71,9 @@ impl SecretRef {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<String>, SecretFault> {
-    std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| SecretFault::Read { path: path.to_owned(), error })
+    std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| SecretFault::Read { path: path.to_owned(), error })
 }
 
 /// Reads a file that only its owner may read.
@@ -79,7 +84,8 @@ pub fn private_file(path: &Path) -> Result<Zeroizing<String>, SecretFault> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        let about = std::fs::metadata(path).map_err(|error| SecretFault::Read { path: path.to_owned(), error })?;
+        let about = std::fs::metadata(path)
+            .map_err(|error| SecretFault::Read { path: path.to_owned(), error })?;
         if about.permissions().mode() & 0o077 != 0 {
             return Err(SecretFault::Open(path.to_owned()));
         }

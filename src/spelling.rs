@@ -4,8 +4,12 @@
 #[must_use]
 pub fn nearest<'k>(known: impl IntoIterator<Item = &'k str>, word: &str) -> Option<&'k str> {
     let near = |candidate: &&str| candidate.len().abs_diff(word.len()) <= 2;
-    let measured = known.into_iter().filter(near).map(|candidate| (distance(candidate, word), candidate));
-    measured.filter(|(edits, _)| *edits <= 2).min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
+    let measured =
+        known.into_iter().filter(near).map(|candidate| (distance(candidate, word), candidate));
+    measured
+        .filter(|(edits, _)| *edits <= 2)
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, candidate)| candidate)
 }
 
 /// Edits between two words (Levenshtein).

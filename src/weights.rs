@@ -109,9 +109,14 @@ impl Book {
     }
 
     fn passes(&self, model: &str, upstream: &str) -> bool {
-        let Some(pin) = self.models.get(model).and_then(|entry| entry.declared.pin.as_ref()) else { return true };
-        let accepted = |value: &String| value == pin || self.accepted.get(model).is_some_and(|known| known.contains(value));
-        self.seen(model, upstream).is_some_and(|seen| seen.source != UNKNOWN && accepted(&seen.value))
+        let Some(pin) = self.models.get(model).and_then(|entry| entry.declared.pin.as_ref()) else {
+            return true;
+        };
+        let accepted = |value: &String| {
+            value == pin || self.accepted.get(model).is_some_and(|known| known.contains(value))
+        };
+        self.seen(model, upstream)
+            .is_some_and(|seen| seen.source != UNKNOWN && accepted(&seen.value))
     }
 }
 
@@ -127,7 +132,12 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { book: ArcSwap::default(), unknown: Arc::new(unknown()), writing: Mutex::default(), hashed: Mutex::default() }
+        Self {
+            book: ArcSwap::default(),
+            unknown: Arc::new(unknown()),
+            writing: Mutex::default(),
+            hashed: Mutex::default(),
+        }
     }
 }
 
@@ -146,11 +156,21 @@ impl Weights {
             for declared in models {
                 let mut seen = HashMap::new();
                 if let Some(before) = former.get(&declared.name) {
-                    let stays = before.declared.places.iter().filter(|place| before.declared.same(place, &declared));
-                    let stays = stays.filter_map(|place| before.seen.get_key_value(&place.upstream));
-                    seen.extend(stays.map(|(upstream, digest)| (Arc::clone(upstream), Arc::clone(digest))));
+                    let stays = before
+                        .declared
+                        .places
+                        .iter()
+                        .filter(|place| before.declared.same(place, &declared));
+                    let stays =
+                        stays.filter_map(|place| before.seen.get_key_value(&place.upstream));
+                    seen.extend(
+                        stays.map(|(upstream, digest)| (Arc::clone(upstream), Arc::clone(digest))),
+                    );
                 }
-                book.models.insert(Arc::clone(&declared.name), Entry { declared: Arc::new(declared), seen });
+                book.models.insert(
+                    Arc::clone(&declared.name),
+                    Entry { declared: Arc::new(declared), seen },
+                );
             }
         });
     }
@@ -169,7 +189,11 @@ impl Weights {
         }
         let mut news = false;
         self.change(|book| {
-            let Some(entry) = book.models.get_mut(&about.name).filter(|entry| about.same(place, &entry.declared)) else { return };
+            let Some(entry) =
+                book.models.get_mut(&about.name).filter(|entry| about.same(place, &entry.declared))
+            else {
+                return;
+            };
             news = true;
             if digest.source == UNKNOWN {
                 entry.seen.remove(&place.upstream);
@@ -190,7 +214,8 @@ impl Weights {
     #[must_use]
     pub fn passing(&self, model: &str, upstream: &str) -> Option<Arc<ModelDigest>> {
         let book = self.book.load();
-        book.passes(model, upstream).then(|| Arc::clone(book.seen(model, upstream).unwrap_or(&self.unknown)))
+        book.passes(model, upstream)
+            .then(|| Arc::clone(book.seen(model, upstream).unwrap_or(&self.unknown)))
     }
 
     /// True where requests for the model may go to that server: it has no pin, or its digest is the pinned or an accepted one.
@@ -221,7 +246,9 @@ impl Weights {
         };
         book.models
             .iter()
-            .flat_map(|(name, entry)| entry.declared.places.iter().map(move |place| row((name, entry), place)))
+            .flat_map(|(name, entry)| {
+                entry.declared.places.iter().map(move |place| row((name, entry), place))
+            })
             .collect()
     }
 }
@@ -256,7 +283,10 @@ mod tests {
         assert!(weights.passes("m", "a"), "a model without a pin passes");
         weights.declare(vec![model(None)]);
         assert!(weights.note(&model(None), &place("a", Way::Ollama), &measured("sha256:1")));
-        assert!(!weights.note(&model(None), &place("a", Way::Ollama), &measured("sha256:1")), "no news");
+        assert!(
+            !weights.note(&model(None), &place("a", Way::Ollama), &measured("sha256:1")),
+            "no news"
+        );
         assert_eq!(*weights.digest("m", "a"), measured("sha256:1"));
         assert_eq!(*weights.digest("m", "b"), unknown());
     }
@@ -271,7 +301,11 @@ mod tests {
         assert!(weights.passes("m", "a") && !weights.passes("m", "b"));
         weights.note(&declared, &at, &measured("sha256:2"));
         assert!(!weights.passes("m", "a"));
-        let event = Event::ModelAccepted { model: "m".to_owned(), digest: "sha256:2".to_owned(), reason: "new".to_owned() };
+        let event = Event::ModelAccepted {
+            model: "m".to_owned(),
+            digest: "sha256:2".to_owned(),
+            reason: "new".to_owned(),
+        };
         weights.apply(&Record { at: Timestamp(0), by: None, event });
         assert!(weights.passes("m", "a"));
         weights.note(&declared, &at, &unknown());
@@ -289,6 +323,9 @@ mod tests {
         weights.declare(vec![moved]);
         assert_eq!(*weights.digest("m", "a"), measured("sha256:1"));
         assert_eq!(*weights.digest("m", "b"), unknown(), "another server");
-        assert!(!weights.note(&former, &place("b", Way::Listed), &measured("sha256:2")), "an answer of the former server");
+        assert!(
+            !weights.note(&former, &place("b", Way::Listed), &measured("sha256:2")),
+            "an answer of the former server"
+        );
     }
 }

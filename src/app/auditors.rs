@@ -30,12 +30,21 @@ pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
 ///
 /// # Errors
 /// When the listener fails.
-pub(super) async fn run(listener: UnixListener, tree: Arc<Tree>, mut shutdown: watch::Receiver<bool>) -> std::io::Result<()> {
-    let router = Router::new().fallback(answer).layer(GlobalConcurrencyLimitLayer::new(READS_MAX)).with_state(tree);
+pub(super) async fn run(
+    listener: UnixListener,
+    tree: Arc<Tree>,
+    mut shutdown: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .fallback(answer)
+        .layer(GlobalConcurrencyLimitLayer::new(READS_MAX))
+        .with_state(tree);
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
-    axum::serve(Bounded::new(listener, SOCKET_CONNECTIONS_MAX).with_idle_limit(), router).with_graceful_shutdown(stop).await
+    axum::serve(Bounded::new(listener, SOCKET_CONNECTIONS_MAX).with_idle_limit(), router)
+        .with_graceful_shutdown(stop)
+        .await
 }
 
 async fn answer(method: Method, uri: Uri, State(tree): State<Arc<Tree>>) -> Response {
@@ -48,7 +57,13 @@ async fn answer(method: Method, uri: Uri, State(tree): State<Arc<Tree>>) -> Resp
         return (StatusCode::NOT_FOUND, say).into_response();
     };
     match file.read().await {
-        Ok((bytes, content_type)) => ([(header::CONTENT_TYPE, content_type)], bytes).into_response(),
-        Err(_) => (StatusCode::NOT_FOUND, "this file does not exist, or no longer: read the checkpoint again\n").into_response(),
+        Ok((bytes, content_type)) => {
+            ([(header::CONTENT_TYPE, content_type)], bytes).into_response()
+        }
+        Err(_) => (
+            StatusCode::NOT_FOUND,
+            "this file does not exist, or no longer: read the checkpoint again\n",
+        )
+            .into_response(),
     }
 }

@@ -29,7 +29,12 @@ impl Background {
 
     /// Ends the tasks of a serving process after a take-over, and reports a stop to the service
     /// manager.
-    pub(super) fn watch(&mut self, entrance: &Arc<Entrance>, notifier: &Arc<Notifier>, mut stop: watch::Receiver<bool>) {
+    pub(super) fn watch(
+        &mut self,
+        entrance: &Arc<Entrance>,
+        notifier: &Arc<Notifier>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let (entrance, notifier) = (Arc::clone(entrance), Arc::clone(notifier));
         let serving = self.while_it_serves.clone();
         self.until_the_end(async move {

@@ -91,14 +91,19 @@ impl Books {
     /// The handler of commands over this state.
     #[must_use]
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
-        let books = (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
+        let books =
+            (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
         // Only a gateway that serves has metrics.
         let pid = metrics.is_some().then(std::process::id);
         let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
         let control = Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks);
         // A "." at the end of the config's path is not a folder.
-        control.introduce(About { name: config.name.clone(), data: data.components().collect(), pid });
+        control.introduce(About {
+            name: config.name.clone(),
+            data: data.components().collect(),
+            pid,
+        });
         control
     }
 }

@@ -50,7 +50,9 @@ pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
         ));
     }
     let soon = validity.not_after - now.seconds() < SOON;
-    let warning = soon.then(|| format!("{shown}: the certificate expires at {}; renew it", at(validity.not_after)));
+    let warning = soon.then(|| {
+        format!("{shown}: the certificate expires at {}; renew it", at(validity.not_after))
+    });
     Ok(Certificate { server: tls::server(tls)?, not_after: validity.not_after, warning })
 }
 
@@ -108,7 +110,10 @@ impl CertificateWatch {
             }
             Err(why) => {
                 self.metrics.certificate_read("refused");
-                tracing::error!(why, "the changed certificate is not used; the former one stays in use");
+                tracing::error!(
+                    why,
+                    "the changed certificate is not used; the former one stays in use"
+                );
             }
         }
     }

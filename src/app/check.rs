@@ -18,10 +18,20 @@ pub fn unusable(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
     faults.extend(issuers(config).err().map(|fault| fault.to_string()));
     let connect = config.proxy.timeouts.connect;
-    let upstreams = config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
-    faults.extend(upstreams.filter_map(|upstream| remote(upstream, connect).err()).map(|fault| fault.to_string()));
+    let upstreams =
+        config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
+    faults.extend(
+        upstreams
+            .filter_map(|upstream| remote(upstream, connect).err())
+            .map(|fault| fault.to_string()),
+    );
     faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
-    let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, SystemClock::start().now()));
+    let read = config
+        .proxy
+        .listen
+        .tls
+        .as_ref()
+        .map(|tls| certificate::read(tls, SystemClock::start().now()));
     faults.extend(read.and_then(Result::err).map(|why| format!("TLS: {why}")));
     faults
 }
@@ -52,8 +62,13 @@ pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
         let keys = match issuer.jwks.as_ref().and_then(Jwks::file) {
             None => Vec::new(),
             Some(path) => {
-                let fault = |why: String| StartFault::Keys { issuer: issuer.iss.clone(), path: path.to_owned(), why };
-                let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+                let fault = |why: String| StartFault::Keys {
+                    issuer: issuer.iss.clone(),
+                    path: path.to_owned(),
+                    why,
+                };
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
                 jwk::read_set(&text).map_err(|error| fault(error.to_string()))?
             }
         };
@@ -70,9 +85,16 @@ fn shared_key(issuers: &[Issuer]) -> Result<(), StartFault> {
     let mut owners = HashMap::new();
     for issuer in issuers {
         for key in &issuer.keys {
-            if let Some(former) = owners.insert(key.id(), &issuer.policy.iss).filter(|former| **former != issuer.policy.iss) {
+            if let Some(former) = owners
+                .insert(key.id(), &issuer.policy.iss)
+                .filter(|former| **former != issuer.policy.iss)
+            {
                 let key = key.id().to_string();
-                return Err(StartFault::SharedKey { key, one: former.clone(), other: issuer.policy.iss.clone() });
+                return Err(StartFault::SharedKey {
+                    key,
+                    one: former.clone(),
+                    other: issuer.policy.iss.clone(),
+                });
             }
         }
     }

@@ -64,7 +64,11 @@ impl Doors {
         let (quiet, hushed) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let admin = UnixListener::from_std(sockets.admin.try_clone()?)?;
-        let admin = api::run(Bounded::new(admin, SOCKET_CONNECTIONS_MAX), Arc::clone(&self.desk.control), hushed.clone());
+        let admin = api::run(
+            Bounded::new(admin, SOCKET_CONNECTIONS_MAX),
+            Arc::clone(&self.desk.control),
+            hushed.clone(),
+        );
         tasks.spawn(async move {
             if let Err(error) = admin.await {
                 tracing::error!(%error, "the admin socket failed");
@@ -80,7 +84,12 @@ impl Doors {
             });
         }
         let metrics = TcpListener::from_std(sockets.metrics.try_clone()?)?;
-        tasks.spawn(watchful::metrics(metrics, Arc::clone(&self.desk.metrics), self.desk.ready.clone(), hushed));
+        tasks.spawn(watchful::metrics(
+            metrics,
+            Arc::clone(&self.desk.metrics),
+            self.desk.ready.clone(),
+            hushed,
+        ));
         self.open = Some((tasks, quiet));
         Ok(())
     }

@@ -10,7 +10,11 @@ use crate::proxy::listen::FAREWELL;
 
 impl App {
     /// Records the counts and the stop, closes the log, and removes the sockets.
-    pub(super) async fn end(&self, predecessor: Option<Arc<Predecessor>>, sockets: &[PathBuf]) -> Result<(), StartFault> {
+    pub(super) async fn end(
+        &self,
+        predecessor: Option<Arc<Predecessor>>,
+        sockets: &[PathBuf],
+    ) -> Result<(), StartFault> {
         self.gateway.pen.flush(true);
         if let Some(predecessor) = predecessor {
             // The former process drains at the same time, and gets the stop too. At the end of its
@@ -21,7 +25,10 @@ impl App {
                 // This process also answers requests on connections of the former one.
                 self.gateway.pen.cut();
                 self.gateway.registry.announce();
-                if tokio::time::timeout(2 * FAREWELL + 3 * LAST_WORDS, predecessor.over()).await.is_err() {
+                if tokio::time::timeout(2 * FAREWELL + 3 * LAST_WORDS, predecessor.over())
+                    .await
+                    .is_err()
+                {
                     predecessor.close();
                 }
             }
@@ -30,7 +37,9 @@ impl App {
         if self.gateway.pen.finish(LAST_WORDS).await {
             self.books.log.seal(Event::Stop, None).await?;
         } else {
-            tracing::warn!("an admitted request has no outcome; the next start closes it as unknown");
+            tracing::warn!(
+                "an admitted request has no outcome; the next start closes it as unknown"
+            );
         }
         self.books.log.close()?;
         for socket in sockets {
@@ -46,7 +55,9 @@ impl App {
     pub(super) async fn end_elsewhere(&self, successor: &Successor) -> Result<(), StartFault> {
         self.gateway.pen.flush(true);
         if !self.gateway.pen.finish(LAST_WORDS).await {
-            tracing::warn!("an admitted request has no outcome; the successor closes it as unknown");
+            tracing::warn!(
+                "an admitted request has no outcome; the successor closes it as unknown"
+            );
         }
         if tokio::time::timeout(LAST_WORDS, successor.settled()).await.is_err() {
             tracing::warn!("the successor does not confirm that the last records are durable");

@@ -30,7 +30,9 @@ pub enum StartFault {
         why: String,
     },
     /// A key that two issuers list.
-    #[error("the key {key} is in the JWK Sets of two issuers, {one} and {other}; remove it from one of them")]
+    #[error(
+        "the key {key} is in the JWK Sets of two issuers, {one} and {other}; remove it from one of them"
+    )]
     SharedKey {
         /// The key's id.
         key: String,
@@ -83,7 +85,9 @@ pub enum StartFault {
     #[error("the running gateway does not hand over: {0}")]
     TakeOver(String),
     /// An address cannot be bound.
-    #[error("{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of the config)")]
+    #[error(
+        "{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of the config)"
+    )]
     Bind {
         /// The address or path.
         address: String,

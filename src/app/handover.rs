@@ -52,7 +52,9 @@ pub fn socket(data: &Path) -> PathBuf {
 fn step(name: &str) {
     use rustix::process::Signal;
     // Like `kill -9`, and not like a panic, which is caught.
-    for (variable, signal) in [("TOKEN_SHIELD_DIES_AT", Signal::KILL), ("TOKEN_SHIELD_HANGS_AT", Signal::STOP)] {
+    for (variable, signal) in
+        [("TOKEN_SHIELD_DIES_AT", Signal::KILL), ("TOKEN_SHIELD_HANGS_AT", Signal::STOP)]
+    {
         if std::env::var(variable).is_ok_and(|at| at == name) {
             let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
             // The signal may reach another thread first. This one must not run ahead.

@@ -46,7 +46,9 @@ impl Inherited {
     /// # Errors
     /// When it cannot be used.
     pub(super) fn tcp(&mut self, address: SocketAddr) -> Result<Option<TcpListener>, StartFault> {
-        let here = |listener: &std::net::TcpListener| listener.local_addr().is_ok_and(|found| found == address);
+        let here = |listener: &std::net::TcpListener| {
+            listener.local_addr().is_ok_and(|found| found == address)
+        };
         let Some(place) = self.tcp.iter().position(here) else { return Ok(None) };
         let listener = self.tcp.swap_remove(place);
         listener.set_nonblocking(true).map_err(fault)?;
@@ -59,7 +61,9 @@ impl Inherited {
     /// When it cannot be used.
     pub(super) fn unix(&mut self, path: &Path) -> Result<Option<UnixListener>, StartFault> {
         let here = |listener: &StdUnixListener| {
-            listener.local_addr().is_ok_and(|found| found.as_pathname().is_some_and(|found| is_same(found, path)))
+            listener
+                .local_addr()
+                .is_ok_and(|found| found.as_pathname().is_some_and(|found| is_same(found, path)))
         };
         let Some(place) = self.unix.iter().position(here) else { return Ok(None) };
         let listener = self.unix.swap_remove(place);
@@ -72,8 +76,11 @@ impl Inherited {
     /// # Errors
     /// If a socket is left, with its address.
     pub(super) fn end(self) -> Result<(), StartFault> {
-        let tcp = self.tcp.iter().filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
-        let path = |listener: &StdUnixListener| Some(listener.local_addr().ok()?.as_pathname()?.display().to_string());
+        let tcp =
+            self.tcp.iter().filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
+        let path = |listener: &StdUnixListener| {
+            Some(listener.local_addr().ok()?.as_pathname()?.display().to_string())
+        };
         let Some(left) = tcp.chain(self.unix.iter().filter_map(path)).next() else { return Ok(()) };
         Err(StartFault::Inherited(left))
     }
@@ -81,5 +88,10 @@ impl Inherited {
 
 /// Whether two paths name the same file.
 fn is_same(one: &Path, other: &Path) -> bool {
-    one == other || one.canonicalize().ok().zip(other.canonicalize().ok()).is_some_and(|(one, other)| one == other)
+    one == other
+        || one
+            .canonicalize()
+            .ok()
+            .zip(other.canonicalize().ok())
+            .is_some_and(|(one, other)| one == other)
 }

@@ -108,13 +108,20 @@ impl FileWatch {
         let now = self.gateway.clock.now();
         let mut idle = BTreeSet::new();
         let mut signed = None;
-        for row in self.keyring.rows().iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. })) {
+        for row in
+            self.keyring.rows().iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }))
+        {
             let kid = row.known.id;
-            let Some(issuer) = issuers.iter().find(|issuer| issuer.iss == row.known.issuer.iss) else { continue };
+            let Some(issuer) = issuers.iter().find(|issuer| issuer.iss == row.known.issuer.iss)
+            else {
+                continue;
+            };
             let first = *self.first_seen.entry(kid).or_insert(now);
             let over = |at: Timestamp| at.plus(issuer.idle_key) <= now;
             // The count of registered tokens is slow, so it comes last.
-            if !over(row.added.map_or(first, |added| added.max(first))) || row.used().is_some_and(|used| !over(used)) {
+            if !over(row.added.map_or(first, |added| added.max(first)))
+                || row.used().is_some_and(|used| !over(used))
+            {
                 continue;
             }
             let signed = signed.get_or_insert_with(|| self.gateway.registry.signed(now));
@@ -155,7 +162,9 @@ impl UrlWatch {
     pub(super) fn resume(&mut self) {
         let mut keys = self.keyring.fetched();
         for issuer in self.issuers.borrow().iter() {
-            let (Some(from), Some(keys)) = (issuer.jwks.clone(), keys.remove(&issuer.iss)) else { continue };
+            let (Some(from), Some(keys)) = (issuer.jwks.clone(), keys.remove(&issuer.iss)) else {
+                continue;
+            };
             let due = Instant::now() + issuer.jwks_refresh;
             self.fetched.insert(issuer.iss.clone(), Fetched { from, keys, due });
         }
@@ -177,10 +186,14 @@ impl UrlWatch {
         let issuers = Arc::clone(&self.issuers.borrow_and_update());
         let published: Vec<(&Issuer, &Jwks)> = issuers
             .iter()
-            .filter_map(|issuer| Some((issuer, issuer.jwks.as_ref().filter(|jwks| jwks.file().is_none())?)))
+            .filter_map(|issuer| {
+                Some((issuer, issuer.jwks.as_ref().filter(|jwks| jwks.file().is_none())?))
+            })
             .collect();
         let before = self.fetched.len();
-        self.fetched.retain(|iss, known| published.iter().any(|(issuer, jwks)| issuer.iss == *iss && **jwks == known.from));
+        self.fetched.retain(|iss, known| {
+            published.iter().any(|(issuer, jwks)| issuer.iss == *iss && **jwks == known.from)
+        });
         if self.fetched.len() != before {
             self.publish();
         }
@@ -207,7 +220,11 @@ impl UrlWatch {
             }
             Err(fault) => {
                 self.gateway.metrics.jwks_read("refused");
-                tracing::warn!(issuer = issuer.iss, fault, "a JWK Set was not fetched; its former keys stay in force");
+                tracing::warn!(
+                    issuer = issuer.iss,
+                    fault,
+                    "a JWK Set was not fetched; its former keys stay in force"
+                );
                 (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
             }
         };
@@ -222,7 +239,9 @@ impl UrlWatch {
     }
 
     fn publish(&self) {
-        self.keyring.set_fetched(self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect());
+        self.keyring.set_fetched(
+            self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect(),
+        );
         self.gateway.registry.announce();
     }
 }
@@ -263,8 +282,9 @@ async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> 
     let client = tls::client(host, ca)?;
     let (authority, dialler) = (target.authority(), Dialler::new(target, Some(client), FETCH_MAX));
     let stream = dialler.dial().await.map_err(|error| said(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| said(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| said(&error))?;
     let driver = tokio::spawn(connection);
     let request = hyper::Request::get(if path.is_empty() { "/" } else { &path })
         .header(HOST, authority)
@@ -275,7 +295,10 @@ async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> 
     if answer.status() != hyper::StatusCode::OK {
         return Err(format!("the answer is {}", answer.status()));
     }
-    let body = Limited::new(answer.into_body(), SET_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+    let body = Limited::new(answer.into_body(), SET_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| error.to_string())?;
     driver.abort();
     String::from_utf8(body.to_bytes().to_vec()).map_err(|_| "not UTF-8".to_owned())
 }

@@ -56,7 +56,8 @@ impl Listeners {
     /// When it cannot be bound.
     pub fn with_handover(mut self, config: &Config) -> Result<Self, StartFault> {
         let path = handover::socket(&config.data);
-        let bound = api::bind(&path).map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
+        let bound = api::bind(&path)
+            .map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
         // Absolute: a successor may run in another folder.
         self.own.push(std::path::absolute(&path).unwrap_or(path));
         self.handover = Some(bound);
@@ -85,7 +86,8 @@ impl Kept {
         handover: Option<UnixListener>,
     ) -> Result<Self, StartFault> {
         let auditors = auditors.map(UnixListener::into_std).transpose().map_err(copied)?;
-        let (admin, metrics) = (admin.into_std().map_err(copied)?, metrics.into_std().map_err(copied)?);
+        let (admin, metrics) =
+            (admin.into_std().map_err(copied)?, metrics.into_std().map_err(copied)?);
         let handover = match handover {
             Some(handover) => {
                 let api = api.as_fd().try_clone_to_owned().map_err(copied)?;
@@ -97,7 +99,10 @@ impl Kept {
     }
 }
 
-async fn tcp(inherited: &mut Inherited, address: std::net::SocketAddr) -> Result<TcpListener, StartFault> {
+async fn tcp(
+    inherited: &mut Inherited,
+    address: std::net::SocketAddr,
+) -> Result<TcpListener, StartFault> {
     match inherited.tcp(address)? {
         Some(listener) => Ok(listener),
         None => {
@@ -116,7 +121,8 @@ fn unix(
     if let Some(listener) = inherited.unix(path)? {
         return Ok(listener);
     }
-    let bound = bind(path).map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
+    let bound = bind(path)
+        .map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
     own.push(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     Ok(bound)
 }

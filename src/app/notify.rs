@@ -39,12 +39,16 @@ impl Notifier {
         let way = text("NOTIFY_SOCKET").and_then(|name| {
             let way = address(&name).and_then(|to| Some((UnixDatagram::unbound().ok()?, to)));
             if way.is_none() {
-                tracing::warn!(name, "NOTIFY_SOCKET does not name a socket: the service manager gets no messages");
+                tracing::warn!(
+                    name,
+                    "NOTIFY_SOCKET does not name a socket: the service manager gets no messages"
+                );
             }
             way
         });
         let pid = text("WATCHDOG_PID");
-        let watchdog = text("WATCHDOG_USEC").and_then(|micros| watchdog(&micros, pid.as_deref(), is_successor));
+        let watchdog = text("WATCHDOG_USEC")
+            .and_then(|micros| watchdog(&micros, pid.as_deref(), is_successor));
         Self { way, watchdog }
     }
 
@@ -64,7 +68,10 @@ impl Notifier {
     /// Reports a reload. [`Notifier::ready`] follows.
     pub(super) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1_000));
+        self.tell(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}",
+            now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+        ));
     }
 
     /// Reports an orderly stop.
@@ -78,7 +85,9 @@ impl Notifier {
     }
 
     /// Sends a sign of life at intervals, if the service manager expects it.
-    pub(super) fn keep_alive(self: &Arc<Self>) -> Option<impl Future<Output = ()> + Send + 'static> {
+    pub(super) fn keep_alive(
+        self: &Arc<Self>,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
         let every = self.watchdog?;
         let own = Arc::clone(self);
         Some(async move {
@@ -98,7 +107,9 @@ mod tests {
     #[test]
     fn a_name_is_a_path_or_abstract() {
         assert!(address("/run/systemd/notify").is_some());
-        assert!(address("@name").is_some_and(|address| address.as_abstract_name() == Some(b"name")));
+        assert!(
+            address("@name").is_some_and(|address| address.as_abstract_name() == Some(b"name"))
+        );
         assert!(address("relative").is_none() && address("").is_none());
     }
 

@@ -9,11 +9,20 @@ use crate::proxy::settings::Target;
 pub(super) fn of(config: &Config) -> SelfEndpoints {
     let upstreams = config.proxy.upstreams.iter().filter_map(|upstream| match &upstream.target {
         Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
-            let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+            let authority = if host.contains(':') {
+                format!("[{host}]:{port}")
+            } else {
+                format!("{host}:{port}")
+            };
             let read = Destination::read_authority(Scheme::Http, &authority).map(|read| read.host);
             // A name that is no valid destination is compared in lower case, without a dot at its
             // end.
-            Some((read.unwrap_or_else(|_| Host::Name(host.trim_end_matches('.').to_ascii_lowercase())), *port))
+            Some((
+                read.unwrap_or_else(|_| {
+                    Host::Name(host.trim_end_matches('.').to_ascii_lowercase())
+                }),
+                *port,
+            ))
         }
         Target::Unix(_) | Target::Echo => None,
     });

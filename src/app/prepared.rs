@@ -61,13 +61,16 @@ impl Prepared {
     /// Everything that would make the gateway run differently from its config.
     pub fn new(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
         descriptors::raise();
-        let models: Vec<String> = config.guard.models.iter().map(|model| model.name.clone()).collect();
-        let upstreams: Vec<String> = config.proxy.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+        let models: Vec<String> =
+            config.guard.models.iter().map(|model| model.name.clone()).collect();
+        let upstreams: Vec<String> =
+            config.proxy.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
         let metrics = Arc::new(Metrics::new(&models, &upstreams, config.proxy.agent_label)?);
         let tls = match &config.proxy.listen.tls {
             None => None,
             Some(files) => {
-                let certificate = certificate::read(files, SystemClock::start().now()).map_err(StartFault::Tls)?;
+                let certificate = certificate::read(files, SystemClock::start().now())
+                    .map_err(StartFault::Tls)?;
                 // A float is exact for whole seconds of the next centuries.
                 metrics.certificate_expiry(certificate.not_after as f64);
                 if let Some(warning) = certificate.warning {
@@ -98,7 +101,12 @@ impl Prepared {
     ///
     /// # Errors
     /// When the system gives no randomness.
-    pub(super) fn build(self, books: Books, limiter: Limiter, cache_salts: CacheSalts) -> Result<App, StartFault> {
+    pub(super) fn build(
+        self,
+        books: Books,
+        limiter: Limiter,
+        cache_salts: CacheSalts,
+    ) -> Result<App, StartFault> {
         let Self { config, source, wiring, metrics, tls } = self;
         let syncs = Arc::clone(&metrics);
         books.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
@@ -111,7 +119,8 @@ impl Prepared {
         let clock = Arc::clone(&books.clock);
         let guard = &config.guard;
         let rates = (guard.peer_rps, guard.root_rps);
-        let authenticator = Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
+        let authenticator =
+            Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
         let gateway = Gateway {
             config: ArcSwap::from_pointee(wiring),
             authenticator: Arc::new(authenticator),
@@ -130,7 +139,17 @@ impl Prepared {
         };
         control.set_pen(gateway.pen.clone());
         let gateway = Arc::new(gateway);
-        Ok(App { config, source, books, control, gateway, metrics, tls, predecessor: None, program: None })
+        Ok(App {
+            config,
+            source,
+            books,
+            control,
+            gateway,
+            metrics,
+            tls,
+            predecessor: None,
+            program: None,
+        })
     }
 
     /// Continues where another process has stopped: opens its log under its lock, takes its rate
@@ -154,7 +173,9 @@ impl Prepared {
     /// have read a newer one meanwhile. It reads none by now.
     fn is_current(&self) -> Result<(), StartFault> {
         let Some(source) = &self.source else { return Ok(()) };
-        let said = |why: &dyn std::fmt::Display| StartFault::TakeOver(format!("{}: {why}", source.display()));
+        let said = |why: &dyn std::fmt::Display| {
+            StartFault::TakeOver(format!("{}: {why}", source.display()))
+        };
         let text = std::fs::read_to_string(source).map_err(|error| said(&error))?;
         if crate::config::policy(&text) == self.config.policy {
             return Ok(());
@@ -163,15 +184,25 @@ impl Prepared {
     }
 
     /// Takes fetched keys of the other process for issuers whose keys this process could not fetch.
-    fn take_published(&self, keyring: &Keyring, published: Vec<Published>) -> Result<(), StartFault> {
+    fn take_published(
+        &self,
+        keyring: &Keyring,
+        published: Vec<Published>,
+    ) -> Result<(), StartFault> {
         let mut fetched = keyring.fetched();
         for Published { iss, url, set } in published {
-            let is_same = |issuer: &Issuer| issuer.iss == iss && issuer.jwks.as_ref().and_then(Jwks::url) == Some(url.as_str());
+            let is_same = |issuer: &Issuer| {
+                issuer.iss == iss && issuer.jwks.as_ref().and_then(Jwks::url) == Some(url.as_str())
+            };
             if fetched.contains_key(&iss) || !self.config.guard.issuers.iter().any(is_same) {
                 continue;
             }
-            let keys = jwk::read_set(&set).map_err(|fault| StartFault::TakeOver(fault.to_string()))?;
-            tracing::warn!(issuer = iss, "a JWK Set was not fetched; the former process's keys stay in force");
+            let keys =
+                jwk::read_set(&set).map_err(|fault| StartFault::TakeOver(fault.to_string()))?;
+            tracing::warn!(
+                issuer = iss,
+                "a JWK Set was not fetched; the former process's keys stay in force"
+            );
             fetched.insert(iss, keys);
         }
         keyring.set_fetched(fetched);
@@ -195,16 +226,20 @@ impl Prepared {
         limiter.take_in(state.tallies.rates);
         let salt = URL_SAFE_NO_PAD.decode(state.cache_salt.as_bytes()).map(Zeroizing::new);
         let salt = salt.ok().and_then(|salt| salt.as_slice().try_into().ok().map(Zeroizing::new));
-        let salt = salt.ok_or_else(|| StartFault::TakeOver("the key of the cache salts is none".to_owned()))?;
+        let salt = salt
+            .ok_or_else(|| StartFault::TakeOver("the key of the cache salts is none".to_owned()))?;
         let mut app = self.build(books, limiter, CacheSalts::keyed(salt))?;
         app.gateway.fetch_quota.take_in(state.fetched);
         app.gateway.weights.take_in(state.weights);
-        let elsewhere = Elsewhere::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.slots));
+        let elsewhere =
+            Elsewhere::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.slots));
         elsewhere.set(state.in_flight);
         let drain = Duration::from_secs(state.drain_s);
-        let process = Predecessor::new(Arc::clone(&app.books.log), state.open, elsewhere, drain, changes);
-        let way =
-            |stream: std::os::unix::net::UnixStream| stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+        let process =
+            Predecessor::new(Arc::clone(&app.books.log), state.open, elsewhere, drain, changes);
+        let way = |stream: std::os::unix::net::UnixStream| {
+            stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream))
+        };
         let fault = |error: std::io::Error| StartFault::TakeOver(error.to_string());
         let (records, requests) = (way(records).map_err(fault)?, way(requests).map_err(fault)?);
         app.predecessor = Some(Before { process, records, requests });

@@ -54,7 +54,10 @@ impl Readiness {
             add("clock", what);
         }
         let wiring = self.gateway.config.load();
-        if !wiring.echo && !wiring.upstreams.is_empty() && !wiring.upstreams.keys().any(|name| wiring.health.is_up(name)) {
+        if !wiring.echo
+            && !wiring.upstreams.is_empty()
+            && !wiring.upstreams.keys().any(|name| wiring.health.is_up(name))
+        {
             add("upstreams-down", "no upstream can be reached");
         }
         Ready { ready: reasons.is_empty(), reasons }
@@ -70,7 +73,9 @@ impl Readiness {
             add(Code::AuditUnavailable, "the audit log is closed".to_owned());
         }
         if state.low {
-            let free = state.free_bytes.map_or_else(String::new, |free| format!("{free} bytes are free, "));
+            let free = state
+                .free_bytes
+                .map_or_else(String::new, |free| format!("{free} bytes are free, "));
             let detail = format!(
                 "the disk of the audit log is full: {free}{} of {} bytes of the reserve are left. The gateway continues by \
                  itself when there is space",

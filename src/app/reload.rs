@@ -40,7 +40,9 @@ pub(super) struct Reload {
 pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
     let mut signals = match signal(SignalKind::hangup()) {
         Ok(signals) => signals,
-        Err(error) => return tracing::error!(%error, "SIGHUP cannot be received: the config is never read again"),
+        Err(error) => {
+            return tracing::error!(%error, "SIGHUP cannot be received: the config is never read again");
+        }
     };
     while signals.recv().await.is_some() {
         let Some(path) = reload.source.as_deref() else { continue };
@@ -69,7 +71,10 @@ impl Reload {
         let mut config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
         let fixed = restart::needed_for(&self.started, &config);
         if !fixed.is_empty() {
-            return Err(format!("these keys have changed and need a restart: {}; nothing was reloaded", fixed.join(", ")));
+            return Err(format!(
+                "these keys have changed and need a restart: {}; nothing was reloaded",
+                fixed.join(", ")
+            ));
         }
         // The listeners stay, and so they are still never a destination.
         config.proxy.listen.address = self.started.proxy.listen.address;
@@ -79,7 +84,10 @@ impl Reload {
         let now = self.gateway.clock.now();
         let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, now));
         let read = read.transpose()?;
-        self.log.seal(Event::Reload { policy: config.policy.clone() }, None).await.map_err(|fault| fault.to_string())?;
+        self.log
+            .seal(Event::Reload { policy: config.policy.clone() }, None)
+            .await
+            .map_err(|fault| fault.to_string())?;
         if let Some((served, certificate)) = self.tls.as_ref().zip(read) {
             served.store(certificate.server);
             self.gateway.metrics.certificate_expiry(certificate.not_after as f64);

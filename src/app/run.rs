@@ -66,7 +66,11 @@ impl App {
     ///
     /// # Errors
     /// If the start or the stop cannot be recorded.
-    pub async fn run(mut self, listeners: Listeners, shutdown: watch::Receiver<bool>) -> Result<(), StartFault> {
+    pub async fn run(
+        mut self,
+        listeners: Listeners,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<(), StartFault> {
         self.knows(&listeners)?;
         for warning in super::warnings(&self.config) {
             tracing::warn!("{warning}");
@@ -82,11 +86,18 @@ impl App {
         let notifier = Arc::new(Notifier::from_environment(is_successor));
         let entrance = Arc::new(Entrance::default());
         let (api, own) = (listeners.api, listeners.own.clone());
-        let sockets = Kept::of(&api, listeners.admin, listeners.auditors, listeners.metrics, listeners.handover)?;
+        let sockets = Kept::of(
+            &api,
+            listeners.admin,
+            listeners.auditors,
+            listeners.metrics,
+            listeners.handover,
+        )?;
         let doors = self.doors(sockets.doors, &shutdown)?;
         let mut background = Background::default();
         let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
-        let books = || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
+        let books =
+            || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
         let mut urls = UrlWatch::new(books());
         fetched(&mut urls, is_successor, shutdown.clone()).await;
         let about = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
@@ -97,7 +108,8 @@ impl App {
         let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
         background.while_it_serves(self.certificate_watch(&files));
         let issuers_in_force = issuers.subscribe();
-        background.while_it_serves(reload::on_hangup(self.reload(issuers, files), Arc::clone(&notifier)));
+        background
+            .while_it_serves(reload::on_hangup(self.reload(issuers, files), Arc::clone(&notifier)));
         if let Some(alive) = notifier.keep_alive() {
             background.while_it_serves(alive);
         }
@@ -132,7 +144,8 @@ impl App {
         background.end();
         if let Some(successor) = successor {
             // The command that asked for the upgrade still waits for its answer.
-            let _ = tokio::time::timeout(LAST_WORDS, owed.subscribe().wait_for(|owed| *owed == 0)).await;
+            let _ = tokio::time::timeout(LAST_WORDS, owed.subscribe().wait_for(|owed| *owed == 0))
+                .await;
             return self.end_elsewhere(&successor).await;
         }
         doors.lock().await.close().await;
@@ -148,7 +161,18 @@ impl App {
     /// The task that hands over to another process. It has a copy of the API's socket, and the
     /// socket for take-overs.
     fn giver(&self, (api, handover): (TcpListener, UnixListener), serving: Serving) -> Giver {
-        let Serving { own, issuers, entrance, doors, notifier, predecessor, stopping, successor, turn, owed } = serving;
+        let Serving {
+            own,
+            issuers,
+            entrance,
+            doors,
+            notifier,
+            predecessor,
+            stopping,
+            successor,
+            turn,
+            owed,
+        } = serving;
         Giver {
             api,
             handover,
@@ -185,13 +209,22 @@ impl App {
     }
 
     /// Opens the sockets beside the API.
-    fn doors(&self, sockets: Sockets, draining: &watch::Receiver<bool>) -> Result<Arc<tokio::sync::Mutex<Doors>>, StartFault> {
+    fn doors(
+        &self,
+        sockets: Sockets,
+        draining: &watch::Receiver<bool>,
+    ) -> Result<Arc<tokio::sync::Mutex<Doors>>, StartFault> {
         let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
         let desk = Desk {
             control: Arc::clone(&self.control),
             tree: Arc::new(tree(&self.config)?),
             metrics: Arc::clone(&self.metrics),
-            ready: Readiness { log, clock, gateway: Arc::clone(&self.gateway), draining: draining.clone() },
+            ready: Readiness {
+                log,
+                clock,
+                gateway: Arc::clone(&self.gateway),
+                draining: draining.clone(),
+            },
         };
         let mut doors = Doors::new(desk, sockets);
         doors.open().map_err(copied)?;
@@ -220,8 +253,14 @@ impl App {
     /// The gateway's own listeners are never a destination, also with a port that the system has
     /// chosen.
     fn knows(&mut self, listeners: &Listeners) -> Result<(), StartFault> {
-        let fault = |error| StartFault::Bind { address: self.config.proxy.listen.address.to_string(), error };
-        let real = (listeners.api.local_addr().map_err(fault)?, listeners.metrics.local_addr().map_err(fault)?);
+        let fault = |error| StartFault::Bind {
+            address: self.config.proxy.listen.address.to_string(),
+            error,
+        };
+        let real = (
+            listeners.api.local_addr().map_err(fault)?,
+            listeners.metrics.local_addr().map_err(fault)?,
+        );
         let proxy = &mut self.config.proxy;
         if real != (proxy.listen.address, proxy.metrics) {
             (proxy.listen.address, proxy.metrics) = real;
@@ -231,7 +270,10 @@ impl App {
     }
 
     /// The watch over the certificate's files. Without TLS it ends at once.
-    fn certificate_watch(&self, files: &watch::Sender<Option<Tls>>) -> impl Future<Output = ()> + use<> {
+    fn certificate_watch(
+        &self,
+        files: &watch::Sender<Option<Tls>>,
+    ) -> impl Future<Output = ()> + use<> {
         let (metrics, clock) = (Arc::clone(&self.metrics), Arc::clone(&self.gateway.clock));
         let watch = self.tls.as_ref().map(|served| {
             let (files, served) = (files.subscribe(), Arc::clone(served));

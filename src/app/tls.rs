@@ -13,7 +13,9 @@ use crate::proxy::settings::Tls;
 fn chain(tls: &Tls) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = tls.cert.display();
     let pem = std::fs::read(&tls.cert).map_err(|error| format!("{shown}: {error}"))?;
-    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{shown}: {error}"))
+    CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{shown}: {error}"))
 }
 
 /// The validity of a certificate, in seconds since 1970 (RFC 5280 section 4.1.2.5).
@@ -26,10 +28,13 @@ pub(super) struct Validity {
 pub(super) fn validity(tls: &Tls) -> Result<Validity, String> {
     let chain = chain(tls)?;
     let first = chain.first().ok_or_else(|| format!("{}: no certificate", tls.cert.display()))?;
-    let (_, certificate) =
-        x509_parser::parse_x509_certificate(first).map_err(|error| format!("{}: {error}", tls.cert.display()))?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(first)
+        .map_err(|error| format!("{}: {error}", tls.cert.display()))?;
     let validity = certificate.validity();
-    Ok(Validity { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
+    Ok(Validity {
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+    })
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -40,17 +45,24 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 pub(super) fn server(tls: &Tls) -> Result<Arc<ServerConfig>, String> {
     let chain = chain(tls)?;
     let key = tls.key.load().map_err(|fault| fault.to_string())?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| format!("the private key: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|error| format!("the private key: {error}"))?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?;
-    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(|error| error.to_string())?;
+    let mut config = builder
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| error.to_string())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
 /// A connector to `host`. `ca`, or one of the system's CAs, must have signed its certificate.
-pub(super) fn client(host: &str, ca: Option<&Path>) -> Result<(TlsConnector, ServerName<'static>), String> {
+pub(super) fn client(
+    host: &str,
+    ca: Option<&Path>,
+) -> Result<(TlsConnector, ServerName<'static>), String> {
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
     Ok((connector(ca)?, name))
 }
@@ -71,9 +83,12 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
             }
         }
         None => {
-            let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let (added, _) =
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if added == 0 {
-                return Err("the system has no CA certificates; name one with tls = { ca = … }".to_owned());
+                return Err(
+                    "the system has no CA certificates; name one with tls = { ca = … }".to_owned()
+                );
             }
         }
     }

@@ -33,7 +33,12 @@ const BEHIND_SAID: Duration = Duration::from_secs(1);
 const SCRAPES_MAX: usize = 8;
 
 /// Serves `/metrics`, `/healthz` and `/readyz`.
-pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready: Readiness, mut shutdown: watch::Receiver<bool>) {
+pub(super) async fn metrics(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    ready: Readiness,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let looked = ready.clone();
     let scrape = move || {
         looked.measure(&metrics);
@@ -41,7 +46,11 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
         async move {
             match text {
                 Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], text),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], error.to_string()),
+                Err(error) => (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    [(CONTENT_TYPE, "text/plain")],
+                    error.to_string(),
+                ),
             }
         }
     };
@@ -65,7 +74,10 @@ pub(super) async fn metrics(listener: TcpListener, metrics: Arc<Metrics>, ready:
 }
 
 /// Removes idle subjects of the rate limits, probes upstreams, counts agents.
-pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>, Arc<Ratchet>)) {
+pub(super) async fn housekeeping(
+    gateway: Arc<Gateway>,
+    (registry, clock): (Arc<Registry>, Arc<Ratchet>),
+) {
     let mut ticks = tokio::time::interval(EVERY);
     let mut said = false;
     loop {
@@ -73,7 +85,10 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
         let behind = clock.farthest_behind();
         if behind > BEHIND_SAID && !said {
             let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(behind_ms, "the wall clock has stepped back; records and decisions use the later time until then");
+            tracing::warn!(
+                behind_ms,
+                "the wall clock has stepped back; records and decisions use the later time until then"
+            );
             gateway.pen.note(Event::Clock { behind_ms, accepted: false });
         }
         // One step back is logged once. The next step is logged again.
@@ -96,9 +111,17 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
                 // out.
                 let Some(_place) = spare_place() else { return };
                 match remote.pool().probe().await {
-                    Ok(()) => gateway.changed(&name, wiring.health.dialled(&name, true), "it accepts connections"),
-                    Err(DialFault::Unreached(why)) => gateway.changed(&name, wiring.health.dialled(&name, false), why),
-                    Err(DialFault::Ended(why)) => gateway.changed(&name, wiring.health.failed(&name), why),
+                    Ok(()) => gateway.changed(
+                        &name,
+                        wiring.health.dialled(&name, true),
+                        "it accepts connections",
+                    ),
+                    Err(DialFault::Unreached(why)) => {
+                        gateway.changed(&name, wiring.health.dialled(&name, false), why)
+                    }
+                    Err(DialFault::Ended(why)) => {
+                        gateway.changed(&name, wiring.health.failed(&name), why)
+                    }
                 }
                 gateway.metrics.upstream_up(&name, wiring.health.serves(&name));
             });
@@ -109,13 +132,18 @@ pub(super) async fn housekeeping(gateway: Arc<Gateway>, (registry, clock): (Arc<
 
 /// Warns about signing keys that this process can read. A gateway needs none.
 pub(super) fn warn_of_private_keys(config: &Config) {
-    let beside = config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file()?.parent());
+    let beside =
+        config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file()?.parent());
     let folders: std::collections::BTreeSet<_> =
         beside.map(std::path::Path::to_owned).chain([config.data.join("keys")]).collect();
-    for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+    for entry in
+        folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten()
+    {
         let path = entry.path();
         let small = entry.metadata().is_ok_and(|about| about.is_file() && about.len() < 16 << 10);
-        if small && std::fs::read_to_string(&path).is_ok_and(|text| jwk::read_private(&text).is_ok()) {
+        if small
+            && std::fs::read_to_string(&path).is_ok_and(|text| jwk::read_private(&text).is_ok())
+        {
             tracing::warn!(path = %path.display(), "this process can read a signing key; keep it on the machine where tokens are issued");
         }
     }

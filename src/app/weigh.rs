@@ -44,7 +44,10 @@ pub(super) fn declared(config: &Config) -> Vec<Declared> {
         files: model.weights.clone(),
         pin: model.pin.clone(),
         places: {
-            let named = model.route.iter().filter_map(|name| upstreams.iter().find(|upstream| upstream.name == *name));
+            let named = model
+                .route
+                .iter()
+                .filter_map(|name| upstreams.iter().find(|upstream| upstream.name == *name));
             named.map(|upstream| place(upstream, !model.weights.is_empty())).collect()
         },
     };
@@ -53,7 +56,8 @@ pub(super) fn declared(config: &Config) -> Vec<Declared> {
 
 /// Watches as long as the gateway runs.
 pub(super) async fn watch(gateway: Arc<Gateway>) {
-    let files = Files { weights: Arc::clone(&gateway.weights), known: HashMap::new(), hashing: None };
+    let files =
+        Files { weights: Arc::clone(&gateway.weights), known: HashMap::new(), hashing: None };
     tokio::join!(files.run(), ask(&gateway));
 }
 
@@ -116,8 +120,13 @@ impl Files {
 
     /// Checks every set of the config. A changed set loses its digest.
     async fn look(&mut self) {
-        let sets: HashSet<Vec<PathBuf>> =
-            self.weights.declared().iter().map(|model| model.files.clone()).filter(|files| !files.is_empty()).collect();
+        let sets: HashSet<Vec<PathBuf>> = self
+            .weights
+            .declared()
+            .iter()
+            .map(|model| model.files.clone())
+            .filter(|files| !files.is_empty())
+            .collect();
         self.known.retain(|files, _| sets.contains(files));
         for files in sets {
             let paths = files.clone();
@@ -143,7 +152,9 @@ impl Files {
             return;
         }
         let mut open = self.known.iter().filter(|(_, known)| known.digest.is_none());
-        let Some((files, seen)) = open.find_map(|(files, known)| Some((files.clone(), known.seen.as_ref().ok()?.clone()))) else {
+        let Some((files, seen)) = open
+            .find_map(|(files, known)| Some((files.clone(), known.seen.as_ref().ok()?.clone())))
+        else {
             return;
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -175,7 +186,11 @@ impl Files {
     /// Stores the digests for every server that answers with these files.
     fn publish(&self) {
         for model in self.weights.declared() {
-            let digest = self.known.get(&model.files).and_then(|known| known.digest.clone()).unwrap_or_else(unknown);
+            let digest = self
+                .known
+                .get(&model.files)
+                .and_then(|known| known.digest.clone())
+                .unwrap_or_else(unknown);
             for place in model.places.iter().filter(|place| place.way == Way::Files) {
                 note(&self.weights, &model, place, &digest);
             }
@@ -188,7 +203,9 @@ async fn ask(gateway: &Gateway) {
     let mut asked: Option<(Arc<DataPlaneConfig>, Instant)> = None;
     loop {
         let wiring = gateway.config.load_full();
-        let due = asked.as_ref().is_none_or(|(known, at)| !Arc::ptr_eq(known, &wiring) || at.elapsed() >= ASK);
+        let due = asked
+            .as_ref()
+            .is_none_or(|(known, at)| !Arc::ptr_eq(known, &wiring) || at.elapsed() >= ASK);
         if due {
             asked = Some((Arc::clone(&wiring), Instant::now()));
             ask_once(gateway, &wiring).await;
@@ -213,13 +230,21 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<DataPlaneConfig>) {
     while let Some(Ok((answer, upstream, path))) = answers.join_next().await {
         // A server may repeat the credential here too, and records and commands show its answer.
         let answer = answer.map(|told| wiring.redactor.whole(&told, false).unwrap_or(told));
-        let told = models.iter().flat_map(|model| model.places.iter().map(move |place| (model, place)));
+        let told =
+            models.iter().flat_map(|model| model.places.iter().map(move |place| (model, place)));
         // An answer to the former config must not count for the servers of this one.
         if !Arc::ptr_eq(wiring, &gateway.config.load()) {
             return;
         }
-        for (model, place) in told.filter(|(_, place)| place.upstream == upstream && self::path(place.way) == Some(path)) {
-            note(&gateway.weights, model, place, &read(place.way, answer.as_deref(), &model.upstream_name));
+        for (model, place) in told
+            .filter(|(_, place)| place.upstream == upstream && self::path(place.way) == Some(path))
+        {
+            note(
+                &gateway.weights,
+                model,
+                place,
+                &read(place.way, answer.as_deref(), &model.upstream_name),
+            );
         }
     }
 }
@@ -245,10 +270,16 @@ fn read(way: Way, answer: Option<&[u8]>, model: &str) -> ModelDigest {
 
 async fn answer(remote: &UpstreamClient, path: &str) -> Option<Vec<u8>> {
     let answered = tokio::time::timeout(ANSWER_MAX, remote.read(path)).await;
-    match answered.unwrap_or_else(|_| Err(format!("{path}: no answer in {} s", ANSWER_MAX.as_secs()))) {
+    match answered
+        .unwrap_or_else(|_| Err(format!("{path}: no answer in {} s", ANSWER_MAX.as_secs())))
+    {
         Ok(body) => Some(body),
         Err(fault) => {
-            tracing::debug!(upstream = &*remote.name, fault, "a server does not report its weights");
+            tracing::debug!(
+                upstream = &*remote.name,
+                fault,
+                "a server does not report its weights"
+            );
             None
         }
     }

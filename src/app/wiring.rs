@@ -33,13 +33,16 @@ pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<UpstreamC
         None => None,
         Some(secret) => {
             let secret = secret.load()?;
-            Some(credential(&secret, upstream.credential_as_api_key).map_err(|error| fault(error.to_string()))?)
+            Some(
+                credential(&secret, upstream.credential_as_api_key)
+                    .map_err(|error| fault(error.to_string()))?,
+            )
         }
     };
     let dialler = Dialler::new(upstream.target.clone(), tls, connect);
     let place = (&*upstream.target.authority(), &*upstream.base_path);
-    let remote =
-        UpstreamClient::new(upstream.name.as_str().into(), place, dialler, held).map_err(|error| fault(error.to_string()))?;
+    let remote = UpstreamClient::new(upstream.name.as_str().into(), place, dialler, held)
+        .map_err(|error| fault(error.to_string()))?;
     Ok(remote.by_principal(upstream.pool_by_principal))
 }
 
@@ -68,14 +71,25 @@ fn redactor(config: &Config) -> Result<Redactor, StartFault> {
 fn credentials(config: &Config) -> impl Iterator<Item = (String, &SecretRef)> {
     let upstreams = config.proxy.upstreams.iter();
     let upstreams = upstreams.filter_map(|upstream| {
-        Some((format!("the credential of the upstream {:?}", upstream.name), upstream.credential.as_ref()?))
+        Some((
+            format!("the credential of the upstream {:?}", upstream.name),
+            upstream.credential.as_ref()?,
+        ))
     });
-    upstreams.chain(config.proxy.auditors.credential.as_ref().map(|secret| ("[audit] auditor".to_owned(), secret)))
+    upstreams.chain(
+        config
+            .proxy
+            .auditors
+            .credential
+            .as_ref()
+            .map(|secret| ("[audit] auditor".to_owned(), secret)),
+    )
 }
 
 /// Warnings about credentials. A credential that cannot be read is a fault elsewhere.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let short = credentials(config).filter(|(_, secret)| secret.load().is_ok_and(|secret| secret.len() < SECRET_MIN));
+    let short = credentials(config)
+        .filter(|(_, secret)| secret.load().is_ok_and(|secret| secret.len() < SECRET_MIN));
     let warning = |(key, _): (String, &SecretRef)| {
         format!(
             "{key} has fewer than {SECRET_MIN} bytes: it is too short to be redacted, so an upstream that repeats it shows it to agents"
@@ -95,8 +109,16 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
         })?;
         let echo = upstream.target == Target::Echo;
         let jurisdiction = upstream.jurisdiction.as_deref().map(Arc::from);
-        let server = Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
-        known.push(Known { name: Arc::clone(&name), profile, caps: upstream.caps.clone(), wait: upstream.wait, echo, server });
+        let server =
+            Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
+        known.push(Known {
+            name: Arc::clone(&name),
+            profile,
+            caps: upstream.caps.clone(),
+            wait: upstream.wait,
+            echo,
+            server,
+        });
         if !echo {
             upstreams.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
         }
@@ -124,7 +146,8 @@ pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
         return Ok(None);
     }
     let fetch = &config.guard.fetch;
-    let resolver = Resolver::new(fetch.resolver).map_err(|error| StartFault::Fetch(error.to_string()))?;
+    let resolver =
+        Resolver::new(fetch.resolver).map_err(|error| StartFault::Fetch(error.to_string()))?;
     // Without CAs, URLs without TLS can still be fetched. A configured file of CAs must be
     // readable.
     let tls = tls::connector(fetch.ca.as_deref());

@@ -64,8 +64,9 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         Some(day) => format!("{day}T00:00:00Z").parse::<jiff::Timestamp>(),
         None => text.parse(),
     };
-    read.map(|read| Timestamp(read.as_millisecond()))
-        .map_err(|_| "write a day such as 2027-03-31, or a time such as 2027-03-31T12:00:00Z".to_owned())
+    read.map(|read| Timestamp(read.as_millisecond())).map_err(|_| {
+        "write a day such as 2027-03-31, or a time such as 2027-03-31T12:00:00Z".to_owned()
+    })
 }
 
 /// A line of the file.
@@ -85,8 +86,18 @@ struct Line {
 }
 
 /// The columns of a file.
-const COLUMNS: [&str; 10] =
-    ["key", "agent", "principal", "class", "models", "scopes", "rpm", "rps", "in_flight", "output_tokens"];
+const COLUMNS: [&str; 10] = [
+    "key",
+    "agent",
+    "principal",
+    "class",
+    "models",
+    "scopes",
+    "rpm",
+    "rps",
+    "in_flight",
+    "output_tokens",
+];
 
 /// A valid line.
 struct Wish {
@@ -125,18 +136,26 @@ impl Adopt {
             for wish in wishes {
                 let (line, unsaid) = (wish.line, wish.names());
                 let adopted = self.one(&door, &config, &key, wish).await;
-                done += usize::from(adopted.map_err(|fault| format!("line {line}: {}", without(&fault.to_string(), &unsaid)))?);
+                done += usize::from(adopted.map_err(|fault| {
+                    format!("line {line}: {}", without(&fault.to_string(), &unsaid))
+                })?);
             }
             Ok::<_, String>(())
         };
         let outcome = outcome.await;
         door.close()?;
         outcome.map_err(|fault| {
-            format!("{}: {fault}; {done} keys are adopted; run the command again to continue", self.from.display())
+            format!(
+                "{}: {fault}; {done} keys are adopted; run the command again to continue",
+                self.from.display()
+            )
         })?;
         let note = format!("{} still contains the keys in plain text", self.from.display());
         if self.place.json {
-            println!("{}", serde_json::json!({ "done": format!("{done} keys are adopted"), "adopted": done, "note": note }));
+            println!(
+                "{}",
+                serde_json::json!({ "done": format!("{done} keys are adopted"), "adopted": done, "note": note })
+            );
         } else {
             eprintln!("{done} keys are adopted; {note}");
         }
@@ -155,7 +174,8 @@ impl Adopt {
 
     /// The time for which the keys may be used.
     fn left(&self, now: Timestamp) -> Result<Duration, Failure> {
-        let left = u64::try_from(self.until.seconds() - now.seconds()).ok().filter(|seconds| *seconds > 0);
+        let left =
+            u64::try_from(self.until.seconds() - now.seconds()).ok().filter(|seconds| *seconds > 0);
         Ok(Duration::from_secs(left.ok_or("--until is in the past")?))
     }
 
@@ -165,16 +185,25 @@ impl Adopt {
         if text("revoked").is_some() {
             return "revoked before, not changed".to_owned();
         }
-        let same = text("agent") == Some(wish.agent.as_str()) && text("until") == Some(self.until.to_string().as_str());
+        let same = text("agent") == Some(wish.agent.as_str())
+            && text("until") == Some(self.until.to_string().as_str());
         if same {
             return "adopted before".to_owned();
         }
         let (agent, until) = (text("agent").unwrap_or("-"), text("until").unwrap_or("-"));
-        format!("WARNING: adopted before for {agent} until {until}, not changed: to change this, revoke it")
+        format!(
+            "WARNING: adopted before for {agent} until {until}, not changed: to change this, revoke it"
+        )
     }
 
     /// Adopts one key. `false` if it was adopted before.
-    async fn one(&self, door: &Door, config: &Config, key: &SigningKey, mut wish: Wish) -> Result<bool, Failure> {
+    async fn one(
+        &self,
+        door: &Door,
+        config: &Config,
+        key: &SigningKey,
+        mut wish: Wish,
+    ) -> Result<bool, Failure> {
         let id = wish.handle.to_string();
         let known = door.send(Request::Question(Question::Handle { handle: id.clone() })).await?;
         if let Some(row) = known.rows.first() {
@@ -198,21 +227,38 @@ impl Adopt {
 
     fn read(&self, place: (&Config, &Issuer), ttl: Duration) -> Result<Vec<Wish>, Failure> {
         let shown = self.from.display();
-        let text = Zeroizing::new(std::fs::read_to_string(&self.from).map_err(|error| format!("{shown}: {error}"))?);
-        let Read { wishes, faults } = understood(&text, |line, number| self.wish(place, line, number, ttl))
-            .map_err(|fault| format!("{shown}: line 1: {fault}"))?;
+        let text = Zeroizing::new(
+            std::fs::read_to_string(&self.from).map_err(|error| format!("{shown}: {error}"))?,
+        );
+        let Read { wishes, faults } =
+            understood(&text, |line, number| self.wish(place, line, number, ttl))
+                .map_err(|fault| format!("{shown}: line 1: {fault}"))?;
         if faults.is_empty() {
             return Ok(wishes);
         }
-        let mut lines: Vec<String> =
-            faults.iter().take(FAULTS_SHOWN).map(|(line, fault)| format!("  line {line}: {fault}")).collect();
+        let mut lines: Vec<String> = faults
+            .iter()
+            .take(FAULTS_SHOWN)
+            .map(|(line, fault)| format!("  line {line}: {fault}"))
+            .collect();
         if let Some(more) = faults.len().checked_sub(FAULTS_SHOWN).filter(|more| *more > 0) {
             lines.push(format!("  and {more} more lines"));
         }
-        Err(format!("{shown}: nothing was adopted; {} lines have faults:\n{}", faults.len(), lines.join("\n")).into())
+        Err(format!(
+            "{shown}: nothing was adopted; {} lines have faults:\n{}",
+            faults.len(),
+            lines.join("\n")
+        )
+        .into())
     }
 
-    fn wish(&self, (config, issuer): (&Config, &Issuer), line: Line, number: u64, ttl: Duration) -> Result<Wish, Fault> {
+    fn wish(
+        &self,
+        (config, issuer): (&Config, &Issuer),
+        line: Line,
+        number: u64,
+        ttl: Duration,
+    ) -> Result<Wish, Fault> {
         let handle = handle::adopt(&line.key).map_err(|fault| fault.to_string())?;
         if line.key.contains('/') && line.key.parse::<AgentName>().is_ok() {
             return Err(
@@ -227,10 +273,18 @@ impl Adopt {
         let agent = agent_name(&line.agent).map_err(|_| {
             "the column agent is not an agent name: NAMESPACE/NAME, parts of [a-z0-9][a-z0-9._-]{0,62}".to_owned()
         })?;
-        if !issuer.namespaces.iter().any(|namespace| namespace == "*" || namespace == agent.namespace()) {
-            return Err("the column agent has a namespace that the issuer may not speak for (namespaces)".into());
+        if !issuer
+            .namespaces
+            .iter()
+            .any(|namespace| namespace == "*" || namespace == agent.namespace())
+        {
+            return Err(
+                "the column agent has a namespace that the issuer may not speak for (namespaces)"
+                    .into(),
+            );
         }
-        let principal = self.principal(issuer, line.principal.filter(|text| !text.is_empty()), &agent)?;
+        let principal =
+            self.principal(issuer, line.principal.filter(|text| !text.is_empty()), &agent)?;
         let class = line.class.filter(|text| !text.is_empty());
         if class.as_ref().is_some_and(|class| !config.guard.classes.contains_key(class)) {
             return Err("the column class is not a [class.NAME] of the config".into());
@@ -248,7 +302,10 @@ impl Adopt {
             return Err("the column models holds what looks like an API key".into());
         }
         if allowed.models.len() > issuer.token_list {
-            return Err(format!("the column models has more than {} names (token_list)", issuer.token_list));
+            return Err(format!(
+                "the column models has more than {} names (token_list)",
+                issuer.token_list
+            ));
         }
         let mut known = Scopes::default();
         if !allowed.scopes.iter().all(|scope| known.add(scope)) {
@@ -265,16 +322,25 @@ impl Adopt {
     }
 
     /// The principal of a line. The issuer must be allowed to speak for it.
-    fn principal(&self, issuer: &Issuer, named: Option<String>, agent: &AgentName) -> Result<Option<Principal>, Fault> {
+    fn principal(
+        &self,
+        issuer: &Issuer,
+        named: Option<String>,
+        agent: &AgentName,
+    ) -> Result<Option<Principal>, Fault> {
         let principal = match &named {
-            Some(text) if has_key_prefix(text) => return Err("the column principal holds what looks like an API key".into()),
-            Some(text) => text
-                .parse::<Principal>()
-                .map(Some)
-                .map_err(|_| "the column principal is not a principal: 1 to 256 visible ASCII characters".to_owned())?,
+            Some(text) if has_key_prefix(text) => {
+                return Err("the column principal holds what looks like an API key".into());
+            }
+            Some(text) => text.parse::<Principal>().map(Some).map_err(|_| {
+                "the column principal is not a principal: 1 to 256 visible ASCII characters"
+                    .to_owned()
+            })?,
             None => None,
         };
-        let spoken = principal.as_ref().map_or_else(|| format!("team:{}", agent.namespace()), ToString::to_string);
+        let spoken = principal
+            .as_ref()
+            .map_or_else(|| format!("team:{}", agent.namespace()), ToString::to_string);
         if !issuer.principals.include(&spoken) {
             return Err("the issuer may not speak for the line's principal (principals)".into());
         }
@@ -286,7 +352,8 @@ impl Wish {
     /// The names of the line, which are not printed.
     fn names(&self) -> Vec<String> {
         let principal = self.wanted.principal.as_ref().map(ToString::to_string);
-        let names = [Some(self.agent.to_string()), principal, self.class.clone()].into_iter().flatten();
+        let names =
+            [Some(self.agent.to_string()), principal, self.class.clone()].into_iter().flatten();
         names.chain(self.wanted.scopes.iter().cloned()).collect()
     }
 }
@@ -307,9 +374,13 @@ struct Read {
 ///
 /// # Errors
 /// If the first line does not name the columns.
-fn understood(text: &str, mut wish: impl FnMut(Line, u64) -> Result<Wish, Fault>) -> Result<Read, Fault> {
+fn understood(
+    text: &str,
+    mut wish: impl FnMut(Line, u64) -> Result<Wish, Fault>,
+) -> Result<Read, Fault> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let headers = reader.headers().map_err(|_| "the header line cannot be read".to_owned())?.clone();
+    let headers =
+        reader.headers().map_err(|_| "the header line cannot be read".to_owned())?.clone();
     columns(&headers)?;
     let (mut lines, mut seen) = (Read::default(), HashMap::new());
     for record in reader.records() {
@@ -317,10 +388,13 @@ fn understood(text: &str, mut wish: impl FnMut(Line, u64) -> Result<Wish, Fault>
         let (line, read) = match record {
             Err(fault) => (
                 fault.position().map_or(0, csv::Position::line),
-                Err("it does not have as many fields as the header line, or is not UTF-8".to_owned()),
+                Err("it does not have as many fields as the header line, or is not UTF-8"
+                    .to_owned()),
             ),
             Ok(record) => {
-                let read = record.deserialize::<Line>(Some(&headers)).map_err(|fault| column(&fault, &headers));
+                let read = record
+                    .deserialize::<Line>(Some(&headers))
+                    .map_err(|fault| column(&fault, &headers));
                 (record.position().map_or(0, csv::Position::line), read)
             }
         };
@@ -359,7 +433,9 @@ fn columns(headers: &csv::StringRecord) -> Result<(), Fault> {
 
 /// The fault of a line, without its text.
 fn column(fault: &csv::Error, headers: &csv::StringRecord) -> Fault {
-    let csv::ErrorKind::Deserialize { err, .. } = fault.kind() else { return "it cannot be read".to_owned() };
+    let csv::ErrorKind::Deserialize { err, .. } = fault.kind() else {
+        return "it cannot be read".to_owned();
+    };
     match err.field().and_then(|place| headers.get(usize::try_from(place).ok()?)) {
         Some(name) => format!("the column {name} is not a whole number, 0 or more"),
         None => "a column is missing".to_owned(),
@@ -367,12 +443,15 @@ fn column(fault: &csv::Error, headers: &csv::StringRecord) -> Fault {
 }
 
 /// The prefixes of API keys of well-known services.
-const KEY_PREFIXES: [&str; 12] = ["sk-", "sk_", "pk-", "pk_", "ts_", "hf_", "gsk_", "xai-", "key-", "ghp_", "eyj", "bearer"];
+const KEY_PREFIXES: [&str; 12] =
+    ["sk-", "sk_", "pk-", "pk_", "ts_", "hf_", "gsk_", "xai-", "key-", "ghp_", "eyj", "bearer"];
 /// The length of a mixed run of letters and digits that no name has.
 const KEY_RUN: usize = 16;
 
 fn has_key_prefix(text: &str) -> bool {
-    KEY_PREFIXES.iter().any(|prefix| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
+    KEY_PREFIXES.iter().any(|prefix| {
+        text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    })
 }
 
 /// Whether a text in the place of a name looks like an API key: it has such a prefix, or a long
@@ -382,7 +461,9 @@ fn looks_like_a_key(text: &str) -> bool {
         let digits = piece.bytes().filter(u8::is_ascii_digit).count();
         piece.len() >= KEY_RUN && digits > 0 && digits < piece.len()
     };
-    !text.contains('/') && (has_key_prefix(text) || text.split(|character: char| !character.is_ascii_alphanumeric()).any(mixed))
+    !text.contains('/')
+        && (has_key_prefix(text)
+            || text.split(|character: char| !character.is_ascii_alphanumeric()).any(mixed))
 }
 
 #[cfg(test)]
@@ -391,9 +472,14 @@ mod tests {
 
     #[test]
     fn keys_in_the_place_of_names_are_seen() {
-        for key in
-            ["sk-Zm9vYmFyYmF6cXV4", "sk-proj-x", "TS_abc", "Bearer x", "0123456789abcdef0123456789abcdef", "a1b2c3d4e5f6a7b8.x"]
-        {
+        for key in [
+            "sk-Zm9vYmFyYmF6cXV4",
+            "sk-proj-x",
+            "TS_abc",
+            "Bearer x",
+            "0123456789abcdef0123456789abcdef",
+            "a1b2c3d4e5f6a7b8.x",
+        ] {
             assert!(looks_like_a_key(key), "{key}");
         }
         for name in [

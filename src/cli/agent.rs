@@ -14,8 +14,10 @@ use crate::id::AgentName;
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Register an agent with its principal and its class.
-    #[command(after_help = "Example: token-shield agent register research/summarizer \\\n             \
-        --principal team:research --class default")]
+    #[command(
+        after_help = "Example: token-shield agent register research/summarizer \\\n             \
+        --principal team:research --class default"
+    )]
     Register(Register),
     /// List the registered agents.
     #[command(after_help = "Example: token-shield agent list --json")]
@@ -29,16 +31,24 @@ pub(super) enum Verb {
     )]
     Suspend(Stand),
     /// End the suspension of an agent or a namespace.
-    #[command(after_help = "Example: token-shield agent resume research/summarizer --reason \"back\"")]
+    #[command(
+        after_help = "Example: token-shield agent resume research/summarizer --reason \"back\""
+    )]
     Resume(Stand),
     /// Stop an agent for an investigation. Its open streams end within a second.
-    #[command(after_help = "Example: token-shield agent quarantine research/summarizer --reason \"odd tool calls\"")]
+    #[command(
+        after_help = "Example: token-shield agent quarantine research/summarizer --reason \"odd tool calls\""
+    )]
     Quarantine(Stand),
     /// End the quarantine of an agent or a namespace.
-    #[command(after_help = "Example: token-shield agent release research/summarizer --reason \"examined\"")]
+    #[command(
+        after_help = "Example: token-shield agent release research/summarizer --reason \"examined\""
+    )]
     Release(Stand),
     /// Stop an agent permanently.
-    #[command(after_help = "Example: token-shield agent revoke research/summarizer --reason \"retired\"")]
+    #[command(
+        after_help = "Example: token-shield agent revoke research/summarizer --reason \"retired\""
+    )]
     Revoke(Stand),
 }
 
@@ -89,7 +99,12 @@ impl Verb {
             Self::Register(Register { agent, principal, class, place }) => {
                 let command = Command::AgentRegister { agent: agent.to_string(), principal, class };
                 let reply = send(&place, Request::Command(command)).await?;
-                say_done(&format!("registered {agent}"), json!({ "agent": agent.as_str() }), &reply, place.json);
+                say_done(
+                    &format!("registered {agent}"),
+                    json!({ "agent": agent.as_str() }),
+                    &reply,
+                    place.json,
+                );
                 Ok(())
             }
             Self::List(place) => {
@@ -97,7 +112,9 @@ impl Verb {
                 print(&reply, place.json)
             }
             Self::Show(Show { agent, place }) => {
-                let reply = send(&place, Request::Question(Question::Agent { agent: agent.to_string() })).await?;
+                let reply =
+                    send(&place, Request::Question(Question::Agent { agent: agent.to_string() }))
+                        .await?;
                 print(&reply, place.json)
             }
             Self::Suspend(stand) => stand.run(Standing::Suspend, "suspended").await,
@@ -113,12 +130,18 @@ impl Stand {
     async fn run(self, verb: Standing, done: &str) -> Result<(), Failure> {
         let (reason, unregistered) = (self.reason, self.unregistered);
         let command = match self.agent.strip_suffix("/*") {
-            Some(namespace) => Command::NamespaceStanding { namespace: namespace.to_owned(), verb, reason, unregistered },
+            Some(namespace) => Command::NamespaceStanding {
+                namespace: namespace.to_owned(),
+                verb,
+                reason,
+                unregistered,
+            },
             None => Command::AgentStanding { agent: self.agent, verb, reason, unregistered },
         };
         let reply = brake(&self.place, self.offline, Request::Command(command)).await?;
         let row = reply.rows.first().cloned().unwrap_or_default();
-        let text = |member: &str| row.get(member).and_then(serde_json::Value::as_str).map(str::to_owned);
+        let text =
+            |member: &str| row.get(member).and_then(serde_json::Value::as_str).map(str::to_owned);
         let namespace = text("namespace").map(|namespace| format!("{namespace}/*"));
         let name = text("agent").or(namespace).unwrap_or_default();
         say_done(&format!("{done} {name}"), row, &reply, self.place.json);

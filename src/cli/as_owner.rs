@@ -22,7 +22,15 @@ const ASKER: &str = "TOKEN_SHIELD_ASKER";
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The variables that the process gets besides `LC_*`: for output, for the gateway, and for `cred:`
 /// the folder of credentials. The owner opens that folder with the owner's rights.
-const KEPT: [&str; 7] = ["LANG", "LANGUAGE", "TERM", "TZ", "TOKEN_SHIELD_CONFIG", "TOKEN_SHIELD_DATA", "CREDENTIALS_DIRECTORY"];
+const KEPT: [&str; 7] = [
+    "LANG",
+    "LANGUAGE",
+    "TERM",
+    "TZ",
+    "TOKEN_SHIELD_CONFIG",
+    "TOKEN_SHIELD_DATA",
+    "CREDENTIALS_DIRECTORY",
+];
 /// The group of a user without a known group: the group of `nobody`.
 const NO_GROUP: u32 = 65_534;
 
@@ -34,12 +42,22 @@ fn this_program() -> Result<PathBuf, Failure> {
 
 /// This program with `words`, as `owner`. By default, standard input is empty and the other two are
 /// pipes. None of them may be a terminal or a file of root's.
-pub(super) fn command(owner: FolderOwner, words: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
+pub(super) fn command(
+    owner: FolderOwner,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Command, Failure> {
     let mut command = Command::new(this_program()?);
-    command.arg0("token-shield").arg(AS_OWNER).arg(owner.uid.to_string()).arg(group_of(owner).to_string()).arg("--").args(words);
+    command
+        .arg0("token-shield")
+        .arg(AS_OWNER)
+        .arg(owner.uid.to_string())
+        .arg(group_of(owner).to_string())
+        .arg("--")
+        .args(words);
     command.env_clear().env("PATH", SEARCH_PATH).env(ASKER, asker().to_string());
     for (name, value) in std::env::vars_os() {
-        let is_kept = name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"));
+        let is_kept =
+            name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"));
         if is_kept {
             command.env(name, value);
         }
@@ -75,9 +93,14 @@ pub(super) fn copy(
         let mut buffer = [0; 8192];
         loop {
             let count = from.read(&mut buffer)?;
-            let Some(bytes) = buffer.get_mut(..count).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+            let Some(bytes) = buffer.get_mut(..count).filter(|bytes| !bytes.is_empty()) else {
+                return Ok(());
+            };
             if is_terminal {
-                bytes.iter_mut().filter(|byte| byte.is_ascii_control() && !b"\n\t".contains(byte)).for_each(|byte| *byte = b'?');
+                bytes
+                    .iter_mut()
+                    .filter(|byte| byte.is_ascii_control() && !b"\n\t".contains(byte))
+                    .for_each(|byte| *byte = b'?');
             }
             to.write_all(bytes)?;
             to.flush()?;
@@ -110,18 +133,23 @@ impl AsOwner {
 
 /// Closes every descriptor except standard input, output and error.
 fn close_inherited() -> Result<(), Failure> {
-    let listed = ["/proc/self/fd", "/dev/fd"].into_iter().find_map(|path| std::fs::read_dir(path).ok());
+    let listed =
+        ["/proc/self/fd", "/dev/fd"].into_iter().find_map(|path| std::fs::read_dir(path).ok());
     let listed = listed.ok_or("the open descriptors cannot be listed: mount /proc")?;
     let mut descriptors = Vec::new();
     for entry in listed {
         let name = entry?.file_name();
-        descriptors.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|number| *number > 2));
+        descriptors.extend(
+            name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|number| *number > 2),
+        );
     }
     for descriptor in descriptors {
         // One of them was the folder's own descriptor, which is closed already.
         match nix::unistd::close(descriptor) {
             Ok(()) | Err(nix::errno::Errno::EBADF) => {}
-            Err(error) => return Err(format!("descriptor {descriptor} cannot be closed: {error}").into()),
+            Err(error) => {
+                return Err(format!("descriptor {descriptor} cannot be closed: {error}").into());
+            }
         }
     }
     Ok(())
@@ -136,8 +164,13 @@ pub(super) fn asker() -> u32 {
     if own.is_root() {
         return given("SUDO_UID").unwrap_or(0);
     }
-    let by_root = rustix::process::getppid().is_some_and(|parent| is_roots(parent.as_raw_nonzero().get()));
-    if by_root { given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw()) } else { own.as_raw() }
+    let by_root =
+        rustix::process::getppid().is_some_and(|parent| is_roots(parent.as_raw_nonzero().get()));
+    if by_root {
+        given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw())
+    } else {
+        own.as_raw()
+    }
 }
 
 /// Who gave the command, if no gateway runs that could ask the kernel.
@@ -148,7 +181,11 @@ pub(super) fn own_name() -> String {
 /// Whether a process belongs to root. A process that cannot be inspected (`hidepid`) counts as
 /// root's, because the caller's own processes can always be inspected.
 fn is_roots(process: i32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return true };
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else {
+        return true;
+    };
+    let uid = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
     uid == Some(0)
 }

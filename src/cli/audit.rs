@@ -36,9 +36,11 @@ use trust::{Known, Trust};
 pub(super) enum Verb {
     /// Verify all records, the tree over them, and that no acknowledged record is missing. Nothing
     /// is locked or changed.
-    #[command(after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys \\\n             \
+    #[command(
+        after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys \\\n             \
         --head ./copy/secret/head\n\n\
-        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends.")]
+        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends."
+    )]
     Verify(Verify),
     /// Show records, decrypted with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
@@ -47,26 +49,38 @@ pub(super) enum Verb {
     #[command(after_help = "Example: token-shield audit tail --follow")]
     Tail(read::Tail),
     /// Find records by agent, principal, request, decision or time.
-    #[command(after_help = "Example: token-shield audit query --agent research/summarizer --decision refused --since 1d")]
+    #[command(
+        after_help = "Example: token-shield audit query --agent research/summarizer --decision refused --since 1d"
+    )]
     Query(read::Query),
     /// Sum up requests and tokens, for chargeback.
-    #[command(after_help = "Example: token-shield audit usage --by principal,model --since 30d --csv")]
+    #[command(
+        after_help = "Example: token-shield audit usage --by principal,model --since 30d --csv"
+    )]
     Usage(read::Usage),
     /// Make a receipt: a record with the proof that it is in the log (C2SP tlog-proof).
-    #[command(after_help = "Example: token-shield audit prove dev/e000001#14 --out answer.tlog-proof")]
+    #[command(
+        after_help = "Example: token-shield audit prove dev/e000001#14 --out answer.tlog-proof"
+    )]
     Prove(prove::Prove),
     /// Verify a receipt.
-    #[command(after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --log-keys ./log.vkeys")]
+    #[command(
+        after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --log-keys ./log.vkeys"
+    )]
     VerifyReceipt(prove::VerifyReceipt),
     /// Disclose single records: each with its own key, which decrypts no other record.
     #[command(after_help = "Example: token-shield audit disclose 14 15 > for-the-court.jsonl")]
     Disclose(prove::Disclose),
     /// Verify and show disclosed records.
-    #[command(after_help = "Example: token-shield audit verify-disclosure for-the-court.jsonl --log-keys ./log.vkeys")]
+    #[command(
+        after_help = "Example: token-shield audit verify-disclosure for-the-court.jsonl --log-keys ./log.vkeys"
+    )]
     VerifyDisclosure(prove::VerifyDisclosure),
     /// Copy closed epochs, for example for a regulator. The keys decrypt only the exported records.
-    #[command(after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 \\\n             \
-        --principal user:ada")]
+    #[command(
+        after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 \\\n             \
+        --principal user:ada"
+    )]
     Export(export::Export),
     /// Recompute the state and the decisions from the log, and report differences.
     #[command(after_help = "Example: token-shield audit replay --data ./data")]
@@ -88,9 +102,14 @@ struct Keys {
 impl Keys {
     fn open(&self, dir: &Path) -> Result<Box<dyn Opener>, Failure> {
         let (beside, exported) = (dir.join("../secret/record-keys"), dir.join("../keys.jsonl"));
-        let path = self.keys.clone().or_else(|| [&beside, &exported].into_iter().find(|path| path.exists()).cloned());
+        let path = self
+            .keys
+            .clone()
+            .or_else(|| [&beside, &exported].into_iter().find(|path| path.exists()).cloned());
         Ok(match path {
-            Some(path) if path.extension().is_some_and(|end| end == "jsonl") => Box::new(OwnKeys::read(&path)?),
+            Some(path) if path.extension().is_some_and(|end| end == "jsonl") => {
+                Box::new(OwnKeys::read(&path)?)
+            }
             Some(path) => Box::new(Vault::read(&path)?),
             None => Box::new(Vault::empty(&beside)),
         })
@@ -177,7 +196,12 @@ impl Verify {
                 if proven {
                     Ok(())
                 } else {
-                    Err(Told { exit: super::fault::UNPROVEN, code: "end-unproven", message: UNPROVEN.to_owned() }.into())
+                    Err(Told {
+                        exit: super::fault::UNPROVEN,
+                        code: "end-unproven",
+                        message: UNPROVEN.to_owned(),
+                    }
+                    .into())
                 }
             }
             Err(fault) if self.log.json => {
@@ -194,8 +218,7 @@ impl Verify {
 }
 
 /// The message about a log whose end nothing proves.
-const UNPROVEN: &str =
-    "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
+const UNPROVEN: &str = "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
 
 /// Whether the head is about the log's last epoch, or about the next one, which has not begun.
 fn ends(seen: &[Seen]) -> bool {
@@ -212,13 +235,21 @@ struct Checked {
 }
 
 impl Checked {
-    fn of(dir: &Path, trust: &Trust, (head, since): (Option<PathBuf>, Option<PathBuf>), quiet: bool) -> Result<Self, Failure> {
+    fn of(
+        dir: &Path,
+        trust: &Trust,
+        (head, since): (Option<PathBuf>, Option<PathBuf>),
+        quiet: bool,
+    ) -> Result<Self, Failure> {
         let beside = dir.join("../secret/head");
         let head = head.or_else(|| beside.exists().then_some(beside));
         let known = trust.read(&dir.join("../log.vkeys"), Some(&dir.join("..")))?;
-        let since = since.map(|path| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display())));
+        let since = since.map(|path| {
+            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+        });
         let since = since.transpose()?;
-        let wanted = Wanted { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
+        let wanted =
+            Wanted { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
         let bar = bar(quiet);
         let seen = verify(&wanted, |done, of| {
             bar.set_length(of);
@@ -235,12 +266,17 @@ pub(super) fn bar(quiet: bool) -> ProgressBar {
 }
 
 fn counting() -> ProgressStyle {
-    ProgressStyle::with_template("{elapsed_precise} {human_pos} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+    ProgressStyle::with_template("{elapsed_precise} {human_pos} {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 /// A counter, for work of unknown size.
 fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
-    if quiet { ProgressBar::hidden() } else { ProgressBar::no_length().with_style(counting()).with_message(of) }
+    if quiet {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::no_length().with_style(counting()).with_message(of)
+    }
 }
 
 fn row(epoch: &Seen, known: &Known) -> serde_json::Value {
@@ -254,22 +290,36 @@ fn row(epoch: &Seen, known: &Known) -> serde_json::Value {
 }
 
 fn say(epoch: &Seen, known: &Known) {
-    println!("valid: {}, {} records, root {}", epoch.origin, epoch.size, STANDARD.encode(epoch.root));
+    println!(
+        "valid: {}, {} records, root {}",
+        epoch.origin,
+        epoch.size,
+        STANDARD.encode(epoch.root)
+    );
     if let Some((first, last)) = &epoch.times {
         println!("  from {first} to {last}");
     }
-    println!("  {} of them under a signed checkpoint, {} durable but not yet signed", epoch.signed, epoch.size - epoch.signed);
+    println!(
+        "  {} of them under a signed checkpoint, {} durable but not yet signed",
+        epoch.signed,
+        epoch.size - epoch.signed
+    );
     match epoch.acknowledged {
         Some(size) => println!("  {size} of them acknowledged, as the head says"),
         None => {
-            println!("  without a head: records may be missing at its end (--head FILE, --since CHECKPOINT)")
+            println!(
+                "  without a head: records may be missing at its end (--head FILE, --since CHECKPOINT)"
+            )
         }
     }
     if epoch.torn > 0 {
         println!("  followed by {} bytes of an incomplete, unacknowledged write", epoch.torn);
     }
     if epoch.unfinished > 0 {
-        println!("  {} files of an incomplete checkpoint, which the next start completes", epoch.unfinished);
+        println!(
+            "  {} files of an incomplete checkpoint, which the next start completes",
+            epoch.unfinished
+        );
     }
     if let Some(reason) = &epoch.lost {
         println!("  records after its end were lost, as an operator recorded: {reason}");

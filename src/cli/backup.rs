@@ -101,20 +101,29 @@ impl Log {
     }
 
     fn verify(&self) -> Result<Vec<Seen>, Failure> {
-        let text = fs::read_to_string(&self.vkeys).map_err(durable::Fault::of("read", &self.vkeys))?;
+        let text =
+            fs::read_to_string(&self.vkeys).map_err(durable::Fault::of("read", &self.vkeys))?;
         let keys = note::read_vkeys(&text)?;
         let bar = bar(false);
-        let seen = verify(&Wanted { dir: &self.audit, keys: &keys, head: Some(&self.head), since: None }, |done, of| {
-            bar.set_length(of);
-            bar.set_position(done);
-        });
+        let seen = verify(
+            &Wanted { dir: &self.audit, keys: &keys, head: Some(&self.head), since: None },
+            |done, of| {
+                bar.set_length(of);
+                bar.set_position(done);
+            },
+        );
         bar.finish_and_clear();
         Ok(seen?)
     }
 
     /// Copies everything to `to`. The head comes last, to the file `head_to`, because it confirms
     /// the rest.
-    fn copy(&self, to: &Self, head_to: &Path, (sealing, operators): (bool, bool)) -> Result<(), Failure> {
+    fn copy(
+        &self,
+        to: &Self,
+        head_to: &Path,
+        (sealing, operators): (bool, bool),
+    ) -> Result<(), Failure> {
         let mut sink = Sink::default();
         let head = copy::log(&self.audit, &self.head, &to.audit, &mut sink)?;
         // After the log, because a record's key exists before the record.
@@ -137,14 +146,24 @@ impl Log {
 
     /// The pruned epochs without a summary, so that the state cannot be computed.
     fn forgotten(&self, seen: &[Seen]) -> Vec<String> {
-        let pruned = seen.iter().filter(|epoch| epoch.pruned).filter_map(|epoch| epoch.origin.rsplit('/').next());
-        let is_missing =
-            |name: &&str| !epoch_number(name).is_some_and(|number| remains::is_whole(&remains::file(&self.cache, number)));
+        let pruned = seen
+            .iter()
+            .filter(|epoch| epoch.pruned)
+            .filter_map(|epoch| epoch.origin.rsplit('/').next());
+        let is_missing = |name: &&str| {
+            !epoch_number(name)
+                .is_some_and(|number| remains::is_whole(&remains::file(&self.cache, number)))
+        };
         pruned.filter(is_missing).map(str::to_owned).collect()
     }
 
     /// The parts of a backup with keys that are missing and that a gateway needs.
-    fn lacks(&self, config: &Config, seen: &[Seen], operators: bool) -> Result<Vec<String>, Failure> {
+    fn lacks(
+        &self,
+        config: &Config,
+        seen: &[Seen],
+        operators: bool,
+    ) -> Result<Vec<String>, Failure> {
         let mut lacks = Vec::new();
         for epoch in self.forgotten(seen) {
             lacks.push(format!(
@@ -157,16 +176,24 @@ impl Log {
             let vault = Vault::read(&self.record_keys)?;
             let missing = unopened(&self.audit, &vault)?;
             if missing > 0 {
-                lacks.push(format!("the keys of {missing} records, which secret/record-keys does not have"));
+                lacks.push(format!(
+                    "the keys of {missing} records, which secret/record-keys does not have"
+                ));
             }
         }
         let origin = seen.last().map_or("", |epoch| epoch.origin.as_str());
         let epoch = origin.rsplit('/').next().unwrap_or_default();
-        if config.audit.signing_key.is_none() && !self.log_keys.join(format!("{epoch}.key")).exists() {
+        if config.audit.signing_key.is_none()
+            && !self.log_keys.join(format!("{epoch}.key")).exists()
+        {
             lacks.push(format!("secret/log/{epoch}.key, which signs the log"));
         }
         let own = |path: &Path| path.parent() == Some(&config.data.join("keys"));
-        let sets = config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref().and_then(Jwks::file));
+        let sets = config
+            .guard
+            .issuers
+            .iter()
+            .filter_map(|issuer| issuer.jwks.as_ref().and_then(Jwks::file));
         for set in sets.filter(|path| own(path)) {
             let Some(name) = set.file_name() else { continue };
             if !self.keys.join(name).exists() {
@@ -196,12 +223,19 @@ fn unopened(audit: &Path, vault: &Vault) -> Result<u64, Failure> {
 /// Whether a folder has a private key that signs tokens.
 fn has_private_key(folder: &Path) -> bool {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names.filter_map(|name| name.into_string().ok()).any(|name| !name.starts_with('.') && !name.ends_with(".pub"))
+    names
+        .filter_map(|name| name.into_string().ok())
+        .any(|name| !name.starts_with('.') && !name.ends_with(".pub"))
 }
 
 /// Copies the files of a folder whose names are `wanted`. A file that already exists must be the
 /// same.
-fn folder(from: &Path, to: &Path, sink: &mut Sink, wanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
+fn folder(
+    from: &Path,
+    to: &Path,
+    sink: &mut Sink,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(), Failure> {
     if !from.is_dir() {
         return Ok(());
     }
@@ -212,11 +246,15 @@ fn folder(from: &Path, to: &Path, sink: &mut Sink, wanted: impl Fn(&str) -> bool
         if name.starts_with('.') || !path.is_file() || !wanted(name) {
             continue;
         }
-        let (Some(bytes), target) = (read(&path)?.map(Zeroizing::new), to.join(name)) else { continue };
+        let (Some(bytes), target) = (read(&path)?.map(Zeroizing::new), to.join(name)) else {
+            continue;
+        };
         match read(&target)?.map(Zeroizing::new) {
             None => sink.put(&target, &bytes)?,
             Some(there) if there == bytes => {}
-            Some(_) => return Err(format!("{} already exists and is different", target.display()).into()),
+            Some(_) => {
+                return Err(format!("{} already exists and is different", target.display()).into());
+            }
         }
     }
     Ok(())
@@ -248,7 +286,9 @@ impl Backup {
         }
         let (from, to) = (Log::of_config(&config), Log::of_folder(&self.dir));
         if !from.head.exists() {
-            return Err(format!("{} is missing: there is no log to back up", from.head.display()).into());
+            return Err(
+                format!("{} is missing: there is no log to back up", from.head.display()).into()
+            );
         }
         // Before the copy, so that the backup contains its own record.
         let recorded = self.record(&config).await;
@@ -257,15 +297,26 @@ impl Backup {
         let text = fs::read(&file).map_err(durable::Fault::of("read", &file))?;
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
-        let seen = to.verify().map_err(|fault| format!("the copy in {} does not verify: {fault}", self.dir.display()))?;
-        let lacks = if self.without_keys { Vec::new() } else { to.lacks(&config, &seen, self.with_operator_keys)? };
+        let seen = to.verify().map_err(|fault| {
+            format!("the copy in {} does not verify: {fault}", self.dir.display())
+        })?;
+        let lacks = if self.without_keys {
+            Vec::new()
+        } else {
+            to.lacks(&config, &seen, self.with_operator_keys)?
+        };
         self.say(&seen, &lacks);
         if !lacks.is_empty() {
             let (dir, lacks) = (self.dir.display(), lacks.join("; "));
-            return Err(format!("the backup in {dir} lacks {lacks}: it verifies, but no gateway can start from it").into());
+            return Err(format!(
+                "the backup in {dir} lacks {lacks}: it verifies, but no gateway can start from it"
+            )
+            .into());
         }
         // A log that cannot be written needs a backup even more. Then the backup is not recorded.
-        recorded.map_err(|fault| format!("{} is complete, but not recorded: {fault}", self.dir.display()).into())
+        recorded.map_err(|fault| {
+            format!("{} is complete, but not recorded: {fault}", self.dir.display()).into()
+        })
     }
 
     /// Records the backup.
@@ -274,7 +325,10 @@ impl Backup {
             // Opening the log would make a new file of keys.
             return Err("its record keys are missing".into());
         }
-        let command = Command::BackupMade { keys: !self.without_keys, operator_keys: self.with_operator_keys };
+        let command = Command::BackupMade {
+            keys: !self.without_keys,
+            operator_keys: self.with_operator_keys,
+        };
         send(&self.place, Request::Command(command)).await.map(|_| ())
     }
 
@@ -282,13 +336,21 @@ impl Backup {
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
         if self.place.json {
             let end = seen.last().map(|epoch| (epoch.origin.as_str(), epoch.size)).unzip();
-            let moved: Vec<_> = seen.iter().filter(|epoch| epoch.pruned).map(|epoch| epoch.origin.as_str()).collect();
+            let moved: Vec<_> = seen
+                .iter()
+                .filter(|epoch| epoch.pruned)
+                .map(|epoch| epoch.origin.as_str())
+                .collect();
             println!(
                 "{}",
                 serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved, "lacks": lacks })
             );
         } else {
-            println!("{}: {records} records in {} epochs, verified", self.dir.display(), seen.len());
+            println!(
+                "{}: {records} records in {} epochs, verified",
+                self.dir.display(),
+                seen.len()
+            );
         }
         if self.without_keys {
             eprintln!(
@@ -303,10 +365,16 @@ impl Restore {
         let from = Log::of_folder(&self.dir);
         let kept = self.dir.join(CONFIG);
         let file = self.place.find()?.config;
-        let own = if file.exists() { None } else { Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?) };
+        let own = if file.exists() {
+            None
+        } else {
+            Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?)
+        };
         let config = self.config(own.as_deref())?;
         if UnixStream::connect(&config.proxy.admin).is_ok() {
-            return Err(format!("a gateway runs on {}: stop it first", config.data.display()).into());
+            return Err(
+                format!("a gateway runs on {}: stop it first", config.data.display()).into()
+            );
         }
         if done_by_owner(&config.audit, &[])? {
             return Ok(());
@@ -315,19 +383,29 @@ impl Restore {
         let passing = to.head.with_file_name("head.restored");
         for path in [&to.audit, &to.head, &passing, &to.record_keys, &to.log_keys, &to.vkeys] {
             if path.exists() {
-                return Err(format!("{} already exists: restore into a data folder without a log", path.display()).into());
+                return Err(format!(
+                    "{} already exists: restore into a data folder without a log",
+                    path.display()
+                )
+                .into());
             }
         }
         if !from.record_keys.exists() {
-            let what =
-                "the backup has no record keys, so no gateway can start from it: put secret/record-keys (and secret/log) into it";
+            let what = "the backup has no record keys, so no gateway can start from it: put secret/record-keys (and secret/log) into it";
             return Err(format!("{}: {what}", self.dir.display()).into());
         }
-        let seen = from.verify().map_err(|fault| format!("the backup in {} does not verify: {fault}", self.dir.display()))?;
+        let seen = from.verify().map_err(|fault| {
+            format!("the backup in {} does not verify: {fault}", self.dir.display())
+        })?;
         if let Some(epoch) = from.forgotten(&seen).first() {
-            let what = "their summary is missing: put secret/pruned of the data folder into the backup";
+            let what =
+                "their summary is missing: put secret/pruned of the data folder into the backup";
             let or = format!("or put the folder {epoch}/tile of the archive back into its audit");
-            return Err(format!("{}: the records of {epoch} were pruned, and {what}, {or}", self.dir.display()).into());
+            return Err(format!(
+                "{}: the records of {epoch} were pruned, and {what}, {or}",
+                self.dir.display()
+            )
+            .into());
         }
         let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
         let head = head.ok_or_else(|| format!("{}: the head is damaged", from.head.display()))?;
@@ -352,10 +430,17 @@ impl Restore {
                 })
             );
         } else {
-            println!("{}: {records} records in {} epochs, and {origin} begins", config.data.display(), seen.len());
+            println!(
+                "{}: {records} records in {} epochs, and {origin} begins",
+                config.data.display(),
+                seen.len()
+            );
         }
         if rustix::process::geteuid().is_root() {
-            eprintln!("{} belongs to root: give it to the user that the gateway runs as (chown -R)", config.data.display());
+            eprintln!(
+                "{} belongs to root: give it to the user that the gateway runs as (chown -R)",
+                config.data.display()
+            );
         }
         eprintln!("changes after the backup are lost: repeat later revocations");
         Ok(())
@@ -367,10 +452,15 @@ impl Restore {
         let target = self.place.find()?;
         let (file, text) = (target.config, std::str::from_utf8(own)?);
         let base = file.parent().unwrap_or(Path::new("."));
-        let config = crate::config::read(text, base).map_err(|faults| format!("{CONFIG} of the backup:\n{faults}"))?;
+        let config = crate::config::read(text, base)
+            .map_err(|faults| format!("{CONFIG} of the backup:\n{faults}"))?;
         if target.data.is_some_and(|data| data != config.data) {
             let there = config.data.display();
-            return Err(format!("the backup's config has its data in {there}: put a config at {} first", file.display()).into());
+            return Err(format!(
+                "the backup's config has its data in {there}: put a config at {} first",
+                file.display()
+            )
+            .into());
         }
         Ok(config)
     }
@@ -380,8 +470,13 @@ impl Restore {
 /// head. Another gateway that continues from the same log has a different epoch there, with other
 /// keys.
 fn begin(config: &Config, passing: &Path, head: Head) -> Result<String, Failure> {
-    let begin = NewEpoch { reason: "restored from a backup".to_owned(), by: Some(own_name()), after_loss: false };
-    let settings = Settings { head: passing.to_owned(), begin: Some(begin), ..config.audit.clone() };
+    let begin = NewEpoch {
+        reason: "restored from a backup".to_owned(),
+        by: Some(own_name()),
+        after_loss: false,
+    };
+    let settings =
+        Settings { head: passing.to_owned(), begin: Some(begin), ..config.audit.clone() };
     let (log, _) = AuditLog::open(settings, Arc::new(SystemClock::start()))?;
     let head = Previous { origin: head.origin, size: head.size, root: STANDARD.encode(head.root) };
     log.seal_blocking(Event::Restored { head }, Some(own_name()))?;

@@ -11,7 +11,9 @@ use super::{Failure, Place};
 pub(super) enum Verb {
     /// Check a config file and the keys, credentials and certificates that it names. Lists all
     /// faults.
-    #[command(after_help = "Example: token-shield config check /etc/token-shield/token-shield.toml")]
+    #[command(
+        after_help = "Example: token-shield config check /etc/token-shield/token-shield.toml"
+    )]
     Check {
         /// Check only the text, for CI. The files that it names are not read.
         #[arg(long)]
@@ -27,9 +29,11 @@ impl Verb {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self::Check { syntax, file, place } = self;
         let file = file.map_or_else(|| place.find().map(|target| target.config), Ok)?;
-        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
         let base = file.parent().unwrap_or(std::path::Path::new("."));
-        let config = crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", file.display()))?;
+        let config = crate::config::read(&text, base)
+            .map_err(|faults| format!("{}:\n{faults}", file.display()))?;
         let missing = if syntax { Vec::new() } else { crate::app::unusable(&config) };
         if !missing.is_empty() {
             let lines: Vec<String> = missing.iter().map(|fault| format!("  {fault}")).collect();

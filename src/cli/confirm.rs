@@ -29,7 +29,9 @@ impl Sure {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Fault::usage(format!("{what}: this cannot be undone; confirm it with --yes")));
+            return Err(Fault::usage(format!(
+                "{what}: this cannot be undone; confirm it with --yes"
+            )));
         }
         eprint!("{what}: this cannot be undone. Continue? [y/N] ");
         let mut answer = String::new();

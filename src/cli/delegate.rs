@@ -50,8 +50,14 @@ impl Delegate {
             .map_err(|fault| format!("{}: {fault}", self.holder_key.display()))?;
         let limits = self.allowed.limits()?;
         let holder = self.child_key.as_deref().map(public_key).transpose()?;
-        let wanted =
-            Narrowed { name: self.name, ttl: self.ttl, scopes: self.allowed.scopes, limits, holder, depth_max: self.max_depth };
+        let wanted = Narrowed {
+            name: self.name,
+            ttl: self.ttl,
+            scopes: self.allowed.scopes,
+            limits,
+            holder,
+            depth_max: self.max_depth,
+        };
         let entropy = u128::from_be_bytes(entropy()?);
         let chain = delegate(parent.trim(), &key, &wanted, SystemClock::start().now(), entropy)?;
         if self.json {

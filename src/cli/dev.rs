@@ -67,7 +67,9 @@ impl Dev {
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::start(self.log)?;
         if !self.listen.ip().is_loopback() {
-            return Err("dev listens on loopback only; write a config and use `token-shield serve`".into());
+            return Err(
+                "dev listens on loopback only; write a config and use `token-shield serve`".into(),
+            );
         }
         let folder = own_folder(self.data.clone())?;
         free_of_others(&folder.join(CONFIG))?;
@@ -99,7 +101,9 @@ impl Dev {
         let signing = jwk::read_private(&private_file(&key)?)?;
         let token = sign(&config, &signing, Wanted::for_agent("default/dev".parse()?, TTL))?;
         let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
-        app.control().apply(&operator, Command::TokenRegister { token: token.clone(), class: None }).await?;
+        app.control()
+            .apply(&operator, Command::TokenRegister { token: token.clone(), class: None })
+            .await?;
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
         // Before the announcement: who reads it may send the stop.
         let stop = until_told()?;
@@ -110,16 +114,23 @@ impl Dev {
 
     async fn find(&self) -> Result<Vec<Found>, Failure> {
         let Some(url) = &self.upstream else { return Ok(probe::usual().await) };
-        let (target, base_path) =
-            crate::config::upstream_url(url).ok_or("--upstream must be http://HOST:PORT, https://HOST:PORT or unix:PATH")?;
+        let (target, base_path) = crate::config::upstream_url(url)
+            .ok_or("--upstream must be http://HOST:PORT, https://HOST:PORT or unix:PATH")?;
         let mut models = self.upstream_models.clone();
         if models.is_empty() {
             models = probe::models(&target.authority(), &base_path).await.unwrap_or_default();
         }
         if models.is_empty() {
-            eprintln!("warning  {url} lists no models; name one with --upstream-model, or start the server first");
+            eprintln!(
+                "warning  {url} lists no models; name one with --upstream-model, or start the server first"
+            );
         }
-        Ok(vec![Found { name: "upstream", authority: target.authority(), profile: self.upstream_profile.clone(), models }])
+        Ok(vec![Found {
+            name: "upstream",
+            authority: target.authority(),
+            profile: self.upstream_profile.clone(),
+            models,
+        }])
     }
 
     fn config_text(&self, found: &[Found]) -> String {
@@ -127,7 +138,11 @@ impl Dev {
             let port = if self.listen.port() == 0 { 0 } else { 9464 };
             SocketAddr::from(([127, 0, 0, 1], port))
         });
-        let tls = if self.tls { "\ntls = { cert = \"tls/cert.pem\", key = \"file:tls/key.pem\" }" } else { "" };
+        let tls = if self.tls {
+            "\ntls = { cert = \"tls/cert.pem\", key = \"file:tls/key.pem\" }"
+        } else {
+            ""
+        };
         let mut text = format!(
             "{MARK}\nname = \"dev\"\ndata = \".\"\n\n[listen]\napi = \"{}\"\nmetrics = \"{metrics}\"{tls}\n\n\
              [[issuer]]\niss = \"urn:token-shield:dev\"\naud = \"urn:token-shield:dev\"\njwks = \"keys/operator.jwk.pub\"\nnamespaces = [\"*\"]\n\n\
@@ -138,7 +153,8 @@ impl Dev {
         );
         let mut seen = vec!["echo".to_owned()];
         for (place, server) in found.iter().enumerate() {
-            let url = self.upstream.clone().unwrap_or_else(|| format!("http://{}", server.authority));
+            let url =
+                self.upstream.clone().unwrap_or_else(|| format!("http://{}", server.authority));
             let _ = write!(
                 text,
                 "\n[[upstream]]\nname = \"server-{place}\"\nurl = {}\nprofile = {}\ncontrolled = true\n",
@@ -147,7 +163,11 @@ impl Dev {
             );
             for model in &server.models {
                 if !seen.contains(model) {
-                    let _ = write!(text, "\n[[model]]\nname = {}\nroute = [\"server-{place}\"]\n", quoted(model));
+                    let _ = write!(
+                        text,
+                        "\n[[model]]\nname = {}\nroute = [\"server-{place}\"]\n",
+                        quoted(model)
+                    );
                     seen.push(model.clone());
                 }
             }
@@ -198,7 +218,11 @@ impl Dev {
             println!("  found    no inference server on the usual ports; the model echo answers");
         }
         let file = folder.join("dev.token");
-        let trust = if self.tls { format!(" --cacert {}", folder.join("tls/ca.pem").display()) } else { String::new() };
+        let trust = if self.tls {
+            format!(" --cacert {}", folder.join("tls/ca.pem").display())
+        } else {
+            String::new()
+        };
         println!("  api      {scheme}://{api}/v1        metrics  http://{metrics}/metrics");
         println!("  token    {}   (ML-DSA-65, agent default/dev, 24 h)", file.display());
         println!(
@@ -214,13 +238,18 @@ fn free_of_others(file: &Path) -> Result<(), Fault> {
     match std::fs::read_to_string(file) {
         Ok(text) if !text.starts_with(MARK) => {
             let shown = file.display();
-            let hint =
-                format!("start that gateway with token-shield serve --config {shown}, or name another folder with --data DIR");
-            Err(Fault::failed("failed", format!("{shown} was not written by dev, which would overwrite it: {hint}")))
+            let hint = format!(
+                "start that gateway with token-shield serve --config {shown}, or name another folder with --data DIR"
+            );
+            Err(Fault::failed(
+                "failed",
+                format!("{shown} was not written by dev, which would overwrite it: {hint}"),
+            ))
         }
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Fault::failed("failed", format!("{}: {error}; name another folder with --data DIR", file.display())))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Fault::failed(
+            "failed",
+            format!("{}: {error}; name another folder with --data DIR", file.display()),
+        )),
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -245,7 +274,11 @@ fn make_certificate(data: &Path) -> Result<(), Failure> {
     let ca = about.self_signed(&ca_key)?;
     let issuer = rcgen::Issuer::new(about, ca_key);
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let mut names = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])?;
+    let mut names = rcgen::CertificateParams::new(vec![
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ])?;
     names.distinguished_name.push(rcgen::DnType::CommonName, "token-shield dev");
     names.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     names.use_authority_key_identifier_extension = true;

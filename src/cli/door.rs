@@ -36,7 +36,11 @@ pub(super) async fn send(place: &Place, request: Request) -> Result<Reply, Failu
 
 /// [`send`] for commands that stop an agent: they must reach the right gateway. If the gateway was
 /// found and not named, it must run, or `offline` must be set.
-pub(super) async fn brake(place: &Place, offline: bool, request: Request) -> Result<Reply, Failure> {
+pub(super) async fn brake(
+    place: &Place,
+    offline: bool,
+    request: Request,
+) -> Result<Reply, Failure> {
     let target = place.find()?;
     let resting = target.named || offline;
     once(Door::open_for(&target, resting).await?, request).await
@@ -90,11 +94,16 @@ impl Door {
                         name it with --config FILE or --data DIR, or use --offline";
             return Err(Fault::failed("not-running", format!("{silence}; {what}")).into());
         }
-        let config = target.read().map_err(|why| Fault::failed("config", format!("{silence}, and {why}")))?;
+        let config = target
+            .read()
+            .map_err(|why| Fault::failed("config", format!("{silence}, and {why}")))?;
         let log = &config.audit.dir;
         fs::symlink_metadata(log).map_err(|error| {
             if error.kind() == ErrorKind::NotFound {
-                return Fault::failed("no-log", format!("{silence}, and {}", LogFault::None(log.clone())));
+                return Fault::failed(
+                    "no-log",
+                    format!("{silence}, and {}", LogFault::None(log.clone())),
+                );
             }
             Fault::failed("failed", format!("{silence}, and {}: {error}", log.display()))
         })?;
@@ -111,7 +120,10 @@ impl Door {
     async fn books(config: &Config, socket: &Path) -> Result<Self, Failure> {
         let books = Books::open_existing(config).map_err(|fault| {
             if let StartFault::Log(LogFault::Locked(_)) = fault {
-                let message = format!("{fault}; it does not answer at {}: nothing was done", socket.display());
+                let message = format!(
+                    "{fault}; it does not answer at {}: nothing was done",
+                    socket.display()
+                );
                 return Failure::from(Fault::failed("locked", message));
             }
             if let StartFault::Log(LogFault::None(_)) = fault {
@@ -138,7 +150,12 @@ impl Door {
         let (answer, exit) = match self {
             Self::Gateway(socket) => {
                 let answered = timeout(ANSWER_MAX, over(socket, &request)).await;
-                let late = |_| Fault::failed("no-answer", format!("the gateway at {} does not answer", socket.display()));
+                let late = |_| {
+                    Fault::failed(
+                        "no-answer",
+                        format!("the gateway at {} does not answer", socket.display()),
+                    )
+                };
                 (answered.map_err(late)??, REFUSED)
             }
             Self::Books(_, control) => {
@@ -149,7 +166,9 @@ impl Door {
         };
         match answer {
             Answer::Done(reply) => Ok(reply),
-            Answer::Refused { code, message } => Err(Fault { exit, code: code_of(&code), message }.into()),
+            Answer::Refused { code, message } => {
+                Err(Fault { exit, code: code_of(&code), message }.into())
+            }
         }
     }
 
@@ -183,7 +202,12 @@ async fn reach(socket: &Path) -> Result<Reached, Fault> {
     let error = match connected {
         Ok(Ok(_)) => return Ok(Reached::Gateway),
         Ok(Err(error)) => error,
-        Err(_) => return Err(Fault::failed("no-answer", format!("the gateway at {} does not answer", socket.display()))),
+        Err(_) => {
+            return Err(Fault::failed(
+                "no-answer",
+                format!("the gateway at {} does not answer", socket.display()),
+            ));
+        }
     };
     #[allow(clippy::wildcard_enum_match_arm, reason = "any other error is reported")]
     match error.kind() {
@@ -196,7 +220,8 @@ async fn reach(socket: &Path) -> Result<Reached, Fault> {
 
 async fn over(socket: &Path, request: &Request) -> Result<Answer, Failure> {
     let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let body = Full::new(bytes::Bytes::from(serde_json::to_vec(request)?));
     let request = hyper::Request::post("/v1")
@@ -207,5 +232,6 @@ async fn over(socket: &Path, request: &Request) -> Result<Answer, Failure> {
     let response = sender.send_request(request).await?;
     let bytes = response.into_body().collect().await?.to_bytes();
     driver.abort();
-    serde_json::from_slice(&bytes).map_err(|_| format!("the gateway answered: {}", String::from_utf8_lossy(&bytes)).into())
+    serde_json::from_slice(&bytes)
+        .map_err(|_| format!("the gateway answered: {}", String::from_utf8_lossy(&bytes)).into())
 }

@@ -72,23 +72,42 @@ impl Check {
         let restrictions = match &self.token {
             None => TokenRestrictions::default(),
             Some(token) => {
-                let text = if token == "-" { std::io::read_to_string(std::io::stdin())? } else { token.clone() };
+                let text = if token == "-" {
+                    std::io::read_to_string(std::io::stdin())?
+                } else {
+                    token.clone()
+                };
                 let read = Presented::read(text.trim()).and_then(|token| token.grants());
-                TokenRestrictions::of(read.map_err(|refusal| format!("--token: {}: {}", refusal.code, refusal.message))?.iter())
+                TokenRestrictions::of(
+                    read.map_err(|refusal| {
+                        format!("--token: {}: {}", refusal.code, refusal.message)
+                    })?
+                    .iter(),
+                )
             }
         };
         let name = match &self.agent {
             None => "default".to_owned(),
             Some(agent) => class_of(&self.place, agent).await?,
         };
-        let class = config.guard.classes.get(&name).ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
-        let bench = Bench { policy: egress_policy_of(&config), restrictions, class, json: self.place.json };
+        let class = config
+            .guard
+            .classes
+            .get(&name)
+            .ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
+        let bench =
+            Bench { policy: egress_policy_of(&config), restrictions, class, json: self.place.json };
         let uses = self.wanted.map_or_else(|| Use::ALL.to_vec(), |wanted| vec![wanted.to_use()]);
         if self.url == "-" {
             let text = std::io::read_to_string(std::io::stdin())?;
             let refused = text
                 .lines()
-                .filter(|url| !uses.iter().map(|wanted| bench.evaluate(*wanted, url)).all(|judged| judged.is_ok()))
+                .filter(|url| {
+                    !uses
+                        .iter()
+                        .map(|wanted| bench.evaluate(*wanted, url))
+                        .all(|judged| judged.is_ok())
+                })
                 .count();
             return if refused == 0 {
                 Ok(())
@@ -96,10 +115,14 @@ impl Check {
                 Err(format!("{refused} of {} are not controlled", text.lines().count()).into())
             };
         }
-        let refused = uses.into_iter().filter_map(|wanted| Some((wanted, bench.evaluate(wanted, &self.url).err()?)));
+        let refused = uses
+            .into_iter()
+            .filter_map(|wanted| Some((wanted, bench.evaluate(wanted, &self.url).err()?)));
         match refused.collect::<Vec<_>>().first() {
             None => Ok(()),
-            Some((wanted, why)) => Err(format!("not controlled for {}: {why}", wanted.as_str()).into()),
+            Some((wanted, why)) => {
+                Err(format!("not controlled for {}: {why}", wanted.as_str()).into())
+            }
         }
     }
 }
@@ -119,8 +142,7 @@ impl Bench<'_> {
         let judged = self.policy.evaluate(wanted, url, &self.restrictions).map(|_| ());
         let becomes = becomes(wanted, self.class, judged.is_ok());
         if self.json {
-            let row =
-                |step: &Answered| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
+            let row = |step: &Answered| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
             let steps: Vec<_> = steps.iter().map(row).collect();
             println!(
                 "{}",
@@ -139,7 +161,12 @@ impl Bench<'_> {
         }
         println!("for {}:", wanted.as_str());
         for step in &steps {
-            println!("  {:<8} {}  {}", step.question, if step.passes { "yes" } else { "NO " }, step.answer);
+            println!(
+                "  {:<8} {}  {}",
+                step.question,
+                if step.passes { "yes" } else { "NO " },
+                step.answer
+            );
         }
         match &judged {
             Ok(()) => println!("  controlled"),
@@ -155,7 +182,9 @@ fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
     match wanted {
         Use::Media => {
             let request = match (class.requests.media, controlled) {
-                (Door::Inline, true) => "in a request, the gateway fetches it and puts the content in",
+                (Door::Inline, true) => {
+                    "in a request, the gateway fetches it and puts the content in"
+                }
                 (Door::Strip, _) => "in a request, a note replaces it",
                 (Door::Block | Door::Inline, _) => "a request with it is refused",
             };
@@ -168,7 +197,9 @@ fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
                 (false, Called::Report) => "passes, and is recorded",
                 (false, Called::Block) => "ends the answer",
             };
-            format!("a call of a tool of fetch_tools that names it {call}; agents' own connections are not filtered yet")
+            format!(
+                "a call of a tool of fetch_tools that names it {call}; agents' own connections are not filtered yet"
+            )
         }
     }
 }
@@ -184,7 +215,9 @@ const fn reply(reply: Reply, controlled: bool) -> &'static str {
 
 /// The class of an agent, from the gateway's state.
 async fn class_of(place: &Place, agent: &AgentName) -> Result<String, Failure> {
-    let reply = send(place, Request::Question(Question::Agent { agent: agent.to_string() })).await?;
-    let class = reply.rows.iter().find_map(|row| row.get("class").and_then(serde_json::Value::as_str));
+    let reply =
+        send(place, Request::Question(Question::Agent { agent: agent.to_string() })).await?;
+    let class =
+        reply.rows.iter().find_map(|row| row.get("class").and_then(serde_json::Value::as_str));
     Ok(class.unwrap_or("default").to_owned())
 }

@@ -4,21 +4,25 @@ use clap::Subcommand;
 
 use super::place::{Place, Target};
 use super::{
-    Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner, owners_books, principal, serve, token,
-    upgrade,
+    Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner, owners_books,
+    principal, serve, token, upgrade,
 };
 use crate::config::Config;
 
 #[derive(Subcommand)]
 pub(super) enum Noun {
     /// Run a gateway from a config file.
-    #[command(after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml\n\n\
+    #[command(
+        after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml\n\n\
         Without --config and --data, the config is found as for every other command: TOKEN_SHIELD_CONFIG or\n\
         TOKEN_SHIELD_DATA. Without these: ./token-shield.toml, ./data or\n\
-        /etc/token-shield/token-shield.toml, if exactly one of these exists.")]
+        /etc/token-shield/token-shield.toml, if exactly one of these exists."
+    )]
     Serve(serve::Serve),
     /// Replace the running gateway with a new process or a newer version, without a gap.
-    #[command(after_help = "Example: token-shield upgrade --config /etc/token-shield/token-shield.toml")]
+    #[command(
+        after_help = "Example: token-shield upgrade --config /etc/token-shield/token-shield.toml"
+    )]
     Upgrade(upgrade::Upgrade),
     /// Run a gateway for development: loopback, its own keys, the model echo, and a server that it
     /// finds.
@@ -53,12 +57,16 @@ pub(super) enum Noun {
     #[command(subcommand)]
     Clock(audit::keep::Clock),
     /// Copy the log, keys and config into a folder, and verify the copy. The gateway may run.
-    #[command(after_help = "Example: token-shield backup /mnt/backups/2026-11-21 \\\n             \
-        --config /etc/token-shield/token-shield.toml")]
+    #[command(
+        after_help = "Example: token-shield backup /mnt/backups/2026-11-21 \\\n             \
+        --config /etc/token-shield/token-shield.toml"
+    )]
     Backup(backup::Backup),
     /// Verify a backup, and restore it into a data folder without a log.
-    #[command(after_help = "Example: token-shield restore /mnt/backups/2026-11-21 \\\n             \
-        --config /etc/token-shield/token-shield.toml")]
+    #[command(
+        after_help = "Example: token-shield restore /mnt/backups/2026-11-21 \\\n             \
+        --config /etc/token-shield/token-shield.toml"
+    )]
     Restore(backup::Restore),
     /// Check a config file.
     #[command(subcommand)]
@@ -113,7 +121,8 @@ impl Target {
             format!("{}: {error}; {hint}", path.display())
         })?;
         let base = path.parent().unwrap_or(std::path::Path::new("."));
-        crate::config::read(&text, base).map_err(|faults| format!("{}:\n{faults}", path.display()).into())
+        crate::config::read(&text, base)
+            .map_err(|faults| format!("{}:\n{faults}", path.display()).into())
     }
 }
 

@@ -41,7 +41,11 @@ pub(super) struct Renew {
 }
 
 /// Registers a new handle with a token that was just signed, and prints the handle.
-pub(super) async fn issue(place: &Place, token: String, class: Option<String>) -> Result<(), Failure> {
+pub(super) async fn issue(
+    place: &Place,
+    token: String,
+    class: Option<String>,
+) -> Result<(), Failure> {
     let fresh = handle::generate()?;
     let id = handle::adopt(&fresh)?;
     let command = Command::HandleSet { handle: id.to_string(), token, class, until: None };
@@ -63,7 +67,11 @@ fn random() -> Result<u128, Failure> {
 impl Renew {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        let given = if self.handle == "-" { std::io::read_to_string(std::io::stdin())? } else { self.handle };
+        let given = if self.handle == "-" {
+            std::io::read_to_string(std::io::stdin())?
+        } else {
+            self.handle
+        };
         let given = Zeroizing::new(given.trim().to_owned());
         // Only ids are sent, never the handle itself. A key of 43 characters has the form of an id.
         let meant: Vec<HandleId> = given.parse().into_iter().chain(handle::id(&given)).collect();
@@ -73,21 +81,35 @@ impl Renew {
         let renewed = first_of(&door, &meant, (&config, &key, &file), self.ttl).await;
         door.close()?;
         let (id, reply) = renewed?;
-        say_done(&format!("renewed the token of the handle {id}"), json!({ "handle": id.to_string() }), &reply, self.place.json);
+        say_done(
+            &format!("renewed the token of the handle {id}"),
+            json!({ "handle": id.to_string() }),
+            &reply,
+            self.place.json,
+        );
         Ok(())
     }
 }
 
 /// Checks that a requested lifetime is allowed. A silently shortened token would end unexpectedly.
-fn within(ttl: Duration, now: Timestamp, ttl_max: Duration, until: Option<Timestamp>) -> Result<(), Failure> {
+fn within(
+    ttl: Duration,
+    now: Timestamp,
+    ttl_max: Duration,
+    until: Option<Timestamp>,
+) -> Result<(), Failure> {
     if ttl > ttl_max {
         let (most, last) = (in_words(ttl_max), now.plus(ttl_max));
-        return Err(format!("--ttl is more than the issuer allows: {most} (ttl_max), until {last} at the latest").into());
+        return Err(format!(
+            "--ttl is more than the issuer allows: {most} (ttl_max), until {last} at the latest"
+        )
+        .into());
     }
     match until.filter(|until| now.plus(ttl) > *until) {
-        Some(until) => {
-            Err(format!("--ttl is longer than the handle is valid: until {until}; omit it, or use a shorter one").into())
-        }
+        Some(until) => Err(format!(
+            "--ttl is longer than the handle is valid: until {until}; omit it, or use a shorter one"
+        )
+        .into()),
         None => Ok(()),
     }
 }
@@ -112,9 +134,15 @@ async fn first_of(
 /// Checks a token from the gateway before it is signed again: this key, or one beside it in its
 /// public file, signed it. It is for the issuer and the gateway of the config, and for that agent.
 /// Returns the longest lifetime of the issuer's tokens.
-fn ours(config: &Config, (key, file): (&SigningKey, &Path), former: &str, agent: &str) -> Result<Duration, Failure> {
+fn ours(
+    config: &Config,
+    (key, file): (&SigningKey, &Path),
+    former: &str,
+    agent: &str,
+) -> Result<Duration, Failure> {
     let own = Jwk::of(key.public()?);
-    let beside = std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());
+    let beside =
+        std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());
     let keys: Vec<Jwk> = std::iter::once(own).chain(beside.into_iter().flatten()).collect();
     let presented = Presented::read(former)?;
     let taken = config.guard.issuers.iter().find_map(|issuer| {

@@ -12,12 +12,20 @@ use crate::token::jwk::{self, Jwk};
 /// Makes a key, writes both files, and returns the public half.
 pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure> {
     if out.exists() {
-        return Err(format!("{} already exists, and a key is never overwritten: choose another --out", out.display()).into());
+        return Err(format!(
+            "{} already exists, and a key is never overwritten: choose another --out",
+            out.display()
+        )
+        .into());
     }
     let key = SigningKey::generate(algorithm)?;
     let public = Jwk::of(key.public()?);
     durable::write_new(out, jwk::write_private(&key)?.as_bytes(), 0o600)?;
-    durable::write_atomic(&public_file(out), jwk::write_set(std::slice::from_ref(&public)).as_bytes(), 0o644)?;
+    durable::write_atomic(
+        &public_file(out),
+        jwk::write_set(std::slice::from_ref(&public)).as_bytes(),
+        0o644,
+    )?;
     Ok(public)
 }
 
@@ -30,7 +38,8 @@ pub(super) fn public_file(out: &Path) -> PathBuf {
 
 /// The only key in a file of public keys.
 pub(super) fn public_key(path: &Path) -> Result<Jwk, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut keys = jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", path.display()))?;
     match (keys.pop(), keys.is_empty()) {
         (Some(key), true) => Ok(key),
@@ -49,5 +58,6 @@ pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
         let hint = "name it with --signing-key FILE (token-shield keys generate makes one)";
         return Err(format!("there is no signing key {}; {hint}", path.display()).into());
     }
-    Ok(jwk::read_private(&private_file(path)?).map_err(|fault| format!("{}: {fault}", path.display()))?)
+    Ok(jwk::read_private(&private_file(path)?)
+        .map_err(|fault| format!("{}: {fault}", path.display()))?)
 }

@@ -28,7 +28,9 @@ pub(super) enum Verb {
     #[command(after_help = "Example: token-shield keys export > operator.jwks")]
     Export(Place),
     /// Add the public keys of a JWK Set to the gateway.
-    #[command(after_help = "Example: token-shield keys import operator.jwk.pub --issuer https://operator.example")]
+    #[command(
+        after_help = "Example: token-shield keys import operator.jwk.pub --issuer https://operator.example"
+    )]
     Import(Import),
     /// Replace the signing key with a new one. The old key may still sign during the overlap.
     #[command(after_help = "Example: token-shield keys rotate --overlap 7d")]
@@ -99,7 +101,11 @@ pub(super) struct Change {
 #[derive(Args)]
 pub(super) struct Revoke {
     /// The thumbprint of an issuer's key, as `keys list` shows it. It may begin with a hyphen.
-    #[arg(allow_hyphen_values = true, required_unless_present = "holder", conflicts_with = "holder")]
+    #[arg(
+        allow_hyphen_values = true,
+        required_unless_present = "holder",
+        conflicts_with = "holder"
+    )]
     kid: Option<String>,
     /// The thumbprint of a holder's key: the kid of the tokens that it signed, as `token inspect`
     /// shows it (cnf.jwk of the parent).
@@ -120,11 +126,16 @@ pub(super) struct Revoke {
 impl Revoke {
     async fn run(self) -> Result<(), Failure> {
         let (what, kid, command) = match (self.kid, self.holder) {
-            (_, Some(kid)) => ("holder's key", kid.clone(), Command::HolderRevoke { kid, reason: self.reason }),
-            (Some(kid), None) => ("key", kid.clone(), Command::KeyRevoke { kid, reason: self.reason }),
+            (_, Some(kid)) => {
+                ("holder's key", kid.clone(), Command::HolderRevoke { kid, reason: self.reason })
+            }
+            (Some(kid), None) => {
+                ("key", kid.clone(), Command::KeyRevoke { kid, reason: self.reason })
+            }
             (None, None) => return Err("name a key, or a holder's key with --holder".into()),
         };
-        self.sure.ask(&format!("this revokes the {what} {kid} and every token that it ever signed"))?;
+        self.sure
+            .ask(&format!("this revokes the {what} {kid} and every token that it ever signed"))?;
         let reply = brake(&self.place, self.offline, Request::Command(command)).await?;
         say_done(&format!("revoked {what} {kid}"), json!({ "kid": kid }), &reply, self.place.json);
         Ok(())
@@ -148,7 +159,10 @@ impl Verb {
                 );
                 let kid = public.id().to_string();
                 if json {
-                    println!("{}", json!({ "kid": kid, "alg": algorithm.as_str(), "private": out, "public": public_file(&out) }));
+                    println!(
+                        "{}",
+                        json!({ "kid": kid, "alg": algorithm.as_str(), "private": out, "public": public_file(&out) })
+                    );
                 } else {
                     println!("{kid}");
                 }
@@ -160,14 +174,20 @@ impl Verb {
             }
             Self::Export(place) => {
                 let reply = send(&place, Request::Question(Question::Keys)).await?;
-                let keys: Vec<&str> =
-                    reply.rows.iter().filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str)).collect();
+                let keys: Vec<&str> = reply
+                    .rows
+                    .iter()
+                    .filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str))
+                    .collect();
                 println!("{{\"keys\":[{}]}}", keys.join(","));
                 Ok(())
             }
             Self::Import(Import { file, issuer, place }) => {
-                let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-                for key in jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", file.display()))? {
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|error| format!("{}: {error}", file.display()))?;
+                for key in
+                    jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", file.display()))?
+                {
                     let command = Command::KeyAdd { issuer: issuer.clone(), jwk: key.write() };
                     let reply = send(&place, Request::Command(command)).await?;
                     let members = json!({ "kid": key.id().to_string() });

@@ -42,11 +42,16 @@ pub(super) struct Allowed {
 /// A host in the form for comparison with destinations.
 fn host(text: &str) -> Result<String, Unreadable> {
     let read = Destination::read_authority(Scheme::Https, text)?;
-    if read.port == Scheme::Https.port() && !text.ends_with(":443") { Ok(read.host.to_string()) } else { Err(Unreadable::Host) }
+    if read.port == Scheme::Https.port() && !text.ends_with(":443") {
+        Ok(read.host.to_string())
+    } else {
+        Err(Unreadable::Host)
+    }
 }
 
 fn list(texts: &[String]) -> Option<Value<'static>> {
-    let texts: Vec<Value<'static>> = texts.iter().map(|text| Value::from_text(text.clone())).collect();
+    let texts: Vec<Value<'static>> =
+        texts.iter().map(|text| Value::from_text(text.clone())).collect();
     (!texts.is_empty()).then_some(Value::Array(texts))
 }
 
@@ -59,9 +64,16 @@ impl Allowed {
             ("output_tokens", Kind::Max, self.output_tokens),
         ];
         let numbers = numbers.map(|(key, kind, number)| (key, kind, number.map(Value::from_u64)));
-        let lists = [("egress_host", Kind::OneOf, list(&self.egress_hosts)), ("tool_type", Kind::OneOf, list(&self.tool_types))];
+        let lists = [
+            ("egress_host", Kind::OneOf, list(&self.egress_hosts)),
+            ("tool_type", Kind::OneOf, list(&self.tool_types)),
+        ];
         let egress = ("egress", Kind::Rank, self.egress.clone().map(Value::from_text));
-        let asked = [("model", Kind::OneOf, list(&self.models))].into_iter().chain(numbers).chain(lists).chain([egress]);
+        let asked = [("model", Kind::OneOf, list(&self.models))]
+            .into_iter()
+            .chain(numbers)
+            .chain(lists)
+            .chain([egress]);
         let limit = |(key, kind, value): (&str, Kind, Option<Value<'static>>)| {
             let made = Constraint::new(key, kind, value?);
             Some(made.map_err(|refusal| format!("{key}: {}", refusal.message).into()))

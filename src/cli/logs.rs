@@ -72,8 +72,15 @@ impl<'l> MakeWriter<'l> for Lines {
 /// three times as long.
 struct JsonLine;
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'static> FormatEvent<S, N> for JsonLine {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'static>
+    FormatEvent<S, N> for JsonLine
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         writer.write_str("{\"timestamp\":\"")?;
         SystemTime.format_time(&mut writer)?;
         writer.write_str("\",\"level\":\"")?;
@@ -134,7 +141,8 @@ fn own_line(form: Form, level: &str, message: &str) -> String {
     match form {
         Form::Text => format!("{time} {level:>5} {}\n", message.escape_debug()),
         Form::Json => {
-            let mut line = format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"message\":").into_bytes();
+            let mut line = format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"message\":")
+                .into_bytes();
             write_string(message, &mut line);
             line.extend_from_slice(b"}\n");
             String::from_utf8_lossy(&line).into_owned()
@@ -151,7 +159,11 @@ fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
     let what = panic.payload_as_str().unwrap_or("no message");
-    own_line(form, "ERROR", &format!("thread {:?} panicked{place}: {what}", thread.name().unwrap_or("-")))
+    own_line(
+        form,
+        "ERROR",
+        &format!("thread {:?} panicked{place}: {what}", thread.name().unwrap_or("-")),
+    )
 }
 
 /// Starts logging. `TOKEN_SHIELD_LOG` sets the level. The default is `info`; `warn` omits the lines
@@ -160,13 +172,17 @@ fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
 /// # Errors
 /// If standard error is not available, or its thread cannot be started.
 pub(super) fn start(form: Form) -> io::Result<()> {
-    let filter = EnvFilter::try_from_env("TOKEN_SHIELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_env("TOKEN_SHIELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = LogLines::start_for_process(match form {
         Form::Text => |dropped| say_dropped(Form::Text, dropped),
         Form::Json => |dropped| say_dropped(Form::Json, dropped),
     })?;
     panic::set_hook(Box::new(move |panic| lines.push(say_panic(form, panic).as_bytes(), true)));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines(lines.clone())).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Lines(lines.clone()))
+        .with_target(false);
     let started = match form {
         Form::Text => builder.with_ansi(false).try_init(),
         Form::Json => builder.event_format(JsonLine).try_init(),
@@ -211,8 +227,16 @@ mod tests {
     fn what_is_said_besides_events_has_the_same_form() {
         let line = say_dropped(Form::Json, 3);
         let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!((&object["level"], &object["message"]), (&"WARN".into(), &"3 log lines were dropped".into()));
-        assert!(object["timestamp"].as_str().is_some_and(|time| time.parse::<jiff::Timestamp>().is_ok()), "{line}");
+        assert_eq!(
+            (&object["level"], &object["message"]),
+            (&"WARN".into(), &"3 log lines were dropped".into())
+        );
+        assert!(
+            object["timestamp"]
+                .as_str()
+                .is_some_and(|time| time.parse::<jiff::Timestamp>().is_ok()),
+            "{line}"
+        );
         let text = own_line(Form::Text, "WARN", "one\ntwo");
         assert!(text.ends_with(" WARN one\\ntwo\n") && text.lines().count() == 1, "{text}");
     }
@@ -221,7 +245,10 @@ mod tests {
     fn a_json_line_is_one_object_whatever_stands_in_it() {
         let written = Buffer::default();
         let buffer = written.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || buffer.clone()).event_format(JsonLine).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || buffer.clone())
+            .event_format(JsonLine)
+            .finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(status = 200_u16, ms = 7_u64, left = -1_i64, up = true, who = "a \"b\"\n", why = %"c\\d", none = ?None::<u8>, "said \"it\"");
         });
@@ -231,7 +258,10 @@ mod tests {
         let (time, rest) = (object["timestamp"].as_str().expect("time"), &object);
         assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
         assert_eq!((&rest["level"], &rest["message"]), (&"INFO".into(), &"said \"it\"".into()));
-        assert_eq!((&rest["status"], &rest["ms"], &rest["left"]), (&200.into(), &7.into(), &(-1).into()));
+        assert_eq!(
+            (&rest["status"], &rest["ms"], &rest["left"]),
+            (&200.into(), &7.into(), &(-1).into())
+        );
         assert_eq!((&rest["up"], &rest["who"]), (&true.into(), &"a \"b\"\n".into()));
         assert_eq!((&rest["why"], &rest["none"]), (&"c\\d".into(), &"None".into()));
     }

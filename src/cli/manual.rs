@@ -56,12 +56,15 @@ impl Completions {
 
 impl Man {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        std::fs::create_dir_all(&self.dir).map_err(|error| format!("{}: {error}", self.dir.display()))?;
+        std::fs::create_dir_all(&self.dir)
+            .map_err(|error| format!("{}: {error}", self.dir.display()))?;
         clap_mangen::generate_to(Cli::command(), &self.dir)?;
         if self.json {
-            let entries = std::fs::read_dir(&self.dir).map_err(|error| format!("{}: {error}", self.dir.display()))?;
+            let entries = std::fs::read_dir(&self.dir)
+                .map_err(|error| format!("{}: {error}", self.dir.display()))?;
             let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-            let mut pages: Vec<String> = names.filter(|name| name.starts_with("token-shield")).collect();
+            let mut pages: Vec<String> =
+                names.filter(|name| name.starts_with("token-shield")).collect();
             pages.sort_unstable();
             println!("{}", json!({ "dir": self.dir, "pages": pages }));
         }
@@ -73,7 +76,10 @@ impl Version {
     pub(super) fn run(&self) {
         let version = env!("CARGO_PKG_VERSION");
         if self.json {
-            println!("{}", json!({ "name": "token-shield", "version": version, "gateway": cfg!(feature = "gateway") }));
+            println!(
+                "{}",
+                json!({ "name": "token-shield", "version": version, "gateway": cfg!(feature = "gateway") })
+            );
         } else {
             println!("token-shield {version}");
         }
@@ -100,10 +106,15 @@ fn describe(command: &Command, above: &str, text: &mut String) {
     }
     // Writing into a String does not fail.
     let _ = writeln!(text, "\n## `{name}`\n");
-    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let about = command
+        .get_long_about()
+        .or(command.get_about())
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let _ = writeln!(text, "{}\n", wrapped(&format!("{about}."), ""));
     for arg in command.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help") {
-        let _ = writeln!(text, "{}", wrapped(&format!("- `{}`{}", shown(arg), explained(arg)), "  "));
+        let _ =
+            writeln!(text, "{}", wrapped(&format!("- `{}`{}", shown(arg), explained(arg)), "  "));
     }
     if let Some(example) = command.get_after_help() {
         let _ = writeln!(text, "\n```text\n{}\n```", example.to_string().trim());
@@ -144,11 +155,20 @@ fn shown(arg: &Arg) -> String {
 }
 
 fn explained(arg: &Arg) -> String {
-    let help = arg.get_help().map(|help| format!(": {}.", help.to_string().trim_end_matches('.'))).unwrap_or_default();
-    let defaults: Vec<String> = arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
+    let help = arg
+        .get_help()
+        .map(|help| format!(": {}.", help.to_string().trim_end_matches('.')))
+        .unwrap_or_default();
+    let defaults: Vec<String> =
+        arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     let takes = arg.get_action().takes_values();
-    let default = if takes && !defaults.is_empty() { format!(" Default: `{}`.", defaults.join(",")) } else { String::new() };
-    let required = if arg.is_required_set() && arg.get_long().is_some() { " Required." } else { "" };
+    let default = if takes && !defaults.is_empty() {
+        format!(" Default: `{}`.", defaults.join(","))
+    } else {
+        String::new()
+    };
+    let required =
+        if arg.is_required_set() && arg.get_long().is_some() { " Required." } else { "" };
     format!("{help}{required}{default}")
 }
 
@@ -161,7 +181,8 @@ mod tests {
     #[cfg(feature = "gateway")]
     fn the_reference_in_the_docs_is_this_command_line() {
         let docs = include_str!("../../docs/CLI.md");
-        let (_, printed) = docs.split_once("<!-- token-shield reference -->\n").expect("the mark in docs/CLI.md");
+        let (_, printed) =
+            docs.split_once("<!-- token-shield reference -->\n").expect("the mark in docs/CLI.md");
         assert!(
             printed == reference(),
             "docs/CLI.md is old: replace the text after its mark with the output of `token-shield reference`"

@@ -77,7 +77,11 @@ use place::Place;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Parser)]
-#[command(name = "token-shield", version, about = "An authentication gateway in front of inference servers.")]
+#[command(
+    name = "token-shield",
+    version,
+    about = "An authentication gateway in front of inference servers."
+)]
 struct Cli {
     #[command(subcommand)]
     noun: Noun,
@@ -92,7 +96,9 @@ enum Noun {
     #[command(subcommand)]
     Audit(audit::Verb),
     /// Print the completion script for a shell.
-    #[command(after_help = "Example: token-shield completions bash > /etc/bash_completion.d/token-shield")]
+    #[command(
+        after_help = "Example: token-shield completions bash > /etc/bash_completion.d/token-shield"
+    )]
     Completions(manual::Completions),
     /// Write a manual page for each command.
     #[command(after_help = "Example: token-shield man /usr/local/share/man/man1")]
@@ -131,7 +137,11 @@ pub fn main() -> ExitCode {
             Ok(())
         }
     };
-    let said = done.as_ref().err().map(|failure| fault::line(failure, json)).filter(|line| !line.is_empty());
+    let said = done
+        .as_ref()
+        .err()
+        .map(|failure| fault::line(failure, json))
+        .filter(|line| !line.is_empty());
     #[cfg(feature = "gateway")]
     logs::finish(said.as_deref());
     #[cfg(not(feature = "gateway"))]

@@ -15,7 +15,9 @@ pub(super) enum Verb {
     #[command(after_help = "Example: token-shield model list --json")]
     List(Place),
     /// Accept the present weights of a model. Its pinned weights stay accepted too.
-    #[command(after_help = "Example: token-shield model accept llama-3.1-8b --reason \"new quantization, approved in CHG-4711\"")]
+    #[command(
+        after_help = "Example: token-shield model accept llama-3.1-8b --reason \"new quantization, approved in CHG-4711\""
+    )]
     Accept(Accept),
 }
 
@@ -40,7 +42,12 @@ impl Verb {
             Self::Accept(Accept { model, reason, place }) => {
                 let command = Command::ModelAccept { model: model.clone(), reason };
                 let reply = send(&place, Request::Command(command)).await?;
-                say_done(&format!("accepted the weights of {model}"), json!({ "model": model }), &reply, place.json);
+                say_done(
+                    &format!("accepted the weights of {model}"),
+                    json!({ "model": model }),
+                    &reply,
+                    place.json,
+                );
                 Ok(())
             }
         }

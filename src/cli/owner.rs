@@ -34,13 +34,16 @@ struct Pipes {
 impl Owner {
     /// Starts it.
     pub(super) fn start(target: &Target, owner: FolderOwner) -> Result<Self, Failure> {
-        let mut words: Vec<OsString> = vec![BOOKS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
+        let mut words: Vec<OsString> =
+            vec![BOOKS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
         if let Some(data) = &target.data {
             words.extend(["--data".into(), std::path::absolute(data)?.into()]);
         }
         let mut command = as_owner::command(owner, words)?;
         command.current_dir("/").stdin(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("a process of {}: {error}", name_of(owner.uid)))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("a process of {}: {error}", name_of(owner.uid)))?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a process without pipes".into());
         };
@@ -56,7 +59,8 @@ impl Owner {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         // If the log cannot be opened, the process has ended and printed the reason.
-        let sent = pipes.requests.as_mut().is_some_and(|requests| requests.write_all(&line).is_ok());
+        let sent =
+            pipes.requests.as_mut().is_some_and(|requests| requests.write_all(&line).is_ok());
         let mut answer = String::new();
         if !sent || pipes.answers.read_line(&mut answer)? == 0 {
             let _ = pipes.said.take().map(JoinHandle::join);
@@ -67,7 +71,8 @@ impl Owner {
 
     /// Lets it close the log.
     pub(super) fn close(self) -> Result<(), Failure> {
-        let (mut child, mut pipes) = self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (mut child, mut pipes) =
+            self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
         let said = pipes.said.take();
         drop(pipes);
         // Its last output must come before this command ends.
@@ -93,7 +98,9 @@ pub(super) fn refused_to(path: &Path, owner: u32) -> Fault {
 /// How to give the same command as the owner. It repeats only the command's own words, because the
 /// rest may contain a secret.
 fn sudo(owner: &str) -> String {
-    let is_word = |word: &String| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-');
+    let is_word = |word: &String| {
+        word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')
+    };
     let words: Vec<String> = std::env::args().skip(1).take(2).take_while(is_word).collect();
     format!("sudo -u {owner} token-shield {} …", words.join(" "))
 }
@@ -136,5 +143,9 @@ pub(super) fn done_by_owner(log: &Settings, more: &[&str]) -> Result<bool, Failu
         let _ = copied.join();
     }
     let exit = ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
-    if ended.success() { Ok(true) } else { Err(Fault { exit, code: "failed", message: String::new() }.into()) }
+    if ended.success() {
+        Ok(true)
+    } else {
+        Err(Fault { exit, code: "failed", message: String::new() }.into())
+    }
 }

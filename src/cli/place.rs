@@ -70,7 +70,8 @@ impl LogPlace {
             }
             (None, Some(given)) => Ok(given),
             (None, None) => {
-                let place = Place { data: self.data.clone(), config: self.config.clone(), json: false };
+                let place =
+                    Place { data: self.data.clone(), config: self.config.clone(), json: false };
                 Ok(place.find()?.data_folder()?.join("audit"))
             }
         }
@@ -117,7 +118,10 @@ pub(super) struct Addresses {
     pub(super) data: PathBuf,
     #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "there is no gateway to ask"))]
     pub(super) admin: PathBuf,
-    #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "there is no gateway to be named"))]
+    #[cfg_attr(
+        not(feature = "gateway"),
+        allow(dead_code, reason = "there is no gateway to be named")
+    )]
     pub(super) name: Option<String>,
 }
 
@@ -126,14 +130,19 @@ impl Addresses {
     /// If the file cannot be read or is not TOML.
     pub(super) fn read(path: &Path) -> Result<Self, Fault> {
         let fault = |why: String| {
-            let hint = "name the gateway's config with --config FILE, or its data folder with --data DIR";
+            let hint =
+                "name the gateway's config with --config FILE, or its data folder with --data DIR";
             Fault::failed("config", format!("{}: {why}; {hint}", path.display()))
         };
         let text = fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| fault(error.message().to_owned()))?;
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| fault(error.message().to_owned()))?;
         let base = path.parent().unwrap_or(Path::new("."));
         let data = base.join(table.get("data").and_then(toml::Value::as_str).unwrap_or("data"));
-        let admin = table.get("listen").and_then(|listen| listen.get("admin")).and_then(toml::Value::as_str);
+        let admin = table
+            .get("listen")
+            .and_then(|listen| listen.get("admin"))
+            .and_then(toml::Value::as_str);
         let admin = admin.and_then(|admin| admin.strip_prefix("unix:")).map(|path| base.join(path));
         let name = table.get("name").and_then(toml::Value::as_str).map(str::to_owned);
         Ok(Self { admin: admin.unwrap_or_else(|| data.join("admin.sock")), data, name })
@@ -175,7 +184,8 @@ pub(super) fn own_folder(given: Option<PathBuf>) -> Result<PathBuf, Fault> {
     if fs::symlink_metadata(&folder).is_ok() {
         trusted(Path::new("data"), rustix::process::geteuid().as_raw())?;
     } else {
-        let whole = fs::canonicalize(".").map_err(|error| Fault::failed("not-trusted", format!("./: {error}")))?;
+        let whole = fs::canonicalize(".")
+            .map_err(|error| Fault::failed("not-trusted", format!("./: {error}")))?;
         closed(Path::new("data"), &whole.join("data"))?;
     }
     Ok(folder)
@@ -203,7 +213,10 @@ fn named(config: Option<PathBuf>, data: Option<PathBuf>) -> Result<Option<Target
 }
 
 fn same(left: &Path, right: &Path) -> bool {
-    left == right || fs::canonicalize(left).ok().is_some_and(|left| fs::canonicalize(right).is_ok_and(|right| left == right))
+    left == right
+        || fs::canonicalize(left)
+            .ok()
+            .is_some_and(|left| fs::canonicalize(right).is_ok_and(|right| left == right))
 }
 
 /// The one gateway that is found in the folder `here` or in the system's place. `uid` is the
@@ -218,11 +231,14 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
     ] {
         // Any folder may have the name data. It counts if it contains a gateway's files.
         let is_there = if target.data.is_some() {
-            [CONFIG, "audit", "admin.sock"].iter().any(|name| fs::symlink_metadata(path.join(name)).is_ok())
+            [CONFIG, "audit", "admin.sock"]
+                .iter()
+                .any(|name| fs::symlink_metadata(path.join(name)).is_ok())
         } else {
             fs::symlink_metadata(&path).is_ok()
         };
-        let folder = |target: &Target| target.data_folder().unwrap_or_else(|_| target.config.clone());
+        let folder =
+            |target: &Target| target.data_folder().unwrap_or_else(|_| target.config.clone());
         let known = candidates.iter().any(|(_, other)| same(&folder(other), &folder(&target)));
         if is_there && !known {
             candidates.push((path, target));
@@ -253,7 +269,10 @@ fn shown(path: &Path) -> String {
 }
 
 fn not_trusted(path: &Path, why: &str) -> Fault {
-    let why = format!("{} is found, not named, and {why}; name it with --config FILE or --data DIR", shown(path));
+    let why = format!(
+        "{} is found, not named, and {why}; name it with --config FILE or --data DIR",
+        shown(path)
+    );
     Fault::failed("not-trusted", why)
 }
 
@@ -277,7 +296,10 @@ fn closed(path: &Path, whole: &Path) -> Result<(), Fault> {
         // below it. But they could have put this file there.
         let sticky = distance > 1 && found.mode() & 0o1000 != 0;
         if found.is_dir() && found.mode() & 0o002 != 0 && !sticky {
-            return Err(not_trusted(path, &format!("is in {}, which everybody may write", folder.display())));
+            return Err(not_trusted(
+                path,
+                &format!("is in {}, which everybody may write", folder.display()),
+            ));
         }
     }
     Ok(())
@@ -323,7 +345,10 @@ mod tests {
         folder.put("etc/token-shield.toml", "data = \"/var/lib/other\"\n");
         let several = folder.found(own()).expect_err("two");
         assert_eq!(several.exit, 2);
-        assert!(several.message.contains("etc/token-shield.toml") && several.message.contains("/data"), "{several}");
+        assert!(
+            several.message.contains("etc/token-shield.toml") && several.message.contains("/data"),
+            "{several}"
+        );
     }
 
     #[test]
@@ -331,7 +356,10 @@ mod tests {
         let folder = Folder::new();
         folder.put("token-shield.toml", "data = \"data\"\n");
         folder.put("data/audit/x", "");
-        assert_eq!(folder.found(own()).expect("one").config, folder.0.path().join("token-shield.toml"));
+        assert_eq!(
+            folder.found(own()).expect("one").config,
+            folder.0.path().join("token-shield.toml")
+        );
     }
 
     #[test]
@@ -341,7 +369,8 @@ mod tests {
         // What is root's is trusted by everybody.
         let caller = if own() == 0 { 0 } else { own() + 1 };
         if own() == 0 {
-            std::os::unix::fs::chown(folder.0.path().join("token-shield.toml"), Some(12_345), None).expect("chown");
+            std::os::unix::fs::chown(folder.0.path().join("token-shield.toml"), Some(12_345), None)
+                .expect("chown");
         }
         assert_eq!(folder.found(caller).expect_err("another's").code, "not-trusted");
         fs::set_permissions(folder.0.path(), fs::Permissions::from_mode(0o1777)).expect("mode");
@@ -353,6 +382,9 @@ mod tests {
         let folder = Folder::new();
         folder.put("x.toml", "data = \"d\"\nnonsense = 1\n[listen]\nadmin = \"unix:s.sock\"\n");
         let read = Addresses::read(&folder.0.path().join("x.toml")).expect("addresses");
-        assert_eq!((read.data, read.admin), (folder.0.path().join("d"), folder.0.path().join("s.sock")));
+        assert_eq!(
+            (read.data, read.admin),
+            (folder.0.path().join("d"), folder.0.path().join("s.sock"))
+        );
     }
 }

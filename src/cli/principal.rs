@@ -12,10 +12,14 @@ use crate::control::{Command, Question, Verb as Standing};
 pub(super) enum Verb {
     /// Stop everything that acts for a principal, until it is released. Open streams end within a
     /// second.
-    #[command(after_help = "Example: token-shield principal suspend team:research --reason \"budget under review\"")]
+    #[command(
+        after_help = "Example: token-shield principal suspend team:research --reason \"budget under review\""
+    )]
     Suspend(Stand),
     /// End the suspension of a principal, so that its agents may act again.
-    #[command(after_help = "Example: token-shield principal release team:research --reason \"reviewed\"")]
+    #[command(
+        after_help = "Example: token-shield principal release team:research --reason \"reviewed\""
+    )]
     Release(Stand),
     /// List the principals that are stopped.
     #[command(after_help = "Example: token-shield principal list --json")]
@@ -55,7 +59,8 @@ impl Verb {
 impl Stand {
     async fn run(self, verb: Standing, done: &str) -> Result<(), Failure> {
         let Self { principal, reason, offline, unregistered, place } = self;
-        let command = Command::PrincipalStanding { principal: principal.clone(), verb, reason, unregistered };
+        let command =
+            Command::PrincipalStanding { principal: principal.clone(), verb, reason, unregistered };
         let reply = brake(&place, offline, Request::Command(command)).await?;
         let row = reply.rows.first().cloned().unwrap_or_default();
         say_done(&format!("{done} {principal}"), row, &reply, place.json);

@@ -43,7 +43,10 @@ pub(super) fn done(what: &str, members: Value, reply: &Reply) -> Value {
     }
     object.insert("sealed".to_owned(), reply.sealed.clone().into());
     let gateway = reply.gateway.as_ref();
-    object.insert("gateway".to_owned(), gateway.map_or(Value::Null, |about| serde_json::to_value(about).unwrap_or_default()));
+    object.insert(
+        "gateway".to_owned(),
+        gateway.map_or(Value::Null, |about| serde_json::to_value(about).unwrap_or_default()),
+    );
     object.insert("note".to_owned(), reply.note.clone().into());
     Value::Object(object)
 }
@@ -76,12 +79,15 @@ fn cells(row: &Value) -> Vec<(&str, String)> {
 /// Rows as tables. A new table begins if a row has other members than the one before.
 fn tables(rows: &[Value]) -> String {
     let rows: Vec<_> = rows.iter().map(cells).collect();
-    let names = |row: &[(&str, String)]| row.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+    let names =
+        |row: &[(&str, String)]| row.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
     let mut text = String::new();
     for table in rows.chunk_by(|left, right| names(left) == names(right)) {
         let mut lines = vec![names(&table[0])];
         lines.extend(table.iter().map(|row| row.iter().map(|(_, cell)| cell.clone()).collect()));
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+        let width = |column: usize| {
+            lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
         if !text.is_empty() {
             text.push('\n');
@@ -90,7 +96,9 @@ fn tables(rows: &[Value]) -> String {
             let padded: Vec<String> = line
                 .iter()
                 .zip(&widths)
-                .map(|(cell, width)| format!("{}{}", cell, " ".repeat(width - cell.chars().count())))
+                .map(|(cell, width)| {
+                    format!("{}{}", cell, " ".repeat(width - cell.chars().count()))
+                })
                 .collect();
             let _ = writeln!(text, "{}", padded.join("  ").trim_end());
         }
@@ -106,7 +114,11 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_other_members_begin_another_table() {
-        let rows = [json!({"agent": "a/b", "class": "x"}), json!({"agent": "a/longer", "class": null}), json!({"token": "t"})];
+        let rows = [
+            json!({"agent": "a/b", "class": "x"}),
+            json!({"agent": "a/longer", "class": null}),
+            json!({"token": "t"}),
+        ];
         assert_eq!(tables(&rows), "agent     class\na/b       x\na/longer  -\n\ntoken\nt\n");
     }
 }

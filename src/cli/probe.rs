@@ -49,16 +49,22 @@ pub(super) async fn models(authority: &str, base_path: &str) -> Option<Vec<Strin
 
 async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
     let stream = TcpStream::connect(authority).await.ok()?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let driver = tokio::spawn(connection);
     let request = hyper::Request::get(format!("{base_path}/v1/models"))
         .header("host", authority)
         .body(Empty::<bytes::Bytes>::new())
         .ok()?;
-    let body = sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
+    let body =
+        sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
     driver.abort();
     let listed: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    let ids = listed.get("data")?.as_array()?.iter().filter_map(|model| model.get("id")?.as_str().map(str::to_owned));
+    let ids = listed
+        .get("data")?
+        .as_array()?
+        .iter()
+        .filter_map(|model| model.get("id")?.as_str().map(str::to_owned));
     Some(ids.collect())
 }
 
@@ -66,12 +72,19 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
 /// the gateway.
 pub(super) fn open_beyond_loopback(port: u16) -> bool {
     let wanted = format!(":{port:04X}");
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(|table| {
-        table.lines().skip(1).any(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let (local, state) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
-            let any = local.split(':').next().is_some_and(|address| address.bytes().all(|digit| digit == b'0'));
-            state == "0A" && any && local.ends_with(&wanted)
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .any(|table| {
+            table.lines().skip(1).any(|line| {
+                let mut fields = line.split_whitespace().skip(1);
+                let (local, state) =
+                    (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
+                let any = local
+                    .split(':')
+                    .next()
+                    .is_some_and(|address| address.bytes().all(|digit| digit == b'0'));
+                state == "0A" && any && local.ends_with(&wanted)
+            })
         })
-    })
 }

@@ -53,8 +53,15 @@ impl Rotate {
         door.close()?;
         let new = done?;
         exchange(&file, &next, &old, &new)?;
-        eprintln!("{} has the new key; the old one is in {}", file.display(), old_file(&file, &old).display());
-        eprintln!("if a gateway reads its keys from another file than {}, replace that file", public_file(&file).display());
+        eprintln!(
+            "{} has the new key; the old one is in {}",
+            file.display(),
+            old_file(&file, &old).display()
+        );
+        eprintln!(
+            "if a gateway reads its keys from another file than {}, replace that file",
+            public_file(&file).display()
+        );
         if self.place.json {
             println!(
                 "{}",
@@ -68,10 +75,18 @@ impl Rotate {
 
     /// Makes the key, and registers it before the old one retires, so that no token is refused
     /// meanwhile.
-    async fn with(&self, door: &Door, old: &Jwk, (file, next): (&Path, &Path)) -> Result<Jwk, Failure> {
+    async fn with(
+        &self,
+        door: &Door,
+        old: &Jwk,
+        (file, next): (&Path, &Path),
+    ) -> Result<Jwk, Failure> {
         let keys = door.send(Request::Question(Question::Keys)).await?.rows;
-        let text = |row: &serde_json::Value, name: &str| row.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
-        let known = |key: &Jwk| keys.iter().find(|row| text(row, "kid") == Some(key.id().to_string()));
+        let text = |row: &serde_json::Value, name: &str| {
+            row.get(name).and_then(serde_json::Value::as_str).map(str::to_owned)
+        };
+        let known =
+            |key: &Jwk| keys.iter().find(|row| text(row, "kid") == Some(key.id().to_string()));
         let former = known(old).ok_or_else(|| {
             let shown = file.display();
             format!("the gateway does not know the key in {shown}: import its public half first (token-shield keys import)")
@@ -82,8 +97,12 @@ impl Rotate {
                 keep_owner(file, made)?;
             }
         }
-        let begun = jwk::read_private(&private_file(next)?)
-            .map_err(|fault| format!("{}, from an interrupted rotation: {fault}; remove it and its .pub", next.display()))?;
+        let begun = jwk::read_private(&private_file(next)?).map_err(|fault| {
+            format!(
+                "{}, from an interrupted rotation: {fault}; remove it and its .pub",
+                next.display()
+            )
+        })?;
         let new = Jwk::of(begun.public()?);
         let usable = known(&new).is_none_or(|row| text(row, "state").as_deref() == Some("active"));
         if !usable || new.key().algorithm() != old.key().algorithm() {
@@ -98,10 +117,19 @@ impl Rotate {
         }
         if text(former, "state").as_deref() == Some("active") {
             let from = SystemClock::start().now().plus(self.overlap).to_string();
-            let command = Command::KeyRetire { kid: old.id().to_string(), from: Some(from.clone()), reason: self.reason.clone() };
+            let command = Command::KeyRetire {
+                kid: old.id().to_string(),
+                from: Some(from.clone()),
+                reason: self.reason.clone(),
+            };
             let reply = door.send(Request::Command(command)).await?;
             let members = json!({ "kid": old.id().to_string(), "from": from });
-            say_done(&format!("key {} retires at {from}", old.id()), members, &reply, self.place.json);
+            say_done(
+                &format!("key {} retires at {from}", old.id()),
+                members,
+                &reply,
+                self.place.json,
+            );
         }
         Ok(new)
     }
@@ -110,7 +138,8 @@ impl Rotate {
 /// Gives a new file to the owner of the file beside it. The owner could not read a file of root's.
 fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
     let fault = |error: std::io::Error| format!("{}: {error}", made.display());
-    let (owner, own) = (std::fs::metadata(of).map_err(fault)?, std::fs::symlink_metadata(made).map_err(fault)?);
+    let (owner, own) =
+        (std::fs::metadata(of).map_err(fault)?, std::fs::symlink_metadata(made).map_err(fault)?);
     if owner.uid() == own.uid() {
         return Ok(());
     }
@@ -143,6 +172,8 @@ fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failur
         }
         _ => {}
     }
-    durable::sync_dir(file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    durable::sync_dir(
+        file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+    )?;
     Ok(())
 }

@@ -32,7 +32,8 @@ pub(super) struct Serve {
 /// A signal that turns true on SIGTERM or SIGINT.
 pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
     let (stop, stopped) = watch::channel(false);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -54,7 +55,9 @@ fn program() -> std::io::Result<Program> {
         0 => None,
         // The shell searched PATH too.
         1 => std::env::var_os("PATH").and_then(|folders| {
-            std::env::split_paths(&folders).map(|folder| folder.join(&named)).find(|path| is_this_program(path))
+            std::env::split_paths(&folders)
+                .map(|folder| folder.join(&named))
+                .find(|path| is_this_program(path))
         }),
         _ => Some(std::path::absolute(&named)?).filter(|path| is_this_program(path)),
     };
@@ -67,7 +70,8 @@ fn program() -> std::io::Result<Program> {
 
 /// Whether that path leads to the program of this process.
 fn is_this_program(path: &Path) -> bool {
-    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let identity =
+        |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     identity(path).is_some_and(|found| Some(found) == identity(Path::new("/proc/self/exe")))
 }
 
@@ -75,7 +79,9 @@ fn is_this_program(path: &Path) -> bool {
 /// named.
 fn named(mut program: Program, target: &Target) -> Result<Program, Failure> {
     if !target.named {
-        program.words.extend(["--config".into(), OsString::from(std::path::absolute(&target.config)?)]);
+        program
+            .words
+            .extend(["--config".into(), OsString::from(std::path::absolute(&target.config)?)]);
     }
     Ok(program)
 }
@@ -86,7 +92,9 @@ impl Serve {
         // Before everything else: without a handler, these signals would end the process.
         let _hangups = signal(SignalKind::hangup())?;
         let stop = until_told()?;
-        let program = program().inspect_err(|error| tracing::warn!(%error, "this process cannot start its successor")).ok();
+        let program = program()
+            .inspect_err(|error| tracing::warn!(%error, "this process cannot start its successor"))
+            .ok();
         let target = self.place.find()?;
         let config = target.read()?;
         let program = program.map(|program| named(program, &target)).transpose()?;

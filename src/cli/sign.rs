@@ -26,7 +26,15 @@ pub(super) struct Wanted {
 impl Wanted {
     /// A bearer token without limits.
     pub(super) fn for_agent(agent: AgentName, ttl: Duration) -> Self {
-        Self { agent, principal: None, scopes: Vec::new(), limits: Vec::new(), ttl, issuer: None, holder: None }
+        Self {
+            agent,
+            principal: None,
+            scopes: Vec::new(),
+            limits: Vec::new(),
+            ttl,
+            issuer: None,
+            holder: None,
+        }
     }
 }
 
@@ -41,17 +49,30 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
     let now = SystemClock::start().now();
     if wanted.ttl > issuer.ttl_max {
         let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
-        return Err(format!("the issuer's tokens live at most {most} (ttl_max), until {last} at the latest").into());
+        return Err(format!(
+            "the issuer's tokens live at most {most} (ttl_max), until {last} at the latest"
+        )
+        .into());
     }
     let principal = match wanted.principal {
         Some(principal) => principal,
         None => format!("team:{}", wanted.agent.namespace()).parse()?,
     };
     let random = u128::from_be_bytes(entropy()?);
-    let mut request = mint::Request::new((&issuer.iss, &issuer.aud), wanted.agent, principal, (now, wanted.ttl), random);
+    let mut request = mint::Request::new(
+        (&issuer.iss, &issuer.aud),
+        wanted.agent,
+        principal,
+        (now, wanted.ttl),
+        random,
+    );
     if !issuer.principals.include(request.principal.as_str()) {
         let ours = issuer.principals.in_words();
-        return Err(format!("the issuer speaks for {ours}, not for {} (principals of the [[issuer]])", request.principal).into());
+        return Err(format!(
+            "the issuer speaks for {ours}, not for {} (principals of the [[issuer]])",
+            request.principal
+        )
+        .into());
     }
     request.list_max = issuer.token_list;
     request.limits = wanted.limits;

@@ -62,7 +62,9 @@ pub(super) enum Verb {
     #[command(after_help = adopt::HELP)]
     Adopt(Adopt),
     /// Refuse a token or a handle permanently.
-    #[command(after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\"")]
+    #[command(
+        after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\""
+    )]
     Revoke(Revoke),
 }
 
@@ -140,7 +142,8 @@ pub(super) struct Revoke {
 /// The id of a token or handle, which may be printed. Other input may be a secret, and is not
 /// repeated.
 fn id_of(given: &str) -> Option<String> {
-    let own = handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
+    let own =
+        handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
     own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()))
 }
 
@@ -156,7 +159,12 @@ impl Verb {
                     let tokens = inspect::lines(text.trim())?;
                     for (place, lines) in tokens.iter().enumerate() {
                         if tokens.len() > 1 {
-                            println!("{}token {} of {}", if place > 0 { "\n" } else { "" }, place + 1, tokens.len());
+                            println!(
+                                "{}token {} of {}",
+                                if place > 0 { "\n" } else { "" },
+                                place + 1,
+                                tokens.len()
+                            );
                         }
                         for (name, value) in lines {
                             println!("{name:22} {value}");
@@ -172,7 +180,11 @@ impl Verb {
             Self::VerifyVectors(vectors) => vectors.run(),
             Self::Verify(given) => given.verify().await,
             Self::Revoke(Revoke { token, reason, offline, place }) => {
-                let token = if token == "-" { std::io::read_to_string(std::io::stdin())?.trim().to_owned() } else { token };
+                let token = if token == "-" {
+                    std::io::read_to_string(std::io::stdin())?.trim().to_owned()
+                } else {
+                    token
+                };
                 let id = id_of(&token);
                 let command = Command::TokenRevoke { token, reason };
                 let reply = brake(&place, offline, Request::Command(command)).await?;
@@ -188,7 +200,13 @@ impl Issue {
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let key = signing_key(&key_file(&config, self.key))?;
-        let known = |name: &String| config.guard.models.iter().any(|model| model.name == *name || model.aliases.contains(name));
+        let known = |name: &String| {
+            config
+                .guard
+                .models
+                .iter()
+                .any(|model| model.name == *name || model.aliases.contains(name))
+        };
         for model in self.allowed.models.iter().filter(|model| !known(model)) {
             eprintln!("note: the config has no model {model:?}");
         }
@@ -212,7 +230,8 @@ impl Issue {
         if !self.offline {
             let command = Command::TokenRegister { token: token.clone(), class: self.class };
             let reply = send(&self.place, Request::Command(command)).await?;
-            let (what, agent) = (format!("registered a token of {}", self.agent), self.agent.as_str());
+            let (what, agent) =
+                (format!("registered a token of {}", self.agent), self.agent.as_str());
             if self.place.json {
                 println!("{}", done(&what, json!({ "agent": agent, "token": token }), &reply));
                 return Ok(());
@@ -254,7 +273,11 @@ async fn recorded(place: &Place, config: &Config, token: &str) -> Option<u64> {
 
 impl Given {
     fn read(&self) -> Result<String, Failure> {
-        if self.token == "-" { Ok(std::io::read_to_string(std::io::stdin())?) } else { Ok(self.token.clone()) }
+        if self.token == "-" {
+            Ok(std::io::read_to_string(std::io::stdin())?)
+        } else {
+            Ok(self.token.clone())
+        }
     }
 
     /// Asks the gateway, or its state if it does not run. `--offline` uses only the config's JWK
@@ -279,8 +302,15 @@ impl Given {
         if self.place.json {
             println!("{row}");
         } else {
-            let member = |name: &str| row.get(name).and_then(serde_json::Value::as_str).unwrap_or("-").to_owned();
-            println!("valid: {} for {} until {}", member("agent"), member("principal"), member("expires"));
+            let member = |name: &str| {
+                row.get(name).and_then(serde_json::Value::as_str).unwrap_or("-").to_owned()
+            };
+            println!(
+                "valid: {} for {} until {}",
+                member("agent"),
+                member("principal"),
+                member("expires")
+            );
         }
         Ok(())
     }

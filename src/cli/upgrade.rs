@@ -30,12 +30,16 @@ impl Upgrade {
         let stream = UnixStream::connect(&path).map_err(|error| unreached(&path, &error))?;
         stream.set_read_timeout(Some(DONE_MAX))?;
         let answer = send(&stream, &Word::Upgrade, &[]).and_then(|()| receive(&stream));
-        let (word, _) = answer.map_err(|error| Fault::failed("no-answer", format!("{}: {error}", path.display())))?;
+        let (word, _) = answer
+            .map_err(|error| Fault::failed("no-answer", format!("{}: {error}", path.display())))?;
         match word {
             Word::Done(Upgraded { pid, version }) => {
-                let what = format!("process {pid}, version {version}, serves; the former process finishes its streams");
+                let what = format!(
+                    "process {pid}, version {version}, serves; the former process finishes its streams"
+                );
                 if self.place.json {
-                    let name = Addresses::read(&target.config).ok().and_then(|addresses| addresses.name);
+                    let name =
+                        Addresses::read(&target.config).ok().and_then(|addresses| addresses.name);
                     let gateway = serde_json::json!({ "name": name, "data": data, "pid": pid });
                     let none: [u64; 0] = [];
                     println!(
@@ -51,9 +55,12 @@ impl Upgrade {
                 let message = format!("{why}; the running gateway continues to serve");
                 Err(Fault { exit: REFUSED, code: "upgrade", message }.into())
             }
-            Word::Upgrade | Word::TakeOver(_) | Word::Passed(_) | Word::Ready | Word::Failed(_) | Word::Go => {
-                Err("the running gateway sent an unexpected answer".into())
-            }
+            Word::Upgrade
+            | Word::TakeOver(_)
+            | Word::Passed(_)
+            | Word::Ready
+            | Word::Failed(_)
+            | Word::Go => Err("the running gateway sent an unexpected answer".into()),
         }
     }
 }
@@ -61,7 +68,10 @@ impl Upgrade {
 fn unreached(path: &Path, error: &io::Error) -> Fault {
     let shown = path.display();
     if error.kind() == ErrorKind::PermissionDenied {
-        return Fault::failed("not-owner", format!("{shown}: {error}; run this as the gateway's user, or as root"));
+        return Fault::failed(
+            "not-owner",
+            format!("{shown}: {error}; run this as the gateway's user, or as root"),
+        );
     }
     let hint = "no gateway that can be upgraded runs there: token-shield serve starts one, but dev does not";
     Fault::failed("not-running", format!("{shown}: {error}; {hint}"))

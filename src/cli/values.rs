@@ -11,7 +11,8 @@ pub(super) fn agent_name(text: &str) -> Result<AgentName, NameFault> {
 
 /// A time with its unit.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
-    crate::config::duration(text).ok_or_else(|| "write a time with its unit, such as 30m, 1h or 7d".to_owned())
+    crate::config::duration(text)
+        .ok_or_else(|| "write a time with its unit, such as 30m, 1h or 7d".to_owned())
 }
 
 /// A time in its largest whole unit.

@@ -13,7 +13,9 @@ use crate::clock::Timestamp;
 use crate::crypto::Both;
 use crate::keyring::{Issuer, Keyring};
 use crate::refusal::Refusal;
-use crate::token::{IssuerPolicy, LIST_MAX, PostQuantum, Presented, Principals, jwk, verify, verify_signatures};
+use crate::token::{
+    IssuerPolicy, LIST_MAX, PostQuantum, Presented, Principals, jwk, verify, verify_signatures,
+};
 
 /// The longest lifetime of a token if a vector has none: no limit.
 const EVER: u64 = u64::MAX;
@@ -56,7 +58,8 @@ impl Vectors {
         let input: Box<dyn BufRead> = if self.file == Path::new("-") {
             Box::new(BufReader::new(std::io::stdin()))
         } else {
-            let file = std::fs::File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+            let file = std::fs::File::open(&self.file)
+                .map_err(|error| format!("{}: {error}", self.file.display()))?;
             Box::new(BufReader::new(file))
         };
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -65,10 +68,17 @@ impl Vectors {
             if line.trim().is_empty() {
                 continue;
             }
-            let vector: Vector = serde_json::from_str(&line).map_err(|error| format!("line {}: {error}", place + 1))?;
-            let verdict = vector.verdict(self.signature_only).map_err(|why| format!("line {}: {why}", place + 1))?;
+            let vector: Vector = serde_json::from_str(&line)
+                .map_err(|error| format!("line {}: {error}", place + 1))?;
+            let verdict = vector
+                .verdict(self.signature_only)
+                .map_err(|why| format!("line {}: {why}", place + 1))?;
             let code = verdict.err().map(|refusal| refusal.code.as_str());
-            writeln!(out, "{}", serde_json::json!({ "id": vector.id, "valid": code.is_none(), "code": code }))?;
+            writeln!(
+                out,
+                "{}",
+                serde_json::json!({ "id": vector.id, "valid": code.is_none(), "code": code })
+            )?;
         }
         Ok(out.flush()?)
     }
@@ -77,12 +87,15 @@ impl Vectors {
 impl Vector {
     /// The gateway's decision. The outer error is a fault of the vector itself.
     fn verdict(&self, signature_only: bool) -> Result<Result<(), Refusal>, String> {
-        let keys = jwk::read_set(&self.jwks.to_string()).map_err(|fault| format!("jwks: {fault}"))?;
+        let keys =
+            jwk::read_set(&self.jwks.to_string()).map_err(|fault| format!("jwks: {fault}"))?;
         let post_quantum = match self.pq.as_deref() {
             None | Some("off") => PostQuantum::Off,
             Some("required-root") => PostQuantum::RequiredRoot,
             Some("required") => PostQuantum::Required,
-            Some(other) => return Err(format!("pq: {other:?} is not off, required-root or required")),
+            Some(other) => {
+                return Err(format!("pq: {other:?} is not off, required-root or required"));
+            }
         };
         let policy = IssuerPolicy {
             iss: self.iss.clone(),

@@ -49,15 +49,25 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
     let mut warnings = Vec::new();
     let (issuers, principals) = issuers(&root, base);
-    let upstreams: Vec<Upstream> =
-        root.tables("upstream").into_iter().filter_map(|section| upstream(section, base, empty)).collect();
-    let models: Vec<Model> = root.tables("model").into_iter().filter_map(|section| model(section, &upstreams, base)).collect();
+    let upstreams: Vec<Upstream> = root
+        .tables("upstream")
+        .into_iter()
+        .filter_map(|section| upstream(section, base, empty))
+        .collect();
+    let models: Vec<Model> = root
+        .tables("model")
+        .into_iter()
+        .filter_map(|section| model(section, &upstreams, base))
+        .collect();
     unique(&root, "issuer", issuers.iter().map(|issuer| issuer.iss.as_str()));
     unique(&root, "upstream", upstreams.iter().map(|upstream| upstream.name.as_str()));
     unique(
         &root,
         "model",
-        models.iter().flat_map(|model| std::iter::once(&model.name).chain(&model.aliases)).map(String::as_str),
+        models
+            .iter()
+            .flat_map(|model| std::iter::once(&model.name).chain(&model.aliases))
+            .map(String::as_str),
     );
     let known = |(name, section): (String, _)| (name.clone(), class(&name, section, empty));
     let mut classes: BTreeMap<String, Class> = root.named("class").into_iter().map(known).collect();
@@ -66,15 +76,24 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let listen_section = root.table("listen", empty);
     let metrics = root.table("metrics", empty);
     let timeouts = timeouts(root.table("timeouts", empty));
-    let count = |key, fallback| limits.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback);
-    let (egress, fetch, fetch_tools) = super::egress::lists(root.table("egress", empty), base, empty);
+    let count = |key, fallback| {
+        limits.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback)
+    };
+    let (egress, fetch, fetch_tools) =
+        super::egress::lists(root.table("egress", empty), base, empty);
     let guard = Guard {
         issuers,
         classes,
         principals,
         models,
-        peer_rps: limits.number("peer_rps").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(200),
-        root_rps: limits.number("root_rps").and_then(|rate| u32::try_from(rate).ok()).unwrap_or(100),
+        peer_rps: limits
+            .number("peer_rps")
+            .and_then(|rate| u32::try_from(rate).ok())
+            .unwrap_or(200),
+        root_rps: limits
+            .number("root_rps")
+            .and_then(|rate| u32::try_from(rate).ok())
+            .unwrap_or(100),
         token_cache: count("token_cache", 65_536),
         body_max: limits.bytes("body").unwrap_or(32 << 20),
         bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
@@ -82,25 +101,36 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         fetch,
         fetch_tools,
     };
-    let (connections_max, peer_connections_max) = (count("connections", 10_000), count("peer_connections", 1000));
+    let (connections_max, peer_connections_max) =
+        (count("connections", 10_000), count("peer_connections", 1000));
     let answers = answers(&limits);
     limits.close();
     let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
     metrics.close();
     let listen = listen(&listen_section, base, empty, &mut warnings);
     let address = |key, fallback: ([u8; 4], u16)| {
-        let read = listen_section.parsed(key, "an address with a port, such as \"127.0.0.1:9464\"", |text| text.parse().ok());
+        let read = listen_section.parsed(
+            key,
+            "an address with a port, such as \"127.0.0.1:9464\"",
+            |text| text.parse().ok(),
+        );
         read.unwrap_or_else(|| SocketAddr::from(fallback))
     };
     let metrics = address("metrics", ([127, 0, 0, 1], 9464));
-    let admin = listen_section.parsed("admin", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
+    let admin = listen_section.parsed("admin", "\"unix:PATH\"", |text| {
+        text.strip_prefix("unix:").map(|path| base.join(path))
+    });
     let admin = admin.unwrap_or_else(|| data.join("admin.sock"));
     let trusted_proxies = networks(&listen_section, "trusted_proxies");
     // All sections are closed before a missing value ends the reading. So one error lists all
     // faults.
     listen_section.close();
-    let (audit, keep, auditors) =
-        audit(root.table("audit", empty), (&data, name.as_deref().unwrap_or_default()), base, &mut warnings);
+    let (audit, keep, auditors) = audit(
+        root.table("audit", empty),
+        (&data, name.as_deref().unwrap_or_default()),
+        base,
+        &mut warnings,
+    );
     root.not_enforced(&["policy"]);
     root.close();
     let proxy = Proxy {
@@ -137,7 +167,10 @@ fn audit(
     let mut log = Log::of_data(data, name);
     log.sealed = choice(&section, "records", &[("sealed", true), ("plain", false)]).unwrap_or(true);
     if !log.sealed {
-        warnings.push("[audit] records = \"plain\": everyone with the log can read who asked for what".to_owned());
+        warnings.push(
+            "[audit] records = \"plain\": everyone with the log can read who asked for what"
+                .to_owned(),
+        );
     }
     log.reserve = section.bytes("reserve").unwrap_or(log.reserve);
     log.signing_key = secret(&section, "signing_key", base);
@@ -154,9 +187,15 @@ fn audit(
 
 /// Who may read the log's tree.
 fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
-    let socket = section.parsed("listen", "\"unix:PATH\"", |text| text.strip_prefix("unix:").map(|path| base.join(path)));
+    let socket = section.parsed("listen", "\"unix:PATH\"", |text| {
+        text.strip_prefix("unix:").map(|path| base.join(path))
+    });
     let credential = secret(section, "auditor", base);
-    Auditors { socket, credential, public_checkpoints: section.truth("public_checkpoints").unwrap_or(false) }
+    Auditors {
+        socket,
+        credential,
+        public_checkpoints: section.truth("public_checkpoints").unwrap_or(false),
+    }
 }
 
 fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item = &'n str>) {
@@ -168,8 +207,16 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
     }
 }
 
-fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnings: &mut Vec<String>) -> Option<Listen> {
-    let read = section.parsed("api", "an address with a port, such as \"127.0.0.1:8700\"", |text| text.parse().ok());
+fn listen<'t>(
+    section: &Section<'t>,
+    base: &Path,
+    empty: &'t DeTable<'t>,
+    warnings: &mut Vec<String>,
+) -> Option<Listen> {
+    let read =
+        section.parsed("api", "an address with a port, such as \"127.0.0.1:8700\"", |text| {
+            text.parse().ok()
+        });
     let address: SocketAddr = read.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700)));
     let tls = match section.optional_table("tls", empty) {
         None => None,
@@ -189,7 +236,10 @@ fn listen<'t>(section: &Section<'t>, base: &Path, empty: &'t DeTable<'t>, warnin
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
     }
     if tls.is_none() && !address.ip().is_loopback() && !danger {
-        section.fault("api", "an address other than loopback needs tls = { cert, key } (or danger_plaintext = true)");
+        section.fault(
+            "api",
+            "an address other than loopback needs tls = { cert, key } (or danger_plaintext = true)",
+        );
         return None;
     }
     Some(Listen { publish_keys, address, tls })

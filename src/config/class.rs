@@ -48,8 +48,13 @@ pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>
     }
     caps.in_flight = caps.in_flight.or(tightest.caps.in_flight);
     let modes = [("refuse", UnknownFields::Refuse), ("drop", UnknownFields::Drop)];
-    let unknown_fields = choice(&section, "unknown_fields", &modes).unwrap_or(tightest.unknown_fields);
-    let scopes = [("principal", CacheScope::Principal), ("class", CacheScope::Class), ("shared", CacheScope::Shared)];
+    let unknown_fields =
+        choice(&section, "unknown_fields", &modes).unwrap_or(tightest.unknown_fields);
+    let scopes = [
+        ("principal", CacheScope::Principal),
+        ("class", CacheScope::Class),
+        ("shared", CacheScope::Shared),
+    ];
     let cache_scope = choice(&section, "cache_scope", &scopes).unwrap_or(tightest.cache_scope);
     let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
     let requests = super::egress::requests(section.table("requests", empty));
@@ -61,5 +66,15 @@ pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>
     }
     let weight = u32::try_from(weight).unwrap_or(1);
     section.close();
-    Class { name: tightest.name, caps, weight, output_tokens, unknown_fields, cache_scope, requests, answers, fetch_per_hour }
+    Class {
+        name: tightest.name,
+        caps,
+        weight,
+        output_tokens,
+        unknown_fields,
+        cache_scope,
+        requests,
+        answers,
+        fetch_per_hour,
+    }
 }

@@ -18,7 +18,11 @@ const DNS_PORT: u16 = 53;
 const COUNT_MAX: usize = 16;
 
 /// The lists by use, the settings for fetches, and the tools by which agents reach out.
-pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> (Lists, Fetch, Vec<Pattern>) {
+pub(super) fn lists<'t>(
+    section: Section<'t>,
+    base: &Path,
+    empty: &'t DeTable<'t>,
+) -> (Lists, Fetch, Vec<Pattern>) {
     let entries = |key| {
         let mut entries: Vec<Entry> = Vec::new();
         for text in section.texts(key) {
@@ -33,31 +37,49 @@ pub(super) fn lists<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t
         entries
     };
     let networks = networks(&section, "networks");
-    let lists = Lists { media: entries("media"), links: entries("links"), tunnel: entries("tunnel"), networks };
+    let lists = Lists {
+        media: entries("media"),
+        links: entries("links"),
+        tunnel: entries("tunnel"),
+        networks,
+    };
     let fetch = fetch(section.table("fetch", empty), base);
     let mut tools = Vec::new();
     for text in section.texts("fetch_tools") {
         match Pattern::read(&text) {
             Some(pattern) => tools.push(pattern),
-            None => {
-                section.fault("fetch_tools", format!("{text:?} is neither the name of a tool nor a prefix with * at its end"))
-            }
+            None => section.fault(
+                "fetch_tools",
+                format!("{text:?} is neither the name of a tool nor a prefix with * at its end"),
+            ),
         }
     }
     if tools.is_empty() && !lists.tunnel.is_empty() {
-        section.fault("tunnel", "has no effect without fetch_tools; a rule without effect is refused");
+        section
+            .fault("tunnel", "has no effect without fetch_tools; a rule without effect is refused");
     }
     section.close();
     (lists, fetch, tools)
 }
 
 fn fetch(section: Section<'_>, base: &Path) -> Fetch {
-    let resolver = |text: &str| text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)));
+    let resolver = |text: &str| {
+        text.parse()
+            .ok()
+            .or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)))
+    };
     let fetch = Fetch {
         bytes_max: section.bytes("bytes").unwrap_or(8 << 20),
-        count_max: section.number("count").and_then(|count| usize::try_from(count).ok()).unwrap_or(16),
+        count_max: section
+            .number("count")
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(16),
         time_max: section.duration("time").unwrap_or(Duration::from_secs(10)),
-        resolver: section.parsed("resolver", "an address, such as \"127.0.0.1\" or \"127.0.0.1:5353\"", resolver),
+        resolver: section.parsed(
+            "resolver",
+            "an address, such as \"127.0.0.1\" or \"127.0.0.1:5353\"",
+            resolver,
+        ),
         ca: section.text("ca").map(|path| base.join(path)),
     };
     if fetch.count_max > COUNT_MAX {
@@ -85,8 +107,11 @@ pub(super) fn requests(section: Section<'_>) -> Requests {
     let content = [("block", Door::Block), ("strip", Door::Strip), ("inline", Door::Inline)];
     let tools = [("block", Door::Block), ("strip", Door::Strip)];
     let door = |key, doors| choice(&section, key, doors).unwrap_or_default();
-    let requests =
-        Requests { media: door("media", &content), hosted_tools: door("hosted_tools", &tools), mcp: door("mcp", &tools) };
+    let requests = Requests {
+        media: door("media", &content),
+        hosted_tools: door("hosted_tools", &tools),
+        mcp: door("mcp", &tools),
+    };
     section.close();
     requests
 }

@@ -22,10 +22,15 @@ fn principals(section: &Section<'_>, several: bool) -> Principals {
     let principals = section.texts("principals");
     let wrong = |pattern: &&String| {
         let name = pattern.strip_suffix('*').unwrap_or(pattern);
-        name.contains('*') || !pattern.bytes().all(|byte| byte.is_ascii_graphic()) || pattern.len() > 256
+        name.contains('*')
+            || !pattern.bytes().all(|byte| byte.is_ascii_graphic())
+            || pattern.len() > 256
     };
     if let Some(pattern) = principals.iter().find(wrong) {
-        section.fault("principals", format!("{pattern:?} is neither a principal nor a prefix with * at its end"));
+        section.fault(
+            "principals",
+            format!("{pattern:?} is neither a principal nor a prefix with * at its end"),
+        );
     }
     if principals.is_empty() && several {
         let fault = "must name the principals that this issuer may speak for, because there are several issuers \
@@ -43,7 +48,8 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPr
     let sections = root.tables("issuer");
     let several = sections.len() > 1;
     let mut principals = CapsOfPrincipals::new();
-    let read = sections.into_iter().filter_map(|section| issuer(section, base, several, &mut principals));
+    let read =
+        sections.into_iter().filter_map(|section| issuer(section, base, several, &mut principals));
     let mut issuers: Vec<Issuer> = read.collect();
     divide(root, &mut issuers);
     for (name, section) in root.named("principal") {
@@ -55,14 +61,23 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPr
 /// Tells each issuer which patterns belong to the others. The same pattern at two issuers is
 /// refused, because a principal belongs to one issuer.
 fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
-    let patterns: Vec<Vec<String>> = issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
+    let patterns: Vec<Vec<String>> =
+        issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
     for (place, issuer) in issuers.iter_mut().enumerate() {
         let others = patterns.iter().enumerate().filter(|(other, _)| *other != place);
-        issuer.principals = issuer.principals.clone().beside(others.flat_map(|(_, patterns)| patterns.clone()).collect());
+        issuer.principals = issuer
+            .principals
+            .clone()
+            .beside(others.flat_map(|(_, patterns)| patterns.clone()).collect());
     }
     for (place, one) in issuers.iter().enumerate() {
         for other in issuers.iter().skip(place + 1) {
-            let Some(pattern) = one.principals.own().iter().find(|pattern| other.principals.own().contains(pattern)) else {
+            let Some(pattern) = one
+                .principals
+                .own()
+                .iter()
+                .find(|pattern| other.principals.own().contains(pattern))
+            else {
                 continue;
             };
             let fault = format!(
@@ -76,10 +91,18 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
 }
 
 /// Binds `[principal."NAME"]` to the issuer that the principal belongs to.
-fn principal(root: &Section<'_>, issuers: &[Issuer], (name, caps): (String, Caps), into: &mut CapsOfPrincipals) {
+fn principal(
+    root: &Section<'_>,
+    issuers: &[Issuer],
+    (name, caps): (String, Caps),
+    into: &mut CapsOfPrincipals,
+) {
     let Some(issuer) = issuers.iter().find(|issuer| issuer.principals.include(&name)) else {
         if !issuers.is_empty() {
-            root.fault("principal", format!("{name:?}: no [[issuer]] may speak for it (principals)"));
+            root.fault(
+                "principal",
+                format!("{name:?}: no [[issuer]] may speak for it (principals)"),
+            );
         }
         return;
     };
@@ -89,13 +112,25 @@ fn principal(root: &Section<'_>, issuers: &[Issuer], (name, caps): (String, Caps
     }
 }
 
-fn issuer(section: Section<'_>, base: &Path, several: bool, caps: &mut CapsOfPrincipals) -> Option<Issuer> {
+fn issuer(
+    section: Section<'_>,
+    base: &Path,
+    several: bool,
+    caps: &mut CapsOfPrincipals,
+) -> Option<Issuer> {
     let (iss, aud) = (section.required("iss"), section.required("aud"));
     let namespaces = section.texts("namespaces");
     if namespaces.is_empty() {
-        section.fault("namespaces", "must name the namespaces that this issuer may speak for (\"*\" for all)");
+        section.fault(
+            "namespaces",
+            "must name the namespaces that this issuer may speak for (\"*\" for all)",
+        );
     }
-    let modes = [("required-root", PostQuantum::RequiredRoot), ("required", PostQuantum::Required), ("off", PostQuantum::Off)];
+    let modes = [
+        ("required-root", PostQuantum::RequiredRoot),
+        ("required", PostQuantum::Required),
+        ("off", PostQuantum::Off),
+    ];
     let post_quantum = choice(&section, "pq", &modes).unwrap_or(PostQuantum::RequiredRoot);
     let ttl_max = section.duration("ttl_max").unwrap_or(Duration::from_secs(30 * 86_400));
     let ca = section.text("jwks_ca").map(|path| base.join(path));
@@ -112,15 +147,36 @@ fn issuer(section: Section<'_>, base: &Path, several: bool, caps: &mut CapsOfPri
     let idle_key = section.duration("idle_key").unwrap_or(Duration::from_secs(30 * 86_400));
     let handles = choice(&section, "handles", &[("on", true), ("off", false)]).unwrap_or(true);
     let principals = principals(&section, several);
-    let token_list = section.number("token_list").and_then(|count| usize::try_from(count).ok()).unwrap_or(LIST_MAX);
+    let token_list = section
+        .number("token_list")
+        .and_then(|count| usize::try_from(count).ok())
+        .unwrap_or(LIST_MAX);
     if !(1..=LIST_CAP).contains(&token_list) {
-        section.fault("token_list", format!("must be 1 to {LIST_CAP}: the most entries of a list in a token"));
+        section.fault(
+            "token_list",
+            format!("must be 1 to {LIST_CAP}: the most entries of a list in a token"),
+        );
     }
     section.not_enforced(&["pop"]);
-    let own: BTreeMap<String, Caps> =
-        section.named("principal").into_iter().map(|(name, section)| (name, caps_alone(section))).collect();
+    let own: BTreeMap<String, Caps> = section
+        .named("principal")
+        .into_iter()
+        .map(|(name, section)| (name, caps_alone(section)))
+        .collect();
     section.close();
     let (iss, aud) = (iss?, aud?);
     caps.entry(iss.clone()).or_default().extend(own);
-    Some(Issuer { iss, aud, jwks, namespaces, ttl_max, post_quantum, handles, jwks_refresh, idle_key, principals, token_list })
+    Some(Issuer {
+        iss,
+        aud,
+        jwks,
+        namespaces,
+        ttl_max,
+        post_quantum,
+        handles,
+        jwks_refresh,
+        idle_key,
+        principals,
+        token_list,
+    })
 }

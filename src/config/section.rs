@@ -73,7 +73,12 @@ pub(super) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    pub(super) fn new(book: &'t Book<'t>, table: &'t DeTable<'t>, path: String, span: Range<usize>) -> Self {
+    pub(super) fn new(
+        book: &'t Book<'t>,
+        table: &'t DeTable<'t>,
+        path: String,
+        span: Range<usize>,
+    ) -> Self {
         Self { book, table, path, span, asked: RefCell::default() }
     }
 
@@ -92,7 +97,12 @@ impl<'t> Section<'t> {
         self.book.fault(at, &self.key(key), what);
     }
 
-    fn read<T>(&self, key: &'static str, allowed: &str, read: impl FnOnce(&'t DeValue<'t>) -> Option<T>) -> Option<T> {
+    fn read<T>(
+        &self,
+        key: &'static str,
+        allowed: &str,
+        read: impl FnOnce(&'t DeValue<'t>) -> Option<T>,
+    ) -> Option<T> {
         let value = self.value(key)?;
         let read = read(value.get_ref());
         if read.is_none() {
@@ -102,7 +112,9 @@ impl<'t> Section<'t> {
     }
 
     pub(super) fn text(&self, key: &'static str) -> Option<String> {
-        self.read(key, "a non-empty string", |value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+        self.read(key, "a non-empty string", |value| {
+            value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+        })
     }
 
     pub(super) fn required(&self, key: &'static str) -> Option<String> {
@@ -113,13 +125,21 @@ impl<'t> Section<'t> {
     }
 
     /// A text that `parse` accepts, or a fault that says what is `allowed`.
-    pub(super) fn parsed<T>(&self, key: &'static str, allowed: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    pub(super) fn parsed<T>(
+        &self,
+        key: &'static str,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
         self.read(key, allowed, |value| value.as_str().and_then(parse))
     }
 
     pub(super) fn number(&self, key: &'static str) -> Option<u64> {
         self.read(key, "a whole number, 0 or more", |value| {
-            value.as_integer().filter(|number| number.radix() == 10).and_then(|number| number.as_str().parse().ok())
+            value
+                .as_integer()
+                .filter(|number| number.radix() == 10)
+                .and_then(|number| number.as_str().parse().ok())
         })
     }
 
@@ -140,7 +160,9 @@ impl<'t> Section<'t> {
             value
                 .as_array()?
                 .iter()
-                .map(|item| item.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+                .map(|item| {
+                    item.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+                })
                 .collect()
         });
         read.unwrap_or_default()
@@ -172,7 +194,12 @@ impl<'t> Section<'t> {
         let mut sections = Vec::new();
         for (place, item) in list.iter().enumerate() {
             match item.get_ref().as_table() {
-                Some(table) => sections.push(Self::new(self.book, table, format!("{}[{place}]", self.key(key)), item.span())),
+                Some(table) => sections.push(Self::new(
+                    self.book,
+                    table,
+                    format!("{}[{place}]", self.key(key)),
+                    item.span(),
+                )),
                 None => self.fault(key, format!("must be written as [[{key}]]")),
             }
         }
@@ -219,7 +246,10 @@ impl<'t> Section<'t> {
             }
             let what = match nearest(asked.iter().copied(), name) {
                 Some(near) => format!("is not a key here; did you mean {near}?"),
-                None => format!("is not a key here; the keys are {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
+                None => format!(
+                    "is not a key here; the keys are {}",
+                    asked.iter().copied().collect::<Vec<_>>().join(", ")
+                ),
             };
             self.book.fault(key.span().start, &self.key(name), what);
         }

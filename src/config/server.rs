@@ -20,7 +20,9 @@ pub(super) fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -
     if route.is_empty() {
         section.fault("route", "must name at least one upstream");
     }
-    for wanted in route.iter().filter(|wanted| !upstreams.iter().any(|upstream| upstream.name == **wanted)) {
+    for wanted in
+        route.iter().filter(|wanted| !upstreams.iter().any(|upstream| upstream.name == **wanted))
+    {
         section.fault("route", format!("{wanted:?} is not the name of an [[upstream]]"));
     }
     let model = Model {
@@ -30,14 +32,20 @@ pub(super) fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -
         upstream_name: section.text("as"),
         caps: caps(&section),
         weights: section.texts("weights").iter().map(|path| base.join(path)).collect(),
-        pin: section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| is_sha256(text).then(|| text.to_owned())),
+        pin: section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| {
+            is_sha256(text).then(|| text.to_owned())
+        }),
         name: name?,
     };
     section.close();
     Some(model)
 }
 
-pub(super) fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Upstream> {
+pub(super) fn upstream<'t>(
+    section: Section<'t>,
+    base: &Path,
+    empty: &'t DeTable<'t>,
+) -> Option<Upstream> {
     let name = section.required("name");
     let ca = section.optional_table("tls", empty).and_then(|tls| {
         let ca = tls.text("ca").map(|path| base.join(path));
@@ -59,7 +67,10 @@ pub(super) fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable
     let mut caps = caps(&section);
     caps.in_flight = caps.in_flight.or(Some(64));
     let wait = Wait {
-        length: section.number("queue").and_then(|length| usize::try_from(length).ok()).unwrap_or(64),
+        length: section
+            .number("queue")
+            .and_then(|length| usize::try_from(length).ok())
+            .unwrap_or(64),
         time: section.duration("queue_time").unwrap_or(Duration::from_secs(30)),
     };
     let headers = [("authorization", false), ("x-api-key", true)];
@@ -81,7 +92,8 @@ pub(super) fn upstream<'t>(section: Section<'t>, base: &Path, empty: &'t DeTable
         credential_as_api_key: choice(&section, "credential_header", &headers).unwrap_or(false),
         caps,
         wait,
-        pool_by_principal: choice(&section, "pool", &[("shared", false), ("principal", true)]).unwrap_or(false),
+        pool_by_principal: choice(&section, "pool", &[("shared", false), ("principal", true)])
+            .unwrap_or(false),
         name: name?,
     };
     section.close();

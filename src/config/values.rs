@@ -5,9 +5,15 @@ use std::path::Path;
 use super::section::Section;
 use crate::secret::SecretRef;
 
-pub(super) fn choice<T: Copy>(section: &Section<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+pub(super) fn choice<T: Copy>(
+    section: &Section<'_>,
+    key: &'static str,
+    choices: &[(&str, T)],
+) -> Option<T> {
     let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
-    section.parsed(key, &names.join(" or "), |text| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
+    section.parsed(key, &names.join(" or "), |text| {
+        choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
+    })
 }
 
 pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
@@ -16,14 +22,18 @@ pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::I
         let one = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
         match text.parse().or_else(|_| one()) {
             Ok(network) => networks.push(network),
-            Err(_) => section.fault(key, format!("{text:?} is not a network such as \"10.0.0.0/28\"")),
+            Err(_) => {
+                section.fault(key, format!("{text:?} is not a network such as \"10.0.0.0/28\""))
+            }
         }
     }
     networks
 }
 
 pub(super) fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
-    section.parsed(key, "\"file:PATH\", \"env:NAME\" or \"cred:NAME\"; the secret itself must not be in the config", |text| {
-        SecretRef::read(text, base)
-    })
+    section.parsed(
+        key,
+        "\"file:PATH\", \"env:NAME\" or \"cred:NAME\"; the secret itself must not be in the config",
+        |text| SecretRef::read(text, base),
+    )
 }

@@ -72,7 +72,8 @@ pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
 /// When it cannot be bound.
 pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-    let left_over = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let left_over =
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
@@ -91,12 +92,23 @@ async fn answer(
     let own = rustix::process::geteuid().as_raw();
     let Some(uid) = uid.filter(|uid| *uid == 0 || *uid == own) else {
         let message = "only root and the gateway's own user are operators".to_owned();
-        return (StatusCode::FORBIDDEN, Json(Answer::Refused { code: "not-owner".to_owned(), message }));
+        return (
+            StatusCode::FORBIDDEN,
+            Json(Answer::Refused { code: "not-owner".to_owned(), message }),
+        );
     };
     // Root may name the user who became root with sudo. Root could write anything anyway.
-    let asker = headers.get(ASKER).and_then(|value| value.to_str().ok()?.parse::<u32>().ok()).filter(|_| uid == 0);
-    let answer = perform(&control, &Operator(format!("uid:{}", asker.unwrap_or(uid))), request).await;
-    let status = if matches!(answer, Answer::Done(_)) { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    let asker = headers
+        .get(ASKER)
+        .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
+        .filter(|_| uid == 0);
+    let answer =
+        perform(&control, &Operator(format!("uid:{}", asker.unwrap_or(uid))), request).await;
+    let status = if matches!(answer, Answer::Done(_)) {
+        StatusCode::OK
+    } else {
+        StatusCode::UNPROCESSABLE_ENTITY
+    };
     (status, Json(answer))
 }
 
@@ -106,7 +118,10 @@ pub async fn perform(control: &Arc<Control>, operator: &Operator, request: Reque
         Request::Command(command) => control.apply(operator, command).await,
         Request::Question(question) => control.ask(&question),
     };
-    done.map_or_else(|fault| Answer::Refused { code: fault.code().to_owned(), message: fault.to_string() }, Answer::Done)
+    done.map_or_else(
+        |fault| Answer::Refused { code: fault.code().to_owned(), message: fault.to_string() },
+        Answer::Done,
+    )
 }
 
 /// Serves the admin API until `shutdown` turns true.
@@ -118,8 +133,10 @@ pub async fn run(
     control: Arc<Control>,
     mut shutdown: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let router =
-        Router::new().route("/v1", post(answer)).layer(GlobalConcurrencyLimitLayer::new(COMMANDS_MAX)).with_state(control);
+    let router = Router::new()
+        .route("/v1", post(answer))
+        .layer(GlobalConcurrencyLimitLayer::new(COMMANDS_MAX))
+        .with_state(control);
     let service = router.into_make_service_with_connect_info::<Peer>();
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;

@@ -45,7 +45,9 @@ impl<L: Listener> Listener for Bounded<L> {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return std::future::pending().await };
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+            return std::future::pending().await;
+        };
         let (stream, address) = self.listener.accept().await;
         let idle = self.ends_idle.then(|| Idle {
             places: Arc::clone(&self.places),
@@ -91,13 +93,19 @@ impl Idle {
 
 impl<S> Held<S> {
     /// The result of the connection, or an error if it is silent for too long.
-    fn timed<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn timed<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         let Some(idle) = &mut self.idle else { return polled };
         if polled.is_ready() {
             idle.moved = Instant::now();
             return polled;
         }
-        idle.poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was silent for too long")))
+        idle.poll(cx).map(|()| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was silent for too long"))
+        })
     }
 }
 
@@ -109,7 +117,11 @@ impl<S> Held<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let held = self.get_mut();
         let polled = Pin::new(&mut held.stream).poll_read(cx, buffer);
         held.timed(cx, polled)
@@ -117,7 +129,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let held = self.get_mut();
         let polled = Pin::new(&mut held.stream).poll_write(cx, bytes);
         held.timed(cx, polled)

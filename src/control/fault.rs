@@ -22,7 +22,9 @@ pub enum ControlFault {
         near: String,
     },
     /// A name that an agent and a namespace may have.
-    #[error("{0} is ambiguous: the agent default/{0} or the whole namespace {0}/*; name one of them; nothing was done")]
+    #[error(
+        "{0} is ambiguous: the agent default/{0} or the whole namespace {0}/*; name one of them; nothing was done"
+    )]
     Ambiguous(String),
     /// A change that the present status does not allow.
     #[error("{agent} is {standing}; {hint}")]
@@ -59,7 +61,9 @@ pub enum ControlFault {
     #[error("model {0}: {1}")]
     Model(String, &'static str),
     /// A principal to be forgotten in whose name agents can still act.
-    #[error("agents can still act in its name, and would be recorded again: {0}; revoke them first, or use --revoke")]
+    #[error(
+        "agents can still act in its name, and would be recorded again: {0}; revoke them first, or use --revoke"
+    )]
     Acting(String),
     /// A reason is missing.
     #[error("a reason of 1 to 256 bytes is required (--reason)")]
@@ -71,7 +75,9 @@ pub enum ControlFault {
     #[error("the command could not be recorded, so nothing was changed: {0}")]
     Log(#[from] LogFault),
     /// Only the first records of a command could be written.
-    #[error("only the first part is done, sealed as {sealed:?}; the rest could not be recorded: {fault}")]
+    #[error(
+        "only the first part is done, sealed as {sealed:?}; the rest could not be recorded: {fault}"
+    )]
     Half {
         /// The indices of the records that were written.
         sealed: Vec<u64>,
@@ -126,7 +132,8 @@ impl ControlFault {
 
     /// A refusal for an operator, with the detail that callers do not get.
     pub(super) fn refused(refusal: &Refusal) -> Self {
-        let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+        let detail =
+            refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
         Self::Token(format!("{}: {}{detail}", refusal.code, refusal.message))
     }
 }

@@ -31,8 +31,13 @@ impl Control {
     /// makes the gateway refuse its tokens.
     pub(super) fn what_stays(&self, principal: &str) -> String {
         let stopped = self.registry.stopped_principals();
-        let Some((name, standing)) = stopped.iter().find(|(name, _)| **name == *principal) else { return STAYS.to_owned() };
-        let reason = standing.reason().map(|(since, why)| format!(" since {since}: {why}")).unwrap_or_default();
+        let Some((name, standing)) = stopped.iter().find(|(name, _)| **name == *principal) else {
+            return STAYS.to_owned();
+        };
+        let reason = standing
+            .reason()
+            .map(|(since, why)| format!(" since {since}: {why}"))
+            .unwrap_or_default();
         format!(
             "{STAYS}. Its status stays too, so that its requests are still refused: {name} is {}{reason} (token-shield principal \
              list shows it, token-shield principal release ends it)",
@@ -53,7 +58,8 @@ impl Control {
             vault.id_of(principal.as_str()).ok_or(VaultFault::Unknown)?
         };
         let acting = self.acting(principal);
-        let active = !acting.agents.is_empty() || acting.tokens.iter().any(|token| self.is_active(&token.agent));
+        let active = !acting.agents.is_empty()
+            || acting.tokens.iter().any(|token| self.is_active(&token.agent));
         if active && !revoke {
             return Err(ControlFault::Acting(acting.names()));
         }
@@ -61,7 +67,11 @@ impl Control {
         if revoke {
             let why = || "its principal is forgotten".to_owned();
             for agent in acting.agents {
-                events.push(Event::AgentStanding { agent, standing: AgentStatus::Revoked, reason: why() });
+                events.push(Event::AgentStanding {
+                    agent,
+                    standing: AgentStatus::Revoked,
+                    reason: why(),
+                });
             }
             for token in acting.tokens {
                 events.extend(self.row_revoked(token, why())?);
@@ -73,31 +83,52 @@ impl Control {
 
     fn acting(&self, principal: &Principal) -> Acting {
         let now = self.clock.now();
-        let live = |token: &Token| token.revoked.is_none() && token.expires.is_none_or(|expires| expires > now);
-        let tokens: Vec<Token> = self.registry.tokens_for(principal).into_iter().filter(live).collect();
+        let live = |token: &Token| {
+            token.revoked.is_none() && token.expires.is_none_or(|expires| expires > now)
+        };
+        let tokens: Vec<Token> =
+            self.registry.tokens_for(principal).into_iter().filter(live).collect();
         let others = |agent: &AgentName| {
             let mut tokens = self.registry.tokens_of(agent).into_iter().filter(live);
             tokens.any(|token| token.principal.as_ref() != Some(principal))
         };
-        let own = self.registry.agents().into_iter().filter(|row| row.principal.as_ref() == Some(principal));
-        let agents = own.map(|row| row.name).filter(|agent| self.is_active(agent) && !others(agent)).collect();
+        let own = self
+            .registry
+            .agents()
+            .into_iter()
+            .filter(|row| row.principal.as_ref() == Some(principal));
+        let agents = own
+            .map(|row| row.name)
+            .filter(|agent| self.is_active(agent) && !others(agent))
+            .collect();
         Acting { agents, tokens }
     }
 
     fn is_active(&self, agent: &AgentName) -> bool {
-        self.registry.agent(agent.as_str()).is_none_or(|row| row.status.status == AgentStatus::Active)
+        self.registry
+            .agent(agent.as_str())
+            .is_none_or(|row| row.status.status == AgentStatus::Active)
     }
 
     /// Destroys a record key, and removes its principal from the state and the memory.
     pub(super) fn forget(&self, record_key: &str) -> Result<(), ControlFault> {
         let id: RecordKeyId = record_key.parse().map_err(|_| VaultFault::Unknown)?;
         let mut vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-        let principal = vault.principals().find(|(_, known)| *known == id).map(|(principal, _)| principal.to_owned());
+        let principal = vault
+            .principals()
+            .find(|(_, known)| *known == id)
+            .map(|(principal, _)| principal.to_owned());
         // After a crash before this line, the record exists, and the next start destroys the key.
         vault.destroy(&id)?;
         drop(vault);
-        let Some(principal) = principal.and_then(|principal| principal.parse().ok()) else { return Ok(()) };
-        let own = self.registry.agents().into_iter().filter(|row| row.principal.as_ref() == Some(&principal));
+        let Some(principal) = principal.and_then(|principal| principal.parse().ok()) else {
+            return Ok(());
+        };
+        let own = self
+            .registry
+            .agents()
+            .into_iter()
+            .filter(|row| row.principal.as_ref() == Some(&principal));
         let agents: Vec<AgentName> = own.map(|row| row.name).collect();
         if let Some(pen) = self.pen.get() {
             pen.forget(&principal, &agents);
@@ -110,9 +141,15 @@ impl Control {
 impl Acting {
     /// Their names, for the operator who must stop them.
     fn names(&self) -> String {
-        let tokens = self.tokens.iter().map(|token| format!("token {} of {}", token.id, token.agent));
-        let mut names: Vec<String> =
-            self.agents.iter().map(|agent| format!("agent {agent}")).chain(tokens).take(LISTED + 1).collect();
+        let tokens =
+            self.tokens.iter().map(|token| format!("token {} of {}", token.id, token.agent));
+        let mut names: Vec<String> = self
+            .agents
+            .iter()
+            .map(|agent| format!("agent {agent}"))
+            .chain(tokens)
+            .take(LISTED + 1)
+            .collect();
         if names.len() > LISTED {
             names.truncate(LISTED);
             names.push("others".to_owned());

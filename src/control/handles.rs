@@ -28,7 +28,11 @@ impl Control {
     }
 
     /// The records of a newer token of a handle.
-    pub(super) fn handle_renewed(&self, handle: &str, token: String) -> Result<Vec<Event>, ControlFault> {
+    pub(super) fn handle_renewed(
+        &self,
+        handle: &str,
+        token: String,
+    ) -> Result<Vec<Event>, ControlFault> {
         let known = self.live_handle(handle)?;
         let verified = self.carried(&token)?;
         if *verified.agent() != known.agent {
@@ -59,9 +63,16 @@ impl Control {
 
     /// The records that revoke a registered token. If it has or had a handle, the handle is revoked
     /// too: who names the token means the access that the handle gives.
-    pub(super) fn row_revoked(&self, row: Token, reason: String) -> Result<Vec<Event>, ControlFault> {
+    pub(super) fn row_revoked(
+        &self,
+        row: Token,
+        reason: String,
+    ) -> Result<Vec<Event>, ControlFault> {
         let mut events = Vec::new();
-        let held = row.handle.and_then(|handle| self.registry.handle(&handle)).filter(|held| held.revoked.is_none());
+        let held = row
+            .handle
+            .and_then(|handle| self.registry.handle(&handle))
+            .filter(|held| held.revoked.is_none());
         if let Some(held) = held {
             events = self.handle_revoked(&held, reason.clone())?;
             if held.token == row.id {
@@ -79,9 +90,16 @@ impl Control {
     }
 
     /// The records that revoke a handle. Its token is revoked too, because only the handle uses it.
-    pub(super) fn handle_revoked(&self, known: &Handle, reason: String) -> Result<Vec<Event>, ControlFault> {
+    pub(super) fn handle_revoked(
+        &self,
+        known: &Handle,
+        reason: String,
+    ) -> Result<Vec<Event>, ControlFault> {
         let revoked = self.token_revoked(known.token, reason.clone())?;
-        Ok(vec![Event::HandleRevoked { handle: known.id, agent: known.agent.clone(), reason }, revoked])
+        Ok(vec![
+            Event::HandleRevoked { handle: known.id, agent: known.agent.clone(), reason },
+            revoked,
+        ])
     }
 
     fn token_revoked(&self, token: TokenId, reason: String) -> Result<Event, ControlFault> {
@@ -91,7 +109,8 @@ impl Control {
 
     fn live_handle(&self, text: &str) -> Result<std::sync::Arc<Handle>, ControlFault> {
         let known = self.handle_meant(text).ok_or(ControlFault::UnknownToken)?;
-        let token_revoked = self.registry.token(&known.token).is_some_and(|row| row.revoked.is_some());
+        let token_revoked =
+            self.registry.token(&known.token).is_some_and(|row| row.revoked.is_some());
         if known.revoked.is_some() || token_revoked {
             return Err(ControlFault::Handle("it is revoked for ever; issue a new handle"));
         }
@@ -106,9 +125,13 @@ impl Control {
         until: Option<Timestamp>,
     ) -> Result<Event, ControlFault> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(ControlFault::Handle("the token has more than 10,000 bytes: it lists too many models"));
+            return Err(ControlFault::Handle(
+                "the token has more than 10,000 bytes: it lists too many models",
+            ));
         }
-        self.by_handle(verified).map_err(|_| ControlFault::Handle("the issuer does not allow handles (handles = \"off\")"))?;
+        self.by_handle(verified).map_err(|_| {
+            ControlFault::Handle("the issuer does not allow handles (handles = \"off\")")
+        })?;
         if until.is_some_and(|until| verified.expires() > until) {
             return Err(ControlFault::Handle("the token would outlive the handle (--until)"));
         }
@@ -123,6 +146,7 @@ impl Control {
     /// The token, if it is valid now.
     fn carried(&self, text: &str) -> Result<Verified, ControlFault> {
         let presented = Presented::read(text).map_err(|refusal| ControlFault::refused(&refusal))?;
-        verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(|refusal| ControlFault::refused(&refusal))
+        verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())
+            .map_err(|refusal| ControlFault::refused(&refusal))
     }
 }

@@ -66,8 +66,22 @@ impl Control {
         (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        let (pen, one_at_a_time, about) = (OnceLock::new(), Arc::new(Mutex::new(())), OnceLock::new());
-        Self { log, registry, keyring, weights, metrics, pen, classes, clock, ratchet, verifier, one_at_a_time, about }
+        let (pen, one_at_a_time, about) =
+            (OnceLock::new(), Arc::new(Mutex::new(())), OnceLock::new());
+        Self {
+            log,
+            registry,
+            keyring,
+            weights,
+            metrics,
+            pen,
+            classes,
+            clock,
+            ratchet,
+            verifier,
+            one_at_a_time,
+            about,
+        }
     }
 
     /// Names the gateway in each reply.
@@ -85,7 +99,11 @@ impl Control {
     /// # Errors
     /// If it is refused or cannot be recorded. Then nothing has changed, except what
     /// [`ControlFault::Half`] lists.
-    pub async fn apply(self: &Arc<Self>, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
+    pub async fn apply(
+        self: &Arc<Self>,
+        operator: &Operator,
+        command: Command,
+    ) -> Result<Reply, ControlFault> {
         // A separate task: what was recorded is applied, even if the caller does not wait for the
         // reply.
         let (own, operator) = (Arc::clone(self), operator.clone());
@@ -93,7 +111,11 @@ impl Control {
         done.await.unwrap_or(Err(ControlFault::Log(LogFault::Stopped)))
     }
 
-    async fn carry_out(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
+    async fn carry_out(
+        &self,
+        operator: &Operator,
+        command: Command,
+    ) -> Result<Reply, ControlFault> {
         let _turn = self.turn().await?;
         if let Command::EpochBegin { reason } = command {
             return self.epoch_begun(operator, reasoned(reason)?).await;
@@ -103,15 +125,21 @@ impl Control {
         let rows = events.iter().filter_map(standing::row).collect();
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
-            let done = self.seal(event, operator).await.map_err(|fault| match sealed.as_slice() {
-                [] => ControlFault::Log(fault),
-                done => ControlFault::Half { sealed: done.to_vec(), fault },
-            })?;
+            let done =
+                self.seal(event, operator).await.map_err(|fault| match sealed.as_slice() {
+                    [] => ControlFault::Log(fault),
+                    done => ControlFault::Half { sealed: done.to_vec(), fault },
+                })?;
             self.heed(&done.record.event)?;
             if let Some(metrics) = &self.metrics {
                 metrics.audit_record(done.record.event.kind());
             }
-            tracing::info!(by = operator.0, kind = done.record.event.kind(), record = done.index, "operator command");
+            tracing::info!(
+                by = operator.0,
+                kind = done.record.event.kind(),
+                record = done.index,
+                "operator command"
+            );
             sealed.push(done.index);
         }
         Ok(Reply { sealed, rows, note, gateway: self.about.get().cloned() })
@@ -121,7 +149,8 @@ impl Control {
     /// caller finds the state changed.
     async fn seal(&self, event: Event, operator: &Operator) -> Result<Sealed, LogFault> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let (weights, keyring, registry) = (Arc::clone(&self.weights), Arc::clone(&self.keyring), Arc::clone(&self.registry));
+        let (weights, keyring, registry) =
+            (Arc::clone(&self.weights), Arc::clone(&self.keyring), Arc::clone(&self.registry));
         self.log.seal_with(event, Some(operator.0.clone()), move |sealed| {
             if let Ok(done) = &sealed {
                 weights.apply(&done.record);
@@ -144,10 +173,13 @@ impl Control {
             Question::Principals => self.stopped_principals(),
             Question::Agent { agent } => {
                 let name: AgentName = agent.parse()?;
-                let row = self.registry.agent(name.as_str()).ok_or_else(|| self.unknown(agent, ""))?;
+                let row =
+                    self.registry.agent(name.as_str()).ok_or_else(|| self.unknown(agent, ""))?;
                 let mut shown = vec![agent_row(&row)];
                 shown.extend(self.registry.tokens_of(&name).iter().map(token_row));
-                shown.extend(self.registry.handles_of(&name).iter().map(|handle| handle_row(handle)));
+                shown.extend(
+                    self.registry.handles_of(&name).iter().map(|handle| handle_row(handle)),
+                );
                 shown
             }
             Question::Keys => {
@@ -184,13 +216,17 @@ impl Control {
     fn would_take(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let held = handle::id(text).and_then(|id| self.registry.handle(&id));
-        let presented = Presented::read(held.as_ref().map_or(text, |held| &held.text)).map_err(fault)?;
-        let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
+        let presented =
+            Presented::read(held.as_ref().map_or(text, |held| &held.text)).map_err(fault)?;
+        let verified =
+            verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
         let standing = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
             .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)))
-            .and_then(|()| self.registry.may_act(verified.agent(), verified.principal(), verified.ids()));
+            .and_then(|()| {
+                self.registry.may_act(verified.agent(), verified.principal(), verified.ids())
+            });
         match (standing.map_err(fault)?, held) {
             (Some(_), None) => return Err(fault(Code::TokenBehindHandle.into())),
             (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
@@ -216,10 +252,20 @@ impl Control {
                 Ok(vec![self.agent_standing(&agent, verb, reasoned(reason)?, unregistered)?])
             }
             Command::NamespaceStanding { namespace, verb, reason, unregistered } => {
-                Ok(vec![self.namespace_standing(&namespace, verb, reasoned(reason)?, unregistered)?])
+                Ok(vec![self.namespace_standing(
+                    &namespace,
+                    verb,
+                    reasoned(reason)?,
+                    unregistered,
+                )?])
             }
             Command::PrincipalStanding { principal, verb, reason, unregistered } => {
-                Ok(vec![self.principal_standing(principal.parse()?, verb, reasoned(reason)?, unregistered)?])
+                Ok(vec![self.principal_standing(
+                    principal.parse()?,
+                    verb,
+                    reasoned(reason)?,
+                    unregistered,
+                )?])
             }
             Command::TokenRegister { token, class } => self.token(&token, class),
             Command::TokenRevoke { token, reason } => self.revoked(&token, reasoned(reason)?),
@@ -228,7 +274,8 @@ impl Control {
                 self.handle_set(&handle, token, class, until)
             }
             Command::ClockAccept => {
-                let behind_ms = u64::try_from(self.ratchet.behind().as_millis()).unwrap_or(u64::MAX);
+                let behind_ms =
+                    u64::try_from(self.ratchet.behind().as_millis()).unwrap_or(u64::MAX);
                 Ok(vec![Event::Clock { behind_ms, accepted: true }])
             }
             // The log itself writes the first record of a new epoch.
@@ -236,15 +283,24 @@ impl Control {
             Command::PrincipalForget { principal, revoke, reason } => {
                 self.forgotten(&principal.parse()?, revoke, reason.map(reasoned).transpose()?)
             }
-            Command::BackupMade { keys, operator_keys } => Ok(vec![Event::Backup { keys, operator_keys }]),
-            Command::EpochsExported { epochs, principal, keys } => Ok(vec![exported(&epochs, principal, keys)?]),
-            Command::RecordsDisclosed { records } => Ok(vec![Event::Disclosed { records: records.join(" ") }]),
+            Command::BackupMade { keys, operator_keys } => {
+                Ok(vec![Event::Backup { keys, operator_keys }])
+            }
+            Command::EpochsExported { epochs, principal, keys } => {
+                Ok(vec![exported(&epochs, principal, keys)?])
+            }
+            Command::RecordsDisclosed { records } => {
+                Ok(vec![Event::Disclosed { records: records.join(" ") }])
+            }
             Command::TokenSigned { token } => Ok(vec![self.token_signed(&token)?]),
             Command::HandleRenew { handle, token } => self.handle_renewed(&handle, token),
-            Command::ModelAccept { model, reason } => self.model_accepted(&model, &reasoned(reason)?),
+            Command::ModelAccept { model, reason } => {
+                self.model_accepted(&model, &reasoned(reason)?)
+            }
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),
             Command::KeyRetire { kid, from, reason } => {
-                let (kid, from) = (self.known_key(&kid)?, from.map(|from| from.parse()).transpose()?);
+                let (kid, from) =
+                    (self.known_key(&kid)?, from.map(|from| from.parse()).transpose()?);
                 Ok(vec![Event::KeyRetired { kid, from, reason: reasoned(reason)? }])
             }
             Command::HolderRevoke { kid, reason } => {
@@ -258,9 +314,15 @@ impl Control {
         }
     }
 
-    fn registered(&self, agent: AgentName, principal: Option<Principal>, class: Option<String>) -> Result<Event, ControlFault> {
+    fn registered(
+        &self,
+        agent: AgentName,
+        principal: Option<Principal>,
+        class: Option<String>,
+    ) -> Result<Event, ControlFault> {
         let class = class.unwrap_or_else(|| DEFAULT_CLASS.to_owned());
-        if !self.classes.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&class) {
+        if !self.classes.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&class)
+        {
             return Err(ControlFault::Class(class));
         }
         Ok(Event::AgentRegistered { agent, principal, class })
@@ -271,10 +333,15 @@ impl Control {
     }
 
     /// The records of a verified token and of its agent, if that is new.
-    fn registration(&self, verified: &Verified, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
+    fn registration(
+        &self,
+        verified: &Verified,
+        class: Option<String>,
+    ) -> Result<Vec<Event>, ControlFault> {
         // A token that the gateway would refuse is not registered.
         let signed = self.keyring.may_sign(verified.kid(), verified.issued());
-        let held = signed.and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)));
+        let held = signed
+            .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)));
         held.map_err(|refusal| ControlFault::refused(&refusal))?;
         if verified.length() > 1 {
             return Err(ControlFault::Token(
@@ -284,7 +351,11 @@ impl Control {
         let mut events = Vec::new();
         let known = self.registry.agent(verified.agent().as_str());
         if known.is_none() || class.is_some() {
-            events.push(self.registered(verified.agent().clone(), Some(verified.principal().clone()), class)?);
+            events.push(self.registered(
+                verified.agent().clone(),
+                Some(verified.principal().clone()),
+                class,
+            )?);
         }
         events.push(Event::TokenRegistered {
             token: *verified.id(),
@@ -306,7 +377,8 @@ impl Control {
         if token.contains('.') {
             let fault = |refusal: Refusal| ControlFault::refused(&refusal);
             let presented = Presented::read(token).map_err(fault)?;
-            let verified = verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
+            let verified =
+                verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
             verified.not_over(self.clock.now()).map_err(fault)?;
             if let Some(row) = self.registry.token(verified.id()) {
                 return self.row_revoked(row, reason);
@@ -334,12 +406,19 @@ impl Control {
         let issuers = self.keyring.issuers();
         let issuer = match (issuer, issuers.as_slice()) {
             (Some(named), _) if issuers.iter().any(|known| known.iss == named) => named,
-            (Some(named), _) => return Err(ControlFault::Key(format!("{named:?} is not an [[issuer]] of the config"))),
+            (Some(named), _) => {
+                return Err(ControlFault::Key(format!(
+                    "{named:?} is not an [[issuer]] of the config"
+                )));
+            }
             (None, [only]) => only.iss.clone(),
             (None, _) => return Err(ControlFault::Key("name the issuer with --issuer".to_owned())),
         };
         if self.keyring.not_revoked(&key.id()).is_err() {
-            return Err(ControlFault::Key(format!("{} is revoked for ever; make another key", key.id())));
+            return Err(ControlFault::Key(format!(
+                "{} is revoked for ever; make another key",
+                key.id()
+            )));
         }
         Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
     }
@@ -352,9 +431,9 @@ impl Control {
             return Err(ControlFault::Key(format!("{kid} is revoked")));
         }
         match self.keyring.row(&id) {
-            Some(_) => {
-                Err(ControlFault::Key(format!("{kid} is an issuer's key, not a holder's; use token-shield keys revoke {kid}")))
-            }
+            Some(_) => Err(ControlFault::Key(format!(
+                "{kid} is an issuer's key, not a holder's; use token-shield keys revoke {kid}"
+            ))),
             None => Ok(id),
         }
     }

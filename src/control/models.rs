@@ -8,24 +8,34 @@ use crate::weights::{Row, UNKNOWN};
 
 impl Control {
     /// The records of a model's present digests that are not accepted yet.
-    pub(super) fn model_accepted(&self, model: &str, reason: &str) -> Result<Vec<Event>, ControlFault> {
+    pub(super) fn model_accepted(
+        &self,
+        model: &str,
+        reason: &str,
+    ) -> Result<Vec<Event>, ControlFault> {
         let refuse = |why| Err(ControlFault::Model(model.to_owned(), why));
         let rows = self.rows_of(model);
         let known: Vec<&Row> = rows.iter().filter(|row| row.digest.source != UNKNOWN).collect();
-        let fresh =
-            known.iter().filter(|row| row.pin.as_ref() != Some(&row.digest.value) && !row.accepted.contains(&row.digest.value));
+        let fresh = known.iter().filter(|row| {
+            row.pin.as_ref() != Some(&row.digest.value) && !row.accepted.contains(&row.digest.value)
+        });
         let fresh: BTreeSet<&str> = fresh.map(|row| row.digest.value.as_str()).collect();
         if rows.is_empty() {
             return refuse("it is not a [[model]] of the config");
         }
         if known.is_empty() {
-            return refuse("its digest is not known yet, so there is nothing to accept; token-shield model list shows it later");
+            return refuse(
+                "its digest is not known yet, so there is nothing to accept; token-shield model list shows it later",
+            );
         }
         if fresh.is_empty() {
             return refuse("its present weights are pinned or already accepted");
         }
-        let event =
-            |digest: &str| Event::ModelAccepted { model: model.to_owned(), digest: digest.to_owned(), reason: reason.to_owned() };
+        let event = |digest: &str| Event::ModelAccepted {
+            model: model.to_owned(),
+            digest: digest.to_owned(),
+            reason: reason.to_owned(),
+        };
         Ok(fresh.into_iter().map(event).collect())
     }
 
@@ -33,7 +43,9 @@ impl Control {
     pub(super) fn without_pin(&self, model: &str) -> Option<String> {
         let rows = self.rows_of(model);
         let pinned = rows.iter().any(|row| row.pin.is_some());
-        (!pinned).then(|| format!("model {model} has no pin in the config, so it may answer with any weights"))
+        (!pinned).then(|| {
+            format!("model {model} has no pin in the config, so it may answer with any weights")
+        })
     }
 
     /// Every model at every server.

@@ -11,7 +11,11 @@ use crate::refusal::Refusal;
 use crate::token::{Presented, verify_whenever};
 
 /// The record of an export, before it begins.
-pub(super) fn exported(epochs: &[String], principal: Option<String>, keys: bool) -> Result<Event, ControlFault> {
+pub(super) fn exported(
+    epochs: &[String],
+    principal: Option<String>,
+    keys: bool,
+) -> Result<Event, ControlFault> {
     let principal = principal.map(|principal| principal.parse()).transpose()?;
     Ok(Event::Exported { epochs: epochs.join(" "), principal, keys })
 }
@@ -22,7 +26,8 @@ impl Control {
     pub(super) fn token_signed(&self, token: &str) -> Result<Event, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(token).map_err(fault)?;
-        let verified = verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
+        let verified =
+            verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
         Ok(Event::TokenSigned {
             token: *verified.id(),
             jti: verified.jti().to_owned(),
@@ -45,7 +50,11 @@ impl Control {
     }
 
     /// Begins the next epoch of the log. Open requests continue.
-    pub(super) async fn epoch_begun(&self, operator: &Operator, reason: String) -> Result<Reply, ControlFault> {
+    pub(super) async fn epoch_begun(
+        &self,
+        operator: &Operator,
+        reason: String,
+    ) -> Result<Reply, ControlFault> {
         let (log, by) = (Arc::clone(&self.log), operator.0.clone());
         let begun = tokio::task::spawn_blocking(move || log.begin_epoch(reason, Some(by))).await;
         let origin = begun.unwrap_or(Err(LogFault::Stopped))?;

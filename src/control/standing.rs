@@ -16,7 +16,9 @@ const NEAR_MAX: usize = 3;
 pub(super) fn row(event: &Event) -> Option<Value> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "standings alone")]
     match event {
-        Event::AgentStanding { agent, standing, .. } => Some(json!({ "agent": agent.as_str(), "standing": standing.as_str() })),
+        Event::AgentStanding { agent, standing, .. } => {
+            Some(json!({ "agent": agent.as_str(), "standing": standing.as_str() }))
+        }
         Event::NamespaceStanding { namespace, standing, .. } => {
             Some(json!({ "namespace": namespace, "standing": standing.as_str() }))
         }
@@ -30,17 +32,24 @@ pub(super) fn row(event: &Event) -> Option<Value> {
 /// The status after `verb`, from the status `now`.
 fn changed(name: &str, now: AgentStatus, verb: Verb) -> Result<AgentStatus, ControlFault> {
     use AgentStatus::{Active, Quarantined, Revoked, Suspended};
-    let refuse = |hint| Err(ControlFault::Standing { agent: name.to_owned(), standing: now.as_str(), hint });
+    let refuse =
+        |hint| Err(ControlFault::Standing { agent: name.to_owned(), standing: now.as_str(), hint });
     match (verb, now) {
         (_, Revoked) => refuse("this is permanent; register another name"),
         (Verb::Suspend, Active) => Ok(Suspended),
-        (Verb::Suspend, Suspended | Quarantined) => refuse("only an active agent or namespace can be suspended"),
+        (Verb::Suspend, Suspended | Quarantined) => {
+            refuse("only an active agent or namespace can be suspended")
+        }
         (Verb::Resume, Suspended) => Ok(Active),
-        (Verb::Resume, Active | Quarantined) => refuse("only a suspended agent or namespace can be resumed"),
+        (Verb::Resume, Active | Quarantined) => {
+            refuse("only a suspended agent or namespace can be resumed")
+        }
         (Verb::Quarantine, Quarantined) => refuse("it is already in quarantine"),
         (Verb::Quarantine, Active | Suspended) => Ok(Quarantined),
         (Verb::Release, Quarantined) => Ok(Active),
-        (Verb::Release, Active | Suspended) => refuse("only an agent or namespace in quarantine can be released"),
+        (Verb::Release, Active | Suspended) => {
+            refuse("only an agent or namespace in quarantine can be released")
+        }
         (Verb::Revoke, Active | Suspended | Quarantined) => Ok(Revoked),
     }
 }
@@ -62,7 +71,9 @@ impl Control {
         let agent = self.meant(name)?;
         let row = self.registry.agent(agent.as_str());
         if row.is_none() && !unregistered {
-            return Err(self.unknown(agent.as_str(), "; use --unregistered to stop the name even so"));
+            return Err(
+                self.unknown(agent.as_str(), "; use --unregistered to stop the name even so")
+            );
         }
         let now = row.map_or(AgentStatus::Active, |row| row.status.status);
         let standing = changed(agent.as_str(), now, verb)?;
@@ -76,7 +87,11 @@ impl Control {
             return Ok(name.parse()?);
         }
         let agent: AgentName = format!("default/{name}").parse()?;
-        if self.has_agents(name) { Err(ControlFault::Ambiguous(name.to_owned())) } else { Ok(agent) }
+        if self.has_agents(name) {
+            Err(ControlFault::Ambiguous(name.to_owned()))
+        } else {
+            Ok(agent)
+        }
     }
 
     /// The record of a namespace's new status.
@@ -89,21 +104,30 @@ impl Control {
     ) -> Result<Event, ControlFault> {
         let shown = format!("{namespace}/*");
         if !is_namespace(namespace) {
-            return Err(ControlFault::Name(crate::id::NameFault::Agent(shown.chars().take(80).collect())));
+            return Err(ControlFault::Name(crate::id::NameFault::Agent(
+                shown.chars().take(80).collect(),
+            )));
         }
         let now = self.registry.namespace(namespace).status;
         if now == AgentStatus::Active && !self.has_agents(namespace) && !unregistered {
             let known = self.registry.agents();
             let near = nearest(known.iter().map(|row| row.name.namespace()), namespace);
             let near = near.map(|near| format!("; did you mean {near}/*?")).unwrap_or_default();
-            let near = format!(": it has no registered agent{near}; use --unregistered to stop the namespace even so");
+            let near = format!(
+                ": it has no registered agent{near}; use --unregistered to stop the namespace even so"
+            );
             return Err(ControlFault::Unknown { name: shown, near });
         }
         if verb == Verb::Revoke {
-            let hint = "a namespace can be suspended or put in quarantine; revoke its agents one by one";
+            let hint =
+                "a namespace can be suspended or put in quarantine; revoke its agents one by one";
             return Err(ControlFault::Standing { agent: shown, standing: now.as_str(), hint });
         }
-        Ok(Event::NamespaceStanding { namespace: namespace.to_owned(), standing: changed(&shown, now, verb)?, reason })
+        Ok(Event::NamespaceStanding {
+            namespace: namespace.to_owned(),
+            standing: changed(&shown, now, verb)?,
+            reason,
+        })
     }
 
     fn has_agents(&self, namespace: &str) -> bool {
@@ -124,22 +148,36 @@ impl Control {
             let near = nearest(known.iter().map(Principal::as_str), principal.as_str())
                 .map(|near| format!("; did you mean {near}?"))
                 .unwrap_or_default();
-            let near = format!(": no agent, token or handle acts for it{near}; use --unregistered to stop it even so");
+            let near = format!(
+                ": no agent, token or handle acts for it{near}; use --unregistered to stop it even so"
+            );
             return Err(ControlFault::Unknown { name: principal.to_string(), near });
         }
-        let refuse = |hint| Err(ControlFault::Standing { agent: principal.to_string(), standing: now.as_str(), hint });
+        let refuse = |hint| {
+            Err(ControlFault::Standing {
+                agent: principal.to_string(),
+                standing: now.as_str(),
+                hint,
+            })
+        };
         let standing = match (verb, now) {
             (Verb::Suspend, AgentStatus::Active) => AgentStatus::Suspended,
-            (Verb::Suspend, AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked) => {
+            (
+                Verb::Suspend,
+                AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked,
+            ) => {
                 return refuse("it is already stopped");
             }
             (Verb::Resume | Verb::Release, AgentStatus::Active) => {
                 return refuse("only a suspended principal can be released");
             }
-            (Verb::Resume | Verb::Release, AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked) => {
-                AgentStatus::Active
+            (
+                Verb::Resume | Verb::Release,
+                AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked,
+            ) => AgentStatus::Active,
+            (Verb::Quarantine | Verb::Revoke, _) => {
+                return refuse("a principal can only be suspended and released");
             }
-            (Verb::Quarantine | Verb::Revoke, _) => return refuse("a principal can only be suspended and released"),
         };
         Ok(Event::PrincipalStanding { principal, standing, reason })
     }
@@ -148,12 +186,19 @@ impl Control {
     pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
         let rows = self.registry.agents();
         let last = name.rsplit('/').next().unwrap_or_default();
-        let alike = rows.iter().map(|row| row.name.as_str()).filter(|known| known.rsplit('/').next() == Some(last));
+        let alike = rows
+            .iter()
+            .map(|row| row.name.as_str())
+            .filter(|known| known.rsplit('/').next() == Some(last));
         let close = nearest(rows.iter().map(|row| row.name.as_str()), name);
         let mut near: Vec<&str> = close.into_iter().chain(alike).collect();
         near.dedup();
         near.truncate(NEAR_MAX);
-        let near = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) };
+        let near = if near.is_empty() {
+            String::new()
+        } else {
+            format!("; did you mean {}?", near.join(" or "))
+        };
         ControlFault::Unknown { name: name.to_owned(), near: format!("{near}{hint}") }
     }
 
@@ -170,13 +215,22 @@ impl Control {
     /// Every agent, and the namespaces that are stopped.
     pub(super) fn agents(&self) -> Vec<Value> {
         let mut rows: Vec<Value> = self.registry.agents().iter().map(agent_row).collect();
-        rows.extend(self.registry.stopped_namespaces().iter().map(|(name, standing)| stopped("namespace", name, standing)));
+        rows.extend(
+            self.registry
+                .stopped_namespaces()
+                .iter()
+                .map(|(name, standing)| stopped("namespace", name, standing)),
+        );
         rows
     }
 
     /// The principals that are stopped.
     pub(super) fn stopped_principals(&self) -> Vec<Value> {
-        self.registry.stopped_principals().iter().map(|(name, standing)| stopped("principal", name, standing)).collect()
+        self.registry
+            .stopped_principals()
+            .iter()
+            .map(|(name, standing)| stopped("principal", name, standing))
+            .collect()
     }
 }
 

@@ -27,7 +27,10 @@ fn coefficients(polynomial: &[u8]) -> impl Iterator<Item = u32> {
     polynomial.chunks_exact(5).flat_map(|bytes| {
         let bits = bytes.iter().rev().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
         // Four coefficients of ten bits; the mask leaves what fits.
-        (0..4).map(move |place| u32::try_from(bits >> (10 * place) & u64::from(COEFFICIENT_MAX)).unwrap_or(COEFFICIENT_MAX))
+        (0..4).map(move |place| {
+            u32::try_from(bits >> (10 * place) & u64::from(COEFFICIENT_MAX))
+                .unwrap_or(COEFFICIENT_MAX)
+        })
     })
 }
 
@@ -45,9 +48,13 @@ fn is_degenerate(polynomial: &[u8]) -> bool {
 
 /// True of an encoded ML-DSA-65 public key (FIPS 204 `pkEncode`) whose t1 no key generation makes.
 pub(super) fn t1_is_degenerate(key: &[u8]) -> bool {
-    let polynomials: Vec<&[u8]> = key.get(RHO_BYTES..).unwrap_or_default().chunks_exact(POLYNOMIAL_BYTES).collect();
-    let repeated = |(place, polynomial): (usize, &&[u8])| polynomials.iter().skip(place + 1).any(|other| other == polynomial);
-    polynomials.iter().any(|polynomial| is_degenerate(polynomial)) || polynomials.iter().enumerate().any(repeated)
+    let polynomials: Vec<&[u8]> =
+        key.get(RHO_BYTES..).unwrap_or_default().chunks_exact(POLYNOMIAL_BYTES).collect();
+    let repeated = |(place, polynomial): (usize, &&[u8])| {
+        polynomials.iter().skip(place + 1).any(|other| other == polynomial)
+    };
+    polynomials.iter().any(|polynomial| is_degenerate(polynomial))
+        || polynomials.iter().enumerate().any(repeated)
 }
 
 #[cfg(test)]
@@ -60,7 +67,9 @@ mod tests {
     fn key(coefficient: impl Fn(usize) -> u32) -> Vec<u8> {
         let mut bytes = vec![7; RHO_BYTES];
         for four in 0..384 {
-            let bits = (0..4).fold(0_u64, |bits, place| bits | u64::from(coefficient(four * 4 + place)) << (10 * place));
+            let bits = (0..4).fold(0_u64, |bits, place| {
+                bits | u64::from(coefficient(four * 4 + place)) << (10 * place)
+            });
             bytes.extend(&bits.to_le_bytes()[..5]);
         }
         bytes
@@ -68,7 +77,8 @@ mod tests {
 
     /// A stand-in for uniform coefficients.
     fn mixed(place: usize) -> u32 {
-        u32::try_from(((place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) & 1023).expect("ten bits")
+        u32::try_from(((place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) & 1023)
+            .expect("ten bits")
     }
 
     #[track_caller]

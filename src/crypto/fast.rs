@@ -9,19 +9,25 @@ use super::{Genuine, Portable, PublicKey, SignatureFault, Verifier};
 /// The y coordinates, encoded, of the eight points of small order: 1, −1, 0, and the two of order eight
 /// (their sign bit left out).
 const SMALL_ORDER_Y: [[u8; 32]; 5] = [
-    [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     [
-        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+        1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        0, 0,
+    ],
+    [
+        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0x7f,
     ],
     [0; 32],
     [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05,
-        0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x05,
     ],
     [
-        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20, 0x53, 0xfa,
-        0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
+        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
+        0x03, 0x7a,
     ],
 ];
 
@@ -39,7 +45,12 @@ fn small_order_r(signature: &[u8]) -> bool {
 pub struct Fast;
 
 impl Verifier for Fast {
-    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<Genuine, SignatureFault> {
+    fn verify(
+        &self,
+        key: &PublicKey,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Genuine, SignatureFault> {
         if signature.len() != key.algorithm().signature_bytes() {
             return Err(SignatureFault::Invalid);
         }
@@ -48,7 +59,8 @@ impl Verifier for Fast {
             Prepared::Ed25519(_) if small_order_r(signature) => false,
             Prepared::Ed25519(key) => {
                 let text = URL_SAFE_NO_PAD.encode(signature);
-                jsonwebtoken::crypto::verify(&text, message, key, jsonwebtoken::Algorithm::EdDSA).unwrap_or(false)
+                jsonwebtoken::crypto::verify(&text, message, key, jsonwebtoken::Algorithm::EdDSA)
+                    .unwrap_or(false)
             }
             Prepared::Refused => false,
         };
@@ -61,7 +73,12 @@ impl Verifier for Fast {
 pub struct Both;
 
 impl Verifier for Both {
-    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<Genuine, SignatureFault> {
+    fn verify(
+        &self,
+        key: &PublicKey,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Genuine, SignatureFault> {
         match (Fast.verify(key, message, signature), Portable.verify(key, message, signature)) {
             (Ok(genuine), Ok(_)) => Ok(genuine),
             (Err(_), Err(_)) => Err(SignatureFault::Invalid),
@@ -82,7 +99,10 @@ mod tests {
             for sign in [0, 0x80] {
                 let mut bytes = y;
                 bytes[31] |= sign;
-                assert!(PublicKey::read(Algorithm::Ed25519, &bytes).is_err(), "{bytes:?} is taken as a key");
+                assert!(
+                    PublicKey::read(Algorithm::Ed25519, &bytes).is_err(),
+                    "{bytes:?} is taken as a key"
+                );
                 let point = ed25519_dalek::VerifyingKey::from_bytes(&bytes).expect("point");
                 assert!(point.is_weak());
                 points.insert(point.to_edwards().compress().to_bytes());
@@ -93,7 +113,12 @@ mod tests {
 
     #[test]
     fn a_disagreement_is_a_refusal() {
-        let signing = |seed: u8| crate::crypto::SigningKey::from_seed(Algorithm::MlDsa65, zeroize::Zeroizing::new([seed; 32]));
+        let signing = |seed: u8| {
+            crate::crypto::SigningKey::from_seed(
+                Algorithm::MlDsa65,
+                zeroize::Zeroizing::new([seed; 32]),
+            )
+        };
         let signature = signing(1).sign(b"message");
         let (key, other) = (signing(1).public().expect("key"), signing(2).public().expect("key"));
         let asked = |key: &PublicKey| Both.verify(key, b"message", &signature).map(|_| ());

@@ -58,11 +58,15 @@ impl PublicKey {
     /// When it has the wrong length, is an Ed25519 point that is not canonical or has small order, or has an ML-DSA-65 t1 that
     /// no key generation makes.
     pub fn read(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyFault> {
-        let length =
-            || KeyFault::Length { algorithm: algorithm.as_str(), expected: algorithm.public_bytes(), found: bytes.len() };
+        let length = || KeyFault::Length {
+            algorithm: algorithm.as_str(),
+            expected: algorithm.public_bytes(),
+            found: bytes.len(),
+        };
         let parsed = match algorithm {
             Algorithm::MlDsa65 => {
-                let encoded = EncodedVerifyingKey::<MlDsa65>::try_from(bytes).map_err(|_| length())?;
+                let encoded =
+                    EncodedVerifyingKey::<MlDsa65>::try_from(bytes).map_err(|_| length())?;
                 if t1_is_degenerate(bytes) {
                     return Err(KeyFault::Degenerate);
                 }
@@ -70,7 +74,8 @@ impl PublicKey {
             }
             Algorithm::Ed25519 => {
                 let raw: &[u8; 32] = bytes.try_into().map_err(|_| length())?;
-                let key = ed25519_dalek::VerifyingKey::from_bytes(raw).map_err(|_| KeyFault::NotCanonical)?;
+                let key = ed25519_dalek::VerifyingKey::from_bytes(raw)
+                    .map_err(|_| KeyFault::NotCanonical)?;
                 if key.is_weak() {
                     return Err(KeyFault::SmallOrder);
                 }
@@ -148,7 +153,10 @@ impl SigningKey {
     /// Never for a key of this type; the check is that of every public key.
     pub fn public(&self) -> Result<PublicKey, KeyFault> {
         match self.algorithm {
-            Algorithm::MlDsa65 => PublicKey::read(self.algorithm, &self.ml_dsa().expanded_key().verifying_key().encode()),
+            Algorithm::MlDsa65 => PublicKey::read(
+                self.algorithm,
+                &self.ml_dsa().expanded_key().verifying_key().encode(),
+            ),
             Algorithm::Ed25519 => {
                 let key = ed25519_dalek::SigningKey::from_bytes(&self.seed);
                 PublicKey::read(self.algorithm, key.verifying_key().as_bytes())
@@ -169,7 +177,11 @@ impl SigningKey {
             Algorithm::MlDsa65 => {
                 // FIPS 204 algorithm 2, line 10, for an empty context: a zero for "pure", and a zero for the context's length.
                 let formatted: [&[u8]; 2] = [&[0, 0], message];
-                self.ml_dsa().expanded_key().sign_internal(&formatted, &ml_dsa::B32::default()).encode().to_vec()
+                self.ml_dsa()
+                    .expanded_key()
+                    .sign_internal(&formatted, &ml_dsa::B32::default())
+                    .encode()
+                    .to_vec()
             }
             Algorithm::Ed25519 => {
                 use ed25519_dalek::Signer as _;
@@ -230,7 +242,8 @@ mod tests {
     #[test]
     fn ml_dsa_signing_is_that_of_the_standard() {
         let key = seeded(Algorithm::MlDsa65);
-        let expect = key.ml_dsa().expanded_key().sign_deterministic(b"message", &[]).expect("empty context");
+        let expect =
+            key.ml_dsa().expanded_key().sign_deterministic(b"message", &[]).expect("empty context");
         assert_eq!(key.sign(b"message"), expect.encode().to_vec());
     }
 

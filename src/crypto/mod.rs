@@ -87,7 +87,12 @@ pub trait Verifier: Send + Sync {
     ///
     /// # Errors
     /// When it does not verify.
-    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<Genuine, SignatureFault>;
+    fn verify(
+        &self,
+        key: &PublicKey,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Genuine, SignatureFault>;
 }
 
 /// SHA-256 (FIPS 180-4).
@@ -146,7 +151,9 @@ impl Draws {
         let mut block = [0; 40];
         let (key, count) = block.split_at_mut(32);
         key.copy_from_slice(&self.key);
-        count.copy_from_slice(&self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_be_bytes());
+        count.copy_from_slice(
+            &self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_be_bytes(),
+        );
         *sha256(&block).first_chunk().unwrap_or(&[0; 16])
     }
 }

@@ -10,7 +10,12 @@ use super::{Genuine, PublicKey, SignatureFault, Verifier};
 pub struct Portable;
 
 impl Verifier for Portable {
-    fn verify(&self, key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<Genuine, SignatureFault> {
+    fn verify(
+        &self,
+        key: &PublicKey,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Genuine, SignatureFault> {
         let genuine = match &key.parsed {
             Parsed::MlDsa65(key) => EncodedSignature::<MlDsa65>::try_from(signature)
                 .ok()

@@ -19,9 +19,8 @@ pub(super) enum Prepared {
 impl Prepared {
     pub(super) fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         match algorithm {
-            Algorithm::MlDsa65 => {
-                ParsedPublicKey::new(&ML_DSA_65, bytes).map_or(Self::Refused, |key| Self::MlDsa65(Arc::new(key)))
-            }
+            Algorithm::MlDsa65 => ParsedPublicKey::new(&ML_DSA_65, bytes)
+                .map_or(Self::Refused, |key| Self::MlDsa65(Arc::new(key))),
             Algorithm::Ed25519 => Self::Ed25519(Arc::new(DecodingKey::from_ed_der(bytes))),
         }
     }

@@ -45,7 +45,8 @@ pub fn seal(record_key: &[u8; 32], salt: &[u8; SALT_BYTES], aad: &[u8], plain: &
     let mut sealed = Vec::with_capacity(plain.len() + BOX_BYTES_MORE);
     sealed.extend_from_slice(salt);
     // Fails for more than 64 GiB alone; then the box is empty, which never opens.
-    let ciphertext = cipher.encrypt(&Nonce::default(), Payload { msg: plain, aad }).unwrap_or_default();
+    let ciphertext =
+        cipher.encrypt(&Nonce::default(), Payload { msg: plain, aad }).unwrap_or_default();
     sealed.extend_from_slice(&ciphertext);
     sealed
 }
@@ -70,7 +71,9 @@ pub fn open(record_key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>,
 /// When it does not open.
 pub fn open_with(own: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Closed> {
     let ciphertext = sealed.get(SALT_BYTES..).ok_or(Closed)?;
-    Aes256Gcm::new(own.into()).decrypt(&Nonce::default(), Payload { msg: ciphertext, aad }).map_err(|_| Closed)
+    Aes256Gcm::new(own.into())
+        .decrypt(&Nonce::default(), Payload { msg: ciphertext, aad })
+        .map_err(|_| Closed)
 }
 
 /// A running HMAC-SHA-256 (RFC 2104).
@@ -115,7 +118,10 @@ mod tests {
     fn a_box_opens_under_its_key_alone() {
         let sealed = seal(&[1; 32], &[2; 16], b"about", b"inside");
         assert_eq!(open(&[1; 32], b"about", &sealed).as_deref(), Ok(&b"inside"[..]));
-        assert_eq!(open_with(&own_key(&[1; 32], &[2; 16]), b"about", &sealed).as_deref(), Ok(&b"inside"[..]));
+        assert_eq!(
+            open_with(&own_key(&[1; 32], &[2; 16]), b"about", &sealed).as_deref(),
+            Ok(&b"inside"[..])
+        );
         assert_eq!(open(&[3; 32], b"about", &sealed), Err(Closed));
         assert_eq!(open(&[1; 32], b"abouT", &sealed), Err(Closed));
         assert_eq!(open_with(&own_key(&[1; 32], &[3; 16]), b"about", &sealed), Err(Closed));
@@ -132,8 +138,10 @@ mod tests {
     fn digests_are_those_of_the_standard() {
         let mut key = [0; 16];
         key[..4].copy_from_slice(b"Jefe");
-        let hex: String =
-            KeyedDigest::of(&key, b"what do ya want for nothing?").iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = KeyedDigest::of(&key, b"what do ya want for nothing?")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert_eq!(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
     }
 }

@@ -19,8 +19,12 @@ fn holds(id: u32, file: (u64, u64)) -> bool {
     let Ok(open) = fs::read_dir(format!("/proc/{id}/fd")) else { return false };
     open.flatten().any(|entry| {
         let same = fs::metadata(entry.path()).is_ok_and(|found| (found.dev(), found.ino()) == file);
-        let about = || fs::read_to_string(format!("/proc/{id}/fdinfo/{}", entry.file_name().to_string_lossy()));
-        same && about().is_ok_and(|about| about.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
+        let about = || {
+            fs::read_to_string(format!("/proc/{id}/fdinfo/{}", entry.file_name().to_string_lossy()))
+        };
+        same && about().is_ok_and(|about| {
+            about.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
+        })
     })
 }
 
@@ -45,7 +49,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("lock");
         let lock = Lock::take(&path).expect("lock").expect("free");
-        assert_eq!((holder(&path), taker(fs::metadata(&path).expect("lock").ino())), (Some(std::process::id()), holder(&path)));
+        assert_eq!(
+            (holder(&path), taker(fs::metadata(&path).expect("lock").ino())),
+            (Some(std::process::id()), holder(&path))
+        );
         drop(lock);
         assert_eq!(holder(&path), None);
         assert_eq!(holder(&folder.path().join("none")), None);

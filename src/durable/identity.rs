@@ -50,7 +50,13 @@ impl Identity {
     /// When the file cannot be looked at.
     pub fn of(file: &File, path: &Path) -> Result<Self, Fault> {
         let found = file.metadata().map_err(Fault::of("look at", path))?;
-        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino(), length: found.len(), grows: false })
+        Ok(Self {
+            path: path.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+            length: found.len(),
+            grows: false,
+        })
     }
 
     /// The identity of what `path` leads to, a file or a folder whose length may change.
@@ -67,7 +73,13 @@ impl Identity {
     /// When it cannot be looked at.
     pub fn at(path: &Path) -> Result<Self, Fault> {
         let found = fs::symlink_metadata(path).map_err(Fault::of("look at", path))?;
-        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino(), length: found.len(), grows: false })
+        Ok(Self {
+            path: path.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+            length: found.len(),
+            grows: false,
+        })
     }
 
     /// Whether its length may change.
@@ -101,7 +113,9 @@ impl Identity {
     pub fn check(&self) -> Result<(), Changed> {
         let found = match fs::symlink_metadata(&self.path) {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Changed::Missing(self.path.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Changed::Missing(self.path.clone()));
+            }
             Err(error) => return Err(Fault::of("look at", &self.path)(error).into()),
         };
         if (found.dev(), found.ino()) != (self.device, self.inode) {

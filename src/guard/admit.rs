@@ -174,7 +174,10 @@ impl Admitted {
     /// The work, and the rest.
     #[must_use]
     pub fn into_action(self) -> (Action, Rest) {
-        (self.work, Rest { routed: self.routed, adjustments: self.adjustments, permit: self.permit })
+        (
+            self.work,
+            Rest { routed: self.routed, adjustments: self.adjustments, permit: self.permit },
+        )
     }
 }
 
@@ -210,7 +213,9 @@ pub fn admit(reserved: Reserved<'_>, stamp: &Stamp<'_>) -> Admitted {
     let Parts { routed, asked, cap } = reserved.into_parts();
     let (work, adjustments, permit) = match asked {
         ReservedKind::Me => (Action::Local(Local::Me), Adjustments::default(), Permit::default()),
-        ReservedKind::Models(one) => (Action::Local(Local::Models(one)), Adjustments::default(), Permit::default()),
+        ReservedKind::Models(one) => {
+            (Action::Local(Local::Models(one)), Adjustments::default(), Permit::default())
+        }
         ReservedKind::Call { call, target, permit } => {
             let (work, adjustments) = write(&call, target, cap.each, &routed, stamp);
             (work, adjustments, permit)
@@ -219,16 +224,31 @@ pub fn admit(reserved: Reserved<'_>, stamp: &Stamp<'_>) -> Admitted {
     Admitted { routed, work, adjustments, permit, cap: cap.all }
 }
 
-fn write(call: &ModelCall<'_>, target: Target, cap: u64, routed: &Routed, stamp: &Stamp<'_>) -> (Action, Adjustments) {
+fn write(
+    call: &ModelCall<'_>,
+    target: Target,
+    cap: u64,
+    routed: &Routed,
+    stamp: &Stamp<'_>,
+) -> (Action, Adjustments) {
     let Target { candidates, upstream, fetches } = target;
     let caller = routed.paced().caller();
     let (token, class) = (caller.token(), caller.class());
-    let (dropped, stripped) = (call.dropped().to_vec(), call.stripped().iter().take(NAMED_MAX).cloned().collect::<Vec<_>>());
+    let (dropped, stripped) = (
+        call.dropped().to_vec(),
+        call.stripped().iter().take(NAMED_MAX).cloned().collect::<Vec<_>>(),
+    );
     if upstream.echo {
         let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
         let lowered = call.output_tokens_asked().is_some_and(|asked| asked > cap);
-        let adjustments = Adjustments { output_tokens: lowered.then_some(cap), dropped, stripped, removed: 0 };
-        let local = Local::Echo { answer, model: Arc::clone(candidates.model()), upstream, continues: call.continues() };
+        let adjustments =
+            Adjustments { output_tokens: lowered.then_some(cap), dropped, stripped, removed: 0 };
+        let local = Local::Echo {
+            answer,
+            model: Arc::clone(candidates.model()),
+            upstream,
+            continues: call.continues(),
+        };
         return (Action::Local(local), adjustments);
     }
     let profile = &upstream.profile;

@@ -58,7 +58,11 @@ impl<'h> Credential<'h> {
             return Ok(Self(text));
         }
         let (scheme, token) = text.split_once(' ').ok_or(Code::TokenScheme)?;
-        if scheme.eq_ignore_ascii_case("bearer") { Ok(Self(token)) } else { Err(Code::TokenScheme.into()) }
+        if scheme.eq_ignore_ascii_case("bearer") {
+            Ok(Self(token))
+        } else {
+            Err(Code::TokenScheme.into())
+        }
     }
 }
 
@@ -85,7 +89,13 @@ pub struct CachedToken {
 
 impl CachedToken {
     /// Memory that a token of `text` takes, with all that is kept of it and its place among the others.
-    fn weigh(text: &str, verified: &Verified, agents: usize, caller: &Caller, subscription: &Subscription) -> usize {
+    fn weigh(
+        text: &str,
+        verified: &Verified,
+        agents: usize,
+        caller: &Caller,
+        subscription: &Subscription,
+    ) -> usize {
         let own = subscription.bytes()
             + size_of::<Self>()
             + size_of::<Caller>()
@@ -235,9 +245,20 @@ impl Authenticator {
     ) -> Self {
         let (keyring, registry, limiter) = books;
         let bytes = REMEMBERED_BYTES.saturating_mul(token_cache as u64).max(MEMORY_MIN);
-        let memory = (token_cache > 0).then(|| quick_cache::sync::Cache::with_weighter(token_cache, bytes, Weight));
+        let memory = (token_cache > 0)
+            .then(|| quick_cache::sync::Cache::with_weighter(token_cache, bytes, Weight));
         let (peers, roots) = (Charges::per_second(peer_rps), Charges::per_second(root_rps));
-        Self { keyring, registry, limiter, verifier, clock, memory, hashing: RandomState::default(), peers, roots }
+        Self {
+            keyring,
+            registry,
+            limiter,
+            verifier,
+            clock,
+            memory,
+            hashing: RandomState::default(),
+            peers,
+            roots,
+        }
     }
 
     /// Counts a request without a good token against its peer's network.
@@ -303,10 +324,14 @@ impl Authenticator {
         let hash = self.hashing.hash_one(text);
         let generation = self.keyring.generation();
         let same = |known: &Arc<CachedToken>| {
-            let same = aws_lc_rs::constant_time::verify_slices_are_equal(known.text.as_bytes(), text.as_bytes());
+            let same = aws_lc_rs::constant_time::verify_slices_are_equal(
+                known.text.as_bytes(),
+                text.as_bytes(),
+            );
             same.is_ok() && known.generation == generation
         };
-        if let Some(known) = self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same) {
+        if let Some(known) = self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same)
+        {
             let changes = self.changes(&known);
             self.refused(peer, known.verified.still_valid(self.clock.now()))?;
             let class = self.refused(peer, self.standing(&known, held.is_some(), &tables));
@@ -362,27 +387,50 @@ impl Authenticator {
     fn verify(&self, text: &str, generation: u64) -> Result<CachedToken, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
-        let agents: Vec<Subject> = verified.agent().lineage().map(|name| self.limiter.subject(Kind::Agent, name)).collect();
+        let agents: Vec<Subject> = verified
+            .agent()
+            .lineage()
+            .map(|name| self.limiter.subject(Kind::Agent, name))
+            .collect();
         let principal = self.limiter.principal(verified.issuer(), verified.principal().as_str());
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
         let (agent, named) = (verified.agent().clone(), verified.principal().clone());
-        let caller = Arc::new(Caller { agent, principal: named, chain: verified.chain().collect() });
+        let caller =
+            Arc::new(Caller { agent, principal: named, chain: verified.chain().collect() });
         let tokens: Vec<TokenId> = verified.ids().copied().collect();
         let keys: Vec<KeyId> = verified.holders().chain([*verified.kid()]).collect();
-        let subjects = registry::Subject::of(verified.agent(), verified.principal(), &tokens, &keys);
+        let subjects =
+            registry::Subject::of(verified.agent(), verified.principal(), &tokens, &keys);
         let subscription = self.registry.subscribe(subjects);
         let bytes = CachedToken::weigh(text, &verified, agents.len(), &caller, &subscription);
         let text = text.into();
-        Ok(CachedToken { verified, agents, principal, caller, by_handle, generation, subscription, text, bytes })
+        Ok(CachedToken {
+            verified,
+            agents,
+            principal,
+            caller,
+            by_handle,
+            generation,
+            subscription,
+            text,
+            bytes,
+        })
     }
 
     /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.
-    fn standing(&self, known: &CachedToken, by_handle: bool, tables: &Tables) -> Result<Arc<Class>, Refusal> {
+    fn standing(
+        &self,
+        known: &CachedToken,
+        by_handle: bool,
+        tables: &Tables,
+    ) -> Result<Arc<Class>, Refusal> {
         if self.may_act(known)?.is_some() && !by_handle {
             return Err(Code::TokenBehindHandle.into());
         }
         let name = self.registry.class(known.verified.agent());
-        tables.class(&name).ok_or_else(|| Refusal::new(Code::ClassUnknown).because(format_args!("class {name}")))
+        tables
+            .class(&name)
+            .ok_or_else(|| Refusal::new(Code::ClassUnknown).because(format_args!("class {name}")))
     }
 
     /// Times, key, token, agent; and the handle that the token stands behind.
@@ -391,7 +439,8 @@ impl Authenticator {
         verified.still_valid(self.clock.now())?;
         self.keyring.may_sign(verified.kid(), verified.issued())?;
         verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid))?;
-        let behind = self.registry.may_act(verified.agent(), verified.principal(), verified.ids())?;
+        let behind =
+            self.registry.may_act(verified.agent(), verified.principal(), verified.ids())?;
         if behind.is_some() && !known.by_handle { Err(Code::HandlesOff.into()) } else { Ok(behind) }
     }
 
@@ -446,7 +495,10 @@ mod tests {
         check(&[("authorization", "bearer a.b.c")], Ok("a.b.c"));
         check(&[("x-api-key", "a.b.c")], Ok("a.b.c"));
         check(&[("authorization", "Bearer a"), ("x-api-key", "a")], Err(Code::TokenAmbiguous));
-        check(&[("authorization", "Bearer a"), ("authorization", "Bearer a")], Err(Code::TokenAmbiguous));
+        check(
+            &[("authorization", "Bearer a"), ("authorization", "Bearer a")],
+            Err(Code::TokenAmbiguous),
+        );
         check(&[("x-api-key", "a"), ("x-api-key", "b")], Err(Code::TokenAmbiguous));
         check(&[("authorization", "Basic YTpi")], Err(Code::TokenScheme));
         check(&[("authorization", "a.b.c")], Err(Code::TokenScheme));

@@ -48,7 +48,12 @@ impl CacheSalts {
 
     /// The salt of a request in the name of an issuer's principal, in base64url; none where all share the cache.
     #[must_use]
-    pub fn salt(&self, scope: CacheScope, (issuer, principal): (&str, &str), class: &str) -> Option<String> {
+    pub fn salt(
+        &self,
+        scope: CacheScope,
+        (issuer, principal): (&str, &str),
+        class: &str,
+    ) -> Option<String> {
         let name = match scope {
             // The same name at another issuer is another principal.
             CacheScope::Principal => ["principal", issuer, principal].join("\0"),
@@ -67,9 +72,16 @@ mod tests {
     #[test]
     fn a_salt_is_shared_by_the_scope_alone() {
         let salts = CacheSalts::new().expect("entropy");
-        let of = |scope, principal, class| salts.salt(scope, ("https://a.example", principal), class);
-        assert_eq!(of(CacheScope::Principal, "team:a", "x"), of(CacheScope::Principal, "team:a", "y"));
-        assert_ne!(of(CacheScope::Principal, "team:a", "x"), of(CacheScope::Principal, "team:b", "x"));
+        let of =
+            |scope, principal, class| salts.salt(scope, ("https://a.example", principal), class);
+        assert_eq!(
+            of(CacheScope::Principal, "team:a", "x"),
+            of(CacheScope::Principal, "team:a", "y")
+        );
+        assert_ne!(
+            of(CacheScope::Principal, "team:a", "x"),
+            of(CacheScope::Principal, "team:b", "x")
+        );
         assert_eq!(of(CacheScope::Class, "team:a", "x"), of(CacheScope::Class, "team:b", "x"));
         assert_ne!(of(CacheScope::Class, "x", "x"), of(CacheScope::Principal, "x", "x"));
         assert_eq!(of(CacheScope::Shared, "team:a", "x"), None);
@@ -77,6 +89,9 @@ mod tests {
         assert_ne!(of(CacheScope::Principal, "team:a", "x"), elsewhere(CacheScope::Principal));
         assert_eq!(of(CacheScope::Class, "team:a", "x"), elsewhere(CacheScope::Class));
         let other = CacheSalts::new().expect("entropy");
-        assert_ne!(of(CacheScope::Class, "a", "x"), other.salt(CacheScope::Class, ("https://a.example", "a"), "x"));
+        assert_ne!(
+            of(CacheScope::Class, "a", "x"),
+            other.salt(CacheScope::Class, ("https://a.example", "a"), "x")
+        );
     }
 }

@@ -47,7 +47,9 @@ pub fn cap(governed: Governed<'_>) -> Result<Capped<'_>, Refusal> {
         RequestKind::Call { call, .. } if writes_tokens(call.operation()) => {
             Cap { all: Some(lowest), each: each_choice(lowest, call.choices())? }
         }
-        RequestKind::Call { .. } | RequestKind::Models(_) | RequestKind::Me => Cap { all: None, each: lowest },
+        RequestKind::Call { .. } | RequestKind::Models(_) | RequestKind::Me => {
+            Cap { all: None, each: lowest }
+        }
     };
     Ok(Capped { governed, cap })
 }
@@ -67,6 +69,8 @@ fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
 pub const fn writes_tokens(operation: Operation) -> bool {
     match operation {
         Operation::ChatCompletions | Operation::Completions | Operation::Messages => true,
-        Operation::Embeddings | Operation::ListModels | Operation::ShowModel | Operation::Me => false,
+        Operation::Embeddings | Operation::ListModels | Operation::ShowModel | Operation::Me => {
+            false
+        }
     }
 }

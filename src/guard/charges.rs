@@ -25,7 +25,11 @@ impl Charges {
     pub fn per_second(rate: u32) -> Self {
         let rate = u64::from(rate.max(1));
         let interval = 1_000_000_000_u64.div_ceil(rate);
-        Self { due: DashMap::with_hasher(RandomState::default()), interval, tolerance: interval * (rate - 1) }
+        Self {
+            due: DashMap::with_hasher(RandomState::default()),
+            interval,
+            tolerance: interval * (rate - 1),
+        }
     }
 
     /// Charges `key` once at `now`.
@@ -88,7 +92,11 @@ mod tests {
     #[test]
     fn a_rate_passes_at_once_and_then_at_its_pace() {
         let charges = Charges::per_second(20);
-        assert_eq!((passing(&charges, 1, 0), passing(&charges, 2, 0)), (20, 20), "each key has its own");
+        assert_eq!(
+            (passing(&charges, 1, 0), passing(&charges, 2, 0)),
+            (20, 20),
+            "each key has its own"
+        );
         let wait = charges.take(1, 0).expect_err("used up");
         assert_eq!(wait, Duration::from_millis(50));
         assert!(charges.take(1, 49_000_000).is_err());

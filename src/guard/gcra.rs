@@ -53,7 +53,11 @@ impl Limit {
         // No request rate of this world reaches the cap: a larger number limits nothing either way.
         let clip = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let rate = clip(rate);
-        Self { period, rate, burst: burst.map_or((rate / 6).max(rate.min(SMALL_BURST)), clip).max(1) }
+        Self {
+            period,
+            rate,
+            burst: burst.map_or((rate / 6).max(rate.min(SMALL_BURST)), clip).max(1),
+        }
     }
 
     /// Nanoseconds between two requests at the limit's own pace.
@@ -131,8 +135,12 @@ impl Tally {
         if let Some(own) = self.arrivals().find(|arrival| arrival.limit == limit) {
             return own.at.max(now);
         }
-        let debt = |other: &Arrival| (other.at.saturating_sub(now)).div_ceil(other.limit.interval().max(1));
-        let same_period = self.arrivals().filter(|other| other.limit.period == limit.period && other.limit.rate > 0);
+        let debt = |other: &Arrival| {
+            (other.at.saturating_sub(now)).div_ceil(other.limit.interval().max(1))
+        };
+        let same_period = self
+            .arrivals()
+            .filter(|other| other.limit.period == limit.period && other.limit.rate > 0);
         let requests = same_period.map(debt).max().unwrap_or(0).min(u64::from(limit.burst));
         now.saturating_add(limit.interval().saturating_mul(requests))
     }
@@ -144,7 +152,10 @@ impl Tally {
     pub fn take(&mut self, limits: &[Limit], now: u64) -> Result<Taken, Exceeded> {
         self.forget_idle(now, limits);
         let known = self.arrivals().count();
-        let new = limits.iter().filter(|limit| !self.arrivals().any(|arrival| arrival.limit == **limit)).count();
+        let new = limits
+            .iter()
+            .filter(|limit| !self.arrivals().any(|arrival| arrival.limit == **limit))
+            .count();
         let mut tightest: Option<Headroom> = None;
         for &limit in limits {
             if limit.rate == 0 {
@@ -159,7 +170,11 @@ impl Tally {
                 return Err(Exceeded { limit, wait_ns: Some(ahead - limit.tolerance()) });
             }
             let reset_ns = ahead + limit.interval();
-            let left = Headroom { limit, remaining: (limit.tolerance() - ahead) / limit.interval(), reset_ns };
+            let left = Headroom {
+                limit,
+                remaining: (limit.tolerance() - ahead) / limit.interval(),
+                reset_ns,
+            };
             if tightest.is_none_or(|other| left.remaining < other.remaining) {
                 tightest = Some(left);
             }
@@ -195,20 +210,25 @@ impl Tally {
     /// Gives one counted request back, because another subject's limit refused it. `clamped` is what [`Tally::take`] said.
     pub fn give_back(&mut self, clamped: &[(Limit, u64)]) {
         for arrival in self.arrivals_mut() {
-            let part = clamped.iter().find(|(limit, _)| *limit == arrival.limit).map(|(_, part)| *part);
+            let part =
+                clamped.iter().find(|(limit, _)| *limit == arrival.limit).map(|(_, part)| *part);
             arrival.at = arrival.at.saturating_sub(part.unwrap_or(arrival.limit.interval()));
         }
     }
 
     /// Each limit in use, and by how many nanoseconds its arrival time lies ahead of `now`.
     pub fn ahead(&self, now: u64) -> impl Iterator<Item = (Limit, u64)> {
-        self.arrivals().filter(move |arrival| arrival.at > now).map(move |arrival| (arrival.limit, arrival.at - now))
+        self.arrivals()
+            .filter(move |arrival| arrival.at > now)
+            .map(move |arrival| (arrival.limit, arrival.at - now))
     }
 
     /// A tally of which the arrival times lie so far ahead of `now`: at most the first eight are kept.
     #[must_use]
     pub fn of_ahead(ahead: impl IntoIterator<Item = (Limit, u64)>, now: u64) -> Self {
-        let mut arrivals = ahead.into_iter().map(|(limit, ahead)| Arrival { limit, at: now.saturating_add(ahead) });
+        let mut arrivals = ahead
+            .into_iter()
+            .map(|(limit, ahead)| Arrival { limit, at: now.saturating_add(ahead) });
         let first = arrivals.next();
         let more: Vec<Arrival> = arrivals.take(LIMITS_MAX - 1).collect();
         Self { first, more: (!more.is_empty()).then(|| Box::new(more)) }
@@ -267,14 +287,20 @@ mod tests {
             let mut tally = Tally::default();
             passes(&mut tally, &limit, 0, rate);
             let interval = 60 * SECOND / rate;
-            let wait = tally.take(&limit, 0).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
+            let wait =
+                tally.take(&limit, 0).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
             assert!(wait.abs_diff(interval) <= 1, "{wait} ns for {rate} a minute");
             // Whoever asks all the time gets the rest of a minute's worth, and then the pace.
-            let more = (1..60).map(|second| u64::from(tally.take(&limit, second * SECOND).is_ok())).sum::<u64>();
+            let more = (1..60)
+                .map(|second| u64::from(tally.take(&limit, second * SECOND).is_ok()))
+                .sum::<u64>();
             assert!(more < rate.max(2), "{more} more within the minute at {rate}");
         }
         let burst = |period, rate| Limit::new(period, rate, None).burst;
-        assert_eq!([1, 2, 9, 10, 60, 66, 120].map(|rate| burst(Period::Minute, rate)), [1, 2, 9, 10, 10, 11, 20]);
+        assert_eq!(
+            [1, 2, 9, 10, 60, 66, 120].map(|rate| burst(Period::Minute, rate)),
+            [1, 2, 9, 10, 10, 11, 20]
+        );
         assert_eq!([1, 5, 10, 100].map(|rate| burst(Period::Second, rate)), [1, 5, 10, 16]);
         assert_eq!(Limit::new(Period::Minute, 6, Some(1)).burst, 1);
     }
@@ -290,14 +316,16 @@ mod tests {
         let limit = [Limit::new(Period::Minute, 6, None)];
         let mut tally = Tally::default();
         passes(&mut tally, &limit, 5, 6);
-        let wait = tally.take(&limit, 5).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
+        let wait =
+            tally.take(&limit, 5).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
         assert!(tally.take(&limit, 5 + wait - 1).is_err());
         assert!(tally.take(&limit, 5 + wait).is_ok());
     }
 
     #[test]
     fn another_limit_is_no_clean_slate() {
-        let (tight, wide) = (Limit::new(Period::Minute, 6, Some(5)), Limit::new(Period::Minute, 60, Some(8)));
+        let (tight, wide) =
+            (Limit::new(Period::Minute, 6, Some(5)), Limit::new(Period::Minute, 60, Some(8)));
         let mut tally = Tally::default();
         passes(&mut tally, &[tight], 0, 5);
         passes(&mut tally, &[wide], 0, 3);
@@ -314,7 +342,8 @@ mod tests {
 
     #[test]
     fn what_a_full_limit_did_not_count_is_not_given_back() {
-        let (tight, wide) = (Limit::new(Period::Minute, 6, Some(2)), Limit::new(Period::Minute, 600, Some(50)));
+        let (tight, wide) =
+            (Limit::new(Period::Minute, 6, Some(2)), Limit::new(Period::Minute, 600, Some(50)));
         let mut tally = Tally::default();
         passes(&mut tally, &[tight], 0, 2);
         for _ in 0..20 {

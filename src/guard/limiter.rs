@@ -113,8 +113,10 @@ impl Limiter {
         let [high, low, shared_high, shared_low] = seeds;
         // Two for the life of the process: the hasher borrows them for ever.
         let shared = |seed| &*Box::leak(Box::new(SharedSeed::from_u64(seed)));
-        let keys =
-            [SeedableRandomState::with_seed(high, shared(shared_high)), SeedableRandomState::with_seed(low, shared(shared_low))];
+        let keys = [
+            SeedableRandomState::with_seed(high, shared(shared_high)),
+            SeedableRandomState::with_seed(low, shared(shared_low)),
+        ];
         Self { accounts: DashMap::with_hasher(RandomState::default()), seeds, keys, clock }
     }
 
@@ -123,7 +125,10 @@ impl Limiter {
     pub fn subject(&self, kind: Kind, name: &str) -> Subject {
         let [high, low] = &self.keys;
         let whole = (kind as u8, name);
-        Subject { kind, key: u128::from(high.hash_one(whole)) << 64 | u128::from(low.hash_one(whole)) }
+        Subject {
+            kind,
+            key: u128::from(high.hash_one(whole)) << 64 | u128::from(low.hash_one(whole)),
+        }
     }
 
     /// A principal as that issuer's tokens name it: the same name at another issuer is another principal.
@@ -147,16 +152,23 @@ impl Limiter {
         let mut first = None;
         let mut clamped = Vec::new();
         for (place, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty()) {
-            let taken = self.accounts.entry(ask.subject.key).or_default().rates.take(&ask.limits, now);
+            let taken =
+                self.accounts.entry(ask.subject.key).or_default().rates.take(&ask.limits, now);
             match taken {
                 Ok(taken) => {
                     first = first.or(taken.headroom);
                     clamped.extend(taken.clamped.into_iter().map(|part| (place, part)));
                 }
                 Err(exceeded) => {
-                    for (at, counted) in asks[..place].iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty()) {
+                    for (at, counted) in
+                        asks[..place].iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty())
+                    {
                         if let Some(mut account) = self.accounts.get_mut(&counted.subject.key) {
-                            let parts: Vec<_> = clamped.iter().filter(|(of, _)| *of == at).map(|(_, part)| *part).collect();
+                            let parts: Vec<_> = clamped
+                                .iter()
+                                .filter(|(of, _)| *of == at)
+                                .map(|(_, part)| *part)
+                                .collect();
                             account.rates.give_back(&parts);
                         }
                     }
@@ -172,7 +184,11 @@ impl Limiter {
     /// # Errors
     /// The first that is full; places taken before it are given back.
     pub fn enter(self: &Arc<Self>, slots: &[(Subject, u64)]) -> Result<Permit, InFlightExceeded> {
-        let mut permit = Permit { limiter: Some(Arc::clone(self)), taken: Vec::with_capacity(slots.len()), upstream: None };
+        let mut permit = Permit {
+            limiter: Some(Arc::clone(self)),
+            taken: Vec::with_capacity(slots.len()),
+            upstream: None,
+        };
         for &(subject, limit) in slots {
             let mut account = self.accounts.entry(subject.key).or_default();
             if u64::from(account.in_flight) >= limit {
@@ -299,7 +315,8 @@ mod tests {
         let (clock, book) = limiter();
         for number in 0..1_000_000 {
             let subject = book.subject(Kind::Agent, &format!("fleet/agent-{number}"));
-            book.take(&[Ask { subject, limits: vec![Limit::new(Period::Minute, 120, None)] }]).expect("first request");
+            book.take(&[Ask { subject, limits: vec![Limit::new(Period::Minute, 120, None)] }])
+                .expect("first request");
         }
         assert_eq!(book.len(), 1_000_000);
         assert!(book.bytes() <= 256 << 20, "{} bytes", book.bytes());

@@ -67,7 +67,9 @@ pub fn pace(caller: Authenticated, limiter: &Arc<Limiter>) -> Result<Paced, Over
         asks.push(Ask { subject: token.principal, limits: rates(caps) });
     }
     let headroom = limiter.take(&asks).map_err(|over| over_rate(&over, Code::RateExceeded))?;
-    let permit = limiter.enter(&slots(&caller)).map_err(|full| OverPace { refusal: over_capacity(full), limit: None })?;
+    let permit = limiter
+        .enter(&slots(&caller))
+        .map_err(|full| OverPace { refusal: over_capacity(full), limit: None })?;
     Ok(Paced { caller, headroom, permit })
 }
 
@@ -95,7 +97,8 @@ impl Holder {
     #[must_use]
     pub fn of(caller: &Authenticated) -> Self {
         let verified = &caller.token().verified;
-        let root = verified.ids().zip(verified.agent().lineage()).last().map_or("", |(_, agent)| agent);
+        let root =
+            verified.ids().zip(verified.agent().lineage()).last().map_or("", |(_, agent)| agent);
         let class = caller.class();
         Self { class: class.name.as_str().into(), weight: class.weight, root: root.into() }
     }
@@ -107,7 +110,8 @@ pub(super) fn over_capacity(full: InFlightExceeded) -> Refusal {
         return no_places();
     }
     let (who, limit) = (full.kind.as_str(), full.limit);
-    let says = format!("The {who}'s {limit} requests in flight are all in use; wait for one to end.");
+    let says =
+        format!("The {who}'s {limit} requests in flight are all in use; wait for one to end.");
     Refusal::new(Code::InFlightExceeded).saying(says).after(Duration::from_secs(1))
 }
 

@@ -81,7 +81,8 @@ impl Limiter {
                 let period = if one.minute { Period::Minute } else { Period::Second };
                 (Limit { period, rate: one.rate, burst: one.burst }, one.ahead_ns)
             };
-            self.accounts.entry(key.into()).or_default().rates = Tally::of_ahead(ahead.iter().map(limit), now);
+            self.accounts.entry(key.into()).or_default().rates =
+                Tally::of_ahead(ahead.iter().map(limit), now);
         }
     }
 }
@@ -116,7 +117,10 @@ impl InFlight {
             root: holder.root.to_string(),
             count,
         };
-        Self { subjects: limiter.in_flight(), upstreams: slots.held().into_iter().map(at).collect() }
+        Self {
+            subjects: limiter.in_flight(),
+            upstreams: slots.held().into_iter().map(at).collect(),
+        }
     }
 }
 
@@ -149,7 +153,8 @@ impl Elsewhere {
     }
 
     fn set_subjects(&self, held: &mut HashMap<u128, u32>, subjects: Vec<(Key, u32)>) {
-        let now: HashMap<u128, u32> = subjects.into_iter().map(|(key, count)| (key.into(), count)).collect();
+        let now: HashMap<u128, u32> =
+            subjects.into_iter().map(|(key, count)| (key.into(), count)).collect();
         for (key, count) in &now {
             let mut account = self.limiter.accounts.entry(*key).or_default();
             let before = held.remove(key).unwrap_or(0);
@@ -163,7 +168,11 @@ impl Elsewhere {
         *held = now;
     }
 
-    fn set_upstreams(&self, held: &mut HashMap<(Arc<str>, Holder), Vec<Slot>>, upstreams: Vec<AtUpstream>) {
+    fn set_upstreams(
+        &self,
+        held: &mut HashMap<(Arc<str>, Holder), Vec<Slot>>,
+        upstreams: Vec<AtUpstream>,
+    ) {
         let mut now = HashMap::new();
         for AtUpstream { upstream, class, weight, root, count } in upstreams {
             let upstream: Arc<str> = upstream.into();
@@ -196,8 +205,12 @@ mod tests {
     fn rates_and_places_go_on_in_another_book() {
         let clock = || Arc::new(ManualClock::at(Timestamp(0))) as Arc<dyn Clock>;
         let before = Arc::new(Limiter::new(clock()));
-        let limits = vec![Limit::new(Period::Minute, 60, Some(3)), Limit::new(Period::Second, 100, Some(5))];
-        let ask = |book: &Limiter| Ask { subject: book.subject(Kind::Agent, "a/b"), limits: limits.clone() };
+        let limits =
+            vec![Limit::new(Period::Minute, 60, Some(3)), Limit::new(Period::Second, 100, Some(5))];
+        let ask = |book: &Limiter| Ask {
+            subject: book.subject(Kind::Agent, "a/b"),
+            limits: limits.clone(),
+        };
         for _ in 0..2 {
             before.take(&[ask(&before)]).expect("passes");
         }
@@ -227,7 +240,8 @@ mod tests {
     }
 
     fn slots() -> Arc<Slots> {
-        let metrics = crate::metrics::Metrics::new(&[], &["one".to_owned()], None).expect("metrics");
+        let metrics =
+            crate::metrics::Metrics::new(&[], &["one".to_owned()], None).expect("metrics");
         Arc::new(Slots::new(Arc::new(metrics)))
     }
 
@@ -237,8 +251,10 @@ mod tests {
         let (before, after) = (slots(), slots());
         let holder = |root: &str| Holder { class: "c".into(), weight: 2, root: root.into() };
         let upstream: Arc<str> = "one".into();
-        let mut taken: Vec<Slot> =
-            ["a/b", "a/b", "a/c"].iter().map(|root| before.taken_elsewhere(&upstream, holder(root))).collect();
+        let mut taken: Vec<Slot> = ["a/b", "a/b", "a/c"]
+            .iter()
+            .map(|root| before.taken_elsewhere(&upstream, holder(root)))
+            .collect();
         let text = serde_json::to_string(&InFlight::of(&limiter, &before)).expect("written");
         let elsewhere = Elsewhere::new(Arc::clone(&limiter), Arc::clone(&after));
         elsewhere.set(serde_json::from_str(&text).expect("read"));

@@ -96,7 +96,11 @@ impl Queue {
     pub fn holders(&self) -> impl Iterator<Item = (Holder, u64)> {
         self.classes.iter().flat_map(|(name, class)| {
             let weight = u32::try_from(class.weight).unwrap_or(u32::MAX);
-            let holder = move |root: &Arc<str>| Holder { class: Arc::clone(name), weight, root: Arc::clone(root) };
+            let holder = move |root: &Arc<str>| Holder {
+                class: Arc::clone(name),
+                weight,
+                root: Arc::clone(root),
+            };
             let busy = class.agents.iter().filter(|(_, agent)| agent.held > 0);
             busy.map(move |(root, agent)| (holder(root), agent.held))
         })
@@ -106,7 +110,8 @@ impl Queue {
     pub fn join(&mut self, ticket: Ticket, holder: &Holder, length: usize) -> Joined {
         let mut joined = Joined::Waits;
         if self.waiting >= length {
-            let own = self.classes.get(&holder.class).and_then(|class| class.agents.get(&holder.root));
+            let own =
+                self.classes.get(&holder.class).and_then(|class| class.agents.get(&holder.root));
             let own = own.map_or(0, |agent| agent.waiting.len());
             let Some(last) = self.most_waiting(own + 1) else { return Joined::Full };
             self.leave(last);
@@ -139,7 +144,10 @@ impl Queue {
     pub fn leave(&mut self, ticket: Ticket) {
         for class in self.classes.values_mut() {
             for agent in class.agents.values_mut() {
-                let Some(place) = agent.waiting.iter().position(|waiting| *waiting == ticket) else { continue };
+                let Some(place) = agent.waiting.iter().position(|waiting| *waiting == ticket)
+                else {
+                    continue;
+                };
                 agent.waiting.remove(place);
                 class.waiting -= 1;
                 self.waiting -= 1;
@@ -156,10 +164,12 @@ impl Queue {
         }
         // The shares held/weight are compared as products, which are exact.
         let share = |one: &Class, other: &Class| {
-            (u128::from(one.held) * u128::from(other.weight)).cmp(&(u128::from(other.held) * u128::from(one.weight)))
+            (u128::from(one.held) * u128::from(other.weight))
+                .cmp(&(u128::from(other.held) * u128::from(one.weight)))
         };
         let waiting = self.classes.iter().filter(|(_, class)| class.waiting > 0);
-        let (name, class) = waiting.min_by(|(_, one), (_, other)| share(one, other).then(one.passed.cmp(&other.passed)))?;
+        let (name, class) = waiting
+            .min_by(|(_, one), (_, other)| share(one, other).then(one.passed.cmp(&other.passed)))?;
         let agents = class.agents.iter().filter(|(_, agent)| !agent.waiting.is_empty());
         let (root, _) = agents.min_by_key(|(_, agent)| (agent.held, agent.turn))?;
         let weight = u32::try_from(class.weight).unwrap_or(u32::MAX);
@@ -195,7 +205,9 @@ impl Queue {
     /// Gives a place back.
     pub fn release(&mut self, holder: &Holder) {
         let Some(class) = self.classes.get_mut(&holder.class) else { return };
-        let Some(agent) = class.agents.get_mut(&holder.root).filter(|agent| agent.held > 0) else { return };
+        let Some(agent) = class.agents.get_mut(&holder.root).filter(|agent| agent.held > 0) else {
+            return;
+        };
         agent.held -= 1;
         class.held -= 1;
         self.held -= 1;
@@ -232,7 +244,8 @@ mod tests {
 
     #[test]
     fn who_has_nothing_is_next() {
-        let (mut queue, greedy, modest) = (Queue::default(), holder("c", 1, "a/greedy"), holder("c", 1, "a/modest"));
+        let (mut queue, greedy, modest) =
+            (Queue::default(), holder("c", 1, "a/greedy"), holder("c", 1, "a/modest"));
         taken(&mut queue, 64, &greedy, 64);
         assert_eq!(queue.join(100, &modest, 1024), Joined::Waits);
         queue.release(&greedy);
@@ -301,14 +314,26 @@ mod tests {
         }
 
         fn allowed(&self, ticket: Ticket) -> bool {
-            let Some((_, own)) = self.waiting.iter().find(|(waiting, _)| *waiting == ticket) else { return false };
-            let class = |holder: &Holder| self.held.iter().filter(|held| held.class == holder.class).count() as u64;
+            let Some((_, own)) = self.waiting.iter().find(|(waiting, _)| *waiting == ticket) else {
+                return false;
+            };
+            let class = |holder: &Holder| {
+                self.held.iter().filter(|held| held.class == holder.class).count() as u64
+            };
             let agent = |holder: &Holder| self.held.iter().filter(|held| *held == holder).count();
-            let turn = |holder: &Holder| self.turns.iter().find(|(known, _)| known == holder).map(|(_, turn)| *turn);
-            let first = |holder: &Holder| self.waiting.iter().find(|(_, waiting)| waiting == holder).map(|(ticket, _)| *ticket);
+            let turn = |holder: &Holder| {
+                self.turns.iter().find(|(known, _)| known == holder).map(|(_, turn)| *turn)
+            };
+            let first = |holder: &Holder| {
+                self.waiting
+                    .iter()
+                    .find(|(_, waiting)| waiting == holder)
+                    .map(|(ticket, _)| *ticket)
+            };
             self.waiting.iter().all(|(_, other)| {
                 class(own) * u64::from(other.weight) <= class(other) * u64::from(own.weight)
-                    && (own.class != other.class || (agent(own), turn(own)) <= (agent(other), turn(other)))
+                    && (own.class != other.class
+                        || (agent(own), turn(own)) <= (agent(other), turn(other)))
             }) && first(own) == Some(ticket)
         }
     }

@@ -64,7 +64,11 @@ impl<'b> Reserved<'b> {
 ///
 /// # Errors
 /// `in-flight-exceeded` or `model-rate-exceeded`.
-pub fn reserve<'b>(capped: Capped<'b>, turn: Option<Turn>, limiter: &Arc<Limiter>) -> Result<Reserved<'b>, Refusal> {
+pub fn reserve<'b>(
+    capped: Capped<'b>,
+    turn: Option<Turn>,
+    limiter: &Arc<Limiter>,
+) -> Result<Reserved<'b>, Refusal> {
     let (governed, cap) = capped.into_parts();
     let (routed, asked) = governed.into_inner().into_inner().into_inner().into_parts();
     let asked = match asked {
@@ -74,7 +78,10 @@ pub fn reserve<'b>(capped: Capped<'b>, turn: Option<Turn>, limiter: &Arc<Limiter
             let (upstream, slot) = turn.ok_or(Code::Internal)?.into_parts();
             let model = candidates.model();
             let rates = rates_alone(&upstream.caps);
-            let shared = [(Kind::Model, &*model.name, &model.caps), (Kind::Upstream, &*upstream.name, &rates)];
+            let shared = [
+                (Kind::Model, &*model.name, &model.caps),
+                (Kind::Upstream, &*upstream.name, &rates),
+            ];
             let permit = enter(limiter, &shared)?.at(slot);
             ReservedKind::Call { call, target: Target { candidates, upstream, fetches }, permit }
         }
@@ -103,7 +110,11 @@ fn enter(limiter: &Arc<Limiter>, shared: &[(Kind, &str, &Caps)]) -> Result<Permi
 ///
 /// # Errors
 /// `model-rate-exceeded`.
-pub fn enter_server(limiter: &Arc<Limiter>, upstream: &Upstream, slot: Slot) -> Result<Permit, Refusal> {
+pub fn enter_server(
+    limiter: &Arc<Limiter>,
+    upstream: &Upstream,
+    slot: Slot,
+) -> Result<Permit, Refusal> {
     Ok(enter(limiter, &[(Kind::Upstream, &upstream.name, &rates_alone(&upstream.caps))])?.at(slot))
 }
 

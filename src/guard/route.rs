@@ -28,7 +28,9 @@ fn decoded(name: &str) -> Option<String> {
             bytes.push(byte);
             continue;
         }
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let digit = |byte: Option<u8>| {
+            char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+        };
         bytes.push(digit(rest.next())? << 4 | digit(rest.next())?);
     }
     let name = String::from_utf8(bytes).ok()?;
@@ -40,7 +42,8 @@ fn is_segment(segment: &str) -> bool {
 }
 
 /// Query parameters that may carry a credential in other systems.
-const CREDENTIAL_PARAMETERS: [&str; 7] = ["access_token", "api_key", "api-key", "apikey", "key", "token", "authorization"];
+const CREDENTIAL_PARAMETERS: [&str; 7] =
+    ["access_token", "api_key", "api-key", "apikey", "key", "token", "authorization"];
 
 /// Query parameters that SDKs send and that change nothing here, by path.
 const HARMLESS_PARAMETERS: [(&str, &str); 6] = [
@@ -62,7 +65,11 @@ impl<'u> Target<'u> {
     pub fn read(uri: &'u Uri) -> Result<Self, Refusal> {
         let path = uri.path();
         let plain = |byte: u8| {
-            byte.is_ascii_graphic() && !matches!(byte, b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|')
+            byte.is_ascii_graphic()
+                && !matches!(
+                    byte,
+                    b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|'
+                )
         };
         let name = path.strip_prefix(MODEL_PATH).filter(|name| name.contains('%'));
         let model = name.and_then(decoded);
@@ -113,15 +120,25 @@ fn at(path: &str) -> Option<(Operation, Option<&str>)> {
 ///
 /// # Errors
 /// `route-unknown`, or `method-not-allowed` where the path has other methods.
-pub fn operation<'u>(method: &Method, path: &'u str) -> Result<(Operation, Option<&'u str>), Refusal> {
+pub fn operation<'u>(
+    method: &Method,
+    path: &'u str,
+) -> Result<(Operation, Option<&'u str>), Refusal> {
     let (operation, model) = at(path).ok_or(Code::RouteUnknown)?;
     let (fits, allow) = match operation {
-        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
-            (*method == Method::POST, Allow::Generate)
+        Operation::ChatCompletions
+        | Operation::Completions
+        | Operation::Embeddings
+        | Operation::Messages => (*method == Method::POST, Allow::Generate),
+        Operation::ListModels | Operation::ShowModel | Operation::Me => {
+            (reads(method), Allow::Read)
         }
-        Operation::ListModels | Operation::ShowModel | Operation::Me => (reads(method), Allow::Read),
     };
-    if fits { Ok((operation, model)) } else { Err(Refusal::new(Code::MethodNotAllowed).allowing(allow)) }
+    if fits {
+        Ok((operation, model))
+    } else {
+        Err(Refusal::new(Code::MethodNotAllowed).allowing(allow))
+    }
 }
 
 /// The scope that an operation needs (docs/TOKEN.md); what a token allows may be asked with any.
@@ -178,7 +195,10 @@ pub fn route(paced: Paced, method: &Method, target: &Target<'_>) -> Result<Route
     if let Some(scope) = scope(operation)
         && !paced.caller().token().verified.scopes().allow(scope)
     {
-        let says = format!("The token does not grant the scope {} that this operation needs.", scope.as_str());
+        let says = format!(
+            "The token does not grant the scope {} that this operation needs.",
+            scope.as_str()
+        );
         return Err(Refusal::new(Code::ScopeMissing).saying(says));
     }
     let model = target.model.clone().or_else(|| model.map(str::to_owned));
@@ -203,8 +223,10 @@ mod tests {
         target("/v1/models/meta-llama/Llama-3.1:8b@q4", None);
         target("/v1/models/a%2fb", None);
         target("/v1/models/a/%F0%9F%A6%99", None);
-        for wrong in ["a%2f", "a%2f%2fb", "%2e%2e", "a%2f..", "%", "%2", "%zz", "%+1", "%ff", "%c0%af", "a%00", "%0a", "a%c2%85"]
-        {
+        for wrong in [
+            "a%2f", "a%2f%2fb", "%2e%2e", "a%2f..", "%", "%2", "%zz", "%+1", "%ff", "%c0%af",
+            "a%00", "%0a", "a%c2%85",
+        ] {
             target(&format!("/v1/models/{wrong}"), Some(Code::TargetNotCanonical));
         }
         target("/v1/%6dodels", Some(Code::TargetNotCanonical));
@@ -232,16 +254,29 @@ mod tests {
 
     #[test]
     fn methods_and_paths_are_exact() {
-        let told = |method: Method, path| operation(&method, path).map_err(|no| (no.code, no.allow));
+        let told =
+            |method: Method, path| operation(&method, path).map_err(|no| (no.code, no.allow));
         let unknown = Err((Code::RouteUnknown, None));
-        assert_eq!(told(Method::POST, "/v1/chat/completions"), Ok((Operation::ChatCompletions, None)));
-        assert_eq!(told(Method::GET, "/v1/chat/completions"), Err((Code::MethodNotAllowed, Some(Allow::Generate))));
-        assert_eq!(told(Method::HEAD, "/v1/messages"), Err((Code::MethodNotAllowed, Some(Allow::Generate))));
+        assert_eq!(
+            told(Method::POST, "/v1/chat/completions"),
+            Ok((Operation::ChatCompletions, None))
+        );
+        assert_eq!(
+            told(Method::GET, "/v1/chat/completions"),
+            Err((Code::MethodNotAllowed, Some(Allow::Generate)))
+        );
+        assert_eq!(
+            told(Method::HEAD, "/v1/messages"),
+            Err((Code::MethodNotAllowed, Some(Allow::Generate)))
+        );
         assert_eq!(told(Method::POST, "/V1/chat/completions"), unknown);
         assert_eq!(told(Method::POST, "/api/pull"), unknown);
         assert_eq!(told(Method::GET, "/slots"), unknown);
         assert_eq!(told(Method::GET, "/v1/models/a/b"), Ok((Operation::ShowModel, Some("a/b"))));
         assert_eq!(told(Method::HEAD, "/v1/models"), Ok((Operation::ListModels, None)));
-        assert_eq!(told(Method::DELETE, "/v1/models/a"), Err((Code::MethodNotAllowed, Some(Allow::Read))));
+        assert_eq!(
+            told(Method::DELETE, "/v1/models/a"),
+            Err((Code::MethodNotAllowed, Some(Allow::Read)))
+        );
     }
 }

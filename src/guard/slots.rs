@@ -115,7 +115,8 @@ impl Slots {
             return Arc::clone(&known);
         }
         let metrics = Arc::clone(&self.metrics);
-        let fresh = || Arc::new(Shared { name: Arc::clone(upstream), state: Mutex::default(), metrics });
+        let fresh =
+            || Arc::new(Shared { name: Arc::clone(upstream), state: Mutex::default(), metrics });
         Arc::clone(&self.upstreams.entry(Arc::clone(upstream)).or_insert_with(fresh))
     }
 
@@ -125,7 +126,12 @@ impl Slots {
         let mut held = Vec::new();
         for upstream in &self.upstreams {
             let state = upstream.lock();
-            held.extend(state.queue.holders().map(|(holder, count)| (Arc::clone(upstream.key()), holder, count)));
+            held.extend(
+                state
+                    .queue
+                    .holders()
+                    .map(|(holder, count)| (Arc::clone(upstream.key()), holder, count)),
+            );
         }
         held
     }
@@ -170,12 +176,15 @@ impl Slots {
             return Ok(place);
         }
         let began = tokio::time::Instant::now();
-        let mut waiting = self.join(upstream, holder).ok_or_else(|| full(upstream, "its queue is full"))?;
+        let mut waiting =
+            self.join(upstream, holder).ok_or_else(|| full(upstream, "its queue is full"))?;
         let waited = tokio::time::timeout(upstream.wait.time, &mut waiting.place).await;
         self.metrics.waits.waited(&upstream.name, began.elapsed().as_secs_f64());
         match waited {
             Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) => Err(full(upstream, "its queue is full, and agents that wait less often go first")),
+            Ok(Err(_)) => {
+                Err(full(upstream, "its queue is full, and agents that wait less often go first"))
+            }
             Err(_) => Err(full(upstream, "no place became free in time (queue_time)")),
         }
     }
@@ -205,13 +214,19 @@ fn places(upstream: &Upstream) -> u64 {
 
 /// The refusal where there are no places at all.
 pub(super) fn no_places() -> Refusal {
-    Refusal::new(Code::RateIsZero).saying("A limit of zero requests in flight stands; no request passes.")
+    Refusal::new(Code::RateIsZero)
+        .saying("A limit of zero requests in flight stands; no request passes.")
 }
 
 /// The refusal where an upstream is full.
 #[must_use]
 pub fn full(upstream: &Upstream, why: &str) -> Refusal {
     let (name, places) = (&upstream.name, places(upstream));
-    let says = format!("The model's server {name} is full: its {places} requests in flight are all in use, and {why}.");
-    Refusal::new(Code::UpstreamFull).saying(says).because(format_args!("upstream {name}: {why}")).after(LATER)
+    let says = format!(
+        "The model's server {name} is full: its {places} requests in flight are all in use, and {why}."
+    );
+    Refusal::new(Code::UpstreamFull)
+        .saying(says)
+        .because(format_args!("upstream {name}: {why}"))
+        .after(LATER)
 }

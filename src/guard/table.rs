@@ -46,7 +46,8 @@ impl ModelRoute {
     /// The first upstream of the route that is not known to be down, else the first; of those whose weights the model may have.
     #[must_use]
     pub fn upstream(&self, health: &Health, weights: &Weights) -> Option<&Arc<Upstream>> {
-        let mut may = self.route.iter().filter(|upstream| weights.passes(&self.name, &upstream.name));
+        let mut may =
+            self.route.iter().filter(|upstream| weights.passes(&self.name, &upstream.name));
         let first = may.clone().next();
         may.find(|upstream| health.is_up(&upstream.name)).or(first)
     }
@@ -80,9 +81,15 @@ impl Tables {
     ///
     /// # Errors
     /// When a model's route names an upstream that `upstreams` does not have.
-    pub fn build(settings: &Settings, upstreams: Vec<Upstream>, own: SelfEndpoints) -> Result<Self, RouteFault> {
-        let upstreams: HashMap<Arc<str>, Arc<Upstream>> =
-            upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.name), Arc::new(upstream))).collect();
+    pub fn build(
+        settings: &Settings,
+        upstreams: Vec<Upstream>,
+        own: SelfEndpoints,
+    ) -> Result<Self, RouteFault> {
+        let upstreams: HashMap<Arc<str>, Arc<Upstream>> = upstreams
+            .into_iter()
+            .map(|upstream| (Arc::clone(&upstream.name), Arc::new(upstream)))
+            .collect();
         let mut by_name = BTreeMap::new();
         for model in &settings.models {
             let mut route = Vec::with_capacity(model.route.len());
@@ -101,11 +108,23 @@ impl Tables {
                 by_name.insert(name.clone(), Arc::clone(&served));
             }
         }
-        let classes = settings.classes.iter().map(|(name, class)| (name.clone(), Arc::new(class.clone()))).collect();
+        let classes = settings
+            .classes
+            .iter()
+            .map(|(name, class)| (name.clone(), Arc::new(class.clone())))
+            .collect();
         let policy = EgressPolicy::new(settings.egress.clone(), own);
         let (principals, fetch, fetch_tools) =
             (settings.principals.clone(), settings.fetch.clone(), settings.fetch_tools.clone());
-        Ok(Self { classes, principals, by_name, body_max: settings.body_max, policy, fetch, fetch_tools })
+        Ok(Self {
+            classes,
+            principals,
+            by_name,
+            body_max: settings.body_max,
+            policy,
+            fetch,
+            fetch_tools,
+        })
     }
 
     /// The class of that name.

@@ -64,7 +64,8 @@ impl<'b> Understood<'b> {
 #[must_use]
 pub fn may_use(caller: &Authenticated, asked: &str, served: &ModelRoute) -> bool {
     let verified = &caller.token().verified;
-    let seen = served.namespaces.is_empty() || served.namespaces.iter().any(|known| known == verified.agent().namespace());
+    let seen = served.namespaces.is_empty()
+        || served.namespaces.iter().any(|known| known == verified.agent().namespace());
     let allowed = |name: &str| verified.grants().all(|grants| grants.models.allows(name));
     seen && (allowed(asked) || allowed(&served.name))
 }
@@ -73,17 +74,31 @@ pub fn may_use(caller: &Authenticated, asked: &str, served: &ModelRoute) -> bool
 ///
 /// # Errors
 /// Any refusal of the stage understood. A model that does not exist and one that is not granted are refused alike.
-pub fn understand<'b>(routed: Routed, body: &'b [u8], (health, weights): (&Health, &Weights)) -> Result<Understood<'b>, Refusal> {
+pub fn understand<'b>(
+    routed: Routed,
+    body: &'b [u8],
+    (health, weights): (&Health, &Weights),
+) -> Result<Understood<'b>, Refusal> {
     let operation = routed.operation();
     let caller = routed.paced().caller();
     let asked = match operation {
-        Operation::ListModels | Operation::ShowModel => RequestKind::Models(routed.model().map(str::to_owned)),
+        Operation::ListModels | Operation::ShowModel => {
+            RequestKind::Models(routed.model().map(str::to_owned))
+        }
         Operation::Me => RequestKind::Me,
-        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
+        Operation::ChatCompletions
+        | Operation::Completions
+        | Operation::Embeddings
+        | Operation::Messages => {
             let reading = read(operation, body)?;
-            let served = caller.tables().model(reading.model()).filter(|served| may_use(caller, reading.model(), served));
+            let served = caller
+                .tables()
+                .model(reading.model())
+                .filter(|served| may_use(caller, reading.model(), served));
             let served = Arc::clone(served.ok_or_else(|| not_found(reading.model()))?);
-            let upstream = Arc::clone(served.upstream(health, weights).ok_or_else(|| model_changed(&served.name))?);
+            let upstream = Arc::clone(
+                served.upstream(health, weights).ok_or_else(|| model_changed(&served.name))?,
+            );
             let terms = Terms {
                 profile: &upstream.profile,
                 unknown_fields: caller.class().unknown_fields,
@@ -105,7 +120,8 @@ pub fn model_changed(model: &str) -> Refusal {
 /// The refusal for a model that is not there for this token.
 #[must_use]
 pub fn not_found(model: &str) -> Refusal {
-    let shown: String = model.chars().filter(|character| !character.is_control()).take(80).collect();
+    let shown: String =
+        model.chars().filter(|character| !character.is_control()).take(80).collect();
     Refusal::new(Code::ModelNotFound)
         .saying(format!("There is no model {shown:?} for this token."))
         .because(format_args!("asked for {shown:?}"))

@@ -127,8 +127,15 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn as_u64(&self) -> Option<u64> {
         match self {
-            Self::Number(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-            Self::Number(_) | Self::Null | Self::Bool(_) | Self::String(_) | Self::Array(_) | Self::Object(_) => None,
+            Self::Number(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                text.parse().ok()
+            }
+            Self::Number(_)
+            | Self::Null
+            | Self::Bool(_)
+            | Self::String(_)
+            | Self::Array(_)
+            | Self::Object(_) => None,
         }
     }
 
@@ -137,7 +144,9 @@ impl<'a> Value<'a> {
     pub const fn as_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(truth) => Some(*truth),
-            Self::Null | Self::Number(_) | Self::String(_) | Self::Array(_) | Self::Object(_) => None,
+            Self::Null | Self::Number(_) | Self::String(_) | Self::Array(_) | Self::Object(_) => {
+                None
+            }
         }
     }
 
@@ -146,7 +155,9 @@ impl<'a> Value<'a> {
     pub fn as_array(&self) -> Option<&[Value<'a>]> {
         match self {
             Self::Array(items) => Some(items),
-            Self::Null | Self::Bool(_) | Self::Number(_) | Self::String(_) | Self::Object(_) => None,
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::String(_) | Self::Object(_) => {
+                None
+            }
         }
     }
 

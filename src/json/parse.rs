@@ -93,8 +93,10 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Value<'a>, Fault> {
     if bytes.starts_with(b"\xEF\xBB\xBF") {
         return Err(Fault { at: 0, kind: FaultKind::ByteOrderMark });
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| Fault { at: error.valid_up_to(), kind: FaultKind::NotUtf8 })?;
-    let mut reader = Reader { text, bytes, at: 0, depth_left: limits.depth, values_left: limits.values };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Fault { at: error.valid_up_to(), kind: FaultKind::NotUtf8 })?;
+    let mut reader =
+        Reader { text, bytes, at: 0, depth_left: limits.depth, values_left: limits.values };
     reader.space();
     let value = reader.value()?;
     reader.space();
@@ -158,7 +160,10 @@ impl<'a> Reader<'a> {
         self.fault(FaultKind::Unexpected)
     }
 
-    fn nested(&mut self, read: fn(&mut Self) -> Result<Value<'a>, Fault>) -> Result<Value<'a>, Fault> {
+    fn nested(
+        &mut self,
+        read: fn(&mut Self) -> Result<Value<'a>, Fault>,
+    ) -> Result<Value<'a>, Fault> {
         let Some(left) = self.depth_left.checked_sub(1) else {
             return self.fault(FaultKind::Depth);
         };
@@ -404,21 +409,29 @@ mod tests {
     #[test]
     fn memory_is_bounded_whatever_the_shape() {
         let limits = Limits { depth: 64, values: 80 };
-        let read = |text: &str| parse(text.as_bytes(), &limits).map(drop).map_err(|fault| fault.kind);
+        let read =
+            |text: &str| parse(text.as_bytes(), &limits).map(drop).map_err(|fault| fault.kind);
         let list = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
         assert_eq!(read(&list("1", 72)), Ok(()));
         assert_eq!(read(&list("1", 73)), Err(FaultKind::Values));
         assert_eq!(read(&list("[]", 9)), Ok(()));
         assert_eq!(read(&list("[]", 10)), Err(FaultKind::Values));
-        let object =
-            |members: usize| format!("{{{}}}", (0..members).map(|at| format!("\"{at}\":0")).collect::<Vec<_>>().join(","));
+        let object = |members: usize| {
+            format!(
+                "{{{}}}",
+                (0..members).map(|at| format!("\"{at}\":0")).collect::<Vec<_>>().join(",")
+            )
+        };
         assert_eq!(read(&object(18)), Ok(()));
         assert_eq!(read(&object(19)), Err(FaultKind::Values));
     }
 
     #[test]
     fn keeps_order_and_number_text() {
-        prints(r#" {"b":1.0,"a":[1e2,-0,18446744073709551615] } "#, r#"{"b":1.0,"a":[1e2,-0,18446744073709551615]}"#);
+        prints(
+            r#" {"b":1.0,"a":[1e2,-0,18446744073709551615] } "#,
+            r#"{"b":1.0,"a":[1e2,-0,18446744073709551615]}"#,
+        );
     }
 
     #[test]
@@ -451,7 +464,8 @@ mod tests {
 
     #[test]
     fn finds_a_duplicate_among_many_members() {
-        let mut members: Vec<String> = (0..100).map(|number| format!("\"k{number}\":{number}")).collect();
+        let mut members: Vec<String> =
+            (0..100).map(|number| format!("\"k{number}\":{number}")).collect();
         prints(&format!("{{{}}}", members.join(",")), &format!("{{{}}}", members.join(",")));
         members.push("\"k3\":0".to_owned());
         refuses(format!("{{{}}}", members.join(",")).as_bytes(), FaultKind::DuplicateKey);

@@ -70,7 +70,9 @@ fn special(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
     let is_special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
     // Whole blocks without an exit in their middle: the compiler makes a few vector instructions of each.
-    let clean = bytes.chunks_exact(BLOCK).take_while(|block| !block.iter().fold(false, |any, byte| any | is_special(byte)));
+    let clean = bytes
+        .chunks_exact(BLOCK)
+        .take_while(|block| !block.iter().fold(false, |any, byte| any | is_special(byte)));
     let from = clean.count() * BLOCK;
     bytes[from..].iter().position(is_special).map(|place| from + place)
 }

@@ -120,7 +120,10 @@ mod tests {
     fn root(leaves: &[&str], expect: &str) {
         let mut tree = Tree::new();
         leaves.iter().for_each(|leaf| tree.push(leaf.as_bytes()));
-        assert_eq!(tree.root().iter().map(|byte| format!("{byte:02x}")).collect::<String>(), expect);
+        assert_eq!(
+            tree.root().iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            expect
+        );
     }
 
     #[test]
@@ -128,12 +131,16 @@ mod tests {
         root(&[], "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         root(&[""], "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
         root(&["", "\0"], "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125");
-        root(&["", "\0", "\x10"], "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77");
+        root(
+            &["", "\0", "\x10"],
+            "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+        );
     }
 
     #[test]
     fn grows_as_defined() {
-        let entries: Vec<Vec<u8>> = (0_u8..70).map(|number| vec![number; usize::from(number)]).collect();
+        let entries: Vec<Vec<u8>> =
+            (0_u8..70).map(|number| vec![number; usize::from(number)]).collect();
         let mut tree = Tree::new();
         for (size, entry) in entries.iter().enumerate() {
             assert_eq!(tree.root(), defined(&entries[..size]), "size {size}");

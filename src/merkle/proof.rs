@@ -72,12 +72,9 @@ pub fn root_by(leaf: Hash, index: u64, size: u64, proof: &[Hash]) -> Option<Hash
     if sides.len() != proof.len() {
         return None;
     }
-    Some(sides.iter().rev().zip(proof).fold(
-        leaf,
-        |hash, (left, other)| {
-            if *left { node_hash(&hash, other) } else { node_hash(other, &hash) }
-        },
-    ))
+    Some(sides.iter().rev().zip(proof).fold(leaf, |hash, (left, other)| {
+        if *left { node_hash(&hash, other) } else { node_hash(other, &hash) }
+    }))
 }
 
 /// The tree over the first `size` leaves: its perfect subtrees, the largest first.
@@ -120,10 +117,18 @@ mod tests {
             for index in 0..size {
                 let Ok(proof) = inclusion(&mut nodes, index, size);
                 let leaf = leaves[usize::try_from(index).expect("small")];
-                assert_eq!(root_by(leaf, index, size, &proof), Some(tree.root()), "{index} of {size}");
+                assert_eq!(
+                    root_by(leaf, index, size, &proof),
+                    Some(tree.root()),
+                    "{index} of {size}"
+                );
                 assert_ne!(root_by(leaf_hash(b"other"), index, size, &proof), Some(tree.root()));
                 for wrong in (0..size).filter(|wrong| *wrong != index) {
-                    assert_ne!(root_by(leaf, wrong, size, &proof), Some(tree.root()), "{index} shown as {wrong} of {size}");
+                    assert_ne!(
+                        root_by(leaf, wrong, size, &proof),
+                        Some(tree.root()),
+                        "{index} shown as {wrong} of {size}"
+                    );
                 }
                 assert_eq!(root_by(leaf, size, size, &proof), None);
                 if let Some((_, short)) = proof.split_first() {

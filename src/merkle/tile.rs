@@ -22,7 +22,11 @@ impl Tile {
     pub fn path(&self) -> String {
         let level = self.level.map_or_else(|| "entries".to_owned(), |level| level.to_string());
         let index = index_path(self.index);
-        if self.width == WIDTH { format!("tile/{level}/{index}") } else { format!("tile/{level}/{index}.p/{}", self.width) }
+        if self.width == WIDTH {
+            format!("tile/{level}/{index}")
+        } else {
+            format!("tile/{level}/{index}.p/{}", self.width)
+        }
     }
 
     /// The tile that a path names, if that is the path of one.
@@ -105,7 +109,10 @@ impl Edge {
     ///
     /// # Errors
     /// Those of `read`, which must give exactly the tile's hashes.
-    pub fn load<E>(size: u64, mut read: impl FnMut(Tile) -> Result<Vec<Hash>, E>) -> Result<Self, E> {
+    pub fn load<E>(
+        size: u64,
+        mut read: impl FnMut(Tile) -> Result<Vec<Hash>, E>,
+    ) -> Result<Self, E> {
         let mut levels = Vec::new();
         for level in 0..8_u8 {
             let count = size >> (8 * u32::from(level));
@@ -208,7 +215,8 @@ pub fn bundle_records(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Uneven
             return None;
         }
         let record = rest.split_first_chunk::<2>().and_then(|(length, behind)| {
-            let (record, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            let (record, behind) =
+                behind.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
             rest = behind;
             Some(record)
         });
@@ -250,7 +258,10 @@ mod tests {
             if number % 977 == 0 || (65_530..65_540).contains(&number) {
                 assert_eq!(edge.tree(), tree, "size {}", number + 1);
                 let loaded = Edge::load(edge.size(), |tile| {
-                    let found = edge.partial().find(|(known, _)| *known == tile).map(|(_, hashes)| hashes.to_vec());
+                    let found = edge
+                        .partial()
+                        .find(|(known, _)| *known == tile)
+                        .map(|(_, hashes)| hashes.to_vec());
                     found.ok_or(tile)
                 });
                 assert_eq!(loaded.map(|loaded| loaded.tree()), Ok(tree.clone()));

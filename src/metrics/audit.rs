@@ -1,6 +1,8 @@
 //! What is measured of the audit log and its disk, of readiness, and of the log lines.
 
-use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use super::{counters, gauge, histogram, register};
 
@@ -39,16 +41,40 @@ impl Audit {
         let why = "1 where new requests are refused for that reason, as /readyz says";
         let dropped = "Log lines that standard error did not take in time";
         Ok(Self {
-            unready: register(registry, IntGaugeVec::new(Opts::new("token_shield_unready", why), &["reason"]))?,
-            log_lines_dropped: register(registry, IntCounter::new("token_shield_log_lines_dropped_total", dropped))?,
-            disk_free: one("token_shield_audit_disk_free_bytes", "Bytes that are free on the disk of the audit log")?,
-            reserve: one("token_shield_audit_reserve_bytes", "Bytes of the audit log's reserve that are there")?,
+            unready: register(
+                registry,
+                IntGaugeVec::new(Opts::new("token_shield_unready", why), &["reason"]),
+            )?,
+            log_lines_dropped: register(
+                registry,
+                IntCounter::new("token_shield_log_lines_dropped_total", dropped),
+            )?,
+            disk_free: one(
+                "token_shield_audit_disk_free_bytes",
+                "Bytes that are free on the disk of the audit log",
+            )?,
+            reserve: one(
+                "token_shield_audit_reserve_bytes",
+                "Bytes of the audit log's reserve that are there",
+            )?,
             queue: one("token_shield_audit_queue_records", "Records that wait to be written")?,
-            unsigned: one("token_shield_audit_unsigned_records", "Records that no signed checkpoint covers yet")?,
-            records: counters(registry, "token_shield_audit_records_total", "Records that were sealed", &["kind"])?,
+            unsigned: one(
+                "token_shield_audit_unsigned_records",
+                "Records that no signed checkpoint covers yet",
+            )?,
+            records: counters(
+                registry,
+                "token_shield_audit_records_total",
+                "Records that were sealed",
+                &["kind"],
+            )?,
             sync: register(registry, Histogram::with_opts(syncs))?,
             checkpoint_age: gauge(registry, "token_shield_audit_checkpoint_age_seconds", waiting)?,
-            clock_behind: gauge(registry, "token_shield_clock_behind_seconds", "How far the wall clock is behind the log")?,
+            clock_behind: gauge(
+                registry,
+                "token_shield_clock_behind_seconds",
+                "How far the wall clock is behind the log",
+            )?,
         })
     }
 

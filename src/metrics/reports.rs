@@ -28,12 +28,15 @@ struct Warned {
 
 impl Reports {
     pub(super) fn new(registry: &Registry, upstreams: &[String]) -> prometheus::Result<Self> {
-        let (name, help) =
-            ("token_shield_usage_absurd_total", "Reports of usage that cannot be true, by upstream and what is wrong");
+        let (name, help) = (
+            "token_shield_usage_absurd_total",
+            "Reports of usage that cannot be true, by upstream and what is wrong",
+        );
         let absurd = counters(registry, name, help, &["upstream", "what"])?;
         // From the start on: an increase from nothing is invisible.
         let of = |upstream: &String| {
-            let absurd = Absurd::ALL.map(|what| (what, absurd.with_label_values(&[upstream.as_str(), what.as_str()])));
+            let absurd = Absurd::ALL
+                .map(|what| (what, absurd.with_label_values(&[upstream.as_str(), what.as_str()])));
             (upstream.clone(), Upstream { absurd, warned: Mutex::default() })
         };
         Ok(Self(upstreams.iter().map(of).collect()))
@@ -43,7 +46,11 @@ impl Reports {
     /// another.
     pub(super) fn absurd(&self, upstream: &str, what: Absurd, now: Duration) -> Option<u64> {
         let upstream = self.0.get(upstream)?;
-        upstream.absurd.iter().filter(|(known, _)| *known == what).for_each(|(_, counter)| counter.inc());
+        upstream
+            .absurd
+            .iter()
+            .filter(|(known, _)| *known == what)
+            .for_each(|(_, counter)| counter.inc());
         let mut warned = upstream.warned.lock().unwrap_or_else(PoisonError::into_inner);
         warned.since += 1;
         if warned.at.is_some_and(|at| now < at + WARNED_EVERY) {

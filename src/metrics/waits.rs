@@ -13,10 +13,18 @@ pub struct Waits {
 
 impl Waits {
     pub(super) fn new(registry: &Registry, upstreams: &[String]) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| register(registry, IntGaugeVec::new(Opts::new(name, help), &["upstream"]));
-        let seconds = histogram("token_shield_upstream_wait_seconds", "How long requests waited for a place at an upstream");
+        let gauge = |name: &str, help: &str| {
+            register(registry, IntGaugeVec::new(Opts::new(name, help), &["upstream"]))
+        };
+        let seconds = histogram(
+            "token_shield_upstream_wait_seconds",
+            "How long requests waited for a place at an upstream",
+        );
         let waits = Self {
-            waiting: gauge("token_shield_upstream_waiting", "Requests that wait for a place at an upstream")?,
+            waiting: gauge(
+                "token_shield_upstream_waiting",
+                "Requests that wait for a place at an upstream",
+            )?,
             held: gauge("token_shield_upstream_in_flight", "Places in use at an upstream")?,
             seconds: register(registry, HistogramVec::new(seconds, &["upstream"]))?,
         };

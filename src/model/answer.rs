@@ -76,7 +76,11 @@ impl<P: Prose + Tools> StreamFilter<P> {
             gate: Gate::default(),
             texts: prose::Stream::default(),
             prose,
-            watch: Watch { dialect: operation.dialect(), usage_asked, progress: Progress::default() },
+            watch: Watch {
+                dialect: operation.dialect(),
+                usage_asked,
+                progress: Progress::default(),
+            },
             memory: TreeMemory::default(),
             redacted: None,
             extent: Extent { text: u64::MAX, bytes: u64::MAX },
@@ -178,7 +182,8 @@ impl<P: Prose + Tools> StreamFilter<P> {
     /// An event, after what was held of tool calls; gives the place where it begins.
     fn judged(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, Fault> {
         let mut released = Vec::new();
-        let next = self.gate.event(event, &mut self.prose, &mut |event| released.push(event.to_vec()))?;
+        let next =
+            self.gate.event(event, &mut self.prose, &mut |event| released.push(event.to_vec()))?;
         let mut begun = out.len();
         for event in released {
             if ended(&self.prose) {
@@ -245,7 +250,12 @@ impl<P: Prose + Tools> StreamFilter<P> {
     pub fn heard(&self) -> Heard {
         let progress = &self.watch.progress;
         let since_usage = progress.text - progress.text_at_usage;
-        Heard { usage: progress.usage, text: progress.text, since_usage, complete: progress.is_complete() }
+        Heard {
+            usage: progress.usage,
+            text: progress.text,
+            since_usage,
+            complete: progress.is_complete(),
+        }
     }
 
     /// True once the stream is complete: its last event or each choice's finish reason has come, or the server's own error.

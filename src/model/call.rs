@@ -29,18 +29,23 @@ pub struct Reading<'b> {
 /// # Errors
 /// `json-invalid`, `field-missing` or `field-invalid` for `model`, `field-not-allowed` for a look-alike of it.
 pub fn read(operation: Operation, body: &[u8]) -> Result<Reading<'_>, Refusal> {
-    let value = json::parse(body, &Limits::deep(DEPTH_MAX))
-        .map_err(|fault| Refusal::new(Code::JsonInvalid).saying(format!("The body is not one strict JSON object: {fault}.")))?;
+    let value = json::parse(body, &Limits::deep(DEPTH_MAX)).map_err(|fault| {
+        Refusal::new(Code::JsonInvalid)
+            .saying(format!("The body is not one strict JSON object: {fault}."))
+    })?;
     let Value::Object(object) = value else {
-        return Err(
-            Refusal::new(Code::JsonInvalid).saying(format!("The body must be a JSON object, not a JSON {}.", value.kind()))
-        );
+        return Err(Refusal::new(Code::JsonInvalid)
+            .saying(format!("The body must be a JSON object, not a JSON {}.", value.kind())));
     };
     match object.get("model") {
-        Some(Value::String(model)) if (1..=MODEL_BYTES_MAX).contains(&model.len()) && !model.chars().any(char::is_control) => {}
+        Some(Value::String(model))
+            if (1..=MODEL_BYTES_MAX).contains(&model.len())
+                && !model.chars().any(char::is_control) => {}
         None | Some(Value::Null) => return Err(model_missing(&object)),
         Some(_) => {
-            let says = format!("The field model must be a string of 1 to {MODEL_BYTES_MAX} bytes without control characters.");
+            let says = format!(
+                "The field model must be a string of 1 to {MODEL_BYTES_MAX} bytes without control characters."
+            );
             return Err(Refusal::new(Code::FieldInvalid).saying(says).at("model"));
         }
     }
@@ -48,11 +53,14 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<Reading<'_>, Refusal> {
 }
 
 fn model_missing(object: &Object<'_>) -> Refusal {
-    let similar = object.iter().map(|(key, _)| key).find(|key| *key != "model" && fold(key) == "model");
+    let similar =
+        object.iter().map(|(key, _)| key).find(|key| *key != "model" && fold(key) == "model");
     match similar {
         Some(key) => {
             let path = Path::Key(&Path::Root, key).to_string();
-            let says = format!("The field {path} is not allowed: it is not \"model\"; keys are compared exactly.");
+            let says = format!(
+                "The field {path} is not allowed: it is not \"model\"; keys are compared exactly."
+            );
             Refusal::new(Code::FieldNotAllowed).saying(says).at(path)
         }
         None => Refusal::new(Code::FieldMissing).saying("The field model is required.").at("model"),
@@ -123,11 +131,15 @@ fn output_cap(gateway: &Gateway, object: &Object<'_>) -> Result<Option<u64>, Ref
             None | Some(Value::Null) => {}
             Some(value) => {
                 if let Some((other, _)) = found {
-                    let says = format!("The fields {other} and {name} stand side by side; send one of them.");
+                    let says = format!(
+                        "The fields {other} and {name} stand side by side; send one of them."
+                    );
                     return Err(Refusal::new(Code::FieldInvalid).saying(says).at(name.as_str()));
                 }
                 if value.as_u64() == Some(0) {
-                    let says = format!("The field {name} must not be 0: some servers read that as no limit.");
+                    let says = format!(
+                        "The field {name} must not be 0: some servers read that as no limit."
+                    );
                     return Err(Refusal::new(Code::FieldInvalid).saying(says).at(name.as_str()));
                 }
                 found = Some((name, value.as_u64()));
@@ -204,7 +216,9 @@ impl ModelCall<'_> {
     pub fn choices(&self) -> u64 {
         let number = |key: &str| self.object.get(key).and_then(Value::as_u64).unwrap_or(1).max(1);
         let prompts = match (self.operation, self.object.get("prompt")) {
-            (Operation::Completions, Some(Value::Array(items))) if !items.iter().all(|item| matches!(item, Value::Number(_))) => {
+            (Operation::Completions, Some(Value::Array(items)))
+                if !items.iter().all(|item| matches!(item, Value::Number(_))) =>
+            {
                 u64::try_from(items.len()).unwrap_or(u64::MAX).max(1)
             }
             _ => 1,
@@ -215,8 +229,15 @@ impl ModelCall<'_> {
     /// Whether the answer goes on from a text that the caller sends: a completion, or a message begun in the model's name.
     #[must_use]
     pub fn continues(&self) -> bool {
-        let last = self.object.get("messages").and_then(Value::as_array).and_then(|messages| messages.last());
-        let role = last.and_then(Value::as_object).and_then(|message| message.get("role")).and_then(Value::as_str);
+        let last = self
+            .object
+            .get("messages")
+            .and_then(Value::as_array)
+            .and_then(|messages| messages.last());
+        let role = last
+            .and_then(Value::as_object)
+            .and_then(|message| message.get("role"))
+            .and_then(Value::as_str);
         self.operation == Operation::Completions || role == Some("assistant")
     }
 
@@ -242,13 +263,13 @@ impl ModelCall<'_> {
     #[must_use]
     pub fn write(&self, changes: &Changes) -> Written {
         let gateway = &*self.gateway;
-        let cap = self
-            .operation
-            .writes_tokens()
-            .then(|| self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens)));
+        let cap = self.operation.writes_tokens().then(|| {
+            self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens))
+        });
         let server_fields = self.operation.dialect().has_server_fields();
         let force_usage = self.stream && gateway.include_usage && server_fields;
-        let mut out = Members { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
+        let mut out =
+            Members { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);
         for (key, value) in self.object.iter() {
             if key == "model" {
@@ -271,7 +292,10 @@ impl ModelCall<'_> {
             out.value("stream_options", &Value::Object(self.stream_options(&Value::Null)));
         }
         if server_fields {
-            for (field, content) in [(&gateway.request_id, &changes.request_id), (&gateway.cache_salt, &changes.cache_salt)] {
+            for (field, content) in [
+                (&gateway.request_id, &changes.request_id),
+                (&gateway.cache_salt, &changes.cache_salt),
+            ] {
                 if let (Some(field), Some(content)) = (field, content) {
                     out.text(field, content);
                 }

@@ -85,7 +85,10 @@ pub(super) fn own_object(object: &Object<'_>) -> Object<'static> {
 }
 
 /// Puts the members of `more`, where that is an object, into `object`.
-pub(super) fn set_all(object: &mut Object<'static>, more: Option<&Value<'_>>) -> Result<(), Unlike> {
+pub(super) fn set_all(
+    object: &mut Object<'static>,
+    more: Option<&Value<'_>>,
+) -> Result<(), Unlike> {
     let Some(more) = more.and_then(Value::as_object) else { return Ok(()) };
     if object.len() + more.len() > NAMES_MAX {
         return Err(Unlike::Odd("it has too many members"));

@@ -37,7 +37,8 @@ impl Inlet {
     /// An inlet for content of these media types whose base64 has at most `chars_max` characters; `None` where none of them is told by
     /// how it begins.
     pub(super) fn new(form: Form, types: &[String], chars_max: usize) -> Option<Self> {
-        let types: Vec<String> = types.iter().filter(|known| *known != "text/plain").cloned().collect();
+        let types: Vec<String> =
+            types.iter().filter(|known| *known != "text/plain").cloned().collect();
         let bytes_max = chars_max.saturating_sub(LABEL_MAX) / 4 * 3;
         (!types.is_empty()).then_some(Self { form, types, bytes_max })
     }
@@ -89,7 +90,10 @@ impl Reach {
     /// The media type of content, by how it begins, where it is one that may stand there. Nothing that calls itself something counts.
     #[must_use]
     pub fn media_type_of(&self, content: &[u8]) -> Option<&str> {
-        self.inline_types().iter().find(|known| signature::is(known, content) || has(Seed::LabelBelieved)).map(String::as_str)
+        self.inline_types()
+            .iter()
+            .find(|known| signature::is(known, content) || has(Seed::LabelBelieved))
+            .map(String::as_str)
     }
 }
 
@@ -97,8 +101,9 @@ impl ModelCall<'_> {
     /// Puts marks in the places of what is chosen by `which`, where content may stand there: it reaches outside no more, and the body
     /// that is written must be [filled](fill).
     pub fn inline(&mut self, mark: &Mark, which: impl Fn(&Reach) -> bool) {
-        let (chosen, rest) =
-            std::mem::take(&mut self.reaches).into_iter().partition(|reach| reach.may_be_inline() && which(reach));
+        let (chosen, rest) = std::mem::take(&mut self.reaches)
+            .into_iter()
+            .partition(|reach| reach.may_be_inline() && which(reach));
         self.inlets = chosen;
         self.reaches = rest;
         self.mark(mark);
@@ -113,7 +118,8 @@ impl ModelCall<'_> {
     fn mark(&mut self, mark: &Mark) {
         for (number, reach) in self.inlets.iter().enumerate() {
             let Some(value) = at(&mut self.object, &reach.steps) else { continue };
-            let (kind, data) = (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));
+            let (kind, data) =
+                (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));
             *value = match reach.inlet.as_ref().map(|inlet| inlet.form) {
                 Some(Form::Source) => {
                     let mut source = Object::new();
@@ -122,7 +128,9 @@ impl ModelCall<'_> {
                     source.set("data", Value::from_text(data));
                     Value::Object(source)
                 }
-                Some(Form::DataUrl) | None => Value::from_text(format!("data:{kind};base64,{data}")),
+                Some(Form::DataUrl) | None => {
+                    Value::from_text(format!("data:{kind};base64,{data}"))
+                }
             };
         }
     }
@@ -131,7 +139,10 @@ impl ModelCall<'_> {
 /// A body with content in the places of its marks; `None` where a mark has no content.
 #[must_use]
 pub fn fill(body: &[u8], mark: &Mark, contents: &[Content]) -> Option<Vec<u8>> {
-    let length = contents.iter().map(|content| content.bytes.len().div_ceil(3) * 4 + content.media_type.len()).sum::<usize>();
+    let length = contents
+        .iter()
+        .map(|content| content.bytes.len().div_ceil(3) * 4 + content.media_type.len())
+        .sum::<usize>();
     let (mut out, mut from) = (Vec::with_capacity(body.len() + length), 0);
     for place in memmem::find_iter(body, mark.0.as_bytes()) {
         out.extend_from_slice(body.get(from..place)?);
@@ -157,12 +168,16 @@ mod tests {
 
     fn written(operation: Operation, body: &str, contents: &[Content]) -> String {
         let profile = Profile::named("vllm").expect("a profile");
-        let terms = Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
-        let mut call = read(operation, body.as_bytes()).and_then(|read| read.understand(&terms)).expect("a call");
+        let terms =
+            Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+        let mut call = read(operation, body.as_bytes())
+            .and_then(|read| read.understand(&terms))
+            .expect("a call");
         let mark = Mark::new([7; 16]);
         call.inline(&mark, |reach| reach.target.contains("good"));
         let whole = call.write(&Changes { output_tokens: 9, request_id: None, cache_salt: None });
-        String::from_utf8(fill(&whole.body, &mark, contents).expect("content for every mark")).expect("UTF-8")
+        String::from_utf8(fill(&whole.body, &mark, contents).expect("content for every mark"))
+            .expect("UTF-8")
     }
 
     fn content(media_type: &str) -> Content {
@@ -175,9 +190,16 @@ mod tests {
             {"type":"image_url","image_url":{"url":"https://good.example/1","detail":"low"}},
             {"type":"text","text":"https://good.example/1"},
             {"type":"image_url","image_url":{"url":"https://good.example/2"}}]}]}"#;
-        let out = written(Operation::ChatCompletions, body, &[content("image/png"), content("image/webp")]);
+        let out = written(
+            Operation::ChatCompletions,
+            body,
+            &[content("image/png"), content("image/webp")],
+        );
         let packed = STANDARD.encode(PNG);
-        assert!(out.contains(&format!(r#"{{"url":"data:image/png;base64,{packed}","detail":"low"}}"#)), "{out}");
+        assert!(
+            out.contains(&format!(r#"{{"url":"data:image/png;base64,{packed}","detail":"low"}}"#)),
+            "{out}"
+        );
         assert!(out.contains(&format!(r#"{{"url":"data:image/webp;base64,{packed}"}}"#)), "{out}");
         assert!(out.contains(r#""text":"https://good.example/1""#), "{out}");
     }
@@ -188,7 +210,12 @@ mod tests {
             {"type":"image","source":{"type":"url","url":"https://good.example/1"}}]}]}"#;
         let out = written(Operation::Messages, body, &[content("image/png")]);
         let packed = STANDARD.encode(PNG);
-        assert!(out.contains(&format!(r#""source":{{"type":"base64","media_type":"image/png","data":"{packed}"}}"#)), "{out}");
+        assert!(
+            out.contains(&format!(
+                r#""source":{{"type":"base64","media_type":"image/png","data":"{packed}"}}"#
+            )),
+            "{out}"
+        );
     }
 
     #[test]

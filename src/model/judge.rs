@@ -32,14 +32,21 @@ impl<'t> Judge<'t> {
     }
 
     /// Judges the members of a closed object and takes out those that are dropped.
-    pub(super) fn shape(&mut self, shape: &Shape, object: &mut Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+    pub(super) fn shape(
+        &mut self,
+        shape: &Shape,
+        object: &mut Object<'_>,
+        path: &Path<'_>,
+    ) -> Result<(), Refusal> {
         let mut out = HashSet::new();
         for (key, value) in object.iter_mut() {
             let path = Path::Key(path, key);
             match shape.rule(key) {
                 Some(Rule::Drop) => drop(out.insert(key.to_owned())),
                 Some(rule) => self.rule(rule, value, &path)?,
-                None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => drop(out.insert(key.to_owned())),
+                None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => {
+                    drop(out.insert(key.to_owned()))
+                }
                 None => return Err(self.unknown(shape, key, value, &path)),
             }
         }
@@ -55,7 +62,9 @@ impl<'t> Judge<'t> {
         for name in &shape.required {
             if matches!(object.get(name), None | Some(Value::Null)) {
                 let missing = Path::Key(path, name).to_string();
-                return Err(Refusal::new(Code::FieldMissing).saying(format!("The field {missing} is required.")).at(missing));
+                return Err(Refusal::new(Code::FieldMissing)
+                    .saying(format!("The field {missing} is required."))
+                    .at(missing));
             }
         }
         Ok(())
@@ -69,7 +78,11 @@ impl<'t> Judge<'t> {
                 Ok(())
             }
             Rule::Set | Rule::Refuse | Rule::Drop => {
-                let who = if *rule == Rule::Set { "the gateway alone sets it" } else { "it is never taken from a caller" };
+                let who = if *rule == Rule::Set {
+                    "the gateway alone sets it"
+                } else {
+                    "it is never taken from a caller"
+                };
                 Err(Refusal::new(Code::FieldNotAllowed)
                     .saying(format!("The field {path} is not allowed: {who}."))
                     .at(path.to_string()))
@@ -107,14 +120,25 @@ impl<'t> Judge<'t> {
                 None => kind.open,
             },
         };
-        if fits { Ok(()) } else { Err(invalid(path, &format!("must be {}, not {}", kind.words(), described(value)))) }
+        if fits {
+            Ok(())
+        } else {
+            Err(invalid(path, &format!("must be {}, not {}", kind.words(), described(value))))
+        }
     }
 
-    fn form(&mut self, form: &Form, object: &mut Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+    fn form(
+        &mut self,
+        form: &Form,
+        object: &mut Object<'_>,
+        path: &Path<'_>,
+    ) -> Result<(), Refusal> {
         let profile = self.profile;
         match form {
             Form::Open => Ok(()),
-            Form::Schema => object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key))),
+            Form::Schema => {
+                object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key)))
+            }
             Form::Numbers => object.iter().try_for_each(|(key, value)| match value {
                 Value::Number(_) | Value::Bool(_) => Ok(()),
                 Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => {
@@ -124,42 +148,63 @@ impl<'t> Judge<'t> {
             Form::Scalars => self.scalars(object, path),
             Form::Shape(place) => match profile.shapes.get(*place) {
                 Some(shape) => self.shape(shape, object, path),
-                None => Err(Refusal::new(Code::Internal).because("a profile names a shape that it does not have")),
+                None => Err(Refusal::new(Code::Internal)
+                    .because("a profile names a shape that it does not have")),
             },
             Form::Union(place) => match profile.unions.get(*place) {
                 Some(union) => self.union(union, object, path),
-                None => Err(Refusal::new(Code::Internal).because("a profile names a union that it does not have")),
+                None => Err(Refusal::new(Code::Internal)
+                    .because("a profile names a union that it does not have")),
             },
-            Form::Named(name) => Err(Refusal::new(Code::Internal).because(format_args!("the profile's {name} is not linked"))),
+            Form::Named(name) => Err(Refusal::new(Code::Internal)
+                .because(format_args!("the profile's {name} is not linked"))),
         }
     }
 
-    fn union(&mut self, union: &Union, object: &mut Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+    fn union(
+        &mut self,
+        union: &Union,
+        object: &mut Object<'_>,
+        path: &Path<'_>,
+    ) -> Result<(), Refusal> {
         let tag_path = Path::Key(path, &union.tag);
         let rule = match object.get(&union.tag) {
             None | Some(Value::Null) => match &union.missing {
                 Some(rule) => rule,
                 None => {
-                    let says = format!("The field {tag_path} is required: one of {}.", union.tags());
-                    return Err(Refusal::new(Code::FieldMissing).saying(says).at(tag_path.to_string()));
+                    let says =
+                        format!("The field {tag_path} is required: one of {}.", union.tags());
+                    return Err(Refusal::new(Code::FieldMissing)
+                        .saying(says)
+                        .at(tag_path.to_string()));
                 }
             },
             Some(Value::String(tag)) => match union.member(tag) {
                 Some(rule) => rule,
-                None => return Err(invalid(&tag_path, &format!("must be one of {}", union.tags()))),
+                None => {
+                    return Err(invalid(&tag_path, &format!("must be one of {}", union.tags())));
+                }
             },
-            Some(other) => return Err(invalid(&tag_path, &format!("must be a string, not {}", described(other)))),
+            Some(other) => {
+                return Err(invalid(
+                    &tag_path,
+                    &format!("must be a string, not {}", described(other)),
+                ));
+            }
         };
         match rule {
             Rule::Pass(Kind { object: Some(form), .. }) => self.form(form, object, path),
             Rule::Reach(kind) => {
-                let inlet = (*kind == ReachKind::Media).then(|| inlet(self.profile, union)).flatten();
+                let inlet =
+                    (*kind == ReachKind::Media).then(|| inlet(self.profile, union)).flatten();
                 self.reaches.push(Reach { inlet, ..reach(*kind, target_of(object, path), path) });
                 Ok(())
             }
-            Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => Err(Refusal::new(Code::FieldNotAllowed)
-                .saying(format!("{path} is not allowed: it is never taken from a caller."))
-                .at(path.to_string())),
+            Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => {
+                Err(Refusal::new(Code::FieldNotAllowed)
+                    .saying(format!("{path} is not allowed: it is never taken from a caller."))
+                    .at(path.to_string()))
+            }
         }
     }
 
@@ -167,14 +212,19 @@ impl<'t> Judge<'t> {
     fn scalars(&self, object: &Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
         for (key, value) in object.iter() {
             let path = Path::Key(path, key);
-            let plain = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+            let plain = key
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
             if !plain || key.is_empty() || key.starts_with('_') || self.profile.never(key) {
-                let says = format!("The field {path} is not allowed: it is never taken from a caller.");
+                let says =
+                    format!("The field {path} is not allowed: it is never taken from a caller.");
                 return Err(Refusal::new(Code::FieldNotAllowed).saying(says).at(path.to_string()));
             }
             match value {
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-                Value::Array(_) | Value::Object(_) => return Err(invalid(&path, "must be a string, a number or a boolean")),
+                Value::Array(_) | Value::Object(_) => {
+                    return Err(invalid(&path, "must be a string, a number or a boolean"));
+                }
             }
         }
         Ok(())
@@ -200,14 +250,23 @@ impl<'t> Judge<'t> {
     fn media(&mut self, medium: Medium, text: &str, path: &Path<'_>) -> Result<(), Refusal> {
         let max = self.profile.media_chars_max();
         if text.len() > max {
-            return Err(invalid(path, &format!("holds {} characters of inline content; the limit is {max}", text.len())));
+            return Err(invalid(
+                path,
+                &format!("holds {} characters of inline content; the limit is {max}", text.len()),
+            ));
         }
-        let is_base64 = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
+        let is_base64 = |text: &str| {
+            text.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+        };
         if medium == Medium::Base64 {
             if !is_base64(text) {
                 self.reaches.push(reach(ReachKind::Media, text.to_owned(), path));
             } else if !signature::is_content(text) {
-                return Err(invalid(path, "begins as text, not as an image, sound or document: a decoder might fetch by it"));
+                return Err(invalid(
+                    path,
+                    "begins as text, not as an image, sound or document: a decoder might fetch by it",
+                ));
             }
             return Ok(());
         }
@@ -219,13 +278,23 @@ impl<'t> Judge<'t> {
             return Ok(());
         };
         match rest.split_once(";base64,") {
-            Some((media_type, content)) if types.iter().any(|known| known == media_type) && is_base64(content) => {
+            Some((media_type, content))
+                if types.iter().any(|known| known == media_type) && is_base64(content) =>
+            {
                 let fits = signature::fits(media_type, content);
-                if fits { Ok(()) } else { Err(invalid(path, &format!("does not begin as {media_type} does"))) }
+                if fits {
+                    Ok(())
+                } else {
+                    Err(invalid(path, &format!("does not begin as {media_type} does")))
+                }
             }
-            Some(_) | None => {
-                Err(invalid(path, &format!("must be data:TYPE;base64,… in plain base64, with TYPE one of {}", types.join(", "))))
-            }
+            Some(_) | None => Err(invalid(
+                path,
+                &format!(
+                    "must be data:TYPE;base64,… in plain base64, with TYPE one of {}",
+                    types.join(", ")
+                ),
+            )),
         }
     }
 
@@ -234,11 +303,16 @@ impl<'t> Judge<'t> {
         let refusal = Refusal::new(Code::FieldNotAllowed).at(path.to_string());
         let server = self.profile.name();
         if self.profile.never(key) {
-            return refusal.saying(format!("The field {path} is not allowed: it is never taken from a caller."));
+            return refusal.saying(format!(
+                "The field {path} is not allowed: it is never taken from a caller."
+            ));
         }
         let folded = fold(key);
         if let Some((known, _)) = shape.fields.iter().find(|(known, _)| fold(known) == folded) {
-            let says = format!("The field {path} is not allowed: {} is not {known:?}; keys are compared exactly.", shown(key));
+            let says = format!(
+                "The field {path} is not allowed: {} is not {known:?}; keys are compared exactly.",
+                shown(key)
+            );
             return refusal.saying(says);
         }
         let near = nearest(shape.fields.iter().map(|(known, _)| known.as_str()), key);
@@ -266,7 +340,10 @@ fn reach(kind: ReachKind, target: String, path: &Path<'_>) -> Reach {
 
 /// How content may stand in the place of a member of that union: as its member `base64`, whose shape names the media types.
 fn inlet(profile: &Profile, union: &Union) -> Option<Inlet> {
-    let Some(Rule::Pass(Kind { object: Some(Form::Shape(place)), .. })) = union.member("base64") else { return None };
+    let Some(Rule::Pass(Kind { object: Some(Form::Shape(place)), .. })) = union.member("base64")
+    else {
+        return None;
+    };
     match profile.shapes.get(*place)?.rule("media_type") {
         Some(Rule::Pass(Kind { string: Some(Text::OneOf(types)), .. })) => {
             Inlet::new(inline::Form::Source, types, profile.media_chars_max())
@@ -286,8 +363,13 @@ fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> 
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
-        Value::Array(items) => items.iter().enumerate().try_for_each(|(place, item)| schema("", item, &Path::Item(path, place))),
-        Value::Object(object) => object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key))),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(place, item)| schema("", item, &Path::Item(path, place))),
+        Value::Object(object) => {
+            object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key)))
+        }
     }
 }
 
@@ -299,7 +381,9 @@ fn schema_text(text: &str, path: &Path<'_>) -> Result<(), Refusal> {
 }
 
 fn invalid(path: &Path<'_>, what: &str) -> Refusal {
-    Refusal::new(Code::FieldInvalid).saying(format!("The field {path} {what}.")).at(path.to_string())
+    Refusal::new(Code::FieldInvalid)
+        .saying(format!("The field {path} {what}."))
+        .at(path.to_string())
 }
 
 /// A value in words that repeat nothing of a prompt: the kind, and a number's own digits.

@@ -130,12 +130,14 @@ impl Number {
     pub(super) fn fits(self, text: &str) -> bool {
         if self.integer {
             let within = |number: i128| {
-                self.low.is_none_or(|low| number >= i128::from(low)) && self.high.is_none_or(|high| number <= i128::from(high))
+                self.low.is_none_or(|low| number >= i128::from(low))
+                    && self.high.is_none_or(|high| number <= i128::from(high))
             };
             return text.parse().is_ok_and(within);
         }
         text.parse().is_ok_and(|number: f64| {
-            self.low.is_none_or(|low| number >= f64::from(low)) && self.high.is_none_or(|high| number <= f64::from(high))
+            self.low.is_none_or(|low| number >= f64::from(low))
+                && self.high.is_none_or(|high| number <= f64::from(high))
         })
     }
 }
@@ -155,20 +157,32 @@ pub(super) fn rule(text: &str) -> Result<Rule, RuleFault> {
         "drop" => Rule::Drop,
         "refuse" => Rule::Refuse,
         _ => match text.strip_prefix("reach ") {
-            Some(kind) => Rule::Reach(reach(kind).ok_or(RuleFault { text: text.to_owned(), what: "no such kind of reach" })?),
-            None => Rule::Pass(kind(text).map_err(|what| RuleFault { text: text.to_owned(), what })?),
+            Some(kind) => Rule::Reach(
+                reach(kind)
+                    .ok_or(RuleFault { text: text.to_owned(), what: "no such kind of reach" })?,
+            ),
+            None => {
+                Rule::Pass(kind(text).map_err(|what| RuleFault { text: text.to_owned(), what })?)
+            }
         },
     };
     Ok(rule)
 }
 
 fn reach(text: &str) -> Option<ReachKind> {
-    let all = [ReachKind::Media, ReachKind::HostedTool, ReachKind::Mcp, ReachKind::Background, ReachKind::ForeignState];
+    let all = [
+        ReachKind::Media,
+        ReachKind::HostedTool,
+        ReachKind::Mcp,
+        ReachKind::Background,
+        ReachKind::ForeignState,
+    ];
     all.into_iter().find(|kind| kind.as_str() == text)
 }
 
 fn kind(text: &str) -> Result<Kind, &'static str> {
-    let (required, text) = text.strip_prefix("required ").map_or((false, text), |rest| (true, rest));
+    let (required, text) =
+        text.strip_prefix("required ").map_or((false, text), |rest| (true, rest));
     let mut reader = text.chars().peekable();
     let kind = alternatives(&mut reader)?;
     if reader.next().is_some() {
@@ -207,7 +221,9 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), 
         match &mut kind.string {
             Some(Text::OneOf(literals)) => literals.push(literal),
             None => kind.string = Some(Text::OneOf(vec![literal])),
-            Some(Text::Any | Text::Media(_) | Text::Schema) => return Err("a literal stands next to another kind of string"),
+            Some(Text::Any | Text::Media(_) | Text::Schema) => {
+                return Err("a literal stands next to another kind of string");
+            }
         }
         return Ok(());
     }
@@ -235,16 +251,26 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), 
 }
 
 fn text(kind: &mut Kind, text: Text) -> Result<(), &'static str> {
-    if kind.string.replace(text).is_some() { Err("two kinds of string stand side by side") } else { Ok(()) }
+    if kind.string.replace(text).is_some() {
+        Err("two kinds of string stand side by side")
+    } else {
+        Ok(())
+    }
 }
 
 fn form(kind: &mut Kind, form: Form) -> Result<(), &'static str> {
-    if kind.object.replace(form).is_some() { Err("two kinds of object stand side by side: make a union") } else { Ok(()) }
+    if kind.object.replace(form).is_some() {
+        Err("two kinds of object stand side by side: make a union")
+    } else {
+        Ok(())
+    }
 }
 
 fn word(reader: &mut Peekable<Chars<'_>>) -> String {
     let mut word = String::new();
-    while let Some(character) = reader.next_if(|character| character.is_ascii_alphanumeric() || matches!(character, '-' | '_')) {
+    while let Some(character) = reader
+        .next_if(|character| character.is_ascii_alphanumeric() || matches!(character, '-' | '_'))
+    {
         word.push(character);
     }
     word
@@ -253,7 +279,9 @@ fn word(reader: &mut Peekable<Chars<'_>>) -> String {
 fn range(reader: &mut Peekable<Chars<'_>>, integer: bool) -> Result<Number, &'static str> {
     space(reader);
     let mut text = String::new();
-    while let Some(character) = reader.next_if(|character| character.is_ascii_digit() || matches!(character, '-' | '.')) {
+    while let Some(character) =
+        reader.next_if(|character| character.is_ascii_digit() || matches!(character, '-' | '.'))
+    {
         text.push(character);
     }
     if text.is_empty() {
@@ -261,7 +289,11 @@ fn range(reader: &mut Peekable<Chars<'_>>, integer: bool) -> Result<Number, &'st
     }
     let (low, high) = text.split_once("..").ok_or("a range is written LOW..HIGH")?;
     let end = |text: &str| {
-        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| "an end of a range is not a number") }
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            text.parse().map(Some).map_err(|_| "an end of a range is not a number")
+        }
     };
     Ok(Number { integer, low: end(low)?, high: end(high)? })
 }
@@ -279,7 +311,10 @@ mod tests {
     fn kinds_are_read() {
         says("integer 1..16 | bool", "a boolean or an integer from 1 to 16");
         says("integer -1..", "an integer of at least -1");
-        says("string | [string | integer]", "a string or an array (each item an integer or a string)");
+        says(
+            "string | [string | integer]",
+            "a string or an array (each item an integer or a string)",
+        );
         says("'auto' | 'none' | choice", "one of auto, none or an object");
         says("[[integer]]", "an array (each item an array (each item an integer))");
         assert_eq!(rule("reach mcp"), Ok(Rule::Reach(ReachKind::Mcp)));
@@ -287,9 +322,17 @@ mod tests {
 
     #[test]
     fn what_is_not_a_rule_is_refused() {
-        for text in
-            ["", "reach moon", "[string", "string | image", "object | part", "integer 1", "'x", "string string", "number a..b"]
-        {
+        for text in [
+            "",
+            "reach moon",
+            "[string",
+            "string | image",
+            "object | part",
+            "integer 1",
+            "'x",
+            "string string",
+            "number a..b",
+        ] {
             assert!(rule(text).is_err(), "{text}");
         }
     }
@@ -298,7 +341,9 @@ mod tests {
     fn integers_are_written_as_integers() {
         let number = Number { integer: true, low: Some(0), high: Some(16) };
         assert!(number.fits("16") && number.fits("-0"));
-        assert!(!number.fits("17") && !number.fits("1.0") && !number.fits("1e1") && !number.fits("-1"));
+        assert!(
+            !number.fits("17") && !number.fits("1.0") && !number.fits("1e1") && !number.fits("-1")
+        );
         assert!(!number.fits("18446744073709551615"));
     }
 }

@@ -32,7 +32,13 @@ pub(super) fn reaches(object: &Object<'_>) -> Result<Vec<Reach>, Refusal> {
             count += 1;
             if count <= REACHES_MAX {
                 let target = target.chars().take(TARGET_MAX).collect();
-                found.push(Reach { path: path.to_string(), kind: ReachKind::Media, target, steps: path.steps(), inlet: None });
+                found.push(Reach {
+                    path: path.to_string(),
+                    kind: ReachKind::Media,
+                    target,
+                    steps: path.steps(),
+                    inlet: None,
+                });
             }
         }
     });
@@ -50,7 +56,9 @@ fn begun(text: &str, ends: [bool; MARK.len()]) -> Option<&str> {
     match text.split_once(MARK) {
         Some((_, target)) => Some(target.split_once(')').map_or(target, |(target, _)| target)),
         None => {
-            let begins = |(at, front, _): &(usize, &str, &str)| ends.get(*at) == Some(&true) && text.trim_end().ends_with(front);
+            let begins = |(at, front, _): &(usize, &str, &str)| {
+                ends.get(*at) == Some(&true) && text.trim_end().ends_with(front)
+            };
             halves().find(begins).map(|(_, front, _)| front)
         }
     }
@@ -58,7 +66,8 @@ fn begun(text: &str, ends: [bool; MARK.len()]) -> Option<&str> {
 
 /// Where the mark can be cut, and its two halves.
 fn halves() -> impl Iterator<Item = (usize, &'static str, &'static str)> {
-    (1..MARK.len()).filter_map(|at| MARK.split_at_checked(at).map(|(front, rest)| (at, front, rest)))
+    (1..MARK.len())
+        .filter_map(|at| MARK.split_at_checked(at).map(|(front, rest)| (at, front, rest)))
 }
 
 /// Which pieces of the mark are there.
@@ -78,7 +87,10 @@ impl Pieces {
             let known = self.rests.get_mut(at).zip(self.middles.get_mut(at));
             let Some((begins, middles)) = known else { continue };
             *begins |= text.starts_with(rest);
-            if let Some(middle) = middles.get_mut(at + text.len()).filter(|_| !text.is_empty() && rest.starts_with(text)) {
+            if let Some(middle) = middles
+                .get_mut(at + text.len())
+                .filter(|_| !text.is_empty() && rest.starts_with(text))
+            {
                 *middle = true;
             }
         }
@@ -97,7 +109,8 @@ impl Pieces {
 
 /// The mark's characters as themselves where JSON's escapes stand for them: some templates read text in a text (RFC 8259 section 7).
 fn unescaped(text: &str) -> Cow<'_, str> {
-    const ESCAPES: [(&str, char); 4] = [("u0021", '!'), ("u005b", '['), ("u005d", ']'), ("u0028", '(')];
+    const ESCAPES: [(&str, char); 4] =
+        [("u0021", '!'), ("u005b", '['), ("u005d", ']'), ("u0028", '(')];
     if !text.contains("\\u00") {
         return Cow::Borrowed(text);
     }
@@ -105,7 +118,9 @@ fn unescaped(text: &str) -> Cow<'_, str> {
     while let Some((front, behind)) = rest.split_once('\\') {
         out.push_str(front);
         let escaped = behind.trim_start_matches('\\');
-        let is = |escape: &str| escaped.get(..escape.len()).is_some_and(|front| front.eq_ignore_ascii_case(escape));
+        let is = |escape: &str| {
+            escaped.get(..escape.len()).is_some_and(|front| front.eq_ignore_ascii_case(escape))
+        };
         match ESCAPES.iter().find(|(escape, _)| is(escape)) {
             Some((escape, stands_for)) => {
                 out.push(*stands_for);
@@ -136,7 +151,10 @@ fn inside(value: &Value<'_>, path: &Path<'_>, each: &mut dyn FnMut(&str, &Path<'
         Value::String(text) => each(text, path),
         Value::Object(object) => visit(object, path, each),
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(place, item)| inside(item, &Path::Item(path, place), each));
+            items
+                .iter()
+                .enumerate()
+                .for_each(|(place, item)| inside(item, &Path::Item(path, place), each));
         }
     }
 }
@@ -183,6 +201,9 @@ mod tests {
         assert_eq!(found.iter().map(|reach| reach.target.len()).collect::<Vec<_>>(), [TARGET_MAX]);
         let body = format!(r#"{{"a":[{}"x"]}}"#, format!("\"{MARK}\",").repeat(REACHES_MAX + 1));
         let value = json::parse(body.as_bytes(), &Limits::deep(64)).expect("JSON");
-        assert_eq!(reaches(value.as_object().expect("an object")).map_err(|no| no.code), Err(Code::FieldInvalid));
+        assert_eq!(
+            reaches(value.as_object().expect("an object")).map_err(|no| no.code),
+            Err(Code::FieldInvalid)
+        );
     }
 }

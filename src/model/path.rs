@@ -52,7 +52,9 @@ impl fmt::Display for Path<'_> {
 fn is_plain(key: &str) -> bool {
     !key.is_empty()
         && key.len() <= KEY_SHOWN_MAX
-        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'$'))
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'$'))
 }
 
 /// A stranger's key in quotes, cut to 64 characters, with everything that is not visible ASCII escaped, so that look-alikes
@@ -84,6 +86,9 @@ mod tests {
         let content = Path::Key(&first, "content");
         assert_eq!(Path::Key(&content, "url").to_string(), "messages[0].content.url");
         assert_eq!(Path::Key(&content, "a b").to_string(), "messages[0].content[\"a b\"]");
-        assert_eq!(Path::Key(&Path::Root, "me\u{17f}\u{17f}ages").to_string(), "[\"me\\u{17f}\\u{17f}ages\"]");
+        assert_eq!(
+            Path::Key(&Path::Root, "me\u{17f}\u{17f}ages").to_string(),
+            "[\"me\\u{17f}\\u{17f}ages\"]"
+        );
     }
 }

@@ -17,7 +17,10 @@ pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
 }
 
 /// Walks over the members of an object, and gives the place after it; `None` when `json` is not an object as far as structure goes.
-pub(super) fn members<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<usize> {
+pub(super) fn members<'j>(
+    json: &'j [u8],
+    mut visit: impl FnMut(&'j [u8], &'j [u8]),
+) -> Option<usize> {
     let mut at = space(json, 0);
     if *json.get(at)? != b'{' {
         return None;
@@ -84,7 +87,10 @@ pub(super) fn is_document(json: &[u8]) -> bool {
 /// The place of the first byte from `from` on that is no white space.
 pub(super) fn space(json: &[u8], from: usize) -> usize {
     let rest = json.get(from..).unwrap_or_default();
-    from + rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).unwrap_or(rest.len())
+    from + rest
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
+        .unwrap_or(rest.len())
 }
 
 /// The place after the string that opens at `from`.

@@ -80,7 +80,11 @@ pub(super) struct Union {
 impl Union {
     /// What an object with that tag is.
     pub(super) fn member(&self, tag: &str) -> Option<&Rule> {
-        self.members.iter().find(|(pattern, _)| matches(pattern, tag)).map(|(_, rule)| rule).or(self.other.as_ref())
+        self.members
+            .iter()
+            .find(|(pattern, _)| matches(pattern, tag))
+            .map(|(_, rule)| rule)
+            .or(self.other.as_ref())
     }
 
     /// The tags that are known.
@@ -133,7 +137,8 @@ const BUILT_IN: [(&str, &str); 6] = [
 
 impl Profile {
     /// The names of the built-in profiles.
-    pub const NAMES: [&'static str; 6] = ["generic", "vllm", "llama.cpp", "ollama", "tgi", "sglang"];
+    pub const NAMES: [&'static str; 6] =
+        ["generic", "vllm", "llama.cpp", "ollama", "tgi", "sglang"];
 
     /// The built-in profile of that name.
     #[must_use]
@@ -202,7 +207,8 @@ fn layered(text: &str) -> Result<Table, ProfileFault> {
     let own = text.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
     let Some(base) = text_at(&own, "base")? else { return Ok(own) };
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == base);
-    let (_, below) = built_in.filter(|(_, below)| *below != text).ok_or(ProfileFault::Base(base))?;
+    let (_, below) =
+        built_in.filter(|(_, below)| *below != text).ok_or(ProfileFault::Base(base))?;
     let mut table = layered(below)?;
     lay_over(&mut table, own);
     Ok(table)
@@ -221,7 +227,8 @@ fn lay_over(lower: &mut Table, upper: Table) {
 }
 
 fn compile(table: &Table) -> Result<Profile, ProfileFault> {
-    const KEYS: [&str; 8] = ["name", "base", "never", "media", "gateway", "include", "shape", "union"];
+    const KEYS: [&str; 8] =
+        ["name", "base", "never", "media", "gateway", "include", "shape", "union"];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(fault(key, format!("not a key of a profile; those are {}", KEYS.join(", "))));
     }
@@ -229,18 +236,27 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
     let mut unions = Vec::new();
     let mut union_names = Vec::new();
     for (name, value) in sub_table(table, "union")? {
-        let value = value.as_table().ok_or_else(|| fault(format!("union.{name}"), "must be a table"))?;
+        let value =
+            value.as_table().ok_or_else(|| fault(format!("union.{name}"), "must be a table"))?;
         unions.push(read_union(name, value)?);
         union_names.push(name.clone());
     }
-    let names = Names { shapes: shapes.iter().map(|shape| shape.name.clone()).collect(), unions: union_names };
+    let names = Names {
+        shapes: shapes.iter().map(|shape| shape.name.clone()).collect(),
+        unions: union_names,
+    };
     for shape in &mut shapes {
         for (field, rule) in &mut shape.fields {
             names.link_rule(rule, &format!("shape.{}.{field}", shape.name))?;
         }
     }
     for (union, name) in unions.iter_mut().zip(&names.unions) {
-        let rules = union.members.iter_mut().map(|(_, rule)| rule).chain(&mut union.missing).chain(&mut union.other);
+        let rules = union
+            .members
+            .iter_mut()
+            .map(|(_, rule)| rule)
+            .chain(&mut union.missing)
+            .chain(&mut union.other);
         for rule in rules {
             names.link_rule(rule, &format!("union.{name}"))?;
         }
@@ -254,7 +270,10 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
         media: read_media(sub_table(table, "media")?)?,
         gateway: Arc::new(gateway),
     };
-    match ["chat", "completions", "embeddings", "messages"].into_iter().find(|root| profile.shape(root).is_none()) {
+    match ["chat", "completions", "embeddings", "messages"]
+        .into_iter()
+        .find(|root| profile.shape(root).is_none())
+    {
         Some(root) => Err(fault(format!("shape.{root}"), "is missing")),
         None => Ok(profile),
     }
@@ -270,14 +289,23 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
     let mut shapes = Vec::with_capacity(tables.len());
     for (name, own) in tables {
         let mut fields: Vec<(String, Rule)> = Vec::new();
-        let included = if includes.contains_key(name) { texts_at(includes, name)? } else { Vec::new() };
+        let included =
+            if includes.contains_key(name) { texts_at(includes, name)? } else { Vec::new() };
         let included = included.iter().rev().map(|other| (other, tables.get(other)));
         for (from, fields_of) in std::iter::once((name, Some(own))).chain(included) {
             let key = format!("shape.{from}");
-            for (field, value) in fields_of.and_then(toml::Value::as_table).ok_or_else(|| fault(&key, "must be a table"))? {
+            for (field, value) in fields_of
+                .and_then(toml::Value::as_table)
+                .ok_or_else(|| fault(&key, "must be a table"))?
+            {
                 let rule = rule_at(&format!("{key}.{field}"), value)?;
-                if matches!(rule, Rule::Pass(_)) && never.iter().any(|pattern| matches(pattern, field)) {
-                    return Err(fault(format!("{key}.{field}"), "is listed under never, so it cannot pass"));
+                if matches!(rule, Rule::Pass(_))
+                    && never.iter().any(|pattern| matches(pattern, field))
+                {
+                    return Err(fault(
+                        format!("{key}.{field}"),
+                        "is listed under never, so it cannot pass",
+                    ));
                 }
                 if fields.iter().all(|(known, _)| known != field) {
                     fields.push((field.clone(), rule));
@@ -285,7 +313,8 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
             }
         }
         fields.sort_by(|one, other| order(&one.0).cmp(&order(&other.0)));
-        let required = fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
+        let required =
+            fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
         let required = required.map(|(field, _)| field.clone()).collect();
         shapes.push(Shape { name: name.clone(), fields, required });
     }
@@ -297,13 +326,20 @@ fn sub_table<'t>(table: &'t Table, key: &str) -> Result<&'t Table, ProfileFault>
 }
 
 fn text_at(table: &Table, key: &str) -> Result<Option<String>, ProfileFault> {
-    let text = |value: &toml::Value| value.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be a string"));
+    let text = |value: &toml::Value| {
+        value.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be a string"))
+    };
     table.get(key).map(text).transpose()
 }
 
 fn texts_at(table: &Table, key: &str) -> Result<Vec<String>, ProfileFault> {
-    let items = table.get(key).and_then(toml::Value::as_array).ok_or_else(|| fault(key, "must be an array of strings"))?;
-    let text = |item: &toml::Value| item.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be an array of strings"));
+    let items = table
+        .get(key)
+        .and_then(toml::Value::as_array)
+        .ok_or_else(|| fault(key, "must be an array of strings"))?;
+    let text = |item: &toml::Value| {
+        item.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be an array of strings"))
+    };
     items.iter().map(text).collect()
 }
 
@@ -315,7 +351,10 @@ fn rule_at(key: &str, value: &toml::Value) -> Result<Rule, ProfileFault> {
 fn read_union(name: &str, table: &Table) -> Result<Union, ProfileFault> {
     const KEYS: [&str; 4] = ["tag", "members", "missing", "other"];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        return Err(fault(format!("union.{name}.{key}"), format!("not a key of a union; those are {}", KEYS.join(", "))));
+        return Err(fault(
+            format!("union.{name}.{key}"),
+            format!("not a key of a union; those are {}", KEYS.join(", ")),
+        ));
     }
     let mut members = Vec::new();
     for (tag, value) in sub_table(table, "members")? {
@@ -323,33 +362,55 @@ fn read_union(name: &str, table: &Table) -> Result<Union, ProfileFault> {
     }
     // An exact tag wins over a pattern, a longer pattern over a shorter one.
     members.sort_by_key(|(tag, _)| (tag.ends_with('*'), usize::MAX - tag.len()));
-    let fallback = |key: &str| table.get(key).map(|value| rule_at(&format!("union.{name}.{key}"), value)).transpose();
-    let tag = text_at(table, "tag")?.ok_or_else(|| fault(format!("union.{name}.tag"), "is missing"))?;
+    let fallback = |key: &str| {
+        table.get(key).map(|value| rule_at(&format!("union.{name}.{key}"), value)).transpose()
+    };
+    let tag =
+        text_at(table, "tag")?.ok_or_else(|| fault(format!("union.{name}.tag"), "is missing"))?;
     Ok(Union { tag, members, missing: fallback("missing")?, other: fallback("other")? })
 }
 
 fn read_media(table: &Table) -> Result<Media, ProfileFault> {
-    let chars_max = table.get("chars_max").and_then(toml::Value::as_integer).and_then(|max| usize::try_from(max).ok());
+    let chars_max = table
+        .get("chars_max")
+        .and_then(toml::Value::as_integer)
+        .and_then(|max| usize::try_from(max).ok());
     Ok(Media {
         image: texts_at(table, "image")?,
         audio: texts_at(table, "audio")?,
         video: texts_at(table, "video")?,
         file: texts_at(table, "file")?,
-        chars_max: chars_max.ok_or_else(|| fault("media.chars_max", "must be a number of characters"))?,
+        chars_max: chars_max
+            .ok_or_else(|| fault("media.chars_max", "must be a number of characters"))?,
     })
 }
 
 fn read_gateway(table: &Table) -> Result<Gateway, ProfileFault> {
-    const KEYS: [&str; 6] = ["output_cap", "output_cap_names", "include_usage", "markdown_images", "request_id", "cache_salt"];
+    const KEYS: [&str; 6] = [
+        "output_cap",
+        "output_cap_names",
+        "include_usage",
+        "markdown_images",
+        "request_id",
+        "cache_salt",
+    ];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        return Err(fault(format!("gateway.{key}"), format!("the gateway writes only {}", KEYS.join(", "))));
+        return Err(fault(
+            format!("gateway.{key}"),
+            format!("the gateway writes only {}", KEYS.join(", ")),
+        ));
     }
     let include_usage = table.get("include_usage").and_then(toml::Value::as_bool);
     let gateway = Gateway {
-        output_cap: text_at(table, "output_cap")?.ok_or_else(|| fault("gateway.output_cap", "is missing"))?,
+        output_cap: text_at(table, "output_cap")?
+            .ok_or_else(|| fault("gateway.output_cap", "is missing"))?,
         output_cap_names: texts_at(table, "output_cap_names")?,
-        include_usage: include_usage.ok_or_else(|| fault("gateway.include_usage", "must be true or false"))?,
-        markdown_images: table.get("markdown_images").and_then(toml::Value::as_bool).unwrap_or(false),
+        include_usage: include_usage
+            .ok_or_else(|| fault("gateway.include_usage", "must be true or false"))?,
+        markdown_images: table
+            .get("markdown_images")
+            .and_then(toml::Value::as_bool)
+            .unwrap_or(false),
         request_id: text_at(table, "request_id")?,
         cache_salt: text_at(table, "cache_salt")?,
     };
@@ -382,8 +443,12 @@ impl Names {
             kind.object = match (place(&self.shapes), place(&self.unions)) {
                 (Some(place), None) => Some(Form::Shape(place)),
                 (None, Some(place)) => Some(Form::Union(place)),
-                (None, None) => return Err(fault(key, format!("there is no shape or union {name:?}"))),
-                (Some(_), Some(_)) => return Err(fault(key, format!("{name:?} is both a shape and a union"))),
+                (None, None) => {
+                    return Err(fault(key, format!("there is no shape or union {name:?}")));
+                }
+                (Some(_), Some(_)) => {
+                    return Err(fault(key, format!("{name:?} is both a shape and a union")));
+                }
             };
         }
         Ok(())

@@ -91,7 +91,12 @@ impl Stream {
     ///
     /// # Errors
     /// When it cannot be looked through.
-    pub fn event(&mut self, event: &[u8], prose: &mut dyn Prose, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+    pub fn event(
+        &mut self,
+        event: &[u8],
+        prose: &mut dyn Prose,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unreadable> {
         let lines = EventLines::read(event);
         self.read(&StreamEvent::read(&lines, TreeMemory::default()), prose, out)
     }
@@ -100,7 +105,12 @@ impl Stream {
     ///
     /// # Errors
     /// When it cannot be looked through.
-    pub(super) fn read(&mut self, event: &StreamEvent<'_>, prose: &mut dyn Prose, out: &mut Vec<u8>) -> Result<(), Unreadable> {
+    pub(super) fn read(
+        &mut self,
+        event: &StreamEvent<'_>,
+        prose: &mut dyn Prose,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unreadable> {
         let bytes = event.bytes();
         // Readers of streams drop it, and would read what follows it (WHATWG HTML section 9.2.6).
         if bytes.starts_with(b"\xef\xbb\xbf") {
@@ -131,7 +141,8 @@ impl Stream {
             Some(data) => sse::with_data(bytes, data, out),
             None => out.extend_from_slice(bytes),
         }
-        self.templates.retain(|known| holding.iter().any(|(choice, key)| known.is_of(*choice, key)));
+        self.templates
+            .retain(|known| holding.iter().any(|(choice, key)| known.is_of(*choice, key)));
         for (choice, key) in holding.into_iter().filter(|held| here.contains(held)) {
             self.templates.retain(|known| !known.is_of(choice, &key));
             let event = addition(tree.json(), &key).unwrap_or_else(|| bytes.to_vec());
@@ -151,7 +162,11 @@ impl Stream {
 
     /// The last event of a text once more, with what was held of it and nothing else.
     fn again(&self, (choice, key, rest): &(u64, String, String), out: &mut Vec<u8>) {
-        let Some(template) = self.templates.iter().find(|template| template.is_of(*choice, key)).filter(|_| !rest.is_empty())
+        let Some(template) = self
+            .templates
+            .iter()
+            .find(|template| template.is_of(*choice, key))
+            .filter(|_| !rest.is_empty())
         else {
             return;
         };

@@ -31,15 +31,18 @@ pub(super) fn fits(media_type: &str, content: &str) -> bool {
 /// How long the tag is that stands before a sound (ID3v2.4.0 section 3.1).
 fn tagged(bytes: &[u8]) -> Option<usize> {
     let [b'I', b'D', b'3', _, _, flags, size @ ..] = bytes else { return None };
-    let size =
-        size.first_chunk::<4>()?.iter().try_fold(0_usize, |size, byte| (*byte < 0x80).then(|| size << 7 | usize::from(*byte)))?;
+    let size = size
+        .first_chunk::<4>()?
+        .iter()
+        .try_fold(0_usize, |size, byte| (*byte < 0x80).then(|| size << 7 | usize::from(*byte)))?;
     let footer = if flags & 0x10 == 0 { 0 } else { 10 };
     Some(10 + size + footer)
 }
 
 /// Whether what stands behind a tag is a sound of that type.
 fn is_sound(media_type: &str, bytes: &[u8]) -> bool {
-    matches!(media_type, "audio/mpeg" | "audio/mp3" | "audio/aac" | "audio/flac") && begins_as(media_type, bytes)
+    matches!(media_type, "audio/mpeg" | "audio/mp3" | "audio/aac" | "audio/flac")
+        && begins_as(media_type, bytes)
 }
 
 /// Whether content begins as the media type says. A decoder passes over a tag before a sound, and goes by what stands behind it.
@@ -52,7 +55,9 @@ pub(super) fn is(media_type: &str, bytes: &[u8]) -> bool {
 
 fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
     let begins = |signature: &[u8]| bytes.starts_with(signature);
-    let at = |place: usize, signature: &[u8]| bytes.get(place..).is_some_and(|rest| rest.starts_with(signature));
+    let at = |place: usize, signature: &[u8]| {
+        bytes.get(place..).is_some_and(|rest| rest.starts_with(signature))
+    };
     match media_type {
         "image/png" => begins(b"\x89PNG\r\n\x1a\n"),
         "image/jpeg" | "image/jpg" | "video/jpeg" => begins(b"\xff\xd8\xff"),
@@ -65,11 +70,15 @@ fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
         "audio/aac" => begins(b"ADIF") || is_mpeg_audio(bytes),
         "audio/flac" => begins(b"fLaC"),
         // Version 0, and the three flags of a page (RFC 3533 section 6).
-        "audio/ogg" | "video/ogg" => begins(b"OggS\0") && bytes.get(5).is_some_and(|flags| *flags < 8),
+        "audio/ogg" | "video/ogg" => {
+            begins(b"OggS\0") && bytes.get(5).is_some_and(|flags| *flags < 8)
+        }
         "audio/webm" | "video/webm" | "video/x-matroska" => begins(b"\x1a\x45\xdf\xa3"),
         "audio/mp4" | "video/mp4" => at(4, b"ftyp"),
         // Files of before there was a type.
-        "video/quicktime" => [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"].iter().any(|kind| at(4, *kind)),
+        "video/quicktime" => {
+            [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"].iter().any(|kind| at(4, *kind))
+        }
         "application/pdf" => begins(b"%PDF-"),
         "text/plain" => true,
         _ => false,
@@ -97,7 +106,8 @@ const TYPES: [&str; 13] = [
 /// playlists and manifests, by which decoders fetch, are text.
 pub(super) fn is_content(content: &str) -> bool {
     let front = first(content);
-    TYPES.iter().any(|media_type| fits(media_type, content)) || !(is_text(&front) || front.starts_with(b"ID3"))
+    TYPES.iter().any(|media_type| fits(media_type, content))
+        || !(is_text(&front) || front.starts_with(b"ID3"))
 }
 
 /// An MPEG audio frame's or ADTS header's sync word.
@@ -107,9 +117,13 @@ fn is_mpeg_audio(bytes: &[u8]) -> bool {
 
 /// Whether bytes read as text: in ASCII, UTF-8 with its mark, or UTF-16.
 fn is_text(bytes: &[u8]) -> bool {
-    let marked = bytes.starts_with(b"\xef\xbb\xbf") || bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    let marked = bytes.starts_with(b"\xef\xbb\xbf")
+        || bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff");
     let plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
-    marked || bytes.iter().take(TEXT_MIN).all(plain) || bytes.windows(TEXT_MIN).any(|run| run.iter().all(plain))
+    marked
+        || bytes.iter().take(TEXT_MIN).all(plain)
+        || bytes.windows(TEXT_MIN).any(|run| run.iter().all(plain))
 }
 
 #[cfg(test)]
@@ -137,7 +151,8 @@ mod tests {
             ("text/plain", b"hello"),
         ] {
             assert!(
-                fits(media_type, &packed(bytes)) && (media_type == "text/plain" || is_content(&packed(bytes))),
+                fits(media_type, &packed(bytes))
+                    && (media_type == "text/plain" || is_content(&packed(bytes))),
                 "{media_type}"
             );
         }
@@ -159,12 +174,21 @@ mod tests {
             "ID3\u{4}\0\0\0\0\u{1}\0",
         ] {
             let packed = packed(text.as_bytes());
-            for media_type in ["video/mp4", "video/webm", "video/jpeg", "image/png", "audio/mpeg", "audio/ogg", "application/pdf"]
-            {
+            for media_type in [
+                "video/mp4",
+                "video/webm",
+                "video/jpeg",
+                "image/png",
+                "audio/mpeg",
+                "audio/ogg",
+                "application/pdf",
+            ] {
                 assert!(!fits(media_type, &packed), "{media_type}: {text}");
             }
             assert!(!is_content(&packed), "{text}");
         }
-        assert!(!fits("image/svg+xml", &packed(b"<svg")) && !fits("image/png", "") && !is_content(""));
+        assert!(
+            !fits("image/svg+xml", &packed(b"<svg")) && !fits("image/png", "") && !is_content("")
+        );
     }
 }

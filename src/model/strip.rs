@@ -17,7 +17,10 @@ impl ModelCall<'_> {
             let done = which(&reach)
                 && match reach.kind {
                     ReachKind::Media => replace(&mut self.object, &reach.steps),
-                    ReachKind::HostedTool | ReachKind::Mcp | ReachKind::Background | ReachKind::ForeignState => {
+                    ReachKind::HostedTool
+                    | ReachKind::Mcp
+                    | ReachKind::Background
+                    | ReachKind::ForeignState => {
                         tools = true;
                         mark(&mut self.object, &reach.steps)
                     }
@@ -27,7 +30,11 @@ impl ModelCall<'_> {
         // All at once, and last: until then every place is where its steps say.
         let mut swept: Option<&[Step]> = None;
         for reach in self.stripped.iter().filter(|reach| reach.kind != ReachKind::Media) {
-            let list = reach.steps.split_last().filter(|(last, _)| matches!(last, Step::Item(_))).map(|(_, parents)| parents);
+            let list = reach
+                .steps
+                .split_last()
+                .filter(|(last, _)| matches!(last, Step::Item(_)))
+                .map(|(_, parents)| parents);
             if list.is_none() || list != swept {
                 sweep(&mut self.object, &reach.steps);
             }
@@ -47,12 +54,17 @@ impl ModelCall<'_> {
             }
             return;
         }
-        let known = |wanted: &str| tools.unwrap_or_default().iter().any(|tool| name(tool) == Some(wanted));
-        let dangling = self.object.get("tool_choice").and_then(Value::as_object).is_some_and(|choice| {
-            let allowed = choice.get("allowed_tools").and_then(Value::as_object).and_then(|allowed| allowed.get("tools"));
-            let none = allowed.and_then(Value::as_array).is_some_and(<[Value<'_>]>::is_empty);
-            none || name(&Value::Object(choice.clone())).is_some_and(|wanted| !known(wanted))
-        });
+        let known =
+            |wanted: &str| tools.unwrap_or_default().iter().any(|tool| name(tool) == Some(wanted));
+        let dangling =
+            self.object.get("tool_choice").and_then(Value::as_object).is_some_and(|choice| {
+                let allowed = choice
+                    .get("allowed_tools")
+                    .and_then(Value::as_object)
+                    .and_then(|allowed| allowed.get("tools"));
+                let none = allowed.and_then(Value::as_array).is_some_and(<[Value<'_>]>::is_empty);
+                none || name(&Value::Object(choice.clone())).is_some_and(|wanted| !known(wanted))
+            });
         if dangling {
             self.object.remove("tool_choice");
         }
@@ -71,7 +83,14 @@ impl ModelCall<'_> {
         let mut found = Vec::new();
         collect(&self.object, own, "", &mut found);
         // Some servers read tools of a message too.
-        for (place, message) in self.object.get("messages").and_then(Value::as_array).unwrap_or_default().iter().enumerate() {
+        for (place, message) in self
+            .object
+            .get("messages")
+            .and_then(Value::as_array)
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
+        {
             if let Some(message) = message.as_object() {
                 collect(message, own, &format!("messages[{place}]."), &mut found);
             }
@@ -81,8 +100,15 @@ impl ModelCall<'_> {
 }
 
 /// The types of the tools that stand in `object`.
-fn collect<'v>(object: &'v Object<'_>, own: &'static str, at: &str, found: &mut Vec<(String, &'v str)>) {
-    for (place, tool) in object.get("tools").and_then(Value::as_array).unwrap_or_default().iter().enumerate() {
+fn collect<'v>(
+    object: &'v Object<'_>,
+    own: &'static str,
+    at: &str,
+    found: &mut Vec<(String, &'v str)>,
+) {
+    for (place, tool) in
+        object.get("tools").and_then(Value::as_array).unwrap_or_default().iter().enumerate()
+    {
         let named = tool.as_object().and_then(|tool| tool.get("type")).and_then(Value::as_str);
         found.push((format!("{at}tools[{place}]"), named.unwrap_or(own)));
     }
@@ -114,10 +140,12 @@ pub(super) fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v
 /// Puts a note in the place of the content part that these steps lead into: the innermost item of an array. False where that is no part.
 fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
     // A note is no tool.
-    if matches!(steps.first(), Some(Step::Key(key)) if matches!(key.as_str(), "tools" | "functions")) {
+    if matches!(steps.first(), Some(Step::Key(key)) if matches!(key.as_str(), "tools" | "functions"))
+    {
         return false;
     }
-    let end = steps.iter().rposition(|step| matches!(step, Step::Item(_))).map_or(0, |place| place + 1);
+    let end =
+        steps.iter().rposition(|step| matches!(step, Step::Item(_))).map_or(0, |place| place + 1);
     match steps.get(..end).and_then(|steps| at(root, steps)) {
         Some(part) if part.as_object().is_some_and(|part| part.get("type").is_some()) => {
             let mut note = Object::new();
@@ -142,7 +170,9 @@ fn mark(root: &mut Object<'_>, steps: &[Step]) -> bool {
 fn sweep(root: &mut Object<'_>, steps: &[Step]) {
     let Some((last, parents)) = steps.split_last() else { return };
     match (last, at(root, parents)) {
-        (Step::Item(_), Some(Value::Array(items))) => items.retain(|item| !matches!(item, Value::Null)),
+        (Step::Item(_), Some(Value::Array(items))) => {
+            items.retain(|item| !matches!(item, Value::Null))
+        }
         (Step::Key(key), Some(Value::Object(object))) => drop(object.remove(key)),
         (Step::Key(key), None) if parents.is_empty() => drop(root.remove(key)),
         _ => {}

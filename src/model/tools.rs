@@ -118,7 +118,8 @@ fn within(value: &Value<'_>, tools: &mut dyn Tools) -> bool {
         Value::Object(object) => {
             let name = object.get("name").and_then(Value::as_str).filter(|name| tools.judges(name));
             let passes = name.is_none_or(|name| {
-                let mut passes = |key, free| object.get(key).is_none_or(|with| judged(name, with, free, tools));
+                let mut passes =
+                    |key, free| object.get(key).is_none_or(|with| judged(name, with, free, tools));
                 passes("arguments", false) && passes("input", true)
             });
             passes && object.iter().all(|(_, value)| within(value, tools))

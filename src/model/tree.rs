@@ -160,12 +160,19 @@ impl<'j> JsonTree<'j> {
         let node = self.node(at)?;
         match node.kind {
             NodeKind::Plain => {
-                let text = self.text?.get(node.value.from as usize + 1..node.value.to as usize - 1)?;
+                let text =
+                    self.text?.get(node.value.from as usize + 1..node.value.to as usize - 1)?;
                 let sound = !self.has_controls || text.bytes().all(|byte| byte >= b' ');
                 sound.then_some(text)
             }
-            NodeKind::Decoded => self.memory.decoded.get(node.text.from as usize..node.text.to as usize),
-            NodeKind::Object | NodeKind::Array | NodeKind::Undecodable | NodeKind::Scalar | NodeKind::Deep => None,
+            NodeKind::Decoded => {
+                self.memory.decoded.get(node.text.from as usize..node.text.to as usize)
+            }
+            NodeKind::Object
+            | NodeKind::Array
+            | NodeKind::Undecodable
+            | NodeKind::Scalar
+            | NodeKind::Deep => None,
         }
     }
 }
@@ -254,7 +261,11 @@ impl TreeReader<'_> {
         let end = match kind {
             NodeKind::Object => self.members(0, 0),
             NodeKind::Array => self.items(0, 0),
-            NodeKind::Plain | NodeKind::Decoded | NodeKind::Undecodable | NodeKind::Scalar | NodeKind::Deep => Some(length),
+            NodeKind::Plain
+            | NodeKind::Decoded
+            | NodeKind::Undecodable
+            | NodeKind::Scalar
+            | NodeKind::Deep => Some(length),
         };
         self.close(0, end.is_none());
         end.unwrap_or(length)
@@ -262,7 +273,14 @@ impl TreeReader<'_> {
 
     fn push(&mut self, kind: NodeKind, name: ByteSpan, value: ByteSpan) {
         let next = self.memory.nodes.len() as u32 + 1;
-        self.memory.nodes.push(TreeNode { kind, broken: false, name, value, text: ByteSpan::default(), next });
+        self.memory.nodes.push(TreeNode {
+            kind,
+            broken: false,
+            name,
+            value,
+            text: ByteSpan::default(),
+            next,
+        });
     }
 
     /// The value at that place of the list has got all its parts.
@@ -281,7 +299,8 @@ impl TreeReader<'_> {
             b'[' if level < LEVELS_MAX => self.nested(at, name, level, NodeKind::Array),
             first => {
                 let end = peek::value(self.json, at)?;
-                let kind = if matches!(first, b'{' | b'[') { NodeKind::Deep } else { NodeKind::Scalar };
+                let kind =
+                    if matches!(first, b'{' | b'[') { NodeKind::Deep } else { NodeKind::Scalar };
                 self.push(kind, name, ByteSpan::new(at, end)?);
                 Some(end)
             }
@@ -291,7 +310,8 @@ impl TreeReader<'_> {
     fn nested(&mut self, at: usize, name: ByteSpan, level: usize, kind: NodeKind) -> Option<usize> {
         let place = self.memory.nodes.len();
         self.push(kind, name, ByteSpan::default());
-        let read = if kind == NodeKind::Object { self.members(at, level) } else { self.items(at, level) };
+        let read =
+            if kind == NodeKind::Object { self.members(at, level) } else { self.items(at, level) };
         // Where brackets alone tell the end, what was read so far stays.
         let end = read.or_else(|| peek::value(self.json, at));
         let Some(value) = end.and_then(|end| ByteSpan::new(at, end)) else {

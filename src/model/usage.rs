@@ -158,7 +158,10 @@ impl Sent {
 pub fn settle(sent: Sent, heard: &Heard) -> (Usage, Source) {
     let cap = sent.output_tokens.unwrap_or_else(|| heard.text.saturating_add(OUTPUT_SPARE));
     let bound = Usage { input: sent.bytes, output: heard.text.min(cap), reasoning: 0 };
-    let Some(told) = heard.usage.filter(|told| (1..=sent.input_max()).contains(&told.input) && told.output <= cap) else {
+    let Some(told) = heard
+        .usage
+        .filter(|told| (1..=sent.input_max()).contains(&told.input) && told.output <= cap)
+    else {
         return (bound, Source::Bound);
     };
     match heard.complete {
@@ -212,7 +215,11 @@ mod tests {
     fn what_cannot_be_true_is_noticed() {
         let check = |sent, (input, output, reasoning), text, expect| {
             let usage = Some(Usage { input, output, reasoning });
-            assert_eq!(absurd(sent, &Heard { usage, text, since_usage: 0, complete: true }), expect, "{input} {output} {text}");
+            assert_eq!(
+                absurd(sent, &Heard { usage, text, since_usage: 0, complete: true }),
+                expect,
+                "{input} {output} {text}"
+            );
         };
         let wide = Sent { bytes: 100, output_tokens: Some(100_000) };
         check(SENT, (9, 5, 0), 20, None);
@@ -224,8 +231,11 @@ mod tests {
         check(wide, (9, 5_000, 0), 20, Some(Absurd::OverText));
         check(wide, (9, 5_000, 4_900), 20, None);
         check(Sent { output_tokens: None, ..SENT }, (9, 1 << 40, 0), 0, Some(Absurd::OverText));
-        let endless =
-            Heard { usage: Some(Usage { input: 9, output: 1 << 40, reasoning: 0 }), complete: true, ..Heard::default() };
+        let endless = Heard {
+            usage: Some(Usage { input: 9, output: 1 << 40, reasoning: 0 }),
+            complete: true,
+            ..Heard::default()
+        };
         assert_eq!(settle(Sent { output_tokens: None, ..SENT }, &endless).1, Source::Bound);
     }
 

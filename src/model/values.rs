@@ -18,7 +18,11 @@ pub(super) trait Values<'j> {
 
     /// Walks over the members of an object, by their names as they are written, and gives how many bytes the object has; `None` where it is
     /// no object as far as structure goes.
-    fn members(&self, object: Self::Value, visit: impl FnMut(&'j [u8], Self::Value)) -> Option<usize>;
+    fn members(
+        &self,
+        object: Self::Value,
+        visit: impl FnMut(&'j [u8], Self::Value),
+    ) -> Option<usize>;
 
     /// Walks over the items of an array; `None` where it is no array as far as structure goes.
     fn items(&self, array: Self::Value, visit: impl FnMut(Self::Value)) -> Option<()>;

@@ -72,7 +72,10 @@ impl Answer {
     ///
     /// # Errors
     /// When that cannot be recorded.
-    pub(super) async fn respond(self, mut exchange: Box<Exchange>) -> Result<Response<Body>, Failed> {
+    pub(super) async fn respond(
+        self,
+        mut exchange: Box<Exchange>,
+    ) -> Result<Response<Body>, Failed> {
         match self {
             Self::Whole(parts, bytes) => {
                 let mut open = exchange.open().map_err(no_entry)?;
@@ -84,7 +87,10 @@ impl Answer {
                     Ok(sealed) => sealed,
                     Err(refusal) => return Err(Failed { refusal, exchange }),
                 };
-                let bytes = Bytes::from_owner(Delivered { bytes, _occupied: std::mem::take(&mut exchange.occupied) });
+                let bytes = Bytes::from_owner(Delivered {
+                    bytes,
+                    _occupied: std::mem::take(&mut exchange.occupied),
+                });
                 Ok(respond::whole(&sealed, &exchange, parts, &record, bytes))
             }
             Self::Public(bytes, content_type) => {
@@ -122,12 +128,17 @@ impl Gateway {
         let response = self.ask(&committed, &mut watch, exchange).await?;
         let head = check_response_head(response.status().as_u16(), response.headers())?;
         exchange.head(head.status);
-        let parts = ResponseParts { retry_after: head.retry_after, status: head.status, content_type: head.content_type };
+        let parts = ResponseParts {
+            retry_after: head.retry_after,
+            status: head.status,
+            content_type: head.content_type,
+        };
         let body = response.into_body();
         let redactor = Arc::clone(&exchange.config.redactor);
         if call.stream && matches!(head.heard, AnswerForm::Events) {
             let filter = StreamFilter::new(operation, call.usage_asked, filter);
-            let source = Source::Upstream(body, Box::new(filter.redacting(redactor).within(extent)), None);
+            let source =
+                Source::Upstream(body, Box::new(filter.redacting(redactor).within(extent)), None);
             return Ok(Answer::Stream(parts, Box::new(Stream { source, watch })));
         }
         let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
@@ -145,19 +156,24 @@ impl Gateway {
         let content_type = if joins { HeaderValue::from_static(JSON) } else { parts.content_type };
         let parts = ResponseParts { content_type, ..parts };
         let work = move || {
-            let whole = if joins { convert::joined(operation, &bytes).map(Bytes::from) } else { Ok(bytes) };
+            let whole =
+                if joins { convert::joined(operation, &bytes).map(Bytes::from) } else { Ok(bytes) };
             whole.map(|bytes| (usage::heard(operation, &bytes), bytes))
         };
         let (heard, bytes) = beside(length, exchange, work).await?.map_err(unlike)?;
         exchange.heard(heard);
         if heard.text > extent.text {
-            return Err(Refusal::new(Code::UpstreamEndless).because(format_args!("{} bytes of text", heard.text)));
+            return Err(Refusal::new(Code::UpstreamEndless)
+                .because(format_args!("{} bytes of text", heard.text)));
         }
         if call.stream && parts.status < 300 {
             let filter = StreamFilter::new(operation, call.usage_asked, filter).redacting(redactor);
             let pieces = as_events(operation, bytes, filter, exchange).await?;
             let parts = ResponseParts { content_type: HeaderValue::from_static(EVENTS), ..parts };
-            return Ok(Answer::Stream(parts, Box::new(Stream { source: Source::Pieces(pieces), watch })));
+            return Ok(Answer::Stream(
+                parts,
+                Box::new(Stream { source: Source::Pieces(pieces), watch }),
+            ));
         }
         let bytes = filtered(bytes, parts.status, filter, exchange).await?;
         Ok(Answer::Whole(parts, bytes))
@@ -206,8 +222,14 @@ async fn beside<T: Send + 'static>(
 }
 
 /// A whole answer, its texts filtered.
-pub(super) async fn filtered(bytes: Bytes, status: u16, filter: Filter, exchange: &mut Exchange) -> Result<Bytes, Refusal> {
-    let (length, redactor, error) = (bytes.len(), Arc::clone(&exchange.config.redactor), status >= 400);
+pub(super) async fn filtered(
+    bytes: Bytes,
+    status: u16,
+    filter: Filter,
+    exchange: &mut Exchange,
+) -> Result<Bytes, Refusal> {
+    let (length, redactor, error) =
+        (bytes.len(), Arc::clone(&exchange.config.redactor), status >= 400);
     let work = move || {
         let (looked, findings) = looked_through(bytes, filter);
         let looked = looked.map(|bytes| redactor.whole(&bytes, error).map_or(bytes, Bytes::from));
@@ -247,7 +269,9 @@ fn through(pieces: Vec<Vec<u8>>, mut filter: StreamFilter<Filter>) -> Result<Thr
     let mut passed = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let mut out = Vec::with_capacity(piece.len());
-        filter.push(&piece, &mut out).map_err(|fault| Refusal::new(Code::UpstreamInvalid).because(fault))?;
+        filter
+            .push(&piece, &mut out)
+            .map_err(|fault| Refusal::new(Code::UpstreamInvalid).because(fault))?;
         passed.push(out);
     }
     Ok((passed, filter))
@@ -336,14 +360,19 @@ fn egress(caller: &Authenticated) -> serde_json::Value {
     let token_restrictions = token_restrictions(&caller.token().verified);
     let policy = &caller.tables().policy;
     let left = |wanted: &Use| {
-        let entries = policy.left(*wanted, &token_restrictions).into_iter().map(serde_json::Value::String);
+        let entries =
+            policy.left(*wanted, &token_restrictions).into_iter().map(serde_json::Value::String);
         (wanted.as_str().to_owned(), serde_json::Value::Array(entries.collect()))
     };
     serde_json::Value::Object(Use::ALL.iter().map(left).collect())
 }
 
 /// The models that the token may use, or one of them.
-pub(super) fn list(routed: &Routed, one: Option<&str>, dialect: Dialect) -> Result<Vec<u8>, Refusal> {
+pub(super) fn list(
+    routed: &Routed,
+    one: Option<&str>,
+    dialect: Dialect,
+) -> Result<Vec<u8>, Refusal> {
     let caller = routed.paced().caller();
     let usable = caller.tables().models().filter(|(name, served)| may_use(caller, name, served));
     let entry = |(name, served): (&str, &Arc<ModelRoute>)| models::ModelEntry {
@@ -354,7 +383,10 @@ pub(super) fn list(routed: &Routed, one: Option<&str>, dialect: Dialect) -> Resu
     match one {
         None => Ok(models::list(dialect, &usable.map(entry).collect::<Vec<_>>())),
         Some(asked) => {
-            let found = usable.map(entry).find(|model| model.id == asked).ok_or_else(|| not_found(asked))?;
+            let found = usable
+                .map(entry)
+                .find(|model| model.id == asked)
+                .ok_or_else(|| not_found(asked))?;
             Ok(models::one(dialect, &found))
         }
     }

@@ -31,7 +31,11 @@ struct Arrived {
 
 impl Gateway {
     /// Answers one request.
-    pub async fn serve(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
+    pub async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        origin: Origin,
+    ) -> Response<Body> {
         let mut exchange = Exchange::start(&self, dialect(&request), Some(origin.peer));
         exchange.reader.clone_from(&origin.reader);
         let (parts, mut body) = request.into_parts();
@@ -39,7 +43,8 @@ impl Gateway {
         let over_http1 = parts.version <= http::Version::HTTP_11;
         // A caller that waits for 100 Continue has sent nothing yet, and is not asked to for nothing (RFC 9110 section 10.1.1).
         let expects = parts.headers.contains_key(EXPECT);
-        let answer = self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut exchange).await;
+        let answer =
+            self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut exchange).await;
         let answered = match answer {
             Ok(answer) => match Box::pin(answer.respond(exchange)).await {
                 Ok(response) => Ok(response),
@@ -57,7 +62,8 @@ impl Gateway {
             }
         };
         // Section 9.6: what is not read of a request ends its connection, and its caller is told.
-        close |= over_http1 && !(body.is_end_stream() || !expects && buffer::spent(&mut body).await);
+        close |=
+            over_http1 && !(body.is_end_stream() || !expects && buffer::spent(&mut body).await);
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -90,12 +96,20 @@ impl Gateway {
     }
 
     /// Authenticates the caller, and counts the request against its rates.
-    fn arrive(&self, parts: &Parts, target: &Target<'_>, peer: IpAddr, exchange: &mut Exchange) -> Result<Arrived, Refused> {
+    fn arrive(
+        &self,
+        parts: &Parts,
+        target: &Target<'_>,
+        peer: IpAddr,
+        exchange: &mut Exchange,
+    ) -> Result<Arrived, Refused> {
         let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, peer))?;
-        let Authentication { caller, changes, .. } = self.authenticate(&credential, peer, exchange)?;
+        let Authentication { caller, changes, .. } =
+            self.authenticate(&credential, peer, exchange)?;
         let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
         let watch = RevocationWatcher::new(books, Arc::clone(caller.token()), changes);
-        let paced = pace(caller, &self.limiter).map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
+        let paced = pace(caller, &self.limiter)
+            .map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
         readable(&parts.method, target.path(), &exchange.config)?;
         Ok(Arrived { paced, watch })
     }
@@ -107,12 +121,13 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Authentication, Refused> {
         let tables = Arc::clone(&exchange.config.tables);
-        let known = self.authenticator.authenticate(credential, peer, tables).map_err(|denied| {
-            self.metrics.token_cache("refused");
-            exchange.caller = denied.token;
-            exchange.handle = denied.handle;
-            denied.refusal
-        })?;
+        let known =
+            self.authenticator.authenticate(credential, peer, tables).map_err(|denied| {
+                self.metrics.token_cache("refused");
+                exchange.caller = denied.token;
+                exchange.handle = denied.handle;
+                denied.refusal
+            })?;
         self.metrics.token_cache(match known.found {
             Found::Cached => "hit",
             Found::Verified => "miss",
@@ -125,6 +140,7 @@ impl Gateway {
 
 /// The shape of errors for the caller that sent `request`.
 pub(super) fn dialect<B>(request: &Request<B>) -> Dialect {
-    let anthropic = request.uri().path().starts_with("/v1/messages") || request.headers().contains_key("anthropic-version");
+    let anthropic = request.uri().path().starts_with("/v1/messages")
+        || request.headers().contains_key("anthropic-version");
     if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }
 }

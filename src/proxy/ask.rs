@@ -59,8 +59,12 @@ impl Gateway {
     ) -> Result<Response<Arriving>, Refusal> {
         let call = committed.get();
         let health = Arc::clone(&exchange.config.health);
-        let mut next: VecDeque<(&Arc<Upstream>, bool)> =
-            call.candidates.from(&call.upstream).into_iter().map(|upstream| (upstream, false)).collect();
+        let mut next: VecDeque<(&Arc<Upstream>, bool)> = call
+            .candidates
+            .from(&call.upstream)
+            .into_iter()
+            .map(|upstream| (upstream, false))
+            .collect();
         let mut last = Refusal::new(Code::UpstreamUnavailable);
         let mut kept: Option<KeptAnswer> = None;
         let mut moved = false;
@@ -70,9 +74,12 @@ impl Gateway {
                 next.push_back((upstream, true));
                 continue;
             }
-            let Some(remote) = exchange.config.upstreams.get(&upstream.name).cloned() else { continue };
+            let Some(remote) = exchange.config.upstreams.get(&upstream.name).cloned() else {
+                continue;
+            };
             // Asked for again: the record was written in between, and another server has weights of its own.
-            let Some(digest) = self.weights.passing(&call.candidates.model().name, &upstream.name) else {
+            let Some(digest) = self.weights.passing(&call.candidates.model().name, &upstream.name)
+            else {
                 last = model_changed(&call.candidates.model().name);
                 continue;
             };
@@ -80,7 +87,10 @@ impl Gateway {
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
                 // Whoever waits there goes first.
-                let taken = self.slots.take(upstream, &call.holder).ok_or_else(|| full(upstream, "requests wait there"));
+                let taken = self
+                    .slots
+                    .take(upstream, &call.holder)
+                    .ok_or_else(|| full(upstream, "requests wait there"));
                 match taken.and_then(|place| enter_server(&self.limiter, upstream, place)) {
                     Ok(permit) => place = Some(permit),
                     Err(refusal) => {
@@ -99,9 +109,15 @@ impl Gateway {
             };
             last = match asked {
                 Attempt::Declined(response) if kept.is_none() && !moved && !next.is_empty() => {
-                    kept = Some(KeptAnswer { response, upstream: Arc::clone(upstream), digest, place });
+                    kept = Some(KeptAnswer {
+                        response,
+                        upstream: Arc::clone(upstream),
+                        digest,
+                        place,
+                    });
                     moved = true;
-                    Refusal::new(Code::UpstreamUnavailable).because(format_args!("upstream {}: it declined, 503", upstream.name))
+                    Refusal::new(Code::UpstreamUnavailable)
+                        .because(format_args!("upstream {}: it declined, 503", upstream.name))
                 }
                 Attempt::Answered(response) | Attempt::Declined(response) => {
                     if let Some(place) = place {
@@ -132,7 +148,8 @@ impl Gateway {
         call: &'s Committed<Call>,
         exchange: &'s Exchange,
     ) -> impl Future<Output = Result<Attempt, Refusal>> + Send + use<'s> {
-        let id = HeaderValue::from_str(&exchange.id_text).map_err(|error| Refusal::new(Code::Internal).because(error));
+        let id = HeaderValue::from_str(&exchange.id_text)
+            .map_err(|error| Refusal::new(Code::Internal).because(error));
         let sending = id.map(|id| remote.send(fresh, call, id));
         async move { self.asked(&remote.name, exchange, sending?).await }
     }
@@ -145,15 +162,26 @@ impl Gateway {
     ) -> Result<Attempt, Refusal> {
         let health = &exchange.config.health;
         let asked = match tokio::time::timeout(exchange.config.timeouts.first_byte, sending).await {
-            Err(_) => Err(Refusal::new(Code::UpstreamSlow).because(format_args!("upstream {upstream}: timeout first_byte"))),
+            Err(_) => Err(Refusal::new(Code::UpstreamSlow)
+                .because(format_args!("upstream {upstream}: timeout first_byte"))),
             Ok(Ok(response)) => {
                 let declined = response.headers().contains_key(RETRY_AFTER);
                 match response.status() {
-                    StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                    StatusCode::BAD_GATEWAY
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::GATEWAY_TIMEOUT => {
                         let status = response.status().as_u16();
-                        self.changed(upstream, health.failed(upstream), format_args!("it answers {status}"));
+                        self.changed(
+                            upstream,
+                            health.failed(upstream),
+                            format_args!("it answers {status}"),
+                        );
                         let declined = status == 503 && declined;
-                        return Ok(if declined { Attempt::Declined(response) } else { Attempt::Answered(response) });
+                        return Ok(if declined {
+                            Attempt::Declined(response)
+                        } else {
+                            Attempt::Answered(response)
+                        });
                     }
                     _ => self.changed(upstream, health.served(upstream), "a request was served"),
                 }
@@ -168,7 +196,11 @@ impl Gateway {
             Ok(Err(Unanswered::Broke(refusal))) => Err(refusal),
         };
         let refusal = asked.as_ref().unwrap_or_else(|refusal| refusal);
-        self.changed(upstream, health.failed(upstream), refusal.detail.as_deref().unwrap_or_default());
+        self.changed(
+            upstream,
+            health.failed(upstream),
+            refusal.detail.as_deref().unwrap_or_default(),
+        );
         asked.map(Attempt::Unsent)
     }
 

@@ -62,7 +62,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match &mut self.get_mut().0 {
             Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
@@ -122,7 +125,11 @@ impl Buf for Outgoing {
 }
 
 /// The next bytes of another process's answer. One that breaks ends with the event; what has a length shows by that.
-fn elsewhere(body: &mut Incoming, broken: &mut Option<Bytes>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+fn elsewhere(
+    body: &mut Incoming,
+    broken: &mut Option<Bytes>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Bytes>> {
     loop {
         return Poll::Ready(match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {

@@ -28,9 +28,9 @@ impl Buffers {
     }
 
     fn take(&self, bytes: u64) -> Result<(), Refusal> {
-        let taken = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(bytes).filter(|sum| *sum <= self.max));
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|sum| *sum <= self.max)
+        });
         taken.map(drop).map_err(|_| Refusal::new(Code::BodyMemory).after(Duration::from_secs(1)))
     }
 }
@@ -94,16 +94,25 @@ const REST_TIME: Duration = Duration::from_millis(100);
 
 /// Asks whether the headers announce a body that is read here: JSON, as it is.
 fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    if headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
         return Err(Code::BodyEncoded.into());
     }
     let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let only = types.next().filter(|_| types.next().is_none()).and_then(|value| value.to_str().ok()).ok_or(Code::ContentType)?;
+    let only = types
+        .next()
+        .filter(|_| types.next().is_none())
+        .and_then(|value| value.to_str().ok())
+        .ok_or(Code::ContentType)?;
     let mut parts = only.split(';').map(str::trim);
     let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     let utf8 = parts.all(|parameter| {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+        name.eq_ignore_ascii_case("charset")
+            && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
     });
     if json && utf8 { Ok(()) } else { Err(Code::ContentType.into()) }
 }
@@ -121,8 +130,10 @@ pub async fn read(
     announced(&headers)?;
     // A token and what else stood in the head is not held while the body is waited for.
     drop(headers);
-    let too_large =
-        || Refusal::new(Code::BodyTooLarge).saying(format!("The body is larger than the {max} bytes that this gateway takes."));
+    let too_large = || {
+        Refusal::new(Code::BodyTooLarge)
+            .saying(format!("The body is larger than the {max} bytes that this gateway takes."))
+    };
     let size = body.size_hint();
     if size.lower() > max {
         return Err(too_large());
@@ -132,7 +143,9 @@ pub async fn read(
     let mut whole: Vec<u8> = Vec::new();
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-        let frame = tokio::time::timeout(times.patience(), frame).await.map_err(|_| Refusal::new(Code::BodySlow))?;
+        let frame = tokio::time::timeout(times.patience(), frame)
+            .await
+            .map_err(|_| Refusal::new(Code::BodySlow))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| Refusal::new(Code::BodyIncomplete).because(error))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -149,7 +162,10 @@ pub async fn read(
             whole.extend_from_slice(&data);
         }
     }
-    Ok(BufferedBody { bytes: if whole.is_empty() { first } else { Bytes::from(whole) }, room: Some(room) })
+    Ok(BufferedBody {
+        bytes: if whole.is_empty() { first } else { Bytes::from(whole) },
+        room: Some(room),
+    })
 }
 
 /// Takes what is left of a body that nobody wanted, where that is little and there at once; true where nothing is left.
@@ -191,8 +207,14 @@ mod tests {
         check(&[("content-type", "application/json; x=y")], Some(Code::ContentType));
         check(&[("content-type", "text/plain")], Some(Code::ContentType));
         check(&[], Some(Code::ContentType));
-        check(&[("content-type", "application/json"), ("content-type", "text/plain")], Some(Code::ContentType));
-        check(&[("content-type", "application/json"), ("content-encoding", "gzip")], Some(Code::BodyEncoded));
+        check(
+            &[("content-type", "application/json"), ("content-type", "text/plain")],
+            Some(Code::ContentType),
+        );
+        check(
+            &[("content-type", "application/json"), ("content-encoding", "gzip")],
+            Some(Code::BodyEncoded),
+        );
     }
 
     #[test]

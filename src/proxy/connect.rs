@@ -27,7 +27,11 @@ pub struct Dialler {
 impl Dialler {
     /// A dialler to `target`, with TLS where the target says so.
     #[must_use]
-    pub fn new(target: Target, tls: Option<(TlsConnector, ServerName<'static>)>, timeout: Duration) -> Self {
+    pub fn new(
+        target: Target,
+        tls: Option<(TlsConnector, ServerName<'static>)>,
+        timeout: Duration,
+    ) -> Self {
         Self { target: Arc::new(target), tls, timeout }
     }
 
@@ -45,11 +49,15 @@ impl Dialler {
 
     async fn open(&self) -> Result<Stream, DialFault> {
         match &*self.target {
-            Target::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await.map_err(connect_fault)?)),
+            Target::Unix(path) => {
+                Ok(Stream::Unix(UnixStream::connect(path).await.map_err(connect_fault)?))
+            }
             Target::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
             Target::Tls { host, port, .. } => {
-                let (connector, name) = self.tls.clone().ok_or_else(|| unreached("no TLS client"))?;
-                let stream = connector.connect(name, tcp(host, *port).await?).await.map_err(tls_fault)?;
+                let (connector, name) =
+                    self.tls.clone().ok_or_else(|| unreached("no TLS client"))?;
+                let stream =
+                    connector.connect(name, tcp(host, *port).await?).await.map_err(tls_fault)?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
             Target::Echo => Err(unreached("echo is not dialled")),
@@ -75,12 +83,17 @@ fn unreached(why: &str) -> DialFault {
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialFault> {
-    let named = |error: io::Error| DialFault::Unreached(io::Error::new(error.kind(), format!("DNS: {error}")));
+    let named = |error: io::Error| {
+        DialFault::Unreached(io::Error::new(error.kind(), format!("DNS: {error}")))
+    };
     let mut last = unreached("DNS: the name has no address");
     for address in tokio::net::lookup_host((host, port)).await.map_err(named)? {
         match TcpStream::connect(address).await {
             Ok(stream) => {
-                stream.set_nodelay(true).and_then(|()| keep_alive(&stream)).map_err(DialFault::Ended)?;
+                stream
+                    .set_nodelay(true)
+                    .and_then(|()| keep_alive(&stream))
+                    .map_err(DialFault::Ended)?;
                 return Ok(stream);
             }
             Err(error) => last = connect_fault(error),
@@ -129,7 +142,10 @@ fn connect_fault(error: io::Error) -> DialFault {
     if error.kind() == io::ErrorKind::ConnectionReset {
         return DialFault::Ended(error);
     }
-    #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault means that there is no way to the server")]
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other fault means that there is no way to the server"
+    )]
     let word = match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused",
         io::ErrorKind::TimedOut => "timeout",
@@ -147,7 +163,11 @@ fn tls_fault(error: io::Error) -> DialFault {
         return DialFault::Ended(error);
     }
     let fault = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    let word = if matches!(fault, Some(rustls::Error::InvalidCertificate(_))) { "certificate" } else { "TLS" };
+    let word = if matches!(fault, Some(rustls::Error::InvalidCertificate(_))) {
+        "certificate"
+    } else {
+        "TLS"
+    };
     let mut told = format!("{word}: {error}");
     told.truncate(told.floor_char_boundary(TLS_FAULT_MAX));
     DialFault::Unreached(io::Error::new(error.kind(), told))
@@ -164,7 +184,11 @@ pub enum Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -174,7 +198,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -198,7 +226,11 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),

@@ -30,7 +30,8 @@ use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
 use crate::proxy::tap::{
-    HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Patience, ReclaimedStream, Returned, SniffedStream, Version,
+    HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Patience, ReclaimedStream, Returned,
+    SniffedStream, Version,
 };
 use crate::proxy::terms::{KEPT, Leave, Terms};
 use crate::refusal::Code;
@@ -62,8 +63,10 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
     /// Serves the connection to its end.
     pub(super) async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) {
         let socket = socket2::SockRef::from(&stream);
-        if let Err(error) =
-            socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX)).and_then(|()| probed(&stream))
+        if let Err(error) = socket
+            .set_tcp_nodelay(true)
+            .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX))
+            .and_then(|()| probed(&stream))
         {
             tracing::debug!(%error, "a TCP option could not be set");
         }
@@ -87,12 +90,18 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             Ok(Ok(Shaken { client, plain: Some(stream), .. })) => self.serve(stream, client).await,
             Ok(Ok(Shaken { client, tls: Some(stream), .. })) => self.serve(stream, client).await,
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake or PROXY header refused"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, %peer, "TLS handshake or PROXY header refused")
+            }
             Err(_) => tracing::debug!(%peer, "TLS handshake or PROXY header took too long"),
         }
     }
 
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&mut self, stream: S, client: IpAddr) {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &mut self,
+        stream: S,
+        client: IpAddr,
+    ) {
         let timeouts = &self.terms.timeouts;
         let activity = Arc::new(Activity::new());
         let patience = Patience { head: timeouts.header, write: timeouts.stream_idle };
@@ -106,7 +115,8 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             Err(_) => return tracing::debug!(%client, "no request in time"),
         };
         let (version, framings, home) = (tap.version(), tap.framings(), tap.home());
-        let (served, terms, shared) = (Arc::clone(&self.service), Arc::clone(&self.terms), Arc::clone(&activity));
+        let (served, terms, shared) =
+            (Arc::clone(&self.service), Arc::clone(&self.terms), Arc::clone(&activity));
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let served = Arc::clone(&served);
             let busy = shared.begin(request.version() == http::Version::HTTP_11);
@@ -120,7 +130,11 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             // Boxed: HTTP libraries keep room for it as long as the answer, or the connection, lasts.
             Box::pin(async move {
                 let response = served.serve(request, origin).await;
-                Ok::<_, std::convert::Infallible>(Working::wrap(response, (busy, unanswered), stream))
+                Ok::<_, std::convert::Infallible>(Working::wrap(
+                    response,
+                    (busy, unanswered),
+                    stream,
+                ))
             })
         });
         let io = TokioIo::new(tap);
@@ -134,8 +148,13 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             is_told: version == Version::Http2,
         };
         let ended = match version {
-            Version::Http1 => drive(http1().serve_connection(io, service), &mut self.shutdown, &ends).await,
-            Version::Http2 => drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, &ends).await,
+            Version::Http1 => {
+                drive(http1().serve_connection(io, service), &mut self.shutdown, &ends).await
+            }
+            Version::Http2 => {
+                drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, &ends)
+                    .await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");
@@ -204,7 +223,11 @@ impl Ends<'_> {
 
     /// Whether nothing but its caller keeps it, for too long.
     fn is_kept(&self, stage: &Stage) -> bool {
-        let reads_on = self.activity.answered_for().zip(stage.since).map(|(answered, since)| answered.min(since.elapsed()));
+        let reads_on = self
+            .activity
+            .answered_for()
+            .zip(stage.since)
+            .map(|(answered, since)| answered.min(since.elapsed()));
         let longer = |time: Option<Duration>, than: Duration| time.is_some_and(|time| time >= than);
         longer(self.activity.stuck_for(), self.stuck) || longer(reads_on, self.drain)
     }
@@ -296,7 +319,8 @@ impl Working {
     ) -> http::Response<Self> {
         let is_whole = response.body().is_whole();
         let streams = response.body().is_relay();
-        let events = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
+        let events =
+            response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
         let asks = (streams && events).then_some(Asks { next: None, wait: HALF_CLOSED_FIRST });
         let owed = Some(busy.owes());
         let unanswered = (!is_whole).then_some(unanswered);
@@ -318,7 +342,10 @@ impl HttpBody for Working {
     type Data = Outgoing;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Outgoing>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Outgoing>, Self::Error>>> {
         let Self { body, busy, unanswered, owed, taken, asks } = self.get_mut();
         let mut polled = Pin::new(body).poll_frame(cx);
         if polled.is_pending()
@@ -358,7 +385,11 @@ fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
 }
 
 /// Tells a caller why the head of its request could not be read, where one had begun.
-async fn unread<S: AsyncRead + AsyncWrite + Unpin>(service: &impl Service, error: &hyper::Error, home: &ReclaimedStream<S>) {
+async fn unread<S: AsyncRead + AsyncWrite + Unpin>(
+    service: &impl Service,
+    error: &hyper::Error,
+    home: &ReclaimedStream<S>,
+) {
     let code = match error {
         slow if caused_by::<HeadSlow>(slow) => Code::HeadersSlow,
         large if large.is_parse_too_large() => Code::HeadersTooLarge,
@@ -393,7 +424,11 @@ async fn calm<S: AsyncWrite + Unpin>(mut returned: Returned<S>) {
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
     // The tap keeps the times of heads, and decides what a half-closed connection means.
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADERS_MAX).half_close(false);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(HEADERS_MAX)
+        .half_close(false);
     builder
 }
 

@@ -115,7 +115,9 @@ pub fn raise() -> usize {
     {
         tracing::warn!(%error, "the limit of open files could not be raised to its hard limit");
     }
-    getrlimit(Resource::Nofile).current.map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED).min(UNLIMITED))
+    getrlimit(Resource::Nofile)
+        .current
+        .map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED).min(UNLIMITED))
 }
 
 /// Shares out what this process may open, once everything that it always needs is open.
@@ -129,7 +131,11 @@ pub fn share(connections: usize) -> Result<Shares, TooFew> {
     // What one process shared out first holds: tests run several gateways in one.
     let all = shares.upstreams.min(Semaphore::MAX_PERMITS);
     let fetches = (all / 4).max(1);
-    UPSTREAMS.get_or_init(|| Places { free: Arc::new(Semaphore::new(all)), all, fetches: Semaphore::new(fetches) });
+    UPSTREAMS.get_or_init(|| Places {
+        free: Arc::new(Semaphore::new(all)),
+        all,
+        fetches: Semaphore::new(fetches),
+    });
     Ok(shares)
 }
 
@@ -192,7 +198,10 @@ mod tests {
         for limit in [160, 256, 1024, 4096, 65_536, 1 << 20] {
             for connections in [16, 100, 10_000] {
                 let shares = Shares::of(limit, 30, connections).expect("enough");
-                assert!(shares.open + shares.connections + shares.upstreams + KEPT <= limit, "{shares:?}");
+                assert!(
+                    shares.open + shares.connections + shares.upstreams + KEPT <= limit,
+                    "{shares:?}"
+                );
                 assert!(shares.upstreams >= shares.connections, "{shares:?}");
                 let lowered = shares.lowered(connections);
                 assert_eq!(lowered.is_some(), shares.connections < connections, "{shares:?}");
@@ -213,7 +222,9 @@ mod tests {
 
     #[test]
     fn shortages_are_known() {
-        for (code, expect) in [(24, true), (23, true), (12, true), (105, true), (103, false), (22, false)] {
+        for (code, expect) in
+            [(24, true), (23, true), (12, true), (105, true), (103, false), (22, false)]
+        {
             assert_eq!(is_shortage(&io::Error::from_raw_os_error(code)), expect, "{code}");
         }
     }

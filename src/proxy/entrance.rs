@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -118,10 +120,17 @@ impl Entrance {
     }
 
     /// Answers one request.
-    pub async fn serve(&self, gateway: &Arc<Gateway>, request: Request<Incoming>, origin: Origin) -> Response<Body> {
+    pub async fn serve(
+        &self,
+        gateway: &Arc<Gateway>,
+        request: Request<Incoming>,
+        origin: Origin,
+    ) -> Response<Body> {
         let mut ways = self.0.subscribe();
         let way = ways.wait_for(|way| !matches!(way, Way::Shut)).await.map(|way| way.clone());
-        let Ok(Way::Elsewhere(elsewhere)) = way else { return Arc::clone(gateway).serve(request, origin).await };
+        let Ok(Way::Elsewhere(elsewhere)) = way else {
+            return Arc::clone(gateway).serve(request, origin).await;
+        };
         let over_http1 = request.version() <= Version::HTTP_11;
         // Boxed, as it is rare: every request would keep room for it.
         let mut response = Box::pin(ask(elsewhere.requests, gateway, request, origin)).await;
@@ -148,8 +157,11 @@ async fn ask(
     let Some(authority) = authority else {
         return Arc::clone(gateway).serve(Request::from_parts(parts, body), origin).await;
     };
-    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let Ok(uri) = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build() else {
+    let path =
+        parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let Ok(uri) =
+        Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build()
+    else {
         return Arc::clone(gateway).serve(Request::from_parts(parts, body), origin).await;
     };
     parts.uri = uri;
@@ -174,9 +186,18 @@ fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     parts.version = Version::default();
     OF_CONNECTIONS.iter().for_each(|name| drop(parts.headers.remove(name)));
-    let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let is_stream = text(CONTENT_TYPE.as_str()).starts_with("text/event-stream") && !parts.headers.contains_key(CONTENT_LENGTH);
-    let broken = || Bytes::from(error::event(dialect, &Refusal::new(Code::GatewayStopping), &text(respond::REQUEST.as_str())));
+    let text = |name: &str| {
+        parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let is_stream = text(CONTENT_TYPE.as_str()).starts_with("text/event-stream")
+        && !parts.headers.contains_key(CONTENT_LENGTH);
+    let broken = || {
+        Bytes::from(error::event(
+            dialect,
+            &Refusal::new(Code::GatewayStopping),
+            &text(respond::REQUEST.as_str()),
+        ))
+    };
     let broken = is_stream.then(broken);
     Response::from_parts(parts, Body::elsewhere(body, broken))
 }
@@ -187,7 +208,9 @@ fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
 /// When it does not say.
 pub fn origin(headers: &mut HeaderMap) -> Result<Origin, Refusal> {
     let peer = headers.remove(PEER).and_then(|peer| peer.to_str().ok()?.parse().ok());
-    let peer = peer.ok_or_else(|| Refusal::new(Code::Internal).because("a request of the other process without its peer"))?;
+    let peer = peer.ok_or_else(|| {
+        Refusal::new(Code::Internal).because("a request of the other process without its peer")
+    })?;
     Ok(Origin { peer, framing: None, reader: None })
 }
 
@@ -196,5 +219,10 @@ fn gone(gateway: &Gateway, error: &hyper::Error, dialect: Dialect) -> Response<B
     let mut exchange = Exchange::start(gateway, dialect, None);
     let refusal = Refusal::new(Code::AuditUnavailable).because(error);
     exchange.refused(&refusal);
-    respond::refuse(&RefusalResponse::Anonymous(Anonymous::new(refusal)), dialect, &exchange.id_text, None)
+    respond::refuse(
+        &RefusalResponse::Anonymous(Anonymous::new(refusal)),
+        dialect,
+        &exchange.id_text,
+        None,
+    )
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::audit::format::request::{About, Admission, Body, Fetch, Led, ModelDigest, Server, Stripped, Used};
+use crate::audit::format::request::{
+    About, Admission, Body, Fetch, Led, ModelDigest, Server, Stripped, Used,
+};
 use crate::audit::store::entry::{Closing, Ending, Entry};
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
@@ -54,7 +56,11 @@ impl ResponseParts {
     /// A good answer of the gateway's own.
     #[must_use]
     pub const fn own(content_type: &'static str) -> Self {
-        Self { status: 200, content_type: HeaderValue::from_static(content_type), retry_after: None }
+        Self {
+            status: 200,
+            content_type: HeaderValue::from_static(content_type),
+            retry_after: None,
+        }
     }
 }
 
@@ -209,7 +215,12 @@ impl Exchange {
 
     /// The record of its admission; `None` where the caller is not known.
     #[must_use]
-    pub fn admission(&self, admitted: &Admitted, received: &[u8], digest_key: [u8; 16]) -> Option<Admission> {
+    pub fn admission(
+        &self,
+        admitted: &Admitted,
+        received: &[u8],
+        digest_key: [u8; 16],
+    ) -> Option<Admission> {
         let digest = |bytes: &[u8]| KeyedDigest::of(&digest_key, bytes);
         let mut stripped = Vec::new();
         for reach in admitted.stripped() {
@@ -220,7 +231,11 @@ impl Exchange {
         if let Some(wanted) = admitted.call().and_then(|call| call.fetches.as_ref()) {
             for Wanted { reach, .. } in &wanted.wanted {
                 let target_digest = digest(reach.target.as_bytes());
-                fetches.push(Fetch { path: reach.path.clone(), target: reach.target.clone(), target_digest });
+                fetches.push(Fetch {
+                    path: reach.path.clone(),
+                    target: reach.target.clone(),
+                    target_digest,
+                });
             }
         }
         Some(Admission {
@@ -255,12 +270,14 @@ impl Exchange {
     /// Milliseconds since the request came.
     #[must_use]
     pub fn ms(&self) -> u64 {
-        u64::try_from(self.clock.monotonic().saturating_sub(self.began).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.clock.monotonic().saturating_sub(self.began).as_millis())
+            .unwrap_or(u64::MAX)
     }
 
     /// What became of the upstreams that were asked and, where the request was refused, why.
     fn cause(&self) -> Option<String> {
-        let causes: Vec<&str> = self.tried.iter().map(String::as_str).chain(self.detail.as_deref()).collect();
+        let causes: Vec<&str> =
+            self.tried.iter().map(String::as_str).chain(self.detail.as_deref()).collect();
         (!causes.is_empty()).then(|| causes.join("; "))
     }
 
@@ -283,7 +300,11 @@ impl Exchange {
         let Some(sent) = self.sent else {
             // The built-in model reports of itself.
             let told = self.heard.usage?;
-            return Some(Used { input: told.input, output: told.output, source: Source::Reported.as_str() });
+            return Some(Used {
+                input: told.input,
+                output: told.output,
+                source: Source::Reported.as_str(),
+            });
         };
         if self.answered.is_none() && NOT_RUN.contains(&self.code) {
             return None;
@@ -366,7 +387,10 @@ impl Exchange {
 
     /// What the answer would have made its reader reach.
     pub fn found(&mut self, findings: &Findings) {
-        let named = findings.named.iter().map(|led| Led { target: self.redacted(&led.target), ..led.clone() });
+        let named = findings
+            .named
+            .iter()
+            .map(|led| Led { target: self.redacted(&led.target), ..led.clone() });
         self.led = (named.collect(), findings.count);
     }
 

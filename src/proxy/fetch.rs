@@ -74,12 +74,24 @@ impl Fetcher {
     ///
     /// # Errors
     /// `egress-uncontrolled`, `fetch-failed`, `fetch-slow`, `fetch-fetch_quota` or `body-memory`, with the place in the body.
-    pub async fn all(&self, fetches: &Fetches, errand: &mut FetchJob<'_>, contents: &mut Vec<Content>) -> Result<(), Refusal> {
-        let slow = || Refusal::new(Code::FetchSlow).because(format_args!("not all of it within {:?}", self.time_max));
+    pub async fn all(
+        &self,
+        fetches: &Fetches,
+        errand: &mut FetchJob<'_>,
+        contents: &mut Vec<Content>,
+    ) -> Result<(), Refusal> {
+        let slow = || {
+            Refusal::new(Code::FetchSlow)
+                .because(format_args!("not all of it within {:?}", self.time_max))
+        };
         let ends = tokio::time::Instant::now() + self.time_max.min(errand.time);
         for wanted in &fetches.wanted {
             let fetched = tokio::time::timeout_at(ends, self.one(wanted, errand)).await;
-            contents.push(fetched.unwrap_or_else(|_| Err(slow())).map_err(|refusal| refusal.at(wanted.reach.path.clone()))?);
+            contents.push(
+                fetched
+                    .unwrap_or_else(|_| Err(slow()))
+                    .map_err(|refusal| refusal.at(wanted.reach.path.clone()))?,
+            );
         }
         Ok(())
     }
@@ -89,35 +101,49 @@ impl Fetcher {
         let place_max = u64::try_from(wanted.reach.inline_bytes_max()).unwrap_or(u64::MAX);
         let max = self.bytes_max.min(place_max);
         let mut taken = errand.fetch_quota.take(errand.agents, (max, errand.per_hour))?;
-        let failed = |why: &dyn std::fmt::Display| Refusal::new(Code::FetchFailed).because(format_args!("{destination}: {why}"));
+        let failed = |why: &dyn std::fmt::Display| {
+            Refusal::new(Code::FetchFailed).because(format_args!("{destination}: {why}"))
+        };
         let _place = fetch_place().await.map_err(|error| failed(&error))?;
         let judged = self.resolver.judged(errand.policy, &wanted.controlled).await?;
         let stream = judged.connect().await.map_err(|error| failed(&error))?;
         let stream = self.secured(stream, destination).await.map_err(|error| failed(&error))?;
         let answer = ask(stream, wanted).await.map_err(|why| failed(&why))?;
         let said = said(answer.status(), answer.headers()).map_err(|why| failed(&why))?;
-        let bytes = read(answer.into_body(), (max, &mut taken), &mut errand.room).await.map_err(|stop| match stop {
-            Stop::Refused(refusal) => refusal,
-            Stop::Failed(why) => failed(&why),
+        let bytes = read(answer.into_body(), (max, &mut taken), &mut errand.room).await.map_err(
+            |stop| match stop {
+                Stop::Refused(refusal) => refusal,
+                Stop::Failed(why) => failed(&why),
+            },
+        )?;
+        let media_type = wanted.reach.media_type_of(&bytes).ok_or_else(|| {
+            failed(&format_args!(
+                "it does not begin as one of {}",
+                wanted.reach.inline_types().join(", ")
+            ))
         })?;
-        let media_type = wanted
-            .reach
-            .media_type_of(&bytes)
-            .ok_or_else(|| failed(&format_args!("it does not begin as one of {}", wanted.reach.inline_types().join(", "))))?;
         if !agrees(said.as_deref(), media_type) {
-            return Err(failed(&format_args!("it begins as {media_type}, and its server calls it something else")));
+            return Err(failed(&format_args!(
+                "it begins as {media_type}, and its server calls it something else"
+            )));
         }
         Ok(Content { media_type: media_type.to_owned(), bytes })
     }
 
-    async fn secured(&self, stream: tokio::net::TcpStream, destination: &Destination) -> std::io::Result<Stream> {
+    async fn secured(
+        &self,
+        stream: tokio::net::TcpStream,
+        destination: &Destination,
+    ) -> std::io::Result<Stream> {
         stream.set_nodelay(true)?;
         match destination.scheme {
             Scheme::Http => Ok(Stream::Tcp(stream)),
             Scheme::Https => {
-                let connector = self.tls.as_ref().map_err(|why| std::io::Error::other(why.clone()))?;
+                let connector =
+                    self.tls.as_ref().map_err(|why| std::io::Error::other(why.clone()))?;
                 let host = destination.host.to_string();
-                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(std::io::Error::other)?;
+                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+                    .map_err(std::io::Error::other)?;
                 Ok(Stream::Tls(Box::new(connector.connect(name, stream).await?)))
             }
         }
@@ -135,7 +161,10 @@ impl Gateway {
     ) -> Result<(Committed<Call>, Option<Room>), Refusal> {
         let Some(fetches) = &call.get().fetches else { return Ok((call, None)) };
         let wiring = Arc::clone(&exchange.config);
-        let fetcher = wiring.fetcher.as_ref().ok_or_else(|| Refusal::new(Code::Internal).because("nobody fetches content"))?;
+        let fetcher = wiring
+            .fetcher
+            .as_ref()
+            .ok_or_else(|| Refusal::new(Code::Internal).because("nobody fetches content"))?;
         let caller = routed.paced().caller();
         let mut errand = FetchJob {
             policy: &caller.tables().policy,
@@ -153,11 +182,17 @@ impl Gateway {
         // What has come is recorded, whatever becomes of the rest.
         for (wanted, content) in fetches.wanted.iter().zip(&contents) {
             if let Some(entry) = exchange.entry() {
-                entry.fetched((&wanted.reach.path, &wanted.reach.target), &content.media_type, &content.bytes);
+                entry.fetched(
+                    (&wanted.reach.path, &wanted.reach.target),
+                    &content.media_type,
+                    &content.bytes,
+                );
             }
         }
         self.metrics.fetched(contents.iter().map(|content| content.bytes.len() as u64).sum());
-        fetched.inspect_err(|refusal| self.metrics.egress("request", "block", refusal.code.as_str()))?;
+        fetched.inspect_err(|refusal| {
+            self.metrics.egress("request", "block", refusal.code.as_str())
+        })?;
         let Some(body) = fill(&call.get().body, &fetches.mark, &contents) else {
             return Err(Refusal::new(Code::Internal).because("a mark without content"));
         };
@@ -195,11 +230,16 @@ async fn ask(stream: Stream, wanted: &Wanted) -> Result<Response<FetchBody>, Str
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
-    let host = url.host_str().map(|host| url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")));
-    let host = HeaderValue::from_str(&host.unwrap_or_default()).map_err(|error| error.to_string())?;
-    let accept = HeaderValue::from_str(&wanted.reach.inline_types().join(", ")).map_err(|error| error.to_string())?;
+    let host = url
+        .host_str()
+        .map(|host| url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")));
+    let host =
+        HeaderValue::from_str(&host.unwrap_or_default()).map_err(|error| error.to_string())?;
+    let accept = HeaderValue::from_str(&wanted.reach.inline_types().join(", "))
+        .map_err(|error| error.to_string())?;
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = target.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
+    *request.uri_mut() =
+        target.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
     let headers = request.headers_mut();
     headers.insert(HOST, host);
     headers.insert(ACCEPT, accept);
@@ -224,7 +264,11 @@ fn said(status: StatusCode, headers: &HeaderMap) -> Result<Option<String>, Strin
     if status != StatusCode::OK && !has(Seed::StatusUnasked) {
         return Err(format!("status {status}"));
     }
-    if headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    if headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
         return Err("it is encoded though identity was asked for".to_owned());
     }
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
@@ -249,8 +293,13 @@ enum Stop {
     Refused(Refusal),
 }
 
-async fn read(mut coming: FetchBody, (max, taken): (u64, &mut Taken), room: &mut Room) -> Result<Vec<u8>, Stop> {
-    let too_large = |bytes: u64| Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"));
+async fn read(
+    mut coming: FetchBody,
+    (max, taken): (u64, &mut Taken),
+    room: &mut Room,
+) -> Result<Vec<u8>, Stop> {
+    let too_large =
+        |bytes: u64| Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"));
     let used_up = || {
         let says = "It is larger than what is left of the bytes that may be fetched for this agent within an hour.";
         Stop::Refused(Refusal::new(Code::FetchAllowance).saying(says).after(LATER))
@@ -287,10 +336,16 @@ mod tests {
     #[test]
     fn only_the_content_itself_is_read() {
         let head = |status: u16, headers: &[(http::HeaderName, &'static str)]| {
-            let map: HeaderMap = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+            let map: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+                .collect();
             said(StatusCode::from_u16(status).expect("a status"), &map)
         };
-        assert_eq!(head(200, &[(CONTENT_TYPE, "Image/PNG; x=1")]), Ok(Some("image/png".to_owned())));
+        assert_eq!(
+            head(200, &[(CONTENT_TYPE, "Image/PNG; x=1")]),
+            Ok(Some("image/png".to_owned()))
+        );
         assert_eq!(head(200, &[]), Ok(None));
         for status in [204, 206, 301, 302, 303, 304, 307, 308, 400, 404, 500] {
             assert!(head(status, &[]).is_err(), "{status}");

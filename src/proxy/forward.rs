@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap,
+    RETRY_AFTER, USER_AGENT,
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
@@ -86,7 +87,9 @@ impl UpstreamClient {
         dialler: Dialler,
         credential: Option<(HeaderName, HeaderValue)>,
     ) -> Result<Self, http::Error> {
-        let uri = |operation: Operation| Ok::<_, http::Error>((operation, format!("{path}{}", operation.path()).parse::<Uri>()?));
+        let uri = |operation: Operation| {
+            Ok::<_, http::Error>((operation, format!("{path}{}", operation.path()).parse::<Uri>()?))
+        };
         let uris = Operation::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
         Ok(Self {
             name,
@@ -129,20 +132,27 @@ impl UpstreamClient {
         self.send_now(call.get(), request_id)
     }
 
-    async fn send_now(&self, call: &Call, request_id: HeaderValue) -> Result<Response<Arriving>, Unanswered> {
+    async fn send_now(
+        &self,
+        call: &Call,
+        request_id: HeaderValue,
+    ) -> Result<Response<Arriving>, Unanswered> {
         let operation = call.operation;
         let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri);
         let uri = uri.ok_or_else(|| Unanswered::Broke(Code::Internal.into()))?;
-        let request = || self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id);
+        let request =
+            || self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id);
         let owner = self.by_principal.then_some(call.owner);
         self.pool.send(owner, request).await.map_err(|fault| {
             let because = format!("upstream {}: {fault}", self.name);
             let refusal = |code| Refusal::new(code).because(because);
             match fault {
-                SendFault::Dial(_) => Unanswered::Unreached(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1))),
-                SendFault::Ended(_) | SendFault::NotSent(_) => {
-                    Unanswered::Unsent(refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)))
-                }
+                SendFault::Dial(_) => Unanswered::Unreached(
+                    refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)),
+                ),
+                SendFault::Ended(_) | SendFault::NotSent(_) => Unanswered::Unsent(
+                    refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)),
+                ),
                 SendFault::Broke(_) => Unanswered::Broke(refusal(Code::UpstreamInvalid)),
             }
         })
@@ -153,7 +163,8 @@ impl UpstreamClient {
     /// # Errors
     /// When nobody answers, or not so, or with more than 4 MiB.
     pub async fn read(&self, path: &str) -> Result<Vec<u8>, String> {
-        let uri: Uri = format!("{}{path}", self.path).parse().map_err(|error| format!("{path}: {error}"))?;
+        let uri: Uri =
+            format!("{}{path}", self.path).parse().map_err(|error| format!("{path}: {error}"))?;
         let request = || {
             let mut request = Request::new(Full::default());
             *request.uri_mut() = uri.clone();
@@ -214,7 +225,10 @@ impl UpstreamClient {
 ///
 /// # Errors
 /// When the secret has characters that no header may carry.
-pub fn credential(secret: &str, api_key: bool) -> Result<(HeaderName, HeaderValue), http::header::InvalidHeaderValue> {
+pub fn credential(
+    secret: &str,
+    api_key: bool,
+) -> Result<(HeaderName, HeaderValue), http::header::InvalidHeaderValue> {
     let (name, text) = if api_key {
         (HeaderName::from_static("x-api-key"), secret.to_owned())
     } else {
@@ -234,25 +248,47 @@ pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHea
     let invalid = |what: &str| Refusal::new(Code::UpstreamInvalid).because(what);
     match status {
         200..=299 | 400 | 402 | 404..=406 | 408..=499 | 500..=599 => {}
-        401 | 403 | 407 => return Err(Refusal::new(Code::UpstreamCredential).because(format_args!("status {status}"))),
+        401 | 403 | 407 => {
+            return Err(
+                Refusal::new(Code::UpstreamCredential).because(format_args!("status {status}"))
+            );
+        }
         _ => return Err(invalid(&format!("status {status}"))),
     }
-    if headers.get(CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
         return Err(invalid("the answer is encoded though identity was asked for"));
     }
     let content_type = headers.get(CONTENT_TYPE).ok_or_else(|| invalid("no content-type"))?;
-    let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = content_type
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     // In these words and no others: a parameter could say that the bytes are of another encoding than was read.
     let (heard, content_type) = match essence.as_str() {
         "application/json" => (AnswerForm::Json, HeaderValue::from_static("application/json")),
-        "text/event-stream" if status < 300 => (AnswerForm::Events, HeaderValue::from_static("text/event-stream")),
+        "text/event-stream" if status < 300 => {
+            (AnswerForm::Events, HeaderValue::from_static("text/event-stream"))
+        }
         other => {
             // Bounded: it is the server's text.
-            let told: String = other.chars().filter(|letter| !letter.is_control()).take(MEDIA_TYPE_TOLD).collect();
+            let told: String =
+                other.chars().filter(|letter| !letter.is_control()).take(MEDIA_TYPE_TOLD).collect();
             return Err(invalid(&format!("a media type that is not passed on: {told:?}")));
         }
     };
-    Ok(AnswerHead { status, heard, content_type, retry_after: headers.get(RETRY_AFTER).filter(|value| is_wait(value)).cloned() })
+    Ok(AnswerHead {
+        status,
+        heard,
+        content_type,
+        retry_after: headers.get(RETRY_AFTER).filter(|value| is_wait(value)).cloned(),
+    })
 }
 
 /// Whether a value of `Retry-After` is one: seconds, or a date in the form that RFC 9110 section 5.6.7 prefers. Anything else could carry
@@ -260,9 +296,12 @@ pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHea
 fn is_wait(value: &HeaderValue) -> bool {
     const SECONDS_MAX: usize = 9;
     const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let Ok(text) = value.to_str() else { return false };
-    let number = |text: &str, length: usize| text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
     if !text.is_empty() && text.len() <= SECONDS_MAX && number(text, text.len()) {
         return true;
     }
@@ -281,27 +320,38 @@ fn is_wait(value: &HeaderValue) -> bool {
 #[must_use]
 pub fn broke(error: &hyper::Error) -> Refusal {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
-    let cut =
-        error.is_incomplete_message() || matches!(cause, Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
-    Refusal::new(if cut { Code::Truncated } else { Code::UpstreamInvalid }).because(pool::cause(error))
+    let cause = std::error::Error::source(error)
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
+    let cut = error.is_incomplete_message()
+        || matches!(cause, Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
+    Refusal::new(if cut { Code::Truncated } else { Code::UpstreamInvalid })
+        .because(pool::cause(error))
 }
 
 /// Reads a whole answer, bounded in size, in time and in the silence between two chunks; `room` grows with it.
 ///
 /// # Errors
 /// `upstream-slow`, `upstream-endless`, `truncated`, `upstream-invalid` or `body-memory`.
-pub async fn collect(mut body: Arriving, mut room: Room, (bytes_max, times): (u64, Times)) -> Result<(Bytes, Room), Refusal> {
+pub async fn collect(
+    mut body: Arriving,
+    mut room: Room,
+    (bytes_max, times): (u64, Times),
+) -> Result<(Bytes, Room), Refusal> {
     let mut whole: Vec<u8> = Vec::new();
     let mut first = Bytes::new();
     loop {
         let slow = |_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or whole");
-        let Some(frame) = tokio::time::timeout(times.patience(), body.frame()).await.map_err(slow)? else { break };
+        let Some(frame) =
+            tokio::time::timeout(times.patience(), body.frame()).await.map_err(slow)?
+        else {
+            break;
+        };
         let frame = frame.map_err(|error| broke(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         if (whole.len() + first.len() + data.len()) as u64 > bytes_max {
-            return Err(Refusal::new(Code::UpstreamEndless).because(format_args!("the answer has more than {bytes_max} bytes")));
+            return Err(Refusal::new(Code::UpstreamEndless)
+                .because(format_args!("the answer has more than {bytes_max} bytes")));
         }
         room.grow(data.len())?;
         // The common answer is one frame: it is passed on without a copy.
@@ -321,17 +371,24 @@ mod tests {
 
     #[track_caller]
     fn check(status: u16, headers: &[(&'static str, &'static str)], expect: Option<Code>) {
-        let map = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
+        let map = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
         assert_eq!(check_response_head(status, &map).err().map(|no| no.code), expect);
     }
 
     #[test]
     fn a_media_type_goes_on_without_parameters() {
-        for (wrote, expect) in
-            [("Application/JSON; charset=utf-16le", "application/json"), ("text/event-stream;x=y", "text/event-stream")]
-        {
+        for (wrote, expect) in [
+            ("Application/JSON; charset=utf-16le", "application/json"),
+            ("text/event-stream;x=y", "text/event-stream"),
+        ] {
             let map = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(wrote))]);
-            assert_eq!(check_response_head(200, &map).map(|head| head.content_type).ok(), Some(HeaderValue::from_static(expect)));
+            assert_eq!(
+                check_response_head(200, &map).map(|head| head.content_type).ok(),
+                Some(HeaderValue::from_static(expect))
+            );
         }
     }
 
@@ -366,6 +423,10 @@ mod tests {
         check(200, &[("content-type", "text/html")], Some(Code::UpstreamInvalid));
         check(200, &[], Some(Code::UpstreamInvalid));
         check(500, &[("content-type", "text/event-stream")], Some(Code::UpstreamInvalid));
-        check(200, &[("content-type", "application/json"), ("content-encoding", "gzip")], Some(Code::UpstreamInvalid));
+        check(
+            200,
+            &[("content-type", "application/json"), ("content-encoding", "gzip")],
+            Some(Code::UpstreamInvalid),
+        );
     }
 }

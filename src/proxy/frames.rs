@@ -116,7 +116,8 @@ impl Scan {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
-            let (header, rest) = bytes[skipped..].split_at((HEADER - self.have).min(bytes.len() - skipped));
+            let (header, rest) =
+                bytes[skipped..].split_at((HEADER - self.have).min(bytes.len() - skipped));
             self.header[self.have..self.have + header.len()].copy_from_slice(header);
             self.have += header.len();
             bytes = rest;
@@ -152,7 +153,8 @@ impl Budget {
         }
         if self.left == 0 {
             let now = now();
-            let earned = now.saturating_duration_since(self.filled).as_secs_f64() * f64::from(REFILL);
+            let earned =
+                now.saturating_duration_since(self.filled).as_secs_f64() * f64::from(REFILL);
             // A saturating conversion: a day's rest fills the bucket and no more.
             self.left = (earned as u32).min(BURST);
             self.filled = now;
@@ -249,7 +251,9 @@ impl Frames {
         let Self { outgoing, budget, open, .. } = self;
         let counted = outgoing.push(bytes, |frame| {
             // The answer may end before the request's body has come.
-            if frame.kind == RST_STREAM || matches!(frame.kind, HEADERS | DATA) && frame.has(END_STREAM) {
+            if frame.kind == RST_STREAM
+                || matches!(frame.kind, HEADERS | DATA) && frame.has(END_STREAM)
+            {
                 open.remove(&frame.stream);
             }
             budget.earn(match frame.kind {
@@ -303,7 +307,9 @@ mod tests {
         for kind in [2, RST_STREAM, SETTINGS, 5, PING, GOAWAY, WINDOW_UPDATE, 42, DATA] {
             for piece in [1, 7, 9, 1024] {
                 let flood: Vec<u8> =
-                    std::iter::repeat_n(frame(kind, 0, 1, usize::from(kind) % 9), BURST as usize).flatten().collect();
+                    std::iter::repeat_n(frame(kind, 0, 1, usize::from(kind) % 9), BURST as usize)
+                        .flatten()
+                        .collect();
                 let mut frames = Frames::new(24);
                 sent(&mut frames, &[0; 24]).expect("preface");
                 for bytes in flood.chunks(piece) {
@@ -338,11 +344,20 @@ mod tests {
         let mut frames = Frames::new(0);
         for round in 0..100_000_u32 {
             let stream = 2 * round + 1;
-            let ask =
-                [frame(HEADERS, END_HEADERS, stream, 40), frame(DATA, 0, stream, 1000), frame(DATA, END_STREAM, stream, 80)];
+            let ask = [
+                frame(HEADERS, END_HEADERS, stream, 40),
+                frame(DATA, 0, stream, 1000),
+                frame(DATA, END_STREAM, stream, 80),
+            ];
             sent(&mut frames, &ask.concat()).expect("a request");
-            frames.went(&[frame(HEADERS, END_HEADERS, stream, 90), frame(DATA, 0, stream, 20)].concat());
-            let updates = [frame(WINDOW_UPDATE, 0, stream, 4), frame(WINDOW_UPDATE, 0, 0, 4), frame(RST_STREAM, 0, stream, 4)];
+            frames.went(
+                &[frame(HEADERS, END_HEADERS, stream, 90), frame(DATA, 0, stream, 20)].concat(),
+            );
+            let updates = [
+                frame(WINDOW_UPDATE, 0, stream, 4),
+                frame(WINDOW_UPDATE, 0, 0, 4),
+                frame(RST_STREAM, 0, stream, 4),
+            ];
             sent(&mut frames, &updates.concat()).expect("what an honest client sends");
         }
     }
@@ -354,7 +369,11 @@ mod tests {
 
     #[test]
     fn data_on_a_stream_that_was_answered_is_counted() {
-        let endings = [frame(HEADERS, END_HEADERS | END_STREAM, 1, 9), frame(DATA, END_STREAM, 1, 9), frame(RST_STREAM, 0, 1, 4)];
+        let endings = [
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, 9),
+            frame(DATA, END_STREAM, 1, 9),
+            frame(RST_STREAM, 0, 1, 4),
+        ];
         for ending in endings {
             for length in [1, 255, 256, 16 << 10] {
                 let mut frames = Frames::new(0);
@@ -369,10 +388,14 @@ mod tests {
 
     #[test]
     fn data_of_a_request_that_the_peer_ended_is_counted() {
-        for ending in [frame(DATA, END_STREAM, 1, 9), frame(RST_STREAM, 0, 1, 4), frame(HEADERS, END_HEADERS | END_STREAM, 1, 4)]
-        {
+        for ending in [
+            frame(DATA, END_STREAM, 1, 9),
+            frame(RST_STREAM, 0, 1, 4),
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, 4),
+        ] {
             let mut frames = Frames::new(0);
-            sent(&mut frames, &[frame(HEADERS, END_HEADERS, 1, 40), ending].concat()).expect("a request");
+            sent(&mut frames, &[frame(HEADERS, END_HEADERS, 1, 40), ending].concat())
+                .expect("a request");
             assert!(passed(&mut frames, &frame(DATA, 0, 1, 256), 100_000) < 10_000);
         }
     }
@@ -386,7 +409,10 @@ mod tests {
         sent(&mut frames, &frame(DATA, END_STREAM, 1, 0)).expect("its end");
         let mut frames = Frames::new(0);
         sent(&mut frames, &frame(HEADERS, END_HEADERS, 1, 40)).expect("a request");
-        assert!(passed(&mut frames, &frame(DATA, 0, 1, 1), 1 << 20) < 300_000, "they are not free for ever");
+        assert!(
+            passed(&mut frames, &frame(DATA, 0, 1, 1), 1 << 20) < 300_000,
+            "they are not free for ever"
+        );
     }
 
     #[test]
@@ -409,15 +435,22 @@ mod tests {
     #[test]
     fn requests_that_are_reset_at_once_are_counted() {
         let mut frames = Frames::new(0);
-        let reset = |stream| [frame(HEADERS, END_HEADERS | END_STREAM, stream, 40), frame(RST_STREAM, 0, stream, 4)].concat();
-        let pairs = (0..BURST).take_while(|round| sent(&mut frames, &reset(2 * round + 1)).is_ok()).count();
+        let reset = |stream| {
+            [frame(HEADERS, END_HEADERS | END_STREAM, stream, 40), frame(RST_STREAM, 0, stream, 4)]
+                .concat()
+        };
+        let pairs =
+            (0..BURST).take_while(|round| sent(&mut frames, &reset(2 * round + 1)).is_ok()).count();
         assert_eq!(pairs, BURST as usize / 2);
     }
 
     #[test]
     fn acknowledgements_of_ours_earn_nothing() {
         let mut frames = Frames::new(0);
-        frames.went(&[frame(PING, ACK, 0, 8), frame(SETTINGS, ACK, 0, 0), frame(WINDOW_UPDATE, 0, 0, 4)].concat());
+        frames.went(
+            &[frame(PING, ACK, 0, 8), frame(SETTINGS, ACK, 0, 0), frame(WINDOW_UPDATE, 0, 0, 4)]
+                .concat(),
+        );
         assert_eq!(frames.budget.credit, 0);
         frames.went(&[frame(PING, 0, 0, 8), frame(SETTINGS, 0, 0, 6)].concat());
         assert_eq!(frames.budget.credit, 2);
@@ -440,6 +473,9 @@ mod tests {
         frames.went(&frame(DATA, 0, 7, 10)[..12]);
         assert_eq!(frames.farewell(), None);
         frames.went(&[0; 7]);
-        assert_eq!(frames.farewell(), Some([0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, CALM]));
+        assert_eq!(
+            frames.farewell(),
+            Some([0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, CALM])
+        );
     }
 }

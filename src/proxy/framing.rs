@@ -14,7 +14,8 @@ const HEADERS_COUNT_MAX: usize = 100;
 
 /// The size of a header list as RFC 9113 section 10.5.1 counts it.
 fn list_size<B>(request: &Request<B>) -> usize {
-    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let headers =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     headers.sum::<usize>() + target
 }
@@ -32,10 +33,15 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
     let chunked = headers.contains_key(http::header::TRANSFER_ENCODING);
     // hyper leaves out the Content-Length of a chunked request. Where the head was not seen, nobody knows.
     if chunked && shown.is_some_and(|shown| shown.length || !shown.chunked) {
-        return Err(Refusal::new(Code::FramingInvalid).because("Transfer-Encoding beside Content-Length"));
+        return Err(
+            Refusal::new(Code::FramingInvalid).because("Transfer-Encoding beside Content-Length")
+        );
     }
-    let upgrade = headers.contains_key(http::header::UPGRADE) || headers.contains_key("http2-settings");
-    let expects = headers.get(http::header::EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let upgrade =
+        headers.contains_key(http::header::UPGRADE) || headers.contains_key("http2-settings");
+    let expects = headers
+        .get(http::header::EXPECT)
+        .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if upgrade || expects {
         return Err(Refusal::new(Code::FramingInvalid).because("Upgrade or an unknown Expect"));
     }
@@ -51,7 +57,9 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
         (None, Some(authority)) => Some(authority.as_bytes()),
         (None, None) => None,
     };
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    let plain = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']')
+    };
     match named {
         Some(host) if !host.is_empty() && host.len() <= 255 && host.iter().all(plain) => Ok(()),
         _ => Err(Code::HostNotServed.into()),

@@ -93,7 +93,14 @@ impl Heads {
     #[must_use]
     pub fn new() -> Self {
         let (head, framings) = (Framing::default(), Framings::default());
-        Self { at: At::Start { begun: false }, line: [0; LINE_MAX], line_len: 0, head, length: 0, framings }
+        Self {
+            at: At::Start { begun: false },
+            line: [0; LINE_MAX],
+            line_len: 0,
+            head,
+            length: 0,
+            framings,
+        }
     }
 
     /// What the heads showed, for whoever serves their requests.
@@ -128,7 +135,8 @@ impl Heads {
                 At::Chunks(Chunk::Data(left)) => {
                     let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     let left = left - taken as u64;
-                    self.at = At::Chunks(if left == 0 { Chunk::DataReturn } else { Chunk::Data(left) });
+                    self.at =
+                        At::Chunks(if left == 0 { Chunk::DataReturn } else { Chunk::Data(left) });
                     &bytes[taken..]
                 }
                 At::Chunks(chunk) => {
@@ -171,7 +179,11 @@ impl Heads {
             }
             At::Header if empty => {
                 self.framings.lock().push_back(self.head);
-                self.at = if self.head.chunked { At::Chunks(Chunk::Size(None)) } else { message(self.length, At::Body) };
+                self.at = if self.head.chunked {
+                    At::Chunks(Chunk::Size(None))
+                } else {
+                    message(self.length, At::Body)
+                };
             }
             At::Header => {
                 let Some(colon) = memchr::memchr(b':', kept) else { return };
@@ -213,7 +225,11 @@ fn chunked(chunk: Chunk, byte: u8) -> At {
     let digit = char::from(byte).to_digit(16).map(u64::from);
     At::Chunks(match (chunk, byte) {
         (Chunk::Size(size), _) if let Some(digit) = digit => {
-            let Some(size) = size.unwrap_or(0).checked_mul(16).and_then(|size| size.checked_add(digit)) else { return At::Lost };
+            let Some(size) =
+                size.unwrap_or(0).checked_mul(16).and_then(|size| size.checked_add(digit))
+            else {
+                return At::Lost;
+            };
             Chunk::Size(Some(size))
         }
         (Chunk::Size(Some(size)), b' ' | b'\t' | b';') => Chunk::Extension(size),
@@ -263,7 +279,10 @@ mod tests {
     fn heads_show_their_framing() {
         check("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", &[LENGTH]);
         check("POST / HTTP/1.1\nCONTENT-LENGTH:3\n\nabc", &[LENGTH]);
-        check("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n", &[BOTH]);
+        check(
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+            &[BOTH],
+        );
         check("GET / HTTP/1.1\r\nx-content-length: 3\r\n\r\n", &[NEITHER]);
         check("\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", &[NEITHER, NEITHER]);
     }
@@ -272,10 +291,13 @@ mod tests {
     fn bodies_are_no_heads() {
         let body = "\r\ncontent-length: 1\r\n\r\n";
         let first = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        let second =
-            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x};a=b\r\n{body}\r\n0\r\nx: y\r\n\r\n", body.len());
+        let second = format!(
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x};a=b\r\n{body}\r\n0\r\nx: y\r\n\r\n",
+            body.len()
+        );
         let third = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n11\r\nContent-Length: 1\r\n0\r\n\r\n";
-        let heads = check(&format!("{first}{second}{third}{first}"), &[LENGTH, CHUNKED, CHUNKED, LENGTH]);
+        let heads =
+            check(&format!("{first}{second}{third}{first}"), &[LENGTH, CHUNKED, CHUNKED, LENGTH]);
         assert!(heads.is_between_requests());
     }
 
@@ -293,14 +315,22 @@ mod tests {
         for length in ["-1", "+1", "1, 1", "", "99999999999999999999", &format!("{:0>80}", 1)] {
             check(&format!("POST / HTTP/1.1\r\ncontent-length: {length}\r\n\r\n{next}"), &[]);
         }
-        check(&format!("POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{next}"), &[]);
+        check(
+            &format!("POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{next}"),
+            &[],
+        );
     }
 
     #[test]
     fn a_head_begins_with_its_first_byte() {
         let mut heads = Heads::new();
-        for (bytes, begun) in [("", false), ("\r", true), ("\nG", true), ("ET / HTTP/1.1\r\nhost: x\r\n", true), ("\r\n", false)]
-        {
+        for (bytes, begun) in [
+            ("", false),
+            ("\r", true),
+            ("\nG", true),
+            ("ET / HTTP/1.1\r\nhost: x\r\n", true),
+            ("\r\n", false),
+        ] {
             heads.came(bytes.as_bytes());
             assert_eq!(heads.is_in_head(), begun, "{bytes:?}");
         }

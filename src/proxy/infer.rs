@@ -45,13 +45,18 @@ impl Gateway {
         exchange.operation = routed.operation().as_str();
         let held = if reads_body(routed.operation()) {
             let (max, timeouts) = (exchange.config.tables.body_max, &exchange.config.timeouts);
-            let times =
-                Times { clock: Arc::clone(&self.clock), idle_max: timeouts.body_idle, ends: exchange.deadline(), reader: None };
+            let times = Times {
+                clock: Arc::clone(&self.clock),
+                idle_max: timeouts.body_idle,
+                ends: exchange.deadline(),
+                reader: None,
+            };
             buffer::read(headers, body, &self.buffers, (max, times)).await?
         } else {
             buffer::BufferedBody::default()
         };
-        let understood = understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
+        let understood =
+            understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
         let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
         let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
         let stamp = Stamp { request: exchange.id, created, cache_salts };
@@ -83,13 +88,19 @@ impl Gateway {
         self.record(admitted, received, exchange)
     }
 
-    async fn record(&self, admitted: Admitted, received: &[u8], exchange: &mut Exchange) -> Result<Open<Admitted>, Refusal> {
+    async fn record(
+        &self,
+        admitted: Admitted,
+        received: &[u8],
+        exchange: &mut Exchange,
+    ) -> Result<Open<Admitted>, Refusal> {
         exchange.model = admitted.model().cloned();
         exchange.upstream = admitted.server().cloned();
         if let (Some(model), Some(server)) = (&exchange.model, &exchange.upstream) {
             exchange.model_digest = Some(self.weights.digest(model, &server.name));
         }
-        let admission = exchange.admission(&admitted, received, self.pen.digest_key()).ok_or(Code::Internal)?;
+        let admission =
+            exchange.admission(&admitted, received, self.pen.digest_key()).ok_or(Code::Internal)?;
         self.pen.commit(admitted, admission).await
     }
 
@@ -143,7 +154,8 @@ impl Gateway {
                 Ok(Answer::Whole(ResponseParts::own(JSON), bytes))
             }
             Echo::Stream(pieces) => {
-                let mut pieces = filtered_pieces(pieces, StreamFilter::new(operation, true, filter), exchange)?;
+                let mut pieces =
+                    filtered_pieces(pieces, StreamFilter::new(operation, true, filter), exchange)?;
                 pieces.reverse();
                 let stream = Stream { source: Source::Pieces(pieces), watch };
                 Ok(Answer::Stream(ResponseParts::own(EVENTS), Box::new(stream)))
@@ -173,13 +185,21 @@ impl Gateway {
     fn response_filter(&self, routed: &Routed, continues: bool) -> Filter {
         let caller = routed.paced().caller();
         let metrics = Arc::clone(&self.metrics);
-        Filter::new((caller.token(), caller.class().answers), Arc::clone(caller.tables()), metrics, !continues)
+        Filter::new(
+            (caller.token(), caller.class().answers),
+            Arc::clone(caller.tables()),
+            metrics,
+            !continues,
+        )
     }
 }
 
 const fn reads_body(operation: Operation) -> bool {
     match operation {
-        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => true,
+        Operation::ChatCompletions
+        | Operation::Completions
+        | Operation::Embeddings
+        | Operation::Messages => true,
         Operation::ListModels | Operation::ShowModel | Operation::Me => false,
     }
 }

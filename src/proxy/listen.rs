@@ -26,7 +26,12 @@ pub const FAREWELL: Duration = Duration::from_secs(1);
 /// Serves `listener` until `shutdown` turns true, then lets open requests finish for at most `timeouts.drain`. Where another process
 /// has taken over, kept connections are served through it for a while, and streams may finish for at most `timeouts.drain_streams`.
 /// What is left then is cut, and told so.
-pub async fn run<S: Service>(listener: TcpListener, terms: Terms, service: Arc<S>, mut shutdown: watch::Receiver<bool>) {
+pub async fn run<S: Service>(
+    listener: TcpListener,
+    terms: Terms,
+    service: Arc<S>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(terms.connections_max));
     let peers = Arc::new(Peers::default());
     let terms = Arc::new(terms);
@@ -54,7 +59,11 @@ pub async fn run<S: Service>(listener: TcpListener, terms: Terms, service: Arc<S
         };
         match accepted {
             Ok((stream, peer)) => {
-                let max = if trusted(peer.ip(), &terms.trusted_proxies) { usize::MAX } else { terms.peer_connections_max };
+                let max = if trusted(peer.ip(), &terms.trusted_proxies) {
+                    usize::MAX
+                } else {
+                    terms.peer_connections_max
+                };
                 let Some(peer_place) = peers.enter(network(peer.ip()), max) else {
                     tracing::debug!(%peer, "too many connections of one peer");
                     continue;

@@ -40,13 +40,17 @@ pub async fn proxied(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> io:
         // LOCAL: the proxy speaks for itself (health checks).
         (0, _) => Ok(peer),
         (1, 1) => {
-            let address: [u8; 4] =
-                rest.get(..4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| invalid("a short address"))?;
+            let address: [u8; 4] = rest
+                .get(..4)
+                .and_then(|bytes| bytes.try_into().ok())
+                .ok_or_else(|| invalid("a short address"))?;
             Ok(IpAddr::V4(Ipv4Addr::from(address)))
         }
         (1, 2) => {
-            let address: [u8; 16] =
-                rest.get(..16).and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| invalid("a short address"))?;
+            let address: [u8; 16] = rest
+                .get(..16)
+                .and_then(|bytes| bytes.try_into().ok())
+                .ok_or_else(|| invalid("a short address"))?;
             Ok(IpAddr::V6(Ipv6Addr::from(address)).to_canonical())
         }
         _ => Err(invalid("an address family that is not IP")),

@@ -43,7 +43,8 @@ pub enum SendFault {
 
 /// What broke a connection, in words. Nothing of what was sent or received stands in it.
 pub(super) fn cause(error: &hyper::Error) -> String {
-    let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let io =
+        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     match io.map(std::io::Error::kind) {
         Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => {
             "reset: the server reset the connection".to_owned()
@@ -51,8 +52,12 @@ pub(super) fn cause(error: &hyper::Error) -> String {
         Some(std::io::ErrorKind::UnexpectedEof) => {
             "closed: the server ended the connection in the middle of its answer".to_owned()
         }
-        Some(std::io::ErrorKind::TimedOut) => "timeout: the server does not acknowledge what is sent".to_owned(),
-        Some(std::io::ErrorKind::ConnectionAborted) => "closed: the server had ended the connection".to_owned(),
+        Some(std::io::ErrorKind::TimedOut) => {
+            "timeout: the server does not acknowledge what is sent".to_owned()
+        }
+        Some(std::io::ErrorKind::ConnectionAborted) => {
+            "closed: the server had ended the connection".to_owned()
+        }
         Some(_) => format!("{error}: {}", io.map(ToString::to_string).unwrap_or_default()),
         None if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
             "closed: the server ended the connection without an answer".to_owned()
@@ -124,7 +129,8 @@ impl Pool {
             DialFault::Ended(error) => SendFault::Ended(error),
         })?;
         let (wire, line) = Wire::new(stream);
-        let (sender, connection) = handshake(TokioIo::new(wire)).await.map_err(SendFault::NotSent)?;
+        let (sender, connection) =
+            handshake(TokioIo::new(wire)).await.map_err(SendFault::NotSent)?;
         tokio::spawn(async move {
             let _place = place;
             if let Err(error) = connection.await {
@@ -142,11 +148,14 @@ impl Pool {
     ) -> Result<Response<Arriving>, SendFault> {
         connection.line.begin(request.body().size_hint().lower());
         match connection.sender.send_request(request).await {
-            Ok(response) => {
-                Ok(response.map(|body| Arriving { body, lease: Some(Lease { pool: Arc::clone(self), connection, owner }) }))
-            }
+            Ok(response) => Ok(response.map(|body| Arriving {
+                body,
+                lease: Some(Lease { pool: Arc::clone(self), connection, owner }),
+            })),
             // An answer that cannot be read is an answer all the same.
-            Err(error) if connection.line.abandon() || error.is_parse() => Err(SendFault::Broke(error)),
+            Err(error) if connection.line.abandon() || error.is_parse() => {
+                Err(SendFault::Broke(error))
+            }
             Err(error) => Err(SendFault::NotSent(error)),
         }
     }
@@ -179,7 +188,8 @@ impl Pool {
 
     /// Lets connections go that were not used for a while.
     pub fn sweep(&self) {
-        self.lock().retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() < IDLE_FOR);
+        self.lock()
+            .retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() < IDLE_FOR);
     }
 
     /// Dials once, to see whether anybody is there.
@@ -206,7 +216,10 @@ pub struct Arriving {
 
 impl Arriving {
     /// The next frame.
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let over = match &frame {
             None => true,

@@ -54,7 +54,9 @@ impl Gateway {
             }
             Public::Tree(path) => {
                 exchange.operation = "audit";
-                let Some(tree) = exchange.config.tree.clone() else { return Err(Refusal::new(Code::TreeUnknown).into()) };
+                let Some(tree) = exchange.config.tree.clone() else {
+                    return Err(Refusal::new(Code::TreeUnknown).into());
+                };
                 self.tree(&tree, path, (headers, peer)).await
             }
         }
@@ -62,9 +64,17 @@ impl Gateway {
 }
 
 /// Refuses other methods than those that read, on the paths beside the operations: keys, the log's tree, receipts.
-pub(super) fn readable(method: &Method, path: &str, wiring: &DataPlaneConfig) -> Result<(), Refusal> {
+pub(super) fn readable(
+    method: &Method,
+    path: &str,
+    wiring: &DataPlaneConfig,
+) -> Result<(), Refusal> {
     let known = path.starts_with(receipts::PATH)
         || wiring.publish_keys && path == KEYS_PATH
         || wiring.tree.is_some() && path.starts_with(tree::PATH);
-    if known && !reads(method) { Err(Refusal::new(Code::MethodNotAllowed).allowing(Allow::Read)) } else { Ok(()) }
+    if known && !reads(method) {
+        Err(Refusal::new(Code::MethodNotAllowed).allowing(Allow::Read))
+    } else {
+        Ok(())
+    }
 }

@@ -29,7 +29,8 @@ pub(super) async fn receipt(pen: &Pen, agent: &AgentName, path: &str) -> Result<
     let (dir, vault) = pen.records();
     let agent = agent.clone();
     let _place = read_place().await.map_err(|error| Refusal::new(Code::Internal).because(error))?;
-    let found = tokio::task::spawn_blocking(move || find(&dir, &vault, &agent, (epoch, index))).await;
+    let found =
+        tokio::task::spawn_blocking(move || find(&dir, &vault, &agent, (epoch, index))).await;
     let found = found.map_err(|error| Refusal::new(Code::Internal).because(error))?;
     if found.as_ref().is_err_and(|refusal| refusal.code == Code::ReceiptEarly) {
         pen.want_checkpoint();
@@ -38,20 +39,31 @@ pub(super) async fn receipt(pen: &Pen, agent: &AgentName, path: &str) -> Result<
 }
 
 /// Another agent's record is not told from one that is not there.
-fn find(dir: &Path, vault: &Arc<Mutex<Vault>>, agent: &AgentName, (epoch, index): (u32, u64)) -> Result<Bytes, Refusal> {
+fn find(
+    dir: &Path,
+    vault: &Arc<Mutex<Vault>>,
+    agent: &AgentName,
+    (epoch, index): (u32, u64),
+) -> Result<Bytes, Refusal> {
     let unknown = |fault: &dyn std::fmt::Display| Refusal::new(Code::ReceiptUnknown).because(fault);
     let epochs = reader::epochs(dir).map_err(|fault| unknown(&fault))?;
     let epoch = epochs.iter().find(|known| known.number == epoch).ok_or(Code::ReceiptUnknown)?;
     let bytes = reader::one(epoch, index).map_err(|fault| unknown(&fault))?;
     let told = {
         let vault = vault.lock().unwrap_or_else(PoisonError::into_inner);
-        Found { epoch: epoch.number, index, bytes: &bytes }.tell(&*vault).map_err(|fault| unknown(&fault))?
+        Found { epoch: epoch.number, index, bytes: &bytes }
+            .tell(&*vault)
+            .map_err(|fault| unknown(&fault))?
     };
     if told.text("agent").as_deref() != Some(agent.as_str()) {
         return Err(Code::ReceiptUnknown.into());
     }
     receipt::receipt(epoch, index, &bytes).map(Bytes::from).map_err(|fault| {
         let early = matches!(fault, ProofFault::Early { .. });
-        if early { Refusal::new(Code::ReceiptEarly).after(SOON) } else { Refusal::new(Code::Internal).because(fault) }
+        if early {
+            Refusal::new(Code::ReceiptEarly).after(SOON)
+        } else {
+            Refusal::new(Code::Internal).because(fault)
+        }
     })
 }

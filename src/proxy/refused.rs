@@ -37,7 +37,12 @@ impl Gateway {
     }
 
     /// The answer to a refused request: sealed where the caller is known, counted where not.
-    pub(super) async fn refuse(&self, refused: Refused, mut exchange: Box<Exchange>, peer: IpAddr) -> Response<Body> {
+    pub(super) async fn refuse(
+        &self,
+        refused: Refused,
+        mut exchange: Box<Exchange>,
+        peer: IpAddr,
+    ) -> Response<Body> {
         let Refused { refusal, limit } = refused;
         // Others may have its slots while the refusal is recorded.
         exchange.occupied = Occupied::default();

@@ -19,7 +19,10 @@ impl RequestIds {
     /// The id of a request that comes at `now`.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> RequestId {
-        RequestId::new(now.0, self.0.next().iter().fold(0, |number, byte| number << 8 | u128::from(*byte)))
+        RequestId::new(
+            now.0,
+            self.0.next().iter().fold(0, |number, byte| number << 8 | u128::from(*byte)),
+        )
     }
 }
 
@@ -31,8 +34,9 @@ mod tests {
     #[test]
     fn no_two_are_alike_in_one_source_or_in_two() {
         let sources = [RequestIds::new().expect("entropy"), RequestIds::new().expect("entropy")];
-        let ids: HashSet<String> =
-            (0..2000).map(|number| sources[number % 2].next(Timestamp(1_790_000_000_000)).to_string()).collect();
+        let ids: HashSet<String> = (0..2000)
+            .map(|number| sources[number % 2].next(Timestamp(1_790_000_000_000)).to_string())
+            .collect();
         assert_eq!(ids.len(), 2000);
     }
 }

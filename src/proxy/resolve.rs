@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig,
+};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::net::TcpStream;
@@ -49,7 +51,11 @@ impl Resolver {
             Host::Address(address) => Ok(vec![*address]),
             // The whole name: nothing is put behind it.
             Host::Name(name) => {
-                let found = self.0.lookup_ip(format!("{name}.")).await.map_err(|error| error.to_string())?;
+                let found = self
+                    .0
+                    .lookup_ip(format!("{name}."))
+                    .await
+                    .map_err(|error| error.to_string())?;
                 Ok(found.iter().collect())
             }
         }
@@ -59,17 +65,26 @@ impl Resolver {
     ///
     /// # Errors
     /// `egress-uncontrolled` where one may not, `fetch-failed` where there are none.
-    pub async fn judged(&self, policy: &EgressPolicy, controlled: &Controlled) -> Result<Judged, Refusal> {
+    pub async fn judged(
+        &self,
+        policy: &EgressPolicy,
+        controlled: &Controlled,
+    ) -> Result<Judged, Refusal> {
         let destination = controlled.destination();
-        let none = |why: &str| Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host));
+        let none = |why: &str| {
+            Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host))
+        };
         let found = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
-        let mut addresses: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
+        let mut addresses: Vec<SocketAddr> =
+            found.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
         if addresses.is_empty() {
             return Err(none("it has no address"));
         }
         let refused = |address: &SocketAddr, why: Uncontrolled| {
             let says = format!("{} is not a controlled destination.", destination.host);
-            Refusal::new(Code::EgressUncontrolled).saying(says).because(format_args!("{destination}: {}: {why}", address.ip()))
+            Refusal::new(Code::EgressUncontrolled)
+                .saying(says)
+                .because(format_args!("{destination}: {}: {why}", address.ip()))
         };
         let asked = if has(Seed::FirstAddressJudged) { 1 } else { addresses.len() };
         for address in addresses.iter().take(asked) {
@@ -79,14 +94,20 @@ impl Resolver {
             }
         }
         // An upstream is one under each of its names and addresses.
-        for upstream in policy.upstreams_at(destination.port).filter(|_| !has(Seed::UpstreamsByNameAlone)) {
+        for upstream in
+            policy.upstreams_at(destination.port).filter(|_| !has(Seed::UpstreamsByNameAlone))
+        {
             let own = upstream_addresses(upstream, destination.port).await.map_err(|why| {
-                let because = format!("whether {destination} is the upstream {upstream} cannot be said: {why}");
+                let because = format!(
+                    "whether {destination} is the upstream {upstream} cannot be said: {why}"
+                );
                 Refusal::new(Code::FetchFailed).because(because)
             })?;
             // The same name leads there, whoever is asked for it.
             let named = upstream == &destination.host;
-            let same = |address: &&SocketAddr| named || own.iter().any(|own| own.to_canonical() == address.ip().to_canonical());
+            let same = |address: &&SocketAddr| {
+                named || own.iter().any(|own| own.to_canonical() == address.ip().to_canonical())
+            };
             if let Some(address) = addresses.iter().find(same) {
                 return Err(refused(address, Uncontrolled::SelfEndpoints));
             }
@@ -121,7 +142,10 @@ impl Judged {
 async fn upstream_addresses(upstream: &Host, port: u16) -> std::io::Result<Vec<IpAddr>> {
     match upstream {
         Host::Address(address) => Ok(vec![*address]),
-        Host::Name(name) => Ok(tokio::net::lookup_host((name.as_str(), port)).await?.map(|address| address.ip()).collect()),
+        Host::Name(name) => Ok(tokio::net::lookup_host((name.as_str(), port))
+            .await?
+            .map(|address| address.ip())
+            .collect()),
     }
 }
 

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::audit::store::entry::{SealedAnswer, SealedRefusal};
@@ -53,7 +55,11 @@ impl Anonymous {
     /// becomes `internal`.
     #[must_use]
     pub fn new(refusal: Refusal) -> Self {
-        if refusal.code.stage() <= Stage::Verified { Self(refusal) } else { Self(Code::Internal.into()) }
+        if refusal.code.stage() <= Stage::Verified {
+            Self(refusal)
+        } else {
+            Self(Code::Internal.into())
+        }
     }
 }
 
@@ -98,10 +104,17 @@ fn owned(value: String) -> HeaderValue {
 
 /// The answer to a refused request, in the caller's dialect.
 #[must_use]
-pub fn refuse(no: &RefusalResponse, dialect: Dialect, request: &str, limit: Option<Limit>) -> Response<Body> {
+pub fn refuse(
+    no: &RefusalResponse,
+    dialect: Dialect,
+    request: &str,
+    limit: Option<Limit>,
+) -> Response<Body> {
     let refusal = no.refusal();
-    let mut response = Response::new(Body::whole(Bytes::from(error::body(dialect, refusal, request))));
-    *response.status_mut() = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response =
+        Response::new(Body::whole(Bytes::from(error::body(dialect, refusal, request))));
+    *response.status_mut() =
+        StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
     headers.insert(REQUEST, text(request));
@@ -114,7 +127,10 @@ pub fn refuse(no: &RefusalResponse, dialect: Dialect, request: &str, limit: Opti
         headers.insert(ALLOW, HeaderValue::from_static(methods.as_str()));
     }
     if refusal.code.status() == 401 {
-        headers.insert(WWW_AUTHENTICATE, owned(format!("Bearer realm=\"token-shield\", error=\"{}\"", refusal.code)));
+        headers.insert(
+            WWW_AUTHENTICATE,
+            owned(format!("Bearer realm=\"token-shield\", error=\"{}\"", refusal.code)),
+        );
     }
     match refusal.code.retry() {
         Retry::Never => {
@@ -124,7 +140,10 @@ pub fn refuse(no: &RefusalResponse, dialect: Dialect, request: &str, limit: Opti
     }
     if let Some(wait) = refusal.retry_after {
         // Whole seconds, rounded up: a caller that waits them finds the door open.
-        headers.insert(RETRY_AFTER, number(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)));
+        headers.insert(
+            RETRY_AFTER,
+            number(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)),
+        );
     }
     if let Some(limit) = limit {
         let reset = refusal.retry_after.map_or(limit.period.seconds(), |wait| wait.as_secs() + 1);
@@ -139,8 +158,11 @@ pub fn written(response: Response<Body>) -> Vec<u8> {
     let (parts, body) = response.into_parts();
     let body = body.into_bytes();
     let reason = parts.status.canonical_reason().unwrap_or_default();
-    let mut out =
-        format!("HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\nconnection: close\r\n", parts.status.as_str(), body.len());
+    let mut out = format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        parts.status.as_str(),
+        body.len()
+    );
     for (name, value) in &parts.headers {
         out.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
     }
@@ -182,7 +204,8 @@ fn head(exchange: &Exchange, parts: ResponseParts, record: &str, body: Body) -> 
         headers.insert(DROPPED, owned(exchange.adjustments.dropped.join(", ")));
     }
     if !exchange.adjustments.stripped.is_empty() {
-        let paths: Vec<&str> = exchange.adjustments.stripped.iter().map(|reach| reach.path.as_str()).collect();
+        let paths: Vec<&str> =
+            exchange.adjustments.stripped.iter().map(|reach| reach.path.as_str()).collect();
         headers.insert(STRIPPED, owned(paths.join(", ")));
     }
     if exchange.adjustments.removed > 0 {
@@ -201,8 +224,14 @@ pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Respon
     let headers = response.headers_mut();
     headers.insert(REQUEST, text(request));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers
-        .insert(CACHE_CONTROL, HeaderValue::from_static(if content_type == JWK_SET { "public, max-age=60" } else { "no-store" }));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static(if content_type == JWK_SET {
+            "public, max-age=60"
+        } else {
+            "no-store"
+        }),
+    );
     response
 }
 
@@ -218,7 +247,13 @@ pub fn headers_alone(response: Response<Body>) -> Response<Body> {
 
 /// A whole answer, whose outcome is durable. `record` names the record of its admission.
 #[must_use]
-pub fn whole(sealed: &SealedAnswer, exchange: &Exchange, parts: ResponseParts, record: &str, bytes: Bytes) -> Response<Body> {
+pub fn whole(
+    sealed: &SealedAnswer,
+    exchange: &Exchange,
+    parts: ResponseParts,
+    record: &str,
+    bytes: Bytes,
+) -> Response<Body> {
     let mut response = head(exchange, parts, record, Body::whole(bytes));
     if exchange.wants_receipt {
         response.headers_mut().insert(OUTCOME, text(sealed.record()));
@@ -228,7 +263,12 @@ pub fn whole(sealed: &SealedAnswer, exchange: &Exchange, parts: ResponseParts, r
 
 /// An answer that streams. Its body holds the open entry, and closes it before the last bytes.
 #[must_use]
-pub fn stream(exchange: OpenExchange, parts: ResponseParts, source: Source, watch: RevocationWatcher) -> Response<Body> {
+pub fn stream(
+    exchange: OpenExchange,
+    parts: ResponseParts,
+    source: Source,
+    watch: RevocationWatcher,
+) -> Response<Body> {
     let record = exchange.record().to_owned();
     let response = head(exchange.get(), parts, &record, Body::whole(Bytes::new()));
     let (head, _) = response.into_parts();

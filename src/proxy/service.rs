@@ -14,7 +14,11 @@ use crate::refusal::Code;
 /// What a listener serves. A listener for another protocol brings a service of its own.
 pub trait Service: Send + Sync + 'static {
     /// Answers one request.
-    fn serve(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> impl Future<Output = Response<Body>> + Send;
+    fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        origin: Origin,
+    ) -> impl Future<Output = Response<Body>> + Send;
 
     /// The whole HTTP/1.1 answer to a request whose head could not be read, for the reason `code`.
     fn unread(&self, code: Code) -> Vec<u8>;

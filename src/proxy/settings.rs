@@ -124,7 +124,9 @@ impl Target {
     #[must_use]
     pub fn authority(&self) -> String {
         match self {
-            Self::Tcp { host, port } | Self::Tls { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } if host.contains(':') => {
+                format!("[{host}]:{port}")
+            }
             Self::Tcp { host, port } | Self::Tls { host, port, .. } => format!("{host}:{port}"),
             Self::Unix(_) | Self::Echo => "localhost".to_owned(),
         }

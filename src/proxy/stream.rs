@@ -65,7 +65,11 @@ impl Source {
         let (upstream, filter, held) = match self {
             Self::Pieces(rest) => {
                 let piece = Bytes::from(rest.pop().unwrap_or_default());
-                return Poll::Ready(Ok(if rest.is_empty() { Progress::End(piece) } else { Progress::More(piece) }));
+                return Poll::Ready(Ok(if rest.is_empty() {
+                    Progress::End(piece)
+                } else {
+                    Progress::More(piece)
+                }));
             }
             Self::Upstream(upstream, filter, held) => (upstream, filter, held),
         };
@@ -77,7 +81,10 @@ impl Source {
             // Nothing may follow; an end that has come already lets the connection serve again.
             let _ = upstream.poll_frame(cx);
             let mut out = last;
-            let finished = filter.finish(&mut out).map_err(|fault| invalid(&fault)).and_then(|()| unblocked(filter));
+            let finished = filter
+                .finish(&mut out)
+                .map_err(|fault| invalid(&fault))
+                .and_then(|()| unblocked(filter));
             return Poll::Ready(finished.map(|()| Progress::End(Bytes::from(out))));
         }
         loop {
@@ -90,7 +97,11 @@ impl Source {
                     // The last event waits until the outcome is durable; behind what is refused there is none.
                     if let Some(place) = last.filter(|_| unblocked(filter).is_ok()) {
                         *held = Some(End::Last(out.split_off(place)));
-                        return if out.is_empty() { self.poll(cx) } else { Poll::Ready(Ok(Progress::More(Bytes::from(out)))) };
+                        return if out.is_empty() {
+                            self.poll(cx)
+                        } else {
+                            Poll::Ready(Ok(Progress::More(Bytes::from(out))))
+                        };
                     }
                     if !out.is_empty() {
                         return Poll::Ready(Ok(Progress::More(Bytes::from(out))));
@@ -104,7 +115,8 @@ impl Source {
                         return Poll::Ready(Ok(Progress::End(Bytes::from(out))));
                     }
                     // What had come goes on, and behind it the caller is told.
-                    let cut = ended.and_then(Result::err).map_or_else(unfinished, |error| broke(&error));
+                    let cut =
+                        ended.and_then(Result::err).map_or_else(unfinished, |error| broke(&error));
                     if out.is_empty() {
                         return Poll::Ready(Err(cut));
                     }
@@ -118,7 +130,8 @@ impl Source {
 
 /// An end without finish reason and last event.
 fn unfinished() -> Refusal {
-    Refusal::new(Code::Truncated).because("the stream ended without a finish reason and without its last event")
+    Refusal::new(Code::Truncated)
+        .because("the stream ended without a finish reason and without its last event")
 }
 
 fn invalid(fault: &Fault) -> Refusal {
@@ -151,7 +164,8 @@ impl StreamState {
         let Some((source, mut exchange)) = self.work.take() else { return };
         told(&source, &mut exchange);
         exchange.cut(refusal);
-        let event = Bytes::from(error::event(exchange.get().dialect, refusal, &exchange.get().id_text));
+        let event =
+            Bytes::from(error::event(exchange.get().dialect, refusal, &exchange.get().id_text));
         self.end(exchange, event);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -191,7 +205,8 @@ impl StreamState {
         if now < until {
             return Ok(until - now);
         }
-        let slow = |which| Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}"));
+        let slow =
+            |which| Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}"));
         Err(match (now >= times.ends, self.awaited) {
             (true, _) => slow("whole"),
             (false, true) => slow("stream_idle"),
@@ -303,7 +318,9 @@ impl Drop for Relay {
 /// Stands beside a stream until it is over, whether or not anybody reads it.
 async fn guard(stream: Weak<Mutex<StreamState>>, mut watch: RevocationWatcher, times: Times) {
     loop {
-        let Some(wait) = stream.upgrade().map(|running| lock(&running).overdue(&times)) else { return };
+        let Some(wait) = stream.upgrade().map(|running| lock(&running).overdue(&times)) else {
+            return;
+        };
         let refusal = match wait {
             Err(refusal) => refusal,
             Ok(wait) => tokio::select! {

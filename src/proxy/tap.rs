@@ -118,7 +118,13 @@ pub struct SniffedStream<S> {
 pub struct HeadSlow;
 
 impl<S> SniffedStream<S> {
-    fn new(stream: S, watched: Watched, first: BytesMut, patience: Patience, activity: Arc<Activity>) -> Self {
+    fn new(
+        stream: S,
+        watched: Watched,
+        first: BytesMut,
+        patience: Patience,
+        activity: Arc<Activity>,
+    ) -> Self {
         Self {
             stream: Some(stream),
             first,
@@ -157,7 +163,11 @@ impl<S> SniffedStream<S> {
     }
 
     /// Passes on what became of a write, and turns one that takes too long into a fault.
-    fn moves<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn moves<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             if self.stall.take().is_some() {
                 self.activity.blocked(false);
@@ -245,12 +255,23 @@ impl<S: AsyncRead + Unpin> SniffedStream<S> {
     ///
     /// # Errors
     /// What reading said; an end before the version is known is `UnexpectedEof`.
-    pub async fn open(mut stream: S, patience: Patience, activity: Arc<Activity>) -> io::Result<Self> {
+    pub async fn open(
+        mut stream: S,
+        patience: Patience,
+        activity: Arc<Activity>,
+    ) -> io::Result<Self> {
         let mut first = BytesMut::with_capacity(PREFACE.len());
         loop {
-            let known = first.iter().zip(PREFACE).take_while(|(byte, preface)| byte == preface).count();
+            let known =
+                first.iter().zip(PREFACE).take_while(|(byte, preface)| byte == preface).count();
             if known < first.len() {
-                return Ok(Self::new(stream, Watched::Http1(Heads::new()), first, patience, activity));
+                return Ok(Self::new(
+                    stream,
+                    Watched::Http1(Heads::new()),
+                    first,
+                    patience,
+                    activity,
+                ));
             }
             if known == PREFACE.len() {
                 let frames = Watched::Http2(Box::new(Frames::new(PREFACE.len())));
@@ -275,22 +296,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
             // What streams an answer asks by itself, in this task: it hears of it.
             cx.waker().wake_by_ref();
         }
-        let half = self
-            .half_closed
-            .get_or_insert_with(|| HalfClosed { next: Box::pin(tokio::time::sleep(HALF_CLOSED_FIRST)), wait: HALF_CLOSED_FIRST });
+        let half = self.half_closed.get_or_insert_with(|| HalfClosed {
+            next: Box::pin(tokio::time::sleep(HALF_CLOSED_FIRST)),
+            wait: HALF_CLOSED_FIRST,
+        });
         while half.next.as_mut().poll(cx).is_ready() {
             half.wait = (half.wait * 2).min(HALF_CLOSED_MAX);
             half.next.as_mut().reset(tokio::time::Instant::now() + half.wait);
             // Nothing of the answer was written yet, and nothing of another one is on its way.
             if self.waiting && self.flushed && self.activity.takes_interim() {
-                let stream = self.stream.as_mut().map(Pin::new).ok_or(io::ErrorKind::NotConnected)?;
+                let stream =
+                    self.stream.as_mut().map(Pin::new).ok_or(io::ErrorKind::NotConnected)?;
                 match stream.poll_write(cx, INTERIM) {
                     Poll::Ready(Ok(count)) if count == INTERIM.len() => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     // A socket that nobody wrote to takes these few bytes from anybody who reads.
-                    Poll::Ready(Ok(_)) | Poll::Pending => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                    Poll::Ready(Ok(_)) | Poll::Pending => {
+                        return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                    }
                 }
-                if let Poll::Ready(Err(error)) = Pin::new(self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?).poll_flush(cx)
+                if let Poll::Ready(Err(error)) =
+                    Pin::new(self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?)
+                        .poll_flush(cx)
                 {
                     return Poll::Ready(Err(error));
                 }
@@ -308,12 +335,17 @@ impl<S> Drop for SniffedStream<S> {
             Watched::Http1(_) | Watched::Http2(_) => None,
         };
         let is_flooded = self.is_flooded;
-        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(Returned { stream, is_flooded, goaway });
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Returned { stream, is_flooded, goaway });
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SniffedStream<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let tap = self.get_mut();
         tap.poll_head(cx)?;
         let before = buffer.filled().len();
@@ -328,7 +360,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SniffedStream<S> {
         tap.watch(&buffer.filled()[before..])?;
         // A head that has just begun is waited for from now on.
         tap.poll_head(cx)?;
-        if matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0 {
+        if matches!(polled, Poll::Ready(Ok(())))
+            && buffer.filled().len() == before
+            && buffer.remaining() > 0
+        {
             return tap.poll_end(cx);
         }
         polled
@@ -336,7 +371,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SniffedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for SniffedStream<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
         if tap.keeps(bytes) {
             return Poll::Ready(Ok(bytes.len()));
@@ -361,7 +400,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SniffedStream<S> {
         if tap.kept { Poll::Ready(Ok(())) } else { tap.stream()?.poll_shutdown(cx) }
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
         if let [only] = bytes
             && tap.keeps(only)

@@ -48,9 +48,20 @@ pub struct File {
 impl Tree {
     /// The tree in `dir`; `auditor` is the credential of those who may have all of it over the network.
     #[must_use]
-    pub fn new((dir, vkeys): (&Path, &Path), name: &str, auditor: Option<&Zeroizing<String>>, public_checkpoints: bool) -> Self {
+    pub fn new(
+        (dir, vkeys): (&Path, &Path),
+        name: &str,
+        auditor: Option<&Zeroizing<String>>,
+        public_checkpoints: bool,
+    ) -> Self {
         let auditor = auditor.map(|secret| sha256(secret.as_bytes()));
-        Self { dir: dir.to_owned(), vkeys: vkeys.to_owned(), name: name.to_owned(), auditor, public_checkpoints }
+        Self {
+            dir: dir.to_owned(),
+            vkeys: vkeys.to_owned(),
+            name: name.to_owned(),
+            auditor,
+            public_checkpoints,
+        }
     }
 
     /// Whether anybody gets anything of it over the network.
@@ -63,7 +74,11 @@ impl Tree {
     #[must_use]
     pub fn file(&self, path: &str) -> Option<File> {
         if path == "log.vkeys" {
-            return Some(File { path: self.vkeys.clone(), content_type: respond::TEXT, head: true });
+            return Some(File {
+                path: self.vkeys.clone(),
+                content_type: respond::TEXT,
+                head: true,
+            });
         }
         let (epoch, rest) = path.strip_prefix(&self.name)?.strip_prefix('/')?.split_once('/')?;
         epoch_number(epoch)?;
@@ -72,13 +87,20 @@ impl Tree {
             return Some(File { path: path.join(rest), content_type: respond::TEXT, head: true });
         }
         let tile = Tile::read(rest)?;
-        Some(File { path: path.join(tile.path()), content_type: "application/octet-stream", head: false })
+        Some(File {
+            path: path.join(tile.path()),
+            content_type: "application/octet-stream",
+            head: false,
+        })
     }
 
     /// Whether those headers may have that file: true where they are an auditor's, false where anybody may have it.
     pub(super) fn allows(&self, headers: &HeaderMap, file: Option<&File>) -> Result<bool, Code> {
-        let shown = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        let same = |known: &[u8; 32]| shown.is_some_and(|shown| verify_slices_are_equal(known, &sha256(shown)).is_ok());
+        let shown =
+            headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        let same = |known: &[u8; 32]| {
+            shown.is_some_and(|shown| verify_slices_are_equal(known, &sha256(shown)).is_ok())
+        };
         if self.auditor.as_ref().is_some_and(same) {
             return Ok(true);
         }
@@ -100,10 +122,16 @@ impl File {
 
 impl Gateway {
     /// A file of the log's tree.
-    pub(super) async fn tree(&self, tree: &Tree, path: &str, (headers, peer): (&HeaderMap, IpAddr)) -> Result<Answer, Refused> {
+    pub(super) async fn tree(
+        &self,
+        tree: &Tree,
+        path: &str,
+        (headers, peer): (&HeaderMap, IpAddr),
+    ) -> Result<Answer, Refused> {
         let file = tree.file(path);
         // What anybody may have is counted against the peer's network, as published keys are.
-        let auditor = tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
+        let auditor =
+            tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
         if !auditor {
             self.authenticator.count_stranger(peer)?;
         }
@@ -121,7 +149,12 @@ mod tests {
 
     fn tree(auditor: Option<&str>, public: bool) -> Tree {
         let auditor = auditor.map(|secret| Zeroizing::new(secret.to_owned()));
-        Tree::new((Path::new("/log"), Path::new("/log.vkeys")), "gw.example", auditor.as_ref(), public)
+        Tree::new(
+            (Path::new("/log"), Path::new("/log.vkeys")),
+            "gw.example",
+            auditor.as_ref(),
+            public,
+        )
     }
 
     #[test]
@@ -133,7 +166,11 @@ mod tests {
             ("gw.example/e000012/tile/0/x001/234", "/log/e000012/tile/0/x001/234"),
             ("gw.example/e000001/tile/entries/000.p/7", "/log/e000001/tile/entries/000.p/7"),
         ] {
-            assert_eq!(tree.file(path).map(|file| file.path), Some(PathBuf::from(expect)), "{path}");
+            assert_eq!(
+                tree.file(path).map(|file| file.path),
+                Some(PathBuf::from(expect)),
+                "{path}"
+            );
         }
         for path in [
             "",
@@ -159,17 +196,33 @@ mod tests {
 
     #[test]
     fn auditors_get_all_and_others_what_is_public() {
-        let headers = |text: &'static str| HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(text))]);
+        let headers = |text: &'static str| {
+            HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(text))])
+        };
         let (head, tile) = ("gw.example/e000001/checkpoint", "gw.example/e000001/tile/0/000");
-        let may = |tree: &Tree, headers: &HeaderMap, path: &str| tree.allows(headers, tree.file(path).as_ref()).is_ok();
-        let (good, bad, none) = (headers("Bearer 0123456789abcdefghij"), headers("Bearer 0123456789abcdefghi"), HeaderMap::new());
+        let may = |tree: &Tree, headers: &HeaderMap, path: &str| {
+            tree.allows(headers, tree.file(path).as_ref()).is_ok()
+        };
+        let (good, bad, none) = (
+            headers("Bearer 0123456789abcdefghij"),
+            headers("Bearer 0123456789abcdefghi"),
+            HeaderMap::new(),
+        );
         let closed = tree(Some("0123456789abcdefghij"), false);
         for path in [head, tile, "nonsense"] {
-            assert!(may(&closed, &good, path) && !may(&closed, &bad, path) && !may(&closed, &none, path), "{path}");
+            assert!(
+                may(&closed, &good, path)
+                    && !may(&closed, &bad, path)
+                    && !may(&closed, &none, path),
+                "{path}"
+            );
         }
         let open = tree(None, true);
         assert!(
-            may(&open, &none, head) && may(&open, &none, "log.vkeys") && !may(&open, &none, tile) && !may(&open, &good, tile)
+            may(&open, &none, head)
+                && may(&open, &none, "log.vkeys")
+                && !may(&open, &none, tile)
+                && !may(&open, &good, tile)
         );
         assert!(open.allows(&good, None).is_err() && !tree(None, false).is_served());
     }

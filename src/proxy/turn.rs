@@ -20,12 +20,17 @@ impl Gateway {
     ///
     /// # Errors
     /// `upstream-full`, or `rate-is-zero` where the server has no places at all.
-    pub(super) async fn turn(&self, capped: &Capped<'_>, exchange: &Exchange) -> Result<Option<Turn>, Refusal> {
+    pub(super) async fn turn(
+        &self,
+        capped: &Capped<'_>,
+        exchange: &Exchange,
+    ) -> Result<Option<Turn>, Refusal> {
         let understood = capped.understood();
         let RequestKind::Call { candidates, .. } = understood.asked() else { return Ok(None) };
         let holder = Holder::of(understood.routed().paced().caller());
         let up = |upstream: &&Arc<Upstream>| {
-            exchange.config.health.is_up(&upstream.name) && self.weights.passes(&candidates.model().name, &upstream.name)
+            exchange.config.health.is_up(&upstream.name)
+                && self.weights.passes(&candidates.model().name, &upstream.name)
         };
         let mut waited_at: Vec<&Arc<Upstream>> = candidates.iter().filter(up).collect();
         for upstream in &waited_at {
@@ -46,7 +51,9 @@ impl Gateway {
 }
 
 /// The first that succeeds; the others are given up. Where none does, the first fault.
-async fn any_of<T, A, E>(mut waits: Vec<Pin<Box<impl Future<Output = (A, Result<T, E>)>>>>) -> Result<(A, T), E> {
+async fn any_of<T, A, E>(
+    mut waits: Vec<Pin<Box<impl Future<Output = (A, Result<T, E>)>>>>,
+) -> Result<(A, T), E> {
     let mut first_fault = None;
     std::future::poll_fn(|cx| {
         let mut at = 0;

@@ -46,7 +46,9 @@ impl State {
     fn wrote(&mut self, bytes: &[u8]) {
         self.began |= !bytes.is_empty();
         let mut rest = bytes;
-        while let Some((&byte, after)) = rest.split_first().filter(|_| self.head_end < HEAD_END.len()) {
+        while let Some((&byte, after)) =
+            rest.split_first().filter(|_| self.head_end < HEAD_END.len())
+        {
             self.head_end = match byte {
                 byte if HEAD_END.get(self.head_end) == Some(&byte) => self.head_end + 1,
                 b'\r' => 1,
@@ -123,7 +125,10 @@ impl Wire {
             self.limit(&mut state);
         }
         if state.closed {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server had ended the connection")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the server had ended the connection",
+            )));
         }
         let written = ready!(write(Pin::new(&mut self.stream), cx));
         // A TLS client may have sent some of what it could not send all of.
@@ -154,13 +159,21 @@ fn stale(stream: &Stream, kept: bool) -> bool {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.send(cx, &[io::IoSlice::new(bytes)], |stream, cx| stream.poll_write(cx, bytes))
     }
 
@@ -216,7 +229,9 @@ mod tests {
     /// A connection to a server, and the server's end of it.
     async fn connected() -> (Wire, Arc<Line>, tokio::net::TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
-        let dialled = tokio::net::TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
+        let dialled = tokio::net::TcpStream::connect(listener.local_addr().expect("address"))
+            .await
+            .expect("connects");
         let (wire, line) = Wire::new(Stream::Tcp(dialled));
         (wire, line, listener.accept().await.expect("accepts").0)
     }
@@ -237,7 +252,10 @@ mod tests {
             stream.readable().await.expect("readable");
             line.begin(0);
             let written = wire.write(b"GET / HTTP/1.1\r\n\r\n").await;
-            assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
+            assert_eq!(
+                written.map_err(|error| error.kind()),
+                Err(io::ErrorKind::ConnectionAborted)
+            );
             assert!(!line.abandon(), "it surely did not run");
         }
     }

@@ -21,7 +21,8 @@ pub struct StatusChange {
 
 impl StatusChange {
     /// The status of a name that no operator has stopped.
-    pub(super) const ACTIVE: Self = Self { status: AgentStatus::Active, since: Timestamp(0), why: String::new() };
+    pub(super) const ACTIVE: Self =
+        Self { status: AgentStatus::Active, since: Timestamp(0), why: String::new() };
 
     pub(super) fn new(status: AgentStatus, since: Timestamp, why: &str) -> Self {
         match status {
@@ -43,7 +44,9 @@ impl StatusChange {
     pub fn reason(&self) -> Option<(Timestamp, &str)> {
         match self.status {
             AgentStatus::Active => None,
-            AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked => Some((self.since, &self.why)),
+            AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked => {
+                Some((self.since, &self.why))
+            }
         }
     }
 
@@ -79,7 +82,8 @@ fn status_in(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str) ->
 }
 
 fn sorted(rows: &DashMap<Arc<str>, StatusChange, RandomState>) -> Vec<(Arc<str>, StatusChange)> {
-    let mut found: Vec<_> = rows.iter().map(|row| (Arc::clone(row.key()), row.value().clone())).collect();
+    let mut found: Vec<_> =
+        rows.iter().map(|row| (Arc::clone(row.key()), row.value().clone())).collect();
     found.sort_by(|left, right| left.0.cmp(&right.0));
     found
 }
@@ -114,12 +118,18 @@ impl Wide {
     /// # Errors
     /// The refusal of the first that may not.
     pub(super) fn may_act(&self, agent: &AgentName, principal: &Principal) -> Result<(), Refusal> {
-        if let Some(refusal) = self.namespaces.get(agent.namespace()).and_then(|row| row.refusal()) {
+        if let Some(refusal) = self.namespaces.get(agent.namespace()).and_then(|row| row.refusal())
+        {
             return Err(refusal.because(format_args!("namespace {}", agent.namespace())));
         }
-        match self.principals.get(principal.as_str()).and_then(|row| row.reason().map(|(since, why)| (since, why.to_owned()))) {
+        match self
+            .principals
+            .get(principal.as_str())
+            .and_then(|row| row.reason().map(|(since, why)| (since, why.to_owned())))
+        {
             None => Ok(()),
-            Some((since, why)) => Err(Refusal::new(Code::PrincipalSuspended).because(format_args!("since {since}: {why}"))),
+            Some((since, why)) => Err(Refusal::new(Code::PrincipalSuspended)
+                .because(format_args!("since {since}: {why}"))),
         }
     }
 }

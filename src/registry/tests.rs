@@ -16,7 +16,11 @@ fn team() -> Principal {
 }
 
 fn stands(agent: &str, standing: AgentStatus) -> Event {
-    Event::AgentStanding { agent: agent.parse().expect("name"), standing, reason: "test".to_owned() }
+    Event::AgentStanding {
+        agent: agent.parse().expect("name"),
+        standing,
+        reason: "test".to_owned(),
+    }
 }
 
 #[track_caller]
@@ -35,21 +39,37 @@ fn an_unknown_agent_may_act() {
 fn a_standing_covers_everything_below_it() {
     check(vec![stands("a/b", AgentStatus::Quarantined)], "a/b/c", Some(Code::AgentQuarantined));
     check(vec![stands("a/b/c", AgentStatus::Quarantined)], "a/b", None);
-    check(vec![stands("a/b", AgentStatus::Suspended), stands("a/b", AgentStatus::Active)], "a/b", None);
+    check(
+        vec![stands("a/b", AgentStatus::Suspended), stands("a/b", AgentStatus::Active)],
+        "a/b",
+        None,
+    );
 }
 
 #[test]
 fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
-    let all = |standing| Event::NamespaceStanding { namespace: "a".to_owned(), standing, reason: "test".to_owned() };
+    let all = |standing| Event::NamespaceStanding {
+        namespace: "a".to_owned(),
+        standing,
+        reason: "test".to_owned(),
+    };
     check(vec![all(AgentStatus::Suspended)], "a/never-seen/child", Some(Code::AgentSuspended));
     check(vec![all(AgentStatus::Suspended)], "ab/c", None);
     check(vec![all(AgentStatus::Quarantined), all(AgentStatus::Active)], "a/b", None);
     check(
-        vec![stands("a/b", AgentStatus::Suspended), all(AgentStatus::Suspended), all(AgentStatus::Active)],
+        vec![
+            stands("a/b", AgentStatus::Suspended),
+            all(AgentStatus::Suspended),
+            all(AgentStatus::Active),
+        ],
         "a/b",
         Some(Code::AgentSuspended),
     );
-    let one = |standing| Event::PrincipalStanding { principal: team(), standing, reason: "test".to_owned() };
+    let one = |standing| Event::PrincipalStanding {
+        principal: team(),
+        standing,
+        reason: "test".to_owned(),
+    };
     check(vec![one(AgentStatus::Suspended)], "x/y", Some(Code::PrincipalSuspended));
     check(vec![one(AgentStatus::Suspended), one(AgentStatus::Active)], "x/y", None);
 }
@@ -67,7 +87,11 @@ fn a_revoked_token_is_refused() {
 
 #[test]
 fn a_class_is_inherited() {
-    let event = Event::AgentRegistered { agent: "a/b".parse().expect("name"), principal: None, class: "fast".to_owned() };
+    let event = Event::AgentRegistered {
+        agent: "a/b".parse().expect("name"),
+        principal: None,
+        class: "fast".to_owned(),
+    };
     let registry = book(vec![event]);
     assert_eq!(&*registry.class(&"a/b/c".parse().expect("name")), "fast");
     assert_eq!(&*registry.class(&"a/x".parse().expect("name")), DEFAULT_CLASS);
@@ -76,7 +100,10 @@ fn a_class_is_inherited() {
 #[test]
 fn a_revoked_handle_stays_so_when_its_principal_is_forgotten() {
     let handle = HandleId([9; 32]);
-    let (agent, principal) = (|| "acme/a".parse().expect("agent"), || "user:ada".parse::<Principal>().expect("principal"));
+    let (agent, principal) = (
+        || "acme/a".parse().expect("agent"),
+        || "user:ada".parse::<Principal>().expect("principal"),
+    );
     let set = || Event::HandleSet {
         handle,
         token: "t".to_owned(),
@@ -85,11 +112,15 @@ fn a_revoked_handle_stays_so_when_its_principal_is_forgotten() {
         principal: principal(),
         until: None,
     };
-    let registry = book(vec![set(), Event::HandleRevoked { handle, agent: agent(), reason: "x".to_owned() }]);
+    let registry =
+        book(vec![set(), Event::HandleRevoked { handle, agent: agent(), reason: "x".to_owned() }]);
     registry.forget(&principal());
     assert!(registry.handle(&handle).is_none());
     // Set again, as `adopt` of the same file would.
     registry.apply(&Record { at: Timestamp(2), by: None, event: set() });
-    let refused = registry.may_act(&agent(), &team(), &[TokenId([1; 32])]).map(|_| ()).map_err(|refusal| refusal.code);
+    let refused = registry
+        .may_act(&agent(), &team(), &[TokenId([1; 32])])
+        .map(|_| ())
+        .map_err(|refusal| refusal.code);
     assert_eq!(refused, Err(Code::HandleRevoked));
 }

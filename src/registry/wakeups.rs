@@ -26,8 +26,14 @@ pub enum Subject {
 impl Subject {
     /// The subjects of a chain: its agents, namespace and principal, its tokens and its keys.
     #[must_use]
-    pub fn of(agent: &AgentName, principal: &Principal, tokens: &[TokenId], keys: &[KeyId]) -> Vec<Self> {
-        let mut subjects: Vec<Self> = agent.lineage().map(|name| Self::Agent(name.into())).collect();
+    pub fn of(
+        agent: &AgentName,
+        principal: &Principal,
+        tokens: &[TokenId],
+        keys: &[KeyId],
+    ) -> Vec<Self> {
+        let mut subjects: Vec<Self> =
+            agent.lineage().map(|name| Self::Agent(name.into())).collect();
         subjects.push(Self::Namespace(agent.namespace().into()));
         subjects.push(Self::Principal(principal.clone()));
         subjects.extend(tokens.iter().copied().map(Self::Token));
@@ -123,7 +129,8 @@ pub struct Changes {
 impl Changes {
     /// Whether anything has changed since the last call; a change is told once.
     pub fn take(&mut self) -> bool {
-        let changed = self.own.has_changed().unwrap_or(true) || self.everyone.has_changed().unwrap_or(true);
+        let changed =
+            self.own.has_changed().unwrap_or(true) || self.everyone.has_changed().unwrap_or(true);
         if changed {
             self.own.mark_unchanged();
             self.everyone.mark_unchanged();
@@ -158,17 +165,27 @@ mod tests {
 
     fn subjects(agent: &str) -> Vec<Subject> {
         let principal = "team:a".parse().expect("principal");
-        Subject::of(&agent.parse().expect("name"), &principal, &[TokenId([1; 32])], &[KeyId([2; 32])])
+        Subject::of(
+            &agent.parse().expect("name"),
+            &principal,
+            &[TokenId([1; 32])],
+            &[KeyId([2; 32])],
+        )
     }
 
     #[test]
     fn a_change_wakes_those_that_depend_on_its_subject() {
         let wakeups = Arc::new(Wakeups::default());
-        let (child, other) = (wakeups.subscribe(subjects("a/b/c")), wakeups.subscribe(subjects("a/x")));
+        let (child, other) =
+            (wakeups.subscribe(subjects("a/b/c")), wakeups.subscribe(subjects("a/x")));
         let (mut of_child, mut of_other) = (child.changes(), other.changes());
         wakeups.wake(&agent("a/b"));
         assert!(of_child.take() && !of_child.take() && !of_other.take());
-        for shared in [Subject::Namespace("a".into()), Subject::Key(KeyId([2; 32])), Subject::Token(TokenId([1; 32]))] {
+        for shared in [
+            Subject::Namespace("a".into()),
+            Subject::Key(KeyId([2; 32])),
+            Subject::Token(TokenId([1; 32])),
+        ] {
             wakeups.wake(&[shared]);
             assert!(of_child.take() && of_other.take());
         }
@@ -181,7 +198,8 @@ mod tests {
     #[test]
     fn a_dropped_subscription_leaves_nothing() {
         let wakeups = Arc::new(Wakeups::default());
-        let (first, second) = (wakeups.subscribe(subjects("a/b")), wakeups.subscribe(subjects("a/b")));
+        let (first, second) =
+            (wakeups.subscribe(subjects("a/b")), wakeups.subscribe(subjects("a/b")));
         let mut changes = second.changes();
         drop(first);
         wakeups.wake(&agent("a/b"));

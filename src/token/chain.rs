@@ -17,9 +17,13 @@ pub(super) const BEARER_LIFE_S: i64 = 15 * 60;
 ///
 /// # Errors
 /// `chain-signer`, `chain-parent`, `chain-depth`, `chain-principal`, `chain-name`, `chain-widened` or `chain-times`.
-pub(super) fn joined((parent, link): (&Claims, &Link<'_>), (child, signer): (&Claims, &KeyId)) -> Result<(), Refusal> {
+pub(super) fn joined(
+    (parent, link): (&Claims, &Link<'_>),
+    (child, signer): (&Claims, &KeyId),
+) -> Result<(), Refusal> {
     if child.iss.strip_prefix(THUMBPRINT_URN) != Some(signer.to_string().as_str()) {
-        return Err(Refusal::new(Code::ChainSigner).because("iss is not the URN of the signing key's thumbprint"));
+        return Err(Refusal::new(Code::ChainSigner)
+            .because("iss is not the URN of the signing key's thumbprint"));
     }
     if child.parent != Some(sha256(link.signed.as_bytes())) {
         return Err(Code::ChainParent.into());
@@ -30,7 +34,11 @@ pub(super) fn joined((parent, link): (&Claims, &Link<'_>), (child, signer): (&Cl
     if child.principal != parent.principal {
         return Err(Code::ChainPrincipal.into());
     }
-    let segment = child.agent.as_str().strip_prefix(parent.agent.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    let segment = child
+        .agent
+        .as_str()
+        .strip_prefix(parent.agent.as_str())
+        .and_then(|rest| rest.strip_prefix('/'));
     if segment.is_none_or(|segment| segment.contains('/')) {
         return Err(Code::ChainName.into());
     }
@@ -58,7 +66,9 @@ fn narrower(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
 
 fn lasts_within(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
     let begins = |claims: &Claims| claims.issued.max(claims.not_before.unwrap_or(claims.issued));
-    let within = child.issued >= parent.issued && begins(child) >= begins(parent) && child.expires <= parent.expires;
+    let within = child.issued >= parent.issued
+        && begins(child) >= begins(parent)
+        && child.expires <= parent.expires;
     if within && child.expires > child.issued { Ok(()) } else { Err(Code::ChainTimes.into()) }
 }
 
@@ -67,7 +77,10 @@ fn lasts_within(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// `proof-not-supported` or `chain-holder`.
-pub(super) fn carried<'g>(ancestors: impl Iterator<Item = &'g Grants>, (has_holder, life_s): (bool, i64)) -> Result<(), Refusal> {
+pub(super) fn carried<'g>(
+    ancestors: impl Iterator<Item = &'g Grants>,
+    (has_holder, life_s): (bool, i64),
+) -> Result<(), Refusal> {
     if has_holder {
         return Err(Code::ProofNotSupported.into());
     }
@@ -76,7 +89,9 @@ pub(super) fn carried<'g>(ancestors: impl Iterator<Item = &'g Grants>, (has_hold
         return Ok(());
     }
     if !ancestors.all(|grants| grants.bearer_children) {
-        return Err(Refusal::new(Code::ChainHolder).because("an ancestor does not grant holder bearer"));
+        return Err(
+            Refusal::new(Code::ChainHolder).because("an ancestor does not grant holder bearer")
+        );
     }
     if life_s > BEARER_LIFE_S {
         return Err(Refusal::new(Code::ChainHolder).because("it lives longer than 15 minutes"));

@@ -88,7 +88,10 @@ fn fault(why: impl std::fmt::Display) -> Refusal {
 }
 
 fn text<'v>(claims: &'v Object<'_>, name: &str) -> Result<&'v str, Refusal> {
-    claims.get(name).and_then(Value::as_str).ok_or_else(|| fault(format_args!("{name} is missing or not a string")))
+    claims
+        .get(name)
+        .and_then(Value::as_str)
+        .ok_or_else(|| fault(format_args!("{name} is missing or not a string")))
 }
 
 /// The last moment that a date may name, in seconds since 1970: 9999-12-30T22:00:00Z, the last that RFC 3339 prints in any
@@ -97,8 +100,13 @@ const DATE_MAX: u64 = 253_402_207_200;
 
 /// A NumericDate as a whole number of seconds (RFC 7519 section 2).
 fn date(value: &Value<'_>, name: &str) -> Result<i64, Refusal> {
-    let seconds = value.as_u64().filter(|seconds| *seconds <= DATE_MAX).and_then(|seconds| i64::try_from(seconds).ok());
-    seconds.ok_or_else(|| fault(format_args!("{name} is not a whole number of seconds up to {DATE_MAX}")))
+    let seconds = value
+        .as_u64()
+        .filter(|seconds| *seconds <= DATE_MAX)
+        .and_then(|seconds| i64::try_from(seconds).ok());
+    seconds.ok_or_else(|| {
+        fault(format_args!("{name} is not a whole number of seconds up to {DATE_MAX}"))
+    })
 }
 
 /// A small whole number.
@@ -111,7 +119,8 @@ impl Claims {
     pub(super) fn read(payload: &[u8], list_max: usize) -> Result<Self, Refusal> {
         let value = json::parse(payload, &json::Limits::deep(16)).map_err(fault)?;
         let claims = value.as_object().ok_or_else(|| fault("not an object"))?;
-        let required = |name: &str| claims.get(name).ok_or_else(|| fault(format_args!("{name} is missing")));
+        let required =
+            |name: &str| claims.get(name).ok_or_else(|| fault(format_args!("{name} is missing")));
         let holder = claims.get("cnf").map(confirmation).transpose()?;
         let depth = count(required("del_depth")?, "del_depth")?;
         let depth_max = count(required("del_max_depth")?, "del_max_depth")?;
@@ -120,7 +129,9 @@ impl Claims {
             return Err(fault("par_hash stands in children, and only there (del_depth above 0)"));
         }
         if depth >= depth_max {
-            return Err(Refusal::new(Code::ChainDepth).because("del_depth is not below del_max_depth"));
+            return Err(
+                Refusal::new(Code::ChainDepth).because("del_depth is not below del_max_depth")
+            );
         }
         // A token without a holder's key has nobody who could sign a child.
         if depth == 0 && depth_max != 1 && holder.is_none() {
@@ -174,7 +185,9 @@ fn confirmation(value: &Value<'_>) -> Result<Jwk, Refusal> {
     let object = value.as_object().ok_or_else(|| fault("cnf is not an object"))?;
     let mut members = object.iter();
     match (members.next(), members.next()) {
-        (Some(("jwk", key)), None) => Jwk::read(key).map_err(|why| fault(format_args!("cnf.jwk: {why}"))),
+        (Some(("jwk", key)), None) => {
+            Jwk::read(key).map_err(|why| fault(format_args!("cnf.jwk: {why}")))
+        }
         (Some(("jkt" | "x5t#S256", _)), None) => Err(Code::ProofNotSupported.into()),
         _ => Err(fault("cnf has not exactly one member, jwk")),
     }
@@ -182,7 +195,10 @@ fn confirmation(value: &Value<'_>) -> Result<Jwk, Refusal> {
 
 /// SHA-256 in base64url.
 fn hash(value: &Value<'_>) -> Result<[u8; 32], Refusal> {
-    let bytes = value.as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).and_then(|bytes| bytes.try_into().ok());
+    let bytes = value
+        .as_str()
+        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
+        .and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or_else(|| fault("par_hash is not the base64url of 32 bytes"))
 }
 
@@ -193,7 +209,8 @@ fn audience(value: &Value<'_>, list_max: usize) -> Result<Names, Refusal> {
         (None, Some(many)) if !many.is_empty() => many.iter().map(Value::as_str).collect(),
         (None, _) => None,
     };
-    let names = names.ok_or_else(|| fault("aud is not a string or a non-empty array of strings"))?;
+    let names =
+        names.ok_or_else(|| fault("aud is not a string or a non-empty array of strings"))?;
     Names::read(&names, list_max).map_err(|fault| wrong_list("aud", fault, list_max))
 }
 
@@ -212,28 +229,42 @@ fn read_scopes(value: Option<&Value<'_>>, list_max: usize) -> Result<Scopes, Ref
     Ok(scopes)
 }
 
-fn read_details(details: &Value<'_>, list_max: usize) -> Result<(Scopes, Vec<Constraint>), Refusal> {
+fn read_details(
+    details: &Value<'_>,
+    list_max: usize,
+) -> Result<(Scopes, Vec<Constraint>), Refusal> {
     let Some([detail]) = details.as_array() else {
         return Err(fault("authorization_details is not an array of one entry"));
     };
-    let detail = detail.as_object().ok_or_else(|| fault("authorization_details[0] is not an object"))?;
-    if let Some((name, _)) = detail.iter().find(|(name, _)| !matches!(*name, "type" | "scopes" | "constraints")) {
-        return Err(fault(format_args!("authorization_details[0] has the member {}", quoted(name))));
+    let detail =
+        detail.as_object().ok_or_else(|| fault("authorization_details[0] is not an object"))?;
+    if let Some((name, _)) =
+        detail.iter().find(|(name, _)| !matches!(*name, "type" | "scopes" | "constraints"))
+    {
+        return Err(fault(format_args!(
+            "authorization_details[0] has the member {}",
+            quoted(name)
+        )));
     }
     if text(detail, "type")? != DETAIL_TYPE {
         return Err(fault("authorization_details[0].type is not agent_delegation"));
     }
     let scopes = read_scopes(detail.get("scopes"), list_max)?;
-    let constraints = detail.get("constraints").and_then(Value::as_array).ok_or_else(|| fault("constraints is not an array"))?;
+    let constraints = detail
+        .get("constraints")
+        .and_then(Value::as_array)
+        .ok_or_else(|| fault("constraints is not an array"))?;
     Ok((scopes, read_constraints(constraints, list_max)?))
 }
 
 fn read_constraints(values: &[Value<'_>], list_max: usize) -> Result<Vec<Constraint>, Refusal> {
-    let mut constraints: Vec<Constraint> = Vec::with_capacity(values.len().min(constraint::TABLE.len()));
+    let mut constraints: Vec<Constraint> =
+        Vec::with_capacity(values.len().min(constraint::TABLE.len()));
     for value in values {
         let constraint = constraint::read(value, list_max)?;
         if constraints.iter().any(|other| other.same_row(&constraint)) {
-            return Err(Refusal::new(Code::ConstraintMalformed).because("two constraints of one key and type"));
+            return Err(Refusal::new(Code::ConstraintMalformed)
+                .because("two constraints of one key and type"));
         }
         constraints.push(constraint);
     }

@@ -83,10 +83,14 @@ impl Constraint {
     pub fn narrows(&self, parent: &Self) -> bool {
         self.same_row(parent)
             && match (&self.bound, &parent.bound) {
-                (Bound::Texts(own), Bound::Texts(theirs)) if self.row.kind == Kind::NotOneOf => theirs.within(own),
+                (Bound::Texts(own), Bound::Texts(theirs)) if self.row.kind == Kind::NotOneOf => {
+                    theirs.within(own)
+                }
                 (Bound::Texts(own), Bound::Texts(theirs)) => own.within(theirs),
                 (Bound::Text(own), Bound::Text(theirs)) => own.starts_with(theirs.as_str()),
-                (Bound::Number(own), Bound::Number(theirs)) if self.row.kind == Kind::Min => own >= theirs,
+                (Bound::Number(own), Bound::Number(theirs)) if self.row.kind == Kind::Min => {
+                    own >= theirs
+                }
                 (Bound::Number(own), Bound::Number(theirs)) => own <= theirs,
                 (Bound::Rank(own), Bound::Rank(theirs)) => own <= theirs,
                 (Bound::Texts(_) | Bound::Text(_) | Bound::Number(_) | Bound::Rank(_), _) => false,
@@ -99,7 +103,9 @@ impl Constraint {
         let mut object = Object::new();
         object.set("key", Value::from_text(self.row.key));
         let value = match &self.bound {
-            Bound::Texts(texts) => Value::Array(texts.iter().map(|text| Value::from_text(text.to_owned())).collect()),
+            Bound::Texts(texts) => {
+                Value::Array(texts.iter().map(|text| Value::from_text(text.to_owned())).collect())
+            }
             Bound::Text(text) => Value::from_text(text.clone()),
             Bound::Number(number) => Value::from_u64(*number),
             Bound::Rank(rank) => Value::from_text(self.row.order().nth(*rank).unwrap_or_default()),
@@ -222,15 +228,26 @@ impl Bound {
     /// Reads the value of a constraint; a list has at most `list_max` entries.
     fn read(row: &Row, value: &Value<'_>, list_max: usize) -> Result<Self, Refusal> {
         let bound = match row.kind {
-            Kind::OneOf | Kind::NotOneOf => match texts(value).map(|texts| Names::read(&texts, list_max)) {
-                Some(Err(fault)) => {
-                    return Err(wrong_list(&format!("the {} of {}", row.kind.as_str(), row.key), fault, list_max));
+            Kind::OneOf | Kind::NotOneOf => {
+                match texts(value).map(|texts| Names::read(&texts, list_max)) {
+                    Some(Err(fault)) => {
+                        return Err(wrong_list(
+                            &format!("the {} of {}", row.kind.as_str(), row.key),
+                            fault,
+                            list_max,
+                        ));
+                    }
+                    read => read.and_then(Result::ok).map(Self::Texts),
                 }
-                read => read.and_then(Result::ok).map(Self::Texts),
-            },
+            }
             Kind::Prefix => text(value).map(|text| Self::Text(text.to_owned())),
-            Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => number(value).map(Self::Number),
-            Kind::Rank => value.as_str().and_then(|rank| row.order().position(|known| known == rank)).map(Self::Rank),
+            Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => {
+                number(value).map(Self::Number)
+            }
+            Kind::Rank => value
+                .as_str()
+                .and_then(|rank| row.order().position(|known| known == rank))
+                .map(Self::Rank),
         };
         bound.ok_or_else(|| wrong_value(row))
     }
@@ -239,8 +256,12 @@ impl Bound {
 /// The refusal of a list of a token, named `what`, that is too long or has an entry twice.
 pub(super) fn wrong_list(what: &str, fault: ListFault, list_max: usize) -> Refusal {
     let says = match fault {
-        ListFault::TooLong => format!("A list of the token, {what}, has more than {list_max} entries; name fewer."),
-        ListFault::Twice => format!("A list of the token, {what}, has an entry twice; name each once."),
+        ListFault::TooLong => {
+            format!("A list of the token, {what}, has more than {list_max} entries; name fewer.")
+        }
+        ListFault::Twice => {
+            format!("A list of the token, {what}, has an entry twice; name each once.")
+        }
     };
     Refusal::new(Code::TokenList).saying(says)
 }
@@ -252,19 +273,33 @@ pub(super) fn wrong_list(what: &str, fault: ListFault, list_max: usize) -> Refus
 /// `constraint-malformed`, `token-list`, or `constraint-not-enforced` where the table does not have the pair.
 pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
     let malformed = |why: String| Refusal::new(Code::ConstraintMalformed).because(why);
-    let object = constraint.as_object().ok_or_else(|| malformed("a constraint is not an object".to_owned()))?;
-    let key = object.get("key").and_then(Value::as_str).ok_or_else(|| malformed("a constraint has no key".to_owned()))?;
+    let object = constraint
+        .as_object()
+        .ok_or_else(|| malformed("a constraint is not an object".to_owned()))?;
+    let key = object
+        .get("key")
+        .and_then(Value::as_str)
+        .ok_or_else(|| malformed("a constraint has no key".to_owned()))?;
     let ranked = object.get(Kind::Rank.as_str()).is_some();
-    let mut types = object.iter().filter(|(name, _)| *name != "key" && !(ranked && *name == "order"));
+    let mut types =
+        object.iter().filter(|(name, _)| *name != "key" && !(ranked && *name == "order"));
     let (Some((kind, value)), None) = (types.next(), types.next()) else {
-        return Err(malformed(format!("the constraint on {} has not exactly one type", quoted(key))));
+        return Err(malformed(format!(
+            "the constraint on {} has not exactly one type",
+            quoted(key)
+        )));
     };
     let Some(row) = TABLE.iter().find(|row| row.key == key && row.kind.as_str() == kind) else {
         return Err(not_enforced(key, kind));
     };
     if ranked {
-        let order: Vec<&str> =
-            object.get("order").and_then(Value::as_array).unwrap_or_default().iter().filter_map(Value::as_str).collect();
+        let order: Vec<&str> = object
+            .get("order")
+            .and_then(Value::as_array)
+            .unwrap_or_default()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
         if order.join(", ") != row.unit {
             return Err(malformed(format!("the order of {key} is not [{}]", row.unit)));
         }
@@ -291,13 +326,18 @@ pub(super) fn read(constraint: &Value<'_>, list_max: usize) -> Result<Constraint
 }
 
 fn wrong_value(row: &Row) -> Refusal {
-    Refusal::new(Code::ConstraintMalformed).because(format!("the {} of {} has a wrong value", row.kind.as_str(), row.key))
+    Refusal::new(Code::ConstraintMalformed).because(format!(
+        "the {} of {} has a wrong value",
+        row.kind.as_str(),
+        row.key
+    ))
 }
 
 fn not_enforced(key: &str, kind: &str) -> Refusal {
     let pair = format!("{} with {}", quoted(key), quoted(kind));
-    let says =
-        format!("This build cannot hold the token's constraint {pair}, so it refuses the token rather than drop the limit.");
+    let says = format!(
+        "This build cannot hold the token's constraint {pair}, so it refuses the token rather than drop the limit."
+    );
     Refusal::new(Code::ConstraintNotEnforced).saying(says)
 }
 
@@ -306,8 +346,16 @@ fn not_enforced(key: &str, kind: &str) -> Refusal {
 pub fn markdown() -> String {
     let mut text = String::from("| key | type | unit | enforced |\n| --- | --- | --- | --- |\n");
     for row in TABLE {
-        let held = row.enforced().map_or_else(|| "not yet: the token is refused".to_owned(), |place| format!("`{place}`"));
-        text.push_str(&format!("| `{}` | `{}` | {} | {held} |\n", row.key, row.kind.as_str(), row.unit));
+        let held = row.enforced().map_or_else(
+            || "not yet: the token is refused".to_owned(),
+            |place| format!("`{place}`"),
+        );
+        text.push_str(&format!(
+            "| `{}` | `{}` | {} | {held} |\n",
+            row.key,
+            row.kind.as_str(),
+            row.unit
+        ));
     }
     text
 }
@@ -327,7 +375,8 @@ mod tests {
 
     #[track_caller]
     fn check(constraint: &str, expect: Result<Bound, Code>) {
-        let bound = read(&value(constraint), 64).map(|read| read.bound).map_err(|refusal| refusal.code);
+        let bound =
+            read(&value(constraint), 64).map(|read| read.bound).map_err(|refusal| refusal.code);
         assert_eq!(bound, expect, "{constraint}");
     }
 
@@ -336,7 +385,10 @@ mod tests {
         check(r#"{"key":"model","one_of":["a","b"]}"#, Ok(Bound::Texts(names(&["a", "b"]))));
         check(r#"{"prefix":"llama-","key":"model"}"#, Ok(Bound::Text("llama-".to_owned())));
         check(r#"{"key":"requests_per_second","rate":0}"#, Ok(Bound::Number(0)));
-        check(r#"{"key":"requests_per_minute","rate":9007199254740991}"#, Ok(Bound::Number(NUMBER_MAX)));
+        check(
+            r#"{"key":"requests_per_minute","rate":9007199254740991}"#,
+            Ok(Bound::Number(NUMBER_MAX)),
+        );
         check(r#"{"key":"requests_in_flight","max":8}"#, Ok(Bound::Number(8)));
         check(r#"{"key":"output_tokens","max":4096}"#, Ok(Bound::Number(4096)));
         check(r#"{"key":"holder","rank":"bearer","order":["bound","bearer"]}"#, Ok(Bound::Rank(1)));
@@ -352,9 +404,13 @@ mod tests {
 
     #[test]
     fn lists_have_at_most_so_many_entries_and_none_twice() {
-        let list = |count: usize| (0..count).map(|number| format!("\"m{number}\"")).collect::<Vec<_>>().join(",");
+        let list = |count: usize| {
+            (0..count).map(|number| format!("\"m{number}\"")).collect::<Vec<_>>().join(",")
+        };
         let read = |key: &str, list: &str| {
-            read(&value(&format!(r#"{{"key":"{key}","one_of":[{list}]}}"#)), 64).map(drop).map_err(|refusal| refusal.code)
+            read(&value(&format!(r#"{{"key":"{key}","one_of":[{list}]}}"#)), 64)
+                .map(drop)
+                .map_err(|refusal| refusal.code)
         };
         for key in ["model", "egress_host", "tool_type"] {
             assert_eq!(read(key, &list(64)), Ok(()));
@@ -369,7 +425,9 @@ mod tests {
             let bound = match row.kind {
                 Kind::OneOf | Kind::NotOneOf => Bound::Texts(names(&["a"])),
                 Kind::Prefix => Bound::Text("a".to_owned()),
-                Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => Bound::Number(3),
+                Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => {
+                    Bound::Number(3)
+                }
                 Kind::Rank => Bound::Rank(1),
             };
             let written = Constraint { row, bound }.write();
@@ -380,18 +438,28 @@ mod tests {
 
     #[test]
     fn wrong_values_make_no_constraint() {
-        let number = |key, number| Constraint::new(key, Kind::Rate, Value::from_u64(number)).map_err(|refusal| refusal.code);
+        let number = |key, number| {
+            Constraint::new(key, Kind::Rate, Value::from_u64(number))
+                .map_err(|refusal| refusal.code)
+        };
         assert!(number("requests_per_minute", NUMBER_MAX).is_ok());
         assert_eq!(number("requests_per_minute", 1 << 53).err(), Some(Code::ConstraintMalformed));
         assert_eq!(number("requests", 1).err(), Some(Code::ConstraintNotEnforced));
-        for (kind, value) in [(Kind::OneOf, Value::Array(vec![Value::from_text("")])), (Kind::Prefix, Value::from_text(""))] {
-            assert_eq!(Constraint::new("model", kind, value).err().map(|refusal| refusal.code), Some(Code::ConstraintMalformed));
+        for (kind, value) in [
+            (Kind::OneOf, Value::Array(vec![Value::from_text("")])),
+            (Kind::Prefix, Value::from_text("")),
+        ] {
+            assert_eq!(
+                Constraint::new("model", kind, value).err().map(|refusal| refusal.code),
+                Some(Code::ConstraintMalformed)
+            );
         }
     }
 
     #[track_caller]
     fn narrower(child: &str, parent: &str, expect: bool) {
-        let (child, parent) = (parse(&value(child), 64).expect("child"), parse(&value(parent), 64).expect("parent"));
+        let (child, parent) =
+            (parse(&value(child), 64).expect("child"), parse(&value(parent), 64).expect("parent"));
         assert_eq!(child.narrows(&parent), expect);
     }
 
@@ -404,17 +472,23 @@ mod tests {
         narrower(&prefix("llama-3"), &prefix("llama"), true);
         narrower(&prefix("llama"), &prefix("llama-3"), false);
         narrower(&list(r#""llama-3""#), &prefix("llama"), false);
-        let number = |key: &str, kind: &str, number: u64| format!(r#"{{"key":"{key}","{kind}":{number}}}"#);
-        for (key, kind) in
-            [("tokens_per_day", "rate"), ("output_tokens", "max"), ("tokens", "max_lifetime"), ("tokens", "max_subtree")]
-        {
+        let number =
+            |key: &str, kind: &str, number: u64| format!(r#"{{"key":"{key}","{kind}":{number}}}"#);
+        for (key, kind) in [
+            ("tokens_per_day", "rate"),
+            ("output_tokens", "max"),
+            ("tokens", "max_lifetime"),
+            ("tokens", "max_subtree"),
+        ] {
             narrower(&number(key, kind, 3), &number(key, kind, 3), true);
             narrower(&number(key, kind, 4), &number(key, kind, 3), false);
         }
         narrower(&number("tokens", "max_lifetime", 1), &number("tokens", "max_subtree", 2), false);
         narrower(&number("sovereignty", "min", 900), &number("sovereignty", "min", 800), true);
         narrower(&number("sovereignty", "min", 700), &number("sovereignty", "min", 800), false);
-        let rank = |rank: &str| format!(r#"{{"key":"egress","rank":"{rank}","order":["none","controlled","any"]}}"#);
+        let rank = |rank: &str| {
+            format!(r#"{{"key":"egress","rank":"{rank}","order":["none","controlled","any"]}}"#)
+        };
         narrower(&rank("none"), &rank("any"), true);
         narrower(&rank("any"), &rank("controlled"), false);
     }
@@ -422,7 +496,10 @@ mod tests {
     #[test]
     fn no_pair_stands_twice() {
         for (place, row) in TABLE.iter().enumerate() {
-            let twice = TABLE.iter().skip(place + 1).any(|other| other.key == row.key && other.kind == row.kind);
+            let twice = TABLE
+                .iter()
+                .skip(place + 1)
+                .any(|other| other.key == row.key && other.kind == row.kind);
             assert!(!twice, "{} {}", row.key, row.kind.as_str());
         }
     }
@@ -430,7 +507,10 @@ mod tests {
     #[test]
     fn every_pair_that_is_not_enforced_refuses() {
         for row in TABLE.iter().filter(|row| row.enforced().is_none()) {
-            check(&format!(r#"{{"key":"{}","{}":1}}"#, row.key, row.kind.as_str()), Err(Code::ConstraintNotEnforced));
+            check(
+                &format!(r#"{{"key":"{}","{}":1}}"#, row.key, row.kind.as_str()),
+                Err(Code::ConstraintNotEnforced),
+            );
         }
     }
 }

@@ -75,7 +75,13 @@ pub struct Narrowed {
 ///
 /// # Errors
 /// When `key` is not the one that the parent names, or when the child would not be narrower.
-pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp, entropy: u128) -> Result<String, MintFault> {
+pub fn delegate(
+    chain: &str,
+    key: &SigningKey,
+    wanted: &Narrowed,
+    now: Timestamp,
+    entropy: u128,
+) -> Result<String, MintFault> {
     let refused = |refusal: Refusal| MintFault::Refused(Box::new(refusal));
     let presented = Presented::read(chain).map_err(refused)?;
     let link = presented.links().last().ok_or(MintFault::Lifetime)?;
@@ -87,7 +93,9 @@ pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp
     let issued = now.seconds().max(parent.issued);
     let longest = if wanted.holder.is_none() { BEARER_LIFE_S } else { i64::MAX };
     let latest = issued.saturating_add(longest).min(parent.expires);
-    let asked = wanted.ttl.map(|ttl| issued.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)));
+    let asked = wanted
+        .ttl
+        .map(|ttl| issued.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)));
     let expires = asked.unwrap_or(latest);
     if expires > latest {
         return Err(MintFault::TooLong { latest: Timestamp(latest.saturating_mul(1000)) });
@@ -95,12 +103,18 @@ pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp
     if expires <= issued {
         return Err(MintFault::Lifetime);
     }
-    let agent = parent.agent.child(&wanted.name).map_err(|fault| MintFault::Name(fault.to_string()))?;
+    let agent =
+        parent.agent.child(&wanted.name).map_err(|fault| MintFault::Name(fault.to_string()))?;
     let mut claims = Object::new();
     let mut set = |name: &str, value: Value<'static>| claims.set(name.to_owned(), value);
     let seconds = |at: i64| u64::try_from(at).map(Value::from_u64).map_err(|_| MintFault::Date);
     set("iss", Value::from_text(format!("{THUMBPRINT_URN}{}", signer.id())));
-    set("aud", Value::Array(parent.aud.iter().map(|audience| Value::from_text(audience.to_owned())).collect()));
+    set(
+        "aud",
+        Value::Array(
+            parent.aud.iter().map(|audience| Value::from_text(audience.to_owned())).collect(),
+        ),
+    );
     set("sub", Value::from_text(parent.principal.as_str().to_owned()));
     set("client_id", Value::from_text(agent.as_str().to_owned()));
     set("iat", seconds(issued)?);
@@ -131,7 +145,10 @@ pub fn delegate(chain: &str, key: &SigningKey, wanted: &Narrowed, now: Timestamp
 }
 
 fn detail(parent: &Claims, wanted: &Narrowed) -> Value<'static> {
-    let kept = parent.constraints.iter().filter(|limit| !wanted.limits.iter().any(|own| own.same_row(limit)));
+    let kept = parent
+        .constraints
+        .iter()
+        .filter(|limit| !wanted.limits.iter().any(|own| own.same_row(limit)));
     let limits = kept.chain(&wanted.limits).map(Constraint::write).collect();
     let scopes: Vec<Value<'static>> = if wanted.scopes.is_empty() {
         parent.scopes.names().map(Value::from_text).collect()

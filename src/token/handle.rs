@@ -53,7 +53,9 @@ pub fn id(credential: &str) -> Option<HandleId> {
 /// # Errors
 /// When the key could not be presented, or could be guessed.
 pub fn adopt(key: &str) -> Result<HandleId, HandleFault> {
-    if !(BYTES_MIN..=BYTES_MAX).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !(BYTES_MIN..=BYTES_MAX).contains(&key.len())
+        || !key.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(HandleFault::Form);
     }
     id(key).ok_or(HandleFault::Token)
@@ -80,7 +82,9 @@ mod tests {
 
     #[test]
     fn keys_that_can_be_guessed_or_not_be_sent_are_refused() {
-        for key in ["", "sk-short", "sk 0123456789 0123456789", "sk-0123456789-größe", &"k".repeat(513)] {
+        for key in
+            ["", "sk-short", "sk 0123456789 0123456789", "sk-0123456789-größe", &"k".repeat(513)]
+        {
             assert_eq!(adopt(key), Err(HandleFault::Form), "{key}");
         }
         assert!(id(&"k".repeat(513)).is_none());

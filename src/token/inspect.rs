@@ -32,7 +32,8 @@ pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
             lines.push(("holder".to_owned(), holder));
         }
         lines.push(("form".to_owned(), form(link)));
-        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before)) {
+        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before))
+        {
             lines.push(("joint".to_owned(), joint(parent, link)));
         }
         tokens.push(lines);
@@ -52,7 +53,9 @@ pub fn document(text: &str) -> Result<String, Refusal> {
         let payload = json::parse(&link.payload, &DEPTH).unwrap_or(Value::Null);
         let mut times = Object::new();
         for name in DATES {
-            if let Some(at) = payload.as_object().and_then(|claims| claims.get(name)).and_then(moment) {
+            if let Some(at) =
+                payload.as_object().and_then(|claims| claims.get(name)).and_then(moment)
+            {
                 times.set(name, Value::from_text(at));
             }
         }
@@ -66,7 +69,8 @@ pub fn document(text: &str) -> Result<String, Refusal> {
             object.set("holder", Value::from_text(holder));
         }
         object.set("form", Value::from_text(form(link)));
-        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before)) {
+        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before))
+        {
             object.set("joint", Value::from_text(joint(parent, link)));
         }
         object.set("times", Value::Object(times));
@@ -86,13 +90,21 @@ fn holder(link: &Link<'_>) -> Option<String> {
 
 /// Whether a token is signed and narrowed as its parent wants, the signature itself unchecked.
 fn joint(parent: &Link<'_>, child: &Link<'_>) -> String {
-    let (Ok(above), Ok(below)) = (Claims::read(&parent.payload, usize::MAX), Claims::read(&child.payload, usize::MAX)) else {
+    let (Ok(above), Ok(below)) =
+        (Claims::read(&parent.payload, usize::MAX), Claims::read(&child.payload, usize::MAX))
+    else {
         return "unknown: one of the two is not well-formed".to_owned();
     };
-    let signer = above.holder.as_ref().map(Jwk::id).filter(|holder| holder.to_string() == child.kid);
-    let joined = signer.map_or_else(|| Err(Code::ChainSigner.into()), |signer| joined((&above, parent), (&below, &signer)));
+    let signer =
+        above.holder.as_ref().map(Jwk::id).filter(|holder| holder.to_string() == child.kid);
+    let joined = signer.map_or_else(
+        || Err(Code::ChainSigner.into()),
+        |signer| joined((&above, parent), (&below, &signer)),
+    );
     match joined {
-        Ok(()) => "narrower than its parent in everything; the signature was not checked".to_owned(),
+        Ok(()) => {
+            "narrower than its parent in everything; the signature was not checked".to_owned()
+        }
         Err(refusal) => said(&refusal),
     }
 }
@@ -110,10 +122,14 @@ const DATES: [&str; 3] = ["iat", "nbf", "exp"];
 
 /// What the door's reader says of the claims' form.
 fn form(link: &Link<'_>) -> String {
-    let right = [Algorithm::MlDsa65, Algorithm::Ed25519].into_iter().find(|known| known.as_str() == link.algorithm);
+    let right = [Algorithm::MlDsa65, Algorithm::Ed25519]
+        .into_iter()
+        .find(|known| known.as_str() == link.algorithm);
     if let Some(right) = right.filter(|right| right.signature_bytes() != link.signature.len()) {
         let (name, whole, here) = (right.as_str(), right.signature_bytes(), link.signature.len());
-        return format!("a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was the token cut?");
+        return format!(
+            "a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was the token cut?"
+        );
     }
     match Claims::read(&link.payload, usize::MAX) {
         Ok(_) => "well-formed; signature, issuer, audience and times were not checked".to_owned(),
@@ -167,13 +183,18 @@ mod tests {
     #[track_caller]
     fn check(payload: &str, name: &str, expect: &str) {
         let lines = lines(&token(payload)).expect("lines");
-        let line = lines.concat().into_iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        let line =
+            lines.concat().into_iter().find(|(known, _)| known == name).map(|(_, value)| value);
         assert_eq!(line.as_deref(), Some(expect));
     }
 
     #[test]
     fn a_token_cannot_write_on_the_terminal() {
-        check(r#"{"sub":"\u001b[31mred\u202egreen\u0007"}"#, "sub", "\\u{1b}[31mred\\u{202e}green\\u{7}");
+        check(
+            r#"{"sub":"\u001b[31mred\u202egreen\u0007"}"#,
+            "sub",
+            "\\u{1b}[31mred\\u{202e}green\\u{7}",
+        );
     }
 
     #[test]
@@ -206,7 +227,11 @@ mod tests {
         let value = json::parse(text.as_bytes(), &DEPTH).expect("JSON");
         let object = value.as_object().expect("object");
         assert_eq!(
-            object.get("times").and_then(Value::as_object).and_then(|times| times.get("iat")).and_then(Value::as_str),
+            object
+                .get("times")
+                .and_then(Value::as_object)
+                .and_then(|times| times.get("iat"))
+                .and_then(Value::as_str),
             Some("2026-09-21T14:13:20.000Z")
         );
         assert!(text.contains(r#""payload":{"iat":1790000000,"x":1.50}"#), "{text}");

@@ -33,7 +33,9 @@ pub struct Jwk {
 }
 
 fn decode(value: &str) -> Result<Vec<u8>, JwkFault> {
-    URL_SAFE_NO_PAD.decode(value).map_err(|_| JwkFault::Member("a member is not unpadded base64url"))
+    URL_SAFE_NO_PAD
+        .decode(value)
+        .map_err(|_| JwkFault::Member("a member is not unpadded base64url"))
 }
 
 fn text<'v>(object: &'v Object<'_>, name: &str, fault: &'static str) -> Result<&'v str, JwkFault> {
@@ -42,11 +44,15 @@ fn text<'v>(object: &'v Object<'_>, name: &str, fault: &'static str) -> Result<&
 
 fn algorithm(object: &Object<'_>) -> Result<Algorithm, JwkFault> {
     match text(object, "kty", "kty is missing")? {
-        "AKP" if text(object, "alg", "an AKP key needs alg")? == "ML-DSA-65" => Ok(Algorithm::MlDsa65),
-        "OKP" if text(object, "crv", "an OKP key needs crv")? == "Ed25519" => match object.get("alg").map(Value::as_str) {
-            None | Some(Some("Ed25519" | "EdDSA")) => Ok(Algorithm::Ed25519),
-            Some(_) => Err(JwkFault::Member("the alg of an Ed25519 key is Ed25519 or EdDSA")),
-        },
+        "AKP" if text(object, "alg", "an AKP key needs alg")? == "ML-DSA-65" => {
+            Ok(Algorithm::MlDsa65)
+        }
+        "OKP" if text(object, "crv", "an OKP key needs crv")? == "Ed25519" => {
+            match object.get("alg").map(Value::as_str) {
+                None | Some(Some("Ed25519" | "EdDSA")) => Ok(Algorithm::Ed25519),
+                Some(_) => Err(JwkFault::Member("the alg of an Ed25519 key is Ed25519 or EdDSA")),
+            }
+        }
         _ => Err(JwkFault::Member("keys are AKP with alg ML-DSA-65, or OKP with crv Ed25519")),
     }
 }
@@ -58,8 +64,12 @@ impl Jwk {
         let public = URL_SAFE_NO_PAD.encode(key.bytes());
         // RFC 7638 section 3: the required members, sorted, no space.
         let members = match key.algorithm() {
-            Algorithm::MlDsa65 => format!("{{\"alg\":\"ML-DSA-65\",\"kty\":\"AKP\",\"pub\":\"{public}\"}}"),
-            Algorithm::Ed25519 => format!("{{\"crv\":\"Ed25519\",\"kty\":\"OKP\",\"x\":\"{public}\"}}"),
+            Algorithm::MlDsa65 => {
+                format!("{{\"alg\":\"ML-DSA-65\",\"kty\":\"AKP\",\"pub\":\"{public}\"}}")
+            }
+            Algorithm::Ed25519 => {
+                format!("{{\"crv\":\"Ed25519\",\"kty\":\"OKP\",\"x\":\"{public}\"}}")
+            }
         };
         Self { id: KeyId(sha256(members.as_bytes())), key }
     }
@@ -79,8 +89,9 @@ impl Jwk {
             return Err(JwkFault::Member("use is not sig"));
         }
         if let Some(operations) = object.get("key_ops") {
-            let verifies =
-                operations.as_array().is_some_and(|list| list.iter().any(|operation| operation.as_str() == Some("verify")));
+            let verifies = operations.as_array().is_some_and(|list| {
+                list.iter().any(|operation| operation.as_str() == Some("verify"))
+            });
             if !verifies {
                 return Err(JwkFault::Member("key_ops does not list verify"));
             }
@@ -165,7 +176,9 @@ pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     let value = json::parse(text.as_bytes(), &KEYS)?;
     let object = value.as_object();
     if object.is_some_and(|object| object.get("priv").is_some() || object.get("d").is_some()) {
-        return Err(JwkFault::Member("this is a private key; a gateway takes its public half, the .pub file beside it"));
+        return Err(JwkFault::Member(
+            "this is a private key; a gateway takes its public half, the .pub file beside it",
+        ));
     }
     listed(&value)?.iter().map(Jwk::read).collect()
 }
@@ -186,7 +199,8 @@ pub fn read_published(text: &str) -> Result<Vec<Jwk>, JwkFault> {
 }
 
 fn concerns_us(key: &Value<'_>) -> bool {
-    let text = |name: &str| key.as_object().and_then(|object| object.get(name)).and_then(Value::as_str);
+    let text =
+        |name: &str| key.as_object().and_then(|object| object.get(name)).and_then(Value::as_str);
     let signs = text("use").is_none_or(|purpose| purpose == "sig");
     let known = match text("kty") {
         Some("AKP") => text("alg") == Some(Algorithm::MlDsa65.as_str()),
@@ -211,7 +225,9 @@ pub fn read_private(text_of_file: &str) -> Result<SigningKey, JwkFault> {
     let value = json::parse(text_of_file.as_bytes(), &KEYS)?;
     let object = value.as_object().ok_or(JwkFault::Member("a key is a JSON object"))?;
     if object.get("keys").is_some() {
-        return Err(JwkFault::Member("this is the public half; a signature needs the private key, the file without .pub"));
+        return Err(JwkFault::Member(
+            "this is the public half; a signature needs the private key, the file without .pub",
+        ));
     }
     let algorithm = algorithm(object)?;
     let seed = match algorithm {
@@ -279,7 +295,10 @@ mod tests {
         let key = read_set(&format!(r#"{{"keys":[{}]}}"#, ed25519(""))).expect("set");
         assert_eq!(key[0].id().to_string(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
         // The published example of an ML-DSA-65 key as AKP: the seed is all zeros.
-        assert_eq!(Jwk::of(ml_dsa().public().expect("key")).id().to_string(), "Suiu29qbfuaBaR4Ats-c6XQBePB_OpAxAwcTR_0KXVM");
+        assert_eq!(
+            Jwk::of(ml_dsa().public().expect("key")).id().to_string(),
+            "Suiu29qbfuaBaR4Ats-c6XQBePB_OpAxAwcTR_0KXVM"
+        );
     }
 
     #[test]

@@ -109,7 +109,9 @@ pub enum MintFault {
         latest: Timestamp,
     },
     /// A holder's key that the parent does not name.
-    #[error("the key is not the one that the parent names in cnf.jwk: it cannot delegate this token")]
+    #[error(
+        "the key is not the one that the parent names in cnf.jwk: it cannot delegate this token"
+    )]
     Holder,
     /// A name that no child can have.
     #[error("{0}")]
@@ -181,14 +183,20 @@ pub fn renew(
     let presented = Presented::read(token).map_err(refused)?;
     let [link] = presented.links() else { return Err(MintFault::Chain) };
     let former = Claims::read(&link.payload, usize::MAX).map_err(refused)?;
-    let lived = u64::try_from(former.expires.saturating_sub(former.issued)).map_err(|_| MintFault::Lifetime)?;
-    let expires = now.plus(lifetime.unwrap_or(Duration::from_secs(lived))).min(latest.unwrap_or(Timestamp(i64::MAX)));
+    let lived = u64::try_from(former.expires.saturating_sub(former.issued))
+        .map_err(|_| MintFault::Lifetime)?;
+    let expires = now
+        .plus(lifetime.unwrap_or(Duration::from_secs(lived)))
+        .min(latest.unwrap_or(Timestamp(i64::MAX)));
     if expires.seconds() <= now.seconds() {
         return Err(MintFault::Lifetime);
     }
-    let payload = json::parse(&link.payload, &json::Limits::deep(16)).map_err(|_| refused(Code::TokenClaims.into()))?;
+    let payload = json::parse(&link.payload, &json::Limits::deep(16))
+        .map_err(|_| refused(Code::TokenClaims.into()))?;
     let mut claims = payload.as_object().cloned().unwrap_or_default();
-    let seconds = |at: Timestamp| u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date);
+    let seconds = |at: Timestamp| {
+        u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date)
+    };
     claims.set("iat", seconds(now)?);
     claims.set("exp", seconds(expires)?);
     claims.set("jti", text(label(now, entropy)));
@@ -210,7 +218,9 @@ fn checked(token: String, list_max: usize) -> Result<String, MintFault> {
 }
 
 fn payload(request: &Request) -> Result<Value<'static>, MintFault> {
-    let seconds = |at: Timestamp| u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date);
+    let seconds = |at: Timestamp| {
+        u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date)
+    };
     let detail = object(vec![
         ("type", text(DETAIL_TYPE)),
         ("scopes", Value::Array(request.scopes.iter().map(text).collect())),
@@ -246,7 +256,11 @@ fn payload(request: &Request) -> Result<Value<'static>, MintFault> {
 /// When the key cannot be used.
 pub fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> {
     let jwk = Jwk::of(key.public()?);
-    let header = object(vec![("typ", text(TYP)), ("alg", text(key.algorithm().as_str())), ("kid", text(jwk.id()))]);
+    let header = object(vec![
+        ("typ", text(TYP)),
+        ("alg", text(key.algorithm().as_str())),
+        ("kid", text(jwk.id())),
+    ]);
     let encode = |value: &Value<'_>| {
         let mut bytes = Vec::new();
         json::write(value, &mut bytes);
@@ -265,9 +279,18 @@ mod tests {
     use zeroize::Zeroizing;
 
     fn request() -> Request {
-        let (agent, principal) = ("research/summarizer".parse().expect("agent"), "team:research".parse().expect("principal"));
+        let (agent, principal) = (
+            "research/summarizer".parse().expect("agent"),
+            "team:research".parse().expect("principal"),
+        );
         let times = (Timestamp(1_790_000_000_000), Duration::from_secs(3600));
-        Request::new(("https://operator.example", "https://gateway.example"), agent, principal, times, 7)
+        Request::new(
+            ("https://operator.example", "https://gateway.example"),
+            agent,
+            principal,
+            times,
+            7,
+        )
     }
 
     #[track_caller]
@@ -294,10 +317,14 @@ mod tests {
         check(|request| request.not_before = Some(request.expires), Err("before it begins"));
         check(|request| request.issued = Timestamp(-1), Err("1970"));
         check(|request| request.expires = Timestamp(i64::MAX), Err("exp"));
-        check(|request| request.agent = "research/a/b".parse().expect("agent"), Err("namespace/name"));
+        check(
+            |request| request.agent = "research/a/b".parse().expect("agent"),
+            Err("namespace/name"),
+        );
         check(|request| request.jti.clear(), Err("jti"));
         let models = |count: usize, length: usize| {
-            let names = (0..count).map(|number| Value::from_text(format!("{number:0length$}"))).collect();
+            let names =
+                (0..count).map(|number| Value::from_text(format!("{number:0length$}"))).collect();
             Constraint::new("model", Kind::OneOf, Value::Array(names)).expect("models")
         };
         check(|request| request.limits.push(models(64, 3)), Ok(()));
@@ -317,7 +344,10 @@ mod tests {
             Err("40 KiB"),
         );
         check(|request| request.scopes = vec!["inference.chat".to_owned(); 2], Err("twice"));
-        let account = || Constraint::new("account", Kind::OneOf, Value::Array(vec![Value::from_text("a")])).expect("a row");
+        let account = || {
+            Constraint::new("account", Kind::OneOf, Value::Array(vec![Value::from_text("a")]))
+                .expect("a row")
+        };
         check(|request| request.limits.push(account()), Err("account"));
     }
 

@@ -128,7 +128,11 @@ mod tests {
     fn a_list_is_a_set() {
         let set = names(&["b", "", "a", "ab"]);
         assert_eq!(set.iter().collect::<Vec<_>>(), ["", "a", "ab", "b"]);
-        assert!(["", "a", "ab", "b"].iter().all(|name| set.contains(name)) && !set.contains("aa") && !set.contains("c"));
+        assert!(
+            ["", "a", "ab", "b"].iter().all(|name| set.contains(name))
+                && !set.contains("aa")
+                && !set.contains("c")
+        );
         assert_eq!(Names::read(&["a", "b", "a"], 3), Err(ListFault::Twice));
         assert_eq!(Names::read(&["a", "b", "c"], 2), Err(ListFault::TooLong));
         assert_eq!((names(&[]).len(), names(&[]).is_empty()), (0, true));
@@ -161,7 +165,11 @@ mod tests {
             steps.set(0);
             // The worst case: the last name is missing.
             assert!(!subset((0..=size).map(|number| Counted(number, &steps)), list()));
-            assert!(steps.get() <= size as usize + 1, "{} comparisons for {size} names", steps.get());
+            assert!(
+                steps.get() <= size as usize + 1,
+                "{} comparisons for {size} names",
+                steps.get()
+            );
         }
     }
 

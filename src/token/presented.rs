@@ -42,10 +42,20 @@ impl<'t> Link<'t> {
         if payload.contains('.') {
             return Err(malformed("more than two dots"));
         }
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed("a part is not strict unpadded base64url"));
+        let decode = |part: &str| {
+            URL_SAFE_NO_PAD
+                .decode(part)
+                .map_err(|_| malformed("a part is not strict unpadded base64url"))
+        };
         let header = decode(header)?;
         let (algorithm, kid) = read_header(&header)?;
-        Ok(Self { signed, algorithm, kid, payload: decode(payload)?, signature: decode(signature)? })
+        Ok(Self {
+            signed,
+            algorithm,
+            kid,
+            payload: decode(payload)?,
+            signature: decode(signature)?,
+        })
     }
 
     /// The token's identity: SHA-256 of its ASCII `header.payload`.
@@ -65,7 +75,8 @@ impl<'t> Presented<'t> {
             return Err(Code::TokenTooLarge.into());
         }
         if text.starts_with(handle::PREFIX) {
-            return Err(Refusal::new(Code::HandleUnknown).because("a handle says nothing by itself; the gateway looks it up"));
+            return Err(Refusal::new(Code::HandleUnknown)
+                .because("a handle says nothing by itself; the gateway looks it up"));
         }
         if text.split('~').count() > LINKS_MAX {
             return Err(Code::ChainTooLong.into());
@@ -104,13 +115,19 @@ impl<'t> Presented<'t> {
 /// `alg` and `kid` of a header that has exactly `typ`, `alg` and `kid`, all strings.
 fn read_header(bytes: &[u8]) -> Result<(String, String), Refusal> {
     let fault = |why: String| Refusal::new(Code::TokenHeader).because(why);
-    let value = json::parse(bytes, &json::Limits::deep(4)).map_err(|error| fault(error.to_string()))?;
+    let value =
+        json::parse(bytes, &json::Limits::deep(4)).map_err(|error| fault(error.to_string()))?;
     let header = value.as_object().ok_or_else(|| fault("not an object".to_owned()))?;
-    if let Some((name, _)) = header.iter().find(|(name, _)| !matches!(*name, "typ" | "alg" | "kid")) {
+    if let Some((name, _)) = header.iter().find(|(name, _)| !matches!(*name, "typ" | "alg" | "kid"))
+    {
         return Err(fault(format!("it has the member {}", quoted(name))));
     }
-    let text =
-        |name: &str| header.get(name).and_then(Value::as_str).ok_or_else(|| fault(format!("{name} is missing or not a string")));
+    let text = |name: &str| {
+        header
+            .get(name)
+            .and_then(Value::as_str)
+            .ok_or_else(|| fault(format!("{name} is missing or not a string")))
+    };
     let typ = text("typ")?;
     if typ != TYP && typ != "application/at+jwt" {
         return Err(fault(format!("typ is not {TYP}")));

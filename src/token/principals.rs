@@ -50,7 +50,11 @@ impl Principals {
     #[must_use]
     pub fn in_words(&self) -> String {
         let own = self.own.join(", ");
-        if self.others.is_empty() { own } else { format!("{own}, without those that another issuer names more exactly") }
+        if self.others.is_empty() {
+            own
+        } else {
+            format!("{own}, without those that another issuer names more exactly")
+        }
     }
 }
 
@@ -69,7 +73,9 @@ fn closest(patterns: &[String], principal: &str) -> Option<Exactness> {
 
 fn exactness(pattern: &str, principal: &str) -> Option<Exactness> {
     match pattern.strip_suffix('*') {
-        Some(beginning) if principal.starts_with(beginning) => Some(Exactness { bytes: beginning.len(), whole: false }),
+        Some(beginning) if principal.starts_with(beginning) => {
+            Some(Exactness { bytes: beginning.len(), whole: false })
+        }
         None if principal == pattern => Some(Exactness { bytes: pattern.len(), whole: true }),
         _ => None,
     }
@@ -85,8 +91,11 @@ mod tests {
 
     #[test]
     fn each_principal_belongs_to_one_issuer() {
-        let sets =
-            [patterns(&["*"]), patterns(&["support:*", "team:red"]), patterns(&["support:night:*", "team:*", "support:ada"])];
+        let sets = [
+            patterns(&["*"]),
+            patterns(&["support:*", "team:red"]),
+            patterns(&["support:night:*", "team:*", "support:ada"]),
+        ];
         let issuers: Vec<Principals> = (0..sets.len())
             .map(|place| {
                 let others = sets.iter().enumerate().filter(|(other, _)| *other != place);
@@ -107,7 +116,8 @@ mod tests {
             ("team:reds", 2),
             ("team:", 2),
         ] {
-            let owners: Vec<usize> = (0..issuers.len()).filter(|place| issuers[*place].include(principal)).collect();
+            let owners: Vec<usize> =
+                (0..issuers.len()).filter(|place| issuers[*place].include(principal)).collect();
             assert_eq!(owners, [owner], "{principal}");
         }
     }

@@ -65,9 +65,14 @@ impl Scopes {
     /// Adds a scope by its name; false where the table has no such name.
     #[must_use]
     pub fn add(&mut self, name: &str) -> bool {
-        let covered =
-            |scope: Scope| scope.as_str() == name || name == EVERY_INFERENCE && scope.as_str().starts_with("inference.");
-        let granted = Scope::ALL.into_iter().filter(|scope| covered(*scope)).fold(0, |set, scope| set | Self::bit(scope));
+        let covered = |scope: Scope| {
+            scope.as_str() == name
+                || name == EVERY_INFERENCE && scope.as_str().starts_with("inference.")
+        };
+        let granted = Scope::ALL
+            .into_iter()
+            .filter(|scope| covered(*scope))
+            .fold(0, |set, scope| set | Self::bit(scope));
         self.0 |= granted;
         granted != 0
     }
@@ -110,15 +115,24 @@ mod tests {
         check(&[], &[]);
         check(&["models.read"], &["models.read"]);
         check(&["inference.chat", "inference.chat", "mcp.call"], &["inference.chat", "mcp.call"]);
-        let inference = Scope::ALL.map(Scope::as_str).into_iter().filter(|name| name.starts_with("inference."));
+        let inference =
+            Scope::ALL.map(Scope::as_str).into_iter().filter(|name| name.starts_with("inference."));
         check(&["inference.*"], &inference.collect::<Vec<_>>());
     }
 
     #[test]
     fn names_outside_the_table_are_none() {
-        for name in
-            ["", "*", "inference", "inference.", "inference.chat ", "Inference.chat", "models.*", "inference.*.x", "models.write"]
-        {
+        for name in [
+            "",
+            "*",
+            "inference",
+            "inference.",
+            "inference.chat ",
+            "Inference.chat",
+            "models.*",
+            "inference.*.x",
+            "models.write",
+        ] {
             assert!(!Scopes::default().add(name), "{name:?}");
         }
     }

@@ -223,7 +223,9 @@ impl Verified {
     /// Bytes of memory that it takes beside itself.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let names = heap(self.jti.len()) + heap(self.agent.as_str().len()) + heap(self.principal.as_str().len());
+        let names = heap(self.jti.len())
+            + heap(self.agent.as_str().len())
+            + heap(self.principal.as_str().len());
         let ancestors = heap(size_of_val(&*self.ancestors));
         names + ancestors + self.grants().map(Grants::bytes).sum::<usize>()
     }
@@ -260,7 +262,12 @@ impl Verified {
 ///
 /// # Errors
 /// Any refusal of the stage verified.
-pub fn verify(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier, now: Timestamp) -> Result<Verified, Refusal> {
+pub fn verify(
+    presented: &Presented<'_>,
+    keys: &dyn Keys,
+    verifier: &dyn Verifier,
+    now: Timestamp,
+) -> Result<Verified, Refusal> {
     let verified = verify_issued(presented, keys, verifier, now)?;
     verified.may_be_carried()?;
     Ok(verified)
@@ -286,11 +293,16 @@ pub fn verify_issued(
 ///
 /// # Errors
 /// Any refusal of the stage verified but those of the times.
-pub fn verify_whenever(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier) -> Result<Verified, Refusal> {
+pub fn verify_whenever(
+    presented: &Presented<'_>,
+    keys: &dyn Keys,
+    verifier: &dyn Verifier,
+) -> Result<Verified, Refusal> {
     let (known, links, leaf) = chain_of(presented, keys, verifier)?;
     let root = links.first().unwrap_or(&leaf);
     if root.claims.depth != 0 {
-        return Err(Refusal::new(Code::ChainDepth).because("the first token of a chain is a root (del_depth 0)"));
+        return Err(Refusal::new(Code::ChainDepth)
+            .because("the first token of a chain is a root (del_depth 0)"));
     }
     issuer_holds(&root.claims, &known.issuer)?;
     for (place, parent) in links.iter().enumerate() {
@@ -329,11 +341,15 @@ fn chain_of(
     let mut leaf = root;
     for link in rest {
         let holder = leaf.claims.holder.as_ref().map(|holder| (holder.id(), holder.key().clone()));
-        let (kid, key) = holder.ok_or_else(|| Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)"))?;
+        let (kid, key) = holder.ok_or_else(|| {
+            Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)")
+        })?;
         if link.kid != kid.to_string() {
-            return Err(Refusal::new(Code::ChainSigner).because("kid is not the thumbprint of the parent's cnf.jwk"));
+            return Err(Refusal::new(Code::ChainSigner)
+                .because("kid is not the thumbprint of the parent's cnf.jwk"));
         }
-        let child = signed(link, (kid, &key), verifier, (policy == PostQuantum::Required, list_max))?;
+        let child =
+            signed(link, (kid, &key), verifier, (policy == PostQuantum::Required, list_max))?;
         links.push(std::mem::replace(&mut leaf, child));
     }
     Ok((known, links, leaf))
@@ -344,7 +360,11 @@ fn chain_of(
 /// # Errors
 /// `token-key-unknown`, `token-algorithm`, `token-post-quantum`, `token-signature`; of a chain also `chain-signer` and what
 /// refuses the claims of a parent.
-pub fn verify_signatures(presented: &Presented<'_>, keys: &dyn Keys, verifier: &dyn Verifier) -> Result<(), Refusal> {
+pub fn verify_signatures(
+    presented: &Presented<'_>,
+    keys: &dyn Keys,
+    verifier: &dyn Verifier,
+) -> Result<(), Refusal> {
     let [link] = presented.links() else { return chain_of(presented, keys, verifier).map(drop) };
     let (_, known) = operator_key(link, keys)?;
     signature_holds(link, &known.key, verifier, known.issuer.post_quantum != PostQuantum::Off)
@@ -361,7 +381,12 @@ fn signed(
     Ok(Signed { id: link.id(), signer, claims: Claims::read(&link.payload, list_max)? })
 }
 
-fn signature_holds(link: &Link<'_>, key: &PublicKey, verifier: &dyn Verifier, post_quantum: bool) -> Result<(), Refusal> {
+fn signature_holds(
+    link: &Link<'_>,
+    key: &PublicKey,
+    verifier: &dyn Verifier,
+    post_quantum: bool,
+) -> Result<(), Refusal> {
     algorithm_holds(&link.algorithm, key.algorithm(), post_quantum)?;
     let verified = verifier.verify(key, link.signed.as_bytes(), &link.signature);
     verified.map(drop).map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))
@@ -377,7 +402,11 @@ fn algorithm_holds(named: &str, algorithm: Algorithm, post_quantum: bool) -> Res
     if !same {
         return Err(Code::TokenAlgorithm.into());
     }
-    if post_quantum && !algorithm.post_quantum() { Err(Code::TokenPostQuantum.into()) } else { Ok(()) }
+    if post_quantum && !algorithm.post_quantum() {
+        Err(Code::TokenPostQuantum.into())
+    } else {
+        Ok(())
+    }
 }
 
 fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
@@ -387,17 +416,27 @@ fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
     if !claims.aud.contains(&issuer.aud) {
         return Err(Code::TokenAudience.into());
     }
-    if !issuer.namespaces.iter().any(|namespace| namespace == "*" || namespace == claims.agent.namespace()) {
+    if !issuer
+        .namespaces
+        .iter()
+        .any(|namespace| namespace == "*" || namespace == claims.agent.namespace())
+    {
         let (theirs, ours) = (claims.agent.namespace(), issuer.namespaces.join(", "));
-        return Err(Refusal::new(Code::TokenNamespace).because(format_args!("namespace {theirs}, not one of {ours}")));
+        return Err(Refusal::new(Code::TokenNamespace)
+            .because(format_args!("namespace {theirs}, not one of {ours}")));
     }
     if !issuer.principals.include(claims.principal.as_str()) {
         let (theirs, ours) = (claims.principal.as_str(), issuer.principals.in_words());
-        return Err(Refusal::new(Code::TokenPrincipal).because(format_args!("principal {theirs}, not one of {ours}")));
+        return Err(Refusal::new(Code::TokenPrincipal)
+            .because(format_args!("principal {theirs}, not one of {ours}")));
     }
+    let lifetime = claims
+        .expires
+        .checked_sub(claims.issued)
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0);
     let lifetime =
-        claims.expires.checked_sub(claims.issued).and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
-    let lifetime = lifetime.ok_or_else(|| Refusal::new(Code::TokenClaims).because("exp is not after iat"))?;
+        lifetime.ok_or_else(|| Refusal::new(Code::TokenClaims).because("exp is not after iat"))?;
     if lifetime > issuer.ttl_max.as_secs() {
         return Err(Code::TokenLifetime.into());
     }

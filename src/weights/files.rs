@@ -23,7 +23,8 @@ pub struct Mark {
 
 impl Mark {
     fn of(about: &Metadata) -> Self {
-        let (modified, changed) = ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
+        let (modified, changed) =
+            ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
         Self { device: about.dev(), inode: about.ino(), length: about.len(), modified, changed }
     }
 }
@@ -87,7 +88,8 @@ pub fn measure(seen: &[Seen], stop: &AtomicBool) -> Result<String, String> {
     let whole = match sums.as_slice() {
         [(_, only)] => only.clone(),
         several => {
-            let lines: String = several.iter().map(|(name, sum)| format!("{name} {sum}\n")).collect();
+            let lines: String =
+                several.iter().map(|(name, sum)| format!("{name} {sum}\n")).collect();
             hex(&crate::crypto::sha256(lines.as_bytes()))
         }
     };
@@ -123,7 +125,8 @@ mod tests {
     use crate::crypto::sha256;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("token-shield-weights-{name}-{}", std::process::id()));
+        let folder = std::env::temp_dir()
+            .join(format!("token-shield-weights-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
         folder
@@ -141,7 +144,8 @@ mod tests {
         std::fs::write(folder.join("config.json"), "{}").unwrap();
         assert_eq!(digest(std::slice::from_ref(&folder)), format!("sha256:{}", hex(&sha256(b"B"))));
         std::fs::write(&a, "A").unwrap();
-        let lines = format!("a.safetensors {}\nb.safetensors {}\n", hex(&sha256(b"A")), hex(&sha256(b"B")));
+        let lines =
+            format!("a.safetensors {}\nb.safetensors {}\n", hex(&sha256(b"A")), hex(&sha256(b"B")));
         let several = format!("sha256:{}", hex(&sha256(lines.as_bytes())));
         assert_eq!(digest(std::slice::from_ref(&folder)), several);
         assert_eq!(digest(&[b, a]), several, "whatever the order they are named in");
@@ -158,10 +162,18 @@ mod tests {
         assert_eq!(before, look(&paths).unwrap());
         let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
         std::fs::write(folder.join("new"), "two").unwrap();
-        File::options().write(true).open(folder.join("new")).unwrap().set_modified(modified).unwrap();
+        File::options()
+            .write(true)
+            .open(folder.join("new"))
+            .unwrap()
+            .set_modified(modified)
+            .unwrap();
         std::fs::rename(folder.join("new"), &path).unwrap();
         assert_ne!(before, look(&paths).unwrap());
-        assert!(measure(&before, &AtomicBool::new(false)).is_err(), "it is not the file that was looked at");
+        assert!(
+            measure(&before, &AtomicBool::new(false)).is_err(),
+            "it is not the file that was looked at"
+        );
         assert!(measure(&look(&paths).unwrap(), &AtomicBool::new(true)).is_err(), "stopped");
         std::fs::remove_dir_all(folder).unwrap();
         assert!(look(&paths).is_err());

@@ -39,7 +39,11 @@ impl Weights {
     pub fn remember(&self, files: &[PathBuf], seen: &[Seen], digest: &str) {
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         hashed.retain(|known| known.files != files);
-        hashed.push(Hashed { files: files.to_vec(), seen: seen.to_vec(), digest: digest.to_owned() });
+        hashed.push(Hashed {
+            files: files.to_vec(),
+            seen: seen.to_vec(),
+            digest: digest.to_owned(),
+        });
     }
 
     /// What the files were hashed to, if they are still those.
@@ -76,9 +80,13 @@ impl Weights {
         for model in self.declared() {
             for place in &model.places {
                 let told = passed.told.iter().find(|told| {
-                    *told.model == *model.name && *told.upstream == *place.upstream && told.address == place.address
+                    *told.model == *model.name
+                        && *told.upstream == *place.upstream
+                        && told.address == place.address
                 });
-                let source = |told: &Told| [MEASURED, REPORTED].into_iter().find(|source| *source == told.source);
+                let source = |told: &Told| {
+                    [MEASURED, REPORTED].into_iter().find(|source| *source == told.source)
+                };
                 if let Some((told, source)) = told.and_then(|told| Some((told, source(told)?))) {
                     self.note(&model, place, &ModelDigest { value: told.digest.clone(), source });
                 }
@@ -113,14 +121,21 @@ mod tests {
         before.declare(vec![declared.clone()]);
         let seen = look(&files).expect("seen");
         before.remember(&files, &seen, "sha256:1");
-        before.note(&declared, &place, &ModelDigest { value: "sha256:1".to_owned(), source: MEASURED });
+        before.note(
+            &declared,
+            &place,
+            &ModelDigest { value: "sha256:1".to_owned(), source: MEASURED },
+        );
         let text = serde_json::to_string(&before.passed()).expect("written");
         let after = Weights::default();
         after.declare(vec![declared]);
         assert!(!after.passes("m", "u"));
         after.take_in(serde_json::from_str(&text).expect("read"));
         assert!(after.passes("m", "u"));
-        assert_eq!(after.hashed(&files, &seen).map(|digest| digest.value).as_deref(), Some("sha256:1"));
+        assert_eq!(
+            after.hashed(&files, &seen).map(|digest| digest.value).as_deref(),
+            Some("sha256:1")
+        );
         std::fs::write(&file, b"others").expect("file");
         assert_eq!(after.hashed(&files, &look(&files).expect("seen")), None);
     }

@@ -36,8 +36,9 @@ struct Listed {
 /// True of `sha256:` and 64 digits, as pins are written.
 #[must_use]
 pub fn is_sha256(text: &str) -> bool {
-    text.strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
+    text.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// The digest that an answer of Ollama's `/api/tags` has for a model; a name without a tag means `latest`.
@@ -46,8 +47,15 @@ pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
     let Ok(tags) = serde_json::from_slice::<Tags>(answer) else { return unknown() };
     let whole = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
     let named = |name: &str| name == model || name == whole;
-    let Some(tag) = tags.models.into_iter().find(|tag| named(&tag.name) || named(&tag.model)) else { return unknown() };
-    let value = if tag.digest.starts_with("sha256:") { tag.digest } else { format!("sha256:{}", tag.digest) };
+    let Some(tag) = tags.models.into_iter().find(|tag| named(&tag.name) || named(&tag.model))
+    else {
+        return unknown();
+    };
+    let value = if tag.digest.starts_with("sha256:") {
+        tag.digest
+    } else {
+        format!("sha256:{}", tag.digest)
+    };
     if is_sha256(&value) { ModelDigest { value, source: MEASURED } } else { unknown() }
 }
 
@@ -55,8 +63,14 @@ pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
 #[must_use]
 pub fn listed(answer: &[u8], model: &str) -> ModelDigest {
     let Ok(list) = serde_json::from_slice::<List>(answer) else { return unknown() };
-    let said = list.data.into_iter().find(|entry| entry.id == model).and_then(|entry| entry.digest.or(entry.root));
-    match said.filter(|said| !said.is_empty() && said.len() <= TEXT_BYTES_MAX && !said.contains(char::is_control)) {
+    let said = list
+        .data
+        .into_iter()
+        .find(|entry| entry.id == model)
+        .and_then(|entry| entry.digest.or(entry.root));
+    match said.filter(|said| {
+        !said.is_empty() && said.len() <= TEXT_BYTES_MAX && !said.contains(char::is_control)
+    }) {
         Some(value) => ModelDigest { value, source: REPORTED },
         None => unknown(),
     }
@@ -69,12 +83,15 @@ mod tests {
     #[test]
     fn ollama_names_the_digest_of_a_tag() {
         let hex = "0a".repeat(32);
-        let answer =
-            format!(r#"{{"models":[{{"name":"m:1b","digest":"x"}},{{"name":"m:latest","model":"m:latest","digest":"{hex}"}}]}}"#);
+        let answer = format!(
+            r#"{{"models":[{{"name":"m:1b","digest":"x"}},{{"name":"m:latest","model":"m:latest","digest":"{hex}"}}]}}"#
+        );
         let measured = ModelDigest { value: format!("sha256:{hex}"), source: MEASURED };
         assert_eq!(ollama(answer.as_bytes(), "m"), measured);
         assert_eq!(ollama(answer.as_bytes(), "m:latest"), measured);
-        for (answer, model) in [(answer.as_str(), "m:1b"), (&answer, "other"), ("{}", "m"), ("no JSON", "m")] {
+        for (answer, model) in
+            [(answer.as_str(), "m:1b"), (&answer, "other"), ("{}", "m"), ("no JSON", "m")]
+        {
             assert_eq!(ollama(answer.as_bytes(), model), unknown(), "{model}");
         }
     }
@@ -82,8 +99,14 @@ mod tests {
     #[test]
     fn a_list_of_models_may_say_what_stands_behind_a_name() {
         let answer = br#"{"object":"list","data":[{"id":"a","root":"org/a"},{"id":"b","root":"r","digest":"sha256:1"},{"id":"c","root":null}]}"#;
-        assert_eq!(listed(answer, "a"), ModelDigest { value: "org/a".to_owned(), source: REPORTED });
-        assert_eq!(listed(answer, "b"), ModelDigest { value: "sha256:1".to_owned(), source: REPORTED });
+        assert_eq!(
+            listed(answer, "a"),
+            ModelDigest { value: "org/a".to_owned(), source: REPORTED }
+        );
+        assert_eq!(
+            listed(answer, "b"),
+            ModelDigest { value: "sha256:1".to_owned(), source: REPORTED }
+        );
         for model in ["c", "d"] {
             assert_eq!(listed(answer, model), unknown());
         }

@@ -23,7 +23,11 @@ impl Folder {
     }
 
     fn settings(&self) -> Settings {
-        Settings { head: self.head.clone(), reserve: 1 << 20, ..Settings::of_data(self.temp.path(), "test") }
+        Settings {
+            head: self.head.clone(),
+            reserve: 1 << 20,
+            ..Settings::of_data(self.temp.path(), "test")
+        }
     }
 
     fn verify(&self) -> (Option<i32>, String) {
@@ -43,14 +47,18 @@ fn verify(audit: &Path, flags: &[&str]) -> (Option<i32>, String) {
 }
 
 fn event(number: u64) -> Event {
-    Event::KeyRevoked { kid: KeyId(sha256(&number.to_be_bytes())), reason: format!("number {number}") }
+    Event::KeyRevoked {
+        kid: KeyId(sha256(&number.to_be_bytes())),
+        reason: format!("number {number}"),
+    }
 }
 
 /// A log of that many records, each in a batch of its own; its handle stays open.
 fn written(records: u64) -> (Folder, Log) {
     let temp = tempfile::tempdir().expect("a folder");
     let (audit, head) = (temp.path().join("audit"), temp.path().join("elsewhere/head"));
-    let settings = Settings { head: head.clone(), reserve: 1 << 20, ..Settings::of_data(temp.path(), "test") };
+    let settings =
+        Settings { head: head.clone(), reserve: 1 << 20, ..Settings::of_data(temp.path(), "test") };
     let (log, _) = Log::open(settings, Arc::new(SystemClock::start())).expect("a log");
     for number in 0..records {
         log.seal_blocking(event(number), None).expect("sealed");
@@ -62,17 +70,30 @@ fn written(records: u64) -> (Folder, Log) {
 fn an_honest_log_is_valid_while_it_is_written_and_after() {
     let (folder, log) = written(30);
     let (code, said) = folder.verify();
-    assert!(code == Some(0) && said.contains("30 records") && said.contains("30 of them acknowledged"), "{said}");
+    assert!(
+        code == Some(0) && said.contains("30 records") && said.contains("30 of them acknowledged"),
+        "{said}"
+    );
     log.close().expect("closed");
-    let (code, again) = verify(&folder.audit, &["--json", "--head", &folder.head.to_string_lossy()]);
+    let (code, again) =
+        verify(&folder.audit, &["--json", "--head", &folder.head.to_string_lossy()]);
     let row: serde_json::Value = serde_json::from_str(&again).expect("JSON");
     let row = &row["epochs"][0];
-    assert_eq!((code, row["records"].as_u64(), row["origin"].as_str()), (Some(0), Some(30), Some("test/e000001")));
+    assert_eq!(
+        (code, row["records"].as_u64(), row["origin"].as_str()),
+        (Some(0), Some(30), Some("test/e000001"))
+    );
     assert_eq!(row["signed"].as_u64(), Some(30), "a log that is closed is signed to its end");
     assert!(said.contains(row["root"].as_str().expect("a root")));
     let (code, said) = verify(&folder.audit, &[]);
-    assert!(code == Some(4) && said.contains("without a head") && said.contains("END UNPROVEN"), "{said}");
-    assert!(said.contains("warning: the keys come from"), "keys beside the log prove little: {said}");
+    assert!(
+        code == Some(4) && said.contains("without a head") && said.contains("END UNPROVEN"),
+        "{said}"
+    );
+    assert!(
+        said.contains("warning: the keys come from"),
+        "keys beside the log prove little: {said}"
+    );
 }
 
 /// The bytes up to the last that is not zero: what was written.
@@ -113,7 +134,11 @@ fn what_is_lost_moved_or_added_is_found() {
     let put = |files: &[(PathBuf, Vec<u8>)]| {
         for epoch in ["e000001/tile", "e000001/checkpoint"] {
             let path = folder.audit.join(epoch);
-            if path.is_dir() { fs::remove_dir_all(path).expect("removed") } else { fs::remove_file(path).expect("removed") }
+            if path.is_dir() {
+                fs::remove_dir_all(path).expect("removed")
+            } else {
+                fs::remove_file(path).expect("removed")
+            }
         }
         for (path, bytes) in files {
             fs::create_dir_all(path.parent().expect("folder")).expect("folder");
@@ -124,19 +149,28 @@ fn what_is_lost_moved_or_added_is_found() {
     let (code, said) = folder.verify();
     assert!(code == Some(1) && said.contains("25 were acknowledged"), "an older folder: {said}");
     put(&honest);
-    for stray in ["e000001/journal/notes", "e000001/tile/0/000.p/7", "e000001/notes", "e000003", "notes"] {
+    for stray in
+        ["e000001/journal/notes", "e000001/tile/0/000.p/7", "e000001/notes", "e000003", "notes"]
+    {
         fs::write(folder.audit.join(stray), "x").expect("a stray file");
         let (code, said) = folder.verify();
         assert_eq!(code, Some(1), "{stray}: {said}");
         fs::remove_file(folder.audit.join(stray)).expect("removed");
     }
-    for (path, bytes) in honest.iter().filter(|(path, bytes)| !bytes.is_empty() && !path.ends_with("reserve")) {
+    for (path, bytes) in
+        honest.iter().filter(|(path, bytes)| !bytes.is_empty() && !path.ends_with("reserve"))
+    {
         fs::remove_file(path).expect("removed");
         let (code, said) = folder.verify();
         // What is both in tiles and in the journal may be gone in one of them: so a crash leaves it.
         let twice = path.to_string_lossy().contains("journal") || path.ends_with("checkpoint");
         assert!(code == Some(1) || twice, "{}: {said}", path.display());
-        assert!(code == Some(1) || !path.ends_with("checkpoint") || said.contains("0 of them under a signed"), "{said}");
+        assert!(
+            code == Some(1)
+                || !path.ends_with("checkpoint")
+                || said.contains("0 of them under a signed"),
+            "{said}"
+        );
         fs::write(path, bytes).expect("restored");
     }
     let head = fs::read(&folder.head).expect("the head");
@@ -153,7 +187,11 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("list") {
         let path = entry.expect("entry").path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push((path.clone(), fs::read(path).expect("read"))) }
+        if path.is_dir() {
+            found.extend(files(&path))
+        } else {
+            found.push((path.clone(), fs::read(path).expect("read")))
+        }
     }
     found
 }

@@ -32,10 +32,13 @@ fn an_accepted_clock_stays_accepted_after_a_restart() {
     token_shield::durable::make_private_dir(data.path()).expect("for this user alone");
     let config = config(data.path());
     // A log whose last record is an hour ahead of this machine's clock.
-    let ahead = Arc::new(ManualClock::at(SystemClock::start().now().plus(Duration::from_secs(3600))));
+    let ahead =
+        Arc::new(ManualClock::at(SystemClock::start().now().plus(Duration::from_secs(3600))));
     std::fs::create_dir_all(data.path().join("secret")).expect("a folder");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let (log, _) = Log::open(Settings { name: "gw".to_owned(), ..config.audit.clone() }, ahead).expect("a log");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let (log, _) = Log::open(Settings { name: "gw".to_owned(), ..config.audit.clone() }, ahead)
+        .expect("a log");
     runtime.block_on(log.seal(Event::Stop, None)).expect("sealed");
     log.close().expect("closed");
     assert!(behind(&config) > Duration::from_secs(3000), "the log is ahead");

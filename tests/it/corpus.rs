@@ -9,7 +9,8 @@ mod oracles;
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let files = std::fs::read_dir(folder).expect("a corpus").map(|entry| entry.expect("an entry").path());
+    let files =
+        std::fs::read_dir(folder).expect("a corpus").map(|entry| entry.expect("an entry").path());
     let named = |path: PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
     files.map(|path| (named(path.clone()), std::fs::read(path).expect("a file"))).collect()
 }
@@ -43,11 +44,15 @@ fn the_corpus_holds() {
 #[test]
 fn a_widened_chain_would_be_noticed() {
     let chains = corpus("chain");
-    for wanted in ["wider-rate", "wider-scope", "stolen-name", "wider-aud", "no-limits", "later-exp"] {
+    for wanted in
+        ["wider-rate", "wider-scope", "stolen-name", "wider-aud", "no-limits", "later-exp"]
+    {
         let (_, bytes) = chains.iter().find(|(name, _)| name == wanted).expect("a seed");
         let text = String::from_utf8(bytes.clone()).expect("text").replace("HOLDER", "{}");
-        let claims: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        let noticed = std::panic::catch_unwind(|| oracles::narrower(&claims[0], &claims[1])).is_err();
+        let claims: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let noticed =
+            std::panic::catch_unwind(|| oracles::narrower(&claims[0], &claims[1])).is_err();
         assert!(noticed, "{wanted} is not noticed");
     }
 }

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use token_shield::guard::egress::address::{NAMED_V6, RANGES_V4, RANGES_V6};
 use token_shield::guard::egress::destination::Destination;
-use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
+use token_shield::guard::egress::policy::{
+    EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use,
+};
 
 /// A judge that lists a few names, each under which an attacker might hide.
 fn policy() -> EgressPolicy {
@@ -41,7 +43,11 @@ fn within_v4() -> Vec<Ipv4Addr> {
 
 fn full_width(text: &str) -> String {
     text.chars()
-        .map(|digit| char::from_u32(u32::from(digit) + 0xfee0).filter(|_| digit.is_ascii_graphic()).unwrap_or(digit))
+        .map(|digit| {
+            char::from_u32(u32::from(digit) + 0xfee0)
+                .filter(|_| digit.is_ascii_graphic())
+                .unwrap_or(digit)
+        })
         .collect()
 }
 
@@ -111,8 +117,11 @@ fn internal_addresses_are_refused_in_every_spelling() {
     }
     for (first, prefix, _) in RANGES_V6.iter().chain(NAMED_V6) {
         let size = 1_u128.checked_shl(128 - u32::from(*prefix)).unwrap_or(u128::MAX);
-        for bits in [first.to_bits(), first.to_bits() + (size - 1) / 3, first.to_bits() + (size - 1)] {
-            let (address, groups) = (Ipv6Addr::from_bits(bits), Ipv6Addr::from_bits(bits).segments());
+        for bits in
+            [first.to_bits(), first.to_bits() + (size - 1) / 3, first.to_bits() + (size - 1)]
+        {
+            let (address, groups) =
+                (Ipv6Addr::from_bits(bits), Ipv6Addr::from_bits(bits).segments());
             let long = groups.map(|group| format!("{group:04X}")).join(":");
             for host in [
                 format!("[{address}]"),
@@ -282,8 +291,17 @@ fn ordinary_urls_of_listed_hosts_are_not_refused() {
         "/.well-known/x",
         "/😀",
     ];
-    let queries =
-        ["", "?", "?a=b&c=d", "?url=http://127.0.0.1/", "?q=%20x&y=@z", "?a[]=1", "?ä=ö", "?x=//evil.example", "?a=b?c=d"];
+    let queries = [
+        "",
+        "?",
+        "?a=b&c=d",
+        "?url=http://127.0.0.1/",
+        "?q=%20x&y=@z",
+        "?a[]=1",
+        "?ä=ö",
+        "?x=//evil.example",
+        "?a=b?c=d",
+    ];
     let fragments = ["", "#", "#top", "#a=b&c", "#:~:text=x", "#ä"];
     let mut count = 0;
     for host in hosts {
@@ -299,7 +317,11 @@ fn ordinary_urls_of_listed_hosts_are_not_refused() {
         }
     }
     assert!(count >= 5_000, "{count}");
-    assert!(policy.evaluate(Use::Media, "http://93.184.215.14/x", &TokenRestrictions::default()).is_ok());
+    assert!(
+        policy
+            .evaluate(Use::Media, "http://93.184.215.14/x", &TokenRestrictions::default())
+            .is_ok()
+    );
 }
 
 proptest::proptest! {

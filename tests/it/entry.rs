@@ -71,9 +71,11 @@ impl Desk {
     fn new() -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let settings = Settings { reserve: 0, ..Settings::of_data(data.path(), "gw.example") };
-        let (disk, clock) = (Arc::new(Gate::default()), Arc::new(Ratchet::new(Box::new(SystemClock::start()))));
+        let (disk, clock) =
+            (Arc::new(Gate::default()), Arc::new(Ratchet::new(Box::new(SystemClock::start()))));
         let time = || Arc::clone(&clock) as Arc<dyn Clock>;
-        let (log, _) = Log::open_on(settings.clone(), time(), Arc::clone(&disk) as Arc<dyn Disk>).expect("a log");
+        let (log, _) = Log::open_on(settings.clone(), time(), Arc::clone(&disk) as Arc<dyn Disk>)
+            .expect("a log");
         let log = Arc::new(log);
         let metrics = Arc::new(Metrics::new(&[], &[], None).expect("metrics"));
         let pen = Pen::new(Arc::clone(&log), time(), metrics).expect("a pen");
@@ -90,7 +92,8 @@ impl Desk {
     /// Kinds and codes of all records.
     fn told(&self) -> Vec<(String, Option<String>)> {
         let epochs = reader::epochs(&self.settings.dir).expect("a log");
-        let (vault, mut told) = (Vault::read(&self.settings.record_keys).expect("keys"), Vec::new());
+        let (vault, mut told) =
+            (Vault::read(&self.settings.record_keys).expect("keys"), Vec::new());
         let _ = reader::each(&epochs[0], 0, |found| {
             let record = found.tell(&vault).expect("it opens");
             told.push((record.kind.clone(), record.text("code")));
@@ -120,7 +123,10 @@ async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_h
     assert!(finished);
     desk.log.seal(Event::Stop, None).await.expect("sealed");
     desk.log.close().expect("closed");
-    assert_eq!(kinds(&desk.told()), [("admission", None), ("outcome", Some("aborted")), ("stop", None)]);
+    assert_eq!(
+        kinds(&desk.told()),
+        [("admission", None), ("outcome", Some("aborted")), ("stop", None)]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,10 +141,12 @@ async fn an_outcome_that_finds_no_room_lets_nobody_say_that_all_is_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
     let desk = Desk::new();
-    let (registry, keyring, weights) = (Arc::new(Registry::new()), Arc::new(Keyring::new()), Arc::new(Weights::default()));
+    let (registry, keyring, weights) =
+        (Arc::new(Registry::new()), Arc::new(Keyring::new()), Arc::new(Weights::default()));
     let books = (Arc::clone(&registry), keyring, weights);
     let clocks = (Arc::clone(&desk.clock) as Arc<dyn Clock>, Arc::clone(&desk.clock));
-    let control = Arc::new(Control::new(Arc::clone(&desk.log), books, None, BTreeSet::new(), clocks));
+    let control =
+        Arc::new(Control::new(Arc::clone(&desk.log), books, None, BTreeSet::new(), clocks));
     for (verb, stands) in [(Verb::Suspend, false), (Verb::Resume, true)] {
         desk.disk.shut();
         // So that what follows shares a batch.
@@ -146,8 +154,12 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         while desk.log.waiting() > 0 {
             tokio::task::yield_now().await;
         }
-        let command =
-            Command::AgentStanding { agent: "acme/reader".to_owned(), verb, reason: "a test".to_owned(), unregistered: true };
+        let command = Command::AgentStanding {
+            agent: "acme/reader".to_owned(),
+            verb,
+            reason: "a test".to_owned(),
+            unregistered: true,
+        };
         let (own, operator) = (Arc::clone(&control), Operator("uid:0".to_owned()));
         let commanding = tokio::spawn(async move { own.apply(&operator, command).await });
         while desk.log.waiting() == 0 {

@@ -71,14 +71,20 @@ impl Base {
     fn grown() -> Self {
         let (live, data) = (folder(), folder());
         let clock = Arc::new(ManualClock::at(START));
-        let (log, _) = Log::open(settings(live.path()), Arc::clone(&clock) as Arc<dyn Clock>).expect("log");
-        let events: Vec<Event> = (0..238).map(|number| if number < 78 { large(number) } else { small(number) }).collect();
+        let (log, _) =
+            Log::open(settings(live.path()), Arc::clone(&clock) as Arc<dyn Clock>).expect("log");
+        let events: Vec<Event> = (0..238)
+            .map(|number| if number < 78 { large(number) } else { small(number) })
+            .collect();
         for (number, event) in events.iter().enumerate() {
             log.seal_blocking(event.clone(), None).expect("sealed");
             if number == 200 {
                 clock.advance(Duration::from_millis(300));
                 log.want_checkpoint();
-                assert!(within(Duration::from_secs(10), || log.state().signed == 201), "no checkpoint");
+                assert!(
+                    within(Duration::from_secs(10), || log.state().signed == 201),
+                    "no checkpoint"
+                );
             }
         }
         copy_folder(live.path(), data.path());
@@ -115,7 +121,11 @@ fn checkpoint(log: &Log, clock: &ManualClock) {
 /// Opens the log of `data` on a disk that fails, uses and closes it, and looks at its health when it has failed.
 fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
     let clock = Arc::clone(&disk.clock);
-    let opened = Log::open_on(settings(data), Arc::clone(&clock) as Arc<dyn Clock>, Arc::clone(disk) as Arc<dyn Disk>);
+    let opened = Log::open_on(
+        settings(data),
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Arc::clone(disk) as Arc<dyn Disk>,
+    );
     let Ok((log, _)) = opened else {
         assert!(disk.fired().is_some(), "refused for nothing");
         return;
@@ -157,19 +167,30 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
 /// Opens the log on the machine's disk: everything acknowledged is there, in order, and the verifier finds nothing.
 fn policy(data: &Path, base: &Base, told: &Told) -> Vec<Seen> {
     let settings = settings(data);
-    let (log, Recovered { records, .. }) =
-        Log::open(settings.clone(), Arc::new(ManualClock::at(START.plus(Duration::from_secs(600))))).expect("mended");
+    let (log, Recovered { records, .. }) = Log::open(
+        settings.clone(),
+        Arc::new(ManualClock::at(START.plus(Duration::from_secs(600)))),
+    )
+    .expect("mended");
     let found: Vec<&Event> = records.iter().map(|record| &record.event).collect();
     for (index, event) in &told.acknowledged {
-        assert_eq!(found.get(usize::try_from(*index).expect("small")), Some(&event), "record {index} was acknowledged");
+        assert_eq!(
+            found.get(usize::try_from(*index).expect("small")),
+            Some(&event),
+            "record {index} was acknowledged"
+        );
     }
     let mut expected = base.events.iter().chain(&told.tried);
-    assert!(found.iter().all(|event| expected.any(|tried| tried == *event)), "another event, or another order");
+    assert!(
+        found.iter().all(|event| expected.any(|tried| tried == *event)),
+        "another event, or another order"
+    );
     assert!(found.len() >= base.events.len() + told.acknowledged.len());
     log.seal_blocking(small(1000), None).expect("sealed");
     log.close().expect("closed");
     let keys = read_vkeys(&fs::read_to_string(&settings.vkeys).expect("keys")).expect("keys");
-    let wanted = Wanted { dir: &settings.dir, keys: &keys, head: Some(&settings.head), since: None };
+    let wanted =
+        Wanted { dir: &settings.dir, keys: &keys, head: Some(&settings.head), since: None };
     verify(&wanted, |_, _| {}).unwrap_or_else(|fault| panic!("{fault}"))
 }
 
@@ -183,7 +204,11 @@ fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
     let left = if kind == Kind::Hang { Base { data, events: Vec::new() }.copy() } else { data };
     disk.settle();
     let seen = policy(left.path(), base, &told);
-    assert!(seen.iter().all(|epoch| epoch.torn == 0 && epoch.unfinished == 0 && epoch.signed == epoch.size), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|epoch| epoch.torn == 0 && epoch.unfinished == 0 && epoch.signed == epoch.size),
+        "{seen:?}"
+    );
     disk.release();
     disk.calls()
 }
@@ -192,12 +217,25 @@ fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
 fn campaign(base: &Base, everything: bool) {
     let calls = run(base, Kind::None, 0);
     assert!(calls.len() > 120, "{} calls", calls.len());
-    let kinds =
-        [Kind::Broken, Kind::Full, Kind::Interrupted, Kind::Descriptors, Kind::Short, Kind::Sync, Kind::Rename, Kind::Unlink];
+    let kinds = [
+        Kind::Broken,
+        Kind::Full,
+        Kind::Interrupted,
+        Kind::Descriptors,
+        Kind::Short,
+        Kind::Sync,
+        Kind::Rename,
+        Kind::Unlink,
+    ];
     let steps = [5, 5, 17, 5, 5, 3, 2, 1].into_iter().chain([17, 11, 3, 4]);
-    let kinds = kinds.into_iter().chain([Kind::ReadOnly, Kind::Hang, Kind::Cut, Kind::CutButHead]).zip(steps);
+    let kinds = kinds
+        .into_iter()
+        .chain([Kind::ReadOnly, Kind::Hang, Kind::Cut, Kind::CutButHead])
+        .zip(steps);
     // A call that hangs while the log is opened keeps whoever opens it: nobody has been promised anything by then.
-    let opened = calls.iter().position(|call| call.op == Op::Write && call.path.ends_with("00000000000000000000") && !call.fresh);
+    let opened = calls.iter().position(|call| {
+        call.op == Op::Write && call.path.ends_with("00000000000000000000") && !call.fresh
+    });
     for (kind, step) in kinds {
         let first = if kind == Kind::Hang { opened.expect("a first record") } else { 0 };
         let hit = (first..calls.len()).filter(|place| kind.hits(calls[*place].op));

@@ -31,7 +31,10 @@ pub(crate) struct Gateway {
     runtime: Option<Runtime>,
     stop: watch::Sender<bool>,
     done: Option<tokio::task::JoinHandle<()>>,
-    #[cfg_attr(not(feature = "seeded-faults"), expect(dead_code, reason = "it is kept for as long as the gateway runs"))]
+    #[cfg_attr(
+        not(feature = "seeded-faults"),
+        expect(dead_code, reason = "it is kept for as long as the gateway runs")
+    )]
     pub(crate) data: tempfile::TempDir,
 }
 
@@ -96,19 +99,35 @@ impl Gateway {
              [[model]]\nname = \"echo\"\nroute = [\"echo\"]\n[[model]]\nname = \"secret\"\nnamespaces = [\"board\"]\nroute = [\"counting\"]\n{more}"
         );
         let config = config::read(&text, data.path()).expect("config");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("runtime");
         let (stop, stopped) = watch::channel(false);
         let app = App::build(config.clone(), None).expect("gateway");
         let control = Arc::clone(app.control());
         let listeners = runtime.block_on(Listeners::bind(&config)).expect("listeners");
         let api = listeners.api.local_addr().expect("address");
         let done = runtime.spawn(async move { app.run(listeners, stopped).await.expect("run") });
-        Self { api, key, classical, control, forwarded, runtime: Some(runtime), stop, done: Some(done), data }
+        Self {
+            api,
+            key,
+            classical,
+            control,
+            forwarded,
+            runtime: Some(runtime),
+            stop,
+            done: Some(done),
+            data,
+        }
     }
 
     pub(crate) fn command(&self, command: Command) -> Reply {
         let runtime = self.runtime.as_ref().expect("running");
-        runtime.block_on(self.control.apply(&Operator("uid:0".to_owned()), command)).expect("command")
+        runtime
+            .block_on(self.control.apply(&Operator("uid:0".to_owned()), command))
+            .expect("command")
     }
 
     /// Gives a command and stops waiting before it is done.
@@ -117,7 +136,10 @@ impl Gateway {
         runtime.block_on(async {
             let operator = Operator("uid:0".to_owned());
             let mut done = std::pin::pin!(self.control.apply(&operator, command));
-            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(done.as_mut().poll(cx).is_ready())).await;
+            let polled = std::future::poll_fn(|cx| {
+                std::task::Poll::Ready(done.as_mut().poll(cx).is_ready())
+            })
+            .await;
             assert!(!polled, "it was done at once");
         });
     }
@@ -148,7 +170,13 @@ impl Gateway {
     }
 
     /// The same with a token of the caller's.
-    pub(crate) fn request_as(&self, token: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
+    pub(crate) fn request_as(
+        &self,
+        token: &str,
+        path: &str,
+        headers: &[&str],
+        body: &[u8],
+    ) -> Vec<u8> {
         let mut lines = vec![
             format!("POST {path} HTTP/1.1"),
             "host: gateway.example".to_owned(),
@@ -192,7 +220,8 @@ impl Drop for Gateway {
 /// A value that borrows from nothing.
 pub(crate) fn owned(text: &str) -> Value<'static> {
     let leaked: &'static str = Box::leak(text.to_owned().into_boxed_str());
-    token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(64)).expect("JSON")
+    token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(64))
+        .expect("JSON")
 }
 
 /// One answer; status 0 where the connection closed without one.
@@ -213,7 +242,11 @@ impl Answer {
             }
             match stream.read(&mut buffer) {
                 Ok(0) | Err(_) => {
-                    return Self::parse(&bytes, true).unwrap_or(Self { status: 0, head: String::new(), body: String::new() });
+                    return Self::parse(&bytes, true).unwrap_or(Self {
+                        status: 0,
+                        head: String::new(),
+                        body: String::new(),
+                    });
                 }
                 Ok(read) => bytes.extend_from_slice(&buffer[..read]),
             }
@@ -224,13 +257,16 @@ impl Answer {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let status = head.split(' ').nth(1)?.parse().ok()?;
-        let length = head
-            .to_ascii_lowercase()
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: ").and_then(|text| text.parse().ok()));
+        let length = head.to_ascii_lowercase().lines().find_map(|line| {
+            line.strip_prefix("content-length: ").and_then(|text| text.parse().ok())
+        });
         let body = &bytes[end + 4..];
         let length: usize = length.unwrap_or(if ended { body.len() } else { usize::MAX });
-        (ended || body.len() >= length).then(|| Self { status, head, body: String::from_utf8_lossy(body).into_owned() })
+        (ended || body.len() >= length).then(|| Self {
+            status,
+            head,
+            body: String::from_utf8_lossy(body).into_owned(),
+        })
     }
 
     /// The refusal's code.

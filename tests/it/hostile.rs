@@ -17,7 +17,10 @@ const GOOD: &str = r#"{"model":"up","messages":[{"role":"user","content":"hello"
 #[track_caller]
 fn refused(gateway: &Gateway, what: &str, answer: &Answer, (status, code): (u16, &str)) {
     assert_eq!((answer.status, answer.code().as_str()), (status, code), "{what}: {answer:?}");
-    assert!(answer.head.contains("\r\ntoken-shield-request: "), "{what}: no request id: {answer:?}");
+    assert!(
+        answer.head.contains("\r\ntoken-shield-request: "),
+        "{what}: no request id: {answer:?}"
+    );
     assert_eq!(gateway.forwarded.load(Ordering::SeqCst), 0, "{what}: something was forwarded");
 }
 
@@ -31,10 +34,14 @@ fn the_good_request_passes() {
 /// Bodies: what is sent, the status and the code.
 fn bodies() -> Vec<(&'static str, Vec<u8>, (u16, &'static str))> {
     let text = |body: &str| body.as_bytes().to_vec();
-    let with = |more: &str| text(&GOOD.replace(r#""model":"up""#, &format!(r#""model":"up",{more}"#)));
-    let deep = format!(r#"{{"model":"up","messages":[],"tools":{}{}}}"#, "[".repeat(100), "]".repeat(100));
+    let with =
+        |more: &str| text(&GOOD.replace(r#""model":"up""#, &format!(r#""model":"up",{more}"#)));
+    let deep =
+        format!(r#"{{"model":"up","messages":[],"tools":{}{}}}"#, "[".repeat(100), "]".repeat(100));
     let utf16: Vec<u8> = GOOD.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let part = |part: &str| text(&format!(r#"{{"model":"up","messages":[{{"role":"user","content":[{part}]}}]}}"#));
+    let part = |part: &str| {
+        text(&format!(r#"{{"model":"up","messages":[{{"role":"user","content":[{part}]}}]}}"#))
+    };
     let json = (400, "json-invalid");
     let field = (400, "field-not-allowed");
     let invalid = (400, "field-invalid");
@@ -43,10 +50,16 @@ fn bodies() -> Vec<(&'static str, Vec<u8>, (u16, &'static str))> {
         ("not an object", text("[]"), json),
         ("duplicate model", text(r#"{"model":"up","model":"echo","messages":[]}"#), json),
         ("duplicate by escape", text(r#"{"model":"up","\u006dodel":"echo","messages":[]}"#), json),
-        ("duplicate in a message", text(r#"{"model":"up","messages":[{"role":"user","role":"system","content":"x"}]}"#), json),
+        (
+            "duplicate in a message",
+            text(r#"{"model":"up","messages":[{"role":"user","role":"system","content":"x"}]}"#),
+            json,
+        ),
         (
             "duplicate in a schema",
-            with(r#""tools":[{"type":"function","function":{"name":"f","parameters":{"a":1,"a":2}}}]"#),
+            with(
+                r#""tools":[{"type":"function","function":{"name":"f","parameters":{"a":1,"a":2}}}]"#,
+            ),
             json,
         ),
         ("MODEL beside model", with(r#""MODEL":"secret""#), field),
@@ -67,7 +80,11 @@ fn bodies() -> Vec<(&'static str, Vec<u8>, (u16, &'static str))> {
         ("model missing", text(r#"{"messages":[]}"#), (400, "field-missing")),
         ("model not a string", text(r#"{"model":["up"],"messages":[]}"#), invalid),
         ("unknown model", text(&GOOD.replace("up", "nothing")), (404, "model-not-found")),
-        ("model of another namespace", text(&GOOD.replace("up", "secret")), (404, "model-not-found")),
+        (
+            "model of another namespace",
+            text(&GOOD.replace("up", "secret")),
+            (404, "model-not-found"),
+        ),
         ("two caps", with(r#""max_tokens":5,"max_completion_tokens":5"#), invalid),
         ("cap as a string", with(r#""max_tokens":"5""#), invalid),
         ("fractional cap", with(r#""max_tokens":1.5"#), invalid),
@@ -92,7 +109,11 @@ fn bodies() -> Vec<(&'static str, Vec<u8>, (u16, &'static str))> {
             (403, "egress-uncontrolled"),
         ),
         ("hosted tool", with(r#""tools":[{"type":"web_search"}]"#), (403, "tool-not-allowed")),
-        ("MCP tool", with(r#""tools":[{"type":"mcp","server_url":"http://evil.example"}]"#), (403, "tool-not-allowed")),
+        (
+            "MCP tool",
+            with(r#""tools":[{"type":"mcp","server_url":"http://evil.example"}]"#),
+            (403, "tool-not-allowed"),
+        ),
     ]
 }
 
@@ -114,20 +135,32 @@ fn hostile_headers_are_refused() {
         ("UTF-16 announced", vec!["content-type: application/json; charset=utf-16"], type_refused),
         ("gzip", vec!["content-encoding: gzip"], (415, "body-encoded")),
         ("two credentials", vec!["x-api-key: a.b.c"], (401, "token-ambiguous")),
-        ("two Authorization headers", vec!["authorization: Bearer a.b.c"], (401, "token-ambiguous")),
+        (
+            "two Authorization headers",
+            vec!["authorization: Bearer a.b.c"],
+            (401, "token-ambiguous"),
+        ),
         ("upgrade", vec!["connection: upgrade", "upgrade: h2c"], (400, "framing-invalid")),
         ("unknown Expect", vec!["expect: 200-maybe"], (400, "framing-invalid")),
         ("two hosts", vec!["host: other.example"], (421, "host-not-served")),
     ] {
-        refused(&gateway, what, &gateway.send(&gateway.post(CHAT, &headers, GOOD.as_bytes())), expect);
+        refused(
+            &gateway,
+            what,
+            &gateway.send(&gateway.post(CHAT, &headers, GOOD.as_bytes())),
+            expect,
+        );
     }
     let host = |host: &str| {
         let request = String::from_utf8(gateway.chat(GOOD)).expect("text");
         gateway.send(request.replace("host: gateway.example", host).as_bytes())
     };
-    for (what, line) in
-        [("user in the host", "host: a@b"), ("path in the host", "host: a/b"), ("empty host", "host: "), ("no host", "x: y")]
-    {
+    for (what, line) in [
+        ("user in the host", "host: a@b"),
+        ("path in the host", "host: a/b"),
+        ("empty host", "host: "),
+        ("no host", "x: y"),
+    ] {
         refused(&gateway, what, &host(line), (421, "host-not-served"));
     }
 }
@@ -146,10 +179,22 @@ fn hostile_framing_is_refused() {
     }
     let malformed = (400, "request-malformed");
     for (what, bytes, expect) in [
-        ("two lengths", request.replace(&length, &format!("{length}\r\ncontent-length: 3")), malformed),
+        (
+            "two lengths",
+            request.replace(&length, &format!("{length}\r\ncontent-length: 3")),
+            malformed,
+        ),
         ("signed length", request.replace(&length, "content-length: +3"), malformed),
-        ("chunked twice over", request.replace(&length, "transfer-encoding: chunked, identity"), malformed),
-        ("folded header", request.replace("host: gateway.example", "host: gateway.example\r\nx: a\r\n b"), malformed),
+        (
+            "chunked twice over",
+            request.replace(&length, "transfer-encoding: chunked, identity"),
+            malformed,
+        ),
+        (
+            "folded header",
+            request.replace("host: gateway.example", "host: gateway.example\r\nx: a\r\n b"),
+            malformed,
+        ),
         ("space before the colon", request.replace("host: ", "host : "), malformed),
         ("a method of two words", request.replace("POST", "PO ST"), malformed),
         ("not HTTP", "\x16\x03\x01\x02".repeat(20), malformed),
@@ -158,7 +203,11 @@ fn hostile_framing_is_refused() {
             request.replace("host: ", &format!("x: {}\r\nhost: ", "a".repeat(70_000))),
             (431, "headers-too-large"),
         ),
-        ("a target without end", request.replace(CHAT, &format!("/{}", "a".repeat(70_000))), (431, "headers-too-large")),
+        (
+            "a target without end",
+            request.replace(CHAT, &format!("/{}", "a".repeat(70_000))),
+            (431, "headers-too-large"),
+        ),
     ] {
         let answer = gateway.send(bytes.as_bytes());
         refused(&gateway, what, &answer, expect);
@@ -172,7 +221,12 @@ fn hostile_framing_is_refused() {
         assert_eq!(gateway.send(begun.as_bytes()).status, 0, "{begun:?}");
     }
     let large = format!(r#"{{"model":"up","messages":[],"user":"{}"}}"#, "a".repeat(2 << 20));
-    refused(&gateway, "a large body", &gateway.send(&gateway.chat(&large)), (413, "body-too-large"));
+    refused(
+        &gateway,
+        "a large body",
+        &gateway.send(&gateway.chat(&large)),
+        (413, "body-too-large"),
+    );
 }
 
 #[test]
@@ -231,7 +285,9 @@ fn hostile_targets_are_refused() {
     ] {
         refused(&gateway, path, &gateway.send(&gateway.post(path, &[], GOOD.as_bytes())), expect);
     }
-    let answer = gateway.send(String::from_utf8(gateway.chat(GOOD)).expect("text").replacen("POST", "GET", 1).as_bytes());
+    let answer = gateway.send(
+        String::from_utf8(gateway.chat(GOOD)).expect("text").replacen("POST", "GET", 1).as_bytes(),
+    );
     refused(&gateway, "GET", &answer, (405, "method-not-allowed"));
 }
 
@@ -245,11 +301,18 @@ fn header(gateway: &Gateway, header: &str) -> String {
 fn hostile_token_headers_are_refused() {
     let gateway = Gateway::start();
     let good = gateway.token();
-    let kid = token_shield::token::jwk::Jwk::of(gateway.key.public().expect("public")).id().to_string();
-    let with = |more: &str| header(&gateway, &format!(r#"{{"typ":"at+jwt","alg":"ML-DSA-65","kid":"{kid}"{more}}}"#));
+    let kid =
+        token_shield::token::jwk::Jwk::of(gateway.key.public().expect("public")).id().to_string();
+    let with = |more: &str| {
+        header(&gateway, &format!(r#"{{"typ":"at+jwt","alg":"ML-DSA-65","kid":"{kid}"{more}}}"#))
+    };
     let fault = (401, "token-header");
     for (what, token, expect) in [
-        ("alg none", header(&gateway, &format!(r#"{{"typ":"at+jwt","alg":"none","kid":"{kid}"}}"#)), (401, "token-algorithm")),
+        (
+            "alg none",
+            header(&gateway, &format!(r#"{{"typ":"at+jwt","alg":"none","kid":"{kid}"}}"#)),
+            (401, "token-algorithm"),
+        ),
         (
             "alg of another family",
             header(&gateway, &format!(r#"{{"typ":"at+jwt","alg":"HS256","kid":"{kid}"}}"#)),
@@ -262,7 +325,10 @@ fn hostile_token_headers_are_refused() {
         ),
         (
             "unknown kid",
-            header(&gateway, &format!(r#"{{"typ":"at+jwt","alg":"ML-DSA-65","kid":"{}"}}"#, "A".repeat(43))),
+            header(
+                &gateway,
+                &format!(r#"{{"typ":"at+jwt","alg":"ML-DSA-65","kid":"{}"}}"#, "A".repeat(43)),
+            ),
             (401, "token-key-unknown"),
         ),
         (
@@ -278,7 +344,11 @@ fn hostile_token_headers_are_refused() {
         ("b64", with(r#","b64":false"#), fault),
         ("zip", with(r#","zip":"DEF""#), fault),
         ("duplicate alg", with(r#","alg":"none""#), fault),
-        ("typ JWT", header(&gateway, &format!(r#"{{"typ":"JWT","alg":"ML-DSA-65","kid":"{kid}"}}"#)), fault),
+        (
+            "typ JWT",
+            header(&gateway, &format!(r#"{{"typ":"JWT","alg":"ML-DSA-65","kid":"{kid}"}}"#)),
+            fault,
+        ),
         ("padding", format!("{good}="), (401, "token-malformed")),
         ("a fourth part", format!("{good}.e30"), (401, "token-malformed")),
         ("no dots", "abc".to_owned(), (401, "token-malformed")),
@@ -288,7 +358,12 @@ fn hostile_token_headers_are_refused() {
         ("41 KiB", "a".repeat(41 << 10), (401, "token-too-large")),
         ("a changed payload", good.replacen("eyJpc3M", "eyJpc3N", 1), (401, "token-signature")),
     ] {
-        refused(&gateway, what, &gateway.send(&gateway.request_as(&token, CHAT, &[], GOOD.as_bytes())), expect);
+        refused(
+            &gateway,
+            what,
+            &gateway.send(&gateway.request_as(&token, CHAT, &[], GOOD.as_bytes())),
+            expect,
+        );
     }
 }
 
@@ -328,22 +403,60 @@ fn hostile_claims_are_refused() {
             expect,
         );
     }
-    let (malformed, not_enforced) = ((401, "constraint-malformed"), (401, "constraint-not-enforced"));
+    let (malformed, not_enforced) =
+        ((401, "constraint-malformed"), (401, "constraint-not-enforced"));
     for (what, scopes, constraints, expect) in [
         ("no scope", "", "", (403, "scope-missing")),
         ("unknown scope", r#""inference.everything""#, "", (401, "scope-unknown")),
-        ("unknown constraint", r#""inference.*""#, r#"{"key":"weekday","one_of":["monday"]}"#, not_enforced),
-        ("planned constraint", r#""inference.*""#, r#"{"key":"tokens_per_day","rate":5}"#, not_enforced),
-        ("constraint twice", r#""inference.*""#, r#"{"key":"output_tokens","max":5},{"key":"output_tokens","max":6}"#, malformed),
-        ("negative constraint", r#""inference.*""#, r#"{"key":"output_tokens","max":-5}"#, malformed),
-        ("constraint too many members", r#""inference.*""#, r#"{"key":"output_tokens","max":5,"x":1}"#, malformed),
-        ("model not granted", r#""inference.*""#, r#"{"key":"model","one_of":["echo"]}"#, (404, "model-not-found")),
+        (
+            "unknown constraint",
+            r#""inference.*""#,
+            r#"{"key":"weekday","one_of":["monday"]}"#,
+            not_enforced,
+        ),
+        (
+            "planned constraint",
+            r#""inference.*""#,
+            r#"{"key":"tokens_per_day","rate":5}"#,
+            not_enforced,
+        ),
+        (
+            "constraint twice",
+            r#""inference.*""#,
+            r#"{"key":"output_tokens","max":5},{"key":"output_tokens","max":6}"#,
+            malformed,
+        ),
+        (
+            "negative constraint",
+            r#""inference.*""#,
+            r#"{"key":"output_tokens","max":-5}"#,
+            malformed,
+        ),
+        (
+            "constraint too many members",
+            r#""inference.*""#,
+            r#"{"key":"output_tokens","max":5,"x":1}"#,
+            malformed,
+        ),
+        (
+            "model not granted",
+            r#""inference.*""#,
+            r#"{"key":"model","one_of":["echo"]}"#,
+            (404, "model-not-found"),
+        ),
     ] {
         let mut changed = gateway.claims();
-        let details = format!(r#"[{{"type":"agent_delegation","scopes":[{scopes}],"constraints":[{constraints}]}}]"#);
+        let details = format!(
+            r#"[{{"type":"agent_delegation","scopes":[{scopes}],"constraints":[{constraints}]}}]"#
+        );
         changed.set("authorization_details", owned(&details));
         let token = gateway.sign(changed);
-        refused(&gateway, what, &gateway.send(&gateway.request_as(&token, CHAT, &[], GOOD.as_bytes())), expect);
+        refused(
+            &gateway,
+            what,
+            &gateway.send(&gateway.request_as(&token, CHAT, &[], GOOD.as_bytes())),
+            expect,
+        );
     }
     let foreign = mint::sign(&Value::Object(gateway.claims()), &gateway.classical).expect("token");
     let answer = gateway.send(&gateway.request_as(&foreign, CHAT, &[], GOOD.as_bytes()));

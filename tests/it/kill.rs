@@ -40,7 +40,13 @@ fn start(data: &Path) -> Child {
 
 /// Runs `agent` with those words; true if it was acknowledged.
 fn agent(data: &Path, words: &[&str]) -> (bool, String) {
-    let done = Command::new(BINARY).arg("agent").args(words).arg("--data").arg(data).output().expect("command");
+    let done = Command::new(BINARY)
+        .arg("agent")
+        .args(words)
+        .arg("--data")
+        .arg(data)
+        .output()
+        .expect("command");
     (done.status.success(), String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
@@ -66,7 +72,9 @@ fn no_acknowledged_command_is_lost() {
         for number in 0..6 {
             let name = format!("kept/r{round}n{number}");
             // Once the gateway is gone the command takes the lock itself; either way an acknowledgement counts.
-            if agent(&data, &["register", &name]).0 && agent(&data, &["quarantine", &name, "--reason", "kill test"]).0 {
+            if agent(&data, &["register", &name]).0
+                && agent(&data, &["quarantine", &name, "--reason", "kill test"]).0
+            {
                 acknowledged.push(name);
             }
         }
@@ -75,10 +83,18 @@ fn no_acknowledged_command_is_lost() {
     }
     let (listed, text) = agent(&data, &["list", "--json"]);
     assert!(listed, "the log does not open after {} kills", kills());
-    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("row")).collect();
+    let rows: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("row")).collect();
     for name in &acknowledged {
-        let row = rows.iter().find(|row| row["agent"] == name.as_str()).unwrap_or_else(|| panic!("{name} is lost"));
+        let row = rows
+            .iter()
+            .find(|row| row["agent"] == name.as_str())
+            .unwrap_or_else(|| panic!("{name} is lost"));
         assert_eq!(row["standing"], "quarantined", "{name} is half applied");
     }
-    assert!(acknowledged.len() >= kills(), "only {} commands were acknowledged", acknowledged.len());
+    assert!(
+        acknowledged.len() >= kills(),
+        "only {} commands were acknowledged",
+        acknowledged.len()
+    );
 }

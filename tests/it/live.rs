@@ -46,7 +46,9 @@ fn write(log: &Log, durable: &AtomicU64) {
 
 fn verified(data: &Path, keys: &[LogKeys]) -> u64 {
     let own = settings(data);
-    let seen = verify(&Wanted { dir: &own.dir, keys, head: Some(&own.head), since: None }, |_, _| ()).expect("it verifies");
+    let seen =
+        verify(&Wanted { dir: &own.dir, keys, head: Some(&own.head), since: None }, |_, _| ())
+            .expect("it verifies");
     seen.iter().map(|epoch| epoch.size).sum()
 }
 
@@ -95,8 +97,10 @@ fn a_log_is_read_and_verified_while_it_is_written() {
             again(&|| {
                 let epochs = reader::epochs(&settings(data).dir).expect("a log");
                 let Some(last) = epochs[0].signed.checked_sub(1) else { return };
-                let (proof, record) = (receipt::prove(&epochs[0], last), reader::one(&epochs[0], last));
-                let proven = receipt::verify(&proof.expect("a proof"), &record.expect("a record"), &keys);
+                let (proof, record) =
+                    (receipt::prove(&epochs[0], last), reader::one(&epochs[0], last));
+                let proven =
+                    receipt::verify(&proof.expect("a proof"), &record.expect("a record"), &keys);
                 assert_eq!(proven.expect("it proves").1, last);
             })
         });

@@ -12,9 +12,18 @@ use token_shield::refusal::{Code, Refusal};
 const CHAT: Operation = Operation::ChatCompletions;
 const MESSAGES: Operation = Operation::Messages;
 
-fn understand<'b>(operation: Operation, profile: &str, unknown: UnknownFields, body: &'b [u8]) -> Result<ModelCall<'b>, Refusal> {
+fn understand<'b>(
+    operation: Operation,
+    profile: &str,
+    unknown: UnknownFields,
+    body: &'b [u8],
+) -> Result<ModelCall<'b>, Refusal> {
     let profile = Profile::named(profile).expect("built-in profile");
-    read(operation, body)?.understand(&Terms { profile: &profile, unknown_fields: unknown, model_upstream: "served" })
+    read(operation, body)?.understand(&Terms {
+        profile: &profile,
+        unknown_fields: unknown,
+        model_upstream: "served",
+    })
 }
 
 /// A chat body with `rest` behind model and messages.
@@ -51,7 +60,11 @@ fn refused_by(operation: Operation, profile: &str, body: &[u8], code: Code, para
     match understand(operation, profile, UnknownFields::Refuse, body) {
         Ok(_) => panic!("passed: {shown}"),
         Err(refusal) => {
-            assert_eq!((refusal.code, refusal.param.as_deref().unwrap_or_default()), (code, param), "{refusal}\n{shown}");
+            assert_eq!(
+                (refusal.code, refusal.param.as_deref().unwrap_or_default()),
+                (code, param),
+                "{refusal}\n{shown}"
+            );
         }
     }
 }
@@ -84,8 +97,14 @@ fn every_profile_reads_and_keeps_what_never_passes_out() {
         for field in never {
             for unknown in [UnknownFields::Refuse, UnknownFields::Drop] {
                 let body = chat(&format!(r#","{field}":"x""#));
-                let refused = understand(CHAT, name, unknown, body.as_bytes()).err().map(|no| (no.code, no.param));
-                assert_eq!(refused, Some((Code::FieldNotAllowed, Some(field.to_owned()))), "{name}");
+                let refused = understand(CHAT, name, unknown, body.as_bytes())
+                    .err()
+                    .map(|no| (no.code, no.param));
+                assert_eq!(
+                    refused,
+                    Some((Code::FieldNotAllowed, Some(field.to_owned()))),
+                    "{name}"
+                );
             }
         }
     }
@@ -98,7 +117,10 @@ fn profiles_that_are_wrong_are_refused() {
         let fault = Profile::read(text).map(|_| ()).expect_err("a fault").to_string();
         assert!(fault.contains(says), "{fault}");
     }
-    assert!(Profile::read("name = \"mine\"\nbase = \"vllm\"\n[shape.chat]\nsparkle = \"number 0..1\"").is_ok());
+    assert!(
+        Profile::read("name = \"mine\"\nbase = \"vllm\"\n[shape.chat]\nsparkle = \"number 0..1\"")
+            .is_ok()
+    );
     wrong("name =", "not TOML");
     wrong("name = \"x\"\nbase = \"y\"", "no such built-in profile");
     wrong("name = \"x\"\nbase = \"vllm\"\ncolour = 1", "not a key of a profile");
@@ -139,22 +161,36 @@ fn only_one_strict_object_with_a_model_is_read() {
 #[test]
 fn look_alikes_of_keys_are_told() {
     let body = "{\"model\":\"m\",\"me\u{17f}\u{17f}ages\":[]}";
-    let refusal = understand(CHAT, "vllm", UnknownFields::Refuse, body.as_bytes()).map(|_| ()).expect_err("refused");
+    let refusal = understand(CHAT, "vllm", UnknownFields::Refuse, body.as_bytes())
+        .map(|_| ())
+        .expect_err("refused");
     assert_eq!(refusal.code, Code::FieldNotAllowed);
-    assert!(refusal.message.contains("is not \"messages\"") && refusal.message.contains("\\u{17f}"), "{refusal}");
+    assert!(
+        refusal.message.contains("is not \"messages\"") && refusal.message.contains("\\u{17f}"),
+        "{refusal}"
+    );
     refuses(CHAT, &chat(r#","Model":"other""#), Code::FieldNotAllowed, "Model");
     refuses(CHAT, &chat(r#","Max_Tokens":9"#), Code::FieldNotAllowed, "Max_Tokens");
     refuses(CHAT, &chat(",\"to\u{212a}ens\":9"), Code::FieldNotAllowed, "[\"to\\u{212a}ens\"]");
-    refuses(CHAT, &said(r#"{"role":"user","Content":"hi"}"#), Code::FieldNotAllowed, "messages[0].Content");
+    refuses(
+        CHAT,
+        &said(r#"{"role":"user","Content":"hi"}"#),
+        Code::FieldNotAllowed,
+        "messages[0].Content",
+    );
     let wide =
-        understand(CHAT, "vllm", UnknownFields::Refuse, "{\"\u{ff4d}odel\":\"m\"}".as_bytes()).map(|_| ()).expect_err("refused");
+        understand(CHAT, "vllm", UnknownFields::Refuse, "{\"\u{ff4d}odel\":\"m\"}".as_bytes())
+            .map(|_| ())
+            .expect_err("refused");
     assert_eq!(wide.code, Code::FieldNotAllowed);
 }
 
 #[test]
 fn unknown_fields_are_refused_with_the_line_that_would_allow_them() {
     let body = chat(r#","sparkle":0.5"#);
-    let refusal = understand(CHAT, "vllm", UnknownFields::Refuse, body.as_bytes()).map(|_| ()).expect_err("refused");
+    let refusal = understand(CHAT, "vllm", UnknownFields::Refuse, body.as_bytes())
+        .map(|_| ())
+        .expect_err("refused");
     let line = r#"config/profiles/vllm.toml under [shape.chat]: "sparkle" = "number""#;
     assert!(refusal.message.contains(line), "{refusal}");
     refuses(
@@ -210,35 +246,73 @@ fn types_and_ranges_are_checked() {
         Code::FieldNotAllowed,
         "chat_template_kwargs.chat_template",
     );
-    refuses(CHAT, &chat(r#","chat_template_kwargs":{"tokenize":false}"#), Code::FieldNotAllowed, "chat_template_kwargs.tokenize");
+    refuses(
+        CHAT,
+        &chat(r#","chat_template_kwargs":{"tokenize":false}"#),
+        Code::FieldNotAllowed,
+        "chat_template_kwargs.tokenize",
+    );
     refuses(CHAT, r#"{"model":"m","messages":"hi"}"#, Code::FieldInvalid, "messages");
     refuses(CHAT, r#"{"model":"m","messages":[7]}"#, Code::FieldInvalid, "messages[0]");
     refuses(CHAT, &said(r#"{"content":"hi"}"#), Code::FieldMissing, "messages[0].role");
-    refuses(CHAT, &said(r#"{"role":"user","content":[{"text":"x"}]}"#), Code::FieldMissing, "messages[0].content[0].type");
-    refuses(CHAT, &said(r#"{"role":"user","content":[{"type":"moon"}]}"#), Code::FieldInvalid, "messages[0].content[0].type");
-    refuses(Operation::Completions, r#"{"model":"m","prompt":"x","best_of":20}"#, Code::FieldInvalid, "best_of");
+    refuses(
+        CHAT,
+        &said(r#"{"role":"user","content":[{"text":"x"}]}"#),
+        Code::FieldMissing,
+        "messages[0].content[0].type",
+    );
+    refuses(
+        CHAT,
+        &said(r#"{"role":"user","content":[{"type":"moon"}]}"#),
+        Code::FieldInvalid,
+        "messages[0].content[0].type",
+    );
+    refuses(
+        Operation::Completions,
+        r#"{"model":"m","prompt":"x","best_of":20}"#,
+        Code::FieldInvalid,
+        "best_of",
+    );
     refuses(Operation::Embeddings, r#"{"model":"m","input":{}}"#, Code::FieldInvalid, "input");
     refused_by(Operation::Embeddings, "generic", br#"{"model":"m"}"#, Code::FieldMissing, "input");
 }
 
 #[test]
 fn schemas_stay_inside_themselves() {
-    let tool =
-        |schema: &str| chat(&format!(r#","tools":[{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}]"#));
+    let tool = |schema: &str| {
+        chat(&format!(
+            r#","tools":[{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}]"#
+        ))
+    };
     passes(
         CHAT,
         "vllm",
-        &tool(r##"{"$defs":{"a":{"type":"string"}},"properties":{"x":{"$ref":"#/$defs/a"},"$ref":{"type":"string"}}}"##),
+        &tool(
+            r##"{"$defs":{"a":{"type":"string"}},"properties":{"x":{"$ref":"#/$defs/a"},"$ref":{"type":"string"}}}"##,
+        ),
     );
     let at = "tools[0].function.parameters.properties.x.$ref";
-    for target in
-        ["http://169.254.169.254/x", "//host/x", "file:/etc/passwd", "FILE:x", "https:\\\\\\\\host", "meta-data", "../x", ""]
-    {
-        refuses(CHAT, &tool(&format!(r#"{{"properties":{{"x":{{"$ref":"{target}"}}}}}}"#)), Code::FieldInvalid, at);
+    for target in [
+        "http://169.254.169.254/x",
+        "//host/x",
+        "file:/etc/passwd",
+        "FILE:x",
+        "https:\\\\\\\\host",
+        "meta-data",
+        "../x",
+        "",
+    ] {
+        refuses(
+            CHAT,
+            &tool(&format!(r#"{{"properties":{{"x":{{"$ref":"{target}"}}}}}}"#)),
+            Code::FieldInvalid,
+            at,
+        );
     }
     // A schema as text is read the same way.
     for field in ["guided_json", "structural_tag"] {
-        let text = |schema: &str| chat(&format!(r#","{field}":{}"#, serde_json::Value::from(schema)));
+        let text =
+            |schema: &str| chat(&format!(r#","{field}":{}"#, serde_json::Value::from(schema)));
         passes(CHAT, "vllm", &text(r##"{"$ref":"#/a"}"##));
         for (schema, at) in [
             (r#"{"$ref":"http://x/"}"#, ".$ref"),
@@ -253,7 +327,10 @@ fn schemas_stay_inside_themselves() {
 
 #[test]
 fn what_makes_a_server_fetch_or_write_is_refused() {
-    for field in [r#""mm_processor_kwargs":{"force_download":true}"#, r#""guided_decoding_backend":"outlines""#] {
+    for field in [
+        r#""mm_processor_kwargs":{"force_download":true}"#,
+        r#""guided_decoding_backend":"outlines""#,
+    ] {
         let at = field.split('"').nth(1).expect("a name");
         refused_by(CHAT, "vllm", chat(&format!(",{field}")).as_bytes(), Code::FieldNotAllowed, at);
     }
@@ -292,8 +369,18 @@ fn what_servers_document_passes() {
             r#","mirostat":2,"mirostat_tau":5.0,"dry_sequence_breakers":["\n"],"samplers":["top_k"],"grammar":"root ::= \"a\"","cache_prompt":true,"n_probs":3,"timings_per_token":true,"logit_bias":[[15043,false],["x",-0.5]],"reasoning_format":"none","response_format":{"type":"json_object","schema":{"type":"object"}}"#,
         ),
     );
-    passes(CHAT, "ollama", &chat(r#","reasoning":{"effort":"low"},"reasoning_effort":"none","seed":1"#));
-    passes(CHAT, "tgi", &chat(r#","tool_prompt":"x","guideline":"y","response_format":{"type":"regex","value":"a+"}"#));
+    passes(
+        CHAT,
+        "ollama",
+        &chat(r#","reasoning":{"effort":"low"},"reasoning_effort":"none","seed":1"#),
+    );
+    passes(
+        CHAT,
+        "tgi",
+        &chat(
+            r#","tool_prompt":"x","guideline":"y","response_format":{"type":"regex","value":"a+"}"#,
+        ),
+    );
     passes(
         CHAT,
         "sglang",
@@ -301,8 +388,16 @@ fn what_servers_document_passes() {
             r#","regex":"a+","ebnf":"x","separate_reasoning":false,"stop_regex":["a"],"return_hidden_states":false,"no_stop_trim":true"#,
         ),
     );
-    passes(Operation::Completions, "llama.cpp", r#"{"model":"m","prompt":[12,"a",13],"n_predict":-1,"typical_p":1.0}"#);
-    passes(Operation::Completions, "vllm", r#"{"model":"m","prompt":[[1,2],[3]],"echo":true,"logprobs":1,"suffix":null}"#);
+    passes(
+        Operation::Completions,
+        "llama.cpp",
+        r#"{"model":"m","prompt":[12,"a",13],"n_predict":-1,"typical_p":1.0}"#,
+    );
+    passes(
+        Operation::Completions,
+        "vllm",
+        r#"{"model":"m","prompt":[[1,2],[3]],"echo":true,"logprobs":1,"suffix":null}"#,
+    );
     passes(
         Operation::Embeddings,
         "vllm",

@@ -30,7 +30,8 @@ fn kid(epoch: i64, number: u64) -> KeyId {
 
 /// What is revoked, in order; `begin` where a new epoch is wanted.
 fn opened(data: &Path, at: i64, begin: bool) -> Result<(Log, Vec<KeyId>), LogFault> {
-    let begin = begin.then(|| NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: false });
+    let begin =
+        begin.then(|| NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: false });
     let clock = Arc::new(ManualClock::at(Timestamp(at)));
     let (log, recovered) = Log::open(Settings { begin, ..settings(data) }, clock)?;
     let revoked = recovered.records.iter().filter_map(|record| {
@@ -50,7 +51,11 @@ fn grown() -> tempfile::TempDir {
     for epoch in 0..3 {
         let (log, _) = opened(data.path(), LONG_AGO + epoch * 100 * DAY, epoch > 0).expect("a log");
         for number in 0..RECORDS {
-            log.seal_blocking(Event::KeyRevoked { kid: kid(epoch, number), reason: "a test".to_owned() }, None).expect("sealed");
+            log.seal_blocking(
+                Event::KeyRevoked { kid: kid(epoch, number), reason: "a test".to_owned() },
+                None,
+            )
+            .expect("sealed");
         }
         log.close().expect("closed");
     }
@@ -63,7 +68,12 @@ fn grown() -> tempfile::TempDir {
 
 fn prune(data: &Path, flags: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_token-shield"));
-    let ran = command.args(["audit", "prune", "--yes", "--data"]).arg(data).args(flags).output().expect("the command");
+    let ran = command
+        .args(["audit", "prune", "--yes", "--data"])
+        .arg(data)
+        .args(flags)
+        .output()
+        .expect("the command");
     (ran.status.success(), String::from_utf8([ran.stdout, ran.stderr].concat()).expect("UTF-8"))
 }
 
@@ -75,7 +85,8 @@ fn days() -> String {
 fn check(data: &Path, dir: &Path, head: bool) -> Vec<Seen> {
     let own = settings(data);
     let keys = read_vkeys(&fs::read_to_string(own.vkeys).expect("keys")).expect("keys");
-    verify(&Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None }, |_, _| ()).expect("it verifies")
+    verify(&Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None }, |_, _| ())
+        .expect("it verifies")
 }
 
 fn epoch(data: &Path, number: u32) -> PathBuf {
@@ -87,7 +98,11 @@ fn copy_folder(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a folder") {
         let path = entry.expect("an entry").path();
         let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() { copy_folder(&path, &target) } else { assert!(fs::copy(&path, &target).is_ok()) }
+        if path.is_dir() {
+            copy_folder(&path, &target)
+        } else {
+            assert!(fs::copy(&path, &target).is_ok())
+        }
     }
 }
 
@@ -97,15 +112,31 @@ fn old_records_move_away_and_the_books_stay_as_they_are() {
     let (data, moved) = (data.path(), data.path().join("moved"));
     let before = check(data, &settings(data).dir, true);
     let (done, said) = prune(data, &["--keep", &days(), "--to", &moved.to_string_lossy()]);
-    assert!(done && said.contains("e000001: 300 records moved") && said.contains("e000002"), "{said}");
+    assert!(
+        done && said.contains("e000001: 300 records moved") && said.contains("e000002"),
+        "{said}"
+    );
     let after = check(data, &settings(data).dir, true);
     assert_eq!(after.iter().map(|epoch| epoch.pruned).collect::<Vec<_>>(), [true, true, false]);
-    assert!(after.iter().zip(&before).take(2).all(|(after, before)| (after.size, after.root) == (before.size, before.root)));
+    assert!(
+        after
+            .iter()
+            .zip(&before)
+            .take(2)
+            .all(|(after, before)| (after.size, after.root) == (before.size, before.root))
+    );
     assert_eq!(after[2].size, before[2].size + 1, "a record says what was moved");
-    assert!(!epoch(data, 1).join("tile/0/000").exists() && epoch(data, 1).join("tile/0/001.p/44").exists());
+    assert!(
+        !epoch(data, 1).join("tile/0/000").exists()
+            && epoch(data, 1).join("tile/0/001.p/44").exists()
+    );
     let kept = check(data, &moved, false);
-    assert!(kept.iter().zip(&before).all(|(kept, before)| kept.root == before.root && !kept.pruned) && kept.len() == 2);
-    let (log, revoked) = opened(data, LONG_AGO + 300 * DAY, true).expect("a start, and a new epoch");
+    assert!(
+        kept.iter().zip(&before).all(|(kept, before)| kept.root == before.root && !kept.pruned)
+            && kept.len() == 2
+    );
+    let (log, revoked) =
+        opened(data, LONG_AGO + 300 * DAY, true).expect("a start, and a new epoch");
     assert!(revoked == everything(), "all that was revoked");
     log.close().expect("closed");
     let (done, said) = prune(data, &["--keep", &days()]);
@@ -131,16 +162,28 @@ fn without_the_cache_a_start_says_what_to_restore() {
         let cache = without_cache(data, damaged);
         fs::remove_dir_all(cache.with_file_name("pruned")).expect("lost as well");
         for _ in 0..2 {
-            let fault = opened(data, LONG_AGO + 300 * DAY, false).map(|_| ()).expect_err("a start that would forget");
+            let fault = opened(data, LONG_AGO + 300 * DAY, false)
+                .map(|_| ())
+                .expect_err("a start that would forget");
             let said = fault.to_string();
-            assert!(matches!(fault, LogFault::Pruned { .. }) && said.contains("e000001/tile"), "{said}");
+            assert!(
+                matches!(fault, LogFault::Pruned { .. }) && said.contains("e000001/tile"),
+                "{said}"
+            );
         }
         if damaged {
-            assert_eq!(fs::read(&cache).expect("the cache"), b"no database", "it is left for who looks into it");
+            assert_eq!(
+                fs::read(&cache).expect("the cache"),
+                b"no database",
+                "it is left for who looks into it"
+            );
             fs::remove_file(&cache).expect("removed");
         }
         for number in [1, 2] {
-            copy_folder(&moved.join(format!("e{number:06}/tile")), &epoch(data, number).join("tile"));
+            copy_folder(
+                &moved.join(format!("e{number:06}/tile")),
+                &epoch(data, number).join("tile"),
+            );
         }
         let (log, revoked) = opened(data, LONG_AGO + 300 * DAY, false).expect("a start");
         assert!(revoked == everything(), "all that was revoked");
@@ -169,7 +212,10 @@ fn a_lost_cache_is_made_anew_from_what_is_left_of_pruned_records() {
 fn fault(data: &Path, dir: &Path, head: bool) -> String {
     let own = settings(data);
     let keys = read_vkeys(&fs::read_to_string(own.vkeys).expect("keys")).expect("keys");
-    let found = verify(&Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None }, |_, _| ());
+    let found = verify(
+        &Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None },
+        |_, _| (),
+    );
     found.expect_err("a fault").to_string()
 }
 
@@ -179,7 +225,11 @@ fn records_are_missed_unless_one_says_that_they_were_moved_away() {
     let data = data.path();
     let dir = settings(data).dir;
     fs::remove_dir_all(epoch(data, 2).join("tile/entries")).expect("taken away");
-    assert!(fault(data, &dir, true).contains("e000002: record 0: its records are missing"), "{}", fault(data, &dir, true));
+    assert!(
+        fault(data, &dir, true).contains("e000002: record 0: its records are missing"),
+        "{}",
+        fault(data, &dir, true)
+    );
 
     let data = grown();
     let data = data.path();
@@ -190,10 +240,16 @@ fn records_are_missed_unless_one_says_that_they_were_moved_away() {
     assert!(done && said.contains("e000001") && !said.contains("e000002"), "{said}");
     assert!(check(data, &dir, true)[0].pruned);
     fs::remove_dir_all(epoch(data, 2).join("tile/entries")).expect("taken away");
-    assert!(fault(data, &dir, true).contains("e000002: record 0: its records are missing"), "the record says e000001");
+    assert!(
+        fault(data, &dir, true).contains("e000002: record 0: its records are missing"),
+        "the record says e000001"
+    );
 
     fs::remove_dir_all(epoch(data, 1)).expect("taken away");
-    assert!(fault(data, &dir, true).contains("the epochs before it are missing"), "with the head, the log begins with e000001");
+    assert!(
+        fault(data, &dir, true).contains("the epochs before it are missing"),
+        "with the head, the log begins with e000001"
+    );
 }
 
 #[test]
@@ -232,7 +288,10 @@ fn a_clock_far_ahead_of_the_log_is_doubtful() {
     let data = grown();
     let at = |days: i64| ManualClock::at(Timestamp(LONG_AGO + (200 + days) * DAY));
     let doubtful = |days| is_clock_doubtful(&settings(data.path()), &at(days)).expect("a log");
-    assert_eq!([doubtful(0), doubtful(29), doubtful(31), doubtful(3650)], [false, false, true, true]);
+    assert_eq!(
+        [doubtful(0), doubtful(29), doubtful(31), doubtful(3650)],
+        [false, false, true, true]
+    );
 }
 
 #[test]
@@ -246,7 +305,10 @@ fn an_epoch_of_which_something_was_lost_stays() {
     fs::remove_dir_all(epoch(data, 3).join("journal")).expect("removed");
     fs::create_dir(epoch(data, 3).join("journal")).expect("a folder");
     assert_eq!(
-        check(data, &settings(data).dir, true).iter().map(|epoch| epoch.lost.is_some()).collect::<Vec<_>>(),
+        check(data, &settings(data).dir, true)
+            .iter()
+            .map(|epoch| epoch.lost.is_some())
+            .collect::<Vec<_>>(),
         [false, false, true, false]
     );
     let (done, said) = prune(data, &["--keep", "1d"]);

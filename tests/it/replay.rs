@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use token_shield::audit::format::event::{AgentStatus, Event};
-use token_shield::audit::format::request::{About, Admission, Body, Caller, Outcome, Refused, Used};
+use token_shield::audit::format::request::{
+    About, Admission, Body, Caller, Outcome, Refused, Used,
+};
 use token_shield::audit::read::reader;
 use token_shield::audit::read::replay::{Replay, replay};
 use token_shield::audit::store::log::{Log, NewEpoch, Settings, cache_against};
@@ -138,16 +140,33 @@ fn refusal(code: &'static str) -> Event {
 }
 
 fn refused(about: About, code: &'static str) -> Event {
-    Event::Refusal(Box::new(Refused { about, stage: "authenticated", code, detail: None, param: None, status: 403, ms: 1 }))
+    Event::Refusal(Box::new(Refused {
+        about,
+        stage: "authenticated",
+        code,
+        detail: None,
+        param: None,
+        status: 403,
+        ms: 1,
+    }))
 }
 
 fn standing(agent: &str, standing: AgentStatus) -> Event {
-    Event::AgentStanding { agent: agent.parse().expect("agent"), standing, reason: "a test".to_owned() }
+    Event::AgentStanding {
+        agent: agent.parse().expect("agent"),
+        standing,
+        reason: "a test".to_owned(),
+    }
 }
 
 fn token_revoked(token: u8) -> Event {
     let agent = "acme/reader".parse().expect("agent");
-    Event::TokenRevoked { token: TokenId([token; 32]), jti: "x".to_owned(), agent, reason: "a test".to_owned() }
+    Event::TokenRevoked {
+        token: TokenId([token; 32]),
+        jti: "x".to_owned(),
+        agent,
+        reason: "a test".to_owned(),
+    }
 }
 
 #[test]
@@ -168,8 +187,18 @@ fn what_follows_from_the_log_is_no_disagreement() {
     book.add(refusal("rate-exceeded"));
     let done = book.replay();
     assert_eq!(done.disagreements, []);
-    assert_eq!((done.admissions, done.outcomes, done.refusals, done.unknown, done.open), (3, 2, 3, 1, 0));
-    assert!(done.books.lines().iter().any(|line| line.contains("acme/reader") && line.contains("active")), "{:?}", done.books);
+    assert_eq!(
+        (done.admissions, done.outcomes, done.refusals, done.unknown, done.open),
+        (3, 2, 3, 1, 0)
+    );
+    assert!(
+        done.books
+            .lines()
+            .iter()
+            .any(|line| line.contains("acme/reader") && line.contains("active")),
+        "{:?}",
+        done.books
+    );
 }
 
 #[test]
@@ -178,7 +207,14 @@ fn a_token_behind_a_revoked_handle_is_refused_by_whatever_it_is_shown_as() {
     let handle = HandleId([9; 32]);
     let agent = || "acme/reader/child".parse().expect("agent");
     let (token, principal) = ("t".to_owned(), "user:ada".parse().expect("principal"));
-    book.add(Event::HandleSet { handle, token, id: TokenId([3; 32]), agent: agent(), principal, until: None });
+    book.add(Event::HandleSet {
+        handle,
+        token,
+        id: TokenId([3; 32]),
+        agent: agent(),
+        principal,
+        until: None,
+    });
     book.add(Event::HandleRevoked { handle, agent: agent(), reason: "a test".to_owned() });
     book.add(refusal("handle-revoked"));
     assert_eq!(book.found(), []);
@@ -205,14 +241,34 @@ fn what_does_not_follow_is_named() {
         principal: "user:ada".parse().expect("principal"),
         expires: BEGAN.plus(Duration::from_secs(90)),
     };
-    let revoked = Event::HandleRevoked { handle, agent: "acme/reader".parse().expect("agent"), reason: "a test".to_owned() };
+    let revoked = Event::HandleRevoked {
+        handle,
+        agent: "acme/reader".parse().expect("agent"),
+        reason: "a test".to_owned(),
+    };
     let cases: Vec<(Vec<Event>, usize, &str)> = vec![
-        (vec![standing("acme/reader", AgentStatus::Suspended), admission(1), outcome(1, 1, 1)], 1, "acme/reader is not active"),
-        (vec![standing("acme/reader/child", AgentStatus::Revoked), admission(1), outcome(1, 1, 1)], 1, "child is not active"),
+        (
+            vec![standing("acme/reader", AgentStatus::Suspended), admission(1), outcome(1, 1, 1)],
+            1,
+            "acme/reader is not active",
+        ),
+        (
+            vec![
+                standing("acme/reader/child", AgentStatus::Revoked),
+                admission(1),
+                outcome(1, 1, 1),
+            ],
+            1,
+            "child is not active",
+        ),
         (vec![token_revoked(1), admission(1), ended(1, 1, "upstream-error")], 1, "is revoked"),
         (vec![gone(4), admission(1), outcome(1, 1, 1)], 1, "is revoked"),
         (vec![registered, admission(1), outcome(1, 1, 1)], 1, "has expired"),
-        (vec![set(3), revoked, admitted(about(1, Some(handle))), outcome(1, 2, 1)], 2, "is revoked"),
+        (
+            vec![set(3), revoked, admitted(about(1, Some(handle))), outcome(1, 2, 1)],
+            2,
+            "is revoked",
+        ),
         (vec![set(3), admission(1)], 1, "stands behind a handle"),
         (vec![set(5), admitted(about(1, Some(handle)))], 1, "stands for another token"),
         (vec![admission(1), admission(1)], 1, "let through before"),
@@ -225,7 +281,11 @@ fn what_does_not_follow_is_named() {
         (vec![refusal("agent-suspended")], 0, "nothing in the books"),
         (vec![refusal("token-revoked")], 0, "nothing in the books"),
         (vec![refusal("key-revoked")], 0, "nothing in the books"),
-        (vec![standing("acme/reader", AgentStatus::Suspended), refusal("agent-quarantined")], 1, "nothing in the books"),
+        (
+            vec![standing("acme/reader", AgentStatus::Suspended), refusal("agent-quarantined")],
+            1,
+            "nothing in the books",
+        ),
     ];
     for (events, place, expect) in cases {
         let book = Book::new();
@@ -243,8 +303,16 @@ fn what_was_on_its_way_is_judged_by_the_books_that_it_met() {
     let book = Book::new();
     let handle = HandleId([9; 32]);
     let set = |id| {
-        let (agent, principal) = ("acme/reader/child".parse().expect("agent"), "user:ada".parse().expect("principal"));
-        Event::HandleSet { handle, token: "t".to_owned(), id: TokenId([id; 32]), agent, principal, until: None }
+        let (agent, principal) =
+            ("acme/reader/child".parse().expect("agent"), "user:ada".parse().expect("principal"));
+        Event::HandleSet {
+            handle,
+            token: "t".to_owned(),
+            id: TokenId([id; 32]),
+            agent,
+            principal,
+            until: None,
+        }
     };
     book.add(set(3));
     let slow = arrived(1, Some(handle), BEGAN.plus(Duration::from_secs(60)));
@@ -284,7 +352,8 @@ fn a_part_of_a_log_misses_no_reasons_that_may_stand_before_it() {
     book.log.close().expect("closed");
     let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
     let own = settings(book.data.path());
-    let (log, _) = Log::open(Settings { begin, ..own.clone() }, Arc::clone(&book.clock) as _).expect("a log");
+    let (log, _) =
+        Log::open(Settings { begin, ..own.clone() }, Arc::clone(&book.clock) as _).expect("a log");
     log.seal_blocking(refusal("agent-suspended"), None).expect("sealed");
     log.seal_blocking(admitted(about(1, Some(HandleId([9; 32])))), None).expect("sealed");
     log.close().expect("closed");
@@ -319,7 +388,8 @@ fn a_cache_that_says_otherwise_is_found() {
     // The cache's file has each record once, in the log's bytes.
     let mut bytes = fs::read(&settings.cache).expect("the cache");
     let record = reader::one(&epochs[0], 3).expect("a record");
-    let place = bytes.windows(record.len()).position(|window| window == record).expect("the record");
+    let place =
+        bytes.windows(record.len()).position(|window| window == record).expect("the record");
     bytes[place + record.len() - 20] ^= 1;
     fs::write(&settings.cache, bytes).expect("changed");
     let found = cache_against(&settings.cache, &epochs).expect("read").expect("a cache");
@@ -330,7 +400,11 @@ fn a_cache_that_says_otherwise_is_found() {
 
 /// Runs the command line; gives what it says, or panics with it.
 fn audit(words: &[&str]) -> (bool, String) {
-    let ran = Command::new(env!("CARGO_BIN_EXE_token-shield")).arg("audit").args(words).output().expect("the command");
+    let ran = Command::new(env!("CARGO_BIN_EXE_token-shield"))
+        .arg("audit")
+        .args(words)
+        .output()
+        .expect("the command");
     (ran.status.success(), String::from_utf8([ran.stdout, ran.stderr].concat()).expect("UTF-8"))
 }
 
@@ -342,7 +416,8 @@ fn an_export_opens_its_own_records_and_no_others() {
     seal(&log, token_revoked(1));
     log.close().expect("closed");
     let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
-    let (log, _) = Log::open(Settings { begin, ..settings(data.path()) }, Arc::clone(&clock) as _).expect("a log");
+    let (log, _) = Log::open(Settings { begin, ..settings(data.path()) }, Arc::clone(&clock) as _)
+        .expect("a log");
     seal(&log, admission(2));
     log.close().expect("closed");
     let dir = settings(data.path()).dir;
@@ -350,36 +425,57 @@ fn an_export_opens_its_own_records_and_no_others() {
     let to = to.to_str().expect("UTF-8");
     let (done, said) = audit(&["export", to, "--dir", dir]);
     assert!(done && said.contains("e000001: 2 records") && !said.contains("e000002:"), "{said}");
-    let (exported, keys, vkeys) = (format!("{to}/audit"), format!("{to}/keys.jsonl"), format!("{to}/log.vkeys"));
+    let (exported, keys, vkeys) =
+        (format!("{to}/audit"), format!("{to}/keys.jsonl"), format!("{to}/log.vkeys"));
     let (_, said) = audit(&["verify", &exported, "--log-keys", &vkeys]);
-    assert!(said.contains("valid: gw.example/e000001") && said.contains("END UNPROVEN"), "no head goes along: {said}");
+    assert!(
+        said.contains("valid: gw.example/e000001") && said.contains("END UNPROVEN"),
+        "no head goes along: {said}"
+    );
     let opened = |dir: &str, keys: &str| {
         let (done, said) = audit(&["query", dir, "--keys", keys]);
         assert!(done, "{said}");
         let lines = said.lines().filter(|line| !line.contains(r#""inside":null"#));
-        lines.map(|line| line.split(r#""record":""#).nth(1).expect("a record")[..9].to_owned()).collect::<BTreeSet<_>>()
+        lines
+            .map(|line| line.split(r#""record":""#).nth(1).expect("a record")[..9].to_owned())
+            .collect::<BTreeSet<_>>()
     };
-    let expect = |records: &[&str]| records.iter().map(|record| (*record).to_owned()).collect::<BTreeSet<_>>();
+    let expect = |records: &[&str]| {
+        records.iter().map(|record| (*record).to_owned()).collect::<BTreeSet<_>>()
+    };
     assert_eq!(opened(&exported, &keys), expect(&["e000001#0", "e000001#1"]));
     // The principal's later records stay closed; the epoch's first record is always plain.
     assert_eq!(opened(dir, &keys), expect(&["e000001#0", "e000001#1", "e000002#0"]));
     let one = format!("{to}-one");
-    assert!(audit(&["export", &one, "--dir", dir, "--principal", "user:ada", "--epochs", "e000001"]).0);
-    assert_eq!(opened(&format!("{one}/audit"), &format!("{one}/keys.jsonl")), expect(&["e000001#0"]));
+    assert!(
+        audit(&["export", &one, "--dir", dir, "--principal", "user:ada", "--epochs", "e000001"]).0
+    );
+    assert_eq!(
+        opened(&format!("{one}/audit"), &format!("{one}/keys.jsonl")),
+        expect(&["e000001#0"])
+    );
     let none = format!("{to}-none");
-    assert!(audit(&["export", &none, "--dir", dir, "--without-keys"]).0 && !Path::new(&none).join("keys.jsonl").exists());
+    assert!(
+        audit(&["export", &none, "--dir", dir, "--without-keys"]).0
+            && !Path::new(&none).join("keys.jsonl").exists()
+    );
     let nowhere = format!("{to}-not");
     for (words, expect) in [
         (vec!["export", to, "--dir", dir], "is there already"),
         (vec!["export", &nowhere, "--dir", &exported], "no closed epoch yet"),
         (vec!["export", &nowhere, "--dir", dir, "--log-keys", "/nowhere"], "/nowhere"),
         (vec!["export", "/nowhere/x", "--dir", dir, "--epochs", "e000002"], "it is being written"),
-        (vec!["export", "/nowhere/x", "--dir", dir, "--epochs", "e000007"], "there is no such epoch"),
+        (
+            vec!["export", "/nowhere/x", "--dir", dir, "--epochs", "e000007"],
+            "there is no such epoch",
+        ),
     ] {
         let (done, said) = audit(&words);
         assert!(!done && said.contains(expect), "{said}");
     }
-    let left = fs::read_dir(data.path()).expect("the folder").map(|entry| entry.expect("entry").file_name());
+    let left = fs::read_dir(data.path())
+        .expect("the folder")
+        .map(|entry| entry.expect("entry").file_name());
     let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("out-not")).collect();
     assert!(left.is_empty(), "what fails leaves nothing half: {left:?}");
 }

@@ -13,7 +13,11 @@ fn shipped(path: &str) -> String {
 #[track_caller]
 fn faults(text: &str, expect: &[&str]) {
     let faults = config::read(text, Path::new("/etc/x")).expect_err("faults");
-    let shown: Vec<String> = faults.0.iter().map(|fault| format!("{} {}: {}", fault.line, fault.key, fault.what)).collect();
+    let shown: Vec<String> = faults
+        .0
+        .iter()
+        .map(|fault| format!("{} {}: {}", fault.line, fault.key, fault.what))
+        .collect();
     assert_eq!(shown.len(), expect.len(), "{shown:#?}");
     for (fault, part) in shown.iter().zip(expect) {
         assert!(fault.contains(part), "{fault:?} does not contain {part:?}");
@@ -22,8 +26,12 @@ fn faults(text: &str, expect: &[&str]) {
 
 #[test]
 fn the_example_config_has_no_faults() {
-    let read = config::read(&shipped("config/token-shield.toml"), Path::new("/etc/token-shield")).expect("no faults");
-    assert_eq!((read.guard.models.len(), read.proxy.upstreams.len(), read.guard.classes.len()), (1, 2, 2));
+    let read = config::read(&shipped("config/token-shield.toml"), Path::new("/etc/token-shield"))
+        .expect("no faults");
+    assert_eq!(
+        (read.guard.models.len(), read.proxy.upstreams.len(), read.guard.classes.len()),
+        (1, 2, 2)
+    );
     assert!(read.warnings.is_empty());
 }
 
@@ -45,10 +53,13 @@ fn its_commented_defaults_are_keys_too() {
         "trusted_proxies",
     ];
     for key in keys {
-        let line =
-            text.lines().find(|line| line.starts_with(&format!("# {key} = "))).unwrap_or_else(|| panic!("{key} is not shown"));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("# {key} = ")))
+            .unwrap_or_else(|| panic!("{key} is not shown"));
         let whole = text.replace(line, line.trim_start_matches("# "));
-        config::read(&whole, Path::new("/etc/token-shield")).unwrap_or_else(|faults| panic!("{key}: {faults}"));
+        config::read(&whole, Path::new("/etc/token-shield"))
+            .unwrap_or_else(|faults| panic!("{key}: {faults}"));
     }
 }
 
@@ -91,19 +102,28 @@ fn every_fault_is_said_at_once() {
 
 #[test]
 fn promtool_takes_the_rules() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/token-shield.rules.yml");
-    let done =
-        Command::new("promtool").args(["check", "rules"]).arg(path).output().expect("promtool (Debian package prometheus)");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/token-shield.rules.yml");
+    let done = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(path)
+        .output()
+        .expect("promtool (Debian package prometheus)");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[test]
 fn every_alert_has_a_section_in_the_runbook_and_a_link_to_it() {
-    let (rules, runbook) = (shipped("config/prometheus/token-shield.rules.yml"), shipped("docs/RUNBOOK.md"));
-    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let (rules, runbook) =
+        (shipped("config/prometheus/token-shield.rules.yml"), shipped("docs/RUNBOOK.md"));
+    let alerts: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alerts.len() > 5, "{alerts:?}");
     for alert in alerts {
-        assert!(runbook.contains(&format!("\n### {alert}\n")), "docs/RUNBOOK.md has no section {alert}");
+        assert!(
+            runbook.contains(&format!("\n### {alert}\n")),
+            "docs/RUNBOOK.md has no section {alert}"
+        );
         let link = format!("runbook: docs/RUNBOOK.md#{}", alert.to_lowercase());
         assert!(rules.contains(&link), "{alert} does not link to its section: {link}");
     }
@@ -116,10 +136,15 @@ fn board_and_rules_name_metrics_that_exist() {
     for file in ["config/prometheus/token-shield.rules.yml", "config/grafana/token-shield.json"] {
         let text = shipped(file);
         let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-        let named: Vec<&str> = words.filter(|word| word.starts_with("token_shield_") || word.starts_with("process_")).collect();
+        let named: Vec<&str> = words
+            .filter(|word| word.starts_with("token_shield_") || word.starts_with("process_"))
+            .collect();
         assert!(named.len() > 5, "{file} names no metrics");
         for name in named {
-            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            let base = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .unwrap_or(name);
             assert!(known.iter().any(|known| known == base), "{file} names {name}");
         }
     }

@@ -29,15 +29,19 @@ fn a_good_request_is_answered() {
     let gateway = Gateway::start();
     let answer = gateway.send(&gateway.chat(HELLO));
     check(&answer, 200, "");
-    assert!(answer.body.contains("hello") && answer.head.contains("token-shield-request: rq_"), "{answer:?}");
+    assert!(
+        answer.body.contains("hello") && answer.head.contains("token-shield-request: rq_"),
+        "{answer:?}"
+    );
 }
 
 #[test]
 fn a_standing_acts_on_the_next_request_and_ends() {
     let gateway = Gateway::start();
-    for (stop, code, go) in
-        [(Verb::Suspend, "agent-suspended", Verb::Resume), (Verb::Quarantine, "agent-quarantined", Verb::Release)]
-    {
+    for (stop, code, go) in [
+        (Verb::Suspend, "agent-suspended", Verb::Resume),
+        (Verb::Quarantine, "agent-quarantined", Verb::Release),
+    ] {
         stand(&gateway, stop);
         check(&gateway.send(&gateway.chat(HELLO)), 403, code);
         stand(&gateway, go);
@@ -58,7 +62,11 @@ fn a_command_is_carried_out_whoever_waits_for_it() {
         unregistered: true,
     });
     // The next command comes after it.
-    gateway.command(Command::AgentRegister { agent: "research/other".to_owned(), principal: None, class: None });
+    gateway.command(Command::AgentRegister {
+        agent: "research/other".to_owned(),
+        principal: None,
+        class: None,
+    });
     check(&gateway.send(&gateway.chat(HELLO)), 403, "agent-quarantined");
 }
 
@@ -69,10 +77,19 @@ fn a_token_is_revoked_by_its_label() {
     claims.set("jti", token_shield::json::Value::from_text("LABEL-1"));
     let token = gateway.sign(claims);
     gateway.command(Command::TokenRegister { token: token.clone(), class: None });
-    check(&gateway.send(&gateway.request_as(&token, "/v1/chat/completions", &[], HELLO.as_bytes())), 200, "");
-    let revoked = gateway.command(Command::TokenRevoke { token: "LABEL-1".to_owned(), reason: "lost".to_owned() });
+    check(
+        &gateway.send(&gateway.request_as(&token, "/v1/chat/completions", &[], HELLO.as_bytes())),
+        200,
+        "",
+    );
+    let revoked = gateway
+        .command(Command::TokenRevoke { token: "LABEL-1".to_owned(), reason: "lost".to_owned() });
     assert_eq!(revoked.sealed.len(), 1);
-    check(&gateway.send(&gateway.request_as(&token, "/v1/chat/completions", &[], HELLO.as_bytes())), 401, "token-revoked");
+    check(
+        &gateway.send(&gateway.request_as(&token, "/v1/chat/completions", &[], HELLO.as_bytes())),
+        401,
+        "token-revoked",
+    );
 }
 
 /// What is left of a chunked answer, up to its last chunk (RFC 9112 section 7.1): the connection may stay open.
@@ -91,7 +108,9 @@ fn answer(stream: &mut TcpStream) -> String {
 fn an_open_stream_ends_within_a_second_of_a_quarantine() {
     let gateway = Gateway::start();
     let text = "word ".repeat(180_000);
-    let body = format!(r#"{{"model":"echo","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let body = format!(
+        r#"{{"model":"echo","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+    );
     let mut stream = TcpStream::connect(gateway.api).expect("connect");
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
     stream.write_all(&gateway.chat(&body)).expect("write");
@@ -113,7 +132,11 @@ fn a_rate_holds_and_says_when_to_come_back() {
     assert!((3..=4).contains(&passed), "{passed} passed");
     let refused = answers.iter().find(|answer| answer.status == 429).expect("a refusal");
     check(refused, 429, "rate-exceeded");
-    assert!(refused.head.contains("retry-after: 1") && refused.head.contains("ratelimit-policy"), "{}", refused.head);
+    assert!(
+        refused.head.contains("retry-after: 1") && refused.head.contains("ratelimit-policy"),
+        "{}",
+        refused.head
+    );
     assert!(!refused.head.contains("x-should-retry: false"));
 }
 

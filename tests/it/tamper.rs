@@ -35,9 +35,21 @@ fn settings(data: &Path) -> Settings {
 }
 
 fn event(number: u64) -> Event {
-    let row = |whose: &str, stage| Row { whose: whose.to_owned(), stage, code: "no-such-token", count: number };
-    let tally =
-        |row| Box::new(Tally { principal: None, from: Timestamp(0), until: Timestamp(60_000), rows: vec![row], other: number });
+    let row = |whose: &str, stage| Row {
+        whose: whose.to_owned(),
+        stage,
+        code: "no-such-token",
+        count: number,
+    };
+    let tally = |row| {
+        Box::new(Tally {
+            principal: None,
+            from: Timestamp(0),
+            until: Timestamp(60_000),
+            rows: vec![row],
+            other: number,
+        })
+    };
     match number % 4 {
         0 => Event::Refusals(tally(row("ops/agent", None))),
         1 => Event::Strangers(tally(row("192.0.2.0/24", Some("token")))),
@@ -47,14 +59,20 @@ fn event(number: u64) -> Event {
 
 impl Built {
     fn new() -> Self {
-        let folder = || tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("folder");
+        let folder =
+            || tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("folder");
         let (data, older) = (folder(), folder());
         let mut since = Vec::new();
         for (epoch, records) in (1..).zip(RECORDS) {
-            let begin = (epoch > 1).then(|| NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: false });
+            let begin = (epoch > 1).then(|| NewEpoch {
+                reason: "for a test".to_owned(),
+                by: None,
+                after_loss: false,
+            });
             let clock = Arc::new(ManualClock::at(Timestamp(1_790_000_000_000)));
             let time = Arc::clone(&clock) as Arc<dyn Clock>;
-            let (log, _) = Log::open(Settings { begin, ..settings(data.path()) }, time).expect("log");
+            let (log, _) =
+                Log::open(Settings { begin, ..settings(data.path()) }, time).expect("log");
             for half in [0..records / 2, records / 2..records] {
                 let (answer, answers) = mpsc::channel();
                 let count = half.end - half.start;
@@ -72,7 +90,9 @@ impl Built {
                     std::thread::park_timeout(Duration::from_millis(1));
                 }
                 if count == records / 2 && since.len() < epoch {
-                    since.push(fs::read_to_string(log.epoch().join("checkpoint")).expect("checkpoint"));
+                    since.push(
+                        fs::read_to_string(log.epoch().join("checkpoint")).expect("checkpoint"),
+                    );
                     if epoch == 2 {
                         copy_folder(data.path(), older.path());
                     }
@@ -80,7 +100,8 @@ impl Built {
             }
             log.close().expect("closed");
         }
-        let keys = read_vkeys(&fs::read_to_string(settings(data.path()).vkeys).expect("keys")).expect("keys");
+        let keys = read_vkeys(&fs::read_to_string(settings(data.path()).vkeys).expect("keys"))
+            .expect("keys");
         Self { data, keys, since, older }
     }
 
@@ -126,7 +147,11 @@ fn first_bad(path: &Path, old: &[u8], new: &[u8]) -> Option<u64> {
     let (_, rest) = text.split_once("/tile/")?;
     let (level, tile) = rest.split_once('/')?;
     let first = tile.get(..3)?.parse::<u64>().ok()? * 256;
-    let place = old.iter().zip(new).position(|(one, other)| one != other).unwrap_or(old.len().min(new.len()));
+    let place = old
+        .iter()
+        .zip(new)
+        .position(|(one, other)| one != other)
+        .unwrap_or(old.len().min(new.len()));
     if level == "entries" {
         let mut end = 0;
         let known = bundle_records(old).position(|record| {
@@ -152,20 +177,27 @@ fn policy(path: &Path, old: &[u8], new: Option<&[u8]>, said: &Result<Vec<Seen>, 
         None => text.ends_with("/lock") || text.ends_with("/reserve") || text.contains("/journal/"),
         Some(new) if text.ends_with("/reserve") => zeros(new),
         // Behind the last batch an interrupted write may have left anything: it is told, and no fault.
-        Some(new) if text.contains("/journal/") => new.get(..kept.next_multiple_of(512)) == old.get(..kept.next_multiple_of(512)),
+        Some(new) if text.contains("/journal/") => {
+            new.get(..kept.next_multiple_of(512)) == old.get(..kept.next_multiple_of(512))
+        }
         Some(_) => false,
     };
     match said {
         Ok(seen) => {
-            let torn = new.filter(|_| text.contains("/journal/")).is_some_and(|new| !zeros(&new[kept.min(new.len())..]));
+            let torn = new
+                .filter(|_| text.contains("/journal/"))
+                .is_some_and(|new| !zeros(&new[kept.min(new.len())..]));
             assert!(passes, "{text} is changed, and nobody noticed");
             assert_eq!(seen.last().expect("an epoch").torn > 0, torn, "{text}");
             assert_eq!(seen.iter().map(|epoch| epoch.size).collect::<Vec<_>>(), [5_000, 5_000]);
         }
         // More behind the journal than one write can have left.
-        Err(fault) if passes => assert!(fault.to_string().contains("nothing was ever written"), "{text}: {fault}"),
+        Err(fault) if passes => {
+            assert!(fault.to_string().contains("nothing was ever written"), "{text}: {fault}")
+        }
         Err(fault) => {
-            let bad = new.map_or_else(|| first_bad(path, old, &[]), |new| first_bad(path, old, new));
+            let bad =
+                new.map_or_else(|| first_bad(path, old, &[]), |new| first_bad(path, old, new));
             if let Some(bad) = bad {
                 assert_eq!(fault.index(), Some(bad), "{text}: {fault}");
                 assert!(fault.epoch().is_some_and(|epoch| text.contains(epoch)), "{text}: {fault}");
@@ -181,7 +213,10 @@ fn mangled(old: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     match random.below(8) {
         0 => return None,
         1 => drop(new.drain(place..place + count)),
-        2 => drop(new.splice(place..place, (0..count).map(|_| u8::try_from(random.below(256)).expect("a byte")))),
+        2 => drop(new.splice(
+            place..place,
+            (0..count).map(|_| u8::try_from(random.below(256)).expect("a byte")),
+        )),
         3 => new.truncate(place),
         _ => {
             if let Some(byte) = new.get_mut(place) {
@@ -195,7 +230,10 @@ fn mangled(old: &[u8], random: &mut Random) -> Option<Vec<u8>> {
 fn campaign(seed: u64, rounds: usize) {
     let built = Built::new();
     let honest = built.check(Some(&built.since[0])).expect("honest");
-    assert_eq!(honest.iter().map(|epoch| (epoch.size, epoch.signed)).collect::<Vec<_>>(), [(5_000, 5_000); 2]);
+    assert_eq!(
+        honest.iter().map(|epoch| (epoch.size, epoch.signed)).collect::<Vec<_>>(),
+        [(5_000, 5_000); 2]
+    );
     let files = files(&settings(built.data.path()).dir);
     let mut random = Random(seed);
     for _ in 0..rounds {
@@ -225,11 +263,16 @@ fn whatever_is_changed_is_found() {
 #[test]
 fn files_that_change_places_are_found() {
     let built = Built::new();
-    let files: Vec<_> =
-        files(&settings(built.data.path()).dir).into_iter().map(|path| (fs::read(&path).expect("read"), path)).collect();
+    let files: Vec<_> = files(&settings(built.data.path()).dir)
+        .into_iter()
+        .map(|path| (fs::read(&path).expect("read"), path))
+        .collect();
     let mut swapped = 0;
     for (place, (one, here)) in files.iter().enumerate() {
-        let behind = files.iter().skip(place + 1).filter(|(other, _)| other.len() == one.len() && other != one);
+        let behind = files
+            .iter()
+            .skip(place + 1)
+            .filter(|(other, _)| other.len() == one.len() && other != one);
         for (other, there) in behind.step_by(7) {
             fs::write(here, other).and_then(|()| fs::write(there, one)).expect("swap");
             policy(here, one, Some(other), &built.check(None));
@@ -245,10 +288,13 @@ fn records_that_change_places_are_found_though_their_hashes_fit() {
     let built = Built::new();
     let mut random = Random(9);
     for _ in 0..20 {
-        let (epoch, tile) = (1 + u32::try_from(random.below(2)).expect("small"), 1 + random.below(18));
-        let paths = ["entries", "0"].map(|level| built.epoch(epoch).join(format!("tile/{level}/{tile:03}")));
+        let (epoch, tile) =
+            (1 + u32::try_from(random.below(2)).expect("small"), 1 + random.below(18));
+        let paths = ["entries", "0"]
+            .map(|level| built.epoch(epoch).join(format!("tile/{level}/{tile:03}")));
         let old = paths.clone().map(|path| fs::read(path).expect("read"));
-        let mut records: Vec<&[u8]> = bundle_records(&old[0]).map(|record| record.expect("honest")).collect();
+        let mut records: Vec<&[u8]> =
+            bundle_records(&old[0]).map(|record| record.expect("honest")).collect();
         let one = random.below(255);
         records.swap(one, one + 1 + random.below(255 - one));
         let (mut bundle, mut hashes) = (Vec::new(), Vec::new());
@@ -284,20 +330,31 @@ fn other_keys_and_older_logs_are_found() {
     let fault = built.verify(&old, None).expect_err("older");
     assert!(fault.to_string().contains("acknowledged"), "{fault}");
     let newest = fs::read_to_string(built.epoch(2).join("checkpoint")).expect("checkpoint");
-    let alone = |since| verify(&Wanted { dir: &old, keys: &built.keys, head: None, since }, |_, _| {});
+    let alone =
+        |since| verify(&Wanted { dir: &old, keys: &built.keys, head: None, since }, |_, _| {});
     alone(Some(&built.since[1])).expect("it holds what it held then");
     let fault = alone(Some(&newest)).expect_err("behind the checkpoint");
     assert!(fault.index().is_some_and(|index| index < 5_000), "{fault}");
     // Another log altogether, whole and consistent.
     let another = Built::new();
     built.verify(&settings(another.data.path()).dir, None).expect_err("other keys");
-    let since = Wanted { dir: &settings(another.data.path()).dir, keys: &another.keys, head: None, since: Some(&built.since[0]) };
+    let since = Wanted {
+        dir: &settings(another.data.path()).dir,
+        keys: &another.keys,
+        head: None,
+        since: Some(&built.since[0]),
+    };
     verify(&since, |_, _| {}).expect_err("not the log of that checkpoint");
     // The last epoch cut away.
     fs::remove_dir_all(built.epoch(2)).expect("remove");
     let fault = built.check(None).expect_err("cut");
     assert!(fault.to_string().contains("gw.example/e000002"), "{fault}");
-    let cut = Wanted { dir: &settings(built.data.path()).dir, keys: &built.keys, head: None, since: Some(&built.since[1]) };
+    let cut = Wanted {
+        dir: &settings(built.data.path()).dir,
+        keys: &built.keys,
+        head: None,
+        since: Some(&built.since[1]),
+    };
     verify(&cut, |_, _| {}).expect_err("cut, and a checkpoint of it was kept");
 }
 
@@ -312,8 +369,11 @@ fn forge(data: &Path, record: &str) {
     });
     let mut batch = token_shield::audit::format::journal::Builder::new(tree);
     batch.push(record.as_bytes()).expect("room");
-    let (_, segment) =
-        token_shield::audit::read::tiles::segments(&last.folder.join("journal")).expect("segments").0.pop().expect("one");
+    let (_, segment) = token_shield::audit::read::tiles::segments(&last.folder.join("journal"))
+        .expect("segments")
+        .0
+        .pop()
+        .expect("one");
     let mut bytes = fs::read(&segment).expect("a segment");
     let (end, _) = token_shield::audit::format::journal::reach(&bytes, u64::MAX);
     let forged = batch.finish().0;
@@ -326,13 +386,19 @@ fn what_is_forged_behind_the_head_says_nothing() {
     let at = r#""at":"2036-11-21T08:15:30.000Z""#;
     let built = Built::new();
     let dir = settings(built.data.path()).dir;
-    forge(built.data.path(), &format!(r#"{{{at},"kind":"pruned","plain":{{"through":"e000001"}},"v":1}}"#));
+    forge(
+        built.data.path(),
+        &format!(r#"{{{at},"kind":"pruned","plain":{{"through":"e000001"}},"v":1}}"#),
+    );
     built.check(None).expect("durable, and never told of");
     fs::remove_dir_all(dir.join("e000001/tile/entries")).expect("removed");
     let fault = built.check(None).expect_err("it is not acknowledged that they may be missing");
     assert!(fault.to_string().contains("its records are missing"), "{fault}");
     // Nor does it become so by a start, which cuts it off.
-    let started = Log::open(settings(built.data.path()), Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))));
+    let started = Log::open(
+        settings(built.data.path()),
+        Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))),
+    );
     if let Ok((log, recovered)) = started {
         assert!(recovered.torn.is_some());
         log.close().expect("closed");
@@ -343,7 +409,10 @@ fn what_is_forged_behind_the_head_says_nothing() {
     let built = Built::new();
     let plain = r#"{"agent":"ops/agent","reason":"x","standing":"active"}"#;
     forge(built.data.path(), &format!(r#"{{{at},"kind":"agent-standing","plain":{plain},"v":1}}"#));
-    let started = Log::open(settings(built.data.path()), Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))));
+    let started = Log::open(
+        settings(built.data.path()),
+        Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))),
+    );
     let fault = started.map(|_| ()).expect_err("a command that nobody gave").to_string();
     assert!(fault.contains("somebody else wrote it"), "{fault}");
 }

@@ -35,7 +35,12 @@ fn header(text: &str, expect: Result<(), Code>) {
 /// The same for the list of constraints.
 #[track_caller]
 fn constraints(list: &str, expect: Result<(), Code>) {
-    details(&format!(r#"[{{"type":"agent_delegation","scopes":["inference.chat"],"constraints":{list}}}]"#), expect);
+    details(
+        &format!(
+            r#"[{{"type":"agent_delegation","scopes":["inference.chat"],"constraints":{list}}}]"#
+        ),
+        expect,
+    );
 }
 
 #[track_caller]
@@ -63,7 +68,10 @@ fn a_good_token_of_each_algorithm_verifies() {
         assert_eq!(verified.agent().as_str(), "research/summarizer");
         assert_eq!(verified.principal().as_str(), "team:research");
         assert_eq!(verified.scopes().names().collect::<Vec<_>>(), ["inference.chat"]);
-        assert_eq!((verified.issued(), verified.expires()), (Timestamp(1_790_000_000_000), Timestamp(1_790_003_600_000)));
+        assert_eq!(
+            (verified.issued(), verified.expires()),
+            (Timestamp(1_790_000_000_000), Timestamp(1_790_003_600_000))
+        );
         assert!(verified.grants().all(|grants| grants.models.allows("any-model")));
     }
 }
@@ -74,7 +82,10 @@ fn the_shape_is_exact() {
     presented(|_| String::new(), Err(Code::TokenMalformed));
     presented(|_| "..".to_owned(), Err(Code::TokenHeader));
     presented(|token| token.replace('.', ""), Err(Code::TokenMalformed));
-    presented(|token| token.rsplit_once('.').expect("dots").0.to_owned(), Err(Code::TokenMalformed));
+    presented(
+        |token| token.rsplit_once('.').expect("dots").0.to_owned(),
+        Err(Code::TokenMalformed),
+    );
     presented(|token| format!("{token}."), Err(Code::TokenMalformed));
     presented(|token| format!("{token}.AAAA"), Err(Code::TokenMalformed));
     presented(|token| format!(".{token}"), Err(Code::TokenMalformed));
@@ -90,8 +101,14 @@ fn the_shape_is_exact() {
     presented(|token| [token; 5].join("~"), Err(Code::ChainTooLong));
     presented(|_| "ts_0123456789".to_owned(), Err(Code::HandleUnknown));
     presented(|token| token.repeat(100), Err(Code::TokenTooLarge));
-    presented(|token| format!("{}.", token.rsplit_once('.').expect("dots").0), Err(Code::TokenSignature));
-    presented(|token| format!("{}.AAAA", token.rsplit_once('.').expect("dots").0), Err(Code::TokenSignature));
+    presented(
+        |token| format!("{}.", token.rsplit_once('.').expect("dots").0),
+        Err(Code::TokenSignature),
+    );
+    presented(
+        |token| format!("{}.AAAA", token.rsplit_once('.').expect("dots").0),
+        Err(Code::TokenSignature),
+    );
 }
 
 /// 64 bytes of signature leave four unused bits in the last character: of sixteen spellings one is read.
@@ -127,7 +144,10 @@ fn the_header_is_typ_alg_and_kid() {
         r#""nonce":"1""#,
         r#""Alg":"none""#,
     ] {
-        header(&format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"KID",{extra}}}"#), Err(Code::TokenHeader));
+        header(
+            &format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"KID",{extra}}}"#),
+            Err(Code::TokenHeader),
+        );
     }
     header(r#"{"alg":"Ed25519","kid":"KID"}"#, Err(Code::TokenHeader));
     header(r#"{"typ":"JWT","alg":"Ed25519","kid":"KID"}"#, Err(Code::TokenHeader));
@@ -140,15 +160,33 @@ fn the_header_is_typ_alg_and_kid() {
     header(r#"{"typ":"at+jwt","alg":"none","alg":"Ed25519","kid":"KID"}"#, Err(Code::TokenHeader));
     header(r#"{"typ":"at+jwt","alg":"Ed25519","kid":"KID"} "#, Ok(()));
     header(r#"{"typ":"at+jwt","alg":"Ed25519","kid":"KID"}{}"#, Err(Code::TokenHeader));
-    header("\u{feff}{\"typ\":\"at+jwt\",\"alg\":\"Ed25519\",\"kid\":\"KID\"}", Err(Code::TokenHeader));
+    header(
+        "\u{feff}{\"typ\":\"at+jwt\",\"alg\":\"Ed25519\",\"kid\":\"KID\"}",
+        Err(Code::TokenHeader),
+    );
     header(r#"["typ"]"#, Err(Code::TokenHeader));
     header("", Err(Code::TokenHeader));
 }
 
 #[test]
 fn the_algorithm_is_the_keys() {
-    for name in ["none", "None", "", "HS256", "RS256", "ES256", "ML-DSA-65", "ML-DSA-44", "ed25519", "EDDSA", "Ed25519 "] {
-        header(&format!(r#"{{"typ":"at+jwt","alg":"{name}","kid":"KID"}}"#), Err(Code::TokenAlgorithm));
+    for name in [
+        "none",
+        "None",
+        "",
+        "HS256",
+        "RS256",
+        "ES256",
+        "ML-DSA-65",
+        "ML-DSA-44",
+        "ed25519",
+        "EDDSA",
+        "Ed25519 ",
+    ] {
+        header(
+            &format!(r#"{{"typ":"at+jwt","alg":"{name}","kid":"KID"}}"#),
+            Err(Code::TokenAlgorithm),
+        );
     }
     let forge = Forge::new(Algorithm::MlDsa65);
     for name in ["Ed25519", "EdDSA", "none", "ML-DSA-87", "ml-dsa-65"] {
@@ -159,8 +197,19 @@ fn the_algorithm_is_the_keys() {
 
 #[test]
 fn the_kid_names_a_known_key_or_nothing() {
-    for kid in ["", "KIDKID", "../../etc/passwd", "https://evil.example/key", "KID=", "' OR 1=1 --", "\\u0000"] {
-        header(&format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"{kid}"}}"#), Err(Code::TokenKeyUnknown));
+    for kid in [
+        "",
+        "KIDKID",
+        "../../etc/passwd",
+        "https://evil.example/key",
+        "KID=",
+        "' OR 1=1 --",
+        "\\u0000",
+    ] {
+        header(
+            &format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"{kid}"}}"#),
+            Err(Code::TokenKeyUnknown),
+        );
     }
     // Signed by a stranger's key: under its own kid it is unknown, under ours the signature is wrong.
     let forge = Forge::new(Algorithm::Ed25519);
@@ -183,11 +232,17 @@ fn the_payload_is_one_strict_object() {
     check(format!("\u{feff}{good}").as_bytes(), Err(Code::TokenClaims));
     check(format!("{good}{good}").as_bytes(), Err(Code::TokenClaims));
     check(format!("[{good}]").as_bytes(), Err(Code::TokenClaims));
-    check(&good.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>(), Err(Code::TokenClaims));
+    check(
+        &good.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>(),
+        Err(Code::TokenClaims),
+    );
     check(b"", Err(Code::TokenClaims));
     check(b"null", Err(Code::TokenClaims));
     check(b"\xff", Err(Code::TokenClaims));
-    check(payload(&[("x", &format!("{}{}", "[".repeat(30), "]".repeat(30)))]).as_bytes(), Err(Code::TokenClaims));
+    check(
+        payload(&[("x", &format!("{}{}", "[".repeat(30), "]".repeat(30)))]).as_bytes(),
+        Err(Code::TokenClaims),
+    );
     check(payload(&[("x", "NaN")]).as_bytes(), Err(Code::TokenClaims));
     check(payload(&[("x", "1e999")]).as_bytes(), Err(Code::TokenClaims));
     // An unknown claim is ignored (RFC 7519 section 4).
@@ -196,22 +251,51 @@ fn the_payload_is_one_strict_object() {
 
 #[test]
 fn every_required_claim_is_required() {
-    for name in ["iss", "aud", "sub", "client_id", "iat", "exp", "jti", "del_depth", "del_max_depth", "authorization_details"] {
+    for name in [
+        "iss",
+        "aud",
+        "sub",
+        "client_id",
+        "iat",
+        "exp",
+        "jti",
+        "del_depth",
+        "del_max_depth",
+        "authorization_details",
+    ] {
         claim(name, "", Err(Code::TokenClaims));
     }
 }
 
 #[test]
 fn every_claim_has_its_type() {
-    for name in
-        ["iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "del_depth", "del_max_depth", "authorization_details"]
-    {
+    for name in [
+        "iss",
+        "aud",
+        "sub",
+        "client_id",
+        "iat",
+        "nbf",
+        "exp",
+        "jti",
+        "del_depth",
+        "del_max_depth",
+        "authorization_details",
+    ] {
         for value in ["null", "true", "{}", "[]", "1.5", "-1", "[1]", "[null]"] {
             claim(name, value, Err(Code::TokenClaims));
         }
     }
     for name in ["iat", "nbf", "exp"] {
-        for value in [r#""1790000000""#, "1790000000.0", "179e7", "-0", "18446744073709551615", "253402207201", "[1790000000]"] {
+        for value in [
+            r#""1790000000""#,
+            "1790000000.0",
+            "179e7",
+            "-0",
+            "18446744073709551615",
+            "253402207201",
+            "[1790000000]",
+        ] {
             claim(name, value, Err(Code::TokenClaims));
         }
     }
@@ -273,11 +357,16 @@ fn dates_hold() {
     let at = |second: i64, changes: &[(&str, &str)], expect: Result<(), Code>| {
         let forge = Forge::new(Algorithm::Ed25519);
         let token = forge.token(changes);
-        assert_eq!(forge.verify_with(&token, &Both, second).map(|_| ()).map_err(|refusal| refusal.code), expect, "{second}");
+        assert_eq!(
+            forge.verify_with(&token, &Both, second).map(|_| ()).map_err(|refusal| refusal.code),
+            expect,
+            "{second}"
+        );
         // A token that is remembered is asked the same again.
         let verified = forge.verify(&forge.token(&[])).expect("a good token");
         if changes.is_empty() {
-            let found = verified.still_valid(Timestamp(second * 1000)).map_err(|refusal| refusal.code);
+            let found =
+                verified.still_valid(Timestamp(second * 1000)).map_err(|refusal| refusal.code);
             assert_eq!(found, expect, "{second}");
         }
     };
@@ -297,12 +386,16 @@ fn dates_hold() {
 
 #[test]
 fn a_life_is_as_long_as_the_issuer_allows() {
-    let forge = Forge::with(Algorithm::Ed25519, |policy| policy.ttl_max = Duration::from_secs(3600));
+    let forge =
+        Forge::with(Algorithm::Ed25519, |policy| policy.ttl_max = Duration::from_secs(3600));
     forge.check(&forge.token(&[]), Ok(()));
     forge.check(&forge.token(&[("exp", "1790003601")]), Err(Code::TokenLifetime));
     forge.check(&forge.token(&[("exp", "253402207200")]), Err(Code::TokenLifetime));
     // nbf does not shorten what iat and exp span.
-    forge.check(&forge.token(&[("exp", "1790003601"), ("nbf", "1790000010")]), Err(Code::TokenLifetime));
+    forge.check(
+        &forge.token(&[("exp", "1790003601"), ("nbf", "1790000010")]),
+        Err(Code::TokenLifetime),
+    );
 }
 
 #[test]
@@ -332,20 +425,42 @@ fn what_later_builds_read_is_refused_by_name() {
 
 #[test]
 fn the_authority_is_one_closed_object() {
-    let with = |member: &str| format!(r#"[{{"type":"agent_delegation","scopes":["inference.chat"],"constraints":[]{member}}}]"#);
+    let with = |member: &str| {
+        format!(
+            r#"[{{"type":"agent_delegation","scopes":["inference.chat"],"constraints":[]{member}}}]"#
+        )
+    };
     details(&with(""), Ok(()));
     details(&with(r#","locations":["x"]"#), Err(Code::TokenClaims));
     details(r#"[{"scopes":["inference.chat"],"constraints":[]}]"#, Err(Code::TokenClaims));
-    details(r#"[{"type":"other","scopes":["inference.chat"],"constraints":[]}]"#, Err(Code::TokenClaims));
+    details(
+        r#"[{"type":"other","scopes":["inference.chat"],"constraints":[]}]"#,
+        Err(Code::TokenClaims),
+    );
     details(r#"[{"type":"agent_delegation","constraints":[]}]"#, Err(Code::TokenClaims));
     details(r#"[{"type":"agent_delegation","scopes":["inference.chat"]}]"#, Err(Code::TokenClaims));
-    details(r#"[{"type":"agent_delegation","scopes":"inference.chat","constraints":[]}]"#, Err(Code::TokenClaims));
-    details(r#"[{"type":"agent_delegation","scopes":[7],"constraints":[]}]"#, Err(Code::TokenClaims));
-    details(r#"[{"type":"agent_delegation","scopes":["inference.chat"],"constraints":{}}]"#, Err(Code::TokenClaims));
+    details(
+        r#"[{"type":"agent_delegation","scopes":"inference.chat","constraints":[]}]"#,
+        Err(Code::TokenClaims),
+    );
+    details(
+        r#"[{"type":"agent_delegation","scopes":[7],"constraints":[]}]"#,
+        Err(Code::TokenClaims),
+    );
+    details(
+        r#"[{"type":"agent_delegation","scopes":["inference.chat"],"constraints":{}}]"#,
+        Err(Code::TokenClaims),
+    );
     details(&format!("[{0},{0}]", with("").trim_matches(['[', ']'])), Err(Code::TokenClaims));
     details(r#"["agent_delegation"]"#, Err(Code::TokenClaims));
-    details(r#"[{"type":"agent_delegation","scopes":["inference.chat","admin"],"constraints":[]}]"#, Err(Code::ScopeUnknown));
-    details(r#"[{"type":"agent_delegation","scopes":["*"],"constraints":[]}]"#, Err(Code::ScopeUnknown));
+    details(
+        r#"[{"type":"agent_delegation","scopes":["inference.chat","admin"],"constraints":[]}]"#,
+        Err(Code::ScopeUnknown),
+    );
+    details(
+        r#"[{"type":"agent_delegation","scopes":["*"],"constraints":[]}]"#,
+        Err(Code::ScopeUnknown),
+    );
 }
 
 #[test]
@@ -353,15 +468,24 @@ fn constraints_that_hold_are_read() {
     let forge = Forge::new(Algorithm::Ed25519);
     let list = r#"[{"key":"model","one_of":["llama-3.1-8b","bge-m3"]},{"key":"model","prefix":"llama"},{"key":"requests_per_second","rate":2},
         {"rate":120,"key":"requests_per_minute"},{"key":"requests_in_flight","max":8},{"key":"output_tokens","max":4096}]"#;
-    let details = format!(r#"[{{"type":"agent_delegation","scopes":["inference.*"],"constraints":{list}}}]"#);
-    let verified = forge.verify(&forge.token(&[("authorization_details", &details)])).expect("a good token");
+    let details =
+        format!(r#"[{{"type":"agent_delegation","scopes":["inference.*"],"constraints":{list}}}]"#);
+    let verified =
+        forge.verify(&forge.token(&[("authorization_details", &details)])).expect("a good token");
     let grants = verified.grants().next().expect("grants");
-    assert_eq!((grants.rps, grants.rpm, grants.in_flight, grants.output_tokens), (Some(2), Some(120), Some(8), Some(4096)));
+    assert_eq!(
+        (grants.rps, grants.rpm, grants.in_flight, grants.output_tokens),
+        (Some(2), Some(120), Some(8), Some(4096))
+    );
     let allowed = |name| grants.models.allows(name);
     assert!(allowed("llama-3.1-8b"));
     // Both constraints hold: listed but of another prefix, and of the prefix but not listed.
-    assert!(!allowed("bge-m3") && !allowed("llama-3.1-70b") && !allowed("LLAMA-3.1-8b") && !allowed(""));
-    assert!(verified.scopes().allow(Scope::Embeddings) && !verified.scopes().allow(Scope::ModelsRead));
+    assert!(
+        !allowed("bge-m3") && !allowed("llama-3.1-70b") && !allowed("LLAMA-3.1-8b") && !allowed("")
+    );
+    assert!(
+        verified.scopes().allow(Scope::Embeddings) && !verified.scopes().allow(Scope::ModelsRead)
+    );
 }
 
 #[test]
@@ -378,11 +502,23 @@ fn constraints_that_are_not_exact_are_refused() {
     constraints(r#"[{"key":"model","one_of":["m"],"note":"x"}]"#, Err(Code::ConstraintMalformed));
     constraints(r#"[{"key":"model","prefix":""}]"#, Err(Code::ConstraintMalformed));
     for number in ["-1", "1.0", "1e2", "-0", "9007199254740992", r#""8""#, "null", "true"] {
-        constraints(&format!(r#"[{{"key":"requests_per_minute","rate":{number}}}]"#), Err(Code::ConstraintMalformed));
-        constraints(&format!(r#"[{{"key":"requests_in_flight","max":{number}}}]"#), Err(Code::ConstraintMalformed));
+        constraints(
+            &format!(r#"[{{"key":"requests_per_minute","rate":{number}}}]"#),
+            Err(Code::ConstraintMalformed),
+        );
+        constraints(
+            &format!(r#"[{{"key":"requests_in_flight","max":{number}}}]"#),
+            Err(Code::ConstraintMalformed),
+        );
     }
-    constraints(r#"[{"key":"requests_in_flight","max":8},{"key":"requests_in_flight","max":8}]"#, Err(Code::ConstraintMalformed));
-    constraints(r#"[{"key":"model","one_of":["a"]},{"key":"model","one_of":["b"]}]"#, Err(Code::ConstraintMalformed));
+    constraints(
+        r#"[{"key":"requests_in_flight","max":8},{"key":"requests_in_flight","max":8}]"#,
+        Err(Code::ConstraintMalformed),
+    );
+    constraints(
+        r#"[{"key":"model","one_of":["a"]},{"key":"model","one_of":["b"]}]"#,
+        Err(Code::ConstraintMalformed),
+    );
 }
 
 #[test]
@@ -394,7 +530,10 @@ fn a_limit_that_cannot_be_held_refuses_the_token() {
     constraints(r#"[{"key":"requests_per_minute","max":1}]"#, Err(Code::ConstraintNotEnforced));
     constraints(r#"[{"key":"output_tokens","rate":1}]"#, Err(Code::ConstraintNotEnforced));
     for row in constraint::TABLE.iter().filter(|row| row.enforced().is_none()) {
-        constraints(&format!(r#"[{{"key":"{}","{}":1}}]"#, row.key, row.kind.as_str()), Err(Code::ConstraintNotEnforced));
+        constraints(
+            &format!(r#"[{{"key":"{}","{}":1}}]"#, row.key, row.kind.as_str()),
+            Err(Code::ConstraintNotEnforced),
+        );
     }
 }
 
@@ -403,9 +542,13 @@ fn a_minted_token_verifies() {
     for algorithm in [Algorithm::MlDsa65, Algorithm::Ed25519] {
         let forge = Forge::new(algorithm);
         let now = Timestamp(1_790_000_000_000);
-        let (agent, principal) = ("research/summarizer".parse().expect("agent"), "team:research".parse().expect("principal"));
+        let (agent, principal) = (
+            "research/summarizer".parse().expect("agent"),
+            "team:research".parse().expect("principal"),
+        );
         let names = ("https://operator.example", "https://gateway.example");
-        let mut request = mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 99);
+        let mut request =
+            mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 99);
         request.scopes = vec!["inference.chat".to_owned(), "models.read".to_owned()];
         request.not_before = Some(Timestamp(1_790_000_005_000));
         request.limits = [
@@ -422,9 +565,14 @@ fn a_minted_token_verifies() {
         let verified = forge.verify(&token).expect("a minted token");
         assert_eq!(verified.jti(), request.jti);
         let grants = verified.grants().next().expect("grants");
-        assert_eq!((grants.rps, grants.rpm, grants.in_flight, grants.output_tokens), (Some(1), Some(3), Some(2), Some(64)));
+        assert_eq!(
+            (grants.rps, grants.rpm, grants.in_flight, grants.output_tokens),
+            (Some(1), Some(3), Some(2), Some(64))
+        );
         assert!(grants.models.allows("llama-3.1-8b") && !grants.models.allows("bge-m3"));
-        assert!(verified.scopes().allow(Scope::ModelsRead) && !verified.scopes().allow(Scope::Messages));
+        assert!(
+            verified.scopes().allow(Scope::ModelsRead) && !verified.scopes().allow(Scope::Messages)
+        );
     }
 }
 
@@ -437,9 +585,18 @@ fn the_page_shows_the_tables_of_the_code() {
         constraint::markdown()
     );
     for scope in Scope::ALL {
-        assert!(page.contains(&format!("| `{}` |", scope.as_str())), "docs/TOKEN.md does not list {}", scope.as_str());
+        assert!(
+            page.contains(&format!("| `{}` |", scope.as_str())),
+            "docs/TOKEN.md does not list {}",
+            scope.as_str()
+        );
     }
-    for code in Code::ALL.iter().filter(|code| code.stage() == token_shield::refusal::Stage::Verified) {
-        assert!(page.contains(&format!("`{code}`")), "docs/TOKEN.md does not say when {code} is answered");
+    for code in
+        Code::ALL.iter().filter(|code| code.stage() == token_shield::refusal::Stage::Verified)
+    {
+        assert!(
+            page.contains(&format!("`{code}`")),
+            "docs/TOKEN.md does not say when {code} is answered"
+        );
     }
 }

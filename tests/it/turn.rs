@@ -26,7 +26,8 @@ fn settings(data: &Path) -> Settings {
 fn verified(data: &Path) -> Vec<Seen> {
     let own = settings(data);
     let keys = read_vkeys(&fs::read_to_string(&own.vkeys).expect("vkeys")).expect("keys");
-    verify(&Wanted { dir: &own.dir, keys: &keys, head: Some(&own.head), since: None }, |_, _| ()).expect("it verifies")
+    verify(&Wanted { dir: &own.dir, keys: &keys, head: Some(&own.head), since: None }, |_, _| ())
+        .expect("it verifies")
 }
 
 /// The reasons of all revocations, by the record's name; and who asked for each epoch.
@@ -38,7 +39,9 @@ fn read(data: &Path) -> (Vec<(String, String)>, Vec<Option<String>>) {
         let _ = reader::each(&epoch, 0, |record| {
             let name = format!("gw.example/{}", record.name());
             match Record::decode(record.bytes, &vault).expect("a record") {
-                Some(Record { event: Event::KeyRevoked { reason, .. }, .. }) => found.push((name, reason)),
+                Some(Record { event: Event::KeyRevoked { reason, .. }, .. }) => {
+                    found.push((name, reason))
+                }
                 Some(Record { event: Event::Epoch { .. }, by, .. }) => asked.push(by),
                 _ => {}
             }
@@ -54,7 +57,10 @@ fn write(log: &Log, writer: u8, over: &AtomicBool) -> Vec<(String, String)> {
     let mut sealed = Vec::new();
     for number in 0.. {
         let reason = format!("{writer}-{number}");
-        let done = log.seal_blocking(Event::KeyRevoked { kid: KeyId([writer; 32]), reason: reason.clone() }, None);
+        let done = log.seal_blocking(
+            Event::KeyRevoked { kid: KeyId([writer; 32]), reason: reason.clone() },
+            None,
+        );
         let done = done.expect("sealed, whatever epoch it is");
         sealed.push((format!("{}#{}", done.origin, done.index), reason));
         if over.load(Ordering::SeqCst) {
@@ -67,14 +73,18 @@ fn write(log: &Log, writer: u8, over: &AtomicBool) -> Vec<(String, String)> {
 #[test]
 fn epochs_follow_each_other_while_others_write() {
     let folder = tempfile::tempdir().expect("folder");
-    let (log, _) = Log::open(settings(folder.path()), Arc::new(SystemClock::start())).expect("a log");
+    let (log, _) =
+        Log::open(settings(folder.path()), Arc::new(SystemClock::start())).expect("a log");
     log.seal_blocking(Event::Stop, None).expect("the first record");
     let over = AtomicBool::new(false);
     let (log, over) = (&log, &over);
     let mut sealed: Vec<(String, String)> = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(log, writer, over))).collect();
+        let writers: Vec<_> =
+            (0..WRITERS).map(|writer| scope.spawn(move || write(log, writer, over))).collect();
         for turn in 0..TURNS {
-            let origin = log.begin_epoch(format!("turn {turn}"), Some("uid:7".to_owned())).expect("the next epoch");
+            let origin = log
+                .begin_epoch(format!("turn {turn}"), Some("uid:7".to_owned()))
+                .expect("the next epoch");
             assert_eq!(&*origin, format!("gw.example/e{:06}", turn + 2));
             assert_eq!((log.origin(), log.healthy()), (origin, true));
             verified(folder.path());
@@ -87,7 +97,11 @@ fn epochs_follow_each_other_while_others_write() {
     assert_eq!(seen.len() as u64, TURNS + 1);
     assert!(seen.iter().all(|epoch| epoch.signed == epoch.size), "all of it is under checkpoints");
     let (mut found, asked) = read(folder.path());
-    assert_eq!(asked, vec![Some("uid:7".to_owned()); 5], "who asked for it stands in the first record");
+    assert_eq!(
+        asked,
+        vec![Some("uid:7".to_owned()); 5],
+        "who asked for it stands in the first record"
+    );
     found.sort();
     sealed.sort();
     assert_eq!(found, sealed, "nothing lost, nothing twice, each where its writer was told");

@@ -26,9 +26,17 @@ fn each_vector_has_exactly_its_verdict() {
     let mut refused = 0;
     for file in files() {
         let expected = lines(&std::fs::read_to_string(&file).expect("a file of vectors"));
-        let ran =
-            Command::new(env!("CARGO_BIN_EXE_token-shield")).args(["token", "verify-vectors"]).arg(&file).output().expect("run");
-        assert!(ran.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&ran.stderr));
+        let ran = Command::new(env!("CARGO_BIN_EXE_token-shield"))
+            .args(["token", "verify-vectors"])
+            .arg(&file)
+            .output()
+            .expect("run");
+        assert!(
+            ran.status.success(),
+            "{}: {}",
+            file.display(),
+            String::from_utf8_lossy(&ran.stderr)
+        );
         let said = lines(&String::from_utf8(ran.stdout).expect("UTF-8"));
         assert_eq!(said.len(), expected.len(), "{}", file.display());
         for (said, expected) in said.iter().zip(&expected) {
@@ -51,8 +59,11 @@ fn a_vector_that_is_none_is_said_so() {
     ] {
         let file = folder.path().join("vectors.jsonl");
         std::fs::write(&file, text).expect("written");
-        let ran =
-            Command::new(env!("CARGO_BIN_EXE_token-shield")).args(["token", "verify-vectors"]).arg(&file).output().expect("run");
+        let ran = Command::new(env!("CARGO_BIN_EXE_token-shield"))
+            .args(["token", "verify-vectors"])
+            .arg(&file)
+            .output()
+            .expect("run");
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         assert!(ran.status.code() == Some(1) && said.contains(part), "{text}: {said}");
     }
@@ -61,10 +72,12 @@ fn a_vector_that_is_none_is_said_so() {
 #[test]
 fn signatures_can_be_asked_about_alone() {
     // Good signatures under claims that say what they must not.
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/every_claim_has_its_type.jsonl");
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors/every_claim_has_its_type.jsonl");
     let ask = |flags: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_token-shield"));
-        let ran = command.args(["token", "verify-vectors"]).args(flags).arg(&file).output().expect("run");
+        let ran =
+            command.args(["token", "verify-vectors"]).args(flags).arg(&file).output().expect("run");
         lines(&String::from_utf8(ran.stdout).expect("UTF-8"))
     };
     assert!(ask(&[]).iter().any(|line| line["valid"] == false));

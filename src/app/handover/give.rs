@@ -109,11 +109,17 @@ impl Giver {
         stream.set_write_timeout(Some(ANSWER_MAX))?;
         let uid = peer.uid();
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("uid {uid} asked")));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("uid {uid} asked"),
+            ));
         }
-        let pid = peer.pid().ok_or_else(|| io::Error::other("the peer is in another process namespace"))?;
+        let pid = peer
+            .pid()
+            .ok_or_else(|| io::Error::other("the peer is in another process namespace"))?;
         let process = Process::of(pid)?;
-        let (stream, word) = blocking(move || receive(&stream).map(|(word, _)| (stream, word))).await??;
+        let (stream, word) =
+            blocking(move || receive(&stream).map(|(word, _)| (stream, word))).await??;
         match word {
             Word::Upgrade => {
                 let answer = match self.upgrade().await {
@@ -140,17 +146,23 @@ impl Giver {
                 self.outcome.send_replace(Some(Outcome { pid, given: given.map(|()| version) }));
                 Ok(())
             }
-            Word::Refused(_) | Word::Passed(_) | Word::Ready | Word::Failed(_) | Word::Go | Word::Done(_) => {
-                Err(io::ErrorKind::InvalidData.into())
-            }
+            Word::Refused(_)
+            | Word::Passed(_)
+            | Word::Ready
+            | Word::Failed(_)
+            | Word::Go
+            | Word::Done(_) => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
     /// Starts the successor, and waits until it has taken over.
     async fn upgrade(&self) -> Result<Upgraded, String> {
-        let Ok(_upgrading) = self.upgrading.try_lock() else { return Err("another upgrade is under way".to_owned()) };
+        let Ok(_upgrading) = self.upgrading.try_lock() else {
+            return Err("another upgrade is under way".to_owned());
+        };
         self.may()?;
-        let program = self.program.clone().ok_or("this process does not know how it was started")?;
+        let program =
+            self.program.clone().ok_or("this process does not know how it was started")?;
         self.outcome.send_replace(None);
         let mut outcome = self.outcome.subscribe();
         let mut words = program.words;
@@ -192,7 +204,11 @@ impl Giver {
         if self.successor.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Err("another process has taken over already: ask that one".to_owned());
         }
-        if self.log.healthy() { Ok(()) } else { Err("the audit log has failed: restart the gateway".to_owned()) }
+        if self.log.healthy() {
+            Ok(())
+        } else {
+            Err("the audit log has failed: restart the gateway".to_owned())
+        }
     }
 
     /// Whether that process may take over.
@@ -206,7 +222,10 @@ impl Giver {
             ));
         }
         if hello.name != self.config.name {
-            return Err(format!("this gateway's name is {:?}, not {:?}", self.config.name, hello.name));
+            return Err(format!(
+                "this gateway's name is {:?}, not {:?}",
+                self.config.name, hello.name
+            ));
         }
         let same = agrees(hello.api, proxy.listen.address)
             && agrees(hello.metrics, proxy.metrics)
@@ -216,15 +235,20 @@ impl Giver {
                 (wanted, found) => wanted.is_none() && found.is_none(),
             };
         if !same {
-            let why =
-                "[listen] of the config has changed, and sockets are passed on as they are: stop this gateway, start the other";
+            let why = "[listen] of the config has changed, and sockets are passed on as they are: stop this gateway, start the other";
             return Err(why.to_owned());
         }
         self.may()
     }
 
     /// Hands over. On an error this process goes on.
-    async fn give(&self, stream: &UnixStream, process: Process, hello: Hello, _turn: OwnedMutexGuard<()>) -> Result<(), String> {
+    async fn give(
+        &self,
+        stream: &UnixStream,
+        process: Process,
+        hello: Hello,
+        _turn: OwnedMutexGuard<()>,
+    ) -> Result<(), String> {
         self.suits(&hello)?;
         let stream = stream.try_clone().map_err(|error| error.to_string())?;
         let _commands = self.control.pause().await;
@@ -285,13 +309,22 @@ impl Giver {
         self.log.seal(event, None).await.map(|_| ())
     }
 
-    async fn try_give(&self, stream: UnixStream, process: &Process, hello: Hello, doors: &Doors) -> Result<(), String> {
+    async fn try_give(
+        &self,
+        stream: UnixStream,
+        process: &Process,
+        hello: Hello,
+        doors: &Doors,
+    ) -> Result<(), String> {
         let said = |error: &dyn std::error::Error| error.to_string();
         self.gateway.pen.flush(true);
         self.record(&hello.version, &hello.policy).await.map_err(|fault| said(&fault))?;
         step("recorded");
         let log = Arc::clone(&self.log);
-        blocking(move || log.pause()).await.map_err(|error| said(&error))?.map_err(|fault| said(&fault))?;
+        blocking(move || log.pause())
+            .await
+            .map_err(|error| said(&error))?
+            .map_err(|fault| said(&fault))?;
         step("paused");
         let (records, their_records) = UnixStream::pair().map_err(|error| said(&error))?;
         let (requests, their_requests) = UnixStream::pair().map_err(|error| said(&error))?;
@@ -305,28 +338,40 @@ impl Giver {
         })
         .await
         .map_err(|error| said(&error))?
-        .map_err(|error| format!("the successor was not ready within {} s: {error}", READY_MAX.as_secs()))?;
+        .map_err(|error| {
+            format!("the successor was not ready within {} s: {error}", READY_MAX.as_secs())
+        })?;
         match word {
             Word::Ready => {}
-            Word::Failed(why) | Word::Refused(why) => return Err(format!("the successor cannot serve: {why}")),
+            Word::Failed(why) | Word::Refused(why) => {
+                return Err(format!("the successor cannot serve: {why}"));
+            }
             Word::Upgrade | Word::TakeOver(_) | Word::Passed(_) | Word::Go | Word::Done(_) => {
                 return Err("the successor says something else".to_owned());
             }
         }
         step("ready");
         // From here on the successor may write. Should it die before it answers, what it has written is taken in.
-        blocking(move || send(&stream, &Word::Go, &[])).await.map_err(|error| said(&error))?.map_err(|error| said(&error))?;
+        blocking(move || send(&stream, &Word::Go, &[]))
+            .await
+            .map_err(|error| said(&error))?
+            .map_err(|error| said(&error))?;
         step("gone");
-        let (successor, requests, driver) = Successor::new(ways, process.pid, Arc::clone(&self.gateway));
+        let (successor, requests, driver) =
+            Successor::new(ways, process.pid, Arc::clone(&self.gateway));
         let changes = tokio::time::timeout(READY_MAX, successor.subscribe()).await;
-        let changes = changes.map_err(|error| said(&error))?.map_err(|why| format!("the successor does not serve: {why}"))?;
+        let changes = changes
+            .map_err(|error| said(&error))?
+            .map_err(|why| format!("the successor does not serve: {why}"))?;
         step("served");
         let telling = tokio::spawn(Arc::clone(&successor).tell(Arc::clone(&self.gateway)));
         let (gateway, keyring) = (Arc::clone(&self.gateway), Arc::clone(&self.keyring));
         // The successor's file may be another than this process's.
         let source = hello.source.or_else(|| self.source.clone());
-        let following = tokio::spawn(Arc::clone(&successor).follow(changes, gateway, keyring, source));
-        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&successor));
+        let following =
+            tokio::spawn(Arc::clone(&successor).follow(changes, gateway, keyring, source));
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Arc::clone(&successor));
         self.log.leave(Arc::new(successor));
         self.entrance.leave(requests);
         self.notifier.succeeded_by(process.pid);
@@ -345,14 +390,25 @@ impl Giver {
         let mut published = Vec::new();
         for issuer in self.issuers.borrow().iter() {
             let Some(url) = issuer.jwks.as_ref().and_then(Jwks::url) else { continue };
-            let Some(keys) = keys.remove(&issuer.iss).filter(|keys| !keys.is_empty()) else { continue };
-            published.push(Published { iss: issuer.iss.clone(), url: url.to_owned(), set: jwk::write_set(&keys) });
+            let Some(keys) = keys.remove(&issuer.iss).filter(|keys| !keys.is_empty()) else {
+                continue;
+            };
+            published.push(Published {
+                iss: issuer.iss.clone(),
+                url: url.to_owned(),
+                set: jwk::write_set(&keys),
+            });
         }
         published
     }
 
     /// Passes on all that the successor needs.
-    async fn pass(&self, stream: &UnixStream, doors: &Doors, ways: [&UnixStream; 2]) -> Result<(), String> {
+    async fn pass(
+        &self,
+        stream: &UnixStream,
+        doors: &Doors,
+        ways: [&UnixStream; 2],
+    ) -> Result<(), String> {
         let said = |error: &dyn std::error::Error| error.to_string();
         let sockets = doors.sockets().ok_or("another process has the sockets")?;
         let state = State {
@@ -382,8 +438,12 @@ impl Giver {
         ];
         descriptors.extend(sockets.auditors.as_ref().map(std::os::fd::AsFd::as_fd));
         // Copies, so that the sending thread has descriptors of its own.
-        let copies: io::Result<Vec<_>> = descriptors.iter().map(std::os::fd::BorrowedFd::try_clone_to_owned).collect();
-        let (stream, copies) = (stream.try_clone().map_err(|error| said(&error))?, copies.map_err(|error| said(&error))?);
+        let copies: io::Result<Vec<_>> =
+            descriptors.iter().map(std::os::fd::BorrowedFd::try_clone_to_owned).collect();
+        let (stream, copies) = (
+            stream.try_clone().map_err(|error| said(&error))?,
+            copies.map_err(|error| said(&error))?,
+        );
         let sent = blocking(move || {
             let descriptors: Vec<_> = copies.iter().map(std::os::fd::AsFd::as_fd).collect();
             send(&stream, &Word::Passed(Box::new(state)), &descriptors)

@@ -46,8 +46,10 @@ impl Process {
 
     /// Whether it has ended, or ends within that time. Blocks.
     pub(super) fn is_over(&self, within: Duration) -> bool {
-        let within =
-            Timespec { tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(within.subsec_nanos()) };
+        let within = Timespec {
+            tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(within.subsec_nanos()),
+        };
         let mut asked = [PollFd::new(&self.descriptor, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut asked, Some(&within))).is_ok_and(|ready| ready > 0)
     }
@@ -61,7 +63,10 @@ impl Process {
             if self.is_over(Duration::from_secs(5)) {
                 return;
             }
-            tracing::error!(pid = self.pid, "the successor does not end: nothing is recorded until it has");
+            tracing::error!(
+                pid = self.pid,
+                "the successor does not end: nothing is recorded until it has"
+            );
         }
     }
 }

@@ -55,7 +55,12 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<Taken, StartFault> 
     let path = socket(&config.data);
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
             return Ok(Taken::Nobody);
         }
         Err(error) => return Err(fault(format_args!("{}: {error}", path.display()))),
@@ -70,21 +75,32 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<Taken, StartFault> 
         api: config.proxy.listen.address,
         metrics: config.proxy.metrics,
         admin: std::path::absolute(&config.proxy.admin).map_err(fault)?,
-        auditors: config.proxy.auditors.socket.as_ref().map(std::path::absolute).transpose().map_err(fault)?,
+        auditors: config
+            .proxy
+            .auditors
+            .socket
+            .as_ref()
+            .map(std::path::absolute)
+            .transpose()
+            .map_err(fault)?,
         source: source.map(std::path::absolute).transpose().map_err(fault)?,
     };
     step("successor-asks");
     let answer = send(&stream, &Word::TakeOver(hello), &[]).and_then(|()| receive(&stream));
     step("successor-has");
     match answer {
-        Ok((Word::Passed(state), descriptors)) => unpack(stream, *state, descriptors).map(|over| Taken::Over(Box::new(over))),
+        Ok((Word::Passed(state), descriptors)) => {
+            unpack(stream, *state, descriptors).map(|over| Taken::Over(Box::new(over)))
+        }
         Ok((Word::Refused(why), _)) => Err(fault(why)),
         Ok(_) => Err(fault("the running gateway says something else")),
         // Its lock says whether it died.
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
             ) =>
         {
             Ok(Taken::Died)
@@ -103,7 +119,14 @@ fn unpack(stream: UnixStream, state: State, descriptors: Vec<OwnedFd>) -> Result
     let metrics = tcp(next()?)?;
     let (admin, handover) = (unix(next()?)?, unix(next()?)?);
     let auditors = if state.auditors { Some(unix(next()?)?) } else { None };
-    let listeners = Listeners { api, metrics, admin, auditors, handover: Some(handover), own: state.own.clone() };
+    let listeners = Listeners {
+        api,
+        metrics,
+        admin,
+        auditors,
+        handover: Some(handover),
+        own: state.own.clone(),
+    };
     Ok(Over { stream, process, listeners, lock, state, records, requests })
 }
 
@@ -166,7 +189,8 @@ impl Asked {
 
 /// Whether two names are of one socket: the same path, or the same file.
 pub(super) fn is_same_socket(wanted: &Path, found: &Path) -> bool {
-    let identity = |path: &Path| std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let identity =
+        |path: &Path| std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
     std::path::absolute(found).is_ok_and(|found| found == wanted)
         || identity(wanted).is_some_and(|wanted| Some(wanted) == identity(found))
 }

@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 
@@ -136,7 +137,9 @@ pub fn send(stream: &UnixStream, word: &Word, descriptors: &[BorrowedFd<'_>]) ->
     if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let sent = rustix::io::retry_on_intr(|| sendmsg(stream, &[IoSlice::new(&length)], &mut beside, SendFlags::NOSIGNAL))?;
+    let sent = rustix::io::retry_on_intr(|| {
+        sendmsg(stream, &[IoSlice::new(&length)], &mut beside, SendFlags::NOSIGNAL)
+    })?;
     let mut stream = stream;
     stream.write_all(length.get(sent..).unwrap_or_default())?;
     stream.write_all(&text)
@@ -150,8 +153,9 @@ pub fn receive(stream: &UnixStream) -> io::Result<(Word, Vec<OwnedFd>)> {
     let mut length = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
-    let got =
-        rustix::io::retry_on_intr(|| recvmsg(stream, &mut [IoSliceMut::new(&mut length)], &mut beside, RecvFlags::CMSG_CLOEXEC))?;
+    let got = rustix::io::retry_on_intr(|| {
+        recvmsg(stream, &mut [IoSliceMut::new(&mut length)], &mut beside, RecvFlags::CMSG_CLOEXEC)
+    })?;
     let mut descriptors = Vec::new();
     for message in beside.drain() {
         if let RecvAncillaryMessage::ScmRights(passed) = message {
@@ -194,6 +198,9 @@ mod tests {
         (&kept).read_exact(&mut byte).expect("and leads there");
         assert_eq!(byte, *b"!");
         drop(one);
-        assert_eq!(receive(&other).map(|_| ()).map_err(|error| error.kind()), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(
+            receive(&other).map(|_| ()).map_err(|error| error.kind()),
+            Err(io::ErrorKind::UnexpectedEof)
+        );
     }
 }

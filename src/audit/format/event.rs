@@ -360,10 +360,12 @@ impl Event {
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         match self {
-            Self::AgentRegistered { principal, .. } | Self::Exported { principal, .. } => principal.as_ref(),
-            Self::TokenRegistered { principal, .. } | Self::TokenSigned { principal, .. } | Self::HandleSet { principal, .. } => {
-                Some(principal)
+            Self::AgentRegistered { principal, .. } | Self::Exported { principal, .. } => {
+                principal.as_ref()
             }
+            Self::TokenRegistered { principal, .. }
+            | Self::TokenSigned { principal, .. }
+            | Self::HandleSet { principal, .. } => Some(principal),
             Self::Admission(admission) => Some(&admission.about.caller.principal),
             Self::Outcome(outcome) => Some(&outcome.about.caller.principal),
             Self::Refusal(refused) => Some(&refused.about.caller.principal),
@@ -400,7 +402,12 @@ impl Event {
     pub const fn is_control(&self) -> bool {
         !matches!(
             self,
-            Self::Admission(_) | Self::Outcome(_) | Self::Refusal(_) | Self::Refusals(_) | Self::Strangers(_) | Self::Written(_)
+            Self::Admission(_)
+                | Self::Outcome(_)
+                | Self::Refusal(_)
+                | Self::Refusals(_)
+                | Self::Strangers(_)
+                | Self::Written(_)
         )
     }
 
@@ -423,10 +430,16 @@ impl Event {
     pub fn fits(&self) -> Result<(), RecordFault> {
         for (member, text, most) in match self {
             Self::AgentRegistered { class, .. } => vec![("class", class, TEXT_BYTES_MAX)],
-            Self::TokenRegistered { jti, issuer, .. } => vec![("jti", jti, TEXT_BYTES_MAX), ("issuer", issuer, TEXT_BYTES_MAX)],
-            Self::TokenRevoked { jti, .. } | Self::TokenSigned { jti, .. } => vec![("jti", jti, TEXT_BYTES_MAX)],
+            Self::TokenRegistered { jti, issuer, .. } => {
+                vec![("jti", jti, TEXT_BYTES_MAX), ("issuer", issuer, TEXT_BYTES_MAX)]
+            }
+            Self::TokenRevoked { jti, .. } | Self::TokenSigned { jti, .. } => {
+                vec![("jti", jti, TEXT_BYTES_MAX)]
+            }
             Self::HandleSet { token, .. } => vec![("token", token, TOKEN_BYTES_MAX)],
-            Self::KeyAdded { issuer, jwk, .. } => vec![("issuer", issuer, TEXT_BYTES_MAX), ("jwk", jwk, JWK_BYTES_MAX)],
+            Self::KeyAdded { issuer, jwk, .. } => {
+                vec![("issuer", issuer, TEXT_BYTES_MAX), ("jwk", jwk, JWK_BYTES_MAX)]
+            }
             Self::ModelAccepted { model, digest, .. } => {
                 vec![("model", model, TEXT_BYTES_MAX), ("digest", digest, TEXT_BYTES_MAX)]
             }

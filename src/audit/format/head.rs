@@ -45,7 +45,13 @@ impl Head {
     /// The bytes of the slot that this head belongs in.
     #[must_use]
     pub fn encode(&self) -> [u8; SLOT_BYTES] {
-        let mut text = format!("{TITLE}\n{}\n{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root), self.write);
+        let mut text = format!(
+            "{TITLE}\n{}\n{}\n{}\n{}\n",
+            self.origin,
+            self.size,
+            STANDARD.encode(self.root),
+            self.write
+        );
         let sum = STANDARD.encode(Sha256::digest(text.as_bytes()));
         text.push_str(&sum);
         let mut slot = [b'\n'; SLOT_BYTES];
@@ -86,7 +92,8 @@ impl Head {
             return Err(HeadFault);
         }
         let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]).take(2);
-        let heads = slots.filter_map(|(slot, offset)| Self::slot(slot).filter(|head| head.offset() == offset));
+        let heads = slots
+            .filter_map(|(slot, offset)| Self::slot(slot).filter(|head| head.offset() == offset));
         heads.max_by_key(|head| head.write).ok_or(HeadFault)
     }
 
@@ -165,7 +172,12 @@ mod tests {
         assert_eq!(Head::decode(&head(1).first_file()), Ok(head(1)));
         assert_eq!(Head::decode(&file(&head(1), &head(2))), Ok(head(2)));
         assert_eq!(Head::decode(&file(&head(2), &head(3))), Ok(head(3)));
-        let longest = Head { origin: "x".repeat(ORIGIN_BYTES_MAX), size: u64::MAX, root: [255; 32], write: u64::MAX };
+        let longest = Head {
+            origin: "x".repeat(ORIGIN_BYTES_MAX),
+            size: u64::MAX,
+            root: [255; 32],
+            write: u64::MAX,
+        };
         assert_eq!(Head::decode(&longest.first_file()), Ok(longest));
     }
 

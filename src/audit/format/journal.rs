@@ -50,7 +50,9 @@ impl Builder {
     /// When there is no room for it.
     pub fn push(&mut self, record: &[u8]) -> Result<u64, Full> {
         let length = u16::try_from(record.len()).map_err(|_| Full)?;
-        if padded(HEADER_BYTES + self.frames.len() + 2 + record.len() + TRAILER_BYTES) > BATCH_BYTES_MAX {
+        if padded(HEADER_BYTES + self.frames.len() + 2 + record.len() + TRAILER_BYTES)
+            > BATCH_BYTES_MAX
+        {
             return Err(Full);
         }
         let index = self.tree.size();
@@ -66,7 +68,8 @@ impl Builder {
     pub fn finish(self) -> (Vec<u8>, Tree) {
         // Bounded by BATCH_BYTES_MAX.
         let length = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
-        let mut bytes = Vec::with_capacity(padded(HEADER_BYTES + self.frames.len() + TRAILER_BYTES));
+        let mut bytes =
+            Vec::with_capacity(padded(HEADER_BYTES + self.frames.len() + TRAILER_BYTES));
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&self.first.to_be_bytes());
         bytes.extend_from_slice(&self.count.to_be_bytes());
@@ -173,11 +176,15 @@ pub fn walk<E>(
     let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     loop {
         let rest = segment.get(walk.end..).unwrap_or_default();
-        let damaged = |fault| SegmentFault::Damaged { index: walk.tree.size(), offset: walk.end, fault };
+        let damaged =
+            |fault| SegmentFault::Damaged { index: walk.tree.size(), offset: walk.end, fault };
         let torn = match Whole::read(rest) {
             Ok(batch) => {
                 let after = batch.follow(&walk.tree).map_err(damaged)?;
-                for mark in marks.iter().filter(|mark| walk.tree.size() < mark.size && mark.size <= after.size()) {
+                for mark in marks
+                    .iter()
+                    .filter(|mark| walk.tree.size() < mark.size && mark.size <= after.size())
+                {
                     if (mark.size, mark.root) != (after.size(), after.root()) {
                         return Err(SegmentFault::Head { size: mark.size });
                     }
@@ -186,7 +193,11 @@ pub fn walk<E>(
                     walk.acknowledged_end = walk.end + batch.padded;
                 }
                 for (index, record) in (walk.tree.size()..).zip(batch.records()) {
-                    each(index, record).map_err(|fault| SegmentFault::Record { index, offset: walk.end, fault })?;
+                    each(index, record).map_err(|fault| SegmentFault::Record {
+                        index,
+                        offset: walk.end,
+                        fault,
+                    })?;
                 }
                 walk.end += batch.padded;
                 walk.tree = after;
@@ -202,7 +213,9 @@ pub fn walk<E>(
             return Err(damaged(fault));
         }
         // One write was on its way at the most, and nothing was written behind it.
-        if bytes > BATCH_BYTES_MAX || (1..rest.len().div_ceil(SECTOR_BYTES)).any(|sector| whole_at(rest, sector)) {
+        if bytes > BATCH_BYTES_MAX
+            || (1..rest.len().div_ceil(SECTOR_BYTES)).any(|sector| whole_at(rest, sector))
+        {
             return Err(damaged(BatchFault::Leftover));
         }
         walk.torn = bytes;
@@ -281,7 +294,10 @@ impl<'a> Whole<'a> {
             after.push(record);
             bytes += 2 + record.len();
         }
-        if bytes != self.frames.len() || after.size() - tree.size() != u64::from(self.count) || self.count == 0 {
+        if bytes != self.frames.len()
+            || after.size() - tree.size() != u64::from(self.count)
+            || self.count == 0
+        {
             return Err(BatchFault::Frames);
         }
         if (self.size, self.root) != (after.size(), after.root()) {

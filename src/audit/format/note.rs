@@ -4,7 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use crate::crypto::{Algorithm, EntropyFault, KeyFault, Portable, PublicKey, SigningKey, Verifier as _, entropy, sha256};
+use crate::crypto::{
+    Algorithm, EntropyFault, KeyFault, Portable, PublicKey, SigningKey, Verifier as _, entropy,
+    sha256,
+};
 use crate::json;
 use crate::merkle::Hash;
 use crate::seeded::{Seed, has};
@@ -47,7 +50,9 @@ pub enum NoteFault {
         why: String,
     },
     /// No keys for this log.
-    #[error("there are no verifier keys for {0:?}: give the log.vkeys of this gateway (--key FILE)")]
+    #[error(
+        "there are no verifier keys for {0:?}: give the log.vkeys of this gateway (--key FILE)"
+    )]
     NoKeys(String),
     /// A private key file that is none.
     #[error("not the signing keys of a log: {0}")]
@@ -88,7 +93,11 @@ impl Checkpoint {
         let read = Self {
             origin: line()?.to_owned(),
             size: line()?.parse().map_err(|_| NoteFault::Form)?,
-            root: STANDARD.decode(line()?).ok().and_then(|root| root.try_into().ok()).ok_or(NoteFault::Form)?,
+            root: STANDARD
+                .decode(line()?)
+                .ok()
+                .and_then(|root| root.try_into().ok())
+                .ok_or(NoteFault::Form)?,
         };
         if read.text() == text { Ok(read) } else { Err(NoteFault::Form) }
     }
@@ -107,7 +116,8 @@ impl LogKeys {
     #[must_use]
     pub fn lines(&self) -> String {
         let line = |key: &PublicKey| {
-            let id: String = key_id(&self.origin, key).iter().map(|byte| format!("{byte:02x}")).collect();
+            let id: String =
+                key_id(&self.origin, key).iter().map(|byte| format!("{byte:02x}")).collect();
             let encoded = STANDARD.encode([identifier(key.algorithm()), key.bytes()].concat());
             format!("{}+{id}+{encoded}\n", self.origin)
         };
@@ -135,7 +145,9 @@ impl LogKeys {
         for key in &self.keys {
             let name = key.algorithm().as_str();
             let id = key_id(&self.origin, key);
-            let own = lines.next().filter(|(named, bytes)| *named == self.origin && bytes.starts_with(&id));
+            let own = lines
+                .next()
+                .filter(|(named, bytes)| *named == self.origin && bytes.starts_with(&id));
             let (_, bytes) = own.ok_or(NoteFault::Missing(name))?;
             let signature = bytes.get(4..).unwrap_or_default();
             let unchecked = match key.algorithm() {
@@ -143,7 +155,9 @@ impl LogKeys {
                 Algorithm::Ed25519 => has(Seed::ClassicalLineUnchecked),
             };
             if !unchecked {
-                Portable.verify(key, text.as_bytes(), signature).map_err(|_| NoteFault::Invalid(name))?;
+                Portable
+                    .verify(key, text.as_bytes(), signature)
+                    .map_err(|_| NoteFault::Invalid(name))?;
             }
         }
         Ok(checkpoint)
@@ -160,9 +174,15 @@ fn split(note: &str) -> Result<(Checkpoint, Signatures<'_>), NoteFault> {
     let signatures = signatures.strip_suffix('\n').ok_or(NoteFault::Form)?;
     let mut read = Vec::new();
     for line in signatures.split('\n') {
-        let (name, encoded) = line.strip_prefix("\u{2014} ").and_then(|rest| rest.split_once(' ')).ok_or(NoteFault::Form)?;
+        let (name, encoded) = line
+            .strip_prefix("\u{2014} ")
+            .and_then(|rest| rest.split_once(' '))
+            .ok_or(NoteFault::Form)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| NoteFault::Form)?;
-        if name.is_empty() || name.contains(|letter: char| letter == '+' || letter.is_whitespace()) || bytes.len() < 5 {
+        if name.is_empty()
+            || name.contains(|letter: char| letter == '+' || letter.is_whitespace())
+            || bytes.len() < 5
+        {
             return Err(NoteFault::Form);
         }
         read.push((name, bytes));
@@ -184,7 +204,9 @@ pub fn peek(note: &str) -> Result<Checkpoint, NoteFault> {
 /// When a line is no verifier key, or an epoch has not exactly one of each kind.
 pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
     let mut found: Vec<(String, Vec<PublicKey>)> = Vec::new();
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+    for (number, line) in
+        (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    {
         let fault = |why: &str| NoteFault::Key { line: number, why: why.to_owned() };
         let mut parts = line.splitn(3, '+');
         let (name, id, encoded) = match (parts.next(), parts.next(), parts.next()) {
@@ -195,7 +217,12 @@ pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
         let (algorithm, raw) = if let Some(raw) = bytes.strip_prefix(ML_DSA) {
             (Algorithm::MlDsa65, raw)
         } else {
-            (Algorithm::Ed25519, bytes.strip_prefix(ED25519).ok_or_else(|| fault("its signature type is not known"))?)
+            (
+                Algorithm::Ed25519,
+                bytes
+                    .strip_prefix(ED25519)
+                    .ok_or_else(|| fault("its signature type is not known"))?,
+            )
         };
         let key = PublicKey::read(algorithm, raw).map_err(|error| fault(&error.to_string()))?;
         if id != key_id(name, &key).iter().map(|byte| format!("{byte:02x}")).collect::<String>() {
@@ -237,7 +264,10 @@ impl LogSigner {
     pub fn write(&self) -> Zeroizing<String> {
         let seed = |key: &SigningKey| Zeroizing::new(URL_SAFE_NO_PAD.encode(**key.seed()));
         let (pq, classical) = (seed(&self.pq), seed(&self.classical));
-        Zeroizing::new(format!("{{\"Ed25519\":\"{}\",\"ML-DSA-65\":\"{}\",\"use\":\"token-shield log\"}}\n", *classical, *pq))
+        Zeroizing::new(format!(
+            "{{\"Ed25519\":\"{}\",\"ML-DSA-65\":\"{}\",\"use\":\"token-shield log\"}}\n",
+            *classical, *pq
+        ))
     }
 
     /// Reads such a file.
@@ -245,18 +275,23 @@ impl LogSigner {
     /// # Errors
     /// When it is none.
     pub fn read(text: &str) -> Result<Self, NoteFault> {
-        let document =
-            json::parse(text.trim_end().as_bytes(), &json::Limits::deep(2)).map_err(|_| NoteFault::Private("not JSON"))?;
+        let document = json::parse(text.trim_end().as_bytes(), &json::Limits::deep(2))
+            .map_err(|_| NoteFault::Private("not JSON"))?;
         let object = document.as_object().ok_or(NoteFault::Private("not a JSON object"))?;
         let member = |name| object.get(name).and_then(json::Value::as_str);
         if member("use") != Some("token-shield log") {
-            return Err(NoteFault::Private("its use is not \"token-shield log\" (token-shield audit key makes one)"));
+            return Err(NoteFault::Private(
+                "its use is not \"token-shield log\" (token-shield audit key makes one)",
+            ));
         }
         let seed = |name| {
-            let bytes = member(name).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).map(Zeroizing::new)?;
+            let bytes = member(name)
+                .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
+                .map(Zeroizing::new)?;
             <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new)
         };
-        let fault = NoteFault::Private("ML-DSA-65 and Ed25519 must be seeds of 32 bytes in base64url");
+        let fault =
+            NoteFault::Private("ML-DSA-65 and Ed25519 must be seeds of 32 bytes in base64url");
         let (pq, classical) = seed("ML-DSA-65").zip(seed("Ed25519")).ok_or(fault)?;
         let of = SigningKey::from_seed;
         Ok(Self { pq: of(Algorithm::MlDsa65, pq), classical: of(Algorithm::Ed25519, classical) })
@@ -267,7 +302,10 @@ impl LogSigner {
     /// # Errors
     /// Never for keys of this type.
     pub fn public(&self, origin: &str) -> Result<LogKeys, NoteFault> {
-        Ok(LogKeys { origin: origin.to_owned(), keys: [self.pq.public()?, self.classical.public()?] })
+        Ok(LogKeys {
+            origin: origin.to_owned(),
+            keys: [self.pq.public()?, self.classical.public()?],
+        })
     }
 
     /// The note over a checkpoint.
@@ -296,22 +334,28 @@ mod tests {
 
     #[test]
     fn a_note_comes_back_under_its_keys_alone() {
-        let signer = LogSigner::read(&LogSigner::generate().expect("keys").write()).expect("read back");
+        let signer =
+            LogSigner::read(&LogSigner::generate().expect("keys").write()).expect("read back");
         let keys = signer.public("gw.example/e000001").expect("public");
         let note = signer.sign(&checkpoint()).expect("note");
         assert!(note.len() <= NOTE_BYTES_MAX);
         assert_eq!(keys.open(&note), Ok(checkpoint()));
         let read = read_vkeys(&keys.lines()).expect("vkeys");
         assert_eq!(read[0].open(&note), Ok(checkpoint()));
-        let other = LogSigner::generate().expect("keys").public("gw.example/e000001").expect("public");
+        let other =
+            LogSigner::generate().expect("keys").public("gw.example/e000001").expect("public");
         assert_eq!(other.open(&note), Err(NoteFault::Missing("ML-DSA-65")));
         let elsewhere = signer.public("gw.example/e000002").expect("public");
         assert_eq!(elsewhere.open(&note), Err(NoteFault::Origin("gw.example/e000001".to_owned())));
         // Both are required: neither alone is enough, whichever falls first.
         let lines: Vec<&str> = note.lines().collect();
         for (left_out, name) in [(4, "ML-DSA-65"), (5, "Ed25519")] {
-            let rest: String =
-                lines.iter().enumerate().filter(|(place, _)| *place != left_out).map(|(_, line)| format!("{line}\n")).collect();
+            let rest: String = lines
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| *place != left_out)
+                .map(|(_, line)| format!("{line}\n"))
+                .collect();
             assert_eq!(keys.open(&rest), Err(NoteFault::Missing(name)));
         }
         let witnessed = format!("{note}\u{2014} witness.example AAAAAAAA\n");
@@ -323,7 +367,9 @@ mod tests {
         let signer = LogSigner::generate().expect("keys");
         let keys = signer.public("gw.example/e000001").expect("public");
         let note = signer.sign(&checkpoint()).expect("note");
-        for place in (0..note.len()).filter(|place| *place < 200 || place % 101 == 0 || place + 150 > note.len()) {
+        for place in (0..note.len())
+            .filter(|place| *place < 200 || place % 101 == 0 || place + 150 > note.len())
+        {
             let mut changed = note.clone().into_bytes();
             changed[place] ^= 1;
             if let Ok(changed) = String::from_utf8(changed) {

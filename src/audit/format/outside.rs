@@ -57,7 +57,10 @@ pub(super) fn aad(at: &str, key: &RecordKeyId, kind: &str) -> String {
 
 /// What a record is that is not of this version.
 fn newer(rest: &str) -> RecordFault {
-    let version = rest.strip_suffix('}').and_then(|rest| rest.rsplit_once(",\"v\":")).map_or("", |(_, version)| version);
+    let version = rest
+        .strip_suffix('}')
+        .and_then(|rest| rest.rsplit_once(",\"v\":"))
+        .map_or("", |(_, version)| version);
     let plain = version.bytes().all(|byte| byte.is_ascii_digit()) && !version.starts_with('0');
     version.parse().ok().filter(|_| plain).map_or(RecordFault::Form, RecordFault::Newer)
 }
@@ -69,7 +72,11 @@ impl<'r> Outside<'r> {
     /// When it is not.
     pub fn read(bytes: &'r [u8]) -> Result<Self, RecordFault> {
         if bytes.len() > RECORD_BYTES_MAX {
-            return Err(RecordFault::TooLong { member: "the record", bytes: bytes.len(), most: RECORD_BYTES_MAX });
+            return Err(RecordFault::TooLong {
+                member: "the record",
+                bytes: bytes.len(),
+                most: RECORD_BYTES_MAX,
+            });
         }
         let text = std::str::from_utf8(bytes).map_err(|_| RecordFault::Form)?;
         let rest = text.strip_prefix("{\"at\":\"").ok_or(RecordFault::Form)?;
@@ -143,7 +150,8 @@ impl<'r> Outside<'r> {
             }
             Held::Key(key) => seal::open(key, aad.as_bytes(), &bytes),
         };
-        let plain = String::from_utf8(plain.map_err(|_| RecordFault::Closed)?).map_err(|_| RecordFault::Form)?;
+        let plain = String::from_utf8(plain.map_err(|_| RecordFault::Closed)?)
+            .map_err(|_| RecordFault::Form)?;
         canonical(&plain)?;
         Ok(Some(plain))
     }
@@ -151,8 +159,13 @@ impl<'r> Outside<'r> {
 
 /// `"kind"` in quotes: lower case letters and hyphens.
 fn kind(quoted: &str) -> Result<&str, RecordFault> {
-    let word = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(RecordFault::Member("kind"))?;
-    let good = !word.is_empty() && word.len() <= 64 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let word = quoted
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .ok_or(RecordFault::Member("kind"))?;
+    let good = !word.is_empty()
+        && word.len() <= 64
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     if good { Ok(word) } else { Err(RecordFault::Member("kind")) }
 }
 
@@ -160,13 +173,21 @@ fn kind(quoted: &str) -> Result<&str, RecordFault> {
 fn is_moment(text: &str) -> bool {
     let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
     let shaped = text.len() == shape.len()
-        && text.bytes().zip(shape).all(|(byte, like)| if *like == b'd' { byte.is_ascii_digit() } else { byte == *like });
+        && text
+            .bytes()
+            .zip(shape)
+            .all(|(byte, like)| if *like == b'd' { byte.is_ascii_digit() } else { byte == *like });
     let number = |from: usize, to: usize| {
-        text.as_bytes().get(from..to).unwrap_or_default().iter().fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0'))
+        text.as_bytes()
+            .get(from..to)
+            .unwrap_or_default()
+            .iter()
+            .fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0'))
     };
     shaped && number(11, 13) < 24 && number(14, 16) < 60 && number(17, 19) < 60 && {
         let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
-        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let leap =
+            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let days = match month {
             1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
             4 | 6 | 9 | 11 => 30,
@@ -180,7 +201,9 @@ fn is_moment(text: &str) -> bool {
 /// Base64url whose last character has no stray bits.
 fn is_base64url(text: &str) -> bool {
     // Every byte is looked at, however early one is wrong: so the compiler looks at many at once.
-    let alphabet = text.bytes().fold(true, |good, byte| good & (byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_')));
+    let alphabet = text.bytes().fold(true, |good, byte| {
+        good & (byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_'))
+    });
     let last = text.len() - text.len() % 4;
     alphabet && text.get(last..).is_some_and(|tail| URL_SAFE_NO_PAD.decode(tail).is_ok())
 }
@@ -194,11 +217,14 @@ fn canonical(text: &str) -> Result<(), RecordFault> {
             json::Value::Array(items) => items.iter().all(sorted),
             json::Value::Object(object) => {
                 let names: Vec<&str> = object.iter().map(|(name, _)| name).collect();
-                names.is_sorted() && names.iter().all(|name| name.is_ascii()) && object.iter().all(|(_, value)| sorted(value))
+                names.is_sorted()
+                    && names.iter().all(|name| name.is_ascii())
+                    && object.iter().all(|(_, value)| sorted(value))
             }
         }
     }
-    let document = json::parse(text.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
+    let document =
+        json::parse(text.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
     if document.as_object().is_none() || !sorted(&document) {
         return Err(RecordFault::Form);
     }

@@ -67,7 +67,8 @@ impl Record {
         }
         let at = outside.moment()?;
         let Some(inside) = outside.open(opener)? else { return Ok(None) };
-        let document = json::parse(inside.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
+        let document =
+            json::parse(inside.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
         let plain = Plain(document.as_object().ok_or(RecordFault::Form)?);
         let by = plain.has("by").then(|| plain.text("by")).transpose()?;
         let Some(event) = Event::of(outside.kind, &plain)? else { return Ok(None) };
@@ -154,12 +155,24 @@ mod tests {
         same(Event::Stop);
         same(Event::Handover { version: text(), policy: text() });
         same(Event::AgentRegistered { agent: agent(), principal: None, class: text() });
-        same(Event::AgentRegistered { agent: agent(), principal: Some(principal.clone()), class: text() });
+        same(Event::AgentRegistered {
+            agent: agent(),
+            principal: Some(principal.clone()),
+            class: text(),
+        });
         for (standing, word) in STATUSES {
             assert_eq!(standing.as_str(), word);
             same(Event::AgentStanding { agent: agent(), standing, reason: text() });
-            same(Event::NamespaceStanding { namespace: "research".to_owned(), standing, reason: text() });
-            same(Event::PrincipalStanding { principal: principal.clone(), standing, reason: text() });
+            same(Event::NamespaceStanding {
+                namespace: "research".to_owned(),
+                standing,
+                reason: text(),
+            });
+            same(Event::PrincipalStanding {
+                principal: principal.clone(),
+                standing,
+                reason: text(),
+            });
         }
         let expires = Timestamp(1_800_000_000_000);
         same(Event::TokenRegistered {
@@ -174,7 +187,14 @@ mod tests {
         same(Event::TokenRevoked { token, jti: text(), agent: agent(), reason: text() });
         let handle = HandleId([3; 32]);
         for until in [None, Some(expires)] {
-            same(Event::HandleSet { handle, token: text(), id: token, agent: agent(), principal: principal.clone(), until });
+            same(Event::HandleSet {
+                handle,
+                token: text(),
+                id: token,
+                agent: agent(),
+                principal: principal.clone(),
+                until,
+            });
         }
         same(Event::HandleRevoked { handle, agent: agent(), reason: text() });
         same(Event::KeyAdded { issuer: text(), jwk: text(), kid });
@@ -199,7 +219,13 @@ mod tests {
             same(Event::Exported { epochs: text(), principal, keys: true });
         }
         same(Event::Disclosed { records: text() });
-        same(Event::TokenSigned { token, jti: text(), agent: agent(), principal, expires: Timestamp(1_800_000_000_000) });
+        same(Event::TokenSigned {
+            token,
+            jti: text(),
+            agent: agent(),
+            principal,
+            expires: Timestamp(1_800_000_000_000),
+        });
         same(Event::ReloadRefused { why: text() });
         same(Event::KeysChanged { issuer: text(), kids: text() });
         same(Event::ModelAccepted { model: text(), digest: text(), reason: text() });
@@ -210,7 +236,10 @@ mod tests {
         let seal = Seal { id: RecordKeyId([7; 16]), key: &[5; 32], salt: [6; 16] };
         assert_eq!(Record::decode(&revoked("x").encode(Some(&seal)), &One), Ok(None));
         let wrong = Seal { id: RecordKeyId([4; 16]), key: &[8; 32], salt: [6; 16] };
-        assert_eq!(Record::decode(&revoked("x").encode(Some(&wrong)), &One), Err(RecordFault::Closed));
+        assert_eq!(
+            Record::decode(&revoked("x").encode(Some(&wrong)), &One),
+            Err(RecordFault::Closed)
+        );
     }
 
     #[test]
@@ -226,7 +255,11 @@ mod tests {
 
     #[test]
     fn the_form_is_canonical() {
-        let event = Event::AgentStanding { agent: agent(), standing: AgentStatus::Suspended, reason: "tea".to_owned() };
+        let event = Event::AgentStanding {
+            agent: agent(),
+            standing: AgentStatus::Suspended,
+            reason: "tea".to_owned(),
+        };
         let expect = concat!(
             r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-standing","#,
             r#""plain":{"agent":"acme/reader","by":"uid:0","reason":"tea","standing":"suspended"},"v":1}"#
@@ -243,7 +276,10 @@ mod tests {
         refuses(&stop.replace("{}", r#"{"more":"x"}"#), RecordFault::Form);
         refuses(&stop.replace(r#","v":1"#, r#","v":1,"z":0"#), RecordFault::Form);
         refuses(&stop.replace("stop", "\\u0073top"), RecordFault::Member("kind"));
-        refuses(r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","plain":{},"v":1}"#, RecordFault::Form);
+        refuses(
+            r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","plain":{},"v":1}"#,
+            RecordFault::Form,
+        );
         refuses(&stop.replace(":1}", ":2}"), RecordFault::Newer(2));
         refuses(&stop.replace(":1}", ":01}"), RecordFault::Form);
         refuses(&stop.replace(":1}", ":0}"), RecordFault::Form);
@@ -253,10 +289,14 @@ mod tests {
         refuses(&stop.replace("stop", "start"), RecordFault::Member("version"));
         refuses(&stop.replace("stop", "flood"), RecordFault::Kind("flood".to_owned()));
         refuses("[]", RecordFault::Form);
-        let long =
-            String::from_utf8(revoked("x").encode(None)).expect("UTF-8").replace("\"x\"", &format!("\"{}\"", "x".repeat(257)));
+        let long = String::from_utf8(revoked("x").encode(None))
+            .expect("UTF-8")
+            .replace("\"x\"", &format!("\"{}\"", "x".repeat(257)));
         refuses(&long, RecordFault::Form);
-        assert!(matches!(Record::decode(&[b' '; RECORD_BYTES_MAX + 1], &Nobody), Err(RecordFault::TooLong { .. })));
+        assert!(matches!(
+            Record::decode(&[b' '; RECORD_BYTES_MAX + 1], &Nobody),
+            Err(RecordFault::TooLong { .. })
+        ));
     }
 
     #[test]
@@ -265,9 +305,14 @@ mod tests {
         let read = Record::decode(&revoked(&reason).encode(None), &Nobody).expect("record");
         assert_eq!(read, Some(revoked(&"x".repeat(255))));
         assert_eq!(revoked(&reason).event.fits(), Ok(()));
-        let added = |bytes| Event::KeyAdded { issuer: String::new(), jwk: "x".repeat(bytes), kid: KeyId([0; 32]) };
+        let added = |bytes| Event::KeyAdded {
+            issuer: String::new(),
+            jwk: "x".repeat(bytes),
+            kid: KeyId([0; 32]),
+        };
         assert_eq!(added(JWK_BYTES_MAX).fits(), Ok(()));
-        let fault = RecordFault::TooLong { member: "jwk", bytes: JWK_BYTES_MAX + 1, most: JWK_BYTES_MAX };
+        let fault =
+            RecordFault::TooLong { member: "jwk", bytes: JWK_BYTES_MAX + 1, most: JWK_BYTES_MAX };
         assert_eq!(added(JWK_BYTES_MAX + 1).fits(), Err(fault));
     }
 
@@ -275,8 +320,10 @@ mod tests {
     fn the_largest_record_is_small_enough() {
         // A control character takes six bytes.
         let worst = |bytes| "\u{1}".repeat(bytes);
-        let added = Event::KeyAdded { issuer: worst(999), jwk: worst(99_999), kid: KeyId([255; 32]) };
-        let largest = Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: added }.encode(None);
+        let added =
+            Event::KeyAdded { issuer: worst(999), jwk: worst(99_999), kid: KeyId([255; 32]) };
+        let largest =
+            Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: added }.encode(None);
         assert!((50_000..=RECORD_BYTES_MAX).contains(&largest.len()), "{}", largest.len());
         assert!(Record::decode(&largest, &Nobody).is_ok());
         let set = Event::HandleSet {
@@ -287,9 +334,13 @@ mod tests {
             principal: "user:ada".parse().expect("principal"),
             until: Some(Timestamp(i64::MAX)),
         };
-        let largest = Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: set }.encode(None);
+        let largest =
+            Record { at: Timestamp(i64::MAX), by: Some(worst(999)), event: set }.encode(None);
         assert!((60_000..=RECORD_BYTES_MAX).contains(&largest.len()), "{}", largest.len());
         let early = Record { at: Timestamp(i64::MIN), by: None, event: Event::Stop };
-        assert_eq!(Record::decode(&early.encode(None), &Nobody).map(|read| read.map(|read| read.at)), Ok(Some(Timestamp(0))));
+        assert_eq!(
+            Record::decode(&early.encode(None), &Nobody).map(|read| read.map(|read| read.at)),
+            Ok(Some(Timestamp(0)))
+        );
     }
 }

@@ -268,7 +268,10 @@ impl About {
         into.optional("model", self.model.as_deref());
         if whole {
             let link = |(token, kid): &(TokenId, KeyId)| {
-                object([("kid", Value::from_text(kid.to_string())), ("token", Value::from_text(token.to_string()))])
+                object([
+                    ("kid", Value::from_text(kid.to_string())),
+                    ("token", Value::from_text(token.to_string())),
+                ])
             };
             into.value("chain", Value::Array(self.caller.chain.iter().map(link).collect()));
             if let Some(handle) = &self.handle {
@@ -291,15 +294,22 @@ fn object<'v>(members: impl IntoIterator<Item = (&'static str, Value<'v>)>) -> V
 
 impl Server {
     fn value(&self) -> Value<'_> {
-        let jurisdiction = self.jurisdiction.as_deref().map(|place| ("jurisdiction", Value::from_text(cut(place))));
-        let members = [("controlled", Value::Bool(self.controlled))].into_iter().chain(jurisdiction);
+        let jurisdiction = self
+            .jurisdiction
+            .as_deref()
+            .map(|place| ("jurisdiction", Value::from_text(cut(place))));
+        let members =
+            [("controlled", Value::Bool(self.controlled))].into_iter().chain(jurisdiction);
         object(members.chain([("name", Value::from_text(cut(&self.name)))]))
     }
 }
 
 impl ModelDigest {
     fn value(&self) -> Value<'_> {
-        object([("source", Value::from_text(self.source)), ("value", Value::from_text(cut(&self.value)))])
+        object([
+            ("source", Value::from_text(self.source)),
+            ("value", Value::from_text(cut(&self.value))),
+        ])
     }
 }
 
@@ -334,12 +344,18 @@ impl Admission {
         into.some("model_digest", self.model_digest.as_ref().map(|digest| digest.value()));
         into.some("limits", self.output_tokens.map(|cap| object([("output_tokens", number(cap))])));
         let stripped = |stripped: &'e Stripped| {
-            let (kind, path) = (Value::from_text(stripped.kind), Value::from_text(cut(&stripped.path)));
-            object([("kind", kind), ("path", path), ("target", Value::from_text(cut(&stripped.target)))])
+            let (kind, path) =
+                (Value::from_text(stripped.kind), Value::from_text(cut(&stripped.path)));
+            object([
+                ("kind", kind),
+                ("path", path),
+                ("target", Value::from_text(cut(&stripped.target))),
+            ])
         };
         let stripped: Vec<Value<'_>> = self.stripped.iter().take(LIST_MAX).map(stripped).collect();
         into.some("stripped", (!stripped.is_empty()).then_some(Value::Array(stripped)));
-        let fetches: Vec<Value<'_>> = self.fetches.iter().take(LIST_MAX).map(Fetch::value).collect();
+        let fetches: Vec<Value<'_>> =
+            self.fetches.iter().take(LIST_MAX).map(Fetch::value).collect();
         into.some("fetches", (!fetches.is_empty()).then_some(Value::Array(fetches)));
         into.value("digest_key", base64url(&self.digest_key));
         into.number("request_bytes", self.received.bytes);
@@ -366,15 +382,27 @@ impl Outcome {
             into.name("usage_source", source);
         }
         let led = |led: &'e Led| {
-            let texts = [("kind", led.kind), ("reason", led.reason), ("target", &led.target), ("verdict", led.verdict)];
+            let texts = [
+                ("kind", led.kind),
+                ("reason", led.reason),
+                ("target", &led.target),
+                ("verdict", led.verdict),
+            ];
             object(texts.map(|(name, text)| (name, Value::from_text(cut(text)))))
         };
         let (first, count) = &self.led;
-        into.some("led", (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(led).collect())));
+        into.some(
+            "led",
+            (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(led).collect())),
+        );
         into.some("led_count", (*count > 0).then(|| number(*count)));
-        let fetched: Vec<Value<'_>> = self.fetched.iter().take(LIST_MAX).map(Fetched::value).collect();
+        let fetched: Vec<Value<'_>> =
+            self.fetched.iter().take(LIST_MAX).map(Fetched::value).collect();
         into.some("fetched", (!fetched.is_empty()).then_some(Value::Array(fetched)));
-        into.some("fetched_count", (!self.fetched.is_empty()).then(|| number(self.fetched.len() as u64)));
+        into.some(
+            "fetched_count",
+            (!self.fetched.is_empty()).then(|| number(self.fetched.len() as u64)),
+        );
         if let Some(forwarded) = &self.forwarded {
             into.number("forward_bytes", forwarded.bytes);
             into.value("forward_digest", base64url(&forwarded.digest));
@@ -406,7 +434,10 @@ impl Tally {
         let row = |row: &'e Row| {
             let (whose, stage) = match row.stage {
                 None => ([("agent", Value::from_text(cut(&row.whose)))], None),
-                Some(stage) => ([("network", Value::from_text(cut(&row.whose)))], Some(("stage", Value::from_text(stage)))),
+                Some(stage) => (
+                    [("network", Value::from_text(cut(&row.whose)))],
+                    Some(("stage", Value::from_text(stage))),
+                ),
             };
             let counted = [("code", Value::from_text(row.code)), ("count", number(row.count))];
             let mut members: Vec<_> = whose.into_iter().chain(counted).chain(stage).collect();

@@ -105,7 +105,8 @@ pub fn log(from: &Path, head: &Path, to: &Path, sink: &mut Sink) -> Result<Vec<u
         let last = read.origin.rsplit('/').next().and_then(epoch_number).ok_or_else(fault)?;
         let noted = HeadNote::decode(&bytes).and_then(|note| peek(&note.note).ok());
         let noted = noted.filter(|note| note.origin == read.origin).map(|note| note.size);
-        let acknowledged = Acknowledged { size: read.size.max(noted.unwrap_or(0)), is_noted: noted.is_some() };
+        let acknowledged =
+            Acknowledged { size: read.size.max(noted.unwrap_or(0)), is_noted: noted.is_some() };
         // An epoch beyond the head's has not begun, or began after the head was read.
         let wanted = tiles::epochs(from)?.into_iter().filter(|(number, _)| *number <= last);
         let mut is_whole = true;
@@ -161,23 +162,34 @@ pub fn closed_epoch(from: &Path, to: &Path, sink: &mut Sink) -> Result<(), CopyF
 
 /// Copies an epoch, of which at least the `acknowledged` records must be there; `None` where it is closed. False, and nothing is
 /// copied, where the first checkpoint came after the head was read: a head without it would not fit.
-fn epoch(from: &Path, to: &Path, acknowledged: Option<&Acknowledged>, sink: &mut Sink) -> Result<bool, CopyFault> {
+fn epoch(
+    from: &Path,
+    to: &Path,
+    acknowledged: Option<&Acknowledged>,
+    sink: &mut Sink,
+) -> Result<bool, CopyFault> {
     durable::make_private_dir(&to.join("journal"))?;
     // Tiles below this many records are copied already.
     let mut copied = 0;
     for _ in 0..TRIES {
         let path = from.join("checkpoint");
         let note = tiles::checkpoint_note(from)?;
-        let signed = note.as_deref().map_or(Ok(0), |note| peek(note).map(|checkpoint| checkpoint.size));
+        let signed =
+            note.as_deref().map_or(Ok(0), |note| peek(note).map(|checkpoint| checkpoint.size));
         let signed = signed.map_err(|fault| CopyFault::Note { path, fault })?;
-        if copied == 0 && signed > 0 && acknowledged.is_some_and(|acknowledged| !acknowledged.is_noted) {
+        if copied == 0
+            && signed > 0
+            && acknowledged.is_some_and(|acknowledged| !acknowledged.is_noted)
+        {
             return Ok(false);
         }
         if !full_tiles(from, to, (copied, signed), sink)? {
             return Err(CopyFault::Restless(from.to_owned()));
         }
         copied = signed;
-        let Some(files) = passing(from, signed, acknowledged.map(|acknowledged| acknowledged.size))? else {
+        let Some(files) =
+            passing(from, signed, acknowledged.map(|acknowledged| acknowledged.size))?
+        else {
             std::thread::yield_now();
             continue;
         };
@@ -195,7 +207,12 @@ fn epoch(from: &Path, to: &Path, acknowledged: Option<&Acknowledged>, sink: &mut
 
 /// Copies the full tiles and bundles of a tree of `to` records that a tree of `from` has not; false where one is missing. Of an
 /// epoch whose records were moved away, those that are left.
-fn full_tiles(epoch: &Path, copy: &Path, (from, to): (u64, u64), sink: &mut Sink) -> Result<bool, CopyFault> {
+fn full_tiles(
+    epoch: &Path,
+    copy: &Path,
+    (from, to): (u64, u64),
+    sink: &mut Sink,
+) -> Result<bool, CopyFault> {
     let moved = to > 0 && tiles::is_pruned(epoch);
     for level in std::iter::once(None).chain((0..7_u8).map(Some)) {
         let shift = 8 * (u32::from(level.unwrap_or(0)) + 1);
@@ -212,7 +229,11 @@ fn full_tiles(epoch: &Path, copy: &Path, (from, to): (u64, u64), sink: &mut Sink
 }
 
 /// What the next checkpoint makes needless: partial tiles, and the journal. `None` where some of it went away meanwhile.
-fn passing(epoch: &Path, signed: u64, acknowledged: Option<u64>) -> Result<Option<Vec<File>>, CopyFault> {
+fn passing(
+    epoch: &Path,
+    signed: u64,
+    acknowledged: Option<u64>,
+) -> Result<Option<Vec<File>>, CopyFault> {
     let moved = signed > 0 && tiles::is_pruned(epoch);
     let mut files = Vec::new();
     for tile in Tile::partial(signed).into_iter().filter(|tile| !moved || tile.level.is_some()) {
@@ -220,7 +241,8 @@ fn passing(epoch: &Path, signed: u64, acknowledged: Option<u64>) -> Result<Optio
         files.push((tile.path().into(), bytes));
     }
     let folder = epoch.join("journal");
-    let (segments, _) = if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
+    let (segments, _) =
+        if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
     // Behind which something was lost, a closed epoch may have a journal: all of it is taken.
     let wanted = acknowledged.map_or(u64::MAX, |size| size.max(signed));
     let mut reached = segments.first().map_or(signed, |(first, _)| *first);
@@ -233,8 +255,10 @@ fn passing(epoch: &Path, signed: u64, acknowledged: Option<u64>) -> Result<Optio
         }
         let Some(bytes) = read(&path)? else { return Ok(None) };
         let (end, size) = journal::reach(&bytes, wanted);
-        let kept = if acknowledged.is_some() { bytes.get(..end).unwrap_or_default() } else { &bytes };
-        files.push((Path::new("journal").join(path.file_name().unwrap_or_default()), kept.to_vec()));
+        let kept =
+            if acknowledged.is_some() { bytes.get(..end).unwrap_or_default() } else { &bytes };
+        files
+            .push((Path::new("journal").join(path.file_name().unwrap_or_default()), kept.to_vec()));
         reached = size.max(reached);
     }
     // Below what was acknowledged something is missing: trimmed meanwhile, and under a newer checkpoint.

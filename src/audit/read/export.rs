@@ -77,7 +77,9 @@ pub enum ExportFault {
         why: &'static str,
     },
     /// Nothing to be exported.
-    #[error("no closed epoch yet: token-shield audit begin --reason ... closes the one that is being written")]
+    #[error(
+        "no closed epoch yet: token-shield audit begin --reason ... closes the one that is being written"
+    )]
     NoneClosed,
     /// A place that is taken.
     #[error("{} is there already: name a new folder", .0.display())]
@@ -103,7 +105,10 @@ fn chosen<'e>(epochs: &'e [Epoch], choice: &Choice) -> Result<Vec<&'e Epoch>, Ex
         if *number == last.number {
             return Err(fault("it is being written; token-shield audit begin closes it"));
         }
-        let epoch = closed.iter().find(|epoch| epoch.number == *number).ok_or_else(|| fault("there is no such epoch"))?;
+        let epoch = closed
+            .iter()
+            .find(|epoch| epoch.number == *number)
+            .ok_or_else(|| fault("there is no such epoch"))?;
         if is_pruned(&epoch.folder) { Err(fault("its records were moved away")) } else { Ok(epoch) }
     };
     choice.epochs.iter().map(one).collect()
@@ -145,7 +150,9 @@ pub fn export(
     let passing = to.with_file_name(format!(".{name}.part-{}", std::process::id()));
     let done = make(&chosen, keys, choice, &passing, progress).and_then(|exported| {
         fs::rename(&passing, to).map_err(durable::Fault::of("make", to))?;
-        durable::sync_dir(to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        durable::sync_dir(
+            to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        )?;
         Ok(exported)
     });
     if done.is_err() {
@@ -166,14 +173,20 @@ fn make(
     durable::make_private_dir(&to.join("audit"))?;
     let text = fs::read_to_string(vkeys).map_err(durable::Fault::of("read", vkeys))?;
     let is_of = |line: &str, epoch: &Epoch| {
-        line.split('+').next().is_some_and(|name| name.ends_with(&format!("/{}", epoch_name(epoch.number))))
+        line.split('+')
+            .next()
+            .is_some_and(|name| name.ends_with(&format!("/{}", epoch_name(epoch.number))))
     };
     let lines = text.lines().filter(|line| chosen.iter().any(|epoch| is_of(line, epoch)));
     let own: String = lines.flat_map(|line| [line, "\n"]).collect();
     sink.put(&to.join("log.vkeys"), own.as_bytes())?;
     let mut exported = Exported::default();
     for epoch in chosen {
-        copy::closed_epoch(&epoch.folder, &to.join("audit").join(epoch_name(epoch.number)), &mut sink)?;
+        copy::closed_epoch(
+            &epoch.folder,
+            &to.join("audit").join(epoch_name(epoch.number)),
+            &mut sink,
+        )?;
         exported.epochs.push((epoch.number, epoch.signed));
     }
     if !choice.without_keys {
@@ -187,7 +200,10 @@ fn make(
                 progress(done);
             })?;
         }
-        let written = out.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|file: File| file.sync_all());
+        let written = out
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .and_then(|file: File| file.sync_all());
         written.map_err(durable::Fault::of("write", &path))?;
     }
     sink.settle()?;
@@ -225,7 +241,10 @@ fn keys_of(
             }
             let key = disclose(found.bytes, opener).map_err(of)?;
             let salt = URL_SAFE_NO_PAD.encode(salt_of(&sealed).unwrap_or_default());
-            Ok(Some(format!(r#"{{"key":"{key}","record":"{}","record_key":"{id}","salt":"{salt}"}}"#, found.name())))
+            Ok(Some(format!(
+                r#"{{"key":"{key}","record":"{}","record_key":"{id}","salt":"{salt}"}}"#,
+                found.name()
+            )))
         };
         let written = line().and_then(|line| {
             let Some(line) = line else { return Ok(()) };
@@ -259,7 +278,8 @@ impl OwnKeys {
         let mut keys = HashMap::new();
         for (place, line) in BufReader::new(file).lines().enumerate() {
             let line = Zeroizing::new(line.map_err(durable::Fault::of("read", path))?);
-            let (id, key) = Self::line(&line).ok_or_else(|| ExportFault::Line { path: path.to_owned(), line: place + 1 })?;
+            let (id, key) = Self::line(&line)
+                .ok_or_else(|| ExportFault::Line { path: path.to_owned(), line: place + 1 })?;
             keys.insert(id, key);
         }
         Ok(Self(keys))
@@ -267,7 +287,9 @@ impl OwnKeys {
 
     fn line(line: &str) -> Option<(Sealing, Zeroizing<[u8; 32]>)> {
         let row: serde_json::Value = serde_json::from_str(line).ok()?;
-        let bytes = |member: &str| URL_SAFE_NO_PAD.decode(row.get(member)?.as_str()?).ok().map(Zeroizing::new);
+        let bytes = |member: &str| {
+            URL_SAFE_NO_PAD.decode(row.get(member)?.as_str()?).ok().map(Zeroizing::new)
+        };
         let key = bytes("key")?.as_slice().try_into().ok()?;
         let salt = bytes("salt")?.as_slice().try_into().ok()?;
         Some(((row.get("record_key")?.as_str()?.parse().ok()?, salt), Zeroizing::new(key)))

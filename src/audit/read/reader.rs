@@ -82,7 +82,10 @@ pub struct Epoch {
 
 impl Epoch {
     fn under(number: u32, folder: PathBuf, note: Option<String>) -> Self {
-        let signed = note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
+        let signed = note
+            .as_deref()
+            .and_then(|note| peek(note).ok())
+            .map_or(0, |checkpoint| checkpoint.size);
         Self { number, folder, signed, note }
     }
 
@@ -91,7 +94,10 @@ impl Epoch {
     ///
     /// # Errors
     /// Those of `read`.
-    pub fn read<T, E: From<ReadFault>>(&self, mut read: impl FnMut(&Self) -> Result<T, E>) -> Result<T, E> {
+    pub fn read<T, E: From<ReadFault>>(
+        &self,
+        mut read: impl FnMut(&Self) -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut epoch = self.clone();
         let mut stands = tiles::stands(&epoch.folder).map_err(ReadFault::from)?;
         for _ in 0..TRIES {
@@ -124,7 +130,11 @@ pub fn epochs(dir: &Path) -> Result<Vec<Epoch>, ReadFault> {
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn each(epoch: &Epoch, from: u64, mut each: impl FnMut(Found<'_>) -> ControlFlow<()>) -> Result<ControlFlow<()>, ReadFault> {
+pub fn each(
+    epoch: &Epoch,
+    from: u64,
+    mut each: impl FnMut(Found<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReadFault> {
     let mut next = from;
     epoch.read(|epoch| {
         each_under(epoch, next, |found| {
@@ -151,7 +161,8 @@ fn each_under(
         }
     }
     let folder = epoch.folder.join("journal");
-    let (segments, _) = if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
+    let (segments, _) =
+        if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
     let Some((first, _)) = segments.first() else { return Ok(ControlFlow::Continue(())) };
     let mut tree = tree_at(&mut tiles, *first)?;
     let mut broken = ControlFlow::Continue(());
@@ -161,12 +172,13 @@ fn each_under(
             // What is behind the last whole batch may be on its way.
             bytes.truncate(journal::reach(&bytes, u64::MAX).0);
         }
-        let walk = journal::walk(&bytes, &tree, &[], place + 1 == segments.len(), |index, bytes| {
-            if index >= epoch.signed.max(from) && broken.is_continue() {
-                broken = each(Found { epoch: number, index, bytes });
-            }
-            Ok(())
-        });
+        let walk =
+            journal::walk(&bytes, &tree, &[], place + 1 == segments.len(), |index, bytes| {
+                if index >= epoch.signed.max(from) && broken.is_continue() {
+                    broken = each(Found { epoch: number, index, bytes });
+                }
+                Ok(())
+            });
         tree = walk.map_err(|fault| ReadFault::Segment { path: path.clone(), fault })?.tree;
     }
     Ok(broken)
@@ -180,7 +192,8 @@ pub fn named<'e>(epochs: &'e [Epoch], name: &str) -> Result<(&'e Epoch, u64), Re
     let fault = || ReadFault::Name(name.to_owned());
     let (epoch, index) = match name.rsplit_once('#') {
         Some((origin, index)) => {
-            let number = origin.rsplit('/').next().and_then(tiles::epoch_number).ok_or_else(fault)?;
+            let number =
+                origin.rsplit('/').next().and_then(tiles::epoch_number).ok_or_else(fault)?;
             (epochs.iter().find(|epoch| epoch.number == number), index)
         }
         None => (epochs.last(), name),
@@ -234,7 +247,12 @@ impl Found<'_> {
             Err(RecordFault::KeyMissing(_)) => None,
             Err(other) => return Err(fault(other)),
         };
-        Ok(Told { record: self.name(), at: outside.at.to_owned(), kind: outside.kind.to_owned(), inside })
+        Ok(Told {
+            record: self.name(),
+            at: outside.at.to_owned(),
+            kind: outside.kind.to_owned(),
+            inside,
+        })
     }
 }
 
@@ -243,7 +261,10 @@ impl Told {
     #[must_use]
     pub fn line(&self) -> String {
         let inside = self.inside.as_deref().unwrap_or("null");
-        format!(r#"{{"at":"{}","inside":{inside},"kind":"{}","record":"{}"}}"#, self.at, self.kind, self.record)
+        format!(
+            r#"{{"at":"{}","inside":{inside},"kind":"{}","record":"{}"}}"#,
+            self.at, self.kind, self.record
+        )
     }
 
     /// A text inside, at `path` (members separated by dots).
@@ -259,7 +280,8 @@ impl Told {
     }
 
     fn value<T>(&self, path: &str, read: impl FnOnce(&json::Value<'_>) -> Option<T>) -> Option<T> {
-        let document = json::parse(self.inside.as_deref()?.as_bytes(), &json::Limits::deep(4)).ok()?;
+        let document =
+            json::parse(self.inside.as_deref()?.as_bytes(), &json::Limits::deep(4)).ok()?;
         let mut value = &document;
         for member in path.split('.') {
             value = value.as_object()?.get(member)?;

@@ -19,7 +19,8 @@ use crate::merkle::{Hash, leaf_hash};
 /// The first line of a proof.
 const TITLE: &str = "c2sp.org/tlog-proof@v1";
 /// Bytes of a receipt at the most: the record in base64, 64 hashes, and a checkpoint.
-pub const RECEIPT_BYTES_MAX: usize = RECORD_BYTES_MAX.div_ceil(3) * 4 + 64 * 45 + NOTE_BYTES_MAX + 256;
+pub const RECEIPT_BYTES_MAX: usize =
+    RECORD_BYTES_MAX.div_ceil(3) * 4 + 64 * 45 + NOTE_BYTES_MAX + 256;
 
 /// Why a proof proves nothing.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,9 @@ pub enum ProofFault {
     #[error("its checkpoint: {0}")]
     Note(#[from] NoteFault),
     /// It proves another record, or none.
-    #[error("the record is not the one that is proven: the root by the proof is not the checkpoint's")]
+    #[error(
+        "the record is not the one that is proven: the root by the proof is not the checkpoint's"
+    )]
     Other,
     /// The record is not under a checkpoint yet.
     #[error("record {index} is not under a checkpoint yet ({size} are); try again shortly")]
@@ -54,10 +57,14 @@ pub enum ProofFault {
     #[error("the receipt carries another record than the file that is given")]
     Differs,
     /// Not a disclosed record.
-    #[error("it is not a line as audit disclose writes it: {{\"bytes\",\"key\",\"proof\",\"record\"}}")]
+    #[error(
+        "it is not a line as audit disclose writes it: {{\"bytes\",\"key\",\"proof\",\"record\"}}"
+    )]
     Disclosure,
     /// A disclosed record without a proof.
-    #[error("no checkpoint covered the record when it was disclosed, so nothing proves it: have it disclosed again")]
+    #[error(
+        "no checkpoint covered the record when it was disclosed, so nothing proves it: have it disclosed again"
+    )]
     Unproven,
     /// A disclosed record under another name.
     #[error("it is disclosed as {0}, and the proof is of another record")]
@@ -94,7 +101,8 @@ fn prove_under(epoch: &Epoch, index: u64, record: Option<&[u8]>) -> Result<Strin
     }
     let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
     let hashes = inclusion(&mut tiles, index, epoch.signed).map_err(ReadFault::from)?;
-    let extra = record.map(|record| format!("extra {}\n", STANDARD.encode(record))).unwrap_or_default();
+    let extra =
+        record.map(|record| format!("extra {}\n", STANDARD.encode(record))).unwrap_or_default();
     let mut proof = format!("{TITLE}\n{extra}index {index}\n");
     for hash in hashes {
         proof.push_str(&STANDARD.encode(hash));
@@ -111,7 +119,9 @@ pub fn carried(receipt: &str) -> Result<Option<Vec<u8>>, ProofFault> {
     if receipt.len() > RECEIPT_BYTES_MAX {
         return Err(ProofFault::Form);
     }
-    let Some(text) = receipt.lines().nth(1).and_then(|line| line.strip_prefix("extra ")) else { return Ok(None) };
+    let Some(text) = receipt.lines().nth(1).and_then(|line| line.strip_prefix("extra ")) else {
+        return Ok(None);
+    };
     STANDARD.decode(text).map(Some).map_err(|_| ProofFault::Form)
 }
 
@@ -120,7 +130,11 @@ pub fn carried(receipt: &str) -> Result<Option<Vec<u8>>, ProofFault> {
 ///
 /// # Errors
 /// When it proves nothing.
-pub fn verify_receipt(receipt: &str, record: Option<Vec<u8>>, keys: &[LogKeys]) -> Result<(String, u64, Vec<u8>), ProofFault> {
+pub fn verify_receipt(
+    receipt: &str,
+    record: Option<Vec<u8>>,
+    keys: &[LogKeys],
+) -> Result<(String, u64, Vec<u8>), ProofFault> {
     let record = match (carried(receipt)?, record) {
         (Some(carried), Some(given)) if carried != given => return Err(ProofFault::Differs),
         (Some(record), _) | (None, Some(record)) => record,
@@ -148,14 +162,19 @@ pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u
     let digits = line.strip_prefix("index ").ok_or(ProofFault::Form)?;
     let index: u64 = digits.parse().map_err(|_| ProofFault::Form)?;
     let hash = |line: &str| -> Option<Hash> { STANDARD.decode(line).ok()?.try_into().ok() };
-    let hashes: Vec<Hash> = lines.map(|line| hash(line).ok_or(ProofFault::Form)).collect::<Result<_, _>>()?;
+    let hashes: Vec<Hash> =
+        lines.map(|line| hash(line).ok_or(ProofFault::Form)).collect::<Result<_, _>>()?;
     if index.to_string() != digits {
         return Err(ProofFault::Form);
     }
     let origin = peek(note)?.origin;
-    let keys = keys.iter().find(|keys| keys.origin == origin).ok_or_else(|| NoteFault::NoKeys(origin.clone()))?;
+    let keys = keys
+        .iter()
+        .find(|keys| keys.origin == origin)
+        .ok_or_else(|| NoteFault::NoKeys(origin.clone()))?;
     let checkpoint = keys.open(note)?;
-    let root = root_by(leaf_hash(record), index, checkpoint.size, &hashes).ok_or(ProofFault::Other)?;
+    let root =
+        root_by(leaf_hash(record), index, checkpoint.size, &hashes).ok_or(ProofFault::Other)?;
     if root == checkpoint.root { Ok((origin, index)) } else { Err(ProofFault::Other) }
 }
 
@@ -244,7 +263,11 @@ impl Disclosure {
     /// When the proof does not hold, or the key does not open the record.
     pub fn verify(&self, keys: &[LogKeys]) -> Result<Disclosed, ProofFault> {
         let bytes = STANDARD.decode(&self.bytes).map_err(|_| ProofFault::Disclosure)?;
-        let key = URL_SAFE_NO_PAD.decode(&self.key).ok().map(Zeroizing::new).ok_or(ProofFault::Disclosure)?;
+        let key = URL_SAFE_NO_PAD
+            .decode(&self.key)
+            .ok()
+            .map(Zeroizing::new)
+            .ok_or(ProofFault::Disclosure)?;
         let key = key.as_slice().try_into().map_err(|_| ProofFault::Disclosure)?;
         let proof = self.proof.as_deref().ok_or(ProofFault::Unproven)?;
         let (origin, index) = verify(proof, &bytes, keys)?;
@@ -255,6 +278,12 @@ impl Disclosure {
         let outside = Outside::read(&bytes)?;
         let _ = outside.sealed().ok_or(ProofFault::Plain)?;
         let inside = outside.open(&OwnKey(Zeroizing::new(key)))?.ok_or(ProofFault::NoKey)?;
-        Ok(Disclosed { origin, index, at: outside.at.to_owned(), kind: outside.kind.to_owned(), inside })
+        Ok(Disclosed {
+            origin,
+            index,
+            at: outside.at.to_owned(),
+            kind: outside.kind.to_owned(),
+            inside,
+        })
     }
 }

@@ -94,7 +94,11 @@ struct Run<'o> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn replay(epochs: &[Epoch], opener: &dyn Opener, mut progress: impl FnMut(u64)) -> Result<Replay, ReadFault> {
+pub fn replay(
+    epochs: &[Epoch],
+    opener: &dyn Opener,
+    mut progress: impl FnMut(u64),
+) -> Result<Replay, ReadFault> {
     let mut run = Run::new(opener);
     // What came before the part that is here may be a reason.
     run.gaps = epochs.first().is_some_and(|first| first.number != 1);
@@ -127,7 +131,8 @@ pub fn replay(epochs: &[Epoch], opener: &dyn Opener, mut progress: impl FnMut(u6
 impl<'o> Run<'o> {
     fn new(opener: &'o dyn Opener) -> Self {
         let (replay, hashing) = (Replay::default(), RandomState::new());
-        let (open, requests, closed, unread) = (HashMap::new(), HashSet::new(), HashSet::new(), BTreeSet::new());
+        let (open, requests, closed, unread) =
+            (HashMap::new(), HashSet::new(), HashSet::new(), BTreeSet::new());
         Self { opener, replay, open, requests, hashing, closed, midway: false, gaps: false, unread }
     }
 
@@ -149,7 +154,9 @@ impl<'o> Run<'o> {
         }
         match Record::decode(found.bytes, self.opener) {
             Ok(Some(record)) => self.control(&record),
-            Ok(None) | Err(RecordFault::KeyMissing(_)) => self.unreadable(outside.kind, found.index),
+            Ok(None) | Err(RecordFault::KeyMissing(_)) => {
+                self.unreadable(outside.kind, found.index)
+            }
             Err(other) => return Err(fault(other)),
         }
         Ok(())
@@ -175,10 +182,14 @@ impl<'o> Run<'o> {
             left.sort_unstable_by_key(|open| open.index);
             left.retain(|_| !self.unread.contains("outcome"));
             for open in left {
-                self.disagree(&open.record, "it has no outcome, and the gateway stopped in good order after it");
+                self.disagree(
+                    &open.record,
+                    "it has no outcome, and the gateway stopped in good order after it",
+                );
             }
         }
-        if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: ")) {
+        if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: "))
+        {
             (self.gaps, self.midway) = (true, true);
             self.replay.books.lose();
         }
@@ -188,7 +199,9 @@ impl<'o> Run<'o> {
     fn disagree(&mut self, record: &str, what: impl Into<String>) {
         self.replay.disagreeing += 1;
         if self.replay.disagreements.len() < KEPT_MAX {
-            self.replay.disagreements.push(Disagreement { record: record.to_owned(), what: what.into() });
+            self.replay
+                .disagreements
+                .push(Disagreement { record: record.to_owned(), what: what.into() });
         }
     }
 
@@ -197,12 +210,23 @@ impl<'o> Run<'o> {
         let caller = Caller::of(told, at);
         let handles_known = !self.gaps && !self.unread.contains("handle-set");
         if let Some(why) = self.replay.books.shown_wrongly(&caller).filter(|_| handles_known) {
-            self.disagree(&told.record, format!("it was let through, and by the books before it is refused: {why}"));
+            self.disagree(
+                &told.record,
+                format!("it was let through, and by the books before it is refused: {why}"),
+            );
         }
         let against = self.replay.books.refuses(&caller, at);
         let record = told.record.clone();
         let output_tokens = told.number("limits.output_tokens");
-        let open = Open { index, record, agent: caller.agent, principal: caller.principal, output_tokens, against, at };
+        let open = Open {
+            index,
+            record,
+            agent: caller.agent,
+            principal: caller.principal,
+            output_tokens,
+            against,
+            at,
+        };
         let request = told.text("request").unwrap_or_default();
         if !self.requests.insert(self.hashing.hash_one(&request)) {
             self.disagree(&told.record, "its request was let through before");
@@ -222,10 +246,18 @@ impl<'o> Run<'o> {
             return;
         };
         if admission != Some(open.index) {
-            self.disagree(&told.record, format!("its admission is record {}, and it names another", open.index));
+            self.disagree(
+                &told.record,
+                format!("its admission is record {}, and it names another", open.index),
+            );
         }
-        if told.text("agent").as_ref() != Some(&open.agent) || told.text("principal").as_ref() != Some(&open.principal) {
-            self.disagree(&told.record, format!("its admission is one of {} in the name of {}", open.agent, open.principal));
+        if told.text("agent").as_ref() != Some(&open.agent)
+            || told.text("principal").as_ref() != Some(&open.principal)
+        {
+            self.disagree(
+                &told.record,
+                format!("its admission is one of {} in the name of {}", open.agent, open.principal),
+            );
         }
         let served = told.text("code").is_some_and(|code| SERVED.contains(&code.as_str()));
         if served || told.number("response_bytes").is_some_and(|bytes| bytes > 0) {
@@ -242,7 +274,10 @@ impl<'o> Run<'o> {
         if let (Some(most), Some(used)) = (open.output_tokens, told.number("usage.output"))
             && used > most
         {
-            self.disagree(&told.record, format!("{used} tokens were used, and {most} were admitted"));
+            self.disagree(
+                &told.record,
+                format!("{used} tokens were used, and {most} were admitted"),
+            );
         }
     }
 
@@ -253,7 +288,10 @@ impl<'o> Run<'o> {
             return;
         }
         if self.replay.books.explains(&code, &Caller::of(told, at)) == Some(false) {
-            self.disagree(&told.record, format!("it was refused with {code}, and nothing in the books before it says so"));
+            self.disagree(
+                &told.record,
+                format!("it was refused with {code}, and nothing in the books before it says so"),
+            );
         }
     }
 }
@@ -261,10 +299,14 @@ impl<'o> Run<'o> {
 /// The tokens and keys of a record's chain, the operator's first.
 fn chain(told: &Told) -> Vec<(String, String)> {
     let Some(inside) = &told.inside else { return Vec::new() };
-    let Ok(document) = json::parse(inside.as_bytes(), &json::Limits::deep(4)) else { return Vec::new() };
-    let links = document.as_object().and_then(|object| object.get("chain")).and_then(json::Value::as_array);
+    let Ok(document) = json::parse(inside.as_bytes(), &json::Limits::deep(4)) else {
+        return Vec::new();
+    };
+    let links =
+        document.as_object().and_then(|object| object.get("chain")).and_then(json::Value::as_array);
     let text = |link: &json::Value<'_>, member| {
-        let text = link.as_object().and_then(|object| object.get(member)).and_then(json::Value::as_str);
+        let text =
+            link.as_object().and_then(|object| object.get(member)).and_then(json::Value::as_str);
         text.unwrap_or_default().to_owned()
     };
     links.unwrap_or_default().iter().map(|link| (text(link, "token"), text(link, "kid"))).collect()

@@ -92,7 +92,10 @@ impl Tiles {
         let tile = Tile { level: None, index, width: self.width(0, index) };
         let records: Result<Vec<Vec<u8>>, _> =
             bundle_records(&self.bytes(tile)?).map(|record| record.map(<[u8]>::to_vec)).collect();
-        records.ok().filter(|records| records.len() as u64 == tile.width).ok_or_else(|| self.fault(tile))
+        records
+            .ok()
+            .filter(|records| records.len() as u64 == tile.width)
+            .ok_or_else(|| self.fault(tile))
     }
 
     /// One record.
@@ -120,7 +123,8 @@ impl Nodes for Tiles {
         let tile_level = u8::try_from(level / 8).unwrap_or(u8::MAX);
         let (first, count) = (index << (level % 8), 1_u64 << (level % 8));
         let tile = first / WIDTH;
-        let tile = Tile { level: Some(tile_level), index: tile, width: self.width(tile_level, tile) };
+        let tile =
+            Tile { level: Some(tile_level), index: tile, width: self.width(tile_level, tile) };
         if self.tile.as_ref().is_none_or(|(known, _)| *known != tile) {
             self.tile = Some((tile, self.hashes(tile)?));
         }
@@ -139,7 +143,11 @@ pub fn epochs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, durable::Fault> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(durable::Fault::of("list", dir))? {
         let path = entry.map_err(durable::Fault::of("list", dir))?.path();
-        found.extend(path.file_name().and_then(|name| epoch_number(name.to_str()?)).map(|number| (number, path.clone())));
+        found.extend(
+            path.file_name()
+                .and_then(|name| epoch_number(name.to_str()?))
+                .map(|number| (number, path.clone())),
+        );
     }
     found.sort_unstable();
     Ok(found)
@@ -194,7 +202,8 @@ pub fn stands(epoch: &Path) -> Result<Stands, durable::Fault> {
 /// Whether an epoch's records were moved away: its checkpoint is there, and no bundle.
 #[must_use]
 pub fn is_pruned(epoch: &Path) -> bool {
-    let none = fs::read_dir(epoch.join("tile/entries")).map_or(true, |mut entries| entries.next().is_none());
+    let none = fs::read_dir(epoch.join("tile/entries"))
+        .map_or(true, |mut entries| entries.next().is_none());
     none && epoch.join("checkpoint").exists()
 }
 

@@ -80,11 +80,14 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
     layout::top(wanted.dir)?;
     let mut epochs = tiles::epochs(wanted.dir)?;
     // The next epoch's folder is made before anything else of it.
-    let coming = if epochs.len() > 1 { epochs.pop_if(|(_, folder)| not_begun(folder)) } else { None };
+    let coming =
+        if epochs.len() > 1 { epochs.pop_if(|(_, folder)| not_begun(folder)) } else { None };
     let coming = coming.map(|(number, _)| format!("/{}", epoch_name(number)));
     let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
     let mut seen: Vec<Seen> = Vec::new();
-    if let Some((number, _)) = epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some()) {
+    if let Some((number, _)) =
+        epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some())
+    {
         return Err(Fault::of(At::epoch(&epoch_name(*number)), "the epochs before it are missing"));
     }
     let (mut done, mut last_at, mut through) = (0, String::new(), 0);
@@ -102,7 +105,8 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
             head: head.as_ref(),
             since: since.as_ref(),
         };
-        let found = epoch.verify(wanted.keys, next.as_ref(), |size, of| progress(done + size, done + of))?;
+        let found = epoch
+            .verify(wanted.keys, next.as_ref(), |size, of| progress(done + size, done + of))?;
         // Where its records were moved away, that one is with them which says what it follows.
         if let Some(before) = seen.last().filter(|_| !found.pruned) {
             epoch.follows(before)?;
@@ -112,10 +116,9 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
         seen.push(found);
     }
     // What was moved away was said to be, in an epoch behind it.
-    let missing = epochs
-        .iter()
-        .zip(&seen)
-        .find(|((number, _), seen)| seen.pruned && *number > through && !has(Seed::MissingRecordsUnasked));
+    let missing = epochs.iter().zip(&seen).find(|((number, _), seen)| {
+        seen.pruned && *number > through && !has(Seed::MissingRecordsUnasked)
+    });
     if let Some(((number, _), _)) = missing {
         return Err(Fault::of(
             At::record(&epoch_name(*number), 0),
@@ -124,12 +127,20 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
     }
     let named = |origin: &str| seen.iter().any(|epoch| epoch.origin == origin);
     if let Some(since) = since.filter(|since| !named(&since.0.origin)) {
-        return Err(Fault::of(At::log(), format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin)));
+        return Err(Fault::of(
+            At::log(),
+            format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin),
+        ));
     }
     // Its head comes next, and says that there is nothing.
-    let empty = |head: &Head| head.size == 0 && coming.as_ref().is_some_and(|coming| head.origin.ends_with(coming));
+    let empty = |head: &Head| {
+        head.size == 0 && coming.as_ref().is_some_and(|coming| head.origin.ends_with(coming))
+    };
     if let Some(heads) = head.filter(|heads| !named(&heads.head.origin) && !empty(&heads.head)) {
-        return Err(Fault::of(At::log(), format!("the head speaks of {}, which is not there", heads.head.origin)));
+        return Err(Fault::of(
+            At::log(),
+            format!("the head speaks of {}, which is not there", heads.head.origin),
+        ));
     }
     Ok(seen)
 }
@@ -137,13 +148,17 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
 /// Whether an epoch's folder holds nothing yet.
 fn not_begun(folder: &Path) -> bool {
     let journal = tiles::segments(&folder.join("journal")).unwrap_or_default();
-    journal.0.is_empty() && journal.1.is_none() && !folder.join("checkpoint").exists() && !has_files(&folder.join("tile"))
+    journal.0.is_empty()
+        && journal.1.is_none()
+        && !folder.join("checkpoint").exists()
+        && !has_files(&folder.join("tile"))
 }
 
 /// Whether anything but folders lies below `folder`.
 fn has_files(folder: &Path) -> bool {
     let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.any(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()) || has_files(&entry.path()))
+    entries
+        .any(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()) || has_files(&entry.path()))
 }
 
 /// What the head says.
@@ -168,7 +183,8 @@ impl Since {
         let fault = |fault| Fault::of(At::log(), format!("the former checkpoint: {fault}"));
         let origin = peek(note).map_err(fault)?.origin;
         let keys = keys.iter().find(|keys| keys.origin == origin);
-        let keys = keys.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(origin)))?;
+        let keys =
+            keys.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(origin)))?;
         Ok(Self(keys.open(note).map_err(fault)?))
     }
 }
@@ -190,9 +206,16 @@ impl Begins {
 fn first_record(folder: &Path) -> Result<Option<Begins>, Fault> {
     let mut stands = tiles::stands(folder)?;
     for _ in 0..TRIES {
-        let under = stands.note.as_deref().and_then(|note| peek(note).ok()).map_or(0, |checkpoint| checkpoint.size);
-        let found =
-            if under > 0 { Tiles::new(folder, under).record(0).map(Some).map_err(Fault::from) } else { journal::first(folder) };
+        let under = stands
+            .note
+            .as_deref()
+            .and_then(|note| peek(note).ok())
+            .map_or(0, |checkpoint| checkpoint.size);
+        let found = if under > 0 {
+            Tiles::new(folder, under).record(0).map(Some).map_err(Fault::from)
+        } else {
+            journal::first(folder)
+        };
         // The bundle or the segment may have gone with the checkpoint that needed it.
         let now = tiles::stands(folder)?;
         if now == stands || matches!(found, Ok(Some(_))) {
@@ -246,18 +269,28 @@ impl One<'_> {
 
     /// Verifies the epoch; `next` is what the one behind it begins with. Where somebody writes it, its right edge changes: then
     /// that is read again, under the next checkpoint.
-    fn verify(&mut self, keys: &[LogKeys], next: Option<&Begins>, mut progress: impl FnMut(u64, u64)) -> Result<Seen, Fault> {
+    fn verify(
+        &mut self,
+        keys: &[LogKeys],
+        next: Option<&Begins>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Seen, Fault> {
         let lost = next.and_then(Begins::lost);
         self.open |= lost.is_some();
         self.left = next.and_then(|next| next.left.clone()).filter(|_| lost.is_some());
         let ends = format!("/{}", self.name());
         let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
-        let keys = keys.ok_or_else(|| Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)"))?;
+        let keys = keys.ok_or_else(|| {
+            Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)")
+        })?;
         let mut edge = Edge::new();
         for _ in 0..TRIES {
             let stands = tiles::stands(self.folder)?;
             let signed = self.signed(stands.note.as_deref(), keys)?;
-            let head = self.head.filter(|heads| heads.head.origin == signed.origin).map_or(0, |heads| heads.head.size);
+            let head = self
+                .head
+                .filter(|heads| heads.head.origin == signed.origin)
+                .map_or(0, |heads| heads.head.size);
             let left = self.left.as_ref().map_or(0, |left| left.size);
             self.acknowledged = signed.size.max(head).max(left);
             let pruned = signed.size > 0 && !self.open && tiles::is_pruned(self.folder);
@@ -276,8 +309,12 @@ impl One<'_> {
     /// What the checkpoint signs.
     fn signed(&self, note: Option<&str>, keys: &LogKeys) -> Result<Checkpoint, Fault> {
         match note {
-            Some(note) => keys.open(note).map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault)),
-            None if self.open => Ok(Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() }),
+            Some(note) => keys
+                .open(note)
+                .map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault)),
+            None if self.open => {
+                Ok(Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() })
+            }
             None => Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
         }
     }
@@ -306,7 +343,9 @@ impl One<'_> {
         let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
         let head = self.head.filter(|heads| heads.head.origin == signed.origin);
         let walked = journal::verify(self, signed, edge, (head, keys), &extra)?;
-        let first = first.or(walked.first).and_then(|bytes| Some(Outside::read(&bytes).ok()?.at.to_owned()));
+        let first = first
+            .or(walked.first)
+            .and_then(|bytes| Some(Outside::read(&bytes).ok()?.at.to_owned()));
         Ok(Seen {
             origin: signed.origin.clone(),
             size: walked.size,
@@ -326,16 +365,21 @@ impl One<'_> {
     fn follows(&self, before: &Seen) -> Result<(), Fault> {
         match first_record(self.folder)? {
             Some(Begins { previous, .. }) if previous.origin == before.origin => {
-                let same = previous.size == before.signed && previous.root == STANDARD.encode(before.signed_root);
+                let same = previous.size == before.signed
+                    && previous.root == STANDARD.encode(before.signed_root);
                 // Of what was lost the head may have known a newer one.
                 if same || (before.lost.is_some() && previous.size > before.signed) {
                     return Ok(());
                 }
-                Err(Fault::of(self.record(0), format!("it does not follow the checkpoint of {}", before.origin)))
+                Err(Fault::of(
+                    self.record(0),
+                    format!("it does not follow the checkpoint of {}", before.origin),
+                ))
             }
-            Some(Begins { previous, .. }) => {
-                Err(Fault::of(self.record(0), format!("it follows {}, but {} stands before it", previous.origin, before.origin)))
-            }
+            Some(Begins { previous, .. }) => Err(Fault::of(
+                self.record(0),
+                format!("it follows {}, but {} stands before it", previous.origin, before.origin),
+            )),
             // Its first record has not come yet: any other was refused.
             None => Ok(()),
         }
@@ -352,7 +396,8 @@ impl One<'_> {
         if ALWAYS_PLAIN.contains(&outside.kind) || first {
             // Whoever can write the journal can write a batch behind what was acknowledged.
             let acknowledged = index < self.acknowledged;
-            self.link(first, acknowledged, bytes).map_err(|what| Fault::of(self.record(index), what))?;
+            self.link(first, acknowledged, bytes)
+                .map_err(|what| Fault::of(self.record(index), what))?;
         }
         Ok(())
     }
@@ -366,7 +411,10 @@ impl One<'_> {
             if first && before == Some(self.number - 1) {
                 return Ok(());
             }
-            return Err("only the first record of an epoch says which one it follows: the one before it".to_owned());
+            return Err(
+                "only the first record of an epoch says which one it follows: the one before it"
+                    .to_owned(),
+            );
         }
         if first {
             return Err("it does not say which epoch it follows".to_owned());
@@ -381,7 +429,12 @@ impl One<'_> {
     }
 
     /// Every full bundle under the checkpoint behind `edge`, and every full tile over them.
-    fn bundles(&mut self, edge: &mut Edge, signed: &Checkpoint, progress: &mut impl FnMut(u64, u64)) -> Result<(), Fault> {
+    fn bundles(
+        &mut self,
+        edge: &mut Edge,
+        signed: &Checkpoint,
+        progress: &mut impl FnMut(u64, u64),
+    ) -> Result<(), Fault> {
         for bundle in edge.size() / WIDTH..signed.size / WIDTH {
             self.bundle(edge, bundle, signed)?;
             progress(edge.size(), signed.size);
@@ -395,17 +448,25 @@ impl One<'_> {
         let first = bundle * WIDTH;
         let tile = Tile { level: None, index: bundle, width: (signed.size - first).min(WIDTH) };
         let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first), fault))?;
-        let leaves = tiles.hashes(Tile { level: Some(0), ..tile }).map_err(|fault| Fault::of(self.record(first), fault))?;
+        let leaves = tiles
+            .hashes(Tile { level: Some(0), ..tile })
+            .map_err(|fault| Fault::of(self.record(first), fault))?;
         let mut leaves = leaves.iter();
         let mut full = Vec::new();
         for (index, record) in (first..).zip(bundle_records(&bytes)) {
             let record = record.map_err(|fault| Fault::of(self.record(index), fault))?;
             let Some(leaf) = leaves.next() else {
-                return Err(Fault::of(At::file(&self.folder.join(tile.path())), "it has more records than its name says"));
+                return Err(Fault::of(
+                    At::file(&self.folder.join(tile.path())),
+                    "it has more records than its name says",
+                ));
             };
             // The record or its hash: whichever was changed, this is the first that does not fit.
             if *leaf != leaf_hash(record) {
-                return Err(Fault::of(self.record(index), "it is not the record that its hash stands for"));
+                return Err(Fault::of(
+                    self.record(index),
+                    "it is not the record that its hash stands for",
+                ));
             }
             self.outside(index, record)?;
             full.extend(edge.push_leaf(*leaf));
@@ -430,7 +491,11 @@ impl One<'_> {
         if bytes == expect {
             return Ok(());
         }
-        let differs = expect.iter().zip(&bytes).position(|(one, other)| one != other).unwrap_or(bytes.len().min(expect.len()));
+        let differs = expect
+            .iter()
+            .zip(&bytes)
+            .position(|(one, other)| one != other)
+            .unwrap_or(bytes.len().min(expect.len()));
         let what = format!("{} does not hold the hash over it", tile.path());
         Err(Fault::of(self.record(first(differs as u64 / 32)), what))
     }
@@ -449,9 +514,17 @@ impl One<'_> {
 
     /// That the log still holds what a former checkpoint covers.
     fn was(&self, edge: &Edge, signed: &Checkpoint) -> Result<(), Fault> {
-        let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else { return Ok(()) };
-        if edge.size() == since.size && edge.tree().root() != since.root && !has(Seed::FormerCheckpointUnchecked) {
-            let what = format!("the first {} records are not those that the former checkpoint covers", since.size);
+        let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else {
+            return Ok(());
+        };
+        if edge.size() == since.size
+            && edge.tree().root() != since.root
+            && !has(Seed::FormerCheckpointUnchecked)
+        {
+            let what = format!(
+                "the first {} records are not those that the former checkpoint covers",
+                since.size
+            );
             return Err(Fault::of(At::epoch(&self.name()), what));
         }
         Ok(())

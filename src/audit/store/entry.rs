@@ -163,7 +163,10 @@ impl Future for Closing {
 
 /// What a caller is told where something cannot be recorded.
 fn refusal_of(fault: &LogFault) -> Refusal {
-    #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault means the same to a caller")]
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other fault means the same to a caller"
+    )]
     let refusal = match fault {
         LogFault::Low | LogFault::NoSpace(_) => Refusal::new(Code::AuditFull).after(LATER),
         LogFault::Short(_) => Refusal::new(Code::AuditShort).after(LATER),
@@ -182,15 +185,22 @@ impl Entry {
 
     /// Content that was fetched for the request: its place in the body, its URL, its media type and itself.
     pub fn fetched(&mut self, (path, target): (&str, &str), media_type: &str, content: &[u8]) {
-        let content = Body { bytes: content.len() as u64, digest: KeyedDigest::of(&self.digest_key, content) };
+        let content = Body {
+            bytes: content.len() as u64,
+            digest: KeyedDigest::of(&self.digest_key, content),
+        };
         let target_digest = KeyedDigest::of(&self.digest_key, target.as_bytes());
-        let (path, target, media_type) = (path.to_owned(), target.to_owned(), media_type.to_owned());
+        let (path, target, media_type) =
+            (path.to_owned(), target.to_owned(), media_type.to_owned());
         self.fetched.push(Fetched { path, target, target_digest, media_type, content });
     }
 
     /// The body as it is sent on with that.
     fn forwards(&mut self, body: &[u8]) {
-        self.forwarded = Some(Body { bytes: body.len() as u64, digest: KeyedDigest::of(&self.digest_key, body) });
+        self.forwarded = Some(Body {
+            bytes: body.len() as u64,
+            digest: KeyedDigest::of(&self.digest_key, body),
+        });
     }
 
     /// Bytes that go to the caller now.
@@ -209,7 +219,9 @@ impl Entry {
 
     fn end(&mut self, ending: Ending) -> Closing {
         let (answer, answered) = oneshot::channel();
-        let Some((about, digest)) = self.about.take().zip(self.digest.take()) else { return Closing(answered) };
+        let Some((about, digest)) = self.about.take().zip(self.digest.take()) else {
+            return Closing(answered);
+        };
         let (open, request) = (Arc::clone(&self.pen.0.open), about.request);
         let Ending { code, detail, status, ms, usage, upstream, model_digest, led } = ending;
         let outcome = Outcome {
@@ -256,9 +268,20 @@ impl Pen {
     ///
     /// # Errors
     /// When the system gives no randomness.
-    pub fn new(log: Arc<Log>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<Self, EntropyFault> {
+    pub fn new(
+        log: Arc<Log>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, EntropyFault> {
         let tally = Tally::new(clock.now());
-        Ok(Self(Arc::new(Inner { log, clock, metrics, digest_keys: Draws::new()?, tally, open: Arc::default() })))
+        Ok(Self(Arc::new(Inner {
+            log,
+            clock,
+            metrics,
+            digest_keys: Draws::new()?,
+            tally,
+            open: Arc::default(),
+        })))
     }
 
     /// Asks whether anything can be sealed.
@@ -301,7 +324,11 @@ impl Pen {
     ///
     /// # Errors
     /// `audit-unavailable` when the log cannot be written any more, `audit-slow` or `audit-full` when it cannot now.
-    pub async fn commit<T: Forwards>(&self, value: T, mut admission: Admission) -> Result<Open<T>, Refusal> {
+    pub async fn commit<T: Forwards>(
+        &self,
+        value: T,
+        mut admission: Admission,
+    ) -> Result<Open<T>, Refusal> {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
@@ -311,7 +338,10 @@ impl Pen {
             return Err(refusal_of(&LogFault::Closed));
         }
         if let Some(body) = value.forwarded() {
-            admission.forwarded = Some(Body { bytes: body.len() as u64, digest: KeyedDigest::of(&admission.digest_key, body) });
+            admission.forwarded = Some(Body {
+                bytes: body.len() as u64,
+                digest: KeyedDigest::of(&admission.digest_key, body),
+            });
         }
         let open = admission.about.clone();
         let digest_key = self.0.digest_keys.next();
@@ -345,7 +375,8 @@ impl Pen {
                 entry(name_of(&sealed), sealed.index)
             })));
         });
-        let entry = answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
+        let entry =
+            answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
         Ok(Open { committed: Committed::new(value), entry })
     }
 
@@ -408,7 +439,13 @@ impl Pen {
         let now = self.0.clock.now();
         let caller = Arc::clone(&about.caller);
         let (whose, code) = ((&caller.agent, &caller.principal), refusal.code);
-        self.0.tally.tell(Told::of(&about.request, &refusal, Some(caller.agent.as_str().to_owned()), None, now));
+        self.0.tally.tell(Told::of(
+            &about.request,
+            &refusal,
+            Some(caller.agent.as_str().to_owned()),
+            None,
+            now,
+        ));
         if !self.0.tally.agent(whose, code, now) {
             return match self.ready() {
                 Ok(()) => SealedRefusal { refusal, record: None },
@@ -435,7 +472,12 @@ impl Pen {
     }
 
     /// Closes the entry of a request that is refused after it was admitted; returns when that is durable.
-    pub async fn close_refused(&self, entry: Entry, ending: Ending, refusal: Refusal) -> SealedRefusal {
+    pub async fn close_refused(
+        &self,
+        entry: Entry,
+        ending: Ending,
+        refusal: Refusal,
+    ) -> SealedRefusal {
         let record = Some(entry.record.clone());
         match entry.close(ending).await {
             Ok(_) => SealedRefusal { refusal, record },

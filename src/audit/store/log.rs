@@ -132,7 +132,11 @@ impl Log {
     ///
     /// # Errors
     /// As [`Log::open`].
-    pub fn take_over(settings: Settings, clock: Arc<dyn Clock>, lock: File) -> Result<(Self, Recovered), LogFault> {
+    pub fn take_over(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        lock: File,
+    ) -> Result<(Self, Recovered), LogFault> {
         let lock = recover::adopt(&settings, lock)?;
         Self::open_with(settings.going_on(), clock, Arc::new(durable::SystemDisk), Some(lock))
     }
@@ -220,7 +224,12 @@ impl Log {
     /// Records `event` and calls `then` when it is durable, or known not to be. For successes `then` runs on the writer's
     /// thread, one record after the other in the log's order, so that what it applies is the fold of the log whoever waits;
     /// it must be short and must not wait for the log.
-    pub fn seal_with(&self, event: Event, by: Option<String>, then: impl FnOnce(Result<Sealed, LogFault>) + Send + 'static) {
+    pub fn seal_with(
+        &self,
+        event: Event,
+        by: Option<String>,
+        then: impl FnOnce(Result<Sealed, LogFault>) + Send + 'static,
+    ) {
         match event.fits() {
             Ok(()) => self.0.give(Waiting { event, by, then: Box::new(then) }),
             Err(fault) => then(Err(fault.into())),
@@ -310,5 +319,6 @@ impl Log {
 /// Whether another process holds the lock of the newest epoch.
 #[must_use]
 pub fn is_locked(settings: &Settings) -> bool {
-    recover::lock_path(settings).is_ok_and(|path| path.exists() && matches!(durable::Lock::take(&path), Ok(None)))
+    recover::lock_path(settings)
+        .is_ok_and(|path| path.exists() && matches!(durable::Lock::take(&path), Ok(None)))
 }

@@ -81,7 +81,8 @@ pub fn is_clock_doubtful(settings: &Settings, clock: &dyn Clock) -> Result<bool,
     let mut newest = None;
     if let Some(last) = epochs.last() {
         let _ = reader::each(last, last.signed.saturating_sub(1), |found| {
-            newest = Outside::read(found.bytes).and_then(|outside| outside.moment()).ok().or(newest);
+            newest =
+                Outside::read(found.bytes).and_then(|outside| outside.moment()).ok().or(newest);
             ControlFlow::Continue(())
         })?;
     }
@@ -131,17 +132,21 @@ pub fn prune(
     let old = pruning.old(before)?;
     let Some(last) = old.last() else { return Ok(Taken::default()) };
     let known = keys(&settings.vkeys)?;
-    let wanted = Wanted { dir: &settings.dir, keys: &known, head: Some(&settings.head), since: None };
+    let wanted =
+        Wanted { dir: &settings.dir, keys: &known, head: Some(&settings.head), since: None };
     verify(&wanted, &mut progress).map_err(RetainFault::Damaged)?;
     if let Some(to) = &keep.to {
         old.iter().try_for_each(|epoch| copy_to(epoch, to))?;
         let wanted = Wanted { dir: to, keys: &known, head: None, since: None };
-        verify(&wanted, &mut progress).map_err(|fault| RetainFault::BadCopy { to: to.clone(), fault })?;
+        verify(&wanted, &mut progress)
+            .map_err(|fault| RetainFault::BadCopy { to: to.clone(), fault })?;
     }
     drop(pruning);
     // In the epoch that stands there, however old: a start begins the next.
-    let (log, _) =
-        Log::open(Settings { begin: None, existing: true, epoch_max: FOR_EVER, ..settings.clone() }, Arc::clone(clock))?;
+    let (log, _) = Log::open(
+        Settings { begin: None, existing: true, epoch_max: FOR_EVER, ..settings.clone() },
+        Arc::clone(clock),
+    )?;
     let pruned = Event::Pruned { through: epoch_name(last.number), reason: said.reason };
     let sealed = log.seal_blocking(pruned, said.by)?.index;
     log.close()?;
@@ -155,7 +160,11 @@ pub fn prune(
     Ok(Taken { epochs: old, sealed: Some(sealed) })
 }
 
-fn after(settings: &Settings, keys: &[LogKeys], progress: impl FnMut(u64, u64)) -> Result<(), RetainFault> {
+fn after(
+    settings: &Settings,
+    keys: &[LogKeys],
+    progress: impl FnMut(u64, u64),
+) -> Result<(), RetainFault> {
     let wanted = Wanted { dir: &settings.dir, keys, head: Some(&settings.head), since: None };
     verify(&wanted, progress).map(|_| ()).map_err(RetainFault::Damaged)
 }

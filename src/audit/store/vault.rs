@@ -47,7 +47,9 @@ pub enum VaultFault {
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
     /// A record key that was destroyed, or never was.
-    #[error("there is no record key for this principal; records of it were never sealed, or it was forgotten already")]
+    #[error(
+        "there is no record key for this principal; records of it were never sealed, or it was forgotten already"
+    )]
     Unknown,
 }
 
@@ -60,8 +62,14 @@ struct Slot {
 
 impl Slot {
     fn encode(&self) -> Zeroizing<[u8; SLOT_BYTES]> {
-        let key = self.key.as_ref().map_or_else(|| DESTROYED.to_owned(), |key| URL_SAFE_NO_PAD.encode(**key));
-        let text = Zeroizing::new(format!("{TITLE}\n{}\n{}\n{}\n{key}\n", self.id, self.made, self.principal));
+        let key = self
+            .key
+            .as_ref()
+            .map_or_else(|| DESTROYED.to_owned(), |key| URL_SAFE_NO_PAD.encode(**key));
+        let text = Zeroizing::new(format!(
+            "{TITLE}\n{}\n{}\n{}\n{key}\n",
+            self.id, self.made, self.principal
+        ));
         let sum = STANDARD.encode(sha256(text.as_bytes()));
         let mut slot = Zeroizing::new([b'\n'; SLOT_BYTES]);
         for (place, byte) in slot.iter_mut().zip(text.bytes().chain(sum.bytes())) {
@@ -144,7 +152,10 @@ impl Vault {
     /// # Errors
     /// As [`Vault::open`].
     pub fn read(path: &Path) -> Result<Self, VaultFault> {
-        Self::of_bytes(path, &Zeroizing::new(std::fs::read(path).map_err(durable::Fault::of("read", path))?))
+        Self::of_bytes(
+            path,
+            &Zeroizing::new(std::fs::read(path).map_err(durable::Fault::of("read", path))?),
+        )
     }
 
     /// The keys in these bytes of the file `path`.
@@ -192,7 +203,9 @@ impl Vault {
     }
 
     fn write(&mut self, place: usize) -> Result<(), VaultFault> {
-        let (Some(open), Some(slot)) = (&self.open, self.slots.get(place)) else { return Err(VaultFault::Unknown) };
+        let (Some(open), Some(slot)) = (&self.open, self.slots.get(place)) else {
+            return Err(VaultFault::Unknown);
+        };
         let written = open.disk.write(&open.file, &*slot.encode(), (place * SLOT_BYTES) as u64);
         written.map_err(durable::Fault::of("write", &self.path))?;
         self.unsynced.insert(place);
@@ -204,7 +217,11 @@ impl Vault {
     ///
     /// # Errors
     /// When it cannot be drawn or written.
-    pub fn of(&mut self, principal: &str, now: Timestamp) -> Result<(RecordKeyId, &[u8; 32]), VaultFault> {
+    pub fn of(
+        &mut self,
+        principal: &str,
+        now: Timestamp,
+    ) -> Result<(RecordKeyId, &[u8; 32]), VaultFault> {
         let place = match self.by_principal.get(principal) {
             Some(place) => *place,
             None => {
@@ -257,7 +274,10 @@ impl Vault {
     /// The record key's id of a principal that has one.
     #[must_use]
     pub fn id_of(&self, principal: &str) -> Option<RecordKeyId> {
-        self.by_principal.get(principal).and_then(|place| self.slots.get(*place)).map(|slot| slot.id)
+        self.by_principal
+            .get(principal)
+            .and_then(|place| self.slots.get(*place))
+            .map(|slot| slot.id)
     }
 
     /// Destroys the key `id`: writes over it, and returns when that is on stable storage.
@@ -294,7 +314,10 @@ impl Vault {
 
     /// The principals that have keys, with their keys' ids.
     pub fn principals(&self) -> impl Iterator<Item = (&str, RecordKeyId)> {
-        self.slots.iter().filter(|slot| slot.key.is_some()).map(|slot| (slot.principal.as_str(), slot.id))
+        self.slots
+            .iter()
+            .filter(|slot| slot.key.is_some())
+            .map(|slot| (slot.principal.as_str(), slot.id))
     }
 }
 
@@ -325,12 +348,17 @@ mod tests {
         assert!(matches!(read.held(&ada), Held::Key(found) if *found == key));
         vault.destroy(&ada).expect("destroyed");
         let read = Vault::read(&path).expect("read");
-        assert!(matches!(read.held(&ada), Held::Destroyed) && matches!(read.held(&bob), Held::Key(_)));
+        assert!(
+            matches!(read.held(&ada), Held::Destroyed) && matches!(read.held(&bob), Held::Key(_))
+        );
         assert!(matches!(read.held(&RecordKeyId([9; 16])), Held::Missing));
         let bytes = std::fs::read(&path).expect("file");
         let text = URL_SAFE_NO_PAD.encode(key);
         for secret in [text.as_bytes(), b"user:ada"] {
-            assert!(!bytes.windows(secret.len()).any(|window| window == secret), "something of it is left");
+            assert!(
+                !bytes.windows(secret.len()).any(|window| window == secret),
+                "something of it is left"
+            );
         }
         assert_ne!(vault.of("user:ada", now).map(|(id, _)| id).expect("a new one"), ada);
     }

@@ -17,7 +17,10 @@ use crate::control::api::Request;
 ///
 /// # Errors
 /// If a gateway's own log cannot be written. Then nothing may be handed out.
-pub(super) fn record((log, dir): (&LogPlace, &Path), command: Command) -> Result<Option<u64>, Failure> {
+pub(super) fn record(
+    (log, dir): (&LogPlace, &Path),
+    command: Command,
+) -> Result<Option<u64>, Failure> {
     // A backup has the form of a data folder, but no gateway has written to it.
     let written = dir.join("tmp").is_dir();
     let Some(place) = log.place().or_else(|| gateway_of(dir)).filter(|_| written) else {
@@ -27,9 +30,11 @@ pub(super) fn record((log, dir): (&LogPlace, &Path), command: Command) -> Result
         );
         return Ok(None);
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let reply = runtime.block_on(send(&place, Request::Command(command)));
-    let reply = reply.map_err(|fault| format!("it could not be recorded, so nothing is handed out: {fault}"))?;
+    let reply = reply
+        .map_err(|fault| format!("it could not be recorded, so nothing is handed out: {fault}"))?;
     for index in &reply.sealed {
         eprintln!("recorded as #{index}");
     }

@@ -63,10 +63,19 @@ impl Export {
         let dir = self.log.dir(None)?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let vkeys = self.vkeys.unwrap_or_else(|| dir.join("../log.vkeys"));
-        let choice = Choice { epochs: self.epochs, principal: self.principal, without_keys: self.without_keys };
-        let recorded = if self.to.exists() { None } else { record((&self.log, &dir), names(&epochs, &choice)?, &choice)? };
+        let choice = Choice {
+            epochs: self.epochs,
+            principal: self.principal,
+            without_keys: self.without_keys,
+        };
+        let recorded = if self.to.exists() {
+            None
+        } else {
+            record((&self.log, &dir), names(&epochs, &choice)?, &choice)?
+        };
         let bar = spinner(self.log.json, "records");
-        let done = export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
+        let done =
+            export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
         if self.log.json {
@@ -83,7 +92,9 @@ impl Export {
             println!("{}: {records} records", epoch_name(*epoch));
         }
         let to = self.to.display();
-        println!("verify with   token-shield audit verify --dir {to}/audit --log-keys {to}/log.vkeys");
+        println!(
+            "verify with   token-shield audit verify --dir {to}/audit --log-keys {to}/log.vkeys"
+        );
         if done.keys > 0 {
             println!(
                 "read with     token-shield audit query --dir {to}/audit --record-keys {to}/keys.jsonl   ({} records)",
@@ -95,7 +106,11 @@ impl Export {
 }
 
 #[cfg(feature = "gateway")]
-fn record(log: (&LogPlace, &Path), epochs: Vec<String>, choice: &Choice) -> Result<Option<u64>, Failure> {
+fn record(
+    log: (&LogPlace, &Path),
+    epochs: Vec<String>,
+    choice: &Choice,
+) -> Result<Option<u64>, Failure> {
     let (principal, keys) = (choice.principal.clone(), !choice.without_keys);
     super::custody::record(log, crate::control::Command::EpochsExported { epochs, principal, keys })
 }
@@ -109,7 +124,8 @@ impl Replay {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         // The state of a log that was changed proves nothing.
-        let checked = Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.books)?;
+        let checked =
+            Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.books)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let bar = spinner(self.log.json || self.books, "records");
@@ -126,7 +142,9 @@ impl Replay {
         }
         match done.disagreeing + cache.map_or(0, |found| found.len() as u64) {
             0 => Ok(()),
-            count => Err(format!("{count} records do not follow from the records before them").into()),
+            count => {
+                Err(format!("{count} records do not follow from the records before them").into())
+            }
         }
     }
 }
@@ -143,8 +161,7 @@ fn against_cache(_: &Path, _: &[Epoch]) -> Result<Option<Vec<String>>, Failure> 
 }
 
 fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
-    let disagreement =
-        |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
+    let disagreement = |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
     serde_json::json!({
         "records": done.records, "admissions": done.admissions, "outcomes": done.outcomes, "refusals": done.refusals,
         "unknown": done.unknown, "open": done.open, "closed": done.closed, "moved": done.moved, "disagreeing": done.disagreeing, "cache": cache,
@@ -153,11 +170,17 @@ fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
 }
 
 fn say(done: &Replayed, cache: Option<&[String]>) {
-    println!("{} records: {} admissions, {} outcomes, {} refusals", done.records, done.admissions, done.outcomes, done.refusals);
+    println!(
+        "{} records: {} admissions, {} outcomes, {} refusals",
+        done.records, done.admissions, done.outcomes, done.refusals
+    );
     for (count, what) in [
         (done.unknown, "admissions without an outcome, which a later start closed as unknown"),
         (done.open, "admissions without an outcome so far"),
-        (done.closed, "records that these keys do not decrypt: differences that depend on them are not reported"),
+        (
+            done.closed,
+            "records that these keys do not decrypt: differences that depend on them are not reported",
+        ),
         (done.moved, "records were pruned: differences that depend on them are not reported"),
     ] {
         if count > 0 {

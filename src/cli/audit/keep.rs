@@ -26,7 +26,9 @@ use crate::durable::{Disk as _, SystemDisk};
 pub(in crate::cli) enum Verb {
     /// Destroy a principal's record key. Its records cannot be read any more, and the log still
     /// verifies.
-    #[command(after_help = "Example: token-shield audit forget user:ada --revoke --reason \"a request under Article 17\"")]
+    #[command(
+        after_help = "Example: token-shield audit forget user:ada --revoke --reason \"a request under Article 17\""
+    )]
     Forget(Forget),
     /// Close the log's epoch and begin the next one, also after a loss of records. The gateway may
     /// run.
@@ -34,8 +36,10 @@ pub(in crate::cli) enum Verb {
     Begin(Begin),
     /// Prune the records of old epochs. Their checkpoints stay, and the log still verifies. No
     /// gateway may run.
-    #[command(after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit \\\n             \
-        --reason \"end of the retention period\"")]
+    #[command(
+        after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit \\\n             \
+        --reason \"end of the retention period\""
+    )]
     Prune(super::prune::Prune),
     /// Measure how fast records become durable in a folder.
     #[command(after_help = "Example: token-shield audit bench /var/lib/token-shield")]
@@ -45,8 +49,14 @@ pub(in crate::cli) enum Verb {
 impl Verb {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Forget(forget) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(forget.run()),
-            Self::Begin(begin) => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(begin.run()),
+            Self::Forget(forget) => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(forget.run()),
+            Self::Begin(begin) => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(begin.run()),
             Self::Prune(prune) => prune.run(),
             Self::Bench(bench) => bench.run(),
         }
@@ -123,15 +133,24 @@ impl Begin {
                     "a gateway writes this log, so nothing of it is lost: stop the gateway first, or omit --after-loss".into()
                 );
             }
-            let reply = send(&self.place, Request::Command(Command::EpochBegin { reason: self.reason.clone() })).await?;
-            let origin = reply.rows.first().and_then(|row| row.get("origin")?.as_str().map(str::to_owned));
+            let reply = send(
+                &self.place,
+                Request::Command(Command::EpochBegin { reason: self.reason.clone() }),
+            )
+            .await?;
+            let origin =
+                reply.rows.first().and_then(|row| row.get("origin")?.as_str().map(str::to_owned));
             self.say(&origin.unwrap_or_default(), &reply);
             return Ok(());
         }
         if done_by_owner(&config.audit, &[])? {
             return Ok(());
         }
-        config.audit.begin = Some(NewEpoch { reason: self.reason.clone(), by: Some(own_name()), after_loss: self.after_loss });
+        config.audit.begin = Some(NewEpoch {
+            reason: self.reason.clone(),
+            by: Some(own_name()),
+            after_loss: self.after_loss,
+        });
         let books = Books::open(&config)?;
         let origin = books.log.origin();
         books.log.close()?;
@@ -154,9 +173,18 @@ impl Forget {
     async fn run(self) -> Result<(), Failure> {
         self.sure.ask(&format!("this destroys the record key of {}", self.principal))?;
         let members = json!({ "principal": self.principal });
-        let command = Command::PrincipalForget { principal: self.principal, revoke: self.revoke, reason: self.reason };
+        let command = Command::PrincipalForget {
+            principal: self.principal,
+            revoke: self.revoke,
+            reason: self.reason,
+        };
         let reply = send(&self.place, Request::Command(command)).await?;
-        say_done("destroyed its record key; also destroy the copies in backups", members, &reply, self.place.json);
+        say_done(
+            "destroyed its record key; also destroy the copies in backups",
+            members,
+            &reply,
+            self.place.json,
+        );
         Ok(())
     }
 }

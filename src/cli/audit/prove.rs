@@ -91,8 +91,10 @@ impl Prove {
 
 impl VerifyReceipt {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-        let text = String::from_utf8(read(&self.receipt)?).map_err(|_| receipt::ProofFault::Form)?;
+        let read =
+            |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+        let text =
+            String::from_utf8(read(&self.receipt)?).map_err(|_| receipt::ProofFault::Form)?;
         let record = self.record.as_deref().map(read).transpose()?;
         let known = self.trust.read(Path::new(VKEYS), None)?;
         let (origin, index, record) = receipt::verify_receipt(&text, record, &known.keys)?;
@@ -105,7 +107,10 @@ impl VerifyReceipt {
             });
             println!("{row}");
         } else {
-            println!("valid: it is record {index} of {origin}, of the kind {} and the time {}", outside.kind, outside.at);
+            println!(
+                "valid: it is record {index} of {origin}, of the kind {} and the time {}",
+                outside.kind, outside.at
+            );
             println!("  keys {fingerprint}, from {}", known.from.display());
         }
         Ok(())
@@ -120,7 +125,8 @@ impl Disclose {
         let (mut rows, mut names) = (Vec::new(), Vec::new());
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
-            let row = Disclosure::of(epoch, index, &*vault).map_err(|fault| format!("{name}: {fault}"))?;
+            let row = Disclosure::of(epoch, index, &*vault)
+                .map_err(|fault| format!("{name}: {fault}"))?;
             rows.push(serde_json::to_string(&row)?);
             names.push(format!("{}#{index}", epoch_name(epoch.number)));
         }
@@ -142,12 +148,16 @@ fn record(_: (&LogPlace, &Path), _: Vec<String>) -> Result<Option<u64>, Failure>
 
 impl VerifyDisclosure {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let text = fs::read_to_string(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+        let text = fs::read_to_string(&self.file)
+            .map_err(|error| format!("{}: {error}", self.file.display()))?;
         let known = self.trust.read(Path::new(VKEYS), None)?;
         let mut found: Vec<Disclosed> = Vec::new();
         for (place, line) in (1..).zip(text.lines()) {
             let verified = Disclosure::read(line).and_then(|row| row.verify(&known.keys));
-            found.push(verified.map_err(|fault| format!("{}: line {place}: {fault}", self.file.display()))?);
+            found.push(
+                verified
+                    .map_err(|fault| format!("{}: line {place}: {fault}", self.file.display()))?,
+            );
         }
         if found.is_empty() {
             return Err(format!("{}: the file has no disclosed record", self.file.display()).into());

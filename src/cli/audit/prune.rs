@@ -43,7 +43,8 @@ pub(in crate::cli) struct Prune {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| format!("{text:?} is not a time: write 400d, 12h, 90m or 45s"))
+    parse_duration(text)
+        .ok_or_else(|| format!("{text:?} is not a time: write 400d, 12h, 90m or 45s"))
 }
 
 impl Prune {
@@ -57,23 +58,35 @@ impl Prune {
         let configured = config.keep.clone();
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
-        let keep = keep.ok_or("the time to keep records is missing: use --keep 400d, or [audit] keep in the config")?;
+        let keep = keep.ok_or(
+            "the time to keep records is missing: use --keep 400d, or [audit] keep in the config",
+        )?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let moved = if to.is_some() { "moved" } else { "removed" };
         let said = Said { by: Some(own_name()), reason: self.reason };
         let bar = bar(self.place.json);
-        let taken = prune(&config.audit, &clock, &Keep { keep, to: to.clone() }, said, |done, of| {
-            bar.set_length(of);
-            bar.set_position(done);
-        });
+        let taken =
+            prune(&config.audit, &clock, &Keep { keep, to: to.clone() }, said, |done, of| {
+                bar.set_length(of);
+                bar.set_position(done);
+            });
         bar.finish_and_clear();
         let taken = taken?;
         let note = taken.epochs.is_empty().then(|| NOTHING.to_owned());
         if self.place.json {
-            let row = |epoch: &Old| json!({ "epoch": epoch_name(epoch.number), "records": epoch.size });
+            let row =
+                |epoch: &Old| json!({ "epoch": epoch_name(epoch.number), "records": epoch.size });
             let epochs: Vec<_> = taken.epochs.iter().map(row).collect();
-            let reply = Reply { sealed: taken.sealed.into_iter().collect(), note, ..resting(&config) };
-            println!("{}", done(&format!("{} epochs {moved}", epochs.len()), json!({ "epochs": epochs, "to": to }), &reply));
+            let reply =
+                Reply { sealed: taken.sealed.into_iter().collect(), note, ..resting(&config) };
+            println!(
+                "{}",
+                done(
+                    &format!("{} epochs {moved}", epochs.len()),
+                    json!({ "epochs": epochs, "to": to }),
+                    &reply
+                )
+            );
             return Ok(());
         }
         for epoch in &taken.epochs {

@@ -111,15 +111,19 @@ fn moment(text: &str) -> Result<String, Failure> {
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(at.as_millisecond()).to_string());
     }
-    let ago =
-        parse_duration(text).ok_or_else(|| format!("{text:?} is not a time: write 2026-11-21T08:00:00Z, or 30d, 12h, 90m"))?;
+    let ago = parse_duration(text).ok_or_else(|| {
+        format!("{text:?} is not a time: write 2026-11-21T08:00:00Z, or 30d, 12h, 90m")
+    })?;
     let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
     Ok(Timestamp(now().0.saturating_sub(ago).max(0)).to_string())
 }
 
 impl Window {
     fn read(&self) -> Result<(Option<String>, Option<String>), Failure> {
-        Ok((self.since.as_deref().map(moment).transpose()?, self.until.as_deref().map(moment).transpose()?))
+        Ok((
+            self.since.as_deref().map(moment).transpose()?,
+            self.until.as_deref().map(moment).transpose()?,
+        ))
     }
 }
 
@@ -133,13 +137,21 @@ fn all(
     let mut fault = None;
     for epoch in epochs {
         if epoch.signed > 0 && is_pruned(&epoch.folder) {
-            eprintln!("{}: its {} records were pruned, and are not included", epoch_name(epoch.number), epoch.signed);
+            eprintln!(
+                "{}: its {} records were pruned, and are not included",
+                epoch_name(epoch.number),
+                epoch.signed
+            );
         }
         let ended = reader::each(epoch, 0, |found| {
             // The envelope is enough to skip a record that is too early.
             match crate::audit::format::outside::Outside::read(found.bytes) {
-                Ok(outside) if since.as_deref().is_some_and(|since| outside.at < since) => return ControlFlow::Continue(()),
-                Ok(outside) if until.as_deref().is_some_and(|until| outside.at >= until) => return ControlFlow::Break(()),
+                Ok(outside) if since.as_deref().is_some_and(|since| outside.at < since) => {
+                    return ControlFlow::Continue(());
+                }
+                Ok(outside) if until.as_deref().is_some_and(|until| outside.at >= until) => {
+                    return ControlFlow::Break(());
+                }
                 Ok(_) | Err(_) => {}
             }
             match found.tell(vault) {
@@ -167,7 +179,10 @@ impl Show {
         for name in &self.records {
             let (epoch, index) = reader::named(&epochs, name)?;
             let bytes = reader::one(epoch, index)?;
-            println!("{}", Found { epoch: epoch.number, index, bytes: &bytes }.tell(&*vault)?.line());
+            println!(
+                "{}",
+                Found { epoch: epoch.number, index, bytes: &bytes }.tell(&*vault)?.line()
+            );
         }
         Ok(())
     }
@@ -229,12 +244,15 @@ impl Query {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
-        let is = |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
+        let is =
+            |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
         all(&epochs, &*vault, self.window.read()?, |told| {
-            let decided = self
-                .decision
-                .as_deref()
-                .is_none_or(|wanted| [told.text("decision"), told.text("code")].iter().flatten().any(|word| word == wanted));
+            let decided = self.decision.as_deref().is_none_or(|wanted| {
+                [told.text("decision"), told.text("code")]
+                    .iter()
+                    .flatten()
+                    .any(|word| word == wanted)
+            });
             let wanted = decided
                 && self.kind.as_deref().is_none_or(|kind| kind == told.kind)
                 && is(&self.agent, told.text("agent").filter(|_| self.agent.is_some()))
@@ -307,13 +325,20 @@ impl Usage {
 
     fn print(&self, sums: &BTreeMap<Vec<String>, Sum>) {
         if self.csv {
-            println!("{},requests,refused,input_tokens,output_tokens,unreported", self.by.join(","));
+            println!(
+                "{},requests,refused,input_tokens,output_tokens,unreported",
+                self.by.join(",")
+            );
         }
         for (row, sum) in sums {
             let Sum { requests, refused, input, output, unreported } = sum;
             if self.log.json {
-                let mut object: serde_json::Map<String, serde_json::Value> =
-                    self.by.iter().cloned().zip(row.iter().map(|text| text.as_str().into())).collect();
+                let mut object: serde_json::Map<String, serde_json::Value> = self
+                    .by
+                    .iter()
+                    .cloned()
+                    .zip(row.iter().map(|text| text.as_str().into()))
+                    .collect();
                 for (name, number) in [
                     ("requests", requests),
                     ("refused", refused),
@@ -344,5 +369,9 @@ impl Usage {
 fn cell(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text != "-";
     let text = if formula { format!("'{text}") } else { text.to_owned() };
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
 }

@@ -23,7 +23,11 @@ pub(in crate::cli) struct Trust {
 
 fn fingerprint(text: &str) -> Result<String, String> {
     let hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if hex { Ok(text.to_ascii_lowercase()) } else { Err("a fingerprint has 64 hex digits".to_owned()) }
+    if hex {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a fingerprint has 64 hex digits".to_owned())
+    }
 }
 
 /// The keys that count, and their source.
@@ -38,19 +42,26 @@ impl Trust {
     /// Reads the keys. `usual` is their default path, `data` the folder that they verify.
     pub(super) fn read(&self, usual: &Path, data: Option<&Path>) -> Result<Known, Failure> {
         let from = self.log_keys.clone().unwrap_or_else(|| usual.to_owned());
-        let text = fs::read_to_string(&from)
-            .map_err(|error| format!("{}: {error}; name the log's public keys with --log-keys FILE", from.display()))?;
+        let text = fs::read_to_string(&from).map_err(|error| {
+            format!("{}: {error}; name the log's public keys with --log-keys FILE", from.display())
+        })?;
         let mut keys = read_vkeys(&text)?;
         if !self.trust.is_empty() {
-            let all: Vec<String> = keys.iter().map(|keys| format!("{} {}", keys.origin, keys.fingerprint())).collect();
+            let all: Vec<String> =
+                keys.iter().map(|keys| format!("{} {}", keys.origin, keys.fingerprint())).collect();
             keys.retain(|keys| self.trust.contains(&keys.fingerprint()));
             if keys.is_empty() {
                 let all = all.join("\n  ");
-                return Err(format!("{}: no key has a fingerprint of --trust; the keys are\n  {all}", from.display()).into());
+                return Err(format!(
+                    "{}: no key has a fingerprint of --trust; the keys are\n  {all}",
+                    from.display()
+                )
+                .into());
             }
         }
         let own = data.and_then(|data| fs::canonicalize(data).ok());
-        let beside = own.is_some_and(|own| fs::canonicalize(&from).is_ok_and(|file| file.starts_with(own)));
+        let beside =
+            own.is_some_and(|own| fs::canonicalize(&from).is_ok_and(|file| file.starts_with(own)));
         Ok(Known { keys, from, beside: beside && self.trust.is_empty() })
     }
 }

@@ -32,7 +32,13 @@ impl Why {
             _ if !found.is_empty() => found.iter().for_each(|told| self.say(told)),
             Some(told) if self.place.json => println!("{told}"),
             Some(told) => println!("{}", remembered_sentence(told)),
-            None => return Err(format!("there is no record of {}, and the gateway does not remember it", self.request).into()),
+            None => {
+                return Err(format!(
+                    "there is no record of {}, and the gateway does not remember it",
+                    self.request
+                )
+                .into());
+            }
         }
         Ok(())
     }
@@ -45,7 +51,9 @@ impl Why {
         for epoch in reader::epochs(&config.audit.dir)? {
             let _ = reader::each(&epoch, 0, |record| {
                 let told = record.tell(&vault).ok();
-                found.extend(told.filter(|told| told.text("request").as_deref() == Some(&self.request)));
+                found.extend(
+                    told.filter(|told| told.text("request").as_deref() == Some(&self.request)),
+                );
                 std::ops::ControlFlow::Continue(())
             })?;
         }
@@ -71,14 +79,19 @@ fn sentence(told: &Told) -> String {
         (operation, None) if operation.is_empty() => "a request".to_owned(),
         (operation, None) => operation,
     };
-    let server = told.text("upstream.name").map(|server| format!(" at upstream {server}")).unwrap_or_default();
+    let server = told
+        .text("upstream.name")
+        .map(|server| format!(" at upstream {server}"))
+        .unwrap_or_default();
     let from = told.text("peer").map(|peer| format!(" from {peer}")).unwrap_or_default();
     let (code, detail) = (text("code"), told.text("detail"));
     let because = meaning(&code, detail.as_deref(), told.text("param").as_deref());
     match told.kind.as_str() {
         "admission" => {
             let (agent, principal) = (text("agent"), text("principal"));
-            format!("{at}: Agent {agent} of {principal} asked{from} for {operation}. It was admitted{server} (record {record}).")
+            format!(
+                "{at}: Agent {agent} of {principal} asked{from} for {operation}. It was admitted{server} (record {record})."
+            )
         }
         "refusal" => {
             let (agent, stage, status) = (text("agent"), text("stage"), number("status"));
@@ -90,7 +103,9 @@ fn sentence(told: &Told) -> String {
             let (status, ms) = (number("status"), number("ms"));
             let became = match code.as_str() {
                 "ok" => format!("It was answered{server} with status {status}"),
-                "upstream-error" => format!("It was answered{server} with that server's own error, status {status}"),
+                "upstream-error" => {
+                    format!("It was answered{server} with that server's own error, status {status}")
+                }
                 "aborted" => "Its caller disconnected before the answer was complete".to_owned(),
                 _ => format!("It ended with status {status}, {code}{server}"),
             };
@@ -102,7 +117,8 @@ fn sentence(told: &Told) -> String {
 /// A refusal without a record of its own, which a running gateway remembers.
 fn remembered_sentence(told: &serde_json::Value) -> String {
     let text = |member: &str| told[member].as_str();
-    let (at, stage, code) = (text("at").unwrap_or("-"), text("stage").unwrap_or("-"), text("code").unwrap_or("-"));
+    let (at, stage, code) =
+        (text("at").unwrap_or("-"), text("stage").unwrap_or("-"), text("code").unwrap_or("-"));
     let who = match (text("agent"), text("network")) {
         (Some(agent), _) => format!("Agent {agent}"),
         (None, network) => format!("A caller at {}", network.unwrap_or("an unknown address")),

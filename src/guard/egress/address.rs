@@ -77,13 +77,18 @@ pub const NAMED_V6: &[Range<Ipv6Addr>] = &[
 pub fn special(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(four) => {
-            let bits = |address: Ipv4Addr, prefix: u8| u64::from(address.to_bits()) >> (32 - prefix);
+            let bits =
+                |address: Ipv4Addr, prefix: u8| u64::from(address.to_bits()) >> (32 - prefix);
             let within = |range: &&Range<Ipv4Addr>| bits(four, range.1) == bits(range.0, range.1);
             RANGES_V4.iter().find(within).map(|range| range.2)
         }
-        IpAddr::V6(six) if has(Seed::MappedAddressesBelieved) && six.to_ipv4_mapped().is_some() => None,
+        IpAddr::V6(six) if has(Seed::MappedAddressesBelieved) && six.to_ipv4_mapped().is_some() => {
+            None
+        }
         IpAddr::V6(six) => {
-            let bits = |address: Ipv6Addr, prefix: u8| address.to_bits().checked_shr(128 - u32::from(prefix)).unwrap_or(0);
+            let bits = |address: Ipv6Addr, prefix: u8| {
+                address.to_bits().checked_shr(128 - u32::from(prefix)).unwrap_or(0)
+            };
             let within = |range: &&Range<Ipv6Addr>| bits(six, range.1) == bits(range.0, range.1);
             let global = six.segments().first().is_some_and(|first| first >> 13 == 1);
             // An IPv4 address behind 0:5efe or 200:5efe (ISATAP, RFC 5214 section 6.1), whatever stands before.
@@ -131,13 +136,23 @@ mod tests {
     #[test]
     fn every_range_is_known_at_both_ends() {
         for (first, prefix, what) in RANGES_V4 {
-            let last = Ipv4Addr::from_bits(first.to_bits() | u32::try_from((1_u64 << (32 - prefix)) - 1).expect("in range"));
-            assert!(special((*first).into()).is_some() && special(last.into()).is_some(), "{first} {last} {what}");
+            let last = Ipv4Addr::from_bits(
+                first.to_bits() | u32::try_from((1_u64 << (32 - prefix)) - 1).expect("in range"),
+            );
+            assert!(
+                special((*first).into()).is_some() && special(last.into()).is_some(),
+                "{first} {last} {what}"
+            );
         }
         for (first, prefix, what) in RANGES_V6.iter().chain(NAMED_V6) {
-            let last =
-                Ipv6Addr::from_bits(first.to_bits() | 1_u128.checked_shl(128 - u32::from(*prefix)).map_or(0, |bits| bits - 1));
-            assert!(special((*first).into()).is_some() && special(last.into()).is_some(), "{first} {last} {what}");
+            let last = Ipv6Addr::from_bits(
+                first.to_bits()
+                    | 1_u128.checked_shl(128 - u32::from(*prefix)).map_or(0, |bits| bits - 1),
+            );
+            assert!(
+                special((*first).into()).is_some() && special(last.into()).is_some(),
+                "{first} {last} {what}"
+            );
         }
         check("169.254.169.254", Some("cloud metadata"));
         check("169.254.1.1", Some("link-local"));

@@ -49,7 +49,12 @@ impl Findings {
     /// There is more than can be looked through.
     fn refuse(&mut self) {
         let target = format!("more than {CHANNELS_MAX} texts");
-        self.add(Led { kind: Kind::Either.as_str(), verdict: Reply::Block.as_str(), reason: Uncontrolled::UNREADABLE, target });
+        self.add(Led {
+            kind: Kind::Either.as_str(),
+            verdict: Reply::Block.as_str(),
+            reason: Uncontrolled::UNREADABLE,
+            target,
+        });
         self.blocked = true;
     }
 
@@ -58,8 +63,16 @@ impl Findings {
     /// # Errors
     /// `answer-uncontrolled`.
     pub fn passes(&self) -> Result<(), Refusal> {
-        let target = self.named.iter().find(|led| led.verdict == Reply::Block.as_str()).map_or("", |led| led.target.as_str());
-        if self.blocked { Err(Refusal::new(Code::AnswerUncontrolled).because(target)) } else { Ok(()) }
+        let target = self
+            .named
+            .iter()
+            .find(|led| led.verdict == Reply::Block.as_str())
+            .map_or("", |led| led.target.as_str());
+        if self.blocked {
+            Err(Refusal::new(Code::AnswerUncontrolled).because(target))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -86,9 +99,15 @@ struct Bench {
 impl Filter {
     /// A filter for an answer to that caller. `fences` says whether the answer's texts begin with it: fenced code is left alone then.
     #[must_use]
-    pub fn new((caller, answers): (&CachedToken, Answers), tables: Arc<Tables>, metrics: Arc<Metrics>, fences: bool) -> Self {
+    pub fn new(
+        (caller, answers): (&CachedToken, Answers),
+        tables: Arc<Tables>,
+        metrics: Arc<Metrics>,
+        fences: bool,
+    ) -> Self {
         let restrictions = token_restrictions(&caller.verified);
-        let bench = Bench { tables, restrictions, answers, metrics, fences, findings: Findings::default() };
+        let bench =
+            Bench { tables, restrictions, answers, metrics, fences, findings: Findings::default() };
         Self { texts: BTreeMap::new(), count: 0, moved: false, bench }
     }
 
@@ -126,7 +145,9 @@ impl Prose for Filter {
 
     fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
         let Self { texts, bench, .. } = self;
-        if let Some(text) = texts.get_mut(&channel.choice).and_then(|texts| texts.get_mut(channel.key)) {
+        if let Some(text) =
+            texts.get_mut(&channel.choice).and_then(|texts| texts.get_mut(channel.key))
+        {
             text.pause(out, bench);
         }
     }
@@ -136,12 +157,17 @@ impl Prose for Filter {
             return;
         }
         let Self { texts, bench, .. } = self;
-        texts.values_mut().flat_map(BTreeMap::values_mut).for_each(|text| text.pause(&mut String::new(), bench));
+        texts
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+            .for_each(|text| text.pause(&mut String::new(), bench));
     }
 
     fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        let asked = self.texts.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
-        let all = asked.flat_map(|(own, texts)| texts.iter().map(move |(key, text)| (*own, key, text)));
+        let asked =
+            self.texts.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
+        let all =
+            asked.flat_map(|(own, texts)| texts.iter().map(move |(key, text)| (*own, key, text)));
         all.filter(|(.., text)| text.is_holding()).map(|(own, key, _)| (own, key.clone())).collect()
     }
 }
@@ -179,7 +205,9 @@ impl Text {
     }
 
     fn pause(&mut self, out: &mut String, bench: &mut Bench) {
-        let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else { return };
+        let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else {
+            return;
+        };
         let mut own = String::new();
         scanner.pause(&mut own, &mut |found| bench.evaluate(found));
         let Some(joined) = &mut self.joined else {
@@ -210,7 +238,9 @@ impl Tools for Filter {
 
     fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
         let bench = &mut self.bench;
-        let Some(call::Led { target, reason }) = call::leads(arguments, &bench.tables.policy, &bench.restrictions) else {
+        let Some(call::Led { target, reason }) =
+            call::leads(arguments, &bench.tables.policy, &bench.restrictions)
+        else {
             return true;
         };
         let verdict = bench.answers.called;
@@ -243,8 +273,11 @@ impl Bench {
             Kind::Clicked => &[Use::Links],
             Kind::Either => &[Use::Media, Use::Links],
         };
-        let judged =
-            |url| uses.iter().try_for_each(|wanted| self.tables.policy.evaluate(*wanted, url, &self.restrictions).map(|_| ()));
+        let judged = |url| {
+            uses.iter().try_for_each(|wanted| {
+                self.tables.policy.evaluate(*wanted, url, &self.restrictions).map(|_| ())
+            })
+        };
         let reason = match found.url.map(judged) {
             Ok(Ok(())) => return None,
             Ok(Err(why)) => why.as_str(),
@@ -274,6 +307,11 @@ impl Bench {
         self.findings.blocked |= reply == Reply::Block;
         let target = found.url.unwrap_or_else(|odd| odd);
         let target: String = target.chars().take(SHOWN_MAX).collect();
-        self.findings.add(Led { kind: found.kind.as_str(), verdict: reply.as_str(), reason, target });
+        self.findings.add(Led {
+            kind: found.kind.as_str(),
+            verdict: reply.as_str(),
+            reason,
+            target,
+        });
     }
 }

@@ -10,15 +10,29 @@ use crate::model::tools::Arguments;
 const DEPTH_MAX: usize = 64;
 
 /// What is in the names of arguments that say that a place belongs there, even where it is written without a scheme.
-const PLACES: [&str; 10] = ["domain", "endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook", "website"];
+const PLACES: [&str; 10] = [
+    "domain",
+    "endpoint",
+    "host",
+    "href",
+    "hyperlink",
+    "proxy",
+    "uri",
+    "url",
+    "webhook",
+    "website",
+];
 /// Words of such names.
 const WORDS: [&str; 7] = ["base", "ip", "link", "origin", "server", "site", "src"];
 /// Words of names under which any word is a host. Elsewhere it has a dot, or is one of `HERE`.
-const SURELY: [&str; 8] = ["endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook"];
+const SURELY: [&str; 8] =
+    ["endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook"];
 /// Words that begin or end as those do, and mean something else.
-const OTHERS: [&str; 10] = ["curl", "furl", "ghost", "hostage", "hostel", "hostile", "hurl", "purl", "unfurl", "urine"];
+const OTHERS: [&str; 10] =
+    ["curl", "furl", "ghost", "hostage", "hostel", "hostile", "hurl", "purl", "unfurl", "urine"];
 /// What stands for no place at all.
-const NOWHERE: [&str; 10] = ["auto", "default", "direct", "false", "no", "none", "null", "off", "true", "yes"];
+const NOWHERE: [&str; 10] =
+    ["auto", "default", "direct", "false", "no", "none", "null", "off", "true", "yes"];
 /// A host without a dot whoever asks.
 const HERE: &str = "localhost";
 /// Numbers from here on are addresses as well as others: none that is public is below.
@@ -42,7 +56,8 @@ impl Pattern {
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let (front, open) = text.strip_suffix('*').map_or((text, false), |front| (front, true));
-        (!front.contains('*') && (open || !front.is_empty())).then(|| Self { front: front.to_owned(), open })
+        (!front.contains('*') && (open || !front.is_empty()))
+            .then(|| Self { front: front.to_owned(), open })
     }
 
     /// Whether it is that tool's. Names are compared without regard to case and to blanks around them: agents differ in theirs.
@@ -65,14 +80,21 @@ pub struct Led {
 
 /// The first place that a call names and that is not controlled.
 #[must_use]
-pub fn leads(arguments: Arguments<'_>, policy: &EgressPolicy, restrictions: &TokenRestrictions) -> Option<Led> {
+pub fn leads(
+    arguments: Arguments<'_>,
+    policy: &EgressPolicy,
+    restrictions: &TokenRestrictions,
+) -> Option<Led> {
     let bench = Bench { policy, restrictions, nested: 0 };
     match arguments {
         Arguments::Text(text) => bench.text(text).or_else(|| bench.words(text)),
         Arguments::Json(bytes) if bytes.trim_ascii().is_empty() => None,
         Arguments::Json(bytes) => match json::parse(bytes, &Limits::deep(DEPTH_MAX)) {
             // What the agent's reader makes of it nobody knows.
-            Err(_) => Some(Led { target: "what is no strict JSON".to_owned(), reason: Uncontrolled::UNREADABLE }),
+            Err(_) => Some(Led {
+                target: "what is no strict JSON".to_owned(),
+                reason: Uncontrolled::UNREADABLE,
+            }),
             Ok(value) => bench.value(&value, None).or_else(|| bench.unnamed(&value)),
         },
     }
@@ -92,19 +114,24 @@ impl Bench<'_> {
             Value::Null | Value::Bool(_) => None,
             Value::Number(text) => {
                 let number: f64 = text.parse().unwrap_or(f64::NAN);
-                let large = |key: &str| number >= ADDRESS_MIN && (is_place(key) || is_in(key, &NUMBERS));
+                let large =
+                    |key: &str| number >= ADDRESS_MIN && (is_place(key) || is_in(key, &NUMBERS));
                 // Zero is this machine.
                 let is_address = |key: &&str| large(key) || (number == 0.0 && holds_a_host(key));
                 under.filter(is_address).and_then(|key| self.bare(text, key))
             }
-            Value::String(text) => {
-                self.text(text).or_else(|| under.and_then(|key| self.bare(text, key))).or_else(|| self.inside(text, under))
-            }
+            Value::String(text) => self
+                .text(text)
+                .or_else(|| under.and_then(|key| self.bare(text, key)))
+                .or_else(|| self.inside(text, under)),
             Value::Array(items) => items.iter().find_map(|item| self.value(item, under)),
             Value::Object(object) => object.iter().find_map(|(key, value)| {
                 let place = under.filter(|_| is_dotted(key));
-                let named = self.text(key).or_else(|| place.and_then(|under| self.bare(key, under)));
-                named.or_else(|| self.value(value, if names_a_place(key) { Some(key) } else { under }))
+                let named =
+                    self.text(key).or_else(|| place.and_then(|under| self.bare(key, under)));
+                named.or_else(|| {
+                    self.value(value, if names_a_place(key) { Some(key) } else { under })
+                })
             }),
         }
     }
@@ -115,7 +142,12 @@ impl Bench<'_> {
         if !text.starts_with(['{', '[', '"']) {
             return None;
         }
-        let odd = || Some(Led { target: "a text that reads as JSON to some".to_owned(), reason: Uncontrolled::UNREADABLE });
+        let odd = || {
+            Some(Led {
+                target: "a text that reads as JSON to some".to_owned(),
+                reason: Uncontrolled::UNREADABLE,
+            })
+        };
         match json::parse(text.as_bytes(), &Limits::deep(DEPTH_MAX)) {
             Ok(_) if self.nested >= NESTED_MAX => odd(),
             Ok(value) => Bench { nested: self.nested + 1, ..*self }.value(&value, under),
@@ -141,16 +173,22 @@ impl Bench<'_> {
         }
         let trimmed = text.trim();
         // A share of another machine; and what the scanner takes for words out in a text.
-        let share = trimmed.strip_prefix("\\\\").is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
+        let share = trimmed
+            .strip_prefix("\\\\")
+            .is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
         let schemed = SPECIAL
             .iter()
             .filter(|scheme| !scheme.starts_with("http"))
             .filter_map(|scheme| strip_front(trimmed, scheme)?.strip_prefix(':'));
-        if share || schemed.into_iter().any(|rest| rest.starts_with(|next: char| !next.is_whitespace())) {
+        if share
+            || schemed.into_iter().any(|rest| rest.starts_with(|next: char| !next.is_whitespace()))
+        {
             return self.judged(trimmed);
         }
-        let without: String = text.chars().filter(|character| !matches!(character, '\t' | '\n' | '\r')).collect();
-        self.scanned(text).or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
+        let without: String =
+            text.chars().filter(|character| !matches!(character, '\t' | '\n' | '\r')).collect();
+        self.scanned(text)
+            .or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
     }
 
     fn scanned(&self, text: &str) -> Option<Led> {
@@ -178,7 +216,9 @@ impl Bench<'_> {
         let text = text.trim();
         let plain = !text.contains('\\') && !text.chars().any(char::is_control);
         // What a link is called is no link.
-        let dotted = text.split_whitespace().any(is_dotted) || text.contains([':', '/', '%']) || !text.is_ascii();
+        let dotted = text.split_whitespace().any(is_dotted)
+            || text.contains([':', '/', '%'])
+            || !text.is_ascii();
         let number = text.starts_with(|first: char| first.is_ascii_digit());
         let word = !dotted && !number && !text.eq_ignore_ascii_case(HERE);
         let nothing = NOWHERE.contains(&&*text.to_ascii_lowercase()) || text == "about:blank";
@@ -194,7 +234,9 @@ impl Bench<'_> {
 
     /// Words of a text of no form that could be hosts.
     fn words(&self, text: &str) -> Option<Led> {
-        let words = text.split(|character: char| character.is_whitespace() || "\"'`<>()|;,=".contains(character));
+        let words = text.split(|character: char| {
+            character.is_whitespace() || "\"'`<>()|;,=".contains(character)
+        });
         let is_host = |word: &&str| word.trim_matches('.').contains('.') && !word.contains("://");
         words.filter(is_host).find_map(|word| self.bare(word, ""))
     }
@@ -212,19 +254,33 @@ fn userinfo(text: &str) -> Option<&str> {
     let (mut place, mut word, mut last, mut before) = (At::Out, 0, ' ', ' ');
     for (at, next) in text.char_indices() {
         place = match place {
-            At::Slashes(schemed) if matches!(next, '/' | '\\' | '\t' | '\n' | '\r') => At::Slashes(schemed),
+            At::Slashes(schemed) if matches!(next, '/' | '\\' | '\t' | '\n' | '\r') => {
+                At::Slashes(schemed)
+            }
             At::Slashes(schemed) => At::Open(at, schemed),
             open @ (At::Out | At::Open(..)) => open,
         };
         if let At::Open(from, schemed) = place {
             match next {
-                '@' if !schemed && last == '[' && is_attribute(text.get(at + 1..).unwrap_or_default()) => place = At::Out,
-                '@' => return text.get(from..).and_then(|stretch| stretch.split(['/', '?', '#']).next()),
+                '@' if !schemed
+                    && last == '['
+                    && is_attribute(text.get(at + 1..).unwrap_or_default()) =>
+                {
+                    place = At::Out
+                }
+                '@' => {
+                    return text
+                        .get(from..)
+                        .and_then(|stretch| stretch.split(['/', '?', '#']).next());
+                }
                 '/' | '?' | '#' => place = At::Out,
                 _ => {}
             }
         }
-        let schemed = || text.get(word..at).is_some_and(|word| SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)));
+        let schemed = || {
+            text.get(word..at)
+                .is_some_and(|word| SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)))
+        };
         if matches!(place, At::Out) && last == '/' && next == '/' {
             place = At::Slashes(before == ':');
         } else if matches!(place, At::Out) && next == ':' && schemed() {
@@ -240,7 +296,9 @@ fn userinfo(text: &str) -> Option<&str> {
 
 /// Whether it is the name of an attribute in a predicate of XPath, which begins with `[@`.
 fn is_attribute(text: &str) -> bool {
-    let name = text.trim_start_matches(|next: char| next.is_ascii_alphanumeric() || matches!(next, '-' | '_' | ':'));
+    let name = text.trim_start_matches(|next: char| {
+        next.is_ascii_alphanumeric() || matches!(next, '-' | '_' | ':')
+    });
     name.len() < text.len() && ["=\'", "=\"", "]", ",", " "].iter().any(|end| name.starts_with(end))
 }
 
@@ -251,7 +309,9 @@ fn is_dotted(text: &str) -> bool {
 
 /// What stands behind a front, in whichever case that is written.
 fn strip_front<'t>(text: &'t str, front: &str) -> Option<&'t str> {
-    text.split_at_checked(front.len()).filter(|(own, _)| own.eq_ignore_ascii_case(front)).map(|(_, rest)| rest)
+    text.split_at_checked(front.len())
+        .filter(|(own, _)| own.eq_ignore_ascii_case(front))
+        .map(|(_, rest)| rest)
 }
 
 /// Whether it stays where a page is: its first step could be no host for who writes a scheme before it.
@@ -330,12 +390,16 @@ mod tests {
     fn policy() -> EgressPolicy {
         let tunnel = ["good.example", "good.example:80", "api.good.example:8443"];
         let entry = |text: &&str| text.parse::<Entry>().expect("an entry");
-        EgressPolicy::new(Lists { tunnel: tunnel.iter().map(entry).collect(), ..Lists::default() }, SelfEndpoints::default())
+        EgressPolicy::new(
+            Lists { tunnel: tunnel.iter().map(entry).collect(), ..Lists::default() },
+            SelfEndpoints::default(),
+        )
     }
 
     #[track_caller]
     fn check(arguments: &str, expect: Option<&str>) {
-        let found = leads(Arguments::Json(arguments.as_bytes()), &policy(), &TokenRestrictions::default());
+        let found =
+            leads(Arguments::Json(arguments.as_bytes()), &policy(), &TokenRestrictions::default());
         assert_eq!(found.map(|led| led.reason), expect, "{arguments}");
     }
 
@@ -347,7 +411,10 @@ mod tests {
         check(r#"{"base_url":"/a/b","url":"?q=1"}"#, None);
         check("", None);
         check("{}", None);
-        check(r#"{"site_id":5,"server_timeout":30,"note":"https://good.example/ is\n a page"}"#, None);
+        check(
+            r#"{"site_id":5,"server_timeout":30,"note":"https://good.example/ is\n a page"}"#,
+            None,
+        );
         for evil in [
             r#"{"url":"https://evil.example"}"#,
             r#"{"url":"evil.example/x"}"#,
@@ -395,7 +462,8 @@ mod tests {
             r#"{"q":"https://a[@evil.example='x']"}"#,
             r#"{"q":"//a[@evil.example/x"}"#,
         ] {
-            let found = leads(Arguments::Json(evil.as_bytes()), &policy(), &TokenRestrictions::default());
+            let found =
+                leads(Arguments::Json(evil.as_bytes()), &policy(), &TokenRestrictions::default());
             assert!(found.is_some(), "{evil}");
         }
     }
@@ -404,8 +472,14 @@ mod tests {
     fn what_readers_differ_in_is_no_place() {
         check(r#"{"host":"10.0.0.1"}"#, Some("address"));
         check(r#"{"site_id":123456789,"server_time":1764000000,"ip":4}"#, None);
-        check(r#"{"url":"https://good.example","max_urls":5,"url_timeout":30,"host_count":2,"url_options":{"retries":3}}"#, None);
-        check(r#"{"link_text":"click here","code":"[1, 2] {a}","list":"[\"a\"]","note":"file: a"}"#, None);
+        check(
+            r#"{"url":"https://good.example","max_urls":5,"url_timeout":30,"host_count":2,"url_options":{"retries":3}}"#,
+            None,
+        );
+        check(
+            r#"{"link_text":"click here","code":"[1, 2] {a}","list":"[\"a\"]","note":"file: a"}"#,
+            None,
+        );
         check(r#"{"note":"https://good.example/ is by me@good.example"}"#, None);
         for odd in [
             r#"{"page":"https://^@evil.example/"}"#,
@@ -437,7 +511,8 @@ mod tests {
             r#"{"url":"https://good.example","url":"x"}"#,
             "evil",
         ] {
-            let found = leads(Arguments::Json(odd.as_bytes()), &policy(), &TokenRestrictions::default());
+            let found =
+                leads(Arguments::Json(odd.as_bytes()), &policy(), &TokenRestrictions::default());
             assert!(found.is_some(), "{odd}");
         }
     }
@@ -447,7 +522,12 @@ mod tests {
         for text in ["//", "http:", "https:a ", "/ /", "[1]"] {
             let found = |end: &str| {
                 let document = format!("{{\"q\":\"{}{end}\"}}", text.repeat(100_000));
-                leads(Arguments::Json(document.as_bytes()), &policy(), &TokenRestrictions::default()).map(|led| led.reason)
+                leads(
+                    Arguments::Json(document.as_bytes()),
+                    &policy(),
+                    &TokenRestrictions::default(),
+                )
+                .map(|led| led.reason)
             };
             assert!(found(" https://evil.example/").is_some(), "{text}");
             assert_eq!(
@@ -460,9 +540,14 @@ mod tests {
 
     #[test]
     fn words_of_free_text_are_judged() {
-        let found = |text| leads(Arguments::Text(text), &policy(), &TokenRestrictions::default()).is_some();
+        let found =
+            |text| leads(Arguments::Text(text), &policy(), &TokenRestrictions::default()).is_some();
         assert!(!found("GET good.example/x and nothing else"));
-        assert!(found("curl evil.example/x") && found("curl 'https://evil.example'") && found("ping 10.0.0.1"));
+        assert!(
+            found("curl evil.example/x")
+                && found("curl 'https://evil.example'")
+                && found("ping 10.0.0.1")
+        );
         assert!(found("curl https://^@evil.example/x") && found("see https: @evil.example"));
     }
 

@@ -111,7 +111,9 @@ pub enum Unreadable {
     #[error("its host is neither a name nor an address as RFC 3986 section 3.2.2 writes it")]
     Host,
     /// A number where a name would stand: some readers take it for an address.
-    #[error("its host is a number that some readers take for an address; write addresses as four decimal numbers")]
+    #[error(
+        "its host is a number that some readers take for an address; write addresses as four decimal numbers"
+    )]
     Number,
     /// An IPv6 address with a zone, or a form to come.
     #[error("its address in brackets is no plain IPv6 address")]
@@ -159,7 +161,9 @@ impl Destination {
             _ => false,
         };
         let plain = other.username().is_empty() && other.password().is_none();
-        host && plain && other.scheme() == self.scheme.as_str() && other.port_or_known_default() == Some(self.port)
+        host && plain
+            && other.scheme() == self.scheme.as_str()
+            && other.port_or_known_default() == Some(self.port)
     }
 
     /// Reads `HOST:PORT`, or `HOST` with the port of `scheme`.
@@ -184,7 +188,9 @@ fn is_unseen(character: char) -> bool {
 
 fn scheme(url: &str) -> Option<(Scheme, &str)> {
     let (name, rest) = url.split_once(':')?;
-    let scheme = [Scheme::Http, Scheme::Https].into_iter().find(|scheme| name.eq_ignore_ascii_case(scheme.as_str()))?;
+    let scheme = [Scheme::Http, Scheme::Https]
+        .into_iter()
+        .find(|scheme| name.eq_ignore_ascii_case(scheme.as_str()))?;
     let rest = rest.strip_prefix("//")?;
     // Readers of the URL Standard skip further slashes.
     (!rest.starts_with('/')).then_some((scheme, rest))
@@ -219,7 +225,9 @@ fn authority(text: &str) -> Result<(Host, Option<u16>), Unreadable> {
 }
 
 fn port(text: &str) -> Result<u16, Unreadable> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    let digits = !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && !text.starts_with('0');
     if digits { text.parse().map_err(|_| Unreadable::Port) } else { Err(Unreadable::Port) }
 }
 
@@ -234,14 +242,23 @@ fn host(text: &str) -> Result<Host, Unreadable> {
     let last = text.rsplit('.').next().unwrap_or_default();
     // The URL Standard takes a host whose last label is a number for an IPv4 address, in whatever base (section 3.5).
     let hex = last.get(..2).is_some_and(|front| front.eq_ignore_ascii_case("0x"));
-    if last.bytes().all(|byte| byte.is_ascii_digit()) || (hex && last.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit())) {
+    if last.bytes().all(|byte| byte.is_ascii_digit())
+        || (hex && last.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit()))
+    {
         // Four decimal numbers without zeros before them, and nothing else.
-        return text.parse::<Ipv4Addr>().map(|four| Host::Address(four.into())).map_err(|_| Unreadable::Number);
+        return text
+            .parse::<Ipv4Addr>()
+            .map(|four| Host::Address(four.into()))
+            .map_err(|_| Unreadable::Number);
     }
     if text.len() > NAME_BYTES_MAX || !text.split('.').all(is_label) {
         return Err(Unreadable::Host);
     }
-    Ok(Host::Name(if has(Seed::HostsComparedAsWritten) { text.to_owned() } else { text.to_ascii_lowercase() }))
+    Ok(Host::Name(if has(Seed::HostsComparedAsWritten) {
+        text.to_owned()
+    } else {
+        text.to_ascii_lowercase()
+    }))
 }
 
 /// Letters, digits, underscores, and hyphens that neither begin nor end it (RFC 1123 section 2.1, and what is in use).
@@ -258,7 +275,11 @@ mod tests {
 
     #[track_caller]
     fn leads(url: &str, expect: &str) {
-        assert_eq!(Destination::read(url).map(|read| read.to_string()), Ok(expect.to_owned()), "{url}");
+        assert_eq!(
+            Destination::read(url).map(|read| read.to_string()),
+            Ok(expect.to_owned()),
+            "{url}"
+        );
     }
 
     #[track_caller]
@@ -270,9 +291,15 @@ mod tests {
     fn ordinary_urls_are_read() {
         leads("https://example.com", "https://example.com:443");
         leads("HTTPS://Example.COM/a?b=c#d", "https://example.com:443");
-        leads("https://fa.wikipedia.org/wiki/\u{645}\u{6cc}\u{200c}x", "https://fa.wikipedia.org:443");
+        leads(
+            "https://fa.wikipedia.org/wiki/\u{645}\u{6cc}\u{200c}x",
+            "https://fa.wikipedia.org:443",
+        );
         leads("http://example.com:8080/ä/\u{1f600}?q=@x", "http://example.com:8080");
-        leads("https://a_b.r3---sn.xn--bcher-kva.example/%2e%2e/@x:y", "https://a_b.r3---sn.xn--bcher-kva.example:443");
+        leads(
+            "https://a_b.r3---sn.xn--bcher-kva.example/%2e%2e/@x:y",
+            "https://a_b.r3---sn.xn--bcher-kva.example:443",
+        );
         leads("http://93.184.215.14/x", "http://93.184.215.14:80");
         leads("http://[2606:2800:21F:0::1]:81/", "http://[2606:2800:21f::1]:81");
         leads("http://localhost", "http://localhost:80");

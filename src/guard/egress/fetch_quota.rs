@@ -67,19 +67,36 @@ impl FetchQuota {
     ///
     /// # Errors
     /// `fetch-fetch_quota` where nothing is left.
-    pub fn take(self: &Arc<Self>, agents: &[Subject], (wanted, per_hour): (u64, u64)) -> Result<Taken, Refusal> {
+    pub fn take(
+        self: &Arc<Self>,
+        agents: &[Subject],
+        (wanted, per_hour): (u64, u64),
+    ) -> Result<Taken, Refusal> {
         let minute = self.minute();
-        let mut taken =
-            Taken { fetch_quota: Arc::clone(self), keys: Vec::with_capacity(agents.len()), minute, bytes: wanted, used: 0 };
+        let mut taken = Taken {
+            fetch_quota: Arc::clone(self),
+            keys: Vec::with_capacity(agents.len()),
+            minute,
+            bytes: wanted,
+            used: 0,
+        };
         for agent in agents {
             let mut hour = self.hours.entry(agent.key()).or_default();
             hour.forget(minute);
-            let left = if has(Seed::AllowanceUnasked) { per_hour } else { per_hour.saturating_sub(hour.sum()) };
+            let left = if has(Seed::AllowanceUnasked) {
+                per_hour
+            } else {
+                per_hour.saturating_sub(hour.sum())
+            };
             if left == 0 && wanted > 0 {
-                let oldest = hour.0.iter().find(|(_, bytes)| *bytes > 0).map_or(minute, |(then, _)| *then);
+                let oldest =
+                    hour.0.iter().find(|(_, bytes)| *bytes > 0).map_or(minute, |(then, _)| *then);
                 drop(hour);
-                let wait = Duration::from_secs((oldest + MINUTES).saturating_sub(minute).max(1) * 60);
-                let says = format!("The {per_hour} bytes an hour that may be fetched for this agent are used up.");
+                let wait =
+                    Duration::from_secs((oldest + MINUTES).saturating_sub(minute).max(1) * 60);
+                let says = format!(
+                    "The {per_hour} bytes an hour that may be fetched for this agent are used up."
+                );
                 let refusal = Refusal::new(Code::FetchAllowance).saying(says);
                 return Err(if per_hour == 0 { refusal } else { refusal.after(wait) });
             }
@@ -97,7 +114,9 @@ impl FetchQuota {
     #[must_use]
     pub fn passed(&self) -> Vec<(Key, Vec<(u64, u64)>)> {
         let minute = self.minute();
-        let ages = |hour: &Hour| hour.0.iter().map(|(then, bytes)| (minute.saturating_sub(*then), *bytes)).collect();
+        let ages = |hour: &Hour| {
+            hour.0.iter().map(|(then, bytes)| (minute.saturating_sub(*then), *bytes)).collect()
+        };
         self.hours.iter().map(|hour| ((*hour.key()).into(), ages(&hour))).collect()
     }
 

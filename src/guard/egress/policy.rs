@@ -51,9 +51,11 @@ impl Entry {
     fn covers(&self, destination: &Destination) -> bool {
         (self.port == destination.port || has(Seed::PortUnasked))
             && match (&self.host, &destination.host) {
-                (Host::Name(suffix), Host::Name(name)) if self.below => name
-                    .strip_suffix(suffix.as_str())
-                    .is_some_and(|front| front.len() > 1 && (front.ends_with('.') || has(Seed::SuffixWithoutDot))),
+                (Host::Name(suffix), Host::Name(name)) if self.below => {
+                    name.strip_suffix(suffix.as_str()).is_some_and(|front| {
+                        front.len() > 1 && (front.ends_with('.') || has(Seed::SuffixWithoutDot))
+                    })
+                }
                 (own, host) => !self.below && own == host,
             }
     }
@@ -118,15 +120,21 @@ impl SelfEndpoints {
             Host::Address(address) => Host::Address(address.to_canonical()),
             Host::Name(name) => Host::Name(name.clone()),
         };
-        self.upstreams.iter().any(|(own, own_port)| *own_port == port && canonical(own) == canonical(host))
+        self.upstreams
+            .iter()
+            .any(|(own, own_port)| *own_port == port && canonical(own) == canonical(host))
             || matches!(host, Host::Address(address) if self.listens(*address, port))
     }
 
     fn listens(&self, address: IpAddr, port: u16) -> bool {
         let address = address.to_canonical();
         // Of one that listens on every address only what is certainly this machine; the dialler knows the others.
-        let every = |own: &SocketAddr| own.ip().is_unspecified() && (address.is_loopback() || address.is_unspecified());
-        self.listeners.iter().any(|own| own.port() == port && (own.ip().to_canonical() == address || every(own)))
+        let every = |own: &SocketAddr| {
+            own.ip().is_unspecified() && (address.is_loopback() || address.is_unspecified())
+        };
+        self.listeners
+            .iter()
+            .any(|own| own.port() == port && (own.ip().to_canonical() == address || every(own)))
     }
 }
 
@@ -240,14 +248,17 @@ impl EgressPolicy {
     pub fn left(&self, wanted: Use, narrowing: &TokenRestrictions) -> Vec<String> {
         let mut left = Vec::new();
         let own = |entry: &&Entry| !entry.below && self.own.has(&entry.host, entry.port);
-        for entry in self.lists.of(wanted).iter().filter(|entry| !narrowing.nothing && !own(entry)) {
+        for entry in self.lists.of(wanted).iter().filter(|entry| !narrowing.nothing && !own(entry))
+        {
             let Some((first, others)) = narrowing.hosts.split_first() else {
                 left.push(entry.to_string());
                 continue;
             };
             let port = entry.port;
             let named = first.iter().filter(|host| others.iter().all(|hosts| hosts.contains(host)));
-            let read = |host: &str| Destination::read_authority(Scheme::Https, &format!("{host}:{port}")).ok();
+            let read = |host: &str| {
+                Destination::read_authority(Scheme::Https, &format!("{host}:{port}")).ok()
+            };
             let covered = named.filter_map(read).filter(|destination| entry.covers(destination));
             left.extend(covered.map(|destination| format!("{}:{port}", destination.host)));
         }
@@ -277,7 +288,12 @@ impl EgressPolicy {
     ///
     /// # Errors
     /// Why it is not controlled: the first reason in the order of [`Uncontrolled`].
-    pub fn evaluate(&self, wanted: Use, url: &str, narrowing: &TokenRestrictions) -> Result<Controlled, Uncontrolled> {
+    pub fn evaluate(
+        &self,
+        wanted: Use,
+        url: &str,
+        narrowing: &TokenRestrictions,
+    ) -> Result<Controlled, Uncontrolled> {
         let destination = Destination::read(url).map_err(Uncontrolled::Unreadable)?;
         if self.own.has(&destination.host, destination.port) && !has(Seed::OwnUnasked) {
             return Err(Uncontrolled::SelfEndpoints);
@@ -306,7 +322,8 @@ impl EgressPolicy {
     #[must_use]
     pub fn explain(&self, wanted: Use, url: &str, narrowing: &TokenRestrictions) -> Vec<Answered> {
         let mut all = Vec::new();
-        let mut say = |question, answer: String, passes| all.push(Answered { question, answer, passes });
+        let mut say =
+            |question, answer: String, passes| all.push(Answered { question, answer, passes });
         let destination = match Destination::read(url) {
             Ok(destination) => destination,
             Err(why) => {
@@ -318,14 +335,24 @@ impl EgressPolicy {
         let own = self.own.has(&destination.host, destination.port);
         say(
             "own",
-            if own { Uncontrolled::SelfEndpoints.to_string() } else { "no upstream and no listener of this gateway".to_owned() },
+            if own {
+                Uncontrolled::SelfEndpoints.to_string()
+            } else {
+                "no upstream and no listener of this gateway".to_owned()
+            },
             !own,
         );
         let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
         match &destination.host {
-            Host::Name(_) => say("address", "a name: what it leads to is judged when it is dialled".to_owned(), true),
+            Host::Name(_) => say(
+                "address",
+                "a name: what it leads to is judged when it is dialled".to_owned(),
+                true,
+            ),
             Host::Address(address) => match special(*address) {
-                Some(what) if listed.is_none() => say("address", format!("{what}, and not listed as itself"), false),
+                Some(what) if listed.is_none() => {
+                    say("address", format!("{what}, and not listed as itself"), false)
+                }
                 Some(what) => say("address", format!("{what}, listed as itself"), true),
                 None => say("address", "public".to_owned(), true),
             },
@@ -333,14 +360,20 @@ impl EgressPolicy {
         let host = destination.host.to_string();
         match (narrowing.nothing, narrowing.hosts.iter().find(|hosts| !hosts.contains(&host))) {
             (true, _) => say("token", Uncontrolled::TokenNothing.to_string(), false),
-            (false, Some(hosts)) => {
-                say("token", format!("it leaves {} (egress_host)", hosts.iter().collect::<Vec<_>>().join(", ")), false)
-            }
+            (false, Some(hosts)) => say(
+                "token",
+                format!("it leaves {} (egress_host)", hosts.iter().collect::<Vec<_>>().join(", ")),
+                false,
+            ),
             (false, None) => say("token", "nothing in it says otherwise".to_owned(), true),
         }
         match listed {
             Some(entry) => say("list", format!("[egress] {} has {entry}", wanted.as_str()), true),
-            None => say("list", format!("[egress] {} does not have {host}:{}", wanted.as_str(), destination.port), false),
+            None => say(
+                "list",
+                format!("[egress] {} does not have {host}:{}", wanted.as_str(), destination.port),
+                false,
+            ),
         }
         all
     }
@@ -349,13 +382,19 @@ impl EgressPolicy {
     ///
     /// # Errors
     /// [`Uncontrolled::SelfEndpoints`] or [`Uncontrolled::Address`].
-    pub fn address(&self, controlled: &Controlled, address: SocketAddr) -> Result<(), Uncontrolled> {
+    pub fn address(
+        &self,
+        controlled: &Controlled,
+        address: SocketAddr,
+    ) -> Result<(), Uncontrolled> {
         let (ip, port) = (address.ip(), address.port());
         if self.own.has(&Host::Address(ip), port) {
             return Err(Uncontrolled::SelfEndpoints);
         }
         // Listed as an address, it was judged already.
-        if controlled.0.host == Host::Address(ip) || self.lists.networks.iter().any(|network| network.contains(&ip)) {
+        if controlled.0.host == Host::Address(ip)
+            || self.lists.networks.iter().any(|network| network.contains(&ip))
+        {
             return Ok(());
         }
         special(ip).map_or(Ok(()), |what| Err(Uncontrolled::Address(what)))
@@ -367,15 +406,29 @@ mod tests {
     use super::*;
 
     fn policy() -> EgressPolicy {
-        let list = |lines: &[&str]| lines.iter().map(|line| line.parse().expect("an entry")).collect::<Vec<Entry>>();
+        let list = |lines: &[&str]| {
+            lines.iter().map(|line| line.parse().expect("an entry")).collect::<Vec<Entry>>()
+        };
         let lists = Lists {
-            media: list(&["cdn.example", "*.pictures.example:8443", "10.1.2.3:8000", "gpu.example:8000", "lan.example"]),
+            media: list(&[
+                "cdn.example",
+                "*.pictures.example:8443",
+                "10.1.2.3:8000",
+                "gpu.example:8000",
+                "lan.example",
+            ]),
             links: list(&["docs.example:443"]),
             tunnel: Vec::new(),
             networks: vec!["10.9.0.0/16".parse().expect("a network")],
         };
         let upstreams = vec![(Host::Name("gpu.example".to_owned()), 8000)];
-        EgressPolicy::new(lists, SelfEndpoints { upstreams, listeners: vec!["0.0.0.0:8443".parse().expect("an address")] })
+        EgressPolicy::new(
+            lists,
+            SelfEndpoints {
+                upstreams,
+                listeners: vec!["0.0.0.0:8443".parse().expect("an address")],
+            },
+        )
     }
 
     #[track_caller]
@@ -411,22 +464,32 @@ mod tests {
 
     #[test]
     fn tokens_only_narrow() {
-        let narrowed =
-            |hosts: &[&[&str]], nothing| TokenRestrictions { nothing, hosts: hosts.iter().map(|hosts| names(hosts)).collect() };
+        let narrowed = |hosts: &[&[&str]], nothing| TokenRestrictions {
+            nothing,
+            hosts: hosts.iter().map(|hosts| names(hosts)).collect(),
+        };
         let found = |narrowing: &TokenRestrictions, url| {
             policy().evaluate(Use::Media, url, narrowing).map_err(|no| no.as_str()).map(|_| ())
         };
         let url = "https://cdn.example/";
         assert_eq!(found(&narrowed(&[&["cdn.example"]], false), url), Ok(()));
-        assert_eq!(found(&narrowed(&[&["cdn.example"], &["other.example"]], false), url), Err("token"));
+        assert_eq!(
+            found(&narrowed(&[&["cdn.example"], &["other.example"]], false), url),
+            Err("token")
+        );
         assert_eq!(found(&narrowed(&[], true), url), Err("token"));
-        assert_eq!(found(&narrowed(&[&["evil.example"]], false), "https://evil.example/"), Err("not-listed"));
+        assert_eq!(
+            found(&narrowed(&[&["evil.example"]], false), "https://evil.example/"),
+            Err("not-listed")
+        );
     }
 
     #[test]
     fn one_address_that_is_not_allowed_spoils_a_name() {
         let policy = policy();
-        let named = policy.evaluate(Use::Media, "https://lan.example/", &TokenRestrictions::default()).expect("listed");
+        let named = policy
+            .evaluate(Use::Media, "https://lan.example/", &TokenRestrictions::default())
+            .expect("listed");
         let check = |address: &str, expect: Result<(), &str>| {
             let found = policy.address(&named, address.parse().expect("an address"));
             assert_eq!(found.map_err(|no| no.as_str()), expect, "{address}");
@@ -462,21 +525,35 @@ mod tests {
             ] {
                 let explained = policy().explain(Use::Media, url, &narrowing);
                 let judged = policy().evaluate(Use::Media, url, &narrowing);
-                assert_eq!(explained.iter().all(|step| step.passes), judged.is_ok(), "{url} {explained:?}");
+                assert_eq!(
+                    explained.iter().all(|step| step.passes),
+                    judged.is_ok(),
+                    "{url} {explained:?}"
+                );
             }
         }
     }
 
     #[test]
     fn entries_are_written_as_they_are_read() {
-        for (text, expect) in
-            [("A.example", "a.example:443"), ("*.b.example:80", "*.b.example:80"), ("[fd00::1]:8000", "[fd00::1]:8000")]
-        {
+        for (text, expect) in [
+            ("A.example", "a.example:443"),
+            ("*.b.example:80", "*.b.example:80"),
+            ("[fd00::1]:8000", "[fd00::1]:8000"),
+        ] {
             assert_eq!(text.parse::<Entry>().map(|entry| entry.to_string()), Ok(expect.to_owned()));
         }
-        for text in
-            ["", "*", "*.", "*.10.0.0.1", "a.example/", "https://a.example", "a.*.example", "a.example:0", "user@a.example"]
-        {
+        for text in [
+            "",
+            "*",
+            "*.",
+            "*.10.0.0.1",
+            "a.example/",
+            "https://a.example",
+            "a.*.example",
+            "a.example:0",
+            "user@a.example",
+        ] {
             assert!(text.parse::<Entry>().is_err(), "{text}");
         }
     }

@@ -43,7 +43,11 @@ pub fn token_restrictions(verified: &Verified) -> TokenRestrictions {
 ///
 /// # Errors
 /// `egress-uncontrolled` or `tool-not-allowed`, with the JSON path.
-pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics, marks: &Draws) -> Result<Cleared<'b>, Refusal> {
+pub fn clear<'b>(
+    mut understood: Understood<'b>,
+    metrics: &Metrics,
+    marks: &Draws,
+) -> Result<Cleared<'b>, Refusal> {
     let (routed, asked) = understood.parts();
     let caller = routed.paced().caller();
     match asked {
@@ -52,10 +56,12 @@ pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics, marks: &Draw
             if !call.reaches().is_empty() {
                 let doors = caller.class().requests;
                 let door = |reach: &Reach| door(&doors, reach.kind);
-                let (policy, restrictions) = (&caller.tables().policy, token_restrictions(&caller.token().verified));
+                let (policy, restrictions) =
+                    (&caller.tables().policy, token_restrictions(&caller.token().verified));
                 let judged = |reach: &Reach| {
-                    (reach.kind == ReachKind::Media)
-                        .then(|| policy.evaluate(Use::Media, &reach.target, &restrictions).map(|_| ()))
+                    (reach.kind == ReachKind::Media).then(|| {
+                        policy.evaluate(Use::Media, &reach.target, &restrictions).map(|_| ())
+                    })
                 };
                 let note = |door: Door, reach: &Reach| {
                     metrics.egress("request", door.as_str(), reason(reach, judged(reach).as_ref()));
@@ -79,15 +85,23 @@ pub fn clear<'b>(mut understood: Understood<'b>, metrics: &Metrics, marks: &Draw
 }
 
 /// Makes places for the content that the gateway fetches itself: what is controlled, and may stand in the request.
-fn inline(call: &mut ModelCall<'_>, caller: &Authenticated, mark: Mark) -> Result<Option<Fetches>, Refusal> {
+fn inline(
+    call: &mut ModelCall<'_>,
+    caller: &Authenticated,
+    mark: Mark,
+) -> Result<Option<Fetches>, Refusal> {
     let (tables, restrictions) = (caller.tables(), token_restrictions(&caller.token().verified));
     let judged = |reach: &Reach| tables.policy.evaluate(Use::Media, &reach.target, &restrictions);
     call.inline(&mark, |reach| reach.kind == ReachKind::Media && judged(reach).is_ok());
-    let wanted = |reach: &Reach| judged(reach).ok().map(|controlled| Wanted { reach: reach.clone(), controlled });
+    let wanted = |reach: &Reach| {
+        judged(reach).ok().map(|controlled| Wanted { reach: reach.clone(), controlled })
+    };
     let wanted: Vec<Wanted> = call.inlets().iter().filter_map(wanted).collect();
     let (count, max) = (wanted.len(), tables.fetch.count_max);
     if count > max {
-        let says = format!("{count} pieces of content lie behind URLs; at most {max} are fetched for one request.");
+        let says = format!(
+            "{count} pieces of content lie behind URLs; at most {max} are fetched for one request."
+        );
         return Err(Refusal::new(Code::FieldInvalid).saying(says));
     }
     Ok((count > 0).then_some(Fetches { mark, wanted }))
@@ -110,7 +124,10 @@ fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusa
     }
     match call.tool_types().find(|(_, kind)| !lists().all(|types| types.contains(kind))) {
         Some((path, kind)) => {
-            let says = format!("The token allows tools of other types than {:?} (tool_type).", shown(kind, SHOWN_MAX));
+            let says = format!(
+                "The token allows tools of other types than {:?} (tool_type).",
+                shown(kind, SHOWN_MAX)
+            );
             Err(Refusal::new(Code::ToolNotAllowed).saying(says).at(path))
         }
         None => Ok(()),
@@ -170,7 +187,11 @@ fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, media: Door) -
 fn shown(text: &str, max: usize) -> String {
     let mut shown = String::new();
     for character in text.chars().take(max) {
-        if character.is_ascii_graphic() { shown.push(character) } else { shown.extend(character.escape_unicode()) }
+        if character.is_ascii_graphic() {
+            shown.push(character)
+        } else {
+            shown.extend(character.escape_unicode())
+        }
     }
     shown
 }

@@ -16,7 +16,9 @@ use super::{Unlike, object};
 /// When they are others, or end before the answer is complete.
 pub fn joined(operation: Operation, events: &[u8]) -> Result<Vec<u8>, Unlike> {
     let (mut splitter, mut all) = (Splitter::default(), Vec::new());
-    splitter.push(events, |event| all.push(event.to_vec())).map_err(|_| Unlike::Odd("an event is too long"))?;
+    splitter
+        .push(events, |event| all.push(event.to_vec()))
+        .map_err(|_| Unlike::Odd("an event is too long"))?;
     all.push(splitter.rest());
     let dialect = operation.dialect();
     let (mut progress, mut joiner) = (Progress::default(), dialect.joiner(operation));

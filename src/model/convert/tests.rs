@@ -14,9 +14,11 @@ fn value(json: &[u8]) -> serde_json::Value {
 
 #[test]
 fn an_answer_survives_both_ways() {
-    for (operation, answer) in
-        [(Operation::ChatCompletions, CHAT), (Operation::Completions, TEXT), (Operation::Messages, MESSAGE)]
-    {
+    for (operation, answer) in [
+        (Operation::ChatCompletions, CHAT),
+        (Operation::Completions, TEXT),
+        (Operation::Messages, MESSAGE),
+    ] {
         let stream = events(operation, answer.as_bytes()).expect("events").concat();
         let again = joined(operation, &stream).expect("joined");
         assert_eq!(value(&again), value(answer.as_bytes()), "{}", String::from_utf8_lossy(&stream));
@@ -26,7 +28,9 @@ fn an_answer_survives_both_ways() {
 #[test]
 fn what_has_no_place_in_the_other_form_is_not_converted() {
     let chat = Operation::ChatCompletions;
-    for answer in ["[]", "x", r#"{"error":{"message":"no"}}"#, r#"{"choices":[{"index":0,"text":"x"}]}"#] {
+    for answer in
+        ["[]", "x", r#"{"error":{"message":"no"}}"#, r#"{"choices":[{"index":0,"text":"x"}]}"#]
+    {
         assert!(events(chat, answer.as_bytes()).is_err(), "{answer}");
     }
     assert!(events(Operation::Messages, CHAT.as_bytes()).is_err());
@@ -38,7 +42,10 @@ fn what_has_no_place_in_the_other_form_is_not_converted() {
         r#"{"error":{"message":"no"}}"#,
         "x",
     ] {
-        assert!(matches!(joined(chat, format!("data: {odd}\n\n{end}").as_bytes()), Err(Unlike::Odd(_))), "{odd}");
+        assert!(
+            matches!(joined(chat, format!("data: {odd}\n\n{end}").as_bytes()), Err(Unlike::Odd(_))),
+            "{odd}"
+        );
     }
 }
 
@@ -47,11 +54,20 @@ fn what_has_no_place_in_the_other_form_is_not_converted() {
 fn an_answer_that_grows_by_its_choices_is_not_converted() {
     let answer = |bytes: usize, choices: usize| {
         let choices = vec![r#"{"index":0,"text":"x"}"#; choices].join(",");
-        format!(r#"{{"object":"text_completion","note":"{}","choices":[{choices}]}}"#, "x".repeat(bytes))
+        format!(
+            r#"{{"object":"text_completion","note":"{}","choices":[{choices}]}}"#,
+            "x".repeat(bytes)
+        )
     };
     assert!(events(Operation::Completions, answer(1 << 20, 4).as_bytes()).is_ok());
-    assert!(matches!(events(Operation::Completions, answer(1 << 20, 100).as_bytes()), Err(Unlike::Odd(_))));
-    assert!(matches!(events(Operation::Completions, answer(1000, 100_000).as_bytes()), Err(Unlike::Odd(_))));
+    assert!(matches!(
+        events(Operation::Completions, answer(1 << 20, 100).as_bytes()),
+        Err(Unlike::Odd(_))
+    ));
+    assert!(matches!(
+        events(Operation::Completions, answer(1000, 100_000).as_bytes()),
+        Err(Unlike::Odd(_))
+    ));
 }
 
 #[test]
@@ -59,7 +75,9 @@ fn events_that_end_too_early_make_no_answer() {
     let half = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"h\"}}]}\n\n";
     assert_eq!(joined(Operation::ChatCompletions, half.as_bytes()), Err(Unlike::Cut));
     assert_eq!(joined(Operation::ChatCompletions, b""), Err(Unlike::Cut));
-    assert!(joined(Operation::ChatCompletions, format!("{half}data: [DONE]\n\n").as_bytes()).is_ok());
+    assert!(
+        joined(Operation::ChatCompletions, format!("{half}data: [DONE]\n\n").as_bytes()).is_ok()
+    );
 }
 
 /// Anthropic's events around those of one block.
@@ -79,18 +97,26 @@ fn deltas_go_behind_what_their_block_began_with() {
             "data: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"{kind}\",\"{member}\":\"{text}\"}}}}\n\n"
         )
     };
-    let deltas = delta("thinking_delta", "thinking", "b") + &delta("thinking_delta", "thinking", "c");
-    let deltas = deltas + &delta("signature_delta", "signature", "s") + &delta("signature_delta", "signature", "t");
-    let whole =
-        joined(Operation::Messages, message(r#"{"type":"thinking","thinking":"a"}"#, &deltas).as_bytes()).expect("joined");
+    let deltas =
+        delta("thinking_delta", "thinking", "b") + &delta("thinking_delta", "thinking", "c");
+    let deltas = deltas
+        + &delta("signature_delta", "signature", "s")
+        + &delta("signature_delta", "signature", "t");
+    let whole = joined(
+        Operation::Messages,
+        message(r#"{"type":"thinking","thinking":"a"}"#, &deltas).as_bytes(),
+    )
+    .expect("joined");
     let block = &value(&whole)["content"][0];
-    assert_eq!(*block, serde_json::json!({"type": "thinking", "thinking": "abc", "signature": "st"}));
+    assert_eq!(
+        *block,
+        serde_json::json!({"type": "thinking", "thinking": "abc", "signature": "st"})
+    );
 }
 
 #[test]
 fn a_long_answer_in_small_pieces_is_joined_in_linear_time() {
-    let delta =
-        "data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"abcdefgh \"}}\n\n";
+    let delta = "data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"abcdefgh \"}}\n\n";
     let took = |count: usize| {
         let events = message(r#"{"type":"text","text":""}"#, &delta.repeat(count));
         let clock = SystemClock::start();
@@ -109,7 +135,8 @@ fn answers_with_many_members_are_not_joined() {
     let members: Vec<String> = (0..300).map(|number| format!("\"m{number}\":1")).collect();
     let chat = format!("data: {{{}}}\n\n", members.join(","));
     assert!(matches!(joined(Operation::ChatCompletions, chat.as_bytes()), Err(Unlike::Odd(_))));
-    let usage = format!("data: {{\"type\":\"message_delta\",\"usage\":{{{}}}}}\n\n", members.join(","));
+    let usage =
+        format!("data: {{\"type\":\"message_delta\",\"usage\":{{{}}}}}\n\n", members.join(","));
     let events = message(r#"{"type":"text","text":""}"#, &usage);
     assert!(matches!(joined(Operation::Messages, events.as_bytes()), Err(Unlike::Odd(_))));
 }

@@ -118,7 +118,11 @@ impl Dialect {
     ///
     /// # Errors
     /// When it is no answer of that operation.
-    pub(super) fn events_of_whole(self, operation: Operation, answer: Object<'_>) -> Result<Vec<Vec<u8>>, Unlike> {
+    pub(super) fn events_of_whole(
+        self,
+        operation: Operation,
+        answer: Object<'_>,
+    ) -> Result<Vec<Vec<u8>>, Unlike> {
         match self {
             Self::OpenAi => openai::whole::events(operation == Operation::ChatCompletions, answer),
             Self::Anthropic => anthropic::whole::events(answer),
@@ -128,7 +132,9 @@ impl Dialect {
     /// What joins the events of an answer to one document.
     pub(super) fn joiner(self, operation: Operation) -> Joiner {
         match self {
-            Self::OpenAi => Joiner::OpenAi(openai::joined::JoinedChunks::new(operation == Operation::ChatCompletions)),
+            Self::OpenAi => Joiner::OpenAi(openai::joined::JoinedChunks::new(
+                operation == Operation::ChatCompletions,
+            )),
             Self::Anthropic => Joiner::Anthropic(anthropic::joined::JoinedMessage::default()),
         }
     }
@@ -171,13 +177,21 @@ pub(super) fn read_usage(raw: &[u8]) -> Option<Usage> {
     let value = json::parse(raw, &Limits::deep(8)).ok()?;
     let usage = value.as_object()?;
     let input = openai::usage::input(usage).or_else(|| anthropic::usage::input(usage));
-    let output = number(usage, openai::usage::OUTPUT).or_else(|| number(usage, anthropic::usage::OUTPUT));
+    let output =
+        number(usage, openai::usage::OUTPUT).or_else(|| number(usage, anthropic::usage::OUTPUT));
     if input.is_none() && output.is_none() {
         return None;
     }
-    let details = usage.get(openai::usage::OUTPUT_DETAILS).or_else(|| usage.get(anthropic::usage::OUTPUT_DETAILS));
-    let reasoning = details.and_then(Value::as_object).and_then(|details| number(details, "reasoning_tokens"));
-    Some(Usage { input: input.unwrap_or(0), output: output.unwrap_or(0), reasoning: reasoning.unwrap_or(0) })
+    let details = usage
+        .get(openai::usage::OUTPUT_DETAILS)
+        .or_else(|| usage.get(anthropic::usage::OUTPUT_DETAILS));
+    let reasoning =
+        details.and_then(Value::as_object).and_then(|details| number(details, "reasoning_tokens"));
+    Some(Usage {
+        input: input.unwrap_or(0),
+        output: output.unwrap_or(0),
+        reasoning: reasoning.unwrap_or(0),
+    })
 }
 
 fn number(object: &Object<'_>, key: &str) -> Option<u64> {

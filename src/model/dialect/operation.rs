@@ -36,13 +36,25 @@ pub(super) struct OperationFacts {
 }
 
 /// The gateway's own operation. It belongs to no dialect; its errors have OpenAI's form.
-const ME: OperationFacts =
-    OperationFacts { dialect: Dialect::OpenAi, name: "me", path: "/v1/token-shield/me", shape: None, writes_tokens: false };
+const ME: OperationFacts = OperationFacts {
+    dialect: Dialect::OpenAi,
+    name: "me",
+    path: "/v1/token-shield/me",
+    shape: None,
+    writes_tokens: false,
+};
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 7] =
-        [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Messages, Self::ListModels, Self::ShowModel, Self::Me];
+    pub const ALL: [Self; 7] = [
+        Self::ChatCompletions,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Messages,
+        Self::ListModels,
+        Self::ShowModel,
+        Self::Me,
+    ];
 
     const fn facts(self) -> &'static OperationFacts {
         match self {

@@ -8,7 +8,8 @@ pub(in crate::model) fn is_no_text(name: &str, value: &[u8]) -> bool {
     if openai::texts::NO_TEXTS.contains(&name) || anthropic::texts::NO_TEXTS.contains(&name) {
         return true;
     }
-    let is_label = openai::texts::LABELS.contains(&name) || anthropic::texts::LABELS.contains(&name);
+    let is_label =
+        openai::texts::LABELS.contains(&name) || anthropic::texts::LABELS.contains(&name);
     is_label && !matches!(value.first(), Some(b'{' | b'['))
 }
 

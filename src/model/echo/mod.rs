@@ -45,8 +45,11 @@ pub(in crate::model) struct Said {
 
 fn said(call: &ModelCall<'_>, cap: u64) -> Said {
     let messages = call.object.get("messages").and_then(Value::as_array).unwrap_or_default();
-    let texts: Vec<(&str, String)> =
-        messages.iter().filter_map(Value::as_object).map(|message| (role(message), text_of(message))).collect();
+    let texts: Vec<(&str, String)> = messages
+        .iter()
+        .filter_map(Value::as_object)
+        .map(|message| (role(message), text_of(message)))
+        .collect();
     let system = call.object.get("system").map(text_in).unwrap_or_default();
     let input = texts.iter().map(|(_, text)| words(text)).sum::<u64>() + words(&system);
     let last = texts.iter().rev().find(|(role, _)| matches!(*role, "user" | "tool"));
@@ -55,18 +58,30 @@ fn said(call: &ModelCall<'_>, cap: u64) -> Said {
         && let Some((name, arguments)) = tool_call(call, text)
     {
         let output = words(text).saturating_sub(1).max(1);
-        return Said { text: String::new(), tool: Some((name, arguments)), cut: false, input, output };
+        return Said {
+            text: String::new(),
+            tool: Some((name, arguments)),
+            cut: false,
+            input,
+            output,
+        };
     }
     let (kept, cut) = first_words(text, cap);
     let output = words(kept);
-    let text = if wants_json(call) { format!("{{\"echo\":{}}}", quoted(kept)) } else { kept.to_owned() };
+    let text =
+        if wants_json(call) { format!("{{\"echo\":{}}}", quoted(kept)) } else { kept.to_owned() };
     Said { text, tool: None, cut, input, output }
 }
 
 fn role<'v>(message: &'v Object<'_>) -> &'v str {
-    let result =
-        |item: &Value<'_>| item.as_object().and_then(|part| part.get("type")).and_then(Value::as_str) == Some("tool_result");
-    let results = message.get("content").and_then(Value::as_array).is_some_and(|items| items.iter().any(result));
+    let result = |item: &Value<'_>| {
+        item.as_object().and_then(|part| part.get("type")).and_then(Value::as_str)
+            == Some("tool_result")
+    };
+    let results = message
+        .get("content")
+        .and_then(Value::as_array)
+        .is_some_and(|items| items.iter().any(result));
     if results { "tool" } else { message.get("role").and_then(Value::as_str).unwrap_or_default() }
 }
 
@@ -79,8 +94,10 @@ fn text_in(content: &Value<'_>) -> String {
     match content {
         Value::String(text) => text.to_string(),
         Value::Array(items) => {
-            let parts =
-                items.iter().filter_map(Value::as_object).filter_map(|part| part.get("text").or_else(|| part.get("content")));
+            let parts = items
+                .iter()
+                .filter_map(Value::as_object)
+                .filter_map(|part| part.get("text").or_else(|| part.get("content")));
             parts.map(text_in).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
@@ -92,8 +109,10 @@ fn tool_call(call: &ModelCall<'_>, text: &str) -> Option<(String, String)> {
     let order = text.trim().strip_prefix("call ")?.trim_start();
     let (name, arguments) = order.split_once(char::is_whitespace).unwrap_or((order, "{}"));
     let chosen = call.object.get("tool_choice");
-    let kind =
-        |choice: &Value<'_>| choice.as_object().and_then(|choice| choice.get("type")).and_then(Value::as_str) == Some("none");
+    let kind = |choice: &Value<'_>| {
+        choice.as_object().and_then(|choice| choice.get("type")).and_then(Value::as_str)
+            == Some("none")
+    };
     if chosen.and_then(Value::as_str) == Some("none") || chosen.is_some_and(kind) {
         return None;
     }
@@ -112,8 +131,13 @@ fn tool_call(call: &ModelCall<'_>, text: &str) -> Option<(String, String)> {
 fn wants_json(call: &ModelCall<'_>) -> bool {
     let own = |key: &str| call.object.get(key).and_then(Value::as_object);
     let format = own("response_format").or_else(|| own("output_format"));
-    let format = format.or_else(|| own("output_config").and_then(|config| config.get("format")).and_then(Value::as_object));
-    matches!(format.and_then(|format| format.get("type")).and_then(Value::as_str), Some("json_object" | "json_schema"))
+    let format = format.or_else(|| {
+        own("output_config").and_then(|config| config.get("format")).and_then(Value::as_object)
+    });
+    matches!(
+        format.and_then(|format| format.get("type")).and_then(Value::as_str),
+        Some("json_object" | "json_schema")
+    )
 }
 
 /// How many words a text has: they are the model's tokens.
@@ -142,8 +166,10 @@ pub(in crate::model) fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let word = rest.find(char::is_whitespace).unwrap_or(rest.len());
-        let space = rest.get(word..).unwrap_or_default().find(|character: char| !character.is_whitespace());
-        let (piece, behind) = rest.split_at_checked(space.map_or(rest.len(), |space| word + space))?;
+        let space =
+            rest.get(word..).unwrap_or_default().find(|character: char| !character.is_whitespace());
+        let (piece, behind) =
+            rest.split_at_checked(space.map_or(rest.len(), |space| word + space))?;
         rest = behind;
         (!piece.is_empty()).then_some(piece)
     })

@@ -148,7 +148,8 @@ impl<'e> EventLines<'e> {
     /// Whether it is the first line, and plain after the byte order mark that it begins with.
     fn is_marked(&self, line: &[u8]) -> bool {
         let Some(rest) = line.strip_prefix(b"\xef\xbb\xbf") else { return false };
-        std::ptr::eq(line.as_ptr(), self.bytes.as_ptr()) && (rest.is_empty() || rest.starts_with(b"data:") || is_plain(rest))
+        std::ptr::eq(line.as_ptr(), self.bytes.as_ptr())
+            && (rest.is_empty() || rest.starts_with(b"data:") || is_plain(rest))
     }
 
     /// The bytes of the event.
@@ -176,7 +177,8 @@ impl<'e> EventLines<'e> {
 /// Whether a line, which holds no data, is a field of the standard or a comment, in visible ASCII.
 fn is_plain(line: &[u8]) -> bool {
     let fields: [&[u8]; 4] = [b"event:", b"id:", b"retry:", b":"];
-    fields.iter().any(|field| line.starts_with(field)) && line.iter().all(|byte| matches!(byte, b' '..=b'~'))
+    fields.iter().any(|field| line.starts_with(field))
+        && line.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// Appends an event with other data: its other lines stay, and `data` replaces its data.
@@ -207,7 +209,9 @@ mod tests {
         for size in [1, 2, 3, 7, stream.len().max(1)] {
             let (mut splitter, mut events) = (Splitter::default(), Vec::new());
             for bytes in stream.as_bytes().chunks(size) {
-                splitter.push(bytes, |event| events.push(String::from_utf8_lossy(event).into_owned())).expect("short events");
+                splitter
+                    .push(bytes, |event| events.push(String::from_utf8_lossy(event).into_owned()))
+                    .expect("short events");
             }
             assert_eq!(events, expect, "in pieces of {size}");
             assert_eq!(splitter.rest(), rest.as_bytes(), "in pieces of {size}");
@@ -239,16 +243,29 @@ mod tests {
 
     #[test]
     fn lines_that_some_readers_take_for_others_are_not_plain() {
-        for fine in ["data: {\"a\":\"\u{2028}\"}\n\n", "event: x\nid: 1\nretry: 5\r\ndata:1\r\n\r\n", ": ping\n\n", "\n"] {
+        for fine in [
+            "data: {\"a\":\"\u{2028}\"}\n\n",
+            "event: x\nid: 1\nretry: 5\r\ndata:1\r\n\r\n",
+            ": ping\n\n",
+            "\n",
+        ] {
             assert!(EventLines::read(fine.as_bytes()).is_plain(), "{fine:?}");
         }
-        for odd in
-            [": x\u{2028}data: 1\n\n", ": x\u{b}data: 1\n\n", " data: 1\n\n", "x: 1\n\n", "event: \u{85}data: 1\n\n", "data\n\n"]
-        {
+        for odd in [
+            ": x\u{2028}data: 1\n\n",
+            ": x\u{b}data: 1\n\n",
+            " data: 1\n\n",
+            "x: 1\n\n",
+            "event: \u{85}data: 1\n\n",
+            "data\n\n",
+        ] {
             assert!(!EventLines::read(odd.as_bytes()).is_plain(), "{odd:?}");
         }
         assert_eq!(
-            (EventLines::read(b"event: a\nevent:b \ndata: 1\n\n").name(), EventLines::read(b"data: 1\n\n").name()),
+            (
+                EventLines::read(b"event: a\nevent:b \ndata: 1\n\n").name(),
+                EventLines::read(b"data: 1\n\n").name()
+            ),
             (Some("b"), None)
         );
     }

@@ -33,7 +33,11 @@ impl Prose for Loud {
     fn part(&mut self) {}
 
     fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        self.held.iter().filter(|held| choice.is_none_or(|choice| held.0 == choice)).cloned().collect()
+        self.held
+            .iter()
+            .filter(|held| choice.is_none_or(|choice| held.0 == choice))
+            .cloned()
+            .collect()
     }
 }
 
@@ -63,10 +67,17 @@ fn texts_are_found_wherever_they_stand() {
         r#" {"type":"message","content":[{"type":"text","text":"a"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
         r#" {"type":"message","content":[{"type":"text","text":"A"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
     );
-    check_whole(r#"{"error":{"message":"m","type":"t"}}"#, r#"{"error":{"message":"M","type":"T"}}"#);
+    check_whole(
+        r#"{"error":{"message":"m","type":"t"}}"#,
+        r#"{"error":{"message":"M","type":"T"}}"#,
+    );
     check_whole(r#"{"data":[{"embedding":[1,2]}]}"#, r#"{"data":[{"embedding":[1,2]}]}"#);
     for broken in ["", "{", r#"{"a":"\ud800"}"#, r#"{"a":"b}"#, r#"{"\u0061":"b"}"#] {
-        assert_eq!(whole(broken.as_bytes(), &mut Loud::default()), Err(Unreadable::Json), "{broken}");
+        assert_eq!(
+            whole(broken.as_bytes(), &mut Loud::default()),
+            Err(Unreadable::Json),
+            "{broken}"
+        );
     }
     let deep = format!("{}{}", "[".repeat(80), "]".repeat(80));
     assert_eq!(whole(deep.as_bytes(), &mut Loud::default()), Err(Unreadable::Depth));
@@ -97,8 +108,15 @@ fn what_is_held_comes_out_with_the_end_of_its_choice() {
 
 #[test]
 fn what_is_held_comes_out_where_it_was_all_of_its_event() {
-    let event = |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"finish_reason\":null}}]}}");
-    check_stream(&[&event("A"), &event(":")], &[event("A"), event(""), event(":"), String::new()].join("\n\n"));
+    let event = |text: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"finish_reason\":null}}]}}"
+        )
+    };
+    check_stream(
+        &[&event("A"), &event(":")],
+        &[event("A"), event(""), event(":"), String::new()].join("\n\n"),
+    );
 }
 
 #[test]
@@ -119,7 +137,8 @@ fn what_is_held_comes_out_with_the_end_of_its_block() {
 /// A block that begins with a text does not begin twice: readers would count two.
 #[test]
 fn what_is_held_of_a_blocks_beginning_comes_out_as_a_delta() {
-    let start = r#"{"type":"content_block_start","index":3,"content_block":{"type":"text","text":"a:"}}"#;
+    let start =
+        r#"{"type":"content_block_start","index":3,"content_block":{"type":"text","text":"a:"}}"#;
     let stop = r#"{"type":"content_block_stop","index":3}"#;
     let (mut stream, mut loud, mut out) = (Stream::default(), Loud::default(), Vec::new());
     for data in [start, stop] {
@@ -127,7 +146,8 @@ fn what_is_held_of_a_blocks_beginning_comes_out_as_a_delta() {
     }
     let out = String::from_utf8(out).expect("UTF-8");
     assert_eq!(out.matches("content_block_start").count(), 1, "{out}");
-    let delta = r#"{"type":"content_block_delta","index":3,"delta":{"type":"text_delta","text":":"}}"#;
+    let delta =
+        r#"{"type":"content_block_delta","index":3,"delta":{"type":"text_delta","text":":"}}"#;
     assert!(out.contains(&format!("event: content_block_delta\ndata: {delta}\n\n")), "{out}");
 }
 
@@ -149,17 +169,29 @@ fn what_is_not_one_document_is_not_passed_on() {
         [br#"{"content":""#.as_slice(), b"\xff", br#""}"#].concat(),
         [br#"{"a":1}"#.as_slice(), b"\xff"].concat(),
         format!(r#"{{"Content":"{image}"}}"#).into_bytes(),
-        format!(r#"{{"choices":[{{"index":1024,"message":{{"content":"{image}"}}}}]}}"#).into_bytes(),
+        format!(r#"{{"choices":[{{"index":1024,"message":{{"content":"{image}"}}}}]}}"#)
+            .into_bytes(),
     ];
     for odd in odd {
         assert!(whole(&odd, &mut Loud::default()).is_err(), "{}", String::from_utf8_lossy(&odd));
         let event = [b"data: ", odd.as_slice(), b"\n\n"].concat();
         let mut out = Vec::new();
-        assert!(Stream::default().event(&event, &mut Loud::default(), &mut out).is_err() && out.is_empty(), "{event:?}");
+        assert!(
+            Stream::default().event(&event, &mut Loud::default(), &mut out).is_err()
+                && out.is_empty(),
+            "{event:?}"
+        );
     }
     let lines = format!("data: {good}\ndata: {good}\n\n");
-    assert!(Stream::default().event(lines.as_bytes(), &mut Loud::default(), &mut Vec::new()).is_err());
-    for fine in [format!(" {good}\n"), "{\"Vendor\":{\"X\":1}}".to_owned(), "null".to_owned(), format!("[{good}]")] {
+    assert!(
+        Stream::default().event(lines.as_bytes(), &mut Loud::default(), &mut Vec::new()).is_err()
+    );
+    for fine in [
+        format!(" {good}\n"),
+        "{\"Vendor\":{\"X\":1}}".to_owned(),
+        "null".to_owned(),
+        format!("[{good}]"),
+    ] {
         assert!(whole(fine.as_bytes(), &mut ()).is_ok(), "{fine}");
     }
 }
@@ -169,7 +201,9 @@ fn what_is_not_one_document_is_not_passed_on() {
 fn fenced_elsewhere(events: &[&str]) {
     let (mut stream, mut prose, mut out) = (Stream::default(), Fences::default(), Vec::new());
     for event in events {
-        stream.event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut out).expect("an event");
+        stream
+            .event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut out)
+            .expect("an event");
     }
     assert!(!prose.believed, "{events:?}");
 }
@@ -202,33 +236,50 @@ impl Prose for Fences {
 #[test]
 fn a_text_that_stands_elsewhere_is_another() {
     let start = |index: u64, text: &str| {
-        format!(r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"text","text":"{text}"}}}}"#)
+        format!(
+            r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"text","text":"{text}"}}}}"#
+        )
     };
     let delta = |index: u64, text: &str| {
-        format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":"{text}"}}}}"#)
+        format!(
+            r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":"{text}"}}}}"#
+        )
     };
     let fence = "```\\n";
     fenced_elsewhere(&[&start(0, ""), &delta(0, fence), &start(1, ""), &delta(1, "evil")]);
     let mut stream = Stream::default();
-    let mut event = |event: &str| stream.event(format!("data: {event}\n\n").as_bytes(), &mut (), &mut Vec::new());
-    assert_eq!((event(&delta(1, fence)), event(&delta(0, "evil"))), (Ok(()), Err(Unreadable::Index)));
+    let mut event = |event: &str| {
+        stream.event(format!("data: {event}\n\n").as_bytes(), &mut (), &mut Vec::new())
+    };
+    assert_eq!(
+        (event(&delta(1, fence)), event(&delta(0, "evil"))),
+        (Ok(()), Err(Unreadable::Index))
+    );
     fenced_elsewhere(&[&start(0, fence), &start(1, "evil")]);
     let cited = r#"{"type":"content_block_delta","index":0,"delta":{"type":"citations_delta","citation":{"text":"```\n"}}}"#;
     fenced_elsewhere(&[cited, &delta(0, "evil")]);
-    fenced_elsewhere(&[r#"{"choices":[{"index":0,"delta":{"zz":{"content":"```\n"},"content":"evil"}}]}"#]);
-    let details = r#"{"choices":[{"index":0,"delta":{"reasoning_details":[{"content":"```\n"}]}}]}"#;
+    fenced_elsewhere(&[
+        r#"{"choices":[{"index":0,"delta":{"zz":{"content":"```\n"},"content":"evil"}}]}"#,
+    ]);
+    let details =
+        r#"{"choices":[{"index":0,"delta":{"reasoning_details":[{"content":"```\n"}]}}]}"#;
     fenced_elsewhere(&[details, r#"{"choices":[{"index":0,"delta":{"content":"evil"}}]}"#]);
     // The same text goes on.
     let (mut stream, mut prose) = (Stream::default(), Fences::default());
     for event in [&delta(0, fence), &delta(0, ""), &delta(0, "evil")] {
-        stream.event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut Vec::new()).expect("an event");
+        stream
+            .event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut Vec::new())
+            .expect("an event");
     }
     assert!(prose.believed);
 }
 
 #[test]
 fn every_string_of_an_error_is_a_text() {
-    for json in [r#"{"error":{"type":"see","code":{"input":"see"}}}"#, r#"{"detail":[{"input":"see","type":"see"}]}"#] {
+    for json in [
+        r#"{"error":{"type":"see","code":{"input":"see"}}}"#,
+        r#"{"detail":[{"input":"see","type":"see"}]}"#,
+    ] {
         let mut texts = Counted::default();
         whole(json.as_bytes(), &mut texts).expect("an answer");
         assert_eq!(texts.0, 2, "{json}");
@@ -257,9 +308,17 @@ impl Prose for Counted {
 #[test]
 fn what_is_no_json_for_all_is_refused() {
     for value in ["/**/\"x\"", "+\"x\"", "'x'", "1//\n"] {
-        assert_eq!(whole(format!(r#"{{"content":{value}}}"#).as_bytes(), &mut ()), Err(Unreadable::Json), "{value}");
+        assert_eq!(
+            whole(format!(r#"{{"content":{value}}}"#).as_bytes(), &mut ()),
+            Err(Unreadable::Json),
+            "{value}"
+        );
     }
     for value in ["-1.5e+7", "NaN", "-Infinity", "true ", "null"] {
-        assert_eq!(whole(format!(r#"{{"content":{value}}}"#).as_bytes(), &mut ()), Ok(None), "{value}");
+        assert_eq!(
+            whole(format!(r#"{{"content":{value}}}"#).as_bytes(), &mut ()),
+            Ok(None),
+            "{value}"
+        );
     }
 }

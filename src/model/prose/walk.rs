@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::{Channel, Prose, number};
 use crate::json;
 use crate::model::dialect::texts::{
-    are_choices, base_type, is_error, is_error_object, is_no_text, is_once, is_part, is_shown, path_name,
+    are_choices, base_type, is_error, is_error_object, is_no_text, is_once, is_part, is_shown,
+    path_name,
 };
 use crate::model::judge::{fold, is_folded};
 use crate::model::peek::is_document;
@@ -87,7 +88,12 @@ pub(super) struct Sources {
 
 impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     /// A walk over `document`, which is all or a part of `json`.
-    pub(super) fn new(json: &'j [u8], document: &'p D, prose: &'p mut dyn Prose, whole: bool) -> Self {
+    pub(super) fn new(
+        json: &'j [u8],
+        document: &'p D,
+        prose: &'p mut dyn Prose,
+        whole: bool,
+    ) -> Self {
         Self {
             json,
             document,
@@ -115,7 +121,12 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         if object || is_document(json) { self.value(root, "", 0) } else { Err(Unreadable::Json) }
     }
 
-    pub(super) fn value(&mut self, value: D::Value, key: &'j str, depth: usize) -> Result<(), Unreadable> {
+    pub(super) fn value(
+        &mut self,
+        value: D::Value,
+        key: &'j str,
+        depth: usize,
+    ) -> Result<(), Unreadable> {
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
         }
@@ -125,7 +136,14 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             Some(b'{') => self.object(value, depth, false),
             Some(b'[') => self.array(value, key, depth),
             // Numbers and words, those of Python too. Readers that are not strict have other strings.
-            Some(_) if raw.trim_ascii().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)) => Ok(()),
+            Some(_)
+                if raw
+                    .trim_ascii()
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)) =>
+            {
+                Ok(())
+            }
             Some(_) | None => Err(Unreadable::Json),
         }
     }
@@ -134,11 +152,15 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         let (chosen, parted) = (are_choices(key), key == PARTED);
         let from = self.path.len();
         self.path.push_str(if chosen || parted { "" } else { ITEMS });
-        let (mut found, mut choices, before) = (Ok(()), Vec::new(), std::mem::take(&mut self.moved));
+        let (mut found, mut choices, before) =
+            (Ok(()), Vec::new(), std::mem::take(&mut self.moved));
         let mut pauses = parted;
         let document = self.document;
         let walked = document.items(value, |item| {
-            if !self.whole && !chosen && (std::mem::take(&mut self.moved) || std::mem::take(&mut pauses)) {
+            if !self.whole
+                && !chosen
+                && (std::mem::take(&mut self.moved) || std::mem::take(&mut pauses))
+            {
                 self.end(None);
                 // Parts of a text may be shown each by itself.
                 if parted {
@@ -162,7 +184,10 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     /// The members of an object.
     fn members_of(&self, object: D::Value) -> Result<Members<'j, D::Value>, Unreadable> {
         let mut all = Vec::with_capacity(MEMBERS);
-        let length = self.document.members(object, |name, value| all.push((name, value))).ok_or(Unreadable::Json)?;
+        let length = self
+            .document
+            .members(object, |name, value| all.push((name, value)))
+            .ok_or(Unreadable::Json)?;
         Ok(Members { all, length })
     }
 
@@ -185,7 +210,9 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         self.kind = self.kind_of(&all);
         let document = self.document;
         self.error |= all.iter().any(|(name, value)| is_error_object(name, document.raw(*value)));
-        let index = all.iter().rev().find(|(name, value)| *name == b"index" && document.raw(*value).trim_ascii() != b"null");
+        let index = all.iter().rev().find(|(name, value)| {
+            *name == b"index" && document.raw(*value).trim_ascii() != b"null"
+        });
         if let Some((_, index)) = index.filter(|_| !self.whole) {
             self.block = Some(number(document.raw(*index)).ok_or(Unreadable::Index)?);
         }
@@ -193,7 +220,12 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     }
 
     /// The members of an object, after its type.
-    fn described(&mut self, all: &[Member<'j, D::Value>], depth: usize, part: bool) -> Result<(), Unreadable> {
+    fn described(
+        &mut self,
+        all: &[Member<'j, D::Value>],
+        depth: usize,
+        part: bool,
+    ) -> Result<(), Unreadable> {
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
         }
@@ -208,7 +240,12 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         found
     }
 
-    fn members(&mut self, all: &[Member<'j, D::Value>], depth: usize, part: bool) -> Result<(), Unreadable> {
+    fn members(
+        &mut self,
+        all: &[Member<'j, D::Value>],
+        depth: usize,
+        part: bool,
+    ) -> Result<(), Unreadable> {
         let mut texts = Vec::with_capacity(MEMBERS);
         for (name, value) in all {
             let raw = self.document.raw(*value);
@@ -230,7 +267,11 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         }
         // Of two, some read the first.
         texts.sort_unstable();
-        if texts.windows(2).any(|pair| pair.first() == pair.last()) { Err(Unreadable::Twice) } else { Ok(()) }
+        if texts.windows(2).any(|pair| pair.first() == pair.last()) {
+            Err(Unreadable::Twice)
+        } else {
+            Ok(())
+        }
     }
 
     fn named(&mut self, name: &'j str, value: D::Value, depth: usize) -> Result<(), Unreadable> {
@@ -261,7 +302,11 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             *block = self.block;
         } else if self.sources.count < SOURCES_MAX {
             self.sources.count += 1;
-            self.sources.last.entry(self.choice).or_default().insert(key.to_owned(), (self.path.clone(), self.block));
+            self.sources
+                .last
+                .entry(self.choice)
+                .or_default()
+                .insert(key.to_owned(), (self.path.clone(), self.block));
             return Ok(());
         }
         self.end(None);
@@ -270,7 +315,12 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     }
 
     /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
-    fn of_choice(&mut self, choice: D::Value, depth: usize, known: &mut Vec<u64>) -> Result<(), Unreadable> {
+    fn of_choice(
+        &mut self,
+        choice: D::Value,
+        depth: usize,
+        known: &mut Vec<u64>,
+    ) -> Result<(), Unreadable> {
         let Members { all, .. } = self.members_of(choice)?;
         let (mut index, mut ended, mut tokens) = (Some(0), false, None);
         for (name, value) in &all {
@@ -283,7 +333,9 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             }
         }
         // Of two, some read the first, and some both.
-        let index = index.filter(|index| *index < CHOICES_MAX && !known.contains(index)).ok_or(Unreadable::Index)?;
+        let index = index
+            .filter(|index| *index < CHOICES_MAX && !known.contains(index))
+            .ok_or(Unreadable::Index)?;
         known.push(index);
         let before = self.changed;
         self.choice = index;
@@ -301,10 +353,16 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
 
     /// The texts of a choice, or all, are over: what is held of them comes out.
     pub(super) fn end(&mut self, choice: Option<u64>) {
-        for (choice, key) in self.prose.holding(choice).into_iter().filter(|_| !has(Seed::HeldLost)) {
+        for (choice, key) in self.prose.holding(choice).into_iter().filter(|_| !has(Seed::HeldLost))
+        {
             let mut rest = String::new();
             self.prose.pause(Channel { choice, key: &key, path: "" }, &mut rest);
-            match self.pieces.iter_mut().rev().find(|piece| piece.choice == choice && piece.key == key) {
+            match self
+                .pieces
+                .iter_mut()
+                .rev()
+                .find(|piece| piece.choice == choice && piece.key == key)
+            {
                 Some(piece) => {
                     piece.text.push_str(&rest);
                     piece.changed = true;
@@ -322,7 +380,10 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             self.moved(key)?;
         }
         self.moved = true;
-        let (channel, mut text) = (Channel { choice: self.choice, key, path: &self.path }, String::with_capacity(read.len()));
+        let (channel, mut text) = (
+            Channel { choice: self.choice, key, path: &self.path },
+            String::with_capacity(read.len()),
+        );
         self.prose.piece(channel, &read, &mut text);
         if self.whole {
             self.prose.pause(channel, &mut text);

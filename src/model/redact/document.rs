@@ -54,8 +54,15 @@ struct Reader<'j> {
 impl<'j> Document<'j> {
     pub(super) fn read(json: &'j [u8]) -> Self {
         let top = Container { parent: 0, object: false, name: b"", index: None };
-        let document = Self { json, texts: Vec::new(), containers: vec![top], logprobs: Vec::new(), is_error: false };
-        let mut reader = Reader { document, within: 0, name: b"", before_name: false, depth: 0, logprobs: None };
+        let document = Self {
+            json,
+            texts: Vec::new(),
+            containers: vec![top],
+            logprobs: Vec::new(),
+            is_error: false,
+        };
+        let mut reader =
+            Reader { document, within: 0, name: b"", before_name: false, depth: 0, logprobs: None };
         let mut at = 0;
         while let Some(byte) = json.get(at) {
             at = reader.byte(*byte, at);
@@ -101,10 +108,13 @@ impl<'j> Reader<'j> {
                     self.logprobs = Some((at + 1, self.depth));
                 }
                 let value = self.document.json.get(at + 1..).unwrap_or_default().trim_ascii_start();
-                self.document.is_error |= self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");
+                self.document.is_error |=
+                    self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");
             }
             b'"' => return self.string(at),
-            b'0'..=b'9' if self.name == b"index" && !self.before_name && self.is_object() => return self.number(at),
+            b'0'..=b'9' if self.name == b"index" && !self.before_name && self.is_object() => {
+                return self.number(at);
+            }
             _ => {}
         }
         at + 1
@@ -157,12 +167,17 @@ impl<'j> Reader<'j> {
     fn number(&mut self, at: usize) -> usize {
         let rest = self.document.json.get(at..).unwrap_or_default();
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let index = std::str::from_utf8(rest.get(..digits).unwrap_or_default()).ok().and_then(|digits| digits.parse().ok());
+        let index = std::str::from_utf8(rest.get(..digits).unwrap_or_default())
+            .ok()
+            .and_then(|digits| digits.parse().ok());
         if let Some(container) = self.document.containers.get_mut(self.within) {
             container.index = container.index.or(index);
         }
         // Skips the fraction too. Otherwise each of its digits would start a scan of the rest.
-        at + rest.iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')).count()
+        at + rest
+            .iter()
+            .take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'))
+            .count()
     }
 }
 

@@ -39,9 +39,12 @@ impl Place {
 pub(super) fn stands_alone(text: &[u8], from: usize, to: usize) -> bool {
     let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let before = from.checked_sub(1).and_then(|place| text.get(place));
-    let dotted = |place: usize| text.get(place) == Some(&b'.') && text.get(place + 1).is_some_and(in_name);
+    let dotted =
+        |place: usize| text.get(place) == Some(&b'.') && text.get(place + 1).is_some_and(in_name);
     // The port that follows `http://host` may be another one: still the same host.
-    !before.is_some_and(|byte| in_name(byte) || *byte == b'.') && !text.get(to).is_some_and(in_name) && !dotted(to)
+    !before.is_some_and(|byte| in_name(byte) || *byte == b'.')
+        && !text.get(to).is_some_and(in_name)
+        && !dotted(to)
 }
 
 /// A secret as it is, and what base64 makes of it wherever it begins in what is encoded, in both alphabets (RFC 4648 sections 4 and 5).

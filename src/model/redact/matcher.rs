@@ -78,7 +78,8 @@ impl Matcher {
 
     /// Where the next byte stands that a word could begin with, or an escape.
     fn begins(&self, text: &[u8]) -> usize {
-        let begins = |byte: &u8| matches!(*byte, b'%' | b'\\') || self.root[usize::from(*byte)] != 0;
+        let begins =
+            |byte: &u8| matches!(*byte, b'%' | b'\\') || self.root[usize::from(*byte)] != 0;
         text.iter().position(begins).unwrap_or(text.len())
     }
 }
@@ -131,7 +132,13 @@ struct View {
 }
 
 impl View {
-    fn take(&mut self, matcher: &Matcher, byte: u8, place: &Range<u64>, found: &mut impl FnMut(Range<u64>)) {
+    fn take(
+        &mut self,
+        matcher: &Matcher,
+        byte: u8,
+        place: &Range<u64>,
+        found: &mut impl FnMut(Range<u64>),
+    ) {
         self.state = matcher.step(self.state, byte);
         let state = node(&matcher.nodes, self.state);
         self.starts.push_back(place.start);
@@ -180,7 +187,13 @@ impl Track {
     }
 
     /// Takes the next piece and says where words were found. `json` says that the piece is the inside of a JSON string.
-    pub(super) fn push(&mut self, matcher: &Matcher, text: &[u8], json: bool, found: &mut impl FnMut(Range<u64>)) {
+    pub(super) fn push(
+        &mut self,
+        matcher: &Matcher,
+        text: &[u8],
+        json: bool,
+        found: &mut impl FnMut(Range<u64>),
+    ) {
         let begin = self.at;
         let mut at = 0;
         while at < text.len() {
@@ -188,7 +201,11 @@ impl Track {
                 at += matcher.begins(text.get(at..).unwrap_or_default());
             }
             let Some(byte) = text.get(at).copied() else { break };
-            let (read, length) = if json && byte == b'\\' { unescaped(text.get(at..).unwrap_or_default()) } else { (byte, 1) };
+            let (read, length) = if json && byte == b'\\' {
+                unescaped(text.get(at..).unwrap_or_default())
+            } else {
+                (byte, 1)
+            };
             let place = begin + at as u64..begin + (at + length) as u64;
             self.plain.take(matcher, read, &place, found);
             self.decoded(matcher, read, place, found);
@@ -198,7 +215,13 @@ impl Track {
     }
 
     /// One more layer: percent-encoding, and backslashes within JSON that is text itself.
-    fn decoded(&mut self, matcher: &Matcher, byte: u8, place: Range<u64>, found: &mut impl FnMut(Range<u64>)) {
+    fn decoded(
+        &mut self,
+        matcher: &Matcher,
+        byte: u8,
+        place: Range<u64>,
+        found: &mut impl FnMut(Range<u64>),
+    ) {
         if self.escape.is_empty() && !matches!(byte, b'%' | b'\\') {
             return self.escaped.take(matcher, byte, &place, found);
         }
@@ -210,7 +233,11 @@ impl Track {
         self.escape.push((byte, place));
         let bytes: Vec<u8> = self.escape.iter().map(|(byte, _)| *byte).collect();
         let whole = match bytes.as_slice() {
-            [b'%', rest @ ..] | [b'\\', b'u', rest @ ..] if rest.last().is_some_and(|last| !last.is_ascii_hexdigit()) => None,
+            [b'%', rest @ ..] | [b'\\', b'u', rest @ ..]
+                if rest.last().is_some_and(|last| !last.is_ascii_hexdigit()) =>
+            {
+                None
+            }
             [b'%', digits @ ..] => Some((digits.len() == 2).then(|| code(digits))),
             [b'\\', b'u', digits @ ..] => Some((digits.len() == 4).then(|| code(digits))),
             [b'\\'] => Some(None),
@@ -243,7 +270,11 @@ impl Track {
 /// What hexadecimal digits stand for, where that is ASCII.
 fn code(digits: &[u8]) -> u8 {
     let text = std::str::from_utf8(digits).unwrap_or_default();
-    u32::from_str_radix(text, 16).ok().and_then(|code| u8::try_from(code).ok()).filter(u8::is_ascii).unwrap_or(OTHER)
+    u32::from_str_radix(text, 16)
+        .ok()
+        .and_then(|code| u8::try_from(code).ok())
+        .filter(u8::is_ascii)
+        .unwrap_or(OTHER)
 }
 
 /// The character that an escape of JSON stands for (RFC 8259 section 7), where that is ASCII, and the escape's length.

@@ -50,16 +50,22 @@ impl Redactor {
     #[must_use]
     pub fn new(secrets: &[&str], places: &[Place]) -> Self {
         let long = secrets.iter().filter(|secret| secret.len() >= SECRET_MIN);
-        let forms: Vec<Vec<u8>> = long.flat_map(|secret| forms::of_secret(secret.as_bytes())).collect();
+        let forms: Vec<Vec<u8>> =
+            long.flat_map(|secret| forms::of_secret(secret.as_bytes())).collect();
         let written: Vec<Vec<u8>> = places.iter().flat_map(Place::forms).collect();
-        Self { secrets: Matcher::new(forms.iter().map(Vec::as_slice)), places: Matcher::new(written.iter().map(Vec::as_slice)) }
+        Self {
+            secrets: Matcher::new(forms.iter().map(Vec::as_slice)),
+            places: Matcher::new(written.iter().map(Vec::as_slice)),
+        }
     }
 
     /// A text for the operator's eyes (a detail, a log line) without secrets.
     #[must_use]
     pub fn text(&self, text: &str) -> Option<String> {
         let mut edits = Vec::new();
-        found(&self.secrets, text.as_bytes(), false, |from, to| edits.push(Edit { from, to, mark: SECRET_MARK }));
+        found(&self.secrets, text.as_bytes(), false, |from, to| {
+            edits.push(Edit { from, to, mark: SECRET_MARK })
+        });
         if edits.is_empty() {
             return None;
         }
@@ -71,7 +77,8 @@ impl Redactor {
     #[must_use]
     pub fn whole(&self, answer: &[u8], error: bool) -> Option<Vec<u8>> {
         let mut texts = stream::Texts::default();
-        let mut edits: Vec<Edit> = texts.read(self, answer, error, 0).into_iter().map(|(_, edit)| edit).collect();
+        let mut edits: Vec<Edit> =
+            texts.read(self, answer, error, 0).into_iter().map(|(_, edit)| edit).collect();
         texts.end(self, &mut |_, edit| edits.push(edit));
         (!edits.is_empty()).then(|| redacted(answer, edits))
     }
@@ -93,7 +100,11 @@ impl Redactor {
             let inside = document.json.get(text.from..text.to).unwrap_or_default();
             found(&self.places, inside, true, |from, to| {
                 if forms::stands_alone(inside, from, to) {
-                    edits.push(Edit { from: text.from + from, to: text.from + to, mark: PLACE_MARK });
+                    edits.push(Edit {
+                        from: text.from + from,
+                        to: text.from + to,
+                        mark: PLACE_MARK,
+                    });
                 }
             });
         }

@@ -103,7 +103,13 @@ pub(super) struct Texts {
 impl Texts {
     /// Looks through the data of the event of that number, and gives what gives way in it and in events before it. `error` says that it is
     /// known for an error.
-    pub(super) fn read(&mut self, redactor: &Redactor, data: &[u8], error: bool, event: u64) -> Vec<(u64, Edit)> {
+    pub(super) fn read(
+        &mut self,
+        redactor: &Redactor,
+        data: &[u8],
+        error: bool,
+        event: u64,
+    ) -> Vec<(u64, Edit)> {
         let document = Document::read(data);
         let mut here = Vec::new();
         if error || document.is_error {
@@ -119,22 +125,34 @@ impl Texts {
             let inside = data.get(text.from..text.to).unwrap_or_default();
             if text.is_name {
                 found(&redactor.secrets, inside, true, |from, to| {
-                    edits.push((event, Edit { from: text.from + from, to: text.from + to, mark: SECRET_MARK }));
+                    edits.push((
+                        event,
+                        Edit { from: text.from + from, to: text.from + to, mark: SECRET_MARK },
+                    ));
                 });
                 continue;
             }
             document.channel(text, &mut name);
             let mut channel = self.channels.remove(&name).unwrap_or_default();
-            channel.parts.push_back(Part { base: channel.track.at(), event, from: text.from, length: inside.len() });
+            channel.parts.push_back(Part {
+                base: channel.track.at(),
+                event,
+                from: text.from,
+                length: inside.len(),
+            });
             let mut places = Vec::new();
             channel.track.push(&redactor.secrets, inside, true, &mut |place| places.push(place));
-            places.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
+            places.into_iter().for_each(|place| {
+                channel.remove(place, &mut |event, edit| edits.push((event, edit)))
+            });
             let open = channel.track.open(&redactor.secrets, 0);
             if self.channels.len() >= CHANNELS_MAX {
                 // No room for another text: the begun secret is replaced at once, and the stream ends.
                 self.is_full |= !channel.track.is_idle();
                 let place = open.map(|open| open..channel.track.at());
-                place.into_iter().for_each(|place| channel.remove(place, &mut |event, edit| edits.push((event, edit))));
+                place.into_iter().for_each(|place| {
+                    channel.remove(place, &mut |event, edit| edits.push((event, edit)))
+                });
             } else if !channel.track.is_idle() {
                 channel.forget_before(open);
                 self.channels.insert(name.clone(), channel);
@@ -145,7 +163,11 @@ impl Texts {
 
     /// The first event that must wait.
     fn waits(&self) -> Option<u64> {
-        self.channels.values().filter_map(|channel| channel.parts.front()).map(|part| part.event).min()
+        self.channels
+            .values()
+            .filter_map(|channel| channel.parts.front())
+            .map(|part| part.event)
+            .min()
     }
 
     /// The stream is over. A text that ends with [`SECRET_MIN`] bytes of a secret or more loses them.
@@ -192,7 +214,14 @@ impl Redacted {
     /// A stream from its beginning.
     #[must_use]
     pub fn new(redactor: Arc<Redactor>) -> Self {
-        Self { redactor, splitter: Splitter::default(), texts: Texts::default(), queue: VecDeque::new(), first: 0, held: 0 }
+        Self {
+            redactor,
+            splitter: Splitter::default(),
+            texts: Texts::default(),
+            queue: VecDeque::new(),
+            first: 0,
+            held: 0,
+        }
     }
 
     /// Takes whole events or parts of them, and appends to `out` what goes on.
@@ -221,13 +250,20 @@ impl Redacted {
 
     fn event(&mut self, event: &[u8], out: &mut Vec<u8>) {
         let number = self.first + self.queue.len() as u64;
-        self.queue.push_back(HeldEvent { bytes: self.lines(event), came: event.len(), edits: Vec::new() });
+        self.queue.push_back(HeldEvent {
+            bytes: self.lines(event),
+            came: event.len(),
+            edits: Vec::new(),
+        });
         self.held += event.len();
         let lines = EventLines::read(event);
         let data = lines.data().unwrap_or_default();
         let json = !matches!(data.trim_ascii(), b"" | DONE);
-        if json && (!self.redactor.secrets.is_empty() || memchr::memmem::find(data, b"error").is_some()) {
-            let edits = self.texts.read(&self.redactor, data, lines.name() == Some("error"), number);
+        if json
+            && (!self.redactor.secrets.is_empty() || memchr::memmem::find(data, b"error").is_some())
+        {
+            let edits =
+                self.texts.read(&self.redactor, data, lines.name() == Some("error"), number);
             edits.into_iter().for_each(|(number, edit)| self.edit(number, edit));
         }
         if self.texts.is_full {
@@ -250,7 +286,10 @@ impl Redacted {
     /// An event whose lines that are no data show no secret: comments, names, identifiers.
     fn lines(&self, event: &[u8]) -> Vec<u8> {
         let mut clean = true;
-        for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.starts_with(b"data:")) {
+        for line in event
+            .split(|byte| matches!(byte, b'\n' | b'\r'))
+            .filter(|line| !line.starts_with(b"data:"))
+        {
             found(&self.redactor.secrets, line, false, |_, _| clean = false);
         }
         if clean {

@@ -16,8 +16,14 @@ fn redactor() -> Redactor {
 /// The secret in every form that is looked for.
 fn forms() -> Vec<String> {
     let percent = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
-    let escaped = |text: &str| text.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>();
-    let mut forms = vec![SECRET.to_owned(), percent(SECRET), escaped(SECRET), SECRET.replace('/', "\\/").replace('+', "%2b")];
+    let escaped =
+        |text: &str| text.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>();
+    let mut forms = vec![
+        SECRET.to_owned(),
+        percent(SECRET),
+        escaped(SECRET),
+        SECRET.replace('/', "\\/").replace('+', "%2b"),
+    ];
     for before in ["", "x", "xy", "Bearer ", "user:"] {
         forms.push(STANDARD.encode(format!("{before}{SECRET}")));
         forms.push(URL_SAFE_NO_PAD.encode(format!("{before}{SECRET} and more")));
@@ -29,7 +35,9 @@ fn chunk(text: &str) -> String {
     let mut json = Vec::new();
     crate::json::write_string(text, &mut json);
     let json = String::from_utf8(json).expect("UTF-8");
-    format!("data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":{json}}},\"finish_reason\":null}}]}}\n\n")
+    format!(
+        "data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":{json}}},\"finish_reason\":null}}]}}\n\n"
+    )
 }
 
 fn through(events: &[String]) -> String {
@@ -59,8 +67,14 @@ fn a_secret_gives_way_in_every_form_and_at_every_split() {
         for cut in cuts {
             let (first, second) = said.split_at(cut);
             let shown = text(&through(&[chunk(first), chunk(second)]));
-            assert!(shown.contains("[credential]") && shown.starts_with("it is "), "{form} cut at {cut}: {shown}");
-            assert!(shown.ends_with(", they said") || form.len() > 46, "{form} cut at {cut}: {shown}");
+            assert!(
+                shown.contains("[credential]") && shown.starts_with("it is "),
+                "{form} cut at {cut}: {shown}"
+            );
+            assert!(
+                shown.ends_with(", they said") || form.len() > 46,
+                "{form} cut at {cut}: {shown}"
+            );
             assert!(shown.len() < said.len(), "{form} cut at {cut}: {shown}");
         }
         let pieces: Vec<String> = said.chars().map(|one| chunk(&one.to_string())).collect();
@@ -88,7 +102,8 @@ fn ordinary_events_go_out_byte_for_byte_and_at_once() {
 
 #[test]
 fn what_turns_out_to_be_none_goes_out_byte_for_byte() {
-    let events = [chunk("sk-canary/+?0123456789"), chunk(" is a bird"), chunk("sk-canary/"), chunk("x")];
+    let events =
+        [chunk("sk-canary/+?0123456789"), chunk(" is a bird"), chunk("sk-canary/"), chunk("x")];
     assert_eq!(through(&events), events.concat());
 }
 
@@ -119,8 +134,15 @@ fn addresses_give_way_in_errors_alone() {
         String::from_utf8(shown).expect("UTF-8"),
         r#"{"error":{"message":"dial [upstream]/v1: refused, [upstream] again, not 110.0.0.5:8000"}}"#
     );
-    assert_eq!(redactor().whole(br#"{"choices":[{"message":{"content":"10.0.0.5:8000"}}],"error":null}"#, false), None);
-    assert_eq!(through(&["data: {\"error\":\"10.0.0.5:8000\"}\n\n".to_owned()]), "data: {\"error\":\"[upstream]\"}\n\n");
+    assert_eq!(
+        redactor()
+            .whole(br#"{"choices":[{"message":{"content":"10.0.0.5:8000"}}],"error":null}"#, false),
+        None
+    );
+    assert_eq!(
+        through(&["data: {\"error\":\"10.0.0.5:8000\"}\n\n".to_owned()]),
+        "data: {\"error\":\"[upstream]\"}\n\n"
+    );
 }
 
 #[test]
@@ -131,8 +153,17 @@ fn comments_and_identifiers_show_no_secret() {
 #[test]
 fn numbers_and_words_without_quotes_are_looked_at() {
     let (word, number) = ("sk-canary-0123456789abcdefXYZ", "31415926535897932384");
-    let redactor = Arc::new(Redactor::new(&[word, number], &[Place::Host { host: "10.0.0.5".to_owned(), port: 8000 }]));
-    for hole in [word.to_owned(), number.to_owned(), format!("x{word}.1"), format!("-{number}e5"), STANDARD_NO_PAD.encode(word)] {
+    let redactor = Arc::new(Redactor::new(
+        &[word, number],
+        &[Place::Host { host: "10.0.0.5".to_owned(), port: 8000 }],
+    ));
+    for hole in [
+        word.to_owned(),
+        number.to_owned(),
+        format!("x{word}.1"),
+        format!("-{number}e5"),
+        STANDARD_NO_PAD.encode(word),
+    ] {
         for (before, behind) in [
             (r#"{"error":{"message":"bad key","key":"#, "}}"),
             (r#"{"choices":[{"index":0,"message":{"content":"x","k":[1, "#, " ,null]}}]}"),
@@ -158,7 +189,9 @@ fn numbers_and_words_without_quotes_are_looked_at() {
 
 /// An event with a piece of a text beside the content.
 fn aside(text: &str) -> String {
-    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"\",\"reasoning_content\":\"{text}\"}}}}]}}\n\n")
+    format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"\",\"reasoning_content\":\"{text}\"}}}}]}}\n\n"
+    )
 }
 
 #[test]
@@ -172,17 +205,35 @@ fn lines_that_are_removed_do_not_count_as_held() {
 #[test]
 fn what_is_held_too_long_does_not_show_more_than_seven_bytes() {
     let long = vec![aside(&"y".repeat(90_000)); 3];
-    for form in [SECRET.to_owned(), STANDARD.encode(format!("xy{SECRET}")), "\\u0073".to_owned() + &SECRET[1..]] {
+    for form in [
+        SECRET.to_owned(),
+        STANDARD.encode(format!("xy{SECRET}")),
+        "\\u0073".to_owned() + &SECRET[1..],
+    ] {
         for cut in (1..form.len()).step_by(3) {
             let (first, rest) = form.split_at(cut);
             let (middle, last) = rest.split_at(rest.len() / 2);
-            let events =
-                [vec![chunk(&format!("it is {first}"))], long.clone(), vec![chunk(middle)], long.clone(), vec![chunk(last)]];
+            let events = [
+                vec![chunk(&format!("it is {first}"))],
+                long.clone(),
+                vec![chunk(middle)],
+                long.clone(),
+                vec![chunk(last)],
+            ];
             let shown = text(&through(&[events.concat(), vec![chunk(", they said")]].concat()));
-            let begun = shown.strip_prefix("it is ").and_then(|shown| shown.split_once("[credential]")).map(|(begun, _)| begun);
+            let begun = shown
+                .strip_prefix("it is ")
+                .and_then(|shown| shown.split_once("[credential]"))
+                .map(|(begun, _)| begun);
             // Within an escape or what base64 makes of what stands before, more characters show no more of it.
-            assert!(begun.is_some_and(|begun| begun.len() <= 7 + 6 && form.starts_with(begun)), "{form} cut at {cut}: {shown}");
-            assert!(shown.len() <= "it is [credential], they said".len() + 7 + 6 + 3, "{form} cut at {cut}: {shown}");
+            assert!(
+                begun.is_some_and(|begun| begun.len() <= 7 + 6 && form.starts_with(begun)),
+                "{form} cut at {cut}: {shown}"
+            );
+            assert!(
+                shown.len() <= "it is [credential], they said".len() + 7 + 6 + 3,
+                "{form} cut at {cut}: {shown}"
+            );
         }
     }
 }
@@ -197,7 +248,8 @@ fn a_stream_that_is_let_go_stays_as_it_is() {
 #[test]
 fn a_stream_with_more_open_texts_than_are_kept_ends() {
     let texts = |count: usize| -> String {
-        let members: Vec<String> = (0..count).map(|number| format!("\"m{number}\":\"sk-\"")).collect();
+        let members: Vec<String> =
+            (0..count).map(|number| format!("\"m{number}\":\"sk-\"")).collect();
         format!("data: {{{}}}\n\n", members.join(","))
     };
     let (mut stream, mut out) = (Redacted::new(Arc::new(redactor())), Vec::new());

@@ -109,7 +109,14 @@ fn text_or_whole(member: Option<JsonView<'_>>) -> (&str, Option<&[u8]>) {
 
 impl PendingCall {
     const fn new(form: CallForm) -> Self {
-        Self { form, name: String::new(), json: String::new(), text: String::new(), whole: None, state: State::Held }
+        Self {
+            form,
+            name: String::new(),
+            json: String::new(),
+            text: String::new(),
+            whole: None,
+            state: State::Held,
+        }
     }
 
     fn add(&mut self, part: &CallPart<'_>, tools: &dyn Tools) -> Result<(), Fault> {
@@ -147,7 +154,8 @@ impl PendingCall {
     /// It is whole: judges it. False where it must not be passed on.
     fn end(&mut self, tools: &mut dyn Tools) -> bool {
         self.state = State::Done;
-        let (whole, json, text) = (self.whole.take(), std::mem::take(&mut self.json), std::mem::take(&mut self.text));
+        let (whole, json, text) =
+            (self.whole.take(), std::mem::take(&mut self.json), std::mem::take(&mut self.text));
         whole.as_deref().is_none_or(|whole| tools.call(&self.name, Arguments::Json(whole)))
             && (json.is_empty() || tools.call(&self.name, Arguments::Json(json.as_bytes())))
             && (text.is_empty() || tools.call(&self.name, Arguments::Text(&text)))
@@ -187,7 +195,11 @@ impl StreamCalls {
         tools: &dyn Tools,
     ) -> Result<(), Fault> {
         // A block that calls nothing has no call.
-        if form == CallForm::Block && part.name.is_none() && part.says_nothing() && !self.calls.contains_key(&of) {
+        if form == CallForm::Block
+            && part.name.is_none()
+            && part.says_nothing()
+            && !self.calls.contains_key(&of)
+        {
             return Ok(());
         }
         if self.calls.len() >= CALLS_MAX && !self.calls.contains_key(&of) {
@@ -206,11 +218,17 @@ impl StreamCalls {
     }
 
     /// Those calls are whole: judges them. False where the answer ends here.
-    pub(in crate::model) fn end(&mut self, which: impl Fn(&CallId) -> bool, tools: &mut dyn Tools) -> bool {
+    pub(in crate::model) fn end(
+        &mut self,
+        which: impl Fn(&CallId) -> bool,
+        tools: &mut dyn Tools,
+    ) -> bool {
         if self.held == 0 {
             return true;
         }
-        for (_, call) in self.calls.iter_mut().filter(|(of, call)| which(of) && call.state == State::Held) {
+        for (_, call) in
+            self.calls.iter_mut().filter(|(of, call)| which(of) && call.state == State::Held)
+        {
             self.held -= 1;
             if !call.end(tools) {
                 return false;

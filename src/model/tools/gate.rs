@@ -48,7 +48,8 @@ impl Gate {
                 tree.strict()?;
                 exact_names(tree)?;
                 let view = tree.view();
-                !view.is_object() || self.readers.read(&mut self.calls, view, event.name(), tools)?
+                !view.is_object()
+                    || self.readers.read(&mut self.calls, view, event.name(), tools)?
             }
         };
         if !passes {
@@ -65,7 +66,11 @@ impl Gate {
     }
 
     /// The stream is over: what was not whole is judged as it is.
-    pub(in crate::model) fn finish(&mut self, tools: &mut dyn Tools, ready: &mut dyn FnMut(&[u8])) -> bool {
+    pub(in crate::model) fn finish(
+        &mut self,
+        tools: &mut dyn Tools,
+        ready: &mut dyn FnMut(&[u8]),
+    ) -> bool {
         let passes = self.calls.end(|_| true, tools);
         if passes {
             self.release(ready);

@@ -38,11 +38,13 @@ fn openai(index: u64, name: Option<&str>, arguments: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-const OVER: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n";
+const OVER: &[u8] =
+    b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n";
 
 /// What comes out of each event, what was judged, and whether the stream may go on.
 fn through(events: &[Vec<u8>]) -> (Vec<usize>, Vec<String>, Result<bool, Fault>) {
-    let (mut gate, mut tools, mut counts, mut out) = (Gate::default(), Picky::default(), Vec::new(), Vec::new());
+    let (mut gate, mut tools, mut counts, mut out) =
+        (Gate::default(), Picky::default(), Vec::new(), Vec::new());
     for event in events {
         let mut count = 0;
         let lines = EventLines::read(event);
@@ -69,18 +71,42 @@ fn through(events: &[Vec<u8>]) -> (Vec<usize>, Vec<String>, Result<bool, Fault>)
 
 #[test]
 fn a_call_is_held_until_it_is_judged() {
-    let good = [openai(0, Some("fetch"), ""), openai(0, None, r#"{"url":"#), openai(0, None, r#""good"}"#), OVER.to_vec()];
-    assert_eq!(through(&good), (vec![0, 0, 0, 4], vec![r#"fetch {"url":"good"}"#.to_owned()], Ok(true)));
-    let evil = [openai(0, Some("fetch"), ""), openai(0, None, r#"{"url":"ev"#), openai(0, None, r#"il"}"#), OVER.to_vec()];
-    assert_eq!(through(&evil), (vec![0, 0, 0, 0], vec![r#"fetch {"url":"evil"}"#.to_owned()], Ok(false)));
+    let good = [
+        openai(0, Some("fetch"), ""),
+        openai(0, None, r#"{"url":"#),
+        openai(0, None, r#""good"}"#),
+        OVER.to_vec(),
+    ];
+    assert_eq!(
+        through(&good),
+        (vec![0, 0, 0, 4], vec![r#"fetch {"url":"good"}"#.to_owned()], Ok(true))
+    );
+    let evil = [
+        openai(0, Some("fetch"), ""),
+        openai(0, None, r#"{"url":"ev"#),
+        openai(0, None, r#"il"}"#),
+        OVER.to_vec(),
+    ];
+    assert_eq!(
+        through(&evil),
+        (vec![0, 0, 0, 0], vec![r#"fetch {"url":"evil"}"#.to_owned()], Ok(false))
+    );
     // The end of the stream ends the call too.
     assert_eq!(through(&evil[..3]).2, Ok(false));
-    assert_eq!(through(&[evil[..3].to_vec(), vec![b"data: [DONE]\n\n".to_vec()]].concat()).2, Ok(false));
+    assert_eq!(
+        through(&[evil[..3].to_vec(), vec![b"data: [DONE]\n\n".to_vec()]].concat()).2,
+        Ok(false)
+    );
 }
 
 #[test]
 fn other_tools_are_not_held() {
-    let events = [openai(0, Some("write"), ""), openai(0, None, "evil"), openai(1, Some("fetch"), "{}"), OVER.to_vec()];
+    let events = [
+        openai(0, Some("write"), ""),
+        openai(0, None, "evil"),
+        openai(1, Some("fetch"), "{}"),
+        OVER.to_vec(),
+    ];
     assert_eq!(through(&events), (vec![1, 1, 0, 2], vec!["fetch {}".to_owned()], Ok(true)));
 }
 
@@ -95,8 +121,9 @@ fn pieces_that_come_late_are_refused() {
     assert_eq!(through(&nameless).2, Ok(false));
     let many: Vec<Vec<u8>> = (0..2_000).map(|index| openai(index, Some("write"), "")).collect();
     assert_eq!(through(&many).2, Err(Fault::TooMuch));
-    let long: Vec<Vec<u8>> =
-        std::iter::once(openai(0, Some("fetch"), "")).chain(vec![openai(0, None, &"a".repeat(1 << 19)); 9]).collect();
+    let long: Vec<Vec<u8>> = std::iter::once(openai(0, Some("fetch"), ""))
+        .chain(vec![openai(0, None, &"a".repeat(1 << 19)); 9])
+        .collect();
     assert_eq!(through(&long).2, Err(Fault::TooMuch));
     let name = vec![openai(0, Some(&"w".repeat(100)), ""); 3];
     assert_eq!(through(&name).2, Err(Fault::TooMuch));
@@ -104,17 +131,24 @@ fn pieces_that_come_late_are_refused() {
 
 #[test]
 fn the_next_call_ends_the_one_before() {
-    let events = [openai(0, Some("fetch"), "{}"), openai(1, Some("write"), "a"), openai(1, None, "b"), OVER.to_vec()];
+    let events = [
+        openai(0, Some("fetch"), "{}"),
+        openai(1, Some("write"), "a"),
+        openai(1, None, "b"),
+        OVER.to_vec(),
+    ];
     assert_eq!(through(&events), (vec![0, 2, 1, 1], vec!["fetch {}".to_owned()], Ok(true)));
     let evil = [openai(0, Some("fetch"), "\"evil\""), openai(1, Some("write"), "a")];
     assert_eq!(through(&evil).2, Ok(false));
-    let back = [openai(0, Some("fetch"), "{}"), openai(1, Some("write"), "a"), openai(0, None, "evil")];
+    let back =
+        [openai(0, Some("fetch"), "{}"), openai(1, Some("write"), "a"), openai(0, None, "evil")];
     assert_eq!(through(&back).2, Err(Fault::Odd));
 }
 
 /// A piece of choice 0 with these tool calls.
 fn calls(calls: &str) -> Vec<u8> {
-    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{calls}]}}}}]}}\n\n").into_bytes()
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{calls}]}}}}]}}\n\n")
+        .into_bytes()
 }
 
 #[track_caller]
@@ -129,7 +163,10 @@ fn what_a_hostile_server_puts_together_differently_is_refused() {
     // Another name beside it, behind it, or of another kind.
     stopped(&[calls(&format!(r#"{{"index":0,{fetch},"custom":{{"name":"x"}}}}"#))]);
     stopped(&[calls(&format!(r#"{{"index":0,{fetch}}},{{"index":0,"function":{{"name":"x"}}}}"#))]);
-    stopped(&[calls(&format!(r#"{{"index":0,{fetch}}}"#)), calls(r#"{"index":0,"custom":{"name":"x"}}"#)]);
+    stopped(&[
+        calls(&format!(r#"{{"index":0,{fetch}}}"#)),
+        calls(r#"{"index":0,"custom":{"name":"x"}}"#),
+    ]);
     let both = r#"data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"fetch","arguments":"\"evil\""}}]},"message":{"tool_calls":[{"index":0,"function":{"name":"x"}}]}}]}"#;
     stopped(&[format!("{both}\n\n").into_bytes()]);
     // Numbers that lead readers elsewhere.
@@ -165,12 +202,16 @@ fn what_a_hostile_server_puts_together_differently_is_refused() {
         OVER.to_vec(),
         calls(r#"{"index":0,"function":{"arguments":{"url":"evil"}}}"#),
     ]);
-    stopped(&[calls(r#"{"index":0,"function":{"name":"fetch","arguments":"\"evil\"","input":null}}"#)]);
+    stopped(&[calls(
+        r#"{"index":0,"function":{"name":"fetch","arguments":"\"evil\"","input":null}}"#,
+    )]);
     stopped(&[calls(r#"{"index":0,"custom":{"name":"fetch","arguments":"","input":"evil"}}"#)]);
     stopped(&[calls(r#"{"index":0,"custom":{"name":"fetch","input":{"u":"evil"}}}"#)]);
     // Names in another case.
     stopped(&[b"data: {\"choices\":[{\"index\":0,\"delta\":{\"Tool_Calls\":[]}}]}\n\n".to_vec()]);
-    stopped(&[calls(r#"{"index":0,"function":{"name":"write","Name":"fetch","arguments":"\"evil\""}}"#)]);
+    stopped(&[calls(
+        r#"{"index":0,"function":{"name":"write","Name":"fetch","arguments":"\"evil\""}}"#,
+    )]);
 }
 
 #[test]
@@ -193,26 +234,52 @@ fn blocks_come_one_by_one() {
             ),
         )
     };
-    let stop = |index: i64| event("content_block_stop", &format!(r#"{{"type":"content_block_stop","index":{index}}}"#));
+    let stop = |index: i64| {
+        event("content_block_stop", &format!(r#"{{"type":"content_block_stop","index":{index}}}"#))
+    };
     stopped(&[start(5, "fetch", "{}"), start(0, "write", "{}"), delta(0, "evil"), stop(0)]);
     stopped(&[start(0, "fetch", r#"{"url":"evil"}"#), start(0, "fetch", "{}"), stop(0)]);
-    stopped(&[start(0, "write", "{}"), stop(0), start(1, "fetch", "{}"), delta(-1, "evil"), stop(1)]);
+    stopped(&[
+        start(0, "write", "{}"),
+        stop(0),
+        start(1, "fetch", "{}"),
+        delta(-1, "evil"),
+        stop(1),
+    ]);
     stopped(&[start(0, "fetch", "{}"), delta(1, "evil"), stop(0)]);
     // Events whose kind stands in their name alone, or differs from it.
     let unnamed = |bytes: Vec<u8>| {
-        String::from_utf8(bytes).expect("UTF-8").replacen("\"type\":\"content_block_", "\"x\":\"", 1).into_bytes()
+        String::from_utf8(bytes)
+            .expect("UTF-8")
+            .replacen("\"type\":\"content_block_", "\"x\":\"", 1)
+            .into_bytes()
     };
     stopped(&[unnamed(start(0, "fetch", r#"{"url":"evil"}"#)), unnamed(stop(0))]);
     let other = String::from_utf8(start(0, "write", "{}"))
         .expect("UTF-8")
         .replace("event: content_block_start", "event: content_block_stop");
     stopped(&[other.into_bytes()]);
-    let fine = [start(0, "fetch", "{}"), delta(0, "{}"), stop(0), start(1, "write", "{}"), delta(1, "x"), stop(1)];
+    let fine = [
+        start(0, "fetch", "{}"),
+        delta(0, "{}"),
+        stop(0),
+        start(1, "write", "{}"),
+        delta(1, "x"),
+        stop(1),
+    ];
     assert_eq!((through(&fine).0, through(&fine).2), (vec![0, 0, 3, 1, 1, 1], Ok(true)));
     // llama.cpp ends all of them at the end.
-    let late = [start(0, "write", "{}"), delta(0, "x"), start(1, "fetch", "{}"), delta(1, "{}"), stop(0), stop(1)];
+    let late = [
+        start(0, "write", "{}"),
+        delta(0, "x"),
+        start(1, "fetch", "{}"),
+        delta(1, "{}"),
+        stop(0),
+        stop(1),
+    ];
     assert_eq!((through(&late).0, through(&late).2), (vec![1, 1, 0, 0, 0, 4], Ok(true)));
-    let evil = [start(0, "fetch", "{}"), start(1, "fetch", "{}"), delta(1, "evil"), stop(0), stop(1)];
+    let evil =
+        [start(0, "fetch", "{}"), start(1, "fetch", "{}"), delta(1, "evil"), stop(0), stop(1)];
     assert_eq!(through(&evil).2, Ok(false));
     stopped(&[start(0, "write", "{}"), start(1, "fetch", "{}"), delta(0, "evil")]);
     stopped(&[start(0, "fetch", "{}"), stop(0), stop(0)]);
@@ -235,19 +302,37 @@ fn anthropic_blocks_are_calls_too() {
     assert_eq!((all("write", "{}").0, all("write", "{}").2), (vec![1, 1, 1], Ok(true)));
     assert_eq!(through(&[start("fetch", r#"{"u":"evil"}"#), stop.clone()]).2, Ok(false));
     assert_eq!(through(&[start("fetch", "{}"), stop.clone(), delta.clone()]).2, Err(Fault::Odd));
-    let prefilled =
-        event(r#"{"type":"message_start","message":{"content":[{"type":"tool_use","name":"fetch","input":{"u":"evil"}}]}}"#);
+    let prefilled = event(
+        r#"{"type":"message_start","message":{"content":[{"type":"tool_use","name":"fetch","input":{"u":"evil"}}]}}"#,
+    );
     assert_eq!(through(&[prefilled]).2, Err(Fault::Odd));
 }
 
 #[test]
 fn whole_answers_are_looked_through() {
-    let check = |answer: &str, expect| assert_eq!(whole(answer.as_bytes(), &mut Picky::default()), Ok(expect), "{answer}");
-    check(r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"fetch","arguments":"{\"u\":\"evil\"}"}}]}}]}"#, false);
-    check(r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"write","arguments":"{\"u\":\"evil\"}"}}]}}]}"#, true);
-    check(r#"{"choices":[{"message":{"function_call":{"name":"fetch","arguments":"evil"}}}]}"#, false);
-    check(r#"{"choices":[{"message":{"tool_calls":[{"custom":{"name":"fetch","input":"evil"}}]}}]}"#, false);
-    check(r#"{"content":[{"type":"text","text":"evil"},{"type":"tool_use","name":"fetch","input":{"u":["evil"]}}]}"#, false);
+    let check = |answer: &str, expect| {
+        assert_eq!(whole(answer.as_bytes(), &mut Picky::default()), Ok(expect), "{answer}")
+    };
+    check(
+        r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"fetch","arguments":"{\"u\":\"evil\"}"}}]}}]}"#,
+        false,
+    );
+    check(
+        r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"write","arguments":"{\"u\":\"evil\"}"}}]}}]}"#,
+        true,
+    );
+    check(
+        r#"{"choices":[{"message":{"function_call":{"name":"fetch","arguments":"evil"}}}]}"#,
+        false,
+    );
+    check(
+        r#"{"choices":[{"message":{"tool_calls":[{"custom":{"name":"fetch","input":"evil"}}]}}]}"#,
+        false,
+    );
+    check(
+        r#"{"content":[{"type":"text","text":"evil"},{"type":"tool_use","name":"fetch","input":{"u":["evil"]}}]}"#,
+        false,
+    );
     check(r#"{"content":[{"type":"tool_use","name":"fetch","input":{"u":["good"]}}]}"#, true);
     assert_eq!(whole(b"{", &mut Picky::default()), Err(Unreadable::Json));
     assert_eq!(whole(b"{", &mut ()), Ok(true), "nobody asks");

@@ -12,7 +12,10 @@ pub(in crate::model) fn member<'t>(of: JsonView<'t>, key: &str) -> Option<JsonVi
 ///
 /// # Errors
 /// When it is of another type.
-pub(in crate::model) fn object<'t>(of: JsonView<'t>, key: &str) -> Result<Option<JsonView<'t>>, Fault> {
+pub(in crate::model) fn object<'t>(
+    of: JsonView<'t>,
+    key: &str,
+) -> Result<Option<JsonView<'t>>, Fault> {
     match member(of, key) {
         Some(value) if !value.is_object() => Err(Fault::Odd),
         found => Ok(found),
@@ -23,7 +26,10 @@ pub(in crate::model) fn object<'t>(of: JsonView<'t>, key: &str) -> Result<Option
 ///
 /// # Errors
 /// When it is of another type.
-pub(in crate::model) fn array<'t>(of: JsonView<'t>, key: &str) -> Result<Option<JsonView<'t>>, Fault> {
+pub(in crate::model) fn array<'t>(
+    of: JsonView<'t>,
+    key: &str,
+) -> Result<Option<JsonView<'t>>, Fault> {
     match member(of, key) {
         Some(value) if !value.is_array() => Err(Fault::Odd),
         found => Ok(found),

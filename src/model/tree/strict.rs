@@ -20,12 +20,18 @@ impl<'j> JsonTree<'j> {
         let sound = self.text.is_some()
             && self.end == self.json.len()
             && self.is_shallow()
-            && (0u32..).zip(&self.memory.nodes).all(|(place, node)| self.is_sound(ValueId(place), node, &mut names));
+            && (0u32..)
+                .zip(&self.memory.nodes)
+                .all(|(place, node)| self.is_sound(ValueId(place), node, &mut names));
         if sound { Ok(()) } else { Err(Unreadable::Json) }
     }
 
     /// Whether a member of such a name is anywhere, except in members whose insides are not looked at.
-    pub(in crate::model) fn has_name(&self, wanted: fn(&str) -> bool, is_closed: fn(&str) -> bool) -> bool {
+    pub(in crate::model) fn has_name(
+        &self,
+        wanted: fn(&str) -> bool,
+        is_closed: fn(&str) -> bool,
+    ) -> bool {
         let mut place = 0_u32;
         while let Some(node) = self.memory.nodes.get(place as usize) {
             let name = self.name(ValueId(place)).unwrap_or_default();
@@ -82,7 +88,11 @@ fn is_scalar(raw: &[u8]) -> bool {
     let end = raw.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     match raw.get(..=end.unwrap_or_default()).unwrap_or_default() {
         b"null" | b"true" | b"false" | b"0" => true,
-        [b'1'..=b'9', rest @ ..] if rest.len() < DIGITS_SAFE && rest.iter().all(u8::is_ascii_digit) => true,
+        [b'1'..=b'9', rest @ ..]
+            if rest.len() < DIGITS_SAFE && rest.iter().all(u8::is_ascii_digit) =>
+        {
+            true
+        }
         other => json::parse(other, &Limits::deep(0)).is_ok(),
     }
 }

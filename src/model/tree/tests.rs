@@ -82,7 +82,12 @@ fn check(document: &[u8]) {
     let tree = JsonTree::read(json, TreeMemory::default());
     same(&tree, tree.root(), json, true);
     let limits = Limits { depth: DEPTH_MAX, values: usize::MAX };
-    assert_eq!(tree.strict().is_ok(), json::parse(json, &limits).is_ok(), "{}", String::from_utf8_lossy(json));
+    assert_eq!(
+        tree.strict().is_ok(),
+        json::parse(json, &limits).is_ok(),
+        "{}",
+        String::from_utf8_lossy(json)
+    );
 }
 
 proptest! {

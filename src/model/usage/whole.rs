@@ -16,9 +16,10 @@ pub fn heard(operation: Operation, answer: &[u8]) -> Heard {
 #[must_use]
 pub fn of(operation: Operation, answer: &[u8]) -> Option<Usage> {
     match operation {
-        Operation::ChatCompletions | Operation::Completions | Operation::Embeddings | Operation::Messages => {
-            member(answer, "usage").and_then(read_usage)
-        }
+        Operation::ChatCompletions
+        | Operation::Completions
+        | Operation::Embeddings
+        | Operation::Messages => member(answer, "usage").and_then(read_usage),
         Operation::ListModels | Operation::ShowModel | Operation::Me => None,
     }
 }

@@ -18,7 +18,8 @@ impl Drop for Exchange {
         let whole = now.saturating_sub(self.began);
         // Overhead is the time until the upstream was asked; what follows is the model's.
         let overhead = self.forwarded.map_or(whole, |at| at.saturating_sub(self.began));
-        let upstream = self.forwarded.zip(self.answered).map(|(asked, head)| head.saturating_sub(asked));
+        let upstream =
+            self.forwarded.zip(self.answered).map(|(asked, head)| head.saturating_sub(asked));
         let agent = self.caller.as_ref().map(|caller| caller.verified.agent().as_str());
         self.metrics.answered(&Answered {
             model: self.model.as_deref(),
@@ -34,7 +35,9 @@ impl Drop for Exchange {
             tokens_out: used.map_or(0, |used| used.output),
         });
         // Other details may say what a prompt or an answer would have reached.
-        let upstreams = self.code.starts_with("upstream-") || self.code == Code::Truncated.as_str() || !self.tried.is_empty();
+        let upstreams = self.code.starts_with("upstream-")
+            || self.code == Code::Truncated.as_str()
+            || !self.tried.is_empty();
         tracing::info!(
             request = %self.id,
             agent = agent.unwrap_or("-"),
@@ -57,8 +60,11 @@ impl Exchange {
     fn believe(&self) {
         let Some((sent, server)) = self.sent.as_ref().zip(self.upstream.as_ref()) else { return };
         // An error brings no usage, or that of nothing.
-        let Some(what) = absurd(*sent, &self.heard).filter(|_| self.upstream_status < 400) else { return };
-        if let Some(reports) = self.metrics.absurd_usage(&server.name, what, self.clock.monotonic()) {
+        let Some(what) = absurd(*sent, &self.heard).filter(|_| self.upstream_status < 400) else {
+            return;
+        };
+        if let Some(reports) = self.metrics.absurd_usage(&server.name, what, self.clock.monotonic())
+        {
             let (upstream, what) = (&*server.name, what.as_str());
             tracing::warn!(request = %self.id, upstream, what, reports, "an upstream reports usage that cannot be true");
         }

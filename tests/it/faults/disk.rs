@@ -75,7 +75,12 @@ impl Kind {
     pub(super) fn hits(self, op: Op) -> bool {
         match self {
             Self::None => false,
-            Self::Broken | Self::Full | Self::Interrupted | Self::Descriptors | Self::Cut | Self::CutButHead => true,
+            Self::Broken
+            | Self::Full
+            | Self::Interrupted
+            | Self::Descriptors
+            | Self::Cut
+            | Self::CutButHead => true,
             Self::Short => op == Op::Write,
             Self::Sync | Self::Hang => matches!(op, Op::Sync | Op::SyncDir),
             Self::Rename => op == Op::Rename,
@@ -95,7 +100,13 @@ impl Kind {
             // A reserve that cannot be had or given is no loss: new work waits until it is whole.
             Op::Allocate | Op::Resize => true,
             // A shortage is waited out, whatever the step.
-            Op::Write | Op::Sync | Op::Create | Op::MakeDir | Op::Rename | Op::SyncDir | Op::Unlink => {
+            Op::Write
+            | Op::Sync
+            | Op::Create
+            | Op::MakeDir
+            | Op::Rename
+            | Op::SyncDir
+            | Op::Unlink => {
                 matches!(self, Self::Full | Self::Interrupted | Self::Descriptors)
             }
         }
@@ -204,10 +215,18 @@ impl Faulty {
         }))
     }
 
-    fn call<T>(&self, op: Op, path: &Path, file: Option<&File>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn call<T>(
+        &self,
+        op: Op,
+        path: &Path,
+        file: Option<&File>,
+        act: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         match self.judge(op, path, file)? {
             Verdict::Pass => act(),
-            Verdict::Half | Verdict::Fail(io::ErrorKind::Other) => Err(io::Error::other("injected")),
+            Verdict::Half | Verdict::Fail(io::ErrorKind::Other) => {
+                Err(io::Error::other("injected"))
+            }
             Verdict::Fail(kind) => Err(kind.into()),
             Verdict::Descriptors => Err(io::Error::from_raw_os_error(EMFILE)),
         }
@@ -225,7 +244,9 @@ impl Faulty {
         for undo in std::mem::take(&mut self.lock().lost).into_iter().rev() {
             match undo {
                 Undo::Bytes { file, offset, bytes, length } => {
-                    file.write_all_at(&bytes, offset).and_then(|()| file.set_len(length)).expect("settle");
+                    file.write_all_at(&bytes, offset)
+                        .and_then(|()| file.set_len(length))
+                        .expect("settle");
                 }
                 Undo::Name { path, before: Some(before) } => {
                     fs::create_dir_all(path.parent().expect("folder")).expect("settle");

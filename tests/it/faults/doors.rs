@@ -11,7 +11,9 @@ use token_shield::clock::{Clock, SystemClock};
 use token_shield::guard::egress::destination::Host;
 use token_shield::guard::egress::fetch_quota::FetchQuota;
 use token_shield::guard::egress::fetches::{Fetches, Wanted};
-use token_shield::guard::egress::policy::{EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use};
+use token_shield::guard::egress::policy::{
+    EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use,
+};
 use token_shield::guard::egress::text::{Found, Kind, MARK, Scanner, Verdict};
 use token_shield::guard::limiter::{Kind as Subjects, Limiter};
 use token_shield::model::answer::StreamFilter;
@@ -32,10 +34,16 @@ fn entries(lines: &[&str]) -> Vec<Entry> {
 }
 
 fn policy() -> EgressPolicy {
-    let lists = Lists { media: entries(&["good.example", "*.good.example", "gpu.example:8000"]), ..Lists::default() };
+    let lists = Lists {
+        media: entries(&["good.example", "*.good.example", "gpu.example:8000"]),
+        ..Lists::default()
+    };
     EgressPolicy::new(
         lists,
-        SelfEndpoints { upstreams: vec![(Host::Name("gpu.example".to_owned()), 8000)], listeners: Vec::new() },
+        SelfEndpoints {
+            upstreams: vec![(Host::Name("gpu.example".to_owned()), 8000)],
+            listeners: Vec::new(),
+        },
     )
 }
 
@@ -53,11 +61,16 @@ pub(super) fn the_judge_compares_what_it_reads() {
     judged("http://gpu.example:8000/v1", &none, false);
     judged(
         "https://good.example/",
-        &TokenRestrictions { hosts: vec![Names::read(&["else.example"], 64).expect("a list")], nothing: false },
+        &TokenRestrictions {
+            hosts: vec![Names::read(&["else.example"], 64).expect("a list")],
+            nothing: false,
+        },
         false,
     );
     let named = policy().evaluate(Use::Media, "https://good.example/", &none).expect("listed");
-    assert!(policy().address(&named, "[::ffff:127.0.0.1]:443".parse().expect("an address")).is_err());
+    assert!(
+        policy().address(&named, "[::ffff:127.0.0.1]:443".parse().expect("an address")).is_err()
+    );
 }
 
 // ---- what is fetched --------------------------------------------------------------------------------------------------------
@@ -70,7 +83,8 @@ fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
         let (mut buffer, mut turn) = ([0; 512], 0);
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let query = &buffer[..length];
-            let name = query[12..].iter().position(|byte| *byte == 0).map_or(length, |end| 12 + end + 5);
+            let name =
+                query[12..].iter().position(|byte| *byte == 0).map_or(length, |end| 12 + end + 5);
             let question = &query[12..name];
             let found = if question.ends_with(&[0, 1, 0, 1]) {
                 turn += 1;
@@ -78,7 +92,20 @@ fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
             } else {
                 Vec::new()
             };
-            let mut reply = vec![query[0], query[1], 0x81, 0x80, 0, 1, 0, u8::try_from(found.len()).expect("few"), 0, 0, 0, 0];
+            let mut reply = vec![
+                query[0],
+                query[1],
+                0x81,
+                0x80,
+                0,
+                1,
+                0,
+                u8::try_from(found.len()).expect("few"),
+                0,
+                0,
+                0,
+                0,
+            ];
             reply.extend_from_slice(question);
             for address in found {
                 reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
@@ -93,7 +120,8 @@ fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
 /// Answers everybody with `head` and `body`, and counts them.
 fn server(address: &str, head: &'static str, body: &'static [u8]) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(address).expect("bind");
-    let (port, reached) = (listener.local_addr().expect("address").port(), Arc::new(AtomicUsize::new(0)));
+    let (port, reached) =
+        (listener.local_addr().expect("address").port(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&reached);
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -123,34 +151,58 @@ struct Fetch {
 impl Fetch {
     fn of(port: u16) -> Self {
         let dns = names(vec![vec![Ipv4Addr::LOCALHOST]]);
-        Self { port, dns, own: SelfEndpoints::default(), networks: "127.0.0.1/32", bytes_max: 1 << 20, per_hour: 1 << 20 }
+        Self {
+            port,
+            dns,
+            own: SelfEndpoints::default(),
+            networks: "127.0.0.1/32",
+            bytes_max: 1 << 20,
+            per_hour: 1 << 20,
+        }
     }
 
     /// Fetches `times` times for one agent; what the last of them gave.
     fn run(self, times: usize) -> Result<Vec<Content>, Code> {
         let Self { port, dns, own, networks, bytes_max, per_hour } = self;
         let media = entries(&[&format!("pics.test:{port}")]);
-        let lists = Lists { media, networks: vec![networks.parse().expect("a network")], ..Lists::default() };
+        let lists = Lists {
+            media,
+            networks: vec![networks.parse().expect("a network")],
+            ..Lists::default()
+        };
         let policy = EgressPolicy::new(lists, own);
         let profile = Profile::named("vllm").expect("a profile");
-        let terms = Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+        let terms =
+            Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
         let body = format!(
             r#"{{"model":"m","messages":[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"http://pics.test:{port}/a"}}}}]}}]}}"#
         );
-        let call = read(Operation::ChatCompletions, body.as_bytes()).and_then(|read| read.understand(&terms));
+        let call = read(Operation::ChatCompletions, body.as_bytes())
+            .and_then(|read| read.understand(&terms));
         let mut call = call.expect("a call");
         let mark = Mark::new([1; 16]);
         call.inline(&mark, |_| true);
-        let controlled = |url: &str| policy.evaluate(Use::Media, url, &TokenRestrictions::default()).expect("listed");
-        let wanted = |reach: &token_shield::model::Reach| Wanted { reach: reach.clone(), controlled: controlled(&reach.target) };
+        let controlled = |url: &str| {
+            policy.evaluate(Use::Media, url, &TokenRestrictions::default()).expect("listed")
+        };
+        let wanted = |reach: &token_shield::model::Reach| Wanted {
+            reach: reach.clone(),
+            controlled: controlled(&reach.target),
+        };
         let fetches = Fetches { mark, wanted: call.inlets().iter().map(wanted).collect() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let agent = Limiter::new(Arc::clone(&clock)).subject(Subjects::Agent, "a/b");
         let fetch_quota = Arc::new(FetchQuota::new(clock));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let resolver = Resolver::new(Some(dns)).expect("a resolver");
-            let fetcher = Fetcher { resolver, tls: Err("none".to_owned()), bytes_max, time_max: Duration::from_secs(20) };
+            let fetcher = Fetcher {
+                resolver,
+                tls: Err("none".to_owned()),
+                bytes_max,
+                time_max: Duration::from_secs(20),
+            };
             let mut last = Ok(Vec::new());
             for _ in 0..times {
                 let room = Room::of(&Arc::new(Buffers::new(1 << 30)));
@@ -184,13 +236,20 @@ pub(super) fn what_was_judged_is_dialled() {
 
 pub(super) fn an_upstream_is_one_under_every_name() {
     let (port, reached) = server("127.0.0.1:0", FINE, PNG);
-    let own = SelfEndpoints { upstreams: vec![(Host::Name("localhost".to_owned()), port)], listeners: Vec::new() };
+    let own = SelfEndpoints {
+        upstreams: vec![(Host::Name("localhost".to_owned()), port)],
+        listeners: Vec::new(),
+    };
     assert_eq!(Fetch { own, ..Fetch::of(port) }.run(1), Err(Code::EgressUncontrolled));
     assert_eq!(reached.load(Ordering::SeqCst), 0);
 }
 
 pub(super) fn only_the_content_itself_is_taken() {
-    let (elsewhere, _) = server("127.0.0.1:0", "302 Found\r\nlocation: http://127.0.0.1/\r\ncontent-type: image/png", PNG);
+    let (elsewhere, _) = server(
+        "127.0.0.1:0",
+        "302 Found\r\nlocation: http://127.0.0.1/\r\ncontent-type: image/png",
+        PNG,
+    );
     assert_eq!(
         Fetch::of(elsewhere).run(1),
         Err(Code::FetchFailed),
@@ -199,7 +258,11 @@ pub(super) fn only_the_content_itself_is_taken() {
     let (port, _) = server("127.0.0.1:0", FINE, b"<svg xmlns='http://www.w3.org/2000/svg'/>");
     assert_eq!(Fetch::of(port).run(1), Err(Code::FetchFailed), "what calls itself a PNG");
     let (port, _) = server("127.0.0.1:0", FINE, PNG);
-    assert_eq!(Fetch { bytes_max: 20, ..Fetch::of(port) }.run(1), Err(Code::FetchFailed), "more than may come");
+    assert_eq!(
+        Fetch { bytes_max: 20, ..Fetch::of(port) }.run(1),
+        Err(Code::FetchFailed),
+        "more than may come"
+    );
     let per_hour = 3 * PNG.len() as u64;
     assert!(Fetch { per_hour, ..Fetch::of(port) }.run(3).is_ok());
     assert_eq!(Fetch { per_hour, ..Fetch::of(port) }.run(4), Err(Code::FetchAllowance));
@@ -218,7 +281,10 @@ struct Door {
 /// A verdict, and whether it ends the answer.
 fn verdict(found: &Found<'_>, blocks: bool, ended: &mut bool) -> Verdict {
     let host = found.url.ok().and_then(EgressPolicy::host).unwrap_or_default();
-    if host == "good.example" || (host == "links.example" && found.kind == Kind::Clicked) || found.fenced {
+    if host == "good.example"
+        || (host == "links.example" && found.kind == Kind::Clicked)
+        || found.fenced
+    {
         return Verdict::Pass;
     }
     *ended |= blocks;
@@ -228,7 +294,9 @@ fn verdict(found: &Found<'_>, blocks: bool, ended: &mut bool) -> Verdict {
 impl Prose for Door {
     fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         let Self { scanners, ended, blocks } = self;
-        let scanner = scanners.entry((channel.choice, channel.key.to_owned())).or_insert_with(|| Scanner::new(true));
+        let scanner = scanners
+            .entry((channel.choice, channel.key.to_owned()))
+            .or_insert_with(|| Scanner::new(true));
         scanner.push(text, out, &mut |found| verdict(found, *blocks, ended));
     }
 
@@ -242,7 +310,11 @@ impl Prose for Door {
     fn part(&mut self) {}
 
     fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        let held = self.scanners.iter().filter(|(_, scanner)| scanner.is_holding()).map(|(of, _)| of.clone());
+        let held = self
+            .scanners
+            .iter()
+            .filter(|(_, scanner)| scanner.is_holding())
+            .map(|(of, _)| of.clone());
         held.filter(|(own, _)| choice.is_none_or(|choice| choice == *own)).collect()
     }
 }
@@ -257,7 +329,8 @@ impl Tools for Door {
     }
 
     fn call(&mut self, _: &str, arguments: Arguments<'_>) -> bool {
-        let passes = !format!("{arguments:?}").contains(&format!("{:?}", b'~')) && !matches!(arguments, Arguments::Text(_));
+        let passes = !format!("{arguments:?}").contains(&format!("{:?}", b'~'))
+            && !matches!(arguments, Arguments::Text(_));
         self.ended |= !passes;
         passes
     }
@@ -277,7 +350,8 @@ fn delta(key: &str, text: &str) -> String {
 
 /// What comes out of a stream of these events.
 fn streamed(door: Door, events: &[Vec<u8>]) -> String {
-    let (mut filter, mut out) = (StreamFilter::new(Operation::ChatCompletions, true, door), Vec::new());
+    let (mut filter, mut out) =
+        (StreamFilter::new(Operation::ChatCompletions, true, door), Vec::new());
     for event in events {
         filter.push(event, &mut out).expect("events that can be read");
     }
@@ -287,19 +361,33 @@ fn streamed(door: Door, events: &[Vec<u8>]) -> String {
 
 /// The texts of `key` in it, put together.
 fn said(stream: &str, key: &str) -> String {
-    let events = stream.lines().filter_map(|line| line.strip_prefix("data: {")).map(|line| format!("{{{line}"));
-    let parsed = events.map(|event| serde_json::from_str::<serde_json::Value>(&event).expect("JSON"));
-    parsed.filter_map(|event| event["choices"][0]["delta"][key].as_str().map(str::to_owned)).collect()
+    let events = stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: {"))
+        .map(|line| format!("{{{line}"));
+    let parsed =
+        events.map(|event| serde_json::from_str::<serde_json::Value>(&event).expect("JSON"));
+    parsed
+        .filter_map(|event| event["choices"][0]["delta"][key].as_str().map(str::to_owned))
+        .collect()
 }
 
 #[track_caller]
 fn text(key: &str, pieces: &[&str], expect: &str) {
     let events: Vec<Vec<u8>> = pieces.iter().map(|piece| event(&delta(key, piece), "")).collect();
-    assert_eq!(said(&streamed(Door::default(), &events), key), expect.replace('@', MARK), "{pieces:?}");
+    assert_eq!(
+        said(&streamed(Door::default(), &events), key),
+        expect.replace('@', MARK),
+        "{pieces:?}"
+    );
 }
 
 pub(super) fn texts_lead_nowhere_else() {
-    text("content", &["see https://", "a-very-long-name-", "that-outgrows-windows.", "evil.example", "/x ok"], "see https@ ok");
+    text(
+        "content",
+        &["see https://", "a-very-long-name-", "that-outgrows-windows.", "evil.example", "/x ok"],
+        "see https@ ok",
+    );
     text("reasoning_content", &["see https://evil.example/ ok"], "see https@ ok");
     text("content", &["![a]\n\n[a]: https://links.example/ 'b'"], "![a]\n\n[a]: https@ 'b'");
     text("content", &["https&#58;//evil.example/ ok"], "https@ ok");
@@ -310,27 +398,42 @@ pub(super) fn texts_lead_nowhere_else() {
 pub(super) fn fences_are_believed_where_all_readers_see_them() {
     let (mut scanner, mut out) = (Scanner::new(false), String::new());
     let mut ended = false;
-    scanner.push("```\nhttps://evil.example/ \n```\n", &mut out, &mut |found| verdict(found, false, &mut ended));
+    scanner.push("```\nhttps://evil.example/ \n```\n", &mut out, &mut |found| {
+        verdict(found, false, &mut ended)
+    });
     assert!(!out.contains("evil"), "the text goes on from one that is not seen here: {out}");
 }
 
 pub(super) fn tokens_of_what_has_changed_are_left_out() {
     let tokens = r#","logprobs":{"content":[{"token":"https://evil.example/"}]}"#;
-    let out = streamed(Door::default(), &[event(&delta("content", "https://evil.example/ ok"), tokens)]);
+    let out =
+        streamed(Door::default(), &[event(&delta("content", "https://evil.example/ ok"), tokens)]);
     assert!(!out.contains("evil.example"), "{out}");
-    let whole = format!(r#"{{"choices":[{{"index":0,"message":{}{tokens}}}]}}"#, delta("content", "https://evil.example/ ok"));
+    let whole = format!(
+        r#"{{"choices":[{{"index":0,"message":{}{tokens}}}]}}"#,
+        delta("content", "https://evil.example/ ok")
+    );
     let out = prose::whole(whole.as_bytes(), &mut Door::default()).expect("JSON").expect("changed");
     assert!(!String::from_utf8_lossy(&out).contains("evil.example"));
 }
 
 fn call(index: u64, name: &str, arguments: &str) -> Vec<u8> {
     let arguments = serde_json::to_string(arguments).expect("a string");
-    event(&format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"name":"{name}","arguments":{arguments}}}}}]}}"#), "")
+    event(
+        &format!(
+            r#"{{"tool_calls":[{{"index":{index},"function":{{"name":"{name}","arguments":{arguments}}}}}]}}"#
+        ),
+        "",
+    )
 }
 
 pub(super) fn calls_go_on_as_they_are_or_not_at_all() {
     let over = event("{}", r#","finish_reason":"tool_calls""#);
-    let events = [call(0, "write", r#"{"a":"https://evil.example/ "}"#), call(1, "fetch", r#"{"u":"fine"}"#), over.clone()];
+    let events = [
+        call(0, "write", r#"{"a":"https://evil.example/ "}"#),
+        call(1, "fetch", r#"{"u":"fine"}"#),
+        over.clone(),
+    ];
     assert_eq!(streamed(Door::default(), &events).into_bytes(), events.concat());
     let events = [call(0, "fetch", r#"{"u":"~"}"#), over];
     assert_eq!(streamed(Door::default(), &events), "");
@@ -338,7 +441,10 @@ pub(super) fn calls_go_on_as_they_are_or_not_at_all() {
 
 pub(super) fn nothing_follows_what_ends_an_answer() {
     let blocks = Door { blocks: true, ..Door::default() };
-    let events = [event(&delta("content", "a https://evil.example/ "), ""), event(&delta("content", "behind"), "")];
+    let events = [
+        event(&delta("content", "a https://evil.example/ "), ""),
+        event(&delta("content", "behind"), ""),
+    ];
     let all = [events.concat(), b"data: [DONE]\n\n".to_vec()].concat();
     let out = streamed(blocks, &[all]);
     assert!(!out.contains("behind") && !out.contains("DONE"), "{out}");

@@ -22,7 +22,9 @@ struct Small(AtomicI64);
 impl Small {
     fn take(&self, bytes: u64) -> io::Result<()> {
         let bytes = i64::try_from(bytes).expect("small");
-        let taken = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| (room >= bytes).then_some(room - bytes));
+        let taken = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| {
+            (room >= bytes).then_some(room - bytes)
+        });
         taken.map(|_| ()).map_err(|_| io::ErrorKind::StorageFull.into())
     }
 
@@ -64,13 +66,33 @@ impl Disk for Small {
 }
 
 fn about() -> About {
-    let caller = Caller { agent: "ops/a".parse().expect("name"), principal: "user:a".parse().expect("name"), chain: Vec::new() };
+    let caller = Caller {
+        agent: "ops/a".parse().expect("name"),
+        principal: "user:a".parse().expect("name"),
+        chain: Vec::new(),
+    };
     let request = RequestId::new(START.0, 1);
-    About { request, caller: Arc::new(caller), handle: None, peer: None, operation: "chat", model: None, policy: "p".into() }
+    About {
+        request,
+        caller: Arc::new(caller),
+        handle: None,
+        peer: None,
+        operation: "chat",
+        model: None,
+        policy: "p".into(),
+    }
 }
 
 pub(super) fn refusal() -> Event {
-    let refused = Refused { about: about(), stage: "model", code: "no", detail: None, param: None, status: 403, ms: 1 };
+    let refused = Refused {
+        about: about(),
+        stage: "model",
+        code: "no",
+        detail: None,
+        param: None,
+        status: 403,
+        ms: 1,
+    };
     Event::Refusal(Box::new(refused))
 }
 
@@ -102,7 +124,8 @@ pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     let disk = Arc::new(Small(AtomicI64::new((8 << 20) + (3 << 19))));
     let clock = Arc::new(ManualClock::at(START));
     let time = Arc::clone(&clock) as Arc<dyn Clock>;
-    let (log, _) = Log::open_on(settings.clone(), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    let (log, _) =
+        Log::open_on(settings.clone(), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
     assert_eq!(fs::metadata(settings.dir.join("reserve")).expect("reserve").len(), reserve);
     log.seal_blocking(refusal(), None).expect("there is room");
     for number in 0..200 {
@@ -143,7 +166,8 @@ fn a_clock_that_steps_back_turns_no_record_back() {
     let mut acknowledged = Vec::new();
     let (mut number, mut last) = (0, Timestamp(0));
     for times in [[5000, 3000, 4000, 6000], [1000, 6000, 6001, 2]] {
-        let (log, _) = Log::open(settings(data.path()), Arc::clone(&clock) as Arc<dyn Clock>).expect("log");
+        let (log, _) =
+            Log::open(settings(data.path()), Arc::clone(&clock) as Arc<dyn Clock>).expect("log");
         for ms in times {
             clock.0.store(START.0 + ms, Ordering::SeqCst);
             let sealed = log.seal_blocking(small(number), None).expect("sealed");

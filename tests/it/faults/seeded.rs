@@ -64,7 +64,8 @@ fn written(data: &Path, records: usize) -> Log {
 fn checked(data: &Path, since: Option<&str>) -> Result<(), Fault> {
     let own = settings(data);
     let keys = read_vkeys(&fs::read_to_string(own.vkeys).expect("keys")).expect("keys");
-    verify(&Wanted { dir: &own.dir, keys: &keys, head: Some(&own.head), since }, |_, _| ()).map(|_| ())
+    verify(&Wanted { dir: &own.dir, keys: &keys, head: Some(&own.head), since }, |_, _| ())
+        .map(|_| ())
 }
 
 fn epoch(data: &Path, number: u32) -> PathBuf {
@@ -181,14 +182,23 @@ fn journal_byte(change: impl FnOnce(&mut Vec<u8>)) {
 
 fn padding_is_zero() {
     journal_byte(|bytes| {
-        let second = bytes.windows(8).skip(1).position(|window| window == b"TSBATCH1").expect("a second batch");
+        let second = bytes
+            .windows(8)
+            .skip(1)
+            .position(|window| window == b"TSBATCH1")
+            .expect("a second batch");
         assert_eq!(std::mem::replace(&mut bytes[second], 7), 0, "padding");
     });
 }
 
 fn what_was_acknowledged_is_there() {
     journal_byte(|bytes| {
-        let second = bytes.windows(8).skip(1).position(|window| window == b"TSBATCH1").expect("a second batch") + 1;
+        let second = bytes
+            .windows(8)
+            .skip(1)
+            .position(|window| window == b"TSBATCH1")
+            .expect("a second batch")
+            + 1;
         bytes[second..].fill(0);
     });
 }
@@ -210,7 +220,9 @@ fn a_log_only_grows() {
 fn nothing_else_lies_there() {
     let data = folder();
     written(data.path(), 3).close().expect("closed");
-    noticed(data.path(), || fs::write(epoch(data.path(), 1).join("tile/notes"), b"x").expect("written"));
+    noticed(data.path(), || {
+        fs::write(epoch(data.path(), 1).join("tile/notes"), b"x").expect("written")
+    });
 }
 
 fn records_do_not_go_unsaid() {
@@ -220,12 +232,15 @@ fn records_do_not_go_unsaid() {
     let own = token_shield::audit::store::log::Settings { begin, ..settings(data.path()) };
     let (log, _) = Log::open(own, Arc::new(ManualClock::at(START))).expect("log");
     log.close().expect("closed");
-    noticed(data.path(), || fs::remove_dir_all(epoch(data.path(), 1).join("tile/entries")).expect("removed"));
+    noticed(data.path(), || {
+        fs::remove_dir_all(epoch(data.path(), 1).join("tile/entries")).expect("removed")
+    });
 }
 
 /// A gateway whose log breaks when `cut` is called; it cannot stop well any more.
 fn gateway(more: &str) -> (ManuallyDrop<Gateway>, impl Fn() + Clone + Send + 'static) {
-    let gateway = ManuallyDrop::new(Gateway::with("rpm = 6000\nin_flight = 64\noutput_tokens = 1000", more));
+    let gateway =
+        ManuallyDrop::new(Gateway::with("rpm = 6000\nin_flight = 64\noutput_tokens = 1000", more));
     let segment = gateway.data.path().join(format!("state/audit/e000001/journal/{:020}", 0));
     (gateway, move || fs::remove_file(&segment).expect("removed"))
 }
@@ -269,7 +284,10 @@ fn answer_and_cut(mut stream: TcpStream, cut: impl Fn()) {
         } else {
             continue;
         };
-        let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}", body.len());
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}",
+            body.len()
+        );
         write!(stream, "{head}\r\n\r\n{body}").expect("sent");
         request.clear();
     }
@@ -278,7 +296,9 @@ fn answer_and_cut(mut stream: TcpStream, cut: impl Fn()) {
 fn nothing_is_answered_that_is_not_sealed() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("http://{}", listener.local_addr().expect("address"));
-    let more = format!("[[upstream]]\nname = \"cutter\"\nurl = \"{url}\"\n[[model]]\nname = \"cut\"\nroute = [\"cutter\"]\n");
+    let more = format!(
+        "[[upstream]]\nname = \"cutter\"\nurl = \"{url}\"\n[[model]]\nname = \"cut\"\nroute = [\"cutter\"]\n"
+    );
     let (gateway, cut) = gateway(&more);
     // The log breaks while the server is at work: behind the admission, before the outcome.
     std::thread::spawn(move || {

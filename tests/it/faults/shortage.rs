@@ -56,7 +56,8 @@ impl Disk for Exhausted {
 fn opened(data: &Path) -> (Log, Arc<Exhausted>) {
     let disk = Arc::new(Exhausted::default());
     let clock = Arc::new(SystemClock::start()) as Arc<dyn Clock>;
-    let (log, _) = Log::open_on(settings(data), clock, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    let (log, _) =
+        Log::open_on(settings(data), clock, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
     (log, disk)
 }
 
@@ -78,7 +79,11 @@ fn a_checkpoint_without_a_descriptor_waits_for_one() {
     assert!(within(Duration::from_secs(10), || log.state().short.is_none()), "{:?}", log.state());
     log.seal_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
-    policy(data.path(), &Base::empty(), &Told { tried: vec![small(0), small(1)], acknowledged: vec![(0, small(0))] });
+    policy(
+        data.path(),
+        &Base::empty(),
+        &Told { tried: vec![small(0), small(1)], acknowledged: vec![(0, small(0))] },
+    );
 }
 
 #[test]
@@ -91,17 +96,25 @@ fn a_segment_without_a_descriptor_waits_for_one() {
     let events: Vec<Event> = (0..140).map(large).collect();
     for event in &events {
         let told = told.clone();
-        log.seal_with(event.clone(), None, move |sealed| drop(told.send(sealed.map(|sealed| sealed.index))));
+        log.seal_with(event.clone(), None, move |sealed| {
+            drop(told.send(sealed.map(|sealed| sealed.index)))
+        });
     }
     let last = told.clone();
-    log.seal_with(outcome(), None, move |sealed| drop(last.send(sealed.map(|sealed| sealed.index))));
+    log.seal_with(outcome(), None, move |sealed| {
+        drop(last.send(sealed.map(|sealed| sealed.index)))
+    });
     assert!(within(Duration::from_secs(10), || log.state().short.is_some()), "{:?}", log.state());
     let refused = log.seal_blocking(refusal(), None).expect_err("nothing new meanwhile");
     assert!(matches!(refused, LogFault::Short(_)), "{refused}");
     let before = disk.refused.load(Ordering::SeqCst);
-    assert!(within(Duration::from_secs(10), || disk.refused.load(Ordering::SeqCst) > before), "it tries again");
+    assert!(
+        within(Duration::from_secs(10), || disk.refused.load(Ordering::SeqCst) > before),
+        "it tries again"
+    );
     disk.none_left.store(false, Ordering::SeqCst);
-    let sealed: Vec<u64> = (0..=events.len()).map(|_| answers.recv().expect("an answer").expect("sealed")).collect();
+    let sealed: Vec<u64> =
+        (0..=events.len()).map(|_| answers.recv().expect("an answer").expect("sealed")).collect();
     assert_eq!(sealed, (0..=events.len() as u64).collect::<Vec<_>>());
     log.seal_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
@@ -116,5 +129,9 @@ fn a_log_that_closes_does_not_wait_for_ever() {
     disk.none_left.store(true, Ordering::SeqCst);
     // The journal has everything: a checkpoint that does not come to be is finished by the next start.
     log.close().expect("closed");
-    policy(data.path(), &Base::empty(), &Told { tried: vec![small(0)], acknowledged: vec![(0, small(0))] });
+    policy(
+        data.path(),
+        &Base::empty(),
+        &Told { tried: vec![small(0)], acknowledged: vec![(0, small(0))] },
+    );
 }

@@ -54,7 +54,9 @@ impl Failing {
 fn sector_of(file: &File, sector: u64) -> io::Result<Vec<u8>> {
     let mut content = vec![0; 512];
     let mut filled = 0;
-    while let Ok(more @ 1..) = file.read_at(&mut content[filled..], sector * SECTOR + u64::try_from(filled).unwrap_or(0)) {
+    while let Ok(more @ 1..) =
+        file.read_at(&mut content[filled..], sector * SECTOR + u64::try_from(filled).unwrap_or(0))
+    {
         filled += more;
     }
     Ok(content)
@@ -71,8 +73,13 @@ impl Disk for Failing {
         let end = offset + u64::try_from(bytes.len()).unwrap_or(0);
         let sectors = offset / SECTOR..end.div_ceil(SECTOR);
         for sector in sectors.clone() {
-            if let std::collections::hash_map::Entry::Vacant(vacant) = inner.unsynced.entry((inode, sector)) {
-                vacant.insert(Versions { file: file.try_clone()?, contents: vec![sector_of(file, sector)?] });
+            if let std::collections::hash_map::Entry::Vacant(vacant) =
+                inner.unsynced.entry((inode, sector))
+            {
+                vacant.insert(Versions {
+                    file: file.try_clone()?,
+                    contents: vec![sector_of(file, sector)?],
+                });
             }
         }
         file.write_all_at(bytes, offset)?;
@@ -99,7 +106,11 @@ impl Disk for Failing {
 
 /// An event whose batch takes several sectors: a power cut can tear it.
 fn event(number: usize) -> Event {
-    Event::KeyAdded { issuer: number.to_string(), jwk: "k".repeat(300 * (1 + number % 7)), kid: KeyId([0; 32]) }
+    Event::KeyAdded {
+        issuer: number.to_string(),
+        jwk: "k".repeat(300 * (1 + number % 7)),
+        kid: KeyId([0; 32]),
+    }
 }
 
 /// What the log must hold at least, and may hold at the most.
@@ -130,7 +141,12 @@ fn seal(data: &Data, disk: &Arc<Failing>, count: usize, expected: &mut Expected)
 #[track_caller]
 fn check<'a>(found: impl Iterator<Item = &'a Event>, expected: &mut Expected) {
     let found: Vec<&Event> = found.collect();
-    assert!(found.len() >= expected.acknowledged, "{} of {} acknowledged", found.len(), expected.acknowledged);
+    assert!(
+        found.len() >= expected.acknowledged,
+        "{} of {} acknowledged",
+        found.len(),
+        expected.acknowledged
+    );
     assert!(found.iter().zip(&expected.tried).all(|(found, tried)| **found == *tried));
     assert!(found.len() <= expected.tried.len());
     expected.tried.truncate(found.len());
@@ -145,7 +161,8 @@ fn power_cuts_lose_nothing_acknowledged() {
         for calls in 1..=24 {
             let data = Data::new();
             let mut expected = Expected { acknowledged: 0, tried: Vec::new() };
-            let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::try_from(calls).expect("small");
+            let random =
+                seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::try_from(calls).expect("small");
             let disk = Failing::after(calls, random);
             seal(&data, &disk, 6, &mut expected);
             cuts += usize::from(disk.settle());

@@ -25,11 +25,18 @@ fn an_older_folder_put_back_is_noticed() {
     fs::remove_dir_all(data.settings().dir).expect("remove");
     fs::create_dir(data.settings().dir).expect("folder");
     copy_folder(&older.settings().dir, &data.settings().dir);
-    fs::set_permissions(data.settings().dir, fs::metadata(older.settings().dir).expect("mode").permissions()).expect("chmod");
+    fs::set_permissions(
+        data.settings().dir,
+        fs::metadata(older.settings().dir).expect("mode").permissions(),
+    )
+    .expect("chmod");
     data.refused(|fault| matches!(fault, LogFault::Behind { size: 2, acknowledged: 3 }));
     // An operator who knows of it says so, and the books are those of before the loss: a revocation is not undone by it.
-    let begin = Some(NewEpoch { reason: "the disk was restored".to_owned(), by: None, after_loss: true });
-    let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
+    let begin =
+        Some(NewEpoch { reason: "the disk was restored".to_owned(), by: None, after_loss: true });
+    let (log, recovered) =
+        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
+            .expect("begun");
     assert_eq!(&*log.origin(), "gw.example/e000002");
     assert!(recovered.records.len() >= 2);
     log.close().expect("closed");
@@ -42,14 +49,25 @@ fn what_was_durable_before_a_loss_is_recorded_anew() {
     // The head is lost, and with it the knowledge of how much there was.
     fs::remove_file(data.head()).expect("remove");
     data.refused(|fault| matches!(fault, LogFault::HeadMissing(_)));
-    let begin = Some(NewEpoch { reason: "the head was lost".to_owned(), by: None, after_loss: true });
-    let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
-    assert_eq!((recovered.records.len(), log.state().size), (3, 4), "its revocations, and the record of the loss");
+    let begin =
+        Some(NewEpoch { reason: "the head was lost".to_owned(), by: None, after_loss: true });
+    let (log, recovered) =
+        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
+            .expect("begun");
+    assert_eq!(
+        (recovered.records.len(), log.state().size),
+        (3, 4),
+        "its revocations, and the record of the loss"
+    );
     log.close().expect("closed");
     fs::remove_file(data.settings().cache).expect("remove");
     let (log, recovered) = data.open();
-    let found: Vec<Event> =
-        recovered.records.into_iter().map(|record| record.event).filter(|event| event.kind() != "epoch").collect();
+    let found: Vec<Event> = recovered
+        .records
+        .into_iter()
+        .map(|record| record.event)
+        .filter(|event| event.kind() != "epoch")
+        .collect();
     assert_eq!(found, events(3));
     log.close().expect("closed");
 }
@@ -57,16 +75,27 @@ fn what_was_durable_before_a_loss_is_recorded_anew() {
 #[test]
 fn an_epoch_is_closed_and_the_next_one_follows_it() {
     let data = Data::with(300);
-    let begin = |reason: &str| Some(NewEpoch { reason: reason.to_owned(), by: None, after_loss: false });
-    let (log, recovered) =
-        Log::open(Settings { begin: begin("for a test"), ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
-    assert_eq!((&*log.origin(), recovered.records.len(), log.state().size), ("gw.example/e000002", 300, 1));
+    let begin =
+        |reason: &str| Some(NewEpoch { reason: reason.to_owned(), by: None, after_loss: false });
+    let (log, recovered) = Log::open(
+        Settings { begin: begin("for a test"), ..data.settings() },
+        Arc::new(SystemClock::start()),
+    )
+    .expect("begun");
+    assert_eq!(
+        (&*log.origin(), recovered.records.len(), log.state().size),
+        ("gw.example/e000002", 300, 1)
+    );
     log.seal_blocking(event(300), None).expect("sealed");
     log.close().expect("closed");
     let again = || {
         let (log, recovered) = data.open();
-        let found: Vec<Event> =
-            recovered.records.into_iter().map(|record| record.event).filter(|event| event.kind() != "epoch").collect();
+        let found: Vec<Event> = recovered
+            .records
+            .into_iter()
+            .map(|record| record.event)
+            .filter(|event| event.kind() != "epoch")
+            .collect();
         assert_eq!(found, events(301));
         log.close().expect("closed");
     };
@@ -75,8 +104,11 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
     fs::remove_file(data.settings().cache).expect("remove");
     again();
     // One whose time is over is closed at a start.
-    let (log, _) =
-        Log::open(Settings { epoch_max: Duration::ZERO, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun");
+    let (log, _) = Log::open(
+        Settings { epoch_max: Duration::ZERO, ..data.settings() },
+        Arc::new(SystemClock::start()),
+    )
+    .expect("begun");
     assert_eq!(&*log.origin(), "gw.example/e000003");
     log.close().expect("closed");
     again();
@@ -129,7 +161,9 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     let data = Data::with(3);
     let open = |reason: &str, after_loss| {
         let begin = Some(NewEpoch { reason: reason.to_owned(), by: None, after_loss });
-        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start())).expect("begun").0
+        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
+            .expect("begun")
+            .0
     };
     let log = open("a second one", false);
     log.seal_blocking(event(3), None).expect("sealed");
@@ -141,10 +175,18 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     open("tiles were lost", true).close().expect("closed");
     let keys = read_vkeys(&fs::read_to_string(data.settings().vkeys).expect("keys")).expect("keys");
     let (dir, head) = (data.settings().dir, data.head());
-    let seen = verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ()).expect("it verifies");
-    assert_eq!(seen.iter().map(|epoch| epoch.lost.is_some()).collect::<Vec<_>>(), [false, true, false]);
+    let seen =
+        verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ())
+            .expect("it verifies");
+    assert_eq!(
+        seen.iter().map(|epoch| epoch.lost.is_some()).collect::<Vec<_>>(),
+        [false, true, false]
+    );
     let (log, recovered) = data.open();
-    assert!(recovered.records.iter().any(|record| record.event == event(3)), "what changes the books is");
+    assert!(
+        recovered.records.iter().any(|record| record.event == event(3)),
+        "what changes the books is"
+    );
     log.close().expect("closed");
     // What was left of it is known: it may not get less, nor more.
     let segment = second.join("journal").join(format!("{:020}", 0));
@@ -160,7 +202,8 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     fs::create_dir(second.join("journal")).expect("a folder");
     let mut longer = whole;
     let batch = longer[..512].to_vec();
-    let records = longer.chunks(512).position(|sector| sector.iter().all(|byte| *byte == 0)).expect("room");
+    let records =
+        longer.chunks(512).position(|sector| sector.iter().all(|byte| *byte == 0)).expect("room");
     longer[512 * records..512 * (records + 1)].copy_from_slice(&batch);
     fs::write(&segment, longer).expect("written");
     assert!(!again().is_empty());
@@ -168,14 +211,16 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
 
 fn begun(data: &Data) -> Result<(Log, Vec<Event>), LogFault> {
     let begin = Some(NewEpoch { reason: "a disk was lost".to_owned(), by: None, after_loss: true });
-    let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
+    let (log, recovered) =
+        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
     Ok((log, recovered.records.into_iter().map(|record| record.event).collect()))
 }
 
 fn verified(data: &Data) -> Vec<Seen> {
     let keys = read_vkeys(&fs::read_to_string(data.settings().vkeys).expect("keys")).expect("keys");
     let (dir, head) = (data.settings().dir, data.head());
-    verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ()).expect("it verifies")
+    verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ())
+        .expect("it verifies")
 }
 
 #[test]
@@ -193,18 +238,30 @@ fn a_loss_that_was_not_said_to_its_end_is_said_again() {
         gone.expect("removed");
     }
     fs::create_dir(second.join("journal")).expect("a folder");
-    let head = Head { origin: "gw.example/e000002".to_owned(), size: 0, root: Tree::new().root(), write: 1 };
+    let head = Head {
+        origin: "gw.example/e000002".to_owned(),
+        size: 0,
+        root: Tree::new().root(),
+        write: 1,
+    };
     fs::write(data.head(), head.first_file()).expect("a head");
     data.refused(|fault| matches!(fault, LogFault::LossUnsaid(epoch) if epoch == "e000001"));
     let (log, found) = begun(&data).expect("begun again");
     assert_eq!((&*log.origin(), found), ("gw.example/e000002", events(3)));
     log.close().expect("closed");
-    assert_eq!(verified(&data).iter().map(|epoch| (epoch.size, epoch.lost.is_some())).next(), Some((3, true)));
+    assert_eq!(
+        verified(&data).iter().map(|epoch| (epoch.size, epoch.lost.is_some())).next(),
+        Some((3, true))
+    );
 }
 
 #[test]
 fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
-    let standing = |standing| Event::AgentStanding { agent: "acme/a".parse().expect("agent"), standing, reason: "x".to_owned() };
+    let standing = |standing| Event::AgentStanding {
+        agent: "acme/a".parse().expect("agent"),
+        standing,
+        reason: "x".to_owned(),
+    };
     let data = Data::crashed([standing(AgentStatus::Active)]);
     let older = data.snapshot();
     let (log, _) = data.open();
@@ -218,7 +275,8 @@ fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
     }
     let (log, found) = begun(&data).expect("begun");
     log.close().expect("closed");
-    let last = |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-standing").cloned();
+    let last =
+        |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-standing").cloned();
     assert_eq!(last(&found), Some(standing(AgentStatus::Revoked)));
     // The log itself says so from now on.
     fs::remove_file(data.settings().cache).expect("remove");

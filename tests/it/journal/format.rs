@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 
-use token_shield::audit::format::journal::{BATCH_BYTES_MAX, BatchFault, Builder, Full, Mark, SegmentFault, Walk, walk};
+use token_shield::audit::format::journal::{
+    BATCH_BYTES_MAX, BatchFault, Builder, Full, Mark, SegmentFault, Walk, walk,
+};
 use token_shield::merkle::Tree;
 
 /// A segment of a few batches and then zeros.
@@ -21,7 +23,11 @@ fn segment() -> Segment {
     let mut bytes = Vec::new();
     let mut marks = vec![(mark(&tree), 0)];
     // One that nearly fills its sector, one of several sectors, one with an empty record.
-    for records in [vec![vec![b'a'; 380]], vec![vec![b'b'; 700], vec![b'c'; 1]], vec![vec![], vec![b'd'; 60], vec![b'e'; 9]]] {
+    for records in [
+        vec![vec![b'a'; 380]],
+        vec![vec![b'b'; 700], vec![b'c'; 1]],
+        vec![vec![], vec![b'd'; 60], vec![b'e'; 9]],
+    ] {
         let mut batch = Builder::new(tree);
         for record in &records {
             batch.push(record).expect("room");
@@ -62,11 +68,20 @@ fn a_truncation_loses_nothing_acknowledged_unnoticed() {
     for (head, acknowledged_end) in &marks {
         for length in 0..bytes.len() {
             let found = read(&bytes[..length], head);
-            let (whole, end) = marks.iter().rev().find(|(_, end)| *end <= length).expect("the first is 0");
+            let (whole, end) =
+                marks.iter().rev().find(|(_, end)| *end <= length).expect("the first is 0");
             match found {
                 Ok(found) => {
-                    assert_eq!((mark(&found.tree), found.end), (*whole, *end), "head {}, length {length}", head.size);
-                    let left = bytes[*end..length].iter().rposition(|&byte| byte != 0).map_or(0, |place| place + 1);
+                    assert_eq!(
+                        (mark(&found.tree), found.end),
+                        (*whole, *end),
+                        "head {}, length {length}",
+                        head.size
+                    );
+                    let left = bytes[*end..length]
+                        .iter()
+                        .rposition(|&byte| byte != 0)
+                        .map_or(0, |place| place + 1);
                     assert_eq!(found.torn, left);
                     // Cut at a batch's end it looks whole; that records are missing shows by their number.
                     assert_eq!(found.tree.size() >= head.size, length >= *acknowledged_end);
@@ -93,8 +108,13 @@ fn a_flipped_bit_is_noticed_or_was_never_acknowledged() {
                 flipped[place] ^= bit;
                 let found = read(&flipped, head);
                 let place = format!("head {}, byte {place}, bit {bit}: {found:?}", head.size);
-                match (found, flipped.iter().zip(&bytes).position(|(a, b)| a != b).expect("flipped")) {
-                    (found, at) if at < *acknowledged_end || at < last_start => assert!(found.is_err(), "{place}"),
+                match (
+                    found,
+                    flipped.iter().zip(&bytes).position(|(a, b)| a != b).expect("flipped"),
+                ) {
+                    (found, at) if at < *acknowledged_end || at < last_start => {
+                        assert!(found.is_err(), "{place}")
+                    }
                     // The last batch, not acknowledged: no different from a write that was interrupted.
                     (Ok(found), at) if at < last_end => {
                         assert_eq!(mark(&found.tree), marks[2].0, "{place}");
@@ -104,7 +124,11 @@ fn a_flipped_bit_is_noticed_or_was_never_acknowledged() {
                         assert_eq!(fault, BatchFault::Padding, "{place}");
                     }
                     (Ok(found), at) => {
-                        assert_eq!((mark(&found.tree), found.torn), (marks[3].0, at - last_end + 1), "{place}");
+                        assert_eq!(
+                            (mark(&found.tree), found.torn),
+                            (marks[3].0, at - last_end + 1),
+                            "{place}"
+                        );
                     }
                     (Err(_), _) => panic!("{place}"),
                 }
@@ -137,7 +161,13 @@ fn batches_that_are_whole_but_belong_elsewhere_are_refused() {
     hole[..first].fill(0);
     refuses(&hole, &Tree::new(), &none, true, damaged(0, 0, BatchFault::Leftover));
     // What an interrupted write leaves stands in the last segment only.
-    refuses(&bytes[..first + 100], &Tree::new(), &none, false, damaged(1, first, BatchFault::Incomplete));
+    refuses(
+        &bytes[..first + 100],
+        &Tree::new(),
+        &none,
+        false,
+        damaged(1, first, BatchFault::Incomplete),
+    );
     let mut far = bytes[..first].to_vec();
     far.resize(first + BATCH_BYTES_MAX + 1, 0);
     far.push(1);

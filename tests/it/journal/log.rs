@@ -49,7 +49,10 @@ impl Data {
     #[track_caller]
     pub(super) fn holds(&self, expect: &[Event]) {
         let (log, recovered) = self.open();
-        assert_eq!(recovered.records.into_iter().map(|record| record.event).collect::<Vec<_>>(), expect);
+        assert_eq!(
+            recovered.records.into_iter().map(|record| record.event).collect::<Vec<_>>(),
+            expect
+        );
         log.close().expect("closed");
     }
 
@@ -99,7 +102,8 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
             fs::create_dir_all(&target).expect("folder");
-            fs::set_permissions(&target, fs::metadata(entry.path()).expect("mode").permissions()).expect("chmod");
+            fs::set_permissions(&target, fs::metadata(entry.path()).expect("mode").permissions())
+                .expect("chmod");
             copy_folder(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), target).expect("copy");
@@ -144,7 +148,8 @@ fn records_come_back_in_order() {
 fn time_never_goes_back() {
     let data = Data::new();
     let at = |ms| {
-        let (log, _) = Log::open(data.settings(), Arc::new(ManualClock::at(Timestamp(ms)))).expect("log");
+        let (log, _) =
+            Log::open(data.settings(), Arc::new(ManualClock::at(Timestamp(ms)))).expect("log");
         log.seal_blocking(Event::Stop, None).expect("sealed").at
     };
     assert_eq!([at(5000), at(3000), at(6000)], [Timestamp(5000), Timestamp(5000), Timestamp(6000)]);
@@ -183,7 +188,8 @@ fn all_that_wait_share_a_sync() {
     (1..100).for_each(seal);
     assert!(answers.try_recv().is_err(), "answered before the sync came back");
     disk.open();
-    let order: Vec<u64> = (0..100).map(|_| answers.recv().expect("answer").expect("sealed")).collect();
+    let order: Vec<u64> =
+        (0..100).map(|_| answers.recv().expect("answer").expect("sealed")).collect();
     assert_eq!(order, (0..100).collect::<Vec<_>>());
     assert_eq!(*shared.lock().expect("lock"), [1, 99]);
     log.close().expect("closed");
@@ -237,7 +243,8 @@ fn what_is_applied_in_then_may_hold_the_last_handle() {
 fn a_name_that_does_not_fit_is_refused_and_the_log_goes_on() {
     let data = Data::new();
     let (log, _) = data.open();
-    let added = Event::KeyAdded { issuer: "x".repeat(257), jwk: String::new(), kid: KeyId([0; 32]) };
+    let added =
+        Event::KeyAdded { issuer: "x".repeat(257), jwk: String::new(), kid: KeyId([0; 32]) };
     let refused = log.seal_blocking(added, None);
     assert!(matches!(refused, Err(LogFault::Event(RecordFault::TooLong { member: "issuer", .. }))));
     log.seal_blocking(event(0), None).expect("sealed");
@@ -247,7 +254,11 @@ fn a_name_that_does_not_fit_is_refused_and_the_log_goes_on() {
 
 #[test]
 fn segments_follow_each_other_and_go_when_a_checkpoint_covers_them() {
-    let added = |number: u64| Event::KeyAdded { issuer: number.to_string(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
+    let added = |number: u64| Event::KeyAdded {
+        issuer: number.to_string(),
+        jwk: "k".repeat(8000),
+        kid: KeyId([0; 32]),
+    };
     let expect: Vec<Event> = (0..300).map(added).collect();
     let left = Data::crashed(expect.clone());
     let segments = |data: &Data| {
@@ -286,11 +297,19 @@ fn a_log_that_is_not_what_it_was_is_refused() {
         bytes[place] ^= 1;
         fs::write(path, bytes).expect("write");
     };
-    changed(|data| fs::remove_file(data.head()).expect("remove"), |fault| matches!(fault, LogFault::HeadMissing(_)));
-    changed(|data| fs::write(data.head(), b"").expect("write"), |fault| matches!(fault, LogFault::HeadDamaged { .. }));
+    changed(
+        |data| fs::remove_file(data.head()).expect("remove"),
+        |fault| matches!(fault, LogFault::HeadMissing(_)),
+    );
+    changed(
+        |data| fs::write(data.head(), b"").expect("write"),
+        |fault| matches!(fault, LogFault::HeadDamaged { .. }),
+    );
     changed(
         |data| fs::remove_file(data.segment(0)).expect("remove"),
-        |fault| matches!(fault, LogFault::KeyLost(_) | LogFault::Behind { size: 0, acknowledged: 3 }),
+        |fault| {
+            matches!(fault, LogFault::KeyLost(_) | LogFault::Behind { size: 0, acknowledged: 3 })
+        },
     );
     changed(
         |data| fs::write(data.segment(0), vec![0; 4096]).expect("write"),
@@ -309,7 +328,8 @@ fn a_log_that_is_not_what_it_was_is_refused() {
     data.refused(|fault| matches!(fault, LogFault::Damaged { .. }));
     put(data.segment(0), 700);
     let other = Settings { name: "gw2.example".to_owned(), ..data.settings() };
-    let refused = Log::open(other, Arc::new(SystemClock::start())).map(|_| ()).expect_err("another log");
+    let refused =
+        Log::open(other, Arc::new(SystemClock::start())).map(|_| ()).expect_err("another log");
     assert!(matches!(refused, LogFault::Origin { .. }));
     data.holds(&events(3));
 }
@@ -317,14 +337,25 @@ fn a_log_that_is_not_what_it_was_is_refused() {
 #[test]
 fn what_is_under_a_checkpoint_must_be_what_it_was() {
     let tile = |data: &Data, name: &str| data.settings().dir.join("e000001").join(name);
-    for (name, place) in [("checkpoint", 30), ("checkpoint", 200), ("tile/0/000.p/3", 50), ("tile/entries/000.p/3", 20)] {
+    for (name, place) in [
+        ("checkpoint", 30),
+        ("checkpoint", 200),
+        ("tile/0/000.p/3", 50),
+        ("tile/entries/000.p/3", 20),
+    ] {
         let data = Data::with(3);
         let mut bytes = fs::read(tile(&data, name)).expect("read");
         bytes[place] ^= 1;
         fs::write(tile(&data, name), bytes).expect("write");
         // A changed bundle is noticed where the journal still has the record, and by the verifier.
         data.refused(|fault| {
-            matches!(fault, LogFault::Note { .. } | LogFault::Root(_) | LogFault::Damaged { .. } | LogFault::Record { .. })
+            matches!(
+                fault,
+                LogFault::Note { .. }
+                    | LogFault::Root(_)
+                    | LogFault::Damaged { .. }
+                    | LogFault::Record { .. }
+            )
         });
     }
     let data = Data::with(3);
@@ -351,7 +382,12 @@ fn an_unfinished_write_is_cut_off_and_said_so() {
 #[test]
 fn a_segment_that_was_not_filled_up_is_filled() {
     let data = Data::with(2);
-    File::options().write(true).open(data.segment(0)).expect("open").set_len(2048).expect("truncate");
+    File::options()
+        .write(true)
+        .open(data.segment(0))
+        .expect("open")
+        .set_len(2048)
+        .expect("truncate");
     data.holds(&events(2));
     assert_eq!(fs::metadata(data.segment(0)).expect("metadata").len(), 1024 * 1024);
 }
@@ -365,7 +401,10 @@ fn a_sync_that_fails_ends_the_log() {
     disk.fail_syncs.store(true, Ordering::SeqCst);
     assert!(matches!(log.seal_blocking(event(1), None), Err(LogFault::Disk(_))));
     disk.fail_syncs.store(false, Ordering::SeqCst);
-    assert!(matches!(log.seal_blocking(event(2), None), Err(LogFault::Disk(_))), "a second sync proves nothing");
+    assert!(
+        matches!(log.seal_blocking(event(2), None), Err(LogFault::Disk(_))),
+        "a second sync proves nothing"
+    );
     assert!(!log.healthy());
     data.refused(|fault| matches!(fault, LogFault::Locked(_)));
     log.close().expect_err("it had failed");
@@ -378,7 +417,8 @@ fn a_full_disk_is_waited_out() {
     let data = Data::new();
     let disk = Arc::new(Gate::default());
     let (log, _) = data.open_on(Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
-    let added = || Event::KeyAdded { issuer: String::new(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
+    let added =
+        || Event::KeyAdded { issuer: String::new(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
     // The first record draws the gateway's record key, which needs room too.
     log.seal_blocking(added(), None).expect("sealed");
     disk.full.store(true, Ordering::SeqCst);
@@ -404,7 +444,8 @@ fn a_sync_that_hangs_ends_the_log() {
     let disk = Arc::new(Gate::default());
     let clock = Arc::new(ManualClock::at(Timestamp(0)));
     let time = Arc::clone(&clock) as Arc<dyn Clock>;
-    let (log, _) = Log::open_on(data.settings(), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
+    let (log, _) =
+        Log::open_on(data.settings(), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
     disk.shut();
     let (answer, answers) = mpsc::channel();
     for number in 0..2 {
@@ -441,8 +482,21 @@ fn files_that_change_under_the_log_end_it() {
     let lock = |data: &Data| data.settings().dir.join("e000001/lock");
     for while_idle in [false, true] {
         changed(|data| fs::remove_file(data.segment(0)).expect("remove"), while_idle);
-        changed(|data| fs::rename(data.settings().dir, data.0.path().join("moved")).expect("rename"), while_idle);
-        changed(|data| File::options().write(true).open(data.segment(0)).expect("open").set_len(0).expect("cut"), while_idle);
+        changed(
+            |data| fs::rename(data.settings().dir, data.0.path().join("moved")).expect("rename"),
+            while_idle,
+        );
+        changed(
+            |data| {
+                File::options()
+                    .write(true)
+                    .open(data.segment(0))
+                    .expect("open")
+                    .set_len(0)
+                    .expect("cut")
+            },
+            while_idle,
+        );
         changed(|data| drop(fs::remove_file(data.head())), while_idle);
         changed(
             |data| {
@@ -464,13 +518,18 @@ fn a_record_that_turns_time_back_is_refused() {
     use token_shield::merkle::Tree;
     let data = Data::with(0);
     let mut batch = Builder::new(Tree::new());
-    let previous = Previous { origin: "gw.example/e000000".to_owned(), size: 0, root: String::new() };
+    let previous =
+        Previous { origin: "gw.example/e000000".to_owned(), size: 0, root: String::new() };
     let event = Event::Epoch { previous, reason: "a plain one".to_owned(), left: None };
     for ms in [2000, 1000] {
-        batch.push(&Record { at: Timestamp(ms), by: None, event: event.clone() }.encode(None)).expect("room");
+        batch
+            .push(&Record { at: Timestamp(ms), by: None, event: event.clone() }.encode(None))
+            .expect("room");
     }
     fs::write(data.segment(0), batch.finish().0).expect("write");
-    data.refused(|fault| matches!(fault, LogFault::Record { index: 1, fault: RecordFault::Earlier, .. }));
+    data.refused(|fault| {
+        matches!(fault, LogFault::Record { index: 1, fault: RecordFault::Earlier, .. })
+    });
 }
 
 #[test]

@@ -84,7 +84,8 @@ fn running(base: &Data) -> (Data, Log) {
 
 fn after_loss(data: &Data) -> Result<(Log, Vec<Event>), LogFault> {
     let begin = Some(NewEpoch { reason: "a file was lost".to_owned(), by: None, after_loss: true });
-    let (log, recovered) = Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
+    let (log, recovered) =
+        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
     Ok((log, recovered.records.into_iter().map(|record| record.event).collect()))
 }
 
@@ -111,8 +112,15 @@ fn one(base: &Data, (name, then, start): (&str, Then, Start)) {
         Then::Heals | Then::GoesOn => {
             log.seal_blocking(event(RECORDS), None).expect("sealed");
             log.want_checkpoint();
-            assert!(within(Duration::from_secs(10), || log.state().signed == log.state().size), "{name}: no checkpoint");
-            assert_eq!(within(Duration::from_secs(2), || path.exists()), then == Then::Heals, "{name}");
+            assert!(
+                within(Duration::from_secs(10), || log.state().signed == log.state().size),
+                "{name}: no checkpoint"
+            );
+            assert_eq!(
+                within(Duration::from_secs(2), || path.exists()),
+                then == Then::Heals,
+                "{name}"
+            );
             assert!(log.healthy(), "{name}: {:?}", log.state().failed);
             log.close().expect("closed");
         }
@@ -121,7 +129,10 @@ fn one(base: &Data, (name, then, start): (&str, Then, Start)) {
     match start {
         Start::Works => {
             let (log, recovered) = opened.unwrap_or_else(|fault| panic!("{name}: {fault}"));
-            has_all(&recovered.records.into_iter().map(|record| record.event).collect::<Vec<_>>(), name);
+            has_all(
+                &recovered.records.into_iter().map(|record| record.event).collect::<Vec<_>>(),
+                name,
+            );
             log.close().expect("closed");
             return;
         }
@@ -145,7 +156,10 @@ fn one(base: &Data, (name, then, start): (&str, Then, Start)) {
             take_away(&data.settings().cache);
         }
         let (log, recovered) = data.open();
-        has_all(&recovered.records.into_iter().map(|record| record.event).collect::<Vec<_>>(), name);
+        has_all(
+            &recovered.records.into_iter().map(|record| record.event).collect::<Vec<_>>(),
+            name,
+        );
         log.close().expect("closed");
     }
 }
@@ -172,7 +186,8 @@ fn nothing_is_signed_over_what_is_gone() {
     }
     assert!(within(Duration::from_secs(10), || !log.healthy()), "not noticed");
     assert_eq!(fs::read(&checkpoint).expect("a checkpoint"), before);
-    let journal = fs::read_dir(data.0.path().join("audit/e000001/journal")).expect("a journal").count();
+    let journal =
+        fs::read_dir(data.0.path().join("audit/e000001/journal")).expect("a journal").count();
     assert!(journal > 0, "what no checkpoint covers is in the journal");
     log.close().expect_err("it has failed");
 }

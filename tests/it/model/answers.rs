@@ -9,7 +9,13 @@ use super::{CHAT, MESSAGES};
 
 /// Pushes `stream` in pieces of several sizes and expects the same bytes, usage and end each time.
 #[track_caller]
-pub(super) fn filters(operation: Operation, usage_asked: bool, stream: &str, expect: &str, usage: Option<(u64, u64)>) {
+pub(super) fn filters(
+    operation: Operation,
+    usage_asked: bool,
+    stream: &str,
+    expect: &str,
+    usage: Option<(u64, u64)>,
+) {
     for size in [1, 2, 5, 64, stream.len()] {
         let mut filter = StreamFilter::new(operation, usage_asked, ());
         let mut out = Vec::new();
@@ -36,12 +42,20 @@ fn whole_answers_report_usage() {
         ),
         Some(Usage { input: 5, output: 7, reasoning: 0 })
     );
-    assert_eq!(of(r#"{"usage":{"prompt_tokens":5,"total_tokens":5}}"#), Some(Usage { input: 5, output: 0, reasoning: 0 }));
     assert_eq!(
-        of(r#"{"usage":{"input_tokens":5,"cache_read_input_tokens":100,"cache_creation_input_tokens":null,"output_tokens":2}}"#),
+        of(r#"{"usage":{"prompt_tokens":5,"total_tokens":5}}"#),
+        Some(Usage { input: 5, output: 0, reasoning: 0 })
+    );
+    assert_eq!(
+        of(
+            r#"{"usage":{"input_tokens":5,"cache_read_input_tokens":100,"cache_creation_input_tokens":null,"output_tokens":2}}"#
+        ),
         Some(Usage { input: 105, output: 2, reasoning: 0 })
     );
-    assert_eq!(of(r#"{"logprob":-Infinity,"usage":{"prompt_tokens":5}}"#), Some(Usage { input: 5, output: 0, reasoning: 0 }));
+    assert_eq!(
+        of(r#"{"logprob":-Infinity,"usage":{"prompt_tokens":5}}"#),
+        Some(Usage { input: 5, output: 0, reasoning: 0 })
+    );
     for none in [
         "",
         "[]",
@@ -60,12 +74,31 @@ fn usage_that_nobody_asked_for_is_taken_out() {
     let last = "data: {\"id\":\"x\",\"choices\": [ ],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
     let done = "data: [DONE]\n\n";
     filters(CHAT, false, &format!("{text}{last}{done}"), &format!("{text}{done}"), Some((3, 4)));
-    filters(CHAT, true, &format!("{text}{last}{done}"), &format!("{text}{last}{done}"), Some((3, 4)));
+    filters(
+        CHAT,
+        true,
+        &format!("{text}{last}{done}"),
+        &format!("{text}{last}{done}"),
+        Some((3, 4)),
+    );
     let crlf = |text: &str| text.replace('\n', "\r\n");
-    filters(CHAT, false, &crlf(&format!("{text}{last}{done}")), &crlf(&format!("{text}{done}")), Some((3, 4)));
+    filters(
+        CHAT,
+        false,
+        &crlf(&format!("{text}{last}{done}")),
+        &crlf(&format!("{text}{done}")),
+        Some((3, 4)),
+    );
     // Usage beside a choice stays: taking it out would take the choice with it.
-    let beside = "data: {\"choices\":[{}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
-    filters(CHAT, false, &format!("{beside}{last}{done}"), &format!("{beside}{done}"), Some((3, 4)));
+    let beside =
+        "data: {\"choices\":[{}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
+    filters(
+        CHAT,
+        false,
+        &format!("{beside}{last}{done}"),
+        &format!("{beside}{done}"),
+        Some((3, 4)),
+    );
     // An end without its blank line is still an end.
     filters(CHAT, false, &format!("{text}data: [DONE]"), &format!("{text}data: [DONE]"), None);
 }
@@ -92,7 +125,10 @@ fn refusals_and_models_speak_both_dialects() {
         "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot write its audit log, so it serves no requests.\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"audit-unavailable\"},\"request_id\":\"rq_1\"}\n\n"
     );
     let entry = models::ModelEntry { id: "m".to_owned(), created: 0, owner: "o".to_owned() };
-    assert_eq!(text(models::one(Dialect::OpenAi, &entry)), r#"{"id":"m","object":"model","created":0,"owned_by":"o"}"#);
+    assert_eq!(
+        text(models::one(Dialect::OpenAi, &entry)),
+        r#"{"id":"m","object":"model","created":0,"owned_by":"o"}"#
+    );
     let listed = text(models::list(Dialect::Anthropic, &[entry]));
     assert_eq!(
         listed,
@@ -119,12 +155,17 @@ fn the_last_event_is_found_however_it_is_written() {
         let first = format!("{}{first}", if operation == MESSAGES { "event: ping\n" } else { "" });
         for stream in [format!("{first}\n\n{last}"), last.clone()] {
             for size in [1, 3, stream.len()] {
-                let (mut filter, mut out, mut place) = (StreamFilter::new(operation, true, ()), Vec::new(), None);
+                let (mut filter, mut out, mut place) =
+                    (StreamFilter::new(operation, true, ()), Vec::new(), None);
                 for piece in stream.as_bytes().chunks(size) {
                     let found = filter.push(piece, &mut out).expect("short events");
                     place = place.or(found);
                 }
-                assert_eq!(place, Some(stream.len() - last.len()), "{stream:?} in pieces of {size}");
+                assert_eq!(
+                    place,
+                    Some(stream.len() - last.len()),
+                    "{stream:?} in pieces of {size}"
+                );
             }
         }
     }
@@ -133,7 +174,8 @@ fn the_last_event_is_found_however_it_is_written() {
 /// SDKs leave out events by their names, and others go by what the data say.
 #[test]
 fn an_event_is_named_as_its_data_say() {
-    let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#;
+    let delta =
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#;
     let chunk = r#"{"choices":[{"index":0,"delta":{"content":"x"}}]}"#;
     for (operation, event, passes) in [
         (MESSAGES, format!("event: content_block_delta\ndata: {delta}\n\n"), true),

@@ -7,8 +7,8 @@ use super::{CHAT, MESSAGES, chat, messages, said, understand};
 
 #[track_caller]
 fn echoed(operation: Operation, body: &str, cap: u64) -> String {
-    let call =
-        understand(operation, "generic", UnknownFields::Refuse, body.as_bytes()).unwrap_or_else(|no| panic!("{no}\n{body}"));
+    let call = understand(operation, "generic", UnknownFields::Refuse, body.as_bytes())
+        .unwrap_or_else(|no| panic!("{no}\n{body}"));
     match echo::answer(&call, cap, 7, "rq_1") {
         Echo::Whole(bytes) => String::from_utf8(bytes).expect("UTF-8"),
         Echo::Stream(events) => String::from_utf8(events.concat()).expect("UTF-8"),
@@ -27,7 +27,9 @@ fn echoes(operation: Operation, body: &str, cap: u64, parts: &[&str]) {
 fn echo_says_what_it_was_told() {
     echoes(
         CHAT,
-        &said(r#"{"role":"system","content":"be brief"},{"role":"user","content":"hi \"there\" you"}"#),
+        &said(
+            r#"{"role":"system","content":"be brief"},{"role":"user","content":"hi \"there\" you"}"#,
+        ),
         9,
         &[
             r#""content":"hi \"there\" you""#,
@@ -44,11 +46,18 @@ fn echo_says_what_it_was_told() {
     );
     echoes(
         CHAT,
-        &said(r#"{"role":"user","content":"x"},{"role":"tool","tool_call_id":"c","content":"{\"sky\":1}"}"#),
+        &said(
+            r#"{"role":"user","content":"x"},{"role":"tool","tool_call_id":"c","content":"{\"sky\":1}"}"#,
+        ),
         9,
         &[r#""content":"{\"sky\":1}""#],
     );
-    echoes(CHAT, &chat(r#","response_format":{"type":"json_object"}"#), 9, &[r#""content":"{\"echo\":\"hi\"}""#]);
+    echoes(
+        CHAT,
+        &chat(r#","response_format":{"type":"json_object"}"#),
+        9,
+        &[r#""content":"{\"echo\":\"hi\"}""#],
+    );
     echoes(
         Operation::Completions,
         r#"{"model":"m","prompt":["a b","c"],"n":2}"#,
@@ -59,7 +68,11 @@ fn echo_says_what_it_was_told() {
         MESSAGES,
         &messages(""),
         9,
-        &[r#""content":[{"type":"text","text":"hi"}]"#, r#""stop_reason":"end_turn""#, r#""input_tokens":1,"output_tokens":1"#],
+        &[
+            r#""content":[{"type":"text","text":"hi"}]"#,
+            r#""stop_reason":"end_turn""#,
+            r#""input_tokens":1,"output_tokens":1"#,
+        ],
     );
     echoes(
         MESSAGES,
@@ -73,12 +86,17 @@ fn echo_says_what_it_was_told() {
 fn echo_calls_a_tool_when_told_to() {
     let tools = r#"],"tools":[{"type":"function","function":{"name":"weather"}}],"tool_choice":"auto","x":["#;
     let tools = tools.split_at(tools.len() - 6).0;
-    let told = |text: &str| format!(r#"{{"model":"m","messages":[{{"role":"user","content":{text}}}{tools}}}"#);
+    let told = |text: &str| {
+        format!(r#"{{"model":"m","messages":[{{"role":"user","content":{text}}}{tools}}}"#)
+    };
     echoes(
         CHAT,
         &told(r#""call weather {\"city\": \"Łódź\"}""#),
         9,
-        &[r#""name":"weather","arguments":"{\"city\":\"Łódź\"}""#, r#""finish_reason":"tool_calls""#],
+        &[
+            r#""name":"weather","arguments":"{\"city\":\"Łódź\"}""#,
+            r#""finish_reason":"tool_calls""#,
+        ],
     );
     echoes(CHAT, &told(r#""call weather""#), 9, &[r#""arguments":"{}""#]);
     echoes(CHAT, &told(r#""call moon {}""#), 9, &[r#""content":"call moon {}""#]);
@@ -88,14 +106,20 @@ fn echo_calls_a_tool_when_told_to() {
             r#"{{"model":"m","max_tokens":9,"stream":{stream},"messages":[{{"role":"user","content":"call f {{\"a\":1.50}}"}}],"tools":[{{"name":"f","input_schema":{{}}}}]}}"#
         )
     };
-    echoes(MESSAGES, &anthropic(false), 9, &[r#""name":"f","input":{"a":1.50}"#, r#""stop_reason":"tool_use""#]);
+    echoes(
+        MESSAGES,
+        &anthropic(false),
+        9,
+        &[r#""name":"f","input":{"a":1.50}"#, r#""stop_reason":"tool_use""#],
+    );
     echoes(MESSAGES, &anthropic(true), 9, &[r#""partial_json":"{\"a\":1.50}""#, r#""input":{}"#]);
 }
 
 #[test]
 fn echo_streams_in_small_chunks() {
-    let body =
-        said(r#"{"role":"user","content":"one two three"}],"stream":true,"stream_options":{"include_usage":true},"stop":["x""#);
+    let body = said(
+        r#"{"role":"user","content":"one two three"}],"stream":true,"stream_options":{"include_usage":true},"stop":["x""#,
+    );
     let answer = echoed(CHAT, &body, 2);
     let parts = [
         r#""delta":{"role":"assistant","content":""}"#,
@@ -107,7 +131,9 @@ fn echo_streams_in_small_chunks() {
     ];
     let mut from = 0;
     for part in parts {
-        let at = answer[from..].find(part).unwrap_or_else(|| panic!("{part} is not behind {from} in {answer}"));
+        let at = answer[from..]
+            .find(part)
+            .unwrap_or_else(|| panic!("{part} is not behind {from} in {answer}"));
         from += at + part.len();
     }
     assert_eq!(from, answer.len());
@@ -120,17 +146,37 @@ fn echo_streams_in_small_chunks() {
 #[test]
 fn echo_embeds_deterministically() {
     let vector = |text: &str, dimensions: usize| -> Vec<f64> {
-        let answer = echoed(Operation::Embeddings, &format!(r#"{{"model":"m","input":"{text}","dimensions":{dimensions}}}"#), 0);
-        let numbers = answer.split_once("\"embedding\":[").and_then(|(_, rest)| rest.split_once(']')).expect("a vector").0;
+        let answer = echoed(
+            Operation::Embeddings,
+            &format!(r#"{{"model":"m","input":"{text}","dimensions":{dimensions}}}"#),
+            0,
+        );
+        let numbers = answer
+            .split_once("\"embedding\":[")
+            .and_then(|(_, rest)| rest.split_once(']'))
+            .expect("a vector")
+            .0;
         numbers.split(',').map(|number| number.parse().expect("a number")).collect()
     };
     let (one, two) = (vector("a", 16), vector("b", 16));
     assert_eq!((one.len(), &one), (16, &vector("a", 16)));
-    let dot = |one: &[f64], two: &[f64]| one.iter().zip(two).map(|(one, two)| one * two).sum::<f64>();
+    let dot =
+        |one: &[f64], two: &[f64]| one.iter().zip(two).map(|(one, two)| one * two).sum::<f64>();
     assert!((dot(&one, &one) - 1.0).abs() < 1e-5 && dot(&one, &two).abs() < 0.9);
-    let packed =
-        echoed(Operation::Embeddings, r#"{"model":"m","input":["a",[1,2]],"encoding_format":"base64","dimensions":3}"#, 0);
-    let text = packed.split_once("\"embedding\":\"").and_then(|(_, rest)| rest.split_once('"')).expect("base64").0;
+    let packed = echoed(
+        Operation::Embeddings,
+        r#"{"model":"m","input":["a",[1,2]],"encoding_format":"base64","dimensions":3}"#,
+        0,
+    );
+    let text = packed
+        .split_once("\"embedding\":\"")
+        .and_then(|(_, rest)| rest.split_once('"'))
+        .expect("base64")
+        .0;
     assert_eq!(text.len(), 16);
-    assert!(packed.contains(r#""index":1"#) && packed.contains(r#""usage":{"prompt_tokens":3,"total_tokens":3}"#), "{packed}");
+    assert!(
+        packed.contains(r#""index":1"#)
+            && packed.contains(r#""usage":{"prompt_tokens":3,"total_tokens":3}"#),
+        "{packed}"
+    );
 }

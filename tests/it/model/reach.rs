@@ -7,7 +7,8 @@ use super::{CHAT, MESSAGES, chat, messages, passes, refuses, said, understand};
 
 #[track_caller]
 fn reaches(operation: Operation, body: &str, path: &str, kind: ReachKind, target: &str) {
-    let call = understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes()).unwrap_or_else(|no| panic!("{no}\n{body}"));
+    let call = understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes())
+        .unwrap_or_else(|no| panic!("{no}\n{body}"));
     let found = call.reaches().first().unwrap_or_else(|| panic!("reaches nothing: {body}"));
     assert_eq!((found.path.as_str(), found.kind, found.target.as_str()), (path, kind, target));
 }
@@ -29,7 +30,13 @@ fn what_reaches_out_is_listed() {
     ] {
         reaches(CHAT, &image(url), at, ReachKind::Media, url);
     }
-    reaches(CHAT, &image(&format!("http://{}", "é".repeat(300))), at, ReachKind::Media, &format!("http://{}", "é".repeat(300)));
+    reaches(
+        CHAT,
+        &image(&format!("http://{}", "é".repeat(300))),
+        at,
+        ReachKind::Media,
+        &format!("http://{}", "é".repeat(300)),
+    );
     for url in [
         "data:image/svg+xml;base64,AAAA",
         "data:image/png,AAAA",
@@ -86,8 +93,20 @@ fn every_kind_of_part_is_listed() {
 
 #[test]
 fn tools_and_state_elsewhere_are_listed() {
-    reaches(CHAT, &chat(r#","tools":[{"type":"web_search"}]"#), "tools[0]", ReachKind::HostedTool, "web_search");
-    reaches(CHAT, &chat(r#","tools":[{"type":"custom","custom":{"name":"x"}}]"#), "tools[0]", ReachKind::HostedTool, "custom");
+    reaches(
+        CHAT,
+        &chat(r#","tools":[{"type":"web_search"}]"#),
+        "tools[0]",
+        ReachKind::HostedTool,
+        "web_search",
+    );
+    reaches(
+        CHAT,
+        &chat(r#","tools":[{"type":"custom","custom":{"name":"x"}}]"#),
+        "tools[0]",
+        ReachKind::HostedTool,
+        "custom",
+    );
     reaches(
         CHAT,
         &chat(r#","tools":[{"type":"Function","function":{"name":"x"}}]"#),
@@ -95,16 +114,48 @@ fn tools_and_state_elsewhere_are_listed() {
         ReachKind::HostedTool,
         "Function",
     );
-    reaches(CHAT, &chat(r#","tools":[{"type":"mcp","server_url":"http://x"}]"#), "tools[0]", ReachKind::Mcp, "http://x");
-    reaches(CHAT, &chat(r#","web_search_options":{}"#), "web_search_options", ReachKind::HostedTool, "web_search_options");
-    reaches(CHAT, &chat(r#","background":true"#), "background", ReachKind::Background, "background");
-    reaches(CHAT, &chat(r#","previous_response_id":"resp_1""#), "previous_response_id", ReachKind::ForeignState, "resp_1");
-    passes(CHAT, "vllm", &chat(r#","background":false,"previous_response_id":null,"mcp_servers":[]"#));
+    reaches(
+        CHAT,
+        &chat(r#","tools":[{"type":"mcp","server_url":"http://x"}]"#),
+        "tools[0]",
+        ReachKind::Mcp,
+        "http://x",
+    );
+    reaches(
+        CHAT,
+        &chat(r#","web_search_options":{}"#),
+        "web_search_options",
+        ReachKind::HostedTool,
+        "web_search_options",
+    );
+    reaches(
+        CHAT,
+        &chat(r#","background":true"#),
+        "background",
+        ReachKind::Background,
+        "background",
+    );
+    reaches(
+        CHAT,
+        &chat(r#","previous_response_id":"resp_1""#),
+        "previous_response_id",
+        ReachKind::ForeignState,
+        "resp_1",
+    );
+    passes(
+        CHAT,
+        "vllm",
+        &chat(r#","background":false,"previous_response_id":null,"mcp_servers":[]"#),
+    );
 }
 
 #[test]
 fn what_messages_reach_is_listed() {
-    let block = |block: &str| format!(r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{block}]}}]}}"#);
+    let block = |block: &str| {
+        format!(
+            r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{block}]}}]}}"#
+        )
+    };
     reaches(
         MESSAGES,
         &block(r#"{"type":"image","source":{"type":"url","url":"http://x"}}"#),
@@ -130,14 +181,18 @@ fn what_messages_reach_is_listed() {
     );
     reaches(
         MESSAGES,
-        &block(r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"http://x"}}"#),
+        &block(
+            r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"http://x"}}"#,
+        ),
         "messages[0].content[0].source.data",
         ReachKind::Media,
         "http://x",
     );
     refuses(
         MESSAGES,
-        &block(r#"{"type":"image","source":{"type":"base64","media_type":"image/svg+xml","data":"AAAA"}}"#),
+        &block(
+            r#"{"type":"image","source":{"type":"base64","media_type":"image/svg+xml","data":"AAAA"}}"#,
+        ),
         Code::FieldInvalid,
         "messages[0].content[0].source.media_type",
     );
@@ -148,7 +203,13 @@ fn what_messages_reach_is_listed() {
         ReachKind::Mcp,
         "http://x",
     );
-    for kind in ["web_search_20250305", "web_fetch_20250910", "code_execution_20250825", "computer_20250124", "moon"] {
+    for kind in [
+        "web_search_20250305",
+        "web_fetch_20250910",
+        "code_execution_20250825",
+        "computer_20250124",
+        "moon",
+    ] {
         reaches(
             MESSAGES,
             &messages(&format!(r#","tools":[{{"type":"{kind}","name":"x"}}]"#)),
@@ -158,6 +219,12 @@ fn what_messages_reach_is_listed() {
         );
     }
     for kind in ["bash_20250124", "text_editor_20250728", "memory_20250818"] {
-        passes(MESSAGES, "vllm", &messages(&format!(r#","tools":[{{"type":"{kind}","name":"x","max_characters":null}}]"#)));
+        passes(
+            MESSAGES,
+            "vllm",
+            &messages(&format!(
+                r#","tools":[{{"type":"{kind}","name":"x","max_characters":null}}]"#
+            )),
+        );
     }
 }

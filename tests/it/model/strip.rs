@@ -7,8 +7,8 @@ use super::{CHAT, MESSAGES, chat, said, understand};
 /// What the server gets of `body` where all of `kind` is taken out, and the paths of that.
 #[track_caller]
 fn stripped(operation: Operation, body: &str, kind: ReachKind) -> (serde_json::Value, Vec<String>) {
-    let mut call =
-        understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes()).unwrap_or_else(|no| panic!("{no}\n{body}"));
+    let mut call = understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes())
+        .unwrap_or_else(|no| panic!("{no}\n{body}"));
     call.strip(|reach| reach.kind == kind);
     assert!(call.reaches().iter().all(|reach| reach.kind != kind));
     let written = call.write(&Changes { output_tokens: 9, request_id: None, cache_salt: None });
@@ -20,13 +20,22 @@ fn stripped(operation: Operation, body: &str, kind: ReachKind) -> (serde_json::V
 fn content_gives_way_to_a_note() {
     let image = r#"{"type":"image_url","image_url":{"url":"http://x/a.png"}}"#;
     let inline = r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}"#;
-    let body = said(&format!(r#"{{"role":"user","content":[{image},{{"type":"text","text":"x"}},{inline},{image}]}}"#));
+    let body = said(&format!(
+        r#"{{"role":"user","content":[{image},{{"type":"text","text":"x"}},{inline},{image}]}}"#
+    ));
     let (left, paths) = stripped(CHAT, &body, ReachKind::Media);
-    assert_eq!(paths, ["messages[0].content[0].image_url.url", "messages[0].content[3].image_url.url"]);
+    assert_eq!(
+        paths,
+        ["messages[0].content[0].image_url.url", "messages[0].content[3].image_url.url"]
+    );
     let parts = left["messages"][0]["content"].as_array().expect("parts");
-    let kinds: Vec<&str> = parts.iter().map(|part| part["type"].as_str().expect("a type")).collect();
+    let kinds: Vec<&str> =
+        parts.iter().map(|part| part["type"].as_str().expect("a type")).collect();
     assert_eq!(kinds, ["text", "text", "image_url", "text"]);
-    assert!(parts[0]["text"].as_str().is_some_and(|note| note.contains("removed here")) && parts[1]["text"] == "x");
+    assert!(
+        parts[0]["text"].as_str().is_some_and(|note| note.contains("removed here"))
+            && parts[1]["text"] == "x"
+    );
     assert!(!left.to_string().contains("http://x"));
 }
 
@@ -34,9 +43,14 @@ fn content_gives_way_to_a_note() {
 fn nested_content_gives_way_too() {
     let source = r#"{"type":"image","source":{"type":"url","url":"http://x/a.png"}}"#;
     let result = format!(r#"{{"type":"tool_result","tool_use_id":"t","content":[{source}]}}"#);
-    let body = format!(r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{result},{source}]}}]}}"#);
+    let body = format!(
+        r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{result},{source}]}}]}}"#
+    );
     let (left, paths) = stripped(MESSAGES, &body, ReachKind::Media);
-    assert_eq!(paths, ["messages[0].content[0].content[0].source", "messages[0].content[1].source"]);
+    assert_eq!(
+        paths,
+        ["messages[0].content[0].content[0].source", "messages[0].content[1].source"]
+    );
     assert_eq!(left["messages"][0]["content"][0]["content"][0]["type"], "text");
     assert_eq!(left["messages"][0]["content"][1]["type"], "text");
 }
@@ -46,16 +60,23 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
     let own = r#"{"type":"function","function":{"name":"f"}}"#;
     let hosted = r#"{"type":"web_search"}"#;
     let said = r#","tool_choice":"auto","tools""#;
-    let (left, paths) = stripped(CHAT, &chat(&format!("{said}:[{hosted},{own},{hosted}]")), ReachKind::HostedTool);
+    let (left, paths) =
+        stripped(CHAT, &chat(&format!("{said}:[{hosted},{own},{hosted}]")), ReachKind::HostedTool);
     assert_eq!(paths, ["tools[0]", "tools[2]"]);
-    assert_eq!((left["tools"].as_array().map(Vec::len), &left["tool_choice"]), (Some(1), &serde_json::json!("auto")));
+    assert_eq!(
+        (left["tools"].as_array().map(Vec::len), &left["tool_choice"]),
+        (Some(1), &serde_json::json!("auto"))
+    );
     let (left, _) = stripped(CHAT, &chat(&format!("{said}:[{hosted}]")), ReachKind::HostedTool);
     assert!(left.get("tools").is_none() && left.get("tool_choice").is_none());
     // A choice that names what is gone goes with it; one that names what stays, stays.
     for (choice, stays) in [
         (r#"{"type":"function","function":{"name":"f"}}"#, true),
         (r#"{"type":"function","function":{"name":"g"}}"#, false),
-        (r#"{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"web_search"}]}}"#, false),
+        (
+            r#"{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"web_search"}]}}"#,
+            false,
+        ),
     ] {
         let body = chat(&format!(r#","tools":[{own},{hosted}],"tool_choice":{choice}"#));
         let (left, _) = stripped(CHAT, &body, ReachKind::HostedTool);
@@ -69,7 +90,9 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
 #[test]
 fn what_no_note_can_stand_for_stays_among_the_reaches() {
     let body = r#"{"model":"m","prompt":{"prompt_string":"<__media__> x","multimodal_data":["http://h/a.png"]}}"#;
-    let mut call = understand(Operation::Completions, "llama.cpp", UnknownFields::Refuse, body.as_bytes()).expect("understood");
+    let mut call =
+        understand(Operation::Completions, "llama.cpp", UnknownFields::Refuse, body.as_bytes())
+            .expect("understood");
     call.strip(|_| true);
     assert_eq!((call.reaches().len(), call.stripped().len()), (1, 0));
 }
@@ -78,11 +101,20 @@ fn what_no_note_can_stand_for_stays_among_the_reaches() {
 fn images_in_markdown_reach_out_where_the_server_looks_for_them() {
     let check = |profile: &str, content: &str, expect: &[&str]| {
         let body = said(&format!(r#"{{"role":"user","content":{content}}}"#));
-        let call = understand(CHAT, profile, UnknownFields::Refuse, body.as_bytes()).expect("understood");
-        assert_eq!(call.reaches().iter().map(|reach| reach.target.as_str()).collect::<Vec<_>>(), expect, "{profile}: {content}");
+        let call =
+            understand(CHAT, profile, UnknownFields::Refuse, body.as_bytes()).expect("understood");
+        assert_eq!(
+            call.reaches().iter().map(|reach| reach.target.as_str()).collect::<Vec<_>>(),
+            expect,
+            "{profile}: {content}"
+        );
     };
     check("tgi", r#""see ![](http://10.0.0.1/x) and ![](http://h/y)""#, &["http://10.0.0.1/x"]);
-    check("tgi", r#"[{"type":"text","text":"see !["},{"type":"text","text":"](http://10.0.0.1/x)"}]"#, &["!["]);
+    check(
+        "tgi",
+        r#"[{"type":"text","text":"see !["},{"type":"text","text":"](http://10.0.0.1/x)"}]"#,
+        &["!["],
+    );
     let beside = r#"[{"type":"text","text":"![","annotations":[{"a":"b"}]},{"type":"text","text":"](http://10.0.0.1/x)"}]"#;
     check("tgi", beside, &["!["]);
     check("tgi", r#""![alt](http://10.0.0.1/x) [](http://h/)""#, &[]);
@@ -92,8 +124,11 @@ fn images_in_markdown_reach_out_where_the_server_looks_for_them() {
 #[test]
 fn images_in_names_reach_out_too() {
     let schema = r#"{"type":"object","properties":{"![](http://10.0.0.1/x)":{"type":"string"}}}"#;
-    let body = chat(&format!(r#","tools":[{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}]"#));
-    let mut call = understand(CHAT, "tgi", UnknownFields::Refuse, body.as_bytes()).expect("understood");
+    let body = chat(&format!(
+        r#","tools":[{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}]"#
+    ));
+    let mut call =
+        understand(CHAT, "tgi", UnknownFields::Refuse, body.as_bytes()).expect("understood");
     let reaches = call.reaches();
     assert_eq!(
         reaches.iter().map(|reach| (reach.kind, reach.target.as_str())).collect::<Vec<_>>(),
@@ -105,7 +140,13 @@ fn images_in_names_reach_out_too() {
 
 #[test]
 fn tools_of_a_message_are_tools() {
-    let body = said(r#"{"role":"system","content":"","tools":[{"type":"function","function":{"name":"f"}}]}"#);
-    let call = understand(CHAT, "sglang", UnknownFields::Refuse, body.as_bytes()).expect("understood");
-    assert_eq!(call.tool_types().collect::<Vec<_>>(), [("messages[0].tools[0]".to_owned(), "function")]);
+    let body = said(
+        r#"{"role":"system","content":"","tools":[{"type":"function","function":{"name":"f"}}]}"#,
+    );
+    let call =
+        understand(CHAT, "sglang", UnknownFields::Refuse, body.as_bytes()).expect("understood");
+    assert_eq!(
+        call.tool_types().collect::<Vec<_>>(),
+        [("messages[0].tools[0]".to_owned(), "function")]
+    );
 }

@@ -6,8 +6,13 @@ use super::{CHAT, MESSAGES, chat, messages, understand};
 
 #[track_caller]
 fn writes(operation: Operation, profile: &str, cap: u64, body: &str, expect: &str) {
-    let call = understand(operation, profile, UnknownFields::Refuse, body.as_bytes()).unwrap_or_else(|no| panic!("{no}\n{body}"));
-    let written = call.write(&Changes { output_tokens: cap, request_id: Some("rq_1".to_owned()), cache_salt: None });
+    let call = understand(operation, profile, UnknownFields::Refuse, body.as_bytes())
+        .unwrap_or_else(|no| panic!("{no}\n{body}"));
+    let written = call.write(&Changes {
+        output_tokens: cap,
+        request_id: Some("rq_1".to_owned()),
+        cache_salt: None,
+    });
     assert_eq!(String::from_utf8_lossy(&written.body), expect);
 }
 
@@ -67,9 +72,17 @@ fn the_body_is_written_in_the_callers_order() {
 #[test]
 fn usage_is_asked_for_in_streams() {
     let front = r#"{"model":"served","messages":[{"role":"user","content":"hi"}]"#;
-    let check = |rest: &str, expect: &str| writes(CHAT, "sglang", 9, &chat(rest), &format!("{front}{expect},\"rid\":\"rq_1\"}}"));
-    check(r#","stream":true"#, r#","stream":true,"max_tokens":9,"stream_options":{"include_usage":true}"#);
-    check(r#","stream_options":null,"stream":true"#, r#","stream_options":{"include_usage":true},"stream":true,"max_tokens":9"#);
+    let check = |rest: &str, expect: &str| {
+        writes(CHAT, "sglang", 9, &chat(rest), &format!("{front}{expect},\"rid\":\"rq_1\"}}"))
+    };
+    check(
+        r#","stream":true"#,
+        r#","stream":true,"max_tokens":9,"stream_options":{"include_usage":true}"#,
+    );
+    check(
+        r#","stream_options":null,"stream":true"#,
+        r#","stream_options":{"include_usage":true},"stream":true,"max_tokens":9"#,
+    );
     check(
         r#","stream":true,"stream_options":{"include_usage":false,"continuous_usage_stats":true}"#,
         r#","stream":true,"stream_options":{"include_usage":true},"max_tokens":9"#,
@@ -83,17 +96,33 @@ fn usage_is_asked_for_in_streams() {
 
 #[test]
 fn calls_say_what_they_ask() {
-    let body = chat(r#","n":3,"stream":true,"max_tokens":7,"stream_options":{"include_usage":true}"#);
+    let body =
+        chat(r#","n":3,"stream":true,"max_tokens":7,"stream_options":{"include_usage":true}"#);
     let call = understand(CHAT, "vllm", UnknownFields::Refuse, body.as_bytes()).expect("call");
     assert_eq!(
-        (call.model(), call.stream(), call.choices(), call.output_tokens_asked(), call.usage_asked()),
+        (
+            call.model(),
+            call.stream(),
+            call.choices(),
+            call.output_tokens_asked(),
+            call.usage_asked()
+        ),
         ("m", true, 3, Some(7), true)
     );
-    let written = call.write(&Changes { output_tokens: 5, request_id: None, cache_salt: Some("s".to_owned()) });
+    let written = call.write(&Changes {
+        output_tokens: 5,
+        request_id: None,
+        cache_salt: Some("s".to_owned()),
+    });
     assert_eq!((written.output_tokens, written.clamped), (Some(5), true));
     assert!(String::from_utf8_lossy(&written.body).ends_with(r#","cache_salt":"s"}"#));
     let body = br#"{"model":"m","prompt":["a","b"],"n":2,"best_of":4}"#;
-    assert_eq!(understand(Operation::Completions, "vllm", UnknownFields::Refuse, body).expect("call").choices(), 8);
+    assert_eq!(
+        understand(Operation::Completions, "vllm", UnknownFields::Refuse, body)
+            .expect("call")
+            .choices(),
+        8
+    );
 }
 
 /// Bodies with something of everything, to be broken in many ways.
@@ -102,7 +131,10 @@ const SEEDS: [(Operation, &str); 3] = [
         CHAT,
         r##"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"\u00e9"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}],"tools":[{"type":"function","function":{"name":"f","parameters":{"$ref":"#/a","x":[1.50,-0,1e2]}}}],"max_tokens":5,"n":2,"stream":true,"stream_options":{"include_usage":false},"stop":["x",""],"logit_bias":{"5":-1.0}}"##,
     ),
-    (Operation::Completions, r#"{"prompt":["a",[1,2]],"model":"m","echo":false,"seed":18446744073709551615,"max_tokens":null}"#),
+    (
+        Operation::Completions,
+        r#"{"prompt":["a",[1,2]],"model":"m","echo":false,"seed":18446744073709551615,"max_tokens":null}"#,
+    ),
     (
         MESSAGES,
         r#"{"model":"m","max_tokens":5,"system":[{"type":"text","text":"s"}],"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"r"}]}]}],"tools":[{"name":"f","input_schema":{}},{"type":"bash_20250124","name":"bash"}],"metadata":{"a":[{"b":null}]}}"#,
@@ -114,7 +146,8 @@ fn what_is_written_reads_and_writes_to_itself() {
     let changes = Changes { output_tokens: 3, request_id: None, cache_salt: None };
     let mut state = 1_u64;
     let mut random = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).map_or(0, |number| number % below)
     };
     let (mut passed, mut refused) = (0, 0);
@@ -139,7 +172,10 @@ fn what_is_written_reads_and_writes_to_itself() {
         let once = call.write(&changes).body;
         let again = understand(operation, profile, UnknownFields::Refuse, &once);
         let again = again.unwrap_or_else(|no| panic!("{no}\n{}", String::from_utf8_lossy(&once)));
-        assert_eq!(String::from_utf8_lossy(&again.write(&changes).body), String::from_utf8_lossy(&once));
+        assert_eq!(
+            String::from_utf8_lossy(&again.write(&changes).body),
+            String::from_utf8_lossy(&once)
+        );
     }
     assert!(passed > 1_000 && refused > 1_000, "{passed} passed, {refused} were refused");
 }

@@ -60,13 +60,24 @@ impl Workshop {
             ("jti", format!("\"01JB000000000000000000000{place}\"")),
             ("del_depth", place.to_string()),
             ("del_max_depth", if length == 1 { "1" } else { "4" }.to_owned()),
-            ("authorization_details", detail(r#""inference.chat","models.read""#, &format!("{ROOT_LIMITS},{BEARER}"))),
+            (
+                "authorization_details",
+                detail(r#""inference.chat","models.read""#, &format!("{ROOT_LIMITS},{BEARER}")),
+            ),
         ];
         if let Some(parent) = parent {
             let signed = parent.rsplit_once('.').expect("dots").0;
             let kid = Jwk::of(self.holders[place - 1].public().expect("key")).id();
-            set(&mut claims, "iss", format!("\"urn:ietf:params:oauth:jwk-thumbprint:sha-256:{kid}\""));
-            set(&mut claims, "par_hash", format!("\"{}\"", URL_SAFE_NO_PAD.encode(sha256(signed.as_bytes()))));
+            set(
+                &mut claims,
+                "iss",
+                format!("\"urn:ietf:params:oauth:jwk-thumbprint:sha-256:{kid}\""),
+            );
+            set(
+                &mut claims,
+                "par_hash",
+                format!("\"{}\"", URL_SAFE_NO_PAD.encode(sha256(signed.as_bytes()))),
+            );
         }
         if place + 1 < length {
             set(&mut claims, "cnf", format!(r#"{{"jwk":{}}}"#, self.jwk(place)));
@@ -80,7 +91,8 @@ impl Workshop {
         for place in 0..length {
             let mut claims = self.claims(place, length, tokens.last().map(String::as_str));
             change(self, place, &mut claims);
-            let members: Vec<String> = claims.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            let members: Vec<String> =
+                claims.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
             let key = if place == 0 { &self.forge.key } else { &self.holders[place - 1] };
             tokens.push(sign(key, &format!("{{{}}}", members.join(","))));
         }
@@ -94,7 +106,11 @@ impl Workshop {
 
 pub(crate) fn sign(key: &SigningKey, payload: &str) -> String {
     let public = Jwk::of(key.public().expect("key"));
-    let header = format!(r#"{{"typ":"at+jwt","alg":"{}","kid":"{}"}}"#, key.algorithm().as_str(), public.id());
+    let header = format!(
+        r#"{{"typ":"at+jwt","alg":"{}","kid":"{}"}}"#,
+        key.algorithm().as_str(),
+        public.id()
+    );
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
     format!("{signed}.{signature}")
@@ -127,7 +143,11 @@ fn root(name: &'static str, value: &str, expect: Result<(), Code>) {
 /// The verdict on a child with these limits below a root with its own.
 #[track_caller]
 fn limits(list: &str, expect: Result<(), Code>) {
-    child("authorization_details", &detail(r#""inference.chat""#, &format!("{list},{BEARER}")), expect);
+    child(
+        "authorization_details",
+        &detail(r#""inference.chat""#, &format!("{list},{BEARER}")),
+        expect,
+    );
 }
 
 #[test]
@@ -136,8 +156,14 @@ fn good_chains_of_every_length_verify() {
     for length in 1..=4 {
         let text = workshop.chain(length).join("~");
         let verified = workshop.forge.verify(&text).expect("a good chain");
-        assert_eq!((verified.length(), verified.ids().count(), verified.grants().count()), (length, length, length));
-        assert_eq!(verified.agent().as_str(), format!("research/summarizer{}", "/part".repeat(length - 1)));
+        assert_eq!(
+            (verified.length(), verified.ids().count(), verified.grants().count()),
+            (length, length, length)
+        );
+        assert_eq!(
+            verified.agent().as_str(),
+            format!("research/summarizer{}", "/part".repeat(length - 1))
+        );
         assert_eq!(verified.agent().lineage().count(), length);
         assert_eq!(*verified.kid(), workshop.forge.kid);
         assert_eq!(verified.issuer(), "https://operator.example");
@@ -181,7 +207,8 @@ fn a_child_is_signed_by_the_key_that_its_parent_names() {
     let workshop = Workshop::new();
     let tokens = workshop.chain(2);
     let payload = |token: &str| {
-        let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("payload")).expect("base64url");
+        let bytes =
+            URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("payload")).expect("base64url");
         String::from_utf8(bytes).expect("UTF-8")
     };
     let with = |key: &SigningKey| format!("{}~{}", tokens[0], sign(key, &payload(&tokens[1])));
@@ -292,12 +319,24 @@ fn a_child_allows_no_more_than_its_parent() {
             .filter(|(place, _)| *place != missing)
             .map(|(_, limit)| limit.trim_matches(['{', '}']))
             .collect();
-        limits(&kept.iter().map(|limit| format!("{{{limit}}}")).collect::<Vec<_>>().join(","), more);
+        limits(
+            &kept.iter().map(|limit| format!("{{{limit}}}")).collect::<Vec<_>>().join(","),
+            more,
+        );
     }
-    limits(&ROOT_LIMITS.replace("120", "0").replace("4096", "1").replace(r#""a","b""#, r#""b""#), Ok(()));
+    limits(
+        &ROOT_LIMITS.replace("120", "0").replace("4096", "1").replace(r#""a","b""#, r#""b""#),
+        Ok(()),
+    );
     limits(&format!(r#"{ROOT_LIMITS},{{"key":"model","prefix":"a"}}"#), Ok(()));
-    limits(&format!(r#"{ROOT_LIMITS},{{"key":"output_tokens","max":1}}"#), Err(Code::ConstraintMalformed));
-    limits(&format!(r#"{ROOT_LIMITS},{{"key":"account","one_of":["x"]}}"#), Err(Code::ConstraintNotEnforced));
+    limits(
+        &format!(r#"{ROOT_LIMITS},{{"key":"output_tokens","max":1}}"#),
+        Err(Code::ConstraintMalformed),
+    );
+    limits(
+        &format!(r#"{ROOT_LIMITS},{{"key":"account","one_of":["x"]}}"#),
+        Err(Code::ConstraintNotEnforced),
+    );
 }
 
 #[test]
@@ -311,7 +350,11 @@ fn a_leaf_without_a_key_needs_leave() {
         Err(Code::ChainWidened),
     );
     child("authorization_details", &bound, Err(Code::ChainWidened));
-    child("authorization_details", &detail(r#""inference.chat""#, &format!("{ROOT_LIMITS},{}", rank("bound"))), Ok(()));
+    child(
+        "authorization_details",
+        &detail(r#""inference.chat""#, &format!("{ROOT_LIMITS},{}", rank("bound"))),
+        Ok(()),
+    );
     // One ancestor in between that forbids it is enough.
     let workshop = Workshop::new();
     let tokens = workshop.tokens(3, &|_, place, claims| {
@@ -321,7 +364,10 @@ fn a_leaf_without_a_key_needs_leave() {
                 "authorization_details",
                 detail(
                     r#""inference.chat""#,
-                    &format!("{ROOT_LIMITS},{}", BEARER.replace("\"rank\":\"bearer\"", "\"rank\":\"bound\"")),
+                    &format!(
+                        "{ROOT_LIMITS},{}",
+                        BEARER.replace("\"rank\":\"bearer\"", "\"rank\":\"bound\"")
+                    ),
                 ),
             );
         }
@@ -342,11 +388,15 @@ fn an_issuer_may_want_every_link_post_quantum() {
         let forge = Forge::with(Algorithm::MlDsa65, |issuer| issuer.post_quantum = policy);
         let key = holder(algorithm);
         let now = Timestamp(NOW * 1000);
-        let (agent, principal) = ("research/summarizer".parse().expect("agent"), "team:research".parse().expect("principal"));
+        let (agent, principal) = (
+            "research/summarizer".parse().expect("agent"),
+            "team:research".parse().expect("principal"),
+        );
         let names = ("https://operator.example", "https://gateway.example");
-        let request = mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 1)
-            .delegable(Jwk::of(key.public().expect("key")), 2)
-            .limited(Constraint::bearer_children().expect("a row"));
+        let request =
+            mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 1)
+                .delegable(Jwk::of(key.public().expect("key")), 2)
+                .limited(Constraint::bearer_children().expect("a row"));
         let root = mint::mint(&request, &forge.key).expect("a root");
         let wanted = Narrowed { name: "part".to_owned(), ..Narrowed::default() };
         let chain = delegate(&root, &key, &wanted, now, 2).expect("a chain");

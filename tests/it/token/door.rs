@@ -42,13 +42,20 @@ impl Door {
         let forge = Forge::new(Algorithm::Ed25519);
         let known = &forge.known[&forge.kid];
         let keyring = Arc::new(Keyring::new());
-        keyring.set_issuers(vec![Issuer { policy: Arc::clone(&known.issuer), keys: vec![Jwk::of(known.key.clone())] }]);
+        keyring.set_issuers(vec![Issuer {
+            policy: Arc::clone(&known.issuer),
+            keys: vec![Jwk::of(known.key.clone())],
+        }]);
         let clock = Arc::new(ManualClock::at(Timestamp(NOW * 1000)));
         let registry = Arc::new(Registry::new());
-        let books = (Arc::clone(&keyring), Arc::clone(&registry), Arc::new(Limiter::new(clock.clone())));
-        let authenticator = Authenticator::new(books, Box::new(Fast), clock.clone(), token_cache, rates);
+        let books =
+            (Arc::clone(&keyring), Arc::clone(&registry), Arc::new(Limiter::new(clock.clone())));
+        let authenticator =
+            Authenticator::new(books, Box::new(Fast), clock.clone(), token_cache, rates);
         let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
-        let tables = Arc::new(Tables::build(&config.guard, Vec::new(), SelfEndpoints::default()).expect("tables"));
+        let tables = Arc::new(
+            Tables::build(&config.guard, Vec::new(), SelfEndpoints::default()).expect("tables"),
+        );
         Self { forge, registry, keyring, clock, authenticator, tables }
     }
 
@@ -56,7 +63,11 @@ impl Door {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("value");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         let credential = Credential::read(&headers).expect("credential");
-        let known = self.authenticator.authenticate(&credential, IpAddr::from(peer), Arc::clone(&self.tables));
+        let known = self.authenticator.authenticate(
+            &credential,
+            IpAddr::from(peer),
+            Arc::clone(&self.tables),
+        );
         known.map(|known| known.found).map_err(|denied| denied.refusal)
     }
 
@@ -85,7 +96,8 @@ impl Planner {
     fn new(door: &Door, number: u8, limits: Vec<Constraint>) -> Self {
         let holder = SigningKey::from_seed(Algorithm::Ed25519, [100 + number; 32].into());
         let (agent, principal) = (format!("research/planner-{number}"), "team:research");
-        let (agent, principal) = (agent.parse().expect("agent"), principal.parse().expect("principal"));
+        let (agent, principal) =
+            (agent.parse().expect("agent"), principal.parse().expect("principal"));
         let names = ("https://operator.example", "https://gateway.example");
         let times = (Timestamp(NOW * 1000), Duration::from_secs(3600));
         let mut request = Request::new(names, agent, principal, times, u128::from(number));
@@ -124,7 +136,11 @@ fn two_thousand_agents_behind_one_address_are_let_in_at_once() {
     assert_eq!(codes[5..], [Err(Code::PeerRate); 2]);
     assert_eq!(door.ask(&door.root(2_001)), Err(Code::PeerRate));
     assert_eq!(door.ask(&door.root(8)), Ok(Found::Cached), "who is known is not asked");
-    assert_eq!(door.ask_from([127, 0, 0, 2], &door.root(2_001)).ok(), Some(Found::Verified), "another address has its own");
+    assert_eq!(
+        door.ask_from([127, 0, 0, 2], &door.root(2_001)).ok(),
+        Some(Found::Verified),
+        "another address has its own"
+    );
 }
 
 #[test]
@@ -139,7 +155,10 @@ fn fresh_chains_of_one_root_are_bounded() {
     let refusal = door.ask_from([127, 0, 0, 1], &greedy.leaf(1_000)).expect_err("used up");
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(50)));
     // From another address it is the same root.
-    assert_eq!(door.ask_from([127, 0, 0, 2], &greedy.leaf(1_001)).map_err(|no| no.code), Err(Code::RootRate));
+    assert_eq!(
+        door.ask_from([127, 0, 0, 2], &greedy.leaf(1_001)).map_err(|no| no.code),
+        Err(Code::RootRate)
+    );
     assert_eq!(door.ask(&first), Ok(Found::Cached), "what is known goes on");
     assert_eq!(door.ask(&other.leaf(0)), Ok(Found::Verified), "another root has its own");
     door.clock.advance(Duration::from_secs(1));
@@ -193,11 +212,14 @@ fn a_holders_key_that_is_revoked_ends_every_chain_that_it_is_in() {
 fn the_worst_tokens_take_what_is_documented() {
     let door = Door::new(128, (1_000_000, 1_000_000));
     let names = |first: u32| {
-        let names = (0..64).map(|number| Value::from_text(char::from_u32(first + number).expect("a character").to_string()));
+        let names = (0..64).map(|number| {
+            Value::from_text(char::from_u32(first + number).expect("a character").to_string())
+        });
         Value::Array(names.collect())
     };
     let list = |key| Constraint::new(key, Kind::OneOf, names(0x21_00)).expect("a list");
-    let planner = Planner::new(&door, 1, vec![list("model"), list("egress_host"), list("tool_type")]);
+    let planner =
+        Planner::new(&door, 1, vec![list("model"), list("egress_host"), list("tool_type")]);
     for number in 0..400 {
         assert_eq!(door.ask(&planner.leaf(number)), Ok(Found::Verified));
     }

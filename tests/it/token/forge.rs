@@ -30,7 +30,10 @@ const CLAIMS: &[(&str, &str)] = &[
     ("jti", r#""01JB0000000000000000000000""#),
     ("del_depth", "0"),
     ("del_max_depth", "1"),
-    ("authorization_details", r#"[{"type":"agent_delegation","scopes":["inference.chat"],"constraints":[]}]"#),
+    (
+        "authorization_details",
+        r#"[{"type":"agent_delegation","scopes":["inference.chat"],"constraints":[]}]"#,
+    ),
 ];
 
 /// A good payload with `changes` applied: a claim is set to a JSON text, or taken out where that text is empty.
@@ -42,8 +45,11 @@ pub(crate) fn payload(changes: &[(&str, &str)]) -> String {
             None => members.push((name, value)),
         }
     }
-    let members: Vec<String> =
-        members.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    let members: Vec<String> = members
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
     format!("{{{}}}", members.join(","))
 }
 
@@ -80,18 +86,24 @@ impl Forge {
         change(&mut policy);
         let key = SigningKey::from_seed(algorithm, [5; 32].into());
         let public = Jwk::of(key.public().expect("key"));
-        let known = KnownKey { id: public.id(), key: public.key().clone(), issuer: Arc::new(policy) };
+        let known =
+            KnownKey { id: public.id(), key: public.key().clone(), issuer: Arc::new(policy) };
         Self { key, kid: public.id(), known: HashMap::from([(public.id(), Arc::new(known))]) }
     }
 
     /// The header of a good token.
     pub(crate) fn header(&self) -> String {
-        format!(r#"{{"typ":"at+jwt","alg":"{}","kid":"{}"}}"#, self.key.algorithm().as_str(), self.kid)
+        format!(
+            r#"{{"typ":"at+jwt","alg":"{}","kid":"{}"}}"#,
+            self.key.algorithm().as_str(),
+            self.kid
+        )
     }
 
     /// A token of that header and payload, byte for byte, rightly signed.
     pub(crate) fn sign(&self, header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        let signed =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes())))
     }
 
@@ -100,7 +112,12 @@ impl Forge {
         self.sign(self.header(), payload(changes))
     }
 
-    pub(crate) fn verify_with(&self, token: &str, verifier: &dyn Verifier, now: i64) -> Result<Verified, Refusal> {
+    pub(crate) fn verify_with(
+        &self,
+        token: &str,
+        verifier: &dyn Verifier,
+        now: i64,
+    ) -> Result<Verified, Refusal> {
         verify(&Presented::read(token)?, self, verifier, Timestamp(now * 1000))
     }
 
@@ -126,8 +143,10 @@ impl Forge {
         let place = RECORDED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let known: Vec<&Arc<KnownKey>> = self.known.values().collect();
         let policy = &known.first().expect("a key").issuer;
-        let keys: Vec<serde_json::Value> =
-            known.iter().map(|known| serde_json::from_str(&Jwk::of(known.key.clone()).write()).expect("JSON")).collect();
+        let keys: Vec<serde_json::Value> = known
+            .iter()
+            .map(|known| serde_json::from_str(&Jwk::of(known.key.clone()).write()).expect("JSON"))
+            .collect();
         let vector = serde_json::json!({
             "id": format!("{}/{place}", test.replace("::", "/").replace('_', " ")),
             "token": token, "jwks": { "keys": keys }, "iss": policy.iss, "aud": policy.aud, "now": NOW,
@@ -138,7 +157,11 @@ impl Forge {
             "code": expect.err().map(Code::as_str),
         });
         let file = std::path::Path::new(&folder).join(format!("{}.jsonl", test.replace("::", "-")));
-        let mut out = std::fs::OpenOptions::new().create(true).append(true).open(file).expect("a file of vectors");
+        let mut out = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(file)
+            .expect("a file of vectors");
         std::io::Write::write_all(&mut out, format!("{vector}\n").as_bytes()).expect("written");
     }
 }

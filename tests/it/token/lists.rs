@@ -16,7 +16,9 @@ fn list(count: usize) -> String {
 #[test]
 fn constraints_have_lists_of_64() {
     for key in ["model", "egress_host", "tool_type"] {
-        let with = |names: &str, expect| constraints(&format!(r#"[{{"key":"{key}","one_of":{names}}}]"#), expect);
+        let with = |names: &str, expect| {
+            constraints(&format!(r#"[{{"key":"{key}","one_of":{names}}}]"#), expect)
+        };
         with(&list(64), Ok(()));
         with(&list(65), Err(Code::TokenList));
         with(&list(3_500), Err(Code::TokenList));
@@ -32,7 +34,10 @@ fn audiences_and_scopes_are_lists_too() {
     claim("aud", &audiences(65), Err(Code::TokenList));
     claim("aud", r#"["https://gateway.example","https://gateway.example"]"#, Err(Code::TokenList));
     let scopes = |names: &str, expect| {
-        super::details(&format!(r#"[{{"type":"agent_delegation","scopes":[{names}],"constraints":[]}}]"#), expect)
+        super::details(
+            &format!(r#"[{{"type":"agent_delegation","scopes":[{names}],"constraints":[]}}]"#),
+            expect,
+        )
     };
     scopes(r#""inference.chat","inference.*""#, Ok(()));
     scopes(r#""inference.chat","inference.chat""#, Err(Code::TokenList));
@@ -42,22 +47,32 @@ fn audiences_and_scopes_are_lists_too() {
 fn an_issuers_config_says_how_long_a_list_is() {
     let forge = Forge::with(Algorithm::Ed25519, |policy| policy.list_max = 200);
     let token = |count| {
-        let detail =
-            format!(r#"{{"type":"agent_delegation","scopes":[],"constraints":[{{"key":"model","one_of":{}}}]}}"#, list(count));
+        let detail = format!(
+            r#"{{"type":"agent_delegation","scopes":[],"constraints":[{{"key":"model","one_of":{}}}]}}"#,
+            list(count)
+        );
         forge.token(&[("authorization_details", &format!("[{detail}]"))])
     };
     assert!(forge.verify(&token(200)).is_ok());
-    assert_eq!(forge.verify(&token(201)).map(|_| ()).map_err(|refusal| refusal.code), Err(Code::TokenList));
+    assert_eq!(
+        forge.verify(&token(201)).map(|_| ()).map_err(|refusal| refusal.code),
+        Err(Code::TokenList)
+    );
 }
 
 #[test]
 fn an_issuer_speaks_for_its_principals() {
     let check = |principals: &[&str], sub: &str, expect: Result<(), Code>| {
         let forge = Forge::with(Algorithm::Ed25519, |policy| {
-            policy.principals = Principals::of(principals.iter().map(|name| (*name).to_owned()).collect());
+            policy.principals =
+                Principals::of(principals.iter().map(|name| (*name).to_owned()).collect());
         });
         let found = forge.verify(&forge.token(&[("sub", &format!("\"{sub}\""))]));
-        assert_eq!(found.map(|_| ()).map_err(|refusal| refusal.code), expect, "{principals:?} {sub}");
+        assert_eq!(
+            found.map(|_| ()).map_err(|refusal| refusal.code),
+            expect,
+            "{principals:?} {sub}"
+        );
     };
     let no = Err(Code::TokenPrincipal);
     check(&["*"], "team:research", Ok(()));

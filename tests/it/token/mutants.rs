@@ -54,12 +54,19 @@ impl Given {
         let keys = jwk::read_set(&vector["jwks"].to_string()).expect("keys");
         keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);
         let now = Timestamp(vector["now"].as_i64().expect("a moment") * 1000);
-        Self { token: text("token"), keyring, now, code: vector["code"].as_str().map(str::to_owned) }
+        Self {
+            token: text("token"),
+            keyring,
+            now,
+            code: vector["code"].as_str().map(str::to_owned),
+        }
     }
 
     fn verdict(&self, token: &str, verifier: &dyn Verifier) -> Result<(), Code> {
         let presented = Presented::read(token).map_err(|refusal| refusal.code)?;
-        verify(&presented, &self.keyring, verifier, self.now).map(drop).map_err(|refusal| refusal.code)
+        verify(&presented, &self.keyring, verifier, self.now)
+            .map(drop)
+            .map_err(|refusal| refusal.code)
     }
 }
 
@@ -97,17 +104,24 @@ fn what_another_library_signed_is_taken() {
 /// A door that remembers `size` tokens, asked for one token at a time: how it knew it.
 fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> Found {
     let clock = Arc::new(ManualClock::at(now));
-    let books = (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
+    let books =
+        (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
     let door = Authenticator::new(books, Box::new(Fast), clock, size, (1_000_000, 1_000_000));
     let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
     let tables = Arc::new(
-        Tables::build(&config.guard, Vec::new(), token_shield::guard::egress::policy::SelfEndpoints::default()).expect("tables"),
+        Tables::build(
+            &config.guard,
+            Vec::new(),
+            token_shield::guard::egress::policy::SelfEndpoints::default(),
+        )
+        .expect("tables"),
     );
     move |token| {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("value");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         let credential = Credential::read(&headers).expect("credential");
-        let known = door.authenticate(&credential, IpAddr::from([127, 0, 0, 1]), Arc::clone(&tables));
+        let known =
+            door.authenticate(&credential, IpAddr::from([127, 0, 0, 1]), Arc::clone(&tables));
         known.map(|known| known.found).map_err(|denied| denied.refusal).expect("good")
     }
 }
@@ -128,15 +142,22 @@ fn what_is_remembered_is_bounded_in_bytes() {
     let forge = Forge::new(Algorithm::Ed25519);
     let known = &forge.known[&forge.kid];
     let keyring = Keyring::new();
-    keyring.set_issuers(vec![Issuer { policy: Arc::clone(&known.issuer), keys: vec![jwk::Jwk::of(known.key.clone())] }]);
+    keyring.set_issuers(vec![Issuer {
+        policy: Arc::clone(&known.issuer),
+        keys: vec![jwk::Jwk::of(known.key.clone())],
+    }]);
     let asked = door(keyring, Timestamp(NOW * 1000), 1);
     let padding = format!("\"{}\"", "x".repeat(4096));
-    let tokens: Vec<String> =
-        (0..1000).map(|number| forge.token(&[("jti", &format!("\"{number}\"")), ("padding", &padding)])).collect();
+    let tokens: Vec<String> = (0..1000)
+        .map(|number| forge.token(&[("jti", &format!("\"{number}\"")), ("padding", &padding)]))
+        .collect();
     assert!(tokens.iter().all(|token| asked(token) == Found::Verified));
     let kept = tokens.iter().rev().filter(|token| asked(token) == Found::Cached).count();
     let fits = (1 << 20) / tokens[0].len();
-    assert!((10..=fits).contains(&kept), "{kept} tokens are remembered where {fits} fit without their claims");
+    assert!(
+        (10..=fits).contains(&kept),
+        "{kept} tokens are remembered where {fits} fit without their claims"
+    );
 }
 
 #[test]
@@ -152,7 +173,11 @@ fn random_mutants_are_refused_by_both() {
             continue;
         }
         let fast = given.verdict(&mutant, &Fast);
-        assert_eq!(fast, given.verdict(&mutant, &Portable), "the implementations disagree about {mutant}");
+        assert_eq!(
+            fast,
+            given.verdict(&mutant, &Portable),
+            "the implementations disagree about {mutant}"
+        );
         assert!(fast.is_err(), "passes: {mutant}");
         tried += 1;
     }

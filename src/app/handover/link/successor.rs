@@ -86,7 +86,8 @@ impl Ways {
         let records = stream(records).map_err(|error| said(&error))?;
         let requests = stream(requests).map_err(|error| said(&error))?;
         let (records, driver) = client().handshake(records).await.map_err(|error| said(&error))?;
-        let (requests, answering) = client().handshake(requests).await.map_err(|error| said(&error))?;
+        let (requests, answering) =
+            client().handshake(requests).await.map_err(|error| said(&error))?;
         tokio::spawn(async move {
             if let Err(error) = answering.await {
                 tracing::debug!(%error, "the successor's way of requests broke");
@@ -104,7 +105,11 @@ impl Ways {
 impl Successor {
     /// The successor behind `ways`, for the requests of `gateway`; gives also what ends when the way of records does. Where the
     /// successor is gone every stream here is woken, and ends.
-    pub(in crate::app) fn new(ways: Ways, pid: u32, gateway: Arc<Gateway>) -> (Arc<Self>, Elsewhere, JoinHandle<()>) {
+    pub(in crate::app) fn new(
+        ways: Ways,
+        pid: u32,
+        gateway: Arc<Gateway>,
+    ) -> (Arc<Self>, Elsewhere, JoinHandle<()>) {
         let Ways { records, requests, driver } = ways;
         let healthy = Arc::new(AtomicBool::new(true));
         let (gone, pen) = (Arc::clone(&healthy), gateway.pen.clone());
@@ -114,7 +119,14 @@ impl Successor {
             gateway.registry.announce();
         });
         (
-            Arc::new(Self { way: records, pen, pid, runtime: Handle::current(), healthy, pending: watch::Sender::new(0) }),
+            Arc::new(Self {
+                way: records,
+                pen,
+                pid,
+                runtime: Handle::current(),
+                healthy,
+                pending: watch::Sender::new(0),
+            }),
             requests,
             driver,
         )
@@ -142,7 +154,8 @@ impl Successor {
     pub(in crate::app) async fn subscribe(&self) -> Result<Incoming, String> {
         let request = Request::get(format!("http://successor{CHANGES}")).body(Full::default());
         let request = request.map_err(|error| error.to_string())?;
-        let answer = self.way.clone().send_request(request).await.map_err(|error| error.to_string())?;
+        let answer =
+            self.way.clone().send_request(request).await.map_err(|error| error.to_string())?;
         Ok(answer.into_body())
     }
 
@@ -156,7 +169,10 @@ impl Successor {
     ) {
         let Err(why) = follow(changes, &gateway, &keyring, source.as_deref()).await else { return };
         if self.is_there() {
-            tracing::error!(why, "what the successor changes cannot be followed: what is still going on ends");
+            tracing::error!(
+                why,
+                "what the successor changes cannot be followed: what is still going on ends"
+            );
             gateway.pen.cut();
             gateway.registry.announce();
         }
@@ -173,8 +189,13 @@ impl Successor {
 
     async fn record(&self, event: &Event) -> Result<Recorded, String> {
         let record = Written::of(event).ok_or("it is recorded by the successor itself")?;
-        let unknown = if let Event::Admission(admission) = event { self.pen.unknown_of(admission) } else { None };
-        let asked = Asked { record: Form::from(&record), unknown: unknown.as_ref().map(Form::from) };
+        let unknown = if let Event::Admission(admission) = event {
+            self.pen.unknown_of(admission)
+        } else {
+            None
+        };
+        let asked =
+            Asked { record: Form::from(&record), unknown: unknown.as_ref().map(Form::from) };
         let body = serde_json::to_vec(&asked).map_err(|error| error.to_string())?;
         let answer = ask(self.way.clone(), RECORD, body).await?;
         serde_json::from_slice(&answer).map_err(|error| error.to_string())
@@ -189,7 +210,12 @@ impl Remote for Arc<Successor> {
             then(match own.record(&event).await {
                 Ok(Recorded::Durable(origin, index, at)) => {
                     let at = Timestamp(at);
-                    Ok(Sealed { origin: origin.into(), index, at, record: Record { at, by: None, event } })
+                    Ok(Sealed {
+                        origin: origin.into(),
+                        index,
+                        at,
+                        record: Record { at, by: None, event },
+                    })
                 }
                 Ok(Recorded::Low) => Err(LogFault::Low),
                 Ok(Recorded::Busy) => Err(LogFault::Busy),
@@ -211,8 +237,13 @@ impl Remote for Arc<Successor> {
     }
 }
 
-async fn ask(mut way: SendRequest<Full<Bytes>>, path: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
-    let request = Request::post(format!("http://successor{path}")).body(Full::new(Bytes::from(body)));
+async fn ask(
+    mut way: SendRequest<Full<Bytes>>,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Vec<u8>, String> {
+    let request =
+        Request::post(format!("http://successor{path}")).body(Full::new(Bytes::from(body)));
     let request = request.map_err(|error| error.to_string())?;
     let answer = way.send_request(request).await.map_err(|error| error.to_string())?;
     if answer.status() != StatusCode::OK {
@@ -231,7 +262,12 @@ impl Opener for Plain {
     }
 }
 
-async fn follow(mut changes: Incoming, gateway: &Gateway, keyring: &Keyring, source: Option<&Path>) -> Result<(), String> {
+async fn follow(
+    mut changes: Incoming,
+    gateway: &Gateway,
+    keyring: &Keyring,
+    source: Option<&Path>,
+) -> Result<(), String> {
     // The successor's config may name other issuers than the one that is in force here.
     if let Some(path) = source {
         follow_issuers(path, keyring).await?;
@@ -249,14 +285,25 @@ async fn follow(mut changes: Incoming, gateway: &Gateway, keyring: &Keyring, sou
     Err("it has ended".to_owned())
 }
 
-async fn apply(line: &[u8], gateway: &Gateway, keyring: &Keyring, source: Option<&Path>) -> Result<(), String> {
-    let Some(record) = Record::decode(line, &Plain).map_err(|fault| fault.to_string())? else { return Ok(()) };
+async fn apply(
+    line: &[u8],
+    gateway: &Gateway,
+    keyring: &Keyring,
+    source: Option<&Path>,
+) -> Result<(), String> {
+    let Some(record) = Record::decode(line, &Plain).map_err(|fault| fault.to_string())? else {
+        return Ok(());
+    };
     keyring.apply(&record);
     gateway.registry.apply(&record);
     if let Event::Forgotten { record_key, .. } = &record.event
         && let Some(principal) = record_key.parse().ok().and_then(|id| gateway.pen.let_go(&id))
     {
-        let own = gateway.registry.agents().into_iter().filter(|row| row.principal.as_ref() == Some(&principal));
+        let own = gateway
+            .registry
+            .agents()
+            .into_iter()
+            .filter(|row| row.principal.as_ref() == Some(&principal));
         let agents: Vec<_> = own.map(|row| row.name).collect();
         gateway.pen.forget(&principal, &agents);
         gateway.registry.forget(&principal);
@@ -304,8 +351,12 @@ fn look_for_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
         Ok(issuers) => keyring.set_issuers(issuers),
         // A newer program may know keys of a config that this one does not.
         Err(why) => {
-            let sketch: Sketch = toml::from_str(&text).map_err(|error| error.message().to_owned())?;
-            tracing::warn!(why, "this process does not know the successor's config, and goes by the names of its issuers alone");
+            let sketch: Sketch =
+                toml::from_str(&text).map_err(|error| error.message().to_owned())?;
+            tracing::warn!(
+                why,
+                "this process does not know the successor's config, and goes by the names of its issuers alone"
+            );
             keyring.retain_issuers(|iss| sketch.issuer.iter().any(|named| named.iss == iss));
         }
     }

@@ -21,11 +21,17 @@ impl Plain<'_> {
     fn previous(&self, member: &'static str) -> Result<Previous, RecordFault> {
         let fault = RecordFault::Member(member);
         let previous = Plain(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
-        Ok(Previous { origin: previous.text("origin")?, size: previous.number("size")?, root: previous.text("root")? })
+        Ok(Previous {
+            origin: previous.text("origin")?,
+            size: previous.number("size")?,
+            root: previous.text("root")?,
+        })
     }
 
     fn left(&self) -> Result<Left, RecordFault> {
-        let left = Plain(self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?);
+        let left = Plain(
+            self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?,
+        );
         Ok(Left { size: left.number("size")?, root: left.text("root")? })
     }
 
@@ -37,7 +43,12 @@ impl Plain<'_> {
 }
 
 /// The members of a change of standing: whose it is, and how it is now.
-fn stands<'e>(into: &mut Members<'e>, (member, name): (&'static str, &'e str), standing: AgentStatus, reason: &'e str) {
+fn stands<'e>(
+    into: &mut Members<'e>,
+    (member, name): (&'static str, &'e str),
+    standing: AgentStatus,
+    reason: &'e str,
+) {
     into.name(member, name);
     into.name("standing", standing.as_str());
     into.name("reason", reason);
@@ -86,8 +97,12 @@ impl Event {
                 into.name("class", class);
                 into.optional("principal", principal.as_ref().map(Principal::as_str));
             }
-            Self::AgentStanding { agent, standing, reason } => stands(into, ("agent", agent.as_str()), *standing, reason),
-            Self::NamespaceStanding { namespace, standing, reason } => stands(into, ("namespace", namespace), *standing, reason),
+            Self::AgentStanding { agent, standing, reason } => {
+                stands(into, ("agent", agent.as_str()), *standing, reason)
+            }
+            Self::NamespaceStanding { namespace, standing, reason } => {
+                stands(into, ("namespace", namespace), *standing, reason)
+            }
             Self::PrincipalStanding { principal, standing, reason } => {
                 stands(into, ("principal", principal.as_str()), *standing, reason);
             }
@@ -154,7 +169,10 @@ impl Event {
         }
     }
 
-    #[allow(clippy::wildcard_enum_match_arm, reason = "the events of tokens and handles alone; the others are in `members`")]
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the events of tokens and handles alone; the others are in `members`"
+    )]
     fn token_members<'e>(&'e self, into: &mut Members<'e>) {
         match self {
             Self::TokenSigned { token, jti, agent, principal, expires } => {
@@ -220,32 +238,48 @@ impl Event {
     }
 
     /// The event of that kind; `None` for one that changes no book, and is read by nobody but people.
-    pub(in crate::audit::format) fn of(kind: &str, plain: &Plain<'_>) -> Result<Option<Self>, RecordFault> {
+    pub(in crate::audit::format) fn of(
+        kind: &str,
+        plain: &Plain<'_>,
+    ) -> Result<Option<Self>, RecordFault> {
         Ok(Some(match kind {
             "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
             "reload" => Self::Reload { policy: plain.text("policy")? },
-            "handover" => Self::Handover { version: plain.text("version")?, policy: plain.text("policy")? },
+            "handover" => {
+                Self::Handover { version: plain.text("version")?, policy: plain.text("policy")? }
+            }
             "epoch" => Self::Epoch {
                 previous: plain.previous("previous")?,
                 reason: plain.text("reason")?,
                 left: plain.has("left").then(|| plain.left()).transpose()?,
             },
             "pruned" => Self::pruned_of(plain)?,
-            "clock" => Self::Clock { behind_ms: plain.number("behind_ms")?, accepted: plain.truth("accepted")? },
-            "keys-changed" => Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? },
-            "model-accepted" => {
-                Self::ModelAccepted { model: plain.text("model")?, digest: plain.text("digest")?, reason: plain.text("reason")? }
+            "clock" => Self::Clock {
+                behind_ms: plain.number("behind_ms")?,
+                accepted: plain.truth("accepted")?,
+            },
+            "keys-changed" => {
+                Self::KeysChanged { issuer: plain.text("issuer")?, kids: plain.text("kids")? }
             }
-            "start" => Self::Start { version: plain.text("version")?, policy: plain.text("policy")? },
+            "model-accepted" => Self::ModelAccepted {
+                model: plain.text("model")?,
+                digest: plain.text("digest")?,
+                reason: plain.text("reason")?,
+            },
+            "start" => {
+                Self::Start { version: plain.text("version")?, policy: plain.text("policy")? }
+            }
             "stop" => Self::Stop,
             "agent-registered" => Self::AgentRegistered {
                 agent: plain.name("agent")?,
                 principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
                 class: plain.text("class")?,
             },
-            "agent-standing" => {
-                Self::AgentStanding { agent: plain.name("agent")?, standing: plain.standing()?, reason: plain.text("reason")? }
-            }
+            "agent-standing" => Self::AgentStanding {
+                agent: plain.name("agent")?,
+                standing: plain.standing()?,
+                reason: plain.text("reason")?,
+            },
             "namespace-standing" => Self::NamespaceStanding {
                 namespace: plain.text("namespace")?,
                 standing: plain.standing()?,
@@ -279,16 +313,24 @@ impl Event {
                 principal: plain.name("principal")?,
                 until: plain.has("until").then(|| plain.name("until")).transpose()?,
             },
-            "handle-revoked" => {
-                Self::HandleRevoked { handle: plain.name("handle")?, agent: plain.name("agent")?, reason: plain.text("reason")? }
-            }
-            "key-added" => Self::KeyAdded { issuer: plain.text("issuer")?, jwk: plain.text("jwk")?, kid: plain.name("kid")? },
+            "handle-revoked" => Self::HandleRevoked {
+                handle: plain.name("handle")?,
+                agent: plain.name("agent")?,
+                reason: plain.text("reason")?,
+            },
+            "key-added" => Self::KeyAdded {
+                issuer: plain.text("issuer")?,
+                jwk: plain.text("jwk")?,
+                kid: plain.name("kid")?,
+            },
             "key-retired" => Self::KeyRetired {
                 kid: plain.name("kid")?,
                 from: plain.has("from").then(|| plain.name("from")).transpose()?,
                 reason: plain.text("reason")?,
             },
-            "key-revoked" => Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? },
+            "key-revoked" => {
+                Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? }
+            }
             other => return Self::of_custody(other, plain).map(Some),
         }))
     }
@@ -301,7 +343,10 @@ impl Event {
                 reason: plain.has("reason").then(|| plain.text("reason")).transpose()?,
             },
             "restored" => Self::Restored { head: plain.previous("head")? },
-            "backup" => Self::Backup { keys: plain.truth("keys")?, operator_keys: plain.truth("operator_keys")? },
+            "backup" => Self::Backup {
+                keys: plain.truth("keys")?,
+                operator_keys: plain.truth("operator_keys")?,
+            },
             "exported" => Self::exported_of(plain)?,
             "disclosed" => Self::Disclosed { records: plain.text("records")? },
             "token-signed" => Self::signed_of(plain)?,

@@ -21,7 +21,8 @@ impl Written {
     #[must_use]
     pub fn new(kind: &str, principal: Option<Principal>, inside: String) -> Option<Self> {
         let kind = KINDS.into_iter().find(|known| *known == kind)?;
-        let is_object = json::parse(inside.as_bytes(), &json::Limits::deep(4)).ok()?.as_object().is_some();
+        let is_object =
+            json::parse(inside.as_bytes(), &json::Limits::deep(4)).ok()?.as_object().is_some();
         is_object.then_some(Self { kind, principal, inside })
     }
 
@@ -57,7 +58,9 @@ impl Written {
     #[must_use]
     pub fn of_admission(&self, index: u64) -> Self {
         let mut inside = Vec::with_capacity(self.inside.len() + 16);
-        if let Ok(json::Value::Object(mut object)) = json::parse(self.inside.as_bytes(), &json::Limits::deep(4)) {
+        if let Ok(json::Value::Object(mut object)) =
+            json::parse(self.inside.as_bytes(), &json::Limits::deep(4))
+        {
             object.set("admission", number(index));
             json::write(&json::Value::Object(object), &mut inside);
         }

@@ -37,8 +37,14 @@ impl<T: Clone> Past<T> {
     /// All that it was for somebody who arrived then; `before` is what it was at first.
     fn since(&self, arrived: Timestamp, before: T) -> Vec<T> {
         let from = Timestamp(arrived.0 - EFFECT_MS);
-        let known = self.0.iter().filter(|(since, _)| *since <= from).map(|(_, value)| value.clone()).next_back();
-        let later = self.0.iter().filter(|(since, _)| *since > from).map(|(_, value)| value.clone());
+        let known = self
+            .0
+            .iter()
+            .filter(|(since, _)| *since <= from)
+            .map(|(_, value)| value.clone())
+            .next_back();
+        let later =
+            self.0.iter().filter(|(since, _)| *since > from).map(|(_, value)| value.clone());
         std::iter::once(known.unwrap_or(before)).chain(later).collect()
     }
 }
@@ -104,7 +110,8 @@ impl Caller {
 
     /// The agent and all that it was delegated from.
     fn lineage(&self) -> impl Iterator<Item = &str> {
-        let ends = self.agent.match_indices('/').map(|(place, _)| place).skip(1).chain([self.agent.len()]);
+        let ends =
+            self.agent.match_indices('/').map(|(place, _)| place).skip(1).chain([self.agent.len()]);
         ends.filter_map(|end| self.agent.get(..end))
     }
 }
@@ -159,12 +166,17 @@ impl Books {
                 self.standings.entry(all_of(namespace)).or_default().now(at, *standing);
             }
             Event::PrincipalStanding { principal, standing, .. } => {
-                self.standings.entry(principal_row(principal.as_str())).or_default().now(at, *standing);
+                self.standings
+                    .entry(principal_row(principal.as_str()))
+                    .or_default()
+                    .now(at, *standing);
             }
             Event::TokenRegistered { token, expires, .. } => {
                 self.expires.insert(token.to_string(), *expires);
             }
-            Event::TokenRevoked { token, .. } => self.tokens.entry(token.to_string()).or_default().now(at, true),
+            Event::TokenRevoked { token, .. } => {
+                self.tokens.entry(token.to_string()).or_default().now(at, true)
+            }
             Event::HandleSet { handle, id, .. } => {
                 let handle = self.handles.entry(handle.to_string()).or_default();
                 if let Some(former) = handle.last() {
@@ -173,10 +185,16 @@ impl Books {
                 handle.now(at, id.to_string());
                 self.behind.entry(id.to_string()).or_default().now(at, true);
             }
-            Event::HandleRevoked { handle, .. } => self.revoked_handles.entry(handle.to_string()).or_default().now(at, true),
-            Event::KeyRetired { kid, from, .. } => self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true),
+            Event::HandleRevoked { handle, .. } => {
+                self.revoked_handles.entry(handle.to_string()).or_default().now(at, true)
+            }
+            Event::KeyRetired { kid, from, .. } => {
+                self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true)
+            }
             Event::Clock { accepted: true, .. } => self.stopped = Some(at),
-            Event::KeyRevoked { kid, .. } => self.keys.entry(kid.to_string()).or_default().now(at, true),
+            Event::KeyRevoked { kid, .. } => {
+                self.keys.entry(kid.to_string()).or_default().now(at, true)
+            }
             Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
@@ -208,8 +226,17 @@ impl Books {
     pub(super) fn refuses(&self, caller: &Caller, at: Timestamp) -> Vec<Against> {
         let mut found = Vec::new();
         let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
-        for name in caller.lineage().map(str::to_owned).chain([caller.namespace(), principal_row(&caller.principal)]) {
-            if self.standings.get(&name).and_then(Past::last).is_some_and(|standing| *standing != AgentStatus::Active) {
+        for name in caller
+            .lineage()
+            .map(str::to_owned)
+            .chain([caller.namespace(), principal_row(&caller.principal)])
+        {
+            if self
+                .standings
+                .get(&name)
+                .and_then(Past::last)
+                .is_some_and(|standing| *standing != AgentStatus::Active)
+            {
                 found.push(Against::Inactive(name));
             }
         }
@@ -220,11 +247,15 @@ impl Books {
             if now(self.keys.get(kid)) {
                 found.push(Against::Revoked(format!("key {kid}")));
             }
-            if self.stopped != Some(at) && self.expires.get(token).is_some_and(|expires| *expires <= at) {
+            if self.stopped != Some(at)
+                && self.expires.get(token).is_some_and(|expires| *expires <= at)
+            {
                 found.push(Against::Expired(token.clone()));
             }
         }
-        if let Some(handle) = caller.handle.as_ref().filter(|handle| now(self.revoked_handles.get(*handle))) {
+        if let Some(handle) =
+            caller.handle.as_ref().filter(|handle| now(self.revoked_handles.get(*handle)))
+        {
             found.push(Against::Revoked(format!("handle {handle}")));
         }
         found
@@ -247,7 +278,11 @@ impl Books {
         let (leaf, _) = caller.chain.last()?;
         match &caller.handle {
             Some(handle) => {
-                let stood = self.handles.get(handle).map(|past| past.since(caller.arrived, String::new())).unwrap_or_default();
+                let stood = self
+                    .handles
+                    .get(handle)
+                    .map(|past| past.since(caller.arrived, String::new()))
+                    .unwrap_or_default();
                 (!stood.contains(leaf)).then(|| format!("handle {handle} stands for another token"))
             }
             None => {
@@ -259,7 +294,9 @@ impl Books {
 
     /// Whether the books say what the refusal with that code says; `None` for codes that they know nothing of.
     pub(super) fn explains(&self, code: &str, caller: &Caller) -> Option<bool> {
-        let ever = |past: Option<&Past<bool>>| past.is_some_and(|past| past.since(caller.arrived, false).contains(&true));
+        let ever = |past: Option<&Past<bool>>| {
+            past.is_some_and(|past| past.since(caller.arrived, false).contains(&true))
+        };
         let stands = |wanted| {
             caller
                 .lineage()
@@ -275,20 +312,32 @@ impl Books {
             "principal-suspended" => {
                 let past = self.standings.get(&principal_row(&caller.principal));
                 past.is_some_and(|past| {
-                    past.since(caller.arrived, AgentStatus::Active).iter().any(|was| *was != AgentStatus::Active)
+                    past.since(caller.arrived, AgentStatus::Active)
+                        .iter()
+                        .any(|was| *was != AgentStatus::Active)
                 })
             }
             "token-revoked" => caller.chain.iter().any(|(token, _)| ever(self.tokens.get(token))),
-            "key-revoked" => caller.chain.iter().any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
+            "key-revoked" => caller
+                .chain
+                .iter()
+                .any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
             "handle-revoked" => {
                 let behind = |(token, _): &(String, String)| {
-                    let stood = |past: &Past<String>| past.0.iter().any(|(_, known)| known == token);
-                    self.handles.iter().filter(move |(_, past)| stood(past)).map(|(handle, _)| handle).collect::<Vec<_>>()
+                    let stood =
+                        |past: &Past<String>| past.0.iter().any(|(_, known)| known == token);
+                    self.handles
+                        .iter()
+                        .filter(move |(_, past)| stood(past))
+                        .map(|(handle, _)| handle)
+                        .collect::<Vec<_>>()
                 };
                 let handles = caller.chain.iter().flat_map(behind).chain(&caller.handle);
                 handles.into_iter().any(|handle| ever(self.revoked_handles.get(handle)))
             }
-            "token-behind-handle" => caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf))),
+            "token-behind-handle" => {
+                caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf)))
+            }
             _ => return None,
         })
     }
@@ -299,27 +348,38 @@ impl Books {
         let mut lines = Vec::new();
         let mut agents: BTreeMap<&str, (&str, Option<&str>)> = BTreeMap::new();
         for (name, past) in &self.principals {
-            agents.entry(name).or_insert(("active", None)).1 = past.last().and_then(Option::as_deref);
+            agents.entry(name).or_insert(("active", None)).1 =
+                past.last().and_then(Option::as_deref);
         }
         for (name, past) in &self.standings {
-            agents.entry(name).or_insert(("active", None)).0 = past.last().map_or("active", |standing| standing.as_str());
+            agents.entry(name).or_insert(("active", None)).0 =
+                past.last().map_or("active", |standing| standing.as_str());
         }
         for (name, (standing, principal)) in agents {
             let row = match (name.strip_suffix("/*"), name.strip_prefix("principal ")) {
-                (Some(namespace), _) => serde_json::json!({ "namespace": namespace, "standing": standing }),
-                (None, Some(stopped)) => serde_json::json!({ "principal": stopped, "standing": standing }),
-                (None, None) => serde_json::json!({ "agent": name, "principal": principal, "standing": standing }),
+                (Some(namespace), _) => {
+                    serde_json::json!({ "namespace": namespace, "standing": standing })
+                }
+                (None, Some(stopped)) => {
+                    serde_json::json!({ "principal": stopped, "standing": standing })
+                }
+                (None, None) => {
+                    serde_json::json!({ "agent": name, "principal": principal, "standing": standing })
+                }
             };
             lines.push(row.to_string());
         }
         let revoked = |word: &str, past: &BTreeMap<String, Past<bool>>| {
-            past.keys().map(|id| format!(r#"{{"{word}":"{id}","revoked":true}}"#)).collect::<Vec<_>>()
+            past.keys()
+                .map(|id| format!(r#"{{"{word}":"{id}","revoked":true}}"#))
+                .collect::<Vec<_>>()
         };
         lines.extend(revoked("token", &self.tokens));
         lines.extend(revoked("key", &self.keys));
         lines.extend(revoked("handle", &self.revoked_handles));
-        let stands =
-            |(handle, past): (&String, &Past<String>)| Some(format!(r#"{{"handle":"{handle}","token":"{}"}}"#, past.last()?));
+        let stands = |(handle, past): (&String, &Past<String>)| {
+            Some(format!(r#"{{"handle":"{handle}","token":"{}"}}"#, past.last()?))
+        };
         lines.extend(self.handles.iter().filter_map(stands));
         lines
     }

@@ -37,7 +37,10 @@ impl At {
     }
 
     pub(super) fn file(path: &Path) -> Self {
-        let epoch = path.components().filter_map(|part| part.as_os_str().to_str()).rfind(|part| epoch_number(part).is_some());
+        let epoch = path
+            .components()
+            .filter_map(|part| part.as_os_str().to_str())
+            .rfind(|part| epoch_number(part).is_some());
         Self { epoch: epoch.map(str::to_owned), path: Some(path.to_owned()), index: None }
     }
 }

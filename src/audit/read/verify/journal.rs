@@ -55,7 +55,8 @@ pub(super) fn verify(
 ) -> Result<Walked, Fault> {
     let journal = one.folder.join("journal");
     layout::folder(&journal)?;
-    let (segments, stray) = if journal.is_dir() { tiles::segments(&journal)? } else { (Vec::new(), None) };
+    let (segments, stray) =
+        if journal.is_dir() { tiles::segments(&journal)? } else { (Vec::new(), None) };
     if let Some(stray) = stray {
         return Err(Fault::of(At::file(&stray), "it is no segment of a journal"));
     }
@@ -71,8 +72,9 @@ pub(super) fn verify(
             return Err(Fault::of(At::epoch(&one.name()), "the head has no checkpoint any more"));
         }
         if let Some(note) = &heads.note {
-            let noted =
-                keys.open(note).map_err(|fault| Fault::of(At::epoch(&one.name()), format!("the head's checkpoint: {fault}")))?;
+            let noted = keys.open(note).map_err(|fault| {
+                Fault::of(At::epoch(&one.name()), format!("the head's checkpoint: {fault}"))
+            })?;
             marks.push(Mark { size: noted.size, root: noted.root });
         }
     }
@@ -82,18 +84,26 @@ pub(super) fn verify(
     marks.extend(since.map(|since| Mark { size: since.size, root: since.root }));
     if let Some(Left { size, root }) = &one.left {
         let root = STANDARD.decode(root).ok().and_then(|root| Hash::try_from(root).ok());
-        let root = root.ok_or_else(|| Fault::of(At::epoch(&one.name()), "what is said to be left of it has no root"))?;
+        let root = root.ok_or_else(|| {
+            Fault::of(At::epoch(&one.name()), "what is said to be left of it has no root")
+        })?;
         marks.push(Mark { size: *size, root });
     }
     let mut under = Tiles::new(one.folder, signed.size);
     let first = segments.first().map_or(signed.size, |(first, _)| *first);
     if first > signed.size {
-        return Err(Fault::of(one.record(signed.size), "it is neither in tiles nor in the journal"));
+        return Err(Fault::of(
+            one.record(signed.size),
+            "it is neither in tiles nor in the journal",
+        ));
     }
     let mut tree = tree_at(&mut under, first)?;
     for mark in marks.iter().filter(|mark| mark.size <= first) {
         if tree_at(&mut under, mark.size)?.root() != mark.root {
-            let what = format!("the root over the first {} records is not the one that was acknowledged", mark.size);
+            let what = format!(
+                "the root over the first {} records is not the one that was acknowledged",
+                mark.size
+            );
             return Err(Fault::of(At::epoch(&one.name()), what));
         }
     }
@@ -109,7 +119,10 @@ pub(super) fn verify(
     }
     let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     if tree.size() < acknowledged {
-        return Err(Fault::of(one.record(tree.size()), format!("the log ends before it, but {acknowledged} were acknowledged")));
+        return Err(Fault::of(
+            one.record(tree.size()),
+            format!("the log ends before it, but {acknowledged} were acknowledged"),
+        ));
     }
     if let Some(left) = one.left.as_ref().filter(|left| left.size < tree.size()) {
         return Err(Fault::of(one.record(left.size), "a loss has left no record there"));
@@ -136,7 +149,10 @@ fn segment(
                 one.outside(index, record)?;
                 pending.push(record.to_vec());
             } else if !under.record(index).is_ok_and(|known| known == record) {
-                return Err(Fault::of(one.record(index), "the journal has another record than the tiles"));
+                return Err(Fault::of(
+                    one.record(index),
+                    "the journal has another record than the tiles",
+                ));
             }
             Ok(())
         });
@@ -157,7 +173,9 @@ fn segment_fault(one: &One<'_>, path: &Path, fault: journal::SegmentFault<Fault>
             Fault::of(one.record(index), format!("{} (byte {offset}): {fault}", path.display()))
         }
         journal::SegmentFault::Head { size } => {
-            let what = format!("the root over the first {size} records is not the one that was acknowledged");
+            let what = format!(
+                "the root over the first {size} records is not the one that was acknowledged"
+            );
             Fault::of(At::epoch(&one.name()), what)
         }
     }
@@ -194,7 +212,9 @@ fn unfinished(
     for (tile, hashes) in edge.partial() {
         known.insert((tile.level, tile.index), tile_bytes(hashes));
     }
-    let full = |tile: &Tile| signed.size.checked_shr(8 * (u32::from(tile.level.unwrap_or(0)) + 1)).unwrap_or(0);
+    let full = |tile: &Tile| {
+        signed.size.checked_shr(8 * (u32::from(tile.level.unwrap_or(0)) + 1)).unwrap_or(0)
+    };
     for (tile, path) in extra {
         let bytes = match fs::read(path) {
             // Needless, and gone meanwhile.
@@ -209,7 +229,8 @@ fn unfinished(
             }
             None => return Err(Fault::of(At::file(path), "it does not belong there")),
         };
-        let count = if tile.level.is_some() { whole.len() / 32 } else { bundle_records(&whole).count() };
+        let count =
+            if tile.level.is_some() { whole.len() / 32 } else { bundle_records(&whole).count() };
         let most = if tile.level.is_some() { 32 * tile.width } else { u64::MAX };
         if !whole.starts_with(&bytes) || bytes.len() as u64 > most || tile.width > count as u64 {
             return Err(Fault::of(At::file(path), "it does not belong there"));

@@ -18,7 +18,8 @@ fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
         if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
             return Err(Fault::of(At::file(&path), "it is a symbolic link"));
         }
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name =
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         found.push((name, path));
     }
     found.sort();
@@ -47,7 +48,11 @@ pub(super) fn top(dir: &Path) -> Result<(), Fault> {
             }
         }
     }
-    if epochs == 0 { Err(Fault::of(At::file(dir), "there is no epoch: it is not the folder of a log")) } else { Ok(()) }
+    if epochs == 0 {
+        Err(Fault::of(At::file(dir), "there is no epoch: it is not the folder of a log"))
+    } else {
+        Ok(())
+    }
 }
 
 fn epoch(folder: &Path) -> Result<(), Fault> {

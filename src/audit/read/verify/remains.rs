@@ -24,12 +24,16 @@ pub(super) fn agree(tiles: &Tiles, folder: &Path) -> Result<(), Fault> {
             }
             for (place, hash) in (index * WIDTH..).zip(tiles.hashes(tile)?) {
                 if *known.entry(place).or_insert(hash) != hash {
-                    return Err(Fault::of(At::file(&path), "it has not the hashes of the tiles below it"));
+                    return Err(Fault::of(
+                        At::file(&path),
+                        "it has not the hashes of the tiles below it",
+                    ));
                 }
             }
         }
         for index in 0..count / WIDTH {
-            let hashes: Vec<Hash> = known.range(index * WIDTH..(index + 1) * WIDTH).map(|(_, hash)| *hash).collect();
+            let hashes: Vec<Hash> =
+                known.range(index * WIDTH..(index + 1) * WIDTH).map(|(_, hash)| *hash).collect();
             if hashes.len() as u64 == WIDTH {
                 below.extend(perfect_root(&hashes).map(|root| (index, root)));
             }

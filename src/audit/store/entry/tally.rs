@@ -108,7 +108,13 @@ impl Counts {
     }
 
     /// What was counted, a record for each principal: it lies under that one's record key, and is forgotten with it.
-    fn events(&mut self, from: Timestamp, until: Timestamp, staged: bool, event: fn(Box<Counted>) -> Event) -> Vec<Event> {
+    fn events(
+        &mut self,
+        from: Timestamp,
+        until: Timestamp,
+        staged: bool,
+        event: fn(Box<Counted>) -> Event,
+    ) -> Vec<Event> {
         let mut by_principal: BTreeMap<Option<Principal>, Vec<Row>> = BTreeMap::new();
         for ((whose, code), count) in self.rows.drain() {
             let stage = staged.then(|| code.stage().as_str());
@@ -127,7 +133,13 @@ impl Counts {
                 let rest = rows.split_off(rows.len().min(ROWS_MAX));
                 let rows = std::mem::replace(&mut rows, rest);
                 let principal = principal.clone();
-                events.push(event(Box::new(Counted { principal, from, until, rows, other: std::mem::take(&mut other) })));
+                events.push(event(Box::new(Counted {
+                    principal,
+                    from,
+                    until,
+                    rows,
+                    other: std::mem::take(&mut other),
+                })));
             }
         }
         events
@@ -152,7 +164,9 @@ pub(super) struct Tally(Mutex<Inner>);
 pub(super) fn network(peer: IpAddr) -> String {
     match peer.to_canonical() {
         IpAddr::V4(four) => four.to_string(),
-        IpAddr::V6(six) => format!("{}/64", std::net::Ipv6Addr::from_bits(six.to_bits() >> 64 << 64)),
+        IpAddr::V6(six) => {
+            format!("{}/64", std::net::Ipv6Addr::from_bits(six.to_bits() >> 64 << 64))
+        }
     }
 }
 
@@ -179,7 +193,12 @@ impl Tally {
     }
 
     /// Whether this refusal is to be recorded; else it is counted now.
-    pub(super) fn agent(&self, (agent, principal): (&AgentName, &Principal), code: Code, now: Timestamp) -> bool {
+    pub(super) fn agent(
+        &self,
+        (agent, principal): (&AgentName, &Principal),
+        code: Code,
+        now: Timestamp,
+    ) -> bool {
         let inner = &mut *self.lock();
         if inner.minute.plus(MINUTE) <= now {
             inner.minute = now;
@@ -187,7 +206,8 @@ impl Tally {
             inner.recorded_root.clear();
         }
         let key = (agent.as_str().to_owned(), code);
-        let (own, all) = (inner.recorded.get(&key).copied(), inner.recorded_root.get(root(agent)).copied());
+        let (own, all) =
+            (inner.recorded.get(&key).copied(), inner.recorded_root.get(root(agent)).copied());
         let room = inner.recorded.len() < ROWS || own.is_some();
         if room && own.unwrap_or(0) < RECORDED && all.unwrap_or(0) < RECORDED_ROOT {
             inner.recorded.insert(key, own.unwrap_or(0) + 1);
@@ -200,7 +220,11 @@ impl Tally {
 
     /// Counts a refusal that was to be recorded and could not be.
     pub(super) fn count(&self, (agent, principal): (&AgentName, &Principal), code: Code) {
-        self.lock().agents.count(Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() }, code, 1);
+        self.lock().agents.count(
+            Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() },
+            code,
+            1,
+        );
     }
 
     pub(super) fn stranger(&self, network: String, code: Code) {
@@ -211,14 +235,20 @@ impl Tally {
     pub(super) fn forget(&self, principal: &Principal, agents: &[AgentName]) {
         let inner = &mut *self.lock();
         inner.agents.rows.retain(|(whose, _), _| whose.principal.as_ref() != Some(principal));
-        inner.ring.retain(|told| !agents.iter().any(|agent| told.agent.as_deref() == Some(agent.as_str())));
+        inner.ring.retain(|told| {
+            !agents.iter().any(|agent| told.agent.as_deref() == Some(agent.as_str()))
+        });
     }
 
     /// Counts on from what was [due](Self::due) and could not be recorded.
     pub(super) fn take_back(&self, event: &Event) {
         let inner = &mut *self.lock();
         let (Event::Refusals(counted) | Event::Strangers(counted)) = event else { return };
-        let counts = if matches!(event, Event::Refusals(_)) { &mut inner.agents } else { &mut inner.strangers };
+        let counts = if matches!(event, Event::Refusals(_)) {
+            &mut inner.agents
+        } else {
+            &mut inner.strangers
+        };
         counts.take_back(counted);
         inner.since = inner.since.min(counted.from);
     }
@@ -264,19 +294,25 @@ mod tests {
     fn the_first_ten_of_a_code_in_a_minute_are_recorded() {
         let tally = Tally::new(NOW);
         let principal: Principal = "team:tests".parse().expect("principal");
-        let recorded = |name: &str, code, at| (0..100).filter(|_| tally.agent((&agent(name), &principal), code, at)).count();
+        let recorded = |name: &str, code, at| {
+            (0..100).filter(|_| tally.agent((&agent(name), &principal), code, at)).count()
+        };
         assert_eq!(recorded("a/b", Code::RateExceeded, NOW), 10);
         assert_eq!(recorded("a/b", Code::ModelNotFound, NOW), 10);
         let later = NOW.plus(MINUTE);
         assert_eq!(recorded("a/b", Code::RateExceeded, later), 10);
         // Names below an agent cost nothing, so they share what is recorded of it.
-        let all: usize = (0..30).map(|number| recorded(&format!("a/b/c{number}"), Code::RateExceeded, later)).sum();
+        let all: usize = (0..30)
+            .map(|number| recorded(&format!("a/b/c{number}"), Code::RateExceeded, later))
+            .sum();
         assert_eq!(all, 50);
         let counted: u64 = tally
             .due(later, false)
             .into_iter()
             .map(|event| match event {
-                Event::Refusals(tally) => tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other,
+                Event::Refusals(tally) => {
+                    tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other
+                }
                 _ => 0,
             })
             .sum();
@@ -293,7 +329,10 @@ mod tests {
         let events = tally.due(NOW.plus(MINUTE), false);
         assert_eq!(events.len(), ROWS / ROWS_MAX);
         let of = |event: &Event| match event {
-            Event::Strangers(tally) => (tally.rows.len(), tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other),
+            Event::Strangers(tally) => (
+                tally.rows.len(),
+                tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other,
+            ),
             _ => (0, 0),
         };
         assert_eq!(events.iter().map(|event| of(event).0).sum::<usize>(), ROWS);
@@ -301,7 +340,11 @@ mod tests {
         assert!(tally.due(NOW.plus(MINUTE * 2), false).is_empty(), "nothing is counted twice");
         events.iter().for_each(|event| tally.take_back(event));
         let again = tally.due(NOW.plus(MINUTE * 2), false);
-        assert_eq!(again.iter().map(|event| of(event).1).sum::<u64>(), 100_000, "what was not recorded is counted on");
+        assert_eq!(
+            again.iter().map(|event| of(event).1).sum::<u64>(),
+            100_000,
+            "what was not recorded is counted on"
+        );
     }
 
     #[test]

@@ -70,9 +70,13 @@ impl Cache {
             let _ = std::fs::remove_file(path);
             readable(path)
         });
-        let database =
-            database.inspect_err(|error| tracing::warn!(%error, "the gateway goes on without a cache of its log")).ok()?;
-        let mut cache = Self { path: path.to_owned(), database, unsettled: 0, stamp: None, behind: false };
+        let database = database
+            .inspect_err(
+                |error| tracing::warn!(%error, "the gateway goes on without a cache of its log"),
+            )
+            .ok()?;
+        let mut cache =
+            Self { path: path.to_owned(), database, unsettled: 0, stamp: None, behind: false };
         cache.stamp = cache.read_stamp().ok().flatten();
         Some(cache)
     }
@@ -116,7 +120,12 @@ impl Cache {
     }
 
     /// Adds records of that epoch, and stamps the cache.
-    pub(super) fn add<'r>(&mut self, epoch: u32, records: impl Iterator<Item = (u64, &'r [u8])>, at: &Checkpoint) {
+    pub(super) fn add<'r>(
+        &mut self,
+        epoch: u32,
+        records: impl Iterator<Item = (u64, &'r [u8])>,
+        at: &Checkpoint,
+    ) {
         if self.behind {
             return;
         }

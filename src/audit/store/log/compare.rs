@@ -16,10 +16,19 @@ use crate::merkle::proof::tree_at;
 /// When the log cannot be read.
 pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, ReadFault> {
     let cache = if path.exists() { Cache::open(path, true) } else { None };
-    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp))) else { return Ok(None) };
+    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp)))
+    else {
+        return Ok(None);
+    };
     let mut found = Vec::new();
-    let Some(last) = epochs.iter().find(|epoch| epoch.number == stamp.epoch && epoch.signed >= stamp.size) else {
-        return Ok(Some(vec![format!("the cache is ahead of the log: {} records of {}", stamp.size, epoch_name(stamp.epoch))]));
+    let Some(last) =
+        epochs.iter().find(|epoch| epoch.number == stamp.epoch && epoch.signed >= stamp.size)
+    else {
+        return Ok(Some(vec![format!(
+            "the cache is ahead of the log: {} records of {}",
+            stamp.size,
+            epoch_name(stamp.epoch)
+        )]));
     };
     if tree_at(&mut Tiles::new(&last.folder, last.signed), stamp.size)?.root() != stamp.root {
         return Ok(Some(vec!["the cache is of another log".to_owned()]));
@@ -54,8 +63,8 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
             ControlFlow::Continue(())
         })?;
     }
-    found.extend(
-        kept.keys().map(|(epoch, index)| format!("{}#{index}: the cache has it, and the log has not", epoch_name(*epoch))),
-    );
+    found.extend(kept.keys().map(|(epoch, index)| {
+        format!("{}#{index}: the cache has it, and the log has not", epoch_name(*epoch))
+    }));
     Ok(Some(found))
 }

@@ -25,7 +25,9 @@ pub(super) struct Epoch {
 impl Epoch {
     pub(super) fn new(settings: &Settings, number: u32) -> Result<Self, LogFault> {
         let name = &settings.name;
-        if !(1..=200).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+') {
+        if !(1..=200).contains(&name.len())
+            || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+')
+        {
             return Err(LogFault::Name(name.chars().take(80).collect()));
         }
         let epoch = epoch_name(number);
@@ -51,7 +53,9 @@ impl Epoch {
     pub(super) fn signer(&self, settings: &Settings, new: bool) -> Result<LogSigner, LogFault> {
         let path = self.key_path(settings);
         let text = match &settings.signing_key {
-            Some(secret) => secret.load().map_err(|fault| LogFault::SigningKey(fault.to_string()))?,
+            Some(secret) => {
+                secret.load().map_err(|fault| LogFault::SigningKey(fault.to_string()))?
+            }
             None => match fs::read_to_string(&path) {
                 Ok(text) => text.into(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound && new => {
@@ -60,7 +64,9 @@ impl Epoch {
                     durable::write_new(&path, signer.write().as_bytes(), 0o600)?;
                     return Ok(signer);
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LogFault::KeyLost(path)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(LogFault::KeyLost(path));
+                }
                 Err(error) => return Err(durable::Fault::of("read", &path)(error).into()),
             },
         };
@@ -77,14 +83,14 @@ impl Epoch {
         };
         let lines = keys.lines();
         if !text.contains(&lines) {
-            let rest: String = text.lines().filter(|line| !line.starts_with(&format!("{}+", self.origin))).fold(
-                String::new(),
-                |mut rest, line| {
+            let rest: String = text
+                .lines()
+                .filter(|line| !line.starts_with(&format!("{}+", self.origin)))
+                .fold(String::new(), |mut rest, line| {
                     rest.push_str(line);
                     rest.push('\n');
                     rest
-                },
-            );
+                });
             durable::write_atomic(path, format!("{rest}{lines}").as_bytes(), 0o644)?;
         }
         Ok(())
@@ -93,7 +99,8 @@ impl Epoch {
     /// The public keys under which this gateway signed that epoch.
     pub(super) fn known_keys(&self, settings: &Settings) -> Result<LogKeys, LogFault> {
         let fault = |fault| LogFault::Note { path: settings.vkeys.clone(), fault };
-        let text = fs::read_to_string(&settings.vkeys).map_err(durable::Fault::of("read", &settings.vkeys))?;
+        let text = fs::read_to_string(&settings.vkeys)
+            .map_err(durable::Fault::of("read", &settings.vkeys))?;
         let keys = read_vkeys(&text).map_err(fault)?;
         let own = keys.into_iter().find(|keys| keys.origin == self.origin);
         own.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(self.origin.clone())))
@@ -102,7 +109,8 @@ impl Epoch {
 
 /// The first record of an epoch that follows one of which `last` is the last known checkpoint, and `left` what is left.
 pub(super) fn first_record(last: &Checkpoint, reason: &str, left: Option<Left>) -> Event {
-    let previous = Previous { origin: last.origin.clone(), size: last.size, root: STANDARD.encode(last.root) };
+    let previous =
+        Previous { origin: last.origin.clone(), size: last.size, root: STANDARD.encode(last.root) };
     Event::Epoch { previous, reason: reason.to_owned(), left }
 }
 
@@ -115,11 +123,17 @@ pub(super) fn begun(settings: &Settings, epoch: &Epoch) -> Result<Event, LogFaul
 /// The newest checkpoint of an epoch that can still be found: in its folder, or in the head.
 pub(super) fn last_known(settings: &Settings, epoch: &Epoch) -> Checkpoint {
     let in_folder = tiles::checkpoint_note(&epoch.folder).ok().flatten();
-    let in_head =
-        fs::read(&settings.head).ok().filter(|bytes| bytes.len() == HEAD_BYTES).and_then(|bytes| HeadNote::decode(&bytes));
+    let in_head = fs::read(&settings.head)
+        .ok()
+        .filter(|bytes| bytes.len() == HEAD_BYTES)
+        .and_then(|bytes| HeadNote::decode(&bytes));
     let keys = epoch.known_keys(settings).ok();
-    let opened = |note: &str| keys.as_ref().map_or_else(|| peek(note).ok(), |keys| keys.open(note).ok());
-    let found = in_folder.iter().chain(in_head.iter().map(|note| &note.note)).filter_map(|note| opened(note));
+    let opened =
+        |note: &str| keys.as_ref().map_or_else(|| peek(note).ok(), |keys| keys.open(note).ok());
+    let found = in_folder
+        .iter()
+        .chain(in_head.iter().map(|note| &note.note))
+        .filter_map(|note| opened(note));
     let found = found.filter(|checkpoint| checkpoint.origin == epoch.origin);
     let nothing = || Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
     found.max_by_key(|checkpoint| checkpoint.size).unwrap_or_else(nothing)
@@ -128,7 +142,8 @@ pub(super) fn last_known(settings: &Settings, epoch: &Epoch) -> Checkpoint {
 /// Makes the folders of a log.
 pub(super) fn make_folders(settings: &Settings, epoch: &Epoch) -> Result<(), LogFault> {
     let beside = [settings.head.parent(), settings.record_keys.parent(), settings.cache.parent()];
-    let own: [&Path; 4] = [&settings.dir, &settings.dir.join("tmp"), &epoch.folder, &epoch.journal()];
+    let own: [&Path; 4] =
+        [&settings.dir, &settings.dir.join("tmp"), &epoch.folder, &epoch.journal()];
     for dir in beside.into_iter().flatten().chain(own) {
         durable::make_private_dir(dir)?;
     }

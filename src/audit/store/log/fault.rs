@@ -60,7 +60,9 @@ pub enum LogFault {
     #[error("name {0:?} cannot name a log: write 1 to 200 visible ASCII characters, no '+'")]
     Name(String),
     /// The log was begun under another name.
-    #[error("this log belongs to {found}, not to {expected}: set the old name again, or begin with another data folder")]
+    #[error(
+        "this log belongs to {found}, not to {expected}: set the old name again, or begin with another data folder"
+    )]
     Origin {
         /// What the head says.
         found: String,
@@ -103,7 +105,9 @@ pub enum LogFault {
         fault: SegmentFault<RecordFault>,
     },
     /// The journal begins behind what the tiles hold.
-    #[error("records {signed} to {first} are neither in tiles nor in the journal: they have been lost or taken away: {ADVICE}")]
+    #[error(
+        "records {signed} to {first} are neither in tiles nor in the journal: they have been lost or taken away: {ADVICE}"
+    )]
     Gap {
         /// How many records are in tiles.
         signed: u64,
@@ -263,7 +267,9 @@ impl LogFault {
         match fault {
             VaultFault::Disk(fault) => Self::of_step(fault),
             VaultFault::Changed(changed) => Self::of_change(changed),
-            VaultFault::Damaged { .. } | VaultFault::Entropy(_) | VaultFault::Unknown => Self::Vault(fault),
+            VaultFault::Damaged { .. } | VaultFault::Entropy(_) | VaultFault::Unknown => {
+                Self::Vault(fault)
+            }
         }
     }
 

@@ -19,9 +19,16 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    fn take(&mut self, epoch: u32, index: u64, bytes: &[u8], vault: &Vault) -> Result<(), LogFault> {
+    fn take(
+        &mut self,
+        epoch: u32,
+        index: u64,
+        bytes: &[u8],
+        vault: &Vault,
+    ) -> Result<(), LogFault> {
         let record = Record::decode(bytes, vault);
-        let record = record.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
+        let record =
+            record.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
         self.records.extend(record);
         Ok(())
     }
@@ -31,7 +38,11 @@ impl Fold {
         let at = Outside::read(bytes).and_then(|outside| outside.moment());
         let at = at.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
         if at < self.at {
-            return Err(LogFault::Record { epoch: epoch_name(epoch), index, fault: RecordFault::Earlier });
+            return Err(LogFault::Record {
+                epoch: epoch_name(epoch),
+                index,
+                fault: RecordFault::Earlier,
+            });
         }
         self.at = at;
         Ok(())
@@ -49,10 +60,17 @@ struct Tree {
 }
 
 /// The trees of every epoch up to the one that goes on, under their checkpoints.
-fn trees(settings: &Settings, epoch: &Epoch, signed: u64, pending: &[Vec<u8>]) -> Result<Vec<Tree>, LogFault> {
+fn trees(
+    settings: &Settings,
+    epoch: &Epoch,
+    signed: u64,
+    pending: &[Vec<u8>],
+) -> Result<Vec<Tree>, LogFault> {
     let mut found: Vec<Tree> = Vec::new();
     let tree = |number, tiles, pruned| Tree { number, tiles, pruned, lost: false };
-    for (number, folder) in tiles::epochs(&settings.dir)?.into_iter().filter(|(number, _)| *number < epoch.number) {
+    for (number, folder) in
+        tiles::epochs(&settings.dir)?.into_iter().filter(|(number, _)| *number < epoch.number)
+    {
         let before = Epoch::new(settings, number)?;
         let Some(note) = tiles::checkpoint_note(&folder)? else { continue };
         let keys = before.known_keys(settings)?;
@@ -67,7 +85,11 @@ fn trees(settings: &Settings, epoch: &Epoch, signed: u64, pending: &[Vec<u8>]) -
     for tree in found.iter_mut().rev() {
         tree.lost = says_loss;
         tree.pruned &= !says_loss;
-        let first = tree.tiles.record(0).ok().or_else(|| pending.first().filter(|_| tree.number == epoch.number).cloned());
+        let first = tree
+            .tiles
+            .record(0)
+            .ok()
+            .or_else(|| pending.first().filter(|_| tree.number == epoch.number).cloned());
         says_loss = match first {
             Some(first) => super::prune::says_loss(&first),
             None => begins_lossy && tree.number == epoch.number,
@@ -111,8 +133,9 @@ pub(super) fn fold(
                 Err(fault) => return Err(fault.into()),
             };
             let outside = Outside::read(&bytes);
-            let passing =
-                outside.map_err(|fault| LogFault::Record { epoch: epoch_name(tree.number), index, fault })?.is_passing();
+            let passing = outside
+                .map_err(|fault| LogFault::Record { epoch: epoch_name(tree.number), index, fault })?
+                .is_passing();
             if !passing {
                 fold.take(tree.number, index, &bytes, vault)?;
                 new.push((index, bytes));
@@ -128,7 +151,11 @@ pub(super) fn fold(
                 Err(fault) => return Err(fault.into()),
             };
             let records = new.iter().map(|(index, bytes)| (*index, bytes.as_slice()));
-            cache.add(tree.number, records, &crate::audit::format::note::Checkpoint { origin: String::new(), size, root });
+            cache.add(
+                tree.number,
+                records,
+                &crate::audit::format::note::Checkpoint { origin: String::new(), size, root },
+            );
         }
         match tree.tiles.record(size.saturating_sub(1)) {
             _ if size == 0 => {}
@@ -138,7 +165,11 @@ pub(super) fn fold(
         }
         if missing > 0 {
             let epoch = epoch_name(tree.number);
-            tracing::warn!(epoch, missing, "records of an epoch of which something was lost cannot be read");
+            tracing::warn!(
+                epoch,
+                missing,
+                "records of an epoch of which something was lost cannot be read"
+            );
         }
     }
     for (index, bytes) in (signed..).zip(pending) {
@@ -152,7 +183,9 @@ pub(super) fn fold(
 /// there would be forgotten, and the cache may not be made anew either.
 fn reaches(trees: &[Tree], from: u32, settings: &Settings) -> Result<(), LogFault> {
     match trees.iter().find(|tree| tree.pruned && tree.number >= from) {
-        Some(tree) => Err(LogFault::Pruned { epoch: epoch_name(tree.number), cache: settings.cache.clone() }),
+        Some(tree) => {
+            Err(LogFault::Pruned { epoch: epoch_name(tree.number), cache: settings.cache.clone() })
+        }
         None => Ok(()),
     }
 }

@@ -126,7 +126,8 @@ impl Sealer {
         planned.extend(partial);
         let ragged = Tile::partial(edge.size()).into_iter().filter(|tile| tile.level.is_none());
         planned.extend(ragged.map(|tile| (tile, bundle.clone())));
-        let checkpoint = Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.tree().root() };
+        let checkpoint =
+            Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.tree().root() };
         let note = match note {
             // Crash before this: the journal alone. The head's note says what to finish, with the same bytes.
             Some(note) => note.to_owned(),
@@ -213,7 +214,10 @@ impl Sealer {
         for (tile, bytes) in planned {
             let path = self.epoch.join(tile.path());
             self.make_folders(&path, &mut folders)?;
-            let written = self.disk.create(&path).and_then(|file| self.disk.write(&file, bytes, 0).map(|()| file));
+            let written = self
+                .disk
+                .create(&path)
+                .and_then(|file| self.disk.write(&file, bytes, 0).map(|()| file));
             open.push((written.map_err(step("write", &path))?, path));
         }
         // All are on their way before the first is waited for.
@@ -223,12 +227,15 @@ impl Sealer {
         for folder in folders.into_iter().filter(|_| !has(Seed::NamesNotSynced)) {
             self.disk.sync_dir(&folder).map_err(step("sync", &folder))?;
         }
-        open.iter().map(|(file, path)| Identity::of(file, path).map_err(LogFault::of_step)).collect()
+        open.iter()
+            .map(|(file, path)| Identity::of(file, path).map_err(LogFault::of_step))
+            .collect()
     }
 
     /// Makes the folders above `path`, as far as the epoch's, and notes all whose names must be synced.
     fn make_folders(&self, path: &Path, folders: &mut BTreeSet<PathBuf>) -> Result<(), LogFault> {
-        let above: Vec<&Path> = path.ancestors().skip(1).take_while(|folder| *folder != self.epoch).collect();
+        let above: Vec<&Path> =
+            path.ancestors().skip(1).take_while(|folder| *folder != self.epoch).collect();
         if let Some(parent) = above.first()
             && !parent.is_dir()
         {
@@ -280,9 +287,14 @@ impl Sealer {
     fn remember(&mut self, records: &[Vec<u8>], checkpoint: &Checkpoint) {
         let Some(cache) = &mut self.cache else { return };
         let first = checkpoint.size - records.len() as u64;
-        let control = |record: &Vec<u8>| Outside::read(record).is_ok_and(|outside| !outside.is_passing());
+        let control =
+            |record: &Vec<u8>| Outside::read(record).is_ok_and(|outside| !outside.is_passing());
         let controls = (first..).zip(records).filter(|(_, record)| control(record));
-        cache.add(self.number, controls.map(|(index, record)| (index, record.as_slice())), checkpoint);
+        cache.add(
+            self.number,
+            controls.map(|(index, record)| (index, record.as_slice())),
+            checkpoint,
+        );
     }
 
     /// The last word: what was remembered is on the disk.

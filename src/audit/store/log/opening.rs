@@ -11,8 +11,17 @@ use crate::clock::Timestamp;
 use crate::durable::{self, Disk};
 
 /// Opens or begins the log, and takes its lock.
-pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp, carried: Carried) -> Result<Opened, LogFault> {
-    let newest = if settings.dir.is_dir() { tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number) } else { None };
+pub(super) fn open(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    now: Timestamp,
+    carried: Carried,
+) -> Result<Opened, LogFault> {
+    let newest = if settings.dir.is_dir() {
+        tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number)
+    } else {
+        None
+    };
     // The newest one may be gone, folder and all: the head knows of it.
     let newest = newest.max(succeed::epoch_of_head(settings));
     settings.may_begin(newest.is_none())?;
@@ -38,7 +47,12 @@ pub(super) fn open(settings: &Settings, disk: &Arc<dyn Disk>, now: Timestamp, ca
 }
 
 /// A new epoch behind one of which something is lost, as an operator says: what is left of it stays as it is.
-fn after_loss(settings: &Settings, disk: &Arc<dyn Disk>, lost: &Epoch, asked: &NewEpoch) -> Result<Opened, LogFault> {
+fn after_loss(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    lost: &Epoch,
+    asked: &NewEpoch,
+) -> Result<Opened, LogFault> {
     make_folders(settings, lost)?;
     let _lock = take_lock(lost)?;
     succeed::write_again(disk, lost)?;

@@ -37,7 +37,11 @@ impl Pending {
     pub(super) fn due_in(&self, now: Duration, closing: bool) -> Option<Duration> {
         let since = self.since?;
         if closing || self.records.len() >= CHECKPOINT_RECORDS {
-            return Some(self.not_before.saturating_sub(now).min(if closing { Duration::ZERO } else { ROOM_EVERY }));
+            return Some(self.not_before.saturating_sub(now).min(if closing {
+                Duration::ZERO
+            } else {
+                ROOM_EVERY
+            }));
         }
         let soon = self.wanted || self.bytes >= CHECKPOINT_GROWTH * self.ragged;
         let at = if soon { self.not_before } else { self.not_before.max(since + CHECKPOINT_AGE) };

@@ -94,7 +94,11 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Current {
     /// Sets the threads of a recovered log to work.
-    fn start(opened: recover::Opened, dir: &Path, clock: &Arc<dyn Clock>) -> Result<(Begun, First), LogFault> {
+    fn start(
+        opened: recover::Opened,
+        dir: &Path,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(Begun, First), LogFault> {
         let recover::Opened { files, desk, mut sealer, begin, lock, recovered, first } = opened;
         let (origin, epoch) = (Arc::clone(&desk.origin), sealer.epoch.clone());
         let shared = Arc::new(Shared::new(Arc::clone(clock), begin));
@@ -140,7 +144,8 @@ impl Open {
     ) -> Result<(Self, Recovered), LogFault> {
         let opened = opening::open(&settings, &disk, clock.now(), Carried { lock, vault: None })?;
         let vault = Arc::clone(&opened.desk.vault);
-        let (Begun { current, lock, recovered }, first) = Current::start(opened, &settings.dir, &clock)?;
+        let (Begun { current, lock, recovered }, first) =
+            Current::start(opened, &settings.dir, &clock)?;
         // What was asked for is done; a later epoch is asked for anew.
         let settings = Settings { begin: None, ..settings };
         let place = Mutex::new(Place { who: Who::Own, current: current.clone(), short: None });
@@ -223,7 +228,9 @@ impl Open {
         let place = locked(&self.place);
         let state = place.current.shared.state();
         match &place.who {
-            Who::Between(_) => State { short: place.short.clone().or(state.short.clone()), ..state },
+            Who::Between(_) => {
+                State { short: place.short.clone().or(state.short.clone()), ..state }
+            }
             Who::Own | Who::Away(_) => state,
             Who::Gone(fault) => State { failed: Some(fault.clone()), ..state },
         }
@@ -364,8 +371,10 @@ impl Open {
                 let mut place = locked(&self.place);
                 place.short = Some(fault.clone());
                 let Who::Between(queue) = &mut place.who else { return };
-                let goes =
-                    |waiting: &Waiting| waiting.event.is_new_work() || (since >= COMMANDS_WAIT && !waiting.event.is_promised());
+                let goes = |waiting: &Waiting| {
+                    waiting.event.is_new_work()
+                        || (since >= COMMANDS_WAIT && !waiting.event.is_promised())
+                };
                 let (go, stay) = std::mem::take(queue).into_iter().partition(goes);
                 *queue = stay;
                 go
@@ -419,7 +428,8 @@ impl Open {
         };
         let settings = self.settings.clone().going_on();
         let carried = || Ok(Carried { lock: Some(self.lock()?), vault: None });
-        let mut begun = self.open_again(&settings, carried).inspect_err(|fault| self.gone(fault))?;
+        let mut begun =
+            self.open_again(&settings, carried).inspect_err(|fault| self.gone(fault))?;
         // That record's own millisecond included: it may be the other process's.
         let records = std::mem::take(&mut begun.recovered.records);
         self.go_on(begun);
@@ -468,7 +478,11 @@ fn tell(left: Who, fault: &LogFault) {
     }
 }
 
-fn spawn(name: &str, dir: &Path, run: impl FnOnce() + Send + 'static) -> Result<ThreadId, LogFault> {
+fn spawn(
+    name: &str,
+    dir: &Path,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<ThreadId, LogFault> {
     let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
     Ok(thread.map_err(durable::Fault::of("start a thread for", dir))?.thread().id())
 }

@@ -41,7 +41,8 @@ impl<'s> Pruning<'s> {
     /// # Errors
     /// When a gateway has it.
     pub fn begin(settings: &'s Settings) -> Result<Self, LogFault> {
-        let (newest, folder) = tiles::epochs(&settings.dir)?.pop().unwrap_or_else(|| (0, settings.dir.clone()));
+        let (newest, folder) =
+            tiles::epochs(&settings.dir)?.pop().unwrap_or_else(|| (0, settings.dir.clone()));
         let lock = folder.join("lock");
         let lock = durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))?;
         sweep(settings)?;
@@ -96,7 +97,12 @@ impl<'s> Pruning<'s> {
             let size = self.signed(*number, folder)?;
             let (segments, _) = tiles::segments(&folder.join("journal"))?;
             let lost = self.is_lost(*number);
-            if size == 0 || lost || !segments.is_empty() || *number >= reach || !self.may_go(*number, folder, size, before)? {
+            if size == 0
+                || lost
+                || !segments.is_empty()
+                || *number >= reach
+                || !self.may_go(*number, folder, size, before)?
+            {
                 break;
             }
             found.push(Old { number: *number, folder: folder.clone(), size });
@@ -120,16 +126,24 @@ impl<'s> Pruning<'s> {
 
     /// The epoch in which the cache ends: it has all before that. 0 where it is not of this log.
     fn reach(&self, newest: u32) -> Result<u32, LogFault> {
-        let stamp = self.cache.as_ref().and_then(Cache::stamp).filter(|stamp| stamp.epoch <= newest);
+        let stamp =
+            self.cache.as_ref().and_then(Cache::stamp).filter(|stamp| stamp.epoch <= newest);
         let Some(stamp) = stamp else { return Ok(0) };
         let folder = self.settings.dir.join(epoch_name(stamp.epoch));
         let size = self.signed(stamp.epoch, &folder)?;
-        let same = size >= stamp.size && tree_at(&mut Tiles::new(&folder, size), stamp.size)?.root() == stamp.root;
+        let same = size >= stamp.size
+            && tree_at(&mut Tiles::new(&folder, size), stamp.size)?.root() == stamp.root;
         Ok(if same { stamp.epoch } else { 0 })
     }
 
     /// Whether all records of that epoch are old enough, and the cache has every one that the books are made of.
-    fn may_go(&self, number: u32, folder: &Path, size: u64, before: Timestamp) -> Result<bool, LogFault> {
+    fn may_go(
+        &self,
+        number: u32,
+        folder: &Path,
+        size: u64,
+        before: Timestamp,
+    ) -> Result<bool, LogFault> {
         let Some(kept) = self.cached(number) else { return Ok(false) };
         let mut tiles = Tiles::new(folder, size);
         for index in 0..size {
@@ -153,13 +167,17 @@ impl<'s> Pruning<'s> {
     /// When something cannot be removed.
     pub fn take_away(&self, old: &Old) -> Result<(), LogFault> {
         // First: without it no cache could be made anew.
-        let records = self
-            .cached(old.number)
-            .ok_or_else(|| LogFault::Pruned { epoch: epoch_name(old.number), cache: self.settings.cache.clone() })?;
+        let records = self.cached(old.number).ok_or_else(|| LogFault::Pruned {
+            epoch: epoch_name(old.number),
+            cache: self.settings.cache.clone(),
+        })?;
         remains::write(self.settings, old.number, &records)?;
         let tmp = self.settings.dir.join("tmp");
         durable::make_private_dir(&tmp)?;
-        let (entries, passing) = (old.folder.join("tile/entries"), tmp.join(format!("pruned-{}", epoch_name(old.number))));
+        let (entries, passing) = (
+            old.folder.join("tile/entries"),
+            tmp.join(format!("pruned-{}", epoch_name(old.number))),
+        );
         // All at once: an epoch has its records or it has none. What a former try has left is of the same records.
         let _ = fs::remove_dir_all(&passing);
         fs::rename(&entries, &passing).map_err(durable::Fault::of("move", &entries))?;
@@ -178,7 +196,9 @@ pub(super) fn says_loss(record: &[u8]) -> bool {
 /// Removes what was moved aside, and the full tiles of hashes, of which the checkpoint's root does not need one.
 fn finish(passing: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
     let gone = |path: &Path, done: io::Result<()>| match done {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(durable::Fault::of("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(durable::Fault::of("remove", path)(error))
+        }
         Ok(()) | Err(_) => Ok(()),
     };
     for level in 0..7_u8 {
@@ -193,10 +213,14 @@ fn finish(passing: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
 
 /// Finishes what an interrupted run has left.
 fn sweep(settings: &Settings) -> Result<(), LogFault> {
-    for (number, folder) in tiles::epochs(&settings.dir)?.into_iter().filter(|(_, folder)| tiles::is_pruned(folder)) {
+    for (number, folder) in
+        tiles::epochs(&settings.dir)?.into_iter().filter(|(_, folder)| tiles::is_pruned(folder))
+    {
         let passing = settings.dir.join("tmp").join(format!("pruned-{}", epoch_name(number)));
         if passing.exists() {
-            let size = tiles::checkpoint_note(&folder)?.and_then(|note| peek(&note).ok()).map_or(0, |checkpoint| checkpoint.size);
+            let size = tiles::checkpoint_note(&folder)?
+                .and_then(|note| peek(&note).ok())
+                .map_or(0, |checkpoint| checkpoint.size);
             finish(&passing, &folder, size)?;
         }
     }

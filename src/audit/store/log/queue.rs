@@ -111,7 +111,20 @@ pub(super) struct Begin {
 
 impl Shared {
     pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: Begin) -> Self {
-        let Begin { epoch, vkeys, watched, stands, segments, reserve, low, pending, ragged, size, signed, at } = begin;
+        let Begin {
+            epoch,
+            vkeys,
+            watched,
+            stands,
+            segments,
+            reserve,
+            low,
+            pending,
+            ragged,
+            size,
+            signed,
+            at,
+        } = begin;
         let since = (!pending.is_empty()).then(|| clock.monotonic());
         let bytes = pending.iter().map(Vec::len).sum();
         let not_before = clock.monotonic() + CHECKPOINT_EVERY;
@@ -244,7 +257,11 @@ impl Shared {
         if let Some(fault) = inner.state.failed.clone() {
             // It failed after these were taken: nobody else would tell them.
             drop(inner);
-            for then in batch.into_iter().map(|(then, _)| then).chain(rest.into_iter().map(|waiting| waiting.then)) {
+            for then in batch
+                .into_iter()
+                .map(|(then, _)| then)
+                .chain(rest.into_iter().map(|waiting| waiting.then))
+            {
                 then(Err(fault.clone()));
             }
             return;
@@ -261,7 +278,10 @@ impl Shared {
     pub(super) fn written(&self, size: u64, records: Vec<Vec<u8>>) {
         let mut inner = self.lock();
         inner.ends_shortage(Who::Writer);
-        let took = inner.writing_since.take().map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since));
+        let took = inner
+            .writing_since
+            .take()
+            .map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since));
         let batch = std::mem::take(&mut inner.answering);
         let Some((_, last)) = batch.last().filter(|_| inner.state.failed.is_none()) else {
             return;
@@ -308,7 +328,11 @@ impl Shared {
         if let Some(tell) = self.mourner.get() {
             tell();
         }
-        for then in batch.into_iter().map(|(then, _)| then).chain(queue.into_iter().map(|waiting| waiting.then)) {
+        for then in batch
+            .into_iter()
+            .map(|(then, _)| then)
+            .chain(queue.into_iter().map(|waiting| waiting.then))
+        {
             then(Err(fault.clone()));
         }
     }
@@ -320,10 +344,13 @@ impl Shared {
 
     /// Waits until the writer has ended; false when it hangs and will not.
     pub(super) fn wait_for_writer(&self) -> bool {
-        let running = |inner: &mut Inner| !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung));
+        let running =
+            |inner: &mut Inner| !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung));
         drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
         // After a failure too: the lock must not go while a checkpoint is still being written.
-        let sealing = |inner: &mut Inner| !inner.sealer_ended && !matches!(inner.state.failed, Some(LogFault::Hung));
+        let sealing = |inner: &mut Inner| {
+            !inner.sealer_ended && !matches!(inner.state.failed, Some(LogFault::Hung))
+        };
         let waited = self.over.wait_timeout_while(self.lock(), SEAL_MAX, sealing);
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         inner.ended && inner.sealer_ended
@@ -347,7 +374,13 @@ impl Shared {
                     inner.sealing_since = Some(self.clock.monotonic());
                     return Some(std::mem::take(&mut inner.pending.records));
                 }
-                Some(wait) => inner = self.seal.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0,
+                Some(wait) => {
+                    inner = self
+                        .seal
+                        .wait_timeout(inner, wait)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
             }
         }
     }
@@ -375,7 +408,8 @@ impl Shared {
         }
         let now = self.clock.monotonic();
         let mut inner = self.lock();
-        let told = if fault.is_full() { Vec::new() } else { inner.falls_short(Who::Sealer, fault, now) };
+        let told =
+            if fault.is_full() { Vec::new() } else { inner.falls_short(Who::Sealer, fault, now) };
         inner.sealing_since = None;
         let later = std::mem::replace(&mut inner.pending.records, records);
         inner.pending.records.extend(later);

@@ -88,7 +88,12 @@ struct Heads {
 }
 
 /// Goes on in `epoch` as it was left, or begins the first.
-pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, carried: Carried) -> Result<Opened, LogFault> {
+pub(super) fn resume(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    epoch: &Epoch,
+    carried: Carried,
+) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
     let lock = match carried.lock {
         Some(lock) if lock.identity().path() == lock_file(epoch) || has(Seed::LockIgnored) => lock,
@@ -104,7 +109,10 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     let new = paths.is_empty() && found.is_none();
     let first = new && epoch.number == 1;
     settings.may_begin(first && !settings.head.exists())?;
-    let vault = carried.vault.map_or_else(|| open_vault(settings, disk, first).map(|vault| Arc::new(Mutex::new(vault))), Ok)?;
+    let vault = carried.vault.map_or_else(
+        || open_vault(settings, disk, first).map(|vault| Arc::new(Mutex::new(vault))),
+        Ok,
+    )?;
     let heads = read_heads(settings, epoch, new)?;
     let signer = epoch.signer(settings, new)?;
     let keys = signer.public(&epoch.origin)?;
@@ -113,7 +121,10 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     let torn = read.last.as_ref().and_then(Last::torn);
     // Only what is certain may be signed and published.
     epoch.publish(&keys, settings)?;
-    let segment = read.last.map_or_else(|| Segment::create(&**disk, &journal, stands.signed.size), |last| last.mend(&**disk))?;
+    let segment = read.last.map_or_else(
+        || Segment::create(&**disk, &journal, stands.signed.size),
+        |last| last.mend(&**disk),
+    )?;
     let mut segments = read.segments;
     segments.push((read.last_first, segment.identity.clone()));
     let head_file = open_for_writing(&settings.head)?;
@@ -121,10 +132,25 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     let head_identity = Identity::of(&head_file, &settings.head)?;
     let notes = heads.note.as_ref().map_or(0, |note| note.write);
     let head = head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?;
-    let mut sealer = Sealer::new(settings, epoch, Arc::clone(disk), signer, (head, notes), (stands.edge, stands.bundle));
+    let mut sealer = Sealer::new(
+        settings,
+        epoch,
+        Arc::clone(disk),
+        signer,
+        (head, notes),
+        (stands.edge, stands.bundle),
+    );
     let (head, tree) = (heads.head, read.tree);
-    let mut files =
-        Files { disk: Arc::clone(disk), journal, last: segment, head_file, head_identity, head, head_doubtful: false, tree };
+    let mut files = Files {
+        disk: Arc::clone(disk),
+        journal,
+        last: segment,
+        head_file,
+        head_identity,
+        head,
+        head_doubtful: false,
+        tree,
+    };
     if files.head.size < files.size() {
         // The batches beyond the head were just synced again, and from now on they are facts.
         files.write_head()?;
@@ -133,7 +159,8 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     let pending = finish(&mut sealer, read.pending, stands.unfinished)?;
     // Only now: the fold brings the cache up to date from where it ends. Had it been told of the checkpoint that was just
     // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
-    sealer.cache = super::cache::Cache::open(&settings.cache, super::remains::are_missing(settings)?);
+    sealer.cache =
+        super::cache::Cache::open(&settings.cache, super::remains::are_missing(settings)?);
     if let Some(cache) = sealer.cache.as_mut() {
         super::remains::fill(settings, cache)?;
     }
@@ -141,7 +168,8 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
     let folded = fold(settings, epoch, &mut sealer, &pending, &lock_of(&vault));
     let Fold { records, at } = folded?;
     let (reserve, low) = take_reserve(settings, disk)?;
-    sealer.stands = super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
+    sealer.stands =
+        super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
     let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
     watched.extend(lock_of(&vault).identity().cloned());
     watched.extend(epoch.key_identity(settings)?);
@@ -159,13 +187,26 @@ pub(super) fn resume(settings: &Settings, disk: &Arc<dyn Disk>, epoch: &Epoch, c
         signed: sealer.size(),
         at,
     };
-    let desk = Desk { vault, salts: Draws::new()?, sealed: settings.sealed, origin: epoch.origin.as_str().into() };
-    let first = if epoch.number > 1 && files.size() == 0 { vec![(begun(settings, epoch)?, None)] } else { Vec::new() };
+    let desk = Desk {
+        vault,
+        salts: Draws::new()?,
+        sealed: settings.sealed,
+        origin: epoch.origin.as_str().into(),
+    };
+    let first = if epoch.number > 1 && files.size() == 0 {
+        vec![(begun(settings, epoch)?, None)]
+    } else {
+        Vec::new()
+    };
     Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
 }
 
 /// Opens the record keys. Only a log that is made now has none.
-fn open_vault(settings: &Settings, disk: &Arc<dyn Disk>, is_first: bool) -> Result<Vault, LogFault> {
+fn open_vault(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    is_first: bool,
+) -> Result<Vault, LogFault> {
     let may_be_new = is_first && !settings.head.exists();
     if settings.sealed && !may_be_new && !settings.record_keys.exists() {
         return Err(LogFault::RecordKeysMissing(settings.record_keys.clone()));
@@ -175,7 +216,8 @@ fn open_vault(settings: &Settings, disk: &Arc<dyn Disk>, is_first: bool) -> Resu
 
 /// Takes the reserve, now: once the disk is full it is too late. Says whether it is less than it should be.
 fn take_reserve(settings: &Settings, disk: &Arc<dyn Disk>) -> Result<(Reserve, bool), LogFault> {
-    let mut reserve = Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
+    let mut reserve =
+        Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
     let low = !reserve.fill();
     if low {
         let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
@@ -187,7 +229,11 @@ fn take_reserve(settings: &Settings, disk: &Arc<dyn Disk>) -> Result<(Reserve, b
 
 /// Finishes the checkpoint that the head has and that never came to be: with the same bytes it does now. Gives the records
 /// behind it.
-fn finish(sealer: &mut Sealer, mut pending: Vec<Vec<u8>>, unfinished: Option<(String, u64)>) -> Result<Vec<Vec<u8>>, LogFault> {
+fn finish(
+    sealer: &mut Sealer,
+    mut pending: Vec<Vec<u8>>,
+    unfinished: Option<(String, u64)>,
+) -> Result<Vec<Vec<u8>>, LogFault> {
     let Some((note, size)) = unfinished else { return Ok(pending) };
     let count = usize::try_from(size - sealer.size()).unwrap_or(usize::MAX);
     let later = pending.split_off(count.min(pending.len()));
@@ -202,7 +248,9 @@ fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
 pub(super) fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
     let mut lock = lock_file(epoch);
     if has(Seed::LockIgnored) {
-        lock = epoch.folder.join(format!("lock{}", fs::read_dir(&epoch.folder).map_or(0, Iterator::count)));
+        lock = epoch
+            .folder
+            .join(format!("lock{}", fs::read_dir(&epoch.folder).map_or(0, Iterator::count)));
     }
     durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))
 }
@@ -231,9 +279,13 @@ fn read_heads(settings: &Settings, epoch: &Epoch, new: bool) -> Result<Heads, Lo
             if bytes.len() == 2 * crate::audit::format::head::SLOT_BYTES {
                 bytes.resize(crate::audit::format::head::HEAD_BYTES, 0);
             }
-            let head = Head::decode(&bytes).map_err(|fault| LogFault::HeadDamaged { path: path.clone(), fault })?;
+            let head = Head::decode(&bytes)
+                .map_err(|fault| LogFault::HeadDamaged { path: path.clone(), fault })?;
             if head.origin != epoch.origin {
-                return Err(LogFault::Origin { found: head.origin, expected: epoch.origin.clone() });
+                return Err(LogFault::Origin {
+                    found: head.origin,
+                    expected: epoch.origin.clone(),
+                });
             }
             if head.size == 0 && head.root != Tree::new().root() {
                 return Err(LogFault::HeadDamaged { path: path.clone(), fault: HeadFault });
@@ -242,12 +294,15 @@ fn read_heads(settings: &Settings, epoch: &Epoch, new: bool) -> Result<Heads, Lo
         }
         // The head comes first, so only a log that never held anything has none.
         Err(error) if error.kind() == io::ErrorKind::NotFound && new && epoch.number == 1 => {
-            let head = Head { origin: epoch.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
+            let head =
+                Head { origin: epoch.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
             durable::write_new(path, &head.first_file(), 0o600)?;
             // Crash here: a head that has acknowledged nothing, and no segment. The next start goes on from here.
             Ok(Heads { head, note: None })
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LogFault::HeadMissing(path.clone())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(LogFault::HeadMissing(path.clone()))
+        }
         Err(error) => Err(durable::Fault::of("read", path)(error).into()),
     }
 }
@@ -275,13 +330,24 @@ struct Stands {
 }
 
 impl Stands {
-    fn read(epoch: &Epoch, heads: &Heads, found: Option<String>, keys: &LogKeys, settings: &Settings) -> Result<Self, LogFault> {
+    fn read(
+        epoch: &Epoch,
+        heads: &Heads,
+        found: Option<String>,
+        keys: &LogKeys,
+        settings: &Settings,
+    ) -> Result<Self, LogFault> {
         let empty = Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
         let path = epoch.folder.join("checkpoint");
-        let open = |note: &str, path: &Path| keys.open(note).map_err(|fault| LogFault::Note { path: path.to_owned(), fault });
+        let open = |note: &str, path: &Path| {
+            keys.open(note).map_err(|fault| LogFault::Note { path: path.to_owned(), fault })
+        };
         let signed = found.map_or(Ok(empty), |note| open(&note, &path))?;
-        let noted =
-            heads.note.as_ref().map(|note| Ok::<_, LogFault>((&note.note, open(&note.note, &settings.head)?))).transpose()?;
+        let noted = heads
+            .note
+            .as_ref()
+            .map(|note| Ok::<_, LogFault>((&note.note, open(&note.note, &settings.head)?)))
+            .transpose()?;
         let unfinished = noted.as_ref().filter(|(_, checkpoint)| checkpoint.size > signed.size);
         let tiles = Tiles::new(&epoch.folder, signed.size);
         let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
@@ -290,10 +356,14 @@ impl Stands {
         }
         let mut bundle = Vec::new();
         if !signed.size.is_multiple_of(WIDTH) {
-            tiles.bundle(signed.size / WIDTH)?.iter().for_each(|record| bundle_push(&mut bundle, record));
+            tiles
+                .bundle(signed.size / WIDTH)?
+                .iter()
+                .for_each(|record| bundle_push(&mut bundle, record));
         }
         let mark = |size, root| Mark { size, root };
-        let mut marks = vec![mark(heads.head.size, heads.head.root), mark(signed.size, signed.root)];
+        let mut marks =
+            vec![mark(heads.head.size, heads.head.root), mark(signed.size, signed.root)];
         marks.extend(noted.as_ref().map(|(_, checkpoint)| mark(checkpoint.size, checkpoint.root)));
         let unfinished = unfinished.map(|(note, checkpoint)| ((*note).clone(), checkpoint.size));
         Ok(Self { folder: epoch.folder.clone(), signed, edge, bundle, unfinished, marks })
@@ -323,7 +393,12 @@ struct Last {
     walk: journal::Walk,
 }
 
-fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settings: &Settings) -> Result<Read, LogFault> {
+fn read_journal(
+    paths: &[(u64, PathBuf)],
+    stands: &Stands,
+    heads: &Heads,
+    settings: &Settings,
+) -> Result<Read, LogFault> {
     let signed = stands.signed.size;
     let first = paths.first().map_or(signed, |(first, _)| *first);
     if first > signed {
@@ -331,7 +406,8 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
     }
     let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     let tree = stands.tree_at(first)?;
-    let mut read = Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
+    let mut read =
+        Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
     let mut under = Tiles::new(&stands.folder, signed);
     for (place, (first, path)) in paths.iter().enumerate() {
         if *first != read.tree.size() {
@@ -354,12 +430,18 @@ fn read_journal(paths: &[(u64, PathBuf)], stands: &Stands, heads: &Heads, settin
             })
         };
         let mut walked = walk(&bytes, &mut read.pending);
-        if let Err(SegmentFault::Record { fault: RecordFault::Unacknowledged, index, offset }) = walked {
-            tracing::warn!(index, "cut off: it says that records may be missing, and none was removed on its word");
+        if let Err(SegmentFault::Record { fault: RecordFault::Unacknowledged, index, offset }) =
+            walked
+        {
+            tracing::warn!(
+                index,
+                "cut off: it says that records may be missing, and none was removed on its word"
+            );
             // As if its batch had not come to its end: it is the last one, for who writes such a one waits for it.
             let rest = bytes.split_off(offset);
             read.pending.truncate(before);
-            walked = walk(&bytes, &mut read.pending).map(|walk| journal::Walk { torn: rest.len(), ..walk });
+            walked = walk(&bytes, &mut read.pending)
+                .map(|walk| journal::Walk { torn: rest.len(), ..walk });
             bytes.extend(rest);
         }
         let walk = walked.map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
@@ -413,7 +495,8 @@ impl Last {
             // Written again, even what looks right: after a sync that failed, what we read may exist in memory alone, and
             // another sync would call it clean. Crash here: a start finds no more than it found now, and mends it.
             let rest = bytes.get(walk.acknowledged_end..).unwrap_or_default();
-            disk.write(&file, rest, u64_of(walk.acknowledged_end)).map_err(durable::Fault::of("mend", &path))?;
+            disk.write(&file, rest, u64_of(walk.acknowledged_end))
+                .map_err(durable::Fault::of("mend", &path))?;
             disk.sync(&file).map_err(durable::Fault::of("sync", &path))?;
         }
         let identity = Identity::of(&file, &path)?;
@@ -422,7 +505,11 @@ impl Last {
 }
 
 fn open_for_writing(path: &Path) -> Result<File, LogFault> {
-    Ok(OpenOptions::new().read(true).write(true).open(path).map_err(durable::Fault::of("open", path))?)
+    Ok(OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(durable::Fault::of("open", path))?)
 }
 
 /// Lengths of things in memory.

@@ -81,7 +81,10 @@ pub(super) fn write(settings: &Settings, number: u32, records: &Records) -> Resu
 
 /// The numbers and folders of the epochs whose records were pruned.
 fn pruned(settings: &Settings) -> Result<Vec<(u32, PathBuf)>, LogFault> {
-    Ok(tiles::epochs(&settings.dir)?.into_iter().filter(|(_, folder)| tiles::is_pruned(folder)).collect())
+    Ok(tiles::epochs(&settings.dir)?
+        .into_iter()
+        .filter(|(_, folder)| tiles::is_pruned(folder))
+        .collect())
 }
 
 /// Whether some of what the books need is in the cache alone.
@@ -108,12 +111,19 @@ pub(super) fn fill(settings: &Settings, cache: &mut Cache) -> Result<(), LogFaul
         let note = tiles::checkpoint_note(folder)?.unwrap_or_default();
         let keys = Epoch::new(settings, *number)?.known_keys(settings)?;
         let checkpoint = keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?;
-        cache.add(*number, records.iter().map(|(index, bytes)| (*index, bytes.as_slice())), &checkpoint);
+        cache.add(
+            *number,
+            records.iter().map(|(index, bytes)| (*index, bytes.as_slice())),
+            &checkpoint,
+        );
     }
     // All of the pruned ones are in it: the fold goes on with the epoch behind them.
     let behind = Checkpoint { origin: String::new(), size: 0, root: Tree::new().root() };
     cache.add(last + 1, std::iter::empty(), &behind);
-    tracing::info!(through = epoch_name(*last), "the cache of the log was made anew from what is left of pruned epochs");
+    tracing::info!(
+        through = epoch_name(*last),
+        "the cache of the log was made anew from what is left of pruned epochs"
+    );
     Ok(())
 }
 
@@ -123,7 +133,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_nothing_else() {
-        let records: Records = [(0, b"first".to_vec()), (7, Vec::new()), (u64::MAX, vec![0; 300])].into();
+        let records: Records =
+            [(0, b"first".to_vec()), (7, Vec::new()), (u64::MAX, vec![0; 300])].into();
         let bytes = encode(&records);
         assert_eq!(decode(&bytes), Some(records));
         assert_eq!(decode(&encode(&Records::new())), Some(Records::new()));

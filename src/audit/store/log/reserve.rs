@@ -24,7 +24,8 @@ impl Reserve {
     /// Opens or makes the reserve, which is to be of `whole` bytes; [`Reserve::fill`] takes them.
     pub(super) fn open(disk: Arc<dyn Disk>, path: &Path, whole: u64) -> Result<Self, LogFault> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file =
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(durable::Fault::of("open", path))?;
         let left = file.metadata().map_err(durable::Fault::of("look at", path))?.len();
         let mut reserve = Self { disk, path: path.to_owned(), file, whole, left };

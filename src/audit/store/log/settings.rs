@@ -101,7 +101,9 @@ impl Settings {
         };
         let folders = self.folder_owners()?;
         // Anybody else writes with no more rights than their own, also where a volume's root folder is root's.
-        let other = folders.iter().find(|(_, owner)| rustix::process::geteuid().is_root() && *owner != found.uid());
+        let other = folders
+            .iter()
+            .find(|(_, owner)| rustix::process::geteuid().is_root() && *owner != found.uid());
         if let Some((path, owner)) = other {
             let (path, data) = (path.clone(), data.to_owned());
             return Err(LogFault::TwoOwners { path, owner: *owner, data, data_owner: found.uid() });
@@ -140,7 +142,14 @@ impl Settings {
         for path in [Some(self.dir.as_path()), self.head.parent()].into_iter().flatten() {
             let found = match fs::symlink_metadata(path) {
                 Ok(found) => found,
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => continue,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::NotFound | ErrorKind::PermissionDenied
+                    ) =>
+                {
+                    continue;
+                }
                 Err(error) => return Err(durable::Fault::of("look at", path)(error).into()),
             };
             if found.is_symlink() {

@@ -39,7 +39,10 @@ pub(super) fn look(epoch: &Path, size: u64) -> Result<Vec<Identity>, LogFault> {
     Ok(found)
 }
 
-fn at(path: &Path, look: impl FnOnce(&Path) -> Result<Identity, Fault>) -> Result<Identity, LogFault> {
+fn at(
+    path: &Path,
+    look: impl FnOnce(&Path) -> Result<Identity, Fault>,
+) -> Result<Identity, LogFault> {
     look(path).map_err(|fault| {
         if fault.error.kind() == std::io::ErrorKind::NotFound {
             LogFault::Changed(Changed::Missing(path.to_owned()))
@@ -56,7 +59,11 @@ pub(super) fn check(stands: &[Identity]) -> Result<(), LogFault> {
 
 /// That the folders of `before` are those of `now`.
 pub(super) fn same_folders(before: &[Identity], now: &[Identity]) -> Result<(), LogFault> {
-    match before.iter().filter(|file| file.grows()).find(|folder| !now.iter().any(|file| file.is_same(folder))) {
+    match before
+        .iter()
+        .filter(|file| file.grows())
+        .find(|folder| !now.iter().any(|file| file.is_same(folder)))
+    {
         Some(folder) => Err(LogFault::Changed(Changed::Replaced(folder.path().to_owned()))),
         None => Ok(()),
     }

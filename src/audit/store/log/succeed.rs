@@ -28,7 +28,12 @@ use crate::merkle::Tree;
 use crate::merkle::tile::WIDTH;
 
 /// Why the epoch is to be closed, where it is.
-pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Timestamp) -> Result<Option<NewEpoch>, LogFault> {
+pub(super) fn why(
+    settings: &Settings,
+    epoch: &Epoch,
+    opened: &Opened,
+    now: Timestamp,
+) -> Result<Option<NewEpoch>, LogFault> {
     if opened.files.size() == 0 {
         return Ok(None);
     }
@@ -41,7 +46,11 @@ pub(super) fn why(settings: &Settings, epoch: &Epoch, opened: &Opened, now: Time
         opened.begin.pending.first().cloned().unwrap_or_default()
     };
     let began = Outside::read(&first).and_then(|outside| outside.moment());
-    let began = began.map_err(|fault| LogFault::Record { epoch: tiles::epoch_name(epoch.number), index: 0, fault })?;
+    let began = began.map_err(|fault| LogFault::Record {
+        epoch: tiles::epoch_name(epoch.number),
+        index: 0,
+        fault,
+    })?;
     let over = NewEpoch { reason: "its time is over".to_owned(), by: None, after_loss: false };
     Ok((began.plus(settings.epoch_max) <= now).then_some(over))
 }
@@ -63,7 +72,11 @@ pub(super) fn close_and_begin(
         disk.unlink(segment.path()).map_err(durable::Fault::of("remove", segment.path()))?;
     }
     // Crash here: an epoch without a journal, all of it under its checkpoint. A start goes on in it, or closes it again.
-    let last = Checkpoint { origin: epoch.origin.clone(), size: files.tree.size(), root: files.tree.root() };
+    let last = Checkpoint {
+        origin: epoch.origin.clone(),
+        size: files.tree.size(),
+        root: files.tree.root(),
+    };
     let next = Epoch::new(settings, epoch.number + 1)?;
     let vault = desk.vault;
     drop((sealer, files));
@@ -93,7 +106,8 @@ pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, Log
         return Ok(false);
     }
     let (segments, stray) = tiles::segments(&newest.journal()).unwrap_or_default();
-    if !segments.is_empty() || stray.is_some() || tiles::checkpoint_note(&newest.folder)?.is_some() {
+    if !segments.is_empty() || stray.is_some() || tiles::checkpoint_note(&newest.folder)?.is_some()
+    {
         return Ok(false);
     }
     let gone = fs::remove_dir_all(&newest.folder);
@@ -105,22 +119,37 @@ pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, Log
 pub(super) fn epoch_of_head(settings: &Settings) -> Option<u32> {
     let head = Head::decode(&fs::read(&settings.head).ok()?).ok()?;
     let number = head.origin.strip_prefix(&settings.name)?.strip_prefix("/e")?.parse().ok()?;
-    Epoch::new(settings, number).ok().filter(|epoch| epoch.origin == head.origin).map(|epoch| epoch.number)
+    Epoch::new(settings, number)
+        .ok()
+        .filter(|epoch| epoch.origin == head.origin)
+        .map(|epoch| epoch.number)
 }
 
 /// How much is left of a lost epoch, and what is under it; `None` where it does not verify any more.
 pub(super) fn left(settings: &Settings, lost: &Epoch) -> Option<Left> {
     let keys = fs::read_to_string(&settings.vkeys).ok().and_then(|text| read_vkeys(&text).ok())?;
-    let seen = verify(&Wanted { dir: &settings.dir, keys: &keys, head: None, since: None }, |_, _| ());
-    let last = seen.inspect_err(|fault| tracing::warn!(%fault, "what is left of the lost epoch does not verify")).ok()?.pop()?;
+    let seen =
+        verify(&Wanted { dir: &settings.dir, keys: &keys, head: None, since: None }, |_, _| ());
+    let last = seen
+        .inspect_err(
+            |fault| tracing::warn!(%fault, "what is left of the lost epoch does not verify"),
+        )
+        .ok()?
+        .pop()?;
     (last.origin == lost.origin).then(|| Left { size: last.size, root: STANDARD.encode(last.root) })
 }
 
 /// What a lost epoch's journal holds behind the checkpoint, and what the cache has seen there, as far as it can be read and changes the
 /// books: in the order of the log, where the cache has seen more of it than is left.
 pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
-    let (Ok(vault), Ok(epochs)) = (Vault::read(&settings.record_keys), reader::epochs(&settings.dir)) else { return Vec::new() };
-    let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else { return Vec::new() };
+    let (Ok(vault), Ok(epochs)) =
+        (Vault::read(&settings.record_keys), reader::epochs(&settings.dir))
+    else {
+        return Vec::new();
+    };
+    let Some(epoch) = epochs.iter().find(|epoch| epoch.number == lost.number) else {
+        return Vec::new();
+    };
     let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     // Under the checkpoint too, from the first record on that is gone: the cache may have what the tiles have not any more.
     let from = still_readable(epoch, &mut found);
@@ -132,7 +161,8 @@ pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
     if let Err(fault) = read {
         tracing::warn!(%fault, "of the lost epoch's journal only a part was read");
     }
-    let records = found.into_values().filter_map(|bytes| Record::decode(&bytes, &vault).ok().flatten());
+    let records =
+        found.into_values().filter_map(|bytes| Record::decode(&bytes, &vault).ok().flatten());
     records.filter(|record| changes_books(&record.event)).collect()
 }
 
@@ -146,7 +176,9 @@ fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> 
         match tiles.bundle(bundle) {
             Err(_) => until = until.or(Some(first)),
             Ok(records) if until.is_some() => {
-                let control = |record: &Vec<u8>| Outside::read(record).is_ok_and(|outside| !outside.is_passing());
+                let control = |record: &Vec<u8>| {
+                    Outside::read(record).is_ok_and(|outside| !outside.is_passing())
+                };
                 found.extend((first..).zip(records).filter(|(_, record)| control(record)));
             }
             Ok(_) => {}
@@ -156,9 +188,17 @@ fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> 
 }
 
 /// Puts what the cache has of that epoch, from the index `from` on, into `found`; gives how much of the epoch it has seen.
-fn seen_by_cache(settings: &Settings, lost: &Epoch, from: u64, found: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
+fn seen_by_cache(
+    settings: &Settings,
+    lost: &Epoch,
+    from: u64,
+    found: &mut BTreeMap<u64, Vec<u8>>,
+) -> u64 {
     let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
-    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp))) else { return 0 };
+    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp)))
+    else {
+        return 0;
+    };
     let read = cache.controls(|epoch, index, bytes| {
         if epoch == lost.number && index >= from {
             found.insert(index, bytes.to_vec());
@@ -177,7 +217,8 @@ pub(super) fn unsaid(settings: &Settings, newest: &Epoch) -> Result<Option<Epoch
         let head = fs::read(&settings.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
         head.is_some_and(|head| head.origin == newest.origin && head.size > 0)
     };
-    if newest.number == 1 || tiles::checkpoint_note(&newest.folder)?.is_some() || is_acknowledged() {
+    if newest.number == 1 || tiles::checkpoint_note(&newest.folder)?.is_some() || is_acknowledged()
+    {
         return Ok(None);
     }
     let (segments, _) = tiles::segments(&newest.journal()).unwrap_or_default();
@@ -198,8 +239,11 @@ pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &Epoch) -> Result<(), LogF
     let (segments, _) = tiles::segments(&lost.journal()).unwrap_or_default();
     for (_, path) in &segments {
         let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
-        let file = OpenOptions::new().write(true).open(path).map_err(durable::Fault::of("open", path))?;
-        disk.write(&file, &bytes, 0).and_then(|()| disk.sync(&file)).map_err(durable::Fault::of("write", path))?;
+        let file =
+            OpenOptions::new().write(true).open(path).map_err(durable::Fault::of("open", path))?;
+        disk.write(&file, &bytes, 0)
+            .and_then(|()| disk.sync(&file))
+            .map_err(durable::Fault::of("write", path))?;
     }
     Ok(())
 }

@@ -12,12 +12,15 @@ pub(super) fn sweep(sealer: &Sealer) -> Result<(), LogFault> {
     let current = Tile::partial(sealer.size());
     for level in std::iter::once(None).chain((0..8).map(Some)) {
         let newest = (sealer.size() >> (8 * u32::from(level.unwrap_or(0)))) / WIDTH;
-        for thousand in [(newest / 1000).checked_sub(1), Some(newest / 1000)].into_iter().flatten() {
-            let first = sealer.epoch.join(Tile { level, index: thousand * 1000, width: WIDTH }.path());
+        for thousand in [(newest / 1000).checked_sub(1), Some(newest / 1000)].into_iter().flatten()
+        {
+            let first =
+                sealer.epoch.join(Tile { level, index: thousand * 1000, width: WIDTH }.path());
             let Some(folder) = first.parent() else { continue };
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let name = entry.file_name();
-                let index = name.to_str().and_then(|name| name.strip_suffix(".p")?.parse::<u64>().ok());
+                let index =
+                    name.to_str().and_then(|name| name.strip_suffix(".p")?.parse::<u64>().ok());
                 if let Some(index) = index {
                     sweep_one(sealer, (level, thousand * 1000 + index), &current)?;
                 }
@@ -28,7 +31,11 @@ pub(super) fn sweep(sealer: &Sealer) -> Result<(), LogFault> {
 }
 
 /// The partial tiles of one place.
-fn sweep_one(sealer: &Sealer, (level, index): (Option<u8>, u64), current: &[Tile]) -> Result<(), LogFault> {
+fn sweep_one(
+    sealer: &Sealer,
+    (level, index): (Option<u8>, u64),
+    current: &[Tile],
+) -> Result<(), LogFault> {
     let folder = sealer.epoch.join(Tile { level, index, width: WIDTH }.path() + ".p");
     for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
         let width = entry.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);

@@ -23,7 +23,9 @@ impl Log {
         let open = &self.0;
         let _turn = locked(&open.turn);
         open.stop()?;
-        let (begun, fault) = open.next(NewEpoch { reason, by, after_loss: false }).inspect_err(|fault| open.gone(fault))?;
+        let (begun, fault) = open
+            .next(NewEpoch { reason, by, after_loss: false })
+            .inspect_err(|fault| open.gone(fault))?;
         let origin = Arc::clone(&begun.current.origin);
         open.go_on(begun);
         fault.map_or(Ok(origin), Err)
@@ -34,7 +36,8 @@ impl Open {
     /// Opens the epoch behind the one that has ended; where that cannot be done, that one again, and says why.
     fn next(&self, asked: NewEpoch) -> Result<(Begun, Option<LogFault>), LogFault> {
         // A copy of the lock: it is never free in between.
-        let carried = || Ok(Carried { lock: Some(self.lock()?), vault: Some(Arc::clone(self.vault())) });
+        let carried =
+            || Ok(Carried { lock: Some(self.lock()?), vault: Some(Arc::clone(self.vault())) });
         let settings = Settings { begin: Some(asked), ..self.settings().clone() };
         match carried().and_then(|carried| self.open(&settings, carried)) {
             Ok(begun) => Ok((begun, None)),

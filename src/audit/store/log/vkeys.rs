@@ -20,7 +20,8 @@ impl Vkeys {
 
     /// Writes them again where they are gone.
     pub(super) fn keep(&self) {
-        let gone = fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let gone = fs::symlink_metadata(&self.path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         if gone && durable::write_atomic(&self.path, &self.text, 0o644).is_ok() {
             tracing::error!(path = %self.path.display(), "the log's public keys were removed, and are written again");
         }

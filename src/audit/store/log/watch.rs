@@ -31,8 +31,11 @@ impl Shared {
                 return;
             }
             let now = self.clock.monotonic();
-            let longer = |since: Option<Duration>, most| since.is_some_and(|since| now.saturating_sub(since) > most);
-            let hung = longer(inner.writing_since, SYNC_MAX) || longer(inner.sealing_since, SEAL_MAX);
+            let longer = |since: Option<Duration>, most| {
+                since.is_some_and(|since| now.saturating_sub(since) > most)
+            };
+            let hung =
+                longer(inner.writing_since, SYNC_MAX) || longer(inner.sealing_since, SEAL_MAX);
             let mut watched = inner.watched.clone();
             watched.extend(inner.segments.iter().map(|(_, segment)| segment.clone()));
             watched.extend(inner.stands.iter().cloned());
@@ -49,7 +52,9 @@ impl Shared {
                     || inner.stands.contains(file)
                     || inner.segments.iter().any(|(_, segment)| segment == file)
             };
-            let changed = watched.iter().find_map(|file| file.check().err().filter(|changed| !changed.passes() && ours(file)));
+            let changed = watched.iter().find_map(|file| {
+                file.check().err().filter(|changed| !changed.passes() && ours(file))
+            });
             let changed = changed.or_else(|| self.missing_tile(signed, &mut place));
             self.vkeys.keep();
             // The clock is asked, so that no step of it goes unseen while nothing is recorded.
@@ -69,11 +74,14 @@ impl Shared {
             *place = (*place + 1) % full;
             let bundle = Tile { level: None, index: *place, width: WIDTH };
             let above = (0..7_u8).map(|level| (level, *place >> (8 * u32::from(level))));
-            let above = above.filter(|(level, index)| *index < signed >> (8 * (u32::from(*level) + 1)));
-            let above = above.map(|(level, index)| Tile { level: Some(level), index, width: WIDTH });
+            let above =
+                above.filter(|(level, index)| *index < signed >> (8 * (u32::from(*level) + 1)));
+            let above =
+                above.map(|(level, index)| Tile { level: Some(level), index, width: WIDTH });
             for tile in std::iter::once(bundle).chain(above) {
                 let path = self.epoch.join(tile.path());
-                let gone = fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                let gone = fs::symlink_metadata(&path)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
                 if gone {
                     return Some(Changed::Missing(path));
                 }

@@ -100,14 +100,20 @@ impl Desk {
         let seal = if self.sealed {
             let principal = record.event.principal().map_or("", Principal::as_str);
             let (id, key) = vault.of(principal, record.at).map_err(LogFault::of_vault)?;
-            Some(Seal { id, key, salt: if has(Seed::SaltReused) { [0; 16] } else { self.salts.next() } })
+            Some(Seal {
+                id,
+                key,
+                salt: if has(Seed::SaltReused) { [0; 16] } else { self.salts.next() },
+            })
         } else {
             None
         };
         let bytes = record.encode(seal.as_ref());
         if bytes.len() > RECORD_BYTES_MAX {
             let most = RECORD_BYTES_MAX;
-            return Err(RecordFault::TooLong { member: "the record", bytes: bytes.len(), most }.into());
+            return Err(
+                RecordFault::TooLong { member: "the record", bytes: bytes.len(), most }.into()
+            );
         }
         Ok(bytes)
     }
@@ -137,10 +143,16 @@ struct Batch {
 /// # Errors
 /// Where there is no batch, because what its first record needs is short or the record keys cannot be written. It is first in the
 /// queue again.
-fn gather(shared: &Shared, files: &Files, desk: &Desk, mut work: VecDeque<Waiting>) -> Result<Option<Batch>, LogFault> {
+fn gather(
+    shared: &Shared,
+    files: &Files,
+    desk: &Desk,
+    mut work: VecDeque<Waiting>,
+) -> Result<Option<Batch>, LogFault> {
     let mut builder = Builder::new(files.tree.clone());
     let mut at = shared.state().at;
-    let (mut answers, mut records) = (Vec::with_capacity(work.len()), Vec::with_capacity(work.len()));
+    let (mut answers, mut records) =
+        (Vec::with_capacity(work.len()), Vec::with_capacity(work.len()));
     let mut ends = None;
     while let Some(Waiting { event, by, then }) = work.pop_front() {
         let given = Record { at: shared.now_after(at), by, event };
@@ -227,10 +239,15 @@ impl Files {
         // Crash here: the batch is whole, and the head lags behind it. A start keeps it.
         if !has(Seed::ChangedFilesUnnoticed) {
             shared.patiently(Who::Writer, || {
-                self.last.identity.check().and_then(|()| self.head_identity.check()).map_err(LogFault::of_change)
+                self.last
+                    .identity
+                    .check()
+                    .and_then(|()| self.head_identity.check())
+                    .map_err(LogFault::of_change)
             })?;
         }
-        self.last.end = self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+        self.last.end =
+            self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
         self.tree = after.clone();
         shared.patiently(Who::Writer, || self.write_head())
         // Crash here: everything is there, and nobody was told. Torn head: the other slot still has the head before.
@@ -269,7 +286,10 @@ impl Files {
         if self.head_doubtful {
             self.write_head()?;
         }
-        let synced = self.disk.sync(&self.head_file).map_err(durable::Fault::of("sync", self.head_identity.path()));
+        let synced = self
+            .disk
+            .sync(&self.head_file)
+            .map_err(durable::Fault::of("sync", self.head_identity.path()));
         self.head_doubtful = synced.is_err();
         synced.map_err(LogFault::of_step)
     }

@@ -6,7 +6,8 @@ pub(super) const AUTHORITY_MAX: usize = 300;
 /// Digits of an address that is written as one number, at the least.
 const NUMBER_MIN: usize = 8;
 /// What readers of names take for dots, or write with dots.
-const DOTS: [char; 7] = ['.', '\u{2024}', '\u{2025}', '\u{2026}', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
+const DOTS: [char; 7] =
+    ['.', '\u{2024}', '\u{2025}', '\u{2026}', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
 
 /// What stands before an authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,9 @@ pub(super) enum Lead {
 
 /// Ends an authority for every reader.
 pub(super) fn ends(next: char) -> bool {
-    next.is_whitespace() || next.is_control() || matches!(next, '/' | '?' | '#' | '<' | '>' | '[' | ']' | '^' | '|')
+    next.is_whitespace()
+        || next.is_control()
+        || matches!(next, '/' | '?' | '#' | '<' | '>' | '[' | ']' | '^' | '|')
 }
 
 /// Ends it for some readers.
@@ -37,14 +40,19 @@ fn may_end(next: char) -> bool {
 ///
 /// # Errors
 /// The text for the record, where there is no URL that all readers have alike.
-pub(super) fn url(lead: &Lead, read: &str, (odd, placed): (bool, bool)) -> Option<Result<String, String>> {
+pub(super) fn url(
+    lead: &Lead,
+    read: &str,
+    (odd, placed): (bool, bool),
+) -> Option<Result<String, String>> {
     let scheme = match lead {
         Lead::Scheme(scheme) => scheme.as_str(),
         Lead::Slashes { .. } => "https",
         Lead::Www => "http",
     };
     // Out in the text, what has no dot is no name but for this one, and no address unless it has as many digits as one.
-    let plain = *lead == Lead::Slashes { placed: false } && !read.contains(DOTS) && !read.contains('[');
+    let plain =
+        *lead == Lead::Slashes { placed: false } && !read.contains(DOTS) && !read.contains('[');
     if plain && !read.starts_with("localhost") && !is_number(read) {
         return None;
     }
@@ -52,7 +60,8 @@ pub(super) fn url(lead: &Lead, read: &str, (odd, placed): (bool, bool)) -> Optio
     let (front, behind) = read.split_at(cut);
     // A reader that goes on reads another host.
     let named = front.trim_end_matches(['.', '-', '_', ':']);
-    let goes_on = behind.contains(|next: char| next.is_alphanumeric() || !(next.is_ascii() || closes(next)));
+    let goes_on =
+        behind.contains(|next: char| next.is_alphanumeric() || !(next.is_ascii() || closes(next)));
     if odd || (placed && named.is_empty()) || goes_on || read.contains('@') {
         return Some(Err(format!("{scheme}://{read}")));
     }
@@ -64,7 +73,8 @@ pub(super) fn url(lead: &Lead, read: &str, (odd, placed): (bool, bool)) -> Optio
 
 /// What stands behind a URL in a text and never becomes a letter, a digit or a dot of its host (Unicode UTS 46 section 4).
 const fn closes(next: char) -> bool {
-    let latin = matches!(next, '\u{a1}' | '\u{a7}' | '\u{ab}' | '\u{b6}' | '\u{b7}' | '\u{bb}' | '\u{bf}');
+    let latin =
+        matches!(next, '\u{a1}' | '\u{a7}' | '\u{ab}' | '\u{b6}' | '\u{b7}' | '\u{bb}' | '\u{bf}');
     let general = matches!(next, '\u{2010}'..='\u{2023}' | '\u{2027}' | '\u{2030}'..='\u{203a}');
     let wide = matches!(next, '\u{3001}' | '\u{3008}'..='\u{3011}' | '\u{3014}'..='\u{301f}' | '\u{ff01}'..='\u{ff0d}');
     let wide = wide
@@ -76,7 +86,8 @@ const fn closes(next: char) -> bool {
 fn is_number(read: &str) -> bool {
     let digits = |text: &str| text.chars().take_while(char::is_ascii_hexdigit).count();
     let hex = read.strip_prefix("0x").or_else(|| read.strip_prefix("0X"));
-    hex.map_or(0, |hex| digits(hex) + 1) >= NUMBER_MIN || read.chars().take_while(char::is_ascii_digit).count() >= NUMBER_MIN
+    hex.map_or(0, |hex| digits(hex) + 1) >= NUMBER_MIN
+        || read.chars().take_while(char::is_ascii_digit).count() >= NUMBER_MIN
 }
 
 /// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or film: nothing is fetched by it.
@@ -85,7 +96,21 @@ pub(super) fn is_inert(data: &str) -> bool {
     match kind.split_once('/') {
         Some(("image", kind)) => matches!(kind, "png" | "jpeg" | "gif" | "webp" | "avif" | "bmp"),
         Some(("audio", kind)) => {
-            matches!(kind, "aac" | "flac" | "mp3" | "mp4" | "mpeg" | "ogg" | "opus" | "wav" | "wave" | "webm" | "x-m4a" | "x-wav")
+            matches!(
+                kind,
+                "aac"
+                    | "flac"
+                    | "mp3"
+                    | "mp4"
+                    | "mpeg"
+                    | "ogg"
+                    | "opus"
+                    | "wav"
+                    | "wave"
+                    | "webm"
+                    | "x-m4a"
+                    | "x-wav"
+            )
         }
         Some(("video", kind)) => matches!(kind, "mp4" | "mpeg" | "ogg" | "quicktime" | "webm"),
         _ => false,
@@ -99,7 +124,11 @@ mod tests {
     #[track_caller]
     fn check(read: &str, expect: Option<Result<&str, &str>>) {
         let found = url(&Lead::Scheme("https".to_owned()), read, (false, false));
-        assert_eq!(found.as_ref().map(|found| found.as_deref().map_err(String::as_str)), expect, "{read}");
+        assert_eq!(
+            found.as_ref().map(|found| found.as_deref().map_err(String::as_str)),
+            expect,
+            "{read}"
+        );
     }
 
     #[test]

@@ -95,7 +95,11 @@ const fn is_word(next: char) -> bool {
 impl Context {
     /// The scheme that a colon here would end.
     pub(super) fn scheme(&self) -> Option<&str> {
-        (self.word_long || self.word.len() > 1).then_some(if self.word_long { "" } else { &self.word })
+        (self.word_long || self.word.len() > 1).then_some(if self.word_long {
+            ""
+        } else {
+            &self.word
+        })
     }
 
     /// Whether something can follow a colon here that leads elsewhere.
@@ -166,7 +170,8 @@ impl Context {
             self.last = before;
         }
         // A word begins with a letter, however many digits stand before it.
-        let letters = tail.bytes().position(|byte| byte.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let letters =
+            tail.bytes().position(|byte| byte.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (front, tail) = tail.split_at(if self.word.is_empty() { letters } else { 0 });
         for next in front.bytes().skip(front.len().saturating_sub(3)) {
             self.near(char::from(next));

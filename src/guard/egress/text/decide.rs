@@ -9,7 +9,13 @@ use super::{Found, Judged, MARK, Scanner, Verdict};
 
 impl Scanner {
     /// An authority is over: what is held passes (true) or gives way.
-    pub(super) fn decide(&mut self, reading: Box<Reading>, odd: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
+    pub(super) fn decide(
+        &mut self,
+        reading: Box<Reading>,
+        odd: bool,
+        out: &mut String,
+        judge: &mut Judged<'_>,
+    ) -> bool {
         let Reading { lead, kind, read, placed, before, .. } = *reading;
         let opaque = match &lead {
             Lead::Scheme(scheme) if is_opaque(scheme) => Some(scheme.as_str()),
@@ -39,8 +45,17 @@ impl Scanner {
     }
 
     /// An authority that begins here.
-    pub(super) fn reading(&self, lead: Lead, (kind, place): (Kind, Place), read: &str) -> Box<Reading> {
-        let before = Before { context: self.context.clone(), lines: self.lines.clone(), from: self.held.len() };
+    pub(super) fn reading(
+        &self,
+        lead: Lead,
+        (kind, place): (Kind, Place),
+        read: &str,
+    ) -> Box<Reading> {
+        let before = Before {
+            context: self.context.clone(),
+            lines: self.lines.clone(),
+            from: self.held.len(),
+        };
         Box::new(Reading {
             lead,
             kind,
@@ -57,10 +72,12 @@ impl Scanner {
     /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the mark.
     pub(super) fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
         let Before { context, lines, from } = before;
-        (self.context, self.tags, self.lines) = (context, std::mem::take(&mut self.kept_tags), lines);
+        (self.context, self.tags, self.lines) =
+            (context, std::mem::take(&mut self.kept_tags), lines);
         let rest = self.held.split_off(from);
         // Lines that ended before the authority still do.
-        for end in std::mem::take(&mut self.held).chars().filter(|held| matches!(held, '\n' | '\r')) {
+        for end in std::mem::take(&mut self.held).chars().filter(|held| matches!(held, '\n' | '\r'))
+        {
             self.tags.take(end);
             out.push(end);
         }
@@ -94,7 +111,11 @@ impl Scanner {
             State::Authority(reading) => reading,
             State::Slashes { lead, place, .. } => {
                 let placed = self.is_inside(place) || self.stretch != Stretch::Closed;
-                let lead = if matches!(lead, Lead::Slashes { .. }) { Lead::Slashes { placed } } else { lead };
+                let lead = if matches!(lead, Lead::Slashes { .. }) {
+                    Lead::Slashes { placed }
+                } else {
+                    lead
+                };
                 Box::new(Reading { placed, ..*self.reading(lead, (Kind::Either, place), raw) })
             }
             over @ (State::Swallow | State::Blocked) => {
@@ -115,7 +136,9 @@ impl Scanner {
             State::Idle => self.state = State::Swallow,
             State::Swallow | State::Blocked => {}
             // What stands behind the one that gave way begins another.
-            State::Backslash(_) | State::Slashes { .. } | State::Authority(_) => self.absurd(raw, out, judge),
+            State::Backslash(_) | State::Slashes { .. } | State::Authority(_) => {
+                self.absurd(raw, out, judge)
+            }
         }
     }
 }

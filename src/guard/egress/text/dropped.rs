@@ -14,7 +14,9 @@ impl Scanner {
             '\t' | '\n' | '\r' if is_reference(raw) => true,
             '\t' | '\n' | '\r' => self.is_in_value(seen),
             '\u{c}' => self.tags.styles(),
-            ' ' | '>' => self.lines.only_containers() && !is_reference(raw) && self.is_in_value(seen),
+            ' ' | '>' => {
+                self.lines.only_containers() && !is_reference(raw) && self.is_in_value(seen)
+            }
             // Some write names with them as names.
             _ => !seen.is_ascii() && seen.is_whitespace() && self.is_in_value(seen),
         }

@@ -7,8 +7,9 @@ use std::cmp::Ordering;
 
 /// Languages of fenced code that readers draw.
 const DRAWN: [&str; 20] = [
-    "abc", "chart", "d2", "dot", "echarts", "flow", "geojson", "graphviz", "katex", "markmap", "math", "mermaid", "nomnoml",
-    "plantuml", "puml", "sequence", "tikz", "topojson", "vega", "wavedrom",
+    "abc", "chart", "d2", "dot", "echarts", "flow", "geojson", "graphviz", "katex", "markmap",
+    "math", "mermaid", "nomnoml", "plantuml", "puml", "sequence", "tikz", "topojson", "vega",
+    "wavedrom",
 ];
 /// Letters of such a language's name that are looked at.
 const INFO_MAX: usize = 16;
@@ -232,7 +233,8 @@ impl Lines {
             self.front.clear();
             (self.info, self.formula, self.last) = (Info::default(), Formula::default(), '\n');
             (self.containers, self.first) = (true, false);
-            (self.body, self.mark_again, self.text_behind, self.pipe) = (false, false, false, false);
+            (self.body, self.mark_again, self.text_behind, self.pipe) =
+                (false, false, false, false);
             return blank;
         }
         self.body |= !matches!(next, ' ' | '\t');
@@ -268,10 +270,12 @@ impl Lines {
 
     fn ended(&mut self, front: &Front) {
         let (before, rest) = front.split();
-        let count = front.mark.map_or(0, |mark| rest.chars().take_while(|other| *other == mark).count());
+        let count =
+            front.mark.map_or(0, |mark| rest.chars().take_while(|other| *other == mark).count());
         // The front takes in the first character behind the run.
         let behind = rest.chars().nth(count);
-        let other_behind = behind.is_some_and(|behind| behind != ' ') || self.text_behind || self.mark_again;
+        let other_behind =
+            behind.is_some_and(|behind| behind != ' ') || self.text_behind || self.mark_again;
         let mark = front.mark.filter(|_| count >= 3);
         if self.fence.is_none() && self.begins_otherwise(front) {
             self.doubt();
@@ -281,7 +285,9 @@ impl Lines {
             return;
         }
         match (self.fence, mark) {
-            (Some(fence), Some(mark)) if mark == fence.mark => self.maybe_closes(fence, before, count, other_behind),
+            (Some(fence), Some(mark)) if mark == fence.mark => {
+                self.maybe_closes(fence, before, count, other_behind)
+            }
             (None, Some(mark)) => self.maybe_opens(Fence { mark, count }, front, behind),
             (Some(_), _) => self.coded = true,
             (None, None) => self.other(front),
@@ -299,7 +305,12 @@ impl Lines {
         let spaces = front.spaces();
         if mark == Some(fence.mark) {
             self.quiet = None;
-            if other_behind || !self.coded || count != fence.count || front.before != indent || spaces != indent {
+            if other_behind
+                || !self.coded
+                || count != fence.count
+                || front.before != indent
+                || spaces != indent
+            {
                 self.doubt();
             }
         } else if spaces < indent {
@@ -325,7 +336,9 @@ impl Lines {
         let unsure = self.html || self.pipe || code_span || front.is_full();
         if !before.is_empty() {
             let spaces = before.bytes().all(|byte| byte == b' ');
-            let in_item = self.item.is_some_and(|item| spaces && before.len() >= item && before.len() < item + 4);
+            let in_item = self
+                .item
+                .is_some_and(|item| spaces && before.len() >= item && before.len() < item + 4);
             if in_item && !self.doubt && !unsure {
                 (self.quiet, self.coded) = (Some((fence, before.len())), false);
             } else {
@@ -367,7 +380,8 @@ impl Lines {
 
 /// What block quotes, lists and indentation put before a line's own text.
 fn is_container(front: char) -> bool {
-    matches!(front, ' ' | '\t' | '>' | '-' | '*' | '+' | '.' | ')' | ':' | '\u{feff}') || front.is_ascii_digit()
+    matches!(front, ' ' | '\t' | '>' | '-' | '*' | '+' | '.' | ')' | ':' | '\u{feff}')
+        || front.is_ascii_digit()
 }
 
 /// How far what belongs to an item is indented, if a line begins one (section 5.2).
@@ -376,7 +390,11 @@ fn item_indent(front: &str, before: &str) -> Option<usize> {
     let rest = before.get(indent..)?;
     let digits = rest.len() - rest.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
     let marker = rest.get(digits..)?.chars().next()?;
-    let listed = if digits == 0 { matches!(marker, '-' | '*' | '+') } else { digits < 10 && matches!(marker, '.' | ')') };
+    let listed = if digits == 0 {
+        matches!(marker, '-' | '*' | '+')
+    } else {
+        digits < 10 && matches!(marker, '.' | ')')
+    };
     let behind = rest.get(digits + 1..)?;
     let spaces = behind.len();
     // More marks may make a rule of it, or lists in the list.
@@ -401,11 +419,31 @@ mod tests {
 
     #[test]
     fn fences_that_every_reader_sees() {
-        check(&[("text", false), ("```rust", false), ("let x;", true), ("```", true), ("after", false)]);
+        check(&[
+            ("text", false),
+            ("```rust", false),
+            ("let x;", true),
+            ("```", true),
+            ("after", false),
+        ]);
         check(&[("~~~ a-b", false), ("```", true), ("~~~~", true), ("after", false)]);
-        check(&[("$$a$$ \\(b\\) $5", false), ("```c++", false), ("x", true), ("$$", true), ("```", true), ("after", false)]);
+        check(&[
+            ("$$a$$ \\(b\\) $5", false),
+            ("```c++", false),
+            ("x", true),
+            ("$$", true),
+            ("```", true),
+            ("after", false),
+        ]);
         check(&[("````", false), ("```", true), ("````  ", true), ("after", false)]);
-        check(&[("```", false), ("a", true), ("```  ", true), ("after", false), ("```c#", false), ("b", true)]);
+        check(&[
+            ("```", false),
+            ("a", true),
+            ("```  ", true),
+            ("after", false),
+            ("```c#", false),
+            ("b", true),
+        ]);
         check(&[
             ("1. do", false),
             ("", false),
@@ -415,8 +453,23 @@ mod tests {
             ("```", false),
             ("x", true),
         ]);
-        check(&[("- a", false), ("  ```", false), ("  x", false), ("  ```", false), ("", false), ("```", false), ("x", true)]);
-        check(&[("- a", false), ("  ```", false), ("  ```", false), ("", false), ("```", false), ("x", false)]);
+        check(&[
+            ("- a", false),
+            ("  ```", false),
+            ("  x", false),
+            ("  ```", false),
+            ("", false),
+            ("```", false),
+            ("x", true),
+        ]);
+        check(&[
+            ("- a", false),
+            ("  ```", false),
+            ("  ```", false),
+            ("", false),
+            ("```", false),
+            ("x", false),
+        ]);
         check(&[("```", false), ("```", true), ("x", false), ("```", false), ("y", false)]);
         check(&[("```", false), ("x", true), ("````", true), ("x", false)]);
         check(&[("~~~ a`b`", false), ("x", false)]);
@@ -430,14 +483,29 @@ mod tests {
         check(&[("> ```", false), ("```", false), ("x", false)]);
         check(&[("- a", false), (" ```", false), ("```", false), ("x", false)]);
         check(&[("- a", false), ("b", false), ("  ```", false), ("```", false), ("x", false)]);
-        check(&[("```", false), ("x", true), ("``` x", true), ("y", false), ("```", false), ("z", false)]);
+        check(&[
+            ("```", false),
+            ("x", true),
+            ("``` x", true),
+            ("y", false),
+            ("```", false),
+            ("z", false),
+        ]);
         check(&[("```", false), ("x", true), ("    ```", true), ("y", false)]);
         check(&[("```", false), ("x", true), ("```~", true), ("y", false)]);
         check(&[("```", false), ("x", true), ("> ```", true), ("y", false)]);
         for front in ["a $$ b", "so \\(a", "a \\[", "$$", "$"] {
             check(&[(front, false), ("```", false), ("x", false)]);
         }
-        for open in ["```m&#101;rmaid", "~~~mermaid `", "```js title=x", "``` {.js}", "```{note}", "```vega-lite", "```\\js"] {
+        for open in [
+            "```m&#101;rmaid",
+            "~~~mermaid `",
+            "```js title=x",
+            "``` {.js}",
+            "```{note}",
+            "```vega-lite",
+            "```\\js",
+        ] {
             check(&[(open, false), ("x", false)]);
         }
     }

@@ -131,7 +131,10 @@ impl Scanner {
 
     /// Takes the next piece, and appends to `out` what goes on.
     pub fn push(&mut self, text: &str, out: &mut String, judge: &mut Judged<'_>) {
-        if has(Seed::WindowOutgrown) && self.held.len() > WINDOW && !matches!(self.state, State::Swallow | State::Blocked) {
+        if has(Seed::WindowOutgrown)
+            && self.held.len() > WINDOW
+            && !matches!(self.state, State::Swallow | State::Blocked)
+        {
             self.state = State::Idle;
             self.release(out);
         }
@@ -194,7 +197,13 @@ impl Scanner {
     }
 
     /// What a reference turned out to be. `next` is the character that showed it.
-    fn referred(&mut self, taken: Taken, next: Option<char>, out: &mut String, judge: &mut Judged<'_>) {
+    fn referred(
+        &mut self,
+        taken: Taken,
+        next: Option<char>,
+        out: &mut String,
+        judge: &mut Judged<'_>,
+    ) {
         match taken {
             Taken::On => {}
             Taken::Whole(seen, raw) => self.atom(seen, &raw, false, out, judge),
@@ -207,7 +216,8 @@ impl Scanner {
                 rest.chars().chain(next).for_each(|next| self.raw(next, out, judge));
             }
             Taken::Not(raw) => {
-                raw.chars().for_each(|one| self.atom(one, one.encode_utf8(&mut [0; 4]), true, out, judge));
+                raw.chars()
+                    .for_each(|one| self.atom(one, one.encode_utf8(&mut [0; 4]), true, out, judge));
                 next.into_iter().for_each(|next| self.raw(next, out, judge));
             }
             Taken::TooLong(raw) => self.absurd(&raw, out, judge),
@@ -215,7 +225,14 @@ impl Scanner {
     }
 
     /// A character as readers see it, and how it is written.
-    fn atom(&mut self, seen: char, raw: &str, literal: bool, out: &mut String, judge: &mut Judged<'_>) {
+    fn atom(
+        &mut self,
+        seen: char,
+        raw: &str,
+        literal: bool,
+        out: &mut String,
+        judge: &mut Judged<'_>,
+    ) {
         // Readers of URLs leave blanks out in a tag.
         if std::mem::take(&mut self.joint) && (!seen.is_whitespace() || self.tags.possible()) {
             self.stretch = self.stretch.after(' ');
@@ -267,7 +284,13 @@ impl Scanner {
     }
 
     /// What a character does; false when it does not come out, or came up for itself.
-    fn step(&mut self, (seen, raw): (char, &str), left_out: bool, out: &mut String, judge: &mut Judged<'_>) -> bool {
+    fn step(
+        &mut self,
+        (seen, raw): (char, &str),
+        left_out: bool,
+        out: &mut String,
+        judge: &mut Judged<'_>,
+    ) -> bool {
         self.stretch = self.stretch.until(&self.tags);
         if self.held.is_empty() {
             self.kept = self.stretch;
@@ -307,7 +330,9 @@ impl Scanner {
             }
             State::Backslash(before) => self.behind_backslash(&before, seen, raw, out),
             // Some read what it stands for, and others what it is made of.
-            over @ State::Slashes { .. } if is_reference(raw) && (left_out || matches!(seen, '/' | '\\')) => {
+            over @ State::Slashes { .. }
+                if is_reference(raw) && (left_out || matches!(seen, '/' | '\\')) =>
+            {
                 self.state = over;
                 self.absurd(raw, out, judge);
                 return false;
@@ -316,7 +341,13 @@ impl Scanner {
                 let (slash, backslash) = (usize::from(seen == '/'), usize::from(seen == '\\'));
                 let (slashes, backslashes) = (slashes + slash, backslashes + backslash);
                 if slash + backslash == 0 && !left_out {
-                    return self.behind_slashes((lead, place), (slashes, backslashes), (seen, raw), out, judge);
+                    return self.behind_slashes(
+                        (lead, place),
+                        (slashes, backslashes),
+                        (seen, raw),
+                        out,
+                        judge,
+                    );
                 }
                 self.held.push_str(raw);
                 if self.held.len() > AUTHORITY_MAX {
@@ -326,7 +357,9 @@ impl Scanner {
                 }
                 self.state = State::Slashes { lead, place, slashes, backslashes };
             }
-            State::Authority(reading) => return self.authority(reading, left_out, (seen, raw), out, judge),
+            State::Authority(reading) => {
+                return self.authority(reading, left_out, (seen, raw), out, judge);
+            }
         }
         true
     }
@@ -366,7 +399,12 @@ impl Scanner {
             '/' | '\\' if !joins(before.last) => {
                 let place = before.here();
                 let (slashes, backslashes) = if seen == '/' { (1, 1) } else { (0, 2) };
-                State::Slashes { lead: Lead::Slashes { placed: false }, place, slashes, backslashes }
+                State::Slashes {
+                    lead: Lead::Slashes { placed: false },
+                    place,
+                    slashes,
+                    backslashes,
+                }
             }
             _ => {
                 // It goes on with a scheme.
@@ -392,18 +430,23 @@ impl Scanner {
         judge: &mut Judged<'_>,
     ) -> bool {
         let any = slashes + backslashes;
-        let inside = self.is_inside(place) || (place.is_autolink() && matches!(lead, Lead::Scheme(_)));
+        let inside =
+            self.is_inside(place) || (place.is_autolink() && matches!(lead, Lead::Scheme(_)));
         let mut opens_anything = false;
         let (lead, begins) = match lead {
             Lead::Scheme(scheme) => {
                 let name = scheme.as_str();
                 let none = (inside && name != "file") || matches!(name, "http" | "https");
-                let hierarchical = slashes >= 2 || (SPECIAL.contains(&name) && (any >= 1 || none && seen != ':'));
+                let hierarchical =
+                    slashes >= 2 || (SPECIAL.contains(&name) && (any >= 1 || none && seen != ':'));
                 opens_anything = inside && is_opaque(name);
-                let opaque = is_opaque(name) && (inside || (OPAQUE_ANYWHERE.contains(&name) && !ends_url(seen)));
+                let opaque = is_opaque(name)
+                    && (inside || (OPAQUE_ANYWHERE.contains(&name) && !ends_url(seen)));
                 (Lead::Scheme(scheme), hierarchical || opaque)
             }
-            Lead::Slashes { .. } => (Lead::Slashes { placed: inside }, if inside { any >= 2 } else { slashes >= 2 }),
+            Lead::Slashes { .. } => {
+                (Lead::Slashes { placed: inside }, if inside { any >= 2 } else { slashes >= 2 })
+            }
             Lead::Www => (Lead::Www, false),
         };
         let kind = self.kind(place);

@@ -11,7 +11,9 @@ impl Scanner {
     pub(super) fn is_quiet(&self) -> bool {
         let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
         // What stands behind a bracket may be a destination, in which some leave out more.
-        let place = self.context.is_cut() || self.context.is_behind_bracket() || self.context.in_destination();
+        let place = self.context.is_cut()
+            || self.context.is_behind_bracket()
+            || self.context.in_destination();
         matches!(self.state, State::Idle) && !open && !place && self.tags.is_idle()
     }
 
@@ -27,7 +29,11 @@ impl Scanner {
                 self.tags.ran(run);
                 at += run.len();
             }
-            let Some(next) = rest.bytes().next().filter(|next| self.leads_nowhere(*next)).map(char::from) else { break };
+            let Some(next) =
+                rest.bytes().next().filter(|next| self.leads_nowhere(*next)).map(char::from)
+            else {
+                break;
+            };
             self.context.take(next, true);
             self.written(next.encode_utf8(&mut [0; 4]));
             at += 1;

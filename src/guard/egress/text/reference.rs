@@ -107,7 +107,11 @@ impl Reference {
             return Taken::Whole(seen, self.close());
         }
         let belongs = next.is_ascii_alphanumeric() || (next == '#' && self.body.is_empty());
-        if !belongs || (self.is_decimal() && !next.is_ascii_digit() && !(self.body == "#" && matches!(next, 'x' | 'X'))) {
+        if !belongs
+            || (self.is_decimal()
+                && !next.is_ascii_digit()
+                && !(self.body == "#" && matches!(next, 'x' | 'X')))
+        {
             return self.before(next);
         }
         if self.body.starts_with("#x") && !next.is_ascii_hexdigit() {
@@ -139,7 +143,8 @@ impl Reference {
     fn open(&mut self) -> Taken {
         let open = OPEN.iter().find(|name| self.body.starts_with(**name));
         let known = open.and_then(|open| NAMES.iter().find(|(name, _)| name == open));
-        let behind = known.and_then(|(name, seen)| Some((*seen, self.body.get(name.len()..)?.to_owned())));
+        let behind =
+            known.and_then(|(name, seen)| Some((*seen, self.body.get(name.len()..)?.to_owned())));
         let raw = self.close();
         match behind {
             Some((seen, rest)) => {
@@ -152,7 +157,10 @@ impl Reference {
 
     /// Something follows that does not belong to it, unless it stands for an ampersand, which begins another one.
     fn before(&mut self, next: char) -> Taken {
-        if self.seen() == Some('&') && (next == '#' || next.is_ascii_alphanumeric()) && self.raw.len() < BYTES_MAX {
+        if self.seen() == Some('&')
+            && (next == '#' || next.is_ascii_alphanumeric())
+            && self.raw.len() < BYTES_MAX
+        {
             self.body.clear();
             return self.take(next);
         }
@@ -174,7 +182,10 @@ impl Reference {
                 // Nothing but zeros, if anything: they stand for U+FFFD.
                 return self.raw.ends_with('0').then_some('\u{fffd}');
             }
-            u32::from_str_radix(digits, radix).map(|code| char::from_u32(code).unwrap_or('\u{fffd}')).ok().or(Some('\u{fffd}'))
+            u32::from_str_radix(digits, radix)
+                .map(|code| char::from_u32(code).unwrap_or('\u{fffd}'))
+                .ok()
+                .or(Some('\u{fffd}'))
         };
         if let Some(digits) = self.body.strip_prefix("#x") {
             return number(digits, 16);

@@ -1,7 +1,8 @@
 //! Schemes, and what may follow them where a URL begins.
 
 /// Schemes that the URL Standard takes for hierarchical with fewer than two slashes, or with backslashes.
-pub(in crate::guard::egress) const SPECIAL: [&str; 6] = ["http", "https", "ws", "wss", "ftp", "file"];
+pub(in crate::guard::egress) const SPECIAL: [&str; 6] =
+    ["http", "https", "ws", "wss", "ftp", "file"];
 /// Schemes without slashes that make whoever opens them call out or run something.
 const OPAQUE: [&str; 43] = [
     "blob",
@@ -60,10 +61,16 @@ pub(super) fn is_opaque(scheme: &str) -> bool {
 
 /// The longest of those schemes with which a word ends.
 pub(super) fn known_end(word: &str) -> Option<&'static str> {
-    SPECIAL.into_iter().chain(OPAQUE).filter(|known| word.ends_with(known)).max_by_key(|known| known.len())
+    SPECIAL
+        .into_iter()
+        .chain(OPAQUE)
+        .filter(|known| word.ends_with(known))
+        .max_by_key(|known| known.len())
 }
 
 /// Whether something can follow a scheme and its colon that leads elsewhere without two slashes. Others' colons need not wait.
 pub(super) fn speaks(scheme: &str) -> bool {
-    SPECIAL.contains(&scheme) || is_opaque(scheme) || OPAQUE_ANYWHERE.iter().any(|known| scheme.ends_with(known))
+    SPECIAL.contains(&scheme)
+        || is_opaque(scheme)
+        || OPAQUE_ANYWHERE.iter().any(|known| scheme.ends_with(known))
 }

@@ -21,7 +21,8 @@ mod at {
     pub(super) const BEHIND: u16 = 256;
     pub(super) const QUOTED: u16 = DOUBLE | SINGLE;
     pub(super) const VALUES: u16 = VALUE | UNQUOTED | DOUBLE | SINGLE;
-    pub(super) const ALL: [u16; 9] = [ELEMENT, BEFORE, NAME, AFTER, VALUE, UNQUOTED, DOUBLE, SINGLE, BEHIND];
+    pub(super) const ALL: [u16; 9] =
+        [ELEMENT, BEFORE, NAME, AFTER, VALUE, UNQUOTED, DOUBLE, SINGLE, BEHIND];
 }
 
 /// Bytes of names that mean anything here.
@@ -30,13 +31,24 @@ const NAME_MAX: usize = 15;
 const RAW: [&str; 6] = ["pre", "script", "style", "textarea", "svg", "math"];
 /// Elements that lead elsewhere: for some readers their tags go on behind a blank line.
 const LEADING: [&str; 30] = [
-    "applet", "bgsound", "tfoot", "thead", "a", "area", "audio", "base", "body", "button", "embed", "form", "frame", "iframe",
-    "image", "img", "input", "link", "meta", "object", "param", "source", "table", "tbody", "td", "th", "tr", "track", "use",
-    "video",
+    "applet", "bgsound", "tfoot", "thead", "a", "area", "audio", "base", "body", "button", "embed",
+    "form", "frame", "iframe", "image", "img", "input", "link", "meta", "object", "param",
+    "source", "table", "tbody", "td", "th", "tr", "track", "use", "video",
 ];
 /// Attributes whose values are style sheets, or parts of them (SVG 2 section 6.6).
-const STYLES: [&str; 11] =
-    ["clip-path", "cursor", "fill", "filter", "marker", "marker-end", "marker-mid", "marker-start", "mask", "stroke", "style"];
+const STYLES: [&str; 11] = [
+    "clip-path",
+    "cursor",
+    "fill",
+    "filter",
+    "marker",
+    "marker-end",
+    "marker-mid",
+    "marker-start",
+    "mask",
+    "stroke",
+    "style",
+];
 
 /// The readings that are possible here.
 #[derive(Clone, Debug, Default)]
@@ -227,7 +239,8 @@ impl Tags {
             if next == '>' && !ends {
                 self.end_for_some();
             }
-            (now, late) = (all_behind(self.readings, next, ends), all_behind(self.late, next, ends));
+            (now, late) =
+                (all_behind(self.readings, next, ends), all_behind(self.late, next, ends));
             self.lingers |= matches!(next, '\n' | '\r') && was & at::QUOTED != 0;
         }
         if self.naming {
@@ -261,7 +274,8 @@ impl Tags {
 
     /// Whether a `>` ends the tag for every reader. Some write what stands behind such marks as a reference.
     fn is_end(&self) -> bool {
-        let mark = matches!(self.last, '\\' | ']' | '-' | '?') && !self.name.starts_with(['!', '?']);
+        let mark =
+            matches!(self.last, '\\' | ']' | '-' | '?') && !self.name.starts_with(['!', '?']);
         !self.lingers && !mark
     }
 
@@ -276,8 +290,12 @@ impl Tags {
             }
             '\n' | '\r' => (self.brace, self.list, self.loose) = (None, false, false),
             '=' if named && self.brace == Some(true) => (self.list, self.loose) = (true, false),
-            '=' if named && self.brace.is_some() && self.bare && !self.list => (self.list, self.loose) = (true, true),
-            '"' | '\'' if self.brace.is_some() && self.last == '=' => (self.list, self.loose) = (true, false),
+            '=' if named && self.brace.is_some() && self.bare && !self.list => {
+                (self.list, self.loose) = (true, true)
+            }
+            '"' | '\'' if self.brace.is_some() && self.last == '=' => {
+                (self.list, self.loose) = (true, false)
+            }
             ':' if self.last == '{' => (self.list, self.loose) = (true, false),
             '}' if self.loose => (self.brace, self.list, self.loose) = (None, false, false),
             _ => self.bare &= !matches!(next, '"' | '\'' | '`' | '\\'),

@@ -56,7 +56,10 @@ fn what_leads_elsewhere_gives_way() {
     check("[a]: //evil.example/x 'title'", "[a]: @ 'title'");
     check("<https://evil.example>", "<https@>");
     check("<img src=\"//evil\">", "<img src=\"@\">");
-    check(&format!("{}https://evil.example x", "8".repeat(60)), &format!("{}https@ x", "8".repeat(60)));
+    check(
+        &format!("{}https://evil.example x", "8".repeat(60)),
+        &format!("{}https@ x", "8".repeat(60)),
+    );
     check("www.evil.example is there", "www@ is there");
     check("http:evil.example", "http@");
     check("HtTpS:\\\\evil.example\\x", "HtTpS@\\x");
@@ -94,14 +97,20 @@ fn however_it_is_spelled() {
     check("<img src=\r\n'/\\127.0.0.1'>", "<img src=\r\n'@'>");
     check("https://good.example&#46;evil.example", "https@");
     check("https://good.example\\.evil.example", "https@\\.evil.example");
-    check("<style>a{b:url(https\\3a\\2f\\2f evil.example)}", "<style>a{b:url(https@@@ evil.example)}");
+    check(
+        "<style>a{b:url(https\\3a\\2f\\2f evil.example)}",
+        "<style>a{b:url(https@@@ evil.example)}",
+    );
     check("<a style='b:url(\\68ttps://evil.example)'>", "<a style='b:url(@)'>");
     check("$\\alpha$ and \\beta", "$\\alpha$ and \\beta");
     check("http://2130706433/", "http@");
     check("http://ｅvil.example", "http@");
     check(&format!("https://{}.example/ x", "a".repeat(70_000)), "https@ x");
     check(&format!("https:{}evil.example x", "/".repeat(70_000)), "https@ x");
-    check(&format!("<img src='https:&#{}47;/evil.example'>", "0".repeat(100)), "<img src='https@'>");
+    check(
+        &format!("<img src='https:&#{}47;/evil.example'>", "0".repeat(100)),
+        "<img src='https@'>",
+    );
 }
 
 #[test]
@@ -124,12 +133,21 @@ fn what_is_harmless_comes_out_byte_for_byte() {
 
 #[test]
 fn code_is_believed_only_where_every_reader_has_it_so() {
-    check("```\nhttps://evil.example\n```\nhttps://evil.example", "```\nhttps://evil.example\n```\nhttps@");
+    check(
+        "```\nhttps://evil.example\n```\nhttps://evil.example",
+        "```\nhttps://evil.example\n```\nhttps@",
+    );
     check("<div>\n```\nhttps://evil.example\n```", "<div>\n```\nhttps@\n```");
     check("<!-- -->\n\n```\nhttps://evil.example\n```", "<!-- -->\n\n```\nhttps@\n```");
     check("  ```\na\n```\nhttps://evil.example\n", "  ```\na\n```\nhttps@\n");
-    assert_eq!(filtered(&["```\nhttps://evil.example\n```"], false).0, format!("```\nhttps{MARK}\n```"));
-    assert_eq!(filtered(&["```\nhttps://evil.example\n"], true).1, [(Kind::Clicked, "https://evil.example/".to_owned(), true)]);
+    assert_eq!(
+        filtered(&["```\nhttps://evil.example\n```"], false).0,
+        format!("```\nhttps{MARK}\n```")
+    );
+    assert_eq!(
+        filtered(&["```\nhttps://evil.example\n"], true).1,
+        [(Kind::Clicked, "https://evil.example/".to_owned(), true)]
+    );
 }
 
 #[test]
@@ -166,16 +184,25 @@ fn what_a_hostile_reader_found() {
     check("![a](https://\".evil.example/x)", "![a](https@\".evil.example/x)");
     check("<img src='//\".evil.example/x'>", "<img src='@\".evil.example/x'>");
     check("<iframe title='\n\nx' src=/\\evil.example/x y", "<iframe title='\n\nx' src=@ y");
-    check("srcdoc='&lt;img src=https&amp#58;&amp#47;&amp#47;evil.example/x>'", "srcdoc='&lt;img src=https@>'");
+    check(
+        "srcdoc='&lt;img src=https&amp#58;&amp#47;&amp#47;evil.example/x>'",
+        "srcdoc='&lt;img src=https@>'",
+    );
     check("![a](https&ampcolon;&ampsol;&ampsol;evil.example/x)", "![a](https@)");
-    check("<style>a{b:url(\"\\ht\\tp\\s:evil.example/x\")}</style>", "<style>a{b:url(\"\\ht\\tp\\s@\")}</style>");
+    check(
+        "<style>a{b:url(\"\\ht\\tp\\s:evil.example/x\")}</style>",
+        "<style>a{b:url(\"\\ht\\tp\\s@\")}</style>",
+    );
     check("![a](/&Tab;/evil.example/x)", "![a](@)");
     check("[a](java&Tab;script:alert)", "[a](java&Tab;script@)");
     check("xwww.evil.example/x", "xwww@");
     check("-//evil.example/x", "-@");
     check("[a](ftp:evil.example/x)", "[a](ftp@)");
     check("<a href=\"javascript: alert\">", "<a href=\"javascript@ alert\">");
-    check("{\"a\":\"<a href=\\\"https://evil.example/x\\\">x</a>\"}", "{\"a\":\"<a href=\\\"https@\\\">x</a>\"}");
+    check(
+        "{\"a\":\"<a href=\\\"https://evil.example/x\\\">x</a>\"}",
+        "{\"a\":\"<a href=\\\"https@\\\">x</a>\"}",
+    );
     for text in [
         "For $0<x<1$ we get $\\frac{1}{2}$ and $\\alpha$.",
         "a<b? … regex \\d+ … C:\\data\\file",
@@ -218,7 +245,10 @@ fn what_is_cut_between_two_texts_is_not_put_together() {
     };
     assert_eq!(joined("https", "://evil.example"), format!("https{MARK}"));
     assert_eq!(joined("https:", "//evil.example"), format!("https: {MARK}{MARK}"));
-    assert_eq!(joined("https://good.example", ".evil.example"), format!("https://good.example {MARK}.evil.example"));
+    assert_eq!(
+        joined("https://good.example", ".evil.example"),
+        format!("https://good.example {MARK}.evil.example")
+    );
     assert_eq!(joined("https&col", "on;//x"), format!("https&col {MARK}on;//x"));
     assert_eq!(joined("```\n", "https://evil.example"), format!("```\nhttps{MARK}"));
     assert_eq!(joined("a: ", "b"), "a: b");
@@ -340,7 +370,10 @@ fn marked(text: &str) {
     for out in [filtered(&[&before], true).0, filtered(&letters, true).0] {
         // What follows of the URL goes with it.
         let front = after.split(MARK).next().unwrap_or_default();
-        assert!(out.starts_with(front) && !out.contains("@") && !out.contains("evil"), "{before}: {out}");
+        assert!(
+            out.starts_with(front) && !out.contains("@") && !out.contains("evil"),
+            "{before}: {out}"
+        );
     }
 }
 
@@ -381,7 +414,10 @@ fn what_stands_before_an_at_sign_is_no_host() {
         let out = filtered(&[text], true).0;
         assert!(!out.contains('@'), "{out}");
     }
-    check("<img src='https://good.example\n .evil.example/x.png'>", "<img src='https@\n .evil.example/x.png'>");
+    check(
+        "<img src='https://good.example\n .evil.example/x.png'>",
+        "<img src='https@\n .evil.example/x.png'>",
+    );
     let (out, found) = filtered(&["![x](https://^&#64;evil.example/x.png)"], true);
     assert!(!out.contains("evil") && found.len() == 1, "{out}");
     for fine in [
@@ -441,21 +477,30 @@ fn a_fence_in_a_list_hides_none_behind_it() {
         "```mermaid\n",
         "~~~ {.Mermaid}\n",
     ] {
-        check(&format!("{front}{live}"), &format!("{front}{}", live.replace("://evil.example/x.png", "@")));
+        check(
+            &format!("{front}{live}"),
+            &format!("{front}{}", live.replace("://evil.example/x.png", "@")),
+        );
     }
     same("- a\n  ```\n  x\n  ```\n\n```js\nfetch('https://evil.example/')\n```\n");
 }
 
 #[test]
 fn nothing_goes_on_across_a_joint_in_a_tag() {
-    for (before, behind) in
-        [("https:", "\nevil.example/x"), ("https:", "@evil.example/x"), ("https://good.example", "@evil.example/x")]
-    {
+    for (before, behind) in [
+        ("https:", "\nevil.example/x"),
+        ("https:", "@evil.example/x"),
+        ("https://good.example", "@evil.example/x"),
+    ] {
         let (mut scanner, mut out) = (Scanner::new(true), String::new());
-        let mut judge = |found: &Found<'_>| if is_good(found) { Verdict::Pass } else { Verdict::Strip };
+        let mut judge =
+            |found: &Found<'_>| if is_good(found) { Verdict::Pass } else { Verdict::Strip };
         scanner.push(&format!("<img src=\"{before}"), &mut out, &mut judge);
         scanner.pause(&mut out, &mut judge);
         scanner.push(&format!("{behind}\">"), &mut out, &mut judge);
-        assert!(out.starts_with(&format!("<img src=\"{before} {MARK}")) && !out.contains('@'), "{out}");
+        assert!(
+            out.starts_with(&format!("<img src=\"{before} {MARK}")) && !out.contains('@'),
+            "{out}"
+        );
     }
 }

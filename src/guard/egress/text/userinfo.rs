@@ -47,7 +47,15 @@ impl Stretch {
 
     /// What is open of two, as long as either is.
     pub(super) fn or(self, other: Self) -> Self {
-        let all = [Self::Style, Self::Either, Self::Angle, Self::Tag, Self::Destination, Self::Bare, Self::Schemeless];
+        let all = [
+            Self::Style,
+            Self::Either,
+            Self::Angle,
+            Self::Tag,
+            Self::Destination,
+            Self::Bare,
+            Self::Schemeless,
+        ];
         all.into_iter().find(|one| *one == self || *one == other).unwrap_or_default()
     }
 

@@ -9,11 +9,26 @@ use crate::model::tree::JsonView;
 /// Blocks of one answer.
 const BLOCKS_MAX: u64 = 65_536;
 /// Members that are looked at here.
-pub(in crate::model::dialect) const WATCHED: [&str; 9] =
-    ["content", "content_block", "delta", "index", "input", "message", "name", "partial_json", "type"];
+pub(in crate::model::dialect) const WATCHED: [&str; 9] = [
+    "content",
+    "content_block",
+    "delta",
+    "index",
+    "input",
+    "message",
+    "name",
+    "partial_json",
+    "type",
+];
 /// Events that are looked at here.
-const KINDS: [&str; 6] =
-    ["content_block_delta", "content_block_start", "content_block_stop", "error", "message_start", "message_stop"];
+const KINDS: [&str; 6] = [
+    "content_block_delta",
+    "content_block_start",
+    "content_block_stop",
+    "error",
+    "message_start",
+    "message_stop",
+];
 /// The type of deltas that carry a call.
 const JSON_DELTA: &str = "input_json_delta";
 
@@ -45,7 +60,9 @@ impl Blocks {
     ) -> Result<bool, Fault> {
         // Some readers go by the one, and some by the other.
         let kind = match (event.get("type").and_then(JsonView::as_str), name) {
-            (Some(kind), Some(name)) if kind != name && KINDS.contains(&name) => return Err(Fault::Odd),
+            (Some(kind), Some(name)) if kind != name && KINDS.contains(&name) => {
+                return Err(Fault::Odd);
+            }
             (kind, name) => kind.or(name),
         };
         match kind {
@@ -63,7 +80,12 @@ impl Blocks {
     }
 
     /// A block begins: the next, whatever it is.
-    fn begin(&mut self, calls: &mut StreamCalls, event: JsonView<'_>, tools: &dyn Tools) -> Result<bool, Fault> {
+    fn begin(
+        &mut self,
+        calls: &mut StreamCalls,
+        event: JsonView<'_>,
+        tools: &dyn Tools,
+    ) -> Result<bool, Fault> {
         let number = typed::number(event)?.ok_or(Fault::Odd)?;
         if number != self.count || number >= BLOCKS_MAX {
             return Err(Fault::Odd);
@@ -78,7 +100,12 @@ impl Blocks {
         Ok(true)
     }
 
-    fn add(&self, calls: &mut StreamCalls, event: JsonView<'_>, tools: &dyn Tools) -> Result<bool, Fault> {
+    fn add(
+        &self,
+        calls: &mut StreamCalls,
+        event: JsonView<'_>,
+        tools: &dyn Tools,
+    ) -> Result<bool, Fault> {
         let json = partial_json(event)?;
         let number = self.opened(event)?;
         // Some readers go by the number, and some by what began last.

@@ -18,21 +18,35 @@ pub(in crate::model) fn messages(call: &ModelCall<'_>, said: &Said, id: &str) ->
         )
     };
     let block = |input: &str, text: &str| match &said.tool {
-        Some((name, _)) => format!(r#"{{"type":"tool_use","id":"toolu_{id}","name":{},"input":{input}}}"#, quoted(name)),
+        Some((name, _)) => format!(
+            r#"{{"type":"tool_use","id":"toolu_{id}","name":{},"input":{input}}}"#,
+            quoted(name)
+        ),
         None => format!(r#"{{"type":"text","text":{}}}"#, quoted(text)),
     };
     let arguments = said.tool.as_ref().map_or("{}", |(_, arguments)| arguments.as_str());
     if !call.stream() {
-        return Echo::Whole(head(&block(arguments, &said.text), &quoted(reason), said.output).into_bytes());
+        return Echo::Whole(
+            head(&block(arguments, &said.text), &quoted(reason), said.output).into_bytes(),
+        );
     }
-    let delta = |delta: String| event("content_block_delta", &format!(r#","index":0,"delta":{delta}"#));
-    let mut events = vec![event("message_start", &format!(r#","message":{}"#, head("", "null", 0)))];
-    events.push(event("content_block_start", &format!(r#","index":0,"content_block":{}"#, block("{}", ""))));
+    let delta =
+        |delta: String| event("content_block_delta", &format!(r#","index":0,"delta":{delta}"#));
+    let mut events =
+        vec![event("message_start", &format!(r#","message":{}"#, head("", "null", 0)))];
+    events.push(event(
+        "content_block_start",
+        &format!(r#","index":0,"content_block":{}"#, block("{}", "")),
+    ));
     match &said.tool {
-        Some(_) => events.push(delta(format!(r#"{{"type":"input_json_delta","partial_json":{}}}"#, quoted(arguments)))),
-        None => {
-            events.extend(pieces(&said.text).map(|piece| delta(format!(r#"{{"type":"text_delta","text":{}}}"#, quoted(piece)))))
-        }
+        Some(_) => events.push(delta(format!(
+            r#"{{"type":"input_json_delta","partial_json":{}}}"#,
+            quoted(arguments)
+        ))),
+        None => events
+            .extend(pieces(&said.text).map(|piece| {
+                delta(format!(r#"{{"type":"text_delta","text":{}}}"#, quoted(piece)))
+            })),
     }
     events.push(event("content_block_stop", r#","index":0"#));
     events.push(event(

@@ -31,7 +31,8 @@ impl JoinedBlock {
         }
         if !self.input.is_empty() {
             let input = object(self.input.as_bytes());
-            let input = input.map_err(|_| Unlike::Odd("what a tool is called with is no JSON object"))?;
+            let input =
+                input.map_err(|_| Unlike::Odd("what a tool is called with is no JSON object"))?;
             block.set("input", Value::Object(own_object(&input)));
         }
         Ok(Value::Object(block))
@@ -48,17 +49,26 @@ impl JoinedMessage {
             Some("ping" | "message_stop" | "content_block_stop") => Ok(()),
             Some("message_start") => {
                 let message = event.get("message").and_then(Value::as_object);
-                let empty =
-                    |message: &&Object<'_>| message.get("content").is_none_or(|content| *content == Value::Array(Vec::new()));
+                let empty = |message: &&Object<'_>| {
+                    message
+                        .get("content")
+                        .is_none_or(|content| *content == Value::Array(Vec::new()))
+                };
                 let message = message.filter(empty).filter(|_| self.message.is_none());
-                self.message = Some(own_object(message.ok_or(Unlike::Odd("a message begins in an odd way"))?));
+                self.message =
+                    Some(own_object(message.ok_or(Unlike::Odd("a message begins in an odd way"))?));
                 Ok(())
             }
             Some("content_block_start") => {
                 let block = event.get("content_block").and_then(Value::as_object);
-                let block = block.filter(|_| index(event).is_ok_and(|index| index == self.blocks.len() as u64));
+                let block = block
+                    .filter(|_| index(event).is_ok_and(|index| index == self.blocks.len() as u64));
                 let begun = own_object(block.ok_or(Unlike::Odd("a block begins in an odd way"))?);
-                self.blocks.push(JoinedBlock { begun, texts: BTreeMap::new(), input: String::new() });
+                self.blocks.push(JoinedBlock {
+                    begun,
+                    texts: BTreeMap::new(),
+                    input: String::new(),
+                });
                 Ok(())
             }
             Some("content_block_delta") => self.delta(event),
@@ -70,7 +80,10 @@ impl JoinedMessage {
     fn delta(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         let place = usize::try_from(index(event)?).unwrap_or(usize::MAX);
         let block = self.blocks.get_mut(place).ok_or(Unlike::Odd("a block has not begun"))?;
-        let delta = event.get("delta").and_then(Value::as_object).ok_or(Unlike::Odd("a delta is no object"))?;
+        let delta = event
+            .get("delta")
+            .and_then(Value::as_object)
+            .ok_or(Unlike::Odd("a delta is no object"))?;
         let said = |member: &str| piece(delta.get(member).unwrap_or(&Value::Null));
         let (member, more) = match delta.get("type").and_then(Value::as_str) {
             Some("text_delta") => ("text", said("text")?),
@@ -88,7 +101,8 @@ impl JoinedMessage {
 
     fn end(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         let message = self.message.as_mut().ok_or(Unlike::Odd("a message has not begun"))?;
-        let mut usage = message.get("usage").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut usage =
+            message.get("usage").and_then(Value::as_object).cloned().unwrap_or_default();
         set_all(message, event.get("delta"))?;
         set_all(&mut usage, event.get("usage"))?;
         message.set("usage", Value::Object(usage));
@@ -101,7 +115,8 @@ impl JoinedMessage {
     /// When no message has begun, or a tool is not called with a JSON object.
     pub(in crate::model) fn document(self) -> Result<Object<'static>, Unlike> {
         let mut message = self.message.ok_or(Unlike::Odd("a message has not begun"))?;
-        let content: Result<Vec<_>, Unlike> = self.blocks.into_iter().map(JoinedBlock::value).collect();
+        let content: Result<Vec<_>, Unlike> =
+            self.blocks.into_iter().map(JoinedBlock::value).collect();
         message.set("content", Value::Array(content?));
         Ok(message)
     }

@@ -27,6 +27,9 @@ pub(in crate::model::dialect) fn one(entry: &ModelEntry) -> Value<'_> {
     object.set("type", Value::from_text("model"));
     object.set("id", Value::from_text(entry.id.as_str()));
     object.set("display_name", Value::from_text(entry.id.as_str()));
-    object.set("created_at", Value::from_text(Timestamp(entry.created.saturating_mul(1000)).to_string()));
+    object.set(
+        "created_at",
+        Value::from_text(Timestamp(entry.created.saturating_mul(1000)).to_string()),
+    );
     Value::Object(object)
 }

@@ -15,14 +15,16 @@ const CHOICE: u64 = 0;
 pub(in crate::model::dialect) fn is_named(name: Option<&str>, data: &JsonTree<'_>) -> bool {
     let Some(name) = name else { return false };
     let Some(kind) = data.member(data.root(), b"type") else { return false };
-    let kind = data.raw(kind).trim_ascii().strip_prefix(b"\"").and_then(|kind| kind.strip_suffix(b"\""));
+    let kind =
+        data.raw(kind).trim_ascii().strip_prefix(b"\"").and_then(|kind| kind.strip_suffix(b"\""));
     kind == Some(name.as_bytes())
 }
 
 /// Reads an event.
 pub(in crate::model::dialect) fn read(progress: &mut Progress, event: &StreamEvent<'_>) {
     let Some(data) = event.tree() else { return };
-    let (mut kind, mut message, mut delta, mut block, mut reported) = (None, None, None, None, None);
+    let (mut kind, mut message, mut delta, mut block, mut reported) =
+        (None, None, None, None, None);
     data.members(data.root(), |name, value| match name {
         b"type" => kind = Some(data.raw(value).trim_ascii()),
         b"message" => message = Some(value),
@@ -86,10 +88,15 @@ mod tests {
 
     #[test]
     fn messages_are_complete_with_their_stop_reason() {
-        let begin = r#"{"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}"#;
+        let begin =
+            r#"{"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}"#;
         let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"four"}}"#;
         check(&[begin, delta], false, 4);
-        check(&[begin, delta, r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#], true, 4);
+        check(
+            &[begin, delta, r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#],
+            true,
+            4,
+        );
         check(&[begin, delta, r#"{"type":"message_stop"}"#], true, 4);
         check(&[begin, r#"{"type":"error","error":{"type":"overloaded_error"}}"#], true, 0);
     }

@@ -11,11 +11,22 @@ pub(in crate::model::dialect) const SHOWN: [&str; 8] =
     ["content", "content_block", "delta", "error", "index", "message", "text", "thinking"];
 
 /// Members that hold no text for a reader, at any depth.
-pub(in crate::model::dialect) const NO_TEXTS: [&str; 4] = ["data", "input", "partial_json", "usage"];
+pub(in crate::model::dialect) const NO_TEXTS: [&str; 4] =
+    ["data", "input", "partial_json", "usage"];
 
 /// Members whose own strings are no texts.
-pub(in crate::model::dialect) const LABELS: [&str; 10] =
-    ["encrypted_content", "id", "index", "model", "name", "role", "signature", "stop_reason", "stop_sequence", "type"];
+pub(in crate::model::dialect) const LABELS: [&str; 10] = [
+    "encrypted_content",
+    "id",
+    "index",
+    "model",
+    "name",
+    "role",
+    "signature",
+    "stop_reason",
+    "stop_sequence",
+    "type",
+];
 
 /// Members whose strings do not count as text of the answer.
 pub(in crate::model::dialect) const UNCOUNTED: [&[u8]; 7] =
@@ -53,7 +64,13 @@ pub(in crate::model) fn addition(json: &[u8], key: &str) -> Option<Vec<u8>> {
         return None;
     }
     let index = std::str::from_utf8(member(json, "index")?.trim_ascii()).ok()?;
-    let index: u64 = if index.bytes().all(|byte| byte.is_ascii_digit()) { index.parse().ok()? } else { return None };
-    let data = format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"{key}_delta","{key}":""}}}}"#);
+    let index: u64 = if index.bytes().all(|byte| byte.is_ascii_digit()) {
+        index.parse().ok()?
+    } else {
+        return None;
+    };
+    let data = format!(
+        r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"{key}_delta","{key}":""}}}}"#
+    );
     Some(format!("event: content_block_delta\ndata: {data}\n\n").into_bytes())
 }

@@ -8,11 +8,17 @@ pub(in crate::model::dialect) fn events(mut answer: Object<'_>) -> Result<Vec<Ve
     if answer.get("type").and_then(Value::as_str) != Some("message") {
         return Err(Unlike::Odd("it is no message"));
     }
-    let Some(Value::Array(content)) = answer.remove("content") else { return Err(Unlike::Odd("it has no content")) };
+    let Some(Value::Array(content)) = answer.remove("content") else {
+        return Err(Unlike::Odd("it has no content"));
+    };
     let reason = answer.remove("stop_reason").unwrap_or(Value::Null);
     let sequence = answer.remove("stop_sequence").unwrap_or(Value::Null);
     let usage = answer.get("usage").cloned().unwrap_or_else(|| Value::Object(Object::new()));
-    for (name, value) in [("content", Value::Array(Vec::new())), ("stop_reason", Value::Null), ("stop_sequence", Value::Null)] {
+    for (name, value) in [
+        ("content", Value::Array(Vec::new())),
+        ("stop_reason", Value::Null),
+        ("stop_sequence", Value::Null),
+    ] {
         answer.set(name, value);
     }
     let start = of([("type", text("message_start")), ("message", Value::Object(answer))]);
@@ -31,7 +37,9 @@ pub(in crate::model::dialect) fn events(mut answer: Object<'_>) -> Result<Vec<Ve
 /// A block begins empty, and what it says comes in one delta for each of its members that come in deltas.
 fn blocks(place: u64, mut block: Object<'_>, events: &mut Vec<Vec<u8>>) {
     let mut deltas = Vec::new();
-    for (member, kind) in [("text", "text_delta"), ("thinking", "thinking_delta"), ("signature", "signature_delta")] {
+    for (member, kind) in
+        [("text", "text_delta"), ("thinking", "thinking_delta"), ("signature", "signature_delta")]
+    {
         if let Some(Value::String(said)) = block.get_mut(member) {
             let said = std::mem::take(said);
             if !said.is_empty() {
@@ -39,20 +47,31 @@ fn blocks(place: u64, mut block: Object<'_>, events: &mut Vec<Vec<u8>>) {
             }
         }
     }
-    let calls = block.get("type").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("tool_use"));
+    let calls =
+        block.get("type").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("tool_use"));
     if let Some(input) = block.get_mut("input").filter(|_| calls) {
         let mut json = Vec::new();
         json::write(input, &mut json);
         *input = Value::Object(Object::new());
         let json = String::from_utf8(json).unwrap_or_default();
-        deltas.push(of([("type", text("input_json_delta")), ("partial_json", Value::from_text(json))]));
+        deltas.push(of([
+            ("type", text("input_json_delta")),
+            ("partial_json", Value::from_text(json)),
+        ]));
     }
     let index = || ("index", Value::from_u64(place));
-    let start = of([("type", text("content_block_start")), index(), ("content_block", Value::Object(block))]);
+    let start = of([
+        ("type", text("content_block_start")),
+        index(),
+        ("content_block", Value::Object(block)),
+    ]);
     events.push(event(Some("content_block_start"), &start));
     for delta in deltas {
         let delta = of([("type", text("content_block_delta")), index(), ("delta", delta)]);
         events.push(event(Some("content_block_delta"), &delta));
     }
-    events.push(event(Some("content_block_stop"), &of([("type", text("content_block_stop")), index()])));
+    events.push(event(
+        Some("content_block_stop"),
+        &of([("type", text("content_block_stop")), index()]),
+    ));
 }

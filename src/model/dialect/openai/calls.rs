@@ -54,10 +54,16 @@ pub(in crate::model::dialect) fn read(
 /// Whether something is called in what belongs to whole answers.
 fn has_whole_calls(message: Option<JsonView<'_>>) -> bool {
     let Some(message) = message else { return false };
-    typed::member(message, "tool_calls").is_some() || typed::member(message, "function_call").is_some()
+    typed::member(message, "tool_calls").is_some()
+        || typed::member(message, "function_call").is_some()
 }
 
-fn read_choice(calls: &mut StreamCalls, number: u64, choice: JsonView<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
+fn read_choice(
+    calls: &mut StreamCalls,
+    number: u64,
+    choice: JsonView<'_>,
+    tools: &mut dyn Tools,
+) -> Result<bool, Fault> {
     if let Some(delta) = typed::object(choice, "delta")? {
         for call in typed::array(delta, "tool_calls")?.into_iter().flat_map(JsonView::items) {
             if !call.is_object() {
@@ -80,7 +86,12 @@ fn read_choice(calls: &mut StreamCalls, number: u64, choice: JsonView<'_>, tools
 }
 
 /// A piece of one of a choice's calls. With the next one those before it are whole.
-fn read_call(calls: &mut StreamCalls, choice: u64, call: JsonView<'_>, tools: &mut dyn Tools) -> Result<bool, Fault> {
+fn read_call(
+    calls: &mut StreamCalls,
+    choice: u64,
+    call: JsonView<'_>,
+    tools: &mut dyn Tools,
+) -> Result<bool, Fault> {
     let known = calls.count_of(choice);
     let (form, part) = match (typed::object(call, "function")?, typed::object(call, "custom")?) {
         (Some(_), Some(_)) => return Err(Fault::Odd),

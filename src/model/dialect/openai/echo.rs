@@ -25,10 +25,18 @@ pub(in crate::model) fn chat(call: &ModelCall<'_>, said: &Said, created: i64, id
     });
     if !call.stream() {
         let message = match &tool {
-            Some(tool) => format!(r#"{{"role":"assistant","content":null,"refusal":null,"tool_calls":[{tool}]}}"#),
-            None => format!(r#"{{"role":"assistant","content":{},"refusal":null}}"#, quoted(&said.text)),
+            Some(tool) => format!(
+                r#"{{"role":"assistant","content":null,"refusal":null,"tool_calls":[{tool}]}}"#
+            ),
+            None => {
+                format!(r#"{{"role":"assistant","content":{},"refusal":null}}"#, quoted(&said.text))
+            }
         };
-        let choice = |index| format!(r#"{{"index":{index},"message":{message},"logprobs":null,"finish_reason":"{finish}"}}"#);
+        let choice = |index| {
+            format!(
+                r#"{{"index":{index},"message":{message},"logprobs":null,"finish_reason":"{finish}"}}"#
+            )
+        };
         let choices = (0..choices).map(choice).collect::<Vec<_>>().join(",");
         let body = format!(
             r#"{{"id":"chatcmpl-{id}","object":"chat.completion","created":{created},"model":{model},"choices":[{choices}],"usage":{usage}}}"#
@@ -41,19 +49,29 @@ pub(in crate::model) fn chat(call: &ModelCall<'_>, said: &Said, created: i64, id
         ))
     };
     let delta = |index: u64, delta: &str, finish: &str| {
-        chunk(&format!(r#"{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":{finish}}}"#), "")
+        chunk(
+            &format!(
+                r#"{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":{finish}}}"#
+            ),
+            "",
+        )
     };
     let mut events = Vec::new();
     for index in 0..choices {
         match &tool {
             Some(tool) => {
                 let tool = tool.replacen('{', r#"{"index":0,"#, 1);
-                events.push(delta(index, &format!(r#"{{"role":"assistant","content":null,"tool_calls":[{tool}]}}"#), "null"));
+                events.push(delta(
+                    index,
+                    &format!(r#"{{"role":"assistant","content":null,"tool_calls":[{tool}]}}"#),
+                    "null",
+                ));
             }
             None => {
                 events.push(delta(index, r#"{"role":"assistant","content":""}"#, "null"));
-                events
-                    .extend(pieces(&said.text).map(|piece| delta(index, &format!(r#"{{"content":{}}}"#, quoted(piece)), "null")));
+                events.extend(pieces(&said.text).map(|piece| {
+                    delta(index, &format!(r#"{{"content":{}}}"#, quoted(piece)), "null")
+                }));
             }
         }
         events.push(delta(index, "{}", &quoted(finish)));
@@ -87,11 +105,17 @@ pub(in crate::model) fn completion(call: &ModelCall<'_>, cap: u64, created: i64,
         )
     };
     let choice = |index: usize, text: &str, finish: &str| {
-        format!(r#"{{"index":{index},"text":{},"logprobs":null,"finish_reason":{finish}}}"#, quoted(text))
+        format!(
+            r#"{{"index":{index},"text":{},"logprobs":null,"finish_reason":{finish}}}"#,
+            quoted(text)
+        )
     };
     let usage = format!(r#","usage":{usage}"#);
     if !call.stream() {
-        let choices = told.iter().enumerate().map(|(index, (text, finish))| choice(index, text, &quoted(finish)));
+        let choices = told
+            .iter()
+            .enumerate()
+            .map(|(index, (text, finish))| choice(index, text, &quoted(finish)));
         return Echo::Whole(object(&choices.collect::<Vec<_>>().join(","), &usage).into_bytes());
     }
     let mut events = Vec::new();
@@ -116,9 +140,15 @@ pub(in crate::model) fn prompts(prompt: Option<&Value<'_>>) -> Vec<String> {
     let Some(prompt) = prompt else { return vec![String::new()] };
     let numbers = |items: &[Value<'_>]| items.iter().map(one).collect::<Vec<_>>().join(" ");
     match prompt {
-        Value::Array(items) if items.iter().all(|item| matches!(item, Value::Number(_))) => vec![numbers(items)],
-        Value::Array(items) => items.iter().map(|item| item.as_array().map_or_else(|| one(item), numbers)).collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => vec![one(prompt)],
+        Value::Array(items) if items.iter().all(|item| matches!(item, Value::Number(_))) => {
+            vec![numbers(items)]
+        }
+        Value::Array(items) => {
+            items.iter().map(|item| item.as_array().map_or_else(|| one(item), numbers)).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            vec![one(prompt)]
+        }
     }
 }
 

@@ -48,7 +48,8 @@ impl JoinedChunks {
             match (name, value) {
                 ("choices", Value::Array(choices)) => {
                     for choice in choices {
-                        let choice = choice.as_object().ok_or(Unlike::Odd("a choice is no object"))?;
+                        let choice =
+                            choice.as_object().ok_or(Unlike::Odd("a choice is no object"))?;
                         self.choices.entry(index(choice)?).or_default().take(choice, self.chat)?;
                     }
                 }
@@ -88,7 +89,9 @@ impl JoinedChoice {
                 ("index", _) | (_, Value::Null) => {}
                 ("finish_reason", reason) => self.reason = Some(own(reason)),
                 ("delta", Value::Object(delta)) if chat => self.delta(delta)?,
-                ("text", said) if !chat => self.texts.entry("text").or_default().push_str(piece(said)?),
+                ("text", said) if !chat => {
+                    self.texts.entry("text").or_default().push_str(piece(said)?)
+                }
                 _ => return Err(Unlike::Odd("a choice has a member that is not joined")),
             }
         }
@@ -102,13 +105,15 @@ impl JoinedChoice {
                 ("role", role) => self.role = Some(piece(role)?.to_owned()),
                 ("tool_calls", Value::Array(calls)) => {
                     for call in calls {
-                        let call = call.as_object().ok_or(Unlike::Odd("a tool call is no object"))?;
+                        let call =
+                            call.as_object().ok_or(Unlike::Odd("a tool call is no object"))?;
                         self.calls.entry(index(call)?).or_default().take(call)?;
                     }
                 }
                 (name, said) => {
                     let known = TEXTS.into_iter().find(|known| *known == name);
-                    let known = known.ok_or(Unlike::Odd("a delta has a member that is not joined"))?;
+                    let known =
+                        known.ok_or(Unlike::Odd("a delta has a member that is not joined"))?;
                     self.texts.entry(known).or_default().push_str(piece(said)?);
                 }
             }
@@ -128,7 +133,10 @@ impl JoinedChoice {
         message.set("content", self.texts.remove("content").map_or(Value::Null, Value::from_text));
         self.texts.into_iter().for_each(|(name, said)| message.set(name, Value::from_text(said)));
         if !self.calls.is_empty() {
-            message.set("tool_calls", Value::Array(self.calls.into_values().map(JoinedCall::value).collect()));
+            message.set(
+                "tool_calls",
+                Value::Array(self.calls.into_values().map(JoinedCall::value).collect()),
+            );
         }
         of([index, ("message", Value::Object(message)), ("finish_reason", reason)])
     }
@@ -151,7 +159,11 @@ impl JoinedCall {
                             (_, Value::Null) => {}
                             ("name", said) => self.name.push_str(piece(said)?),
                             ("arguments", said) => self.arguments.push_str(piece(said)?),
-                            _ => return Err(Unlike::Odd("a tool call has a member that is not joined")),
+                            _ => {
+                                return Err(Unlike::Odd(
+                                    "a tool call has a member that is not joined",
+                                ));
+                            }
                         }
                     }
                 }
@@ -163,7 +175,10 @@ impl JoinedCall {
 
     fn value(self) -> Value<'static> {
         let mut call = self.about;
-        let function = [("name", Value::from_text(self.name)), ("arguments", Value::from_text(self.arguments))];
+        let function = [
+            ("name", Value::from_text(self.name)),
+            ("arguments", Value::from_text(self.arguments)),
+        ];
         call.set("function", of(function));
         Value::Object(call)
     }

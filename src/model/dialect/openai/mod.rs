@@ -42,12 +42,22 @@ pub(super) const EMBEDDINGS: OperationFacts = OperationFacts {
 };
 
 /// `GET /v1/models`. Anthropic has the same path.
-pub(super) const LIST_MODELS: OperationFacts =
-    OperationFacts { dialect: Dialect::OpenAi, name: "models", path: "/v1/models", shape: None, writes_tokens: false };
+pub(super) const LIST_MODELS: OperationFacts = OperationFacts {
+    dialect: Dialect::OpenAi,
+    name: "models",
+    path: "/v1/models",
+    shape: None,
+    writes_tokens: false,
+};
 
 /// `GET /v1/models/NAME`. Anthropic has the same path.
-pub(super) const SHOW_MODEL: OperationFacts =
-    OperationFacts { dialect: Dialect::OpenAi, name: "model", path: "/v1/models/", shape: None, writes_tokens: false };
+pub(super) const SHOW_MODEL: OperationFacts = OperationFacts {
+    dialect: Dialect::OpenAi,
+    name: "model",
+    path: "/v1/models/",
+    shape: None,
+    writes_tokens: false,
+};
 
 /// The type of a tool that states none.
 pub(super) const OWN_TOOL_TYPE: &str = "function";

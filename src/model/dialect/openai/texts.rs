@@ -2,7 +2,8 @@
 //! mix them.
 
 /// Members that must not be sent twice.
-pub(in crate::model::dialect) const ONCE: [&str; 5] = ["function_call", "input", "logprobs", "tool_calls", "usage"];
+pub(in crate::model::dialect) const ONCE: [&str; 5] =
+    ["function_call", "input", "logprobs", "tool_calls", "usage"];
 
 /// Members that clients put together or show.
 pub(in crate::model::dialect) const SHOWN: [&str; 11] = [
@@ -43,7 +44,8 @@ pub(in crate::model::dialect) const LABELS: [&str; 15] = [
 ];
 
 /// Members whose strings do not count as text of the answer.
-pub(in crate::model::dialect) const UNCOUNTED: [&[u8]; 6] = [b"finish_reason", b"id", b"index", b"logprobs", b"role", b"type"];
+pub(in crate::model::dialect) const UNCOUNTED: [&[u8]; 6] =
+    [b"finish_reason", b"id", b"index", b"logprobs", b"role", b"type"];
 
 /// Members in which every string is a text, because they report an error. Servers on FastAPI have `detail`.
 pub(in crate::model::dialect) const ERRORS: [&str; 3] = ["detail", "error", "errors"];

@@ -7,8 +7,13 @@ use crate::model::convert::{Unlike, event, of, text};
 const REPEATED_MAX: usize = 16 << 20;
 
 /// The events that say what `answer` says, `[DONE]` included. Usage is an event of its own. `chat` is false for `completions`.
-pub(in crate::model::dialect) fn events(chat: bool, mut answer: Object<'_>) -> Result<Vec<Vec<u8>>, Unlike> {
-    let Some(Value::Array(choices)) = answer.remove("choices") else { return Err(Unlike::Odd("it has no choices")) };
+pub(in crate::model::dialect) fn events(
+    chat: bool,
+    mut answer: Object<'_>,
+) -> Result<Vec<Vec<u8>>, Unlike> {
+    let Some(Value::Array(choices)) = answer.remove("choices") else {
+        return Err(Unlike::Odd("it has no choices"));
+    };
     let usage = answer.remove("usage").filter(|usage| *usage != Value::Null);
     if chat {
         answer.set("object", text("chat.completion.chunk"));
@@ -17,17 +22,23 @@ pub(in crate::model::dialect) fn events(chat: bool, mut answer: Object<'_>) -> R
         let mut chunk = answer.clone();
         // What borrows less lives in a chunk of its own.
         let mut out = Object::new();
-        chunk.iter_mut().for_each(|(name, value)| out.set(name.to_owned(), std::mem::replace(value, Value::Null)));
+        chunk.iter_mut().for_each(|(name, value)| {
+            out.set(name.to_owned(), std::mem::replace(value, Value::Null))
+        });
         out.set("choices", Value::Array(choices));
         usage.into_iter().for_each(|usage| out.set("usage", usage));
         event(None, &Value::Object(out))
     };
-    if event(None, &Value::Object(answer.clone())).len().saturating_mul(2 * choices.len()) > REPEATED_MAX {
+    if event(None, &Value::Object(answer.clone())).len().saturating_mul(2 * choices.len())
+        > REPEATED_MAX
+    {
         return Err(Unlike::Odd("its members outside of the choices are too long for events"));
     }
     let mut events = Vec::with_capacity(2 * choices.len() + 2);
     for choice in choices {
-        let Value::Object(mut choice) = choice else { return Err(Unlike::Odd("a choice is no object")) };
+        let Value::Object(mut choice) = choice else {
+            return Err(Unlike::Odd("a choice is no object"));
+        };
         if chat {
             let index = choice.get("index").cloned().unwrap_or_else(|| Value::from_u64(0));
             let reason = choice.remove("finish_reason").unwrap_or(Value::Null);
@@ -38,7 +49,11 @@ pub(in crate::model::dialect) fn events(chat: bool, mut answer: Object<'_>) -> R
             choice.set("delta", Value::Object(delta));
             choice.set("finish_reason", Value::Null);
             events.push(chunk(vec![Value::Object(choice)], None));
-            let end = of([("index", index), ("delta", Value::Object(Object::new())), ("finish_reason", reason)]);
+            let end = of([
+                ("index", index),
+                ("delta", Value::Object(Object::new())),
+                ("finish_reason", reason),
+            ]);
             events.push(chunk(vec![end], None));
         } else {
             events.push(chunk(vec![Value::Object(choice)], None));

@@ -6,23 +6,34 @@ use std::time::Duration;
 
 use super::{Inner, Shared, Then, Waiting};
 use crate::audit::store::log::LogFault;
-use crate::audit::store::log::shortage::{COMMANDS_WAIT, PAUSE_FIRST, PAUSE_MAX, PAUSES_AT_CLOSE, Shortage, Who};
+use crate::audit::store::log::shortage::{
+    COMMANDS_WAIT, PAUSE_FIRST, PAUSE_MAX, PAUSES_AT_CLOSE, Shortage, Who,
+};
 use crate::durable;
 
 impl Inner {
     /// Notes that something is short, and takes out of the queue who is not to wait for it.
-    pub(in crate::audit::store::log) fn falls_short(&mut self, who: Who, fault: &durable::Fault, now: Duration) -> Vec<Then> {
+    pub(in crate::audit::store::log) fn falls_short(
+        &mut self,
+        who: Who,
+        fault: &durable::Fault,
+        now: Duration,
+    ) -> Vec<Then> {
         if self.shortages.any().is_none() && !fault.is_full() {
             tracing::error!(%fault, "the log waits for what is short: nothing new is admitted meanwhile");
         }
-        let shortage = self.shortages.of(who).get_or_insert_with(|| Shortage { fault: fault.clone(), since: now });
+        let shortage = self
+            .shortages
+            .of(who)
+            .get_or_insert_with(|| Shortage { fault: fault.clone(), since: now });
         shortage.fault = fault.clone();
         let commands_wait = !fault.is_full() && now.saturating_sub(shortage.since) < COMMANDS_WAIT;
         let waits = |waiting: &Waiting| {
             let event = &waiting.event;
             event.is_promised() || !event.is_new_work() && (commands_wait || who == Who::Sealer)
         };
-        let (stay, go): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.queue).into_iter().partition(waits);
+        let (stay, go): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(waits);
         self.queue = stay;
         go.into_iter().map(|waiting| waiting.then).collect()
     }
@@ -67,7 +78,12 @@ impl Shared {
 
     /// Refuses new work, and waits a little for what is short; not at all where a piece of the reserve helps. False where it is
     /// waited for no longer: the log has failed, or closes.
-    pub(in crate::audit::store::log) fn wait_out(&self, who: Who, fault: &durable::Fault, pause: Duration) -> bool {
+    pub(in crate::audit::store::log) fn wait_out(
+        &self,
+        who: Who,
+        fault: &durable::Fault,
+        pause: Duration,
+    ) -> bool {
         if fault.is_full() && self.give_room(fault) {
             return self.lock().state.failed.is_none();
         }

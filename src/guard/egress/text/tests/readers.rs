@@ -7,7 +7,12 @@ fn what_gave_way_is_not_read_again_and_again() {
     // Each of them is at most a seventh of what it is read in.
     let hostile = "http:@)".repeat(20_000);
     let (out, found) = filtered(&[&hostile], true);
-    assert!(found.len() < hostile.len() / 64, "{} were found in {} bytes", found.len(), hostile.len());
+    assert!(
+        found.len() < hostile.len() / 64,
+        "{} were found in {} bytes",
+        found.len(),
+        hostile.len()
+    );
     assert!(!out.contains('@'), "{out}");
     // What stands behind one that gave way is read on as text, beyond what a name may be long.
     let behind = "\u{96e8}".repeat(400);
@@ -32,10 +37,19 @@ fn a_tag_goes_on_as_long_as_any_reader_has_it() {
         check(&format!("{front}javascript:alert(1)"), &format!("{front}javascript@)"));
     }
     check("<iframe srcdoc=\"&lt;style&gt;", &format!("<iframe srcdoc{MARK}\"&lt;style&gt;"));
-    check("<p style='background:url(&quot//evil.example/x&quot)'>", "<p style='background:url(&quot@&quot)'>");
+    check(
+        "<p style='background:url(&quot//evil.example/x&quot)'>",
+        "<p style='background:url(&quot@&quot)'>",
+    );
     check("<svg><style>a{b:url(&quothttps:/evil.example/x", "<svg><style>a{b:url(&quothttps@");
-    check("<rect cursor=\"url(https\\3a//evil.example/x)\">", &format!("<rect cursor=\"url(https{MARK})\">"));
-    kind("<a style=\"--a: href=;background:image-set('https://evil.example/x' 1x)\">", Kind::Either);
+    check(
+        "<rect cursor=\"url(https\\3a//evil.example/x)\">",
+        &format!("<rect cursor=\"url(https{MARK})\">"),
+    );
+    kind(
+        "<a style=\"--a: href=;background:image-set('https://evil.example/x' 1x)\">",
+        Kind::Either,
+    );
 }
 
 #[test]
@@ -73,7 +87,9 @@ fn a_line_feed_in_a_destination_is_none_for_some() {
     check("www ``` a`b\n> ![x](\n> http:\\/evil.example)", "www ``` a`b\n> ![x](\n> http@)");
     same("a ]( b //\n\nSee this. ]( //\r\n\r\nSee");
     check("[x](\nsearch-ms:query)", "[x](\nsearch-ms@)");
-    same("[a]: https://good.example\n[b]: https://good.example/x\n\n[x](https://good.example/\n\"title\")");
+    same(
+        "[a]: https://good.example\n[b]: https://good.example/x\n\n[x](https://good.example/\n\"title\")",
+    );
 }
 
 #[test]
@@ -88,12 +104,16 @@ fn what_gives_way_in_a_name_is_not_ended_by_what_stands_for_something() {
     ] {
         marked(text);
     }
-    for text in ["<https://good.example^&sol;@evil.example/p>", "https://good.example^&sol;@evil.example/p"] {
+    for text in
+        ["<https://good.example^&sol;@evil.example/p>", "https://good.example^&sol;@evil.example/p"]
+    {
         check(text, &text.replace("&sol;@evil.example/p", MARK));
     }
     let goes_on = "<style>a{b:url('https://good.example^\\\n@evil.example/x')}";
     check(goes_on, &goes_on.replace("\\\n@evil.example/x", &format!("\n{MARK}")));
-    same("[docs](https://good.example) or mail me@there, [x](https://good.example 'me@x') (https://good.example) me@x");
+    same(
+        "[docs](https://good.example) or mail me@there, [x](https://good.example 'me@x') (https://good.example) me@x",
+    );
 }
 
 #[test]
