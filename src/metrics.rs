@@ -1,12 +1,14 @@
 //! What Prometheus scrapes. Labels come from closed sets: models and upstreams of the config, operations, codes.
 
+mod agents;
 mod audit;
 mod connections;
+mod egress;
+mod process;
 mod reports;
 mod waits;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -19,9 +21,12 @@ use prometheus::{
 use crate::model::usage::Absurd;
 use crate::refusal::Code;
 
+use agents::Agents;
 use audit::Audit;
 pub use audit::AuditGauges;
 use connections::Connections;
+use egress::Egress;
+use process::Process;
 
 /// Label of a model, upstream or agent that is not in its closed set.
 const OTHER: &str = "other";
@@ -90,53 +95,13 @@ pub struct Metrics {
     idle_keys: IntGauge,
     /// Places at upstreams.
     pub waits: waits::Waits,
-    doors: Doors,
+    egress: Egress,
     connections: Connections,
     reports: reports::Reports,
     audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
     process: Process,
-}
-
-struct Agents {
-    requests: IntCounterVec,
-    seen: Mutex<HashMap<String, IntCounter>>,
-    max: usize,
-}
-
-/// What is measured of the doors of egress.
-struct Doors {
-    found: IntCounterVec,
-    fetched_bytes: IntCounter,
-}
-
-impl Doors {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let found = "What the doors of egress found";
-        let fetched = IntCounter::new(
-            "token_shield_fetched_bytes_total",
-            "Bytes of content that was put into requests",
-        );
-        Ok(Self {
-            found: counters(
-                registry,
-                "token_shield_egress_total",
-                found,
-                &["door", "verdict", "reason"],
-            )?,
-            fetched_bytes: register(registry, fetched)?,
-        })
-    }
-}
-
-struct Process {
-    cpu_seconds: Gauge,
-    resident_bytes: IntGauge,
-    open_fds: IntGauge,
-    descriptors_open: IntGauge,
-    descriptors_limit: IntGauge,
-    start_seconds: Gauge,
 }
 
 /// Buckets from 50 µs to 100 s.
@@ -320,7 +285,7 @@ impl Metrics {
                 ),
             )?,
             waits: waits::Waits::new(&registry, upstreams)?,
-            doors: Doors::new(&registry)?,
+            egress: Egress::new(&registry)?,
             connections: Connections::new(&registry)?,
             reports: reports::Reports::new(&registry, upstreams)?,
             audit: Audit::new(&registry)?,
@@ -350,12 +315,12 @@ impl Metrics {
 
     /// Bytes of content were put into a request.
     pub fn fetched(&self, bytes: u64) {
-        self.doors.fetched_bytes.inc_by(bytes);
+        self.egress.fetched_bytes.inc_by(bytes);
     }
 
     /// A door of egress judged: `request` with `block`, `strip` or `inline`, and why.
     pub fn egress(&self, door: &str, verdict: &str, reason: &str) {
-        self.doors.found.with_label_values(&[door, verdict, reason]).inc();
+        self.egress.found.with_label_values(&[door, verdict, reason]).inc();
     }
 
     /// A request was refused.
@@ -516,123 +481,5 @@ impl Metrics {
     }
 }
 
-impl Agents {
-    fn new(registry: &Registry, max: usize) -> prometheus::Result<Self> {
-        let requests = counters(
-            registry,
-            "token_shield_agent_requests_total",
-            "Requests by agent",
-            &["agent"],
-        )?;
-        Ok(Self { requests, seen: Mutex::default(), max })
-    }
-
-    /// Counts by root agent: names below it are the choice of whoever holds its token.
-    fn count(&self, agent: &str) {
-        let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(counter) = seen.get(agent) {
-            return counter.inc();
-        }
-        let label = if seen.len() < self.max { agent } else { OTHER };
-        let counter = self.requests.with_label_values(&[label]);
-        counter.inc();
-        if label == agent {
-            seen.insert(agent.to_owned(), counter);
-        }
-    }
-}
-
-impl Process {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        Ok(Self {
-            cpu_seconds: register(
-                registry,
-                Gauge::new("process_cpu_seconds_total", "CPU time, user and system"),
-            )?,
-            resident_bytes: register(
-                registry,
-                IntGauge::new("process_resident_memory_bytes", "Resident memory"),
-            )?,
-            open_fds: register(
-                registry,
-                IntGauge::new("process_open_fds", "Open file descriptors"),
-            )?,
-            descriptors_open: register(
-                registry,
-                IntGauge::new("token_shield_descriptors_open", "Open file descriptors"),
-            )?,
-            descriptors_limit: register(
-                registry,
-                IntGauge::new(
-                    "token_shield_descriptors_limit",
-                    "File descriptors that may be open (RLIMIT_NOFILE)",
-                ),
-            )?,
-            start_seconds: register(
-                registry,
-                Gauge::new("process_start_time_seconds", "Start, in clock seconds since boot"),
-            )?,
-        })
-    }
-
-    /// Reads `/proc/self/stat` (proc(5)): fields 14, 15 and 22 in ticks of 10 ms, field 24 in pages of 4 KiB.
-    fn read(&self) {
-        let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
-        let Some((_, rest)) = stat.rsplit_once(')') else { return };
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let field = |number: usize| {
-            fields.get(number - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
-        };
-        self.cpu_seconds.set((field(14) + field(15)) / 100.0);
-        self.start_seconds.set(field(22) / 100.0);
-        let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
-        self.resident_bytes.set(pages * 4096);
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        self.descriptors_limit
-            .set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
-        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            let open = i64::try_from(open.count()).unwrap_or_default();
-            self.open_fds.set(open);
-            self.descriptors_open.set(open);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_stay_within_their_sets_and_are_escaped() {
-        let metrics =
-            Metrics::new(&["a\"b\\\n".to_owned()], &["up".to_owned()], Some(1)).expect("metrics");
-        for (model, agent) in [("a\"b\\\n", "ns/one"), ("stranger", "ns/two")] {
-            metrics.began();
-            metrics.answered(&Answered {
-                model: Some(model),
-                operation: "chat",
-                code: "ok",
-                agent: Some(agent),
-                upstream: Some("up"),
-                request_s: 0.1,
-                overhead_s: 0.0,
-                first_token_s: None,
-                upstream_s: Some(0.1),
-                tokens_in: 3,
-                tokens_out: 4,
-            });
-        }
-        let text = metrics.text().expect("text");
-        assert!(text.contains(r#"model="a\"b\\\n""#), "{text}");
-        assert!(
-            text.contains(
-                r#"token_shield_requests_total{code="ok",model="other",operation="chat"} 1"#
-            ),
-            "{text}"
-        );
-        assert!(text.contains(r#"agent="ns/one""#) && !text.contains("ns/two"), "{text}");
-        assert!(text.contains("token_shield_in_flight 0"), "{text}");
-        assert!(!text.contains("stranger"));
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use token_shield::audit::format::event::Event;
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::KeyId;
 
-use super::log::Data;
+use super::data::Data;
 
 const SECTOR: u64 = 512;
 

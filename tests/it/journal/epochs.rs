@@ -13,7 +13,7 @@ use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
 use token_shield::clock::SystemClock;
 use token_shield::merkle::Tree;
 
-use super::log::{Data, copy_folder, event, events};
+use super::data::{Data, copy_folder, event, events};
 
 #[test]
 fn an_older_folder_put_back_is_noticed() {

@@ -10,7 +10,7 @@ use token_shield::audit::format::event::Event;
 use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
 use token_shield::clock::{Clock as _, SystemClock};
 
-use super::log::{Data, event, events};
+use super::data::{Data, event, events};
 
 /// Records under the checkpoint: more than a full tile.
 const RECORDS: u64 = 300;

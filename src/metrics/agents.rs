@@ -1,0 +1,45 @@
+//! Requests by agent, with a bounded number of labels.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use prometheus::{IntCounter, IntCounterVec, Registry};
+
+use super::{OTHER, counters};
+
+/// The counters of agents. The first `max` agents have labels, all others share one.
+pub(super) struct Agents {
+    requests: IntCounterVec,
+    seen: Mutex<HashMap<String, IntCounter>>,
+    max: usize,
+}
+
+impl Agents {
+    /// # Errors
+    /// If the name is taken.
+    pub(super) fn new(registry: &Registry, max: usize) -> prometheus::Result<Self> {
+        let requests = counters(
+            registry,
+            "token_shield_agent_requests_total",
+            "Requests by agent",
+            &["agent"],
+        )?;
+        Ok(Self { requests, seen: Mutex::default(), max })
+    }
+
+    /// Counts a request for the root agent. The holder of its token chooses the names below it,
+    /// so those are not labels.
+    pub(super) fn count(&self, agent: &str) {
+        let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(counter) = seen.get(agent) {
+            return counter.inc();
+        }
+        let label = if seen.len() < self.max { agent } else { OTHER };
+        let counter = self.requests.with_label_values(&[label]);
+        counter.inc();
+        if label == agent {
+            seen.insert(agent.to_owned(), counter);
+        }
+    }
+}

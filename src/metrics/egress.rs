@@ -1,0 +1,32 @@
+//! What the egress filters decided.
+
+use prometheus::{IntCounter, IntCounterVec, Registry};
+
+use super::{counters, register};
+
+/// Decisions of the request filter and the response filter, and fetched content.
+pub(super) struct Egress {
+    pub(super) found: IntCounterVec,
+    pub(super) fetched_bytes: IntCounter,
+}
+
+impl Egress {
+    /// # Errors
+    /// If a name is taken.
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let found = "Decisions of the egress filters";
+        let fetched = IntCounter::new(
+            "token_shield_fetched_bytes_total",
+            "Bytes of content that was put into requests",
+        );
+        Ok(Self {
+            found: counters(
+                registry,
+                "token_shield_egress_total",
+                found,
+                &["door", "verdict", "reason"],
+            )?,
+            fetched_bytes: register(registry, fetched)?,
+        })
+    }
+}

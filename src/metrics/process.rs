@@ -1,0 +1,108 @@
+//! The process itself, as procfs(5) reports it.
+
+use prometheus::{Gauge, IntGauge, Registry};
+
+use super::register;
+
+/// Ticks of `/proc/self/stat` per second (USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Memory, CPU time and descriptors.
+pub(super) struct Process {
+    cpu_seconds: Gauge,
+    resident_bytes: IntGauge,
+    open_fds: IntGauge,
+    descriptors_open: IntGauge,
+    descriptors_limit: IntGauge,
+    start_seconds: Gauge,
+}
+
+impl Process {
+    /// # Errors
+    /// If a name is taken.
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            cpu_seconds: register(
+                registry,
+                Gauge::new("process_cpu_seconds_total", "CPU time, user and system"),
+            )?,
+            resident_bytes: register(
+                registry,
+                IntGauge::new("process_resident_memory_bytes", "Resident memory"),
+            )?,
+            open_fds: register(
+                registry,
+                IntGauge::new("process_open_fds", "Open file descriptors"),
+            )?,
+            descriptors_open: register(
+                registry,
+                IntGauge::new("token_shield_descriptors_open", "Open file descriptors"),
+            )?,
+            descriptors_limit: register(
+                registry,
+                IntGauge::new(
+                    "token_shield_descriptors_limit",
+                    "File descriptors that may be open (RLIMIT_NOFILE)",
+                ),
+            )?,
+            start_seconds: register(
+                registry,
+                Gauge::new(
+                    "process_start_time_seconds",
+                    "Start of the process, in seconds since the Unix epoch",
+                ),
+            )?,
+        })
+    }
+
+    /// Reads `/proc/self/stat` (proc(5)): fields 14, 15 and 22 in ticks of 10 ms, field 24 in pages of 4 KiB.
+    pub(super) fn read(&self) {
+        let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+        let Some((_, rest)) = stat.rsplit_once(')') else { return };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let field = |number: usize| {
+            fields.get(number - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
+        };
+        self.cpu_seconds.set((field(14) + field(15)) / TICKS_PER_SECOND);
+        // Field 22 counts from the start of the machine.
+        if let Some(boot) = boot_seconds() {
+            self.start_seconds.set(boot + field(22) / TICKS_PER_SECOND);
+        }
+        let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
+        self.resident_bytes.set(pages * 4096);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        self.descriptors_limit
+            .set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+            let open = i64::try_from(open.count()).unwrap_or_default();
+            self.open_fds.set(open);
+            self.descriptors_open.set(open);
+        }
+    }
+}
+
+/// When the machine started, in seconds since the Unix epoch: `btime` of `/proc/stat`.
+fn boot_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    for line in stat.lines() {
+        if let Some(time) = line.strip_prefix("btime ") {
+            return time.trim().parse().ok();
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_is_in_unix_time() {
+        let process = Process::new(&Registry::new()).expect("metrics");
+        process.read();
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("time").as_secs_f64();
+        let start = process.start_seconds.get();
+        // The test process is younger than an hour.
+        assert!(start <= now + 1.0 && start > now - 3600.0, "{start} at {now}");
+    }
+}
