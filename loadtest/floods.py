@@ -25,7 +25,16 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-KINDS = ["ping", "settings", "priority", "window-update", "unknown", "rst", "empty-data", "continuation"]
+KINDS = [
+    "ping",
+    "settings",
+    "priority",
+    "window-update",
+    "unknown",
+    "rst",
+    "empty-data",
+    "continuation",
+]
 LAST_CORE = max(os.sched_getaffinity(0))
 RATE = 100  # requests a second of the well-behaved caller, over one kept connection
 
@@ -34,7 +43,17 @@ class Gateway:
     """`token-shield serve`, with the keys, the token and the certificate that `dev` makes, and without its rate."""
 
     def __init__(self, program: Path, folder: Path, tls: bool) -> None:
-        words = [str(program), "dev", "--json", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data", str(folder)]
+        words = [
+            str(program),
+            "dev",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics",
+            "127.0.0.1:0",
+            "--data",
+            str(folder),
+        ]
         first = self._started(words + ["--tls"] * tls)
         self.address = json.loads(first)["url"].split("//")[-1]
         self.stop()
@@ -47,12 +66,16 @@ class Gateway:
 
     def _started(self, words: list[str], until: str = "{") -> str:
         """Starts a process, and gives the first line that says it serves."""
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         assert self.process.stdout
         for line in self.process.stdout:
             if line.startswith("{") and until in line:
                 # What it says later is read, and dropped.
-                threading.Thread(target=lambda rest=self.process.stdout: [None for _ in rest], daemon=True).start()
+                threading.Thread(
+                    target=lambda rest=self.process.stdout: [None for _ in rest], daemon=True
+                ).start()
                 return line
         raise SystemExit(f"{words} ended")
 
@@ -69,7 +92,9 @@ def latencies(gateway: Gateway, seconds: float) -> list[float]:
     host, port = gateway.address.split(":")
     context = ssl.create_default_context(cafile=str(gateway.ca)) if gateway.ca else None
     if context:
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(host, int(port), timeout=30, context=context)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, int(port), timeout=30, context=context
+        )
     else:
         connection = http.client.HTTPConnection(host, int(port), timeout=30)
     body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "hello"}]})
@@ -96,9 +121,20 @@ class Attackers:
     apart: bool
 
 
-def flooding(attackers: Attackers, gateway: Gateway, kind: str, seconds: float) -> subprocess.Popen[str]:
+def flooding(
+    attackers: Attackers, gateway: Gateway, kind: str, seconds: float
+) -> subprocess.Popen[str]:
     pinned = ["taskset", "--cpu-list", str(LAST_CORE)] if attackers.apart else []
-    words = [*pinned, str(attackers.program), "--target", gateway.address, "--kind", kind, "--seconds", str(int(seconds))]
+    words = [
+        *pinned,
+        str(attackers.program),
+        "--target",
+        gateway.address,
+        "--kind",
+        kind,
+        "--seconds",
+        str(int(seconds)),
+    ]
     if gateway.ca:
         words += ["--ca", str(gateway.ca)]
     if attackers.once:
@@ -106,7 +142,9 @@ def flooding(attackers: Attackers, gateway: Gateway, kind: str, seconds: float) 
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def beside_floods(attackers: Attackers, gateway: Gateway, kind: str, seconds: float) -> tuple[list[float], int, int]:
+def beside_floods(
+    attackers: Attackers, gateway: Gateway, kind: str, seconds: float
+) -> tuple[list[float], int, int]:
     """The caller's latencies beside attackers, the longest life of one in milliseconds, and how many there were."""
     taken, longest, connections = [], 0, 0
     for _ in range(int(seconds) if attackers.once else 1):
@@ -132,7 +170,8 @@ def campaign(programs: Path, attackers: Attackers, kind: str, tls: bool, seconds
         flood.wait()
     p99 = [one[int(len(one) * 0.99)] for one in (alone, beside)]
     return (
-        f"| {kind} | {'TLS' if tls else 'clear'} | {p99[0]:.1f} | {p99[1]:.1f} | {p99[1] / p99[0]:.2f} | {longest} "
+        f"| {kind} | {'TLS' if tls else 'clear'} | {p99[0]:.1f} | {p99[1]:.1f} | "
+        f"{p99[1] / p99[0]:.2f} | {longest} "
         f"| {connections} | {stop * 1000:.0f} |"
     )
 
@@ -149,7 +188,10 @@ def main() -> None:
     if said.apart:
         # Gateway and caller, which inherit this, share the other cores.
         os.sched_setaffinity(0, os.sched_getaffinity(0) - {LAST_CORE})
-    print("| kind | | p99 alone, ms | p99 beside, ms | ratio | longest life, ms | connections | SIGTERM, ms |")
+    print(
+        "| kind | | p99 alone, ms | p99 beside, ms | ratio | longest life, ms | connections | "
+        "SIGTERM, ms |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for kind in said.kinds.split(","):
         for tls in (False, True):

@@ -49,7 +49,9 @@ class Processes:
         self.started = []
 
     def start(self, command, core, **options):
-        process = subprocess.Popen(["taskset", "-c", str(core), *map(str, command)], stdin=subprocess.DEVNULL, **options)
+        process = subprocess.Popen(
+            ["taskset", "-c", str(core), *map(str, command)], stdin=subprocess.DEVNULL, **options
+        )
         self.started.append(process)
         return process
 
@@ -124,12 +126,18 @@ def spoken_address(process):
 def start_nginx(processes, args, folder, upstream, name, access_log):
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not binary:
-        raise Trouble("nginx is not installed: apt-get install nginx-light (or leave its scenarios out with --only)")
+        raise Trouble(
+            "nginx is not installed: apt-get install nginx-light (or leave its scenarios out with "
+            "--only)"
+        )
     home = folder / name
     home.mkdir()
     plain, streams = (f"127.0.0.1:{free_port()}" for _ in range(2))
     user = "user root;" if os.geteuid() == 0 else ""
-    temporary = "\n".join(f"    {kind}_temp_path {home}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    temporary = "\n".join(
+        f"    {kind}_temp_path {home}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
 
     def server(address, buffering):
         return f"""    server {{
@@ -144,7 +152,7 @@ pid {home}/nginx.pid;
 error_log {home}/error.log crit;
 events {{ worker_connections 4096; }}
 http {{
-    access_log {f'{home}/access.log' if access_log else 'off'};
+    access_log {f"{home}/access.log" if access_log else "off"};
 {temporary}
     keepalive_requests 1000000000;
     client_body_buffer_size 64k;
@@ -162,7 +170,11 @@ http {{
 
 
 def start_bare(processes, args, upstream):
-    process = processes.start([example(args, "bare-proxy"), "--upstream", upstream], args.proxy_core, stdout=subprocess.PIPE)
+    process = processes.start(
+        [example(args, "bare-proxy"), "--upstream", upstream],
+        args.proxy_core,
+        stdout=subprocess.PIPE,
+    )
     address = spoken_address(process)
     return Proxy(process, address, address)
 
@@ -240,7 +252,9 @@ def measure(args, proxy, target, tokens, streaming):
     for pid in proxy.pids() if proxy else []:
         command += ["--pid", pid]
     limit = args.warm + args.window + 30
-    out = subprocess.run(list(map(str, command)), check=True, timeout=limit, stdout=subprocess.PIPE).stdout
+    out = subprocess.run(
+        list(map(str, command)), check=True, timeout=limit, stdout=subprocess.PIPE
+    ).stdout
     line = json.loads(out)
     if line["errors"] or not line["requests"]:
         raise Trouble(f"{line['errors']} errors at {target}; the first: {line['first_error']}")
@@ -253,7 +267,9 @@ def measure(args, proxy, target, tokens, streaming):
 
 def rounds(args, upstream, proxies, tokens):
     """All scenarios in turn, again and again: what disturbs the machine disturbs all of them alike."""
-    plan = [(key, False) for key in args.only] + [(key, True) for key in args.only if key in STREAMED]
+    plan = [(key, False) for key in args.only] + [
+        (key, True) for key in args.only if key in STREAMED
+    ]
     seen = {step: [] for step in plan}
     for turn in range(args.rounds):
         for key, streaming in plan:
@@ -264,7 +280,10 @@ def rounds(args, upstream, proxies, tokens):
             seen[(key, streaming)].append(line)
             each = "" if line["cpu_us_each"] is None else f"{line['cpu_us_each']:8.1f} µs CPU each"
             kind = "chunks" if streaming else "requests"
-            print(f"round {turn + 1}/{args.rounds}  {key:12} {line['per_s']:10.0f} {kind}/s {each}", file=sys.stderr)
+            print(
+                f"round {turn + 1}/{args.rounds}  {key:12} {line['per_s']:10.0f} {kind}/s {each}",
+                file=sys.stderr,
+            )
     return seen
 
 
@@ -291,16 +310,28 @@ def facts(args):
 
     def said(*command):
         try:
-            return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30).stdout.strip()
+            return subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, timeout=30
+            ).stdout.strip()
         except OSError:
             return ""
 
     dirty = said("git", "status", "--porcelain", "--", ".", ":!loadtest/results")
-    cpu = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    nginx = subprocess.run(["/usr/sbin/nginx", "-v"], capture_output=True, text=True).stderr.strip() if os.path.exists("/usr/sbin/nginx") else ""
+    cpu = [
+        line.split(":", 1)[1].strip()
+        for line in open("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
+    nginx = (
+        subprocess.run(["/usr/sbin/nginx", "-v"], capture_output=True, text=True).stderr.strip()
+        if os.path.exists("/usr/sbin/nginx")
+        else ""
+    )
     return {
         "commit": said("git", "rev-parse", "--short=12", "HEAD") + ("-dirty" if dirty else ""),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "date": datetime.datetime.now(datetime.timezone.utc)
+        .isoformat(timespec="seconds")
+        .replace("+00:00", "Z"),
         "cpu": cpu[0] if cpu else os.uname().machine,
         "cores": os.cpu_count(),
         "kernel": os.uname().release,
@@ -322,13 +353,19 @@ def markdown(facts_, rows, memory):
     lines = [
         f"# Load test of {facts_['commit']}, {facts_['date']}",
         "",
-        f"{facts_['cores']} cores ({facts_['cpu']}), Linux {facts_['kernel']}, {facts_['rustc']}, {facts_['nginx']}. "
-        f"{facts_['connections']} connections, medians of {facts_['rounds']} interleaved rounds of {facts_['window_s']:g} s; "
+        f"{facts_['cores']} cores ({facts_['cpu']}), Linux {facts_['kernel']}, {facts_['rustc']}, "
+        f"{facts_['nginx']}. "
+        f"{facts_['connections']} connections, medians of {facts_['rounds']} interleaved rounds "
+        f"of {facts_['window_s']:g} s; "
         f"load average at the start {facts_['load_average'][0]:.2f}.",
     ]
     for streaming, title, unit in (
         (False, "2 KB chat in, 1 KB out", "request"),
-        (True, "Streams of {chunks} chunks, one each {pace_ms} ms".format(**facts_["stream"]), "chunk"),
+        (
+            True,
+            "Streams of {chunks} chunks, one each {pace_ms} ms".format(**facts_["stream"]),
+            "chunk",
+        ),
     ):
         chosen = [row for row in rows if row["streaming"] == streaming]
         if not chosen:
@@ -338,18 +375,30 @@ def markdown(facts_, rows, memory):
             "",
             f"## {title}",
             "",
-            f"| scenario | {unit}s/s | CPU µs a {unit} (range) | to nginx | core busy | mean ms {latency} | p50 ms | p99 ms | max ms |",
+            (
+                f"| scenario | {unit}s/s | CPU µs a {unit} (range) | to nginx | core busy | mean "
+                f"ms {latency} | p50 ms | p99 ms | max ms |"
+            ),
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for row in chosen:
             span = row["cpu_us_each_range"]
             each = f"{row['cpu_us_each']:.1f} ({span[0]:.1f}–{span[1]:.1f})" if span else ""
-            times = " | ".join(f"{row[field] / 1000:.2f}" for field in ("mean_us", "p50_us", "p99_us", "max_us"))
+            times = " | ".join(
+                f"{row[field] / 1000:.2f}" for field in ("mean_us", "p50_us", "p99_us", "max_us")
+            )
             lines.append(
-                f"| {SCENARIOS[row['scenario']][0]} | {row['per_s']:,.0f} | {each} | {cell(row['ratio_to_nginx'], '.2f')} "
+                f"| {SCENARIOS[row['scenario']][0]} | {row['per_s']:,.0f} | {each} | "
+                f"{cell(row['ratio_to_nginx'], '.2f')} "
                 f"| {cell(row['busy'], '.0%')} | {times} |"
             )
-    lines += ["", "Resident memory at the end: " + ", ".join(f"{name} {kib / 1024:.1f} MiB" for name, kib in memory.items()) + ".", ""]
+    lines += [
+        "",
+        "Resident memory at the end: "
+        + ", ".join(f"{name} {kib / 1024:.1f} MiB" for name, kib in memory.items())
+        + ".",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -367,22 +416,44 @@ def publish(text):
 def words():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--window", type=float, default=5.0, help="seconds that are counted, each scenario and round")
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=5.0,
+        help="seconds that are counted, each scenario and round",
+    )
     parser.add_argument("--warm", type=float, default=1.0, help="seconds before each window")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--chunks", type=int, default=200, help="chunks of a stream")
     parser.add_argument("--pace-ms", type=int, default=2, help="milliseconds between two of them")
-    parser.add_argument("--rate", type=float, help="requests a second, evenly; as many as there are answers where it is not said")
-    parser.add_argument("--before", type=pathlib.Path, help="another token-shield, for the scenario before")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        help="requests a second, evenly; as many as there are answers where it is not said",
+    )
+    parser.add_argument(
+        "--before", type=pathlib.Path, help="another token-shield, for the scenario before"
+    )
     parser.add_argument("--proxy-core", type=int, default=0)
     parser.add_argument("--load-core", type=int, default=1, help="the core of load and upstream")
     parser.add_argument("--only", help="which scenarios, of: " + " ".join(SCENARIOS))
     parser.add_argument("--no-build", action="store_true", help="take the programs as they are")
-    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release", help="folder of the release build")
+    parser.add_argument(
+        "--programs",
+        type=pathlib.Path,
+        default=ROOT / "target/release",
+        help="folder of the release build",
+    )
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "results")
-    parser.add_argument("--publish", action="store_true", help="put the table into docs/PERFORMANCE.md")
+    parser.add_argument(
+        "--publish", action="store_true", help="put the table into docs/PERFORMANCE.md"
+    )
     args = parser.parse_args()
-    args.only = args.only.split(",") if args.only else [key for key in SCENARIOS if key != "before" or args.before]
+    args.only = (
+        args.only.split(",")
+        if args.only
+        else [key for key in SCENARIOS if key != "before" or args.before]
+    )
     unknown = [key for key in args.only if key not in SCENARIOS]
     if "before" in args.only and not args.before:
         parser.error("the scenario before needs --before PROGRAM")
@@ -397,9 +468,14 @@ def prepare(args):
         raise Trouble("taskset is not installed: apt-get install util-linux")
     cores = os.sched_getaffinity(0)
     if args.proxy_core == args.load_core or not {args.proxy_core, args.load_core} <= cores:
-        raise Trouble(f"two different cores are needed for --proxy-core and --load-core; this process may use {sorted(cores)}")
+        raise Trouble(
+            "two different cores are needed for --proxy-core and --load-core; this process may "
+            f"use {sorted(cores)}"
+        )
     if not args.no_build:
-        subprocess.run(["cargo", "build", "--release", "--bins", "--examples"], cwd=ROOT, check=True)
+        subprocess.run(
+            ["cargo", "build", "--release", "--bins", "--examples"], cwd=ROOT, check=True
+        )
 
 
 def run(args, processes, folder):
@@ -413,9 +489,15 @@ def run(args, processes, folder):
             proxies[name] = start_nginx(processes, args, folder, upstream, name, access_log)
     if "bare" in wanted:
         proxies["bare"] = start_bare(processes, args, upstream)
-    for name, cache, binary in (("cached", 65536, args.binary), ("cold", 0, args.binary), ("before", 65536, args.before)):
+    for name, cache, binary in (
+        ("cached", 65536, args.binary),
+        ("cold", 0, args.binary),
+        ("before", 65536, args.before),
+    ):
         if name in wanted:
-            proxies[name] = start_token_shield(processes, args, folder, upstream, name, cache, binary)
+            proxies[name] = start_token_shield(
+                processes, args, folder, upstream, name, cache, binary
+            )
     about = facts(args)
     rows = summary(rounds(args, upstream, proxies, tokens))
     memory = {name: proxy.rss_kib() for name, proxy in proxies.items()}
@@ -425,14 +507,18 @@ def run(args, processes, folder):
     if args.publish:
         publish(text)
     stem.with_suffix(".md").write_text(text)
-    stem.with_suffix(".json").write_text(json.dumps({**about, "rss_kib": memory, "scenarios": rows}, indent=1) + "\n")
+    stem.with_suffix(".json").write_text(
+        json.dumps({**about, "rss_kib": memory, "scenarios": rows}, indent=1) + "\n"
+    )
     print(text)
     print(f"written: {stem}.md and .json", file=sys.stderr)
 
 
 def main():
     args = words()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job would ignore it
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: sys.exit(1))
     processes = Processes()

@@ -48,10 +48,17 @@ def text(value: bytes) -> bytes:
 def head(port: int, token: str) -> bytes:
     """A header block of literals that are not indexed (section 6.2.2)."""
     fields = {
-        ":method": "POST", ":scheme": "http", ":path": "/v1/chat/completions", ":authority": f"127.0.0.1:{port}",
-        "authorization": f"Bearer {token}", "content-type": "application/json", "content-length": str(len(BODY)),
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": "/v1/chat/completions",
+        ":authority": f"127.0.0.1:{port}",
+        "authorization": f"Bearer {token}",
+        "content-type": "application/json",
+        "content-length": str(len(BODY)),
     }
-    return b"".join(b"\0" + text(name.encode()) + text(value.encode()) for name, value in fields.items())
+    return b"".join(
+        b"\0" + text(name.encode()) + text(value.encode()) for name, value in fields.items()
+    )
 
 
 class Caller:
@@ -59,7 +66,9 @@ class Caller:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0))
+        self.socket.sendall(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
+        )
         threading.Thread(target=self._drain, daemon=True).start()
 
     def _drain(self) -> None:
@@ -101,7 +110,9 @@ class Mute:
 class Gateway:
     """The program, over a folder of its own."""
 
-    def __init__(self, program: pathlib.Path, home: pathlib.Path, upstream: int, streams: int) -> None:
+    def __init__(
+        self, program: pathlib.Path, home: pathlib.Path, upstream: int, streams: int
+    ) -> None:
         self._program, self._home = program, home
         home.chmod(0o700)
         (home / "keys").mkdir(mode=0o700)
@@ -138,13 +149,32 @@ in_flight = {2 * streams}
 output_tokens = 100
 """)
         self._log = open(home / "log", "wb")
-        self.process = subprocess.Popen([program, "serve", "--config", home / "token-shield.toml"], stdin=subprocess.DEVNULL, stderr=self._log)
+        self.process = subprocess.Popen(
+            [program, "serve", "--config", home / "token-shield.toml"],
+            stdin=subprocess.DEVNULL,
+            stderr=self._log,
+        )
         self.api, self._metrics = self._ports()
-        issued = ("token", "issue", "--data", home, "--agent", "load/main", "--principal", "team:load", "--model", MODEL, "--ttl", "1h")
+        issued = (
+            "token",
+            "issue",
+            "--data",
+            home,
+            "--agent",
+            "load/main",
+            "--principal",
+            "team:load",
+            "--model",
+            MODEL,
+            "--ttl",
+            "1h",
+        )
         self.token = self._command(*issued).strip()
 
     def _command(self, *words: object) -> str:
-        done = subprocess.run([self._program, *map(str, words)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [self._program, *map(str, words)], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             sys.exit(f"{words[0]} {words[1]}: {done.stderr}")
         return done.stdout
@@ -154,7 +184,9 @@ output_tokens = 100
 
         def serving() -> dict | None:
             lines = (self._home / "log").read_text().splitlines()
-            return next((line for line in map(json.loads, lines) if line["message"] == "serving"), None)
+            return next(
+                (line for line in map(json.loads, lines) if line["message"] == "serving"), None
+            )
 
         line = wait(serving, "the gateway serves")
         return int(line["api"].rsplit(":", 1)[1]), line["metrics"]
@@ -163,11 +195,15 @@ output_tokens = 100
         url = self._metrics if "://" in self._metrics else f"http://{self._metrics}/metrics"
         with urllib.request.urlopen(url) as page:
             rows = page.read().decode().splitlines()
-        return int(next(row.split()[1] for row in rows if row.startswith("token_shield_in_flight ")))
+        return int(
+            next(row.split()[1] for row in rows if row.startswith("token_shield_in_flight "))
+        )
 
     def resident(self) -> int:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
+        return 1024 * int(
+            next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+        )
 
     def stop(self) -> None:
         self.process.kill()
@@ -210,14 +246,22 @@ def measure(program: pathlib.Path, streams: int, with_body: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("program", type=pathlib.Path, help="the token-shield to measure")
-    parser.add_argument("--streams", type=int, default=10_000, help="how many wait at once (default 10000)")
+    parser.add_argument(
+        "--streams", type=int, default=10_000, help="how many wait at once (default 10000)"
+    )
     given = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for name, with_body in (("body", False), ("answer", True)):
-        print(f"{name}: {measure(given.program.resolve(), given.streams, with_body) / 1000:.1f} kB each, {given.streams} streams", flush=True)
+        print(
+            f"{name}: {measure(given.program.resolve(), given.streams, with_body) / 1000:.1f} kB "
+            f"each, {given.streams} streams",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -11,15 +11,27 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
-ALGORITHMS = ((b"\xfftoken-shield ML-DSA-65", 1952, MLDSA65PublicKey), (b"\x01", 32, Ed25519PublicKey))
+ALGORITHMS = (
+    (b"\xfftoken-shield ML-DSA-65", 1952, MLDSA65PublicKey),
+    (b"\x01", 32, Ed25519PublicKey),
+)
 NUMBER, HASH = "(0|[1-9][0-9]{0,15})", rb"([A-Za-z0-9+/]{43}=)"
 SIGNATURE = r"— ([^\s+\x00-\x1f]+) ([A-Za-z0-9+/]{7,}=*)\n"
 CHECKPOINT = re.compile(rf"(([^\x00-\x1f]+)\n{NUMBER}\n{HASH.decode()}\n)\n((?:{SIGNATURE})+)")
-HEAD = re.compile(rb"(token-shield head 1\n([^\n]+)\n%b\n%b\n(?P<number>0|[1-9][0-9]*)\n)(?P<sum>%b)\n*" % (NUMBER.encode(), HASH, HASH))
-NOTE = re.compile(rb"token-shield note 1\n(?P<number>0|[1-9][0-9]*)\n(?P<sum>%b)\n([^\0]+)\0*" % HASH)
+HEAD = re.compile(
+    rb"(token-shield head 1\n([^\n]+)\n%b\n%b\n(?P<number>0|[1-9][0-9]*)\n)(?P<sum>%b)\n*"
+    % (NUMBER.encode(), HASH, HASH)
+)
+NOTE = re.compile(
+    rb"token-shield note 1\n(?P<number>0|[1-9][0-9]*)\n(?P<sum>%b)\n([^\0]+)\0*" % HASH
+)
 
-Note = NamedTuple("Note", [("origin", str), ("size", int), ("root", str)])  # the root in base64, as it is written
-Keys = dict[tuple[str, bytes], tuple[int, MLDSA65PublicKey | Ed25519PublicKey]]  # by name and id: place in ALGORITHMS, key
+Note = NamedTuple(
+    "Note", [("origin", str), ("size", int), ("root", str)]
+)  # the root in base64, as it is written
+Keys = dict[
+    tuple[str, bytes], tuple[int, MLDSA65PublicKey | Ed25519PublicKey]
+]  # by name and id: place in ALGORITHMS, key
 
 
 class Fault(Exception):
@@ -63,7 +75,10 @@ def verified(note: str, keys: Keys) -> Note:
     """Reads a checkpoint and verifies both signatures, the first two in their order; what follows them is passed over."""
     if not (parsed := CHECKPOINT.fullmatch(note)):
         raise Fault("checkpoint: not a signed note of three lines")
-    signatures = [(name, unbase64(text, "checkpoint: a signature")) for name, text in re.findall(SIGNATURE, parsed[5])]
+    signatures = [
+        (name, unbase64(text, "checkpoint: a signature"))
+        for name, text in re.findall(SIGNATURE, parsed[5])
+    ]
     for wanted, (name, signature) in enumerate(signatures[:2]):
         place, key = keys.get((name, signature[:4]), (None, None))
         if name != parsed[2] or place != wanted:
@@ -71,7 +86,9 @@ def verified(note: str, keys: Keys) -> Note:
         try:
             key.verify(signature[4:], parsed[1].encode())
         except (InvalidSignature, ValueError) as error:
-            raise Fault(f"checkpoint: a signature does not verify ({('ML-DSA-65', 'Ed25519')[place]})") from error
+            raise Fault(
+                f"checkpoint: a signature does not verify ({('ML-DSA-65', 'Ed25519')[place]})"
+            ) from error
     else:
         if len(signatures) > 1:
             return Note(parsed[2], int(parsed[3]), parsed[4])
@@ -84,9 +101,14 @@ def _newer(data: bytes, form: re.Pattern[bytes], *hashed: int) -> list[str] | No
     for place, slot in enumerate((form.fullmatch(data, 0, middle), form.fullmatch(data, middle))):
         if not slot or int(slot["number"]) % 2 != place:
             continue
-        if base64_of(sha256(b"\n".join(slot[group] for group in hashed)).digest()).encode() == slot["sum"]:
+        if (
+            base64_of(sha256(b"\n".join(slot[group] for group in hashed)).digest()).encode()
+            == slot["sum"]
+        ):
             slots[int(slot["number"])] = slot
-    return [group.decode(errors="replace") for group in slots[max(slots)].groups()] if slots else None
+    return (
+        [group.decode(errors="replace") for group in slots[max(slots)].groups()] if slots else None
+    )
 
 
 def head_and_note(data: bytes) -> tuple[Note, str | None]:

@@ -20,9 +20,14 @@ from audit_notes import Fault, unbase64
 
 SECTOR, MAGIC, DEPTH = 512, b"TSBATCH1", 5
 TIME = rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
-SEALED = re.compile(rb'\{"at":"(%s)",("box":"([\w-]+)",)"key":"([\w-]{22})","kind":"([a-z-]+)","v":1\}' % TIME)
+SEALED = re.compile(
+    rb'\{"at":"(%s)",("box":"([\w-]+)",)"key":"([\w-]{22})","kind":"([a-z-]+)","v":1\}' % TIME
+)
 
-Batch = NamedTuple("Batch", [("first", int), ("records", list[bytes]), ("after", int), ("root", bytes), ("end", int)])
+Batch = NamedTuple(
+    "Batch",
+    [("first", int), ("records", list[bytes]), ("after", int), ("root", bytes), ("end", int)],
+)
 
 
 def _integer(digits: str) -> int:
@@ -32,7 +37,10 @@ def _integer(digits: str) -> int:
 
 
 JSON = json.JSONDecoder(
-    object_pairs_hook=lambda pairs: dict(sorted(pairs)), parse_int=_integer, parse_float=_integer, parse_constant=_integer
+    object_pairs_hook=lambda pairs: dict(sorted(pairs)),
+    parse_int=_integer,
+    parse_float=_integer,
+    parse_constant=_integer,
 )
 
 
@@ -41,13 +49,20 @@ def _plain_names(value: Any, room: int = DEPTH) -> bool:
     if not isinstance(value, dict | list):
         return True
     names, inside = (value.keys(), value.values()) if isinstance(value, dict) else ((), value)
-    return room > 0 and all(map(str.isascii, names)) and all(_plain_names(one, room - 1) for one in inside)
+    return (
+        room > 0
+        and all(map(str.isascii, names))
+        and all(_plain_names(one, room - 1) for one in inside)
+    )
 
 
 def _object(data: bytes) -> dict[str, Any]:
     """Reads an object in canonical JSON: what is read, written again, has to be the same bytes. Raises ValueErrors as well."""
     value = JSON.decode(data.decode())
-    if not isinstance(value, dict) or json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() != data:
+    if (
+        not isinstance(value, dict)
+        or json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() != data
+    ):
         raise Fault("is not an object in canonical JSON")
     if not _plain_names(value):
         raise Fault("has names that are not ASCII, or is nested too deeply")
@@ -69,7 +84,11 @@ def node(left: bytes, right: bytes) -> bytes:
 
 def root_of(peaks: list[bytes]) -> bytes:
     """The root over perfect subtrees, the largest first."""
-    return reduce(lambda right, left: node(left, right), reversed(peaks)) if peaks else sha256().digest()
+    return (
+        reduce(lambda right, left: node(left, right), reversed(peaks))
+        if peaks
+        else sha256().digest()
+    )
 
 
 def perfect(row: tuple[bytes, ...]) -> bytes:
@@ -134,13 +153,18 @@ def leaf_hash(record: bytes) -> bytes:
     return sha256(b"\x00" + record).digest()
 
 
-def bundle(data: bytes, hashes: bytes, count: int, first: int) -> tuple[list[tuple[bytes, bytes]], Fault | None]:
+def bundle(
+    data: bytes, hashes: bytes, count: int, first: int
+) -> tuple[list[tuple[bytes, bytes]], Fault | None]:
     """The records of a tile of entries that are hashed so in the tile of level 0, with these hashes, and what is wrong with the next."""
     found: list[tuple[bytes, bytes]] = []
     try:
         for place, record in enumerate(frames(data, count, first)):
             if (leaf := leaf_hash(record)) != hashes[32 * place : 32 * place + 32]:
-                return found, Fault(f"{tile_path(0, first // 256, count)} has not the hashes of the records", first + place)
+                return found, Fault(
+                    f"{tile_path(0, first // 256, count)} has not the hashes of the records",
+                    first + place,
+                )
             found.append((record, leaf))
     except Fault as fault:
         return found, fault
@@ -154,7 +178,11 @@ def batch_at(data: bytes, at: int) -> Batch | None:
     first, count, length, check = struct.unpack_from(">QIII", data, at + 8)
     hashed = at + 28 + length + 40
     end = hashed + 32 + -(hashed + 32) % SECTOR
-    if crc32c(data[at : at + 24]) != check or end > len(data) or sha256(data[at:hashed]).digest() != data[hashed : hashed + 32]:
+    if (
+        crc32c(data[at : at + 24]) != check
+        or end > len(data)
+        or sha256(data[at:hashed]).digest() != data[hashed : hashed + 32]
+    ):
         return None
     if not count or data[hashed + 32 : end].strip(b"\0"):
         raise Fault("an empty batch, or one whose padding is not zero", first)
@@ -179,7 +207,11 @@ def shape(record: bytes) -> tuple[str, str, dict[str, Any] | None]:
     else:
         value = _object(record)
         at, kind, plain = (value.get(name) for name in ("at", "kind", "plain"))
-        right = value.keys() == {"at", "kind", "plain", "v"} and value["v"] is not True and value["v"] == 1
+        right = (
+            value.keys() == {"at", "kind", "plain", "v"}
+            and value["v"] is not True
+            and value["v"] == 1
+        )
         if not right or not isinstance(plain, dict) or not re.fullmatch("[a-z-]+", str(kind)):
             raise Fault("has not the members of a record")
     if not re.fullmatch(TIME.decode(), str(at)) or not datetime.fromisoformat(at):
@@ -191,7 +223,9 @@ def _sealed(record: bytes) -> tuple[bytes, bytes]:
     """A sealed record's box, and the rest of it."""
     if not (sealed := SEALED.fullmatch(record)):
         raise Fault("is not a sealed record")
-    return unbase64(sealed[3].decode(), "box", url=True), record[: sealed.start(2)] + record[sealed.end(2) :]
+    return unbase64(sealed[3].decode(), "box", url=True), record[: sealed.start(2)] + record[
+        sealed.end(2) :
+    ]
 
 
 def open_with(record: bytes, own_key: bytes) -> dict[str, Any]:
@@ -205,4 +239,7 @@ def open_with(record: bytes, own_key: bytes) -> dict[str, Any]:
 
 def open_record(record: bytes, record_key: bytes) -> dict[str, Any]:
     """Opens a sealed record with the record key of its principal."""
-    return open_with(record, HKDF(SHA256(), 32, _sealed(record)[0][:16], b"token-shield record 1").derive(record_key))
+    return open_with(
+        record,
+        HKDF(SHA256(), 32, _sealed(record)[0][:16], b"token-shield record 1").derive(record_key),
+    )

@@ -1,6 +1,6 @@
 """Verifies an audit log from docs/AUDIT.md alone, sharing no code with the gateway:
 
-    python audit_verifier.py DATA/audit --vkeys DATA/log.vkeys [--head DATA/secret/head] [--live] [--json]
+python audit_verifier.py DATA/audit --vkeys DATA/log.vkeys [--head DATA/secret/head] [--live] [--json]
 """
 
 from __future__ import annotations
@@ -14,35 +14,78 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from audit_notes import NUMBER, Fault, Keys, Note, base64_of, head_and_note, unbase64, verified, verifier_keys
+from audit_notes import (
+    NUMBER,
+    Fault,
+    Keys,
+    Note,
+    base64_of,
+    head_and_note,
+    unbase64,
+    verified,
+    verifier_keys,
+)
 from audit_records import (
-    MAGIC, SECTOR, Batch, Tree, batch_at, batches, bundle, crc32c, frames, leaf_hash, level_above, node, open_record, open_with, perfect,
-    root_of, shape, tile_path,
+    MAGIC,
+    SECTOR,
+    Batch,
+    Tree,
+    batch_at,
+    batches,
+    bundle,
+    crc32c,
+    frames,
+    leaf_hash,
+    level_above,
+    node,
+    open_record,
+    open_with,
+    perfect,
+    root_of,
+    shape,
+    tile_path,
 )
 
-__all__ = ["Epoch", "Fault", "crc32c", "open_record", "open_with", "record_at", "since", "verify", "verify_disclosure", "verify_proof", "verify_receipt"]
+__all__ = [
+    "Epoch",
+    "Fault",
+    "crc32c",
+    "open_record",
+    "open_with",
+    "record_at",
+    "since",
+    "verify",
+    "verify_disclosure",
+    "verify_proof",
+    "verify_receipt",
+]
 
 TORN, LOSS, LOOKS = 256 * 1024, "after-loss: ", 3
 EPOCH = re.compile("e(?!000000)([0-9]{6})")
-TILE = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
-PROOF = re.compile(rf"c2sp\.org/tlog-proof@v1\n(?:extra ([^\n]*)\n)?index {NUMBER}\n((?:[^\n]+\n)*)\n(.*)", re.DOTALL)
+TILE = re.compile(
+    r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?"
+)
+PROOF = re.compile(
+    rf"c2sp\.org/tlog-proof@v1\n(?:extra ([^\n]*)\n)?index {NUMBER}\n((?:[^\n]+\n)*)\n(.*)",
+    re.DOTALL,
+)
 
 
 @dataclass
 class Epoch:
     """What was found in one epoch. Roots are in base64."""
 
-    origin: str                # empty if neither a checkpoint nor a verifier key tells it
-    size: int                  # records in all
-    signed: int                # records under the checkpoint
-    root: str                  # over all of them
-    signed_root: str | None    # the checkpoint's, if there is one
-    first: str | None          # time of the first record
-    last: str | None           # time of the last
-    torn: int = 0              # bytes of a torn batch behind the last whole one
-    unfinished: bool = False   # the head holds a note that is newer than the checkpoint
-    pruned: bool = False       # its records were moved away, as a later epoch says
-    lost: str | None = None    # what the next epoch says of a loss behind its checkpoint
+    origin: str  # empty if neither a checkpoint nor a verifier key tells it
+    size: int  # records in all
+    signed: int  # records under the checkpoint
+    root: str  # over all of them
+    signed_root: str | None  # the checkpoint's, if there is one
+    first: str | None  # time of the first record
+    last: str | None  # time of the last
+    torn: int = 0  # bytes of a torn batch behind the last whole one
+    unfinished: bool = False  # the head holds a note that is newer than the checkpoint
+    pruned: bool = False  # its records were moved away, as a later epoch says
+    lost: str | None = None  # what the next epoch says of a loss behind its checkpoint
 
 
 def record_at(folder: Path, epoch: str, index: int) -> bytes:
@@ -71,11 +114,20 @@ def _loss(epoch: Path | None) -> tuple[str | None, Any]:
 class _Walk:
     """Verifies one epoch from its first tile to the end of its journal. Of a pruned one there are only hashes, and no leaves."""
 
-    def __init__(self, folder: Path, keys: Keys, before: _Walk | None, after: Path | None, live: bool) -> None:
-        self.folder, self.before, closed, self.number = folder, before, after is not None, int(folder.name[1:])
+    def __init__(
+        self, folder: Path, keys: Keys, before: _Walk | None, after: Path | None, live: bool
+    ) -> None:
+        self.folder, self.before, closed, self.number = (
+            folder,
+            before,
+            after is not None,
+            int(folder.name[1:]),
+        )
         lost, left = _loss(after)
         self.at, self.first, self.torn = before.at if before else "", None, 0
-        self.throughs: list[tuple[int, int]] = []  # indexes of records of kind pruned, and the epochs that they name
+        self.throughs: list[
+            tuple[int, int]
+        ] = []  # indexes of records of kind pruned, and the epochs that they name
         self.leaves: list[bytes] = []
         self.recent: dict[int, bytes] = {}  # records from the checkpoint's last bundle on
         self.ends: set[int] = set()  # how many records there are behind each batch of the journal
@@ -89,8 +141,15 @@ class _Walk:
         self.newest = self.note or Note(self.origin, 0, base64_of(Tree().root()))
         self.signed = self.newest.size
         there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-        files = there.keys() - {"checkpoint"} - {name for name, path in there.items() if path.is_dir()}
-        self.pruned = closed and lost is None and self.signed > 0 and not any(name.startswith("tile/entries/") for name in files)
+        files = (
+            there.keys() - {"checkpoint"} - {name for name, path in there.items() if path.is_dir()}
+        )
+        self.pruned = (
+            closed
+            and lost is None
+            and self.signed > 0
+            and not any(name.startswith("tile/entries/") for name in files)
+        )
         files -= {*(self._remains(files) if self.pruned else self._tiles())}
         segments = sorted(name for name in files if re.fullmatch("journal/[0-9]{20}", name))
         if segments and closed and lost is None:
@@ -98,19 +157,50 @@ class _Walk:
         if not self.pruned:
             self._journal(segments)
         self.left = left is not False
-        if self.left and (left != {"root": base64_of(Tree(self.leaves).root()), "size": len(self.leaves)} or left["size"] is True):
-            raise Fault(f"the loss has left {left}, and here are {len(self.leaves)} records", len(self.leaves))
+        if self.left and (
+            left != {"root": base64_of(Tree(self.leaves).root()), "size": len(self.leaves)}
+            or left["size"] is True
+        ):
+            raise Fault(
+                f"the loss has left {left}, and here are {len(self.leaves)} records",
+                len(self.leaves),
+            )
         if self.number > 1 and self.note and not self.leaves and not self.pruned:
             raise Fault("the first record, of kind epoch, is missing", 0)
         for name, path in sorted(there.items()):
-            known = path.is_dir() or name not in files or name in segments or name == "lock" and not path.stat().st_size
+            known = (
+                path.is_dir()
+                or name not in files
+                or name in segments
+                or name == "lock"
+                and not path.stat().st_size
+            )
             folder_belongs = path.is_dir() and (name == "journal" or name.split("/")[0] == "tile")
-            if path.is_symlink() or not path.is_file() and not folder_belongs or \
-                    not known and not ((live and not closed or lost is not None) and self._passing(name)):
+            if (
+                path.is_symlink()
+                or not path.is_file()
+                and not folder_belongs
+                or not known
+                and not ((live and not closed or lost is not None) and self._passing(name))
+            ):
                 raise Fault(f"{name} does not belong here")
-        roots = (self.note.root if self.pruned else base64_of(Tree(self.leaves).root())), self.note.root if self.note else None
+        roots = (
+            (self.note.root if self.pruned else base64_of(Tree(self.leaves).root())),
+            self.note.root if self.note else None,
+        )
         size, last = self.signed if self.pruned else len(self.leaves), self.first and self.at
-        self.epoch = Epoch(self.origin, size, self.signed, *roots, self.first, last, self.torn, False, self.pruned, lost)
+        self.epoch = Epoch(
+            self.origin,
+            size,
+            self.signed,
+            *roots,
+            self.first,
+            last,
+            self.torn,
+            False,
+            self.pruned,
+            lost,
+        )
 
     def _take(self, record: bytes, leaf: bytes) -> None:
         index = len(self.leaves)
@@ -119,7 +209,9 @@ class _Walk:
             if at < self.at:
                 raise Fault(f"its time is before that of the record before, {self.at}")
             if (kind == "epoch") != (self.number > 1 and index == 0):
-                raise Fault("the first record of an epoch after the first, and no other, is of kind epoch")
+                raise Fault(
+                    "the first record of an epoch after the first, and no other, is of kind epoch"
+                )
             if kind == "epoch" and not self._follows((plain or {}).get("previous")):
                 raise Fault("previous is not the checkpoint of the epoch before")
             if kind == "pruned":
@@ -135,18 +227,35 @@ class _Walk:
 
     def permits(self, number: int, said: Note | None) -> bool:
         """Whether a record that checkpoint or head `said` cover says that the records of epoch `number` may be missing."""
-        sure = max(self.signed, said.size if said and said.origin == self.origin else 0, len(self.leaves) if self.left else 0)
+        sure = max(
+            self.signed,
+            said.size if said and said.origin == self.origin else 0,
+            len(self.leaves) if self.left else 0,
+        )
         return any(index < sure and through >= number for index, through in self.throughs)
 
     def _follows(self, link: Any) -> bool:
         """Whether `link` is the checkpoint of the epoch before, or may be where that epoch is not there."""
-        if self.before and isinstance(link, dict) and self.before.epoch.lost is not None and link.get("origin") == self.before.origin:
+        if (
+            self.before
+            and isinstance(link, dict)
+            and self.before.epoch.lost is not None
+            and link.get("origin") == self.before.origin
+        ):
             # Of what was lost the head may have known a newer one.
             size = link.get("size")
-            return self.before.newest._asdict().items() <= link.items() or isinstance(size, int) and size > self.before.signed
+            return (
+                self.before.newest._asdict().items() <= link.items()
+                or isinstance(size, int)
+                and size > self.before.signed
+            )
         if self.before:
             return isinstance(link, dict) and self.before.newest._asdict().items() <= link.items()
-        return isinstance(link, dict) and {*Note._fields} <= link.keys() and str(link["origin"]).endswith(f"/e{self.number - 1:06}")
+        return (
+            isinstance(link, dict)
+            and {*Note._fields} <= link.keys()
+            and str(link["origin"]).endswith(f"/e{self.number - 1:06}")
+        )
 
     def _tiles(self) -> list[str]:
         """Verifies all that the checkpoint calls for, and returns the names of these files."""
@@ -181,27 +290,43 @@ class _Walk:
     def _remains(self, files: set[str]) -> list[str]:
         """Verifies what a pruned epoch has: all partial tiles, full ones as far as those above and below them tell."""
         names, peaks, level, count = [], [], 0, self.signed
-        known: dict[int, bytes] = {}  # the hashes of a level by their place, as the tiles below give them
+        known: dict[
+            int, bytes
+        ] = {}  # the hashes of a level by their place, as the tiles below give them
         while count:
             for index in range(0, count, 256):
-                width, name = min(256, count - index), tile_path(level, index // 256, min(256, count - index))
+                width, name = (
+                    min(256, count - index),
+                    tile_path(level, index // 256, min(256, count - index)),
+                )
                 if width == 256 and name not in files:
                     continue
                 names.append(name)
                 data = (self.folder / name).read_bytes()
                 row = [data[at : at + 32] for at in range(0, len(data), 32)]
-                if len(data) != 32 * width or any(known.setdefault(at, one) != one for at, one in enumerate(row, index)):
+                if len(data) != 32 * width or any(
+                    known.setdefault(at, one) != one for at, one in enumerate(row, index)
+                ):
                     raise Fault(f"{name} has not the hashes of the tiles below it")
                 peaks[:0] = Tree(row).peaks if width < 256 else []
-            whole = [first for first in known if first % 256 == 0 and all(at in known for at in range(first, first + 256))]
-            known = {first // 256: perfect(tuple(known[at] for at in range(first, first + 256))) for first in whole}
+            whole = [
+                first
+                for first in known
+                if first % 256 == 0 and all(at in known for at in range(first, first + 256))
+            ]
+            known = {
+                first // 256: perfect(tuple(known[at] for at in range(first, first + 256)))
+                for first in whole
+            }
             level, count = level + 1, count // 256
         self._signed_root(peaks)
         return names
 
     def _signed_root(self, peaks: list[bytes]) -> None:
         if self.note and base64_of(root_of(peaks)) != self.note.root:
-            raise Fault(f"checkpoint: its root is not that of the {'tiles' if self.pruned else 'records'}")
+            raise Fault(
+                f"checkpoint: its root is not that of the {'tiles' if self.pruned else 'records'}"
+            )
 
     def _journal(self, names: list[str]) -> None:
         """Walks the segments batch by batch to the end of the log."""
@@ -216,9 +341,14 @@ class _Walk:
                 end = batch.end
                 self.ends.add(tree.size)
             rest = data[end:].rstrip(b"\0")
-            whole = any(rest[at : at + 8] == MAGIC and batch_at(data, end + at) for at in range(SECTOR, len(rest), SECTOR))
+            whole = any(
+                rest[at : at + 8] == MAGIC and batch_at(data, end + at)
+                for at in range(SECTOR, len(rest), SECTOR)
+            )
             if rest and name != names[-1] or len(rest) > TORN or whole:
-                raise Fault(f"{name}: what lies behind the last whole batch is no torn one", tree.size)
+                raise Fault(
+                    f"{name}: what lies behind the last whole batch is no torn one", tree.size
+                )
             self.torn = len(rest)
         if tree.size < self.signed:
             raise Fault("the journal ends before the checkpoint", tree.size)
@@ -240,19 +370,31 @@ class _Walk:
                 raise Fault("is not the same in the journal as in the tiles", index)
             tree.push(self.leaves[index])
         if batch.after != tree.size or batch.root != tree.root():
-            raise Fault(f"the root in the batch of records {batch.first} to {tree.size - 1} is wrong", batch.first)
+            raise Fault(
+                f"the root in the batch of records {batch.first} to {tree.size - 1} is wrong",
+                batch.first,
+            )
 
     def _passing(self, name: str) -> bool:
         """Whether a file is a tile of a checkpoint to come or gone, and what the records call for."""
         if not (tile := TILE.fullmatch(name)):
             return False
-        level, first, width, row = tile[1], int(re.sub("[x/]", "", tile[2])) * 256, int(tile[3] or 256), self.leaves
+        level, first, width, row = (
+            tile[1],
+            int(re.sub("[x/]", "", tile[2])) * 256,
+            int(tile[3] or 256),
+            self.leaves,
+        )
         for _ in range(0 if level == "entries" else int(level)):
             row = level_above(row)
         if tile_path(level, first // 256, width) != name or len(row) < first + width:
             return False
         data = (self.folder / name).read_bytes()
-        return b"".join(row[first : first + width]).startswith(data) if level != "entries" else self._begin(data, first, width)
+        return (
+            b"".join(row[first : first + width]).startswith(data)
+            if level != "entries"
+            else self._begin(data, first, width)
+        )
 
     def _begin(self, data: bytes, first: int, width: int) -> bool:
         """Whether a file holds `width` records from `first` on, or is cut off in one of them."""
@@ -266,7 +408,9 @@ class _Walk:
             if cut.index is None:
                 raise
             record = self.recent.get(cut.index)
-            return record is not None and (len(record).to_bytes(2, "big") + record).startswith(data[at:])
+            return record is not None and (len(record).to_bytes(2, "big") + record).startswith(
+                data[at:]
+            )
         return True
 
 
@@ -278,7 +422,9 @@ def _is_bare(path: Path, epoch: Path) -> bool:
     return name in ("journal", "tile") or name.startswith("tile/")
 
 
-def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None) -> list[_Walk]:
+def _walks(
+    folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None
+) -> list[_Walk]:
     """Verifies the epochs one after the other, after a look at what else is there; `whole` ones begin with the first."""
     epochs, walks = [], []
     for path in sorted(folder.iterdir()):
@@ -287,10 +433,19 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note
             epochs.append(path)
             if int(number[1]) != int(epochs[0].name[1:]) + len(epochs) - 1:
                 raise Fault(f"{path.name} follows a gap")
-        elif path.name != "tmp" and (path.name != "reserve" or path.is_symlink() or not path.is_file() or path.read_bytes().strip(b"\0")):
+        elif path.name != "tmp" and (
+            path.name != "reserve"
+            or path.is_symlink()
+            or not path.is_file()
+            or path.read_bytes().strip(b"\0")
+        ):
             raise Fault(f"{path.name} does not belong here, or is not zeros")
     if not epochs or whole and epochs[0].name != "e000001":
-        raise Fault(f"the log begins with {epochs[0].name}: epochs are missing" if epochs else "there is no epoch")
+        raise Fault(
+            f"the log begins with {epochs[0].name}: epochs are missing"
+            if epochs
+            else "there is no epoch"
+        )
     if len(epochs) > 1 and all(_is_bare(path, epochs[-1]) for path in epochs[-1].rglob("*")):
         epochs.pop()  # it has not begun
     for path, after in zip(epochs, [*epochs[1:], None], strict=True):
@@ -298,14 +453,23 @@ def _walks(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note
             walks.append(_Walk(path, keys, walks[-1] if walks else None, after, live))
         except (Fault, OSError, UnicodeDecodeError) as error:
             index = getattr(error, "index", None)
-            raise Fault(f"{path.name}{'' if index is None else f', record {index}'}: {error}", index) from error
+            raise Fault(
+                f"{path.name}{'' if index is None else f', record {index}'}: {error}", index
+            ) from error
     for place, walk in enumerate(walks):
-        if walk.pruned and not any(later.permits(walk.number, said) for later in walks[place + 1 :]):
-            raise Fault(f"{walk.folder.name}: its records are missing, and no later epoch says that they were pruned")
+        if walk.pruned and not any(
+            later.permits(walk.number, said) for later in walks[place + 1 :]
+        ):
+            raise Fault(
+                f"{walk.folder.name}: its records are missing, and no later epoch says that they "
+                "were pruned"
+            )
     return walks
 
 
-def _looked(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None) -> list[_Walk]:
+def _looked(
+    folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None
+) -> list[_Walk]:
     """Verifies the epochs; what is live is looked at again where something is wrong."""
     for _ in range(LOOKS - 1 if live else 0):
         try:
@@ -317,12 +481,27 @@ def _looked(folder: Path, keys: Keys, live: bool, whole: bool = False, said: Not
 
 def _contains(walks: list[_Walk], note: Note, what: str) -> _Walk:
     """The epoch that `note` is about, if its first records have that root."""
-    walk = next((walk for walk in walks if f"/{walk.folder.name}" == note.origin[-8:] and walk.origin in ("", note.origin)), None)
+    walk = next(
+        (
+            walk
+            for walk in walks
+            if f"/{walk.folder.name}" == note.origin[-8:] and walk.origin in ("", note.origin)
+        ),
+        None,
+    )
     if walk is None or note.size > walk.epoch.size:
-        raise Fault(f"{what}: says {note.size} records of {note.origin}, the log has fewer", walk.epoch.size if walk else None)
+        raise Fault(
+            f"{what}: says {note.size} records of {note.origin}, the log has fewer",
+            walk.epoch.size if walk else None,
+        )
     if walk.pruned and note.size != walk.epoch.size:
-        raise Fault(f"{what}: is from within {note.origin}, whose records were moved away: verify it against those")
-    if (walk.epoch.root if walk.pruned else base64_of(Tree(walk.leaves[: note.size]).root())) != note.root:
+        raise Fault(
+            f"{what}: is from within {note.origin}, whose records were moved away: verify it "
+            "against those"
+        )
+    if (
+        walk.epoch.root if walk.pruned else base64_of(Tree(walk.leaves[: note.size]).root())
+    ) != note.root:
         raise Fault(f"{what}: the first {note.size} records of {note.origin} have another root")
     if not walk.whole(note.size):
         raise Fault(f"{what}: is of a part of a batch")
@@ -347,7 +526,9 @@ def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = Fals
 def _verified(folder: Path, vkeys: str, head: Path | None, live: bool) -> list[Epoch]:
     """One look of `verify`."""
     keys = verifier_keys(vkeys)
-    said, newest = head_and_note(head.read_bytes() if head.is_file() else b"") if head else (None, None)
+    said, newest = (
+        head_and_note(head.read_bytes() if head.is_file() else b"") if head else (None, None)
+    )
     walks = _looked(folder, keys, live, head is not None, said)
     coming = said and not said.size and said.origin[-8:] == f"/e{walks[-1].number + 1:06}"
     current = _contains(walks, said, "head") if said and not coming else walks[-1]
@@ -382,7 +563,10 @@ def verify_proof(proof: str, record: bytes, vkeys: str) -> None:
     if not (lines := PROOF.fullmatch(proof)):
         raise Fault("proof: not a tlog-proof")
     unbase64(lines[1] or "", "proof: extra")
-    path, signed = [unbase64(line, "proof: a hash") for line in lines[3].split("\n")[:-1]], verified(lines[4], verifier_keys(vkeys))
+    path, signed = (
+        [unbase64(line, "proof: a hash") for line in lines[3].split("\n")[:-1]],
+        verified(lines[4], verifier_keys(vkeys)),
+    )
     if base64_of(_root_by(path, leaf_hash(record), int(lines[2]), signed.size)) != signed.root:
         raise Fault("proof: the record is not in the tree", int(lines[2]))
 
@@ -399,9 +583,16 @@ def verify_receipt(receipt: str, vkeys: str) -> bytes:
 def verify_disclosure(line: str, vkeys: str) -> dict[str, Any]:
     """Verifies a line that `audit disclose` printed; returns what is inside the record."""
     row = json.loads(line)
-    if not isinstance(row, dict) or row.keys() != {"bytes", "key", "proof", "record"} or not all(isinstance(row[name], str) for name in row):
+    if (
+        not isinstance(row, dict)
+        or row.keys() != {"bytes", "key", "proof", "record"}
+        or not all(isinstance(row[name], str) for name in row)
+    ):
         raise Fault("disclosure: not a line of audit disclose, or without a proof")
-    record, key = unbase64(row["bytes"], "disclosure: the record"), unbase64(row["key"], "disclosure: the key", url=True)
+    record, key = (
+        unbase64(row["bytes"], "disclosure: the record"),
+        unbase64(row["key"], "disclosure: the key", url=True),
+    )
     verify_proof(row["proof"], record, vkeys)
     lines = PROOF.fullmatch(row["proof"])
     if row["record"] != f"{lines[4].split(chr(10))[0].rpartition('/')[2]}#{lines[2]}":
@@ -415,7 +606,13 @@ def main() -> int:
     """Verifies a log from the command line; returns 0 if nothing is wrong with it, 4 if nothing proves where it ends."""
     parser = argparse.ArgumentParser(description="Verifies an audit log.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="DATA/audit")
-    parser.add_argument("--vkeys", metavar="FILE", type=Path, required=True, help="the verifier keys, as in DATA/log.vkeys")
+    parser.add_argument(
+        "--vkeys",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="the verifier keys, as in DATA/log.vkeys",
+    )
     parser.add_argument("--head", metavar="FILE", type=Path, help="DATA/secret/head")
     parser.add_argument("--live", action="store_true", help="a gateway is writing, or has crashed")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -423,9 +620,17 @@ def main() -> int:
     try:
         found = verify(asked.folder, asked.vkeys.read_text(), asked.head, asked.live)
     except (Fault, OSError, UnicodeDecodeError) as fault:
-        print(json.dumps({"fault": str(fault), "index": getattr(fault, "index", None)}) if asked.json else f"FAULT: {fault}")
+        print(
+            json.dumps({"fault": str(fault), "index": getattr(fault, "index", None)})
+            if asked.json
+            else f"FAULT: {fault}"
+        )
         return 1
-    print(json.dumps({"epochs": [asdict(epoch) for epoch in found]}) if asked.json else "\n".join(map(str, found)))
+    print(
+        json.dumps({"epochs": [asdict(epoch) for epoch in found]})
+        if asked.json
+        else "\n".join(map(str, found))
+    )
     if not asked.head:
         print("VALID PREFIX, END UNPROVEN: no head says where the log ends", file=sys.stderr)
     return 0 if asked.head else 4

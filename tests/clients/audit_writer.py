@@ -30,20 +30,36 @@ class Signer:
     """Both keys of an epoch."""
 
     def __init__(self, origin: str) -> None:
-        self.origin, self.keys = origin, (MLDSA65PrivateKey.generate(), Ed25519PrivateKey.generate())
-        self.publics = [i + key.public_key().public_bytes_raw() for i, key in zip(IDENTIFIERS, self.keys, strict=True)]
-        self.ids = [sha256(origin.encode() + b"\n" + public).digest()[:4] for public in self.publics]
-        self.vkeys = "".join(f"{origin}+{i.hex()}+{b64(public)}\n" for i, public in zip(self.ids, self.publics, strict=True))
+        self.origin, self.keys = (
+            origin,
+            (MLDSA65PrivateKey.generate(), Ed25519PrivateKey.generate()),
+        )
+        self.publics = [
+            i + key.public_key().public_bytes_raw()
+            for i, key in zip(IDENTIFIERS, self.keys, strict=True)
+        ]
+        self.ids = [
+            sha256(origin.encode() + b"\n" + public).digest()[:4] for public in self.publics
+        ]
+        self.vkeys = "".join(
+            f"{origin}+{i.hex()}+{b64(public)}\n"
+            for i, public in zip(self.ids, self.publics, strict=True)
+        )
 
     def lines(self, text: str) -> list[str]:
-        return [f"— {self.origin} {b64(self.ids[at] + self.keys[at].sign(text.encode()))}\n" for at in (0, 1)]
+        return [
+            f"— {self.origin} {b64(self.ids[at] + self.keys[at].sign(text.encode()))}\n"
+            for at in (0, 1)
+        ]
 
     def note(self, records: list[bytes], size: str | None = None, root: str | None = None) -> str:
         text = f"{self.origin}\n{size or len(records)}\n{root or b64(mth(leaves(records)))}\n"
         return text + "\n" + "".join(self.lines(text))
 
 
-ONE, TWO, THREE, OTHER = (Signer(f"{NAME}/{epoch}") for epoch in ("e000001", "e000002", "e000003", "e000001"))
+ONE, TWO, THREE, OTHER = (
+    Signer(f"{NAME}/{epoch}") for epoch in ("e000001", "e000002", "e000003", "e000001")
+)
 VKEYS = ONE.vkeys + TWO.vkeys + THREE.vkeys
 
 
@@ -70,7 +86,9 @@ def inclusion(index: int, hashes: list[bytes]) -> list[bytes]:
 
 
 def moment(number: int) -> str:
-    return (datetime(2026, 11, 21, 8, 15, 30) + timedelta(milliseconds=number * 250)).isoformat(timespec="milliseconds") + "Z"
+    return (datetime(2026, 11, 21, 8, 15, 30) + timedelta(milliseconds=number * 250)).isoformat(
+        timespec="milliseconds"
+    ) + "Z"
 
 
 def compact(value: object) -> bytes:
@@ -88,7 +106,10 @@ def sealed(number: int, **inside: object) -> bytes:
 
 
 def records(count: int) -> list[bytes]:
-    return [sealed(at // 3, request=at) if at % 3 else plain(at // 3, version="ä😀\n", place=at) for at in range(count)]
+    return [
+        sealed(at // 3, request=at) if at % 3 else plain(at // 3, version="ä😀\n", place=at)
+        for at in range(count)
+    ]
 
 
 def tile(index: int, width: int) -> str:
@@ -108,11 +129,16 @@ def put(path: Path, data: bytes) -> None:
 
 def tiles(some: list[bytes]) -> dict[str, bytes]:
     """All tiles of a checkpoint over these records, by their paths in the epoch."""
-    found = {f"tile/entries/{tile(at // 256, len(some[at : at + 256]))}": framed(some[at : at + 256]) for at in range(0, len(some), 256)}
+    found = {
+        f"tile/entries/{tile(at // 256, len(some[at : at + 256]))}": framed(some[at : at + 256])
+        for at in range(0, len(some), 256)
+    }
     level, row = 0, leaves(some)
     while row:
         for at in range(0, len(row), 256):
-            found[f"tile/{level}/{tile(at // 256, len(row[at : at + 256]))}"] = b"".join(row[at : at + 256])
+            found[f"tile/{level}/{tile(at // 256, len(row[at : at + 256]))}"] = b"".join(
+                row[at : at + 256]
+            )
         level, row = level + 1, [mth(row[at : at + 256]) for at in range(0, len(row) - 255, 256)]
     return found
 
@@ -130,16 +156,27 @@ def batch(before: list[bytes], some: list[bytes], root: bytes | None = None) -> 
     return data + bytes(-len(data) % 512)
 
 
-def write_journal(epoch: Path, some: list[bytes], first: int = 0, each: int = 40, segment: int = 160, signed: int = 0) -> None:
+def write_journal(
+    epoch: Path,
+    some: list[bytes],
+    first: int = 0,
+    each: int = 40,
+    segment: int = 160,
+    signed: int = 0,
+) -> None:
     """Batches of `each` records in segments of `segment` from record `first` on; one ends at the checkpoint's size."""
     for start in range(first, len(some) + 1, segment):
         stop = min(start + segment, len(some))
         ends = sorted({*range(start, stop, each), stop, *({signed} & {*range(start, stop)})})
-        data = b"".join(batch(some[:at], some[at:end]) for at, end in zip(ends, ends[1:], strict=False))
+        data = b"".join(
+            batch(some[:at], some[at:end]) for at, end in zip(ends, ends[1:], strict=False)
+        )
         put(epoch / f"journal/{start:020}", data + bytes(4096))
 
 
-def write_epoch(folder: Path, signer: Signer, some: list[bytes], signed: int | None, first: int | None = 0) -> Path:
+def write_epoch(
+    folder: Path, signer: Signer, some: list[bytes], signed: int | None, first: int | None = 0
+) -> Path:
     """An epoch whose checkpoint covers `signed` records, and whose journal begins with record `first` if it has one."""
     epoch = folder / signer.origin.rpartition("/")[2]
     put(epoch / "lock", b"")
@@ -152,7 +189,12 @@ def write_epoch(folder: Path, signer: Signer, some: list[bytes], signed: int | N
 
 
 def opening(before: list[bytes], number: int = 1000, **other: object) -> bytes:
-    previous = {"origin": ONE.origin, "size": len(before), "root": b64(mth(leaves(before))), **other}
+    previous = {
+        "origin": ONE.origin,
+        "size": len(before),
+        "root": b64(mth(leaves(before))),
+        **other,
+    }
     return plain(number, "epoch", previous=previous, reason="asked for")
 
 
@@ -163,7 +205,12 @@ def head_slot(size: int, root: bytes, number: int, origin: str = ONE.origin) -> 
 
 def write_head(path: Path, some: list[bytes], notes: list[str], origin: str = ONE.origin) -> None:
     """Says that all of `some` is acknowledged; the last of `notes` is the newest."""
-    slots = [bytes(512), head_slot(len(some), mth(leaves(some)), 7, origin), bytes(8192), bytes(8192)]
+    slots = [
+        bytes(512),
+        head_slot(len(some), mth(leaves(some)), 7, origin),
+        bytes(8192),
+        bytes(8192),
+    ]
     for number, note in enumerate(notes):
         total = b64(sha256(b"%d\n" % number + note.encode()).digest())
         text = f"token-shield note 1\n{number}\n{total}\n{note}"

@@ -29,19 +29,31 @@ def line(gateway: Gateway, *, http2: bool = False) -> Line:
     """Over TLS where the gateway speaks it, trusting its own CA alone. HTTP/2 is negotiated there, and known beforehand else."""
     secure = gateway.url.startswith("https:")
     trust = ssl.create_default_context(cafile=str(gateway.ca)) if secure else False
-    made = Line(httpx2.Client(http1=secure or not http2, http2=http2, verify=trust, trust_env=False, timeout=60))
+    made = Line(
+        httpx2.Client(
+            http1=secure or not http2, http2=http2, verify=trust, trust_env=False, timeout=60
+        )
+    )
     made.http.event_hooks = {"request": [], "response": [made.answers.append]}
     return made
 
 
-def open_ai(gateway: Gateway, token: str, over: Line | None = None, retries: int = 0) -> openai.OpenAI:
+def open_ai(
+    gateway: Gateway, token: str, over: Line | None = None, retries: int = 0
+) -> openai.OpenAI:
     over = over or line(gateway)
-    return openai.OpenAI(base_url=gateway.url + "/v1", api_key=token, http_client=over.http, max_retries=retries)
+    return openai.OpenAI(
+        base_url=gateway.url + "/v1", api_key=token, http_client=over.http, max_retries=retries
+    )
 
 
-def claude(gateway: Gateway, token: str, over: Line | None = None, retries: int = 0) -> anthropic.Anthropic:
+def claude(
+    gateway: Gateway, token: str, over: Line | None = None, retries: int = 0
+) -> anthropic.Anthropic:
     over = over or line(gateway)
-    return anthropic.Anthropic(base_url=gateway.url, api_key=token, http_client=over.http, max_retries=retries)
+    return anthropic.Anthropic(
+        base_url=gateway.url, api_key=token, http_client=over.http, max_retries=retries
+    )
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -49,7 +61,14 @@ def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def send_raw(gateway: Gateway, token: str, body: dict[str, object], *, held_back: int = 0, window: int | None = None) -> socket.socket:
+def send_raw(
+    gateway: Gateway,
+    token: str,
+    body: dict[str, object],
+    *,
+    held_back: int = 0,
+    window: int | None = None,
+) -> socket.socket:
     """A chat request on a connection of its own, in the clear, but for its last bytes; `window` bounds what waits unread."""
     data = json.dumps(body).encode()
     head = (

@@ -21,7 +21,9 @@ class Clock:
     """The server, running. Its streams last as many seconds as the last message says, with TICKS events a second."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self._process.stdout
         self.url = self._process.stdout.readline().strip()
         assert self.url.startswith("http://"), "the server did not start"
@@ -41,7 +43,10 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 writer.write(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
                 continue
             seconds = float(body["messages"][-1]["content"])
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
             for _ in range(int(seconds * TICKS)):
                 writer.write(_framed(chunk("tick ")))
                 await writer.drain()

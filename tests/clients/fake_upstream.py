@@ -63,7 +63,11 @@ class Request:
             content = json.loads(self.body)["messages"][-1]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             return ""
-        return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        return (
+            content
+            if isinstance(content, str)
+            else "".join(part.get("text", "") for part in content)
+        )
 
 
 @dataclass
@@ -83,7 +87,9 @@ class Gone(Exception):
 class FakeUpstream:
     """Listens until `stop`: on a loopback port, in the clear or with TLS, or on a Unix socket."""
 
-    def __init__(self, *, port: int = 0, unix: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, port: int = 0, unix: Path | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         if unix is not None:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(str(unix))
@@ -116,7 +122,9 @@ class FakeUpstream:
 
         def find() -> Exchange | None:
             with self._lock:
-                return next((one for one in reversed(self.exchanges) if one.request.text() == text), None)
+                return next(
+                    (one for one in reversed(self.exchanges) if one.request.text() == text), None
+                )
 
         return wait_until(find, within, f"a request {text!r} at the upstream")
 
@@ -172,9 +180,19 @@ class FakeUpstream:
         """Answers one request; `Gone` ends the connection."""
         request = exchange.request
         if request.method == "GET":
-            models = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "tests"}]}
+            models = {
+                "object": "list",
+                "data": [{"id": MODEL, "object": "model", "created": 1, "owned_by": "tests"}],
+            }
             listed = request.target in ("/v1/models", "/models")
-            _write(connection, exchange, _whole(200 if listed else 404, models if listed else {"error": {"message": "no such path"}}))
+            _write(
+                connection,
+                exchange,
+                _whole(
+                    200 if listed else 404,
+                    models if listed else {"error": {"message": "no such path"}},
+                ),
+            )
             return
         _, _, name = request.text().partition("behave ")
         behave = _BEHAVIOURS.get(name.split(" ")[0], _normal)
@@ -188,12 +206,20 @@ def chunk(text: str | None, finish: str | None = None) -> bytes:
     """One server-sent event of a chat completion."""
     delta = {} if text is None else {"role": "assistant", "content": text}
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    body = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": [choice]}
+    body = {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": MODEL,
+        "choices": [choice],
+    }
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"
-STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 
 def completion(text: str) -> dict[str, object]:
@@ -201,12 +227,23 @@ def completion(text: str) -> dict[str, object]:
     message = {"role": "assistant", "content": text}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    return {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": MODEL, "choices": choices, "usage": usage}
+    return {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion",
+        "created": 1,
+        "model": MODEL,
+        "choices": choices,
+        "usage": usage,
+    }
 
 
 def _whole(status: int, body: object, *headers: tuple[str, str]) -> bytes:
     data = json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(data)}"]
+    lines = [
+        f"HTTP/1.1 {status} X",
+        "Content-Type: application/json",
+        f"Content-Length: {len(data)}",
+    ]
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
 
@@ -295,7 +332,12 @@ def _gate(upstream: FakeUpstream, connection: socket.socket, exchange: Exchange)
     """Begins, goes on when the test opens the gate."""
     _write(connection, exchange, STREAM_HEAD + _framed(chunk("before ")))
     upstream.gate.wait(60)
-    _write(connection, exchange, b"".join(_framed(event) for event in (chunk("after"), chunk(None, "stop"), DONE)) + LAST_FRAME)
+    _write(
+        connection,
+        exchange,
+        b"".join(_framed(event) for event in (chunk("after"), chunk(None, "stop"), DONE))
+        + LAST_FRAME,
+    )
 
 
 def _redirect(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
@@ -305,12 +347,19 @@ def _redirect(_: FakeUpstream, connection: socket.socket, exchange: Exchange) ->
 
 def _status(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
     status = int(exchange.request.text().split(" ")[-1])
-    error = {"error": {"message": "the fake says no", "type": "invalid_request_error", "code": status}}
+    error = {
+        "error": {"message": "the fake says no", "type": "invalid_request_error", "code": status}
+    }
     _write(connection, exchange, _whole(status, error))
 
 
 def _switch(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    _write(connection, exchange, b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nraw bytes")
+    _write(
+        connection,
+        exchange,
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        b"raw bytes",
+    )
     raise Gone
 
 
@@ -321,14 +370,19 @@ def _garbage(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> 
 
 def _encoded(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
     data = gzip.compress(json.dumps(completion("fine")).encode())
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    )
     _write(connection, exchange, head.encode() + data)
 
 
 def _mislabelled(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
     """Events under the media type of a whole answer."""
     data = chunk("![x](https://evil.example/x.png)") + b"data: [DONE]\n\n"
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
     _write(connection, exchange, head.encode() + data)
 
 
@@ -338,7 +392,12 @@ def _nothing(_: FakeUpstream, _connection: socket.socket, _exchange: Exchange) -
 
 def _short(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
     """Promises more bytes than it sends."""
-    _write(connection, exchange, b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4096\r\n\r\n{"id": "chat')
+    _write(
+        connection,
+        exchange,
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4096\r\n\r\n"
+        b'{"id": "chat',
+    )
     raise Gone
 
 
@@ -377,7 +436,10 @@ def _read(reader: BinaryIO) -> Request | None:
     if not lines:
         return None
     method, target, _ = lines[0].decode("latin-1").split(" ", 2)
-    headers = tuple((key.strip().lower(), value.strip()) for key, _, value in (line.decode("latin-1").partition(":") for line in lines[1:]))
+    headers = tuple(
+        (key.strip().lower(), value.strip())
+        for key, _, value in (line.decode("latin-1").partition(":") for line in lines[1:])
+    )
     named = dict(headers)
     if "chunked" in named.get("transfer-encoding", "").lower():
         body = b""

@@ -37,8 +37,14 @@ class Done:
 
 def environment() -> dict[str, str]:
     """Ours without whatever could change how the binary behaves."""
-    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    for name in [name for name in kept if name.startswith(("RUST_LOG", "TOKEN_SHIELD_", "OPENAI_", "ANTHROPIC_"))]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
+    }
+    for name in [
+        name
+        for name in kept
+        if name.startswith(("RUST_LOG", "TOKEN_SHIELD_", "OPENAI_", "ANTHROPIC_"))
+    ]:
         del kept[name]
     return kept
 
@@ -46,7 +52,13 @@ def environment() -> dict[str, str]:
 def binary(*words: str, cwd: Path | None = None, within: float = 60) -> Done:
     """Runs one command of the binary to its end."""
     ended = subprocess.run(
-        [str(BINARY), *words], cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=within
+        [str(BINARY), *words],
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=within,
     )
     return Done(ended.returncode, ended.stdout, ended.stderr)
 
@@ -59,7 +71,14 @@ class Gateway:
 
     _issuer: str | None = None
 
-    def __init__(self, data: Path, *, upstream: str | None = None, profile: str = "llama.cpp", tls: bool = False) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        upstream: str | None = None,
+        profile: str = "llama.cpp",
+        tls: bool = False,
+    ) -> None:
         self.data = data
         self.log = data.parent / f"{data.name}.log"
         words = ["dev", "--json", "--listen", "127.0.0.1:0", "--data", str(data)]
@@ -73,7 +92,12 @@ class Gateway:
     def _start(self, *words: str) -> None:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(BINARY), *words], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+                [str(BINARY), *words],
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         try:
             self._hello()
@@ -87,7 +111,9 @@ class Gateway:
         try:
             hello = json.loads(line)
         except ValueError:
-            raise AssertionError(f"the first line of `dev --json` is not JSON: {line!r}\n{self.logged()[-4000:]}") from None
+            raise AssertionError(
+                f"the first line of `dev --json` is not JSON: {line!r}\n{self.logged()[-4000:]}"
+            ) from None
         assert set(hello) >= {"url", "token", "metrics", "data"}, hello
         self.url: str = hello["url"].rstrip("/")
         self.token: str = hello["token"]
@@ -119,9 +145,25 @@ class Gateway:
     def logged(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def issue(self, agent: str, *flags: str, principal: str = "team:tests", models: tuple[str, ...] = ("echo",), ttl: str = "1h") -> str:
+    def issue(
+        self,
+        agent: str,
+        *flags: str,
+        principal: str = "team:tests",
+        models: tuple[str, ...] = ("echo",),
+        ttl: str = "1h",
+    ) -> str:
         """A token from the command line, as an operator gets one: the token alone on standard output."""
-        words = ["token", "issue", "--data", str(self.data), "--agent", agent, "--principal", principal]
+        words = [
+            "token",
+            "issue",
+            "--data",
+            str(self.data),
+            "--agent",
+            agent,
+            "--principal",
+            principal,
+        ]
         for model in models:
             words += ["--model", model]
         if self._issuer and "--issuer" not in flags:
@@ -129,7 +171,11 @@ class Gateway:
         done = binary(*words, "--ttl", ttl, *flags)
         assert done.code == 0, done.err
         token = done.out.removesuffix("\n")
-        form = r"ts_[A-Za-z0-9_-]{43}" if "--handle" in flags else r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
+        form = (
+            r"ts_[A-Za-z0-9_-]{43}"
+            if "--handle" in flags
+            else r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
+        )
         assert re.fullmatch(form, token), "standard output is not the token alone"
         assert token not in done.err
         self._tokens.append(token)
@@ -137,7 +183,11 @@ class Gateway:
 
     def command(self, *words: str) -> Done:
         """An operator's command against the running gateway; it must succeed. What asks once more is told yes."""
-        sure = ["--yes"] if words[:2] in {("keys", "revoke"), ("audit", "forget"), ("audit", "prune")} else []
+        sure = (
+            ["--yes"]
+            if words[:2] in {("keys", "revoke"), ("audit", "forget"), ("audit", "prune")}
+            else []
+        )
         done = binary(*words, *sure, "--data", str(self.data))
         assert done.code == 0, f"{' '.join(words)}: exit {done.code}\n{done.err}"
         return done
@@ -159,7 +209,9 @@ class Gateway:
 
     def idle(self) -> None:
         """Waits until no request is in flight."""
-        assert re.search(r"^token_shield_in_flight(\{| )", self.scrape(), re.M), "no metric token_shield_in_flight"
+        assert re.search(r"^token_shield_in_flight(\{| )", self.scrape(), re.M), (
+            "no metric token_shield_in_flight"
+        )
         wait_until(lambda: self.metric("token_shield_in_flight") == 0, 10, "nothing in flight")
 
     def resident_bytes(self) -> int:
@@ -188,15 +240,26 @@ class Gateway:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(STOP_S)
-            raise AssertionError(f"still running {STOP_S} s after SIGTERM\n{self.logged()[-4000:]}") from None
+            raise AssertionError(
+                f"still running {STOP_S} s after SIGTERM\n{self.logged()[-4000:]}"
+            ) from None
         log = self.logged()
         assert code == 0, f"exit code {code} after SIGTERM\n{log[-4000:]}"
-        audit_verifier.verify(self.data / "audit", (self.data / "log.vkeys").read_text(), self.data / "secret/head")
-        replayed = binary("audit", "replay", str(self.data / "audit"), within=600 if "TOKEN_SHIELD_FULL" in os.environ else 60)
+        audit_verifier.verify(
+            self.data / "audit", (self.data / "log.vkeys").read_text(), self.data / "secret/head"
+        )
+        replayed = binary(
+            "audit",
+            "replay",
+            str(self.data / "audit"),
+            within=600 if "TOKEN_SHIELD_FULL" in os.environ else 60,
+        )
         assert replayed.code == 0, replayed.out + replayed.err
         for token in self._tokens:
             # The signature is the secret half; the payload's head would show a token that was cut. A handle is one part.
-            assert not any(part in log for part in token.split(".")[-2:]), "a token stands in the log"
+            assert not any(part in log for part in token.split(".")[-2:]), (
+                "a token stands in the log"
+            )
 
 
 ISSUER = "https://operator.example"
@@ -219,13 +282,27 @@ class Served(Gateway):
     """
 
     def __init__(
-        self, data: Path, config: str, listen: str = "", *, tls: bool = False, first: str = "", issuer: str | None = None, principals: str = '["*"]'
+        self,
+        data: Path,
+        config: str,
+        listen: str = "",
+        *,
+        tls: bool = False,
+        first: str = "",
+        issuer: str | None = None,
+        principals: str = '["*"]',
     ) -> None:
         self._first, self._issuer = f"principals = {principals}\n{first}", issuer
         self.data = data
         self.log = data.parent / f"{data.name}.log"
         self.config = data / "token-shield.toml"
-        self._tls, self._listen = tls, f'[listen]\napi = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n{listen}\n[audit]\nreserve = "1MiB"\n'
+        self._tls, self._listen = (
+            tls,
+            (
+                f'[listen]\napi = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n{listen}\n[audit]\n'
+                'reserve = "1MiB"\n'
+            ),
+        )
         self._tokens: list[str] = []
         data.mkdir(mode=0o700)
         (data / "keys").mkdir(mode=0o700)
@@ -248,11 +325,19 @@ class Served(Gateway):
         """SIGHUP, and its effect: the config was taken, or refused as a whole."""
         before = self.metric("token_shield_config_reload_total")
         self.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: self.metric("token_shield_config_reload_total") == before + 1, 10, "the config is read again")
+        wait_until(
+            lambda: self.metric("token_shield_config_reload_total") == before + 1,
+            10,
+            "the config is read again",
+        )
 
     def line(self, message: str, **fields: str) -> dict[str, Any] | None:
         """The first line of the log that says so, with these fields."""
-        lines = (json.loads(line) for line in self.logged().splitlines() if line.startswith("{") and line.endswith("}"))
+        lines = (
+            json.loads(line)
+            for line in self.logged().splitlines()
+            if line.startswith("{") and line.endswith("}")
+        )
         asked = {"message": message, **fields}.items()
         return next((line for line in lines if asked <= line.items()), None)
 

@@ -1,6 +1,6 @@
 """llama.cpp's own HTTP server (PyPI: xllamacpp) as a child process on a free loopback port.
 
-    python llama_server.py MODEL.gguf      prints its address, serves until standard input closes
+python llama_server.py MODEL.gguf      prints its address, serves until standard input closes
 """
 
 from __future__ import annotations
@@ -43,13 +43,19 @@ class LlamaServer:
     def __init__(self, model: Path, log: Path) -> None:
         self._log = log.open("wb")
         self._child = subprocess.Popen(
-            [sys.executable, __file__, str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+            [sys.executable, __file__, str(model)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
         )
         assert self._child.stdout is not None
         self.url = self._child.stdout.readline().strip()
         if not self.url.startswith("http://127.0.0.1:"):
             self.stop()
-            raise AssertionError(f"llama.cpp did not start: {log.read_text(errors='replace')[-2000:]}")
+            raise AssertionError(
+                f"llama.cpp did not start: {log.read_text(errors='replace')[-2000:]}"
+            )
 
     def alive(self) -> bool:
         return self._child.poll() is None

@@ -40,7 +40,9 @@ class Trap:
     def __init__(self) -> None:
         self.packets: list[str] = []
         self._far_end = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(self._far_end, TUNSETIFF, struct.pack("16sH22x", b"outward", IFF_TUN | IFF_NO_PI))
+        fcntl.ioctl(
+            self._far_end, TUNSETIFF, struct.pack("16sH22x", b"outward", IFF_TUN | IFF_NO_PI)
+        )
         run("ip", "address", "add", "192.0.2.2/24", "dev", "outward")
         run("ip", "-6", "address", "add", "2001:db8::2/64", "dev", "outward", "nodad")
         run("ip", "link", "set", "outward", "up")
@@ -90,7 +92,11 @@ def run(*words: str) -> None:
 def describe(packet: bytes) -> str | None:
     """Protocol and destination of an IP packet; nothing for the kernel's own housekeeping."""
     if packet[0] >> 4 == 4:
-        head, protocol, address = (packet[0] & 15) * 4, packet[9], socket.inet_ntop(socket.AF_INET, packet[16:20])
+        head, protocol, address = (
+            (packet[0] & 15) * 4,
+            packet[9],
+            socket.inet_ntop(socket.AF_INET, packet[16:20]),
+        )
     else:
         head, protocol, address = 40, packet[6], socket.inet_ntop(socket.AF_INET6, packet[24:40])
         if protocol == 0:  # a hop-by-hop header stands before the rest
@@ -98,7 +104,11 @@ def describe(packet: bytes) -> str | None:
         if protocol == ICMPV6 and packet[head] in KERNELS_OWN:
             return None
     name = {1: "icmp", 6: "tcp", 17: "udp", ICMPV6: "icmpv6"}.get(protocol, f"protocol {protocol}")
-    port = f" port {int.from_bytes(packet[head + 2 : head + 4], 'big')}" if name in ("tcp", "udp") else ""
+    port = (
+        f" port {int.from_bytes(packet[head + 2 : head + 4], 'big')}"
+        if name in ("tcp", "udp")
+        else ""
+    )
     return f"{name} to {address}{port}"
 
 
@@ -119,15 +129,25 @@ def send_outward() -> None:
         with socket.socket(family, socket.SOCK_STREAM) as stream:
             stream.setblocking(False)
             stream.connect_ex((address, 9))
-    subprocess.run(["getent", "ahosts", "control.invalid"], capture_output=True, timeout=60, check=False)
+    subprocess.run(
+        ["getent", "ahosts", "control.invalid"], capture_output=True, timeout=60, check=False
+    )
 
 
 def try_the_trap(trap: Trap, names: Names) -> None:
     """Fails where the trap would not notice, and leaves it empty."""
     send_outward()
-    wanted = {f"{protocol} to {address} port 9" for protocol in ("udp", "tcp") for address in ("198.51.100.7", "2001:db8:1::7")}
+    wanted = {
+        f"{protocol} to {address} port 9"
+        for protocol in ("udp", "tcp")
+        for address in ("198.51.100.7", "2001:db8:1::7")
+    }
     wait_until(lambda: wanted <= set(trap.packets), 10, "the trap sees packets")
-    wait_until(lambda: any(name.startswith("control.invalid") for name in names.queries), 10, "the trap sees a DNS query")
+    wait_until(
+        lambda: any(name.startswith("control.invalid") for name in names.queries),
+        10,
+        "the trap sees a DNS query",
+    )
     trap.packets.clear()
     names.queries.clear()
 
@@ -145,27 +165,54 @@ def inside(words: list[str]) -> int:
         run("mount", "--bind", resolver.name, os.path.realpath("/etc/resolv.conf"))
         trap, names = Trap(), Names()
         try_the_trap(trap, names)
-        tests = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", *words, str(HERE)]
+        tests = [
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *words,
+            str(HERE),
+        ]
         code = subprocess.run(tests, check=False).returncode
     for packet in sorted(set(trap.packets)):
         print(f"outward: {packet}")
     queries = [name for name in names.queries if name not in ON_PURPOSE]
     for name in sorted(set(queries)):
         print(f"asked the resolver: {name}")
-    print(f"loopback only: {len(trap.packets)} packets outward, {len(queries)} DNS queries, tests exit {code}")
+    print(
+        f"loopback only: {len(trap.packets)} packets outward, {len(queries)} DNS queries, tests "
+        f"exit {code}"
+    )
     return 1 if code or trap.packets or queries else 0
 
 
 def _links() -> list[str]:
     """The lines of the kernel's table of interfaces."""
-    shown = subprocess.run(["ip", "-oneline", "link", "show"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["ip", "-oneline", "link", "show"], capture_output=True, text=True, check=True
+    )
     return shown.stdout.splitlines()
 
 
 def outside(words: list[str]) -> int:
     """Starts this script again in namespaces of its own, as root."""
-    kept = [f"TOKEN_SHIELD_BIN={os.environ['TOKEN_SHIELD_BIN']}"] if "TOKEN_SHIELD_BIN" in os.environ else []
-    script = ["env", *kept, "PYTHONDONTWRITEBYTECODE=1", sys.executable, str(Path(__file__).resolve()), INSIDE, *words]
+    kept = (
+        [f"TOKEN_SHIELD_BIN={os.environ['TOKEN_SHIELD_BIN']}"]
+        if "TOKEN_SHIELD_BIN" in os.environ
+        else []
+    )
+    script = [
+        "env",
+        *kept,
+        "PYTHONDONTWRITEBYTECODE=1",
+        sys.executable,
+        str(Path(__file__).resolve()),
+        INSIDE,
+        *words,
+    ]
     command = ["unshare", "--net", "--mount", "--", *script]
     if os.geteuid() != 0:
         command = ["sudo", "-n", *command]

@@ -17,7 +17,9 @@ def sign(key: jwk.JWK, claims: dict) -> str:
     """A JWS in compact form whose header is exactly typ, alg and kid (the key's RFC 7638 thumbprint)."""
     alg = "ML-DSA-65" if key["kty"] == "AKP" else "Ed25519"
     token = jws.JWS(json.dumps(claims))
-    token.add_signature(key, None, json.dumps({"typ": "at+jwt", "alg": alg, "kid": key.thumbprint()}))
+    token.add_signature(
+        key, None, json.dumps({"typ": "at+jwt", "alg": alg, "kid": key.thumbprint()})
+    )
     return token.serialize(compact=True)
 
 
@@ -28,10 +30,21 @@ def authority(scopes: list, *constraints: dict) -> list:
 def root(operator: jwk.JWK, holder: jwk.JWK, iss: str, aud: str) -> dict:
     """What an operator says: this agent, this much, and its holder may hand it on."""
     now = int(time.time())
-    limits = [{"key": "model", "one_of": ["echo"]}, {"key": "requests_per_minute", "rate": 60}, BEARER]
+    limits = [
+        {"key": "model", "one_of": ["echo"]},
+        {"key": "requests_per_minute", "rate": 60},
+        BEARER,
+    ]
     return {
-        "iss": iss, "aud": aud, "sub": "team:research", "client_id": "research/planner",
-        "iat": now, "exp": now + 3600, "jti": uuid.uuid4().hex, "del_depth": 0, "del_max_depth": 2,
+        "iss": iss,
+        "aud": aud,
+        "sub": "team:research",
+        "client_id": "research/planner",
+        "iat": now,
+        "exp": now + 3600,
+        "jti": uuid.uuid4().hex,
+        "del_depth": 0,
+        "del_max_depth": 2,
         "cnf": {"jwk": holder.export_public(as_dict=True)},
         "authorization_details": authority(["inference.chat", "models.read"], *limits),
     }
@@ -39,12 +52,22 @@ def root(operator: jwk.JWK, holder: jwk.JWK, iss: str, aud: str) -> dict:
 
 def child(parent: str, above: dict, holder: jwk.JWK, name: str) -> dict:
     """What the holder hands on: a name below its own, no scope or limit that is wider, 15 minutes at the most."""
-    limits = [{"key": "model", "one_of": ["echo"]}, {"key": "requests_per_minute", "rate": 30}, BEARER]
+    limits = [
+        {"key": "model", "one_of": ["echo"]},
+        {"key": "requests_per_minute", "rate": 30},
+        BEARER,
+    ]
     signed = parent.rpartition(".")[0].encode()
     return {
         "iss": "urn:ietf:params:oauth:jwk-thumbprint:sha-256:" + holder.thumbprint(),
-        "aud": above["aud"], "sub": above["sub"], "client_id": f"{above['client_id']}/{name}",
-        "iat": above["iat"], "exp": above["iat"] + 900, "jti": uuid.uuid4().hex, "del_depth": 1, "del_max_depth": 2,
+        "aud": above["aud"],
+        "sub": above["sub"],
+        "client_id": f"{above['client_id']}/{name}",
+        "iat": above["iat"],
+        "exp": above["iat"] + 900,
+        "jti": uuid.uuid4().hex,
+        "del_depth": 1,
+        "del_max_depth": 2,
         "par_hash": base64url_encode(hashlib.sha256(signed).digest()),
         "authorization_details": authority(["inference.chat"], *limits),
     }

@@ -21,7 +21,9 @@ PDF = b"%PDF-1.7\n%\xe2\xe3\n" + bytes(300)
 class Content:
     """Content over HTTP at one address; `asked` holds every request's path and headers, `reached` counts connections."""
 
-    def __init__(self, address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.reached = 0
         outer = self
@@ -30,7 +32,9 @@ class Content:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                outer.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                outer.asked.append(
+                    (self.path, {name.lower(): value for name, value in self.headers.items()})
+                )
                 outer.answer(self)
 
             def log_message(self, *_: object) -> None:
@@ -62,7 +66,9 @@ class Content:
         elif kind == "octets":
             headers = {"Content-Type": "application/octet-stream"}
         elif kind == "svg":
-            body = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1/"/></svg>'
+            body = (
+                b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1/"/></svg>'
+            )
         elif kind == "html":
             headers, body = {"Content-Type": "text/html"}, b"<img src='http://127.0.0.1/'>"
         elif kind == "mislabelled":
@@ -92,7 +98,9 @@ class Content:
         to.wfile.write(body)
 
     def _pieces(self, to: http.server.BaseHTTPRequestHandler, kind: str) -> None:
-        pieces = {"chunked": [PNG, bytes(1000)], "endless": [PNG] + [bytes(1 << 16)] * 4096}.get(kind, [PNG])
+        pieces = {"chunked": [PNG, bytes(1000)], "endless": [PNG] + [bytes(1 << 16)] * 4096}.get(
+            kind, [PNG]
+        )
         try:
             for piece in pieces:
                 to.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
@@ -125,7 +133,10 @@ class Says:
                 whole, streamed = said[asked["messages"][-1]["content"]]
                 body = streamed if asked.get("stream") else whole
                 self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream" if asked.get("stream") else "application/json")
+                self.send_header(
+                    "Content-Type",
+                    "text/event-stream" if asked.get("stream") else "application/json",
+                )
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -183,4 +194,3 @@ class Names:
     def stop(self) -> None:
         self._server.stop()
         self._server.server.server_close()
-

@@ -18,7 +18,9 @@ class PlainHttp2:
 
     def __init__(self, port: int, token: str) -> None:
         self._token = token
-        self._state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
+        self._state = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
+        )
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._state.initiate_connection()
         self._flush()
@@ -27,8 +29,17 @@ class PlainHttp2:
         """Sends a request; gives the number of its stream."""
         stream = self._state.get_next_available_stream_id()
         data = json.dumps(body).encode()
-        head = [(":method", "POST"), (":scheme", "http"), (":authority", "127.0.0.1"), (":path", path)]
-        head += [("authorization", f"Bearer {self._token}"), ("content-type", "application/json"), ("content-length", str(len(data)))]
+        head = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "127.0.0.1"),
+            (":path", path),
+        ]
+        head += [
+            ("authorization", f"Bearer {self._token}"),
+            ("content-type", "application/json"),
+            ("content-length", str(len(data))),
+        ]
         self._state.send_headers(stream, head)
         self._state.send_data(stream, data, end_stream=True)
         self._flush()

@@ -53,6 +53,7 @@ class Publisher:
 
 def other_issuer(url: str, ca: Path) -> str:
     return (
-        f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{url}"\njwks_ca = "{ca}"\n'
+        f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{url}"\n'
+        f'jwks_ca = "{ca}"\n'
         'jwks_refresh = "1s"\nnamespaces = ["tests"]\nprincipals = ["user:*"]\n'
     )

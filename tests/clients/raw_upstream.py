@@ -84,7 +84,12 @@ def _body(reader: object) -> bytes | None:
 def whole(text: str, status: int = 200, *headers: str) -> bytes:
     """A whole answer as it stands on the wire."""
     body = json.dumps(completion(text) if status == 200 else {"error": {"message": text}}).encode()
-    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    lines = [
+        f"HTTP/1.1 {status} X",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 

@@ -74,7 +74,11 @@ class _Pass(http.server.BaseHTTPRequestHandler):
         # A connection for each request: llama.cpp closes one after a stream without saying so.
         inner = http.client.HTTPConnection(self.server.target, timeout=120)
         try:
-            kept = {name: self.headers[name] for name in ("content-type", "accept") if self.headers[name]}
+            kept = {
+                name: self.headers[name]
+                for name in ("content-type", "accept")
+                if self.headers[name]
+            }
             inner.request(self.command, self.path, body or None, kept)
             answer = inner.getresponse()
             self.send_response_only(answer.status)

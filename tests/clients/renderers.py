@@ -19,11 +19,39 @@ import tinycss2
 BASES = ["https://chat.example/room/", "http://chat.example/room/"]
 MARKED = Path(__file__).parents[2] / "target/node/node_modules/marked"
 FETCHED = {
-    "src", "poster", "background", "data", "href", "xlink:href", "action", "formaction", "cite", "longdesc", "code", "codebase", "classid",
-    "usemap", "manifest", "icon", "lowsrc", "dynsrc", "profile", "archive", "imagesrcset",
+    "src",
+    "poster",
+    "background",
+    "data",
+    "href",
+    "xlink:href",
+    "action",
+    "formaction",
+    "cite",
+    "longdesc",
+    "code",
+    "codebase",
+    "classid",
+    "usemap",
+    "manifest",
+    "icon",
+    "lowsrc",
+    "dynsrc",
+    "profile",
+    "archive",
+    "imagesrcset",
 }
 # Not mailto: renderers take bare addresses of mail for links, which docs/EGRESS.md leaves to them.
-OPAQUE = {"javascript:", "vbscript:", "data:", "blob:", "filesystem:", "jar:", "view-source:", "feed:"}
+OPAQUE = {
+    "javascript:",
+    "vbscript:",
+    "data:",
+    "blob:",
+    "filesystem:",
+    "jar:",
+    "view-source:",
+    "feed:",
+}
 LISTS = {"srcset", "imagesrcset", "ping", "archive"}
 
 
@@ -44,7 +72,14 @@ def rendered(texts: list[str]) -> Iterator[tuple[str, str]]:
         "const texts = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
         "process.stdout.write(JSON.stringify(texts.map((text) => marked.parse(text))));"
     )
-    ran = subprocess.run(["node", "-e", program], input=json.dumps(texts), stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    ran = subprocess.run(
+        ["node", "-e", program],
+        input=json.dumps(texts),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=600,
+    )
     for text, by_marked in zip(texts, json.loads(ran.stdout), strict=True):
         yield from ((text, render(text)) for render in _python_renderers())
         yield text, by_marked
@@ -71,7 +106,9 @@ def _of_attribute(name: str, value: str) -> Iterator[str]:
         yield from _of_style(value)
     elif name == "srcdoc":
         yield from leads(value)
-    elif name == "content" and (url := re.search(r"url\s*=\s*['\"]?([^'\"]*)", value, re.IGNORECASE)):
+    elif name == "content" and (
+        url := re.search(r"url\s*=\s*['\"]?([^'\"]*)", value, re.IGNORECASE)
+    ):
         yield url[1]
 
 
@@ -83,7 +120,9 @@ def _of_tokens(tokens: Iterable[Any]) -> Iterator[str]:
     for token in tokens:
         if token.type in ("url", "string"):
             yield token.value
-        yield from _of_tokens(getattr(token, "content", None) or getattr(token, "arguments", None) or [])
+        yield from _of_tokens(
+            getattr(token, "content", None) or getattr(token, "arguments", None) or []
+        )
 
 
 def elsewhere(url: str, allowed: str) -> str | None:
@@ -98,7 +137,15 @@ def elsewhere(url: str, allowed: str) -> str | None:
         # Where nothing says which scheme, it is that of the page.
         seen = url.lstrip().translate({ord(left_out): None for left_out in "\t\r\n"})
         schemeless = seen[:2].replace("\\", "/") == "//" and read.host == ada_url.URL(allowed).host
-        leads_somewhere = ("://" in read.href and (read.host or read.protocol == "file:")) or read.protocol in OPAQUE
-        if not own and not picture and not schemeless and leads_somewhere and read.origin != allowed:
+        leads_somewhere = (
+            "://" in read.href and (read.host or read.protocol == "file:")
+        ) or read.protocol in OPAQUE
+        if (
+            not own
+            and not picture
+            and not schemeless
+            and leads_somewhere
+            and read.origin != allowed
+        ):
             return str(read.href)[:300]
     return None

@@ -11,11 +11,21 @@ from fake_upstream import _read
 JSON_HEAD = "HTTP/1.1 {} X\r\ncontent-type: {}\r\nconnection: close\r\n"
 
 
-def whole(body: bytes | object, status: int = 200, media: str = "application/json", length: int | None = None, **headers: str) -> bytes:
+def whole(
+    body: bytes | object,
+    status: int = 200,
+    media: str = "application/json",
+    length: int | None = None,
+    **headers: str,
+) -> bytes:
     """An answer with its length, which may be another than it says."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = JSON_HEAD.format(status, media) + "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    return f"{head}content-length: {len(data) if length is None else length}\r\n\r\n".encode() + data
+    head = JSON_HEAD.format(status, media) + "".join(
+        f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()
+    )
+    return (
+        f"{head}content-length: {len(data) if length is None else length}\r\n\r\n".encode() + data
+    )
 
 
 def stream(*events: bytes, media: str = "text/event-stream") -> bytes:

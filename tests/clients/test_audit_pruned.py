@@ -13,7 +13,23 @@ import pytest
 
 from audit_verifier import Epoch, Fault, record_at, since, verify
 from audit_writer import (
-    ONE, THREE, TWO, VKEYS, Signer, b64, framed, leaves, moment, mth, opening, plain, put, records, sealed, write_epoch, write_head,
+    ONE,
+    THREE,
+    TWO,
+    VKEYS,
+    Signer,
+    b64,
+    framed,
+    leaves,
+    moment,
+    mth,
+    opening,
+    plain,
+    put,
+    records,
+    sealed,
+    write_epoch,
+    write_head,
 )
 
 FIRST = records(600)
@@ -28,11 +44,21 @@ def pruned(through: object, number: int = 2000) -> bytes:
 def prune(epoch: Path, *, full: bool = True) -> None:
     """Takes away the records, and with `full` all tiles of hashes that the root does not need."""
     shutil.rmtree(epoch / "tile/entries")
-    for path in [path for path in epoch.glob("tile/**/*") if full and path.is_file() and ".p/" not in path.as_posix()]:
+    for path in [
+        path
+        for path in epoch.glob("tile/**/*")
+        if full and path.is_file() and ".p/" not in path.as_posix()
+    ]:
         path.unlink()
 
 
-def write(folder: Path, *says: bytes, gone: Iterable[str] = ("e000001",), second: list[bytes] = SECOND, link: bytes = LINK) -> Path:
+def write(
+    folder: Path,
+    *says: bytes,
+    gone: Iterable[str] = ("e000001",),
+    second: list[bytes] = SECOND,
+    link: bytes = LINK,
+) -> Path:
     """Three epochs; `says` are records of the last one, those in `gone` are pruned. The head is beside it."""
     third = [link, *says, plain(3000), plain(3001)]
     for signer, some, signed in ((ONE, FIRST, 600), (TWO, second, len(second))):
@@ -65,64 +91,107 @@ def test_a_pruned_log_passes(folder: Path) -> None:
     first, second, third = check(log)
     root = b64(mth(leaves(FIRST)))
     assert first == Epoch(ONE.origin, 600, 600, root, root, None, None, pruned=True)
-    assert (second.size, second.pruned, second.first) == (300, False, moment(1000)) and not third.pruned
+    assert (second.size, second.pruned, second.first) == (
+        300,
+        False,
+        moment(1000),
+    ) and not third.pruned
     assert check(log, head=False) == [first, second, third]
     with pytest.raises(Fault, match="not in the log"):
         record_at(log, "e000001", 5)
     (folder / "vkeys").write_text(VKEYS)
-    script = [sys.executable, str(Path(__file__).with_name("audit_verifier.py")), str(log), "--vkeys", str(folder / "vkeys"), "--json"]
-    done = subprocess.run([*script, "--head", str(folder / "head")], capture_output=True, text=True, check=True)
+    script = [
+        sys.executable,
+        str(Path(__file__).with_name("audit_verifier.py")),
+        str(log),
+        "--vkeys",
+        str(folder / "vkeys"),
+        "--json",
+    ]
+    done = subprocess.run(
+        [*script, "--head", str(folder / "head")], capture_output=True, text=True, check=True
+    )
     assert [epoch["pruned"] for epoch in json.loads(done.stdout)["epochs"]] == [True, False, False]
 
 
 BOTH, SAID_IN_SECOND = ("e000001", "e000002"), [SECOND[0], pruned("e000001", 1000), *SECOND[1:]]
 
 
-@pytest.mark.parametrize(("says", "gone", "second"), [
-    ([], [], SECOND),
-    ([pruned("e000002")], [], SECOND),  # they may be missing; nothing says that they must
-    ([pruned("e000002")], ["e000001"], SECOND),
-    ([pruned("e000002")], ["e000002"], SECOND),
-    ([pruned("e000002")], BOTH, SECOND),
-    ([pruned("e000001"), pruned("e000002")], BOTH, SECOND),
-    ([pruned("e000002"), pruned("e000001")], BOTH, SECOND),
-    ([pruned("e000009")], BOTH, SECOND),
-    ([], ["e000001"], SAID_IN_SECOND),
-    ([pruned("e000002")], BOTH, SAID_IN_SECOND),
-])
-def test_a_record_of_a_later_epoch_says_so(folder: Path, says: list[bytes], gone: list[str], second: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    ("says", "gone", "second"),
+    [
+        ([], [], SECOND),
+        ([pruned("e000002")], [], SECOND),  # they may be missing; nothing says that they must
+        ([pruned("e000002")], ["e000001"], SECOND),
+        ([pruned("e000002")], ["e000002"], SECOND),
+        ([pruned("e000002")], BOTH, SECOND),
+        ([pruned("e000001"), pruned("e000002")], BOTH, SECOND),
+        ([pruned("e000002"), pruned("e000001")], BOTH, SECOND),
+        ([pruned("e000009")], BOTH, SECOND),
+        ([], ["e000001"], SAID_IN_SECOND),
+        ([pruned("e000002")], BOTH, SAID_IN_SECOND),
+    ],
+)
+def test_a_record_of_a_later_epoch_says_so(
+    folder: Path, says: list[bytes], gone: list[str], second: list[bytes]
+) -> None:
     link = opening(second, 2000, origin=TWO.origin)
     found = check(write(folder, *says, gone=gone, second=second, link=link))
     assert [epoch.origin[-7:] for epoch in found if epoch.pruned] == list(gone)
 
 
-@pytest.mark.parametrize(("says", "gone", "second", "missing"), [
-    ([], ["e000001"], SECOND, "e000001"),
-    ([], ["e000002"], SECOND, "e000002"),
-    ([pruned("e000001")], ["e000002"], SECOND, "e000002"),
-    ([pruned("e000001")], BOTH, SECOND, "e000002"),
-    ([], BOTH, SAID_IN_SECOND, "e000001"),  # what said so is gone itself
-    ([], ["e000002"], [SECOND[0], pruned("e000002", 1000)], "e000002"),
-    ([plain(2000, "start", through="e000002")], ["e000001"], SECOND, "e000001"),
-])
+@pytest.mark.parametrize(
+    ("says", "gone", "second", "missing"),
+    [
+        ([], ["e000001"], SECOND, "e000001"),
+        ([], ["e000002"], SECOND, "e000002"),
+        ([pruned("e000001")], ["e000002"], SECOND, "e000002"),
+        ([pruned("e000001")], BOTH, SECOND, "e000002"),
+        ([], BOTH, SAID_IN_SECOND, "e000001"),  # what said so is gone itself
+        ([], ["e000002"], [SECOND[0], pruned("e000002", 1000)], "e000002"),
+        ([plain(2000, "start", through="e000002")], ["e000001"], SECOND, "e000001"),
+    ],
+)
 def test_without_it_missing_records_are_a_fault(
     folder: Path, says: list[bytes], gone: list[str], second: list[bytes], missing: str
 ) -> None:
     link = opening(second, 2000, origin=TWO.origin)
-    fault(write(folder, *says, gone=gone, second=second, link=link), f"{missing}: its records are missing")
+    fault(
+        write(folder, *says, gone=gone, second=second, link=link),
+        f"{missing}: its records are missing",
+    )
 
 
-@pytest.mark.parametrize("bad", [
-    *(pruned(through) for through in ("e1", "1", "e000000", "E000001", "e0000001", " e000001", 1, None, ["e000001"])),
-    plain(2000, "pruned"), sealed(2000).replace(b"admission", b"pruned"),
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(
+            pruned(through)
+            for through in (
+                "e1",
+                "1",
+                "e000000",
+                "E000001",
+                "e0000001",
+                " e000001",
+                1,
+                None,
+                ["e000001"],
+            )
+        ),
+        plain(2000, "pruned"),
+        sealed(2000).replace(b"admission", b"pruned"),
+    ],
+)
 def test_the_record_has_one_form(folder: Path, bad: bytes) -> None:
     fault(write(folder, bad, pruned("e000001")), "e000003, record 1: through is no epoch", 1)
 
 
 def test_the_partial_tiles_give_the_root(folder: Path) -> None:
     log = write(folder, pruned("e000001"))
-    kept = sorted(path.relative_to(log).as_posix() for path in log.glob("e000001/tile/**/*") if path.is_file())
+    kept = sorted(
+        path.relative_to(log).as_posix() for path in log.glob("e000001/tile/**/*") if path.is_file()
+    )
     assert kept == ["e000001/tile/0/002.p/88", "e000001/tile/1/000.p/2"]
     for path in map(log.joinpath, kept):
         data = path.read_bytes()
@@ -134,7 +203,14 @@ def test_the_partial_tiles_give_the_root(folder: Path) -> None:
         path.unlink()
         fault(log, "e000001: .*No such file")
         path.write_bytes(data)
-    for name in ("tile/0/002.p/87", "tile/0/003", "tile/1/000", "tile/2/000.p/1", "tile/entries.p/1", "x"):
+    for name in (
+        "tile/0/002.p/87",
+        "tile/0/003",
+        "tile/1/000",
+        "tile/2/000.p/1",
+        "tile/entries.p/1",
+        "x",
+    ):
         put(log / "e000001" / name, b"")
         fault(log, "does not belong here")
         (log / "e000001" / name).unlink()
@@ -208,13 +284,28 @@ def test_records_go_as_a_whole_and_from_closed_epochs_only(folder: Path) -> None
 
 def test_the_chain_goes_over_pruned_epochs(folder: Path) -> None:
     says, gone = pruned("e000002"), ("e000002",)
-    for place, link in enumerate([
-        opening(SECOND[:-1], 2000, origin=TWO.origin), opening(SECOND, 2000), opening(FIRST, 2000), LINK.replace(b":300", b":301"),
-    ]):
-        fault(write(folder / f"link{place}", says, gone=gone, link=link), "e000003, record 0: previous is not", 0)
+    for place, link in enumerate(
+        [
+            opening(SECOND[:-1], 2000, origin=TWO.origin),
+            opening(SECOND, 2000),
+            opening(FIRST, 2000),
+            LINK.replace(b":300", b":301"),
+        ]
+    ):
+        fault(
+            write(folder / f"link{place}", says, gone=gone, link=link),
+            "e000003, record 0: previous is not",
+            0,
+        )
     early = opening(SECOND, 100, origin=TWO.origin)
-    fault(write(folder / "early", says, gone=gone, link=early), "e000003, record 0: its time is before", 0)
-    assert check(write(folder / "unknown", says, gone=BOTH, link=early)), "the times that were before it are gone"
+    fault(
+        write(folder / "early", says, gone=gone, link=early),
+        "e000003, record 0: its time is before",
+        0,
+    )
+    assert check(write(folder / "unknown", says, gone=BOTH, link=early)), (
+        "the times that were before it are gone"
+    )
     log = write(folder / "other", says, gone=gone)
     (log / "e000002/checkpoint").write_text(TWO.note(SECOND[:-1]))
     fault(log, "e000002: .*No such file|e000002: checkpoint")
@@ -229,7 +320,9 @@ def test_first_epochs_may_be_missing_where_no_head_is_verified(folder: Path) -> 
     fault(whole, "e000002: its records are missing", head=False)
     shutil.rmtree(whole / "e000002")
     assert [epoch.origin for epoch in check(whole, head=False)] == [THREE.origin]
-    for place, bad in enumerate([plain(5), plain(5, "epoch"), opening(FIRST), LINK.replace(b"root", b"Root")]):
+    for place, bad in enumerate(
+        [plain(5), plain(5, "epoch"), opening(FIRST), LINK.replace(b"root", b"Root")]
+    ):
         write_epoch(folder / str(place), THREE, [bad, plain(4000)], 2, None)
         with pytest.raises(Fault, match="e000003, record 0"):
             verify(folder / str(place), VKEYS)
@@ -252,8 +345,11 @@ def test_old_checkpoints_and_heads_of_pruned_epochs(folder: Path) -> None:
     log = write(folder, pruned("e000001"))
     since(log, VKEYS, ONE.note(FIRST))
     since(log, VKEYS, TWO.note(SECOND[:7]))
-    for note, says in ((ONE.note(FIRST[:256]), "records were moved away"), (ONE.note([*FIRST, plain(5)]), "601"),
-                       (ONE.note(FIRST[::-1]), "another root")):
+    for note, says in (
+        (ONE.note(FIRST[:256]), "records were moved away"),
+        (ONE.note([*FIRST, plain(5)]), "601"),
+        (ONE.note(FIRST[::-1]), "another root"),
+    ):
         with pytest.raises(Fault, match=says):
             since(log, VKEYS, note)
     write_head(folder / "head", FIRST, [ONE.note(FIRST)])

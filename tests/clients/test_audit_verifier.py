@@ -11,10 +11,41 @@ from pathlib import Path
 
 import pytest
 
-from audit_verifier import Epoch, Fault, crc32c, open_record, open_with, record_at, since, verify, verify_proof
+from audit_verifier import (
+    Epoch,
+    Fault,
+    crc32c,
+    open_record,
+    open_with,
+    record_at,
+    since,
+    verify,
+    verify_proof,
+)
 from audit_writer import (
-    ONE, OTHER, OWN_KEY, RECORD_KEY, TWO, VKEYS, b64, batch, framed, head_slot, inclusion, leaves, moment, mth, opening, plain, put,
-    records, sealed, write_epoch, write_head, write_journal, write_tiles,
+    ONE,
+    OTHER,
+    OWN_KEY,
+    RECORD_KEY,
+    TWO,
+    VKEYS,
+    b64,
+    batch,
+    framed,
+    head_slot,
+    inclusion,
+    leaves,
+    moment,
+    mth,
+    opening,
+    plain,
+    put,
+    records,
+    sealed,
+    write_epoch,
+    write_head,
+    write_journal,
+    write_tiles,
 )
 
 
@@ -32,7 +63,9 @@ def check(log: Path, *, head: bool = True, live: bool = False) -> list[Epoch]:
     return verify(log, VKEYS, log.parent / "head" if head else None, live)
 
 
-def fault(log: Path, says: str, index: int | None = None, *, head: bool = False, live: bool = False) -> None:
+def fault(
+    log: Path, says: str, index: int | None = None, *, head: bool = False, live: bool = False
+) -> None:
     with pytest.raises(Fault, match=says) as raised:
         check(log, head=head, live=live)
     assert raised.value.index == index, raised.value
@@ -49,9 +82,14 @@ def flip(path: Path, at: int) -> None:
 def test_a_good_log_passes(folder: Path, signed: int | None, tail: int) -> None:
     some = records((signed or 0) + tail)
     write_epoch(folder, ONE, some, signed, (signed or 0) // 2)
-    root, signed_root = b64(mth(leaves(some))), None if signed is None else b64(mth(leaves(some[:signed])))
+    root, signed_root = (
+        b64(mth(leaves(some))),
+        None if signed is None else b64(mth(leaves(some[:signed]))),
+    )
     first, last = (moment(0), moment((len(some) - 1) // 3)) if some else (None, None)
-    assert verify(folder, VKEYS) == [Epoch(ONE.origin, len(some), signed or 0, root, signed_root, first, last)]
+    assert verify(folder, VKEYS) == [
+        Epoch(ONE.origin, len(some), signed or 0, root, signed_root, first, last)
+    ]
     assert [record_at(folder, "e000001", index) for index in range(len(some))] == some
     with pytest.raises(Fault):
         record_at(folder, "e000001", len(some))
@@ -60,7 +98,9 @@ def test_a_good_log_passes(folder: Path, signed: int | None, tail: int) -> None:
 def test_indexes_of_more_than_three_digits(folder: Path) -> None:
     some = [plain(1)] * (1000 * 256 + 3)
     write_epoch(folder, ONE, some, len(some), None)
-    assert (folder / "e000001/tile/0/x001/000.p/3").exists() and (folder / "e000001/tile/2/000.p/3").exists()
+    assert (folder / "e000001/tile/0/x001/000.p/3").exists() and (
+        folder / "e000001/tile/2/000.p/3"
+    ).exists()
     assert verify(folder, VKEYS)[0].signed == len(some)
 
 
@@ -68,13 +108,17 @@ def test_the_head_and_what_is_around_the_epochs(log: Path) -> None:
     [epoch] = check(log)
     assert (epoch.size, epoch.signed, epoch.torn, epoch.unfinished) == (700, 600, 0, False)
     write_head(log.parent / "head", records(660), [ONE.note(records(500)), ONE.note(records(660))])
-    assert check(log)[0].unfinished, "the note is newer than the checkpoint, and not newer than the records"
+    assert check(log)[0].unfinished, (
+        "the note is newer than the checkpoint, and not newer than the records"
+    )
     write_head(log.parent / "head", records(650), [ONE.note(records(600))])
     fault(log, "head: is of a part of a batch", head=True)
 
 
 def test_a_slot_of_the_head_that_is_not_whole_counts_as_empty(log: Path) -> None:
-    write_head(path := log.parent / "head", records(700), [ONE.note(records(600)), ONE.note(records(700))])
+    write_head(
+        path := log.parent / "head", records(700), [ONE.note(records(600)), ONE.note(records(700))]
+    )
     data = path.read_bytes()
     path.write_bytes(head_slot(660, mth(leaves(records(660))), 6) + data[512:])
     flip(path, 512 + 30)
@@ -104,9 +148,15 @@ def test_the_log_is_never_shorter_than_the_head_or_another(log: Path) -> None:
 def test_every_byte_counts(log: Path) -> None:
     """One byte flipped, in turn in each file at its beginning, in its middle and at its end."""
     whole = shutil.copytree(log.parent, log.parent.parent / "whole")
-    files = [path for path in log.rglob("*") if path.is_file() and path.stat().st_size and path.name != "half"]
+    files = [
+        path
+        for path in log.rglob("*")
+        if path.is_file() and path.stat().st_size and path.name != "half"
+    ]
     for path in files:
-        size = path.stat().st_size - 4096 * (path.parent.name == "journal")  # the rest of the last segment may be torn
+        size = path.stat().st_size - 4096 * (
+            path.parent.name == "journal"
+        )  # the rest of the last segment may be torn
         for at in (0, size // 2, size - 1):
             flip(path, at)
             with pytest.raises(Fault):
@@ -116,7 +166,11 @@ def test_every_byte_counts(log: Path) -> None:
 
 
 def test_no_file_can_go_or_come(log: Path) -> None:
-    for path in [path for path in log.rglob("*") if path.is_file() and path.name not in ("reserve", "half", "lock")]:
+    for path in [
+        path
+        for path in log.rglob("*")
+        if path.is_file() and path.name not in ("reserve", "half", "lock")
+    ]:
         data = path.read_bytes()
         path.unlink()
         with pytest.raises(Fault):
@@ -126,9 +180,19 @@ def test_no_file_can_go_or_come(log: Path) -> None:
     lock.write_bytes(b"1")
     fault(log, "lock does not belong")
     lock.unlink()
-    for name in ("e000001/tile/0/003", "e000001/tile/entries/002.p/89", "e000001/notes", "x", "e000001/tile/0/000.p/255",
-                 "e000000/lock", "e000001/journal/1", "e000001/tile/2/000.p/1", "e000001/checkpoint.old", "e000003/checkpoint",
-                 "e000001/x/y"):
+    for name in (
+        "e000001/tile/0/003",
+        "e000001/tile/entries/002.p/89",
+        "e000001/notes",
+        "x",
+        "e000001/tile/0/000.p/255",
+        "e000000/lock",
+        "e000001/journal/1",
+        "e000001/tile/2/000.p/1",
+        "e000001/checkpoint.old",
+        "e000003/checkpoint",
+        "e000001/x/y",
+    ):
         put(log / name, b"")
         fault(log, "does not belong here|gap")
         (log / name).unlink()
@@ -151,7 +215,10 @@ def test_records_cannot_be_swapped_or_put_in_anothers_place(folder: Path) -> Non
     epoch = write_epoch(folder, ONE, some, 300, None)
     put(epoch / "tile/entries/000", framed(swapped[:256]))
     fault(folder, "tile/0/000 has not", 7)
-    put(epoch / "tile/entries/000", framed([*some[:7], some[7].replace(b":30.", b":59."), *some[8:256]]))
+    put(
+        epoch / "tile/entries/000",
+        framed([*some[:7], some[7].replace(b":30.", b":59."), *some[8:256]]),
+    )
     fault(folder, "tile/0/000 has not", 7)  # not the next one, which would be earlier
     put(epoch / "tile/entries/000", framed(some[:256]))
     flip(epoch / "tile/entries/000", len(framed(some[:7])) + 1)
@@ -166,25 +233,50 @@ def test_records_cannot_be_swapped_or_put_in_anothers_place(folder: Path) -> Non
 def test_both_signatures_of_the_right_keys_are_needed(folder: Path) -> None:
     some = records(3)
     path = write_epoch(folder, ONE, some, 3) / "checkpoint"
-    text, mldsa, ed25519 = ONE.note(some).partition("\n\n")[0] + "\n", *ONE.note(some).splitlines(keepends=True)[-2:]
+    text, mldsa, ed25519 = (
+        ONE.note(some).partition("\n\n")[0] + "\n",
+        *ONE.note(some).splitlines(keepends=True)[-2:],
+    )
     witness = f"— witness.example {b64(b'1234' + bytes(64))}\n"
     body, stale, root = text + "\n", ONE.lines(text + "x"), text.split("\n")[2]
     both = body + mldsa + ed25519
     bad: dict[str, list[str]] = {
         "not a signed note": [
-            "", text, body, text + mldsa + ed25519, text + "extension\n\n" + mldsa + ed25519, both + "\n", both[:-1],
-            both + "witness\n", body + mldsa + ed25519.replace("— ", "- "), ONE.note(some, root=root[:-1]),
-            *(ONE.note(some, size=size) for size in ("03", "+3", "3 ", "-3")), ONE.note(some, root=root + "\r"),
+            "",
+            text,
+            body,
+            text + mldsa + ed25519,
+            text + "extension\n\n" + mldsa + ed25519,
+            both + "\n",
+            both[:-1],
+            both + "witness\n",
+            body + mldsa + ed25519.replace("— ", "- "),
+            ONE.note(some, root=root[:-1]),
+            *(ONE.note(some, size=size) for size in ("03", "+3", "3 ", "-3")),
+            ONE.note(some, root=root + "\r"),
         ],
         "first two signatures": [
-            OTHER.note(some), body + mldsa, body + ed25519, body + ed25519 + mldsa, body + mldsa + mldsa, body + mldsa + witness,
-            body + mldsa + OTHER.lines(text)[1], body + OTHER.lines(text)[0] + ed25519, body + witness + mldsa + ed25519,
+            OTHER.note(some),
+            body + mldsa,
+            body + ed25519,
+            body + ed25519 + mldsa,
+            body + mldsa + mldsa,
+            body + mldsa + witness,
+            body + mldsa + OTHER.lines(text)[1],
+            body + OTHER.lines(text)[0] + ed25519,
+            body + witness + mldsa + ed25519,
         ],
         "does not verify": [
-            body + stale[0] + ed25519, body + mldsa + stale[1], body + stale[0] + mldsa + ed25519, both.replace("\n3\n", "\n4\n"),
+            body + stale[0] + ed25519,
+            body + mldsa + stale[1],
+            body + stale[0] + mldsa + ed25519,
+            both.replace("\n3\n", "\n4\n"),
         ],
         "not base64": [body + mldsa + ed25519[:-3] + chr(ord(ed25519[-3]) + 1) + "=\n"],
-        "root is not that": [ONE.note(some, root=b64(bytes(32))), ONE.note(some, root="A" * 42 + "B=")],
+        "root is not that": [
+            ONE.note(some, root=b64(bytes(32))),
+            ONE.note(some, root="A" * 42 + "B="),
+        ],
         "of another epoch": [TWO.note(some)],
     }
     for says, notes in bad.items():
@@ -205,21 +297,59 @@ def spoilt(old: bytes, new: bytes, record: bytes = plain(0, place=5, text="ä\n"
     return record.replace(old, new, 1)
 
 
-@pytest.mark.parametrize("bad", [
-    *(spoilt(b":5", b":" + bad) for bad in (b" 5", b"5.0", b"05", b"-0", b"5e0", b"9007199254740992", b"NaN", b'5,"place":5')),
-    *(spoilt("ä".encode(), bad) for bad in (b"\\u00e4", b"\xe4", b"\\ud800")), spoilt(b"\\n", b"\\u000a"),
-    *(spoilt(b'"v":1', bad) for bad in (b'"v":2', b'"v":true', b'"v":1,"w":1', b'"v":1 ')),
-    spoilt(b'"kind":"start",', b""), spoilt(b'"start"', b"1"), spoilt(b'{"place":5,"text"', b'{"text":"","place"'),
-    *(spoilt(b".000Z", bad) for bad in (b"Z", b".000+00:00", b".000z")), spoilt(b"-21T", b"-31T"), spoilt(b"T08", b" 08"),
-    spoilt(b":30.", b":60."),
-    *(spoilt(old, new, sealed(0)) for old, new in (
-        (b'"v":1', b'"v":2'), (b'"key":"A', b'"key":"AA'), (b'AA","kind', b'AB","kind'), (b'"box"', b'"Box"'), (b"T08", b"T24"),
-        (b'"kind"', b'"plain":{},"kind"'), (b'","key', b'=","key'), (b"-21T", b"-31T"),
-    )),
-    sealed(0).replace(sealed(0).split(b'"')[7], b"AAAA"), spoilt(b"}", b"]", plain(0)).replace(b":{", b":["), b"", b"[]", b"{}",
-    b"\xef\xbb\xbf" + plain(0), b"[" * 60000, plain(0, **{"ä": 1}), plain(0, a=-1), plain(0, a=[[[[]]]]), plain(0, "epoch", previous={}),
-    sealed(0).replace(b"admission", b"epoch"),
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(
+            spoilt(b":5", b":" + bad)
+            for bad in (
+                b" 5",
+                b"5.0",
+                b"05",
+                b"-0",
+                b"5e0",
+                b"9007199254740992",
+                b"NaN",
+                b'5,"place":5',
+            )
+        ),
+        *(spoilt("ä".encode(), bad) for bad in (b"\\u00e4", b"\xe4", b"\\ud800")),
+        spoilt(b"\\n", b"\\u000a"),
+        *(spoilt(b'"v":1', bad) for bad in (b'"v":2', b'"v":true', b'"v":1,"w":1', b'"v":1 ')),
+        spoilt(b'"kind":"start",', b""),
+        spoilt(b'"start"', b"1"),
+        spoilt(b'{"place":5,"text"', b'{"text":"","place"'),
+        *(spoilt(b".000Z", bad) for bad in (b"Z", b".000+00:00", b".000z")),
+        spoilt(b"-21T", b"-31T"),
+        spoilt(b"T08", b" 08"),
+        spoilt(b":30.", b":60."),
+        *(
+            spoilt(old, new, sealed(0))
+            for old, new in (
+                (b'"v":1', b'"v":2'),
+                (b'"key":"A', b'"key":"AA'),
+                (b'AA","kind', b'AB","kind'),
+                (b'"box"', b'"Box"'),
+                (b"T08", b"T24"),
+                (b'"kind"', b'"plain":{},"kind"'),
+                (b'","key', b'=","key'),
+                (b"-21T", b"-31T"),
+            )
+        ),
+        sealed(0).replace(sealed(0).split(b'"')[7], b"AAAA"),
+        spoilt(b"}", b"]", plain(0)).replace(b":{", b":["),
+        b"",
+        b"[]",
+        b"{}",
+        b"\xef\xbb\xbf" + plain(0),
+        b"[" * 60000,
+        plain(0, **{"ä": 1}),
+        plain(0, a=-1),
+        plain(0, a=[[[[]]]]),
+        plain(0, "epoch", previous={}),
+        sealed(0).replace(b"admission", b"epoch"),
+    ],
+)
 def test_a_record_has_one_form(folder: Path, bad: bytes) -> None:
     some = [plain(0, a=[[{"B b": 2**53 - 1}]], b="\x7f\u2028😀"), sealed(0), bad, plain(0)]
     write_epoch(folder / "tiles", ONE, some, 4, None)
@@ -230,17 +360,30 @@ def test_a_record_has_one_form(folder: Path, bad: bytes) -> None:
 
 @pytest.mark.parametrize("signed", [0, 9, 10, 20])
 def test_time_never_goes_back(folder: Path, signed: int) -> None:
-    write_epoch(folder, ONE, [*(plain(5 + at // 2) for at in range(10)), sealed(8), *(plain(20) for _ in range(9))], signed)
+    write_epoch(
+        folder,
+        ONE,
+        [*(plain(5 + at // 2) for at in range(10)), sealed(8), *(plain(20) for _ in range(9))],
+        signed,
+    )
     fault(folder, "time is before", 10)
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda data, at: data.replace(b"TSBATCH1", b"TSBATCH2", 1), lambda data, at: data[:at] + data[at + 512 :],
-    lambda data, at: data[:at] + data[:512] + data[at:], lambda data, at: data[: at - 1] + b"x" + data[at:],
-    lambda data, at: batch(records(16), records(24)[16:], bytes(32)) + data[at:],
-    lambda data, at: batch(records(15), records(24)[15:]) + data[at:], lambda data, at: batch(records(16), []) + data,
-])
-def test_the_journal_is_walked_batch_by_batch(folder: Path, spoil: Callable[[bytes, int], bytes]) -> None:
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data, at: data.replace(b"TSBATCH1", b"TSBATCH2", 1),
+        lambda data, at: data[:at] + data[at + 512 :],
+        lambda data, at: data[:at] + data[:512] + data[at:],
+        lambda data, at: data[: at - 1] + b"x" + data[at:],
+        lambda data, at: batch(records(16), records(24)[16:], bytes(32)) + data[at:],
+        lambda data, at: batch(records(15), records(24)[15:]) + data[at:],
+        lambda data, at: batch(records(16), []) + data,
+    ],
+)
+def test_the_journal_is_walked_batch_by_batch(
+    folder: Path, spoil: Callable[[bytes, int], bytes]
+) -> None:
     assert crc32c(b"123456789") == 0xE3069283
     some = records(50)
     epoch = write_epoch(folder, ONE, some, 24, None)
@@ -281,7 +424,9 @@ def test_one_torn_batch_may_lie_at_the_end(log: Path) -> None:
     fault(log, "is no torn one", 660)
 
 
-def two_epochs(folder: Path, first: bytes, *, signed: int | None = 10, journal: bool = False) -> Path:
+def two_epochs(
+    folder: Path, first: bytes, *, signed: int | None = 10, journal: bool = False
+) -> Path:
     write_epoch(folder, ONE, records(300), 300, 0 if journal else None)
     write_epoch(folder, TWO, [first, *(plain(1000 + at) for at in range(20))], signed)
     return folder
@@ -289,16 +434,24 @@ def two_epochs(folder: Path, first: bytes, *, signed: int | None = 10, journal: 
 
 def test_epochs_are_linked(folder: Path) -> None:
     good = opening(records(300))
-    assert [epoch.size for epoch in check(two_epochs(folder / "good", good), head=False)] == [300, 21]
+    assert [epoch.size for epoch in check(two_epochs(folder / "good", good), head=False)] == [
+        300,
+        21,
+    ]
     assert check(two_epochs(folder / "new", good, signed=None), head=False)[1].signed_root is None
     write_head(folder / "head", records(300), [ONE.note(records(300))])
     assert check(folder / "good")
-    for place, (bad, says) in enumerate([
-        (opening(records(299)), "previous is not"), (opening(records(300), root=b64(bytes(32))), "previous is not"),
-        (opening(records(300), origin=TWO.origin), "previous is not"), (opening(records(300), 5), "time is before"),
-        (plain(1000, "epoch"), "previous is not"), (plain(1000), "of kind epoch"),
-        (sealed(1000).replace(b"admission", b"epoch"), "previous"),
-    ]):
+    for place, (bad, says) in enumerate(
+        [
+            (opening(records(299)), "previous is not"),
+            (opening(records(300), root=b64(bytes(32))), "previous is not"),
+            (opening(records(300), origin=TWO.origin), "previous is not"),
+            (opening(records(300), 5), "time is before"),
+            (plain(1000, "epoch"), "previous is not"),
+            (plain(1000), "of kind epoch"),
+            (sealed(1000).replace(b"admission", b"epoch"), "previous"),
+        ]
+    ):
         fault(two_epochs(folder / str(place), bad), f"e000002.*{says}", 0)
     shutil.rmtree(folder / "2/e000001")
     fault(folder / "2", "previous is not", 0)
@@ -306,7 +459,9 @@ def test_epochs_are_linked(folder: Path) -> None:
     (folder / "good/e000001/checkpoint").unlink()
     fault(folder / "good", "checkpoint")
     shutil.rmtree(folder / "good/e000001")
-    assert [epoch.origin for epoch in check(folder / "good", head=False)] == [TWO.origin], "a part that was moved elsewhere"
+    assert [epoch.origin for epoch in check(folder / "good", head=False)] == [TWO.origin], (
+        "a part that was moved elsewhere"
+    )
     fault(folder / "good", "begins with e000002", head=True)
     shutil.rmtree(folder / "good/e000002")
     fault(folder / "good", "no epoch")
@@ -317,7 +472,10 @@ def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
     some, says = records(700), opening(records(660)).replace(b"asked for", b"after-loss: a disk")
     write_epoch(folder, ONE, some, 660, 500)
     write_epoch(folder, TWO, [says, plain(1001)], 1)
-    assert [(epoch.size, epoch.signed, epoch.lost) for epoch in check(folder, head=False)] == [(700, 660, "a disk"), (2, 1, None)]
+    assert [(epoch.size, epoch.signed, epoch.lost) for epoch in check(folder, head=False)] == [
+        (700, 660, "a disk"),
+        (2, 1, None),
+    ]
     write_tiles(folder / "e000001", some)
     segment = folder / f"e000001/journal/{660:020}"
     segment.write_bytes(segment.read_bytes()[:-4096] + b"torn")
@@ -332,11 +490,18 @@ def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
     fault(folder, "tile/0/000 has not the hashes", 1)
     flip(folder / "e000001/tile/entries/000", 100)
     write_journal(folder / "e000001", some, 500, signed=660)
-    for other in (opening(some[:660]), opening(some[:660], reason="after-loss: "), says.replace(b"after-loss: ", b"after-loss:")):
+    for other in (
+        opening(some[:660]),
+        opening(some[:660], reason="after-loss: "),
+        says.replace(b"after-loss: ", b"after-loss:"),
+    ):
         write_epoch(folder, TWO, [other], 1)
         fault(folder, "its journal is not empty")
     for count, bad in ((700, False), (699, True), (701, True)):
-        left = f'"left":{{"root":"{b64(mth(leaves((some + some)[:count])))}","size":{count}}},"previous"'
+        left = (
+            f'"left":{{"root":"{b64(mth(leaves((some + some)[:count])))}","size":{count}}},"previo'
+            'us"'
+        )
         write_epoch(folder, TWO, [says.replace(b'"previous"', left.encode())], 1)
         if bad:
             fault(folder, "the loss has left", 700)
@@ -346,7 +511,10 @@ def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
     assert check(folder, head=False)[0].signed == 660, "the head knew of a newer checkpoint"
     never = write_epoch(folder / "never", ONE, some[:7], None)
     write_epoch(folder / "never", TWO, [opening([]).replace(b"asked for", b"after-loss: ")], 1)
-    assert [(epoch.size, epoch.signed) for epoch in check(folder / "never", head=False)] == [(7, 0), (1, 1)]
+    assert [(epoch.size, epoch.signed) for epoch in check(folder / "never", head=False)] == [
+        (7, 0),
+        (1, 1),
+    ]
     put(never / "checkpoint", ONE.note(some[:7]).encode())
     write_tiles(never, some[:7])
     fault(folder / "never", "e000002, record 0: previous is not", 0)
@@ -366,7 +534,13 @@ def test_a_live_log_may_have_tiles_of_other_checkpoints(log: Path) -> None:
         path.write_bytes(bad)
         fault(log, "does not belong|too many", live=True)
     path.write_bytes(data)
-    for name in ("tile/0/002.p/189", "tile/0/002", "tile/2/000.p/1", "tile/0/x000/002.p/180", "tile/other"):
+    for name in (
+        "tile/0/002.p/189",
+        "tile/0/002",
+        "tile/2/000.p/1",
+        "tile/0/x000/002.p/180",
+        "tile/other",
+    ):
         put(log / "e000001" / name, b"")
         fault(log, "does not belong", live=True)
         (log / "e000001" / name).unlink()
@@ -374,9 +548,16 @@ def test_a_live_log_may_have_tiles_of_other_checkpoints(log: Path) -> None:
 
 def test_sealed_records_open_with_the_right_key_only() -> None:
     record = sealed(3, request="a", tokens=7)
-    assert open_record(record, RECORD_KEY) == open_with(record, OWN_KEY) == {"request": "a", "tokens": 7}
+    assert (
+        open_record(record, RECORD_KEY)
+        == open_with(record, OWN_KEY)
+        == {"request": "a", "tokens": 7}
+    )
     other = record.replace(b"admission", b"outcome")
-    for opened, right, wrong in ((open_record, RECORD_KEY, OWN_KEY), (open_with, OWN_KEY, RECORD_KEY)):
+    for opened, right, wrong in (
+        (open_record, RECORD_KEY, OWN_KEY),
+        (open_with, OWN_KEY, RECORD_KEY),
+    ):
         for bad, key in ((record, wrong), (other, right), (plain(3), right), (record, b"short")):
             with pytest.raises(Fault):
                 opened(bad, key)
@@ -385,8 +566,12 @@ def test_sealed_records_open_with_the_right_key_only() -> None:
 def test_the_log_still_contains_an_old_checkpoint(log: Path) -> None:
     for size in (0, 1, 255, 600, 660, 700):
         since(log, VKEYS, ONE.note(records(size)))
-    for note, says in ((ONE.note(records(701)), "701"), (ONE.note(records(5)[1:]), "another root"),
-                       (OTHER.note(records(5)), "first two"), (TWO.note(records(5)), "e000002")):
+    for note, says in (
+        (ONE.note(records(701)), "701"),
+        (ONE.note(records(5)[1:]), "another root"),
+        (OTHER.note(records(5)), "first two"),
+        (TWO.note(records(5)), "e000002"),
+    ):
         with pytest.raises(Fault, match=says):
             since(log, VKEYS, note)
 
@@ -399,9 +584,20 @@ def test_proofs_of_inclusion(size: int) -> None:
         proof = f"c2sp.org/tlog-proof@v1\nindex {index}\n{path}\n{ONE.note(some)}"
         verify_proof(proof, some[index], VKEYS)
         verify_proof(proof.replace("index", "extra YWJj\nindex", 1), some[index], VKEYS)
-        bad = [proof.replace(f"index {index}", f"index {at}") for at in (index + 1, f"0{index}", size, "")]
-        bad += [proof.replace(path, more, 1) for more in (path + b64(bytes(32)) + "\n", path + "YWJj\n", path[45:] or "x\n")]
-        bad += [proof.replace("@v1", "@v2"), proof[:-1], proof.replace("i", "extra YWJ\ni", 1), proof.rpartition("\n— ")[0]]
+        bad = [
+            proof.replace(f"index {index}", f"index {at}")
+            for at in (index + 1, f"0{index}", size, "")
+        ]
+        bad += [
+            proof.replace(path, more, 1)
+            for more in (path + b64(bytes(32)) + "\n", path + "YWJj\n", path[45:] or "x\n")
+        ]
+        bad += [
+            proof.replace("@v1", "@v2"),
+            proof[:-1],
+            proof.replace("i", "extra YWJ\ni", 1),
+            proof.rpartition("\n— ")[0],
+        ]
         for one, record in [*((one, some[index]) for one in bad), (proof, plain(77))]:
             with pytest.raises(Fault):
                 verify_proof(one, record, VKEYS)
@@ -409,11 +605,24 @@ def test_proofs_of_inclusion(size: int) -> None:
 
 def test_the_command(log: Path) -> None:
     (log.parent / "vkeys").write_text(VKEYS)
-    script = [sys.executable, str(Path(__file__).with_name("audit_verifier.py")), str(log), "--vkeys", str(log.parent / "vkeys")]
-    done = subprocess.run([*script, "--head", str(log.parent / "head"), "--json"], capture_output=True, text=True, check=True)
+    script = [
+        sys.executable,
+        str(Path(__file__).with_name("audit_verifier.py")),
+        str(log),
+        "--vkeys",
+        str(log.parent / "vkeys"),
+    ]
+    done = subprocess.run(
+        [*script, "--head", str(log.parent / "head"), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(done.stdout)["epochs"][0]["size"] == 700
     bare = subprocess.run(script, capture_output=True, text=True, check=False)
     assert bare.returncode == 4 and "size=700" in bare.stdout and "END UNPROVEN" in bare.stderr
     flip(log / "e000001/tile/0/001", 32 * 9)
-    failed = subprocess.run([*script, "--live", "--json"], capture_output=True, text=True, check=False)
+    failed = subprocess.run(
+        [*script, "--live", "--json"], capture_output=True, text=True, check=False
+    )
     assert failed.returncode == 1 and json.loads(failed.stdout)["index"] == 256 + 9

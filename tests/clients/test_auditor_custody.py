@@ -17,21 +17,34 @@ from test_serve import ask, code, fake_model, serve
 ADA = "user:ada"
 
 
-def test_a_principal_that_is_acted_for_is_not_forgotten(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_principal_that_is_acted_for_is_not_forgotten(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         token = own.issue("tests/ada", principal=ADA, models=(MODEL,))
         handle = own.issue("tests/short", "--handle", principal=ADA, models=(MODEL,))
-        assert ask(own, "of ada", token).status_code == ask(own, "of ada", handle).status_code == 200
+        assert (
+            ask(own, "of ada", token).status_code == ask(own, "of ada", handle).status_code == 200
+        )
         refused = binary("audit", "forget", ADA, "--yes", "--data", str(own.data))
-        assert refused.code == 3 and "agent tests/ada" in refused.err and "--revoke" in refused.err, refused.err
+        assert (
+            refused.code == 3 and "agent tests/ada" in refused.err and "--revoke" in refused.err
+        ), refused.err
         assert query(own, "--principal", ADA), "nothing has changed"
         done = own.command("audit", "forget", ADA, "--revoke", "--reason", "a request")
         assert "what stays" in done.err and "log lines" in done.err
         assert query(own, "--principal", ADA) == []
         for credential in (token, handle):
-            assert ask(own, "x", credential).status_code in (401, 403), "it is stopped in the same act"
+            assert ask(own, "x", credential).status_code in (401, 403), (
+                "it is stopped in the same act"
+            )
         kinds = [row["kind"] for row in query(own)]
-        assert kinds[-1] != "admission" and {"agent-standing", "token-revoked", "handle-revoked", "forgotten"} <= {*kinds}
+        assert kinds[-1] != "admission" and {
+            "agent-standing",
+            "token-revoked",
+            "handle-revoked",
+            "forgotten",
+        } <= {*kinds}
         assert inside(query(own, "--kind", "forgotten")[0])["reason"] == "a request"
         assert ask(own, "of the others").status_code == 200
         agents = own.command("agent", "list", "--json").out
@@ -41,7 +54,9 @@ def test_a_principal_that_is_acted_for_is_not_forgotten(upstream: FakeUpstream, 
         verified(own, live=True)
 
 
-def test_a_revoked_token_that_asks_again_does_not_bring_its_name_back(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_revoked_token_that_asks_again_does_not_bring_its_name_back(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         token = own.issue("tests/ada", principal=ADA, models=(MODEL,))
         assert ask(own, "of ada", token).status_code == 200
@@ -53,8 +68,15 @@ def test_a_revoked_token_that_asks_again_does_not_bring_its_name_back(upstream: 
         assert code(ask(own, "x", token)) == (status, reason), "as before, from what the log says"
         own.restart()
         assert query(own, "--principal", ADA) == [] and query(own, "--kind", "refusal") == []
-        counted = [row for entry in query(own, "--kind", "strangers") for row in inside(entry)["rows"] if row["code"] == reason]
-        assert [(row["network"], row["count"]) for row in counted] == [("127.0.0.1", 1)] * 2, counted
+        counted = [
+            row
+            for entry in query(own, "--kind", "strangers")
+            for row in inside(entry)["rows"]
+            if row["code"] == reason
+        ]
+        assert [(row["network"], row["count"]) for row in counted] == [("127.0.0.1", 1)] * 2, (
+            counted
+        )
         assert "a principal that was forgotten is recorded again" not in own.logged()
         # Of others a refusal names who it was.
         other = own.issue("tests/bob", principal="user:bob", models=(MODEL,))
@@ -63,24 +85,42 @@ def test_a_revoked_token_that_asks_again_does_not_bring_its_name_back(upstream: 
         assert inside(query(own, "--kind", "refusal")[-1])["agent"] == "tests/bob"
 
 
-def test_counted_refusals_are_forgotten_with_their_principal(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_counted_refusals_are_forgotten_with_their_principal(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ada = own.issue("tests/ada", principal=ADA, models=(MODEL,))
         for token in (ada, own.token):
-            assert {code(ask(own, "x", token, model="nowhere")) for _ in range(14)} == {(404, "model-not-found")}
+            assert {code(ask(own, "x", token, model="nowhere")) for _ in range(14)} == {
+                (404, "model-not-found")
+            }
         # What was counted is recorded at a stop.
         own.restart()
-        counted = {str(inside(row)["principal"]): inside(row)["rows"] for row in query(own, "--kind", "refusals")}
+        counted = {
+            str(inside(row)["principal"]): inside(row)["rows"]
+            for row in query(own, "--kind", "refusals")
+        }
         assert counted[ADA] == [{"agent": "tests/ada", "code": "model-not-found", "count": 4}]
         assert counted["team:tests"][0]["agent"] == "tests/main"
         own.command("audit", "forget", ADA, "--revoke")
         rows = query(own, "--kind", "refusals")
-        assert [row["inside"] is None for row in rows].count(True) == 1 and "tests/ada" not in str(rows)
+        assert [row["inside"] is None for row in rows].count(True) == 1 and "tests/ada" not in str(
+            rows
+        )
 
 
-def test_a_token_that_brings_a_name_back_is_warned_of(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_token_that_brings_a_name_back_is_warned_of(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
-        strange = own.issue("tests/elsewhere", "--offline", "--key", str(own.data / "keys/operator.jwk"), principal=ADA, models=(MODEL,))
+        strange = own.issue(
+            "tests/elsewhere",
+            "--offline",
+            "--key",
+            str(own.data / "keys/operator.jwk"),
+            principal=ADA,
+            models=(MODEL,),
+        )
         assert ask(own, "known by its requests alone", strange).status_code == 200
         own.command("audit", "forget", ADA)
         assert query(own, "--principal", ADA) == []
@@ -88,7 +128,9 @@ def test_a_token_that_brings_a_name_back_is_warned_of(upstream: FakeUpstream, tm
         assert "a principal that was forgotten is recorded again" in own.logged()
 
 
-@pytest.mark.parametrize("missing", ["secret/record-keys", "secret/log/e000001.key", "keys/operator.jwk.pub"])
+@pytest.mark.parametrize(
+    "missing", ["secret/record-keys", "secret/log/e000001.key", "keys/operator.jwk.pub"]
+)
 def test_a_backup_names_what_it_lacks(upstream: FakeUpstream, tmp_path: Path, missing: str) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ask(own, "x")
@@ -100,10 +142,14 @@ def test_a_backup_names_what_it_lacks(upstream: FakeUpstream, tmp_path: Path, mi
     whole = binary("backup", str(tmp_path / "whole"), "--data", str(own.data))
     assert whole.code == 0, whole.err
     recorded = inside(query(own, "--kind", "backup")[-1])
-    assert (recorded["keys"], recorded["operator_keys"]) == (True, False) and recorded["by"].startswith("uid:")
+    assert (recorded["keys"], recorded["operator_keys"]) == (True, False) and recorded[
+        "by"
+    ].startswith("uid:")
 
 
-def test_what_is_restored_is_another_history_under_other_keys(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_what_is_restored_is_another_history_under_other_keys(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ask(own, "before")
         own.command("backup", str(tmp_path / "backup"))
@@ -120,10 +166,16 @@ def test_what_is_restored_is_another_history_under_other_keys(upstream: FakeUpst
         head = inside(query(other, "--kind", "restored")[0])["head"]
         assert head["origin"] == "gw/e000001" and head["size"] > 0
         verified(other, live=True)
-    forked = binary("audit", "verify", str(data / "audit"), "--log-keys", str(own.data / "log.vkeys"))
-    assert forked.code == 1 and "e000002" in forked.err, "the one's keys do not sign the other's history"
+    forked = binary(
+        "audit", "verify", str(data / "audit"), "--log-keys", str(own.data / "log.vkeys")
+    )
+    assert forked.code == 1 and "e000002" in forked.err, (
+        "the one's keys do not sign the other's history"
+    )
     with pytest.raises(audit_verifier.Fault):
-        audit_verifier.verify(data / "audit", (own.data / "log.vkeys").read_text(), data / "secret/head")
+        audit_verifier.verify(
+            data / "audit", (own.data / "log.vkeys").read_text(), data / "secret/head"
+        )
 
 
 def test_a_restore_that_was_interrupted_is_no_log(upstream: FakeUpstream, tmp_path: Path) -> None:

@@ -25,17 +25,30 @@ def test_an_epoch_begins_beside_a_running_gateway(upstream: FakeUpstream, tmp_pa
         stop, served = threading.Event(), []
         threads = [threading.Thread(target=load, args=(own, busy, stop, served)) for _ in range(4)]
         upstream.gate.clear()
-        stream = open_ai(own, own.token).chat.completions.create(model=MODEL, messages=user("behave gate over"), stream=True)
+        stream = open_ai(own, own.token).chat.completions.create(
+            model=MODEL, messages=user("behave gate over"), stream=True
+        )
         upstream.exchange("behave gate over")
         [thread.start() for thread in threads]
         try:
             for number in range(2, 5):
                 begun = own.command("audit", "begin", "--reason", f"quarter {number}")
                 assert f"gw/e{number:06} begins" in begun.out, begun.out
-                theirs = json.loads(binary("audit", "verify", str(own.data / "audit"), "--json").out)["epochs"]
-                ours = audit_verifier.verify(own.data / "audit", (own.data / "log.vkeys").read_text(), own.data / "secret/head", live=True)
+                theirs = json.loads(
+                    binary("audit", "verify", str(own.data / "audit"), "--json").out
+                )["epochs"]
+                ours = audit_verifier.verify(
+                    own.data / "audit",
+                    (own.data / "log.vkeys").read_text(),
+                    own.data / "secret/head",
+                    live=True,
+                )
                 origins = [f"gw/e{place:06}" for place in range(1, number + 1)]
-                assert [epoch["origin"] for epoch in theirs] == [epoch.origin for epoch in ours] == origins
+                assert (
+                    [epoch["origin"] for epoch in theirs]
+                    == [epoch.origin for epoch in ours]
+                    == origins
+                )
         finally:
             stop.set()
             [thread.join() for thread in threads]
@@ -51,10 +64,16 @@ def test_an_epoch_begins_beside_a_running_gateway(upstream: FakeUpstream, tmp_pa
     for row in rows:
         if row["kind"] in ("admission", "outcome"):
             known.setdefault(str(inside(row)["request"]), []).append(str(row["kind"]))
-    assert served and all(known[request] == ["admission", "outcome"] for request in served), "no record is lost"
+    assert served and all(known[request] == ["admission", "outcome"] for request in served), (
+        "no record is lost"
+    )
     begun = [inside(row) for row in rows if row["kind"] == "epoch"]
     assert len(begun) == 3 and all(row["by"].startswith("uid:") for row in begun)
-    crossing = [row for row in rows if row["kind"] == "outcome" and str(row["record"]).startswith("e000004#")]
+    crossing = [
+        row
+        for row in rows
+        if row["kind"] == "outcome" and str(row["record"]).startswith("e000004#")
+    ]
     assert crossing, "the outcome of a request that was admitted in an earlier epoch"
     exported = tmp_path / "exported"
     done = binary("audit", "export", str(exported), "--dir", str(own.data / "audit"))
@@ -64,7 +83,9 @@ def test_an_epoch_begins_beside_a_running_gateway(upstream: FakeUpstream, tmp_pa
     assert checked.code == 0, checked.out + checked.err
 
 
-def test_a_revocation_holds_across_epochs_and_a_start(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_revocation_holds_across_epochs_and_a_start(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         token = own.issue("tests/gone", models=(MODEL,))
         own.command("token", "revoke", token, "--reason", "a test")
@@ -75,7 +96,12 @@ def test_a_revocation_holds_across_epochs_and_a_start(upstream: FakeUpstream, tm
         own.restart()
         assert ask(own, "x", token).status_code == 401
         path = own.url + "/receipts/" + receipt.replace("#", "/")
-        assert httpx2.get(path, headers={"authorization": f"Bearer {own.token}"}, trust_env=False).status_code == 200
+        assert (
+            httpx2.get(
+                path, headers={"authorization": f"Bearer {own.token}"}, trust_env=False
+            ).status_code
+            == 200
+        )
     again = binary("audit", "begin", "--reason", "stopped", "--data", str(own.data))
     assert again.code == 0 and "gw/e000003 begins" in again.out, "with no gateway running too"
     verified(own)

@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 
 import audit_verifier
-from audit_writer import ONE, TWO, VKEYS, b64, leaves, mth, opening, plain, put, records, sealed, write_epoch, write_head
+from audit_writer import (
+    ONE,
+    TWO,
+    VKEYS,
+    b64,
+    leaves,
+    mth,
+    opening,
+    plain,
+    put,
+    records,
+    sealed,
+    write_epoch,
+    write_head,
+)
 from gateway import binary
 
 STANDARD = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -26,7 +40,9 @@ def stray(text: str) -> str:
 
 
 class Log:
-    def __init__(self, folder: Path, first: list[bytes] = FIRST, second: list[bytes] | None = None) -> None:
+    def __init__(
+        self, folder: Path, first: list[bytes] = FIRST, second: list[bytes] | None = None
+    ) -> None:
         self.data, self.audit = folder, folder / "audit"
         self.second = second or [opening(FIRST), plain(1001), sealed(1002, request=1)]
         write_epoch(self.audit, ONE, first, len(first), None)
@@ -42,7 +58,15 @@ class Log:
 
     def judged(self) -> tuple[bool, bool]:
         """Whether the gateway's verifier and the one in Python take it."""
-        theirs = binary("audit", "verify", str(self.audit), "--log-keys", str(self.data / "vkeys"), "--head", str(self.data / "head"))
+        theirs = binary(
+            "audit",
+            "verify",
+            str(self.audit),
+            "--log-keys",
+            str(self.data / "vkeys"),
+            "--head",
+            str(self.data / "head"),
+        )
         assert theirs.code in (0, 1), theirs.err
         try:
             audit_verifier.verify(self.audit, (self.data / "vkeys").read_text(), self.data / "head")
@@ -53,6 +77,7 @@ class Log:
 
 def last(pattern: str) -> Callable[[str], str]:
     """A change of the last text that the pattern's group finds."""
+
     def change(text: str) -> str:
         found = list(re.finditer(pattern, text))[-1]
         return text[: found.start(1)] + stray(found[1]) + text[found.end(1) :]

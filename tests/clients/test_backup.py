@@ -29,8 +29,12 @@ def sizes(folder: Path) -> list[tuple[str, int, str]]:
     """Both verifiers' view of a backup or data folder; they agree."""
     done = binary("audit", "verify", str(folder / "audit"), "--json")
     assert done.code == 0, done.out + done.err
-    theirs = [(one["origin"], one["records"], one["root"]) for one in json.loads(done.out)["epochs"]]
-    ours = audit_verifier.verify(folder / "audit", (folder / "log.vkeys").read_text(), folder / "secret/head")
+    theirs = [
+        (one["origin"], one["records"], one["root"]) for one in json.loads(done.out)["epochs"]
+    ]
+    ours = audit_verifier.verify(
+        folder / "audit", (folder / "log.vkeys").read_text(), folder / "secret/head"
+    )
     assert theirs == [(one.origin, one.size, one.root) for one in ours]
     return theirs
 
@@ -39,7 +43,11 @@ def restored(own: Served, data: Path) -> Served:
     """A gateway over a restored data folder; `own` has stopped, and its tokens are this one's."""
     other = object.__new__(Served)
     other.__dict__.update(own.__dict__)
-    other.data, other.log, other.config = data, data.parent / f"{data.name}.log", data / "token-shield.toml"
+    other.data, other.log, other.config = (
+        data,
+        data.parent / f"{data.name}.log",
+        data / "token-shield.toml",
+    )
     other._start("serve", "--config", str(other.config))
     return other
 
@@ -48,13 +56,21 @@ def load(gateway: Served, token: str, stop: threading.Event, served: list[str]) 
     with httpx2.Client(trust_env=False, timeout=30) as client:
         while not stop.is_set():
             body = {"model": "echo", "messages": user("load")}
-            answer = client.post(gateway.url + "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {token}"})
+            answer = client.post(
+                gateway.url + "/v1/chat/completions",
+                json=body,
+                headers={"authorization": f"Bearer {token}"},
+            )
             if answer.status_code == 200:
                 served.append(answer.headers["token-shield-request"])
 
 
-def test_a_running_gateway_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpstream, tmp_path: Path) -> None:
-    config = fake_model(upstream.url) + "[class.busy]\nrpm = 100000\nburst = 10000\nin_flight = 64\n"
+def test_a_running_gateway_is_backed_up_and_goes_on_elsewhere(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    config = (
+        fake_model(upstream.url) + "[class.busy]\nrpm = 100000\nburst = 10000\nin_flight = 64\n"
+    )
     with serve(tmp_path, config) as own:
         revoked = own.issue("tests/revoked", models=(MODEL, "echo"))
         handle = own.issue("tests/short", "--handle", models=(MODEL,))
@@ -76,24 +92,37 @@ def test_a_running_gateway_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpst
             [thread.join() for thread in threads]
         assert served, "there was load"
     last = tmp_path / "backup7"
-    assert all(path.stat().st_mode & 0o077 == 0 for path in [last, *last.rglob("*")]), "for nobody else"
+    assert all(path.stat().st_mode & 0o077 == 0 for path in [last, *last.rglob("*")]), (
+        "for nobody else"
+    )
     data = tmp_path / "restored"
     done = binary("restore", str(last), "--data", str(data))
     assert done.code == 0, done.err
     *before, new = sizes(data)
-    assert [row[0] for row in before] == [row[0] for row in sizes(last)] and new[:2] == ("gw/e000002", 2), "a new epoch begins"
+    assert [row[0] for row in before] == [row[0] for row in sizes(last)] and new[:2] == (
+        "gw/e000002",
+        2,
+    ), "a new epoch begins"
     again = binary("restore", str(last), "--data", str(data))
     assert again.code == 1 and "already exists" in again.err
     with restored(own, data) as other:
         assert other.command("agent", "list", "--json").out == agents
         assert ask(other, "x", revoked).status_code == 401
-        assert ask(other, "by handle", handle).status_code == ask(other, "as before").status_code == 200
+        assert (
+            ask(other, "by handle", handle).status_code
+            == ask(other, "as before").status_code
+            == 200
+        )
         kinds = [row["kind"] for row in query(other)]
-        assert kinds.count("start") == 2 and {"token-revoked", "epoch", "restored", "backup"} <= {*kinds}
+        assert kinds.count("start") == 2 and {"token-revoked", "epoch", "restored", "backup"} <= {
+            *kinds
+        }
         verified(other, live=True)
 
 
-def test_a_pruned_log_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_pruned_log_is_backed_up_and_goes_on_elsewhere(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     """What the books need of records that were pruned is in the backup, and lets a gateway whose cache is lost start again."""
     with serve(tmp_path, 'epoch = "1s"\n' + fake_model(upstream.url)) as own:
         revoked = own.issue("tests/revoked", models=(MODEL, "echo"))
@@ -124,7 +153,11 @@ def test_a_pruned_log_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpstream,
     (tmp_path / "kept/secret/pruned/e000001").rename(tmp_path / "aside")
     data = tmp_path / "restored"
     refused = binary("restore", str(tmp_path / "kept"), "--data", str(data))
-    assert refused.code == 1 and "the records of e000001 were pruned" in refused.err and not data.exists()
+    assert (
+        refused.code == 1
+        and "the records of e000001 were pruned" in refused.err
+        and not data.exists()
+    )
     (tmp_path / "aside").rename(tmp_path / "kept/secret/pruned/e000001")
     done = binary("restore", str(tmp_path / "kept"), "--data", str(data))
     assert done.code == 0, done.err
@@ -135,7 +168,9 @@ def test_a_pruned_log_is_backed_up_and_goes_on_elsewhere(upstream: FakeUpstream,
         verified(other, live=True)
 
 
-def test_a_log_pruned_by_an_older_version_is_backed_up_after_the_next_prune(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_log_pruned_by_an_older_version_is_backed_up_after_the_next_prune(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, 'epoch = "1s"\n' + fake_model(upstream.url)) as own:
         newest = datetime.fromisoformat(str(query(own)[-1]["at"])).timestamp()
         wait_until(lambda: time.time() > newest + 1, 5, "a second has gone")
@@ -149,23 +184,33 @@ def test_a_log_pruned_by_an_older_version_is_backed_up_after_the_next_prune(upst
         assert binary("backup", str(tmp_path / "whole"), "--data", str(own.data)).code == 0
 
 
-def test_a_backup_without_keys_verifies_and_opens_nothing(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_backup_without_keys_verifies_and_opens_nothing(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept"
     with serve(tmp_path, fake_model(upstream.url)) as own:
         assert ask(own, "a secret matter").status_code == 200
         backup(own, kept, "--without-keys")
     assert sizes(kept)
     names = {path.name for path in kept.rglob("*") if path.is_file()}
-    assert not names & {"record-keys", "operator.jwk", "e000001.key"} and "operator.jwk.pub" in names
-    rows = [json.loads(line) for line in binary("audit", "query", str(kept / "audit")).out.splitlines()]
+    assert (
+        not names & {"record-keys", "operator.jwk", "e000001.key"} and "operator.jwk.pub" in names
+    )
+    rows = [
+        json.loads(line) for line in binary("audit", "query", str(kept / "audit")).out.splitlines()
+    ]
     assert not [row for row in rows if row["inside"] is not None]
     done = binary("restore", str(kept), "--data", str(tmp_path / "restored"))
     assert done.code == 1 and "no record keys" in done.err
-    assert binary("backup", str(kept), "--data", str(own.data)).code == 1, "a backup is never written over"
+    assert binary("backup", str(kept), "--data", str(own.data)).code == 1, (
+        "a backup is never written over"
+    )
 
 
 @pytest.mark.parametrize("what", ["tile/entries/000.p/*", "tile/0/000.p/*", "checkpoint", "head"])
-def test_a_backup_that_somebody_changed_is_not_restored(upstream: FakeUpstream, tmp_path: Path, what: str) -> None:
+def test_a_backup_that_somebody_changed_is_not_restored(
+    upstream: FakeUpstream, tmp_path: Path, what: str
+) -> None:
     kept = tmp_path / "kept"
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ask(own, "x")
@@ -181,7 +226,9 @@ def test_a_backup_that_somebody_changed_is_not_restored(upstream: FakeUpstream, 
     assert not (tmp_path / "restored").exists(), "nothing of it was taken"
 
 
-def test_an_older_backup_put_back_is_noticed_by_its_checkpoint(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_an_older_backup_put_back_is_noticed_by_its_checkpoint(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ask(own, "before")
         backup(own, tmp_path / "older")

@@ -50,7 +50,16 @@ OTHERS = [
     ("agent", "list"),
     ("agent", "show", AGENT),
     ("principal", "list"),
-    ("token", "issue", "--agent", "brake/new", "--principal", "team:tests", "--signing-key", "keys/operator.jwk"),
+    (
+        "token",
+        "issue",
+        "--agent",
+        "brake/new",
+        "--principal",
+        "team:tests",
+        "--signing-key",
+        "keys/operator.jwk",
+    ),
     ("keys", "list"),
     ("keys", "export"),
     ("keys", "retire", "KID", *REASON),
@@ -72,8 +81,16 @@ class Caller:
     def run(self, *words: str) -> Done:
         """Runs one command of the binary to its end, as that user, in that folder."""
         ended = subprocess.run(
-            [str(BINARY), *words], cwd=self.folder, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=60, user=self.uid, group=self.uid, extra_groups=None if self.uid is None else [],
+            [str(BINARY), *words],
+            cwd=self.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            user=self.uid,
+            group=self.uid,
+            extra_groups=None if self.uid is None else [],
         )
         return Done(ended.returncode, ended.stdout, ended.stderr)
 
@@ -124,11 +141,17 @@ def test_it_runs(gateway: Served, words: tuple[str, ...]) -> None:
     done = binary(*filled(words, gateway), "--data", str(gateway.data), "--json")
     assert done.code == 0, done.err
     said = json.loads(done.out)
-    assert said["gateway"] == {"name": "gw", "data": str(gateway.data), "pid": gateway.process.pid}, said
+    assert said["gateway"] == {
+        "name": "gw",
+        "data": str(gateway.data),
+        "pid": gateway.process.pid,
+    }, said
     assert said["sealed"], said
     assert refusal(gateway, gateway.token) == BRAKES[words]
     again = binary(*filled(words, gateway), "--data", str(gateway.data))
-    assert again.code == (0 if words[0] == "token" else 3), f"refused by the running gateway: {again.err}"
+    assert again.code == (0 if words[0] == "token" else 3), (
+        f"refused by the running gateway: {again.err}"
+    )
 
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
@@ -137,7 +160,11 @@ def test_it_does_not_run(gateway: Served, words: tuple[str, ...]) -> None:
     words_of = filled(words, gateway)
     gateway.stop()
     config = gateway.data.parent / "token-shield.toml"
-    config.write_text(gateway.config.read_text().replace('data = "."', 'data = "data"').replace("keys/operator", "data/keys/operator"))
+    config.write_text(
+        gateway.config.read_text()
+        .replace('data = "."', 'data = "data"')
+        .replace("keys/operator", "data/keys/operator")
+    )
     here, before = Caller(gateway.data.parent), listing(gateway.data)
     found = here.run(*words_of)
     assert found.code == 1 and "--offline" in found.err, found.err
@@ -148,14 +175,24 @@ def test_it_does_not_run(gateway: Served, words: tuple[str, ...]) -> None:
     assert refusal(gateway, gateway.token) == BRAKES[words]
 
 
-@pytest.mark.parametrize("words", [*BRAKES, *OTHERS], ids=[*NAMES, *(" ".join(words[:2]) for words in OTHERS)])
+@pytest.mark.parametrize(
+    "words", [*BRAKES, *OTHERS], ids=[*NAMES, *(" ".join(words[:2]) for words in OTHERS)]
+)
 def test_elsewhere(gateway: Served, empty: Path, words: tuple[str, ...]) -> None:
     """Another folder, no folder, no config, and a copy of the config: exit 1, nothing is made, and the gateway's agent goes on."""
     words_of = filled(words, gateway)
     shutil.copytree(gateway.data / "keys", empty / "keys")
-    (empty / "copy.toml").write_text(gateway.config.read_text().replace('data = "."', 'data = "state"'))
+    (empty / "copy.toml").write_text(
+        gateway.config.read_text().replace('data = "."', 'data = "state"')
+    )
     before = listing(empty)
-    for place in (["--config", "copy.toml"], ["--data", "state"], ["--data", "/nowhere/at/all"], ["--config", "missing.toml"], []):
+    for place in (
+        ["--config", "copy.toml"],
+        ["--data", "state"],
+        ["--data", "/nowhere/at/all"],
+        ["--config", "missing.toml"],
+        [],
+    ):
         done = Caller(empty).run(*words_of, *place)
         assert done.code == 1, (place, done.out, done.err)
         assert done.out == "", "nothing is said to be done"
@@ -169,12 +206,16 @@ def test_elsewhere(gateway: Served, empty: Path, words: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
-def test_the_config_is_elsewhere_or_broken(gateway: Served, empty: Path, words: tuple[str, ...]) -> None:
+def test_the_config_is_elsewhere_or_broken(
+    gateway: Served, empty: Path, words: tuple[str, ...]
+) -> None:
     """A config in another folder reaches its gateway, and so does one that has faults by now: the brake always brakes."""
     text = gateway.config.read_text().replace('data = "."', f'data = "{gateway.data}"')
     (empty / "gateway.toml").write_text(text + "nonsense = 1\n")
     done = Caller(empty).run(*filled(words, gateway), "--config", "gateway.toml", "--json")
-    assert done.code == 0 and json.loads(done.out)["gateway"]["pid"] == gateway.process.pid, done.err
+    assert done.code == 0 and json.loads(done.out)["gateway"]["pid"] == gateway.process.pid, (
+        done.err
+    )
     assert refusal(gateway, gateway.token) == BRAKES[words]
 
 
@@ -195,7 +236,9 @@ def test_the_socket_is_stale(gateway: Served, words: tuple[str, ...]) -> None:
 
 def theirs(gateway: Served) -> None:
     """Gives the data folder, and the way to it, to another user."""
-    assert os.geteuid() == 0, "the table has a column for another user's gateway: run these tests as root"
+    assert os.geteuid() == 0, (
+        "the table has a column for another user's gateway: run these tests as root"
+    )
     for path in [gateway.data, *gateway.data.rglob("*")]:
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
     for folder in gateway.data.parents:
@@ -211,24 +254,39 @@ def test_another_user_has_it(gateway: Served, words: tuple[str, ...]) -> None:
     theirs(gateway)
     before = listing(gateway.data)
     third = Caller(gateway.data.parent, uid=12345).run(*words_of, "--data", str(gateway.data))
-    assert third.code == 1 and "sudo -u nobody token-shield" in third.err and gateway.token not in third.err, third.err
+    assert (
+        third.code == 1
+        and "sudo -u nobody token-shield" in third.err
+        and gateway.token not in third.err
+    ), third.err
     assert listing(gateway.data) == before
     done = binary(*words_of, "--data", str(gateway.data), "--json")
     assert done.code == 0 and json.loads(done.out)["gateway"]["pid"] is None, done.err
-    assert {owner for owner, _, _ in listing(gateway.data).values()} == {NOBODY}, "root left files of its own"
+    assert {owner for owner, _, _ in listing(gateway.data).values()} == {NOBODY}, (
+        "root left files of its own"
+    )
     record = json.loads(binary("audit", "tail", "-n", "1", "--data", str(gateway.data)).out)
     assert record["inside"]["by"] == "uid:0", "who asked stands in the record"
     # As its owner, it starts, and goes by what root said.
     log = gateway.log.open("wb")
     gateway.process = subprocess.Popen(
-        [str(BINARY), "serve", "--config", str(gateway.config)], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=log, text=True, user=NOBODY, group=NOBODY, extra_groups=[],
+        [str(BINARY), "serve", "--config", str(gateway.config)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
     )
     log.close()
     gateway._hello()
     assert refusal(gateway, gateway.token) == BRAKES[words]
     running = Caller(gateway.data.parent, uid=12345).run(*words_of, "--data", str(gateway.data))
-    assert running.code == 1 and "sudo -u nobody" in running.err, "a running gateway of another user's, too"
+    assert running.code == 1 and "sudo -u nobody" in running.err, (
+        "a running gateway of another user's, too"
+    )
 
 
 def test_root_begins_and_prunes_as_the_owner(gateway: Served) -> None:
@@ -253,7 +311,9 @@ def test_names_that_nobody_registered_are_errors(gateway: Served) -> None:
     ]:
         told = binary(*words, *REASON, "--data", str(gateway.data), "--json")
         error = json.loads(told.err.splitlines()[-1])["error"]
-        assert told.code == 3 and error["code"] == "not-registered" and near in error["message"], told.err
+        assert told.code == 3 and error["code"] == "not-registered" and near in error["message"], (
+            told.err
+        )
         meant = binary(*words, *REASON, "--unregistered", "--data", str(gateway.data))
         assert meant.code == 0, meant.err
     told = binary("agent", "show", "brake/none", "--data", str(gateway.data))
@@ -273,9 +333,15 @@ def test_a_namespace_is_stopped_with_whoever_comes_later(gateway: Served) -> Non
     """Also agents that are registered afterwards; until it is resumed, over a restart; replay agrees (at the gateway's end)."""
     gateway.command("agent", "suspend", "brake/*", *REASON)
     later, other = gateway.issue("brake/later"), gateway.issue("other/agent")
-    assert [refusal(gateway, token) for token in (gateway.token, later, other)] == ["agent-suspended", "agent-suspended", None]
+    assert [refusal(gateway, token) for token in (gateway.token, later, other)] == [
+        "agent-suspended",
+        "agent-suspended",
+        None,
+    ]
     rows = [json.loads(line) for line in gateway.command("agent", "list").out.splitlines()]
-    assert {"namespace": "brake", "standing": "suspended", "reason": "a test"}.items() <= rows[-1].items()
+    assert {"namespace": "brake", "standing": "suspended", "reason": "a test"}.items() <= rows[
+        -1
+    ].items()
     gateway.restart()
     assert refusal(gateway, later) == "agent-suspended"
     gateway.command("agent", "resume", "brake/*", *REASON)
@@ -305,6 +371,10 @@ def test_several_candidates_are_an_error(gateway: Served, empty: Path) -> None:
     done = Caller(empty).run("agent", "list")
     assert done.code == 1 and "everybody may write" in done.err, done.err
     by_environment = subprocess.run(
-        [str(BINARY), "agent", "list"], cwd=empty, env=environment() | {"TOKEN_SHIELD_DATA": str(gateway.data)}, capture_output=True, text=True,
+        [str(BINARY), "agent", "list"],
+        cwd=empty,
+        env=environment() | {"TOKEN_SHIELD_DATA": str(gateway.data)},
+        capture_output=True,
+        text=True,
     )
     assert by_environment.returncode == 0 and AGENT in by_environment.stdout, by_environment.stderr

@@ -27,7 +27,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 def on_a_terminal(*words: str, answer: bytes) -> Done:
     """Runs a command whose input and errors are a terminal; types `answer` once it asks. An end of input is control-D."""
     own, theirs = pty.openpty()
-    with subprocess.Popen([str(BINARY), *words], env=environment(), stdin=theirs, stdout=subprocess.PIPE, stderr=theirs) as process:
+    with subprocess.Popen(
+        [str(BINARY), *words],
+        env=environment(),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    ) as process:
         os.close(theirs)
         said, typed = b"", False
         while True:
@@ -66,10 +72,18 @@ def test_it_asks_and_no_is_no(gateway: Served, name: str) -> None:
     before = records(gateway)
     for answer in (b"n\n", b"\n", b"yess\n", b"\x04"):
         done = on_a_terminal(*words, answer=answer)
-        assert done.code == 1 and ASKED in done.err and "nothing was done" in done.err, (answer, done)
+        assert done.code == 1 and ASKED in done.err and "nothing was done" in done.err, (
+            answer,
+            done,
+        )
     # Without a terminal nobody is asked: neither at the input's end, nor where only the errors go elsewhere.
     alone = binary(*words, "--json")
-    assert alone.code == 2 and "--yes" in alone.err and '"code":"usage"' in alone.err and ASKED not in alone.err, alone.err
+    assert (
+        alone.code == 2
+        and "--yes" in alone.err
+        and '"code":"usage"' in alone.err
+        and ASKED not in alone.err
+    ), alone.err
     assert records(gateway) == before, "nothing is recorded"
     if name != "audit prune":
         assert refusal(gateway, gateway.token) is None
@@ -79,13 +93,21 @@ def test_it_asks_and_no_is_no(gateway: Served, name: str) -> None:
 def test_yes_is_yes(gateway: Served, name: str) -> None:
     if name == "audit prune":
         gateway.stop()
-    done = on_a_terminal(*filled(COMMANDS[name], gateway), "--data", str(gateway.data), answer=b"y\n")
+    done = on_a_terminal(
+        *filled(COMMANDS[name], gateway), "--data", str(gateway.data), answer=b"y\n"
+    )
     assert done.code == 0 and ASKED in done.err, done
 
 
 def test_a_pipe_is_no_answer(gateway: Served) -> None:
     words = filled(COMMANDS["audit forget"], gateway)
-    ended = subprocess.run([str(BINARY), *words, "--data", str(gateway.data)], env=environment(), input=b"y\n", capture_output=True, timeout=WITHIN_S)
+    ended = subprocess.run(
+        [str(BINARY), *words, "--data", str(gateway.data)],
+        env=environment(),
+        input=b"y\n",
+        capture_output=True,
+        timeout=WITHIN_S,
+    )
     assert ended.returncode == 2, ended.stderr
 
 

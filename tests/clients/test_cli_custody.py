@@ -25,11 +25,29 @@ class Apart(Served):
     def write(self, config: str) -> None:
         self.config = self.data.parent / "etc/gateway.toml"
         self.config.parent.mkdir(exist_ok=True)
-        text = SERVED.replace('data = "."', f'data = "{self.data}"').replace("keys/operator", f"{self.data}/keys/operator")
+        text = SERVED.replace('data = "."', f'data = "{self.data}"').replace(
+            "keys/operator", f"{self.data}/keys/operator"
+        )
         self.config.write_text(text + self._first + self._listen + config)
 
-    def issue(self, agent: str, *flags: str, principal: str = "team:tests", models: tuple[str, ...] = ("echo",), ttl: str = "1h") -> str:
-        words = ["--agent", agent, "--principal", principal, "--ttl", ttl, *(word for model in models for word in ("--model", model)), *flags]
+    def issue(
+        self,
+        agent: str,
+        *flags: str,
+        principal: str = "team:tests",
+        models: tuple[str, ...] = ("echo",),
+        ttl: str = "1h",
+    ) -> str:
+        words = [
+            "--agent",
+            agent,
+            "--principal",
+            principal,
+            "--ttl",
+            ttl,
+            *(word for model in models for word in ("--model", model)),
+            *flags,
+        ]
         done = binary("token", "issue", "--config", str(self.config), *words)
         assert done.code == 0, done.err
         self._tokens.append(done.out.strip())
@@ -51,7 +69,13 @@ def inside(gateway: Served, kind: str) -> list[dict[str, Any]]:
 
 def run(*words: str, cwd: Path, more: dict[str, str] | None = None) -> Done:
     ended = subprocess.run(
-        [str(BINARY), *words], cwd=cwd, env=environment() | (more or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [str(BINARY), *words],
+        cwd=cwd,
+        env=environment() | (more or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     return Done(ended.returncode, ended.stdout, ended.stderr)
 
@@ -72,7 +96,11 @@ def test_what_is_handed_out_is_recorded(apart: Apart, tmp_path: Path, way: str, 
     if not runs:
         apart.stop()
     variable, named = WAYS[way]
-    flags = {"CONFIG": ["--config", str(apart.config)], "DIR": ["--dir", str(apart.data / "audit")], "": []}[named]
+    flags = {
+        "CONFIG": ["--config", str(apart.config)],
+        "DIR": ["--dir", str(apart.data / "audit")],
+        "": [],
+    }[named]
     more = {"TOKEN_SHIELD_CONFIG": str(apart.config)} if variable else {}
     for words, kind in (
         (("audit", "disclose", "gw/e000001#1"), "disclosed"),
@@ -84,7 +112,15 @@ def test_what_is_handed_out_is_recorded(apart: Apart, tmp_path: Path, way: str, 
         assert done.code == 0 and "not recorded" not in done.err, (words, done)
         [record] = inside(apart, kind)
         assert record["by"] == OWN, record
-    copy = run("audit", "disclose", "gw/e000001#1", "--dir", str(tmp_path / "backup/audit"), cwd=tmp_path, more=more)
+    copy = run(
+        "audit",
+        "disclose",
+        "gw/e000001#1",
+        "--dir",
+        str(tmp_path / "backup/audit"),
+        cwd=tmp_path,
+        more=more,
+    )
     assert copy.code == 0 and "not recorded" in copy.err, copy
     assert len(inside(apart, "disclosed")) == 1, "a copy is not the gateway's log"
 
@@ -98,22 +134,48 @@ def test_what_cannot_be_recorded_is_not_handed_out(apart: Apart, tmp_path: Path)
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["it runs", "it does not run"])
-def test_a_token_that_is_signed_and_not_registered_is_recorded(apart: Apart, tmp_path: Path, runs: bool) -> None:
+def test_a_token_that_is_signed_and_not_registered_is_recorded(
+    apart: Apart, tmp_path: Path, runs: bool
+) -> None:
     if not runs:
         apart.stop()
     token = apart.issue("tests/aside", "--offline", "--json", principal="user:ada")
     said = json.loads(token)
     [record] = inside(apart, "token-signed")
-    assert (record["agent"], record["principal"], record["by"]) == ("tests/aside", "user:ada", OWN), record
-    assert record["token"] not in said["token"] and said["recorded"] >= 0 and "tests/aside" not in agents(apart)
+    assert (record["agent"], record["principal"], record["by"]) == (
+        "tests/aside",
+        "user:ada",
+        OWN,
+    ), record
+    assert (
+        record["token"] not in said["token"]
+        and said["recorded"] >= 0
+        and "tests/aside" not in agents(apart)
+    )
     # A signer who is away from the gateway signs all the same.
     away = tmp_path / "away"
     (away / "keys").mkdir(parents=True)
     config = away / "token-shield.toml"
     config.write_text(apart.config.read_text().replace(f'data = "{apart.data}"', 'data = "."'))
     key = ("--signing-key", str(apart.data / "keys/operator.jwk"))
-    done = binary("token", "issue", "--offline", "--agent", "tests/away", "--principal", "team:x", "--config", str(config), *key)
-    assert done.code == 0 and done.out.count(".") == 2 and "not recorded" in done.err and not (away / "audit").exists(), done
+    done = binary(
+        "token",
+        "issue",
+        "--offline",
+        "--agent",
+        "tests/away",
+        "--principal",
+        "team:x",
+        "--config",
+        str(config),
+        *key,
+    )
+    assert (
+        done.code == 0
+        and done.out.count(".") == 2
+        and "not recorded" in done.err
+        and not (away / "audit").exists()
+    ), done
     forgotten = binary("audit", "forget", "user:ada", "--yes", "--config", str(apart.config))
     assert forgotten.code == 0, forgotten.err
     assert inside(apart, "token-signed") == [None], "it is forgotten with its principal"
@@ -129,21 +191,56 @@ def test_who_pruned_and_why_is_recorded(tmp_path: Path) -> None:
     with Served(tmp_path / "data", ECHO) as gateway:
         gateway.command("audit", "begin", "--reason", "the first is over")
         gateway.stop()
-        assert binary("audit", "begin", "--reason", "the second too", "--data", str(gateway.data)).code == 0
+        assert (
+            binary("audit", "begin", "--reason", "the second too", "--data", str(gateway.data)).code
+            == 0
+        )
         gateway.restart()
         gateway.stop()
-        done = binary("audit", "prune", "--keep", "0s", "--reason", "kept long enough", "--yes", "--data", str(gateway.data), "--json")
+        done = binary(
+            "audit",
+            "prune",
+            "--keep",
+            "0s",
+            "--reason",
+            "kept long enough",
+            "--yes",
+            "--data",
+            str(gateway.data),
+            "--json",
+        )
         assert done.code == 0, done.err
         said = json.loads(done.out)
         [record] = inside(gateway, "pruned")
-        assert (record["by"], record["reason"], record["through"]) == (OWN, "kept long enough", "e000002"), record
-        assert [row["epoch"] for row in said["epochs"]] == ["e000001", "e000002"] and len(said["sealed"]) == 1
+        assert (record["by"], record["reason"], record["through"]) == (
+            OWN,
+            "kept long enough",
+            "e000002",
+        ), record
+        assert [row["epoch"] for row in said["epochs"]] == ["e000001", "e000002"] and len(
+            said["sealed"]
+        ) == 1
         # Always plain: without any key too.
-        shown = binary("audit", "query", "--dir", str(gateway.data / "audit"), "--kind", "pruned", "--record-keys", "/dev/null")
+        shown = binary(
+            "audit",
+            "query",
+            "--dir",
+            str(gateway.data / "audit"),
+            "--kind",
+            "pruned",
+            "--record-keys",
+            "/dev/null",
+        )
         assert '"kept long enough"' in shown.out and OWN in shown.out, shown
         epochs = [(row["reason"], row["by"]) for row in inside(gateway, "epoch")]
-        assert epochs == [("the second too", OWN)], "the one that says why the third began; the others' records are gone"
-        seen = audit_verifier.verify(gateway.data / "audit", (gateway.data / "log.vkeys").read_text(), gateway.data / "secret/head")
+        assert epochs == [("the second too", OWN)], (
+            "the one that says why the third began; the others' records are gone"
+        )
+        seen = audit_verifier.verify(
+            gateway.data / "audit",
+            (gateway.data / "log.vkeys").read_text(),
+            gateway.data / "secret/head",
+        )
         assert [epoch.pruned for epoch in seen] == [True, True, False]
         gateway.restart()
 
@@ -154,8 +251,17 @@ def test_what_stays_names_the_standing(tmp_path: Path) -> None:
         gateway.issue("tests/bob", principal="user:bob")
         gateway.command("principal", "suspend", "user:ada", "--reason", "an odd one")
         ada = gateway.command("audit", "forget", "user:ada", "--revoke", "--reason", "a request")
-        assert "user:ada is suspended since" in ada.err and "an odd one" in ada.err and "principal release" in ada.err, ada.err
+        assert (
+            "user:ada is suspended since" in ada.err
+            and "an odd one" in ada.err
+            and "principal release" in ada.err
+        ), ada.err
         bob = gateway.command("audit", "forget", "user:bob", "--revoke", "--reason", "a request")
         assert "user:bob is" not in bob.err and "principal suspend and release" in bob.err, bob.err
-        listed = [json.loads(line) for line in gateway.command("principal", "list", "--json").out.splitlines()]
-        assert [(row["principal"], row["reason"]) for row in listed] == [("user:ada", "an odd one")], "as it was said"
+        listed = [
+            json.loads(line)
+            for line in gateway.command("principal", "list", "--json").out.splitlines()
+        ]
+        assert [(row["principal"], row["reason"]) for row in listed] == [
+            ("user:ada", "an odd one")
+        ], "as it was said"

@@ -48,11 +48,19 @@ class Shell:
 
     def paste(self, line: str) -> str:
         """Runs a line; it must end with 0. What it exports stays."""
-        script = f"cd {shlex.quote(str(self.folder))}\n{line}\nended=$?\npwd -P >&9\nexport -p >&9\nexit $ended\n"
+        script = (
+            f"cd {shlex.quote(str(self.folder))}\n{line}\nended=$?\npwd -P >&9\nexport -p >&9\n"
+            "exit $ended\n"
+        )
         read, write = os.pipe()
         with subprocess.Popen(
-            ["bash", "-c", script.replace(">&9", f">&{write}")], env=self.environment, pass_fds=[write], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            ["bash", "-c", script.replace(">&9", f">&{write}")],
+            env=self.environment,
+            pass_fds=[write],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process:
             os.close(write)
             with os.fdopen(read) as left:
@@ -60,7 +68,9 @@ class Shell:
                 folder, _, exported = left.read().partition("\n")
         assert process.returncode == 0, f"{line}\n{out}"
         self.folder = Path(folder)
-        for name, value in re.findall(r'^declare -x (OPENAI_\w+|REQUEST|KID)="(.*)"$', exported, re.M):
+        for name, value in re.findall(
+            r'^declare -x (OPENAI_\w+|REQUEST|KID)="(.*)"$', exported, re.M
+        ):
             self.environment[name] = value
         return out
 
@@ -88,7 +98,9 @@ def test_the_readme_as_it_is_printed(tmp_path: Path) -> None:
         for line in commands(section("README.md", "Verify the log")):
             # It goes on until it is ended.
             shell.paste(f"timeout 1 {line}\n[ $? = 124 ]" if "--follow" in line else line)
-    assert (folder / "for-the-court.jsonl").stat().st_size > 0 and (folder / "for-the-regulator/audit/e000001").is_dir()
+    assert (folder / "for-the-court.jsonl").stat().st_size > 0 and (
+        folder / "for-the-regulator/audit/e000001"
+    ).is_dir()
 
 
 def test_the_deployment_as_it_is_printed(tmp_path: Path) -> None:
@@ -110,7 +122,9 @@ def test_the_deployment_as_it_is_printed(tmp_path: Path) -> None:
 
 def test_stopping_somebody_as_it_is_printed(tmp_path: Path) -> None:
     with Gateway(tmp_path / "data") as gateway:
-        (tmp_path / "leaked.token").write_text(gateway.issue("research/summarizer", principal="team:research"))
+        (tmp_path / "leaked.token").write_text(
+            gateway.issue("research/summarizer", principal="team:research")
+        )
         shell = Shell(tmp_path)
         rotate, listed = commands(section("docs/OPERATIONS.md", "Signing keys"))
         shell.paste(rotate)

@@ -30,8 +30,15 @@ def gateway_of(folder: Path, data: str = ".", name: str = "gw") -> Path:
     made = binary("keys", "generate", "--out", str(whole / "keys/operator.jwk"))
     assert made.code == 0, made.err
     config = folder / "token-shield.toml"
-    text = SERVED.replace('name = "gw"', f'name = "{name}"').replace('data = "."', f'data = "{data}"')
-    config.write_text(text.replace("keys/operator", str(whole / "keys/operator")) + 'principals = ["*"]\n' + PORTS + ECHO)
+    text = SERVED.replace('name = "gw"', f'name = "{name}"').replace(
+        'data = "."', f'data = "{data}"'
+    )
+    config.write_text(
+        text.replace("keys/operator", str(whole / "keys/operator"))
+        + 'principals = ["*"]\n'
+        + PORTS
+        + ECHO
+    )
     return config
 
 
@@ -43,9 +50,14 @@ class Started:
 
     def serving(self) -> dict[str, Any]:
         """Its line `serving`; fails where it has ended."""
+
         def line() -> dict[str, Any] | None:
             assert self.process.poll() is None, self.log.read_text()
-            lines = [json.loads(text) for text in self.log.read_text().splitlines() if text.startswith("{") and text.endswith("}")]
+            lines = [
+                json.loads(text)
+                for text in self.log.read_text().splitlines()
+                if text.startswith("{") and text.endswith("}")
+            ]
             return next((row for row in lines if row.get("message") == "serving"), None)
 
         found: dict[str, Any] = wait_until(line, START_S, "it serves")
@@ -53,10 +65,21 @@ class Started:
 
 
 @contextmanager
-def started(log: Path, *words: str, cwd: Path, more: dict[str, str] | None = None, out: int | IO[bytes] | None = None) -> Iterator[Started]:
+def started(
+    log: Path,
+    *words: str,
+    cwd: Path,
+    more: dict[str, str] | None = None,
+    out: int | IO[bytes] | None = None,
+) -> Iterator[Started]:
     with log.open("wb") as lines:
         process = subprocess.Popen(
-            [str(BINARY), *words], cwd=cwd, env=environment() | (more or {}), stdin=subprocess.DEVNULL, stdout=out or subprocess.DEVNULL, stderr=lines
+            [str(BINARY), *words],
+            cwd=cwd,
+            env=environment() | (more or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=out or subprocess.DEVNULL,
+            stderr=lines,
         )
     try:
         yield Started(process, log)
@@ -66,10 +89,18 @@ def started(log: Path, *words: str, cwd: Path, more: dict[str, str] | None = Non
         assert process.wait(STOP_S) == 0, log.read_text()
 
 
-def refused(*words: str, cwd: Path, more: dict[str, str] | None = None) -> tuple[int, dict[str, str]]:
+def refused(
+    *words: str, cwd: Path, more: dict[str, str] | None = None
+) -> tuple[int, dict[str, str]]:
     """The exit code of what must not start, and its error."""
     ended = subprocess.run(
-        [str(BINARY), *words, "--json"], cwd=cwd, env=environment() | (more or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S
+        [str(BINARY), *words, "--json"],
+        cwd=cwd,
+        env=environment() | (more or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_S,
     )
     error: dict[str, str] = json.loads(ended.stderr.splitlines()[-1])["error"]
     return ended.returncode, error
@@ -78,7 +109,9 @@ def refused(*words: str, cwd: Path, more: dict[str, str] | None = None) -> tuple
 # ---- serve ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["found", "found in ./data", "TOKEN_SHIELD_CONFIG", "TOKEN_SHIELD_DATA", "--data"])
+@pytest.mark.parametrize(
+    "way", ["found", "found in ./data", "TOKEN_SHIELD_CONFIG", "TOKEN_SHIELD_DATA", "--data"]
+)
 def test_serve_starts_on_the_gateway_that_is_meant(tmp_path: Path, way: str) -> None:
     folder, elsewhere = tmp_path / "gateway", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -89,7 +122,10 @@ def test_serve_starts_on_the_gateway_that_is_meant(tmp_path: Path, way: str) -> 
     else:
         config, cwd = gateway_of(folder), elsewhere
     words = ["--data", str(folder)] if way == "--data" else []
-    more = {"TOKEN_SHIELD_CONFIG": {"TOKEN_SHIELD_CONFIG": str(config)}, "TOKEN_SHIELD_DATA": {"TOKEN_SHIELD_DATA": str(folder)}}.get(way)
+    more = {
+        "TOKEN_SHIELD_CONFIG": {"TOKEN_SHIELD_CONFIG": str(config)},
+        "TOKEN_SHIELD_DATA": {"TOKEN_SHIELD_DATA": str(folder)},
+    }.get(way)
     with started(tmp_path / "log", "serve", *words, cwd=cwd, more=more) as gateway:
         line = gateway.serving()
         assert (cwd / line["config"]).resolve() == config.resolve()
@@ -97,12 +133,20 @@ def test_serve_starts_on_the_gateway_that_is_meant(tmp_path: Path, way: str) -> 
 
 def test_serve_without_a_config_and_with_two_says_so(tmp_path: Path) -> None:
     code, error = refused("serve", cwd=tmp_path)
-    assert (code, error["code"]) == (1, "no-gateway") and "./token-shield.toml" in error["message"] and "./data" in error["message"]
+    assert (
+        (code, error["code"]) == (1, "no-gateway")
+        and "./token-shield.toml" in error["message"]
+        and "./data" in error["message"]
+    )
     assert list(tmp_path.iterdir()) == [], "nothing is made"
     gateway_of(tmp_path, "own")
     gateway_of(tmp_path / "data", name="other")
     code, error = refused("serve", cwd=tmp_path)
-    assert (code, error["code"]) == (2, "usage") and "./token-shield.toml" in error["message"] and "./data" in error["message"]
+    assert (
+        (code, error["code"]) == (2, "usage")
+        and "./token-shield.toml" in error["message"]
+        and "./data" in error["message"]
+    )
     assert not (tmp_path / "own/audit").exists() and not (tmp_path / "data/audit").exists()
 
 
@@ -133,19 +177,40 @@ def test_a_gateway_that_was_found_is_named_to_its_successor(tmp_path: Path) -> N
             assert words[words.index("--config") + 1] == str(tmp_path / "token-shield.toml"), words
         finally:
             os.kill(successor, signal.SIGTERM)
-        wait_until(lambda: not Path(f"/proc/{successor}/cmdline").exists() or not Path(f"/proc/{successor}/cmdline").read_bytes(), STOP_S, "it has ended")
+        wait_until(
+            lambda: (
+                not Path(f"/proc/{successor}/cmdline").exists()
+                or not Path(f"/proc/{successor}/cmdline").read_bytes()
+            ),
+            STOP_S,
+            "it has ended",
+        )
 
 
 # ---- dev --------------------------------------------------------------------------------------------------------------
 
-DEV = ("dev", "--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:9", "--upstream-model", "none")
+DEV = (
+    "dev",
+    "--listen",
+    "127.0.0.1:0",
+    "--upstream",
+    "http://127.0.0.1:9",
+    "--upstream-model",
+    "none",
+)
 
 
 @contextmanager
-def dev(tmp_path: Path, *words: str, cwd: Path, more: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
+def dev(
+    tmp_path: Path, *words: str, cwd: Path, more: dict[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
     """What `dev --json` says of itself."""
     read, write = os.pipe()
-    with os.fdopen(read) as said, os.fdopen(write, "wb") as out, started(tmp_path / "log", *DEV, "--json", *words, cwd=cwd, more=more, out=out):
+    with (
+        os.fdopen(read) as said,
+        os.fdopen(write, "wb") as out,
+        started(tmp_path / "log", *DEV, "--json", *words, cwd=cwd, more=more, out=out),
+    ):
         out.close()
         yield json.loads(said.readline())
 
@@ -156,7 +221,9 @@ def test_dev_takes_no_config_that_it_did_not_write(tmp_path: Path) -> None:
     before = config.read_text()
     with dev(tmp_path, cwd=folder, more={"TOKEN_SHIELD_CONFIG": str(config)}) as about:
         assert about["data"] == str(folder / "data")
-    assert config.read_text() == before and (folder / "data/token-shield.toml").read_text().startswith(MARK)
+    assert config.read_text() == before and (
+        folder / "data/token-shield.toml"
+    ).read_text().startswith(MARK)
     with dev(tmp_path, cwd=folder) as about:
         assert about["data"] == str(folder / "data"), "once more on what it wrote"
     named = tmp_path / "named"

@@ -11,11 +11,21 @@ from gateway import ROOT
 PAGE = (ROOT / "docs/RUNBOOK.md").read_text()
 # Where errors of a start come from; what is passed on unchanged (`transparent`) stands in a file of its own.
 ERRORS = [
-    "src/app/fault.rs", "src/audit/store/log/fault.rs", "src/secret.rs", "src/proxy/descriptors.rs", "src/guard/table.rs", "src/audit/store/vault.rs",
-    "src/audit/read/tiles.rs", "src/durable.rs", "src/durable/identity.rs",
+    "src/app/fault.rs",
+    "src/audit/store/log/fault.rs",
+    "src/secret.rs",
+    "src/proxy/descriptors.rs",
+    "src/guard/table.rs",
+    "src/audit/store/vault.rs",
+    "src/audit/read/tiles.rs",
+    "src/durable.rs",
+    "src/durable/identity.rs",
 ]
 # No start says these: they answer commands, or stand inside another error's text.
-ELSEWHERE = {"process … has taken over the audit log: ask again, and it is asked", "…; the keys that are in use are in memory alone"}
+ELSEWHERE = {
+    "process … has taken over the audit log: ask again, and it is asked",
+    "…; the keys that are in use are in memory alone",
+}
 COMMANDS = "there is no record key for this principal"
 LETTERS_MIN = 6
 
@@ -32,7 +42,10 @@ def literals(text: str) -> list[str]:
 def said(path: str) -> list[str]:
     """The texts of errors in a file: of #[error("…")]."""
     source = (ROOT / path).read_text()
-    return [literals(found)[0] for found in re.findall(r"#\[error\(\s*(\"(?:[^\"\\]|\\.)*\")", source, re.S)]
+    return [
+        literals(found)[0]
+        for found in re.findall(r"#\[error\(\s*(\"(?:[^\"\\]|\\.)*\")", source, re.S)
+    ]
 
 
 def refusals() -> list[str]:
@@ -40,7 +53,10 @@ def refusals() -> list[str]:
     texts = []
     for path in ("src/app/handover/give.rs", "src/app/handover/take.rs"):
         source = (ROOT / path).read_text()
-        pattern = r"(?:Err\(|format!\(\s*|ok_or\(|fault\(|map_err\(\|\w+\| format!\(\s*|let why =\s*)(\"(?:[^\"\\]|\\.)*\")"
+        pattern = (
+            r"(?:Err\(|format!\(\s*|ok_or\(|fault\(|map_err\(\|\w+\| format!\(\s*|let why "
+            r"=\s*)(\"(?:[^\"\\]|\\.)*\")"
+        )
         texts += [literals(found)[0] for found in re.findall(pattern, source, re.S)]
     return texts
 
@@ -48,16 +64,29 @@ def refusals() -> list[str]:
 def rows(*sections: str) -> list[str]:
     """What the first columns quote."""
     parts = [PAGE.split(f"## {section}\n")[1].split("\n## ")[0] for section in sections]
-    cells = [line.split(" | ")[0] for part in parts for line in part.splitlines() if line.startswith("| ")]
+    cells = [
+        line.split(" | ")[0]
+        for part in parts
+        for line in part.splitlines()
+        if line.startswith("| ")
+    ]
     return [key for cell in cells for key in re.findall(r"`([^`]+)`", cell)]
 
 
 def matches(key: str, text: str) -> bool:
     pattern = ".*".join(re.escape(part) for part in re.split("…", key))
-    return len(re.sub(r"[^a-zA-Z]", "", key)) >= LETTERS_MIN and re.search(pattern, text, re.S) is not None
+    return (
+        len(re.sub(r"[^a-zA-Z]", "", key)) >= LETTERS_MIN
+        and re.search(pattern, text, re.S) is not None
+    )
 
 
-STARTS = [text for path in ERRORS for text in said(path) if text not in ELSEWHERE and not text.startswith(COMMANDS)]
+STARTS = [
+    text
+    for path in ERRORS
+    for text in said(path)
+    if text not in ELSEWHERE and not text.startswith(COMMANDS)
+]
 NAMED = [text for text in STARTS if len(re.sub(r"[^a-zA-Z]", "", text)) >= LETTERS_MIN]
 
 
@@ -70,7 +99,9 @@ def test_a_refusal_to_start_has_a_row(text: str) -> None:
     assert any(matches(key, text) for key in rows("It does not start")), text
 
 
-@pytest.mark.parametrize("text", [text for text in refusals() if len(re.sub(r"[^a-zA-Z]", "", text)) >= LETTERS_MIN])
+@pytest.mark.parametrize(
+    "text", [text for text in refusals() if len(re.sub(r"[^a-zA-Z]", "", text)) >= LETTERS_MIN]
+)
 def test_a_refusal_to_hand_over_has_a_row(text: str) -> None:
     assert any(matches(key, text) for key in rows("It does not hand over")), text
 

@@ -26,8 +26,14 @@ from waiting import wait_until
 FULL = bool(os.environ.get("TOKEN_SHIELD_FULL"))
 LIMITS = [256, 1024, 4096] if FULL else [256]
 ROUNDS = 3 if FULL else 1
-TIMES = '[timeouts]\nhandshake = "2s"\nheader = "2s"\nidle = "4s"\nbody_idle = "2s"\nfirst_byte = "3s"\nconnect = "2s"\n'
-MORE = '[limits]\npeer_connections = 100000\npeer_rps = 100000\n[class.default]\nrpm = 600000\nburst = 10000\nin_flight = 100000\n'
+TIMES = (
+    '[timeouts]\nhandshake = "2s"\nheader = "2s"\nidle = "4s"\nbody_idle = "2s"\n'
+    'first_byte = "3s"\nconnect = "2s"\n'
+)
+MORE = (
+    "[limits]\npeer_connections = 100000\npeer_rps = 100000\n[class.default]\nrpm = 600000\n"
+    "burst = 10000\nin_flight = 100000\n"
+)
 
 
 class Dead:
@@ -113,13 +119,16 @@ def streams(gateway: Gateway) -> socket.socket:
     """HTTP/2 streams that are open and ask nothing."""
     connection = silent(gateway)
     connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
-    connection.sendall(b"".join(frame(HEADERS, END_HEADERS, number, ASK) for number in range(1, 40, 2)))
+    connection.sendall(
+        b"".join(frame(HEADERS, END_HEADERS, number, ASK) for number in range(1, 40, 2))
+    )
     return connection
 
 
 def _head(gateway: Gateway, length: int) -> bytes:
     return (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {gateway.token}\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\n"
+        f"authorization: Bearer {gateway.token}\r\n"
         f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
     ).encode()
 
@@ -175,8 +184,14 @@ def _exhaust(gateway: Limited, hold: Hold, limit: int) -> None:
         for one in held:
             one.close()
         kept.socket.close()
-    wait_until(lambda: ask(gateway, "after all", model="echo").status_code == 200, 20, f"service after {hold.__name__}")
-    wait_until(lambda: ask(gateway, "and again", model="echo").status_code == 200, 20, "service goes on")
+    wait_until(
+        lambda: ask(gateway, "after all", model="echo").status_code == 200,
+        20,
+        f"service after {hold.__name__}",
+    )
+    wait_until(
+        lambda: ask(gateway, "and again", model="echo").status_code == 200, 20, "service goes on"
+    )
 
 
 def test_half_handshakes_do_not_stop_the_gateway(tmp_path: Path) -> None:
@@ -200,14 +215,31 @@ def test_half_handshakes_do_not_stop_the_gateway(tmp_path: Path) -> None:
         headers = {"authorization": f"Bearer {gateway.token}"}
 
         def served() -> bool:
-            return httpx2.get(gateway.url + "/v1/models", headers=headers, verify=trust, trust_env=False, timeout=20).status_code == 200
+            return (
+                httpx2.get(
+                    gateway.url + "/v1/models",
+                    headers=headers,
+                    verify=trust,
+                    trust_env=False,
+                    timeout=20,
+                ).status_code
+                == 200
+            )
 
         wait_until(served, 20, "service after half handshakes")
 
 
 def test_a_limit_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [str(gateways.BINARY), "dev", "--json", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "data")],
+        [
+            str(gateways.BINARY),
+            "dev",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+            str(tmp_path / "data"),
+        ],
         env=gateways.environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -24,7 +24,18 @@ from test_serve import fake_model, serve
 from waiting import wait_until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION, UNKNOWN = 0, 1, 2, 3, 4, 6, 7, 8, 9, 0x42
+(
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    PING,
+    GOAWAY,
+    WINDOW_UPDATE,
+    CONTINUATION,
+    UNKNOWN,
+) = 0, 1, 2, 3, 4, 6, 7, 8, 9, 0x42
 END_STREAM, END_HEADERS = 1, 4
 ENHANCE_YOUR_CALM = 0xB
 # GET / of 127.0.0.1, from the static table of HPACK alone: the same bytes on every stream.
@@ -51,7 +62,13 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
     "small-data": (OPENED, frame(DATA, 0, 1, b"x") * 4096),
     "continuation": (BEGUN, frame(CONTINUATION, 0, 1) * 4096),
     "large-continuation": (BEGUN, frame(CONTINUATION, 0, 1, b"\0" * 16_000) * 16),
-    "reset": (b"", b"".join(frame(HEADERS, END_HEADERS | END_STREAM, n, ASK) + frame(RST_STREAM, 0, n, bytes(4)) for n in range(1, 8193, 2))),
+    "reset": (
+        b"",
+        b"".join(
+            frame(HEADERS, END_HEADERS | END_STREAM, n, ASK) + frame(RST_STREAM, 0, n, bytes(4))
+            for n in range(1, 8193, 2)
+        ),
+    ),
 }
 
 
@@ -126,19 +143,35 @@ def flooding(gateway: Gateway, kind: str, count: int = 2) -> Iterator[list[Flood
 
 def asks(gateway: Gateway, client: httpx2.Client) -> int:
     body = {"model": "echo", "messages": user("hi")}
-    return client.post(gateway.url + "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {gateway.token}"}).status_code
+    return client.post(
+        gateway.url + "/v1/chat/completions",
+        json=body,
+        headers={"authorization": f"Bearer {gateway.token}"},
+    ).status_code
 
 
 @pytest.fixture(scope="module", params=["cleartext", "tls"])
-def flooded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with Gateway(tmp_path_factory.mktemp("flooded") / "data", tls=request.param == "tls") as gateway:
+def flooded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    with Gateway(
+        tmp_path_factory.mktemp("flooded") / "data", tls=request.param == "tls"
+    ) as gateway:
         yield gateway
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_of_frames_ends_its_connection_and_nobody_elses(flooded: Gateway, kind: str) -> None:
-    trust = ssl.create_default_context(cafile=str(flooded.ca)) if flooded.url.startswith("https:") else False
-    with httpx2.Client(http2=flooded.url.startswith("https:"), verify=trust, trust_env=False, timeout=20) as client:
+def test_a_flood_of_frames_ends_its_connection_and_nobody_elses(
+    flooded: Gateway, kind: str
+) -> None:
+    trust = (
+        ssl.create_default_context(cafile=str(flooded.ca))
+        if flooded.url.startswith("https:")
+        else False
+    )
+    with httpx2.Client(
+        http2=flooded.url.startswith("https:"), verify=trust, trust_env=False, timeout=20
+    ) as client:
         assert asks(flooded, client) == 200
         with flooding(flooded, kind) as flooders:
             began = time.monotonic()
@@ -162,7 +195,13 @@ def test_a_flooder_is_told_to_calm_down(flooded: Gateway) -> None:
                 data += piece
         except ConnectionResetError:
             pass
-    wait_until(lambda: flooded.metric("token_shield_connections_ended_total", reason="flood") == before + 1, 10, "the end is counted")
+    wait_until(
+        lambda: (
+            flooded.metric("token_shield_connections_ended_total", reason="flood") == before + 1
+        ),
+        10,
+        "the end is counted",
+    )
     assert not data or _last_frame(data) in {SETTINGS, WINDOW_UPDATE, GOAWAY}
 
 
@@ -193,7 +232,11 @@ def test_a_gateway_stops_under_a_flood(tmp_path: Path, kind: str) -> None:
         attackers = [threading.Thread(target=again, daemon=True) for _ in range(2)]
         for one in attackers:
             one.start()
-        wait_until(lambda: gateway.metric("token_shield_connections_ended_total", reason="flood") >= 2, 20, "the flood is seen")
+        wait_until(
+            lambda: gateway.metric("token_shield_connections_ended_total", reason="flood") >= 2,
+            20,
+            "the flood is seen",
+        )
         began = time.monotonic()
         gateway.terminate()
         assert gateway.ended(20) == 0
@@ -257,8 +300,14 @@ class Answered:
             if not data:
                 raise ConnectionResetError
             self._buffer += data
-            while len(self._buffer) >= 9 and len(self._buffer) >= (end := 9 + int.from_bytes(self._buffer[:3])):
-                kind, stream, payload = self._buffer[3], int.from_bytes(self._buffer[5:9]), self._buffer[9:end]
+            while len(self._buffer) >= 9 and len(self._buffer) >= (
+                end := 9 + int.from_bytes(self._buffer[:3])
+            ):
+                kind, stream, payload = (
+                    self._buffer[3],
+                    int.from_bytes(self._buffer[5:9]),
+                    self._buffer[9:end],
+                )
                 self._buffer = self._buffer[end:]
                 if kind == HEADERS:
                     self._answered.add(stream)
@@ -307,16 +356,27 @@ def test_an_honest_body_in_pieces_passes(flooded: Gateway, piece: int) -> None:
         assert asks(flooded, client) == 200
 
 
-def test_a_request_that_is_refused_while_its_body_comes_keeps_the_connection(flooded: Gateway) -> None:
+def test_a_request_that_is_refused_while_its_body_comes_keeps_the_connection(
+    flooded: Gateway,
+) -> None:
     """The client does not read before it has written: all of the body comes to a stream that has ended."""
     if not flooded.url.startswith("https:"):
         return
     body = json.dumps({"model": "echo", "messages": user("word " * 20_000)}).encode()
     before = flooded.metric("token_shield_connections_ended_total", reason="flood")
-    with httpx2.Client(http2=True, verify=ssl.create_default_context(cafile=str(flooded.ca)), trust_env=False, timeout=60) as client:
+    with httpx2.Client(
+        http2=True,
+        verify=ssl.create_default_context(cafile=str(flooded.ca)),
+        trust_env=False,
+        timeout=60,
+    ) as client:
         for _ in range(10):
             pieces = (body[at : at + 16_384] for at in range(0, len(body), 16_384))
-            refused = client.post(flooded.url + "/v1/chat/completions", content=pieces, headers={"content-type": "application/json"})
+            refused = client.post(
+                flooded.url + "/v1/chat/completions",
+                content=pieces,
+                headers={"content-type": "application/json"},
+            )
             assert refused.status_code == 401
         assert asks(flooded, client) == 200
     assert flooded.metric("token_shield_connections_ended_total", reason="flood") == before
@@ -328,7 +388,10 @@ def test_an_honest_client_is_not_closed(flooded: Gateway) -> None:
         return
     client = PlainHttp2(flooded.port, flooded.token)
     for round_ in range(40):
-        stream = client.post("/v1/chat/completions", {"model": "echo", "messages": user("word " * 200), "stream": True})
+        stream = client.post(
+            "/v1/chat/completions",
+            {"model": "echo", "messages": user("word " * 200), "stream": True},
+        )
         assert client.whole(stream).endswith(b"data: [DONE]\n\n"), f"round {round_}"
         for _ in range(5):
             client._state.ping(bytes(8))

@@ -23,7 +23,11 @@ TIMES = '[timeouts]\nheader = "2s"\nidle = "4s"\nstream_idle = "2s"\nbody_idle =
 @pytest.fixture(scope="module")
 def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     limits = '[limits]\nbody = "1MiB"\n[class.default]\nrpm = 60000\nburst = 1000\n'
-    with serve(tmp_path_factory.mktemp("http1"), TIMES + limits + fake_model(upstream.url), "publish_keys = true") as gateway:
+    with serve(
+        tmp_path_factory.mktemp("http1"),
+        TIMES + limits + fake_model(upstream.url),
+        "publish_keys = true",
+    ) as gateway:
         yield gateway
 
 
@@ -88,8 +92,19 @@ class Kept:
             return True
 
 
-def head(gateway: Gateway, *more: str, method: str = "POST", path: str = "/v1/chat/completions", token: str | None = None) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: test", f"authorization: Bearer {token or gateway.token}", "content-type: application/json"]
+def head(
+    gateway: Gateway,
+    *more: str,
+    method: str = "POST",
+    path: str = "/v1/chat/completions",
+    token: str | None = None,
+) -> bytes:
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: test",
+        f"authorization: Bearer {token or gateway.token}",
+        "content-type: application/json",
+    ]
     return "\r\n".join([*lines, *more, "", ""]).encode()
 
 
@@ -143,7 +158,10 @@ def test_a_chunk_that_begins_like_a_header_passes(served: Served) -> None:
 
 def test_requests_in_one_write_are_told_apart(served: Served) -> None:
     texts = [f"one of many {number}" for number in range(6)]
-    wire = b"".join((chunked if number % 2 else lengthy)(served, asked(text)) for number, text in enumerate(texts))
+    wire = b"".join(
+        (chunked if number % 2 else lengthy)(served, asked(text))
+        for number, text in enumerate(texts)
+    )
     with Kept(served) as kept:
         kept.send(wire)
         assert [said(kept.answer()[2]) for _ in texts] == texts
@@ -168,7 +186,11 @@ def test_both_framings_are_refused_and_end_the_connection(served: Served, before
             assert kept.answer()[0] == 200
         kept.send(both)
         status, headers, answer = kept.answer()
-        assert (status, json.loads(answer)["error"]["code"], headers.get("connection")) == (400, "framing-invalid", "close")
+        assert (status, json.loads(answer)["error"]["code"], headers.get("connection")) == (
+            400,
+            "framing-invalid",
+            "close",
+        )
         assert kept.ended()
 
 
@@ -193,7 +215,9 @@ def test_a_chunked_request_keeps_its_connection(served: Served) -> None:
         ("content-length: 1000\r\nexpect: 100-continue", "nobody", 401),
     ],
 )
-def test_what_is_refused_is_refused_before_the_body_is_asked_for(served: Served, line: str, token: str | None, expect: int) -> None:
+def test_what_is_refused_is_refused_before_the_body_is_asked_for(
+    served: Served, line: str, token: str | None, expect: int
+) -> None:
     with Kept(served) as kept:
         kept.send(head(served, line, "expect: 100-continue", token=token))
         first = kept.line()
@@ -215,7 +239,9 @@ def test_a_good_request_is_asked_for_its_body(served: Served) -> None:
 
 
 @pytest.mark.parametrize("text", ["hi", "behave late half"])
-def test_a_caller_that_closes_its_side_gets_its_answer(served: Served, upstream: FakeUpstream, text: str) -> None:
+def test_a_caller_that_closes_its_side_gets_its_answer(
+    served: Served, upstream: FakeUpstream, text: str
+) -> None:
     body = json.dumps({"model": MODEL, "messages": user(text)}).encode()
     with Kept(served) as kept:
         kept.send(lengthy(served, body))
@@ -236,10 +262,14 @@ def test_a_stream_reaches_a_caller_that_closed_its_side(served: Served) -> None:
 
 
 @pytest.mark.parametrize("text", ["behave thinking closed", "behave mute closed"])
-def test_a_caller_that_closed_its_side_and_left_is_noticed(served: Served, upstream: FakeUpstream, text: str) -> None:
+def test_a_caller_that_closed_its_side_and_left_is_noticed(
+    served: Served, upstream: FakeUpstream, text: str
+) -> None:
     """A stream that says nothing, or an answer that does not come: nothing but a question shows that nobody is there."""
     stream = "mute" in text
-    begun = send_raw(served, served.token, {"model": MODEL, "messages": user(text), "stream": stream})
+    begun = send_raw(
+        served, served.token, {"model": MODEL, "messages": user(text), "stream": stream}
+    )
     exchange = upstream.exchange(text)
     if stream:
         begun.recv(65536)
@@ -301,7 +331,9 @@ def test_a_head_that_drips_must_end(served: Served) -> None:
 def test_a_steady_slow_reader_is_not_cut(served: Served, upstream: FakeUpstream) -> None:
     """A little at a time for more than three times `stream_idle`, of an answer that never waits for its reader."""
     text = "behave flood slowly"
-    begun = send_raw(served, served.token, {"model": MODEL, "messages": user(text), "stream": True}, window=4096)
+    begun = send_raw(
+        served, served.token, {"model": MODEL, "messages": user(text), "stream": True}, window=4096
+    )
     exchange = upstream.exchange(text)
     began, data = time.monotonic(), b""
     while time.monotonic() - began < 7:
@@ -320,7 +352,12 @@ def test_a_steady_slow_reader_is_not_cut(served: Served, upstream: FakeUpstream)
 def test_head_is_get_without_the_body(served: Served, http2: bool) -> None:
     headers = {"authorization": f"Bearer {served.token}"}
     with httpx2.Client(http1=not http2, http2=http2, trust_env=False, timeout=20) as client:
-        for path in ("/v1/models", "/v1/models/echo", "/v1/token-shield/me", "/.well-known/jwks.json"):
+        for path in (
+            "/v1/models",
+            "/v1/models/echo",
+            "/v1/token-shield/me",
+            "/.well-known/jwks.json",
+        ):
             got = client.get(served.url + path, headers=headers)
             told = client.head(served.url + path, headers=headers)
             assert (told.status_code, told.content) == (200, b""), path
@@ -343,15 +380,28 @@ def test_head_is_get_without_the_body(served: Served, http2: bool) -> None:
         ("POST", "/.well-known/jwks.json", "GET, HEAD"),
     ],
 )
-def test_a_wrong_method_is_told_the_right_ones(served: Served, method: str, path: str, allow: str) -> None:
-    answer = httpx2.request(method, served.url + path, headers={"authorization": f"Bearer {served.token}"}, timeout=20, trust_env=False)
+def test_a_wrong_method_is_told_the_right_ones(
+    served: Served, method: str, path: str, allow: str
+) -> None:
+    answer = httpx2.request(
+        method,
+        served.url + path,
+        headers={"authorization": f"Bearer {served.token}"},
+        timeout=20,
+        trust_env=False,
+    )
     assert (answer.status_code, answer.headers.get("allow")) == (405, allow)
     if method != "HEAD":
         assert answer.json()["error"]["code"] == "method-not-allowed"
 
 
 def test_an_unknown_path_is_no_wrong_method(served: Served) -> None:
-    answer = httpx2.get(served.url + "/v1/nothing", headers={"authorization": f"Bearer {served.token}"}, timeout=20, trust_env=False)
+    answer = httpx2.get(
+        served.url + "/v1/nothing",
+        headers={"authorization": f"Bearer {served.token}"},
+        timeout=20,
+        trust_env=False,
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "route-unknown")
 
 
@@ -361,12 +411,16 @@ def test_too_many_headers_are_said_to_be_too_many(served: Served, http2: bool) -
     with httpx2.Client(http1=not http2, http2=http2, trust_env=False, timeout=20) as client:
         answer = client.get(served.url + "/v1/models", headers=many)
     assert answer.status_code == 431
-    assert "64 KiB" in answer.json()["error"]["message"] and "100" in answer.json()["error"]["message"]
+    assert (
+        "64 KiB" in answer.json()["error"]["message"] and "100" in answer.json()["error"]["message"]
+    )
 
 
 def test_a_gateway_with_half_a_handshake_stops(tmp_path: Path) -> None:
     with Gateway(tmp_path / "data", tls=True) as gateway:
-        silent = [socket.create_connection(("127.0.0.1", gateway.port), timeout=20) for _ in range(3)]
+        silent = [
+            socket.create_connection(("127.0.0.1", gateway.port), timeout=20) for _ in range(3)
+        ]
         silent[1].sendall(b"\x16\x03\x01")
         began = time.monotonic()
         gateway.terminate()

@@ -19,7 +19,9 @@ from waiting import settled, wait_until
 
 @pytest.fixture(scope="module")
 def fronted(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("plane") / "data", upstream=upstream.url, profile="generic")
+    running = Gateway(
+        tmp_path_factory.mktemp("plane") / "data", upstream=upstream.url, profile="generic"
+    )
     yield running
     running.stop()
 
@@ -28,9 +30,17 @@ def body(text: str, **more: object) -> dict[str, object]:
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], **more}
 
 
-def ask(gateway: Gateway, text: str, headers: dict[str, str] | None = None, **more: object) -> httpx2.Response:
+def ask(
+    gateway: Gateway, text: str, headers: dict[str, str] | None = None, **more: object
+) -> httpx2.Response:
     sent = {"authorization": f"Bearer {gateway.token}", **(headers or {})}
-    return httpx2.post(gateway.url + "/v1/chat/completions", json=body(text, **more), headers=sent, timeout=60, trust_env=False)
+    return httpx2.post(
+        gateway.url + "/v1/chat/completions",
+        json=body(text, **more),
+        headers=sent,
+        timeout=60,
+        trust_env=False,
+    )
 
 
 def open_stream(gateway: Gateway, text: str) -> socket.socket:
@@ -40,13 +50,29 @@ def open_stream(gateway: Gateway, text: str) -> socket.socket:
 
 def test_nothing_of_the_caller_travels_on(fronted: Gateway, upstream: FakeUpstream) -> None:
     theirs = {
-        "x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9", "cookie": "a=b", "x-evil": "1", "te": "trailers",
-        "referer": "http://x", "origin": "http://x", "openai-organization": "org", "user-agent": "agent/1", "via": "1.1 x",
+        "x-forwarded-for": "203.0.113.9",
+        "forwarded": "for=203.0.113.9",
+        "cookie": "a=b",
+        "x-evil": "1",
+        "te": "trailers",
+        "referer": "http://x",
+        "origin": "http://x",
+        "openai-organization": "org",
+        "user-agent": "agent/1",
+        "via": "1.1 x",
     }
     assert ask(fronted, "hygiene", theirs).status_code == 200
     seen = upstream.exchange("hygiene").request
     names = {name for name, _ in seen.headers}
-    assert names == {"content-type", "accept", "accept-encoding", "user-agent", "x-request-id", "host", "content-length"}, names
+    assert names == {
+        "content-type",
+        "accept",
+        "accept-encoding",
+        "user-agent",
+        "x-request-id",
+        "host",
+        "content-length",
+    }, names
     assert seen.header("user-agent")[0].startswith("token-shield/")
     assert fronted.token.encode() not in seen.raw_head
 
@@ -88,11 +114,17 @@ def test_errors_of_the_model_server_pass(fronted: Gateway, status: int) -> None:
 def test_a_stream_that_breaks_off_says_so(fronted: Gateway) -> None:
     client = openai.OpenAI(base_url=fronted.url + "/v1", api_key=fronted.token, max_retries=0)
     with pytest.raises(openai.APIError):
-        list(client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "behave cut"}], stream=True))
+        list(
+            client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "behave cut"}], stream=True
+            )
+        )
 
 
 @pytest.mark.parametrize("behaviour", ["forever", "mute", "thinking"])
-def test_a_caller_who_leaves_cancels_the_upstream_at_once(fronted: Gateway, upstream: FakeUpstream, behaviour: str) -> None:
+def test_a_caller_who_leaves_cancels_the_upstream_at_once(
+    fronted: Gateway, upstream: FakeUpstream, behaviour: str
+) -> None:
     text = f"behave {behaviour} leave"
     connection = open_stream(fronted, text)
     exchange = upstream.exchange(text)
@@ -114,10 +146,14 @@ def test_back_pressure(fronted: Gateway, upstream: FakeUpstream) -> None:
     assert exchange.over.wait(10)
 
 
-def test_a_quarantine_ends_an_open_stream_within_a_second(fronted: Gateway, upstream: FakeUpstream) -> None:
+def test_a_quarantine_ends_an_open_stream_within_a_second(
+    fronted: Gateway, upstream: FakeUpstream
+) -> None:
     token = fronted.issue("research/streaming", models=(MODEL,))
     client = openai.OpenAI(base_url=fronted.url + "/v1", api_key=token, max_retries=0)
-    stream = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "behave mute quarantine"}], stream=True)
+    stream = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "behave mute quarantine"}], stream=True
+    )
     ended: list[float] = []
 
     def read() -> None:
@@ -136,11 +172,17 @@ def test_a_quarantine_ends_an_open_stream_within_a_second(fronted: Gateway, upst
     assert exchange.over.wait(5), "the upstream went on"
 
 
-def test_sigterm_lets_a_stream_finish(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> None:
-    gateway = Gateway(tmp_path_factory.mktemp("drain") / "data", upstream=upstream.url, profile="generic")
+def test_sigterm_lets_a_stream_finish(
+    upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gateway = Gateway(
+        tmp_path_factory.mktemp("drain") / "data", upstream=upstream.url, profile="generic"
+    )
     client = openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.token, max_retries=0)
     upstream.gate.clear()
-    stream = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "behave gate"}], stream=True)
+    stream = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "behave gate"}], stream=True
+    )
     text = [next(iter(stream)).choices[0].delta.content]
     gateway.terminate()
 

@@ -16,11 +16,34 @@ from llama_server import MODEL, LlamaServer
 from recorder import Recorder
 
 REQUESTS = 200
-PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "messages": "/v1/messages"}
-WORDS = ["the", "model", "hello", "answers", "größe,", "模型", "🙂", '"quoted"', "a\ttab", "\n\n", "\\", "e\u0301", "\u202eleft", "</s>", "{}"]
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "messages": "/v1/messages",
+}
+WORDS = [
+    "the",
+    "model",
+    "hello",
+    "answers",
+    "größe,",
+    "模型",
+    "🙂",
+    '"quoted"',
+    "a\ttab",
+    "\n\n",
+    "\\",
+    "e\u0301",
+    "\u202eleft",
+    "</s>",
+    "{}",
+]
 PARAMETERS = {
     "type": "object",
-    "properties": {"city": {"type": "string", "description": "größe"}, "days": {"type": "integer", "minimum": 0, "default": 1e2}},
+    "properties": {
+        "city": {"type": "string", "description": "größe"},
+        "days": {"type": "integer", "minimum": 0, "default": 1e2},
+    },
     "required": ["city"],
 }
 SCHEMA = {
@@ -48,10 +71,16 @@ class Requests:
     def __iter__(self) -> Iterator[tuple[str, Body]]:
         while True:
             kind = self._rng.choice(["chat", "chat", "completions", "messages"])
-            body: Body = {"model": MODEL, "max_tokens": self._rng.randint(1, 12), "stream": self._rng.random() < 0.5}
+            body: Body = {
+                "model": MODEL,
+                "max_tokens": self._rng.randint(1, 12),
+                "stream": self._rng.random() < 0.5,
+            }
             # Greedy with a seed that must not matter, or sampled with a seed that decides.
             body["temperature"] = self._rng.choice([0, 0, 0.7, 1])
-            {"chat": self._chat, "completions": self._completions, "messages": self._messages}[kind](body)
+            {"chat": self._chat, "completions": self._completions, "messages": self._messages}[
+                kind
+            ](body)
             keys = list(body)
             self._rng.shuffle(keys)
             self.used.update(keys)
@@ -66,12 +95,26 @@ class Requests:
     def _history(self) -> list[Body]:
         """An odd number of turns, the last of them the user's; now and then a long past."""
         turns = self._rng.choice([1, 1, 3, 7, 25])
-        return [{"role": ("user", "assistant")[turn % 2], "content": self._text()} for turn in range(turns)]
+        return [
+            {"role": ("user", "assistant")[turn % 2], "content": self._text()}
+            for turn in range(turns)
+        ]
 
     def _sampling(self, body: Body) -> None:
         body["seed"] = self._rng.randint(0, 2**31)
-        options: Body = {"top_p": 0.9, "top_k": 5, "min_p": 0.05, "repeat_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.5}
-        options |= {"logit_bias": {"61": -100}, "stop": self._rng.choice([self._text(), [self._text(), "e"]]), "user": "somebody"}
+        options: Body = {
+            "top_p": 0.9,
+            "top_k": 5,
+            "min_p": 0.05,
+            "repeat_penalty": 1.1,
+            "presence_penalty": 0.5,
+            "frequency_penalty": -0.5,
+        }
+        options |= {
+            "logit_bias": {"61": -100},
+            "stop": self._rng.choice([self._text(), [self._text(), "e"]]),
+            "user": "somebody",
+        }
         body.update({key: value for key, value in options.items() if self._maybe(0.15)})
         if body["stream"] and self._maybe(0.5):
             body["stream_options"] = {"include_usage": self._maybe(0.8)}
@@ -81,17 +124,38 @@ class Requests:
         if self._maybe(0.3):
             messages.insert(0, {"role": "system", "content": self._text()})
         if self._maybe(0.25):
-            messages[-1]["content"] = [{"type": "text", "text": self._text()} for _ in range(self._rng.randint(1, 3))]
+            messages[-1]["content"] = [
+                {"type": "text", "text": self._text()} for _ in range(self._rng.randint(1, 3))
+            ]
         if self._maybe(0.3):
-            body["tools"] = [{"type": "function", "function": {"name": "weather", "description": self._text(), "parameters": PARAMETERS}}]
+            body["tools"] = [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "weather",
+                        "description": self._text(),
+                        "parameters": PARAMETERS,
+                    },
+                }
+            ]
             body["tool_choice"] = self._rng.choice(["auto", "none"])
             if self._maybe(0.5):
-                call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "K\\u00f6ln",  "days":1}'}}
+                call = {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {
+                        "name": "weather",
+                        "arguments": '{"city": "K\\u00f6ln",  "days":1}',
+                    },
+                }
                 messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
                 messages.append({"role": "tool", "tool_call_id": "call_1", "content": self._text()})
                 self.used["tool result"] += 1
         elif self._maybe(0.25):
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+            }
             body["max_tokens"] = 48
         # llama.cpp refuses logprobs in a stream with tools.
         if self._maybe(0.25) and not (body["stream"] and "tools" in body):
@@ -114,18 +178,30 @@ class Requests:
         body["temperature"] = 0
         messages = self._history()
         if self._maybe(0.5):
-            body["system"] = self._text() if self._maybe(0.5) else [{"type": "text", "text": self._text()}]
+            body["system"] = (
+                self._text() if self._maybe(0.5) else [{"type": "text", "text": self._text()}]
+            )
         if self._maybe(0.3):
             body["stop_sequences"] = [self._text(), "e"]
         if self._maybe(0.3):
             messages[-1]["content"] = [{"type": "text", "text": self._text()}]
         if self._maybe(0.3):
-            body["tools"] = [{"name": "weather", "description": self._text(), "input_schema": PARAMETERS}]
+            body["tools"] = [
+                {"name": "weather", "description": self._text(), "input_schema": PARAMETERS}
+            ]
             body["tool_choice"] = {"type": "auto"}
             if self._maybe(0.5):
-                use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"days": 1, "city": "Köln"}}
+                use = {
+                    "type": "tool_use",
+                    "id": "toolu_1",
+                    "name": "weather",
+                    "input": {"days": 1, "city": "Köln"},
+                }
                 result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": self._text()}
-                messages += [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+                messages += [
+                    {"role": "assistant", "content": [use]},
+                    {"role": "user", "content": [result]},
+                ]
                 self.used["tool result"] += 1
         body["messages"] = messages
 
@@ -143,7 +219,9 @@ def ask(url: str, kind: str, body: Body, token: str) -> tuple[int, object]:
     if not answer.headers["content-type"].startswith("text/event-stream"):
         return answer.status_code, plain(answer.json())
     lines = [tuple(line.split(": ", 1)) for line in answer.text.splitlines() if line]
-    events = [(name, plain(json.loads(data)) if data.startswith("{") else data) for name, data in lines]
+    events = [
+        (name, plain(json.loads(data)) if data.startswith("{") else data) for name, data in lines
+    ]
     return answer.status_code, together(events)
 
 
@@ -153,9 +231,13 @@ def together(events: list[tuple[str, object]]) -> tuple[list[object], dict[str, 
     texts: defaultdict[str, str] = defaultdict(str)
     for event in events:
         inside = event[1] if isinstance(event[1], dict) else {}
-        holders = [(choice["index"], choice.get("delta") or choice) for choice in inside.get("choices", [])]
+        holders = [
+            (choice["index"], choice.get("delta") or choice) for choice in inside.get("choices", [])
+        ]
         holders += [(0, inside["delta"])] if "delta" in inside else []
-        for (index, holder), key in product(holders, ("content", "text", "reasoning_content", "thinking")):
+        for (index, holder), key in product(
+            holders, ("content", "text", "reasoning_content", "thinking")
+        ):
             if isinstance(holder.get(key), str):
                 texts[f"{index} {key}"] += holder[key]
                 holder[key] = ""
@@ -178,7 +260,9 @@ def prompt(llama: LlamaServer, path: str, body: bytes) -> Body:
 
 
 @pytest.fixture(scope="module")
-def recorded(llama: LlamaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Recorder]]:
+def recorded(
+    llama: LlamaServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, Recorder]]:
     recorder = Recorder(llama.url)
     gateway = Gateway(tmp_path_factory.mktemp("recorded") / "data", upstream=recorder.url)
     yield gateway, recorder
@@ -186,7 +270,9 @@ def recorded(llama: LlamaServer, tmp_path_factory: pytest.TempPathFactory) -> It
     recorder.stop()
 
 
-def test_answers_and_prompts_are_the_same(llama: LlamaServer, recorded: tuple[Gateway, Recorder]) -> None:
+def test_answers_and_prompts_are_the_same(
+    llama: LlamaServer, recorded: tuple[Gateway, Recorder]
+) -> None:
     gateway, recorder = recorded
     requests = Requests(seed=20261121)
     answered: Counter[int] = Counter()
@@ -208,13 +294,22 @@ def test_answers_and_prompts_are_the_same(llama: LlamaServer, recorded: tuple[Ga
             assert prompt(llama, look, forwarded.body) == ours, shown
     # Now and then a history is too long for the server: its error has to be the same as well. More than that would compare nothing.
     assert answered[200] >= 0.95 * REQUESTS, answered
-    wanted = "n seed stop tools logprobs response_format stream_options logit_bias max_completion_tokens system stop_sequences"
+    wanted = (
+        "n seed stop tools logprobs response_format stream_options logit_bias "
+        "max_completion_tokens system stop_sequences"
+    )
     assert {*wanted.split(), "tool result"} <= set(requests.used), "the seed leaves something out"
 
 
 def test_a_difference_would_show(llama: LlamaServer) -> None:
     """The comparison itself: other sampling, another tool or one character more is another answer or prompt."""
-    body: Body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 12, "temperature": 1, "seed": 1}
+    body: Body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 12,
+        "temperature": 1,
+        "seed": 1,
+    }
     one = ask(llama.url, "chat", body, "none")
     assert ask(llama.url, "chat", body, "none") == one
     assert ask(llama.url, "chat", body | {"seed": 2}, "none") != one
@@ -226,4 +321,9 @@ def test_a_difference_would_show(llama: LlamaServer) -> None:
     same = prompt(llama, "/apply-template", encoded({}))
     tool = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
     assert prompt(llama, "/apply-template", encoded({"tools": [tool]})) != same
-    assert prompt(llama, "/apply-template", encoded({"messages": [{"role": "user", "content": "hello "}]})) != same
+    assert (
+        prompt(
+            llama, "/apply-template", encoded({"messages": [{"role": "user", "content": "hello "}]})
+        )
+        != same
+    )

@@ -30,13 +30,23 @@ def test_servers_on_usual_ports_are_found_and_serve(tmp_path: Path) -> None:
         with Gateway(tmp_path / "data") as gateway:
             config = (tmp_path / "data/token-shield.toml").read_text()
             for server in (first, second):
-                assert f'url = "http://127.0.0.1:{server.port}"\nprofile = "{USUAL[server.port]}"' in config
-            assert {model.id for model in open_ai(gateway, gateway.token).models.list()} >= {"echo", MODEL}
-            answer = open_ai(gateway, gateway.token).chat.completions.create(model=MODEL, messages=user("found"))
+                assert (
+                    f'url = "http://127.0.0.1:{server.port}"\nprofile = "{USUAL[server.port]}"'
+                    in config
+                )
+            assert {model.id for model in open_ai(gateway, gateway.token).models.list()} >= {
+                "echo",
+                MODEL,
+            }
+            answer = open_ai(gateway, gateway.token).chat.completions.create(
+                model=MODEL, messages=user("found")
+            )
             assert answer.choices[0].message.content
             # Both list the model: the one that stands first in the config serves it.
             ports = [port for port in USUAL if port in (first.port, second.port)]
-            assert [server.port for server in (first, second) if server.reached("found")] == ports[:1]
+            assert [server.port for server in (first, second) if server.reached("found")] == ports[
+                :1
+            ]
     finally:
         first.stop()
         second.stop()

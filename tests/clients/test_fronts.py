@@ -47,7 +47,12 @@ backend b
   server s 127.0.0.1:{gateway}
 """
 # As a user copies them: the code blocks under the heading.
-PAGE = (ROOT / "docs/OPERATIONS.md").read_text().split("## A proxy in front", 1)[1].split("\n## ", 1)[0]
+PAGE = (
+    (ROOT / "docs/OPERATIONS.md")
+    .read_text()
+    .split("## A proxy in front", 1)[1]
+    .split("\n## ", 1)[0]
+)
 SETTINGS = {
     "nginx": re.search(r"```nginx\n(.*?)```", PAGE, re.S)[1],
     "haproxy": re.search(r"```haproxy\n(.*?)```", PAGE, re.S)[1].replace("global\n", ""),
@@ -57,7 +62,9 @@ SETTINGS = {
 class Front:
     """A proxy as a child process; `url` and `port` are where it listens."""
 
-    def __init__(self, kind: str, folder: Path, gateway: int, settings: str, scheme: str = "http") -> None:
+    def __init__(
+        self, kind: str, folder: Path, gateway: int, settings: str, scheme: str = "http"
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -65,8 +72,16 @@ class Front:
         folder.mkdir(exist_ok=True)
         file = folder / f"{kind}.conf"
         text = NGINX if kind == "nginx" else HAPROXY
-        file.write_text(text.format(folder=folder, port=self.port, gateway=gateway, settings=settings, scheme=scheme))
-        words = ["nginx", "-p", str(folder), "-c", str(file)] if kind == "nginx" else ["haproxy", "-db", "-f", str(file)]
+        file.write_text(
+            text.format(
+                folder=folder, port=self.port, gateway=gateway, settings=settings, scheme=scheme
+            )
+        )
+        words = (
+            ["nginx", "-p", str(folder), "-c", str(file)]
+            if kind == "nginx"
+            else ["haproxy", "-db", "-f", str(file)]
+        )
         self._log = (folder / f"{kind}.log").open("wb")
         self._child = subprocess.Popen(words, stdout=self._log, stderr=self._log, env=environment())
         wait_until(self._open, 20, f"{kind} listens")
@@ -101,16 +116,22 @@ def chains(gateway: Served, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             chain = holders[number].delegate(chain, f"part-{number}", *below)
         assert chain.count("~") == 3
         made[kind] = chain
-    assert len(made["Ed25519"]) > 9_000 and len(made["ML-DSA-65"]) > 28_000, {kind: len(chain) for kind, chain in made.items()}
+    assert len(made["Ed25519"]) > 9_000 and len(made["ML-DSA-65"]) > 28_000, {
+        kind: len(chain) for kind, chain in made.items()
+    }
     return made
 
 
 @pytest.fixture(params=["nginx", "haproxy"])
-def front(request: pytest.FixtureRequest, gateway: Served, tmp_path: Path) -> Iterator[Callable[[str], Front]]:
+def front(
+    request: pytest.FixtureRequest, gateway: Served, tmp_path: Path
+) -> Iterator[Callable[[str], Front]]:
     fronts: list[Front] = []
 
     def start(settings: str) -> Front:
-        fronts.append(Front(request.param, tmp_path / f"front-{len(fronts)}", gateway.port, settings))
+        fronts.append(
+            Front(request.param, tmp_path / f"front-{len(fronts)}", gateway.port, settings)
+        )
         return fronts[-1]
 
     start.kind = request.param  # type: ignore[attr-defined]
@@ -120,7 +141,9 @@ def front(request: pytest.FixtureRequest, gateway: Served, tmp_path: Path) -> It
 
 
 def models(url: str, token: str) -> int:
-    return httpx2.get(url + "/v1/models", headers={"x-api-key": token}, trust_env=False, timeout=30).status_code
+    return httpx2.get(
+        url + "/v1/models", headers={"x-api-key": token}, trust_env=False, timeout=30
+    ).status_code
 
 
 def test_chains_pass_with_the_settings_that_the_docs_name(
@@ -129,10 +152,26 @@ def test_chains_pass_with_the_settings_that_the_docs_name(
     fronted = front(SETTINGS[front.kind])
     for chain in chains.values():
         client = open_ai(fronted, chain)
-        assert client.chat.completions.create(model="echo", messages=user("whole")).choices[0].message.content == "whole"
-        pieces = client.chat.completions.create(model="echo", messages=user("in pieces"), stream=True)
-        assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == "in pieces"
-        assert claude(fronted, chain).messages.create(model="echo", max_tokens=9, messages=user("whole")).content[0].text == "whole"
+        assert (
+            client.chat.completions.create(model="echo", messages=user("whole"))
+            .choices[0]
+            .message.content
+            == "whole"
+        )
+        pieces = client.chat.completions.create(
+            model="echo", messages=user("in pieces"), stream=True
+        )
+        assert (
+            "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+            == "in pieces"
+        )
+        assert (
+            claude(fronted, chain)
+            .messages.create(model="echo", max_tokens=9, messages=user("whole"))
+            .content[0]
+            .text
+            == "whole"
+        )
     # Without a token nothing passes, proxy or not.
     assert models(fronted.url, "x") == 401
 
@@ -142,21 +181,31 @@ def test_handles_pass_with_the_defaults_and_chains_do_not(
 ) -> None:
     fronted = front("")
     handle = gateway.issue("tests/short", "--handle", models=("echo",))
-    assert open_ai(fronted, handle).chat.completions.create(model="echo", messages=user("short")).choices[0].message.content == "short"
+    assert (
+        open_ai(fronted, handle)
+        .chat.completions.create(model="echo", messages=user("short"))
+        .choices[0]
+        .message.content
+        == "short"
+    )
     assert models(fronted.url, gateway.token) == 200, "a single token passes too"
-    assert models(fronted.url, chains["ML-DSA-65"]) in (400, 431, 502), "the defaults suffice: say so in the docs"
+    assert models(fronted.url, chains["ML-DSA-65"]) in (400, 431, 502), (
+        "the defaults suffice: say so in the docs"
+    )
 
 
 NODE = """
 const [url, token] = [process.argv[1], require('fs').readFileSync(0, 'utf8')];
 const ask = (body, headers) => fetch(url + '/v1/chat/completions', {
-  method: 'POST', headers: {'content-type': 'application/json', ...headers}, body: JSON.stringify(body)});
+  method: 'POST', headers: {'content-type': 'application/json', ...headers}, \
+body: JSON.stringify(body)});
 (async () => {
   const messages = [{role: 'user', content: 'from node'}];
   const whole = await ask({model: 'echo', messages}, {authorization: `Bearer ${token}`});
   const stream = await ask({model: 'echo', messages, stream: true}, {'x-api-key': token});
   const refused = await ask({model: 'echo', messages}, {authorization: 'Bearer x'});
-  console.log(JSON.stringify({whole: (await whole.json()).choices[0].message.content, events: await stream.text(), refused: refused.status}));
+  console.log(JSON.stringify({whole: (await whole.json()).choices[0].message.content, \
+events: await stream.text(), refused: refused.status}));
 })();
 """
 
@@ -164,7 +213,12 @@ const ask = (body, headers) => fetch(url + '/v1/chat/completions', {
 @pytest.mark.parametrize("kind", ["Ed25519", "ML-DSA-65"])
 def test_node_sends_chains(gateway: Served, chains: dict[str, str], kind: str) -> None:
     ran = subprocess.run(
-        ["node", "-e", NODE, gateway.url], input=chains[kind], env=environment(), capture_output=True, text=True, timeout=60
+        ["node", "-e", NODE, gateway.url],
+        input=chains[kind],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
@@ -172,7 +226,9 @@ def test_node_sends_chains(gateway: Served, chains: dict[str, str], kind: str) -
     assert said["events"].rstrip().endswith("data: [DONE]") and "from" in said["events"]
 
 
-def test_nginx_over_tls_names_the_caller_and_passes_large_bodies(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_nginx_over_tls_names_the_caller_and_passes_large_bodies(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     certificate(tmp_path / "gw.pem", tmp_path / "gw.key", begins=-1, ends=30)
     listen = 'tls = { cert = "../gw.pem", key = "file:../gw.key" }\ntrusted_proxies = ["127.0.0.1"]'
     with Served(tmp_path / "data", fake_model(upstream.url), listen, tls=True) as gateway:
@@ -181,12 +237,23 @@ def test_nginx_over_tls_names_the_caller_and_passes_large_bodies(upstream: FakeU
             large = {"role": "system", "content": "x" * (30 << 20)}
             body = {"model": "echo", "messages": [large, {"role": "user", "content": "small"}]}
             # The client claims an address; nginx replaces it by the one that it sees.
-            headers = {"authorization": f"Bearer {gateway.token}", "x-forwarded-for": "203.0.113.66"}
-            answer = httpx2.post(fronted.url + "/v1/chat/completions", json=body, headers=headers, timeout=120, trust_env=False)
+            headers = {
+                "authorization": f"Bearer {gateway.token}",
+                "x-forwarded-for": "203.0.113.66",
+            }
+            answer = httpx2.post(
+                fronted.url + "/v1/chat/completions",
+                json=body,
+                headers=headers,
+                timeout=120,
+                trust_env=False,
+            )
             assert answer.status_code == 200, answer.text[:500]
             assert answer.json()["choices"][0]["message"]["content"] == "small"
             request = answer.headers["token-shield-request"]
-            line = wait_until(lambda: gateway.line("request", request=request), 10, "the request's line")
+            line = wait_until(
+                lambda: gateway.line("request", request=request), 10, "the request's line"
+            )
             assert line["peer"] == "127.0.0.1"
         finally:
             fronted.stop()

@@ -34,7 +34,9 @@ def refusal(gateway: Gateway, credential: str) -> str | None:
 
 
 def me(gateway: Gateway, credential: str) -> dict[str, object]:
-    answer = httpx2.get(gateway.url + "/v1/token-shield/me", headers={"x-api-key": credential}, trust_env=False)
+    answer = httpx2.get(
+        gateway.url + "/v1/token-shield/me", headers={"x-api-key": credential}, trust_env=False
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -49,25 +51,54 @@ def day(days: int) -> str:
     return (datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%d")
 
 
-def adopt(gateway: Served, text: str, *flags: str, until: str | None = None) -> tuple[int, str, str]:
+def adopt(
+    gateway: Served, text: str, *flags: str, until: str | None = None
+) -> tuple[int, str, str]:
     file = gateway.data.parent / "keys.csv"
     file.write_text(text)
-    done = binary("token", "adopt", "--data", str(gateway.data), "--from", str(file), "--until", until or day(20), *flags)
+    done = binary(
+        "token",
+        "adopt",
+        "--data",
+        str(gateway.data),
+        "--from",
+        str(file),
+        "--until",
+        until or day(20),
+        *flags,
+    )
     return done.code, done.out, done.err
 
 
 def test_a_handle_stands_for_its_token_in_both_sdks(gateway: Served) -> None:
     handle = gateway.issue("tests/short", "--handle", models=("echo",))
     assert handle.startswith("ts_") and len(handle) == 46
-    assert open_ai(gateway, handle).chat.completions.create(model="echo", messages=user("short")).choices[0].message.content == "short"
-    assert claude(gateway, handle).messages.create(model="echo", max_tokens=8, messages=user("short")).content[0].text == "short"
+    assert (
+        open_ai(gateway, handle)
+        .chat.completions.create(model="echo", messages=user("short"))
+        .choices[0]
+        .message.content
+        == "short"
+    )
+    assert (
+        claude(gateway, handle)
+        .messages.create(model="echo", max_tokens=8, messages=user("short"))
+        .content[0]
+        .text
+        == "short"
+    )
     with pytest.raises(openai.NotFoundError):
         open_ai(gateway, handle).chat.completions.create(model=MODEL, messages=user("not granted"))
     about = me(gateway, handle)
     rows = shown(gateway, "tests/short")
-    assert about["agent"] == "tests/short" and about["handle"] == rows[1]["handle"] == rows[0]["handle"]
+    assert (
+        about["agent"] == "tests/short"
+        and about["handle"] == rows[1]["handle"] == rows[0]["handle"]
+    )
     books = b"".join(file.read_bytes() for file in gateway.data.rglob("*") if file.is_file())
-    assert handle.encode() not in books and handle not in gateway.logged(), "the handle itself is kept nowhere"
+    assert handle.encode() not in books and handle not in gateway.logged(), (
+        "the handle itself is kept nowhere"
+    )
 
 
 def test_a_token_behind_a_handle_is_taken_by_that_alone(gateway: Served) -> None:
@@ -107,7 +138,11 @@ def test_what_is_revoked_stays_so(gateway: Served, upstream: FakeUpstream, by: s
     rows = shown(gateway, agent)
     named = {"handle": handle, "id": str(rows[1]["handle"]), "token": str(rows[0]["token"])}[by]
     with httpx2.stream(
-        "POST", gateway.url + "/v1/chat/completions", timeout=30, trust_env=False, headers={"authorization": f"Bearer {handle}"},
+        "POST",
+        gateway.url + "/v1/chat/completions",
+        timeout=30,
+        trust_env=False,
+        headers={"authorization": f"Bearer {handle}"},
         json={"model": MODEL, "messages": user(f"behave forever {by}"), "stream": True},
     ) as stream:
         upstream.exchange(f"behave forever {by}")
@@ -124,21 +159,37 @@ def test_what_is_revoked_stays_so(gateway: Served, upstream: FakeUpstream, by: s
 def test_keys_are_adopted(gateway: Served) -> None:
     code, out, err = adopt(
         gateway,
-        f"key,agent,principal,models,rpm\nsk-first-0123456789abcdef,tests/old,team:old,{MODEL},600\n"
+        "key,agent,principal,models,rpm\n"
+        f"sk-first-0123456789abcdef,tests/old,team:old,{MODEL},600\n"
         "sk.second.0123456789abcdef-x\n",
     )
-    assert code == 1 and "line 3" in err and "sk.second" not in err and refusal(gateway, "sk-first-0123456789abcdef") is not None
+    assert (
+        code == 1
+        and "line 3" in err
+        and "sk.second" not in err
+        and refusal(gateway, "sk-first-0123456789abcdef") is not None
+    )
     text = (
         f"key,agent,principal,models,rpm\nsk-first-0123456789abcdef,tests/old,team:old,{MODEL},1\n"
         f'"sk-second-0123456789,abc",tests/older,,"{MODEL} echo",\n'
     )
     code, out, err = adopt(gateway, text, "--json")
     *rows, last = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and [row["line"] for row in rows] == [2, 3] and last["done"] == "2 keys are adopted"
+    assert (
+        code == 0
+        and [row["line"] for row in rows] == [2, 3]
+        and last["done"] == "2 keys are adopted"
+    )
     assert me(gateway, "sk-first-0123456789abcdef")["principal"] == "team:old"
     assert sorted(me(gateway, "sk-second-0123456789,abc")["models"]) == sorted(["echo", MODEL])
-    assert open_ai(gateway, "sk-second-0123456789,abc").chat.completions.create(model="echo", messages=user("as ever")).choices
-    assert refusal(gateway, "sk-first-0123456789abcdef") == "rate-exceeded", "one a minute, which is gone"
+    assert (
+        open_ai(gateway, "sk-second-0123456789,abc")
+        .chat.completions.create(model="echo", messages=user("as ever"))
+        .choices
+    )
+    assert refusal(gateway, "sk-first-0123456789abcdef") == "rate-exceeded", (
+        "one a minute, which is gone"
+    )
     code, out, err = adopt(gateway, text)
     assert code == 0 and out == "" and err.count("adopted before") == 2, "it can be run again"
     books = b"".join(file.read_bytes() for file in gateway.data.rglob("*") if file.is_file())
@@ -150,11 +201,23 @@ def test_keys_are_adopted(gateway: Served) -> None:
     [
         ("key,agent\nsk-tooshort,tests/a\n", "line 2: a key must have 16 to 512"),
         ("key,agent\nsk.a.b.0123456789abcdef,tests/a\n", "line 2: a key with two dots"),
-        ("key,agent\nsk-0123456789abcdef,Tests/A\n", "line 2: the column agent is not an agent name"),
-        ("key,agent\nsk-0123456789abcdef,t/a\nsk-0123456789abcdef,t/b\n", "line 3: the key of line 2 again"),
-        ("key,agent,rpm\nsk-0123456789abcdef,t/a,many\n", "line 2: the column rpm is not a whole number"),
+        (
+            "key,agent\nsk-0123456789abcdef,Tests/A\n",
+            "line 2: the column agent is not an agent name",
+        ),
+        (
+            "key,agent\nsk-0123456789abcdef,t/a\nsk-0123456789abcdef,t/b\n",
+            "line 3: the key of line 2 again",
+        ),
+        (
+            "key,agent,rpm\nsk-0123456789abcdef,t/a,many\n",
+            "line 2: the column rpm is not a whole number",
+        ),
         ("key\nsk-0123456789abcdef\n", "line 1: the header line has no column agent"),
-        ("key,agent,colour\nsk-0123456789abcdef,t/a,red\n", "line 1: the column 3 has a name that is none of"),
+        (
+            "key,agent,colour\nsk-0123456789abcdef,t/a,red\n",
+            "line 1: the column 3 has a name that is none of",
+        ),
     ],
 )
 def test_a_file_with_a_fault_adopts_nothing(gateway: Served, text: str, part: str) -> None:
@@ -175,11 +238,17 @@ def test_a_key_that_looks_like_an_id_is_found_all_the_same(gateway: Served) -> N
 
 def test_adopted_keys_end_with_their_date(gateway: Served) -> None:
     soon = (datetime.now(UTC) + timedelta(seconds=4)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    code, _, err = adopt(gateway, f"key,agent,models\nsk-brief-0123456789abc,tests/brief,{MODEL}\n", until=soon)
+    code, _, err = adopt(
+        gateway, f"key,agent,models\nsk-brief-0123456789abc,tests/brief,{MODEL}\n", until=soon
+    )
     assert code == 0, err
     assert refusal(gateway, "sk-brief-0123456789abc") is None
-    wait_until(lambda: refusal(gateway, "sk-brief-0123456789abc") == "token-expired", 10, "the date comes")
-    again = binary("token", "renew", "--data", str(gateway.data), "sk-brief-0123456789abc", "--ttl", "1h")
+    wait_until(
+        lambda: refusal(gateway, "sk-brief-0123456789abc") == "token-expired", 10, "the date comes"
+    )
+    again = binary(
+        "token", "renew", "--data", str(gateway.data), "sk-brief-0123456789abc", "--ttl", "1h"
+    )
     assert again.code == 1 and "longer than the handle is valid" in again.err, again.err
     assert adopt(gateway, "key,agent\n", until="2020-01-01")[0] == 1
 
@@ -197,28 +266,50 @@ def test_handles_survive_a_restart(gateway: Served) -> None:
     assert refusal(gateway, handle) is None
 
 
-@pytest.mark.parametrize(("narrowed", "expect"), [('handles = "off"', "handles-off"), ('namespaces = ["other"]', "token-namespace")])
-def test_a_narrowed_issuer_reaches_requests_in_flight(upstream: FakeUpstream, tmp_path: Path, narrowed: str, expect: str) -> None:
+@pytest.mark.parametrize(
+    ("narrowed", "expect"),
+    [('handles = "off"', "handles-off"), ('namespaces = ["other"]', "token-namespace")],
+)
+def test_a_narrowed_issuer_reaches_requests_in_flight(
+    upstream: FakeUpstream, tmp_path: Path, narrowed: str, expect: str
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         handle = own.issue("tests/flying", "--handle", models=(MODEL,))
-        held = send_raw(own, handle, {"model": MODEL, "messages": user(f"held back {expect}")}, held_back=1)
-        wait_until(lambda: own.metric("token_shield_in_flight") >= 1, 5, "the gateway knows the request")
+        held = send_raw(
+            own, handle, {"model": MODEL, "messages": user(f"held back {expect}")}, held_back=1
+        )
+        wait_until(
+            lambda: own.metric("token_shield_in_flight") >= 1, 5, "the gateway knows the request"
+        )
         with httpx2.stream(
-            "POST", own.url + "/v1/chat/completions", timeout=30, trust_env=False, headers={"authorization": f"Bearer {handle}"},
+            "POST",
+            own.url + "/v1/chat/completions",
+            timeout=30,
+            trust_env=False,
+            headers={"authorization": f"Bearer {handle}"},
             json={"model": MODEL, "messages": user(f"behave forever {expect}"), "stream": True},
         ) as stream:
             upstream.exchange(f"behave forever {expect}")
             text = own.config.read_text()
-            own.config.write_text(text.replace('namespaces = ["*"]', narrowed if "namespaces" in narrowed else f'namespaces = ["*"]\n{narrowed}'))
+            own.config.write_text(
+                text.replace(
+                    'namespaces = ["*"]',
+                    narrowed if "namespaces" in narrowed else f'namespaces = ["*"]\n{narrowed}',
+                )
+            )
             own.reload()
             stream.read()
         assert last_error(stream) == expect
         held.sendall(b"}")
-        assert f'"{expect}"'.encode() in held.recv(65_536) and not upstream.reached(f"held back {expect}")
+        assert f'"{expect}"'.encode() in held.recv(65_536) and not upstream.reached(
+            f"held back {expect}"
+        )
         held.close()
 
 
-def test_a_handle_is_renewed_with_the_key_that_follows(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_handle_is_renewed_with_the_key_that_follows(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as own:
         handle = own.issue("tests/follows", "--handle", models=(MODEL,))
         before = me(own, handle)["expires"]
@@ -236,8 +327,12 @@ def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> 
         own.reload()
         assert refusal(own, handle) == "handles-off"
         told = binary("token", "verify", handle, "--data", str(own.data))
-        assert told.code == 3 and "handles-off" in told.err, "what the door refuses is not called valid"
-        done = binary("token", "issue", "--data", str(own.data), "--agent", "tests/more", "--handle")
+        assert told.code == 3 and "handles-off" in told.err, (
+            "what the door refuses is not called valid"
+        )
+        done = binary(
+            "token", "issue", "--data", str(own.data), "--agent", "tests/more", "--handle"
+        )
         assert done.code == 3 and 'handles = "off"' in done.err and done.out == ""
 
 
@@ -306,12 +401,28 @@ def test_renew_signs_nothing_that_was_not_signed_before(gateway: Served, tmp_pat
     socket_path = tmp_path / "admin.sock"
     config = tmp_path / "token-shield.toml"
     text = gateway.config.read_text().replace("[listen]", f'[listen]\nadmin = "unix:{socket_path}"')
-    config.write_text(text.replace('data = "."', f'data = "{gateway.data}"').replace('"keys/', f'"{gateway.data}/keys/'))
+    config.write_text(
+        text.replace('data = "."', f'data = "{gateway.data}"').replace(
+            '"keys/', f'"{gateway.data}/keys/'
+        )
+    )
     server = socketserver.ThreadingUnixStreamServer(str(socket_path), FalseGateway)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     key = str(gateway.data / "keys/operator.jwk")
-    for token, signed in [(strange, False), (elsewhere, False), (swapped, False), (f"{header}.{payload}.AAAA", False), (good, True)]:
-        FalseGateway.row = {"handle": "x", "agent": "tests/mine", "token": token, "until": None, "revoked": None}
+    for token, signed in [
+        (strange, False),
+        (elsewhere, False),
+        (swapped, False),
+        (f"{header}.{payload}.AAAA", False),
+        (good, True),
+    ]:
+        FalseGateway.row = {
+            "handle": "x",
+            "agent": "tests/mine",
+            "token": token,
+            "until": None,
+            "revoked": None,
+        }
         done = binary("token", "renew", handle, "--config", str(config), "--key", key)
         assert (done.code == 0) == signed, done.err
         assert signed or "nothing was signed" in done.err or "token-" in done.err

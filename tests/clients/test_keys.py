@@ -31,13 +31,17 @@ def rows(gateway: Served) -> dict[str, dict[str, object]]:
 
 
 def signed_by(gateway: Served, file: Path, *flags: str, principal: str = "team:tests") -> str:
-    return gateway.issue("tests/agent", "--key", str(file), "--offline", *flags, principal=principal)
+    return gateway.issue(
+        "tests/agent", "--key", str(file), "--offline", *flags, principal=principal
+    )
 
 
 # ---- rotation ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_rotated_and_nothing_is_refused_in_between(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_key_is_rotated_and_nothing_is_refused_in_between(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as gateway:
         file = gateway.data / "keys/operator.jwk"
         (old,) = rows(gateway)
@@ -46,7 +50,11 @@ def test_a_key_is_rotated_and_nothing_is_refused_in_between(upstream: FakeUpstre
         retires = time.time() + 3
         copy = file.with_name(f"operator.jwk.{old[:8]}")
         known = rows(gateway)
-        assert known[new]["state"] == "active" and known[old]["state"] == "retiring" and len(known) == 2
+        assert (
+            known[new]["state"] == "active"
+            and known[old]["state"] == "retiring"
+            and len(known) == 2
+        )
         assert known[old]["live_tokens"] == 2 and known[new]["live_tokens"] == 0
         assert file.stat().st_mode & 0o777 == copy.stat().st_mode & 0o777 == 0o600
         late = gateway.issue("tests/agent")
@@ -58,7 +66,10 @@ def test_a_key_is_rotated_and_nothing_is_refused_in_between(upstream: FakeUpstre
         assert [refusal(gateway, token) for token in (gateway.token, late, within)] == [None] * 3
         gateway.restart()
         assert [refusal(gateway, token) for token in (gateway.token, late, within)] == [None] * 3
-        listed = {entry["kid"] for entry in json.loads(file.with_name("operator.jwk.pub").read_text())["keys"]}
+        listed = {
+            entry["kid"]
+            for entry in json.loads(file.with_name("operator.jwk.pub").read_text())["keys"]
+        }
         assert listed == {old, new} and not file.with_name("operator.jwk.next").exists()
 
 
@@ -67,8 +78,12 @@ def test_a_rotation_that_was_interrupted_goes_on(upstream: FakeUpstream, tmp_pat
         file = gateway.data / "keys/operator.jwk"
         (old,) = rows(gateway)
         began = key(file.with_name("operator.jwk.next"))
-        gateway.command("keys", "import", str(file.with_name("operator.jwk.next.pub")), "--issuer", ISSUER)
-        assert gateway.command("keys", "rotate").out.strip() == began, "the key that was begun with is used"
+        gateway.command(
+            "keys", "import", str(file.with_name("operator.jwk.next.pub")), "--issuer", ISSUER
+        )
+        assert gateway.command("keys", "rotate").out.strip() == began, (
+            "the key that was begun with is used"
+        )
         assert set(rows(gateway)) == {old, began}
         assert refusal(gateway, gateway.issue("tests/agent")) is None
 
@@ -80,7 +95,9 @@ def test_what_a_rotation_left_behind_is_looked_at(upstream: FakeUpstream, tmp_pa
 
         def rotated() -> str | None:
             done = binary("keys", "rotate", "--data", str(gateway.data))
-            assert done.code == 0 or "operator.jwk.next" in done.err and "remove it" in done.err, done.err
+            assert done.code == 0 or "operator.jwk.next" in done.err and "remove it" in done.err, (
+                done.err
+            )
             return done.out.strip() or None
 
         left.touch(0o600)
@@ -93,7 +110,9 @@ def test_what_a_rotation_left_behind_is_looked_at(upstream: FakeUpstream, tmp_pa
         revoked = key(left)
         gateway.command("keys", "import", f"{left}.pub", "--issuer", ISSUER)
         gateway.command("keys", "revoke", revoked, "--reason", "a test")
-        assert rotated() is None and refusal(gateway, gateway.issue("tests/agent")) is None, "the key in use is still the old one"
+        assert rotated() is None and refusal(gateway, gateway.issue("tests/agent")) is None, (
+            "the key in use is still the old one"
+        )
         left.unlink()
         left.with_name("operator.jwk.next.pub").unlink()
         began = key(left)
@@ -102,10 +121,14 @@ def test_what_a_rotation_left_behind_is_looked_at(upstream: FakeUpstream, tmp_pa
         assert rotated() == began and refusal(gateway, gateway.issue("tests/agent")) is None
 
 
-def test_a_key_that_the_gateway_does_not_know_is_not_rotated(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_key_that_the_gateway_does_not_know_is_not_rotated(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     with serve(tmp_path, fake_model(upstream.url)) as gateway:
         key(tmp_path / "stranger.jwk")
-        done = binary("keys", "rotate", "--data", str(gateway.data), "--key", str(tmp_path / "stranger.jwk"))
+        done = binary(
+            "keys", "rotate", "--data", str(gateway.data), "--key", str(tmp_path / "stranger.jwk")
+        )
         assert done.code == 1 and "keys import" in done.err
         assert not (tmp_path / "stranger.jwk.next").exists() and len(rows(gateway)) == 1
 
@@ -120,28 +143,57 @@ def test_a_file_is_read_again_when_it_changes(upstream: FakeUpstream, tmp_path: 
         key(tmp_path / "second.jwk")
         token = signed_by(gateway, tmp_path / "second.jwk")
         assert refusal(gateway, token) == "token-key-unknown"
-        both = {"keys": json.loads(first)["keys"] + json.loads((tmp_path / "second.jwk.pub").read_text())["keys"]}
+        both = {
+            "keys": json.loads(first)["keys"]
+            + json.loads((tmp_path / "second.jwk.pub").read_text())["keys"]
+        }
         public.write_text(json.dumps(both))
         wait_until(lambda: refusal(gateway, token) is None, 10, "the new key is known")
         public.write_text("{ not JSON")
-        wait_until(lambda: gateway.metric("token_shield_jwks_reads_total", result="refused") == 1, 10, "the broken file is noticed")
-        assert refusal(gateway, token) is None and refusal(gateway, gateway.token) is None, "the former keys stay"
+        wait_until(
+            lambda: gateway.metric("token_shield_jwks_reads_total", result="refused") == 1,
+            10,
+            "the broken file is noticed",
+        )
+        assert refusal(gateway, token) is None and refusal(gateway, gateway.token) is None, (
+            "the former keys stay"
+        )
         with httpx2.stream(
-            "POST", gateway.url + "/v1/chat/completions", timeout=30, trust_env=False, headers={"x-api-key": gateway.issue("tests/streaming", "--key", str(tmp_path / "second.jwk"), models=("fake-model",))},
-            json={"model": "fake-model", "messages": [{"role": "user", "content": "behave forever key"}], "stream": True},
+            "POST",
+            gateway.url + "/v1/chat/completions",
+            timeout=30,
+            trust_env=False,
+            headers={
+                "x-api-key": gateway.issue(
+                    "tests/streaming", "--key", str(tmp_path / "second.jwk"), models=("fake-model",)
+                )
+            },
+            json={
+                "model": "fake-model",
+                "messages": [{"role": "user", "content": "behave forever key"}],
+                "stream": True,
+            },
         ) as stream:
             upstream.exchange("behave forever key")
             public.write_text(first)
             stream.read()
         assert last_error(stream) == "token-key-unknown", "open streams of the key end"
-        assert refusal(gateway, token) == "token-key-unknown" and refusal(gateway, gateway.token) is None
+        assert (
+            refusal(gateway, token) == "token-key-unknown"
+            and refusal(gateway, gateway.token) is None
+        )
 
 
-def test_a_change_is_seen_whatever_its_time_and_length_say(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_change_is_seen_whatever_its_time_and_length_say(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     other = tmp_path / "b.jwks"
     key(tmp_path / "second.jwk")
     other.write_text((tmp_path / "second.jwk.pub").read_text())
-    more = f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{other}"\nnamespaces = ["b"]\nprincipals = ["team:b"]\n'
+    more = (
+        f'[[issuer]]\niss = "{OTHER}"\naud = "https://gw.example"\njwks = "{other}"\n'
+        'namespaces = ["b"]\nprincipals = ["team:b"]\n'
+    )
     with serve(tmp_path, more + fake_model(upstream.url), issuer=ISSUER) as gateway:
         public = gateway.data / "keys/operator.jwk.pub"
         about, length = public.stat(), len(public.read_text())
@@ -151,8 +203,14 @@ def test_a_change_is_seen_whatever_its_time_and_length_say(upstream: FakeUpstrea
         public.write_text((tmp_path / "third.jwk.pub").read_text())
         os.utime(public, ns=(about.st_atime_ns, about.st_mtime_ns))
         assert len(public.read_text()) == length
-        wait_until(lambda: refusal(gateway, gateway.token) == "token-key-unknown", 10, "the key that is gone is unknown")
-        assert refusal(gateway, signed_by(gateway, tmp_path / "third.jwk", "--issuer", ISSUER)) is None
+        wait_until(
+            lambda: refusal(gateway, gateway.token) == "token-key-unknown",
+            10,
+            "the key that is gone is unknown",
+        )
+        assert (
+            refusal(gateway, signed_by(gateway, tmp_path / "third.jwk", "--issuer", ISSUER)) is None
+        )
         assert gateway.metric("token_shield_jwks_reads_total", result="refused") == 1
 
 
@@ -164,9 +222,20 @@ def test_a_published_set_is_fetched_again_and_again(upstream: FakeUpstream, tmp_
     publisher.text = (tmp_path / "other.jwk.pub").read_text()
     own = tmp_path / "gw"
     own.mkdir()
-    with serve(own, other_issuer(publisher.url, tmp_path / "ca.pem") + fake_model(upstream.url), issuer=ISSUER) as gateway:
+    with serve(
+        own,
+        other_issuer(publisher.url, tmp_path / "ca.pem") + fake_model(upstream.url),
+        issuer=ISSUER,
+    ) as gateway:
         assert ask(gateway, "the first").status_code == 200
-        token = gateway.issue("tests/agent", "--key", str(tmp_path / "other.jwk"), "--issuer", OTHER, principal="user:agent")
+        token = gateway.issue(
+            "tests/agent",
+            "--key",
+            str(tmp_path / "other.jwk"),
+            "--issuer",
+            OTHER,
+            principal="user:agent",
+        )
         assert refusal(gateway, token) is None, "the keys are there from the first request on"
 
         def now(text: str, status: int = 200) -> None:
@@ -180,38 +249,59 @@ def test_a_published_set_is_fetched_again_and_again(upstream: FakeUpstream, tmp_
         assert refusal(gateway, token) is None
         # What cannot be read changes nothing; nor does a redirect, which is not followed.
         large = json.dumps({"keys": [], "x": "x" * (2 << 20)})
-        for text, status in [(large, 200), ("{", 200), ('{"keys":[]}', 404), ('{"keys":[]}', 302), ((tmp_path / "other.jwk").read_text(), 200)]:
+        for text, status in [
+            (large, 200),
+            ("{", 200),
+            ('{"keys":[]}', 404),
+            ('{"keys":[]}', 302),
+            ((tmp_path / "other.jwk").read_text(), 200),
+        ]:
             now(text, status)
             assert refusal(gateway, token) is None, (text, status)
         assert gateway.metric("token_shield_jwks_reads_total", result="refused") >= 5
         now('{"keys":[]}')
-        wait_until(lambda: refusal(gateway, token) == "token-key-unknown", 10, "a key that is published no more is known no more")
+        wait_until(
+            lambda: refusal(gateway, token) == "token-key-unknown",
+            10,
+            "a key that is published no more is known no more",
+        )
         publisher.stop()
         assert refusal(gateway, gateway.token) is None
         gateway.restart()
-        assert refusal(gateway, gateway.token) is None, "a gateway starts where a set cannot be fetched"
+        assert refusal(gateway, gateway.token) is None, (
+            "a gateway starts where a set cannot be fetched"
+        )
         assert refusal(gateway, token) == "token-key-unknown"
 
 
-def test_a_publisher_that_nobody_vouches_for_is_not_believed(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_publisher_that_nobody_vouches_for_is_not_believed(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     authority(tmp_path)
     publisher = Publisher(tmp_path)
     key(tmp_path / "other.jwk")
     publisher.text = (tmp_path / "other.jwk.pub").read_text()
     own = tmp_path / "gw"
     own.mkdir()
-    strange = other_issuer(publisher.url, tmp_path / "ca.pem").replace(f'jwks_ca = "{tmp_path}/ca.pem"\n', "")
+    strange = other_issuer(publisher.url, tmp_path / "ca.pem").replace(
+        f'jwks_ca = "{tmp_path}/ca.pem"\n', ""
+    )
     with serve(own, strange + fake_model(upstream.url), issuer=ISSUER) as gateway:
-        token = signed_by(gateway, tmp_path / "other.jwk", "--issuer", OTHER, principal="user:agent")
+        token = signed_by(
+            gateway, tmp_path / "other.jwk", "--issuer", OTHER, principal="user:agent"
+        )
         assert refusal(gateway, token) == "token-key-unknown" and publisher.asked == 0
     publisher.stop()
 
 
-def test_publishers_that_never_answer_hold_nobody_up(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_publishers_that_never_answer_hold_nobody_up(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     """Four of them, and the gateway serves after the time of one; what a file says counts all the same."""
     silent = socket.create_server(("127.0.0.1", 0))
     more = "".join(
-        f'[[issuer]]\niss = "https://{number}.example"\naud = "x"\njwks = "https://localhost:{silent.getsockname()[1]}/{number}"\n'
+        f'[[issuer]]\niss = "https://{number}.example"\naud = "x"\n'
+        f'jwks = "https://localhost:{silent.getsockname()[1]}/{number}"\n'
         f'jwks_refresh = "1s"\nnamespaces = ["x"]\nprincipals = ["user:{number}"]\n'
         for number in range(4)
     )
@@ -221,18 +311,26 @@ def test_publishers_that_never_answer_hold_nobody_up(upstream: FakeUpstream, tmp
         assert time.monotonic() - began < 12, "each was waited for in turn"
         public = gateway.data / "keys/operator.jwk.pub"
         public.write_text('{"keys":[]}')
-        wait_until(lambda: refusal(gateway, gateway.token) == "token-key-unknown", 4.5, "the file is looked at meanwhile")
+        wait_until(
+            lambda: refusal(gateway, gateway.token) == "token-key-unknown",
+            4.5,
+            "the file is looked at meanwhile",
+        )
         gateway.restart()
         began = time.monotonic()
         gateway.terminate()
-        assert gateway.ended() == 0 and time.monotonic() - began < 4, "a start that waits can be stopped"
+        assert gateway.ended() == 0 and time.monotonic() - began < 4, (
+            "a start that waits can be stopped"
+        )
     silent.close()
 
 
 @pytest.mark.parametrize("url", ["http://localhost/keys.json", "https://", "ftp://x/y"])
 def test_a_set_is_fetched_over_tls_alone(tmp_path: Path, url: str) -> None:
     config = tmp_path / "token-shield.toml"
-    config.write_text(f'name = "gw"\n[[issuer]]\niss = "a"\naud = "b"\nnamespaces = ["*"]\njwks = "{url}"\n')
+    config.write_text(
+        f'name = "gw"\n[[issuer]]\niss = "a"\naud = "b"\nnamespaces = ["*"]\njwks = "{url}"\n'
+    )
     done = binary("config", "check", str(config))
     assert done.code == 1 and "https://HOST" in done.out + done.err
 
@@ -253,11 +351,21 @@ def test_public_keys_are_published_on_demand(upstream: FakeUpstream, tmp_path: P
         gateway.command("keys", "import", f"{tmp_path}/gone.jwk.pub", "--issuer", ISSUER)
         gateway.command("keys", "revoke", gone, "--reason", "a test")
         answer = fetched(gateway)
-        assert answer.status_code == 200 and answer.headers["content-type"] == "application/jwk-set+json"
+        assert (
+            answer.status_code == 200
+            and answer.headers["content-type"] == "application/jwk-set+json"
+        )
         assert answer.headers["token-shield-request"].startswith("rq_")
         (only,) = jwk.JWKSet.from_json(answer.text)["keys"]
-        assert only.thumbprint() in rows(gateway) and only.thumbprint() != gone and not only.has_private
-        assert code(httpx2.post(gateway.url + "/.well-known/jwks.json", trust_env=False)) == (401, "token-missing")
+        assert (
+            only.thumbprint() in rows(gateway)
+            and only.thumbprint() != gone
+            and not only.has_private
+        )
+        assert code(httpx2.post(gateway.url + "/.well-known/jwks.json", trust_env=False)) == (
+            401,
+            "token-missing",
+        )
 
 
 # ---- keys that nobody uses --------------------------------------------------------------------------------------------
@@ -268,8 +376,14 @@ def test_a_key_that_signs_nothing_live_is_said_so(upstream: FakeUpstream, tmp_pa
     with serve(tmp_path, fake_model(upstream.url), first=idle) as gateway:
         spare = key(tmp_path / "spare.jwk")
         gateway.command("keys", "import", f"{tmp_path}/spare.jwk.pub", "--issuer", ISSUER)
-        wait_until(lambda: gateway.metric("token_shield_idle_keys") == 1, 20, "the spare key is noticed")
-        said = [json.loads(line) for line in gateway.logged().splitlines() if "no live token of this key" in line]
+        wait_until(
+            lambda: gateway.metric("token_shield_idle_keys") == 1, 20, "the spare key is noticed"
+        )
+        said = [
+            json.loads(line)
+            for line in gateway.logged().splitlines()
+            if "no live token of this key" in line
+        ]
         assert [line["kid"] for line in said] == [spare], "the key with live tokens is none of them"
         used = gateway.issue("tests/agent", "--key", f"{tmp_path}/spare.jwk")
         wait_until(lambda: gateway.metric("token_shield_idle_keys") == 0, 20, "it has a live token")
@@ -282,7 +396,11 @@ def test_a_key_that_signs_nothing_live_is_said_so(upstream: FakeUpstream, tmp_pa
             assert refusal(gateway, elsewhere) is None
             time.sleep(0.5)
         assert gateway.metric("token_shield_idle_keys") == 0
-        assert datetime.fromisoformat(str(rows(gateway)[spare]["last_used"])).timestamp() > before + 5
+        assert (
+            datetime.fromisoformat(str(rows(gateway)[spare]["last_used"])).timestamp() > before + 5
+        )
         wait_until(lambda: gateway.metric("token_shield_idle_keys") == 1, 20, "and by its want")
         gateway.restart()
-        assert gateway.metric("token_shield_idle_keys") == 0, "a start knows of no use yet, and says nothing"
+        assert gateway.metric("token_shield_idle_keys") == 0, (
+            "a start knows of no use yet, and says nothing"
+        )

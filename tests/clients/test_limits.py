@@ -20,7 +20,9 @@ def test_an_sdk_waits_as_retry_after_says(gateway: Gateway) -> None:
     for _ in range(3):
         client.chat.completions.create(model="echo", messages=user("hi"))
     assert over.statuses() == [200, 429, 200, 429, 200]
-    assert all(answer.headers["retry-after"] == "1" for answer in over.answers if answer.status_code == 429)
+    assert all(
+        answer.headers["retry-after"] == "1" for answer in over.answers if answer.status_code == 429
+    )
     assert time.monotonic() - at >= 2, "the SDK did not wait"
 
 
@@ -50,10 +52,14 @@ def test_a_hopeless_429_is_not_tried_again(gateway: Gateway, dialect: str) -> No
     token = gateway.issue(f"limits/zero-{dialect}", "--rpm", "0")
     if dialect == "openai":
         with pytest.raises(openai.RateLimitError):
-            open_ai(gateway, token, over, retries=3).chat.completions.create(model="echo", messages=user("hi"))
+            open_ai(gateway, token, over, retries=3).chat.completions.create(
+                model="echo", messages=user("hi")
+            )
     else:
         with pytest.raises(anthropic.RateLimitError):
-            claude(gateway, token, over, retries=3).messages.create(model="echo", max_tokens=8, messages=user("hi"))
+            claude(gateway, token, over, retries=3).messages.create(
+                model="echo", max_tokens=8, messages=user("hi")
+            )
     # A 429 would be tried again three times by both SDKs, were it not for this header.
     assert over.statuses() == [429] and over.answers[0].headers["x-should-retry"] == "false"
 
@@ -109,9 +115,13 @@ def test_what_is_out_of_reach(gateway: Gateway) -> None:
     # A host by name: refused before anybody asks where it is (loopback_only.py would see the question).
     picture = {"type": "image_url", "image_url": {"url": "https://images.example.com/cat.png"}}
     with pytest.raises(openai.PermissionDeniedError) as remote:
-        client.chat.completions.create(model="echo", messages=[{"role": "user", "content": [picture]}])
+        client.chat.completions.create(
+            model="echo", messages=[{"role": "user", "content": [picture]}]
+        )
     assert remote.value.code == "egress-uncontrolled"
     with pytest.raises(anthropic.PermissionDeniedError) as hosted:
         tool = {"type": "web_search_20250305", "name": "web_search"}
-        claude(gateway, token).messages.create(model="echo", max_tokens=8, messages=user("hi"), tools=[tool])
+        claude(gateway, token).messages.create(
+            model="echo", max_tokens=8, messages=user("hi"), tools=[tool]
+        )
     assert hosted.value.body["error"]["type"] == "permission_error"

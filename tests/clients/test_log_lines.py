@@ -20,7 +20,12 @@ from waiting import wait_until
 # A request that is refused, with a WARN line of its own.
 REFUSED = {
     "model": "echo",
-    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://evil.example/x.png"}}]}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "https://evil.example/x.png"}}],
+        }
+    ],
 }
 PASSES = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -51,10 +56,21 @@ class Piped(Gateway):
 
     def chat(self, body: object) -> int:
         headers = {"authorization": f"Bearer {self.token}"}
-        return httpx2.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=10, trust_env=False).status_code
+        return httpx2.post(
+            f"{self.url}/v1/chat/completions",
+            json=body,
+            headers=headers,
+            timeout=10,
+            trust_env=False,
+        ).status_code
 
     def healthy(self) -> bool:
-        return httpx2.get(self.metrics.replace("/metrics", "/healthz"), timeout=5, trust_env=False).status_code == 200
+        return (
+            httpx2.get(
+                self.metrics.replace("/metrics", "/healthz"), timeout=5, trust_env=False
+            ).status_code
+            == 200
+        )
 
 
 def _fill(pipe: int) -> None:
@@ -83,11 +99,17 @@ def test_a_pipe_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
             assert gateway.chat(REFUSED) == 403
         assert gateway.chat(PASSES) == 200
         assert gateway.healthy()
-        assert gateway.metric("token_shield_log_lines_dropped_total") == 0, "what waits is not dropped yet"
+        assert gateway.metric("token_shield_log_lines_dropped_total") == 0, (
+            "what waits is not dropped yet"
+        )
         gateway.process.send_signal(signal.SIGTERM)
         # One second for the last lines, and whatever a stop takes on a busy machine.
         assert gateway.process.wait(10) == 0
-        audit_verifier.verify(gateway.data / "audit", (gateway.data / "log.vkeys").read_text(), gateway.data / "secret/head")
+        audit_verifier.verify(
+            gateway.data / "audit",
+            (gateway.data / "log.vkeys").read_text(),
+            gateway.data / "secret/head",
+        )
         os.close(gateway.end)
 
 
@@ -113,7 +135,11 @@ def test_a_pipe_that_is_closed_stops_nothing(tmp_path: Path) -> None:
         for _ in range(10):
             assert gateway.chat(REFUSED) == 403
         assert gateway.chat(PASSES) == 200
-        wait_until(lambda: gateway.metric("token_shield_log_lines_dropped_total") >= 10, 10, "lost lines are counted")
+        wait_until(
+            lambda: gateway.metric("token_shield_log_lines_dropped_total") >= 10,
+            10,
+            "lost lines are counted",
+        )
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(10) == 0
 

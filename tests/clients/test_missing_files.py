@@ -20,7 +20,13 @@ OFTEN = "[class.default]\nrpm = 60000\nburst = 60000\n"
 def chat(gateway: Gateway) -> httpx2.Response:
     body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
     headers = {"authorization": f"Bearer {gateway.token}"}
-    return httpx2.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers, timeout=20, trust_env=False)
+    return httpx2.post(
+        f"{gateway.url}/v1/chat/completions",
+        json=body,
+        headers=headers,
+        timeout=20,
+        trust_env=False,
+    )
 
 
 def covered(gateway: Gateway, record: str) -> bool:
@@ -48,7 +54,10 @@ def unready(gateway: Gateway) -> list[dict[str, str]]:
     return answer.json().get("reasons", []) if answer.status_code == 503 else []
 
 
-@pytest.mark.parametrize("gone", ["audit/e000001/tile", "audit/e000001/tile/entries", "audit/e000001", "secret/record-keys"])
+@pytest.mark.parametrize(
+    "gone",
+    ["audit/e000001/tile", "audit/e000001/tile/entries", "audit/e000001", "secret/record-keys"],
+)
 def test_what_is_taken_away_is_noticed_and_has_a_way_out(tmp_path: Path, gone: str) -> None:
     with running(tmp_path) as gateway:
         checkpoint = gateway.data / "audit/e000001/checkpoint"
@@ -57,7 +66,10 @@ def test_what_is_taken_away_is_noticed_and_has_a_way_out(tmp_path: Path, gone: s
         kept = path.read_bytes() if path.is_file() else None
         path.rename(tmp_path / "taken")
         reasons = wait_until(lambda: unready(gateway), 10, "it is noticed")
-        assert reasons[0]["code"] == "audit-unavailable" and str(gateway.data / "") in reasons[0]["detail"], reasons
+        assert (
+            reasons[0]["code"] == "audit-unavailable"
+            and str(gateway.data / "") in reasons[0]["detail"]
+        ), reasons
         refused = chat(gateway)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "audit-unavailable")
         if checkpoint.exists():
@@ -68,7 +80,15 @@ def test_what_is_taken_away_is_noticed_and_has_a_way_out(tmp_path: Path, gone: s
         assert again.code == 1
         if kept is None:
             assert "audit begin --after-loss" in again.err, again.err
-            begun = binary("audit", "begin", "--after-loss", "--reason", "a test", "--config", str(gateway.config))
+            begun = binary(
+                "audit",
+                "begin",
+                "--after-loss",
+                "--reason",
+                "a test",
+                "--config",
+                str(gateway.config),
+            )
             assert begun.code == 0, begun.err
         else:
             assert "record-keys is missing" in again.err and "backup" in again.err, again.err

@@ -27,7 +27,17 @@ SUSPEND = ("agent", "suspend", AGENT, *REASON)
 BEGIN = ("audit", "begin", *REASON)
 PRUNE = ("audit", "prune", "--keep", "400d", "--yes")
 # What may be in the environment of the owner's process.
-KEPT = {"PATH", "LANG", "LANGUAGE", "TERM", "TZ", "TOKEN_SHIELD_CONFIG", "TOKEN_SHIELD_DATA", "TOKEN_SHIELD_ASKER", "CREDENTIALS_DIRECTORY"}
+KEPT = {
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "TERM",
+    "TZ",
+    "TOKEN_SHIELD_CONFIG",
+    "TOKEN_SHIELD_DATA",
+    "TOKEN_SHIELD_ASKER",
+    "CREDENTIALS_DIRECTORY",
+}
 
 
 @pytest.fixture
@@ -55,14 +65,19 @@ def spy(config: Path) -> Spied | None:
     for folder in Path("/proc").iterdir():
         try:
             status = (folder / "status").read_text() if folder.name.isdigit() else ""
-            if f"\nUid:\t{NOBODY}\t" not in status or str(config).encode() not in (folder / "cmdline").read_bytes():
+            if (
+                f"\nUid:\t{NOBODY}\t" not in status
+                or str(config).encode() not in (folder / "cmdline").read_bytes()
+            ):
                 continue
             words = (folder / "environ").read_bytes().decode().split("\0")
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
             found = Spied(terminal=int(stat[4]), session=int(stat[3]))
             found.environ = dict(word.split("=", 1) for word in words if word)
             found.descriptors = {link.name: os.readlink(link) for link in (folder / "fd").iterdir()}
-            found.groups = [line for line in status.splitlines() if line.startswith(("Gid:", "Groups:"))]
+            found.groups = [
+                line for line in status.splitlines() if line.startswith(("Gid:", "Groups:"))
+            ]
         except FileNotFoundError:
             continue
         else:
@@ -108,7 +123,9 @@ class Watched:
 
 
 @pytest.mark.parametrize("words", [SUSPEND, BEGIN, PRUNE], ids=["suspend", "begin", "prune"])
-def test_nothing_of_roots_goes_to_the_owner(stopped: Served, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_nothing_of_roots_goes_to_the_owner(
+    stopped: Served, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     """Root's environment, terminal, groups and descriptors stay with root."""
     watched, secret = Watched(stopped), tmp_path / "roots.txt"
     secret.write_text("root's")
@@ -119,10 +136,21 @@ def test_nothing_of_roots_goes_to_the_owner(stopped: Served, tmp_path: Path, wor
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
     with secret.open() as kept:
-        roots = environment() | {"ROOTS_SECRET": "x", "LD_LIBRARY_PATH": "/root/lib", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        roots = environment() | {
+            "ROOTS_SECRET": "x",
+            "LD_LIBRARY_PATH": "/root/lib",
+            "LC_ALL": "C.UTF-8",
+            "TZ": "UTC",
+        }
         command = subprocess.Popen(
-            [str(BINARY), *words, "--config", str(watched.path)], env=roots, stdin=terminal, stdout=terminal, stderr=terminal,
-            pass_fds=[kept.fileno()], start_new_session=True, preexec_fn=own_terminal,
+            [str(BINARY), *words, "--config", str(watched.path)],
+            env=roots,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            pass_fds=[kept.fileno()],
+            start_new_session=True,
+            preexec_fn=own_terminal,
         )
         os.close(terminal)
         printed = b""
@@ -141,11 +169,18 @@ def test_nothing_of_roots_goes_to_the_owner(stopped: Served, tmp_path: Path, wor
     assert not other, f"of root's environment: {other}"
     assert found.environ["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert (found.environ["LC_ALL"], found.environ["TZ"]) == ("C.UTF-8", "UTC")
-    assert found.terminal == 0 and found.session != command.pid, "it is in the session of root's terminal"
+    assert found.terminal == 0 and found.session != command.pid, (
+        "it is in the session of root's terminal"
+    )
     assert {"0", "1", "2"} <= found.descriptors.keys()
     for number, what in found.descriptors.items():
-        assert what.startswith(("pipe:", "anon_inode:", "socket:", str(watched.path))) or (number, what) == ("0", "/dev/null"), found
-    assert found.groups == [f"Gid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}", "Groups:\t "], found.groups
+        assert what.startswith(("pipe:", "anon_inode:", "socket:", str(watched.path))) or (
+            number,
+            what,
+        ) == ("0", "/dev/null"), found
+    assert found.groups == [f"Gid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}", "Groups:\t "], (
+        found.groups
+    )
 
 
 def test_a_folder_of_roots_group_gives_the_owner_no_group(stopped: Served) -> None:
@@ -158,8 +193,12 @@ def test_a_folder_of_roots_group_gives_the_owner_no_group(stopped: Served) -> No
 
 
 @pytest.mark.parametrize("name", ["audit", "secret"])
-@pytest.mark.parametrize("words", [SUSPEND, ("agent", "list"), BEGIN, PRUNE], ids=["suspend", "list", "begin", "prune"])
-def test_a_link_in_the_data_folder_is_refused(stopped: Served, tmp_path: Path, name: str, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [SUSPEND, ("agent", "list"), BEGIN, PRUNE], ids=["suspend", "list", "begin", "prune"]
+)
+def test_a_link_in_the_data_folder_is_refused(
+    stopped: Served, tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
     """A link to an empty folder of root's: nothing is written or changed there, and the message names the link and what to do."""
     victim = tmp_path / "victim"
     victim.mkdir(mode=0o755)
@@ -168,15 +207,21 @@ def test_a_link_in_the_data_folder_is_refused(stopped: Served, tmp_path: Path, n
     os.lchown(stopped.data / name, NOBODY, NOBODY)
     before = listing(stopped.data)
     done = binary(*words, "--config", str(stopped.config))
-    assert done.code == 1 and f"{name} is a symbolic link" in done.err and 'data = "DIR"' in done.err, done.err
+    assert (
+        done.code == 1 and f"{name} is a symbolic link" in done.err and 'data = "DIR"' in done.err
+    ), done.err
     assert done.out == ""
-    assert victim.stat().st_mode & 0o777 == 0o755 and not list(victim.iterdir()), "root wrote where the link leads"
+    assert victim.stat().st_mode & 0o777 == 0o755 and not list(victim.iterdir()), (
+        "root wrote where the link leads"
+    )
     assert listing(stopped.data) == before
     if words == SUSPEND:
         told = binary(*words, "--config", str(stopped.config), "--json")
         assert json.loads(told.err.splitlines()[-1])["error"]["code"] == "not-trusted"
         served = Caller(stopped.data, uid=NOBODY).run("serve", "--config", str(stopped.config))
-        assert served.code == 1 and f"{name} is a symbolic link" in served.err, "nor does a gateway go on there"
+        assert served.code == 1 and f"{name} is a symbolic link" in served.err, (
+            "nor does a gateway go on there"
+        )
 
 
 @pytest.mark.parametrize("name", ["audit", "secret"])
@@ -186,7 +231,11 @@ def test_a_folder_with_two_owners_is_refused(stopped: Served, name: str) -> None
     before = listing(stopped.data)
     for words in (SUSPEND, BEGIN, PRUNE, ("serve",)):
         done = binary(*words, "--config", str(stopped.config))
-        assert done.code == 1 and f"{name} belongs to uid 0, and" in done.err and "chown -R" in done.err, (words, done.err)
+        assert (
+            done.code == 1
+            and f"{name} belongs to uid 0, and" in done.err
+            and "chown -R" in done.err
+        ), (words, done.err)
         assert listing(stopped.data) == before, words
 
 
@@ -213,7 +262,13 @@ def test_the_record_names_who_asked(stopped: Served) -> None:
     by_sudo = environment() | {"SUDO_UID": "4242", "TOKEN_SHIELD_ASKER": "7"}
 
     def sudo(*words: str) -> None:
-        done = subprocess.run([str(BINARY), *words, "--data", str(stopped.data)], env=by_sudo, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [str(BINARY), *words, "--data", str(stopped.data)],
+            env=by_sudo,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr
 
     for words in (SUSPEND, BEGIN):
@@ -221,10 +276,21 @@ def test_the_record_names_who_asked(stopped: Served) -> None:
     assert (recorded(stopped, "agent-standing"), recorded(stopped, "epoch")) == ("uid:0", "uid:0")
     sudo("agent", "resume", AGENT, *REASON)
     sudo(*BEGIN)
-    assert (recorded(stopped, "agent-standing"), recorded(stopped, "epoch")) == ("uid:4242", "uid:4242")
+    assert (recorded(stopped, "agent-standing"), recorded(stopped, "epoch")) == (
+        "uid:4242",
+        "uid:4242",
+    )
     # A process that the owner has started is the owner's, whatever its environment says.
-    claims = f'{BINARY} agent suspend {AGENT} --reason r --data {stopped.data} || exit 1; true'
-    ended = subprocess.run(["/bin/sh", "-c", claims], env=by_sudo, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, timeout=60)
+    claims = f"{BINARY} agent suspend {AGENT} --reason r --data {stopped.data} || exit 1; true"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", claims],
+        env=by_sudo,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        capture_output=True,
+        timeout=60,
+    )
     assert ended.returncode == 0, ended.stderr
     assert recorded(stopped, "agent-standing") == f"uid:{NOBODY}"
     for path in [stopped.data, *stopped.data.rglob("*")]:

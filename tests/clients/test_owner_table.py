@@ -19,7 +19,16 @@ import pytest
 from gateway import ISSUER, ROOT, Done, Served, binary
 from test_brake_table import AGENT, ECHO, REASON, Caller, listing, theirs
 
-COLUMNS = ("up", "down", "another user's", "third user", "another folder", "no folder", "stale socket", "config elsewhere")
+COLUMNS = (
+    "up",
+    "down",
+    "another user's",
+    "third user",
+    "another folder",
+    "no folder",
+    "stale socket",
+    "config elsewhere",
+)
 # Each writing command once, in an order in which each finds what it needs.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "agent register": ("brake/other", "--principal", "team:tests"),
@@ -50,9 +59,36 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 RUN = {"serve", "dev", "upgrade"}
 # These change no gateway's log or books: they read, or write what the command line names.
 READ = {
-    "keys generate", "keys list", "keys export", "token verify-vectors", "token delegate", "token inspect", "token verify",
-    "agent list", "agent show", "principal list", "egress check", "model list", "why", "config check", "completions", "man", "version",
-    *(f"audit {verb}" for verb in ("verify", "show", "tail", "query", "usage", "prove", "verify-receipt", "disclose")),
+    "keys generate",
+    "keys list",
+    "keys export",
+    "token verify-vectors",
+    "token delegate",
+    "token inspect",
+    "token verify",
+    "agent list",
+    "agent show",
+    "principal list",
+    "egress check",
+    "model list",
+    "why",
+    "config check",
+    "completions",
+    "man",
+    "version",
+    *(
+        f"audit {verb}"
+        for verb in (
+            "verify",
+            "show",
+            "tail",
+            "query",
+            "usage",
+            "prove",
+            "verify-receipt",
+            "disclose",
+        )
+    ),
     *(f"audit {verb}" for verb in ("verify-disclosure", "export", "replay", "bench")),
 }
 
@@ -69,13 +105,21 @@ def page() -> dict[str, dict[str, tuple[str, int]]]:
         assert all(said) and len(said) == len(COLUMNS), line
         for name in re.findall(r"`([^`]+)`", names):
             assert name not in rows, name
-            rows[name] = {column: (cell[1], int(cell[2])) for column, cell in zip(COLUMNS, said, strict=True) if cell}
+            rows[name] = {
+                column: (cell[1], int(cell[2]))
+                for column, cell in zip(COLUMNS, said, strict=True)
+                if cell
+            }
     return rows
 
 
 def test_every_command_that_writes_is_a_row() -> None:
-    headings = set(re.findall(r"^## `token-shield ([^`]+)`$", (ROOT / "docs/CLI.md").read_text(), re.M))
-    assert headings - RUN - READ == COMMANDS.keys(), "a new command: give it a row, or say here that it writes nothing"
+    headings = set(
+        re.findall(r"^## `token-shield ([^`]+)`$", (ROOT / "docs/CLI.md").read_text(), re.M)
+    )
+    assert headings - RUN - READ == COMMANDS.keys(), (
+        "a new command: give it a row, or say here that it writes nothing"
+    )
     assert page().keys() == COMMANDS.keys()
 
 
@@ -95,9 +139,15 @@ class Table:
         signed = ("--signing-key", str(self.key))
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=20)
         self.names = {
-            "TOKEN": self.gateway.issue(AGENT, *signed), "HANDLE": self.gateway.issue("brake/handle", *signed, "--handle"),
-            "KEY": str(self.key), "KID": self.kid("operator"), "IMPORTED": str(folder / "other.jwk.pub"), "IMPORTED-KID": self.kid("other"),
-            "CSV": str(folder / "keys.csv"), "UNTIL": until.strftime("%Y-%m-%d"), "BACKUP": str(folder / "backup"),
+            "TOKEN": self.gateway.issue(AGENT, *signed),
+            "HANDLE": self.gateway.issue("brake/handle", *signed, "--handle"),
+            "KEY": str(self.key),
+            "KID": self.kid("operator"),
+            "IMPORTED": str(folder / "other.jwk.pub"),
+            "IMPORTED-KID": self.kid("other"),
+            "CSV": str(folder / "keys.csv"),
+            "UNTIL": until.strftime("%Y-%m-%d"),
+            "BACKUP": str(folder / "backup"),
         }
         self.gateway.issue("brake/adas", *signed, principal="user:ada")
         self.gateway.command("backup", self.names["BACKUP"])
@@ -111,12 +161,18 @@ class Table:
         return [*command.split(), *(names.get(word, word) for word in COMMANDS[command])]
 
     def records(self) -> int:
-        return len(binary("audit", "query", "--dir", str(self.gateway.data / "audit")).out.splitlines())
+        return len(
+            binary("audit", "query", "--dir", str(self.gateway.data / "audit")).out.splitlines()
+        )
 
     def run(self, column: str, command: str, caller: Caller, *place: str) -> Done:
         """Runs it and compares with the page, for where a log is."""
         verdict, code = page()[command][column]
-        before, key, around = self.records(), self.key.read_bytes(), {path.name for path in self.folder.iterdir()}
+        before, key, around = (
+            self.records(),
+            self.key.read_bytes(),
+            {path.name for path in self.folder.iterdir()},
+        )
         done = caller.run(*self.words(command), *place)
         where = f"{column}: {command}: exit {done.code}\n{done.out}{done.err}"
         assert done.code == code, where
@@ -175,10 +231,19 @@ def test_another_folder_and_none(table: Table) -> None:
         empty = table.folder / f"elsewhere-{command.replace(' ', '-')}"
         empty.mkdir()
         shutil.copytree(table.gateway.data / "keys", empty / "keys")
-        (empty / "copy.toml").write_text(table.gateway.config.read_text().replace('data = "."', 'data = "state"'))
+        (empty / "copy.toml").write_text(
+            table.gateway.config.read_text().replace('data = "."', 'data = "state"')
+        )
         verdict, code = page()[command]["no folder"]
         if verdict == "nothing":
-            nowhere(table, command, empty, ["--data", "/nowhere/at/all"], ["--config", "missing/missing.toml"], [])
+            nowhere(
+                table,
+                command,
+                empty,
+                ["--data", "/nowhere/at/all"],
+                ["--config", "missing/missing.toml"],
+                [],
+            )
         else:
             nowhere(table, command, empty, [])
             begun(table, command, empty, code, "--data", "new")
@@ -203,7 +268,9 @@ def begun(table: Table, command: str, folder: Path, code: int, *place: str) -> N
     """A new log is there, and it verifies."""
     done = Caller(folder).run(*table.words(command), *place)
     assert done.code == code, (command, place, done.err)
-    audited = binary("audit", "verify", "--data", str(folder / ("new" if "new" in place else "state")))
+    audited = binary(
+        "audit", "verify", "--data", str(folder / ("new" if "new" in place else "state"))
+    )
     assert audited.code == 0, audited.err
 
 
@@ -222,7 +289,9 @@ def test_config_elsewhere(table: Table) -> None:
     elsewhere = table.folder / "etc"
     elsewhere.mkdir()
     text = table.gateway.config.read_text().replace('data = "."', f'data = "{table.gateway.data}"')
-    (elsewhere / "gateway.toml").write_text(text.replace('jwks = "', f'jwks = "{table.gateway.data}/'))
+    (elsewhere / "gateway.toml").write_text(
+        text.replace('jwks = "', f'jwks = "{table.gateway.data}/')
+    )
     for command in COMMANDS:
         done = table.run("config elsewhere", command, Caller(elsewhere), "--config", "gateway.toml")
         if command.startswith(("agent", "principal")):

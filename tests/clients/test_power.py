@@ -32,8 +32,14 @@ SOON, LATER = 0.15, 0.6
 
 # linux/fs/ext4/ext4.h: _IOR('X', 125, __u32). With the flag not even the file system's own journal is written any more.
 EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
-CUT = f"import fcntl, os, struct, sys; fcntl.ioctl(os.open(sys.argv[1], 0), {EXT4_IOC_SHUTDOWN}, struct.pack('I', {NO_LOG_FLUSH}))"
-NEEDED = "power cuts need root (or sudo without a password), loop devices (/dev/loop-control), mount, and mkfs.ext4 of e2fsprogs"
+CUT = (
+    f"import fcntl, os, struct, sys; fcntl.ioctl(os.open(sys.argv[1], 0), {EXT4_IOC_SHUTDOWN}, "
+    f"struct.pack('I', {NO_LOG_FLUSH}))"
+)
+NEEDED = (
+    "power cuts need root (or sudo without a password), loop devices (/dev/loop-control), mount, "
+    "and mkfs.ext4 of e2fsprogs"
+)
 # Where users have no /usr/sbin in their path, it is there all the same.
 PROGRAMS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
@@ -66,7 +72,13 @@ def run(*words: str, root: bool = False) -> str:
     """Runs a command that has to succeed: without it this test would say nothing, and so it fails."""
     command = ["sudo", "-n", *words] if root and os.geteuid() != 0 else list(words)
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=os.environ | {"PATH": PROGRAMS})
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PATH": PROGRAMS},
+        )
     except OSError as error:
         pytest.fail(f"{NEEDED}; {error}")
     if done.returncode != 0:
@@ -166,17 +178,33 @@ class Told:
             listed = map(json.loads, gateway.command("agent", "list", "--json").out.splitlines())
             standing = {row["agent"]: row["standing"] for row in listed}
             lost = [f"agent {agent}" for agent in self.registered if agent not in standing]
-            lost += [f"standing of {agent}" for agent in self.suspended if standing.get(agent) != "suspended"]
+            lost += [
+                f"standing of {agent}"
+                for agent in self.suspended
+                if standing.get(agent) != "suspended"
+            ]
             for agent, token in self.revoked:
-                answer = wait_until(lambda token=token: shown(client, gateway, token), 30, "strangers are slowed down, and told")
+                answer = wait_until(
+                    lambda token=token: shown(client, gateway, token),
+                    30,
+                    "strangers are slowed down, and told",
+                )
                 lost += [f"revocation of {agent}"] if "token-revoked" not in answer.text else []
         known: dict[str, list[str]] = {}
         for row in query(gateway):
             if row["kind"] in ("admission", "outcome"):
                 known.setdefault(str(inside(row)["request"]), []).append(str(row["kind"]))
         ended = [request for request, _ in self.answered] + self.streamed
-        lost += [f"request {request}" for request in ended if known.get(request) != ["admission", "outcome"]]
-        lost += [f"admission {request}" for request in self.admitted if "admission" not in known.get(request, [])]
+        lost += [
+            f"request {request}"
+            for request in ended
+            if known.get(request) != ["admission", "outcome"]
+        ]
+        lost += [
+            f"admission {request}"
+            for request in self.admitted
+            if "admission" not in known.get(request, [])
+        ]
         assert not lost, f"{len(lost)} lost: {lost[:20]}"
         verified(gateway)
 
@@ -187,7 +215,9 @@ def stream(gateway: Gateway, told: Told) -> None:
     headers = {"authorization": f"Bearer {gateway.token}"}
     with httpx2.Client(trust_env=False, timeout=5) as client, suppress(httpx2.HTTPError):
         while True:
-            with client.stream("POST", gateway.url + "/v1/chat/completions", json=asked, headers=headers) as answer:
+            with client.stream(
+                "POST", gateway.url + "/v1/chat/completions", json=asked, headers=headers
+            ) as answer:
                 request = answer.headers["token-shield-request"]
                 if answer.status_code == 200:
                     told.admitted.append(request)
@@ -201,7 +231,18 @@ def commands(gateway: Gateway, told: Told, number: int) -> None:
     data = ("--data", str(gateway.data))
     for count in itertools.count():
         agent, of_tokens = f"kept/r{number}n{count}", (number + count) % 2 == 0
-        issue = ("token", "issue", "--agent", agent, "--principal", f"user:{number}", "--model", "echo", "--ttl", "1h")
+        issue = (
+            "token",
+            "issue",
+            "--agent",
+            agent,
+            "--principal",
+            f"user:{number}",
+            "--model",
+            "echo",
+            "--ttl",
+            "1h",
+        )
         registered = binary(*(issue if of_tokens else ("agent", "register", agent)), *data)
         if registered.code != 0:
             return
@@ -258,14 +299,20 @@ def test_power_cuts_under_load(tmp_path: Path) -> None:
             if number % 4 == 3:
                 cut_while_starting(disk, chance.random() * 0.1)
             gateway = disk.start()
-            cut_under_load(disk, gateway, told, number, chance.random() * (LATER if number % 5 == 4 else SOON))
+            cut_under_load(
+                disk, gateway, told, number, chance.random() * (LATER if number % 5 == 4 else SOON)
+            )
             if number % 10 == 0:
                 verified(gateway, live=True)
             if number % 10 == 5:
                 told.check(disk)
         told.check(disk)
     print(f"{ROUNDS} power cuts under load; {told}")
-    assert len(told.answered) > 5 * ROUNDS and len(told.streamed) > ROUNDS and len(told.registered) > ROUNDS
+    assert (
+        len(told.answered) > 5 * ROUNDS
+        and len(told.streamed) > ROUNDS
+        and len(told.registered) > ROUNDS
+    )
 
 
 def test_power_cuts_at_the_first_start(tmp_path: Path) -> None:
@@ -278,11 +325,16 @@ def test_power_cuts_at_the_first_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unsynced", ["/", "/journal", "/tile", "/secret/record-keys"])
-def test_a_gateway_that_does_not_sync_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced: str) -> None:
+def test_a_gateway_that_does_not_sync_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced: str
+) -> None:
     """The same cuts, and a libc that does not sync what lies at `unsynced`: something of the above fails within a few."""
     library, chance, told = tmp_path / "liar.so", random.Random(SEED), Told()
     library.with_suffix(".c").write_text(LIAR)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(library.with_suffix(".c")), "-ldl"], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", str(library), str(library.with_suffix(".c")), "-ldl"],
+        check=True,
+    )
     with Disk(tmp_path) as disk:
         told.check(disk)
         for number in range(15):

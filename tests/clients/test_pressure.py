@@ -17,14 +17,18 @@ from gateway import Gateway, Served
 from test_serve import ask, fake_model, last_error, serve
 from waiting import wait_until
 
-TIMES = '[timeouts]\nheader = "2s"\nidle = "2s"\nbody_idle = "20s"\nstream_idle = "2s"\nwhole = "20s"\n'
+TIMES = (
+    '[timeouts]\nheader = "2s"\nidle = "2s"\nbody_idle = "20s"\nstream_idle = "2s"\nwhole = "20s"\n'
+)
 AT_ONCE = "[class.default]\nin_flight = 2\nrpm = 6000\nburst = 1000\n"
 
 
 @pytest.fixture(scope="module")
 def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     limits = "[limits]\npeer_connections = 40\nanswer_bytes_per_token = 100000\n"
-    with serve(tmp_path_factory.mktemp("pressure"), TIMES + AT_ONCE + limits + fake_model(upstream.url)) as served:
+    with serve(
+        tmp_path_factory.mktemp("pressure"), TIMES + AT_ONCE + limits + fake_model(upstream.url)
+    ) as served:
         yield served
 
 
@@ -59,7 +63,9 @@ class Begun:
 
 
 @pytest.mark.parametrize("command", ["suspend", "quarantine", "revoke"])
-def test_a_no_reaches_a_request_whose_body_is_still_coming(gateway: Served, upstream: FakeUpstream, command: str) -> None:
+def test_a_no_reaches_a_request_whose_body_is_still_coming(
+    gateway: Served, upstream: FakeUpstream, command: str
+) -> None:
     agent = f"tests/held-{command}"
     token = gateway.issue(agent, models=(MODEL,))
     text = f"kept back {command}"
@@ -104,11 +110,15 @@ def test_bodies_that_never_end_take_places_and_no_more(gateway: Served) -> None:
     held = [Begun(gateway, token, f"greedy {number}") for number in range(2)]
     wait_until(lambda: gateway.metric("token_shield_in_flight") >= 2, 5, "both are known")
     third = Begun(gateway, token, "greedy 3")
-    assert third.answer() == (429, "in-flight-exceeded"), "a third is refused before its body is read"
+    assert third.answer() == (429, "in-flight-exceeded"), (
+        "a third is refused before its body is read"
+    )
     assert ask(gateway, "somebody else").status_code == 200
     for one in held:
         one.socket.close()
-    wait_until(lambda: ask(gateway, "again", token).status_code == 200, 5, "the places are given back")
+    wait_until(
+        lambda: ask(gateway, "again", token).status_code == 200, 5, "the places are given back"
+    )
 
 
 def test_a_no_reaches_a_stream_that_nobody_reads(gateway: Served, upstream: FakeUpstream) -> None:
@@ -124,12 +134,18 @@ def test_a_no_reaches_a_stream_that_nobody_reads(gateway: Served, upstream: Fake
 
 
 @pytest.mark.parametrize("text", ["behave flood left", "behave large left"])
-def test_an_answer_that_nobody_reads_is_not_kept(gateway: Served, upstream: FakeUpstream, text: str) -> None:
+def test_an_answer_that_nobody_reads_is_not_kept(
+    gateway: Served, upstream: FakeUpstream, text: str
+) -> None:
     begun = Begun(gateway, gateway.token, text, stream="flood" in text)
     begun.finish()
     assert not closed(begun.socket), "an open connection must be seen as such"
-    assert upstream.exchange(text).over.wait(10), "the upstream is held by a caller who does not read"
-    wait_until(lambda: closed(begun.socket), 15, "the connection of a caller who does not read is closed")
+    assert upstream.exchange(text).over.wait(10), (
+        "the upstream is held by a caller who does not read"
+    )
+    wait_until(
+        lambda: closed(begun.socket), 15, "the connection of a caller who does not read is closed"
+    )
     begun.socket.close()
 
 
@@ -137,8 +153,12 @@ def closed(connection: socket.socket) -> bool:
     """Whether the gateway has closed its end; what it had written still waits to be read."""
     local, peer = connection.getsockname(), connection.getpeername()
     named = f"{peer[0]}:{peer[1]}", f"{local[0]}:{local[1]}"
-    listed = subprocess.run(["ss", "-Htn"], capture_output=True, text=True, timeout=10, check=True).stdout
-    return not any(line.split()[0] == "ESTAB" and line.split()[3:5] == [*named] for line in listed.splitlines())
+    listed = subprocess.run(
+        ["ss", "-Htn"], capture_output=True, text=True, timeout=10, check=True
+    ).stdout
+    return not any(
+        line.split()[0] == "ESTAB" and line.split()[3:5] == [*named] for line in listed.splitlines()
+    )
 
 
 def test_an_http2_connection_without_requests_is_closed(gateway: Served) -> None:
@@ -162,7 +182,9 @@ def test_one_peer_cannot_take_every_connection(gateway: Served) -> None:
     for one in crowd:
         one.close()
     assert refused >= 40, f"only {refused} of 80 connections were closed at once"
-    wait_until(lambda: ask(gateway, "after the crowd").status_code == 200, 10, "the places are given back")
+    wait_until(
+        lambda: ask(gateway, "after the crowd").status_code == 200, 10, "the places are given back"
+    )
 
 
 def test_a_caller_who_leaves_is_said_so(gateway: Served, upstream: FakeUpstream) -> None:
@@ -171,10 +193,16 @@ def test_a_caller_who_leaves_is_said_so(gateway: Served, upstream: FakeUpstream)
     upstream.exchange("behave thinking leaver")
     before = gateway.metric("token_shield_requests_total", code="aborted")
     begun.socket.close()
-    wait_until(lambda: gateway.metric("token_shield_requests_total", code="aborted") == before + 1, 5, "the request counts as aborted")
+    wait_until(
+        lambda: gateway.metric("token_shield_requests_total", code="aborted") == before + 1,
+        5,
+        "the request counts as aborted",
+    )
 
 
-def test_a_scraper_that_says_nothing_does_not_keep_the_gateway(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_scraper_that_says_nothing_does_not_keep_the_gateway(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     gateway = serve(tmp_path, '[timeouts]\nheader = "60s"\n' + fake_model(upstream.url))
     host, port = gateway.metrics.split("/")[2].split(":")
     # Neither does a connection on which nothing was asked, however long it may take to.

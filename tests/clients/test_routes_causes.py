@@ -39,11 +39,28 @@ class Authority:
         made = self._builder(self._name, self._key, now - DAY, now + DAY)
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self.ca = folder / "ca.pem"
-        self.ca.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        self.ca.write_bytes(
+            made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, begins: datetime.datetime, ends: datetime.datetime) -> x509.CertificateBuilder:
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key.public_key())
-        return builder.serial_number(x509.random_serial_number()).not_valid_before(begins).not_valid_after(ends)
+    def _builder(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        begins: datetime.datetime,
+        ends: datetime.datetime,
+    ) -> x509.CertificateBuilder:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+        )
+        return (
+            builder.serial_number(x509.random_serial_number())
+            .not_valid_before(begins)
+            .not_valid_after(ends)
+        )
 
     def context(self, *names: str, ends: int = 1) -> ssl.SSLContext:
         """What a server of those names needs; its certificate ends in so many days."""
@@ -51,9 +68,15 @@ class Authority:
         now = datetime.datetime.now(datetime.UTC)
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
         made = self._builder(subject, key, now - 9 * DAY, now + ends * DAY)
-        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        made = made.add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
+        )
         pem = made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        form = (
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
         file = self._folder / "server.pem"
         file.touch(mode=0o600)
         file.write_bytes(pem + key.private_bytes(*form))
@@ -88,7 +111,9 @@ def bad() -> Iterator[RawUpstream]:
     server.stop()
 
 
-def told(gateway: Served, text: str, expect: tuple[int, str], cause: str, changed: str | None = None) -> str:
+def told(
+    gateway: Served, text: str, expect: tuple[int, str], cause: str, changed: str | None = None
+) -> str:
     """Asks, and looks for the cause in each place; `changed` is what `upstream changed` says where that is something else or nothing."""
     answer = ask(gateway, text)
     assert code(answer) == expect, answer.text
@@ -97,7 +122,9 @@ def told(gateway: Served, text: str, expect: tuple[int, str], cause: str, change
     line = wait_until(lambda: gateway.line("request", request=request), 10, "the request's line")
     assert re.search(cause, line.get("cause", "")), line
     if changed != "":
-        news = wait_until(lambda: gateway.line("upstream changed", upstream="bad"), 10, "the upstream's line")
+        news = wait_until(
+            lambda: gateway.line("upstream changed", upstream="bad"), 10, "the upstream's line"
+        )
         assert news["up"] is False and re.search(changed or cause, news["cause"]), news
     live = gateway.command("why", request).out
     assert re.search(cause, live) and expect[1] in live, live
@@ -110,12 +137,17 @@ def told(gateway: Served, text: str, expect: tuple[int, str], cause: str, change
 
 def recorded(gateway: Served, *requests: str) -> str:
     """What the records of these requests say."""
-    return "".join(binary("audit", "query", str(gateway.data / "audit"), "--request", request).out for request in requests)
+    return "".join(
+        binary("audit", "query", str(gateway.data / "audit"), "--request", request).out
+        for request in requests
+    )
 
 
 def over_tls(folder: Path, port: int, ca: Path | None, host: str = "localhost") -> str:
     lines = f'https://{host}:{port}"\ncredential = "env:ROUTES_CREDENTIAL'
-    return QUICK + route(("bad", lines)).replace("[[model]]", (f'tls = {{ ca = "{ca}" }}\n' if ca else "") + "[[model]]")
+    return QUICK + route(("bad", lines)).replace(
+        "[[model]]", (f'tls = {{ ca = "{ca}" }}\n' if ca else "") + "[[model]]"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -145,11 +177,17 @@ def test_an_expired_certificate(tmp_path: Path, authority: Authority) -> None:
 
 def test_a_certificate_of_another_name(tmp_path: Path, authority: Authority) -> None:
     """It lists names that the server has chosen: one of them is the credential, and there are very many."""
-    server = shaking(authority.context(f"{CREDENTIAL}.example", *(f"name-{number}.example" for number in range(400))))
+    server = shaking(
+        authority.context(
+            f"{CREDENTIAL}.example", *(f"name-{number}.example" for number in range(400))
+        )
+    )
     with serve(tmp_path, over_tls(tmp_path, server.port, authority.ca)) as gateway:
         everything = told(gateway, "hello", UNAVAILABLE, r"certificate: .*not valid for name")
     assert CREDENTIAL not in everything
-    assert all(len(line) < 4000 for line in everything.splitlines() if "certificate: " in line), "the causes are not bounded"
+    assert all(len(line) < 4000 for line in everything.splitlines() if "certificate: " in line), (
+        "the causes are not bounded"
+    )
     server.stop()
 
 
@@ -161,7 +199,9 @@ def test_a_name_that_is_not_there(tmp_path: Path) -> None:
 def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with serve(tmp_path, QUICK + route(("bad", f"http://127.0.0.1:{taken.getsockname()[1]}"))) as gateway:
+        with serve(
+            tmp_path, QUICK + route(("bad", f"http://127.0.0.1:{taken.getsockname()[1]}"))
+        ) as gateway:
             told(gateway, "hello", UNAVAILABLE, r"(upstream bad: no connection: )?refused: ")
 
 
@@ -170,10 +210,22 @@ def test_the_causes_of_all_that_were_tried(tmp_path: Path, authority: Authority)
     first = shaking(authority.context(f"{CREDENTIAL}.example"))
     gone = RawUpstream()
     gone.stop()
-    lines = f'https://localhost:{first.port}"\ncredential = "env:ROUTES_CREDENTIAL"\ntls = {{ ca = "{authority.ca}" }}\n#'
+    lines = (
+        f'https://localhost:{first.port}"\ncredential = "env:ROUTES_CREDENTIAL"\n'
+        f'tls = {{ ca = "{authority.ca}" }}\n#'
+    )
     with serve(tmp_path, route(("first", lines), ("bad", gone.url))) as gateway:
-        causes = [r"upstream first: no connection: certificate: .*", r"upstream bad: no connection: refused: .*"]
-        everything = told(gateway, "hello", UNAVAILABLE, "|".join(f"{one}; {other}" for one, other in (causes, causes[::-1])), changed="")
+        causes = [
+            r"upstream first: no connection: certificate: .*",
+            r"upstream bad: no connection: refused: .*",
+        ]
+        everything = told(
+            gateway,
+            "hello",
+            UNAVAILABLE,
+            "|".join(f"{one}; {other}" for one, other in (causes, causes[::-1])),
+            changed="",
+        )
     assert CREDENTIAL not in everything
     first.stop()
 
@@ -197,7 +249,12 @@ def silent(_: RawUpstream, connection: socket.socket, _body: bytes) -> bool:
 
 
 def http(media: str, body: str, status_line: str = "200 OK", *more: str) -> bytes:
-    lines = [f"HTTP/1.1 {status_line}", f"Content-Type: {media}", f"Content-Length: {len(body)}", *more]
+    lines = [
+        f"HTTP/1.1 {status_line}",
+        f"Content-Type: {media}",
+        f"Content-Length: {len(body)}",
+        *more,
+    ]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
@@ -223,14 +280,38 @@ def test_a_reset(tmp_path: Path, bad: RawUpstream) -> None:
 
 
 ODD = {
-    "redirect": (http("application/json", "{}", "302 Found", "Location: http://127.0.0.1:9/"), INVALID, "status 302"),
-    "media type": (http("text/html; charset=utf-8", "<p>"), INVALID, 'a media type that is not passed on: .*text/html'),
-    "no media type": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", INVALID, "no content-type"),
-    "encoded": (http("application/json", "{}", "200 OK", "Content-Encoding: gzip"), INVALID, "the answer is encoded"),
+    "redirect": (
+        http("application/json", "{}", "302 Found", "Location: http://127.0.0.1:9/"),
+        INVALID,
+        "status 302",
+    ),
+    "media type": (
+        http("text/html; charset=utf-8", "<p>"),
+        INVALID,
+        "a media type that is not passed on: .*text/html",
+    ),
+    "no media type": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        INVALID,
+        "no content-type",
+    ),
+    "encoded": (
+        http("application/json", "{}", "200 OK", "Content-Encoding: gzip"),
+        INVALID,
+        "the answer is encoded",
+    ),
     "no JSON": (http("application/json", "fine."), INVALID, "the answer is not JSON"),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.9\r\n", INVALID, "no valid HTTP: "),
-    "cut": (http("application/json", '{"id"').replace(b"Content-Length: 5", b"Content-Length: 500"), (502, "truncated"), "closed: the server ended the connection in the middle of its answer"),
-    "credential": (http("application/json", "{}", "401 Unauthorized"), (502, "upstream-credential"), "status 401"),
+    "cut": (
+        http("application/json", '{"id"').replace(b"Content-Length: 5", b"Content-Length: 500"),
+        (502, "truncated"),
+        "closed: the server ended the connection in the middle of its answer",
+    ),
+    "credential": (
+        http("application/json", "{}", "401 Unauthorized"),
+        (502, "upstream-credential"),
+        "status 401",
+    ),
 }
 
 
@@ -247,28 +328,47 @@ def test_the_status_that_takes_an_upstream_down(tmp_path: Path, bad: RawUpstream
     with serve(tmp_path, keyed(bad.url)) as gateway:
         for _ in range(3):
             assert ask(gateway, "no").status_code == 503
-        line = wait_until(lambda: gateway.line("upstream changed", upstream="bad"), 10, "the upstream's line")
+        line = wait_until(
+            lambda: gateway.line("upstream changed", upstream="bad"), 10, "the upstream's line"
+        )
         assert line["up"] is False and line["cause"] == "it answers 503"
 
 
 # ---- what an upstream repeats ------------------------------------------------------------------------------------------
 
 REPEATED = {
-    "error body": http("application/json", f'{{"error":{{"message":"bad key {CREDENTIAL}"}}}}', "500 Oops"),
+    "error body": http(
+        "application/json", f'{{"error":{{"message":"bad key {CREDENTIAL}"}}}}', "500 Oops"
+    ),
     "reason phrase": http("application/json", "{}", f"302 {CREDENTIAL}"),
     "media type": http(f"text/{CREDENTIAL}", "{}"),
     "head": f"{CREDENTIAL} is no HTTP\r\n\r\n".encode(),
-    "header": http("application/json", "{}", "401 No", f"WWW-Authenticate: Bearer {CREDENTIAL}", f"X-{CREDENTIAL}: {CREDENTIAL}"),
+    "header": http(
+        "application/json",
+        "{}",
+        "401 No",
+        f"WWW-Authenticate: Bearer {CREDENTIAL}",
+        f"X-{CREDENTIAL}: {CREDENTIAL}",
+    ),
     "no JSON": http("application/json", f"Bearer {CREDENTIAL}"),
-    "finish reason": http("application/json", f'{{"choices":[{{"index":0,"finish_reason":"{CREDENTIAL}","message":{{"content":"x"}}}}]}}'),
-    "half": http("application/json", f'{{"error":"{CREDENTIAL}"').replace(b"Content-Length", b"Content-Length: 999\r\nX-Length"),
+    "finish reason": http(
+        "application/json",
+        f'{{"choices":[{{"index":0,"finish_reason":"{CREDENTIAL}","message":{{"content":"x"}}}}]}}',
+    ),
+    "half": http("application/json", f'{{"error":"{CREDENTIAL}"').replace(
+        b"Content-Length", b"Content-Length: 999\r\nX-Length"
+    ),
     "events": http("text/event-stream", f'data: {{"error":{{"message":"{CREDENTIAL}"}}}}\n\n'),
-    "an event's name": http("text/event-stream", f'event: {CREDENTIAL}\ndata: {{"choices":[]}}\n\n'),
+    "an event's name": http(
+        "text/event-stream", f'event: {CREDENTIAL}\ndata: {{"choices":[]}}\n\n'
+    ),
 }
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_credential_that_is_repeated_is_said_nowhere(tmp_path: Path, bad: RawUpstream, stream: bool) -> None:
+def test_a_credential_that_is_repeated_is_said_nowhere(
+    tmp_path: Path, bad: RawUpstream, stream: bool
+) -> None:
     def repeats(server: RawUpstream, connection: socket.socket, body: bytes) -> bool:
         return sends(REPEATED[server.texts[-1]])(server, connection, body)
 
@@ -279,8 +379,17 @@ def test_a_credential_that_is_repeated_is_said_nowhere(tmp_path: Path, bad: RawU
             answer = ask(gateway, what, stream=stream)
             assert CREDENTIAL not in answer.text + repr(answer.headers), what
             requests.append(answer.headers["token-shield-request"])
-        lines = [wait_until(lambda request=request: gateway.line("request", request=request), 10, "its line") for request in requests]
-        assert all(line["cause"] for line in lines if line["code"].startswith("upstream-") and line["code"] != "upstream-error"), lines
+        lines = [
+            wait_until(
+                lambda request=request: gateway.line("request", request=request), 10, "its line"
+            )
+            for request in requests
+        ]
+        assert all(
+            line["cause"]
+            for line in lines
+            if line["code"].startswith("upstream-") and line["code"] != "upstream-error"
+        ), lines
         said = "".join(gateway.command("why", request).out for request in requests)
         bad.on_request = answers
         assert ask(gateway, "fine").status_code == 200
@@ -297,7 +406,9 @@ def test_a_short_credential_is_warned_of_at_a_reload(tmp_path: Path, bad: RawUps
         short.chmod(0o600)
         gateway.write(route(("bad", f'{bad.url}"\ncredential = "file:{short}')))
         gateway.reload()
-        assert 'the credential of the upstream \\"bad\\" has fewer than 16 bytes' in gateway.logged()
+        assert (
+            'the credential of the upstream \\"bad\\" has fewer than 16 bytes' in gateway.logged()
+        )
         assert "swordfish" not in gateway.logged()
 
 
@@ -307,14 +418,24 @@ def test_a_short_credential_is_warned_of_at_a_reload(tmp_path: Path, bad: RawUps
 def test_usage_that_cannot_be_true_is_noticed(tmp_path: Path, bad: RawUpstream) -> None:
     def reports(server: RawUpstream, connection: socket.socket, _body: bytes) -> bool:
         tokens = server.texts[-1].split()[-1]
-        body = '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop","message":'
-        body += f'{{"role":"assistant","content":"fine"}}}}],"usage":{{"prompt_tokens":9,"completion_tokens":{tokens}}}}}'
+        body = (
+            '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"f'
+            'inish_reason":"stop","message":'
+        )
+        body += (
+            '{"role":"assistant","content":"fine"}}],"usage":{"prompt_tokens":9,"completion_t'
+            f'okens":{tokens}}}}}'
+        )
         connection.sendall(http("application/json", body))
         return True
 
     bad.on_request = reports
-    with serve(tmp_path, route(("bad", bad.url)).replace("output_tokens = 1000000", "output_tokens = 5000")) as gateway:
-        absurd = lambda what: gateway.metric("token_shield_usage_absurd_total", upstream="bad", what=what)  # noqa: E731
+    with serve(
+        tmp_path, route(("bad", bad.url)).replace("output_tokens = 1000000", "output_tokens = 5000")
+    ) as gateway:
+        absurd = lambda what: gateway.metric(
+            "token_shield_usage_absurd_total", upstream="bad", what=what
+        )  # noqa: E731
         requests = [ask(gateway, "true 4").headers["token-shield-request"]]
         assert absurd("over-cap") == absurd("over-text") == 0
         for number in range(5):
@@ -322,8 +443,16 @@ def test_usage_that_cannot_be_true_is_noticed(tmp_path: Path, bad: RawUpstream) 
                 requests.append(ask(gateway, f"{number} {tokens}").headers["token-shield-request"])
         gateway.idle()
         assert absurd("over-cap") == absurd("over-text") == 5
-        warned = [line for line in gateway.logged().splitlines() if "usage that cannot be true" in line]
+        warned = [
+            line for line in gateway.logged().splitlines() if "usage that cannot be true" in line
+        ]
         assert len(warned) == 1 and '"what":"over-cap"' in warned[0], "warned once a minute"
         gateway.stop()
-        usage = [json.loads(row)["inside"]["usage"]["output"] for row in recorded(gateway, *requests).splitlines() if '"usage_source"' in row]
-        assert sorted(usage) == [4] * 6 + [4000] * 5, "beyond the cap each byte of text counts; within it the report may be true"
+        usage = [
+            json.loads(row)["inside"]["usage"]["output"]
+            for row in recorded(gateway, *requests).splitlines()
+            if '"usage_source"' in row
+        ]
+        assert sorted(usage) == [4] * 6 + [4000] * 5, (
+            "beyond the cap each byte of text counts; within it the report may be true"
+        )

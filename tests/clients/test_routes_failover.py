@@ -20,7 +20,9 @@ from test_serve import ask, code
 from waiting import wait_until
 
 FULL = os.environ.get("TOKEN_SHIELD_FULL") == "1"
-CLASS = '[class.default]\nrpm = 1000000\nburst = 100000\nin_flight = 1000\noutput_tokens = 1000000\n'
+CLASS = (
+    "[class.default]\nrpm = 1000000\nburst = 100000\nin_flight = 1000\noutput_tokens = 1000000\n"
+)
 
 
 def route(*upstreams: tuple[str, str]) -> str:
@@ -64,7 +66,9 @@ def up(gateway: Served, upstream: str) -> bool:
 # ---- who is asked next --------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_declines_costs_no_request(tmp_path: Path, good: RawUpstream, bad: RawUpstream) -> None:
+def test_a_server_that_declines_costs_no_request(
+    tmp_path: Path, good: RawUpstream, bad: RawUpstream
+) -> None:
     bad.on_request = status(503, "Retry-After: 1")
     with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
         assert failures(gateway, 200) == []
@@ -73,7 +77,9 @@ def test_a_server_that_declines_costs_no_request(tmp_path: Path, good: RawUpstre
         assert line and line["up"] is False and line["cause"] == "it answers 503"
 
 
-def test_a_request_that_was_not_sent_whole_goes_on(tmp_path: Path, good: RawUpstream, bad: RawUpstream) -> None:
+def test_a_request_that_was_not_sent_whole_goes_on(
+    tmp_path: Path, good: RawUpstream, bad: RawUpstream
+) -> None:
     bad.on_accept = resets_soon
     with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
         assert failures(gateway, 8, "x" * (12 << 20)) == []
@@ -81,7 +87,9 @@ def test_a_request_that_was_not_sent_whole_goes_on(tmp_path: Path, good: RawUpst
 
 
 @pytest.mark.parametrize("how", ["closes", "resets", "hangs up", "503", "502", "504"])
-def test_a_server_that_does_not_serve_is_left_alone(tmp_path: Path, good: RawUpstream, bad: RawUpstream, how: str) -> None:
+def test_a_server_that_does_not_serve_is_left_alone(
+    tmp_path: Path, good: RawUpstream, bad: RawUpstream, how: str
+) -> None:
     if how in ("closes", "resets"):
         bad.on_accept = {"closes": closes, "resets": resets}[how]
     else:
@@ -94,11 +102,19 @@ def test_a_server_that_does_not_serve_is_left_alone(tmp_path: Path, good: RawUps
         assert not up(gateway, "bad")
         # A dial that succeeds is no reason to send it requests again.
         silent, dialled = bad.silent, bad.dialled
-        wait_until(lambda: bad.silent > silent if bad.on_request is not answers else bad.dialled > dialled, 15, "a probe dials")
+        wait_until(
+            lambda: bad.silent > silent if bad.on_request is not answers else bad.dialled > dialled,
+            15,
+            "a probe dials",
+        )
         assert not up(gateway, "bad")
         # A request that it serves is.
         bad.on_accept, bad.on_request = (lambda _: True), answers
-        wait_until(lambda: ask(gateway, "again").status_code == 200 and up(gateway, "bad"), 65, "a trial is served")
+        wait_until(
+            lambda: ask(gateway, "again").status_code == 200 and up(gateway, "bad"),
+            65,
+            "a trial is served",
+        )
 
 
 def test_the_last_resort_is_asked_though_it_is_down(tmp_path: Path, bad: RawUpstream) -> None:
@@ -111,7 +127,9 @@ def test_the_last_resort_is_asked_though_it_is_down(tmp_path: Path, bad: RawUpst
         assert ask(gateway, "yes").status_code == 200 and up(gateway, "bad")
 
 
-def test_a_declined_request_is_answered_so_where_nobody_else_takes_it(tmp_path: Path, bad: RawUpstream) -> None:
+def test_a_declined_request_is_answered_so_where_nobody_else_takes_it(
+    tmp_path: Path, bad: RawUpstream
+) -> None:
     bad.on_request = status(503, "Retry-After: 7")
     other = RawUpstream(status(503, "Retry-After: 9"))
     with serve(tmp_path, route(("bad", bad.url), ("other", other.url))) as gateway:
@@ -124,7 +142,9 @@ def test_a_declined_request_is_answered_so_where_nobody_else_takes_it(tmp_path: 
 # ---- who is not asked again ----------------------------------------------------------------------------------------------
 
 
-def test_a_request_that_may_have_run_is_not_repeated(tmp_path: Path, good: RawUpstream, bad: RawUpstream) -> None:
+def test_a_request_that_may_have_run_is_not_repeated(
+    tmp_path: Path, good: RawUpstream, bad: RawUpstream
+) -> None:
     def deadly(server: RawUpstream, connection: socket.socket, body: bytes) -> bool:
         return "die" not in server.texts[-1] and answers(server, connection, body)
 
@@ -136,7 +156,9 @@ def test_a_request_that_may_have_run_is_not_repeated(tmp_path: Path, good: RawUp
         assert bad.texts == ["fine", "die"] and good.texts == []
 
 
-def test_a_connection_that_ended_while_it_was_kept_costs_no_request(tmp_path: Path, bad: RawUpstream) -> None:
+def test_a_connection_that_ended_while_it_was_kept_costs_no_request(
+    tmp_path: Path, bad: RawUpstream
+) -> None:
     once = lambda server, connection, body: answers(server, connection, body) and False  # noqa: E731
     bad.on_request = once
     with serve(tmp_path, route(("bad", bad.url))) as gateway:
@@ -149,7 +171,9 @@ def test_a_connection_that_ended_while_it_was_kept_costs_no_request(tmp_path: Pa
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_an_answer_that_nobody_asked_for_reaches_nobody(tmp_path: Path, bad: RawUpstream, together: bool) -> None:
+def test_an_answer_that_nobody_asked_for_reaches_nobody(
+    tmp_path: Path, bad: RawUpstream, together: bool
+) -> None:
     sent = threading.Event()
 
     def twice(_: RawUpstream, connection: socket.socket, body: bytes) -> bool:
@@ -164,7 +188,10 @@ def test_an_answer_that_nobody_asked_for_reaches_nobody(tmp_path: Path, bad: Raw
         return True
 
     bad.on_request = twice
-    with serve(tmp_path, route(("bad", bad.url))) as gateway, httpx2.Client(trust_env=False, timeout=60) as client:
+    with (
+        serve(tmp_path, route(("bad", bad.url))) as gateway,
+        httpx2.Client(trust_env=False, timeout=60) as client,
+    ):
         headers = {"authorization": f"Bearer {gateway.token}"}
         for number in range(2000 if FULL else 200):
             body = {"model": MODEL, "messages": [{"role": "user", "content": f"own {number}"}]}
@@ -183,7 +210,9 @@ def test_connections_are_kept_apart_by_principal(tmp_path: Path, bad: RawUpstrea
         return answers(server, connection, body)
 
     bad.on_request = remembers
-    apart = route(("bad", bad.url)).replace(f'url = "{bad.url}"\n', f'url = "{bad.url}"\npool = "principal"\n')
+    apart = route(("bad", bad.url)).replace(
+        f'url = "{bad.url}"\n', f'url = "{bad.url}"\npool = "principal"\n'
+    )
     with serve(tmp_path, apart) as gateway:
         other = gateway.issue("tests/other", principal="team:others", models=(MODEL,))
         for _ in range(10):
@@ -192,26 +221,37 @@ def test_connections_are_kept_apart_by_principal(tmp_path: Path, bad: RawUpstrea
         assert sorted(len(texts) for texts in whose.values()) == [1, 1], whose
 
 
-def test_connections_to_upstreams_probe_for_peers_that_vanished(tmp_path: Path, bad: RawUpstream) -> None:
+def test_connections_to_upstreams_probe_for_peers_that_vanished(
+    tmp_path: Path, bad: RawUpstream
+) -> None:
     with serve(tmp_path, route(("bad", bad.url))) as gateway:
         assert ask(gateway, "hello").status_code == 200
 
         def timers() -> list[str]:
             """The timers of the gateway's idle connections to the upstream: 02 is keep-alive (proc_net_tcp(5))."""
             rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-            return [row[5].split(":")[0] for row in rows if int(row[2].split(":")[1], 16) == bad.port and row[3] == "01"]
+            return [
+                row[5].split(":")[0]
+                for row in rows
+                if int(row[2].split(":")[1], 16) == bad.port and row[3] == "01"
+            ]
 
         wait_until(lambda: timers() and set(timers()) == {"02"}, 10, "keep-alive probes")
 
 
 def test_connections_of_callers_are_probed_too(tmp_path: Path, bad: RawUpstream) -> None:
-    with serve(tmp_path, route(("bad", bad.url))) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as caller:
+    with (
+        serve(tmp_path, route(("bad", bad.url))) as gateway,
+        socket.create_connection(("127.0.0.1", gateway.port)) as caller,
+    ):
         own = caller.getsockname()[1]
 
         def timer() -> str | None:
             rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
             ends = [(row, [int(end.split(":")[1], 16) for end in row[1:3]]) for row in rows]
-            return next((row[5].split(":")[0] for row, ends in ends if ends == [gateway.port, own]), None)
+            return next(
+                (row[5].split(":")[0] for row, ends in ends if ends == [gateway.port, own]), None
+            )
 
         wait_until(lambda: timer() == "02", 10, "keep-alive probes")
 
@@ -224,10 +264,18 @@ def test_the_cause_is_where_people_look(tmp_path: Path, bad: RawUpstream) -> Non
     with serve(tmp_path, route(("bad", bad.url))) as gateway:
         answer = ask(gateway, "a secret prompt")
         request = answer.headers["token-shield-request"]
-        line = wait_until(lambda: gateway.line("request", request=request), 10, "the line of the request")
-        assert line["cause"] == "upstream bad: closed: the server ended the connection without an answer"
+        line = wait_until(
+            lambda: gateway.line("request", request=request), 10, "the line of the request"
+        )
+        assert (
+            line["cause"]
+            == "upstream bad: closed: the server ended the connection without an answer"
+        )
         live = gateway.command("why", request).out
-        assert "closed: the server ended the connection without an answer" in live and "upstream-invalid" in live
+        assert (
+            "closed: the server ended the connection without an answer" in live
+            and "upstream-invalid" in live
+        )
         gateway.stop()
         assert binary("why", request, "--data", str(gateway.data)).out == live
         assert "a secret prompt" not in live + gateway.logged()

@@ -63,7 +63,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def full(held: Held, places: int, more: str = "") -> str:
     """Config of one upstream with so many places."""
-    return route(("held", held.server.url)).replace("[[model]]", f"in_flight = {places}\n{more}\n[[model]]")
+    return route(("held", held.server.url)).replace(
+        "[[model]]", f"in_flight = {places}\n{more}\n[[model]]"
+    )
 
 
 def waiting(gateway: Served, upstream: str = "held") -> int:
@@ -75,14 +77,20 @@ def queued(gateway: Served, count: int) -> None:
 
 
 def begun(held: Held, *texts: str) -> None:
-    wait_until(lambda: all(text in held.server.texts for text in texts), 20, f"{texts} at the server")
+    wait_until(
+        lambda: all(text in held.server.texts for text in texts), 20, f"{texts} at the server"
+    )
 
 
-def test_an_agent_with_one_request_is_next(tmp_path: Path, held: Held, pool: ThreadPoolExecutor) -> None:
+def test_an_agent_with_one_request_is_next(
+    tmp_path: Path, held: Held, pool: ThreadPoolExecutor
+) -> None:
     with serve(tmp_path, full(held, 4)) as gateway:
         greedy = gateway.issue("tests/greedy", models=(MODEL,))
         modest = gateway.issue("tests/modest", models=(MODEL,))
-        many: list[Future[httpx2.Response]] = [pool.submit(ask, gateway, f"greedy {number}", greedy) for number in range(4)]
+        many: list[Future[httpx2.Response]] = [
+            pool.submit(ask, gateway, f"greedy {number}", greedy) for number in range(4)
+        ]
         begun(held, *[f"greedy {number}" for number in range(4)])
         many += [pool.submit(ask, gateway, f"greedy {number}", greedy) for number in range(4, 16)]
         queued(gateway, 12)
@@ -92,19 +100,32 @@ def test_an_agent_with_one_request_is_next(tmp_path: Path, held: Held, pool: Thr
         begun(held, "modest")
         assert len(held.server.texts) == 5, "the next place was the other agent's"
         held.release("modest", *[f"greedy {number}" for number in range(16)])
-        assert one.result().status_code == 200 and {answer.result().status_code for answer in many} == {200}
-        wait_until(lambda: gateway.metric("token_shield_upstream_in_flight", upstream="held") == 0, 10, "all places are given back")
-        assert gateway.metric("token_shield_upstream_wait_seconds_count", upstream="held") == 13 and waiting(gateway) == 0
+        assert one.result().status_code == 200 and {
+            answer.result().status_code for answer in many
+        } == {200}
+        wait_until(
+            lambda: gateway.metric("token_shield_upstream_in_flight", upstream="held") == 0,
+            10,
+            "all places are given back",
+        )
+        assert (
+            gateway.metric("token_shield_upstream_wait_seconds_count", upstream="held") == 13
+            and waiting(gateway) == 0
+        )
 
 
-def test_a_full_queue_and_a_long_wait_are_told(tmp_path: Path, held: Held, pool: ThreadPoolExecutor) -> None:
+def test_a_full_queue_and_a_long_wait_are_told(
+    tmp_path: Path, held: Held, pool: ThreadPoolExecutor
+) -> None:
     with serve(tmp_path, full(held, 1, 'queue = 1\nqueue_time = "2s"')) as gateway:
         first = pool.submit(ask, gateway, "first")
         begun(held, "first")
         second = pool.submit(ask, gateway, "second")
         queued(gateway, 1)
         for answer in (ask(gateway, "third"), second.result()):
-            assert code(answer) == (503, "upstream-full") and int(answer.headers["retry-after"]) >= 1
+            assert (
+                code(answer) == (503, "upstream-full") and int(answer.headers["retry-after"]) >= 1
+            )
             assert "held is full" in answer.json()["error"]["message"]
         held.release("first")
         assert first.result().status_code == 200
@@ -113,7 +134,9 @@ def test_a_full_queue_and_a_long_wait_are_told(tmp_path: Path, held: Held, pool:
         assert "second" not in held.server.texts and "third" not in held.server.texts
 
 
-def test_nobody_waits_where_the_queue_is_off(tmp_path: Path, held: Held, pool: ThreadPoolExecutor) -> None:
+def test_nobody_waits_where_the_queue_is_off(
+    tmp_path: Path, held: Held, pool: ThreadPoolExecutor
+) -> None:
     with serve(tmp_path, full(held, 1, "queue = 0")) as gateway:
         first = pool.submit(ask, gateway, "first")
         begun(held, "first")
@@ -127,7 +150,10 @@ def test_who_leaves_gives_up_its_turn(tmp_path: Path, held: Held, pool: ThreadPo
         first = pool.submit(ask, gateway, "first")
         begun(held, "first")
         body = f'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "left"}}]}}'
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\nContent-Type: application/json\r\n"
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {gateway.token}\r\nContent-Type: application/json\r\n"
+        )
         with socket.create_connection(("127.0.0.1", gateway.port)) as left:
             left.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
             queued(gateway, 1)
@@ -138,7 +164,9 @@ def test_who_leaves_gives_up_its_turn(tmp_path: Path, held: Held, pool: ThreadPo
         assert "left" not in held.server.texts
 
 
-def test_who_was_suspended_while_it_waited_is_refused(tmp_path: Path, held: Held, pool: ThreadPoolExecutor) -> None:
+def test_who_was_suspended_while_it_waited_is_refused(
+    tmp_path: Path, held: Held, pool: ThreadPoolExecutor
+) -> None:
     with serve(tmp_path, full(held, 1)) as gateway:
         first = pool.submit(ask, gateway, "first")
         begun(held, "first")
@@ -152,7 +180,9 @@ def test_who_was_suspended_while_it_waited_is_refused(tmp_path: Path, held: Held
         assert "second" not in held.server.texts
 
 
-def test_nobody_waits_while_another_server_has_a_free_place(tmp_path: Path, held: Held, pool: ThreadPoolExecutor) -> None:
+def test_nobody_waits_while_another_server_has_a_free_place(
+    tmp_path: Path, held: Held, pool: ThreadPoolExecutor
+) -> None:
     spare = RawUpstream()
     config = route(("held", held.server.url), ("spare", spare.url)).replace(
         f'url = "{held.server.url}"\n', f'url = "{held.server.url}"\nin_flight = 1\n'
@@ -166,7 +196,9 @@ def test_nobody_waits_while_another_server_has_a_free_place(tmp_path: Path, held
     spare.stop()
 
 
-def test_who_waits_is_next_at_every_server_of_the_route(tmp_path: Path, held: Held, pool: ThreadPoolExecutor) -> None:
+def test_who_waits_is_next_at_every_server_of_the_route(
+    tmp_path: Path, held: Held, pool: ThreadPoolExecutor
+) -> None:
     spare = Held()
     config = route(("held", held.server.url), ("spare", spare.server.url))
     for server in (held.server, spare.server):
@@ -177,7 +209,9 @@ def test_who_waits_is_next_at_every_server_of_the_route(tmp_path: Path, held: He
         second = pool.submit(ask, gateway, "second")
         begun(spare, "second")
         third = pool.submit(ask, gateway, "third")
-        wait_until(lambda: waiting(gateway, "spare") == 1 and waiting(gateway) == 1, 20, "it waits at both")
+        wait_until(
+            lambda: waiting(gateway, "spare") == 1 and waiting(gateway) == 1, 20, "it waits at both"
+        )
         fourth = pool.submit(ask, gateway, "fourth")
         wait_until(lambda: waiting(gateway, "spare") == 2, 20, "another one behind it")
         spare.release("second", "third")
@@ -186,7 +220,13 @@ def test_who_waits_is_next_at_every_server_of_the_route(tmp_path: Path, held: He
         spare.release("fourth")
         assert {answer.result().status_code for answer in (first, second, fourth)} == {200}
         for name in ("held", "spare"):
-            wait_until(lambda name=name: gateway.metric("token_shield_upstream_in_flight", upstream=name) == 0, 10, "its place is given back")
+            wait_until(
+                lambda name=name: (
+                    gateway.metric("token_shield_upstream_in_flight", upstream=name) == 0
+                ),
+                10,
+                "its place is given back",
+            )
             assert waiting(gateway, name) == 0
     spare.all()
     spare.server.stop()

@@ -26,7 +26,9 @@ CLASS = "[class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens 
 
 @pytest.fixture(scope="module")
 def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("readers"), TIMES + CLASS + fake_model(upstream.url)) as running:
+    with serve(
+        tmp_path_factory.mktemp("readers"), TIMES + CLASS + fake_model(upstream.url)
+    ) as running:
         yield running
 
 
@@ -34,12 +36,16 @@ def flood(text: str) -> dict[str, object]:
     return {"model": MODEL, "messages": user(text), "stream": True}
 
 
-def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(served: Served, upstream: FakeUpstream) -> None:
+def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(
+    served: Served, upstream: FakeUpstream
+) -> None:
     """64 bytes at a time: not one event of the upstream's is read whole within three times `stream_idle`."""
     client = Narrow(served.port, served.token, 1024)
     slow = client.post("/v1/chat/completions", flood("behave flood h2 slow"))
     idle = client.post("/v1/chat/completions", flood("behave flood h2 idle"))
-    exchanges = [upstream.exchange(text) for text in ("behave flood h2 slow", "behave flood h2 idle")]
+    exchanges = [
+        upstream.exchange(text) for text in ("behave flood h2 slow", "behave flood h2 idle")
+    ]
     began = time.monotonic()
     while time.monotonic() - began < 7:
         client.listen(0.1)
@@ -47,9 +53,17 @@ def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(served: Se
     assert exchanges[1].over.is_set(), "a reader that stands still keeps its upstream"
     assert not exchanges[0].over.is_set() and slow not in client.over, "a reader that reads was cut"
     assert 4096 < len(client.read[slow]) < 16_384 and len(client.read[idle]) <= 1024
-    wait_until(lambda: served.line("request", code="reader-slow"), 5, "the one that stands still is recorded so")
+    wait_until(
+        lambda: served.line("request", code="reader-slow"),
+        5,
+        "the one that stands still is recorded so",
+    )
     # Once it stops it is cut as well, after twice the time at the latest.
-    wait_until(lambda: client.listen(0.1) or exchanges[0].over.is_set(), 10, "a reader that has stopped is cut")
+    wait_until(
+        lambda: client.listen(0.1) or exchanges[0].over.is_set(),
+        10,
+        "a reader that has stopped is cut",
+    )
     client.close()
     assert served.metric("token_shield_refusals_total", code="reader-slow") == 2
 
@@ -76,16 +90,25 @@ def test_a_caller_that_takes_a_little_keeps_its_connection(served: Served) -> No
         client.give(stream, 8)
         client.listen(0.6)
         assert not client.is_closed, f"closed after {time.monotonic() - began:.0f} s"
-    assert time.monotonic() - began > 12 and json.loads(client.read[stream])["error"]["code"] == "token-malformed"
+    assert (
+        time.monotonic() - began > 12
+        and json.loads(client.read[stream])["error"]["code"] == "token-malformed"
+    )
     client.close()
 
 
 @pytest.fixture(scope="module", params=["cleartext", "tls"])
-def brief(request: pytest.FixtureRequest, upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def brief(
+    request: pytest.FixtureRequest, upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """Idle connections live for a second."""
     folder = tmp_path_factory.mktemp("brief")
     listen = ""
-    config = '[timeouts]\nidle = "1s"\n[limits]\nanswer_bytes_per_token = 100000\n' + CLASS + fake_model(upstream.url)
+    config = (
+        '[timeouts]\nidle = "1s"\n[limits]\nanswer_bytes_per_token = 100000\n'
+        + CLASS
+        + fake_model(upstream.url)
+    )
     if request.param == "tls":
         authority(folder)
         listen = f'tls = {{ cert = "{folder}/server.pem", key = "file:{folder}/server.key" }}\n'
@@ -96,7 +119,10 @@ def brief(request: pytest.FixtureRequest, upstream: FakeUpstream, tmp_path_facto
 def test_a_whole_answer_reaches_a_steady_slow_reader(brief: Served) -> None:
     """The gateway is done with the answer long before its reader: the connection is not idle while that reads."""
     body = json.dumps({"model": MODEL, "messages": user("behave large")}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {brief.token}\r\nContent-Type: application/json\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {brief.token}\r\n"
+        "Content-Type: application/json\r\n"
+    )
     with socket.socket() as connection:
         # The kernel holds little: the gateway's end of the connection is full most of the time.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
@@ -104,8 +130,12 @@ def test_a_whole_answer_reaches_a_steady_slow_reader(brief: Served) -> None:
         connection.connect(("127.0.0.1", brief.port))
         over = connection
         if brief.url.startswith("https:"):
-            over = ssl.create_default_context(cafile=str(brief.data.parent / "ca.pem")).wrap_socket(connection, server_hostname="localhost")
-        over.sendall(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            over = ssl.create_default_context(cafile=str(brief.data.parent / "ca.pem")).wrap_socket(
+                connection, server_hostname="localhost"
+            )
+        over.sendall(
+            f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        )
         came, began = 0, time.monotonic()
         while piece := over.recv(1 << 18):
             came += len(piece)
@@ -116,13 +146,19 @@ def test_a_whole_answer_reaches_a_steady_slow_reader(brief: Served) -> None:
     assert took > 6
 
 
-def test_the_rest_of_a_stream_comes_whole_after_a_slow_beginning(served: Served, upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_the_rest_of_a_stream_comes_whole_after_a_slow_beginning(
+    served: Served, upstream: FakeUpstream, tmp_path: Path
+) -> None:
     client = Narrow(served.port, served.token, 256)
-    stream = client.post("/v1/chat/completions", {"model": MODEL, "messages": user("hi"), "stream": True})
+    stream = client.post(
+        "/v1/chat/completions", {"model": MODEL, "messages": user("hi"), "stream": True}
+    )
     while stream not in client.over:
         client.give(stream, 64)
         client.listen(0.05)
-    events = [line[6:] for line in client.read[stream].decode().splitlines() if line.startswith("data: ")]
+    events = [
+        line[6:] for line in client.read[stream].decode().splitlines() if line.startswith("data: ")
+    ]
     assert events[-1] == "[DONE]" and "fine" in "".join(events)
     assert all(json.loads(event) for event in events[:-1])
     client.close()

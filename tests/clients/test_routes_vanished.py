@@ -31,7 +31,9 @@ class Everywhere(Served):
 
     def write(self, config: str) -> None:
         super().write(config)
-        text = self.config.read_text().replace('api = "127.0.0.1:0"', f'api = "{HERE}:0"\ndanger_plaintext = true')
+        text = self.config.read_text().replace(
+            'api = "127.0.0.1:0"', f'api = "{HERE}:0"\ndanger_plaintext = true'
+        )
         self.config.write_text(text)
 
 
@@ -43,7 +45,19 @@ class Far:
         self._pid = self._holder.pid
         space = lambda pid: os.readlink(f"/proc/{pid}/ns/net")  # noqa: E731
         wait_until(lambda: space(self._pid) != space("self"), 10, "a namespace of its own")
-        self._run("ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(self._pid))
+        self._run(
+            "ip",
+            "link",
+            "add",
+            "near",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "far",
+            "netns",
+            str(self._pid),
+        )
         self._run("ip", "address", "add", f"{HERE}/30", "dev", "near")
         self._run("ip", "link", "set", "near", "up")
         self.run("ip", "address", "add", f"{THERE}/30", "dev", "far")
@@ -128,7 +142,8 @@ def options(gateway: Served, local: int | None, remote: int | None) -> dict[str,
                     tcp = lambda option: end.getsockopt(socket.IPPROTO_TCP, option)  # noqa: B023, E731
                     return {
                         "keep-alive": end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-                        "ends after": tcp(socket.TCP_KEEPIDLE) + tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT),
+                        "ends after": tcp(socket.TCP_KEEPIDLE)
+                        + tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT),
                         "user timeout": tcp(TCP_USER_TIMEOUT),
                     }
     finally:
@@ -139,21 +154,46 @@ def options(gateway: Served, local: int | None, remote: int | None) -> dict[str,
 def test_what_is_set_on_connections(tmp_path: Path, good: RawUpstream) -> None:
     with serve(tmp_path, route(("good", good.url))) as gateway:
         assert ask(gateway, "hello").status_code == 200
-        assert options(gateway, None, good.port) == {"keep-alive": 1, "ends after": 30, "user timeout": 30_000}
+        assert options(gateway, None, good.port) == {
+            "keep-alive": 1,
+            "ends after": 30,
+            "user timeout": 30_000,
+        }
         # A busy server reads a large body late. It is there, and acknowledges that it has no room.
         assert ask(gateway, "x" * 100_000).status_code == 200
-        assert options(gateway, None, good.port) == {"keep-alive": 1, "ends after": 30, "user timeout": 0}
+        assert options(gateway, None, good.port) == {
+            "keep-alive": 1,
+            "ends after": 30,
+            "user timeout": 0,
+        }
         assert ask(gateway, "hello").status_code == 200
-        assert options(gateway, None, good.port) == {"keep-alive": 1, "ends after": 30, "user timeout": 30_000}
+        assert options(gateway, None, good.port) == {
+            "keep-alive": 1,
+            "ends after": 30,
+            "user timeout": 30_000,
+        }
         with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
             # A caller that reads slowly has no room for long either: `stream_idle` bounds that.
             own = caller.getsockname()[1]
-            found = wait_until(lambda: options(gateway, gateway.port, own), 10, "the caller's connection is accepted")
-            wait_until(lambda: (options(gateway, gateway.port, own) or {}).get("ends after") == 30, 10, "its options are set")
-            assert found["user timeout"] == 0 and (options(gateway, gateway.port, own) or {})["keep-alive"] == 1
+            found = wait_until(
+                lambda: options(gateway, gateway.port, own),
+                10,
+                "the caller's connection is accepted",
+            )
+            wait_until(
+                lambda: (options(gateway, gateway.port, own) or {}).get("ends after") == 30,
+                10,
+                "its options are set",
+            )
+            assert (
+                found["user timeout"] == 0
+                and (options(gateway, gateway.port, own) or {})["keep-alive"] == 1
+            )
 
 
-def test_an_upstream_that_vanishes_costs_one_request_at_the_most(tmp_path: Path, far: Far, good: RawUpstream) -> None:
+def test_an_upstream_that_vanishes_costs_one_request_at_the_most(
+    tmp_path: Path, far: Far, good: RawUpstream
+) -> None:
     bad = away(far)
     times = '[timeouts]\nconnect = "1s"\nfirst_byte = "2s"\n'
     with serve(tmp_path, times + route(("bad", bad.url), ("good", good.url))) as gateway:
@@ -173,16 +213,31 @@ def test_an_upstream_that_vanishes_costs_one_request_at_the_most(tmp_path: Path,
     bad.stop()
 
 
-def test_a_caller_that_vanishes_does_not_keep_its_place(tmp_path: Path, far: Far, upstream: FakeUpstream) -> None:
-    config = '[timeouts]\nstream_idle = "2s"\n' + "[limits]\nanswer_bytes_per_token = 100000\n" + fake_model(upstream.url)
+def test_a_caller_that_vanishes_does_not_keep_its_place(
+    tmp_path: Path, far: Far, upstream: FakeUpstream
+) -> None:
+    config = (
+        '[timeouts]\nstream_idle = "2s"\n'
+        + "[limits]\nanswer_bytes_per_token = 100000\n"
+        + fake_model(upstream.url)
+    )
     with Everywhere(tmp_path / "data", config) as gateway:
         gateway.token = gateway.issue("tests/main", models=(MODEL,))
         text = "behave flood vanished"
-        body = f'{{"model":"{MODEL}","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}'
+        body = (
+            f'{{"model":"{MODEL}","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}'
+        )
         caller = far.socket()
         caller.connect((HERE, gateway.port))
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {HERE}\r\nauthorization: Bearer {gateway.token}\r\n"
-        caller.sendall(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {HERE}\r\n"
+            f"authorization: Bearer {gateway.token}\r\n"
+        )
+        caller.sendall(
+            (
+                f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}"
+            ).encode()
+        )
         assert caller.recv(1024).startswith(b"HTTP/1.1 200")
         far.vanish()
         exchange = upstream.exchange(text)

@@ -21,7 +21,10 @@ from test_serve import fake_model, serve
 from waiting import wait_until
 
 OFTEN = "[class.default]\nrpm = 60000\nburst = 60000\n"
-ECHO = OFTEN + '[[upstream]]\nname = "echo"\nurl = "echo:"\n[[model]]\nname = "echo"\nroute = ["echo"]\n'
+ECHO = (
+    OFTEN
+    + '[[upstream]]\nname = "echo"\nurl = "echo:"\n[[model]]\nname = "echo"\nroute = ["echo"]\n'
+)
 CHAT = "/v1/chat/completions"
 PASSES = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -33,7 +36,10 @@ class Kept:
         self._url, self._probes = gateway.url, gateway.metrics.removesuffix("/metrics")
         one = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=600)
         self._client = httpx2.Client(
-            trust_env=False, timeout=20, limits=one, headers={"authorization": f"Bearer {token or gateway.token}"}
+            trust_env=False,
+            timeout=20,
+            limits=one,
+            headers={"authorization": f"Bearer {token or gateway.token}"},
         )
         self._prober = httpx2.Client(trust_env=False, timeout=20, limits=one)
         assert self.chat().status_code == 200
@@ -116,7 +122,9 @@ def test_without_descriptors_the_log_waits_and_goes_on(tmp_path: Path) -> None:
         kept.close()
     told = binary("audit", "query", str(gateway.data / "audit"), "--kind", "admission")
     found = {json.loads(line)["record"] for line in told.out.splitlines()}
-    assert found >= {record.removeprefix("gw/") for record in records}, "nothing acknowledged is lost"
+    assert found >= {record.removeprefix("gw/") for record in records}, (
+        "nothing acknowledged is lost"
+    )
 
 
 def test_an_epoch_begins_or_does_not_wherever_descriptors_run_out(tmp_path: Path) -> None:
@@ -130,9 +138,15 @@ def test_an_epoch_begins_or_does_not_wherever_descriptors_run_out(tmp_path: Path
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now + left, hard))
             with ThreadPoolExecutor(1) as operator:
                 try:
-                    asked = operator.submit(binary, "audit", "begin", "--reason", "a test", "--data", str(gateway.data))
+                    asked = operator.submit(
+                        binary, "audit", "begin", "--reason", "a test", "--data", str(gateway.data)
+                    )
                     # It is done, or waits: for a descriptor, or to be heard at all.
-                    wait_until(lambda asked=asked: asked.done() or kept.reasons() != [] or left < 3, 15, "an answer or a shortage")
+                    wait_until(
+                        lambda asked=asked: asked.done() or kept.reasons() != [] or left < 3,
+                        15,
+                        "an answer or a shortage",
+                    )
                 finally:
                     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
                 done = asked.result()
@@ -149,7 +163,9 @@ def config(data: Path, reserve: str) -> Path:
     made = binary("keys", "generate", "--out", str(data / "keys" / "operator.jwk"))
     assert made.code == 0, made.err
     path = data / "token-shield.toml"
-    listen = f'[listen]\napi = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n[audit]\nreserve = "{reserve}"\n'
+    listen = (
+        f'[listen]\napi = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"\n[audit]\nreserve = "{reserve}"\n'
+    )
     path.write_text(SERVED + listen + ECHO)
     return path
 
@@ -183,10 +199,16 @@ def test_a_full_disk_is_said_counted_once_and_waited_out(tmp_path: Path) -> None
             for number in range(1, 13):
                 refused = kept.chat()
                 assert (refused.status_code, refused.json()["error"]["code"]) == (503, "audit-full")
-                assert kept.metric('token_shield_refusals_total{code="audit-full"') == count + number
+                assert (
+                    kept.metric('token_shield_refusals_total{code="audit-full"') == count + number
+                )
             assert kept.alive()
             assert kept.metric('token_shield_unready{reason="audit-full"}') == 1
-            wait_until(lambda: kept.metric("token_shield_audit_disk_free_bytes") < 2 << 20, 10, "the disk is measured again")
+            wait_until(
+                lambda: kept.metric("token_shield_audit_disk_free_bytes") < 2 << 20,
+                10,
+                "the disk is measured again",
+            )
             filler.unlink()
             wait_until(lambda: kept.ready() == {"ready": True}, 10, "it goes on by itself")
             after = kept.chat().headers["audit-record"]
@@ -220,16 +242,36 @@ def test_a_start_on_a_full_disk_says_so(tmp_path: Path) -> None:
         words = [str(BINARY), "serve", "--config", str(gateway.config)]
         log = tmp_path / "second.log"
         with log.open("wb") as err:
-            process = subprocess.Popen(words, env=environment(), stdin=subprocess.DEVNULL, stderr=err)
+            process = subprocess.Popen(
+                words, env=environment(), stdin=subprocess.DEVNULL, stderr=err
+            )
         try:
-            wait_until(lambda: '"message":"serving"' in log.read_text(), 30, "it serves commands and probes")
-            line = next(json.loads(line) for line in log.read_text().splitlines() if '"message":"serving"' in line)
+            wait_until(
+                lambda: '"message":"serving"' in log.read_text(),
+                30,
+                "it serves commands and probes",
+            )
+            line = next(
+                json.loads(line)
+                for line in log.read_text().splitlines()
+                if '"message":"serving"' in line
+            )
             answer = httpx2.get(f"http://{line['metrics']}/readyz", trust_env=False, timeout=10)
-            assert (answer.status_code, answer.json()["reasons"][0]["code"]) == (503, "audit-full"), answer.text
+            assert (answer.status_code, answer.json()["reasons"][0]["code"]) == (
+                503,
+                "audit-full",
+            ), answer.text
             assert "its reserve is not whole" in log.read_text()
             (disk / "filler").unlink()
             wait_until(
-                lambda: httpx2.get(f"http://{line['metrics']}/readyz", trust_env=False, timeout=10).status_code == 200, 10, "ready"
+                lambda: (
+                    httpx2.get(
+                        f"http://{line['metrics']}/readyz", trust_env=False, timeout=10
+                    ).status_code
+                    == 200
+                ),
+                10,
+                "ready",
             )
             process.terminate()
             assert process.wait(40) == 0
@@ -243,7 +285,21 @@ def test_no_upstream_is_said(tmp_path: Path) -> None:
     with serve(tmp_path, only) as gateway:
         probe = gateway.metrics.replace("/metrics", "/readyz")
         answer = wait_until(
-            lambda: next((a for a in [httpx2.get(probe, trust_env=False, timeout=10)] if a.status_code == 503), None), 30, "unready"
+            lambda: next(
+                (
+                    a
+                    for a in [httpx2.get(probe, trust_env=False, timeout=10)]
+                    if a.status_code == 503
+                ),
+                None,
+            ),
+            30,
+            "unready",
         )
         assert [reason["code"] for reason in answer.json()["reasons"]] == ["upstreams-down"]
-        assert httpx2.get(gateway.metrics.replace("/metrics", "/healthz"), trust_env=False, timeout=10).status_code == 200
+        assert (
+            httpx2.get(
+                gateway.metrics.replace("/metrics", "/healthz"), trust_env=False, timeout=10
+            ).status_code
+            == 200
+        )

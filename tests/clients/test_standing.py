@@ -41,7 +41,9 @@ def identity(token: str) -> str:
 
 def claims(token: str) -> dict[str, object]:
     payload = token.split(".")[1]
-    read: dict[str, object] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    read: dict[str, object] = json.loads(
+        base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    )
     return read
 
 
@@ -56,7 +58,11 @@ def test_revoking_one_token(gateway: Gateway, named_by: str) -> None:
 
 @pytest.mark.parametrize(
     ("no", "yes", "code"),
-    [("suspend", "resume", "agent-suspended"), ("quarantine", "release", "agent-quarantined"), ("revoke", None, "agent-revoked")],
+    [
+        ("suspend", "resume", "agent-suspended"),
+        ("quarantine", "release", "agent-quarantined"),
+        ("revoke", None, "agent-revoked"),
+    ],
 )
 def test_standing_of_an_agent(gateway: Gateway, no: str, yes: str | None, code: str) -> None:
     agent = f"standing/{no}"
@@ -110,29 +116,45 @@ def test_a_quarantine_cuts_a_long_answer_that_is_read_slowly(gateway: Gateway) -
     token = gateway.issue("standing/long")
     text = " ".join(["word" * 1_000] * 4_000)
     reader = SlowReader(gateway, token, text)
-    wait_until(lambda: reader.taken > 0 and gateway.metric("token_shield_in_flight") == 1, 10, "an open stream")
+    wait_until(
+        lambda: reader.taken > 0 and gateway.metric("token_shield_in_flight") == 1,
+        10,
+        "an open stream",
+    )
     gateway.command("agent", "quarantine", "standing/long", "--reason", "a test")
     wait_until(lambda: gateway.metric("token_shield_in_flight") == 0, 1, "the stream has ended")
     reader.finish()
     assert reader.taken < len(text), "the whole answer was delivered"
-    assert b"[DONE]" not in reader.tail and b'"finish_reason":"stop"' not in reader.tail, "a cut answer looks complete"
+    assert b"[DONE]" not in reader.tail and b'"finish_reason":"stop"' not in reader.tail, (
+        "a cut answer looks complete"
+    )
 
 
 def test_a_revoked_token_ends_its_own_open_stream(gateway: Gateway) -> None:
     token = gateway.issue("standing/open")
     reader = SlowReader(gateway, token, " ".join(["word" * 1_000] * 4_000))
-    wait_until(lambda: reader.taken > 0 and gateway.metric("token_shield_in_flight") == 1, 10, "an open stream")
+    wait_until(
+        lambda: reader.taken > 0 and gateway.metric("token_shield_in_flight") == 1,
+        10,
+        "an open stream",
+    )
     gateway.command("token", "revoke", str(claims(token)["jti"]), "--reason", "a test")
     wait_until(lambda: gateway.metric("token_shield_in_flight") == 0, 1, "the stream has ended")
     reader.finish()
     assert b"[DONE]" not in reader.tail
 
 
-def test_what_was_commanded_is_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_was_commanded_is_there_after_a_restart(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     data = tmp_path_factory.mktemp("restart") / "data"
     with Gateway(data) as first:
         revoked, stopped, spared = (first.issue(f"standing/{name}") for name in ("a", "b", "c"))
         first.command("token", "revoke", identity(revoked), "--reason", "a test")
         first.command("agent", "quarantine", "standing/b", "--reason", "a test")
     with Gateway(data) as second:
-        assert [chat(second, token) for token in (revoked, stopped, spared)] == ["token-revoked", "agent-quarantined", None]
+        assert [chat(second, token) for token in (revoked, stopped, spared)] == [
+            "token-revoked",
+            "agent-quarantined",
+            None,
+        ]

@@ -22,25 +22,39 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def fronted(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    quick = "[limits]\nanswer_bytes_per_token = 100000\n[class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens = 4096\n"
+    quick = (
+        "[limits]\nanswer_bytes_per_token = 100000\n[class.default]\nrpm = 600\nburst = 100\n"
+        "in_flight = 16\noutput_tokens = 4096\n"
+    )
     with serve(tmp_path_factory.mktemp("streams"), quick + fake_model(upstream.url)) as running:
         yield running
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
-def test_a_slow_reader_holds_the_upstream_back_and_gets_everything(fronted: Gateway, upstream: FakeUpstream, http2: bool) -> None:
+def test_a_slow_reader_holds_the_upstream_back_and_gets_everything(
+    fronted: Gateway, upstream: FakeUpstream, http2: bool
+) -> None:
     text = f"behave flood {http2}"
     fronted.idle()
     before = fronted.resident_bytes()
     sent = {"model": MODEL, "messages": user(text), "stream": True}
     over = line(fronted, http2=http2)
-    with over.http.stream("POST", fronted.url + "/v1/chat/completions", json=sent, headers={"x-api-key": fronted.token}) as answer:
+    with over.http.stream(
+        "POST",
+        fronted.url + "/v1/chat/completions",
+        json=sent,
+        headers={"x-api-key": fronted.token},
+    ) as answer:
         pieces = answer.iter_bytes()
         got = next(pieces)
         exchange = upstream.exchange(text)
         held_at = settled(lambda: exchange.sent_bytes, 1.0, 30, "the upstream is held back")
-        assert held_at < 24 * MIB, f"{held_at} bytes taken from the upstream for a caller who reads nothing"
-        assert fronted.resident_bytes() - before < 24 * MIB, "the gateway holds the stream in memory"
+        assert held_at < 24 * MIB, (
+            f"{held_at} bytes taken from the upstream for a caller who reads nothing"
+        )
+        assert fronted.resident_bytes() - before < 24 * MIB, (
+            "the gateway holds the stream in memory"
+        )
         got += b"".join(pieces)
     assert got.count(FLOOD_TEXT.encode()) == FLOOD_EVENTS
     assert got.endswith(b"data: [DONE]\n\n")
@@ -49,7 +63,10 @@ def test_a_slow_reader_holds_the_upstream_back_and_gets_everything(fronted: Gate
 def test_a_caller_who_resets_one_stream(fronted: Gateway, upstream: FakeUpstream) -> None:
     """Over HTTP/2 the connection stays: the upstream of this stream is let go, the next request passes."""
     connection = PlainHttp2(fronted.port, fronted.token)
-    stream = connection.post("/v1/chat/completions", {"model": MODEL, "messages": user("behave mute reset"), "stream": True})
+    stream = connection.post(
+        "/v1/chat/completions",
+        {"model": MODEL, "messages": user("behave mute reset"), "stream": True},
+    )
     assert b"one " in connection.first_data(stream)
     exchange = upstream.exchange("behave mute reset")
     assert not exchange.over.is_set()
@@ -64,7 +81,9 @@ def test_a_caller_who_resets_one_stream(fronted: Gateway, upstream: FakeUpstream
 def test_a_refused_credential_is_the_operators_matter(fronted: Gateway) -> None:
     over = line(fronted)
     with pytest.raises(openai.InternalServerError) as failed:
-        open_ai(fronted, fronted.token, over, retries=3).chat.completions.create(model=MODEL, messages=user("behave status 401"))
+        open_ai(fronted, fronted.token, over, retries=3).chat.completions.create(
+            model=MODEL, messages=user("behave status 401")
+        )
     assert failed.value.code == "upstream-credential"
     assert over.statuses() == [502], "a hopeless request was tried again"
 
@@ -73,7 +92,9 @@ def test_a_broken_upstream_is_not_asked_twice_by_the_sdk(fronted: Gateway) -> No
     """It may have done the work: `x-should-retry: false` keeps the SDK from paying for it again."""
     over = line(fronted)
     with pytest.raises(openai.InternalServerError):
-        open_ai(fronted, fronted.token, over, retries=1).chat.completions.create(model=MODEL, messages=user("behave garbage"))
+        open_ai(fronted, fronted.token, over, retries=1).chat.completions.create(
+            model=MODEL, messages=user("behave garbage")
+        )
     assert over.statuses() == [502]
 
 
@@ -91,15 +112,31 @@ def test_an_upstream_that_is_gone(tmp_path_factory: pytest.TempPathFactory) -> N
 
 
 @pytest.mark.parametrize("protocol", ["--http1.1", "--http2-prior-knowledge"])
-def test_sigterm_with_a_stream_and_an_idle_connection(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory, protocol: str) -> None:
+def test_sigterm_with_a_stream_and_an_idle_connection(
+    upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory, protocol: str
+) -> None:
     """With curl: PyPI's h2 gives its streams up at the first GOAWAY (RFC 9113 section 6.8 lets them finish)."""
     with Gateway(tmp_path_factory.mktemp("drain") / "data", upstream=upstream.url) as gateway:
         upstream.gate.clear()
         idle = line(gateway)
         open_ai(gateway, gateway.token, idle).models.list()
-        sent = json.dumps({"model": MODEL, "messages": user(f"behave gate {protocol}"), "stream": True})
-        words = ["curl", "-sS", "-N", protocol, gateway.url + "/v1/chat/completions", "-H", f"x-api-key: {gateway.token}"]
-        curl = subprocess.Popen([*words, "-H", "content-type: application/json", "-d", sent], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        sent = json.dumps(
+            {"model": MODEL, "messages": user(f"behave gate {protocol}"), "stream": True}
+        )
+        words = [
+            "curl",
+            "-sS",
+            "-N",
+            protocol,
+            gateway.url + "/v1/chat/completions",
+            "-H",
+            f"x-api-key: {gateway.token}",
+        ]
+        curl = subprocess.Popen(
+            [*words, "-H", "content-type: application/json", "-d", sent],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         try:
             assert curl.stdout is not None
             said = curl.stdout.readline()

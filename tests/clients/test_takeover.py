@@ -37,8 +37,9 @@ IDLE_S = 5
 def config(url: str, more: str = "") -> str:
     return (
         # All callers come from one address.
-        f'{more}\n[limits]\npeer_connections = 10000\n[[upstream]]\nname = "fake"\nurl = "{url}"\nin_flight = 100000\n[[model]]\nname = "{MODEL}"\nroute = ["fake"]\n'
-        '[class.default]\nrpm = 1000000\nburst = 100000\nin_flight = 100000\n'
+        f'{more}\n[limits]\npeer_connections = 10000\n[[upstream]]\nname = "fake"\nurl = "{url}"\n'
+        f'in_flight = 100000\n[[model]]\nname = "{MODEL}"\nroute = ["fake"]\n'
+        "[class.default]\nrpm = 1000000\nburst = 100000\nin_flight = 100000\n"
     )
 
 
@@ -64,11 +65,15 @@ class Relayed(Served):
 
     def _spawn(self, env: dict[str, str], *words: str) -> subprocess.Popen[str]:
         with self.log.open("ab") as log:
-            return subprocess.Popen([str(BINARY), *words], env=env, stdin=subprocess.DEVNULL, stderr=log, text=True)
+            return subprocess.Popen(
+                [str(BINARY), *words], env=env, stdin=subprocess.DEVNULL, stderr=log, text=True
+            )
 
     def successor(self, **env: str) -> subprocess.Popen[str]:
         """A process that asks to take over."""
-        return self._spawn(environment() | env, "serve", "--config", str(self.config), "--take-over")
+        return self._spawn(
+            environment() | env, "serve", "--config", str(self.config), "--take-over"
+        )
 
     def serves(self, process: subprocess.Popen[str]) -> bool:
         return self.line("serving", pid=process.pid) is not None
@@ -76,7 +81,11 @@ class Relayed(Served):
     def take_over(self) -> None:
         """Another process takes over; the former one drains."""
         process = self.successor()
-        wait_until(lambda: self.serves(process) or process.poll() is not None, START_S, "the successor serves")
+        wait_until(
+            lambda: self.serves(process) or process.poll() is not None,
+            START_S,
+            "the successor serves",
+        )
         assert process.poll() is None, self.logged()[-4000:]
         self.former.append(self.process)
         self.process = process
@@ -101,7 +110,9 @@ class Relayed(Served):
     def kinds(self) -> dict[str, int]:
         """How many records of each kind the log has."""
         found: dict[str, int] = {}
-        for line in binary("audit", "query", str(self.data / "audit"), within=1800).out.splitlines():
+        for line in binary(
+            "audit", "query", str(self.data / "audit"), within=1800
+        ).out.splitlines():
             kind = json.loads(line)["kind"]
             found[kind] = found.get(kind, 0) + 1
         return found
@@ -140,10 +151,18 @@ class Load:
             await asyncio.wait_for(self._ask(seconds), 60 + seconds)
             self.done += 1
         except (OSError, asyncio.IncompleteReadError, TimeoutError, AssertionError) as error:
-            self.failed.append(f"{seconds} s, at {datetime.now(timezone.utc):%H:%M:%S.%f}: {error!r}")
+            self.failed.append(
+                f"{seconds} s, at {datetime.now(timezone.utc):%H:%M:%S.%f}: {error!r}"
+            )
 
     async def _ask(self, seconds: float) -> None:
-        body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": str(seconds)}]}).encode()
+        body = json.dumps(
+            {
+                "model": MODEL,
+                "stream": True,
+                "messages": [{"role": "user", "content": str(seconds)}],
+            }
+        ).encode()
         while self.idle:
             reader, writer, since = self.idle.pop()
             if time.monotonic() - since < IDLE_S and not _has_ended(reader, writer):
@@ -151,7 +170,10 @@ class Load:
             writer.close()
         else:
             reader, writer = await asyncio.open_connection(self.host, self.port)
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: {self.host}\r\nAuthorization: Bearer {self.token}\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nHost: {self.host}\r\nAuthorization: Bearer {self.token}\r\n"
+            "Content-Type: application/json\r\n"
+        )
         writer.write(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
         head_of_answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -160,7 +182,9 @@ class Load:
         while size := int(await reader.readuntil(b"\r\n"), 16):
             text += (await reader.readexactly(size + 2))[:-2]
         await reader.readexactly(2)
-        assert text.endswith(b"data: [DONE]\n\n") and text.count(b"tick") == int(seconds * TICKS), text[-300:]
+        assert text.endswith(b"data: [DONE]\n\n") and text.count(b"tick") == int(seconds * TICKS), (
+            text[-300:]
+        )
         if "connection: close" in head_of_answer:
             writer.close()
         else:
@@ -205,7 +229,11 @@ def test_nothing_fails_while_processes_take_over_under_load(clock: Clock, folder
         assert load.done == load.asked
         gateway.stop()
         kinds = gateway.kinds()
-    assert (kinds["admission"], kinds["outcome"], kinds["handover"]) == (load.asked, load.asked, rounds)
+    assert (kinds["admission"], kinds["outcome"], kinds["handover"]) == (
+        load.asked,
+        load.asked,
+        rounds,
+    )
     assert (kinds["start"], kinds["stop"]) == (1, 1)
 
 
@@ -221,7 +249,9 @@ def stream(gateway: Relayed, text: str, seen: list[str]) -> threading.Thread:
     def read() -> None:
         body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": text}]}
         headers = {"authorization": f"Bearer {gateway.token}"}
-        with httpx2.stream("POST", gateway.url + CHAT, json=body, headers=headers, timeout=60, trust_env=False) as answer:
+        with httpx2.stream(
+            "POST", gateway.url + CHAT, json=body, headers=headers, timeout=60, trust_env=False
+        ) as answer:
             seen.extend(line for line in answer.iter_lines() if line.startswith("data: "))
 
     reader = threading.Thread(target=read)
@@ -230,20 +260,31 @@ def stream(gateway: Relayed, text: str, seen: list[str]) -> threading.Thread:
     return reader
 
 
-def test_a_stream_goes_on_and_its_connection_serves_on(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_a_stream_goes_on_and_its_connection_serves_on(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     """An unmodified SDK with retries off: a stream that is open stays, and the same client asks on without an error."""
     client = OpenAI(base_url=gateway.url + "/v1", api_key=gateway.token, max_retries=0, timeout=30)
     upstream.gate.clear()
-    open_stream = client.chat.completions.create(model=MODEL, stream=True, messages=[{"role": "user", "content": "behave gate"}])
+    open_stream = client.chat.completions.create(
+        model=MODEL, stream=True, messages=[{"role": "user", "content": "behave gate"}]
+    )
     first = next(iter(open_stream))
     assert first.choices[0].delta.content == "before "
-    kept = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "kept"}])
+    kept = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "kept"}]
+    )
     gateway.take_over()
     for number in range(5):
-        answer = client.chat.completions.with_raw_response.create(model=MODEL, messages=[{"role": "user", "content": f"n{number}"}])
+        answer = client.chat.completions.with_raw_response.create(
+            model=MODEL, messages=[{"role": "user", "content": f"n{number}"}]
+        )
         assert answer.parse().choices[0].message.content == kept.choices[0].message.content
     upstream.gate.set()
-    assert "".join(event.choices[0].delta.content or "" for event in open_stream if event.choices) == "after"
+    assert (
+        "".join(event.choices[0].delta.content or "" for event in open_stream if event.choices)
+        == "after"
+    )
     client.close()
     gateway.drained()
     gateway.stop()
@@ -251,8 +292,12 @@ def test_a_stream_goes_on_and_its_connection_serves_on(gateway: Relayed, upstrea
     assert (kinds["admission"], kinds["outcome"], kinds["handover"], kinds["start"]) == (7, 7, 1, 1)
 
 
-def test_requests_on_kept_connections_are_answered_and_their_connections_end(gateway: Relayed) -> None:
-    with httpx2.Client(timeout=30, trust_env=False, headers={"authorization": f"Bearer {gateway.token}"}) as client:
+def test_requests_on_kept_connections_are_answered_and_their_connections_end(
+    gateway: Relayed,
+) -> None:
+    with httpx2.Client(
+        timeout=30, trust_env=False, headers={"authorization": f"Bearer {gateway.token}"}
+    ) as client:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
         assert "connection" not in client.post(gateway.url + CHAT, json=body).headers
         gateway.take_over()
@@ -263,22 +308,33 @@ def test_requests_on_kept_connections_are_answered_and_their_connections_end(gat
     gateway.drained()
 
 
-def test_a_connection_outlives_the_last_stream_on_it(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_a_connection_outlives_the_last_stream_on_it(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     """The head of a stream that began before the take-over could not say that its connection ends: the next request is answered."""
     host, port = gateway.url.removeprefix("http://").split(":")
     upstream.gate.clear()
     connection = http.client.HTTPConnection(host, int(port), timeout=30)
 
     def ask(text: str, stream: bool) -> http.client.HTTPResponse:
-        body = json.dumps({"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": text}]})
-        connection.request("POST", CHAT, body, {"authorization": f"Bearer {gateway.token}", "content-type": "application/json"})
+        body = json.dumps(
+            {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": text}]}
+        )
+        connection.request(
+            "POST",
+            CHAT,
+            body,
+            {"authorization": f"Bearer {gateway.token}", "content-type": "application/json"},
+        )
         return connection.getresponse()
 
     streams = ask("behave gate", stream=True)
     assert b"before" in streams.read1(65_536)
     gateway.take_over()
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 7, 10, "kept connections that are idle have ended")
+    wait_until(
+        lambda: time.monotonic() - began > 7, 10, "kept connections that are idle have ended"
+    )
     upstream.gate.set()
     assert streams.read().endswith(b"data: [DONE]\n\n")
     ended = time.monotonic()
@@ -290,7 +346,9 @@ def test_a_connection_outlives_the_last_stream_on_it(gateway: Relayed, upstream:
     gateway.drained()
 
 
-def test_who_is_revoked_at_the_successor_is_cut_at_the_predecessor(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_who_is_revoked_at_the_successor_is_cut_at_the_predecessor(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     upstream.gate.clear()
     seen: list[str] = []
     reader = stream(gateway, "behave gate", seen)
@@ -321,7 +379,9 @@ def test_while_one_drains_nobody_takes_over(gateway: Relayed, upstream: FakeUpst
 
 
 def test_limits_and_places_go_on(upstream: FakeUpstream, folder: Path) -> None:
-    tight = config(upstream.url).replace("rpm = 1000000\nburst = 100000\nin_flight = 100000\n", "rpm = 6\nburst = 4\nin_flight = 1\n")
+    tight = config(upstream.url).replace(
+        "rpm = 1000000\nburst = 100000\nin_flight = 100000\n", "rpm = 6\nburst = 4\nin_flight = 1\n"
+    )
     with Relayed(folder, tight) as gateway:
         upstream.gate.clear()
         seen: list[str] = []
@@ -336,7 +396,9 @@ def test_limits_and_places_go_on(upstream: FakeUpstream, folder: Path) -> None:
 
 
 def test_places_at_upstreams_go_on(upstream: FakeUpstream, folder: Path) -> None:
-    tight = config(upstream.url).replace("in_flight = 100000\n[[model]]", "in_flight = 1\nqueue = 0\n[[model]]")
+    tight = config(upstream.url).replace(
+        "in_flight = 100000\n[[model]]", "in_flight = 1\nqueue = 0\n[[model]]"
+    )
     with Relayed(folder, tight) as gateway:
         upstream.gate.clear()
         seen: list[str] = []
@@ -349,7 +411,9 @@ def test_places_at_upstreams_go_on(upstream: FakeUpstream, folder: Path) -> None
         wait_until(lambda: gateway.ask().status_code == 200, 10, "the place is given back")
 
 
-def test_epochs_begin_before_and_after_a_take_over(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_epochs_begin_before_and_after_a_take_over(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     """The log that is passed on is the newest epoch's; what the former process says later is recorded in the one that is open then."""
     gateway.command("audit", "begin", "--reason", "before")
     upstream.gate.clear()
@@ -377,7 +441,10 @@ def test_a_take_over_that_does_not_suit_is_refused(gateway: Relayed) -> None:
     other = gateway.data / "other.toml"
     for changed, why in [
         (text.replace('name = "gw"', 'name = "another"', 1), "name is"),
-        (text.replace('metrics = "127.0.0.1:0"', 'metrics = "127.0.0.1:9"'), "[listen] of the config has changed"),
+        (
+            text.replace('metrics = "127.0.0.1:0"', 'metrics = "127.0.0.1:9"'),
+            "[listen] of the config has changed",
+        ),
     ]:
         other.write_text(changed)
         done = binary("serve", "--config", str(other), "--take-over")
@@ -395,7 +462,9 @@ def test_an_upgrade_starts_the_successor(gateway: Relayed) -> None:
     assert gateway.ask().status_code == 200
     gateway.command("agent", "list")
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid), STOP_S, "the successor stops")
+    wait_until(
+        lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid), STOP_S, "the successor stops"
+    )
     verified = binary("audit", "verify", str(gateway.data / "audit"))
     assert verified.code == 0, verified.err
 
@@ -407,7 +476,12 @@ def is_zombie(pid: int) -> bool:
 def test_an_upgrade_to_what_cannot_serve_changes_nothing(gateway: Relayed) -> None:
     text = gateway.config.read_text()
     gateway.config.write_text(text + "\nno_such_key = 1\n")
-    failed = subprocess.run([str(BINARY), "serve", "--config", str(gateway.config), "--take-over"], capture_output=True, text=True, env=environment())
+    failed = subprocess.run(
+        [str(BINARY), "serve", "--config", str(gateway.config), "--take-over"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
     assert failed.returncode == 1
     gateway.config.write_text(text)
     assert gateway.ask().status_code == 200
@@ -418,12 +492,18 @@ SUCCESSORS_STEPS = ["successor-asks", "successor-has", "successor-ready", "succe
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_predecessor_may_die_at_any_step(step: str, upstream: FakeUpstream, folder: Path) -> None:
+def test_the_predecessor_may_die_at_any_step(
+    step: str, upstream: FakeUpstream, folder: Path
+) -> None:
     with Relayed(folder, config(upstream.url), TOKEN_SHIELD_DIES_AT=step) as gateway:
         assert gateway.ask().status_code == 200
         successor = gateway.successor()
         assert gateway.process.wait(START_S) == -signal.SIGKILL
-        wait_until(lambda: gateway.serves(successor) or successor.poll() is not None, START_S, "the successor serves")
+        wait_until(
+            lambda: gateway.serves(successor) or successor.poll() is not None,
+            START_S,
+            "the successor serves",
+        )
         assert successor.poll() is None, gateway.logged()[-4000:]
         gateway.follow(successor)
         assert gateway.ask().status_code == 200
@@ -431,7 +511,9 @@ def test_the_predecessor_may_die_at_any_step(step: str, upstream: FakeUpstream, 
 
 
 @pytest.mark.parametrize("step", SUCCESSORS_STEPS)
-def test_the_successor_may_die_at_any_step(step: str, gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_the_successor_may_die_at_any_step(
+    step: str, gateway: Relayed, upstream: FakeUpstream
+) -> None:
     upstream.gate.clear()
     seen: list[str] = []
     reader = stream(gateway, "behave gate", seen)
@@ -448,14 +530,20 @@ def test_the_successor_may_die_at_any_step(step: str, gateway: Relayed, upstream
 
 
 @pytest.mark.parametrize("step", ["successor-has", "successor-ready"])
-def test_a_successor_that_hangs_takes_nothing_over(step: str, gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_a_successor_that_hangs_takes_nothing_over(
+    step: str, gateway: Relayed, upstream: FakeUpstream
+) -> None:
     """A stopped process does not say that it is ready: the predecessor ends it and goes on."""
     upstream.gate.clear()
     seen: list[str] = []
     reader = stream(gateway, "behave gate", seen)
     successor = gateway.successor(TOKEN_SHIELD_HANGS_AT=step)
     assert successor.wait(START_S) == -signal.SIGKILL
-    wait_until(lambda: gateway.line("the take-over failed; this process goes on") is not None, 10, "it says that it goes on")
+    wait_until(
+        lambda: gateway.line("the take-over failed; this process goes on") is not None,
+        10,
+        "it says that it goes on",
+    )
     assert gateway.ask().status_code == 200
     gateway.command("agent", "list")
     upstream.gate.set()
@@ -465,7 +553,9 @@ def test_a_successor_that_hangs_takes_nothing_over(step: str, gateway: Relayed, 
     gateway.drained()
 
 
-def test_http2_streams_stay_and_their_connection_is_told_to_leave(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_http2_streams_stay_and_their_connection_is_told_to_leave(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     """An open stream ends whole; a request on the kept connection is answered through the successor; then comes GOAWAY."""
     upstream.gate.clear()
     port = int(gateway.url.rpartition(":")[2])
@@ -474,7 +564,9 @@ def test_http2_streams_stay_and_their_connection_is_told_to_leave(gateway: Relay
     streamed = kept.post(CHAT, {"model": MODEL, "stream": True, "messages": said})
     assert b"before " in kept.first_data(streamed)
     gateway.take_over()
-    through = kept.post(CHAT, {"model": MODEL, "messages": [{"role": "user", "content": "through"}]})
+    through = kept.post(
+        CHAT, {"model": MODEL, "messages": [{"role": "user", "content": "through"}]}
+    )
     assert "choices" in json.loads(kept.whole(through))
     upstream.gate.set()
     assert kept.whole(streamed).endswith(b"data: [DONE]\n\n")
@@ -486,7 +578,9 @@ def test_http2_streams_stay_and_their_connection_is_told_to_leave(gateway: Relay
     assert (kinds["admission"], kinds["outcome"], kinds["handover"]) == (2, 2, 1)
 
 
-def test_a_caller_that_takes_nothing_keeps_no_former_process(upstream: FakeUpstream, folder: Path) -> None:
+def test_a_caller_that_takes_nothing_keeps_no_former_process(
+    upstream: FakeUpstream, folder: Path
+) -> None:
     """Its windows are shut, and it has no token: `drain` is what it has, not `drain_streams`."""
     with Relayed(folder, config(upstream.url, '[timeouts]\ndrain = "2s"\n')) as gateway:
         caller = Narrow(int(gateway.url.rsplit(":", 1)[1]), "none", 0)
@@ -496,18 +590,26 @@ def test_a_caller_that_takes_nothing_keeps_no_former_process(upstream: FakeUpstr
         gateway.drained(10)
 
 
-def test_a_successor_that_dies_later_leaves_streams_that_end_with_an_error(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_a_successor_that_dies_later_leaves_streams_that_end_with_an_error(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     upstream.gate.clear()
     seen: list[str] = []
     reader = stream(gateway, "behave gate", seen)
     gateway.take_over()
     # Killed before the former process knows that it serves, it would have taken over nothing.
     taken_over = "another process has taken over"
-    wait_until(lambda: gateway.line(taken_over, pid=gateway.process.pid) is not None, START_S, "the former process knows")
+    wait_until(
+        lambda: gateway.line(taken_over, pid=gateway.process.pid) is not None,
+        START_S,
+        "the former process knows",
+    )
     gateway.process.kill()
     gateway.process.wait(10)
     reader.join(10)
-    assert not reader.is_alive() and json.loads(seen[-1][6:])["error"]["code"] == "audit-unavailable"
+    assert (
+        not reader.is_alive() and json.loads(seen[-1][6:])["error"]["code"] == "audit-unavailable"
+    )
     upstream.gate.set()
     assert gateway.former[0].wait(30) == 0
     gateway._start("serve", "--config", str(gateway.config))
@@ -516,7 +618,9 @@ def test_a_successor_that_dies_later_leaves_streams_that_end_with_an_error(gatew
     assert gateway.ask().status_code == 200
 
 
-def test_a_predecessor_that_dies_leaves_outcomes_that_say_so(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_a_predecessor_that_dies_leaves_outcomes_that_say_so(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     upstream.gate.clear()
     seen: list[str] = []
     errors: list[Exception] = []
@@ -538,7 +642,12 @@ def test_a_predecessor_that_dies_leaves_outcomes_that_say_so(gateway: Relayed, u
     assert gateway.ask().status_code == 200
     gateway.former.clear()
     gateway.stop()
-    rows = [json.loads(line) for line in binary("audit", "query", str(gateway.data / "audit"), "--kind", "outcome").out.splitlines()]
+    rows = [
+        json.loads(line)
+        for line in binary(
+            "audit", "query", str(gateway.data / "audit"), "--kind", "outcome"
+        ).out.splitlines()
+    ]
     assert len(rows) == 2 and any('"unknown"' in json.dumps(row) for row in rows), rows
 
 
@@ -583,14 +692,18 @@ def test_a_service_manager_is_told(abstract: bool, upstream: FakeUpstream, folde
         wait_until(lambda: manager.says("RELOADING=1"), 10, "RELOADING=1")
         before = gateway.process
         gateway.take_over()
-        wait_until(lambda: manager.says(f"MAINPID={gateway.process.pid}"), 10, "the successor's MAINPID")
+        wait_until(
+            lambda: manager.says(f"MAINPID={gateway.process.pid}"), 10, "the successor's MAINPID"
+        )
         assert before.wait(30) == 0
         assert gateway.ask().status_code == 200
         os.kill(gateway.process.pid, signal.SIGTERM)
         assert gateway.process.wait(STOP_S) == 0
 
 
-def test_sockets_that_a_service_manager_has_bound_are_taken(upstream: FakeUpstream, folder: Path) -> None:
+def test_sockets_that_a_service_manager_has_bound_are_taken(
+    upstream: FakeUpstream, folder: Path
+) -> None:
     """`LISTEN_FDS`: three descriptors from 3 on, in any order; nobody binds anything, and the admin socket's file stays."""
     api, metrics = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     with Relayed(folder, config(upstream.url)) as gateway:
@@ -601,7 +714,11 @@ def test_sockets_that_a_service_manager_has_bound_are_taken(upstream: FakeUpstre
         admin.listen()
         text = gateway.config.read_text()
         text = text.replace('api = "127.0.0.1:0"', f'api = "127.0.0.1:{api.getsockname()[1]}"')
-        gateway.config.write_text(text.replace('metrics = "127.0.0.1:0"', f'metrics = "127.0.0.1:{metrics.getsockname()[1]}"'))
+        gateway.config.write_text(
+            text.replace(
+                'metrics = "127.0.0.1:0"', f'metrics = "127.0.0.1:{metrics.getsockname()[1]}"'
+            )
+        )
         passed = [metrics, admin, api]
         # The shell puts them at 3, 4 and 5 and is then the gateway, so that LISTEN_PID is right.
         puts = " ".join(f"{place}<&{one.fileno()}" for place, one in enumerate(passed, 3))
@@ -609,7 +726,11 @@ def test_sockets_that_a_service_manager_has_bound_are_taken(upstream: FakeUpstre
         with gateway.log.open("ab") as log:
             gateway.process = subprocess.Popen(
                 ["bash", "-c", script, str(BINARY), "serve", "--config", str(gateway.config)],
-                env=environment(), stdin=subprocess.DEVNULL, stderr=log, text=True, pass_fds=[one.fileno() for one in passed],
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                text=True,
+                pass_fds=[one.fileno() for one in passed],
             )
         wait_until(lambda: gateway.serves(gateway.process), START_S, "it serves")
         gateway.follow(gateway.process)

@@ -19,14 +19,22 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_who_has_no_issuer_at_the_successor_is_cut_at_the_predecessor(upstream: FakeUpstream, folder: Path, tmp_path: Path) -> None:
+def test_who_has_no_issuer_at_the_successor_is_cut_at_the_predecessor(
+    upstream: FakeUpstream, folder: Path, tmp_path: Path
+) -> None:
     key(tmp_path / "other.jwk")
     other = other_issuer("x", tmp_path).replace('jwks = "x"', f'jwks = "{tmp_path}/other.jwk.pub"')
-    other = "".join(line + "\n" for line in other.splitlines() if not line.startswith(("jwks_ca", "jwks_refresh")))
+    other = "".join(
+        line + "\n"
+        for line in other.splitlines()
+        if not line.startswith(("jwks_ca", "jwks_refresh"))
+    )
     with Relayed(folder, config(upstream.url, other), issuer=ISSUER) as gateway:
         own = gateway.token
         words = ["--key", str(tmp_path / "other.jwk"), "--issuer", OTHER]
-        gateway.token = gateway.issue("tests/agent", *words, principal="user:agent", models=(MODEL,))
+        gateway.token = gateway.issue(
+            "tests/agent", *words, principal="user:agent", models=(MODEL,)
+        )
         upstream.gate.clear()
         seen: list[str] = []
         reader = stream(gateway, "behave gate", seen)
@@ -36,7 +44,10 @@ def test_who_has_no_issuer_at_the_successor_is_cut_at_the_predecessor(upstream: 
         gateway.write(config(upstream.url))
         gateway.take_over()
         reader.join(10)
-        assert not reader.is_alive() and json.loads(seen[-1][6:])["error"]["code"] == "token-key-unknown"
+        assert (
+            not reader.is_alive()
+            and json.loads(seen[-1][6:])["error"]["code"] == "token-key-unknown"
+        )
         assert stays.is_alive()
         upstream.gate.set()
         stays.join(10)
@@ -44,18 +55,27 @@ def test_who_has_no_issuer_at_the_successor_is_cut_at_the_predecessor(upstream: 
         gateway.drained()
 
 
-def test_fetched_keys_go_on_where_their_publisher_is_gone_before_the_take_over(upstream: FakeUpstream, folder: Path, tmp_path: Path) -> None:
+def test_fetched_keys_go_on_where_their_publisher_is_gone_before_the_take_over(
+    upstream: FakeUpstream, folder: Path, tmp_path: Path
+) -> None:
     """One of two issuers that publish their keys can be asked by the successor, the other one cannot."""
     authority(tmp_path)
     gone, there = Publisher(tmp_path), Publisher(tmp_path)
     key(tmp_path / "other.jwk")
     gone.text = (tmp_path / "other.jwk.pub").read_text()
-    second = other_issuer(there.url, tmp_path / "ca.pem").replace(OTHER, OTHER + "/2").replace("user:*", "team:others").replace('"tests"', '"others"')
+    second = (
+        other_issuer(there.url, tmp_path / "ca.pem")
+        .replace(OTHER, OTHER + "/2")
+        .replace("user:*", "team:others")
+        .replace('"tests"', '"others"')
+    )
     published = other_issuer(gone.url, tmp_path / "ca.pem") + second
     with Relayed(folder, config(upstream.url, published), issuer=ISSUER) as gateway:
         assert gateway.ask().status_code == 200
         words = ["--key", str(tmp_path / "other.jwk"), "--issuer", OTHER]
-        gateway.token = gateway.issue("tests/agent", *words, principal="user:agent", models=(MODEL,))
+        gateway.token = gateway.issue(
+            "tests/agent", *words, principal="user:agent", models=(MODEL,)
+        )
         assert gateway.ask().status_code == 200
         gone.status = 404
         asked = there.asked
@@ -86,16 +106,24 @@ def test_a_reload_between_is_not_undone(upstream: FakeUpstream, folder: Path) ->
         gateway.drained()
 
 
-def test_sockets_of_other_names_are_refused_and_of_the_same_taken(upstream: FakeUpstream, folder: Path) -> None:
+def test_sockets_of_other_names_are_refused_and_of_the_same_taken(
+    upstream: FakeUpstream, folder: Path
+) -> None:
     """Every socket is told by its whole path, from whatever folder either process was started."""
     with Relayed(folder, config(upstream.url)) as gateway:
         text = gateway.config.read_text()
         other = folder / "other"
         other.mkdir(mode=0o700)
-        for section, line in (("[listen]\n", f'admin = "unix:{other}/admin.sock"\n'), ("[audit]\n", f'listen = "unix:{other}/audit.sock"\n')):
+        for section, line in (
+            ("[listen]\n", f'admin = "unix:{other}/admin.sock"\n'),
+            ("[audit]\n", f'listen = "unix:{other}/audit.sock"\n'),
+        ):
             gateway.config.write_text(text.replace(section, section + line))
             refused = gateway.successor()
-            assert refused.wait(START_S) == 1 and "[listen] of the config has changed" in gateway.logged()
+            assert (
+                refused.wait(START_S) == 1
+                and "[listen] of the config has changed" in gateway.logged()
+            )
             assert gateway.ask().status_code == 200
         gateway.config.write_text(text)
         gateway.take_over()
@@ -117,9 +145,15 @@ def test_a_process_that_drains_holds_no_socket(upstream: FakeUpstream, folder: P
         def listens() -> list[str]:
             inodes = {os.readlink(link) for link in Path(f"/proc/{former.pid}/fd").iterdir()}
             rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
-            unix = [row[7] for row in rows if len(row) > 7 and f"socket:[{row[6]}]" in inodes and str(gateway.data) in row[7]]
+            unix = [
+                row[7]
+                for row in rows
+                if len(row) > 7 and f"socket:[{row[6]}]" in inodes and str(gateway.data) in row[7]
+            ]
             ports = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-            return unix + [row[1] for row in ports if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
+            return unix + [
+                row[1] for row in ports if row[3] == "0A" and f"socket:[{row[9]}]" in inodes
+            ]
 
         wait_until(lambda: not listens(), 10, "it holds no socket that listens")
         gateway.process.kill()

@@ -51,12 +51,21 @@ class Asker:
         assert line
         self._word = {
             "take-over": {
-                "protocol": 1, "version": "x", "policy": "p", "name": line["name"], "api": line["api"], "metrics": line["metrics"],
-                "admin": str(gateway.data / "admin.sock"), "auditors": None,
+                "protocol": 1,
+                "version": "x",
+                "policy": "p",
+                "name": line["name"],
+                "api": line["api"],
+                "metrics": line["metrics"],
+                "admin": str(gateway.data / "admin.sock"),
+                "auditors": None,
             }
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", ASKER, str(gateway.data / "handover.sock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", ASKER, str(gateway.data / "handover.sock")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._hears() == "connected"
 
@@ -122,7 +131,14 @@ def test_each_upgrade_of_an_idle_gateway_is_answered(gateway: Relayed) -> None:
 
 def test_two_upgrades_at_once_hear_the_truth(gateway: Relayed) -> None:
     done: list[Done] = []
-    askers = [threading.Thread(target=lambda: done.append(binary("upgrade", "--data", str(gateway.data), "--json", within=60))) for _ in range(2)]
+    askers = [
+        threading.Thread(
+            target=lambda: done.append(
+                binary("upgrade", "--data", str(gateway.data), "--json", within=60)
+            )
+        )
+        for _ in range(2)
+    ]
     for asker in askers:
         asker.start()
     for asker in askers:
@@ -131,16 +147,25 @@ def test_two_upgrades_at_once_hear_the_truth(gateway: Relayed) -> None:
     assert codes in ([0, 0], [0, 3]), [(one.code, one.err) for one in done]
     pids = [json.loads(one.out)["pid"] for one in done if one.code == 0]
     refused = [one.err for one in done if one.code == 3]
-    assert all("another upgrade is under way" in err or "still drains" in err or "has taken over already" in err for err in refused), refused
+    assert all(
+        "another upgrade is under way" in err
+        or "still drains" in err
+        or "has taken over already" in err
+        for err in refused
+    ), refused
     gateway.newest = pids[-1]
-    wait_until(lambda: gateway.line("serving", pid=gateway.newest) is not None, START_S, "it serves")
+    wait_until(
+        lambda: gateway.line("serving", pid=gateway.newest) is not None, START_S, "it serves"
+    )
     assert gateway.ask().status_code == 200
     assert "the take-over failed; this process goes on" not in gateway.logged()
     assert gateway.process.wait(30) == 0
     end(gateway)
 
 
-def test_who_asks_the_former_process_late_is_refused(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_who_asks_the_former_process_late_is_refused(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     """A connection that was accepted before a take-over asks after it: the process that drains gives nothing, and opens nothing."""
     late = Asker(gateway)
     upstream.gate.clear()
@@ -151,7 +176,16 @@ def test_who_asks_the_former_process_late_is_refused(gateway: Relayed, upstream:
     late.dies()
     assert heard.startswith("0 ") and "refused" in heard, heard
     for number in range(8):
-        done = binary("agent", "suspend", f"tests/x{number}", "--reason", "r", "--unregistered", "--data", str(gateway.data))
+        done = binary(
+            "agent",
+            "suspend",
+            f"tests/x{number}",
+            "--reason",
+            "r",
+            "--unregistered",
+            "--data",
+            str(gateway.data),
+        )
         assert done.code == 0, done.err
     upstream.gate.set()
     reader.join(10)
@@ -159,17 +193,28 @@ def test_who_asks_the_former_process_late_is_refused(gateway: Relayed, upstream:
     gateway.drained()
 
 
-def test_a_failed_take_over_leaves_the_policy_of_the_reload(gateway: Relayed, upstream: FakeUpstream) -> None:
+def test_a_failed_take_over_leaves_the_policy_of_the_reload(
+    gateway: Relayed, upstream: FakeUpstream
+) -> None:
     gateway.config.write_text(gateway.config.read_text().replace("rpm = 1000000", "rpm = 999999"))
     gateway.reload()
     asker = Asker(gateway)
     assert int(asker.asks().split()[0]) >= 8
     asker.dies()
-    wait_until(lambda: gateway.line("the take-over failed; this process goes on") is not None, 10, "it goes on")
+    wait_until(
+        lambda: gateway.line("the take-over failed; this process goes on") is not None,
+        10,
+        "it goes on",
+    )
     assert gateway.ask().status_code == 200
     gateway.stop()
-    rows = [json.loads(line) for line in binary("audit", "query", str(gateway.data / "audit")).out.splitlines()]
-    policies = [row["inside"]["policy"] for row in rows if row["kind"] in ("start", "reload", "handover")]
+    rows = [
+        json.loads(line)
+        for line in binary("audit", "query", str(gateway.data / "audit")).out.splitlines()
+    ]
+    policies = [
+        row["inside"]["policy"] for row in rows if row["kind"] in ("start", "reload", "handover")
+    ]
     start, reload, asked, goes_on = policies
     assert start != reload and asked == "p" and goes_on == reload
 
@@ -183,25 +228,46 @@ def test_a_shortage_after_a_failed_take_over_passes(gateway: Relayed) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (5, hard))
     try:
         asker.dies()
-        wait_until(lambda: "cannot be opened for what is short" in gateway.logged(), 10, "the log falls short")
-        wait_until(lambda: "doors of operators and scrapers cannot be opened yet" in gateway.logged(), 10, "the doors fall short")
+        wait_until(
+            lambda: "cannot be opened for what is short" in gateway.logged(),
+            10,
+            "the log falls short",
+        )
+        wait_until(
+            lambda: "doors of operators and scrapers cannot be opened yet" in gateway.logged(),
+            10,
+            "the doors fall short",
+        )
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     wait_until(lambda: gateway.ask().status_code == 200, 20, "it serves again")
-    wait_until(lambda: binary("agent", "list", "--data", str(gateway.data)).code == 0, 20, "operators are heard again")
-    assert httpx2.get(gateway.metrics.replace("/metrics", "/readyz"), timeout=10, trust_env=False).status_code == 200
+    wait_until(
+        lambda: binary("agent", "list", "--data", str(gateway.data)).code == 0,
+        20,
+        "operators are heard again",
+    )
+    assert (
+        httpx2.get(
+            gateway.metrics.replace("/metrics", "/readyz"), timeout=10, trust_env=False
+        ).status_code
+        == 200
+    )
     gateway.take_over()
     gateway.drained()
 
 
-def test_a_shortage_that_lasts_after_a_failed_take_over_does_not_keep_the_process(gateway: Relayed) -> None:
+def test_a_shortage_that_lasts_after_a_failed_take_over_does_not_keep_the_process(
+    gateway: Relayed,
+) -> None:
     asker = Asker(gateway)
     assert int(asker.asks().split()[0]) >= 8
     pid = gateway.process.pid
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (5, hard))
     asker.dies()
-    wait_until(lambda: "cannot be opened for what is short" in gateway.logged(), 10, "the log falls short")
+    wait_until(
+        lambda: "cannot be opened for what is short" in gateway.logged(), 10, "the log falls short"
+    )
     gateway.terminate()
     assert gateway.ended(30) == 1, "it says that its log has failed"
     gateway.process = gateway.successor()
@@ -210,7 +276,9 @@ def test_a_shortage_that_lasts_after_a_failed_take_over_does_not_keep_the_proces
     assert gateway.ask().status_code == 200
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["begun before", "begun on a kept connection after"])
+@pytest.mark.parametrize(
+    "kept", [False, True], ids=["begun before", "begun on a kept connection after"]
+)
 def test_a_stop_of_both_leaves_nothing_unknown(kept: bool, clock: Clock, folder: Path) -> None:
     """A service manager stops both processes at once: streams end with an event that says so, and outcomes say what was delivered."""
     ends: list[bytes] = []
@@ -219,9 +287,16 @@ def test_a_stop_of_both_leaves_nothing_unknown(kept: bool, clock: Clock, folder:
         connections = [socket.create_connection((host, int(port)), timeout=60) for _ in range(3)]
 
         def post(connection: socket.socket, seconds: str) -> None:
-            body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": seconds}]}).encode()
-            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\nContent-Type: application/json\r\n"
-            connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            body = json.dumps(
+                {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": seconds}]}
+            ).encode()
+            head = (
+                f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+                "Content-Type: application/json\r\n"
+            )
+            connection.sendall(
+                head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+            )
 
         def until(connection: socket.socket, end: bytes) -> bytes:
             got = b""
@@ -251,7 +326,12 @@ def test_a_stop_of_both_leaves_nothing_unknown(kept: bool, clock: Clock, folder:
         assert former.wait(30) == 0 and gateway.process.wait(30) == 0
     for got in ends:
         assert b'"gateway-stopping"' in got, got[-400:]
-    rows = [json.loads(line) for line in binary("audit", "query", str(gateway.data / "audit"), "--kind", "outcome").out.splitlines()]
+    rows = [
+        json.loads(line)
+        for line in binary(
+            "audit", "query", str(gateway.data / "audit"), "--kind", "outcome"
+        ).out.splitlines()
+    ]
     assert len(rows) == 6
     assert [row["inside"]["code"] for row in rows] == ["ok"] * 3 + ["gateway-stopping"] * 3, rows
     assert "without saying what became" not in gateway.logged()
@@ -270,8 +350,13 @@ def test_who_does_not_read_holds_nobody_up(gateway: Relayed) -> None:
         return connection
 
     def post(connection: socket.socket, text: str, stream: bool) -> None:
-        body = json.dumps({"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": text}]}).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\nContent-Type: application/json\r\n"
+        body = json.dumps(
+            {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": text}]}
+        ).encode()
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+            "Content-Type: application/json\r\n"
+        )
         connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     def answer(connection: socket.socket) -> bytes:
@@ -298,7 +383,9 @@ def test_who_does_not_read_holds_nobody_up(gateway: Relayed) -> None:
     gateway.drained()
 
 
-def test_published_keys_outlive_a_take_over(upstream: FakeUpstream, folder: Path, tmp_path: Path) -> None:
+def test_published_keys_outlive_a_take_over(
+    upstream: FakeUpstream, folder: Path, tmp_path: Path
+) -> None:
     """Their publisher fails as soon as the successor serves."""
     authority(tmp_path)
     publisher = Publisher(tmp_path)
@@ -309,7 +396,9 @@ def test_published_keys_outlive_a_take_over(upstream: FakeUpstream, folder: Path
         # The first answer comes after the first fetch.
         assert gateway.ask().status_code == 200
         words = ["--key", str(tmp_path / "other.jwk"), "--issuer", OTHER]
-        gateway.token = gateway.issue("tests/agent", *words, principal="user:agent", models=(MODEL,))
+        gateway.token = gateway.issue(
+            "tests/agent", *words, principal="user:agent", models=(MODEL,)
+        )
         assert gateway.ask().status_code == 200
         gateway.take_over()
         publisher.status = 404

@@ -32,9 +32,15 @@ TORN = 256 * 1024
 ECHO = '[[upstream]]\nname = "echo"\nurl = "echo:"\n[[model]]\nname = "echo"\nroute = ["echo"]\n'
 BUSY = "[class.busy]\nrpm = 1000000\nburst = 100000\nin_flight = 64\n"
 KINDS = {
-    "checkpoint": r"e\d+/checkpoint", "full entries": r"e\d+/tile/entries/\d+", "partial entries": r"e\d+/tile/entries/.*\.p/.*",
-    "full hashes": r"e\d+/tile/\d+/\d+", "partial hashes": r"e\d+/tile/\d+/.*\.p/.*", "journal": r"e\d+/journal/.*",
-    "lock": r"e\d+/lock", "reserve": "reserve", "tmp": "tmp/.*",
+    "checkpoint": r"e\d+/checkpoint",
+    "full entries": r"e\d+/tile/entries/\d+",
+    "partial entries": r"e\d+/tile/entries/.*\.p/.*",
+    "full hashes": r"e\d+/tile/\d+/\d+",
+    "partial hashes": r"e\d+/tile/\d+/.*\.p/.*",
+    "journal": r"e\d+/journal/.*",
+    "lock": r"e\d+/lock",
+    "reserve": "reserve",
+    "tmp": "tmp/.*",
 }
 
 State = dict[str, bytes]  # the files of a log by their paths below audit/
@@ -96,7 +102,12 @@ class Log:
 
     def ours(self) -> audit_verifier.Fault | None:
         try:
-            audit_verifier.verify(self.folder, (self.data / "log.vkeys").read_text(), self.data / "secret/head", live=True)
+            audit_verifier.verify(
+                self.folder,
+                (self.data / "log.vkeys").read_text(),
+                self.data / "secret/head",
+                live=True,
+            )
         except audit_verifier.Fault as fault:
             return fault
         return None
@@ -107,8 +118,26 @@ class Log:
     def begun(self) -> Asked:
         """The gateway's verifier, at work."""
         keys, head = self.data / "log.vkeys", self.data / "secret/head"
-        words = [str(BINARY), "audit", "verify", str(self.folder), "--key", str(keys), "--head", str(head), "--json"]
-        return Asked(subprocess.Popen(words, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True))
+        words = [
+            str(BINARY),
+            "audit",
+            "verify",
+            str(self.folder),
+            "--key",
+            str(keys),
+            "--head",
+            str(head),
+            "--json",
+        ]
+        return Asked(
+            subprocess.Popen(
+                words,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
 
 
 def _width(name: str) -> int:
@@ -116,7 +145,11 @@ def _width(name: str) -> int:
 
 
 def _read(folder: Path) -> State:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 # ---- the log ----------------------------------------------------------------------------------------------------------
@@ -124,12 +157,17 @@ def _read(folder: Path) -> State:
 
 def _load(own: Served, token: str, count: int) -> None:
     """Asks from four sides, or until the gateway is gone."""
+
     def ask() -> None:
         with httpx2.Client(trust_env=False, timeout=30) as client:
             for _ in range(count // 4):
                 body = {"model": "echo", "messages": user("x")}
                 try:
-                    answer = client.post(own.url + "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {token}"})
+                    answer = client.post(
+                        own.url + "/v1/chat/completions",
+                        json=body,
+                        headers={"authorization": f"Bearer {token}"},
+                    )
                 except httpx2.HTTPError:
                     return
                 assert answer.status_code == 200, answer.text
@@ -141,6 +179,7 @@ def _load(own: Served, token: str, count: int) -> None:
 
 def _killed(own: Served, token: str, journal: Path) -> None:
     """Under load, in the moment between a new segment of the journal and the checkpoint that makes the one before needless."""
+
     def two_segments() -> bool:
         paths = sorted(journal.iterdir())
         with paths[-1].open("rb") as last:
@@ -180,13 +219,25 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
             made = Log(folder / "copy", own.data, _read(audit), older)
             made.put(made.state)
             whole = made.theirs()
-            last, written = whole["epochs"][-1], [name for name in made.segments() if made.state[name].startswith(b"TSBATCH1")]
-            if last["acknowledged"] == last["records"] and not last["unfinished_files"] + last["unfinished_bytes"] and len(written) > 1:
+            last, written = (
+                whole["epochs"][-1],
+                [name for name in made.segments() if made.state[name].startswith(b"TSBATCH1")],
+            )
+            if (
+                last["acknowledged"] == last["records"]
+                and not last["unfinished_files"] + last["unfinished_bytes"]
+                and len(written) > 1
+            ):
                 break
         assert made.ours() is None and whole["valid"] and len(written) > 1
-        assert sum(epoch["records"] for epoch in whole["epochs"]) >= RECORDS and len(made.records("e000001")) > 1024
+        assert (
+            sum(epoch["records"] for epoch in whole["epochs"]) >= RECORDS
+            and len(made.records("e000001")) > 1024
+        )
         for kind, form in KINDS.items():
-            assert [name for name in made.state if re.fullmatch(form, name)], f"there is no file of the kind {kind}"
+            assert [name for name in made.state if re.fullmatch(form, name)], (
+                f"there is no file of the kind {kind}"
+            )
         return made
 
 
@@ -197,7 +248,9 @@ def _some_file(log: Log, chance: random.Random, *kinds: str, least: int = 0) -> 
     """A file of a kind that is drawn first, so that rare kinds are met as often as others."""
     while True:
         form = KINDS[chance.choice(kinds or [*KINDS])]
-        if found := [name for name in log.state if re.fullmatch(form, name) and len(log.state[name]) >= least]:
+        if found := [
+            name for name in log.state if re.fullmatch(form, name) and len(log.state[name]) >= least
+        ]:
             return chance.choice(found)
 
 
@@ -220,12 +273,18 @@ def flip(log: Log, chance: random.Random) -> Tampering:
         for one in frames(log.state[name], _width(name), 0):
             ends.append(end := end + 2 + len(one))
         record = epoch, _first(rest) + sum(end <= at for end in ends)
-    return Tampering(f"flip {name} at {at} from {log.state[name][at]:#x} to {data[at]:#x}", {name: bytes(data)}, record)
+    return Tampering(
+        f"flip {name} at {at} from {log.state[name][at]:#x} to {data[at]:#x}",
+        {name: bytes(data)},
+        record,
+    )
 
 
 def _first(tile: str) -> int:
     """The number of the first record of a tile of this log, which has less than 1,000."""
-    return 256 * int(tile.rpartition("/")[2] if ".p/" not in tile else tile.rpartition("/")[0][-5:-2])
+    return 256 * int(
+        tile.rpartition("/")[2] if ".p/" not in tile else tile.rpartition("/")[0][-5:-2]
+    )
 
 
 def delete(log: Log, chance: random.Random) -> Tampering:
@@ -235,18 +294,37 @@ def delete(log: Log, chance: random.Random) -> Tampering:
 
 def delete_folder(log: Log, chance: random.Random) -> Tampering:
     epoch = chance.choice(["e000001", "e000002"])
-    folder = chance.choice([f"{epoch}/{part}" for part in ("", "tile/", "tile/0/", "tile/1/", "tile/entries/")] + ["e000002/journal/"])
-    return Tampering(f"delete {folder}", {name: None for name in log.state if name.startswith(folder)})
+    folder = chance.choice(
+        [f"{epoch}/{part}" for part in ("", "tile/", "tile/0/", "tile/1/", "tile/entries/")]
+        + ["e000002/journal/"]
+    )
+    return Tampering(
+        f"delete {folder}", {name: None for name in log.state if name.startswith(folder)}
+    )
 
 
 def add(log: Log, chance: random.Random) -> Tampering:
     """A file that is not called for, of a name that is right or nearly."""
-    name = chance.choice([
-        "e000001/notes", "e000001/tile/0/x", "e000001/tile/0/x000/000", "e000002/tile/0/000.p/7", "e000002/checkpoint.old", "notes",
-        "e1/lock", "e000003/lock", "e000002/journal/7", "e000001/tile/entries/000.p/255", "e000002/tile/1/000.p/1", "e000001/tile/0/900",
-        "e000002/tile/7/000", "e000002/tile/entries/900.p/7", f"e000001/journal/{len(log.records('e000001')):020}",
-        f"e000001/journal/{0:020}",
-    ])
+    name = chance.choice(
+        [
+            "e000001/notes",
+            "e000001/tile/0/x",
+            "e000001/tile/0/x000/000",
+            "e000002/tile/0/000.p/7",
+            "e000002/checkpoint.old",
+            "notes",
+            "e1/lock",
+            "e000003/lock",
+            "e000002/journal/7",
+            "e000001/tile/entries/000.p/255",
+            "e000002/tile/1/000.p/1",
+            "e000001/tile/0/900",
+            "e000002/tile/7/000",
+            "e000002/tile/entries/900.p/7",
+            f"e000001/journal/{len(log.records('e000001')):020}",
+            f"e000001/journal/{0:020}",
+        ]
+    )
     return Tampering(f"add {name}", {name: chance.randbytes(chance.choice([16, 32, 500]))})
 
 
@@ -260,7 +338,10 @@ def swap(log: Log, chance: random.Random) -> Tampering:
 def insert(log: Log, chance: random.Random) -> Tampering:
     name = _some_file(log, chance)
     at, more = _place(log, chance, name), chance.randbytes(chance.choice([1, 2, 32, 512]))
-    return Tampering(f"insert {more.hex()} into {name} at {at}", {name: log.state[name][:at] + more + log.state[name][at:]})
+    return Tampering(
+        f"insert {more.hex()} into {name} at {at}",
+        {name: log.state[name][:at] + more + log.state[name][at:]},
+    )
 
 
 def append(log: Log, chance: random.Random) -> Tampering:
@@ -278,15 +359,24 @@ def truncate(log: Log, chance: random.Random) -> Tampering:
 def an_older_file(log: Log, chance: random.Random) -> Tampering:
     """One that the log has as well, or has no more."""
     age = chance.randrange(len(log.older))
-    name = chance.choice([name for name, data in log.older[age].items() if log.state.get(name) != data])
+    name = chance.choice(
+        [name for name, data in log.older[age].items() if log.state.get(name) != data]
+    )
     return Tampering(f"put back {name} of state {age}", {name: log.older[age][name]})
 
 
 def an_older_state(log: Log, chance: random.Random) -> Tampering:
     """Of all there is, or of one epoch."""
     age, folder = chance.randrange(len(log.older)), chance.choice(["", "e000001/", "e000002/"])
-    states = [{name: data for name, data in state.items() if name.startswith(folder)} for state in (log.state, log.older[age])]
-    changes = {name: states[1].get(name) for name in {**states[0], **states[1]} if states[0].get(name) != states[1].get(name)}
+    states = [
+        {name: data for name, data in state.items() if name.startswith(folder)}
+        for state in (log.state, log.older[age])
+    ]
+    changes = {
+        name: states[1].get(name)
+        for name in {**states[0], **states[1]}
+        if states[0].get(name) != states[1].get(name)
+    }
     return Tampering(f"put back {folder or 'all'} of state {age}", changes)
 
 
@@ -312,9 +402,17 @@ def forge(log: Log, chance: random.Random) -> Tampering:
     some = log.records(epoch)
     index = chance.randrange(len(some))
     some[index], rehashed = _forged(some[index], chance), chance.random() < 0.5
-    changes = {f"{epoch}/{name}": data for name, data in tiles(some).items() if rehashed or "entries" in name}
+    changes = {
+        f"{epoch}/{name}": data
+        for name, data in tiles(some).items()
+        if rehashed or "entries" in name
+    }
     hashes = "its hashes" if rehashed else "no hash"
-    return Tampering(f"forge record {index} of {epoch} and {hashes}: {some[index]!r}", changes, None if rehashed else (epoch, index))
+    return Tampering(
+        f"forge record {index} of {epoch} and {hashes}: {some[index]!r}",
+        changes,
+        None if rehashed else (epoch, index),
+    )
 
 
 def _forged(record: bytes, chance: random.Random) -> bytes:
@@ -332,8 +430,15 @@ def rewrite_journal(log: Log, chance: random.Random) -> Tampering:
     names, covered = log.segments(), log.records("e000002")
     first = int(names[0][-20:])
     whole = {name: list(batches(log.state[name])) for name in names}
-    some = [*covered[:first], *(record for name in names for one in whole[name] for record in one.records)]
-    index, other, cut = chance.randrange(first, len(some)), chance.randrange(first, len(some)), len(some)
+    some = [
+        *covered[:first],
+        *(record for name in names for one in whole[name] for record in one.records),
+    ]
+    index, other, cut = (
+        chance.randrange(first, len(some)),
+        chance.randrange(first, len(some)),
+        len(some),
+    )
     how = chance.choice(["forge", "exchange", "leave out"])
     if how == "forge":
         some[index] = _forged(some[index], chance)
@@ -354,8 +459,20 @@ def rewrite_journal(log: Log, chance: random.Random) -> Tampering:
 
 
 WAYS: dict[Callable[[Log, random.Random], Tampering], int] = {
-    flip: 40, delete: 6, delete_folder: 4, add: 4, swap: 6, insert: 7, append: 5, truncate: 7, an_older_file: 5, an_older_state: 4,
-    remove_segment: 4, exchange: 4, forge: 6, rewrite_journal: 4,
+    flip: 40,
+    delete: 6,
+    delete_folder: 4,
+    add: 4,
+    swap: 6,
+    insert: 7,
+    append: 5,
+    truncate: 7,
+    an_older_file: 5,
+    an_older_state: 4,
+    remove_segment: 4,
+    exchange: 4,
+    forge: 6,
+    rewrite_journal: 4,
 }
 
 
@@ -364,7 +481,10 @@ WAYS: dict[Callable[[Log, random.Random], Tampering], int] = {
 
 def _permitted(log: Log, changes: dict[str, bytes | None]) -> bool:
     """What docs/AUDIT.md permits, because nothing is lost by it."""
-    return all(data == log.state.get(name) or _says_nothing(log, name, data) for name, data in changes.items())
+    return all(
+        data == log.state.get(name) or _says_nothing(log, name, data)
+        for name, data in changes.items()
+    )
 
 
 def _says_nothing(log: Log, name: str, data: bytes | None) -> bool:
@@ -376,16 +496,24 @@ def _says_nothing(log: Log, name: str, data: bytes | None) -> bool:
     if name == "reserve":
         return data is None or not any(data)  # of any length
     if name == "e000002/checkpoint":
-        return data is None and int(segments[0][-20:]) == 0  # as if the first one were being written: the head has it
+        return (
+            data is None and int(segments[0][-20:]) == 0
+        )  # as if the first one were being written: the head has it
     if name.startswith("e000002/tile/") and old is None:
-        return any(state.get(name) == data for state in log.older)  # partial tiles of the checkpoint before
+        return any(
+            state.get(name) == data for state in log.older
+        )  # partial tiles of the checkpoint before
     if name not in segments:
         return False
     if data is None:
-        return name == segments[0] and int(segments[1][-20:]) <= len(log.records("e000002"))  # all of it is in the tiles
+        return name == segments[0] and int(segments[1][-20:]) <= len(
+            log.records("e000002")
+        )  # all of it is in the tiles
     end = [one.end for one in batches(old)][-1]
     rest = data[end:].rstrip(b"\0")
-    return data[:end] == old[:end] and (not rest or name == segments[-1] and len(rest) <= TORN)  # a torn write
+    return data[:end] == old[:end] and (
+        not rest or name == segments[-1] and len(rest) <= TORN
+    )  # a torn write
 
 
 # ---- the campaign -----------------------------------------------------------------------------------------------------
@@ -416,8 +544,11 @@ def test_every_tampering_is_found_out(log: Log, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(audit_verifier, "LOOKS", 1)
     # Most records and batches are the same from one tampering to the next: what the bytes alone say is remembered.
     remembered = {
-        (audit_verifier, "bundle"): 200, (audit_records, "perfect"): 200, (audit_records, "crc32c"): 50_000,
-        (audit_verifier, "leaf_hash"): 50_000, (audit_verifier, "shape"): 50_000,
+        (audit_verifier, "bundle"): 200,
+        (audit_records, "perfect"): 200,
+        (audit_records, "crc32c"): 50_000,
+        (audit_verifier, "leaf_hash"): 50_000,
+        (audit_verifier, "shape"): 50_000,
     }
     for (module, name), most in remembered.items():
         monkeypatch.setattr(module, name, lru_cache(most)(getattr(module, name)))
@@ -432,4 +563,6 @@ def test_every_tampering_is_found_out(log: Log, monkeypatch: pytest.MonkeyPatch)
             misses.append(f"{tampering.what}: {'; '.join(wrong)}")
     assert log.ours() is None and log.theirs()["valid"], "it is whole again"
     assert set(log.done) == {way.__name__ for way in WAYS}, "nothing is left out"
-    assert not misses, f"{len(misses)} of {TAMPERINGS}, of the log in {log.folder}:\n" + "\n".join(misses[:50])
+    assert not misses, f"{len(misses)} of {TAMPERINGS}, of the log in {log.folder}:\n" + "\n".join(
+        misses[:50]
+    )

@@ -31,24 +31,39 @@ def client_of(url: str) -> httpx2.Client:
     return httpx2.Client(base_url=url, timeout=30, trust_env=False)
 
 
-def test_many_agents_behind_one_address_after_a_restart(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_many_agents_behind_one_address_after_a_restart(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     """The former gateway took 200 a second of them; now what is good is not counted, and what is no good is."""
     fast = Issuer("https://fast.example", tmp_path)
     tokens = [fast.token(f"fleet/agent-{number}") for number in range(5_000 if FULL else 600)]
-    with serve(tmp_path, "[limits]\npeer_rps = 20\n" + WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER) as gateway:
+    with serve(
+        tmp_path,
+        "[limits]\npeer_rps = 20\n" + WIDE + fake_model(upstream.url) + fast.config,
+        issuer=ISSUER,
+    ) as gateway:
         for _ in range(2):
             with client_of(gateway.url) as client:
                 assert Counter(code(client, token) for token in tokens) == {None: len(tokens)}
-                strangers = Counter(code(client, fast.token("fleet/bad")[:-8] + "AAAAAAAA") for _ in range(200))
+                strangers = Counter(
+                    code(client, fast.token("fleet/bad")[:-8] + "AAAAAAAA") for _ in range(200)
+                )
                 assert strangers["peer-rate"] > 0 and strangers[None] == 0, strangers
                 assert code(client, tokens[0]) is None, "who is known goes on"
             gateway.restart()
 
 
-def test_fresh_chains_of_one_root_are_bounded_and_others_go_on(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_fresh_chains_of_one_root_are_bounded_and_others_go_on(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     fast = Issuer("https://fast.example", tmp_path)
     limits = "[limits]\nroot_rps = 20\n"
-    with serve(tmp_path, limits + WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER) as gateway, client_of(gateway.url) as client:
+    with (
+        serve(
+            tmp_path, limits + WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER
+        ) as gateway,
+        client_of(gateway.url) as client,
+    ):
         greedy, honest = Link.root(fast, "tests/greedy"), Link.root(fast, "tests/honest")
         began = time.monotonic()
         codes = Counter(code(client, greedy.leaf(number)) for number in range(300))
@@ -56,31 +71,48 @@ def test_fresh_chains_of_one_root_are_bounded_and_others_go_on(upstream: FakeUps
         assert set(codes) == {None, "root-rate"} and 20 <= codes[None] <= most, codes
         assert code(client, honest.leaf(0)) is None
         again = honest.leaf(1)
-        assert [code(client, again) for _ in range(100)] == [None] * 100, "a chain that is known is not charged"
-        said = open_ai(gateway, honest.leaf(2)).chat.completions.create(model="echo", messages=user("as ever"))
+        assert [code(client, again) for _ in range(100)] == [None] * 100, (
+            "a chain that is known is not charged"
+        )
+        said = open_ai(gateway, honest.leaf(2)).chat.completions.create(
+            model="echo", messages=user("as ever")
+        )
         assert said.choices[0].message.content == "as ever"
 
 
-def test_long_lists_are_refused_and_allowed_ones_pass(upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_long_lists_are_refused_and_allowed_ones_pass(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
     """The chain of the report: a middle token and a leaf with 3,500 entries each."""
     fast = Issuer("https://fast.example", tmp_path, more="token_list = 100\n")
 
     def names(count: int) -> dict:
         return {"key": "model", "one_of": [f"{number:x}" for number in range(count)]}
 
-    with serve(tmp_path, WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER) as gateway, client_of(gateway.url) as client:
+    with (
+        serve(tmp_path, WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER) as gateway,
+        client_of(gateway.url) as client,
+    ):
         for count, expect in ((100, None), (101, "token-list"), (900, "token-list")):
             root = Link.root(fast, f"tests/lists-{count}", [names(count)])
             assert code(client, root.link("middle").leaf(0)) == expect, count
         twice = {"key": "tool_type", "one_of": ["function", "function"]}
         assert code(client, Link.root(fast, "tests/twice", [twice]).leaf(0)) == "token-list"
-        assert code(client, fast.token("tests/audience", aud=["https://gw.example", "https://gw.example"])) == "token-list"
+        assert (
+            code(
+                client,
+                fast.token("tests/audience", aud=["https://gw.example", "https://gw.example"]),
+            )
+            == "token-list"
+        )
         signed = gateway.issue("tests/hundred", models=tuple(f"m{number}" for number in range(64)))
         assert code(client, signed) is None
 
 
 @pytest.mark.parametrize("names", [1, 6], ids=["the shortest names", "longer names"])
-def test_a_memory_full_of_the_worst_tokens_is_as_large_as_documented(upstream: FakeUpstream, tmp_path: Path, names: int) -> None:
+def test_a_memory_full_of_the_worst_tokens_is_as_large_as_documented(
+    upstream: FakeUpstream, tmp_path: Path, names: int
+) -> None:
     """docs/TOKEN.md: `token_cache` times 9 KiB."""
     fast = Issuer("https://fast.example", tmp_path)
     count = 16_384 if FULL else 4_096
@@ -88,10 +120,24 @@ def test_a_memory_full_of_the_worst_tokens_is_as_large_as_documented(upstream: F
     documented = count * 9 * 1024
 
     def listed(key: str) -> dict:
-        return {"key": key, "one_of": [chr(0x100 + number) * (names // 2 or 1) for number in range(64)]}
+        return {
+            "key": key,
+            "one_of": [chr(0x100 + number) * (names // 2 or 1) for number in range(64)],
+        }
 
-    with serve(tmp_path, limits + WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER) as gateway, client_of(gateway.url) as client:
-        chain = Link.root(fast, "tests/worst", [listed("model"), listed("egress_host"), listed("tool_type")]).link("a").link("b")
+    with (
+        serve(
+            tmp_path, limits + WIDE + fake_model(upstream.url) + fast.config, issuer=ISSUER
+        ) as gateway,
+        client_of(gateway.url) as client,
+    ):
+        chain = (
+            Link.root(
+                fast, "tests/worst", [listed("model"), listed("egress_host"), listed("tool_type")]
+            )
+            .link("a")
+            .link("b")
+        )
         # What requests of that length take by themselves (buffers, the log) is not the memory of tokens.
         warm = chain.leaf(-1)
         assert {code(client, warm) for _ in range(1_000)} == {None}

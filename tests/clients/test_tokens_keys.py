@@ -67,7 +67,9 @@ def test_the_forgery_is_one() -> None:
     mldsa.MLDSA65PublicKey.from_public_bytes(public).verify(forge(public, b"message"), b"message")
 
 
-def test_a_key_for_which_anybody_can_sign_is_no_issuers_key(gateway: Served, upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_key_for_which_anybody_can_sign_is_no_issuers_key(
+    gateway: Served, upstream: FakeUpstream, tmp_path: Path
+) -> None:
     public = zero_key()
     jwks = tmp_path / "zero.jwks"
     jwks.write_text(json.dumps({"keys": [akp(public)]}))
@@ -82,17 +84,37 @@ def test_a_key_for_which_anybody_can_sign_is_no_issuers_key(gateway: Served, ups
     done = binary("config", "check", str(other))
     assert done.code == 1 and "anybody could sign" in done.out + done.err
     # Offline too, where no gateway stands between.
-    vector = {"id": "x", "token": token, "jwks": {"keys": [akp(public)]}, "iss": ISSUER, "aud": AUDIENCE, "now": 1}
+    vector = {
+        "id": "x",
+        "token": token,
+        "jwks": {"keys": [akp(public)]},
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "now": 1,
+    }
     (tmp_path / "vectors").write_text(json.dumps(vector))
     done = binary("token", "verify-vectors", str(tmp_path / "vectors"))
     assert done.code == 1 and "anybody could sign" in done.err
 
 
-@pytest.mark.parametrize("t1", [bytes(1920), b"\xff" * 1920, bytes([0x55]) * 1920, bytes(1919) + b"\1"], ids=["0", "1023", "equal", "one"])
+@pytest.mark.parametrize(
+    "t1",
+    [bytes(1920), b"\xff" * 1920, bytes([0x55]) * 1920, bytes(1919) + b"\1"],
+    ids=["0", "1023", "equal", "one"],
+)
 def test_nor_a_holders(gateway: Served, tmp_path: Path, t1: bytes) -> None:
     public = os.urandom(32) + t1
     (tmp_path / "holder.pub").write_text(json.dumps({"keys": [akp(public)]}))
-    done = binary("token", "issue", "--data", str(gateway.data), "--agent", "tests/x", "--holder-key", str(tmp_path / "holder.pub"))
+    done = binary(
+        "token",
+        "issue",
+        "--data",
+        str(gateway.data),
+        "--agent",
+        "tests/x",
+        "--holder-key",
+        str(tmp_path / "holder.pub"),
+    )
     assert done.code == 1 and "anybody could sign" in done.err and done.out == ""
 
 
@@ -100,11 +122,20 @@ def test_a_chain_below_such_a_key_is_refused(upstream: FakeUpstream, tmp_path: P
     """Made without the command line, by an issuer that is careless."""
     public, issuer = zero_key(), Issuer("https://careless.example", tmp_path)
     bearer = {"key": "holder", "rank": "bearer", "order": ["bound", "bearer"]}
-    claims = {**issuer.claims("tests/careless"), "cnf": {"jwk": akp(public)}, "del_max_depth": 2, "authorization_details": authority([bearer])}
+    claims = {
+        **issuer.claims("tests/careless"),
+        "cnf": {"jwk": akp(public)},
+        "del_max_depth": 2,
+        "authorization_details": authority([bearer]),
+    }
     parent = issuer.signer.sign(claims)
     child = {
-        **claims, "iss": "urn:ietf:params:oauth:jwk-thumbprint:sha-256:" + thumbprint(akp(public)), "client_id": "tests/careless/anybody",
-        "exp": claims["iat"] + 900, "del_depth": 1, "par_hash": b64(hashlib.sha256(parent.rpartition(".")[0].encode()).digest()),
+        **claims,
+        "iss": "urn:ietf:params:oauth:jwk-thumbprint:sha-256:" + thumbprint(akp(public)),
+        "client_id": "tests/careless/anybody",
+        "exp": claims["iat"] + 900,
+        "del_depth": 1,
+        "par_hash": b64(hashlib.sha256(parent.rpartition(".")[0].encode()).digest()),
     }
     del child["cnf"]
     chain = f"{parent}~{forged(public, child)}"
@@ -121,23 +152,31 @@ def kid(holder: Holder) -> str:
     return json.loads(holder.public.read_text())["keys"][0]["kid"]
 
 
-def test_a_stolen_holders_key_is_revoked_by_its_thumbprint(gateway: Served, upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_stolen_holders_key_is_revoked_by_its_thumbprint(
+    gateway: Served, upstream: FakeUpstream, tmp_path: Path
+) -> None:
     """It was never an operator's key, and no command made it one."""
     holder, second = Holder(tmp_path, "holder"), Holder(tmp_path, "second")
     parent = root(gateway, holder, "tests/stolen")
     middle = holder.delegate(parent, "middle", "--child-key", str(second.public))
     leaf, spared = second.delegate(middle, "leaf"), holder.delegate(parent, "spared")
-    stream = open_ai(gateway, leaf).chat.completions.create(model=MODEL, messages=user("behave forever stolen"), stream=True)
+    stream = open_ai(gateway, leaf).chat.completions.create(
+        model=MODEL, messages=user("behave forever stolen"), stream=True
+    )
     next(stream)
     assert kid(second) in binary("token", "inspect", leaf).out
-    done = gateway.command("keys", "revoke", "--holder", kid(second), "--reason", "a laptop was stolen")
+    done = gateway.command(
+        "keys", "revoke", "--holder", kid(second), "--reason", "a laptop was stolen"
+    )
     assert "sealed as" in done.err
     wait_until(lambda: code(gateway, leaf) == "key-revoked", 1, "the chain is refused")
     assert upstream.exchange("behave forever stolen").over.wait(1), "the open stream goes on"
     with pytest.raises(openai.APIError):
         for _ in stream:
             pass
-    assert code(gateway, second.delegate(middle, "later")) == "key-revoked", "what it signs from now on"
+    assert code(gateway, second.delegate(middle, "later")) == "key-revoked", (
+        "what it signs from now on"
+    )
     assert code(gateway, spared) is None, "the parent's own key is another one"
     rows = [json.loads(line) for line in gateway.command("keys", "list", "--json").out.splitlines()]
     assert [row["state"] for row in rows if row["kid"] == kid(second)] == ["revoked"]
@@ -145,11 +184,24 @@ def test_a_stolen_holders_key_is_revoked_by_its_thumbprint(gateway: Served, upst
     verified = binary("token", "verify", "--data", str(gateway.data), leaf)
     assert verified.code == 3 and "key-revoked" in verified.err
     gateway.restart()
-    assert (code(gateway, leaf), code(gateway, spared)) == ("key-revoked", None), "after a restart too"
+    assert (code(gateway, leaf), code(gateway, spared)) == ("key-revoked", None), (
+        "after a restart too"
+    )
     # Nothing new stands on it either.
-    done = binary("token", "issue", "--data", str(gateway.data), "--agent", "tests/again", "--holder-key", str(second.public))
+    done = binary(
+        "token",
+        "issue",
+        "--data",
+        str(gateway.data),
+        "--agent",
+        "tests/again",
+        "--holder-key",
+        str(second.public),
+    )
     assert done.code == 3 and "key-revoked" in done.err
-    done = binary("keys", "import", str(second.public), "--data", str(gateway.data), "--issuer", ISSUER)
+    done = binary(
+        "keys", "import", str(second.public), "--data", str(gateway.data), "--issuer", ISSUER
+    )
     assert done.code == 3 and "is revoked" in done.err
 
 
@@ -174,8 +226,18 @@ def test_the_two_kinds_of_keys_are_not_mixed_up(gateway: Served, tmp_path: Path)
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"sub": ["team:tests"]}, {"sub": {"0": "team:tests"}}, {"sub": 7}, {"sub": None}, {"iss": ["https://own.example"]}, {"iss": None},
-        {"aud": {"0": AUDIENCE}}, {"aud": [[AUDIENCE]]}, {"aud": None}, {"aud": 7}, {"exp": "4102444800"}, {"nbf": "0"},
+        {"sub": ["team:tests"]},
+        {"sub": {"0": "team:tests"}},
+        {"sub": 7},
+        {"sub": None},
+        {"iss": ["https://own.example"]},
+        {"iss": None},
+        {"aud": {"0": AUDIENCE}},
+        {"aud": [[AUDIENCE]]},
+        {"aud": None},
+        {"aud": 7},
+        {"exp": "4102444800"},
+        {"nbf": "0"},
     ],
     ids=str,
 )
@@ -184,12 +246,18 @@ def test_claims_of_another_type_are_refused(confused: tuple[Served, Issuer], wro
     assert code(served, issuer.token("tests/typed", **wrong)) == "token-claims"
 
 
-@pytest.mark.parametrize("member", [{"crit": ["exp"]}, {"crit": ["b64"], "b64": False}, {"crit": []}, {"zip": "DEF"}], ids=str)
+@pytest.mark.parametrize(
+    "member",
+    [{"crit": ["exp"]}, {"crit": ["b64"], "b64": False}, {"crit": []}, {"zip": "DEF"}],
+    ids=str,
+)
 def test_a_header_with_crit_is_refused(confused: tuple[Served, Issuer], member: dict) -> None:
     served, issuer = confused
     header = {"typ": "at+jwt", "alg": "Ed25519", "kid": issuer.signer.kid, **member}
     signed = f"{b64(compact(header))}.{b64(compact(issuer.claims('tests/crit')))}"
-    assert code(served, f"{signed}.{b64(issuer.signer.key.sign(signed.encode()))}") == "token-header"
+    assert (
+        code(served, f"{signed}.{b64(issuer.signer.key.sign(signed.encode()))}") == "token-header"
+    )
 
 
 @pytest.fixture(scope="module")

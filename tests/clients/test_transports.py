@@ -23,15 +23,24 @@ def wired(request: pytest.FixtureRequest) -> tuple[Gateway, Line, str]:
     """A gateway, a line to it, and the protocol that the line must speak."""
     name: str = request.param
     gateway: Gateway = request.getfixturevalue("over_tls" if name.startswith("tls") else "gateway")
-    return gateway, line(gateway, http2=name.endswith("http2")), "HTTP/2" if name.endswith("http2") else "HTTP/1.1"
+    return (
+        gateway,
+        line(gateway, http2=name.endswith("http2")),
+        "HTTP/2" if name.endswith("http2") else "HTTP/1.1",
+    )
 
 
 def test_openai(wired: tuple[Gateway, Line, str]) -> None:
     gateway, over, version = wired
     client = open_ai(gateway, gateway.token, over)
-    assert client.chat.completions.create(model="echo", messages=user(TEXT)).choices[0].message.content == TEXT
+    assert (
+        client.chat.completions.create(model="echo", messages=user(TEXT)).choices[0].message.content
+        == TEXT
+    )
     chunks = list(client.chat.completions.create(model="echo", messages=user(TEXT), stream=True))
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == TEXT
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == TEXT
+    )
     assert len(chunks) > 3, "the stream came in one piece"
     assert client.completions.create(model=MODEL, prompt="hello", max_tokens=4).usage is not None
     with pytest.raises(openai.BadRequestError):
@@ -43,12 +52,18 @@ def test_openai(wired: tuple[Gateway, Line, str]) -> None:
 def test_anthropic(wired: tuple[Gateway, Line, str]) -> None:
     gateway, over, version = wired
     client = claude(gateway, gateway.token, over)
-    assert client.messages.create(model="echo", max_tokens=64, messages=user(TEXT)).content[0].text == TEXT
+    assert (
+        client.messages.create(model="echo", max_tokens=64, messages=user(TEXT)).content[0].text
+        == TEXT
+    )
     with client.messages.stream(model="echo", max_tokens=64, messages=user(TEXT)) as stream:
         assert "".join(stream.text_stream) == TEXT
     with pytest.raises(anthropic.NotFoundError) as missing:
         client.messages.create(model="nothing", max_tokens=8, messages=user(TEXT))
-    assert missing.value.body["type"] == "error" and missing.value.body["error"]["type"] == "not_found_error"
+    assert (
+        missing.value.body["type"] == "error"
+        and missing.value.body["error"]["type"] == "not_found_error"
+    )
     assert {answer.http_version for answer in over.answers} == {version}
 
 
@@ -56,15 +71,24 @@ def test_a_large_body_and_a_large_answer(wired: tuple[Gateway, Line, str]) -> No
     gateway, over, _ = wired
     text = " ".join("x" * 1_000 for _ in range(2_000))
     client = open_ai(gateway, gateway.token, over)
-    assert client.chat.completions.create(model="echo", messages=user(text)).choices[0].message.content == text
+    assert (
+        client.chat.completions.create(model="echo", messages=user(text)).choices[0].message.content
+        == text
+    )
     streamed = client.chat.completions.create(model="echo", messages=user(text), stream=True)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices) == text
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices) == text
+    )
 
 
 def test_clients_that_do_not_wait(gateway: Gateway) -> None:
     async def both() -> tuple[str | None, str]:
-        first = openai.AsyncOpenAI(base_url=gateway.url + "/v1", api_key=gateway.token, max_retries=0)
-        second = anthropic.AsyncAnthropic(base_url=gateway.url, api_key=gateway.token, max_retries=0)
+        first = openai.AsyncOpenAI(
+            base_url=gateway.url + "/v1", api_key=gateway.token, max_retries=0
+        )
+        second = anthropic.AsyncAnthropic(
+            base_url=gateway.url, api_key=gateway.token, max_retries=0
+        )
         async with first, second:
             asked = first.chat.completions.create(model="echo", messages=user(TEXT))
             told = second.messages.create(model="echo", max_tokens=64, messages=user(TEXT))
@@ -76,8 +100,13 @@ def test_clients_that_do_not_wait(gateway: Gateway) -> None:
 
 def test_anthropic_with_a_bearer_token(gateway: Gateway) -> None:
     over = line(gateway)
-    client = anthropic.Anthropic(base_url=gateway.url, auth_token=gateway.token, http_client=over.http, max_retries=0)
-    assert client.messages.create(model="echo", max_tokens=8, messages=user("hi")).content[0].text == "hi"
+    client = anthropic.Anthropic(
+        base_url=gateway.url, auth_token=gateway.token, http_client=over.http, max_retries=0
+    )
+    assert (
+        client.messages.create(model="echo", max_tokens=8, messages=user("hi")).content[0].text
+        == "hi"
+    )
 
 
 def test_a_client_that_does_not_know_our_ca_does_not_talk(over_tls: Gateway) -> None:
@@ -91,7 +120,11 @@ def test_every_request_after_a_stream_passes(gateway: Gateway) -> None:
     for round_ in range(8):
         client = open_ai(gateway, gateway.issue(f"transports/after-{round_}", models=(MODEL,)))
         for _ in range(40):
-            list(client.chat.completions.create(model=MODEL, messages=user("hi"), max_tokens=1, stream=True))
+            list(
+                client.chat.completions.create(
+                    model=MODEL, messages=user("hi"), max_tokens=1, stream=True
+                )
+            )
             client.chat.completions.create(model=MODEL, messages=user("hi"), max_tokens=1)
 
 
@@ -104,8 +137,19 @@ def test_curl_as_the_readme_prints_it(gateway: Gateway) -> None:
     answers = []
     for command in commands:
         pasted = command.replace("http://127.0.0.1:8700", gateway.url)
-        variables = environment() | {"OPENAI_BASE_URL": gateway.url + "/v1", "OPENAI_API_KEY": gateway.token}
-        done = subprocess.run(["bash", "-c", pasted], cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False)
+        variables = environment() | {
+            "OPENAI_BASE_URL": gateway.url + "/v1",
+            "OPENAI_API_KEY": gateway.token,
+        }
+        done = subprocess.run(
+            ["bash", "-c", pasted],
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         answers.append(json.loads(done.stdout))
     assert answers[0]["choices"][0]["message"]["content"] == "hello"

@@ -40,13 +40,19 @@ def chat(gateway: Gateway, token: str) -> str | None:
 
 def row(gateway: Gateway) -> dict[str, Any]:
     """What `model list` says of the one model."""
-    [only] = [json.loads(line) for line in gateway.command("model", "list", "--json").out.splitlines()]
+    [only] = [
+        json.loads(line) for line in gateway.command("model", "list", "--json").out.splitlines()
+    ]
     found: dict[str, Any] = only
     return found
 
 
 def becomes(gateway: Gateway, digest: str | None, source: str, within: float) -> None:
-    wait_until(lambda: (row(gateway)["digest"], row(gateway)["source"]) == (digest, source), within, f"the digest is {digest}")
+    wait_until(
+        lambda: (row(gateway)["digest"], row(gateway)["source"]) == (digest, source),
+        within,
+        f"the digest is {digest}",
+    )
 
 
 def records(gateway: Gateway, kind: str) -> list[dict[str, Any]]:
@@ -81,7 +87,9 @@ class Ollama:
 
     def tags(self) -> dict[str, object]:
         name = f"{MODEL}:latest"
-        return {"models": [{"name": name, "model": name, "digest": self.digest.removeprefix("sha256:")}]}
+        return {
+            "models": [{"name": name, "model": name, "digest": self.digest.removeprefix("sha256:")}]
+        }
 
 
 @contextmanager
@@ -132,7 +140,9 @@ def test_files_are_hashed_watched_and_pinned(folder: Path, upstream: FakeUpstrea
         assert [record["model_digest"] for record in records(gateway, "outcome")] == [expected]
 
         swap(weights, "two")
-        wait_until(lambda: chat(gateway, token) == "model-changed", LOOKED_S, "the swapped file is noticed")
+        wait_until(
+            lambda: chat(gateway, token) == "model-changed", LOOKED_S, "the swapped file is noticed"
+        )
         becomes(gateway, sha256("two"), "measured", LOOKED_S)
         assert chat(gateway, token) == "model-changed"
         assert records(gateway, "refusal")[-1]["code"] == "model-changed"
@@ -140,7 +150,11 @@ def test_files_are_hashed_watched_and_pinned(folder: Path, upstream: FakeUpstrea
         gateway.command("model", "accept", MODEL, "--reason", "a test")
         assert chat(gateway, token) is None
         [accepted] = records(gateway, "model-accepted")
-        assert (accepted["model"], accepted["digest"], accepted["reason"]) == (MODEL, sha256("two"), "a test")
+        assert (accepted["model"], accepted["digest"], accepted["reason"]) == (
+            MODEL,
+            sha256("two"),
+            "a test",
+        )
         assert row(gateway)["accepted"] == [sha256("two")]
         again = binary("model", "accept", MODEL, "--reason", "again", "--data", str(gateway.data))
         assert again.code == 3 and "already accepted" in again.err
@@ -154,14 +168,23 @@ def test_files_are_hashed_watched_and_pinned(folder: Path, upstream: FakeUpstrea
         assert chat(gateway, token) == "model-changed", "weights that nobody knows pass"
 
 
-def test_a_folder_is_its_files_in_the_order_of_their_names(folder: Path, upstream: FakeUpstream) -> None:
+def test_a_folder_is_its_files_in_the_order_of_their_names(
+    folder: Path, upstream: FakeUpstream
+) -> None:
     weights = folder / "weights"
     weights.mkdir()
     for name in ("b.safetensors", "a.safetensors", "config.json"):
         (weights / name).write_text(name)
-    sums = {name: sha256(name).removeprefix("sha256:") for name in ("a.safetensors", "b.safetensors")}
+    sums = {
+        name: sha256(name).removeprefix("sha256:") for name in ("a.safetensors", "b.safetensors")
+    }
     with Served(folder / "data", config(upstream.url, f'weights = ["{weights}"]')) as gateway:
-        becomes(gateway, sha256("".join(f"{name} {sums[name]}\n" for name in sorted(sums))), "measured", LOOKED_S)
+        becomes(
+            gateway,
+            sha256("".join(f"{name} {sums[name]}\n" for name in sorted(sums))),
+            "measured",
+            LOOKED_S,
+        )
         (weights / "b.safetensors").unlink()
         becomes(gateway, sha256("a.safetensors"), "measured", LOOKED_S)
         token = gateway.issue("tests/weights", models=(MODEL,))
@@ -179,30 +202,51 @@ def test_ollama_says_which_weights_it_has(folder: Path) -> None:
         token = gateway.issue("tests/weights", models=(MODEL,))
         becomes(gateway, sha256("one"), "measured", ASKED_S)
         assert chat(gateway, token) is None
-        assert records(gateway, "outcome")[-1]["model_digest"] == {"source": "measured", "value": sha256("one")}
+        assert records(gateway, "outcome")[-1]["model_digest"] == {
+            "source": "measured",
+            "value": sha256("one"),
+        }
         ollama.digest = sha256("two")
-        wait_until(lambda: chat(gateway, token) == "model-changed", ASKED_S, "the pulled model is noticed")
+        wait_until(
+            lambda: chat(gateway, token) == "model-changed", ASKED_S, "the pulled model is noticed"
+        )
         gateway.command("model", "accept", MODEL, "--reason", "pulled")
         assert chat(gateway, token) is None
-        assert records(gateway, "admission")[-1]["model_digest"] == {"source": "measured", "value": sha256("two")}
+        assert records(gateway, "admission")[-1]["model_digest"] == {
+            "source": "measured",
+            "value": sha256("two"),
+        }
 
 
 def test_the_route_goes_on_to_a_server_with_the_right_weights(folder: Path) -> None:
     with serving(Ollama(sha256("other"))) as wrong, serving(Ollama(sha256("one"))) as right:
         servers = "".join(
-            f'[[upstream]]\nname = "{name}"\nurl = "{url}"\nprofile = "ollama"\n' for name, url in (("wrong", wrong), ("right", right))
+            f'[[upstream]]\nname = "{name}"\nurl = "{url}"\nprofile = "ollama"\n'
+            for name, url in (("wrong", wrong), ("right", right))
         )
-        model = f'[[model]]\nname = "{MODEL}"\nroute = ["wrong", "right"]\npin = "{sha256("one")}"\n'
+        model = (
+            f'[[model]]\nname = "{MODEL}"\nroute = ["wrong", "right"]\npin = "{sha256("one")}"\n'
+        )
         with Served(folder / "data", servers + model) as gateway:
             token = gateway.issue("tests/weights", models=(MODEL,))
 
             def listed() -> list[str | None]:
-                return [json.loads(line)["digest"] for line in gateway.command("model", "list", "--json").out.splitlines()]
+                return [
+                    json.loads(line)["digest"]
+                    for line in gateway.command("model", "list", "--json").out.splitlines()
+                ]
 
-            wait_until(lambda: listed() == [sha256("other"), sha256("one")], ASKED_S, "both servers were asked")
+            wait_until(
+                lambda: listed() == [sha256("other"), sha256("one")],
+                ASKED_S,
+                "both servers were asked",
+            )
             assert chat(gateway, token) is None
             outcome = records(gateway, "outcome")[-1]
-            assert (outcome["upstream"]["name"], outcome["model_digest"]["value"]) == ("right", sha256("one"))
+            assert (outcome["upstream"]["name"], outcome["model_digest"]["value"]) == (
+                "right",
+                sha256("one"),
+            )
 
 
 def test_what_a_server_says_is_reported(folder: Path) -> None:
@@ -210,15 +254,22 @@ def test_what_a_server_says_is_reported(folder: Path) -> None:
         token = gateway.issue("tests/weights", models=(MODEL,))
         becomes(gateway, "org/weights", "reported", ASKED_S)
         assert chat(gateway, token) is None
-        assert records(gateway, "outcome")[-1]["model_digest"] == {"source": "reported", "value": "org/weights"}
+        assert records(gateway, "outcome")[-1]["model_digest"] == {
+            "source": "reported",
+            "value": "org/weights",
+        }
 
 
 @pytest.mark.parametrize("echo", [False, True])
-def test_a_server_that_says_nothing_leaves_them_unknown(folder: Path, upstream: FakeUpstream, echo: bool) -> None:
+def test_a_server_that_says_nothing_leaves_them_unknown(
+    folder: Path, upstream: FakeUpstream, echo: bool
+) -> None:
     with Served(folder / "data", config("echo:" if echo else upstream.url, "")) as gateway:
         token = gateway.issue("tests/weights", models=(MODEL,))
         assert chat(gateway, token) is None
         for kind in ("admission", "outcome"):
             assert records(gateway, kind)[-1]["model_digest"] == {"source": "unknown", "value": ""}
-        refused = binary("model", "accept", MODEL, "--reason", "a test", "--data", str(gateway.data))
+        refused = binary(
+            "model", "accept", MODEL, "--reason", "a test", "--data", str(gateway.data)
+        )
         assert refused.code == 3 and "not known" in refused.err

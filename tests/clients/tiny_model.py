@@ -16,7 +16,10 @@ import gguf
 import numpy as np
 
 # Common pieces first: a byte-fallback tokenizer needs no more, and the noise becomes half readable.
-PIECES = "▁ e t a o i n s r h l d u c m f y w g p b v k j x ▁the ▁a ▁of ▁model ▁gate ▁key ▁hello . , ! ? : { } [ ] \"".split(" ")
+PIECES = (
+    "▁ e t a o i n s r h l d u c m f y w g p b v k j x ▁the ▁a ▁of ▁model ▁gate ▁key ▁hello . , ! "
+    '? : { } [ ] "'
+).split(" ")
 
 # What a chat looks like to the model. Tools, tool calls and their results all show, so that a field lost on the way
 # changes the prompt.
@@ -24,9 +27,12 @@ CHAT_TEMPLATE = """\
 {%- if tools %}{{ '<|tools|>' }}{% for t in tools %}{{ t | tojson }}{{ '\\n' }}{% endfor %}\
 {{ 'Call one as <tool_call>{"name": NAME, "arguments": ARGUMENTS}</tool_call>\\n' }}{% endif -%}
 {%- for m in messages -%}
-{{ '<|' + m['role'] + '|>' }}{% if m['content'] is string %}{{ m['content'] }}{% elif m['content'] %}{{ m['content'] | tojson }}{% endif %}\
+{{ '<|' + m['role'] + '|>' }}\
+{% if m['content'] is string %}{{ m['content'] }}\
+{% elif m['content'] %}{{ m['content'] | tojson }}{% endif %}\
 {%- for c in m['tool_calls'] or [] %}\
-{{ '<tool_call>{"name": ' + (c['function']['name'] | tojson) + ', "arguments": ' + (c['function']['arguments'] | tojson) + '}</tool_call>' }}\
+{{ '<tool_call>{"name": ' + (c['function']['name'] | tojson) + \
+', "arguments": ' + (c['function']['arguments'] | tojson) + '}</tool_call>' }}\
 {%- endfor -%}
 {{ '<|end|>\\n' }}
 {%- endfor -%}
@@ -64,12 +70,26 @@ def tensors(shape: Shape, tokens: int, seed: int) -> dict[str, np.ndarray]:
         return source.normal(0.0, 0.06, (rows, columns)).astype(np.float32)
 
     ones = np.ones(shape.width, dtype=np.float32)
-    found = {"token_embd.weight": noise(tokens, shape.width), "output.weight": noise(tokens, shape.width), "output_norm.weight": ones}
+    found = {
+        "token_embd.weight": noise(tokens, shape.width),
+        "output.weight": noise(tokens, shape.width),
+        "output_norm.weight": ones,
+    }
     for layer in range(shape.layers):
         at = f"blk.{layer}."
-        found |= {at + name + ".weight": noise(shape.width, shape.width) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
-        found |= {at + name + ".weight": noise(shape.hidden, shape.width) for name in ("ffn_gate", "ffn_up")}
-        found |= {at + "ffn_down.weight": noise(shape.width, shape.hidden), at + "attn_norm.weight": ones, at + "ffn_norm.weight": ones}
+        found |= {
+            at + name + ".weight": noise(shape.width, shape.width)
+            for name in ("attn_q", "attn_k", "attn_v", "attn_output")
+        }
+        found |= {
+            at + name + ".weight": noise(shape.hidden, shape.width)
+            for name in ("ffn_gate", "ffn_up")
+        }
+        found |= {
+            at + "ffn_down.weight": noise(shape.width, shape.hidden),
+            at + "attn_norm.weight": ones,
+            at + "ffn_norm.weight": ones,
+        }
     return found
 
 

@@ -27,7 +27,11 @@ class Signer:
 
     def __init__(self) -> None:
         self.key = Ed25519PrivateKey.generate()
-        self.jwk = {"crv": "Ed25519", "kty": "OKP", "x": b64(self.key.public_key().public_bytes_raw())}
+        self.jwk = {
+            "crv": "Ed25519",
+            "kty": "OKP",
+            "x": b64(self.key.public_key().public_bytes_raw()),
+        }
         self.kid = b64(hashlib.sha256(compact(self.jwk)).digest())
         self._header = b64(compact({"typ": "at+jwt", "alg": "Ed25519", "kid": self.kid}))
 
@@ -36,14 +40,18 @@ class Signer:
         return f"{signed}.{b64(self.key.sign(signed.encode()))}"
 
 
-def authority(constraints: list[dict], scopes: tuple[str, ...] = ("inference.chat", "models.read")) -> list[dict]:
+def authority(
+    constraints: list[dict], scopes: tuple[str, ...] = ("inference.chat", "models.read")
+) -> list[dict]:
     return [{"type": "agent_delegation", "scopes": list(scopes), "constraints": constraints}]
 
 
 class Issuer:
     """An issuer of a gateway's config whose tokens are signed with Ed25519."""
 
-    def __init__(self, iss: str, folder: Path, *, principals: str = '["forged:*"]', more: str = "") -> None:
+    def __init__(
+        self, iss: str, folder: Path, *, principals: str = '["forged:*"]', more: str = ""
+    ) -> None:
         self.iss, self.signer = iss, Signer()
         jwks = folder / f"{iss.split('//')[1]}.jwks"
         jwks.write_text(json.dumps({"keys": [self.signer.jwk]}))
@@ -52,12 +60,25 @@ class Issuer:
             f'principals = {principals}\npq = "off"\n{more}'
         )
 
-    def claims(self, agent: str, sub: str = "forged:tests", holder: Signer | None = None, constraints: list[dict] | None = None) -> dict:
+    def claims(
+        self,
+        agent: str,
+        sub: str = "forged:tests",
+        holder: Signer | None = None,
+        constraints: list[dict] | None = None,
+    ) -> dict:
         now = int(time.time())
         said = {
-            "iss": self.iss, "aud": AUDIENCE, "sub": sub, "client_id": agent, "iat": now, "exp": now + 3600,
-            "jti": hashlib.sha256(f"{agent}{sub}{time.monotonic_ns()}".encode()).hexdigest(), "del_depth": 0,
-            "del_max_depth": 4 if holder else 1, "authorization_details": authority(constraints or []),
+            "iss": self.iss,
+            "aud": AUDIENCE,
+            "sub": sub,
+            "client_id": agent,
+            "iat": now,
+            "exp": now + 3600,
+            "jti": hashlib.sha256(f"{agent}{sub}{time.monotonic_ns()}".encode()).hexdigest(),
+            "del_depth": 0,
+            "del_max_depth": 4 if holder else 1,
+            "authorization_details": authority(constraints or []),
         }
         if holder:
             said["cnf"] = {"jwk": holder.jwk}
@@ -74,7 +95,13 @@ class Link:
         self.chain, self.claims, self.holder = chain, claims, holder
 
     @classmethod
-    def root(cls, issuer: Issuer, agent: str, constraints: list[dict] | None = None, sub: str = "forged:tests") -> Link:
+    def root(
+        cls,
+        issuer: Issuer,
+        agent: str,
+        constraints: list[dict] | None = None,
+        sub: str = "forged:tests",
+    ) -> Link:
         holder = Signer()
         claims = issuer.claims(agent, sub, holder, [*(constraints or []), BEARER])
         return cls(issuer.signer.sign(claims), claims, holder)
@@ -83,8 +110,12 @@ class Link:
         signed = self.chain.rsplit("~", 1)[-1].rpartition(".")[0]
         above = self.claims
         said = {
-            **above, "iss": f"urn:ietf:params:oauth:jwk-thumbprint:sha-256:{self.holder.kid}", "client_id": f"{above['client_id']}/{name}",
-            "exp": above["iat"] + 900, "jti": f"child-{number}", "del_depth": above["del_depth"] + 1,
+            **above,
+            "iss": f"urn:ietf:params:oauth:jwk-thumbprint:sha-256:{self.holder.kid}",
+            "client_id": f"{above['client_id']}/{name}",
+            "exp": above["iat"] + 900,
+            "jti": f"child-{number}",
+            "del_depth": above["del_depth"] + 1,
             "par_hash": b64(hashlib.sha256(signed.encode()).digest()),
         }
         del said["cnf"]
