@@ -1,12 +1,19 @@
 #!/usr/bin/env python3
-"""Floods of HTTP/2 control frames, one kind after another: what a well-behaved caller notices, and how long an attacker stays.
+"""Measures floods of HTTP/2 control frames, one kind after another.
 
     cargo build --release --bins --example flood
-    loadtest/floods.py [--seconds 10] [--kinds ping,rst] [--once] [--apart] [--programs target/release]
+    loadtest/floods.py [--seconds 10] [--kinds ping,rst] [--once] [--apart]
+                       [--programs target/release]
 
-For each kind, without TLS and with it: the caller's latency alone, then beside 4 flooding connections, in one run; the longest life of a
-flooding connection; how long SIGTERM takes during the flood. Attackers open the next connection at once; with `--once` they do not come
-back, but for a new four every second. With `--apart` they have the last core to themselves, as on a machine of their own. Python's standard library alone; everything listens on loopback.
+Each kind is measured without TLS and with it. The script prints:
+
+- the latency of a well-behaved caller alone, then next to 4 flooding connections, in one run;
+- the longest life of a flooding connection;
+- how long SIGTERM takes during the flood.
+
+Attackers open the next connection at once. With `--once` they do not reconnect, but four new ones
+connect every second. With `--apart` they run on the last core alone, as if on another machine. The
+script needs only Python's standard library, and everything listens on loopback.
 """
 
 from __future__ import annotations
@@ -40,7 +47,8 @@ RATE = 100  # requests a second of the well-behaved caller, over one kept connec
 
 
 class Gateway:
-    """`token-shield serve`, with the keys, the token and the certificate that `dev` makes, and without its rate."""
+    """`token-shield serve` with the keys, token and certificate of `dev`, but without its rate
+    limit."""
 
     def __init__(self, program: Path, folder: Path, tls: bool) -> None:
         words = [
@@ -65,14 +73,14 @@ class Gateway:
         self.ca = folder / "tls/ca.pem" if tls else None
 
     def _started(self, words: list[str], until: str = "{") -> str:
-        """Starts a process, and gives the first line that says it serves."""
+        """Starts a process and returns its first line, which reports that it serves."""
         self.process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.process.stdout
         for line in self.process.stdout:
             if line.startswith("{") and until in line:
-                # What it says later is read, and dropped.
+                # Later output is read and dropped, so that the process cannot block on a full pipe.
                 threading.Thread(
                     target=lambda rest=self.process.stdout: [None for _ in rest], daemon=True
                 ).start()
@@ -80,7 +88,7 @@ class Gateway:
         raise SystemExit(f"{words} ended")
 
     def stop(self) -> float:
-        """Ends it; gives the seconds that this took."""
+        """Stops the process and returns how many seconds that took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
@@ -88,7 +96,7 @@ class Gateway:
 
 
 def latencies(gateway: Gateway, seconds: float) -> list[float]:
-    """Milliseconds of requests at a steady rate, from the moment at which each was due."""
+    """Request latencies in milliseconds at a steady rate, each measured from its due time."""
     host, port = gateway.address.split(":")
     context = ssl.create_default_context(cafile=str(gateway.ca)) if gateway.ca else None
     if context:
@@ -145,7 +153,8 @@ def flooding(
 def beside_floods(
     attackers: Attackers, gateway: Gateway, kind: str, seconds: float
 ) -> tuple[list[float], int, int]:
-    """The caller's latencies beside attackers, the longest life of one in milliseconds, and how many there were."""
+    """The caller's latencies during a flood, an attacker's longest life in ms, and how many there
+    were."""
     taken, longest, connections = [], 0, 0
     for _ in range(int(seconds) if attackers.once else 1):
         flood = flooding(attackers, gateway, kind, seconds + 1)
@@ -186,7 +195,7 @@ def main() -> None:
     said = words.parse_args()
     attackers = Attackers(said.programs / "examples/flood", said.once, said.apart)
     if said.apart:
-        # Gateway and caller, which inherit this, share the other cores.
+        # Gateway and caller inherit this, and so share the other cores.
         os.sched_setaffinity(0, os.sched_getaffinity(0) - {LAST_CORE})
     print(
         "| kind | | p99 alone, ms | p99 beside, ms | ratio | longest life, ms | connections | "

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The load test: one command, every scenario, interleaved rounds, medians. See README.md beside this file.
+"""The load test: one command, every scenario, interleaved rounds, medians. See loadtest/README.md.
 
-Everything is on 127.0.0.1, bounded in time, and ends with this script: it stops the processes that it started, by their ids.
+Everything runs on 127.0.0.1 and is bounded in time. The script stops the processes that it started,
+by their ids.
 """
 
 import argparse
@@ -22,7 +23,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 ISS, AUD, MODEL = "https://operator.loadtest.example", "https://gateway.loadtest.example", "load"
 
-# key -> (what the table calls it, which proxy, which tokens: none, one or many)
+# key -> (its name in the table, which proxy, which tokens: none, one or many)
 SCENARIOS = {
     "direct": ("direct, no proxy", None, None),
     "nginx": ("nginx, plain proxy", "nginx", None),
@@ -39,11 +40,11 @@ STREAMED = ["direct", "nginx", "bare", "cached", "before"]
 
 
 class Trouble(Exception):
-    """Something that the person at the keyboard can put right."""
+    """An error that the user can correct."""
 
 
 class Processes:
-    """What this run started; nothing else is ever signalled."""
+    """The processes that this run started; no other process gets a signal."""
 
     def __init__(self):
         self.started = []
@@ -68,7 +69,7 @@ class Processes:
 
 
 class Proxy:
-    """A running proxy: its processes, and where it takes whole answers and streams."""
+    """A running proxy: its processes, and its addresses for whole answers and for streams."""
 
     def __init__(self, process, plain, streams):
         self.process, self.plain, self.streams = process, plain, streams
@@ -81,7 +82,7 @@ class Proxy:
                 if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == self.process.pid:
                     found.append(int(stat.parent.name))
             except (OSError, IndexError):
-                continue  # it ended while we looked
+                continue  # the process ended between the two calls
         return found
 
     def rss_kib(self):
@@ -100,7 +101,7 @@ def free_port():
 
 
 def wait_for(address, process, log):
-    """Returns once somebody accepts at `address`."""
+    """Returns once `address` accepts a connection."""
     host, port = address.rsplit(":", 1)
     end = time.monotonic() + 15
     while time.monotonic() < end:
@@ -183,7 +184,7 @@ def start_token_shield(processes, args, folder, upstream, name, cache, binary):
     home = folder / name
     home.mkdir(mode=0o700)
     api, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    # Limits are all on and all wide: they cost what they cost, and refuse nobody here.
+    # All limits are on, so that their cost is measured, but too wide to refuse a request.
     (home / "token-shield.toml").write_text(f"""name = "loadtest"
 data = "{home}/data"
 
@@ -243,7 +244,8 @@ def mint(args, folder):
 
 
 def measure(args, proxy, target, tokens, streaming):
-    """One window of one scenario; the line that `load` prints, or Trouble if anything was refused."""
+    """Measures one window of one scenario; returns the line of `load`, or raises Trouble on a
+    refusal."""
     command = ["taskset", "-c", args.load_core, example(args, "load"), "--target", target]
     command += ["--connections", args.connections, "--warm-s", args.warm, "--window-s", args.window]
     command += ["--stream"] if streaming else []
@@ -266,7 +268,8 @@ def measure(args, proxy, target, tokens, streaming):
 
 
 def rounds(args, upstream, proxies, tokens):
-    """All scenarios in turn, again and again: what disturbs the machine disturbs all of them alike."""
+    """Runs all scenarios in turn, in rounds, so that a disturbance of the machine affects all
+    alike."""
     plan = [(key, False) for key in args.only] + [
         (key, True) for key in args.only if key in STREAMED
     ]
@@ -403,12 +406,12 @@ def markdown(facts_, rows, memory):
 
 
 def publish(text):
-    """Puts the tables between the two marks of docs/PERFORMANCE.md."""
+    """Writes the tables between the two marks of docs/PERFORMANCE.md."""
     page = ROOT / "docs/PERFORMANCE.md"
     begin, end = "<!-- loadtest:begin -->", "<!-- loadtest:end -->"
     before, rest = page.read_text().split(begin)
     after = rest.split(end)[1]
-    # Two levels down: they stand under a heading of that page.
+    # Two levels down, because the tables are under a heading of that page.
     inner = "\n".join("##" + line if line.startswith("#") else line for line in text.splitlines())
     page.write_text(f"{before}{begin}\n{inner}\n{end}{after}")
 
@@ -518,7 +521,7 @@ def main():
     args = words()
     signal.signal(
         signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job would ignore it
+    )  # a shell's background job would ignore the signal
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: sys.exit(1))
     processes = Processes()

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""What a waiting HTTP/2 stream costs in memory: resident bytes of the gateway, with and without many of them, by how they wait.
+"""Measures the memory that a waiting HTTP/2 stream costs, for each way to wait.
 
     loadtest/waiting.py target/release/token-shield [--streams 10000]
 
-`body` streams have sent their head and keep their body back; `answer` streams have sent everything, and their server has not
-answered yet. Everything is on 127.0.0.1 and ends with this script. See README.md beside this file.
+The result is the difference of the gateway's resident bytes with and without the streams. `body`
+streams have sent their head but not their body. `answer` streams have sent everything, and wait for
+the server's answer. Everything runs on 127.0.0.1 and ends with this script. See README.md next to
+this file.
 """
 
 import argparse
@@ -62,7 +64,7 @@ def head(port: int, token: str) -> bytes:
 
 
 class Caller:
-    """One connection, whose incoming frames are answered where they must be, and dropped."""
+    """One connection. It answers incoming frames where the protocol requires it, and drops them."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -88,7 +90,7 @@ class Caller:
 
 
 class Mute:
-    """A server that takes connections and requests, and never answers."""
+    """A server that accepts connections and requests, and never answers."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -108,7 +110,7 @@ class Mute:
 
 
 class Gateway:
-    """The program, over a folder of its own."""
+    """The program, with a temporary data folder."""
 
     def __init__(
         self, program: pathlib.Path, home: pathlib.Path, upstream: int, streams: int
@@ -220,7 +222,7 @@ def wait(condition, what: str, within: float = 600):
 
 
 def measure(program: pathlib.Path, streams: int, with_body: bool) -> float:
-    """Resident bytes for each stream."""
+    """Resident bytes per stream."""
     mute = Mute()
     with tempfile.TemporaryDirectory() as home:
         gateway = Gateway(program, pathlib.Path(home), mute.port, streams)
@@ -234,7 +236,8 @@ def measure(program: pathlib.Path, streams: int, with_body: bool) -> float:
                     callers[-1].ask(min(count, STREAMS_OF_ONE), block, with_body)
                     count -= STREAMS_OF_ONE
 
-            # The first ones pay for what is kept afterwards: stacks, caches, the allocator's arenas.
+            # The first streams also allocate what is kept afterwards: stacks, caches, the
+            # allocator's arenas.
             more(warm)
             wait(lambda: gateway.in_flight() == warm, "the first streams wait")
             before = gateway.resident()

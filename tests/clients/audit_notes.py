@@ -1,4 +1,4 @@
-"""The signed notes of an audit log, as docs/AUDIT.md says: verifier keys, checkpoints, and the head that holds them."""
+"""The signed notes of an audit log (docs/AUDIT.md): verifier keys, checkpoints, and the head."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ NOTE = re.compile(
 
 Note = NamedTuple(
     "Note", [("origin", str), ("size", int), ("root", str)]
-)  # the root in base64, as it is written
+)  # the root in base64, as written
 Keys = dict[
     tuple[str, bytes], tuple[int, MLDSA65PublicKey | Ed25519PublicKey]
-]  # by name and id: place in ALGORITHMS, key
+]  # by name and id: index in ALGORITHMS, key
 
 
 class Fault(Exception):
-    """The log is not what it should be. `index` is the first bad record in its epoch, where one can be named."""
+    """An error in the log. `index` is the first bad record in its epoch, if one can be named."""
 
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ def verifier_keys(vkeys: str) -> Keys:
 
 
 def verified(note: str, keys: Keys) -> Note:
-    """Reads a checkpoint and verifies both signatures, the first two in their order; what follows them is passed over."""
+    """Reads a checkpoint and verifies the first two signatures in order; others are ignored."""
     if not (parsed := CHECKPOINT.fullmatch(note)):
         raise Fault("checkpoint: not a signed note of three lines")
     signatures = [
@@ -96,7 +96,8 @@ def verified(note: str, keys: Keys) -> Note:
 
 
 def _newer(data: bytes, form: re.Pattern[bytes], *hashed: int) -> list[str] | None:
-    """What is in the newer of two slots, if it is whole and in its place; the sum is over the groups `hashed`, by lines."""
+    """The content of the newer of two slots that is complete and in its slot; the sum covers
+    `hashed`."""
     middle, slots = len(data) // 2, {}
     for place, slot in enumerate((form.fullmatch(data, 0, middle), form.fullmatch(data, middle))):
         if not slot or int(slot["number"]) % 2 != place:
@@ -112,7 +113,7 @@ def _newer(data: bytes, form: re.Pattern[bytes], *hashed: int) -> list[str] | No
 
 
 def head_and_note(data: bytes) -> tuple[Note, str | None]:
-    """What was acknowledged, and the newest note if there is one."""
+    """The acknowledged state, and the newest note if there is one."""
     head, note = _newer(data[:1024], HEAD, 1), _newer(data[1024:], NOTE, 1, 4)
     if not head or len(data) != 2 * (512 + 8192):
         raise Fault("head: no slot is whole, or its length is wrong")

@@ -1,4 +1,4 @@
-"""The records of an audit log, as docs/AUDIT.md says: their form, what opens them, the tree over them, tiles and batches."""
+"""The records of an audit log (docs/AUDIT.md): form, decryption, tree, tiles and batches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ JSON = json.JSONDecoder(
 
 
 def _plain_names(value: Any, room: int = DEPTH) -> bool:
-    """Whether all names in `value` are ASCII, and nothing in it is nested more than `room` deep."""
+    """Whether all names in `value` are ASCII, and its nesting is at most `room` deep."""
     if not isinstance(value, dict | list):
         return True
     names, inside = (value.keys(), value.values()) if isinstance(value, dict) else ((), value)
@@ -57,7 +57,10 @@ def _plain_names(value: Any, room: int = DEPTH) -> bool:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    """Reads an object in canonical JSON: what is read, written again, has to be the same bytes. Raises ValueErrors as well."""
+    """Reads an object in canonical JSON: writing it again must give the same bytes.
+
+    Also raises ValueError.
+    """
     value = JSON.decode(data.decode())
     if (
         not isinstance(value, dict)
@@ -70,7 +73,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), bit by bit: it is asked for 24 bytes at a time."""
+    """CRC-32C (Castagnoli), bit by bit; the input is only 24 bytes at a time."""
     rest = 0xFFFFFFFF
     for at in range(8 * len(data)):
         rest ^= data[at // 8] >> at % 8 & 1
@@ -83,7 +86,7 @@ def node(left: bytes, right: bytes) -> bytes:
 
 
 def root_of(peaks: list[bytes]) -> bytes:
-    """The root over perfect subtrees, the largest first."""
+    """The root over perfect subtrees, largest first."""
     return (
         reduce(lambda right, left: node(left, right), reversed(peaks))
         if peaks
@@ -99,7 +102,7 @@ def perfect(row: tuple[bytes, ...]) -> bytes:
 
 
 class Tree:
-    """A tree that grows: its perfect subtrees, the largest first."""
+    """A tree that grows, stored as its perfect subtrees, largest first."""
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
         self.size, self.peaks, row = 0, [], tuple(leaves)
@@ -124,7 +127,7 @@ class Tree:
 
 
 def level_above(row: list[bytes]) -> list[bytes]:
-    """The hashes of the next level: one for every 256, leaving out a rest."""
+    """The hashes of the next level: one for every 256 hashes; an incomplete group is left out."""
     return [perfect(tuple(row[at : at + 256])) for at in range(0, len(row) - 255, 256)]
 
 
@@ -137,7 +140,7 @@ def tile_path(level: int | str, index: int, width: int) -> str:
 
 
 def frames(data: bytes, count: int, first: int) -> Iterator[bytes]:
-    """Takes apart exactly `count` records, each with its length before it."""
+    """Splits data into exactly `count` records, each after its length."""
     at = 0
     for index in range(first, first + count):
         start = at + 2
@@ -156,7 +159,7 @@ def leaf_hash(record: bytes) -> bytes:
 def bundle(
     data: bytes, hashes: bytes, count: int, first: int
 ) -> tuple[list[tuple[bytes, bytes]], Fault | None]:
-    """The records of a tile of entries that are hashed so in the tile of level 0, with these hashes, and what is wrong with the next."""
+    """The records of an entry tile that match `hashes`, and the error in the next record."""
     found: list[tuple[bytes, bytes]] = []
     try:
         for place, record in enumerate(frames(data, count, first)):
@@ -172,7 +175,7 @@ def bundle(
 
 
 def batch_at(data: bytes, at: int) -> Batch | None:
-    """The batch that begins at `at`, or nothing if there is no whole one."""
+    """The batch that begins at `at`, or None if it is incomplete."""
     if data[at : at + 8] != MAGIC or len(data) < at + 28:
         return None
     first, count, length, check = struct.unpack_from(">QIII", data, at + 8)
@@ -198,7 +201,7 @@ def batches(data: bytes) -> Iterator[Batch]:
 
 
 def shape(record: bytes) -> tuple[str, str, dict[str, Any] | None]:
-    """Time, kind and, if it is not sealed, inside of a record in its one form."""
+    """Time, kind and, if the record is not sealed, payload of a record in canonical form."""
     if sealed := SEALED.fullmatch(record):
         box, key = (unbase64(part.decode(), "box or key", url=True) for part in sealed.group(3, 4))
         if len(box) < 16 + len("{}") + 16 or len(key) != 16:
@@ -220,7 +223,7 @@ def shape(record: bytes) -> tuple[str, str, dict[str, Any] | None]:
 
 
 def _sealed(record: bytes) -> tuple[bytes, bytes]:
-    """A sealed record's box, and the rest of it."""
+    """The box of a sealed record, and the other members."""
     if not (sealed := SEALED.fullmatch(record)):
         raise Fault("is not a sealed record")
     return unbase64(sealed[3].decode(), "box", url=True), record[: sealed.start(2)] + record[
@@ -229,7 +232,7 @@ def _sealed(record: bytes) -> tuple[bytes, bytes]:
 
 
 def open_with(record: bytes, own_key: bytes) -> dict[str, Any]:
-    """Opens a sealed record with its own key of 32 bytes, as `audit disclose` gives it."""
+    """Opens a sealed record with its 32-byte key, as `audit disclose` prints it."""
     box, rest = _sealed(record)
     try:
         return _object(AESGCM(own_key).decrypt(bytes(12), box[16:], rest))

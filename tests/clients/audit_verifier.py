@@ -1,6 +1,7 @@
-"""Verifies an audit log from docs/AUDIT.md alone, sharing no code with the gateway:
+"""Verifies an audit log from docs/AUDIT.md alone, and shares no code with the gateway.
 
-python audit_verifier.py DATA/audit --vkeys DATA/log.vkeys [--head DATA/secret/head] [--live] [--json]
+python audit_verifier.py DATA/audit --vkeys DATA/log.vkeys
+                         [--head DATA/secret/head] [--live] [--json]
 """
 
 from __future__ import annotations
@@ -73,23 +74,23 @@ PROOF = re.compile(
 
 @dataclass
 class Epoch:
-    """What was found in one epoch. Roots are in base64."""
+    """The result for one epoch. Roots are in base64."""
 
-    origin: str  # empty if neither a checkpoint nor a verifier key tells it
-    size: int  # records in all
-    signed: int  # records under the checkpoint
-    root: str  # over all of them
-    signed_root: str | None  # the checkpoint's, if there is one
+    origin: str  # empty if no checkpoint or verifier key gives it
+    size: int  # number of records
+    signed: int  # number of records under the checkpoint
+    root: str  # root over all records
+    signed_root: str | None  # root of the checkpoint, if there is one
     first: str | None  # time of the first record
-    last: str | None  # time of the last
-    torn: int = 0  # bytes of a torn batch behind the last whole one
+    last: str | None  # time of the last record
+    torn: int = 0  # bytes of a torn batch after the last complete one
     unfinished: bool = False  # the head holds a note that is newer than the checkpoint
-    pruned: bool = False  # its records were moved away, as a later epoch says
-    lost: str | None = None  # what the next epoch says of a loss behind its checkpoint
+    pruned: bool = False  # a later epoch records that its records were removed
+    lost: str | None = None  # what the next epoch records of a loss after this checkpoint
 
 
 def record_at(folder: Path, epoch: str, index: int) -> bytes:
-    """A record's bytes from the tiles or else the journal of an epoch (`e000001`), not verified."""
+    """The bytes of a record from the tiles or the journal of an epoch (`e000001`), not verified."""
     for width in (256, *range(index % 256 + 1, 256)):
         if (path := folder / epoch / tile_path("entries", index // 256, width)).is_file():
             return list(frames(path.read_bytes(), width, index // 256 * 256))[index % 256]
@@ -101,7 +102,10 @@ def record_at(folder: Path, epoch: str, index: int) -> bytes:
 
 
 def _loss(epoch: Path | None) -> tuple[str | None, Any]:
-    """What the first record of `epoch`, not verified, says of a loss in the one before it, and of what is left of that."""
+    """What the first record of `epoch`, not verified, states about a loss in the epoch before it.
+
+    Also returns what that record states about the remaining records.
+    """
     try:
         _, kind, plain = shape(record_at(epoch.parent, epoch.name, 0)) if epoch else ("", "", None)
     except (Fault, OSError, ValueError, RecursionError):
@@ -112,7 +116,10 @@ def _loss(epoch: Path | None) -> tuple[str | None, Any]:
 
 
 class _Walk:
-    """Verifies one epoch from its first tile to the end of its journal. Of a pruned one there are only hashes, and no leaves."""
+    """Verifies one epoch from its first tile to the end of its journal.
+
+    A pruned epoch has hashes only, without leaves.
+    """
 
     def __init__(
         self, folder: Path, keys: Keys, before: _Walk | None, after: Path | None, live: bool
@@ -130,7 +137,7 @@ class _Walk:
         ] = []  # indexes of records of kind pruned, and the epochs that they name
         self.leaves: list[bytes] = []
         self.recent: dict[int, bytes] = {}  # records from the checkpoint's last bundle on
-        self.ends: set[int] = set()  # how many records there are behind each batch of the journal
+        self.ends: set[int] = set()  # number of records after each batch of the journal
         known = {name for name, _ in keys if name.endswith(f"/{folder.name}")}
         self.note, self.origin = None, min(known) if len(known) == 1 else ""
         if closed and lost is None or (folder / "checkpoint").exists():
@@ -226,7 +233,8 @@ class _Walk:
             self.recent[index] = record
 
     def permits(self, number: int, said: Note | None) -> bool:
-        """Whether a record that checkpoint or head `said` cover says that the records of epoch `number` may be missing."""
+        """Whether a record that `said` covers states that the records of epoch `number` may be
+        missing."""
         sure = max(
             self.signed,
             said.size if said and said.origin == self.origin else 0,
@@ -235,14 +243,15 @@ class _Walk:
         return any(index < sure and through >= number for index, through in self.throughs)
 
     def _follows(self, link: Any) -> bool:
-        """Whether `link` is the checkpoint of the epoch before, or may be where that epoch is not there."""
+        """Whether `link` is the previous epoch's checkpoint, or could be if that epoch is missing.
+        """
         if (
             self.before
             and isinstance(link, dict)
             and self.before.epoch.lost is not None
             and link.get("origin") == self.before.origin
         ):
-            # Of what was lost the head may have known a newer one.
+            # The head may have had a newer checkpoint of the lost records.
             size = link.get("size")
             return (
                 self.before.newest._asdict().items() <= link.items()
@@ -258,7 +267,7 @@ class _Walk:
         )
 
     def _tiles(self) -> list[str]:
-        """Verifies all that the checkpoint calls for, and returns the names of these files."""
+        """Verifies all files that the checkpoint requires, and returns their names."""
         names = []
 
         def file(level: int | str, index: int, width: int) -> bytes:
@@ -288,11 +297,12 @@ class _Walk:
         return names
 
     def _remains(self, files: set[str]) -> list[str]:
-        """Verifies what a pruned epoch has: all partial tiles, full ones as far as those above and below them tell."""
+        """Verifies the files of a pruned epoch: all partial tiles, and full tiles as far as others
+        prove them."""
         names, peaks, level, count = [], [], 0, self.signed
         known: dict[
             int, bytes
-        ] = {}  # the hashes of a level by their place, as the tiles below give them
+        ] = {}  # the hashes of a level by their index, computed from the tiles below
         while count:
             for index in range(0, count, 256):
                 width, name = (
@@ -329,7 +339,7 @@ class _Walk:
             )
 
     def _journal(self, names: list[str]) -> None:
-        """Walks the segments batch by batch to the end of the log."""
+        """Reads the segments batch by batch to the end of the log."""
         tree = Tree(self.leaves[: int(names[0][-20:])]) if names else Tree(self.leaves)
         self.ends.add(tree.size)
         for name in names:
@@ -356,7 +366,7 @@ class _Walk:
             raise Fault("the checkpoint is of a part of a batch")
 
     def whole(self, size: int) -> bool:
-        """Whether no batch lies across `size`, as far as the journal goes back."""
+        """Whether no batch crosses `size`, as far back as the journal reaches."""
         return self.pruned or size in self.ends or size < min(self.ends)
 
     def _append(self, batch: Batch, tree: Tree) -> None:
@@ -376,7 +386,8 @@ class _Walk:
             )
 
     def _passing(self, name: str) -> bool:
-        """Whether a file is a tile of a checkpoint to come or gone, and what the records call for."""
+        """Whether a file is a tile of an upcoming or former checkpoint, with the content the
+        records require."""
         if not (tile := TILE.fullmatch(name)):
             return False
         level, first, width, row = (
@@ -397,7 +408,7 @@ class _Walk:
         )
 
     def _begin(self, data: bytes, first: int, width: int) -> bool:
-        """Whether a file holds `width` records from `first` on, or is cut off in one of them."""
+        """Whether a file holds `width` records from `first` on, or ends inside one of them."""
         at = 0
         try:
             for index, record in enumerate(frames(data, width, first), first):
@@ -415,7 +426,7 @@ class _Walk:
 
 
 def _is_bare(path: Path, epoch: Path) -> bool:
-    """Whether an epoch with nothing but such files and folders has not begun."""
+    """Whether an epoch that has only such files and folders has not begun."""
     name = path.relative_to(epoch).as_posix()
     if path.is_symlink() or not path.is_dir():
         return name == "lock" and not path.is_symlink() and not path.stat().st_size
@@ -425,7 +436,8 @@ def _is_bare(path: Path, epoch: Path) -> bool:
 def _walks(
     folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None
 ) -> list[_Walk]:
-    """Verifies the epochs one after the other, after a look at what else is there; `whole` ones begin with the first."""
+    """Verifies the epochs in order, after a check for other files; `whole` epochs start at the
+    first."""
     epochs, walks = [], []
     for path in sorted(folder.iterdir()):
         number = EPOCH.fullmatch(path.name)
@@ -447,7 +459,7 @@ def _walks(
             else "there is no epoch"
         )
     if len(epochs) > 1 and all(_is_bare(path, epochs[-1]) for path in epochs[-1].rglob("*")):
-        epochs.pop()  # it has not begun
+        epochs.pop()  # the epoch has not begun
     for path, after in zip(epochs, [*epochs[1:], None], strict=True):
         try:
             walks.append(_Walk(path, keys, walks[-1] if walks else None, after, live))
@@ -470,7 +482,7 @@ def _walks(
 def _looked(
     folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None
 ) -> list[_Walk]:
-    """Verifies the epochs; what is live is looked at again where something is wrong."""
+    """Verifies the epochs; a live log is read again if there is a fault."""
     for _ in range(LOOKS - 1 if live else 0):
         try:
             return _walks(folder, keys, live, whole, said)
@@ -480,7 +492,7 @@ def _looked(
 
 
 def _contains(walks: list[_Walk], note: Note, what: str) -> _Walk:
-    """The epoch that `note` is about, if its first records have that root."""
+    """The epoch of `note`, if its first records have that root."""
     walk = next(
         (
             walk
@@ -509,11 +521,13 @@ def _contains(walks: list[_Walk], note: Note, what: str) -> _Walk:
 
 
 def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = False) -> list[Epoch]:
-    """Verifies the log under `folder` (DATA/audit) with the verifier keys `vkeys`, and against the file `head` if there is one.
+    """Verifies the log in `folder` (DATA/audit) with the keys `vkeys`, and against `head` if it
+    exists.
 
-    With `live`, a gateway may be writing or have crashed: tiles of a checkpoint to come or gone are tolerated in the last
-    epoch if they are what the records call for. A fault then has to be there on a third look as well: the head too is read again,
-    because it is written while the folder is looked at.
+    With `live`, a gateway may be writing or have crashed. Tiles of an upcoming or former checkpoint
+    are then allowed in the last epoch if the records require their content. A fault counts only if
+    it is still there on a third read. The head is read again too, because the gateway may write it
+    during the read of the folder.
     """
     for _ in range(LOOKS - 1 if live and head else 0):
         try:
@@ -524,7 +538,7 @@ def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = Fals
 
 
 def _verified(folder: Path, vkeys: str, head: Path | None, live: bool) -> list[Epoch]:
-    """One look of `verify`."""
+    """One pass of `verify`."""
     keys = verifier_keys(vkeys)
     said, newest = (
         head_and_note(head.read_bytes() if head.is_file() else b"") if head else (None, None)
@@ -547,7 +561,8 @@ def since(folder: Path, vkeys: str, old_note: str) -> None:
 
 
 def _root_by(path: list[bytes], leaf: bytes, index: int, size: int) -> bytes:
-    """The root of a tree of `size` leaves, by an inclusion proof of one of them (RFC 6962, 2.1.1)."""
+    """The root of a tree of `size` leaves, from an inclusion proof of one leaf (RFC 6962, 2.1.1).
+    """
     if not 0 <= index < size or (size == 1) != (not path):
         raise Fault("proof: the number of hashes does not fit", index)
     if size == 1:
@@ -559,7 +574,7 @@ def _root_by(path: list[bytes], leaf: bytes, index: int, size: int) -> bytes:
 
 
 def verify_proof(proof: str, record: bytes, vkeys: str) -> None:
-    """Verifies by a C2SP tlog-proof that a record is in the tree of the checkpoint which the proof holds."""
+    """Verifies with a C2SP tlog-proof that a record is in the tree of the proof's checkpoint."""
     if not (lines := PROOF.fullmatch(proof)):
         raise Fault("proof: not a tlog-proof")
     unbase64(lines[1] or "", "proof: extra")
@@ -572,7 +587,7 @@ def verify_proof(proof: str, record: bytes, vkeys: str) -> None:
 
 
 def verify_receipt(receipt: str, vkeys: str) -> bytes:
-    """Verifies a receipt, a tlog-proof that carries its record; returns the record."""
+    """Verifies a receipt, which is a tlog-proof with its record; returns the record."""
     if not (lines := PROOF.fullmatch(receipt)) or lines[1] is None:
         raise Fault("receipt: not a tlog-proof that carries a record")
     record = unbase64(lines[1], "receipt: the record")
@@ -581,7 +596,7 @@ def verify_receipt(receipt: str, vkeys: str) -> bytes:
 
 
 def verify_disclosure(line: str, vkeys: str) -> dict[str, Any]:
-    """Verifies a line that `audit disclose` printed; returns what is inside the record."""
+    """Verifies a line that `audit disclose` printed; returns the record's payload."""
     row = json.loads(line)
     if (
         not isinstance(row, dict)
@@ -603,7 +618,10 @@ def verify_disclosure(line: str, vkeys: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Verifies a log from the command line; returns 0 if nothing is wrong with it, 4 if nothing proves where it ends."""
+    """Verifies a log from the command line.
+
+    Returns 0 if the log is valid, and 4 if no evidence shows where it ends.
+    """
     parser = argparse.ArgumentParser(description="Verifies an audit log.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="DATA/audit")
     parser.add_argument(

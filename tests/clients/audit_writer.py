@@ -1,4 +1,4 @@
-"""Writes audit logs from docs/AUDIT.md alone, good ones and bad ones, for the tests of what verifies them."""
+"""Writes valid and invalid audit logs from docs/AUDIT.md alone, to test the verifiers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def leaves(records: list[bytes]) -> list[bytes]:
 
 
 def mth(hashes: list[bytes]) -> bytes:
-    """RFC 6962, 2.1, word for word."""
+    """RFC 6962, 2.1, literally."""
     if len(hashes) < 2:
         return hashes[0] if hashes else sha256(b"").digest()
     k = 1 << (len(hashes) - 1).bit_length() - 1
@@ -76,7 +76,7 @@ def mth(hashes: list[bytes]) -> bytes:
 
 
 def inclusion(index: int, hashes: list[bytes]) -> list[bytes]:
-    """RFC 6962, 2.1.1, word for word."""
+    """RFC 6962, 2.1.1, literally."""
     if len(hashes) < 2:
         return []
     k = 1 << (len(hashes) - 1).bit_length() - 1
@@ -164,7 +164,10 @@ def write_journal(
     segment: int = 160,
     signed: int = 0,
 ) -> None:
-    """Batches of `each` records in segments of `segment` from record `first` on; one ends at the checkpoint's size."""
+    """Writes a journal from record `first` on: batches of `each` records in segments of `segment`.
+
+    One batch ends at the checkpoint's size.
+    """
     for start in range(first, len(some) + 1, segment):
         stop = min(start + segment, len(some))
         ends = sorted({*range(start, stop, each), stop, *({signed} & {*range(start, stop)})})
@@ -177,7 +180,8 @@ def write_journal(
 def write_epoch(
     folder: Path, signer: Signer, some: list[bytes], signed: int | None, first: int | None = 0
 ) -> Path:
-    """An epoch whose checkpoint covers `signed` records, and whose journal begins with record `first` if it has one."""
+    """Writes an epoch with a checkpoint over `signed` records; its journal begins at record
+    `first`."""
     epoch = folder / signer.origin.rpartition("/")[2]
     put(epoch / "lock", b"")
     if signed is not None:
@@ -204,7 +208,7 @@ def head_slot(size: int, root: bytes, number: int, origin: str = ONE.origin) -> 
 
 
 def write_head(path: Path, some: list[bytes], notes: list[str], origin: str = ONE.origin) -> None:
-    """Says that all of `some` is acknowledged; the last of `notes` is the newest."""
+    """Writes a head that acknowledges all of `some`; the last of `notes` is the newest."""
     slots = [
         bytes(512),
         head_slot(len(some), mth(leaves(some)), 7, origin),

@@ -1,4 +1,4 @@
-"""Ways to connect: both SDKs over each transport, with a note of every answer that came in."""
+"""Connects both SDKs over each transport, and records every answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway import Gateway
 
 @dataclass
 class Line:
-    """An HTTP client to hand to an SDK, and the answers that it saw, retries included."""
+    """An HTTP client for an SDK, and the answers that it received, retries included."""
 
     http: httpx2.Client
     answers: list[httpx2.Response] = field(default_factory=list)
@@ -26,7 +26,10 @@ class Line:
 
 
 def line(gateway: Gateway, *, http2: bool = False) -> Line:
-    """Over TLS where the gateway speaks it, trusting its own CA alone. HTTP/2 is negotiated there, and known beforehand else."""
+    """Uses TLS if the gateway does, and then trusts only its CA.
+
+    With TLS, HTTP/2 is negotiated; without TLS, the client uses prior knowledge.
+    """
     secure = gateway.url.startswith("https:")
     trust = ssl.create_default_context(cafile=str(gateway.ca)) if secure else False
     made = Line(
@@ -69,7 +72,10 @@ def send_raw(
     held_back: int = 0,
     window: int | None = None,
 ) -> socket.socket:
-    """A chat request on a connection of its own, in the clear, but for its last bytes; `window` bounds what waits unread."""
+    """Sends a chat request without its last bytes, on a new connection without TLS.
+
+    `window` bounds the received bytes that wait unread.
+    """
     data = json.dumps(body).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {token}\r\n"

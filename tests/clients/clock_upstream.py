@@ -1,6 +1,6 @@
-"""A model server in a process of its own whose streams last as long as the last message says.
+"""A model server whose streams last as many seconds as the last message states.
 
-A process of its own: it has its own descriptors and its own turn at the processor, whatever the callers do.
+It is a separate process, so that callers do not share its descriptors or its CPU time.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import sys
 
 from fake_upstream import DONE, chunk
 
-# Events of a stream in a second. At the full size the two ends, which are Python, need the processor more than the gateway does.
+# Events per second of a stream. At full size both ends are Python, and need more CPU than the
+# gateway.
 TICKS = 1 if "TOKEN_SHIELD_FULL" in os.environ else 4
 
 
 class Clock:
-    """The server, running. Its streams last as many seconds as the last message says, with TICKS events a second."""
+    """The running server. Streams last as many seconds as the last message states.
+
+    They send TICKS events per second.
+    """
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -67,7 +71,7 @@ async def main() -> None:
     server = await asyncio.start_server(_answer, "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     async with server:
-        # Its parent's end closes the pipe.
+        # The pipe closes when the parent process ends.
         await asyncio.to_thread(sys.stdin.read)
 
 

@@ -1,4 +1,4 @@
-"""What the tests share: llama.cpp's server on a tiny model, and the gateway in front of it."""
+"""Shared fixtures: llama.cpp's server with a tiny model, and the gateway in front of it."""
 
 from __future__ import annotations
 

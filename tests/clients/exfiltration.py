@@ -1,4 +1,4 @@
-"""Texts that make whoever renders them call out, and texts that do not, generated from a seed."""
+"""Generates texts from a seed: some make their renderer send a request, and some do not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 GOOD = "good.example"
-# Where data would go, in ways that readers take for a host.
+# Destinations of stolen data, in spellings that readers accept as a host.
 EVIL = [
     "evil.example",
     "c2VjcmV0.evil.example",
@@ -56,7 +56,7 @@ EVIL = [
     f"{GOOD}<@evil.example",
     f"{GOOD}^(a)@evil.example",
 ]
-# What leads elsewhere only where a URL belongs.
+# Texts that lead to another host only where a URL is expected.
 PLACED = [
     "/\\evil.example/x",
     "\\\\evil.example/x",
@@ -66,7 +66,7 @@ PLACED = [
     "search-ms:query=x",
     "magnet:?tr=x",
 ]
-# What leaves one reader in a tag, and another out of it.
+# Attributes after which one reader is inside a tag, and another is outside.
 ODD = [
     ' =" title=">"',
     " =' title='>'",
@@ -146,7 +146,7 @@ def _reference(chance: random.Random, letter: str) -> str:
 
 
 def _spell(chance: random.Random, html: bool) -> str:
-    """A URL that leads to a host which nobody controls."""
+    """A URL that leads to a host which is not controlled."""
     host = chance.choice(EVIL)
     scheme = chance.choice(["https", "http", "HTTPS", "hTtP", "https", "https"])
     path = chance.choice(
@@ -238,7 +238,8 @@ def _definition(chance: random.Random, url: str) -> str:
 
 
 def _continued(chance: random.Random, _: str) -> str:
-    """A tag whose value goes on behind what quotes, items and notes put before a line."""
+    """A tag whose value continues after the prefix that quotes, list items and notes put before a
+    line."""
     before, on = chance.choice(
         [
             ("> ", "> "),
@@ -274,7 +275,7 @@ def _continued(chance: random.Random, _: str) -> str:
 
 
 def _lingering(chance: random.Random, _: str) -> str:
-    """A tag that is over for readers of Markdown before it is for browsers."""
+    """A tag that ends earlier for Markdown readers than for browsers."""
     name, attribute = chance.choice(
         [
             ("iframe", "src"),
@@ -417,7 +418,7 @@ HTML: list[Maker] = [
         "/svg>"
     ),
 ]
-# What stands around: places where code looks fenced to one reader and not to another.
+# Surroundings: places that are fenced code for one reader and not for another.
 AROUND = [
     "{}",
     "{}",
@@ -478,7 +479,7 @@ AROUND = [
 
 
 def harmful(chance: random.Random) -> str:
-    """A text that would call out."""
+    """A text that would make its renderer send a request."""
     html = chance.random() < 0.5
     maker = chance.choice(HTML if html else MARKDOWN)
     text = maker(chance, _spell(chance, html))
@@ -511,7 +512,7 @@ def _good(chance: random.Random) -> str:
 
 
 def harmless(chance: random.Random) -> str:
-    """A text that leads nowhere but to the controlled host, with code that says what it likes."""
+    """A text that leads only to the controlled host, with arbitrary code."""
     blocks = []
     for _ in range(chance.randrange(1, 6)):
         blocks.append(

@@ -1,7 +1,7 @@
-"""A model server that does on command what a real one must never do, and remembers what reached it.
+"""A model server that misbehaves on command, and records every request.
 
-The last user message names the behaviour (`behave redirect`), so that tests need no shared switch. Everything is written
-byte by byte on plain sockets: an HTTP library would refuse to misbehave.
+The last user message names the behaviour (`behave redirect`), so that tests share no switch. The
+server writes raw bytes to plain sockets, because an HTTP library would refuse to misbehave.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODEL = "fake-model"
 FLOOD_EVENTS = 1_024
 FLOOD_TEXT = "flood " * 8_192
 
-# What no answer of the gateway may carry on from its upstream. Connection names X-Hop as hop-by-hop.
+# Headers that the gateway must not copy from its upstream. Connection names X-Hop as hop-by-hop.
 OWN_HEADERS = (
     ("Server", "secret-engine/7"),
     ("Set-Cookie", "session=upstream"),
@@ -46,7 +46,7 @@ OWN_HEADERS = (
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came in; header names in lower case, in order, none merged."""
+    """A request as received; header names in lower case, in order, not merged."""
 
     method: str
     target: str
@@ -58,7 +58,7 @@ class Request:
         return [value for key, value in self.headers if key == name]
 
     def text(self) -> str:
-        """The last message's text, or nothing."""
+        """The text of the last message, or None."""
         try:
             content = json.loads(self.body)["messages"][-1]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
@@ -72,7 +72,7 @@ class Request:
 
 @dataclass
 class Exchange:
-    """One request and what became of its connection; times are of the monotonic clock, in seconds."""
+    """One request and the fate of its connection; times are of the monotonic clock, in seconds."""
 
     request: Request
     sent_bytes: int = 0
@@ -81,11 +81,11 @@ class Exchange:
 
 
 class Gone(Exception):
-    """The other side closed."""
+    """The peer closed the connection."""
 
 
 class FakeUpstream:
-    """Listens until `stop`: on a loopback port, in the clear or with TLS, or on a Unix socket."""
+    """Listens until `stop`: on a loopback port, with or without TLS, or on a Unix socket."""
 
     def __init__(
         self, *, port: int = 0, unix: Path | None = None, tls: ssl.SSLContext | None = None
@@ -110,7 +110,7 @@ class FakeUpstream:
     def stop(self) -> None:
         self._stopping = True
         self.gate.set()
-        # Shut down first: a mere close leaves the port open for as long as `accept` waits on it.
+        # Shut down first: a close alone leaves the port open as long as `accept` waits on it.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
@@ -118,7 +118,7 @@ class FakeUpstream:
                 _close(connection)
 
     def exchange(self, text: str, within: float = 10) -> Exchange:
-        """The newest exchange whose last message has this text, once it is there."""
+        """Waits for the newest exchange whose last message has this text."""
 
         def find() -> Exchange | None:
             with self._lock:
@@ -129,7 +129,7 @@ class FakeUpstream:
         return wait_until(find, within, f"a request {text!r} at the upstream")
 
     def reached(self, text: str) -> bool:
-        """Whether a request with this text came through so far."""
+        """Whether a request with this text has arrived."""
         with self._lock:
             return any(one.request.text() == text for one in self.exchanges)
 
@@ -267,7 +267,10 @@ def _write(connection: socket.socket, exchange: Exchange, data: bytes) -> None:
 
 
 def _hung_up(connection: socket.socket, exchange: Exchange, wait_s: float) -> bool:
-    """Whether the other side closes within this time. It sends nothing while an answer runs, so readable means closed."""
+    """Whether the peer closes within this time.
+
+    The peer sends no bytes while an answer runs, so readable means closed.
+    """
     readable, _, _ = select.select([connection], [], [], wait_s)
     if readable:
         exchange.left_at = time.monotonic()
@@ -294,27 +297,27 @@ def _forever(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> 
 
 
 def _mute(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """One event, then silence until the other side leaves."""
+    """Sends one event, then stays silent until the peer closes."""
     _write(connection, exchange, STREAM_HEAD + _framed(chunk("one ")))
     _hung_up(connection, exchange, 60)
     raise Gone
 
 
 def _thinking(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """Not even a status line until the other side leaves."""
+    """Sends no byte, not even a status line, until the peer closes."""
     _hung_up(connection, exchange, 60)
     raise Gone
 
 
 def _late(upstream: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """The normal answer, a second later than anybody would like."""
+    """Sends the normal answer a second late."""
     if _hung_up(connection, exchange, 1):
         raise Gone
     _normal(upstream, connection, exchange)
 
 
 def _flood(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """FLOOD_EVENTS events of about 48 KiB, as fast as they are taken."""
+    """Sends FLOOD_EVENTS events of about 48 KiB as fast as the peer reads them."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     _write(connection, exchange, STREAM_HEAD)
     event = _framed(chunk(FLOOD_TEXT))
@@ -329,7 +332,7 @@ def _large(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> No
 
 
 def _gate(upstream: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """Begins, goes on when the test opens the gate."""
+    """Begins an answer, and continues when the test opens the gate."""
     _write(connection, exchange, STREAM_HEAD + _framed(chunk("before ")))
     upstream.gate.wait(60)
     _write(
@@ -378,7 +381,7 @@ def _encoded(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> 
 
 
 def _mislabelled(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """Events under the media type of a whole answer."""
+    """Sends events under the media type of a whole answer."""
     data = chunk("![x](https://evil.example/x.png)") + b"data: [DONE]\n\n"
     head = (
         f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -391,7 +394,7 @@ def _nothing(_: FakeUpstream, _connection: socket.socket, _exchange: Exchange) -
 
 
 def _short(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """Promises more bytes than it sends."""
+    """Announces more bytes than it sends."""
     _write(
         connection,
         exchange,
@@ -402,7 +405,7 @@ def _short(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> No
 
 
 def _cut(_: FakeUpstream, connection: socket.socket, exchange: Exchange) -> None:
-    """A stream that breaks off in the middle."""
+    """Sends a stream that breaks off in the middle."""
     _write(connection, exchange, STREAM_HEAD + _framed(chunk("half ")))
     raise Gone
 
@@ -429,7 +432,7 @@ _BEHAVIOURS: dict[str, Behaviour] = {
 
 
 def _read(reader: BinaryIO) -> Request | None:
-    """One request from the connection; nothing at its end."""
+    """One request from the connection; None at its end."""
     lines: list[bytes] = []
     while (line := reader.readline(65_537)) not in (b"\r\n", b""):
         lines.append(line)

@@ -1,4 +1,4 @@
-"""The real binary as a child process: started, asked for tokens, commanded, and always ended by SIGTERM with exit code 0."""
+"""Runs the real binary as a child process; every run must end after SIGTERM with exit code 0."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from waiting import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("TOKEN_SHIELD_BIN", ROOT / "target/debug/token-shield")).resolve()
 
-# A gateway that starts or stops slower than this is broken, even on two busy cores.
+# A gateway that starts or stops more slowly than this is broken, even on two busy cores.
 START_S = 30
 STOP_S = 40
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a command of the binary printed, and how it ended."""
+    """The output of a command of the binary, and its exit code."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ class Done:
 
 
 def environment() -> dict[str, str]:
-    """Ours without whatever could change how the binary behaves."""
+    """Our environment without variables that could change the binary's behaviour."""
     kept = {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }
@@ -50,7 +50,7 @@ def environment() -> dict[str, str]:
 
 
 def binary(*words: str, cwd: Path | None = None, within: float = 60) -> Done:
-    """Runs one command of the binary to its end."""
+    """Runs one command of the binary and waits for its end."""
     ended = subprocess.run(
         [str(BINARY), *words],
         cwd=cwd,
@@ -64,9 +64,10 @@ def binary(*words: str, cwd: Path | None = None, within: float = 60) -> Done:
 
 
 class Gateway:
-    """`token-shield dev --json` over its own data folder.
+    """`token-shield dev --json` with its data folder.
 
-    `url` has no `/v1`; `token` is the development token; `metrics` the address of the metrics listener.
+    `url` has no `/v1`. `token` is the development token. `metrics` is the metrics listener's
+    address.
     """
 
     _issuer: str | None = None
@@ -124,7 +125,7 @@ class Gateway:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Always ends it; how it ends counts where nothing else failed."""
+        """Stops the gateway in any case; checks how it ended only if the block raised no error."""
         if kind is not None:
             self.process.kill()
             self.process.wait(STOP_S)
@@ -139,7 +140,7 @@ class Gateway:
 
     @property
     def ca(self) -> Path:
-        """The certificate that signed the one of `dev --tls`."""
+        """The certificate that signed the certificate of `dev --tls`."""
         return self.data / "tls" / "ca.pem"
 
     def logged(self) -> str:
@@ -153,7 +154,7 @@ class Gateway:
         models: tuple[str, ...] = ("echo",),
         ttl: str = "1h",
     ) -> str:
-        """A token from the command line, as an operator gets one: the token alone on standard output."""
+        """Issues a token with the command line, which prints only the token on standard output."""
         words = [
             "token",
             "issue",
@@ -182,7 +183,8 @@ class Gateway:
         return token
 
     def command(self, *words: str) -> Done:
-        """An operator's command against the running gateway; it must succeed. What asks once more is told yes."""
+        """Sends an operator's command to the running gateway and confirms it; the command must
+        succeed."""
         sure = (
             ["--yes"]
             if words[:2] in {("keys", "revoke"), ("audit", "forget"), ("audit", "prune")}
@@ -199,7 +201,7 @@ class Gateway:
         return answer.text
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of one metric over every row that has these labels; 0 without such a row."""
+        """The sum of one metric over all rows with these labels; 0 without such a row."""
         total = 0.0
         for line in self.scrape().splitlines():
             row = re.fullmatch(rf"{re.escape(name)}(?:\{{(.*)\}})? (\S+)", line)
@@ -215,14 +217,14 @@ class Gateway:
         wait_until(lambda: self.metric("token_shield_in_flight") == 0, 10, "nothing in flight")
 
     def resident_bytes(self) -> int:
-        """Memory that the process holds at the moment."""
+        """The resident memory of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.M)
         assert found, status
         return int(found[1]) * 1024
 
     def terminate(self) -> None:
-        """Asks it to stop, without waiting."""
+        """Sends SIGTERM, without waiting."""
         self.process.send_signal(signal.SIGTERM)
 
     def ended(self, within: float = STOP_S) -> int:
@@ -233,7 +235,11 @@ class Gateway:
         return code
 
     def stop(self) -> None:
-        """SIGTERM, exit code 0, an audit log that verifies, decisions that follow from it, and a log in which no token stands."""
+        """Stops the gateway with SIGTERM.
+
+        The exit code must be 0, the audit log valid, and decisions reproducible from it. The log
+        lines must contain no token.
+        """
         try:
             self.terminate()
             code = self.ended()
@@ -256,7 +262,8 @@ class Gateway:
         )
         assert replayed.code == 0, replayed.out + replayed.err
         for token in self._tokens:
-            # The signature is the secret half; the payload's head would show a token that was cut. A handle is one part.
+            # The signature is the secret part. The start of the payload would show a truncated
+            # token. A handle has one part.
             assert not any(part in log for part in token.split(".")[-2:]), (
                 "a token stands in the log"
             )
@@ -275,10 +282,11 @@ ttl_max = "30d"
 
 
 class Served(Gateway):
-    """`token-shield serve` as an operator sets it up: a key, a config (SERVED, `listen`, and `config`), an issued token.
+    """`token-shield serve` as an operator sets it up: a key, a config and an issued token.
 
-    Loopback ports are the system's to choose; `listen` goes into the config's `[listen]`, `first` into its first issuer.
-    `issuer` names whose tokens are issued where the config has several, `principals` whom the first one speaks for.
+    The config is SERVED, `listen` and `config`. The system chooses the loopback ports. `listen`
+    goes into the section `[listen]`, and `first` into the first issuer. `issuer` selects the issuer
+    of the tokens if the config has several. `principals` are the principals of the first issuer.
     """
 
     def __init__(
@@ -313,16 +321,16 @@ class Served(Gateway):
         self.token = self.issue("tests/main")
 
     def write(self, config: str) -> None:
-        """Writes the config; a running gateway reads it at `reload`."""
+        """Writes the config; a running gateway reads it on `reload`."""
         self.config.write_text(SERVED + self._first + self._listen + config)
 
     def restart(self) -> None:
-        """In good order; its addresses are others afterwards."""
+        """Stops and starts the gateway; its addresses change."""
         self.stop()
         self._start("serve", "--config", str(self.config))
 
     def reload(self) -> None:
-        """SIGHUP, and its effect: the config was taken, or refused as a whole."""
+        """Sends SIGHUP and waits until the config is applied, or refused completely."""
         before = self.metric("token_shield_config_reload_total")
         self.process.send_signal(signal.SIGHUP)
         wait_until(
@@ -332,7 +340,7 @@ class Served(Gateway):
         )
 
     def line(self, message: str, **fields: str) -> dict[str, Any] | None:
-        """The first line of the log that says so, with these fields."""
+        """The first log line with this message and these fields."""
         lines = (
             json.loads(line)
             for line in self.logged().splitlines()
@@ -352,7 +360,7 @@ class Served(Gateway):
 
 
 def _first_line(process: subprocess.Popen[str], within: float) -> str:
-    """The first line on standard output; an ended or silent process gives an empty one."""
+    """The first line on standard output; empty if the process ended or stayed silent."""
     assert process.stdout is not None
     found: list[str] = []
     reader = threading.Thread(target=lambda: found.append(process.stdout.readline()), daemon=True)
@@ -362,6 +370,6 @@ def _first_line(process: subprocess.Popen[str], within: float) -> str:
 
 
 def _metrics_url(given: str) -> str:
-    """The metrics page's URL, given as a URL or as an address."""
+    """The URL of the metrics page, from a URL or an address."""
     url = given if "://" in given else f"http://{given}"
     return url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"

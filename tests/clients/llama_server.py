@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server (PyPI: xllamacpp) as a child process on a free loopback port.
+"""llama.cpp's HTTP server (PyPI: xllamacpp) as a child process on a free loopback port.
 
 python llama_server.py MODEL.gguf      prints its address, serves until standard input closes
 """
@@ -14,7 +14,7 @@ MODEL = "tiny-random"
 
 
 def serve(model: Path) -> None:
-    """Runs the server in this process; returns never."""
+    """Runs the server in this process; never returns."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -22,7 +22,8 @@ def serve(model: Path) -> None:
     params.model_alias = {MODEL}
     params.n_ctx = 4096
     params.cpuparams.n_threads = 1
-    # Two slots of 2,048 tokens, for n = 2. Nothing is remembered between requests: the same one gives the same answer twice.
+    # Two slots of 2,048 tokens, for n = 2. The cache is off, so that a request gets the same answer
+    # twice.
     params.n_parallel = 2
     params.cache_prompt = False
     params.cache_ram_mib = 0
@@ -38,7 +39,10 @@ def serve(model: Path) -> None:
 
 
 class LlamaServer:
-    """The child process; `url` is its address. Its end is tied to ours by the pipe to its standard input."""
+    """The child process; `url` is its address.
+
+    The pipe to its standard input ends the child with its parent.
+    """
 
     def __init__(self, model: Path, log: Path) -> None:
         self._log = log.open("wb")

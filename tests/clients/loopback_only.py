@@ -1,11 +1,12 @@
-"""Runs the client tests where there is no network but loopback, and shows that nothing ever tried to get out.
+"""Runs the client tests with loopback only, and proves that no packet was sent outward.
 
     python loopback_only.py [options for pytest]
 
-In a fresh network namespace only `lo` is up. All other routes lead into a trap: a tun interface whose far end is this
-script, so that a packet to anywhere is not lost silently but read and shown. The resolver's configuration names a recording
-server on 127.0.0.1:53, so that a DNS query is seen too, whoever asks. Before anything counts, the trap is tried: what is
-sent outward on purpose must be seen. Needs root (for the namespace) and iproute2; without them it fails.
+A new network namespace has only `lo`. All other routes lead to a tun interface whose other end is
+this script, so that every packet outward is read and reported. The resolver's configuration names a
+recording server on 127.0.0.1:53, which reports DNS queries of any process. Before the tests, the
+script sends packets outward on purpose, and checks that it detects them. It needs root (for the
+namespace) and iproute2, and fails without them.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ INSIDE = "--inside"
 # linux/if_tun.h
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 ICMPV6 = 58
-# An upstream's name in test_routes_causes.py, which is asked for on purpose: its cause is that there is no such name.
+# The name of an upstream in test_routes_causes.py: that test needs a name that does not exist.
 ON_PURPOSE = {"model.invalid"}
-# Router and neighbour discovery and multicast reports: the kernel's own, sent by every interface that comes up.
+# Router and neighbour discovery and multicast reports: the kernel sends them for every interface.
 KERNELS_OWN = {130, 131, 132, 133, 134, 135, 136, 143}
 
 
 class Trap:
-    """A tun interface that all routes but loopback's lead to; `packets` says what was sent into it."""
+    """A tun interface for all routes except loopback; `packets` describes what was sent into it."""
 
     def __init__(self) -> None:
         self.packets: list[str] = []
@@ -58,7 +59,7 @@ class Trap:
 
 
 class Names:
-    """A DNS server that records what it is asked and answers that it cannot help, over UDP and TCP."""
+    """A DNS server over UDP and TCP that records queries and answers SERVFAIL."""
 
     def __init__(self) -> None:
         self.queries: list[str] = []
@@ -72,7 +73,7 @@ class Names:
         while True:
             query, peer = self._udp.recvfrom(4_096)
             self.queries.append(asked_name(query))
-            # The query's own id and question, with QR set and SERVFAIL.
+            # The query's id and question, with QR set and SERVFAIL.
             self._udp.sendto(query[:2] + b"\x80\x02" + query[4:], peer)
 
     def _answer_tcp(self) -> None:
@@ -83,14 +84,14 @@ class Names:
 
 
 def run(*words: str) -> None:
-    """Runs a command that has to succeed."""
+    """Runs a command that must succeed."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"loopback-only: `{' '.join(words)}` failed: {done.stderr.strip()}")
 
 
 def describe(packet: bytes) -> str | None:
-    """Protocol and destination of an IP packet; nothing for the kernel's own housekeeping."""
+    """Protocol and destination of an IP packet; None for the kernel's housekeeping."""
     if packet[0] >> 4 == 4:
         head, protocol, address = (
             (packet[0] & 15) * 4,
@@ -99,7 +100,7 @@ def describe(packet: bytes) -> str | None:
         )
     else:
         head, protocol, address = 40, packet[6], socket.inet_ntop(socket.AF_INET6, packet[24:40])
-        if protocol == 0:  # a hop-by-hop header stands before the rest
+        if protocol == 0:  # a hop-by-hop header precedes the others
             protocol, head = packet[40], 40 + 8 * (packet[41] + 1)
         if protocol == ICMPV6 and packet[head] in KERNELS_OWN:
             return None
@@ -122,7 +123,8 @@ def asked_name(query: bytes) -> str:
 
 
 def send_outward() -> None:
-    """What nobody may do, done on purpose: packets over both IP versions, and a look-up."""
+    """Does on purpose what the tests must not do: packets over both IP versions, and a DNS query.
+    """
     for family, address in ((socket.AF_INET, "198.51.100.7"), (socket.AF_INET6, "2001:db8:1::7")):
         with socket.socket(family, socket.SOCK_DGRAM) as datagram:
             datagram.sendto(b"outward", (address, 9))
@@ -135,7 +137,7 @@ def send_outward() -> None:
 
 
 def try_the_trap(trap: Trap, names: Names) -> None:
-    """Fails where the trap would not notice, and leaves it empty."""
+    """Fails if the trap does not detect a packet; leaves the trap empty."""
     send_outward()
     wanted = {
         f"{protocol} to {address} port 9"
@@ -153,7 +155,7 @@ def try_the_trap(trap: Trap, names: Names) -> None:
 
 
 def inside(words: list[str]) -> int:
-    """The run itself, in the namespace."""
+    """The run itself, inside the namespace."""
     run("ip", "link", "set", "lo", "up")
     links = sorted(os.path.basename(link.split(":")[1].strip().split("@")[0]) for link in _links())
     if links != ["lo"]:
@@ -198,7 +200,7 @@ def _links() -> list[str]:
 
 
 def outside(words: list[str]) -> int:
-    """Starts this script again in namespaces of its own, as root."""
+    """Starts this script again in new namespaces, as root."""
     kept = (
         [f"TOKEN_SHIELD_BIN={os.environ['TOKEN_SHIELD_BIN']}"]
         if "TOKEN_SHIELD_BIN" in os.environ

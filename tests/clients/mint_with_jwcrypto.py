@@ -1,4 +1,7 @@
-"""Mints a root token and a narrower child with jwcrypto alone: python mint_with_jwcrypto.py OPERATOR.jwk ISS AUD"""
+"""Mints a root token and a narrower child with jwcrypto alone.
+
+python mint_with_jwcrypto.py OPERATOR.jwk ISS AUD
+"""
 
 import hashlib
 import json
@@ -14,7 +17,8 @@ BEARER = {"key": "holder", "rank": "bearer", "order": ["bound", "bearer"]}
 
 
 def sign(key: jwk.JWK, claims: dict) -> str:
-    """A JWS in compact form whose header is exactly typ, alg and kid (the key's RFC 7638 thumbprint)."""
+    """A JWS in compact form; its header is exactly typ, alg and kid (the key's RFC 7638
+    thumbprint)."""
     alg = "ML-DSA-65" if key["kty"] == "AKP" else "Ed25519"
     token = jws.JWS(json.dumps(claims))
     token.add_signature(
@@ -28,7 +32,7 @@ def authority(scopes: list, *constraints: dict) -> list:
 
 
 def root(operator: jwk.JWK, holder: jwk.JWK, iss: str, aud: str) -> dict:
-    """What an operator says: this agent, this much, and its holder may hand it on."""
+    """The operator's statement: agent, scopes and limits; its holder may delegate it."""
     now = int(time.time())
     limits = [
         {"key": "model", "one_of": ["echo"]},
@@ -51,7 +55,8 @@ def root(operator: jwk.JWK, holder: jwk.JWK, iss: str, aud: str) -> dict:
 
 
 def child(parent: str, above: dict, holder: jwk.JWK, name: str) -> dict:
-    """What the holder hands on: a name below its own, no scope or limit that is wider, 15 minutes at the most."""
+    """The holder's statement: a name below its own name, no wider scope or limit, at most 15
+    minutes."""
     limits = [
         {"key": "model", "one_of": ["echo"]},
         {"key": "requests_per_minute", "rate": 30},

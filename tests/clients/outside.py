@@ -1,4 +1,5 @@
-"""What lies outside: a server of content that counts who comes, a DNS server and a model that answer as they are told."""
+"""External systems for tests: a counting content server, and a scripted DNS server and model
+server."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ PDF = b"%PDF-1.7\n%\xe2\xe3\n" + bytes(300)
 
 
 class Content:
-    """Content over HTTP at one address; `asked` holds every request's path and headers, `reached` counts connections."""
+    """An HTTP content server at one address; `asked` has paths and headers, `reached` counts
+    connections."""
 
     def __init__(
         self, address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
@@ -44,7 +46,7 @@ class Content:
             daemon_threads = True
 
             def server_bind(self) -> None:
-                # The library's own asks for the name of the address.
+                # The library's method would look up the name of the address.
                 socketserver.TCPServer.server_bind(self)
                 self.server_name, self.server_port = address, self.server_address[1]
 
@@ -58,7 +60,7 @@ class Content:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def answer(self, to: http.server.BaseHTTPRequestHandler) -> None:
-        """By the path: what it begins with says what comes."""
+        """Answers by the prefix of the path."""
         kind = to.path.split("?")[0].strip("/").split("/")[0]
         status, headers, body = 200, {"Content-Type": "image/png"}, PNG
         if kind == "pdf":
@@ -110,7 +112,7 @@ class Content:
                 time.sleep(0.05)
             to.wfile.write(b"0\r\n\r\n")
         except OSError:
-            pass  # whoever asked has left
+            pass  # the peer has closed
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -118,7 +120,7 @@ class Content:
 
 
 class Says:
-    """A model server that answers what was given for the text of the last message, whole or as a stream."""
+    """A model server that returns the given answer for the last message, whole or as a stream."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[bytes, bytes]] = {}
@@ -161,7 +163,7 @@ class Says:
 
 
 class Quiet:
-    """Says nothing of what it is asked."""
+    """Logs no requests."""
 
     def log_pass(self, *_: object) -> None:
         pass
@@ -170,7 +172,8 @@ class Quiet:
 
 
 class Names:
-    """A DNS server over UDP: `addresses` gives the addresses of a name for each query, freshly, with no time to live."""
+    """A DNS server over UDP; `addresses` gives the addresses of a name for each query, with TTL 0.
+    """
 
     def __init__(self, addresses: Callable[[str], list[str]]) -> None:
         self.queries: list[str] = []

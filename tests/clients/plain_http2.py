@@ -1,4 +1,7 @@
-"""HTTP/2 by hand, over the state machine of PyPI's `h2`, for what HTTP libraries do not do: reset one stream and stay."""
+"""HTTP/2 over the state machine of PyPI's `h2`, for what HTTP libraries do not do.
+
+For example, it resets one stream and keeps the connection.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import h2.settings
 
 
 class PlainHttp2:
-    """One connection without TLS to a gateway's port, known beforehand to speak HTTP/2."""
+    """One connection without TLS to a gateway's port; it uses HTTP/2 with prior knowledge."""
 
     def __init__(self, port: int, token: str) -> None:
         self._token = token
@@ -26,7 +29,7 @@ class PlainHttp2:
         self._flush()
 
     def post(self, path: str, body: object) -> int:
-        """Sends a request; gives the number of its stream."""
+        """Sends a request; returns its stream id."""
         stream = self._state.get_next_available_stream_id()
         data = json.dumps(body).encode()
         head = [
@@ -46,7 +49,7 @@ class PlainHttp2:
         return stream
 
     def first_data(self, stream: int) -> bytes:
-        """Waits for the first bytes of a stream's answer; it must not have ended."""
+        """Waits for the first bytes of a stream's answer, which must not have ended."""
         while True:
             for event in self._receive():
                 if isinstance(event, h2.events.DataReceived) and event.stream_id == stream:
@@ -64,9 +67,11 @@ class PlainHttp2:
                     return data
 
     def goes_away(self) -> bool:
-        """Waits for the end of the connection, on which every stream has ended; gives whether GOAWAY came before it.
+        """Waits for the end of the connection, on which every stream has ended; returns whether
+        GOAWAY came.
 
-        By hand: for the library a connection is over with the first GOAWAY, and a gateway may ping after it (RFC 9113 section 6.8).
+        This reads frames itself: the library ends a connection at the first GOAWAY, but a gateway
+        may ping after it (RFC 9113 section 6.8).
         """
         rest, goaway = b"", 7
         kinds = set()
@@ -78,7 +83,7 @@ class PlainHttp2:
         return goaway in kinds
 
     def reset(self, stream: int) -> None:
-        """Leaves one stream, as RFC 9113 section 5.4.2 says, and keeps the connection."""
+        """Resets one stream as RFC 9113 section 5.4.2 describes, and keeps the connection."""
         self._state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
         self._flush()
 
@@ -100,7 +105,7 @@ class PlainHttp2:
 
 
 class Narrow(PlainHttp2):
-    """A client whose streams may have a few bytes at a time: it gives back what it has read when the test says so."""
+    """A client with small stream windows, which it opens only when the test calls `give`."""
 
     def __init__(self, port: int, token: str, window: int) -> None:
         super().__init__(port, token)
@@ -111,7 +116,7 @@ class Narrow(PlainHttp2):
         self.is_closed = False
 
     def listen(self, within: float) -> None:
-        """Reads what comes for a while, and gives no stream's window back."""
+        """Reads for a while, and opens no stream's window."""
         until = time.monotonic() + within
         while (left := until - time.monotonic()) > 0:
             self._socket.settimeout(left)
@@ -125,7 +130,7 @@ class Narrow(PlainHttp2):
             for event in self._state.receive_data(data):
                 if isinstance(event, h2.events.DataReceived):
                     self.read[event.stream_id] = self.read.get(event.stream_id, b"") + event.data
-                    # The connection's window is never what holds a stream back.
+                    # The connection's window must never be what blocks a stream.
                     if event.flow_controlled_length:
                         self._state.increment_flow_control_window(event.flow_controlled_length)
                 if isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)):
@@ -133,6 +138,6 @@ class Narrow(PlainHttp2):
             self._flush()
 
     def give(self, stream: int, count: int) -> None:
-        """Lets one stream have more."""
+        """Opens the window of one stream."""
         self._state.increment_flow_control_window(count, stream)
         self._flush()

@@ -1,4 +1,4 @@
-"""An issuer beside the operator's own, and a server that publishes its keys."""
+"""Another issuer next to the operator's, and a server that publishes its keys."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ OTHER = "https://other.example"
 
 
 def key(path: Path, alg: str = "ML-DSA-65") -> str:
-    """Makes a key and gives its thumbprint."""
+    """Makes a key and returns its thumbprint."""
     made = binary("keys", "generate", "--out", str(path), "--alg", alg)
     assert made.code == 0, made.err
     return made.out.strip()
 
 
 class Publisher:
-    """Serves one JWK Set over HTTPS on localhost; `text` is what it serves, `status` how."""
+    """Serves one JWK Set over HTTPS on localhost: `text` with status `status`."""
 
     def __init__(self, folder: Path) -> None:
         self.text, self.status, self.asked = '{"keys":[]}', 200, 0

@@ -1,4 +1,5 @@
-"""A model server on plain sockets whose behaviour is a function of the connection and can be changed while it runs."""
+"""A model server on plain sockets; its behaviour is a function that tests can change while it runs.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ Behaviour = Callable[["RawUpstream", socket.socket, bytes], bool]
 class RawUpstream:
     """Listens on a loopback port, or at `listener`, until `stop`.
 
-    `on_accept` has each new connection first and says whether it is served; `on_request` has each whole request (its text) and
-    says whether the connection goes on. `texts` holds the last message of every request that came whole; `dialled` counts
-    connections, `silent` those that ended without a byte, as probes do.
+    `on_accept` gets each new connection and returns whether to serve it. `on_request` gets each
+    complete request as text, and returns whether to keep the connection. `texts` holds the last
+    message of every complete request. `dialled` counts connections. `silent` counts connections
+    that ended without a byte, as probes do.
     """
 
     def __init__(
@@ -60,17 +62,17 @@ class RawUpstream:
                     if body:
                         self.texts.append(json.loads(body)["messages"][-1]["content"])
                     if not body:
-                        # The gateway asks which weights answer.
+                        # The gateway asks for the weights of the model.
                         connection.sendall(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
                     elif not self.on_request(self, connection, body):
                         return
                 self.silent += first
             except OSError:
-                pass  # the gateway has left
+                pass  # the gateway has closed
 
 
 def _body(reader: object) -> bytes | None:
-    """The body of the next request; nothing at the end of the connection."""
+    """The body of the next request; None at the end of the connection."""
     length, line = 0, reader.readline()
     if not line:
         return None
@@ -82,7 +84,7 @@ def _body(reader: object) -> bytes | None:
 
 
 def whole(text: str, status: int = 200, *headers: str) -> bytes:
-    """A whole answer as it stands on the wire."""
+    """A whole answer in wire format."""
     body = json.dumps(completion(text) if status == 200 else {"error": {"message": text}}).encode()
     lines = [
         f"HTTP/1.1 {status} X",
@@ -94,13 +96,13 @@ def whole(text: str, status: int = 200, *headers: str) -> bytes:
 
 
 def answers(_: RawUpstream, connection: socket.socket, body: bytes) -> bool:
-    """Says what it was asked."""
+    """Returns the request's text."""
     connection.sendall(whole(json.loads(body)["messages"][-1]["content"]))
     return True
 
 
 def status(code: int, *headers: str) -> Behaviour:
-    """Answers everything with that status."""
+    """Answers every request with that status."""
 
     def behave(_: RawUpstream, connection: socket.socket, _body: bytes) -> bool:
         connection.sendall(whole("no", code, *headers))
@@ -121,14 +123,14 @@ def closes(connection: socket.socket) -> bool:
 
 
 def resets(connection: socket.socket) -> bool:
-    """Accepts and resets."""
+    """Accepts and resets the connection."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
     return False
 
 
 def resets_soon(connection: socket.socket) -> bool:
-    """Reads a little and resets."""
+    """Reads a few bytes and resets the connection."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.recv(1024)
     return resets(connection)

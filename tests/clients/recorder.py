@@ -1,4 +1,4 @@
-"""A proxy that passes everything on unchanged and keeps the bodies: what the gateway really sends to its model server."""
+"""A transparent proxy that records the bodies that the gateway sends to its model server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Recorder(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def server_bind(self) -> None:
-        # Past HTTPServer's own, which asks the resolver for this host's name.
+        # Bypasses HTTPServer's method, which asks the resolver for this host's name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
@@ -71,7 +71,8 @@ class _Pass(http.server.BaseHTTPRequestHandler):
         self._pass(body)
 
     def _pass(self, body: bytes) -> None:
-        # A connection for each request: llama.cpp closes one after a stream without saying so.
+        # A new connection for each request: llama.cpp closes one after a stream without an
+        # announcement.
         inner = http.client.HTTPConnection(self.server.target, timeout=120)
         try:
             kept = {

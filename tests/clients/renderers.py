@@ -1,4 +1,7 @@
-"""What a text becomes in front of a reader, and where that would lead: three Markdown renderers, and an HTML reader for what they write."""
+"""Shows what renderers make of a text, and where the result would lead.
+
+There are three Markdown renderers, and an HTML reader for their output.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ FETCHED = {
     "archive",
     "imagesrcset",
 }
-# Not mailto: renderers take bare addresses of mail for links, which docs/EGRESS.md leaves to them.
+# Not mailto: renderers turn bare mail addresses into links, which docs/EGRESS.md leaves to them.
 OPAQUE = {
     "javascript:",
     "vbscript:",
@@ -59,14 +62,14 @@ LISTS = {"srcset", "imagesrcset", "ping", "archive"}
 def _python_renderers() -> list[Any]:
     strict = markdown_it.MarkdownIt("commonmark", {"html": True})
     rich = markdown_it.MarkdownIt("gfm-like", {"html": True, "linkify": True})
-    # It also takes bare names for links, which docs/EGRESS.md leaves to the renderer.
+    # It also turns bare names into links, which docs/EGRESS.md leaves to the renderer.
     rich.linkify.set({"fuzzy_link": False, "fuzzy_email": False})
     plugins = ["url", "table", "footnotes", "strikethrough", "task_lists", "def_list", "math"]
     return [strict.render, rich.render, mistune.create_markdown(escape=False, plugins=plugins)]
 
 
 def rendered(texts: list[str]) -> Iterator[tuple[str, str]]:
-    """For each text what each renderer makes of it."""
+    """Each renderer's output for each text."""
     program = (
         f"const {{ marked }} = require({json.dumps(str(MARKED))});"
         "const texts = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
@@ -86,7 +89,7 @@ def rendered(texts: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def leads(html: str) -> Iterator[str]:
-    """Where a page would make its reader fetch from, or link to."""
+    """The URLs that a page would make its reader fetch or link to."""
     for element in html5lib.parseFragment(html, namespaceHTMLElements=False).iter():
         if not isinstance(element.tag, str):
             continue
@@ -126,7 +129,8 @@ def _of_tokens(tokens: Iterable[Any]) -> Iterator[str]:
 
 
 def elsewhere(url: str, allowed: str) -> str | None:
-    """Where a URL leads, as browsers read it, if that is neither the page's own host nor the allowed origin."""
+    """The destination of a URL, as browsers read it, unless it is the page's host or the allowed
+    origin."""
     for base in BASES:
         try:
             read = ada_url.URL(url, base=base)
@@ -134,7 +138,7 @@ def elsewhere(url: str, allowed: str) -> str | None:
             continue
         own = read.protocol in ("http:", "https:") and read.hostname == "chat.example"
         picture = read.protocol == "data:" and read.pathname.startswith("image/png")
-        # Where nothing says which scheme, it is that of the page.
+        # A URL without a scheme takes the scheme of the page.
         seen = url.lstrip().translate({ord(left_out): None for left_out in "\t\r\n"})
         schemeless = seen[:2].replace("\\", "/") == "//" and read.host == ada_url.URL(allowed).host
         leads_somewhere = (

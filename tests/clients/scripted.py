@@ -1,4 +1,4 @@
-"""A model server that answers with exactly the bytes that a test has written down, and then closes."""
+"""A model server that answers with exactly the bytes of the test, and then closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def whole(
     length: int | None = None,
     **headers: str,
 ) -> bytes:
-    """An answer with its length, which may be another than it says."""
+    """An answer with a length, which may differ from the announced length."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = JSON_HEAD.format(status, media) + "".join(
         f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()
@@ -34,13 +34,16 @@ def stream(*events: bytes, media: str = "text/event-stream") -> bytes:
 
 
 def event(data: object, name: str = "") -> bytes:
-    """One event; what is no text is written as JSON."""
+    """One event; a value other than text is written as JSON."""
     text = data if isinstance(data, str) else json.dumps(data)
     return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
 
 
 class Scripted:
-    """Listens on a loopback port until `stop`. The text of the last message, the prompt or the input says which answer is asked for."""
+    """Listens on a loopback port until `stop`.
+
+    The text of the last message, the prompt or the input selects the answer.
+    """
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -52,7 +55,8 @@ class Scripted:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def say(self, mark: str, answer: bytes, *, endless: bool = False) -> None:
-        """Answers requests for `mark` so; an endless answer goes on with its last event for as long as somebody takes it."""
+        """Sets the answer to requests for `mark`; an endless answer repeats its last event until
+        the peer closes."""
         self._answers[mark] = (answer, endless)
 
     def stop(self) -> None:
@@ -86,7 +90,7 @@ class Scripted:
                 while endless:
                     connection.sendall(last * 64)
                     self.sent[mark] = self.sent.get(mark, 0) + 64 * len(last)
-                # Whoever closes with bytes unread resets the connection.
+                # A close with unread bytes would reset the connection.
                 connection.shutdown(socket.SHUT_WR)
                 reader.read()
             except OSError:

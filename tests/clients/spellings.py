@@ -1,11 +1,11 @@
-"""Internal addresses in every spelling that some reader takes for one of them."""
+"""Internal addresses in every spelling that some reader accepts."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
 
-# IANA's special-purpose registries, and what clouds add to them.
+# IANA's special-purpose registries, and the addresses that clouds add to them.
 RANGES = [
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -108,7 +108,7 @@ def _of(address: ipaddress.IPv4Address) -> Iterator[str]:
 
 
 def internal() -> Iterator[str]:
-    """URLs, each of which leads inside for somebody."""
+    """URLs, each of which some reader resolves to an internal address."""
     for network in map(ipaddress.IPv4Network, RANGES):
         size = network.num_addresses
         for at in sorted({0, size // 3, size // 2, size - 1}):

@@ -1,4 +1,5 @@
-"""Door 2: whatever renders an answer is led nowhere but to where it may, and what leads nowhere comes out byte for byte."""
+"""Response filter: a rendered answer reaches only allowed hosts, and harmless texts stay unchanged.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def through(gateway: Served, texts: list[str]) -> list[str]:
-    """The texts as an agent gets them from a model that says them."""
+    """The texts as an agent receives them from a model that returns them."""
     token = gateway.issue("answers/all", models=("echo",))
 
     def some(mine: list[str]) -> list[str]:
@@ -95,7 +96,7 @@ def test_nothing_that_is_rendered_leads_elsewhere(gateway: Served) -> None:
 
 
 def test_the_renderers_would_show_it() -> None:
-    """Without the gateway, nearly every text leads elsewhere."""
+    """Without the gateway, nearly every text leads to another host."""
     texts = generated(harmful)[:500]
     led = {
         text

@@ -1,4 +1,4 @@
-"""Answers that are not whole: what the caller is told, and what the record says was used."""
+"""Incomplete answers: what the caller receives, and what usage the record states."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gateway(model: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def outcome(gateway: Served, request: str) -> dict[str, object]:
-    """What the record says of the request's end, once it is there."""
+    """The request's outcome in the log; waits for it."""
 
     def find() -> dict[str, object] | None:
         return next(

@@ -1,4 +1,4 @@
-"""A server that answers in another form than it was asked for: the answer comes in the form that was asked for, or not at all."""
+"""Answers in another media type than requested are converted or refused."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_events_are_one_answer_where_one_was_asked_for(gateway: Served, model: S
 
 
 def test_a_long_answer_in_small_events_is_put_together(gateway: Served, model: Scripted) -> None:
-    """Eighty thousand pieces: what each adds is not copied again with the next."""
+    """80,000 pieces: a piece must not copy all earlier ones, which would take quadratic time."""
     opened = event(
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         "content_block_start",

@@ -1,4 +1,4 @@
-"""What the gateway holds for its upstreams never comes out to a caller, wherever and however an upstream repeats it."""
+"""An upstream's credential never reaches a caller, whatever form of it an upstream repeats."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FORMS = {
 
 
 def cores() -> list[str]:
-    """What base64 makes of the canary whatever stands around it."""
+    """The part of the canary's base64 that is the same for any surrounding bytes."""
     found = []
     for before in range(3):
         text = base64.b64encode(b"x" * before + CANARY.encode()).decode()
@@ -56,7 +56,7 @@ def cores() -> list[str]:
 
 
 def shows(text: str) -> bool:
-    """Whether somebody who reads it closely finds the canary."""
+    """Whether a careful reader finds the canary."""
     readings = {text}
     for _layer in range(2):
         readings |= {one.replace("\\/", "/") for one in readings} | {
@@ -113,7 +113,7 @@ def ask(gateway: Served, operation: str, mark: str, **more: object) -> httpx2.Re
 
 
 def documents(hole: str) -> Iterator[tuple[str, str, object]]:
-    """Whole answers with something in one place after the other."""
+    """Whole answers with a value in one place after another."""
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     message = {"role": "assistant", "content": "fine"}
 
@@ -254,7 +254,7 @@ def test_whole_answers(gateway: Served, model: Scripted, form: str) -> None:
     for number, (operation, place, document) in enumerate(documents(FORMS[form])):
         model.say(f"{form} {number}", whole(document))
         answer = ask(gateway, operation, f"{form} {number}")
-        # Names that are written with escapes are refused whatever they say.
+        # Names with escapes are refused, whatever their content.
         assert answer.status_code == 200 or (place == "a name" and "\\" in FORMS[form]), (
             place,
             answer.text,
@@ -404,7 +404,7 @@ def streamed(operation: str, pieces: list[bytes], block_type: str = "text") -> b
 
 
 def joined(answer: httpx2.Response) -> str:
-    """All texts of a stream put together, as SDKs do."""
+    """All texts of a stream joined, as SDKs do it."""
     whole_text = []
     for line in answer.text.splitlines():
         if line.startswith("data: {"):
@@ -446,7 +446,7 @@ def test_streams_at_every_split(gateway: Served, model: Scripted, place: str, fo
 
 @pytest.mark.parametrize("bare", ["sk-canary-0123456789abcdefXYZ", "31415926535897932384"])
 def test_secrets_without_quotes(model: Scripted, tmp_path: Path, bare: str) -> None:
-    """A word or a number that stands in JSON as it is, for readers that take it."""
+    """A bare JSON word or number as a credential, for readers that accept it."""
     (tmp_path / "credential").write_text(bare)
     (tmp_path / "credential").chmod(0o600)
     with serve(
@@ -516,7 +516,7 @@ def test_a_split_secret_behind_lines_that_were_removed(gateway: Served, model: S
 
 @pytest.mark.parametrize("cut", [1, 7, 8, 15, len(CANARY) - 1])
 def test_what_is_held_too_long_shows_little(gateway: Served, model: Scripted, cut: int) -> None:
-    """More comes of another text than is held back."""
+    """Another text sends more bytes than the filter holds back."""
     aside = [
         event(
             {"choices": [{"index": 0, "delta": {"refusal": "y" * 20_000}, "finish_reason": None}]}

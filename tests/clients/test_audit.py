@@ -1,4 +1,5 @@
-"""The record of what agents did: complete, provable to strangers, closed to everybody else, and whole after every crash."""
+"""The audit log: complete, provable to third parties, confidential, and intact after every crash.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def inside(row: dict[str, object]) -> dict[str, object]:
 
 
 def verified(gateway: Gateway, **more: object) -> list[audit_verifier.Epoch]:
-    """Both verifiers, and that they agree."""
+    """Runs both verifiers, which must agree."""
     done = binary("audit", "verify", str(gateway.data / "audit"), "--json")
     assert done.code == 0, done.out + done.err
     theirs = json.loads(done.out)["epochs"]
@@ -310,7 +311,8 @@ def test_floods_do_not_fill_the_disk(upstream: FakeUpstream, tmp_path: Path) -> 
         assert min(sent) > 50 and served >= seconds * 2, (sent, served)
         minutes = seconds // 60 + 2
         grown = verified(own, live=True)[0].size - size - 2 * served
-        # Of one agent and code ten a minute, and its few good requests; of strangers nothing but counts.
+        # One agent and code: ten records a minute, plus its few good requests. Strangers: only
+        # counts.
         assert grown <= minutes * (10 + 2 * 5 + 40), grown
     counted = sum(
         row["count"]
@@ -346,7 +348,8 @@ def test_a_log_of_former_times_put_back_is_noticed_by_its_checkpoint(
 def test_a_record_of_a_newer_version_is_named_as_such(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """A log that a newer token-shield has written to: an older one says so and does not start, and leaves it as it is."""
+    """An older token-shield reports a log that a newer one has written, refuses to start and keeps
+    it."""
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ask(own, "before")
     folder = own.data / "audit"
@@ -373,7 +376,8 @@ def test_a_record_of_a_newer_version_is_named_as_such(
 
 
 def test_kill_9_under_load(tmp_path: Path) -> None:
-    """Every answer that anybody got stands in the log, its outcome too, and no crash makes a start refuse."""
+    """Every answer that a caller received is in the log, with its outcome; no crash prevents a
+    start."""
     chance = random.Random(4)
     data = tmp_path / "data"
     answered: list[tuple[str, str]] = []
@@ -403,7 +407,7 @@ def test_kill_9_under_load(tmp_path: Path) -> None:
 
 
 def load(gateway: Gateway, answered: list[tuple[str, str]]) -> None:
-    """Asks until the gateway is gone."""
+    """Sends requests until the gateway has ended."""
     with httpx2.Client(trust_env=False, timeout=5) as client:
         while True:
             try:
@@ -428,7 +432,8 @@ def test_old_records_go_to_the_archive_at_a_start(upstream: FakeUpstream, tmp_pa
         own.command("token", "revoke", revoked, "--reason", "a test")
         request = ask(own, "to be archived").headers["token-shield-request"]
         assert len(query(own, "--request", request)) == 2
-        # An epoch's own times say how old it is: it is closed, and then taken away, once its last record is older than a second.
+        # The times in an epoch give its age: it is closed, and pruned once its last record is older
+        # than a second.
         for _ in range(2):
             newest = datetime.fromisoformat(str(query(own)[-1]["at"])).timestamp()
             wait_until(lambda newest=newest: time.time() > newest + 1, 5, "a second has gone")
@@ -455,7 +460,7 @@ def test_old_records_go_to_the_archive_at_a_start(upstream: FakeUpstream, tmp_pa
 
 
 def test_plain_records_name_who_was_stopped(upstream: FakeUpstream, tmp_path: Path) -> None:
-    """Nothing of them is forgotten by a key, so nothing is to be left out."""
+    """A key cannot forget plain records, so none of their members is left out."""
     with serve(tmp_path, 'records = "plain"\n' + fake_model(upstream.url)) as own:
         stopped = own.issue("tests/stopped")
         own.command("agent", "suspend", "tests/stopped", "--reason", "a test")

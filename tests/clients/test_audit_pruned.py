@@ -1,4 +1,5 @@
-"""Pruned epochs, on logs that are written from docs/AUDIT.md: what may be missing where a record says so, and what may not."""
+"""Pruned epochs, in logs written from docs/AUDIT.md: which files may be missing, and which must
+not."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def pruned(through: object, number: int = 2000) -> bytes:
 
 
 def prune(epoch: Path, *, full: bool = True) -> None:
-    """Takes away the records, and with `full` all tiles of hashes that the root does not need."""
+    """Removes the records, and with `full` all tiles of hashes that the root does not need."""
     shutil.rmtree(epoch / "tile/entries")
     for path in [
         path
@@ -59,7 +60,8 @@ def write(
     second: list[bytes] = SECOND,
     link: bytes = LINK,
 ) -> Path:
-    """Three epochs; `says` are records of the last one, those in `gone` are pruned. The head is beside it."""
+    """Writes three epochs and a head; `says` are records of the last one, epochs in `gone` are
+    pruned."""
     third = [link, *says, plain(3000), plain(3001)]
     for signer, some, signed in ((ONE, FIRST, 600), (TWO, second, len(second))):
         write_epoch(folder / "audit", signer, some, signed, None)
@@ -121,7 +123,7 @@ BOTH, SAID_IN_SECOND = ("e000001", "e000002"), [SECOND[0], pruned("e000001", 100
     ("says", "gone", "second"),
     [
         ([], [], SECOND),
-        ([pruned("e000002")], [], SECOND),  # they may be missing; nothing says that they must
+        ([pruned("e000002")], [], SECOND),  # they may be missing, but need not be
         ([pruned("e000002")], ["e000001"], SECOND),
         ([pruned("e000002")], ["e000002"], SECOND),
         ([pruned("e000002")], BOTH, SECOND),
@@ -147,7 +149,7 @@ def test_a_record_of_a_later_epoch_says_so(
         ([], ["e000002"], SECOND, "e000002"),
         ([pruned("e000001")], ["e000002"], SECOND, "e000002"),
         ([pruned("e000001")], BOTH, SECOND, "e000002"),
-        ([], BOTH, SAID_IN_SECOND, "e000001"),  # what said so is gone itself
+        ([], BOTH, SAID_IN_SECOND, "e000001"),  # the record that permits it is missing too
         ([], ["e000002"], [SECOND[0], pruned("e000002", 1000)], "e000002"),
         ([plain(2000, "start", through="e000002")], ["e000001"], SECOND, "e000001"),
     ],
@@ -235,7 +237,8 @@ def test_full_tiles_that_remain_are_what_the_others_say(folder: Path) -> None:
 
 
 def test_full_tiles_of_two_levels(folder: Path) -> None:
-    """65,536 records and some: what stands in a tile is known from above, and from below if all there is there."""
+    """More than 65,536 records: a tile is verified from above, and from below if all tiles there
+    exist."""
     many, signer = [plain(1)] * (65536 + 256 + 3), Signer("gateway.example/e000001")
     epoch = write_epoch(folder, signer, many, len(many), None)
     link = {"origin": signer.origin, "size": len(many), "root": b64(mth(leaves(many)))}

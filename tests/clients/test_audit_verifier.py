@@ -1,4 +1,5 @@
-"""The audit log's verifier, on logs that are written here from docs/AUDIT.md: good ones pass, and no promise is broken unseen."""
+"""The audit verifier, on logs written from docs/AUDIT.md: valid logs pass, and violations are
+found."""
 
 from __future__ import annotations
 
@@ -146,7 +147,7 @@ def test_the_log_is_never_shorter_than_the_head_or_another(log: Path) -> None:
 
 
 def test_every_byte_counts(log: Path) -> None:
-    """One byte flipped, in turn in each file at its beginning, in its middle and at its end."""
+    """Flips one byte in each file: at its beginning, in its middle and at its end."""
     whole = shutil.copytree(log.parent, log.parent.parent / "whole")
     files = [
         path
@@ -222,7 +223,7 @@ def test_records_cannot_be_swapped_or_put_in_anothers_place(folder: Path) -> Non
     fault(folder, "tile/0/000 has not", 7)  # not the next one, which would be earlier
     put(epoch / "tile/entries/000", framed(some[:256]))
     flip(epoch / "tile/entries/000", len(framed(some[:7])) + 1)
-    fault(folder, "tile/0/000 has not", 7)  # not one of those that its length puts elsewhere
+    fault(folder, "tile/0/000 has not", 7)  # not a record that the changed length moves
     write_tiles(epoch, swapped)
     fault(folder, "root is not that")
     write_tiles(epoch, some)
@@ -468,7 +469,8 @@ def test_epochs_are_linked(folder: Path) -> None:
 
 
 def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
-    """700 records, 660 of them under its checkpoint; the next epoch says whether something was lost."""
+    """700 records, 660 of them under the checkpoint; the next epoch states whether records were
+    lost."""
     some, says = records(700), opening(records(660)).replace(b"asked for", b"after-loss: a disk")
     write_epoch(folder, ONE, some, 660, 500)
     write_epoch(folder, TWO, [says, plain(1001)], 1)

@@ -1,4 +1,8 @@
-"""Who is forgotten is stopped first and stays so; a backup that is none says so; what is restored is another history from then on."""
+"""Forgetting, backups and restores of the log.
+
+A forgotten principal is stopped first, and stays stopped. An invalid backup is reported. A restored
+log has another history from then on.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +82,7 @@ def test_a_revoked_token_that_asks_again_does_not_bring_its_name_back(
             counted
         )
         assert "a principal that was forgotten is recorded again" not in own.logged()
-        # Of others a refusal names who it was.
+        # Refusals name other principals.
         other = own.issue("tests/bob", principal="user:bob", models=(MODEL,))
         own.command("agent", "revoke", "tests/bob", "--reason", "lost")
         assert code(ask(own, "x", other)) == (403, "agent-revoked")
@@ -94,7 +98,7 @@ def test_counted_refusals_are_forgotten_with_their_principal(
             assert {code(ask(own, "x", token, model="nowhere")) for _ in range(14)} == {
                 (404, "model-not-found")
             }
-        # What was counted is recorded at a stop.
+        # A stop records the counts.
         own.restart()
         counted = {
             str(inside(row)["principal"]): inside(row)["rows"]
@@ -153,7 +157,7 @@ def test_what_is_restored_is_another_history_under_other_keys(
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ask(own, "before")
         own.command("backup", str(tmp_path / "backup"))
-        # The gateway goes on, and so does the one that is restored: each in an epoch of its own.
+        # The gateway and the restored one both continue, each in another epoch.
         own.command("audit", "begin", "--reason", "it goes on")
         ask(own, "after")
         over = binary("restore", str(tmp_path / "backup"), "--data", str(own.data))
@@ -184,7 +188,7 @@ def test_a_restore_that_was_interrupted_is_no_log(upstream: FakeUpstream, tmp_pa
         own.command("backup", str(tmp_path / "backup"), "--with-operator-keys")
     data = tmp_path / "restored"
     assert binary("restore", str(tmp_path / "backup"), "--data", str(data)).code == 0
-    # As a crash leaves it before the new epoch has said that it was restored.
+    # The state that a crash leaves before the new epoch has recorded the restore.
     shutil.move(data / "secret/head", data / "secret/head.restored")
     started = binary("serve", "--config", str(data / "token-shield.toml"))
     assert started.code == 1 and "secret/head is missing" in started.err, started.err

@@ -1,4 +1,5 @@
-"""The next epoch beside a running gateway: streams go on, records cross over, and a closed epoch is exported at once."""
+"""The next epoch in a running gateway: streams continue, and a closed epoch can be exported at
+once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Base64 has one form, and an epoch one beginning: both verifiers refuse the same, on logs that are written from docs/AUDIT.md."""
+"""Canonical forms: both verifiers refuse the same logs, which are written from docs/AUDIT.md.
+
+Base64 has one form, and an epoch has one beginning.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ FIRST = records(20)
 
 
 def stray(text: str) -> str:
-    """The same bytes for a lenient reader: a bit is set behind the last byte."""
+    """The same bytes for a lenient reader: a bit is set after the last byte."""
     body = text.rstrip("=")
     assert len(body) % 4 in (2, 3), "there are bits to spare"
     alphabet = URL if "-" in body or "_" in body or body == text else STANDARD
@@ -57,7 +60,7 @@ class Log:
         path.write_bytes(after.encode(errors="surrogateescape"))
 
     def judged(self) -> tuple[bool, bool]:
-        """Whether the gateway's verifier and the one in Python take it."""
+        """Whether the gateway's verifier and the Python verifier accept the log."""
         theirs = binary(
             "audit",
             "verify",
@@ -76,7 +79,7 @@ class Log:
 
 
 def last(pattern: str) -> Callable[[str], str]:
-    """A change of the last text that the pattern's group finds."""
+    """Changes the last text that the pattern's group matches."""
 
     def change(text: str) -> str:
         found = list(re.finditer(pattern, text))[-1]

@@ -1,4 +1,5 @@
-"""What is handed out is whole, proves itself, and is recorded: exports, receipts, disclosures, fingerprints, ends."""
+"""Exports, receipts, disclosures, fingerprints and epoch ends are complete, provable and recorded.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from waiting import wait_until
 def kept(
     upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Served, list[str]]]:
-    """A gateway that has stopped, and the names of its admissions."""
+    """A stopped gateway, and the names of its admissions."""
     with serve(tmp_path_factory.mktemp("kept"), fake_model(upstream.url)) as own:
         names = [ask(own, f"kept {number}").headers["audit-record"] for number in range(3)]
     yield own, names
@@ -34,7 +35,7 @@ def folder(own: Served) -> list[str]:
 
 
 def fingerprint(own: Served, origin: str = "gw/e000001") -> str:
-    """As docs/AUDIT.md says: SHA-256 over both lines."""
+    """SHA-256 over both lines, as docs/AUDIT.md defines it."""
     lines = [
         line
         for line in (own.data / "log.vkeys").read_text().splitlines(keepends=True)
@@ -104,7 +105,7 @@ def test_an_export_is_there_whole_or_not_at_all(upstream: FakeUpstream, tmp_path
             early.err
         )
         assert not list(tmp_path.glob("*regulator*")) and not list(tmp_path.glob(".*regulator*"))
-        # As README prints it: from the folder that has ./data.
+        # As README prints it: from the folder that contains ./data.
         assert binary("audit", "begin", "--reason", "for the regulator", cwd=tmp_path).code == 0
         (own.data / "log.vkeys").rename(tmp_path / "away")
         lost = binary("audit", "export", "./for-the-regulator", cwd=tmp_path)

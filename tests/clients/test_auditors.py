@@ -1,4 +1,5 @@
-"""Auditors: the log's tree over a socket or with a credential, replayed, exported, and never more than they may have."""
+"""Auditors read the log's tree over a socket or with a credential, and get no more than permitted.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ SECRET = "an-auditor's-credential-0123456789"
 
 
 def fetch(client: httpx2.Client, folder: Path, vkeys: Path) -> int:
-    """Downloads a log as any reader of tlog-tiles would; gives the size of its checkpoint."""
+    """Downloads a log like any tlog-tiles reader; returns the size of its checkpoint."""
     keys = client.get("/audit/log.vkeys")
     assert keys.status_code == 200, keys.text
     vkeys.write_bytes(keys.content)
@@ -46,7 +47,7 @@ def fetch(client: httpx2.Client, folder: Path, vkeys: Path) -> int:
 
 
 def tiles(size: int) -> list[str]:
-    """The files of a tree of so many records (fewer than 65,536)."""
+    """The files of a tree of `size` records (fewer than 65,536)."""
     paths = []
     for level, count in (("0", size), ("entries", size), ("1", size // 256)):
         paths += [f"tile/{level}/{number:03}" for number in range(count // 256)]

@@ -1,4 +1,4 @@
-"""Backups: of a gateway that runs, put back elsewhere, kept by those who may not read, changed by those who should not."""
+"""Backups: of a running gateway, restored elsewhere, stored by others, and changed by attackers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def backup(gateway: Served, folder: Path, *flags: str) -> Done:
 
 
 def sizes(folder: Path) -> list[tuple[str, int, str]]:
-    """Both verifiers' view of a backup or data folder; they agree."""
+    """The sizes that both verifiers report of a backup or data folder; they must agree."""
     done = binary("audit", "verify", str(folder / "audit"), "--json")
     assert done.code == 0, done.out + done.err
     theirs = [
@@ -40,7 +40,7 @@ def sizes(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def restored(own: Served, data: Path) -> Served:
-    """A gateway over a restored data folder; `own` has stopped, and its tokens are this one's."""
+    """A gateway over a restored data folder; `own` has stopped, and its tokens are valid here."""
     other = object.__new__(Served)
     other.__dict__.update(own.__dict__)
     other.data, other.log, other.config = (
@@ -123,7 +123,8 @@ def test_a_running_gateway_is_backed_up_and_goes_on_elsewhere(
 def test_a_pruned_log_is_backed_up_and_goes_on_elsewhere(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """What the books need of records that were pruned is in the backup, and lets a gateway whose cache is lost start again."""
+    """A backup has the state from pruned records, so that a gateway without its cache can start
+    again."""
     with serve(tmp_path, 'epoch = "1s"\n' + fake_model(upstream.url)) as own:
         revoked = own.issue("tests/revoked", models=(MODEL, "echo"))
         own.command("token", "revoke", revoked, "--reason", "a test")

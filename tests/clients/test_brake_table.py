@@ -1,8 +1,8 @@
-"""The brake: every command in each situation. What it said and its exit code, against what really happened.
+"""Every stop command in each situation: its message and exit code against what really happened.
 
-A brake that says "done" must have stopped somebody: the real gateway's agent, or, where no gateway runs, the agent in the log that
-the next start goes by. One that did not must say so, and leave no trace: nothing is made where there was no log, and no file of
-root's in another user's folder.
+A command that reports success must have stopped an agent. A running gateway refuses that agent. If
+no gateway runs, the next start refuses it. A command that fails must report that, and leave no
+trace: it makes no log, and no file of root's in another user's folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ route = ["echo"]
 NOBODY = 65534
 AGENT = "brake/runner"
 REASON = ("--reason", "a test")
-# Each brake, and the code that the agent is refused with once it holds.
+# Each stop command, and the code of the agent's refusals after it.
 BRAKES = {
     ("agent", "suspend", AGENT, *REASON): "agent-suspended",
     ("agent", "quarantine", AGENT, *REASON): "agent-quarantined",
@@ -44,7 +44,8 @@ BRAKES = {
     ("token", "revoke", "TOKEN", *REASON): "token-revoked",
     ("keys", "revoke", "KID", *REASON, "--yes"): "key-revoked",
 }
-# The other commands that speak of a gateway or change its log. None of them may succeed where there is nothing.
+# The other commands that address a gateway or change its log. All must fail without a gateway or
+# log.
 OTHERS = [
     ("agent", "register", "brake/other"),
     ("agent", "list"),
@@ -73,13 +74,13 @@ NAMES = [" ".join(words[:3]).replace("brake/", "") for words in BRAKES]
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, and from where."""
+    """The user and folder from which a command runs."""
 
     folder: Path
     uid: int | None = None
 
     def run(self, *words: str) -> Done:
-        """Runs one command of the binary to its end, as that user, in that folder."""
+        """Runs one command of the binary as that user, in that folder."""
         ended = subprocess.run(
             [str(BINARY), *words],
             cwd=self.folder,
@@ -106,14 +107,14 @@ def listing(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def filled(words: tuple[str, ...], gateway: Served) -> list[str]:
-    """The words with the gateway's own names in them."""
+    """The words with the gateway's names filled in."""
     kid = json.loads((gateway.data / "keys/operator.jwk.pub").read_text())["keys"][0]["kid"]
     names = {"TOKEN": gateway.token, "KID": kid}
     return [names.get(word, word) for word in words]
 
 
 def refusal(gateway: Served, token: str) -> str | None:
-    """The code that the running gateway refuses the token with."""
+    """The code with which the running gateway refuses the token."""
     told = binary("token", "verify", token, "--data", str(gateway.data), "--json")
     if told.code == 0:
         return None
@@ -137,7 +138,7 @@ def empty(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
 def test_it_runs(gateway: Served, words: tuple[str, ...]) -> None:
-    """Gateway up: exit 0, said of this gateway, and the agent is stopped."""
+    """Gateway up: exit 0, the message names this gateway, and the agent is stopped."""
     done = binary(*filled(words, gateway), "--data", str(gateway.data), "--json")
     assert done.code == 0, done.err
     said = json.loads(done.out)
@@ -156,7 +157,11 @@ def test_it_runs(gateway: Served, words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
 def test_it_does_not_run(gateway: Served, words: tuple[str, ...]) -> None:
-    """Gateway down, named: exit 0, said that no gateway runs, and the next start goes by it. Found, not named: exit 1."""
+    """Gateway down. Named: exit 0, a message that no gateway runs, and the next start applies the
+    command.
+
+    Found, not named: exit 1.
+    """
     words_of = filled(words, gateway)
     gateway.stop()
     config = gateway.data.parent / "token-shield.toml"
@@ -179,7 +184,7 @@ def test_it_does_not_run(gateway: Served, words: tuple[str, ...]) -> None:
     "words", [*BRAKES, *OTHERS], ids=[*NAMES, *(" ".join(words[:2]) for words in OTHERS)]
 )
 def test_elsewhere(gateway: Served, empty: Path, words: tuple[str, ...]) -> None:
-    """Another folder, no folder, no config, and a copy of the config: exit 1, nothing is made, and the gateway's agent goes on."""
+    """Another folder, no folder, no config, and a copy of the config: exit 1 and no effect."""
     words_of = filled(words, gateway)
     shutil.copytree(gateway.data / "keys", empty / "keys")
     (empty / "copy.toml").write_text(
@@ -209,7 +214,7 @@ def test_elsewhere(gateway: Served, empty: Path, words: tuple[str, ...]) -> None
 def test_the_config_is_elsewhere_or_broken(
     gateway: Served, empty: Path, words: tuple[str, ...]
 ) -> None:
-    """A config in another folder reaches its gateway, and so does one that has faults by now: the brake always brakes."""
+    """A config elsewhere reaches its gateway, and so does a config that has errors by now."""
     text = gateway.config.read_text().replace('data = "."', f'data = "{gateway.data}"')
     (empty / "gateway.toml").write_text(text + "nonsense = 1\n")
     done = Caller(empty).run(*filled(words, gateway), "--config", "gateway.toml", "--json")
@@ -221,7 +226,8 @@ def test_the_config_is_elsewhere_or_broken(
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
 def test_the_socket_is_stale(gateway: Served, words: tuple[str, ...]) -> None:
-    """A socket that nobody answers on, while the gateway holds the lock: exit 1, and it says by whom the log is locked."""
+    """A socket without a listener while the gateway holds the lock: exit 1, and the message names
+    the lock's holder."""
     path = gateway.data / "admin.sock"
     kept = gateway.data / "kept.sock"
     path.rename(kept)
@@ -235,7 +241,7 @@ def test_the_socket_is_stale(gateway: Served, words: tuple[str, ...]) -> None:
 
 
 def theirs(gateway: Served) -> None:
-    """Gives the data folder, and the way to it, to another user."""
+    """Gives the data folder, and the path to it, to another user."""
     assert os.geteuid() == 0, (
         "the table has a column for another user's gateway: run these tests as root"
     )
@@ -248,7 +254,10 @@ def theirs(gateway: Served) -> None:
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
 def test_another_user_has_it(gateway: Served, words: tuple[str, ...]) -> None:
-    """Root while nobody's gateway is down: done as its owner, and it starts again. A third user: refused, with the line to type."""
+    """Root, gateway down: the command runs as the folder's owner, whose gateway starts again.
+
+    A third user: refused, and the message has the command to type.
+    """
     words_of = filled(words, gateway)
     gateway.stop()
     theirs(gateway)
@@ -267,7 +276,7 @@ def test_another_user_has_it(gateway: Served, words: tuple[str, ...]) -> None:
     )
     record = json.loads(binary("audit", "tail", "-n", "1", "--data", str(gateway.data)).out)
     assert record["inside"]["by"] == "uid:0", "who asked stands in the record"
-    # As its owner, it starts, and goes by what root said.
+    # The gateway starts as the owner, and applies root's command.
     log = gateway.log.open("wb")
     gateway.process = subprocess.Popen(
         [str(BINARY), "serve", "--config", str(gateway.config)],
@@ -290,7 +299,7 @@ def test_another_user_has_it(gateway: Served, words: tuple[str, ...]) -> None:
 
 
 def test_root_begins_and_prunes_as_the_owner(gateway: Served) -> None:
-    """The commands that take the log's lock themselves leave no file of root's either; and root's `serve` is refused."""
+    """Commands that take the log's lock leave no file of root's; and root's `serve` is refused."""
     gateway.stop()
     theirs(gateway)
     for words in (["audit", "begin", *REASON], ["audit", "prune", "--keep", "400d", "--yes"]):
@@ -302,7 +311,10 @@ def test_root_begins_and_prunes_as_the_owner(gateway: Served) -> None:
 
 
 def test_names_that_nobody_registered_are_errors(gateway: Served) -> None:
-    """Unknown agents, namespaces and principals: exit 3 with near names, nothing recorded; `--unregistered` means them."""
+    """Unknown agents, namespaces and principals: exit 3 with similar names, and no record.
+
+    `--unregistered` permits them.
+    """
     for words, near in [
         (("agent", "suspend", "brake/runnr"), AGENT),
         (("agent", "suspend", "runner"), AGENT),
@@ -321,7 +333,7 @@ def test_names_that_nobody_registered_are_errors(gateway: Served) -> None:
 
 
 def test_a_name_that_may_be_a_namespace_is_ambiguous(gateway: Served) -> None:
-    """`agent suspend brake` where a namespace `brake` is: an error that names both."""
+    """`agent suspend brake` with an existing namespace `brake`: an error that names both."""
     told = binary("agent", "suspend", "brake", *REASON, "--data", str(gateway.data))
     assert told.code == 3 and "default/brake" in told.err and "brake/*" in told.err, told.err
     assert refusal(gateway, gateway.token) is None
@@ -330,7 +342,11 @@ def test_a_name_that_may_be_a_namespace_is_ambiguous(gateway: Served) -> None:
 
 
 def test_a_namespace_is_stopped_with_whoever_comes_later(gateway: Served) -> None:
-    """Also agents that are registered afterwards; until it is resumed, over a restart; replay agrees (at the gateway's end)."""
+    """A stopped namespace includes agents that register later, until it is resumed, also over a
+    restart.
+
+    The replay at the gateway's end agrees.
+    """
     gateway.command("agent", "suspend", "brake/*", *REASON)
     later, other = gateway.issue("brake/later"), gateway.issue("other/agent")
     assert [refusal(gateway, token) for token in (gateway.token, later, other)] == [
@@ -360,7 +376,10 @@ def test_a_principal_is_stopped_and_released(gateway: Served) -> None:
 
 
 def test_several_candidates_are_an_error(gateway: Served, empty: Path) -> None:
-    """Found, not named: two gateways are listed, exit 2; a world-writable folder is refused; the environment names one."""
+    """Found, not named: two gateways are listed, exit 2; a world-writable folder is refused.
+
+    The environment can name one.
+    """
     (empty / "token-shield.toml").write_text('data = "one"\n')
     (empty / "data").mkdir()
     (empty / "data/token-shield.toml").write_text('data = "."\n')

@@ -1,4 +1,5 @@
-"""Chains as agents make and present them: with the command line, without a gateway at hand, through unmodified clients."""
+"""Chains as agents make and present them: with the command line, offline, with unmodified clients.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 class Holder:
-    """A key of an agent's own, and what it delegates with it."""
+    """An agent's key, and the tokens that it delegates with it."""
 
     def __init__(self, folder: Path, name: str, *flags: str) -> None:
         self.key = folder / f"{name}.jwk"
@@ -90,7 +91,7 @@ def root(gateway: Served, holder: Holder, agent: str, *flags: str, depth: int = 
 
 
 def four(gateway: Served, folder: Path, agent: str) -> tuple[str, list[str]]:
-    """A chain of four, and what it was after each step."""
+    """A chain of four tokens, and the chain after each step."""
     holders = [Holder(folder, f"{agent.replace('/', '-')}-{number}") for number in range(3)]
     steps = [root(gateway, holders[0], agent, "--rpm", "600")]
     steps.append(
@@ -147,7 +148,7 @@ def test_a_chain_of_four_through_unmodified_clients(gateway: Served, tmp_path: P
         "the last token allows echo alone"
     )
     assert code(gateway, chain, MODEL) == "model-not-found"
-    # What still has a key of its own is no bearer token.
+    # A chain whose last token names a key is not a bearer token.
     assert [code(gateway, step) for step in steps[:3]] == ["proof-not-supported"] * 3
     assert '"agent":"chains/four/one/two/three"' in gateway.logged()
 
@@ -184,14 +185,14 @@ def test_delegate_signs_nothing_wider(gateway: Served, tmp_path: Path) -> None:
 
 
 def test_children_share_what_their_parent_has(gateway: Served, tmp_path: Path) -> None:
-    """Neither many children nor many levels multiply a rate."""
+    """Many children or many levels do not multiply a rate."""
     holder, second = Holder(tmp_path, "holder"), Holder(tmp_path, "second")
     parent = root(gateway, holder, "chains/greedy", "--rpm", "10")
     middle = holder.delegate(parent, "middle", "--child-key", str(second.public))
     leaves = [holder.delegate(parent, f"child-{number}") for number in range(3)]
     leaves += [second.delegate(middle, f"grandchild-{number}") for number in range(3)]
     outcomes = [code(gateway, leaf) for _ in range(3) for leaf in leaves]
-    # Ten requests at once, and no more however they are spread.
+    # Ten requests at once, however they are spread.
     assert outcomes.count(None) == 10 and set(outcomes) == {None, "rate-exceeded"}
 
 
@@ -276,7 +277,7 @@ def test_the_page_shows_the_program_that_runs() -> None:
 
 @pytest.mark.parametrize("alg", ["ML-DSA-65", "Ed25519"])
 def test_a_chain_made_by_another_library(gateway: Served, tmp_path: Path, alg: str) -> None:
-    """jwcrypto makes root and child; nothing of this project is used but the operator's key file."""
+    """jwcrypto makes root and child; only the operator's key file comes from this project."""
     config = gateway.config.read_text()
     if alg == "ML-DSA-65":
         key, served = gateway.data / "keys" / "operator.jwk", gateway
@@ -352,7 +353,7 @@ def test_what_a_token_allows_is_told_to_whoever_holds_it(gateway: Served, tmp_pa
     left = told["left"]
     assert (left["requests"], left["seconds"]) == (300, 60)
     assert me(chain)["left"]["remaining"] == left["remaining"] - 1, "asking counts"
-    # No scope is needed to ask.
+    # `models.read` is enough; a question about models needs no other scope.
     bare = gateway.issue("chains/bare", "--scope", "models.read")
     assert me(bare)["scopes"] == ["models.read"]
     assert (
@@ -362,7 +363,7 @@ def test_what_a_token_allows_is_told_to_whoever_holds_it(gateway: Served, tmp_pa
 
 
 class Forger:
-    """A holder who writes its children by hand, with another library: whatever `token delegate` would not sign."""
+    """A holder that writes children with another library, which `token delegate` would not sign."""
 
     def __init__(self, gateway: Served, folder: Path, agent: str, *flags: str) -> None:
         made = Holder(folder, agent.replace("/", "-"))
@@ -381,7 +382,8 @@ class Forger:
 
 
 def test_a_name_cannot_be_stolen(gateway: Served, tmp_path: Path) -> None:
-    """Nobody speaks, spends or is blamed under another's name, nor walks out of a quarantine by another name."""
+    """An agent cannot act, spend or be blamed under another's name, nor leave a quarantine by
+    renaming."""
     victim = gateway.issue("chains/victim", "--rpm", "1", models=("echo",))
     forger = Forger(gateway, tmp_path, "chains/forger")
     assert code(gateway, forger.chain()) is None, "the forger's tools work"
@@ -406,7 +408,8 @@ def test_a_name_cannot_be_stolen(gateway: Served, tmp_path: Path) -> None:
 
 
 def test_a_copied_jti_revokes_nothing_else(gateway: Served, tmp_path: Path) -> None:
-    """A child may carry the label of a stranger's token; an operator who revokes that label does not hit the stranger, nor miss it."""
+    """A child may copy the `jti` of another agent's token; a revocation by `jti` must not confuse
+    them."""
     victim = gateway.issue("chains/labelled", models=("echo",))
     label = json.loads(binary("token", "inspect", "--json", victim).out)["payload"]["jti"]
     forger = Forger(gateway, tmp_path, "chains/copier")
@@ -415,7 +418,7 @@ def test_a_copied_jti_revokes_nothing_else(gateway: Served, tmp_path: Path) -> N
     gateway.command("token", "revoke", label, "--reason", "means the victim's own")
     assert code(gateway, victim) == "token-revoked", "the label means the operator's token"
     assert code(gateway, copied) is None, "and no child's"
-    # The child is revoked by itself; its twin with the same label is not.
+    # The child is revoked alone; its twin with the same label is not.
     twin = forger.chain(jti=label, client_id="chains/copier/twin")
     gateway.command("token", "revoke", copied, "--reason", "a test")
     assert (code(gateway, copied), code(gateway, twin)) == ("token-revoked", None)

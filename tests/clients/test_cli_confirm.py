@@ -1,4 +1,4 @@
-"""What cannot be taken back is asked for on a terminal, and refused where nobody can be asked and `--yes` is not said."""
+"""Irreversible commands ask on a terminal; without a terminal they need `--yes`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 
 def on_a_terminal(*words: str, answer: bytes) -> Done:
-    """Runs a command whose input and errors are a terminal; types `answer` once it asks. An end of input is control-D."""
+    """Runs a command with a terminal as input and standard error; types `answer` when asked.
+
+    Control-D is an end of input.
+    """
     own, theirs = pty.openpty()
     with subprocess.Popen(
         [str(BINARY), *words],
@@ -76,7 +79,7 @@ def test_it_asks_and_no_is_no(gateway: Served, name: str) -> None:
             answer,
             done,
         )
-    # Without a terminal nobody is asked: neither at the input's end, nor where only the errors go elsewhere.
+    # Without a terminal there is no question, whether input or standard error is elsewhere.
     alone = binary(*words, "--json")
     assert (
         alone.code == 2

@@ -1,4 +1,7 @@
-"""What is handed out is recorded wherever the gateway's config is; who pruned and who began an epoch, and why; what stays of who is forgotten."""
+"""Handouts are recorded wherever the config is; records name who pruned or began an epoch, and why.
+
+Also: what remains of a forgotten principal.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ OWN = f"uid:{os.getuid()}"
 
 
 class Apart(Served):
-    """A gateway whose config is in a folder of its own: beside its data there is none."""
+    """A gateway whose config is in another folder than its data."""
 
     def write(self, config: str) -> None:
         self.config = self.data.parent / "etc/gateway.toml"
@@ -152,7 +155,7 @@ def test_a_token_that_is_signed_and_not_registered_is_recorded(
         and said["recorded"] >= 0
         and "tests/aside" not in agents(apart)
     )
-    # A signer who is away from the gateway signs all the same.
+    # The signer signs on another machine, without access to the gateway.
     away = tmp_path / "away"
     (away / "keys").mkdir(parents=True)
     config = away / "token-shield.toml"
@@ -220,7 +223,7 @@ def test_who_pruned_and_why_is_recorded(tmp_path: Path) -> None:
         assert [row["epoch"] for row in said["epochs"]] == ["e000001", "e000002"] and len(
             said["sealed"]
         ) == 1
-        # Always plain: without any key too.
+        # These members are always plain, so no key is needed.
         shown = binary(
             "audit",
             "query",

@@ -1,4 +1,5 @@
-"""`--json` on every command: what docs/CLI.md says of each object is what a real gateway's operator gets, and errors are objects too."""
+"""`--json` on every command: objects of a real gateway match docs/CLI.md, and errors are objects
+too."""
 
 from __future__ import annotations
 
@@ -81,14 +82,14 @@ def fits(row: dict[str, Any], shape: Shape) -> bool:
 
 
 def seen_as(row: dict[str, Any]) -> str:
-    """An object's members and their types; values may be secret."""
+    """An object's members and their types, without values, which may be secret."""
     return " ".join(
         f"`{name}` {'null' if value is None else TYPES[type(value)]}" for name, value in row.items()
     )
 
 
 class Runs:
-    """What was run, by the command's name: the objects that it printed."""
+    """The objects that each command printed, by the command's name."""
 
     def __init__(self, gateway: Served) -> None:
         self.gateway, self.rows = gateway, defaultdict[str, list[dict[str, Any]]](list)
@@ -102,7 +103,7 @@ class Runs:
     def run(
         self, name: str, *words: str, at: str = "--data", code: int = 0
     ) -> list[dict[str, Any]]:
-        """Runs a command with --json; it must succeed, and give an object a line."""
+        """Runs a command with --json; it must succeed, and print one object per line."""
         assert name in LISTED, name
         place = [at, str(self.gateway.data)] if at else []
         done = binary(*name.split(), *words, *place, "--json")
@@ -266,7 +267,7 @@ def at_rest(runs: Runs, folder: Path) -> None:
     assert done.code == 1, done
     runs.take("audit verify", done.out)
     run("audit prune", "--keep", "30d", "--yes")
-    # Old enough, once the books' cache covers it.
+    # The epoch is old enough once the cache of the books covers it.
     runs.gateway.restart()
     runs.gateway.stop()
     run(
@@ -305,7 +306,7 @@ def upgraded(runs: Runs) -> None:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[dict[str, Any]]]]:
-    """Every command's objects, from one gateway's life."""
+    """The objects of every command, from one gateway's life."""
     folder = tmp_path_factory.mktemp("every")
     data = folder / "data"
     weights = folder / "weights.bin"
@@ -329,7 +330,7 @@ def test_every_object_has_the_members_that_are_documented(
     seen: dict[str, list[dict[str, Any]]],
 ) -> None:
     shapes = documented()
-    # `serve` prints log lines alone.
+    # `serve` prints only log lines.
     assert sorted(seen) == sorted({*LISTED} - {"serve"}), "each command was run"
     assert sorted(shapes) == sorted(seen), "each command stands in the table"
     for name, rows in seen.items():
@@ -350,7 +351,7 @@ def test_every_object_has_the_members_that_are_documented(
 
 @pytest.mark.parametrize("name", LISTED)
 def test_an_error_is_one_object(name: str, tmp_path: Path) -> None:
-    """Words that mean nothing: no command takes the same flag twice."""
+    """Invalid words: no command accepts the same flag twice."""
     done = binary(*name.split(), "--json", "--json", cwd=tmp_path)
     assert done.code == 2 and done.out == "", done
     [line] = done.err.splitlines()

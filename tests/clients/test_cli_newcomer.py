@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/OPERATIONS.md, pasted as they are printed, in order, into a shell beside a gateway that runs."""
+"""Runs the commands of README.md and docs/OPERATIONS.md as printed, in order, in a shell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def section(page: str, title: str) -> str:
 
 
 def commands(text: str) -> list[str]:
-    """What stands behind `$ ` in its console blocks, with the lines that go on."""
+    """The text after `$ ` in console blocks, with continuation lines."""
     found: list[str] = []
     for block in re.findall(r"```console\n(.*?)```", text, re.S):
         for line in block.splitlines():
@@ -33,21 +33,21 @@ def commands(text: str) -> list[str]:
 
 
 class Shell:
-    """A shell that keeps what is exported, in one folder."""
+    """A shell in one folder that keeps exported variables."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         bin_ = folder / ".bin"
         bin_.mkdir()
         (bin_ / "token-shield").symlink_to(BINARY)
-        # `python` is the one that has the SDKs.
+        # `python` is the interpreter that has the SDKs.
         (bin_ / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
         (bin_ / "python").chmod(0o755)
         path = f"{bin_}:{os.environ['PATH']}"
         self.environment = environment() | {"PATH": path}
 
     def paste(self, line: str) -> str:
-        """Runs a line; it must end with 0. What it exports stays."""
+        """Runs a line, which must exit with 0. Exported variables stay."""
         script = (
             f"cd {shlex.quote(str(self.folder))}\n{line}\nended=$?\npwd -P >&9\nexport -p >&9\n"
             "exit $ended\n"
@@ -85,7 +85,7 @@ def test_the_readme_as_it_is_printed(tmp_path: Path) -> None:
         [_, curl] = commands(section("README.md", "Run it"))
         assert '"content":"hello"' in shell.paste(own(curl))
         for line in commands(section("README.md", "Issue a token")):
-            # What the machine needs is there: the binary's folder, and the SDK.
+            # The machine already has the binary's folder and the SDK.
             if "target/release" not in line and "pip install" not in line:
                 said = shell.paste(own(line))
         assert said.endswith("hi\n")
@@ -96,7 +96,7 @@ def test_the_readme_as_it_is_printed(tmp_path: Path) -> None:
         for line in standing:
             shell.paste(line)
         for line in commands(section("README.md", "Verify the log")):
-            # It goes on until it is ended.
+            # It runs until it is ended.
             shell.paste(f"timeout 1 {line}\n[ $? = 124 ]" if "--follow" in line else line)
     assert (folder / "for-the-court.jsonl").stat().st_size > 0 and (
         folder / "for-the-regulator/audit/e000001"

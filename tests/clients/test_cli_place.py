@@ -1,4 +1,4 @@
-"""Which config `serve` starts on, and which folder `dev`: named, in the environment, or found; never one that nobody named by chance."""
+"""Which config `serve` and which folder `dev` choose: named, from the environment, or found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARK = "# Written by `token-shield dev` at each start."
 
 
 def gateway_of(folder: Path, data: str = ".", name: str = "gw") -> Path:
-    """A config in `folder` with its data in `folder/data`, and a key; gives the config."""
+    """Writes a config in `folder` with its data in `folder/data`, and a key; returns the config."""
     folder.mkdir(mode=0o755, exist_ok=True)
     whole = folder / data
     (whole / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,13 +43,13 @@ def gateway_of(folder: Path, data: str = ".", name: str = "gw") -> Path:
 
 
 class Started:
-    """A gateway as a process, and its log."""
+    """A gateway process, and its log."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process, self.log = process, log
 
     def serving(self) -> dict[str, Any]:
-        """Its line `serving`; fails where it has ended."""
+        """Its log line `serving`; fails if the process has ended."""
 
         def line() -> dict[str, Any] | None:
             assert self.process.poll() is None, self.log.read_text()
@@ -92,7 +92,7 @@ def started(
 def refused(
     *words: str, cwd: Path, more: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str]]:
-    """The exit code of what must not start, and its error."""
+    """The exit code and error of a start that must fail."""
     ended = subprocess.run(
         [str(BINARY), *words, "--json"],
         cwd=cwd,
@@ -106,7 +106,7 @@ def refused(
     return ended.returncode, error
 
 
-# ---- serve ------------------------------------------------------------------------------------------------------------
+# ---- serve ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_gateway_that_was_found_is_named_to_its_successor(tmp_path: Path) -> N
         )
 
 
-# ---- dev --------------------------------------------------------------------------------------------------------------
+# ---- dev -----------------------------------------------------------------------------------------
 
 DEV = (
     "dev",
@@ -204,7 +204,7 @@ DEV = (
 def dev(
     tmp_path: Path, *words: str, cwd: Path, more: dict[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """What `dev --json` says of itself."""
+    """The JSON object that `dev --json` prints."""
     read, write = os.pipe()
     with (
         os.fdopen(read) as said,

@@ -1,4 +1,5 @@
-"""docs/RUNBOOK.md has a row for each text with which a start or a take-over is refused, and none for a text that is not there."""
+"""docs/RUNBOOK.md has a row for each text that refuses a start or a take-over, and no other rows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 from gateway import ROOT
 
 PAGE = (ROOT / "docs/RUNBOOK.md").read_text()
-# Where errors of a start come from; what is passed on unchanged (`transparent`) stands in a file of its own.
+# Where errors of a start come from; errors passed on unchanged (`transparent`) are in another file.
 ERRORS = [
     "src/app/fault.rs",
     "src/audit/store/log/fault.rs",
@@ -21,7 +22,7 @@ ERRORS = [
     "src/durable.rs",
     "src/durable/identity.rs",
 ]
-# No start says these: they answer commands, or stand inside another error's text.
+# A start never prints these: they answer commands, or are part of another error's text.
 ELSEWHERE = {
     "process … has taken over the audit log: ask again, and it is asked",
     "…; the keys that are in use are in memory alone",
@@ -31,7 +32,7 @@ LETTERS_MIN = 6
 
 
 def literals(text: str) -> list[str]:
-    """Rust's string literals, with lines put together and `…` for what is filled in."""
+    """Rust's string literals, with continued lines joined and `…` for placeholders."""
     found = []
     for literal in re.findall(r'"((?:[^"\\]|\\.)*)"', text, re.S):
         whole = re.sub(r"\\\n\s*", "", literal).replace('\\"', '"')
@@ -40,7 +41,7 @@ def literals(text: str) -> list[str]:
 
 
 def said(path: str) -> list[str]:
-    """The texts of errors in a file: of #[error("…")]."""
+    """The texts of errors in a file, from #[error("…")]."""
     source = (ROOT / path).read_text()
     return [
         literals(found)[0]
@@ -49,7 +50,7 @@ def said(path: str) -> list[str]:
 
 
 def refusals() -> list[str]:
-    """Why a running gateway does not hand over, or a successor does not take over."""
+    """The reasons why a running gateway does not hand over, or a successor does not take over."""
     texts = []
     for path in ("src/app/handover/give.rs", "src/app/handover/take.rs"):
         source = (ROOT / path).read_text()
@@ -62,7 +63,7 @@ def refusals() -> list[str]:
 
 
 def rows(*sections: str) -> list[str]:
-    """What the first columns quote."""
+    """The texts in the first columns."""
     parts = [PAGE.split(f"## {section}\n")[1].split("\n## ")[0] for section in sections]
     cells = [
         line.split(" | ")[0]

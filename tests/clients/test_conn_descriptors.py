@@ -1,4 +1,7 @@
-"""Callers who hold every connection there is, under a small limit of open files: the log lives, and afterwards all is as before."""
+"""Callers that hold every connection, under a small limit of open files.
+
+The log continues, and afterwards service returns to normal.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class Dead:
 
 
 class Limited(Served):
-    """A gateway of which soft and hard limit of open files are `limit`."""
+    """A gateway whose soft and hard limits of open files are `limit`."""
 
     def __init__(self, data: Path, limit: int, config: str, **more: object) -> None:
         self._limit = limit
@@ -83,7 +86,7 @@ class Limited(Served):
 
 @pytest.fixture(scope="module", autouse=True)
 def plenty() -> Iterator[None]:
-    """Descriptors for this side of every connection."""
+    """Raises this process's descriptor limit, for its end of every connection."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[1], 20_000), before[1]))
     yield
@@ -109,14 +112,14 @@ def silent(gateway: Gateway) -> socket.socket:
 
 
 def half_tls(gateway: Gateway) -> socket.socket:
-    """Half a ClientHello; to a listener without TLS it is a head that never ends."""
+    """Half a ClientHello; for a listener without TLS it is a head that never ends."""
     connection = silent(gateway)
     connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
     return connection
 
 
 def streams(gateway: Gateway) -> socket.socket:
-    """HTTP/2 streams that are open and ask nothing."""
+    """HTTP/2 streams that are open and send no request."""
     connection = silent(gateway)
     connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
     connection.sendall(
@@ -160,7 +163,7 @@ def test_whoever_holds_everything_does_not_stop_the_gateway(tmp_path: Path, limi
 
 
 def _exhaust(gateway: Limited, hold: Hold, limit: int) -> None:
-    # Asked on a connection of its own that was there before: each request is a record, and now and then a file of the log.
+    # An existing connection, because each request needs a record and sometimes a file of the log.
     kept = Kept(gateway)
     held = []
     try:
@@ -174,7 +177,7 @@ def _exhaust(gateway: Limited, hold: Hold, limit: int) -> None:
                 kept.send(lengthy(gateway, asked("still here")))
                 answer = kept.answer()
             except (Closed, OSError):
-                # Where others wait for its place, an idle connection is closed.
+                # An idle connection is closed when others wait for its place.
                 break
             assert (answer[0], said(answer[2])) == (200, "still here")
         listed = gateway.command("agent", "list")
@@ -195,7 +198,7 @@ def _exhaust(gateway: Limited, hold: Hold, limit: int) -> None:
 
 
 def test_half_handshakes_do_not_stop_the_gateway(tmp_path: Path) -> None:
-    """`dev --tls` under a small limit, held by TLS handshakes that do not go on."""
+    """`dev --tls` under a small limit, with TLS handshakes that do not continue."""
 
     class LimitedDev(Gateway):
         _start = Limited._start

@@ -1,4 +1,5 @@
-"""HTTP/2 peers that send control frames without pause: they are closed soon, others are served, and the gateway still stops."""
+"""HTTP/2 peers that flood control frames are closed soon; others are served, and the gateway stops.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ) = 0, 1, 2, 3, 4, 6, 7, 8, 9, 0x42
 END_STREAM, END_HEADERS = 1, 4
 ENHANCE_YOUR_CALM = 0xB
-# GET / of 127.0.0.1, from the static table of HPACK alone: the same bytes on every stream.
+# GET / of 127.0.0.1, from HPACK's static table alone: the same bytes on every stream.
 ASK = b"\x82\x86\x84\x01\x09127.0.0.1"
 
 
@@ -48,7 +49,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 OPENED = frame(HEADERS, END_HEADERS, 1, ASK)
 BEGUN = frame(HEADERS, 0, 1, ASK)
-# What comes first, and what is repeated.
+# The first bytes, and the bytes that are repeated.
 FLOODS: dict[str, tuple[bytes, bytes]] = {
     "ping": (b"", frame(PING, 0, 0, bytes(8)) * 4096),
     "ping-ack": (b"", frame(PING, 1, 0, bytes(8)) * 4096),
@@ -73,7 +74,7 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
 
 
 def connect(gateway: Gateway) -> socket.socket:
-    """A connection that speaks HTTP/2, with TLS where the gateway has it."""
+    """An HTTP/2 connection, with TLS if the gateway has it."""
     connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
     if gateway.url.startswith("https:"):
         context = ssl.create_default_context(cafile=str(gateway.ca))
@@ -84,7 +85,7 @@ def connect(gateway: Gateway) -> socket.socket:
 
 
 class Flooder:
-    """One connection that sends `flood` over and over, and reads what comes, until it is closed or told to stop."""
+    """One connection that repeats `flood` and reads answers, until it is closed or told to stop."""
 
     def __init__(self, gateway: Gateway, first: bytes, flood: bytes) -> None:
         self.stopped = threading.Event()
@@ -92,7 +93,7 @@ class Flooder:
         self.received = b""
         self._connection = connect(gateway)
         self._connection.sendall(first)
-        # One thread writes and reads: Python's TLS connections are not for two.
+        # One thread writes and reads, because two threads must not share Python's TLS connections.
         self._thread = threading.Thread(target=self._run, args=(memoryview(flood),), daemon=True)
         self._thread.start()
 
@@ -101,7 +102,7 @@ class Flooder:
         at = 0
         try:
             while not self.stopped.is_set():
-                # The other direction is tried in any case: TLS keeps bytes of its own.
+                # Both directions are tried in any case, because TLS buffers bytes internally.
                 select.select([self._connection], [self._connection], [], 0.2)
                 at = (at + self._send(flood[at:])) % len(flood)
                 if not self._receive():
@@ -117,7 +118,7 @@ class Flooder:
             return 0
 
     def _receive(self) -> bool:
-        """Gives whether more may come."""
+        """Returns whether more bytes may come."""
         try:
             while piece := self._connection.recv(1 << 16):
                 self.received = (self.received + piece)[-65536:]
@@ -178,13 +179,13 @@ def test_a_flood_of_frames_ends_its_connection_and_nobody_elses(
             assert asks(flooded, client) == 200
             for one in flooders:
                 assert one.closed.wait(10), f"a flood of {kind} goes on"
-            # Two seconds are asked for; a busy machine may take longer to notice.
+            # The limit is two seconds; a busy machine may take longer to notice.
             assert time.monotonic() - began < 5
             assert asks(flooded, client) == 200
 
 
 def test_a_flooder_is_told_to_calm_down(flooded: Gateway) -> None:
-    """As far as the flood's own bytes let it through: closing on what was not read resets the connection."""
+    """Best effort: closing a connection with unread bytes resets it."""
     before = flooded.metric("token_shield_connections_ended_total", reason="flood")
     with connect(flooded) as connection:
         # Just over the budget: everything is read before the connection ends.
@@ -221,7 +222,7 @@ def test_a_gateway_stops_under_a_flood(tmp_path: Path, kind: str) -> None:
         ended = threading.Event()
 
         def again() -> None:
-            """Floods, and again on a new connection when it is closed."""
+            """Floods, and reconnects when the connection is closed."""
             while not ended.is_set():
                 try:
                     with flooding(gateway, kind, 1) as (one,):
@@ -244,7 +245,7 @@ def test_a_gateway_stops_under_a_flood(tmp_path: Path, kind: str) -> None:
         ended.set()
         for one in attackers:
             one.join(30)
-        # One second is asked for, on a machine of its own.
+        # The limit is one second on an otherwise idle machine.
         assert took < 4, f"stopped after {took:.1f} s"
 
 
@@ -285,7 +286,7 @@ def test_a_header_block_that_never_ends_is_closed_in_time(brief: Served) -> None
 
 
 class Answered:
-    """A connection that sends DATA on streams that were answered, within its window."""
+    """A connection that sends DATA on answered streams, within its window."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.connection = connect(gateway)
@@ -294,7 +295,7 @@ class Answered:
         self.window = 65_535
 
     def until(self, met: Callable[[], bool]) -> None:
-        """Reads until that is so. Ends with an error where the connection does."""
+        """Reads until the condition is true; fails if the connection ends."""
         while not met():
             data = self.connection.recv(1 << 16)
             if not data:
@@ -317,7 +318,7 @@ class Answered:
                     raise ConnectionResetError
 
     def flood(self, length: int, frames: int) -> int:
-        """Gives how many frames were taken, until the connection was closed."""
+        """Sends until the connection is closed; returns how many frames the gateway accepted."""
         sent = 0
         for stream in range(1, 1 << 20, 2):
             try:
@@ -359,7 +360,8 @@ def test_an_honest_body_in_pieces_passes(flooded: Gateway, piece: int) -> None:
 def test_a_request_that_is_refused_while_its_body_comes_keeps_the_connection(
     flooded: Gateway,
 ) -> None:
-    """The client does not read before it has written: all of the body comes to a stream that has ended."""
+    """The client writes its whole body before it reads: the body reaches a stream that has ended.
+    """
     if not flooded.url.startswith("https:"):
         return
     body = json.dumps({"model": "echo", "messages": user("word " * 20_000)}).encode()
@@ -383,7 +385,8 @@ def test_a_request_that_is_refused_while_its_body_comes_keeps_the_connection(
 
 
 def test_an_honest_client_is_not_closed(flooded: Gateway) -> None:
-    """What keeps a connection alive, and what answers us: pings, and two window updates for each piece of a long answer."""
+    """Normal control frames: keep-alive pings, and two window updates for each piece of a long
+    answer."""
     if flooded.url.startswith("https:"):
         return
     client = PlainHttp2(flooded.port, flooded.token)

@@ -1,4 +1,5 @@
-"""What HTTP/1.1 says of a connection: framing, reuse, 100 Continue, closed halves, idle times, methods."""
+"""Rules of HTTP/1.1 for a connection: framing, reuse, 100 Continue, half-closes, idle times,
+methods."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ def served(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class Closed(AssertionError):
-    """The gateway closed where an answer was waited for."""
+    """The gateway closed instead of answering."""
 
 
 class Kept:
@@ -60,7 +61,7 @@ class Kept:
         return self.socket.recv(65536)
 
     def line(self) -> bytes:
-        """The head of the next answer, interim ones included."""
+        """The head of the next answer, interim answers included."""
         while b"\r\n\r\n" not in self._rest:
             piece = self.more()
             if not piece:
@@ -85,7 +86,7 @@ class Kept:
         return int(lines[0].split(" ")[1]), headers, body
 
     def ended(self) -> bool:
-        """Whether nothing comes any more and the other side is closed."""
+        """Whether the stream has ended: no more bytes, and the peer is closed."""
         try:
             return not self._rest and not self.more()
         except ConnectionResetError:
@@ -125,11 +126,11 @@ def said(body: bytes) -> str:
     return json.loads(body)["choices"][0]["message"]["content"]
 
 
-# ---- framing ----------------------------------------------------------------------------------------------------------
+# ---- framing -------------------------------------------------------------------------------------
 
 
 def test_a_line_in_a_body_does_not_harm_the_next_request(served: Served) -> None:
-    """As behind haproxy, which sends another client's request over the same connection."""
+    """As with haproxy in front, which sends another client's request over the same connection."""
     poison = asked("hi").replace(b"{", b"{\r\ncontent-length: 1\r\n", 1)
     with Kept(served) as kept:
         kept.send(lengthy(served, poison))
@@ -141,7 +142,7 @@ def test_a_line_in_a_body_does_not_harm_the_next_request(served: Served) -> None
 
 
 def in_two(text: str) -> tuple[bytes, bytes]:
-    """A request's body, cut where its text says `Content-Length`."""
+    """A request's body, cut where its text has `Content-Length`."""
     body = asked(text)
     place = body.index(b"Content-Length")
     return body[:place], body[place:]
@@ -203,7 +204,7 @@ def test_a_chunked_request_keeps_its_connection(served: Served) -> None:
             assert headers.get("connection") != "close"
 
 
-# ---- 100 Continue -----------------------------------------------------------------------------------------------------
+# ---- 100 Continue --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_a_good_request_is_asked_for_its_body(served: Served) -> None:
         assert (status, said(answer), headers.get("connection")) == (200, "after a while", None)
 
 
-# ---- closed halves ----------------------------------------------------------------------------------------------------
+# ---- half-closed connections ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["hi", "behave late half"])
@@ -265,7 +266,8 @@ def test_a_stream_reaches_a_caller_that_closed_its_side(served: Served) -> None:
 def test_a_caller_that_closed_its_side_and_left_is_noticed(
     served: Served, upstream: FakeUpstream, text: str
 ) -> None:
-    """A stream that says nothing, or an answer that does not come: nothing but a question shows that nobody is there."""
+    """A silent stream, or an answer that does not come: only a probe shows that the caller has
+    left."""
     stream = "mute" in text
     begun = send_raw(
         served, served.token, {"model": MODEL, "messages": user(text), "stream": stream}
@@ -279,7 +281,7 @@ def test_a_caller_that_closed_its_side_and_left_is_noticed(
     served.idle()
 
 
-# ---- times ------------------------------------------------------------------------------------------------------------
+# ---- times ---------------------------------------------------------------------------------------
 
 
 def test_a_kept_connection_may_be_idle_for_longer_than_a_head_may_take(served: Served) -> None:
@@ -329,7 +331,8 @@ def test_a_head_that_drips_must_end(served: Served) -> None:
 
 
 def test_a_steady_slow_reader_is_not_cut(served: Served, upstream: FakeUpstream) -> None:
-    """A little at a time for more than three times `stream_idle`, of an answer that never waits for its reader."""
+    """Reads slowly for more than three times `stream_idle`; the answer always has more bytes ready.
+    """
     text = "behave flood slowly"
     begun = send_raw(
         served, served.token, {"model": MODEL, "messages": user(text), "stream": True}, window=4096
@@ -345,7 +348,7 @@ def test_a_steady_slow_reader_is_not_cut(served: Served, upstream: FakeUpstream)
     begun.close()
 
 
-# ---- methods and headers ----------------------------------------------------------------------------------------------
+# ---- methods and headers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("http2", [False, True])

@@ -1,4 +1,4 @@
-"""The data plane against an upstream that misbehaves: what passes, what is refused, what is cut."""
+"""The data plane against an upstream that misbehaves: what is forwarded, refused or cut."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ask(
 
 
 def open_stream(gateway: Gateway, text: str) -> socket.socket:
-    """A raw connection with a streaming request under way."""
+    """A raw connection with an open streaming request."""
     return send_raw(gateway, gateway.token, body(text, stream=True))
 
 

@@ -1,4 +1,5 @@
-"""The same request direct to llama.cpp and through the gateway: the same answer, and the same prompt for the model."""
+"""The same request sent to llama.cpp directly and through the gateway: equal answers and prompts.
+"""
 
 from __future__ import annotations
 
@@ -52,17 +53,17 @@ SCHEMA = {
     "required": ["z", "a"],
     "additionalProperties": False,
 }
-# What differs between two runs of the same request.
+# Members that differ between two runs of the same request.
 VOLATILE = {"id", "created", "timings", "system_fingerprint"}
 
 Body = dict[str, object]
 
-# A connection for each request: llama.cpp closes one after a stream without saying so.
+# A new connection for each request: llama.cpp closes one after a stream without an announcement.
 HTTP = httpx2.Client(verify=False, trust_env=False, timeout=60, headers={"connection": "close"})
 
 
 class Requests:
-    """Varied requests from one seed; `used` counts what they exercise."""
+    """Varied requests from one seed; `used` counts the features that they use."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -93,7 +94,7 @@ class Requests:
         return " ".join(self._rng.choices(WORDS, k=self._rng.randint(1, 12)))
 
     def _history(self) -> list[Body]:
-        """An odd number of turns, the last of them the user's; now and then a long past."""
+        """An odd number of turns, the last one the user's; sometimes a long history."""
         turns = self._rng.choice([1, 1, 3, 7, 25])
         return [
             {"role": ("user", "assistant")[turn % 2], "content": self._text()}
@@ -174,7 +175,7 @@ class Requests:
         self._sampling(body)
 
     def _messages(self, body: Body) -> None:
-        # This dialect has no seed: only greedy answers can be compared.
+        # This dialect has no seed, so only greedy answers can be compared.
         body["temperature"] = 0
         messages = self._history()
         if self._maybe(0.5):
@@ -207,14 +208,14 @@ class Requests:
 
 
 def plain(value: object) -> object:
-    """Without what differs between two runs of the same request."""
+    """The answer without the members that differ between two runs."""
     if isinstance(value, dict):
         return {key: plain(member) for key, member in value.items() if key not in VOLATILE}
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def ask(url: str, kind: str, body: Body, token: str) -> tuple[int, object]:
-    """Status and answer; of a stream every event in order, its names with it."""
+    """Status and answer; for a stream every event in order, with its name."""
     answer = HTTP.post(url + PATHS[kind], json=body, headers={"authorization": f"Bearer {token}"})
     if not answer.headers["content-type"].startswith("text/event-stream"):
         return answer.status_code, plain(answer.json())
@@ -226,7 +227,10 @@ def ask(url: str, kind: str, body: Body, token: str) -> tuple[int, object]:
 
 
 def together(events: list[tuple[str, object]]) -> tuple[list[object], dict[str, str]]:
-    """The events of a stream without their texts, equal ones in a row once, and the texts: what could begin a URL waits for more."""
+    """The events of a stream without their texts, and the texts joined.
+
+    Equal events in a row count once, because the gateway delays text that could begin a URL.
+    """
     shapes: list[object] = []
     texts: defaultdict[str, str] = defaultdict(str)
     for event in events:
@@ -247,14 +251,17 @@ def together(events: list[tuple[str, object]]) -> tuple[list[object], dict[str, 
 
 
 def looks(kind: str, body: Body) -> list[str]:
-    """Where llama.cpp shows what it makes of such a body. `/apply-template` knows no Anthropic tools; there the length is left."""
+    """The endpoint of llama.cpp that shows how it reads such a body.
+
+    `/apply-template` does not support Anthropic tools; for these the length is compared.
+    """
     if kind == "messages":
         return ["/v1/messages/count_tokens"] + ([] if "tools" in body else ["/apply-template"])
     return ["/apply-template"] if kind == "chat" else []
 
 
 def prompt(llama: LlamaServer, path: str, body: bytes) -> Body:
-    """What llama.cpp makes of a body before the model sees it: the prompt, or its length in tokens."""
+    """What llama.cpp makes of a body before the model: the prompt, or its length in tokens."""
     made: Body = HTTP.post(llama.url + path, content=body).json()
     return made
 
@@ -279,7 +286,7 @@ def test_answers_and_prompts_are_the_same(
     token = ""
     for number, (kind, body) in zip(range(REQUESTS), requests):
         if number % 20 == 0:
-            # A new agent before the last one's rate is used up.
+            # A new agent before the rate of the last one is used up.
             token = gateway.issue(f"differential/agent-{number}", models=(MODEL,))
         shown = f"request {number}: {PATHS[kind]} {json.dumps(body)}"
         direct = ask(llama.url, kind, body, "none")
@@ -292,7 +299,8 @@ def test_answers_and_prompts_are_the_same(
             ours = prompt(llama, look, json.dumps(body).encode())
             assert "error" not in ours, (shown, ours)
             assert prompt(llama, look, forwarded.body) == ours, shown
-    # Now and then a history is too long for the server: its error has to be the same as well. More than that would compare nothing.
+    # Some histories are too long for the server: its error must be the same too. With more such
+    # errors the test would compare too few answers.
     assert answered[200] >= 0.95 * REQUESTS, answered
     wanted = (
         "n seed stop tools logprobs response_format stream_options logit_bias "
@@ -302,7 +310,8 @@ def test_answers_and_prompts_are_the_same(
 
 
 def test_a_difference_would_show(llama: LlamaServer) -> None:
-    """The comparison itself: other sampling, another tool or one character more is another answer or prompt."""
+    """Checks the comparison: other sampling, another tool or one more character changes answer or
+    prompt."""
     body: Body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "hello"}],

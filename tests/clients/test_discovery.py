@@ -1,4 +1,4 @@
-"""`dev` finds the inference servers of this machine on their usual ports, and says what it found."""
+"""`dev` finds the inference servers of this machine on their usual ports, and reports them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USUAL = {11434: "ollama", 8000: "vllm", 8080: "llama.cpp", 1234: "generic", 3000
 
 
 def on_a_usual_port(taken: set[int]) -> FakeUpstream:
-    """A server on the first usual port that nobody else on this machine has."""
+    """A server on the first usual port that is free on this machine."""
     for port in USUAL.keys() - taken:
         try:
             return FakeUpstream(port=port)
@@ -42,7 +42,7 @@ def test_servers_on_usual_ports_are_found_and_serve(tmp_path: Path) -> None:
                 model=MODEL, messages=user("found")
             )
             assert answer.choices[0].message.content
-            # Both list the model: the one that stands first in the config serves it.
+            # Both servers list the model: the first one in the config serves it.
             ports = [port for port in USUAL if port in (first.port, second.port)]
             assert [server.port for server in (first, second) if server.reached("found")] == ports[
                 :1

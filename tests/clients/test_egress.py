@@ -1,4 +1,5 @@
-"""Door 1: what a request would make the model server reach is blocked or taken out, and nothing is looked up or sent for it."""
+"""Request filter: URLs that a model server would fetch are refused or removed, without any DNS
+query."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ burst = 100000
 rpm = 6000
 requests = { media = "strip", hosted_tools = "strip", mcp = "strip" }
 """
-# Hosts that lead inside, or somewhere else than they seem to.
+# Hosts that lead inside, or to another destination than they seem to.
 HOSTS = [
     "127.0.0.1",
     "127.1",
@@ -80,7 +81,7 @@ def turn(block: dict[str, Any]) -> dict[str, Any]:
 
 
 def fields(url: str) -> list[tuple[str, dict[str, Any], str]]:
-    """Every place where a URL may stand: the path asked, the body, and the place that the refusal names."""
+    """Every place for a URL: the requested path, the body, and the place that the refusal names."""
     at, messages = "messages[0].content[1].", "/v1/messages"
     result = {
         "type": "tool_result",
@@ -140,7 +141,7 @@ def test_no_place_takes_a_url(gateway: Served, upstream: FakeUpstream) -> None:
         for url in URLS:
             for path, body, place in fields(url):
                 if place.endswith("data") and re.fullmatch("[A-Za-z0-9+/=]*", url):
-                    continue  # base64 like any other: what such a field holds is content
+                    continue  # any base64 is allowed, because such a field holds content
                 answer = post(client, gateway, path, body, token)
                 assert answer.status_code == 403, (url, place, answer.text)
                 error = answer.json()["error"]

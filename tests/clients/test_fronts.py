@@ -1,5 +1,7 @@
-"""Debian's nginx and haproxy in front of the gateway, and Node's `fetch`: chains with the settings of docs/OPERATIONS.md, handles with the
-defaults."""
+"""Debian's nginx and haproxy in front of the gateway, and Node's `fetch`.
+
+Chains use the settings of docs/OPERATIONS.md, and handles use the defaults.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ frontend f
 backend b
   server s 127.0.0.1:{gateway}
 """
-# As a user copies them: the code blocks under the heading.
+# The code blocks under the heading, as a user copies them.
 PAGE = (
     (ROOT / "docs/OPERATIONS.md")
     .read_text()
@@ -60,7 +62,7 @@ SETTINGS = {
 
 
 class Front:
-    """A proxy as a child process; `url` and `port` are where it listens."""
+    """A proxy as a child process; `url` and `port` are its address."""
 
     def __init__(
         self, kind: str, folder: Path, gateway: int, settings: str, scheme: str = "http"
@@ -105,7 +107,7 @@ def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def chains(gateway: Served, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Chains of four: with Ed25519 holders, and with ML-DSA-65 throughout."""
+    """Chains of four tokens: one with Ed25519 holders, and one with ML-DSA-65 only."""
     folder = tmp_path_factory.mktemp("holders")
     made = {}
     for kind in ("Ed25519", "ML-DSA-65"):
@@ -172,7 +174,7 @@ def test_chains_pass_with_the_settings_that_the_docs_name(
             .text
             == "whole"
         )
-    # Without a token nothing passes, proxy or not.
+    # A request without a token is refused, with or without a proxy.
     assert models(fronted.url, "x") == 401
 
 
@@ -236,7 +238,7 @@ def test_nginx_over_tls_names_the_caller_and_passes_large_bodies(
         try:
             large = {"role": "system", "content": "x" * (30 << 20)}
             body = {"model": "echo", "messages": [large, {"role": "user", "content": "small"}]}
-            # The client claims an address; nginx replaces it by the one that it sees.
+            # The client claims an address; nginx replaces it with the peer's address.
             headers = {
                 "authorization": f"Bearer {gateway.token}",
                 "x-forwarded-for": "203.0.113.66",

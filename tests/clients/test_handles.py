@@ -1,4 +1,4 @@
-"""Handles: short names for tokens, and API keys that agents have already."""
+"""Handles: short secrets for tokens, and API keys that agents already have."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_handle_stands_for_its_token_in_both_sdks(gateway: Served) -> None:
 
 
 def test_a_token_behind_a_handle_is_taken_by_that_alone(gateway: Served) -> None:
-    """Who reads the record, which has the token, can do nothing with it."""
+    """A reader of the record sees the token, but the gateway accepts only the handle."""
     handle = gateway.issue("tests/record", "--handle", models=(MODEL,))
     assert refusal(gateway, handle) is None
     read = binary("audit", "query", str(gateway.data / "audit"), "--kind", "handle-set")
@@ -126,7 +126,7 @@ def test_the_token_is_renewed_and_the_handle_stays(gateway: Served) -> None:
     second = me(gateway, handle)
     assert second["handle"] == first["handle"] and second["expires"] > first["expires"]
     assert second["models"] == first["models"] == [MODEL] and second["scopes"] == first["scopes"]
-    # By its id too, which is no secret.
+    # Renewal by id works too; the id is not secret.
     gateway.command("token", "renew", str(first["handle"]))
     assert refusal(gateway, handle) is None
 
@@ -337,7 +337,7 @@ def test_handles_can_be_switched_off(upstream: FakeUpstream, tmp_path: Path) -> 
 
 
 def test_a_former_token_takes_its_handle_with_it(gateway: Served) -> None:
-    """Whoever revokes by a label that was read before a renewal means what the handle gives."""
+    """A revocation by the former token's id, read before a renewal, also revokes the handle."""
     handle = gateway.issue("tests/former", "--handle", models=(MODEL,))
     label = str(shown(gateway, "tests/former")[0]["jti"])
     gateway.command("token", "renew", handle)
@@ -369,7 +369,7 @@ def test_an_adoption_goes_on_after_a_revocation(gateway: Served) -> None:
 
 
 class FalseGateway(http.server.BaseHTTPRequestHandler):
-    """Answers every question with the row that it was given."""
+    """Answers every request with the given row."""
 
     row: dict[str, object] = {}
 
@@ -389,7 +389,7 @@ class FalseGateway(http.server.BaseHTTPRequestHandler):
 
 
 def test_renew_signs_nothing_that_was_not_signed_before(gateway: Served, tmp_path: Path) -> None:
-    """A gateway that was taken over hands out a row of its own making: the operator's key signs nothing for it."""
+    """A compromised gateway returns a forged row: the operator's key must not sign it."""
     handle = gateway.issue("tests/mine", "--handle", models=(MODEL,))
     other = tmp_path / "other.jwk"
     assert binary("keys", "generate", "--out", str(other)).code == 0

@@ -1,4 +1,7 @@
-"""Door 1, `inline`: the gateway fetches what is controlled, from the address that it judged, and the model's server fetches nothing."""
+"""Request filter, `inline`: the gateway fetches controlled URLs from the address that it checked.
+
+The model server fetches no URL.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,8 @@ def looking_at(*urls: str, mark: str = "look") -> list[dict[str, Any]]:
 
 
 class Outside:
-    """Content at 127.0.0.2, which is allowed, and beside it at the same port of 127.0.0.1 and 127.0.0.3, which are not."""
+    """Content at 127.0.0.2, which is allowed, and at the same port of 127.0.0.1 and 127.0.0.3,
+    which are not."""
 
     def __init__(self) -> None:
         self.content = Content("127.0.0.2")
@@ -327,7 +331,7 @@ def test_too_many_pieces(gateway: Served, outside: Outside) -> None:
 
 
 def test_a_name_that_leads_elsewhere_each_time(gateway: Served, outside: Outside) -> None:
-    """Whatever its addresses are this time: nobody is connected to but whom all of them lead to."""
+    """A name with changing addresses: the gateway connects only if all addresses are allowed."""
     bad = [
         "127.0.0.1",
         "127.0.0.3",
@@ -421,7 +425,7 @@ def test_a_listener_at_every_address_is_reached_under_none(
 
 
 class Everywhere(Served):
-    """A gateway whose metrics are at a port of every address."""
+    """A gateway whose metrics listen on every address."""
 
     def write(self, config: str) -> None:
         self._listen = self._listen.replace('metrics = "127.0.0.1:0"\n', "", 1)
@@ -433,7 +437,7 @@ class Everywhere(Served):
 
 
 def address_of_this_machine() -> str:
-    """One that is not loopback: what a datagram outward would be sent from. None is sent."""
+    """An address other than loopback: the source address of a datagram outward. None is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
         datagram.connect(("192.0.2.1", 9))
         return datagram.getsockname()[0]

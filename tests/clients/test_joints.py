@@ -1,4 +1,7 @@
-"""Door 2, between the pieces of an answer: what one reader puts together and another leaves out makes no URL, and no other call, for any of them."""
+"""Response filter across pieces of an answer, which one reader joins and another leaves out.
+
+The pieces form no URL and no other call for any reader.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from test_serve import serve
 
 MODEL, MARK = "says", "⟨link removed⟩"
 EVIL = "https://evil.example/x"
-# What leads elsewhere once it is put together.
+# Pieces that lead to another host when they are joined.
 CUT = [
     ("![x](/", "/evil.example/x.png)"),
     ("![x](https:/", "/evil.example/x.png)"),
@@ -66,7 +69,7 @@ route = ["says"]
 
 
 def named(event: Event, name: str | None = "") -> bytes:
-    """An event of Anthropic's, named as its type unless told otherwise."""
+    """An event of Anthropic's, named like its type by default."""
     name = event["type"] if name == "" else name
     return (
         (f"event: {name}\n" if name else "").encode()
@@ -119,7 +122,7 @@ def text(index: int, piece: str) -> bytes:
 
 
 TEXT = {"type": "text", "text": ""}
-# What stands between two pieces of a text, as one block or in one.
+# Events between two pieces of a text, as one block or in one.
 BETWEEN: dict[str, Callable[[str], bytes]] = {
     "nothing": lambda _: b"",
     "no name": lambda word: named(delta(0, type="text_delta", text=word), None),
@@ -148,7 +151,7 @@ BETWEEN: dict[str, Callable[[str], bytes]] = {
 
 
 def harmless(shown: str) -> bool:
-    """Whether what a reader puts together leads nowhere."""
+    """Whether the text that a reader assembles leads to no host."""
     return all(
         elsewhere(lead, f"https://{GOOD}") is None
         for _, html in rendered([shown])
@@ -278,7 +281,7 @@ def part(piece: str) -> list[Event]:
 
 
 def test_texts_and_parts_of_texts_are_one_text(gateway: Served, model: Says) -> None:
-    """Some servers write a text as one, and as parts of one."""
+    """Some servers send one text both as a whole and as parts."""
 
     def pieces(content: list[Any]) -> str:
         return "".join(one if isinstance(one, str) else one["text"] for one in content)
@@ -315,7 +318,7 @@ def test_texts_and_parts_of_texts_are_one_text(gateway: Served, model: Says) -> 
     assert b"evil.example" not in asked("fences"), "an item that is shown by itself is in no fence"
 
 
-# What the SDKs put together and what the gateway would, if it took each second piece for one.
+# The text that the SDKs assemble, and the text without each second piece.
 CALL = ['{"u', '":"', "rl", '","k', '":"https:/', '","m":"', '/evil.example/x"}']
 
 
@@ -370,7 +373,7 @@ def test_no_call_stands_where_a_stream_has_none(gateway: Served, model: Says) ->
 
 
 def test_an_answer_of_too_many_texts_is_refused(gateway: Served, model: Says) -> None:
-    """Each text has a filter of its own, so they are counted."""
+    """The number of texts is limited, because each text needs a filter."""
     whole = {
         **chunk({}),
         "object": "chat.completion",

@@ -1,4 +1,4 @@
-"""Signing keys come and go while the gateway runs: rotated, published, read again when they change."""
+"""Signing keys change while the gateway runs: rotated, published, and read again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def signed_by(gateway: Served, file: Path, *flags: str, principal: str = "team:t
     )
 
 
-# ---- rotation ---------------------------------------------------------------------------------------------------------
+# ---- rotation ------------------------------------------------------------------------------------
 
 
 def test_a_key_is_rotated_and_nothing_is_refused_in_between(
@@ -133,7 +133,7 @@ def test_a_key_that_the_gateway_does_not_know_is_not_rotated(
         assert not (tmp_path / "stranger.jwk.next").exists() and len(rows(gateway)) == 1
 
 
-# ---- JWK Sets that change ---------------------------------------------------------------------------------------------
+# ---- JWK Sets that change ------------------------------------------------------------------------
 
 
 def test_a_file_is_read_again_when_it_changes(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -198,7 +198,8 @@ def test_a_change_is_seen_whatever_its_time_and_length_say(
         public = gateway.data / "keys/operator.jwk.pub"
         about, length = public.stat(), len(public.read_text())
         key(tmp_path / "third.jwk")
-        # In place, of the same length, with the times of before; and beside it somebody else's set is broken.
+        # The file is changed in place, with the same length and times; another issuer's set is
+        # broken too.
         other.write_text("{ not JSON")
         public.write_text((tmp_path / "third.jwk.pub").read_text())
         os.utime(public, ns=(about.st_atime_ns, about.st_mtime_ns))
@@ -243,11 +244,11 @@ def test_a_published_set_is_fetched_again_and_again(upstream: FakeUpstream, tmp_
             publisher.text, publisher.status = text, status
             wait_until(lambda: publisher.asked >= before + 2, 30, "the set is fetched again")
 
-        # What concerns others is passed over.
+        # Keys for other purposes are ignored.
         rsa = json.loads(jwk.JWK.generate(kty="RSA", size=2048).export_public())
         now(json.dumps({"keys": [rsa, {**theirs[0], "use": "enc"}, *theirs]}))
         assert refusal(gateway, token) is None
-        # What cannot be read changes nothing; nor does a redirect, which is not followed.
+        # An unreadable set changes no key; a redirect is not followed and changes none either.
         large = json.dumps({"keys": [], "x": "x" * (2 << 20)})
         for text, status in [
             (large, 200),
@@ -297,7 +298,8 @@ def test_a_publisher_that_nobody_vouches_for_is_not_believed(
 def test_publishers_that_never_answer_hold_nobody_up(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """Four of them, and the gateway serves after the time of one; what a file says counts all the same."""
+    """Four silent publishers: the gateway serves after one time limit, and keys from files count.
+    """
     silent = socket.create_server(("127.0.0.1", 0))
     more = "".join(
         f'[[issuer]]\niss = "https://{number}.example"\naud = "x"\n'
@@ -335,7 +337,7 @@ def test_a_set_is_fetched_over_tls_alone(tmp_path: Path, url: str) -> None:
     assert done.code == 1 and "https://HOST" in done.out + done.err
 
 
-# ---- what anybody may have --------------------------------------------------------------------------------------------
+# ---- public resources ----------------------------------------------------------------------------
 
 
 def test_public_keys_are_published_on_demand(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_public_keys_are_published_on_demand(upstream: FakeUpstream, tmp_path: P
         )
 
 
-# ---- keys that nobody uses --------------------------------------------------------------------------------------------
+# ---- unused keys ---------------------------------------------------------------------------------
 
 
 def test_a_key_that_signs_nothing_live_is_said_so(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -389,7 +391,7 @@ def test_a_key_that_signs_nothing_live_is_said_so(upstream: FakeUpstream, tmp_pa
         wait_until(lambda: gateway.metric("token_shield_idle_keys") == 0, 20, "it has a live token")
         gateway.command("token", "revoke", used, "--reason", "a test")
         assert rows(gateway)[spare]["live_tokens"] == 0
-        # A token that was signed elsewhere is known by its use alone, from the memory of verified ones too.
+        # A token signed elsewhere becomes known by its use, also from the token cache.
         elsewhere = signed_by(gateway, tmp_path / "spare.jwk")
         before = time.time()
         while time.time() < before + 7:

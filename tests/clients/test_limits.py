@@ -1,4 +1,4 @@
-"""What a token allows and no more, as unmodified SDKs see it: rates, requests in flight, output, scopes, models."""
+"""A token's limits, as unmodified SDKs see them: rates, slots, output, scopes, models."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_hopeless_429_is_not_tried_again(gateway: Gateway, dialect: str) -> No
             claude(gateway, token, over, retries=3).messages.create(
                 model="echo", max_tokens=8, messages=user("hi")
             )
-    # A 429 would be tried again three times by both SDKs, were it not for this header.
+    # Without this header both SDKs would retry a 429 three times.
     assert over.statuses() == [429] and over.answers[0].headers["x-should-retry"] == "false"
 
 
@@ -72,7 +72,7 @@ def test_one_request_in_flight(gateway: Gateway) -> None:
         with pytest.raises(openai.RateLimitError) as limited:
             client.chat.completions.create(model="echo", messages=user("hi"))
         assert limited.value.code == "in-flight-exceeded"
-    # Leaving the stream gives the place back.
+    # Closing the stream frees the slot.
     gateway.idle()
     client.chat.completions.create(model="echo", messages=user("hi"))
 
@@ -84,7 +84,7 @@ def test_output_is_cut_to_what_the_token_allows(gateway: Gateway) -> None:
     assert (done.choices[0].message.content, done.choices[0].finish_reason) == ("a b c", "length")
     message = other.messages.create(model="echo", max_tokens=5, messages=user("a b c d e"))
     assert (message.content[0].text, message.stop_reason) == ("a b c", "max_tokens")
-    # The real server gets the cap as well, also where the caller named none.
+    # The real server gets the cap as well, also if the caller gave none.
     real = client.chat.completions.create(model=MODEL, messages=user("hello"))
     assert real.usage and real.usage.completion_tokens <= 3
 
@@ -112,7 +112,7 @@ def test_what_is_out_of_reach(gateway: Gateway) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.responses.create(model="echo", input="hi")
     assert unknown.value.code == "route-unknown"
-    # A host by name: refused before anybody asks where it is (loopback_only.py would see the question).
+    # A host name is refused before any DNS query, which loopback_only.py would report.
     picture = {"type": "image_url", "image_url": {"url": "https://images.example.com/cat.png"}}
     with pytest.raises(openai.PermissionDeniedError) as remote:
         client.chat.completions.create(

@@ -1,4 +1,4 @@
-"""Log lines that nobody takes: a collector that reads no more, or is gone, stops neither requests nor health checks nor the end."""
+"""Log lines without a reader: a blocked or closed collector stops neither requests nor shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import audit_verifier
 from gateway import BINARY, STOP_S, Gateway, environment
 from waiting import wait_until
 
-# A request that is refused, with a WARN line of its own.
+# A refused request that writes a WARN line.
 REFUSED = {
     "model": "echo",
     "messages": [
@@ -31,7 +31,7 @@ PASSES = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
 
 class Piped(Gateway):
-    """`dev` whose standard error is a pipe; `end` is the end to read from."""
+    """`dev` with a pipe as standard error; `end` is the end to read from."""
 
     def __init__(self, data: Path, *, full: bool) -> None:
         self.end, self._stderr = os.pipe()
@@ -103,7 +103,7 @@ def test_a_pipe_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
             "what waits is not dropped yet"
         )
         gateway.process.send_signal(signal.SIGTERM)
-        # One second for the last lines, and whatever a stop takes on a busy machine.
+        # One second for the last lines, and the normal time of a stop on a busy machine.
         assert gateway.process.wait(10) == 0
         audit_verifier.verify(
             gateway.data / "audit",

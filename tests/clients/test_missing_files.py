@@ -1,4 +1,7 @@
-"""Files of the log that are taken away under a running gateway, and the lock's holder: noticed, said, and with a way out that works."""
+"""Files of the log, or its lock's holder, are removed while the gateway runs.
+
+The gateway notices and reports it, and the documented recovery works.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def chat(gateway: Gateway) -> httpx2.Response:
 
 
 def covered(gateway: Gateway, record: str) -> bool:
-    """Whether a checkpoint covers that record, which is asked for by this."""
+    """Whether a checkpoint covers that record; this call requests one."""
     headers = {"authorization": f"Bearer {gateway.token}"}
     path = f"{gateway.url}/receipts/{record.replace('#', '/')}"
     return httpx2.get(path, headers=headers, timeout=20, trust_env=False).status_code == 200
@@ -38,7 +41,7 @@ def covered(gateway: Gateway, record: str) -> bool:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Served]:
-    """A gateway with records under a checkpoint. It is killed where it has not ended."""
+    """A gateway with records under a checkpoint. The fixture kills it if it has not ended."""
     gateway = serve(folder, OFTEN + ECHO)
     try:
         record = chat(gateway).headers["audit-record"]

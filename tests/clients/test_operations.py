@@ -1,4 +1,4 @@
-"""What an operator meets at three in the morning: certificates, reloads that need a restart, addresses, counters, causes."""
+"""Operation: certificates, reloads that need a restart, addresses, counters, causes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ DAY = datetime.timedelta(days=1)
 
 
 def certificate(cert: Path, key: Path, *, begins: int, ends: int, name: str = "localhost") -> None:
-    """Writes a self-signed certificate that is valid from `begins` to `ends`, in days from now, and its key."""
+    """Writes a key and its self-signed certificate, valid from `begins` to `ends` in days from now.
+    """
     secret = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -49,7 +50,7 @@ def certificate(cert: Path, key: Path, *, begins: int, ends: int, name: str = "l
 
 
 def written(folder: Path, more: str, *, listen: str = "") -> Path:
-    """A config beside an operator's key; no gateway runs."""
+    """A config and an operator's key; no gateway runs."""
     (folder / "keys").mkdir(mode=0o700)
     made = binary("keys", "generate", "--out", str(folder / "keys" / "operator.jwk"))
     assert made.code == 0, made.err
@@ -91,7 +92,7 @@ def test_a_certificate_that_expires_soon_is_warned_of(tmp_path: Path) -> None:
 
 
 def shown(gateway: Served) -> bytes:
-    """The certificate that a new connection is shown."""
+    """The certificate that a new connection receives."""
     return ssl.get_server_certificate(("127.0.0.1", gateway.port)).encode()
 
 
@@ -108,7 +109,7 @@ def test_a_changed_certificate_is_taken_without_a_reload(
     ) as gateway:
         first = (tmp_path / "gw.pem").read_bytes().strip()
         assert shown(gateway).strip() == first
-        # An expired one is not taken: the former one stays.
+        # An expired certificate is refused: the former one stays.
         certificate(tmp_path / "gw.pem", tmp_path / "gw.key", begins=-30, ends=-1)
         reads = "token_shield_certificate_reads_total"
         wait_until(
@@ -136,7 +137,7 @@ def test_a_reload_that_needs_a_restart_is_refused_whole(
         assert gateway.metric("token_shield_config_reload_total", result="refused") == 1
         line = gateway.line("the config was not reloaded; the former one stays in force")
         assert line and "trusted_proxies" in line["why"] and "restart" in line["why"], line
-        # Nothing of it took effect.
+        # None of its settings took effect.
         assert ask(gateway, "hello", model="echo").status_code == 200
 
 

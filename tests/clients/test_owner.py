@@ -1,7 +1,8 @@
-"""Root's commands on the data folder of another user, whose gateway may be in a stranger's hands.
+"""Root's commands on the data folder of another user, whose gateway may be compromised.
 
-The owner of a process may read its environment and memory and use its terminal and descriptors, and may put a link where root looks
-for a folder. None of that may give the owner anything of root's, or let root's process write elsewhere.
+The owner of a process can read its environment and memory, and use its terminal and descriptors.
+The owner can also put a link where root expects a folder. Root's command must not leak any resource
+of root's to the owner, nor write elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from test_brake_table import AGENT, ECHO, NOBODY, REASON, Caller, listing, their
 SUSPEND = ("agent", "suspend", AGENT, *REASON)
 BEGIN = ("audit", "begin", *REASON)
 PRUNE = ("audit", "prune", "--keep", "400d", "--yes")
-# What may be in the environment of the owner's process.
+# The variables that the owner's process may have in its environment.
 KEPT = {
     "PATH",
     "LANG",
@@ -42,7 +43,7 @@ KEPT = {
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[Served]:
-    """A gateway that does not run, and belongs to another user."""
+    """A stopped gateway that belongs to another user."""
     with Served(tmp_path / "data", ECHO) as gateway:
         gateway.issue(AGENT)
     theirs(gateway)
@@ -51,7 +52,7 @@ def stopped(tmp_path: Path) -> Iterator[Served]:
 
 @dataclass
 class Spied:
-    """What a process of the owner's has, for everybody to see who is that user."""
+    """The resources of the owner's process, which its user can see."""
 
     environ: dict[str, str] = field(default_factory=dict)
     descriptors: dict[str, str] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Spied:
 
 
 def spy(config: Path) -> Spied | None:
-    """The process of the owner's that was started with this config, if there is one."""
+    """The owner's process that was started with this config, if there is one."""
     for folder in Path("/proc").iterdir():
         try:
             status = (folder / "status").read_text() if folder.name.isdigit() else ""
@@ -86,7 +87,7 @@ def spy(config: Path) -> Spied | None:
 
 
 class Watched:
-    """A config that is a FIFO: each process that reads it waits until it was looked at."""
+    """A config that is a FIFO: each process that reads it waits until the test has inspected it."""
 
     def __init__(self, gateway: Served) -> None:
         self.path = gateway.data.parent / "watched.toml"
@@ -105,7 +106,7 @@ class Watched:
     def _serve(self) -> None:
         while True:
             with self.path.open("w") as reader:
-                # The next one that reads has a FIFO of its own.
+                # The next reader gets a new FIFO.
                 self.path.unlink()
                 self._fifo()
                 if self._done:
@@ -184,7 +185,8 @@ def test_nothing_of_roots_goes_to_the_owner(
 
 
 def test_a_folder_of_roots_group_gives_the_owner_no_group(stopped: Served) -> None:
-    """`chown USER` leaves the folder's group root's: the owner's process has the user's own group."""
+    """`chown USER` keeps root's group on the folder: the owner's process has only the user's
+    groups."""
     for path in [stopped.data, *stopped.data.rglob("*")]:
         os.chown(path, NOBODY, 0, follow_symlinks=False)
     watched = Watched(stopped)
@@ -199,7 +201,8 @@ def test_a_folder_of_roots_group_gives_the_owner_no_group(stopped: Served) -> No
 def test_a_link_in_the_data_folder_is_refused(
     stopped: Served, tmp_path: Path, name: str, words: tuple[str, ...]
 ) -> None:
-    """A link to an empty folder of root's: nothing is written or changed there, and the message names the link and what to do."""
+    """A link to an empty folder of root's: no file there changes, and the message names the link
+    and a fix."""
     victim = tmp_path / "victim"
     victim.mkdir(mode=0o755)
     shutil.rmtree(stopped.data / name)
@@ -226,7 +229,8 @@ def test_a_link_in_the_data_folder_is_refused(
 
 @pytest.mark.parametrize("name", ["audit", "secret"])
 def test_a_folder_with_two_owners_is_refused(stopped: Served, name: str) -> None:
-    """A folder of root's in another user's data folder: root's process does not take it for its own."""
+    """A folder of root's in another user's data folder: root's process does not treat it as root's.
+    """
     os.chown(stopped.data / name, 0, 0)
     before = listing(stopped.data)
     for words in (SUSPEND, BEGIN, PRUNE, ("serve",)):
@@ -240,7 +244,7 @@ def test_a_folder_with_two_owners_is_refused(stopped: Served, name: str) -> None
 
 
 def test_the_data_folder_itself_may_be_a_link(stopped: Served, tmp_path: Path) -> None:
-    """To another disk: the folder that it leads to is judged, and what is done there is its owner's."""
+    """A link to another disk: the target folder is checked, and the command runs as its owner."""
     disk = tmp_path / "disk"
     stopped.data.rename(disk)
     stopped.data.symlink_to(disk)
@@ -251,14 +255,17 @@ def test_the_data_folder_itself_may_be_a_link(stopped: Served, tmp_path: Path) -
 
 
 def recorded(gateway: Served, kind: str) -> str:
-    """Who asked for the newest record of a kind."""
+    """The user who asked for the newest record of a kind."""
     lines = binary("audit", "query", "--data", str(gateway.data)).out.splitlines()
     records = [record for record in map(json.loads, lines) if record["kind"] == kind]
     return records[-1].get("by") or records[-1]["inside"]["by"]
 
 
 def test_the_record_names_who_asked(stopped: Served) -> None:
-    """Root, or who became root by sudo; also where the command was done by a process of the owner's, and by the running gateway."""
+    """The record names root, or the user who used sudo.
+
+    This also holds if the owner's process or the running gateway ran the command.
+    """
     by_sudo = environment() | {"SUDO_UID": "4242", "TOKEN_SHIELD_ASKER": "7"}
 
     def sudo(*words: str) -> None:
@@ -280,7 +287,7 @@ def test_the_record_names_who_asked(stopped: Served) -> None:
         "uid:4242",
         "uid:4242",
     )
-    # A process that the owner has started is the owner's, whatever its environment says.
+    # A process that the owner started counts as the owner's, whatever its environment claims.
     claims = f"{BINARY} agent suspend {AGENT} --reason r --data {stopped.data} || exit 1; true"
     ended = subprocess.run(
         ["/bin/sh", "-c", claims],

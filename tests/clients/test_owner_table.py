@@ -1,7 +1,7 @@
-"""The table of docs/OPERATIONS.md, "Commands": every command that writes, in each situation. What it says is what has happened.
+"""The table "Commands" of docs/OPERATIONS.md: every writing command in each situation.
 
-The rows and cells are read from the page. A cell that says done needs a new record; one that says nothing needs an error, an empty
-standard output, and a log, keys and folders as they were.
+The test reads rows and cells from the page. A cell that says done needs a new record. A cell that
+says nothing needs an error, empty standard output, and an unchanged log, keys and folders.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = (
     "stale socket",
     "config elsewhere",
 )
-# Each writing command once, in an order in which each finds what it needs.
+# Each writing command once, ordered so that each finds the state that it needs.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "agent register": ("brake/other", "--principal", "team:tests"),
     "agent suspend": (AGENT, *REASON),
@@ -55,9 +55,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "backup": ("COPY",),
     "restore": ("BACKUP",),
 }
-# These run a gateway, whose own tests have their situations.
+# These run a gateway; other tests cover their situations.
 RUN = {"serve", "dev", "upgrade"}
-# These change no gateway's log or books: they read, or write what the command line names.
+# These change no gateway's log or books: they read, or write files that the command line names.
 READ = {
     "keys generate",
     "keys list",
@@ -94,7 +94,7 @@ READ = {
 
 
 def page() -> dict[str, dict[str, tuple[str, int]]]:
-    """The table of the page: of each command, in each column, what happened and the exit code."""
+    """The page's table: the effect and exit code of each command, in each column."""
     text = (ROOT / "docs/OPERATIONS.md").read_text()
     lines = text[text.index("| command | up |") :].split("\n\n")[0].splitlines()
     assert [name.strip() for name in lines[0].strip("|").split("|")] == ["command", *COLUMNS]
@@ -124,7 +124,7 @@ def test_every_command_that_writes_is_a_row() -> None:
 
 
 class Table:
-    """A gateway, the files that the commands need, and what is as it was."""
+    """A gateway, the files that the commands need, and the state before each command."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
@@ -166,7 +166,7 @@ class Table:
         )
 
     def run(self, column: str, command: str, caller: Caller, *place: str) -> Done:
-        """Runs it and compares with the page, for where a log is."""
+        """Runs the command and compares with the page, for a folder with a log."""
         verdict, code = page()[command][column]
         before, key, around = (
             self.records(),
@@ -209,7 +209,10 @@ def test_down(table: Table) -> None:
 
 
 def test_another_users(table: Table) -> None:
-    """Root asks: no file there is root's afterwards. And before that a third user, while it runs and when it does not."""
+    """Root runs the command: no file there belongs to root afterwards.
+
+    Before that a third user runs it, with the gateway up and down.
+    """
     data = str(table.gateway.data)
     theirs(table.gateway)
     third = Caller(table.folder, uid=12345)
@@ -225,7 +228,7 @@ def test_another_users(table: Table) -> None:
 
 
 def test_another_folder_and_none(table: Table) -> None:
-    """No log where the config has its data folder; and no such folder or config."""
+    """The config's data folder has no log; and the folder or config does not exist."""
     ours = table.records()
     for command in COMMANDS:
         empty = table.folder / f"elsewhere-{command.replace(' ', '-')}"
@@ -256,7 +259,7 @@ def test_another_folder_and_none(table: Table) -> None:
 
 
 def nowhere(table: Table, command: str, folder: Path, *places: list[str]) -> None:
-    """Nothing is done and nothing is made."""
+    """The command has no effect and makes no file."""
     before = listing(folder)
     for place in places:
         done = Caller(folder).run(*table.words(command), *place)
@@ -265,7 +268,7 @@ def nowhere(table: Table, command: str, folder: Path, *places: list[str]) -> Non
 
 
 def begun(table: Table, command: str, folder: Path, code: int, *place: str) -> None:
-    """A new log is there, and it verifies."""
+    """A new log exists, and is valid."""
     done = Caller(folder).run(*table.words(command), *place)
     assert done.code == code, (command, place, done.err)
     audited = binary(

@@ -1,4 +1,5 @@
-"""Power cuts: what was promised before one is there after it, on a file system that forgets all that was not synced."""
+"""Power cuts: what was acknowledged before is there after, on a file system that loses unsynced
+data."""
 
 from __future__ import annotations
 
@@ -27,10 +28,12 @@ from waiting import Late, wait_until
 
 ROUNDS = 500 if FULL else 100
 SEED = 5
-# Seconds from the first answer to the cut, at the most. A checkpoint comes after 250 ms at the earliest: some cuts wait for one.
+# Seconds from the first answer to the cut, at most. The first checkpoint comes after 250 ms or
+# more, so some cuts wait for one.
 SOON, LATER = 0.15, 0.6
 
-# linux/fs/ext4/ext4.h: _IOR('X', 125, __u32). With the flag not even the file system's own journal is written any more.
+# linux/fs/ext4/ext4.h: _IOR('X', 125, __u32). With the flag even the file system's journal is not
+# written any more.
 EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 CUT = (
     f"import fcntl, os, struct, sys; fcntl.ioctl(os.open(sys.argv[1], 0), {EXT4_IOC_SHUTDOWN}, "
@@ -40,10 +43,10 @@ NEEDED = (
     "power cuts need root (or sudo without a password), loop devices (/dev/loop-control), mount, "
     "and mkfs.ext4 of e2fsprogs"
 )
-# Where users have no /usr/sbin in their path, it is there all the same.
+# The path of some users has no /usr/sbin, but the folder exists.
 PROGRAMS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
-# Loaded before libc: says that everything was synced, and syncs nothing of what lies under a path with $UNSYNCED in it.
+# A preloaded library that reports success for every sync, and skips it for paths with $UNSYNCED.
 LIAR = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -63,13 +66,14 @@ int fdatasync(int file) { return lie(file, "fdatasync"); }
 
 
 def shown(client: httpx2.Client, gateway: Gateway, token: str) -> httpx2.Response | None:
-    """What a token gets, unless there were too many strangers just now."""
+    """The refusal code of a token; retries while too many strangers are the cause."""
     answer = client.get(gateway.url + "/v1/models", headers={"x-api-key": token})
     return None if answer.status_code == 429 else answer
 
 
 def run(*words: str, root: bool = False) -> str:
-    """Runs a command that has to succeed: without it this test would say nothing, and so it fails."""
+    """Runs a command that must succeed; without it the test would prove too little, so the test
+    fails."""
     command = ["sudo", "-n", *words] if root and os.geteuid() != 0 else list(words)
     try:
         done = subprocess.run(
@@ -109,7 +113,7 @@ class Disk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Whatever has happened: no gateway stays, nothing stays mounted, and no loop device stays."""
+        """Stops every gateway, unmounts every file system and detaches every loop device."""
         for gateway in self._gateways:
             kill(gateway)
         try:
@@ -122,7 +126,7 @@ class Disk:
             self._file.unlink(missing_ok=True)
 
     def _let_go(self) -> None:
-        """Waits until no loop device is over our file any more."""
+        """Waits until no loop device uses our file."""
         listed = ("losetup", "--noheadings", "--output", "NAME", "--associated", str(self._file))
         try:
             wait_until(lambda: not run(*listed), 60, "the loop device is free")
@@ -139,7 +143,7 @@ class Disk:
         return self._gateways[-1]
 
     def cut(self) -> None:
-        """From now on nothing reaches the disk, and what had not reached it is lost."""
+        """Cuts the power: later writes do not reach the disk, and unsynced data is lost."""
         if os.geteuid() != 0:
             run(sys.executable, "-c", CUT, str(self.at), root=True)
             return
@@ -150,7 +154,7 @@ class Disk:
             os.close(folder)
 
     def back(self) -> None:
-        """The power is back: what is on the disk is mounted again."""
+        """Restores the power and mounts the disk again."""
         with pytest.raises(OSError):
             (self.at / "written").write_text("without power")
         run("umount", str(self.at), root=True)
@@ -159,7 +163,7 @@ class Disk:
 
 
 class Told:
-    """What callers and operators were told, so that it has to hold from then on."""
+    """What callers and operators were told, and what must therefore hold."""
 
     def __init__(self) -> None:
         self.answered: list[tuple[str, str]] = []
@@ -173,7 +177,8 @@ class Told:
         return ", ".join(f"{len(items)} {name}" for name, items in vars(self).items())
 
     def check(self, disk: Disk) -> None:
-        """All of it holds after a start, and after a stop in good order the log is one that never saw a power cut."""
+        """Checks that all promises hold after a start, and that the log is valid after a clean
+        stop."""
         with disk.start() as gateway, httpx2.Client(trust_env=False, timeout=10) as client:
             listed = map(json.loads, gateway.command("agent", "list", "--json").out.splitlines())
             standing = {row["agent"]: row["standing"] for row in listed}
@@ -210,7 +215,10 @@ class Told:
 
 
 def stream(gateway: Gateway, told: Told) -> None:
-    """Asks for streams until the gateway is gone. One is admitted when it begins, and answered when its last event was read."""
+    """Requests streams until the gateway ends.
+
+    A stream is admitted when it begins, and answered when its last event was read.
+    """
     asked = {"model": "echo", "messages": user("one two three"), "stream": True}
     headers = {"authorization": f"Bearer {gateway.token}"}
     with httpx2.Client(trust_env=False, timeout=5) as client, suppress(httpx2.HTTPError):
@@ -227,7 +235,8 @@ def stream(gateway: Gateway, told: Told) -> None:
 
 
 def commands(gateway: Gateway, told: Told, number: int) -> None:
-    """Commands of an operator, until one is refused. By turns of tokens and of agents, so that the cut meets all of them."""
+    """Runs commands until one is refused, for tokens and agents in turn, so that cuts affect both.
+    """
     data = ("--data", str(gateway.data))
     for count in itertools.count():
         agent, of_tokens = f"kept/r{number}n{count}", (number + count) % 2 == 0
@@ -263,7 +272,7 @@ def kill(gateway: Gateway) -> None:
 
 
 def cut_under_load(disk: Disk, gateway: Gateway, told: Told, number: int, after: float) -> None:
-    """Cuts the power while everybody asks and commands. For a moment longer the gateway may say what it likes: it counts."""
+    """Cuts the power under load. Answers in the moment after the cut count as promises too."""
     loads: list[Callable[[], None]] = [lambda: load(gateway, told.answered)] * 3
     loads += [lambda: stream(gateway, told), lambda: commands(gateway, told, number)]
     threads, before = [threading.Thread(target=each) for each in loads], len(told.answered)
@@ -282,17 +291,18 @@ def cut_under_load(disk: Disk, gateway: Gateway, told: Told, number: int, after:
 
 
 def cut_while_starting(disk: Disk, after: float) -> None:
-    """Cuts the power while the gateway starts, or just after."""
+    """Cuts the power while the gateway starts, or shortly after."""
     cutting = threading.Timer(after, disk.cut)
     cutting.start()
-    with suppress(AssertionError):  # Without power it need not come up.
+    with suppress(AssertionError):  # Without power the start may fail.
         kill(disk.start())
     cutting.join()
     disk.back()
 
 
 def test_power_cuts_under_load(tmp_path: Path) -> None:
-    """Every answer that anybody got stands in the log, every command is in force, and no cut makes a start refuse."""
+    """Every answer that a caller received is in the log, every command is in force, and the gateway
+    starts."""
     chance, told = random.Random(SEED), Told()
     with Disk(tmp_path) as disk:
         for number in range(ROUNDS):
@@ -316,7 +326,7 @@ def test_power_cuts_under_load(tmp_path: Path) -> None:
 
 
 def test_power_cuts_at_the_first_start(tmp_path: Path) -> None:
-    """Whatever of keys, log and config a cut has left, the next start goes on from there."""
+    """The next start continues from any keys, log and config that a cut has left."""
     chance = random.Random(SEED)
     for number in range(ROUNDS // 5):
         with Disk(tmp_path / str(number)) as disk:
@@ -328,7 +338,8 @@ def test_power_cuts_at_the_first_start(tmp_path: Path) -> None:
 def test_a_gateway_that_does_not_sync_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced: str
 ) -> None:
-    """The same cuts, and a libc that does not sync what lies at `unsynced`: something of the above fails within a few."""
+    """The same cuts with a libc that does not sync `unsynced`: a check must fail within a few cuts.
+    """
     library, chance, told = tmp_path / "liar.so", random.Random(SEED), Told()
     library.with_suffix(".c").write_text(LIAR)
     subprocess.run(

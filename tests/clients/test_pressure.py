@@ -1,4 +1,7 @@
-"""Callers who hold something: a body back, an answer unread, a connection idle. What the operator says and the times hold all the same."""
+"""Callers that hold a resource: an unsent body, an unread answer, an idle connection.
+
+Commands and time limits still work.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,11 @@ def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 class Begun:
-    """A request on a connection of its own whose last byte is kept back."""
+    """A request on a new connection, without its last byte."""
 
     def __init__(self, gateway: Gateway, token: str, text: str, **more: object) -> None:
         body = {"model": MODEL, "messages": user(text), **more}
-        # A small window: what is not read soon holds the gateway up.
+        # A small window: unread bytes soon block the gateway.
         self.socket = send_raw(gateway, token, body, held_back=1, window=4096)
 
     def finish(self) -> None:
@@ -150,7 +153,7 @@ def test_an_answer_that_nobody_reads_is_not_kept(
 
 
 def closed(connection: socket.socket) -> bool:
-    """Whether the gateway has closed its end; what it had written still waits to be read."""
+    """Whether the gateway has closed its end; bytes it wrote before may still wait."""
     local, peer = connection.getsockname(), connection.getpeername()
     named = f"{peer[0]}:{peer[1]}", f"{local[0]}:{local[1]}"
     listed = subprocess.run(
@@ -205,7 +208,7 @@ def test_a_scraper_that_says_nothing_does_not_keep_the_gateway(
 ) -> None:
     gateway = serve(tmp_path, '[timeouts]\nheader = "60s"\n' + fake_model(upstream.url))
     host, port = gateway.metrics.split("/")[2].split(":")
-    # Neither does a connection on which nothing was asked, however long it may take to.
+    # The same holds for a connection without a request, whatever the time limit for a head.
     silent = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
     with silent, socket.create_connection((host, int(port)), timeout=20) as half:
         half.sendall(b"GET /metr")

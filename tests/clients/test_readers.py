@@ -1,4 +1,4 @@
-"""Every URL that the judge can read leads where other readers say: the URL Standard's (ada, Node.js), and Python's."""
+"""The filter and other readers agree on URLs: the URL Standard's (ada, Node.js), and Python's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def url(chance: random.Random) -> str:
-    """A URL, or what nearly is one."""
+    """A URL, or a text close to one."""
     host = chance.choice(
         [
             "a.example",
@@ -143,7 +143,7 @@ def url(chance: random.Random) -> str:
 
 
 def place(host: str) -> object:
-    """A name, or an address however it is written."""
+    """A name or an address, in any spelling."""
     try:
         return ipaddress.ip_address(host.strip("[]"))
     except ValueError:

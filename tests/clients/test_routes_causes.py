@@ -1,4 +1,8 @@
-"""Why an upstream did not serve: said in the request's log line, in `upstream changed`, in its record and by `why`, without a secret."""
+"""Why an upstream did not serve: in the log line, in `upstream changed`, in the record and in
+`why`.
+
+No place shows a secret.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +27,13 @@ from test_serve import ask, code
 from waiting import wait_until
 
 DAY = datetime.timedelta(days=1)
-# A host name may look like this, so that a certificate can carry it.
+# A valid host name, so that a certificate can carry it.
 CREDENTIAL = "sk-canary-zq7-0123456789abcdef"
 QUICK = '[timeouts]\nconnect = "1s"\nfirst_byte = "1s"\nstream_idle = "1s"\n'
 
 
 class Authority:
-    """A CA of its own; `ca` is its certificate's file."""
+    """A test CA; `ca` is the file of its certificate."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,7 +67,7 @@ class Authority:
         )
 
     def context(self, *names: str, ends: int = 1) -> ssl.SSLContext:
-        """What a server of those names needs; its certificate ends in so many days."""
+        """The TLS settings of a server with those names; its certificate expires in `days`."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
@@ -86,7 +90,7 @@ class Authority:
 
 
 def shaking(context: ssl.SSLContext) -> RawUpstream:
-    """A server that begins TLS and gets no further: its client does not trust it."""
+    """A TLS server whose client does not trust it."""
 
     def shake(connection: socket.socket) -> bool:
         connection.settimeout(10)
@@ -114,7 +118,10 @@ def bad() -> Iterator[RawUpstream]:
 def told(
     gateway: Served, text: str, expect: tuple[int, str], cause: str, changed: str | None = None
 ) -> str:
-    """Asks, and looks for the cause in each place; `changed` is what `upstream changed` says where that is something else or nothing."""
+    """Sends a request and checks the cause in each place.
+
+    `changed` is the cause in `upstream changed`, if it differs or is absent.
+    """
     answer = ask(gateway, text)
     assert code(answer) == expect, answer.text
     assert not re.search(cause, answer.text), "the caller is told what only the operator is told"
@@ -136,7 +143,7 @@ def told(
 
 
 def recorded(gateway: Served, *requests: str) -> str:
-    """What the records of these requests say."""
+    """The causes in the records of these requests."""
     return "".join(
         binary("audit", "query", str(gateway.data / "audit"), "--request", request).out
         for request in requests
@@ -158,7 +165,7 @@ def credential(monkeypatch: pytest.MonkeyPatch) -> None:
 UNAVAILABLE = (503, "upstream-unavailable")
 INVALID = (502, "upstream-invalid")
 
-# ---- who cannot be reached ---------------------------------------------------------------------------------------------
+# ---- upstreams that cannot be reached ------------------------------------------------------------
 
 
 def test_an_untrusted_certificate(tmp_path: Path, authority: Authority) -> None:
@@ -176,7 +183,8 @@ def test_an_expired_certificate(tmp_path: Path, authority: Authority) -> None:
 
 
 def test_a_certificate_of_another_name(tmp_path: Path, authority: Authority) -> None:
-    """It lists names that the server has chosen: one of them is the credential, and there are very many."""
+    """The certificate lists names that the server chose: one is the credential, and there are very
+    many."""
     server = shaking(
         authority.context(
             f"{CREDENTIAL}.example", *(f"name-{number}.example" for number in range(400))
@@ -206,7 +214,7 @@ def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
 
 
 def test_the_causes_of_all_that_were_tried(tmp_path: Path, authority: Authority) -> None:
-    """In whatever order: who is known to be down comes last."""
+    """In any order: upstreams that are known to be down come last."""
     first = shaking(authority.context(f"{CREDENTIAL}.example"))
     gone = RawUpstream()
     gone.stop()
@@ -230,7 +238,7 @@ def test_the_causes_of_all_that_were_tried(tmp_path: Path, authority: Authority)
     first.stop()
 
 
-# ---- who is reached and does not serve ---------------------------------------------------------------------------------
+# ---- upstreams that are reached and do not serve -------------------------------------------------
 
 
 def sends(answer: bytes) -> Behaviour:
@@ -244,7 +252,7 @@ def sends(answer: bytes) -> Behaviour:
 
 
 def silent(_: RawUpstream, connection: socket.socket, _body: bytes) -> bool:
-    """Says nothing until its client leaves."""
+    """Sends no byte until its client closes."""
     return connection.recv(1) != b""
 
 
@@ -259,7 +267,7 @@ def http(media: str, body: str, status_line: str = "200 OK", *more: str) -> byte
 
 
 def keyed(url: str) -> str:
-    """Config of one upstream that is sent the credential; one failure is no news yet."""
+    """The config of one upstream with the credential; one failure does not yet mark it as down."""
     return QUICK + route(("bad", f'{url}"\ncredential = "env:ROUTES_CREDENTIAL'))
 
 
@@ -334,7 +342,7 @@ def test_the_status_that_takes_an_upstream_down(tmp_path: Path, bad: RawUpstream
         assert line["up"] is False and line["cause"] == "it answers 503"
 
 
-# ---- what an upstream repeats ------------------------------------------------------------------------------------------
+# ---- what an upstream repeats --------------------------------------------------------------------
 
 REPEATED = {
     "error body": http(
@@ -412,7 +420,7 @@ def test_a_short_credential_is_warned_of_at_a_reload(tmp_path: Path, bad: RawUps
         assert "swordfish" not in gateway.logged()
 
 
-# ---- what an upstream says it used -------------------------------------------------------------------------------------
+# ---- usage that an upstream reports --------------------------------------------------------------
 
 
 def test_usage_that_cannot_be_true_is_noticed(tmp_path: Path, bad: RawUpstream) -> None:

@@ -1,4 +1,4 @@
-"""What others than callers can make the gateway open is bounded: connections at its other sockets."""
+"""Connections at the gateway's other sockets are bounded too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from gateway import Gateway
 from waiting import settled, wait_until
 
-# Connections at once at each of them.
+# Maximum number of connections at each socket.
 MAX = 16
 
 
@@ -35,7 +35,8 @@ def test_a_crowd_at_another_socket_takes_few_descriptors(tmp_path: Path, door: s
         taken = settled(lambda: opened(gateway), 1, 20, "they are accepted or wait")
         assert taken - before <= MAX + 2, f"{taken - before} descriptors for 100 connections"
         if door == "metrics":
-            # Silent ones give way: whoever waits is served in time, and all of them in turn.
+            # Silent connections are closed for new ones, so that every waiting peer is served in
+            # turn.
             for one in held:
                 one.sendall(b"GET /healthz HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n")
             answered = sum(b"alive" in answer(one) for one in held)
@@ -50,7 +51,7 @@ def test_a_crowd_at_another_socket_takes_few_descriptors(tmp_path: Path, door: s
 
 
 def answer(connection: socket.socket) -> bytes:
-    """All that comes."""
+    """All bytes until the end."""
     data = b""
     while piece := connection.recv(65_536):
         data += piece

@@ -1,4 +1,5 @@
-"""What happens to requests when an upstream takes connections and does not serve: who is asked next, and who is not asked again."""
+"""Failover when an upstream accepts connections and does not serve: who is tried next, and who is
+not."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ CLASS = (
 
 
 def route(*upstreams: tuple[str, str]) -> str:
-    """Config of one model on those upstreams, each a name and a URL or further lines behind it."""
+    """The config of one model on these upstreams, each a name and a URL, with optional further
+    lines."""
     names = json.dumps([name for name, _ in upstreams])
     tables = "".join(f'[[upstream]]\nname = "{name}"\nurl = "{url}"\n' for name, url in upstreams)
     return tables + f'[[model]]\nname = "{MODEL}"\nroute = {names}\n' + CLASS
@@ -53,7 +55,7 @@ def bad() -> Iterator[RawUpstream]:
 
 
 def failures(gateway: Served, count: int, text: str = "hello") -> list[httpx2.Response]:
-    """The answers other than 200 to so many requests, four at a time."""
+    """Sends `count` requests, four at a time; returns the answers other than 200."""
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda number: ask(gateway, f"{text} {number}"), range(count)))
     return [answer for answer in got if answer.status_code != 200]
@@ -63,7 +65,7 @@ def up(gateway: Served, upstream: str) -> bool:
     return gateway.metric("token_shield_upstream_up", upstream=upstream) == 1
 
 
-# ---- who is asked next --------------------------------------------------------------------------------------------------
+# ---- which upstream is tried next ----------------------------------------------------------------
 
 
 def test_a_server_that_declines_costs_no_request(
@@ -96,11 +98,12 @@ def test_a_server_that_does_not_serve_is_left_alone(
         bad.on_request = hangs_up if how == "hangs up" else status(int(how))
     with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
         failed = failures(gateway, 200)
-        # Three in a row mark it as down, as many as were under way beside them, and a trial from time to time.
+        # Three failures in a row mark it as down; requests in flight and later trials can also
+        # fail.
         assert len(failed) <= 10, f"{len(failed)} of 200 failed"
         print(f"{how}: {len(failed)} of 200 failed")
         assert not up(gateway, "bad")
-        # A dial that succeeds is no reason to send it requests again.
+        # A successful connection alone does not put it back into service.
         silent, dialled = bad.silent, bad.dialled
         wait_until(
             lambda: bad.silent > silent if bad.on_request is not answers else bad.dialled > dialled,
@@ -108,7 +111,7 @@ def test_a_server_that_does_not_serve_is_left_alone(
             "a probe dials",
         )
         assert not up(gateway, "bad")
-        # A request that it serves is.
+        # A served request does.
         bad.on_accept, bad.on_request = (lambda _: True), answers
         wait_until(
             lambda: ask(gateway, "again").status_code == 200 and up(gateway, "bad"),
@@ -139,7 +142,7 @@ def test_a_declined_request_is_answered_so_where_nobody_else_takes_it(
     other.stop()
 
 
-# ---- who is not asked again ----------------------------------------------------------------------------------------------
+# ---- which upstream is not tried again -----------------------------------------------------------
 
 
 def test_a_request_that_may_have_run_is_not_repeated(
@@ -151,7 +154,7 @@ def test_a_request_that_may_have_run_is_not_repeated(
     bad.on_request = deadly
     with serve(tmp_path, route(("bad", bad.url), ("good", good.url))) as gateway:
         assert ask(gateway, "fine").status_code == 200
-        # Over the connection that was kept.
+        # Over the kept connection.
         assert code(ask(gateway, "die")) == (502, "upstream-invalid")
         assert bad.texts == ["fine", "die"] and good.texts == []
 
@@ -167,7 +170,7 @@ def test_a_connection_that_ended_while_it_was_kept_costs_no_request(
         assert bad.texts == [f"once {number}" for number in range(50)]
 
 
-# ---- answers that nobody asked for ---------------------------------------------------------------------------------------
+# ---- unrequested answers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -197,7 +200,7 @@ def test_an_answer_that_nobody_asked_for_reaches_nobody(
             body = {"model": MODEL, "messages": [{"role": "user", "content": f"own {number}"}]}
             answer = client.post(gateway.url + "/v1/chat/completions", json=body, headers=headers)
             assert answer.json()["choices"][0]["message"]["content"] == f"own {number}"
-            # What is sent behind the next request cannot be told from an answer to it.
+            # Bytes sent after the next request cannot be distinguished from its answer.
             assert sent.wait(10)
             sent.clear()
 
@@ -228,7 +231,8 @@ def test_connections_to_upstreams_probe_for_peers_that_vanished(
         assert ask(gateway, "hello").status_code == 200
 
         def timers() -> list[str]:
-            """The timers of the gateway's idle connections to the upstream: 02 is keep-alive (proc_net_tcp(5))."""
+            """Timers of the gateway's idle upstream connections: 02 is keep-alive
+            (proc_net_tcp(5))."""
             rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
             return [
                 row[5].split(":")[0]
@@ -256,7 +260,7 @@ def test_connections_of_callers_are_probed_too(tmp_path: Path, bad: RawUpstream)
         wait_until(lambda: timer() == "02", 10, "keep-alive probes")
 
 
-# ---- causes --------------------------------------------------------------------------------------------------------------
+# ---- causes --------------------------------------------------------------------------------------
 
 
 def test_the_cause_is_where_people_look(tmp_path: Path, bad: RawUpstream) -> None:

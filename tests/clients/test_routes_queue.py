@@ -1,4 +1,4 @@
-"""An upstream that is full: who waits, who is next, and who is told to come back."""
+"""A full upstream: which request waits, which is next, and which is told to retry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from waiting import wait_until
 
 
 class Held:
-    """A server that answers a request once the test lets it go."""
+    """A server that answers a request when the test releases it."""
 
     def __init__(self) -> None:
         self._gates: dict[str, threading.Event] = {}
@@ -62,7 +62,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def full(held: Held, places: int, more: str = "") -> str:
-    """Config of one upstream with so many places."""
+    """The config of one upstream with `places` slots."""
     return route(("held", held.server.url)).replace(
         "[[model]]", f"in_flight = {places}\n{more}\n[[model]]"
     )

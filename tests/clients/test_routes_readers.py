@@ -1,4 +1,4 @@
-"""Slow readers over HTTP/2: what one stream's reader takes is its own progress, whatever the other streams of its connection do."""
+"""Slow readers over HTTP/2: each stream's progress counts alone, whatever other streams do."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def flood(text: str) -> dict[str, object]:
 def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(
     served: Served, upstream: FakeUpstream
 ) -> None:
-    """64 bytes at a time: not one event of the upstream's is read whole within three times `stream_idle`."""
+    """Reads 64 bytes at a time: within three times `stream_idle` it completes no event of the
+    upstream."""
     client = Narrow(served.port, served.token, 1024)
     slow = client.post("/v1/chat/completions", flood("behave flood h2 slow"))
     idle = client.post("/v1/chat/completions", flood("behave flood h2 idle"))
@@ -58,7 +59,7 @@ def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(
         5,
         "the one that stands still is recorded so",
     )
-    # Once it stops it is cut as well, after twice the time at the latest.
+    # After a stop it is cut as well, within twice the time.
     wait_until(
         lambda: client.listen(0.1) or exchanges[0].over.is_set(),
         10,
@@ -69,7 +70,10 @@ def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(
 
 
 def test_a_caller_that_takes_nothing_loses_its_connection(served: Served) -> None:
-    """Without a token: its windows stay shut, and it answers every ping. Nothing but its answers keeps the connection."""
+    """Without a token: the windows stay closed, but the caller answers every ping.
+
+    Only its answers keep the connection.
+    """
     client = Narrow(served.port, "none", 0)
     stream = client.post("/v1/chat/completions", flood("hi"))
     began = time.monotonic()
@@ -78,7 +82,7 @@ def test_a_caller_that_takes_nothing_loses_its_connection(served: Served) -> Non
         client._state.ping(bytes(8))
         client._flush()
         client.listen(0.2)
-    # Twice `stream_idle`, which is 2 s, and 5 s; and a connection is looked at every 5 s.
+    # Twice `stream_idle` of 2 s, and 5 s, because a connection is checked every 5 s.
     assert time.monotonic() - began > 8 and stream not in client.read
 
 
@@ -101,7 +105,7 @@ def test_a_caller_that_takes_a_little_keeps_its_connection(served: Served) -> No
 def brief(
     request: pytest.FixtureRequest, upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """Idle connections live for a second."""
+    """Idle connections are closed after a second."""
     folder = tmp_path_factory.mktemp("brief")
     listen = ""
     config = (
@@ -117,14 +121,15 @@ def brief(
 
 
 def test_a_whole_answer_reaches_a_steady_slow_reader(brief: Served) -> None:
-    """The gateway is done with the answer long before its reader: the connection is not idle while that reads."""
+    """The gateway finishes the answer long before its reader: the connection is not idle meanwhile.
+    """
     body = json.dumps({"model": MODEL, "messages": user("behave large")}).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {brief.token}\r\n"
         "Content-Type: application/json\r\n"
     )
     with socket.socket() as connection:
-        # The kernel holds little: the gateway's end of the connection is full most of the time.
+        # A small kernel buffer keeps the gateway's end of the connection full most of the time.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         connection.settimeout(30)
         connection.connect(("127.0.0.1", brief.port))

@@ -1,4 +1,4 @@
-"""A peer that vanishes without a word: its packets are dropped from one moment to the next, and neither side hears of an end."""
+"""A peer that vanishes: its packets are dropped suddenly, and neither side sees an end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TCP_USER_TIMEOUT = 18
 
 
 class Everywhere(Served):
-    """A gateway that serves HERE, where THERE can reach it."""
+    """A gateway that serves at HERE, where THERE can reach it."""
 
     def write(self, config: str) -> None:
         super().write(config)
@@ -38,7 +38,8 @@ class Everywhere(Served):
 
 
 class Far:
-    """A network namespace of its own, joined by a cable: it is THERE, the tests are HERE. Needs root, as these tests do."""
+    """A network namespace joined by a cable: it has address THERE, and the tests have HERE. Needs
+    root."""
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
@@ -69,15 +70,15 @@ class Far:
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
     def run(self, *words: str) -> None:
-        """A command there."""
+        """Runs a command in the namespace."""
         self._run("nsenter", "--net", "--target", str(self._pid), *words)
 
     def socket(self) -> socket.socket:
-        """A socket there. It stays there whoever uses it."""
+        """A socket in the namespace, where it stays whichever thread uses it."""
         made: list[socket.socket] = []
 
         def make() -> None:
-            # A thread may stand in another namespace than its process (setns(2)).
+            # A thread may be in another namespace than its process (setns(2)).
             with open(f"/proc/{self._pid}/ns/net") as there:
                 assert ctypes.CDLL(None, use_errno=True).setns(there.fileno(), CLONE_NEWNET) == 0
             made.append(socket.socket())
@@ -88,11 +89,11 @@ class Far:
         return made[0]
 
     def vanish(self) -> None:
-        """Nothing that is sent from there arrives any more."""
+        """Drops every packet that is sent from the namespace."""
         self.run("ip", "route", "add", "blackhole", HERE)
 
     def stop(self) -> None:
-        # The cable goes with its namespace, which sockets of it keep.
+        # The cable is removed with its namespace, which open sockets keep alive.
         subprocess.run(["ip", "link", "delete", "near"], capture_output=True, check=False)
         self._holder.kill()
         self._holder.wait(10)
@@ -113,7 +114,7 @@ def good() -> Iterator[RawUpstream]:
 
 
 def away(far: Far) -> RawUpstream:
-    """A model server there."""
+    """A model server in the namespace."""
     listener = far.socket()
     listener.bind((THERE, 0))
     listener.listen()
@@ -121,7 +122,7 @@ def away(far: Far) -> RawUpstream:
 
 
 def options(gateway: Served, local: int | None, remote: int | None) -> dict[str, int] | None:
-    """What is set on the gateway's connection between these ports."""
+    """The socket options of the gateway's connection between these ports."""
     libc, process = ctypes.CDLL(None, use_errno=True), os.pidfd_open(gateway.process.pid)
     try:
         for name in os.listdir(f"/proc/{gateway.process.pid}/fd"):
@@ -159,7 +160,8 @@ def test_what_is_set_on_connections(tmp_path: Path, good: RawUpstream) -> None:
             "ends after": 30,
             "user timeout": 30_000,
         }
-        # A busy server reads a large body late. It is there, and acknowledges that it has no room.
+        # A busy server reads a large body late. It is alive, and acknowledges that its window is
+        # full.
         assert ask(gateway, "x" * 100_000).status_code == 200
         assert options(gateway, None, good.port) == {
             "keep-alive": 1,
@@ -173,7 +175,7 @@ def test_what_is_set_on_connections(tmp_path: Path, good: RawUpstream) -> None:
             "user timeout": 30_000,
         }
         with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
-            # A caller that reads slowly has no room for long either: `stream_idle` bounds that.
+            # A slow caller has a full window for a limited time too: `stream_idle` bounds it.
             own = caller.getsockname()[1]
             found = wait_until(
                 lambda: options(gateway, gateway.port, own),
@@ -200,7 +202,7 @@ def test_an_upstream_that_vanishes_costs_one_request_at_the_most(
         assert ask(gateway, "there").status_code == 200 and bad.texts == ["there"]
         far.vanish()
         began = time.monotonic()
-        # Over the connection that was kept: it was written whole, so that it may have run.
+        # Over the kept connection: it was written completely, so the server may have run it.
         first = ask(gateway, "lost")
         assert first.status_code == 200 or code(first) == (504, "upstream-slow"), first.text
         for number in range(5):

@@ -1,4 +1,4 @@
-"""Unmodified OpenAI and Anthropic SDKs through the gateway, in front of llama.cpp and the model echo."""
+"""Unmodified OpenAI and Anthropic SDKs through the gateway, with llama.cpp and the model echo."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from gateway import Gateway
 from llama_server import MODEL
 
 HELLO = [{"role": "user", "content": "hello there"}]
-# Anthropic streams of the tiny model are greedy: where the first token is half a character, llama.cpp leaves `message_start` out,
-# and sampled noise begins so now and then. The SDK has no parameter for it any more.
+# Anthropic streams of the tiny model are greedy. If the first token is half a character, llama.cpp
+# leaves out `message_start`, and sampled noise sometimes begins so. The SDK no longer has a
+# parameter for this.
 GREEDY = {"temperature": 0}
 TOOL = {
     "type": "function",
@@ -78,7 +79,7 @@ def test_tools_and_back(gateway: Gateway) -> None:
         "weather",
         {"city": "Paris"},
     )
-    # What the SDK echoes back, with every field that it had.
+    # The message that the SDK sends back, with every field that it had.
     history = [
         *asked,
         message.model_dump(),
@@ -254,7 +255,7 @@ def test_a_rate_is_kept_and_the_sdk_backs_off(gateway: Gateway) -> None:
     with pytest.raises(openai.RateLimitError) as limited:
         client.chat.completions.create(model="echo", messages=HELLO)
     assert limited.value.response.headers["retry-after"] == "1"
-    # With retries the SDK waits as Retry-After says, and passes.
+    # With retries the SDK waits as Retry-After states, and succeeds.
     open_ai(gateway, token, max_retries=4).chat.completions.create(model="echo", messages=HELLO)
 
 

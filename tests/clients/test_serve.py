@@ -1,4 +1,4 @@
-"""`token-shield serve` with a config of the operator's own: times, proxies in front, kinds of upstream, reload, keys."""
+"""`token-shield serve` with an operator's config: times, proxies, upstream kinds, reload, keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHAT = "/v1/chat/completions"
 
 
 def fake_model(url: str, more: str = "") -> str:
-    """Config of one upstream and the model on it; `echo` beside it."""
+    """The config of one upstream with the model, and `echo`."""
     return (
         f'[[upstream]]\nname = "fake"\nurl = "{url}"\n{more}\n[[model]]\nname = "{MODEL}"\n'
         'route = ["fake"]\n'
@@ -56,7 +56,7 @@ def last_error(answer: httpx2.Response) -> str:
     return events[-1]["error"]["code"]
 
 
-# ---- times ------------------------------------------------------------------------------------------------------------
+# ---- times ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def hasty(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> I
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)
-    # Whoever comes after these two finds the queue full, and no answer to their SYN.
+    # These two fill the queue, so that a later SYN gets no answer.
     waiting = [socket.socket() for _ in range(2)]
     for one in waiting:
         one.setblocking(False)
@@ -134,26 +134,26 @@ def test_a_body_that_falls_silent(hasty: Served) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
 
 
-# ---- the one in front -------------------------------------------------------------------------------------------------
+# ---- proxies in front ----------------------------------------------------------------------------
 
 BELIEVED = 'trusted_proxies = ["127.0.0.0/8"]'
 STINGY = "[limits]\npeer_rps = 1\n"
 
 
 def stranger(gateway: Gateway, headers: dict[str, str]) -> str:
-    """The code that a request without a token gets."""
+    """The code of the answer to a request without a token."""
     answer = httpx2.get(gateway.url + "/v1/models", headers=headers, timeout=20, trust_env=False)
     return answer.json()["error"]["code"]
 
 
 def test_forwarded_addresses_of_a_trusted_proxy(upstream: FakeUpstream, tmp_path: Path) -> None:
     with serve(tmp_path, STINGY + fake_model(upstream.url), BELIEVED) as gateway:
-        # One a second for each address: another address has its own.
+        # One a second for each address: another address has a separate rate.
         for last in range(20):
             assert stranger(gateway, {"x-forwarded-for": f"203.0.113.{last}"}) == "token-missing"
         codes = {stranger(gateway, {"x-forwarded-for": "198.51.100.1"}) for _ in range(20)}
         assert codes == {"token-missing", "peer-rate"}
-        # What stands left of the address that the proxy itself added is the caller's own invention.
+        # Entries before the address that the proxy added come from the caller, and may be forged.
         codes = {
             stranger(gateway, {"x-forwarded-for": f"192.0.2.{last}, 198.51.100.2"})
             for last in range(20)
@@ -168,7 +168,7 @@ def test_forwarded_addresses_of_anybody_else(upstream: FakeUpstream, tmp_path: P
 
 
 def proxied(port: int, header: bytes, secure: ssl.SSLContext | None = None) -> bytes:
-    """The answer to a request without a token behind a PROXY header, or nothing."""
+    """The answer to a request without a token after a PROXY header, or None."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(header)
         over = secure.wrap_socket(connection, server_hostname="localhost") if secure else connection
@@ -183,7 +183,7 @@ def proxied(port: int, header: bytes, secure: ssl.SSLContext | None = None) -> b
 
 
 def proxy_header(address: str) -> bytes:
-    """PROXY protocol version 2 for TCP over IPv4, from this address."""
+    """A header of PROXY protocol version 2 for TCP over IPv4, from this address."""
     block = (
         socket.inet_aton(address) + socket.inet_aton("127.0.0.1") + struct.pack(">HH", 40_000, 443)
     )
@@ -233,11 +233,11 @@ def test_a_handshake_that_does_not_come(upstream: FakeUpstream, tmp_path: Path) 
                 assert connection.recv(1) == b"" and time.monotonic() - began < 5, begun
 
 
-# ---- kinds of upstream ------------------------------------------------------------------------------------------------
+# ---- kinds of upstream ---------------------------------------------------------------------------
 
 
 def authority(folder: Path) -> None:
-    """A CA (ca.pem) and a certificate of its for localhost (server.pem, server.key)."""
+    """A CA (ca.pem), and its certificate for localhost (server.pem, server.key)."""
 
     def openssl(*words: str) -> None:
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
@@ -349,7 +349,7 @@ def test_what_the_gateway_writes_for_vllm(upstream: FakeUpstream, tmp_path: Path
         assert not upstream.reached("forged")
 
 
-# ---- reload -----------------------------------------------------------------------------------------------------------
+# ---- reload --------------------------------------------------------------------------------------
 
 
 def test_the_config_is_read_again(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_the_config_is_read_again(upstream: FakeUpstream, tmp_path: Path) -> Non
         gateway.reload()
         assert ask(gateway, "reloaded", everything, model="later").status_code == 200
         assert json.loads(upstream.exchange("reloaded").request.body)["max_tokens"] == 7
-        # A config with a fault is refused whole: nothing of it counts, and what was stays.
+        # A config with an error is refused as a whole: the old one stays in force.
         gateway.write(
             config.replace(MODEL, "renamed") + "[class.default]\noutput_tokens = 'many'\n"
         )
@@ -374,7 +374,7 @@ def test_the_config_is_read_again(upstream: FakeUpstream, tmp_path: Path) -> Non
         assert ask(gateway, "and this one", everything).status_code == 200
 
 
-# ---- keys -------------------------------------------------------------------------------------------------------------
+# ---- keys ----------------------------------------------------------------------------------------
 
 
 def test_a_key_is_retired_and_another_revoked(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -391,7 +391,8 @@ def test_a_key_is_retired_and_another_revoked(upstream: FakeUpstream, tmp_path: 
         early = gateway.issue("tests/second", "--key", str(second))
         assert ask(gateway, "x", early, model="echo").status_code == 200
         gateway.command("keys", "retire", own, "--reason", "a test")
-        # The token's iat has whole seconds: what is issued in the second after is newer than the retirement.
+        # The token's iat has whole seconds: a token issued in the next second is newer than the
+        # retirement.
         retired = int(time.time())
         wait_until(lambda: int(time.time()) > retired, 3, "the next second")
         late = gateway.issue("tests/second", "--key", str(second), "--offline")

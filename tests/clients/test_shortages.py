@@ -1,5 +1,7 @@
-"""Shortages that pass: descriptors and room on the disk. New work is refused meanwhile, nothing acknowledged is lost, and service goes on
-by itself."""
+"""Temporary shortages of descriptors and disk space.
+
+New work is refused meanwhile, acknowledged data is not lost, and service returns without help.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ PASSES = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
 
 class Kept:
-    """A connection for requests, and one for probes, both open before anything is short."""
+    """A connection for requests, and one for probes, both opened before the shortage."""
 
     def __init__(self, gateway: Gateway, token: str | None = None) -> None:
         self._url, self._probes = gateway.url, gateway.metrics.removesuffix("/metrics")
@@ -80,10 +82,13 @@ def recorded(gateway: Gateway, record: str) -> bool:
 
 
 def without_descriptors(kept: Kept, pid: int, records: list[str]) -> None:
-    """Asks until the log is short of descriptors, then restores the limit. The last request was refused, or it
-    was admitted before the shortage: then it is answered when its outcome is durable."""
+    """Sends requests until the log is short of descriptors, then restores the limit.
+
+    The last request was refused, or was admitted before the shortage. In the second case it is
+    answered when its outcome is durable.
+    """
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    # From here on it opens nothing: no tile, no segment, no connection. What is open stays so.
+    # From here on it cannot open a tile, a segment or a connection. Open files stay open.
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))
     with ThreadPoolExecutor(1) as caller:
         try:
@@ -128,7 +133,10 @@ def test_without_descriptors_the_log_waits_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_an_epoch_begins_or_does_not_wherever_descriptors_run_out(tmp_path: Path) -> None:
-    """Each step of `audit begin` finds no descriptor once: the log goes on in the epoch before or in the next one, and is never gone."""
+    """Each step of `audit begin` lacks a descriptor once.
+
+    The log continues in the old epoch or in the next one, and is never lost.
+    """
     with serve(tmp_path, ECHO) as gateway:
         kept, pid = Kept(gateway), gateway.process.pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -141,7 +149,8 @@ def test_an_epoch_begins_or_does_not_wherever_descriptors_run_out(tmp_path: Path
                     asked = operator.submit(
                         binary, "audit", "begin", "--reason", "a test", "--data", str(gateway.data)
                     )
-                    # It is done, or waits: for a descriptor, or to be heard at all.
+                    # The command is done, or waits for a descriptor or for its connection to be
+                    # accepted.
                     wait_until(
                         lambda asked=asked: asked.done() or kept.reasons() != [] or left < 3,
                         15,
@@ -158,7 +167,7 @@ def test_an_epoch_begins_or_does_not_wherever_descriptors_run_out(tmp_path: Path
 
 
 def config(data: Path, reserve: str) -> Path:
-    """A config of a gateway on `data`, whose key is made."""
+    """The config of a gateway on `data`, with a key."""
     (data / "keys").mkdir(mode=0o700)
     made = binary("keys", "generate", "--out", str(data / "keys" / "operator.jwk"))
     assert made.code == 0, made.err
@@ -172,7 +181,7 @@ def config(data: Path, reserve: str) -> Path:
 
 @contextmanager
 def small_disk(at: Path, size: str) -> Iterator[Path]:
-    """A file system in memory of that size, for this user alone."""
+    """A tmpfs of that size, for this user alone."""
     at.mkdir()
     owner = f"size={size},mode=700,uid={os.getuid()},gid={os.getgid()}"
     run("mount", "-t", "tmpfs", "-o", owner, "none", str(at), root=True)
@@ -192,7 +201,7 @@ def test_a_full_disk_is_said_counted_once_and_waited_out(tmp_path: Path) -> None
             with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
                 while True:
                     file.write(b"x" * (1 << 16))
-            # Records are written until a segment finds no room: the log notices then.
+            # Records are written until a segment finds no space: then the log notices.
             wait_until(lambda: kept.chat().status_code == 503, 60, "the disk is noticed to be full")
             assert kept.reasons() == ["audit-full"]
             count = kept.metric('token_shield_refusals_total{code="audit-full"')
@@ -215,7 +224,7 @@ def test_a_full_disk_is_said_counted_once_and_waited_out(tmp_path: Path) -> None
             total = kept.metric('token_shield_refusals_total{code="audit-full"')
             kept.close()
         assert recorded(gateway, before) and recorded(gateway, after)
-        # Those that could not be recorded one by one stand in the summaries.
+        # Refusals that could not be recorded one by one are in the summaries.
         told = binary("audit", "query", str(gateway.data / "audit"), "--kind", "refusals")
         rows = [row for line in told.out.splitlines() for row in json.loads(line)["inside"]["rows"]]
         counted = sum(row["count"] for row in rows if row["code"] == "audit-full")

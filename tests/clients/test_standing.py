@@ -1,4 +1,5 @@
-"""An operator's no acts within a second, on open streams as well, whatever the caller does."""
+"""An operator's refusal takes effect within a second, on open streams too, whatever the caller
+does."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from waiting import wait_until
 
 
 def chat(gateway: Gateway, token: str) -> str | None:
-    """One request; nothing when it passes, else the refusal's code."""
+    """Sends one request; returns None on success, else the refusal's code."""
     try:
         open_ai(gateway, token).chat.completions.create(model="echo", messages=user("hi"))
     except openai.APIStatusError as refused:
@@ -27,7 +28,8 @@ def chat(gateway: Gateway, token: str) -> str | None:
 
 
 def refused_within_a_second(gateway: Gateway, token: str, code: str, *command: str) -> None:
-    """Gives the command and asks until it shows; the second runs from when the command was done."""
+    """Runs the command and sends requests until it takes effect, within a second after the command.
+    """
     assert chat(gateway, token) is None
     gateway.command(*command, "--reason", "a test")
     wait_until(lambda: chat(gateway, token) == code, 1, f"{code} after {' '.join(command[:2])}")
@@ -75,7 +77,7 @@ def test_standing_of_an_agent(gateway: Gateway, no: str, yes: str | None, code: 
 
 
 class SlowReader:
-    """A caller who takes a long answer in small bites and so keeps its stream open."""
+    """A caller that reads a long answer in small pieces, and so keeps its stream open."""
 
     def __init__(self, gateway: Gateway, token: str, text: str) -> None:
         body = {"model": "echo", "messages": user(text), "stream": True}
@@ -98,14 +100,15 @@ class SlowReader:
                 return
             self.taken += len(data)
             self.tail = (self.tail + data)[-512:]
-            # The last chunk ends the answer; the connection may stay open for another request (RFC 9112 section 7.1).
+            # The last chunk ends the answer; the connection may stay open for another request (RFC
+            # 9112 section 7.1).
             if self.tail.endswith(b"\r\n0\r\n\r\n"):
                 self.closed_at = time.monotonic()
                 return
             self._hurry.wait(0.01)
 
     def finish(self) -> None:
-        """Reads what is left as fast as it comes."""
+        """Reads the rest as fast as possible."""
         self._hurry.set()
         self._reader.join(30)
         assert not self._reader.is_alive(), "the stream is still open"

@@ -1,4 +1,4 @@
-"""Streams under load: what waits, what arrives whole, and how the gateway ends them."""
+"""Streams under load: which wait, which complete, and how the gateway ends them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_slow_reader_holds_the_upstream_back_and_gets_everything(
 
 
 def test_a_caller_who_resets_one_stream(fronted: Gateway, upstream: FakeUpstream) -> None:
-    """Over HTTP/2 the connection stays: the upstream of this stream is let go, the next request passes."""
+    """Over HTTP/2 the connection stays: the gateway stops this stream's upstream request only."""
     connection = PlainHttp2(fronted.port, fronted.token)
     stream = connection.post(
         "/v1/chat/completions",
@@ -89,7 +89,7 @@ def test_a_refused_credential_is_the_operators_matter(fronted: Gateway) -> None:
 
 
 def test_a_broken_upstream_is_not_asked_twice_by_the_sdk(fronted: Gateway) -> None:
-    """It may have done the work: `x-should-retry: false` keeps the SDK from paying for it again."""
+    """It may have done the work: `x-should-retry: false` keeps the SDK from paying for it twice."""
     over = line(fronted)
     with pytest.raises(openai.InternalServerError):
         open_ai(fronted, fronted.token, over, retries=1).chat.completions.create(
@@ -107,7 +107,7 @@ def test_an_upstream_that_is_gone(tmp_path_factory: pytest.TempPathFactory) -> N
         with pytest.raises(openai.InternalServerError) as failed:
             client.chat.completions.create(model=MODEL, messages=user("hi"))
         assert (failed.value.status_code, failed.value.code) == (503, "upstream-unavailable")
-        # What needs no upstream goes on.
+        # A request without an upstream still passes.
         client.chat.completions.create(model="echo", messages=user("hi"))
 
 
@@ -115,7 +115,10 @@ def test_an_upstream_that_is_gone(tmp_path_factory: pytest.TempPathFactory) -> N
 def test_sigterm_with_a_stream_and_an_idle_connection(
     upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory, protocol: str
 ) -> None:
-    """With curl: PyPI's h2 gives its streams up at the first GOAWAY (RFC 9113 section 6.8 lets them finish)."""
+    """With curl, because PyPI's h2 drops its streams at the first GOAWAY.
+
+    RFC 9113 section 6.8 lets them finish.
+    """
     with Gateway(tmp_path_factory.mktemp("drain") / "data", upstream=upstream.url) as gateway:
         upstream.gate.clear()
         idle = line(gateway)

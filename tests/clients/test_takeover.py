@@ -1,4 +1,4 @@
-"""A restart without a gap: one process takes over from another under load, and either may die at any step of it."""
+"""A restart without a gap: one process takes over from another under load, and either may crash."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def config(url: str, more: str = "") -> str:
 
 
 class Relayed(Served):
-    """A gateway whose process is taken over from, again and again."""
+    """A gateway whose process is replaced by take-overs, repeatedly."""
 
     def __init__(self, folder: Path, config: str, issuer: str | None = None, **more: str) -> None:
         self.env = environment() | more
         self.former: list[subprocess.Popen[str]] = []
-        # The process that serves, where it is nobody's child here.
+        # The serving process, if it is not a child of this one.
         self.newest = 0
         super().__init__(folder / "data", config, issuer=issuer)
         self.token = self.issue("tests/main", models=(MODEL,))
@@ -79,7 +79,7 @@ class Relayed(Served):
         return self.line("serving", pid=process.pid) is not None
 
     def take_over(self) -> None:
-        """Another process takes over; the former one drains."""
+        """Another process takes over, and the former one drains."""
         process = self.successor()
         wait_until(
             lambda: self.serves(process) or process.poll() is not None,
@@ -91,12 +91,12 @@ class Relayed(Served):
         self.process = process
 
     def drained(self, within: float = 60) -> None:
-        """Every former process has ended in good order."""
+        """Checks that every former process has ended with exit code 0."""
         for process in self.former:
             assert process.wait(within) == 0, self.logged()[-4000:]
 
     def follow(self, process: subprocess.Popen[str]) -> None:
-        """That process is the gateway now, wherever it listens."""
+        """Makes that process the current gateway, at its new addresses."""
         line = self.line("serving", pid=process.pid)
         assert line, self.logged()[-4000:]
         self.url, self.metrics = f"http://{line['api']}", f"http://{line['metrics']}/metrics"
@@ -108,7 +108,7 @@ class Relayed(Served):
         return httpx2.post(self.url + CHAT, json=body, headers=headers, timeout=30, trust_env=False)
 
     def kinds(self) -> dict[str, int]:
-        """How many records of each kind the log has."""
+        """The number of records of each kind in the log."""
         found: dict[str, int] = {}
         for line in binary(
             "audit", "query", str(self.data / "audit"), within=1800
@@ -126,16 +126,21 @@ def clock() -> Iterator[Clock]:
 
 
 def _has_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Whether the server has closed a connection on which nothing is asked. The system is asked, as HTTP libraries do: the loop may
-    not have heard of it yet."""
+    """Whether the server has closed an idle connection.
+
+    It asks the system, as HTTP libraries do, because the event loop may not have noticed yet.
+    """
     poll = select.poll()
     poll.register(writer.get_extra_info("socket"), select.POLLIN)
     return reader.at_eof() or bool(poll.poll(0))
 
 
 class Load:
-    """A client like an SDK's, with retries off: a pool of kept connections, the last one used first; one that the server has closed,
-    or that was idle for 5 s (the default of httpx and of the SDKs), is not used again."""
+    """A client like an SDK's, with retries off.
+
+    It has a pool of kept connections, and uses the last one first. It does not reuse a connection
+    that the server has closed, or that was idle for 5 s (the default of httpx and of the SDKs).
+    """
 
     def __init__(self, gateway: Relayed) -> None:
         self.host, port = gateway.url.removeprefix("http://").split(":")
@@ -191,7 +196,10 @@ class Load:
             self.idle.append((reader, writer, time.monotonic()))
 
     async def run(self, rate: float, over: asyncio.Event) -> None:
-        """So many requests a second, until `over`; then waits for all. Streams of 2 s, and where `long` is set one in fifty so long."""
+        """Sends `rate` requests a second until `over`, then waits for all.
+
+        Streams last 2 s; with `long`, one in fifty lasts that long.
+        """
         asked, loop = [], asyncio.get_running_loop()
         began = loop.time()
         while not over.is_set():
@@ -204,8 +212,11 @@ class Load:
 
 
 def test_nothing_fails_while_processes_take_over_under_load(clock: Clock, folder: Path) -> None:
-    """5 take-overs at 100 requests a second with streams of 2 s and some of 12 s; in full 100 at 500, with streams of 2 s, and of
-    60 s around every tenth: a take-over waits until the one before has drained."""
+    """Runs 5 take-overs at 100 requests a second, with streams of 2 s and some of 12 s.
+
+    The full run has 100 take-overs at 500 requests a second. Its streams last 2 s, and 60 s around
+    every tenth take-over. A take-over waits until the one before has drained.
+    """
     rounds, rate, long = (100, 500, 60.0) if FULL else (5, 100, 12.0)
     with Relayed(folder, config(clock.url)) as gateway:
         load = Load(gateway)
@@ -219,7 +230,7 @@ def test_nothing_fails_while_processes_take_over_under_load(clock: Clock, folder
                 while load.asked < before + rate:
                     await asyncio.sleep(0.05)
                 await asyncio.to_thread(gateway.take_over)
-                # While one drains nobody takes over: its streams are waited for.
+                # No process takes over during a drain, which waits for its streams.
                 await asyncio.to_thread(gateway.drained, 120)
             over.set()
             await running
@@ -244,7 +255,7 @@ def gateway(upstream: FakeUpstream, folder: Path) -> Iterator[Relayed]:
 
 
 def stream(gateway: Relayed, text: str, seen: list[str]) -> threading.Thread:
-    """Reads a stream's events in a thread of its own, from a connection of its own."""
+    """Reads a stream's events in a thread, from a separate connection."""
 
     def read() -> None:
         body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": text}]}
@@ -263,7 +274,7 @@ def stream(gateway: Relayed, text: str, seen: list[str]) -> threading.Thread:
 def test_a_stream_goes_on_and_its_connection_serves_on(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """An unmodified SDK with retries off: a stream that is open stays, and the same client asks on without an error."""
+    """An unmodified SDK with retries off: an open stream stays, and the same client continues."""
     client = OpenAI(base_url=gateway.url + "/v1", api_key=gateway.token, max_retries=0, timeout=30)
     upstream.gate.clear()
     open_stream = client.chat.completions.create(
@@ -311,7 +322,8 @@ def test_requests_on_kept_connections_are_answered_and_their_connections_end(
 def test_a_connection_outlives_the_last_stream_on_it(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """The head of a stream that began before the take-over could not say that its connection ends: the next request is answered."""
+    """A stream's head sent before the take-over cannot announce the close: the next request is
+    answered."""
     host, port = gateway.url.removeprefix("http://").split(":")
     upstream.gate.clear()
     connection = http.client.HTTPConnection(host, int(port), timeout=30)
@@ -414,7 +426,8 @@ def test_places_at_upstreams_go_on(upstream: FakeUpstream, folder: Path) -> None
 def test_epochs_begin_before_and_after_a_take_over(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """The log that is passed on is the newest epoch's; what the former process says later is recorded in the one that is open then."""
+    """The newest epoch's log is handed over; later records of the former process go to the open
+    epoch."""
     gateway.command("audit", "begin", "--reason", "before")
     upstream.gate.clear()
     seen: list[str] = []
@@ -533,7 +546,7 @@ def test_the_successor_may_die_at_any_step(
 def test_a_successor_that_hangs_takes_nothing_over(
     step: str, gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """A stopped process does not say that it is ready: the predecessor ends it and goes on."""
+    """A stopped process does not report that it is ready: the predecessor ends it and continues."""
     upstream.gate.clear()
     seen: list[str] = []
     reader = stream(gateway, "behave gate", seen)
@@ -556,7 +569,8 @@ def test_a_successor_that_hangs_takes_nothing_over(
 def test_http2_streams_stay_and_their_connection_is_told_to_leave(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """An open stream ends whole; a request on the kept connection is answered through the successor; then comes GOAWAY."""
+    """An open stream completes; the successor answers a request on the kept connection; then comes
+    GOAWAY."""
     upstream.gate.clear()
     port = int(gateway.url.rpartition(":")[2])
     kept = PlainHttp2(port, gateway.token)
@@ -581,7 +595,7 @@ def test_http2_streams_stay_and_their_connection_is_told_to_leave(
 def test_a_caller_that_takes_nothing_keeps_no_former_process(
     upstream: FakeUpstream, folder: Path
 ) -> None:
-    """Its windows are shut, and it has no token: `drain` is what it has, not `drain_streams`."""
+    """Its windows are closed, and it has no token: `drain` applies, not `drain_streams`."""
     with Relayed(folder, config(upstream.url, '[timeouts]\ndrain = "2s"\n')) as gateway:
         caller = Narrow(int(gateway.url.rsplit(":", 1)[1]), "none", 0)
         caller.post(CHAT, {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
@@ -597,7 +611,7 @@ def test_a_successor_that_dies_later_leaves_streams_that_end_with_an_error(
     seen: list[str] = []
     reader = stream(gateway, "behave gate", seen)
     gateway.take_over()
-    # Killed before the former process knows that it serves, it would have taken over nothing.
+    # If it is killed before the former process knows that it serves, there is no take-over.
     taken_over = "another process has taken over"
     wait_until(
         lambda: gateway.line(taken_over, pid=gateway.process.pid) is not None,
@@ -663,7 +677,7 @@ def test_a_stop_ends_streams_with_an_error_event(upstream: FakeUpstream, folder:
 
 
 class Manager:
-    """What a service manager hears."""
+    """A service manager that records notifications."""
 
     def __init__(self, name: str | Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -704,7 +718,10 @@ def test_a_service_manager_is_told(abstract: bool, upstream: FakeUpstream, folde
 def test_sockets_that_a_service_manager_has_bound_are_taken(
     upstream: FakeUpstream, folder: Path
 ) -> None:
-    """`LISTEN_FDS`: three descriptors from 3 on, in any order; nobody binds anything, and the admin socket's file stays."""
+    """`LISTEN_FDS`: three descriptors from 3 on, in any order; the gateway binds no socket.
+
+    The admin socket's file stays.
+    """
     api, metrics = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     with Relayed(folder, config(upstream.url)) as gateway:
         gateway.stop()
@@ -720,7 +737,8 @@ def test_sockets_that_a_service_manager_has_bound_are_taken(
             )
         )
         passed = [metrics, admin, api]
-        # The shell puts them at 3, 4 and 5 and is then the gateway, so that LISTEN_PID is right.
+        # The shell puts them at 3, 4 and 5 and then becomes the gateway, so that LISTEN_PID is
+        # right.
         puts = " ".join(f"{place}<&{one.fileno()}" for place, one in enumerate(passed, 3))
         script = f'exec {puts}; LISTEN_PID=$$ LISTEN_FDS=3 exec "$0" "$@"'
         with gateway.log.open("ab") as log:

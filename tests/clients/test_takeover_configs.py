@@ -1,4 +1,7 @@
-"""Take-overs between two configs: what the successor's says counts, and what it may not change is refused before anything stops."""
+"""Take-overs between two configs: the successor's config applies.
+
+A forbidden change is refused before any service stops.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def test_who_has_no_issuer_at_the_successor_is_cut_at_the_predecessor(
 def test_fetched_keys_go_on_where_their_publisher_is_gone_before_the_take_over(
     upstream: FakeUpstream, folder: Path, tmp_path: Path
 ) -> None:
-    """One of two issuers that publish their keys can be asked by the successor, the other one cannot."""
+    """Of two issuers that publish their keys, the successor can reach only one."""
     authority(tmp_path)
     gone, there = Publisher(tmp_path), Publisher(tmp_path)
     key(tmp_path / "other.jwk")
@@ -90,7 +93,8 @@ def test_fetched_keys_go_on_where_their_publisher_is_gone_before_the_take_over(
 
 
 def test_a_reload_between_is_not_undone(upstream: FakeUpstream, folder: Path) -> None:
-    """The successor has read the config; then it changes, and the gateway that runs reads it again."""
+    """The config changes after the successor has read it, and the running gateway reads it again.
+    """
     with Relayed(folder, config(upstream.url)) as gateway:
         late = gateway.successor(TOKEN_SHIELD_HANGS_AT="successor-asks")
         wait_until(lambda: state(late.pid) == "T", START_S, "it has read the config")
@@ -109,7 +113,8 @@ def test_a_reload_between_is_not_undone(upstream: FakeUpstream, folder: Path) ->
 def test_sockets_of_other_names_are_refused_and_of_the_same_taken(
     upstream: FakeUpstream, folder: Path
 ) -> None:
-    """Every socket is told by its whole path, from whatever folder either process was started."""
+    """Sockets are identified by their full path, from whatever folder either process was started.
+    """
     with Relayed(folder, config(upstream.url)) as gateway:
         text = gateway.config.read_text()
         other = folder / "other"
@@ -134,7 +139,7 @@ def test_sockets_of_other_names_are_refused_and_of_the_same_taken(
 
 
 def test_a_process_that_drains_holds_no_socket(upstream: FakeUpstream, folder: Path) -> None:
-    """Should its successor die, the next process can listen at once."""
+    """If its successor crashes, the next process can listen at once."""
     with Relayed(folder, config(upstream.url)) as gateway:
         upstream.gate.clear()
         seen: list[str] = []

@@ -1,4 +1,5 @@
-"""What goes wrong around a take-over: processes that ask and die, two operators at once, a stop of both, callers that do not read."""
+"""Failures around a take-over: crashes of the asking process, two operators, stops, slow readers.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from test_serve import authority
 from test_takeover import CHAT, Relayed, config, is_zombie, stream
 from waiting import wait_until
 
-# Connects, and asks with its standard input's line; says what it has heard, and waits to be ended.
+# Connects and sends the line from its standard input; prints what it received, and waits.
 ASKER = """
 import socket, sys
 asks = socket.socket(socket.AF_UNIX)
@@ -44,7 +45,7 @@ sys.stdin.readline()
 
 
 class Asker:
-    """A process that asks a gateway to hand over, and does nothing with what it gets."""
+    """A process that asks a gateway to hand over, and ignores what it receives."""
 
     def __init__(self, gateway: Relayed) -> None:
         line = gateway.line("serving", pid=gateway.process.pid)
@@ -74,7 +75,7 @@ class Asker:
         return self.process.stdout.readline().strip()
 
     def asks(self) -> str:
-        """Asks, and gives the number of descriptors and the beginning of the answer."""
+        """Asks; returns the number of descriptors and the beginning of the answer."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps(self._word) + "\n")
         self.process.stdin.flush()
@@ -99,7 +100,7 @@ def clock() -> Iterator[Clock]:
 
 
 def upgraded(gateway: Relayed) -> Done:
-    """`upgrade`; the newest process that serves is the gateway then."""
+    """Runs `upgrade`; the newest serving process is the gateway afterwards."""
     done = binary("upgrade", "--data", str(gateway.data), "--json", within=60)
     if done.code == 0:
         pid = json.loads(done.out)["pid"]
@@ -109,14 +110,14 @@ def upgraded(gateway: Relayed) -> Done:
 
 
 def end(gateway: Relayed) -> None:
-    """Stops the newest process, which is nobody's child here, and checks the log."""
+    """Stops the newest process, which is not a child of this one, and checks the log."""
     pid = gateway.newest
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid), 30, "it has stopped")
 
 
 def test_each_upgrade_of_an_idle_gateway_is_answered(gateway: Relayed) -> None:
-    """The former process has nothing to drain; it still says that it was succeeded before it ends."""
+    """The former process has no stream to drain, but still reports its successor before it ends."""
     served = set()
     for _ in range(12):
         done = upgraded(gateway)
@@ -166,7 +167,8 @@ def test_two_upgrades_at_once_hear_the_truth(gateway: Relayed) -> None:
 def test_who_asks_the_former_process_late_is_refused(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """A connection that was accepted before a take-over asks after it: the process that drains gives nothing, and opens nothing."""
+    """A connection accepted before a take-over asks after it: the draining process hands over no
+    socket."""
     late = Asker(gateway)
     upstream.gate.clear()
     seen: list[str] = []
@@ -220,7 +222,8 @@ def test_a_failed_take_over_leaves_the_policy_of_the_reload(
 
 
 def test_a_shortage_after_a_failed_take_over_passes(gateway: Relayed) -> None:
-    """No descriptor is to be had when the successor dies: requests are refused meanwhile, and everything is as before afterwards."""
+    """The successor crashes while no descriptor is free: requests are refused until that changes.
+    """
     asker = Asker(gateway)
     assert int(asker.asks().split()[0]) >= 8
     pid = gateway.process.pid
@@ -280,7 +283,10 @@ def test_a_shortage_that_lasts_after_a_failed_take_over_does_not_keep_the_proces
     "kept", [False, True], ids=["begun before", "begun on a kept connection after"]
 )
 def test_a_stop_of_both_leaves_nothing_unknown(kept: bool, clock: Clock, folder: Path) -> None:
-    """A service manager stops both processes at once: streams end with an event that says so, and outcomes say what was delivered."""
+    """A service manager stops both processes at once.
+
+    Streams end with an event that states the cause, and outcomes state what was delivered.
+    """
     ends: list[bytes] = []
     with Relayed(folder, config(clock.url, '[timeouts]\ndrain = "2s"\n')) as gateway:
         host, port = gateway.url.removeprefix("http://").split(":")
@@ -338,7 +344,8 @@ def test_a_stop_of_both_leaves_nothing_unknown(kept: bool, clock: Clock, folder:
 
 
 def test_who_does_not_read_holds_nobody_up(gateway: Relayed) -> None:
-    """Kept connections are served through the successor: those that do not read their streams take no room from others."""
+    """The successor serves kept connections: those that do not read their streams take no slots of
+    others."""
     host, port = gateway.url.removeprefix("http://").split(":")
 
     def connect(buffer: int | None = None) -> socket.socket:
@@ -386,7 +393,7 @@ def test_who_does_not_read_holds_nobody_up(gateway: Relayed) -> None:
 def test_published_keys_outlive_a_take_over(
     upstream: FakeUpstream, folder: Path, tmp_path: Path
 ) -> None:
-    """Their publisher fails as soon as the successor serves."""
+    """The publisher fails as soon as the successor serves."""
     authority(tmp_path)
     publisher = Publisher(tmp_path)
     key(tmp_path / "other.jwk")

@@ -1,4 +1,5 @@
-"""Whoever changes anything below audit/ is found out by both verifiers, and a changed record is named; the head stays elsewhere."""
+"""Both verifiers detect any change below audit/ and name a changed record; the head is kept
+elsewhere."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ State = dict[str, bytes]  # the files of a log by their paths below audit/
 
 @dataclass(frozen=True)
 class Tampering:
-    """Files that are changed, or taken away (None). Where it changes one record, that is its epoch and index."""
+    """Changed or removed (None) files. If one record changes, its epoch and index."""
 
     what: str
     changes: dict[str, bytes | None] = field(repr=False)
@@ -57,21 +58,21 @@ class Tampering:
 
 @dataclass
 class Asked:
-    """A verifier that was started."""
+    """A verifier process."""
 
     process: subprocess.Popen[str]
 
     def result(self) -> dict[str, object]:
         out, _ = self.process.communicate(timeout=60)
         found = json.loads(out)
-        # A head of an epoch before is one thing, a log that does not verify another.
+        # A head of an earlier epoch is distinct from a log that is invalid.
         assert found["valid"] == (self.process.returncode in (0, 4)), found
         return found
 
 
 @dataclass
 class Log:
-    """A log, its states of former times, and what has been done to it."""
+    """A log, its former states, and the changes made to it."""
 
     folder: Path
     data: Path
@@ -80,7 +81,7 @@ class Log:
     done: Counter[str] = field(default_factory=Counter)
 
     def records(self, epoch: str) -> list[bytes]:
-        """Those in the tiles."""
+        """The records in the tiles."""
         names = sorted(name for name in self.state if name.startswith(f"{epoch}/tile/entries/"))
         return [record for name in names for record in frames(self.state[name], _width(name), 0)]
 
@@ -88,7 +89,7 @@ class Log:
         return sorted(name for name in self.state if "/journal/" in name)
 
     def put(self, changes: dict[str, bytes | None]) -> None:
-        """Writes files or takes them away, with folders that are empty then."""
+        """Writes or removes files, and removes empty folders."""
         for name, data in changes.items():
             path = self.folder / name
             if data is not None:
@@ -116,7 +117,7 @@ class Log:
         return self.begun().result()
 
     def begun(self) -> Asked:
-        """The gateway's verifier, at work."""
+        """Starts the gateway's verifier."""
         keys, head = self.data / "log.vkeys", self.data / "secret/head"
         words = [
             str(BINARY),
@@ -152,11 +153,11 @@ def _read(folder: Path) -> State:
     }
 
 
-# ---- the log ----------------------------------------------------------------------------------------------------------
+# ---- the log -------------------------------------------------------------------------------------
 
 
 def _load(own: Served, token: str, count: int) -> None:
-    """Asks from four sides, or until the gateway is gone."""
+    """Sends requests in four threads, until the gateway ends."""
 
     def ask() -> None:
         with httpx2.Client(trust_env=False, timeout=30) as client:
@@ -178,7 +179,8 @@ def _load(own: Served, token: str, count: int) -> None:
 
 
 def _killed(own: Served, token: str, journal: Path) -> None:
-    """Under load, in the moment between a new segment of the journal and the checkpoint that makes the one before needless."""
+    """Kills the gateway under load, after a new journal segment and before the checkpoint that
+    replaces the old."""
 
     def two_segments() -> bool:
         paths = sorted(journal.iterdir())
@@ -195,7 +197,8 @@ def _killed(own: Served, token: str, journal: Path) -> None:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """Two epochs of a gateway that was killed: several full tiles in both, two segments, records that no checkpoint covers."""
+    """Two epochs of a killed gateway: several full tiles in both, two segments, uncheckpointed
+    records."""
     folder, older = tmp_path_factory.mktemp("tamper"), []
     with Served(folder / "data", ECHO + BUSY) as own:
         token = own.issue("tests/busy", "--class", "busy")
@@ -241,11 +244,11 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
         return made
 
 
-# ---- what is done to it -----------------------------------------------------------------------------------------------
+# ---- changes -------------------------------------------------------------------------------------
 
 
 def _some_file(log: Log, chance: random.Random, *kinds: str, least: int = 0) -> str:
-    """A file of a kind that is drawn first, so that rare kinds are met as often as others."""
+    """A file of a random kind, so that rare kinds are chosen as often as others."""
     while True:
         form = KINDS[chance.choice(kinds or [*KINDS])]
         if found := [
@@ -255,7 +258,7 @@ def _some_file(log: Log, chance: random.Random, *kinds: str, least: int = 0) -> 
 
 
 def _place(log: Log, chance: random.Random, name: str) -> int:
-    """Somewhere in a file, mostly where something stands."""
+    """A position in a file, mostly one with content."""
     data = log.state[name]
     return chance.randrange(max(1, len(data.rstrip(b"\0")) if chance.random() < 0.8 else len(data)))
 
@@ -281,7 +284,7 @@ def flip(log: Log, chance: random.Random) -> Tampering:
 
 
 def _first(tile: str) -> int:
-    """The number of the first record of a tile of this log, which has less than 1,000."""
+    """The index of a tile's first record; this log has fewer than 1,000 records."""
     return 256 * int(
         tile.rpartition("/")[2] if ".p/" not in tile else tile.rpartition("/")[0][-5:-2]
     )
@@ -304,7 +307,7 @@ def delete_folder(log: Log, chance: random.Random) -> Tampering:
 
 
 def add(log: Log, chance: random.Random) -> Tampering:
-    """A file that is not called for, of a name that is right or nearly."""
+    """Adds an unexpected file, whose name is valid or almost valid."""
     name = chance.choice(
         [
             "e000001/notes",
@@ -357,7 +360,7 @@ def truncate(log: Log, chance: random.Random) -> Tampering:
 
 
 def an_older_file(log: Log, chance: random.Random) -> Tampering:
-    """One that the log has as well, or has no more."""
+    """Replaces a file by an older version, or restores a removed one."""
     age = chance.randrange(len(log.older))
     name = chance.choice(
         [name for name, data in log.older[age].items() if log.state.get(name) != data]
@@ -366,7 +369,7 @@ def an_older_file(log: Log, chance: random.Random) -> Tampering:
 
 
 def an_older_state(log: Log, chance: random.Random) -> Tampering:
-    """Of all there is, or of one epoch."""
+    """Restores an older state of all files, or of one epoch."""
     age, folder = chance.randrange(len(log.older)), chance.choice(["", "e000001/", "e000002/"])
     states = [
         {name: data for name, data in state.items() if name.startswith(folder)}
@@ -386,7 +389,7 @@ def remove_segment(log: Log, chance: random.Random) -> Tampering:
 
 
 def exchange(log: Log, chance: random.Random) -> Tampering:
-    """Two records of a bundle, with all hashes over them as they should be."""
+    """Exchanges two records of a bundle, and corrects all hashes over them."""
     epoch = chance.choice(["e000001", "e000002"])
     some = log.records(epoch)
     one = chance.randrange(len(some))
@@ -397,7 +400,7 @@ def exchange(log: Log, chance: random.Random) -> Tampering:
 
 
 def forge(log: Log, chance: random.Random) -> Tampering:
-    """One letter of a record, in its tile or with all hashes over it as they should be."""
+    """Changes one letter of a record, in its tile only or with corrected hashes."""
     epoch = chance.choice(["e000001", "e000002"])
     some = log.records(epoch)
     index = chance.randrange(len(some))
@@ -416,7 +419,7 @@ def forge(log: Log, chance: random.Random) -> Tampering:
 
 
 def _forged(record: bytes, chance: random.Random) -> bytes:
-    """A record of the right form, with another digit in its time or another letter in it."""
+    """A record of valid form, with another digit in its time or another letter elsewhere."""
     places = [*range(7, 29)] * 8 + [*range(29, len(record))]
     while True:
         at = chance.choice(places)
@@ -426,7 +429,8 @@ def _forged(record: bytes, chance: random.Random) -> bytes:
 
 
 def rewrite_journal(log: Log, chance: random.Random) -> Tampering:
-    """Forges a record of the journal, exchanges two or leaves the last ones out, with all checks and roots as they should be."""
+    """Forges a journal record, exchanges two or drops the last ones, with corrected checksums and
+    roots."""
     names, covered = log.segments(), log.records("e000002")
     first = int(names[0][-20:])
     whole = {name: list(batches(log.state[name])) for name in names}
@@ -476,11 +480,11 @@ WAYS: dict[Callable[[Log, random.Random], Tampering], int] = {
 }
 
 
-# ---- what the text permits --------------------------------------------------------------------------------------------
+# ---- changes that the specification permits ------------------------------------------------------
 
 
 def _permitted(log: Log, changes: dict[str, bytes | None]) -> bool:
-    """What docs/AUDIT.md permits, because nothing is lost by it."""
+    """Whether docs/AUDIT.md permits the change, because it loses no data."""
     return all(
         data == log.state.get(name) or _says_nothing(log, name, data)
         for name, data in changes.items()
@@ -490,7 +494,7 @@ def _permitted(log: Log, changes: dict[str, bytes | None]) -> bool:
 def _says_nothing(log: Log, name: str, data: bytes | None) -> bool:
     old, segments = log.state.get(name), log.segments()
     if name.startswith("tmp/"):
-        return True  # nobody looks there
+        return True  # these files are never read
     if name.endswith("/lock"):
         return data is None
     if name == "reserve":
@@ -498,17 +502,17 @@ def _says_nothing(log: Log, name: str, data: bytes | None) -> bool:
     if name == "e000002/checkpoint":
         return (
             data is None and int(segments[0][-20:]) == 0
-        )  # as if the first one were being written: the head has it
+        )  # as during the first write: the head has it
     if name.startswith("e000002/tile/") and old is None:
         return any(
             state.get(name) == data for state in log.older
-        )  # partial tiles of the checkpoint before
+        )  # partial tiles of the former checkpoint
     if name not in segments:
         return False
     if data is None:
         return name == segments[0] and int(segments[1][-20:]) <= len(
             log.records("e000002")
-        )  # all of it is in the tiles
+        )  # the tiles have all of it
     end = [one.end for one in batches(old)][-1]
     rest = data[end:].rstrip(b"\0")
     return data[:end] == old[:end] and (
@@ -516,11 +520,11 @@ def _says_nothing(log: Log, name: str, data: bytes | None) -> bool:
     )  # a torn write
 
 
-# ---- the campaign -----------------------------------------------------------------------------------------------------
+# ---- the campaign --------------------------------------------------------------------------------
 
 
 def _missed(log: Log, tampering: Tampering) -> list[str]:
-    """What is wrong with what the verifiers say of a tampering; the log is whole again afterwards."""
+    """The errors in the verifiers' results for a change; the log is restored afterwards."""
     log.put(tampering.changes)
     asked = log.begun()
     ours, theirs = log.ours(), asked.result()
@@ -542,7 +546,8 @@ def _missed(log: Log, tampering: Tampering) -> list[str]:
 
 def test_every_tampering_is_found_out(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_verifier, "LOOKS", 1)
-    # Most records and batches are the same from one tampering to the next: what the bytes alone say is remembered.
+    # Most records and batches are unchanged from one test to the next, so that results for bytes
+    # are cached.
     remembered = {
         (audit_verifier, "bundle"): 200,
         (audit_records, "perfect"): 200,

@@ -1,4 +1,5 @@
-"""Taking API keys over, and dates and rates as they are asked for: nothing of the file is shown, nothing is shortened silently."""
+"""Adoption of API keys, and dates and rates as requested: no key is shown, and no value is
+truncated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What verifying tokens may cost, and whom it is charged to: many agents behind one address, and one agent with many chains."""
+"""The cost of token verification, and who pays: many agents at one address, and many chains of one.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def client_of(url: str) -> httpx2.Client:
 def test_many_agents_behind_one_address_after_a_restart(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """The former gateway took 200 a second of them; now what is good is not counted, and what is no good is."""
+    """Regression: 200 a second were served. Now valid tokens do not count, and invalid ones do."""
     fast = Issuer("https://fast.example", tmp_path)
     tokens = [fast.token(f"fleet/agent-{number}") for number in range(5_000 if FULL else 600)]
     with serve(
@@ -83,7 +84,7 @@ def test_fresh_chains_of_one_root_are_bounded_and_others_go_on(
 def test_long_lists_are_refused_and_allowed_ones_pass(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """The chain of the report: a middle token and a leaf with 3,500 entries each."""
+    """The reported chain: a middle token and a leaf with 3,500 entries each."""
     fast = Issuer("https://fast.example", tmp_path, more="token_list = 100\n")
 
     def names(count: int) -> dict:
@@ -138,11 +139,11 @@ def test_a_memory_full_of_the_worst_tokens_is_as_large_as_documented(
             .link("a")
             .link("b")
         )
-        # What requests of that length take by themselves (buffers, the log) is not the memory of tokens.
+        # Requests of that length need memory too (buffers, the log), which is not the token cache.
         warm = chain.leaf(-1)
         assert {code(client, warm) for _ in range(1_000)} == {None}
         before = gateway.resident_bytes()
-        # More than fit: each takes more than its own text.
+        # More than fit: each takes more memory than its text.
         leaves = documented // len(chain.leaf(0)) + 200
         for number in range(leaves):
             assert code(client, chain.leaf(number)) is None

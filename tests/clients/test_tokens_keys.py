@@ -1,4 +1,4 @@
-"""Keys that must not be trusted: public keys for which anybody can sign, and holders' keys that were stolen."""
+"""Untrustworthy keys: public keys for which anyone can sign, and stolen holder keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory):
         yield served
 
 
-# ---- t1 = 0 -----------------------------------------------------------------------------------------------------------
+# ---- t1 = 0 --------------------------------------------------------------------------------------
 
 
 def zero_key() -> bytes:
@@ -37,7 +37,8 @@ def zero_key() -> bytes:
 
 
 def forge(public: bytes, message: bytes) -> bytes:
-    """A signature for such a key, made without any secret (FIPS 204 algorithm 8 with z = 0 and no hints)."""
+    """A signature for such a key without any secret (FIPS 204 algorithm 8 with z = 0 and no hints).
+    """
     tr = hashlib.shake_256(public).digest(64)
     mu = hashlib.shake_256(tr + b"\0\0" + message).digest(64)
     # HighBits(A z - c t1 2^d) is zero everywhere: 1,536 coefficients of 4 bits.
@@ -62,7 +63,7 @@ def forged(public: bytes, claims: dict) -> str:
 
 
 def test_the_forgery_is_one() -> None:
-    """Another library takes the signature: nothing but the refusal of the key stands in the way."""
+    """Another library accepts the signature: only the refusal of the key prevents the forgery."""
     public = zero_key()
     mldsa.MLDSA65PublicKey.from_public_bytes(public).verify(forge(public, b"message"), b"message")
 
@@ -83,7 +84,7 @@ def test_a_key_for_which_anybody_can_sign_is_no_issuers_key(
     other.write_text(config)
     done = binary("config", "check", str(other))
     assert done.code == 1 and "anybody could sign" in done.out + done.err
-    # Offline too, where no gateway stands between.
+    # The offline command refuses it too, without a gateway.
     vector = {
         "id": "x",
         "token": token,
@@ -119,7 +120,7 @@ def test_nor_a_holders(gateway: Served, tmp_path: Path, t1: bytes) -> None:
 
 
 def test_a_chain_below_such_a_key_is_refused(upstream: FakeUpstream, tmp_path: Path) -> None:
-    """Made without the command line, by an issuer that is careless."""
+    """A careless issuer made the chain without the command line."""
     public, issuer = zero_key(), Issuer("https://careless.example", tmp_path)
     bearer = {"key": "holder", "rank": "bearer", "order": ["bound", "bearer"]}
     claims = {
@@ -145,7 +146,7 @@ def test_a_chain_below_such_a_key_is_refused(upstream: FakeUpstream, tmp_path: P
     assert "anybody could sign" in shown.out
 
 
-# ---- holders' keys ----------------------------------------------------------------------------------------------------
+# ---- holders' keys -------------------------------------------------------------------------------
 
 
 def kid(holder: Holder) -> str:
@@ -187,7 +188,7 @@ def test_a_stolen_holders_key_is_revoked_by_its_thumbprint(
     assert (code(gateway, leaf), code(gateway, spared)) == ("key-revoked", None), (
         "after a restart too"
     )
-    # Nothing new stands on it either.
+    # A new token cannot use it either.
     done = binary(
         "token",
         "issue",
@@ -220,7 +221,7 @@ def test_the_two_kinds_of_keys_are_not_mixed_up(gateway: Served, tmp_path: Path)
     assert code(gateway, gateway.token) is None
 
 
-# ---- type confusion (jsonwebtoken before 12) --------------------------------------------------------------------------
+# ---- type confusion (jsonwebtoken before 12) -----------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Names across issuers and in what is printed: a principal belongs to its issuer, and a holder's names fill nothing up."""
+"""Names across issuers and in output: a principal belongs to its issuer, and names fill no table.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ def said(gateway: Served, token: str) -> str | None:
     return None if answer.status_code == 200 else answer.json()["error"]["code"]
 
 
-# ---- principals -------------------------------------------------------------------------------------------------------
+# ---- principals ----------------------------------------------------------------------------------
 
 
 def test_an_issuer_speaks_for_its_own_principals_alone(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """The former gateway let B use up the limits of A's principal and share its prompt cache."""
+    """Regression: issuer B could use up the limits of A's principal and share its prompt cache."""
     support = Issuer("https://support.example", tmp_path, principals='["support:*", "team:help"]')
     caps = f'[principal."team:research"]\n{CAPS}'
     salted = fake_model(upstream.url, 'profile = "vllm"')
@@ -65,7 +66,7 @@ def test_an_issuer_speaks_for_its_own_principals_alone(
             ISSUER,
         )
         assert done.code == 1 and "speaks for team:research, team:tests" in done.err
-        # A chain is its root's: the leaf cannot change it.
+        # A chain keeps its root's principal: the leaf cannot change it.
         chain = Link.root(support, "support/planner", sub="support:desk")
         assert said(gateway, chain.leaf(0)) is None
         assert said(gateway, chain.leaf(1, sub="team:research")) == "chain-principal"
@@ -160,7 +161,7 @@ def test_a_config_says_whose_principals_are_whose(tmp_path: Path, config: str, p
     assert done.code == 1 and part in done.out + done.err
 
 
-# ---- what is printed and counted --------------------------------------------------------------------------------------
+# ---- output and counts ---------------------------------------------------------------------------
 
 
 def test_a_holders_children_fill_no_labels(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_token_that_is_not_yet_valid_can_be_revoked_by_its_text(
         assert "sealed as" in gateway.command("token", "revoke", later, "--reason", "a test").err
         soon = fast.token("tests/soon", nbf=int(time.time()) + 7)
         gateway.command("token", "revoke", soon, "--reason", "a test")
-        # Its time comes (the leeway is five seconds), and it stays refused.
+        # The token expires (the leeway is five seconds), and stays refused.
         deadline = time.monotonic() + 20
         while (refused := said(gateway, soon)) == "token-not-yet-valid":
             assert time.monotonic() < deadline
@@ -252,7 +253,7 @@ def test_every_model_that_can_be_called_can_be_retrieved(named: Served, name: st
     ],
 )
 def test_escapes_elsewhere_and_tricks_are_refused(named: Served, path: str) -> None:
-    """Nothing is decoded twice, and no decoded name is a path."""
+    """No text is decoded twice, and no decoded name is a path."""
     with socket.create_connection(("127.0.0.1", named.port), timeout=20) as connection:
         connection.sendall(
             (
@@ -287,7 +288,7 @@ def test_a_table_of_usage_runs_nothing_in_a_spreadsheet(
     rows = [line for line in table.out.splitlines() if "cmd" in line]
     assert len(rows) == 5 and all(row.startswith("'=cmd|x,") for row in rows)
     assert {row.split(",")[1] for row in rows} == {"'=1+1", "'+x", "'-x", "'@x", "plain"}
-    # Programs read the JSON, which is as it was.
+    # Programs read the JSON, which is unchanged.
     exact = binary("audit", "usage", str(data / "audit"), "--by", "principal,model", "--json")
     assert {json.loads(line)["model"] for line in exact.out.splitlines() if "cmd" in line} == set(
         names

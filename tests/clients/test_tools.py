@@ -1,4 +1,7 @@
-"""Door 2, tool calls: what an answer would have a tool of `fetch_tools` reach is judged, and a call goes on as it is or not at all."""
+"""Response filter, tool calls: URLs in calls of `fetch_tools` are checked.
+
+A call passes unchanged, or is refused.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ route = ["echo"]
 
 
 def place(chance: random.Random) -> tuple[str, bool]:
-    """Somewhere, and whether it is controlled."""
+    """A destination, and whether it is controlled."""
     good = [
         "https://good.example/a?b=1",
         "http://good.example",
@@ -94,7 +97,7 @@ def place(chance: random.Random) -> tuple[str, bool]:
 
 
 def call(chance: random.Random) -> tuple[str, dict[str, Any], bool]:
-    """A tool, what it is called with, and whether that may go on."""
+    """A tool, its arguments, and whether the call may pass."""
     tool = chance.choice(["fetch", "Fetch", "browser_open", "write_file", "prefetch"])
     where, controlled = place(chance)
     arguments: dict[str, Any] = {
@@ -177,7 +180,7 @@ def streamed(chance: random.Random, whole: dict[str, Any]) -> bytes:
 
 
 def put_together(client: openai.OpenAI, mark: str) -> list[tuple[str, str]]:
-    """The calls of a stream as the SDK's own reader has them."""
+    """The calls of a stream, as the SDK's reader assembles them."""
     with client.chat.completions.stream(model=MODEL, messages=user(mark)) as stream:
         message = stream.get_final_completion().choices[0].message
     return [(one.function.name, one.function.arguments) for one in message.tool_calls or []]
@@ -261,7 +264,8 @@ def test_nothing_of_a_refused_call_comes_out(gateway: Served, model: Says) -> No
 
 
 def test_what_comes_behind_a_refused_link_is_not_sent(gateway: Served, model: Says) -> None:
-    """All of it comes at once; what stands before the link comes out, then the error, and no end as if all were well."""
+    """All bytes come at once: the text before the link is sent, then the error, and no normal end.
+    """
     token = gateway.issue("tools/blocked", "--class", "blocked", models=(MODEL,))
     piece = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
     events = [
@@ -310,7 +314,10 @@ def test_a_token_leaves_less(gateway: Served, model: Says) -> None:
 
 
 def block(name: str, url: str, late: bool) -> tuple[bytes, bytes]:
-    """An answer of Anthropic's that calls a tool, whole and streamed; all blocks end at the end where it is `late`, as llama.cpp has it."""
+    """An answer of Anthropic's with a tool call, whole and streamed.
+
+    With `late`, all blocks end at the end of the answer, as in llama.cpp.
+    """
     about = {
         "id": "m",
         "type": "message",

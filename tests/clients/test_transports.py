@@ -1,4 +1,5 @@
-"""Both SDKs over HTTP/1.1 and HTTP/2, plain and with TLS, waiting and not, and curl as the README prints it."""
+"""Both SDKs over HTTP/1.1 and HTTP/2, with and without TLS and waiting; curl as README prints it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ TEXT = "the gate is open for größe, 模型 and 🙂"
 
 @pytest.fixture(params=["http1", "http2", "tls-http1", "tls-http2"])
 def wired(request: pytest.FixtureRequest) -> tuple[Gateway, Line, str]:
-    """A gateway, a line to it, and the protocol that the line must speak."""
+    """A gateway, a client for it, and the protocol that the client must use."""
     name: str = request.param
     gateway: Gateway = request.getfixturevalue("over_tls" if name.startswith("tls") else "gateway")
     return (
@@ -116,7 +117,8 @@ def test_a_client_that_does_not_know_our_ca_does_not_talk(over_tls: Gateway) -> 
 
 
 def test_every_request_after_a_stream_passes(gateway: Gateway) -> None:
-    """llama.cpp closes a connection after a stream without having said so; the gateway must not trip over that."""
+    """llama.cpp closes a connection after a stream without an announcement; the gateway must handle
+    that."""
     for round_ in range(8):
         client = open_ai(gateway, gateway.issue(f"transports/after-{round_}", models=(MODEL,)))
         for _ in range(40):
@@ -129,7 +131,7 @@ def test_every_request_after_a_stream_passes(gateway: Gateway) -> None:
 
 
 def test_curl_as_the_readme_prints_it(gateway: Gateway) -> None:
-    """Every curl of the README, pasted: with our address for its own, and `$OPENAI_…` as it says to set them."""
+    """Every curl command of the README, with our address, and `$OPENAI_…` set as it describes."""
     shown = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     commands = [found for block in shown for found in _commands(block) if found.startswith("curl ")]
     assert len(commands) >= 2, "the README shows an answer and a refusal"
@@ -157,7 +159,7 @@ def test_curl_as_the_readme_prints_it(gateway: Gateway) -> None:
 
 
 def _commands(block: str) -> list[str]:
-    """The commands after each `$ ` of a console block, with the lines that the shell would still be waiting for."""
+    """The commands after each `$ ` of a console block, with continuation lines."""
     found: list[str] = []
     for text in block.splitlines():
         if text.startswith("$ "):

@@ -1,4 +1,4 @@
-"""Records say which weights answered, and a model whose weights are not those that were pinned does not answer."""
+"""Records state which weights answered; a model with other weights than pinned does not answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fake_upstream import MODEL, FakeUpstream, completion
 from gateway import Gateway, Served, binary
 from waiting import wait_until
 
-# Files are looked at every 2 s, servers asked every 10 s.
+# Files are checked every 2 s, servers every 10 s.
 LOOKED_S = 15
 ASKED_S = 30
 
@@ -30,7 +30,7 @@ def sha256(text: str) -> str:
 
 
 def chat(gateway: Gateway, token: str) -> str | None:
-    """One request; nothing when it passes, else the refusal's code."""
+    """Sends one request; returns None on success, else the refusal's code."""
     try:
         open_ai(gateway, token).chat.completions.create(model=MODEL, messages=user("hi"))
     except openai.APIStatusError as refused:
@@ -39,7 +39,7 @@ def chat(gateway: Gateway, token: str) -> str | None:
 
 
 def row(gateway: Gateway) -> dict[str, Any]:
-    """What `model list` says of the one model."""
+    """The row of `model list` for the one model."""
     [only] = [
         json.loads(line) for line in gateway.command("model", "list", "--json").out.splitlines()
     ]
@@ -68,7 +68,7 @@ def config(url: str, model: str, profile: str = "generic") -> str:
 
 
 def swap(path: Path, text: str) -> None:
-    """Puts another file in its place that has its length and its time of modification."""
+    """Replaces a file by another with the same length and modification time."""
     before = path.stat()
     fresh = path.with_name("fresh")
     fresh.write_text(text)
@@ -80,7 +80,7 @@ def swap(path: Path, text: str) -> None:
 
 
 class Ollama:
-    """Answers chats, and says of its model what `digest` is."""
+    """Answers chats, and reports `digest` as the model's digest."""
 
     def __init__(self, digest: str) -> None:
         self.digest = digest
@@ -109,7 +109,7 @@ def serving(ollama: Ollama) -> Iterator[str]:
             self.wfile.write(data)
 
         def do_GET(self) -> None:
-            # Two kinds of servers in one: what is asked for says which it is taken for.
+            # Acts as two kinds of servers: the requested path decides which.
             listed = {"data": [{"id": MODEL, "root": "org/weights"}]}
             self.answer({"/api/tags": ollama.tags(), "/v1/models": listed}[self.path])
 

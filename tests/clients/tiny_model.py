@@ -1,9 +1,9 @@
-"""A language model that fits into half a megabyte: two llama layers of random weights in a GGUF file.
+"""A language model of half a megabyte: two llama layers of random weights in a GGUF file.
 
     python tiny_model.py FILE
 
-What it says is noise, the same noise for the same seed; what matters is that a real inference server loads it in
-milliseconds and then speaks its real protocol, so that the gateway is tried against the genuine thing.
+Its output is noise, and the same for the same seed. A real inference server loads it in
+milliseconds and uses its real protocol, so that tests cover a real server.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-# Common pieces first: a byte-fallback tokenizer needs no more, and the noise becomes half readable.
+# Common pieces first: a byte-fallback tokenizer needs no more, and the noise is half readable.
 PIECES = (
     "▁ e t a o i n s r h l d u c m f y w g p b v k j x ▁the ▁a ▁of ▁model ▁gate ▁key ▁hello . , ! "
     '? : { } [ ] "'
 ).split(" ")
 
-# What a chat looks like to the model. Tools, tool calls and their results all show, so that a field lost on the way
+# The chat prompt for the model. Tools, tool calls and results all appear, so that a lost field
 # changes the prompt.
 CHAT_TEMPLATE = """\
 {%- if tools %}{{ '<|tools|>' }}{% for t in tools %}{{ t | tojson }}{{ '\\n' }}{% endfor %}\
@@ -63,7 +63,7 @@ def vocabulary() -> tuple[list[bytes], list[int], list[float]]:
 
 
 def tensors(shape: Shape, tokens: int, seed: int) -> dict[str, np.ndarray]:
-    """Every tensor of the network by its GGUF name; norms are ones, the rest is seeded noise."""
+    """Every tensor of the network by its GGUF name; norms are ones, the others are seeded noise."""
     source = np.random.default_rng(seed)
 
     def noise(rows: int, columns: int) -> np.ndarray:

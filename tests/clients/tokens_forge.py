@@ -1,4 +1,4 @@
-"""Tokens and chains made by hand with Ed25519, fast enough for thousands of them."""
+"""Tokens and chains made with Ed25519, fast enough for thousands of them."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ class Link:
         return {**said, "cnf": {"jwk": holder.jwk}} if holder else said
 
     def link(self, name: str) -> Link:
-        """A child with a key of its own."""
+        """A child with a new key."""
         holder = Signer()
         claims = self._below(name, 0, holder)
         return Link(f"{self.chain}~{self.holder.sign(claims)}", claims, holder)
 
     def leaf(self, number: int, name: str = "leaf", **changes: object) -> str:
-        """A bearer token at the end; another one for each number."""
+        """A bearer token at the end of the chain; another one for each number."""
         return f"{self.chain}~{self.holder.sign({**self._below(name, number, None), **changes})}"

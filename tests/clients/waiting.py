@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, in place of sleeping for a while and hoping."""
+"""Waits for a condition with a deadline, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _never = threading.Event()
 
 
 class Late(AssertionError):
-    """What was waited for did not come in time."""
+    """The condition did not become true in time."""
 
 
 def wait_until(condition: Callable[[], T], within: float, what: str) -> T:
-    """Asks `condition` again and again until it gives something true, and returns that.
+    """Calls `condition` until it returns a true value, and returns that value.
 
-    Raises `Late` after `within` seconds, naming `what` was waited for.
+    Raises `Late` after `within` seconds; `what` describes the condition.
     """
     deadline = time.monotonic() + within
     while True:

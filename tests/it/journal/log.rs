@@ -1,7 +1,7 @@
 //! The pen: recovery, one writer, shared syncs, and every way in which a log ends.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use token_shield::audit::format::event::{Event, Previous};
 use token_shield::audit::format::fault::RecordFault;
 use token_shield::audit::format::record::Record;
-use token_shield::audit::store::log::{Log, LogFault, Recovered, Settings};
+use token_shield::audit::store::log::{Log, LogFault, Settings};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
-use token_shield::durable::{Disk, SystemDisk};
+use token_shield::durable::Disk;
 use token_shield::id::KeyId;
 
 use super::data::{Data, event, events};

@@ -157,7 +157,7 @@ fn a_minted_token_verifies() {
 
 #[test]
 fn the_page_shows_the_tables_of_the_code() {
-    let page = include_str!("../../docs/TOKEN.md");
+    let page = include_str!("../../../docs/TOKEN.md");
     assert!(
         page.contains(&constraint::markdown()),
         "docs/TOKEN.md: the table of constraints should be\n{}",

@@ -116,6 +116,18 @@ impl Event {
             | Self::TokenRevoked { .. }
             | Self::HandleSet { .. }
             | Self::HandleRevoked { .. } => self.token_members(into),
+            Self::KeyAdded { .. } | Self::KeyRetired { .. } | Self::KeyRevoked { .. } => {
+                self.key_members(into);
+            }
+        }
+    }
+
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the events of keys alone; the others are in `members`"
+    )]
+    fn key_members<'e>(&'e self, into: &mut Members<'e>) {
+        match self {
             Self::KeyAdded { issuer, jwk, kid } => {
                 into.name("issuer", issuer);
                 into.long("jwk", jwk, JWK_BYTES_MAX);
@@ -130,6 +142,7 @@ impl Event {
                 into.owned("kid", kid.to_string());
                 into.name("reason", reason);
             }
+            _ => {}
         }
     }
 
@@ -270,6 +283,13 @@ impl Event {
                 Self::Start { version: plain.text("version")?, policy: plain.text("policy")? }
             }
             "stop" => Self::Stop,
+            other => return Self::of_agent(other, plain).map(Some),
+        }))
+    }
+
+    /// The event of that kind about an agent, a namespace or a principal.
+    fn of_agent(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        Ok(match kind {
             "agent-registered" => Self::AgentRegistered {
                 agent: plain.name("agent")?,
                 principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
@@ -290,6 +310,13 @@ impl Event {
                 standing: plain.standing()?,
                 reason: plain.text("reason")?,
             },
+            other => return Self::of_token(other, plain),
+        })
+    }
+
+    /// The event of that kind about a token or a handle.
+    fn of_token(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        Ok(match kind {
             "token-registered" => Self::TokenRegistered {
                 token: plain.name("token")?,
                 jti: plain.text("jti")?,
@@ -318,6 +345,13 @@ impl Event {
                 agent: plain.name("agent")?,
                 reason: plain.text("reason")?,
             },
+            other => return Self::of_key(other, plain),
+        })
+    }
+
+    /// The event of that kind about an issuer's key.
+    fn of_key(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+        Ok(match kind {
             "key-added" => Self::KeyAdded {
                 issuer: plain.text("issuer")?,
                 jwk: plain.text("jwk")?,
@@ -331,8 +365,8 @@ impl Event {
             "key-revoked" => {
                 Self::KeyRevoked { kid: plain.name("kid")?, reason: plain.text("reason")? }
             }
-            other => return Self::of_custody(other, plain).map(Some),
-        }))
+            other => return Self::of_custody(other, plain),
+        })
     }
 
     /// The event of that kind about the log itself or its copies.
