@@ -47,8 +47,7 @@ RATE = 100  # requests a second of the well-behaved caller, over one kept connec
 
 
 class Gateway:
-    """`token-shield serve` with the keys, token and certificate of `dev`, but without its rate
-    limit."""
+    """`token-shield serve` with the keys, token and certificate of `dev`, but no rate limit."""
 
     def __init__(self, program: Path, folder: Path, tls: bool) -> None:
         words = [
@@ -153,8 +152,7 @@ def flooding(
 def beside_floods(
     attackers: Attackers, gateway: Gateway, kind: str, seconds: float
 ) -> tuple[list[float], int, int]:
-    """The caller's latencies during a flood, an attacker's longest life in ms, and how many there
-    were."""
+    """The caller's latencies in a flood, an attacker's longest life in ms, and their number."""
     taken, longest, connections = [], 0, 0
     for _ in range(int(seconds) if attackers.once else 1):
         flood = flooding(attackers, gateway, kind, seconds + 1)

@@ -244,8 +244,7 @@ def mint(args, folder):
 
 
 def measure(args, proxy, target, tokens, streaming):
-    """Measures one window of one scenario; returns the line of `load`, or raises Trouble on a
-    refusal."""
+    """Measures one window of one scenario; returns the line of `load`, or raises Trouble."""
     command = ["taskset", "-c", args.load_core, example(args, "load"), "--target", target]
     command += ["--connections", args.connections, "--warm-s", args.warm, "--window-s", args.window]
     command += ["--stream"] if streaming else []
@@ -268,8 +267,7 @@ def measure(args, proxy, target, tokens, streaming):
 
 
 def rounds(args, upstream, proxies, tokens):
-    """Runs all scenarios in turn, in rounds, so that a disturbance of the machine affects all
-    alike."""
+    """Runs all scenarios in turn, in rounds: a disturbance of the machine affects all alike."""
     plan = [(key, False) for key in args.only] + [
         (key, True) for key in args.only if key in STREAMED
     ]

@@ -96,8 +96,10 @@ def verified(note: str, keys: Keys) -> Note:
 
 
 def _newer(data: bytes, form: re.Pattern[bytes], *hashed: int) -> list[str] | None:
-    """The content of the newer of two slots that is complete and in its slot; the sum covers
-    `hashed`."""
+    """The newer of two slots' contents that is complete and in its slot.
+
+    The checksum covers `hashed`, by lines.
+    """
     middle, slots = len(data) // 2, {}
     for place, slot in enumerate((form.fullmatch(data, 0, middle), form.fullmatch(data, middle))):
         if not slot or int(slot["number"]) % 2 != place:

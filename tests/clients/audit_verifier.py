@@ -233,8 +233,7 @@ class _Walk:
             self.recent[index] = record
 
     def permits(self, number: int, said: Note | None) -> bool:
-        """Whether a record that `said` covers states that the records of epoch `number` may be
-        missing."""
+        """Whether a record under `said` permits that the records of epoch `number` are missing."""
         sure = max(
             self.signed,
             said.size if said and said.origin == self.origin else 0,
@@ -243,8 +242,7 @@ class _Walk:
         return any(index < sure and through >= number for index, through in self.throughs)
 
     def _follows(self, link: Any) -> bool:
-        """Whether `link` is the previous epoch's checkpoint, or could be if that epoch is missing.
-        """
+        """Whether `link` is the previous epoch's checkpoint, or could be if that one is missing."""
         if (
             self.before
             and isinstance(link, dict)
@@ -297,8 +295,7 @@ class _Walk:
         return names
 
     def _remains(self, files: set[str]) -> list[str]:
-        """Verifies the files of a pruned epoch: all partial tiles, and full tiles as far as others
-        prove them."""
+        """Verifies a pruned epoch: partial tiles, and full tiles as far as others prove them."""
         names, peaks, level, count = [], [], 0, self.signed
         known: dict[
             int, bytes
@@ -386,8 +383,7 @@ class _Walk:
             )
 
     def _passing(self, name: str) -> bool:
-        """Whether a file is a tile of an upcoming or former checkpoint, with the content the
-        records require."""
+        """Whether a file is a tile of an upcoming or former checkpoint, with correct content."""
         if not (tile := TILE.fullmatch(name)):
             return False
         level, first, width, row = (
@@ -436,8 +432,10 @@ def _is_bare(path: Path, epoch: Path) -> bool:
 def _walks(
     folder: Path, keys: Keys, live: bool, whole: bool = False, said: Note | None = None
 ) -> list[_Walk]:
-    """Verifies the epochs in order, after a check for other files; `whole` epochs start at the
-    first."""
+    """Verifies the epochs in order, after a check for other files.
+
+    `whole` epochs start at the first.
+    """
     epochs, walks = [], []
     for path in sorted(folder.iterdir()):
         number = EPOCH.fullmatch(path.name)
@@ -521,13 +519,12 @@ def _contains(walks: list[_Walk], note: Note, what: str) -> _Walk:
 
 
 def verify(folder: Path, vkeys: str, head: Path | None = None, live: bool = False) -> list[Epoch]:
-    """Verifies the log in `folder` (DATA/audit) with the keys `vkeys`, and against `head` if it
-    exists.
+    """Verifies the log in `folder` (DATA/audit) with the keys `vkeys`, and against `head`.
 
-    With `live`, a gateway may be writing or have crashed. Tiles of an upcoming or former checkpoint
-    are then allowed in the last epoch if the records require their content. A fault counts only if
-    it is still there on a third read. The head is read again too, because the gateway may write it
-    during the read of the folder.
+    `head` may be absent. With `live`, a gateway may be writing or have crashed. Tiles of an
+    upcoming or former checkpoint are then allowed in the last epoch if the records require their
+    content. A fault counts only if it is still there on a third read. The head is read again too,
+    because the gateway may write it during the read of the folder.
     """
     for _ in range(LOOKS - 1 if live and head else 0):
         try:
@@ -561,8 +558,7 @@ def since(folder: Path, vkeys: str, old_note: str) -> None:
 
 
 def _root_by(path: list[bytes], leaf: bytes, index: int, size: int) -> bytes:
-    """The root of a tree of `size` leaves, from an inclusion proof of one leaf (RFC 6962, 2.1.1).
-    """
+    """The root of a tree of `size` leaves, by an inclusion proof of one leaf (RFC 6962, 2.1.1)."""
     if not 0 <= index < size or (size == 1) != (not path):
         raise Fault("proof: the number of hashes does not fit", index)
     if size == 1:

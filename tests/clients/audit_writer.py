@@ -180,8 +180,10 @@ def write_journal(
 def write_epoch(
     folder: Path, signer: Signer, some: list[bytes], signed: int | None, first: int | None = 0
 ) -> Path:
-    """Writes an epoch with a checkpoint over `signed` records; its journal begins at record
-    `first`."""
+    """Writes an epoch whose checkpoint covers `signed` records.
+
+    Its journal, if it has one, begins with record `first`.
+    """
     epoch = folder / signer.origin.rpartition("/")[2]
     put(epoch / "lock", b"")
     if signed is not None:

@@ -238,8 +238,7 @@ def _definition(chance: random.Random, url: str) -> str:
 
 
 def _continued(chance: random.Random, _: str) -> str:
-    """A tag whose value continues after the prefix that quotes, list items and notes put before a
-    line."""
+    """A tag whose value continues after the line prefix of quotes, list items and notes."""
     before, on = chance.choice(
         [
             ("> ", "> "),

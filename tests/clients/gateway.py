@@ -183,8 +183,7 @@ class Gateway:
         return token
 
     def command(self, *words: str) -> Done:
-        """Sends an operator's command to the running gateway and confirms it; the command must
-        succeed."""
+        """Sends an operator's command to the running gateway and confirms it; it must succeed."""
         sure = (
             ["--yes"]
             if words[:2] in {("keys", "revoke"), ("audit", "forget"), ("audit", "prune")}

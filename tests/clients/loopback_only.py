@@ -123,8 +123,7 @@ def asked_name(query: bytes) -> str:
 
 
 def send_outward() -> None:
-    """Does on purpose what the tests must not do: packets over both IP versions, and a DNS query.
-    """
+    """Does what the tests must not do: packets over both IP versions, and a DNS query."""
     for family, address in ((socket.AF_INET, "198.51.100.7"), (socket.AF_INET6, "2001:db8:1::7")):
         with socket.socket(family, socket.SOCK_DGRAM) as datagram:
             datagram.sendto(b"outward", (address, 9))

@@ -17,8 +17,7 @@ BEARER = {"key": "holder", "rank": "bearer", "order": ["bound", "bearer"]}
 
 
 def sign(key: jwk.JWK, claims: dict) -> str:
-    """A JWS in compact form; its header is exactly typ, alg and kid (the key's RFC 7638
-    thumbprint)."""
+    """A JWS in compact form; its header has exactly typ, alg and kid (RFC 7638 thumbprint)."""
     alg = "ML-DSA-65" if key["kty"] == "AKP" else "Ed25519"
     token = jws.JWS(json.dumps(claims))
     token.add_signature(
@@ -55,8 +54,7 @@ def root(operator: jwk.JWK, holder: jwk.JWK, iss: str, aud: str) -> dict:
 
 
 def child(parent: str, above: dict, holder: jwk.JWK, name: str) -> dict:
-    """The holder's statement: a name below its own name, no wider scope or limit, at most 15
-    minutes."""
+    """The holder's statement: a name below its own, no wider scope or limit, at most 15 minutes."""
     limits = [
         {"key": "model", "one_of": ["echo"]},
         {"key": "requests_per_minute", "rate": 30},

@@ -1,5 +1,4 @@
-"""External systems for tests: a counting content server, and a scripted DNS server and model
-server."""
+"""External systems: a counting content server, and a scripted DNS server and model server."""
 
 from __future__ import annotations
 
@@ -20,8 +19,10 @@ PDF = b"%PDF-1.7\n%\xe2\xe3\n" + bytes(300)
 
 
 class Content:
-    """An HTTP content server at one address; `asked` has paths and headers, `reached` counts
-    connections."""
+    """An HTTP content server at one address.
+
+    `asked` has every request's path and headers, and `reached` counts connections.
+    """
 
     def __init__(
         self, address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
@@ -172,8 +173,7 @@ class Quiet:
 
 
 class Names:
-    """A DNS server over UDP; `addresses` gives the addresses of a name for each query, with TTL 0.
-    """
+    """A DNS server over UDP; `addresses` gives a name's addresses for each query, with TTL 0."""
 
     def __init__(self, addresses: Callable[[str], list[str]]) -> None:
         self.queries: list[str] = []

@@ -67,8 +67,7 @@ class PlainHttp2:
                     return data
 
     def goes_away(self) -> bool:
-        """Waits for the end of the connection, on which every stream has ended; returns whether
-        GOAWAY came.
+        """Waits for the end of a connection without open streams; returns whether it had GOAWAY.
 
         This reads frames itself: the library ends a connection at the first GOAWAY, but a gateway
         may ping after it (RFC 9113 section 6.8).

@@ -1,5 +1,4 @@
-"""A model server on plain sockets; its behaviour is a function that tests can change while it runs.
-"""
+"""A model server on plain sockets; its behaviour is a function that tests can change."""
 
 from __future__ import annotations
 

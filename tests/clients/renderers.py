@@ -129,8 +129,7 @@ def _of_tokens(tokens: Iterable[Any]) -> Iterator[str]:
 
 
 def elsewhere(url: str, allowed: str) -> str | None:
-    """The destination of a URL, as browsers read it, unless it is the page's host or the allowed
-    origin."""
+    """A URL's destination, as browsers read it, unless it is the page's host or allowed."""
     for base in BASES:
         try:
             read = ada_url.URL(url, base=base)

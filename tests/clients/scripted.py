@@ -55,8 +55,10 @@ class Scripted:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def say(self, mark: str, answer: bytes, *, endless: bool = False) -> None:
-        """Sets the answer to requests for `mark`; an endless answer repeats its last event until
-        the peer closes."""
+        """Sets the answer to requests for `mark`.
+
+        An endless answer repeats its last event until the peer closes.
+        """
         self._answers[mark] = (answer, endless)
 
     def stop(self) -> None:

@@ -1,5 +1,4 @@
-"""Response filter: a rendered answer reaches only allowed hosts, and harmless texts stay unchanged.
-"""
+"""Response filter: a rendered answer reaches only allowed hosts; harmless texts are unchanged."""
 
 from __future__ import annotations
 

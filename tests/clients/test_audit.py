@@ -1,5 +1,4 @@
-"""The audit log: complete, provable to third parties, confidential, and intact after every crash.
-"""
+"""The audit log: complete, provable to third parties, confidential, intact after every crash."""
 
 from __future__ import annotations
 
@@ -348,8 +347,7 @@ def test_a_log_of_former_times_put_back_is_noticed_by_its_checkpoint(
 def test_a_record_of_a_newer_version_is_named_as_such(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """An older token-shield reports a log that a newer one has written, refuses to start and keeps
-    it."""
+    """An older token-shield reports a newer version's log, refuses to start, and keeps the log."""
     with serve(tmp_path, fake_model(upstream.url)) as own:
         ask(own, "before")
     folder = own.data / "audit"
@@ -376,8 +374,7 @@ def test_a_record_of_a_newer_version_is_named_as_such(
 
 
 def test_kill_9_under_load(tmp_path: Path) -> None:
-    """Every answer that a caller received is in the log, with its outcome; no crash prevents a
-    start."""
+    """Every answer that a caller received is in the log, with its outcome; a start succeeds."""
     chance = random.Random(4)
     data = tmp_path / "data"
     answered: list[tuple[str, str]] = []

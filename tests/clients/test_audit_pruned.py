@@ -1,5 +1,4 @@
-"""Pruned epochs, in logs written from docs/AUDIT.md: which files may be missing, and which must
-not."""
+"""Pruned epochs, in logs written from docs/AUDIT.md: files that may be missing, or must not."""
 
 from __future__ import annotations
 
@@ -60,8 +59,7 @@ def write(
     second: list[bytes] = SECOND,
     link: bytes = LINK,
 ) -> Path:
-    """Writes three epochs and a head; `says` are records of the last one, epochs in `gone` are
-    pruned."""
+    """Writes three epochs and a head; `says` are records of the last one, `gone` are pruned."""
     third = [link, *says, plain(3000), plain(3001)]
     for signer, some, signed in ((ONE, FIRST, 600), (TWO, second, len(second))):
         write_epoch(folder / "audit", signer, some, signed, None)
@@ -237,8 +235,7 @@ def test_full_tiles_that_remain_are_what_the_others_say(folder: Path) -> None:
 
 
 def test_full_tiles_of_two_levels(folder: Path) -> None:
-    """More than 65,536 records: a tile is verified from above, and from below if all tiles there
-    exist."""
+    """More than 65,536 records: tiles above and, if complete, tiles below verify a tile."""
     many, signer = [plain(1)] * (65536 + 256 + 3), Signer("gateway.example/e000001")
     epoch = write_epoch(folder, signer, many, len(many), None)
     link = {"origin": signer.origin, "size": len(many), "root": b64(mth(leaves(many)))}

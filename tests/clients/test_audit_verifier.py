@@ -1,5 +1,4 @@
-"""The audit verifier, on logs written from docs/AUDIT.md: valid logs pass, and violations are
-found."""
+"""The audit verifier, on logs written from docs/AUDIT.md: it detects every violation."""
 
 from __future__ import annotations
 
@@ -469,8 +468,7 @@ def test_epochs_are_linked(folder: Path) -> None:
 
 
 def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
-    """700 records, 660 of them under the checkpoint; the next epoch states whether records were
-    lost."""
+    """700 records, 660 under the checkpoint; the next epoch states whether records were lost."""
     some, says = records(700), opening(records(660)).replace(b"asked for", b"after-loss: a disk")
     write_epoch(folder, ONE, some, 660, 500)
     write_epoch(folder, TWO, [says, plain(1001)], 1)
@@ -501,8 +499,8 @@ def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
         fault(folder, "its journal is not empty")
     for count, bad in ((700, False), (699, True), (701, True)):
         left = (
-            f'"left":{{"root":"{b64(mth(leaves((some + some)[:count])))}","size":{count}}},"previo'
-            'us"'
+            f'"left":{{"root":"{b64(mth(leaves((some + some)[:count])))}",'
+            f'"size":{count}}},"previous"'
         )
         write_epoch(folder, TWO, [says.replace(b'"previous"', left.encode())], 1)
         if bad:

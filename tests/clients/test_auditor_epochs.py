@@ -1,5 +1,4 @@
-"""The next epoch in a running gateway: streams continue, and a closed epoch can be exported at
-once."""
+"""The next epoch in a running gateway: streams continue; a closed epoch is exported at once."""
 
 from __future__ import annotations
 

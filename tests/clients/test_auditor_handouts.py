@@ -1,5 +1,4 @@
-"""Exports, receipts, disclosures, fingerprints and epoch ends are complete, provable and recorded.
-"""
+"""Exports, receipts, disclosures, fingerprints and epoch ends: complete, provable, recorded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Auditors read the log's tree over a socket or with a credential, and get no more than permitted.
-"""
+"""Auditors read the log's tree over a socket or with a credential, and get no more than that."""
 
 from __future__ import annotations
 

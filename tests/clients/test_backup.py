@@ -123,8 +123,7 @@ def test_a_running_gateway_is_backed_up_and_goes_on_elsewhere(
 def test_a_pruned_log_is_backed_up_and_goes_on_elsewhere(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """A backup has the state from pruned records, so that a gateway without its cache can start
-    again."""
+    """A backup has the state from pruned records: a gateway without its cache starts again."""
     with serve(tmp_path, 'epoch = "1s"\n' + fake_model(upstream.url)) as own:
         revoked = own.issue("tests/revoked", models=(MODEL, "echo"))
         own.command("token", "revoke", revoked, "--reason", "a test")

@@ -157,8 +157,7 @@ def test_it_runs(gateway: Served, words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
 def test_it_does_not_run(gateway: Served, words: tuple[str, ...]) -> None:
-    """Gateway down. Named: exit 0, a message that no gateway runs, and the next start applies the
-    command.
+    """Gateway down, named: exit 0, a message that no gateway runs, and the next start obeys.
 
     Found, not named: exit 1.
     """
@@ -226,8 +225,10 @@ def test_the_config_is_elsewhere_or_broken(
 
 @pytest.mark.parametrize("words", BRAKES, ids=NAMES)
 def test_the_socket_is_stale(gateway: Served, words: tuple[str, ...]) -> None:
-    """A socket without a listener while the gateway holds the lock: exit 1, and the message names
-    the lock's holder."""
+    """A socket without a listener while the gateway holds the lock: exit 1.
+
+    The message names the lock's holder.
+    """
     path = gateway.data / "admin.sock"
     kept = gateway.data / "kept.sock"
     path.rename(kept)
@@ -342,10 +343,9 @@ def test_a_name_that_may_be_a_namespace_is_ambiguous(gateway: Served) -> None:
 
 
 def test_a_namespace_is_stopped_with_whoever_comes_later(gateway: Served) -> None:
-    """A stopped namespace includes agents that register later, until it is resumed, also over a
-    restart.
+    """A stopped namespace includes agents that register later.
 
-    The replay at the gateway's end agrees.
+    This holds over a restart, until it is resumed. The replay at the gateway's end agrees.
     """
     gateway.command("agent", "suspend", "brake/*", *REASON)
     later, other = gateway.issue("brake/later"), gateway.issue("other/agent")

@@ -1,5 +1,4 @@
-"""`--json` on every command: objects of a real gateway match docs/CLI.md, and errors are objects
-too."""
+"""`--json` on every command: objects of a real gateway match docs/CLI.md, errors included."""
 
 from __future__ import annotations
 

@@ -81,7 +81,10 @@ def test_the_readme_as_it_is_printed(tmp_path: Path) -> None:
     with Gateway(folder / "data") as gateway:
         shell = Shell(folder)
         api, metrics = urlsplit(gateway.url).netloc, urlsplit(gateway.metrics).netloc
-        own = lambda line: line.replace("127.0.0.1:8700", api).replace("127.0.0.1:9464", metrics)  # noqa: E731
+
+        def own(line: str) -> str:
+            return line.replace("127.0.0.1:8700", api).replace("127.0.0.1:9464", metrics)
+
         [_, curl] = commands(section("README.md", "Run it"))
         assert '"content":"hello"' in shell.paste(own(curl))
         for line in commands(section("README.md", "Issue a token")):

@@ -1,5 +1,4 @@
-"""docs/RUNBOOK.md has a row for each text that refuses a start or a take-over, and no other rows.
-"""
+"""docs/RUNBOOK.md has a row for each text that refuses a start or a take-over, and no others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""HTTP/2 peers that flood control frames are closed soon; others are served, and the gateway stops.
-"""
+"""HTTP/2 peers that flood control frames are closed soon; others are served, and a stop works."""
 
 from __future__ import annotations
 
@@ -360,8 +359,7 @@ def test_an_honest_body_in_pieces_passes(flooded: Gateway, piece: int) -> None:
 def test_a_request_that_is_refused_while_its_body_comes_keeps_the_connection(
     flooded: Gateway,
 ) -> None:
-    """The client writes its whole body before it reads: the body reaches a stream that has ended.
-    """
+    """The client writes its whole body before it reads, so the body reaches an ended stream."""
     if not flooded.url.startswith("https:"):
         return
     body = json.dumps({"model": "echo", "messages": user("word " * 20_000)}).encode()
@@ -385,8 +383,7 @@ def test_a_request_that_is_refused_while_its_body_comes_keeps_the_connection(
 
 
 def test_an_honest_client_is_not_closed(flooded: Gateway) -> None:
-    """Normal control frames: keep-alive pings, and two window updates for each piece of a long
-    answer."""
+    """Normal control frames: keep-alive pings, and two window updates per piece of an answer."""
     if flooded.url.startswith("https:"):
         return
     client = PlainHttp2(flooded.port, flooded.token)

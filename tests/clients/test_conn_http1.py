@@ -1,5 +1,4 @@
-"""Rules of HTTP/1.1 for a connection: framing, reuse, 100 Continue, half-closes, idle times,
-methods."""
+"""HTTP/1.1 connections: framing, reuse, 100 Continue, half-closes, idle times, methods."""
 
 from __future__ import annotations
 
@@ -266,8 +265,7 @@ def test_a_stream_reaches_a_caller_that_closed_its_side(served: Served) -> None:
 def test_a_caller_that_closed_its_side_and_left_is_noticed(
     served: Served, upstream: FakeUpstream, text: str
 ) -> None:
-    """A silent stream, or an answer that does not come: only a probe shows that the caller has
-    left."""
+    """A silent stream, or an absent answer: only a probe shows that the caller has left."""
     stream = "mute" in text
     begun = send_raw(
         served, served.token, {"model": MODEL, "messages": user(text), "stream": stream}
@@ -331,8 +329,7 @@ def test_a_head_that_drips_must_end(served: Served) -> None:
 
 
 def test_a_steady_slow_reader_is_not_cut(served: Served, upstream: FakeUpstream) -> None:
-    """Reads slowly for more than three times `stream_idle`; the answer always has more bytes ready.
-    """
+    """Reads slowly for more than three times `stream_idle`; the answer always has more bytes."""
     text = "behave flood slowly"
     begun = send_raw(
         served, served.token, {"model": MODEL, "messages": user(text), "stream": True}, window=4096

@@ -1,5 +1,4 @@
-"""The same request sent to llama.cpp directly and through the gateway: equal answers and prompts.
-"""
+"""The same request to llama.cpp directly and through the gateway: equal answers and prompts."""
 
 from __future__ import annotations
 
@@ -310,8 +309,7 @@ def test_answers_and_prompts_are_the_same(
 
 
 def test_a_difference_would_show(llama: LlamaServer) -> None:
-    """Checks the comparison: other sampling, another tool or one more character changes answer or
-    prompt."""
+    """Checks the comparison: other sampling, another tool or one more character is detected."""
     body: Body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "hello"}],

@@ -1,5 +1,4 @@
-"""Request filter: URLs that a model server would fetch are refused or removed, without any DNS
-query."""
+"""Request filter: URLs to fetch are refused or removed, without a DNS query or a request."""
 
 from __future__ import annotations
 

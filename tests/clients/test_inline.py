@@ -72,8 +72,10 @@ def looking_at(*urls: str, mark: str = "look") -> list[dict[str, Any]]:
 
 
 class Outside:
-    """Content at 127.0.0.2, which is allowed, and at the same port of 127.0.0.1 and 127.0.0.3,
-    which are not."""
+    """Content at 127.0.0.2, which is allowed.
+
+    The same port of 127.0.0.1 and 127.0.0.3 has content too, and is not allowed.
+    """
 
     def __init__(self) -> None:
         self.content = Content("127.0.0.2")

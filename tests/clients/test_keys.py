@@ -298,8 +298,7 @@ def test_a_publisher_that_nobody_vouches_for_is_not_believed(
 def test_publishers_that_never_answer_hold_nobody_up(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """Four silent publishers: the gateway serves after one time limit, and keys from files count.
-    """
+    """Four silent publishers: the gateway serves after one time limit; keys from files count."""
     silent = socket.create_server(("127.0.0.1", 0))
     more = "".join(
         f'[[issuer]]\niss = "https://{number}.example"\naud = "x"\n'

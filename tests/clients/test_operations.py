@@ -22,8 +22,7 @@ DAY = datetime.timedelta(days=1)
 
 
 def certificate(cert: Path, key: Path, *, begins: int, ends: int, name: str = "localhost") -> None:
-    """Writes a key and its self-signed certificate, valid from `begins` to `ends` in days from now.
-    """
+    """Writes a key and its self-signed certificate, valid `begins` to `ends` days from now."""
     secret = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

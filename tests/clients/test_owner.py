@@ -185,8 +185,7 @@ def test_nothing_of_roots_goes_to_the_owner(
 
 
 def test_a_folder_of_roots_group_gives_the_owner_no_group(stopped: Served) -> None:
-    """`chown USER` keeps root's group on the folder: the owner's process has only the user's
-    groups."""
+    """`chown USER` keeps root's group on the folder: the owner's process has its user's groups."""
     for path in [stopped.data, *stopped.data.rglob("*")]:
         os.chown(path, NOBODY, 0, follow_symlinks=False)
     watched = Watched(stopped)
@@ -201,8 +200,10 @@ def test_a_folder_of_roots_group_gives_the_owner_no_group(stopped: Served) -> No
 def test_a_link_in_the_data_folder_is_refused(
     stopped: Served, tmp_path: Path, name: str, words: tuple[str, ...]
 ) -> None:
-    """A link to an empty folder of root's: no file there changes, and the message names the link
-    and a fix."""
+    """A link to an empty folder of root's: no file there changes.
+
+    The message names the link and what to do.
+    """
     victim = tmp_path / "victim"
     victim.mkdir(mode=0o755)
     shutil.rmtree(stopped.data / name)
@@ -229,8 +230,7 @@ def test_a_link_in_the_data_folder_is_refused(
 
 @pytest.mark.parametrize("name", ["audit", "secret"])
 def test_a_folder_with_two_owners_is_refused(stopped: Served, name: str) -> None:
-    """A folder of root's in another user's data folder: root's process does not treat it as root's.
-    """
+    """A folder of root's in another user's data folder: it is not treated as root's."""
     os.chown(stopped.data / name, 0, 0)
     before = listing(stopped.data)
     for words in (SUSPEND, BEGIN, PRUNE, ("serve",)):

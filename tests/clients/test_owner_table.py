@@ -1,7 +1,7 @@
 """The table "Commands" of docs/OPERATIONS.md: every writing command in each situation.
 
-The test reads rows and cells from the page. A cell that says done needs a new record. A cell that
-says nothing needs an error, empty standard output, and an unchanged log, keys and folders.
+The test reads rows and cells from the page. A cell "done" needs a new record. A cell "nothing"
+needs an error, empty standard output, and an unchanged log, keys and folders.
 """
 
 from __future__ import annotations

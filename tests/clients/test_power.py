@@ -1,5 +1,4 @@
-"""Power cuts: what was acknowledged before is there after, on a file system that loses unsynced
-data."""
+"""Power cuts on a file system that loses unsynced data: what was acknowledged remains."""
 
 from __future__ import annotations
 
@@ -72,8 +71,7 @@ def shown(client: httpx2.Client, gateway: Gateway, token: str) -> httpx2.Respons
 
 
 def run(*words: str, root: bool = False) -> str:
-    """Runs a command that must succeed; without it the test would prove too little, so the test
-    fails."""
+    """Runs a command that must succeed, because the test would prove too little without it."""
     command = ["sudo", "-n", *words] if root and os.geteuid() != 0 else list(words)
     try:
         done = subprocess.run(
@@ -177,8 +175,7 @@ class Told:
         return ", ".join(f"{len(items)} {name}" for name, items in vars(self).items())
 
     def check(self, disk: Disk) -> None:
-        """Checks that all promises hold after a start, and that the log is valid after a clean
-        stop."""
+        """Checks that all promises hold after a start, and that the log is valid after a stop."""
         with disk.start() as gateway, httpx2.Client(trust_env=False, timeout=10) as client:
             listed = map(json.loads, gateway.command("agent", "list", "--json").out.splitlines())
             standing = {row["agent"]: row["standing"] for row in listed}
@@ -235,8 +232,7 @@ def stream(gateway: Gateway, told: Told) -> None:
 
 
 def commands(gateway: Gateway, told: Told, number: int) -> None:
-    """Runs commands until one is refused, for tokens and agents in turn, so that cuts affect both.
-    """
+    """Runs commands until one is refused, for tokens and agents in turn: cuts affect both."""
     data = ("--data", str(gateway.data))
     for count in itertools.count():
         agent, of_tokens = f"kept/r{number}n{count}", (number + count) % 2 == 0
@@ -301,8 +297,7 @@ def cut_while_starting(disk: Disk, after: float) -> None:
 
 
 def test_power_cuts_under_load(tmp_path: Path) -> None:
-    """Every answer that a caller received is in the log, every command is in force, and the gateway
-    starts."""
+    """Every answer received is in the log, every command is in force, and the gateway starts."""
     chance, told = random.Random(SEED), Told()
     with Disk(tmp_path) as disk:
         for number in range(ROUNDS):
@@ -338,8 +333,7 @@ def test_power_cuts_at_the_first_start(tmp_path: Path) -> None:
 def test_a_gateway_that_does_not_sync_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced: str
 ) -> None:
-    """The same cuts with a libc that does not sync `unsynced`: a check must fail within a few cuts.
-    """
+    """The same cuts with a libc that does not sync `unsynced`: a check fails within a few cuts."""
     library, chance, told = tmp_path / "liar.so", random.Random(SEED), Told()
     library.with_suffix(".c").write_text(LIAR)
     subprocess.run(

@@ -1,5 +1,4 @@
-"""Why an upstream did not serve: in the log line, in `upstream changed`, in the record and in
-`why`.
+"""Why an upstream did not serve: in the log line, `upstream changed`, the record and `why`.
 
 No place shows a secret.
 """
@@ -12,6 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,8 +183,7 @@ def test_an_expired_certificate(tmp_path: Path, authority: Authority) -> None:
 
 
 def test_a_certificate_of_another_name(tmp_path: Path, authority: Authority) -> None:
-    """The certificate lists names that the server chose: one is the credential, and there are very
-    many."""
+    """The certificate lists very many names of the server's choice; one is the credential."""
     server = shaking(
         authority.context(
             f"{CREDENTIAL}.example", *(f"name-{number}.example" for number in range(400))
@@ -427,12 +426,12 @@ def test_usage_that_cannot_be_true_is_noticed(tmp_path: Path, bad: RawUpstream) 
     def reports(server: RawUpstream, connection: socket.socket, _body: bytes) -> bool:
         tokens = server.texts[-1].split()[-1]
         body = (
-            '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"f'
-            'inish_reason":"stop","message":'
+            '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":['
+            '{"index":0,"finish_reason":"stop","message":'
         )
         body += (
-            '{"role":"assistant","content":"fine"}}],"usage":{"prompt_tokens":9,"completion_t'
-            f'okens":{tokens}}}}}'
+            '{"role":"assistant","content":"fine"}}],"usage":{"prompt_tokens":9,'
+            f'"completion_tokens":{tokens}}}}}'
         )
         connection.sendall(http("application/json", body))
         return True
@@ -441,16 +440,14 @@ def test_usage_that_cannot_be_true_is_noticed(tmp_path: Path, bad: RawUpstream) 
     with serve(
         tmp_path, route(("bad", bad.url)).replace("output_tokens = 1000000", "output_tokens = 5000")
     ) as gateway:
-        absurd = lambda what: gateway.metric(
-            "token_shield_usage_absurd_total", upstream="bad", what=what
-        )  # noqa: E731
+        absurd = partial(gateway.metric, "token_shield_usage_absurd_total", upstream="bad")
         requests = [ask(gateway, "true 4").headers["token-shield-request"]]
-        assert absurd("over-cap") == absurd("over-text") == 0
+        assert absurd(what="over-cap") == absurd(what="over-text") == 0
         for number in range(5):
             for tokens in (10**15, 4000):
                 requests.append(ask(gateway, f"{number} {tokens}").headers["token-shield-request"])
         gateway.idle()
-        assert absurd("over-cap") == absurd("over-text") == 5
+        assert absurd(what="over-cap") == absurd(what="over-text") == 5
         warned = [
             line for line in gateway.logged().splitlines() if "usage that cannot be true" in line
         ]

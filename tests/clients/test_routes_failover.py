@@ -1,5 +1,4 @@
-"""Failover when an upstream accepts connections and does not serve: who is tried next, and who is
-not."""
+"""Failover from an upstream that accepts and does not serve: which one is tried next, if any."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ CLASS = (
 
 
 def route(*upstreams: tuple[str, str]) -> str:
-    """The config of one model on these upstreams, each a name and a URL, with optional further
-    lines."""
+    """The config of one model on these upstreams: names with URLs, or with further lines."""
     names = json.dumps([name for name, _ in upstreams])
     tables = "".join(f'[[upstream]]\nname = "{name}"\nurl = "{url}"\n' for name, url in upstreams)
     return tables + f'[[model]]\nname = "{MODEL}"\nroute = {names}\n' + CLASS
@@ -162,8 +160,7 @@ def test_a_request_that_may_have_run_is_not_repeated(
 def test_a_connection_that_ended_while_it_was_kept_costs_no_request(
     tmp_path: Path, bad: RawUpstream
 ) -> None:
-    once = lambda server, connection, body: answers(server, connection, body) and False  # noqa: E731
-    bad.on_request = once
+    bad.on_request = lambda server, connection, body: answers(server, connection, body) and False
     with serve(tmp_path, route(("bad", bad.url))) as gateway:
         for number in range(50):
             assert ask(gateway, f"once {number}").status_code == 200
@@ -231,8 +228,7 @@ def test_connections_to_upstreams_probe_for_peers_that_vanished(
         assert ask(gateway, "hello").status_code == 200
 
         def timers() -> list[str]:
-            """Timers of the gateway's idle upstream connections: 02 is keep-alive
-            (proc_net_tcp(5))."""
+            """Timers of idle connections to the upstream; 02 is keep-alive (proc_net_tcp(5))."""
             rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
             return [
                 row[5].split(":")[0]

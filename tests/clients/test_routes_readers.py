@@ -39,8 +39,7 @@ def flood(text: str) -> dict[str, object]:
 def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(
     served: Served, upstream: FakeUpstream
 ) -> None:
-    """Reads 64 bytes at a time: within three times `stream_idle` it completes no event of the
-    upstream."""
+    """Reads 64 bytes at a time, and completes no event within three times `stream_idle`."""
     client = Narrow(served.port, served.token, 1024)
     slow = client.post("/v1/chat/completions", flood("behave flood h2 slow"))
     idle = client.post("/v1/chat/completions", flood("behave flood h2 idle"))
@@ -121,8 +120,7 @@ def brief(
 
 
 def test_a_whole_answer_reaches_a_steady_slow_reader(brief: Served) -> None:
-    """The gateway finishes the answer long before its reader: the connection is not idle meanwhile.
-    """
+    """The gateway is done with the answer long before its reader: the connection is not idle."""
     body = json.dumps({"model": MODEL, "messages": user("behave large")}).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {brief.token}\r\n"

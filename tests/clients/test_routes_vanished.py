@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,10 @@ class Everywhere(Served):
 
 
 class Far:
-    """A network namespace joined by a cable: it has address THERE, and the tests have HERE. Needs
-    root."""
+    """A network namespace joined by a cable. Needs root.
+
+    The namespace has the address THERE, and the tests have HERE.
+    """
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
@@ -140,7 +143,7 @@ def options(gateway: Served, local: int | None, remote: int | None) -> dict[str,
                 except (OSError, IndexError):
                     continue
                 if ports[0] == (local or ports[0]) and ports[1] == (remote or ports[1]):
-                    tcp = lambda option: end.getsockopt(socket.IPPROTO_TCP, option)  # noqa: B023, E731
+                    tcp = partial(end.getsockopt, socket.IPPROTO_TCP)
                     return {
                         "keep-alive": end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
                         "ends after": tcp(socket.TCP_KEEPIDLE)

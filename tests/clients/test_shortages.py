@@ -95,8 +95,11 @@ def without_descriptors(kept: Kept, pid: int, records: list[str]) -> None:
             # A checkpoint is due after a thousand records at the latest, and finds no descriptor.
             while True:
                 asked = caller.submit(kept.chat)
-                ended = lambda asked=asked: asked.done() or kept.reasons() == ["audit-short"]  # noqa: E731
-                wait_until(ended, 15, "an answer or a shortage")
+                wait_until(
+                    lambda asked=asked: asked.done() or kept.reasons() == ["audit-short"],
+                    15,
+                    "an answer or a shortage",
+                )
                 if not asked.done() or asked.result().status_code != 200:
                     break
                 records.append(asked.result().headers["audit-record"])

@@ -1,5 +1,4 @@
-"""An operator's refusal takes effect within a second, on open streams too, whatever the caller
-does."""
+"""An operator's refusal takes effect within a second, on open streams too."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ def chat(gateway: Gateway, token: str) -> str | None:
 
 
 def refused_within_a_second(gateway: Gateway, token: str, code: str, *command: str) -> None:
-    """Runs the command and sends requests until it takes effect, within a second after the command.
-    """
+    """Runs the command and sends requests until it takes effect, within a second of it."""
     assert chat(gateway, token) is None
     gateway.command(*command, "--reason", "a test")
     wait_until(lambda: chat(gateway, token) == code, 1, f"{code} after {' '.join(command[:2])}")

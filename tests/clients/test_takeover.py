@@ -322,8 +322,7 @@ def test_requests_on_kept_connections_are_answered_and_their_connections_end(
 def test_a_connection_outlives_the_last_stream_on_it(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """A stream's head sent before the take-over cannot announce the close: the next request is
-    answered."""
+    """A stream's head from before the take-over announces no close: the next request passes."""
     host, port = gateway.url.removeprefix("http://").split(":")
     upstream.gate.clear()
     connection = http.client.HTTPConnection(host, int(port), timeout=30)
@@ -426,8 +425,7 @@ def test_places_at_upstreams_go_on(upstream: FakeUpstream, folder: Path) -> None
 def test_epochs_begin_before_and_after_a_take_over(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """The newest epoch's log is handed over; later records of the former process go to the open
-    epoch."""
+    """The newest epoch's log is handed over; later records of the former process go there."""
     gateway.command("audit", "begin", "--reason", "before")
     upstream.gate.clear()
     seen: list[str] = []
@@ -569,8 +567,10 @@ def test_a_successor_that_hangs_takes_nothing_over(
 def test_http2_streams_stay_and_their_connection_is_told_to_leave(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """An open stream completes; the successor answers a request on the kept connection; then comes
-    GOAWAY."""
+    """An open stream completes, and the kept connection is served; then comes GOAWAY.
+
+    The successor answers the request on the kept connection.
+    """
     upstream.gate.clear()
     port = int(gateway.url.rpartition(":")[2])
     kept = PlainHttp2(port, gateway.token)

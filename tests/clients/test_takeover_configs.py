@@ -93,8 +93,7 @@ def test_fetched_keys_go_on_where_their_publisher_is_gone_before_the_take_over(
 
 
 def test_a_reload_between_is_not_undone(upstream: FakeUpstream, folder: Path) -> None:
-    """The config changes after the successor has read it, and the running gateway reads it again.
-    """
+    """The config changes after the successor has read it; the running gateway reads it again."""
     with Relayed(folder, config(upstream.url)) as gateway:
         late = gateway.successor(TOKEN_SHIELD_HANGS_AT="successor-asks")
         wait_until(lambda: state(late.pid) == "T", START_S, "it has read the config")
@@ -113,8 +112,7 @@ def test_a_reload_between_is_not_undone(upstream: FakeUpstream, folder: Path) ->
 def test_sockets_of_other_names_are_refused_and_of_the_same_taken(
     upstream: FakeUpstream, folder: Path
 ) -> None:
-    """Sockets are identified by their full path, from whatever folder either process was started.
-    """
+    """Sockets are identified by their full path, from whatever folder a process was started."""
     with Relayed(folder, config(upstream.url)) as gateway:
         text = gateway.config.read_text()
         other = folder / "other"

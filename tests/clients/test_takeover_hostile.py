@@ -1,5 +1,4 @@
-"""Failures around a take-over: crashes of the asking process, two operators, stops, slow readers.
-"""
+"""Failures around a take-over: crashed askers, two operators, stops, slow readers."""
 
 from __future__ import annotations
 
@@ -167,8 +166,7 @@ def test_two_upgrades_at_once_hear_the_truth(gateway: Relayed) -> None:
 def test_who_asks_the_former_process_late_is_refused(
     gateway: Relayed, upstream: FakeUpstream
 ) -> None:
-    """A connection accepted before a take-over asks after it: the draining process hands over no
-    socket."""
+    """A connection from before a take-over asks after it: it receives no socket."""
     late = Asker(gateway)
     upstream.gate.clear()
     seen: list[str] = []
@@ -222,8 +220,7 @@ def test_a_failed_take_over_leaves_the_policy_of_the_reload(
 
 
 def test_a_shortage_after_a_failed_take_over_passes(gateway: Relayed) -> None:
-    """The successor crashes while no descriptor is free: requests are refused until that changes.
-    """
+    """The successor crashes while no descriptor is free: requests are refused until one is."""
     asker = Asker(gateway)
     assert int(asker.asks().split()[0]) >= 8
     pid = gateway.process.pid
@@ -344,8 +341,7 @@ def test_a_stop_of_both_leaves_nothing_unknown(kept: bool, clock: Clock, folder:
 
 
 def test_who_does_not_read_holds_nobody_up(gateway: Relayed) -> None:
-    """The successor serves kept connections: those that do not read their streams take no slots of
-    others."""
+    """The successor serves kept connections; slow readers take no slots of others."""
     host, port = gateway.url.removeprefix("http://").split(":")
 
     def connect(buffer: int | None = None) -> socket.socket:

@@ -1,5 +1,7 @@
-"""Both verifiers detect any change below audit/ and name a changed record; the head is kept
-elsewhere."""
+"""Both verifiers detect any change below audit/, and name a changed record.
+
+The head is kept elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -179,8 +181,10 @@ def _load(own: Served, token: str, count: int) -> None:
 
 
 def _killed(own: Served, token: str, journal: Path) -> None:
-    """Kills the gateway under load, after a new journal segment and before the checkpoint that
-    replaces the old."""
+    """Kills the gateway under load, after a new journal segment begins.
+
+    The checkpoint that makes the former segment unnecessary does not exist yet.
+    """
 
     def two_segments() -> bool:
         paths = sorted(journal.iterdir())
@@ -197,8 +201,10 @@ def _killed(own: Served, token: str, journal: Path) -> None:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """Two epochs of a killed gateway: several full tiles in both, two segments, uncheckpointed
-    records."""
+    """Two epochs of a killed gateway.
+
+    Both have several full tiles. There are two segments, and records that no checkpoint covers.
+    """
     folder, older = tmp_path_factory.mktemp("tamper"), []
     with Served(folder / "data", ECHO + BUSY) as own:
         token = own.issue("tests/busy", "--class", "busy")
@@ -429,8 +435,7 @@ def _forged(record: bytes, chance: random.Random) -> bytes:
 
 
 def rewrite_journal(log: Log, chance: random.Random) -> Tampering:
-    """Forges a journal record, exchanges two or drops the last ones, with corrected checksums and
-    roots."""
+    """Forges a journal record, exchanges two or drops the last, with corrected checksums."""
     names, covered = log.segments(), log.records("e000002")
     first = int(names[0][-20:])
     whole = {name: list(batches(log.state[name])) for name in names}

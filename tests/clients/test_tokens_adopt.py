@@ -1,5 +1,4 @@
-"""Adoption of API keys, and dates and rates as requested: no key is shown, and no value is
-truncated."""
+"""Adoption of API keys, dates and rates: no key is shown, and no value is truncated."""
 
 from __future__ import annotations
 

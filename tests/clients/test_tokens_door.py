@@ -1,5 +1,4 @@
-"""The cost of token verification, and who pays: many agents at one address, and many chains of one.
-"""
+"""The cost of token verification: many agents at one address, and one with many chains."""
 
 from __future__ import annotations
 

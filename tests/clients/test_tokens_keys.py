@@ -37,8 +37,7 @@ def zero_key() -> bytes:
 
 
 def forge(public: bytes, message: bytes) -> bytes:
-    """A signature for such a key without any secret (FIPS 204 algorithm 8 with z = 0 and no hints).
-    """
+    """A signature for such a key, without a secret (FIPS 204 algorithm 8, z = 0 and no hints)."""
     tr = hashlib.shake_256(public).digest(64)
     mu = hashlib.shake_256(tr + b"\0\0" + message).digest(64)
     # HighBits(A z - c t1 2^d) is zero everywhere: 1,536 coefficients of 4 bits.

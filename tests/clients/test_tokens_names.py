@@ -1,5 +1,4 @@
-"""Names across issuers and in output: a principal belongs to its issuer, and names fill no table.
-"""
+"""Names across issuers and in output: a principal belongs to its issuer; names fill no table."""
 
 from __future__ import annotations
 

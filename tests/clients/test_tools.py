@@ -264,8 +264,7 @@ def test_nothing_of_a_refused_call_comes_out(gateway: Served, model: Says) -> No
 
 
 def test_what_comes_behind_a_refused_link_is_not_sent(gateway: Served, model: Says) -> None:
-    """All bytes come at once: the text before the link is sent, then the error, and no normal end.
-    """
+    """All bytes come at once: the text before the link is sent, then the error, no normal end."""
     token = gateway.issue("tools/blocked", "--class", "blocked", models=(MODEL,))
     piece = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
     events = [

@@ -1,5 +1,4 @@
-"""Both SDKs over HTTP/1.1 and HTTP/2, with and without TLS and waiting; curl as README prints it.
-"""
+"""Both SDKs over HTTP/1.1 and HTTP/2, with and without TLS; curl as README prints it."""
 
 from __future__ import annotations
 
@@ -117,8 +116,7 @@ def test_a_client_that_does_not_know_our_ca_does_not_talk(over_tls: Gateway) -> 
 
 
 def test_every_request_after_a_stream_passes(gateway: Gateway) -> None:
-    """llama.cpp closes a connection after a stream without an announcement; the gateway must handle
-    that."""
+    """llama.cpp closes a connection after a stream without notice; the gateway handles that."""
     for round_ in range(8):
         client = open_ai(gateway, gateway.issue(f"transports/after-{round_}", models=(MODEL,)))
         for _ in range(40):
