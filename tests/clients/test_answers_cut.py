@@ -15,8 +15,9 @@ from clients import claude, open_ai, send_raw, user
 from fake_upstream import MODEL
 from gateway import Served, binary
 from scripted import Scripted, event, stream, whole
+from secret_places import OPENED, block, chunk
+from test_answers_secrets import ask
 from test_audit import inside, query, rows
-from test_answers_secrets import OPENED, ask, block, chunk
 from test_serve import fake_model, last_error, serve
 from waiting import wait_until
 

@@ -11,8 +11,9 @@ from clients import claude, open_ai, user
 from fake_upstream import MODEL
 from gateway import Served
 from scripted import Scripted, event, stream, whole
+from secret_places import OPENED, block, chunk
 from test_answers_cut import QUICK, outcome, used
-from test_answers_secrets import OPENED, ask, block, chunk
+from test_answers_secrets import ask
 from test_serve import fake_model, serve
 
 DONE = event("[DONE]")

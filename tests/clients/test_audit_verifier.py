@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from audit_checks import (
+    check,
+    fault,
+    flip,
+    sample_log,
+)
 from audit_verifier import (
     Epoch,
     Fault,
     crc32c,
-    open_record,
-    open_with,
     record_at,
-    since,
     verify,
-    verify_proof,
 )
 from audit_writer import (
     ONE,
     OTHER,
-    OWN_KEY,
-    RECORD_KEY,
     TWO,
     VKEYS,
     b64,
     batch,
     framed,
     head_slot,
-    inclusion,
     leaves,
     moment,
     mth,
-    opening,
     plain,
     put,
     records,
@@ -51,30 +46,7 @@ from audit_writer import (
 
 @pytest.fixture
 def log(folder: Path) -> Path:
-    """700 records, 600 of them under the checkpoint, and a journal from record 500 on."""
-    write_epoch(folder / "audit", ONE, records(700), 600, 500)
-    write_head(folder / "head", records(700), [ONE.note(records(600))])
-    put(folder / "audit/reserve", bytes(1000))
-    put(folder / "audit/tmp/half", b"whatever")
-    return folder / "audit"
-
-
-def check(log: Path, *, head: bool = True, live: bool = False) -> list[Epoch]:
-    return verify(log, VKEYS, log.parent / "head" if head else None, live)
-
-
-def fault(
-    log: Path, says: str, index: int | None = None, *, head: bool = False, live: bool = False
-) -> None:
-    with pytest.raises(Fault, match=says) as raised:
-        check(log, head=head, live=live)
-    assert raised.value.index == index, raised.value
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+    return sample_log(folder)
 
 
 @pytest.mark.parametrize("tail", [0, 1, 300])
@@ -422,207 +394,3 @@ def test_one_torn_batch_may_lie_at_the_end(log: Path) -> None:
     before = log / f"e000001/journal/{500:020}"
     before.write_bytes(before.read_bytes() + b"x")
     fault(log, "is no torn one", 660)
-
-
-def two_epochs(
-    folder: Path, first: bytes, *, signed: int | None = 10, journal: bool = False
-) -> Path:
-    write_epoch(folder, ONE, records(300), 300, 0 if journal else None)
-    write_epoch(folder, TWO, [first, *(plain(1000 + at) for at in range(20))], signed)
-    return folder
-
-
-def test_epochs_are_linked(folder: Path) -> None:
-    good = opening(records(300))
-    assert [epoch.size for epoch in check(two_epochs(folder / "good", good), head=False)] == [
-        300,
-        21,
-    ]
-    assert check(two_epochs(folder / "new", good, signed=None), head=False)[1].signed_root is None
-    write_head(folder / "head", records(300), [ONE.note(records(300))])
-    assert check(folder / "good")
-    for place, (bad, says) in enumerate(
-        [
-            (opening(records(299)), "previous is not"),
-            (opening(records(300), root=b64(bytes(32))), "previous is not"),
-            (opening(records(300), origin=TWO.origin), "previous is not"),
-            (opening(records(300), 5), "time is before"),
-            (plain(1000, "epoch"), "previous is not"),
-            (plain(1000), "of kind epoch"),
-            (sealed(1000).replace(b"admission", b"epoch"), "previous"),
-        ]
-    ):
-        fault(two_epochs(folder / str(place), bad), f"e000002.*{says}", 0)
-    shutil.rmtree(folder / "2/e000001")
-    fault(folder / "2", "previous is not", 0)
-    fault(two_epochs(folder / "open", good, journal=True), "its journal is not empty")
-    (folder / "good/e000001/checkpoint").unlink()
-    fault(folder / "good", "checkpoint")
-    shutil.rmtree(folder / "good/e000001")
-    assert [epoch.origin for epoch in check(folder / "good", head=False)] == [TWO.origin], (
-        "a part that was moved elsewhere"
-    )
-    fault(folder / "good", "begins with e000002", head=True)
-    shutil.rmtree(folder / "good/e000002")
-    fault(folder / "good", "no epoch")
-
-
-def test_an_epoch_that_lost_something_stays_as_it_is(folder: Path) -> None:
-    """700 records, 660 under the checkpoint; the next epoch states whether records were lost."""
-    some, says = records(700), opening(records(660)).replace(b"asked for", b"after-loss: a disk")
-    write_epoch(folder, ONE, some, 660, 500)
-    write_epoch(folder, TWO, [says, plain(1001)], 1)
-    assert [(epoch.size, epoch.signed, epoch.lost) for epoch in check(folder, head=False)] == [
-        (700, 660, "a disk"),
-        (2, 1, None),
-    ]
-    write_tiles(folder / "e000001", some)
-    segment = folder / f"e000001/journal/{660:020}"
-    segment.write_bytes(segment.read_bytes()[:-4096] + b"torn")
-    assert check(folder, head=False)[0].torn == 4
-    flip(segment, 100)
-    fault(folder, "e000001: tile/0/002.p/188 does not belong")
-    shutil.rmtree(segment.parent)
-    shutil.rmtree(folder / "e000001/tile")
-    write_tiles(folder / "e000001", some[:660])
-    assert check(folder, head=False)[0].size == 660
-    flip(folder / "e000001/tile/entries/000", 100)
-    fault(folder, "tile/0/000 has not the hashes", 1)
-    flip(folder / "e000001/tile/entries/000", 100)
-    write_journal(folder / "e000001", some, 500, signed=660)
-    for other in (
-        opening(some[:660]),
-        opening(some[:660], reason="after-loss: "),
-        says.replace(b"after-loss: ", b"after-loss:"),
-    ):
-        write_epoch(folder, TWO, [other], 1)
-        fault(folder, "its journal is not empty")
-    for count, bad in ((700, False), (699, True), (701, True)):
-        left = (
-            f'"left":{{"root":"{b64(mth(leaves((some + some)[:count])))}",'
-            f'"size":{count}}},"previous"'
-        )
-        write_epoch(folder, TWO, [says.replace(b'"previous"', left.encode())], 1)
-        if bad:
-            fault(folder, "the loss has left", 700)
-        assert bad or check(folder, head=False)[0].size == 700
-    newer = opening(records(690)).replace(b"asked for", b"after-loss: a disk")
-    write_epoch(folder, TWO, [newer], 1)
-    assert check(folder, head=False)[0].signed == 660, "the head knew of a newer checkpoint"
-    never = write_epoch(folder / "never", ONE, some[:7], None)
-    write_epoch(folder / "never", TWO, [opening([]).replace(b"asked for", b"after-loss: ")], 1)
-    assert [(epoch.size, epoch.signed) for epoch in check(folder / "never", head=False)] == [
-        (7, 0),
-        (1, 1),
-    ]
-    put(never / "checkpoint", ONE.note(some[:7]).encode())
-    write_tiles(never, some[:7])
-    fault(folder / "never", "e000002, record 0: previous is not", 0)
-
-
-def test_a_live_log_may_have_tiles_of_other_checkpoints(log: Path) -> None:
-    for size in (590, 699, 700):
-        write_tiles(log / "e000001", records(size))
-    fault(log, "does not belong")
-    assert check(log, live=True)[0].signed == 600
-    path = log / "e000001/tile/entries/002.p/187"
-    data = path.read_bytes()
-    for cut in (0, 1, 500, len(data) - 1):
-        path.write_bytes(data[:cut])
-        assert check(log, live=True), "a crash left the beginning of it"
-    for bad in (data[:-1] + b"x", data + b"x", data[:500] + b"x", data[:2] + b"xx"):
-        path.write_bytes(bad)
-        fault(log, "does not belong|too many", live=True)
-    path.write_bytes(data)
-    for name in (
-        "tile/0/002.p/189",
-        "tile/0/002",
-        "tile/2/000.p/1",
-        "tile/0/x000/002.p/180",
-        "tile/other",
-    ):
-        put(log / "e000001" / name, b"")
-        fault(log, "does not belong", live=True)
-        (log / "e000001" / name).unlink()
-
-
-def test_sealed_records_open_with_the_right_key_only() -> None:
-    record = sealed(3, request="a", tokens=7)
-    assert (
-        open_record(record, RECORD_KEY)
-        == open_with(record, OWN_KEY)
-        == {"request": "a", "tokens": 7}
-    )
-    other = record.replace(b"admission", b"outcome")
-    for opened, right, wrong in (
-        (open_record, RECORD_KEY, OWN_KEY),
-        (open_with, OWN_KEY, RECORD_KEY),
-    ):
-        for bad, key in ((record, wrong), (other, right), (plain(3), right), (record, b"short")):
-            with pytest.raises(Fault):
-                opened(bad, key)
-
-
-def test_the_log_still_contains_an_old_checkpoint(log: Path) -> None:
-    for size in (0, 1, 255, 600, 660, 700):
-        since(log, VKEYS, ONE.note(records(size)))
-    for note, says in (
-        (ONE.note(records(701)), "701"),
-        (ONE.note(records(5)[1:]), "another root"),
-        (OTHER.note(records(5)), "first two"),
-        (TWO.note(records(5)), "e000002"),
-    ):
-        with pytest.raises(Fault, match=says):
-            since(log, VKEYS, note)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 21])
-def test_proofs_of_inclusion(size: int) -> None:
-    some = records(size)
-    for index in range(size):
-        path = "".join(b64(one) + "\n" for one in inclusion(index, leaves(some)))
-        proof = f"c2sp.org/tlog-proof@v1\nindex {index}\n{path}\n{ONE.note(some)}"
-        verify_proof(proof, some[index], VKEYS)
-        verify_proof(proof.replace("index", "extra YWJj\nindex", 1), some[index], VKEYS)
-        bad = [
-            proof.replace(f"index {index}", f"index {at}")
-            for at in (index + 1, f"0{index}", size, "")
-        ]
-        bad += [
-            proof.replace(path, more, 1)
-            for more in (path + b64(bytes(32)) + "\n", path + "YWJj\n", path[45:] or "x\n")
-        ]
-        bad += [
-            proof.replace("@v1", "@v2"),
-            proof[:-1],
-            proof.replace("i", "extra YWJ\ni", 1),
-            proof.rpartition("\n— ")[0],
-        ]
-        for one, record in [*((one, some[index]) for one in bad), (proof, plain(77))]:
-            with pytest.raises(Fault):
-                verify_proof(one, record, VKEYS)
-
-
-def test_the_command(log: Path) -> None:
-    (log.parent / "vkeys").write_text(VKEYS)
-    script = [
-        sys.executable,
-        str(Path(__file__).with_name("audit_verifier.py")),
-        str(log),
-        "--vkeys",
-        str(log.parent / "vkeys"),
-    ]
-    done = subprocess.run(
-        [*script, "--head", str(log.parent / "head"), "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout)["epochs"][0]["size"] == 700
-    bare = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert bare.returncode == 4 and "size=700" in bare.stdout and "END UNPROVEN" in bare.stderr
-    flip(log / "e000001/tile/0/001", 32 * 9)
-    failed = subprocess.run(
-        [*script, "--live", "--json"], capture_output=True, text=True, check=False
-    )
-    assert failed.returncode == 1 and json.loads(failed.stdout)["index"] == 256 + 9

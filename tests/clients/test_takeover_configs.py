@@ -10,11 +10,11 @@ import os
 import signal
 from pathlib import Path
 
-from fake_upstream import FakeUpstream
+from fake_upstream import MODEL, FakeUpstream
 from gateway import ISSUER, START_S, binary
 from publisher import OTHER, Publisher, key, other_issuer
+from takeover import Relayed, config, stream
 from test_serve import authority
-from test_takeover import MODEL, Relayed, config, stream
 from waiting import wait_until
 
 

@@ -20,8 +20,9 @@ from clock_upstream import Clock
 from fake_upstream import MODEL, FakeUpstream
 from gateway import ISSUER, START_S, Done, binary
 from publisher import OTHER, Publisher, key, other_issuer
+from takeover import CHAT, Relayed, config, stream
 from test_serve import authority
-from test_takeover import CHAT, Relayed, config, is_zombie, stream
+from test_takeover import is_zombie
 from waiting import wait_until
 
 # Connects and sends the line from its standard input; prints what it received, and waits.

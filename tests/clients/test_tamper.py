@@ -5,28 +5,31 @@ The head is kept elsewhere.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import signal
-import subprocess
 import threading
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import httpx2
 import pytest
 
+import audit_epoch
 import audit_records
 import audit_verifier
 from audit_records import Tree, batches, frames, leaf_hash
-from audit_writer import batch, framed, tiles
+from audit_writer import batch, tiles
 from clients import user
-from gateway import BINARY, Served, environment
+from gateway import Served
+from tampering import (
+    Log,
+    State,
+    Tampering,
+    width,
+)
 from waiting import wait_until
 
 SEED = 11
@@ -45,106 +48,6 @@ KINDS = {
     "reserve": "reserve",
     "tmp": "tmp/.*",
 }
-
-State = dict[str, bytes]  # the files of a log by their paths below audit/
-
-
-@dataclass(frozen=True)
-class Tampering:
-    """Changed or removed (None) files. If one record changes, its epoch and index."""
-
-    what: str
-    changes: dict[str, bytes | None] = field(repr=False)
-    record: tuple[str, int] | None = None
-
-
-@dataclass
-class Asked:
-    """A verifier process."""
-
-    process: subprocess.Popen[str]
-
-    def result(self) -> dict[str, object]:
-        out, _ = self.process.communicate(timeout=60)
-        found = json.loads(out)
-        # A head of an earlier epoch is distinct from a log that is invalid.
-        assert found["valid"] == (self.process.returncode in (0, 4)), found
-        return found
-
-
-@dataclass
-class Log:
-    """A log, its former states, and the changes made to it."""
-
-    folder: Path
-    data: Path
-    state: State = field(repr=False)
-    older: list[State] = field(repr=False)
-    done: Counter[str] = field(default_factory=Counter)
-
-    def records(self, epoch: str) -> list[bytes]:
-        """The records in the tiles."""
-        names = sorted(name for name in self.state if name.startswith(f"{epoch}/tile/entries/"))
-        return [record for name in names for record in frames(self.state[name], _width(name), 0)]
-
-    def segments(self) -> list[str]:
-        return sorted(name for name in self.state if "/journal/" in name)
-
-    def put(self, changes: dict[str, bytes | None]) -> None:
-        """Writes or removes files, and removes empty folders."""
-        for name, data in changes.items():
-            path = self.folder / name
-            if data is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-                continue
-            path.unlink(missing_ok=True)
-            while path.parent != self.folder and not any(path.parent.iterdir()):
-                path = path.parent
-                path.rmdir()
-
-    def ours(self) -> audit_verifier.Fault | None:
-        try:
-            audit_verifier.verify(
-                self.folder,
-                (self.data / "log.vkeys").read_text(),
-                self.data / "secret/head",
-                live=True,
-            )
-        except audit_verifier.Fault as fault:
-            return fault
-        return None
-
-    def theirs(self) -> dict[str, object]:
-        return self.begun().result()
-
-    def begun(self) -> Asked:
-        """Starts the gateway's verifier."""
-        keys, head = self.data / "log.vkeys", self.data / "secret/head"
-        words = [
-            str(BINARY),
-            "audit",
-            "verify",
-            str(self.folder),
-            "--key",
-            str(keys),
-            "--head",
-            str(head),
-            "--json",
-        ]
-        return Asked(
-            subprocess.Popen(
-                words,
-                env=environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-
-
-def _width(name: str) -> int:
-    return int(name.rpartition("/")[2]) if ".p/" in name else 256
 
 
 def _read(folder: Path) -> State:
@@ -279,7 +182,7 @@ def flip(log: Log, chance: random.Random) -> Tampering:
         record = epoch, _first(rest) + at // 32
     if rest.startswith("tile/entries/"):
         ends, end = [], 0
-        for one in frames(log.state[name], _width(name), 0):
+        for one in frames(log.state[name], width(name), 0):
             ends.append(end := end + 2 + len(one))
         record = epoch, _first(rest) + sum(end <= at for end in ends)
     return Tampering(
@@ -554,11 +457,11 @@ def test_every_tampering_is_found_out(log: Log, monkeypatch: pytest.MonkeyPatch)
     # Most records and batches are unchanged from one test to the next, so that results for bytes
     # are cached.
     remembered = {
-        (audit_verifier, "bundle"): 200,
+        (audit_epoch, "bundle"): 200,
         (audit_records, "perfect"): 200,
         (audit_records, "crc32c"): 50_000,
-        (audit_verifier, "leaf_hash"): 50_000,
-        (audit_verifier, "shape"): 50_000,
+        (audit_epoch, "leaf_hash"): 50_000,
+        (audit_epoch, "shape"): 50_000,
     }
     for (module, name), most in remembered.items():
         monkeypatch.setattr(module, name, lru_cache(most)(getattr(module, name)))
