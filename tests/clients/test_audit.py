@@ -21,7 +21,7 @@ import audit_verifier
 import audit_writer
 from clients import open_ai, user
 from fake_upstream import MODEL, FakeUpstream
-from gateway import Gateway, Served, binary
+from gateway import Gateway, binary
 from test_serve import ask, code, fake_model, serve
 from waiting import wait_until
 

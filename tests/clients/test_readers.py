@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import ada_url

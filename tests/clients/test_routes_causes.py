@@ -19,7 +19,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fake_upstream import MODEL
 from gateway import Served, binary
 from raw_upstream import Behaviour, RawUpstream, answers, resets, status
 from test_routes_failover import route, serve
