@@ -4,18 +4,17 @@ mod agents;
 mod audit;
 mod connections;
 mod egress;
+mod files;
 mod process;
 mod reports;
+mod requests;
 mod waits;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use dashmap::DashMap;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::model::usage::Absurd;
@@ -26,7 +25,9 @@ use audit::Audit;
 pub use audit::AuditGauges;
 use connections::Connections;
 use egress::Egress;
+use files::Files;
 use process::Process;
+use requests::Requests;
 
 /// Label of a model, upstream or agent that is not in its closed set.
 const OTHER: &str = "other";
@@ -70,29 +71,12 @@ const UNREADY: [&str; 7] = [
     "upstreams-down",
 ];
 
-type RequestKey = (usize, &'static str, &'static str);
-
 /// All metrics of one gateway.
 pub struct Metrics {
     registry: Registry,
-    models: HashMap<String, usize>,
-    model_names: Vec<String>,
-    requests: IntCounterVec,
-    request_handles: DashMap<RequestKey, IntCounter, foldhash::quality::RandomState>,
-    refusals: HashMap<&'static str, IntCounter>,
-    request_seconds: Histogram,
-    overhead_seconds: Histogram,
-    first_token_seconds: Histogram,
-    upstream_seconds: HashMap<String, Histogram>,
-    tokens: Vec<[IntCounter; 2]>,
-    in_flight: IntGauge,
-    token_cache: HashMap<&'static str, IntCounter>,
+    requests: Requests,
     upstream_up: IntGaugeVec,
-    certificate_expiry: Gauge,
-    config_reloads: IntCounterVec,
-    jwks_reads: IntCounterVec,
-    certificate_reads: IntCounterVec,
-    idle_keys: IntGauge,
+    files: Files,
     /// Places at upstreams.
     pub waits: waits::Waits,
     egress: Egress,
@@ -164,126 +148,26 @@ impl Metrics {
         agent_label: Option<usize>,
     ) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let mut model_names: Vec<String> = models.to_vec();
-        model_names.extend([OTHER.to_owned(), NONE.to_owned()]);
-        let refusals_by = counters(
-            &registry,
-            "token_shield_refusals_total",
-            "Refusals by stage and code",
-            &["stage", "code"],
-        )?;
-        let handle = |code: &Code| {
-            (code.as_str(), refusals_by.with_label_values(&[code.stage().as_str(), code.as_str()]))
-        };
-        let cache_by = counters(
-            &registry,
-            "token_shield_token_cache_total",
-            "Tokens by how they were found good",
-            &["result"],
-        )?;
-        let upstream_by = register(
-            &registry,
-            HistogramVec::new(
-                histogram(
-                    "token_shield_upstream_seconds",
-                    "Time from asking an upstream to its head",
-                ),
-                &["upstream"],
-            ),
-        )?;
-        let tokens_by = counters(
-            &registry,
-            "token_shield_tokens_total",
-            "Tokens as reported by upstreams",
-            &["model", "direction"],
-        )?;
-        let tokens = model_names.iter().map(|model| {
-            [
-                tokens_by.with_label_values(&[model, "in"]),
-                tokens_by.with_label_values(&[model, "out"]),
-            ]
-        });
         build_info(&registry)?;
         let gauges = |name: &str, help: &str, label: &str| {
             register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]))
-        };
-        let one = |name: &str, help: &str| {
-            register(&registry, Histogram::with_opts(histogram(name, help)))
         };
         let upstream_up = gauges(
             "token_shield_upstream_up",
             "1 where the last dial to the upstream succeeded",
             "upstream",
         )?;
-        upstreams.iter().for_each(|upstream| upstream_up.with_label_values(&[upstream]).set(1));
-        let per_agent = agent_label.map(|max| Agents::new(&registry, max)).transpose()?;
+        for upstream in upstreams {
+            upstream_up.with_label_values(&[upstream]).set(1);
+        }
+        let per_agent = match agent_label {
+            Some(max) => Some(Agents::new(&registry, max)?),
+            None => None,
+        };
         Ok(Self {
-            models: model_names
-                .iter()
-                .cloned()
-                .enumerate()
-                .map(|(place, name)| (name, place))
-                .collect(),
-            tokens: tokens.collect(),
-            model_names,
-            requests: counters(
-                &registry,
-                "token_shield_requests_total",
-                "Requests by outcome",
-                &["model", "operation", "code"],
-            )?,
-            request_handles: DashMap::default(),
-            refusals: Code::ALL.iter().map(handle).collect(),
-            request_seconds: one("token_shield_request_seconds", "Whole requests")?,
-            overhead_seconds: one(
-                "token_shield_overhead_seconds",
-                "What the gateway adds before the upstream is asked",
-            )?,
-            first_token_seconds: one(
-                "token_shield_time_to_first_token_seconds",
-                "Until the first byte of an answer goes out",
-            )?,
-            upstream_seconds: upstreams
-                .iter()
-                .map(|name| (name.clone(), upstream_by.with_label_values(&[name])))
-                .collect(),
-            in_flight: register(
-                &registry,
-                IntGauge::new("token_shield_in_flight", "Requests in flight"),
-            )?,
-            token_cache: ["hit", "miss", "refused"]
-                .map(|result| (result, cache_by.with_label_values(&[result])))
-                .into(),
+            requests: Requests::new(&registry, models, upstreams)?,
             upstream_up,
-            certificate_expiry: register(
-                &registry,
-                Gauge::new(
-                    "token_shield_certificate_expiry_seconds",
-                    "When the certificate in use expires, seconds since 1970",
-                ),
-            )?,
-            config_reloads: results(
-                &registry,
-                "token_shield_config_reload_total",
-                "Reloads of the config",
-            )?,
-            jwks_reads: results(
-                &registry,
-                "token_shield_jwks_reads_total",
-                "Readings of JWK Sets",
-            )?,
-            certificate_reads: results(
-                &registry,
-                "token_shield_certificate_reads_total",
-                "Readings of a certificate that has changed",
-            )?,
-            idle_keys: register(
-                &registry,
-                IntGauge::new(
-                    "token_shield_idle_keys",
-                    "Keys that have signed no live token for long",
-                ),
-            )?,
+            files: Files::new(&registry)?,
             waits: waits::Waits::new(&registry, upstreams)?,
             egress: Egress::new(&registry)?,
             connections: Connections::new(&registry)?,
@@ -310,7 +194,7 @@ impl Metrics {
 
     /// A request began.
     pub fn began(&self) {
-        self.in_flight.inc();
+        self.requests.began();
     }
 
     /// Bytes of content were put into a request.
@@ -325,54 +209,22 @@ impl Metrics {
 
     /// A request was refused.
     pub fn refused(&self, code: Code) {
-        if let Some(counter) = self.refusals.get(code.as_str()) {
-            counter.inc();
-        }
+        self.requests.refused(code);
     }
 
     /// A request ended.
     pub fn answered(&self, answered: &Answered<'_>) {
-        self.in_flight.dec();
-        let model = answered.model.unwrap_or(NONE);
-        let place =
-            self.models.get(model).or_else(|| self.models.get(OTHER)).copied().unwrap_or_default();
-        let key = (place, answered.operation, answered.code);
-        match self.request_handles.get(&key) {
-            Some(counter) => counter.inc(),
-            None => {
-                let model = self.model_names.get(place).map_or(OTHER, String::as_str);
-                let counter =
-                    self.requests.with_label_values(&[model, answered.operation, answered.code]);
-                counter.inc();
-                self.request_handles.insert(key, counter);
-            }
-        }
-        self.request_seconds.observe(answered.request_s);
-        self.overhead_seconds.observe(answered.overhead_s);
-        if let Some(seconds) = answered.first_token_s {
-            self.first_token_seconds.observe(seconds);
-        }
-        if let Some((histogram, seconds)) = answered
-            .upstream
-            .and_then(|name| self.upstream_seconds.get(name))
-            .zip(answered.upstream_s)
+        self.requests.answered(answered);
+        if let Some(agents) = &self.per_agent
+            && let Some(agent) = answered.agent
         {
-            histogram.observe(seconds);
-        }
-        if let Some([tokens_in, tokens_out]) = self.tokens.get(place) {
-            tokens_in.inc_by(answered.tokens_in);
-            tokens_out.inc_by(answered.tokens_out);
-        }
-        if let Some((agents, agent)) = self.per_agent.as_ref().zip(answered.agent) {
             agents.count(agent);
         }
     }
 
     /// How a token was found good: `hit`, `miss` or `refused`.
     pub fn token_cache(&self, result: &str) {
-        if let Some(counter) = self.token_cache.get(result) {
-            counter.inc();
-        }
+        self.requests.token_cache(result);
     }
 
     /// Whether an upstream answers.
@@ -382,27 +234,27 @@ impl Metrics {
 
     /// When the certificate in use expires, in seconds since 1970.
     pub fn certificate_expiry(&self, seconds: f64) {
-        self.certificate_expiry.set(seconds);
+        self.files.certificate_expiry.set(seconds);
     }
 
     /// A reload: `ok` or `refused`.
     pub fn config_reload(&self, result: &str) {
-        self.config_reloads.with_label_values(&[result]).inc();
+        self.files.config_reloads.with_label_values(&[result]).inc();
     }
 
     /// A JWK Set was read, or could not be: `ok` or `refused`.
     pub fn jwks_read(&self, result: &str) {
-        self.jwks_reads.with_label_values(&[result]).inc();
+        self.files.jwks_reads.with_label_values(&[result]).inc();
     }
 
     /// A certificate has changed and was read, or could not be used: `ok` or `refused`.
     pub fn certificate_read(&self, result: &str) {
-        self.certificate_reads.with_label_values(&[result]).inc();
+        self.files.certificate_reads.with_label_values(&[result]).inc();
     }
 
     /// Keys that have signed no live token for as long as their issuer's config says.
     pub fn idle_keys(&self, count: usize) {
-        self.idle_keys.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.files.idle_keys.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A record of that kind was sealed.
@@ -454,9 +306,9 @@ impl Metrics {
     pub fn names(&self) -> Vec<String> {
         let vectors: [&dyn Collector; 6] = [
             &self.audit.unready,
-            &self.requests,
+            &self.requests.by_code,
             &self.upstream_up,
-            &self.config_reloads,
+            &self.files.config_reloads,
             &self.audit.records,
             &self.agents,
         ];

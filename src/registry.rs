@@ -177,6 +177,48 @@ impl Registry {
                 self.wide.set_principal(principal, StatusChange::new(*standing, record.at, reason));
                 vec![Subject::Principal(principal.clone())]
             }
+            Event::TokenRegistered { .. }
+            | Event::TokenRevoked { .. }
+            | Event::HandleSet { .. }
+            | Event::HandleRevoked { .. } => self.fold_token(record),
+            // The keyring's. Requests with tokens of this key check again.
+            Event::KeyAdded { kid, .. }
+            | Event::KeyRetired { kid, .. }
+            | Event::KeyRevoked { kid, .. } => {
+                vec![Subject::Key(*kid)]
+            }
+            Event::Start { .. }
+            | Event::Stop
+            | Event::Reload { .. }
+            | Event::Handover { .. }
+            | Event::Epoch { .. }
+            | Event::Pruned { .. }
+            | Event::Clock { .. }
+            | Event::Forgotten { .. }
+            | Event::Restored { .. }
+            | Event::Backup { .. }
+            | Event::Exported { .. }
+            | Event::Disclosed { .. }
+            | Event::TokenSigned { .. }
+            | Event::ReloadRefused { .. }
+            | Event::KeysChanged { .. }
+            | Event::ModelAccepted { .. }
+            | Event::Admission(_)
+            | Event::Outcome(_)
+            | Event::Refusal(_)
+            | Event::Refusals(_)
+            | Event::Strangers(_)
+            | Event::Written(_) => Vec::new(),
+        }
+    }
+
+    /// The same for records about tokens and handles.
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the events of tokens and handles alone; the others are in `fold`"
+    )]
+    fn fold_token(&self, record: &Record) -> Vec<Subject> {
+        match &record.event {
             Event::TokenRegistered { token, jti, kid, agent, principal, expires, .. } => {
                 let mut row =
                     self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
@@ -208,34 +250,7 @@ impl Registry {
                 self.revoke_handle(*handle, record.at, reason);
                 vec![Subject::agent(agent)]
             }
-            // The keyring's. Requests with tokens of this key check again.
-            Event::KeyAdded { kid, .. }
-            | Event::KeyRetired { kid, .. }
-            | Event::KeyRevoked { kid, .. } => {
-                vec![Subject::Key(*kid)]
-            }
-            Event::Start { .. }
-            | Event::Stop
-            | Event::Reload { .. }
-            | Event::Handover { .. }
-            | Event::Epoch { .. }
-            | Event::Pruned { .. }
-            | Event::Clock { .. }
-            | Event::Forgotten { .. }
-            | Event::Restored { .. }
-            | Event::Backup { .. }
-            | Event::Exported { .. }
-            | Event::Disclosed { .. }
-            | Event::TokenSigned { .. }
-            | Event::ReloadRefused { .. }
-            | Event::KeysChanged { .. }
-            | Event::ModelAccepted { .. }
-            | Event::Admission(_)
-            | Event::Outcome(_)
-            | Event::Refusal(_)
-            | Event::Refusals(_)
-            | Event::Strangers(_)
-            | Event::Written(_) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 

@@ -95,24 +95,8 @@ impl App {
         )?;
         let doors = self.doors(sockets.doors, &shutdown)?;
         let mut background = Background::default();
-        let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
-        let books =
-            || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
-        let mut urls = UrlWatch::new(books());
-        fetched(&mut urls, is_successor, shutdown.clone()).await;
-        let about = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
-        background.until_the_end(watchful::housekeeping(Arc::clone(&self.gateway), about));
-        background.until_the_end(FileWatch::new(books()).run());
-        background.until_the_end(urls.run());
-        background.while_it_serves(weigh::watch(Arc::clone(&self.gateway)));
-        let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
-        background.while_it_serves(self.certificate_watch(&files));
-        let issuers_in_force = issuers.subscribe();
-        background
-            .while_it_serves(reload::on_hangup(self.reload(issuers, files), Arc::clone(&notifier)));
-        if let Some(alive) = notifier.keep_alive() {
-            background.while_it_serves(alive);
-        }
+        let issuers_in_force =
+            self.begin_background(&mut background, &notifier, is_successor, &shutdown).await;
         notifier.ready();
         let turn: Arc<tokio::sync::Mutex<()>> = Arc::default();
         let owed = Arc::new(watch::Sender::new(0));
@@ -150,6 +134,36 @@ impl App {
         }
         doors.lock().await.close().await;
         self.end(predecessor, &own).await
+    }
+
+    /// Starts the tasks that watch files, URLs, keys and the weights of models. Gives the issuers in
+    /// force.
+    async fn begin_background(
+        &self,
+        background: &mut Background,
+        notifier: &Arc<Notifier>,
+        is_successor: bool,
+        stopping: &watch::Receiver<bool>,
+    ) -> watch::Receiver<Arc<Vec<settings::Issuer>>> {
+        let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
+        let books =
+            || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
+        let mut urls = UrlWatch::new(books());
+        fetched(&mut urls, is_successor, stopping.clone()).await;
+        let about = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
+        background.until_the_end(watchful::housekeeping(Arc::clone(&self.gateway), about));
+        background.until_the_end(FileWatch::new(books()).run());
+        background.until_the_end(urls.run());
+        background.while_it_serves(weigh::watch(Arc::clone(&self.gateway)));
+        let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
+        background.while_it_serves(self.certificate_watch(&files));
+        let issuers_in_force = issuers.subscribe();
+        background
+            .while_it_serves(reload::on_hangup(self.reload(issuers, files), Arc::clone(notifier)));
+        if let Some(alive) = notifier.keep_alive() {
+            background.while_it_serves(alive);
+        }
+        issuers_in_force
     }
 
     async fn record_start(&self) -> Result<(), StartFault> {

@@ -67,7 +67,7 @@ pub(super) enum Noun {
         after_help = "Example: token-shield restore /mnt/backups/2026-11-21 \\\n             \
         --config /etc/token-shield/token-shield.toml"
     )]
-    Restore(backup::Restore),
+    Restore(backup::restore::Restore),
     /// Check a config file.
     #[command(subcommand)]
     Config(config::Verb),

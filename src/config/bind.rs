@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::de::DeTable;
 
 use super::class::{class, tightest};
@@ -49,82 +50,33 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
     let mut warnings = Vec::new();
     let (issuers, principals) = issuers(&root, base);
-    let upstreams: Vec<Upstream> = root
-        .tables("upstream")
-        .into_iter()
-        .filter_map(|section| upstream(section, base, empty))
-        .collect();
-    let models: Vec<Model> = root
-        .tables("model")
-        .into_iter()
-        .filter_map(|section| model(section, &upstreams, base))
-        .collect();
+    let routes = Routes::read(&root, base, empty);
     unique(&root, "issuer", issuers.iter().map(|issuer| issuer.iss.as_str()));
-    unique(&root, "upstream", upstreams.iter().map(|upstream| upstream.name.as_str()));
-    unique(
-        &root,
-        "model",
-        models
-            .iter()
-            .flat_map(|model| std::iter::once(&model.name).chain(&model.aliases))
-            .map(String::as_str),
-    );
-    let known = |(name, section): (String, _)| (name.clone(), class(&name, section, empty));
-    let mut classes: BTreeMap<String, Class> = root.named("class").into_iter().map(known).collect();
-    classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
-    let limits = root.table("limits", empty);
-    let listen_section = root.table("listen", empty);
+    let classes = classes(&root, empty);
+    let limits = Limits::read(root.table("limits", empty));
     let metrics = root.table("metrics", empty);
     let timeouts = timeouts(root.table("timeouts", empty));
-    let count = |key, fallback| {
-        limits.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback)
-    };
     let (egress, fetch, fetch_tools) =
         super::egress::lists(root.table("egress", empty), base, empty);
     let guard = Guard {
         issuers,
         classes,
         principals,
-        models,
-        peer_rps: limits
-            .number("peer_rps")
-            .and_then(|rate| u32::try_from(rate).ok())
-            .unwrap_or(200),
-        root_rps: limits
-            .number("root_rps")
-            .and_then(|rate| u32::try_from(rate).ok())
-            .unwrap_or(100),
-        token_cache: count("token_cache", 65_536),
-        body_max: limits.bytes("body").unwrap_or(32 << 20),
-        bodies_max: limits.bytes("bodies").unwrap_or(512 << 20),
+        models: routes.models,
+        peer_rps: limits.peer_rps,
+        root_rps: limits.root_rps,
+        token_cache: limits.token_cache,
+        body_max: limits.body_max,
+        bodies_max: limits.bodies_max,
         egress,
         fetch,
         fetch_tools,
     };
-    let (connections_max, peer_connections_max) =
-        (count("connections", 10_000), count("peer_connections", 1000));
-    let answers = answers(&limits);
-    limits.close();
     let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
     metrics.close();
-    let listen = listen(&listen_section, base, empty, &mut warnings);
-    let address = |key, fallback: ([u8; 4], u16)| {
-        let read = listen_section.parsed(
-            key,
-            "an address with a port, such as \"127.0.0.1:9464\"",
-            |text| text.parse().ok(),
-        );
-        read.unwrap_or_else(|| SocketAddr::from(fallback))
-    };
-    let metrics = address("metrics", ([127, 0, 0, 1], 9464));
-    let admin = listen_section.parsed("admin", "\"unix:PATH\"", |text| {
-        text.strip_prefix("unix:").map(|path| base.join(path))
-    });
-    let admin = admin.unwrap_or_else(|| data.join("admin.sock"));
-    let trusted_proxies = networks(&listen_section, "trusted_proxies");
+    let sockets = Sockets::read(root.table("listen", empty), base, &data, empty, &mut warnings);
     // All sections are closed before a missing value ends the reading. So one error lists all
     // faults.
-    listen_section.close();
     let (audit, keep, auditors) = audit(
         root.table("audit", empty),
         (&data, name.as_deref().unwrap_or_default()),
@@ -134,19 +86,131 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     root.not_enforced(&["policy"]);
     root.close();
     let proxy = Proxy {
-        metrics,
-        admin,
-        trusted_proxies,
-        listen: listen?,
-        upstreams,
+        metrics: sockets.metrics,
+        admin: sockets.admin,
+        trusted_proxies: sockets.trusted_proxies,
+        listen: sockets.listen?,
+        upstreams: routes.upstreams,
         timeouts,
-        answers,
-        connections_max,
-        peer_connections_max,
+        answers: limits.answers,
+        connections_max: limits.connections_max,
+        peer_connections_max: limits.peer_connections_max,
         auditors,
         agent_label,
     };
     Some(Config { name: name?, data, guard, proxy, audit, keep, policy: String::new(), warnings })
+}
+
+/// Upstreams, and the models that they serve.
+struct Routes {
+    upstreams: Vec<Upstream>,
+    models: Vec<Model>,
+}
+
+impl Routes {
+    fn read<'t>(root: &Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Self {
+        let upstreams: Vec<Upstream> = root
+            .tables("upstream")
+            .into_iter()
+            .filter_map(|section| upstream(section, base, empty))
+            .collect();
+        let models: Vec<Model> = root
+            .tables("model")
+            .into_iter()
+            .filter_map(|section| model(section, &upstreams, base))
+            .collect();
+        unique(root, "upstream", upstreams.iter().map(|upstream| upstream.name.as_str()));
+        let mut names = Vec::new();
+        for model in &models {
+            names.push(model.name.as_str());
+            names.extend(model.aliases.iter().map(String::as_str));
+        }
+        unique(root, "model", names.into_iter());
+        Self { upstreams, models }
+    }
+}
+
+/// The classes of agents. `default` always exists.
+fn classes<'t>(root: &Section<'t>, empty: &'t DeTable<'t>) -> BTreeMap<String, Class> {
+    let mut classes = BTreeMap::new();
+    for (name, section) in root.named("class") {
+        let class = class(&name, section, empty);
+        classes.insert(name, class);
+    }
+    classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
+    classes
+}
+
+/// The section `limits`.
+struct Limits {
+    peer_rps: u32,
+    root_rps: u32,
+    token_cache: usize,
+    body_max: u64,
+    bodies_max: u64,
+    connections_max: usize,
+    peer_connections_max: usize,
+    answers: AnswerLimits,
+}
+
+impl Limits {
+    fn read(section: Section<'_>) -> Self {
+        let count = |key, fallback| {
+            section.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback)
+        };
+        let rate = |key, fallback| {
+            section.number(key).and_then(|rate| u32::try_from(rate).ok()).unwrap_or(fallback)
+        };
+        let limits = Self {
+            peer_rps: rate("peer_rps", 200),
+            root_rps: rate("root_rps", 100),
+            token_cache: count("token_cache", 65_536),
+            body_max: section.bytes("body").unwrap_or(32 << 20),
+            bodies_max: section.bytes("bodies").unwrap_or(512 << 20),
+            connections_max: count("connections", 10_000),
+            peer_connections_max: count("peer_connections", 1000),
+            answers: answers(&section),
+        };
+        section.close();
+        limits
+    }
+}
+
+/// The section `listen`.
+struct Sockets {
+    /// None after a fault.
+    listen: Option<Listen>,
+    metrics: SocketAddr,
+    admin: PathBuf,
+    trusted_proxies: Vec<IpNet>,
+}
+
+impl Sockets {
+    fn read<'t>(
+        section: Section<'t>,
+        base: &Path,
+        data: &Path,
+        empty: &'t DeTable<'t>,
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        let listen = listen(&section, base, empty, warnings);
+        let metrics = section.parsed(
+            "metrics",
+            "an address with a port, such as \"127.0.0.1:9464\"",
+            |text| text.parse().ok(),
+        );
+        let admin = section.parsed("admin", "\"unix:PATH\"", |text| {
+            text.strip_prefix("unix:").map(|path| base.join(path))
+        });
+        let trusted_proxies = networks(&section, "trusted_proxies");
+        section.close();
+        Self {
+            listen,
+            metrics: metrics.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9464))),
+            admin: admin.unwrap_or_else(|| data.join("admin.sock")),
+            trusted_proxies,
+        }
+    }
 }
 
 /// The length limits of answers.

@@ -42,10 +42,12 @@ impl<'t> Judge<'t> {
         for (key, value) in object.iter_mut() {
             let path = Path::Key(path, key);
             match shape.rule(key) {
-                Some(Rule::Drop) => drop(out.insert(key.to_owned())),
+                Some(Rule::Drop) => {
+                    out.insert(key.to_owned());
+                }
                 Some(rule) => self.rule(rule, value, &path)?,
                 None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => {
-                    drop(out.insert(key.to_owned()))
+                    out.insert(key.to_owned());
                 }
                 None => return Err(self.unknown(shape, key, value, &path)),
             }

@@ -59,12 +59,10 @@ impl Gateway {
     ) -> Result<Response<Arriving>, Refusal> {
         let call = committed.get();
         let health = Arc::clone(&exchange.config.health);
-        let mut next: VecDeque<(&Arc<Upstream>, bool)> = call
-            .candidates
-            .from(&call.upstream)
-            .into_iter()
-            .map(|upstream| (upstream, false))
-            .collect();
+        let mut next = VecDeque::new();
+        for upstream in call.candidates.from(&call.upstream) {
+            next.push_back((upstream, false));
+        }
         let mut last = Refusal::new(Code::UpstreamUnavailable);
         let mut kept: Option<KeptAnswer> = None;
         let mut moved = false;
@@ -84,14 +82,10 @@ impl Gateway {
                 continue;
             };
             exchange.tried(last.detail.take());
+            // The request has a place at the upstream that it was written for.
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
-                // Whoever waits there goes first.
-                let taken = self
-                    .slots
-                    .take(upstream, &call.holder)
-                    .ok_or_else(|| full(upstream, "requests wait there"));
-                match taken.and_then(|place| enter_server(&self.limiter, upstream, place)) {
+                match self.place_elsewhere(upstream, call) {
                     Ok(permit) => place = Some(permit),
                     Err(refusal) => {
                         last = refusal;
@@ -99,8 +93,7 @@ impl Gateway {
                     }
                 }
             }
-            exchange.upstream = Some(upstream.server.clone());
-            exchange.model_digest = Some(Arc::clone(&digest));
+            name_server(exchange, upstream, &digest);
             let fresh = watch.check()?;
             let asking = self.ask_one(fresh, &remote, committed, exchange);
             let asked = tokio::select! {
@@ -109,12 +102,8 @@ impl Gateway {
             };
             last = match asked {
                 Attempt::Declined(response) if kept.is_none() && !moved && !next.is_empty() => {
-                    kept = Some(KeptAnswer {
-                        response,
-                        upstream: Arc::clone(upstream),
-                        digest,
-                        place,
-                    });
+                    let kept_from = Arc::clone(upstream);
+                    kept = Some(KeptAnswer { response, upstream: kept_from, digest, place });
                     moved = true;
                     Refusal::new(Code::UpstreamUnavailable)
                         .because(format_args!("upstream {}: it declined, 503", upstream.name))
@@ -138,6 +127,18 @@ impl Gateway {
         }
         let Some(kept) = kept else { return Err(last) };
         Ok(give(kept, exchange))
+    }
+
+    /// A place at another upstream of the route, and at its server.
+    ///
+    /// # Errors
+    /// If other requests wait for a place there, or the server has none.
+    fn place_elsewhere(&self, upstream: &Arc<Upstream>, call: &Call) -> Result<Permit, Refusal> {
+        // Requests that wait there go first.
+        let Some(taken) = self.slots.take(upstream, &call.holder) else {
+            return Err(full(upstream, "requests wait there"));
+        };
+        enter_server(&self.limiter, upstream, taken)
     }
 
     /// Asks one server, and notes how it stands. Not an `async fn`: the proof is used up before the first wait.
@@ -218,8 +219,7 @@ impl Gateway {
 
 /// The answer that was kept, its server named again.
 fn give(kept: KeptAnswer, exchange: &mut Exchange) -> Response<Arriving> {
-    exchange.upstream = Some(kept.upstream.server.clone());
-    exchange.model_digest = Some(kept.digest);
+    name_server(exchange, &kept.upstream, &kept.digest);
     if let Some(place) = kept.place {
         add(&mut exchange.occupied.server, place);
     }
@@ -228,4 +228,10 @@ fn give(kept: KeptAnswer, exchange: &mut Exchange) -> Response<Arriving> {
 
 fn add(server: &mut Permit, place: Permit) {
     *server = place.with(std::mem::take(server));
+}
+
+/// Notes which server is asked, and with which weights, for the record.
+fn name_server(exchange: &mut Exchange, upstream: &Upstream, digest: &Arc<ModelDigest>) {
+    exchange.upstream = Some(upstream.server.clone());
+    exchange.model_digest = Some(Arc::clone(digest));
 }

@@ -146,34 +146,14 @@ mod tests {
         assert_eq!(Record::decode(bytes.as_bytes(), &Nobody), Err(fault));
     }
 
+    fn text() -> String {
+        "a \"b\"\\\n\u{1f}\u{7f} é 😀 \u{e000}".to_owned()
+    }
+
     #[test]
-    fn every_event_comes_back() {
+    fn every_event_of_tokens_and_keys_comes_back() {
         let (kid, token) = (KeyId([1; 32]), TokenId([2; 32]));
         let principal: Principal = "user:ada".parse().expect("principal");
-        let text = || "a \"b\"\\\n\u{1f}\u{7f} é 😀 \u{e000}".to_owned();
-        same(Event::Start { version: text(), policy: text() });
-        same(Event::Stop);
-        same(Event::Handover { version: text(), policy: text() });
-        same(Event::AgentRegistered { agent: agent(), principal: None, class: text() });
-        same(Event::AgentRegistered {
-            agent: agent(),
-            principal: Some(principal.clone()),
-            class: text(),
-        });
-        for (standing, word) in STATUSES {
-            assert_eq!(standing.as_str(), word);
-            same(Event::AgentStanding { agent: agent(), standing, reason: text() });
-            same(Event::NamespaceStanding {
-                namespace: "research".to_owned(),
-                standing,
-                reason: text(),
-            });
-            same(Event::PrincipalStanding {
-                principal: principal.clone(),
-                standing,
-                reason: text(),
-            });
-        }
         let expires = Timestamp(1_800_000_000_000);
         same(Event::TokenRegistered {
             token,
@@ -202,6 +182,41 @@ mod tests {
             same(Event::KeyRetired { kid, from, reason: text() });
         }
         same(Event::KeyRevoked { kid, reason: text() });
+        same(Event::TokenSigned {
+            token,
+            jti: text(),
+            agent: agent(),
+            principal,
+            expires: Timestamp(1_800_000_000_000),
+        });
+    }
+
+    #[test]
+    fn every_other_event_comes_back() {
+        let principal: Principal = "user:ada".parse().expect("principal");
+        same(Event::Start { version: text(), policy: text() });
+        same(Event::Stop);
+        same(Event::Handover { version: text(), policy: text() });
+        same(Event::AgentRegistered { agent: agent(), principal: None, class: text() });
+        same(Event::AgentRegistered {
+            agent: agent(),
+            principal: Some(principal.clone()),
+            class: text(),
+        });
+        for (standing, word) in STATUSES {
+            assert_eq!(standing.as_str(), word);
+            same(Event::AgentStanding { agent: agent(), standing, reason: text() });
+            same(Event::NamespaceStanding {
+                namespace: "research".to_owned(),
+                standing,
+                reason: text(),
+            });
+            same(Event::PrincipalStanding {
+                principal: principal.clone(),
+                standing,
+                reason: text(),
+            });
+        }
         same(Event::Reload { policy: text() });
         let previous = Previous { origin: "gw/e000001".to_owned(), size: 7, root: text() };
         for left in [None, Some(Left { size: 9, root: text() })] {
@@ -219,13 +234,6 @@ mod tests {
             same(Event::Exported { epochs: text(), principal, keys: true });
         }
         same(Event::Disclosed { records: text() });
-        same(Event::TokenSigned {
-            token,
-            jti: text(),
-            agent: agent(),
-            principal,
-            expires: Timestamp(1_800_000_000_000),
-        });
         same(Event::ReloadRefused { why: text() });
         same(Event::KeysChanged { issuer: text(), kids: text() });
         same(Event::ModelAccepted { model: text(), digest: text(), reason: text() });

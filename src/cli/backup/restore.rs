@@ -1,0 +1,174 @@
+//! `token-shield restore`: a data folder from a backup.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+
+use crate::audit::format::event::{Event, Previous};
+use crate::audit::format::head::Head;
+use crate::audit::read::copy::read;
+use crate::audit::read::verify::Seen;
+use crate::audit::store::log::{Log as AuditLog, NewEpoch, Settings};
+use crate::cli::as_owner::own_name;
+use crate::cli::owner::done_by_owner;
+use crate::cli::{Failure, Place};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::durable;
+
+use super::CONFIG;
+use super::files::Log;
+
+#[derive(Args)]
+pub(in crate::cli) struct Restore {
+    /// The backup's folder.
+    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Refuses a data folder that has a log.
+fn has_no_log(to: &Log, passing: &Path) -> Result<(), Failure> {
+    for path in [to.audit.as_path(), &to.head, passing, &to.record_keys, &to.log_keys, &to.vkeys] {
+        if path.exists() {
+            return Err(format!(
+                "{} already exists: restore into a data folder without a log",
+                path.display()
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+impl Restore {
+    pub(in crate::cli) fn run(self) -> Result<(), Failure> {
+        let from = Log::of_folder(&self.dir);
+        let kept = self.dir.join(CONFIG);
+        let file = self.place.find()?.config;
+        let own = if file.exists() {
+            None
+        } else {
+            Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?)
+        };
+        let config = self.config(own.as_deref())?;
+        if UnixStream::connect(&config.proxy.admin).is_ok() {
+            return Err(
+                format!("a gateway runs on {}: stop it first", config.data.display()).into()
+            );
+        }
+        if done_by_owner(&config.audit, &[])? {
+            return Ok(());
+        }
+        let to = Log::of_config(&config);
+        let passing = to.head.with_file_name("head.restored");
+        has_no_log(&to, &passing)?;
+        let seen = self.verified(&from)?;
+        let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
+        let head = head.ok_or_else(|| format!("{}: the head is damaged", from.head.display()))?;
+        for folder in [&config.data, &config.data.join("secret")] {
+            // A "." at the end of the config's path is not a folder.
+            durable::make_private_dir(&folder.components().collect::<PathBuf>())?;
+        }
+        if let Some(text) = own {
+            durable::write_new(&file, &text, 0o600)?;
+        }
+        // Without its head, no gateway can start from the log before the restore is recorded.
+        from.copy(&to, &passing, (true, true))?;
+        let origin = begin(&config, &passing, head)?;
+        let moved = fs::rename(&passing, &to.head).map_err(durable::Fault::of("move", &passing));
+        moved.and_then(|()| durable::sync_dir(to.head.parent().unwrap_or(Path::new("."))))?;
+        self.report(&config, &seen, &origin);
+        if rustix::process::geteuid().is_root() {
+            eprintln!(
+                "{} belongs to root: give it to the user that the gateway runs as (chown -R)",
+                config.data.display()
+            );
+        }
+        eprintln!("changes after the backup are lost: repeat later revocations");
+        Ok(())
+    }
+
+    /// Verifies the backup, and checks that it has all that a gateway needs. Gives its epochs.
+    fn verified(&self, from: &Log) -> Result<Vec<Seen>, Failure> {
+        if !from.record_keys.exists() {
+            let what = "the backup has no record keys, so no gateway can start from it: put secret/record-keys (and secret/log) into it";
+            return Err(format!("{}: {what}", self.dir.display()).into());
+        }
+        let seen = from.verify().map_err(|fault| {
+            format!("the backup in {} does not verify: {fault}", self.dir.display())
+        })?;
+        if let Some(epoch) = from.forgotten(&seen).first() {
+            let what =
+                "their summary is missing: put secret/pruned of the data folder into the backup";
+            let or = format!("or put the folder {epoch}/tile of the archive back into its audit");
+            return Err(format!(
+                "{}: the records of {epoch} were pruned, and {what}, {or}",
+                self.dir.display()
+            )
+            .into());
+        }
+        Ok(seen)
+    }
+
+    /// Prints what was restored.
+    fn report(&self, config: &Config, seen: &[Seen], origin: &str) {
+        let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
+        if self.place.json {
+            println!(
+                "{}",
+                serde_json::json!({
+                    "done": "restored", "data": config.data, "records": records, "epochs": seen.len(), "origin": origin,
+                })
+            );
+        } else {
+            println!(
+                "{}: {records} records in {} epochs, and {origin} begins",
+                config.data.display(),
+                seen.len()
+            );
+        }
+    }
+
+    /// The config of the gateway, or the config of the backup as it will be there.
+    fn config(&self, own: Option<&[u8]>) -> Result<Config, Failure> {
+        let Some(own) = own else { return self.place.read() };
+        let target = self.place.find()?;
+        let (file, text) = (target.config, std::str::from_utf8(own)?);
+        let base = file.parent().unwrap_or(Path::new("."));
+        let config = crate::config::read(text, base)
+            .map_err(|faults| format!("{CONFIG} of the backup:\n{faults}"))?;
+        if target.data.is_some_and(|data| data != config.data) {
+            let there = config.data.display();
+            return Err(format!(
+                "the backup's config has its data in {there}: put a config at {} first",
+                file.display()
+            )
+            .into());
+        }
+        Ok(config)
+    }
+}
+
+/// Begins a new epoch in a restored log, whose head is the file `passing`, and records the backup's
+/// head. Another gateway that continues from the same log has a different epoch there, with other
+/// keys.
+fn begin(config: &Config, passing: &Path, head: Head) -> Result<String, Failure> {
+    let begin = NewEpoch {
+        reason: "restored from a backup".to_owned(),
+        by: Some(own_name()),
+        after_loss: false,
+    };
+    let settings =
+        Settings { head: passing.to_owned(), begin: Some(begin), ..config.audit.clone() };
+    let (log, _) = AuditLog::open(settings, Arc::new(SystemClock::start()))?;
+    let head = Previous { origin: head.origin, size: head.size, root: STANDARD.encode(head.root) };
+    log.seal_blocking(Event::Restored { head }, Some(own_name()))?;
+    log.close()?;
+    Ok(log.origin().to_string())
+}
