@@ -16,7 +16,8 @@ test of src. A mutant fails if its patch does not apply, if the patched sources 
 if the test passes. A test that fails without a patch is a failure too. The exit status is then 1.
 
 The copy is target/mutants/tree. Only changed files are written to it, so cargo builds it
-incrementally. Its dependencies come from target/debug.
+incrementally. Its dependencies come from target/debug. The tests without a patch run in the sources
+themselves: there the ordinary tests have built them already.
 """
 
 from __future__ import annotations
@@ -189,20 +190,23 @@ def apply(mutant: Mutant) -> None:
         raise Failure(f"{mutant.name} does not apply: {applied.stderr.strip()}")
 
 
-def environment() -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """The environment of cargo and of the tests: campaigns have their small size."""
-    own = {**os.environ, "CARGO_TARGET_DIR": str(BUILD)}
+    own = dict(os.environ)
     own.pop("TOKEN_SHIELD_FULL", None)
+    if folder == TREE:
+        own["CARGO_TARGET_DIR"] = str(BUILD)
     return own
 
 
-def build(tests: set[Test]) -> dict[str, str]:
-    """Builds the copy's test programs that have these tests; gives their paths by target."""
+def build(tests: set[Test], folder: Path) -> dict[str, str]:
+    """Builds the test programs that have these tests; gives their paths by target."""
     kinds = {("--lib",) if test.target == "token_shield" else ("--test", "it") for test in tests}
     flags = [flag for kind in sorted(kinds) for flag in kind]
     command = [*CARGO, "--message-format=json-render-diagnostics", *flags]
+    environ = environment(folder)
     ran = subprocess.run(
-        command, cwd=TREE, env=environment(), capture_output=True, text=True, check=False
+        command, cwd=folder, env=environ, capture_output=True, text=True, check=False
     )
     if ran.returncode != 0:
         raise Failure(f"does not compile:\n{ran.stderr}")
@@ -214,14 +218,14 @@ def build(tests: set[Test]) -> dict[str, str]:
     }
 
 
-def run(test: Test, programs: dict[str, str]) -> str:
+def run(test: Test, programs: dict[str, str], folder: Path) -> str:
     """Runs one test: `passed`, `failed`, `hung`, or `absent`."""
     command = [programs[test.target], "--exact", test.path]
     try:
         ran = subprocess.run(
             command,
-            cwd=TREE,
-            env=environment(),
+            cwd=folder,
+            env=environment(folder),
             capture_output=True,
             text=True,
             errors="replace",
@@ -236,17 +240,15 @@ def run(test: Test, programs: dict[str, str]) -> str:
 
 
 def check_clean(tests: set[Test]) -> None:
-    """Runs the tests on the copy without any patch. All must pass."""
-    copy_tree()
-    copy_dependencies()
+    """Runs the tests on the sources as they are. All must pass."""
     begun = time.monotonic()
-    programs = build(tests)
-    print(f"clean: built in {time.monotonic() - begun:.0f} s", flush=True)
-    results = {str(test): run(test, programs) for test in sorted(tests, key=str)}
+    programs = build(tests, ROOT)
+    results = {str(test): run(test, programs, ROOT) for test in sorted(tests, key=str)}
     wrong = [f"{test}: {result}" for test, result in results.items() if result != "passed"]
     if wrong:
         raise Failure("without a mutant:\n" + "\n".join(wrong))
-    print(f"clean: {len(results)} tests passed", flush=True)
+    seconds = time.monotonic() - begun
+    print(f"without a mutant: {len(results)} tests passed, {seconds:.0f} s", flush=True)
 
 
 def verdict(result: str) -> str:
@@ -266,7 +268,7 @@ def run_alone(mutant: Mutant) -> Outcome:
     try:
         copy_tree()
         apply(mutant)
-        result = verdict(run(mutant.test, build({mutant.test})))
+        result = verdict(run(mutant.test, build({mutant.test}, TREE), TREE))
     except Failure as failure:
         print(failure)
         result = "FAILED"
@@ -308,12 +310,12 @@ def run_together(mutants: list[Mutant]) -> list[Outcome]:
     for mutant in mutants:
         apply(mutant)
     begun = time.monotonic()
-    programs = build({mutant.test for mutant in mutants})
-    print(f"mutants: built in {time.monotonic() - begun:.0f} s", flush=True)
+    programs = build({mutant.test for mutant in mutants}, TREE)
+    print(f"with the mutants: built in {time.monotonic() - begun:.0f} s", flush=True)
     outcomes = []
     for mutant in mutants:
         begun = time.monotonic()
-        result = verdict(run(mutant.test, programs))
+        result = verdict(run(mutant.test, programs, TREE))
         outcomes.append(Outcome(mutant, result, time.monotonic() - begun))
         show(outcomes[-1])
     return outcomes
@@ -342,6 +344,7 @@ def main() -> int:
     names = CI if together else asked.names or mutants
     chosen = [mutants[name] for name in names]
     check_clean({mutant.test for mutant in chosen})
+    copy_dependencies()
     outcomes = run_together(chosen) if together else run_each(chosen, asked.full)
     missed = [outcome for outcome in outcomes if outcome.result != "noticed"]
     print(f"{len(outcomes)} mutants, {len(missed)} not noticed")
