@@ -60,7 +60,8 @@ CRASHES="tests/clients/test_power.py tests/clients/test_audit.py::test_kill_9_un
 # Tests wait most of their time, for time limits and for each other's ends. A file's tests run in one process, in their order.
 # At full size, one at a time: campaigns take the whole machine.
 AT_ONCE="-n 3 --dist loadfile"
-[ "${1:-}" = "--full" ] && AT_ONCE=""
+MUTANTS=""
+[ "${1:-}" = "--full" ] && AT_ONCE="" MUTANTS="--full"
 
 # shellcheck disable=SC2086
 crashes() { TOKEN_SHIELD_BIN="$PWD/target/debug/token-shield" target/venv/bin/python -m pytest -q $CRASHES; }
@@ -90,15 +91,18 @@ step "install programs" install_programs
 step "install Python packages" install_python
 step "install Node.js packages" install_node
 step "format" cargo fmt --check
-step "lints" cargo clippy -q --all-targets --features seeded-faults -- -D warnings
+step "seeded faults: the patches apply" tests/mutants/run.py --check
+step "lints" cargo clippy -q --all-targets --features failpoints -- -D warnings
 step "documentation" docs
 step "floors 0 and 1 alone" cargo check -q --lib --no-default-features
 step "the offline commands alone" cargo check -q --no-default-features --features offline
 step "build" cargo build -q
-step "tests" cargo nextest run --no-fail-fast --features seeded-faults
+step "tests" cargo nextest run --no-fail-fast --features failpoints
+# shellcheck disable=SC2086
+step "seeded faults" tests/mutants/run.py $MUTANTS
 step "examples in the documentation" cargo test -q --doc
 # The clients' own: some of them let a process die at a given step.
-step "the program with seeded faults" cargo build -q --features seeded-faults
+step "the program with failpoints" cargo build -q --features failpoints
 begin_tampering
 step "unmodified clients, where loopback is the only network" loopback_only
 step "tamperings, by both verifiers" tampering

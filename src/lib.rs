@@ -8,13 +8,14 @@
 pub mod clock;
 pub mod crypto;
 pub mod durable;
+pub mod failpoint;
 pub mod id;
 pub mod json;
 pub mod log_lines;
 pub mod merkle;
 pub mod refusal;
 pub mod secret;
-pub mod seeded;
+
 pub mod spelling;
 
 // Floor 1: formats and decisions (and floor 3's pen inside audit/).

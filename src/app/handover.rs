@@ -48,7 +48,7 @@ pub fn socket(data: &Path) -> PathBuf {
 }
 
 /// The steps of a take-over at which a test can let a process die, or hang.
-#[cfg(feature = "seeded-faults")]
+#[cfg(feature = "failpoints")]
 fn step(name: &str) {
     use rustix::process::Signal;
     // Like `kill -9`, and not like a panic, which is caught.
@@ -64,5 +64,5 @@ fn step(name: &str) {
 }
 
 /// The steps of a take-over at which a test can let a process die or hang: none in this build.
-#[cfg(not(feature = "seeded-faults"))]
+#[cfg(not(feature = "failpoints"))]
 const fn step(_: &str) {}

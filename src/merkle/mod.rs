@@ -3,7 +3,6 @@
 pub mod proof;
 pub mod tile;
 
-use crate::seeded::{Seed, has};
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 of a leaf, a node or a root.
@@ -13,9 +12,7 @@ pub type Hash = [u8; 32];
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> Hash {
     let mut sha = Sha256::new();
-    if !has(Seed::LeafHashWithoutPrefix) {
-        sha.update([0x00]);
-    }
+    sha.update([0x00]);
     sha.update(entry);
     sha.finalize().into()
 }

@@ -12,7 +12,6 @@ use super::tree::TreeMemory;
 use super::unreadable::Unreadable;
 use super::usage::{Extent, Heard};
 use super::{Dialect, Operation};
-use crate::seeded::{Seed, has};
 
 /// What a stream can do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,11 +51,6 @@ pub struct StreamFilter<P> {
     memory: TreeMemory,
     redacted: Option<Redacted>,
     extent: Extent,
-}
-
-/// Whether the answer has ended before its end: nothing more goes on.
-fn ended(tools: &impl Tools) -> bool {
-    tools.ended() && !has(Seed::BlockedGoesOn)
 }
 
 /// What is watched for.
@@ -169,7 +163,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
             return Err(Fault::Name);
         }
         let begun = out.len();
-        if ended(&self.prose) || !self.watch.passes(event) {
+        if self.prose.ended() || !self.watch.passes(event) {
             return Ok(begun);
         }
         if self.prose.any() {
@@ -186,13 +180,13 @@ impl<P: Prose + Tools> StreamFilter<P> {
             self.gate.event(event, &mut self.prose, &mut |event| released.push(event.to_vec()))?;
         let mut begun = out.len();
         for event in released {
-            if ended(&self.prose) {
+            if self.prose.ended() {
                 return Ok(begun);
             }
             begun = out.len();
             self.texts.event(&event, &mut self.prose, out)?;
         }
-        if next == Passage::PassedOn && !ended(&self.prose) {
+        if next == Passage::PassedOn && !self.prose.ended() {
             begun = out.len();
             self.texts.read(event, &mut self.prose, out)?;
         }
@@ -214,7 +208,7 @@ impl<P: Prose + Tools> StreamFilter<P> {
 
     fn rest(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let rest = self.splitter.rest();
-        if ended(&self.prose) {
+        if self.prose.ended() {
             return Ok(());
         }
         self.event(&rest, out)?;
@@ -222,12 +216,12 @@ impl<P: Prose + Tools> StreamFilter<P> {
             let mut released = Vec::new();
             self.gate.finish(&mut self.prose, &mut |event| released.push(event.to_vec()));
             for event in released {
-                if !ended(&self.prose) {
+                if !self.prose.ended() {
                     self.texts.event(&event, &mut self.prose, out)?;
                 }
             }
         }
-        if !ended(&self.prose) {
+        if !self.prose.ended() {
             self.texts.finish(&mut self.prose, out);
         }
         Ok(())

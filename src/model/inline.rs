@@ -9,7 +9,6 @@ use memchr::memmem;
 
 use crate::crypto::hex;
 use crate::json::{Object, Value};
-use crate::seeded::{Seed, has};
 
 use super::Reach;
 use super::call::ModelCall;
@@ -90,10 +89,7 @@ impl Reach {
     /// The media type of content, by how it begins, where it is one that may stand there. Nothing that calls itself something counts.
     #[must_use]
     pub fn media_type_of(&self, content: &[u8]) -> Option<&str> {
-        self.inline_types()
-            .iter()
-            .find(|known| signature::is(known, content) || has(Seed::LabelBelieved))
-            .map(String::as_str)
+        self.inline_types().iter().find(|known| signature::is(known, content)).map(String::as_str)
     }
 }
 

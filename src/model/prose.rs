@@ -5,8 +5,6 @@
 
 mod walk;
 
-use crate::seeded::{Seed, has};
-
 use super::dialect::texts::{addition, ends_texts};
 use super::event::StreamEvent;
 use super::framing::sse::{self, EventLines};
@@ -153,7 +151,7 @@ impl Stream {
 
     /// The stream is over: appends what is held.
     pub fn finish(&mut self, prose: &mut dyn Prose, out: &mut Vec<u8>) {
-        for (choice, key) in prose.holding(None).into_iter().filter(|_| !has(Seed::HeldLost)) {
+        for (choice, key) in prose.holding(None) {
             let mut rest = String::new();
             prose.pause(Channel { choice, key: &key, path: "" }, &mut rest);
             self.again(&(choice, key, rest), out);

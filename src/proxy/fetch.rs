@@ -34,7 +34,6 @@ use crate::proxy::forward::AGENT;
 use crate::proxy::resolve::Resolver;
 use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal};
-use crate::seeded::{Seed, has};
 
 /// How much room a byte of content takes: itself as it grows, its base64, and that in the body.
 const ROOM: usize = 5;
@@ -258,10 +257,10 @@ async fn ask(stream: Stream, wanted: &Wanted) -> Result<Response<FetchBody>, Str
 
 /// What the server calls what it sends, once its head says that it is the content itself.
 fn said(status: StatusCode, headers: &HeaderMap) -> Result<Option<String>, String> {
-    if status.is_redirection() && !has(Seed::StatusUnasked) {
+    if status.is_redirection() {
         return Err(format!("status {status}: where else it leads is not followed"));
     }
-    if status != StatusCode::OK && !has(Seed::StatusUnasked) {
+    if status != StatusCode::OK {
         return Err(format!("status {status}"));
     }
     if headers
@@ -305,7 +304,7 @@ async fn read(
         Stop::Refused(Refusal::new(Code::FetchAllowance).saying(says).after(LATER))
     };
     let announced = coming.body.size_hint().lower();
-    if announced > max && !has(Seed::SizeUncounted) {
+    if announced > max {
         return Err(too_large(announced));
     }
     if announced > taken.bytes() {
@@ -317,7 +316,7 @@ async fn read(
         let Ok(data) = frame.into_data() else { continue };
         let bytes = u64::try_from(whole.len() + data.len()).unwrap_or(u64::MAX);
         let paid = taken.spend(data.len() as u64);
-        if bytes > max && !has(Seed::SizeUncounted) {
+        if bytes > max {
             return Err(too_large(bytes));
         }
         if !paid {

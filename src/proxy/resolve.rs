@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use crate::guard::egress::destination::Host;
 use crate::guard::egress::policy::{Controlled, EgressPolicy, Uncontrolled};
 use crate::refusal::{Code, Refusal};
-use crate::seeded::{Seed, has};
 
 /// How long one of several addresses is tried.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -75,7 +74,7 @@ impl Resolver {
             Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host))
         };
         let found = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
-        let mut addresses: Vec<SocketAddr> =
+        let addresses: Vec<SocketAddr> =
             found.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
         if addresses.is_empty() {
             return Err(none("it has no address"));
@@ -86,17 +85,14 @@ impl Resolver {
                 .saying(says)
                 .because(format_args!("{destination}: {}: {why}", address.ip()))
         };
-        let asked = if has(Seed::FirstAddressJudged) { 1 } else { addresses.len() };
-        for address in addresses.iter().take(asked) {
+        for address in &addresses {
             policy.address(controlled, *address).map_err(|why| refused(address, why))?;
             if policy.listens_everywhere(address.port()) && is_own(*address) {
                 return Err(refused(address, Uncontrolled::SelfEndpoints));
             }
         }
         // An upstream is one under each of its names and addresses.
-        for upstream in
-            policy.upstreams_at(destination.port).filter(|_| !has(Seed::UpstreamsByNameAlone))
-        {
+        for upstream in policy.upstreams_at(destination.port) {
             let own = upstream_addresses(upstream, destination.port).await.map_err(|why| {
                 let because = format!(
                     "whether {destination} is the upstream {upstream} cannot be said: {why}"
@@ -111,10 +107,6 @@ impl Resolver {
             if let Some(address) = addresses.iter().find(same) {
                 return Err(refused(address, Uncontrolled::SelfEndpoints));
             }
-        }
-        if has(Seed::ResolvedAgain) {
-            let again = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
-            addresses = again.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
         }
         Ok(Judged(addresses))
     }

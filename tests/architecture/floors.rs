@@ -15,7 +15,7 @@ const FLOORS: [(&str, u8); 26] = [
     ("log_lines", 0),
     ("secret", 0),
     ("spelling", 0),
-    ("seeded", 0),
+    ("failpoint", 0),
     ("token", 1),
     ("model", 1),
     ("merkle", 0),

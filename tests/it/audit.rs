@@ -6,10 +6,14 @@ use std::process::Command;
 use std::sync::Arc;
 
 use token_shield::audit::format::event::Event;
+use token_shield::audit::format::outside::Outside;
+use token_shield::audit::read::reader;
 use token_shield::audit::store::log::{Log, Settings};
 use token_shield::clock::SystemClock;
 use token_shield::crypto::sha256;
 use token_shield::id::KeyId;
+
+use crate::journal::copy_folder;
 
 struct Folder {
     temp: tempfile::TempDir,
@@ -18,6 +22,24 @@ struct Folder {
 }
 
 impl Folder {
+    fn of(temp: tempfile::TempDir) -> Self {
+        let (audit, head) = (temp.path().join("audit"), temp.path().join("elsewhere/head"));
+        Self { temp, audit, head }
+    }
+
+    fn copy(&self) -> Self {
+        let temp = tempfile::tempdir().expect("a folder");
+        copy_folder(self.temp.path(), temp.path());
+        Self::of(temp)
+    }
+
+    /// Adds one record.
+    fn grow(&self, number: u64) {
+        let (log, _) = Log::open(self.settings(), Arc::new(SystemClock::start())).expect("a log");
+        log.seal_blocking(event(number), None).expect("sealed");
+        log.close().expect("closed");
+    }
+
     fn segment(&self) -> PathBuf {
         self.audit.join("e000001/journal/00000000000000000000")
     }
@@ -55,15 +77,12 @@ fn event(number: u64) -> Event {
 
 /// A log of that many records, each in a batch of its own; its handle stays open.
 fn written(records: u64) -> (Folder, Log) {
-    let temp = tempfile::tempdir().expect("a folder");
-    let (audit, head) = (temp.path().join("audit"), temp.path().join("elsewhere/head"));
-    let settings =
-        Settings { head: head.clone(), reserve: 1 << 20, ..Settings::of_data(temp.path(), "test") };
-    let (log, _) = Log::open(settings, Arc::new(SystemClock::start())).expect("a log");
+    let folder = Folder::of(tempfile::tempdir().expect("a folder"));
+    let (log, _) = Log::open(folder.settings(), Arc::new(SystemClock::start())).expect("a log");
     for number in 0..records {
         log.seal_blocking(event(number), None).expect("sealed");
     }
-    (Folder { temp, audit, head }, log)
+    (folder, log)
 }
 
 #[test]
@@ -149,9 +168,14 @@ fn what_is_lost_moved_or_added_is_found() {
     let (code, said) = folder.verify();
     assert!(code == Some(1) && said.contains("25 were acknowledged"), "an older folder: {said}");
     put(&honest);
-    for stray in
-        ["e000001/journal/notes", "e000001/tile/0/000.p/7", "e000001/notes", "e000003", "notes"]
-    {
+    for stray in [
+        "e000001/journal/notes",
+        "e000001/tile/0/000.p/7",
+        "e000001/tile/notes",
+        "e000001/notes",
+        "e000003",
+        "notes",
+    ] {
         fs::write(folder.audit.join(stray), "x").expect("a stray file");
         let (code, said) = folder.verify();
         assert_eq!(code, Some(1), "{stray}: {said}");
@@ -180,6 +204,32 @@ fn what_is_lost_moved_or_added_is_found() {
     let (code, said) = folder.verify();
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(verify(Path::new("/nonexistent"), &[]).0, Some(1));
+}
+
+#[test]
+fn a_log_with_another_history_than_a_former_checkpoint_is_found() {
+    let (folder, log) = written(3);
+    log.close().expect("closed");
+    let other = folder.copy();
+    folder.grow(4);
+    other.grow(5);
+    let former = folder.audit.join("e000001/checkpoint");
+    let since = ["--since", &*former.to_string_lossy()];
+    assert_eq!(verify(&folder.audit, &since).0, Some(0));
+    let (code, said) = verify(&other.audit, &since);
+    assert!(code == Some(1) && said.contains("former checkpoint"), "{said}");
+}
+
+#[test]
+fn every_box_has_its_own_salt() {
+    let (folder, log) = written(2);
+    log.close().expect("closed");
+    let epochs = reader::epochs(&folder.audit).expect("a log");
+    let salt = |index| {
+        let record = reader::one(&epochs[0], index).expect("a record");
+        Outside::read(&record).expect("a record").sealed().expect("a box").1[..16].to_vec()
+    };
+    assert_ne!(salt(0), salt(1));
 }
 
 /// Every file below a folder, and what is in it.

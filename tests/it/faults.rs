@@ -1,11 +1,9 @@
 //! A disk that fails in every way at every call: nothing acknowledged is lost, and the log knows whether it can go on.
 
 mod disk;
-#[cfg(feature = "seeded-faults")]
-mod doors;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod room;
-#[cfg(feature = "seeded-faults")]
-mod seeded;
 mod shortage;
 
 use std::fs;

@@ -32,7 +32,7 @@ pub(crate) struct Gateway {
     stop: watch::Sender<bool>,
     done: Option<tokio::task::JoinHandle<()>>,
     #[cfg_attr(
-        not(feature = "seeded-faults"),
+        not(feature = "failpoints"),
         expect(dead_code, reason = "it is kept for as long as the gateway runs")
     )]
     pub(crate) data: tempfile::TempDir,

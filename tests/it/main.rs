@@ -8,6 +8,8 @@ mod corpus;
 mod egress;
 mod entry;
 mod faults;
+mod fetch;
+mod filter;
 mod harness;
 mod hostile;
 mod journal;

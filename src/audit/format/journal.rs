@@ -13,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::merkle::Hash;
 use crate::merkle::Tree;
-use crate::seeded::{Seed, has};
 
 /// Batches begin on multiples of this many bytes: a later write that tears cannot take an older batch with it.
 pub const SECTOR_BYTES: usize = 512;
@@ -303,7 +302,7 @@ impl<'a> Whole<'a> {
         if (self.size, self.root) != (after.size(), after.root()) {
             return Err(BatchFault::Sequence);
         }
-        if self.padding.iter().any(|&byte| byte != 0) && !has(Seed::PaddingUnchecked) {
+        if self.padding.iter().any(|&byte| byte != 0) {
             return Err(BatchFault::Padding);
         }
         Ok(after)

@@ -10,7 +10,6 @@ use crate::crypto::{
 };
 use crate::json;
 use crate::merkle::Hash;
-use crate::seeded::{Seed, has};
 
 /// Bytes of a note at the most, so that it fits its slot in the head.
 pub const NOTE_BYTES_MAX: usize = 8_000;
@@ -150,15 +149,9 @@ impl LogKeys {
                 .filter(|(named, bytes)| *named == self.origin && bytes.starts_with(&id));
             let (_, bytes) = own.ok_or(NoteFault::Missing(name))?;
             let signature = bytes.get(4..).unwrap_or_default();
-            let unchecked = match key.algorithm() {
-                Algorithm::MlDsa65 => has(Seed::PostQuantumLineUnchecked),
-                Algorithm::Ed25519 => has(Seed::ClassicalLineUnchecked),
-            };
-            if !unchecked {
-                Portable
-                    .verify(key, text.as_bytes(), signature)
-                    .map_err(|_| NoteFault::Invalid(name))?;
-            }
+            Portable
+                .verify(key, text.as_bytes(), signature)
+                .map_err(|_| NoteFault::Invalid(name))?;
         }
         Ok(checkpoint)
     }

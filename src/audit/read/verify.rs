@@ -23,7 +23,6 @@ use crate::audit::read::tiles::{self, Tiles, epoch_name};
 use crate::durable;
 use crate::merkle::tile::{Edge, Full, Tile, WIDTH, bundle_records, tile_bytes};
 use crate::merkle::{Hash, Tree, leaf_hash};
-use crate::seeded::{Seed, has};
 
 use fault::At;
 pub use fault::Fault;
@@ -116,9 +115,8 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
         seen.push(found);
     }
     // What was moved away was said to be, in an epoch behind it.
-    let missing = epochs.iter().zip(&seen).find(|((number, _), seen)| {
-        seen.pruned && *number > through && !has(Seed::MissingRecordsUnasked)
-    });
+    let missing =
+        epochs.iter().zip(&seen).find(|((number, _), seen)| seen.pruned && *number > through);
     if let Some(((number, _), _)) = missing {
         return Err(Fault::of(
             At::record(&epoch_name(*number), 0),
@@ -517,10 +515,7 @@ impl One<'_> {
         let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else {
             return Ok(());
         };
-        if edge.size() == since.size
-            && edge.tree().root() != since.root
-            && !has(Seed::FormerCheckpointUnchecked)
-        {
+        if edge.size() == since.size && edge.tree().root() != since.root {
             let what = format!(
                 "the first {} records are not those that the former checkpoint covers",
                 since.size

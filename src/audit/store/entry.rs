@@ -30,10 +30,10 @@ use crate::audit::store::vault::Vault;
 use crate::clock::Clock;
 use crate::crypto::seal::KeyedDigest;
 use crate::crypto::{Draws, EntropyFault};
+use crate::failpoint::{Failpoint, is_armed};
 use crate::id::{Principal, RequestId};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
-use crate::seeded::{Seed, has};
 
 pub use committed::Committed;
 use open::{Admissions, Held, unknown};
@@ -150,7 +150,7 @@ impl Future for Closing {
     type Output = Result<SealedAnswer, Refusal>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if has(Seed::OutcomeNotAwaited) {
+        if is_armed(Failpoint::OutcomeNotAwaited) {
             return Poll::Ready(Ok(SealedAnswer(String::new())));
         }
         Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
@@ -362,7 +362,7 @@ impl Pen {
             }
         };
         let event = Event::Admission(Box::new(admission));
-        if has(Seed::AdmissionNotAwaited) {
+        if is_armed(Failpoint::AdmissionNotAwaited) {
             self.write(event, oneshot::channel().0);
             return Ok(Open { committed: Committed::new(value), entry: entry(String::new(), 0) });
         }

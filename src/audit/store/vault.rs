@@ -19,7 +19,6 @@ use crate::audit::format::key::{Held, Opener, RecordKeyId};
 use crate::clock::Timestamp;
 use crate::crypto::{EntropyFault, entropy, sha256};
 use crate::durable::{self, Disk, Identity, SystemDisk};
-use crate::seeded::{Seed, has};
 
 /// Bytes of a slot: one sector, which a disk writes whole or not at all.
 const SLOT_BYTES: usize = 512;
@@ -286,9 +285,6 @@ impl Vault {
     /// When there is none, or it cannot be written over.
     pub fn destroy(&mut self, id: &RecordKeyId) -> Result<(), VaultFault> {
         let place = *self.by_id.get(id).ok_or(VaultFault::Unknown)?;
-        if has(Seed::DestroyedKeyKept) {
-            return Ok(());
-        }
         let slot = self.slots.get_mut(place).ok_or(VaultFault::Unknown)?;
         slot.key = None;
         let principal = std::mem::take(&mut slot.principal);

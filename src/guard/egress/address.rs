@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::seeded::{Seed, has};
 /// A range: its first address, the length of its prefix, and what it is.
 type Range<A> = (A, u8, &'static str);
 
@@ -81,9 +80,6 @@ pub fn special(address: IpAddr) -> Option<&'static str> {
                 |address: Ipv4Addr, prefix: u8| u64::from(address.to_bits()) >> (32 - prefix);
             let within = |range: &&Range<Ipv4Addr>| bits(four, range.1) == bits(range.0, range.1);
             RANGES_V4.iter().find(within).map(|range| range.2)
-        }
-        IpAddr::V6(six) if has(Seed::MappedAddressesBelieved) && six.to_ipv4_mapped().is_some() => {
-            None
         }
         IpAddr::V6(six) => {
             let bits = |address: Ipv6Addr, prefix: u8| {

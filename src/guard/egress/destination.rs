@@ -4,7 +4,6 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::seeded::{Seed, has};
 /// Bytes of a URL that is read at all.
 pub const URL_BYTES_MAX: usize = 8_192;
 /// Bytes of a host's name (RFC 1035 section 2.3.4, without the last dot).
@@ -254,11 +253,7 @@ fn host(text: &str) -> Result<Host, Unreadable> {
     if text.len() > NAME_BYTES_MAX || !text.split('.').all(is_label) {
         return Err(Unreadable::Host);
     }
-    Ok(Host::Name(if has(Seed::HostsComparedAsWritten) {
-        text.to_owned()
-    } else {
-        text.to_ascii_lowercase()
-    }))
+    Ok(Host::Name(text.to_ascii_lowercase()))
 }
 
 /// Letters, digits, underscores, and hyphens that neither begin nor end it (RFC 1123 section 2.1, and what is in use).

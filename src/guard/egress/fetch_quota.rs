@@ -12,7 +12,6 @@ use crate::clock::Clock;
 use crate::guard::limiter::Subject;
 use crate::guard::passed::Key;
 use crate::refusal::{Code, Refusal};
-use crate::seeded::{Seed, has};
 
 /// Minutes of an hour, and the one that has begun.
 const MINUTES: u64 = 61;
@@ -83,11 +82,7 @@ impl FetchQuota {
         for agent in agents {
             let mut hour = self.hours.entry(agent.key()).or_default();
             hour.forget(minute);
-            let left = if has(Seed::AllowanceUnasked) {
-                per_hour
-            } else {
-                per_hour.saturating_sub(hour.sum())
-            };
+            let left = per_hour.saturating_sub(hour.sum());
             if left == 0 && wanted > 0 {
                 let oldest =
                     hour.0.iter().find(|(_, bytes)| *bytes > 0).map_or(minute, |(then, _)| *then);

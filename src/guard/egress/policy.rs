@@ -10,7 +10,6 @@ use ipnet::IpNet;
 
 use super::address::special;
 use super::destination::{Destination, Host, Scheme, Unreadable};
-use crate::seeded::{Seed, has};
 use crate::token::{Grants, Names};
 
 /// What a destination is wanted for. Each use has a list of its own.
@@ -49,13 +48,11 @@ pub struct Entry {
 
 impl Entry {
     fn covers(&self, destination: &Destination) -> bool {
-        (self.port == destination.port || has(Seed::PortUnasked))
+        self.port == destination.port
             && match (&self.host, &destination.host) {
-                (Host::Name(suffix), Host::Name(name)) if self.below => {
-                    name.strip_suffix(suffix.as_str()).is_some_and(|front| {
-                        front.len() > 1 && (front.ends_with('.') || has(Seed::SuffixWithoutDot))
-                    })
-                }
+                (Host::Name(suffix), Host::Name(name)) if self.below => name
+                    .strip_suffix(suffix.as_str())
+                    .is_some_and(|front| front.len() > 1 && front.ends_with('.')),
                 (own, host) => !self.below && own == host,
             }
     }
@@ -295,7 +292,7 @@ impl EgressPolicy {
         narrowing: &TokenRestrictions,
     ) -> Result<Controlled, Uncontrolled> {
         let destination = Destination::read(url).map_err(Uncontrolled::Unreadable)?;
-        if self.own.has(&destination.host, destination.port) && !has(Seed::OwnUnasked) {
+        if self.own.has(&destination.host, destination.port) {
             return Err(Uncontrolled::SelfEndpoints);
         }
         let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
@@ -309,7 +306,7 @@ impl EgressPolicy {
             return Err(Uncontrolled::TokenNothing);
         }
         let host = destination.host.to_string();
-        if !narrowing.hosts.iter().all(|hosts| hosts.contains(&host)) && !has(Seed::TokenUnasked) {
+        if !narrowing.hosts.iter().all(|hosts| hosts.contains(&host)) {
             return Err(Uncontrolled::TokenHost);
         }
         if listed.is_none() {

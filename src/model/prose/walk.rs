@@ -12,7 +12,6 @@ use crate::model::judge::{fold, is_folded};
 use crate::model::peek::is_document;
 use crate::model::unreadable::{CHOICES_MAX, DEPTH_MAX, Unreadable};
 use crate::model::values::Values;
-use crate::seeded::{Seed, has};
 
 /// The choice of texts that belong to none.
 const NO_CHOICE: u64 = u64::MAX;
@@ -253,9 +252,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             // Some readers take a name for another that differs in case.
             let text = text.filter(|name| is_folded(name) || !is_shown(&fold(name)));
             let name = text.ok_or(Unreadable::Json)?;
-            let calls = has(Seed::ArgumentsRewritten) && matches!(name, "tool_calls" | "arguments");
-            let skipped = has(Seed::ReasoningSkipped) && name == "reasoning_content";
-            if (!is_no_text(name, raw) || calls || self.error) && !skipped {
+            if !is_no_text(name, raw) || self.error {
                 texts.push(name);
                 match (part && name == "text", raw.first()) {
                     (true, Some(b'"')) => self.string(*value, PARTED)?,
@@ -345,7 +342,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             self.end(Some(index));
         }
         let changed = self.changed > before;
-        if let Some(tokens) = tokens.filter(|_| changed && !has(Seed::TokensKept)) {
+        if let Some(tokens) = tokens.filter(|_| changed) {
             self.dropped.push(self.place(tokens));
         }
         Ok(())
@@ -353,8 +350,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
 
     /// The texts of a choice, or all, are over: what is held of them comes out.
     pub(super) fn end(&mut self, choice: Option<u64>) {
-        for (choice, key) in self.prose.holding(choice).into_iter().filter(|_| !has(Seed::HeldLost))
-        {
+        for (choice, key) in self.prose.holding(choice) {
             let mut rest = String::new();
             self.prose.pause(Channel { choice, key: &key, path: "" }, &mut rest);
             match self

@@ -2,7 +2,6 @@
 
 use crate::model::dialect::calls::CallReaders;
 use crate::model::event::StreamEvent;
-use crate::seeded::{Seed, has};
 
 use super::calls::StreamCalls;
 use super::{Fault, HELD_MAX, Tools, exact_names};
@@ -55,7 +54,7 @@ impl Gate {
         if !passes {
             return Ok(Passage::Ends);
         }
-        if self.calls.is_holding() && !has(Seed::CallsLetGo) {
+        if self.calls.is_holding() {
             self.queue.extend_from_slice(event.bytes());
             self.ends.push(self.queue.len());
             let bytes = self.queue.len() + self.ends.len() * EVENT_COST;

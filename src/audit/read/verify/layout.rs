@@ -8,7 +8,6 @@ use super::fault::{At, Fault};
 use crate::audit::read::tiles::epoch_number;
 use crate::durable;
 use crate::merkle::tile::{Tile, WIDTH};
-use crate::seeded::{Seed, has};
 
 fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
     let mut found = Vec::new();
@@ -122,10 +121,7 @@ pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, Fa
     }
     let mut extra = Vec::new();
     for (name, path) in found {
-        let tile = match Tile::read(&name) {
-            None if has(Seed::ForeignFilesUnnoticed) => continue,
-            tile => tile.ok_or_else(|| stray(&path))?,
-        };
+        let tile = Tile::read(&name).ok_or_else(|| stray(&path))?;
         if !belongs(tile, size) {
             extra.push((tile, path));
         }

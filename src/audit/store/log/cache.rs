@@ -7,7 +7,6 @@ use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, Tabl
 
 use crate::audit::format::note::Checkpoint;
 use crate::merkle::Hash;
-use crate::seeded::{Seed, has};
 
 /// Epoch and index → the record.
 const CONTROLS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("controls");
@@ -156,7 +155,7 @@ impl Cache {
         write.set_durability(if settle { Durability::Immediate } else { Durability::None })?;
         {
             let mut table = write.open_table(CONTROLS)?;
-            for (index, record) in records.filter(|_| !has(Seed::CacheStampedAhead)) {
+            for (index, record) in records {
                 table.insert((epoch, index), record)?;
             }
             write.open_table(FORMAT)?.insert((), FORMAT_NOW)?;

@@ -19,8 +19,8 @@ use crate::audit::format::head::HeadNote;
 use crate::audit::format::note::{Checkpoint, LogSigner};
 use crate::audit::format::outside::Outside;
 use crate::durable::{self, Disk, Identity};
+use crate::failpoint::{Failpoint, is_armed};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
-use crate::seeded::{Seed, has};
 
 /// Runs until the log is over.
 pub(super) fn run(shared: &Shared, sealer: Sealer) {
@@ -142,7 +142,7 @@ impl Sealer {
         let before = Tile::partial(self.edge.size());
         let now: BTreeSet<Tile> = planned.iter().map(|(tile, _)| *tile).collect();
         planned.retain(|(tile, _)| !before.contains(tile));
-        if has(Seed::CheckpointBeforeTiles) {
+        if is_armed(Failpoint::CheckpointBeforeTiles) {
             self.publish(&note)?;
         }
         // Crash here: the head has a note that the checkpoint has not. A start writes what follows anew, from the journal.
@@ -221,10 +221,10 @@ impl Sealer {
             open.push((written.map_err(step("write", &path))?, path));
         }
         // All are on their way before the first is waited for.
-        for (file, path) in open.iter().filter(|_| !has(Seed::TilesNotSynced)) {
+        for (file, path) in open.iter().filter(|_| !is_armed(Failpoint::TilesNotSynced)) {
             self.disk.sync(file).map_err(step("sync", path))?;
         }
-        for folder in folders.into_iter().filter(|_| !has(Seed::NamesNotSynced)) {
+        for folder in folders.into_iter().filter(|_| !is_armed(Failpoint::NamesNotSynced)) {
             self.disk.sync_dir(&folder).map_err(step("sync", &folder))?;
         }
         open.iter()

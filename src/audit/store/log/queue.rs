@@ -18,7 +18,7 @@ use crate::audit::format::record::Record;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::durable;
-use crate::seeded::{Seed, has};
+use crate::failpoint::{Failpoint, is_armed};
 
 pub(super) use ends::{End, SealerEnd};
 
@@ -203,7 +203,7 @@ impl Shared {
 
     /// The time that the next record gets: the wall clock, but never earlier than `last`.
     pub(super) fn now_after(&self, last: Timestamp) -> Timestamp {
-        if has(Seed::ClockGoesBack) { self.clock.now() } else { self.clock.now().max(last) }
+        self.clock.now().max(last)
     }
 
     /// Lets an event wait for its batch, or gives it back with the reason why it cannot.
@@ -213,7 +213,10 @@ impl Shared {
             fault.clone()
         } else if inner.closing {
             LogFault::Closed
-        } else if inner.state.low && waiting.event.is_new_work() && !has(Seed::FullDiskIgnored) {
+        } else if inner.state.low
+            && waiting.event.is_new_work()
+            && !is_armed(Failpoint::FullDiskIgnored)
+        {
             LogFault::Low
         } else if let Some(fault) = inner.shortages.any().filter(|_| waiting.event.is_new_work()) {
             LogFault::of_step(fault.clone())

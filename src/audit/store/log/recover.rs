@@ -27,7 +27,6 @@ use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
 use crate::merkle::proof::tree_at;
 use crate::merkle::tile::{Edge, WIDTH, bundle_push};
-use crate::seeded::{Seed, has};
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug)]
@@ -96,7 +95,7 @@ pub(super) fn resume(
 ) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
     let lock = match carried.lock {
-        Some(lock) if lock.identity().path() == lock_file(epoch) || has(Seed::LockIgnored) => lock,
+        Some(lock) if lock.identity().path() == lock_file(epoch) => lock,
         // The lock of the epoch before this one: a try to begin this one went so far that the head speaks of it.
         Some(_) | None => take_lock(epoch)?,
     };
@@ -246,12 +245,7 @@ fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
 }
 
 pub(super) fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
-    let mut lock = lock_file(epoch);
-    if has(Seed::LockIgnored) {
-        lock = epoch
-            .folder
-            .join(format!("lock{}", fs::read_dir(&epoch.folder).map_or(0, Iterator::count)));
-    }
+    let lock = lock_file(epoch);
     durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))
 }
 

@@ -11,7 +11,6 @@ use super::queue::{Inner, Shared};
 use super::{LogFault, SEAL_MAX, SYNC_MAX};
 use crate::durable::{self, Changed};
 use crate::merkle::tile::{Tile, WIDTH};
-use crate::seeded::{Seed, has};
 
 /// How often the files and the running sync are looked after.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -59,8 +58,7 @@ impl Shared {
             self.vkeys.keep();
             // The clock is asked, so that no step of it goes unseen while nothing is recorded.
             let _ = self.clock.now();
-            let changed = changed.map(LogFault::from).filter(|_| !has(Seed::ChangedFilesUnnoticed));
-            if let Some(fault) = hung.then_some(LogFault::Hung).or(changed) {
+            if let Some(fault) = hung.then_some(LogFault::Hung).or(changed.map(LogFault::from)) {
                 self.fail(fault);
             }
         }

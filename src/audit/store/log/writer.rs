@@ -20,9 +20,9 @@ use crate::crypto::Draws;
 use crate::durable;
 use crate::durable::Disk;
 use crate::durable::Identity;
+use crate::failpoint::{Failpoint, is_armed};
 use crate::id::Principal;
 use crate::merkle::Tree;
-use crate::seeded::{Seed, has};
 
 /// The pause before a record key that could not be written is tried again.
 const KEY_PAUSE: Duration = Duration::from_millis(100);
@@ -56,7 +56,7 @@ pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
 
 /// Makes a batch durable, and lets everybody in it hear so. Where something is short before a byte of it is written, it is put off.
 fn write(shared: &Shared, files: &mut Files, desk: &Desk, batch: Batch) -> Result<(), LogFault> {
-    if has(Seed::AcknowledgedBeforeSync) {
+    if is_armed(Failpoint::AcknowledgedBeforeSync) {
         shared.written(batch.after.size(), batch.records.clone());
     }
     let mut ready = || {
@@ -100,11 +100,7 @@ impl Desk {
         let seal = if self.sealed {
             let principal = record.event.principal().map_or("", Principal::as_str);
             let (id, key) = vault.of(principal, record.at).map_err(LogFault::of_vault)?;
-            Some(Seal {
-                id,
-                key,
-                salt: if has(Seed::SaltReused) { [0; 16] } else { self.salts.next() },
-            })
+            Some(Seal { id, key, salt: self.salts.next() })
         } else {
             None
         };
@@ -229,7 +225,7 @@ impl Files {
 
     /// Makes a batch durable, for which there is room.
     fn append(&mut self, shared: &Shared, batch: &[u8], after: &Tree) -> Result<(), LogFault> {
-        if has(Seed::HeadLeads) {
+        if is_armed(Failpoint::HeadLeads) {
             self.tree = after.clone();
             self.write_head()?;
         }
@@ -237,15 +233,13 @@ impl Files {
         // cuts it off if not.
         shared.patiently(Who::Writer, || self.put(batch))?;
         // Crash here: the batch is whole, and the head lags behind it. A start keeps it.
-        if !has(Seed::ChangedFilesUnnoticed) {
-            shared.patiently(Who::Writer, || {
-                self.last
-                    .identity
-                    .check()
-                    .and_then(|()| self.head_identity.check())
-                    .map_err(LogFault::of_change)
-            })?;
-        }
+        shared.patiently(Who::Writer, || {
+            self.last
+                .identity
+                .check()
+                .and_then(|()| self.head_identity.check())
+                .map_err(LogFault::of_change)
+        })?;
         self.last.end =
             self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
         self.tree = after.clone();
@@ -259,11 +253,11 @@ impl Files {
         let path = self.last.identity.path();
         let fault = |doing| move |error| LogFault::of_step(durable::Fault::of(doing, path)(error));
         self.disk.write(&self.last.file, batch, self.last.end).map_err(fault("write"))?;
-        if has(Seed::JournalNotSynced) {
+        if is_armed(Failpoint::JournalNotSynced) {
             return Ok(());
         }
         let synced = self.disk.sync(&self.last.file).map_err(fault("sync"));
-        if has(Seed::FailedSyncBelieved) { Ok(()) } else { synced }
+        if is_armed(Failpoint::FailedSyncBelieved) { Ok(()) } else { synced }
     }
 
     /// Writes the head for what is in the tree. It is not synced: after a power cut it may lag, which costs nothing, since it

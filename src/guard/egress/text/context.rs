@@ -1,7 +1,6 @@
 //! What stands before a place in a text: how a URL there would be come upon.
 
 use super::schemes::{known_end, speaks};
-use crate::seeded::{Seed, has};
 
 /// Characters of a word that are kept: no scheme that means anything is longer.
 const WORD_MAX: usize = 24;
@@ -314,7 +313,7 @@ impl Place {
     }
 
     fn is_definition(self) -> bool {
-        matches!(self.near, [_, ']', ':'] | [']', ':', '<']) && !has(Seed::DefinitionsForgotten)
+        matches!(self.near, [_, ']', ':'] | [']', ':', '<'])
     }
 
     /// `url(`, or the same with a quote.

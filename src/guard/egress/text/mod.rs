@@ -32,13 +32,8 @@ use state::{Reading, State, scheme};
 use tags::Tags;
 use userinfo::Stretch;
 
-use crate::seeded::{Seed, has};
-
 /// What stands in a text where a URL was.
 pub const MARK: &str = "\u{27e8}link removed\u{27e9}";
-
-/// Bytes that a fixed window would hold.
-const WINDOW: usize = 16;
 
 /// How often a byte of a text is read once more on average, at the most: what gave way is, for what stands behind it.
 const AGAIN: usize = 2;
@@ -107,7 +102,7 @@ impl Scanner {
             reference: Reference::default(),
             context: Context::default(),
             tags: Tags::default(),
-            lines: Lines::new(fences || has(Seed::FencesBelieved)),
+            lines: Lines::new(fences),
             joint: false,
             stretch: Stretch::Closed,
             kept: Stretch::Closed,
@@ -131,13 +126,6 @@ impl Scanner {
 
     /// Takes the next piece, and appends to `out` what goes on.
     pub fn push(&mut self, text: &str, out: &mut String, judge: &mut Judged<'_>) {
-        if has(Seed::WindowOutgrown)
-            && self.held.len() > WINDOW
-            && !matches!(self.state, State::Swallow | State::Blocked)
-        {
-            self.state = State::Idle;
-            self.release(out);
-        }
         let mut at = 0;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
             let quiet = if self.is_quiet() { self.quiet(rest, out) } else { 0 };
@@ -189,7 +177,7 @@ impl Scanner {
         if self.reference.is_open() {
             let taken = self.reference.take(next);
             self.referred(taken, Some(next), out, judge);
-        } else if next == '&' && !has(Seed::ReferencesUnread) {
+        } else if next == '&' {
             self.reference.begin();
         } else {
             self.atom(next, next.encode_utf8(&mut [0; 4]), true, out, judge);
@@ -295,7 +283,7 @@ impl Scanner {
         if self.held.is_empty() {
             self.kept = self.stretch;
         }
-        if seen == '@' && self.stretch != Stretch::Closed && !has(Seed::UserinfoUnseen) {
+        if seen == '@' && self.stretch != Stretch::Closed {
             self.absurd(raw, out, judge);
             return false;
         }

@@ -1,0 +1,198 @@
+//! The response filter, from the bytes of a stream to the bytes that the caller gets.
+
+use std::collections::BTreeMap;
+
+use token_shield::guard::egress::policy::EgressPolicy;
+use token_shield::guard::egress::text::{Found, Kind, MARK, Scanner, Verdict};
+use token_shield::model::Operation;
+use token_shield::model::answer::StreamFilter;
+use token_shield::model::prose::{self, Channel, Prose};
+use token_shield::model::tools::{Arguments, Tools};
+
+/// Allows `good.example`, and `links.example` as a link. Judges calls of the tool `fetch`.
+#[derive(Default)]
+struct OneHost {
+    scanners: BTreeMap<(u64, String), Scanner>,
+    ended: bool,
+    blocks: bool,
+}
+
+/// A verdict, and whether it ends the answer.
+fn verdict(found: &Found<'_>, blocks: bool, ended: &mut bool) -> Verdict {
+    let host = found.url.ok().and_then(EgressPolicy::host).unwrap_or_default();
+    if host == "good.example"
+        || (host == "links.example" && found.kind == Kind::Clicked)
+        || found.fenced
+    {
+        return Verdict::Pass;
+    }
+    *ended |= blocks;
+    if blocks { Verdict::Block } else { Verdict::Strip }
+}
+
+impl Prose for OneHost {
+    fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+        let Self { scanners, ended, blocks } = self;
+        let scanner = scanners
+            .entry((channel.choice, channel.key.to_owned()))
+            .or_insert_with(|| Scanner::new(true));
+        scanner.push(text, out, &mut |found| verdict(found, *blocks, ended));
+    }
+
+    fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
+        let Self { scanners, ended, blocks } = self;
+        if let Some(scanner) = scanners.get_mut(&(channel.choice, channel.key.to_owned())) {
+            scanner.pause(out, &mut |found| verdict(found, *blocks, ended));
+        }
+    }
+
+    fn part(&mut self) {}
+
+    fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
+        let held = self
+            .scanners
+            .iter()
+            .filter(|(_, scanner)| scanner.is_holding())
+            .map(|(of, _)| of.clone());
+        held.filter(|(own, _)| choice.is_none_or(|choice| choice == *own)).collect()
+    }
+}
+
+impl Tools for OneHost {
+    fn any(&self) -> bool {
+        true
+    }
+
+    fn judges(&self, tool: &str) -> bool {
+        tool == "fetch"
+    }
+
+    fn call(&mut self, _: &str, arguments: Arguments<'_>) -> bool {
+        let passes = !format!("{arguments:?}").contains(&format!("{:?}", b'~'))
+            && !matches!(arguments, Arguments::Text(_));
+        self.ended |= !passes;
+        passes
+    }
+
+    fn ended(&self) -> bool {
+        self.ended
+    }
+}
+
+fn event(delta: &str, more: &str) -> Vec<u8> {
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta}{more}}}]}}\n\n").into_bytes()
+}
+
+fn delta(key: &str, text: &str) -> String {
+    format!("{{\"{key}\":{}}}", serde_json::to_string(text).expect("a string"))
+}
+
+/// What comes out of a stream of these events.
+fn streamed(door: OneHost, events: &[Vec<u8>]) -> String {
+    let (mut filter, mut out) =
+        (StreamFilter::new(Operation::ChatCompletions, true, door), Vec::new());
+    for event in events {
+        filter.push(event, &mut out).expect("events that can be read");
+    }
+    filter.finish(&mut out).expect("events that can be read");
+    String::from_utf8(out).expect("UTF-8")
+}
+
+/// The texts of `key` in it, put together.
+fn said(stream: &str, key: &str) -> String {
+    let events = stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: {"))
+        .map(|line| format!("{{{line}"));
+    let parsed =
+        events.map(|event| serde_json::from_str::<serde_json::Value>(&event).expect("JSON"));
+    parsed
+        .filter_map(|event| event["choices"][0]["delta"][key].as_str().map(str::to_owned))
+        .collect()
+}
+
+#[track_caller]
+fn text(key: &str, pieces: &[&str], expect: &str) {
+    let events: Vec<Vec<u8>> = pieces.iter().map(|piece| event(&delta(key, piece), "")).collect();
+    assert_eq!(
+        said(&streamed(OneHost::default(), &events), key),
+        expect.replace('@', MARK),
+        "{pieces:?}"
+    );
+}
+
+#[test]
+fn urls_that_are_not_allowed_are_replaced() {
+    text(
+        "content",
+        &["see https://", "a-very-long-name-", "that-outgrows-windows.", "evil.example", "/x ok"],
+        "see https@ ok",
+    );
+    text("reasoning_content", &["see https://evil.example/ ok"], "see https@ ok");
+    text("content", &["![a]\n\n[a]: https://links.example/ 'b'"], "![a]\n\n[a]: https@ 'b'");
+    text("content", &["https&#58;//evil.example/ ok"], "https@ ok");
+    text("content", &["![a](https://^", "&#64;evil.example/x) ok"], "![a](https://^@) ok");
+    text("content", &["it is about https:"], "it is about https:");
+}
+
+#[test]
+fn a_fence_counts_only_if_every_reader_sees_it() {
+    let (mut scanner, mut out) = (Scanner::new(false), String::new());
+    let mut ended = false;
+    scanner.push("```\nhttps://evil.example/ \n```\n", &mut out, &mut |found| {
+        verdict(found, false, &mut ended)
+    });
+    assert!(!out.contains("evil"), "the text goes on from one that is not seen here: {out}");
+}
+
+#[test]
+fn tokens_of_a_changed_text_are_left_out() {
+    let tokens = r#","logprobs":{"content":[{"token":"https://evil.example/"}]}"#;
+    let out = streamed(
+        OneHost::default(),
+        &[event(&delta("content", "https://evil.example/ ok"), tokens)],
+    );
+    assert!(!out.contains("evil.example"), "{out}");
+    let whole = format!(
+        r#"{{"choices":[{{"index":0,"message":{}{tokens}}}]}}"#,
+        delta("content", "https://evil.example/ ok")
+    );
+    let out =
+        prose::whole(whole.as_bytes(), &mut OneHost::default()).expect("JSON").expect("changed");
+    assert!(!String::from_utf8_lossy(&out).contains("evil.example"));
+}
+
+fn call(index: u64, name: &str, arguments: &str) -> Vec<u8> {
+    let arguments = serde_json::to_string(arguments).expect("a string");
+    event(
+        &format!(
+            r#"{{"tool_calls":[{{"index":{index},"function":{{"name":"{name}","arguments":{arguments}}}}}]}}"#
+        ),
+        "",
+    )
+}
+
+#[test]
+fn a_tool_call_passes_unchanged_or_not_at_all() {
+    let over = event("{}", r#","finish_reason":"tool_calls""#);
+    let events = [
+        call(0, "write", r#"{"a":"https://evil.example/ "}"#),
+        call(1, "fetch", r#"{"u":"fine"}"#),
+        over.clone(),
+    ];
+    assert_eq!(streamed(OneHost::default(), &events).into_bytes(), events.concat());
+    let events = [call(0, "fetch", r#"{"u":"~"}"#), over];
+    assert_eq!(streamed(OneHost::default(), &events), "");
+}
+
+#[test]
+fn nothing_follows_a_blocked_url() {
+    let blocks = OneHost { blocks: true, ..OneHost::default() };
+    let events = [
+        event(&delta("content", "a https://evil.example/ "), ""),
+        event(&delta("content", "behind"), ""),
+    ];
+    let all = [events.concat(), b"data: [DONE]\n\n".to_vec()].concat();
+    let out = streamed(blocks, &[all]);
+    assert!(!out.contains("behind") && !out.contains("DONE"), "{out}");
+}
