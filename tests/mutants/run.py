@@ -259,7 +259,7 @@ def verdict(result: str) -> str:
 def show(outcome: Outcome) -> None:
     """Prints one row of the table."""
     name, test = outcome.mutant.name, outcome.mutant.test
-    print(f"{name:34} {str(test):78} {outcome.result:16} {outcome.seconds:5.0f} s", flush=True)
+    print(f"{name:34} {test!s:78} {outcome.result:16} {outcome.seconds:5.0f} s", flush=True)
 
 
 def run_alone(mutant: Mutant) -> Outcome:
@@ -296,7 +296,7 @@ def line_of(outcome: Outcome, commit: str) -> dict[str, object]:
     """One line of the results."""
     return {
         "commit": commit,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "mutant": outcome.mutant.name,
         "test": str(outcome.mutant.test),
         "noticed": outcome.result == "noticed",

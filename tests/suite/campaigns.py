@@ -68,7 +68,7 @@ CAMPAIGNS = (
     Campaign(
         "takeover",
         "100 take-overs under load",
-        clients=("tests/clients/test_takeover.py",),
+        clients=("tests/clients/test_takeover.py", "tests/clients/test_takeover_manager.py"),
     ),
     Campaign(
         "failover",

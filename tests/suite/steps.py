@@ -169,9 +169,7 @@ def ordinary(left_out: tuple[str, ...]) -> list[Step]:
         BUILD,
         rust_tests(),
         client_tests((*left_out, *TAMPERING, *CRASHES)),
-        Step(
-            "tamperings, by both verifiers", (pytest(*TAMPERING),), CLIENTS_AFTER, WITH_PROGRAM
-        ),
+        Step("tamperings, by both verifiers", (pytest(*TAMPERING),), CLIENTS_AFTER, WITH_PROGRAM),
         *lints(),
         Step(
             "crashes and power cuts",

@@ -2,6 +2,7 @@
 //! gateway that writes, on a copy, or on write-once storage.
 
 mod fault;
+mod heads;
 mod journal;
 mod layout;
 mod remains;
@@ -12,20 +13,20 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::audit::format::event::{Event, Left, Previous};
+use crate::audit::format::event::{Event, Left};
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::head::{Head, HeadNote};
+use crate::audit::format::head::Head;
 use crate::audit::format::key::{Held, Opener, RecordKeyId};
-use crate::audit::format::note::{Checkpoint, LogKeys, peek};
+use crate::audit::format::note::{Checkpoint, LogKeys};
 use crate::audit::format::outside::{ALWAYS_PLAIN, Outside};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles, epoch_name};
-use crate::durable;
 use crate::merkle::tile::{Edge, Full, Tile, WIDTH, bundle_records, tile_bytes};
 use crate::merkle::{Hash, Tree, leaf_hash};
 
 use fault::At;
 pub use fault::Fault;
+use heads::{Begins, Heads, Since, first_record};
 
 /// How often the next checkpoint may come while the right edge under one is read.
 const TRIES: usize = 50;
@@ -157,76 +158,6 @@ fn has_files(folder: &Path) -> bool {
     let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .any(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()) || has_files(&entry.path()))
-}
-
-/// What the head says.
-struct Heads {
-    head: Head,
-    note: Option<String>,
-}
-
-impl Heads {
-    fn read(path: &Path) -> Result<Self, Fault> {
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
-        let head = Head::decode(&bytes).map_err(|fault| Fault::of(At::file(path), fault))?;
-        Ok(Self { head, note: HeadNote::decode(&bytes).map(|note| note.note) })
-    }
-}
-
-/// A checkpoint of former times, verified.
-struct Since(Checkpoint);
-
-impl Since {
-    fn read(note: &str, keys: &[LogKeys]) -> Result<Self, Fault> {
-        let fault = |fault| Fault::of(At::log(), format!("the former checkpoint: {fault}"));
-        let origin = peek(note).map_err(fault)?.origin;
-        let keys = keys.iter().find(|keys| keys.origin == origin);
-        let keys =
-            keys.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(origin)))?;
-        Ok(Self(keys.open(note).map_err(fault)?))
-    }
-}
-
-/// What the record says with which an epoch begins.
-struct Begins {
-    previous: Previous,
-    reason: String,
-    left: Option<Left>,
-}
-
-impl Begins {
-    fn lost(&self) -> Option<String> {
-        self.reason.strip_prefix("after-loss: ").map(str::to_owned)
-    }
-}
-
-/// The record with which an epoch begins, where it has one.
-fn first_record(folder: &Path) -> Result<Option<Begins>, Fault> {
-    let mut stands = tiles::stands(folder)?;
-    for _ in 0..TRIES {
-        let under = stands
-            .note
-            .as_deref()
-            .and_then(|note| peek(note).ok())
-            .map_or(0, |checkpoint| checkpoint.size);
-        let found = if under > 0 {
-            Tiles::new(folder, under).record(0).map(Some).map_err(Fault::from)
-        } else {
-            journal::first(folder)
-        };
-        // The bundle or the segment may have gone with the checkpoint that needed it.
-        let now = tiles::stands(folder)?;
-        if now == stands || matches!(found, Ok(Some(_))) {
-            return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {
-                Ok(Some(Record { event: Event::Epoch { previous, reason, left }, .. })) => {
-                    Some(Begins { previous, reason, left })
-                }
-                _ => None,
-            }));
-        }
-        stands = now;
-    }
-    Err(Fault::of(At::file(folder), "it changes faster than it can be read"))
 }
 
 /// Who has no keys: what is outside is verified without them.

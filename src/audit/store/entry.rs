@@ -4,6 +4,7 @@
 //! somebody who is known before it is told, or counted where there are many alike. Where nothing can be recorded nothing is
 //! done.
 
+mod closing;
 mod committed;
 mod counted;
 mod nameless;
@@ -11,10 +12,8 @@ mod open;
 mod tally;
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use dashmap::mapref::multiple::RefMulti;
@@ -35,6 +34,7 @@ use crate::id::{Principal, RequestId};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 
+pub use closing::Closing;
 pub use committed::Committed;
 use open::{Admissions, Held, unknown};
 use tally::Tally;
@@ -133,32 +133,6 @@ impl SealedAnswer {
 /// What names a record: `<origin>#<index>`.
 fn name_of(sealed: &Durable) -> String {
     format!("{}#{}", sealed.origin, sealed.index)
-}
-
-/// An outcome on its way to the disk. Becomes the proof that it got there.
-pub struct Closing(oneshot::Receiver<Result<Durable, LogFault>>);
-
-impl Closing {
-    /// An outcome that does not become durable.
-    #[must_use]
-    pub fn never() -> Self {
-        Self(oneshot::channel().1)
-    }
-}
-
-impl Future for Closing {
-    type Output = Result<SealedAnswer, Refusal>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if is_armed(Failpoint::OutcomeNotAwaited) {
-            return Poll::Ready(Ok(SealedAnswer(String::new())));
-        }
-        Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
-            Ok(Ok(sealed)) => Ok(SealedAnswer(name_of(&sealed))),
-            Ok(Err(fault)) => Err(refusal_of(&fault)),
-            Err(_) => Err(Code::AuditUnavailable.into()),
-        })
-    }
 }
 
 /// What a caller is told where something cannot be recorded.

@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::fault::{At, Fault};
-use super::{Heads, One, layout};
+use super::heads::Heads;
+use super::{One, layout};
 use crate::audit::format::event::Left;
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::journal::{self, Mark};
@@ -64,29 +65,7 @@ pub(super) fn verify(
     {
         return Err(Fault::of(At::file(path), "a closed epoch's journal is empty"));
     }
-    let mut marks = vec![Mark { size: signed.size, root: signed.root }];
-    if let Some(heads) = head {
-        marks.push(Mark { size: heads.head.size, root: heads.head.root });
-        if heads.note.is_none() && signed.size > 0 {
-            return Err(Fault::of(At::epoch(&one.name()), "the head has no checkpoint any more"));
-        }
-        if let Some(note) = &heads.note {
-            let noted = keys.open(note).map_err(|fault| {
-                Fault::of(At::epoch(&one.name()), format!("the head's checkpoint: {fault}"))
-            })?;
-            marks.push(Mark { size: noted.size, root: noted.root });
-        }
-    }
-    // What a former checkpoint covers must still be there, in tiles or behind them.
-    let since = one.since.map(|since| &since.0).filter(|since| since.origin == signed.origin);
-    marks.extend(since.map(|since| Mark { size: since.size, root: since.root }));
-    if let Some(Left { size, root }) = &one.left {
-        let root = STANDARD.decode(root).ok().and_then(|root| Hash::try_from(root).ok());
-        let root = root.ok_or_else(|| {
-            Fault::of(At::epoch(&one.name()), "what is said to be left of it has no root")
-        })?;
-        marks.push(Mark { size: *size, root });
-    }
+    let marks = marks(one, signed, head, keys)?;
     let mut under = Tiles::new(one.folder, signed.size);
     let first = segments.first().map_or(signed.size, |(first, _)| *first);
     if first > signed.size {
@@ -128,6 +107,39 @@ pub(super) fn verify(
     unfinished(one, signed, edge, (&pending, extra))?;
     let first = if signed.size == 0 { pending.first().cloned() } else { None };
     Ok(Walked { size: tree.size(), root: tree.root(), torn, first })
+}
+
+/// The sizes at which the root of the tree is known.
+fn marks(
+    one: &One<'_>,
+    signed: &Checkpoint,
+    head: Option<&Heads>,
+    keys: &LogKeys,
+) -> Result<Vec<Mark>, Fault> {
+    let mut marks = vec![Mark { size: signed.size, root: signed.root }];
+    if let Some(heads) = head {
+        marks.push(Mark { size: heads.head.size, root: heads.head.root });
+        if heads.note.is_none() && signed.size > 0 {
+            return Err(Fault::of(At::epoch(&one.name()), "the head has no checkpoint any more"));
+        }
+        if let Some(note) = &heads.note {
+            let noted = keys.open(note).map_err(|fault| {
+                Fault::of(At::epoch(&one.name()), format!("the head's checkpoint: {fault}"))
+            })?;
+            marks.push(Mark { size: noted.size, root: noted.root });
+        }
+    }
+    // What a former checkpoint covers must still be there, in tiles or behind them.
+    let since = one.since.map(|since| &since.0).filter(|since| since.origin == signed.origin);
+    marks.extend(since.map(|since| Mark { size: since.size, root: since.root }));
+    if let Some(Left { size, root }) = &one.left {
+        let root = STANDARD.decode(root).ok().and_then(|root| Hash::try_from(root).ok());
+        let root = root.ok_or_else(|| {
+            Fault::of(At::epoch(&one.name()), "what is said to be left of it has no root")
+        })?;
+        marks.push(Mark { size: *size, root });
+    }
+    Ok(marks)
 }
 
 /// Verifies a segment that follows `tree`; gives its records behind the checkpoint `under`.

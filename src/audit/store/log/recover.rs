@@ -1,5 +1,7 @@
 //! Resuming an epoch: everything that was acknowledged must be there, and what a crash has left after it is repaired.
 
+mod segments;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,14 +13,12 @@ use super::integrate::Sealer;
 use super::queue::Begin;
 use super::reserve::Reserve;
 use super::vkeys::Vkeys;
-use super::writer::{Desk, Files, SEGMENT_BYTES, Segment};
+use super::writer::{Desk, Files, Segment};
 use super::{LogFault, Settings};
 use crate::audit::format::event::Event;
-use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::{Head, HeadFault, HeadNote};
-use crate::audit::format::journal::{self, Mark, SegmentFault};
+use crate::audit::format::journal::Mark;
 use crate::audit::format::note::{Checkpoint, LogKeys};
-use crate::audit::format::outside::{ALWAYS_PLAIN, Outside};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles};
 use crate::audit::store::vault::Vault;
@@ -27,6 +27,7 @@ use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
 use crate::merkle::proof::tree_at;
 use crate::merkle::tile::{Edge, WIDTH, bundle_push};
+use segments::{Last, read_journal};
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug)]
@@ -94,11 +95,7 @@ pub(super) fn resume(
     carried: Carried,
 ) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
-    let lock = match carried.lock {
-        Some(lock) if lock.identity().path() == lock_file(epoch) => lock,
-        // The lock of the epoch before this one: a try to begin this one went so far that the head speaks of it.
-        Some(_) | None => take_lock(epoch)?,
-    };
+    let lock = lock(epoch, carried.lock)?;
     let journal = epoch.journal();
     let (paths, stray) = tiles::segments(&journal)?;
     if let Some(stray) = stray {
@@ -156,24 +153,43 @@ pub(super) fn resume(
         files.sync_head()?;
     }
     let pending = finish(&mut sealer, read.pending, stands.unfinished)?;
-    // Only now: the fold brings the cache up to date from where it ends. Had it been told of the checkpoint that was just
-    // finished, its stamp would cover records that it never saw where a power cut has taken its last ones.
-    sealer.cache =
-        super::cache::Cache::open(&settings.cache, super::remains::are_missing(settings)?);
-    if let Some(cache) = sealer.cache.as_mut() {
-        super::remains::fill(settings, cache)?;
-    }
+    open_cache(settings, &mut sealer)?;
     super::sweep::sweep(&sealer)?;
     let folded = fold(settings, epoch, &mut sealer, &pending, &lock_of(&vault));
     let Fold { records, at } = folded?;
-    let (reserve, low) = take_reserve(settings, disk)?;
     sealer.stands =
         super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
     let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
     watched.extend(lock_of(&vault).identity().cloned());
     watched.extend(epoch.key_identity(settings)?);
-    let begin = Begin {
-        epoch: epoch.folder.clone(),
+    let journal = Journal { watched, segments, pending, size: files.size(), at };
+    let begin = begin(settings, disk, &sealer, journal)?;
+    let desk = desk(settings, epoch, vault)?;
+    let first = first_records(settings, epoch, files.size())?;
+    Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
+}
+
+/// Opens the record keys. Only a log that is made now has none.
+/// What the journal holds, and the files that it needs.
+struct Journal {
+    watched: Vec<Identity>,
+    segments: Vec<(u64, Identity)>,
+    pending: Vec<Vec<u8>>,
+    size: u64,
+    at: Timestamp,
+}
+
+/// Where the writer begins.
+fn begin(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    sealer: &Sealer,
+    journal: Journal,
+) -> Result<Begin, LogFault> {
+    let (reserve, low) = take_reserve(settings, disk)?;
+    let Journal { watched, segments, pending, size, at } = journal;
+    Ok(Begin {
+        epoch: sealer.epoch.clone(),
         vkeys: Vkeys::read(&settings.vkeys)?,
         watched,
         stands: sealer.stands.clone(),
@@ -182,25 +198,52 @@ pub(super) fn resume(
         low,
         pending,
         ragged: sealer.bundle.len(),
-        size: files.size(),
+        size,
         signed: sealer.size(),
         at,
-    };
-    let desk = Desk {
-        vault,
-        salts: Draws::new()?,
-        sealed: settings.sealed,
-        origin: epoch.origin.as_str().into(),
-    };
-    let first = if epoch.number > 1 && files.size() == 0 {
-        vec![(begun(settings, epoch)?, None)]
-    } else {
-        Vec::new()
-    };
-    Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
+    })
 }
 
-/// Opens the record keys. Only a log that is made now has none.
+/// What encrypts the records of the epoch.
+fn desk(settings: &Settings, epoch: &Epoch, vault: Arc<Mutex<Vault>>) -> Result<Desk, LogFault> {
+    let salts = Draws::new()?;
+    Ok(Desk { vault, salts, sealed: settings.sealed, origin: epoch.origin.as_str().into() })
+}
+
+/// The lock of `epoch`: the one that is carried on, or a new one.
+fn lock(epoch: &Epoch, carried: Option<durable::Lock>) -> Result<durable::Lock, LogFault> {
+    match carried {
+        Some(lock) if lock.identity().path() == lock_file(epoch) => Ok(lock),
+        // The lock of the epoch before this one: an attempt to begin this one stopped after the
+        // head had named it.
+        Some(_) | None => take_lock(epoch),
+    }
+}
+
+/// Opens the cache after an interrupted checkpoint is finished. The fold brings the cache up to
+/// date from where it ends. If the cache were told of that checkpoint, its stamp would cover
+/// records that it never saw after a power cut has taken its last ones.
+fn open_cache(settings: &Settings, sealer: &mut Sealer) -> Result<(), LogFault> {
+    let missing = super::remains::are_missing(settings)?;
+    sealer.cache = super::cache::Cache::open(&settings.cache, missing);
+    if let Some(cache) = sealer.cache.as_mut() {
+        super::remains::fill(settings, cache)?;
+    }
+    Ok(())
+}
+
+/// The first records of an epoch that has just begun. The first epoch begins without one.
+fn first_records(
+    settings: &Settings,
+    epoch: &Epoch,
+    size: u64,
+) -> Result<Vec<(Event, Option<String>)>, LogFault> {
+    if epoch.number == 1 || size > 0 {
+        return Ok(Vec::new());
+    }
+    Ok(vec![(begun(settings, epoch)?, None)])
+}
+
 fn open_vault(
     settings: &Settings,
     disk: &Arc<dyn Disk>,
@@ -366,135 +409,6 @@ impl Stands {
     /// The tree over the first `size` records, all of them under the checkpoint.
     fn tree_at(&self, size: u64) -> Result<Tree, LogFault> {
         Ok(tree_at(&mut Tiles::new(&self.folder, self.signed.size), size)?)
-    }
-}
-
-/// All segments, read and found good.
-struct Read {
-    tree: Tree,
-    /// All but the last.
-    segments: Vec<(u64, Identity)>,
-    last: Option<Last>,
-    last_first: u64,
-    /// The records that no checkpoint covers.
-    pending: Vec<Vec<u8>>,
-}
-
-/// The last segment, as it was found.
-struct Last {
-    path: PathBuf,
-    bytes: Vec<u8>,
-    walk: journal::Walk,
-}
-
-fn read_journal(
-    paths: &[(u64, PathBuf)],
-    stands: &Stands,
-    heads: &Heads,
-    settings: &Settings,
-) -> Result<Read, LogFault> {
-    let signed = stands.signed.size;
-    let first = paths.first().map_or(signed, |(first, _)| *first);
-    if first > signed {
-        return Err(LogFault::Gap { signed, first });
-    }
-    let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
-    let tree = stands.tree_at(first)?;
-    let mut read =
-        Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
-    let mut under = Tiles::new(&stands.folder, signed);
-    for (place, (first, path)) in paths.iter().enumerate() {
-        if *first != read.tree.size() {
-            return Err(LogFault::Stray(path.clone()));
-        }
-        let mut bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
-        let is_last = place + 1 == paths.len();
-        let before = read.pending.len();
-        let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
-            journal::walk(bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
-                if index >= signed {
-                    if index >= acknowledged {
-                        own(bytes, settings.sealed)?;
-                    }
-                    pending.push(bytes.to_vec());
-                } else if !under.record(index).is_ok_and(|record| record == bytes) {
-                    return Err(RecordFault::Form);
-                }
-                Ok(())
-            })
-        };
-        let mut walked = walk(&bytes, &mut read.pending);
-        if let Err(SegmentFault::Record { fault: RecordFault::Unacknowledged, index, offset }) =
-            walked
-        {
-            tracing::warn!(
-                index,
-                "cut off: it says that records may be missing, and none was removed on its word"
-            );
-            // As if its batch had not come to its end: it is the last one, for who writes such a one waits for it.
-            let rest = bytes.split_off(offset);
-            read.pending.truncate(before);
-            walked = walk(&bytes, &mut read.pending)
-                .map(|walk| journal::Walk { torn: rest.len(), ..walk });
-            bytes.extend(rest);
-        }
-        let walk = walked.map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
-        read.tree = walk.tree.clone();
-        if is_last {
-            read.last_first = *first;
-            read.last = Some(Last { path: path.clone(), bytes, walk });
-        } else {
-            let file = File::open(path).map_err(durable::Fault::of("open", path))?;
-            read.segments.push((*first, Identity::of(&file, path)?));
-        }
-    }
-    if read.tree.size() < acknowledged {
-        return Err(LogFault::Behind { size: read.tree.size(), acknowledged });
-    }
-    // A mark inside the tiles is not met by the journal's walk.
-    let head = &heads.head;
-    if head.size <= first && stands.tree_at(head.size)?.root() != head.root {
-        return Err(LogFault::HeadDamaged { path: settings.head.clone(), fault: HeadFault });
-    }
-    Ok(read)
-}
-
-/// That a record which nobody acknowledged is one of ours: only who has the record keys seals one. What is always plain says nothing
-/// that the books go by, and where it says that records may be missing, none is before that is acknowledged.
-fn own(bytes: &[u8], sealed: bool) -> Result<(), RecordFault> {
-    let outside = Outside::read(bytes)?;
-    match outside.kind {
-        "pruned" => Err(RecordFault::Unacknowledged),
-        kind if !sealed || ALWAYS_PLAIN.contains(&kind) || outside.sealed().is_some() => Ok(()),
-        _ => Err(RecordFault::Unsealed),
-    }
-}
-
-impl Last {
-    fn torn(&self) -> Option<Torn> {
-        let (offset, bytes) = (u64_of(self.walk.end), u64_of(self.walk.torn));
-        (bytes > 0).then(|| Torn { segment: self.path.clone(), offset, bytes })
-    }
-
-    /// Makes the segment what it should be: whole batches, then zeros, in full length and on the disk.
-    fn mend(self, disk: &dyn Disk) -> Result<Segment, LogFault> {
-        let Self { path, mut bytes, walk } = self;
-        let file = open_for_writing(&path)?;
-        let length = bytes.len();
-        let (kept, behind) = bytes.split_at_mut(walk.end);
-        behind.fill(0);
-        let beyond_head = kept.len() > walk.acknowledged_end;
-        bytes.resize(length.max(SEGMENT_BYTES), 0);
-        if beyond_head || walk.torn > 0 || length < SEGMENT_BYTES {
-            // Written again, even what looks right: after a sync that failed, what we read may exist in memory alone, and
-            // another sync would call it clean. Crash here: a start finds no more than it found now, and mends it.
-            let rest = bytes.get(walk.acknowledged_end..).unwrap_or_default();
-            disk.write(&file, rest, u64_of(walk.acknowledged_end))
-                .map_err(durable::Fault::of("mend", &path))?;
-            disk.sync(&file).map_err(durable::Fault::of("sync", &path))?;
-        }
-        let identity = Identity::of(&file, &path)?;
-        Ok(Segment { file, identity, end: u64_of(walk.end) })
     }
 }
 

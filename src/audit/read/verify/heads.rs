@@ -1,0 +1,83 @@
+//! What an epoch is compared with: the head, a former checkpoint, and its own first record.
+
+use std::fs;
+use std::path::Path;
+
+use super::fault::{At, Fault};
+use super::{Nobody, TRIES, journal};
+use crate::audit::format::event::{Event, Left, Previous};
+use crate::audit::format::head::{Head, HeadNote};
+use crate::audit::format::note::{Checkpoint, LogKeys, peek};
+use crate::audit::format::record::Record;
+use crate::audit::read::tiles::{self, Tiles};
+use crate::durable;
+
+/// What the head says.
+pub(super) struct Heads {
+    pub(super) head: Head,
+    pub(super) note: Option<String>,
+}
+
+impl Heads {
+    pub(super) fn read(path: &Path) -> Result<Self, Fault> {
+        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let head = Head::decode(&bytes).map_err(|fault| Fault::of(At::file(path), fault))?;
+        Ok(Self { head, note: HeadNote::decode(&bytes).map(|note| note.note) })
+    }
+}
+
+/// A checkpoint of former times, verified.
+pub(super) struct Since(pub(super) Checkpoint);
+
+impl Since {
+    pub(super) fn read(note: &str, keys: &[LogKeys]) -> Result<Self, Fault> {
+        let fault = |fault| Fault::of(At::log(), format!("the former checkpoint: {fault}"));
+        let origin = peek(note).map_err(fault)?.origin;
+        let keys = keys.iter().find(|keys| keys.origin == origin);
+        let keys =
+            keys.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(origin)))?;
+        Ok(Self(keys.open(note).map_err(fault)?))
+    }
+}
+
+/// What the record says with which an epoch begins.
+pub(super) struct Begins {
+    pub(super) previous: Previous,
+    pub(super) reason: String,
+    pub(super) left: Option<Left>,
+}
+
+impl Begins {
+    pub(super) fn lost(&self) -> Option<String> {
+        self.reason.strip_prefix("after-loss: ").map(str::to_owned)
+    }
+}
+
+/// The record with which an epoch begins, where it has one.
+pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, Fault> {
+    let mut stands = tiles::stands(folder)?;
+    for _ in 0..TRIES {
+        let under = stands
+            .note
+            .as_deref()
+            .and_then(|note| peek(note).ok())
+            .map_or(0, |checkpoint| checkpoint.size);
+        let found = if under > 0 {
+            Tiles::new(folder, under).record(0).map(Some).map_err(Fault::from)
+        } else {
+            journal::first(folder)
+        };
+        // The bundle or the segment may have gone with the checkpoint that needed it.
+        let now = tiles::stands(folder)?;
+        if now == stands || matches!(found, Ok(Some(_))) {
+            return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {
+                Ok(Some(Record { event: Event::Epoch { previous, reason, left }, .. })) => {
+                    Some(Begins { previous, reason, left })
+                }
+                _ => None,
+            }));
+        }
+        stands = now;
+    }
+    Err(Fault::of(At::file(folder), "it changes faster than it can be read"))
+}

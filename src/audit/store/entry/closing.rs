@@ -1,0 +1,37 @@
+//! Waiting for an outcome to become durable.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use super::{SealedAnswer, name_of, refusal_of};
+use crate::audit::store::log::{LogFault, Sealed as Durable};
+use crate::failpoint::{Failpoint, is_armed};
+use crate::refusal::{Code, Refusal};
+
+/// An outcome on its way to the disk. Becomes the proof that it got there.
+pub struct Closing(pub(super) oneshot::Receiver<Result<Durable, LogFault>>);
+
+impl Closing {
+    /// An outcome that does not become durable.
+    #[must_use]
+    pub fn never() -> Self {
+        Self(oneshot::channel().1)
+    }
+}
+
+impl Future for Closing {
+    type Output = Result<SealedAnswer, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if is_armed(Failpoint::OutcomeNotAwaited) {
+            return Poll::Ready(Ok(SealedAnswer(String::new())));
+        }
+        Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
+            Ok(Ok(sealed)) => Ok(SealedAnswer(name_of(&sealed))),
+            Ok(Err(fault)) => Err(refusal_of(&fault)),
+            Err(_) => Err(Code::AuditUnavailable.into()),
+        })
+    }
+}

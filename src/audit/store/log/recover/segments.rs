@@ -1,0 +1,144 @@
+//! Reading the journal again: each segment is checked, and the last one is repaired.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use super::{Heads, Stands, Torn, open_for_writing, u64_of};
+use crate::audit::format::fault::RecordFault;
+use crate::audit::format::head::HeadFault;
+use crate::audit::format::journal::{self, SegmentFault};
+use crate::audit::format::outside::{ALWAYS_PLAIN, Outside};
+use crate::audit::read::tiles::Tiles;
+use crate::audit::store::log::writer::{SEGMENT_BYTES, Segment};
+use crate::audit::store::log::{LogFault, Settings};
+use crate::durable::{self, Disk, Identity};
+use crate::merkle::Tree;
+
+/// All segments, read and found good.
+pub(super) struct Read {
+    pub(super) tree: Tree,
+    /// All but the last.
+    pub(super) segments: Vec<(u64, Identity)>,
+    pub(super) last: Option<Last>,
+    pub(super) last_first: u64,
+    /// The records that no checkpoint covers.
+    pub(super) pending: Vec<Vec<u8>>,
+}
+
+/// The last segment, as it was found.
+pub(super) struct Last {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    walk: journal::Walk,
+}
+
+pub(super) fn read_journal(
+    paths: &[(u64, PathBuf)],
+    stands: &Stands,
+    heads: &Heads,
+    settings: &Settings,
+) -> Result<Read, LogFault> {
+    let signed = stands.signed.size;
+    let first = paths.first().map_or(signed, |(first, _)| *first);
+    if first > signed {
+        return Err(LogFault::Gap { signed, first });
+    }
+    let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    let tree = stands.tree_at(first)?;
+    let mut read =
+        Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
+    let mut under = Tiles::new(&stands.folder, signed);
+    for (place, (first, path)) in paths.iter().enumerate() {
+        if *first != read.tree.size() {
+            return Err(LogFault::Stray(path.clone()));
+        }
+        let mut bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let is_last = place + 1 == paths.len();
+        let before = read.pending.len();
+        let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
+            journal::walk(bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
+                if index >= signed {
+                    if index >= acknowledged {
+                        own(bytes, settings.sealed)?;
+                    }
+                    pending.push(bytes.to_vec());
+                } else if !under.record(index).is_ok_and(|record| record == bytes) {
+                    return Err(RecordFault::Form);
+                }
+                Ok(())
+            })
+        };
+        let mut walked = walk(&bytes, &mut read.pending);
+        if let Err(SegmentFault::Record { fault: RecordFault::Unacknowledged, index, offset }) =
+            walked
+        {
+            tracing::warn!(
+                index,
+                "cut off: it says that records may be missing, and none was removed on its word"
+            );
+            // As if its batch had not come to its end: it is the last one, for who writes such a one waits for it.
+            let rest = bytes.split_off(offset);
+            read.pending.truncate(before);
+            walked = walk(&bytes, &mut read.pending)
+                .map(|walk| journal::Walk { torn: rest.len(), ..walk });
+            bytes.extend(rest);
+        }
+        let walk = walked.map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
+        read.tree = walk.tree.clone();
+        if is_last {
+            read.last_first = *first;
+            read.last = Some(Last { path: path.clone(), bytes, walk });
+        } else {
+            let file = File::open(path).map_err(durable::Fault::of("open", path))?;
+            read.segments.push((*first, Identity::of(&file, path)?));
+        }
+    }
+    if read.tree.size() < acknowledged {
+        return Err(LogFault::Behind { size: read.tree.size(), acknowledged });
+    }
+    // A mark inside the tiles is not met by the journal's walk.
+    let head = &heads.head;
+    if head.size <= first && stands.tree_at(head.size)?.root() != head.root {
+        return Err(LogFault::HeadDamaged { path: settings.head.clone(), fault: HeadFault });
+    }
+    Ok(read)
+}
+
+/// That a record which nobody acknowledged is one of ours: only who has the record keys seals one. What is always plain says nothing
+/// that the books go by, and where it says that records may be missing, none is before that is acknowledged.
+fn own(bytes: &[u8], sealed: bool) -> Result<(), RecordFault> {
+    let outside = Outside::read(bytes)?;
+    match outside.kind {
+        "pruned" => Err(RecordFault::Unacknowledged),
+        kind if !sealed || ALWAYS_PLAIN.contains(&kind) || outside.sealed().is_some() => Ok(()),
+        _ => Err(RecordFault::Unsealed),
+    }
+}
+
+impl Last {
+    pub(super) fn torn(&self) -> Option<Torn> {
+        let (offset, bytes) = (u64_of(self.walk.end), u64_of(self.walk.torn));
+        (bytes > 0).then(|| Torn { segment: self.path.clone(), offset, bytes })
+    }
+
+    /// Makes the segment what it should be: whole batches, then zeros, in full length and on the disk.
+    pub(super) fn mend(self, disk: &dyn Disk) -> Result<Segment, LogFault> {
+        let Self { path, mut bytes, walk } = self;
+        let file = open_for_writing(&path)?;
+        let length = bytes.len();
+        let (kept, behind) = bytes.split_at_mut(walk.end);
+        behind.fill(0);
+        let beyond_head = kept.len() > walk.acknowledged_end;
+        bytes.resize(length.max(SEGMENT_BYTES), 0);
+        if beyond_head || walk.torn > 0 || length < SEGMENT_BYTES {
+            // Written again, even what looks right: after a sync that failed, what we read may exist in memory alone, and
+            // another sync would call it clean. Crash here: a start finds no more than it found now, and mends it.
+            let rest = bytes.get(walk.acknowledged_end..).unwrap_or_default();
+            disk.write(&file, rest, u64_of(walk.acknowledged_end))
+                .map_err(durable::Fault::of("mend", &path))?;
+            disk.sync(&file).map_err(durable::Fault::of("sync", &path))?;
+        }
+        let identity = Identity::of(&file, &path)?;
+        Ok(Segment { file, identity, end: u64_of(walk.end) })
+    }
+}
