@@ -2,13 +2,12 @@
 //!
 //! The caller's bytes never travel on. [`read`] parses strictly, [`Reading::understand`] judges every field at every depth by
 //! the profile of the server that will get it, [`ModelCall::write`] prints what was understood in the caller's key order.
-//! Pure functions of bytes and values; the other direction (usage, streams, errors, the model `echo`) stands beside it.
+//! Pure functions of bytes and values; the other direction (usage, streams, errors) is here too.
 
 pub mod answer;
 mod call;
 pub mod convert;
 mod dialect;
-pub mod echo;
 pub mod error;
 mod event;
 pub mod framing;
@@ -33,7 +32,6 @@ mod values;
 
 pub use call::{Changes, ModelCall, Reading, Terms, Written, read};
 pub use dialect::{Dialect, Operation};
-pub use echo::Echo;
 pub use profile::{Profile, ProfileFault};
 
 /// What happens to a field that the server's profile does not know.

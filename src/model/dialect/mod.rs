@@ -22,9 +22,6 @@ use super::progress::Progress;
 use super::tree::JsonTree;
 use super::usage::Usage;
 
-pub(super) use anthropic::echo as anthropic_echo;
-pub(super) use openai::echo as openai_echo;
-
 /// Whose API a caller speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {

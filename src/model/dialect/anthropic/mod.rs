@@ -1,7 +1,6 @@
 //! Anthropic's dialect: `messages`, and its own form of the lists of models.
 
 pub(super) mod calls;
-pub(in crate::model) mod echo;
 pub(super) mod errors;
 pub(super) mod joined;
 pub(super) mod models;

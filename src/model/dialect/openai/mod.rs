@@ -1,8 +1,6 @@
 //! OpenAI's dialect: `chat/completions`, `completions`, `embeddings` and the lists of models.
 
 pub(super) mod calls;
-pub(in crate::model) mod echo;
-mod embed;
 pub(super) mod errors;
 pub(super) mod joined;
 pub(super) mod models;
