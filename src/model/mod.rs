@@ -12,6 +12,7 @@ pub mod error;
 mod event;
 pub mod framing;
 pub mod inline;
+mod inline_slot;
 mod judge;
 mod kind;
 mod markdown;
@@ -83,8 +84,8 @@ pub struct Reach {
     pub target: String,
     /// The way there from the body's root.
     pub(crate) steps: Vec<Step>,
-    /// How what lies there could stand in the request itself.
-    pub(crate) inlet: Option<inline::Inlet>,
+    /// Whether the request can have the content itself there, and in which form.
+    pub(crate) slot: Option<inline_slot::InlineSlot>,
 }
 
 /// One step of the way to a place in a body.

@@ -6,6 +6,7 @@
 
 mod anthropic;
 pub(super) mod calls;
+mod facts;
 mod length;
 mod openai;
 mod operation;

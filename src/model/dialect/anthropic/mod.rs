@@ -10,7 +10,7 @@ pub(super) mod usage;
 pub(super) mod whole;
 
 use super::Dialect;
-use super::operation::OperationFacts;
+use super::facts::OperationFacts;
 
 /// `POST /v1/messages`.
 pub(super) const MESSAGES: OperationFacts = OperationFacts {
