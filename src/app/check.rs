@@ -9,7 +9,6 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::guard::settings::{self, Jwks};
 use crate::keyring::Issuer;
-use crate::proxy::settings::Target;
 use crate::token::jwk;
 
 /// The faults of what a config names: keys, credentials, certificates. Writes nothing.
@@ -18,13 +17,11 @@ pub fn unusable(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
     faults.extend(issuers(config).err().map(|fault| fault.to_string()));
     let connect = config.proxy.timeouts.connect;
-    let upstreams =
-        config.proxy.upstreams.iter().filter(|upstream| upstream.target != Target::Echo);
-    faults.extend(
-        upstreams
-            .filter_map(|upstream| remote(upstream, connect).err())
-            .map(|fault| fault.to_string()),
-    );
+    for upstream in &config.proxy.upstreams {
+        if let Err(fault) = remote(upstream, connect) {
+            faults.push(fault.to_string());
+        }
+    }
     faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
     let read = config
         .proxy

@@ -54,8 +54,7 @@ impl Readiness {
             add("clock", what);
         }
         let wiring = self.gateway.config.load();
-        if !wiring.echo
-            && !wiring.upstreams.is_empty()
+        if !wiring.upstreams.is_empty()
             && !wiring.upstreams.keys().any(|name| wiring.health.is_up(name))
         {
             add("upstreams-down", "no upstream can be reached");

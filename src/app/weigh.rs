@@ -29,6 +29,7 @@ pub(super) fn declared(config: &Config) -> Vec<Declared> {
     let upstreams = &config.proxy.upstreams;
     let place = |upstream: &Upstream, files: bool| {
         let way = match (&upstream.target, upstream.profile.as_str()) {
+            // It has no weights, even if files are configured for the model.
             (Target::Echo, _) => Way::None,
             // Ollama has its own store and reports the digest itself.
             (_, "ollama") => Way::Ollama,

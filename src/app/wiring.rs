@@ -18,16 +18,17 @@ use crate::proxy::connect::Dialler;
 use crate::proxy::fetch::Fetcher;
 use crate::proxy::forward::{UpstreamClient, credential};
 use crate::proxy::resolve::Resolver;
-use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::settings::{Endpoint, Target, Upstream};
 use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, Tree};
 use crate::secret::SecretRef;
 
 /// An upstream of the config.
 pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<UpstreamClient, StartFault> {
     let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
-    let tls = match &upstream.target {
-        Target::Tls { host, ca, .. } => Some(tls::client(host, ca.as_deref()).map_err(fault)?),
-        Target::Tcp { .. } | Target::Unix(_) | Target::Echo => None,
+    let tls = if let Target::Tls { host, ca, .. } = &upstream.target {
+        Some(tls::client(host, ca.as_deref()).map_err(fault)?)
+    } else {
+        None
     };
     let held = match &upstream.credential {
         None => None,
@@ -54,17 +55,17 @@ fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     for (_, secret) in credentials(config) {
         secrets.push(secret.load()?);
     }
-    let place = |upstream: &Upstream| match &upstream.target {
-        Target::Tcp { host, port } | Target::Tls { host, port, .. } => {
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            Some(Place::Host { host, port: *port })
+    let mut places = Vec::new();
+    for upstream in &config.proxy.upstreams {
+        if let Some(Endpoint { host, port }) = upstream.target.endpoint() {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            places.push(Place::Host { host, port });
+        } else if let Target::Unix(path) = &upstream.target {
+            places.push(Place::Socket(path.display().to_string()));
         }
-        Target::Unix(path) => Some(Place::Socket(path.display().to_string())),
-        Target::Echo => None,
-    };
+    }
     let secrets: Vec<&str> = secrets.iter().map(|secret| secret.as_str()).collect();
-    let slots: Vec<Place> = config.proxy.upstreams.iter().filter_map(place).collect();
-    Ok(Redactor::new(&secrets, &slots))
+    Ok(Redactor::new(&secrets, &places))
 }
 
 /// The credentials that are redacted in answers, and the key of the config that names each.
@@ -107,7 +108,6 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
             upstream: upstream.name.clone(),
             why: format!("there is no profile {:?}", upstream.profile),
         })?;
-        let echo = upstream.target == Target::Echo;
         let jurisdiction = upstream.jurisdiction.as_deref().map(Arc::from);
         let server =
             Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
@@ -116,19 +116,15 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
             profile,
             caps: upstream.caps.clone(),
             wait: upstream.wait,
-            echo,
             server,
         });
-        if !echo {
-            upstreams.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
-        }
+        upstreams.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
     }
     let health = Arc::new(Health::new(upstreams.keys().cloned(), Arc::new(SystemClock::start())));
     let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
     Ok(DataPlaneConfig {
         tables,
         upstreams,
-        echo: config.proxy.upstreams.iter().any(|upstream| upstream.target == Target::Echo),
         health,
         timeouts: config.proxy.timeouts.clone(),
         answers: config.proxy.answers,

@@ -74,6 +74,7 @@ pub(super) fn upstream<'t>(
         time: section.duration("queue_time").unwrap_or(Duration::from_secs(30)),
     };
     let headers = [("authorization", false), ("x-api-key", true)];
+    // A faulty URL is replaced, so that the other faults of the config are found as well.
     let (target, base_path) = url.unwrap_or((Target::Echo, String::new()));
     let credential = secret(&section, "credential", base);
     if let Target::Tcp { host, .. } = &target

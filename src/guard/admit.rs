@@ -13,9 +13,9 @@ use crate::guard::limiter::{Permit, Subject};
 use crate::guard::queue::Holder;
 use crate::guard::reserve::{Parts, Reserved, ReservedKind, Target};
 use crate::guard::route::Routed;
-use crate::guard::table::{ModelRoute, Upstream};
+use crate::guard::table::Upstream;
 use crate::id::RequestId;
-use crate::model::{Changes, Echo, ModelCall, Operation, Reach, echo};
+use crate::model::{Changes, ModelCall, Operation, Reach};
 
 /// Places that were stripped and are named, at the most.
 const NAMED_MAX: usize = 16;
@@ -47,17 +47,6 @@ pub enum Local {
     Models(Option<String>),
     /// Answer with what the token allows.
     Me,
-    /// Answer with what the built-in model says.
-    Echo {
-        /// The answer.
-        answer: Echo,
-        /// The model.
-        model: Arc<ModelRoute>,
-        /// The upstream that stands for it.
-        upstream: Arc<Upstream>,
-        /// Whether the answer goes on from a text of the caller's.
-        continues: bool,
-    },
 }
 
 /// A call as it will be forwarded.
@@ -144,8 +133,7 @@ impl Admitted {
     pub fn model(&self) -> Option<&Arc<str>> {
         match &self.work {
             Action::Call(call) => Some(&call.candidates.model().name),
-            Action::Local(Local::Echo { model, .. }) => Some(&model.name),
-            Action::Local(Local::Models(_) | Local::Me) => None,
+            Action::Local(_) => None,
         }
     }
 
@@ -154,8 +142,7 @@ impl Admitted {
     pub fn server(&self) -> Option<&Server> {
         match &self.work {
             Action::Call(call) => Some(&call.upstream.server),
-            Action::Local(Local::Echo { upstream, .. }) => Some(&upstream.server),
-            Action::Local(Local::Models(_) | Local::Me) => None,
+            Action::Local(_) => None,
         }
     }
 
@@ -201,8 +188,6 @@ pub struct Rest {
 pub struct Stamp<'s> {
     /// The request.
     pub request: RequestId,
-    /// Seconds since 1970.
-    pub created: i64,
     /// Salts of prompt caches.
     pub cache_salts: &'s CacheSalts,
 }
@@ -217,8 +202,8 @@ pub fn admit(reserved: Reserved<'_>, stamp: &Stamp<'_>) -> Admitted {
             (Action::Local(Local::Models(one)), Adjustments::default(), Permit::default())
         }
         ReservedKind::Call { call, target, permit } => {
-            let (work, adjustments) = write(&call, target, cap.each, &routed, stamp);
-            (work, adjustments, permit)
+            let (call, adjustments) = write(&call, target, cap.each, &routed, stamp);
+            (Action::Call(call), adjustments, permit)
         }
     };
     Admitted { routed, work, adjustments, permit, cap: cap.all }
@@ -230,27 +215,10 @@ fn write(
     cap: u64,
     routed: &Routed,
     stamp: &Stamp<'_>,
-) -> (Action, Adjustments) {
+) -> (Call, Adjustments) {
     let Target { candidates, upstream, fetches } = target;
     let caller = routed.paced().caller();
     let (token, class) = (caller.token(), caller.class());
-    let (dropped, stripped) = (
-        call.dropped().to_vec(),
-        call.stripped().iter().take(NAMED_MAX).cloned().collect::<Vec<_>>(),
-    );
-    if upstream.echo {
-        let answer = echo::answer(call, cap, stamp.created, &stamp.request.to_string());
-        let lowered = call.output_tokens_asked().is_some_and(|asked| asked > cap);
-        let adjustments =
-            Adjustments { output_tokens: lowered.then_some(cap), dropped, stripped, removed: 0 };
-        let local = Local::Echo {
-            answer,
-            model: Arc::clone(candidates.model()),
-            upstream,
-            continues: call.continues(),
-        };
-        return (Action::Local(local), adjustments);
-    }
     let profile = &upstream.profile;
     let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
     let cache_salt = if profile.takes_cache_salt() {
@@ -261,7 +229,12 @@ fn write(
     };
     let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
     let lowered = if written.clamped { written.output_tokens } else { None };
-    let adjustments = Adjustments { output_tokens: lowered, dropped, stripped, removed: 0 };
+    let adjustments = Adjustments {
+        output_tokens: lowered,
+        dropped: call.dropped().to_vec(),
+        stripped: call.stripped().iter().take(NAMED_MAX).cloned().collect(),
+        removed: 0,
+    };
     let forward = Call {
         operation: call.operation(),
         body: Bytes::from(written.body),
@@ -275,5 +248,5 @@ fn write(
         holder: Holder::of(caller),
         owner: token.principal,
     };
-    (Action::Call(forward), adjustments)
+    (forward, adjustments)
 }

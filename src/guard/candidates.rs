@@ -20,7 +20,7 @@ impl Candidates {
         let mut others = Vec::new();
         for other in &model.route {
             let is_same = Arc::ptr_eq(&other.profile, &first.profile);
-            if other.name != first.name && !other.echo && is_same {
+            if other.name != first.name && is_same {
                 others.push(Arc::clone(other));
             }
         }

@@ -22,8 +22,6 @@ pub struct Upstream {
     pub caps: Caps,
     /// How requests wait where all its places are taken.
     pub wait: Wait,
-    /// True of the built-in model `echo`.
-    pub echo: bool,
     /// What records say of it.
     pub server: Server,
 }

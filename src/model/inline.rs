@@ -12,39 +12,9 @@ use crate::json::{Object, Value};
 
 use super::Reach;
 use super::call::ModelCall;
+use super::inline_slot::SlotForm;
 use super::signature;
 use super::strip::at;
-
-/// How content may stand in a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Inlet {
-    form: Form,
-    types: Vec<String>,
-    bytes_max: usize,
-}
-
-/// The form that content has in a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// A `data:` URL (RFC 2397) in base64.
-    DataUrl,
-    /// Anthropic's `source` of the type `base64`.
-    Source,
-}
-
-impl Inlet {
-    /// An inlet for content of these media types whose base64 has at most `chars_max` characters; `None` where none of them is told by
-    /// how it begins.
-    pub(super) fn new(form: Form, types: &[String], chars_max: usize) -> Option<Self> {
-        let types: Vec<String> =
-            types.iter().filter(|known| *known != "text/plain").cloned().collect();
-        let bytes_max = chars_max.saturating_sub(LABEL_MAX) / 4 * 3;
-        (!types.is_empty()).then_some(Self { form, types, bytes_max })
-    }
-}
-
-/// Characters of what stands before the content of a `data:` URL, at the most.
-const LABEL_MAX: usize = 64;
 
 /// What stands in a body where content will stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,19 +41,19 @@ impl Reach {
     /// Whether content may stand in its place.
     #[must_use]
     pub const fn may_be_inline(&self) -> bool {
-        self.inlet.is_some()
+        self.slot.is_some()
     }
 
     /// How many bytes may stand there; 0 where none may.
     #[must_use]
     pub fn inline_bytes_max(&self) -> usize {
-        self.inlet.as_ref().map_or(0, |inlet| inlet.bytes_max)
+        self.slot.as_ref().map_or(0, |slot| slot.bytes_max)
     }
 
     /// The media types that may stand there.
     #[must_use]
     pub fn inline_types(&self) -> &[String] {
-        self.inlet.as_ref().map_or(&[], |inlet| &inlet.types)
+        self.slot.as_ref().map_or(&[], |slot| &slot.types)
     }
 
     /// The media type of content, by how it begins, where it is one that may stand there. Nothing that calls itself something counts.
@@ -116,15 +86,15 @@ impl ModelCall<'_> {
             let Some(value) = at(&mut self.object, &reach.steps) else { continue };
             let (kind, data) =
                 (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));
-            *value = match reach.inlet.as_ref().map(|inlet| inlet.form) {
-                Some(Form::Source) => {
+            *value = match reach.slot.as_ref().map(|slot| slot.form) {
+                Some(SlotForm::Source) => {
                     let mut source = Object::new();
                     source.set("type", Value::from_text("base64"));
                     source.set("media_type", Value::from_text(kind));
                     source.set("data", Value::from_text(data));
                     Value::Object(source)
                 }
-                Some(Form::DataUrl) | None => {
+                Some(SlotForm::DataUrl) | None => {
                     Value::from_text(format!("data:{kind};base64,{data}"))
                 }
             };

@@ -6,7 +6,7 @@ use crate::json::{self, Limits, Object, Value};
 use crate::refusal::{Code, Refusal};
 use crate::spelling::nearest;
 
-use super::inline::{self, Inlet};
+use super::inline_slot::{InlineSlot, SlotForm};
 use super::kind::{Form, Kind, Medium, Rule, Text};
 use super::path::{Path, shown};
 use super::profile::{Profile, Shape, Union};
@@ -197,9 +197,14 @@ impl<'t> Judge<'t> {
         match rule {
             Rule::Pass(Kind { object: Some(form), .. }) => self.form(form, object, path),
             Rule::Reach(kind) => {
-                let inlet =
-                    (*kind == ReachKind::Media).then(|| inlet(self.profile, union)).flatten();
-                self.reaches.push(Reach { inlet, ..reach(*kind, target_of(object, path), path) });
+                let slot = match kind {
+                    ReachKind::Media => slot(self.profile, union),
+                    ReachKind::HostedTool
+                    | ReachKind::Mcp
+                    | ReachKind::Background
+                    | ReachKind::ForeignState => None,
+                };
+                self.reaches.push(Reach { slot, ..reach(*kind, target_of(object, path), path) });
                 Ok(())
             }
             Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => {
@@ -275,8 +280,8 @@ impl<'t> Judge<'t> {
         // Only the exact spelling passes: what one reader takes for inline content another may take for a place.
         let types = self.profile.media_types(medium);
         let Some(rest) = text.strip_prefix("data:") else {
-            let inlet = Inlet::new(inline::Form::DataUrl, types, max);
-            self.reaches.push(Reach { inlet, ..reach(ReachKind::Media, text.to_owned(), path) });
+            let slot = InlineSlot::new(SlotForm::DataUrl, types, max);
+            self.reaches.push(Reach { slot, ..reach(ReachKind::Media, text.to_owned(), path) });
             return Ok(());
         };
         match rest.split_once(";base64,") {
@@ -337,18 +342,19 @@ impl<'t> Judge<'t> {
 }
 
 fn reach(kind: ReachKind, target: String, path: &Path<'_>) -> Reach {
-    Reach { path: path.to_string(), kind, target, steps: path.steps(), inlet: None }
+    Reach { path: path.to_string(), kind, target, steps: path.steps(), slot: None }
 }
 
-/// How content may stand in the place of a member of that union: as its member `base64`, whose shape names the media types.
-fn inlet(profile: &Profile, union: &Union) -> Option<Inlet> {
+/// How content can replace a member of that union: as its member `base64`, whose shape names the
+/// media types.
+fn slot(profile: &Profile, union: &Union) -> Option<InlineSlot> {
     let Some(Rule::Pass(Kind { object: Some(Form::Shape(place)), .. })) = union.member("base64")
     else {
         return None;
     };
     match profile.shapes.get(*place)?.rule("media_type") {
         Some(Rule::Pass(Kind { string: Some(Text::OneOf(types)), .. })) => {
-            Inlet::new(inline::Form::Source, types, profile.media_chars_max())
+            InlineSlot::new(SlotForm::Source, types, profile.media_chars_max())
         }
         _ => None,
     }

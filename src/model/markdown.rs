@@ -37,7 +37,7 @@ pub(super) fn reaches(object: &Object<'_>) -> Result<Vec<Reach>, Refusal> {
                     kind: ReachKind::Media,
                     target,
                     steps: path.steps(),
-                    inlet: None,
+                    slot: None,
                 });
             }
         }

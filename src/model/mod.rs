@@ -2,17 +2,17 @@
 //!
 //! The caller's bytes never travel on. [`read`] parses strictly, [`Reading::understand`] judges every field at every depth by
 //! the profile of the server that will get it, [`ModelCall::write`] prints what was understood in the caller's key order.
-//! Pure functions of bytes and values; the other direction (usage, streams, errors, the model `echo`) stands beside it.
+//! Pure functions of bytes and values; the other direction (usage, streams, errors) is here too.
 
 pub mod answer;
 mod call;
 pub mod convert;
 mod dialect;
-pub mod echo;
 pub mod error;
 mod event;
 pub mod framing;
 pub mod inline;
+mod inline_slot;
 mod judge;
 mod kind;
 mod markdown;
@@ -33,7 +33,6 @@ mod values;
 
 pub use call::{Changes, ModelCall, Reading, Terms, Written, read};
 pub use dialect::{Dialect, Operation};
-pub use echo::Echo;
 pub use profile::{Profile, ProfileFault};
 
 /// What happens to a field that the server's profile does not know.
@@ -85,8 +84,8 @@ pub struct Reach {
     pub target: String,
     /// The way there from the body's root.
     pub(crate) steps: Vec<Step>,
-    /// How what lies there could stand in the request itself.
-    pub(crate) inlet: Option<inline::Inlet>,
+    /// Whether the request can have the content itself there, and in which form.
+    pub(crate) slot: Option<inline_slot::InlineSlot>,
 }
 
 /// One step of the way to a place in a body.

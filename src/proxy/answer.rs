@@ -222,7 +222,7 @@ async fn beside<T: Send + 'static>(
 }
 
 /// A whole answer, its texts filtered.
-pub(super) async fn filtered(
+async fn filtered(
     bytes: Bytes,
     status: u16,
     filter: Filter,
@@ -251,15 +251,6 @@ fn looked_through(bytes: Bytes, mut filter: Filter) -> (Result<Bytes, Refusal>, 
         Ok(changed.map_err(invalid)?.map_or(bytes, Bytes::from))
     });
     (looked, findings)
-}
-
-/// The events of a stream that is there already, their texts filtered.
-pub(super) fn filtered_pieces(
-    pieces: Vec<Vec<u8>>,
-    filter: StreamFilter<Filter>,
-    exchange: &mut Exchange,
-) -> Result<Vec<Vec<u8>>, Refusal> {
-    noted(through(pieces, filter)?, exchange)
 }
 
 /// The pieces of a stream behind its filter, and what that has found.

@@ -1,4 +1,4 @@
-//! Dialling an upstream: TCP, TLS or a Unix socket, with a time limit.
+//! Dialling an upstream: TCP, TLS, a Unix socket or a pipe within the process, with a time limit.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::echo;
 use crate::proxy::settings::Target;
 
 /// Where and how to dial. One per upstream.
@@ -60,7 +61,16 @@ impl Dialler {
                     connector.connect(name, tcp(host, *port).await?).await.map_err(tls_fault)?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
-            Target::Echo => Err(unreached("echo is not dialled")),
+            Target::Echo => Ok(Stream::InProcess(echo::connect())),
+        }
+    }
+
+    /// Whether a connection takes a file descriptor.
+    #[must_use]
+    pub fn opens_descriptor(&self) -> bool {
+        match &*self.target {
+            Target::Tcp { .. } | Target::Tls { .. } | Target::Unix(_) => true,
+            Target::Echo => false,
         }
     }
 }
@@ -181,6 +191,8 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A Unix socket.
     Unix(UnixStream),
+    /// A pipe to a server within the process.
+    InProcess(DuplexStream),
 }
 
 impl AsyncRead for Stream {
@@ -193,6 +205,7 @@ impl AsyncRead for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::InProcess(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -207,6 +220,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::InProcess(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -215,6 +229,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::InProcess(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -223,6 +238,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::InProcess(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -235,6 +251,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::InProcess(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
         }
     }
 
@@ -243,6 +260,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::InProcess(stream) => stream.is_write_vectored(),
         }
     }
 }

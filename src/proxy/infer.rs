@@ -13,22 +13,17 @@ use crate::guard::cap::cap;
 use crate::guard::egress::answer::Filter;
 use crate::guard::egress::request::clear;
 use crate::guard::govern::govern;
-use crate::guard::limiter::Permit;
 use crate::guard::reserve::reserve;
 use crate::guard::route::Routed;
 use crate::guard::screen::screen;
 use crate::guard::understand::understand;
 use crate::model::Operation;
-use crate::model::answer::StreamFilter;
-use crate::model::echo::Echo;
-use crate::model::usage;
-use crate::proxy::answer::{Answer, Stream, filtered, filtered_pieces, list, me};
+use crate::proxy::answer::{Answer, list, me};
 use crate::proxy::exchange::{Exchange, ResponseParts};
 use crate::proxy::refused::Refused;
-use crate::proxy::stream::Source;
 use crate::proxy::times::Times;
 use crate::proxy::watch::{Fresh, RevocationWatcher};
-use crate::proxy::{EVENTS, Gateway, JSON, buffer};
+use crate::proxy::{Gateway, JSON, buffer};
 use crate::refusal::{Code, Refusal};
 
 impl Gateway {
@@ -58,8 +53,7 @@ impl Gateway {
         let understood =
             understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
         let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
-        let (created, cache_salts) = (self.clock.now().seconds(), &self.cache_salts);
-        let stamp = Stamp { request: exchange.id, created, cache_salts };
+        let stamp = Stamp { request: exchange.id, cache_salts: &self.cache_salts };
         let turn = self.turn(&capped, exchange).await?;
         // A caller that waited for its turn may have been suspended, or its token may have expired.
         let fresh = watch.check()?;
@@ -118,48 +112,7 @@ impl Gateway {
         exchange.occupied.server = permit;
         match work.try_map(Action::into_call) {
             Ok(call) => self.forward(call, routed, watch, exchange).await,
-            Err(local) => self.local(local, routed, watch, exchange).await,
-        }
-    }
-
-    /// Does work that needs no upstream.
-    async fn local(
-        &self,
-        work: Local,
-        routed: Routed,
-        watch: RevocationWatcher,
-        exchange: &mut Exchange,
-    ) -> Result<Answer, Refusal> {
-        let operation = routed.operation();
-        let (answer, continues) = match work {
-            Local::Models(one) => {
-                let bytes = list(&routed, one.as_deref(), exchange.dialect)?;
-                exchange.occupied.caller = routed.into_permit();
-                return Ok(Answer::Whole(ResponseParts::own(JSON), Bytes::from(bytes)));
-            }
-            Local::Me => {
-                let bytes = me(&routed, exchange.headroom);
-                exchange.occupied.caller = routed.into_permit();
-                return Ok(Answer::Whole(ResponseParts::own(JSON), Bytes::from(bytes)));
-            }
-            Local::Echo { answer, continues, .. } => (answer, continues),
-        };
-        let filter = self.response_filter(&routed, continues);
-        exchange.occupied.caller = routed.into_permit();
-        match answer {
-            Echo::Whole(bytes) => {
-                exchange.heard(usage::heard(operation, &bytes));
-                let bytes = filtered(Bytes::from(bytes), 200, filter, exchange).await?;
-                exchange.occupied.server = Permit::default();
-                Ok(Answer::Whole(ResponseParts::own(JSON), bytes))
-            }
-            Echo::Stream(pieces) => {
-                let mut pieces =
-                    filtered_pieces(pieces, StreamFilter::new(operation, true, filter), exchange)?;
-                pieces.reverse();
-                let stream = Stream { source: Source::Pieces(pieces), watch };
-                Ok(Answer::Stream(ResponseParts::own(EVENTS), Box::new(stream)))
-            }
+            Err(local) => local_answer(&local, routed, exchange),
         }
     }
 
@@ -192,6 +145,16 @@ impl Gateway {
             !continues,
         )
     }
+}
+
+/// Answers what needs no upstream.
+fn local_answer(work: &Local, routed: Routed, exchange: &mut Exchange) -> Result<Answer, Refusal> {
+    let bytes = match work {
+        Local::Models(one) => list(&routed, one.as_deref(), exchange.dialect)?,
+        Local::Me => me(&routed, exchange.headroom),
+    };
+    exchange.occupied.caller = routed.into_permit();
+    Ok(Answer::Whole(ResponseParts::own(JSON), Bytes::from(bytes)))
 }
 
 const fn reads_body(operation: Operation) -> bool {

@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod connect;
 mod connection;
 pub mod descriptors;
+pub mod echo;
 pub mod entrance;
 pub mod exchange;
 pub mod fetch;
@@ -73,8 +74,6 @@ pub struct DataPlaneConfig {
     pub tables: Arc<Tables>,
     /// Upstreams by name.
     pub upstreams: HashMap<Arc<str>, Arc<UpstreamClient>>,
-    /// Whether the model echo is served besides.
-    pub echo: bool,
     /// Which of them answer.
     pub health: Arc<Health>,
     /// Time limits.

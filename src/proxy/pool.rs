@@ -123,7 +123,11 @@ impl Pool {
 
     /// A new connection.
     async fn open(&self) -> Result<Connection, SendFault> {
-        let place = upstream_place().await.map_err(SendFault::Dial)?;
+        let place = if self.dialler.opens_descriptor() {
+            upstream_place().await.map_err(SendFault::Dial)?
+        } else {
+            None
+        };
         let stream = self.dialler.dial().await.map_err(|fault| match fault {
             DialFault::Unreached(error) => SendFault::Dial(error),
             DialFault::Ended(error) => SendFault::Ended(error),

@@ -1,5 +1,6 @@
 //! What the data plane is set to: checked data, no defaults of its own.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -115,20 +116,49 @@ pub enum Target {
     },
     /// HTTP over a Unix socket.
     Unix(PathBuf),
-    /// The built-in model.
+    /// HTTP to the built-in upstream, within the process.
     Echo,
 }
 
+/// A host and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint<'t> {
+    /// A name or an address, without brackets.
+    pub host: &'t str,
+    /// The port.
+    pub port: u16,
+}
+
 impl Target {
+    /// Where it is in the network. `None` for a target on this machine that has no port.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<Endpoint<'_>> {
+        match self {
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } => {
+                Some(Endpoint { host, port: *port })
+            }
+            Self::Unix(_) | Self::Echo => None,
+        }
+    }
+
     /// The authority for the `Host` header.
     #[must_use]
     pub fn authority(&self) -> String {
-        match self {
-            Self::Tcp { host, port } | Self::Tls { host, port, .. } if host.contains(':') => {
-                format!("[{host}]:{port}")
-            }
-            Self::Tcp { host, port } | Self::Tls { host, port, .. } => format!("{host}:{port}"),
-            Self::Unix(_) | Self::Echo => "localhost".to_owned(),
+        match self.endpoint() {
+            Some(endpoint) => endpoint.to_string(),
+            None => "localhost".to_owned(),
+        }
+    }
+}
+
+/// The authority of a URL (RFC 3986 section 3.2).
+impl fmt::Display for Endpoint<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(formatter, "[{host}]:{port}")
+        } else {
+            write!(formatter, "{host}:{port}")
         }
     }
 }

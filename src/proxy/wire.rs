@@ -105,7 +105,7 @@ impl Wire {
         let set = match &self.stream {
             Stream::Tcp(stream) => acknowledged(stream, !patient),
             Stream::Tls(stream) => acknowledged(stream.get_ref().0, !patient),
-            Stream::Unix(_) => Ok(()),
+            Stream::Unix(_) | Stream::InProcess(_) => Ok(()),
         };
         match set {
             Ok(()) => state.patient = patient,
@@ -150,6 +150,8 @@ fn stale(stream: &Stream, kept: bool) -> bool {
         Stream::Tcp(stream) => (stream.as_fd(), false),
         Stream::Tls(stream) => (stream.get_ref().0.as_fd(), true),
         Stream::Unix(stream) => (stream.as_fd(), false),
+        // Its server is this process: it answers only requests, and does not end a connection first.
+        Stream::InProcess(_) => return false,
     };
     match recv(fd, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((_, 0)) => true,

@@ -6,6 +6,7 @@
 
 mod anthropic;
 pub(super) mod calls;
+mod facts;
 mod length;
 mod openai;
 mod operation;
@@ -21,9 +22,6 @@ use super::event::StreamEvent;
 use super::progress::Progress;
 use super::tree::JsonTree;
 use super::usage::Usage;
-
-pub(super) use anthropic::echo as anthropic_echo;
-pub(super) use openai::echo as openai_echo;
 
 /// Whose API a caller speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

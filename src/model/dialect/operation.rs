@@ -1,5 +1,6 @@
 //! What a caller may ask for. The folder of each dialect states the facts of its own operations.
 
+use super::facts::OperationFacts;
 use super::{Dialect, anthropic, openai};
 
 /// What a caller may ask for.
@@ -19,20 +20,6 @@ pub enum Operation {
     ShowModel,
     /// `GET /v1/token-shield/me`: what the presented token allows.
     Me,
-}
-
-/// The facts of one operation.
-pub(super) struct OperationFacts {
-    /// Whose API it belongs to.
-    pub(super) dialect: Dialect,
-    /// Its name in metrics and records.
-    pub(super) name: &'static str,
-    /// Its path, at the gateway and at every server that speaks the dialect.
-    pub(super) path: &'static str,
-    /// The shape of its body in a profile; `None` where it has no body.
-    pub(super) shape: Option<&'static str>,
-    /// Whether its answer is written token by token, so that an output cap and a stream make sense.
-    pub(super) writes_tokens: bool,
 }
 
 /// The gateway's own operation. It belongs to no dialect; its errors have OpenAI's form.

@@ -4,7 +4,8 @@ use crate::model::dialect::calls::CallReaders;
 use crate::model::event::StreamEvent;
 
 use super::calls::StreamCalls;
-use super::{Fault, HELD_MAX, Tools, exact_names};
+use super::names::exact_names;
+use super::{Fault, HELD_MAX, Tools};
 
 /// What an event costs beside its bytes.
 const EVENT_COST: usize = 8;

@@ -1,7 +1,6 @@
 //! Anthropic's dialect: `messages`, and its own form of the lists of models.
 
 pub(super) mod calls;
-pub(in crate::model) mod echo;
 pub(super) mod errors;
 pub(super) mod joined;
 pub(super) mod models;
@@ -11,7 +10,7 @@ pub(super) mod usage;
 pub(super) mod whole;
 
 use super::Dialect;
-use super::operation::OperationFacts;
+use super::facts::OperationFacts;
 
 /// `POST /v1/messages`.
 pub(super) const MESSAGES: OperationFacts = OperationFacts {

@@ -1,8 +1,6 @@
 //! OpenAI's dialect: `chat/completions`, `completions`, `embeddings` and the lists of models.
 
 pub(super) mod calls;
-pub(in crate::model) mod echo;
-mod embed;
 pub(super) mod errors;
 pub(super) mod joined;
 pub(super) mod models;
@@ -12,7 +10,7 @@ pub(super) mod usage;
 pub(super) mod whole;
 
 use super::Dialect;
-use super::operation::OperationFacts;
+use super::facts::OperationFacts;
 
 /// `POST /v1/chat/completions`.
 pub(super) const CHAT_COMPLETIONS: OperationFacts = OperationFacts {

@@ -1,0 +1,71 @@
+//! The embeddings of `echo`, in OpenAI's dialect. The same text always has the same vector of length
+//! 1, and the vectors of different texts are far apart.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::openai::prompts;
+use super::reply::Reply;
+use super::request::EchoRequest;
+use super::words::{self, quoted};
+
+/// Components of a vector, if the request names no number.
+const DIMENSIONS: u64 = 64;
+/// The largest number of components of a vector.
+const DIMENSIONS_MAX: u64 = 4096;
+
+/// Answers `embeddings`.
+pub(super) fn answer(request: &EchoRequest<'_>) -> Reply {
+    let dimensions = request.number("dimensions").unwrap_or(DIMENSIONS).clamp(1, DIMENSIONS_MAX);
+    let format = request.member("encoding_format");
+    let is_packed = format.is_some_and(|format| format.as_str() == Some("base64"));
+    let (mut items, mut input) = (Vec::new(), 0_u64);
+    for (index, text) in prompts(request.member("input")).iter().enumerate() {
+        input = input.saturating_add(words::count(text));
+        let vector = vector(text, dimensions);
+        let embedding = if is_packed { packed(&vector) } else { listed(&vector) };
+        items.push(format!(r#"{{"object":"embedding","index":{index},"embedding":{embedding}}}"#));
+    }
+    let (data, model) = (items.join(","), quoted(request.model()));
+    let body = format!(
+        r#"{{"object":"list","data":[{data}],"model":{model},"usage":{{"prompt_tokens":{input},"total_tokens":{input}}}}}"#
+    );
+    Reply::Whole(body.into_bytes())
+}
+
+/// A vector as base64 of its little-endian components.
+fn packed(vector: &[f32]) -> String {
+    let mut bytes = Vec::with_capacity(vector.len() * size_of::<f32>());
+    for component in vector {
+        bytes.extend_from_slice(&component.to_le_bytes());
+    }
+    quoted(&STANDARD.encode(bytes))
+}
+
+/// A vector as an array.
+fn listed(vector: &[f32]) -> String {
+    let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
+    format!("[{}]", numbers.join(","))
+}
+
+/// A unit vector drawn from the text: FNV-1a seeds a splitmix64 sequence.
+fn vector(text: &str, dimensions: u64) -> Vec<f32> {
+    let mut state = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in text.bytes() {
+        state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let mut vector = Vec::new();
+    for _ in 0..dimensions {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let [high, low, ..] = (mixed ^ (mixed >> 31)).to_be_bytes();
+        // Odd numbers only, so that no component, and no vector, is zero.
+        vector.push(f32::from(u16::from_be_bytes([high, low]) | 1) - 32768.0);
+    }
+    let length = vector.iter().map(|component| component * component).sum::<f32>().sqrt();
+    for component in &mut vector {
+        *component /= length;
+    }
+    vector
+}

@@ -1,0 +1,167 @@
+//! What `echo` answers to messages, in any dialect: the text of the last message of the user or of a
+//! tool.
+//!
+//! To a text such as `call NAME {"json": "arguments"}` it answers with a call of the tool NAME, if
+//! the request has a tool of that name.
+
+use super::request::{EchoRequest, text, text_in};
+use super::words;
+use crate::json::{self, Limits, Object, Value};
+
+/// How deep the arguments of a tool call may nest.
+const ARGUMENTS_DEPTH_MAX: usize = 32;
+
+/// The message of an answer.
+pub(super) struct EchoMessage {
+    pub(super) content: Content,
+    /// Tokens of the request.
+    pub(super) input: u64,
+    /// Tokens of the answer.
+    pub(super) output: u64,
+}
+
+/// The content of an answer.
+pub(super) enum Content {
+    /// A text.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether the cap has cut it.
+        cut: bool,
+    },
+    /// A tool call.
+    Tool(ToolCall),
+}
+
+/// A call of a tool.
+pub(super) struct ToolCall {
+    /// The tool's name.
+    pub(super) name: String,
+    /// Its arguments, as JSON text.
+    pub(super) arguments: String,
+}
+
+impl EchoMessage {
+    /// The answer to the messages of a request.
+    pub(super) fn answering(request: &EchoRequest<'_>) -> Self {
+        let cap = request.cap();
+        let system = match request.member("system") {
+            Some(system) => text_of(system),
+            None => String::new(),
+        };
+        let mut input = words::count(&system);
+        let (mut last, mut by_user) = (String::new(), true);
+        for message in request.items("messages") {
+            let Value::Object(message) = message else { continue };
+            let content = match message.get("content") {
+                Some(content) => text_of(content),
+                None => String::new(),
+            };
+            input += words::count(&content);
+            match speaker(message) {
+                Speaker::User => (last, by_user) = (content, true),
+                Speaker::Tool => (last, by_user) = (content, false),
+                Speaker::Other => {}
+            }
+        }
+        if by_user && let Some(tool) = tool_call(request, &last) {
+            let output = words::count(&last).saturating_sub(1).clamp(1, cap.max(1));
+            return Self { content: Content::Tool(tool), input, output };
+        }
+        let beginning = words::first(&last, cap);
+        let output = words::count(beginning.text);
+        let text = if wants_json(request) {
+            format!("{{\"echo\":{}}}", words::quoted(beginning.text))
+        } else {
+            beginning.text.to_owned()
+        };
+        Self { content: Content::Text { text, cut: beginning.cut }, input, output }
+    }
+}
+
+/// Whose message it is.
+enum Speaker {
+    User,
+    Tool,
+    Other,
+}
+
+fn speaker(message: &Object<'_>) -> Speaker {
+    if let Some(Value::Array(items)) = message.get("content")
+        && items.iter().any(|item| text_in(item, "type") == Some("tool_result"))
+    {
+        return Speaker::Tool;
+    }
+    match text(message, "role") {
+        Some("user") => Speaker::User,
+        Some("tool") => Speaker::Tool,
+        Some(_) | None => Speaker::Other,
+    }
+}
+
+/// The text of a content: the content itself, or its text parts and tool results.
+fn text_of(content: &Value<'_>) -> String {
+    let items = match content {
+        Value::String(text) => return text.to_string(),
+        Value::Array(items) => items,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => return String::new(),
+    };
+    let mut whole = String::new();
+    for item in items {
+        let Value::Object(part) = item else { continue };
+        let Some(inner) = part.get("text").or_else(|| part.get("content")) else { continue };
+        let text = text_of(inner);
+        if !whole.is_empty() && !text.is_empty() {
+            whole.push('\n');
+        }
+        whole.push_str(&text);
+    }
+    whole
+}
+
+/// The tool call that a text asks for, if the request has the tool.
+fn tool_call(request: &EchoRequest<'_>, told: &str) -> Option<ToolCall> {
+    let order = told.trim().strip_prefix("call ")?.trim_start();
+    let (name, arguments) = match order.split_once(char::is_whitespace) {
+        Some((name, arguments)) => (name, arguments.trim()),
+        None => (order, "{}"),
+    };
+    if let Some(choice) = request.member("tool_choice")
+        && (choice.as_str() == Some("none") || text_in(choice, "type") == Some("none"))
+    {
+        return None;
+    }
+    if !request.items("tools").iter().any(|tool| tool_name(tool) == Some(name)) {
+        return None;
+    }
+    let arguments = json::parse(arguments.as_bytes(), &Limits::deep(ARGUMENTS_DEPTH_MAX)).ok()?;
+    let Value::Object(_) = &arguments else { return None };
+    Some(ToolCall { name: name.to_owned(), arguments: words::printed(&arguments) })
+}
+
+/// The name of a tool, which OpenAI's dialect keeps in a member `function`.
+fn tool_name<'v>(tool: &'v Value<'_>) -> Option<&'v str> {
+    let tool = tool.as_object()?;
+    match tool.get("function") {
+        Some(Value::Object(function)) => text(function, "name"),
+        Some(_) | None => text(tool, "name"),
+    }
+}
+
+/// Whether the caller wants JSON: `response_format`, or Anthropic's `output_format` and
+/// `output_config.format`.
+fn wants_json(request: &EchoRequest<'_>) -> bool {
+    for name in ["response_format", "output_format"] {
+        if let Some(format @ Value::Object(_)) = request.member(name) {
+            return is_json_format(format);
+        }
+    }
+    match request.member("output_config") {
+        Some(Value::Object(config)) => config.get("format").is_some_and(is_json_format),
+        Some(_) | None => false,
+    }
+}
+
+fn is_json_format(format: &Value<'_>) -> bool {
+    matches!(text_in(format, "type"), Some("json_object" | "json_schema"))
+}

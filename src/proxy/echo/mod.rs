@@ -1,0 +1,151 @@
+//! The built-in upstream `echo`: an inference server within the process. It answers with the text
+//! that it gets, so that a gateway can be tried without a model.
+//!
+//! It speaks HTTP/1.1 over a pipe in memory. So a request to it takes the same way as a request to
+//! any other upstream. It knows only what is in the request that it is sent.
+
+mod anthropic;
+mod embeddings;
+mod message;
+mod openai;
+mod reply;
+mod request;
+mod words;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
+
+pub use self::reply::Reply;
+use self::reply::ReplyBody;
+use self::request::EchoRequest;
+use crate::clock::{Clock as _, SystemClock};
+use crate::model::Operation;
+use crate::proxy::{EVENTS, JSON};
+
+/// Bytes that each direction of a connection holds, as a socket does.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Opens a connection to `echo`. A task serves it, and ends when the caller drops its end.
+pub(super) fn connect() -> DuplexStream {
+    let (near, far) = tokio::io::duplex(PIPE_BYTES);
+    tokio::spawn(async move {
+        let connection =
+            http1::Builder::new().serve_connection(TokioIo::new(far), service_fn(serve));
+        // A caller that leaves in the middle of an answer is no fault.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to echo ended");
+        }
+    });
+    near
+}
+
+/// Serves one request.
+async fn serve(request: Request<Incoming>) -> Result<Response<ReplyBody>, hyper::Error> {
+    let Some(operation) = served(request.method(), request.uri().path()) else {
+        return Ok(fault(StatusCode::NOT_FOUND, "echo does not serve this path"));
+    };
+    let id = match request.headers().get("x-request-id") {
+        Some(id) => String::from_utf8_lossy(id.as_bytes()).into_owned(),
+        None => "echo".to_owned(),
+    };
+    let body = request.into_body().collect().await?.to_bytes();
+    let created = SystemClock::start().now().seconds();
+    match answer(operation, &body, &id, created) {
+        Some(reply) => Ok(response(StatusCode::OK, reply)),
+        None => Ok(fault(StatusCode::BAD_REQUEST, "the body is not a JSON object")),
+    }
+}
+
+/// The operation of a path that `echo` serves.
+fn served(method: &Method, path: &str) -> Option<Operation> {
+    let operation = Operation::ALL.into_iter().find(|operation| operation.path() == path)?;
+    match operation {
+        Operation::ChatCompletions
+        | Operation::Completions
+        | Operation::Embeddings
+        | Operation::Messages => (*method == Method::POST).then_some(operation),
+        Operation::ListModels | Operation::ShowModel | Operation::Me => None,
+    }
+}
+
+/// Answers a request body. `id` names the answer, `created` is in seconds since 1970.
+///
+/// `None` where the body is not a JSON object, or `operation` has no body.
+#[must_use]
+pub fn answer(operation: Operation, body: &[u8], id: &str, created: i64) -> Option<Reply> {
+    let request = EchoRequest::read(body, id, created)?;
+    match operation {
+        Operation::ChatCompletions => Some(openai::chat(&request)),
+        Operation::Completions => Some(openai::completion(&request)),
+        Operation::Embeddings => Some(embeddings::answer(&request)),
+        Operation::Messages => Some(anthropic::messages(&request)),
+        Operation::ListModels | Operation::ShowModel | Operation::Me => None,
+    }
+}
+
+fn response(status: StatusCode, reply: Reply) -> Response<ReplyBody> {
+    let content_type = match &reply {
+        Reply::Whole(_) => JSON,
+        Reply::Events(_) => EVENTS,
+    };
+    let mut response = Response::new(ReplyBody::new(reply));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn fault(status: StatusCode, message: &str) -> Response<ReplyBody> {
+    let body = format!(
+        r#"{{"error":{{"message":{},"type":"invalid_request_error","code":null}}}}"#,
+        words::quoted(message)
+    );
+    response(status, Reply::Whole(body.into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::client::conn::http1::handshake;
+
+    use super::*;
+
+    /// The status, media type and body of an answer over a connection.
+    async fn exchange(path: &str, body: &'static str) -> (u16, String, String) {
+        let (mut sender, connection) =
+            handshake(TokioIo::new(connect())).await.expect("a connection");
+        let served = tokio::spawn(connection);
+        let request = Request::post(path)
+            .header("host", "localhost")
+            .header("x-request-id", "rq_7")
+            .body(Full::new(Bytes::from_static(body.as_bytes())))
+            .expect("a request");
+        let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
+        let bytes = body.collect().await.expect("a body").to_bytes();
+        drop(sender);
+        served.await.expect("the connection ends").expect("without a fault");
+        let content_type = head.headers[CONTENT_TYPE].to_str().expect("text").to_owned();
+        let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        (head.status.as_u16(), content_type, text)
+    }
+
+    #[tokio::test]
+    async fn a_connection_answers_over_http() {
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+        let (status, content_type, text) = exchange("/v1/chat/completions", body).await;
+        assert_eq!((status, &*content_type), (200, JSON));
+        assert!(text.contains(r#""id":"chatcmpl-rq_7""#), "{text}");
+        let body = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+        let (status, content_type, text) = exchange("/v1/messages", body).await;
+        assert_eq!((status, &*content_type), (200, EVENTS));
+        assert!(text.starts_with("event: message_start\n"), "{text}");
+        assert_eq!(exchange("/v1/models", "{}").await.0, 404);
+        assert_eq!(exchange("/v1/messages", "[]").await.0, 400);
+    }
+}
