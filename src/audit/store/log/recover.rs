@@ -22,6 +22,7 @@ use crate::audit::format::note::{Checkpoint, LogKeys};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles};
 use crate::audit::store::vault::Vault;
+use crate::clock::Timestamp;
 use crate::crypto::Draws;
 use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
@@ -136,16 +137,15 @@ pub(super) fn resume(
         (head, notes),
         (stands.edge, stands.bundle),
     );
-    let (head, tree) = (heads.head, read.tree);
     let mut files = Files {
         disk: Arc::clone(disk),
         journal,
         last: segment,
         head_file,
         head_identity,
-        head,
+        head: heads.head,
         head_doubtful: false,
-        tree,
+        tree: read.tree,
     };
     if files.head.size < files.size() {
         // The batches beyond the head were just synced again, and from now on they are facts.
