@@ -16,7 +16,7 @@ use token_shield::guard::egress::policy::{
 };
 use token_shield::guard::egress::text::{Found, Scanner, Verdict};
 use token_shield::model::answer::StreamFilter;
-use token_shield::model::prose::{Channel, Prose, Stream, whole};
+use token_shield::model::response_text::{Channel, ChannelId, StreamTexts, TextFilter, whole};
 use token_shield::model::tools::Tools;
 use token_shield::model::{Operation, Profile, Terms, UnknownFields, read};
 
@@ -74,18 +74,18 @@ impl<'j> Door<'j> {
 
 impl Tools for Door<'_> {}
 
-impl Prose for Door<'_> {
-    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+impl TextFilter for Door<'_> {
+    fn push(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
         self.push(text, out);
     }
 
-    fn pause(&mut self, _: Channel<'_>, out: &mut String) {
+    fn flush(&mut self, _: Channel<'_>, out: &mut String) {
         self.scanner.pause(out, &mut |_: &Found<'_>| Verdict::Strip);
     }
 
-    fn part(&mut self) {}
+    fn boundary(&mut self) {}
 
-    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+    fn holding(&self, _: Option<u64>) -> Vec<ChannelId> {
         Vec::new()
     }
 }
@@ -142,7 +142,7 @@ fn egress(bench: &mut Criterion) {
             run.iter(|| whole(black_box(answer.as_bytes()), &mut Door::new(&policy)).is_ok());
         },
     );
-    let (mut stream, mut door, mut out) = (Stream::default(), Door::new(&policy), Vec::new());
+    let (mut stream, mut door, mut out) = (StreamTexts::default(), Door::new(&policy), Vec::new());
     group.throughput(Throughput::Elements(1));
     group.bench_function("event of a stream", |run| {
         run.iter(|| {

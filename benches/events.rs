@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use token_shield::model::Operation;
 use token_shield::model::answer::StreamFilter;
-use token_shield::model::prose::{Channel, Prose};
+use token_shield::model::response_text::{Channel, ChannelId, TextFilter};
 use token_shield::model::tools::Tools;
 
 const CHUNK: &str = "data: {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
@@ -27,16 +27,16 @@ impl Tools for Texts {
     }
 }
 
-impl Prose for Texts {
-    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+impl TextFilter for Texts {
+    fn push(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
         out.push_str(text);
     }
 
-    fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
+    fn flush(&mut self, _: Channel<'_>, _: &mut String) {}
 
-    fn part(&mut self) {}
+    fn boundary(&mut self) {}
 
-    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+    fn holding(&self, _: Option<u64>) -> Vec<ChannelId> {
         Vec::new()
     }
 }

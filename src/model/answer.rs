@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::event::StreamEvent;
 use super::framing::sse::{EventLines, Splitter, TooLong};
 use super::progress::Progress;
-use super::prose::{self, Prose};
 use super::redact::{Redacted, Redactor, Unsearchable};
+use super::response_text::{StreamTexts, TextFilter};
 use super::tools::{self, Gate, Passage, Tools};
 use super::tree::TreeMemory;
 use super::unreadable::Unreadable;
@@ -45,8 +45,8 @@ pub struct StreamFilter<P> {
     splitter: Splitter,
     taken: u64,
     gate: Gate,
-    texts: prose::Stream,
-    prose: P,
+    texts: StreamTexts,
+    filters: P,
     watch: Watch,
     memory: TreeMemory,
     redacted: Option<Redacted>,
@@ -60,16 +60,16 @@ struct Watch {
     progress: Progress,
 }
 
-impl<P: Prose + Tools> StreamFilter<P> {
-    /// A filter for the answer to `operation`, whose texts `prose` reads. `usage_asked` says whether the caller asked for usage itself.
+impl<P: TextFilter + Tools> StreamFilter<P> {
+    /// A filter for the answer to `operation`, whose texts and tool calls pass `filters`. `usage_asked` says whether the caller asked for usage itself.
     #[must_use]
-    pub fn new(operation: Operation, usage_asked: bool, prose: P) -> Self {
+    pub fn new(operation: Operation, usage_asked: bool, filters: P) -> Self {
         Self {
             splitter: Splitter::default(),
             taken: 0,
             gate: Gate::default(),
-            texts: prose::Stream::default(),
-            prose,
+            texts: StreamTexts::default(),
+            filters,
             watch: Watch {
                 dialect: operation.dialect(),
                 usage_asked,
@@ -163,32 +163,33 @@ impl<P: Prose + Tools> StreamFilter<P> {
             return Err(Fault::Name);
         }
         let begun = out.len();
-        if self.prose.ended() || !self.watch.passes(event) {
+        if self.filters.ended() || !self.watch.passes(event) {
             return Ok(begun);
         }
-        if self.prose.any() {
+        if self.filters.any() {
             return self.judged(event, out);
         }
-        self.texts.read(event, &mut self.prose, out)?;
+        self.texts.read(event, &mut self.filters, out)?;
         Ok(begun)
     }
 
     /// An event, after what was held of tool calls; gives the place where it begins.
     fn judged(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, Fault> {
         let mut released = Vec::new();
-        let next =
-            self.gate.event(event, &mut self.prose, &mut |event| released.push(event.to_vec()))?;
+        let next = self
+            .gate
+            .event(event, &mut self.filters, &mut |event| released.push(event.to_vec()))?;
         let mut begun = out.len();
         for event in released {
-            if self.prose.ended() {
+            if self.filters.ended() {
                 return Ok(begun);
             }
             begun = out.len();
-            self.texts.event(&event, &mut self.prose, out)?;
+            self.texts.event(&event, &mut self.filters, out)?;
         }
-        if next == Passage::PassedOn && !self.prose.ended() {
+        if next == Passage::PassedOn && !self.filters.ended() {
             begun = out.len();
-            self.texts.read(event, &mut self.prose, out)?;
+            self.texts.read(event, &mut self.filters, out)?;
         }
         Ok(begun)
     }
@@ -208,21 +209,21 @@ impl<P: Prose + Tools> StreamFilter<P> {
 
     fn rest(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let rest = self.splitter.rest();
-        if self.prose.ended() {
+        if self.filters.ended() {
             return Ok(());
         }
         self.event(&rest, out)?;
-        if self.prose.any() {
+        if self.filters.any() {
             let mut released = Vec::new();
-            self.gate.finish(&mut self.prose, &mut |event| released.push(event.to_vec()));
+            self.gate.finish(&mut self.filters, &mut |event| released.push(event.to_vec()));
             for event in released {
-                if !self.prose.ended() {
-                    self.texts.event(&event, &mut self.prose, out)?;
+                if !self.filters.ended() {
+                    self.texts.event(&event, &mut self.filters, out)?;
                 }
             }
         }
-        if !self.prose.ended() {
-            self.texts.finish(&mut self.prose, out);
+        if !self.filters.ended() {
+            self.texts.finish(&mut self.filters, out);
         }
         Ok(())
     }
@@ -233,10 +234,10 @@ impl<P: Prose + Tools> StreamFilter<P> {
         self.taken
     }
 
-    /// Who reads the texts.
+    /// The filters.
     #[must_use]
-    pub const fn prose(&self) -> &P {
-        &self.prose
+    pub const fn filters(&self) -> &P {
+        &self.filters
     }
 
     /// What the stream has reported and brought so far.

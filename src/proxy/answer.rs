@@ -8,7 +8,7 @@ use http::{HeaderValue, Response};
 use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::authenticate::Authenticated;
-use crate::guard::egress::answer::{Filter, Findings};
+use crate::guard::egress::answer::{Findings, ResponseFilters};
 use crate::guard::egress::policy::Use;
 use crate::guard::egress::request::token_restrictions;
 use crate::guard::gcra::Headroom;
@@ -18,7 +18,7 @@ use crate::guard::table::ModelRoute;
 use crate::guard::understand::{may_use, not_found};
 use crate::model::answer::StreamFilter;
 use crate::model::usage::{self, Sent};
-use crate::model::{Dialect, Operation, convert, models, prose, tools};
+use crate::model::{Dialect, Operation, convert, models, response_text, tools};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
 use crate::proxy::exchange::{Exchange, Occupied, ResponseParts};
@@ -116,7 +116,7 @@ impl Gateway {
     pub(super) async fn call(
         &self,
         committed: Committed<Call>,
-        filter: Filter,
+        filter: ResponseFilters,
         mut watch: RevocationWatcher,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
@@ -184,7 +184,7 @@ impl Gateway {
 async fn as_events(
     operation: Operation,
     answer: Bytes,
-    filter: StreamFilter<Filter>,
+    filter: StreamFilter<ResponseFilters>,
     exchange: &mut Exchange,
 ) -> Result<Vec<Vec<u8>>, Refusal> {
     let length = answer.len();
@@ -225,7 +225,7 @@ async fn beside<T: Send + 'static>(
 async fn filtered(
     bytes: Bytes,
     status: u16,
-    filter: Filter,
+    filter: ResponseFilters,
     exchange: &mut Exchange,
 ) -> Result<Bytes, Refusal> {
     let (length, redactor, error) =
@@ -241,10 +241,10 @@ async fn filtered(
     looked
 }
 
-fn looked_through(bytes: Bytes, mut filter: Filter) -> (Result<Bytes, Refusal>, Findings) {
+fn looked_through(bytes: Bytes, mut filter: ResponseFilters) -> (Result<Bytes, Refusal>, Findings) {
     let called = tools::whole(&bytes, &mut filter);
-    let changed = prose::whole(&bytes, &mut filter);
-    let findings = filter.into_findings();
+    let changed = response_text::whole(&bytes, &mut filter);
+    let findings = filter.into_parts().0.into_findings();
     let invalid = |fault| Refusal::new(Code::UpstreamInvalid).because(fault);
     let looked = findings.passes().and_then(|()| {
         called.map_err(invalid)?;
@@ -254,9 +254,12 @@ fn looked_through(bytes: Bytes, mut filter: Filter) -> (Result<Bytes, Refusal>, 
 }
 
 /// The pieces of a stream behind its filter, and what that has found.
-type Through = (Vec<Vec<u8>>, StreamFilter<Filter>);
+type Through = (Vec<Vec<u8>>, StreamFilter<ResponseFilters>);
 
-fn through(pieces: Vec<Vec<u8>>, mut filter: StreamFilter<Filter>) -> Result<Through, Refusal> {
+fn through(
+    pieces: Vec<Vec<u8>>,
+    mut filter: StreamFilter<ResponseFilters>,
+) -> Result<Through, Refusal> {
     let mut passed = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let mut out = Vec::with_capacity(piece.len());
@@ -270,8 +273,8 @@ fn through(pieces: Vec<Vec<u8>>, mut filter: StreamFilter<Filter>) -> Result<Thr
 
 fn noted((passed, filter): Through, exchange: &mut Exchange) -> Result<Vec<Vec<u8>>, Refusal> {
     exchange.heard(filter.heard());
-    exchange.found(filter.prose().findings());
-    filter.prose().findings().passes().map(|()| passed)
+    exchange.found(filter.filters().first().findings());
+    filter.filters().first().findings().passes().map(|()| passed)
 }
 
 /// The names of a list, where there is one.

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use crate::audit::store::entry::{Committed, Open};
 use crate::guard::admit::{Action, Admitted, Call, Local, Rest, Stamp, admit};
 use crate::guard::cap::cap;
-use crate::guard::egress::answer::Filter;
+use crate::guard::egress::answer::{ResponseFilters, UrlFilter};
 use crate::guard::egress::request::clear;
 use crate::guard::govern::govern;
 use crate::guard::reserve::reserve;
@@ -124,7 +124,7 @@ impl Gateway {
         mut watch: RevocationWatcher,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
-        let filter = self.response_filter(&routed, call.get().continues);
+        let filter = self.response_filters(&routed, call.get().continues);
         let (call, _room) = match call.get().fetches {
             None => (call, None),
             // Boxed, as it is rare: every request would keep room for it.
@@ -134,16 +134,17 @@ impl Gateway {
         self.call(call, filter, watch, exchange).await
     }
 
-    /// The response filter for this caller.
-    fn response_filter(&self, routed: &Routed, continues: bool) -> Filter {
+    /// The response filters for this caller.
+    fn response_filters(&self, routed: &Routed, continues: bool) -> ResponseFilters {
         let caller = routed.paced().caller();
         let metrics = Arc::clone(&self.metrics);
-        Filter::new(
+        let urls = UrlFilter::new(
             (caller.token(), caller.class().answers),
             Arc::clone(caller.tables()),
             metrics,
             !continues,
-        )
+        );
+        ResponseFilters::new(urls, ())
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use crate::audit::store::entry::Closing;
 use crate::clock::Clock;
-use crate::guard::egress::answer::Filter;
+use crate::guard::egress::answer::ResponseFilters;
 use crate::model::answer::{Fault, StreamFilter};
 use crate::model::{Dialect, error};
 use crate::proxy::exchange::OpenExchange;
@@ -26,7 +26,7 @@ use crate::refusal::{Code, Refusal};
 /// Where a stream comes from.
 pub enum Source {
     /// An upstream, what its events pass through, and how it ends, once that is known.
-    Upstream(Arriving, Box<StreamFilter<Filter>>, Option<End>),
+    Upstream(Arriving, Box<StreamFilter<ResponseFilters>>, Option<End>),
     /// Prepared events, last first.
     Pieces(Vec<Vec<u8>>),
 }
@@ -219,13 +219,13 @@ impl StreamState {
 fn told(source: &Source, exchange: &mut OpenExchange) {
     if let Source::Upstream(_, filter, _) = source {
         exchange.heard(filter.heard());
-        exchange.found(filter.prose().findings());
+        exchange.found(filter.filters().first().findings());
     }
 }
 
 /// That nothing was found for which the answer must not go on.
-fn unblocked(filter: &StreamFilter<Filter>) -> Result<(), Refusal> {
-    filter.prose().findings().passes()
+fn unblocked(filter: &StreamFilter<ResponseFilters>) -> Result<(), Refusal> {
+    filter.filters().first().findings().passes()
 }
 
 fn lock(running: &Mutex<StreamState>) -> MutexGuard<'_, StreamState> {

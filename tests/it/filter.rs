@@ -6,7 +6,7 @@ use token_shield::guard::egress::policy::EgressPolicy;
 use token_shield::guard::egress::text::{Found, Kind, MARK, Scanner, Verdict};
 use token_shield::model::Operation;
 use token_shield::model::answer::StreamFilter;
-use token_shield::model::prose::{self, Channel, Prose};
+use token_shield::model::response_text::{self, Channel, ChannelId, TextFilter};
 use token_shield::model::tools::{Arguments, Tools};
 
 /// Allows `good.example`, and `links.example` as a link. Judges calls of the tool `fetch`.
@@ -30,8 +30,8 @@ fn verdict(found: &Found<'_>, blocks: bool, ended: &mut bool) -> Verdict {
     if blocks { Verdict::Block } else { Verdict::Strip }
 }
 
-impl Prose for OneHost {
-    fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+impl TextFilter for OneHost {
+    fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         let Self { scanners, ended, blocks } = self;
         let scanner = scanners
             .entry((channel.choice, channel.key.to_owned()))
@@ -39,22 +39,22 @@ impl Prose for OneHost {
         scanner.push(text, out, &mut |found| verdict(found, *blocks, ended));
     }
 
-    fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
+    fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
         let Self { scanners, ended, blocks } = self;
         if let Some(scanner) = scanners.get_mut(&(channel.choice, channel.key.to_owned())) {
             scanner.pause(out, &mut |found| verdict(found, *blocks, ended));
         }
     }
 
-    fn part(&mut self) {}
+    fn boundary(&mut self) {}
 
-    fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
+    fn holding(&self, choice: Option<u64>) -> Vec<ChannelId> {
         let held = self
             .scanners
             .iter()
             .filter(|(_, scanner)| scanner.is_holding())
-            .map(|(of, _)| of.clone());
-        held.filter(|(own, _)| choice.is_none_or(|choice| choice == *own)).collect()
+            .map(|((choice, key), _)| ChannelId { choice: *choice, key: key.clone() });
+        held.filter(|id| choice.is_none_or(|choice| choice == id.choice)).collect()
     }
 }
 
@@ -157,8 +157,9 @@ fn tokens_of_a_changed_text_are_left_out() {
         r#"{{"choices":[{{"index":0,"message":{}{tokens}}}]}}"#,
         delta("content", "https://evil.example/ ok")
     );
-    let out =
-        prose::whole(whole.as_bytes(), &mut OneHost::default()).expect("JSON").expect("changed");
+    let out = response_text::whole(whole.as_bytes(), &mut OneHost::default())
+        .expect("JSON")
+        .expect("changed");
     assert!(!String::from_utf8_lossy(&out).contains("evil.example"));
 }
 

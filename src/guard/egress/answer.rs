@@ -12,7 +12,7 @@ use crate::guard::egress::text::{Found, Kind, Scanner, Verdict};
 use crate::guard::settings::{Answers, Called, Reply};
 use crate::guard::table::Tables;
 use crate::metrics::Metrics;
-use crate::model::prose::{Channel, ITEMS, Prose};
+use crate::model::response_text::{Channel, ChannelId, FilterChain, ITEMS, TextFilter};
 use crate::model::tools::{Arguments, Tools};
 use crate::refusal::{Code, Refusal};
 
@@ -76,8 +76,11 @@ impl Findings {
     }
 }
 
-/// The filter of one answer.
-pub struct Filter {
+/// The filters of one answer, in the order in which its texts pass them.
+pub type ResponseFilters = FilterChain<UrlFilter>;
+
+/// The filter of the URLs in one answer.
+pub struct UrlFilter {
     /// By choice and key.
     texts: BTreeMap<u64, BTreeMap<String, Text>>,
     count: usize,
@@ -96,7 +99,7 @@ struct Bench {
     findings: Findings,
 }
 
-impl Filter {
+impl UrlFilter {
     /// A filter for an answer to that caller. `fences` says whether the answer's texts begin with it: fenced code is left alone then.
     #[must_use]
     pub fn new(
@@ -124,8 +127,8 @@ impl Filter {
     }
 }
 
-impl Prose for Filter {
-    fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+impl TextFilter for UrlFilter {
+    fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         self.moved = true;
         let Self { texts, count, bench, .. } = self;
         let of_choice = texts.entry(channel.choice).or_default();
@@ -143,32 +146,43 @@ impl Prose for Filter {
         }
     }
 
-    fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
+    fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
         let Self { texts, bench, .. } = self;
         if let Some(text) =
             texts.get_mut(&channel.choice).and_then(|texts| texts.get_mut(channel.key))
         {
-            text.pause(out, bench);
+            text.flush(out, bench);
         }
     }
 
-    fn part(&mut self) {
+    fn boundary(&mut self) {
         if !std::mem::take(&mut self.moved) {
             return;
         }
         let Self { texts, bench, .. } = self;
-        texts
-            .values_mut()
-            .flat_map(BTreeMap::values_mut)
-            .for_each(|text| text.pause(&mut String::new(), bench));
+        for text in texts.values_mut().flat_map(BTreeMap::values_mut) {
+            // Nothing is held, so nothing comes out.
+            text.flush(&mut String::new(), bench);
+        }
     }
 
-    fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        let asked =
-            self.texts.iter().filter(|(own, _)| choice.is_none_or(|choice| choice == **own));
-        let all =
-            asked.flat_map(|(own, texts)| texts.iter().map(move |(key, text)| (*own, key, text)));
-        all.filter(|(.., text)| text.is_holding()).map(|(own, key, _)| (own, key.clone())).collect()
+    fn holding(&self, choice: Option<u64>) -> Vec<ChannelId> {
+        let mut holding = Vec::new();
+        for (own, texts) in &self.texts {
+            if choice.is_some_and(|choice| choice != *own) {
+                continue;
+            }
+            for (key, text) in texts {
+                if text.is_holding() {
+                    holding.push(ChannelId { choice: *own, key: key.clone() });
+                }
+            }
+        }
+        holding
+    }
+
+    fn is_holding(&self) -> bool {
+        self.texts.values().flat_map(BTreeMap::values).any(Text::is_holding)
     }
 }
 
@@ -204,7 +218,7 @@ impl Text {
         joined.push(&own, out, &mut |found| bench.judge_again(found));
     }
 
-    fn pause(&mut self, out: &mut String, bench: &mut Bench) {
+    fn flush(&mut self, out: &mut String, bench: &mut Bench) {
         let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else {
             return;
         };
@@ -223,7 +237,7 @@ impl Text {
     }
 }
 
-impl Tools for Filter {
+impl Tools for UrlFilter {
     fn any(&self) -> bool {
         !self.bench.tables.fetch_tools.is_empty()
     }

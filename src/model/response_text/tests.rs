@@ -5,39 +5,33 @@ use super::*;
 /// Writes texts in capitals, and holds a colon at the end of a piece.
 #[derive(Default)]
 struct Loud {
-    held: Vec<(u64, String)>,
+    held: Vec<ChannelId>,
 }
 
-impl Prose for Loud {
-    fn piece(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
-        let own = |held: &(u64, String)| held.0 == channel.choice && held.1 == channel.key;
-        if self.held.iter().any(own) {
-            self.held.retain(|held| !own(held));
-            out.push(':');
-        }
+impl TextFilter for Loud {
+    fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+        self.flush(channel, out);
         match text.strip_suffix(':') {
             Some(text) => {
                 out.push_str(&text.to_uppercase());
-                self.held.push((channel.choice, channel.key.to_owned()));
+                self.held.push(channel.id());
             }
             None => out.push_str(&text.to_uppercase()),
         }
     }
 
-    fn pause(&mut self, channel: Channel<'_>, out: &mut String) {
+    fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
         let before = self.held.len();
-        self.held.retain(|held| held.0 != channel.choice || held.1 != channel.key);
+        self.held.retain(|held| *held != channel.id());
         out.push_str(if self.held.len() < before { ":" } else { "" });
     }
 
-    fn part(&mut self) {}
+    fn boundary(&mut self) {}
 
-    fn holding(&self, choice: Option<u64>) -> Vec<(u64, String)> {
-        self.held
-            .iter()
-            .filter(|held| choice.is_none_or(|choice| held.0 == choice))
-            .cloned()
-            .collect()
+    fn holding(&self, choice: Option<u64>) -> Vec<ChannelId> {
+        let mut holding = self.held.clone();
+        holding.retain(|id| choice.is_none_or(|choice| choice == id.choice));
+        holding
     }
 }
 
@@ -49,7 +43,7 @@ fn check_whole(json: &str, expect: &str) {
 
 #[track_caller]
 fn check_stream(events: &[&str], expect: &str) {
-    let (mut stream, mut loud, mut out) = (Stream::default(), Loud::default(), Vec::new());
+    let (mut stream, mut loud, mut out) = (StreamTexts::default(), Loud::default(), Vec::new());
     for event in events {
         stream.event(format!("{event}\n\n").as_bytes(), &mut loud, &mut out).expect("readable");
     }
@@ -140,7 +134,7 @@ fn what_is_held_of_a_blocks_beginning_comes_out_as_a_delta() {
     let start =
         r#"{"type":"content_block_start","index":3,"content_block":{"type":"text","text":"a:"}}"#;
     let stop = r#"{"type":"content_block_stop","index":3}"#;
-    let (mut stream, mut loud, mut out) = (Stream::default(), Loud::default(), Vec::new());
+    let (mut stream, mut loud, mut out) = (StreamTexts::default(), Loud::default(), Vec::new());
     for data in [start, stop] {
         stream.event(format!("data: {data}\n\n").as_bytes(), &mut loud, &mut out).expect("JSON");
     }
@@ -177,14 +171,16 @@ fn what_is_not_one_document_is_not_passed_on() {
         let event = [b"data: ", odd.as_slice(), b"\n\n"].concat();
         let mut out = Vec::new();
         assert!(
-            Stream::default().event(&event, &mut Loud::default(), &mut out).is_err()
+            StreamTexts::default().event(&event, &mut Loud::default(), &mut out).is_err()
                 && out.is_empty(),
             "{event:?}"
         );
     }
     let lines = format!("data: {good}\ndata: {good}\n\n");
     assert!(
-        Stream::default().event(lines.as_bytes(), &mut Loud::default(), &mut Vec::new()).is_err()
+        StreamTexts::default()
+            .event(lines.as_bytes(), &mut Loud::default(), &mut Vec::new())
+            .is_err()
     );
     for fine in [
         format!(" {good}\n"),
@@ -199,13 +195,13 @@ fn what_is_not_one_document_is_not_passed_on() {
 /// What comes out of events, where what is called evil is fenced for who believes fences.
 #[track_caller]
 fn fenced_elsewhere(events: &[&str]) {
-    let (mut stream, mut prose, mut out) = (Stream::default(), Fences::default(), Vec::new());
+    let (mut stream, mut filter, mut out) = (StreamTexts::default(), Fences::default(), Vec::new());
     for event in events {
         stream
-            .event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut out)
+            .event(format!("data: {event}\n\n").as_bytes(), &mut filter, &mut out)
             .expect("an event");
     }
-    assert!(!prose.believed, "{events:?}");
+    assert!(!filter.believed, "{events:?}");
 }
 
 /// A reader that takes everything behind a fence for code, until a part begins.
@@ -215,20 +211,20 @@ struct Fences {
     believed: bool,
 }
 
-impl Prose for Fences {
-    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+impl TextFilter for Fences {
+    fn push(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
         self.believed |= self.open && text.contains("evil");
         self.open |= text.contains("```");
         out.push_str(text);
     }
 
-    fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
+    fn flush(&mut self, _: Channel<'_>, _: &mut String) {}
 
-    fn part(&mut self) {
+    fn boundary(&mut self) {
         self.open = false;
     }
 
-    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+    fn holding(&self, _: Option<u64>) -> Vec<ChannelId> {
         Vec::new()
     }
 }
@@ -247,7 +243,7 @@ fn a_text_that_stands_elsewhere_is_another() {
     };
     let fence = "```\\n";
     fenced_elsewhere(&[&start(0, ""), &delta(0, fence), &start(1, ""), &delta(1, "evil")]);
-    let mut stream = Stream::default();
+    let mut stream = StreamTexts::default();
     let mut event = |event: &str| {
         stream.event(format!("data: {event}\n\n").as_bytes(), &mut (), &mut Vec::new())
     };
@@ -265,13 +261,13 @@ fn a_text_that_stands_elsewhere_is_another() {
         r#"{"choices":[{"index":0,"delta":{"reasoning_details":[{"content":"```\n"}]}}]}"#;
     fenced_elsewhere(&[details, r#"{"choices":[{"index":0,"delta":{"content":"evil"}}]}"#]);
     // The same text goes on.
-    let (mut stream, mut prose) = (Stream::default(), Fences::default());
+    let (mut stream, mut filter) = (StreamTexts::default(), Fences::default());
     for event in [&delta(0, fence), &delta(0, ""), &delta(0, "evil")] {
         stream
-            .event(format!("data: {event}\n\n").as_bytes(), &mut prose, &mut Vec::new())
+            .event(format!("data: {event}\n\n").as_bytes(), &mut filter, &mut Vec::new())
             .expect("an event");
     }
-    assert!(prose.believed);
+    assert!(filter.believed);
 }
 
 #[test]
@@ -290,17 +286,17 @@ fn every_string_of_an_error_is_a_text() {
 #[derive(Default)]
 struct Counted(usize);
 
-impl Prose for Counted {
-    fn piece(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
+impl TextFilter for Counted {
+    fn push(&mut self, _: Channel<'_>, text: &str, out: &mut String) {
         self.0 += 1;
         out.push_str(text);
     }
 
-    fn pause(&mut self, _: Channel<'_>, _: &mut String) {}
+    fn flush(&mut self, _: Channel<'_>, _: &mut String) {}
 
-    fn part(&mut self) {}
+    fn boundary(&mut self) {}
 
-    fn holding(&self, _: Option<u64>) -> Vec<(u64, String)> {
+    fn holding(&self, _: Option<u64>) -> Vec<ChannelId> {
         Vec::new()
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Channel, Prose, number};
+use super::channel::{Channel, ChannelId};
+use super::drain::{TextEnd, drain};
+use super::filter::TextFilter;
+use super::{Released, number};
 use crate::json;
 use crate::model::dialect::texts::{
     are_choices, base_type, is_error, is_error_object, is_no_text, is_once, is_part, is_shown,
@@ -47,12 +50,12 @@ struct Piece<'j> {
 pub(super) struct Walk<'j, 'p, D: Values<'j>> {
     json: &'j [u8],
     document: &'p D,
-    pub(super) prose: &'p mut dyn Prose,
+    pub(super) filter: &'p mut dyn TextFilter,
     pieces: Vec<Piece<'j>>,
     /// Places of what gives way to `null`.
     dropped: Vec<(usize, usize)>,
     /// What was held of texts that do not stand in this document.
-    pub(super) rest: Vec<(u64, String, String)>,
+    pub(super) rest: Vec<Released>,
     /// Whether each string is a whole text.
     whole: bool,
     /// Whether nothing but texts goes out: all else has gone out once already.
@@ -90,13 +93,13 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     pub(super) fn new(
         json: &'j [u8],
         document: &'p D,
-        prose: &'p mut dyn Prose,
+        filter: &'p mut dyn TextFilter,
         whole: bool,
     ) -> Self {
         Self {
             json,
             document,
-            prose,
+            filter,
             pieces: Vec::new(),
             dropped: Vec::new(),
             rest: Vec::new(),
@@ -160,10 +163,10 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
                 && !chosen
                 && (std::mem::take(&mut self.moved) || std::mem::take(&mut pauses))
             {
-                self.end(None);
+                self.end(TextEnd::All);
                 // Parts of a text may be shown each by itself.
                 if parted {
-                    self.prose.part();
+                    self.filter.boundary();
                 }
             }
             if found.is_ok() {
@@ -306,8 +309,8 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
                 .insert(key.to_owned(), (self.path.clone(), self.block));
             return Ok(());
         }
-        self.end(None);
-        self.prose.part();
+        self.end(TextEnd::All);
+        self.filter.boundary();
         Ok(())
     }
 
@@ -339,7 +342,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         self.described(&all, depth, false)?;
         self.choice = NO_CHOICE;
         if ended && !self.whole {
-            self.end(Some(index));
+            self.end(TextEnd::Choice(index));
         }
         let changed = self.changed > before;
         if let Some(tokens) = tokens.filter(|_| changed) {
@@ -348,25 +351,20 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         Ok(())
     }
 
-    /// The texts of a choice, or all, are over: what is held of them comes out.
-    pub(super) fn end(&mut self, choice: Option<u64>) {
-        for (choice, key) in self.prose.holding(choice) {
-            let mut rest = String::new();
-            self.prose.pause(Channel { choice, key: &key, path: "" }, &mut rest);
-            match self
-                .pieces
-                .iter_mut()
-                .rev()
-                .find(|piece| piece.choice == choice && piece.key == key)
-            {
-                Some(piece) => {
-                    piece.text.push_str(&rest);
+    /// Texts are over: what is held of them comes out.
+    pub(super) fn end(&mut self, end: TextEnd<'_>) {
+        let Self { filter, pieces, rest, changed, .. } = self;
+        drain(&mut **filter, end, &mut |channel, held| {
+            for piece in pieces.iter_mut().rev() {
+                if (piece.choice, piece.key) == (channel.choice, channel.key) {
+                    piece.text.push_str(&held);
                     piece.changed = true;
-                    self.changed += 1;
+                    *changed += 1;
+                    return;
                 }
-                None => self.rest.push((choice, key, rest)),
             }
-        }
+            rest.push(Released { id: channel.id(), text: held });
+        });
     }
 
     fn string(&mut self, value: D::Value, key: &'j str) -> Result<(), Unreadable> {
@@ -380,9 +378,9 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             Channel { choice: self.choice, key, path: &self.path },
             String::with_capacity(read.len()),
         );
-        self.prose.piece(channel, &read, &mut text);
+        self.filter.push(channel, &read, &mut text);
         if self.whole {
-            self.prose.pause(channel, &mut text);
+            drain(self.filter, TextEnd::Text(channel), &mut |_, held| text.push_str(&held));
         }
         let ((from, to), changed) = (self.place(document.raw(value)), text != *read);
         self.changed += usize::from(changed);
@@ -400,8 +398,12 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     }
 
     /// The texts that have a piece here.
-    pub(super) fn channels(&self) -> Vec<(u64, String)> {
-        self.pieces.iter().map(|piece| (piece.choice, piece.key.to_owned())).collect()
+    pub(super) fn channels(&self) -> Vec<ChannelId> {
+        let mut channels = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            channels.push(ChannelId { choice: piece.choice, key: piece.key.to_owned() });
+        }
+        channels
     }
 
     /// The document with what has changed.

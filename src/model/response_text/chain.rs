@@ -1,0 +1,136 @@
+//! A filter made of filters.
+
+use std::collections::BTreeMap;
+
+use super::channel::{Channel, ChannelId};
+use super::filter::TextFilter;
+use crate::model::tools::{Arguments, Tools};
+
+/// Two filters, one after the other. What the first passes is pushed into the second.
+///
+/// A chain is a filter, so a chain of three is a chain in a chain. A chain of one filter has `()` as
+/// its second, which costs nothing.
+#[derive(Debug, Default)]
+pub struct FilterChain<First, Second = ()> {
+    first: First,
+    second: Second,
+    /// By choice and member, the path of the last piece. What the first filter held stood there.
+    paths: BTreeMap<u64, BTreeMap<String, String>>,
+    /// What the first filter has passed, for one call.
+    passed: String,
+}
+
+impl<First, Second> FilterChain<First, Second> {
+    /// A chain of two filters.
+    #[must_use]
+    pub const fn new(first: First, second: Second) -> Self {
+        Self { first, second, paths: BTreeMap::new(), passed: String::new() }
+    }
+
+    /// The first filter.
+    #[must_use]
+    pub const fn first(&self) -> &First {
+        &self.first
+    }
+
+    /// The second filter.
+    #[must_use]
+    pub const fn second(&self) -> &Second {
+        &self.second
+    }
+
+    /// Both filters: the first, and the second.
+    #[must_use]
+    pub fn into_parts(self) -> (First, Second) {
+        (self.first, self.second)
+    }
+
+    /// Remembers where a text is.
+    fn remember(&mut self, channel: Channel<'_>) {
+        let of_choice = self.paths.entry(channel.choice).or_default();
+        match of_choice.get_mut(channel.key) {
+            Some(path) if *path == channel.path => {}
+            Some(path) => {
+                path.clear();
+                path.push_str(channel.path);
+            }
+            None => {
+                of_choice.insert(channel.key.to_owned(), channel.path.to_owned());
+            }
+        }
+    }
+}
+
+impl<First: TextFilter, Second: TextFilter> TextFilter for FilterChain<First, Second> {
+    fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+        if self.second.passes_all() {
+            return self.first.push(channel, text, out);
+        }
+        self.remember(channel);
+        self.passed.clear();
+        self.first.push(channel, text, &mut self.passed);
+        self.second.push(channel, &self.passed, out);
+    }
+
+    fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
+        if self.second.passes_all() {
+            return self.first.flush(channel, out);
+        }
+        self.passed.clear();
+        self.first.flush(channel, &mut self.passed);
+        if !self.passed.is_empty() {
+            let known = self.paths.get(&channel.choice).and_then(|paths| paths.get(channel.key));
+            let path = known.map_or(channel.path, String::as_str);
+            self.second.push(Channel { path, ..channel }, &self.passed, out);
+        }
+        self.second.flush(channel, out);
+    }
+
+    fn boundary(&mut self) {
+        self.first.boundary();
+        self.second.boundary();
+    }
+
+    fn holding(&self, choice: Option<u64>) -> Vec<ChannelId> {
+        let mut holding = self.first.holding(choice);
+        for id in self.second.holding(choice) {
+            if !holding.contains(&id) {
+                holding.push(id);
+            }
+        }
+        holding
+    }
+
+    fn is_holding(&self) -> bool {
+        self.first.is_holding() || self.second.is_holding()
+    }
+
+    fn passes_all(&self) -> bool {
+        self.first.passes_all() && self.second.passes_all()
+    }
+}
+
+/// A tool call passes if both filters let it pass.
+impl<First: Tools, Second: Tools> Tools for FilterChain<First, Second> {
+    fn any(&self) -> bool {
+        self.first.any() || self.second.any()
+    }
+
+    fn ended(&self) -> bool {
+        self.first.ended() || self.second.ended()
+    }
+
+    fn judges(&self, tool: &str) -> bool {
+        self.first.judges(tool) || self.second.judges(tool)
+    }
+
+    fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
+        if self.first.judges(tool) && !self.first.call(tool, arguments) {
+            return false;
+        }
+        !self.second.judges(tool) || self.second.call(tool, arguments)
+    }
+}
+
+#[cfg(test)]
+mod tests;
