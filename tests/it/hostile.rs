@@ -31,20 +31,25 @@ fn the_good_request_passes() {
     assert_eq!((answer.status, gateway.forwarded.load(Ordering::SeqCst)), (200, 1), "{answer:?}");
 }
 
-/// Bodies: what is sent, the status and the code.
-fn bodies() -> Vec<(&'static str, Vec<u8>, (u16, &'static str))> {
-    let text = |body: &str| body.as_bytes().to_vec();
-    let with =
-        |more: &str| text(&GOOD.replace(r#""model":"up""#, &format!(r#""model":"up",{more}"#)));
+/// A body that must be refused, with the status and the code.
+type Body = (&'static str, Vec<u8>, (u16, &'static str));
+
+fn text(body: &str) -> Vec<u8> {
+    body.as_bytes().to_vec()
+}
+
+/// A good body with more members.
+fn with(more: &str) -> Vec<u8> {
+    text(&GOOD.replace(r#""model":"up""#, &format!(r#""model":"up",{more}"#)))
+}
+
+/// Bodies that are not JSON, or not the JSON that is expected.
+fn malformed_bodies() -> Vec<Body> {
     let deep =
         format!(r#"{{"model":"up","messages":[],"tools":{}{}}}"#, "[".repeat(100), "]".repeat(100));
     let utf16: Vec<u8> = GOOD.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let part = |part: &str| {
-        text(&format!(r#"{{"model":"up","messages":[{{"role":"user","content":[{part}]}}]}}"#))
-    };
     let json = (400, "json-invalid");
     let field = (400, "field-not-allowed");
-    let invalid = (400, "field-invalid");
     vec![
         ("empty body", Vec::new(), json),
         ("not an object", text("[]"), json),
@@ -77,6 +82,17 @@ fn bodies() -> Vec<(&'static str, Vec<u8>, (u16, &'static str))> {
         ("trailing bytes", text(&format!("{GOOD}x")), json),
         ("second document", text(&format!("{GOOD}{GOOD}")), json),
         ("depth bomb", deep.into_bytes(), json),
+    ]
+}
+
+/// Bodies with members that are not allowed.
+fn refused_bodies() -> Vec<Body> {
+    let part = |part: &str| {
+        text(&format!(r#"{{"model":"up","messages":[{{"role":"user","content":[{part}]}}]}}"#))
+    };
+    let field = (400, "field-not-allowed");
+    let invalid = (400, "field-invalid");
+    vec![
         ("model missing", text(r#"{"messages":[]}"#), (400, "field-missing")),
         ("model not a string", text(r#"{"model":["up"],"messages":[]}"#), invalid),
         ("unknown model", text(&GOOD.replace("up", "nothing")), (404, "model-not-found")),
@@ -120,7 +136,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>, (u16, &'static str))> {
 #[test]
 fn hostile_bodies_are_refused() {
     let gateway = Gateway::start();
-    for (what, body, expect) in bodies() {
+    for (what, body, expect) in malformed_bodies().into_iter().chain(refused_bodies()) {
         let answer = gateway.send(&gateway.post(CHAT, &[], &body));
         refused(&gateway, what, &answer, expect);
     }
@@ -403,6 +419,11 @@ fn hostile_claims_are_refused() {
             expect,
         );
     }
+}
+
+#[test]
+fn hostile_constraints_are_refused() {
+    let gateway = Gateway::start();
     let (malformed, not_enforced) =
         ((401, "constraint-malformed"), (401, "constraint-not-enforced"));
     for (what, scopes, constraints, expect) in [

@@ -220,8 +220,8 @@ fn a_token_behind_a_revoked_handle_is_refused_by_whatever_it_is_shown_as() {
     assert_eq!(book.found(), []);
 }
 
-#[test]
-fn what_does_not_follow_is_named() {
+/// Events of which one does not follow from those before it: its place, and what is said of it.
+fn that_do_not_follow() -> Vec<(Vec<Event>, usize, &'static str)> {
     let handle = HandleId([9; 32]);
     let set = |id| Event::HandleSet {
         handle,
@@ -246,7 +246,7 @@ fn what_does_not_follow_is_named() {
         agent: "acme/reader".parse().expect("agent"),
         reason: "a test".to_owned(),
     };
-    let cases: Vec<(Vec<Event>, usize, &str)> = vec![
+    vec![
         (
             vec![standing("acme/reader", AgentStatus::Suspended), admission(1), outcome(1, 1, 1)],
             1,
@@ -286,8 +286,12 @@ fn what_does_not_follow_is_named() {
             1,
             "nothing in the books",
         ),
-    ];
-    for (events, place, expect) in cases {
+    ]
+}
+
+#[test]
+fn what_does_not_follow_is_named() {
+    for (events, place, expect) in that_do_not_follow() {
         let book = Book::new();
         for event in events {
             book.add(event);

@@ -196,6 +196,10 @@ fn what_messages_reach_is_listed() {
         Code::FieldInvalid,
         "messages[0].content[0].source.media_type",
     );
+}
+
+#[test]
+fn what_tools_of_messages_reach_is_listed() {
     reaches(
         MESSAGES,
         &messages(r#","mcp_servers":[{"type":"url","url":"http://x","name":"x"}]"#),
