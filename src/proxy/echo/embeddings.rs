@@ -35,7 +35,7 @@ pub(super) fn answer(request: &EchoRequest<'_>) -> Reply {
 
 /// A vector as base64 of its little-endian components.
 fn packed(vector: &[f32]) -> String {
-    let mut bytes = Vec::with_capacity(vector.len() * size_of::<f32>());
+    let mut bytes = Vec::with_capacity(size_of_val(vector));
     for component in vector {
         bytes.extend_from_slice(&component.to_le_bytes());
     }
