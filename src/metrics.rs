@@ -26,7 +26,7 @@ pub use audit::AuditGauges;
 use connections::Connections;
 use egress::Egress;
 use files::Files;
-use process::Process;
+use process::ProcessMetrics;
 use requests::Requests;
 
 /// Label of a model, upstream or agent that is not in its closed set.
@@ -35,7 +35,7 @@ const OTHER: &str = "other";
 const NONE: &str = "none";
 
 /// What one request was.
-pub struct Answered<'r> {
+pub struct RequestMeasures<'r> {
     /// The model's canonical name.
     pub model: Option<&'r str>,
     /// The operation; empty where none was found.
@@ -85,7 +85,7 @@ pub struct Metrics {
     audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
-    process: Process,
+    process: ProcessMetrics,
 }
 
 /// Buckets from 50 µs to 100 s.
@@ -175,7 +175,7 @@ impl Metrics {
             audit: Audit::new(&registry)?,
             agents: gauges("token_shield_agents", "Registered agents", "standing")?,
             per_agent,
-            process: Process::new(&registry)?,
+            process: ProcessMetrics::new(&registry)?,
             registry,
         })
     }
@@ -213,7 +213,7 @@ impl Metrics {
     }
 
     /// A request ended.
-    pub fn answered(&self, answered: &Answered<'_>) {
+    pub fn answered(&self, answered: &RequestMeasures<'_>) {
         self.requests.answered(answered);
         if let Some(agents) = &self.per_agent
             && let Some(agent) = answered.agent

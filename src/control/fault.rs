@@ -27,12 +27,12 @@ pub enum ControlFault {
     )]
     Ambiguous(String),
     /// A change that the present status does not allow.
-    #[error("{agent} is {standing}; {hint}")]
-    Standing {
+    #[error("{agent} is {status}; {hint}")]
+    Status {
         /// The agent.
         agent: String,
         /// Its status.
-        standing: &'static str,
+        status: &'static str,
         /// What is allowed.
         hint: &'static str,
     },
@@ -115,7 +115,7 @@ impl ControlFault {
             Self::Class(_) => "class",
             Self::Unknown { .. } => "not-registered",
             Self::Ambiguous(_) => "ambiguous",
-            Self::Standing { .. } => "standing",
+            Self::Status { .. } => "standing",
             Self::Token(_) => "token",
             Self::UnknownToken => "unknown-token",
             Self::HandleTaken(_) | Self::Handle(_) => "handle",

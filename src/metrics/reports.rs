@@ -13,9 +13,9 @@ use crate::model::usage::Absurd;
 const WARNED_EVERY: Duration = Duration::from_secs(60);
 
 /// Reports of usage that cannot be true, by upstream.
-pub(super) struct Reports(HashMap<String, Upstream>);
+pub(super) struct Reports(HashMap<String, UpstreamReports>);
 
-struct Upstream {
+struct UpstreamReports {
     absurd: [(Absurd, IntCounter); 3],
     warned: Mutex<Warned>,
 }
@@ -37,7 +37,7 @@ impl Reports {
         let of = |upstream: &String| {
             let absurd = Absurd::ALL
                 .map(|what| (what, absurd.with_label_values(&[upstream.as_str(), what.as_str()])));
-            (upstream.clone(), Upstream { absurd, warned: Mutex::default() })
+            (upstream.clone(), UpstreamReports { absurd, warned: Mutex::default() })
         };
         Ok(Self(upstreams.iter().map(of).collect()))
     }

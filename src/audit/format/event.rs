@@ -4,11 +4,11 @@ mod form;
 mod written;
 
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::request::{Admission, Outcome, Refused, Tally};
+use crate::audit::format::request::{Admission, Outcome, RefusalCounts, RefusedRequest};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 
-pub use crate::audit::format::inside::TEXT_BYTES_MAX;
+pub use crate::audit::format::payload::TEXT_BYTES_MAX;
 pub use written::Written;
 
 /// Bytes of a public JWK in a record at the most; one for ML-DSA-65 has about 2,700.
@@ -135,11 +135,11 @@ pub enum Event {
     /// What became of it.
     Outcome(Box<Outcome>),
     /// A known caller is told no.
-    Refusal(Box<Refused>),
+    Refusal(Box<RefusedRequest>),
     /// Refusals of agents, counted.
-    Refusals(Box<Tally>),
+    Refusals(Box<RefusalCounts>),
     /// Refusals of callers who were not known, counted.
-    Strangers(Box<Tally>),
+    Strangers(Box<RefusalCounts>),
     /// What another process has written down for this one to record: one of the five above.
     Written(Box<Written>),
     /// An agent became known.
@@ -156,7 +156,7 @@ pub enum Event {
         /// The agent.
         agent: AgentName,
         /// The new standing.
-        standing: AgentStatus,
+        status: AgentStatus,
         /// Why.
         reason: String,
     },
@@ -165,7 +165,7 @@ pub enum Event {
         /// The namespace: the part of an agent's name before the first slash.
         namespace: String,
         /// The new standing.
-        standing: AgentStatus,
+        status: AgentStatus,
         /// Why.
         reason: String,
     },
@@ -175,7 +175,7 @@ pub enum Event {
         /// The principal.
         principal: Principal,
         /// The new standing.
-        standing: AgentStatus,
+        status: AgentStatus,
         /// Why.
         reason: String,
     },
@@ -370,7 +370,7 @@ impl Event {
             Self::Outcome(outcome) => Some(&outcome.about.caller.principal),
             Self::Refusal(refused) => Some(&refused.about.caller.principal),
             Self::Written(written) => written.principal.as_ref(),
-            Self::Refusals(tally) => tally.principal.as_ref(),
+            Self::Refusals(counts) => counts.principal.as_ref(),
             Self::Start { .. }
             | Self::Stop
             | Self::Reload { .. }
@@ -419,7 +419,7 @@ impl Event {
 
     /// True of what was promised a place when its admission got one.
     #[must_use]
-    pub fn is_promised(&self) -> bool {
+    pub fn is_reserved(&self) -> bool {
         self.kind() == "outcome"
     }
 

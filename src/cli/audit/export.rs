@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::Failure;
-use super::super::place::LogPlace;
+use super::super::target::LogArgs;
 use super::trust::Trust;
-use super::{Checked, Keys, spinner};
+use super::{Checked, RecordKeyArgs, spinner};
 use crate::audit::read::export::{Choice, export, names};
 use crate::audit::read::reader::{self, Epoch};
-use crate::audit::read::replay::{Replay as Replayed, replay};
+use crate::audit::read::replay::{ReplayReport as Replayed, replay};
 use crate::audit::read::tiles::{epoch_name, epoch_number};
 
 #[derive(Args)]
@@ -18,7 +18,7 @@ pub(in crate::cli) struct Export {
     /// A new folder.
     to: PathBuf,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     /// The epochs, such as e000001,e000002. Default: all closed epochs.
     #[arg(long, value_delimiter = ',', value_parser = epoch)]
     epochs: Vec<u32>,
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Export {
     #[arg(long = "log-keys", alias = "vkeys", value_name = "FILE")]
     vkeys: Option<PathBuf>,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 fn epoch(text: &str) -> Result<u32, String> {
@@ -45,7 +45,7 @@ pub(in crate::cli) struct Replay {
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     #[command(flatten)]
     trust: Trust,
     /// The head. Default: DIR/../secret/head, if it exists.
@@ -55,7 +55,7 @@ pub(in crate::cli) struct Replay {
     #[arg(long, conflicts_with = "json")]
     books: bool,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 impl Export {
@@ -107,7 +107,7 @@ impl Export {
 
 #[cfg(feature = "gateway")]
 fn record(
-    log: (&LogPlace, &Path),
+    log: (&LogArgs, &Path),
     epochs: Vec<String>,
     choice: &Choice,
 ) -> Result<Option<u64>, Failure> {
@@ -116,7 +116,7 @@ fn record(
 }
 
 #[cfg(not(feature = "gateway"))]
-fn record(_: (&LogPlace, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
+fn record(_: (&LogArgs, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
@@ -136,7 +136,7 @@ impl Replay {
         if self.log.json {
             println!("{}", row(&done, cache.as_deref()));
         } else if self.books {
-            done.books.lines().iter().for_each(|line| println!("{line}"));
+            done.state.lines().iter().for_each(|line| println!("{line}"));
         } else {
             say(&done, cache.as_deref());
         }

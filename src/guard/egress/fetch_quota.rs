@@ -70,9 +70,9 @@ impl FetchQuota {
         self: &Arc<Self>,
         agents: &[Subject],
         (wanted, per_hour): (u64, u64),
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<QuotaReservation, Refusal> {
         let minute = self.minute();
-        let mut taken = Taken {
+        let mut taken = QuotaReservation {
             fetch_quota: Arc::clone(self),
             keys: Vec::with_capacity(agents.len()),
             minute,
@@ -142,7 +142,7 @@ impl FetchQuota {
 }
 
 /// Bytes that may be fetched. What was not used is given back when this is dropped.
-pub struct Taken {
+pub struct QuotaReservation {
     fetch_quota: Arc<FetchQuota>,
     keys: Vec<u128>,
     minute: u64,
@@ -150,7 +150,7 @@ pub struct Taken {
     used: u64,
 }
 
-impl Taken {
+impl QuotaReservation {
     /// How many there are.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
@@ -178,7 +178,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for QuotaReservation {
     fn drop(&mut self) {
         self.give_back(self.bytes.saturating_sub(self.used));
     }
@@ -188,13 +188,16 @@ impl Drop for Taken {
 mod tests {
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
-    use crate::guard::limiter::{Kind, Limiter};
+    use crate::guard::limiter::{Limiter, SubjectKind};
     use proptest::prelude::*;
 
     fn book() -> (Arc<ManualClock>, Arc<FetchQuota>, [Subject; 2]) {
         let clock = Arc::new(ManualClock::at(Timestamp(0)));
         let limiter = Limiter::new(Arc::clone(&clock) as Arc<dyn Clock>);
-        let subjects = [limiter.subject(Kind::Agent, "a/b/c"), limiter.subject(Kind::Agent, "a/b")];
+        let subjects = [
+            limiter.subject(SubjectKind::Agent, "a/b/c"),
+            limiter.subject(SubjectKind::Agent, "a/b"),
+        ];
         (Arc::clone(&clock), Arc::new(FetchQuota::new(clock)), subjects)
     }
 

@@ -28,7 +28,7 @@ pub enum Command {
         /// that name.
         agent: String,
         /// The change.
-        verb: Verb,
+        verb: StatusVerb,
         /// The reason.
         reason: String,
         /// Also if the agent is not registered.
@@ -39,8 +39,8 @@ pub enum Command {
     NamespaceStanding {
         /// The namespace.
         namespace: String,
-        /// The change; not [`Verb::Revoke`].
-        verb: Verb,
+        /// The change; not [`StatusVerb::Revoke`].
+        verb: StatusVerb,
         /// The reason.
         reason: String,
         /// Also if the namespace has no registered agent.
@@ -51,8 +51,8 @@ pub enum Command {
     PrincipalStanding {
         /// The principal.
         principal: String,
-        /// The change: [`Verb::Suspend`] or [`Verb::Release`].
-        verb: Verb,
+        /// The change: [`StatusVerb::Suspend`] or [`StatusVerb::Release`].
+        verb: StatusVerb,
         /// The reason.
         reason: String,
         /// Also if no registered agent and no handle acts for it.
@@ -178,7 +178,7 @@ pub enum Command {
 /// A change of an agent's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verb {
+pub enum StatusVerb {
     /// Stop it until it is resumed.
     Suspend,
     /// Let it act again after a suspension.
@@ -239,12 +239,12 @@ pub struct Reply {
     pub note: Option<String>,
     /// The gateway that the state belongs to.
     #[serde(default)]
-    pub gateway: Option<About>,
+    pub gateway: Option<GatewayIdentity>,
 }
 
 /// A gateway: what distinguishes it from others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub struct GatewayIdentity {
     /// Its name.
     pub name: String,
     /// Its data folder, as an absolute path.
