@@ -181,9 +181,9 @@ impl Keyring {
             Event::Start { .. }
             | Event::Stop
             | Event::AgentRegistered { .. }
-            | Event::AgentStanding { .. }
-            | Event::NamespaceStanding { .. }
-            | Event::PrincipalStanding { .. }
+            | Event::AgentStatus { .. }
+            | Event::NamespaceStatus { .. }
+            | Event::PrincipalStatus { .. }
             | Event::TokenRegistered { .. }
             | Event::TokenRevoked { .. }
             | Event::HandleSet { .. }
@@ -206,7 +206,7 @@ impl Keyring {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_)
+            | Event::UnauthenticatedRefusals(_)
             | Event::Written(_) => return,
         }
         self.publish(&book);

@@ -64,7 +64,7 @@ pub struct RequestMeasures<'r> {
 const UNREADY: [&str; 7] = [
     "audit-unavailable",
     "audit-full",
-    "audit-short",
+    "audit-resources",
     "audit-slow",
     "clock",
     "draining",
@@ -173,7 +173,7 @@ impl Metrics {
             connections: Connections::new(&registry)?,
             reports: reports::Reports::new(&registry, upstreams)?,
             audit: Audit::new(&registry)?,
-            agents: gauges("token_shield_agents", "Registered agents", "standing")?,
+            agents: gauges("token_shield_agents", "Registered agents", "status")?,
             per_agent,
             process: ProcessMetrics::new(&registry)?,
             registry,
@@ -203,8 +203,8 @@ impl Metrics {
     }
 
     /// A door of egress judged: `request` with `block`, `strip` or `inline`, and why.
-    pub fn egress(&self, door: &str, verdict: &str, reason: &str) {
-        self.egress.found.with_label_values(&[door, verdict, reason]).inc();
+    pub fn egress(&self, filter: &str, verdict: &str, reason: &str) {
+        self.egress.found.with_label_values(&[filter, verdict, reason]).inc();
     }
 
     /// A request was refused.

@@ -161,7 +161,7 @@ impl Registry {
                 row.class = class.as_str().into();
                 vec![ChangeSubject::agent(agent)]
             }
-            Event::AgentStanding { agent, status, reason } => {
+            Event::AgentStatus { agent, status, reason } => {
                 let mut row = self
                     .agents
                     .entry(agent.as_str().into())
@@ -169,11 +169,11 @@ impl Registry {
                 row.status = StatusChange::new(*status, record.at, reason);
                 vec![ChangeSubject::agent(agent)]
             }
-            Event::NamespaceStanding { namespace, status, reason } => {
+            Event::NamespaceStatus { namespace, status, reason } => {
                 self.wide.set_namespace(namespace, StatusChange::new(*status, record.at, reason));
                 vec![ChangeSubject::Namespace(namespace.as_str().into())]
             }
-            Event::PrincipalStanding { principal, status, reason } => {
+            Event::PrincipalStatus { principal, status, reason } => {
                 self.wide.set_principal(principal, StatusChange::new(*status, record.at, reason));
                 vec![ChangeSubject::Principal(principal.clone())]
             }
@@ -207,7 +207,7 @@ impl Registry {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_)
+            | Event::UnauthenticatedRefusals(_)
             | Event::Written(_) => Vec::new(),
         }
     }

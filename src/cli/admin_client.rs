@@ -21,7 +21,7 @@ use crate::app::keys::fetch_all;
 use crate::app::{GatewayState, StartFault};
 use crate::audit::store::log::LogFault;
 use crate::config::Config;
-use crate::control::api::{ASKER, AdminAnswer, AdminRequest, perform};
+use crate::control::api::{AdminAnswer, AdminRequest, SUDO_UID, perform};
 use crate::control::{Control, Operator, Reply};
 
 /// How long a connection to a socket may take.
@@ -227,7 +227,7 @@ async fn over(socket: &Path, request: &AdminRequest) -> Result<AdminAnswer, Fail
     let request = hyper::Request::post("/v1")
         .header("host", "localhost")
         .header("content-type", "application/json")
-        .header(ASKER, asker())
+        .header(SUDO_UID, asker())
         .body(body)?;
     let response = sender.send_request(request).await?;
     let bytes = response.into_body().collect().await?.to_bytes();

@@ -132,13 +132,13 @@ impl ChangeAgent {
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let (reason, unregistered) = (self.reason, self.unregistered);
         let command = match self.agent.strip_suffix("/*") {
-            Some(namespace) => Command::NamespaceStanding {
+            Some(namespace) => Command::NamespaceStatus {
                 namespace: namespace.to_owned(),
                 verb,
                 reason,
                 unregistered,
             },
-            None => Command::AgentStanding { agent: self.agent, verb, reason, unregistered },
+            None => Command::AgentStatus { agent: self.agent, verb, reason, unregistered },
         };
         let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
         let row = reply.rows.first().cloned().unwrap_or_default();

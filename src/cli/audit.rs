@@ -186,7 +186,7 @@ impl Verify {
                     println!(
                         "{}",
                         serde_json::json!({
-                            "valid": true, "end_proven": proven, "epochs": epochs, "keys_from": known.from, "keys_beside": known.beside,
+                            "valid": true, "end_proven": proven, "epochs": epochs, "keys_from": known.from, "keys_in_data_folder": known.beside,
                         })
                     );
                 } else {

@@ -101,7 +101,7 @@ impl Backup {
                 .collect();
             println!(
                 "{}",
-                serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved, "lacks": lacks })
+                serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved, "missing": lacks })
             );
         } else {
             println!(

@@ -160,7 +160,7 @@ impl PolicyCheck<'_> {
                     "reason": judged.as_ref().err().map(Uncontrolled::as_str),
                     "steps": steps,
                     "class": self.class.name,
-                    "becomes": becomes,
+                    "result": becomes,
                 })
             );
             return judged;

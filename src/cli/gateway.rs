@@ -72,7 +72,7 @@ pub(super) enum GatewayCommand {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Execute requests on standard input for root, as the data folder's owner.
-    #[command(hide = true, name = owner::BOOKS)]
+    #[command(hide = true, name = owner::PROCESS)]
     OwnerProcess(owner_process::OwnerProcess),
     /// Run another command for root, as the data folder's owner.
     #[command(hide = true, name = as_owner::AS_OWNER)]

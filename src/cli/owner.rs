@@ -17,7 +17,7 @@ use crate::audit::store::log::{FolderOwner, LogSettings};
 use crate::control::api::{AdminAnswer, AdminRequest};
 
 /// The hidden command that the owner's process runs.
-pub(super) const BOOKS: &str = "books-of-owner";
+pub(super) const PROCESS: &str = "owner-process";
 
 /// A process of the folder's owner, which has the log open.
 pub(super) struct Owner {
@@ -35,7 +35,7 @@ impl Owner {
     /// Starts it.
     pub(super) fn start(target: &GatewayTarget, owner: FolderOwner) -> Result<Self, Failure> {
         let mut words: Vec<OsString> =
-            vec![BOOKS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
+            vec![PROCESS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
         if let Some(data) = &target.data {
             words.extend(["--data".into(), std::path::absolute(data)?.into()]);
         }

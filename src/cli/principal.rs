@@ -60,7 +60,7 @@ impl ChangePrincipal {
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let Self { principal, reason, offline, unregistered, place } = self;
         let command =
-            Command::PrincipalStanding { principal: principal.clone(), verb, reason, unregistered };
+            Command::PrincipalStatus { principal: principal.clone(), verb, reason, unregistered };
         let reply = send_stop(&place, offline, AdminRequest::Command(command)).await?;
         let row = reply.rows.first().cloned().unwrap_or_default();
         say_done(&format!("{done} {principal}"), row, &reply, place.json);

@@ -232,7 +232,7 @@ fn audit(
 ) -> (Log, Option<Keep>, Auditors) {
     let mut log = Log::of_data(data, name);
     log.encrypted =
-        choice(&section, "records", &[("sealed", true), ("plain", false)]).unwrap_or(true);
+        choice(&section, "records", &[("encrypted", true), ("plain", false)]).unwrap_or(true);
     if !log.encrypted {
         warnings.push(
             "[audit] records = \"plain\": everyone with the log can read who asked for what"
@@ -322,7 +322,7 @@ fn timeouts(section: Section<'_>) -> Timeouts {
         connect: time("connect", 5),
         first_byte: time("first_byte", 300),
         stream_idle: time("stream_idle", 120),
-        whole: time("whole", 3600),
+        whole: time("total", 3600),
         drain: time("drain", 30),
         drain_streams: time("drain_streams", 900),
     };

@@ -102,7 +102,7 @@ pub(super) fn answers(section: Section<'_>) -> Answers {
         choice(&section, key, &replies).unwrap_or_default()
     };
     let tool_calls = [("report", Called::Report), ("block", Called::Block)];
-    let tool_calls = choice(&section, "called", &tool_calls).unwrap_or_default();
+    let tool_calls = choice(&section, "tool_calls", &tool_calls).unwrap_or_default();
     let answers = Answers { fetched: reply("fetched"), clicked: reply("clicked"), tool_calls };
     section.close();
     answers

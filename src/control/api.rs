@@ -22,7 +22,7 @@ use crate::control::{Command, Control, Operator, Question, Reply};
 const COMMANDS_MAX: usize = 64;
 
 /// The header in which root's command names the uid of the user who became root with sudo.
-pub const ASKER: &str = "token-shield-asker";
+pub const SUDO_UID: &str = "token-shield-sudo-uid";
 
 /// A request of a command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,7 +99,7 @@ async fn answer(
     };
     // Root may name the user who became root with sudo. Root could write anything anyway.
     let asker = headers
-        .get(ASKER)
+        .get(SUDO_UID)
         .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
         .filter(|_| uid == 0);
     let answer =

@@ -67,7 +67,7 @@ impl Control {
         if revoke {
             let why = || "its principal is forgotten".to_owned();
             for agent in acting.agents {
-                events.push(Event::AgentStanding {
+                events.push(Event::AgentStatus {
                     agent,
                     status: AgentStatus::Revoked,
                     reason: why(),

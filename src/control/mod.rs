@@ -224,7 +224,7 @@ impl Control {
                 self.registry.may_act(verified.agent(), verified.principal(), verified.ids())
             });
         match (status.map_err(fault)?, held) {
-            (Some(_), None) => return Err(fault(Code::TokenBehindHandle.into())),
+            (Some(_), None) => return Err(fault(Code::HandleRequired.into())),
             (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
             (None, None) => {}
         }
@@ -244,10 +244,10 @@ impl Control {
                 let principal = principal.map(|principal| principal.parse()).transpose()?;
                 Ok(vec![self.registered(agent.parse()?, principal, class)?])
             }
-            Command::AgentStanding { agent, verb, reason, unregistered } => {
+            Command::AgentStatus { agent, verb, reason, unregistered } => {
                 Ok(vec![self.agent_status(&agent, verb, reasoned(reason)?, unregistered)?])
             }
-            Command::NamespaceStanding { namespace, verb, reason, unregistered } => {
+            Command::NamespaceStatus { namespace, verb, reason, unregistered } => {
                 Ok(vec![self.namespace_status(
                     &namespace,
                     verb,
@@ -255,7 +255,7 @@ impl Control {
                     unregistered,
                 )?])
             }
-            Command::PrincipalStanding { principal, verb, reason, unregistered } => {
+            Command::PrincipalStatus { principal, verb, reason, unregistered } => {
                 Ok(vec![self.principal_status(
                     principal.parse()?,
                     verb,

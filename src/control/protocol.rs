@@ -23,7 +23,7 @@ pub enum Command {
         class: Option<String>,
     },
     /// Changes an agent's status.
-    AgentStanding {
+    AgentStatus {
         /// The agent. Without a slash it is one of the namespace `default`, unless a namespace has
         /// that name.
         agent: String,
@@ -36,7 +36,7 @@ pub enum Command {
         unregistered: bool,
     },
     /// Changes the status of all agents of a namespace, also of those that are registered later.
-    NamespaceStanding {
+    NamespaceStatus {
         /// The namespace.
         namespace: String,
         /// The change; not [`StatusVerb::Revoke`].
@@ -48,7 +48,7 @@ pub enum Command {
         unregistered: bool,
     },
     /// Changes the status of a principal, and so of everything that acts in its name.
-    PrincipalStanding {
+    PrincipalStatus {
         /// The principal.
         principal: String,
         /// The change: [`StatusVerb::Suspend`] or [`StatusVerb::Release`].

@@ -16,14 +16,14 @@ const NEAR_MAX: usize = 3;
 pub(super) fn status_view(event: &Event) -> Option<Value> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "standings alone")]
     match event {
-        Event::AgentStanding { agent, status, .. } => {
-            Some(json!({ "agent": agent.as_str(), "standing": status.as_str() }))
+        Event::AgentStatus { agent, status, .. } => {
+            Some(json!({ "agent": agent.as_str(), "status": status.as_str() }))
         }
-        Event::NamespaceStanding { namespace, status, .. } => {
-            Some(json!({ "namespace": namespace, "standing": status.as_str() }))
+        Event::NamespaceStatus { namespace, status, .. } => {
+            Some(json!({ "namespace": namespace, "status": status.as_str() }))
         }
-        Event::PrincipalStanding { principal, status, .. } => {
-            Some(json!({ "principal": principal.as_str(), "standing": status.as_str() }))
+        Event::PrincipalStatus { principal, status, .. } => {
+            Some(json!({ "principal": principal.as_str(), "status": status.as_str() }))
         }
         _ => None,
     }
@@ -77,7 +77,7 @@ impl Control {
         }
         let now = row.map_or(AgentStatus::Active, |row| row.status.status);
         let status = changed(agent.as_str(), now, verb)?;
-        Ok(Event::AgentStanding { agent, status, reason })
+        Ok(Event::AgentStatus { agent, status, reason })
     }
 
     /// The named agent. Without a slash it is one of the namespace `default`, unless a namespace
@@ -123,7 +123,7 @@ impl Control {
                 "a namespace can be suspended or put in quarantine; revoke its agents one by one";
             return Err(ControlFault::Status { agent: shown, status: now.as_str(), hint });
         }
-        Ok(Event::NamespaceStanding {
+        Ok(Event::NamespaceStatus {
             namespace: namespace.to_owned(),
             status: changed(&shown, now, verb)?,
             reason,
@@ -175,7 +175,7 @@ impl Control {
                 return refuse("a principal can only be suspended and released");
             }
         };
-        Ok(Event::PrincipalStanding { principal, status, reason })
+        Ok(Event::PrincipalStatus { principal, status, reason })
     }
 
     /// The error of an agent's name that is not registered.
@@ -200,7 +200,7 @@ impl Control {
 
     /// A note if a stopped name is not registered.
     pub(super) fn by_name_alone(&self, command: &Command) -> Option<String> {
-        let Command::AgentStanding { agent, .. } = command else { return None };
+        let Command::AgentStatus { agent, .. } = command else { return None };
         let agent = self.meant(agent).ok()?;
         self.registry
             .agent(agent.as_str())
@@ -234,7 +234,7 @@ fn stopped(word: &str, name: &str, status: &StatusChange) -> Value {
     let reason = status.reason();
     json!({
         word: name,
-        "standing": status.as_str(),
+        "status": status.as_str(),
         "since": reason.map(|(since, _)| since.to_string()),
         "reason": reason.map(|(_, why)| why),
     })

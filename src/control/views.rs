@@ -12,7 +12,7 @@ pub(super) fn agent_view(agent: &Agent) -> serde_json::Value {
         "agent": agent.name.as_str(),
         "principal": agent.principal.as_ref().map(Principal::as_str),
         "class": &*agent.class,
-        "standing": agent.status.as_str(),
+        "status": agent.status.as_str(),
         "since": reason.map(|(since, _)| since.to_string()),
         "reason": reason.map(|(_, why)| why),
         "registered": agent.registered.to_string(),

@@ -425,7 +425,7 @@ impl Authenticator {
         tables: &Tables,
     ) -> Result<Arc<Class>, Refusal> {
         if self.may_act(known)?.is_some() && !by_handle {
-            return Err(Code::TokenBehindHandle.into());
+            return Err(Code::HandleRequired.into());
         }
         let name = self.registry.class(known.verified.agent());
         tables

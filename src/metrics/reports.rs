@@ -29,10 +29,10 @@ struct Warned {
 impl Reports {
     pub(super) fn new(registry: &Registry, upstreams: &[String]) -> prometheus::Result<Self> {
         let (name, help) = (
-            "token_shield_usage_absurd_total",
+            "token_shield_usage_implausible_total",
             "Reports of usage that cannot be true, by upstream and what is wrong",
         );
-        let absurd = counters(registry, name, help, &["upstream", "what"])?;
+        let absurd = counters(registry, name, help, &["upstream", "reason"])?;
         // From the start on: an increase from nothing is invisible.
         let of = |upstream: &String| {
             let absurd = Absurd::ALL

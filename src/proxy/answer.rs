@@ -342,7 +342,7 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
             "answers": {
                 "fetched": class.answers.fetched.as_str(),
                 "clicked": class.answers.clicked.as_str(),
-                "called": class.answers.tool_calls.as_str(),
+                "tool_calls": class.answers.tool_calls.as_str(),
             },
             "fetch_per_hour": class.fetch_per_hour,
         },

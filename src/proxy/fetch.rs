@@ -308,7 +308,7 @@ async fn read(
         |bytes: u64| Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"));
     let used_up = || {
         let says = "It is larger than what is left of the bytes that may be fetched for this agent within an hour.";
-        Stop::Refused(Refusal::new(Code::FetchAllowance).saying(says).after(LATER))
+        Stop::Refused(Refusal::new(Code::FetchQuota).saying(says).after(LATER))
     };
     let announced = coming.body.size_hint().lower();
     if announced > max {

@@ -209,9 +209,9 @@ impl StreamState {
         let slow =
             |which| Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}"));
         Err(match (now >= times.ends, self.awaited) {
-            (true, _) => slow("whole"),
+            (true, _) => slow("total"),
             (false, true) => slow("stream_idle"),
-            (false, false) => Code::ReaderSlow.into(),
+            (false, false) => Code::ClientSlow.into(),
         })
     }
 }

@@ -16,7 +16,7 @@ fn team() -> Principal {
 }
 
 fn stands(agent: &str, status: AgentStatus) -> Event {
-    Event::AgentStanding { agent: agent.parse().expect("name"), status, reason: "test".to_owned() }
+    Event::AgentStatus { agent: agent.parse().expect("name"), status, reason: "test".to_owned() }
 }
 
 #[track_caller]
@@ -44,7 +44,7 @@ fn a_standing_covers_everything_below_it() {
 
 #[test]
 fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
-    let all = |status| Event::NamespaceStanding {
+    let all = |status| Event::NamespaceStatus {
         namespace: "a".to_owned(),
         status,
         reason: "test".to_owned(),
@@ -62,7 +62,7 @@ fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
         Some(Code::AgentSuspended),
     );
     let one =
-        |status| Event::PrincipalStanding { principal: team(), status, reason: "test".to_owned() };
+        |status| Event::PrincipalStatus { principal: team(), status, reason: "test".to_owned() };
     check(vec![one(AgentStatus::Suspended)], "x/y", Some(Code::PrincipalSuspended));
     check(vec![one(AgentStatus::Suspended), one(AgentStatus::Active)], "x/y", None);
 }

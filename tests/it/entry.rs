@@ -158,7 +158,7 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         while desk.log.waiting() > 0 {
             tokio::task::yield_now().await;
         }
-        let command = Command::AgentStanding {
+        let command = Command::AgentStatus {
             agent: "acme/reader".to_owned(),
             verb,
             reason: "a test".to_owned(),

@@ -220,5 +220,5 @@ fn an_agent_fetches_at_most_its_bytes_of_an_hour() {
     let (port, _) = server("127.0.0.1:0", FINE, PNG);
     let per_hour = 3 * PNG.len() as u64;
     assert!(Fetch { per_hour, ..Fetch::of(port) }.run(3).is_ok());
-    assert_eq!(Fetch { per_hour, ..Fetch::of(port) }.run(4), Err(Code::FetchAllowance));
+    assert_eq!(Fetch { per_hour, ..Fetch::of(port) }.run(4), Err(Code::FetchQuota));
 }

@@ -158,11 +158,7 @@ fn refused(about: RequestContext, code: &'static str) -> Event {
 }
 
 fn standing(agent: &str, status: AgentStatus) -> Event {
-    Event::AgentStanding {
-        agent: agent.parse().expect("agent"),
-        status,
-        reason: "a test".to_owned(),
-    }
+    Event::AgentStatus { agent: agent.parse().expect("agent"), status, reason: "a test".to_owned() }
 }
 
 fn token_revoked(token: u8) -> Event {

@@ -11,7 +11,7 @@ use crate::harness::{Answer, Gateway, PATIENCE};
 const HELLO: &str = r#"{"model":"echo","messages":[{"role":"user","content":"hello"}]}"#;
 
 fn stand(gateway: &Gateway, verb: StatusVerb) {
-    gateway.command(Command::AgentStanding {
+    gateway.command(Command::AgentStatus {
         agent: "research/agent".to_owned(),
         verb,
         reason: "test".to_owned(),
@@ -55,7 +55,7 @@ fn a_standing_acts_on_the_next_request_and_ends() {
 fn a_command_is_carried_out_whoever_waits_for_it() {
     let gateway = Gateway::start();
     let reason = "test".to_owned();
-    gateway.command_and_leave(Command::AgentStanding {
+    gateway.command_and_leave(Command::AgentStatus {
         agent: "research/agent".to_owned(),
         verb: StatusVerb::Quarantine,
         reason,

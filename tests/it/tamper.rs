@@ -52,7 +52,7 @@ fn event(number: u64) -> Event {
     };
     match number % 4 {
         0 => Event::Refusals(tally(row("ops/agent", None))),
-        1 => Event::Strangers(tally(row("192.0.2.0/24", Some("token")))),
+        1 => Event::UnauthenticatedRefusals(tally(row("192.0.2.0/24", Some("token")))),
         _ => Event::KeyRevoked { kid: KeyId([7; 32]), reason: format!("number {number}") },
     }
 }
@@ -394,7 +394,7 @@ fn what_is_forged_behind_the_head_says_nothing() {
     let dir = settings(built.data.path()).dir;
     forge(
         built.data.path(),
-        &format!(r#"{{{at},"kind":"pruned","plain":{{"through":"e000001"}},"v":1}}"#),
+        &format!(r#"{{{at},"kind":"pruned","payload":{{"through":"e000001"}},"v":1}}"#),
     );
     built.check(None).expect("durable, and never told of");
     fs::remove_dir_all(dir.join("e000001/tile/entries")).expect("removed");
@@ -413,8 +413,8 @@ fn what_is_forged_behind_the_head_says_nothing() {
     assert!(fault.to_string().contains("its records are missing"), "{fault}");
 
     let built = Built::new();
-    let plain = r#"{"agent":"ops/agent","reason":"x","standing":"active"}"#;
-    forge(built.data.path(), &format!(r#"{{{at},"kind":"agent-standing","plain":{plain},"v":1}}"#));
+    let plain = r#"{"agent":"ops/agent","reason":"x","status":"active"}"#;
+    forge(built.data.path(), &format!(r#"{{{at},"kind":"agent-status","payload":{plain},"v":1}}"#));
     let started = Log::open(
         settings(built.data.path()),
         Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))),

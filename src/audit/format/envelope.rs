@@ -44,9 +44,9 @@ const CIPHERTEXT_TEXT_MIN: usize = 46;
 pub(in crate::audit) const ALWAYS_PLAIN: [&str; 2] = ["epoch", "pruned"];
 
 pub(super) fn outer(at: &str, kind: &str, payload: &str) -> String {
-    // Members in canonical order: at, box, key, kind, plain, v. No text here has anything to escape.
+    // Members in canonical order: at, ciphertext, key, kind, payload, v. No text here has anything to escape.
     let (encrypted, plain) = if payload.starts_with('{') { ("", payload) } else { (payload, "") };
-    let plain = if plain.is_empty() { String::new() } else { format!(",\"plain\":{plain}") };
+    let plain = if plain.is_empty() { String::new() } else { format!(",\"payload\":{plain}") };
     format!("{{\"at\":\"{at}\"{encrypted},\"kind\":\"{kind}\"{plain},\"v\":1}}")
 }
 
@@ -85,7 +85,7 @@ impl<'r> Envelope<'r> {
             return Err(RecordFault::Member("at"));
         }
         let rest = rest.strip_suffix(",\"v\":1}").ok_or_else(|| newer(rest))?;
-        if let Some(rest) = rest.strip_prefix(",\"box\":\"") {
+        if let Some(rest) = rest.strip_prefix(",\"ciphertext\":\"") {
             let (text, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
             let rest = rest.strip_prefix(",\"key\":\"").ok_or(RecordFault::Form)?;
             let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
@@ -95,12 +95,13 @@ impl<'r> Envelope<'r> {
                 || text.len() < CIPHERTEXT_TEXT_MIN
                 || !is_base64url(text)
             {
-                return Err(RecordFault::Member("box"));
+                return Err(RecordFault::Member("ciphertext"));
             }
             return Ok(Self { at, kind, payload: Payload::Encrypted { key, text } });
         }
         let rest = rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?;
-        let (word, plain) = rest.split_once(",\"plain\":").ok_or(RecordFault::Member("plain"))?;
+        let (word, plain) =
+            rest.split_once(",\"payload\":").ok_or(RecordFault::Member("payload"))?;
         let kind = kind(word)?;
         canonical(plain)?;
         Ok(Self { at, kind, payload: Payload::Plain(plain) })
@@ -109,7 +110,10 @@ impl<'r> Envelope<'r> {
     /// True of what changes no book: requests, and counts of refusals.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self.kind, "admission" | "outcome" | "refusal" | "refusals" | "strangers")
+        matches!(
+            self.kind,
+            "admission" | "outcome" | "refusal" | "refusals" | "unauthenticated-refusals"
+        )
     }
 
     /// When.
@@ -143,7 +147,7 @@ impl<'r> Envelope<'r> {
     pub fn open(&self, opener: &dyn Opener) -> Result<Option<String>, RecordFault> {
         let Some((id, bytes, aad)) = self.encrypted() else {
             let Payload::Plain(plain) = self.payload else {
-                return Err(RecordFault::Member("box"));
+                return Err(RecordFault::Member("ciphertext"));
             };
             return Ok(Some(plain.to_owned()));
         };

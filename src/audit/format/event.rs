@@ -139,7 +139,7 @@ pub enum Event {
     /// Refusals of agents, counted.
     Refusals(Box<RefusalCounts>),
     /// Refusals of callers who were not known, counted.
-    Strangers(Box<RefusalCounts>),
+    UnauthenticatedRefusals(Box<RefusalCounts>),
     /// What another process has written down for this one to record: one of the five above.
     Written(Box<Written>),
     /// An agent became known.
@@ -152,7 +152,7 @@ pub enum Event {
         class: String,
     },
     /// An agent's standing changed.
-    AgentStanding {
+    AgentStatus {
         /// The agent.
         agent: AgentName,
         /// The new standing.
@@ -161,7 +161,7 @@ pub enum Event {
         reason: String,
     },
     /// The standing of a whole namespace changed: of every agent in it, also of those that are registered later.
-    NamespaceStanding {
+    NamespaceStatus {
         /// The namespace: the part of an agent's name before the first slash.
         namespace: String,
         /// The new standing.
@@ -171,7 +171,7 @@ pub enum Event {
     },
     /// The standing of everything that acts for a principal changed. Not under the principal's record key: a principal that is
     /// stopped stays so when it is forgotten.
-    PrincipalStanding {
+    PrincipalStatus {
         /// The principal.
         principal: Principal,
         /// The new standing.
@@ -323,9 +323,9 @@ impl Event {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::AgentRegistered { .. } => "agent-registered",
-            Self::AgentStanding { .. } => "agent-standing",
-            Self::NamespaceStanding { .. } => "namespace-standing",
-            Self::PrincipalStanding { .. } => "principal-standing",
+            Self::AgentStatus { .. } => "agent-status",
+            Self::NamespaceStatus { .. } => "namespace-status",
+            Self::PrincipalStatus { .. } => "principal-status",
             Self::TokenRegistered { .. } => "token-registered",
             Self::TokenRevoked { .. } => "token-revoked",
             Self::HandleSet { .. } => "handle-set",
@@ -351,7 +351,7 @@ impl Event {
             Self::Outcome(_) => "outcome",
             Self::Refusal(_) => "refusal",
             Self::Refusals(_) => "refusals",
-            Self::Strangers(_) => "strangers",
+            Self::UnauthenticatedRefusals(_) => "unauthenticated-refusals",
             Self::Written(written) => written.kind(),
         }
     }
@@ -385,15 +385,15 @@ impl Event {
             | Self::ReloadRefused { .. }
             | Self::KeysChanged { .. }
             | Self::ModelAccepted { .. }
-            | Self::AgentStanding { .. }
-            | Self::NamespaceStanding { .. }
-            | Self::PrincipalStanding { .. }
+            | Self::AgentStatus { .. }
+            | Self::NamespaceStatus { .. }
+            | Self::PrincipalStatus { .. }
             | Self::TokenRevoked { .. }
             | Self::HandleRevoked { .. }
             | Self::KeyAdded { .. }
             | Self::KeyRetired { .. }
             | Self::KeyRevoked { .. }
-            | Self::Strangers(_) => None,
+            | Self::UnauthenticatedRefusals(_) => None,
         }
     }
 
@@ -406,7 +406,7 @@ impl Event {
                 | Self::Outcome(_)
                 | Self::Refusal(_)
                 | Self::Refusals(_)
-                | Self::Strangers(_)
+                | Self::UnauthenticatedRefusals(_)
                 | Self::Written(_)
         )
     }
@@ -461,11 +461,11 @@ impl Event {
             | Self::Outcome(_)
             | Self::Refusal(_)
             | Self::Refusals(_)
-            | Self::Strangers(_)
+            | Self::UnauthenticatedRefusals(_)
             | Self::Written(_)
-            | Self::AgentStanding { .. }
-            | Self::NamespaceStanding { .. }
-            | Self::PrincipalStanding { .. }
+            | Self::AgentStatus { .. }
+            | Self::NamespaceStatus { .. }
+            | Self::PrincipalStatus { .. }
             | Self::HandleRevoked { .. }
             | Self::KeyRetired { .. }
             | Self::KeyRevoked { .. } => {

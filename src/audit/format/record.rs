@@ -42,7 +42,8 @@ impl Record {
                 let encrypted =
                     encryption::encrypt(key, salt, aad(&at, id, kind).as_bytes(), &plain);
                 let encrypted = URL_SAFE_NO_PAD.encode(encrypted);
-                outer(&at, kind, &format!(",\"box\":\"{encrypted}\",\"key\":\"{id}\"")).into_bytes()
+                outer(&at, kind, &format!(",\"ciphertext\":\"{encrypted}\",\"key\":\"{id}\""))
+                    .into_bytes()
             }
             None => outer(&at, kind, &String::from_utf8_lossy(&plain)).into_bytes(),
         }
@@ -206,13 +207,13 @@ mod tests {
         });
         for (status, word) in STATUSES {
             assert_eq!(status.as_str(), word);
-            same(Event::AgentStanding { agent: agent(), status, reason: text() });
-            same(Event::NamespaceStanding {
+            same(Event::AgentStatus { agent: agent(), status, reason: text() });
+            same(Event::NamespaceStatus {
                 namespace: "research".to_owned(),
                 status,
                 reason: text(),
             });
-            same(Event::PrincipalStanding { principal: principal.clone(), status, reason: text() });
+            same(Event::PrincipalStatus { principal: principal.clone(), status, reason: text() });
         }
         same(Event::Reload { policy: text() });
         let previous = Previous { origin: "gw/e000001".to_owned(), size: 7, root: text() };
@@ -260,21 +261,21 @@ mod tests {
 
     #[test]
     fn the_form_is_canonical() {
-        let event = Event::AgentStanding {
+        let event = Event::AgentStatus {
             agent: agent(),
             status: AgentStatus::Suspended,
             reason: "tea".to_owned(),
         };
         let expect = concat!(
-            r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-standing","#,
-            r#""plain":{"agent":"acme/reader","by":"uid:0","reason":"tea","standing":"suspended"},"v":1}"#
+            r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-status","#,
+            r#""payload":{"agent":"acme/reader","by":"uid:0","reason":"tea","status":"suspended"},"v":1}"#
         );
         assert_eq!(String::from_utf8(record(event).encode(None)).expect("UTF-8"), expect);
     }
 
     #[test]
     fn another_form_is_refused() {
-        let stop = r#"{"at":"2026-09-21T14:13:20.120Z","kind":"stop","plain":{},"v":1}"#;
+        let stop = r#"{"at":"2026-09-21T14:13:20.120Z","kind":"stop","payload":{},"v":1}"#;
         assert!(Record::decode(stop.as_bytes(), &Nobody).is_ok());
         refuses(&format!("{stop}\n"), RecordFault::Form);
         refuses(&stop.replace("{}", "{ }"), RecordFault::Form);
@@ -282,7 +283,7 @@ mod tests {
         refuses(&stop.replace(r#","v":1"#, r#","v":1,"z":0"#), RecordFault::Form);
         refuses(&stop.replace("stop", "\\u0073top"), RecordFault::Member("kind"));
         refuses(
-            r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","plain":{},"v":1}"#,
+            r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","payload":{},"v":1}"#,
             RecordFault::Form,
         );
         refuses(&stop.replace(":1}", ":2}"), RecordFault::Newer(2));

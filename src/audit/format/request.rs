@@ -392,10 +392,10 @@ impl Outcome {
         };
         let (first, count) = &self.outbound;
         into.some(
-            "led",
+            "outbound",
             (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(outbound).collect())),
         );
-        into.some("led_count", (*count > 0).then(|| number(*count)));
+        into.some("outbound_count", (*count > 0).then(|| number(*count)));
         let fetched: Vec<Value<'_>> =
             self.fetched.iter().take(LIST_MAX).map(FetchedContent::value).collect();
         into.some("fetched", (!fetched.is_empty()).then_some(Value::Array(fetched)));

@@ -262,7 +262,7 @@ impl DecryptedRecord {
     pub fn line(&self) -> String {
         let payload = self.payload.as_deref().unwrap_or("null");
         format!(
-            r#"{{"at":"{}","inside":{payload},"kind":"{}","record":"{}"}}"#,
+            r#"{{"at":"{}","kind":"{}","payload":{payload},"record":"{}"}}"#,
             self.at, self.kind, self.record
         )
     }

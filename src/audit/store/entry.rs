@@ -144,7 +144,7 @@ fn refusal_of(fault: &LogFault) -> Refusal {
     )]
     let refusal = match fault {
         LogFault::Low | LogFault::NoSpace(_) => Refusal::new(Code::AuditFull).after(LATER),
-        LogFault::Short(_) => Refusal::new(Code::AuditShort).after(LATER),
+        LogFault::Short(_) => Refusal::new(Code::AuditResources).after(LATER),
         LogFault::Busy => Refusal::new(Code::AuditSlow).after(LATER),
         _ => Code::AuditUnavailable.into(),
     };

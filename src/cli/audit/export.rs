@@ -53,7 +53,7 @@ pub(in crate::cli) struct Replay {
     head: Option<PathBuf>,
     /// Print the state that follows from the log, one JSON object a row.
     #[arg(long, conflicts_with = "json")]
-    books: bool,
+    state: bool,
     #[command(flatten)]
     keys: RecordKeyArgs,
 }
@@ -125,17 +125,17 @@ impl Replay {
         let dir = self.log.dir(self.folder.clone())?;
         // The state of a log that was changed proves nothing.
         let checked =
-            Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.books)?;
+            Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.state)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
-        let bar = spinner(self.log.json || self.books, "records");
+        let bar = spinner(self.log.json || self.state, "records");
         let done = replay(&epochs, &*opener, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
         let cache = against_cache(&dir, &epochs)?;
         if self.log.json {
             println!("{}", row(&done, cache.as_deref()));
-        } else if self.books {
+        } else if self.state {
             done.state.lines().iter().for_each(|line| println!("{line}"));
         } else {
             say(&done, cache.as_deref());
@@ -164,7 +164,7 @@ fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
     let disagreement = |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
     serde_json::json!({
         "records": done.records, "admissions": done.admissions, "outcomes": done.outcomes, "refusals": done.refusals,
-        "unknown": done.unknown, "open": done.open, "closed": done.closed, "moved": done.moved, "disagreeing": done.disagreeing, "cache": cache,
+        "unknown": done.unknown, "open": done.open, "undecrypted": done.closed, "pruned": done.moved, "disagreement_count": done.disagreeing, "cache": cache,
         "disagreements": done.disagreements.iter().map(disagreement).collect::<Vec<_>>(),
     })
 }

@@ -205,7 +205,7 @@ impl Bench {
         let (rate, bound) = (records as f64 / seconds, self.waiters as f64 / sync.as_secs_f64());
         if self.json {
             let row = serde_json::json!({ "fdatasync_us": sync.as_micros() as u64, "waiters": self.waiters, "records": records,
-                "records_per_second": rate as u64, "of_waiters_per_fdatasync": rate / bound });
+                "records_per_second": rate as u64, "efficiency": rate / bound });
             println!("{row}");
         } else {
             println!("fdatasync  {sync:?} (median)");

@@ -166,7 +166,7 @@ impl VerifyDisclosure {
             let fingerprint = known.fingerprint(origin).unwrap_or_default();
             if self.json {
                 println!(
-                    r#"{{"at":"{at}","fingerprint":"{fingerprint}","inside":{payload},"kind":"{kind}","record":"{origin}#{index}","valid":true}}"#
+                    r#"{{"at":"{at}","fingerprint":"{fingerprint}","kind":"{kind}","payload":{payload},"record":"{origin}#{index}","valid":true}}"#
                 );
             } else {
                 println!(

@@ -23,7 +23,7 @@ const CHANNELS_MAX: usize = 1_024;
 /// Bytes of a destination that is named.
 const SHOWN_MAX: usize = 256;
 /// The kind of what a tool is called with.
-const CALLED: &str = "called";
+const TOOL_CALL: &str = "tool-call";
 
 /// What was found in one answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -267,7 +267,7 @@ impl Tools for UrlFilter {
         bench.metrics.egress("answer", verdict.as_str(), reason);
         let target: String = format!("{target} ({tool})").chars().take(SHOWN_MAX).collect();
         bench.findings.add(OutboundReference {
-            kind: CALLED,
+            kind: TOOL_CALL,
             verdict: verdict.as_str(),
             reason,
             target,

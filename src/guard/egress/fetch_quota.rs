@@ -92,7 +92,7 @@ impl FetchQuota {
                 let says = format!(
                     "The {per_hour} bytes an hour that may be fetched for this agent are used up."
                 );
-                let refusal = Refusal::new(Code::FetchAllowance).saying(says);
+                let refusal = Refusal::new(Code::FetchQuota).saying(says);
                 return Err(if per_hour == 0 { refusal } else { refusal.after(wait) });
             }
             let granted = left.min(taken.bytes);
@@ -209,7 +209,7 @@ mod tests {
         drop(first);
         let mut second = book.take(&line, (100, 150)).expect("there is something");
         assert_eq!(second.bytes(), 50);
-        assert_eq!(book.take(&line, (1, 150)).err().map(|no| no.code), Some(Code::FetchAllowance));
+        assert_eq!(book.take(&line, (1, 150)).err().map(|no| no.code), Some(Code::FetchQuota));
         assert!(second.spend(20) && !second.spend(31));
         drop(second);
         assert!(book.take(&line, (1, 150)).is_err());

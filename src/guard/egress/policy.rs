@@ -188,7 +188,7 @@ impl Uncontrolled {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => Self::UNREADABLE,
-            Self::SelfEndpoints => "own",
+            Self::SelfEndpoints => "self",
             Self::TokenNothing | Self::TokenHost => "token",
             Self::NotListed(_) => "not-listed",
             Self::Address(_) => "address",
@@ -336,7 +336,7 @@ impl EgressPolicy {
         say("read", format!("{destination}, by the URL Standard's reader too"), true);
         let own = self.own.has(&destination.host, destination.port);
         say(
-            "own",
+            "self",
             if own {
                 Uncontrolled::SelfEndpoints.to_string()
             } else {

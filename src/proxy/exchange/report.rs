@@ -76,10 +76,10 @@ impl Exchange {
         if let Some(outbound) = named.first() {
             let (host, reason, verdict) =
                 (host(&outbound.target), outbound.reason, outbound.verdict);
-            tracing::warn!(%request, agent, door = "answer", host, reason, verdict, count, "uncontrolled destination");
+            tracing::warn!(%request, agent, filter = "answer", host, reason, verdict, count, "uncontrolled destination");
         } else if self.code == Code::EgressUncontrolled.as_str() {
             let host = self.detail.as_deref().map_or_else(String::new, host);
-            tracing::warn!(%request, agent, door = "request", host, verdict = "block", "uncontrolled destination");
+            tracing::warn!(%request, agent, filter = "request", host, verdict = "block", "uncontrolled destination");
         }
     }
 }

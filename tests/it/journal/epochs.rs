@@ -257,7 +257,7 @@ fn a_loss_that_was_not_said_to_its_end_is_said_again() {
 
 #[test]
 fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
-    let status = |status| Event::AgentStanding {
+    let status = |status| Event::AgentStatus {
         agent: "acme/a".parse().expect("agent"),
         status,
         reason: "x".to_owned(),
@@ -276,7 +276,7 @@ fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
     let (log, found) = begun(&data).expect("begun");
     log.close().expect("closed");
     let last =
-        |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-standing").cloned();
+        |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-status").cloned();
     assert_eq!(last(&found), Some(status(AgentStatus::Revoked)));
     // The log itself says so from now on.
     fs::remove_file(data.settings().cache).expect("remove");

@@ -185,7 +185,7 @@ fn who_may_not_act_takes_no_memory() {
     let planner = Planner::new(&door, 1, Vec::new());
     let reason = "a test".to_owned();
     let agent = "research/planner-1".parse().expect("agent");
-    door.apply(Event::AgentStanding { agent, status: AgentStatus::Suspended, reason });
+    door.apply(Event::AgentStatus { agent, status: AgentStatus::Suspended, reason });
     for number in 0..100 {
         assert_eq!(door.ask(&planner.leaf(number)), Err(Code::AgentSuspended));
     }

@@ -36,9 +36,9 @@ impl PayloadReader<'_> {
     }
 
     fn status(&self) -> Result<AgentStatus, RecordFault> {
-        let word = self.text("standing")?;
+        let word = self.text("status")?;
         let known = STATUSES.iter().find(|(_, known)| *known == word);
-        known.map(|(status, _)| *status).ok_or(RecordFault::Member("standing"))
+        known.map(|(status, _)| *status).ok_or(RecordFault::Member("status"))
     }
 }
 
@@ -50,7 +50,7 @@ fn stands<'e>(
     reason: &'e str,
 ) {
     into.name(member, name);
-    into.name("standing", status.as_str());
+    into.name("status", status.as_str());
     into.name("reason", reason);
 }
 
@@ -97,19 +97,19 @@ impl Event {
                 into.name("class", class);
                 into.optional("principal", principal.as_ref().map(Principal::as_str));
             }
-            Self::AgentStanding { agent, status, reason } => {
+            Self::AgentStatus { agent, status, reason } => {
                 stands(into, ("agent", agent.as_str()), *status, reason)
             }
-            Self::NamespaceStanding { namespace, status, reason } => {
+            Self::NamespaceStatus { namespace, status, reason } => {
                 stands(into, ("namespace", namespace), *status, reason)
             }
-            Self::PrincipalStanding { principal, status, reason } => {
+            Self::PrincipalStatus { principal, status, reason } => {
                 stands(into, ("principal", principal.as_str()), *status, reason);
             }
             Self::Admission(admission) => admission.members(into),
             Self::Outcome(outcome) => outcome.members(into),
             Self::Refusal(refused) => refused.members(into),
-            Self::Refusals(counts) | Self::Strangers(counts) => counts.members(into),
+            Self::Refusals(counts) | Self::UnauthenticatedRefusals(counts) => counts.members(into),
             Self::Written(_) => {}
             Self::TokenRegistered { .. }
             | Self::TokenSigned { .. }
@@ -256,7 +256,9 @@ impl Event {
         plain: &PayloadReader<'_>,
     ) -> Result<Option<Self>, RecordFault> {
         Ok(Some(match kind {
-            "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
+            "admission" | "outcome" | "refusal" | "refusals" | "unauthenticated-refusals" => {
+                return Ok(None);
+            }
             "reload" => Self::Reload { policy: plain.text("policy")? },
             "handover" => {
                 Self::Handover { version: plain.text("version")?, policy: plain.text("policy")? }
@@ -295,17 +297,17 @@ impl Event {
                 principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
                 class: plain.text("class")?,
             },
-            "agent-standing" => Self::AgentStanding {
+            "agent-status" => Self::AgentStatus {
                 agent: plain.name("agent")?,
                 status: plain.status()?,
                 reason: plain.text("reason")?,
             },
-            "namespace-standing" => Self::NamespaceStanding {
+            "namespace-status" => Self::NamespaceStatus {
                 namespace: plain.text("namespace")?,
                 status: plain.status()?,
                 reason: plain.text("reason")?,
             },
-            "principal-standing" => Self::PrincipalStanding {
+            "principal-status" => Self::PrincipalStatus {
                 principal: plain.name("principal")?,
                 status: plain.status()?,
                 reason: plain.text("reason")?,

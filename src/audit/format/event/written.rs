@@ -6,7 +6,8 @@ use crate::id::{Principal, RequestId};
 use crate::json;
 
 /// The kinds of events that are passed on: those that change no book.
-const KINDS: [&str; 5] = ["admission", "outcome", "refusal", "refusals", "strangers"];
+const KINDS: [&str; 5] =
+    ["admission", "outcome", "refusal", "refusals", "unauthenticated-refusals"];
 
 /// A record's inside as another process has written it, of a kind that changes no book.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -140,13 +140,13 @@ impl fmt::Display for Against {
 /// Kinds of records of which one says why somebody is refused with that code.
 pub(super) fn reasons(code: &str) -> &'static [&'static str] {
     match code {
-        "agent-suspended" | "agent-quarantined" => &["agent-standing", "namespace-standing"],
-        "agent-revoked" => &["agent-standing"],
-        "principal-suspended" => &["principal-standing"],
+        "agent-suspended" | "agent-quarantined" => &["agent-status", "namespace-status"],
+        "agent-revoked" => &["agent-status"],
+        "principal-suspended" => &["principal-status"],
         "token-revoked" => &["token-revoked"],
         "key-revoked" => &["key-retired", "key-revoked"],
         "handle-revoked" => &["handle-revoked", "handle-set"],
-        "token-behind-handle" => &["handle-set"],
+        "handle-required" => &["handle-set"],
         _ => &[],
     }
 }
@@ -159,13 +159,13 @@ impl ReplayedState {
                 let principal = principal.as_ref().map(|principal| principal.as_str().to_owned());
                 self.principals.entry(agent.as_str().to_owned()).or_default().now(at, principal);
             }
-            Event::AgentStanding { agent, status, .. } => {
+            Event::AgentStatus { agent, status, .. } => {
                 self.statuses.entry(agent.as_str().to_owned()).or_default().now(at, *status);
             }
-            Event::NamespaceStanding { namespace, status, .. } => {
+            Event::NamespaceStatus { namespace, status, .. } => {
                 self.statuses.entry(all_of(namespace)).or_default().now(at, *status);
             }
-            Event::PrincipalStanding { principal, status, .. } => {
+            Event::PrincipalStatus { principal, status, .. } => {
                 self.statuses
                     .entry(principal_row(principal.as_str()))
                     .or_default()
@@ -215,7 +215,7 @@ impl ReplayedState {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_)
+            | Event::UnauthenticatedRefusals(_)
             | Event::Written(_)
             | Event::KeyAdded { .. } => {}
         }
@@ -335,7 +335,7 @@ impl ReplayedState {
                 let handles = caller.chain.iter().flat_map(behind).chain(&caller.handle);
                 handles.into_iter().any(|handle| ever(self.revoked_handles.get(handle)))
             }
-            "token-behind-handle" => {
+            "handle-required" => {
                 caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf)))
             }
             _ => return None,
@@ -358,13 +358,13 @@ impl ReplayedState {
         for (name, (status, principal)) in agents {
             let row = match (name.strip_suffix("/*"), name.strip_prefix("principal ")) {
                 (Some(namespace), _) => {
-                    serde_json::json!({ "namespace": namespace, "standing": status })
+                    serde_json::json!({ "namespace": namespace, "status": status })
                 }
                 (None, Some(stopped)) => {
-                    serde_json::json!({ "principal": stopped, "standing": status })
+                    serde_json::json!({ "principal": stopped, "status": status })
                 }
                 (None, None) => {
-                    serde_json::json!({ "agent": name, "principal": principal, "standing": status })
+                    serde_json::json!({ "agent": name, "principal": principal, "status": status })
                 }
             };
             lines.push(row.to_string());

@@ -243,7 +243,9 @@ impl RefusalCounter {
     /// Counts on from what was [due](Self::due) and could not be recorded.
     pub(super) fn take_back(&self, event: &Event) {
         let inner = &mut *self.lock();
-        let (Event::Refusals(counted) | Event::Strangers(counted)) = event else { return };
+        let (Event::Refusals(counted) | Event::UnauthenticatedRefusals(counted)) = event else {
+            return;
+        };
         let counts = if matches!(event, Event::Refusals(_)) {
             &mut inner.agents
         } else {
@@ -274,7 +276,12 @@ impl RefusalCounter {
         }
         let from = std::mem::replace(&mut inner.since, now);
         let mut events = inner.agents.events(from, now, false, Event::Refusals);
-        events.extend(inner.unauthenticated.events(from, now, true, Event::Strangers));
+        events.extend(inner.unauthenticated.events(
+            from,
+            now,
+            true,
+            Event::UnauthenticatedRefusals,
+        ));
         events
     }
 }
@@ -333,7 +340,7 @@ mod tests {
         let events = refusal_counter.due(NOW.plus(MINUTE), false);
         assert_eq!(events.len(), ROWS / ROWS_MAX);
         let of = |event: &Event| match event {
-            Event::Strangers(refusal_counter) => (
+            Event::UnauthenticatedRefusals(refusal_counter) => (
                 refusal_counter.rows.len(),
                 refusal_counter.rows.iter().map(|row| row.count).sum::<u64>()
                     + refusal_counter.other,
