@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use token_shield::audit::format::event::Event;
 use token_shield::audit::format::note::read_vkeys;
-use token_shield::audit::format::request::{About, Admission, Body, Caller, Server};
-use token_shield::audit::read::verify::{Wanted, verify};
-use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::format::request::{Admission, BodyDigest, Caller, RequestContext, Server};
+use token_shield::audit::read::verify::{VerifyTarget, verify};
+use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::clock::{Clock, ManualClock, SystemClock};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::{KeyId, RequestId, TokenId};
@@ -27,7 +27,7 @@ fn admission(number: u64) -> Event {
         principal: format!("team:{}", number % 5).parse().expect("principal"),
         chain: vec![(TokenId([1; 32]), KeyId([2; 32]))],
     };
-    let about = About {
+    let about = RequestContext {
         request: RequestId::new(1_790_000_000_000, u128::from(number)),
         caller: Arc::new(caller),
         handle: None,
@@ -38,7 +38,7 @@ fn admission(number: u64) -> Event {
     };
     let upstream =
         Some(Server { name: "vllm-a".into(), controlled: true, jurisdiction: Some("DE".into()) });
-    let body = Body { bytes: 2048, digest: [7; 32] };
+    let body = BodyDigest { bytes: 2048, digest: [7; 32] };
     Event::Admission(Box::new(Admission {
         about,
         upstream,
@@ -52,8 +52,8 @@ fn admission(number: u64) -> Event {
     }))
 }
 
-fn settings(dir: &Path) -> Settings {
-    Settings { reserve: 0, ..Settings::of_data(dir, "bench") }
+fn settings(dir: &Path) -> LogSettings {
+    LogSettings { reserve: 0, ..Settings::of_data(dir, "bench") }
 }
 
 /// The middle of 200 syncs of one sector's page.
@@ -78,7 +78,7 @@ fn fill(log: &Log, records: u64, waiters: u64, clock: &SystemClock) -> f64 {
     let (answer, answers) = mpsc::channel();
     let seal = |number| {
         let answer = answer.clone();
-        log.seal_with(admission(number), None, move |sealed| {
+        log.append_with(admission(number), None, move |sealed| {
             let _ = answer.send(sealed.is_ok());
         });
     };
@@ -104,7 +104,7 @@ fn amplification(dir: &Path) {
     let before = disk.bytes();
     let count = 1024;
     for number in 0..count {
-        log.seal_blocking(admission(number), None).expect("sealed");
+        log.append_blocking(admission(number), None).expect("sealed");
         clock.advance(Duration::from_secs(1));
         // The sealer's thread goes by that clock too: it is given the time to look at it.
         std::thread::park_timeout(Duration::from_millis(2));
@@ -193,7 +193,8 @@ fn main() {
     let keys =
         read_vkeys(&std::fs::read_to_string(dir.join("log.vkeys")).expect("keys")).expect("keys");
     let head = dir.join("secret/head");
-    let wanted = Wanted { dir: &dir.join("audit"), keys: &keys, head: Some(&head), since: None };
+    let wanted =
+        VerifyTarget { dir: &dir.join("audit"), keys: &keys, head: Some(&head), since: None };
     let began = clock.monotonic();
     let seen = verify(&wanted, |_, _| {}).expect("valid");
     let took = (clock.monotonic() - began).as_secs_f64();

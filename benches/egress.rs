@@ -12,13 +12,13 @@ use std::time::Instant;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use token_shield::guard::egress::policy::{
-    EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use,
+    EgressPolicy, ListEntry, Lists, SelfEndpoints, TokenRestrictions, Use,
 };
 use token_shield::guard::egress::text::{Found, Scanner, Verdict};
 use token_shield::model::answer::StreamFilter;
 use token_shield::model::response_text::{Channel, ChannelId, StreamTexts, TextFilter, whole};
 use token_shield::model::tools::Tools;
-use token_shield::model::{Operation, Profile, Terms, UnknownFields, read};
+use token_shield::model::{BodyRules, Operation, Profile, UnknownFields, read};
 
 const PROSE: &str = "The weather in the mountains turns quickly, so pack for rain even where the morning is clear. Start before seven, take \
     the left path behind the chapel: it is longer, and shaded. There's water at two places (the second one dries up in August), and \
@@ -38,7 +38,7 @@ fn policy() -> EgressPolicy {
     let entries = |names: &[&str]| {
         names
             .iter()
-            .map(|name| name.parse::<Entry>().unwrap_or_else(|why| panic!("{why}")))
+            .map(|name| name.parse::<ListEntry>().unwrap_or_else(|why| panic!("{why}")))
             .collect()
     };
     let lists = Lists {
@@ -124,14 +124,14 @@ fn egress(bench: &mut Criterion) {
         PROSE.repeat(5)
     );
     let terms =
-        Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+        BodyRules { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
     let call =
         read(Operation::ChatCompletions, asked.as_bytes()).and_then(|read| read.understand(&terms));
     let call = call.unwrap_or_else(|no| panic!("{no}"));
     // Door 1 asks what the reading of the body has found; what it costs where that is nothing, and a filter for a whole answer.
     group.bench_function("doors 1 and 2, nothing found", |run| {
         run.iter(|| {
-            let through = black_box(&call).reaches().is_empty();
+            let through = black_box(&call).external_references().is_empty();
             through && whole(black_box(answer.as_bytes()), &mut Door::new(&policy)).is_ok()
         });
     });

@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
 use token_shield::clock::{ManualClock, SystemClock, Timestamp};
 use token_shield::guard::gcra::{Limit, Period};
-use token_shield::guard::limiter::{Ask, Kind, Limiter};
+use token_shield::guard::limiter::{Ask, Limiter, SubjectKind};
 
 /// A rate that no benchmark reaches.
 const WIDE: u64 = 4_000_000_000;
@@ -20,9 +20,9 @@ fn asks(limiter: &Limiter, agent: &str) -> Vec<Ask> {
         Limit::new(Period::Minute, WIDE, Some(WIDE)),
     );
     vec![
-        ask(Kind::Agent, agent, vec![second, minute]),
-        ask(Kind::Principal, "team:research", vec![minute]),
-        ask(Kind::Model, "llama-3.1-8b", vec![minute]),
+        ask(SubjectKind::Agent, agent, vec![second, minute]),
+        ask(SubjectKind::Principal, "team:research", vec![minute]),
+        ask(SubjectKind::Model, "llama-3.1-8b", vec![minute]),
     ]
 }
 
@@ -68,9 +68,9 @@ fn in_flight(bench: &mut Criterion) {
     let limiter = Arc::new(Limiter::new(Arc::new(SystemClock::start())));
     let place = |kind, name| (limiter.subject(kind, name), 64);
     let places = [
-        place(Kind::Agent, "research/summarizer"),
-        place(Kind::Model, "llama-3.1-8b"),
-        place(Kind::Upstream, "vllm-a"),
+        place(SubjectKind::Agent, "research/summarizer"),
+        place(SubjectKind::Model, "llama-3.1-8b"),
+        place(SubjectKind::Upstream, "vllm-a"),
     ];
     bench.bench_function("limiter/three places in flight, taken and given back", |run| {
         run.iter(|| limiter.enter(black_box(&places)).is_ok());

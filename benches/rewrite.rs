@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use token_shield::model::{self, Changes, Operation, Profile, Terms, UnknownFields};
+use token_shield::model::{self, BodyChanges, BodyRules, Operation, Profile, UnknownFields};
 
 /// A conversation with a tool and its result, about `length` bytes of compact JSON.
 fn chat(length: usize) -> Vec<u8> {
@@ -29,12 +29,12 @@ fn chat(length: usize) -> Vec<u8> {
 
 fn rewrite(bench: &mut Criterion) {
     let Some(profile) = Profile::named("vllm") else { panic!("the profile of vLLM is built in") };
-    let terms = Terms {
+    let terms = BodyRules {
         profile: &profile,
         unknown_fields: UnknownFields::Refuse,
         model_upstream: "meta-llama/Llama-3.1-8B-Instruct",
     };
-    let changes = Changes { output_tokens: 4096, request_id: None, cache_salt: None };
+    let changes = BodyChanges { output_tokens: 4096, request_id: None, cache_salt: None };
     let mut group = bench.benchmark_group("rewrite");
     for (name, length) in [("2 KB", 2 << 10), ("200 KB", 200 << 10)] {
         let body = chat(length);

@@ -13,22 +13,22 @@ use http::{HeaderMap, HeaderValue};
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, Portable, SigningKey, Verifier};
-use token_shield::guard::authenticate::{Authenticator, Credential, Found};
+use token_shield::guard::authenticate::{Authenticator, Credential, TokenLookup};
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
 use token_shield::id::KeyId;
 use token_shield::json::Value;
-use token_shield::keyring::{Issuer, Keyring};
+use token_shield::keyring::{IssuerKeys, Keyring};
 use token_shield::registry::Registry;
-use token_shield::token::constraint::{Constraint, Kind};
+use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::delegate::{Narrowed, delegate};
 use token_shield::token::jwk::Jwk;
-use token_shield::token::mint::{Request, mint};
-use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, verify};
+use token_shield::token::mint::{MintRequest, mint};
+use token_shield::token::{IssuerPolicy, KeySource, KnownKey, PostQuantum, Presented, verify};
 
 struct One(Arc<KnownKey>);
 
-impl Keys for One {
+impl KeySource for One {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
         (*kid == self.0.id).then(|| Arc::clone(&self.0))
     }
@@ -46,12 +46,17 @@ fn token(
     let models = Value::Array(vec![Value::from_text("llama-3.1-8b"), Value::from_text("bge-m3")]);
     let names = ("https://operator.example", "https://gateway.example");
     let lifetime = (NOW, Duration::from_secs(3600));
-    let mut request =
-        Request::new(names, "research/summarizer".parse()?, "team:research".parse()?, lifetime, 1)
-            .limited(Constraint::new("model", Kind::OneOf, models)?)
-            .limited(Constraint::new("requests_per_minute", Kind::Rate, Value::from_u64(120))?)
-            .limited(Constraint::new("requests_in_flight", Kind::Max, Value::from_u64(8))?)
-            .limited(Constraint::new("output_tokens", Kind::Max, Value::from_u64(4096))?);
+    let mut request = MintRequest::new(
+        names,
+        "research/summarizer".parse()?,
+        "team:research".parse()?,
+        lifetime,
+        1,
+    )
+    .limited(Constraint::new("model", ConstraintType::OneOf, models)?)
+    .limited(Constraint::new("requests_per_minute", ConstraintType::Rate, Value::from_u64(120))?)
+    .limited(Constraint::new("requests_in_flight", ConstraintType::Max, Value::from_u64(8))?)
+    .limited(Constraint::new("output_tokens", ConstraintType::Max, Value::from_u64(4096))?);
     if !lists.is_empty() {
         request.limits.retain(|limit| !lists.iter().any(|list| list.same_row(limit)));
         request.limits.extend_from_slice(lists);
@@ -101,7 +106,9 @@ fn lists(length: usize) -> Result<Vec<Constraint>, Box<dyn std::error::Error>> {
         Value::Array((0..64).map(|number| Value::from_text(format!("{number:0length$}"))).collect())
     };
     let keys = ["model", "egress_host", "tool_type"].into_iter().filter(|_| length > 0);
-    Ok(keys.map(|key| Constraint::new(key, Kind::OneOf, names())).collect::<Result<_, _>>()?)
+    Ok(keys
+        .map(|key| Constraint::new(key, ConstraintType::OneOf, names()))
+        .collect::<Result<_, _>>()?)
 }
 
 /// A chain of four: an ML-DSA-65 root, and holders with Ed25519 keys; each with lists of names of that length.
@@ -138,7 +145,7 @@ fn one(bench: &mut Criterion, name: &str, text: &str, keys: &One) {
         let known = credential.and_then(|read| {
             door.authenticate(&read, peer, Arc::clone(&tables)).map_err(|denied| denied.refusal)
         });
-        known.is_ok_and(|known| known.found == Found::Cached)
+        known.is_ok_and(|known| known.found == TokenLookup::Cached)
     };
     assert!(!asked(), "the first time it is verified");
     bench.bench_function(&format!("verify/cached, {name}, with times and standing"), |run| {
@@ -150,7 +157,7 @@ fn one(bench: &mut Criterion, name: &str, text: &str, keys: &One) {
 fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     let known = Jwk::of(keys.0.key.clone());
     let keyring = Keyring::new();
-    keyring.set_issuers(vec![Issuer { policy: Arc::clone(&keys.0.issuer), keys: vec![known] }]);
+    keyring.set_issuers(vec![IssuerKeys { policy: Arc::clone(&keys.0.issuer), keys: vec![known] }]);
     let clock = Arc::new(ManualClock::at(NOW));
     let books =
         (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use token_shield::guard::egress::destination::{Destination, Host};
 use token_shield::guard::egress::policy::{
-    EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use,
+    EgressPolicy, ListEntry, Lists, SelfEndpoints, TokenRestrictions, Use,
 };
 use token_shield::guard::egress::text::{Found, MARK, Scanner, Verdict};
 
@@ -18,7 +18,7 @@ static JUDGE: LazyLock<EgressPolicy> = LazyLock::new(|| {
         "127.0.0.1:8000",
         "[2606:4700::1111]:443",
     ];
-    let list: Vec<Entry> = lines.iter().filter_map(|line| line.parse().ok()).collect();
+    let list: Vec<ListEntry> = lines.iter().filter_map(|line| line.parse().ok()).collect();
     EgressPolicy::new(
         Lists { media: list.clone(), links: list.clone(), tunnel: list, networks: Vec::new() },
         SelfEndpoints::default(),

@@ -14,7 +14,7 @@ use token_shield::crypto::{Algorithm, Portable, SigningKey};
 use token_shield::id::KeyId;
 use token_shield::token::jwk::{self, Jwk};
 use token_shield::token::{
-    IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, inspect, verify, verify_signatures,
+    IssuerPolicy, KeySource, KnownKey, PostQuantum, Presented, inspect, verify, verify_signatures,
 };
 
 const NOW_S: i64 = 1_790_000_010;
@@ -23,7 +23,7 @@ const NOW: Timestamp = Timestamp(NOW_S * 1000);
 /// A gateway that knows one operator's key.
 struct Ring(HashMap<KeyId, Arc<KnownKey>>);
 
-impl Keys for Ring {
+impl KeySource for Ring {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
         self.0.get(kid).cloned()
     }

@@ -2,26 +2,26 @@
 
 mod auditors;
 mod background;
-mod books;
 mod certificate;
 mod check;
-mod doors;
-mod ending;
+mod digests;
 mod fault;
 pub mod handover;
+mod housekeeping;
 mod inherited;
 pub(crate) mod keys;
 mod listeners;
+mod management;
 mod notify;
-mod own;
 mod prepared;
 mod readiness;
 mod reload;
 mod restart;
 mod run;
+mod self_endpoints;
+mod shutdown;
+mod state;
 mod tls;
-mod watchful;
-mod weigh;
 mod wiring;
 
 use std::path::PathBuf;
@@ -37,14 +37,14 @@ use crate::guard::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
 
-pub use books::Books;
-use books::retain;
 use check::classes;
 pub use check::{issuers, soon_expired, unusable, warnings};
 pub use fault::StartFault;
 pub use listeners::Listeners;
-pub use own::egress_policy_of;
-pub use prepared::Prepared;
+pub use prepared::PreparedGateway;
+pub use self_endpoints::egress_policy_of;
+pub use state::GatewayState;
+use state::retain;
 use wiring::wiring;
 
 /// How long a stop waits for operators and scrapers.
@@ -54,13 +54,13 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub struct App {
     config: Config,
     source: Option<PathBuf>,
-    books: Books,
+    gateway_state: GatewayState,
     control: Arc<Control>,
     gateway: Arc<Gateway>,
     metrics: Arc<Metrics>,
     tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     /// The former process while it drains, and its channels to this one.
-    predecessor: Option<prepared::Before>,
+    predecessor: Option<prepared::FormerProcess>,
     /// How this process was started, if it may start its successor.
     program: Option<handover::Program>,
 }
@@ -73,10 +73,10 @@ impl App {
     /// Everything that would make the gateway run differently from its config.
     pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
         retain(&config);
-        let books = Books::open(&config)?;
-        let prepared = Prepared::new(config, source)?;
-        let limiter = Limiter::new(Arc::clone(&books.clock));
-        prepared.build(books, limiter, CacheSalts::new()?)
+        let gateway_state = GatewayState::open(&config)?;
+        let prepared = PreparedGateway::new(config, source)?;
+        let limiter = Limiter::new(Arc::clone(&gateway_state.clock));
+        prepared.build(gateway_state, limiter, CacheSalts::new()?)
     }
 
     /// The handler of commands, for callers in the same process.

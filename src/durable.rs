@@ -19,7 +19,7 @@ pub use identity::{Changed, Identity};
 /// What the disk did not do.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot {doing} {}: {error}", path.display())]
-pub struct Fault {
+pub struct DiskFault {
     /// What was tried: a verb, as in "cannot sync …".
     pub doing: &'static str,
     /// On which file or folder.
@@ -29,7 +29,7 @@ pub struct Fault {
     pub error: Arc<io::Error>,
 }
 
-impl Fault {
+impl DiskFault {
     /// The fault of `doing` something with `path`, for `map_err`.
     pub fn of(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
@@ -184,10 +184,10 @@ impl Disk for SystemDisk {
 ///
 /// # Errors
 /// When it cannot be made, is not a folder, or has content and is open to others.
-pub fn make_private_dir(path: &Path) -> Result<(), Fault> {
+pub fn make_private_dir(path: &Path) -> Result<(), DiskFault> {
     match fs::metadata(path) {
         Ok(found) if !found.is_dir() => {
-            return Err(Fault::new(
+            return Err(DiskFault::new(
                 "use",
                 path,
                 io::ErrorKind::NotADirectory,
@@ -196,16 +196,16 @@ pub fn make_private_dir(path: &Path) -> Result<(), Fault> {
         }
         Ok(found) if found.mode() & 0o077 == 0 => return Ok(()),
         Ok(_) => {
-            let mut entries = fs::read_dir(path).map_err(Fault::of("list", path))?;
+            let mut entries = fs::read_dir(path).map_err(DiskFault::of("list", path))?;
             if entries.next().is_some() {
                 let why = "other users can enter this folder: chmod 700 it, after a look at what is in it";
-                return Err(Fault::new("use", path, io::ErrorKind::PermissionDenied, why));
+                return Err(DiskFault::new("use", path, io::ErrorKind::PermissionDenied, why));
             }
             return fs::set_permissions(path, Permissions::from_mode(0o700))
-                .map_err(Fault::of("chmod 700", path));
+                .map_err(DiskFault::of("chmod 700", path));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Fault::of("look at", path)(error)),
+        Err(error) => return Err(DiskFault::of("look at", path)(error)),
     }
     let parent = parent_of(path);
     if !parent.exists() {
@@ -215,7 +215,7 @@ pub fn make_private_dir(path: &Path) -> Result<(), Fault> {
         Ok(()) => sync_dir(parent),
         // Somebody else made it between the two calls: judge what they made.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => make_private_dir(path),
-        Err(error) => Err(Fault::of("make", path)(error)),
+        Err(error) => Err(DiskFault::of("make", path)(error)),
     }
 }
 
@@ -223,7 +223,7 @@ pub fn make_private_dir(path: &Path) -> Result<(), Fault> {
 ///
 /// # Errors
 /// When it is there already (`AlreadyExists`), or cannot be written and synced.
-pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskFault> {
     let temporary = Temporary::write(path, bytes, mode)?;
     match fs::hard_link(&temporary.0, path) {
         Ok(()) => {
@@ -231,11 +231,11 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
             sync_dir(parent_of(path))
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(Fault::of("create", path)(error))
+            Err(DiskFault::of("create", path)(error))
         }
         // A file system without hard links: look first. Two creators at the same instant are told apart by locks, not here.
         Err(_) if fs::symlink_metadata(path).is_ok() => {
-            Err(Fault::new("create", path, io::ErrorKind::AlreadyExists, "it is there already"))
+            Err(DiskFault::new("create", path, io::ErrorKind::AlreadyExists, "it is there already"))
         }
         Err(_) => temporary.rename(path),
     }
@@ -245,7 +245,7 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
 ///
 /// # Errors
 /// When it cannot be written and synced.
-pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskFault> {
     Temporary::write(path, bytes, mode)?.rename(path)
 }
 
@@ -253,8 +253,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fault> {
 ///
 /// # Errors
 /// When the folder cannot be opened or synced.
-pub fn sync_dir(path: &Path) -> Result<(), Fault> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(Fault::of("sync", path))
+pub fn sync_dir(path: &Path) -> Result<(), DiskFault> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(DiskFault::of("sync", path))
 }
 
 /// The folder that `path` stands in.
@@ -270,10 +270,10 @@ fn parent_of(path: &Path) -> &Path {
 struct Temporary(PathBuf);
 
 impl Temporary {
-    fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<Self, Fault> {
+    fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<Self, DiskFault> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = path.file_name() else {
-            return Err(Fault::new(
+            return Err(DiskFault::new(
                 "write",
                 path,
                 io::ErrorKind::InvalidInput,
@@ -294,19 +294,19 @@ impl Temporary {
                     Ok(file) => file,
                     // Left by a crashed process that had our id.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                    Err(error) => return Err(Fault::of("create", &passing)(error)),
+                    Err(error) => return Err(DiskFault::of("create", &passing)(error)),
                 };
             let temporary = Self(passing);
             file.set_permissions(Permissions::from_mode(mode))
                 .and_then(|()| file.write_all(bytes))
                 .and_then(|()| file.sync_all())
-                .map_err(Fault::of("write", &temporary.0))?;
+                .map_err(DiskFault::of("write", &temporary.0))?;
             return Ok(temporary);
         }
     }
 
-    fn rename(self, path: &Path) -> Result<(), Fault> {
-        fs::rename(&self.0, path).map_err(Fault::of("replace", path))?;
+    fn rename(self, path: &Path) -> Result<(), DiskFault> {
+        fs::rename(&self.0, path).map_err(DiskFault::of("replace", path))?;
         sync_dir(parent_of(path))
     }
 }
@@ -331,10 +331,10 @@ impl Lock {
     ///
     /// # Errors
     /// When the file cannot be opened or locked at all.
-    pub fn take(path: &Path) -> Result<Option<Self>, Fault> {
+    pub fn take(path: &Path) -> Result<Option<Self>, DiskFault> {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path).map_err(Fault::of("open", path))?;
+        let file = options.open(path).map_err(DiskFault::of("open", path))?;
         Self::of(file, path)
     }
 
@@ -343,16 +343,16 @@ impl Lock {
     ///
     /// # Errors
     /// When it cannot be asked for.
-    pub fn adopt(file: File, path: &Path) -> Result<Option<Self>, Fault> {
+    pub fn adopt(file: File, path: &Path) -> Result<Option<Self>, DiskFault> {
         // A lock belongs to the open file description (flock(2)): to take it once more succeeds through a copy of the descriptor.
         Self::of(file, path)
     }
 
-    fn of(file: File, path: &Path) -> Result<Option<Self>, Fault> {
+    fn of(file: File, path: &Path) -> Result<Option<Self>, DiskFault> {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => return Err(Fault::of("lock", path)(error)),
+            Err(fs::TryLockError::Error(error)) => return Err(DiskFault::of("lock", path)(error)),
         }
         let identity = Identity::of(&file, path)?;
         // Unlinked between open and lock: what we hold excludes nobody.
@@ -363,11 +363,11 @@ impl Lock {
     ///
     /// # Errors
     /// When there is no descriptor left.
-    pub fn duplicate(&self) -> Result<Self, Fault> {
+    pub fn duplicate(&self) -> Result<Self, DiskFault> {
         let file = self
             .file
             .try_clone()
-            .map_err(Fault::of("copy the descriptor of", self.identity.path()))?;
+            .map_err(DiskFault::of("copy the descriptor of", self.identity.path()))?;
         Ok(Self { file, identity: self.identity.clone() })
     }
 

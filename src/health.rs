@@ -19,12 +19,12 @@ const DOWN_MAX: Duration = Duration::from_secs(60);
 
 /// The book of upstreams; one that is not in it counts as up.
 pub struct Health {
-    upstreams: HashMap<Arc<str>, Mutex<State>>,
+    upstreams: HashMap<Arc<str>, Mutex<ServerState>>,
     clock: Arc<dyn Clock>,
 }
 
 #[derive(Default)]
-struct State {
+struct ServerState {
     /// The last dial failed.
     unreachable: bool,
     /// Requests in a row that failed.
@@ -40,7 +40,7 @@ struct Down {
     wait: Duration,
 }
 
-impl State {
+impl ServerState {
     const fn up(&self) -> bool {
         !self.unreachable && self.down.is_none()
     }
@@ -59,7 +59,7 @@ impl Health {
         Self { upstreams: names.into_iter().map(|name| (name, Mutex::default())).collect(), clock }
     }
 
-    fn state(&self, name: &str) -> Option<MutexGuard<'_, State>> {
+    fn state(&self, name: &str) -> Option<MutexGuard<'_, ServerState>> {
         Some(self.upstreams.get(name)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -94,7 +94,7 @@ impl Health {
 
     /// Notes that a request was served. What the upstream is now, where that is news.
     pub fn served(&self, name: &str) -> Option<bool> {
-        self.state(name)?.change(|state| *state = State::default())
+        self.state(name)?.change(|state| *state = ServerState::default())
     }
 
     /// Notes that a request failed there: reset, not answered, or answered that the server cannot serve; or that the server

@@ -16,7 +16,7 @@ use crate::id::KeyId;
 use crate::json;
 use crate::refusal::{Code, Refusal};
 use crate::token::jwk;
-use crate::token::{IssuerPolicy, Keys, KnownKey};
+use crate::token::{IssuerPolicy, KeySource, KnownKey};
 
 /// What a key is good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl KeyState {
 
 /// A key as `keys list` shows it.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct KeyRow {
     /// The key and its issuer.
     pub known: Arc<KnownKey>,
     /// What it is good for.
@@ -62,7 +62,7 @@ pub struct Row {
     used: Arc<AtomicI64>,
 }
 
-impl Row {
+impl KeyRow {
     /// When a token of the key was last taken here, since the start.
     #[must_use]
     pub fn used(&self) -> Option<Timestamp> {
@@ -72,7 +72,7 @@ impl Row {
 }
 
 /// An issuer and the keys of its JWKS file.
-pub struct Issuer {
+pub struct IssuerKeys {
     /// What its tokens must say.
     pub policy: Arc<IssuerPolicy>,
     /// Its public keys.
@@ -80,7 +80,7 @@ pub struct Issuer {
 }
 
 #[derive(Default)]
-struct Book {
+struct KeyringState {
     issuers: Vec<(Arc<IssuerPolicy>, Vec<jwk::Jwk>)>,
     fetched: HashMap<String, Vec<jwk::Jwk>>,
     added: Vec<(String, jwk::Jwk, Timestamp)>,
@@ -89,7 +89,7 @@ struct Book {
 
 #[derive(Default)]
 struct Snapshot {
-    rows: HashMap<KeyId, Row>,
+    rows: HashMap<KeyId, KeyRow>,
     /// Keys that are revoked, of holders too: these are in no issuer's ring.
     revoked: HashMap<KeyId, (Timestamp, String)>,
 }
@@ -97,13 +97,13 @@ struct Snapshot {
 /// The keys.
 #[derive(Default)]
 pub struct Keyring {
-    book: std::sync::Mutex<Book>,
+    book: std::sync::Mutex<KeyringState>,
     snapshot: ArcSwap<Snapshot>,
     generation: AtomicU64,
 }
 
 /// The book's lock, poisoned or not: a panic elsewhere must not open or close the door.
-fn lock(book: &std::sync::Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
+fn lock(book: &std::sync::Mutex<KeyringState>) -> std::sync::MutexGuard<'_, KeyringState> {
     book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -115,7 +115,7 @@ impl Keyring {
     }
 
     /// Puts the config's issuers in the place of the former ones; states and imported keys stay.
-    pub fn set_issuers(&self, issuers: Vec<Issuer>) {
+    pub fn set_issuers(&self, issuers: Vec<IssuerKeys>) {
         let mut book = lock(&self.book);
         book.issuers = issuers.into_iter().map(|issuer| (issuer.policy, issuer.keys)).collect();
         self.publish(&book);
@@ -181,9 +181,9 @@ impl Keyring {
             Event::Start { .. }
             | Event::Stop
             | Event::AgentRegistered { .. }
-            | Event::AgentStanding { .. }
-            | Event::NamespaceStanding { .. }
-            | Event::PrincipalStanding { .. }
+            | Event::AgentStatus { .. }
+            | Event::NamespaceStatus { .. }
+            | Event::PrincipalStatus { .. }
             | Event::TokenRegistered { .. }
             | Event::TokenRevoked { .. }
             | Event::HandleSet { .. }
@@ -206,13 +206,13 @@ impl Keyring {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_)
+            | Event::UnauthenticatedRefusals(_)
             | Event::Written(_) => return,
         }
         self.publish(&book);
     }
 
-    fn publish(&self, book: &Book) {
+    fn publish(&self, book: &KeyringState) {
         let (mut rows, former) = (HashMap::new(), self.snapshot.load());
         let from_files = book
             .issuers
@@ -234,7 +234,7 @@ impl Keyring {
             // put here comes before what somebody publishes.
             let added = book.added.iter().find(|(_, key, _)| key.id() == id).map(|(_, _, at)| *at);
             let used = former.rows.get(&id).map(|row| Arc::clone(&row.used)).unwrap_or_default();
-            rows.entry(id).or_insert_with(|| Row { known: Arc::new(known), state, added, used });
+            rows.entry(id).or_insert_with(|| KeyRow { known: Arc::new(known), state, added, used });
         }
         let revoked = book.states.iter().filter_map(|(kid, state)| match state {
             KeyState::Revoked { since, why } => Some((*kid, (*since, why.clone()))),
@@ -252,7 +252,7 @@ impl Keyring {
 
     /// The key's row.
     #[must_use]
-    pub fn row(&self, kid: &KeyId) -> Option<Row> {
+    pub fn row(&self, kid: &KeyId) -> Option<KeyRow> {
         self.snapshot.load().rows.get(kid).cloned()
     }
 
@@ -267,8 +267,8 @@ impl Keyring {
 
     /// All rows, sorted by key id.
     #[must_use]
-    pub fn rows(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self.snapshot.load().rows.values().cloned().collect();
+    pub fn rows(&self) -> Vec<KeyRow> {
+        let mut rows: Vec<KeyRow> = self.snapshot.load().rows.values().cloned().collect();
         rows.sort_by_key(|row| row.known.id);
         rows
     }
@@ -332,7 +332,7 @@ impl Keyring {
     }
 }
 
-impl Keys for Keyring {
+impl KeySource for Keyring {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
         self.snapshot.load().rows.get(kid).map(|row| Arc::clone(&row.known))
     }

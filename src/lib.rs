@@ -16,7 +16,7 @@ pub mod merkle;
 pub mod refusal;
 pub mod secret;
 
-pub mod spelling;
+pub mod suggest;
 
 // Floor 1: formats and decisions (and floor 3's pen inside audit/).
 pub mod audit;

@@ -24,10 +24,10 @@ pub type SayDropped = fn(u64) -> String;
 
 /// The queue. Its handles share it.
 #[derive(Clone)]
-pub struct LogLines(Arc<Shared>);
+pub struct LogLines(Arc<SharedLines>);
 
-struct Shared {
-    queue: Mutex<Queue>,
+struct SharedLines {
+    queue: Mutex<PendingLines>,
     /// Wakes the writer.
     wake: Condvar,
     /// Tells that the writer has nothing left to write.
@@ -36,7 +36,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Queue {
+struct PendingLines {
     bytes: Vec<u8>,
     /// A line that is not to wait for others is in the queue, or somebody waits for the end.
     at_once: bool,
@@ -69,7 +69,7 @@ impl LogLines {
     /// When the thread cannot be started.
     pub fn start(out: impl Write + Send + 'static, say_dropped: SayDropped) -> io::Result<Self> {
         let (queue, wake, idle) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let lines = Self(Arc::new(Shared { queue, wake, idle, say_dropped }));
+        let lines = Self(Arc::new(SharedLines { queue, wake, idle, say_dropped }));
         let writer = Arc::clone(&lines.0);
         thread::Builder::new().name("log-lines".to_owned()).spawn(move || writer.run(out))?;
         Ok(lines)
@@ -126,14 +126,14 @@ impl LogLines {
         let mut queue = self.0.lock();
         queue.at_once = true;
         self.0.wake.notify_one();
-        let busy = |queue: &mut Queue| queue.writing || !queue.bytes.is_empty();
+        let busy = |queue: &mut PendingLines| queue.writing || !queue.bytes.is_empty();
         let waited = self.0.idle.wait_timeout_while(queue, within, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+impl SharedLines {
+    fn lock(&self) -> MutexGuard<'_, PendingLines> {
         // Nothing that can panic runs under the lock.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,9 +156,9 @@ impl Shared {
 
     /// Waits for lines, and takes them.
     fn take(&self) -> Vec<u8> {
-        let none = |queue: &mut Queue| queue.bytes.is_empty();
+        let none = |queue: &mut PendingLines| queue.bytes.is_empty();
         let queue = self.wake.wait_while(self.lock(), none).unwrap_or_else(PoisonError::into_inner);
-        let few = |queue: &mut Queue| !queue.at_once && queue.bytes.len() < ENOUGH;
+        let few = |queue: &mut PendingLines| !queue.at_once && queue.bytes.len() < ENOUGH;
         let waited = self.wake.wait_timeout_while(queue, WAIT, few);
         let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let mut lines = std::mem::take(&mut queue.bytes);

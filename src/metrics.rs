@@ -26,7 +26,7 @@ pub use audit::AuditGauges;
 use connections::Connections;
 use egress::Egress;
 use files::Files;
-use process::Process;
+use process::ProcessMetrics;
 use requests::Requests;
 
 /// Label of a model, upstream or agent that is not in its closed set.
@@ -35,7 +35,7 @@ const OTHER: &str = "other";
 const NONE: &str = "none";
 
 /// What one request was.
-pub struct Answered<'r> {
+pub struct RequestMeasures<'r> {
     /// The model's canonical name.
     pub model: Option<&'r str>,
     /// The operation; empty where none was found.
@@ -64,7 +64,7 @@ pub struct Answered<'r> {
 const UNREADY: [&str; 7] = [
     "audit-unavailable",
     "audit-full",
-    "audit-short",
+    "audit-resources",
     "audit-slow",
     "clock",
     "draining",
@@ -85,7 +85,7 @@ pub struct Metrics {
     audit: Audit,
     agents: IntGaugeVec,
     per_agent: Option<Agents>,
-    process: Process,
+    process: ProcessMetrics,
 }
 
 /// Buckets from 50 µs to 100 s.
@@ -173,9 +173,9 @@ impl Metrics {
             connections: Connections::new(&registry)?,
             reports: reports::Reports::new(&registry, upstreams)?,
             audit: Audit::new(&registry)?,
-            agents: gauges("token_shield_agents", "Registered agents", "standing")?,
+            agents: gauges("token_shield_agents", "Registered agents", "status")?,
             per_agent,
-            process: Process::new(&registry)?,
+            process: ProcessMetrics::new(&registry)?,
             registry,
         })
     }
@@ -203,8 +203,8 @@ impl Metrics {
     }
 
     /// A door of egress judged: `request` with `block`, `strip` or `inline`, and why.
-    pub fn egress(&self, door: &str, verdict: &str, reason: &str) {
-        self.egress.found.with_label_values(&[door, verdict, reason]).inc();
+    pub fn egress(&self, filter: &str, verdict: &str, reason: &str) {
+        self.egress.found.with_label_values(&[filter, verdict, reason]).inc();
     }
 
     /// A request was refused.
@@ -213,7 +213,7 @@ impl Metrics {
     }
 
     /// A request ended.
-    pub fn answered(&self, answered: &Answered<'_>) {
+    pub fn answered(&self, answered: &RequestMeasures<'_>) {
         self.requests.answered(answered);
         if let Some(agents) = &self.per_agent
             && let Some(agent) = answered.agent

@@ -33,7 +33,7 @@ pub enum Stage {
     /// Work in flight, model and upstream rates, budgets.
     Admitted,
     /// The record.
-    Sealed,
+    Recorded,
     /// The upstream.
     Forwarded,
 }
@@ -54,7 +54,7 @@ impl Stage {
             Self::Screened => "screened",
             Self::Governed => "governed",
             Self::Admitted => "admitted",
-            Self::Sealed => "sealed",
+            Self::Recorded => "recorded",
             Self::Forwarded => "forwarded",
         }
     }
@@ -199,7 +199,7 @@ codes! {
     TokenRevoked "token-revoked" Authenticated 401 Never "The token was revoked. Ask the operator.";
     HandleRevoked "handle-revoked" Authenticated 401 Never
         "The handle was revoked. Ask the operator.";
-    TokenBehindHandle "token-behind-handle" Authenticated 401 Never
+    HandleRequired "handle-required" Authenticated 401 Never
         "This token has a handle. Send the handle instead of the token.";
     KeyRevoked "key-revoked" Authenticated 401 Never
         "A key that signed the token or its chain was revoked. Ask the operator.";
@@ -269,14 +269,14 @@ codes! {
         "The request rate of the model or its server is used up. Retry-After says how long to \
         wait.";
 
-    AuditSlow "audit-slow" Sealed 503 Later
+    AuditSlow "audit-slow" Recorded 503 Later
         "The disk of the audit log is slow. Retry-After says how long to wait.";
-    AuditFull "audit-full" Sealed 503 Later
+    AuditFull "audit-full" Recorded 503 Later
         "The disk of the audit log is full, so new requests are refused.";
-    AuditShort "audit-short" Sealed 503 Later
+    AuditResources "audit-resources" Recorded 503 Later
         "The gateway is short of a resource for its audit log, such as open files. \
         Retry-After says how long to wait.";
-    AuditUnavailable "audit-unavailable" Sealed 503 Later
+    AuditUnavailable "audit-unavailable" Recorded 503 Later
         "The gateway cannot write its audit log, so it serves no requests.";
 
     FetchFailed "fetch-failed" Forwarded 422 Never
@@ -284,7 +284,7 @@ codes! {
         allowed there. Send the content itself.";
     FetchSlow "fetch-slow" Forwarded 504 Later
         "Content that the request names did not arrive in time.";
-    FetchAllowance "fetch-allowance" Forwarded 429 Later
+    FetchQuota "fetch-quota" Forwarded 429 Later
         "The agent's fetch quota for this hour is used up.";
     GatewayStopping "gateway-stopping" Forwarded 503 Later
         "The gateway is stopping, so it ends open requests.";
@@ -301,7 +301,7 @@ codes! {
     AnswerUncontrolled "answer-uncontrolled" Forwarded 403 Never
         "The answer points to an endpoint that is not controlled, and is refused for agents \
         of this class.";
-    ReaderSlow "reader-slow" Forwarded 408 Later "The caller did not read its answer in time.";
+    ClientSlow "client-slow" Forwarded 408 Later "The caller did not read its answer in time.";
     UpstreamCredential "upstream-credential" Forwarded 502 Never
         "The model's server refused the gateway's own credential. Tell the operator.";
     Internal "internal" Forwarded 500 Later

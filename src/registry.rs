@@ -22,7 +22,7 @@ use crate::refusal::{Code, Refusal};
 pub use status::StatusChange;
 use status::Wide;
 use wakeups::Wakeups;
-pub use wakeups::{Changes, Subject, Subscription};
+pub use wakeups::{ChangeSubject, Changes, Subscription};
 
 /// The class of an agent that nobody registered.
 pub const DEFAULT_CLASS: &str = "default";
@@ -81,7 +81,7 @@ impl Token {
 
 /// What a key has signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub struct KeyUse {
     /// Tokens that are neither over nor revoked.
     pub live: usize,
     /// The latest end of any.
@@ -150,7 +150,7 @@ impl Registry {
     }
 
     /// Folds the record into the rows. Gives the subjects that it changes.
-    fn fold(&self, record: &Record) -> Vec<Subject> {
+    fn fold(&self, record: &Record) -> Vec<ChangeSubject> {
         match &record.event {
             Event::AgentRegistered { agent, principal, class } => {
                 let mut row = self
@@ -159,23 +159,23 @@ impl Registry {
                     .or_insert_with(|| Self::row(agent, record.at));
                 row.principal.clone_from(principal);
                 row.class = class.as_str().into();
-                vec![Subject::agent(agent)]
+                vec![ChangeSubject::agent(agent)]
             }
-            Event::AgentStanding { agent, standing, reason } => {
+            Event::AgentStatus { agent, status, reason } => {
                 let mut row = self
                     .agents
                     .entry(agent.as_str().into())
                     .or_insert_with(|| Self::row(agent, record.at));
-                row.status = StatusChange::new(*standing, record.at, reason);
-                vec![Subject::agent(agent)]
+                row.status = StatusChange::new(*status, record.at, reason);
+                vec![ChangeSubject::agent(agent)]
             }
-            Event::NamespaceStanding { namespace, standing, reason } => {
-                self.wide.set_namespace(namespace, StatusChange::new(*standing, record.at, reason));
-                vec![Subject::Namespace(namespace.as_str().into())]
+            Event::NamespaceStatus { namespace, status, reason } => {
+                self.wide.set_namespace(namespace, StatusChange::new(*status, record.at, reason));
+                vec![ChangeSubject::Namespace(namespace.as_str().into())]
             }
-            Event::PrincipalStanding { principal, standing, reason } => {
-                self.wide.set_principal(principal, StatusChange::new(*standing, record.at, reason));
-                vec![Subject::Principal(principal.clone())]
+            Event::PrincipalStatus { principal, status, reason } => {
+                self.wide.set_principal(principal, StatusChange::new(*status, record.at, reason));
+                vec![ChangeSubject::Principal(principal.clone())]
             }
             Event::TokenRegistered { .. }
             | Event::TokenRevoked { .. }
@@ -185,7 +185,7 @@ impl Registry {
             Event::KeyAdded { kid, .. }
             | Event::KeyRetired { kid, .. }
             | Event::KeyRevoked { kid, .. } => {
-                vec![Subject::Key(*kid)]
+                vec![ChangeSubject::Key(*kid)]
             }
             Event::Start { .. }
             | Event::Stop
@@ -207,7 +207,7 @@ impl Registry {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_)
+            | Event::UnauthenticatedRefusals(_)
             | Event::Written(_) => Vec::new(),
         }
     }
@@ -217,7 +217,7 @@ impl Registry {
         clippy::wildcard_enum_match_arm,
         reason = "the events of tokens and handles alone; the others are in `fold`"
     )]
-    fn fold_token(&self, record: &Record) -> Vec<Subject> {
+    fn fold_token(&self, record: &Record) -> Vec<ChangeSubject> {
         match &record.event {
             Event::TokenRegistered { token, jti, kid, agent, principal, expires, .. } => {
                 let mut row =
@@ -225,13 +225,13 @@ impl Registry {
                 row.principal = Some(principal.clone());
                 row.kid = Some(*kid);
                 row.expires = Some(*expires);
-                vec![Subject::Token(*token)]
+                vec![ChangeSubject::Token(*token)]
             }
             Event::TokenRevoked { token, jti, agent, reason } => {
                 let mut row =
                     self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
                 row.revoked.get_or_insert_with(|| (record.at, reason.clone()));
-                vec![Subject::Token(*token)]
+                vec![ChangeSubject::Token(*token)]
             }
             Event::HandleSet { handle, token, id, agent, principal, until } => {
                 let (text, token, until) = (token.as_str().into(), *id, *until);
@@ -248,20 +248,20 @@ impl Registry {
             }
             Event::HandleRevoked { handle, agent, reason } => {
                 self.revoke_handle(*handle, record.at, reason);
-                vec![Subject::agent(agent)]
+                vec![ChangeSubject::agent(agent)]
             }
             _ => Vec::new(),
         }
     }
 
-    fn set_handle(&self, mut row: Handle) -> Vec<Subject> {
+    fn set_handle(&self, mut row: Handle) -> Vec<ChangeSubject> {
         // The command registers a token before it sets a handle for it.
         self.tokens
             .entry(row.token)
             .or_insert_with(|| Token::new(row.token, "", &row.agent))
             .handle = Some(row.id);
         row.revoked = self.revoked_handles.get(&row.id).map(|revoked| revoked.value().clone());
-        let subjects = vec![Subject::Token(row.token), Subject::agent(&row.agent)];
+        let subjects = vec![ChangeSubject::Token(row.token), ChangeSubject::agent(&row.agent)];
         self.handles.insert(row.id, Arc::new(row));
         subjects
     }
@@ -276,7 +276,7 @@ impl Registry {
 
     /// Removes what names the principal, as a start does once the principal's record key is destroyed.
     /// Revocations stay.
-    pub fn forget(&self, principal: &Principal) {
+    pub fn remove_principal(&self, principal: &Principal) {
         self.agents.alter_all(|_, mut row| {
             row.principal.take_if(|known| known == principal);
             row
@@ -308,7 +308,7 @@ impl Registry {
 
     /// Hears of changes of `subjects`.
     #[must_use]
-    pub fn subscribe(&self, subjects: Vec<Subject>) -> Subscription {
+    pub fn subscribe(&self, subjects: Vec<ChangeSubject>) -> Subscription {
         self.wakeups.subscribe(subjects)
     }
 
@@ -423,12 +423,12 @@ impl Registry {
 
     /// What each key has signed of the registered tokens.
     #[must_use]
-    pub fn signed(&self, now: Timestamp) -> HashMap<KeyId, Signed> {
+    pub fn signed(&self, now: Timestamp) -> HashMap<KeyId, KeyUse> {
         let mut keys = HashMap::new();
         for row in &self.tokens {
             let (Some(kid), Some(expires)) = (row.kid, row.expires) else { continue };
             let end = row.revoked.as_ref().map_or(expires, |(since, _)| expires.min(*since));
-            let signed = keys.entry(kid).or_insert(Signed { live: 0, last_end: end });
+            let signed = keys.entry(kid).or_insert(KeyUse { live: 0, last_end: end });
             signed.live += usize::from(end > now);
             signed.last_end = signed.last_end.max(end);
         }

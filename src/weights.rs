@@ -29,7 +29,7 @@ pub fn unknown() -> ModelDigest {
 
 /// How the digest of a model at a server is found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum DigestSource {
     /// Not at all: the model is built in.
     None,
     /// By the files that the config names.
@@ -42,13 +42,13 @@ pub enum Way {
 
 /// A server of a model's route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ModelServer {
     /// Its name in the config.
     pub upstream: Arc<str>,
     /// Where it is: another address is another server, whatever its name.
     pub address: String,
     /// How its digest is found out.
-    pub way: Way,
+    pub way: DigestSource,
 }
 
 /// A model as the config describes it.
@@ -63,12 +63,12 @@ pub struct Declared {
     /// The digest that it must have.
     pub pin: Option<String>,
     /// Where it is served.
-    pub places: Vec<Place>,
+    pub places: Vec<ModelServer>,
 }
 
 impl Declared {
     /// Whether what was found out of `place` holds for `other` too.
-    fn same(&self, place: &Place, other: &Self) -> bool {
+    fn same(&self, place: &ModelServer, other: &Self) -> bool {
         self.name == other.name
             && self.upstream_name == other.upstream_name
             && self.files == other.files
@@ -78,7 +78,7 @@ impl Declared {
 
 /// A model at a server, as `model list` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct ModelRow {
     /// The model.
     pub model: Arc<str>,
     /// The server.
@@ -92,18 +92,18 @@ pub struct Row {
 }
 
 #[derive(Clone)]
-struct Entry {
+struct ModelWeights {
     declared: Arc<Declared>,
     seen: HashMap<Arc<str>, Arc<ModelDigest>>,
 }
 
 #[derive(Clone, Default)]
-struct Book {
-    models: BTreeMap<Arc<str>, Entry>,
+struct WeightsState {
+    models: BTreeMap<Arc<str>, ModelWeights>,
     accepted: BTreeMap<String, BTreeSet<String>>,
 }
 
-impl Book {
+impl WeightsState {
     fn seen(&self, model: &str, upstream: &str) -> Option<&Arc<ModelDigest>> {
         self.models.get(model)?.seen.get(upstream)
     }
@@ -122,7 +122,7 @@ impl Book {
 
 /// The book of digests. What is not in it is unknown.
 pub struct Weights {
-    book: ArcSwap<Book>,
+    book: ArcSwap<WeightsState>,
     unknown: Arc<ModelDigest>,
     /// Held by whoever writes: a snapshot is made from the one before.
     writing: Mutex<()>,
@@ -142,9 +142,9 @@ impl Default for Weights {
 }
 
 impl Weights {
-    fn change(&self, change: impl FnOnce(&mut Book)) {
+    fn change(&self, change: impl FnOnce(&mut WeightsState)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut book = Book::clone(&self.book.load());
+        let mut book = WeightsState::clone(&self.book.load());
         change(&mut book);
         self.book.store(Arc::new(book));
     }
@@ -169,7 +169,7 @@ impl Weights {
                 }
                 book.models.insert(
                     Arc::clone(&declared.name),
-                    Entry { declared: Arc::new(declared), seen },
+                    ModelWeights { declared: Arc::new(declared), seen },
                 );
             }
         });
@@ -183,7 +183,7 @@ impl Weights {
 
     /// Notes what was found out of a model at a server; true where that is news. What was found out for a config that is no
     /// longer in force is dropped.
-    pub fn note(&self, about: &Declared, place: &Place, digest: &ModelDigest) -> bool {
+    pub fn note(&self, about: &Declared, place: &ModelServer, digest: &ModelDigest) -> bool {
         if *self.digest(&about.name, &place.upstream) == *digest {
             return false;
         }
@@ -235,9 +235,9 @@ impl Weights {
 
     /// Every model at every server, in order.
     #[must_use]
-    pub fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<ModelRow> {
         let book = self.book.load();
-        let row = |(model, entry): (&Arc<str>, &Entry), place: &Place| Row {
+        let row = |(model, entry): (&Arc<str>, &ModelWeights), place: &ModelServer| ModelRow {
             model: Arc::clone(model),
             upstream: Arc::clone(&place.upstream),
             digest: Arc::clone(entry.seen.get(&place.upstream).unwrap_or(&self.unknown)),
@@ -258,8 +258,8 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
 
-    fn place(upstream: &str, way: Way) -> Place {
-        Place { upstream: upstream.into(), address: "there".to_owned(), way }
+    fn place(upstream: &str, way: DigestSource) -> ModelServer {
+        ModelServer { upstream: upstream.into(), address: "there".to_owned(), way }
     }
 
     fn model(pin: Option<&str>) -> Declared {
@@ -268,7 +268,7 @@ mod tests {
             upstream_name: "m".to_owned(),
             files: Vec::new(),
             pin: pin.map(str::to_owned),
-            places: vec![place("a", Way::Ollama), place("b", Way::Listed)],
+            places: vec![place("a", DigestSource::Ollama), place("b", DigestSource::Listed)],
         }
     }
 
@@ -282,9 +282,13 @@ mod tests {
         assert_eq!(*weights.digest("m", "a"), unknown());
         assert!(weights.passes("m", "a"), "a model without a pin passes");
         weights.declare(vec![model(None)]);
-        assert!(weights.note(&model(None), &place("a", Way::Ollama), &measured("sha256:1")));
+        assert!(weights.note(
+            &model(None),
+            &place("a", DigestSource::Ollama),
+            &measured("sha256:1")
+        ));
         assert!(
-            !weights.note(&model(None), &place("a", Way::Ollama), &measured("sha256:1")),
+            !weights.note(&model(None), &place("a", DigestSource::Ollama), &measured("sha256:1")),
             "no news"
         );
         assert_eq!(*weights.digest("m", "a"), measured("sha256:1"));
@@ -295,7 +299,7 @@ mod tests {
     fn a_pin_holds_until_another_digest_is_accepted() {
         let (weights, declared) = (Weights::default(), model(Some("sha256:1")));
         weights.declare(vec![declared.clone()]);
-        let at = place("a", Way::Ollama);
+        let at = place("a", DigestSource::Ollama);
         assert!(!weights.passes("m", "a"), "unknown");
         weights.note(&declared, &at, &measured("sha256:1"));
         assert!(weights.passes("m", "a") && !weights.passes("m", "b"));
@@ -316,15 +320,15 @@ mod tests {
     fn a_reload_keeps_what_still_holds() {
         let (weights, former) = (Weights::default(), model(None));
         weights.declare(vec![former.clone()]);
-        weights.note(&former, &place("a", Way::Ollama), &measured("sha256:1"));
-        weights.note(&former, &place("b", Way::Listed), &measured("sha256:2"));
+        weights.note(&former, &place("a", DigestSource::Ollama), &measured("sha256:1"));
+        weights.note(&former, &place("b", DigestSource::Listed), &measured("sha256:2"));
         let mut moved = model(Some("sha256:1"));
         moved.places[1].address = "elsewhere".to_owned();
         weights.declare(vec![moved]);
         assert_eq!(*weights.digest("m", "a"), measured("sha256:1"));
         assert_eq!(*weights.digest("m", "b"), unknown(), "another server");
         assert!(
-            !weights.note(&former, &place("b", Way::Listed), &measured("sha256:2")),
+            !weights.note(&former, &place("b", DigestSource::Listed), &measured("sha256:2")),
             "an answer of the former server"
         );
     }

@@ -13,7 +13,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use crate::control::bounded::Bounded;
 use crate::proxy::descriptors::SOCKET_CONNECTIONS_MAX;
-use crate::proxy::tree::{PATH, Tree};
+use crate::proxy::tree::{LogTree, PATH};
 
 /// The number of files that are read at once.
 const READS_MAX: usize = 16;
@@ -32,7 +32,7 @@ pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
 /// When the listener fails.
 pub(super) async fn run(
     listener: UnixListener,
-    tree: Arc<Tree>,
+    tree: Arc<LogTree>,
     mut shutdown: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let router = Router::new()
@@ -47,7 +47,7 @@ pub(super) async fn run(
         .await
 }
 
-async fn answer(method: Method, uri: Uri, State(tree): State<Arc<Tree>>) -> Response {
+async fn answer(method: Method, uri: Uri, State(tree): State<Arc<LogTree>>) -> Response {
     if method != Method::GET {
         return (StatusCode::METHOD_NOT_ALLOWED, "the log is read with GET\n").into_response();
     }

@@ -8,7 +8,7 @@ use super::{StartFault, certificate};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::guard::settings::{self, Jwks};
-use crate::keyring::Issuer;
+use crate::keyring::IssuerKeys;
 use crate::token::jwk;
 
 /// The faults of what a config names: keys, credentials, certificates. Writes nothing.
@@ -54,8 +54,8 @@ pub(super) fn classes(config: &Config) -> BTreeSet<String> {
 ///
 /// # Errors
 /// When a JWK Set cannot be read.
-pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
-    let read = |issuer: &settings::Issuer| -> Result<Issuer, StartFault> {
+pub fn issuers(config: &Config) -> Result<Vec<IssuerKeys>, StartFault> {
+    let read = |issuer: &settings::Issuer| -> Result<IssuerKeys, StartFault> {
         let keys = match issuer.jwks.as_ref().and_then(Jwks::file) {
             None => Vec::new(),
             Some(path) => {
@@ -69,16 +69,17 @@ pub fn issuers(config: &Config) -> Result<Vec<Issuer>, StartFault> {
                 jwk::read_set(&text).map_err(|error| fault(error.to_string()))?
             }
         };
-        Ok(Issuer { policy: Arc::new(issuer.policy()), keys })
+        Ok(IssuerKeys { policy: Arc::new(issuer.policy()), keys })
     };
-    let issuers: Vec<Issuer> = config.guard.issuers.iter().map(read).collect::<Result<_, _>>()?;
+    let issuers: Vec<IssuerKeys> =
+        config.guard.issuers.iter().map(read).collect::<Result<_, _>>()?;
     shared_key(&issuers)?;
     Ok(issuers)
 }
 
 /// Refuses a key that two issuers list. Its holder would speak for both, but only one policy could
 /// apply.
-fn shared_key(issuers: &[Issuer]) -> Result<(), StartFault> {
+fn shared_key(issuers: &[IssuerKeys]) -> Result<(), StartFault> {
     let mut owners = HashMap::new();
     for issuer in issuers {
         for key in &issuer.keys {

@@ -15,7 +15,7 @@ use crate::secret::SecretFault;
 pub enum StartFault {
     /// A folder or file of the data folder.
     #[error(transparent)]
-    Durable(#[from] durable::Fault),
+    Durable(#[from] durable::DiskFault),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogFault),

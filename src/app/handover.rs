@@ -30,7 +30,7 @@ use std::time::Duration;
 pub(super) use give::Giver;
 pub use give::Program;
 pub(super) use link::{Predecessor, Successor, serve_requests};
-pub use take::{Over, Taken, ask};
+pub use take::{Over, TakeOver, ask};
 pub(super) use wire::Published;
 pub use wire::{Upgraded, Word, receive, send};
 

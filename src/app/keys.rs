@@ -22,7 +22,7 @@ use crate::id::KeyId;
 use crate::keyring::{KeyState, Keyring};
 use crate::proxy::Gateway;
 use crate::proxy::connect::Dialler;
-use crate::proxy::settings::Target;
+use crate::proxy::settings::ServerAddress;
 use crate::token::jwk::{self, Jwk};
 
 /// How often files are checked for changes.
@@ -37,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 const SET_BYTES_MAX: usize = 1 << 20;
 
 /// What a watch needs: the issuers in force, which a reload changes, the keyring, and the gateway.
-type Books = (watch::Receiver<Arc<Vec<Issuer>>>, Arc<Keyring>, Arc<Gateway>);
+type KeyWatchInputs = (watch::Receiver<Arc<Vec<Issuer>>>, Arc<Keyring>, Arc<Gateway>);
 
 /// The watch over files and idle keys.
 pub(super) struct FileWatch {
@@ -52,7 +52,7 @@ pub(super) struct FileWatch {
 }
 
 impl FileWatch {
-    pub(super) fn new((issuers, keyring, gateway): Books) -> Self {
+    pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
         let (faults, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
         Self { issuers, keyring, gateway, faults, first_seen, idle, idle_due: Instant::now() }
     }
@@ -81,7 +81,7 @@ impl FileWatch {
                     self.faults.remove(&issuer.iss);
                     if self.keyring.set_keys(&issuer.iss, &keys) {
                         self.gateway.metrics.jwks_read("ok");
-                        self.gateway.pen.note(changed(issuer, &keys));
+                        self.gateway.recorder.note(changed(issuer, &keys));
                         // Open streams are checked again: their key may be gone.
                         self.gateway.registry.announce();
                         tracing::info!(issuer = issuer.iss, "JWK Set read again");
@@ -143,17 +143,17 @@ pub(super) struct UrlWatch {
     issuers: watch::Receiver<Arc<Vec<Issuer>>>,
     keyring: Arc<Keyring>,
     gateway: Arc<Gateway>,
-    fetched: HashMap<String, Fetched>,
+    fetched: HashMap<String, FetchedKeys>,
 }
 
-struct Fetched {
+struct FetchedKeys {
     from: Jwks,
     keys: Vec<Jwk>,
     due: Instant,
 }
 
 impl UrlWatch {
-    pub(super) fn new((issuers, keyring, gateway): Books) -> Self {
+    pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
         Self { issuers, keyring, gateway, fetched: HashMap::new() }
     }
 
@@ -166,7 +166,7 @@ impl UrlWatch {
                 continue;
             };
             let due = Instant::now() + issuer.jwks_refresh;
-            self.fetched.insert(issuer.iss.clone(), Fetched { from, keys, due });
+            self.fetched.insert(issuer.iss.clone(), FetchedKeys { from, keys, due });
         }
     }
 
@@ -231,9 +231,10 @@ impl UrlWatch {
         let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
         let changed = former.is_none_or(|former| ids(&former) != ids(&keys));
         let event = self::changed(issuer, &keys);
-        self.fetched.insert(issuer.iss.clone(), Fetched { from, keys, due: Instant::now() + next });
+        self.fetched
+            .insert(issuer.iss.clone(), FetchedKeys { from, keys, due: Instant::now() + next });
         if changed {
-            self.gateway.pen.note(event);
+            self.gateway.recorder.note(event);
             self.publish();
         }
     }
@@ -278,7 +279,7 @@ async fn fetch(jwks: &Jwks) -> Result<Vec<Jwk>, String> {
 async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> {
     let said = |error: &dyn std::error::Error| error.to_string();
     let (target, path) = upstream_url(url).ok_or("not a URL")?;
-    let Target::Tls { host, .. } = &target else { return Err("not https".to_owned()) };
+    let ServerAddress::Tls { host, .. } = &target else { return Err("not https".to_owned()) };
     let client = tls::client(host, ca)?;
     let (authority, dialler) = (target.authority(), Dialler::new(target, Some(client), FETCH_MAX));
     let stream = dialler.dial().await.map_err(|error| said(&error))?;

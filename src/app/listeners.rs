@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::doors::Sockets;
 use super::inherited::Inherited;
+use super::management::Sockets;
 use super::{StartFault, auditors, handover};
 use crate::config::Config;
 use crate::control::api;
@@ -66,8 +66,8 @@ impl Listeners {
 }
 
 /// The sockets of a running gateway. Sockets that it closes and opens again keep a descriptor here.
-pub(super) struct Kept {
-    pub(super) doors: Sockets,
+pub(super) struct RunningSockets {
+    pub(super) management: Sockets,
     /// Copies of the API's socket and of the socket for a take-over.
     pub(super) handover: Option<(std::net::TcpListener, std::os::unix::net::UnixListener)>,
 }
@@ -77,7 +77,7 @@ pub(super) fn copied(error: std::io::Error) -> StartFault {
     StartFault::Bind { address: "a copy of a socket".to_owned(), error }
 }
 
-impl Kept {
+impl RunningSockets {
     pub(super) fn of(
         api: &TcpListener,
         admin: UnixListener,
@@ -95,7 +95,7 @@ impl Kept {
             }
             None => None,
         };
-        Ok(Self { doors: Sockets { admin, auditors, metrics }, handover })
+        Ok(Self { management: Sockets { admin, auditors, metrics }, handover })
     }
 }
 

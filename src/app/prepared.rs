@@ -12,12 +12,12 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use super::books::{Books, clocks};
 use super::handover::{Over, Predecessor, Published};
 use super::keys::fetch_all;
+use super::state::{GatewayState, clocks};
 use super::wiring::tree;
 use super::{App, Listeners, StartFault, certificate, issuers, wiring};
-use crate::audit::store::entry::Pen;
+use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::log::Log;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
@@ -26,7 +26,7 @@ use crate::guard::authenticate::Authenticator;
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::fetch_quota::FetchQuota;
 use crate::guard::limiter::Limiter;
-use crate::guard::passed::Elsewhere;
+use crate::guard::passed::RemoteWork;
 use crate::guard::settings::{Issuer, Jwks};
 use crate::guard::slots::Slots;
 use crate::keyring::Keyring;
@@ -38,7 +38,7 @@ use crate::proxy::{DataPlaneConfig, Gateway};
 use crate::token::jwk;
 
 /// The parts of a gateway that need no log.
-pub struct Prepared {
+pub struct PreparedGateway {
     config: Config,
     source: Option<PathBuf>,
     wiring: DataPlaneConfig,
@@ -47,13 +47,13 @@ pub struct Prepared {
 }
 
 /// The former process, and its channels to this one.
-pub(super) struct Before {
+pub(super) struct FormerProcess {
     pub(super) process: Arc<Predecessor>,
     pub(super) records: UnixStream,
     pub(super) requests: UnixStream,
 }
 
-impl Prepared {
+impl PreparedGateway {
     /// Reads keys, certificates and secrets of the config. `source` is the file that a reload
     /// reads.
     ///
@@ -103,46 +103,54 @@ impl Prepared {
     /// When the system gives no randomness.
     pub(super) fn build(
         self,
-        books: Books,
+        gateway_state: GatewayState,
         limiter: Limiter,
         cache_salts: CacheSalts,
     ) -> Result<App, StartFault> {
         let Self { config, source, wiring, metrics, tls } = self;
         let syncs = Arc::clone(&metrics);
-        books.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
-        let registry = Arc::clone(&books.registry);
+        gateway_state.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
+        let registry = Arc::clone(&gateway_state.registry);
         // Open streams check again, and learn that nothing can be recorded any more.
-        books.log.on_failure(move || registry.announce());
-        let control = Arc::new(books.control(&config, Some(Arc::clone(&metrics))));
+        gateway_state.log.on_failure(move || registry.announce());
+        let control = Arc::new(gateway_state.control(&config, Some(Arc::clone(&metrics))));
         let limiter = Arc::new(limiter);
-        let doors = (Arc::clone(&books.keyring), Arc::clone(&books.registry), Arc::clone(&limiter));
-        let clock = Arc::clone(&books.clock);
+        let parts = (
+            Arc::clone(&gateway_state.keyring),
+            Arc::clone(&gateway_state.registry),
+            Arc::clone(&limiter),
+        );
+        let clock = Arc::clone(&gateway_state.clock);
         let guard = &config.guard;
         let rates = (guard.peer_rps, guard.root_rps);
         let authenticator =
-            Authenticator::new(doors, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
+            Authenticator::new(parts, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
         let gateway = Gateway {
             config: ArcSwap::from_pointee(wiring),
             authenticator: Arc::new(authenticator),
             limiter,
             slots: Arc::new(Slots::new(Arc::clone(&metrics))),
-            registry: Arc::clone(&books.registry),
-            weights: Arc::clone(&books.weights),
-            pen: Pen::new(Arc::clone(&books.log), Arc::clone(&clock), Arc::clone(&metrics))?,
+            registry: Arc::clone(&gateway_state.registry),
+            weights: Arc::clone(&gateway_state.weights),
+            recorder: AuditRecorder::new(
+                Arc::clone(&gateway_state.log),
+                Arc::clone(&clock),
+                Arc::clone(&metrics),
+            )?,
             buffers: Arc::new(Buffers::new(guard.bodies_max)),
             metrics: Arc::clone(&metrics),
             clock,
             request_ids: RequestIds::new()?,
             cache_salts,
             marks: Draws::new()?,
-            fetch_quota: Arc::new(FetchQuota::new(Arc::clone(&books.clock))),
+            fetch_quota: Arc::new(FetchQuota::new(Arc::clone(&gateway_state.clock))),
         };
-        control.set_pen(gateway.pen.clone());
+        control.set_recorder(gateway.recorder.clone());
         let gateway = Arc::new(gateway);
         Ok(App {
             config,
             source,
-            books,
+            gateway_state,
             control,
             gateway,
             metrics,
@@ -221,28 +229,34 @@ impl Prepared {
             line.push(b'\n');
             drop(tell.send(line));
         });
-        let books = Books::fold(&self.config, keyring, (log, recovered), (ratchet, clock))?;
-        let limiter = Limiter::keyed(Arc::clone(&books.clock), state.tallies.seeds);
+        let gateway_state =
+            GatewayState::fold(&self.config, keyring, (log, recovered), (ratchet, clock))?;
+        let limiter = Limiter::keyed(Arc::clone(&gateway_state.clock), state.tallies.seeds);
         limiter.take_in(state.tallies.rates);
         let salt = URL_SAFE_NO_PAD.decode(state.cache_salt.as_bytes()).map(Zeroizing::new);
         let salt = salt.ok().and_then(|salt| salt.as_slice().try_into().ok().map(Zeroizing::new));
         let salt = salt
             .ok_or_else(|| StartFault::TakeOver("the key of the cache salts is none".to_owned()))?;
-        let mut app = self.build(books, limiter, CacheSalts::keyed(salt))?;
+        let mut app = self.build(gateway_state, limiter, CacheSalts::keyed(salt))?;
         app.gateway.fetch_quota.take_in(state.fetched);
         app.gateway.weights.take_in(state.weights);
         let elsewhere =
-            Elsewhere::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.slots));
+            RemoteWork::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.slots));
         elsewhere.set(state.in_flight);
         let drain = Duration::from_secs(state.drain_s);
-        let process =
-            Predecessor::new(Arc::clone(&app.books.log), state.open, elsewhere, drain, changes);
+        let process = Predecessor::new(
+            Arc::clone(&app.gateway_state.log),
+            state.open,
+            elsewhere,
+            drain,
+            changes,
+        );
         let way = |stream: std::os::unix::net::UnixStream| {
             stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream))
         };
         let fault = |error: std::io::Error| StartFault::TakeOver(error.to_string());
         let (records, requests) = (way(records).map_err(fault)?, way(requests).map_err(fault)?);
-        app.predecessor = Some(Before { process, records, requests });
+        app.predecessor = Some(FormerProcess { process, records, requests });
         Ok((app, listeners))
     }
 }

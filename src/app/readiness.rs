@@ -83,7 +83,7 @@ impl Readiness {
             add(Code::AuditFull, detail);
         }
         if let Some(fault) = &state.short {
-            let code = if fault.is_full() { Code::AuditFull } else { Code::AuditShort };
+            let code = if fault.is_full() { Code::AuditFull } else { Code::AuditResources };
             add(code, format!("{fault}. The gateway continues by itself when this is over"));
         }
         if self.log.slow() {

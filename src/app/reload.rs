@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::notify::Notifier;
-use super::{certificate, classes, issuers, restart, weigh, wiring};
+use super::{certificate, classes, digests, issuers, restart, wiring};
 use crate::audit::format::event::Event;
 use crate::audit::store::log::Log;
 use crate::config::Config;
@@ -56,7 +56,7 @@ pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
             }
             Err(why) => {
                 reload.gateway.metrics.config_reload("refused");
-                reload.gateway.pen.note(Event::ReloadRefused { why: why.clone() });
+                reload.gateway.recorder.note(Event::ReloadRefused { why: why.clone() });
                 tracing::error!(why, "the config was not reloaded; the former one stays in force");
             }
         }
@@ -85,7 +85,7 @@ impl Reload {
         let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, now));
         let read = read.transpose()?;
         self.log
-            .seal(Event::Reload { policy: config.policy.clone() }, None)
+            .append(Event::Reload { policy: config.policy.clone() }, None)
             .await
             .map_err(|fault| fault.to_string())?;
         if let Some((served, certificate)) = self.tls.as_ref().zip(read) {
@@ -103,7 +103,7 @@ impl Reload {
         self.issuers.send_replace(Arc::new(config.guard.issuers.clone()));
         self.control.set_classes(classes(&config));
         // Pins come first, so that no request finds a new model without its pin.
-        self.gateway.weights.declare(weigh::declared(&config));
+        self.gateway.weights.declare(digests::declared(&config));
         self.gateway.config.store(Arc::new(wired));
         // Open streams are checked again: their key may be gone.
         self.gateway.registry.announce();

@@ -29,7 +29,7 @@ pub(super) fn needed_for(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[timeouts] drain", was.timeouts.drain != is.timeouts.drain),
         ("[metrics] agent_label", was.agent_label != is.agent_label),
         ("[audit] listen", was.auditors.socket != is.auditors.socket),
-        ("[audit] records", before.sealed != after.sealed),
+        ("[audit] records", before.encrypted != after.encrypted),
         ("[audit] reserve", before.reserve != after.reserve),
         ("[audit] epoch", before.epoch_max != after.epoch_max),
         ("[audit] signing_key", before.signing_key != after.signing_key),

@@ -8,15 +8,15 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::watch;
 
 use super::background::Background;
-use super::doors::{Desk, Doors, Sockets};
 use super::handover::{Giver, Predecessor, Successor, serve_requests};
 use super::keys::{FileWatch, UrlWatch};
-use super::listeners::{Kept, copied};
+use super::listeners::{RunningSockets, copied};
+use super::management::{ManagementSockets, SocketHandlers, Sockets};
 use super::notify::Notifier;
-use super::prepared::Before;
+use super::prepared::FormerProcess;
 use super::readiness::Readiness;
 use super::wiring::{tree, wiring};
-use super::{App, LAST_WORDS, Listeners, StartFault, certificate, reload, watchful, weigh};
+use super::{App, LAST_WORDS, Listeners, StartFault, certificate, digests, housekeeping, reload};
 use crate::audit::format::event::Event;
 use crate::guard::settings;
 use crate::proxy::descriptors;
@@ -31,7 +31,7 @@ struct Serving {
     own: Vec<PathBuf>,
     issuers: watch::Receiver<Arc<Vec<settings::Issuer>>>,
     entrance: Arc<Entrance>,
-    doors: Arc<tokio::sync::Mutex<Doors>>,
+    management: Arc<tokio::sync::Mutex<ManagementSockets>>,
     notifier: Arc<Notifier>,
     predecessor: Option<Arc<Predecessor>>,
     stopping: watch::Receiver<bool>,
@@ -76,7 +76,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         let connections_max = self.connections()?;
-        watchful::warn_of_private_keys(&self.config);
+        housekeeping::warn_of_private_keys(&self.config);
         let before = self.predecessor.take();
         let is_successor = before.is_some();
         if !is_successor {
@@ -86,14 +86,14 @@ impl App {
         let notifier = Arc::new(Notifier::from_environment(is_successor));
         let entrance = Arc::new(Entrance::default());
         let (api, own) = (listeners.api, listeners.own.clone());
-        let sockets = Kept::of(
+        let sockets = RunningSockets::of(
             &api,
             listeners.admin,
             listeners.auditors,
             listeners.metrics,
             listeners.handover,
         )?;
-        let doors = self.doors(sockets.doors, &shutdown)?;
+        let management = self.management(sockets.management, &shutdown)?;
         let mut background = Background::default();
         let issuers_in_force =
             self.begin_background(&mut background, &notifier, is_successor, &shutdown).await;
@@ -106,7 +106,7 @@ impl App {
                 own: own.clone(),
                 issuers: issuers_in_force,
                 entrance: Arc::clone(&entrance),
-                doors: Arc::clone(&doors),
+                management: Arc::clone(&management),
                 notifier: Arc::clone(&notifier),
                 predecessor: predecessor.clone(),
                 stopping: shutdown.clone(),
@@ -122,7 +122,7 @@ impl App {
         // Operators and scrapers are served until the last agent is served. After that, the gateway
         // does not wait for them. A take-over that is under way ends first: if it fails, the log is
         // opened again.
-        self.books.log.closes_soon();
+        self.gateway_state.log.closes_soon();
         let _turn = turn.lock().await;
         let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
         background.end();
@@ -132,7 +132,7 @@ impl App {
                 .await;
             return self.end_elsewhere(&successor).await;
         }
-        doors.lock().await.close().await;
+        management.lock().await.close().await;
         self.end(predecessor, &own).await
     }
 
@@ -146,15 +146,21 @@ impl App {
         stopping: &watch::Receiver<bool>,
     ) -> watch::Receiver<Arc<Vec<settings::Issuer>>> {
         let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
-        let books =
-            || (issuers.subscribe(), Arc::clone(&self.books.keyring), Arc::clone(&self.gateway));
-        let mut urls = UrlWatch::new(books());
+        let inputs = || {
+            (
+                issuers.subscribe(),
+                Arc::clone(&self.gateway_state.keyring),
+                Arc::clone(&self.gateway),
+            )
+        };
+        let mut urls = UrlWatch::new(inputs());
         fetched(&mut urls, is_successor, stopping.clone()).await;
-        let about = (Arc::clone(&self.books.registry), Arc::clone(&self.books.ratchet));
-        background.until_the_end(watchful::housekeeping(Arc::clone(&self.gateway), about));
-        background.until_the_end(FileWatch::new(books()).run());
+        let about =
+            (Arc::clone(&self.gateway_state.registry), Arc::clone(&self.gateway_state.ratchet));
+        background.until_the_end(housekeeping::run(Arc::clone(&self.gateway), about));
+        background.until_the_end(FileWatch::new(inputs()).run());
         background.until_the_end(urls.run());
-        background.while_it_serves(weigh::watch(Arc::clone(&self.gateway)));
+        background.while_it_serves(digests::watch(Arc::clone(&self.gateway)));
         let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
         background.while_it_serves(self.certificate_watch(&files));
         let issuers_in_force = issuers.subscribe();
@@ -168,7 +174,7 @@ impl App {
 
     async fn record_start(&self) -> Result<(), StartFault> {
         let (version, policy) = (env!("CARGO_PKG_VERSION").to_owned(), self.config.policy.clone());
-        self.books.log.seal(Event::Start { version, policy }, None).await?;
+        self.gateway_state.log.append(Event::Start { version, policy }, None).await?;
         Ok(())
     }
 
@@ -179,7 +185,7 @@ impl App {
             own,
             issuers,
             entrance,
-            doors,
+            management,
             notifier,
             predecessor,
             stopping,
@@ -193,7 +199,7 @@ impl App {
             own,
             issuers,
             entrance,
-            doors,
+            management,
             notifier,
             predecessor,
             stopping,
@@ -203,9 +209,9 @@ impl App {
             source: self.source.clone(),
             program: self.program.clone(),
             gateway: Arc::clone(&self.gateway),
-            keyring: Arc::clone(&self.books.keyring),
+            keyring: Arc::clone(&self.gateway_state.keyring),
             control: Arc::clone(&self.control),
-            log: Arc::clone(&self.books.log),
+            log: Arc::clone(&self.gateway_state.log),
             outcome: watch::Sender::new(None),
             upgrading: tokio::sync::Mutex::default(),
             owed,
@@ -223,13 +229,14 @@ impl App {
     }
 
     /// Opens the sockets beside the API.
-    fn doors(
+    fn management(
         &self,
         sockets: Sockets,
         draining: &watch::Receiver<bool>,
-    ) -> Result<Arc<tokio::sync::Mutex<Doors>>, StartFault> {
-        let (log, clock) = (Arc::clone(&self.books.log), Arc::clone(&self.books.ratchet));
-        let desk = Desk {
+    ) -> Result<Arc<tokio::sync::Mutex<ManagementSockets>>, StartFault> {
+        let (log, clock) =
+            (Arc::clone(&self.gateway_state.log), Arc::clone(&self.gateway_state.ratchet));
+        let handlers = SocketHandlers {
             control: Arc::clone(&self.control),
             tree: Arc::new(tree(&self.config)?),
             metrics: Arc::clone(&self.metrics),
@@ -240,14 +247,14 @@ impl App {
                 draining: draining.clone(),
             },
         };
-        let mut doors = Doors::new(desk, sockets);
-        doors.open().map_err(copied)?;
-        Ok(Arc::new(tokio::sync::Mutex::new(doors)))
+        let mut management = ManagementSockets::new(handlers, sockets);
+        management.open().map_err(copied)?;
+        Ok(Arc::new(tokio::sync::Mutex::new(management)))
     }
 
     /// Records for the former process, and answers requests on its connections.
-    fn attend(&self, before: Before) -> Arc<Predecessor> {
-        let Before { process, records, requests } = before;
+    fn attend(&self, before: FormerProcess) -> Arc<Predecessor> {
+        let FormerProcess { process, records, requests } = before;
         tokio::spawn(Arc::clone(&process).records(records));
         tokio::spawn(serve_requests(Arc::clone(&self.gateway), requests));
         process
@@ -309,9 +316,9 @@ impl App {
             issuers,
             source: self.source.clone(),
             gateway: Arc::clone(&self.gateway),
-            keyring: Arc::clone(&self.books.keyring),
+            keyring: Arc::clone(&self.gateway_state.keyring),
             control: Arc::clone(&self.control),
-            log: Arc::clone(&self.books.log),
+            log: Arc::clone(&self.gateway_state.log),
             tls: self.tls.clone(),
             certificate,
             started: self.config.clone(),

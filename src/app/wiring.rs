@@ -4,28 +4,31 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{StartFault, own, tls};
+use super::{StartFault, self_endpoints, tls};
 use crate::audit::format::request::Server;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::guard::settings::Door;
+use crate::guard::settings::RequestFilterAction;
 use crate::guard::table::{Tables, Upstream as Known};
 use crate::health::Health;
 use crate::model::Profile;
-use crate::model::redact::{Place, Redactor, SECRET_MIN};
+use crate::model::redact::{Redactor, SECRET_MIN, UpstreamAddress};
 use crate::proxy::DataPlaneConfig;
 use crate::proxy::connect::Dialler;
 use crate::proxy::fetch::Fetcher;
 use crate::proxy::forward::{UpstreamClient, credential};
 use crate::proxy::resolve::Resolver;
-use crate::proxy::settings::{Endpoint, Target, Upstream};
-use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, Tree};
+use crate::proxy::settings::{Endpoint, ServerAddress, UpstreamSettings};
+use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, LogTree};
 use crate::secret::SecretRef;
 
 /// An upstream of the config.
-pub(super) fn remote(upstream: &Upstream, connect: Duration) -> Result<UpstreamClient, StartFault> {
+pub(super) fn remote(
+    upstream: &UpstreamSettings,
+    connect: Duration,
+) -> Result<UpstreamClient, StartFault> {
     let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
-    let tls = if let Target::Tls { host, ca, .. } = &upstream.target {
+    let tls = if let ServerAddress::Tls { host, ca, .. } = &upstream.target {
         Some(tls::client(host, ca.as_deref()).map_err(fault)?)
     } else {
         None
@@ -59,9 +62,9 @@ fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     for upstream in &config.proxy.upstreams {
         if let Some(Endpoint { host, port }) = upstream.target.endpoint() {
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-            places.push(Place::Host { host, port });
-        } else if let Target::Unix(path) = &upstream.target {
-            places.push(Place::Socket(path.display().to_string()));
+            places.push(UpstreamAddress::Host { host, port });
+        } else if let ServerAddress::Unix(path) = &upstream.target {
+            places.push(UpstreamAddress::Socket(path.display().to_string()));
         }
     }
     let secrets: Vec<&str> = secrets.iter().map(|secret| secret.as_str()).collect();
@@ -121,7 +124,8 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
         upstreams.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
     }
     let health = Arc::new(Health::new(upstreams.keys().cloned(), Arc::new(SystemClock::start())));
-    let tables = Arc::new(Tables::build(&config.guard, known, own::of(config))?);
+    let tables =
+        Arc::new(Tables::build(&config.guard, known, self_endpoints::self_endpoints(config))?);
     Ok(DataPlaneConfig {
         tables,
         upstreams,
@@ -138,7 +142,12 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
 
 /// The fetcher of content, if a class has media = "inline".
 pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
-    if !config.guard.classes.values().any(|class| class.requests.media == Door::Inline) {
+    if !config
+        .guard
+        .classes
+        .values()
+        .any(|class| class.requests.media == RequestFilterAction::Inline)
+    {
         return Ok(None);
     }
     let fetch = &config.guard.fetch;
@@ -154,12 +163,12 @@ pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
 }
 
 /// The log's tree, and who may read it.
-pub(super) fn tree(config: &Config) -> Result<Tree, StartFault> {
+pub(super) fn tree(config: &Config) -> Result<LogTree, StartFault> {
     let auditors = &config.proxy.auditors;
     let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;
     if credential.as_ref().is_some_and(|secret| secret.len() < CREDENTIAL_BYTES_MIN) {
         return Err(StartFault::Auditor);
     }
     let files = (&*config.audit.dir, &*config.audit.vkeys);
-    Ok(Tree::new(files, &config.name, credential.as_ref(), auditors.public_checkpoints))
+    Ok(LogTree::new(files, &config.name, credential.as_ref(), auditors.public_checkpoints))
 }

@@ -10,16 +10,16 @@ use clap::Args;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::door::Door;
+use super::admin_client::AdminClient;
 use super::key_files::{key_file, signing_key};
 use super::limits::Allowed;
 use super::print::print;
-use super::sign::{Wanted, sign};
+use super::sign::{TokenContent, sign};
 use super::values::{agent_name, in_words};
-use super::{Failure, Place};
+use super::{Failure, GatewayArgs};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 use crate::control::{Command, Question, Reply};
 use crate::crypto::SigningKey;
 use crate::guard::settings::Issuer;
@@ -55,7 +55,7 @@ pub(super) struct Adopt {
     #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
@@ -72,7 +72,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 /// A line of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct CsvLine {
     key: Zeroizing<String>,
     agent: String,
     principal: Option<String>,
@@ -105,11 +105,11 @@ struct Wish {
     handle: HandleId,
     agent: AgentName,
     class: Option<String>,
-    wanted: Wanted,
+    wanted: TokenContent,
 }
 
 /// Why a line is not valid. It repeats nothing of the line.
-type Fault = String;
+type LineFault = String;
 
 fn words(text: Option<String>) -> Vec<String> {
     text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
@@ -130,12 +130,12 @@ impl Adopt {
         }
         // All lines are checked before the first one is sent.
         let wishes = self.read((&config, issuer), left)?;
-        let door = Door::open(&self.place.find()?).await?;
+        let client = AdminClient::open(&self.place.find()?).await?;
         let mut done = 0;
         let outcome = async {
             for wish in wishes {
                 let (line, unsaid) = (wish.line, wish.names());
-                let adopted = self.one(&door, &config, &key, wish).await;
+                let adopted = self.one(&client, &config, &key, wish).await;
                 done += usize::from(adopted.map_err(|fault| {
                     format!("line {line}: {}", without(&fault.to_string(), &unsaid))
                 })?);
@@ -143,7 +143,7 @@ impl Adopt {
             Ok::<_, String>(())
         };
         let outcome = outcome.await;
-        door.close()?;
+        client.close()?;
         outcome.map_err(|fault| {
             format!(
                 "{}: {fault}; {done} keys are adopted; run the command again to continue",
@@ -199,13 +199,14 @@ impl Adopt {
     /// Adopts one key. `false` if it was adopted before.
     async fn one(
         &self,
-        door: &Door,
+        client: &AdminClient,
         config: &Config,
         key: &SigningKey,
         mut wish: Wish,
     ) -> Result<bool, Failure> {
         let id = wish.handle.to_string();
-        let known = door.send(Request::Question(Question::Handle { handle: id.clone() })).await?;
+        let known =
+            client.send(AdminRequest::Question(Question::Handle { handle: id.clone() })).await?;
         if let Some(row) = known.rows.first() {
             eprintln!("line {}: {}", wish.line, self.left_as_it_is(&wish, row));
             return Ok(false);
@@ -217,7 +218,7 @@ impl Adopt {
         let token = sign(config, key, wish.wanted)?;
         let until = Some(self.until.to_string());
         let command = Command::HandleSet { handle: id.clone(), token, class: wish.class, until };
-        let reply = door.send(Request::Command(command)).await?;
+        let reply = client.send(AdminRequest::Command(command)).await?;
         let row = serde_json::json!({
             "line": wish.line, "handle": id, "expires": expires.min(self.until).to_string(), "sealed": reply.sealed,
         });
@@ -230,7 +231,7 @@ impl Adopt {
         let text = Zeroizing::new(
             std::fs::read_to_string(&self.from).map_err(|error| format!("{shown}: {error}"))?,
         );
-        let Read { wishes, faults } =
+        let ParsedFile { wishes, faults } =
             understood(&text, |line, number| self.wish(place, line, number, ttl))
                 .map_err(|fault| format!("{shown}: line 1: {fault}"))?;
         if faults.is_empty() {
@@ -255,10 +256,10 @@ impl Adopt {
     fn wish(
         &self,
         (config, issuer): (&Config, &Issuer),
-        line: Line,
+        line: CsvLine,
         number: u64,
         ttl: Duration,
-    ) -> Result<Wish, Fault> {
+    ) -> Result<Wish, LineFault> {
         let handle = handle::adopt(&line.key).map_err(|fault| fault.to_string())?;
         if line.key.contains('/') && line.key.parse::<AgentName>().is_ok() {
             return Err(
@@ -311,7 +312,7 @@ impl Adopt {
         if !allowed.scopes.iter().all(|scope| known.add(scope)) {
             return Err("the column scopes has a name that is no scope (docs/TOKEN.md)".into());
         }
-        let wanted = Wanted {
+        let wanted = TokenContent {
             principal,
             limits: allowed.limits().map_err(|fault| fault.to_string())?,
             scopes: allowed.scopes,
@@ -327,7 +328,7 @@ impl Adopt {
         issuer: &Issuer,
         named: Option<String>,
         agent: &AgentName,
-    ) -> Result<Option<Principal>, Fault> {
+    ) -> Result<Option<Principal>, LineFault> {
         let principal = match &named {
             Some(text) if has_key_prefix(text) => {
                 return Err("the column principal holds what looks like an API key".into());
@@ -365,9 +366,9 @@ fn without(text: &str, names: &[String]) -> String {
 
 /// The lines of a file: the valid ones, and the faults of the others by line number.
 #[derive(Default)]
-struct Read {
+struct ParsedFile {
     wishes: Vec<Wish>,
-    faults: Vec<(u64, Fault)>,
+    faults: Vec<(u64, LineFault)>,
 }
 
 /// Reads every line of a file, in time proportional to its length.
@@ -376,13 +377,13 @@ struct Read {
 /// If the first line does not name the columns.
 fn understood(
     text: &str,
-    mut wish: impl FnMut(Line, u64) -> Result<Wish, Fault>,
-) -> Result<Read, Fault> {
+    mut wish: impl FnMut(CsvLine, u64) -> Result<Wish, LineFault>,
+) -> Result<ParsedFile, LineFault> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let headers =
         reader.headers().map_err(|_| "the header line cannot be read".to_owned())?.clone();
     columns(&headers)?;
-    let (mut lines, mut seen) = (Read::default(), HashMap::new());
+    let (mut lines, mut seen) = (ParsedFile::default(), HashMap::new());
     for record in reader.records() {
         // The library's messages would repeat the line, and so a key.
         let (line, read) = match record {
@@ -393,7 +394,7 @@ fn understood(
             ),
             Ok(record) => {
                 let read = record
-                    .deserialize::<Line>(Some(&headers))
+                    .deserialize::<CsvLine>(Some(&headers))
                     .map_err(|fault| column(&fault, &headers));
                 (record.position().map_or(0, csv::Position::line), read)
             }
@@ -411,7 +412,7 @@ fn understood(
 
 /// Checks that the first line names the columns, each once. Without a header line, the first key
 /// would count as a name.
-fn columns(headers: &csv::StringRecord) -> Result<(), Fault> {
+fn columns(headers: &csv::StringRecord) -> Result<(), LineFault> {
     let known = COLUMNS.join(", ");
     let named = |name: &str| headers.iter().filter(|header| *header == name).count();
     if named("key") == 0 && named("agent") == 0 {
@@ -432,7 +433,7 @@ fn columns(headers: &csv::StringRecord) -> Result<(), Fault> {
 }
 
 /// The fault of a line, without its text.
-fn column(fault: &csv::Error, headers: &csv::StringRecord) -> Fault {
+fn column(fault: &csv::Error, headers: &csv::StringRecord) -> LineFault {
     let csv::ErrorKind::Deserialize { err, .. } = fault.kind() else {
         return "it cannot be read".to_owned();
     };

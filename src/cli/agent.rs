@@ -3,16 +3,16 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::door::{brake, send};
+use super::admin_client::{send, send_stop};
 use super::print::{print, say_done};
 use super::values::agent_name;
-use super::{Failure, Place};
-use crate::control::api::Request;
-use crate::control::{Command, Question, Verb as Standing};
+use super::{Failure, GatewayArgs};
+use crate::control::api::AdminRequest;
+use crate::control::{Command, Question, StatusVerb};
 use crate::id::AgentName;
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum AgentCommand {
     /// Register an agent with its principal and its class.
     #[command(
         after_help = "Example: token-shield agent register research/summarizer \\\n             \
@@ -21,35 +21,35 @@ pub(super) enum Verb {
     Register(Register),
     /// List the registered agents.
     #[command(after_help = "Example: token-shield agent list --json")]
-    List(Place),
+    List(GatewayArgs),
     /// Show one agent and its tokens.
     #[command(after_help = "Example: token-shield agent show research/summarizer")]
-    Show(Show),
+    Show(ShowAgent),
     /// Stop an agent, or a whole namespace, until it is resumed.
     #[command(
         after_help = "Examples: token-shield agent suspend research/summarizer --reason \"on leave\"\n          token-shield agent suspend 'research/*' --reason \"the whole team\""
     )]
-    Suspend(Stand),
+    Suspend(ChangeAgent),
     /// End the suspension of an agent or a namespace.
     #[command(
         after_help = "Example: token-shield agent resume research/summarizer --reason \"back\""
     )]
-    Resume(Stand),
+    Resume(ChangeAgent),
     /// Stop an agent for an investigation. Its open streams end within a second.
     #[command(
         after_help = "Example: token-shield agent quarantine research/summarizer --reason \"odd tool calls\""
     )]
-    Quarantine(Stand),
+    Quarantine(ChangeAgent),
     /// End the quarantine of an agent or a namespace.
     #[command(
         after_help = "Example: token-shield agent release research/summarizer --reason \"examined\""
     )]
-    Release(Stand),
+    Release(ChangeAgent),
     /// Stop an agent permanently.
     #[command(
         after_help = "Example: token-shield agent revoke research/summarizer --reason \"retired\""
     )]
-    Revoke(Stand),
+    Revoke(ChangeAgent),
 }
 
 #[derive(Args)]
@@ -64,20 +64,20 @@ pub(super) struct Register {
     #[arg(long)]
     class: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
-pub(super) struct Show {
+pub(super) struct ShowAgent {
     /// namespace/name. Without a slash, the namespace is `default`.
     #[arg(value_parser = agent_name)]
     agent: AgentName,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
-pub(super) struct Stand {
+pub(super) struct ChangeAgent {
     /// namespace/name, or 'namespace/*' (with the quotes) for all its agents, also later ones.
     agent: String,
     /// The reason, for the record.
@@ -90,15 +90,15 @@ pub(super) struct Stand {
     #[arg(long)]
     unregistered: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
-impl Verb {
+impl AgentCommand {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Register(Register { agent, principal, class, place }) => {
                 let command = Command::AgentRegister { agent: agent.to_string(), principal, class };
-                let reply = send(&place, Request::Command(command)).await?;
+                let reply = send(&place, AdminRequest::Command(command)).await?;
                 say_done(
                     &format!("registered {agent}"),
                     json!({ "agent": agent.as_str() }),
@@ -108,37 +108,39 @@ impl Verb {
                 Ok(())
             }
             Self::List(place) => {
-                let reply = send(&place, Request::Question(Question::Agents)).await?;
+                let reply = send(&place, AdminRequest::Question(Question::Agents)).await?;
                 print(&reply, place.json)
             }
-            Self::Show(Show { agent, place }) => {
-                let reply =
-                    send(&place, Request::Question(Question::Agent { agent: agent.to_string() }))
-                        .await?;
+            Self::Show(ShowAgent { agent, place }) => {
+                let reply = send(
+                    &place,
+                    AdminRequest::Question(Question::Agent { agent: agent.to_string() }),
+                )
+                .await?;
                 print(&reply, place.json)
             }
-            Self::Suspend(stand) => stand.run(Standing::Suspend, "suspended").await,
-            Self::Resume(stand) => stand.run(Standing::Resume, "resumed").await,
-            Self::Quarantine(stand) => stand.run(Standing::Quarantine, "quarantined").await,
-            Self::Release(stand) => stand.run(Standing::Release, "released").await,
-            Self::Revoke(stand) => stand.run(Standing::Revoke, "revoked").await,
+            Self::Suspend(stand) => stand.run(StatusVerb::Suspend, "suspended").await,
+            Self::Resume(stand) => stand.run(StatusVerb::Resume, "resumed").await,
+            Self::Quarantine(stand) => stand.run(StatusVerb::Quarantine, "quarantined").await,
+            Self::Release(stand) => stand.run(StatusVerb::Release, "released").await,
+            Self::Revoke(stand) => stand.run(StatusVerb::Revoke, "revoked").await,
         }
     }
 }
 
-impl Stand {
-    async fn run(self, verb: Standing, done: &str) -> Result<(), Failure> {
+impl ChangeAgent {
+    async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let (reason, unregistered) = (self.reason, self.unregistered);
         let command = match self.agent.strip_suffix("/*") {
-            Some(namespace) => Command::NamespaceStanding {
+            Some(namespace) => Command::NamespaceStatus {
                 namespace: namespace.to_owned(),
                 verb,
                 reason,
                 unregistered,
             },
-            None => Command::AgentStanding { agent: self.agent, verb, reason, unregistered },
+            None => Command::AgentStatus { agent: self.agent, verb, reason, unregistered },
         };
-        let reply = brake(&self.place, self.offline, Request::Command(command)).await?;
+        let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
         let row = reply.rows.first().cloned().unwrap_or_default();
         let text =
             |member: &str| row.get(member).and_then(serde_json::Value::as_str).map(str::to_owned);

@@ -17,7 +17,7 @@ use crate::audit::store::log::FolderOwner;
 /// The hidden command that becomes the owner.
 pub(super) const AS_OWNER: &str = "as-owner";
 /// The uid of the user who gave the command, for the owner's process.
-const ASKER: &str = "TOKEN_SHIELD_ASKER";
+const SUDO_UID: &str = "TOKEN_SHIELD_SUDO_UID";
 /// Where the owner's process finds programs.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The variables that the process gets besides `LC_*`: for output, for the gateway, and for `cred:`
@@ -54,7 +54,7 @@ pub(super) fn command(
         .arg(group_of(owner).to_string())
         .arg("--")
         .args(words);
-    command.env_clear().env("PATH", SEARCH_PATH).env(ASKER, asker().to_string());
+    command.env_clear().env("PATH", SEARCH_PATH).env(SUDO_UID, asker().to_string());
     for (name, value) in std::env::vars_os() {
         let is_kept =
             name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"));
@@ -167,7 +167,7 @@ pub(super) fn asker() -> u32 {
     let by_root =
         rustix::process::getppid().is_some_and(|parent| is_roots(parent.as_raw_nonzero().get()));
     if by_root {
-        given(ASKER).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw())
+        given(SUDO_UID).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw())
     } else {
         own.as_raw()
     }

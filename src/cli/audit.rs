@@ -23,17 +23,17 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
-use super::fault::Fault as Told;
-use super::place::LogPlace;
+use super::fault::CliFault as Told;
+use super::target::LogArgs;
 use crate::audit::format::key::Opener;
 use crate::audit::read::export::OwnKeys;
-use crate::audit::read::verify::{Fault, Seen, Wanted, verify};
+use crate::audit::read::verify::{VerifiedEpoch, VerifyFault, VerifyTarget, verify};
 use crate::audit::store::vault::Vault;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use trust::{Known, Trust};
+use trust::{Trust, TrustedKeys};
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum AuditCommand {
     /// Verify all records, the tree over them, and that no acknowledged record is missing. Nothing
     /// is locked or changed.
     #[command(
@@ -44,7 +44,7 @@ pub(super) enum Verb {
     Verify(Verify),
     /// Show records, decrypted with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
-    Show(read::Show),
+    Show(read::ShowRecords),
     /// Show the last records, and follow new ones.
     #[command(after_help = "Example: token-shield audit tail --follow")]
     Tail(read::Tail),
@@ -57,7 +57,7 @@ pub(super) enum Verb {
     #[command(
         after_help = "Example: token-shield audit usage --by principal,model --since 30d --csv"
     )]
-    Usage(read::Usage),
+    Usage(read::UsageReport),
     /// Make a receipt: a record with the proof that it is in the log (C2SP tlog-proof).
     #[command(
         after_help = "Example: token-shield audit prove dev/e000001#14 --out answer.tlog-proof"
@@ -87,19 +87,19 @@ pub(super) enum Verb {
     Replay(export::Replay),
     #[cfg(feature = "gateway")]
     #[command(flatten)]
-    Keep(keep::Verb),
+    Keep(keep::LogCommand),
 }
 
 /// The keys that decrypt records.
 #[derive(Args)]
-struct Keys {
+struct RecordKeyArgs {
     /// The record keys, or the keys.jsonl of an export. Default: DIR/../secret/record-keys or
     /// DIR/../keys.jsonl, if one exists. Without them, encrypted records stay closed.
     #[arg(long = "record-keys", alias = "keys", value_name = "FILE")]
     keys: Option<PathBuf>,
 }
 
-impl Keys {
+impl RecordKeyArgs {
     fn open(&self, dir: &Path) -> Result<Box<dyn Opener>, Failure> {
         let (beside, exported) = (dir.join("../secret/record-keys"), dir.join("../keys.jsonl"));
         let path = self
@@ -139,7 +139,7 @@ pub(super) struct Verify {
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     #[command(flatten)]
     trust: Trust,
     /// An older checkpoint. Proves that the log has only grown since then.
@@ -150,7 +150,7 @@ pub(super) struct Verify {
     head: Option<PathBuf>,
 }
 
-impl Verb {
+impl AuditCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Verify(verify) => verify.run(),
@@ -186,7 +186,7 @@ impl Verify {
                     println!(
                         "{}",
                         serde_json::json!({
-                            "valid": true, "end_proven": proven, "epochs": epochs, "keys_from": known.from, "keys_beside": known.beside,
+                            "valid": true, "end_proven": proven, "epochs": epochs, "keys_from": known.from, "keys_in_data_folder": known.beside,
                         })
                     );
                 } else {
@@ -221,15 +221,15 @@ impl Verify {
 const UNPROVEN: &str = "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
 
 /// Whether the head is about the log's last epoch, or about the next one, which has not begun.
-fn ends(seen: &[Seen]) -> bool {
+fn ends(seen: &[VerifiedEpoch]) -> bool {
     let spoken_of = seen.iter().rposition(|epoch| epoch.acknowledged.is_some());
     spoken_of.is_none_or(|place| place + 1 == seen.len())
 }
 
 /// A verified log and its keys.
 struct Checked {
-    known: Known,
-    seen: Result<Vec<Seen>, Fault>,
+    known: TrustedKeys,
+    seen: Result<Vec<VerifiedEpoch>, VerifyFault>,
     /// Whether there was a head.
     heads: bool,
 }
@@ -249,7 +249,7 @@ impl Checked {
         });
         let since = since.transpose()?;
         let wanted =
-            Wanted { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
+            VerifyTarget { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
         let bar = bar(quiet);
         let seen = verify(&wanted, |done, of| {
             bar.set_length(of);
@@ -279,7 +279,7 @@ fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
     }
 }
 
-fn row(epoch: &Seen, known: &Known) -> serde_json::Value {
+fn row(epoch: &VerifiedEpoch, known: &TrustedKeys) -> serde_json::Value {
     let (first, last) = epoch.times.clone().unzip();
     serde_json::json!({
         "origin": epoch.origin, "records": epoch.size, "signed": epoch.signed, "root": STANDARD.encode(epoch.root),
@@ -289,7 +289,7 @@ fn row(epoch: &Seen, known: &Known) -> serde_json::Value {
     })
 }
 
-fn say(epoch: &Seen, known: &Known) {
+fn say(epoch: &VerifiedEpoch, known: &TrustedKeys) {
     println!(
         "valid: {}, {} records, root {}",
         epoch.origin,

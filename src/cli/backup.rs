@@ -8,14 +8,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use files::{Log, is_empty};
+use files::{LogPaths, is_empty};
 
-use super::door::send;
-use super::{Failure, Place};
-use crate::audit::read::verify::Seen;
+use super::admin_client::send;
+use super::{Failure, GatewayArgs};
+use crate::audit::read::verify::VerifiedEpoch;
 use crate::config::Config;
 use crate::control::Command;
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 use crate::durable;
 
 /// The config's name in a backup, as in a data folder.
@@ -34,7 +34,7 @@ pub(super) struct Backup {
     #[arg(long)]
     with_operator_keys: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 impl Backup {
     pub(super) async fn run(self) -> Result<(), Failure> {
@@ -42,7 +42,7 @@ impl Backup {
         if self.dir.exists() && !is_empty(&self.dir) {
             return Err(format!("{} is not empty: name a new folder", self.dir.display()).into());
         }
-        let (from, to) = (Log::of_config(&config), Log::of_folder(&self.dir));
+        let (from, to) = (LogPaths::of_config(&config), LogPaths::of_folder(&self.dir));
         if !from.head.exists() {
             return Err(
                 format!("{} is missing: there is no log to back up", from.head.display()).into()
@@ -52,7 +52,7 @@ impl Backup {
         let recorded = self.record(&config).await;
         durable::make_private_dir(&self.dir)?;
         let file = self.place.find()?.config;
-        let text = fs::read(&file).map_err(durable::Fault::of("read", &file))?;
+        let text = fs::read(&file).map_err(durable::DiskFault::of("read", &file))?;
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
         let seen = to.verify().map_err(|fault| {
@@ -87,10 +87,10 @@ impl Backup {
             keys: !self.without_keys,
             operator_keys: self.with_operator_keys,
         };
-        send(&self.place, Request::Command(command)).await.map(|_| ())
+        send(&self.place, AdminRequest::Command(command)).await.map(|_| ())
     }
 
-    fn say(&self, seen: &[Seen], lacks: &[String]) {
+    fn say(&self, seen: &[VerifiedEpoch], lacks: &[String]) {
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
         if self.place.json {
             let end = seen.last().map(|epoch| (epoch.origin.as_str(), epoch.size)).unzip();
@@ -101,7 +101,7 @@ impl Backup {
                 .collect();
             println!(
                 "{}",
-                serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved, "lacks": lacks })
+                serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved, "missing": lacks })
             );
         } else {
             println!(

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Failure, Place};
+use super::{Failure, GatewayArgs};
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum ConfigCommand {
     /// Check a config file and the keys, credentials and certificates that it names. Lists all
     /// faults.
     #[command(
@@ -21,11 +21,11 @@ pub(super) enum Verb {
         /// The file. Default: the config of the gateway.
         file: Option<PathBuf>,
         #[command(flatten)]
-        place: Place,
+        place: GatewayArgs,
     },
 }
 
-impl Verb {
+impl ConfigCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self::Check { syntax, file, place } = self;
         let file = file.map_or_else(|| place.find().map(|target| target.config), Ok)?;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use clap::Args;
 
-use super::fault::Fault;
+use super::fault::CliFault;
 
 /// For commands that cannot be undone.
 #[derive(Args, Clone, Copy, Debug)]
@@ -24,12 +24,12 @@ impl Sure {
     ///
     /// # Errors
     /// If the answer is not yes. Without a terminal and without `--yes`, a fault of usage.
-    pub(super) fn ask(self, what: &str) -> Result<(), Fault> {
+    pub(super) fn ask(self, what: &str) -> Result<(), CliFault> {
         if self.yes {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Fault::usage(format!(
+            return Err(CliFault::usage(format!(
                 "{what}: this cannot be undone; confirm it with --yes"
             )));
         }
@@ -38,7 +38,7 @@ impl Sure {
         let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
         match (read, answer.trim()) {
             (Ok(_), "y" | "Y" | "yes") => Ok(()),
-            _ => Err(Fault::failed("not-confirmed", "nothing was done")),
+            _ => Err(CliFault::failed("not-confirmed", "nothing was done")),
         }
     }
 }

@@ -9,15 +9,15 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use super::fault::Fault;
+use super::fault::CliFault;
 use super::key_files::{generate, public_file};
-use super::logs::{self, Form};
-use super::place::own_folder;
-use super::probe::{self, Found};
+use super::logs::{self, LogFormat};
+use super::probe::{self, FoundServer};
 use super::serve::until_told;
-use super::sign::{Wanted, sign};
+use super::sign::{TokenContent, sign};
+use super::target::own_folder;
 use crate::app::{App, Listeners};
-use crate::audit::store::log::Settings;
+use crate::audit::store::log::LogSettings;
 use crate::control::{Command, Operator};
 use crate::crypto::Algorithm;
 use crate::durable;
@@ -53,7 +53,7 @@ pub(super) struct Dev {
     json: bool,
     /// The form of log lines.
     #[arg(long, value_enum, default_value = "text")]
-    log: Form,
+    log: LogFormat,
 }
 
 /// The config's name in the data folder.
@@ -74,7 +74,7 @@ impl Dev {
         let folder = own_folder(self.data.clone())?;
         free_of_others(&folder.join(CONFIG))?;
         // Before the first write: root would leave files there that the folder's owner cannot read.
-        Settings::of_data(&folder, "dev").is_own()?;
+        LogSettings::of_data(&folder, "dev").is_own()?;
         durable::make_private_dir(&folder)?;
         let data = folder.canonicalize()?;
         durable::make_private_dir(&data.join("keys"))?;
@@ -99,7 +99,7 @@ impl Dev {
         durable::write_atomic(&file, text.as_bytes(), 0o600)?;
         let listeners = Listeners::bind(&config).await?;
         let signing = jwk::read_private(&private_file(&key)?)?;
-        let token = sign(&config, &signing, Wanted::for_agent("default/dev".parse()?, TTL))?;
+        let token = sign(&config, &signing, TokenContent::for_agent("default/dev".parse()?, TTL))?;
         let operator = Operator(format!("uid:{}", rustix::process::getuid().as_raw()));
         app.control()
             .apply(&operator, Command::TokenRegister { token: token.clone(), class: None })
@@ -112,7 +112,7 @@ impl Dev {
         Ok(())
     }
 
-    async fn find(&self) -> Result<Vec<Found>, Failure> {
+    async fn find(&self) -> Result<Vec<FoundServer>, Failure> {
         let Some(url) = &self.upstream else { return Ok(probe::usual().await) };
         let (target, base_path) = crate::config::upstream_url(url)
             .ok_or("--upstream must be http://HOST:PORT, https://HOST:PORT or unix:PATH")?;
@@ -125,7 +125,7 @@ impl Dev {
                 "warning  {url} lists no models; name one with --upstream-model, or start the server first"
             );
         }
-        Ok(vec![Found {
+        Ok(vec![FoundServer {
             name: "upstream",
             authority: target.authority(),
             profile: self.upstream_profile.clone(),
@@ -133,7 +133,7 @@ impl Dev {
         }])
     }
 
-    fn config_text(&self, found: &[Found]) -> String {
+    fn config_text(&self, found: &[FoundServer]) -> String {
         let metrics = self.metrics.unwrap_or_else(|| {
             let port = if self.listen.port() == 0 { 0 } else { 9464 };
             SocketAddr::from(([127, 0, 0, 1], port))
@@ -180,7 +180,7 @@ impl Dev {
         listeners: &Listeners,
         (folder, data): (&Path, &Path),
         token: &str,
-        found: &[Found],
+        found: &[FoundServer],
     ) -> Result<(), Failure> {
         let scheme = if self.tls { "https" } else { "http" };
         let (api, metrics) = (listeners.api.local_addr()?, listeners.metrics.local_addr()?);
@@ -234,19 +234,19 @@ impl Dev {
 }
 
 /// Checks that `dev` wrote the config in the data folder. It does not overwrite another config.
-fn free_of_others(file: &Path) -> Result<(), Fault> {
+fn free_of_others(file: &Path) -> Result<(), CliFault> {
     match std::fs::read_to_string(file) {
         Ok(text) if !text.starts_with(MARK) => {
             let shown = file.display();
             let hint = format!(
                 "start that gateway with token-shield serve --config {shown}, or name another folder with --data DIR"
             );
-            Err(Fault::failed(
+            Err(CliFault::failed(
                 "failed",
                 format!("{shown} was not written by dev, which would overwrite it: {hint}"),
             ))
         }
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Fault::failed(
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CliFault::failed(
             "failed",
             format!("{}: {error}; name another folder with --data DIR", file.display()),
         )),

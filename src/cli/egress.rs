@@ -2,20 +2,22 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::door::send;
+use super::admin_client::send;
 use super::values::agent_name;
-use super::{Failure, Place};
+use super::{Failure, GatewayArgs};
 use crate::app::egress_policy_of;
 use crate::control::Question;
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 use crate::guard::egress::destination::Destination;
-use crate::guard::egress::policy::{Answered, EgressPolicy, TokenRestrictions, Uncontrolled, Use};
-use crate::guard::settings::{Called, Class, Door, Reply};
+use crate::guard::egress::policy::{
+    EgressPolicy, PolicyStep, TokenRestrictions, Uncontrolled, Use,
+};
+use crate::guard::settings::{Called, Class, RequestFilterAction, ResponseFilterAction};
 use crate::id::AgentName;
 use crate::token::Presented;
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum EgressCommand {
     /// Show step by step whether a URL is controlled, and what the filters do with it. Nothing is
     /// looked up or sent.
     #[command(
@@ -31,7 +33,7 @@ pub(super) struct Check {
     /// The use of the URL: fetched content, a link, or a connection of the agent. Default: all
     /// three.
     #[arg(long = "use", value_name = "USE")]
-    wanted: Option<Wanted>,
+    wanted: Option<UseArg>,
     /// The agent whose class applies. Without it, the class `default`.
     #[arg(long, value_parser = agent_name)]
     agent: Option<AgentName>,
@@ -39,17 +41,17 @@ pub(super) struct Check {
     #[arg(long)]
     token: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Wanted {
+enum UseArg {
     Media,
     Links,
     Tunnel,
 }
 
-impl Wanted {
+impl UseArg {
     const fn to_use(self) -> Use {
         match self {
             Self::Media => Use::Media,
@@ -59,7 +61,7 @@ impl Wanted {
     }
 }
 
-impl Verb {
+impl EgressCommand {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Self::Check(check) = self;
         check.run().await
@@ -95,8 +97,12 @@ impl Check {
             .classes
             .get(&name)
             .ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
-        let bench =
-            Bench { policy: egress_policy_of(&config), restrictions, class, json: self.place.json };
+        let bench = PolicyCheck {
+            policy: egress_policy_of(&config),
+            restrictions,
+            class,
+            json: self.place.json,
+        };
         let uses = self.wanted.map_or_else(|| Use::ALL.to_vec(), |wanted| vec![wanted.to_use()]);
         if self.url == "-" {
             let text = std::io::read_to_string(std::io::stdin())?;
@@ -128,21 +134,21 @@ impl Check {
 }
 
 /// The policy that URLs are checked with.
-struct Bench<'c> {
+struct PolicyCheck<'c> {
     policy: EgressPolicy,
     restrictions: TokenRestrictions,
     class: &'c Class,
     json: bool,
 }
 
-impl Bench<'_> {
+impl PolicyCheck<'_> {
     /// Checks a URL and prints the steps.
     fn evaluate(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
         let steps = self.policy.explain(wanted, url, &self.restrictions);
         let judged = self.policy.evaluate(wanted, url, &self.restrictions).map(|_| ());
         let becomes = becomes(wanted, self.class, judged.is_ok());
         if self.json {
-            let row = |step: &Answered| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
+            let row = |step: &PolicyStep| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
             let steps: Vec<_> = steps.iter().map(row).collect();
             println!(
                 "{}",
@@ -154,7 +160,7 @@ impl Bench<'_> {
                     "reason": judged.as_ref().err().map(Uncontrolled::as_str),
                     "steps": steps,
                     "class": self.class.name,
-                    "becomes": becomes,
+                    "result": becomes,
                 })
             );
             return judged;
@@ -182,17 +188,19 @@ fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
     match wanted {
         Use::Media => {
             let request = match (class.requests.media, controlled) {
-                (Door::Inline, true) => {
+                (RequestFilterAction::Inline, true) => {
                     "in a request, the gateway fetches it and puts the content in"
                 }
-                (Door::Strip, _) => "in a request, a note replaces it",
-                (Door::Block | Door::Inline, _) => "a request with it is refused",
+                (RequestFilterAction::Strip, _) => "in a request, a note replaces it",
+                (RequestFilterAction::Block | RequestFilterAction::Inline, _) => {
+                    "a request with it is refused"
+                }
             };
             format!("{request}; in an answer, {}", reply(class.answers.fetched, controlled))
         }
         Use::Links => format!("in an answer, {}", reply(class.answers.clicked, controlled)),
         Use::Tunnel => {
-            let call = match (controlled, class.answers.called) {
+            let call = match (controlled, class.answers.tool_calls) {
                 (true, _) => "passes",
                 (false, Called::Report) => "passes, and is recorded",
                 (false, Called::Block) => "ends the answer",
@@ -204,19 +212,19 @@ fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
     }
 }
 
-const fn reply(reply: Reply, controlled: bool) -> &'static str {
+const fn reply(reply: ResponseFilterAction, controlled: bool) -> &'static str {
     match (controlled, reply) {
         (true, _) => "it stays",
-        (false, Reply::Report) => "it stays, and is recorded",
-        (false, Reply::Strip) => "a mark replaces it",
-        (false, Reply::Block) => "it ends the answer",
+        (false, ResponseFilterAction::Report) => "it stays, and is recorded",
+        (false, ResponseFilterAction::Strip) => "a mark replaces it",
+        (false, ResponseFilterAction::Block) => "it ends the answer",
     }
 }
 
 /// The class of an agent, from the gateway's state.
-async fn class_of(place: &Place, agent: &AgentName) -> Result<String, Failure> {
+async fn class_of(place: &GatewayArgs, agent: &AgentName) -> Result<String, Failure> {
     let reply =
-        send(place, Request::Question(Question::Agent { agent: agent.to_string() })).await?;
+        send(place, AdminRequest::Question(Question::Agent { agent: agent.to_string() })).await?;
     let class =
         reply.rows.iter().find_map(|row| row.get("class").and_then(serde_json::Value::as_str));
     Ok(class.unwrap_or("default").to_owned())

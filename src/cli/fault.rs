@@ -17,13 +17,13 @@ pub(super) const UNPROVEN: u8 = 4;
 /// An error with its exit code and a code for programs. Any other error ends with [`FAILED`] and
 /// the code `failed`.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct CliFault {
     pub(super) exit: u8,
     pub(super) code: &'static str,
     pub(super) message: String,
 }
 
-impl Fault {
+impl CliFault {
     /// A fault of usage.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { exit: USAGE, code: "usage", message: message.into() }
@@ -35,23 +35,23 @@ impl Fault {
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for CliFault {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for CliFault {}
 
 /// The exit code of an error.
 pub(super) fn exit(failure: &super::Failure) -> ExitCode {
-    ExitCode::from(failure.downcast_ref::<Fault>().map_or(FAILED, |fault| fault.exit))
+    ExitCode::from(failure.downcast_ref::<CliFault>().map_or(FAILED, |fault| fault.exit))
 }
 
 /// The error line for standard error, with `--json` one JSON object. Empty if another process has
 /// printed the error already.
 pub(super) fn line(failure: &super::Failure, json: bool) -> String {
-    let code = failure.downcast_ref::<Fault>().map_or("failed", |fault| fault.code);
+    let code = failure.downcast_ref::<CliFault>().map_or("failed", |fault| fault.code);
     let message = failure.to_string();
     match (message.is_empty(), json) {
         (true, _) => String::new(),

@@ -2,15 +2,15 @@
 
 use clap::Subcommand;
 
-use super::place::{Place, Target};
+use super::target::{GatewayArgs, GatewayTarget};
 use super::{
-    Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner, owners_books,
-    principal, serve, token, upgrade,
+    Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner,
+    owner_process, principal, serve, token, upgrade,
 };
 use crate::config::Config;
 
 #[derive(Subcommand)]
-pub(super) enum Noun {
+pub(super) enum GatewayCommand {
     /// Run a gateway from a config file.
     #[command(
         after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml\n\n\
@@ -34,28 +34,28 @@ pub(super) enum Noun {
     Dev(dev::Dev),
     /// Generate, list, retire and revoke signing keys.
     #[command(subcommand)]
-    Keys(keys::Verb),
+    Keys(keys::KeysCommand),
     /// Issue, inspect, verify and revoke tokens.
     #[command(subcommand)]
-    Token(token::Verb),
+    Token(token::TokenCommand),
     /// Register, show and stop agents.
     #[command(subcommand)]
-    Agent(agent::Verb),
+    Agent(agent::AgentCommand),
     /// Suspend and release principals, with everything that acts for them.
     #[command(subcommand)]
-    Principal(principal::Verb),
+    Principal(principal::PrincipalCommand),
     /// Show whether an endpoint is controlled.
     #[command(subcommand)]
-    Egress(egress::Verb),
+    Egress(egress::EgressCommand),
     /// List models and their weights, and accept new weights.
     #[command(subcommand)]
-    Model(model::Verb),
+    Model(model::ModelCommand),
     /// Explain why a request was refused, or how it ended.
     #[command(after_help = "Example: token-shield why rq_01M7ZCSCBP0W7RN1HB4TR71MDN")]
     Why(audit::why::Why),
     /// Accept the current time after the clock stepped back.
     #[command(subcommand)]
-    Clock(audit::keep::Clock),
+    Clock(audit::keep::ClockCommand),
     /// Copy the log, keys and config into a folder, and verify the copy. The gateway may run.
     #[command(
         after_help = "Example: token-shield backup /mnt/backups/2026-11-21 \\\n             \
@@ -70,16 +70,16 @@ pub(super) enum Noun {
     Restore(backup::restore::Restore),
     /// Check a config file.
     #[command(subcommand)]
-    Config(config::Verb),
+    Config(config::ConfigCommand),
     /// Execute requests on standard input for root, as the data folder's owner.
-    #[command(hide = true, name = owner::BOOKS)]
-    OwnersBooks(owners_books::OwnersBooks),
+    #[command(hide = true, name = owner::PROCESS)]
+    OwnerProcess(owner_process::OwnerProcess),
     /// Run another command for root, as the data folder's owner.
     #[command(hide = true, name = as_owner::AS_OWNER)]
     AsOwner(as_owner::AsOwner),
 }
 
-impl Noun {
+impl GatewayCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         // Before this process has threads and descriptors.
         if let Self::AsOwner(command) = self {
@@ -102,14 +102,14 @@ impl Noun {
                 Self::Backup(backup) => backup.run().await,
                 Self::Restore(restore) => restore.run(),
                 Self::Config(verb) => verb.run(),
-                Self::OwnersBooks(books) => books.run().await,
+                Self::OwnerProcess(state) => state.run().await,
                 Self::AsOwner(command) => command.run(),
             }
         })
     }
 }
 
-impl Target {
+impl GatewayTarget {
     /// Reads the config.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ impl Target {
     }
 }
 
-impl Place {
+impl GatewayArgs {
     /// Reads the config of the gateway that the command is for.
     ///
     /// # Errors

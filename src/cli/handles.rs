@@ -9,18 +9,18 @@ use clap::Args;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::door::{Door, send};
+use super::admin_client::{AdminClient, send};
 use super::key_files::{key_file, public_file, signing_key};
 use super::print::{done, say_done};
 use super::values::{in_words, time};
-use super::{Failure, Place};
+use super::{Failure, GatewayArgs};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 use crate::control::{Command, Question, Reply};
 use crate::crypto::{Both, SigningKey, entropy};
 use crate::id::HandleId;
-use crate::keyring::{Issuer, Keyring};
+use crate::keyring::{IssuerKeys, Keyring};
 use crate::token::jwk::{self, Jwk};
 use crate::token::{Presented, handle, mint, verify};
 
@@ -37,19 +37,19 @@ pub(super) struct Renew {
     #[arg(long = "signing-key", alias = "key", value_name = "FILE")]
     key: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 /// Registers a new handle with a token that was just signed, and prints the handle.
 pub(super) async fn issue(
-    place: &Place,
+    place: &GatewayArgs,
     token: String,
     class: Option<String>,
 ) -> Result<(), Failure> {
     let fresh = handle::generate()?;
     let id = handle::adopt(&fresh)?;
     let command = Command::HandleSet { handle: id.to_string(), token, class, until: None };
-    let reply = send(place, Request::Command(command)).await?;
+    let reply = send(place, AdminRequest::Command(command)).await?;
     let what = format!("registered a token with the handle {id}");
     if place.json {
         println!("{}", done(&what, json!({ "id": id.to_string(), "handle": &**fresh }), &reply));
@@ -77,9 +77,9 @@ impl Renew {
         let meant: Vec<HandleId> = given.parse().into_iter().chain(handle::id(&given)).collect();
         let file = key_file(&config, self.key);
         let key = signing_key(&file)?;
-        let door = Door::open(&self.place.find()?).await?;
-        let renewed = first_of(&door, &meant, (&config, &key, &file), self.ttl).await;
-        door.close()?;
+        let client = AdminClient::open(&self.place.find()?).await?;
+        let renewed = first_of(&client, &meant, (&config, &key, &file), self.ttl).await;
+        client.close()?;
         let (id, reply) = renewed?;
         say_done(
             &format!("renewed the token of the handle {id}"),
@@ -116,14 +116,14 @@ fn within(
 
 /// Renews the first of these that is a handle. If none is, returns the fault of the last one.
 async fn first_of(
-    door: &Door,
+    client: &AdminClient,
     meant: &[HandleId],
     with: (&Config, &SigningKey, &Path),
     ttl: Option<Duration>,
 ) -> Result<(HandleId, Reply), Failure> {
     let mut fault: Failure = "this is a token, not a handle".into();
     for id in meant {
-        match renew(door, *id, with, ttl).await {
+        match renew(client, *id, with, ttl).await {
             Ok(reply) => return Ok((*id, reply)),
             Err(why) => fault = why,
         }
@@ -147,7 +147,10 @@ fn ours(
     let presented = Presented::read(former)?;
     let taken = config.guard.issuers.iter().find_map(|issuer| {
         let keyring = Keyring::new();
-        keyring.set_issuers(vec![Issuer { policy: Arc::new(issuer.policy()), keys: keys.clone() }]);
+        keyring.set_issuers(vec![IssuerKeys {
+            policy: Arc::new(issuer.policy()),
+            keys: keys.clone(),
+        }]);
         // At the time of its signature: it may have expired since, and therefore needs a renewal.
         let issued = presented.issued()?;
         verify(&presented, &keyring, &Both, issued).ok().map(|taken| (taken, issuer.ttl_max))
@@ -162,12 +165,13 @@ fn ours(
 }
 
 async fn renew(
-    door: &Door,
+    client: &AdminClient,
     id: HandleId,
     (config, key, file): (&Config, &SigningKey, &Path),
     ttl: Option<Duration>,
 ) -> Result<Reply, Failure> {
-    let reply = door.send(Request::Question(Question::Handle { handle: id.to_string() })).await?;
+    let reply =
+        client.send(AdminRequest::Question(Question::Handle { handle: id.to_string() })).await?;
     let row = reply.rows.first().ok_or("no such handle is registered")?;
     let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str);
     if text("revoked").is_some() {
@@ -180,5 +184,5 @@ async fn renew(
     ttl.map_or(Ok(()), |ttl| within(ttl, now, ttl_max, until))?;
     eprintln!("renewing a token of {agent}");
     let token = mint::renew(former, key, now, (ttl, until), random()?)?;
-    door.send(Request::Command(Command::HandleRenew { handle: id.to_string(), token })).await
+    client.send(AdminRequest::Command(Command::HandleRenew { handle: id.to_string(), token })).await
 }

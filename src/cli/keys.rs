@@ -5,28 +5,28 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::admin_client::{send, send_stop};
 use super::confirm::Sure;
-use super::door::{brake, send};
 use super::key_files::{generate, public_file};
 use super::print::{print, say_done};
 use super::rotate::Rotate;
-use super::{Failure, Place};
-use crate::control::api::Request;
+use super::{Failure, GatewayArgs};
+use crate::control::api::AdminRequest;
 use crate::control::{Command, Question};
 use crate::crypto::Algorithm;
 use crate::token::jwk;
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum KeysCommand {
     /// Generate a key: FILE (0600) is private, FILE.pub is the public JWK Set for a gateway.
     #[command(after_help = "Example: token-shield keys generate --out operator.jwk")]
     Generate(Generate),
     /// List the keys that the gateway knows.
     #[command(after_help = "Example: token-shield keys list")]
-    List(Place),
+    List(GatewayArgs),
     /// Print the gateway's public keys as a JWK Set.
     #[command(after_help = "Example: token-shield keys export > operator.jwks")]
-    Export(Place),
+    Export(GatewayArgs),
     /// Add the public keys of a JWK Set to the gateway.
     #[command(
         after_help = "Example: token-shield keys import operator.jwk.pub --issuer https://operator.example"
@@ -43,7 +43,7 @@ pub(super) enum Verb {
     #[command(after_help = "Examples:
   token-shield keys revoke KID --reason \"laptop stolen\" --yes
   token-shield keys revoke --holder KID --reason \"agent's key leaked\" --yes")]
-    Revoke(Revoke),
+    Revoke(RevokeKey),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -80,7 +80,7 @@ pub(super) struct Import {
     #[arg(long)]
     issuer: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
@@ -95,11 +95,11 @@ pub(super) struct Change {
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
-pub(super) struct Revoke {
+pub(super) struct RevokeKey {
     /// The thumbprint of an issuer's key, as `keys list` shows it. It may begin with a hyphen.
     #[arg(
         allow_hyphen_values = true,
@@ -120,10 +120,10 @@ pub(super) struct Revoke {
     #[command(flatten)]
     sure: Sure,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
-impl Revoke {
+impl RevokeKey {
     async fn run(self) -> Result<(), Failure> {
         let (what, kid, command) = match (self.kid, self.holder) {
             (_, Some(kid)) => {
@@ -136,13 +136,13 @@ impl Revoke {
         };
         self.sure
             .ask(&format!("this revokes the {what} {kid} and every token that it ever signed"))?;
-        let reply = brake(&self.place, self.offline, Request::Command(command)).await?;
+        let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
         say_done(&format!("revoked {what} {kid}"), json!({ "kid": kid }), &reply, self.place.json);
         Ok(())
     }
 }
 
-impl Verb {
+impl KeysCommand {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Generate(Generate { alg, holder, out, json }) => {
@@ -169,11 +169,11 @@ impl Verb {
                 Ok(())
             }
             Self::List(place) => {
-                let reply = send(&place, Request::Question(Question::Keys)).await?;
+                let reply = send(&place, AdminRequest::Question(Question::Keys)).await?;
                 print(&reply, place.json)
             }
             Self::Export(place) => {
-                let reply = send(&place, Request::Question(Question::Keys)).await?;
+                let reply = send(&place, AdminRequest::Question(Question::Keys)).await?;
                 let keys: Vec<&str> = reply
                     .rows
                     .iter()
@@ -189,7 +189,7 @@ impl Verb {
                     jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", file.display()))?
                 {
                     let command = Command::KeyAdd { issuer: issuer.clone(), jwk: key.write() };
-                    let reply = send(&place, Request::Command(command)).await?;
+                    let reply = send(&place, AdminRequest::Command(command)).await?;
                     let members = json!({ "kid": key.id().to_string() });
                     say_done(&format!("added key {}", key.id()), members, &reply, place.json);
                 }
@@ -198,7 +198,7 @@ impl Verb {
             Self::Rotate(rotate) => rotate.run().await,
             Self::Retire(Change { kid, reason, offline, place }) => {
                 let command = Command::KeyRetire { kid: kid.clone(), from: None, reason };
-                let reply = brake(&place, offline, Request::Command(command)).await?;
+                let reply = send_stop(&place, offline, AdminRequest::Command(command)).await?;
                 say_done(&format!("retired key {kid}"), json!({ "kid": kid }), &reply, place.json);
                 Ok(())
             }

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::Failure;
-use crate::guard::egress::destination::{Destination, Scheme, Unreadable};
+use crate::guard::egress::destination::{Destination, Scheme, UrlFault};
 use crate::json::Value;
-use crate::token::constraint::{Constraint, Kind};
+use crate::token::constraint::{Constraint, ConstraintType};
 
 #[derive(Args, Default)]
 pub(super) struct Allowed {
@@ -40,12 +40,12 @@ pub(super) struct Allowed {
 }
 
 /// A host in the form for comparison with destinations.
-fn host(text: &str) -> Result<String, Unreadable> {
+fn host(text: &str) -> Result<String, UrlFault> {
     let read = Destination::read_authority(Scheme::Https, text)?;
     if read.port == Scheme::Https.port() && !text.ends_with(":443") {
         Ok(read.host.to_string())
     } else {
-        Err(Unreadable::Host)
+        Err(UrlFault::Host)
     }
 }
 
@@ -58,23 +58,23 @@ fn list(texts: &[String]) -> Option<Value<'static>> {
 impl Allowed {
     pub(super) fn limits(&self) -> Result<Vec<Constraint>, Failure> {
         let numbers = [
-            ("requests_per_minute", Kind::Rate, self.rpm),
-            ("requests_per_second", Kind::Rate, self.rps),
-            ("requests_in_flight", Kind::Max, self.in_flight),
-            ("output_tokens", Kind::Max, self.output_tokens),
+            ("requests_per_minute", ConstraintType::Rate, self.rpm),
+            ("requests_per_second", ConstraintType::Rate, self.rps),
+            ("requests_in_flight", ConstraintType::Max, self.in_flight),
+            ("output_tokens", ConstraintType::Max, self.output_tokens),
         ];
         let numbers = numbers.map(|(key, kind, number)| (key, kind, number.map(Value::from_u64)));
         let lists = [
-            ("egress_host", Kind::OneOf, list(&self.egress_hosts)),
-            ("tool_type", Kind::OneOf, list(&self.tool_types)),
+            ("egress_host", ConstraintType::OneOf, list(&self.egress_hosts)),
+            ("tool_type", ConstraintType::OneOf, list(&self.tool_types)),
         ];
-        let egress = ("egress", Kind::Rank, self.egress.clone().map(Value::from_text));
-        let asked = [("model", Kind::OneOf, list(&self.models))]
+        let egress = ("egress", ConstraintType::Rank, self.egress.clone().map(Value::from_text));
+        let asked = [("model", ConstraintType::OneOf, list(&self.models))]
             .into_iter()
             .chain(numbers)
             .chain(lists)
             .chain([egress]);
-        let limit = |(key, kind, value): (&str, Kind, Option<Value<'static>>)| {
+        let limit = |(key, kind, value): (&str, ConstraintType, Option<Value<'static>>)| {
             let made = Constraint::new(key, kind, value?);
             Some(made.map_err(|refusal| format!("{key}: {}", refusal.message).into()))
         };

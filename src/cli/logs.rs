@@ -24,7 +24,7 @@ use crate::log_lines::{self, LogLines};
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Form {
+pub(super) enum LogFormat {
     /// One readable line for each event.
     Text,
     /// One JSON object for each event.
@@ -36,15 +36,15 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Gives each line of `tracing` to the queue.
 #[derive(Clone)]
-struct Lines(LogLines);
+struct LineQueue(LogLines);
 
 /// One line being written.
-struct Line<'l> {
+struct QueuedLine<'l> {
     lines: &'l LogLines,
     at_once: bool,
 }
 
-impl io::Write for Line<'_> {
+impl io::Write for QueuedLine<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.lines.push(bytes, self.at_once);
         Ok(bytes.len())
@@ -55,15 +55,15 @@ impl io::Write for Line<'_> {
     }
 }
 
-impl<'l> MakeWriter<'l> for Lines {
-    type Writer = Line<'l>;
+impl<'l> MakeWriter<'l> for LineQueue {
+    type Writer = QueuedLine<'l>;
 
-    fn make_writer(&'l self) -> Line<'l> {
-        Line { lines: &self.0, at_once: true }
+    fn make_writer(&'l self) -> QueuedLine<'l> {
+        QueuedLine { lines: &self.0, at_once: true }
     }
 
-    fn make_writer_for(&'l self, about: &Metadata<'_>) -> Line<'l> {
-        Line { lines: &self.0, at_once: *about.level() <= Level::WARN }
+    fn make_writer_for(&'l self, about: &Metadata<'_>) -> QueuedLine<'l> {
+        QueuedLine { lines: &self.0, at_once: *about.level() <= Level::WARN }
     }
 }
 
@@ -134,13 +134,13 @@ impl Visit for Fields {
 }
 
 /// A line in the given form without an event of `tracing`.
-fn own_line(form: Form, level: &str, message: &str) -> String {
+fn own_line(form: LogFormat, level: &str, message: &str) -> String {
     let mut time = String::new();
     // Writing into a String does not fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
     match form {
-        Form::Text => format!("{time} {level:>5} {}\n", message.escape_debug()),
-        Form::Json => {
+        LogFormat::Text => format!("{time} {level:>5} {}\n", message.escape_debug()),
+        LogFormat::Json => {
             let mut line = format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"message\":")
                 .into_bytes();
             write_string(message, &mut line);
@@ -150,12 +150,12 @@ fn own_line(form: Form, level: &str, message: &str) -> String {
     }
 }
 
-fn say_dropped(form: Form, dropped: u64) -> String {
+fn say_dropped(form: LogFormat, dropped: u64) -> String {
     own_line(form, "WARN", &format!("{dropped} log lines were dropped"))
 }
 
 /// A panic's message, as one line.
-fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
+fn say_panic(form: LogFormat, panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
     let what = panic.payload_as_str().unwrap_or("no message");
@@ -171,21 +171,21 @@ fn say_panic(form: Form, panic: &PanicHookInfo<'_>) -> String {
 ///
 /// # Errors
 /// If standard error is not available, or its thread cannot be started.
-pub(super) fn start(form: Form) -> io::Result<()> {
+pub(super) fn start(form: LogFormat) -> io::Result<()> {
     let filter =
         EnvFilter::try_from_env("TOKEN_SHIELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = LogLines::start_for_process(match form {
-        Form::Text => |dropped| say_dropped(Form::Text, dropped),
-        Form::Json => |dropped| say_dropped(Form::Json, dropped),
+        LogFormat::Text => |dropped| say_dropped(LogFormat::Text, dropped),
+        LogFormat::Json => |dropped| say_dropped(LogFormat::Json, dropped),
     })?;
     panic::set_hook(Box::new(move |panic| lines.push(say_panic(form, panic).as_bytes(), true)));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(Lines(lines.clone()))
+        .with_writer(LineQueue(lines.clone()))
         .with_target(false);
     let started = match form {
-        Form::Text => builder.with_ansi(false).try_init(),
-        Form::Json => builder.event_format(JsonLine).try_init(),
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.event_format(JsonLine).try_init(),
     };
     started.map_err(io::Error::other)
 }
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_said_besides_events_has_the_same_form() {
-        let line = say_dropped(Form::Json, 3);
+        let line = say_dropped(LogFormat::Json, 3);
         let object: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(
             (&object["level"], &object["message"]),
@@ -237,7 +237,7 @@ mod tests {
                 .is_some_and(|time| time.parse::<jiff::Timestamp>().is_ok()),
             "{line}"
         );
-        let text = own_line(Form::Text, "WARN", "one\ntwo");
+        let text = own_line(LogFormat::Text, "WARN", "one\ntwo");
         assert!(text.ends_with(" WARN one\\ntwo\n") && text.lines().count() == 1, "{text}");
     }
 

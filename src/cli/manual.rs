@@ -35,7 +35,7 @@ pub(super) struct Man {
 
 /// `token-shield version`.
 #[derive(Args)]
-pub(super) struct Version {
+pub(super) struct ShowVersion {
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -72,7 +72,7 @@ impl Man {
     }
 }
 
-impl Version {
+impl ShowVersion {
     pub(super) fn run(&self) {
         let version = env!("CARGO_PKG_VERSION");
         if self.json {

@@ -4,6 +4,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where results are printed")]
 
 #[cfg(feature = "gateway")]
+mod admin_client;
+#[cfg(feature = "gateway")]
 mod adopt;
 #[cfg(feature = "gateway")]
 mod agent;
@@ -20,8 +22,6 @@ mod confirm;
 mod delegate;
 #[cfg(feature = "gateway")]
 mod dev;
-#[cfg(feature = "gateway")]
-mod door;
 #[cfg(feature = "gateway")]
 mod egress;
 mod fault;
@@ -43,8 +43,7 @@ mod model;
 #[cfg(feature = "gateway")]
 mod owner;
 #[cfg(feature = "gateway")]
-mod owners_books;
-mod place;
+mod owner_process;
 #[cfg(feature = "gateway")]
 mod principal;
 #[cfg(feature = "gateway")]
@@ -57,6 +56,7 @@ mod rotate;
 mod serve;
 #[cfg(feature = "gateway")]
 mod sign;
+mod target;
 #[cfg(feature = "gateway")]
 mod token;
 #[cfg(feature = "gateway")]
@@ -71,7 +71,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "gateway")]
-use place::Place;
+use target::GatewayArgs;
 
 /// An error, for people.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -84,17 +84,17 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 )]
 struct Cli {
     #[command(subcommand)]
-    noun: Noun,
+    noun: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Noun {
+enum CliCommand {
     #[cfg(feature = "gateway")]
     #[command(flatten)]
-    Gateway(gateway::Noun),
+    Gateway(gateway::GatewayCommand),
     /// Verify and read the audit log, and make proofs.
     #[command(subcommand)]
-    Audit(audit::Verb),
+    Audit(audit::AuditCommand),
     /// Print the completion script for a shell.
     #[command(
         after_help = "Example: token-shield completions bash > /etc/bash_completion.d/token-shield"
@@ -105,7 +105,7 @@ enum Noun {
     Man(manual::Man),
     /// Print the version.
     #[command(after_help = "Example: token-shield version --json")]
-    Version(manual::Version),
+    Version(manual::ShowVersion),
     /// Print the reference of docs/CLI.md.
     #[command(hide = true)]
     Reference,
@@ -121,18 +121,18 @@ pub fn main() -> ExitCode {
     };
     let done = match read.noun {
         #[cfg(feature = "gateway")]
-        Noun::Gateway(noun) => noun.run(),
-        Noun::Audit(verb) => verb.run(),
-        Noun::Completions(completions) => {
+        CliCommand::Gateway(noun) => noun.run(),
+        CliCommand::Audit(verb) => verb.run(),
+        CliCommand::Completions(completions) => {
             completions.run();
             Ok(())
         }
-        Noun::Man(man) => man.run(),
-        Noun::Version(version) => {
+        CliCommand::Man(man) => man.run(),
+        CliCommand::Version(version) => {
             version.run();
             Ok(())
         }
-        Noun::Reference => {
+        CliCommand::Reference => {
             print!("{}", manual::reference());
             Ok(())
         }

@@ -3,17 +3,17 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::door::send;
+use super::admin_client::send;
 use super::print::{print, say_done};
-use super::{Failure, Place};
-use crate::control::api::Request;
+use super::{Failure, GatewayArgs};
+use crate::control::api::AdminRequest;
 use crate::control::{Command, Question};
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum ModelCommand {
     /// List the models at each server, with the digest of the weights that answer.
     #[command(after_help = "Example: token-shield model list --json")]
-    List(Place),
+    List(GatewayArgs),
     /// Accept the present weights of a model. Its pinned weights stay accepted too.
     #[command(
         after_help = "Example: token-shield model accept llama-3.1-8b --reason \"new quantization, approved in CHG-4711\""
@@ -29,19 +29,19 @@ pub(super) struct Accept {
     #[arg(long)]
     reason: String,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
-impl Verb {
+impl ModelCommand {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::List(place) => {
-                let reply = send(&place, Request::Question(Question::Models)).await?;
+                let reply = send(&place, AdminRequest::Question(Question::Models)).await?;
                 print(&reply, place.json)
             }
             Self::Accept(Accept { model, reason, place }) => {
                 let command = Command::ModelAccept { model: model.clone(), reason };
-                let reply = send(&place, Request::Command(command)).await?;
+                let reply = send(&place, AdminRequest::Command(command)).await?;
                 say_done(
                     &format!("accepted the weights of {model}"),
                     json!({ "model": model }),

@@ -10,14 +10,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::fault::{FAILED, Fault};
-use super::place::Target;
+use super::fault::{CliFault, FAILED};
+use super::target::GatewayTarget;
 use super::{Failure, as_owner};
-use crate::audit::store::log::{FolderOwner, Settings};
-use crate::control::api::{Answer, Request};
+use crate::audit::store::log::{FolderOwner, LogSettings};
+use crate::control::api::{AdminAnswer, AdminRequest};
 
 /// The hidden command that the owner's process runs.
-pub(super) const BOOKS: &str = "books-of-owner";
+pub(super) const PROCESS: &str = "owner-process";
 
 /// A process of the folder's owner, which has the log open.
 pub(super) struct Owner {
@@ -33,9 +33,9 @@ struct Pipes {
 
 impl Owner {
     /// Starts it.
-    pub(super) fn start(target: &Target, owner: FolderOwner) -> Result<Self, Failure> {
+    pub(super) fn start(target: &GatewayTarget, owner: FolderOwner) -> Result<Self, Failure> {
         let mut words: Vec<OsString> =
-            vec![BOOKS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
+            vec![PROCESS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
         if let Some(data) = &target.data {
             words.extend(["--data".into(), std::path::absolute(data)?.into()]);
         }
@@ -53,7 +53,7 @@ impl Owner {
     }
 
     /// Sends one request and gives the answer.
-    pub(super) fn send(&self, request: &Request) -> Result<Answer, Failure> {
+    pub(super) fn send(&self, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         let pipes = &mut child.1;
         let mut line = serde_json::to_vec(request)?;
@@ -64,7 +64,7 @@ impl Owner {
         let mut answer = String::new();
         if !sent || pipes.answers.read_line(&mut answer)? == 0 {
             let _ = pipes.said.take().map(JoinHandle::join);
-            return Err(Fault { exit: FAILED, code: "failed", message: String::new() }.into());
+            return Err(CliFault { exit: FAILED, code: "failed", message: String::new() }.into());
         }
         Ok(serde_json::from_str(&answer)?)
     }
@@ -78,7 +78,7 @@ impl Owner {
         // Its last output must come before this command ends.
         let _ = said.map(JoinHandle::join);
         // It has printed its own error.
-        let silent = Fault { exit: FAILED, code: "failed", message: String::new() };
+        let silent = CliFault { exit: FAILED, code: "failed", message: String::new() };
         if child.wait()?.success() { Ok(()) } else { Err(silent.into()) }
     }
 }
@@ -89,10 +89,10 @@ pub(super) fn shown_owner(path: &Path) -> u32 {
 }
 
 /// The error of a caller who is not the owner.
-pub(super) fn refused_to(path: &Path, owner: u32) -> Fault {
+pub(super) fn refused_to(path: &Path, owner: u32) -> CliFault {
     let owner = name_of(owner);
     let message = format!("{} belongs to {owner}: {}", path.display(), sudo(&owner));
-    Fault::failed("not-owner", message)
+    CliFault::failed("not-owner", message)
 }
 
 /// How to give the same command as the owner. It repeats only the command's own words, because the
@@ -123,7 +123,7 @@ fn name_of(uid: u32) -> String {
 /// # Errors
 /// If the caller is neither, or the owner is not clear. If the command failed there, without a
 /// message.
-pub(super) fn done_by_owner(log: &Settings, more: &[&str]) -> Result<bool, Failure> {
+pub(super) fn done_by_owner(log: &LogSettings, more: &[&str]) -> Result<bool, Failure> {
     let Some(owner) = log.owner()? else { return Ok(false) };
     let own = rustix::process::geteuid();
     if owner.uid == own.as_raw() {
@@ -146,6 +146,6 @@ pub(super) fn done_by_owner(log: &Settings, more: &[&str]) -> Result<bool, Failu
     if ended.success() {
         Ok(true)
     } else {
-        Err(Fault { exit, code: "failed", message: String::new() }.into())
+        Err(CliFault { exit, code: "failed", message: String::new() }.into())
     }
 }

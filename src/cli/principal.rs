@@ -2,32 +2,32 @@
 
 use clap::{Args, Subcommand};
 
-use super::door::{brake, send};
+use super::admin_client::{send, send_stop};
 use super::print::{print, say_done};
-use super::{Failure, Place};
-use crate::control::api::Request;
-use crate::control::{Command, Question, Verb as Standing};
+use super::{Failure, GatewayArgs};
+use crate::control::api::AdminRequest;
+use crate::control::{Command, Question, StatusVerb};
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum PrincipalCommand {
     /// Stop everything that acts for a principal, until it is released. Open streams end within a
     /// second.
     #[command(
         after_help = "Example: token-shield principal suspend team:research --reason \"budget under review\""
     )]
-    Suspend(Stand),
+    Suspend(ChangePrincipal),
     /// End the suspension of a principal, so that its agents may act again.
     #[command(
         after_help = "Example: token-shield principal release team:research --reason \"reviewed\""
     )]
-    Release(Stand),
+    Release(ChangePrincipal),
     /// List the principals that are stopped.
     #[command(after_help = "Example: token-shield principal list --json")]
-    List(Place),
+    List(GatewayArgs),
 }
 
 #[derive(Args)]
-pub(super) struct Stand {
+pub(super) struct ChangePrincipal {
     /// The principal: a token's sub.
     principal: String,
     /// The reason, for the record.
@@ -40,28 +40,28 @@ pub(super) struct Stand {
     #[arg(long)]
     unregistered: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
-impl Verb {
+impl PrincipalCommand {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Suspend(stand) => stand.run(Standing::Suspend, "suspended").await,
-            Self::Release(stand) => stand.run(Standing::Release, "released").await,
+            Self::Suspend(stand) => stand.run(StatusVerb::Suspend, "suspended").await,
+            Self::Release(stand) => stand.run(StatusVerb::Release, "released").await,
             Self::List(place) => {
-                let reply = send(&place, Request::Question(Question::Principals)).await?;
+                let reply = send(&place, AdminRequest::Question(Question::Principals)).await?;
                 print(&reply, place.json)
             }
         }
     }
 }
 
-impl Stand {
-    async fn run(self, verb: Standing, done: &str) -> Result<(), Failure> {
+impl ChangePrincipal {
+    async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let Self { principal, reason, offline, unregistered, place } = self;
         let command =
-            Command::PrincipalStanding { principal: principal.clone(), verb, reason, unregistered };
-        let reply = brake(&place, offline, Request::Command(command)).await?;
+            Command::PrincipalStatus { principal: principal.clone(), verb, reason, unregistered };
+        let reply = send_stop(&place, offline, AdminRequest::Command(command)).await?;
         let row = reply.rows.first().cloned().unwrap_or_default();
         say_done(&format!("{done} {principal}"), row, &reply, place.json);
         Ok(())

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::Failure;
 use crate::config::Config;
-use crate::control::{About, Reply};
+use crate::control::{GatewayIdentity, Reply};
 
 /// Prints the rows of a reply: a table on a terminal, otherwise one JSON object a line.
 pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
@@ -54,7 +54,7 @@ pub(super) fn done(what: &str, members: Value, reply: &Reply) -> Value {
 /// The reply for a change in the data folder of a gateway that does not run.
 pub(super) fn resting(config: &Config) -> Reply {
     let data = std::fs::canonicalize(&config.data).unwrap_or_else(|_| config.data.clone());
-    let gateway = Some(About { name: config.name.clone(), data, pid: None });
+    let gateway = Some(GatewayIdentity { name: config.name.clone(), data, pid: None });
     Reply { sealed: Vec::new(), rows: Vec::new(), note: None, gateway }
 }
 

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// A server that answers.
-pub(super) struct Found {
+pub(super) struct FoundServer {
     /// Its name.
     pub(super) name: &'static str,
     /// `HOST:PORT`.
@@ -31,12 +31,12 @@ const USUAL: [(&str, u16, &str); 5] = [
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The servers that answer on their usual ports.
-pub(super) async fn usual() -> Vec<Found> {
+pub(super) async fn usual() -> Vec<FoundServer> {
     let mut found = Vec::new();
     for (name, port, profile) in USUAL {
         let authority = format!("127.0.0.1:{port}");
         if let Some(models) = models(&authority, "").await {
-            found.push(Found { name, authority, profile: profile.to_owned(), models });
+            found.push(FoundServer { name, authority, profile: profile.to_owned(), models });
         }
     }
     found

@@ -8,13 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::door::Door;
+use super::admin_client::AdminClient;
 use super::key_files::{generate, key_file, public_file, signing_key};
 use super::print::say_done;
 use super::values::time;
-use super::{Failure, Place};
+use super::{Failure, GatewayArgs};
 use crate::clock::{Clock as _, SystemClock};
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 use crate::control::{Command, Question};
 use crate::durable;
 use crate::secret::private_file;
@@ -32,7 +32,7 @@ pub(super) struct Rotate {
     #[arg(long, default_value = "rotated")]
     reason: String,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 fn beside(file: &Path, ending: &str) -> PathBuf {
@@ -48,9 +48,9 @@ impl Rotate {
         let old_key = signing_key(&file)?;
         let old = Jwk::of(old_key.public()?);
         let next = beside(&file, ".next");
-        let door = Door::open(&self.place.find()?).await?;
-        let done = self.with(&door, &old, (&file, &next)).await;
-        door.close()?;
+        let client = AdminClient::open(&self.place.find()?).await?;
+        let done = self.with(&client, &old, (&file, &next)).await;
+        client.close()?;
         let new = done?;
         exchange(&file, &next, &old, &new)?;
         eprintln!(
@@ -77,11 +77,11 @@ impl Rotate {
     /// meanwhile.
     async fn with(
         &self,
-        door: &Door,
+        client: &AdminClient,
         old: &Jwk,
         (file, next): (&Path, &Path),
     ) -> Result<Jwk, Failure> {
-        let keys = door.send(Request::Question(Question::Keys)).await?.rows;
+        let keys = client.send(AdminRequest::Question(Question::Keys)).await?.rows;
         let text = |row: &serde_json::Value, name: &str| {
             row.get(name).and_then(serde_json::Value::as_str).map(str::to_owned)
         };
@@ -111,7 +111,7 @@ impl Rotate {
         }
         if known(&new).is_none() {
             let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
-            let reply = door.send(Request::Command(command)).await?;
+            let reply = client.send(AdminRequest::Command(command)).await?;
             let members = json!({ "kid": new.id().to_string() });
             say_done(&format!("added key {}", new.id()), members, &reply, self.place.json);
         }
@@ -122,7 +122,7 @@ impl Rotate {
                 from: Some(from.clone()),
                 reason: self.reason.clone(),
             };
-            let reply = door.send(Request::Command(command)).await?;
+            let reply = client.send(AdminRequest::Command(command)).await?;
             let members = json!({ "kid": old.id().to_string(), "from": from });
             say_done(
                 &format!("key {} retires at {from}", old.id()),

@@ -9,20 +9,20 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::logs::{self, Form};
-use super::place::Target;
-use super::{Failure, Place};
-use crate::app::handover::{Program, Taken, ask};
-use crate::app::{App, Listeners, Prepared};
+use super::logs::{self, LogFormat};
+use super::target::GatewayTarget;
+use super::{Failure, GatewayArgs};
+use crate::app::handover::{Program, TakeOver, ask};
+use crate::app::{App, Listeners, PreparedGateway};
 use crate::config::Config;
 
 #[derive(Args)]
 pub(super) struct Serve {
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
     /// The form of log lines.
     #[arg(long, value_enum, default_value = "json")]
-    log: Form,
+    log: LogFormat,
     /// Take over from the gateway that runs with this config, without a gap. If none runs, start as
     /// usual.
     #[arg(long)]
@@ -77,7 +77,7 @@ fn is_this_program(path: &Path) -> bool {
 
 /// The program and the words for a successor with the same config. A config that was found is
 /// named.
-fn named(mut program: Program, target: &Target) -> Result<Program, Failure> {
+fn named(mut program: Program, target: &GatewayTarget) -> Result<Program, Failure> {
     if !target.named {
         program
             .words
@@ -115,15 +115,19 @@ impl Serve {
     }
 
     /// Builds a gateway. With `--take-over` it takes over from a running one.
-    async fn start(&self, target: &Target, config: Config) -> Result<(App, Listeners), Failure> {
+    async fn start(
+        &self,
+        target: &GatewayTarget,
+        config: Config,
+    ) -> Result<(App, Listeners), Failure> {
         if self.take_over {
-            let prepared = Prepared::new(config.clone(), Some(target.config.clone()))?;
+            let prepared = PreparedGateway::new(config.clone(), Some(target.config.clone()))?;
             let keyring = prepared.keys().await?;
             let (asked, source) = (config.clone(), target.config.clone());
             let taken = tokio::task::spawn_blocking(move || match ask(&asked, Some(&source))? {
-                Taken::Over(over) => prepared.take(keyring, *over).map(Some),
-                Taken::Nobody => Ok(None),
-                Taken::Died => Ok(None),
+                TakeOver::Over(over) => prepared.take(keyring, *over).map(Some),
+                TakeOver::Nobody => Ok(None),
+                TakeOver::Died => Ok(None),
             });
             if let Some(taken) = taken.await?? {
                 return Ok(taken);

@@ -12,7 +12,7 @@ use crate::token::constraint::Constraint;
 use crate::token::{jwk, mint};
 
 /// The content of a token to sign.
-pub(super) struct Wanted {
+pub(super) struct TokenContent {
     pub(super) agent: AgentName,
     pub(super) principal: Option<Principal>,
     pub(super) scopes: Vec<String>,
@@ -23,7 +23,7 @@ pub(super) struct Wanted {
     pub(super) holder: Option<(jwk::Jwk, u64)>,
 }
 
-impl Wanted {
+impl TokenContent {
     /// A bearer token without limits.
     pub(super) fn for_agent(agent: AgentName, ttl: Duration) -> Self {
         Self {
@@ -39,7 +39,11 @@ impl Wanted {
 }
 
 /// Signs a token for the gateway of `config`.
-pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<String, Failure> {
+pub(super) fn sign(
+    config: &Config,
+    key: &SigningKey,
+    wanted: TokenContent,
+) -> Result<String, Failure> {
     let issuers = &config.guard.issuers;
     let issuer = match &wanted.issuer {
         Some(named) => issuers.iter().find(|issuer| issuer.iss == *named),
@@ -59,7 +63,7 @@ pub(super) fn sign(config: &Config, key: &SigningKey, wanted: Wanted) -> Result<
         None => format!("team:{}", wanted.agent.namespace()).parse()?,
     };
     let random = u128::from_be_bytes(entropy()?);
-    let mut request = mint::Request::new(
+    let mut request = mint::MintRequest::new(
         (&issuer.iss, &issuer.aud),
         wanted.agent,
         principal,

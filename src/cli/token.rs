@@ -7,23 +7,23 @@ use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::admin_client::{send, send_stop};
 use super::adopt::{self, Adopt};
 use super::delegate::Delegate;
-use super::door::{brake, send};
 use super::handles::{self, Renew};
 use super::key_files::{key_file, public_key, signing_key};
 use super::limits::Allowed;
 use super::print::{at, done, say_done};
-use super::sign::{Wanted, sign};
+use super::sign::{TokenContent, sign};
 use super::values::{agent_name, time};
 use super::vectors::Vectors;
-use super::{Failure, Place};
+use super::{Failure, GatewayArgs};
 use crate::app::issuers;
 use crate::app::keys::fetch_all;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::control::api::Request;
-use crate::control::{Command, Question, taken};
+use crate::control::api::AdminRequest;
+use crate::control::{Command, Question, accepted_view};
 use crate::crypto::Both;
 use crate::id::AgentName;
 use crate::keyring::Keyring;
@@ -31,7 +31,7 @@ use crate::token::constraint::Constraint;
 use crate::token::{Presented, handle, inspect, verify};
 
 #[derive(Subcommand)]
-pub(super) enum Verb {
+pub(super) enum TokenCommand {
     /// Sign a token, register it, and print it.
     #[command(
         after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research \\\n             \
@@ -65,7 +65,7 @@ pub(super) enum Verb {
     #[command(
         after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\""
     )]
-    Revoke(Revoke),
+    Revoke(RevokeToken),
 }
 
 #[derive(Args)]
@@ -108,7 +108,7 @@ pub(super) struct Issue {
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
@@ -120,11 +120,11 @@ pub(super) struct Given {
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
-pub(super) struct Revoke {
+pub(super) struct RevokeToken {
     /// A token's id or its jti, a handle's id, or the token or handle itself. - reads it from
     /// standard input.
     #[arg(allow_hyphen_values = true)]
@@ -136,7 +136,7 @@ pub(super) struct Revoke {
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 /// The id of a token or handle, which may be printed. Other input may be a secret, and is not
@@ -147,7 +147,7 @@ fn id_of(given: &str) -> Option<String> {
     own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()))
 }
 
-impl Verb {
+impl TokenCommand {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Issue(issue) => issue.run().await,
@@ -179,7 +179,7 @@ impl Verb {
             Self::Delegate(delegate) => delegate.run(),
             Self::VerifyVectors(vectors) => vectors.run(),
             Self::Verify(given) => given.verify().await,
-            Self::Revoke(Revoke { token, reason, offline, place }) => {
+            Self::Revoke(RevokeToken { token, reason, offline, place }) => {
                 let token = if token == "-" {
                     std::io::read_to_string(std::io::stdin())?.trim().to_owned()
                 } else {
@@ -187,7 +187,7 @@ impl Verb {
                 };
                 let id = id_of(&token);
                 let command = Command::TokenRevoke { token, reason };
-                let reply = brake(&place, offline, Request::Command(command)).await?;
+                let reply = send_stop(&place, offline, AdminRequest::Command(command)).await?;
                 let what = format!("revoked {}", id.as_deref().unwrap_or("what was named"));
                 say_done(&what, json!({ "token": id }), &reply, place.json);
                 Ok(())
@@ -215,7 +215,7 @@ impl Issue {
         if self.bearer_children {
             limits.push(Constraint::bearer_children()?);
         }
-        let wanted = Wanted {
+        let wanted = TokenContent {
             principal: self.principal.map(|principal| principal.parse()).transpose()?,
             scopes: self.allowed.scopes,
             limits,
@@ -229,7 +229,7 @@ impl Issue {
         }
         if !self.offline {
             let command = Command::TokenRegister { token: token.clone(), class: self.class };
-            let reply = send(&self.place, Request::Command(command)).await?;
+            let reply = send(&self.place, AdminRequest::Command(command)).await?;
             let (what, agent) =
                 (format!("registered a token of {}", self.agent), self.agent.as_str());
             if self.place.json {
@@ -253,12 +253,13 @@ impl Issue {
 /// Records that a token was signed and not registered, and returns the record's index. The owner of
 /// the signing key could sign without this program. So a token that cannot be recorded is signed
 /// even so, with a note.
-async fn recorded(place: &Place, config: &Config, token: &str) -> Option<u64> {
+async fn recorded(place: &GatewayArgs, config: &Config, token: &str) -> Option<u64> {
     if !config.audit.dir.exists() && !config.proxy.admin.exists() {
         eprintln!("note: not recorded: the gateway and its log are not on this machine");
         return None;
     }
-    match send(place, Request::Command(Command::TokenSigned { token: token.to_owned() })).await {
+    match send(place, AdminRequest::Command(Command::TokenSigned { token: token.to_owned() })).await
+    {
         Ok(reply) => {
             let index = reply.sealed.first().copied();
             index.iter().for_each(|index| eprintln!("recorded as #{index} {}", at(&reply)));
@@ -293,10 +294,10 @@ impl Given {
             }
             let presented = Presented::read(text.trim())?;
             let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
-            taken(&verified)
+            accepted_view(&verified)
         } else {
             let asked = Question::Token { token: text.trim().to_owned() };
-            let reply = send(&self.place, Request::Question(asked)).await?;
+            let reply = send(&self.place, AdminRequest::Question(asked)).await?;
             reply.rows.into_iter().next().ok_or("the gateway gave no row")?
         };
         if self.place.json {

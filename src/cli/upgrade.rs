@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::fault::{Fault, REFUSED};
-use super::place::Addresses;
-use super::{Failure, Place};
+use super::fault::{CliFault, REFUSED};
+use super::target::Addresses;
+use super::{Failure, GatewayArgs};
 use crate::app::handover::{Upgraded, Word, receive, send, socket};
 
 /// How long a successor may take to read its config and to take over.
@@ -18,7 +18,7 @@ const DONE_MAX: Duration = Duration::from_secs(150);
 #[derive(Args)]
 pub(super) struct Upgrade {
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 impl Upgrade {
@@ -30,8 +30,9 @@ impl Upgrade {
         let stream = UnixStream::connect(&path).map_err(|error| unreached(&path, &error))?;
         stream.set_read_timeout(Some(DONE_MAX))?;
         let answer = send(&stream, &Word::Upgrade, &[]).and_then(|()| receive(&stream));
-        let (word, _) = answer
-            .map_err(|error| Fault::failed("no-answer", format!("{}: {error}", path.display())))?;
+        let (word, _) = answer.map_err(|error| {
+            CliFault::failed("no-answer", format!("{}: {error}", path.display()))
+        })?;
         match word {
             Word::Done(Upgraded { pid, version }) => {
                 let what = format!(
@@ -53,7 +54,7 @@ impl Upgrade {
             }
             Word::Refused(why) => {
                 let message = format!("{why}; the running gateway continues to serve");
-                Err(Fault { exit: REFUSED, code: "upgrade", message }.into())
+                Err(CliFault { exit: REFUSED, code: "upgrade", message }.into())
             }
             Word::Upgrade
             | Word::TakeOver(_)
@@ -65,14 +66,14 @@ impl Upgrade {
     }
 }
 
-fn unreached(path: &Path, error: &io::Error) -> Fault {
+fn unreached(path: &Path, error: &io::Error) -> CliFault {
     let shown = path.display();
     if error.kind() == ErrorKind::PermissionDenied {
-        return Fault::failed(
+        return CliFault::failed(
             "not-owner",
             format!("{shown}: {error}; run this as the gateway's user, or as root"),
         );
     }
     let hint = "no gateway that can be upgraded runs there: token-shield serve starts one, but dev does not";
-    Fault::failed("not-running", format!("{shown}: {error}; {hint}"))
+    CliFault::failed("not-running", format!("{shown}: {error}; {hint}"))
 }

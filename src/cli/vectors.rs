@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::Failure;
 use crate::clock::Timestamp;
 use crate::crypto::Both;
-use crate::keyring::{Issuer, Keyring};
+use crate::keyring::{IssuerKeys, Keyring};
 use crate::refusal::Refusal;
 use crate::token::{
     IssuerPolicy, LIST_MAX, PostQuantum, Presented, Principals, jwk, verify, verify_signatures,
@@ -108,7 +108,7 @@ impl Vector {
             list_max: LIST_MAX,
         };
         let keyring = Keyring::new();
-        keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);
+        keyring.set_issuers(vec![IssuerKeys { policy: Arc::new(policy), keys }]);
         let now = self.now.checked_mul(1000).map(Timestamp).ok_or("now: out of range")?;
         Ok(Presented::read(&self.token).and_then(|presented| {
             if signature_only {

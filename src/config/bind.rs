@@ -10,19 +10,21 @@ use toml::de::DeTable;
 
 use super::class::{class, tightest};
 use super::issuer::issuers;
-use super::section::{Book, Section};
+use super::section::{FaultCollector, Section};
 use super::server::{model, upstream};
 use super::values::{choice, networks, secret};
 use super::{Config, Faults};
-use crate::audit::store::log::Settings as Log;
+use crate::audit::store::log::LogSettings as Log;
 use crate::audit::store::retain::Keep;
 use crate::crypto::sha256;
-use crate::guard::settings::{Class, Model, Settings as Guard};
+use crate::guard::settings::{Class, GuardSettings as Guard, Model};
 use crate::model::usage::AnswerLimits;
-use crate::proxy::settings::{Auditors, Listen, Settings as Proxy, Timeouts, Tls, Upstream};
+use crate::proxy::settings::{
+    Auditors, Listen, ProxySettings as Proxy, Timeouts, Tls, UpstreamSettings,
+};
 
 pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
-    let book = Book::new(text);
+    let book = FaultCollector::new(text);
     let empty = DeTable::default();
     let root = match DeTable::parse(text) {
         Ok(root) => root,
@@ -103,13 +105,13 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
 
 /// Upstreams, and the models that they serve.
 struct Routes {
-    upstreams: Vec<Upstream>,
+    upstreams: Vec<UpstreamSettings>,
     models: Vec<Model>,
 }
 
 impl Routes {
     fn read<'t>(root: &Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Self {
-        let upstreams: Vec<Upstream> = root
+        let upstreams: Vec<UpstreamSettings> = root
             .tables("upstream")
             .into_iter()
             .filter_map(|section| upstream(section, base, empty))
@@ -229,8 +231,9 @@ fn audit(
     warnings: &mut Vec<String>,
 ) -> (Log, Option<Keep>, Auditors) {
     let mut log = Log::of_data(data, name);
-    log.sealed = choice(&section, "records", &[("sealed", true), ("plain", false)]).unwrap_or(true);
-    if !log.sealed {
+    log.encrypted =
+        choice(&section, "records", &[("encrypted", true), ("plain", false)]).unwrap_or(true);
+    if !log.encrypted {
         warnings.push(
             "[audit] records = \"plain\": everyone with the log can read who asked for what"
                 .to_owned(),
@@ -319,7 +322,7 @@ fn timeouts(section: Section<'_>) -> Timeouts {
         connect: time("connect", 5),
         first_byte: time("first_byte", 300),
         stream_idle: time("stream_idle", 120),
-        whole: time("whole", 3600),
+        whole: time("total", 3600),
         drain: time("drain", 30),
         drain_streams: time("drain_streams", 900),
     };

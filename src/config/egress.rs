@@ -9,8 +9,10 @@ use toml::de::DeTable;
 use super::section::Section;
 use super::values::{choice, networks};
 use crate::guard::egress::call::Pattern;
-use crate::guard::egress::policy::{Entry, Lists};
-use crate::guard::settings::{Answers, Called, Door, Fetch, Reply, Requests};
+use crate::guard::egress::policy::{ListEntry, Lists};
+use crate::guard::settings::{
+    Answers, Called, FetchSettings, RequestFilterAction, Requests, ResponseFilterAction,
+};
 
 /// Where resolvers listen (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -22,9 +24,9 @@ pub(super) fn lists<'t>(
     section: Section<'t>,
     base: &Path,
     empty: &'t DeTable<'t>,
-) -> (Lists, Fetch, Vec<Pattern>) {
+) -> (Lists, FetchSettings, Vec<Pattern>) {
     let entries = |key| {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<ListEntry> = Vec::new();
         for text in section.texts(key) {
             match text.parse() {
                 Ok(entry) => entries.push(entry),
@@ -62,13 +64,13 @@ pub(super) fn lists<'t>(
     (lists, fetch, tools)
 }
 
-fn fetch(section: Section<'_>, base: &Path) -> Fetch {
+fn fetch(section: Section<'_>, base: &Path) -> FetchSettings {
     let resolver = |text: &str| {
         text.parse()
             .ok()
             .or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)))
     };
-    let fetch = Fetch {
+    let fetch = FetchSettings {
         bytes_max: section.bytes("bytes").unwrap_or(8 << 20),
         count_max: section
             .number("count")
@@ -92,25 +94,33 @@ fn fetch(section: Section<'_>, base: &Path) -> Fetch {
 /// What the response filter of a class does.
 pub(super) fn answers(section: Section<'_>) -> Answers {
     let reply = |key| {
-        let replies = [("report", Reply::Report), ("strip", Reply::Strip), ("block", Reply::Block)];
+        let replies = [
+            ("report", ResponseFilterAction::Report),
+            ("strip", ResponseFilterAction::Strip),
+            ("block", ResponseFilterAction::Block),
+        ];
         choice(&section, key, &replies).unwrap_or_default()
     };
-    let called = [("report", Called::Report), ("block", Called::Block)];
-    let called = choice(&section, "called", &called).unwrap_or_default();
-    let answers = Answers { fetched: reply("fetched"), clicked: reply("clicked"), called };
+    let tool_calls = [("report", Called::Report), ("block", Called::Block)];
+    let tool_calls = choice(&section, "tool_calls", &tool_calls).unwrap_or_default();
+    let answers = Answers { fetched: reply("fetched"), clicked: reply("clicked"), tool_calls };
     section.close();
     answers
 }
 
 /// What the request filter of a class does.
 pub(super) fn requests(section: Section<'_>) -> Requests {
-    let content = [("block", Door::Block), ("strip", Door::Strip), ("inline", Door::Inline)];
-    let tools = [("block", Door::Block), ("strip", Door::Strip)];
-    let door = |key, doors| choice(&section, key, doors).unwrap_or_default();
+    let content = [
+        ("block", RequestFilterAction::Block),
+        ("strip", RequestFilterAction::Strip),
+        ("inline", RequestFilterAction::Inline),
+    ];
+    let tools = [("block", RequestFilterAction::Block), ("strip", RequestFilterAction::Strip)];
+    let action = |key, actions| choice(&section, key, actions).unwrap_or_default();
     let requests = Requests {
-        media: door("media", &content),
-        hosted_tools: door("hosted_tools", &tools),
-        mcp: door("mcp", &tools),
+        media: action("media", &content),
+        hosted_tools: action("hosted_tools", &tools),
+        mcp: action("mcp", &tools),
     };
     section.close();
     requests

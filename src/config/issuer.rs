@@ -9,7 +9,7 @@ use super::section::Section;
 use super::server::target;
 use super::values::choice;
 use crate::guard::settings::{Caps, Issuer, Jwks};
-use crate::proxy::settings::Target;
+use crate::proxy::settings::ServerAddress;
 use crate::token::{LIST_MAX, PostQuantum, Principals};
 
 /// A token of 40 KiB cannot have a longer list.
@@ -139,7 +139,8 @@ fn issuer(
         false => Jwks::File(base.join(text)),
     });
     if let Some(Jwks::Url { url, .. }) = &jwks
-        && !target(url, base, None).is_some_and(|(target, _)| matches!(target, Target::Tls { .. }))
+        && !target(url, base, None)
+            .is_some_and(|(target, _)| matches!(target, ServerAddress::Tls { .. }))
     {
         section.fault("jwks", "must be a path or https://HOST[:PORT]/PATH");
     }

@@ -17,7 +17,7 @@ use crate::audit::store::retain::Keep;
 use crate::guard;
 use crate::proxy;
 
-pub use section::{Fault, Faults};
+pub use section::{ConfigFault, Faults};
 pub use units::{bytes, duration};
 
 /// A config that was checked.
@@ -28,11 +28,11 @@ pub struct Config {
     /// The data folder.
     pub data: PathBuf,
     /// The settings of the checks.
-    pub guard: guard::settings::Settings,
+    pub guard: guard::settings::GuardSettings,
     /// The settings of the data plane.
-    pub proxy: proxy::settings::Settings,
+    pub proxy: proxy::settings::ProxySettings,
     /// The settings of the log.
-    pub audit: log::Settings,
+    pub audit: log::LogSettings,
     /// How long records are kept. `None`: for ever.
     pub keep: Option<Keep>,
     /// The hash of the config's text: SHA-256 in base64url, `policy` in records.
@@ -58,6 +58,6 @@ pub fn policy(text: &str) -> String {
 /// The target of an upstream's URL, and the part of its path before `/v1`. `None`: the URL is
 /// invalid.
 #[must_use]
-pub fn upstream_url(url: &str) -> Option<(proxy::settings::Target, String)> {
+pub fn upstream_url(url: &str) -> Option<(proxy::settings::ServerAddress, String)> {
     server::target(url, Path::new(""), None)
 }

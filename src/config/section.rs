@@ -1,7 +1,7 @@
 //! One table of the config while it is read. Typed look-ups collect all faults; they do not stop at
 //! the first one.
 
-use crate::spelling::nearest;
+use crate::suggest::nearest;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +15,7 @@ use super::units;
 
 /// One fault of a config.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigFault {
     /// The line, from 1.
     pub line: usize,
     /// The key's full path.
@@ -26,7 +26,7 @@ pub struct Fault {
 
 /// Every fault of a config, in the file's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
+pub struct Faults(pub Vec<ConfigFault>);
 
 impl fmt::Display for Faults {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,19 +41,19 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 /// Collects faults.
-pub(super) struct Book<'t> {
+pub(super) struct FaultCollector<'t> {
     text: &'t str,
-    faults: RefCell<Vec<Fault>>,
+    faults: RefCell<Vec<ConfigFault>>,
 }
 
-impl<'t> Book<'t> {
+impl<'t> FaultCollector<'t> {
     pub(super) const fn new(text: &'t str) -> Self {
         Self { text, faults: RefCell::new(Vec::new()) }
     }
 
     pub(super) fn fault(&self, at: usize, key: &str, what: impl Into<String>) {
         let line = self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
-        self.faults.borrow_mut().push(Fault { line, key: key.to_owned(), what: what.into() });
+        self.faults.borrow_mut().push(ConfigFault { line, key: key.to_owned(), what: what.into() });
     }
 
     pub(super) fn close(self) -> Result<(), Faults> {
@@ -65,7 +65,7 @@ impl<'t> Book<'t> {
 
 /// A table, and the keys that the program asked for.
 pub(super) struct Section<'t> {
-    book: &'t Book<'t>,
+    book: &'t FaultCollector<'t>,
     table: &'t DeTable<'t>,
     path: String,
     span: Range<usize>,
@@ -74,7 +74,7 @@ pub(super) struct Section<'t> {
 
 impl<'t> Section<'t> {
     pub(super) fn new(
-        book: &'t Book<'t>,
+        book: &'t FaultCollector<'t>,
         table: &'t DeTable<'t>,
         path: String,
         span: Range<usize>,

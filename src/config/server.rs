@@ -11,10 +11,14 @@ use super::section::Section;
 use super::values::{choice, secret};
 use crate::guard::settings::{Model, Wait};
 use crate::model::Profile;
-use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::settings::{ServerAddress, UpstreamSettings};
 use crate::weights::servers::is_sha256;
 
-pub(super) fn model(section: Section<'_>, upstreams: &[Upstream], base: &Path) -> Option<Model> {
+pub(super) fn model(
+    section: Section<'_>,
+    upstreams: &[UpstreamSettings],
+    base: &Path,
+) -> Option<Model> {
     let name = section.required("name");
     let route = section.texts("route");
     if route.is_empty() {
@@ -45,7 +49,7 @@ pub(super) fn upstream<'t>(
     section: Section<'t>,
     base: &Path,
     empty: &'t DeTable<'t>,
-) -> Option<Upstream> {
+) -> Option<UpstreamSettings> {
     let name = section.required("name");
     let ca = section.optional_table("tls", empty).and_then(|tls| {
         let ca = tls.text("ca").map(|path| base.join(path));
@@ -75,15 +79,15 @@ pub(super) fn upstream<'t>(
     };
     let headers = [("authorization", false), ("x-api-key", true)];
     // A faulty URL is replaced, so that the other faults of the config are found as well.
-    let (target, base_path) = url.unwrap_or((Target::Echo, String::new()));
+    let (target, base_path) = url.unwrap_or((ServerAddress::Echo, String::new()));
     let credential = secret(&section, "credential", base);
-    if let Target::Tcp { host, .. } = &target
+    if let ServerAddress::Tcp { host, .. } = &target
         && credential.is_some()
         && !is_loopback(host)
     {
         section.fault("credential", "would cross a network unencrypted; the url must be https://, unix: or a loopback address");
     }
-    let upstream = Upstream {
+    let upstream = UpstreamSettings {
         target,
         base_path,
         profile,
@@ -113,12 +117,16 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// The target of a URL, and the part of its path before `/v1`.
-pub(super) fn target(url: &str, base: &Path, ca: Option<PathBuf>) -> Option<(Target, String)> {
+pub(super) fn target(
+    url: &str,
+    base: &Path,
+    ca: Option<PathBuf>,
+) -> Option<(ServerAddress, String)> {
     if url == "echo:" {
-        return Some((Target::Echo, String::new()));
+        return Some((ServerAddress::Echo, String::new()));
     }
     if let Some(path) = url.strip_prefix("unix:") {
-        return (!path.is_empty()).then(|| (Target::Unix(base.join(path)), String::new()));
+        return (!path.is_empty()).then(|| (ServerAddress::Unix(base.join(path)), String::new()));
     }
     let uri: http::Uri = url.parse().ok()?;
     let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
@@ -130,8 +138,8 @@ pub(super) fn target(url: &str, base: &Path, ca: Option<PathBuf>) -> Option<(Tar
         return None;
     }
     let target = match uri.scheme_str()? {
-        "http" => Target::Tcp { host, port: authority.port_u16().unwrap_or(80) },
-        "https" => Target::Tls { host, port: authority.port_u16().unwrap_or(443), ca },
+        "http" => ServerAddress::Tcp { host, port: authority.port_u16().unwrap_or(80) },
+        "https" => ServerAddress::Tls { host, port: authority.port_u16().unwrap_or(443), ca },
         _ => return None,
     };
     Some((target, base_path))

@@ -22,12 +22,12 @@ use crate::control::{Command, Control, Operator, Question, Reply};
 const COMMANDS_MAX: usize = 64;
 
 /// The header in which root's command names the uid of the user who became root with sudo.
-pub const ASKER: &str = "token-shield-asker";
+pub const SUDO_UID: &str = "token-shield-sudo-uid";
 
 /// A request of a command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Request {
+pub enum AdminRequest {
     /// A change.
     Command(Command),
     /// A question.
@@ -37,7 +37,7 @@ pub enum Request {
 /// The answer to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Answer {
+pub enum AdminAnswer {
     /// It was done, or this is the state.
     Done(Reply),
     /// It was refused.
@@ -86,25 +86,25 @@ async fn answer(
     ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
     State(control): State<Arc<Control>>,
     headers: HeaderMap,
-    Json(request): Json<Request>,
-) -> (StatusCode, Json<Answer>) {
+    Json(request): Json<AdminRequest>,
+) -> (StatusCode, Json<AdminAnswer>) {
     // The socket's mode enforces this too, but only after the mode is set.
     let own = rustix::process::geteuid().as_raw();
     let Some(uid) = uid.filter(|uid| *uid == 0 || *uid == own) else {
         let message = "only root and the gateway's own user are operators".to_owned();
         return (
             StatusCode::FORBIDDEN,
-            Json(Answer::Refused { code: "not-owner".to_owned(), message }),
+            Json(AdminAnswer::Refused { code: "not-owner".to_owned(), message }),
         );
     };
     // Root may name the user who became root with sudo. Root could write anything anyway.
     let asker = headers
-        .get(ASKER)
+        .get(SUDO_UID)
         .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
         .filter(|_| uid == 0);
     let answer =
         perform(&control, &Operator(format!("uid:{}", asker.unwrap_or(uid))), request).await;
-    let status = if matches!(answer, Answer::Done(_)) {
+    let status = if matches!(answer, AdminAnswer::Done(_)) {
         StatusCode::OK
     } else {
         StatusCode::UNPROCESSABLE_ENTITY
@@ -113,14 +113,18 @@ async fn answer(
 }
 
 /// Executes a request.
-pub async fn perform(control: &Arc<Control>, operator: &Operator, request: Request) -> Answer {
+pub async fn perform(
+    control: &Arc<Control>,
+    operator: &Operator,
+    request: AdminRequest,
+) -> AdminAnswer {
     let done = match request {
-        Request::Command(command) => control.apply(operator, command).await,
-        Request::Question(question) => control.ask(&question),
+        AdminRequest::Command(command) => control.apply(operator, command).await,
+        AdminRequest::Question(question) => control.ask(&question),
     };
     done.map_or_else(
-        |fault| Answer::Refused { code: fault.code().to_owned(), message: fault.to_string() },
-        Answer::Done,
+        |fault| AdminAnswer::Refused { code: fault.code().to_owned(), message: fault.to_string() },
+        AdminAnswer::Done,
     )
 }
 

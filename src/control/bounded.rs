@@ -40,7 +40,7 @@ impl<L> Bounded<L> {
 }
 
 impl<L: Listener> Listener for Bounded<L> {
-    type Io = Held<L::Io>;
+    type Io = LimitedConnection<L::Io>;
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
@@ -49,12 +49,12 @@ impl<L: Listener> Listener for Bounded<L> {
             return std::future::pending().await;
         };
         let (stream, address) = self.listener.accept().await;
-        let idle = self.ends_idle.then(|| Idle {
+        let idle = self.ends_idle.then(|| IdleTimer {
             places: Arc::clone(&self.places),
             moved: Instant::now(),
             look: Box::pin(tokio::time::sleep(IDLE_SHORT)),
         });
-        (Held { stream, idle, _place: place }, address)
+        (LimitedConnection { stream, idle, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -63,20 +63,20 @@ impl<L: Listener> Listener for Bounded<L> {
 }
 
 /// A connection and its permit.
-pub struct Held<S> {
+pub struct LimitedConnection<S> {
     stream: S,
-    idle: Option<Idle>,
+    idle: Option<IdleTimer>,
     _place: OwnedSemaphorePermit,
 }
 
 /// The time of the last byte in either direction.
-struct Idle {
+struct IdleTimer {
     places: Arc<Semaphore>,
     moved: Instant,
     look: Pin<Box<Sleep>>,
 }
 
-impl Idle {
+impl IdleTimer {
     /// Ready once the connection has been silent for too long.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -91,7 +91,7 @@ impl Idle {
     }
 }
 
-impl<S> Held<S> {
+impl<S> LimitedConnection<S> {
     /// The result of the connection, or an error if it is silent for too long.
     fn timed<T>(
         &mut self,
@@ -109,14 +109,14 @@ impl<S> Held<S> {
     }
 }
 
-impl<S> Held<S> {
+impl<S> LimitedConnection<S> {
     /// The connection itself.
     pub const fn get_ref(&self) -> &S {
         &self.stream
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for LimitedConnection<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -128,7 +128,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedConnection<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

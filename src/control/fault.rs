@@ -27,12 +27,12 @@ pub enum ControlFault {
     )]
     Ambiguous(String),
     /// A change that the present status does not allow.
-    #[error("{agent} is {standing}; {hint}")]
-    Standing {
+    #[error("{agent} is {status}; {hint}")]
+    Status {
         /// The agent.
         agent: String,
         /// Its status.
-        standing: &'static str,
+        status: &'static str,
         /// What is allowed.
         hint: &'static str,
     },
@@ -91,7 +91,7 @@ pub const CODES: [&str; 16] = [
     "name",
     "class",
     "not-registered",
-    "standing",
+    "status",
     "token",
     "unknown-token",
     "handle",
@@ -101,8 +101,8 @@ pub const CODES: [&str; 16] = [
     "reason",
     "unknown-principal",
     "log",
-    "half-done",
-    "still-acting",
+    "partly-done",
+    "still-active",
     "not-owner",
 ];
 
@@ -115,7 +115,7 @@ impl ControlFault {
             Self::Class(_) => "class",
             Self::Unknown { .. } => "not-registered",
             Self::Ambiguous(_) => "ambiguous",
-            Self::Standing { .. } => "standing",
+            Self::Status { .. } => "status",
             Self::Token(_) => "token",
             Self::UnknownToken => "unknown-token",
             Self::HandleTaken(_) | Self::Handle(_) => "handle",
@@ -125,8 +125,8 @@ impl ControlFault {
             Self::Reason => "reason",
             Self::Vault(_) => "unknown-principal",
             Self::Log(_) => "log",
-            Self::Half { .. } => "half-done",
-            Self::Acting(_) => "still-acting",
+            Self::Half { .. } => "partly-done",
+            Self::Acting(_) => "still-active",
         }
     }
 

@@ -6,7 +6,7 @@ use crate::control::{Control, ControlFault};
 use crate::id::{HandleId, TokenId};
 use crate::refusal::{Code, Refusal};
 use crate::registry::{Handle, Token};
-use crate::token::{Keys as _, Presented, Verified, handle, verify};
+use crate::token::{KeySource as _, Presented, Verified, handle, verify};
 
 impl Control {
     /// The records of a new handle, its token, and its agent if that is new.
@@ -44,7 +44,7 @@ impl Control {
     }
 
     /// A handle with its token. An operator who renews the handle signs the same claims again.
-    pub(super) fn handle_row(&self, handle: &str) -> Option<serde_json::Value> {
+    pub(super) fn handle_view(&self, handle: &str) -> Option<serde_json::Value> {
         let known = self.handle_meant(handle)?;
         Some(serde_json::json!({
             "handle": known.id.to_string(),

@@ -3,15 +3,15 @@
 
 pub mod api;
 pub mod bounded;
+mod crypto_shred;
 mod fault;
-mod forget;
 mod handles;
 mod models;
+mod protocol;
 mod records;
-mod rows;
-mod standing;
+mod status;
 mod turns;
-mod words;
+mod views;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -19,12 +19,12 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
 
 use crate::audit::format::event::Event;
-use crate::audit::store::entry::Pen;
-use crate::audit::store::log::{Log, LogFault, Sealed};
+use crate::audit::store::entry::AuditRecorder;
+use crate::audit::store::log::{Appended, Log, LogFault};
 use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
 use crate::id::{AgentName, KeyId, Principal, TokenId};
-use crate::keyring::{KeyState, Keyring, Row, read_jwk};
+use crate::keyring::{KeyRow, KeyState, Keyring, read_jwk};
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 use crate::registry::{DEFAULT_CLASS, Registry};
@@ -32,10 +32,10 @@ use crate::token::{Presented, Verified, handle, verify, verify_issued, verify_wh
 use crate::weights::Weights;
 
 pub use fault::{CODES, ControlFault};
+pub use protocol::{Command, GatewayIdentity, Operator, Question, Reply, StatusVerb};
 use records::exported;
-pub use rows::taken;
-use rows::{agent_row, handle_row, holder_row, key_row, token_row};
-pub use words::{About, Command, Operator, Question, Reply, Verb};
+pub use views::accepted_view;
+use views::{agent_view, handle_view, holder_view, key_view, token_view};
 
 /// The handler of commands.
 pub struct Control {
@@ -45,14 +45,14 @@ pub struct Control {
     weights: Arc<Weights>,
     metrics: Option<Arc<Metrics>>,
     /// Remembers recent refusals. Empty if no gateway runs.
-    pen: OnceLock<Pen>,
+    recorder: OnceLock<AuditRecorder>,
     classes: std::sync::RwLock<BTreeSet<String>>,
     clock: Arc<dyn Clock>,
     ratchet: Arc<Ratchet>,
     verifier: Box<dyn Verifier>,
     one_at_a_time: Arc<Mutex<()>>,
     /// The gateway that the state belongs to.
-    about: OnceLock<About>,
+    about: OnceLock<GatewayIdentity>,
 }
 
 impl Control {
@@ -66,7 +66,7 @@ impl Control {
         (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
     ) -> Self {
         let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        let (pen, one_at_a_time, about) =
+        let (recorder, one_at_a_time, about) =
             (OnceLock::new(), Arc::new(Mutex::new(())), OnceLock::new());
         Self {
             log,
@@ -74,7 +74,7 @@ impl Control {
             keyring,
             weights,
             metrics,
-            pen,
+            recorder,
             classes,
             clock,
             ratchet,
@@ -85,7 +85,7 @@ impl Control {
     }
 
     /// Names the gateway in each reply.
-    pub fn introduce(&self, about: About) {
+    pub fn introduce(&self, about: GatewayIdentity) {
         let _ = self.about.set(about);
     }
 
@@ -107,30 +107,26 @@ impl Control {
         // A separate task: what was recorded is applied, even if the caller does not wait for the
         // reply.
         let (own, operator) = (Arc::clone(self), operator.clone());
-        let done = tokio::spawn(async move { own.carry_out(&operator, command).await });
+        let done = tokio::spawn(async move { own.execute(&operator, command).await });
         done.await.unwrap_or(Err(ControlFault::Log(LogFault::Stopped)))
     }
 
-    async fn carry_out(
-        &self,
-        operator: &Operator,
-        command: Command,
-    ) -> Result<Reply, ControlFault> {
+    async fn execute(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
         let _turn = self.turn().await?;
         if let Command::EpochBegin { reason } = command {
             return self.epoch_begun(operator, reasoned(reason)?).await;
         }
         let note = self.note(&command);
         let events = self.check(command)?;
-        let rows = events.iter().filter_map(standing::row).collect();
+        let rows = events.iter().filter_map(status::status_view).collect();
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
             let done =
-                self.seal(event, operator).await.map_err(|fault| match sealed.as_slice() {
+                self.commit(event, operator).await.map_err(|fault| match sealed.as_slice() {
                     [] => ControlFault::Log(fault),
                     done => ControlFault::Half { sealed: done.to_vec(), fault },
                 })?;
-            self.heed(&done.record.event)?;
+            self.apply_side_effects(&done.record.event)?;
             if let Some(metrics) = &self.metrics {
                 metrics.audit_record(done.record.event.kind());
             }
@@ -147,11 +143,11 @@ impl Control {
 
     /// Records an event and applies it to the state, in the order of the log. So a later record's
     /// caller finds the state changed.
-    async fn seal(&self, event: Event, operator: &Operator) -> Result<Sealed, LogFault> {
+    async fn commit(&self, event: Event, operator: &Operator) -> Result<Appended, LogFault> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (weights, keyring, registry) =
             (Arc::clone(&self.weights), Arc::clone(&self.keyring), Arc::clone(&self.registry));
-        self.log.seal_with(event, Some(operator.0.clone()), move |sealed| {
+        self.log.append_with(event, Some(operator.0.clone()), move |sealed| {
             if let Ok(done) = &sealed {
                 weights.apply(&done.record);
                 // The registry comes last, because it wakes tasks that read both.
@@ -175,16 +171,16 @@ impl Control {
                 let name: AgentName = agent.parse()?;
                 let row =
                     self.registry.agent(name.as_str()).ok_or_else(|| self.unknown(agent, ""))?;
-                let mut shown = vec![agent_row(&row)];
+                let mut shown = vec![agent_view(&row)];
                 shown.extend(self.registry.tokens_of(&name).iter().map(token_row));
                 shown.extend(
-                    self.registry.handles_of(&name).iter().map(|handle| handle_row(handle)),
+                    self.registry.handles_of(&name).iter().map(|handle| handle_view(handle)),
                 );
                 shown
             }
             Question::Keys => {
                 let signed = self.registry.signed(self.clock.now());
-                let row = |row: &Row| key_row(row, signed.get(&row.known.id));
+                let row = |row: &KeyRow| key_view(row, signed.get(&row.known.id));
                 let mut rows: Vec<_> = self.keyring.rows().iter().map(row).collect();
                 rows.extend(self.keyring.revoked_holders().iter().map(holder_row));
                 rows
@@ -196,7 +192,7 @@ impl Control {
                 Vec::new()
             }
             Question::Token { token } => vec![self.would_take(token)?],
-            Question::Handle { handle } => self.handle_row(handle).into_iter().collect(),
+            Question::Handle { handle } => self.handle_view(handle).into_iter().collect(),
         };
         Ok(Reply { sealed: Vec::new(), rows, note: None, gateway: self.about.get().cloned() })
     }
@@ -220,19 +216,19 @@ impl Control {
             Presented::read(held.as_ref().map_or(text, |held| &held.text)).map_err(fault)?;
         let verified =
             verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
-        let standing = self
+        let status = self
             .keyring
             .may_sign(verified.kid(), verified.issued())
             .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)))
             .and_then(|()| {
                 self.registry.may_act(verified.agent(), verified.principal(), verified.ids())
             });
-        match (standing.map_err(fault)?, held) {
-            (Some(_), None) => return Err(fault(Code::TokenBehindHandle.into())),
+        match (status.map_err(fault)?, held) {
+            (Some(_), None) => return Err(fault(Code::HandleRequired.into())),
             (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
             (None, None) => {}
         }
-        Ok(taken(&verified))
+        Ok(accepted_view(&verified))
     }
 
     fn verified(&self, text: &str) -> Result<Verified, ControlFault> {
@@ -248,19 +244,19 @@ impl Control {
                 let principal = principal.map(|principal| principal.parse()).transpose()?;
                 Ok(vec![self.registered(agent.parse()?, principal, class)?])
             }
-            Command::AgentStanding { agent, verb, reason, unregistered } => {
-                Ok(vec![self.agent_standing(&agent, verb, reasoned(reason)?, unregistered)?])
+            Command::AgentStatus { agent, verb, reason, unregistered } => {
+                Ok(vec![self.agent_status(&agent, verb, reasoned(reason)?, unregistered)?])
             }
-            Command::NamespaceStanding { namespace, verb, reason, unregistered } => {
-                Ok(vec![self.namespace_standing(
+            Command::NamespaceStatus { namespace, verb, reason, unregistered } => {
+                Ok(vec![self.namespace_status(
                     &namespace,
                     verb,
                     reasoned(reason)?,
                     unregistered,
                 )?])
             }
-            Command::PrincipalStanding { principal, verb, reason, unregistered } => {
-                Ok(vec![self.principal_standing(
+            Command::PrincipalStatus { principal, verb, reason, unregistered } => {
+                Ok(vec![self.principal_status(
                     principal.parse()?,
                     verb,
                     reasoned(reason)?,
@@ -280,9 +276,11 @@ impl Control {
             }
             // The log itself writes the first record of a new epoch.
             Command::EpochBegin { .. } => Ok(Vec::new()),
-            Command::PrincipalForget { principal, revoke, reason } => {
-                self.forgotten(&principal.parse()?, revoke, reason.map(reasoned).transpose()?)
-            }
+            Command::PrincipalForget { principal, revoke, reason } => self.crypto_shred_records(
+                &principal.parse()?,
+                revoke,
+                reason.map(reasoned).transpose()?,
+            ),
             Command::BackupMade { keys, operator_keys } => {
                 Ok(vec![Event::Backup { keys, operator_keys }])
             }

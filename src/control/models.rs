@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::audit::format::event::Event;
 use crate::control::{Control, ControlFault};
-use crate::weights::{Row, UNKNOWN};
+use crate::weights::{ModelRow, UNKNOWN};
 
 impl Control {
     /// The records of a model's present digests that are not accepted yet.
@@ -15,7 +15,8 @@ impl Control {
     ) -> Result<Vec<Event>, ControlFault> {
         let refuse = |why| Err(ControlFault::Model(model.to_owned(), why));
         let rows = self.rows_of(model);
-        let known: Vec<&Row> = rows.iter().filter(|row| row.digest.source != UNKNOWN).collect();
+        let known: Vec<&ModelRow> =
+            rows.iter().filter(|row| row.digest.source != UNKNOWN).collect();
         let fresh = known.iter().filter(|row| {
             row.pin.as_ref() != Some(&row.digest.value) && !row.accepted.contains(&row.digest.value)
         });
@@ -53,12 +54,12 @@ impl Control {
         self.weights.rows().iter().map(row).collect()
     }
 
-    fn rows_of(&self, model: &str) -> Vec<Row> {
+    fn rows_of(&self, model: &str) -> Vec<ModelRow> {
         self.weights.rows().into_iter().filter(|row| *row.model == *model).collect()
     }
 }
 
-fn row(row: &Row) -> serde_json::Value {
+fn model_view(row: &ModelRow) -> serde_json::Value {
     serde_json::json!({
         "model": &*row.model,
         "upstream": &*row.upstream,

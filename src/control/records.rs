@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Control, ControlFault, Operator, Reply};
 use crate::audit::format::event::Event;
-use crate::audit::store::entry::Pen;
+use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::log::LogFault;
 use crate::id::RequestId;
 use crate::refusal::Refusal;
@@ -38,14 +38,14 @@ impl Control {
     }
 
     /// Lets operators ask about recent refusals.
-    pub fn set_pen(&self, pen: Pen) {
-        let _ = self.pen.set(pen);
+    pub fn set_recorder(&self, recorder: AuditRecorder) {
+        let _ = self.recorder.set(recorder);
     }
 
     /// A recent refusal of a request.
     pub(super) fn why(&self, request: &str) -> Result<Option<serde_json::Value>, ControlFault> {
         let request: RequestId = request.parse()?;
-        let told = self.pen.get().and_then(|pen| pen.told(&request));
+        let told = self.recorder.get().and_then(|recorder| recorder.told(&request));
         Ok(told.and_then(|told| serde_json::to_value(told).ok()))
     }
 
@@ -71,12 +71,12 @@ impl Control {
 
     /// Applies a record about the log itself: accepts the clock, or destroys a key and removes its
     /// principal from the state.
-    pub(super) fn heed(&self, event: &Event) -> Result<(), ControlFault> {
+    pub(super) fn apply_side_effects(&self, event: &Event) -> Result<(), ControlFault> {
         if let Event::Clock { accepted: true, .. } = event {
             self.ratchet.accept();
         }
         if let Event::Forgotten { record_key, .. } = event {
-            self.forget(record_key)?;
+            self.crypto_shred(record_key)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::prepared::Prepared;
+use super::prepared::PreparedKey;
 use super::{Genuine, Portable, PublicKey, SignatureFault, Verifier};
 
 /// The y coordinates, encoded, of the eight points of small order: 1, −1, 0, and the two of order eight
@@ -55,14 +55,14 @@ impl Verifier for Fast {
             return Err(SignatureFault::Invalid);
         }
         let genuine = match &key.fast {
-            Prepared::MlDsa65(key) => key.verify_sig(message, signature).is_ok(),
-            Prepared::Ed25519(_) if small_order_r(signature) => false,
-            Prepared::Ed25519(key) => {
+            PreparedKey::MlDsa65(key) => key.verify_sig(message, signature).is_ok(),
+            PreparedKey::Ed25519(_) if small_order_r(signature) => false,
+            PreparedKey::Ed25519(key) => {
                 let text = URL_SAFE_NO_PAD.encode(signature);
                 jsonwebtoken::crypto::verify(&text, message, key, jsonwebtoken::Algorithm::EdDSA)
                     .unwrap_or(false)
             }
-            Prepared::Refused => false,
+            PreparedKey::Refused => false,
         };
         if genuine { Ok(Genuine(())) } else { Err(SignatureFault::Invalid) }
     }

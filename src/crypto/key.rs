@@ -48,7 +48,7 @@ pub struct PublicKey {
     bytes: Arc<[u8]>,
     pub(super) parsed: Parsed,
     #[cfg(feature = "gateway")]
-    pub(super) fast: super::prepared::Prepared,
+    pub(super) fast: super::prepared::PreparedKey,
 }
 
 impl PublicKey {
@@ -91,7 +91,7 @@ impl PublicKey {
             bytes: bytes.into(),
             parsed,
             #[cfg(feature = "gateway")]
-            fast: super::prepared::Prepared::of(algorithm, bytes),
+            fast: super::prepared::PreparedKey::of(algorithm, bytes),
         })
     }
 

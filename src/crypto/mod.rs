@@ -4,13 +4,13 @@
 //! [`Both`] asks the two and refuses where they disagree.
 
 mod degenerate;
+pub mod encryption;
 #[cfg(feature = "gateway")]
 mod fast;
 mod key;
 mod portable;
 #[cfg(feature = "gateway")]
 mod prepared;
-pub mod seal;
 
 #[cfg(feature = "gateway")]
 pub use fast::{Both, Fast};

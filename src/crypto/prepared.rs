@@ -9,14 +9,14 @@ use super::Algorithm;
 
 /// A public key as the fast implementations keep it.
 #[derive(Clone)]
-pub(super) enum Prepared {
+pub(super) enum PreparedKey {
     MlDsa65(Arc<ParsedPublicKey>),
     Ed25519(Arc<DecodingKey>),
     /// aws-lc does not take the key: nothing verifies under it.
     Refused,
 }
 
-impl Prepared {
+impl PreparedKey {
     pub(super) fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         match algorithm {
             Algorithm::MlDsa65 => ParsedPublicKey::new(&ML_DSA_65, bytes)

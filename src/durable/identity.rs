@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Fault;
+use super::DiskFault;
 
 /// Which file a path led to when it was opened, and how long it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Changed {
     Resized(PathBuf),
     /// It cannot be looked at.
     #[error(transparent)]
-    Unreadable(#[from] Fault),
+    Unreadable(#[from] DiskFault),
 }
 
 impl Changed {
@@ -48,8 +48,8 @@ impl Identity {
     ///
     /// # Errors
     /// When the file cannot be looked at.
-    pub fn of(file: &File, path: &Path) -> Result<Self, Fault> {
-        let found = file.metadata().map_err(Fault::of("look at", path))?;
+    pub fn of(file: &File, path: &Path) -> Result<Self, DiskFault> {
+        let found = file.metadata().map_err(DiskFault::of("look at", path))?;
         Ok(Self {
             path: path.to_owned(),
             device: found.dev(),
@@ -63,7 +63,7 @@ impl Identity {
     ///
     /// # Errors
     /// When it cannot be looked at.
-    pub fn growing(path: &Path) -> Result<Self, Fault> {
+    pub fn growing(path: &Path) -> Result<Self, DiskFault> {
         Ok(Self { grows: true, ..Self::at(path)? })
     }
 
@@ -71,8 +71,8 @@ impl Identity {
     ///
     /// # Errors
     /// When it cannot be looked at.
-    pub fn at(path: &Path) -> Result<Self, Fault> {
-        let found = fs::symlink_metadata(path).map_err(Fault::of("look at", path))?;
+    pub fn at(path: &Path) -> Result<Self, DiskFault> {
+        let found = fs::symlink_metadata(path).map_err(DiskFault::of("look at", path))?;
         Ok(Self {
             path: path.to_owned(),
             device: found.dev(),
@@ -116,7 +116,7 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Changed::Missing(self.path.clone()));
             }
-            Err(error) => return Err(Fault::of("look at", &self.path)(error).into()),
+            Err(error) => return Err(DiskFault::of("look at", &self.path)(error).into()),
         };
         if (found.dev(), found.ino()) != (self.device, self.inode) {
             return Err(Changed::Replaced(self.path.clone()));

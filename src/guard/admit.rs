@@ -11,11 +11,11 @@ use crate::guard::egress::fetches::Fetches;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::{Permit, Subject};
 use crate::guard::queue::Holder;
-use crate::guard::reserve::{Parts, Reserved, ReservedKind, Target};
+use crate::guard::reserve::{CallTarget, Parts, Reserved, ReservedKind};
 use crate::guard::route::Routed;
 use crate::guard::table::Upstream;
 use crate::id::RequestId;
-use crate::model::{Changes, ModelCall, Operation, Reach};
+use crate::model::{BodyChanges, ExternalReference, ModelCall, Operation};
 
 /// Places that were stripped and are named, at the most.
 const NAMED_MAX: usize = 16;
@@ -92,7 +92,7 @@ pub struct Adjustments {
     /// Fields that were dropped.
     pub dropped: Vec<String>,
     /// What was taken out because it would have made the server reach outside.
-    pub stripped: Vec<Reach>,
+    pub stripped: Vec<ExternalReference>,
     /// How many URLs of the answer gave way to a mark.
     pub removed: u64,
 }
@@ -148,7 +148,7 @@ impl Admitted {
 
     /// What was taken out because it would have made the server reach outside.
     #[must_use]
-    pub fn stripped(&self) -> &[Reach] {
+    pub fn stripped(&self) -> &[ExternalReference] {
         &self.adjustments.stripped
     }
 
@@ -185,7 +185,7 @@ pub struct Rest {
 }
 
 /// What the gateway writes into a body or an answer of its own.
-pub struct Stamp<'s> {
+pub struct BodyStamp<'s> {
     /// The request.
     pub request: RequestId,
     /// Salts of prompt caches.
@@ -194,7 +194,7 @@ pub struct Stamp<'s> {
 
 /// Writes the body as it is forwarded.
 #[must_use]
-pub fn admit(reserved: Reserved<'_>, stamp: &Stamp<'_>) -> Admitted {
+pub fn admit(reserved: Reserved<'_>, stamp: &BodyStamp<'_>) -> Admitted {
     let Parts { routed, asked, cap } = reserved.into_parts();
     let (work, adjustments, permit) = match asked {
         ReservedKind::Me => (Action::Local(Local::Me), Adjustments::default(), Permit::default()),
@@ -211,12 +211,12 @@ pub fn admit(reserved: Reserved<'_>, stamp: &Stamp<'_>) -> Admitted {
 
 fn write(
     call: &ModelCall<'_>,
-    target: Target,
+    target: CallTarget,
     cap: u64,
     routed: &Routed,
-    stamp: &Stamp<'_>,
+    stamp: &BodyStamp<'_>,
 ) -> (Call, Adjustments) {
-    let Target { candidates, upstream, fetches } = target;
+    let CallTarget { candidates, upstream, fetches } = target;
     let caller = routed.paced().caller();
     let (token, class) = (caller.token(), caller.class());
     let profile = &upstream.profile;
@@ -227,7 +227,7 @@ fn write(
     } else {
         None
     };
-    let written = call.write(&Changes { output_tokens: cap, request_id, cache_salt });
+    let written = call.write(&BodyChanges { output_tokens: cap, request_id, cache_salt });
     let lowered = if written.clamped { written.output_tokens } else { None };
     let adjustments = Adjustments {
         output_tokens: lowered,

@@ -18,14 +18,14 @@ use crate::audit::format::request::Caller;
 use crate::clock::Clock;
 use crate::crypto::Verifier;
 use crate::guard::charges::Charges;
-use crate::guard::limiter::{Kind, Limiter, Subject};
+use crate::guard::limiter::{Limiter, Subject, SubjectKind};
 use crate::guard::settings::Class;
 use crate::guard::table::Tables;
 use crate::id::{HandleId, KeyId, TokenId};
 use crate::keyring::Keyring;
 use crate::refusal::{Code, Refusal};
 use crate::registry::{self, Changes, Registry, Subscription};
-use crate::token::{Keys as _, Presented, Verified, handle, verify};
+use crate::token::{KeySource as _, Presented, Verified, handle, verify};
 
 /// The credential of one request, as it stood in the headers.
 pub struct Credential<'h>(&'h str);
@@ -171,12 +171,12 @@ pub struct Authentication {
     /// Changes that concern it, since before its status was checked.
     pub changes: Changes,
     /// How its token was found valid.
-    pub found: Found,
+    pub found: TokenLookup,
 }
 
 /// How a token was found good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum TokenLookup {
     /// It was remembered.
     Cached,
     /// Its signature was verified now.
@@ -265,7 +265,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// `peer-rate` when the network's rate is used up.
-    pub fn count_stranger(&self, peer: IpAddr) -> Result<(), Refusal> {
+    pub fn limit_unauthenticated(&self, peer: IpAddr) -> Result<(), Refusal> {
         self.peers
             .take(network(peer), self.now())
             .map_err(|_| Refusal::new(Code::PeerRate).after(std::time::Duration::from_secs(1)))
@@ -277,7 +277,7 @@ impl Authenticator {
 
     /// Charges a token that is not remembered to its peer's network and to its root token.
     fn charge(&self, peer: IpAddr, text: &str) -> Result<Charge, Refusal> {
-        self.count_stranger(peer)?;
+        self.limit_unauthenticated(peer)?;
         // A root has one spelling, so its text stands for it; a keyed hash is enough to count by.
         let root = text.split('~').next().unwrap_or_default();
         let charge = Charge { peer: network(peer), root: u128::from(self.hashing.hash_one(root)) };
@@ -305,7 +305,7 @@ impl Authenticator {
     /// # Errors
     /// `peer-rate`.
     pub fn published_keys(&self, peer: IpAddr) -> Result<String, Refusal> {
-        self.count_stranger(peer)?;
+        self.limit_unauthenticated(peer)?;
         Ok(self.keyring.published())
     }
 
@@ -334,15 +334,15 @@ impl Authenticator {
         {
             let changes = self.changes(&known);
             self.refused(peer, known.verified.still_valid(self.clock.now()))?;
-            let class = self.refused(peer, self.standing(&known, held.is_some(), &tables));
+            let class = self.refused(peer, self.check_status(&known, held.is_some(), &tables));
             let caller = self.admitted(known, class, (tables, held.map(|held| held.id)))?;
-            return Ok(Authentication { caller, changes, found: Found::Cached });
+            return Ok(Authentication { caller, changes, found: TokenLookup::Cached });
         }
         let charge = self.charge(peer, text)?;
         let known = self.verify(text, generation).inspect_err(|_| self.settle(charge, false))?;
         let known = Arc::new(known);
         let changes = self.changes(&known);
-        let class = self.standing(&known, held.is_some(), &tables);
+        let class = self.check_status(&known, held.is_some(), &tables);
         self.settle(charge, class.is_ok());
         // Who may not act takes nobody's place in the memory.
         if let (Some(memory), Ok(_)) = (&self.memory, &class)
@@ -351,7 +351,7 @@ impl Authenticator {
             memory.insert(hash, Arc::clone(&known));
         }
         let caller = self.admitted(known, class, (tables, held.map(|held| held.id)))?;
-        Ok(Authentication { caller, changes, found: Found::Verified })
+        Ok(Authentication { caller, changes, found: TokenLookup::Verified })
     }
 
     /// Changes from now on that concern a token. A change of keys since it was verified counts as one.
@@ -381,7 +381,7 @@ impl Authenticator {
 
     /// Counts a remembered token that is refused against its peer, as one that is not remembered was counted already.
     fn refused<T>(&self, peer: IpAddr, answer: Result<T, Refusal>) -> Result<T, Refusal> {
-        answer.map_err(|refusal| self.count_stranger(peer).err().unwrap_or(refusal))
+        answer.map_err(|refusal| self.limit_unauthenticated(peer).err().unwrap_or(refusal))
     }
 
     fn verify(&self, text: &str, generation: u64) -> Result<CachedToken, Refusal> {
@@ -390,7 +390,7 @@ impl Authenticator {
         let agents: Vec<Subject> = verified
             .agent()
             .lineage()
-            .map(|name| self.limiter.subject(Kind::Agent, name))
+            .map(|name| self.limiter.subject(SubjectKind::Agent, name))
             .collect();
         let principal = self.limiter.principal(verified.issuer(), verified.principal().as_str());
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
@@ -400,7 +400,7 @@ impl Authenticator {
         let tokens: Vec<TokenId> = verified.ids().copied().collect();
         let keys: Vec<KeyId> = verified.holders().chain([*verified.kid()]).collect();
         let subjects =
-            registry::Subject::of(verified.agent(), verified.principal(), &tokens, &keys);
+            registry::ChangeSubject::of(verified.agent(), verified.principal(), &tokens, &keys);
         let subscription = self.registry.subscribe(subjects);
         let bytes = CachedToken::weigh(text, &verified, agents.len(), &caller, &subscription);
         let text = text.into();
@@ -418,14 +418,14 @@ impl Authenticator {
     }
 
     /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.
-    fn standing(
+    fn check_status(
         &self,
         known: &CachedToken,
         by_handle: bool,
         tables: &Tables,
     ) -> Result<Arc<Class>, Refusal> {
         if self.may_act(known)?.is_some() && !by_handle {
-            return Err(Code::TokenBehindHandle.into());
+            return Err(Code::HandleRequired.into());
         }
         let name = self.registry.class(known.verified.agent());
         tables

@@ -85,7 +85,7 @@ pub struct Headroom {
 
 /// A request that was counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct CountedRequest {
     /// What is left of the tightest limit that was tested.
     pub headroom: Option<Headroom>,
     /// Limits that were full already and moved by less than a request, and by how many nanoseconds.
@@ -114,13 +114,13 @@ const LIMITS_MAX: usize = 8;
 
 /// The arrival times of one subject. One limit is held inline: 24 bytes for the common case.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct RateState {
     first: Option<Arrival>,
     #[allow(clippy::box_collection, reason = "eight bytes in a million idle agents instead of 24")]
     more: Option<Box<Vec<Arrival>>>,
 }
 
-impl Tally {
+impl RateState {
     fn arrivals(&self) -> impl Iterator<Item = &Arrival> {
         self.first.iter().chain(self.more.iter().flat_map(|more| more.iter()))
     }
@@ -149,7 +149,7 @@ impl Tally {
     ///
     /// # Errors
     /// The first limit that does not pass; nothing is counted then.
-    pub fn take(&mut self, limits: &[Limit], now: u64) -> Result<Taken, Exceeded> {
+    pub fn take(&mut self, limits: &[Limit], now: u64) -> Result<CountedRequest, Exceeded> {
         self.forget_idle(now, limits);
         let known = self.arrivals().count();
         let new = limits
@@ -179,7 +179,7 @@ impl Tally {
                 tightest = Some(left);
             }
         }
-        Ok(Taken { headroom: tightest, clamped: self.count(limits, now) })
+        Ok(CountedRequest { headroom: tightest, clamped: self.count(limits, now) })
     }
 
     fn count(&mut self, limits: &[Limit], now: u64) -> Vec<(Limit, u64)> {
@@ -207,7 +207,7 @@ impl Tally {
         clamped
     }
 
-    /// Gives one counted request back, because another subject's limit refused it. `clamped` is what [`Tally::take`] said.
+    /// Gives one counted request back, because another subject's limit refused it. `clamped` is what [`RateState::take`] said.
     pub fn give_back(&mut self, clamped: &[(Limit, u64)]) {
         for arrival in self.arrivals_mut() {
             let part =
@@ -262,7 +262,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[track_caller]
-    fn passes(tally: &mut Tally, limits: &[Limit], now: u64, expect: u64) {
+    fn passes(tally: &mut RateState, limits: &[Limit], now: u64, expect: u64) {
         let mut passed = 0;
         while tally.take(limits, now).is_ok() {
             passed += 1;
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_burst_then_the_pace() {
         let limit = [Limit::new(Period::Minute, 60, None)];
-        let mut tally = Tally::default();
+        let mut tally = RateState::default();
         passes(&mut tally, &limit, 0, 10);
         passes(&mut tally, &limit, SECOND, 1);
         passes(&mut tally, &limit, 3 * SECOND, 2);
@@ -284,7 +284,7 @@ mod tests {
     fn a_small_rate_may_come_at_once_and_no_more_than_twice_in_a_minute() {
         for rate in 1..=10 {
             let limit = [Limit::new(Period::Minute, rate, None)];
-            let mut tally = Tally::default();
+            let mut tally = RateState::default();
             passes(&mut tally, &limit, 0, rate);
             let interval = 60 * SECOND / rate;
             let wait =
@@ -307,14 +307,14 @@ mod tests {
 
     #[test]
     fn zero_refuses_and_waiting_does_not_help() {
-        let refused = Tally::default().take(&[Limit::new(Period::Minute, 0, None)], 0);
+        let refused = RateState::default().take(&[Limit::new(Period::Minute, 0, None)], 0);
         assert_eq!(refused.map_err(|no| no.wait_ns), Err(None));
     }
 
     #[test]
     fn a_refusal_names_the_wait_after_which_it_passes() {
         let limit = [Limit::new(Period::Minute, 6, None)];
-        let mut tally = Tally::default();
+        let mut tally = RateState::default();
         passes(&mut tally, &limit, 5, 6);
         let wait =
             tally.take(&limit, 5).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
@@ -326,7 +326,7 @@ mod tests {
     fn another_limit_is_no_clean_slate() {
         let (tight, wide) =
             (Limit::new(Period::Minute, 6, Some(5)), Limit::new(Period::Minute, 60, Some(8)));
-        let mut tally = Tally::default();
+        let mut tally = RateState::default();
         passes(&mut tally, &[tight], 0, 5);
         passes(&mut tally, &[wide], 0, 3);
     }
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn a_request_given_back_passes_again() {
         let limit = [Limit::new(Period::Minute, 60, Some(2))];
-        let mut tally = Tally::default();
+        let mut tally = RateState::default();
         passes(&mut tally, &limit, 0, 2);
         tally.give_back(&[]);
         passes(&mut tally, &limit, 0, 1);
@@ -344,7 +344,7 @@ mod tests {
     fn what_a_full_limit_did_not_count_is_not_given_back() {
         let (tight, wide) =
             (Limit::new(Period::Minute, 6, Some(2)), Limit::new(Period::Minute, 600, Some(50)));
-        let mut tally = Tally::default();
+        let mut tally = RateState::default();
         passes(&mut tally, &[tight], 0, 2);
         for _ in 0..20 {
             let taken = tally.take(&[wide], 0).expect("passes");
@@ -362,7 +362,7 @@ mod tests {
             steps in prop::collection::vec((0u64..3_000, 0usize..4), 1..400),
         ) {
             let limits: Vec<Limit> = rates.iter().map(|&(rate, burst)| Limit::new(Period::Minute, rate, Some(burst))).collect();
-            let mut tally = Tally::default();
+            let mut tally = RateState::default();
             let mut passed: Vec<Vec<u64>> = vec![Vec::new(); limits.len()];
             let mut now = 0;
             for (wait_ms, pick) in steps {

@@ -11,7 +11,7 @@ use foldhash::SharedSeed;
 use foldhash::quality::{RandomState, SeedableRandomState};
 
 use crate::clock::Clock;
-use crate::guard::gcra::{Exceeded, Headroom, Limit, Tally};
+use crate::guard::gcra::{Exceeded, Headroom, Limit, RateState};
 use crate::guard::slots::Slot;
 
 /// The keys that names of subjects are hashed with.
@@ -19,7 +19,7 @@ pub type Seeds = [u64; 4];
 
 /// What a tally belongs to. The same name under two kinds is two subjects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SubjectKind {
     /// An agent, by its whole name.
     Agent,
     /// A principal.
@@ -30,7 +30,7 @@ pub enum Kind {
     Upstream,
 }
 
-impl Kind {
+impl SubjectKind {
     /// The kind's name in headers and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -47,7 +47,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// What it is.
-    pub kind: Kind,
+    pub kind: SubjectKind,
     key: u128,
 }
 
@@ -71,7 +71,7 @@ pub struct Ask {
 #[derive(Clone, Copy, Debug)]
 pub struct RateExceeded {
     /// Whose tally is full.
-    pub kind: Kind,
+    pub kind: SubjectKind,
     /// The limit and the wait.
     pub exceeded: Exceeded,
 }
@@ -80,14 +80,14 @@ pub struct RateExceeded {
 #[derive(Clone, Copy, Debug)]
 pub struct InFlightExceeded {
     /// Whose work it is.
-    pub kind: Kind,
+    pub kind: SubjectKind,
     /// The limit that is reached.
     pub limit: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    pub(super) rates: Tally,
+    pub(super) rates: RateState,
     pub(super) in_flight: u32,
 }
 
@@ -122,7 +122,7 @@ impl Limiter {
 
     /// The subject of that kind and name.
     #[must_use]
-    pub fn subject(&self, kind: Kind, name: &str) -> Subject {
+    pub fn subject(&self, kind: SubjectKind, name: &str) -> Subject {
         let [high, low] = &self.keys;
         let whole = (kind as u8, name);
         Subject {
@@ -135,7 +135,7 @@ impl Limiter {
     #[must_use]
     pub fn principal(&self, issuer: &str, name: &str) -> Subject {
         // No URL and no name has a zero byte.
-        self.subject(Kind::Principal, &[issuer, name].join("\0"))
+        self.subject(SubjectKind::Principal, &[issuer, name].join("\0"))
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -285,12 +285,13 @@ mod tests {
             subject: book.subject(kind, name),
             limits: vec![Limit::new(Period::Minute, rate, Some(rate))],
         };
-        let (agent, principal) = (ask(Kind::Agent, "a/b", 5), ask(Kind::Principal, "team", 2));
+        let (agent, principal) =
+            (ask(SubjectKind::Agent, "a/b", 5), ask(SubjectKind::Principal, "team", 2));
         for _ in 0..2 {
             book.take(&[agent.clone(), principal.clone()]).expect("passes");
         }
         let refused = book.take(&[agent.clone(), principal]).expect_err("principal is full");
-        assert_eq!(refused.kind, Kind::Principal);
+        assert_eq!(refused.kind, SubjectKind::Principal);
         for _ in 0..3 {
             book.take(std::slice::from_ref(&agent)).expect("only two were counted");
         }
@@ -300,9 +301,15 @@ mod tests {
     #[test]
     fn permits_are_given_back() {
         let (_, book) = limiter();
-        let place = [(book.subject(Kind::Agent, "a/b"), 2), (book.subject(Kind::Model, "m"), 1)];
+        let place = [
+            (book.subject(SubjectKind::Agent, "a/b"), 2),
+            (book.subject(SubjectKind::Model, "m"), 1),
+        ];
         let first = book.enter(&place).expect("room");
-        assert_eq!(book.enter(&place).map(drop).expect_err("model is full").kind, Kind::Model);
+        assert_eq!(
+            book.enter(&place).map(drop).expect_err("model is full").kind,
+            SubjectKind::Model
+        );
         drop(first);
         let again = book.enter(&place).expect("given back, the half-taken one too");
         drop(again);
@@ -314,7 +321,7 @@ mod tests {
     fn a_million_agents_cost_little_and_an_hour_later_nothing() {
         let (clock, book) = limiter();
         for number in 0..1_000_000 {
-            let subject = book.subject(Kind::Agent, &format!("fleet/agent-{number}"));
+            let subject = book.subject(SubjectKind::Agent, &format!("fleet/agent-{number}"));
             book.take(&[Ask { subject, limits: vec![Limit::new(Period::Minute, 120, None)] }])
                 .expect("first request");
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::guard::gcra::{Limit, Period, Tally};
+use crate::guard::gcra::{Limit, Period, RateState};
 use crate::guard::limiter::{Limiter, Seeds};
 use crate::guard::queue::Holder;
 use crate::guard::slots::{Slot, Slots};
@@ -82,7 +82,7 @@ impl Limiter {
                 (Limit { period, rate: one.rate, burst: one.burst }, one.ahead_ns)
             };
             self.accounts.entry(key.into()).or_default().rates =
-                Tally::of_ahead(ahead.iter().map(limit), now);
+                RateState::of_ahead(ahead.iter().map(limit), now);
         }
     }
 }
@@ -125,20 +125,20 @@ impl InFlight {
 }
 
 /// Work in flight at another process that counts here, until it is done there, or this is dropped.
-pub struct Elsewhere {
+pub struct RemoteWork {
     limiter: Arc<Limiter>,
     slots: Arc<Slots>,
-    held: Mutex<Held>,
+    held: Mutex<CountedWork>,
 }
 
 #[derive(Default)]
-struct Held {
+struct CountedWork {
     subjects: HashMap<u128, u32>,
     /// By upstream and holder.
     upstreams: HashMap<(Arc<str>, Holder), Vec<Slot>>,
 }
 
-impl Elsewhere {
+impl RemoteWork {
     /// Counts nothing yet.
     #[must_use]
     pub fn new(limiter: Arc<Limiter>, slots: Arc<Slots>) -> Self {
@@ -189,7 +189,7 @@ impl Elsewhere {
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for RemoteWork {
     fn drop(&mut self) {
         self.set(InFlight::default());
     }
@@ -199,7 +199,7 @@ impl Drop for Elsewhere {
 mod tests {
     use super::*;
     use crate::clock::{Clock, ManualClock, Timestamp};
-    use crate::guard::limiter::{Ask, Kind};
+    use crate::guard::limiter::{Ask, SubjectKind};
 
     #[test]
     fn rates_and_places_go_on_in_another_book() {
@@ -208,31 +208,34 @@ mod tests {
         let limits =
             vec![Limit::new(Period::Minute, 60, Some(3)), Limit::new(Period::Second, 100, Some(5))];
         let ask = |book: &Limiter| Ask {
-            subject: book.subject(Kind::Agent, "a/b"),
+            subject: book.subject(SubjectKind::Agent, "a/b"),
             limits: limits.clone(),
         };
         for _ in 0..2 {
             before.take(&[ask(&before)]).expect("passes");
         }
-        let place = |book: &Limiter| [(book.subject(Kind::Agent, "a/b"), 2)];
+        let place = |book: &Limiter| [(book.subject(SubjectKind::Agent, "a/b"), 2)];
         let permit = before.enter(&place(&before)).expect("room");
         let text = serde_json::to_string(&before.tallies()).expect("written");
         let passed: Tallies = serde_json::from_str(&text).expect("read");
         assert_eq!(passed, before.tallies());
         let after = Arc::new(Limiter::keyed(clock(), passed.seeds));
-        assert_eq!(after.subject(Kind::Agent, "a/b"), before.subject(Kind::Agent, "a/b"));
+        assert_eq!(
+            after.subject(SubjectKind::Agent, "a/b"),
+            before.subject(SubjectKind::Agent, "a/b")
+        );
         after.take_in(passed.rates);
         after.take(&[ask(&after)]).expect("the third of three");
         assert!(after.take(&[ask(&after)]).is_err(), "two were counted before");
         let upstreams = slots();
-        let elsewhere = Elsewhere::new(Arc::clone(&after), Arc::clone(&upstreams));
+        let elsewhere = RemoteWork::new(Arc::clone(&after), Arc::clone(&upstreams));
         elsewhere.set(InFlight::of(&before, &upstreams));
         let own = after.enter(&place(&after)).expect("room for one");
         assert!(after.enter(&place(&after)).is_err());
         drop(permit);
         elsewhere.set(InFlight::of(&before, &upstreams));
         let again = after.enter(&place(&after)).expect("given back there, and so here");
-        let one = vec![(after.subject(Kind::Agent, "a/b").key().into(), 1)];
+        let one = vec![(after.subject(SubjectKind::Agent, "a/b").key().into(), 1)];
         elsewhere.set(InFlight { subjects: one, upstreams: Vec::new() });
         drop((own, again));
         drop(elsewhere);
@@ -256,7 +259,7 @@ mod tests {
             .map(|root| before.taken_elsewhere(&upstream, holder(root)))
             .collect();
         let text = serde_json::to_string(&InFlight::of(&limiter, &before)).expect("written");
-        let elsewhere = Elsewhere::new(Arc::clone(&limiter), Arc::clone(&after));
+        let elsewhere = RemoteWork::new(Arc::clone(&limiter), Arc::clone(&after));
         elsewhere.set(serde_json::from_str(&text).expect("read"));
         assert_eq!(after.held(), before.held());
         assert_eq!(after.held().iter().map(|(_, _, count)| count).sum::<u64>(), 3);

@@ -35,20 +35,20 @@ pub enum Joined {
 }
 
 #[derive(Debug, Default)]
-struct Agent {
+struct QueuedAgent {
     held: u64,
     waiting: VecDeque<Ticket>,
     turn: u64,
 }
 
 #[derive(Debug, Default)]
-struct Class {
+struct QueuedClass {
     weight: u64,
     held: u64,
     waiting: usize,
     /// Grows with each place granted, by the reciprocal of the weight.
     passed: u64,
-    agents: BTreeMap<Arc<str>, Agent>,
+    agents: BTreeMap<Arc<str>, QueuedAgent>,
 }
 
 /// One turn of a class of weight 1.
@@ -57,7 +57,7 @@ const TURN: u64 = 1 << 20;
 /// The places of one upstream.
 #[derive(Debug, Default)]
 pub struct Queue {
-    classes: BTreeMap<Arc<str>, Class>,
+    classes: BTreeMap<Arc<str>, QueuedClass>,
     held: u64,
     waiting: usize,
     turns: u64,
@@ -163,7 +163,7 @@ impl Queue {
             return None;
         }
         // The shares held/weight are compared as products, which are exact.
-        let share = |one: &Class, other: &Class| {
+        let share = |one: &QueuedClass, other: &QueuedClass| {
             (u128::from(one.held) * u128::from(other.weight))
                 .cmp(&(u128::from(other.held) * u128::from(one.weight)))
         };
@@ -189,7 +189,7 @@ impl Queue {
         Some(ticket)
     }
 
-    fn class(&mut self, holder: &Holder) -> &mut Class {
+    fn class(&mut self, holder: &Holder) -> &mut QueuedClass {
         let class = self.classes.entry(Arc::clone(&holder.class)).or_default();
         class.weight = u64::from(holder.weight.max(1));
         class

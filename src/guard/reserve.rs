@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::guard::candidates::{Candidates, Turn};
 use crate::guard::cap::{Cap, Capped};
 use crate::guard::egress::fetches::Fetches;
-use crate::guard::limiter::{Ask, Kind, Limiter, Permit};
+use crate::guard::limiter::{Ask, Limiter, Permit, SubjectKind};
 use crate::guard::pace::{over_capacity, over_rate};
 use crate::guard::route::Routed;
 use crate::guard::settings::Caps;
@@ -33,14 +33,14 @@ pub(super) enum ReservedKind<'b> {
         /// What the body says.
         call: Box<ModelCall<'b>>,
         /// Where it is sent.
-        target: Target,
+        target: CallTarget,
         /// The slots at the model and its server.
         permit: Permit,
     },
 }
 
 /// Where a call is sent, and what is put into it first.
-pub(super) struct Target {
+pub(super) struct CallTarget {
     pub(super) candidates: Candidates,
     /// The one that is asked first.
     pub(super) upstream: Arc<Upstream>,
@@ -79,18 +79,22 @@ pub fn reserve<'b>(
             let model = candidates.model();
             let rates = rates_alone(&upstream.caps);
             let shared = [
-                (Kind::Model, &*model.name, &model.caps),
-                (Kind::Upstream, &*upstream.name, &rates),
+                (SubjectKind::Model, &*model.name, &model.caps),
+                (SubjectKind::Upstream, &*upstream.name, &rates),
             ];
             let permit = enter(limiter, &shared)?.at(slot);
-            ReservedKind::Call { call, target: Target { candidates, upstream, fetches }, permit }
+            ReservedKind::Call {
+                call,
+                target: CallTarget { candidates, upstream, fetches },
+                permit,
+            }
         }
     };
     Ok(Reserved { routed, asked, cap })
 }
 
 /// Takes slots of the model and the upstream, then counts the call against their rates.
-fn enter(limiter: &Arc<Limiter>, shared: &[(Kind, &str, &Caps)]) -> Result<Permit, Refusal> {
+fn enter(limiter: &Arc<Limiter>, shared: &[(SubjectKind, &str, &Caps)]) -> Result<Permit, Refusal> {
     let mut slots = Vec::with_capacity(2);
     let mut asks = Vec::with_capacity(2);
     for &(kind, name, caps) in shared {
@@ -115,7 +119,8 @@ pub fn enter_server(
     upstream: &Upstream,
     slot: Slot,
 ) -> Result<Permit, Refusal> {
-    Ok(enter(limiter, &[(Kind::Upstream, &upstream.name, &rates_alone(&upstream.caps))])?.at(slot))
+    Ok(enter(limiter, &[(SubjectKind::Upstream, &upstream.name, &rates_alone(&upstream.caps))])?
+        .at(slot))
 }
 
 /// Slots at upstreams are counted elsewhere: a request that finds none there may wait.

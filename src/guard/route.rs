@@ -8,8 +8,8 @@ use crate::model::Operation;
 use crate::refusal::{Allow, Code, Refusal};
 use crate::token::Scope;
 
-/// A request target that is plain: what every reader of a path reads alike. Only [`Target::read`] makes one.
-pub struct Target<'u> {
+/// A request target that is plain: what every reader of a path reads alike. Only [`RequestTarget::read`] makes one.
+pub struct RequestTarget<'u> {
     path: &'u str,
     /// The name of a model behind `/v1/models/`, where it is written with escapes.
     model: Option<String>,
@@ -55,7 +55,7 @@ const HARMLESS_PARAMETERS: [(&str, &str); 6] = [
     ("/v1/models", "before_id"),
 ];
 
-impl<'u> Target<'u> {
+impl<'u> RequestTarget<'u> {
     /// Reads the request target: an absolute path of visible ASCII without escapes, dot segments, empty segments, `;` and `\`.
     /// Escapes may stand in the name of a model alone, which SDKs write so (`%2F`, `%C3%B6`).
     /// Of queries only those pass that SDKs send and that mean nothing here.
@@ -190,7 +190,7 @@ impl Routed {
 ///
 /// # Errors
 /// `route-unknown`, `method-not-allowed` or `scope-missing`.
-pub fn route(paced: Paced, method: &Method, target: &Target<'_>) -> Result<Routed, Refusal> {
+pub fn route(paced: Paced, method: &Method, target: &RequestTarget<'_>) -> Result<Routed, Refusal> {
     let (operation, model) = operation(method, target.path)?;
     if let Some(scope) = scope(operation)
         && !paced.caller().token().verified.scopes().allow(scope)
@@ -212,7 +212,7 @@ mod tests {
     #[track_caller]
     fn target(uri: &str, expect: Option<Code>) {
         let uri: Uri = uri.parse().expect("URI");
-        assert_eq!(Target::read(&uri).err().map(|no| no.code), expect);
+        assert_eq!(RequestTarget::read(&uri).err().map(|no| no.code), expect);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::token::{IssuerPolicy, PostQuantum, Principals};
 
 /// Everything that the questions go by.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct GuardSettings {
     /// Who may sign tokens.
     pub issuers: Vec<Issuer>,
     /// Classes by name; `default` is always there.
@@ -35,14 +35,14 @@ pub struct Settings {
     /// Which endpoints are controlled.
     pub egress: Lists,
     /// What is fetched of them, and how.
-    pub fetch: Fetch,
+    pub fetch: FetchSettings,
     /// Tools by which agents reach out: what an answer calls them with is judged.
     pub fetch_tools: Vec<Pattern>,
 }
 
 /// How content is fetched that is put into requests.
 #[derive(Clone, Debug)]
-pub struct Fetch {
+pub struct FetchSettings {
     /// Bytes of one piece of content.
     pub bytes_max: u64,
     /// Pieces of content in one request.
@@ -173,11 +173,11 @@ pub struct Class {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
     /// What is fetched without a click: pictures, style sheets, frames.
-    pub fetched: Reply,
+    pub fetched: ResponseFilterAction,
     /// Links.
-    pub clicked: Reply,
+    pub clicked: ResponseFilterAction,
     /// What tools that reach out are called with: nothing of that is ever taken out.
-    pub called: Called,
+    pub tool_calls: Called,
 }
 
 /// What becomes of an answer that calls a tool with a place that is not controlled.
@@ -195,15 +195,15 @@ impl Called {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Report => Reply::Report.as_str(),
-            Self::Block => Reply::Block.as_str(),
+            Self::Report => ResponseFilterAction::Report.as_str(),
+            Self::Block => ResponseFilterAction::Block.as_str(),
         }
     }
 }
 
 /// What becomes of it. The later one is the stricter one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reply {
+pub enum ResponseFilterAction {
     /// It stays, and is counted and recorded.
     Report,
     /// It gives way to a mark.
@@ -213,7 +213,7 @@ pub enum Reply {
     Block,
 }
 
-impl Reply {
+impl ResponseFilterAction {
     /// As the config writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -230,16 +230,16 @@ impl Reply {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
     /// Content behind a URL.
-    pub media: Door,
+    pub media: RequestFilterAction,
     /// Tools that do not run at the caller.
-    pub hosted_tools: Door,
+    pub hosted_tools: RequestFilterAction,
     /// MCP servers.
-    pub mcp: Door,
+    pub mcp: RequestFilterAction,
 }
 
 /// How a door is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Door {
+pub enum RequestFilterAction {
     /// The request is refused.
     #[default]
     Block,
@@ -249,7 +249,7 @@ pub enum Door {
     Inline,
 }
 
-impl Door {
+impl RequestFilterAction {
     /// As the config writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -17,18 +17,18 @@ const LATER: Duration = Duration::from_secs(1);
 
 /// The places at all upstreams, by name. They outlive a reload.
 pub struct Slots {
-    upstreams: DashMap<Arc<str>, Arc<Shared>>,
+    upstreams: DashMap<Arc<str>, Arc<SharedSlots>>,
     metrics: Arc<Metrics>,
 }
 
-struct Shared {
+struct SharedSlots {
     name: Arc<str>,
-    state: Mutex<State>,
+    state: Mutex<SlotsState>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
-struct State {
+struct SlotsState {
     queue: Queue,
     /// As many as the config said last.
     places: u64,
@@ -44,7 +44,7 @@ struct Waiter {
 
 /// A place at an upstream; given back when dropped.
 pub struct Slot {
-    taken: Option<(Arc<Shared>, Holder)>,
+    taken: Option<(Arc<SharedSlots>, Holder)>,
 }
 
 impl Drop for Slot {
@@ -59,7 +59,7 @@ impl Drop for Slot {
 
 /// A request in the queue; it leaves when dropped.
 struct Waiting {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSlots>,
     ticket: Ticket,
     place: oneshot::Receiver<Slot>,
 }
@@ -74,8 +74,8 @@ impl Drop for Waiting {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedSlots {
+    fn lock(&self) -> MutexGuard<'_, SlotsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -84,7 +84,7 @@ impl Shared {
     }
 
     /// Gives free places to those who are next.
-    fn serve(self: &Arc<Self>, state: &mut State) {
+    fn serve(self: &Arc<Self>, state: &mut SlotsState) {
         while let Some(ticket) = state.queue.next(state.places) {
             let Some(Waiter { holder, tell }) = state.waiting.remove(&ticket) else { continue };
             if let Err(mut refused) = tell.send(self.place(holder)) {
@@ -97,7 +97,7 @@ impl Shared {
         self.report(state);
     }
 
-    fn report(&self, state: &State) {
+    fn report(&self, state: &SlotsState) {
         self.metrics.waits.waiting(&self.name, state.queue.waiting());
         self.metrics.waits.held(&self.name, state.queue.held());
     }
@@ -110,13 +110,14 @@ impl Slots {
         Self { upstreams: DashMap::default(), metrics }
     }
 
-    fn shared(&self, upstream: &Arc<str>) -> Arc<Shared> {
+    fn shared(&self, upstream: &Arc<str>) -> Arc<SharedSlots> {
         if let Some(known) = self.upstreams.get(upstream) {
             return Arc::clone(&known);
         }
         let metrics = Arc::clone(&self.metrics);
-        let fresh =
-            || Arc::new(Shared { name: Arc::clone(upstream), state: Mutex::default(), metrics });
+        let fresh = || {
+            Arc::new(SharedSlots { name: Arc::clone(upstream), state: Mutex::default(), metrics })
+        };
         Arc::clone(&self.upstreams.entry(Arc::clone(upstream)).or_insert_with(fresh))
     }
 

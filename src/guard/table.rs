@@ -7,7 +7,7 @@ use crate::audit::format::request::Server;
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 use crate::guard::gcra::{Limit, Period};
-use crate::guard::settings::{Caps, Class, Fetch, Settings, Wait};
+use crate::guard::settings::{Caps, Class, FetchSettings, GuardSettings, Wait};
 use crate::health::Health;
 use crate::model::Profile;
 use crate::weights::Weights;
@@ -61,7 +61,7 @@ pub struct Tables {
     /// Which endpoints are controlled.
     pub policy: EgressPolicy,
     /// How content is fetched.
-    pub fetch: Fetch,
+    pub fetch: FetchSettings,
     /// Tools by which agents reach out.
     pub fetch_tools: Vec<Pattern>,
 }
@@ -80,7 +80,7 @@ impl Tables {
     /// # Errors
     /// When a model's route names an upstream that `upstreams` does not have.
     pub fn build(
-        settings: &Settings,
+        settings: &GuardSettings,
         upstreams: Vec<Upstream>,
         own: SelfEndpoints,
     ) -> Result<Self, RouteFault> {

@@ -8,7 +8,7 @@ use crate::guard::egress::fetches::Fetches;
 use crate::guard::route::Routed;
 use crate::guard::table::ModelRoute;
 use crate::health::Health;
-use crate::model::{ModelCall, Operation, Terms, read};
+use crate::model::{BodyRules, ModelCall, Operation, read};
 use crate::refusal::{Code, Refusal};
 use crate::weights::Weights;
 
@@ -99,7 +99,7 @@ pub fn understand<'b>(
             let upstream = Arc::clone(
                 served.upstream(health, weights).ok_or_else(|| model_changed(&served.name))?,
             );
-            let terms = Terms {
+            let terms = BodyRules {
                 profile: &upstream.profile,
                 unknown_fields: caller.class().unknown_fields,
                 model_upstream: &served.upstream_name,

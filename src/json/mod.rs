@@ -9,7 +9,7 @@ mod write;
 
 use std::borrow::Cow;
 
-pub use parse::{Fault, FaultKind, Limits, parse};
+pub use parse::{FaultKind, JsonFault, Limits, parse};
 pub use write::{write, write_string};
 
 /// A JSON value that borrows from the document it was read from.

@@ -26,7 +26,7 @@ impl Limits {
 
 /// Why a document was refused, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct JsonFault {
     /// Byte offset into the document.
     pub at: usize,
     /// What is wrong there.
@@ -74,13 +74,13 @@ pub enum FaultKind {
     Values,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for JsonFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} (at byte {})", self.kind, self.at)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for JsonFault {}
 
 /// Above this many members duplicate keys are found by hashing instead of comparing each with each.
 const MANY_MEMBERS: usize = 24;
@@ -89,14 +89,14 @@ const MANY_MEMBERS: usize = 24;
 ///
 /// # Errors
 /// The first fault, with its byte offset.
-pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Value<'a>, Fault> {
+pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Value<'a>, JsonFault> {
     if bytes.starts_with(b"\xEF\xBB\xBF") {
-        return Err(Fault { at: 0, kind: FaultKind::ByteOrderMark });
+        return Err(JsonFault { at: 0, kind: FaultKind::ByteOrderMark });
     }
     let text = std::str::from_utf8(bytes)
-        .map_err(|error| Fault { at: error.valid_up_to(), kind: FaultKind::NotUtf8 })?;
+        .map_err(|error| JsonFault { at: error.valid_up_to(), kind: FaultKind::NotUtf8 })?;
     let mut reader =
-        Reader { text, bytes, at: 0, depth_left: limits.depth, values_left: limits.values };
+        JsonReader { text, bytes, at: 0, depth_left: limits.depth, values_left: limits.values };
     reader.space();
     let value = reader.value()?;
     reader.space();
@@ -106,7 +106,7 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Value<'a>, Fault> {
     Ok(value)
 }
 
-struct Reader<'a> {
+struct JsonReader<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
@@ -114,9 +114,9 @@ struct Reader<'a> {
     values_left: usize,
 }
 
-impl<'a> Reader<'a> {
-    const fn fault<T>(&self, kind: FaultKind) -> Result<T, Fault> {
-        Err(Fault { at: self.at, kind })
+impl<'a> JsonReader<'a> {
+    const fn fault<T>(&self, kind: FaultKind) -> Result<T, JsonFault> {
+        Err(JsonFault { at: self.at, kind })
     }
 
     fn peek(&self) -> Option<u8> {
@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn pays(&mut self, cost: usize) -> Result<(), Fault> {
+    fn pays(&mut self, cost: usize) -> Result<(), JsonFault> {
         match self.values_left.checked_sub(cost) {
             Some(left) => self.values_left = left,
             None => return self.fault(FaultKind::Values),
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn value(&mut self) -> Result<Value<'a>, Fault> {
+    fn value(&mut self) -> Result<Value<'a>, JsonFault> {
         self.pays(1)?;
         match self.peek() {
             Some(b'{') => self.nested(Self::object),
@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn word(&mut self, word: &'static str, value: Value<'a>) -> Result<Value<'a>, Fault> {
+    fn word(&mut self, word: &'static str, value: Value<'a>) -> Result<Value<'a>, JsonFault> {
         if self.bytes[self.at..].starts_with(word.as_bytes()) {
             self.at += word.len();
             return Ok(value);
@@ -162,8 +162,8 @@ impl<'a> Reader<'a> {
 
     fn nested(
         &mut self,
-        read: fn(&mut Self) -> Result<Value<'a>, Fault>,
-    ) -> Result<Value<'a>, Fault> {
+        read: fn(&mut Self) -> Result<Value<'a>, JsonFault>,
+    ) -> Result<Value<'a>, JsonFault> {
         let Some(left) = self.depth_left.checked_sub(1) else {
             return self.fault(FaultKind::Depth);
         };
@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    fn array(&mut self) -> Result<Value<'a>, Fault> {
+    fn array(&mut self) -> Result<Value<'a>, JsonFault> {
         let mut items = Vec::new();
         if self.peek() == Some(b']') {
             self.at += 1;
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn object(&mut self) -> Result<Value<'a>, Fault> {
+    fn object(&mut self) -> Result<Value<'a>, JsonFault> {
         let mut members: Vec<(Cow<'a, str>, Value<'a>)> = Vec::new();
         let mut seen: HashSet<Cow<'a, str>> = HashSet::new();
         if self.peek() == Some(b'}') {
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
                 !seen.insert(key.clone())
             };
             if twice {
-                return Err(Fault { at: key_at, kind: FaultKind::DuplicateKey });
+                return Err(JsonFault { at: key_at, kind: FaultKind::DuplicateKey });
             }
             self.space();
             match self.peek() {
@@ -232,7 +232,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Behind an item: true at the closing `end`, false when a comma leads to the next item.
-    fn closes(&mut self, end: u8) -> Result<bool, Fault> {
+    fn closes(&mut self, end: u8) -> Result<bool, JsonFault> {
         self.space();
         match self.peek() {
             Some(byte) if byte == end => {
@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
         self.at - from
     }
 
-    fn number(&mut self) -> Result<Value<'a>, Fault> {
+    fn number(&mut self) -> Result<Value<'a>, JsonFault> {
         let from = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -280,7 +280,7 @@ impl<'a> Reader<'a> {
             well_formed &= self.digits() > 0;
         }
         if !well_formed {
-            return Err(Fault { at: from, kind: FaultKind::NumberForm });
+            return Err(JsonFault { at: from, kind: FaultKind::NumberForm });
         }
         let text = &self.text[from..self.at];
         let in_range = if integer {
@@ -289,13 +289,13 @@ impl<'a> Reader<'a> {
             text.parse::<f64>().is_ok_and(f64::is_finite)
         };
         if !in_range {
-            return Err(Fault { at: from, kind: FaultKind::NumberRange });
+            return Err(JsonFault { at: from, kind: FaultKind::NumberRange });
         }
         Ok(Value::Number(Cow::Borrowed(text)))
     }
 
     /// A string, from its opening quote to behind its closing one.
-    fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
+    fn string(&mut self) -> Result<Cow<'a, str>, JsonFault> {
         self.at += 1;
         let from = self.at;
         self.plain()?;
@@ -319,7 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over characters that stand for themselves, up to a quote or a backslash.
-    fn plain(&mut self) -> Result<(), Fault> {
+    fn plain(&mut self) -> Result<(), JsonFault> {
         let rest = &self.bytes[self.at..];
         let run = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
         if let Some(place) = rest[..run].iter().position(|byte| *byte < b' ') {
@@ -331,7 +331,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The character that an escape stands for; the backslash is behind us.
-    fn escape(&mut self) -> Result<char, Fault> {
+    fn escape(&mut self) -> Result<char, JsonFault> {
         let Some(byte) = self.peek() else {
             return self.fault(FaultKind::Truncated);
         };
@@ -350,7 +350,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn unicode_escape(&mut self) -> Result<char, Fault> {
+    fn unicode_escape(&mut self) -> Result<char, JsonFault> {
         let first = self.four_hex()?;
         let code = match first {
             0xd800..=0xdbff => {
@@ -372,7 +372,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn four_hex(&mut self) -> Result<u32, Fault> {
+    fn four_hex(&mut self) -> Result<u32, JsonFault> {
         let Some(digits) = self.bytes.get(self.at..self.at + 4) else {
             return self.fault(FaultKind::Truncated);
         };

@@ -89,7 +89,7 @@ pub struct Edge {
 
 /// A tile of hashes that has become full.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Full {
+pub struct FullTile {
     /// Its level.
     pub level: u8,
     /// Its number.
@@ -133,12 +133,12 @@ impl Edge {
     }
 
     /// Appends a record; gives the tiles that it makes full.
-    pub fn push(&mut self, record: &[u8]) -> Vec<Full> {
+    pub fn push(&mut self, record: &[u8]) -> Vec<FullTile> {
         self.push_leaf(leaf_hash(record))
     }
 
     /// Appends a record of that leaf hash; gives the tiles that it makes full.
-    pub fn push_leaf(&mut self, leaf: Hash) -> Vec<Full> {
+    pub fn push_leaf(&mut self, leaf: Hash) -> Vec<FullTile> {
         let mut full = Vec::new();
         let mut hash = leaf;
         let mut index = self.size;
@@ -155,7 +155,7 @@ impl Edge {
             // 256 hashes are a perfect subtree.
             let Some(above) = perfect_root(&hashes) else { break };
             index /= WIDTH;
-            full.push(Full { level, index, hashes });
+            full.push(FullTile { level, index, hashes });
             hash = above;
         }
         self.size += 1;

@@ -24,7 +24,7 @@ impl Egress {
                 registry,
                 "token_shield_egress_total",
                 found,
-                &["door", "verdict", "reason"],
+                &["filter", "verdict", "reason"],
             )?,
             fetched_bytes: register(registry, fetched)?,
         })

@@ -8,7 +8,7 @@ use super::register;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Memory, CPU time and descriptors.
-pub(super) struct Process {
+pub(super) struct ProcessMetrics {
     cpu_seconds: Gauge,
     resident_bytes: IntGauge,
     open_fds: IntGauge,
@@ -17,7 +17,7 @@ pub(super) struct Process {
     start_seconds: Gauge,
 }
 
-impl Process {
+impl ProcessMetrics {
     /// # Errors
     /// If a name is taken.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_start_is_in_unix_time() {
-        let process = Process::new(&Registry::new()).expect("metrics");
+        let process = ProcessMetrics::new(&Registry::new()).expect("metrics");
         process.read();
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("time").as_secs_f64();
         let start = process.start_seconds.get();

@@ -13,9 +13,9 @@ use crate::model::usage::Absurd;
 const WARNED_EVERY: Duration = Duration::from_secs(60);
 
 /// Reports of usage that cannot be true, by upstream.
-pub(super) struct Reports(HashMap<String, Upstream>);
+pub(super) struct Reports(HashMap<String, UpstreamReports>);
 
-struct Upstream {
+struct UpstreamReports {
     absurd: [(Absurd, IntCounter); 3],
     warned: Mutex<Warned>,
 }
@@ -29,15 +29,15 @@ struct Warned {
 impl Reports {
     pub(super) fn new(registry: &Registry, upstreams: &[String]) -> prometheus::Result<Self> {
         let (name, help) = (
-            "token_shield_usage_absurd_total",
+            "token_shield_usage_implausible_total",
             "Reports of usage that cannot be true, by upstream and what is wrong",
         );
-        let absurd = counters(registry, name, help, &["upstream", "what"])?;
+        let absurd = counters(registry, name, help, &["upstream", "reason"])?;
         // From the start on: an increase from nothing is invisible.
         let of = |upstream: &String| {
             let absurd = Absurd::ALL
                 .map(|what| (what, absurd.with_label_values(&[upstream.as_str(), what.as_str()])));
-            (upstream.clone(), Upstream { absurd, warned: Mutex::default() })
+            (upstream.clone(), UpstreamReports { absurd, warned: Mutex::default() })
         };
         Ok(Self(upstreams.iter().map(of).collect()))
     }

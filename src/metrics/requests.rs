@@ -6,7 +6,7 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
-use super::{Answered, NONE, OTHER, counters, histogram, register};
+use super::{NONE, OTHER, RequestMeasures, counters, histogram, register};
 use crate::refusal::Code;
 
 /// The labels of a counter: the model's place in the list, the operation and the code.
@@ -95,7 +95,7 @@ impl Requests {
         }
     }
 
-    pub(super) fn answered(&self, answered: &Answered<'_>) {
+    pub(super) fn answered(&self, answered: &RequestMeasures<'_>) {
         self.in_flight.dec();
         let model = self.model(answered.model.unwrap_or(NONE));
         self.count(Labels { model, operation: answered.operation, code: answered.code });

@@ -8,7 +8,7 @@ fn labels_stay_within_their_sets_and_are_escaped() {
         Metrics::new(&["a\"b\\\n".to_owned()], &["up".to_owned()], Some(1)).expect("metrics");
     for (model, agent) in [("a\"b\\\n", "ns/one"), ("stranger", "ns/two")] {
         metrics.began();
-        metrics.answered(&Answered {
+        metrics.answered(&RequestMeasures {
             model: Some(model),
             operation: "chat",
             code: "ok",

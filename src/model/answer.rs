@@ -15,7 +15,7 @@ use super::{Dialect, Operation};
 
 /// What a stream can do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum StreamFault {
     /// An event is too long to be looked at.
     #[error(transparent)]
     TooLong(#[from] TooLong),
@@ -36,7 +36,7 @@ pub enum Fault {
     Endless,
     /// Its tool calls cannot be judged.
     #[error(transparent)]
-    Tools(#[from] tools::Fault),
+    Tools(#[from] tools::ToolCallFault),
 }
 
 /// Passes a stream of server-sent events on, byte for byte but for the texts that `P` changes, and one event: the usage that the caller
@@ -100,7 +100,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     ///
     /// # Errors
     /// When an event is too long or cannot be read; nothing of it was passed on, and the stream cannot go on.
-    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, StreamFault> {
         let Some(mut redacted) = self.redacted.take() else { return self.filter(bytes, out) };
         let mut ready = Vec::with_capacity(bytes.len());
         let last = self.filter(bytes, &mut ready)?;
@@ -118,10 +118,10 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         Ok(place)
     }
 
-    fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Fault> {
+    fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, StreamFault> {
         self.taken += bytes.len() as u64;
         if self.taken > self.extent.bytes {
-            return Err(Fault::Endless);
+            return Err(StreamFault::Endless);
         }
         let mut splitter = std::mem::take(&mut self.splitter);
         let (mut last, mut read) = (None, Ok(()));
@@ -141,16 +141,16 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         split?;
         read?;
         if self.watch.progress.text > self.extent.text {
-            return Err(Fault::Endless);
+            return Err(StreamFault::Endless);
         }
         Ok(last)
     }
 
     /// Reads an event once, for all who look into it, and appends what goes on. Gives the place where the event begins there.
-    fn event(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, Fault> {
+    fn event(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, StreamFault> {
         let lines = EventLines::read(bytes);
         if !lines.is_plain() {
-            return Err(Fault::Lines);
+            return Err(StreamFault::Lines);
         }
         let event = StreamEvent::read(&lines, std::mem::take(&mut self.memory));
         let begun = self.passed(&event, out);
@@ -158,9 +158,9 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         begun
     }
 
-    fn passed(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, Fault> {
+    fn passed(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, StreamFault> {
         if event.tree().is_some_and(|data| !self.watch.dialect.is_named(event.name(), data)) {
-            return Err(Fault::Name);
+            return Err(StreamFault::Name);
         }
         let begun = out.len();
         if self.filters.ended() || !self.watch.passes(event) {
@@ -174,7 +174,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     }
 
     /// An event, after what was held of tool calls; gives the place where it begins.
-    fn judged(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, Fault> {
+    fn judged(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, StreamFault> {
         let mut released = Vec::new();
         let next = self
             .gate
@@ -198,7 +198,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     ///
     /// # Errors
     /// When what was held cannot be read.
-    pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let Some(mut redacted) = self.redacted.take() else { return self.rest(out) };
         let mut ready = Vec::new();
         self.rest(&mut ready)?;
@@ -207,7 +207,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         Ok(())
     }
 
-    fn rest(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn rest(&mut self, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let rest = self.splitter.rest();
         if self.filters.ended() {
             return Ok(());

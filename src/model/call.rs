@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::json::{self, Limits, Object, Value, write_string};
 use crate::refusal::{Code, Refusal};
 
-use super::judge::{Judge, fold};
 use super::markdown;
 use super::path::Path;
-use super::profile::{Gateway, Profile};
-use super::{Operation, Reach, UnknownFields};
+use super::profile::{GatewayFields, Profile};
+use super::validator::{BodyValidator, fold};
+use super::{ExternalReference, Operation, UnknownFields};
 
 /// How deep a body may nest.
 const DEPTH_MAX: usize = 64;
@@ -18,7 +18,7 @@ const DEPTH_MAX: usize = 64;
 const MODEL_BYTES_MAX: usize = 256;
 
 /// A body that is one strict JSON object with a model in it, and nothing more.
-pub struct Reading<'b> {
+pub struct ParsedBody<'b> {
     operation: Operation,
     object: Object<'b>,
     length: usize,
@@ -28,7 +28,7 @@ pub struct Reading<'b> {
 ///
 /// # Errors
 /// `json-invalid`, `field-missing` or `field-invalid` for `model`, `field-not-allowed` for a look-alike of it.
-pub fn read(operation: Operation, body: &[u8]) -> Result<Reading<'_>, Refusal> {
+pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal> {
     let value = json::parse(body, &Limits::deep(DEPTH_MAX)).map_err(|fault| {
         Refusal::new(Code::JsonInvalid)
             .saying(format!("The body is not one strict JSON object: {fault}."))
@@ -49,7 +49,7 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<Reading<'_>, Refusal> {
             return Err(Refusal::new(Code::FieldInvalid).saying(says).at("model"));
         }
     }
-    Ok(Reading { operation, object, length: body.len() })
+    Ok(ParsedBody { operation, object, length: body.len() })
 }
 
 fn model_missing(object: &Object<'_>) -> Refusal {
@@ -68,7 +68,7 @@ fn model_missing(object: &Object<'_>) -> Refusal {
 }
 
 /// By what a body is judged.
-pub struct Terms<'t> {
+pub struct BodyRules<'t> {
     /// What the server understands.
     pub profile: &'t Profile,
     /// What happens to fields that it does not know.
@@ -77,7 +77,7 @@ pub struct Terms<'t> {
     pub model_upstream: &'t str,
 }
 
-impl<'b> Reading<'b> {
+impl<'b> ParsedBody<'b> {
     /// The model as the caller names it.
     #[must_use]
     pub fn model(&self) -> &str {
@@ -88,17 +88,17 @@ impl<'b> Reading<'b> {
     ///
     /// # Errors
     /// `field-not-allowed`, `field-invalid` or `field-missing`, with the JSON path.
-    pub fn understand(self, terms: &Terms<'_>) -> Result<ModelCall<'b>, Refusal> {
+    pub fn understand(self, terms: &BodyRules<'_>) -> Result<ModelCall<'b>, Refusal> {
         let Self { operation, mut object, length } = self;
         let Some(shape) = operation.shape().and_then(|name| terms.profile.shape(name)) else {
             return Err(Refusal::new(Code::Internal).because("this operation has no body"));
         };
-        let mut judge = Judge::new(terms.profile, terms.unknown_fields);
+        let mut judge = BodyValidator::new(terms.profile, terms.unknown_fields);
         judge.shape(shape, &mut object, &Path::Root)?;
-        let Judge { mut reaches, dropped, .. } = judge;
+        let BodyValidator { mut external_references, dropped, .. } = judge;
         let gateway = Arc::clone(&terms.profile.gateway);
         if gateway.markdown_images {
-            reaches.extend(markdown::reaches(&object)?);
+            external_references.extend(markdown::external_references(&object)?);
         }
         let asked = if operation.writes_tokens() { output_cap(&gateway, &object)? } else { None };
         let flag = |value: Option<&Value<'_>>| value.and_then(Value::as_bool).unwrap_or(false);
@@ -115,16 +115,16 @@ impl<'b> Reading<'b> {
             asked,
             stream,
             usage_asked,
-            reaches,
+            external_references,
             stripped: Vec::new(),
-            inlets: Vec::new(),
+            inline_slots: Vec::new(),
             dropped,
         })
     }
 }
 
 /// The cap on output tokens that the caller asks for, under whichever name; below zero stands for none.
-fn output_cap(gateway: &Gateway, object: &Object<'_>) -> Result<Option<u64>, Refusal> {
+fn output_cap(gateway: &GatewayFields, object: &Object<'_>) -> Result<Option<u64>, Refusal> {
     let mut found: Option<(&str, Option<u64>)> = None;
     for name in &gateway.output_cap_names {
         match object.get(name) {
@@ -156,18 +156,18 @@ pub struct ModelCall<'b> {
     /// Bytes of the body that was read: what is written is about as long.
     length: usize,
     model_upstream: String,
-    gateway: Arc<Gateway>,
+    gateway: Arc<GatewayFields>,
     asked: Option<u64>,
     stream: bool,
     usage_asked: bool,
-    pub(super) reaches: Vec<Reach>,
-    pub(super) stripped: Vec<Reach>,
-    pub(super) inlets: Vec<Reach>,
+    pub(super) external_references: Vec<ExternalReference>,
+    pub(super) stripped: Vec<ExternalReference>,
+    pub(super) inline_slots: Vec<ExternalReference>,
     dropped: Vec<String>,
 }
 
 /// What the gateway writes into a body.
-pub struct Changes {
+pub struct BodyChanges {
     /// The cap on the output tokens of each choice; the body says the smaller of it and what the caller asked for.
     pub output_tokens: u64,
     /// The request's id, written where the server has a field for it.
@@ -177,7 +177,7 @@ pub struct Changes {
 }
 
 /// A body for the server.
-pub struct Written {
+pub struct WrittenBody {
     /// Compact JSON.
     pub body: Vec<u8>,
     /// The cap on output tokens that it carries; `None` for operations without output tokens.
@@ -249,8 +249,8 @@ impl ModelCall<'_> {
 
     /// Everything that would make the server reach outside.
     #[must_use]
-    pub fn reaches(&self) -> &[Reach] {
-        &self.reaches
+    pub fn external_references(&self) -> &[ExternalReference] {
+        &self.external_references
     }
 
     /// The paths of fields that were taken out.
@@ -261,7 +261,7 @@ impl ModelCall<'_> {
 
     /// Prints the call for the server: the caller's keys in their order, and what the gateway sets.
     #[must_use]
-    pub fn write(&self, changes: &Changes) -> Written {
+    pub fn write(&self, changes: &BodyChanges) -> WrittenBody {
         let gateway = &*self.gateway;
         let cap = self.operation.writes_tokens().then(|| {
             self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens))
@@ -269,7 +269,7 @@ impl ModelCall<'_> {
         let server_fields = self.operation.dialect().has_server_fields();
         let force_usage = self.stream && gateway.include_usage && server_fields;
         let mut out =
-            Members { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
+            ObjectWriter { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);
         for (key, value) in self.object.iter() {
             if key == "model" {
@@ -302,7 +302,7 @@ impl ModelCall<'_> {
             }
         }
         let clamped = self.asked.is_some_and(|asked| cap.is_some_and(|cap| asked > cap));
-        Written { body: out.end(), output_tokens: cap, clamped }
+        WrittenBody { body: out.end(), output_tokens: cap, clamped }
     }
 
     /// The caller's stream options with usage turned on. Usage in every chunk only stays where usage was asked for.
@@ -317,12 +317,12 @@ impl ModelCall<'_> {
 }
 
 /// An object that is printed member by member.
-struct Members {
+struct ObjectWriter {
     body: Vec<u8>,
     first: bool,
 }
 
-impl Members {
+impl ObjectWriter {
     fn key(&mut self, key: &str) {
         self.body.push(if std::mem::take(&mut self.first) { b'{' } else { b',' });
         write_string(key, &mut self.body);

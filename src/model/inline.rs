@@ -10,7 +10,7 @@ use memchr::memmem;
 use crate::crypto::hex;
 use crate::json::{Object, Value};
 
-use super::Reach;
+use super::ExternalReference;
 use super::call::ModelCall;
 use super::inline_slot::SlotForm;
 use super::signature;
@@ -18,9 +18,9 @@ use super::strip::at;
 
 /// What stands in a body where content will stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark(String);
+pub struct Placeholder(String);
 
-impl Mark {
+impl Placeholder {
     /// A mark of random bits.
     #[must_use]
     pub fn new(random: [u8; 16]) -> Self {
@@ -37,7 +37,7 @@ pub struct Content {
     pub bytes: Vec<u8>,
 }
 
-impl Reach {
+impl ExternalReference {
     /// Whether content may stand in its place.
     #[must_use]
     pub const fn may_be_inline(&self) -> bool {
@@ -66,23 +66,23 @@ impl Reach {
 impl ModelCall<'_> {
     /// Puts marks in the places of what is chosen by `which`, where content may stand there: it reaches outside no more, and the body
     /// that is written must be [filled](fill).
-    pub fn inline(&mut self, mark: &Mark, which: impl Fn(&Reach) -> bool) {
-        let (chosen, rest) = std::mem::take(&mut self.reaches)
+    pub fn inline(&mut self, mark: &Placeholder, which: impl Fn(&ExternalReference) -> bool) {
+        let (chosen, rest) = std::mem::take(&mut self.external_references)
             .into_iter()
             .partition(|reach| reach.may_be_inline() && which(reach));
-        self.inlets = chosen;
-        self.reaches = rest;
+        self.inline_slots = chosen;
+        self.external_references = rest;
         self.mark(mark);
     }
 
     /// What content is to be put in the place of.
     #[must_use]
-    pub fn inlets(&self) -> &[Reach] {
-        &self.inlets
+    pub fn inline_slots(&self) -> &[ExternalReference] {
+        &self.inline_slots
     }
 
-    fn mark(&mut self, mark: &Mark) {
-        for (number, reach) in self.inlets.iter().enumerate() {
+    fn mark(&mut self, mark: &Placeholder) {
+        for (number, reach) in self.inline_slots.iter().enumerate() {
             let Some(value) = at(&mut self.object, &reach.steps) else { continue };
             let (kind, data) =
                 (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));
@@ -104,7 +104,7 @@ impl ModelCall<'_> {
 
 /// A body with content in the places of its marks; `None` where a mark has no content.
 #[must_use]
-pub fn fill(body: &[u8], mark: &Mark, contents: &[Content]) -> Option<Vec<u8>> {
+pub fn fill(body: &[u8], mark: &Placeholder, contents: &[Content]) -> Option<Vec<u8>> {
     let length = contents
         .iter()
         .map(|content| content.bytes.len().div_ceil(3) * 4 + content.media_type.len())
@@ -128,20 +128,24 @@ pub fn fill(body: &[u8], mark: &Mark, contents: &[Content]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Changes, Operation, Profile, Terms, UnknownFields, read};
+    use crate::model::{BodyChanges, BodyRules, Operation, Profile, UnknownFields, read};
 
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
 
     fn written(operation: Operation, body: &str, contents: &[Content]) -> String {
         let profile = Profile::named("vllm").expect("a profile");
-        let terms =
-            Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+        let terms = BodyRules {
+            profile: &profile,
+            unknown_fields: UnknownFields::Refuse,
+            model_upstream: "m",
+        };
         let mut call = read(operation, body.as_bytes())
             .and_then(|read| read.understand(&terms))
             .expect("a call");
-        let mark = Mark::new([7; 16]);
+        let mark = Placeholder::new([7; 16]);
         call.inline(&mark, |reach| reach.target.contains("good"));
-        let whole = call.write(&Changes { output_tokens: 9, request_id: None, cache_salt: None });
+        let whole =
+            call.write(&BodyChanges { output_tokens: 9, request_id: None, cache_salt: None });
         String::from_utf8(fill(&whole.body, &mark, contents).expect("content for every mark"))
             .expect("UTF-8")
     }
@@ -186,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_mark_without_content_is_not_sent() {
-        let mark = Mark::new([7; 16]);
+        let mark = Placeholder::new([7; 16]);
         let body = format!("{}d0001", mark.0);
         assert_eq!(fill(body.as_bytes(), &mark, &[content("image/png")]), None);
         assert_eq!(fill(mark.0.as_bytes(), &mark, &[content("image/png")]), None);

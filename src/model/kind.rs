@@ -12,13 +12,13 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use super::ReachKind;
+use super::ReferenceKind;
 
 /// What happens to a field.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {
     /// It passes when it is of this kind.
-    Pass(Kind),
+    Pass(ValueKind),
     /// The gateway writes it; a caller's own is refused.
     Set,
     /// It is taken out.
@@ -26,18 +26,18 @@ pub(super) enum Rule {
     /// It never comes from a caller.
     Refuse,
     /// It passes judgement as something that reaches outside.
-    Reach(ReachKind),
+    Reach(ReferenceKind),
 }
 
 /// What a value may be, by the kinds of JSON. `null` stands for an absent field and always passes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Kind {
+pub(super) struct ValueKind {
     pub(super) required: bool,
     pub(super) boolean: bool,
     pub(super) number: Option<Number>,
-    pub(super) string: Option<Text>,
-    pub(super) array: Option<Box<Kind>>,
-    pub(super) object: Option<Form>,
+    pub(super) string: Option<StringKind>,
+    pub(super) array: Option<Box<ValueKind>>,
+    pub(super) object: Option<ObjectKind>,
     /// Anything at all.
     pub(super) open: bool,
 }
@@ -52,7 +52,7 @@ pub(super) struct Number {
 
 /// What a string may be.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Text {
+pub(super) enum StringKind {
     Any,
     OneOf(Vec<String>),
     Media(Medium),
@@ -72,7 +72,7 @@ pub(super) enum Medium {
 
 /// What an object may be.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Form {
+pub(super) enum ObjectKind {
     /// A shape or union, by name until the profile is linked, by place afterwards.
     Named(String),
     Shape(usize),
@@ -87,7 +87,7 @@ pub(super) enum Form {
     Scalars,
 }
 
-impl Kind {
+impl ValueKind {
     /// What the kind asks for, in words.
     pub(super) fn words(&self) -> String {
         let mut words = Vec::new();
@@ -98,10 +98,12 @@ impl Kind {
             words.push(number.words());
         }
         match &self.string {
-            Some(Text::Any) => words.push("a string".to_owned()),
-            Some(Text::OneOf(literals)) => words.push(format!("one of {}", literals.join(", "))),
-            Some(Text::Media(_)) => words.push("inline content".to_owned()),
-            Some(Text::Schema) => words.push("a JSON schema as text".to_owned()),
+            Some(StringKind::Any) => words.push("a string".to_owned()),
+            Some(StringKind::OneOf(literals)) => {
+                words.push(format!("one of {}", literals.join(", ")))
+            }
+            Some(StringKind::Media(_)) => words.push("inline content".to_owned()),
+            Some(StringKind::Schema) => words.push("a JSON schema as text".to_owned()),
             None => {}
         }
         if let Some(item) = &self.array {
@@ -169,18 +171,18 @@ pub(super) fn rule(text: &str) -> Result<Rule, RuleFault> {
     Ok(rule)
 }
 
-fn reach(text: &str) -> Option<ReachKind> {
+fn reach(text: &str) -> Option<ReferenceKind> {
     let all = [
-        ReachKind::Media,
-        ReachKind::HostedTool,
-        ReachKind::Mcp,
-        ReachKind::Background,
-        ReachKind::ForeignState,
+        ReferenceKind::Media,
+        ReferenceKind::HostedTool,
+        ReferenceKind::Mcp,
+        ReferenceKind::Background,
+        ReferenceKind::ForeignState,
     ];
     all.into_iter().find(|kind| kind.as_str() == text)
 }
 
-fn kind(text: &str) -> Result<Kind, &'static str> {
+fn kind(text: &str) -> Result<ValueKind, &'static str> {
     let (required, text) =
         text.strip_prefix("required ").map_or((false, text), |rest| (true, rest));
     let mut reader = text.chars().peekable();
@@ -188,11 +190,11 @@ fn kind(text: &str) -> Result<Kind, &'static str> {
     if reader.next().is_some() {
         return Err("something follows its end");
     }
-    Ok(Kind { required, ..kind })
+    Ok(ValueKind { required, ..kind })
 }
 
-fn alternatives(reader: &mut Peekable<Chars<'_>>) -> Result<Kind, &'static str> {
-    let mut kind = Kind::default();
+fn alternatives(reader: &mut Peekable<Chars<'_>>) -> Result<ValueKind, &'static str> {
+    let mut kind = ValueKind::default();
     loop {
         space(reader);
         alternative(reader, &mut kind)?;
@@ -207,7 +209,7 @@ fn space(reader: &mut Peekable<Chars<'_>>) {
     while reader.next_if_eq(&' ').is_some() {}
 }
 
-fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), &'static str> {
+fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut ValueKind) -> Result<(), &'static str> {
     if reader.next_if_eq(&'[').is_some() {
         kind.array = Some(Box::new(alternatives(reader)?));
         return reader.next_if_eq(&']').map(|_| ()).ok_or("a bracket is not closed");
@@ -219,9 +221,9 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), 
         }
         reader.next().ok_or("a quote is not closed")?;
         match &mut kind.string {
-            Some(Text::OneOf(literals)) => literals.push(literal),
-            None => kind.string = Some(Text::OneOf(vec![literal])),
-            Some(Text::Any | Text::Media(_) | Text::Schema) => {
+            Some(StringKind::OneOf(literals)) => literals.push(literal),
+            None => kind.string = Some(StringKind::OneOf(vec![literal])),
+            Some(StringKind::Any | StringKind::Media(_) | StringKind::Schema) => {
                 return Err("a literal stands next to another kind of string");
             }
         }
@@ -234,23 +236,23 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut Kind) -> Result<(), 
         "integer" => kind.number = Some(range(reader, true)?),
         "number" => kind.number = Some(range(reader, false)?),
         "open" => kind.open = true,
-        "string" => text(kind, Text::Any)?,
-        "image" => text(kind, Text::Media(Medium::Image))?,
-        "audio" => text(kind, Text::Media(Medium::Audio))?,
-        "video" => text(kind, Text::Media(Medium::Video))?,
-        "file" => text(kind, Text::Media(Medium::File))?,
-        "base64" => text(kind, Text::Media(Medium::Base64))?,
-        "schema-text" => text(kind, Text::Schema)?,
-        "object" => form(kind, Form::Open)?,
-        "schema" => form(kind, Form::Schema)?,
-        "numbers" => form(kind, Form::Numbers)?,
-        "scalars" => form(kind, Form::Scalars)?,
-        _ => form(kind, Form::Named(word))?,
+        "string" => text(kind, StringKind::Any)?,
+        "image" => text(kind, StringKind::Media(Medium::Image))?,
+        "audio" => text(kind, StringKind::Media(Medium::Audio))?,
+        "video" => text(kind, StringKind::Media(Medium::Video))?,
+        "file" => text(kind, StringKind::Media(Medium::File))?,
+        "base64" => text(kind, StringKind::Media(Medium::Base64))?,
+        "schema-text" => text(kind, StringKind::Schema)?,
+        "object" => form(kind, ObjectKind::Open)?,
+        "schema" => form(kind, ObjectKind::Schema)?,
+        "numbers" => form(kind, ObjectKind::Numbers)?,
+        "scalars" => form(kind, ObjectKind::Scalars)?,
+        _ => form(kind, ObjectKind::Named(word))?,
     }
     Ok(())
 }
 
-fn text(kind: &mut Kind, text: Text) -> Result<(), &'static str> {
+fn text(kind: &mut ValueKind, text: StringKind) -> Result<(), &'static str> {
     if kind.string.replace(text).is_some() {
         Err("two kinds of string stand side by side")
     } else {
@@ -258,7 +260,7 @@ fn text(kind: &mut Kind, text: Text) -> Result<(), &'static str> {
     }
 }
 
-fn form(kind: &mut Kind, form: Form) -> Result<(), &'static str> {
+fn form(kind: &mut ValueKind, form: ObjectKind) -> Result<(), &'static str> {
     if kind.object.replace(form).is_some() {
         Err("two kinds of object stand side by side: make a union")
     } else {
@@ -317,7 +319,7 @@ mod tests {
         );
         says("'auto' | 'none' | choice", "one of auto, none or an object");
         says("[[integer]]", "an array (each item an array (each item an integer))");
-        assert_eq!(rule("reach mcp"), Ok(Rule::Reach(ReachKind::Mcp)));
+        assert_eq!(rule("reach mcp"), Ok(Rule::Reach(ReferenceKind::Mcp)));
     }
 
     #[test]

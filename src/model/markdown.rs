@@ -9,7 +9,7 @@ use crate::json::{Object, Value};
 use crate::refusal::{Code, Refusal};
 
 use super::path::Path;
-use super::{Reach, ReachKind};
+use super::{ExternalReference, ReferenceKind};
 
 /// What such a server looks for.
 const MARK: &str = "![](";
@@ -22,7 +22,7 @@ const TARGET_MAX: usize = 1_024;
 ///
 /// # Errors
 /// `field-invalid` when there are more of them than [`REACHES_MAX`].
-pub(super) fn reaches(object: &Object<'_>) -> Result<Vec<Reach>, Refusal> {
+pub(super) fn external_references(object: &Object<'_>) -> Result<Vec<ExternalReference>, Refusal> {
     let mut pieces = Pieces::default();
     visit(object, &Path::Root, &mut |text, _| pieces.take(text));
     let (ends, mut found, mut count) = (pieces.ends(), Vec::new(), 0_usize);
@@ -32,9 +32,9 @@ pub(super) fn reaches(object: &Object<'_>) -> Result<Vec<Reach>, Refusal> {
             count += 1;
             if count <= REACHES_MAX {
                 let target = target.chars().take(TARGET_MAX).collect();
-                found.push(Reach {
+                found.push(ExternalReference {
                     path: path.to_string(),
-                    kind: ReachKind::Media,
+                    kind: ReferenceKind::Media,
                     target,
                     steps: path.steps(),
                     slot: None,
@@ -167,7 +167,8 @@ mod tests {
     #[track_caller]
     fn check(body: &str, expect: &[(&str, &str)]) {
         let value = json::parse(body.as_bytes(), &Limits::deep(64)).expect("JSON");
-        let found = reaches(value.as_object().expect("an object")).expect("few of them");
+        let found =
+            external_references(value.as_object().expect("an object")).expect("few of them");
         let found: Vec<_> = found.iter().map(|reach| (&*reach.path, &*reach.target)).collect();
         assert_eq!(found, expect, "{body}");
     }
@@ -197,12 +198,13 @@ mod tests {
     fn there_is_an_end_to_it() {
         let body = format!(r#"{{"a":"{}"}}"#, MARK.repeat(100_000));
         let value = json::parse(body.as_bytes(), &Limits::deep(64)).expect("JSON");
-        let found = reaches(value.as_object().expect("an object")).expect("one of them");
+        let found =
+            external_references(value.as_object().expect("an object")).expect("one of them");
         assert_eq!(found.iter().map(|reach| reach.target.len()).collect::<Vec<_>>(), [TARGET_MAX]);
         let body = format!(r#"{{"a":[{}"x"]}}"#, format!("\"{MARK}\",").repeat(REACHES_MAX + 1));
         let value = json::parse(body.as_bytes(), &Limits::deep(64)).expect("JSON");
         assert_eq!(
-            reaches(value.as_object().expect("an object")).map_err(|no| no.code),
+            external_references(value.as_object().expect("an object")).map_err(|no| no.code),
             Err(Code::FieldInvalid)
         );
     }

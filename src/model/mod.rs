@@ -1,6 +1,6 @@
 //! What a body says, per API dialect: a strict reading into a [`ModelCall`], judged field by field, and a transcoder back out.
 //!
-//! The caller's bytes never travel on. [`read`] parses strictly, [`Reading::understand`] judges every field at every depth by
+//! The caller's bytes never travel on. [`read`] parses strictly, [`ParsedBody::understand`] judges every field at every depth by
 //! the profile of the server that will get it, [`ModelCall::write`] prints what was understood in the caller's key order.
 //! Pure functions of bytes and values; the other direction (usage, streams, errors) is here too.
 
@@ -13,14 +13,13 @@ mod event;
 pub mod framing;
 pub mod inline;
 mod inline_slot;
-mod judge;
 mod kind;
 mod markdown;
 pub mod models;
 mod path;
-mod peek;
 mod profile;
 mod progress;
+mod raw_json;
 pub mod redact;
 pub mod response_text;
 mod signature;
@@ -29,9 +28,10 @@ pub mod tools;
 mod tree;
 mod unreadable;
 pub mod usage;
+mod validator;
 mod values;
 
-pub use call::{Changes, ModelCall, Reading, Terms, Written, read};
+pub use call::{BodyChanges, BodyRules, ModelCall, ParsedBody, WrittenBody, read};
 pub use dialect::{Dialect, Operation};
 pub use profile::{Profile, ProfileFault};
 
@@ -46,7 +46,7 @@ pub enum UnknownFields {
 
 /// What kind of thing a request would make the model server reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReachKind {
+pub enum ReferenceKind {
     /// An image, sound, video or document behind a URL.
     Media,
     /// A tool that does not run at the caller.
@@ -59,7 +59,7 @@ pub enum ReachKind {
     ForeignState,
 }
 
-impl ReachKind {
+impl ReferenceKind {
     /// The kind's name in profiles and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -75,11 +75,11 @@ impl ReachKind {
 
 /// One place in a request that would make the model server reach outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reach {
+pub struct ExternalReference {
     /// Where it stands, such as `messages[0].content[1].image_url.url`.
     pub path: String,
     /// What it is.
-    pub kind: ReachKind,
+    pub kind: ReferenceKind,
     /// The URL, the tool's type or the id, whole.
     pub target: String,
     /// The way there from the body's root.

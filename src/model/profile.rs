@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use toml::Table;
 
-use super::kind::{Form, Kind, Medium, Rule, rule};
+use super::kind::{Medium, ObjectKind, Rule, ValueKind, rule};
 
 /// Why a text is not a profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,7 @@ pub struct Profile {
     pub(super) unions: Vec<Union>,
     never: Vec<String>,
     media: Media,
-    pub(super) gateway: Arc<Gateway>,
+    pub(super) gateway: Arc<GatewayFields>,
 }
 
 /// The order of a shape's fields: comparing lengths first settles most steps of a search without looking at the text.
@@ -110,7 +110,7 @@ struct Media {
 
 /// The fields that the gateway itself writes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gateway {
+pub(super) struct GatewayFields {
     /// The server's own name for the cap on output tokens.
     pub(super) output_cap: String,
     /// Every name under which a caller may give one.
@@ -241,7 +241,7 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
         unions.push(read_union(name, value)?);
         union_names.push(name.clone());
     }
-    let names = Names {
+    let names = RuleNames {
         shapes: shapes.iter().map(|shape| shape.name.clone()).collect(),
         unions: union_names,
     };
@@ -385,7 +385,7 @@ fn read_media(table: &Table) -> Result<Media, ProfileFault> {
     })
 }
 
-fn read_gateway(table: &Table) -> Result<Gateway, ProfileFault> {
+fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
     const KEYS: [&str; 6] = [
         "output_cap",
         "output_cap_names",
@@ -401,7 +401,7 @@ fn read_gateway(table: &Table) -> Result<Gateway, ProfileFault> {
         ));
     }
     let include_usage = table.get("include_usage").and_then(toml::Value::as_bool);
-    let gateway = Gateway {
+    let gateway = GatewayFields {
         output_cap: text_at(table, "output_cap")?
             .ok_or_else(|| fault("gateway.output_cap", "is missing"))?,
         output_cap_names: texts_at(table, "output_cap_names")?,
@@ -421,12 +421,12 @@ fn read_gateway(table: &Table) -> Result<Gateway, ProfileFault> {
 }
 
 /// The names that rules may refer to.
-struct Names {
+struct RuleNames {
     shapes: Vec<String>,
     unions: Vec<String>,
 }
 
-impl Names {
+impl RuleNames {
     fn link_rule(&self, rule: &mut Rule, key: &str) -> Result<(), ProfileFault> {
         match rule {
             Rule::Pass(kind) => self.link(kind, key),
@@ -434,15 +434,15 @@ impl Names {
         }
     }
 
-    fn link(&self, kind: &mut Kind, key: &str) -> Result<(), ProfileFault> {
+    fn link(&self, kind: &mut ValueKind, key: &str) -> Result<(), ProfileFault> {
         if let Some(item) = &mut kind.array {
             self.link(item, key)?;
         }
-        if let Some(Form::Named(name)) = &kind.object {
+        if let Some(ObjectKind::Named(name)) = &kind.object {
             let place = |names: &[String]| names.iter().position(|known| known == name);
             kind.object = match (place(&self.shapes), place(&self.unions)) {
-                (Some(place), None) => Some(Form::Shape(place)),
-                (None, Some(place)) => Some(Form::Union(place)),
+                (Some(place), None) => Some(ObjectKind::Shape(place)),
+                (None, Some(place)) => Some(ObjectKind::Union(place)),
                 (None, None) => {
                     return Err(fault(key, format!("there is no shape or union {name:?}")));
                 }

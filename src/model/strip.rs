@@ -3,7 +3,7 @@
 use crate::json::{Object, Value};
 
 use super::call::ModelCall;
-use super::{Reach, ReachKind, Step};
+use super::{ExternalReference, ReferenceKind, Step};
 
 /// What the model reads where content was taken out.
 const NOTE: &str = "[Content was removed here: it lies behind a URL, and this gateway does not let it be fetched.]";
@@ -11,25 +11,25 @@ const NOTE: &str = "[Content was removed here: it lies behind a URL, and this ga
 impl ModelCall<'_> {
     /// Takes out what reaches outside and is chosen by `which`. Content gives way to a note that the model reads; a tool goes, and with
     /// it a choice that names it. Afterwards nothing of it is among the reaches, but for content that no note can stand for.
-    pub fn strip(&mut self, which: impl Fn(&Reach) -> bool) {
+    pub fn strip(&mut self, which: impl Fn(&ExternalReference) -> bool) {
         let mut tools = false;
-        for reach in std::mem::take(&mut self.reaches) {
+        for reach in std::mem::take(&mut self.external_references) {
             let done = which(&reach)
                 && match reach.kind {
-                    ReachKind::Media => replace(&mut self.object, &reach.steps),
-                    ReachKind::HostedTool
-                    | ReachKind::Mcp
-                    | ReachKind::Background
-                    | ReachKind::ForeignState => {
+                    ReferenceKind::Media => replace(&mut self.object, &reach.steps),
+                    ReferenceKind::HostedTool
+                    | ReferenceKind::Mcp
+                    | ReferenceKind::Background
+                    | ReferenceKind::ForeignState => {
                         tools = true;
                         mark(&mut self.object, &reach.steps)
                     }
                 };
-            if done { &mut self.stripped } else { &mut self.reaches }.push(reach);
+            if done { &mut self.stripped } else { &mut self.external_references }.push(reach);
         }
         // All at once, and last: until then every place is where its steps say.
         let mut swept: Option<&[Step]> = None;
-        for reach in self.stripped.iter().filter(|reach| reach.kind != ReachKind::Media) {
+        for reach in self.stripped.iter().filter(|reach| reach.kind != ReferenceKind::Media) {
             let list = reach
                 .steps
                 .split_last()
@@ -72,7 +72,7 @@ impl ModelCall<'_> {
 
     /// What was taken out.
     #[must_use]
-    pub fn stripped(&self) -> &[Reach] {
+    pub fn stripped(&self) -> &[ExternalReference] {
         &self.stripped
     }
 

@@ -53,7 +53,7 @@ impl Tools for () {}
 
 /// Why a stream with tool calls cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ToolCallFault {
     /// It cannot be looked through.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),

@@ -14,7 +14,7 @@ use memchr::memchr2;
 
 use crate::json::{self, Limits, Value};
 
-use super::peek;
+use super::raw_json;
 use super::unreadable::Unreadable;
 use super::values::Values;
 
@@ -298,7 +298,7 @@ impl TreeReader<'_> {
             b'{' if level < LEVELS_MAX => self.nested(at, name, level, NodeKind::Object),
             b'[' if level < LEVELS_MAX => self.nested(at, name, level, NodeKind::Array),
             first => {
-                let end = peek::value(self.json, at)?;
+                let end = raw_json::value(self.json, at)?;
                 let kind =
                     if matches!(first, b'{' | b'[') { NodeKind::Deep } else { NodeKind::Scalar };
                 self.push(kind, name, ByteSpan::new(at, end)?);
@@ -313,7 +313,7 @@ impl TreeReader<'_> {
         let read =
             if kind == NodeKind::Object { self.members(at, level) } else { self.items(at, level) };
         // Where brackets alone tell the end, what was read so far stays.
-        let end = read.or_else(|| peek::value(self.json, at));
+        let end = read.or_else(|| raw_json::value(self.json, at));
         let Some(value) = end.and_then(|end| ByteSpan::new(at, end)) else {
             self.memory.nodes.truncate(place);
             return None;
@@ -331,7 +331,7 @@ impl TreeReader<'_> {
             self.push(NodeKind::Plain, name, ByteSpan::new(at, first + 1)?);
             return Some(first + 1);
         }
-        let end = peek::string(self.json, at)?;
+        let end = raw_json::string(self.json, at)?;
         let value = ByteSpan::new(at, end)?;
         let from = self.memory.decoded.len();
         let kind = match json::parse(value.of(self.json), &Limits::deep(1)) {
@@ -351,7 +351,7 @@ impl TreeReader<'_> {
 
     /// Reads the members of the object that opens at `at`; gives the place after it.
     fn members(&mut self, at: usize, level: usize) -> Option<usize> {
-        let mut at = peek::space(self.json, at + 1);
+        let mut at = raw_json::space(self.json, at + 1);
         if *self.json.get(at)? == b'}' {
             return Some(at + 1);
         }
@@ -359,17 +359,17 @@ impl TreeReader<'_> {
             if *self.json.get(at)? != b'"' {
                 return None;
             }
-            let name_end = peek::string(self.json, at)?;
+            let name_end = raw_json::string(self.json, at)?;
             let name = ByteSpan::new(at + 1, name_end - 1)?;
-            at = peek::space(self.json, name_end);
+            at = raw_json::space(self.json, name_end);
             if *self.json.get(at)? != b':' {
                 return None;
             }
-            at = peek::space(self.json, at + 1);
+            at = raw_json::space(self.json, at + 1);
             at = self.value(at, name, level + 1)?;
-            at = peek::space(self.json, at);
+            at = raw_json::space(self.json, at);
             match *self.json.get(at)? {
-                b',' => at = peek::space(self.json, at + 1),
+                b',' => at = raw_json::space(self.json, at + 1),
                 b'}' => return Some(at + 1),
                 _ => return None,
             }
@@ -378,15 +378,15 @@ impl TreeReader<'_> {
 
     /// Reads the items of the array that opens at `at`; gives the place after it.
     fn items(&mut self, at: usize, level: usize) -> Option<usize> {
-        let mut at = peek::space(self.json, at + 1);
+        let mut at = raw_json::space(self.json, at + 1);
         if *self.json.get(at)? == b']' {
             return Some(at + 1);
         }
         loop {
             at = self.value(at, ByteSpan::default(), level + 1)?;
-            at = peek::space(self.json, at);
+            at = raw_json::space(self.json, at);
             match *self.json.get(at)? {
-                b',' => at = peek::space(self.json, at + 1),
+                b',' => at = raw_json::space(self.json, at + 1),
                 b']' => return Some(at + 1),
                 _ => return None,
             }

@@ -76,7 +76,7 @@ pub struct Heard {
 
 /// Where a number of tokens comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum UsageSource {
     /// The server's usage of the complete answer.
     Reported,
     /// The last usage before the answer was cut, and the bytes of text that came behind it.
@@ -85,7 +85,7 @@ pub enum Source {
     Bound,
 }
 
-impl Source {
+impl UsageSource {
     /// Its name in records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -155,21 +155,21 @@ impl Sent {
 /// What is recorded as used. A report is believed where it can be true: input that is not zero and not more than the body can be, output
 /// that is within the cap, and not zero beside text. All else is silence, which counts the bytes of the body and of the text.
 #[must_use]
-pub fn settle(sent: Sent, heard: &Heard) -> (Usage, Source) {
+pub fn settle(sent: Sent, heard: &Heard) -> (Usage, UsageSource) {
     let cap = sent.output_tokens.unwrap_or_else(|| heard.text.saturating_add(OUTPUT_SPARE));
     let bound = Usage { input: sent.bytes, output: heard.text.min(cap), reasoning: 0 };
     let Some(told) = heard
         .usage
         .filter(|told| (1..=sent.input_max()).contains(&told.input) && told.output <= cap)
     else {
-        return (bound, Source::Bound);
+        return (bound, UsageSource::Bound);
     };
     match heard.complete {
-        true if told.output == 0 && heard.text > 0 => (bound, Source::Bound),
-        true => (told, Source::Reported),
+        true if told.output == 0 && heard.text > 0 => (bound, UsageSource::Bound),
+        true => (told, UsageSource::Reported),
         false => {
             let output = told.output.saturating_add(heard.since_usage).min(cap);
-            (Usage { output, ..told }, Source::Running)
+            (Usage { output, ..told }, UsageSource::Running)
         }
     }
 }
@@ -193,7 +193,12 @@ mod tests {
     const SENT: Sent = Sent { bytes: 100, output_tokens: Some(50) };
 
     #[track_caller]
-    fn check(usage: Option<(u64, u64)>, text: u64, complete: bool, expect: (u64, u64, Source)) {
+    fn check(
+        usage: Option<(u64, u64)>,
+        text: u64,
+        complete: bool,
+        expect: (u64, u64, UsageSource),
+    ) {
         let usage = usage.map(|(input, output)| Usage { input, output, reasoning: 0 });
         let (used, source) = settle(SENT, &Heard { usage, text, since_usage: text, complete });
         assert_eq!((used.input, used.output, source), expect);
@@ -201,14 +206,14 @@ mod tests {
 
     #[test]
     fn reports_that_cannot_be_true_are_silence() {
-        check(Some((9, 5)), 20, true, (9, 5, Source::Reported));
-        check(None, 20, true, (100, 20, Source::Bound));
-        check(Some((0, 5)), 20, true, (100, 20, Source::Bound));
-        check(Some((9, 0)), 20, true, (100, 20, Source::Bound));
-        check(Some((9, 0)), 0, true, (9, 0, Source::Reported));
-        check(Some((9, 51)), 20, true, (100, 20, Source::Bound));
-        check(Some((1 << 40, 5)), 20, true, (100, 20, Source::Bound));
-        check(None, 70, true, (100, 50, Source::Bound));
+        check(Some((9, 5)), 20, true, (9, 5, UsageSource::Reported));
+        check(None, 20, true, (100, 20, UsageSource::Bound));
+        check(Some((0, 5)), 20, true, (100, 20, UsageSource::Bound));
+        check(Some((9, 0)), 20, true, (100, 20, UsageSource::Bound));
+        check(Some((9, 0)), 0, true, (9, 0, UsageSource::Reported));
+        check(Some((9, 51)), 20, true, (100, 20, UsageSource::Bound));
+        check(Some((1 << 40, 5)), 20, true, (100, 20, UsageSource::Bound));
+        check(None, 70, true, (100, 50, UsageSource::Bound));
     }
 
     #[test]
@@ -236,13 +241,13 @@ mod tests {
             complete: true,
             ..Heard::default()
         };
-        assert_eq!(settle(Sent { output_tokens: None, ..SENT }, &endless).1, Source::Bound);
+        assert_eq!(settle(Sent { output_tokens: None, ..SENT }, &endless).1, UsageSource::Bound);
     }
 
     #[test]
     fn what_came_behind_the_last_usage_counts_by_its_bytes() {
-        check(Some((9, 5)), 20, false, (9, 25, Source::Running));
-        check(Some((9, 5)), 70, false, (9, 50, Source::Running));
-        check(None, 20, false, (100, 20, Source::Bound));
+        check(Some((9, 5)), 20, false, (9, 25, UsageSource::Running));
+        check(Some((9, 5)), 70, false, (9, 50, UsageSource::Running));
+        check(None, 20, false, (100, 20, UsageSource::Bound));
     }
 }

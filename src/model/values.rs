@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::json::{self, Limits, Value};
 
-use super::peek;
+use super::raw_json;
 use super::unreadable::Unreadable;
 
 /// A document whose values can be walked over.
@@ -48,11 +48,11 @@ impl<'j> Values<'j> for InPlace<'j> {
     }
 
     fn members(&self, object: &'j [u8], visit: impl FnMut(&'j [u8], &'j [u8])) -> Option<usize> {
-        peek::members(object, visit)
+        raw_json::members(object, visit)
     }
 
     fn items(&self, array: &'j [u8], visit: impl FnMut(&'j [u8])) -> Option<()> {
-        peek::items(array, visit)
+        raw_json::items(array, visit)
     }
 
     fn text(&self, string: &'j [u8]) -> Result<Cow<'_, str>, Unreadable> {

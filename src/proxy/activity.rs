@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 /// The state of one connection.
 pub struct Activity {
-    state: Mutex<State>,
-    written: Arc<Written>,
+    state: Mutex<ActivityState>,
+    written: Arc<DeliveredBytes>,
     began: Instant,
     /// Answers, or parts of them, that are ready and that the caller has not taken.
     owed: AtomicUsize,
@@ -20,9 +20,9 @@ pub struct Activity {
 
 /// Bytes that a caller took: those of a connection over HTTP/1.1, those of one stream over HTTP/2.
 #[derive(Default)]
-pub struct Written(AtomicU64);
+pub struct DeliveredBytes(AtomicU64);
 
-impl Written {
+impl DeliveredBytes {
     /// Counts further ones.
     pub fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -35,7 +35,7 @@ impl Written {
     }
 }
 
-struct State {
+struct ActivityState {
     /// Requests that are at work, until the caller's socket has taken the last byte of their answer.
     requests: usize,
     /// Those of them whose answer is not all there yet.
@@ -68,7 +68,7 @@ impl Activity {
     #[must_use]
     pub fn new() -> Self {
         let now = Instant::now();
-        let state = State {
+        let state = ActivityState {
             requests: 0,
             unanswered: 0,
             quiet_since: now,
@@ -82,7 +82,7 @@ impl Activity {
         Self { state: Mutex::new(state), written: Arc::default(), began: now, owed, moved_ms }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,7 +167,7 @@ impl Activity {
 
     /// The bytes that the caller's socket took.
     #[must_use]
-    pub fn written(&self) -> Arc<Written> {
+    pub fn written(&self) -> Arc<DeliveredBytes> {
         Arc::clone(&self.written)
     }
 }

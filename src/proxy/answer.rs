@@ -24,7 +24,7 @@ use crate::proxy::buffer::Room;
 use crate::proxy::exchange::{Exchange, Occupied, ResponseParts};
 use crate::proxy::forward::{AnswerForm, check_response_head, collect};
 use crate::proxy::respond;
-use crate::proxy::stream::Source;
+use crate::proxy::stream::StreamSource;
 use crate::proxy::watch::RevocationWatcher;
 use crate::proxy::{EVENTS, Gateway, JSON};
 use crate::refusal::{Code, Refusal};
@@ -45,7 +45,7 @@ pub(super) enum Answer {
 
 /// A stream before it has begun.
 pub(super) struct Stream {
-    pub(super) source: Source,
+    pub(super) source: StreamSource,
     pub(super) watch: RevocationWatcher,
 }
 
@@ -83,15 +83,15 @@ impl Answer {
                 open.deliver(&bytes);
                 let record = open.record().to_owned();
                 let (closing, mut exchange) = open.close();
-                let sealed = match closing.await {
-                    Ok(sealed) => sealed,
+                let recorded = match closing.await {
+                    Ok(recorded) => recorded,
                     Err(refusal) => return Err(Failed { refusal, exchange }),
                 };
                 let bytes = Bytes::from_owner(Delivered {
                     bytes,
                     _occupied: std::mem::take(&mut exchange.occupied),
                 });
-                Ok(respond::whole(&sealed, &exchange, parts, &record, bytes))
+                Ok(respond::whole(&recorded, &exchange, parts, &record, bytes))
             }
             Self::Public(bytes, content_type) => {
                 exchange.done();
@@ -137,8 +137,11 @@ impl Gateway {
         let redactor = Arc::clone(&exchange.config.redactor);
         if call.stream && matches!(head.heard, AnswerForm::Events) {
             let filter = StreamFilter::new(operation, call.usage_asked, filter);
-            let source =
-                Source::Upstream(body, Box::new(filter.redacting(redactor).within(extent)), None);
+            let source = StreamSource::Upstream(
+                body,
+                Box::new(filter.redacting(redactor).within(extent)),
+                None,
+            );
             return Ok(Answer::Stream(parts, Box::new(Stream { source, watch })));
         }
         let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
@@ -172,7 +175,7 @@ impl Gateway {
             let parts = ResponseParts { content_type: HeaderValue::from_static(EVENTS), ..parts };
             return Ok(Answer::Stream(
                 parts,
-                Box::new(Stream { source: Source::Pieces(pieces), watch }),
+                Box::new(Stream { source: StreamSource::Pieces(pieces), watch }),
             ));
         }
         let bytes = filtered(bytes, parts.status, filter, exchange).await?;
@@ -339,7 +342,7 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
             "answers": {
                 "fetched": class.answers.fetched.as_str(),
                 "clicked": class.answers.clicked.as_str(),
-                "called": class.answers.called.as_str(),
+                "tool_calls": class.answers.tool_calls.as_str(),
             },
             "fetch_per_hour": class.fetch_per_hour,
         },

@@ -9,9 +9,9 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 
-use crate::guard::authenticate::{Authentication, Credential, Found};
+use crate::guard::authenticate::{Authentication, Credential, TokenLookup};
 use crate::guard::pace::{Paced, pace};
-use crate::guard::route::{Target, route};
+use crate::guard::route::{RequestTarget, route};
 use crate::model::Dialect;
 use crate::proxy::answer::{Answer, Failed};
 use crate::proxy::body::Body;
@@ -80,7 +80,7 @@ impl Gateway {
     ) -> Result<Answer, Refused> {
         framing(&request, origin.framing)?;
         let (parts, ()) = request.into_parts();
-        let target = Target::read(&parts.uri)?;
+        let target = RequestTarget::read(&parts.uri)?;
         if let Some(public) = Public::of(&parts.method, target.path(), &exchange.config) {
             return Box::pin(self.public(public, &parts.headers, origin.peer, exchange)).await;
         }
@@ -88,7 +88,7 @@ impl Gateway {
         if let Some(name) = target.path().strip_prefix(receipts::PATH) {
             exchange.operation = "receipt";
             let agent = arrived.paced.caller().token().verified.agent();
-            let receipt: Bytes = Box::pin(receipts::receipt(&self.pen, agent, name)).await?;
+            let receipt: Bytes = Box::pin(receipts::receipt(&self.recorder, agent, name)).await?;
             return Ok(Answer::Public(receipt, respond::TEXT));
         }
         let routed = route(arrived.paced, &parts.method, &target)?;
@@ -99,14 +99,16 @@ impl Gateway {
     fn arrive(
         &self,
         parts: &Parts,
-        target: &Target<'_>,
+        target: &RequestTarget<'_>,
         peer: IpAddr,
         exchange: &mut Exchange,
     ) -> Result<Arrived, Refused> {
-        let credential = Credential::read(&parts.headers).map_err(|no| self.stranger(no, peer))?;
+        let credential =
+            Credential::read(&parts.headers).map_err(|no| self.count_unauthenticated(no, peer))?;
         let Authentication { caller, changes, .. } =
             self.authenticate(&credential, peer, exchange)?;
-        let books = (Arc::clone(&self.authenticator), self.pen.clone(), Arc::clone(&self.clock));
+        let books =
+            (Arc::clone(&self.authenticator), self.recorder.clone(), Arc::clone(&self.clock));
         let watch = RevocationWatcher::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter)
             .map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
@@ -129,8 +131,8 @@ impl Gateway {
                 denied.refusal
             })?;
         self.metrics.token_cache(match known.found {
-            Found::Cached => "hit",
-            Found::Verified => "miss",
+            TokenLookup::Cached => "hit",
+            TokenLookup::Verified => "miss",
         });
         exchange.caller = Some(Arc::clone(known.caller.token()));
         exchange.handle = known.caller.handle().copied();

@@ -17,7 +17,7 @@ use crate::guard::slots::full;
 use crate::guard::table::Upstream;
 use crate::guard::understand::model_changed;
 use crate::proxy::exchange::Exchange;
-use crate::proxy::forward::{Unanswered, UpstreamClient};
+use crate::proxy::forward::{UpstreamClient, UpstreamFailure};
 use crate::proxy::pool::Arriving;
 use crate::proxy::watch::{Fresh, RevocationWatcher};
 use crate::refusal::{Code, Refusal};
@@ -159,7 +159,7 @@ impl Gateway {
         &self,
         upstream: &str,
         exchange: &Exchange,
-        sending: impl Future<Output = Result<Response<Arriving>, Unanswered>>,
+        sending: impl Future<Output = Result<Response<Arriving>, UpstreamFailure>>,
     ) -> Result<Attempt, Refusal> {
         let health = &exchange.config.health;
         let asked = match tokio::time::timeout(exchange.config.timeouts.first_byte, sending).await {
@@ -188,13 +188,13 @@ impl Gateway {
                 }
                 return Ok(Attempt::Answered(response));
             }
-            Ok(Err(Unanswered::Unreached(refusal))) => {
+            Ok(Err(UpstreamFailure::Unreached(refusal))) => {
                 let why = refusal.detail.as_deref().unwrap_or_default();
                 self.changed(upstream, health.dialled(upstream, false), why);
                 return Ok(Attempt::Unreached(refusal));
             }
-            Ok(Err(Unanswered::Unsent(refusal))) => Ok(refusal),
-            Ok(Err(Unanswered::Broke(refusal))) => Err(refusal),
+            Ok(Err(UpstreamFailure::Unsent(refusal))) => Ok(refusal),
+            Ok(Err(UpstreamFailure::Broke(refusal))) => Err(refusal),
         };
         let refusal = asked.as_ref().unwrap_or_else(|refusal| refusal);
         self.changed(

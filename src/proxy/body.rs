@@ -9,13 +9,13 @@ use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::proxy::activity::{Busy, Owed, Written};
+use crate::proxy::activity::{Busy, DeliveredBytes, Owed};
 use crate::proxy::stream::Relay;
 
 /// The body of an answer. Only the modules of this folder make one.
-pub struct Body(Kind);
+pub struct Body(BodyKind);
 
-enum Kind {
+enum BodyKind {
     /// All bytes at once.
     Whole(Bytes),
     /// A stream.
@@ -26,34 +26,34 @@ enum Kind {
 
 impl Body {
     pub(super) const fn whole(bytes: Bytes) -> Self {
-        Self(Kind::Whole(bytes))
+        Self(BodyKind::Whole(bytes))
     }
 
     pub(super) fn relay(relay: Relay) -> Self {
-        Self(Kind::Relay(Box::new(relay)))
+        Self(BodyKind::Relay(Box::new(relay)))
     }
 
     pub(super) fn elsewhere(body: Incoming, broken: Option<Bytes>) -> Self {
-        Self(Kind::Elsewhere(Box::new(body), broken))
+        Self(BodyKind::Elsewhere(Box::new(body), broken))
     }
 
     /// Whether all its bytes are there.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
-        matches!(self.0, Kind::Whole(_))
+        matches!(self.0, BodyKind::Whole(_))
     }
 
     /// Whether it is a stream of this process.
     #[must_use]
     pub const fn is_relay(&self) -> bool {
-        matches!(self.0, Kind::Relay(_))
+        matches!(self.0, BodyKind::Relay(_))
     }
 
     /// The bytes of a whole body; none of a stream.
     pub(super) fn into_bytes(self) -> Bytes {
         match self.0 {
-            Kind::Whole(bytes) => bytes,
-            Kind::Relay(_) | Kind::Elsewhere(..) => Bytes::new(),
+            BodyKind::Whole(bytes) => bytes,
+            BodyKind::Relay(_) | BodyKind::Elsewhere(..) => Bytes::new(),
         }
     }
 }
@@ -67,23 +67,23 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match &mut self.get_mut().0 {
-            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
-            Kind::Relay(relay) => relay.poll(cx),
-            Kind::Elsewhere(body, broken) => elsewhere(body, broken, cx),
+            BodyKind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            BodyKind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
+            BodyKind::Relay(relay) => relay.poll(cx),
+            BodyKind::Elsewhere(body, broken) => elsewhere(body, broken, cx),
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, Kind::Whole(bytes) if bytes.is_empty())
+        matches!(&self.0, BodyKind::Whole(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Relay(_) => SizeHint::default(),
-            Kind::Elsewhere(body, _) => body.size_hint(),
+            BodyKind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyKind::Relay(_) => SizeHint::default(),
+            BodyKind::Elsewhere(body, _) => body.size_hint(),
         }
     }
 }
@@ -92,7 +92,7 @@ impl HttpBody for Body {
 /// window (RFC 9113 section 5.2) has room for them, so that it tells how the reader of this one stream gets on.
 pub struct Outgoing {
     bytes: Bytes,
-    taken: Option<Arc<Written>>,
+    taken: Option<Arc<DeliveredBytes>>,
     owed: Owed,
     /// The request is at work until its last bytes are taken.
     _busy: Arc<Busy>,
@@ -101,7 +101,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// Bytes of a request's answer, which are counted by `taken`, where there is one.
     #[must_use]
-    pub fn new(bytes: Bytes, taken: Option<Arc<Written>>, busy: &Arc<Busy>) -> Self {
+    pub fn new(bytes: Bytes, taken: Option<Arc<DeliveredBytes>>, busy: &Arc<Busy>) -> Self {
         Self { bytes, taken, owed: busy.owes(), _busy: Arc::clone(busy) }
     }
 }

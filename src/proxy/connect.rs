@@ -15,12 +15,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::proxy::echo;
-use crate::proxy::settings::Target;
+use crate::proxy::settings::ServerAddress;
 
 /// Where and how to dial. One per upstream.
 #[derive(Clone)]
 pub struct Dialler {
-    target: Arc<Target>,
+    target: Arc<ServerAddress>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     timeout: Duration,
 }
@@ -29,7 +29,7 @@ impl Dialler {
     /// A dialler to `target`, with TLS where the target says so.
     #[must_use]
     pub fn new(
-        target: Target,
+        target: ServerAddress,
         tls: Option<(TlsConnector, ServerName<'static>)>,
         timeout: Duration,
     ) -> Self {
@@ -40,7 +40,7 @@ impl Dialler {
     ///
     /// # Errors
     /// What the operating system, the resolver or the TLS handshake said, or a timeout.
-    pub async fn dial(&self) -> Result<Stream, DialFault> {
+    pub async fn dial(&self) -> Result<UpstreamStream, DialFault> {
         let late = "timeout: no connection within timeouts.connect";
         let Ok(opened) = tokio::time::timeout(self.timeout, self.open()).await else {
             return Err(DialFault::Unreached(io::Error::new(io::ErrorKind::TimedOut, late)));
@@ -48,20 +48,20 @@ impl Dialler {
         opened
     }
 
-    async fn open(&self) -> Result<Stream, DialFault> {
+    async fn open(&self) -> Result<UpstreamStream, DialFault> {
         match &*self.target {
-            Target::Unix(path) => {
-                Ok(Stream::Unix(UnixStream::connect(path).await.map_err(connect_fault)?))
+            ServerAddress::Unix(path) => {
+                Ok(UpstreamStream::Unix(UnixStream::connect(path).await.map_err(connect_fault)?))
             }
-            Target::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
-            Target::Tls { host, port, .. } => {
+            ServerAddress::Tcp { host, port } => Ok(UpstreamStream::Tcp(tcp(host, *port).await?)),
+            ServerAddress::Tls { host, port, .. } => {
                 let (connector, name) =
                     self.tls.clone().ok_or_else(|| unreached("no TLS client"))?;
                 let stream =
                     connector.connect(name, tcp(host, *port).await?).await.map_err(tls_fault)?;
-                Ok(Stream::Tls(Box::new(stream)))
+                Ok(UpstreamStream::Tls(Box::new(stream)))
             }
-            Target::Echo => Ok(Stream::InProcess(echo::connect())),
+            ServerAddress::Echo => Ok(UpstreamStream::InProcess(echo::connect())),
         }
     }
 
@@ -69,8 +69,8 @@ impl Dialler {
     #[must_use]
     pub fn opens_descriptor(&self) -> bool {
         match &*self.target {
-            Target::Tcp { .. } | Target::Tls { .. } | Target::Unix(_) => true,
-            Target::Echo => false,
+            ServerAddress::Tcp { .. } | ServerAddress::Tls { .. } | ServerAddress::Unix(_) => true,
+            ServerAddress::Echo => false,
         }
     }
 }
@@ -184,7 +184,7 @@ fn tls_fault(error: io::Error) -> DialFault {
 }
 
 /// An open connection.
-pub enum Stream {
+pub enum UpstreamStream {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS over TCP.
@@ -195,7 +195,7 @@ pub enum Stream {
     InProcess(DuplexStream),
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for UpstreamStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -210,7 +210,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for UpstreamStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::Origin;
-use crate::proxy::activity::{Activity, Busy, Owed, Unanswered, Written};
+use crate::proxy::activity::{Activity, Busy, DeliveredBytes, Owed, Unanswered};
 use crate::proxy::body::{Body, Outgoing};
 use crate::proxy::connect::probed;
 use crate::proxy::frames::Flood;
@@ -30,8 +30,8 @@ use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
 use crate::proxy::tap::{
-    HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, Patience, ReclaimedStream, Returned,
-    SniffedStream, Version,
+    HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, HttpVersion, Patience, ReclaimedStream, Returned,
+    SniffedStream,
 };
 use crate::proxy::terms::{KEPT, Leave, Terms};
 use crate::refusal::Code;
@@ -123,7 +123,7 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             let peer = forwarded(client, request.headers(), &terms.trusted_proxies);
             let framing = framings.as_ref().map(|framings| framings.next().unwrap_or_default());
             // The streams of one HTTP/2 connection are read each at its own pace; an HTTP/1 connection has one reader.
-            let stream = framings.is_none().then(Arc::<Written>::default);
+            let stream = framings.is_none().then(Arc::<DeliveredBytes>::default);
             let reader = Some(stream.clone().unwrap_or_else(|| shared.written()));
             let origin = Origin { peer, framing, reader };
             let unanswered = busy.unanswered();
@@ -145,13 +145,13 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             // Later than a stream's own limit, which says more of why.
             stuck: timeouts.stream_idle.saturating_mul(2).saturating_add(IDLE_LOOK),
             drain: timeouts.drain,
-            is_told: version == Version::Http2,
+            is_told: version == HttpVersion::Http2,
         };
         let ended = match version {
-            Version::Http1 => {
+            HttpVersion::Http1 => {
                 drive(http1().serve_connection(io, service), &mut self.shutdown, &ends).await
             }
-            Version::Http2 => {
+            HttpVersion::Http2 => {
                 drive(http2(timeouts).serve_connection(io, service), &mut self.shutdown, &ends)
                     .await
             }
@@ -159,9 +159,9 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
         if let Err(error) = ended {
             tracing::debug!(%error, %client, "connection ended");
             match version {
-                Version::Http1 => unread(&*self.service, &error, &home).await,
+                HttpVersion::Http1 => unread(&*self.service, &error, &home).await,
                 // The HTTP/2 library does not pass on what an error came from.
-                Version::Http2 => {
+                HttpVersion::Http2 => {
                     if let Some(flooded) = home.take().filter(|returned| returned.is_flooded) {
                         self.service.flooded();
                         tracing::debug!(%client, "a connection was ended: {Flood}");
@@ -213,7 +213,7 @@ impl Ends<'_> {
     }
 
     /// How long it may be without a request, as far as it has got.
-    fn allowed(&self, stage: &Stage) -> Duration {
+    fn allowed(&self, stage: &ClosingStage) -> Duration {
         match (stage.ending, stage.leave) {
             (true, _) => LEAVE,
             (false, Leave::No | Leave::Now) => self.idle_now(),
@@ -222,7 +222,7 @@ impl Ends<'_> {
     }
 
     /// Whether nothing but its caller keeps it, for too long.
-    fn is_kept(&self, stage: &Stage) -> bool {
+    fn is_kept(&self, stage: &ClosingStage) -> bool {
         let reads_on = self
             .activity
             .answered_for()
@@ -234,7 +234,7 @@ impl Ends<'_> {
 }
 
 /// How far a connection has got towards its end.
-struct Stage {
+struct ClosingStage {
     /// What it was asked last.
     leave: Leave,
     /// Since when it has been asked to end, or has been ending.
@@ -258,7 +258,7 @@ async fn drive<C: GracefulConnection>(
 ) -> Result<(), C::Error> {
     let mut connection = std::pin::pin!(connection);
     let mut look = std::pin::pin!(tokio::time::sleep(ends.idle.min(IDLE_LOOK)));
-    let mut stage = Stage { leave: Leave::No, since: None, ending: false };
+    let mut stage = ClosingStage { leave: Leave::No, since: None, ending: false };
     loop {
         let heard = stage.leave;
         let left = tokio::select! {
@@ -300,7 +300,7 @@ struct Working {
     /// While it is the caller's turn: HTTP/2 libraries ask for bytes when there is a window for them.
     owed: Option<Owed>,
     /// Counts what an HTTP/2 stream's reader takes.
-    taken: Option<Arc<Written>>,
+    taken: Option<Arc<DeliveredBytes>>,
     /// Asks a caller that closed its side whether it still reads; none where the body is no stream of events.
     asks: Option<Asks>,
 }
@@ -315,7 +315,7 @@ impl Working {
     fn wrap(
         response: http::Response<Body>,
         (busy, unanswered): (Busy, Unanswered),
-        taken: Option<Arc<Written>>,
+        taken: Option<Arc<DeliveredBytes>>,
     ) -> http::Response<Self> {
         let is_whole = response.body().is_whole();
         let streams = response.body().is_relay();

@@ -37,13 +37,13 @@ const OF_CONNECTIONS: [HeaderName; 6] = [
 
 /// The process at the other end, which answers requests.
 #[derive(Clone)]
-pub struct Elsewhere {
+pub struct RemoteProcess {
     requests: SendRequest<Incoming>,
     /// A copy of the socket that carries them.
     socket: Arc<UnixStream>,
 }
 
-impl Elsewhere {
+impl RemoteProcess {
     /// Requests over `requests`, which `socket` carries.
     #[must_use]
     pub fn new(requests: SendRequest<Incoming>, socket: UnixStream) -> Self {
@@ -59,7 +59,7 @@ enum Way {
     /// It is being decided.
     Shut,
     /// By the process at the other end.
-    Elsewhere(Elsewhere),
+    Elsewhere(RemoteProcess),
 }
 
 /// The entrance of a process.
@@ -83,7 +83,7 @@ impl Entrance {
     }
 
     /// Has the process at the other end serve from now on: no connection is accepted here any more.
-    pub fn leave(&self, elsewhere: Elsewhere) {
+    pub fn leave(&self, elsewhere: RemoteProcess) {
         self.0.send_replace(Way::Elsewhere(elsewhere));
     }
 

@@ -9,22 +9,23 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::audit::format::request::{
-    About, Admission, Body, Fetch, Led, ModelDigest, Server, Stripped, Used,
+    Admission, BodyDigest, ModelDigest, OutboundReference, PlannedFetch, RequestContext, Server,
+    Stripped, Used,
 };
 use crate::audit::store::entry::{Closing, Ending, Entry};
 use crate::clock::Clock;
-use crate::crypto::seal::KeyedDigest;
+use crate::crypto::encryption::KeyedDigest;
 use crate::guard::admit::{Adjustments, Admitted};
 use crate::guard::authenticate::CachedToken;
 use crate::guard::egress::answer::Findings;
-use crate::guard::egress::fetches::Wanted;
+use crate::guard::egress::fetches::WantedContent;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::Permit;
 use crate::id::{HandleId, RequestId};
 use crate::metrics::Metrics;
 use crate::model::Dialect;
-use crate::model::usage::{Heard, Sent, Source, Usage, settle};
-use crate::proxy::activity::Written;
+use crate::model::usage::{Heard, Sent, Usage, UsageSource, settle};
+use crate::proxy::activity::DeliveredBytes;
 use crate::proxy::buffer::Room;
 use crate::proxy::times::Times;
 use crate::proxy::{DataPlaneConfig, Gateway};
@@ -91,7 +92,7 @@ pub struct Exchange {
     /// The caller's address.
     pub peer: Option<IpAddr>,
     /// What the caller has read of the answer, where that is known.
-    pub reader: Option<Arc<Written>>,
+    pub reader: Option<Arc<DeliveredBytes>>,
     /// Whether the caller wants its outcome named too (`want-receipt: 1`).
     pub wants_receipt: bool,
     /// The caller, once it is known.
@@ -124,7 +125,7 @@ pub struct Exchange {
     heard: Heard,
     /// The status of the upstream's head.
     upstream_status: u16,
-    led: (Vec<Led>, u64),
+    outbound: (Vec<OutboundReference>, u64),
     status: u16,
     code: &'static str,
     detail: Option<String>,
@@ -166,7 +167,7 @@ impl Exchange {
             sent: None,
             heard: Heard::default(),
             upstream_status: 0,
-            led: (Vec::new(), 0),
+            outbound: (Vec::new(), 0),
             status: 0,
             code: "aborted",
             detail: None,
@@ -201,8 +202,8 @@ impl Exchange {
 
     /// What every record says of the request; `None` where the caller is not known.
     #[must_use]
-    pub fn about(&self) -> Option<About> {
-        Some(About {
+    pub fn about(&self) -> Option<RequestContext> {
+        Some(RequestContext {
             request: self.id,
             caller: Arc::clone(&self.caller.as_ref()?.caller),
             handle: self.handle,
@@ -229,9 +230,9 @@ impl Exchange {
         }
         let mut fetches = Vec::new();
         if let Some(wanted) = admitted.call().and_then(|call| call.fetches.as_ref()) {
-            for Wanted { reach, .. } in &wanted.wanted {
+            for WantedContent { reach, .. } in &wanted.wanted {
                 let target_digest = digest(reach.target.as_bytes());
-                fetches.push(Fetch {
+                fetches.push(PlannedFetch {
                     path: reach.path.clone(),
                     target: reach.target.clone(),
                     target_digest,
@@ -246,7 +247,7 @@ impl Exchange {
             stripped,
             fetches,
             digest_key,
-            received: Body { bytes: received.len() as u64, digest: digest(received) },
+            received: BodyDigest { bytes: received.len() as u64, digest: digest(received) },
             forwarded: None,
         })
     }
@@ -290,7 +291,7 @@ impl Exchange {
             usage: self.used(),
             upstream: self.upstream.clone(),
             model_digest: self.model_digest.clone(),
-            led: self.led.clone(),
+            outbound: self.outbound.clone(),
         }
     }
 
@@ -303,14 +304,14 @@ impl Exchange {
             return Some(Used {
                 input: told.input,
                 output: told.output,
-                source: Source::Reported.as_str(),
+                source: UsageSource::Reported.as_str(),
             });
         };
         if self.answered.is_none() && NOT_RUN.contains(&self.code) {
             return None;
         }
         let (used, source) = match self.upstream_status {
-            400..=499 | 503 => (Usage::default(), Source::Bound),
+            400..=499 | 503 => (Usage::default(), UsageSource::Bound),
             _ => settle(sent, &self.heard),
         };
         Some(Used { input: used.input, output: used.output, source: source.as_str() })
@@ -387,11 +388,11 @@ impl Exchange {
 
     /// What the answer would have made its reader reach.
     pub fn found(&mut self, findings: &Findings) {
-        let named = findings
-            .named
-            .iter()
-            .map(|led| Led { target: self.redacted(&led.target), ..led.clone() });
-        self.led = (named.collect(), findings.count);
+        let named = findings.named.iter().map(|outbound| OutboundReference {
+            target: self.redacted(&outbound.target),
+            ..outbound.clone()
+        });
+        self.outbound = (named.collect(), findings.count);
     }
 
     /// The request is to be refused, if that can be recorded.

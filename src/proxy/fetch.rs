@@ -19,15 +19,15 @@ use tokio_rustls::TlsConnector;
 use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::egress::destination::{Destination, Scheme};
-use crate::guard::egress::fetch_quota::{FetchQuota, Taken};
-use crate::guard::egress::fetches::{Fetches, Wanted};
+use crate::guard::egress::fetch_quota::{FetchQuota, QuotaReservation};
+use crate::guard::egress::fetches::{Fetches, WantedContent};
 use crate::guard::egress::policy::EgressPolicy;
 use crate::guard::limiter::Subject;
 use crate::guard::route::Routed;
 use crate::model::inline::{Content, fill};
 use crate::proxy::Gateway;
 use crate::proxy::buffer::Room;
-use crate::proxy::connect::Stream;
+use crate::proxy::connect::UpstreamStream;
 use crate::proxy::descriptors::fetch_place;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::AGENT;
@@ -95,7 +95,11 @@ impl Fetcher {
         Ok(())
     }
 
-    async fn one(&self, wanted: &Wanted, errand: &mut FetchJob<'_>) -> Result<Content, Refusal> {
+    async fn one(
+        &self,
+        wanted: &WantedContent,
+        errand: &mut FetchJob<'_>,
+    ) -> Result<Content, Refusal> {
         let destination = wanted.controlled.destination();
         let place_max = u64::try_from(wanted.reach.inline_bytes_max()).unwrap_or(u64::MAX);
         let max = self.bytes_max.min(place_max);
@@ -133,17 +137,17 @@ impl Fetcher {
         &self,
         stream: tokio::net::TcpStream,
         destination: &Destination,
-    ) -> std::io::Result<Stream> {
+    ) -> std::io::Result<UpstreamStream> {
         stream.set_nodelay(true)?;
         match destination.scheme {
-            Scheme::Http => Ok(Stream::Tcp(stream)),
+            Scheme::Http => Ok(UpstreamStream::Tcp(stream)),
             Scheme::Https => {
                 let connector =
                     self.tls.as_ref().map_err(|why| std::io::Error::other(why.clone()))?;
                 let host = destination.host.to_string();
                 let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
                     .map_err(std::io::Error::other)?;
-                Ok(Stream::Tls(Box::new(connector.connect(name, stream).await?)))
+                Ok(UpstreamStream::Tls(Box::new(connector.connect(name, stream).await?)))
             }
         }
     }
@@ -208,9 +212,9 @@ impl Gateway {
 }
 
 /// A connection that is closed when this is dropped.
-struct Connection(tokio::task::JoinHandle<()>);
+struct FetchConnection(tokio::task::JoinHandle<()>);
 
-impl Drop for Connection {
+impl Drop for FetchConnection {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -219,11 +223,14 @@ impl Drop for Connection {
 /// An answer's body, and the connection that it comes over.
 struct FetchBody {
     body: Incoming,
-    _connection: Connection,
+    _connection: FetchConnection,
 }
 
 /// Asks for the content. Nothing but the URL says who asks or why.
-async fn ask(stream: Stream, wanted: &Wanted) -> Result<Response<FetchBody>, String> {
+async fn ask(
+    stream: UpstreamStream,
+    wanted: &WantedContent,
+) -> Result<Response<FetchBody>, String> {
     let url = url::Url::parse(&wanted.reach.target).map_err(|error| error.to_string())?;
     let target = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),
@@ -246,7 +253,7 @@ async fn ask(stream: Stream, wanted: &Wanted) -> Result<Response<FetchBody>, Str
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     let (mut sender, connection): (SendRequest<Empty<Bytes>>, _) =
         handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let connection = Connection(tokio::spawn(async move {
+    let connection = FetchConnection(tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection for content ended");
         }
@@ -294,14 +301,14 @@ enum Stop {
 
 async fn read(
     mut coming: FetchBody,
-    (max, taken): (u64, &mut Taken),
+    (max, taken): (u64, &mut QuotaReservation),
     room: &mut Room,
 ) -> Result<Vec<u8>, Stop> {
     let too_large =
         |bytes: u64| Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"));
     let used_up = || {
         let says = "It is larger than what is left of the bytes that may be fetched for this agent within an hour.";
-        Stop::Refused(Refusal::new(Code::FetchAllowance).saying(says).after(LATER))
+        Stop::Refused(Refusal::new(Code::FetchQuota).saying(says).after(LATER))
     };
     let announced = coming.body.size_hint().lower();
     if announced > max {

@@ -47,7 +47,7 @@ pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"
 const READ_MAX: usize = 4 << 20;
 
 /// Why an upstream has not answered.
-pub enum Unanswered {
+pub enum UpstreamFailure {
     /// No connection can be had.
     Unreached(Refusal),
     /// The connection ended before the last byte of the request was written: the upstream surely did not run it.
@@ -127,7 +127,7 @@ impl UpstreamClient {
         fresh: Fresh,
         call: &'s Committed<Call>,
         request_id: HeaderValue,
-    ) -> impl Future<Output = Result<Response<Arriving>, Unanswered>> + Send + use<'s> {
+    ) -> impl Future<Output = Result<Response<Arriving>, UpstreamFailure>> + Send + use<'s> {
         fresh.spend();
         self.send_now(call.get(), request_id)
     }
@@ -136,10 +136,10 @@ impl UpstreamClient {
         &self,
         call: &Call,
         request_id: HeaderValue,
-    ) -> Result<Response<Arriving>, Unanswered> {
+    ) -> Result<Response<Arriving>, UpstreamFailure> {
         let operation = call.operation;
         let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri);
-        let uri = uri.ok_or_else(|| Unanswered::Broke(Code::Internal.into()))?;
+        let uri = uri.ok_or_else(|| UpstreamFailure::Broke(Code::Internal.into()))?;
         let request =
             || self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id);
         let owner = self.by_principal.then_some(call.owner);
@@ -147,13 +147,13 @@ impl UpstreamClient {
             let because = format!("upstream {}: {fault}", self.name);
             let refusal = |code| Refusal::new(code).because(because);
             match fault {
-                SendFault::Dial(_) => Unanswered::Unreached(
+                SendFault::Dial(_) => UpstreamFailure::Unreached(
                     refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)),
                 ),
-                SendFault::Ended(_) | SendFault::NotSent(_) => Unanswered::Unsent(
+                SendFault::Ended(_) | SendFault::NotSent(_) => UpstreamFailure::Unsent(
                     refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)),
                 ),
-                SendFault::Broke(_) => Unanswered::Broke(refusal(Code::UpstreamInvalid)),
+                SendFault::Broke(_) => UpstreamFailure::Broke(refusal(Code::UpstreamInvalid)),
             }
         })
     }

@@ -96,14 +96,14 @@ impl Frame {
 }
 
 /// Where a direction of a connection stands between two frame headers.
-struct Scan {
+struct FrameScan {
     header: [u8; HEADER],
     have: usize,
     /// Bytes of payload that are still to come.
     skip: usize,
 }
 
-impl Scan {
+impl FrameScan {
     const fn after(skip: usize) -> Self {
         Self { header: [0; HEADER], have: 0, skip }
     }
@@ -180,8 +180,8 @@ impl Budget {
 
 /// The frames of one HTTP/2 connection, in both directions.
 pub struct Frames {
-    incoming: Scan,
-    outgoing: Scan,
+    incoming: FrameScan,
+    outgoing: FrameScan,
     budget: Budget,
     /// The highest stream that the peer opened.
     last_stream: u32,
@@ -196,7 +196,7 @@ impl Frames {
     #[must_use]
     pub fn new(preface: usize) -> Self {
         let budget = Budget { parts: 0, left: BURST, credit: 0, filled: Instant::now() };
-        let (incoming, outgoing) = (Scan::after(preface), Scan::after(0));
+        let (incoming, outgoing) = (FrameScan::after(preface), FrameScan::after(0));
         Self { incoming, outgoing, budget, last_stream: 0, open: BTreeSet::new(), block: None }
     }
 

@@ -41,7 +41,7 @@ impl Framings {
 
 /// Where in a message the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum MessagePosition {
     /// Before or in a request line; `begun` once a byte of it came, or of an empty line before it (section 2.2).
     Start { begun: bool },
     /// In a header line.
@@ -79,7 +79,7 @@ enum Chunk {
 
 /// Follows the messages of one connection.
 pub struct Heads {
-    at: At,
+    at: MessagePosition,
     line: [u8; LINE_MAX],
     /// Bytes of the line so far; more than [`LINE_MAX`] where its rest was not kept.
     line_len: usize,
@@ -94,7 +94,7 @@ impl Heads {
     pub fn new() -> Self {
         let (head, framings) = (Framing::default(), Framings::default());
         Self {
-            at: At::Start { begun: false },
+            at: MessagePosition::Start { begun: false },
             line: [0; LINE_MAX],
             line_len: 0,
             head,
@@ -112,34 +112,37 @@ impl Heads {
     /// True while a head has begun and not ended.
     #[must_use]
     pub const fn is_in_head(&self) -> bool {
-        matches!(self.at, At::Start { begun: true } | At::Header)
+        matches!(self.at, MessagePosition::Start { begun: true } | MessagePosition::Header)
     }
 
     /// True where all that came were whole requests.
     #[must_use]
     pub const fn is_between_requests(&self) -> bool {
-        matches!(self.at, At::Start { begun: false })
+        matches!(self.at, MessagePosition::Start { begun: false })
     }
 
     /// Follows `bytes`, the next ones of the connection.
     pub fn came(&mut self, mut bytes: &[u8]) {
         while let [first, after @ ..] = bytes {
             bytes = match self.at {
-                At::Lost => return,
-                At::Start { .. } | At::Header => self.in_head(bytes),
-                At::Body(left) => {
+                MessagePosition::Lost => return,
+                MessagePosition::Start { .. } | MessagePosition::Header => self.in_head(bytes),
+                MessagePosition::Body(left) => {
                     let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                    self.at = message(left - taken as u64, At::Body);
+                    self.at = message(left - taken as u64, MessagePosition::Body);
                     &bytes[taken..]
                 }
-                At::Chunks(Chunk::Data(left)) => {
+                MessagePosition::Chunks(Chunk::Data(left)) => {
                     let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     let left = left - taken as u64;
-                    self.at =
-                        At::Chunks(if left == 0 { Chunk::DataReturn } else { Chunk::Data(left) });
+                    self.at = MessagePosition::Chunks(if left == 0 {
+                        Chunk::DataReturn
+                    } else {
+                        Chunk::Data(left)
+                    });
                     &bytes[taken..]
                 }
-                At::Chunks(chunk) => {
+                MessagePosition::Chunks(chunk) => {
                     self.at = chunked(chunk, *first);
                     after
                 }
@@ -156,8 +159,8 @@ impl Heads {
             room[..kept].copy_from_slice(&part[..kept]);
         }
         self.line_len = self.line_len.saturating_add(part.len());
-        if self.at == (At::Start { begun: false }) {
-            self.at = At::Start { begun: true };
+        if self.at == (MessagePosition::Start { begun: false }) {
+            self.at = MessagePosition::Start { begun: true };
         }
         if end.is_some() {
             self.ends_line();
@@ -172,20 +175,20 @@ impl Heads {
         let empty = kept.is_empty() || kept == b"\r";
         self.line_len = 0;
         match self.at {
-            At::Start { .. } if empty => {}
-            At::Start { .. } => {
+            MessagePosition::Start { .. } if empty => {}
+            MessagePosition::Start { .. } => {
                 (self.head, self.length) = (Framing::default(), 0);
-                self.at = At::Header;
+                self.at = MessagePosition::Header;
             }
-            At::Header if empty => {
+            MessagePosition::Header if empty => {
                 self.framings.lock().push_back(self.head);
                 self.at = if self.head.chunked {
-                    At::Chunks(Chunk::Size(None))
+                    MessagePosition::Chunks(Chunk::Size(None))
                 } else {
-                    message(self.length, At::Body)
+                    message(self.length, MessagePosition::Body)
                 };
             }
-            At::Header => {
+            MessagePosition::Header => {
                 let Some(colon) = memchr::memchr(b':', kept) else { return };
                 let (name, value) = (&kept[..colon], &kept[colon + 1..]);
                 if name.eq_ignore_ascii_case(b"transfer-encoding") {
@@ -194,12 +197,12 @@ impl Heads {
                     let length = whole.then(|| number(value.trim_ascii())).flatten();
                     match length.filter(|length| !self.head.length || self.length == *length) {
                         Some(length) => self.length = length,
-                        None => self.at = At::Lost,
+                        None => self.at = MessagePosition::Lost,
                     }
                     self.head.length = true;
                 }
             }
-            At::Body(_) | At::Chunks(_) | At::Lost => {}
+            MessagePosition::Body(_) | MessagePosition::Chunks(_) | MessagePosition::Lost => {}
         }
     }
 }
@@ -211,8 +214,8 @@ impl Default for Heads {
 }
 
 /// Within a message of so many bytes more, or behind it.
-fn message(left: u64, within: fn(u64) -> At) -> At {
-    if left == 0 { At::Start { begun: false } } else { within(left) }
+fn message(left: u64, within: fn(u64) -> MessagePosition) -> MessagePosition {
+    if left == 0 { MessagePosition::Start { begun: false } } else { within(left) }
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -221,14 +224,14 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 /// The place behind `byte`, as hyper's decoder reads chunks.
-fn chunked(chunk: Chunk, byte: u8) -> At {
+fn chunked(chunk: Chunk, byte: u8) -> MessagePosition {
     let digit = char::from(byte).to_digit(16).map(u64::from);
-    At::Chunks(match (chunk, byte) {
+    MessagePosition::Chunks(match (chunk, byte) {
         (Chunk::Size(size), _) if let Some(digit) = digit => {
             let Some(size) =
                 size.unwrap_or(0).checked_mul(16).and_then(|size| size.checked_add(digit))
             else {
-                return At::Lost;
+                return MessagePosition::Lost;
             };
             Chunk::Size(Some(size))
         }
@@ -244,8 +247,8 @@ fn chunked(chunk: Chunk, byte: u8) -> At {
         (Chunk::Trailer, b'\r') => Chunk::TrailerEnd,
         (Chunk::Trailer, _) => Chunk::Trailer,
         (Chunk::TrailerEnd, b'\n') => Chunk::TrailerStart,
-        (Chunk::Last, b'\n') => return At::Start { begun: false },
-        _ => return At::Lost,
+        (Chunk::Last, b'\n') => return MessagePosition::Start { begun: false },
+        _ => return MessagePosition::Lost,
     })
 }
 

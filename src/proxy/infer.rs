@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::Incoming;
 
-use crate::audit::store::entry::{Committed, Open};
-use crate::guard::admit::{Action, Admitted, Call, Local, Rest, Stamp, admit};
+use crate::audit::store::entry::{Committed, DurableAdmission};
+use crate::guard::admit::{Action, Admitted, BodyStamp, Call, Local, Rest, admit};
 use crate::guard::cap::cap;
 use crate::guard::egress::answer::{ResponseFilters, UrlFilter};
 use crate::guard::egress::request::clear;
@@ -53,7 +53,7 @@ impl Gateway {
         let understood =
             understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
         let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
-        let stamp = Stamp { request: exchange.id, cache_salts: &self.cache_salts };
+        let stamp = BodyStamp { request: exchange.id, cache_salts: &self.cache_salts };
         let turn = self.turn(&capped, exchange).await?;
         // A caller that waited for its turn may have been suspended, or its token may have expired.
         let fresh = watch.check()?;
@@ -77,7 +77,7 @@ impl Gateway {
         admitted: Admitted,
         received: &'s [u8],
         exchange: &'s mut Exchange,
-    ) -> impl Future<Output = Result<Open<Admitted>, Refusal>> + Send + use<'s> {
+    ) -> impl Future<Output = Result<DurableAdmission<Admitted>, Refusal>> + Send + use<'s> {
         fresh.spend();
         self.record(admitted, received, exchange)
     }
@@ -87,15 +87,16 @@ impl Gateway {
         admitted: Admitted,
         received: &[u8],
         exchange: &mut Exchange,
-    ) -> Result<Open<Admitted>, Refusal> {
+    ) -> Result<DurableAdmission<Admitted>, Refusal> {
         exchange.model = admitted.model().cloned();
         exchange.upstream = admitted.server().cloned();
         if let (Some(model), Some(server)) = (&exchange.model, &exchange.upstream) {
             exchange.model_digest = Some(self.weights.digest(model, &server.name));
         }
-        let admission =
-            exchange.admission(&admitted, received, self.pen.digest_key()).ok_or(Code::Internal)?;
-        self.pen.commit(admitted, admission).await
+        let admission = exchange
+            .admission(&admitted, received, self.recorder.digest_key())
+            .ok_or(Code::Internal)?;
+        self.recorder.commit(admitted, admission).await
     }
 
     /// Does the work whose admission is durable.

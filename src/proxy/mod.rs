@@ -44,7 +44,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::audit::store::entry::Pen;
+use crate::audit::store::entry::AuditRecorder;
 use crate::clock::Clock;
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticator;
@@ -57,14 +57,14 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::model::redact::Redactor;
 use crate::model::usage::AnswerLimits;
-use crate::proxy::activity::Written;
+use crate::proxy::activity::DeliveredBytes;
 use crate::proxy::buffer::Buffers;
 use crate::proxy::fetch::Fetcher;
 use crate::proxy::forward::UpstreamClient;
 use crate::proxy::heads::Framing;
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::Timeouts;
-use crate::proxy::tree::Tree;
+use crate::proxy::tree::LogTree;
 use crate::registry::Registry;
 use crate::weights::Weights;
 
@@ -81,7 +81,7 @@ pub struct DataPlaneConfig {
     /// Whether anybody may have the public keys.
     pub publish_keys: bool,
     /// The log's tree, where anybody gets something of it.
-    pub tree: Option<Arc<Tree>>,
+    pub tree: Option<Arc<LogTree>>,
     /// The hash of the rules and config in force.
     pub policy: Arc<str>,
     /// Who fetches content, where a class has it put into requests.
@@ -107,7 +107,7 @@ pub struct Gateway {
     /// Which weights answer.
     pub weights: Arc<Weights>,
     /// The seal.
-    pub pen: Pen,
+    pub recorder: AuditRecorder,
     /// Bytes of bodies held at once.
     pub buffers: Arc<Buffers>,
     /// What is measured.
@@ -131,7 +131,7 @@ pub struct Origin {
     /// What the head of an HTTP/1 request showed of its framing; none over HTTP/2.
     pub framing: Option<Framing>,
     /// What the caller took: the progress of an HTTP/1 connection, or of an HTTP/2 stream. None where that is not known.
-    pub reader: Option<Arc<Written>>,
+    pub reader: Option<Arc<DeliveredBytes>>,
 }
 
 const JSON: &str = "application/json";

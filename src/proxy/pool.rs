@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::guard::limiter::Subject;
 use crate::proxy::connect::{DialFault, Dialler};
 use crate::proxy::descriptors::{may_stay_idle, upstream_place};
-use crate::proxy::wire::{Line, Wire};
+use crate::proxy::wire::{RequestProgress, Wire};
 
 /// Idle connections kept.
 const IDLE_MAX: usize = 256;
@@ -67,13 +67,13 @@ pub(super) fn cause(error: &hyper::Error) -> String {
     }
 }
 
-struct Connection {
+struct PooledConnection {
     sender: SendRequest<Full<Bytes>>,
-    line: Arc<Line>,
+    line: Arc<RequestProgress>,
 }
 
-struct Idle {
-    connection: Connection,
+struct IdleConnection {
+    connection: PooledConnection,
     owner: Option<Subject>,
     since: Instant,
 }
@@ -81,7 +81,7 @@ struct Idle {
 /// The connections to one upstream.
 pub struct Pool {
     dialler: Dialler,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Vec<IdleConnection>>,
 }
 
 impl Pool {
@@ -91,7 +91,7 @@ impl Pool {
         Self { dialler, idle: Mutex::new(Vec::new()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,7 +122,7 @@ impl Pool {
     }
 
     /// A new connection.
-    async fn open(&self) -> Result<Connection, SendFault> {
+    async fn open(&self) -> Result<PooledConnection, SendFault> {
         let place = if self.dialler.opens_descriptor() {
             upstream_place().await.map_err(SendFault::Dial)?
         } else {
@@ -141,12 +141,12 @@ impl Pool {
                 tracing::debug!(%error, "a connection to an upstream ended");
             }
         });
-        Ok(Connection { sender, line })
+        Ok(PooledConnection { sender, line })
     }
 
     async fn over(
         self: &Arc<Self>,
-        mut connection: Connection,
+        mut connection: PooledConnection,
         owner: Option<Subject>,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Arriving>, SendFault> {
@@ -165,9 +165,9 @@ impl Pool {
     }
 
     /// A connection kept for `owner` that is open as far as anybody knows.
-    async fn kept(&self, owner: Option<Subject>) -> Option<Connection> {
+    async fn kept(&self, owner: Option<Subject>) -> Option<PooledConnection> {
         loop {
-            let Idle { mut connection, since, .. } = {
+            let IdleConnection { mut connection, since, .. } = {
                 let mut idle = self.lock();
                 let place = idle.iter().rposition(|idle| idle.owner == owner)?;
                 idle.remove(place)
@@ -178,7 +178,7 @@ impl Pool {
         }
     }
 
-    fn keep(&self, connection: Connection, owner: Option<Subject>) {
+    fn keep(&self, connection: PooledConnection, owner: Option<Subject>) {
         let mut idle = self.lock();
         if connection.sender.is_closed() || !may_stay_idle() {
             return;
@@ -187,7 +187,7 @@ impl Pool {
             // The one that was not used for the longest gives way: its owner may never come back.
             idle.remove(0);
         }
-        idle.push(Idle { connection, owner, since: Instant::now() });
+        idle.push(IdleConnection { connection, owner, since: Instant::now() });
     }
 
     /// Lets connections go that were not used for a while.
@@ -207,7 +207,7 @@ impl Pool {
 
 struct Lease {
     pool: Arc<Pool>,
-    connection: Connection,
+    connection: PooledConnection,
     owner: Option<Subject>,
 }
 

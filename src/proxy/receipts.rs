@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::audit::read::reader::{self, Found};
+use crate::audit::read::reader::{self, StoredRecord};
 use crate::audit::read::receipt::{self, ProofFault};
 use crate::audit::read::tiles::epoch_number;
-use crate::audit::store::entry::Pen;
+use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::vault::Vault;
 use crate::id::AgentName;
 use crate::proxy::descriptors::read_place;
@@ -21,19 +21,23 @@ pub(super) const PATH: &str = "/receipts/";
 const SOON: Duration = Duration::from_secs(1);
 
 /// The receipt of the record that the path names, if it is one of `agent`.
-pub(super) async fn receipt(pen: &Pen, agent: &AgentName, path: &str) -> Result<Bytes, Refusal> {
+pub(super) async fn receipt(
+    recorder: &AuditRecorder,
+    agent: &AgentName,
+    path: &str,
+) -> Result<Bytes, Refusal> {
     let unknown = || Refusal::new(Code::ReceiptUnknown);
     let mut parts = path.rsplitn(3, '/');
     let index = parts.next().and_then(|index| index.parse().ok()).ok_or_else(unknown)?;
     let epoch = parts.next().and_then(epoch_number).ok_or_else(unknown)?;
-    let (dir, vault) = pen.records();
+    let (dir, vault) = recorder.records();
     let agent = agent.clone();
     let _place = read_place().await.map_err(|error| Refusal::new(Code::Internal).because(error))?;
     let found =
         tokio::task::spawn_blocking(move || find(&dir, &vault, &agent, (epoch, index))).await;
     let found = found.map_err(|error| Refusal::new(Code::Internal).because(error))?;
     if found.as_ref().is_err_and(|refusal| refusal.code == Code::ReceiptEarly) {
-        pen.want_checkpoint();
+        recorder.want_checkpoint();
     }
     found
 }
@@ -51,7 +55,7 @@ fn find(
     let bytes = reader::one(epoch, index).map_err(|fault| unknown(&fault))?;
     let told = {
         let vault = vault.lock().unwrap_or_else(PoisonError::into_inner);
-        Found { epoch: epoch.number, index, bytes: &bytes }
+        StoredRecord { epoch: epoch.number, index, bytes: &bytes }
             .tell(&*vault)
             .map_err(|fault| unknown(&fault))?
     };

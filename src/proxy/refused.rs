@@ -31,7 +31,7 @@ impl Gateway {
         let mut exchange = Exchange::start(self, Dialect::OpenAi, None);
         let refusal = Refusal::new(code);
         exchange.refused(&refusal);
-        self.pen.stranger(&exchange.id, &refusal, None);
+        self.recorder.count_unauthenticated(&exchange.id, &refusal, None);
         let no = RefusalResponse::Anonymous(Anonymous::new(refusal));
         respond::written(respond::refuse(&no, Dialect::OpenAi, &exchange.id_text, None))
     }
@@ -50,11 +50,13 @@ impl Gateway {
         exchange.judged(&refusal);
         let about = exchange.about().filter(|_| refusal.code.stage() >= Stage::Authenticated);
         let no = if let Some((entry, ending)) = exchange.take_entry() {
-            RefusalResponse::Sealed(self.pen.close_refused(entry, ending, refusal).await)
+            RefusalResponse::Recorded(self.recorder.close_refused(entry, ending, refusal).await)
         } else if let Some(about) = about {
-            RefusalResponse::Sealed(self.pen.seal_refusal(refusal, about, exchange.ms()).await)
+            RefusalResponse::Recorded(
+                self.recorder.record_refusal(refusal, about, exchange.ms()).await,
+            )
         } else {
-            self.pen.stranger(&exchange.id, &refusal, Some(peer));
+            self.recorder.count_unauthenticated(&exchange.id, &refusal, Some(peer));
             RefusalResponse::Anonymous(Anonymous::new(refusal))
         };
         // What is told is what counts, once: where it cannot be recorded, that has become the refusal.
@@ -63,7 +65,7 @@ impl Gateway {
     }
 
     /// A refusal of somebody without a credential, counted against the peer's network.
-    pub(super) fn stranger(&self, refusal: Refusal, peer: IpAddr) -> Refused {
-        self.authenticator.count_stranger(peer).err().unwrap_or(refusal).into()
+    pub(super) fn count_unauthenticated(&self, refusal: Refusal, peer: IpAddr) -> Refused {
+        self.authenticator.limit_unauthenticated(peer).err().unwrap_or(refusal).into()
     }
 }

@@ -22,7 +22,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 pub struct Resolver(TokioResolver);
 
 /// Addresses of a controlled destination, each of which may be dialled. Only [`Resolver::judged`] makes them.
-pub struct Judged(Vec<SocketAddr>);
+pub struct CheckedAddresses(Vec<SocketAddr>);
 
 impl Resolver {
     /// Asks `server`, or the system's resolvers.
@@ -68,7 +68,7 @@ impl Resolver {
         &self,
         policy: &EgressPolicy,
         controlled: &Controlled,
-    ) -> Result<Judged, Refusal> {
+    ) -> Result<CheckedAddresses, Refusal> {
         let destination = controlled.destination();
         let none = |why: &str| {
             Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host))
@@ -108,11 +108,11 @@ impl Resolver {
                 return Err(refused(address, Uncontrolled::SelfEndpoints));
             }
         }
-        Ok(Judged(addresses))
+        Ok(CheckedAddresses(addresses))
     }
 }
 
-impl Judged {
+impl CheckedAddresses {
     /// Connects to the first that answers. Nobody is asked for an address again.
     ///
     /// # Errors

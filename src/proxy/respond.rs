@@ -11,13 +11,13 @@ use http::header::{
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::audit::store::entry::{SealedAnswer, SealedRefusal};
+use crate::audit::store::entry::{RecordedAnswer, RecordedRefusal};
 use crate::clock::Clock;
 use crate::guard::gcra::{Limit, Period};
 use crate::model::{Dialect, error};
 use crate::proxy::body::Body;
 use crate::proxy::exchange::{Exchange, OpenExchange, ResponseParts};
-use crate::proxy::stream::{Relay, Source};
+use crate::proxy::stream::{Relay, StreamSource};
 use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal, Retry, Stage};
 
@@ -68,7 +68,7 @@ pub enum RefusalResponse {
     /// Nobody was known yet.
     Anonymous(Anonymous),
     /// The caller was known, and the refusal is sealed.
-    Sealed(SealedRefusal),
+    Recorded(RecordedRefusal),
 }
 
 impl RefusalResponse {
@@ -77,14 +77,14 @@ impl RefusalResponse {
     pub const fn refusal(&self) -> &Refusal {
         match self {
             Self::Anonymous(anonymous) => &anonymous.0,
-            Self::Sealed(sealed) => sealed.refusal(),
+            Self::Recorded(recorded) => recorded.refusal(),
         }
     }
 
     fn record(&self) -> Option<&str> {
         match self {
             Self::Anonymous(_) => None,
-            Self::Sealed(sealed) => sealed.record(),
+            Self::Recorded(recorded) => recorded.record(),
         }
     }
 }
@@ -248,7 +248,7 @@ pub fn headers_alone(response: Response<Body>) -> Response<Body> {
 /// A whole answer, whose outcome is durable. `record` names the record of its admission.
 #[must_use]
 pub fn whole(
-    sealed: &SealedAnswer,
+    recorded: &RecordedAnswer,
     exchange: &Exchange,
     parts: ResponseParts,
     record: &str,
@@ -256,7 +256,7 @@ pub fn whole(
 ) -> Response<Body> {
     let mut response = head(exchange, parts, record, Body::whole(bytes));
     if exchange.wants_receipt {
-        response.headers_mut().insert(OUTCOME, text(sealed.record()));
+        response.headers_mut().insert(OUTCOME, text(recorded.record()));
     }
     response
 }
@@ -266,7 +266,7 @@ pub fn whole(
 pub fn stream(
     exchange: OpenExchange,
     parts: ResponseParts,
-    source: Source,
+    source: StreamSource,
     watch: RevocationWatcher,
 ) -> Response<Body> {
     let record = exchange.record().to_owned();

@@ -69,7 +69,7 @@ impl Service for Api {
     }
 
     fn cut(&self) {
-        self.gateway.pen.cut();
+        self.gateway.recorder.cut();
         self.gateway.registry.announce();
     }
 

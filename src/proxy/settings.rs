@@ -12,11 +12,11 @@ use crate::secret::SecretRef;
 
 /// Everything that the data plane goes by.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ProxySettings {
     /// Where agents connect.
     pub listen: Listen,
     /// Servers.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamSettings>,
     /// Time limits.
     pub timeouts: Timeouts,
     /// How long answers may be.
@@ -70,11 +70,11 @@ pub struct Tls {
 
 /// A server of models.
 #[derive(Clone, Debug)]
-pub struct Upstream {
+pub struct UpstreamSettings {
     /// Its name.
     pub name: String,
     /// Where it is.
-    pub target: Target,
+    pub target: ServerAddress,
     /// What stands before `/v1` in its paths, without a slash at the end.
     pub base_path: String,
     /// Which profile describes it.
@@ -97,7 +97,7 @@ pub struct Upstream {
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum ServerAddress {
     /// Plain HTTP over TCP.
     Tcp {
         /// Name or address.
@@ -129,7 +129,7 @@ pub struct Endpoint<'t> {
     pub port: u16,
 }
 
-impl Target {
+impl ServerAddress {
     /// Where it is in the network. `None` for a target on this machine that has no port.
     #[must_use]
     pub fn endpoint(&self) -> Option<Endpoint<'_>> {

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use crate::audit::store::entry::Closing;
 use crate::clock::Clock;
 use crate::guard::egress::answer::ResponseFilters;
-use crate::model::answer::{Fault, StreamFilter};
+use crate::model::answer::{StreamFault, StreamFilter};
 use crate::model::{Dialect, error};
 use crate::proxy::exchange::OpenExchange;
 use crate::proxy::forward::broke;
@@ -24,7 +24,7 @@ use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal};
 
 /// Where a stream comes from.
-pub enum Source {
+pub enum StreamSource {
     /// An upstream, what its events pass through, and how it ends, once that is known.
     Upstream(Arriving, Box<StreamFilter<ResponseFilters>>, Option<End>),
     /// Prepared events, last first.
@@ -39,12 +39,12 @@ pub enum End {
     Cut(Box<Refusal>),
 }
 
-enum Progress {
+enum StreamStep {
     More(Bytes),
     End(Bytes),
 }
 
-impl Source {
+impl StreamSource {
     /// Bytes of the upstream's that have come so far.
     const fn came(&self) -> u64 {
         match self {
@@ -61,14 +61,14 @@ impl Source {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, Refusal>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<StreamStep, Refusal>> {
         let (upstream, filter, held) = match self {
             Self::Pieces(rest) => {
                 let piece = Bytes::from(rest.pop().unwrap_or_default());
                 return Poll::Ready(Ok(if rest.is_empty() {
-                    Progress::End(piece)
+                    StreamStep::End(piece)
                 } else {
-                    Progress::More(piece)
+                    StreamStep::More(piece)
                 }));
             }
             Self::Upstream(upstream, filter, held) => (upstream, filter, held),
@@ -85,7 +85,7 @@ impl Source {
                 .finish(&mut out)
                 .map_err(|fault| invalid(&fault))
                 .and_then(|()| unblocked(filter));
-            return Poll::Ready(finished.map(|()| Progress::End(Bytes::from(out))));
+            return Poll::Ready(finished.map(|()| StreamStep::End(Bytes::from(out))));
         }
         loop {
             unblocked(filter)?;
@@ -100,11 +100,11 @@ impl Source {
                         return if out.is_empty() {
                             self.poll(cx)
                         } else {
-                            Poll::Ready(Ok(Progress::More(Bytes::from(out))))
+                            Poll::Ready(Ok(StreamStep::More(Bytes::from(out))))
                         };
                     }
                     if !out.is_empty() {
-                        return Poll::Ready(Ok(Progress::More(Bytes::from(out))));
+                        return Poll::Ready(Ok(StreamStep::More(Bytes::from(out))));
                     }
                 }
                 ended => {
@@ -112,7 +112,7 @@ impl Source {
                     filter.finish(&mut out).map_err(|fault| invalid(&fault))?;
                     unblocked(filter)?;
                     if filter.is_complete() {
-                        return Poll::Ready(Ok(Progress::End(Bytes::from(out))));
+                        return Poll::Ready(Ok(StreamStep::End(Bytes::from(out))));
                     }
                     // What had come goes on, and behind it the caller is told.
                     let cut =
@@ -121,7 +121,7 @@ impl Source {
                         return Poll::Ready(Err(cut));
                     }
                     *held = Some(End::Cut(Box::new(cut)));
-                    return Poll::Ready(Ok(Progress::More(Bytes::from(out))));
+                    return Poll::Ready(Ok(StreamStep::More(Bytes::from(out))));
                 }
             }
         }
@@ -134,15 +134,16 @@ fn unfinished() -> Refusal {
         .because("the stream ended without a finish reason and without its last event")
 }
 
-fn invalid(fault: &Fault) -> Refusal {
-    let code = if *fault == Fault::Endless { Code::UpstreamEndless } else { Code::UpstreamInvalid };
+fn invalid(fault: &StreamFault) -> Refusal {
+    let code =
+        if *fault == StreamFault::Endless { Code::UpstreamEndless } else { Code::UpstreamInvalid };
     Refusal::new(code).because(fault)
 }
 
 /// What the body and its guard share.
 struct StreamState {
     /// Nothing once the stream is over.
-    work: Option<(Source, OpenExchange)>,
+    work: Option<(StreamSource, OpenExchange)>,
     /// The last bytes, which wait until the outcome is durable.
     last: Option<Bytes>,
     /// The outcome on its way to the disk, and whom to tell if it does not get there.
@@ -208,16 +209,16 @@ impl StreamState {
         let slow =
             |which| Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}"));
         Err(match (now >= times.ends, self.awaited) {
-            (true, _) => slow("whole"),
+            (true, _) => slow("total"),
             (false, true) => slow("stream_idle"),
-            (false, false) => Code::ReaderSlow.into(),
+            (false, false) => Code::ClientSlow.into(),
         })
     }
 }
 
 /// What a source has told of its answer.
-fn told(source: &Source, exchange: &mut OpenExchange) {
-    if let Source::Upstream(_, filter, _) = source {
+fn told(source: &StreamSource, exchange: &mut OpenExchange) {
+    if let StreamSource::Upstream(_, filter, _) = source {
         exchange.heard(filter.heard());
         exchange.found(filter.filters().first().findings());
     }
@@ -242,7 +243,7 @@ pub struct Relay {
 impl Relay {
     /// Relays `source` for as long as the time limits of `exchange` and `watch` allow.
     #[must_use]
-    pub fn new(source: Source, exchange: OpenExchange, watch: RevocationWatcher) -> Self {
+    pub fn new(source: StreamSource, exchange: OpenExchange, watch: RevocationWatcher) -> Self {
         let times = exchange.get().times();
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
         let written = times.reader.as_ref().map_or(0, |reader| reader.total());
@@ -267,14 +268,14 @@ impl Relay {
         let running = &mut *running;
         let Some((source, exchange)) = &mut running.work else { return running.poll_last(cx) };
         match source.poll(cx) {
-            Poll::Ready(Ok(Progress::More(bytes))) => {
+            Poll::Ready(Ok(StreamStep::More(bytes))) => {
                 running.moved = self.clock.monotonic();
                 running.awaited = false;
                 exchange.first_byte();
                 exchange.deliver(&bytes);
                 Poll::Ready(Some(bytes))
             }
-            Poll::Ready(Ok(Progress::End(bytes))) => {
+            Poll::Ready(Ok(StreamStep::End(bytes))) => {
                 told(source, exchange);
                 exchange.done();
                 if source.failed() {

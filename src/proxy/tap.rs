@@ -61,7 +61,7 @@ impl<S> ReclaimedStream<S> {
 
 /// The version that a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub enum HttpVersion {
     /// HTTP/1.1 or 1.0.
     Http1,
     /// HTTP/2.
@@ -184,10 +184,10 @@ impl<S> SniffedStream<S> {
 
     /// The version that the connection speaks.
     #[must_use]
-    pub const fn version(&self) -> Version {
+    pub const fn version(&self) -> HttpVersion {
         match self.watched {
-            Watched::Http1(_) => Version::Http1,
-            Watched::Http2(_) => Version::Http2,
+            Watched::Http1(_) => HttpVersion::Http1,
+            Watched::Http2(_) => HttpVersion::Http2,
         }
     }
 

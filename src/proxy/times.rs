@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::proxy::activity::Written;
+use crate::proxy::activity::DeliveredBytes;
 
 /// Time limits, and what they are measured with.
 pub struct Times {
@@ -15,7 +15,7 @@ pub struct Times {
     /// When the whole request has had its time, on the monotonic clock.
     pub ends: Duration,
     /// What the caller took, where that is known.
-    pub reader: Option<Arc<Written>>,
+    pub reader: Option<Arc<DeliveredBytes>>,
 }
 
 impl Times {

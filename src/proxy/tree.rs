@@ -24,7 +24,7 @@ pub const PATH: &str = "/audit/";
 pub const CREDENTIAL_BYTES_MIN: usize = 20;
 
 /// The log's files, and who may have them.
-pub struct Tree {
+pub struct LogTree {
     /// The folder of the epochs.
     dir: PathBuf,
     /// The public keys.
@@ -38,14 +38,14 @@ pub struct Tree {
 }
 
 /// A file of the tree.
-pub struct File {
+pub struct TreeFile {
     path: PathBuf,
     content_type: &'static str,
     /// Whether it says nothing but how much there is: a checkpoint, public keys.
     head: bool,
 }
 
-impl Tree {
+impl LogTree {
     /// The tree in `dir`; `auditor` is the credential of those who may have all of it over the network.
     #[must_use]
     pub fn new(
@@ -72,9 +72,9 @@ impl Tree {
 
     /// The file that a path behind [`PATH`] names: one of the layout, or none.
     #[must_use]
-    pub fn file(&self, path: &str) -> Option<File> {
+    pub fn file(&self, path: &str) -> Option<TreeFile> {
         if path == "log.vkeys" {
-            return Some(File {
+            return Some(TreeFile {
                 path: self.vkeys.clone(),
                 content_type: respond::TEXT,
                 head: true,
@@ -84,10 +84,14 @@ impl Tree {
         epoch_number(epoch)?;
         let path = self.dir.join(epoch);
         if rest == "checkpoint" {
-            return Some(File { path: path.join(rest), content_type: respond::TEXT, head: true });
+            return Some(TreeFile {
+                path: path.join(rest),
+                content_type: respond::TEXT,
+                head: true,
+            });
         }
         let tile = Tile::read(rest)?;
-        Some(File {
+        Some(TreeFile {
             path: path.join(tile.path()),
             content_type: "application/octet-stream",
             head: false,
@@ -95,7 +99,11 @@ impl Tree {
     }
 
     /// Whether those headers may have that file: true where they are an auditor's, false where anybody may have it.
-    pub(super) fn allows(&self, headers: &HeaderMap, file: Option<&File>) -> Result<bool, Code> {
+    pub(super) fn allows(
+        &self,
+        headers: &HeaderMap,
+        file: Option<&TreeFile>,
+    ) -> Result<bool, Code> {
         let shown =
             headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let same = |known: &[u8; 32]| {
@@ -109,7 +117,7 @@ impl Tree {
     }
 }
 
-impl File {
+impl TreeFile {
     /// Its bytes and their media type.
     ///
     /// # Errors
@@ -124,16 +132,17 @@ impl Gateway {
     /// A file of the log's tree.
     pub(super) async fn tree(
         &self,
-        tree: &Tree,
+        tree: &LogTree,
         path: &str,
         (headers, peer): (&HeaderMap, IpAddr),
     ) -> Result<Answer, Refused> {
         let file = tree.file(path);
         // What anybody may have is counted against the peer's network, as published keys are.
-        let auditor =
-            tree.allows(headers, file.as_ref()).map_err(|code| self.stranger(code.into(), peer))?;
+        let auditor = tree
+            .allows(headers, file.as_ref())
+            .map_err(|code| self.count_unauthenticated(code.into(), peer))?;
         if !auditor {
-            self.authenticator.count_stranger(peer)?;
+            self.authenticator.limit_unauthenticated(peer)?;
         }
         let unknown = |why: &dyn std::fmt::Display| Refusal::new(Code::TreeUnknown).because(why);
         let file = file.ok_or_else(|| unknown(&"no path of the layout"))?;
@@ -147,9 +156,9 @@ mod tests {
     use super::*;
     use hyper::header::HeaderValue;
 
-    fn tree(auditor: Option<&str>, public: bool) -> Tree {
+    fn tree(auditor: Option<&str>, public: bool) -> LogTree {
         let auditor = auditor.map(|secret| Zeroizing::new(secret.to_owned()));
-        Tree::new(
+        LogTree::new(
             (Path::new("/log"), Path::new("/log.vkeys")),
             "gw.example",
             auditor.as_ref(),
@@ -200,7 +209,7 @@ mod tests {
             HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(text))])
         };
         let (head, tile) = ("gw.example/e000001/checkpoint", "gw.example/e000001/tile/0/000");
-        let may = |tree: &Tree, headers: &HeaderMap, path: &str| {
+        let may = |tree: &LogTree, headers: &HeaderMap, path: &str| {
             tree.allows(headers, tree.file(path).as_ref()).is_ok()
         };
         let (good, bad, none) = (

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::store::entry::Pen;
+use crate::audit::store::entry::AuditRecorder;
 use crate::clock::Clock;
 use crate::guard::authenticate::{Authenticator, CachedToken, Renewed};
 use crate::refusal::Refusal;
@@ -28,7 +28,7 @@ impl Fresh {
 /// The watch over one request. It must begin before the caller is authenticated, so that no change falls in between.
 pub struct RevocationWatcher {
     authenticator: Arc<Authenticator>,
-    pen: Pen,
+    recorder: AuditRecorder,
     clock: Arc<dyn Clock>,
     token: Arc<CachedToken>,
     changes: Changes,
@@ -38,11 +38,11 @@ impl RevocationWatcher {
     /// Watches the caller of `token`; `changes` are those since before its status was checked.
     #[must_use]
     pub fn new(
-        (authenticator, pen, clock): (Arc<Authenticator>, Pen, Arc<dyn Clock>),
+        (authenticator, recorder, clock): (Arc<Authenticator>, AuditRecorder, Arc<dyn Clock>),
         token: Arc<CachedToken>,
         changes: Changes,
     ) -> Self {
-        Self { authenticator, pen, clock, token, changes }
+        Self { authenticator, recorder, clock, token, changes }
     }
 
     /// Asks again whether the caller may act, where anything has changed or time has passed.
@@ -51,15 +51,15 @@ impl RevocationWatcher {
     /// The refusal that a new request would get.
     pub fn check(&mut self) -> Result<Fresh, Refusal> {
         if self.changes.take() {
-            self.standing()?;
+            self.check_status()?;
         } else {
             self.token.verified.still_valid(self.clock.now())?;
         }
         Ok(Fresh(PhantomData))
     }
 
-    fn standing(&mut self) -> Result<(), Refusal> {
-        self.pen.ready()?;
+    fn check_status(&mut self) -> Result<(), Refusal> {
+        self.recorder.ready()?;
         if let Some(Renewed { token, changes }) = self.authenticator.may_still_act(&self.token)? {
             (self.token, self.changes) = (token, changes);
         }
@@ -72,7 +72,7 @@ impl RevocationWatcher {
             let left = self.token.verified.expires().0.saturating_sub(self.clock.now().0);
             let left = Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(DOZE);
             let waited = tokio::time::timeout(left, self.revoked()).await;
-            if let Err(refusal) = waited.map_or_else(|_| self.standing(), Err) {
+            if let Err(refusal) = waited.map_or_else(|_| self.check_status(), Err) {
                 return refusal;
             }
         }
@@ -82,7 +82,7 @@ impl RevocationWatcher {
     pub async fn revoked(&mut self) -> Refusal {
         loop {
             self.changes.changed().await;
-            if let Err(refusal) = self.standing() {
+            if let Err(refusal) = self.check_status() {
                 return refusal;
             }
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::connect::{Stream, acknowledged};
+use crate::proxy::connect::{UpstreamStream, acknowledged};
 
 /// Bytes of a body that any receive buffer has room for, behind a head.
 const BODY_SMALL: u64 = 32 << 10;
@@ -20,10 +20,10 @@ const HEAD_END: &[u8; 4] = b"\r\n\r\n";
 
 /// What was written of the request that a connection carries at the moment.
 #[derive(Default)]
-pub struct Line(Mutex<State>);
+pub struct RequestProgress(Mutex<WireState>);
 
 #[derive(Default)]
-struct State {
+struct WireState {
     /// Bytes of [`HEAD_END`] that were written one after the other.
     head_end: usize,
     /// Bytes of the body that were not written yet.
@@ -38,7 +38,7 @@ struct State {
     patient: bool,
 }
 
-impl State {
+impl WireState {
     const fn whole(&self) -> bool {
         self.head_end == HEAD_END.len() && self.body_left == 0
     }
@@ -60,8 +60,8 @@ impl State {
     }
 }
 
-impl Line {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl RequestProgress {
+    fn lock(&self) -> MutexGuard<'_, WireState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -69,7 +69,7 @@ impl Line {
     pub fn begin(&self, body: u64) {
         let mut state = self.lock();
         let (kept, closed, patient) = (state.kept || state.began, state.closed, state.patient);
-        *state = State { body_left: body, kept, closed, patient, ..State::default() };
+        *state = WireState { body_left: body, kept, closed, patient, ..State::default() };
     }
 
     /// Lets nothing more be written. True where the last byte of the request may have gone out: the server may have run it.
@@ -82,30 +82,30 @@ impl Line {
 
 /// The connection.
 pub struct Wire {
-    stream: Stream,
-    line: Arc<Line>,
+    stream: UpstreamStream,
+    line: Arc<RequestProgress>,
 }
 
 impl Wire {
     /// Follows what is written to `stream`.
     #[must_use]
-    pub fn new(stream: Stream) -> (Self, Arc<Line>) {
-        let line = Arc::<Line>::default();
+    pub fn new(stream: UpstreamStream) -> (Self, Arc<RequestProgress>) {
+        let line = Arc::<RequestProgress>::default();
         (Self { stream, line: Arc::clone(&line) }, line)
     }
 
     /// Linux ends a connection after TCP_USER_TIMEOUT also where the peer is there and says that it has no room (tcp(7)): a
     /// server that is busy and reads a large body late. A small body has room in any receive buffer, so that only a peer that
     /// has vanished does not acknowledge it.
-    fn limit(&self, state: &mut State) {
+    fn limit(&self, state: &mut WireState) {
         let patient = state.body_left > BODY_SMALL;
         if patient == state.patient {
             return;
         }
         let set = match &self.stream {
-            Stream::Tcp(stream) => acknowledged(stream, !patient),
-            Stream::Tls(stream) => acknowledged(stream.get_ref().0, !patient),
-            Stream::Unix(_) | Stream::InProcess(_) => Ok(()),
+            UpstreamStream::Tcp(stream) => acknowledged(stream, !patient),
+            UpstreamStream::Tls(stream) => acknowledged(stream.get_ref().0, !patient),
+            UpstreamStream::Unix(_) | UpstreamStream::InProcess(_) => Ok(()),
         };
         match set {
             Ok(()) => state.patient = patient,
@@ -117,7 +117,7 @@ impl Wire {
         &mut self,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
-        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+        write: impl FnOnce(Pin<&mut UpstreamStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.line.lock();
         if !state.began && !state.closed {
@@ -132,7 +132,7 @@ impl Wire {
         }
         let written = ready!(write(Pin::new(&mut self.stream), cx));
         // A TLS client may have sent some of what it could not send all of.
-        let unsure = matches!(self.stream, Stream::Tls(_)).then_some(usize::MAX);
+        let unsure = matches!(self.stream, UpstreamStream::Tls(_)).then_some(usize::MAX);
         let mut left = written.as_ref().map_or(unsure.unwrap_or(0), |count| *count);
         for slice in slices {
             let count = slice.len().min(left);
@@ -145,13 +145,13 @@ impl Wire {
 
 /// True where a request must not be written: the server has ended the connection, or has sent what nobody asked for. What comes
 /// in the clear before the first request over TLS (session tickets) is passed over.
-fn stale(stream: &Stream, kept: bool) -> bool {
+fn stale(stream: &UpstreamStream, kept: bool) -> bool {
     let (fd, tls): (BorrowedFd<'_>, bool) = match stream {
-        Stream::Tcp(stream) => (stream.as_fd(), false),
-        Stream::Tls(stream) => (stream.get_ref().0.as_fd(), true),
-        Stream::Unix(stream) => (stream.as_fd(), false),
+        UpstreamStream::Tcp(stream) => (stream.as_fd(), false),
+        UpstreamStream::Tls(stream) => (stream.get_ref().0.as_fd(), true),
+        UpstreamStream::Unix(stream) => (stream.as_fd(), false),
         // Its server is this process: it answers only requests, and does not end a connection first.
-        Stream::InProcess(_) => return false,
+        UpstreamStream::InProcess(_) => return false,
     };
     match recv(fd, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((_, 0)) => true,
@@ -208,7 +208,7 @@ mod tests {
     /// Whether the request may have run once these pieces were written, with a body of `body` bytes.
     #[track_caller]
     fn check(body: u64, pieces: &[&[u8]], whole: bool) {
-        let line = Line::default();
+        let line = RequestProgress::default();
         line.begin(body);
         pieces.iter().for_each(|piece| line.lock().wrote(piece));
         assert_eq!(line.abandon(), whole, "{pieces:?}");
@@ -229,12 +229,12 @@ mod tests {
     }
 
     /// A connection to a server, and the server's end of it.
-    async fn connected() -> (Wire, Arc<Line>, tokio::net::TcpStream) {
+    async fn connected() -> (Wire, Arc<RequestProgress>, tokio::net::TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
         let dialled = tokio::net::TcpStream::connect(listener.local_addr().expect("address"))
             .await
             .expect("connects");
-        let (wire, line) = Wire::new(Stream::Tcp(dialled));
+        let (wire, line) = Wire::new(UpstreamStream::Tcp(dialled));
         (wire, line, listener.accept().await.expect("accepts").0)
     }
 
@@ -250,7 +250,7 @@ mod tests {
                 drop(server);
             }
             // Nobody reads: the bytes lie in the kernel, as they do where they come while a request is on its way here.
-            let Stream::Tcp(stream) = &wire.stream else { unreachable!("a TCP stream") };
+            let UpstreamStream::Tcp(stream) = &wire.stream else { unreachable!("a TCP stream") };
             stream.readable().await.expect("readable");
             line.begin(0);
             let written = wire.write(b"GET / HTTP/1.1\r\n\r\n").await;
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn nothing_is_written_after_a_request_was_given_up() {
-        let line = Line::default();
+        let line = RequestProgress::default();
         line.begin(1);
         assert!(!line.abandon());
         line.begin(1);

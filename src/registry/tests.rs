@@ -15,12 +15,8 @@ fn team() -> Principal {
     "team:a".parse().expect("principal")
 }
 
-fn stands(agent: &str, standing: AgentStatus) -> Event {
-    Event::AgentStanding {
-        agent: agent.parse().expect("name"),
-        standing,
-        reason: "test".to_owned(),
-    }
+fn stands(agent: &str, status: AgentStatus) -> Event {
+    Event::AgentStatus { agent: agent.parse().expect("name"), status, reason: "test".to_owned() }
 }
 
 #[track_caller]
@@ -48,9 +44,9 @@ fn a_standing_covers_everything_below_it() {
 
 #[test]
 fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
-    let all = |standing| Event::NamespaceStanding {
+    let all = |status| Event::NamespaceStatus {
         namespace: "a".to_owned(),
-        standing,
+        status,
         reason: "test".to_owned(),
     };
     check(vec![all(AgentStatus::Suspended)], "a/never-seen/child", Some(Code::AgentSuspended));
@@ -65,11 +61,8 @@ fn a_namespace_covers_all_its_agents_and_a_principal_all_that_acts_for_it() {
         "a/b",
         Some(Code::AgentSuspended),
     );
-    let one = |standing| Event::PrincipalStanding {
-        principal: team(),
-        standing,
-        reason: "test".to_owned(),
-    };
+    let one =
+        |status| Event::PrincipalStatus { principal: team(), status, reason: "test".to_owned() };
     check(vec![one(AgentStatus::Suspended)], "x/y", Some(Code::PrincipalSuspended));
     check(vec![one(AgentStatus::Suspended), one(AgentStatus::Active)], "x/y", None);
 }
@@ -114,7 +107,7 @@ fn a_revoked_handle_stays_so_when_its_principal_is_forgotten() {
     };
     let registry =
         book(vec![set(), Event::HandleRevoked { handle, agent: agent(), reason: "x".to_owned() }]);
-    registry.forget(&principal());
+    registry.remove_principal(&principal());
     assert!(registry.handle(&handle).is_none());
     // Set again, as `adopt` of the same file would.
     registry.apply(&Record { at: Timestamp(2), by: None, event: set() });

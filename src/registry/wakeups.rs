@@ -10,7 +10,7 @@ use crate::id::{AgentName, KeyId, Principal, TokenId};
 
 /// What a change can be about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Subject {
+pub enum ChangeSubject {
     /// An agent, and all that were delegated from it.
     Agent(Box<str>),
     /// All agents of a namespace.
@@ -23,7 +23,7 @@ pub enum Subject {
     Key(KeyId),
 }
 
-impl Subject {
+impl ChangeSubject {
     /// The subjects of a chain: its agents, namespace and principal, its tokens and its keys.
     #[must_use]
     pub fn of(
@@ -48,23 +48,23 @@ impl Subject {
 }
 
 /// A wake-up call of one subscription.
-type Call = watch::Sender<()>;
+type WakeupSender = watch::Sender<()>;
 
 /// The subscriptions, by subject.
 pub(super) struct Wakeups {
-    of: DashMap<Subject, Vec<Weak<Call>>, RandomState>,
-    everyone: Call,
+    of: DashMap<ChangeSubject, Vec<Weak<WakeupSender>>, RandomState>,
+    everyone: WakeupSender,
 }
 
 impl Default for Wakeups {
     fn default() -> Self {
-        Self { of: DashMap::with_hasher(RandomState::default()), everyone: Call::new(()) }
+        Self { of: DashMap::with_hasher(RandomState::default()), everyone: WakeupSender::new(()) }
     }
 }
 
 impl Wakeups {
-    pub(super) fn subscribe(self: &Arc<Self>, subjects: Vec<Subject>) -> Subscription {
-        let own = Arc::new(Call::new(()));
+    pub(super) fn subscribe(self: &Arc<Self>, subjects: Vec<ChangeSubject>) -> Subscription {
+        let own = Arc::new(WakeupSender::new(()));
         for subject in &subjects {
             self.of.entry(subject.clone()).or_default().push(Arc::downgrade(&own));
         }
@@ -72,7 +72,7 @@ impl Wakeups {
     }
 
     /// Wakes those that depend on `subjects`. Call it after the change.
-    pub(super) fn wake(&self, subjects: &[Subject]) {
+    pub(super) fn wake(&self, subjects: &[ChangeSubject]) {
         for subject in subjects {
             let Some(calls) = self.of.get(subject) else { continue };
             for call in calls.iter().filter_map(Weak::upgrade) {
@@ -88,8 +88,8 @@ impl Wakeups {
 
 /// Hears of changes of some subjects. Requests with the same token share one.
 pub struct Subscription {
-    own: Arc<Call>,
-    subjects: Vec<Subject>,
+    own: Arc<WakeupSender>,
+    subjects: Vec<ChangeSubject>,
     all: Arc<Wakeups>,
 }
 
@@ -105,7 +105,7 @@ impl Subscription {
     pub fn bytes(&self) -> usize {
         /// A key, a pointer, and what the allocator adds.
         const EACH: usize = 128;
-        size_of::<Self>() + self.subjects.len() * (size_of::<Subject>() + EACH)
+        size_of::<Self>() + self.subjects.len() * (size_of::<ChangeSubject>() + EACH)
     }
 }
 
@@ -159,13 +159,13 @@ impl Changes {
 mod tests {
     use super::*;
 
-    fn agent(name: &str) -> [Subject; 1] {
-        [Subject::agent(&name.parse().expect("name"))]
+    fn agent(name: &str) -> [ChangeSubject; 1] {
+        [ChangeSubject::agent(&name.parse().expect("name"))]
     }
 
-    fn subjects(agent: &str) -> Vec<Subject> {
+    fn subjects(agent: &str) -> Vec<ChangeSubject> {
         let principal = "team:a".parse().expect("principal");
-        Subject::of(
+        ChangeSubject::of(
             &agent.parse().expect("name"),
             &principal,
             &[TokenId([1; 32])],
@@ -182,9 +182,9 @@ mod tests {
         wakeups.wake(&agent("a/b"));
         assert!(of_child.take() && !of_child.take() && !of_other.take());
         for shared in [
-            Subject::Namespace("a".into()),
-            Subject::Key(KeyId([2; 32])),
-            Subject::Token(TokenId([1; 32])),
+            ChangeSubject::Namespace("a".into()),
+            ChangeSubject::Key(KeyId([2; 32])),
+            ChangeSubject::Token(TokenId([1; 32])),
         ] {
             wakeups.wake(&[shared]);
             assert!(of_child.take() && of_other.take());

@@ -12,7 +12,7 @@ pub struct Row {
     /// The constraint's key.
     pub key: &'static str,
     /// The member that carries its value.
-    pub kind: Kind,
+    pub kind: ConstraintType,
     /// What the value counts or names; for ranks the order, lowest first.
     pub unit: &'static str,
     place: Option<&'static str>,
@@ -56,7 +56,7 @@ impl Constraint {
     ///
     /// # Errors
     /// `constraint-malformed`, or `constraint-not-enforced` where the table does not have the pair.
-    pub fn new(key: &str, kind: Kind, value: Value<'static>) -> Result<Self, Refusal> {
+    pub fn new(key: &str, kind: ConstraintType, value: Value<'static>) -> Result<Self, Refusal> {
         let row = TABLE.iter().find(|row| row.key == key && row.kind == kind);
         let row = row.ok_or_else(|| not_enforced(key, kind.as_str()))?;
         // How long a list may be is the issuer's to say, and is asked when the token is signed.
@@ -69,7 +69,7 @@ impl Constraint {
     /// # Errors
     /// `constraint-not-enforced`, if the table had no such row.
     pub fn bearer_children() -> Result<Self, Refusal> {
-        Self::new("holder", Kind::Rank, Value::from_text("bearer"))
+        Self::new("holder", ConstraintType::Rank, Value::from_text("bearer"))
     }
 
     /// True where both stand on one row: only then can one be narrower than the other.
@@ -83,12 +83,16 @@ impl Constraint {
     pub fn narrows(&self, parent: &Self) -> bool {
         self.same_row(parent)
             && match (&self.bound, &parent.bound) {
-                (Bound::Texts(own), Bound::Texts(theirs)) if self.row.kind == Kind::NotOneOf => {
+                (Bound::Texts(own), Bound::Texts(theirs))
+                    if self.row.kind == ConstraintType::NotOneOf =>
+                {
                     theirs.within(own)
                 }
                 (Bound::Texts(own), Bound::Texts(theirs)) => own.within(theirs),
                 (Bound::Text(own), Bound::Text(theirs)) => own.starts_with(theirs.as_str()),
-                (Bound::Number(own), Bound::Number(theirs)) if self.row.kind == Kind::Min => {
+                (Bound::Number(own), Bound::Number(theirs))
+                    if self.row.kind == ConstraintType::Min =>
+                {
                     own >= theirs
                 }
                 (Bound::Number(own), Bound::Number(theirs)) => own <= theirs,
@@ -111,7 +115,7 @@ impl Constraint {
             Bound::Rank(rank) => Value::from_text(self.row.order().nth(*rank).unwrap_or_default()),
         };
         object.set(self.row.kind.as_str(), value);
-        if self.row.kind == Kind::Rank {
+        if self.row.kind == ConstraintType::Rank {
             object.set("order", Value::Array(self.row.order().map(Value::from_text).collect()));
         }
         Value::Object(object)
@@ -120,7 +124,7 @@ impl Constraint {
 
 /// The types of constraints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ConstraintType {
     /// One of these texts.
     OneOf,
     /// None of these texts.
@@ -141,7 +145,7 @@ pub enum Kind {
     Rank,
 }
 
-impl Kind {
+impl ConstraintType {
     /// Every type.
     pub const ALL: [Self; 9] = [
         Self::OneOf,
@@ -172,37 +176,47 @@ impl Kind {
     }
 }
 
-const fn later(key: &'static str, kind: Kind, unit: &'static str) -> Row {
+const fn later(key: &'static str, kind: ConstraintType, unit: &'static str) -> Row {
     Row { key, kind, unit, place: None }
 }
 
-const fn now(key: &'static str, kind: Kind, unit: &'static str, place: &'static str) -> Row {
+const fn now(
+    key: &'static str,
+    kind: ConstraintType,
+    unit: &'static str,
+    place: &'static str,
+) -> Row {
     Row { key, kind, unit, place: Some(place) }
 }
 
 /// The table.
 pub static TABLE: &[Row] = &[
-    now("model", Kind::OneOf, "model names", "guard/understand"),
-    now("model", Kind::Prefix, "beginning of a model name", "guard/understand"),
-    now("requests_per_second", Kind::Rate, "requests a second", "guard/pace"),
-    now("requests_per_minute", Kind::Rate, "requests a minute", "guard/pace"),
-    now("requests_in_flight", Kind::Max, "requests at once", "guard/pace"),
-    now("output_tokens", Kind::Max, "tokens an answer, all its choices together", "guard/cap"),
-    later("tokens_per_minute", Kind::Rate, "tokens a minute"),
-    later("tokens_per_hour", Kind::Rate, "tokens an hour"),
-    later("tokens_per_day", Kind::Rate, "tokens a day"),
-    later("tokens", Kind::MaxLifetime, "tokens"),
-    later("tokens", Kind::MaxSubtree, "tokens"),
-    later("spend_micros", Kind::MaxLifetime, "millionths of the account's currency"),
-    later("spend_micros", Kind::MaxSubtree, "millionths of the account's currency"),
-    now("egress", Kind::Rank, "none, controlled, any", "guard/egress"),
-    now("egress_host", Kind::OneOf, "exact hosts", "guard/egress"),
-    now("tool_type", Kind::OneOf, "tool types", "guard/egress"),
-    later("mcp_tool", Kind::OneOf, "server/tool"),
-    later("sovereignty", Kind::Min, "thousandths"),
-    later("jurisdiction", Kind::OneOf, "jurisdictions"),
-    now("holder", Kind::Rank, "bound, bearer", "token/chain"),
-    later("account", Kind::OneOf, "account names"),
+    now("model", ConstraintType::OneOf, "model names", "guard/understand"),
+    now("model", ConstraintType::Prefix, "beginning of a model name", "guard/understand"),
+    now("requests_per_second", ConstraintType::Rate, "requests a second", "guard/pace"),
+    now("requests_per_minute", ConstraintType::Rate, "requests a minute", "guard/pace"),
+    now("requests_in_flight", ConstraintType::Max, "requests at once", "guard/pace"),
+    now(
+        "output_tokens",
+        ConstraintType::Max,
+        "tokens an answer, all its choices together",
+        "guard/cap",
+    ),
+    later("tokens_per_minute", ConstraintType::Rate, "tokens a minute"),
+    later("tokens_per_hour", ConstraintType::Rate, "tokens an hour"),
+    later("tokens_per_day", ConstraintType::Rate, "tokens a day"),
+    later("tokens", ConstraintType::MaxLifetime, "tokens"),
+    later("tokens", ConstraintType::MaxSubtree, "tokens"),
+    later("spend_micros", ConstraintType::MaxLifetime, "millionths of the account's currency"),
+    later("spend_micros", ConstraintType::MaxSubtree, "millionths of the account's currency"),
+    now("egress", ConstraintType::Rank, "none, controlled, any", "guard/egress"),
+    now("egress_host", ConstraintType::OneOf, "exact hosts", "guard/egress"),
+    now("tool_type", ConstraintType::OneOf, "tool types", "guard/egress"),
+    later("mcp_tool", ConstraintType::OneOf, "server/tool"),
+    later("sovereignty", ConstraintType::Min, "thousandths"),
+    later("jurisdiction", ConstraintType::OneOf, "jurisdictions"),
+    now("holder", ConstraintType::Rank, "bound, bearer", "token/chain"),
+    later("account", ConstraintType::OneOf, "account names"),
 ];
 
 /// Largest number in a constraint: 2^53 − 1, which every JSON reader holds exactly (RFC 7493 section 2.2).
@@ -228,7 +242,7 @@ impl Bound {
     /// Reads the value of a constraint; a list has at most `list_max` entries.
     fn read(row: &Row, value: &Value<'_>, list_max: usize) -> Result<Self, Refusal> {
         let bound = match row.kind {
-            Kind::OneOf | Kind::NotOneOf => {
+            ConstraintType::OneOf | ConstraintType::NotOneOf => {
                 match texts(value).map(|texts| Names::read(&texts, list_max)) {
                     Some(Err(fault)) => {
                         return Err(wrong_list(
@@ -240,11 +254,13 @@ impl Bound {
                     read => read.and_then(Result::ok).map(Self::Texts),
                 }
             }
-            Kind::Prefix => text(value).map(|text| Self::Text(text.to_owned())),
-            Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => {
-                number(value).map(Self::Number)
-            }
-            Kind::Rank => value
+            ConstraintType::Prefix => text(value).map(|text| Self::Text(text.to_owned())),
+            ConstraintType::Rate
+            | ConstraintType::Max
+            | ConstraintType::MaxLifetime
+            | ConstraintType::MaxSubtree
+            | ConstraintType::Min => number(value).map(Self::Number),
+            ConstraintType::Rank => value
                 .as_str()
                 .and_then(|rank| row.order().position(|known| known == rank))
                 .map(Self::Rank),
@@ -280,7 +296,7 @@ pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refu
         .get("key")
         .and_then(Value::as_str)
         .ok_or_else(|| malformed("a constraint has no key".to_owned()))?;
-    let ranked = object.get(Kind::Rank.as_str()).is_some();
+    let ranked = object.get(ConstraintType::Rank.as_str()).is_some();
     let mut types =
         object.iter().filter(|(name, _)| *name != "key" && !(ranked && *name == "order"));
     let (Some((kind, value)), None) = (types.next(), types.next()) else {

@@ -13,7 +13,7 @@ use crate::json::{self, Object, Value};
 pub enum JwkFault {
     /// Not strict JSON.
     #[error("not strict JSON: {0}")]
-    Json(#[from] json::Fault),
+    Json(#[from] json::JsonFault),
     /// A private member where a public key belongs.
     #[error("the key carries its private part ({0:?}); a gateway takes public keys only")]
     Private(&'static str),

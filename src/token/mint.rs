@@ -17,7 +17,7 @@ use crate::token::{DETAIL_TYPE, LIST_MAX, Presented, Scopes, TYP};
 
 /// What a root token shall say.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct MintRequest {
     /// `iss`.
     pub iss: String,
     /// `aud`: the gateway.
@@ -46,7 +46,7 @@ pub struct Request {
     pub list_max: usize,
 }
 
-impl Request {
+impl MintRequest {
     /// A bearer token for `agent` in the name of `principal`, with the scopes `inference.*` and `models.read` and no limits:
     /// `(iss, aud)`, `(issued, lifetime)`, and 128 random bits.
     #[must_use]
@@ -153,7 +153,7 @@ fn text(text: impl ToString) -> Value<'static> {
 ///
 /// # Errors
 /// When the request asks for something that the gateway would refuse.
-pub fn mint(request: &Request, key: &SigningKey) -> Result<String, MintFault> {
+pub fn mint(request: &MintRequest, key: &SigningKey) -> Result<String, MintFault> {
     let mut known = Scopes::default();
     if let Some(scope) = request.scopes.iter().find(|scope| !known.add(scope)) {
         return Err(MintFault::Scope(scope.clone()));
@@ -217,7 +217,7 @@ fn checked(token: String, list_max: usize) -> Result<String, MintFault> {
     Ok(token)
 }
 
-fn payload(request: &Request) -> Result<Value<'static>, MintFault> {
+fn payload(request: &MintRequest) -> Result<Value<'static>, MintFault> {
     let seconds = |at: Timestamp| {
         u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date)
     };
@@ -275,16 +275,16 @@ pub fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> 
 mod tests {
     use super::*;
     use crate::crypto::Algorithm;
-    use crate::token::constraint::Kind;
+    use crate::token::constraint::ConstraintType;
     use zeroize::Zeroizing;
 
-    fn request() -> Request {
+    fn request() -> MintRequest {
         let (agent, principal) = (
             "research/summarizer".parse().expect("agent"),
             "team:research".parse().expect("principal"),
         );
         let times = (Timestamp(1_790_000_000_000), Duration::from_secs(3600));
-        Request::new(
+        MintRequest::new(
             ("https://operator.example", "https://gateway.example"),
             agent,
             principal,
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(change: impl Fn(&mut Request), expect: Result<(), &str>) {
+    fn check(change: impl Fn(&mut MintRequest), expect: Result<(), &str>) {
         let key = SigningKey::from_seed(Algorithm::Ed25519, Zeroizing::new([3; 32]));
         let mut request = request();
         change(&mut request);
@@ -325,7 +325,7 @@ mod tests {
         let models = |count: usize, length: usize| {
             let names =
                 (0..count).map(|number| Value::from_text(format!("{number:0length$}"))).collect();
-            Constraint::new("model", Kind::OneOf, Value::Array(names)).expect("models")
+            Constraint::new("model", ConstraintType::OneOf, Value::Array(names)).expect("models")
         };
         check(|request| request.limits.push(models(64, 3)), Ok(()));
         check(|request| request.limits.push(models(65, 3)), Err("more than 64 entries"));
@@ -345,8 +345,12 @@ mod tests {
         );
         check(|request| request.scopes = vec!["inference.chat".to_owned(); 2], Err("twice"));
         let account = || {
-            Constraint::new("account", Kind::OneOf, Value::Array(vec![Value::from_text("a")]))
-                .expect("a row")
+            Constraint::new(
+                "account",
+                ConstraintType::OneOf,
+                Value::Array(vec![Value::from_text("a")]),
+            )
+            .expect("a row")
         };
         check(|request| request.limits.push(account()), Err("account"));
     }

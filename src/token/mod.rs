@@ -23,8 +23,8 @@ pub use presented::{LINKS_MAX, Link, Presented};
 pub use principals::Principals;
 pub use scope::{Scope, Scopes};
 pub use verify::{
-    IssuerPolicy, Keys, KnownKey, PostQuantum, Verified, verify, verify_issued, verify_signatures,
-    verify_whenever,
+    IssuerPolicy, KeySource, KnownKey, PostQuantum, Verified, verify, verify_issued,
+    verify_signatures, verify_whenever,
 };
 
 /// The `typ` of a token (RFC 9068 section 2.1).

@@ -57,7 +57,7 @@ pub struct KnownKey {
 }
 
 /// Where keys are looked up.
-pub trait Keys {
+pub trait KeySource {
     /// The key with that thumbprint.
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>>;
 }
@@ -66,22 +66,22 @@ pub trait Keys {
 const LEEWAY_S: i64 = 5;
 
 /// One token of a chain, its signature verified.
-struct Signed {
+struct SignedToken {
     id: TokenId,
     signer: KeyId,
     claims: Claims,
 }
 
 /// What is kept of one token of a chain once it is verified: neither its key nor its text.
-struct Kept {
+struct ChainLink {
     id: TokenId,
     signer: KeyId,
     grants: Grants,
 }
 
-impl Kept {
-    fn of(signed: Signed) -> (Self, Claims) {
-        let Signed { id, signer, mut claims } = signed;
+impl ChainLink {
+    fn of(signed: SignedToken) -> (Self, Claims) {
+        let SignedToken { id, signer, mut claims } = signed;
         let grants = std::mem::take(&mut claims.grants);
         (Self { id, signer, grants }, claims)
     }
@@ -90,9 +90,9 @@ impl Kept {
 /// A token or chain whose signatures, claims, joints and times hold. Only [`verify`] makes one.
 pub struct Verified {
     /// Root first; empty where the root acts.
-    ancestors: Box<[Kept]>,
+    ancestors: Box<[ChainLink]>,
     /// The one that acts.
-    leaf: Kept,
+    leaf: ChainLink,
     issuer: Arc<IssuerPolicy>,
     jti: Box<str>,
     agent: AgentName,
@@ -100,14 +100,14 @@ pub struct Verified {
     scopes: Scopes,
     /// When the root was issued, in seconds since 1970.
     root_issued: i64,
-    times: Times,
+    times: TokenTimes,
     /// The key that may sign children of the one that acts.
     holder: Option<KeyId>,
 }
 
 /// When the token that acts may be used, in seconds since 1970.
 #[derive(Clone, Copy)]
-struct Times {
+struct TokenTimes {
     issued: i64,
     begins: i64,
     expires: i64,
@@ -136,7 +136,7 @@ impl Verified {
     }
 
     /// The token that acts and those above it, nearest first.
-    fn links(&self) -> impl Iterator<Item = &Kept> {
+    fn links(&self) -> impl Iterator<Item = &ChainLink> {
         std::iter::once(&self.leaf).chain(self.ancestors.iter().rev())
     }
 
@@ -230,10 +230,10 @@ impl Verified {
         names + ancestors + self.grants().map(Grants::bytes).sum::<usize>()
     }
 
-    fn of(ancestors: Vec<Signed>, leaf: Signed, issuer: Arc<IssuerPolicy>) -> Self {
+    fn of(ancestors: Vec<SignedToken>, leaf: SignedToken, issuer: Arc<IssuerPolicy>) -> Self {
         let root_issued = ancestors.first().unwrap_or(&leaf).claims.issued;
-        let ancestors = ancestors.into_iter().map(|link| Kept::of(link).0).collect();
-        let (leaf, claims) = Kept::of(leaf);
+        let ancestors = ancestors.into_iter().map(|link| ChainLink::of(link).0).collect();
+        let (leaf, claims) = ChainLink::of(leaf);
         let (issued, expires) = (claims.issued, claims.expires);
         let begins = issued.max(claims.not_before.unwrap_or(0));
         Self {
@@ -245,7 +245,7 @@ impl Verified {
             principal: claims.principal,
             scopes: claims.scopes,
             root_issued,
-            times: Times { issued, begins, expires },
+            times: TokenTimes { issued, begins, expires },
             holder: claims.holder.map(|holder| holder.id()),
         }
     }
@@ -264,7 +264,7 @@ impl Verified {
 /// Any refusal of the stage verified.
 pub fn verify(
     presented: &Presented<'_>,
-    keys: &dyn Keys,
+    keys: &dyn KeySource,
     verifier: &dyn Verifier,
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
@@ -279,7 +279,7 @@ pub fn verify(
 /// Any refusal of the stage verified.
 pub fn verify_issued(
     presented: &Presented<'_>,
-    keys: &dyn Keys,
+    keys: &dyn KeySource,
     verifier: &dyn Verifier,
     now: Timestamp,
 ) -> Result<Verified, Refusal> {
@@ -295,7 +295,7 @@ pub fn verify_issued(
 /// Any refusal of the stage verified but those of the times.
 pub fn verify_whenever(
     presented: &Presented<'_>,
-    keys: &dyn Keys,
+    keys: &dyn KeySource,
     verifier: &dyn Verifier,
 ) -> Result<Verified, Refusal> {
     let (known, links, leaf) = chain_of(presented, keys, verifier)?;
@@ -317,7 +317,7 @@ pub fn verify_whenever(
     Ok(Verified::of(links, leaf, Arc::clone(&known.issuer)))
 }
 
-fn operator_key(link: &Link<'_>, keys: &dyn Keys) -> Result<(KeyId, Arc<KnownKey>), Refusal> {
+fn operator_key(link: &Link<'_>, keys: &dyn KeySource) -> Result<(KeyId, Arc<KnownKey>), Refusal> {
     let kid: KeyId = link.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
     let known = keys.key(&kid).ok_or(Code::TokenKeyUnknown)?;
     Ok((kid, known))
@@ -326,9 +326,9 @@ fn operator_key(link: &Link<'_>, keys: &dyn Keys) -> Result<(KeyId, Arc<KnownKey
 /// Every token of a chain with its signature verified, the last one apart, and the operator's key.
 fn chain_of(
     presented: &Presented<'_>,
-    keys: &dyn Keys,
+    keys: &dyn KeySource,
     verifier: &dyn Verifier,
-) -> Result<(Arc<KnownKey>, Vec<Signed>, Signed), Refusal> {
+) -> Result<(Arc<KnownKey>, Vec<SignedToken>, SignedToken), Refusal> {
     let Some((first, rest)) = presented.links().split_first() else {
         return Err(Code::TokenMalformed.into());
     };
@@ -362,7 +362,7 @@ fn chain_of(
 /// refuses the claims of a parent.
 pub fn verify_signatures(
     presented: &Presented<'_>,
-    keys: &dyn Keys,
+    keys: &dyn KeySource,
     verifier: &dyn Verifier,
 ) -> Result<(), Refusal> {
     let [link] = presented.links() else { return chain_of(presented, keys, verifier).map(drop) };
@@ -376,9 +376,9 @@ fn signed(
     (signer, key): (KeyId, &PublicKey),
     verifier: &dyn Verifier,
     (post_quantum, list_max): (bool, usize),
-) -> Result<Signed, Refusal> {
+) -> Result<SignedToken, Refusal> {
     signature_holds(link, key, verifier, post_quantum)?;
-    Ok(Signed { id: link.id(), signer, claims: Claims::read(&link.payload, list_max)? })
+    Ok(SignedToken { id: link.id(), signer, claims: Claims::read(&link.payload, list_max)? })
 }
 
 fn signature_holds(

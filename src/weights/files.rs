@@ -12,7 +12,7 @@ use crate::crypto::{Sha256Sum, hex};
 
 /// What tells a file from one that was put in its place or written over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct FileStamp {
     device: u64,
     inode: u64,
     length: u64,
@@ -21,7 +21,7 @@ pub struct Mark {
     changed: (i64, i64),
 }
 
-impl Mark {
+impl FileStamp {
     fn of(about: &Metadata) -> Self {
         let (modified, changed) =
             ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
@@ -31,17 +31,17 @@ impl Mark {
 
 /// A file of weights, as it was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct SeenFile {
     name: String,
     path: PathBuf,
-    mark: Mark,
+    mark: FileStamp,
 }
 
 /// Looks at the files, and at the `.safetensors` files of folders: in the order of their names.
 ///
 /// # Errors
 /// What cannot be looked at, in words.
-pub fn look(paths: &[PathBuf]) -> Result<Vec<Seen>, String> {
+pub fn look(paths: &[PathBuf]) -> Result<Vec<SeenFile>, String> {
     let mut seen = Vec::new();
     for path in paths {
         let fault = |error: std::io::Error| format!("{}: {error}", path.display());
@@ -67,20 +67,20 @@ pub fn look(paths: &[PathBuf]) -> Result<Vec<Seen>, String> {
     Ok(seen)
 }
 
-fn seen_at(path: PathBuf, about: &Metadata) -> Result<Seen, String> {
+fn seen_at(path: PathBuf, about: &Metadata) -> Result<SeenFile, String> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     // A line break in a name could make two sets of files read alike.
     if !about.is_file() || name.is_empty() || name.contains(char::is_control) {
         return Err(format!("{}: not a file with a plain name", path.display()));
     }
-    Ok(Seen { name, mark: Mark::of(about), path })
+    Ok(SeenFile { name, mark: FileStamp::of(about), path })
 }
 
 /// The digest of files as they were looked at: of one its SHA-256, of several that of the lines `NAME SHA256HEX`.
 ///
 /// # Errors
 /// When a file cannot be read, is another by now, or `stop` turned true.
-pub fn measure(seen: &[Seen], stop: &AtomicBool) -> Result<String, String> {
+pub fn measure(seen: &[SeenFile], stop: &AtomicBool) -> Result<String, String> {
     let mut sums = Vec::with_capacity(seen.len());
     for file in seen {
         sums.push((&file.name, hash(&file.path, file.mark, stop)?));
@@ -96,11 +96,11 @@ pub fn measure(seen: &[Seen], stop: &AtomicBool) -> Result<String, String> {
     Ok(format!("sha256:{whole}"))
 }
 
-fn hash(path: &Path, mark: Mark, stop: &AtomicBool) -> Result<String, String> {
+fn hash(path: &Path, mark: FileStamp, stop: &AtomicBool) -> Result<String, String> {
     let fault = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = File::open(path).map_err(fault)?;
     let (mut sum, mut piece) = (Sha256Sum::default(), vec![0; 1 << 20]);
-    let same = |file: &File| match Mark::of(&file.metadata().map_err(fault)?) == mark {
+    let same = |file: &File| match FileStamp::of(&file.metadata().map_err(fault)?) == mark {
         true => Ok(()),
         false => Err(format!("{}: it changes while it is hashed", path.display())),
     };

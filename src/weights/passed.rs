@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::Seen;
+use super::files::SeenFile;
 use super::{MEASURED, REPORTED, UNKNOWN, Weights};
 use crate::audit::format::request::ModelDigest;
 
@@ -13,20 +13,20 @@ use crate::audit::format::request::ModelDigest;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
     hashed: Vec<Hashed>,
-    told: Vec<Told>,
+    told: Vec<PassedDigest>,
 }
 
 /// A set of files, as it was when it was hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hashed {
     files: Vec<PathBuf>,
-    seen: Vec<Seen>,
+    seen: Vec<SeenFile>,
     digest: String,
 }
 
 /// The digest of a model at a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Told {
+struct PassedDigest {
     model: String,
     upstream: String,
     address: String,
@@ -36,7 +36,7 @@ struct Told {
 
 impl Weights {
     /// Remembers what a set of files, looked at as `seen`, was hashed to.
-    pub fn remember(&self, files: &[PathBuf], seen: &[Seen], digest: &str) {
+    pub fn remember(&self, files: &[PathBuf], seen: &[SeenFile], digest: &str) {
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         hashed.retain(|known| known.files != files);
         hashed.push(Hashed {
@@ -48,7 +48,7 @@ impl Weights {
 
     /// What the files were hashed to, if they are still those.
     #[must_use]
-    pub fn hashed(&self, files: &[PathBuf], seen: &[Seen]) -> Option<ModelDigest> {
+    pub fn hashed(&self, files: &[PathBuf], seen: &[SeenFile]) -> Option<ModelDigest> {
         let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         let known = hashed.iter().find(|known| known.files == files && known.seen == seen)?;
         Some(ModelDigest { value: known.digest.clone(), source: MEASURED })
@@ -62,7 +62,7 @@ impl Weights {
             for place in &model.places {
                 let digest = self.digest(&model.name, &place.upstream);
                 if digest.source != UNKNOWN {
-                    told.push(Told {
+                    told.push(PassedDigest {
                         model: model.name.to_string(),
                         upstream: place.upstream.to_string(),
                         address: place.address.clone(),
@@ -84,7 +84,7 @@ impl Weights {
                         && *told.upstream == *place.upstream
                         && told.address == place.address
                 });
-                let source = |told: &Told| {
+                let source = |told: &PassedDigest| {
                     [MEASURED, REPORTED].into_iter().find(|source| *source == told.source)
                 };
                 if let Some((told, source)) = told.and_then(|told| Some((told, source(told)?))) {
@@ -100,7 +100,7 @@ impl Weights {
 mod tests {
     use super::*;
     use crate::weights::files::look;
-    use crate::weights::{Declared, Place, Way};
+    use crate::weights::{Declared, DigestSource, ModelServer};
 
     #[test]
     fn what_was_hashed_is_known_to_the_next_process_until_it_changes() {
@@ -108,7 +108,8 @@ mod tests {
         let file = folder.path().join("model.gguf");
         std::fs::write(&file, b"weights").expect("file");
         let files = vec![file.clone()];
-        let place = Place { upstream: "u".into(), address: "a".to_owned(), way: Way::Files };
+        let place =
+            ModelServer { upstream: "u".into(), address: "a".to_owned(), way: DigestSource::Files };
         let places = vec![place.clone()];
         let declared = Declared {
             name: "m".into(),

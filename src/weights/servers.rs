@@ -7,7 +7,7 @@ use crate::audit::format::request::ModelDigest;
 use crate::weights::{MEASURED, REPORTED, unknown};
 
 #[derive(Deserialize)]
-struct Tags {
+struct OllamaTags {
     models: Vec<Tag>,
 }
 
@@ -44,7 +44,7 @@ pub fn is_sha256(text: &str) -> bool {
 /// The digest that an answer of Ollama's `/api/tags` has for a model; a name without a tag means `latest`.
 #[must_use]
 pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
-    let Ok(tags) = serde_json::from_slice::<Tags>(answer) else { return unknown() };
+    let Ok(tags) = serde_json::from_slice::<OllamaTags>(answer) else { return unknown() };
     let whole = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
     let named = |name: &str| name == model || name == whole;
     let Some(tag) = tags.models.into_iter().find(|tag| named(&tag.name) || named(&tag.model))

@@ -14,7 +14,7 @@ const FLOORS: [(&str, u8); 26] = [
     ("json", 0),
     ("log_lines", 0),
     ("secret", 0),
-    ("spelling", 0),
+    ("suggest", 0),
     ("failpoint", 0),
     ("token", 1),
     ("model", 1),

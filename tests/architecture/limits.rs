@@ -69,7 +69,7 @@ pub(crate) const LIMITS: [Limit; 69] = [
     most("named closures per 100 code lines", 0.1, 0.8),
     most("functions with a tuple parameter", 0.0, 72.0),
     // 6. Names of types.
-    most("type names used for two or more types, percent", 5.0, 16.7),
+    most("type names used for two or more types, percent", 5.0, 5.0),
     // 7. Width of lines.
     most("lines over 100 characters", 0.0, 0.0),
     most("lines over 100 characters: src", 0.0, 3572.0),

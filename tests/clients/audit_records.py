@@ -21,7 +21,8 @@ from audit_notes import Fault, unbase64
 SECTOR, MAGIC, DEPTH = 512, b"TSBATCH1", 5
 TIME = rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
 SEALED = re.compile(
-    rb'\{"at":"(%s)",("box":"([\w-]+)",)"key":"([\w-]{22})","kind":"([a-z-]+)","v":1\}' % TIME
+    rb'\{"at":"(%s)",("ciphertext":"([\w-]+)",)'
+    rb'"key":"([\w-]{22})","kind":"([a-z-]+)","v":1\}' % TIME
 )
 
 Batch = NamedTuple(
@@ -203,15 +204,17 @@ def batches(data: bytes) -> Iterator[Batch]:
 def shape(record: bytes) -> tuple[str, str, dict[str, Any] | None]:
     """Time, kind and, if the record is not sealed, payload of a record in canonical form."""
     if sealed := SEALED.fullmatch(record):
-        box, key = (unbase64(part.decode(), "box or key", url=True) for part in sealed.group(3, 4))
-        if len(box) < 16 + len("{}") + 16 or len(key) != 16:
-            raise Fault("box or key is too short")
+        ciphertext, key = (
+            unbase64(part.decode(), "ciphertext or key", url=True) for part in sealed.group(3, 4)
+        )
+        if len(ciphertext) < 16 + len("{}") + 16 or len(key) != 16:
+            raise Fault("ciphertext or key is too short")
         at, kind, plain = sealed[1].decode(), sealed[5].decode(), None
     else:
         value = _object(record)
-        at, kind, plain = (value.get(name) for name in ("at", "kind", "plain"))
+        at, kind, plain = (value.get(name) for name in ("at", "kind", "payload"))
         right = (
-            value.keys() == {"at", "kind", "plain", "v"}
+            value.keys() == {"at", "kind", "payload", "v"}
             and value["v"] is not True
             and value["v"] == 1
         )
@@ -223,19 +226,19 @@ def shape(record: bytes) -> tuple[str, str, dict[str, Any] | None]:
 
 
 def _sealed(record: bytes) -> tuple[bytes, bytes]:
-    """The box of a sealed record, and the other members."""
+    """The ciphertext of a sealed record, and the other members."""
     if not (sealed := SEALED.fullmatch(record)):
         raise Fault("is not a sealed record")
-    return unbase64(sealed[3].decode(), "box", url=True), record[: sealed.start(2)] + record[
+    return unbase64(sealed[3].decode(), "ciphertext", url=True), record[: sealed.start(2)] + record[
         sealed.end(2) :
     ]
 
 
 def open_with(record: bytes, own_key: bytes) -> dict[str, Any]:
     """Opens a sealed record with its 32-byte key, as `audit disclose` prints it."""
-    box, rest = _sealed(record)
+    ciphertext, rest = _sealed(record)
     try:
-        return _object(AESGCM(own_key).decrypt(bytes(12), box[16:], rest))
+        return _object(AESGCM(own_key).decrypt(bytes(12), ciphertext[16:], rest))
     except (InvalidTag, ValueError) as error:
         raise Fault(f"does not open with this key, or to no canonical JSON: {error}") from error
 

@@ -96,13 +96,14 @@ def compact(value: object) -> bytes:
 
 
 def plain(number: int, kind: str = "start", **inside: object) -> bytes:
-    return compact({"at": moment(number), "kind": kind, "plain": inside, "v": 1})
+    return compact({"at": moment(number), "kind": kind, "payload": inside, "v": 1})
 
 
 def sealed(number: int, **inside: object) -> bytes:
     rest = f'{{"at":"{moment(number)}",%s"key":"{"A" * 22}","kind":"admission","v":1}}'
-    box = SALT + AESGCM(OWN_KEY).encrypt(bytes(12), compact(inside), (rest % "").encode())
-    return (rest % f'"box":"{base64.urlsafe_b64encode(box).decode().rstrip("=")}",').encode()
+    ciphertext = SALT + AESGCM(OWN_KEY).encrypt(bytes(12), compact(inside), (rest % "").encode())
+    text = base64.urlsafe_b64encode(ciphertext).decode().rstrip("=")
+    return (rest % f'"ciphertext":"{text}",').encode()
 
 
 def records(count: int) -> list[bytes]:

@@ -121,7 +121,7 @@ def test_records_headers_metrics_and_the_log_say_it(gateway: Served) -> None:
     rows = query(gateway, "--request", answer.headers["token-shield-request"])
     [outcome] = [inside(row) for row in rows if row["kind"] == "outcome"]
     assert (
-        outcome["led"]
+        outcome["outbound"]
         == [
             {
                 "kind": "fetched",
@@ -136,11 +136,11 @@ def test_records_headers_metrics_and_the_log_say_it(gateway: Served) -> None:
                 "verdict": "strip",
             },
         ]
-        and outcome["led_count"] == 2
+        and outcome["outbound_count"] == 2
     )
     assert (
         gateway.metric(
-            "token_shield_egress_total", door="answer", verdict="strip", reason="not-listed"
+            "token_shield_egress_total", filter="answer", verdict="strip", reason="not-listed"
         )
         >= 2
     )
@@ -150,7 +150,7 @@ def test_records_headers_metrics_and_the_log_say_it(gateway: Served) -> None:
         10,
         "what was found is said in the log",
     )
-    assert (line["level"], line["door"], line["host"], line["count"]) == (
+    assert (line["level"], line["filter"], line["host"], line["count"]) == (
         "WARN",
         "answer",
         "x.evil.example",

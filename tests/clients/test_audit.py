@@ -40,7 +40,7 @@ def query(gateway: Gateway, *words: str) -> list[dict[str, object]]:
 
 
 def inside(row: dict[str, object]) -> dict[str, object]:
-    found = row["inside"]
+    found = row["payload"]
     assert isinstance(found, dict), row
     return found
 
@@ -315,7 +315,7 @@ def test_floods_do_not_fill_the_disk(upstream: FakeUpstream, tmp_path: Path) -> 
         assert grown <= minutes * (10 + 2 * 5 + 40), grown
     counted = sum(
         row["count"]
-        for kind in ("refusals", "strangers")
+        for kind in ("refusals", "unauthenticated-refusals")
         for entry in query(own, "--kind", kind)
         for row in inside(entry)["rows"]
     )

@@ -301,9 +301,9 @@ def spoilt(old: bytes, new: bytes, record: bytes = plain(0, place=5, text="ä\n"
                 (b'"v":1', b'"v":2'),
                 (b'"key":"A', b'"key":"AA'),
                 (b'AA","kind', b'AB","kind'),
-                (b'"box"', b'"Box"'),
+                (b'"ciphertext"', b'"Ciphertext"'),
                 (b"T08", b"T24"),
-                (b'"kind"', b'"plain":{},"kind"'),
+                (b'"kind"', b'"payload":{},"kind"'),
                 (b'","key', b'=","key'),
                 (b"-21T", b"-31T"),
             )

@@ -44,7 +44,7 @@ def test_a_principal_that_is_acted_for_is_not_forgotten(
             )
         kinds = [row["kind"] for row in query(own)]
         assert kinds[-1] != "admission" and {
-            "agent-standing",
+            "agent-status",
             "token-revoked",
             "handle-revoked",
             "forgotten",
@@ -74,7 +74,7 @@ def test_a_revoked_token_that_asks_again_does_not_bring_its_name_back(
         assert query(own, "--principal", ADA) == [] and query(own, "--kind", "refusal") == []
         counted = [
             row
-            for entry in query(own, "--kind", "strangers")
+            for entry in query(own, "--kind", "unauthenticated-refusals")
             for row in inside(entry)["rows"]
             if row["code"] == reason
         ]
@@ -108,7 +108,7 @@ def test_counted_refusals_are_forgotten_with_their_principal(
         assert counted["team:tests"][0]["agent"] == "tests/main"
         own.command("audit", "forget", ADA, "--revoke")
         rows = query(own, "--kind", "refusals")
-        assert [row["inside"] is None for row in rows].count(True) == 1 and "tests/ada" not in str(
+        assert [row["payload"] is None for row in rows].count(True) == 1 and "tests/ada" not in str(
             rows
         )
 

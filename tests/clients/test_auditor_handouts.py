@@ -61,7 +61,11 @@ def test_verify_says_which_keys_it_went_by(kept: tuple[Served, list[str]], tmp_p
     assert other.code == 1 and mine in other.err, "it says which ones are there"
     assert binary("audit", "verify", log, "--trust", "abc").code == 2
     told = json.loads(binary("audit", "verify", log, "--json").out)
-    assert told["epochs"][0]["fingerprint"] == mine and told["keys_beside"] and told["end_proven"]
+    assert (
+        told["epochs"][0]["fingerprint"] == mine
+        and told["keys_in_data_folder"]
+        and told["end_proven"]
+    )
 
 
 def test_an_end_that_no_head_proves_has_its_own_exit_code(
@@ -201,13 +205,13 @@ def test_what_is_disclosed_is_verified_offline(
     rows = [json.loads(line) for line in shown.out.splitlines()]
     assert shown.code == 0 and [row["record"] for row in rows] == names[:2], shown.err
     assert all(
-        row["inside"]["principal"] == "team:tests" and row["fingerprint"] == fingerprint(own)
+        row["payload"]["principal"] == "team:tests" and row["fingerprint"] == fingerprint(own)
         for row in rows
     )
     assert [
         audit_verifier.verify_disclosure(line, (own.data / "log.vkeys").read_text())
         for line in done.out.splitlines()
-    ] == [row["inside"] for row in rows]
+    ] == [row["payload"] for row in rows]
     first, second = map(json.loads, done.out.splitlines())
     changes = {
         "another key": {**first, "key": second["key"]},

@@ -176,10 +176,10 @@ def test_what_is_exported_is_read_without_the_operators_keys(
             told["admissions"],
             told["outcomes"],
             told["refusals"],
-            told["disagreeing"],
+            told["disagreement_count"],
         ) == (1, 1, 1, 0)
-        books = binary("audit", "replay", str(own.data / "audit"), "--books").out
-        assert {"agent": "tests/main", "principal": "team:tests", "standing": "suspended"} in map(
+        books = binary("audit", "replay", str(own.data / "audit"), "--state").out
+        assert {"agent": "tests/main", "principal": "team:tests", "status": "suspended"} in map(
             json.loads, books.splitlines()
         ), books
     binary("audit", "begin", "--reason", "for the regulator", "--config", str(own.config))

@@ -199,7 +199,7 @@ def test_a_backup_without_keys_verifies_and_opens_nothing(
     rows = [
         json.loads(line) for line in binary("audit", "query", str(kept / "audit")).out.splitlines()
     ]
-    assert not [row for row in rows if row["inside"] is not None]
+    assert not [row for row in rows if row["payload"] is not None]
     done = binary("restore", str(kept), "--data", str(tmp_path / "restored"))
     assert done.code == 1 and "no record keys" in done.err
     assert binary("backup", str(kept), "--data", str(own.data)).code == 1, (

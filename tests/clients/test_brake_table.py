@@ -276,7 +276,7 @@ def test_another_user_has_it(gateway: Served, words: tuple[str, ...]) -> None:
         "root left files of its own"
     )
     record = json.loads(binary("audit", "tail", "-n", "1", "--data", str(gateway.data)).out)
-    assert record["inside"]["by"] == "uid:0", "who asked stands in the record"
+    assert record["payload"]["by"] == "uid:0", "who asked stands in the record"
     # The gateway starts as the owner, and applies root's command.
     log = gateway.log.open("wb")
     gateway.process = subprocess.Popen(
@@ -355,7 +355,7 @@ def test_a_namespace_is_stopped_with_whoever_comes_later(gateway: Served) -> Non
         None,
     ]
     rows = [json.loads(line) for line in gateway.command("agent", "list").out.splitlines()]
-    assert {"namespace": "brake", "standing": "suspended", "reason": "a test"}.items() <= rows[
+    assert {"namespace": "brake", "status": "suspended", "reason": "a test"}.items() <= rows[
         -1
     ].items()
     gateway.restart()
@@ -368,7 +368,7 @@ def test_a_principal_is_stopped_and_released(gateway: Served) -> None:
     gateway.command("principal", "suspend", "team:tests", *REASON)
     assert refusal(gateway, gateway.token) == "principal-suspended"
     [row] = [json.loads(line) for line in gateway.command("principal", "list").out.splitlines()]
-    assert (row["principal"], row["standing"]) == ("team:tests", "suspended")
+    assert (row["principal"], row["status"]) == ("team:tests", "suspended")
     gateway.restart()
     assert refusal(gateway, gateway.token) == "principal-suspended"
     gateway.command("principal", "release", "team:tests", *REASON)

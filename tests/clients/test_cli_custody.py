@@ -67,7 +67,7 @@ def apart(tmp_path: Path) -> Iterator[Apart]:
 def inside(gateway: Served, kind: str) -> list[dict[str, Any]]:
     done = binary("audit", "query", "--dir", str(gateway.data / "audit"), "--kind", kind)
     assert done.code == 0, done.err
-    return [json.loads(line)["inside"] for line in done.out.splitlines()]
+    return [json.loads(line)["payload"] for line in done.out.splitlines()]
 
 
 def run(*words: str, cwd: Path, more: dict[str, str] | None = None) -> Done:

@@ -341,7 +341,7 @@ def test_a_steady_slow_reader_is_not_cut(served: Served, upstream: FakeUpstream)
         until = time.monotonic() + 0.05
         wait_until(lambda: time.monotonic() >= until, 1, "a slow reader reads again")
     assert not exchange.over.is_set(), "the upstream was let go"
-    assert b"reader-slow" not in data
+    assert b"client-slow" not in data
     begun.close()
 
 

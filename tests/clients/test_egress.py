@@ -149,7 +149,7 @@ def test_no_place_takes_a_url(gateway: Served, upstream: FakeUpstream) -> None:
                 assert path != CHAT or error["param"] == place, answer.text
     assert len(upstream.exchanges) == before, "nothing was forwarded"
     assert (
-        'token_shield_egress_total{door="request"'
+        'token_shield_egress_total{filter="request"'
         in httpx2.get(gateway.metrics, trust_env=False).text
     )
 
@@ -174,7 +174,7 @@ def test_the_refusal_says_where_it_leads_and_why(gateway: Served) -> None:
             10,
             "the refusal is said in the log",
         )
-        assert (line["door"], line["host"], line["verdict"]) == ("request", host, "block")
+        assert (line["filter"], line["host"], line["verdict"]) == ("request", host, "block")
         assert "latest" not in gateway.logged() and "x.png" not in gateway.logged(), (
             "no more than the host"
         )
@@ -215,12 +215,12 @@ def test_what_is_stripped_gives_way_to_a_note(gateway: Served, upstream: FakeUps
         "audit", "show", answer.headers["audit-record"], "--dir", str(gateway.data / "audit")
     )
     shown = json.loads(shown.out)
-    assert [item["kind"] for item in shown["inside"]["stripped"]] == [
+    assert [item["kind"] for item in shown["payload"]["stripped"]] == [
         "media",
         "hosted-tool",
         "mcp",
     ], shown
-    assert shown["inside"]["stripped"][0]["target"] == "http://169.254.169.254/x"
+    assert shown["payload"]["stripped"][0]["target"] == "http://169.254.169.254/x"
 
 
 def test_unmodified_sdks_go_on_where_something_is_stripped(gateway: Served) -> None:

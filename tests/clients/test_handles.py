@@ -106,8 +106,8 @@ def test_a_token_behind_a_handle_is_taken_by_that_alone(gateway: Served) -> None
     handle = gateway.issue("tests/record", "--handle", models=(MODEL,))
     assert refusal(gateway, handle) is None
     read = binary("audit", "query", str(gateway.data / "audit"), "--kind", "handle-set")
-    tokens = [json.loads(line)["inside"]["token"] for line in read.out.splitlines()]
-    assert tokens and {refusal(gateway, token) for token in tokens} == {"token-behind-handle"}
+    tokens = [json.loads(line)["payload"]["token"] for line in read.out.splitlines()]
+    assert tokens and {refusal(gateway, token) for token in tokens} == {"handle-required"}
 
 
 def test_guesses_are_refused_alike(gateway: Served) -> None:

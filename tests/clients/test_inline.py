@@ -319,7 +319,7 @@ def test_an_hour_has_so_many_bytes(gateway: Served, outside: Outside) -> None:
             model=MODEL, messages=looking_at(outside.url("a.png"))
         )
     assert (
-        refused.value.code == "fetch-allowance"
+        refused.value.code == "fetch-quota"
         and int(refused.value.response.headers["retry-after"]) > 0
     )
     assert len(outside.content.asked) <= before + 1
@@ -400,7 +400,9 @@ def test_a_listener_at_a_port_of_the_systems_choice_is_none_either(
         answer = ask(own, looking_at(f"http://127.0.0.1:{port}/metrics"))
         assert code(answer) == (403, "egress-uncontrolled")
         assert (
-            own.metric("token_shield_egress_total", door="request", verdict="block", reason="own")
+            own.metric(
+                "token_shield_egress_total", filter="request", verdict="block", reason="self"
+            )
             == 1
         )
         assert "addresses take effect at the next start" not in own.logged(), "nothing has moved"

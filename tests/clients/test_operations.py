@@ -189,7 +189,7 @@ def test_counters_exist_before_their_first_increase(upstream: FakeUpstream, tmp_
             'token_shield_config_reload_total{result="refused"} 0',
             'token_shield_jwks_reads_total{result="refused"} 0',
             'token_shield_certificate_reads_total{result="refused"} 0',
-            'token_shield_refusals_total{code="audit-full",stage="sealed"} 0',
+            'token_shield_refusals_total{code="audit-full",stage="recorded"} 0',
         ):
             assert series in text, series
 
@@ -213,7 +213,7 @@ def test_the_peer_is_named_in_the_line_and_in_why(upstream: FakeUpstream, tmp_pa
         assert line["peer"] == "203.0.113.9"
         told = gateway.command("why", request, "--json")
         rows = [json.loads(row) for row in told.out.splitlines()]
-        admission = next(row["inside"] for row in rows if row["kind"] == "admission")
+        admission = next(row["payload"] for row in rows if row["kind"] == "admission")
         assert admission["peer"] == "203.0.113.9", told.out
 
 
@@ -223,7 +223,7 @@ def test_an_operators_command_is_in_the_gateways_log(
     with serve(tmp_path, fake_model(upstream.url)) as gateway:
         gateway.command("agent", "suspend", "tests/main", "--reason", "test")
         line = wait_until(
-            lambda: gateway.line("operator command", kind="agent-standing"),
+            lambda: gateway.line("operator command", kind="agent-status"),
             10,
             "the command's line",
         )

@@ -36,7 +36,7 @@ KEPT = {
     "TZ",
     "TOKEN_SHIELD_CONFIG",
     "TOKEN_SHIELD_DATA",
-    "TOKEN_SHIELD_ASKER",
+    "TOKEN_SHIELD_SUDO_UID",
     "CREDENTIALS_DIRECTORY",
 }
 
@@ -258,7 +258,7 @@ def recorded(gateway: Served, kind: str) -> str:
     """The user who asked for the newest record of a kind."""
     lines = binary("audit", "query", "--data", str(gateway.data)).out.splitlines()
     records = [record for record in map(json.loads, lines) if record["kind"] == kind]
-    return records[-1].get("by") or records[-1]["inside"]["by"]
+    return records[-1].get("by") or records[-1]["payload"]["by"]
 
 
 def test_the_record_names_who_asked(stopped: Served) -> None:
@@ -266,7 +266,7 @@ def test_the_record_names_who_asked(stopped: Served) -> None:
 
     This also holds if the owner's process or the running gateway ran the command.
     """
-    by_sudo = environment() | {"SUDO_UID": "4242", "TOKEN_SHIELD_ASKER": "7"}
+    by_sudo = environment() | {"SUDO_UID": "4242", "TOKEN_SHIELD_SUDO_UID": "7"}
 
     def sudo(*words: str) -> None:
         done = subprocess.run(
@@ -280,10 +280,10 @@ def test_the_record_names_who_asked(stopped: Served) -> None:
 
     for words in (SUSPEND, BEGIN):
         assert binary(*words, "--data", str(stopped.data)).code == 0
-    assert (recorded(stopped, "agent-standing"), recorded(stopped, "epoch")) == ("uid:0", "uid:0")
+    assert (recorded(stopped, "agent-status"), recorded(stopped, "epoch")) == ("uid:0", "uid:0")
     sudo("agent", "resume", AGENT, *REASON)
     sudo(*BEGIN)
-    assert (recorded(stopped, "agent-standing"), recorded(stopped, "epoch")) == (
+    assert (recorded(stopped, "agent-status"), recorded(stopped, "epoch")) == (
         "uid:4242",
         "uid:4242",
     )
@@ -299,15 +299,15 @@ def test_the_record_names_who_asked(stopped: Served) -> None:
         timeout=60,
     )
     assert ended.returncode == 0, ended.stderr
-    assert recorded(stopped, "agent-standing") == f"uid:{NOBODY}"
+    assert recorded(stopped, "agent-status") == f"uid:{NOBODY}"
     for path in [stopped.data, *stopped.data.rglob("*")]:
         os.chown(path, 0, 0, follow_symlinks=False)
     stopped._start("serve", "--config", str(stopped.config))
     with stopped:
         sudo("agent", "resume", AGENT, *REASON)
-        assert recorded(stopped, "agent-standing") == "uid:4242"
+        assert recorded(stopped, "agent-status") == "uid:4242"
         stopped.command(*SUSPEND)
-        assert recorded(stopped, "agent-standing") == "uid:0"
+        assert recorded(stopped, "agent-status") == "uid:0"
 
 
 def test_dev_writes_nothing_into_a_folder_of_another_user(tmp_path: Path) -> None:

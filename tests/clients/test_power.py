@@ -178,7 +178,7 @@ class Told:
         """Checks that all promises hold after a start, and that the log is valid after a stop."""
         with disk.start() as gateway, httpx2.Client(trust_env=False, timeout=10) as client:
             listed = map(json.loads, gateway.command("agent", "list", "--json").out.splitlines())
-            standing = {row["agent"]: row["standing"] for row in listed}
+            standing = {row["agent"]: row["status"] for row in listed}
             lost = [f"agent {agent}" for agent in self.registered if agent not in standing]
             lost += [
                 f"standing of {agent}"

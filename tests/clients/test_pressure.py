@@ -21,7 +21,7 @@ from test_serve import ask, fake_model, last_error, serve
 from waiting import wait_until
 
 TIMES = (
-    '[timeouts]\nheader = "2s"\nidle = "2s"\nbody_idle = "20s"\nstream_idle = "2s"\nwhole = "20s"\n'
+    '[timeouts]\nheader = "2s"\nidle = "2s"\nbody_idle = "20s"\nstream_idle = "2s"\ntotal = "20s"\n'
 )
 AT_ONCE = "[class.default]\nin_flight = 2\nrpm = 6000\nburst = 1000\n"
 

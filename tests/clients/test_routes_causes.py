@@ -439,21 +439,21 @@ def test_usage_that_cannot_be_true_is_noticed(tmp_path: Path, bad: RawUpstream) 
     with serve(
         tmp_path, route(("bad", bad.url)).replace("output_tokens = 1000000", "output_tokens = 5000")
     ) as gateway:
-        absurd = partial(gateway.metric, "token_shield_usage_absurd_total", upstream="bad")
+        absurd = partial(gateway.metric, "token_shield_usage_implausible_total", upstream="bad")
         requests = [ask(gateway, "true 4").headers["token-shield-request"]]
-        assert absurd(what="over-cap") == absurd(what="over-text") == 0
+        assert absurd(reason="over-cap") == absurd(reason="over-text") == 0
         for number in range(5):
             for tokens in (10**15, 4000):
                 requests.append(ask(gateway, f"{number} {tokens}").headers["token-shield-request"])
         gateway.idle()
-        assert absurd(what="over-cap") == absurd(what="over-text") == 5
+        assert absurd(reason="over-cap") == absurd(reason="over-text") == 5
         warned = [
             line for line in gateway.logged().splitlines() if "usage that cannot be true" in line
         ]
         assert len(warned) == 1 and '"what":"over-cap"' in warned[0], "warned once a minute"
         gateway.stop()
         usage = [
-            json.loads(row)["inside"]["usage"]["output"]
+            json.loads(row)["payload"]["usage"]["output"]
             for row in recorded(gateway, *requests).splitlines()
             if '"usage_source"' in row
         ]

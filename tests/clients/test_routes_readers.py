@@ -54,7 +54,7 @@ def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(
     assert not exchanges[0].over.is_set() and slow not in client.over, "a reader that reads was cut"
     assert 4096 < len(client.read[slow]) < 16_384 and len(client.read[idle]) <= 1024
     wait_until(
-        lambda: served.line("request", code="reader-slow"),
+        lambda: served.line("request", code="client-slow"),
         5,
         "the one that stands still is recorded so",
     )
@@ -65,7 +65,7 @@ def test_a_steady_slow_reader_is_not_cut_and_one_that_stands_still_is(
         "a reader that has stopped is cut",
     )
     client.close()
-    assert served.metric("token_shield_refusals_total", code="reader-slow") == 2
+    assert served.metric("token_shield_refusals_total", code="client-slow") == 2
 
 
 def test_a_caller_that_takes_nothing_loses_its_connection(served: Served) -> None:

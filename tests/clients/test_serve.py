@@ -63,7 +63,7 @@ def last_error(answer: httpx2.Response) -> str:
 def hasty(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     times = (
         '[timeouts]\nhandshake = "1s"\nheader = "1s"\nbody_idle = "1s"\nconnect = "1s"\n'
-        'first_byte = "1s"\nstream_idle = "1s"\nwhole = "3s"\n'
+        'first_byte = "1s"\nstream_idle = "1s"\ntotal = "3s"\n'
     )
     full = socket.socket()
     full.bind(("127.0.0.1", 0))

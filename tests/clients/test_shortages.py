@@ -96,7 +96,7 @@ def without_descriptors(kept: Kept, pid: int, records: list[str]) -> None:
             while True:
                 asked = caller.submit(kept.chat)
                 wait_until(
-                    lambda asked=asked: asked.done() or kept.reasons() == ["audit-short"],
+                    lambda asked=asked: asked.done() or kept.reasons() == ["audit-resources"],
                     15,
                     "an answer or a shortage",
                 )
@@ -104,7 +104,7 @@ def without_descriptors(kept: Kept, pid: int, records: list[str]) -> None:
                     break
                 records.append(asked.result().headers["audit-record"])
                 assert len(records) < 5000, "no shortage was noticed"
-            assert kept.reasons() == ["audit-short"]
+            assert kept.reasons() == ["audit-resources"]
             assert kept.alive()
         finally:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
@@ -112,7 +112,7 @@ def without_descriptors(kept: Kept, pid: int, records: list[str]) -> None:
     if last.status_code == 200:
         records.append(last.headers["audit-record"])
         return
-    assert (last.status_code, last.json()["error"]["code"]) == (503, "audit-short"), last.text
+    assert (last.status_code, last.json()["error"]["code"]) == (503, "audit-resources"), last.text
     assert int(last.headers["retry-after"]) >= 1
 
 
@@ -229,7 +229,9 @@ def test_a_full_disk_is_said_counted_once_and_waited_out(tmp_path: Path) -> None
         assert recorded(gateway, before) and recorded(gateway, after)
         # Refusals that could not be recorded one by one are in the summaries.
         told = binary("audit", "query", str(gateway.data / "audit"), "--kind", "refusals")
-        rows = [row for line in told.out.splitlines() for row in json.loads(line)["inside"]["rows"]]
+        rows = [
+            row for line in told.out.splitlines() for row in json.loads(line)["payload"]["rows"]
+        ]
         counted = sum(row["count"] for row in rows if row["code"] == "audit-full")
         assert counted == total, told.out
 

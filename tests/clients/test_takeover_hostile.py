@@ -214,7 +214,7 @@ def test_a_failed_take_over_leaves_the_policy_of_the_reload(
         for line in binary("audit", "query", str(gateway.data / "audit")).out.splitlines()
     ]
     policies = [
-        row["inside"]["policy"] for row in rows if row["kind"] in ("start", "reload", "handover")
+        row["payload"]["policy"] for row in rows if row["kind"] in ("start", "reload", "handover")
     ]
     start, reload, asked, goes_on = policies
     assert start != reload and asked == "p" and goes_on == reload
@@ -337,7 +337,7 @@ def test_a_stop_of_both_leaves_nothing_unknown(kept: bool, clock: Clock, folder:
         ).out.splitlines()
     ]
     assert len(rows) == 6
-    assert [row["inside"]["code"] for row in rows] == ["ok"] * 3 + ["gateway-stopping"] * 3, rows
+    assert [row["payload"]["code"] for row in rows] == ["ok"] * 3 + ["gateway-stopping"] * 3, rows
     assert "without saying what became" not in gateway.logged()
 
 

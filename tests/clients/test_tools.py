@@ -45,7 +45,7 @@ rpm = 10000000
 burst = 1000000
 in_flight = 64
 [class.reported]
-answers = {{ called = "report" }}
+answers = {{ tool_calls = "report" }}
 [class.blocked]
 answers = {{ clicked = "block" }}
 [[upstream]]
@@ -253,9 +253,9 @@ def test_nothing_of_a_refused_call_comes_out(gateway: Served, model: Says) -> No
         rows = query(gateway, "--request", said.headers["token-shield-request"])
         [outcome] = [inside(row) for row in rows if row["kind"] == "outcome"]
         assert outcome["code"] == "answer-uncontrolled"
-        assert outcome["led"] == [
+        assert outcome["outbound"] == [
             {
-                "kind": "called",
+                "kind": "tool-call",
                 "reason": "not-listed",
                 "target": "https://evil.example/ (fetch)",
                 "verdict": "block",
@@ -295,7 +295,7 @@ def test_a_class_may_only_be_told(gateway: Served, model: Says) -> None:
     assert put_together(open_ai(gateway, token), "reported") == calls
     assert (
         gateway.metric(
-            "token_shield_egress_total", door="answer", verdict="report", reason="not-listed"
+            "token_shield_egress_total", filter="answer", verdict="report", reason="not-listed"
         )
         >= 1
     )

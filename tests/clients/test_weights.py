@@ -58,7 +58,7 @@ def becomes(gateway: Gateway, digest: str | None, source: str, within: float) ->
 def records(gateway: Gateway, kind: str) -> list[dict[str, Any]]:
     done = binary("audit", "query", str(gateway.data / "audit"), "--kind", kind)
     assert done.code == 0, done.err
-    return [json.loads(line)["inside"] for line in done.out.splitlines()]
+    return [json.loads(line)["payload"] for line in done.out.splitlines()]
 
 
 def config(url: str, model: str, profile: str = "generic") -> str:

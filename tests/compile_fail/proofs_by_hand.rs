@@ -1,6 +1,6 @@
 //! No step's proof can be made by hand: each step alone makes its own. Those with named fields.
 
-use token_shield::audit::store::entry::{Entry, SealedRefusal};
+use token_shield::audit::store::entry::{Entry, RecordedRefusal};
 use token_shield::guard::admit::Admitted;
 use token_shield::guard::authenticate::Authenticated;
 use token_shield::guard::candidates::{Candidates, Turn};
@@ -21,5 +21,5 @@ fn main() {
     let _ = Reserved {};
     let _ = Admitted {};
     let _ = Entry {};
-    let _ = SealedRefusal {};
+    let _ = RecordedRefusal {};
 }

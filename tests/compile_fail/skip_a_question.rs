@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use token_shield::guard::admit::{Stamp, admit};
+use token_shield::guard::admit::{BodyStamp, admit};
 use token_shield::guard::candidates::Turn;
 use token_shield::guard::cap::{Capped, cap};
 use token_shield::guard::egress::request::Cleared;
@@ -18,7 +18,7 @@ fn uncapped(governed: Governed<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>) 
     drop(reserve(governed, turn, limiter));
 }
 
-fn unreserved(capped: Capped<'_>, stamp: &Stamp<'_>) {
+fn unreserved(capped: Capped<'_>, stamp: &BodyStamp<'_>) {
     drop(admit(capped, stamp));
 }
 

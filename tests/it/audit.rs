@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use token_shield::audit::format::envelope::Envelope;
 use token_shield::audit::format::event::Event;
-use token_shield::audit::format::outside::Outside;
 use token_shield::audit::read::reader;
-use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::clock::SystemClock;
 use token_shield::crypto::sha256;
 use token_shield::id::KeyId;
@@ -36,7 +36,7 @@ impl Folder {
     /// Adds one record.
     fn grow(&self, number: u64) {
         let (log, _) = Log::open(self.settings(), Arc::new(SystemClock::start())).expect("a log");
-        log.seal_blocking(event(number), None).expect("sealed");
+        log.append_blocking(event(number), None).expect("sealed");
         log.close().expect("closed");
     }
 
@@ -44,8 +44,8 @@ impl Folder {
         self.audit.join("e000001/journal/00000000000000000000")
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
+    fn settings(&self) -> LogSettings {
+        LogSettings {
             head: self.head.clone(),
             reserve: 1 << 20,
             ..Settings::of_data(self.temp.path(), "test")
@@ -80,7 +80,7 @@ fn written(records: u64) -> (Folder, Log) {
     let folder = Folder::of(tempfile::tempdir().expect("a folder"));
     let (log, _) = Log::open(folder.settings(), Arc::new(SystemClock::start())).expect("a log");
     for number in 0..records {
-        log.seal_blocking(event(number), None).expect("sealed");
+        log.append_blocking(event(number), None).expect("sealed");
     }
     (folder, log)
 }
@@ -146,7 +146,7 @@ fn what_is_lost_moved_or_added_is_found() {
     let older: Vec<(PathBuf, Vec<u8>)> = files(&folder.audit);
     let (log, _) = Log::open(folder.settings(), Arc::new(SystemClock::start())).expect("a log");
     for number in 20..25 {
-        log.seal_blocking(event(number), None).expect("sealed");
+        log.append_blocking(event(number), None).expect("sealed");
     }
     log.close().expect("closed");
     let honest = files(&folder.audit);
@@ -227,7 +227,7 @@ fn every_box_has_its_own_salt() {
     let epochs = reader::epochs(&folder.audit).expect("a log");
     let salt = |index| {
         let record = reader::one(&epochs[0], index).expect("a record");
-        Outside::read(&record).expect("a record").sealed().expect("a box").1[..16].to_vec()
+        Envelope::read(&record).expect("a record").sealed().expect("a box").1[..16].to_vec()
     };
     assert_ne!(salt(0), salt(1));
 }

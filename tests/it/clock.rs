@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use token_shield::app::Books;
+use token_shield::app::GatewayState;
 use token_shield::audit::format::event::Event;
-use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::clock::{Clock as _, ManualClock, SystemClock};
 use token_shield::config::{self, Config};
 use token_shield::control::{Command, Operator};
@@ -20,9 +20,9 @@ fn config(data: &Path) -> Config {
 
 /// How far the clock of newly opened books is behind the log.
 fn behind(config: &Config) -> Duration {
-    let books = Books::open(config).expect("books");
-    let behind = books.ratchet.behind();
-    books.log.close().expect("closed");
+    let state = GatewayState::open(config).expect("books");
+    let behind = state.ratchet.behind();
+    state.log.close().expect("closed");
     behind
 }
 
@@ -37,18 +37,18 @@ fn an_accepted_clock_stays_accepted_after_a_restart() {
     std::fs::create_dir_all(data.path().join("secret")).expect("a folder");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let (log, _) = Log::open(Settings { name: "gw".to_owned(), ..config.audit.clone() }, ahead)
+    let (log, _) = Log::open(LogSettings { name: "gw".to_owned(), ..config.audit.clone() }, ahead)
         .expect("a log");
-    runtime.block_on(log.seal(Event::Stop, None)).expect("sealed");
+    runtime.block_on(log.append(Event::Stop, None)).expect("sealed");
     log.close().expect("closed");
     assert!(behind(&config) > Duration::from_secs(3000), "the log is ahead");
 
-    let books = Books::open(&config).expect("books");
-    let control = Arc::new(books.control(&config, None));
+    let state = GatewayState::open(&config).expect("books");
+    let control = Arc::new(state.control(&config, None));
     let operator = Operator("uid:0".to_owned());
     runtime.block_on(control.apply(&operator, Command::ClockAccept)).expect("accepted");
-    assert_eq!(books.ratchet.behind(), Duration::ZERO);
-    books.log.close().expect("closed");
+    assert_eq!(state.ratchet.behind(), Duration::ZERO);
+    state.log.close().expect("closed");
     drop(control);
     assert!(behind(&config) < Duration::from_secs(60), "the operator's word outlives the restart");
 }

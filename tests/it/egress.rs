@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use token_shield::guard::egress::address::{NAMED_V6, RANGES_V4, RANGES_V6};
 use token_shield::guard::egress::destination::Destination;
 use token_shield::guard::egress::policy::{
-    EgressPolicy, Entry, Lists, SelfEndpoints, TokenRestrictions, Use,
+    EgressPolicy, ListEntry, Lists, SelfEndpoints, TokenRestrictions, Use,
 };
 
 /// A judge that lists a few names, each under which an attacker might hide.
@@ -18,7 +18,7 @@ fn policy() -> EgressPolicy {
         "93.184.215.14:80",
         "[2a00:1450::1]:443",
     ];
-    let media: Vec<Entry> = list.iter().map(|line| line.parse().expect("an entry")).collect();
+    let media: Vec<ListEntry> = list.iter().map(|line| line.parse().expect("an entry")).collect();
     EgressPolicy::new(Lists { media, ..Lists::default() }, SelfEndpoints::default())
 }
 

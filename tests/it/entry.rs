@@ -8,14 +8,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use token_shield::audit::format::event::Event;
-use token_shield::audit::format::request::{About, Admission, Body, Caller};
+use token_shield::audit::format::request::{Admission, BodyDigest, Caller, RequestContext};
 use token_shield::audit::read::reader;
-use token_shield::audit::store::entry::Pen;
-use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::store::entry::AuditRecorder;
+use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::audit::store::vault::Vault;
 use token_shield::clock::{Clock, Ratchet, SystemClock};
-use token_shield::control::{Command, Control, Operator, Verb};
-use token_shield::crypto::seal::KeyedDigest;
+use token_shield::control::{Command, Control, Operator, StatusVerb};
+use token_shield::crypto::encryption::KeyedDigest;
 use token_shield::durable::Disk;
 use token_shield::id::{KeyId, RequestId, TokenId};
 use token_shield::keyring::Keyring;
@@ -25,13 +25,13 @@ use token_shield::weights::Weights;
 
 use crate::journal::Gate;
 
-fn about() -> About {
+fn about() -> RequestContext {
     let caller = Caller {
         agent: "acme/reader".parse().expect("agent"),
         principal: "user:ada".parse().expect("principal"),
         chain: vec![(TokenId([1; 32]), KeyId([2; 32]))],
     };
-    About {
+    RequestContext {
         request: RequestId::new(1_790_000_000_000, 1),
         caller: Arc::new(caller),
         handle: None,
@@ -52,7 +52,7 @@ fn admission() -> Admission {
         stripped: Vec::new(),
         fetches: Vec::new(),
         digest_key,
-        received: Body { bytes: 1, digest: KeyedDigest::of(&digest_key, b"x") },
+        received: BodyDigest { bytes: 1, digest: KeyedDigest::of(&digest_key, b"x") },
         forwarded: None,
     }
 }
@@ -60,17 +60,17 @@ fn admission() -> Admission {
 /// A log on a disk with a gate, and its pen.
 struct Desk {
     _data: tempfile::TempDir,
-    settings: Settings,
+    settings: LogSettings,
     disk: Arc<Gate>,
     clock: Arc<Ratchet>,
     log: Arc<Log>,
-    pen: Pen,
+    recorder: AuditRecorder,
 }
 
 impl Desk {
     fn new() -> Self {
         let data = tempfile::tempdir().expect("a folder");
-        let settings = Settings { reserve: 0, ..Settings::of_data(data.path(), "gw.example") };
+        let settings = LogSettings { reserve: 0, ..Settings::of_data(data.path(), "gw.example") };
         let (disk, clock) =
             (Arc::new(Gate::default()), Arc::new(Ratchet::new(Box::new(SystemClock::start()))));
         let time = || Arc::clone(&clock) as Arc<dyn Clock>;
@@ -78,13 +78,13 @@ impl Desk {
             .expect("a log");
         let log = Arc::new(log);
         let metrics = Arc::new(Metrics::new(&[], &[], None).expect("metrics"));
-        let pen = Pen::new(Arc::clone(&log), time(), metrics).expect("a pen");
-        Self { _data: data, settings, disk, clock, log, pen }
+        let recorder = AuditRecorder::new(Arc::clone(&log), time(), metrics).expect("a pen");
+        Self { _data: data, settings, disk, clock, log, recorder }
     }
 
     /// An admission that is in the queue while the disk is shut; then its caller leaves.
     fn admit_and_leave(&self) {
-        let mut sealing = std::pin::pin!(self.pen.commit((), admission()));
+        let mut sealing = std::pin::pin!(self.recorder.commit((), admission()));
         let polled = sealing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "nothing is durable yet");
     }
@@ -113,15 +113,18 @@ async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_h
     desk.disk.shut();
     desk.admit_and_leave();
     let finished = {
-        let mut finishing = std::pin::pin!(desk.pen.finish(Duration::from_secs(60)));
+        let mut finishing = std::pin::pin!(desk.recorder.finish(Duration::from_secs(60)));
         let polled = finishing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "something is open");
-        assert!(desk.pen.commit((), admission()).await.is_err(), "nothing is admitted any more");
+        assert!(
+            desk.recorder.commit((), admission()).await.is_err(),
+            "nothing is admitted any more"
+        );
         desk.disk.open();
         finishing.await
     };
     assert!(finished);
-    desk.log.seal(Event::Stop, None).await.expect("sealed");
+    desk.log.append(Event::Stop, None).await.expect("sealed");
     desk.log.close().expect("closed");
     assert_eq!(
         kinds(&desk.told()),
@@ -132,10 +135,11 @@ async fn an_admission_without_a_caller_is_closed_as_aborted_before_the_gateway_h
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_finds_no_room_lets_nobody_say_that_all_is_done() {
     let desk = Desk::new();
-    let sealed = desk.pen.commit((), admission()).await.unwrap_or_else(|no| panic!("{}", no.code));
+    let sealed =
+        desk.recorder.commit((), admission()).await.unwrap_or_else(|no| panic!("{}", no.code));
     desk.log.close().expect("closed");
     drop(sealed);
-    assert!(!desk.pen.finish(Duration::from_secs(60)).await);
+    assert!(!desk.recorder.finish(Duration::from_secs(60)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,18 +147,18 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
     let desk = Desk::new();
     let (registry, keyring, weights) =
         (Arc::new(Registry::new()), Arc::new(Keyring::new()), Arc::new(Weights::default()));
-    let books = (Arc::clone(&registry), keyring, weights);
+    let state = (Arc::clone(&registry), keyring, weights);
     let clocks = (Arc::clone(&desk.clock) as Arc<dyn Clock>, Arc::clone(&desk.clock));
     let control =
-        Arc::new(Control::new(Arc::clone(&desk.log), books, None, BTreeSet::new(), clocks));
-    for (verb, stands) in [(Verb::Suspend, false), (Verb::Resume, true)] {
+        Arc::new(Control::new(Arc::clone(&desk.log), state, None, BTreeSet::new(), clocks));
+    for (verb, stands) in [(StatusVerb::Suspend, false), (StatusVerb::Resume, true)] {
         desk.disk.shut();
         // So that what follows shares a batch.
         desk.admit_and_leave();
         while desk.log.waiting() > 0 {
             tokio::task::yield_now().await;
         }
-        let command = Command::AgentStanding {
+        let command = Command::AgentStatus {
             agent: "acme/reader".to_owned(),
             verb,
             reason: "a test".to_owned(),
@@ -167,7 +171,7 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         }
         let (answer, answered) = std::sync::mpsc::channel();
         let asking = Arc::clone(&registry);
-        desk.log.seal_with(Event::Stop, None, move |_| {
+        desk.log.append_with(Event::Stop, None, move |_| {
             let agent = "acme/reader".parse().expect("agent");
             let principal = "team:acme".parse().expect("principal");
             let _ = answer.send(asking.may_act(&agent, &principal, &[]).is_ok());

@@ -14,8 +14,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use token_shield::audit::format::event::Event;
 use token_shield::audit::format::note::read_vkeys;
-use token_shield::audit::read::verify::{Seen, Wanted, verify};
-use token_shield::audit::store::log::{Log, LogFault, Recovered, Settings};
+use token_shield::audit::read::verify::{VerifiedEpoch, VerifyTarget, verify};
+use token_shield::audit::store::log::{Log, LogFault, LogSettings, Recovered};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use token_shield::durable::Disk;
 use token_shield::id::KeyId;
@@ -31,8 +31,8 @@ fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("folder")
 }
 
-fn settings(data: &Path) -> Settings {
-    Settings { reserve: 1 << 20, ..Settings::of_data(data, "gw.example") }
+fn settings(data: &Path) -> LogSettings {
+    LogSettings { reserve: 1 << 20, ..Settings::of_data(data, "gw.example") }
 }
 
 fn small(number: usize) -> Event {
@@ -75,7 +75,7 @@ impl Base {
             .map(|number| if number < 78 { large(number) } else { small(number) })
             .collect();
         for (number, event) in events.iter().enumerate() {
-            log.seal_blocking(event.clone(), None).expect("sealed");
+            log.append_blocking(event.clone(), None).expect("sealed");
             if number == 200 {
                 clock.advance(Duration::from_millis(300));
                 log.want_checkpoint();
@@ -130,7 +130,7 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
     };
     for number in 0..28 {
         let event = if number % 7 == 3 { large(number) } else { small(number) };
-        match log.seal_blocking(event.clone(), None) {
+        match log.append_blocking(event.clone(), None) {
             Ok(sealed) => {
                 told.acknowledged.push((sealed.index, event.clone()));
                 told.tried.push(event);
@@ -150,7 +150,7 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
     if let Some(call) = disk.fired().filter(|call| call.op != Op::Allocate) {
         if fatal(&call) {
             assert!(within(Duration::from_secs(1), || !log.healthy()), "well after {call:?}");
-            log.seal_blocking(small(999), None).expect_err("a second try must not be believed");
+            log.append_blocking(small(999), None).expect_err("a second try must not be believed");
         } else {
             assert!(log.healthy(), "ill after {call:?}: {:?}", log.state().failed);
         }
@@ -163,7 +163,7 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
 }
 
 /// Opens the log on the machine's disk: everything acknowledged is there, in order, and the verifier finds nothing.
-fn policy(data: &Path, base: &Base, told: &Told) -> Vec<Seen> {
+fn policy(data: &Path, base: &Base, told: &Told) -> Vec<VerifiedEpoch> {
     let settings = settings(data);
     let (log, Recovered { records, .. }) = Log::open(
         settings.clone(),
@@ -184,11 +184,11 @@ fn policy(data: &Path, base: &Base, told: &Told) -> Vec<Seen> {
         "another event, or another order"
     );
     assert!(found.len() >= base.events.len() + told.acknowledged.len());
-    log.seal_blocking(small(1000), None).expect("sealed");
+    log.append_blocking(small(1000), None).expect("sealed");
     log.close().expect("closed");
     let keys = read_vkeys(&fs::read_to_string(&settings.vkeys).expect("keys")).expect("keys");
     let wanted =
-        Wanted { dir: &settings.dir, keys: &keys, head: Some(&settings.head), since: None };
+        VerifyTarget { dir: &settings.dir, keys: &keys, head: Some(&settings.head), since: None };
     verify(&wanted, |_, _| {}).unwrap_or_else(|fault| panic!("{fault}"))
 }
 

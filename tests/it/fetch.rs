@@ -9,13 +9,13 @@ use std::time::Duration;
 use token_shield::clock::{Clock, SystemClock};
 use token_shield::guard::egress::destination::Host;
 use token_shield::guard::egress::fetch_quota::FetchQuota;
-use token_shield::guard::egress::fetches::{Fetches, Wanted};
+use token_shield::guard::egress::fetches::{Fetches, WantedContent};
 use token_shield::guard::egress::policy::{
     EgressPolicy, Lists, SelfEndpoints, TokenRestrictions, Use,
 };
-use token_shield::guard::limiter::{Kind as Subjects, Limiter};
-use token_shield::model::inline::{Content, Mark};
-use token_shield::model::{Operation, Profile, Terms, UnknownFields, read};
+use token_shield::guard::limiter::{Limiter, SubjectKind as Subjects};
+use token_shield::model::inline::{Content, Placeholder};
+use token_shield::model::{BodyRules, Operation, Profile, UnknownFields, read};
 use token_shield::proxy::buffer::{Buffers, Room};
 use token_shield::proxy::fetch::{FetchJob, Fetcher};
 use token_shield::proxy::resolve::Resolver;
@@ -118,24 +118,27 @@ impl Fetch {
         };
         let policy = EgressPolicy::new(lists, own);
         let profile = Profile::named("vllm").expect("a profile");
-        let terms =
-            Terms { profile: &profile, unknown_fields: UnknownFields::Refuse, model_upstream: "m" };
+        let terms = BodyRules {
+            profile: &profile,
+            unknown_fields: UnknownFields::Refuse,
+            model_upstream: "m",
+        };
         let body = format!(
             r#"{{"model":"m","messages":[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"http://pics.test:{port}/a"}}}}]}}]}}"#
         );
         let call = read(Operation::ChatCompletions, body.as_bytes())
             .and_then(|read| read.understand(&terms));
         let mut call = call.expect("a call");
-        let mark = Mark::new([1; 16]);
+        let mark = Placeholder::new([1; 16]);
         call.inline(&mark, |_| true);
         let controlled = |url: &str| {
             policy.evaluate(Use::Media, url, &TokenRestrictions::default()).expect("listed")
         };
-        let wanted = |reach: &token_shield::model::Reach| Wanted {
+        let wanted = |reach: &token_shield::model::ExternalReference| WantedContent {
             reach: reach.clone(),
             controlled: controlled(&reach.target),
         };
-        let fetches = Fetches { mark, wanted: call.inlets().iter().map(wanted).collect() };
+        let fetches = Fetches { mark, wanted: call.inline_slots().iter().map(wanted).collect() };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let agent = Limiter::new(Arc::clone(&clock)).subject(Subjects::Agent, "a/b");
         let fetch_quota = Arc::new(FetchQuota::new(clock));
@@ -217,5 +220,5 @@ fn an_agent_fetches_at_most_its_bytes_of_an_hour() {
     let (port, _) = server("127.0.0.1:0", FINE, PNG);
     let per_hour = 3 * PNG.len() as u64;
     assert!(Fetch { per_hour, ..Fetch::of(port) }.run(3).is_ok());
-    assert_eq!(Fetch { per_hour, ..Fetch::of(port) }.run(4), Err(Code::FetchAllowance));
+    assert_eq!(Fetch { per_hour, ..Fetch::of(port) }.run(4), Err(Code::FetchQuota));
 }

@@ -90,7 +90,7 @@ fn no_acknowledged_command_is_lost() {
             .iter()
             .find(|row| row["agent"] == name.as_str())
             .unwrap_or_else(|| panic!("{name} is lost"));
-        assert_eq!(row["standing"], "quarantined", "{name} is half applied");
+        assert_eq!(row["status"], "quarantined", "{name} is half applied");
     }
     assert!(
         acknowledged.len() >= kills(),

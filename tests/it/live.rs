@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use token_shield::audit::format::event::Event;
 use token_shield::audit::format::note::{LogKeys, read_vkeys};
-use token_shield::audit::read::verify::{Wanted, verify};
+use token_shield::audit::read::verify::{VerifyTarget, verify};
 use token_shield::audit::read::{reader, receipt};
-use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::clock::SystemClock;
 use token_shield::id::KeyId;
 
@@ -19,8 +19,8 @@ const RECORDS: u64 = 60_000;
 /// As many wait at any time.
 const WRITERS: u64 = 300;
 
-fn settings(data: &Path) -> Settings {
-    Settings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+fn settings(data: &Path) -> LogSettings {
+    LogSettings { reserve: 0, ..Settings::of_data(data, "gw.example") }
 }
 
 fn event(number: u64) -> Event {
@@ -36,7 +36,7 @@ fn write(log: &Log, durable: &AtomicU64) {
         for writer in 0..WRITERS {
             scope.spawn(move || {
                 for number in 0..RECORDS / WRITERS {
-                    let sealed = log.seal_blocking(event(writer + number), None).expect("sealed");
+                    let sealed = log.append_blocking(event(writer + number), None).expect("sealed");
                     durable.fetch_max(sealed.index + 1, Ordering::SeqCst);
                 }
             });
@@ -46,9 +46,11 @@ fn write(log: &Log, durable: &AtomicU64) {
 
 fn verified(data: &Path, keys: &[LogKeys]) -> u64 {
     let own = settings(data);
-    let seen =
-        verify(&Wanted { dir: &own.dir, keys, head: Some(&own.head), since: None }, |_, _| ())
-            .expect("it verifies");
+    let seen = verify(
+        &VerifyTarget { dir: &own.dir, keys, head: Some(&own.head), since: None },
+        |_, _| (),
+    )
+    .expect("it verifies");
     seen.iter().map(|epoch| epoch.size).sum()
 }
 

@@ -6,7 +6,9 @@ mod reach;
 mod strip;
 mod written;
 
-use token_shield::model::{Changes, ModelCall, Operation, Profile, Terms, UnknownFields, read};
+use token_shield::model::{
+    BodyChanges, BodyRules, ModelCall, Operation, Profile, UnknownFields, read,
+};
 use token_shield::refusal::{Code, Refusal};
 
 const CHAT: Operation = Operation::ChatCompletions;
@@ -19,7 +21,7 @@ fn understand<'b>(
     body: &'b [u8],
 ) -> Result<ModelCall<'b>, Refusal> {
     let profile = Profile::named(profile).expect("built-in profile");
-    read(operation, body)?.understand(&Terms {
+    read(operation, body)?.understand(&BodyRules {
         profile: &profile,
         unknown_fields: unknown,
         model_upstream: "served",
@@ -44,7 +46,7 @@ fn messages(rest: &str) -> String {
 #[track_caller]
 fn passes(operation: Operation, profile: &str, body: &str) {
     match understand(operation, profile, UnknownFields::Refuse, body.as_bytes()) {
-        Ok(call) => assert_eq!(call.reaches(), [], "{body}"),
+        Ok(call) => assert_eq!(call.external_references(), [], "{body}"),
         Err(refusal) => panic!("{refusal}\n{body}"),
     }
 }
@@ -214,7 +216,7 @@ fn unknown_fields_are_dropped_where_the_class_says_so() {
     let body = said(r#"{"role":"user","content":"hi","mood":{"a":[1]}}],"sparkle":1,"x":[{}"#);
     let call = understand(CHAT, "vllm", UnknownFields::Drop, body.as_bytes()).expect("dropped");
     assert_eq!(call.dropped(), ["messages[0].mood", "sparkle", "x"]);
-    let written = call.write(&Changes { output_tokens: 5, request_id: None, cache_salt: None });
+    let written = call.write(&BodyChanges { output_tokens: 5, request_id: None, cache_salt: None });
     let expect = r#"{"model":"served","messages":[{"role":"user","content":"hi"}],"max_tokens":5}"#;
     assert_eq!(String::from_utf8_lossy(&written.body), expect);
 }
@@ -349,7 +351,7 @@ fn many_unknown_fields_are_dropped_in_one_pass() {
     let body = chat(&many);
     let call = understand(CHAT, "generic", UnknownFields::Drop, body.as_bytes()).expect("call");
     assert_eq!(call.dropped().len(), 16, "the caller is told of some, not of all");
-    let written = call.write(&Changes { output_tokens: 5, request_id: None, cache_salt: None });
+    let written = call.write(&BodyChanges { output_tokens: 5, request_id: None, cache_salt: None });
     assert!(written.body.len() < 200, "{} bytes", written.body.len());
 }
 

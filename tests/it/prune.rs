@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use token_shield::audit::format::event::Event;
 use token_shield::audit::format::note::read_vkeys;
-use token_shield::audit::read::verify::{Seen, Wanted, verify};
-use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::audit::read::verify::{VerifiedEpoch, VerifyTarget, verify};
+use token_shield::audit::store::log::{Log, LogFault, LogSettings, NewEpoch};
 use token_shield::audit::store::retain::is_clock_doubtful;
 use token_shield::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use token_shield::crypto::sha256;
@@ -20,8 +20,8 @@ const LONG_AGO: i64 = 1_700_000_000_000;
 /// Per epoch: more than a tile.
 const RECORDS: u64 = 300;
 
-fn settings(data: &Path) -> Settings {
-    Settings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+fn settings(data: &Path) -> LogSettings {
+    LogSettings { reserve: 0, ..Settings::of_data(data, "gw.example") }
 }
 
 fn kid(epoch: i64, number: u64) -> KeyId {
@@ -33,7 +33,7 @@ fn opened(data: &Path, at: i64, begin: bool) -> Result<(Log, Vec<KeyId>), LogFau
     let begin =
         begin.then(|| NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: false });
     let clock = Arc::new(ManualClock::at(Timestamp(at)));
-    let (log, recovered) = Log::open(Settings { begin, ..settings(data) }, clock)?;
+    let (log, recovered) = Log::open(LogSettings { begin, ..settings(data) }, clock)?;
     let revoked = recovered.records.iter().filter_map(|record| {
         let Event::KeyRevoked { kid, .. } = &record.event else { return None };
         Some(*kid)
@@ -51,7 +51,7 @@ fn grown() -> tempfile::TempDir {
     for epoch in 0..3 {
         let (log, _) = opened(data.path(), LONG_AGO + epoch * 100 * DAY, epoch > 0).expect("a log");
         for number in 0..RECORDS {
-            log.seal_blocking(
+            log.append_blocking(
                 Event::KeyRevoked { kid: kid(epoch, number), reason: "a test".to_owned() },
                 None,
             )
@@ -82,11 +82,14 @@ fn days() -> String {
     format!("{}d", (SystemClock::start().now().0 - LONG_AGO) / DAY - 150)
 }
 
-fn check(data: &Path, dir: &Path, head: bool) -> Vec<Seen> {
+fn check(data: &Path, dir: &Path, head: bool) -> Vec<VerifiedEpoch> {
     let own = settings(data);
     let keys = read_vkeys(&fs::read_to_string(own.vkeys).expect("keys")).expect("keys");
-    verify(&Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None }, |_, _| ())
-        .expect("it verifies")
+    verify(
+        &VerifyTarget { dir, keys: &keys, head: head.then_some(&*own.head), since: None },
+        |_, _| (),
+    )
+    .expect("it verifies")
 }
 
 fn epoch(data: &Path, number: u32) -> PathBuf {
@@ -213,7 +216,7 @@ fn fault(data: &Path, dir: &Path, head: bool) -> String {
     let own = settings(data);
     let keys = read_vkeys(&fs::read_to_string(own.vkeys).expect("keys")).expect("keys");
     let found = verify(
-        &Wanted { dir, keys: &keys, head: head.then_some(&*own.head), since: None },
+        &VerifyTarget { dir, keys: &keys, head: head.then_some(&*own.head), since: None },
         |_, _| (),
     );
     found.expect_err("a fault").to_string()
@@ -299,7 +302,7 @@ fn an_epoch_of_which_something_was_lost_stays() {
     let data = grown();
     let (data, clock) = (data.path(), Arc::new(ManualClock::at(Timestamp(LONG_AGO + 250 * DAY))));
     let begin = Some(NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: true });
-    let (log, _) = Log::open(Settings { begin, ..settings(data) }, clock).expect("a log");
+    let (log, _) = Log::open(LogSettings { begin, ..settings(data) }, clock).expect("a log");
     log.close().expect("closed");
     // All of it is under its checkpoint: nothing but the next epoch says that something was lost.
     fs::remove_dir_all(epoch(data, 3).join("journal")).expect("removed");

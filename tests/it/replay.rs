@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use token_shield::audit::format::event::{AgentStatus, Event};
 use token_shield::audit::format::request::{
-    About, Admission, Body, Caller, Outcome, Refused, Used,
+    Admission, BodyDigest, Caller, Outcome, RefusedRequest, RequestContext, Used,
 };
 use token_shield::audit::read::reader;
-use token_shield::audit::read::replay::{Replay, replay};
-use token_shield::audit::store::log::{Log, NewEpoch, Settings, cache_against};
+use token_shield::audit::read::replay::{ReplayReport, replay};
+use token_shield::audit::store::log::{Log, LogSettings, NewEpoch, cache_against};
 use token_shield::audit::store::vault::Vault;
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::id::{HandleId, KeyId, RequestId, TokenId};
@@ -26,8 +26,8 @@ struct Book {
     log: Log,
 }
 
-fn settings(data: &Path) -> Settings {
-    Settings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+fn settings(data: &Path) -> LogSettings {
+    LogSettings { reserve: 0, ..Settings::of_data(data, "gw.example") }
 }
 
 impl Book {
@@ -41,15 +41,15 @@ impl Book {
     /// Records it, a minute later.
     fn add(&self, event: Event) -> u64 {
         self.clock.advance(Duration::from_secs(60));
-        self.log.seal_blocking(event, None).expect("sealed").index
+        self.log.append_blocking(event, None).expect("sealed").index
     }
 
     /// Records it at once.
     fn at_once(&self, event: Event) -> u64 {
-        self.log.seal_blocking(event, None).expect("sealed").index
+        self.log.append_blocking(event, None).expect("sealed").index
     }
 
-    fn replay(&self) -> Replay {
+    fn replay(&self) -> ReplayReport {
         let epochs = reader::epochs(&settings(self.data.path()).dir).expect("a log");
         let vault = Vault::read(&settings(self.data.path()).record_keys).expect("keys");
         replay(&epochs, &vault, |_| ()).expect("it can be read")
@@ -62,18 +62,18 @@ impl Book {
 }
 
 /// A request that came in the moment of its record.
-fn about(number: u128, handle: Option<HandleId>) -> About {
+fn about(number: u128, handle: Option<HandleId>) -> RequestContext {
     arrived(number, handle, Timestamp(BEGAN.0 * 2))
 }
 
 /// A request that came earlier than its record.
-fn arrived(number: u128, handle: Option<HandleId>, at: Timestamp) -> About {
+fn arrived(number: u128, handle: Option<HandleId>, at: Timestamp) -> RequestContext {
     let caller = Caller {
         agent: "acme/reader/child".parse().expect("agent"),
         principal: "user:ada".parse().expect("principal"),
         chain: vec![(TokenId([1; 32]), KeyId([2; 32])), (TokenId([3; 32]), KeyId([4; 32]))],
     };
-    About {
+    RequestContext {
         request: RequestId::new(at.0, number),
         caller: Arc::new(caller),
         handle,
@@ -84,9 +84,9 @@ fn arrived(number: u128, handle: Option<HandleId>, at: Timestamp) -> About {
     }
 }
 
-const BODY: Body = Body { bytes: 1, digest: [7; 32] };
+const BODY: BodyDigest = BodyDigest { bytes: 1, digest: [7; 32] };
 
-fn admitted(about: About) -> Event {
+fn admitted(about: RequestContext) -> Event {
     let (digest_key, forwarded) = ([3; 16], Some(BODY));
     Event::Admission(Box::new(Admission {
         about,
@@ -114,9 +114,15 @@ fn ended(number: u128, admission: u64, code: &'static str) -> Event {
     closing(about(number, None), admission, code, None)
 }
 
-fn closing(about: About, admission: u64, code: &'static str, usage: Option<(u64, u64)>) -> Event {
-    let (digest_key, delivered) = ([3; 16], if usage.is_some() { BODY } else { Body::default() });
-    let (upstream, model_digest, detail, led) = (None, None, None, (Vec::new(), 0));
+fn closing(
+    about: RequestContext,
+    admission: u64,
+    code: &'static str,
+    usage: Option<(u64, u64)>,
+) -> Event {
+    let (digest_key, delivered) =
+        ([3; 16], if usage.is_some() { BODY } else { BodyDigest::default() });
+    let (upstream, model_digest, detail, outbound) = (None, None, None, (Vec::new(), 0));
     Event::Outcome(Box::new(Outcome {
         about,
         admission,
@@ -127,7 +133,7 @@ fn closing(about: About, admission: u64, code: &'static str, usage: Option<(u64,
         status: 200,
         ms: 5,
         usage: usage.map(|(input, output)| Used { input, output, source: "reported" }),
-        led,
+        outbound,
         fetched: Vec::new(),
         forwarded: None,
         digest_key,
@@ -139,8 +145,8 @@ fn refusal(code: &'static str) -> Event {
     refused(about(99, None), code)
 }
 
-fn refused(about: About, code: &'static str) -> Event {
-    Event::Refusal(Box::new(Refused {
+fn refused(about: RequestContext, code: &'static str) -> Event {
+    Event::Refusal(Box::new(RefusedRequest {
         about,
         stage: "authenticated",
         code,
@@ -151,12 +157,8 @@ fn refused(about: About, code: &'static str) -> Event {
     }))
 }
 
-fn standing(agent: &str, standing: AgentStatus) -> Event {
-    Event::AgentStanding {
-        agent: agent.parse().expect("agent"),
-        standing,
-        reason: "a test".to_owned(),
-    }
+fn standing(agent: &str, status: AgentStatus) -> Event {
+    Event::AgentStatus { agent: agent.parse().expect("agent"), status, reason: "a test".to_owned() }
 }
 
 fn token_revoked(token: u8) -> Event {
@@ -192,12 +194,12 @@ fn what_follows_from_the_log_is_no_disagreement() {
         (3, 2, 3, 1, 0)
     );
     assert!(
-        done.books
+        done.state
             .lines()
             .iter()
             .any(|line| line.contains("acme/reader") && line.contains("active")),
         "{:?}",
-        done.books
+        done.state
     );
 }
 
@@ -356,10 +358,10 @@ fn a_part_of_a_log_misses_no_reasons_that_may_stand_before_it() {
     book.log.close().expect("closed");
     let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
     let own = settings(book.data.path());
-    let (log, _) =
-        Log::open(Settings { begin, ..own.clone() }, Arc::clone(&book.clock) as _).expect("a log");
-    log.seal_blocking(refusal("agent-suspended"), None).expect("sealed");
-    log.seal_blocking(admitted(about(1, Some(HandleId([9; 32])))), None).expect("sealed");
+    let (log, _) = Log::open(LogSettings { begin, ..own.clone() }, Arc::clone(&book.clock) as _)
+        .expect("a log");
+    log.append_blocking(refusal("agent-suspended"), None).expect("sealed");
+    log.append_blocking(admitted(about(1, Some(HandleId([9; 32])))), None).expect("sealed");
     log.close().expect("closed");
     fs::remove_dir_all(own.dir.join("e000001")).expect("removed");
     assert_eq!(book.found(), []);
@@ -415,13 +417,14 @@ fn audit(words: &[&str]) -> (bool, String) {
 #[test]
 fn an_export_opens_its_own_records_and_no_others() {
     let Book { data, clock, log } = Book::new();
-    let seal = |log: &Log, event| log.seal_blocking(event, None).expect("sealed");
+    let seal = |log: &Log, event| log.append_blocking(event, None).expect("sealed");
     seal(&log, admission(1));
     seal(&log, token_revoked(1));
     log.close().expect("closed");
     let begin = Some(NewEpoch { reason: "a test".to_owned(), by: None, after_loss: false });
-    let (log, _) = Log::open(Settings { begin, ..settings(data.path()) }, Arc::clone(&clock) as _)
-        .expect("a log");
+    let (log, _) =
+        Log::open(LogSettings { begin, ..settings(data.path()) }, Arc::clone(&clock) as _)
+            .expect("a log");
     seal(&log, admission(2));
     log.close().expect("closed");
     let dir = settings(data.path()).dir;

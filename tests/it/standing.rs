@@ -4,14 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use token_shield::clock::{Clock, SystemClock};
-use token_shield::control::{Command, Verb};
+use token_shield::control::{Command, StatusVerb};
 
 use crate::harness::{Answer, Gateway, PATIENCE};
 
 const HELLO: &str = r#"{"model":"echo","messages":[{"role":"user","content":"hello"}]}"#;
 
-fn stand(gateway: &Gateway, verb: Verb) {
-    gateway.command(Command::AgentStanding {
+fn stand(gateway: &Gateway, verb: StatusVerb) {
+    gateway.command(Command::AgentStatus {
         agent: "research/agent".to_owned(),
         verb,
         reason: "test".to_owned(),
@@ -39,15 +39,15 @@ fn a_good_request_is_answered() {
 fn a_standing_acts_on_the_next_request_and_ends() {
     let gateway = Gateway::start();
     for (stop, code, go) in [
-        (Verb::Suspend, "agent-suspended", Verb::Resume),
-        (Verb::Quarantine, "agent-quarantined", Verb::Release),
+        (StatusVerb::Suspend, "agent-suspended", StatusVerb::Resume),
+        (StatusVerb::Quarantine, "agent-quarantined", StatusVerb::Release),
     ] {
         stand(&gateway, stop);
         check(&gateway.send(&gateway.chat(HELLO)), 403, code);
         stand(&gateway, go);
         check(&gateway.send(&gateway.chat(HELLO)), 200, "");
     }
-    stand(&gateway, Verb::Revoke);
+    stand(&gateway, StatusVerb::Revoke);
     check(&gateway.send(&gateway.chat(HELLO)), 403, "agent-revoked");
 }
 
@@ -55,9 +55,9 @@ fn a_standing_acts_on_the_next_request_and_ends() {
 fn a_command_is_carried_out_whoever_waits_for_it() {
     let gateway = Gateway::start();
     let reason = "test".to_owned();
-    gateway.command_and_leave(Command::AgentStanding {
+    gateway.command_and_leave(Command::AgentStatus {
         agent: "research/agent".to_owned(),
-        verb: Verb::Quarantine,
+        verb: StatusVerb::Quarantine,
         reason,
         unregistered: true,
     });
@@ -116,7 +116,7 @@ fn an_open_stream_ends_within_a_second_of_a_quarantine() {
     stream.write_all(&gateway.chat(&body)).expect("write");
     let mut first = [0; 1024];
     assert!(stream.read(&mut first).expect("the stream begins") > 0);
-    stand(&gateway, Verb::Quarantine);
+    stand(&gateway, StatusVerb::Quarantine);
     let clock = SystemClock::start();
     let rest = answer(&mut stream);
     assert!(rest.contains("agent-quarantined"), "the stream ended without a reason");

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use token_shield::audit::format::event::Event;
 use token_shield::audit::format::note::{LogKeys, LogSigner, peek, read_vkeys};
-use token_shield::audit::format::request::{Row, Tally};
-use token_shield::audit::read::verify::{Fault, Seen, Wanted, verify};
-use token_shield::audit::store::log::{Log, NewEpoch, Settings};
+use token_shield::audit::format::request::{RefusalCount, RefusalCounts};
+use token_shield::audit::read::verify::{VerifiedEpoch, VerifyFault, VerifyTarget, verify};
+use token_shield::audit::store::log::{Log, LogSettings, NewEpoch};
 use token_shield::clock::{Clock, ManualClock, Timestamp};
 use token_shield::id::KeyId;
 use token_shield::merkle::leaf_hash;
@@ -30,19 +30,19 @@ struct Built {
     older: TempDir,
 }
 
-fn settings(data: &Path) -> Settings {
-    Settings { reserve: 1 << 16, ..Settings::of_data(data, "gw.example") }
+fn settings(data: &Path) -> LogSettings {
+    LogSettings { reserve: 1 << 16, ..Settings::of_data(data, "gw.example") }
 }
 
 fn event(number: u64) -> Event {
-    let row = |whose: &str, stage| Row {
+    let row = |whose: &str, stage| RefusalCount {
         whose: whose.to_owned(),
         stage,
         code: "no-such-token",
         count: number,
     };
     let tally = |row| {
-        Box::new(Tally {
+        Box::new(RefusalCounts {
             principal: None,
             from: Timestamp(0),
             until: Timestamp(60_000),
@@ -52,7 +52,7 @@ fn event(number: u64) -> Event {
     };
     match number % 4 {
         0 => Event::Refusals(tally(row("ops/agent", None))),
-        1 => Event::Strangers(tally(row("192.0.2.0/24", Some("token")))),
+        1 => Event::UnauthenticatedRefusals(tally(row("192.0.2.0/24", Some("token")))),
         _ => Event::KeyRevoked { kid: KeyId([7; 32]), reason: format!("number {number}") },
     }
 }
@@ -72,13 +72,13 @@ impl Built {
             let clock = Arc::new(ManualClock::at(Timestamp(1_790_000_000_000)));
             let time = Arc::clone(&clock) as Arc<dyn Clock>;
             let (log, _) =
-                Log::open(Settings { begin, ..settings(data.path()) }, time).expect("log");
+                Log::open(LogSettings { begin, ..settings(data.path()) }, time).expect("log");
             for half in [0..records / 2, records / 2..records] {
                 let (answer, answers) = mpsc::channel();
                 let count = half.end - half.start;
                 for number in half {
                     let answer = answer.clone();
-                    log.seal_with(event(number), None, move |sealed| {
+                    log.append_with(event(number), None, move |sealed| {
                         let _ = answer.send(sealed.is_ok());
                     });
                 }
@@ -109,12 +109,12 @@ impl Built {
         settings(self.data.path()).dir.join(format!("e{number:06}"))
     }
 
-    fn verify(&self, dir: &Path, since: Option<&str>) -> Result<Vec<Seen>, Fault> {
+    fn verify(&self, dir: &Path, since: Option<&str>) -> Result<Vec<VerifiedEpoch>, VerifyFault> {
         let head = settings(self.data.path()).head;
-        verify(&Wanted { dir, keys: &self.keys, head: Some(&head), since }, |_, _| {})
+        verify(&VerifyTarget { dir, keys: &self.keys, head: Some(&head), since }, |_, _| {})
     }
 
-    fn check(&self, since: Option<&str>) -> Result<Vec<Seen>, Fault> {
+    fn check(&self, since: Option<&str>) -> Result<Vec<VerifiedEpoch>, VerifyFault> {
         self.verify(&settings(self.data.path()).dir, since)
     }
 }
@@ -168,7 +168,12 @@ fn first_bad(path: &Path, old: &[u8], new: &[u8]) -> Option<u64> {
 
 /// What the verifier must say when `path` holds `new`, or nothing, in the place of `old`.
 #[track_caller]
-fn policy(path: &Path, old: &[u8], new: Option<&[u8]>, said: &Result<Vec<Seen>, Fault>) {
+fn policy(
+    path: &Path,
+    old: &[u8],
+    new: Option<&[u8]>,
+    said: &Result<Vec<VerifiedEpoch>, VerifyFault>,
+) {
     let text = path.to_string_lossy();
     let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
     let kept = old.iter().rposition(|byte| *byte != 0).map_or(0, |place| place + 1);
@@ -330,15 +335,16 @@ fn other_keys_and_older_logs_are_found() {
     let fault = built.verify(&old, None).expect_err("older");
     assert!(fault.to_string().contains("acknowledged"), "{fault}");
     let newest = fs::read_to_string(built.epoch(2).join("checkpoint")).expect("checkpoint");
-    let alone =
-        |since| verify(&Wanted { dir: &old, keys: &built.keys, head: None, since }, |_, _| {});
+    let alone = |since| {
+        verify(&VerifyTarget { dir: &old, keys: &built.keys, head: None, since }, |_, _| {})
+    };
     alone(Some(&built.since[1])).expect("it holds what it held then");
     let fault = alone(Some(&newest)).expect_err("behind the checkpoint");
     assert!(fault.index().is_some_and(|index| index < 5_000), "{fault}");
     // Another log altogether, whole and consistent.
     let another = Built::new();
     built.verify(&settings(another.data.path()).dir, None).expect_err("other keys");
-    let since = Wanted {
+    let since = VerifyTarget {
         dir: &settings(another.data.path()).dir,
         keys: &another.keys,
         head: None,
@@ -349,7 +355,7 @@ fn other_keys_and_older_logs_are_found() {
     fs::remove_dir_all(built.epoch(2)).expect("remove");
     let fault = built.check(None).expect_err("cut");
     assert!(fault.to_string().contains("gw.example/e000002"), "{fault}");
-    let cut = Wanted {
+    let cut = VerifyTarget {
         dir: &settings(built.data.path()).dir,
         keys: &built.keys,
         head: None,
@@ -388,7 +394,7 @@ fn what_is_forged_behind_the_head_says_nothing() {
     let dir = settings(built.data.path()).dir;
     forge(
         built.data.path(),
-        &format!(r#"{{{at},"kind":"pruned","plain":{{"through":"e000001"}},"v":1}}"#),
+        &format!(r#"{{{at},"kind":"pruned","payload":{{"through":"e000001"}},"v":1}}"#),
     );
     built.check(None).expect("durable, and never told of");
     fs::remove_dir_all(dir.join("e000001/tile/entries")).expect("removed");
@@ -407,8 +413,8 @@ fn what_is_forged_behind_the_head_says_nothing() {
     assert!(fault.to_string().contains("its records are missing"), "{fault}");
 
     let built = Built::new();
-    let plain = r#"{"agent":"ops/agent","reason":"x","standing":"active"}"#;
-    forge(built.data.path(), &format!(r#"{{{at},"kind":"agent-standing","plain":{plain},"v":1}}"#));
+    let plain = r#"{"agent":"ops/agent","reason":"x","status":"active"}"#;
+    forge(built.data.path(), &format!(r#"{{{at},"kind":"agent-status","payload":{plain},"v":1}}"#));
     let started = Log::open(
         settings(built.data.path()),
         Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))),

@@ -16,7 +16,7 @@ use token_shield::clock::Timestamp;
 use token_shield::crypto::{Algorithm, Both, SigningKey};
 use token_shield::json::Value;
 use token_shield::refusal::Code;
-use token_shield::token::constraint::{Constraint, Kind};
+use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::{PostQuantum, Presented, Scope, constraint, jwk, mint};
 
 /// The door's verdict on a good Ed25519 token with one claim set to a JSON text, or taken out where that is empty.

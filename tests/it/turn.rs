@@ -10,8 +10,8 @@ use token_shield::audit::format::event::Event;
 use token_shield::audit::format::note::read_vkeys;
 use token_shield::audit::format::record::Record;
 use token_shield::audit::read::reader;
-use token_shield::audit::read::verify::{Seen, Wanted, verify};
-use token_shield::audit::store::log::{Log, Settings};
+use token_shield::audit::read::verify::{VerifiedEpoch, VerifyTarget, verify};
+use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::audit::store::vault::Vault;
 use token_shield::clock::SystemClock;
 use token_shield::id::KeyId;
@@ -19,15 +19,18 @@ use token_shield::id::KeyId;
 const WRITERS: u8 = 20;
 const TURNS: u64 = 5;
 
-fn settings(data: &Path) -> Settings {
-    Settings { reserve: 1 << 20, ..Settings::of_data(data, "gw.example") }
+fn settings(data: &Path) -> LogSettings {
+    LogSettings { reserve: 1 << 20, ..Settings::of_data(data, "gw.example") }
 }
 
-fn verified(data: &Path) -> Vec<Seen> {
+fn verified(data: &Path) -> Vec<VerifiedEpoch> {
     let own = settings(data);
     let keys = read_vkeys(&fs::read_to_string(&own.vkeys).expect("vkeys")).expect("keys");
-    verify(&Wanted { dir: &own.dir, keys: &keys, head: Some(&own.head), since: None }, |_, _| ())
-        .expect("it verifies")
+    verify(
+        &VerifyTarget { dir: &own.dir, keys: &keys, head: Some(&own.head), since: None },
+        |_, _| (),
+    )
+    .expect("it verifies")
 }
 
 /// The reasons of all revocations, by the record's name; and who asked for each epoch.
@@ -57,7 +60,7 @@ fn write(log: &Log, writer: u8, over: &AtomicBool) -> Vec<(String, String)> {
     let mut sealed = Vec::new();
     for number in 0.. {
         let reason = format!("{writer}-{number}");
-        let done = log.seal_blocking(
+        let done = log.append_blocking(
             Event::KeyRevoked { kid: KeyId([writer; 32]), reason: reason.clone() },
             None,
         );
@@ -75,7 +78,7 @@ fn epochs_follow_each_other_while_others_write() {
     let folder = tempfile::tempdir().expect("folder");
     let (log, _) =
         Log::open(settings(folder.path()), Arc::new(SystemClock::start())).expect("a log");
-    log.seal_blocking(Event::Stop, None).expect("the first record");
+    log.append_blocking(Event::Stop, None).expect("the first record");
     let over = AtomicBool::new(false);
     let (log, over) = (&log, &over);
     let mut sealed: Vec<(String, String)> = std::thread::scope(|scope| {
@@ -115,10 +118,10 @@ fn a_log_that_has_turned_is_locked_and_goes_on_after_a_start() {
     let folder = tempfile::tempdir().expect("folder");
     let open = || Log::open(settings(folder.path()), Arc::new(SystemClock::start()));
     let (log, _) = open().expect("a log");
-    log.seal_blocking(Event::Stop, None).expect("sealed");
+    log.append_blocking(Event::Stop, None).expect("sealed");
     log.begin_epoch("a test".to_owned(), None).expect("the next epoch");
     assert!(open().is_err(), "another process finds it locked");
-    log.seal_blocking(Event::Stop, None).expect("sealed");
+    log.append_blocking(Event::Stop, None).expect("sealed");
     log.close().expect("closed");
     assert!(log.begin_epoch("too late".to_owned(), None).is_err());
     let (log, recovered) = open().expect("again");

@@ -17,9 +17,9 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use super::link::{Predecessor, Successor, Ways};
 use super::process::Process;
 use super::take::{agrees, is_same_socket};
-use super::wire::{Form, Hello, Published, State, Upgraded, Word, receive, send};
+use super::wire::{Hello, PassedRecord, PassedState, Published, Upgraded, Word, receive, send};
 use super::{ANSWER_MAX, PROTOCOL, READY_MAX, step};
-use crate::app::doors::Doors;
+use crate::app::management::ManagementSockets;
 use crate::app::notify::Notifier;
 use crate::audit::format::event::Event;
 use crate::audit::store::log::{Log, LogFault};
@@ -47,7 +47,7 @@ pub struct Program {
 
 /// What became of a take-over.
 #[derive(Clone, Debug)]
-pub(in crate::app) struct Outcome {
+pub(in crate::app) struct TakeOverResult {
     /// The process that asked.
     pid: u32,
     /// Its version, or why it has not taken over.
@@ -66,7 +66,7 @@ pub(in crate::app) struct Giver {
     pub(in crate::app) control: Arc<Control>,
     pub(in crate::app) log: Arc<Log>,
     pub(in crate::app) entrance: Arc<Entrance>,
-    pub(in crate::app) doors: Arc<tokio::sync::Mutex<Doors>>,
+    pub(in crate::app) management: Arc<tokio::sync::Mutex<ManagementSockets>>,
     /// The API's socket, and the one on which a successor asks.
     pub(in crate::app) api: std::net::TcpListener,
     pub(in crate::app) handover: std::os::unix::net::UnixListener,
@@ -75,7 +75,7 @@ pub(in crate::app) struct Giver {
     pub(in crate::app) predecessor: Option<Arc<Predecessor>>,
     pub(in crate::app) stopping: watch::Receiver<bool>,
     pub(in crate::app) successor: Arc<Mutex<Option<Arc<Successor>>>>,
-    pub(in crate::app) outcome: watch::Sender<Option<Outcome>>,
+    pub(in crate::app) outcome: watch::Sender<Option<TakeOverResult>>,
     /// Held while this process has started a successor that it waits for.
     pub(in crate::app) upgrading: tokio::sync::Mutex<()>,
     /// Connections whose answer is owed.
@@ -143,7 +143,8 @@ impl Giver {
                         let _ = blocking(move || send(&stream, &Word::Refused(why), &[])).await;
                     }
                 }
-                self.outcome.send_replace(Some(Outcome { pid, given: given.map(|()| version) }));
+                self.outcome
+                    .send_replace(Some(TakeOverResult { pid, given: given.map(|()| version) }));
                 Ok(())
             }
             Word::Refused(_)
@@ -252,13 +253,13 @@ impl Giver {
         self.suits(&hello)?;
         let stream = stream.try_clone().map_err(|error| error.to_string())?;
         let _commands = self.control.pause().await;
-        let mut doors = self.doors.lock().await;
-        doors.close().await;
+        let mut management = self.management.lock().await;
+        management.close().await;
         self.entrance.shut();
         step("shut");
-        let given = self.try_give(stream, &process, hello, &doors).await;
+        let given = self.try_give(stream, &process, hello, &management).await;
         let Err(why) = given else {
-            doors.leave();
+            management.leave();
             return Ok(());
         };
         // From here on nobody else may hold the log.
@@ -272,8 +273,8 @@ impl Giver {
         let mut going_on = std::pin::pin!(self.go_on());
         let soon = tokio::time::timeout(GO_ON_SOON, &mut going_on).await;
         self.entrance.open();
-        open_again(&mut doors, &self.stopping).await;
-        drop(doors);
+        open_again(&mut management, &self.stopping).await;
+        drop(management);
         if soon.is_err() {
             going_on.await;
         }
@@ -306,7 +307,7 @@ impl Giver {
 
     async fn record(&self, version: &str, policy: &str) -> Result<(), LogFault> {
         let event = Event::Handover { version: version.to_owned(), policy: policy.to_owned() };
-        self.log.seal(event, None).await.map(|_| ())
+        self.log.append(event, None).await.map(|_| ())
     }
 
     async fn try_give(
@@ -314,10 +315,10 @@ impl Giver {
         stream: UnixStream,
         process: &Process,
         hello: Hello,
-        doors: &Doors,
+        management: &ManagementSockets,
     ) -> Result<(), String> {
         let said = |error: &dyn std::error::Error| error.to_string();
-        self.gateway.pen.flush(true);
+        self.gateway.recorder.flush(true);
         self.record(&hello.version, &hello.policy).await.map_err(|fault| said(&fault))?;
         step("recorded");
         let log = Arc::clone(&self.log);
@@ -329,7 +330,7 @@ impl Giver {
         let (records, their_records) = UnixStream::pair().map_err(|error| said(&error))?;
         let (requests, their_requests) = UnixStream::pair().map_err(|error| said(&error))?;
         let ways = Ways::open(records, requests).await?;
-        self.pass(&stream, doors, [&their_records, &their_requests]).await?;
+        self.pass(&stream, management, [&their_records, &their_requests]).await?;
         drop((their_records, their_requests));
         step("passed");
         let (stream, word) = blocking(move || {
@@ -406,19 +407,19 @@ impl Giver {
     async fn pass(
         &self,
         stream: &UnixStream,
-        doors: &Doors,
+        management: &ManagementSockets,
         ways: [&UnixStream; 2],
     ) -> Result<(), String> {
         let said = |error: &dyn std::error::Error| error.to_string();
-        let sockets = doors.sockets().ok_or("another process has the sockets")?;
-        let state = State {
+        let sockets = management.sockets().ok_or("another process has the sockets")?;
+        let state = PassedState {
             tallies: self.gateway.limiter.tallies(),
             in_flight: InFlight::of(&self.gateway.limiter, &self.gateway.slots),
             fetched: self.gateway.fetch_quota.passed(),
             cache_salt: URL_SAFE_NO_PAD.encode(**self.gateway.cache_salts.key()),
             published: self.published(),
             weights: self.gateway.weights.passed(),
-            open: self.gateway.pen.unknown().iter().map(Form::from).collect(),
+            open: self.gateway.recorder.unknown().iter().map(PassedRecord::from).collect(),
             auditors: sockets.auditors.is_some(),
             own: self.own.clone(),
             drain_s: self.config.proxy.timeouts.drain_streams.as_secs(),
@@ -453,9 +454,9 @@ impl Giver {
 }
 
 /// Opens the doors beside the API again, as often as there is no descriptor left for that and the process is not told to stop.
-async fn open_again(doors: &mut Doors, stopping: &watch::Receiver<bool>) {
+async fn open_again(management: &mut ManagementSockets, stopping: &watch::Receiver<bool>) {
     let mut pause = Duration::from_millis(10);
-    while let Err(error) = doors.open() {
+    while let Err(error) = management.open() {
         tracing::error!(%error, "the doors of operators and scrapers cannot be opened yet");
         if !durable::passes(&error) || *stopping.borrow() {
             return;

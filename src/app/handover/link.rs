@@ -9,7 +9,7 @@ pub(in crate::app) use successor::{Successor, Ways};
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::Form;
+use super::wire::PassedRecord;
 
 /// Where a record is asked for.
 const RECORD: &str = "/record";
@@ -27,9 +27,9 @@ const STREAM_WINDOW: u32 = 64 << 10;
 
 /// What is to be recorded, and what in its place should nothing more be heard of it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Asked {
-    record: Form,
-    unknown: Option<Form>,
+struct RecordRequest {
+    record: PassedRecord,
+    unknown: Option<PassedRecord>,
 }
 
 /// What became of it.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::process::Process;
-use super::wire::{Hello, State, Word, receive, send};
+use super::wire::{Hello, PassedState, Word, receive, send};
 use super::{ANSWER_MAX, PROTOCOL, socket, step};
 use crate::app::{Listeners, StartFault};
 use crate::config::Config;
@@ -19,7 +19,7 @@ use crate::config::Config;
 const GO_MAX: Duration = Duration::from_secs(15);
 
 /// What became of the question.
-pub enum Taken {
+pub enum TakeOver {
     /// No gateway runs on that folder.
     Nobody,
     /// One ran, and died while it was asked: its lock is free in a moment.
@@ -36,7 +36,7 @@ pub struct Over {
     pub listeners: Listeners,
     /// The locked file of its log.
     pub(in crate::app) lock: File,
-    pub(in crate::app) state: State,
+    pub(in crate::app) state: PassedState,
     /// The way of records.
     pub(in crate::app) records: UnixStream,
     /// The way of requests on kept connections.
@@ -51,7 +51,7 @@ fn fault(why: impl std::fmt::Display) -> StartFault {
 ///
 /// # Errors
 /// When it refuses, or what it passes on cannot be used.
-pub fn ask(config: &Config, source: Option<&Path>) -> Result<Taken, StartFault> {
+pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFault> {
     let path = socket(&config.data);
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
@@ -61,7 +61,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<Taken, StartFault> 
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
             ) =>
         {
-            return Ok(Taken::Nobody);
+            return Ok(TakeOver::Nobody);
         }
         Err(error) => return Err(fault(format_args!("{}: {error}", path.display()))),
     };
@@ -90,7 +90,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<Taken, StartFault> 
     step("successor-has");
     match answer {
         Ok((Word::Passed(state), descriptors)) => {
-            unpack(stream, *state, descriptors).map(|over| Taken::Over(Box::new(over)))
+            unpack(stream, *state, descriptors).map(|over| TakeOver::Over(Box::new(over)))
         }
         Ok((Word::Refused(why), _)) => Err(fault(why)),
         Ok(_) => Err(fault("the running gateway says something else")),
@@ -103,13 +103,17 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<Taken, StartFault> 
                     | io::ErrorKind::BrokenPipe
             ) =>
         {
-            Ok(Taken::Died)
+            Ok(TakeOver::Died)
         }
         Err(error) => Err(fault(error)),
     }
 }
 
-fn unpack(stream: UnixStream, state: State, descriptors: Vec<OwnedFd>) -> Result<Over, StartFault> {
+fn unpack(
+    stream: UnixStream,
+    state: PassedState,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Over, StartFault> {
     let mut passed = descriptors.into_iter();
     let mut next = || passed.next().ok_or_else(|| fault("a descriptor is missing"));
     let process = Process::passed(next()?);
@@ -143,21 +147,21 @@ fn unix(descriptor: OwnedFd) -> Result<tokio::net::UnixListener, StartFault> {
 }
 
 /// The other half of [`Over`], which says that this process is ready.
-pub(in crate::app) struct Asked {
+pub(in crate::app) struct ReadySignal {
     stream: UnixStream,
     process: Process,
 }
 
 impl Over {
     /// What is needed to say that this process is ready.
-    pub(in crate::app) fn asked(&self) -> Result<Asked, StartFault> {
+    pub(in crate::app) fn asked(&self) -> Result<ReadySignal, StartFault> {
         let stream = self.stream.try_clone().map_err(fault)?;
         let process = self.process.try_clone().map_err(fault)?;
-        Ok(Asked { stream, process })
+        Ok(ReadySignal { stream, process })
     }
 }
 
-impl Asked {
+impl ReadySignal {
     /// Says that this process could serve now, and waits until it may. A predecessor that died meanwhile needs no longer be asked.
     /// Blocks.
     ///

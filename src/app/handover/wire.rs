@@ -40,7 +40,7 @@ pub struct Hello {
 
 /// What a predecessor passes on beside the descriptors.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct State {
+pub struct PassedState {
     pub(in crate::app) tallies: Tallies,
     /// What the predecessor still works at.
     pub(in crate::app) in_flight: InFlight,
@@ -53,7 +53,7 @@ pub struct State {
     pub(in crate::app) published: Vec<Published>,
     pub(in crate::app) weights: crate::weights::passed::Passed,
     /// What is open, as the outcomes that are recorded should the predecessor say nothing of it.
-    pub(in crate::app) open: Vec<Form>,
+    pub(in crate::app) open: Vec<PassedRecord>,
     /// Whether the last descriptor is the auditors' socket.
     pub(in crate::app) auditors: bool,
     /// Files of sockets that go when the gateway stops.
@@ -72,20 +72,20 @@ pub(in crate::app) struct Published {
 
 /// A record's inside, to be recorded by another process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Form {
+pub(crate) struct PassedRecord {
     kind: String,
     principal: Option<String>,
     inside: String,
 }
 
-impl From<&Written> for Form {
+impl From<&Written> for PassedRecord {
     fn from(written: &Written) -> Self {
         let principal = written.principal().map(|principal| principal.as_str().to_owned());
-        Self { kind: written.kind().to_owned(), principal, inside: written.inside().to_owned() }
+        Self { kind: written.kind().to_owned(), principal, inside: written.payload().to_owned() }
     }
 }
 
-impl Form {
+impl PassedRecord {
     /// What it says, where that is something that may be passed on.
     pub(super) fn read(self) -> Option<Written> {
         let principal = self.principal.map(|name| name.parse()).transpose().ok()?;
@@ -104,7 +104,7 @@ pub enum Word {
     /// No, and why. Nothing has changed.
     Refused(String),
     /// Everything is yours, once I say `go`.
-    Passed(Box<State>),
+    Passed(Box<PassedState>),
     /// I could serve now.
     Ready,
     /// I cannot, and end.

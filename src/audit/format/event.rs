@@ -4,11 +4,11 @@ mod form;
 mod written;
 
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::request::{Admission, Outcome, Refused, Tally};
+use crate::audit::format::request::{Admission, Outcome, RefusalCounts, RefusedRequest};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 
-pub use crate::audit::format::inside::TEXT_BYTES_MAX;
+pub use crate::audit::format::payload::TEXT_BYTES_MAX;
 pub use written::Written;
 
 /// Bytes of a public JWK in a record at the most; one for ML-DSA-65 has about 2,700.
@@ -135,11 +135,11 @@ pub enum Event {
     /// What became of it.
     Outcome(Box<Outcome>),
     /// A known caller is told no.
-    Refusal(Box<Refused>),
+    Refusal(Box<RefusedRequest>),
     /// Refusals of agents, counted.
-    Refusals(Box<Tally>),
+    Refusals(Box<RefusalCounts>),
     /// Refusals of callers who were not known, counted.
-    Strangers(Box<Tally>),
+    UnauthenticatedRefusals(Box<RefusalCounts>),
     /// What another process has written down for this one to record: one of the five above.
     Written(Box<Written>),
     /// An agent became known.
@@ -152,30 +152,30 @@ pub enum Event {
         class: String,
     },
     /// An agent's standing changed.
-    AgentStanding {
+    AgentStatus {
         /// The agent.
         agent: AgentName,
         /// The new standing.
-        standing: AgentStatus,
+        status: AgentStatus,
         /// Why.
         reason: String,
     },
     /// The standing of a whole namespace changed: of every agent in it, also of those that are registered later.
-    NamespaceStanding {
+    NamespaceStatus {
         /// The namespace: the part of an agent's name before the first slash.
         namespace: String,
         /// The new standing.
-        standing: AgentStatus,
+        status: AgentStatus,
         /// Why.
         reason: String,
     },
     /// The standing of everything that acts for a principal changed. Not under the principal's record key: a principal that is
     /// stopped stays so when it is forgotten.
-    PrincipalStanding {
+    PrincipalStatus {
         /// The principal.
         principal: Principal,
         /// The new standing.
-        standing: AgentStatus,
+        status: AgentStatus,
         /// Why.
         reason: String,
     },
@@ -323,9 +323,9 @@ impl Event {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::AgentRegistered { .. } => "agent-registered",
-            Self::AgentStanding { .. } => "agent-standing",
-            Self::NamespaceStanding { .. } => "namespace-standing",
-            Self::PrincipalStanding { .. } => "principal-standing",
+            Self::AgentStatus { .. } => "agent-status",
+            Self::NamespaceStatus { .. } => "namespace-status",
+            Self::PrincipalStatus { .. } => "principal-status",
             Self::TokenRegistered { .. } => "token-registered",
             Self::TokenRevoked { .. } => "token-revoked",
             Self::HandleSet { .. } => "handle-set",
@@ -351,7 +351,7 @@ impl Event {
             Self::Outcome(_) => "outcome",
             Self::Refusal(_) => "refusal",
             Self::Refusals(_) => "refusals",
-            Self::Strangers(_) => "strangers",
+            Self::UnauthenticatedRefusals(_) => "unauthenticated-refusals",
             Self::Written(written) => written.kind(),
         }
     }
@@ -370,7 +370,7 @@ impl Event {
             Self::Outcome(outcome) => Some(&outcome.about.caller.principal),
             Self::Refusal(refused) => Some(&refused.about.caller.principal),
             Self::Written(written) => written.principal.as_ref(),
-            Self::Refusals(tally) => tally.principal.as_ref(),
+            Self::Refusals(counts) => counts.principal.as_ref(),
             Self::Start { .. }
             | Self::Stop
             | Self::Reload { .. }
@@ -385,15 +385,15 @@ impl Event {
             | Self::ReloadRefused { .. }
             | Self::KeysChanged { .. }
             | Self::ModelAccepted { .. }
-            | Self::AgentStanding { .. }
-            | Self::NamespaceStanding { .. }
-            | Self::PrincipalStanding { .. }
+            | Self::AgentStatus { .. }
+            | Self::NamespaceStatus { .. }
+            | Self::PrincipalStatus { .. }
             | Self::TokenRevoked { .. }
             | Self::HandleRevoked { .. }
             | Self::KeyAdded { .. }
             | Self::KeyRetired { .. }
             | Self::KeyRevoked { .. }
-            | Self::Strangers(_) => None,
+            | Self::UnauthenticatedRefusals(_) => None,
         }
     }
 
@@ -406,7 +406,7 @@ impl Event {
                 | Self::Outcome(_)
                 | Self::Refusal(_)
                 | Self::Refusals(_)
-                | Self::Strangers(_)
+                | Self::UnauthenticatedRefusals(_)
                 | Self::Written(_)
         )
     }
@@ -419,7 +419,7 @@ impl Event {
 
     /// True of what was promised a place when its admission got one.
     #[must_use]
-    pub fn is_promised(&self) -> bool {
+    pub fn is_reserved(&self) -> bool {
         self.kind() == "outcome"
     }
 
@@ -461,11 +461,11 @@ impl Event {
             | Self::Outcome(_)
             | Self::Refusal(_)
             | Self::Refusals(_)
-            | Self::Strangers(_)
+            | Self::UnauthenticatedRefusals(_)
             | Self::Written(_)
-            | Self::AgentStanding { .. }
-            | Self::NamespaceStanding { .. }
-            | Self::PrincipalStanding { .. }
+            | Self::AgentStatus { .. }
+            | Self::NamespaceStatus { .. }
+            | Self::PrincipalStatus { .. }
             | Self::HandleRevoked { .. }
             | Self::KeyRetired { .. }
             | Self::KeyRevoked { .. } => {

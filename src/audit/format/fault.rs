@@ -16,7 +16,7 @@ pub enum RecordFault {
     Unacknowledged,
     /// Not JSON at all.
     #[error("not JSON: {0}")]
-    Json(json::Fault),
+    Json(json::JsonFault),
     /// A member is missing, of the wrong type, or its text does not name such a thing.
     #[error("member {0:?} is missing or not what it should be")]
     Member(&'static str),

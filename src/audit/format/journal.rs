@@ -25,7 +25,7 @@ const TRAILER_BYTES: usize = 72;
 
 /// A batch has no room for the record: begin another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct BatchFull;
 
 /// A batch in the making.
 #[derive(Clone, Debug)]
@@ -47,12 +47,12 @@ impl Builder {
     ///
     /// # Errors
     /// When there is no room for it.
-    pub fn push(&mut self, record: &[u8]) -> Result<u64, Full> {
-        let length = u16::try_from(record.len()).map_err(|_| Full)?;
+    pub fn push(&mut self, record: &[u8]) -> Result<u64, BatchFull> {
+        let length = u16::try_from(record.len()).map_err(|_| BatchFull)?;
         if padded(HEADER_BYTES + self.frames.len() + 2 + record.len() + TRAILER_BYTES)
             > BATCH_BYTES_MAX
         {
-            return Err(Full);
+            return Err(BatchFull);
         }
         let index = self.tree.size();
         self.frames.extend_from_slice(&length.to_be_bytes());
@@ -138,7 +138,7 @@ pub enum SegmentFault<E> {
 
 /// How far the log was acknowledged, as the head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct AcknowledgedTree {
     /// How many records.
     pub size: u64,
     /// The root over them.
@@ -147,7 +147,7 @@ pub struct Mark {
 
 /// What a segment holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Walk {
+pub struct SegmentContent {
     /// The tree behind its last batch.
     pub tree: Tree,
     /// Where its last batch ends, padding included: the next one's place.
@@ -167,11 +167,11 @@ pub struct Walk {
 pub fn walk<E>(
     segment: &[u8],
     tree: &Tree,
-    marks: &[Mark],
+    marks: &[AcknowledgedTree],
     last: bool,
     mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
-) -> Result<Walk, SegmentFault<E>> {
-    let mut walk = Walk { tree: tree.clone(), end: 0, acknowledged_end: 0, torn: 0 };
+) -> Result<SegmentContent, SegmentFault<E>> {
+    let mut walk = SegmentContent { tree: tree.clone(), end: 0, acknowledged_end: 0, torn: 0 };
     let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     loop {
         let rest = segment.get(walk.end..).unwrap_or_default();

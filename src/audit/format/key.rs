@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::crypto::seal;
+use crate::crypto::encryption;
 
 /// Which record key seals a record: 16 random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,17 +30,17 @@ impl std::str::FromStr for RecordKeyId {
 }
 
 /// What a record is sealed with.
-pub struct Seal<'k> {
+pub struct EncryptionKey<'k> {
     /// The record key's id.
     pub id: RecordKeyId,
     /// The record key.
     pub key: &'k [u8; 32],
     /// Never twice under one key.
-    pub salt: [u8; seal::SALT_BYTES],
+    pub salt: [u8; encryption::SALT_BYTES],
 }
 
 /// What is known of a record key.
-pub enum Held<'k> {
+pub enum KeyLookup<'k> {
     /// It is there.
     Key(&'k [u8; 32]),
     /// It was destroyed: what it sealed is to stay closed.
@@ -52,10 +52,10 @@ pub enum Held<'k> {
 /// Who has record keys.
 pub trait Opener {
     /// What is known of the key `id`.
-    fn held(&self, id: &RecordKeyId) -> Held<'_>;
+    fn held(&self, id: &RecordKeyId) -> KeyLookup<'_>;
 
     /// The own key of the record that was sealed under the key `id` with `salt`, where the key itself is missing.
-    fn own(&self, _id: &RecordKeyId, _salt: &[u8; seal::SALT_BYTES]) -> Option<&[u8; 32]> {
+    fn own(&self, _id: &RecordKeyId, _salt: &[u8; encryption::SALT_BYTES]) -> Option<&[u8; 32]> {
         None
     }
 }

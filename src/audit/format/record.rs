@@ -3,13 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::audit::format::envelope::{ALWAYS_PLAIN, Envelope, aad, outer};
 use crate::audit::format::event::Event;
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::inside::{Members, Plain, moment};
-use crate::audit::format::key::{Opener, Seal};
-use crate::audit::format::outside::{ALWAYS_PLAIN, Outside, aad, outer};
+use crate::audit::format::key::{EncryptionKey, Opener};
+use crate::audit::format::payload::{PayloadReader, PayloadWriter, moment};
 use crate::clock::Timestamp;
-use crate::crypto::seal;
+use crate::crypto::encryption;
 use crate::json;
 
 /// Something that happened, and when.
@@ -24,24 +24,26 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record's bytes, which are also the leaf in the tree; in a box under `seal`, where there is one. Cannot fail: texts
+    /// The record's bytes, which are also the leaf in the tree; in a box under `key`, where there is one. Cannot fail: texts
     /// are cut to [`crate::audit::format::event::TEXT_BYTES_MAX`] (a JWK to
     /// [`crate::audit::format::event::JWK_BYTES_MAX`]) at a character's end, times to the years 1970 to 9998. What names
     /// something should be asked [`Event::fits`] first.
     #[must_use]
-    pub fn encode(&self, seal: Option<&Seal<'_>>) -> Vec<u8> {
+    pub fn encode(&self, key: Option<&EncryptionKey<'_>>) -> Vec<u8> {
         let plain = if let Event::Written(written) = &self.event {
             // Already written, by somebody who had nobody to act for.
-            written.inside().as_bytes().to_vec()
+            written.payload().as_bytes().to_vec()
         } else {
-            inside(&self.event, self.by.as_deref())
+            payload(&self.event, self.by.as_deref())
         };
         let (at, kind) = (moment(self.at).to_string(), self.event.kind());
-        match seal.filter(|_| !ALWAYS_PLAIN.contains(&kind)) {
-            Some(Seal { id, key, salt }) => {
-                let sealed = seal::seal(key, salt, aad(&at, id, kind).as_bytes(), &plain);
-                let sealed = URL_SAFE_NO_PAD.encode(sealed);
-                outer(&at, kind, &format!(",\"box\":\"{sealed}\",\"key\":\"{id}\"")).into_bytes()
+        match key.filter(|_| !ALWAYS_PLAIN.contains(&kind)) {
+            Some(EncryptionKey { id, key, salt }) => {
+                let encrypted =
+                    encryption::encrypt(key, salt, aad(&at, id, kind).as_bytes(), &plain);
+                let encrypted = URL_SAFE_NO_PAD.encode(encrypted);
+                outer(&at, kind, &format!(",\"ciphertext\":\"{encrypted}\",\"key\":\"{id}\""))
+                    .into_bytes()
             }
             None => outer(&at, kind, &String::from_utf8_lossy(&plain)).into_bytes(),
         }
@@ -53,65 +55,65 @@ impl Record {
     /// # Errors
     /// When they are not, or cannot be read.
     pub fn decode(bytes: &[u8], opener: &dyn Opener) -> Result<Option<Self>, RecordFault> {
-        let outside = Outside::read(bytes)?;
-        Self::of(&outside, opener)
+        let envelope = Envelope::read(bytes)?;
+        Self::of(&envelope, opener)
     }
 
     /// [`Record::decode`] of a record whose outside was read.
     ///
     /// # Errors
     /// As there.
-    pub fn of(outside: &Outside<'_>, opener: &dyn Opener) -> Result<Option<Self>, RecordFault> {
-        if outside.is_passing() {
+    pub fn of(envelope: &Envelope<'_>, opener: &dyn Opener) -> Result<Option<Self>, RecordFault> {
+        if envelope.is_transient() {
             return Ok(None);
         }
-        let at = outside.moment()?;
-        let Some(inside) = outside.open(opener)? else { return Ok(None) };
+        let at = envelope.moment()?;
+        let Some(payload) = envelope.open(opener)? else { return Ok(None) };
         let document =
-            json::parse(inside.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
-        let plain = Plain(document.as_object().ok_or(RecordFault::Form)?);
+            json::parse(payload.as_bytes(), &json::Limits::deep(4)).map_err(RecordFault::Json)?;
+        let plain = PayloadReader(document.as_object().ok_or(RecordFault::Form)?);
         let by = plain.has("by").then(|| plain.text("by")).transpose()?;
-        let Some(event) = Event::of(outside.kind, &plain)? else { return Ok(None) };
+        let Some(event) = Event::of(envelope.kind, &plain)? else { return Ok(None) };
         let read = Self { at, by, event };
         // Members that nobody asked for, texts that would have been cut: all of it shows here.
-        let mut members = Members::default();
+        let mut members = PayloadWriter::default();
         read.event.members(&mut members);
         members.optional("by", read.by.as_deref());
-        let mut again = Vec::with_capacity(inside.len());
+        let mut again = Vec::with_capacity(payload.len());
         json::write(&members.into_object(), &mut again);
-        if again == inside.as_bytes() { Ok(Some(read)) } else { Err(RecordFault::Form) }
+        if again == payload.as_bytes() { Ok(Some(read)) } else { Err(RecordFault::Form) }
     }
 }
 
 /// What is inside a record of `event`.
-fn inside(event: &Event, by: Option<&str>) -> Vec<u8> {
-    let mut members = Members::default();
+fn payload(event: &Event, by: Option<&str>) -> Vec<u8> {
+    let mut members = PayloadWriter::default();
     event.members(&mut members);
     members.optional("by", by);
-    let mut inside = Vec::with_capacity(1024);
-    json::write(&members.into_object(), &mut inside);
-    inside
+    let mut payload = Vec::with_capacity(1024);
+    json::write(&members.into_object(), &mut payload);
+    payload
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::format::envelope::RECORD_BYTES_MAX;
     use crate::audit::format::event::{AgentStatus, JWK_BYTES_MAX, Left, Previous, STATUSES};
-    use crate::audit::format::key::{Held, RecordKeyId};
-    use crate::audit::format::outside::RECORD_BYTES_MAX;
+    use crate::audit::format::key::{KeyLookup, RecordKeyId};
     use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 
     struct Nobody;
     impl Opener for Nobody {
-        fn held(&self, _: &RecordKeyId) -> Held<'_> {
-            Held::Missing
+        fn held(&self, _: &RecordKeyId) -> KeyLookup<'_> {
+            KeyLookup::Missing
         }
     }
 
     struct One;
     impl Opener for One {
-        fn held(&self, id: &RecordKeyId) -> Held<'_> {
-            if id.0 == [4; 16] { Held::Key(&[5; 32]) } else { Held::Destroyed }
+        fn held(&self, id: &RecordKeyId) -> KeyLookup<'_> {
+            if id.0 == [4; 16] { KeyLookup::Key(&[5; 32]) } else { KeyLookup::Destroyed }
         }
     }
 
@@ -131,11 +133,11 @@ mod tests {
     fn same(event: Event) {
         let given = record(event);
         assert_eq!(Record::decode(&given.encode(None), &Nobody), Ok(Some(given.clone())));
-        let seal = Seal { id: RecordKeyId([4; 16]), key: &[5; 32], salt: [6; 16] };
-        let sealed = given.encode(Some(&seal));
-        assert_eq!(Record::decode(&sealed, &One), Ok(Some(given.clone())));
+        let key = EncryptionKey { id: RecordKeyId([4; 16]), key: &[5; 32], salt: [6; 16] };
+        let encrypted = given.encode(Some(&key));
+        assert_eq!(Record::decode(&encrypted, &One), Ok(Some(given.clone())));
         if given.event.kind() != "epoch" {
-            assert_eq!(Record::decode(&sealed, &Nobody), Err(RecordFault::KeyMissing(seal.id)));
+            assert_eq!(Record::decode(&encrypted, &Nobody), Err(RecordFault::KeyMissing(key.id)));
         }
         let alone = Record { by: None, ..given };
         assert_eq!(Record::decode(&alone.encode(None), &Nobody), Ok(Some(alone)));
@@ -203,19 +205,15 @@ mod tests {
             principal: Some(principal.clone()),
             class: text(),
         });
-        for (standing, word) in STATUSES {
-            assert_eq!(standing.as_str(), word);
-            same(Event::AgentStanding { agent: agent(), standing, reason: text() });
-            same(Event::NamespaceStanding {
+        for (status, word) in STATUSES {
+            assert_eq!(status.as_str(), word);
+            same(Event::AgentStatus { agent: agent(), status, reason: text() });
+            same(Event::NamespaceStatus {
                 namespace: "research".to_owned(),
-                standing,
+                status,
                 reason: text(),
             });
-            same(Event::PrincipalStanding {
-                principal: principal.clone(),
-                standing,
-                reason: text(),
-            });
+            same(Event::PrincipalStatus { principal: principal.clone(), status, reason: text() });
         }
         same(Event::Reload { policy: text() });
         let previous = Previous { origin: "gw/e000001".to_owned(), size: 7, root: text() };
@@ -241,9 +239,9 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_stays_closed() {
-        let seal = Seal { id: RecordKeyId([7; 16]), key: &[5; 32], salt: [6; 16] };
-        assert_eq!(Record::decode(&revoked("x").encode(Some(&seal)), &One), Ok(None));
-        let wrong = Seal { id: RecordKeyId([4; 16]), key: &[8; 32], salt: [6; 16] };
+        let key = EncryptionKey { id: RecordKeyId([7; 16]), key: &[5; 32], salt: [6; 16] };
+        assert_eq!(Record::decode(&revoked("x").encode(Some(&key)), &One), Ok(None));
+        let wrong = EncryptionKey { id: RecordKeyId([4; 16]), key: &[8; 32], salt: [6; 16] };
         assert_eq!(
             Record::decode(&revoked("x").encode(Some(&wrong)), &One),
             Err(RecordFault::Closed)
@@ -252,8 +250,8 @@ mod tests {
 
     #[test]
     fn every_changed_byte_of_a_sealed_record_is_noticed_by_its_form_or_its_box() {
-        let seal = Seal { id: RecordKeyId([4; 16]), key: &[5; 32], salt: [6; 16] };
-        let bytes = revoked("lost").encode(Some(&seal));
+        let key = EncryptionKey { id: RecordKeyId([4; 16]), key: &[5; 32], salt: [6; 16] };
+        let bytes = revoked("lost").encode(Some(&key));
         for place in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[place / 8] ^= 1 << (place % 8);
@@ -263,21 +261,21 @@ mod tests {
 
     #[test]
     fn the_form_is_canonical() {
-        let event = Event::AgentStanding {
+        let event = Event::AgentStatus {
             agent: agent(),
-            standing: AgentStatus::Suspended,
+            status: AgentStatus::Suspended,
             reason: "tea".to_owned(),
         };
         let expect = concat!(
-            r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-standing","#,
-            r#""plain":{"agent":"acme/reader","by":"uid:0","reason":"tea","standing":"suspended"},"v":1}"#
+            r#"{"at":"2026-09-21T14:13:20.120Z","kind":"agent-status","#,
+            r#""payload":{"agent":"acme/reader","by":"uid:0","reason":"tea","status":"suspended"},"v":1}"#
         );
         assert_eq!(String::from_utf8(record(event).encode(None)).expect("UTF-8"), expect);
     }
 
     #[test]
     fn another_form_is_refused() {
-        let stop = r#"{"at":"2026-09-21T14:13:20.120Z","kind":"stop","plain":{},"v":1}"#;
+        let stop = r#"{"at":"2026-09-21T14:13:20.120Z","kind":"stop","payload":{},"v":1}"#;
         assert!(Record::decode(stop.as_bytes(), &Nobody).is_ok());
         refuses(&format!("{stop}\n"), RecordFault::Form);
         refuses(&stop.replace("{}", "{ }"), RecordFault::Form);
@@ -285,7 +283,7 @@ mod tests {
         refuses(&stop.replace(r#","v":1"#, r#","v":1,"z":0"#), RecordFault::Form);
         refuses(&stop.replace("stop", "\\u0073top"), RecordFault::Member("kind"));
         refuses(
-            r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","plain":{},"v":1}"#,
+            r#"{"kind":"stop","at":"2026-09-21T14:13:20.120Z","payload":{},"v":1}"#,
             RecordFault::Form,
         );
         refuses(&stop.replace(":1}", ":2}"), RecordFault::Newer(2));

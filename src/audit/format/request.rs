@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::audit::format::inside::{Members, cut, moment, number};
+use crate::audit::format::payload::{PayloadWriter, cut, moment, number};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, RequestId, TokenId};
 use crate::json::{Object, Value};
@@ -30,7 +30,7 @@ impl Forwards for () {
 
 /// Who asked, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct RequestContext {
     /// The request.
     pub request: RequestId,
     /// Who asked.
@@ -91,7 +91,7 @@ pub struct Stripped {
 
 /// What an answer would have made its reader reach, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led {
+pub struct OutboundReference {
     /// `fetched` without a click, `clicked`, or `either`.
     pub kind: &'static str,
     /// `strip`, `block` or `report`.
@@ -104,7 +104,7 @@ pub struct Led {
 
 /// Content that is to be fetched for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetch {
+pub struct PlannedFetch {
     /// Where in the body it will stand.
     pub path: String,
     /// The URL that it lies behind.
@@ -115,7 +115,7 @@ pub struct Fetch {
 
 /// Content that was fetched and put into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetched {
+pub struct FetchedContent {
     /// Where in the body it stands.
     pub path: String,
     /// The URL that it lay behind.
@@ -125,12 +125,12 @@ pub struct Fetched {
     /// What it is.
     pub media_type: String,
     /// As it came.
-    pub content: Body,
+    pub content: BodyDigest,
 }
 
 /// A body: how long it was, and its digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Body {
+pub struct BodyDigest {
     /// Bytes.
     pub bytes: u64,
     /// HMAC-SHA-256 under the record's `digest_key`.
@@ -141,7 +141,7 @@ pub struct Body {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Who and what.
-    pub about: About,
+    pub about: RequestContext,
     /// The server that is asked first; none for an answer of the gateway's own.
     pub upstream: Option<Server>,
     /// Which weights answer.
@@ -151,13 +151,13 @@ pub struct Admission {
     /// What was taken out because it would have made the server reach outside.
     pub stripped: Vec<Stripped>,
     /// What is to be fetched and put into it.
-    pub fetches: Vec<Fetch>,
+    pub fetches: Vec<PlannedFetch>,
     /// What the digests are keyed with.
     pub digest_key: [u8; 16],
     /// As it was received.
-    pub received: Body,
+    pub received: BodyDigest,
     /// As it is sent on; none where nothing is, or content is still to be put in.
-    pub forwarded: Option<Body>,
+    pub forwarded: Option<BodyDigest>,
 }
 
 /// What was used of a model.
@@ -175,7 +175,7 @@ pub struct Used {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Who and what.
-    pub about: About,
+    pub about: RequestContext,
     /// The index of the admission.
     pub admission: u64,
     /// The server that answered, or was asked last.
@@ -193,22 +193,22 @@ pub struct Outcome {
     /// Tokens in and out; none where nothing was used.
     pub usage: Option<Used>,
     /// What it would have made its reader reach: the first of it, and how often in all.
-    pub led: (Vec<Led>, u64),
+    pub outbound: (Vec<OutboundReference>, u64),
     /// What was fetched and put into it.
-    pub fetched: Vec<Fetched>,
+    pub fetched: Vec<FetchedContent>,
     /// As it was sent on with that.
-    pub forwarded: Option<Body>,
+    pub forwarded: Option<BodyDigest>,
     /// What the digests are keyed with.
     pub digest_key: [u8; 16],
     /// As it was delivered.
-    pub delivered: Body,
+    pub delivered: BodyDigest,
 }
 
 /// A known caller is told no.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedRequest {
     /// Who and what.
-    pub about: About,
+    pub about: RequestContext,
     /// The step that says no.
     pub stage: &'static str,
     /// The code.
@@ -225,7 +225,7 @@ pub struct Refused {
 
 /// Refusals that are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub struct RefusalCounts {
     /// In whose name all of it was asked, where the callers were known: whose record key seals it.
     pub principal: Option<Principal>,
     /// Since when.
@@ -233,14 +233,14 @@ pub struct Tally {
     /// Until when.
     pub until: Timestamp,
     /// What was counted, [`ROWS_MAX`] at the most.
-    pub rows: Vec<Row>,
+    pub rows: Vec<RefusalCount>,
     /// Refusals that had no row of their own any more.
     pub other: u64,
 }
 
 /// One count.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct RefusalCount {
     /// The agent, or the network of a caller who was not known.
     pub whose: String,
     /// The step, where the caller was not known.
@@ -257,8 +257,8 @@ pub fn base64url(bytes: &[u8]) -> Value<'static> {
     Value::from_text(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-impl About {
-    fn members<'e>(&'e self, into: &mut Members<'e>, whole: bool) {
+impl RequestContext {
+    fn members<'e>(&'e self, into: &mut PayloadWriter<'e>, whole: bool) {
         into.owned("request", self.request.to_string());
         into.name("agent", self.caller.agent.as_str());
         into.name("principal", self.caller.principal.as_str());
@@ -313,7 +313,7 @@ impl ModelDigest {
     }
 }
 
-impl Fetched {
+impl FetchedContent {
     fn value(&self) -> Value<'_> {
         object([
             ("bytes", number(self.content.bytes)),
@@ -326,7 +326,7 @@ impl Fetched {
     }
 }
 
-impl Fetch {
+impl PlannedFetch {
     fn value(&self) -> Value<'_> {
         object([
             ("path", Value::from_text(cut(&self.path))),
@@ -337,7 +337,7 @@ impl Fetch {
 }
 
 impl Admission {
-    pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
+    pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, true);
         into.name("decision", "allowed");
         into.some("upstream", self.upstream.as_ref().map(Server::value));
@@ -355,7 +355,7 @@ impl Admission {
         let stripped: Vec<Value<'_>> = self.stripped.iter().take(LIST_MAX).map(stripped).collect();
         into.some("stripped", (!stripped.is_empty()).then_some(Value::Array(stripped)));
         let fetches: Vec<Value<'_>> =
-            self.fetches.iter().take(LIST_MAX).map(Fetch::value).collect();
+            self.fetches.iter().take(LIST_MAX).map(PlannedFetch::value).collect();
         into.some("fetches", (!fetches.is_empty()).then_some(Value::Array(fetches)));
         into.value("digest_key", base64url(&self.digest_key));
         into.number("request_bytes", self.received.bytes);
@@ -368,7 +368,7 @@ impl Admission {
 }
 
 impl Outcome {
-    pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
+    pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, false);
         into.number("admission", self.admission);
         into.some("upstream", self.upstream.as_ref().map(Server::value));
@@ -381,23 +381,23 @@ impl Outcome {
             into.value("usage", object([("input", number(input)), ("output", number(output))]));
             into.name("usage_source", source);
         }
-        let led = |led: &'e Led| {
+        let outbound = |outbound: &'e OutboundReference| {
             let texts = [
-                ("kind", led.kind),
-                ("reason", led.reason),
-                ("target", &led.target),
-                ("verdict", led.verdict),
+                ("kind", outbound.kind),
+                ("reason", outbound.reason),
+                ("target", &outbound.target),
+                ("verdict", outbound.verdict),
             ];
             object(texts.map(|(name, text)| (name, Value::from_text(cut(text)))))
         };
-        let (first, count) = &self.led;
+        let (first, count) = &self.outbound;
         into.some(
-            "led",
-            (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(led).collect())),
+            "outbound",
+            (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(outbound).collect())),
         );
-        into.some("led_count", (*count > 0).then(|| number(*count)));
+        into.some("outbound_count", (*count > 0).then(|| number(*count)));
         let fetched: Vec<Value<'_>> =
-            self.fetched.iter().take(LIST_MAX).map(Fetched::value).collect();
+            self.fetched.iter().take(LIST_MAX).map(FetchedContent::value).collect();
         into.some("fetched", (!fetched.is_empty()).then_some(Value::Array(fetched)));
         into.some(
             "fetched_count",
@@ -413,8 +413,8 @@ impl Outcome {
     }
 }
 
-impl Refused {
-    pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
+impl RefusedRequest {
+    pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, true);
         into.name("decision", "refused");
         into.name("stage", self.stage);
@@ -426,12 +426,12 @@ impl Refused {
     }
 }
 
-impl Tally {
-    pub(super) fn members<'e>(&'e self, into: &mut Members<'e>) {
+impl RefusalCounts {
+    pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         into.owned("from", moment(self.from).to_string());
         into.owned("until", moment(self.until).to_string());
         into.optional("principal", self.principal.as_ref().map(Principal::as_str));
-        let row = |row: &'e Row| {
+        let row = |row: &'e RefusalCount| {
             let (whose, stage) = match row.stage {
                 None => ([("agent", Value::from_text(cut(&row.whose)))], None),
                 Some(stage) => (

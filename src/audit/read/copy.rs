@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub enum CopyFault {
     /// A file.
     #[error(transparent)]
-    Disk(#[from] durable::Fault),
+    Disk(#[from] durable::DiskFault),
     /// The head.
     #[error("{}: no whole head stands there", .0.display())]
     Head(PathBuf),
@@ -56,7 +56,7 @@ impl Sink {
     ///
     /// # Errors
     /// When it is there already, or cannot be written.
-    pub fn put(&mut self, path: &Path, bytes: &[u8]) -> Result<(), durable::Fault> {
+    pub fn put(&mut self, path: &Path, bytes: &[u8]) -> Result<(), durable::DiskFault> {
         if let Some(folder) = path.parent().filter(|folder| !self.folders.contains(*folder)) {
             durable::make_private_dir(folder)?;
             self.folders.insert(folder.to_owned());
@@ -66,14 +66,14 @@ impl Sink {
             file.write_all(bytes)?;
             file.sync_all()
         });
-        written.map_err(durable::Fault::of("write", path))
+        written.map_err(durable::DiskFault::of("write", path))
     }
 
     /// Returns when the names of all files are on stable storage.
     ///
     /// # Errors
     /// When a folder cannot be synced.
-    pub fn settle(&self) -> Result<(), durable::Fault> {
+    pub fn settle(&self) -> Result<(), durable::DiskFault> {
         self.folders.iter().try_for_each(|folder| durable::sync_dir(folder))
     }
 }
@@ -82,11 +82,11 @@ impl Sink {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn read(path: &Path) -> Result<Option<Vec<u8>>, durable::Fault> {
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, durable::DiskFault> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(durable::Fault::of("read", path)(error)),
+        Err(error) => Err(durable::DiskFault::of("read", path)(error)),
     }
 }
 
@@ -140,7 +140,7 @@ struct Acknowledged {
 /// A head that was not read in the middle of a write: of two slots one is always whole.
 fn whole_head(path: &Path) -> Result<Vec<u8>, CopyFault> {
     for _ in 0..TRIES {
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         if Head::decode(&bytes).is_ok() {
             return Ok(bytes);
         }
@@ -150,7 +150,7 @@ fn whole_head(path: &Path) -> Result<Vec<u8>, CopyFault> {
 }
 
 /// A file of the copy that is not written yet: its path below the epoch's folder.
-type File = (PathBuf, Vec<u8>);
+type CopiedFile = (PathBuf, Vec<u8>);
 
 /// Copies a closed epoch's folder.
 ///
@@ -188,7 +188,7 @@ fn epoch(
         }
         copied = signed;
         let Some(files) =
-            passing(from, signed, acknowledged.map(|acknowledged| acknowledged.size))?
+            transient_files(from, signed, acknowledged.map(|acknowledged| acknowledged.size))?
         else {
             std::thread::yield_now();
             continue;
@@ -229,11 +229,11 @@ fn full_tiles(
 }
 
 /// What the next checkpoint makes needless: partial tiles, and the journal. `None` where some of it went away meanwhile.
-fn passing(
+fn transient_files(
     epoch: &Path,
     signed: u64,
     acknowledged: Option<u64>,
-) -> Result<Option<Vec<File>>, CopyFault> {
+) -> Result<Option<Vec<CopiedFile>>, CopyFault> {
     let moved = signed > 0 && tiles::is_pruned(epoch);
     let mut files = Vec::new();
     for tile in Tile::partial(signed).into_iter().filter(|tile| !moved || tile.level.is_some()) {

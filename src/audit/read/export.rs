@@ -11,15 +11,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::envelope::Envelope;
+use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::audit::format::note::{LogKeys, NoteFault, read_vkeys};
-use crate::audit::format::outside::Outside;
 use crate::audit::read::copy::{self, CopyFault, Sink};
 use crate::audit::read::reader::{Epoch, ReadFault, each};
 use crate::audit::read::receipt::{ProofFault, disclose};
 use crate::audit::read::tiles::{epoch_name, is_pruned};
-use crate::audit::read::verify::{Fault, Wanted, verify};
-use crate::crypto::seal::{SALT_BYTES, salt_of};
+use crate::audit::read::verify::{VerifyFault, VerifyTarget, verify};
+use crate::crypto::encryption::{SALT_BYTES, salt_of};
 use crate::durable;
 
 /// What is exported.
@@ -50,7 +50,7 @@ pub enum ExportFault {
     Read(#[from] ReadFault),
     /// A file.
     #[error(transparent)]
-    Disk(#[from] durable::Fault),
+    Disk(#[from] durable::DiskFault),
     /// A copy.
     #[error(transparent)]
     Copy(#[from] CopyFault),
@@ -67,7 +67,7 @@ pub enum ExportFault {
     Note(#[from] NoteFault),
     /// The copy does not verify.
     #[error("what was exported does not verify: {0}")]
-    Damaged(Fault),
+    Damaged(VerifyFault),
     /// An epoch that is not to be had.
     #[error("{}: {why}", epoch_name(*epoch))]
     Epoch {
@@ -147,16 +147,16 @@ pub fn export(
         return Err(ExportFault::NoneClosed);
     }
     let name = to.file_name().ok_or_else(|| ExportFault::Taken(to.to_owned()))?.to_string_lossy();
-    let passing = to.with_file_name(format!(".{name}.part-{}", std::process::id()));
-    let done = make(&chosen, keys, choice, &passing, progress).and_then(|exported| {
-        fs::rename(&passing, to).map_err(durable::Fault::of("make", to))?;
+    let temporary = to.with_file_name(format!(".{name}.part-{}", std::process::id()));
+    let done = make(&chosen, keys, choice, &temporary, progress).and_then(|exported| {
+        fs::rename(&temporary, to).map_err(durable::DiskFault::of("make", to))?;
         durable::sync_dir(
             to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
         )?;
         Ok(exported)
     });
     if done.is_err() {
-        let _ = fs::remove_dir_all(&passing);
+        let _ = fs::remove_dir_all(&temporary);
     }
     done
 }
@@ -171,7 +171,7 @@ fn make(
 ) -> Result<Exported, ExportFault> {
     let mut sink = Sink::default();
     durable::make_private_dir(&to.join("audit"))?;
-    let text = fs::read_to_string(vkeys).map_err(durable::Fault::of("read", vkeys))?;
+    let text = fs::read_to_string(vkeys).map_err(durable::DiskFault::of("read", vkeys))?;
     let is_of = |line: &str, epoch: &Epoch| {
         line.split('+')
             .next()
@@ -192,7 +192,7 @@ fn make(
     if !choice.without_keys {
         let path = to.join("keys.jsonl");
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let mut out = BufWriter::new(file.map_err(durable::Fault::of("write", &path))?);
+        let mut out = BufWriter::new(file.map_err(durable::DiskFault::of("write", &path))?);
         let mut done = 0;
         for epoch in chosen {
             exported.keys += keys_of(epoch, opener, choice, (&mut out, &path), || {
@@ -204,7 +204,7 @@ fn make(
             .into_inner()
             .map_err(std::io::IntoInnerError::into_error)
             .and_then(|file: File| file.sync_all());
-        written.map_err(durable::Fault::of("write", &path))?;
+        written.map_err(durable::DiskFault::of("write", &path))?;
     }
     sink.settle()?;
     check(to, &read_vkeys(&own)?)?;
@@ -212,7 +212,7 @@ fn make(
 }
 
 fn check(to: &Path, keys: &[LogKeys]) -> Result<(), ExportFault> {
-    let wanted = Wanted { dir: &to.join("audit"), keys, head: None, since: None };
+    let wanted = VerifyTarget { dir: &to.join("audit"), keys, head: None, since: None };
     verify(&wanted, |_, _| ()).map(|_| ()).map_err(ExportFault::Damaged)
 }
 
@@ -229,9 +229,9 @@ fn keys_of(
         done();
         let line = || -> Result<Option<String>, ExportFault> {
             let of = |fault| ExportFault::Key { record: found.name(), fault };
-            let outside = Outside::read(found.bytes).map_err(|fault| of(fault.into()))?;
-            let Some((id, sealed, _)) = outside.sealed() else { return Ok(None) };
-            if matches!(opener.held(&id), Held::Destroyed) {
+            let envelope = Envelope::read(found.bytes).map_err(|fault| of(fault.into()))?;
+            let Some((id, encrypted, _)) = envelope.encrypted() else { return Ok(None) };
+            if matches!(opener.held(&id), KeyLookup::Destroyed) {
                 return Ok(None);
             }
             if let Some(principal) = &choice.principal
@@ -240,7 +240,7 @@ fn keys_of(
                 return Ok(None);
             }
             let key = disclose(found.bytes, opener).map_err(of)?;
-            let salt = URL_SAFE_NO_PAD.encode(salt_of(&sealed).unwrap_or_default());
+            let salt = URL_SAFE_NO_PAD.encode(salt_of(&encrypted).unwrap_or_default());
             Ok(Some(format!(
                 r#"{{"key":"{key}","record":"{}","record_key":"{id}","salt":"{salt}"}}"#,
                 found.name()
@@ -249,7 +249,7 @@ fn keys_of(
         let written = line().and_then(|line| {
             let Some(line) = line else { return Ok(()) };
             count += 1;
-            Ok(writeln!(out, "{line}").map_err(durable::Fault::of("write", path))?)
+            Ok(writeln!(out, "{line}").map_err(durable::DiskFault::of("write", path))?)
         });
         match written {
             Ok(()) => ControlFlow::Continue(()),
@@ -274,10 +274,10 @@ impl OwnKeys {
     /// # Errors
     /// When the file cannot be read, or a line is not a key.
     pub fn read(path: &Path) -> Result<Self, ExportFault> {
-        let file = File::open(path).map_err(durable::Fault::of("open", path))?;
+        let file = File::open(path).map_err(durable::DiskFault::of("open", path))?;
         let mut keys = HashMap::new();
         for (place, line) in BufReader::new(file).lines().enumerate() {
-            let line = Zeroizing::new(line.map_err(durable::Fault::of("read", path))?);
+            let line = Zeroizing::new(line.map_err(durable::DiskFault::of("read", path))?);
             let (id, key) = Self::line(&line)
                 .ok_or_else(|| ExportFault::Line { path: path.to_owned(), line: place + 1 })?;
             keys.insert(id, key);
@@ -297,8 +297,8 @@ impl OwnKeys {
 }
 
 impl Opener for OwnKeys {
-    fn held(&self, _: &RecordKeyId) -> Held<'_> {
-        Held::Missing
+    fn held(&self, _: &RecordKeyId) -> KeyLookup<'_> {
+        KeyLookup::Missing
     }
 
     fn own(&self, id: &RecordKeyId, salt: &[u8; SALT_BYTES]) -> Option<&[u8; 32]> {

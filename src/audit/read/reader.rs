@@ -4,11 +4,11 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use crate::audit::format::envelope::Envelope;
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::journal::{self, SegmentFault};
 use crate::audit::format::key::Opener;
 use crate::audit::format::note::peek;
-use crate::audit::format::outside::Outside;
 use crate::audit::read::tiles::{self, TileFault, Tiles, epoch_name};
 use crate::durable;
 use crate::json;
@@ -22,7 +22,7 @@ const TRIES: usize = 50;
 pub enum ReadFault {
     /// A file.
     #[error(transparent)]
-    Disk(#[from] durable::Fault),
+    Disk(#[from] durable::DiskFault),
     /// A tile.
     #[error(transparent)]
     Tile(#[from] TileFault),
@@ -58,7 +58,7 @@ pub enum ReadFault {
 
 /// A record and where it stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Found<'r> {
+pub struct StoredRecord<'r> {
     /// Its epoch.
     pub epoch: u32,
     /// Its index in it.
@@ -99,15 +99,15 @@ impl Epoch {
         mut read: impl FnMut(&Self) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut epoch = self.clone();
-        let mut stands = tiles::stands(&epoch.folder).map_err(ReadFault::from)?;
+        let mut snapshot = tiles::snapshot(&epoch.folder).map_err(ReadFault::from)?;
         for _ in 0..TRIES {
             let done = read(&epoch);
-            let now = tiles::stands(&epoch.folder).map_err(ReadFault::from)?;
-            if done.is_ok() || (now == stands && now.note == epoch.note) {
+            let now = tiles::snapshot(&epoch.folder).map_err(ReadFault::from)?;
+            if done.is_ok() || (now == snapshot && now.note == epoch.note) {
                 return done;
             }
             epoch = Self::under(epoch.number, epoch.folder, now.note.clone());
-            stands = now;
+            snapshot = now;
         }
         Err(ReadFault::Restless(epoch.folder).into())
     }
@@ -133,7 +133,7 @@ pub fn epochs(dir: &Path) -> Result<Vec<Epoch>, ReadFault> {
 pub fn each(
     epoch: &Epoch,
     from: u64,
-    mut each: impl FnMut(Found<'_>) -> ControlFlow<()>,
+    mut each: impl FnMut(StoredRecord<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ReadFault> {
     let mut next = from;
     epoch.read(|epoch| {
@@ -148,7 +148,7 @@ pub fn each(
 fn each_under(
     epoch: &Epoch,
     from: u64,
-    mut each: impl FnMut(Found<'_>) -> ControlFlow<()>,
+    mut each: impl FnMut(StoredRecord<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ReadFault> {
     let number = epoch.number;
     let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
@@ -156,7 +156,7 @@ fn each_under(
     let moved = epoch.signed > 0 && tiles::is_pruned(&epoch.folder);
     for index in from..if moved { from } else { epoch.signed } {
         let bytes = tiles.record(index)?;
-        if each(Found { epoch: number, index, bytes: &bytes }).is_break() {
+        if each(StoredRecord { epoch: number, index, bytes: &bytes }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -167,7 +167,7 @@ fn each_under(
     let mut tree = tree_at(&mut tiles, *first)?;
     let mut broken = ControlFlow::Continue(());
     for (place, (_, path)) in segments.iter().enumerate() {
-        let mut bytes = std::fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let mut bytes = std::fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         if place + 1 == segments.len() {
             // What is behind the last whole batch may be on its way.
             bytes.truncate(journal::reach(&bytes, u64::MAX).0);
@@ -175,7 +175,7 @@ fn each_under(
         let walk =
             journal::walk(&bytes, &tree, &[], place + 1 == segments.len(), |index, bytes| {
                 if index >= epoch.signed.max(from) && broken.is_continue() {
-                    broken = each(Found { epoch: number, index, bytes });
+                    broken = each(StoredRecord { epoch: number, index, bytes });
                 }
                 Ok(())
             });
@@ -217,7 +217,7 @@ pub fn one(epoch: &Epoch, index: u64) -> Result<Vec<u8>, ReadFault> {
 
 /// What a record says: its name, time and kind, and what is inside, where it can be opened.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct DecryptedRecord {
     /// `EPOCH#INDEX`.
     pub record: String,
     /// RFC 3339.
@@ -225,10 +225,10 @@ pub struct Told {
     /// Its kind.
     pub kind: String,
     /// The object inside, in canonical form; `None` where its key was destroyed or is not here.
-    pub inside: Option<String>,
+    pub payload: Option<String>,
 }
 
-impl Found<'_> {
+impl StoredRecord<'_> {
     /// Its name within the log.
     #[must_use]
     pub fn name(&self) -> String {
@@ -239,30 +239,30 @@ impl Found<'_> {
     ///
     /// # Errors
     /// When it has not a record's form, or does not open under a key that is here.
-    pub fn tell(&self, opener: &dyn Opener) -> Result<Told, ReadFault> {
+    pub fn tell(&self, opener: &dyn Opener) -> Result<DecryptedRecord, ReadFault> {
         let fault = |fault| ReadFault::Record { record: self.name(), fault };
-        let outside = Outside::read(self.bytes).map_err(fault)?;
-        let inside = match outside.open(opener) {
-            Ok(inside) => inside,
+        let envelope = Envelope::read(self.bytes).map_err(fault)?;
+        let payload = match envelope.open(opener) {
+            Ok(payload) => payload,
             Err(RecordFault::KeyMissing(_)) => None,
             Err(other) => return Err(fault(other)),
         };
-        Ok(Told {
+        Ok(DecryptedRecord {
             record: self.name(),
-            at: outside.at.to_owned(),
-            kind: outside.kind.to_owned(),
-            inside,
+            at: envelope.at.to_owned(),
+            kind: envelope.kind.to_owned(),
+            payload,
         })
     }
 }
 
-impl Told {
+impl DecryptedRecord {
     /// The record as one line of JSON.
     #[must_use]
     pub fn line(&self) -> String {
-        let inside = self.inside.as_deref().unwrap_or("null");
+        let payload = self.payload.as_deref().unwrap_or("null");
         format!(
-            r#"{{"at":"{}","inside":{inside},"kind":"{}","record":"{}"}}"#,
+            r#"{{"at":"{}","kind":"{}","payload":{payload},"record":"{}"}}"#,
             self.at, self.kind, self.record
         )
     }
@@ -281,7 +281,7 @@ impl Told {
 
     fn value<T>(&self, path: &str, read: impl FnOnce(&json::Value<'_>) -> Option<T>) -> Option<T> {
         let document =
-            json::parse(self.inside.as_deref()?.as_bytes(), &json::Limits::deep(4)).ok()?;
+            json::parse(self.payload.as_deref()?.as_bytes(), &json::Limits::deep(4)).ok()?;
         let mut value = &document;
         for member in path.split('.') {
             value = value.as_object()?.get(member)?;

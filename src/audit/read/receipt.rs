@@ -5,14 +5,14 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::audit::format::envelope::Envelope;
+use crate::audit::format::envelope::RECORD_BYTES_MAX;
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::audit::format::note::{LogKeys, NOTE_BYTES_MAX, NoteFault, peek};
-use crate::audit::format::outside::Outside;
-use crate::audit::format::outside::RECORD_BYTES_MAX;
 use crate::audit::read::reader::{Epoch, ReadFault};
 use crate::audit::read::tiles::{Tiles, epoch_name, epoch_number};
-use crate::crypto::seal::{SALT_BYTES, own_key, salt_of};
+use crate::crypto::encryption::{SALT_BYTES, own_key, salt_of};
 use crate::merkle::proof::{inclusion, root_by};
 use crate::merkle::{Hash, leaf_hash};
 
@@ -183,12 +183,12 @@ pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u
 /// # Errors
 /// When the record is plain, or its record key is not here.
 pub fn disclose(record: &[u8], opener: &dyn Opener) -> Result<String, ProofFault> {
-    let outside = Outside::read(record)?;
-    let (id, sealed, _) = outside.sealed().ok_or(ProofFault::Plain)?;
-    let Held::Key(key) = opener.held(&id) else { return Err(ProofFault::NoKey) };
-    let salt = salt_of(&sealed).ok_or(RecordFault::Form)?;
+    let envelope = Envelope::read(record)?;
+    let (id, encrypted, _) = envelope.encrypted().ok_or(ProofFault::Plain)?;
+    let KeyLookup::Key(key) = opener.held(&id) else { return Err(ProofFault::NoKey) };
+    let salt = salt_of(&encrypted).ok_or(RecordFault::Form)?;
     // A key that does not open it is not given out for one that does.
-    let _ = outside.open(opener)?;
+    let _ = envelope.open(opener)?;
     Ok(URL_SAFE_NO_PAD.encode(*own_key(key, &salt)))
 }
 
@@ -218,15 +218,15 @@ pub struct Disclosed {
     /// Its kind.
     pub kind: String,
     /// The object inside, in canonical form.
-    pub inside: String,
+    pub payload: String,
 }
 
 /// A single record's own key.
 struct OwnKey(Zeroizing<[u8; 32]>);
 
 impl Opener for OwnKey {
-    fn held(&self, _: &RecordKeyId) -> Held<'_> {
-        Held::Missing
+    fn held(&self, _: &RecordKeyId) -> KeyLookup<'_> {
+        KeyLookup::Missing
     }
 
     fn own(&self, _: &RecordKeyId, _: &[u8; SALT_BYTES]) -> Option<&[u8; 32]> {
@@ -275,15 +275,15 @@ impl Disclosure {
         if self.record != format!("{}#{index}", epoch_name(number)) {
             return Err(ProofFault::Name(self.record.clone()));
         }
-        let outside = Outside::read(&bytes)?;
-        let _ = outside.sealed().ok_or(ProofFault::Plain)?;
-        let inside = outside.open(&OwnKey(Zeroizing::new(key)))?.ok_or(ProofFault::NoKey)?;
+        let envelope = Envelope::read(&bytes)?;
+        let _ = envelope.encrypted().ok_or(ProofFault::Plain)?;
+        let payload = envelope.open(&OwnKey(Zeroizing::new(key)))?.ok_or(ProofFault::NoKey)?;
         Ok(Disclosed {
             origin,
             index,
-            at: outside.at.to_owned(),
-            kind: outside.kind.to_owned(),
-            inside,
+            at: envelope.at.to_owned(),
+            kind: envelope.kind.to_owned(),
+            payload,
         })
     }
 }

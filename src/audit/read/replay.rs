@@ -1,23 +1,23 @@
 //! The books and the decisions, recomputed from the log alone: naive on purpose, and without a line of the gateway's own books.
 
-mod books;
+mod state;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::ControlFlow;
 
+use crate::audit::format::envelope::Envelope;
 use crate::audit::format::event::Event;
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::key::Opener;
-use crate::audit::format::outside::Outside;
 use crate::audit::format::record::Record;
-use crate::audit::read::reader::{Epoch, Found, ReadFault, Told, each};
+use crate::audit::read::reader::{DecryptedRecord, Epoch, ReadFault, StoredRecord, each};
 use crate::audit::read::tiles::is_pruned;
 use crate::clock::Timestamp;
 use crate::json;
 
-pub use books::Books;
-use books::{Against, Caller};
+pub use state::ReplayedState;
+use state::{Against, RecordedCaller};
 
 /// Disagreements that are kept with their words; the rest is counted.
 const KEPT_MAX: usize = 1_000;
@@ -33,7 +33,7 @@ pub struct Disagreement {
 
 /// What came out.
 #[derive(Default)]
-pub struct Replay {
+pub struct ReplayReport {
     /// Records that were read.
     pub records: u64,
     /// Of which so many stay closed: their key is not here, or was destroyed.
@@ -55,11 +55,11 @@ pub struct Replay {
     /// How many there are in all.
     pub disagreeing: u64,
     /// The books at the end.
-    pub books: Books,
+    pub state: ReplayedState,
 }
 
 /// An admission without an outcome so far.
-struct Open {
+struct OpenAdmission {
     index: u64,
     record: String,
     agent: String,
@@ -74,9 +74,9 @@ struct Open {
 const SERVED: [&str; 2] = ["ok", "upstream-error"];
 struct Run<'o> {
     opener: &'o dyn Opener,
-    replay: Replay,
+    replay: ReplayReport,
     /// By request.
-    open: HashMap<String, Open>,
+    open: HashMap<String, OpenAdmission>,
     /// Hashes of the epoch's requests that were let through.
     requests: HashSet<u64>,
     hashing: RandomState,
@@ -98,7 +98,7 @@ pub fn replay(
     epochs: &[Epoch],
     opener: &dyn Opener,
     mut progress: impl FnMut(u64),
-) -> Result<Replay, ReadFault> {
+) -> Result<ReplayReport, ReadFault> {
     let mut run = Run::new(opener);
     // What came before the part that is here may be a reason.
     run.gaps = epochs.first().is_some_and(|first| first.number != 1);
@@ -130,21 +130,21 @@ pub fn replay(
 
 impl<'o> Run<'o> {
     fn new(opener: &'o dyn Opener) -> Self {
-        let (replay, hashing) = (Replay::default(), RandomState::new());
+        let (replay, hashing) = (ReplayReport::default(), RandomState::new());
         let (open, requests, closed, unread) =
             (HashMap::new(), HashSet::new(), HashSet::new(), BTreeSet::new());
         Self { opener, replay, open, requests, hashing, closed, midway: false, gaps: false, unread }
     }
 
-    fn take(&mut self, found: Found<'_>) -> Result<(), ReadFault> {
+    fn take(&mut self, found: StoredRecord<'_>) -> Result<(), ReadFault> {
         self.replay.records += 1;
         let fault = |fault: RecordFault| ReadFault::Record { record: found.name(), fault };
-        let outside = Outside::read(found.bytes).map_err(fault)?;
-        let at = outside.moment().map_err(fault)?;
-        if outside.is_passing() {
+        let envelope = Envelope::read(found.bytes).map_err(fault)?;
+        let at = envelope.moment().map_err(fault)?;
+        if envelope.is_transient() {
             let told = found.tell(self.opener)?;
-            match outside.kind {
-                _ if told.inside.is_none() => self.unreadable(outside.kind, found.index),
+            match envelope.kind {
+                _ if told.payload.is_none() => self.unreadable(envelope.kind, found.index),
                 "admission" => self.admission(&told, at, found.index),
                 "outcome" => self.outcome(&told),
                 "refusal" => self.refusal(&told, at),
@@ -155,7 +155,7 @@ impl<'o> Run<'o> {
         match Record::decode(found.bytes, self.opener) {
             Ok(Some(record)) => self.control(&record),
             Ok(None) | Err(RecordFault::KeyMissing(_)) => {
-                self.unreadable(outside.kind, found.index)
+                self.unreadable(envelope.kind, found.index)
             }
             Err(other) => return Err(fault(other)),
         }
@@ -178,7 +178,7 @@ impl<'o> Run<'o> {
             self.midway = false;
         }
         if matches!(record.event, Event::Stop) {
-            let mut left: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
+            let mut left: Vec<OpenAdmission> = self.open.drain().map(|(_, open)| open).collect();
             left.sort_unstable_by_key(|open| open.index);
             left.retain(|_| !self.unread.contains("outcome"));
             for open in left {
@@ -191,9 +191,9 @@ impl<'o> Run<'o> {
         if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: "))
         {
             (self.gaps, self.midway) = (true, true);
-            self.replay.books.lose();
+            self.replay.state.lose();
         }
-        self.replay.books.apply(record);
+        self.replay.state.apply(record);
     }
 
     fn disagree(&mut self, record: &str, what: impl Into<String>) {
@@ -205,20 +205,20 @@ impl<'o> Run<'o> {
         }
     }
 
-    fn admission(&mut self, told: &Told, at: Timestamp, index: u64) {
+    fn admission(&mut self, told: &DecryptedRecord, at: Timestamp, index: u64) {
         self.replay.admissions += 1;
-        let caller = Caller::of(told, at);
+        let caller = RecordedCaller::of(told, at);
         let handles_known = !self.gaps && !self.unread.contains("handle-set");
-        if let Some(why) = self.replay.books.shown_wrongly(&caller).filter(|_| handles_known) {
+        if let Some(why) = self.replay.state.shown_wrongly(&caller).filter(|_| handles_known) {
             self.disagree(
                 &told.record,
                 format!("it was let through, and by the books before it is refused: {why}"),
             );
         }
-        let against = self.replay.books.refuses(&caller, at);
+        let against = self.replay.state.refuses(&caller, at);
         let record = told.record.clone();
         let output_tokens = told.number("limits.output_tokens");
-        let open = Open {
+        let open = OpenAdmission {
             index,
             record,
             agent: caller.agent,
@@ -234,7 +234,7 @@ impl<'o> Run<'o> {
         self.open.insert(request, open);
     }
 
-    fn outcome(&mut self, told: &Told) {
+    fn outcome(&mut self, told: &DecryptedRecord) {
         self.replay.outcomes += 1;
         let admission = told.number("admission");
         let Some(open) = self.open.remove(&told.text("request").unwrap_or_default()) else {
@@ -262,8 +262,8 @@ impl<'o> Run<'o> {
         let served = told.text("code").is_some_and(|code| SERVED.contains(&code.as_str()));
         if served || told.number("response_bytes").is_some_and(|bytes| bytes > 0) {
             // Who was suspended when it was recorded may have been resumed when it was asked again.
-            let (books, mut against) = (&self.replay.books, open.against);
-            against.retain(|why| !books.is_over(why, open.at));
+            let (state, mut against) = (&self.replay.state, open.against);
+            against.retain(|why| !state.is_over(why, open.at));
             for why in against {
                 self.disagree(
                     &open.record,
@@ -281,13 +281,13 @@ impl<'o> Run<'o> {
         }
     }
 
-    fn refusal(&mut self, told: &Told, at: Timestamp) {
+    fn refusal(&mut self, told: &DecryptedRecord, at: Timestamp) {
         self.replay.refusals += 1;
         let code = told.text("code").unwrap_or_default();
-        if self.gaps || books::reasons(&code).iter().any(|kind| self.unread.contains(*kind)) {
+        if self.gaps || state::reasons(&code).iter().any(|kind| self.unread.contains(*kind)) {
             return;
         }
-        if self.replay.books.explains(&code, &Caller::of(told, at)) == Some(false) {
+        if self.replay.state.explains(&code, &RecordedCaller::of(told, at)) == Some(false) {
             self.disagree(
                 &told.record,
                 format!("it was refused with {code}, and nothing in the books before it says so"),
@@ -297,9 +297,9 @@ impl<'o> Run<'o> {
 }
 
 /// The tokens and keys of a record's chain, the operator's first.
-fn chain(told: &Told) -> Vec<(String, String)> {
-    let Some(inside) = &told.inside else { return Vec::new() };
-    let Ok(document) = json::parse(inside.as_bytes(), &json::Limits::deep(4)) else {
+fn chain(told: &DecryptedRecord) -> Vec<(String, String)> {
+    let Some(payload) = &told.payload else { return Vec::new() };
+    let Ok(document) = json::parse(payload.as_bytes(), &json::Limits::deep(4)) else {
         return Vec::new();
     };
     let links =

@@ -14,7 +14,7 @@ use crate::merkle::{Hash, perfect_root};
 pub enum TileFault {
     /// The file.
     #[error(transparent)]
-    Disk(#[from] durable::Fault),
+    Disk(#[from] durable::DiskFault),
     /// It has not as many hashes or records as its name says.
     #[error("{} is not what its name says (records from {first} on)", path.display())]
     Width {
@@ -63,7 +63,7 @@ impl Tiles {
     /// When it cannot be read.
     pub fn bytes(&self, tile: Tile) -> Result<Vec<u8>, TileFault> {
         let path = self.epoch.join(tile.path());
-        Ok(fs::read(&path).map_err(durable::Fault::of("read", &path))?)
+        Ok(fs::read(&path).map_err(durable::DiskFault::of("read", &path))?)
     }
 
     /// How many hashes or records the file of that level and number has.
@@ -139,10 +139,10 @@ impl Nodes for Tiles {
 ///
 /// # Errors
 /// When the folder cannot be listed.
-pub fn epochs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, durable::Fault> {
+pub fn epochs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, durable::DiskFault> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(durable::Fault::of("list", dir))? {
-        let path = entry.map_err(durable::Fault::of("list", dir))?.path();
+    for entry in fs::read_dir(dir).map_err(durable::DiskFault::of("list", dir))? {
+        let path = entry.map_err(durable::DiskFault::of("list", dir))?.path();
         found.extend(
             path.file_name()
                 .and_then(|name| epoch_number(name.to_str()?))
@@ -170,19 +170,19 @@ pub fn epoch_name(number: u32) -> String {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn checkpoint_note(epoch: &Path) -> Result<Option<String>, durable::Fault> {
+pub fn checkpoint_note(epoch: &Path) -> Result<Option<String>, durable::DiskFault> {
     let path = epoch.join("checkpoint");
     match fs::read_to_string(&path) {
         Ok(note) => Ok(Some(note)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(durable::Fault::of("read", &path)(error)),
+        Err(error) => Err(durable::DiskFault::of("read", &path)(error)),
     }
 }
 
 /// Checkpoint and journal. Where they are the same before and after something was read, nobody wrote a checkpoint meanwhile, nor
 /// took segments away that the last one has made needless.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stands {
+pub struct EpochSnapshot {
     /// The checkpoint's note.
     pub note: Option<String>,
     segments: Segments,
@@ -192,11 +192,11 @@ pub struct Stands {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn stands(epoch: &Path) -> Result<Stands, durable::Fault> {
+pub fn snapshot(epoch: &Path) -> Result<EpochSnapshot, durable::DiskFault> {
     let note = checkpoint_note(epoch)?;
     let journal = epoch.join("journal");
     let segments = if journal.is_dir() { segments(&journal)?.0 } else { Segments::new() };
-    Ok(Stands { note, segments })
+    Ok(EpochSnapshot { note, segments })
 }
 
 /// Whether an epoch's records were moved away: its checkpoint is there, and no bundle.
@@ -214,10 +214,10 @@ pub type Segments = Vec<(u64, PathBuf)>;
 ///
 /// # Errors
 /// When the folder cannot be listed.
-pub fn segments(journal: &Path) -> Result<(Segments, Option<PathBuf>), durable::Fault> {
+pub fn segments(journal: &Path) -> Result<(Segments, Option<PathBuf>), durable::DiskFault> {
     let (mut found, mut stray) = (Vec::new(), None);
-    for entry in fs::read_dir(journal).map_err(durable::Fault::of("list", journal))? {
-        let path = entry.map_err(durable::Fault::of("list", journal))?.path();
+    for entry in fs::read_dir(journal).map_err(durable::DiskFault::of("list", journal))? {
+        let path = entry.map_err(durable::DiskFault::of("list", journal))?.path();
         let first = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
             let first: u64 = name.parse().ok()?;
             (format!("{first:020}") == name).then_some(first)

@@ -13,26 +13,26 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::audit::format::envelope::{ALWAYS_PLAIN, Envelope};
 use crate::audit::format::event::{Event, Left};
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::Head;
-use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::audit::format::note::{Checkpoint, LogKeys};
-use crate::audit::format::outside::{ALWAYS_PLAIN, Outside};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles, epoch_name};
-use crate::merkle::tile::{Edge, Full, Tile, WIDTH, bundle_records, tile_bytes};
+use crate::merkle::tile::{Edge, FullTile, Tile, WIDTH, bundle_records, tile_bytes};
 use crate::merkle::{Hash, Tree, leaf_hash};
 
-use fault::At;
-pub use fault::Fault;
-use heads::{Begins, Heads, Since, first_record};
+use fault::FaultLocation;
+pub use fault::VerifyFault;
+use heads::{Begins, HeadContent, Since, first_record};
 
 /// How often the next checkpoint may come while the right edge under one is read.
 const TRIES: usize = 50;
 
 /// What is to be verified, and against what.
-pub struct Wanted<'w> {
+pub struct VerifyTarget<'w> {
     /// The log's folder.
     pub dir: &'w Path,
     /// The keys of its epochs (`log.vkeys`).
@@ -45,7 +45,7 @@ pub struct Wanted<'w> {
 
 /// An epoch that holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct VerifiedEpoch {
     /// `<gateway name>/<epoch>`.
     pub origin: String,
     /// How many records.
@@ -74,9 +74,12 @@ pub struct Seen {
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result<Vec<Seen>, Fault> {
+pub fn verify(
+    wanted: &VerifyTarget<'_>,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Vec<VerifiedEpoch>, VerifyFault> {
     // The head first: what it says was in the log before.
-    let head = wanted.head.map(Heads::read).transpose()?;
+    let head = wanted.head.map(HeadContent::read).transpose()?;
     layout::top(wanted.dir)?;
     let mut epochs = tiles::epochs(wanted.dir)?;
     // The next epoch's folder is made before anything else of it.
@@ -84,11 +87,14 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
         if epochs.len() > 1 { epochs.pop_if(|(_, folder)| not_begun(folder)) } else { None };
     let coming = coming.map(|(number, _)| format!("/{}", epoch_name(number)));
     let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
-    let mut seen: Vec<Seen> = Vec::new();
+    let mut seen: Vec<VerifiedEpoch> = Vec::new();
     if let Some((number, _)) =
         epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some())
     {
-        return Err(Fault::of(At::epoch(&epoch_name(*number)), "the epochs before it are missing"));
+        return Err(VerifyFault::of(
+            FaultLocation::epoch(&epoch_name(*number)),
+            "the epochs before it are missing",
+        ));
     }
     let (mut done, mut last_at, mut through) = (0, String::new(), 0);
     for (place, (number, folder)) in epochs.iter().enumerate() {
@@ -119,15 +125,15 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
     let missing =
         epochs.iter().zip(&seen).find(|((number, _), seen)| seen.pruned && *number > through);
     if let Some(((number, _), _)) = missing {
-        return Err(Fault::of(
-            At::record(&epoch_name(*number), 0),
+        return Err(VerifyFault::of(
+            FaultLocation::record(&epoch_name(*number), 0),
             "its records are missing, and no record says that they were moved away",
         ));
     }
     let named = |origin: &str| seen.iter().any(|epoch| epoch.origin == origin);
     if let Some(since) = since.filter(|since| !named(&since.0.origin)) {
-        return Err(Fault::of(
-            At::log(),
+        return Err(VerifyFault::of(
+            FaultLocation::log(),
             format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin),
         ));
     }
@@ -136,8 +142,8 @@ pub fn verify(wanted: &Wanted<'_>, mut progress: impl FnMut(u64, u64)) -> Result
         head.size == 0 && coming.as_ref().is_some_and(|coming| head.origin.ends_with(coming))
     };
     if let Some(heads) = head.filter(|heads| !named(&heads.head.origin) && !empty(&heads.head)) {
-        return Err(Fault::of(
-            At::log(),
+        return Err(VerifyFault::of(
+            FaultLocation::log(),
             format!("the head speaks of {}, which is not there", heads.head.origin),
         ));
     }
@@ -164,8 +170,8 @@ fn has_files(folder: &Path) -> bool {
 struct Nobody;
 
 impl Opener for Nobody {
-    fn held(&self, _: &RecordKeyId) -> Held<'_> {
-        Held::Missing
+    fn held(&self, _: &RecordKeyId) -> KeyLookup<'_> {
+        KeyLookup::Missing
     }
 }
 
@@ -183,7 +189,7 @@ struct One<'v> {
     acknowledged: u64,
     /// What a loss has left of it.
     left: Option<Left>,
-    head: Option<&'v Heads>,
+    head: Option<&'v HeadContent>,
     since: Option<&'v Since>,
 }
 
@@ -192,8 +198,8 @@ impl One<'_> {
         epoch_name(self.number)
     }
 
-    fn record(&self, index: u64) -> At {
-        At::record(&self.name(), index)
+    fn record(&self, index: u64) -> FaultLocation {
+        FaultLocation::record(&self.name(), index)
     }
 
     /// Verifies the epoch; `next` is what the one behind it begins with. Where somebody writes it, its right edge changes: then
@@ -203,19 +209,22 @@ impl One<'_> {
         keys: &[LogKeys],
         next: Option<&Begins>,
         mut progress: impl FnMut(u64, u64),
-    ) -> Result<Seen, Fault> {
+    ) -> Result<VerifiedEpoch, VerifyFault> {
         let lost = next.and_then(Begins::lost);
         self.open |= lost.is_some();
         self.left = next.and_then(|next| next.left.clone()).filter(|_| lost.is_some());
         let ends = format!("/{}", self.name());
         let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
         let keys = keys.ok_or_else(|| {
-            Fault::of(At::epoch(&self.name()), "there are no verifier keys for it (--key FILE)")
+            VerifyFault::of(
+                FaultLocation::epoch(&self.name()),
+                "there are no verifier keys for it (--key FILE)",
+            )
         })?;
         let mut edge = Edge::new();
         for _ in 0..TRIES {
-            let stands = tiles::stands(self.folder)?;
-            let signed = self.signed(stands.note.as_deref(), keys)?;
+            let snapshot = tiles::snapshot(self.folder)?;
+            let signed = self.signed(snapshot.note.as_deref(), keys)?;
             let head = self
                 .head
                 .filter(|heads| heads.head.origin == signed.origin)
@@ -228,23 +237,29 @@ impl One<'_> {
             }
             let at = self.at.clone();
             match self.right(edge.clone(), &signed, keys, (pruned, lost.clone())) {
-                Err(_) if tiles::stands(self.folder)? != stands => self.at = at,
+                Err(_) if tiles::snapshot(self.folder)? != snapshot => self.at = at,
                 done => return done,
             }
         }
-        Err(Fault::of(At::epoch(&self.name()), "it changes faster than it can be read"))
+        Err(VerifyFault::of(
+            FaultLocation::epoch(&self.name()),
+            "it changes faster than it can be read",
+        ))
     }
 
     /// What the checkpoint signs.
-    fn signed(&self, note: Option<&str>, keys: &LogKeys) -> Result<Checkpoint, Fault> {
+    fn signed(&self, note: Option<&str>, keys: &LogKeys) -> Result<Checkpoint, VerifyFault> {
         match note {
-            Some(note) => keys
-                .open(note)
-                .map_err(|fault| Fault::of(At::file(&self.folder.join("checkpoint")), fault)),
+            Some(note) => keys.open(note).map_err(|fault| {
+                VerifyFault::of(FaultLocation::file(&self.folder.join("checkpoint")), fault)
+            }),
             None if self.open => {
                 Ok(Checkpoint { origin: keys.origin.clone(), size: 0, root: Tree::new().root() })
             }
-            None => Err(Fault::of(At::epoch(&self.name()), "a closed epoch has no checkpoint")),
+            None => Err(VerifyFault::of(
+                FaultLocation::epoch(&self.name()),
+                "a closed epoch has no checkpoint",
+            )),
         }
     }
 
@@ -255,7 +270,7 @@ impl One<'_> {
         signed: &Checkpoint,
         keys: &LogKeys,
         (pruned, lost): (bool, Option<String>),
-    ) -> Result<Seen, Fault> {
+    ) -> Result<VerifiedEpoch, VerifyFault> {
         let tiles = Tiles::new(self.folder, signed.size);
         if pruned {
             edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
@@ -267,15 +282,15 @@ impl One<'_> {
         // Before the journal: there is no tile of a record that is not in that.
         let extra = layout::extra(self.folder, signed.size)?;
         if let Some((_, path)) = extra.first().filter(|_| !self.open) {
-            return Err(Fault::of(At::file(path), "it does not belong there"));
+            return Err(VerifyFault::of(FaultLocation::file(path), "it does not belong there"));
         }
         let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
         let head = self.head.filter(|heads| heads.head.origin == signed.origin);
         let walked = journal::verify(self, signed, edge, (head, keys), &extra)?;
         let first = first
             .or(walked.first)
-            .and_then(|bytes| Some(Outside::read(&bytes).ok()?.at.to_owned()));
-        Ok(Seen {
+            .and_then(|bytes| Some(Envelope::read(&bytes).ok()?.at.to_owned()));
+        Ok(VerifiedEpoch {
             origin: signed.origin.clone(),
             size: walked.size,
             signed: signed.size,
@@ -291,7 +306,7 @@ impl One<'_> {
     }
 
     /// That this epoch says which one it follows.
-    fn follows(&self, before: &Seen) -> Result<(), Fault> {
+    fn follows(&self, before: &VerifiedEpoch) -> Result<(), VerifyFault> {
         match first_record(self.folder)? {
             Some(Begins { previous, .. }) if previous.origin == before.origin => {
                 let same = previous.size == before.signed
@@ -300,12 +315,12 @@ impl One<'_> {
                 if same || (before.lost.is_some() && previous.size > before.signed) {
                     return Ok(());
                 }
-                Err(Fault::of(
+                Err(VerifyFault::of(
                     self.record(0),
                     format!("it does not follow the checkpoint of {}", before.origin),
                 ))
             }
-            Some(Begins { previous, .. }) => Err(Fault::of(
+            Some(Begins { previous, .. }) => Err(VerifyFault::of(
                 self.record(0),
                 format!("it follows {}, but {} stands before it", previous.origin, before.origin),
             )),
@@ -315,18 +330,19 @@ impl One<'_> {
     }
 
     /// Looks at a record's outside: its form, and its time.
-    fn outside(&mut self, index: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let outside = Outside::read(bytes).map_err(|fault| Fault::of(self.record(index), fault))?;
-        if outside.at < self.at.as_str() {
-            return Err(Fault::of(self.record(index), RecordFault::Earlier));
+    fn check_envelope(&mut self, index: u64, bytes: &[u8]) -> Result<(), VerifyFault> {
+        let envelope =
+            Envelope::read(bytes).map_err(|fault| VerifyFault::of(self.record(index), fault))?;
+        if envelope.at < self.at.as_str() {
+            return Err(VerifyFault::of(self.record(index), RecordFault::Earlier));
         }
-        self.at.replace_range(.., outside.at);
+        self.at.replace_range(.., envelope.at);
         let first = index == 0 && self.number > 1;
-        if ALWAYS_PLAIN.contains(&outside.kind) || first {
+        if ALWAYS_PLAIN.contains(&envelope.kind) || first {
             // Whoever can write the journal can write a batch behind what was acknowledged.
             let acknowledged = index < self.acknowledged;
             self.link(first, acknowledged, bytes)
-                .map_err(|what| Fault::of(self.record(index), what))?;
+                .map_err(|what| VerifyFault::of(self.record(index), what))?;
         }
         Ok(())
     }
@@ -363,7 +379,7 @@ impl One<'_> {
         edge: &mut Edge,
         signed: &Checkpoint,
         progress: &mut impl FnMut(u64, u64),
-    ) -> Result<(), Fault> {
+    ) -> Result<(), VerifyFault> {
         for bundle in edge.size() / WIDTH..signed.size / WIDTH {
             self.bundle(edge, bundle, signed)?;
             progress(edge.size(), signed.size);
@@ -372,50 +388,57 @@ impl One<'_> {
     }
 
     /// A bundle's records, and the tiles that they make full.
-    fn bundle(&mut self, edge: &mut Edge, bundle: u64, signed: &Checkpoint) -> Result<(), Fault> {
+    fn bundle(
+        &mut self,
+        edge: &mut Edge,
+        bundle: u64,
+        signed: &Checkpoint,
+    ) -> Result<(), VerifyFault> {
         let tiles = Tiles::new(self.folder, signed.size);
         let first = bundle * WIDTH;
         let tile = Tile { level: None, index: bundle, width: (signed.size - first).min(WIDTH) };
-        let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first), fault))?;
+        let bytes =
+            tiles.bytes(tile).map_err(|fault| VerifyFault::of(self.record(first), fault))?;
         let leaves = tiles
             .hashes(Tile { level: Some(0), ..tile })
-            .map_err(|fault| Fault::of(self.record(first), fault))?;
+            .map_err(|fault| VerifyFault::of(self.record(first), fault))?;
         let mut leaves = leaves.iter();
         let mut full = Vec::new();
         for (index, record) in (first..).zip(bundle_records(&bytes)) {
-            let record = record.map_err(|fault| Fault::of(self.record(index), fault))?;
+            let record = record.map_err(|fault| VerifyFault::of(self.record(index), fault))?;
             let Some(leaf) = leaves.next() else {
-                return Err(Fault::of(
-                    At::file(&self.folder.join(tile.path())),
+                return Err(VerifyFault::of(
+                    FaultLocation::file(&self.folder.join(tile.path())),
                     "it has more records than its name says",
                 ));
             };
             // The record or its hash: whichever was changed, this is the first that does not fit.
             if *leaf != leaf_hash(record) {
-                return Err(Fault::of(
+                return Err(VerifyFault::of(
                     self.record(index),
                     "it is not the record that its hash stands for",
                 ));
             }
-            self.outside(index, record)?;
+            self.check_envelope(index, record)?;
             full.extend(edge.push_leaf(*leaf));
             self.was(edge, signed)?;
         }
         if edge.size() != first + tile.width {
-            return Err(Fault::of(self.record(edge.size()), "its bundle ends before it"));
+            return Err(VerifyFault::of(self.record(edge.size()), "its bundle ends before it"));
         }
         // The leaves' own tile is what the records were just compared with.
-        for Full { level, index, hashes } in full.into_iter().filter(|full| full.level > 0) {
+        for FullTile { level, index, hashes } in full.into_iter().filter(|full| full.level > 0) {
             self.equal(&tiles, Tile { level: Some(level), index, width: WIDTH }, &hashes)?;
         }
         Ok(())
     }
 
     /// That a tile's file holds these hashes.
-    fn equal(&self, tiles: &Tiles, tile: Tile, hashes: &[Hash]) -> Result<(), Fault> {
+    fn equal(&self, tiles: &Tiles, tile: Tile, hashes: &[Hash]) -> Result<(), VerifyFault> {
         let level = u32::from(tile.level.unwrap_or(0));
         let first = |place: u64| (tile.index * WIDTH + place) << (8 * level);
-        let bytes = tiles.bytes(tile).map_err(|fault| Fault::of(self.record(first(0)), fault))?;
+        let bytes =
+            tiles.bytes(tile).map_err(|fault| VerifyFault::of(self.record(first(0)), fault))?;
         let expect = tile_bytes(hashes);
         if bytes == expect {
             return Ok(());
@@ -426,23 +449,23 @@ impl One<'_> {
             .position(|(one, other)| one != other)
             .unwrap_or(bytes.len().min(expect.len()));
         let what = format!("{} does not hold the hash over it", tile.path());
-        Err(Fault::of(self.record(first(differs as u64 / 32)), what))
+        Err(VerifyFault::of(self.record(first(differs as u64 / 32)), what))
     }
 
     /// The tiles at the right edge, and the root.
-    fn root(&self, tiles: &Tiles, edge: &Edge, signed: &Checkpoint) -> Result<(), Fault> {
+    fn root(&self, tiles: &Tiles, edge: &Edge, signed: &Checkpoint) -> Result<(), VerifyFault> {
         for (tile, hashes) in edge.partial() {
             self.equal(tiles, tile, hashes)?;
         }
         if edge.tree().root() != signed.root {
             let what = "the root over its records is not the one that its checkpoint signs";
-            return Err(Fault::of(At::epoch(&self.name()), what));
+            return Err(VerifyFault::of(FaultLocation::epoch(&self.name()), what));
         }
         Ok(())
     }
 
     /// That the log still holds what a former checkpoint covers.
-    fn was(&self, edge: &Edge, signed: &Checkpoint) -> Result<(), Fault> {
+    fn was(&self, edge: &Edge, signed: &Checkpoint) -> Result<(), VerifyFault> {
         let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else {
             return Ok(());
         };
@@ -451,7 +474,7 @@ impl One<'_> {
                 "the first {} records are not those that the former checkpoint covers",
                 since.size
             );
-            return Err(Fault::of(At::epoch(&self.name()), what));
+            return Err(VerifyFault::of(FaultLocation::epoch(&self.name()), what));
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ mod closing;
 mod committed;
 mod counted;
 mod nameless;
-mod open;
-mod tally;
+mod open_requests;
+mod refusal_counter;
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -22,12 +22,13 @@ use tokio::sync::oneshot;
 use crate::audit::format::event::{Event, Written};
 use crate::audit::format::key::RecordKeyId;
 use crate::audit::format::request::{
-    About, Admission, Body, Fetched, Forwards, Led, ModelDigest, Outcome, Refused, Server, Used,
+    Admission, BodyDigest, FetchedContent, Forwards, ModelDigest, OutboundReference, Outcome,
+    RefusedRequest, RequestContext, Server, Used,
 };
-use crate::audit::store::log::{Log, LogFault, Sealed as Durable};
+use crate::audit::store::log::{Appended, Log, LogFault};
 use crate::audit::store::vault::Vault;
 use crate::clock::Clock;
-use crate::crypto::seal::KeyedDigest;
+use crate::crypto::encryption::KeyedDigest;
 use crate::crypto::{Draws, EntropyFault};
 use crate::failpoint::{Failpoint, is_armed};
 use crate::id::{Principal, RequestId};
@@ -36,28 +37,28 @@ use crate::refusal::{Code, Refusal};
 
 pub use closing::Closing;
 pub use committed::Committed;
-use open::{Admissions, Held, unknown};
-use tally::Tally;
-pub use tally::Told;
+use open_requests::{AdmissionGuard, Admissions, unknown};
+use refusal_counter::RefusalCounter;
+pub use refusal_counter::RememberedRefusal;
 
 /// How long to wait before another try, where the log is slow or the disk is full.
 const LATER: Duration = Duration::from_secs(1);
 
 /// Who may seal: a handle on the log.
 #[derive(Clone)]
-pub struct Pen(Arc<Inner>);
+pub struct AuditRecorder(Arc<RecorderShared>);
 
-struct Inner {
+struct RecorderShared {
     log: Arc<Log>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     digest_keys: Draws,
-    tally: Tally,
+    refusal_counter: RefusalCounter,
     open: Arc<Admissions>,
 }
 
-/// A durable admission. Only [`Pen::commit`] makes one.
-pub struct Open<T> {
+/// A durable admission. Only [`AuditRecorder::commit`] makes one.
+pub struct DurableAdmission<T> {
     /// What was admitted.
     pub committed: Committed<T>,
     /// The entry that is to be closed. It must live as long as the work does.
@@ -82,30 +83,30 @@ pub struct Ending {
     /// Which weights answered.
     pub model_digest: Option<Arc<ModelDigest>>,
     /// What the answer would have made its reader reach.
-    pub led: (Vec<Led>, u64),
+    pub outbound: (Vec<OutboundReference>, u64),
 }
 
 /// An entry that is open while its request is at work. One that is dropped is closed as aborted.
 pub struct Entry {
-    pen: Pen,
-    about: Option<About>,
+    recorder: AuditRecorder,
+    about: Option<RequestContext>,
     admission: u64,
     record: String,
     digest_key: [u8; 16],
     digest: Option<KeyedDigest>,
     bytes: u64,
-    fetched: Vec<Fetched>,
-    forwarded: Option<Body>,
-    held: Option<Held>,
+    fetched: Vec<FetchedContent>,
+    forwarded: Option<BodyDigest>,
+    held: Option<AdmissionGuard>,
 }
 
 /// A refusal of a caller who is known, as sealed. Only the pen makes one.
-pub struct SealedRefusal {
+pub struct RecordedRefusal {
     refusal: Refusal,
     record: Option<String>,
 }
 
-impl SealedRefusal {
+impl RecordedRefusal {
     /// What was refused.
     #[must_use]
     pub const fn refusal(&self) -> &Refusal {
@@ -120,9 +121,9 @@ impl SealedRefusal {
 }
 
 /// An answer that may be given: the proof that its entry was closed.
-pub struct SealedAnswer(String);
+pub struct RecordedAnswer(String);
 
-impl SealedAnswer {
+impl RecordedAnswer {
     /// The outcome: `<origin>#<index>`.
     #[must_use]
     pub fn record(&self) -> &str {
@@ -131,8 +132,8 @@ impl SealedAnswer {
 }
 
 /// What names a record: `<origin>#<index>`.
-fn name_of(sealed: &Durable) -> String {
-    format!("{}#{}", sealed.origin, sealed.index)
+fn name_of(appended: &Appended) -> String {
+    format!("{}#{}", appended.origin, appended.index)
 }
 
 /// What a caller is told where something cannot be recorded.
@@ -143,7 +144,7 @@ fn refusal_of(fault: &LogFault) -> Refusal {
     )]
     let refusal = match fault {
         LogFault::Low | LogFault::NoSpace(_) => Refusal::new(Code::AuditFull).after(LATER),
-        LogFault::Short(_) => Refusal::new(Code::AuditShort).after(LATER),
+        LogFault::Short(_) => Refusal::new(Code::AuditResources).after(LATER),
         LogFault::Busy => Refusal::new(Code::AuditSlow).after(LATER),
         _ => Code::AuditUnavailable.into(),
     };
@@ -159,19 +160,19 @@ impl Entry {
 
     /// Content that was fetched for the request: its place in the body, its URL, its media type and itself.
     pub fn fetched(&mut self, (path, target): (&str, &str), media_type: &str, content: &[u8]) {
-        let content = Body {
+        let content = BodyDigest {
             bytes: content.len() as u64,
             digest: KeyedDigest::of(&self.digest_key, content),
         };
         let target_digest = KeyedDigest::of(&self.digest_key, target.as_bytes());
         let (path, target, media_type) =
             (path.to_owned(), target.to_owned(), media_type.to_owned());
-        self.fetched.push(Fetched { path, target, target_digest, media_type, content });
+        self.fetched.push(FetchedContent { path, target, target_digest, media_type, content });
     }
 
     /// The body as it is sent on with that.
     fn forwards(&mut self, body: &[u8]) {
-        self.forwarded = Some(Body {
+        self.forwarded = Some(BodyDigest {
             bytes: body.len() as u64,
             digest: KeyedDigest::of(&self.digest_key, body),
         });
@@ -196,8 +197,8 @@ impl Entry {
         let Some((about, digest)) = self.about.take().zip(self.digest.take()) else {
             return Closing(answered);
         };
-        let (open, request) = (Arc::clone(&self.pen.0.open), about.request);
-        let Ending { code, detail, status, ms, usage, upstream, model_digest, led } = ending;
+        let (open, request) = (Arc::clone(&self.recorder.0.open), about.request);
+        let Ending { code, detail, status, ms, usage, upstream, model_digest, outbound } = ending;
         let outcome = Outcome {
             about,
             admission: self.admission,
@@ -208,20 +209,20 @@ impl Entry {
             status,
             ms,
             usage,
-            led,
+            outbound,
             fetched: std::mem::take(&mut self.fetched),
             forwarded: self.forwarded,
             digest_key: self.digest_key,
-            delivered: Body { bytes: self.bytes, digest: digest.finish() },
+            delivered: BodyDigest { bytes: self.bytes, digest: digest.finish() },
         };
-        let (held, metrics) = (self.held.take(), Arc::clone(&self.pen.0.metrics));
-        self.pen.0.log.seal_with(Event::Outcome(Box::new(outcome)), None, move |sealed| {
-            match &sealed {
+        let (held, metrics) = (self.held.take(), Arc::clone(&self.recorder.0.metrics));
+        self.recorder.0.log.append_with(Event::Outcome(Box::new(outcome)), None, move |appended| {
+            match &appended {
                 Ok(_) => metrics.audit_record("outcome"),
                 Err(_) => held.iter().for_each(|held| held.0.lost.store(true, Ordering::SeqCst)),
             }
             open.admissions.remove(&request);
-            drop(answer.send(sealed));
+            drop(answer.send(appended));
             drop(held);
         });
         Closing(answered)
@@ -237,7 +238,7 @@ impl Drop for Entry {
     }
 }
 
-impl Pen {
+impl AuditRecorder {
     /// A pen for `log`.
     ///
     /// # Errors
@@ -247,13 +248,13 @@ impl Pen {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EntropyFault> {
-        let tally = Tally::new(clock.now());
-        Ok(Self(Arc::new(Inner {
+        let refusal_counter = RefusalCounter::new(clock.now());
+        Ok(Self(Arc::new(RecorderShared {
             log,
             clock,
             metrics,
             digest_keys: Draws::new()?,
-            tally,
+            refusal_counter,
             open: Arc::default(),
         })))
     }
@@ -261,7 +262,7 @@ impl Pen {
     /// Asks whether anything can be sealed.
     ///
     /// # Errors
-    /// `audit-unavailable` when the log cannot be written any more, `gateway-stopping` after [`Pen::cut`].
+    /// `audit-unavailable` when the log cannot be written any more, `gateway-stopping` after [`AuditRecorder::cut`].
     pub fn ready(&self) -> Result<(), Refusal> {
         if self.0.open.cut.load(Ordering::SeqCst) {
             return Err(Code::GatewayStopping.into());
@@ -269,22 +270,22 @@ impl Pen {
         if self.0.log.healthy() { Ok(()) } else { Err(Code::AuditUnavailable.into()) }
     }
 
-    fn write(&self, event: Event, answer: oneshot::Sender<Result<Durable, LogFault>>) {
+    fn write(&self, event: Event, answer: oneshot::Sender<Result<Appended, LogFault>>) {
         let own = Arc::clone(&self.0);
         let kind = event.kind();
-        self.0.log.seal_with(event, None, move |sealed| {
-            if sealed.is_ok() {
+        self.0.log.append_with(event, None, move |appended| {
+            if appended.is_ok() {
                 own.metrics.audit_record(kind);
             }
-            drop(answer.send(sealed));
+            drop(answer.send(appended));
         });
     }
 
-    async fn sealed(&self, event: Event) -> Result<Durable, Refusal> {
+    async fn append(&self, event: Event) -> Result<Appended, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.write(event, answer);
-        let sealed = answered.await.unwrap_or(Err(LogFault::Stopped));
-        sealed.map_err(|fault| refusal_of(&fault))
+        let appended = answered.await.unwrap_or(Err(LogFault::Stopped));
+        appended.map_err(|fault| refusal_of(&fault))
     }
 
     /// A key for the digests of one record.
@@ -302,17 +303,17 @@ impl Pen {
         &self,
         value: T,
         mut admission: Admission,
-    ) -> Result<Open<T>, Refusal> {
+    ) -> Result<DurableAdmission<T>, Refusal> {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
         // Counted before it is asked: who ends the log waits for this one, or this one finds it ending.
-        let held = Held::new(&self.0.open);
+        let held = AdmissionGuard::new(&self.0.open);
         if self.0.open.ending.load(Ordering::SeqCst) {
             return Err(refusal_of(&LogFault::Closed));
         }
         if let Some(body) = value.forwarded() {
-            admission.forwarded = Some(Body {
+            admission.forwarded = Some(BodyDigest {
                 bytes: body.len() as u64,
                 digest: KeyedDigest::of(&admission.digest_key, body),
             });
@@ -324,7 +325,7 @@ impl Pen {
             own.0.open.admissions.insert(open.request, (index, open.clone()));
             Entry {
                 record,
-                pen: own,
+                recorder: own,
                 about: Some(open),
                 admission: index,
                 digest_key,
@@ -338,20 +339,23 @@ impl Pen {
         let event = Event::Admission(Box::new(admission));
         if is_armed(Failpoint::AdmissionNotAwaited) {
             self.write(event, oneshot::channel().0);
-            return Ok(Open { committed: Committed::new(value), entry: entry(String::new(), 0) });
+            return Ok(DurableAdmission {
+                committed: Committed::new(value),
+                entry: entry(String::new(), 0),
+            });
         }
         let (answer, answered) = oneshot::channel();
         let metrics = Arc::clone(&self.0.metrics);
         // The entry comes with the record: a caller who has left meanwhile drops it unseen, and it is closed all the same.
-        self.0.log.seal_with(event, None, move |sealed| {
-            drop(answer.send(sealed.map(|sealed| {
+        self.0.log.append_with(event, None, move |appended| {
+            drop(answer.send(appended.map(|appended| {
                 metrics.audit_record("admission");
-                entry(name_of(&sealed), sealed.index)
+                entry(name_of(&appended), appended.index)
             })));
         });
         let entry =
             answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
-        Ok(Open { committed: Committed::new(value), entry })
+        Ok(DurableAdmission { committed: Committed::new(value), entry })
     }
 
     /// Admits nothing more, and waits until every admission has its outcome; false where one has none after `patience`.
@@ -378,7 +382,7 @@ impl Pen {
     /// The outcomes of what is open, as they are where this process ends and can say nothing of it: `unknown`.
     #[must_use]
     pub fn unknown(&self) -> Vec<Written> {
-        let of = |row: RefMulti<'_, RequestId, (u64, About)>| {
+        let of = |row: RefMulti<'_, RequestId, (u64, RequestContext)>| {
             let (index, about) = row.value();
             unknown(about.clone(), *index, self.0.digest_keys.next())
         };
@@ -405,28 +409,36 @@ impl Pen {
 
     /// Seals a refusal of somebody who is known; returns when it is durable, or counted where there were many like it. Where
     /// the log cannot be written the refusal becomes that.
-    pub async fn seal_refusal(&self, refusal: Refusal, about: About, ms: u64) -> SealedRefusal {
+    pub async fn record_refusal(
+        &self,
+        refusal: Refusal,
+        about: RequestContext,
+        ms: u64,
+    ) -> RecordedRefusal {
         if self.is_nameless(refusal.code, &about) {
-            self.stranger(&about.request, &refusal, about.peer);
-            return SealedRefusal { refusal: self.ready().err().unwrap_or(refusal), record: None };
+            self.count_unauthenticated(&about.request, &refusal, about.peer);
+            return RecordedRefusal {
+                refusal: self.ready().err().unwrap_or(refusal),
+                record: None,
+            };
         }
         let now = self.0.clock.now();
         let caller = Arc::clone(&about.caller);
         let (whose, code) = ((&caller.agent, &caller.principal), refusal.code);
-        self.0.tally.tell(Told::of(
+        self.0.refusal_counter.tell(RememberedRefusal::of(
             &about.request,
             &refusal,
             Some(caller.agent.as_str().to_owned()),
             None,
             now,
         ));
-        if !self.0.tally.agent(whose, code, now) {
+        if !self.0.refusal_counter.agent(whose, code, now) {
             return match self.ready() {
-                Ok(()) => SealedRefusal { refusal, record: None },
-                Err(refusal) => SealedRefusal { refusal, record: None },
+                Ok(()) => RecordedRefusal { refusal, record: None },
+                Err(refusal) => RecordedRefusal { refusal, record: None },
             };
         }
-        let refused = Refused {
+        let refused = RefusedRequest {
             about,
             stage: refusal.code.stage().as_str(),
             code: refusal.code.as_str(),
@@ -435,12 +447,12 @@ impl Pen {
             status: refusal.code.status(),
             ms,
         };
-        match self.sealed(Event::Refusal(Box::new(refused))).await {
-            Ok(sealed) => SealedRefusal { refusal, record: Some(name_of(&sealed)) },
+        match self.append(Event::Refusal(Box::new(refused))).await {
+            Ok(appended) => RecordedRefusal { refusal, record: Some(name_of(&appended)) },
             Err(refusal) => {
                 // It has no record of its own: the summary that is recorded once the log can be written counts it.
-                self.0.tally.count(whose, code);
-                SealedRefusal { refusal, record: None }
+                self.0.refusal_counter.count(whose, code);
+                RecordedRefusal { refusal, record: None }
             }
         }
     }
@@ -451,11 +463,11 @@ impl Pen {
         entry: Entry,
         ending: Ending,
         refusal: Refusal,
-    ) -> SealedRefusal {
+    ) -> RecordedRefusal {
         let record = Some(entry.record.clone());
         match entry.close(ending).await {
-            Ok(_) => SealedRefusal { refusal, record },
-            Err(refusal) => SealedRefusal { refusal, record },
+            Ok(_) => RecordedRefusal { refusal, record },
+            Err(refusal) => RecordedRefusal { refusal, record },
         }
     }
 
@@ -467,14 +479,14 @@ impl Pen {
 
     /// Lets go of a record key that the process that writes the log has destroyed. Gives whose it was.
     #[must_use]
-    pub fn let_go(&self, id: &RecordKeyId) -> Option<Principal> {
+    pub fn drop_key(&self, id: &RecordKeyId) -> Option<Principal> {
         let mut vault = self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-        vault.let_go(id)?.parse().ok()
+        vault.drop_key(id)?.parse().ok()
     }
 
     /// What is remembered of a refusal that was told not long ago.
     #[must_use]
-    pub fn told(&self, request: &RequestId) -> Option<Told> {
-        self.0.tally.told(request)
+    pub fn told(&self, request: &RequestId) -> Option<RememberedRefusal> {
+        self.0.refusal_counter.told(request)
     }
 }

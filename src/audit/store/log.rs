@@ -9,15 +9,16 @@
 //! `log/recover.rs`.
 
 mod cache;
+mod checkpoint_files;
 mod compare;
-mod ears;
 mod epoch;
 mod fault;
 mod fold;
 mod integrate;
+mod listeners;
 mod opening;
+mod ownership;
 mod pending;
-mod place;
 mod prune;
 mod queue;
 mod recover;
@@ -25,7 +26,6 @@ pub mod remains;
 mod reserve;
 mod settings;
 mod shortage;
-mod stands;
 mod succeed;
 mod sweep;
 mod turn;
@@ -47,19 +47,19 @@ use crate::durable;
 
 pub use compare::cache_against;
 pub use fault::LogFault;
-use place::Open;
-pub use place::{Remote, Then};
+use ownership::SharedLog;
+pub use ownership::{Remote, Then};
 pub use prune::{Old, Pruning};
-use queue::Waiting;
+use queue::QueuedEvent;
 pub use recover::{Recovered, Torn};
-pub use settings::{FolderOwner, NewEpoch, Settings};
+pub use settings::{FolderOwner, LogSettings, NewEpoch};
 
 /// Records that wait at the most; one more is refused with [`LogFault::Busy`].
 const QUEUE_MAX: usize = 4096;
 /// A sync that takes longer than this has failed.
 const SYNC_MAX: Duration = Duration::from_secs(30);
 /// A checkpoint, of several syncs, that takes longer than this has failed.
-const SEAL_MAX: Duration = Duration::from_secs(120);
+const CHECKPOINT_MAX: Duration = Duration::from_secs(120);
 
 /// New work is turned away while syncs take longer than this.
 const SYNC_SLOW: Duration = Duration::from_millis(250);
@@ -67,7 +67,7 @@ const SYNC_SLOW: Duration = Duration::from_millis(250);
 /// Proof that a record is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Sealed {
+pub struct Appended {
     /// The log that it is in: `<gateway name>/<epoch>`.
     pub origin: Arc<str>,
     /// Its index in the log, and its leaf's in the tree.
@@ -80,7 +80,7 @@ pub struct Sealed {
 
 /// How the log is.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct LogState {
     /// How many records are durable.
     pub size: u64,
     /// The last one's time.
@@ -98,21 +98,24 @@ pub struct State {
     /// Bytes of the reserve where it is whole.
     pub reserve_whole_bytes: u64,
     /// What is short, where the log waits for that.
-    pub short: Option<durable::Fault>,
+    pub short: Option<durable::DiskFault>,
     /// Why it writes no more, if so.
     pub failed: Option<LogFault>,
 }
 
 /// A handle on the log. The last one that is dropped closes it.
 #[derive(Clone)]
-pub struct Log(Arc<Open>);
+pub struct Log(Arc<SharedLog>);
 
 impl Log {
     /// Opens the log that `settings` name, or begins it; takes its lock; mends what a crash has left.
     ///
     /// # Errors
     /// When another process has it, or when anything that was acknowledged is not there as it was written.
-    pub fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<(Self, Recovered), LogFault> {
+    pub fn open(
+        settings: LogSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Recovered), LogFault> {
         Self::open_on(settings, clock, Arc::new(durable::SystemDisk))
     }
 
@@ -121,7 +124,7 @@ impl Log {
     /// # Errors
     /// As [`Log::open`].
     pub fn open_on(
-        settings: Settings,
+        settings: LogSettings,
         clock: Arc<dyn Clock>,
         disk: Arc<dyn durable::Disk>,
     ) -> Result<(Self, Recovered), LogFault> {
@@ -133,7 +136,7 @@ impl Log {
     /// # Errors
     /// As [`Log::open`].
     pub fn take_over(
-        settings: Settings,
+        settings: LogSettings,
         clock: Arc<dyn Clock>,
         lock: File,
     ) -> Result<(Self, Recovered), LogFault> {
@@ -142,12 +145,12 @@ impl Log {
     }
 
     fn open_with(
-        settings: Settings,
+        settings: LogSettings,
         clock: Arc<dyn Clock>,
         disk: Arc<dyn durable::Disk>,
         lock: Option<durable::Lock>,
     ) -> Result<(Self, Recovered), LogFault> {
-        let (open, recovered) = Open::begin(settings, clock, disk, lock)?;
+        let (open, recovered) = SharedLog::begin(settings, clock, disk, lock)?;
         Ok((Self(Arc::new(open)), recovered))
     }
 
@@ -165,8 +168,8 @@ impl Log {
 
     /// Whether what a record says is sealed under keys.
     #[must_use]
-    pub fn is_sealed(&self) -> bool {
-        self.0.settings().sealed
+    pub fn is_encrypted(&self) -> bool {
+        self.0.settings().encrypted
     }
 
     /// The folder of the epoch that is being written.
@@ -201,37 +204,37 @@ impl Log {
     }
 
     /// Records `event`, and returns when it is durable. A caller that stops waiting does not take it back: where the
-    /// event must also be applied, use [`Log::seal_with`].
+    /// event must also be applied, use [`Log::append_with`].
     ///
     /// # Errors
     /// When it is not known to be durable; [`LogFault`] says which faults end the log.
-    pub async fn seal(&self, event: Event, by: Option<String>) -> Result<Sealed, LogFault> {
+    pub async fn append(&self, event: Event, by: Option<String>) -> Result<Appended, LogFault> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        self.seal_with(event, by, move |sealed| drop(answer.send(sealed)));
+        self.append_with(event, by, move |sealed| drop(answer.send(sealed)));
         answered.await.unwrap_or(Err(LogFault::Stopped))
     }
 
-    /// [`Log::seal`] for callers that may block their thread: the command line without a gateway.
+    /// [`Log::append`] for callers that may block their thread: the command line without a gateway.
     ///
     /// # Errors
-    /// As [`Log::seal`].
-    pub fn seal_blocking(&self, event: Event, by: Option<String>) -> Result<Sealed, LogFault> {
+    /// As [`Log::append`].
+    pub fn append_blocking(&self, event: Event, by: Option<String>) -> Result<Appended, LogFault> {
         let (answer, answered) = mpsc::sync_channel(1);
-        self.seal_with(event, by, move |sealed| drop(answer.send(sealed)));
+        self.append_with(event, by, move |sealed| drop(answer.send(sealed)));
         answered.recv().unwrap_or(Err(LogFault::Stopped))
     }
 
     /// Records `event` and calls `then` when it is durable, or known not to be. For successes `then` runs on the writer's
     /// thread, one record after the other in the log's order, so that what it applies is the fold of the log whoever waits;
     /// it must be short and must not wait for the log.
-    pub fn seal_with(
+    pub fn append_with(
         &self,
         event: Event,
         by: Option<String>,
-        then: impl FnOnce(Result<Sealed, LogFault>) + Send + 'static,
+        then: impl FnOnce(Result<Appended, LogFault>) + Send + 'static,
     ) {
         match event.fits() {
-            Ok(()) => self.0.give(Waiting { event, by, then: Box::new(then) }),
+            Ok(()) => self.0.give(QueuedEvent { event, by, then: Box::new(then) }),
             Err(fault) => then(Err(fault.into())),
         }
     }
@@ -250,7 +253,7 @@ impl Log {
 
     /// How the log is.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> LogState {
         self.0.state()
     }
 
@@ -318,7 +321,7 @@ impl Log {
 
 /// Whether another process holds the lock of the newest epoch.
 #[must_use]
-pub fn is_locked(settings: &Settings) -> bool {
+pub fn is_locked(settings: &LogSettings) -> bool {
     recover::lock_path(settings)
         .is_ok_and(|path| path.exists() && matches!(durable::Lock::take(&path), Ok(None)))
 }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::format::envelope::Envelope;
 use crate::audit::format::event::Event;
 use crate::audit::format::note::{LogKeys, NoteFault, read_vkeys};
-use crate::audit::format::outside::Outside;
 use crate::audit::read::copy::{self, CopyFault, Sink};
 use crate::audit::read::reader::{self, ReadFault};
 use crate::audit::read::tiles::{checkpoint_note, epoch_name, is_pruned};
-use crate::audit::read::verify::{Fault, Wanted, verify};
-use crate::audit::store::log::{Log, LogFault, Old, Pruning, Settings};
+use crate::audit::read::verify::{VerifyFault, VerifyTarget, verify};
+use crate::audit::store::log::{Log, LogFault, LogSettings, Old, Pruning};
 use crate::clock::{Clock, Timestamp};
 use crate::durable;
 
@@ -37,10 +37,10 @@ pub enum RetainFault {
     Log(#[from] LogFault),
     /// What does not verify now would be blamed on this.
     #[error("the log does not verify, and nothing is taken away: {0}")]
-    Damaged(Fault),
+    Damaged(VerifyFault),
     /// A file.
     #[error(transparent)]
-    Disk(#[from] durable::Fault),
+    Disk(#[from] durable::DiskFault),
     /// The log's public keys.
     #[error("{}: {fault}", path.display())]
     Keys {
@@ -58,7 +58,7 @@ pub enum RetainFault {
         /// Where.
         to: PathBuf,
         /// What is wrong.
-        fault: Fault,
+        fault: VerifyFault,
     },
     /// The log's records.
     #[error(transparent)]
@@ -76,13 +76,13 @@ const AHEAD_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn is_clock_doubtful(settings: &Settings, clock: &dyn Clock) -> Result<bool, RetainFault> {
+pub fn is_clock_doubtful(settings: &LogSettings, clock: &dyn Clock) -> Result<bool, RetainFault> {
     let epochs = reader::epochs(&settings.dir)?;
     let mut newest = None;
     if let Some(last) = epochs.last() {
         let _ = reader::each(last, last.signed.saturating_sub(1), |found| {
             newest =
-                Outside::read(found.bytes).and_then(|outside| outside.moment()).ok().or(newest);
+                Envelope::read(found.bytes).and_then(|envelope| envelope.moment()).ok().or(newest);
             ControlFlow::Continue(())
         })?;
     }
@@ -91,7 +91,7 @@ pub fn is_clock_doubtful(settings: &Settings, clock: &dyn Clock) -> Result<bool,
 
 /// What the record says of who takes records away; both are absent where the config alone says it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct PruneReason {
     /// The operator, `uid:N`.
     pub by: Option<String>,
     /// Why.
@@ -100,11 +100,11 @@ pub struct Said {
 
 /// What was taken away.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct PruneResult {
     /// The epochs; none where none is old enough.
     pub epochs: Vec<Old>,
     /// The index of the record that says so, in the newest epoch.
-    pub sealed: Option<u64>,
+    pub appended: Option<u64>,
 }
 
 /// Takes away the records of every epoch that is older than `keep` says, where no gateway writes the log: copied and verified
@@ -114,14 +114,14 @@ pub struct Taken {
 /// # Errors
 /// Whatever leaves the log as it was, or an epoch half taken away, which the next run finishes.
 pub fn prune(
-    settings: &Settings,
+    settings: &LogSettings,
     clock: &Arc<dyn Clock>,
     keep: &Keep,
-    said: Said,
+    said: PruneReason,
     mut progress: impl FnMut(u64, u64),
-) -> Result<Taken, RetainFault> {
+) -> Result<PruneResult, RetainFault> {
     let keys = |path: &Path| {
-        let text = fs::read_to_string(path).map_err(durable::Fault::of("read", path))?;
+        let text = fs::read_to_string(path).map_err(durable::DiskFault::of("read", path))?;
         read_vkeys(&text).map_err(|fault| RetainFault::Keys { path: path.to_owned(), fault })
     };
     // Before anything is written: the copies too would be root's.
@@ -130,25 +130,25 @@ pub fn prune(
     let before = Timestamp(clock.now().0.saturating_sub(kept));
     let pruning = Pruning::begin(settings)?;
     let old = pruning.old(before)?;
-    let Some(last) = old.last() else { return Ok(Taken::default()) };
+    let Some(last) = old.last() else { return Ok(PruneResult::default()) };
     let known = keys(&settings.vkeys)?;
     let wanted =
-        Wanted { dir: &settings.dir, keys: &known, head: Some(&settings.head), since: None };
+        VerifyTarget { dir: &settings.dir, keys: &known, head: Some(&settings.head), since: None };
     verify(&wanted, &mut progress).map_err(RetainFault::Damaged)?;
     if let Some(to) = &keep.to {
         old.iter().try_for_each(|epoch| copy_to(epoch, to))?;
-        let wanted = Wanted { dir: to, keys: &known, head: None, since: None };
+        let wanted = VerifyTarget { dir: to, keys: &known, head: None, since: None };
         verify(&wanted, &mut progress)
             .map_err(|fault| RetainFault::BadCopy { to: to.clone(), fault })?;
     }
     drop(pruning);
     // In the epoch that stands there, however old: a start begins the next.
     let (log, _) = Log::open(
-        Settings { begin: None, existing: true, epoch_max: FOR_EVER, ..settings.clone() },
+        LogSettings { begin: None, existing: true, epoch_max: FOR_EVER, ..settings.clone() },
         Arc::clone(clock),
     )?;
     let pruned = Event::Pruned { through: epoch_name(last.number), reason: said.reason };
-    let sealed = log.seal_blocking(pruned, said.by)?.index;
+    let appended = log.append_blocking(pruned, said.by)?.index;
     log.close()?;
     // Crash here: a record of what may be missing, and nothing is. The next run takes it away.
     let pruning = Pruning::begin(settings)?;
@@ -157,30 +157,30 @@ pub fn prune(
     }
     drop(pruning);
     after(settings, &keys(&settings.vkeys)?, progress)?;
-    Ok(Taken { epochs: old, sealed: Some(sealed) })
+    Ok(PruneResult { epochs: old, appended: Some(appended) })
 }
 
 fn after(
-    settings: &Settings,
+    settings: &LogSettings,
     keys: &[LogKeys],
     progress: impl FnMut(u64, u64),
 ) -> Result<(), RetainFault> {
-    let wanted = Wanted { dir: &settings.dir, keys, head: Some(&settings.head), since: None };
+    let wanted = VerifyTarget { dir: &settings.dir, keys, head: Some(&settings.head), since: None };
     verify(&wanted, progress).map(|_| ()).map_err(RetainFault::Damaged)
 }
 
 /// Copies an epoch below `to`. One that is there already must be the same: a run was interrupted.
 fn copy_to(epoch: &Old, to: &Path) -> Result<(), RetainFault> {
     let name = epoch_name(epoch.number);
-    let (target, passing) = (to.join(&name), to.join("tmp").join(&name));
+    let (target, temporary) = (to.join(&name), to.join("tmp").join(&name));
     if !target.exists() {
-        if passing.exists() {
-            fs::remove_dir_all(&passing).map_err(durable::Fault::of("remove", &passing))?;
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary).map_err(durable::DiskFault::of("remove", &temporary))?;
         }
         let mut sink = Sink::default();
-        copy::closed_epoch(&epoch.folder, &passing, &mut sink)?;
+        copy::closed_epoch(&epoch.folder, &temporary, &mut sink)?;
         sink.settle()?;
-        fs::rename(&passing, &target).map_err(durable::Fault::of("move", &passing))?;
+        fs::rename(&temporary, &target).map_err(durable::DiskFault::of("move", &temporary))?;
         durable::sync_dir(to)?;
     }
     if checkpoint_note(&target)? != checkpoint_note(&epoch.folder)? || is_pruned(&target) {

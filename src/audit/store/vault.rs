@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::clock::Timestamp;
 use crate::crypto::{EntropyFault, entropy, sha256};
 use crate::durable::{self, Disk, Identity, SystemDisk};
@@ -30,7 +30,7 @@ const DESTROYED: &str = "destroyed";
 pub enum VaultFault {
     /// The file.
     #[error(transparent)]
-    Disk(#[from] durable::Fault),
+    Disk(#[from] durable::DiskFault),
     /// A slot is neither whole nor the file's last.
     #[error("{}: slot {slot} is damaged: restore the file from a backup", path.display())]
     Damaged {
@@ -52,14 +52,14 @@ pub enum VaultFault {
     Unknown,
 }
 
-struct Slot {
+struct KeySlot {
     id: RecordKeyId,
     made: Timestamp,
     principal: String,
     key: Option<Zeroizing<[u8; 32]>>,
 }
 
-impl Slot {
+impl KeySlot {
     fn encode(&self) -> Zeroizing<[u8; SLOT_BYTES]> {
         let key = self
             .key
@@ -94,8 +94,8 @@ impl Slot {
 /// The record keys, and their file where they may be changed.
 pub struct Vault {
     path: PathBuf,
-    open: Option<Open>,
-    slots: Vec<Slot>,
+    open: Option<VaultFile>,
+    slots: Vec<KeySlot>,
     by_id: HashMap<RecordKeyId, usize>,
     by_principal: HashMap<String, usize>,
     /// Slots that were written since the last sync.
@@ -108,7 +108,7 @@ pub struct Vault {
 }
 
 /// The file of keys that may be changed.
-struct Open {
+struct VaultFile {
     disk: Arc<dyn Disk>,
     file: File,
     identity: Identity,
@@ -131,12 +131,12 @@ impl Vault {
         let is_new = !path.exists();
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path).map_err(durable::Fault::of("open", path))?;
+        let file = options.open(path).map_err(durable::DiskFault::of("open", path))?;
         if let Some(folder) = path.parent().filter(|_| is_new) {
-            disk.sync_dir(folder).map_err(durable::Fault::of("sync", folder))?;
+            disk.sync_dir(folder).map_err(durable::DiskFault::of("sync", folder))?;
         }
         let mut vault = Self::read(path)?;
-        vault.open = Some(Open { disk, file, identity: Identity::growing(path)? });
+        vault.open = Some(VaultFile { disk, file, identity: Identity::growing(path)? });
         Ok(vault)
     }
 
@@ -153,7 +153,7 @@ impl Vault {
     pub fn read(path: &Path) -> Result<Self, VaultFault> {
         Self::of_bytes(
             path,
-            &Zeroizing::new(std::fs::read(path).map_err(durable::Fault::of("read", path))?),
+            &Zeroizing::new(std::fs::read(path).map_err(durable::DiskFault::of("read", path))?),
         )
     }
 
@@ -165,7 +165,7 @@ impl Vault {
         let mut vault = Self::empty(path);
         let count = bytes.len().div_ceil(SLOT_BYTES);
         for (place, slot) in bytes.chunks(SLOT_BYTES).enumerate() {
-            match Slot::decode(slot) {
+            match KeySlot::decode(slot) {
                 Some(slot) => vault.keep(slot),
                 // Its sync had not ended, so nothing was sealed with it.
                 None if place + 1 == count => {}
@@ -192,7 +192,7 @@ impl Vault {
         }
     }
 
-    fn keep(&mut self, slot: Slot) {
+    fn keep(&mut self, slot: KeySlot) {
         let place = self.slots.len();
         self.by_id.insert(slot.id, place);
         if slot.key.is_some() {
@@ -206,7 +206,7 @@ impl Vault {
             return Err(VaultFault::Unknown);
         };
         let written = open.disk.write(&open.file, &*slot.encode(), (place * SLOT_BYTES) as u64);
-        written.map_err(durable::Fault::of("write", &self.path))?;
+        written.map_err(durable::DiskFault::of("write", &self.path))?;
         self.unsynced.insert(place);
         Ok(())
     }
@@ -230,8 +230,8 @@ impl Vault {
                     #[cfg(feature = "gateway")]
                     tracing::warn!(record_key = %id, "a principal that was forgotten is recorded again: a token in its name still holds");
                 }
-                let made = crate::audit::format::inside::moment(now);
-                self.keep(Slot { id, made, principal: principal.to_owned(), key: Some(key) });
+                let made = crate::audit::format::payload::moment(now);
+                self.keep(KeySlot { id, made, principal: principal.to_owned(), key: Some(key) });
                 let place = self.slots.len() - 1;
                 if let Err(fault) = self.write(place) {
                     self.by_principal.remove(principal);
@@ -262,7 +262,7 @@ impl Vault {
         let Some(open) = &self.open else { return Ok(()) };
         if let Err(error) = open.disk.sync(&open.file) {
             self.write_again = durable::passes(&error);
-            return Err(durable::Fault::of("sync", &self.path)(error).into());
+            return Err(durable::DiskFault::of("sync", &self.path)(error).into());
         }
         open.identity.check().map_err(VaultFault::Changed)?;
         self.unsynced.clear();
@@ -297,7 +297,7 @@ impl Vault {
     }
 
     /// Lets go of the key `id` in memory: the process that writes the log has destroyed it. Gives whose it was.
-    pub fn let_go(&mut self, id: &RecordKeyId) -> Option<String> {
+    pub fn drop_key(&mut self, id: &RecordKeyId) -> Option<String> {
         let place = *self.by_id.get(id)?;
         let slot = self.slots.get_mut(place)?;
         slot.key = None;
@@ -318,10 +318,10 @@ impl Vault {
 }
 
 impl Opener for Vault {
-    fn held(&self, id: &RecordKeyId) -> Held<'_> {
+    fn held(&self, id: &RecordKeyId) -> KeyLookup<'_> {
         match self.by_id.get(id).and_then(|place| self.slots.get(*place)) {
-            None => Held::Missing,
-            Some(slot) => slot.key.as_deref().map_or(Held::Destroyed, Held::Key),
+            None => KeyLookup::Missing,
+            Some(slot) => slot.key.as_deref().map_or(KeyLookup::Destroyed, KeyLookup::Key),
         }
     }
 }
@@ -341,13 +341,14 @@ mod tests {
         vault.sync().expect("sync");
         assert_eq!(vault.of("user:ada", now).map(|(id, key)| (id, *key)).expect("key"), (ada, key));
         let read = Vault::read(&path).expect("read");
-        assert!(matches!(read.held(&ada), Held::Key(found) if *found == key));
+        assert!(matches!(read.held(&ada), KeyLookup::Key(found) if *found == key));
         vault.destroy(&ada).expect("destroyed");
         let read = Vault::read(&path).expect("read");
         assert!(
-            matches!(read.held(&ada), Held::Destroyed) && matches!(read.held(&bob), Held::Key(_))
+            matches!(read.held(&ada), KeyLookup::Destroyed)
+                && matches!(read.held(&bob), KeyLookup::Key(_))
         );
-        assert!(matches!(read.held(&RecordKeyId([9; 16])), Held::Missing));
+        assert!(matches!(read.held(&RecordKeyId([9; 16])), KeyLookup::Missing));
         let bytes = std::fs::read(&path).expect("file");
         let text = URL_SAFE_NO_PAD.encode(key);
         for secret in [text.as_bytes(), b"user:ada"] {

@@ -33,13 +33,13 @@ fn a_long_file_takes_time_in_proportion() {
         let _ = writeln!(text, "sk-{number:032x},fleet/agent-{number}");
     }
     let clock = SystemClock::start();
-    let wish = |line: Line, number| {
+    let wish = |line: CsvLine, number| {
         let agent = agent_name(&line.agent).map_err(|fault| fault.to_string())?;
-        let wanted = Wanted::for_agent(agent.clone(), Duration::from_secs(60));
+        let wanted = TokenContent::for_agent(agent.clone(), Duration::from_secs(60));
         let handle = handle::adopt(&line.key).map_err(|fault| fault.to_string())?;
         Ok(Wish { line: number, handle, agent, class: None, wanted })
     };
-    let Read { wishes, faults } = understood(&text, wish).expect("columns");
+    let ParsedFile { wishes, faults } = understood(&text, wish).expect("columns");
     assert_eq!((wishes.len(), faults.len()), (100_000, 0));
     // Half a second here; comparing each with each took 46.
     assert!(clock.monotonic() < Duration::from_secs(20), "{:?}", clock.monotonic());

@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::super::door::send;
-use super::super::place::LogPlace;
-use super::super::{Failure, Place};
+use super::super::admin_client::send;
+use super::super::target::LogArgs;
+use super::super::{Failure, GatewayArgs};
 use crate::control::Command;
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 
 /// Records `command` in the log in the folder `dir`, which `log` names. It uses the admin socket if
 /// the gateway runs, and writes the log itself otherwise. Returns the record's index. Exports,
@@ -18,7 +18,7 @@ use crate::control::api::Request;
 /// # Errors
 /// If a gateway's own log cannot be written. Then nothing may be handed out.
 pub(super) fn record(
-    (log, dir): (&LogPlace, &Path),
+    (log, dir): (&LogArgs, &Path),
     command: Command,
 ) -> Result<Option<u64>, Failure> {
     // A backup has the form of a data folder, but no gateway has written to it.
@@ -32,7 +32,7 @@ pub(super) fn record(
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let reply = runtime.block_on(send(&place, Request::Command(command)));
+    let reply = runtime.block_on(send(&place, AdminRequest::Command(command)));
     let reply = reply
         .map_err(|fault| format!("it could not be recorded, so nothing is handed out: {fault}"))?;
     for index in &reply.sealed {
@@ -44,12 +44,12 @@ pub(super) fn record(
 /// The gateway with the log in the folder `dir`, which was named by itself. The config beside it
 /// names the gateway. Without one, it is the gateway that the environment names or that is found,
 /// if it has this log.
-fn gateway_of(dir: &Path) -> Option<Place> {
+fn gateway_of(dir: &Path) -> Option<GatewayArgs> {
     let file = dir.join("../token-shield.toml");
     if file.is_file() {
-        return Some(Place { config: Some(file), ..Place::default() });
+        return Some(GatewayArgs { config: Some(file), ..Place::default() });
     }
-    let place = Place::default();
+    let place = GatewayArgs::default();
     let folder: PathBuf = place.find().ok()?.data_folder().ok()?.join("audit");
     let same = fs::canonicalize(folder).ok()? == fs::canonicalize(dir).ok()?;
     same.then_some(place)

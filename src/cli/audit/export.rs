@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::super::Failure;
-use super::super::place::LogPlace;
+use super::super::target::LogArgs;
 use super::trust::Trust;
-use super::{Checked, Keys, spinner};
+use super::{Checked, RecordKeyArgs, spinner};
 use crate::audit::read::export::{Choice, export, names};
 use crate::audit::read::reader::{self, Epoch};
-use crate::audit::read::replay::{Replay as Replayed, replay};
+use crate::audit::read::replay::{ReplayReport as Replayed, replay};
 use crate::audit::read::tiles::{epoch_name, epoch_number};
 
 #[derive(Args)]
@@ -18,7 +18,7 @@ pub(in crate::cli) struct Export {
     /// A new folder.
     to: PathBuf,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     /// The epochs, such as e000001,e000002. Default: all closed epochs.
     #[arg(long, value_delimiter = ',', value_parser = epoch)]
     epochs: Vec<u32>,
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Export {
     #[arg(long = "log-keys", alias = "vkeys", value_name = "FILE")]
     vkeys: Option<PathBuf>,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 fn epoch(text: &str) -> Result<u32, String> {
@@ -45,7 +45,7 @@ pub(in crate::cli) struct Replay {
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     #[command(flatten)]
     trust: Trust,
     /// The head. Default: DIR/../secret/head, if it exists.
@@ -53,9 +53,9 @@ pub(in crate::cli) struct Replay {
     head: Option<PathBuf>,
     /// Print the state that follows from the log, one JSON object a row.
     #[arg(long, conflicts_with = "json")]
-    books: bool,
+    state: bool,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 impl Export {
@@ -107,7 +107,7 @@ impl Export {
 
 #[cfg(feature = "gateway")]
 fn record(
-    log: (&LogPlace, &Path),
+    log: (&LogArgs, &Path),
     epochs: Vec<String>,
     choice: &Choice,
 ) -> Result<Option<u64>, Failure> {
@@ -116,7 +116,7 @@ fn record(
 }
 
 #[cfg(not(feature = "gateway"))]
-fn record(_: (&LogPlace, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
+fn record(_: (&LogArgs, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
@@ -125,18 +125,18 @@ impl Replay {
         let dir = self.log.dir(self.folder.clone())?;
         // The state of a log that was changed proves nothing.
         let checked =
-            Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.books)?;
+            Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.state)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
-        let bar = spinner(self.log.json || self.books, "records");
+        let bar = spinner(self.log.json || self.state, "records");
         let done = replay(&epochs, &*opener, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
         let cache = against_cache(&dir, &epochs)?;
         if self.log.json {
             println!("{}", row(&done, cache.as_deref()));
-        } else if self.books {
-            done.books.lines().iter().for_each(|line| println!("{line}"));
+        } else if self.state {
+            done.state.lines().iter().for_each(|line| println!("{line}"));
         } else {
             say(&done, cache.as_deref());
         }
@@ -164,7 +164,7 @@ fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
     let disagreement = |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
     serde_json::json!({
         "records": done.records, "admissions": done.admissions, "outcomes": done.outcomes, "refusals": done.refusals,
-        "unknown": done.unknown, "open": done.open, "closed": done.closed, "moved": done.moved, "disagreeing": done.disagreeing, "cache": cache,
+        "unknown": done.unknown, "open": done.open, "undecrypted": done.closed, "pruned": done.moved, "disagreement_count": done.disagreeing, "cache": cache,
         "disagreements": done.disagreements.iter().map(disagreement).collect::<Vec<_>>(),
     })
 }

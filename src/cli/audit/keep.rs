@@ -8,22 +8,22 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use tokio::net::UnixStream;
 
+use super::super::admin_client::send;
 use super::super::as_owner::own_name;
 use super::super::confirm::Sure;
-use super::super::door::send;
 use super::super::owner::done_by_owner;
 use super::super::print::{done, resting, say_done};
-use super::super::{Failure, Place};
-use crate::app::Books;
+use super::super::{Failure, GatewayArgs};
+use crate::app::GatewayState;
 use crate::audit::format::event::Event;
-use crate::audit::store::log::{Log, NewEpoch, Settings};
+use crate::audit::store::log::{Log, LogSettings, NewEpoch};
 use crate::clock::{Clock as _, SystemClock};
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 use crate::control::{Command, Reply};
 use crate::durable::{Disk as _, SystemDisk};
 
 #[derive(Subcommand)]
-pub(in crate::cli) enum Verb {
+pub(in crate::cli) enum LogCommand {
     /// Destroy a principal's record key. Its records cannot be read any more, and the log still
     /// verifies.
     #[command(
@@ -46,7 +46,7 @@ pub(in crate::cli) enum Verb {
     Bench(Bench),
 }
 
-impl Verb {
+impl LogCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Forget(forget) => tokio::runtime::Builder::new_current_thread()
@@ -72,7 +72,7 @@ pub(in crate::cli) struct Begin {
     #[arg(long)]
     after_loss: bool,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
@@ -89,7 +89,7 @@ pub(in crate::cli) struct Forget {
     #[command(flatten)]
     sure: Sure,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 #[derive(Args)]
@@ -109,16 +109,16 @@ pub(in crate::cli) struct Bench {
 
 /// Commands about the clock.
 #[derive(Subcommand)]
-pub(in crate::cli) enum Clock {
+pub(in crate::cli) enum ClockCommand {
     /// Accept the current time after the clock stepped back. The log's times never go back.
     #[command(after_help = "Example: token-shield clock accept")]
-    Accept(Place),
+    Accept(GatewayArgs),
 }
 
-impl Clock {
+impl ClockCommand {
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let Self::Accept(place) = self;
-        let reply = send(&place, Request::Command(Command::ClockAccept)).await?;
+        let reply = send(&place, AdminRequest::Command(Command::ClockAccept)).await?;
         say_done("accepted the current time", json!({}), &reply, place.json);
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Begin {
             }
             let reply = send(
                 &self.place,
-                Request::Command(Command::EpochBegin { reason: self.reason.clone() }),
+                AdminRequest::Command(Command::EpochBegin { reason: self.reason.clone() }),
             )
             .await?;
             let origin =
@@ -151,9 +151,9 @@ impl Begin {
             by: Some(own_name()),
             after_loss: self.after_loss,
         });
-        let books = Books::open(&config)?;
-        let origin = books.log.origin();
-        books.log.close()?;
+        let state = GatewayState::open(&config)?;
+        let origin = state.log.origin();
+        state.log.close()?;
         // The first record of an epoch contains the reason.
         self.say(&origin, &Reply { sealed: vec![0], ..resting(&config) });
         Ok(())
@@ -178,7 +178,7 @@ impl Forget {
             revoke: self.revoke,
             reason: self.reason,
         };
-        let reply = send(&self.place, Request::Command(command)).await?;
+        let reply = send(&self.place, AdminRequest::Command(command)).await?;
         say_done(
             "destroyed its record key; also destroy the copies in backups",
             members,
@@ -205,7 +205,7 @@ impl Bench {
         let (rate, bound) = (records as f64 / seconds, self.waiters as f64 / sync.as_secs_f64());
         if self.json {
             let row = serde_json::json!({ "fdatasync_us": sync.as_micros() as u64, "waiters": self.waiters, "records": records,
-                "records_per_second": rate as u64, "of_waiters_per_fdatasync": rate / bound });
+                "records_per_second": rate as u64, "efficiency": rate / bound });
             println!("{row}");
         } else {
             println!("fdatasync  {sync:?} (median)");
@@ -231,7 +231,7 @@ impl Bench {
             SystemDisk.sync(&file)?;
             syncs.push(clock.monotonic() - before);
         }
-        let settings = Settings { reserve: 0, ..Settings::of_data(folder, "bench") };
+        let settings = LogSettings { reserve: 0, ..Settings::of_data(folder, "bench") };
         let (log, _) = Log::open(settings, Arc::new(clock))?;
         let (log, until) = (Arc::new(log), clock.monotonic() + Duration::from_secs(self.seconds));
         let began = clock.monotonic();
@@ -242,7 +242,7 @@ impl Bench {
                     let mut count = 0;
                     while clock.monotonic() < until {
                         let policy = format!("{number:0>8}{}", "x".repeat(240));
-                        if log.seal_blocking(Event::Reload { policy }, None).is_err() {
+                        if log.append_blocking(Event::Reload { policy }, None).is_err() {
                             break;
                         }
                         count += 1;

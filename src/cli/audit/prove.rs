@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 
 use super::super::Failure;
-use super::super::place::LogPlace;
-use super::Keys;
+use super::super::target::LogArgs;
+use super::RecordKeyArgs;
 use super::trust::Trust;
-use crate::audit::format::outside::Outside;
+use crate::audit::format::envelope::Envelope;
 use crate::audit::read::receipt::{Disclosed, Disclosure};
 use crate::audit::read::tiles::epoch_name;
 use crate::audit::read::{reader, receipt};
@@ -25,7 +25,7 @@ pub(in crate::cli) struct Prove {
     /// The record: an index of the newest epoch, or NAME/EPOCH#INDEX.
     record: String,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     /// The file for the receipt (C2SP tlog-proof with the record in it). Default: standard output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -51,9 +51,9 @@ pub(in crate::cli) struct Disclose {
     #[arg(required = true)]
     records: Vec<String>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 #[derive(Args)]
@@ -98,18 +98,18 @@ impl VerifyReceipt {
         let record = self.record.as_deref().map(read).transpose()?;
         let known = self.trust.read(Path::new(VKEYS), None)?;
         let (origin, index, record) = receipt::verify_receipt(&text, record, &known.keys)?;
-        let outside = Outside::read(&record)?;
+        let envelope = Envelope::read(&record)?;
         let fingerprint = known.fingerprint(&origin).unwrap_or_default();
         if self.json {
             let row = serde_json::json!({
-                "valid": true, "origin": origin, "index": index, "at": outside.at, "kind": outside.kind,
+                "valid": true, "origin": origin, "index": index, "at": envelope.at, "kind": envelope.kind,
                 "bytes": STANDARD.encode(&record), "fingerprint": fingerprint,
             });
             println!("{row}");
         } else {
             println!(
                 "valid: it is record {index} of {origin}, of the kind {} and the time {}",
-                outside.kind, outside.at
+                envelope.kind, envelope.at
             );
             println!("  keys {fingerprint}, from {}", known.from.display());
         }
@@ -137,12 +137,12 @@ impl Disclose {
 }
 
 #[cfg(feature = "gateway")]
-fn record(log: (&LogPlace, &Path), records: Vec<String>) -> Result<Option<u64>, Failure> {
+fn record(log: (&LogArgs, &Path), records: Vec<String>) -> Result<Option<u64>, Failure> {
     super::custody::record(log, crate::control::Command::RecordsDisclosed { records })
 }
 
 #[cfg(not(feature = "gateway"))]
-fn record(_: (&LogPlace, &Path), _: Vec<String>) -> Result<Option<u64>, Failure> {
+fn record(_: (&LogArgs, &Path), _: Vec<String>) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
@@ -162,14 +162,16 @@ impl VerifyDisclosure {
         if found.is_empty() {
             return Err(format!("{}: the file has no disclosed record", self.file.display()).into());
         }
-        for Disclosed { origin, index, at, kind, inside } in &found {
+        for Disclosed { origin, index, at, kind, payload } in &found {
             let fingerprint = known.fingerprint(origin).unwrap_or_default();
             if self.json {
                 println!(
-                    r#"{{"at":"{at}","fingerprint":"{fingerprint}","inside":{inside},"kind":"{kind}","record":"{origin}#{index}","valid":true}}"#
+                    r#"{{"at":"{at}","fingerprint":"{fingerprint}","kind":"{kind}","payload":{payload},"record":"{origin}#{index}","valid":true}}"#
                 );
             } else {
-                println!("valid: {origin}#{index}, {kind} at {at}, keys {fingerprint}\n  {inside}");
+                println!(
+                    "valid: {origin}#{index}, {kind} at {at}, keys {fingerprint}\n  {payload}"
+                );
             }
         }
         if !self.json {

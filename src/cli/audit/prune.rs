@@ -11,11 +11,11 @@ use super::super::as_owner::own_name;
 use super::super::confirm::Sure;
 use super::super::owner::done_by_owner;
 use super::super::print::{done, resting};
-use super::super::{Failure, Place};
+use super::super::{Failure, GatewayArgs};
 use super::{bar, parse_duration};
 use crate::audit::read::tiles::epoch_name;
 use crate::audit::store::log::Old;
-use crate::audit::store::retain::{Keep, Said, prune};
+use crate::audit::store::retain::{Keep, PruneReason, prune};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Reply;
 
@@ -39,7 +39,7 @@ pub(in crate::cli) struct Prune {
     #[command(flatten)]
     sure: Sure,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -63,7 +63,7 @@ impl Prune {
         )?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let moved = if to.is_some() { "moved" } else { "removed" };
-        let said = Said { by: Some(own_name()), reason: self.reason };
+        let said = PruneReason { by: Some(own_name()), reason: self.reason };
         let bar = bar(self.place.json);
         let taken =
             prune(&config.audit, &clock, &Keep { keep, to: to.clone() }, said, |done, of| {
@@ -78,7 +78,7 @@ impl Prune {
                 |epoch: &Old| json!({ "epoch": epoch_name(epoch.number), "records": epoch.size });
             let epochs: Vec<_> = taken.epochs.iter().map(row).collect();
             let reply =
-                Reply { sealed: taken.sealed.into_iter().collect(), note, ..resting(&config) };
+                Reply { sealed: taken.appended.into_iter().collect(), note, ..resting(&config) };
             println!(
                 "{}",
                 done(

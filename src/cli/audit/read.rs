@@ -8,10 +8,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::super::Failure;
-use super::super::place::LogPlace;
-use super::{Keys, now, parse_duration, spinner};
+use super::super::target::LogArgs;
+use super::{RecordKeyArgs, now, parse_duration, spinner};
 use crate::audit::format::key::Opener;
-use crate::audit::read::reader::{self, Epoch, Found, Told};
+use crate::audit::read::reader::{self, DecryptedRecord, Epoch, StoredRecord};
 use crate::audit::read::tiles::{epoch_name, is_pruned};
 use crate::clock::Timestamp;
 
@@ -19,14 +19,14 @@ use crate::clock::Timestamp;
 const LOOK: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
-pub(in crate::cli) struct Show {
+pub(in crate::cli) struct ShowRecords {
     /// Records: an index of the newest epoch, or NAME/EPOCH#INDEX, as in an answer's audit-record.
     #[arg(required = true)]
     records: Vec<String>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 #[derive(Args)]
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Tail {
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     /// The number of last records.
     #[arg(short = 'n', long, default_value_t = 20)]
     lines: u64,
@@ -43,7 +43,7 @@ pub(in crate::cli) struct Tail {
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 #[derive(Args)]
@@ -52,7 +52,7 @@ pub(in crate::cli) struct Query {
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     /// Only records of this agent.
     #[arg(long)]
     agent: Option<String>,
@@ -71,7 +71,7 @@ pub(in crate::cli) struct Query {
     #[command(flatten)]
     window: Window,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 #[derive(Args)]
@@ -85,12 +85,12 @@ struct Window {
 }
 
 #[derive(Args)]
-pub(in crate::cli) struct Usage {
+pub(in crate::cli) struct UsageReport {
     /// The log's folder, instead of --dir.
     #[arg(value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
     #[command(flatten)]
-    log: LogPlace,
+    log: LogArgs,
     /// The columns to sum up by: any of principal, agent, model, operation, upstream, day.
     #[arg(long, value_delimiter = ',', default_value = "principal,model")]
     by: Vec<String>,
@@ -100,7 +100,7 @@ pub(in crate::cli) struct Usage {
     #[arg(long, conflicts_with = "json")]
     csv: bool,
     #[command(flatten)]
-    keys: Keys,
+    keys: RecordKeyArgs,
 }
 
 /// A time, or the time before an age.
@@ -132,7 +132,7 @@ fn all(
     epochs: &[Epoch],
     vault: &dyn Opener,
     (since, until): (Option<String>, Option<String>),
-    mut take: impl FnMut(Told) -> ControlFlow<()>,
+    mut take: impl FnMut(DecryptedRecord) -> ControlFlow<()>,
 ) -> Result<(), Failure> {
     let mut fault = None;
     for epoch in epochs {
@@ -145,11 +145,11 @@ fn all(
         }
         let ended = reader::each(epoch, 0, |found| {
             // The envelope is enough to skip a record that is too early.
-            match crate::audit::format::outside::Outside::read(found.bytes) {
-                Ok(outside) if since.as_deref().is_some_and(|since| outside.at < since) => {
+            match crate::audit::format::envelope::Envelope::read(found.bytes) {
+                Ok(envelope) if since.as_deref().is_some_and(|since| envelope.at < since) => {
                     return ControlFlow::Continue(());
                 }
-                Ok(outside) if until.as_deref().is_some_and(|until| outside.at >= until) => {
+                Ok(envelope) if until.as_deref().is_some_and(|until| envelope.at >= until) => {
                     return ControlFlow::Break(());
                 }
                 Ok(_) | Err(_) => {}
@@ -172,7 +172,7 @@ fn all(
     Ok(())
 }
 
-impl Show {
+impl ShowRecords {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
@@ -181,7 +181,7 @@ impl Show {
             let bytes = reader::one(epoch, index)?;
             println!(
                 "{}",
-                Found { epoch: epoch.number, index, bytes: &bytes }.tell(&*vault)?.line()
+                StoredRecord { epoch: epoch.number, index, bytes: &bytes }.tell(&*vault)?.line()
             );
         }
         Ok(())
@@ -277,7 +277,7 @@ struct Sum {
     unreported: u64,
 }
 
-impl Usage {
+impl UsageReport {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         const COLUMNS: [&str; 6] = ["principal", "agent", "model", "operation", "upstream", "day"];
@@ -292,7 +292,7 @@ impl Usage {
             if told.kind != "outcome" && told.kind != "refusal" {
                 return ControlFlow::Continue(());
             }
-            if told.inside.is_none() {
+            if told.payload.is_none() {
                 closed += 1;
             }
             let column = |name: &String| match name.as_str() {

@@ -31,7 +31,7 @@ fn fingerprint(text: &str) -> Result<String, String> {
 }
 
 /// The keys that count, and their source.
-pub(super) struct Known {
+pub(super) struct TrustedKeys {
     pub(super) keys: Vec<LogKeys>,
     pub(super) from: PathBuf,
     /// They are in the data folder that they verify, and no `--trust` confirms them.
@@ -40,7 +40,7 @@ pub(super) struct Known {
 
 impl Trust {
     /// Reads the keys. `usual` is their default path, `data` the folder that they verify.
-    pub(super) fn read(&self, usual: &Path, data: Option<&Path>) -> Result<Known, Failure> {
+    pub(super) fn read(&self, usual: &Path, data: Option<&Path>) -> Result<TrustedKeys, Failure> {
         let from = self.log_keys.clone().unwrap_or_else(|| usual.to_owned());
         let text = fs::read_to_string(&from).map_err(|error| {
             format!("{}: {error}; name the log's public keys with --log-keys FILE", from.display())
@@ -62,11 +62,11 @@ impl Trust {
         let own = data.and_then(|data| fs::canonicalize(data).ok());
         let beside =
             own.is_some_and(|own| fs::canonicalize(&from).is_ok_and(|file| file.starts_with(own)));
-        Ok(Known { keys, from, beside: beside && self.trust.is_empty() })
+        Ok(TrustedKeys { keys, from, beside: beside && self.trust.is_empty() })
     }
 }
 
-impl Known {
+impl TrustedKeys {
     /// Warns that keys beside the log prove little.
     pub(super) fn warn(&self) {
         if self.beside {

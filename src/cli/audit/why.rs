@@ -4,12 +4,12 @@
 
 use clap::Args;
 
-use super::super::door::send;
-use super::super::{Failure, Place};
-use crate::audit::read::reader::{self, Told};
+use super::super::admin_client::send;
+use super::super::{Failure, GatewayArgs};
+use crate::audit::read::reader::{self, DecryptedRecord};
 use crate::audit::store::vault::Vault;
 use crate::control::Question;
-use crate::control::api::Request;
+use crate::control::api::AdminRequest;
 use crate::refusal::Code;
 
 #[derive(Args)]
@@ -17,17 +17,17 @@ pub(in crate::cli) struct Why {
     /// The request's id, rq_…, from the answer's token-shield-request.
     request: String,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 impl Why {
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let question = Question::Why { request: self.request.clone() };
-        let reply = send(&self.place, Request::Question(question)).await?;
+        let reply = send(&self.place, AdminRequest::Question(question)).await?;
         let remembered = reply.rows.first();
         // Refusals of unauthenticated callers are only counted, so the log has no record of them.
-        let stranger = remembered.is_some_and(|told| !told["network"].is_null());
-        let found = if stranger { Vec::new() } else { self.recorded()? };
+        let unauthenticated = remembered.is_some_and(|told| !told["network"].is_null());
+        let found = if unauthenticated { Vec::new() } else { self.recorded()? };
         match remembered {
             _ if !found.is_empty() => found.iter().for_each(|told| self.say(told)),
             Some(told) if self.place.json => println!("{told}"),
@@ -44,10 +44,10 @@ impl Why {
     }
 
     /// The records of the request, in order.
-    fn recorded(&self) -> Result<Vec<Told>, Failure> {
+    fn recorded(&self) -> Result<Vec<DecryptedRecord>, Failure> {
         let config = self.place.read()?;
         let vault = Vault::read(&config.audit.record_keys)?;
-        let mut found: Vec<Told> = Vec::new();
+        let mut found: Vec<DecryptedRecord> = Vec::new();
         for epoch in reader::epochs(&config.audit.dir)? {
             let _ = reader::each(&epoch, 0, |record| {
                 let told = record.tell(&vault).ok();
@@ -60,7 +60,7 @@ impl Why {
         Ok(found)
     }
 
-    fn say(&self, told: &Told) {
+    fn say(&self, told: &DecryptedRecord) {
         if self.place.json {
             println!("{}", told.line());
         } else {
@@ -70,7 +70,7 @@ impl Why {
 }
 
 /// A record of the request, as a sentence.
-fn sentence(told: &Told) -> String {
+fn sentence(told: &DecryptedRecord) -> String {
     let text = |member: &str| told.text(member).unwrap_or_default();
     let number = |member: &str| told.number(member).unwrap_or(0);
     let (at, record) = (&told.at, &told.record);

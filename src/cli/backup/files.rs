@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::audit::format::key::{Held, Opener as _};
+use crate::audit::format::envelope::Envelope;
+use crate::audit::format::key::{KeyLookup, Opener as _};
 use crate::audit::format::note;
-use crate::audit::format::outside::Outside;
 use crate::audit::read::copy::{self, Sink, read};
 use crate::audit::read::reader;
 use crate::audit::read::tiles::epoch_number;
-use crate::audit::read::verify::{Seen, Wanted, verify};
+use crate::audit::read::verify::{VerifiedEpoch, VerifyTarget, verify};
 use crate::audit::store::log::remains;
 use crate::audit::store::vault::{Vault, VaultFault};
 use crate::cli::Failure;
@@ -24,7 +24,7 @@ use crate::guard::settings::Jwks;
 use super::TRIES;
 
 /// The paths of a log and of its files.
-pub(super) struct Log {
+pub(super) struct LogPaths {
     pub(super) audit: PathBuf,
     pub(super) head: PathBuf,
     pub(super) record_keys: PathBuf,
@@ -35,7 +35,7 @@ pub(super) struct Log {
     pub(super) keys: PathBuf,
 }
 
-impl Log {
+impl LogPaths {
     pub(super) fn of_folder(data: &Path) -> Self {
         let secret = data.join("secret");
         Self {
@@ -62,13 +62,13 @@ impl Log {
         }
     }
 
-    pub(super) fn verify(&self) -> Result<Vec<Seen>, Failure> {
+    pub(super) fn verify(&self) -> Result<Vec<VerifiedEpoch>, Failure> {
         let text =
-            fs::read_to_string(&self.vkeys).map_err(durable::Fault::of("read", &self.vkeys))?;
+            fs::read_to_string(&self.vkeys).map_err(durable::DiskFault::of("read", &self.vkeys))?;
         let keys = note::read_vkeys(&text)?;
         let bar = bar(false);
         let seen = verify(
-            &Wanted { dir: &self.audit, keys: &keys, head: Some(&self.head), since: None },
+            &VerifyTarget { dir: &self.audit, keys: &keys, head: Some(&self.head), since: None },
             |done, of| {
                 bar.set_length(of);
                 bar.set_position(done);
@@ -107,7 +107,7 @@ impl Log {
     }
 
     /// The pruned epochs without a summary, so that the state cannot be computed.
-    pub(super) fn forgotten(&self, seen: &[Seen]) -> Vec<String> {
+    pub(super) fn unsummarized(&self, seen: &[VerifiedEpoch]) -> Vec<String> {
         let pruned = seen
             .iter()
             .filter(|epoch| epoch.pruned)
@@ -123,11 +123,11 @@ impl Log {
     pub(super) fn lacks(
         &self,
         config: &Config,
-        seen: &[Seen],
+        seen: &[VerifiedEpoch],
         operators: bool,
     ) -> Result<Vec<String>, Failure> {
         let mut lacks = Vec::new();
-        for epoch in self.forgotten(seen) {
+        for epoch in self.unsummarized(seen) {
             lacks.push(format!(
                 "secret/pruned/{epoch}, the summary of pruned records (token-shield audit prune writes it from the cache)"
             ));
@@ -174,8 +174,9 @@ pub(super) fn unopened(audit: &Path, vault: &Vault) -> Result<u64, Failure> {
     let mut missing = 0;
     for epoch in reader::epochs(audit)? {
         let _ = reader::each(&epoch, 0, |found| {
-            let key = Outside::read(found.bytes).ok().and_then(|outside| outside.record_key());
-            missing += u64::from(key.is_some_and(|id| matches!(vault.held(&id), Held::Missing)));
+            let key = Envelope::read(found.bytes).ok().and_then(|envelope| envelope.record_key());
+            missing +=
+                u64::from(key.is_some_and(|id| matches!(vault.held(&id), KeyLookup::Missing)));
             ControlFlow::Continue(())
         })?;
     }
@@ -201,8 +202,8 @@ pub(super) fn folder(
     if !from.is_dir() {
         return Ok(());
     }
-    for entry in fs::read_dir(from).map_err(durable::Fault::of("list", from))? {
-        let path = entry.map_err(durable::Fault::of("list", from))?.path();
+    for entry in fs::read_dir(from).map_err(durable::DiskFault::of("list", from))? {
+        let path = entry.map_err(durable::DiskFault::of("list", from))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         // A name that begins with a dot is a file that is being written.
         if name.starts_with('.') || !path.is_file() || !wanted(name) {

@@ -12,29 +12,30 @@ use clap::Args;
 use crate::audit::format::event::{Event, Previous};
 use crate::audit::format::head::Head;
 use crate::audit::read::copy::read;
-use crate::audit::read::verify::Seen;
-use crate::audit::store::log::{Log as AuditLog, NewEpoch, Settings};
+use crate::audit::read::verify::VerifiedEpoch;
+use crate::audit::store::log::{Log as AuditLog, LogSettings, NewEpoch};
 use crate::cli::as_owner::own_name;
 use crate::cli::owner::done_by_owner;
-use crate::cli::{Failure, Place};
+use crate::cli::{Failure, GatewayArgs};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::durable;
 
 use super::CONFIG;
-use super::files::Log;
+use super::files::LogPaths;
 
 #[derive(Args)]
 pub(in crate::cli) struct Restore {
     /// The backup's folder.
     dir: PathBuf,
     #[command(flatten)]
-    place: Place,
+    place: GatewayArgs,
 }
 
 /// Refuses a data folder that has a log.
-fn has_no_log(to: &Log, passing: &Path) -> Result<(), Failure> {
-    for path in [to.audit.as_path(), &to.head, passing, &to.record_keys, &to.log_keys, &to.vkeys] {
+fn has_no_log(to: &LogPaths, temporary: &Path) -> Result<(), Failure> {
+    for path in [to.audit.as_path(), &to.head, temporary, &to.record_keys, &to.log_keys, &to.vkeys]
+    {
         if path.exists() {
             return Err(format!(
                 "{} already exists: restore into a data folder without a log",
@@ -48,7 +49,7 @@ fn has_no_log(to: &Log, passing: &Path) -> Result<(), Failure> {
 
 impl Restore {
     pub(in crate::cli) fn run(self) -> Result<(), Failure> {
-        let from = Log::of_folder(&self.dir);
+        let from = LogPaths::of_folder(&self.dir);
         let kept = self.dir.join(CONFIG);
         let file = self.place.find()?.config;
         let own = if file.exists() {
@@ -65,9 +66,9 @@ impl Restore {
         if done_by_owner(&config.audit, &[])? {
             return Ok(());
         }
-        let to = Log::of_config(&config);
-        let passing = to.head.with_file_name("head.restored");
-        has_no_log(&to, &passing)?;
+        let to = LogPaths::of_config(&config);
+        let temporary = to.head.with_file_name("head.restored");
+        has_no_log(&to, &temporary)?;
         let seen = self.verified(&from)?;
         let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
         let head = head.ok_or_else(|| format!("{}: the head is damaged", from.head.display()))?;
@@ -79,9 +80,10 @@ impl Restore {
             durable::write_new(&file, &text, 0o600)?;
         }
         // Without its head, no gateway can start from the log before the restore is recorded.
-        from.copy(&to, &passing, (true, true))?;
-        let origin = begin(&config, &passing, head)?;
-        let moved = fs::rename(&passing, &to.head).map_err(durable::Fault::of("move", &passing));
+        from.copy(&to, &temporary, (true, true))?;
+        let origin = begin(&config, &temporary, head)?;
+        let moved =
+            fs::rename(&temporary, &to.head).map_err(durable::DiskFault::of("move", &temporary));
         moved.and_then(|()| durable::sync_dir(to.head.parent().unwrap_or(Path::new("."))))?;
         self.report(&config, &seen, &origin);
         if rustix::process::geteuid().is_root() {
@@ -95,7 +97,7 @@ impl Restore {
     }
 
     /// Verifies the backup, and checks that it has all that a gateway needs. Gives its epochs.
-    fn verified(&self, from: &Log) -> Result<Vec<Seen>, Failure> {
+    fn verified(&self, from: &LogPaths) -> Result<Vec<VerifiedEpoch>, Failure> {
         if !from.record_keys.exists() {
             let what = "the backup has no record keys, so no gateway can start from it: put secret/record-keys (and secret/log) into it";
             return Err(format!("{}: {what}", self.dir.display()).into());
@@ -103,7 +105,7 @@ impl Restore {
         let seen = from.verify().map_err(|fault| {
             format!("the backup in {} does not verify: {fault}", self.dir.display())
         })?;
-        if let Some(epoch) = from.forgotten(&seen).first() {
+        if let Some(epoch) = from.unsummarized(&seen).first() {
             let what =
                 "their summary is missing: put secret/pruned of the data folder into the backup";
             let or = format!("or put the folder {epoch}/tile of the archive back into its audit");
@@ -117,7 +119,7 @@ impl Restore {
     }
 
     /// Prints what was restored.
-    fn report(&self, config: &Config, seen: &[Seen], origin: &str) {
+    fn report(&self, config: &Config, seen: &[VerifiedEpoch], origin: &str) {
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
         if self.place.json {
             println!(
@@ -155,20 +157,20 @@ impl Restore {
     }
 }
 
-/// Begins a new epoch in a restored log, whose head is the file `passing`, and records the backup's
+/// Begins a new epoch in a restored log, whose head is the file `temporary`, and records the backup's
 /// head. Another gateway that continues from the same log has a different epoch there, with other
 /// keys.
-fn begin(config: &Config, passing: &Path, head: Head) -> Result<String, Failure> {
+fn begin(config: &Config, temporary: &Path, head: Head) -> Result<String, Failure> {
     let begin = NewEpoch {
         reason: "restored from a backup".to_owned(),
         by: Some(own_name()),
         after_loss: false,
     };
     let settings =
-        Settings { head: passing.to_owned(), begin: Some(begin), ..config.audit.clone() };
+        LogSettings { head: temporary.to_owned(), begin: Some(begin), ..config.audit.clone() };
     let (log, _) = AuditLog::open(settings, Arc::new(SystemClock::start()))?;
     let head = Previous { origin: head.origin, size: head.size, root: STANDARD.encode(head.root) };
-    log.seal_blocking(Event::Restored { head }, Some(own_name()))?;
+    log.append_blocking(Event::Restored { head }, Some(own_name()))?;
     log.close()?;
     Ok(log.origin().to_string())
 }

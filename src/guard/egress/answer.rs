@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::audit::format::request::Led;
+use crate::audit::format::request::OutboundReference;
 use crate::guard::authenticate::CachedToken;
 use crate::guard::egress::call;
 use crate::guard::egress::policy::{TokenRestrictions, Uncontrolled, Use};
 use crate::guard::egress::request::token_restrictions;
 use crate::guard::egress::text::{Found, Kind, Scanner, Verdict};
-use crate::guard::settings::{Answers, Called, Reply};
+use crate::guard::settings::{Answers, Called, ResponseFilterAction};
 use crate::guard::table::Tables;
 use crate::metrics::Metrics;
 use crate::model::response_text::{Channel, ChannelId, FilterChain, ITEMS, TextFilter};
@@ -23,13 +23,13 @@ const CHANNELS_MAX: usize = 1_024;
 /// Bytes of a destination that is named.
 const SHOWN_MAX: usize = 256;
 /// The kind of what a tool is called with.
-const CALLED: &str = "called";
+const TOOL_CALL: &str = "tool-call";
 
 /// What was found in one answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// The first of them, each destination once.
-    pub named: Vec<Led>,
+    pub named: Vec<OutboundReference>,
     /// All of them.
     pub count: u64,
     /// Those that gave way.
@@ -39,19 +39,19 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn add(&mut self, led: Led) {
+    fn add(&mut self, outbound: OutboundReference) {
         self.count += 1;
-        if self.named.len() < NAMED_MAX && !self.named.contains(&led) {
-            self.named.push(led);
+        if self.named.len() < NAMED_MAX && !self.named.contains(&outbound) {
+            self.named.push(outbound);
         }
     }
 
     /// There is more than can be looked through.
     fn refuse(&mut self) {
         let target = format!("more than {CHANNELS_MAX} texts");
-        self.add(Led {
+        self.add(OutboundReference {
             kind: Kind::Either.as_str(),
-            verdict: Reply::Block.as_str(),
+            verdict: ResponseFilterAction::Block.as_str(),
             reason: Uncontrolled::UNREADABLE,
             target,
         });
@@ -66,8 +66,8 @@ impl Findings {
         let target = self
             .named
             .iter()
-            .find(|led| led.verdict == Reply::Block.as_str())
-            .map_or("", |led| led.target.as_str());
+            .find(|outbound| outbound.verdict == ResponseFilterAction::Block.as_str())
+            .map_or("", |outbound| outbound.target.as_str());
         if self.blocked {
             Err(Refusal::new(Code::AnswerUncontrolled).because(target))
         } else {
@@ -86,11 +86,11 @@ pub struct UrlFilter {
     count: usize,
     /// A text has gone on since all of them were paused.
     moved: bool,
-    bench: Bench,
+    bench: AnswerPolicy,
 }
 
 /// Who judges what the scanners find.
-struct Bench {
+struct AnswerPolicy {
     tables: Arc<Tables>,
     restrictions: TokenRestrictions,
     answers: Answers,
@@ -109,8 +109,14 @@ impl UrlFilter {
         fences: bool,
     ) -> Self {
         let restrictions = token_restrictions(&caller.verified);
-        let bench =
-            Bench { tables, restrictions, answers, metrics, fences, findings: Findings::default() };
+        let bench = AnswerPolicy {
+            tables,
+            restrictions,
+            answers,
+            metrics,
+            fences,
+            findings: Findings::default(),
+        };
         Self { texts: BTreeMap::new(), count: 0, moved: false, bench }
     }
 
@@ -204,7 +210,7 @@ impl Text {
         self.paths.insert(path.to_owned(), Scanner::new(fences));
     }
 
-    fn push(&mut self, path: &str, text: &str, out: &mut String, bench: &mut Bench) {
+    fn push(&mut self, path: &str, text: &str, out: &mut String, bench: &mut AnswerPolicy) {
         let Some(scanner) = self.paths.get_mut(path) else { return };
         if self.current.as_deref() != Some(path) {
             self.current = Some(path.to_owned());
@@ -218,7 +224,7 @@ impl Text {
         joined.push(&own, out, &mut |found| bench.judge_again(found));
     }
 
-    fn flush(&mut self, out: &mut String, bench: &mut Bench) {
+    fn flush(&mut self, out: &mut String, bench: &mut AnswerPolicy) {
         let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else {
             return;
         };
@@ -252,21 +258,26 @@ impl Tools for UrlFilter {
 
     fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
         let bench = &mut self.bench;
-        let Some(call::Led { target, reason }) =
+        let Some(call::CallDestination { target, reason }) =
             call::leads(arguments, &bench.tables.policy, &bench.restrictions)
         else {
             return true;
         };
-        let verdict = bench.answers.called;
+        let verdict = bench.answers.tool_calls;
         bench.metrics.egress("answer", verdict.as_str(), reason);
         let target: String = format!("{target} ({tool})").chars().take(SHOWN_MAX).collect();
-        bench.findings.add(Led { kind: CALLED, verdict: verdict.as_str(), reason, target });
+        bench.findings.add(OutboundReference {
+            kind: TOOL_CALL,
+            verdict: verdict.as_str(),
+            reason,
+            target,
+        });
         bench.findings.blocked |= verdict == Called::Block;
         verdict == Called::Report
     }
 }
 
-impl Bench {
+impl AnswerPolicy {
     fn evaluate(&mut self, found: &Found<'_>) -> Verdict {
         let Some((reply, reason)) = self.replied(found) else { return Verdict::Pass };
         self.noted(found, reply, reason)
@@ -275,13 +286,13 @@ impl Bench {
     /// Judges what was judged once already where it stands alone: what stays is noted there.
     fn judge_again(&mut self, found: &Found<'_>) -> Verdict {
         match self.replied(found) {
-            None | Some((Reply::Report, _)) => Verdict::Pass,
+            None | Some((ResponseFilterAction::Report, _)) => Verdict::Pass,
             Some((reply, reason)) => self.noted(found, reply, reason),
         }
     }
 
     /// What becomes of what was found, and why; `None` where it is controlled.
-    fn replied(&self, found: &Found<'_>) -> Option<(Reply, &'static str)> {
+    fn replied(&self, found: &Found<'_>) -> Option<(ResponseFilterAction, &'static str)> {
         let uses: &[Use] = match found.kind {
             Kind::Fetched => &[Use::Media],
             Kind::Clicked => &[Use::Links],
@@ -298,7 +309,7 @@ impl Bench {
             Err(_) => Uncontrolled::UNREADABLE,
         };
         let reply = match found.kind {
-            _ if found.fenced => Reply::Report,
+            _ if found.fenced => ResponseFilterAction::Report,
             Kind::Fetched => self.answers.fetched,
             Kind::Clicked => self.answers.clicked,
             Kind::Either => self.answers.fetched.max(self.answers.clicked),
@@ -306,22 +317,27 @@ impl Bench {
         Some((reply, reason))
     }
 
-    fn noted(&mut self, found: &Found<'_>, reply: Reply, reason: &'static str) -> Verdict {
+    fn noted(
+        &mut self,
+        found: &Found<'_>,
+        reply: ResponseFilterAction,
+        reason: &'static str,
+    ) -> Verdict {
         self.metrics.egress("answer", reply.as_str(), reason);
         self.note(found, reply, reason);
         match reply {
-            Reply::Report => Verdict::Pass,
-            Reply::Strip => Verdict::Strip,
-            Reply::Block => Verdict::Block,
+            ResponseFilterAction::Report => Verdict::Pass,
+            ResponseFilterAction::Strip => Verdict::Strip,
+            ResponseFilterAction::Block => Verdict::Block,
         }
     }
 
-    fn note(&mut self, found: &Found<'_>, reply: Reply, reason: &'static str) {
-        self.findings.removed += u64::from(reply == Reply::Strip);
-        self.findings.blocked |= reply == Reply::Block;
+    fn note(&mut self, found: &Found<'_>, reply: ResponseFilterAction, reason: &'static str) {
+        self.findings.removed += u64::from(reply == ResponseFilterAction::Strip);
+        self.findings.blocked |= reply == ResponseFilterAction::Block;
         let target = found.url.unwrap_or_else(|odd| odd);
         let target: String = target.chars().take(SHOWN_MAX).collect();
-        self.findings.add(Led {
+        self.findings.add(OutboundReference {
             kind: found.kind.as_str(),
             verdict: reply.as_str(),
             reason,

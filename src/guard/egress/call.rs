@@ -71,7 +71,7 @@ impl Pattern {
 
 /// A place that a call names and that is not controlled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Led {
+pub struct CallDestination {
     /// What is named.
     pub target: String,
     /// Why it is not controlled.
@@ -84,14 +84,14 @@ pub fn leads(
     arguments: Arguments<'_>,
     policy: &EgressPolicy,
     restrictions: &TokenRestrictions,
-) -> Option<Led> {
+) -> Option<CallDestination> {
     let bench = Bench { policy, restrictions, nested: 0 };
     match arguments {
         Arguments::Text(text) => bench.text(text).or_else(|| bench.words(text)),
         Arguments::Json(bytes) if bytes.trim_ascii().is_empty() => None,
         Arguments::Json(bytes) => match json::parse(bytes, &Limits::deep(DEPTH_MAX)) {
             // What the agent's reader makes of it nobody knows.
-            Err(_) => Some(Led {
+            Err(_) => Some(CallDestination {
                 target: "what is no strict JSON".to_owned(),
                 reason: Uncontrolled::UNREADABLE,
             }),
@@ -109,7 +109,7 @@ struct Bench<'j> {
 
 impl Bench<'_> {
     /// The first of them in a value. `under` is the name that says that one belongs there.
-    fn value(&self, value: &Value<'_>, under: Option<&str>) -> Option<Led> {
+    fn value(&self, value: &Value<'_>, under: Option<&str>) -> Option<CallDestination> {
         match value {
             Value::Null | Value::Bool(_) => None,
             Value::Number(text) => {
@@ -137,13 +137,13 @@ impl Bench<'_> {
     }
 
     /// What a text holds that is a document itself: tools, and those who hand calls to them, read such texts.
-    fn inside(&self, text: &str, under: Option<&str>) -> Option<Led> {
+    fn inside(&self, text: &str, under: Option<&str>) -> Option<CallDestination> {
         let text = text.trim();
         if !text.starts_with(['{', '[', '"']) {
             return None;
         }
         let odd = || {
-            Some(Led {
+            Some(CallDestination {
                 target: "a text that reads as JSON to some".to_owned(),
                 reason: Uncontrolled::UNREADABLE,
             })
@@ -157,7 +157,7 @@ impl Bench<'_> {
     }
 
     /// Hosts in what has no name that says what it is.
-    fn unnamed(&self, value: &Value<'_>) -> Option<Led> {
+    fn unnamed(&self, value: &Value<'_>) -> Option<CallDestination> {
         match value {
             Value::String(text) => self.words(text),
             Value::Array(items) => items.iter().find_map(|item| self.unnamed(item)),
@@ -167,9 +167,12 @@ impl Bench<'_> {
 
     /// URLs anywhere in a text, whatever form they have there, also as readers have them who leave out tabs and line feeds (URL Standard
     /// section 4.4).
-    fn text(&self, text: &str) -> Option<Led> {
+    fn text(&self, text: &str) -> Option<CallDestination> {
         if let Some(odd) = userinfo(text) {
-            return Some(Led { target: odd.to_owned(), reason: Uncontrolled::UNREADABLE });
+            return Some(CallDestination {
+                target: odd.to_owned(),
+                reason: Uncontrolled::UNREADABLE,
+            });
         }
         let trimmed = text.trim();
         // A share of another machine; and what the scanner takes for words out in a text.
@@ -191,28 +194,31 @@ impl Bench<'_> {
             .or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
     }
 
-    fn scanned(&self, text: &str) -> Option<Led> {
-        let (mut led, mut out, mut scanner) = (None, String::new(), Scanner::new(false));
+    fn scanned(&self, text: &str) -> Option<CallDestination> {
+        let (mut outbound, mut out, mut scanner) = (None, String::new(), Scanner::new(false));
         let mut judged = |found: &Found<'_>| {
             let judged = found.url.map(|url| self.judged(url));
-            led = led.take().or(match judged {
-                Ok(led) => led,
-                Err(odd) => Some(Led { target: odd.to_owned(), reason: Uncontrolled::UNREADABLE }),
+            outbound = outbound.take().or(match judged {
+                Ok(outbound) => outbound,
+                Err(odd) => Some(CallDestination {
+                    target: odd.to_owned(),
+                    reason: Uncontrolled::UNREADABLE,
+                }),
             });
             Verdict::Pass
         };
         scanner.push(text, &mut out, &mut judged);
         scanner.pause(&mut out, &mut judged);
-        led
+        outbound
     }
 
-    fn judged(&self, url: &str) -> Option<Led> {
+    fn judged(&self, url: &str) -> Option<CallDestination> {
         let why = self.policy.evaluate(Use::Tunnel, url, self.restrictions).err()?;
-        Some(Led { target: url.to_owned(), reason: why.as_str() })
+        Some(CallDestination { target: url.to_owned(), reason: why.as_str() })
     }
 
     /// A text where a place belongs, whole: a URL, or a host as it is, which some reach in the clear and some not.
-    fn bare(&self, text: &str, key: &str) -> Option<Led> {
+    fn bare(&self, text: &str, key: &str) -> Option<CallDestination> {
         let text = text.trim();
         let plain = !text.contains('\\') && !text.chars().any(char::is_control);
         // What a link is called is no link.
@@ -233,7 +239,7 @@ impl Bench<'_> {
     }
 
     /// Words of a text of no form that could be hosts.
-    fn words(&self, text: &str) -> Option<Led> {
+    fn words(&self, text: &str) -> Option<CallDestination> {
         let words = text.split(|character: char| {
             character.is_whitespace() || "\"'`<>()|;,=".contains(character)
         });

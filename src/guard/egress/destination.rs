@@ -78,7 +78,7 @@ impl fmt::Display for Destination {
 
 /// Why a text is no URL that every reader reads alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum UrlFault {
     /// More than [`URL_BYTES_MAX`] bytes.
     #[error("it is longer than {URL_BYTES_MAX} bytes")]
     TooLong,
@@ -130,25 +130,25 @@ impl Destination {
     ///
     /// # Errors
     /// Why not every reader would read it alike.
-    pub fn read(url: &str) -> Result<Self, Unreadable> {
+    pub fn read(url: &str) -> Result<Self, UrlFault> {
         if url.len() > URL_BYTES_MAX {
-            return Err(Unreadable::TooLong);
+            return Err(UrlFault::TooLong);
         }
         // Joiners stand in words of several scripts, and in a path they change no host.
         let joins = |character: char| matches!(character, '\u{200c}' | '\u{200d}');
         if url.chars().any(|character| is_unseen(character) && !joins(character)) {
-            return Err(Unreadable::Unseen);
+            return Err(UrlFault::Unseen);
         }
         if url.contains('\\') {
-            return Err(Unreadable::Backslash);
+            return Err(UrlFault::Backslash);
         }
-        let (scheme, rest) = scheme(url).ok_or(Unreadable::Scheme)?;
+        let (scheme, rest) = scheme(url).ok_or(UrlFault::Scheme)?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, _) = rest.split_at(end);
         let (host, port) = self::authority(authority)?;
         let read = Self { scheme, host, port: port.unwrap_or(scheme.port()) };
         // Another reader, that of the URL Standard, which browsers and Node.js go by.
-        if read.is_what_others_read(url) { Ok(read) } else { Err(Unreadable::Differs) }
+        if read.is_what_others_read(url) { Ok(read) } else { Err(UrlFault::Differs) }
     }
 
     fn is_what_others_read(&self, url: &str) -> bool {
@@ -169,9 +169,9 @@ impl Destination {
     ///
     /// # Errors
     /// As [`Destination::read`].
-    pub fn read_authority(scheme: Scheme, text: &str) -> Result<Self, Unreadable> {
+    pub fn read_authority(scheme: Scheme, text: &str) -> Result<Self, UrlFault> {
         if text.contains(['/', '?', '#']) {
-            return Err(Unreadable::Host);
+            return Err(UrlFault::Host);
         }
         Self::read(&format!("{}://{text}/", scheme.as_str()))
     }
@@ -196,23 +196,23 @@ fn scheme(url: &str) -> Option<(Scheme, &str)> {
 }
 
 /// Host and port of an authority (RFC 3986 section 3.2).
-fn authority(text: &str) -> Result<(Host, Option<u16>), Unreadable> {
+fn authority(text: &str) -> Result<(Host, Option<u16>), UrlFault> {
     if text.contains('@') {
-        return Err(Unreadable::UserInfo);
+        return Err(UrlFault::UserInfo);
     }
     if text.contains('%') {
-        return Err(Unreadable::Escaped);
+        return Err(UrlFault::Escaped);
     }
     if !text.is_ascii() {
-        return Err(Unreadable::NotAscii);
+        return Err(UrlFault::NotAscii);
     }
     if let Some(rest) = text.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']').ok_or(Unreadable::Brackets)?;
-        let address: Ipv6Addr = address.parse().map_err(|_| Unreadable::Brackets)?;
+        let (address, rest) = rest.split_once(']').ok_or(UrlFault::Brackets)?;
+        let address: Ipv6Addr = address.parse().map_err(|_| UrlFault::Brackets)?;
         let port = match rest.strip_prefix(':') {
             Some(port) => Some(self::port(port)?),
             None if rest.is_empty() => None,
-            None => return Err(Unreadable::Brackets),
+            None => return Err(UrlFault::Brackets),
         };
         return Ok((Host::Address(address.into()), port));
     }
@@ -223,20 +223,20 @@ fn authority(text: &str) -> Result<(Host, Option<u16>), Unreadable> {
     Ok((self::host(host)?, port))
 }
 
-fn port(text: &str) -> Result<u16, Unreadable> {
+fn port(text: &str) -> Result<u16, UrlFault> {
     let digits = !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_digit())
         && !text.starts_with('0');
-    if digits { text.parse().map_err(|_| Unreadable::Port) } else { Err(Unreadable::Port) }
+    if digits { text.parse().map_err(|_| UrlFault::Port) } else { Err(UrlFault::Port) }
 }
 
 /// A name or an IPv4 address.
-fn host(text: &str) -> Result<Host, Unreadable> {
+fn host(text: &str) -> Result<Host, UrlFault> {
     if text.is_empty() {
-        return Err(Unreadable::NoHost);
+        return Err(UrlFault::NoHost);
     }
     if text.ends_with('.') {
-        return Err(Unreadable::LastDot);
+        return Err(UrlFault::LastDot);
     }
     let last = text.rsplit('.').next().unwrap_or_default();
     // The URL Standard takes a host whose last label is a number for an IPv4 address, in whatever base (section 3.5).
@@ -248,10 +248,10 @@ fn host(text: &str) -> Result<Host, Unreadable> {
         return text
             .parse::<Ipv4Addr>()
             .map(|four| Host::Address(four.into()))
-            .map_err(|_| Unreadable::Number);
+            .map_err(|_| UrlFault::Number);
     }
     if text.len() > NAME_BYTES_MAX || !text.split('.').all(is_label) {
-        return Err(Unreadable::Host);
+        return Err(UrlFault::Host);
     }
     Ok(Host::Name(text.to_ascii_lowercase()))
 }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(url: &str, expect: Unreadable) {
+    fn refused(url: &str, expect: UrlFault) {
         assert_eq!(Destination::read(url), Err(expect), "{url}");
     }
 
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_readers_read_differently_is_refused() {
-        use Unreadable as No;
+        use UrlFault as No;
         for (url, expect) in [
             ("ftp://example.com/", No::Scheme),
             ("//example.com/", No::Scheme),

@@ -70,9 +70,9 @@ impl FetchQuota {
         self: &Arc<Self>,
         agents: &[Subject],
         (wanted, per_hour): (u64, u64),
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<QuotaReservation, Refusal> {
         let minute = self.minute();
-        let mut taken = Taken {
+        let mut taken = QuotaReservation {
             fetch_quota: Arc::clone(self),
             keys: Vec::with_capacity(agents.len()),
             minute,
@@ -92,7 +92,7 @@ impl FetchQuota {
                 let says = format!(
                     "The {per_hour} bytes an hour that may be fetched for this agent are used up."
                 );
-                let refusal = Refusal::new(Code::FetchAllowance).saying(says);
+                let refusal = Refusal::new(Code::FetchQuota).saying(says);
                 return Err(if per_hour == 0 { refusal } else { refusal.after(wait) });
             }
             let granted = left.min(taken.bytes);
@@ -142,7 +142,7 @@ impl FetchQuota {
 }
 
 /// Bytes that may be fetched. What was not used is given back when this is dropped.
-pub struct Taken {
+pub struct QuotaReservation {
     fetch_quota: Arc<FetchQuota>,
     keys: Vec<u128>,
     minute: u64,
@@ -150,7 +150,7 @@ pub struct Taken {
     used: u64,
 }
 
-impl Taken {
+impl QuotaReservation {
     /// How many there are.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
@@ -178,7 +178,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for QuotaReservation {
     fn drop(&mut self) {
         self.give_back(self.bytes.saturating_sub(self.used));
     }
@@ -188,13 +188,16 @@ impl Drop for Taken {
 mod tests {
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
-    use crate::guard::limiter::{Kind, Limiter};
+    use crate::guard::limiter::{Limiter, SubjectKind};
     use proptest::prelude::*;
 
     fn book() -> (Arc<ManualClock>, Arc<FetchQuota>, [Subject; 2]) {
         let clock = Arc::new(ManualClock::at(Timestamp(0)));
         let limiter = Limiter::new(Arc::clone(&clock) as Arc<dyn Clock>);
-        let subjects = [limiter.subject(Kind::Agent, "a/b/c"), limiter.subject(Kind::Agent, "a/b")];
+        let subjects = [
+            limiter.subject(SubjectKind::Agent, "a/b/c"),
+            limiter.subject(SubjectKind::Agent, "a/b"),
+        ];
         (Arc::clone(&clock), Arc::new(FetchQuota::new(clock)), subjects)
     }
 
@@ -206,7 +209,7 @@ mod tests {
         drop(first);
         let mut second = book.take(&line, (100, 150)).expect("there is something");
         assert_eq!(second.bytes(), 50);
-        assert_eq!(book.take(&line, (1, 150)).err().map(|no| no.code), Some(Code::FetchAllowance));
+        assert_eq!(book.take(&line, (1, 150)).err().map(|no| no.code), Some(Code::FetchQuota));
         assert!(second.spend(20) && !second.spend(31));
         drop(second);
         assert!(book.take(&line, (1, 150)).is_err());

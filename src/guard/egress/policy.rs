@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use super::address::special;
-use super::destination::{Destination, Host, Scheme, Unreadable};
+use super::destination::{Destination, Host, Scheme, UrlFault};
 use crate::token::{Grants, Names};
 
 /// What a destination is wanted for. Each use has a list of its own.
@@ -40,13 +40,13 @@ impl Use {
 
 /// A line of a list: `host:port`, or `*.suffix:port` for every name below the suffix. Without a port: 443.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub struct ListEntry {
     host: Host,
     below: bool,
     port: u16,
 }
 
-impl Entry {
+impl ListEntry {
     fn covers(&self, destination: &Destination) -> bool {
         self.port == destination.port
             && match (&self.host, &destination.host) {
@@ -58,20 +58,20 @@ impl Entry {
     }
 }
 
-impl FromStr for Entry {
-    type Err = Unreadable;
+impl FromStr for ListEntry {
+    type Err = UrlFault;
 
-    fn from_str(text: &str) -> Result<Self, Unreadable> {
+    fn from_str(text: &str) -> Result<Self, UrlFault> {
         let (below, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
         let Destination { host, port, .. } = Destination::read_authority(Scheme::Https, rest)?;
         if below && matches!(host, Host::Address(_)) {
-            return Err(Unreadable::Host);
+            return Err(UrlFault::Host);
         }
         Ok(Self { host, below, port })
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for ListEntry {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}{}:{}", if self.below { "*." } else { "" }, self.host, self.port)
     }
@@ -81,11 +81,11 @@ impl fmt::Display for Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
     /// For [`Use::Media`].
-    pub media: Vec<Entry>,
+    pub media: Vec<ListEntry>,
     /// For [`Use::Links`].
-    pub links: Vec<Entry>,
+    pub links: Vec<ListEntry>,
     /// For [`Use::Tunnel`].
-    pub tunnel: Vec<Entry>,
+    pub tunnel: Vec<ListEntry>,
     /// Networks of one's own that listed names may lead into; without them only public addresses are dialled.
     pub networks: Vec<IpNet>,
 }
@@ -93,7 +93,7 @@ pub struct Lists {
 impl Lists {
     /// The list of a use.
     #[must_use]
-    pub fn of(&self, wanted: Use) -> &[Entry] {
+    pub fn of(&self, wanted: Use) -> &[ListEntry] {
         match wanted {
             Use::Media => &self.media,
             Use::Links => &self.links,
@@ -161,7 +161,7 @@ impl TokenRestrictions {
 pub enum Uncontrolled {
     /// Not every reader would read it alike.
     #[error("{0}")]
-    Unreadable(Unreadable),
+    Unreadable(UrlFault),
     /// An upstream or a listener of the gateway itself.
     #[error("it is a part of this gateway, or stands behind it")]
     SelfEndpoints,
@@ -188,7 +188,7 @@ impl Uncontrolled {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => Self::UNREADABLE,
-            Self::SelfEndpoints => "own",
+            Self::SelfEndpoints => "self",
             Self::TokenNothing | Self::TokenHost => "token",
             Self::NotListed(_) => "not-listed",
             Self::Address(_) => "address",
@@ -210,7 +210,7 @@ impl Controlled {
 
 /// One thing that is asked of a destination, and what it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answered {
+pub struct PolicyStep {
     /// What is asked.
     pub question: &'static str,
     /// The answer.
@@ -244,7 +244,7 @@ impl EgressPolicy {
     #[must_use]
     pub fn left(&self, wanted: Use, narrowing: &TokenRestrictions) -> Vec<String> {
         let mut left = Vec::new();
-        let own = |entry: &&Entry| !entry.below && self.own.has(&entry.host, entry.port);
+        let own = |entry: &&ListEntry| !entry.below && self.own.has(&entry.host, entry.port);
         for entry in self.lists.of(wanted).iter().filter(|entry| !narrowing.nothing && !own(entry))
         {
             let Some((first, others)) = narrowing.hosts.split_first() else {
@@ -317,10 +317,15 @@ impl EgressPolicy {
 
     /// Everything that is asked of a URL, in order; all of it, though the first no decides. [`EgressPolicy::evaluate`] alone says what is controlled.
     #[must_use]
-    pub fn explain(&self, wanted: Use, url: &str, narrowing: &TokenRestrictions) -> Vec<Answered> {
+    pub fn explain(
+        &self,
+        wanted: Use,
+        url: &str,
+        narrowing: &TokenRestrictions,
+    ) -> Vec<PolicyStep> {
         let mut all = Vec::new();
         let mut say =
-            |question, answer: String, passes| all.push(Answered { question, answer, passes });
+            |question, answer: String, passes| all.push(PolicyStep { question, answer, passes });
         let destination = match Destination::read(url) {
             Ok(destination) => destination,
             Err(why) => {
@@ -331,7 +336,7 @@ impl EgressPolicy {
         say("read", format!("{destination}, by the URL Standard's reader too"), true);
         let own = self.own.has(&destination.host, destination.port);
         say(
-            "own",
+            "self",
             if own {
                 Uncontrolled::SelfEndpoints.to_string()
             } else {

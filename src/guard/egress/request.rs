@@ -3,13 +3,13 @@
 
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticated;
-use crate::guard::egress::fetches::{Fetches, Wanted};
+use crate::guard::egress::fetches::{Fetches, WantedContent};
 use crate::guard::egress::policy::{EgressPolicy, TokenRestrictions, Uncontrolled, Use};
-use crate::guard::settings::{Door, Requests};
+use crate::guard::settings::{RequestFilterAction, Requests};
 use crate::guard::understand::{RequestKind, Understood};
 use crate::metrics::Metrics;
-use crate::model::inline::Mark;
-use crate::model::{ModelCall, Reach, ReachKind};
+use crate::model::inline::Placeholder;
+use crate::model::{ExternalReference, ModelCall, ReferenceKind};
 use crate::refusal::{Code, Refusal};
 use crate::token::Verified;
 
@@ -53,29 +53,35 @@ pub fn clear<'b>(
     match asked {
         RequestKind::Models(_) | RequestKind::Me => {}
         RequestKind::Call { call, fetches, .. } => {
-            if !call.reaches().is_empty() {
-                let doors = caller.class().requests;
-                let door = |reach: &Reach| door(&doors, reach.kind);
+            if !call.external_references().is_empty() {
+                let actions = caller.class().requests;
+                let action = |reach: &ExternalReference| action(&actions, reach.kind);
                 let (policy, restrictions) =
                     (&caller.tables().policy, token_restrictions(&caller.token().verified));
-                let judged = |reach: &Reach| {
-                    (reach.kind == ReachKind::Media).then(|| {
+                let judged = |reach: &ExternalReference| {
+                    (reach.kind == ReferenceKind::Media).then(|| {
                         policy.evaluate(Use::Media, &reach.target, &restrictions).map(|_| ())
                     })
                 };
-                let note = |door: Door, reach: &Reach| {
-                    metrics.egress("request", door.as_str(), reason(reach, judged(reach).as_ref()));
+                let note = |action: RequestFilterAction, reach: &ExternalReference| {
+                    metrics.egress(
+                        "request",
+                        action.as_str(),
+                        reason(reach, judged(reach).as_ref()),
+                    );
                 };
-                if doors.media == Door::Inline {
-                    *fetches = inline(call, caller, Mark::new(marks.next()))?;
-                    call.inlets().iter().for_each(|reach| note(Door::Inline, reach));
+                if actions.media == RequestFilterAction::Inline {
+                    *fetches = inline(call, caller, Placeholder::new(marks.next()))?;
+                    call.inline_slots()
+                        .iter()
+                        .for_each(|reach| note(RequestFilterAction::Inline, reach));
                 }
-                call.strip(|reach| door(reach) == Door::Strip);
-                call.stripped().iter().for_each(|reach| note(Door::Strip, reach));
+                call.strip(|reach| action(reach) == RequestFilterAction::Strip);
+                call.stripped().iter().for_each(|reach| note(RequestFilterAction::Strip, reach));
                 // What no note can stand for is left, and is blocked whatever the class says.
-                if let Some(reach) = call.reaches().first() {
-                    note(Door::Block, reach);
-                    return Err(refuse(reach, judged(reach), doors.media));
+                if let Some(reach) = call.external_references().first() {
+                    note(RequestFilterAction::Block, reach);
+                    return Err(refuse(reach, judged(reach), actions.media));
                 }
             }
             tool_types(call, caller)?;
@@ -88,15 +94,17 @@ pub fn clear<'b>(
 fn inline(
     call: &mut ModelCall<'_>,
     caller: &Authenticated,
-    mark: Mark,
+    mark: Placeholder,
 ) -> Result<Option<Fetches>, Refusal> {
     let (tables, restrictions) = (caller.tables(), token_restrictions(&caller.token().verified));
-    let judged = |reach: &Reach| tables.policy.evaluate(Use::Media, &reach.target, &restrictions);
-    call.inline(&mark, |reach| reach.kind == ReachKind::Media && judged(reach).is_ok());
-    let wanted = |reach: &Reach| {
-        judged(reach).ok().map(|controlled| Wanted { reach: reach.clone(), controlled })
+    let judged = |reach: &ExternalReference| {
+        tables.policy.evaluate(Use::Media, &reach.target, &restrictions)
     };
-    let wanted: Vec<Wanted> = call.inlets().iter().filter_map(wanted).collect();
+    call.inline(&mark, |reach| reach.kind == ReferenceKind::Media && judged(reach).is_ok());
+    let wanted = |reach: &ExternalReference| {
+        judged(reach).ok().map(|controlled| WantedContent { reach: reach.clone(), controlled })
+    };
+    let wanted: Vec<WantedContent> = call.inline_slots().iter().filter_map(wanted).collect();
     let (count, max) = (wanted.len(), tables.fetch.count_max);
     if count > max {
         let says = format!(
@@ -107,12 +115,12 @@ fn inline(
     Ok((count > 0).then_some(Fetches { mark, wanted }))
 }
 
-const fn door(doors: &Requests, kind: ReachKind) -> Door {
+const fn action(actions: &Requests, kind: ReferenceKind) -> RequestFilterAction {
     match kind {
-        ReachKind::Media => doors.media,
-        ReachKind::HostedTool => doors.hosted_tools,
-        ReachKind::Mcp => doors.mcp,
-        ReachKind::Background | ReachKind::ForeignState => Door::Block,
+        ReferenceKind::Media => actions.media,
+        ReferenceKind::HostedTool => actions.hosted_tools,
+        ReferenceKind::Mcp => actions.mcp,
+        ReferenceKind::Background | ReferenceKind::ForeignState => RequestFilterAction::Block,
     }
 }
 
@@ -135,7 +143,7 @@ fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusa
 }
 
 /// Why something reaches out, as metrics name it.
-fn reason(reach: &Reach, found: Option<&Result<(), Uncontrolled>>) -> &'static str {
+fn reason(reach: &ExternalReference, found: Option<&Result<(), Uncontrolled>>) -> &'static str {
     match found {
         Some(Err(why)) => why.as_str(),
         Some(Ok(())) => "listed",
@@ -144,39 +152,43 @@ fn reason(reach: &Reach, found: Option<&Result<(), Uncontrolled>>) -> &'static s
 }
 
 /// What a caller is told: where it leads, if that can be read. Whether that is a part of the operator's network is for the record.
-fn refuse(reach: &Reach, found: Option<Result<(), Uncontrolled>>, media: Door) -> Refusal {
+fn refuse(
+    reach: &ExternalReference,
+    found: Option<Result<(), Uncontrolled>>,
+    media: RequestFilterAction,
+) -> Refusal {
     let target = || shown(&reach.target, TARGET_MAX);
     let detail = match &found {
         Some(Err(why)) => format!("{}: {why}", target()),
         Some(Ok(())) | None => target(),
     };
     let (code, says) = match (reach.kind, found) {
-        (ReachKind::Media, Some(Err(Uncontrolled::Unreadable(why)))) => (
+        (ReferenceKind::Media, Some(Err(Uncontrolled::Unreadable(why)))) => (
             Code::EgressUncontrolled,
             format!(
                 "Remote content is not fetched, and this is no URL that could be judged: {why}. Send the content itself, as data:."
             ),
         ),
-        (ReachKind::Media, Some(Err(_))) => {
+        (ReferenceKind::Media, Some(Err(_))) => {
             let host = EgressPolicy::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host, SHOWN_MAX));
             (Code::EgressUncontrolled, format!("{host} is not a controlled destination. Send the content itself, as data:."))
         }
-        (ReachKind::Media, Some(Ok(())) | None) if media == Door::Inline => (
+        (ReferenceKind::Media, Some(Ok(())) | None) if media == RequestFilterAction::Inline => (
             Code::EgressUncontrolled,
             "What lies behind this URL cannot be put in its place. Send the content itself.".to_owned(),
         ),
-        (ReachKind::Media, Some(Ok(())) | None) => (
+        (ReferenceKind::Media, Some(Ok(())) | None) => (
             Code::EgressUncontrolled,
             "Remote content is not fetched for agents of this class. Send the content itself, as data:.".to_owned(),
         ),
-        (ReachKind::HostedTool, _) => {
+        (ReferenceKind::HostedTool, _) => {
             (Code::ToolNotAllowed, "Only tools that run at the caller pass; hosted tools would run outside.".to_owned())
         }
-        (ReachKind::Mcp, _) => (Code::ToolNotAllowed, "MCP servers named by a request are not reached.".to_owned()),
-        (ReachKind::Background, _) => {
+        (ReferenceKind::Mcp, _) => (Code::ToolNotAllowed, "MCP servers named by a request are not reached.".to_owned()),
+        (ReferenceKind::Background, _) => {
             (Code::EgressUncontrolled, "Work that outlives its request, and calls back, is not accepted.".to_owned())
         }
-        (ReachKind::ForeignState, _) => {
+        (ReferenceKind::ForeignState, _) => {
             (Code::EgressUncontrolled, "State kept by another server cannot be named; send the content itself.".to_owned())
         }
     };

@@ -2,7 +2,7 @@
 
 use super::{anthropic, openai};
 use crate::model::tools::calls::StreamCalls;
-use crate::model::tools::{Fault, Tools};
+use crate::model::tools::{ToolCallFault, Tools};
 use crate::model::tree::JsonView;
 
 /// Whether a member is looked at for calls.
@@ -27,7 +27,7 @@ impl CallReaders {
         event: JsonView<'_>,
         name: Option<&str>,
         tools: &mut dyn Tools,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, ToolCallFault> {
         if !openai::calls::read(calls, event, tools)? {
             return Ok(false);
         }

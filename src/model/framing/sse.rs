@@ -19,17 +19,17 @@ pub struct TooLong;
 #[derive(Debug, Default)]
 pub struct Splitter {
     held: Vec<u8>,
-    scan: Scan,
+    scan: LineScan,
 }
 
 /// How far the bytes at hand were looked through.
 #[derive(Clone, Copy, Debug, Default)]
-struct Scan {
+struct LineScan {
     line_start: usize,
     at: usize,
 }
 
-impl Scan {
+impl LineScan {
     /// The place after the next blank line. A carriage return at the very end waits for what follows it.
     fn event_end(&mut self, bytes: &[u8]) -> Option<usize> {
         loop {
@@ -81,13 +81,17 @@ impl Splitter {
     /// What is left at the end of the stream: an event without its blank line, or nothing.
     #[must_use]
     pub fn rest(&mut self) -> Vec<u8> {
-        self.scan = Scan::default();
+        self.scan = LineScan::default();
         std::mem::take(&mut self.held)
     }
 }
 
 /// Hands out the complete events of `bytes`; gives the place of what is left, and makes `scan` count from there.
-fn each(scan: &mut Scan, bytes: &[u8], event: &mut impl FnMut(&[u8])) -> Result<usize, TooLong> {
+fn each(
+    scan: &mut LineScan,
+    bytes: &[u8],
+    event: &mut impl FnMut(&[u8]),
+) -> Result<usize, TooLong> {
     let mut from = 0;
     while let Some(end) = scan.event_end(bytes) {
         let whole = bytes.get(from..end).unwrap_or_default();

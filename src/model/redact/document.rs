@@ -6,7 +6,7 @@ use std::ops::Range;
 use memchr::memchr2;
 
 /// One string.
-pub(super) struct Text<'j> {
+pub(super) struct JsonString<'j> {
     /// The name of the member that holds it; of a member's name that name.
     name: &'j [u8],
     within: usize,
@@ -30,7 +30,7 @@ struct Container<'j> {
 /// A document as far as its strings go. What is no JSON gives no error here: it is read as far as it goes.
 pub(super) struct Document<'j> {
     pub(super) json: &'j [u8],
-    pub(super) texts: Vec<Text<'j>>,
+    pub(super) texts: Vec<JsonString<'j>>,
     containers: Vec<Container<'j>>,
     /// Where the values of members `logprobs` stand.
     pub(super) logprobs: Vec<(usize, usize)>,
@@ -39,7 +39,7 @@ pub(super) struct Document<'j> {
 }
 
 /// What stands around the byte at hand.
-struct Reader<'j> {
+struct DocumentReader<'j> {
     document: Document<'j>,
     /// The container at hand, and the member in it.
     within: usize,
@@ -61,8 +61,14 @@ impl<'j> Document<'j> {
             logprobs: Vec::new(),
             is_error: false,
         };
-        let mut reader =
-            Reader { document, within: 0, name: b"", before_name: false, depth: 0, logprobs: None };
+        let mut reader = DocumentReader {
+            document,
+            within: 0,
+            name: b"",
+            before_name: false,
+            depth: 0,
+            logprobs: None,
+        };
         let mut at = 0;
         while let Some(byte) = json.get(at) {
             at = reader.byte(*byte, at);
@@ -79,7 +85,7 @@ impl<'j> Document<'j> {
 
     /// What the pieces of one text have in common for those who put them together: the numbers of choice, call or block, and the name of
     /// the member.
-    pub(super) fn channel(&self, text: &Text<'_>, into: &mut Vec<u8>) {
+    pub(super) fn channel(&self, text: &JsonString<'_>, into: &mut Vec<u8>) {
         into.clear();
         let mut within = text.within;
         while let Some(container) = self.containers.get(within).filter(|_| within > 0) {
@@ -92,7 +98,7 @@ impl<'j> Document<'j> {
     }
 }
 
-impl<'j> Reader<'j> {
+impl<'j> DocumentReader<'j> {
     /// Takes a byte, or the string that begins with it; gives the place behind.
     fn byte(&mut self, byte: u8, at: usize) -> usize {
         match byte {
@@ -160,7 +166,13 @@ impl<'j> Reader<'j> {
         }
         let says_error = matches!(self.name, b"type" | b"object") && inside == b"error";
         self.document.is_error |= self.depth == 1 && says_error && !is_name;
-        self.document.texts.push(Text { name: self.name, within: self.within, is_name, from, to });
+        self.document.texts.push(JsonString {
+            name: self.name,
+            within: self.within,
+            is_name,
+            from,
+            to,
+        });
         to + 1
     }
 

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum UpstreamAddress {
     /// A host, as it stands in a URL, and its port.
     Host {
         /// Name or address; an IPv6 address in brackets.
@@ -17,7 +17,7 @@ pub enum Place {
     Socket(String),
 }
 
-impl Place {
+impl UpstreamAddress {
     /// The forms that errors name it by: `host:port`, or as a URL.
     pub(super) fn forms(&self) -> Vec<Vec<u8>> {
         match self {

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use matcher::{Matcher, Track};
 
-pub use forms::Place;
+pub use forms::UpstreamAddress;
 pub use stream::{Redacted, Unsearchable};
 
 use document::Document;
@@ -48,11 +48,11 @@ struct Edit {
 impl Redactor {
     /// A redactor of `secrets` and of the addresses in `places`. Secrets of fewer than [`SECRET_MIN`] bytes are left out.
     #[must_use]
-    pub fn new(secrets: &[&str], places: &[Place]) -> Self {
+    pub fn new(secrets: &[&str], places: &[UpstreamAddress]) -> Self {
         let long = secrets.iter().filter(|secret| secret.len() >= SECRET_MIN);
         let forms: Vec<Vec<u8>> =
             long.flat_map(|secret| forms::of_secret(secret.as_bytes())).collect();
-        let written: Vec<Vec<u8>> = places.iter().flat_map(Place::forms).collect();
+        let written: Vec<Vec<u8>> = places.iter().flat_map(UpstreamAddress::forms).collect();
         Self {
             secrets: Matcher::new(forms.iter().map(Vec::as_slice)),
             places: Matcher::new(written.iter().map(Vec::as_slice)),

@@ -46,14 +46,14 @@ struct Part {
 
 /// A text that ends in what could be a secret.
 #[derive(Default)]
-struct Channel {
+struct HeldText {
     track: Track,
     parts: VecDeque<Part>,
     /// Where the last secret ended.
     removed: u64,
 }
 
-impl Channel {
+impl HeldText {
     /// Where a secret has begun of which at least `least` bytes have come, or of which some gave way already.
     fn begun(&self, redactor: &Redactor, least: usize) -> Option<Range<u64>> {
         let goes_on = self.track.open(&redactor.secrets, 0).filter(|open| *open < self.removed);
@@ -95,7 +95,7 @@ impl Channel {
 /// The texts of one answer.
 #[derive(Default)]
 pub(super) struct Texts {
-    channels: BTreeMap<Vec<u8>, Channel>,
+    channels: BTreeMap<Vec<u8>, HeldText>,
     /// One more than can be kept has come. What would go on in it would not be found.
     is_full: bool,
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-use super::{Place, Redacted, Redactor, Unsearchable};
+use super::{Redacted, Redactor, Unsearchable, UpstreamAddress};
 
 const SECRET: &str = "sk-canary/+?0123456789abcdefABCDEF";
 
 fn redactor() -> Redactor {
-    Redactor::new(&[SECRET, "short"], &[Place::Host { host: "10.0.0.5".to_owned(), port: 8000 }])
+    Redactor::new(
+        &[SECRET, "short"],
+        &[UpstreamAddress::Host { host: "10.0.0.5".to_owned(), port: 8000 }],
+    )
 }
 
 /// The secret in every form that is looked for.
@@ -155,7 +158,7 @@ fn numbers_and_words_without_quotes_are_looked_at() {
     let (word, number) = ("sk-canary-0123456789abcdefXYZ", "31415926535897932384");
     let redactor = Arc::new(Redactor::new(
         &[word, number],
-        &[Place::Host { host: "10.0.0.5".to_owned(), port: 8000 }],
+        &[UpstreamAddress::Host { host: "10.0.0.5".to_owned(), port: 8000 }],
     ));
     for hole in [
         word.to_owned(),

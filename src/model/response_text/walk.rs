@@ -11,9 +11,9 @@ use crate::model::dialect::texts::{
     are_choices, base_type, is_error, is_error_object, is_no_text, is_once, is_part, is_shown,
     path_name,
 };
-use crate::model::judge::{fold, is_folded};
-use crate::model::peek::is_document;
+use crate::model::raw_json::is_document;
 use crate::model::unreadable::{CHOICES_MAX, DEPTH_MAX, Unreadable};
+use crate::model::validator::{fold, is_folded};
 use crate::model::values::Values;
 
 /// The choice of texts that belong to none.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::tree::JsonView;
 
-use super::{Arguments, CALLS_MAX, Fault, Tools, typed};
+use super::{Arguments, CALLS_MAX, ToolCallFault, Tools, typed};
 
 /// Bytes of a tool's name.
 const NAME_MAX: usize = 256;
@@ -48,11 +48,11 @@ struct PendingCall {
     text: String,
     /// What it was said to begin with, as a value.
     whole: Option<Vec<u8>>,
-    state: State,
+    state: CallState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum CallState {
     /// Held back until it is whole.
     Held,
     /// Of a tool that is not judged.
@@ -76,12 +76,12 @@ pub(in crate::model) struct CallPart<'p> {
 
 impl<'p> CallPart<'p> {
     /// The part that an object with `name`, `arguments` and `input` is.
-    pub(in crate::model) fn of(object: JsonView<'p>) -> Result<Self, Fault> {
+    pub(in crate::model) fn of(object: JsonView<'p>) -> Result<Self, ToolCallFault> {
         let name = typed::text(object, "name")?;
         let (json, whole_json) = text_or_whole(object.get("arguments"));
         let (text, whole_text) = text_or_whole(object.get("input"));
         let whole = match (whole_json, whole_text) {
-            (Some(_), Some(_)) => return Err(Fault::Odd),
+            (Some(_), Some(_)) => return Err(ToolCallFault::Odd),
             (whole, None) | (None, whole) => whole,
         };
         Ok(Self { name, json, text, whole })
@@ -115,45 +115,45 @@ impl PendingCall {
             json: String::new(),
             text: String::new(),
             whole: None,
-            state: State::Held,
+            state: CallState::Held,
         }
     }
 
-    fn add(&mut self, part: &CallPart<'_>, tools: &dyn Tools) -> Result<(), Fault> {
+    fn add(&mut self, part: &CallPart<'_>, tools: &dyn Tools) -> Result<(), ToolCallFault> {
         if let Some(name) = part.name.filter(|name| !name.is_empty()) {
             let first = self.name.is_empty();
             // Readers put pieces of a name together, or take the first or the last.
             self.name.push_str(name);
             if self.name.len() > NAME_MAX {
-                return Err(Fault::TooMuch);
+                return Err(ToolCallFault::TooMuch);
             }
             let judged = tools.judges(&self.name) || tools.judges(name);
             match self.state {
-                State::Held if first && !judged => self.state = State::Passing,
-                State::Passing | State::Done if judged => return Err(Fault::Odd),
-                State::Held | State::Passing | State::Done => {}
+                CallState::Held if first && !judged => self.state = CallState::Passing,
+                CallState::Passing | CallState::Done if judged => return Err(ToolCallFault::Odd),
+                CallState::Held | CallState::Passing | CallState::Done => {}
             }
         }
         match self.state {
-            State::Done if !part.says_nothing() => return Err(Fault::Odd),
-            State::Held => {
+            CallState::Done if !part.says_nothing() => return Err(ToolCallFault::Odd),
+            CallState::Held => {
                 self.json.push_str(part.json);
                 self.text.push_str(part.text);
                 if let Some(whole) = part.whole {
                     // Of two, some readers take the last, and some put them together.
                     if self.whole.replace(whole.to_vec()).is_some() {
-                        return Err(Fault::Odd);
+                        return Err(ToolCallFault::Odd);
                     }
                 }
             }
-            State::Done | State::Passing => {}
+            CallState::Done | CallState::Passing => {}
         }
         Ok(())
     }
 
     /// It is whole: judges it. False where it must not be passed on.
     fn end(&mut self, tools: &mut dyn Tools) -> bool {
-        self.state = State::Done;
+        self.state = CallState::Done;
         let (whole, json, text) =
             (self.whole.take(), std::mem::take(&mut self.json), std::mem::take(&mut self.text));
         whole.as_deref().is_none_or(|whole| tools.call(&self.name, Arguments::Json(whole)))
@@ -193,7 +193,7 @@ impl StreamCalls {
         form: CallForm,
         part: &CallPart<'_>,
         tools: &dyn Tools,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ToolCallFault> {
         // A block that calls nothing has no call.
         if form == CallForm::Block
             && part.name.is_none()
@@ -203,16 +203,16 @@ impl StreamCalls {
             return Ok(());
         }
         if self.calls.len() >= CALLS_MAX && !self.calls.contains_key(&of) {
-            return Err(Fault::TooMuch);
+            return Err(ToolCallFault::TooMuch);
         }
         let new = !self.calls.contains_key(&of);
         let call = self.calls.entry(of).or_insert_with(|| PendingCall::new(form));
-        let before = !new && call.state == State::Held;
+        let before = !new && call.state == CallState::Held;
         if call.form != form {
-            return Err(Fault::Odd);
+            return Err(ToolCallFault::Odd);
         }
         call.add(part, tools)?;
-        let after = call.state == State::Held;
+        let after = call.state == CallState::Held;
         self.held = self.held + usize::from(after && !before) - usize::from(before && !after);
         Ok(())
     }
@@ -227,7 +227,7 @@ impl StreamCalls {
             return true;
         }
         for (_, call) in
-            self.calls.iter_mut().filter(|(of, call)| which(of) && call.state == State::Held)
+            self.calls.iter_mut().filter(|(of, call)| which(of) && call.state == CallState::Held)
         {
             self.held -= 1;
             if !call.end(tools) {

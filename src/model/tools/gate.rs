@@ -5,7 +5,7 @@ use crate::model::event::StreamEvent;
 
 use super::calls::StreamCalls;
 use super::names::exact_names;
-use super::{Fault, HELD_MAX, Tools};
+use super::{HELD_MAX, ToolCallFault, Tools};
 
 /// What an event costs beside its bytes.
 const EVENT_COST: usize = 8;
@@ -41,7 +41,7 @@ impl Gate {
         event: &StreamEvent<'_>,
         tools: &mut dyn Tools,
         released: &mut dyn FnMut(&[u8]),
-    ) -> Result<Passage, Fault> {
+    ) -> Result<Passage, ToolCallFault> {
         let passes = match event.tree() {
             None => !event.is_done() || self.calls.end(|_| true, tools),
             Some(tree) => {
@@ -59,7 +59,7 @@ impl Gate {
             self.queue.extend_from_slice(event.bytes());
             self.ends.push(self.queue.len());
             let bytes = self.queue.len() + self.ends.len() * EVENT_COST;
-            return if bytes > HELD_MAX { Err(Fault::TooMuch) } else { Ok(Passage::Held) };
+            return if bytes > HELD_MAX { Err(ToolCallFault::TooMuch) } else { Ok(Passage::Held) };
         }
         self.release(released);
         Ok(Passage::PassedOn)

@@ -2,9 +2,9 @@
 
 use crate::json::Value;
 use crate::model::dialect::calls::is_watched;
-use crate::model::judge::{fold, is_folded};
 use crate::model::tree::JsonTree;
 use crate::model::unreadable::Unreadable;
+use crate::model::validator::{fold, is_folded};
 
 /// Whether a member has the name of one that is looked at here except for its case: some readers take it for that.
 fn is_look_alike(name: &str) -> bool {

@@ -42,7 +42,7 @@ const OVER: &[u8] =
     b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n";
 
 /// What comes out of each event, what was judged, and whether the stream may go on.
-fn through(events: &[Vec<u8>]) -> (Vec<usize>, Vec<String>, Result<bool, Fault>) {
+fn through(events: &[Vec<u8>]) -> (Vec<usize>, Vec<String>, Result<bool, ToolCallFault>) {
     let (mut gate, mut tools, mut counts, mut out) =
         (Gate::default(), Picky::default(), Vec::new(), Vec::new());
     for event in events {
@@ -113,20 +113,20 @@ fn other_tools_are_not_held() {
 #[test]
 fn pieces_that_come_late_are_refused() {
     let name = [openai(0, Some("fe"), "{}"), openai(0, Some("tch"), "")];
-    assert_eq!(through(&name).2, Err(Fault::Odd));
+    assert_eq!(through(&name).2, Err(ToolCallFault::Odd));
     let behind = [openai(0, Some("fetch"), "{}"), OVER.to_vec(), openai(0, None, "evil")];
-    assert_eq!(through(&behind).2, Err(Fault::Odd));
+    assert_eq!(through(&behind).2, Err(ToolCallFault::Odd));
     // Without a name nobody knows whose it is: it is held.
     let nameless = [openai(0, None, "{"), openai(0, Some("fetch"), "\"evil\":1}"), OVER.to_vec()];
     assert_eq!(through(&nameless).2, Ok(false));
     let many: Vec<Vec<u8>> = (0..2_000).map(|index| openai(index, Some("write"), "")).collect();
-    assert_eq!(through(&many).2, Err(Fault::TooMuch));
+    assert_eq!(through(&many).2, Err(ToolCallFault::TooMuch));
     let long: Vec<Vec<u8>> = std::iter::once(openai(0, Some("fetch"), ""))
         .chain(vec![openai(0, None, &"a".repeat(1 << 19)); 9])
         .collect();
-    assert_eq!(through(&long).2, Err(Fault::TooMuch));
+    assert_eq!(through(&long).2, Err(ToolCallFault::TooMuch));
     let name = vec![openai(0, Some(&"w".repeat(100)), ""); 3];
-    assert_eq!(through(&name).2, Err(Fault::TooMuch));
+    assert_eq!(through(&name).2, Err(ToolCallFault::TooMuch));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_next_call_ends_the_one_before() {
     assert_eq!(through(&evil).2, Ok(false));
     let back =
         [openai(0, Some("fetch"), "{}"), openai(1, Some("write"), "a"), openai(0, None, "evil")];
-    assert_eq!(through(&back).2, Err(Fault::Odd));
+    assert_eq!(through(&back).2, Err(ToolCallFault::Odd));
 }
 
 /// A piece of choice 0 with these tool calls.
@@ -301,11 +301,14 @@ fn anthropic_blocks_are_calls_too() {
     assert_eq!(all("fetch", "{}").2, Ok(false));
     assert_eq!((all("write", "{}").0, all("write", "{}").2), (vec![1, 1, 1], Ok(true)));
     assert_eq!(through(&[start("fetch", r#"{"u":"evil"}"#), stop.clone()]).2, Ok(false));
-    assert_eq!(through(&[start("fetch", "{}"), stop.clone(), delta.clone()]).2, Err(Fault::Odd));
+    assert_eq!(
+        through(&[start("fetch", "{}"), stop.clone(), delta.clone()]).2,
+        Err(ToolCallFault::Odd)
+    );
     let prefilled = event(
         r#"{"type":"message_start","message":{"content":[{"type":"tool_use","name":"fetch","input":{"u":"evil"}}]}}"#,
     );
-    assert_eq!(through(&[prefilled]).2, Err(Fault::Odd));
+    assert_eq!(through(&[prefilled]).2, Err(ToolCallFault::Odd));
 }
 
 #[test]

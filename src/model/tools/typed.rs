@@ -1,6 +1,6 @@
 //! Members of events that carry calls. What is of another type than the dialect has there, some readers put together all the same.
 
-use super::Fault;
+use super::ToolCallFault;
 use crate::model::tree::JsonView;
 
 /// A member that is there, and not null.
@@ -15,9 +15,9 @@ pub(in crate::model) fn member<'t>(of: JsonView<'t>, key: &str) -> Option<JsonVi
 pub(in crate::model) fn object<'t>(
     of: JsonView<'t>,
     key: &str,
-) -> Result<Option<JsonView<'t>>, Fault> {
+) -> Result<Option<JsonView<'t>>, ToolCallFault> {
     match member(of, key) {
-        Some(value) if !value.is_object() => Err(Fault::Odd),
+        Some(value) if !value.is_object() => Err(ToolCallFault::Odd),
         found => Ok(found),
     }
 }
@@ -29,9 +29,9 @@ pub(in crate::model) fn object<'t>(
 pub(in crate::model) fn array<'t>(
     of: JsonView<'t>,
     key: &str,
-) -> Result<Option<JsonView<'t>>, Fault> {
+) -> Result<Option<JsonView<'t>>, ToolCallFault> {
     match member(of, key) {
-        Some(value) if !value.is_array() => Err(Fault::Odd),
+        Some(value) if !value.is_array() => Err(ToolCallFault::Odd),
         found => Ok(found),
     }
 }
@@ -40,16 +40,19 @@ pub(in crate::model) fn array<'t>(
 ///
 /// # Errors
 /// When it is of another type.
-pub(in crate::model) fn text<'t>(of: JsonView<'t>, key: &str) -> Result<Option<&'t str>, Fault> {
+pub(in crate::model) fn text<'t>(
+    of: JsonView<'t>,
+    key: &str,
+) -> Result<Option<&'t str>, ToolCallFault> {
     let Some(value) = member(of, key) else { return Ok(None) };
-    value.as_str().map(Some).ok_or(Fault::Odd)
+    value.as_str().map(Some).ok_or(ToolCallFault::Odd)
 }
 
 /// The number that an object has, where it has one.
 ///
 /// # Errors
 /// When it is no number.
-pub(in crate::model) fn number(of: JsonView<'_>) -> Result<Option<u64>, Fault> {
+pub(in crate::model) fn number(of: JsonView<'_>) -> Result<Option<u64>, ToolCallFault> {
     let Some(value) = member(of, "index") else { return Ok(None) };
-    value.as_u64().map(Some).ok_or(Fault::Odd)
+    value.as_u64().map(Some).ok_or(ToolCallFault::Odd)
 }

@@ -3,7 +3,7 @@
 use super::{Heard, Usage};
 use crate::model::Operation;
 use crate::model::dialect::{read_usage, text_of_whole};
-use crate::model::peek::member;
+use crate::model::raw_json::member;
 
 /// What a whole answer reports, and how much text it brings.
 #[must_use]

@@ -2,7 +2,7 @@
 
 use super::Exchange;
 use crate::guard::egress::policy::EgressPolicy;
-use crate::metrics::Answered;
+use crate::metrics::RequestMeasures;
 use crate::model::usage::absurd;
 use crate::refusal::Code;
 
@@ -21,7 +21,7 @@ impl Drop for Exchange {
         let upstream =
             self.forwarded.zip(self.answered).map(|(asked, head)| head.saturating_sub(asked));
         let agent = self.caller.as_ref().map(|caller| caller.verified.agent().as_str());
-        self.metrics.answered(&Answered {
+        self.metrics.answered(&RequestMeasures {
             model: self.model.as_deref(),
             operation: self.operation,
             code: self.code,
@@ -51,7 +51,7 @@ impl Drop for Exchange {
             cause = self.cause().filter(|_| upstreams),
             "request"
         );
-        self.led_elsewhere(agent.unwrap_or("-"));
+        self.log_outbound(agent.unwrap_or("-"));
     }
 }
 
@@ -71,14 +71,15 @@ impl Exchange {
     }
 
     /// Says in the log where a request, or its answer, would have led: the first of the places, by its host alone. Records name more.
-    fn led_elsewhere(&self, agent: &str) {
-        let (request, (named, count)) = (&self.id, &self.led);
-        if let Some(led) = named.first() {
-            let (host, reason, verdict) = (host(&led.target), led.reason, led.verdict);
-            tracing::warn!(%request, agent, door = "answer", host, reason, verdict, count, "uncontrolled destination");
+    fn log_outbound(&self, agent: &str) {
+        let (request, (named, count)) = (&self.id, &self.outbound);
+        if let Some(outbound) = named.first() {
+            let (host, reason, verdict) =
+                (host(&outbound.target), outbound.reason, outbound.verdict);
+            tracing::warn!(%request, agent, filter = "answer", host, reason, verdict, count, "uncontrolled destination");
         } else if self.code == Code::EgressUncontrolled.as_str() {
             let host = self.detail.as_deref().map_or_else(String::new, host);
-            tracing::warn!(%request, agent, door = "request", host, verdict = "block", "uncontrolled destination");
+            tracing::warn!(%request, agent, filter = "request", host, verdict = "block", "uncontrolled destination");
         }
     }
 }

@@ -60,12 +60,14 @@ fn lists_have_at_most_so_many_entries_and_none_twice() {
 fn what_is_written_is_read_again() {
     for row in TABLE {
         let bound = match row.kind {
-            Kind::OneOf | Kind::NotOneOf => Bound::Texts(names(&["a"])),
-            Kind::Prefix => Bound::Text("a".to_owned()),
-            Kind::Rate | Kind::Max | Kind::MaxLifetime | Kind::MaxSubtree | Kind::Min => {
-                Bound::Number(3)
-            }
-            Kind::Rank => Bound::Rank(1),
+            ConstraintType::OneOf | ConstraintType::NotOneOf => Bound::Texts(names(&["a"])),
+            ConstraintType::Prefix => Bound::Text("a".to_owned()),
+            ConstraintType::Rate
+            | ConstraintType::Max
+            | ConstraintType::MaxLifetime
+            | ConstraintType::MaxSubtree
+            | ConstraintType::Min => Bound::Number(3),
+            ConstraintType::Rank => Bound::Rank(1),
         };
         let written = Constraint { row, bound }.write();
         let read = parse(&written, 64).expect("a constraint");
@@ -76,14 +78,15 @@ fn what_is_written_is_read_again() {
 #[test]
 fn wrong_values_make_no_constraint() {
     let number = |key, number| {
-        Constraint::new(key, Kind::Rate, Value::from_u64(number)).map_err(|refusal| refusal.code)
+        Constraint::new(key, ConstraintType::Rate, Value::from_u64(number))
+            .map_err(|refusal| refusal.code)
     };
     assert!(number("requests_per_minute", NUMBER_MAX).is_ok());
     assert_eq!(number("requests_per_minute", 1 << 53).err(), Some(Code::ConstraintMalformed));
     assert_eq!(number("requests", 1).err(), Some(Code::ConstraintNotEnforced));
     for (kind, value) in [
-        (Kind::OneOf, Value::Array(vec![Value::from_text("")])),
-        (Kind::Prefix, Value::from_text("")),
+        (ConstraintType::OneOf, Value::Array(vec![Value::from_text("")])),
+        (ConstraintType::Prefix, Value::from_text("")),
     ] {
         assert_eq!(
             Constraint::new("model", kind, value).err().map(|refusal| refusal.code),

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use token_shield::audit::format::event::Event;
-use token_shield::audit::format::request::{About, Body, Caller, Outcome, Refused};
-use token_shield::audit::store::log::{Log, LogFault, Settings};
+use token_shield::audit::format::request::{
+    BodyDigest, Caller, Outcome, RefusedRequest, RequestContext,
+};
+use token_shield::audit::store::log::{Log, LogFault, LogSettings};
 use token_shield::clock::{Clock, ManualClock, Timestamp};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::RequestId;
@@ -65,14 +67,14 @@ impl Disk for Small {
     }
 }
 
-fn about() -> About {
+fn about() -> RequestContext {
     let caller = Caller {
         agent: "ops/a".parse().expect("name"),
         principal: "user:a".parse().expect("name"),
         chain: Vec::new(),
     };
     let request = RequestId::new(START.0, 1);
-    About {
+    RequestContext {
         request,
         caller: Arc::new(caller),
         handle: None,
@@ -84,7 +86,7 @@ fn about() -> About {
 }
 
 pub(super) fn refusal() -> Event {
-    let refused = Refused {
+    let refused = RefusedRequest {
         about: about(),
         stage: "model",
         code: "no",
@@ -107,11 +109,11 @@ pub(super) fn outcome() -> Event {
         status: 200,
         ms: 1,
         usage: None,
-        led: (Vec::new(), 0),
+        outbound: (Vec::new(), 0),
         fetched: Vec::new(),
         forwarded: None,
         digest_key: [0; 16],
-        delivered: Body::default(),
+        delivered: BodyDigest::default(),
     }))
 }
 
@@ -119,7 +121,7 @@ pub(super) fn outcome() -> Event {
 pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     let data = folder();
     let reserve = 8 << 20;
-    let settings = Settings { reserve, ..settings(data.path()) };
+    let settings = LogSettings { reserve, ..settings(data.path()) };
     // Room for the reserve, for one segment, and for no second one.
     let disk = Arc::new(Small(AtomicI64::new((8 << 20) + (3 << 19))));
     let clock = Arc::new(ManualClock::at(START));
@@ -127,20 +129,20 @@ pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     let (log, _) =
         Log::open_on(settings.clone(), time, Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
     assert_eq!(fs::metadata(settings.dir.join("reserve")).expect("reserve").len(), reserve);
-    log.seal_blocking(refusal(), None).expect("there is room");
+    log.append_blocking(refusal(), None).expect("there is room");
     for number in 0..200 {
         // A command is never turned away: what it needs comes from the reserve.
-        log.seal_blocking(large(number), None).expect("sealed");
+        log.append_blocking(large(number), None).expect("sealed");
     }
     assert!(log.state().low && log.healthy());
-    assert!(matches!(log.seal_blocking(refusal(), None), Err(LogFault::Low)));
-    log.seal_blocking(outcome(), None).expect("an outcome was promised its place");
-    log.seal_blocking(small(200), None).expect("a command");
+    assert!(matches!(log.append_blocking(refusal(), None), Err(LogFault::Low)));
+    log.append_blocking(outcome(), None).expect("an outcome was promised its place");
+    log.append_blocking(small(200), None).expect("a command");
     disk.give(64 << 20);
     clock.advance(Duration::from_secs(2));
     assert!(within(Duration::from_secs(5), || !log.state().low), "there is room again");
     assert_eq!(fs::metadata(settings.dir.join("reserve")).expect("reserve").len(), reserve);
-    log.seal_blocking(refusal(), None).expect("new work again");
+    log.append_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
     let tried = (0..200).map(large).chain([small(200)]).collect();
     policy(data.path(), &Base::empty(), &Told { tried, acknowledged: Vec::new() });
@@ -170,7 +172,7 @@ fn a_clock_that_steps_back_turns_no_record_back() {
             Log::open(settings(data.path()), Arc::clone(&clock) as Arc<dyn Clock>).expect("log");
         for ms in times {
             clock.0.store(START.0 + ms, Ordering::SeqCst);
-            let sealed = log.seal_blocking(small(number), None).expect("sealed");
+            let sealed = log.append_blocking(small(number), None).expect("sealed");
             assert_eq!(sealed.at, Timestamp(START.0 + ms).max(last));
             (number, last) = (number + 1, sealed.at);
             acknowledged.push((sealed.index, sealed.record.event));

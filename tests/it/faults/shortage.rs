@@ -65,19 +65,19 @@ fn opened(data: &Path) -> (Log, Arc<Exhausted>) {
 fn a_checkpoint_without_a_descriptor_waits_for_one() {
     let data = folder();
     let (log, disk) = opened(data.path());
-    log.seal_blocking(small(0), None).expect("sealed");
+    log.append_blocking(small(0), None).expect("sealed");
     disk.none_left.store(true, Ordering::SeqCst);
     log.want_checkpoint();
     assert!(within(Duration::from_secs(10), || log.state().short.is_some()), "{:?}", log.state());
     assert!(log.healthy());
-    let refused = log.seal_blocking(refusal(), None).expect_err("nothing new meanwhile");
+    let refused = log.append_blocking(refusal(), None).expect_err("nothing new meanwhile");
     assert!(matches!(refused, LogFault::Short(_)), "{refused}");
     // What needs no descriptor goes on: commands, and outcomes of what was admitted before.
-    log.seal_blocking(small(1), None).expect("a command");
-    log.seal_blocking(outcome(), None).expect("an outcome");
+    log.append_blocking(small(1), None).expect("a command");
+    log.append_blocking(outcome(), None).expect("an outcome");
     disk.none_left.store(false, Ordering::SeqCst);
     assert!(within(Duration::from_secs(10), || log.state().short.is_none()), "{:?}", log.state());
-    log.seal_blocking(refusal(), None).expect("new work again");
+    log.append_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
     policy(
         data.path(),
@@ -96,16 +96,16 @@ fn a_segment_without_a_descriptor_waits_for_one() {
     let events: Vec<Event> = (0..140).map(large).collect();
     for event in &events {
         let told = told.clone();
-        log.seal_with(event.clone(), None, move |sealed| {
+        log.append_with(event.clone(), None, move |sealed| {
             drop(told.send(sealed.map(|sealed| sealed.index)))
         });
     }
     let last = told.clone();
-    log.seal_with(outcome(), None, move |sealed| {
+    log.append_with(outcome(), None, move |sealed| {
         drop(last.send(sealed.map(|sealed| sealed.index)))
     });
     assert!(within(Duration::from_secs(10), || log.state().short.is_some()), "{:?}", log.state());
-    let refused = log.seal_blocking(refusal(), None).expect_err("nothing new meanwhile");
+    let refused = log.append_blocking(refusal(), None).expect_err("nothing new meanwhile");
     assert!(matches!(refused, LogFault::Short(_)), "{refused}");
     let before = disk.refused.load(Ordering::SeqCst);
     assert!(
@@ -116,7 +116,7 @@ fn a_segment_without_a_descriptor_waits_for_one() {
     let sealed: Vec<u64> =
         (0..=events.len()).map(|_| answers.recv().expect("an answer").expect("sealed")).collect();
     assert_eq!(sealed, (0..=events.len() as u64).collect::<Vec<_>>());
-    log.seal_blocking(refusal(), None).expect("new work again");
+    log.append_blocking(refusal(), None).expect("new work again");
     log.close().expect("closed");
     policy(data.path(), &Base::empty(), &Told { tried: events, acknowledged: Vec::new() });
 }
@@ -125,7 +125,7 @@ fn a_segment_without_a_descriptor_waits_for_one() {
 fn a_log_that_closes_does_not_wait_for_ever() {
     let data = folder();
     let (log, disk) = opened(data.path());
-    log.seal_blocking(small(0), None).expect("sealed");
+    log.append_blocking(small(0), None).expect("sealed");
     disk.none_left.store(true, Ordering::SeqCst);
     // The journal has everything: a checkpoint that does not come to be is finished by the next start.
     log.close().expect("closed");

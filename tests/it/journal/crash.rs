@@ -128,7 +128,7 @@ fn seal(data: &Data, disk: &Arc<Failing>, count: usize, expected: &mut Expected)
     for _ in 0..count {
         let next = event(expected.tried.len());
         expected.tried.push(next.clone());
-        if log.seal_blocking(next, None).is_err() {
+        if log.append_blocking(next, None).is_err() {
             break;
         }
         expected.acknowledged = expected.tried.len();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use token_shield::audit::format::event::Event;
-use token_shield::audit::store::log::{Log, LogFault, Recovered, Settings};
+use token_shield::audit::store::log::{Log, LogFault, LogSettings, Recovered};
 use token_shield::clock::{Clock as _, ManualClock, SystemClock};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::KeyId;
@@ -18,8 +18,8 @@ impl Data {
         Self(tempfile::tempdir().expect("folder"))
     }
 
-    pub(super) fn settings(&self) -> Settings {
-        Settings { reserve: 1 << 20, ..Settings::of_data(self.0.path(), "gw.example") }
+    pub(super) fn settings(&self) -> LogSettings {
+        LogSettings { reserve: 1 << 20, ..Settings::of_data(self.0.path(), "gw.example") }
     }
 
     pub(super) fn head(&self) -> PathBuf {
@@ -70,7 +70,7 @@ impl Data {
         let clock = Arc::new(ManualClock::at(SystemClock::start().now()));
         let (log, _) = Log::open(data.settings(), clock).expect("log");
         for event in events {
-            log.seal_blocking(event, None).expect("sealed");
+            log.append_blocking(event, None).expect("sealed");
         }
         let left = data.snapshot();
         log.close().expect("closed");
@@ -82,7 +82,7 @@ impl Data {
         let data = Self::new();
         let (log, _) = data.open();
         for number in 0..count {
-            log.seal_blocking(event(number), None).expect("sealed");
+            log.append_blocking(event(number), None).expect("sealed");
         }
         log.close().expect("closed");
         data

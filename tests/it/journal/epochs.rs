@@ -8,8 +8,8 @@ use redb::ReadableTable as _;
 use token_shield::audit::format::event::{AgentStatus, Event};
 use token_shield::audit::format::head::Head;
 use token_shield::audit::format::note::read_vkeys;
-use token_shield::audit::read::verify::{Seen, Wanted, verify};
-use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::audit::read::verify::{VerifiedEpoch, VerifyTarget, verify};
+use token_shield::audit::store::log::{Log, LogFault, LogSettings, NewEpoch};
 use token_shield::clock::SystemClock;
 use token_shield::merkle::Tree;
 
@@ -20,7 +20,7 @@ fn an_older_folder_put_back_is_noticed() {
     let data = Data::with(2);
     let older = data.snapshot();
     let (log, _) = data.open();
-    log.seal_blocking(event(2), None).expect("sealed");
+    log.append_blocking(event(2), None).expect("sealed");
     log.close().expect("closed");
     fs::remove_dir_all(data.settings().dir).expect("remove");
     fs::create_dir(data.settings().dir).expect("folder");
@@ -35,7 +35,7 @@ fn an_older_folder_put_back_is_noticed() {
     let begin =
         Some(NewEpoch { reason: "the disk was restored".to_owned(), by: None, after_loss: true });
     let (log, recovered) =
-        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
+        Log::open(LogSettings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
             .expect("begun");
     assert_eq!(&*log.origin(), "gw.example/e000002");
     assert!(recovered.records.len() >= 2);
@@ -52,7 +52,7 @@ fn what_was_durable_before_a_loss_is_recorded_anew() {
     let begin =
         Some(NewEpoch { reason: "the head was lost".to_owned(), by: None, after_loss: true });
     let (log, recovered) =
-        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
+        Log::open(LogSettings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
             .expect("begun");
     assert_eq!(
         (recovered.records.len(), log.state().size),
@@ -78,7 +78,7 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
     let begin =
         |reason: &str| Some(NewEpoch { reason: reason.to_owned(), by: None, after_loss: false });
     let (log, recovered) = Log::open(
-        Settings { begin: begin("for a test"), ..data.settings() },
+        LogSettings { begin: begin("for a test"), ..data.settings() },
         Arc::new(SystemClock::start()),
     )
     .expect("begun");
@@ -86,7 +86,7 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
         (&*log.origin(), recovered.records.len(), log.state().size),
         ("gw.example/e000002", 300, 1)
     );
-    log.seal_blocking(event(300), None).expect("sealed");
+    log.append_blocking(event(300), None).expect("sealed");
     log.close().expect("closed");
     let again = || {
         let (log, recovered) = data.open();
@@ -105,7 +105,7 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
     again();
     // One whose time is over is closed at a start.
     let (log, _) = Log::open(
-        Settings { epoch_max: Duration::ZERO, ..data.settings() },
+        LogSettings { epoch_max: Duration::ZERO, ..data.settings() },
         Arc::new(SystemClock::start()),
     )
     .expect("begun");
@@ -161,12 +161,12 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     let data = Data::with(3);
     let open = |reason: &str, after_loss| {
         let begin = Some(NewEpoch { reason: reason.to_owned(), by: None, after_loss });
-        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
+        Log::open(LogSettings { begin, ..data.settings() }, Arc::new(SystemClock::start()))
             .expect("begun")
             .0
     };
     let log = open("a second one", false);
-    log.seal_blocking(event(3), None).expect("sealed");
+    log.append_blocking(event(3), None).expect("sealed");
     log.close().expect("closed");
     // Its journal has all of it, its first record too, which says what it follows.
     let second = data.settings().dir.join("e000002");
@@ -176,7 +176,7 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     let keys = read_vkeys(&fs::read_to_string(data.settings().vkeys).expect("keys")).expect("keys");
     let (dir, head) = (data.settings().dir, data.head());
     let seen =
-        verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ())
+        verify(&VerifyTarget { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ())
             .expect("it verifies");
     assert_eq!(
         seen.iter().map(|epoch| epoch.lost.is_some()).collect::<Vec<_>>(),
@@ -192,7 +192,7 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     let segment = second.join("journal").join(format!("{:020}", 0));
     let whole = fs::read(&segment).expect("a segment");
     let again = || {
-        let wanted = Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None };
+        let wanted = VerifyTarget { dir: &dir, keys: &keys, head: Some(&head), since: None };
         verify(&wanted, |_, _| ()).expect_err("a fault").to_string()
     };
     fs::write(&segment, vec![0; whole.len()]).expect("emptied");
@@ -212,14 +212,14 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
 fn begun(data: &Data) -> Result<(Log, Vec<Event>), LogFault> {
     let begin = Some(NewEpoch { reason: "a disk was lost".to_owned(), by: None, after_loss: true });
     let (log, recovered) =
-        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
+        Log::open(LogSettings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
     Ok((log, recovered.records.into_iter().map(|record| record.event).collect()))
 }
 
-fn verified(data: &Data) -> Vec<Seen> {
+fn verified(data: &Data) -> Vec<VerifiedEpoch> {
     let keys = read_vkeys(&fs::read_to_string(data.settings().vkeys).expect("keys")).expect("keys");
     let (dir, head) = (data.settings().dir, data.head());
-    verify(&Wanted { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ())
+    verify(&VerifyTarget { dir: &dir, keys: &keys, head: Some(&head), since: None }, |_, _| ())
         .expect("it verifies")
 }
 
@@ -257,15 +257,15 @@ fn a_loss_that_was_not_said_to_its_end_is_said_again() {
 
 #[test]
 fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
-    let standing = |standing| Event::AgentStanding {
+    let status = |status| Event::AgentStatus {
         agent: "acme/a".parse().expect("agent"),
-        standing,
+        status,
         reason: "x".to_owned(),
     };
-    let data = Data::crashed([standing(AgentStatus::Active)]);
+    let data = Data::crashed([status(AgentStatus::Active)]);
     let older = data.snapshot();
     let (log, _) = data.open();
-    log.seal_blocking(standing(AgentStatus::Revoked), None).expect("sealed");
+    log.append_blocking(status(AgentStatus::Revoked), None).expect("sealed");
     log.close().expect("closed");
     let mode = fs::metadata(data.settings().dir).expect("mode").permissions();
     fs::remove_dir_all(data.settings().dir).expect("remove");
@@ -276,13 +276,13 @@ fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
     let (log, found) = begun(&data).expect("begun");
     log.close().expect("closed");
     let last =
-        |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-standing").cloned();
-    assert_eq!(last(&found), Some(standing(AgentStatus::Revoked)));
+        |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-status").cloned();
+    assert_eq!(last(&found), Some(status(AgentStatus::Revoked)));
     // The log itself says so from now on.
     fs::remove_file(data.settings().cache).expect("remove");
     let (log, recovered) = data.open();
     let found: Vec<Event> = recovered.records.into_iter().map(|record| record.event).collect();
-    assert_eq!(last(&found), Some(standing(AgentStatus::Revoked)));
+    assert_eq!(last(&found), Some(status(AgentStatus::Revoked)));
     log.close().expect("closed");
     verified(&data);
 }

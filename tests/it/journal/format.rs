@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 
 use token_shield::audit::format::journal::{
-    BATCH_BYTES_MAX, BatchFault, Builder, Full, Mark, SegmentFault, Walk, walk,
+    AcknowledgedTree, BATCH_BYTES_MAX, BatchFault, BatchFull, Builder, SegmentContent,
+    SegmentFault, walk,
 };
 use token_shield::merkle::Tree;
 
@@ -11,11 +12,11 @@ use token_shield::merkle::Tree;
 struct Segment {
     bytes: Vec<u8>,
     /// What the log held after each batch, and where it ended: first of all nothing.
-    marks: Vec<(Mark, usize)>,
+    marks: Vec<(AcknowledgedTree, usize)>,
 }
 
-fn mark(tree: &Tree) -> Mark {
-    Mark { size: tree.size(), root: tree.root() }
+fn mark(tree: &Tree) -> AcknowledgedTree {
+    AcknowledgedTree { size: tree.size(), root: tree.root() }
 }
 
 fn segment() -> Segment {
@@ -41,7 +42,7 @@ fn segment() -> Segment {
     Segment { bytes, marks }
 }
 
-fn read(bytes: &[u8], head: &Mark) -> Result<Walk, SegmentFault<Infallible>> {
+fn read(bytes: &[u8], head: &AcknowledgedTree) -> Result<SegmentContent, SegmentFault<Infallible>> {
     walk(bytes, &Tree::new(), &[*head], true, |_, _| Ok(()))
 }
 
@@ -138,7 +139,13 @@ fn a_flipped_bit_is_noticed_or_was_never_acknowledged() {
 }
 
 #[track_caller]
-fn refuses(bytes: &[u8], tree: &Tree, head: &Mark, last: bool, expect: SegmentFault<Infallible>) {
+fn refuses(
+    bytes: &[u8],
+    tree: &Tree,
+    head: &AcknowledgedTree,
+    last: bool,
+    expect: SegmentFault<Infallible>,
+) {
     assert_eq!(walk(bytes, tree, &[*head], last, |_, _| Ok(())), Err(expect));
 }
 
@@ -177,9 +184,9 @@ fn batches_that_are_whole_but_belong_elsewhere_are_refused() {
 #[test]
 fn a_head_of_another_history_is_refused() {
     let Segment { bytes, marks } = segment();
-    let wrong = Mark { root: [0; 32], ..marks[2].0 };
+    let wrong = AcknowledgedTree { root: [0; 32], ..marks[2].0 };
     refuses(&bytes, &Tree::new(), &wrong, true, SegmentFault::Head { size: 3 });
-    let inside_a_batch = Mark { size: 2, ..marks[2].0 };
+    let inside_a_batch = AcknowledgedTree { size: 2, ..marks[2].0 };
     refuses(&bytes, &Tree::new(), &inside_a_batch, true, SegmentFault::Head { size: 2 });
 }
 
@@ -187,10 +194,10 @@ fn a_head_of_another_history_is_refused() {
 fn a_batch_has_a_limit_and_takes_the_largest_record() {
     let mut batch = Builder::new(Tree::new());
     let largest = vec![b'x'; 65_535];
-    assert_eq!(batch.push(&vec![b'x'; 65_536]), Err(Full));
+    assert_eq!(batch.push(&vec![b'x'; 65_536]), Err(BatchFull));
     assert_eq!([0; 3].map(|_| batch.push(&largest)), [Ok(0), Ok(1), Ok(2)]);
-    assert_eq!(batch.push(&largest), Err(Full));
-    while batch.push(b"") != Err(Full) {}
+    assert_eq!(batch.push(&largest), Err(BatchFull));
+    while batch.push(b"") != Err(BatchFull) {}
     let (bytes, tree) = batch.finish();
     assert!(bytes.len() == 196_608 + 512 || bytes.len() == BATCH_BYTES_MAX, "{}", bytes.len());
     assert_eq!(read(&bytes, &mark(&tree)).expect("whole").tree, tree);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use token_shield::audit::format::event::{Event, Previous};
 use token_shield::audit::format::fault::RecordFault;
 use token_shield::audit::format::record::Record;
-use token_shield::audit::store::log::{Log, LogFault, Settings};
+use token_shield::audit::store::log::{Log, LogFault, LogSettings};
 use token_shield::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use token_shield::durable::Disk;
 use token_shield::id::KeyId;
@@ -32,12 +32,12 @@ fn records_come_back_in_order() {
     let data = Data::new();
     let (log, recovered) = data.open();
     assert!(recovered.records.is_empty() && recovered.torn.is_none());
-    let first = log.seal_blocking(event(0), Some("uid:0".to_owned())).expect("sealed");
+    let first = log.append_blocking(event(0), Some("uid:0".to_owned())).expect("sealed");
     assert_eq!((first.index, first.record.by.as_deref()), (0, Some("uid:0")));
-    let second = log.seal_blocking(event(1), None).expect("sealed");
+    let second = log.append_blocking(event(1), None).expect("sealed");
     assert_eq!((second.index, log.state().size), (1, 2));
     log.close().expect("closed");
-    assert!(matches!(log.seal_blocking(event(2), None), Err(LogFault::Closed)));
+    assert!(matches!(log.append_blocking(event(2), None), Err(LogFault::Closed)));
     let (_, recovered) = data.open();
     assert_eq!(recovered.records, [first.record, second.record]);
 }
@@ -48,7 +48,7 @@ fn time_never_goes_back() {
     let at = |ms| {
         let (log, _) =
             Log::open(data.settings(), Arc::new(ManualClock::at(Timestamp(ms)))).expect("log");
-        log.seal_blocking(Event::Stop, None).expect("sealed").at
+        log.append_blocking(Event::Stop, None).expect("sealed").at
     };
     assert_eq!([at(5000), at(3000), at(6000)], [Timestamp(5000), Timestamp(5000), Timestamp(6000)]);
 }
@@ -77,7 +77,7 @@ fn all_that_wait_share_a_sync() {
     let (answer, answers) = mpsc::channel();
     let seal = |number| {
         let answer = answer.clone();
-        log.seal_with(event(number), None, move |sealed| {
+        log.append_with(event(number), None, move |sealed| {
             let _ = answer.send(sealed.map(|sealed| sealed.index));
         });
     };
@@ -102,7 +102,7 @@ fn async_callers_are_answered() {
     runtime.block_on(async {
         let callers = (0..50).map(|number| {
             let log = log.clone();
-            tokio::spawn(async move { log.seal(event(number), None).await })
+            tokio::spawn(async move { log.append(event(number), None).await })
         });
         let mut seen = Vec::new();
         for caller in callers.collect::<Vec<_>>() {
@@ -111,10 +111,10 @@ fn async_callers_are_answered() {
         seen.sort_unstable();
         assert_eq!(seen, (0..50).collect::<Vec<_>>());
         // One that nobody waits for is recorded all the same.
-        drop(log.seal(event(50), None));
+        drop(log.append(event(50), None));
         let abandoned = tokio::spawn({
             let log = log.clone();
-            async move { log.seal(event(50), None).await }
+            async move { log.append(event(50), None).await }
         });
         tokio::task::yield_now().await;
         abandoned.abort();
@@ -129,7 +129,7 @@ fn what_is_applied_in_then_may_hold_the_last_handle() {
     let (log, _) = data.open();
     let (answer, answered) = mpsc::channel();
     let last = log.clone();
-    log.seal_with(event(0), None, move |sealed| {
+    log.append_with(event(0), None, move |sealed| {
         let _ = answer.send(sealed.is_ok());
         drop(last);
     });
@@ -143,9 +143,9 @@ fn a_name_that_does_not_fit_is_refused_and_the_log_goes_on() {
     let (log, _) = data.open();
     let added =
         Event::KeyAdded { issuer: "x".repeat(257), jwk: String::new(), kid: KeyId([0; 32]) };
-    let refused = log.seal_blocking(added, None);
+    let refused = log.append_blocking(added, None);
     assert!(matches!(refused, Err(LogFault::Event(RecordFault::TooLong { member: "issuer", .. }))));
-    log.seal_blocking(event(0), None).expect("sealed");
+    log.append_blocking(event(0), None).expect("sealed");
     log.close().expect("closed");
     data.holds(&events(1));
 }
@@ -225,7 +225,7 @@ fn a_log_that_is_not_what_it_was_is_refused() {
     put(data.segment(0), 700);
     data.refused(|fault| matches!(fault, LogFault::Damaged { .. }));
     put(data.segment(0), 700);
-    let other = Settings { name: "gw2.example".to_owned(), ..data.settings() };
+    let other = LogSettings { name: "gw2.example".to_owned(), ..data.settings() };
     let refused =
         Log::open(other, Arc::new(SystemClock::start())).map(|_| ()).expect_err("another log");
     assert!(matches!(refused, LogFault::Origin { .. }));
@@ -271,7 +271,7 @@ fn an_unfinished_write_is_cut_off_and_said_so() {
     let (log, recovered) = data.open();
     let torn = recovered.torn.expect("torn");
     assert_eq!((torn.offset, torn.bytes), (u64::try_from(end).expect("small"), 700));
-    log.seal_blocking(event(2), None).expect("sealed");
+    log.append_blocking(event(2), None).expect("sealed");
     log.close().expect("closed");
     data.holds(&events(3));
     assert!(data.open().1.torn.is_none());
@@ -295,12 +295,12 @@ fn a_sync_that_fails_ends_the_log() {
     let data = Data::new();
     let disk = Arc::new(Gate::default());
     let (log, _) = data.open_on(Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
-    log.seal_blocking(event(0), None).expect("sealed");
+    log.append_blocking(event(0), None).expect("sealed");
     disk.fail_syncs.store(true, Ordering::SeqCst);
-    assert!(matches!(log.seal_blocking(event(1), None), Err(LogFault::Disk(_))));
+    assert!(matches!(log.append_blocking(event(1), None), Err(LogFault::Disk(_))));
     disk.fail_syncs.store(false, Ordering::SeqCst);
     assert!(
-        matches!(log.seal_blocking(event(2), None), Err(LogFault::Disk(_))),
+        matches!(log.append_blocking(event(2), None), Err(LogFault::Disk(_))),
         "a second sync proves nothing"
     );
     assert!(!log.healthy());
@@ -318,11 +318,11 @@ fn a_full_disk_is_waited_out() {
     let added =
         || Event::KeyAdded { issuer: String::new(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
     // The first record draws the gateway's record key, which needs room too.
-    log.seal_blocking(added(), None).expect("sealed");
+    log.append_blocking(added(), None).expect("sealed");
     disk.full.store(true, Ordering::SeqCst);
     let mut sealed = 1;
     let fault = loop {
-        match log.seal_blocking(added(), None) {
+        match log.append_blocking(added(), None) {
             Ok(_) => sealed += 1,
             Err(fault) => break fault,
         }
@@ -330,7 +330,7 @@ fn a_full_disk_is_waited_out() {
     assert!(matches!(fault, LogFault::NoSpace(_)), "{fault}");
     assert!(log.healthy() && sealed > 50);
     disk.full.store(false, Ordering::SeqCst);
-    assert_eq!(log.seal_blocking(added(), None).expect("sealed").index, sealed);
+    assert_eq!(log.append_blocking(added(), None).expect("sealed").index, sealed);
     log.close().expect("closed");
     let count = usize::try_from(sealed).expect("small") + 1;
     assert_eq!(data.open().1.records.len(), count);
@@ -348,7 +348,7 @@ fn a_sync_that_hangs_ends_the_log() {
     let (answer, answers) = mpsc::channel();
     for number in 0..2 {
         let answer = answer.clone();
-        log.seal_with(event(number), None, move |sealed| {
+        log.append_with(event(number), None, move |sealed| {
             let _ = answer.send(sealed);
         });
         until(|| disk.waits());
@@ -374,7 +374,7 @@ fn files_that_change_under_the_log_end_it() {
         if while_idle {
             until(|| !log.healthy());
         }
-        assert!(matches!(log.seal_blocking(event(1), None), Err(LogFault::Changed(_))));
+        assert!(matches!(log.append_blocking(event(1), None), Err(LogFault::Changed(_))));
         assert!(!log.healthy());
     };
     let lock = |data: &Data| data.settings().dir.join("e000001/lock");
@@ -434,7 +434,7 @@ fn a_record_that_turns_time_back_is_refused() {
 fn names_that_cannot_be_an_origin() {
     let data = Data::new();
     for name in ["", "a b", "a+b", "a\nb", "ä", &"x".repeat(201)] {
-        let settings = Settings { name: name.to_owned(), ..data.settings() };
+        let settings = LogSettings { name: name.to_owned(), ..data.settings() };
         let refused = Log::open(settings, Arc::new(SystemClock::start())).map(|_| ());
         assert!(matches!(refused, Err(LogFault::Name(_))), "{name:?}");
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use token_shield::audit::format::event::Event;
-use token_shield::audit::store::log::{Log, LogFault, NewEpoch, Settings};
+use token_shield::audit::store::log::{Log, LogFault, LogSettings, NewEpoch};
 use token_shield::clock::{Clock as _, SystemClock};
 
 use super::data::{Data, event, events};
@@ -85,7 +85,7 @@ fn running(base: &Data) -> (Data, Log) {
 fn after_loss(data: &Data) -> Result<(Log, Vec<Event>), LogFault> {
     let begin = Some(NewEpoch { reason: "a file was lost".to_owned(), by: None, after_loss: true });
     let (log, recovered) =
-        Log::open(Settings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
+        Log::open(LogSettings { begin, ..data.settings() }, Arc::new(SystemClock::start()))?;
     Ok((log, recovered.records.into_iter().map(|record| record.event).collect()))
 }
 
@@ -110,7 +110,7 @@ fn one(base: &Data, (name, then, start): (&str, Then, Start)) {
             log.close().expect_err("it has failed");
         }
         Then::Heals | Then::GoesOn => {
-            log.seal_blocking(event(RECORDS), None).expect("sealed");
+            log.append_blocking(event(RECORDS), None).expect("sealed");
             log.want_checkpoint();
             assert!(
                 within(Duration::from_secs(10), || log.state().signed == log.state().size),
@@ -141,7 +141,7 @@ fn one(base: &Data, (name, then, start): (&str, Then, Start)) {
             assert!(fault.contains("audit begin --after-loss"), "{name}: {fault}");
             let (log, found) = after_loss(&data).unwrap_or_else(|fault| panic!("{name}: {fault}"));
             has_all(&found, name);
-            log.seal_blocking(event(1000), None).expect("sealed");
+            log.append_blocking(event(1000), None).expect("sealed");
             log.close().expect("closed");
         }
         Start::Restore => {
@@ -180,7 +180,7 @@ fn nothing_is_signed_over_what_is_gone() {
     take_away(&data.0.path().join("audit/e000001/tile"));
     // As many as ask for a checkpoint at once.
     for number in 0..2000 {
-        if log.seal_blocking(event(number), None).is_err() {
+        if log.append_blocking(event(number), None).is_err() {
             break;
         }
     }

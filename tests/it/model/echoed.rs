@@ -1,6 +1,6 @@
 //! The answers of the built-in upstream `echo` to what the gateway sends it.
 
-use token_shield::model::{Changes, Operation, UnknownFields};
+use token_shield::model::{BodyChanges, Operation, UnknownFields};
 use token_shield::proxy::echo::{self, Reply};
 
 use super::answers::filters;
@@ -10,7 +10,7 @@ use super::{CHAT, MESSAGES, chat, messages, said, understand};
 fn echoed(operation: Operation, body: &str, cap: u64) -> String {
     let call = understand(operation, "generic", UnknownFields::Refuse, body.as_bytes())
         .unwrap_or_else(|no| panic!("{no}\n{body}"));
-    let sent = call.write(&Changes { output_tokens: cap, request_id: None, cache_salt: None });
+    let sent = call.write(&BodyChanges { output_tokens: cap, request_id: None, cache_salt: None });
     match echo::answer(operation, &sent.body, "rq_1", 7).expect("a JSON object") {
         Reply::Whole(bytes) => String::from_utf8(bytes).expect("UTF-8"),
         Reply::Events(events) => String::from_utf8(events.concat()).expect("UTF-8"),

@@ -1,15 +1,16 @@
 //! What a request would make the model server reach.
 
-use token_shield::model::{Operation, ReachKind, UnknownFields};
+use token_shield::model::{Operation, ReferenceKind, UnknownFields};
 use token_shield::refusal::Code;
 
 use super::{CHAT, MESSAGES, chat, messages, passes, refuses, said, understand};
 
 #[track_caller]
-fn reaches(operation: Operation, body: &str, path: &str, kind: ReachKind, target: &str) {
+fn reaches(operation: Operation, body: &str, path: &str, kind: ReferenceKind, target: &str) {
     let call = understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes())
         .unwrap_or_else(|no| panic!("{no}\n{body}"));
-    let found = call.reaches().first().unwrap_or_else(|| panic!("reaches nothing: {body}"));
+    let found =
+        call.external_references().first().unwrap_or_else(|| panic!("reaches nothing: {body}"));
     assert_eq!((found.path.as_str(), found.kind, found.target.as_str()), (path, kind, target));
 }
 
@@ -28,13 +29,13 @@ fn what_reaches_out_is_listed() {
         "DATA:image/png;base64,AAAA",
         " data:image/png;base64,AAAA",
     ] {
-        reaches(CHAT, &image(url), at, ReachKind::Media, url);
+        reaches(CHAT, &image(url), at, ReferenceKind::Media, url);
     }
     reaches(
         CHAT,
         &image(&format!("http://{}", "é".repeat(300))),
         at,
-        ReachKind::Media,
+        ReferenceKind::Media,
         &format!("http://{}", "é".repeat(300)),
     );
     for url in [
@@ -58,35 +59,35 @@ fn every_kind_of_part_is_listed() {
         CHAT,
         &part(r#"{"type":"image_url","image_url":"http://x"}"#),
         "messages[0].content[0].image_url",
-        ReachKind::Media,
+        ReferenceKind::Media,
         "http://x",
     );
     reaches(
         CHAT,
         &part(r#"{"type":"input_audio","input_audio":{"data":"http://x","format":"wav"}}"#),
         "messages[0].content[0].input_audio.data",
-        ReachKind::Media,
+        ReferenceKind::Media,
         "http://x",
     );
     reaches(
         CHAT,
         &part(r#"{"type":"file","file":{"file_id":"file-1"}}"#),
         "messages[0].content[0].file.file_id",
-        ReachKind::ForeignState,
+        ReferenceKind::ForeignState,
         "file-1",
     );
     reaches(
         CHAT,
         &part(r#"{"type":"video_url","video_url":{"url":"http://x"}}"#),
         "messages[0].content[0].video_url.url",
-        ReachKind::Media,
+        ReferenceKind::Media,
         "http://x",
     );
     reaches(
         CHAT,
         &said(r#"{"role":"assistant","audio":{"id":"audio_1"}}"#),
         "messages[0].audio",
-        ReachKind::ForeignState,
+        ReferenceKind::ForeignState,
         "audio_1",
     );
 }
@@ -97,49 +98,49 @@ fn tools_and_state_elsewhere_are_listed() {
         CHAT,
         &chat(r#","tools":[{"type":"web_search"}]"#),
         "tools[0]",
-        ReachKind::HostedTool,
+        ReferenceKind::HostedTool,
         "web_search",
     );
     reaches(
         CHAT,
         &chat(r#","tools":[{"type":"custom","custom":{"name":"x"}}]"#),
         "tools[0]",
-        ReachKind::HostedTool,
+        ReferenceKind::HostedTool,
         "custom",
     );
     reaches(
         CHAT,
         &chat(r#","tools":[{"type":"Function","function":{"name":"x"}}]"#),
         "tools[0]",
-        ReachKind::HostedTool,
+        ReferenceKind::HostedTool,
         "Function",
     );
     reaches(
         CHAT,
         &chat(r#","tools":[{"type":"mcp","server_url":"http://x"}]"#),
         "tools[0]",
-        ReachKind::Mcp,
+        ReferenceKind::Mcp,
         "http://x",
     );
     reaches(
         CHAT,
         &chat(r#","web_search_options":{}"#),
         "web_search_options",
-        ReachKind::HostedTool,
+        ReferenceKind::HostedTool,
         "web_search_options",
     );
     reaches(
         CHAT,
         &chat(r#","background":true"#),
         "background",
-        ReachKind::Background,
+        ReferenceKind::Background,
         "background",
     );
     reaches(
         CHAT,
         &chat(r#","previous_response_id":"resp_1""#),
         "previous_response_id",
-        ReachKind::ForeignState,
+        ReferenceKind::ForeignState,
         "resp_1",
     );
     passes(
@@ -160,14 +161,14 @@ fn what_messages_reach_is_listed() {
         MESSAGES,
         &block(r#"{"type":"image","source":{"type":"url","url":"http://x"}}"#),
         "messages[0].content[0].source",
-        ReachKind::Media,
+        ReferenceKind::Media,
         "http://x",
     );
     reaches(
         MESSAGES,
         &block(r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#),
         "messages[0].content[0].source",
-        ReachKind::ForeignState,
+        ReferenceKind::ForeignState,
         "f",
     );
     reaches(
@@ -176,7 +177,7 @@ fn what_messages_reach_is_listed() {
             r#"{"type":"tool_result","tool_use_id":"t","content":[{"type":"image","source":{"type":"url","url":"http://x"}}]}"#,
         ),
         "messages[0].content[0].content[0].source",
-        ReachKind::Media,
+        ReferenceKind::Media,
         "http://x",
     );
     reaches(
@@ -185,7 +186,7 @@ fn what_messages_reach_is_listed() {
             r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"http://x"}}"#,
         ),
         "messages[0].content[0].source.data",
-        ReachKind::Media,
+        ReferenceKind::Media,
         "http://x",
     );
     refuses(
@@ -204,7 +205,7 @@ fn what_tools_of_messages_reach_is_listed() {
         MESSAGES,
         &messages(r#","mcp_servers":[{"type":"url","url":"http://x","name":"x"}]"#),
         "mcp_servers",
-        ReachKind::Mcp,
+        ReferenceKind::Mcp,
         "http://x",
     );
     for kind in [
@@ -218,7 +219,7 @@ fn what_tools_of_messages_reach_is_listed() {
             MESSAGES,
             &messages(&format!(r#","tools":[{{"type":"{kind}","name":"x"}}]"#)),
             "tools[0]",
-            ReachKind::HostedTool,
+            ReferenceKind::HostedTool,
             kind,
         );
     }

@@ -1,17 +1,21 @@
 //! What is taken out of a call, and what is left of it.
 
-use token_shield::model::{Changes, Operation, ReachKind, UnknownFields};
+use token_shield::model::{BodyChanges, Operation, ReferenceKind, UnknownFields};
 
 use super::{CHAT, MESSAGES, chat, said, understand};
 
 /// What the server gets of `body` where all of `kind` is taken out, and the paths of that.
 #[track_caller]
-fn stripped(operation: Operation, body: &str, kind: ReachKind) -> (serde_json::Value, Vec<String>) {
+fn stripped(
+    operation: Operation,
+    body: &str,
+    kind: ReferenceKind,
+) -> (serde_json::Value, Vec<String>) {
     let mut call = understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes())
         .unwrap_or_else(|no| panic!("{no}\n{body}"));
     call.strip(|reach| reach.kind == kind);
-    assert!(call.reaches().iter().all(|reach| reach.kind != kind));
-    let written = call.write(&Changes { output_tokens: 9, request_id: None, cache_salt: None });
+    assert!(call.external_references().iter().all(|reach| reach.kind != kind));
+    let written = call.write(&BodyChanges { output_tokens: 9, request_id: None, cache_salt: None });
     let body = serde_json::from_slice(&written.body).expect("JSON");
     (body, call.stripped().iter().map(|reach| reach.path.clone()).collect())
 }
@@ -23,7 +27,7 @@ fn content_gives_way_to_a_note() {
     let body = said(&format!(
         r#"{{"role":"user","content":[{image},{{"type":"text","text":"x"}},{inline},{image}]}}"#
     ));
-    let (left, paths) = stripped(CHAT, &body, ReachKind::Media);
+    let (left, paths) = stripped(CHAT, &body, ReferenceKind::Media);
     assert_eq!(
         paths,
         ["messages[0].content[0].image_url.url", "messages[0].content[3].image_url.url"]
@@ -46,7 +50,7 @@ fn nested_content_gives_way_too() {
     let body = format!(
         r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{result},{source}]}}]}}"#
     );
-    let (left, paths) = stripped(MESSAGES, &body, ReachKind::Media);
+    let (left, paths) = stripped(MESSAGES, &body, ReferenceKind::Media);
     assert_eq!(
         paths,
         ["messages[0].content[0].content[0].source", "messages[0].content[1].source"]
@@ -60,14 +64,17 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
     let own = r#"{"type":"function","function":{"name":"f"}}"#;
     let hosted = r#"{"type":"web_search"}"#;
     let said = r#","tool_choice":"auto","tools""#;
-    let (left, paths) =
-        stripped(CHAT, &chat(&format!("{said}:[{hosted},{own},{hosted}]")), ReachKind::HostedTool);
+    let (left, paths) = stripped(
+        CHAT,
+        &chat(&format!("{said}:[{hosted},{own},{hosted}]")),
+        ReferenceKind::HostedTool,
+    );
     assert_eq!(paths, ["tools[0]", "tools[2]"]);
     assert_eq!(
         (left["tools"].as_array().map(Vec::len), &left["tool_choice"]),
         (Some(1), &serde_json::json!("auto"))
     );
-    let (left, _) = stripped(CHAT, &chat(&format!("{said}:[{hosted}]")), ReachKind::HostedTool);
+    let (left, _) = stripped(CHAT, &chat(&format!("{said}:[{hosted}]")), ReferenceKind::HostedTool);
     assert!(left.get("tools").is_none() && left.get("tool_choice").is_none());
     // A choice that names what is gone goes with it; one that names what stays, stays.
     for (choice, stays) in [
@@ -79,11 +86,11 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
         ),
     ] {
         let body = chat(&format!(r#","tools":[{own},{hosted}],"tool_choice":{choice}"#));
-        let (left, _) = stripped(CHAT, &body, ReachKind::HostedTool);
+        let (left, _) = stripped(CHAT, &body, ReferenceKind::HostedTool);
         assert_eq!(left.get("tool_choice").is_some(), stays, "{choice}");
     }
     let mcp = chat(r#","mcp_servers":[{"type":"url","url":"http://x"}]"#);
-    let (left, paths) = stripped(CHAT, &mcp, ReachKind::Mcp);
+    let (left, paths) = stripped(CHAT, &mcp, ReferenceKind::Mcp);
     assert!(paths == ["mcp_servers"] && left.get("mcp_servers").is_none());
 }
 
@@ -94,7 +101,7 @@ fn what_no_note_can_stand_for_stays_among_the_reaches() {
         understand(Operation::Completions, "llama.cpp", UnknownFields::Refuse, body.as_bytes())
             .expect("understood");
     call.strip(|_| true);
-    assert_eq!((call.reaches().len(), call.stripped().len()), (1, 0));
+    assert_eq!((call.external_references().len(), call.stripped().len()), (1, 0));
 }
 
 #[test]
@@ -104,7 +111,10 @@ fn images_in_markdown_reach_out_where_the_server_looks_for_them() {
         let call =
             understand(CHAT, profile, UnknownFields::Refuse, body.as_bytes()).expect("understood");
         assert_eq!(
-            call.reaches().iter().map(|reach| reach.target.as_str()).collect::<Vec<_>>(),
+            call.external_references()
+                .iter()
+                .map(|reach| reach.target.as_str())
+                .collect::<Vec<_>>(),
             expect,
             "{profile}: {content}"
         );
@@ -129,13 +139,13 @@ fn images_in_names_reach_out_too() {
     ));
     let mut call =
         understand(CHAT, "tgi", UnknownFields::Refuse, body.as_bytes()).expect("understood");
-    let reaches = call.reaches();
+    let reaches = call.external_references();
     assert_eq!(
         reaches.iter().map(|reach| (reach.kind, reach.target.as_str())).collect::<Vec<_>>(),
-        [(ReachKind::Media, "http://10.0.0.1/x")]
+        [(ReferenceKind::Media, "http://10.0.0.1/x")]
     );
     call.strip(|_| true);
-    assert_eq!(call.reaches().len(), 1, "no note can stand for it");
+    assert_eq!(call.external_references().len(), 1, "no note can stand for it");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the server gets.
 
-use token_shield::model::{Changes, Operation, Profile, UnknownFields};
+use token_shield::model::{BodyChanges, Operation, Profile, UnknownFields};
 
 use super::{CHAT, MESSAGES, chat, messages, understand};
 
@@ -8,7 +8,7 @@ use super::{CHAT, MESSAGES, chat, messages, understand};
 fn writes(operation: Operation, profile: &str, cap: u64, body: &str, expect: &str) {
     let call = understand(operation, profile, UnknownFields::Refuse, body.as_bytes())
         .unwrap_or_else(|no| panic!("{no}\n{body}"));
-    let written = call.write(&Changes {
+    let written = call.write(&BodyChanges {
         output_tokens: cap,
         request_id: Some("rq_1".to_owned()),
         cache_salt: None,
@@ -109,7 +109,7 @@ fn calls_say_what_they_ask() {
         ),
         ("m", true, 3, Some(7), true)
     );
-    let written = call.write(&Changes {
+    let written = call.write(&BodyChanges {
         output_tokens: 5,
         request_id: None,
         cache_salt: Some("s".to_owned()),
@@ -143,7 +143,7 @@ const SEEDS: [(Operation, &str); 3] = [
 
 #[test]
 fn what_is_written_reads_and_writes_to_itself() {
-    let changes = Changes { output_tokens: 3, request_id: None, cache_salt: None };
+    let changes = BodyChanges { output_tokens: 3, request_id: None, cache_salt: None };
     let mut state = 1_u64;
     let mut random = |below: usize| {
         state =

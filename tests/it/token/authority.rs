@@ -127,15 +127,15 @@ fn a_minted_token_verifies() {
         );
         let names = ("https://operator.example", "https://gateway.example");
         let mut request =
-            mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 99);
+            mint::MintRequest::new(names, agent, principal, (now, Duration::from_secs(3600)), 99);
         request.scopes = vec!["inference.chat".to_owned(), "models.read".to_owned()];
         request.not_before = Some(Timestamp(1_790_000_005_000));
         request.limits = [
-            ("model", Kind::OneOf, Value::Array(vec![Value::from_text("llama-3.1-8b")])),
-            ("requests_per_second", Kind::Rate, Value::from_u64(1)),
-            ("requests_per_minute", Kind::Rate, Value::from_u64(3)),
-            ("requests_in_flight", Kind::Max, Value::from_u64(2)),
-            ("output_tokens", Kind::Max, Value::from_u64(64)),
+            ("model", ConstraintType::OneOf, Value::Array(vec![Value::from_text("llama-3.1-8b")])),
+            ("requests_per_second", ConstraintType::Rate, Value::from_u64(1)),
+            ("requests_per_minute", ConstraintType::Rate, Value::from_u64(3)),
+            ("requests_in_flight", ConstraintType::Max, Value::from_u64(2)),
+            ("output_tokens", ConstraintType::Max, Value::from_u64(64)),
         ]
         .into_iter()
         .map(|(key, kind, value)| Constraint::new(key, kind, value).expect("a row"))

@@ -394,7 +394,7 @@ fn an_issuer_may_want_every_link_post_quantum() {
         );
         let names = ("https://operator.example", "https://gateway.example");
         let request =
-            mint::Request::new(names, agent, principal, (now, Duration::from_secs(3600)), 1)
+            mint::MintRequest::new(names, agent, principal, (now, Duration::from_secs(3600)), 1)
                 .delegable(Jwk::of(key.public().expect("key")), 2)
                 .limited(Constraint::bearer_children().expect("a row"));
         let root = mint::mint(&request, &forge.key).expect("a root");

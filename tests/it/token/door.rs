@@ -12,18 +12,18 @@ use token_shield::audit::format::record::Record;
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, SigningKey};
-use token_shield::guard::authenticate::{Authenticator, Credential, Found};
+use token_shield::guard::authenticate::{Authenticator, Credential, TokenLookup};
 use token_shield::guard::egress::policy::SelfEndpoints;
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
 use token_shield::json::Value;
-use token_shield::keyring::{Issuer, Keyring};
+use token_shield::keyring::{IssuerKeys, Keyring};
 use token_shield::refusal::{Code, Refusal};
 use token_shield::registry::Registry;
-use token_shield::token::constraint::{Constraint, Kind};
+use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::delegate::{Narrowed, delegate};
 use token_shield::token::jwk::Jwk;
-use token_shield::token::mint::{Request, mint};
+use token_shield::token::mint::{MintRequest, mint};
 
 use super::forge::{Forge, NOW};
 
@@ -42,7 +42,7 @@ impl Door {
         let forge = Forge::new(Algorithm::Ed25519);
         let known = &forge.known[&forge.kid];
         let keyring = Arc::new(Keyring::new());
-        keyring.set_issuers(vec![Issuer {
+        keyring.set_issuers(vec![IssuerKeys {
             policy: Arc::clone(&known.issuer),
             keys: vec![Jwk::of(known.key.clone())],
         }]);
@@ -59,7 +59,7 @@ impl Door {
         Self { forge, registry, keyring, clock, authenticator, tables }
     }
 
-    fn ask_from(&self, peer: [u8; 4], token: &str) -> Result<Found, Refusal> {
+    fn ask_from(&self, peer: [u8; 4], token: &str) -> Result<TokenLookup, Refusal> {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("value");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         let credential = Credential::read(&headers).expect("credential");
@@ -71,7 +71,7 @@ impl Door {
         known.map(|known| known.found).map_err(|denied| denied.refusal)
     }
 
-    fn ask(&self, token: &str) -> Result<Found, Code> {
+    fn ask(&self, token: &str) -> Result<TokenLookup, Code> {
         self.ask_from([127, 0, 0, 1], token).map_err(|refusal| refusal.code)
     }
 
@@ -100,7 +100,7 @@ impl Planner {
             (agent.parse().expect("agent"), principal.parse().expect("principal"));
         let names = ("https://operator.example", "https://gateway.example");
         let times = (Timestamp(NOW * 1000), Duration::from_secs(3600));
-        let mut request = Request::new(names, agent, principal, times, u128::from(number));
+        let mut request = MintRequest::new(names, agent, principal, times, u128::from(number));
         request.limits = limits;
         request.limits.push(Constraint::bearer_children().expect("a row"));
         let request = request.delegable(Jwk::of(holder.public().expect("key")), 2);
@@ -126,19 +126,19 @@ fn spoiled(chain: &str) -> String {
 fn two_thousand_agents_behind_one_address_are_let_in_at_once() {
     let door = Door::new(4096, (5, 100));
     for number in 0..2_000 {
-        assert_eq!(door.ask(&door.root(number)), Ok(Found::Verified), "{number}");
+        assert_eq!(door.ask(&door.root(number)), Ok(TokenLookup::Verified), "{number}");
     }
-    assert_eq!(door.ask(&door.root(7)), Ok(Found::Cached));
+    assert_eq!(door.ask(&door.root(7)), Ok(TokenLookup::Cached));
     // What is no good is, as ever, and then nothing new is looked at from there.
     let bad = spoiled(&door.root(0));
     let codes: Vec<_> = (0..7).map(|_| door.ask(&bad)).collect();
     assert_eq!(codes[..5], [Err(Code::TokenSignature); 5]);
     assert_eq!(codes[5..], [Err(Code::PeerRate); 2]);
     assert_eq!(door.ask(&door.root(2_001)), Err(Code::PeerRate));
-    assert_eq!(door.ask(&door.root(8)), Ok(Found::Cached), "who is known is not asked");
+    assert_eq!(door.ask(&door.root(8)), Ok(TokenLookup::Cached), "who is known is not asked");
     assert_eq!(
         door.ask_from([127, 0, 0, 2], &door.root(2_001)).ok(),
-        Some(Found::Verified),
+        Some(TokenLookup::Verified),
         "another address has its own"
     );
 }
@@ -148,9 +148,9 @@ fn fresh_chains_of_one_root_are_bounded() {
     let door = Door::new(4096, (1_000, 20));
     let (greedy, other) = (Planner::new(&door, 1, Vec::new()), Planner::new(&door, 2, Vec::new()));
     let first = greedy.leaf(0);
-    assert_eq!(door.ask(&first), Ok(Found::Verified));
+    assert_eq!(door.ask(&first), Ok(TokenLookup::Verified));
     let asked: Vec<_> = (1..100).map(|number| door.ask(&greedy.leaf(number))).collect();
-    assert_eq!(asked[..19], [Ok(Found::Verified); 19]);
+    assert_eq!(asked[..19], [Ok(TokenLookup::Verified); 19]);
     assert!(asked[19..].iter().all(|answer| *answer == Err(Code::RootRate)));
     let refusal = door.ask_from([127, 0, 0, 1], &greedy.leaf(1_000)).expect_err("used up");
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(50)));
@@ -159,10 +159,10 @@ fn fresh_chains_of_one_root_are_bounded() {
         door.ask_from([127, 0, 0, 2], &greedy.leaf(1_001)).map_err(|no| no.code),
         Err(Code::RootRate)
     );
-    assert_eq!(door.ask(&first), Ok(Found::Cached), "what is known goes on");
-    assert_eq!(door.ask(&other.leaf(0)), Ok(Found::Verified), "another root has its own");
+    assert_eq!(door.ask(&first), Ok(TokenLookup::Cached), "what is known goes on");
+    assert_eq!(door.ask(&other.leaf(0)), Ok(TokenLookup::Verified), "another root has its own");
     door.clock.advance(Duration::from_secs(1));
-    assert_eq!(door.ask(&greedy.leaf(2_000)), Ok(Found::Verified));
+    assert_eq!(door.ask(&greedy.leaf(2_000)), Ok(TokenLookup::Verified));
 }
 
 /// Whoever has seen a chain knows its root; garbage behind it takes nothing from those who may delegate.
@@ -175,8 +175,8 @@ fn garbage_behind_a_root_is_charged_to_its_sender() {
         assert_eq!(door.ask(&bad), Err(Code::TokenSignature));
     }
     assert_eq!(door.ask(&bad), Err(Code::PeerRate));
-    assert_eq!(door.ask_from([127, 0, 0, 2], &planner.leaf(1)).ok(), Some(Found::Verified));
-    assert_eq!(door.ask_from([127, 0, 0, 2], &planner.leaf(2)).ok(), Some(Found::Verified));
+    assert_eq!(door.ask_from([127, 0, 0, 2], &planner.leaf(1)).ok(), Some(TokenLookup::Verified));
+    assert_eq!(door.ask_from([127, 0, 0, 2], &planner.leaf(2)).ok(), Some(TokenLookup::Verified));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn who_may_not_act_takes_no_memory() {
     let planner = Planner::new(&door, 1, Vec::new());
     let reason = "a test".to_owned();
     let agent = "research/planner-1".parse().expect("agent");
-    door.apply(Event::AgentStanding { agent, standing: AgentStatus::Suspended, reason });
+    door.apply(Event::AgentStatus { agent, status: AgentStatus::Suspended, reason });
     for number in 0..100 {
         assert_eq!(door.ask(&planner.leaf(number)), Err(Code::AgentSuspended));
     }
@@ -197,12 +197,12 @@ fn a_holders_key_that_is_revoked_ends_every_chain_that_it_is_in() {
     let door = Door::new(4096, (1_000, 1_000));
     let (stolen, spared) = (Planner::new(&door, 1, Vec::new()), Planner::new(&door, 2, Vec::new()));
     let known = stolen.leaf(0);
-    assert_eq!(door.ask(&known), Ok(Found::Verified));
+    assert_eq!(door.ask(&known), Ok(TokenLookup::Verified));
     let kid = Jwk::of(stolen.holder.public().expect("key")).id();
     door.apply(Event::KeyRevoked { kid, reason: "stolen".to_owned() });
     assert_eq!(door.ask(&known), Err(Code::KeyRevoked), "one that was known");
     assert_eq!(door.ask(&stolen.leaf(1)), Err(Code::KeyRevoked), "one that was signed afterwards");
-    assert_eq!(door.ask(&spared.leaf(0)), Ok(Found::Verified));
+    assert_eq!(door.ask(&spared.leaf(0)), Ok(TokenLookup::Verified));
     assert!(door.keyring.row(&kid).is_none(), "it never was an operator's key");
     assert_eq!(door.keyring.revoked_holders().len(), 1);
 }
@@ -217,11 +217,11 @@ fn the_worst_tokens_take_what_is_documented() {
         });
         Value::Array(names.collect())
     };
-    let list = |key| Constraint::new(key, Kind::OneOf, names(0x21_00)).expect("a list");
+    let list = |key| Constraint::new(key, ConstraintType::OneOf, names(0x21_00)).expect("a list");
     let planner =
         Planner::new(&door, 1, vec![list("model"), list("egress_host"), list("tool_type")]);
     for number in 0..400 {
-        assert_eq!(door.ask(&planner.leaf(number)), Ok(Found::Verified));
+        assert_eq!(door.ask(&planner.leaf(number)), Ok(TokenLookup::Verified));
     }
     let (taken, documented) = (door.authenticator.remembered_bytes(), 128 * (9 << 10));
     assert!(taken <= documented, "{taken} bytes of {documented}");

@@ -11,7 +11,9 @@ use token_shield::crypto::{Algorithm, Both, SigningKey, Verifier};
 use token_shield::id::KeyId;
 use token_shield::refusal::{Code, Refusal};
 use token_shield::token::jwk::Jwk;
-use token_shield::token::{IssuerPolicy, Keys, KnownKey, PostQuantum, Presented, Verified, verify};
+use token_shield::token::{
+    IssuerPolicy, KeySource, KnownKey, PostQuantum, Presented, Verified, verify,
+};
 
 /// Cases that this test has written.
 static RECORDED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
@@ -60,7 +62,7 @@ pub(crate) struct Forge {
     pub(crate) known: HashMap<KeyId, Arc<KnownKey>>,
 }
 
-impl Keys for Forge {
+impl KeySource for Forge {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
         self.known.get(kid).cloned()
     }

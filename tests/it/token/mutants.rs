@@ -11,10 +11,10 @@ use http::{HeaderMap, HeaderValue};
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, Portable, Verifier};
-use token_shield::guard::authenticate::{Authenticator, Credential, Found};
+use token_shield::guard::authenticate::{Authenticator, Credential, TokenLookup};
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
-use token_shield::keyring::{Issuer, Keyring};
+use token_shield::keyring::{IssuerKeys, Keyring};
 use token_shield::refusal::Code;
 use token_shield::registry::Registry;
 use token_shield::token::{IssuerPolicy, PostQuantum, Presented, jwk, verify};
@@ -52,7 +52,7 @@ impl Given {
         };
         let keyring = Keyring::new();
         let keys = jwk::read_set(&vector["jwks"].to_string()).expect("keys");
-        keyring.set_issuers(vec![Issuer { policy: Arc::new(policy), keys }]);
+        keyring.set_issuers(vec![IssuerKeys { policy: Arc::new(policy), keys }]);
         let now = Timestamp(vector["now"].as_i64().expect("a moment") * 1000);
         Self {
             token: text("token"),
@@ -102,7 +102,7 @@ fn what_another_library_signed_is_taken() {
 }
 
 /// A door that remembers `size` tokens, asked for one token at a time: how it knew it.
-fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> Found {
+fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> TokenLookup {
     let clock = Arc::new(ManualClock::at(now));
     let books =
         (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
@@ -128,10 +128,10 @@ fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> Found
 
 #[test]
 fn a_token_is_remembered_where_there_is_a_memory() {
-    for (size, second) in [(1, Found::Cached), (0, Found::Verified)] {
+    for (size, second) in [(1, TokenLookup::Cached), (0, TokenLookup::Verified)] {
         for given in Given::all().into_iter().filter(|given| given.code.is_none()) {
             let asked = door(given.keyring, given.now, size);
-            assert_eq!((asked(&given.token), asked(&given.token)), (Found::Verified, second));
+            assert_eq!((asked(&given.token), asked(&given.token)), (TokenLookup::Verified, second));
         }
     }
 }
@@ -142,7 +142,7 @@ fn what_is_remembered_is_bounded_in_bytes() {
     let forge = Forge::new(Algorithm::Ed25519);
     let known = &forge.known[&forge.kid];
     let keyring = Keyring::new();
-    keyring.set_issuers(vec![Issuer {
+    keyring.set_issuers(vec![IssuerKeys {
         policy: Arc::clone(&known.issuer),
         keys: vec![jwk::Jwk::of(known.key.clone())],
     }]);
@@ -151,8 +151,8 @@ fn what_is_remembered_is_bounded_in_bytes() {
     let tokens: Vec<String> = (0..1000)
         .map(|number| forge.token(&[("jti", &format!("\"{number}\"")), ("padding", &padding)]))
         .collect();
-    assert!(tokens.iter().all(|token| asked(token) == Found::Verified));
-    let kept = tokens.iter().rev().filter(|token| asked(token) == Found::Cached).count();
+    assert!(tokens.iter().all(|token| asked(token) == TokenLookup::Verified));
+    let kept = tokens.iter().rev().filter(|token| asked(token) == TokenLookup::Cached).count();
     let fits = (1 << 20) / tokens[0].len();
     assert!(
         (10..=fits).contains(&kept),

@@ -17,11 +17,11 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::{AT_ONCE, Asked, CHANGES, IN_FLIGHT, RECORD, Recorded, STREAM_WINDOW, WINDOW};
-use crate::app::handover::wire::Form;
+use super::{AT_ONCE, CHANGES, IN_FLIGHT, RECORD, RecordRequest, Recorded, STREAM_WINDOW, WINDOW};
+use crate::app::handover::wire::PassedRecord;
 use crate::audit::format::event::{Event, Written};
 use crate::audit::store::log::{Log, LogFault};
-use crate::guard::passed::{Elsewhere, InFlight};
+use crate::guard::passed::{InFlight, RemoteWork};
 use crate::id::RequestId;
 use crate::model::Dialect;
 use crate::proxy::Gateway;
@@ -31,8 +31,8 @@ use crate::proxy::respond::{Anonymous, RefusalResponse, refuse};
 /// The predecessor.
 pub(in crate::app) struct Predecessor {
     log: Arc<Log>,
-    open: Mutex<Open>,
-    in_flight: Mutex<Option<Elsewhere>>,
+    open: Mutex<OpenRequests>,
+    in_flight: Mutex<Option<RemoteWork>>,
     changes: Mutex<Option<mpsc::UnboundedReceiver<Vec<u8>>>>,
     until: Instant,
     over: watch::Sender<bool>,
@@ -40,7 +40,7 @@ pub(in crate::app) struct Predecessor {
 
 /// Its requests without an outcome, and the outcomes that are recorded where nothing more is heard of them.
 #[derive(Default)]
-struct Open {
+struct OpenRequests {
     unknown: HashMap<RequestId, Written>,
     /// Nothing more is heard.
     closed: bool,
@@ -55,16 +55,16 @@ impl Predecessor {
     /// change the books, from the moment on at which the log was opened.
     pub(in crate::app) fn new(
         log: Arc<Log>,
-        open: Vec<Form>,
-        in_flight: Elsewhere,
+        open: Vec<PassedRecord>,
+        in_flight: RemoteWork,
         drain: Duration,
         changes: mpsc::UnboundedReceiver<Vec<u8>>,
     ) -> Arc<Self> {
-        let unknown = open.into_iter().filter_map(Form::read);
+        let unknown = open.into_iter().filter_map(PassedRecord::read);
         let unknown = unknown.filter_map(|outcome| Some((outcome.request()?, outcome))).collect();
         Arc::new(Self {
             log,
-            open: Mutex::new(Open { unknown, closed: false }),
+            open: Mutex::new(OpenRequests { unknown, closed: false }),
             in_flight: Mutex::new(Some(in_flight)),
             changes: Mutex::new(Some(changes)),
             until: Instant::now() + drain,
@@ -118,7 +118,7 @@ impl Predecessor {
     }
 
     fn unknown(&self, outcome: Written) {
-        self.log.seal_with(Event::Written(Box::new(outcome)), None, |_| ());
+        self.log.append_with(Event::Written(Box::new(outcome)), None, |_| ());
     }
 
     async fn answer(
@@ -151,7 +151,7 @@ impl Predecessor {
                     .poll_recv(cx)
                     .map(|line| line.map(|line| Ok(Frame::data(Bytes::from(line)))))
             };
-            Lines(Box::new(next)).boxed()
+            ChangeStream(Box::new(next)).boxed()
         });
         Response::new(lines.unwrap_or_else(|| Full::default().boxed()))
     }
@@ -165,8 +165,8 @@ impl Predecessor {
     }
 
     async fn record(self: &Arc<Self>, body: &[u8]) -> Option<Vec<u8>> {
-        let Asked { record, unknown } = serde_json::from_slice(body).ok()?;
-        let (record, unknown) = (record.read()?, unknown.and_then(Form::read));
+        let RecordRequest { record, unknown } = serde_json::from_slice(body).ok()?;
+        let (record, unknown) = (record.read()?, unknown.and_then(PassedRecord::read));
         // From here on it is this one that says what became of the request, or nobody.
         let closes = record.request().filter(|_| record.kind() == "outcome");
         let closed = match closes {
@@ -175,7 +175,7 @@ impl Predecessor {
         };
         let (told, hears) = oneshot::channel();
         let own = Arc::clone(self);
-        self.log.seal_with(Event::Written(Box::new(record)), None, move |sealed| {
+        self.log.append_with(Event::Written(Box::new(record)), None, move |sealed| {
             let left_open = match (&sealed, closed, unknown) {
                 (Ok(sealed), _, Some(unknown)) => Some(unknown.of_admission(sealed.index)),
                 (Err(_), Some(closed), _) => Some(closed),
@@ -245,11 +245,11 @@ fn server() -> http2::Builder<TokioExecutor> {
 }
 
 /// A body whose pieces come when something happens.
-struct Lines(Box<dyn FnMut(&mut std::task::Context<'_>) -> Next + Send + Sync>);
+struct ChangeStream(Box<dyn FnMut(&mut std::task::Context<'_>) -> Next + Send + Sync>);
 
 type Next = std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
-impl http_body::Body for Lines {
+impl http_body::Body for ChangeStream {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -16,19 +16,19 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{AT_ONCE, Asked, CHANGES, IN_FLIGHT, RECORD, Recorded, STREAM_WINDOW, WINDOW};
-use crate::app::handover::wire::Form;
+use super::{AT_ONCE, CHANGES, IN_FLIGHT, RECORD, RecordRequest, Recorded, STREAM_WINDOW, WINDOW};
+use crate::app::handover::wire::PassedRecord;
 use crate::app::issuers;
 use crate::audit::format::event::{Event, Written};
-use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::audit::format::record::Record;
-use crate::audit::store::entry::Pen;
-use crate::audit::store::log::{LogFault, Remote, Sealed, Then};
+use crate::audit::store::entry::AuditRecorder;
+use crate::audit::store::log::{Appended, LogFault, Remote, Then};
 use crate::clock::Timestamp;
 use crate::guard::passed::InFlight;
 use crate::keyring::Keyring;
 use crate::proxy::Gateway;
-use crate::proxy::entrance::Elsewhere;
+use crate::proxy::entrance::RemoteProcess;
 
 /// How often the successor is told what is in flight here, where that has changed.
 const TELL: Duration = Duration::from_millis(200);
@@ -40,7 +40,7 @@ const FILE_PAUSE: Duration = Duration::from_millis(200);
 /// The successor.
 pub(in crate::app) struct Successor {
     way: SendRequest<Full<Bytes>>,
-    pen: Pen,
+    recorder: AuditRecorder,
     pid: u32,
     runtime: Handle,
     healthy: Arc<AtomicBool>,
@@ -51,7 +51,7 @@ pub(in crate::app) struct Successor {
 /// Both ways to a successor, before it has been told to go.
 pub(in crate::app) struct Ways {
     pub(in crate::app) records: SendRequest<Full<Bytes>>,
-    pub(in crate::app) requests: Elsewhere,
+    pub(in crate::app) requests: RemoteProcess,
     /// What drives the way of records.
     driver: JoinHandle<()>,
 }
@@ -98,7 +98,7 @@ impl Ways {
                 tracing::warn!(%error, "the successor's way of records broke");
             }
         });
-        Ok(Self { records, requests: Elsewhere::new(requests, socket), driver })
+        Ok(Self { records, requests: RemoteProcess::new(requests, socket), driver })
     }
 }
 
@@ -109,10 +109,10 @@ impl Successor {
         ways: Ways,
         pid: u32,
         gateway: Arc<Gateway>,
-    ) -> (Arc<Self>, Elsewhere, JoinHandle<()>) {
+    ) -> (Arc<Self>, RemoteProcess, JoinHandle<()>) {
         let Ways { records, requests, driver } = ways;
         let healthy = Arc::new(AtomicBool::new(true));
-        let (gone, pen) = (Arc::clone(&healthy), gateway.pen.clone());
+        let (gone, recorder) = (Arc::clone(&healthy), gateway.recorder.clone());
         let driver = tokio::spawn(async move {
             let _ = driver.await;
             gone.store(false, Ordering::SeqCst);
@@ -121,7 +121,7 @@ impl Successor {
         (
             Arc::new(Self {
                 way: records,
-                pen,
+                recorder,
                 pid,
                 runtime: Handle::current(),
                 healthy,
@@ -173,7 +173,7 @@ impl Successor {
                 why,
                 "what the successor changes cannot be followed: what is still going on ends"
             );
-            gateway.pen.cut();
+            gateway.recorder.cut();
             gateway.registry.announce();
         }
     }
@@ -190,12 +190,14 @@ impl Successor {
     async fn record(&self, event: &Event) -> Result<Recorded, String> {
         let record = Written::of(event).ok_or("it is recorded by the successor itself")?;
         let unknown = if let Event::Admission(admission) = event {
-            self.pen.unknown_of(admission)
+            self.recorder.unknown_of(admission)
         } else {
             None
         };
-        let asked =
-            Asked { record: Form::from(&record), unknown: unknown.as_ref().map(Form::from) };
+        let asked = RecordRequest {
+            record: PassedRecord::from(&record),
+            unknown: unknown.as_ref().map(PassedRecord::from),
+        };
         let body = serde_json::to_vec(&asked).map_err(|error| error.to_string())?;
         let answer = ask(self.way.clone(), RECORD, body).await?;
         serde_json::from_slice(&answer).map_err(|error| error.to_string())
@@ -203,14 +205,14 @@ impl Successor {
 }
 
 impl Remote for Arc<Successor> {
-    fn seal(&self, event: Event, then: Then) {
+    fn append(&self, event: Event, then: Then) {
         let own = Arc::clone(self);
         self.pending.send_modify(|pending| *pending += 1);
         self.runtime.spawn(async move {
             then(match own.record(&event).await {
                 Ok(Recorded::Durable(origin, index, at)) => {
                     let at = Timestamp(at);
-                    Ok(Sealed {
+                    Ok(Appended {
                         origin: origin.into(),
                         index,
                         at,
@@ -254,11 +256,11 @@ async fn ask(
 }
 
 /// Nobody's keys: what is heard is not sealed.
-struct Plain;
+struct NoKeys;
 
-impl Opener for Plain {
-    fn held(&self, _: &RecordKeyId) -> Held<'_> {
-        Held::Missing
+impl Opener for NoKeys {
+    fn held(&self, _: &RecordKeyId) -> KeyLookup<'_> {
+        KeyLookup::Missing
     }
 }
 
@@ -291,13 +293,14 @@ async fn apply(
     keyring: &Keyring,
     source: Option<&Path>,
 ) -> Result<(), String> {
-    let Some(record) = Record::decode(line, &Plain).map_err(|fault| fault.to_string())? else {
+    let Some(record) = Record::decode(line, &NoKeys).map_err(|fault| fault.to_string())? else {
         return Ok(());
     };
     keyring.apply(&record);
     gateway.registry.apply(&record);
     if let Event::Forgotten { record_key, .. } = &record.event
-        && let Some(principal) = record_key.parse().ok().and_then(|id| gateway.pen.let_go(&id))
+        && let Some(principal) =
+            record_key.parse().ok().and_then(|id| gateway.recorder.drop_key(&id))
     {
         let own = gateway
             .registry
@@ -305,8 +308,8 @@ async fn apply(
             .into_iter()
             .filter(|row| row.principal.as_ref() == Some(&principal));
         let agents: Vec<_> = own.map(|row| row.name).collect();
-        gateway.pen.forget(&principal, &agents);
-        gateway.registry.forget(&principal);
+        gateway.recorder.remove_principal(&principal, &agents);
+        gateway.registry.remove_principal(&principal);
     }
     if matches!(record.event, Event::Reload { .. })
         && let Some(path) = source

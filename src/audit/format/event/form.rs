@@ -2,7 +2,7 @@
 
 use super::{AgentStatus, Event, JWK_BYTES_MAX, Left, Previous, STATUSES, TOKEN_BYTES_MAX};
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::inside::{Members, Plain, cut, number};
+use crate::audit::format::payload::{PayloadReader, PayloadWriter, cut, number};
 use crate::id::Principal;
 use crate::json;
 use crate::json::Value;
@@ -17,10 +17,10 @@ impl Previous {
     }
 }
 
-impl Plain<'_> {
+impl PayloadReader<'_> {
     fn previous(&self, member: &'static str) -> Result<Previous, RecordFault> {
         let fault = RecordFault::Member(member);
-        let previous = Plain(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
+        let previous = PayloadReader(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
         Ok(Previous {
             origin: previous.text("origin")?,
             size: previous.number("size")?,
@@ -29,34 +29,34 @@ impl Plain<'_> {
     }
 
     fn left(&self) -> Result<Left, RecordFault> {
-        let left = Plain(
+        let left = PayloadReader(
             self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?,
         );
         Ok(Left { size: left.number("size")?, root: left.text("root")? })
     }
 
-    fn standing(&self) -> Result<AgentStatus, RecordFault> {
-        let word = self.text("standing")?;
+    fn status(&self) -> Result<AgentStatus, RecordFault> {
+        let word = self.text("status")?;
         let known = STATUSES.iter().find(|(_, known)| *known == word);
-        known.map(|(standing, _)| *standing).ok_or(RecordFault::Member("standing"))
+        known.map(|(status, _)| *status).ok_or(RecordFault::Member("status"))
     }
 }
 
 /// The members of a change of standing: whose it is, and how it is now.
 fn stands<'e>(
-    into: &mut Members<'e>,
+    into: &mut PayloadWriter<'e>,
     (member, name): (&'static str, &'e str),
-    standing: AgentStatus,
+    status: AgentStatus,
     reason: &'e str,
 ) {
     into.name(member, name);
-    into.name("standing", standing.as_str());
+    into.name("status", status.as_str());
     into.name("reason", reason);
 }
 
 impl Event {
     /// The members of what is inside the record.
-    pub(in crate::audit::format) fn members<'e>(&'e self, into: &mut Members<'e>) {
+    pub(in crate::audit::format) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::Start { version, policy } => {
                 into.name("version", version);
@@ -97,19 +97,19 @@ impl Event {
                 into.name("class", class);
                 into.optional("principal", principal.as_ref().map(Principal::as_str));
             }
-            Self::AgentStanding { agent, standing, reason } => {
-                stands(into, ("agent", agent.as_str()), *standing, reason)
+            Self::AgentStatus { agent, status, reason } => {
+                stands(into, ("agent", agent.as_str()), *status, reason)
             }
-            Self::NamespaceStanding { namespace, standing, reason } => {
-                stands(into, ("namespace", namespace), *standing, reason)
+            Self::NamespaceStatus { namespace, status, reason } => {
+                stands(into, ("namespace", namespace), *status, reason)
             }
-            Self::PrincipalStanding { principal, standing, reason } => {
-                stands(into, ("principal", principal.as_str()), *standing, reason);
+            Self::PrincipalStatus { principal, status, reason } => {
+                stands(into, ("principal", principal.as_str()), *status, reason);
             }
             Self::Admission(admission) => admission.members(into),
             Self::Outcome(outcome) => outcome.members(into),
             Self::Refusal(refused) => refused.members(into),
-            Self::Refusals(tally) | Self::Strangers(tally) => tally.members(into),
+            Self::Refusals(counts) | Self::UnauthenticatedRefusals(counts) => counts.members(into),
             Self::Written(_) => {}
             Self::TokenRegistered { .. }
             | Self::TokenSigned { .. }
@@ -126,7 +126,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of keys alone; the others are in `members`"
     )]
-    fn key_members<'e>(&'e self, into: &mut Members<'e>) {
+    fn key_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::KeyAdded { issuer, jwk, kid } => {
                 into.name("issuer", issuer);
@@ -150,7 +150,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of the log itself and of its copies alone; the others are in `members`"
     )]
-    fn custody_members<'e>(&'e self, into: &mut Members<'e>) {
+    fn custody_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::Epoch { previous, reason, left } => {
                 if let Some(left) = left {
@@ -186,7 +186,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of tokens and handles alone; the others are in `members`"
     )]
-    fn token_members<'e>(&'e self, into: &mut Members<'e>) {
+    fn token_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::TokenSigned { token, jti, agent, principal, expires } => {
                 into.owned("token", token.to_string());
@@ -228,7 +228,7 @@ impl Event {
     }
 
     /// The event `token-signed`.
-    fn signed_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+    fn signed_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(Self::TokenSigned {
             token: plain.name("token")?,
             jti: plain.text("jti")?,
@@ -239,13 +239,13 @@ impl Event {
     }
 
     /// The event `exported`.
-    fn exported_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+    fn exported_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         let principal = plain.has("principal").then(|| plain.name("principal")).transpose()?;
         Ok(Self::Exported { epochs: plain.text("epochs")?, principal, keys: plain.truth("keys")? })
     }
 
     /// The event `pruned`.
-    fn pruned_of(plain: &Plain<'_>) -> Result<Self, RecordFault> {
+    fn pruned_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         let reason = plain.has("reason").then(|| plain.text("reason")).transpose()?;
         Ok(Self::Pruned { through: plain.text("through")?, reason })
     }
@@ -253,10 +253,12 @@ impl Event {
     /// The event of that kind; `None` for one that changes no book, and is read by nobody but people.
     pub(in crate::audit::format) fn of(
         kind: &str,
-        plain: &Plain<'_>,
+        plain: &PayloadReader<'_>,
     ) -> Result<Option<Self>, RecordFault> {
         Ok(Some(match kind {
-            "admission" | "outcome" | "refusal" | "refusals" | "strangers" => return Ok(None),
+            "admission" | "outcome" | "refusal" | "refusals" | "unauthenticated-refusals" => {
+                return Ok(None);
+            }
             "reload" => Self::Reload { policy: plain.text("policy")? },
             "handover" => {
                 Self::Handover { version: plain.text("version")?, policy: plain.text("policy")? }
@@ -288,26 +290,26 @@ impl Event {
     }
 
     /// The event of that kind about an agent, a namespace or a principal.
-    fn of_agent(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+    fn of_agent(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "agent-registered" => Self::AgentRegistered {
                 agent: plain.name("agent")?,
                 principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
                 class: plain.text("class")?,
             },
-            "agent-standing" => Self::AgentStanding {
+            "agent-status" => Self::AgentStatus {
                 agent: plain.name("agent")?,
-                standing: plain.standing()?,
+                status: plain.status()?,
                 reason: plain.text("reason")?,
             },
-            "namespace-standing" => Self::NamespaceStanding {
+            "namespace-status" => Self::NamespaceStatus {
                 namespace: plain.text("namespace")?,
-                standing: plain.standing()?,
+                status: plain.status()?,
                 reason: plain.text("reason")?,
             },
-            "principal-standing" => Self::PrincipalStanding {
+            "principal-status" => Self::PrincipalStatus {
                 principal: plain.name("principal")?,
-                standing: plain.standing()?,
+                status: plain.status()?,
                 reason: plain.text("reason")?,
             },
             other => return Self::of_token(other, plain),
@@ -315,7 +317,7 @@ impl Event {
     }
 
     /// The event of that kind about a token or a handle.
-    fn of_token(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+    fn of_token(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "token-registered" => Self::TokenRegistered {
                 token: plain.name("token")?,
@@ -350,7 +352,7 @@ impl Event {
     }
 
     /// The event of that kind about an issuer's key.
-    fn of_key(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+    fn of_key(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "key-added" => Self::KeyAdded {
                 issuer: plain.text("issuer")?,
@@ -370,7 +372,7 @@ impl Event {
     }
 
     /// The event of that kind about the log itself or its copies.
-    fn of_custody(kind: &str, plain: &Plain<'_>) -> Result<Self, RecordFault> {
+    fn of_custody(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "forgotten" => Self::Forgotten {
                 record_key: plain.text("record_key")?,

@@ -8,22 +8,22 @@ use crate::durable;
 /// What is wrong, and the first record that is not as it was written, where one can be named.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{at}{what}")]
-pub struct Fault {
+pub struct VerifyFault {
     /// Where.
-    at: At,
+    at: FaultLocation,
     /// What.
     what: String,
 }
 
 /// Where something is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct At {
+pub(super) struct FaultLocation {
     epoch: Option<String>,
     index: Option<u64>,
     path: Option<PathBuf>,
 }
 
-impl At {
+impl FaultLocation {
     pub(super) const fn log() -> Self {
         Self { epoch: None, index: None, path: None }
     }
@@ -45,7 +45,7 @@ impl At {
     }
 }
 
-impl std::fmt::Display for At {
+impl std::fmt::Display for FaultLocation {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(epoch) = self.epoch.as_ref().filter(|_| self.path.is_none()) {
             write!(out, "{epoch}: ")?;
@@ -60,8 +60,8 @@ impl std::fmt::Display for At {
     }
 }
 
-impl Fault {
-    pub(super) fn of(at: At, what: impl std::fmt::Display) -> Self {
+impl VerifyFault {
+    pub(super) fn of(at: FaultLocation, what: impl std::fmt::Display) -> Self {
         Self { at, what: what.to_string() }
     }
 
@@ -78,14 +78,14 @@ impl Fault {
     }
 }
 
-impl From<durable::Fault> for Fault {
-    fn from(fault: durable::Fault) -> Self {
-        Self::of(At::log(), fault)
+impl From<durable::DiskFault> for VerifyFault {
+    fn from(fault: durable::DiskFault) -> Self {
+        Self::of(FaultLocation::log(), fault)
     }
 }
 
-impl From<TileFault> for Fault {
+impl From<TileFault> for VerifyFault {
     fn from(fault: TileFault) -> Self {
-        Self::of(At::log(), fault)
+        Self::of(FaultLocation::log(), fault)
     }
 }

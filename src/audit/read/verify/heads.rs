@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::fault::{At, Fault};
+use super::fault::{FaultLocation, VerifyFault};
 use super::{Nobody, TRIES, journal};
 use crate::audit::format::event::{Event, Left, Previous};
 use crate::audit::format::head::{Head, HeadNote};
@@ -13,15 +13,16 @@ use crate::audit::read::tiles::{self, Tiles};
 use crate::durable;
 
 /// What the head says.
-pub(super) struct Heads {
+pub(super) struct HeadContent {
     pub(super) head: Head,
     pub(super) note: Option<String>,
 }
 
-impl Heads {
-    pub(super) fn read(path: &Path) -> Result<Self, Fault> {
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
-        let head = Head::decode(&bytes).map_err(|fault| Fault::of(At::file(path), fault))?;
+impl HeadContent {
+    pub(super) fn read(path: &Path) -> Result<Self, VerifyFault> {
+        let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
+        let head = Head::decode(&bytes)
+            .map_err(|fault| VerifyFault::of(FaultLocation::file(path), fault))?;
         Ok(Self { head, note: HeadNote::decode(&bytes).map(|note| note.note) })
     }
 }
@@ -30,8 +31,10 @@ impl Heads {
 pub(super) struct Since(pub(super) Checkpoint);
 
 impl Since {
-    pub(super) fn read(note: &str, keys: &[LogKeys]) -> Result<Self, Fault> {
-        let fault = |fault| Fault::of(At::log(), format!("the former checkpoint: {fault}"));
+    pub(super) fn read(note: &str, keys: &[LogKeys]) -> Result<Self, VerifyFault> {
+        let fault = |fault| {
+            VerifyFault::of(FaultLocation::log(), format!("the former checkpoint: {fault}"))
+        };
         let origin = peek(note).map_err(fault)?.origin;
         let keys = keys.iter().find(|keys| keys.origin == origin);
         let keys =
@@ -54,22 +57,22 @@ impl Begins {
 }
 
 /// The record with which an epoch begins, where it has one.
-pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, Fault> {
-    let mut stands = tiles::stands(folder)?;
+pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, VerifyFault> {
+    let mut snapshot = tiles::snapshot(folder)?;
     for _ in 0..TRIES {
-        let under = stands
+        let under = snapshot
             .note
             .as_deref()
             .and_then(|note| peek(note).ok())
             .map_or(0, |checkpoint| checkpoint.size);
         let found = if under > 0 {
-            Tiles::new(folder, under).record(0).map(Some).map_err(Fault::from)
+            Tiles::new(folder, under).record(0).map(Some).map_err(VerifyFault::from)
         } else {
             journal::first(folder)
         };
         // The bundle or the segment may have gone with the checkpoint that needed it.
-        let now = tiles::stands(folder)?;
-        if now == stands || matches!(found, Ok(Some(_))) {
+        let now = tiles::snapshot(folder)?;
+        if now == snapshot || matches!(found, Ok(Some(_))) {
             return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {
                 Ok(Some(Record { event: Event::Epoch { previous, reason, left }, .. })) => {
                     Some(Begins { previous, reason, left })
@@ -77,7 +80,7 @@ pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, Fault> {
                 _ => None,
             }));
         }
-        stands = now;
+        snapshot = now;
     }
-    Err(Fault::of(At::file(folder), "it changes faster than it can be read"))
+    Err(VerifyFault::of(FaultLocation::file(folder), "it changes faster than it can be read"))
 }

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::fault::{At, Fault};
-use super::heads::Heads;
+use super::fault::{FaultLocation, VerifyFault};
+use super::heads::HeadContent;
 use super::{One, layout};
 use crate::audit::format::event::Left;
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::journal::{self, Mark};
+use crate::audit::format::journal::{self, AcknowledgedTree};
 use crate::audit::format::note::{Checkpoint, LogKeys};
 use crate::audit::read::tiles::{self, Tiles};
 use crate::durable;
@@ -31,11 +31,11 @@ pub(super) struct Walked {
 }
 
 /// The first record of a journal that begins with one.
-pub(super) fn first(folder: &Path) -> Result<Option<Vec<u8>>, Fault> {
+pub(super) fn first(folder: &Path) -> Result<Option<Vec<u8>>, VerifyFault> {
     let journal = folder.join("journal");
     let (segments, _) = tiles::segments(&journal)?;
     let Some((0, path)) = segments.first() else { return Ok(None) };
-    let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+    let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
     let mut found = None;
     // Whatever is wrong with the segment is said when it is verified.
     let _ = journal::walk(&bytes, &crate::merkle::Tree::new(), &[], true, |_, record| {
@@ -50,26 +50,29 @@ pub(super) fn verify(
     one: &mut One<'_>,
     signed: &Checkpoint,
     edge: Edge,
-    (head, keys): (Option<&Heads>, &LogKeys),
+    (head, keys): (Option<&HeadContent>, &LogKeys),
     extra: &[(Tile, PathBuf)],
-) -> Result<Walked, Fault> {
+) -> Result<Walked, VerifyFault> {
     let journal = one.folder.join("journal");
     layout::folder(&journal)?;
     let (segments, stray) =
         if journal.is_dir() { tiles::segments(&journal)? } else { (Vec::new(), None) };
     if let Some(stray) = stray {
-        return Err(Fault::of(At::file(&stray), "it is no segment of a journal"));
+        return Err(VerifyFault::of(FaultLocation::file(&stray), "it is no segment of a journal"));
     }
     if !one.open
         && let Some((_, path)) = segments.first()
     {
-        return Err(Fault::of(At::file(path), "a closed epoch's journal is empty"));
+        return Err(VerifyFault::of(
+            FaultLocation::file(path),
+            "a closed epoch's journal is empty",
+        ));
     }
     let marks = marks(one, signed, head, keys)?;
     let mut under = Tiles::new(one.folder, signed.size);
     let first = segments.first().map_or(signed.size, |(first, _)| *first);
     if first > signed.size {
-        return Err(Fault::of(
+        return Err(VerifyFault::of(
             one.record(signed.size),
             "it is neither in tiles nor in the journal",
         ));
@@ -81,13 +84,13 @@ pub(super) fn verify(
                 "the root over the first {} records is not the one that was acknowledged",
                 mark.size
             );
-            return Err(Fault::of(At::epoch(&one.name()), what));
+            return Err(VerifyFault::of(FaultLocation::epoch(&one.name()), what));
         }
     }
     let (mut pending, mut torn) = (Vec::new(), 0);
     for (place, (first, path)) in segments.iter().enumerate() {
         if *first != tree.size() {
-            return Err(Fault::of(one.record(tree.size()), "the journal has a gap there"));
+            return Err(VerifyFault::of(one.record(tree.size()), "the journal has a gap there"));
         }
         let last = place + 1 == segments.len();
         let (found, walk) = segment(one, (path, last), &tree, (&mut under, &marks))?;
@@ -96,13 +99,13 @@ pub(super) fn verify(
     }
     let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
     if tree.size() < acknowledged {
-        return Err(Fault::of(
+        return Err(VerifyFault::of(
             one.record(tree.size()),
             format!("the log ends before it, but {acknowledged} were acknowledged"),
         ));
     }
     if let Some(left) = one.left.as_ref().filter(|left| left.size < tree.size()) {
-        return Err(Fault::of(one.record(left.size), "a loss has left no record there"));
+        return Err(VerifyFault::of(one.record(left.size), "a loss has left no record there"));
     }
     unfinished(one, signed, edge, (&pending, extra))?;
     let first = if signed.size == 0 { pending.first().cloned() } else { None };
@@ -113,31 +116,40 @@ pub(super) fn verify(
 fn marks(
     one: &One<'_>,
     signed: &Checkpoint,
-    head: Option<&Heads>,
+    head: Option<&HeadContent>,
     keys: &LogKeys,
-) -> Result<Vec<Mark>, Fault> {
-    let mut marks = vec![Mark { size: signed.size, root: signed.root }];
+) -> Result<Vec<AcknowledgedTree>, VerifyFault> {
+    let mut marks = vec![AcknowledgedTree { size: signed.size, root: signed.root }];
     if let Some(heads) = head {
-        marks.push(Mark { size: heads.head.size, root: heads.head.root });
+        marks.push(AcknowledgedTree { size: heads.head.size, root: heads.head.root });
         if heads.note.is_none() && signed.size > 0 {
-            return Err(Fault::of(At::epoch(&one.name()), "the head has no checkpoint any more"));
+            return Err(VerifyFault::of(
+                FaultLocation::epoch(&one.name()),
+                "the head has no checkpoint any more",
+            ));
         }
         if let Some(note) = &heads.note {
             let noted = keys.open(note).map_err(|fault| {
-                Fault::of(At::epoch(&one.name()), format!("the head's checkpoint: {fault}"))
+                VerifyFault::of(
+                    FaultLocation::epoch(&one.name()),
+                    format!("the head's checkpoint: {fault}"),
+                )
             })?;
-            marks.push(Mark { size: noted.size, root: noted.root });
+            marks.push(AcknowledgedTree { size: noted.size, root: noted.root });
         }
     }
     // What a former checkpoint covers must still be there, in tiles or behind them.
     let since = one.since.map(|since| &since.0).filter(|since| since.origin == signed.origin);
-    marks.extend(since.map(|since| Mark { size: since.size, root: since.root }));
+    marks.extend(since.map(|since| AcknowledgedTree { size: since.size, root: since.root }));
     if let Some(Left { size, root }) = &one.left {
         let root = STANDARD.decode(root).ok().and_then(|root| Hash::try_from(root).ok());
         let root = root.ok_or_else(|| {
-            Fault::of(At::epoch(&one.name()), "what is said to be left of it has no root")
+            VerifyFault::of(
+                FaultLocation::epoch(&one.name()),
+                "what is said to be left of it has no root",
+            )
         })?;
-        marks.push(Mark { size: *size, root });
+        marks.push(AcknowledgedTree { size: *size, root });
     }
     Ok(marks)
 }
@@ -147,19 +159,19 @@ fn segment(
     one: &mut One<'_>,
     (path, last): (&Path, bool),
     tree: &Tree,
-    (under, marks): (&mut Tiles, &[Mark]),
-) -> Result<(Vec<Vec<u8>>, journal::Walk), Fault> {
-    let read = || fs::read(path).map_err(durable::Fault::of("read", path));
+    (under, marks): (&mut Tiles, &[AcknowledgedTree]),
+) -> Result<(Vec<Vec<u8>>, journal::SegmentContent), VerifyFault> {
+    let read = || fs::read(path).map_err(durable::DiskFault::of("read", path));
     let mut bytes = read()?;
     let at = one.at.clone();
     loop {
         let mut pending = Vec::new();
         let walk = journal::walk(&bytes, tree, marks, last, |index, record| {
             if index >= under.size() {
-                one.outside(index, record)?;
+                one.check_envelope(index, record)?;
                 pending.push(record.to_vec());
             } else if !under.record(index).is_ok_and(|known| known == record) {
-                return Err(Fault::of(
+                return Err(VerifyFault::of(
                     one.record(index),
                     "the journal has another record than the tiles",
                 ));
@@ -176,17 +188,22 @@ fn segment(
     }
 }
 
-fn segment_fault(one: &One<'_>, path: &Path, fault: journal::SegmentFault<Fault>) -> Fault {
+fn segment_fault(
+    one: &One<'_>,
+    path: &Path,
+    fault: journal::SegmentFault<VerifyFault>,
+) -> VerifyFault {
     match fault {
         journal::SegmentFault::Record { fault, .. } => fault,
-        journal::SegmentFault::Damaged { index, offset, fault } => {
-            Fault::of(one.record(index), format!("{} (byte {offset}): {fault}", path.display()))
-        }
+        journal::SegmentFault::Damaged { index, offset, fault } => VerifyFault::of(
+            one.record(index),
+            format!("{} (byte {offset}): {fault}", path.display()),
+        ),
         journal::SegmentFault::Head { size } => {
             let what = format!(
                 "the root over the first {size} records is not the one that was acknowledged"
             );
-            Fault::of(At::epoch(&one.name()), what)
+            VerifyFault::of(FaultLocation::epoch(&one.name()), what)
         }
     }
 }
@@ -198,7 +215,7 @@ fn unfinished(
     signed: &Checkpoint,
     mut edge: Edge,
     (pending, extra): (&[Vec<u8>], &[(Tile, PathBuf)]),
-) -> Result<(), Fault> {
+) -> Result<(), VerifyFault> {
     if extra.is_empty() {
         return Ok(());
     }
@@ -229,7 +246,7 @@ fn unfinished(
         let bytes = match fs::read(path) {
             // Needless, and gone meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            read => read.map_err(durable::Fault::of("read", path))?,
+            read => read.map_err(durable::DiskFault::of("read", path))?,
         };
         let whole = match known.get(&(tile.level, tile.index)) {
             Some(whole) => whole.clone(),
@@ -237,13 +254,15 @@ fn unfinished(
             None if tile.width < WIDTH && tile.index < full(tile) => {
                 tiles.bytes(Tile { width: WIDTH, ..*tile }).unwrap_or_default()
             }
-            None => return Err(Fault::of(At::file(path), "it does not belong there")),
+            None => {
+                return Err(VerifyFault::of(FaultLocation::file(path), "it does not belong there"));
+            }
         };
         let count =
             if tile.level.is_some() { whole.len() / 32 } else { bundle_records(&whole).count() };
         let most = if tile.level.is_some() { 32 * tile.width } else { u64::MAX };
         if !whole.starts_with(&bytes) || bytes.len() as u64 > most || tile.width > count as u64 {
-            return Err(Fault::of(At::file(path), "it does not belong there"));
+            return Err(VerifyFault::of(FaultLocation::file(path), "it does not belong there"));
         }
     }
     Ok(())

@@ -4,18 +4,18 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::fault::{At, Fault};
+use super::fault::{FaultLocation, VerifyFault};
 use crate::audit::read::tiles::epoch_number;
 use crate::durable;
 use crate::merkle::tile::{Tile, WIDTH};
 
-fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
+fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, VerifyFault> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(durable::Fault::of("list", folder))? {
-        let entry = entry.map_err(durable::Fault::of("list", folder))?;
+    for entry in fs::read_dir(folder).map_err(durable::DiskFault::of("list", folder))? {
+        let entry = entry.map_err(durable::DiskFault::of("list", folder))?;
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
-            return Err(Fault::of(At::file(&path), "it is a symbolic link"));
+            return Err(VerifyFault::of(FaultLocation::file(&path), "it is a symbolic link"));
         }
         let name =
             path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -25,12 +25,12 @@ fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
     Ok(found)
 }
 
-fn stray(path: &Path) -> Fault {
-    Fault::of(At::file(path), "it does not belong there")
+fn stray(path: &Path) -> VerifyFault {
+    VerifyFault::of(FaultLocation::file(path), "it does not belong there")
 }
 
 /// The folder of all epochs.
-pub(super) fn top(dir: &Path) -> Result<(), Fault> {
+pub(super) fn top(dir: &Path) -> Result<(), VerifyFault> {
     let (mut expected, mut epochs) = (1, 0);
     for (name, path) in list(dir)? {
         match name.as_str() {
@@ -39,7 +39,10 @@ pub(super) fn top(dir: &Path) -> Result<(), Fault> {
             epoch => {
                 let number = epoch_number(epoch).ok_or_else(|| stray(&path))?;
                 if number != expected && expected != 1 {
-                    return Err(Fault::of(At::epoch(epoch), "the epoch before it is missing"));
+                    return Err(VerifyFault::of(
+                        FaultLocation::epoch(epoch),
+                        "the epoch before it is missing",
+                    ));
                 }
                 expected = number + 1;
                 epochs += 1;
@@ -48,13 +51,16 @@ pub(super) fn top(dir: &Path) -> Result<(), Fault> {
         }
     }
     if epochs == 0 {
-        Err(Fault::of(At::file(dir), "there is no epoch: it is not the folder of a log"))
+        Err(VerifyFault::of(
+            FaultLocation::file(dir),
+            "there is no epoch: it is not the folder of a log",
+        ))
     } else {
         Ok(())
     }
 }
 
-fn epoch(folder: &Path) -> Result<(), Fault> {
+fn epoch(folder: &Path) -> Result<(), VerifyFault> {
     for (name, path) in list(folder)? {
         match name.as_str() {
             "tile" | "journal" if path.is_dir() => {}
@@ -67,7 +73,7 @@ fn epoch(folder: &Path) -> Result<(), Fault> {
 }
 
 /// That `path`, where it is there, is a folder in which no symbolic link lies.
-pub(super) fn folder(path: &Path) -> Result<(), Fault> {
+pub(super) fn folder(path: &Path) -> Result<(), VerifyFault> {
     if path.is_dir() || !path.exists() {
         return if path.exists() { list(path).map(|_| ()) } else { Ok(()) };
     }
@@ -75,16 +81,16 @@ pub(super) fn folder(path: &Path) -> Result<(), Fault> {
 }
 
 /// The reserve holds room, and nothing else.
-fn zeros(path: &Path) -> Result<(), Fault> {
-    let mut file = File::open(path).map_err(durable::Fault::of("open", path))?;
+fn zeros(path: &Path) -> Result<(), VerifyFault> {
+    let mut file = File::open(path).map_err(durable::DiskFault::of("open", path))?;
     let mut piece = vec![0; 1 << 20];
     loop {
-        let read = file.read(&mut piece).map_err(durable::Fault::of("read", path))?;
+        let read = file.read(&mut piece).map_err(durable::DiskFault::of("read", path))?;
         if read == 0 {
             return Ok(());
         }
         if piece.iter().take(read).any(|byte| *byte != 0) {
-            return Err(Fault::of(At::file(path), "the reserve is not zeros"));
+            return Err(VerifyFault::of(FaultLocation::file(path), "the reserve is not zeros"));
         }
     }
 }
@@ -96,7 +102,7 @@ fn belongs(tile: Tile, size: u64) -> bool {
 }
 
 /// The files below a folder, which may be gone by now, with the last of a former checkpoint's partial tiles.
-fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Result<(), Fault> {
+fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Result<(), VerifyFault> {
     let listed = match list(folder) {
         Err(_) if !folder.exists() => return Ok(()),
         listed => listed?,
@@ -114,7 +120,7 @@ fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Resul
 
 /// That every name below `tile` is a tile's. What they hold, and which there should be, is asked by the others: this gives
 /// those that a tree of `size` records does not have, which an interrupted checkpoint has left.
-pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, Fault> {
+pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, VerifyFault> {
     let mut found = Vec::new();
     if folder.join("tile").exists() {
         below(&folder.join("tile"), "tile", &mut found)?;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::fault::{At, Fault};
+use super::fault::{FaultLocation, VerifyFault};
 use crate::audit::read::tiles::Tiles;
 use crate::merkle::tile::{Tile, WIDTH};
 use crate::merkle::{Hash, perfect_root};
 
 /// That every tile that is there has the hashes of those below it, where those are all there.
-pub(super) fn agree(tiles: &Tiles, folder: &Path) -> Result<(), Fault> {
+pub(super) fn agree(tiles: &Tiles, folder: &Path) -> Result<(), VerifyFault> {
     // The hashes of a level by their place, as the tiles below give them.
     let mut below: BTreeMap<u64, Hash> = BTreeMap::new();
     for level in 0..8_u8 {
@@ -24,8 +24,8 @@ pub(super) fn agree(tiles: &Tiles, folder: &Path) -> Result<(), Fault> {
             }
             for (place, hash) in (index * WIDTH..).zip(tiles.hashes(tile)?) {
                 if *known.entry(place).or_insert(hash) != hash {
-                    return Err(Fault::of(
-                        At::file(&path),
+                    return Err(VerifyFault::of(
+                        FaultLocation::file(&path),
                         "it has not the hashes of the tiles below it",
                     ));
                 }

@@ -5,13 +5,13 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::{SealedAnswer, name_of, refusal_of};
-use crate::audit::store::log::{LogFault, Sealed as Durable};
+use super::{RecordedAnswer, name_of, refusal_of};
+use crate::audit::store::log::{Appended, LogFault};
 use crate::failpoint::{Failpoint, is_armed};
 use crate::refusal::{Code, Refusal};
 
 /// An outcome on its way to the disk. Becomes the proof that it got there.
-pub struct Closing(pub(super) oneshot::Receiver<Result<Durable, LogFault>>);
+pub struct Closing(pub(super) oneshot::Receiver<Result<Appended, LogFault>>);
 
 impl Closing {
     /// An outcome that does not become durable.
@@ -22,14 +22,14 @@ impl Closing {
 }
 
 impl Future for Closing {
-    type Output = Result<SealedAnswer, Refusal>;
+    type Output = Result<RecordedAnswer, Refusal>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if is_armed(Failpoint::OutcomeNotAwaited) {
-            return Poll::Ready(Ok(SealedAnswer(String::new())));
+            return Poll::Ready(Ok(RecordedAnswer(String::new())));
         }
         Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
-            Ok(Ok(sealed)) => Ok(SealedAnswer(name_of(&sealed))),
+            Ok(Ok(appended)) => Ok(RecordedAnswer(name_of(&appended))),
             Ok(Err(fault)) => Err(refusal_of(&fault)),
             Err(_) => Err(Code::AuditUnavailable.into()),
         })

@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::audit::format::request::Forwards;
 
-/// A value whose admission is durable. Only [`super::Pen::commit`] makes one.
+/// A value whose admission is durable. Only [`super::AuditRecorder::commit`] makes one.
 ///
 /// What is taken out of it comes from it alone: the functions that take it apart are plain `fn`s, which capture nothing.
 pub struct Committed<T>(T);

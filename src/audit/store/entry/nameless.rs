@@ -2,14 +2,14 @@
 
 use std::sync::PoisonError;
 
-use super::Pen;
-use crate::audit::format::request::About;
+use super::AuditRecorder;
+use crate::audit::format::request::RequestContext;
 use crate::refusal::Code;
 
-impl Pen {
+impl AuditRecorder {
     /// True of a refusal of somebody who was stopped and whose principal has no record key. The registration of a token drew one,
     /// so it was destroyed: to record the refusal by name would draw another.
-    pub(super) fn is_nameless(&self, code: Code, about: &About) -> bool {
+    pub(super) fn is_nameless(&self, code: Code, about: &RequestContext) -> bool {
         let stopped = matches!(
             code,
             Code::TokenRevoked
@@ -20,8 +20,8 @@ impl Pen {
                 | Code::AgentQuarantined
         );
         // Plain records keep every name, and draw no keys.
-        let is_sealed = self.0.log.is_sealed();
+        let is_encrypted = self.0.log.is_encrypted();
         let vault = || self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-        stopped && is_sealed && vault().id_of(about.caller.principal.as_str()).is_none()
+        stopped && is_encrypted && vault().id_of(about.caller.principal.as_str()).is_none()
     }
 }

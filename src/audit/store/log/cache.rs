@@ -21,7 +21,7 @@ const SETTLE_AFTER: u64 = 16_384;
 
 /// How much of the log a cache reflects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct CacheStamp {
     pub(super) epoch: u32,
     pub(super) size: u64,
     pub(super) root: Hash,
@@ -32,7 +32,7 @@ pub(super) struct Cache {
     path: PathBuf,
     database: Database,
     unsettled: u64,
-    stamp: Option<Stamp>,
+    stamp: Option<CacheStamp>,
     /// Something could not be added: what comes later must not be stamped as if it had been.
     behind: bool,
 }
@@ -80,11 +80,11 @@ impl Cache {
         Some(cache)
     }
 
-    pub(super) const fn stamp(&self) -> Option<Stamp> {
+    pub(super) const fn stamp(&self) -> Option<CacheStamp> {
         self.stamp
     }
 
-    fn read_stamp(&self) -> Fallible<Option<Stamp>> {
+    fn read_stamp(&self) -> Fallible<Option<CacheStamp>> {
         let read = self.database.begin_read()?;
         let table = match read.open_table(STAMP) {
             Ok(table) => table,
@@ -93,7 +93,7 @@ impl Cache {
         };
         Ok(table.get(())?.map(|row| {
             let (epoch, size, root) = row.value();
-            Stamp { epoch, size, root }
+            CacheStamp { epoch, size, root }
         }))
     }
 
@@ -130,7 +130,7 @@ impl Cache {
         }
         let before = self.stamp.filter(|stamp| stamp.epoch == epoch).map_or(0, |stamp| stamp.size);
         self.unsettled += at.size.saturating_sub(before);
-        let stamp = Stamp { epoch, size: at.size, root: at.root };
+        let stamp = CacheStamp { epoch, size: at.size, root: at.root };
         let settle = self.unsettled >= SETTLE_AFTER;
         match self.commit(epoch, records, Some(stamp), settle) {
             Ok(()) => {
@@ -148,7 +148,7 @@ impl Cache {
         &self,
         epoch: u32,
         records: impl Iterator<Item = (u64, &'r [u8])>,
-        stamp: Option<Stamp>,
+        stamp: Option<CacheStamp>,
         settle: bool,
     ) -> Fallible<()> {
         let mut write = self.database.begin_write()?;
@@ -160,7 +160,7 @@ impl Cache {
             }
             write.open_table(FORMAT)?.insert((), FORMAT_NOW)?;
             let mut table = write.open_table(STAMP)?;
-            if let Some(Stamp { epoch, size, root }) = stamp {
+            if let Some(CacheStamp { epoch, size, root }) = stamp {
                 table.insert((), (epoch, size, root))?;
             }
         }

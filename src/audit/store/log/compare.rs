@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::cache::Cache;
-use crate::audit::format::outside::Outside;
+use crate::audit::format::envelope::Envelope;
 use crate::audit::read::reader::{Epoch, ReadFault, each};
 use crate::audit::read::tiles::{Tiles, epoch_name, is_pruned};
 use crate::merkle::proof::tree_at;
@@ -56,8 +56,9 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
                 return ControlFlow::Break(());
             }
             let known = kept.remove(&(record.epoch, record.index));
-            let passing = Outside::read(record.bytes).is_ok_and(|outside| outside.is_passing());
-            if known.as_deref() != (!passing).then_some(record.bytes) {
+            let transient =
+                Envelope::read(record.bytes).is_ok_and(|envelope| envelope.is_transient());
+            if known.as_deref() != (!transient).then_some(record.bytes) {
                 found.push(format!("{}: the cache has it otherwise than the log", record.name()));
             }
             ControlFlow::Continue(())

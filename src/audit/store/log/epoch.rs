@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{LogFault, Settings};
+use super::{LogFault, LogSettings};
 use crate::audit::format::event::{Event, Left, Previous};
 use crate::audit::format::head::{HEAD_BYTES, HeadNote};
 use crate::audit::format::note::{Checkpoint, LogKeys, LogSigner, peek, read_vkeys};
@@ -16,14 +16,14 @@ use base64::engine::general_purpose::STANDARD;
 
 /// One epoch.
 #[derive(Clone, Debug)]
-pub(super) struct Epoch {
+pub(super) struct EpochFolder {
     pub(super) number: u32,
     pub(super) folder: PathBuf,
     pub(super) origin: String,
 }
 
-impl Epoch {
-    pub(super) fn new(settings: &Settings, number: u32) -> Result<Self, LogFault> {
+impl EpochFolder {
+    pub(super) fn new(settings: &LogSettings, number: u32) -> Result<Self, LogFault> {
         let name = &settings.name;
         if !(1..=200).contains(&name.len())
             || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'+')
@@ -39,18 +39,21 @@ impl Epoch {
     }
 
     /// The file of its signing keys, where they were drawn here.
-    fn key_path(&self, settings: &Settings) -> PathBuf {
+    fn key_path(&self, settings: &LogSettings) -> PathBuf {
         settings.log_keys.join(format!("{}.key", epoch_name(self.number)))
     }
 
     /// Which file holds its signing keys, where they were drawn here.
-    pub(super) fn key_identity(&self, settings: &Settings) -> Result<Option<Identity>, LogFault> {
+    pub(super) fn key_identity(
+        &self,
+        settings: &LogSettings,
+    ) -> Result<Option<Identity>, LogFault> {
         let drawn = settings.signing_key.is_none();
         Ok(drawn.then(|| Identity::growing(&self.key_path(settings))).transpose()?)
     }
 
     /// Its signing keys. Drawn now where it has none and nothing was signed yet.
-    pub(super) fn signer(&self, settings: &Settings, new: bool) -> Result<LogSigner, LogFault> {
+    pub(super) fn signer(&self, settings: &LogSettings, new: bool) -> Result<LogSigner, LogFault> {
         let path = self.key_path(settings);
         let text = match &settings.signing_key {
             Some(secret) => {
@@ -67,19 +70,19 @@ impl Epoch {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(LogFault::KeyLost(path));
                 }
-                Err(error) => return Err(durable::Fault::of("read", &path)(error).into()),
+                Err(error) => return Err(durable::DiskFault::of("read", &path)(error).into()),
             },
         };
         LogSigner::read(&text).map_err(|fault| LogFault::Note { path, fault })
     }
 
     /// Puts the public keys where verifiers look for them.
-    pub(super) fn publish(&self, keys: &LogKeys, settings: &Settings) -> Result<(), LogFault> {
+    pub(super) fn publish(&self, keys: &LogKeys, settings: &LogSettings) -> Result<(), LogFault> {
         let path = &settings.vkeys;
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(durable::Fault::of("read", path)(error).into()),
+            Err(error) => return Err(durable::DiskFault::of("read", path)(error).into()),
         };
         let lines = keys.lines();
         if !text.contains(&lines) {
@@ -97,10 +100,10 @@ impl Epoch {
     }
 
     /// The public keys under which this gateway signed that epoch.
-    pub(super) fn known_keys(&self, settings: &Settings) -> Result<LogKeys, LogFault> {
+    pub(super) fn known_keys(&self, settings: &LogSettings) -> Result<LogKeys, LogFault> {
         let fault = |fault| LogFault::Note { path: settings.vkeys.clone(), fault };
         let text = fs::read_to_string(&settings.vkeys)
-            .map_err(durable::Fault::of("read", &settings.vkeys))?;
+            .map_err(durable::DiskFault::of("read", &settings.vkeys))?;
         let keys = read_vkeys(&text).map_err(fault)?;
         let own = keys.into_iter().find(|keys| keys.origin == self.origin);
         own.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(self.origin.clone())))
@@ -115,13 +118,13 @@ pub(super) fn first_record(last: &Checkpoint, reason: &str, left: Option<Left>) 
 }
 
 /// The first record of an epoch that has none yet, though its head speaks of it: a start was interrupted there.
-pub(super) fn begun(settings: &Settings, epoch: &Epoch) -> Result<Event, LogFault> {
-    let before = Epoch::new(settings, epoch.number - 1)?;
+pub(super) fn begun(settings: &LogSettings, epoch: &EpochFolder) -> Result<Event, LogFault> {
+    let before = EpochFolder::new(settings, epoch.number - 1)?;
     Ok(first_record(&last_known(settings, &before), "a start that was interrupted", None))
 }
 
 /// The newest checkpoint of an epoch that can still be found: in its folder, or in the head.
-pub(super) fn last_known(settings: &Settings, epoch: &Epoch) -> Checkpoint {
+pub(super) fn last_known(settings: &LogSettings, epoch: &EpochFolder) -> Checkpoint {
     let in_folder = tiles::checkpoint_note(&epoch.folder).ok().flatten();
     let in_head = fs::read(&settings.head)
         .ok()
@@ -140,7 +143,7 @@ pub(super) fn last_known(settings: &Settings, epoch: &Epoch) -> Checkpoint {
 }
 
 /// Makes the folders of a log.
-pub(super) fn make_folders(settings: &Settings, epoch: &Epoch) -> Result<(), LogFault> {
+pub(super) fn make_folders(settings: &LogSettings, epoch: &EpochFolder) -> Result<(), LogFault> {
     let beside = [settings.head.parent(), settings.record_keys.parent(), settings.cache.parent()];
     let own: [&Path; 4] =
         [&settings.dir, &settings.dir.join("tmp"), &epoch.folder, &epoch.journal()];

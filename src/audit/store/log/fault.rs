@@ -209,13 +209,13 @@ pub enum LogFault {
     Busy,
     /// There is no room for another segment. Nothing was written; the log goes on when there is room.
     #[error("no room for more records: {0}")]
-    NoSpace(durable::Fault),
+    NoSpace(durable::DiskFault),
     /// Something other than room is short: descriptors or memory. Nothing was written; the log goes on when there is some again.
     #[error("the log waits for what is short: {0}")]
-    Short(durable::Fault),
+    Short(durable::DiskFault),
     /// Fatal: the disk refused a write or a sync. The record may or may not be found at the next start.
     #[error(transparent)]
-    Disk(#[from] durable::Fault),
+    Disk(#[from] durable::DiskFault),
     /// Fatal: a file of the log is not the one that was opened.
     #[error("the log's files are not what they were: {0}")]
     Changed(#[from] durable::Changed),
@@ -240,7 +240,7 @@ fn held_by(lock: &Path) -> String {
 
 impl LogFault {
     /// The fault of a step of which nothing counts as done: a shortage that passes, or one that ends the log.
-    pub(crate) fn of_step(fault: durable::Fault) -> Self {
+    pub(crate) fn of_step(fault: durable::DiskFault) -> Self {
         if fault.is_full() {
             Self::NoSpace(fault)
         } else if fault.passes() {
@@ -282,7 +282,7 @@ impl LogFault {
     }
 
     /// What is short, where a log that could not be opened for it may be opened later.
-    pub(super) fn shortage_at_open(&self) -> Option<&durable::Fault> {
+    pub(super) fn shortage_at_open(&self) -> Option<&durable::DiskFault> {
         #[allow(clippy::wildcard_enum_match_arm, reason = "every other fault stays")]
         let fault = match self {
             Self::NoSpace(fault)
@@ -296,7 +296,7 @@ impl LogFault {
     }
 
     /// What is short, where waiting for it helps.
-    pub(super) const fn shortage(&self) -> Option<&durable::Fault> {
+    pub(super) const fn shortage(&self) -> Option<&durable::DiskFault> {
         if let Self::NoSpace(fault) | Self::Short(fault) = self { Some(fault) } else { None }
     }
 }

@@ -1,11 +1,11 @@
 //! What the books are folded from: the cache, as far as it reaches, and the log behind it.
 
 use super::cache::Cache;
-use super::epoch::Epoch;
-use super::integrate::Sealer;
-use super::{LogFault, Settings};
+use super::epoch::EpochFolder;
+use super::integrate::Checkpointer;
+use super::{LogFault, LogSettings};
+use crate::audit::format::envelope::Envelope;
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::outside::Outside;
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles, epoch_name};
 use crate::audit::store::vault::Vault;
@@ -35,7 +35,7 @@ impl Fold {
 
     /// The time of the log's last record: nothing may be recorded before it.
     fn last(&mut self, bytes: &[u8], epoch: u32, index: u64) -> Result<(), LogFault> {
-        let at = Outside::read(bytes).and_then(|outside| outside.moment());
+        let at = Envelope::read(bytes).and_then(|envelope| envelope.moment());
         let at = at.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
         if at < self.at {
             return Err(LogFault::Record {
@@ -50,7 +50,7 @@ impl Fold {
 }
 
 /// One epoch's tree, for the fold.
-struct Tree {
+struct EpochTree {
     number: u32,
     tiles: Tiles,
     /// Its records were moved away.
@@ -61,17 +61,17 @@ struct Tree {
 
 /// The trees of every epoch up to the one that goes on, under their checkpoints.
 fn trees(
-    settings: &Settings,
-    epoch: &Epoch,
+    settings: &LogSettings,
+    epoch: &EpochFolder,
     signed: u64,
     pending: &[Vec<u8>],
-) -> Result<Vec<Tree>, LogFault> {
-    let mut found: Vec<Tree> = Vec::new();
-    let tree = |number, tiles, pruned| Tree { number, tiles, pruned, lost: false };
+) -> Result<Vec<EpochTree>, LogFault> {
+    let mut found: Vec<EpochTree> = Vec::new();
+    let tree = |number, tiles, pruned| EpochTree { number, tiles, pruned, lost: false };
     for (number, folder) in
         tiles::epochs(&settings.dir)?.into_iter().filter(|(number, _)| *number < epoch.number)
     {
-        let before = Epoch::new(settings, number)?;
+        let before = EpochFolder::new(settings, number)?;
         let Some(note) = tiles::checkpoint_note(&folder)? else { continue };
         let keys = before.known_keys(settings)?;
         let path = folder.join("checkpoint");
@@ -100,17 +100,18 @@ fn trees(
 
 /// Folds the log: with the cache where it fits, else from its first record on.
 pub(super) fn fold(
-    settings: &Settings,
-    epoch: &Epoch,
-    sealer: &mut Sealer,
+    settings: &LogSettings,
+    epoch: &EpochFolder,
+    checkpointer: &mut Checkpointer,
     pending: &[Vec<u8>],
     vault: &Vault,
 ) -> Result<Fold, LogFault> {
-    let signed = sealer.size();
+    let signed = checkpointer.size();
     let mut fold = Fold { records: Vec::new(), at: Timestamp(0) };
     let mut trees = trees(settings, epoch, signed, pending)?;
     let lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
-    let from = cached(sealer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy), settings)?;
+    let from =
+        cached(checkpointer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy), settings)?;
     if !lossy || from.is_none() {
         reaches(&trees, from.map_or(0, |(number, _)| number), settings)?;
     }
@@ -132,17 +133,17 @@ pub(super) fn fold(
                 }
                 Err(fault) => return Err(fault.into()),
             };
-            let outside = Outside::read(&bytes);
-            let passing = outside
+            let envelope = Envelope::read(&bytes);
+            let transient = envelope
                 .map_err(|fault| LogFault::Record { epoch: epoch_name(tree.number), index, fault })?
-                .is_passing();
-            if !passing {
+                .is_transient();
+            if !transient {
                 fold.take(tree.number, index, &bytes, vault)?;
                 new.push((index, bytes));
             }
         }
         if size > begin
-            && let Some(cache) = sealer.cache.as_mut()
+            && let Some(cache) = checkpointer.cache.as_mut()
         {
             let root = match tree_at(&mut tree.tiles, size) {
                 Ok(tree) => tree.root(),
@@ -181,7 +182,7 @@ pub(super) fn fold(
 
 /// That every epoch whose records were moved away lies before `from`, up to which the cache has them. Otherwise what was revoked
 /// there would be forgotten, and the cache may not be made anew either.
-fn reaches(trees: &[Tree], from: u32, settings: &Settings) -> Result<(), LogFault> {
+fn reaches(trees: &[EpochTree], from: u32, settings: &LogSettings) -> Result<(), LogFault> {
     match trees.iter().find(|tree| tree.pruned && tree.number >= from) {
         Some(tree) => {
             Err(LogFault::Pruned { epoch: epoch_name(tree.number), cache: settings.cache.clone() })
@@ -194,10 +195,10 @@ fn reaches(trees: &[Tree], from: u32, settings: &Settings) -> Result<(), LogFaul
 /// has seen of it counts: what was revoked stays so.
 fn cached(
     cache: Option<&mut Cache>,
-    trees: &mut [Tree],
+    trees: &mut [EpochTree],
     fold: &mut Fold,
     (vault, lost): (&Vault, bool),
-    settings: &Settings,
+    settings: &LogSettings,
 ) -> Result<Option<(u32, u64)>, LogFault> {
     let Some(cache) = cache else { return Ok(None) };
     let Some(stamp) = cache.stamp() else { return Ok(None) };

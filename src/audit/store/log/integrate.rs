@@ -11,27 +11,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cache::Cache;
-use super::epoch::Epoch;
-use super::queue::{SealerEnd, Shared};
-use super::shortage::Who;
-use super::{LogFault, Settings, stands};
+use super::epoch::EpochFolder;
+use super::queue::{CheckpointerEnd, SharedQueue};
+use super::shortage::LogThread;
+use super::{LogFault, LogSettings, checkpoint_files};
+use crate::audit::format::envelope::Envelope;
 use crate::audit::format::head::HeadNote;
 use crate::audit::format::note::{Checkpoint, LogSigner};
-use crate::audit::format::outside::Outside;
 use crate::durable::{self, Disk, Identity};
 use crate::failpoint::{Failpoint, is_armed};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
 
 /// Runs until the log is over.
-pub(super) fn run(shared: &Shared, sealer: Sealer) {
-    let _end = SealerEnd(shared);
+pub(super) fn run(shared: &SharedQueue, checkpointer: Checkpointer) {
+    let _end = CheckpointerEnd(shared);
     // Dropped before the end is told: who waited for it may open the cache.
-    let mut sealer = sealer;
+    let mut checkpointer = checkpointer;
     while let Some(records) = shared.due() {
-        match sealer.seal(&records, None) {
+        match checkpointer.sign_checkpoint(&records, None) {
             Ok(()) => {
-                shared.checkpointed(sealer.size(), sealer.bundle.len());
-                if let Err(fault) = sealer.trim(shared) {
+                shared.checkpointed(checkpointer.size(), checkpointer.bundle.len());
+                if let Err(fault) = checkpointer.trim(shared) {
                     return shared.fail(fault);
                 }
             }
@@ -42,11 +42,11 @@ pub(super) fn run(shared: &Shared, sealer: Sealer) {
             },
         }
     }
-    sealer.end();
+    checkpointer.end();
 }
 
 /// What is needed to go from one checkpoint to the next.
-pub(super) struct Sealer {
+pub(super) struct Checkpointer {
     pub(super) disk: Arc<dyn Disk>,
     /// The epoch's folder, and its number.
     pub(super) epoch: PathBuf,
@@ -65,19 +65,19 @@ pub(super) struct Sealer {
     pub(super) bundle: Vec<u8>,
     pub(super) cache: Option<Cache>,
     /// What the checkpoint stands on.
-    pub(super) stands: Vec<Identity>,
+    pub(super) checkpoint_files: Vec<Identity>,
     /// The log that is being written; none while it is opened.
-    pub(super) shared: Option<Arc<Shared>>,
+    pub(super) shared: Option<Arc<SharedQueue>>,
 }
 
 /// A file that a checkpoint needs.
 type Planned = (Tile, Vec<u8>);
 
-impl Sealer {
+impl Checkpointer {
     /// What goes on in `epoch` from the right edge of its tree on, with the head's file and how many notes that has seen.
     pub(super) fn new(
-        settings: &Settings,
-        epoch: &Epoch,
+        settings: &LogSettings,
+        epoch: &EpochFolder,
         disk: Arc<dyn Disk>,
         signer: LogSigner,
         (head, notes): (File, u64),
@@ -96,7 +96,7 @@ impl Sealer {
             edge,
             bundle,
             cache: None,
-            stands: Vec::new(),
+            checkpoint_files: Vec::new(),
             shared: None,
         }
     }
@@ -106,9 +106,13 @@ impl Sealer {
     }
 
     /// Puts `records` behind what is there, under the checkpoint `note` or a new one.
-    pub(super) fn seal(&mut self, records: &[Vec<u8>], note: Option<&str>) -> Result<(), LogFault> {
+    pub(super) fn sign_checkpoint(
+        &mut self,
+        records: &[Vec<u8>],
+        note: Option<&str>,
+    ) -> Result<(), LogFault> {
         // What the former checkpoint stands on must be there still: nothing is signed over what is gone.
-        stands::check(&self.stands)?;
+        checkpoint_files::check(&self.checkpoint_files)?;
         let (mut edge, mut bundle) = (self.edge.clone(), self.bundle.clone());
         let mut planned: Vec<Planned> = Vec::new();
         for record in records {
@@ -155,7 +159,7 @@ impl Sealer {
         let written = published.inspect_err(|fault| {
             if fault.shortage().is_some() {
                 self.give_up(&planned);
-                self.release(&self.stands);
+                self.release(&self.checkpoint_files);
             }
         })?;
         // Crash here: partial tiles of the former checkpoint, and a journal that begins too early. A start takes them away.
@@ -163,13 +167,13 @@ impl Sealer {
             self.patiently(|| self.take_away(tile))?;
         }
         // Asked before the journal behind the checkpoint goes.
-        self.stands = self.patiently(|| {
-            stands::check(&written)?;
-            let now = stands::look(&self.epoch, edge.size())?;
-            stands::same_folders(&self.stands, &now)?;
+        self.checkpoint_files = self.patiently(|| {
+            checkpoint_files::check(&written)?;
+            let now = checkpoint_files::look(&self.epoch, edge.size())?;
+            checkpoint_files::same_folders(&self.checkpoint_files, &now)?;
             Ok(now)
         })?;
-        self.release(&self.stands);
+        self.release(&self.checkpoint_files);
         self.remember(records, &checkpoint);
         (self.edge, self.bundle) = (edge, bundle);
         Ok(())
@@ -179,15 +183,15 @@ impl Sealer {
     fn patiently<T>(&self, step: impl FnMut() -> Result<T, LogFault>) -> Result<T, LogFault> {
         let mut step = step;
         match &self.shared {
-            Some(shared) => shared.patiently(Who::Sealer, step),
+            Some(shared) => shared.patiently(LogThread::Checkpointer, step),
             None => step(),
         }
     }
 
     /// From now on the watch looks after these, in the place of those that the former checkpoint stood on.
-    fn release(&self, stands: &[Identity]) {
+    fn release(&self, checkpoint_files: &[Identity]) {
         if let Some(shared) = &self.shared {
-            shared.lock().stands = stands.to_vec();
+            shared.lock().checkpoint_files = checkpoint_files.to_vec();
         }
     }
 
@@ -251,15 +255,15 @@ impl Sealer {
 
     /// Puts the note in the checkpoint's place.
     fn publish(&self, note: &str) -> Result<(), LogFault> {
-        let (passing, path) = (self.tmp.join("checkpoint"), self.epoch.join("checkpoint"));
+        let (temporary, path) = (self.tmp.join("checkpoint"), self.epoch.join("checkpoint"));
         // It holds nothing for long: one that was taken away is made again.
         self.disk.make_dir(&self.tmp).map_err(step("make", &self.tmp))?;
-        let written = self.disk.create(&passing).and_then(|file| {
+        let written = self.disk.create(&temporary).and_then(|file| {
             self.disk.write(&file, note.as_bytes(), 0)?;
             self.disk.sync(&file)
         });
-        written.map_err(step("write", &passing))?;
-        self.disk.rename(&passing, &path).map_err(step("replace", &path))?;
+        written.map_err(step("write", &temporary))?;
+        self.disk.rename(&temporary, &path).map_err(step("replace", &path))?;
         // From here on the checkpoint is there: what covers it stays.
         self.patiently(|| self.disk.sync_dir(&self.epoch).map_err(step("sync", &self.epoch)))
     }
@@ -276,7 +280,7 @@ impl Sealer {
     }
 
     /// Takes the journal's segments away that the checkpoint has made needless.
-    fn trim(&self, shared: &Shared) -> Result<(), LogFault> {
+    fn trim(&self, shared: &SharedQueue) -> Result<(), LogFault> {
         for path in shared.trimmable(self.size()) {
             self.patiently(|| self.disk.unlink(&path).map_err(step("remove", &path)))?;
         }
@@ -287,8 +291,9 @@ impl Sealer {
     fn remember(&mut self, records: &[Vec<u8>], checkpoint: &Checkpoint) {
         let Some(cache) = &mut self.cache else { return };
         let first = checkpoint.size - records.len() as u64;
-        let control =
-            |record: &Vec<u8>| Outside::read(record).is_ok_and(|outside| !outside.is_passing());
+        let control = |record: &Vec<u8>| {
+            Envelope::read(record).is_ok_and(|envelope| !envelope.is_transient())
+        };
         let controls = (first..).zip(records).filter(|(_, record)| control(record));
         cache.add(
             self.number,
@@ -307,6 +312,6 @@ impl Sealer {
 
 /// The fault of a step that may be tried again where what it needs is short.
 fn step(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogFault {
-    let fault = durable::Fault::of(doing, path);
+    let fault = durable::DiskFault::of(doing, path);
     move |error| LogFault::of_step(fault(error))
 }

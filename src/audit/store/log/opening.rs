@@ -3,16 +3,16 @@
 use std::fs;
 use std::sync::Arc;
 
-use super::epoch::{Epoch, first_record, last_known, make_folders};
+use super::epoch::{EpochFolder, first_record, last_known, make_folders};
 use super::recover::{Carried, Opened, resume, take_lock};
-use super::{LogFault, NewEpoch, Settings, succeed};
+use super::{LogFault, LogSettings, NewEpoch, succeed};
 use crate::audit::read::tiles;
 use crate::clock::Timestamp;
 use crate::durable::{self, Disk};
 
 /// Opens or begins the log, and takes its lock.
 pub(super) fn open(
-    settings: &Settings,
+    settings: &LogSettings,
     disk: &Arc<dyn Disk>,
     now: Timestamp,
     carried: Carried,
@@ -26,14 +26,15 @@ pub(super) fn open(
     let newest = newest.max(succeed::epoch_of_head(settings));
     settings.may_begin(newest.is_none())?;
     settings.is_own()?;
-    let mut epoch = Epoch::new(settings, newest.unwrap_or(1))?;
+    let mut epoch = EpochFolder::new(settings, newest.unwrap_or(1))?;
     if succeed::abandoned(settings, &epoch)? {
-        epoch = Epoch::new(settings, epoch.number - 1)?;
+        epoch = EpochFolder::new(settings, epoch.number - 1)?;
     }
     let lossy = settings.begin.as_ref().filter(|begin| begin.after_loss);
     if let Some(lost) = succeed::unsaid(settings, &epoch)? {
         let begin = lossy.ok_or_else(|| LogFault::LossUnsaid(tiles::epoch_name(lost.number)))?;
-        fs::remove_dir_all(&epoch.folder).map_err(durable::Fault::of("remove", &epoch.folder))?;
+        fs::remove_dir_all(&epoch.folder)
+            .map_err(durable::DiskFault::of("remove", &epoch.folder))?;
         return after_loss(settings, disk, &lost, begin);
     }
     if let Some(begin) = lossy {
@@ -48,9 +49,9 @@ pub(super) fn open(
 
 /// A new epoch behind one of which something is lost, as an operator says: what is left of it stays as it is.
 fn after_loss(
-    settings: &Settings,
+    settings: &LogSettings,
     disk: &Arc<dyn Disk>,
-    lost: &Epoch,
+    lost: &EpochFolder,
     asked: &NewEpoch,
 ) -> Result<Opened, LogFault> {
     make_folders(settings, lost)?;
@@ -59,7 +60,7 @@ fn after_loss(
     let (last, left) = (last_known(settings, lost), succeed::left(settings, lost));
     // What was durable and under no checkpoint, and what the cache has seen of it, is recorded anew: no revocation is lost.
     let saved = succeed::saved(settings, lost);
-    let next = Epoch::new(settings, lost.number + 1)?;
+    let next = EpochFolder::new(settings, lost.number + 1)?;
     let before = fs::read(&settings.head).ok();
     succeed::begin(settings, &next)?;
     let mut opened = resume(settings, disk, &next, Carried::default()).inspect_err(|_| {

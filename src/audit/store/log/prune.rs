@@ -5,11 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::cache::Cache;
-use super::epoch::Epoch;
+use super::epoch::EpochFolder;
 use super::remains::{self, Records};
-use super::{LogFault, Settings};
+use super::{LogFault, LogSettings};
+use crate::audit::format::envelope::Envelope;
 use crate::audit::format::note::peek;
-use crate::audit::format::outside::Outside;
 use crate::audit::read::reader;
 use crate::audit::read::tiles::{self, Tiles, epoch_name};
 use crate::clock::Timestamp;
@@ -30,7 +30,7 @@ pub struct Old {
 
 /// A log that no gateway writes.
 pub struct Pruning<'s> {
-    settings: &'s Settings,
+    settings: &'s LogSettings,
     cache: Option<Cache>,
     _lock: durable::Lock,
 }
@@ -40,7 +40,7 @@ impl<'s> Pruning<'s> {
     ///
     /// # Errors
     /// When a gateway has it.
-    pub fn begin(settings: &'s Settings) -> Result<Self, LogFault> {
+    pub fn begin(settings: &'s LogSettings) -> Result<Self, LogFault> {
         let (newest, folder) =
             tiles::epochs(&settings.dir)?.pop().unwrap_or_else(|| (0, settings.dir.clone()));
         let lock = folder.join("lock");
@@ -119,7 +119,7 @@ impl<'s> Pruning<'s> {
 
     fn signed(&self, number: u32, folder: &Path) -> Result<u64, LogFault> {
         let Some(note) = tiles::checkpoint_note(folder)? else { return Ok(0) };
-        let keys = Epoch::new(self.settings, number)?.known_keys(self.settings)?;
+        let keys = EpochFolder::new(self.settings, number)?.known_keys(self.settings)?;
         let path = folder.join("checkpoint");
         Ok(keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?.size)
     }
@@ -149,12 +149,12 @@ impl<'s> Pruning<'s> {
         for index in 0..size {
             let bytes = tiles.record(index)?;
             let fault = |fault| LogFault::Record { epoch: epoch_name(number), index, fault };
-            let outside = Outside::read(&bytes).map_err(fault)?;
-            let loss = outside.kind == "epoch" && says_loss(&bytes);
-            if loss || outside.moment().map_err(fault)? >= before {
+            let envelope = Envelope::read(&bytes).map_err(fault)?;
+            let loss = envelope.kind == "epoch" && says_loss(&bytes);
+            if loss || envelope.moment().map_err(fault)? >= before {
                 return Ok(false);
             }
-            if !outside.is_passing() && kept.get(&index) != Some(&bytes) {
+            if !envelope.is_transient() && kept.get(&index) != Some(&bytes) {
                 return Ok(false);
             }
         }
@@ -174,17 +174,17 @@ impl<'s> Pruning<'s> {
         remains::write(self.settings, old.number, &records)?;
         let tmp = self.settings.dir.join("tmp");
         durable::make_private_dir(&tmp)?;
-        let (entries, passing) = (
+        let (entries, temporary) = (
             old.folder.join("tile/entries"),
             tmp.join(format!("pruned-{}", epoch_name(old.number))),
         );
         // All at once: an epoch has its records or it has none. What a former try has left is of the same records.
-        let _ = fs::remove_dir_all(&passing);
-        fs::rename(&entries, &passing).map_err(durable::Fault::of("move", &entries))?;
+        let _ = fs::remove_dir_all(&temporary);
+        fs::rename(&entries, &temporary).map_err(durable::DiskFault::of("move", &entries))?;
         durable::sync_dir(&old.folder.join("tile"))?;
         durable::sync_dir(&tmp)?;
         // Crash here: an epoch that is pruned, with tiles that it does not need, and a folder in tmp. The next run sweeps.
-        finish(&passing, &old.folder, old.size)
+        finish(&temporary, &old.folder, old.size)
     }
 }
 
@@ -194,10 +194,10 @@ pub(super) fn says_loss(record: &[u8]) -> bool {
 }
 
 /// Removes what was moved aside, and the full tiles of hashes, of which the checkpoint's root does not need one.
-fn finish(passing: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
+fn finish(temporary: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
     let gone = |path: &Path, done: io::Result<()>| match done {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(durable::Fault::of("remove", path)(error))
+            Err(durable::DiskFault::of("remove", path)(error))
         }
         Ok(()) | Err(_) => Ok(()),
     };
@@ -208,20 +208,20 @@ fn finish(passing: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
         }
     }
     // Last: as long as it is there, a run was interrupted.
-    Ok(gone(passing, fs::remove_dir_all(passing))?)
+    Ok(gone(temporary, fs::remove_dir_all(temporary))?)
 }
 
 /// Finishes what an interrupted run has left.
-fn sweep(settings: &Settings) -> Result<(), LogFault> {
+fn sweep(settings: &LogSettings) -> Result<(), LogFault> {
     for (number, folder) in
         tiles::epochs(&settings.dir)?.into_iter().filter(|(_, folder)| tiles::is_pruned(folder))
     {
-        let passing = settings.dir.join("tmp").join(format!("pruned-{}", epoch_name(number)));
-        if passing.exists() {
+        let temporary = settings.dir.join("tmp").join(format!("pruned-{}", epoch_name(number)));
+        if temporary.exists() {
             let size = tiles::checkpoint_note(&folder)?
                 .and_then(|note| peek(&note).ok())
                 .map_or(0, |checkpoint| checkpoint.size);
-            finish(&passing, &folder, size)?;
+            finish(&temporary, &folder, size)?;
         }
     }
     Ok(())

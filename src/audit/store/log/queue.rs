@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::pending::{CHECKPOINT_EVERY, PENDING_BYTES_MAX, Pending, ROOM_EVERY, SHORT_EVERY};
 use super::reserve::Reserve;
-use super::shortage::{Shortages, Who};
+use super::shortage::{LogThread, Shortages};
 use super::vkeys::Vkeys;
-use super::{LogFault, QUEUE_MAX, SEAL_MAX, SYNC_SLOW, Sealed, State};
+use super::{Appended, CHECKPOINT_MAX, LogFault, LogState, QUEUE_MAX, SYNC_SLOW};
 use crate::audit::format::event::Event;
 use crate::audit::format::record::Record;
 use crate::clock::Clock;
@@ -20,13 +20,13 @@ use crate::clock::Timestamp;
 use crate::durable;
 use crate::failpoint::{Failpoint, is_armed};
 
-pub(super) use ends::{End, SealerEnd};
+pub(super) use ends::{CheckpointerEnd, WriterEnd};
 
 /// Whom to tell how it went.
-pub type Then = Box<dyn FnOnce(Result<Sealed, LogFault>) + Send>;
+pub type Then = Box<dyn FnOnce(Result<Appended, LogFault>) + Send>;
 
 /// An event that is to be recorded.
-pub(super) struct Waiting {
+pub(super) struct QueuedEvent {
     pub(super) event: Event,
     pub(super) by: Option<String>,
     pub(super) then: Then,
@@ -34,7 +34,7 @@ pub(super) struct Waiting {
 
 /// An event that cannot wait for a batch.
 pub(super) struct Rejected {
-    pub(super) waiting: Waiting,
+    pub(super) waiting: QueuedEvent,
     pub(super) fault: LogFault,
 }
 
@@ -45,59 +45,59 @@ impl Rejected {
     }
 }
 
-type Observer = Box<dyn Fn(Duration, usize) + Send + Sync>;
-type Listener = Box<dyn Fn(&Record) + Send + Sync>;
+type BoxedSyncObserver = Box<dyn Fn(Duration, usize) + Send + Sync>;
+type BoxedRecordListener = Box<dyn Fn(&Record) + Send + Sync>;
 
-pub(super) struct Shared {
-    inner: Mutex<Inner>,
+pub(super) struct SharedQueue {
+    inner: Mutex<QueueState>,
     reserve: Mutex<Reserve>,
     /// The epoch's folder.
     pub(super) epoch: PathBuf,
     pub(super) vkeys: Vkeys,
     /// Wakes the sealer: a checkpoint may be due.
-    seal: Condvar,
+    checkpoint_due: Condvar,
     /// Wakes the writer: something waits, or the log closes.
     wake: Condvar,
     /// Wakes the watch and whoever closes: the writer has ended, or the log has failed.
     pub(super) over: Condvar,
     pub(super) clock: std::sync::Arc<dyn Clock>,
-    observer: OnceLock<Observer>,
-    mourner: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    listener: OnceLock<Listener>,
+    observer: OnceLock<BoxedSyncObserver>,
+    failure: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    listener: OnceLock<BoxedRecordListener>,
 }
 
-pub(super) struct Inner {
-    pub(super) queue: VecDeque<Waiting>,
+pub(super) struct QueueState {
+    pub(super) queue: VecDeque<QueuedEvent>,
     /// Those of the batch on its way to the disk. Here, so that they hear of a failure while the writer hangs in a sync.
-    pub(super) answering: Vec<(Then, Sealed)>,
+    pub(super) answering: Vec<(Then, Appended)>,
     pub(super) writing_since: Option<Duration>,
     /// Since when the sealer is busy with a checkpoint.
-    pub(super) sealing_since: Option<Duration>,
+    pub(super) checkpoint_since: Option<Duration>,
     pub(super) watched: Vec<durable::Identity>,
     /// What the newest checkpoint stands on.
-    pub(super) stands: Vec<durable::Identity>,
+    pub(super) checkpoint_files: Vec<durable::Identity>,
     /// The journal's segments, each with the index of its first record.
     pub(super) segments: VecDeque<(u64, durable::Identity)>,
     pending: Pending,
     pub(super) closing: bool,
     ended: bool,
-    sealer_ended: bool,
+    checkpointer_ended: bool,
     pub(super) shortages: Shortages,
-    pub(super) state: State,
+    pub(super) state: LogState,
 }
 
-impl Inner {
+impl QueueState {
     pub(super) const fn over(&self) -> bool {
-        (self.ended && self.sealer_ended) || self.state.failed.is_some()
+        (self.ended && self.checkpointer_ended) || self.state.failed.is_some()
     }
 }
 
 /// A log that has been recovered.
-pub(super) struct Begin {
+pub(super) struct RecoveredLog {
     pub(super) epoch: PathBuf,
     pub(super) vkeys: Vkeys,
     pub(super) watched: Vec<durable::Identity>,
-    pub(super) stands: Vec<durable::Identity>,
+    pub(super) checkpoint_files: Vec<durable::Identity>,
     pub(super) segments: Vec<(u64, durable::Identity)>,
     pub(super) reserve: Reserve,
     /// The reserve is not whole: there was no room for it.
@@ -109,13 +109,13 @@ pub(super) struct Begin {
     pub(super) at: Timestamp,
 }
 
-impl Shared {
-    pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: Begin) -> Self {
-        let Begin {
+impl SharedQueue {
+    pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: RecoveredLog) -> Self {
+        let RecoveredLog {
             epoch,
             vkeys,
             watched,
-            stands,
+            checkpoint_files,
             segments,
             reserve,
             low,
@@ -129,20 +129,20 @@ impl Shared {
         let bytes = pending.iter().map(Vec::len).sum();
         let not_before = clock.monotonic() + CHECKPOINT_EVERY;
         let pending = Pending { records: pending, bytes, since, ragged, not_before, wanted: false };
-        let inner = Inner {
+        let inner = QueueState {
             queue: VecDeque::new(),
             answering: Vec::new(),
             writing_since: None,
-            sealing_since: None,
+            checkpoint_since: None,
             watched,
-            stands,
+            checkpoint_files,
             segments: segments.into(),
             pending,
             closing: false,
             ended: false,
-            sealer_ended: false,
+            checkpointer_ended: false,
             shortages: Shortages::default(),
-            state: State {
+            state: LogState {
                 size,
                 signed,
                 at,
@@ -160,24 +160,24 @@ impl Shared {
             reserve: Mutex::new(reserve),
             epoch,
             vkeys,
-            seal: Condvar::new(),
+            checkpoint_due: Condvar::new(),
             wake: Condvar::new(),
             over: Condvar::new(),
             clock,
             observer: OnceLock::new(),
-            mourner: OnceLock::new(),
+            failure: OnceLock::new(),
             listener: OnceLock::new(),
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
         // Nothing that can panic runs under the lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> LogState {
         let inner = self.lock();
-        State { short: inner.shortages.any().cloned(), ..inner.state.clone() }
+        LogState { short: inner.shortages.any().cloned(), ..inner.state.clone() }
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -189,15 +189,15 @@ impl Shared {
         !inner.closing && !inner.ended && !inner.over()
     }
 
-    pub(super) fn observe(&self, observer: Observer) {
+    pub(super) fn observe(&self, observer: BoxedSyncObserver) {
         let _ = self.observer.set(observer);
     }
 
     pub(super) fn on_failure(&self, tell: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.mourner.set(tell);
+        let _ = self.failure.set(tell);
     }
 
-    pub(super) fn on_control(&self, tell: Listener) {
+    pub(super) fn on_control(&self, tell: BoxedRecordListener) {
         let _ = self.listener.set(tell);
     }
 
@@ -207,7 +207,7 @@ impl Shared {
     }
 
     /// Lets an event wait for its batch, or gives it back with the reason why it cannot.
-    pub(super) fn enqueue(&self, waiting: Waiting) -> Result<(), Box<Rejected>> {
+    pub(super) fn enqueue(&self, waiting: QueuedEvent) -> Result<(), Box<Rejected>> {
         let mut inner = self.lock();
         let fault = if let Some(fault) = &inner.state.failed {
             fault.clone()
@@ -220,7 +220,7 @@ impl Shared {
             LogFault::Low
         } else if let Some(fault) = inner.shortages.any().filter(|_| waiting.event.is_new_work()) {
             LogFault::of_step(fault.clone())
-        } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_promised() {
+        } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_reserved() {
             LogFault::Busy
         } else {
             inner.queue.push_back(waiting);
@@ -233,21 +233,21 @@ impl Shared {
     }
 
     /// Lets all of them wait at once, before anybody else is there.
-    pub(super) fn enqueue_all(&self, waiting: Vec<Waiting>) {
+    pub(super) fn enqueue_all(&self, waiting: Vec<QueuedEvent>) {
         self.lock().queue.extend(waiting);
         self.wake.notify_one();
     }
 
     /// Waits for work and takes all of it. `None`: the log closes and nothing is left to do, or it has failed.
-    pub(super) fn take(&self) -> Option<VecDeque<Waiting>> {
-        let idle = |inner: &mut Inner| {
+    pub(super) fn take(&self) -> Option<VecDeque<QueuedEvent>> {
+        let idle = |inner: &mut QueueState| {
             let wait = inner.queue.is_empty() || inner.pending.bytes > PENDING_BYTES_MAX;
             wait && !inner.closing && inner.state.failed.is_none()
         };
         let mut inner = self.lock();
         if inner.queue.is_empty() {
             // Nothing waits for it: whoever comes next finds out by itself.
-            inner.ends_shortage(Who::Writer);
+            inner.ends_shortage(LogThread::Writer);
         }
         let mut inner = self.wake.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner);
         let work = std::mem::take(&mut inner.queue);
@@ -255,7 +255,7 @@ impl Shared {
     }
 
     /// A batch goes to the disk. What did not fit into it is first in the queue again.
-    pub(super) fn begin_writing(&self, batch: Vec<(Then, Sealed)>, rest: VecDeque<Waiting>) {
+    pub(super) fn begin_writing(&self, batch: Vec<(Then, Appended)>, rest: VecDeque<QueuedEvent>) {
         let mut inner = self.lock();
         if let Some(fault) = inner.state.failed.clone() {
             // It failed after these were taken: nobody else would tell them.
@@ -280,7 +280,7 @@ impl Shared {
     /// have heard that.
     pub(super) fn written(&self, size: u64, records: Vec<Vec<u8>>) {
         let mut inner = self.lock();
-        inner.ends_shortage(Who::Writer);
+        inner.ends_shortage(LogThread::Writer);
         let took = inner
             .writing_since
             .take()
@@ -290,14 +290,14 @@ impl Shared {
             return;
         };
         let at = last.at;
-        inner.state = State { size, at, sync_last: took, ..inner.state.clone() };
+        inner.state = LogState { size, at, sync_last: took, ..inner.state.clone() };
         let now = self.clock.monotonic();
         let pending = &mut inner.pending;
         pending.since.get_or_insert(now);
         pending.bytes += records.iter().map(Vec::len).sum::<usize>();
         pending.records.extend(records);
         drop(inner);
-        self.seal.notify_one();
+        self.checkpoint_due.notify_one();
         if let Some(observe) = self.observer.get() {
             observe(took, batch.len());
         }
@@ -317,7 +317,7 @@ impl Shared {
     /// Ends the log. Everybody who waits hears `fault`, and so does everybody who comes later. The first fault stays.
     pub(super) fn fail(&self, fault: LogFault) {
         let mut inner = self.lock();
-        if inner.state.failed.is_some() || (inner.ended && inner.sealer_ended) {
+        if inner.state.failed.is_some() || (inner.ended && inner.checkpointer_ended) {
             return;
         }
         tracing::error!(%fault, size = inner.state.size, "the audit log has failed: nothing can be recorded any more");
@@ -326,9 +326,9 @@ impl Shared {
         let queue = std::mem::take(&mut inner.queue);
         drop(inner);
         self.wake.notify_all();
-        self.seal.notify_all();
+        self.checkpoint_due.notify_all();
         self.over.notify_all();
-        if let Some(tell) = self.mourner.get() {
+        if let Some(tell) = self.failure.get() {
             tell();
         }
         for then in batch
@@ -347,16 +347,17 @@ impl Shared {
 
     /// Waits until the writer has ended; false when it hangs and will not.
     pub(super) fn wait_for_writer(&self) -> bool {
-        let running =
-            |inner: &mut Inner| !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung));
+        let running = |inner: &mut QueueState| {
+            !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung))
+        };
         drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
         // After a failure too: the lock must not go while a checkpoint is still being written.
-        let sealing = |inner: &mut Inner| {
-            !inner.sealer_ended && !matches!(inner.state.failed, Some(LogFault::Hung))
+        let checkpointing = |inner: &mut QueueState| {
+            !inner.checkpointer_ended && !matches!(inner.state.failed, Some(LogFault::Hung))
         };
-        let waited = self.over.wait_timeout_while(self.lock(), SEAL_MAX, sealing);
+        let waited = self.over.wait_timeout_while(self.lock(), CHECKPOINT_MAX, checkpointing);
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        inner.ended && inner.sealer_ended
+        inner.ended && inner.checkpointer_ended
     }
 
     /// Waits until a checkpoint is due; gives the records to go under it. `None`: the log is over and all of it is sealed, or it
@@ -370,16 +371,18 @@ impl Shared {
             let wait = inner.pending.due_in(self.clock.monotonic(), inner.ended);
             match wait {
                 None if inner.ended => return None,
-                None => inner = self.seal.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    inner = self.checkpoint_due.wait(inner).unwrap_or_else(PoisonError::into_inner)
+                }
                 Some(wait) if wait.is_zero() => {
                     inner.pending.since = None;
                     inner.pending.wanted = false;
-                    inner.sealing_since = Some(self.clock.monotonic());
+                    inner.checkpoint_since = Some(self.clock.monotonic());
                     return Some(std::mem::take(&mut inner.pending.records));
                 }
                 Some(wait) => {
                     inner = self
-                        .seal
+                        .checkpoint_due
                         .wait_timeout(inner, wait)
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
@@ -393,8 +396,8 @@ impl Shared {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         inner.state.signed = signed;
-        inner.sealing_since = None;
-        inner.ends_shortage(Who::Sealer);
+        inner.checkpoint_since = None;
+        inner.ends_shortage(LogThread::Checkpointer);
         inner.pending.ragged = ragged;
         inner.pending.bytes = inner.pending.records.iter().map(Vec::len).sum();
         inner.pending.not_before = now + CHECKPOINT_EVERY;
@@ -405,15 +408,18 @@ impl Shared {
     }
 
     /// Something that a checkpoint over `records` needs is short: they wait on, and the reserve is given where that is room.
-    pub(super) fn not_checkpointed(&self, records: Vec<Vec<u8>>, fault: &durable::Fault) {
+    pub(super) fn not_checkpointed(&self, records: Vec<Vec<u8>>, fault: &durable::DiskFault) {
         if fault.is_full() {
             self.give_room(fault);
         }
         let now = self.clock.monotonic();
         let mut inner = self.lock();
-        let told =
-            if fault.is_full() { Vec::new() } else { inner.falls_short(Who::Sealer, fault, now) };
-        inner.sealing_since = None;
+        let told = if fault.is_full() {
+            Vec::new()
+        } else {
+            inner.falls_short(LogThread::Checkpointer, fault, now)
+        };
+        inner.checkpoint_since = None;
         let later = std::mem::replace(&mut inner.pending.records, records);
         inner.pending.records.extend(later);
         inner.pending.since.get_or_insert(now);
@@ -428,7 +434,7 @@ impl Shared {
     }
 
     /// The disk is full: a piece of the reserve is given for what must still be written. False where none is left.
-    pub(super) fn give_room(&self, fault: &durable::Fault) -> bool {
+    pub(super) fn give_room(&self, fault: &durable::DiskFault) -> bool {
         let mut inner = self.lock();
         if !inner.state.low {
             tracing::error!(%fault, "the disk is full: nothing new is admitted until there is room again");
@@ -464,14 +470,14 @@ impl Shared {
     /// How long the oldest record that no checkpoint covers waits.
     pub(super) fn checkpoint_age(&self) -> Duration {
         let inner = self.lock();
-        let since = inner.sealing_since.or(inner.pending.since);
+        let since = inner.checkpoint_since.or(inner.pending.since);
         since.map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since))
     }
 
     /// Asks for a checkpoint soon.
     pub(super) fn want_checkpoint(&self) {
         self.lock().pending.wanted = true;
-        self.seal.notify_one();
+        self.checkpoint_due.notify_one();
     }
 
     /// The segments that a checkpoint of `signed` records has made needless; from now on nobody looks after them. The last one

@@ -7,17 +7,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::epoch::{Epoch, begun, make_folders};
+use super::epoch::{EpochFolder, begun, make_folders};
 use super::fold::{Fold, fold};
-use super::integrate::Sealer;
-use super::queue::Begin;
+use super::integrate::Checkpointer;
+use super::queue::RecoveredLog;
 use super::reserve::Reserve;
 use super::vkeys::Vkeys;
-use super::writer::{Desk, Files, Segment};
-use super::{LogFault, Settings};
+use super::writer::{LogFiles, RecordEncryptor, Segment};
+use super::{LogFault, LogSettings};
 use crate::audit::format::event::Event;
 use crate::audit::format::head::{Head, HeadFault, HeadNote};
-use crate::audit::format::journal::Mark;
+use crate::audit::format::journal::AcknowledgedTree;
 use crate::audit::format::note::{Checkpoint, LogKeys};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles};
@@ -63,10 +63,10 @@ impl std::fmt::Display for Torn {
 
 /// A log that is ready to be written.
 pub(super) struct Opened {
-    pub(super) files: Files,
-    pub(super) desk: Desk,
-    pub(super) sealer: Sealer,
-    pub(super) begin: Begin,
+    pub(super) files: LogFiles,
+    pub(super) encryptor: RecordEncryptor,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) begin: RecoveredLog,
     pub(super) lock: durable::Lock,
     pub(super) recovered: Recovered,
     /// The first records of an epoch that has just begun, and who had asked for them.
@@ -83,16 +83,16 @@ pub(super) struct Carried {
 }
 
 /// What the head's file says.
-struct Heads {
+struct StoredHead {
     head: Head,
     note: Option<HeadNote>,
 }
 
 /// Goes on in `epoch` as it was left, or begins the first.
 pub(super) fn resume(
-    settings: &Settings,
+    settings: &LogSettings,
     disk: &Arc<dyn Disk>,
-    epoch: &Epoch,
+    epoch: &EpochFolder,
     carried: Carried,
 ) -> Result<Opened, LogFault> {
     make_folders(settings, epoch)?;
@@ -113,13 +113,13 @@ pub(super) fn resume(
     let heads = read_heads(settings, epoch, new)?;
     let signer = epoch.signer(settings, new)?;
     let keys = signer.public(&epoch.origin)?;
-    let stands = Stands::read(epoch, &heads, found, &keys, settings)?;
-    let read = read_journal(&paths, &stands, &heads, settings)?;
+    let basis = CheckpointState::read(epoch, &heads, found, &keys, settings)?;
+    let read = read_journal(&paths, &basis, &heads, settings)?;
     let torn = read.last.as_ref().and_then(Last::torn);
     // Only what is certain may be signed and published.
     epoch.publish(&keys, settings)?;
     let segment = read.last.map_or_else(
-        || Segment::create(&**disk, &journal, stands.signed.size),
+        || Segment::create(&**disk, &journal, basis.signed.size),
         |last| last.mend(&**disk),
     )?;
     let mut segments = read.segments;
@@ -128,16 +128,16 @@ pub(super) fn resume(
     grow_head(&**disk, &head_file, &settings.head)?;
     let head_identity = Identity::of(&head_file, &settings.head)?;
     let notes = heads.note.as_ref().map_or(0, |note| note.write);
-    let head = head_file.try_clone().map_err(durable::Fault::of("open", &settings.head))?;
-    let mut sealer = Sealer::new(
+    let head = head_file.try_clone().map_err(durable::DiskFault::of("open", &settings.head))?;
+    let mut checkpointer = Checkpointer::new(
         settings,
         epoch,
         Arc::clone(disk),
         signer,
         (head, notes),
-        (stands.edge, stands.bundle),
+        (basis.edge, basis.bundle),
     );
-    let mut files = Files {
+    let mut files = LogFiles {
         disk: Arc::clone(disk),
         journal,
         last: segment,
@@ -152,21 +152,30 @@ pub(super) fn resume(
         files.write_head()?;
         files.sync_head()?;
     }
-    let pending = finish(&mut sealer, read.pending, stands.unfinished)?;
-    open_cache(settings, &mut sealer)?;
-    super::sweep::sweep(&sealer)?;
-    let folded = fold(settings, epoch, &mut sealer, &pending, &lock_of(&vault));
+    let pending = finish(&mut checkpointer, read.pending, basis.unfinished)?;
+    open_cache(settings, &mut checkpointer)?;
+    super::sweep::sweep(&checkpointer)?;
+    let folded = fold(settings, epoch, &mut checkpointer, &pending, &lock_of(&vault));
     let Fold { records, at } = folded?;
-    sealer.stands =
-        super::stands::look(&sealer.epoch, sealer.size()).map_err(LogFault::at_start)?;
+    checkpointer.checkpoint_files =
+        super::checkpoint_files::look(&checkpointer.epoch, checkpointer.size())
+            .map_err(LogFault::at_start)?;
     let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
     watched.extend(lock_of(&vault).identity().cloned());
     watched.extend(epoch.key_identity(settings)?);
     let journal = Journal { watched, segments, pending, size: files.size(), at };
-    let begin = begin(settings, disk, &sealer, journal)?;
-    let desk = desk(settings, epoch, vault)?;
+    let begin = begin(settings, disk, &checkpointer, journal)?;
+    let encryptor = encryptor(settings, epoch, vault)?;
     let first = first_records(settings, epoch, files.size())?;
-    Ok(Opened { files, desk, sealer, begin, lock, recovered: Recovered { records, torn }, first })
+    Ok(Opened {
+        files,
+        encryptor,
+        checkpointer,
+        begin,
+        lock,
+        recovered: Recovered { records, torn },
+        first,
+    })
 }
 
 /// Opens the record keys. Only a log that is made now has none.
@@ -181,37 +190,46 @@ struct Journal {
 
 /// Where the writer begins.
 fn begin(
-    settings: &Settings,
+    settings: &LogSettings,
     disk: &Arc<dyn Disk>,
-    sealer: &Sealer,
+    checkpointer: &Checkpointer,
     journal: Journal,
-) -> Result<Begin, LogFault> {
+) -> Result<RecoveredLog, LogFault> {
     let (reserve, low) = take_reserve(settings, disk)?;
     let Journal { watched, segments, pending, size, at } = journal;
-    Ok(Begin {
-        epoch: sealer.epoch.clone(),
+    Ok(RecoveredLog {
+        epoch: checkpointer.epoch.clone(),
         vkeys: Vkeys::read(&settings.vkeys)?,
         watched,
-        stands: sealer.stands.clone(),
+        checkpoint_files: checkpointer.checkpoint_files.clone(),
         segments,
         reserve,
         low,
         pending,
-        ragged: sealer.bundle.len(),
+        ragged: checkpointer.bundle.len(),
         size,
-        signed: sealer.size(),
+        signed: checkpointer.size(),
         at,
     })
 }
 
 /// What encrypts the records of the epoch.
-fn desk(settings: &Settings, epoch: &Epoch, vault: Arc<Mutex<Vault>>) -> Result<Desk, LogFault> {
+fn encryptor(
+    settings: &LogSettings,
+    epoch: &EpochFolder,
+    vault: Arc<Mutex<Vault>>,
+) -> Result<RecordEncryptor, LogFault> {
     let salts = Draws::new()?;
-    Ok(Desk { vault, salts, sealed: settings.sealed, origin: epoch.origin.as_str().into() })
+    Ok(RecordEncryptor {
+        vault,
+        salts,
+        encrypted: settings.encrypted,
+        origin: epoch.origin.as_str().into(),
+    })
 }
 
 /// The lock of `epoch`: the one that is carried on, or a new one.
-fn lock(epoch: &Epoch, carried: Option<durable::Lock>) -> Result<durable::Lock, LogFault> {
+fn lock(epoch: &EpochFolder, carried: Option<durable::Lock>) -> Result<durable::Lock, LogFault> {
     match carried {
         Some(lock) if lock.identity().path() == lock_file(epoch) => Ok(lock),
         // The lock of the epoch before this one: an attempt to begin this one stopped after the
@@ -223,10 +241,10 @@ fn lock(epoch: &Epoch, carried: Option<durable::Lock>) -> Result<durable::Lock, 
 /// Opens the cache after an interrupted checkpoint is finished. The fold brings the cache up to
 /// date from where it ends. If the cache were told of that checkpoint, its stamp would cover
 /// records that it never saw after a power cut has taken its last ones.
-fn open_cache(settings: &Settings, sealer: &mut Sealer) -> Result<(), LogFault> {
+fn open_cache(settings: &LogSettings, checkpointer: &mut Checkpointer) -> Result<(), LogFault> {
     let missing = super::remains::are_missing(settings)?;
-    sealer.cache = super::cache::Cache::open(&settings.cache, missing);
-    if let Some(cache) = sealer.cache.as_mut() {
+    checkpointer.cache = super::cache::Cache::open(&settings.cache, missing);
+    if let Some(cache) = checkpointer.cache.as_mut() {
         super::remains::fill(settings, cache)?;
     }
     Ok(())
@@ -234,8 +252,8 @@ fn open_cache(settings: &Settings, sealer: &mut Sealer) -> Result<(), LogFault> 
 
 /// The first records of an epoch that has just begun. The first epoch begins without one.
 fn first_records(
-    settings: &Settings,
-    epoch: &Epoch,
+    settings: &LogSettings,
+    epoch: &EpochFolder,
     size: u64,
 ) -> Result<Vec<(Event, Option<String>)>, LogFault> {
     if epoch.number == 1 || size > 0 {
@@ -245,19 +263,19 @@ fn first_records(
 }
 
 fn open_vault(
-    settings: &Settings,
+    settings: &LogSettings,
     disk: &Arc<dyn Disk>,
     is_first: bool,
 ) -> Result<Vault, LogFault> {
     let may_be_new = is_first && !settings.head.exists();
-    if settings.sealed && !may_be_new && !settings.record_keys.exists() {
+    if settings.encrypted && !may_be_new && !settings.record_keys.exists() {
         return Err(LogFault::RecordKeysMissing(settings.record_keys.clone()));
     }
     Ok(Vault::open_on(&settings.record_keys, Arc::clone(disk))?)
 }
 
 /// Takes the reserve, now: once the disk is full it is too late. Says whether it is less than it should be.
-fn take_reserve(settings: &Settings, disk: &Arc<dyn Disk>) -> Result<(Reserve, bool), LogFault> {
+fn take_reserve(settings: &LogSettings, disk: &Arc<dyn Disk>) -> Result<(Reserve, bool), LogFault> {
     let mut reserve =
         Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
     let low = !reserve.fill();
@@ -272,14 +290,14 @@ fn take_reserve(settings: &Settings, disk: &Arc<dyn Disk>) -> Result<(Reserve, b
 /// Finishes the checkpoint that the head has and that never came to be: with the same bytes it does now. Gives the records
 /// behind it.
 fn finish(
-    sealer: &mut Sealer,
+    checkpointer: &mut Checkpointer,
     mut pending: Vec<Vec<u8>>,
     unfinished: Option<(String, u64)>,
 ) -> Result<Vec<Vec<u8>>, LogFault> {
     let Some((note, size)) = unfinished else { return Ok(pending) };
-    let count = usize::try_from(size - sealer.size()).unwrap_or(usize::MAX);
+    let count = usize::try_from(size - checkpointer.size()).unwrap_or(usize::MAX);
     let later = pending.split_off(count.min(pending.len()));
-    sealer.seal(&pending, Some(&note))?;
+    checkpointer.sign_checkpoint(&pending, Some(&note))?;
     Ok(later)
 }
 
@@ -287,28 +305,32 @@ fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
     vault.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn take_lock(epoch: &Epoch) -> Result<durable::Lock, LogFault> {
+pub(super) fn take_lock(epoch: &EpochFolder) -> Result<durable::Lock, LogFault> {
     let lock = lock_file(epoch);
     durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))
 }
 
 /// The lock of the newest epoch, where `file` is a copy of the descriptor that holds it.
-pub(super) fn adopt(settings: &Settings, file: File) -> Result<durable::Lock, LogFault> {
+pub(super) fn adopt(settings: &LogSettings, file: File) -> Result<durable::Lock, LogFault> {
     let path = lock_path(settings)?;
     durable::Lock::adopt(file, &path)?.ok_or(LogFault::Locked(path))
 }
 
 /// Where the newest epoch's lock is.
-pub(super) fn lock_path(settings: &Settings) -> Result<PathBuf, LogFault> {
+pub(super) fn lock_path(settings: &LogSettings) -> Result<PathBuf, LogFault> {
     let newest = tiles::epochs(&settings.dir)?.last().map_or(1, |(number, _)| *number);
-    Ok(lock_file(&Epoch::new(settings, newest)?))
+    Ok(lock_file(&EpochFolder::new(settings, newest)?))
 }
 
-fn lock_file(epoch: &Epoch) -> PathBuf {
+fn lock_file(epoch: &EpochFolder) -> PathBuf {
     epoch.folder.join("lock")
 }
 
-fn read_heads(settings: &Settings, epoch: &Epoch, new: bool) -> Result<Heads, LogFault> {
+fn read_heads(
+    settings: &LogSettings,
+    epoch: &EpochFolder,
+    new: bool,
+) -> Result<StoredHead, LogFault> {
     let path = &settings.head;
     match fs::read(path) {
         Ok(mut bytes) => {
@@ -327,7 +349,7 @@ fn read_heads(settings: &Settings, epoch: &Epoch, new: bool) -> Result<Heads, Lo
             if head.size == 0 && head.root != Tree::new().root() {
                 return Err(LogFault::HeadDamaged { path: path.clone(), fault: HeadFault });
             }
-            Ok(Heads { head, note: HeadNote::decode(&bytes) })
+            Ok(StoredHead { head, note: HeadNote::decode(&bytes) })
         }
         // The head comes first, so only a log that never held anything has none.
         Err(error) if error.kind() == io::ErrorKind::NotFound && new && epoch.number == 1 => {
@@ -335,44 +357,44 @@ fn read_heads(settings: &Settings, epoch: &Epoch, new: bool) -> Result<Heads, Lo
                 Head { origin: epoch.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
             durable::write_new(path, &head.first_file(), 0o600)?;
             // Crash here: a head that has acknowledged nothing, and no segment. The next start goes on from here.
-            Ok(Heads { head, note: None })
+            Ok(StoredHead { head, note: None })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(LogFault::HeadMissing(path.clone()))
         }
-        Err(error) => Err(durable::Fault::of("read", path)(error).into()),
+        Err(error) => Err(durable::DiskFault::of("read", path)(error).into()),
     }
 }
 
 /// A head of the time before checkpoints gets the room for them.
 fn grow_head(disk: &dyn Disk, file: &File, path: &Path) -> Result<(), LogFault> {
-    let length = file.metadata().map_err(durable::Fault::of("look at", path))?.len();
+    let length = file.metadata().map_err(durable::DiskFault::of("look at", path))?.len();
     let whole = crate::audit::format::head::HEAD_BYTES as u64;
     if length < whole {
         let grown = disk.allocate(file, whole).and_then(|()| disk.sync(file));
-        grown.map_err(durable::Fault::of("write", path))?;
+        grown.map_err(durable::DiskFault::of("write", path))?;
     }
     Ok(())
 }
 
 /// What stands under the epoch's checkpoint.
-struct Stands {
+struct CheckpointState {
     folder: PathBuf,
     signed: Checkpoint,
     edge: Edge,
     bundle: Vec<u8>,
     /// A checkpoint that the head has and the folder has not yet, and its size.
     unfinished: Option<(String, u64)>,
-    marks: Vec<Mark>,
+    marks: Vec<AcknowledgedTree>,
 }
 
-impl Stands {
+impl CheckpointState {
     fn read(
-        epoch: &Epoch,
-        heads: &Heads,
+        epoch: &EpochFolder,
+        heads: &StoredHead,
         found: Option<String>,
         keys: &LogKeys,
-        settings: &Settings,
+        settings: &LogSettings,
     ) -> Result<Self, LogFault> {
         let empty = Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
         let path = epoch.folder.join("checkpoint");
@@ -398,7 +420,7 @@ impl Stands {
                 .iter()
                 .for_each(|record| bundle_push(&mut bundle, record));
         }
-        let mark = |size, root| Mark { size, root };
+        let mark = |size, root| AcknowledgedTree { size, root };
         let mut marks =
             vec![mark(heads.head.size, heads.head.root), mark(signed.size, signed.root)];
         marks.extend(noted.as_ref().map(|(_, checkpoint)| mark(checkpoint.size, checkpoint.root)));
@@ -417,7 +439,7 @@ fn open_for_writing(path: &Path) -> Result<File, LogFault> {
         .read(true)
         .write(true)
         .open(path)
-        .map_err(durable::Fault::of("open", path))?)
+        .map_err(durable::DiskFault::of("open", path))?)
 }
 
 /// Lengths of things in memory.

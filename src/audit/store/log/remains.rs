@@ -10,8 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::cache::Cache;
-use super::epoch::Epoch;
-use super::{LogFault, Settings};
+use super::epoch::EpochFolder;
+use super::{LogFault, LogSettings};
 use crate::audit::format::note::Checkpoint;
 use crate::audit::read::tiles::{self, epoch_name};
 use crate::crypto::sha256;
@@ -74,13 +74,17 @@ fn decode(bytes: &[u8]) -> Option<Records> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn write(settings: &Settings, number: u32, records: &Records) -> Result<(), LogFault> {
+pub(super) fn write(
+    settings: &LogSettings,
+    number: u32,
+    records: &Records,
+) -> Result<(), LogFault> {
     durable::make_private_dir(&folder(&settings.cache))?;
     Ok(durable::write_atomic(&file(&settings.cache, number), &encode(records), 0o600)?)
 }
 
 /// The numbers and folders of the epochs whose records were pruned.
-fn pruned(settings: &Settings) -> Result<Vec<(u32, PathBuf)>, LogFault> {
+fn pruned(settings: &LogSettings) -> Result<Vec<(u32, PathBuf)>, LogFault> {
     Ok(tiles::epochs(&settings.dir)?
         .into_iter()
         .filter(|(_, folder)| tiles::is_pruned(folder))
@@ -88,7 +92,7 @@ fn pruned(settings: &Settings) -> Result<Vec<(u32, PathBuf)>, LogFault> {
 }
 
 /// Whether some of what the books need is in the cache alone.
-pub(super) fn are_missing(settings: &Settings) -> Result<bool, LogFault> {
+pub(super) fn are_missing(settings: &LogSettings) -> Result<bool, LogFault> {
     Ok(pruned(settings)?.iter().any(|(number, _)| !is_whole(&file(&settings.cache, *number))))
 }
 
@@ -96,7 +100,7 @@ pub(super) fn are_missing(settings: &Settings) -> Result<bool, LogFault> {
 ///
 /// # Errors
 /// When it cannot be read, or a checkpoint does not verify.
-pub(super) fn fill(settings: &Settings, cache: &mut Cache) -> Result<(), LogFault> {
+pub(super) fn fill(settings: &LogSettings, cache: &mut Cache) -> Result<(), LogFault> {
     let pruned = pruned(settings)?;
     let Some((last, _)) = pruned.last() else { return Ok(()) };
     if cache.stamp().is_some() || are_missing(settings)? {
@@ -104,12 +108,12 @@ pub(super) fn fill(settings: &Settings, cache: &mut Cache) -> Result<(), LogFaul
     }
     for (number, folder) in &pruned {
         let path = file(&settings.cache, *number);
-        let bytes = fs::read(&path).map_err(durable::Fault::of("read", &path))?;
-        let damaged = || durable::Fault::of("read", &path)(io::ErrorKind::InvalidData.into());
+        let bytes = fs::read(&path).map_err(durable::DiskFault::of("read", &path))?;
+        let damaged = || durable::DiskFault::of("read", &path)(io::ErrorKind::InvalidData.into());
         let records = decode(&bytes).ok_or_else(damaged)?;
         let path = folder.join("checkpoint");
         let note = tiles::checkpoint_note(folder)?.unwrap_or_default();
-        let keys = Epoch::new(settings, *number)?.known_keys(settings)?;
+        let keys = EpochFolder::new(settings, *number)?.known_keys(settings)?;
         let checkpoint = keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?;
         cache.add(
             *number,

@@ -26,8 +26,8 @@ impl Reserve {
         let mut options = OpenOptions::new();
         let file =
             options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = file.map_err(durable::Fault::of("open", path))?;
-        let left = file.metadata().map_err(durable::Fault::of("look at", path))?.len();
+        let file = file.map_err(durable::DiskFault::of("open", path))?;
+        let left = file.metadata().map_err(durable::DiskFault::of("look at", path))?.len();
         let mut reserve = Self { disk, path: path.to_owned(), file, whole, left };
         if let Some(disk) = reserve.disk_bytes().filter(|disk| whole > *disk) {
             return Err(LogFault::ReserveTooLarge { path: path.to_owned(), reserve: whole, disk });

@@ -12,7 +12,7 @@ use crate::secret::SecretRef;
 
 /// Where a log lies, and how it is kept.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct LogSettings {
     /// The folder of its epochs: `DATA/audit`.
     pub dir: PathBuf,
     /// The file of its head: `DATA/secret/head`.
@@ -30,7 +30,7 @@ pub struct Settings {
     /// The signing keys, where they are not drawn here.
     pub signing_key: Option<SecretRef>,
     /// Whether records are sealed.
-    pub sealed: bool,
+    pub encrypted: bool,
     /// Bytes that are kept for when the disk is full.
     pub reserve: u64,
     /// An epoch older than this is closed at the next start.
@@ -61,7 +61,7 @@ pub struct NewEpoch {
     pub after_loss: bool,
 }
 
-impl Settings {
+impl LogSettings {
     /// The log of the data folder `data`, as it is kept unless somebody says otherwise.
     #[must_use]
     pub fn of_data(data: &Path, name: &str) -> Self {
@@ -74,7 +74,7 @@ impl Settings {
             cache: data.join("secret/cache"),
             name: name.to_owned(),
             signing_key: None,
-            sealed: true,
+            encrypted: true,
             reserve: 256 << 20,
             epoch_max: Duration::from_secs(30 * 24 * 3600),
             begin: None,
@@ -97,7 +97,7 @@ impl Settings {
         let found = match fs::metadata(data) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(durable::Fault::of("look at", data)(error).into()),
+            Err(error) => return Err(durable::DiskFault::of("look at", data)(error).into()),
         };
         let folders = self.folder_owners()?;
         // Anybody else writes with no more rights than their own, also where a volume's root folder is root's.
@@ -150,7 +150,7 @@ impl Settings {
                 {
                     continue;
                 }
-                Err(error) => return Err(durable::Fault::of("look at", path)(error).into()),
+                Err(error) => return Err(durable::DiskFault::of("look at", path)(error).into()),
             };
             if found.is_symlink() {
                 return Err(LogFault::Symlink(path.to_owned()));

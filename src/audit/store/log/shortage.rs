@@ -17,16 +17,16 @@ pub(super) const PAUSES_AT_CLOSE: u32 = 10;
 
 /// Whose step it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
+pub(super) enum LogThread {
     /// The journal's and the head's.
     Writer,
     /// A checkpoint's.
-    Sealer,
+    Checkpointer,
 }
 
 /// What is short, and since when.
 pub(super) struct Shortage {
-    pub(super) fault: durable::Fault,
+    pub(super) fault: durable::DiskFault,
     pub(super) since: Duration,
 }
 
@@ -34,21 +34,21 @@ pub(super) struct Shortage {
 #[derive(Default)]
 pub(super) struct Shortages {
     writer: Option<Shortage>,
-    sealer: Option<Shortage>,
+    checkpointer: Option<Shortage>,
     pub(super) pauses_at_close: u32,
 }
 
 impl Shortages {
-    pub(super) const fn of(&mut self, who: Who) -> &mut Option<Shortage> {
+    pub(super) const fn of(&mut self, who: LogThread) -> &mut Option<Shortage> {
         match who {
-            Who::Writer => &mut self.writer,
-            Who::Sealer => &mut self.sealer,
+            LogThread::Writer => &mut self.writer,
+            LogThread::Checkpointer => &mut self.checkpointer,
         }
     }
 
     /// What is short.
-    pub(super) fn any(&self) -> Option<&durable::Fault> {
-        self.writer.as_ref().or(self.sealer.as_ref()).map(|shortage| &shortage.fault)
+    pub(super) fn any(&self) -> Option<&durable::DiskFault> {
+        self.writer.as_ref().or(self.checkpointer.as_ref()).map(|shortage| &shortage.fault)
     }
 }
 
@@ -60,7 +60,7 @@ impl Shortages {
 pub(super) fn until_enough<T>(
     clock: &dyn Clock,
     mut step: impl FnMut() -> Result<T, LogFault>,
-    tell: impl Fn(&durable::Fault, Duration),
+    tell: impl Fn(&durable::DiskFault, Duration),
     closes: impl Fn() -> bool,
 ) -> Result<T, LogFault> {
     let began = clock.monotonic();

@@ -9,18 +9,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::cache::Cache;
-use super::epoch::{Epoch, first_record};
+use super::epoch::{EpochFolder, first_record};
 use super::recover::{Carried, Opened, resume};
-use super::{LogFault, NewEpoch, Settings};
+use super::{LogFault, LogSettings, NewEpoch};
+use crate::audit::format::envelope::Envelope;
 use crate::audit::format::event::{Event, Left};
 use crate::audit::format::head::Head;
 use crate::audit::format::journal;
 use crate::audit::format::note::{Checkpoint, read_vkeys};
-use crate::audit::format::outside::Outside;
 use crate::audit::format::record::Record;
 use crate::audit::read::reader;
 use crate::audit::read::tiles::{self, Tiles};
-use crate::audit::read::verify::{Wanted, verify};
+use crate::audit::read::verify::{VerifyTarget, verify};
 use crate::audit::store::vault::Vault;
 use crate::clock::Timestamp;
 use crate::durable::{self, Disk};
@@ -29,8 +29,8 @@ use crate::merkle::tile::WIDTH;
 
 /// Why the epoch is to be closed, where it is.
 pub(super) fn why(
-    settings: &Settings,
-    epoch: &Epoch,
+    settings: &LogSettings,
+    epoch: &EpochFolder,
     opened: &Opened,
     now: Timestamp,
 ) -> Result<Option<NewEpoch>, LogFault> {
@@ -40,12 +40,12 @@ pub(super) fn why(
     if let Some(begin) = &settings.begin {
         return Ok(Some(begin.clone()));
     }
-    let first = if opened.sealer.size() > 0 {
-        Tiles::new(&epoch.folder, opened.sealer.size()).record(0)?
+    let first = if opened.checkpointer.size() > 0 {
+        Tiles::new(&epoch.folder, opened.checkpointer.size()).record(0)?
     } else {
         opened.begin.pending.first().cloned().unwrap_or_default()
     };
-    let began = Outside::read(&first).and_then(|outside| outside.moment());
+    let began = Envelope::read(&first).and_then(|envelope| envelope.moment());
     let began = began.map_err(|fault| LogFault::Record {
         epoch: tiles::epoch_name(epoch.number),
         index: 0,
@@ -57,19 +57,19 @@ pub(super) fn why(
 
 /// Puts all of the epoch under its last checkpoint, and begins the next one.
 pub(super) fn close_and_begin(
-    settings: &Settings,
+    settings: &LogSettings,
     disk: &Arc<dyn Disk>,
-    epoch: &Epoch,
+    epoch: &EpochFolder,
     opened: Opened,
     asked: NewEpoch,
 ) -> Result<Opened, LogFault> {
-    let Opened { mut sealer, begin, files, lock, recovered, desk, .. } = opened;
+    let Opened { mut checkpointer, begin, files, lock, recovered, encryptor, .. } = opened;
     if !begin.pending.is_empty() {
-        sealer.seal(&begin.pending, None)?;
+        checkpointer.sign_checkpoint(&begin.pending, None)?;
     }
-    sealer.end();
+    checkpointer.end();
     for (_, segment) in &begin.segments {
-        disk.unlink(segment.path()).map_err(durable::Fault::of("remove", segment.path()))?;
+        disk.unlink(segment.path()).map_err(durable::DiskFault::of("remove", segment.path()))?;
     }
     // Crash here: an epoch without a journal, all of it under its checkpoint. A start goes on in it, or closes it again.
     let last = Checkpoint {
@@ -77,9 +77,9 @@ pub(super) fn close_and_begin(
         size: files.tree.size(),
         root: files.tree.root(),
     };
-    let next = Epoch::new(settings, epoch.number + 1)?;
-    let vault = desk.vault;
-    drop((sealer, files));
+    let next = EpochFolder::new(settings, epoch.number + 1)?;
+    let vault = encryptor.vault;
+    drop((checkpointer, files));
     self::begin(settings, &next)?;
     let mut opened = resume(settings, disk, &next, Carried { lock: None, vault: Some(vault) })?;
     opened.first = vec![(first_record(&last, &asked.reason, None), asked.by)];
@@ -89,7 +89,7 @@ pub(super) fn close_and_begin(
 }
 
 /// Makes the folder of the next epoch, and lets the head speak of that from now on.
-pub(super) fn begin(settings: &Settings, next: &Epoch) -> Result<(), LogFault> {
+pub(super) fn begin(settings: &LogSettings, next: &EpochFolder) -> Result<(), LogFault> {
     for folder in [next.folder.clone(), next.journal()] {
         durable::make_private_dir(&folder)?;
     }
@@ -99,10 +99,10 @@ pub(super) fn begin(settings: &Settings, next: &Epoch) -> Result<(), LogFault> {
 }
 
 /// Takes the folder of an epoch away that was made and never begun; true if it was so.
-pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, LogFault> {
+pub(super) fn abandoned(settings: &LogSettings, newest: &EpochFolder) -> Result<bool, LogFault> {
     let Ok(bytes) = fs::read(&settings.head) else { return Ok(false) };
     let Ok(head) = Head::decode(&bytes) else { return Ok(false) };
-    if newest.number == 1 || head.origin != Epoch::new(settings, newest.number - 1)?.origin {
+    if newest.number == 1 || head.origin != EpochFolder::new(settings, newest.number - 1)?.origin {
         return Ok(false);
     }
     let (segments, stray) = tiles::segments(&newest.journal()).unwrap_or_default();
@@ -111,25 +111,27 @@ pub(super) fn abandoned(settings: &Settings, newest: &Epoch) -> Result<bool, Log
         return Ok(false);
     }
     let gone = fs::remove_dir_all(&newest.folder);
-    gone.map_err(durable::Fault::of("remove", &newest.folder))?;
+    gone.map_err(durable::DiskFault::of("remove", &newest.folder))?;
     Ok(true)
 }
 
 /// The number of the epoch that the head speaks of, as far as it can be read and is of this log.
-pub(super) fn epoch_of_head(settings: &Settings) -> Option<u32> {
+pub(super) fn epoch_of_head(settings: &LogSettings) -> Option<u32> {
     let head = Head::decode(&fs::read(&settings.head).ok()?).ok()?;
     let number = head.origin.strip_prefix(&settings.name)?.strip_prefix("/e")?.parse().ok()?;
-    Epoch::new(settings, number)
+    EpochFolder::new(settings, number)
         .ok()
         .filter(|epoch| epoch.origin == head.origin)
         .map(|epoch| epoch.number)
 }
 
 /// How much is left of a lost epoch, and what is under it; `None` where it does not verify any more.
-pub(super) fn left(settings: &Settings, lost: &Epoch) -> Option<Left> {
+pub(super) fn left(settings: &LogSettings, lost: &EpochFolder) -> Option<Left> {
     let keys = fs::read_to_string(&settings.vkeys).ok().and_then(|text| read_vkeys(&text).ok())?;
-    let seen =
-        verify(&Wanted { dir: &settings.dir, keys: &keys, head: None, since: None }, |_, _| ());
+    let seen = verify(
+        &VerifyTarget { dir: &settings.dir, keys: &keys, head: None, since: None },
+        |_, _| (),
+    );
     let last = seen
         .inspect_err(
             |fault| tracing::warn!(%fault, "what is left of the lost epoch does not verify"),
@@ -141,7 +143,7 @@ pub(super) fn left(settings: &Settings, lost: &Epoch) -> Option<Left> {
 
 /// What a lost epoch's journal holds behind the checkpoint, and what the cache has seen there, as far as it can be read and changes the
 /// books: in the order of the log, where the cache has seen more of it than is left.
-pub(super) fn saved(settings: &Settings, lost: &Epoch) -> Vec<Record> {
+pub(super) fn saved(settings: &LogSettings, lost: &EpochFolder) -> Vec<Record> {
     let (Ok(vault), Ok(epochs)) =
         (Vault::read(&settings.record_keys), reader::epochs(&settings.dir))
     else {
@@ -177,7 +179,7 @@ fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> 
             Err(_) => until = until.or(Some(first)),
             Ok(records) if until.is_some() => {
                 let control = |record: &Vec<u8>| {
-                    Outside::read(record).is_ok_and(|outside| !outside.is_passing())
+                    Envelope::read(record).is_ok_and(|envelope| !envelope.is_transient())
                 };
                 found.extend((first..).zip(records).filter(|(_, record)| control(record)));
             }
@@ -189,8 +191,8 @@ fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> 
 
 /// Puts what the cache has of that epoch, from the index `from` on, into `found`; gives how much of the epoch it has seen.
 fn seen_by_cache(
-    settings: &Settings,
-    lost: &Epoch,
+    settings: &LogSettings,
+    lost: &EpochFolder,
     from: u64,
     found: &mut BTreeMap<u64, Vec<u8>>,
 ) -> u64 {
@@ -212,7 +214,10 @@ fn seen_by_cache(
 }
 
 /// The epoch before `newest`, if that was begun because something of it is lost, and a crash came before that was said.
-pub(super) fn unsaid(settings: &Settings, newest: &Epoch) -> Result<Option<Epoch>, LogFault> {
+pub(super) fn unsaid(
+    settings: &LogSettings,
+    newest: &EpochFolder,
+) -> Result<Option<EpochFolder>, LogFault> {
     let is_acknowledged = || {
         let head = fs::read(&settings.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
         head.is_some_and(|head| head.origin == newest.origin && head.size > 0)
@@ -223,27 +228,29 @@ pub(super) fn unsaid(settings: &Settings, newest: &Epoch) -> Result<Option<Epoch
     }
     let (segments, _) = tiles::segments(&newest.journal()).unwrap_or_default();
     for (_, path) in &segments {
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         if journal::reach(&bytes, 1).1 > 0 {
             return Ok(None);
         }
     }
-    let before = Epoch::new(settings, newest.number - 1)?;
+    let before = EpochFolder::new(settings, newest.number - 1)?;
     let (left, _) = tiles::segments(&before.journal()).unwrap_or_default();
     let closed = left.is_empty() && tiles::checkpoint_note(&before.folder)?.is_some();
     Ok((!closed && before.folder.is_dir()).then_some(before))
 }
 
 /// Writes a lost epoch's journal again as it reads, and syncs it: after a sync that failed, what is read may be in memory alone.
-pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &Epoch) -> Result<(), LogFault> {
+pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &EpochFolder) -> Result<(), LogFault> {
     let (segments, _) = tiles::segments(&lost.journal()).unwrap_or_default();
     for (_, path) in &segments {
-        let bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
-        let file =
-            OpenOptions::new().write(true).open(path).map_err(durable::Fault::of("open", path))?;
+        let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map_err(durable::DiskFault::of("open", path))?;
         disk.write(&file, &bytes, 0)
             .and_then(|()| disk.sync(&file))
-            .map_err(durable::Fault::of("write", path))?;
+            .map_err(durable::DiskFault::of("write", path))?;
     }
     Ok(())
 }

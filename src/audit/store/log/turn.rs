@@ -9,9 +9,9 @@
 
 use std::sync::Arc;
 
-use super::place::{Begun, Open, locked};
+use super::ownership::{Begun, SharedLog, locked};
 use super::recover::Carried;
-use super::{Log, LogFault, NewEpoch, Settings};
+use super::{Log, LogFault, LogSettings, NewEpoch};
 
 impl Log {
     /// Closes the epoch that is being written and begins the next, with new keys; gives its origin. Blocks for several syncs.
@@ -32,13 +32,13 @@ impl Log {
     }
 }
 
-impl Open {
+impl SharedLog {
     /// Opens the epoch behind the one that has ended; where that cannot be done, that one again, and says why.
     fn next(&self, asked: NewEpoch) -> Result<(Begun, Option<LogFault>), LogFault> {
         // A copy of the lock: it is never free in between.
         let carried =
             || Ok(Carried { lock: Some(self.lock()?), vault: Some(Arc::clone(self.vault())) });
-        let settings = Settings { begin: Some(asked), ..self.settings().clone() };
+        let settings = LogSettings { begin: Some(asked), ..self.settings().clone() };
         match carried().and_then(|carried| self.open(&settings, carried)) {
             Ok(begun) => Ok((begun, None)),
             Err(fault) => {

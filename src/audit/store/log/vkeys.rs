@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, Fault};
+use crate::durable::{self, DiskFault};
 
 /// The public keys of the log's epochs. They can be written again, so that nothing ends where they are gone.
 pub(super) struct Vkeys {
@@ -13,8 +13,8 @@ pub(super) struct Vkeys {
 }
 
 impl Vkeys {
-    pub(super) fn read(path: &Path) -> Result<Self, Fault> {
-        let text = fs::read(path).map_err(Fault::of("read", path))?;
+    pub(super) fn read(path: &Path) -> Result<Self, DiskFault> {
+        let text = fs::read(path).map_err(DiskFault::of("read", path))?;
         Ok(Self { path: path.to_owned(), text })
     }
 

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::pending::ROOM_EVERY;
-use super::queue::{Inner, Shared};
-use super::{LogFault, SEAL_MAX, SYNC_MAX};
+use super::queue::{QueueState, SharedQueue};
+use super::{CHECKPOINT_MAX, LogFault, SYNC_MAX};
 use crate::durable::{self, Changed};
 use crate::merkle::tile::{Tile, WIDTH};
 
@@ -17,13 +17,13 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// Full tiles that are looked at each time: those of a million records within 16 seconds.
 const TILES_AT_ONCE: u64 = 64;
 
-impl Shared {
+impl SharedQueue {
     /// The watch's thread: notices files that change under us, and a sync that does not come back.
     pub(super) fn watch(&self) {
         let _end = WatchEnd(self);
         let (mut looked, mut place) = (None, 0);
         loop {
-            let running = |inner: &mut Inner| !inner.over();
+            let running = |inner: &mut QueueState| !inner.over();
             let waited = self.over.wait_timeout_while(self.lock(), WATCH_EVERY, running);
             let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if inner.over() {
@@ -33,11 +33,11 @@ impl Shared {
             let longer = |since: Option<Duration>, most| {
                 since.is_some_and(|since| now.saturating_sub(since) > most)
             };
-            let hung =
-                longer(inner.writing_since, SYNC_MAX) || longer(inner.sealing_since, SEAL_MAX);
+            let hung = longer(inner.writing_since, SYNC_MAX)
+                || longer(inner.checkpoint_since, CHECKPOINT_MAX);
             let mut watched = inner.watched.clone();
             watched.extend(inner.segments.iter().map(|(_, segment)| segment.clone()));
-            watched.extend(inner.stands.iter().cloned());
+            watched.extend(inner.checkpoint_files.iter().cloned());
             let signed = inner.state.signed;
             drop(inner);
             if looked.is_none_or(|at| now.saturating_sub(at) > ROOM_EVERY) {
@@ -48,7 +48,7 @@ impl Shared {
             let ours = |file: &durable::Identity| {
                 let inner = self.lock();
                 inner.watched.contains(file)
-                    || inner.stands.contains(file)
+                    || inner.checkpoint_files.contains(file)
                     || inner.segments.iter().any(|(_, segment)| segment == file)
             };
             let changed = watched.iter().find_map(|file| {
@@ -90,7 +90,7 @@ impl Shared {
 }
 
 /// The watch's last word: nobody writes a log that is not looked after.
-struct WatchEnd<'a>(&'a Shared);
+struct WatchEnd<'a>(&'a SharedQueue);
 
 impl Drop for WatchEnd<'_> {
     fn drop(&mut self) {

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::queue::{End, Shared, Waiting};
-use super::shortage::Who;
-use super::{LogFault, Sealed};
+use super::queue::{QueuedEvent, SharedQueue, WriterEnd};
+use super::shortage::LogThread;
+use super::{Appended, LogFault};
+use crate::audit::format::envelope::RECORD_BYTES_MAX;
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::Head;
 use crate::audit::format::journal::Builder;
-use crate::audit::format::key::Seal;
-use crate::audit::format::outside::RECORD_BYTES_MAX;
+use crate::audit::format::key::EncryptionKey;
 use crate::audit::format::record::Record;
 use crate::audit::store::vault::Vault;
 use crate::crypto::Draws;
@@ -32,15 +32,15 @@ const KEY_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
 
 /// Writes batches until the log closes or fails.
-pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
-    let _end = End(shared);
+pub(super) fn run(shared: &SharedQueue, mut files: LogFiles, encryptor: &RecordEncryptor) {
+    let _end = WriterEnd(shared);
     while let Some(work) = shared.take() {
-        let written = match gather(shared, &files, desk, work) {
+        let written = match gather(shared, &files, encryptor, work) {
             Ok(None) => continue,
-            Ok(Some(batch)) => write(shared, &mut files, desk, batch),
+            Ok(Some(batch)) => write(shared, &mut files, encryptor, batch),
             // One that is not to be refused has no key yet. It is first in the queue.
             Err(fault) => match fault.shortage() {
-                Some(shortage) if shared.wait_out(Who::Writer, shortage, KEY_PAUSE) => Ok(()),
+                Some(shortage) if shared.wait_out(LogThread::Writer, shortage, KEY_PAUSE) => Ok(()),
                 _ => Err(fault),
             },
         };
@@ -49,18 +49,23 @@ pub(super) fn run(shared: &Shared, mut files: Files, desk: &Desk) {
         }
     }
     shared.begin_ending();
-    if let Err(fault) = shared.patiently(Who::Writer, || files.sync_head()) {
+    if let Err(fault) = shared.patiently(LogThread::Writer, || files.sync_head()) {
         shared.fail(fault);
     }
 }
 
 /// Makes a batch durable, and lets everybody in it hear so. Where something is short before a byte of it is written, it is put off.
-fn write(shared: &Shared, files: &mut Files, desk: &Desk, batch: Batch) -> Result<(), LogFault> {
+fn write(
+    shared: &SharedQueue,
+    files: &mut LogFiles,
+    encryptor: &RecordEncryptor,
+    batch: Batch,
+) -> Result<(), LogFault> {
     if is_armed(Failpoint::AcknowledgedBeforeSync) {
         shared.written(batch.after.size(), batch.records.clone());
     }
     let mut ready = || {
-        desk.settle()?;
+        encryptor.settle()?;
         shared.begun(files.make_room(batch.bytes.len())?);
         Ok::<(), LogFault>(())
     };
@@ -68,7 +73,7 @@ fn write(shared: &Shared, files: &mut Files, desk: &Desk, batch: Batch) -> Resul
         let Some(shortage) = fault.shortage() else { return Err(fault) };
         if !(shortage.is_full() && shared.give_room(shortage)) {
             shared.put_off(shortage);
-            return shared.patiently(Who::Writer, ready);
+            return shared.patiently(LogThread::Writer, ready);
         }
     }
     files.append(shared, &batch.bytes, &batch.after)?;
@@ -77,15 +82,15 @@ fn write(shared: &Shared, files: &mut Files, desk: &Desk, batch: Batch) -> Resul
 }
 
 /// What records are sealed with.
-pub(super) struct Desk {
+pub(super) struct RecordEncryptor {
     pub(super) vault: Arc<Mutex<Vault>>,
     pub(super) salts: Draws,
-    pub(super) sealed: bool,
+    pub(super) encrypted: bool,
     /// The log that is written: `<gateway name>/<epoch>`.
     pub(super) origin: Arc<str>,
 }
 
-impl Desk {
+impl RecordEncryptor {
     fn vault(&self) -> MutexGuard<'_, Vault> {
         self.vault.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,14 +102,14 @@ impl Desk {
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>, LogFault> {
         let mut vault = self.vault();
-        let seal = if self.sealed {
+        let key = if self.encrypted {
             let principal = record.event.principal().map_or("", Principal::as_str);
             let (id, key) = vault.of(principal, record.at).map_err(LogFault::of_vault)?;
-            Some(Seal { id, key, salt: self.salts.next() })
+            Some(EncryptionKey { id, key, salt: self.salts.next() })
         } else {
             None
         };
-        let bytes = record.encode(seal.as_ref());
+        let bytes = record.encode(key.as_ref());
         if bytes.len() > RECORD_BYTES_MAX {
             let most = RECORD_BYTES_MAX;
             return Err(
@@ -140,22 +145,22 @@ struct Batch {
 /// Where there is no batch, because what its first record needs is short or the record keys cannot be written. It is first in the
 /// queue again.
 fn gather(
-    shared: &Shared,
-    files: &Files,
-    desk: &Desk,
-    mut work: VecDeque<Waiting>,
+    shared: &SharedQueue,
+    files: &LogFiles,
+    encryptor: &RecordEncryptor,
+    mut work: VecDeque<QueuedEvent>,
 ) -> Result<Option<Batch>, LogFault> {
     let mut builder = Builder::new(files.tree.clone());
     let mut at = shared.state().at;
     let (mut answers, mut records) =
         (Vec::with_capacity(work.len()), Vec::with_capacity(work.len()));
     let mut ends = None;
-    while let Some(Waiting { event, by, then }) = work.pop_front() {
+    while let Some(QueuedEvent { event, by, then }) = work.pop_front() {
         let given = Record { at: shared.now_after(at), by, event };
-        let (bytes, read) = match desk.write(&given) {
+        let (bytes, read) = match encryptor.write(&given) {
             Ok(written) => written,
             Err(fault) if fault.waits_or_ends(&given.event) => {
-                work.push_front(Waiting { event: given.event, by: given.by, then });
+                work.push_front(QueuedEvent { event: given.event, by: given.by, then });
                 ends = Some(fault);
                 break;
             }
@@ -165,12 +170,12 @@ fn gather(
             }
         };
         let Ok(index) = builder.push(&bytes) else {
-            work.push_front(Waiting { event: given.event, by: given.by, then });
+            work.push_front(QueuedEvent { event: given.event, by: given.by, then });
             break;
         };
         let record = read.unwrap_or(given);
         at = record.at;
-        answers.push((then, Sealed { origin: Arc::clone(&desk.origin), index, at, record }));
+        answers.push((then, Appended { origin: Arc::clone(&encryptor.origin), index, at, record }));
         records.push(bytes);
     }
     let any = !answers.is_empty();
@@ -185,7 +190,7 @@ fn gather(
 }
 
 /// The files of a log that has been recovered, and what is in them.
-pub(super) struct Files {
+pub(super) struct LogFiles {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) journal: PathBuf,
     pub(super) last: Segment,
@@ -206,7 +211,7 @@ pub(super) struct Segment {
     pub(super) end: u64,
 }
 
-impl Files {
+impl LogFiles {
     pub(super) const fn size(&self) -> u64 {
         self.tree.size()
     }
@@ -224,16 +229,16 @@ impl Files {
     }
 
     /// Makes a batch durable, for which there is room.
-    fn append(&mut self, shared: &Shared, batch: &[u8], after: &Tree) -> Result<(), LogFault> {
+    fn append(&mut self, shared: &SharedQueue, batch: &[u8], after: &Tree) -> Result<(), LogFault> {
         if is_armed(Failpoint::HeadLeads) {
             self.tree = after.clone();
             self.write_head()?;
         }
         // Crash here: part of the batch, or all of it, beyond the head. Nobody was told. A start keeps it if it is whole and
         // cuts it off if not.
-        shared.patiently(Who::Writer, || self.put(batch))?;
+        shared.patiently(LogThread::Writer, || self.put(batch))?;
         // Crash here: the batch is whole, and the head lags behind it. A start keeps it.
-        shared.patiently(Who::Writer, || {
+        shared.patiently(LogThread::Writer, || {
             self.last
                 .identity
                 .check()
@@ -243,7 +248,7 @@ impl Files {
         self.last.end =
             self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
         self.tree = after.clone();
-        shared.patiently(Who::Writer, || self.write_head())
+        shared.patiently(LogThread::Writer, || self.write_head())
         // Crash here: everything is there, and nobody was told. Torn head: the other slot still has the head before.
     }
 
@@ -251,7 +256,8 @@ impl Files {
     /// sync was to make sure of is written once more.
     fn put(&self, batch: &[u8]) -> Result<(), LogFault> {
         let path = self.last.identity.path();
-        let fault = |doing| move |error| LogFault::of_step(durable::Fault::of(doing, path)(error));
+        let fault =
+            |doing| move |error| LogFault::of_step(durable::DiskFault::of(doing, path)(error));
         self.disk.write(&self.last.file, batch, self.last.end).map_err(fault("write"))?;
         if is_armed(Failpoint::JournalNotSynced) {
             return Ok(());
@@ -269,7 +275,7 @@ impl Files {
             root: self.tree.root(),
             write: self.head.write.saturating_add(1),
         };
-        let fault = durable::Fault::of("write", self.head_identity.path());
+        let fault = durable::DiskFault::of("write", self.head_identity.path());
         let written = self.disk.write(&self.head_file, &head.encode(), head.offset());
         written.map_err(|error| LogFault::of_step(fault(error)))?;
         self.head = head;
@@ -283,7 +289,7 @@ impl Files {
         let synced = self
             .disk
             .sync(&self.head_file)
-            .map_err(durable::Fault::of("sync", self.head_identity.path()));
+            .map_err(durable::DiskFault::of("sync", self.head_identity.path()));
         self.head_doubtful = synced.is_err();
         synced.map_err(LogFault::of_step)
     }
@@ -302,11 +308,12 @@ impl Segment {
         })
     }
 
-    fn filled(disk: &dyn Disk, journal: &Path, path: &Path) -> Result<Self, durable::Fault> {
-        let file = disk.create(path).map_err(durable::Fault::of("create", path))?;
-        disk.write(&file, &vec![0; SEGMENT_BYTES], 0).map_err(durable::Fault::of("fill", path))?;
-        disk.sync(&file).map_err(durable::Fault::of("sync", path))?;
-        disk.sync_dir(journal).map_err(durable::Fault::of("sync", journal))?;
+    fn filled(disk: &dyn Disk, journal: &Path, path: &Path) -> Result<Self, durable::DiskFault> {
+        let file = disk.create(path).map_err(durable::DiskFault::of("create", path))?;
+        disk.write(&file, &vec![0; SEGMENT_BYTES], 0)
+            .map_err(durable::DiskFault::of("fill", path))?;
+        disk.sync(&file).map_err(durable::DiskFault::of("sync", path))?;
+        disk.sync_dir(journal).map_err(durable::DiskFault::of("sync", journal))?;
         let identity = Identity::of(&file, path)?;
         Ok(Self { file, identity, end: 0 })
     }

@@ -1,11 +1,11 @@
 //! Tests of `call`.
 
 use super::*;
-use crate::guard::egress::policy::{Entry, Lists, SelfEndpoints};
+use crate::guard::egress::policy::{ListEntry, Lists, SelfEndpoints};
 
 fn policy() -> EgressPolicy {
     let tunnel = ["good.example", "good.example:80", "api.good.example:8443"];
-    let entry = |text: &&str| text.parse::<Entry>().expect("an entry");
+    let entry = |text: &&str| text.parse::<ListEntry>().expect("an entry");
     EgressPolicy::new(
         Lists { tunnel: tunnel.iter().map(entry).collect(), ..Lists::default() },
         SelfEndpoints::default(),
@@ -16,7 +16,7 @@ fn policy() -> EgressPolicy {
 fn check(arguments: &str, expect: Option<&str>) {
     let found =
         leads(Arguments::Json(arguments.as_bytes()), &policy(), &TokenRestrictions::default());
-    assert_eq!(found.map(|led| led.reason), expect, "{arguments}");
+    assert_eq!(found.map(|outbound| outbound.reason), expect, "{arguments}");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_long_text_is_read_to_its_end() {
         let found = |end: &str| {
             let document = format!("{{\"q\":\"{}{end}\"}}", text.repeat(100_000));
             leads(Arguments::Json(document.as_bytes()), &policy(), &TokenRestrictions::default())
-                .map(|led| led.reason)
+                .map(|outbound| outbound.reason)
         };
         assert!(found(" https://evil.example/").is_some(), "{text}");
         assert_eq!(

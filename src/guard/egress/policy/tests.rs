@@ -4,7 +4,7 @@ use super::*;
 
 fn policy() -> EgressPolicy {
     let list = |lines: &[&str]| {
-        lines.iter().map(|line| line.parse().expect("an entry")).collect::<Vec<Entry>>()
+        lines.iter().map(|line| line.parse().expect("an entry")).collect::<Vec<ListEntry>>()
     };
     let lists = Lists {
         media: list(&[
@@ -132,7 +132,7 @@ fn entries_are_written_as_they_are_read() {
         ("*.b.example:80", "*.b.example:80"),
         ("[fd00::1]:8000", "[fd00::1]:8000"),
     ] {
-        assert_eq!(text.parse::<Entry>().map(|entry| entry.to_string()), Ok(expect.to_owned()));
+        assert_eq!(text.parse::<ListEntry>().map(|entry| entry.to_string()), Ok(expect.to_owned()));
     }
     for text in [
         "",
@@ -145,6 +145,6 @@ fn entries_are_written_as_they_are_read() {
         "a.example:0",
         "user@a.example",
     ] {
-        assert!(text.parse::<Entry>().is_err(), "{text}");
+        assert!(text.parse::<ListEntry>().is_err(), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::tools::calls::{CallForm, CallId, CallPart, StreamCalls};
-use crate::model::tools::{Fault, Tools, typed};
+use crate::model::tools::{ToolCallFault, Tools, typed};
 use crate::model::tree::JsonView;
 
 /// Blocks of one answer.
@@ -57,16 +57,16 @@ impl Blocks {
         event: JsonView<'_>,
         name: Option<&str>,
         tools: &mut dyn Tools,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, ToolCallFault> {
         // Some readers go by the one, and some by the other.
         let kind = match (event.get("type").and_then(JsonView::as_str), name) {
             (Some(kind), Some(name)) if kind != name && KINDS.contains(&name) => {
-                return Err(Fault::Odd);
+                return Err(ToolCallFault::Odd);
             }
             (kind, name) => kind.or(name),
         };
         match kind {
-            Some("message_start") if has_content(event) => Err(Fault::Odd),
+            Some("message_start") if has_content(event) => Err(ToolCallFault::Odd),
             Some("content_block_start") => self.begin(calls, event, tools),
             Some("content_block_delta") => self.add(calls, event, tools),
             Some("content_block_stop") => {
@@ -85,10 +85,10 @@ impl Blocks {
         calls: &mut StreamCalls,
         event: JsonView<'_>,
         tools: &dyn Tools,
-    ) -> Result<bool, Fault> {
-        let number = typed::number(event)?.ok_or(Fault::Odd)?;
+    ) -> Result<bool, ToolCallFault> {
+        let number = typed::number(event)?.ok_or(ToolCallFault::Odd)?;
         if number != self.count || number >= BLOCKS_MAX {
-            return Err(Fault::Odd);
+            return Err(ToolCallFault::Odd);
         }
         self.open.insert(number);
         self.count += 1;
@@ -105,22 +105,22 @@ impl Blocks {
         calls: &mut StreamCalls,
         event: JsonView<'_>,
         tools: &dyn Tools,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, ToolCallFault> {
         let json = partial_json(event)?;
         let number = self.opened(event)?;
         // Some readers go by the number, and some by what began last.
         if !json.is_empty() && number + 1 != self.count {
-            return Err(Fault::Odd);
+            return Err(ToolCallFault::Odd);
         }
         calls.piece(id(number), CallForm::Block, &CallPart::json(json), tools)?;
         Ok(true)
     }
 
     /// The number of an open block.
-    fn opened(&self, event: JsonView<'_>) -> Result<u64, Fault> {
+    fn opened(&self, event: JsonView<'_>) -> Result<u64, ToolCallFault> {
         match typed::number(event)? {
             Some(number) if self.open.contains(&number) => Ok(number),
-            Some(_) | None => Err(Fault::Odd),
+            Some(_) | None => Err(ToolCallFault::Odd),
         }
     }
 }
@@ -132,12 +132,12 @@ fn has_content(event: JsonView<'_>) -> bool {
 }
 
 /// The piece of a call that a delta is; empty where it is another.
-fn partial_json(event: JsonView<'_>) -> Result<&str, Fault> {
+fn partial_json(event: JsonView<'_>) -> Result<&str, ToolCallFault> {
     let Some(delta) = typed::object(event, "delta")? else { return Ok("") };
     let json = typed::text(delta, "partial_json")?;
     // Some readers leave out what has another type.
     if json.is_some() && typed::text(delta, "type")? != Some(JSON_DELTA) {
-        return Err(Fault::Odd);
+        return Err(ToolCallFault::Odd);
     }
     Ok(json.unwrap_or_default())
 }

@@ -3,8 +3,8 @@
 use crate::model::dialect::length::text_length;
 use crate::model::dialect::read_usage;
 use crate::model::event::StreamEvent;
-use crate::model::peek::member;
 use crate::model::progress::Progress;
+use crate::model::raw_json::member;
 use crate::model::tree::JsonTree;
 use crate::model::values::{InPlace, Values as _};
 

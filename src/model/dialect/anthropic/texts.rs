@@ -1,7 +1,7 @@
 //! The members of Anthropic's answers that hold texts, by their names. The names of all dialects count in every answer, because
 //! servers mix them.
 
-use crate::model::peek::member;
+use crate::model::raw_json::member;
 
 /// Members that must not be sent twice.
 pub(in crate::model::dialect) const ONCE: [&str; 3] = ["input", "partial_json", "usage"];

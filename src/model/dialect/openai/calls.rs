@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::tools::calls::{CallForm, CallId, CallPart, StreamCalls};
-use crate::model::tools::{Fault, Tools, typed};
+use crate::model::tools::{ToolCallFault, Tools, typed};
 use crate::model::tree::JsonView;
 
 /// Members that are looked at here.
@@ -32,17 +32,17 @@ pub(in crate::model::dialect) fn read(
     calls: &mut StreamCalls,
     event: JsonView<'_>,
     tools: &mut dyn Tools,
-) -> Result<bool, Fault> {
+) -> Result<bool, ToolCallFault> {
     let mut known = BTreeSet::new();
     let Some(choices) = typed::array(event, "choices")? else { return Ok(true) };
     for choice in choices.items() {
         if !choice.is_object() {
-            return Err(Fault::Odd);
+            return Err(ToolCallFault::Odd);
         }
         let number = typed::number(choice)?.unwrap_or_default();
         // Of two, some readers take the first, and some both.
         if !known.insert(number) || has_whole_calls(typed::object(choice, "message")?) {
-            return Err(Fault::Odd);
+            return Err(ToolCallFault::Odd);
         }
         if !read_choice(calls, number, choice, tools)? {
             return Ok(false);
@@ -63,11 +63,11 @@ fn read_choice(
     number: u64,
     choice: JsonView<'_>,
     tools: &mut dyn Tools,
-) -> Result<bool, Fault> {
+) -> Result<bool, ToolCallFault> {
     if let Some(delta) = typed::object(choice, "delta")? {
         for call in typed::array(delta, "tool_calls")?.into_iter().flat_map(JsonView::items) {
             if !call.is_object() {
-                return Err(Fault::Odd);
+                return Err(ToolCallFault::Odd);
             }
             if !read_call(calls, number, call, tools)? {
                 return Ok(false);
@@ -91,17 +91,17 @@ fn read_call(
     choice: u64,
     call: JsonView<'_>,
     tools: &mut dyn Tools,
-) -> Result<bool, Fault> {
+) -> Result<bool, ToolCallFault> {
     let known = calls.count_of(choice);
     let (form, part) = match (typed::object(call, "function")?, typed::object(call, "custom")?) {
-        (Some(_), Some(_)) => return Err(Fault::Odd),
+        (Some(_), Some(_)) => return Err(ToolCallFault::Odd),
         (Some(function), None) => (CallForm::Function, Some(function)),
         (None, Some(custom)) => (CallForm::Custom, Some(custom)),
         (None, None) => (CallForm::Function, None),
     };
     let begins = part.is_some_and(|part| part.get("name").is_some());
     let number = match typed::number(call)? {
-        Some(number) if number > known => return Err(Fault::Odd),
+        Some(number) if number > known => return Err(ToolCallFault::Odd),
         Some(number) => number,
         // Without a number it is the next call, or a piece of the last one.
         None if begins => known,

@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{Inner, Shared, Then, Waiting};
+use super::{QueueState, QueuedEvent, SharedQueue, Then};
 use crate::audit::store::log::LogFault;
 use crate::audit::store::log::shortage::{
-    COMMANDS_WAIT, PAUSE_FIRST, PAUSE_MAX, PAUSES_AT_CLOSE, Shortage, Who,
+    COMMANDS_WAIT, LogThread, PAUSE_FIRST, PAUSE_MAX, PAUSES_AT_CLOSE, Shortage,
 };
 use crate::durable;
 
-impl Inner {
+impl QueueState {
     /// Notes that something is short, and takes out of the queue who is not to wait for it.
     pub(in crate::audit::store::log) fn falls_short(
         &mut self,
-        who: Who,
-        fault: &durable::Fault,
+        who: LogThread,
+        fault: &durable::DiskFault,
         now: Duration,
     ) -> Vec<Then> {
         if self.shortages.any().is_none() && !fault.is_full() {
@@ -28,9 +28,10 @@ impl Inner {
             .get_or_insert_with(|| Shortage { fault: fault.clone(), since: now });
         shortage.fault = fault.clone();
         let commands_wait = !fault.is_full() && now.saturating_sub(shortage.since) < COMMANDS_WAIT;
-        let waits = |waiting: &Waiting| {
+        let waits = |waiting: &QueuedEvent| {
             let event = &waiting.event;
-            event.is_promised() || !event.is_new_work() && (commands_wait || who == Who::Sealer)
+            event.is_reserved()
+                || !event.is_new_work() && (commands_wait || who == LogThread::Checkpointer)
         };
         let (stay, go): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.queue).into_iter().partition(waits);
@@ -39,7 +40,7 @@ impl Inner {
     }
 
     /// That thread has what it needs.
-    pub(in crate::audit::store::log) fn ends_shortage(&mut self, who: Who) {
+    pub(in crate::audit::store::log) fn ends_shortage(&mut self, who: LogThread) {
         let ended = self.shortages.of(who).take();
         if ended.is_some_and(|ended| !ended.fault.is_full()) && self.shortages.any().is_none() {
             tracing::info!("the log has what was short");
@@ -47,14 +48,14 @@ impl Inner {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     /// Does `step`, and does it again for as long as something that it needs is short.
     ///
     /// # Errors
     /// Any other fault of `step`; [`LogFault::Disk`] where the log has failed or closes meanwhile.
     pub(in crate::audit::store::log) fn patiently<T>(
         &self,
-        who: Who,
+        who: LogThread,
         mut step: impl FnMut() -> Result<T, LogFault>,
     ) -> Result<T, LogFault> {
         let mut pause = PAUSE_FIRST;
@@ -80,8 +81,8 @@ impl Shared {
     /// waited for no longer: the log has failed, or closes.
     pub(in crate::audit::store::log) fn wait_out(
         &self,
-        who: Who,
-        fault: &durable::Fault,
+        who: LogThread,
+        fault: &durable::DiskFault,
         pause: Duration,
     ) -> bool {
         if fault.is_full() && self.give_room(fault) {
@@ -92,15 +93,15 @@ impl Shared {
         let told = inner.falls_short(who, fault, now);
         // Nobody may take a pause for a sync that does not come back.
         let since = match who {
-            Who::Writer => &mut inner.writing_since,
-            Who::Sealer => &mut inner.sealing_since,
+            LogThread::Writer => &mut inner.writing_since,
+            LogThread::Checkpointer => &mut inner.checkpoint_since,
         };
         *since = since.map(|_| now);
         drop(inner);
         let fault = LogFault::of_step(fault.clone());
         told.into_iter().for_each(|then| then(Err(fault.clone())));
         let mut inner = self.lock();
-        let goes_on = |inner: &mut Inner| inner.state.failed.is_none();
+        let goes_on = |inner: &mut QueueState| inner.state.failed.is_none();
         let waited = self.over.wait_timeout_while(inner, pause, goes_on);
         inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         if inner.closing {
@@ -110,15 +111,15 @@ impl Shared {
     }
 
     /// The batch was not written, not even in part: it is first in the queue again, but for what is not to wait.
-    pub(in crate::audit::store::log) fn put_off(&self, fault: &durable::Fault) {
+    pub(in crate::audit::store::log) fn put_off(&self, fault: &durable::DiskFault) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         inner.writing_since = None;
         for (then, sealed) in std::mem::take(&mut inner.answering).into_iter().rev() {
             let (event, by) = (sealed.record.event, sealed.record.by);
-            inner.queue.push_front(Waiting { event, by, then });
+            inner.queue.push_front(QueuedEvent { event, by, then });
         }
-        let told = inner.falls_short(Who::Writer, fault, now);
+        let told = inner.falls_short(LogThread::Writer, fault, now);
         drop(inner);
         let fault = LogFault::of_step(fault.clone());
         told.into_iter().for_each(|then| then(Err(fault.clone())));

@@ -3,19 +3,19 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use super::{Heads, Stands, Torn, open_for_writing, u64_of};
+use super::{CheckpointState, StoredHead, Torn, open_for_writing, u64_of};
+use crate::audit::format::envelope::{ALWAYS_PLAIN, Envelope};
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::HeadFault;
 use crate::audit::format::journal::{self, SegmentFault};
-use crate::audit::format::outside::{ALWAYS_PLAIN, Outside};
 use crate::audit::read::tiles::Tiles;
 use crate::audit::store::log::writer::{SEGMENT_BYTES, Segment};
-use crate::audit::store::log::{LogFault, Settings};
+use crate::audit::store::log::{LogFault, LogSettings};
 use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
 
 /// All segments, read and found good.
-pub(super) struct Read {
+pub(super) struct ReadJournal {
     pub(super) tree: Tree,
     /// All but the last.
     pub(super) segments: Vec<(u64, Identity)>,
@@ -29,37 +29,42 @@ pub(super) struct Read {
 pub(super) struct Last {
     path: PathBuf,
     bytes: Vec<u8>,
-    walk: journal::Walk,
+    walk: journal::SegmentContent,
 }
 
 pub(super) fn read_journal(
     paths: &[(u64, PathBuf)],
-    stands: &Stands,
-    heads: &Heads,
-    settings: &Settings,
-) -> Result<Read, LogFault> {
-    let signed = stands.signed.size;
+    basis: &CheckpointState,
+    heads: &StoredHead,
+    settings: &LogSettings,
+) -> Result<ReadJournal, LogFault> {
+    let signed = basis.signed.size;
     let first = paths.first().map_or(signed, |(first, _)| *first);
     if first > signed {
         return Err(LogFault::Gap { signed, first });
     }
-    let acknowledged = stands.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
-    let tree = stands.tree_at(first)?;
-    let mut read =
-        Read { tree, segments: Vec::new(), last: None, last_first: signed, pending: Vec::new() };
-    let mut under = Tiles::new(&stands.folder, signed);
+    let acknowledged = basis.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    let tree = basis.tree_at(first)?;
+    let mut read = ReadJournal {
+        tree,
+        segments: Vec::new(),
+        last: None,
+        last_first: signed,
+        pending: Vec::new(),
+    };
+    let mut under = Tiles::new(&basis.folder, signed);
     for (place, (first, path)) in paths.iter().enumerate() {
         if *first != read.tree.size() {
             return Err(LogFault::Stray(path.clone()));
         }
-        let mut bytes = fs::read(path).map_err(durable::Fault::of("read", path))?;
+        let mut bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         let is_last = place + 1 == paths.len();
         let before = read.pending.len();
         let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
-            journal::walk(bytes, &read.tree, &stands.marks, is_last, |index, bytes| {
+            journal::walk(bytes, &read.tree, &basis.marks, is_last, |index, bytes| {
                 if index >= signed {
                     if index >= acknowledged {
-                        own(bytes, settings.sealed)?;
+                        own(bytes, settings.encrypted)?;
                     }
                     pending.push(bytes.to_vec());
                 } else if !under.record(index).is_ok_and(|record| record == bytes) {
@@ -80,7 +85,7 @@ pub(super) fn read_journal(
             let rest = bytes.split_off(offset);
             read.pending.truncate(before);
             walked = walk(&bytes, &mut read.pending)
-                .map(|walk| journal::Walk { torn: rest.len(), ..walk });
+                .map(|walk| journal::SegmentContent { torn: rest.len(), ..walk });
             bytes.extend(rest);
         }
         let walk = walked.map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
@@ -89,7 +94,7 @@ pub(super) fn read_journal(
             read.last_first = *first;
             read.last = Some(Last { path: path.clone(), bytes, walk });
         } else {
-            let file = File::open(path).map_err(durable::Fault::of("open", path))?;
+            let file = File::open(path).map_err(durable::DiskFault::of("open", path))?;
             read.segments.push((*first, Identity::of(&file, path)?));
         }
     }
@@ -98,7 +103,7 @@ pub(super) fn read_journal(
     }
     // A mark inside the tiles is not met by the journal's walk.
     let head = &heads.head;
-    if head.size <= first && stands.tree_at(head.size)?.root() != head.root {
+    if head.size <= first && basis.tree_at(head.size)?.root() != head.root {
         return Err(LogFault::HeadDamaged { path: settings.head.clone(), fault: HeadFault });
     }
     Ok(read)
@@ -106,11 +111,13 @@ pub(super) fn read_journal(
 
 /// That a record which nobody acknowledged is one of ours: only who has the record keys seals one. What is always plain says nothing
 /// that the books go by, and where it says that records may be missing, none is before that is acknowledged.
-fn own(bytes: &[u8], sealed: bool) -> Result<(), RecordFault> {
-    let outside = Outside::read(bytes)?;
-    match outside.kind {
+fn own(bytes: &[u8], encrypted: bool) -> Result<(), RecordFault> {
+    let envelope = Envelope::read(bytes)?;
+    match envelope.kind {
         "pruned" => Err(RecordFault::Unacknowledged),
-        kind if !sealed || ALWAYS_PLAIN.contains(&kind) || outside.sealed().is_some() => Ok(()),
+        kind if !encrypted || ALWAYS_PLAIN.contains(&kind) || envelope.encrypted().is_some() => {
+            Ok(())
+        }
         _ => Err(RecordFault::Unsealed),
     }
 }
@@ -135,8 +142,8 @@ impl Last {
             // another sync would call it clean. Crash here: a start finds no more than it found now, and mends it.
             let rest = bytes.get(walk.acknowledged_end..).unwrap_or_default();
             disk.write(&file, rest, u64_of(walk.acknowledged_end))
-                .map_err(durable::Fault::of("mend", &path))?;
-            disk.sync(&file).map_err(durable::Fault::of("sync", &path))?;
+                .map_err(durable::DiskFault::of("mend", &path))?;
+            disk.sync(&file).map_err(durable::DiskFault::of("sync", &path))?;
         }
         let identity = Identity::of(&file, &path)?;
         Ok(Segment { file, identity, end: u64_of(walk.end) })

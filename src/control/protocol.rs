@@ -23,12 +23,12 @@ pub enum Command {
         class: Option<String>,
     },
     /// Changes an agent's status.
-    AgentStanding {
+    AgentStatus {
         /// The agent. Without a slash it is one of the namespace `default`, unless a namespace has
         /// that name.
         agent: String,
         /// The change.
-        verb: Verb,
+        verb: StatusVerb,
         /// The reason.
         reason: String,
         /// Also if the agent is not registered.
@@ -36,11 +36,11 @@ pub enum Command {
         unregistered: bool,
     },
     /// Changes the status of all agents of a namespace, also of those that are registered later.
-    NamespaceStanding {
+    NamespaceStatus {
         /// The namespace.
         namespace: String,
-        /// The change; not [`Verb::Revoke`].
-        verb: Verb,
+        /// The change; not [`StatusVerb::Revoke`].
+        verb: StatusVerb,
         /// The reason.
         reason: String,
         /// Also if the namespace has no registered agent.
@@ -48,11 +48,11 @@ pub enum Command {
         unregistered: bool,
     },
     /// Changes the status of a principal, and so of everything that acts in its name.
-    PrincipalStanding {
+    PrincipalStatus {
         /// The principal.
         principal: String,
-        /// The change: [`Verb::Suspend`] or [`Verb::Release`].
-        verb: Verb,
+        /// The change: [`StatusVerb::Suspend`] or [`StatusVerb::Release`].
+        verb: StatusVerb,
         /// The reason.
         reason: String,
         /// Also if no registered agent and no handle acts for it.
@@ -178,7 +178,7 @@ pub enum Command {
 /// A change of an agent's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verb {
+pub enum StatusVerb {
     /// Stop it until it is resumed.
     Suspend,
     /// Let it act again after a suspension.
@@ -239,12 +239,12 @@ pub struct Reply {
     pub note: Option<String>,
     /// The gateway that the state belongs to.
     #[serde(default)]
-    pub gateway: Option<About>,
+    pub gateway: Option<GatewayIdentity>,
 }
 
 /// A gateway: what distinguishes it from others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub struct GatewayIdentity {
     /// Its name.
     pub name: String,
     /// Its data folder, as an absolute path.

@@ -74,10 +74,7 @@ pub(super) async fn metrics(
 }
 
 /// Removes idle subjects of the rate limits, probes upstreams, counts agents.
-pub(super) async fn housekeeping(
-    gateway: Arc<Gateway>,
-    (registry, clock): (Arc<Registry>, Arc<Ratchet>),
-) {
+pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>, Arc<Ratchet>)) {
     let mut ticks = tokio::time::interval(EVERY);
     let mut said = false;
     loop {
@@ -89,11 +86,11 @@ pub(super) async fn housekeeping(
                 behind_ms,
                 "the wall clock has stepped back; records and decisions use the later time until then"
             );
-            gateway.pen.note(Event::Clock { behind_ms, accepted: false });
+            gateway.recorder.note(Event::Clock { behind_ms, accepted: false });
         }
         // One step back is logged once. The next step is logged again.
         said = clock.behind() > BEHIND_SAID;
-        gateway.pen.flush(false);
+        gateway.recorder.flush(false);
         gateway.limiter.sweep();
         gateway.fetch_quota.sweep();
         gateway.authenticator.sweep();

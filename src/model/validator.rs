@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use crate::json::{self, Limits, Object, Value};
 use crate::refusal::{Code, Refusal};
-use crate::spelling::nearest;
+use crate::suggest::nearest;
 
 use super::inline_slot::{InlineSlot, SlotForm};
-use super::kind::{Form, Kind, Medium, Rule, Text};
+use super::kind::{Medium, ObjectKind, Rule, StringKind, ValueKind};
 use super::path::{Path, shown};
 use super::profile::{Profile, Shape, Union};
 use super::signature;
-use super::{Reach, ReachKind, UnknownFields};
+use super::{ExternalReference, ReferenceKind, UnknownFields};
 
 /// Dropped fields that are named to the caller.
 const DROPPED_MAX: usize = 16;
@@ -19,16 +19,16 @@ const DROPPED_MAX: usize = 16;
 const SCHEMA_DEPTH: usize = 64;
 
 /// What the judge has found so far.
-pub(super) struct Judge<'t> {
+pub(super) struct BodyValidator<'t> {
     profile: &'t Profile,
     unknown: UnknownFields,
-    pub(super) reaches: Vec<Reach>,
+    pub(super) external_references: Vec<ExternalReference>,
     pub(super) dropped: Vec<String>,
 }
 
-impl<'t> Judge<'t> {
+impl<'t> BodyValidator<'t> {
     pub(super) const fn new(profile: &'t Profile, unknown: UnknownFields) -> Self {
-        Self { profile, unknown, reaches: Vec::new(), dropped: Vec::new() }
+        Self { profile, unknown, external_references: Vec::new(), dropped: Vec::new() }
     }
 
     /// Judges the members of a closed object and takes out those that are dropped.
@@ -92,16 +92,21 @@ impl<'t> Judge<'t> {
         }
     }
 
-    fn kind(&mut self, kind: &Kind, value: &mut Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+    fn kind(
+        &mut self,
+        kind: &ValueKind,
+        value: &mut Value<'_>,
+        path: &Path<'_>,
+    ) -> Result<(), Refusal> {
         let fits = match &mut *value {
             Value::Null => true,
             Value::Bool(_) => kind.boolean || kind.open,
             Value::Number(text) => kind.open || kind.number.is_some_and(|number| number.fits(text)),
             Value::String(text) => match &kind.string {
-                Some(Text::Any) => true,
-                Some(Text::OneOf(literals)) => literals.iter().any(|literal| literal == text),
-                Some(Text::Media(medium)) => return self.media(*medium, text, path),
-                Some(Text::Schema) => return schema_text(text, path),
+                Some(StringKind::Any) => true,
+                Some(StringKind::OneOf(literals)) => literals.iter().any(|literal| literal == text),
+                Some(StringKind::Media(medium)) => return self.media(*medium, text, path),
+                Some(StringKind::Schema) => return schema_text(text, path),
                 None => kind.open,
             },
             Value::Array(items) => match &kind.array {
@@ -131,34 +136,34 @@ impl<'t> Judge<'t> {
 
     fn form(
         &mut self,
-        form: &Form,
+        form: &ObjectKind,
         object: &mut Object<'_>,
         path: &Path<'_>,
     ) -> Result<(), Refusal> {
         let profile = self.profile;
         match form {
-            Form::Open => Ok(()),
-            Form::Schema => {
+            ObjectKind::Open => Ok(()),
+            ObjectKind::Schema => {
                 object.iter().try_for_each(|(key, value)| schema(key, value, &Path::Key(path, key)))
             }
-            Form::Numbers => object.iter().try_for_each(|(key, value)| match value {
+            ObjectKind::Numbers => object.iter().try_for_each(|(key, value)| match value {
                 Value::Number(_) | Value::Bool(_) => Ok(()),
                 Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => {
                     Err(invalid(&Path::Key(path, key), "must be a number"))
                 }
             }),
-            Form::Scalars => self.scalars(object, path),
-            Form::Shape(place) => match profile.shapes.get(*place) {
+            ObjectKind::Scalars => self.scalars(object, path),
+            ObjectKind::Shape(place) => match profile.shapes.get(*place) {
                 Some(shape) => self.shape(shape, object, path),
                 None => Err(Refusal::new(Code::Internal)
                     .because("a profile names a shape that it does not have")),
             },
-            Form::Union(place) => match profile.unions.get(*place) {
+            ObjectKind::Union(place) => match profile.unions.get(*place) {
                 Some(union) => self.union(union, object, path),
                 None => Err(Refusal::new(Code::Internal)
                     .because("a profile names a union that it does not have")),
             },
-            Form::Named(name) => Err(Refusal::new(Code::Internal)
+            ObjectKind::Named(name) => Err(Refusal::new(Code::Internal)
                 .because(format_args!("the profile's {name} is not linked"))),
         }
     }
@@ -195,16 +200,19 @@ impl<'t> Judge<'t> {
             }
         };
         match rule {
-            Rule::Pass(Kind { object: Some(form), .. }) => self.form(form, object, path),
+            Rule::Pass(ValueKind { object: Some(form), .. }) => self.form(form, object, path),
             Rule::Reach(kind) => {
                 let slot = match kind {
-                    ReachKind::Media => slot(self.profile, union),
-                    ReachKind::HostedTool
-                    | ReachKind::Mcp
-                    | ReachKind::Background
-                    | ReachKind::ForeignState => None,
+                    ReferenceKind::Media => slot(self.profile, union),
+                    ReferenceKind::HostedTool
+                    | ReferenceKind::Mcp
+                    | ReferenceKind::Background
+                    | ReferenceKind::ForeignState => None,
                 };
-                self.reaches.push(Reach { slot, ..reach(*kind, target_of(object, path), path) });
+                self.external_references.push(ExternalReference {
+                    slot,
+                    ..reach(*kind, target_of(object, path), path)
+                });
                 Ok(())
             }
             Rule::Pass(_) | Rule::Set | Rule::Drop | Rule::Refuse => {
@@ -238,7 +246,7 @@ impl<'t> Judge<'t> {
     }
 
     /// A value whose mere presence reaches out; nothing, `false` and an empty array do not.
-    fn reach(&mut self, kind: ReachKind, value: &Value<'_>, path: &Path<'_>) {
+    fn reach(&mut self, kind: ReferenceKind, value: &Value<'_>, path: &Path<'_>) {
         let target = match value {
             Value::Null | Value::Bool(false) => return,
             Value::Array(items) if items.is_empty() => return,
@@ -250,7 +258,7 @@ impl<'t> Judge<'t> {
             },
             Value::Bool(true) | Value::Number(_) => last_key(path),
         };
-        self.reaches.push(reach(kind, target, path));
+        self.external_references.push(reach(kind, target, path));
     }
 
     /// Inline content passes when its type and size do; anything else is a place to fetch from.
@@ -268,7 +276,7 @@ impl<'t> Judge<'t> {
         };
         if medium == Medium::Base64 {
             if !is_base64(text) {
-                self.reaches.push(reach(ReachKind::Media, text.to_owned(), path));
+                self.external_references.push(reach(ReferenceKind::Media, text.to_owned(), path));
             } else if !signature::is_content(text) {
                 return Err(invalid(
                     path,
@@ -281,7 +289,10 @@ impl<'t> Judge<'t> {
         let types = self.profile.media_types(medium);
         let Some(rest) = text.strip_prefix("data:") else {
             let slot = InlineSlot::new(SlotForm::DataUrl, types, max);
-            self.reaches.push(Reach { slot, ..reach(ReachKind::Media, text.to_owned(), path) });
+            self.external_references.push(ExternalReference {
+                slot,
+                ..reach(ReferenceKind::Media, text.to_owned(), path)
+            });
             return Ok(());
         };
         match rest.split_once(";base64,") {
@@ -341,19 +352,20 @@ impl<'t> Judge<'t> {
     }
 }
 
-fn reach(kind: ReachKind, target: String, path: &Path<'_>) -> Reach {
-    Reach { path: path.to_string(), kind, target, steps: path.steps(), slot: None }
+fn reach(kind: ReferenceKind, target: String, path: &Path<'_>) -> ExternalReference {
+    ExternalReference { path: path.to_string(), kind, target, steps: path.steps(), slot: None }
 }
 
 /// How content can replace a member of that union: as its member `base64`, whose shape names the
 /// media types.
 fn slot(profile: &Profile, union: &Union) -> Option<InlineSlot> {
-    let Some(Rule::Pass(Kind { object: Some(Form::Shape(place)), .. })) = union.member("base64")
+    let Some(Rule::Pass(ValueKind { object: Some(ObjectKind::Shape(place)), .. })) =
+        union.member("base64")
     else {
         return None;
     };
     match profile.shapes.get(*place)?.rule("media_type") {
-        Some(Rule::Pass(Kind { string: Some(Text::OneOf(types)), .. })) => {
+        Some(Rule::Pass(ValueKind { string: Some(StringKind::OneOf(types)), .. })) => {
             InlineSlot::new(SlotForm::Source, types, profile.media_chars_max())
         }
         _ => None,

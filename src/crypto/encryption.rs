@@ -10,14 +10,14 @@ use zeroize::Zeroizing;
 /// Bytes of a salt.
 pub const SALT_BYTES: usize = 16;
 /// Bytes that a box is longer than what is in it: salt and tag.
-pub const BOX_BYTES_MORE: usize = SALT_BYTES + 16;
+pub const OVERHEAD_BYTES: usize = SALT_BYTES + 16;
 
 const INFO: &[u8] = b"token-shield record 1";
 
 /// The box does not open: another key, or it was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the box does not open under this key")]
-pub struct Closed;
+pub struct DecryptFault;
 
 /// The key of one box: it opens that one and no other.
 #[must_use]
@@ -39,41 +39,50 @@ fn unreachable_key(own: &mut Zeroizing<[u8; 32]>) {
 
 /// A box: salt, ciphertext, tag. `salt` must never serve twice under one record key; `aad` is bound to it.
 #[must_use]
-pub fn seal(record_key: &[u8; 32], salt: &[u8; SALT_BYTES], aad: &[u8], plain: &[u8]) -> Vec<u8> {
+pub fn encrypt(
+    record_key: &[u8; 32],
+    salt: &[u8; SALT_BYTES],
+    aad: &[u8],
+    plain: &[u8],
+) -> Vec<u8> {
     let own = own_key(record_key, salt);
     let cipher = Aes256Gcm::new((&*own).into());
-    let mut sealed = Vec::with_capacity(plain.len() + BOX_BYTES_MORE);
-    sealed.extend_from_slice(salt);
+    let mut encrypted = Vec::with_capacity(plain.len() + OVERHEAD_BYTES);
+    encrypted.extend_from_slice(salt);
     // Fails for more than 64 GiB alone; then the box is empty, which never opens.
     let ciphertext =
         cipher.encrypt(&Nonce::default(), Payload { msg: plain, aad }).unwrap_or_default();
-    sealed.extend_from_slice(&ciphertext);
-    sealed
+    encrypted.extend_from_slice(&ciphertext);
+    encrypted
 }
 
 /// The salt of a box.
 #[must_use]
-pub fn salt_of(sealed: &[u8]) -> Option<[u8; SALT_BYTES]> {
-    sealed.first_chunk().copied()
+pub fn salt_of(encrypted: &[u8]) -> Option<[u8; SALT_BYTES]> {
+    encrypted.first_chunk().copied()
 }
 
 /// Opens a box with the principal's record key.
 ///
 /// # Errors
 /// When it does not open.
-pub fn open(record_key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Closed> {
-    open_with(&own_key(record_key, &salt_of(sealed).ok_or(Closed)?), aad, sealed)
+pub fn decrypt(
+    record_key: &[u8; 32],
+    aad: &[u8],
+    encrypted: &[u8],
+) -> Result<Vec<u8>, DecryptFault> {
+    decrypt_with(&own_key(record_key, &salt_of(encrypted).ok_or(DecryptFault)?), aad, encrypted)
 }
 
 /// Opens a box with its own key.
 ///
 /// # Errors
 /// When it does not open.
-pub fn open_with(own: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Closed> {
-    let ciphertext = sealed.get(SALT_BYTES..).ok_or(Closed)?;
+pub fn decrypt_with(own: &[u8; 32], aad: &[u8], encrypted: &[u8]) -> Result<Vec<u8>, DecryptFault> {
+    let ciphertext = encrypted.get(SALT_BYTES..).ok_or(DecryptFault)?;
     Aes256Gcm::new(own.into())
         .decrypt(&Nonce::default(), Payload { msg: ciphertext, aad })
-        .map_err(|_| Closed)
+        .map_err(|_| DecryptFault)
 }
 
 /// A running HMAC-SHA-256 (RFC 2104).
@@ -116,20 +125,27 @@ mod tests {
 
     #[test]
     fn a_box_opens_under_its_key_alone() {
-        let sealed = seal(&[1; 32], &[2; 16], b"about", b"inside");
-        assert_eq!(open(&[1; 32], b"about", &sealed).as_deref(), Ok(&b"inside"[..]));
+        let encrypted = encrypt(&[1; 32], &[2; 16], b"about", b"inside");
+        assert_eq!(decrypt(&[1; 32], b"about", &encrypted).as_deref(), Ok(&b"inside"[..]));
         assert_eq!(
-            open_with(&own_key(&[1; 32], &[2; 16]), b"about", &sealed).as_deref(),
+            decrypt_with(&own_key(&[1; 32], &[2; 16]), b"about", &encrypted).as_deref(),
             Ok(&b"inside"[..])
         );
-        assert_eq!(open(&[3; 32], b"about", &sealed), Err(Closed));
-        assert_eq!(open(&[1; 32], b"abouT", &sealed), Err(Closed));
-        assert_eq!(open_with(&own_key(&[1; 32], &[3; 16]), b"about", &sealed), Err(Closed));
-        for place in 0..sealed.len() {
-            let mut changed = sealed.clone();
+        assert_eq!(decrypt(&[3; 32], b"about", &encrypted), Err(DecryptFault));
+        assert_eq!(decrypt(&[1; 32], b"abouT", &encrypted), Err(DecryptFault));
+        assert_eq!(
+            decrypt_with(&own_key(&[1; 32], &[3; 16]), b"about", &encrypted),
+            Err(DecryptFault)
+        );
+        for place in 0..encrypted.len() {
+            let mut changed = encrypted.clone();
             changed[place] ^= 1;
-            assert_eq!(open(&[1; 32], b"about", &changed), Err(Closed), "byte {place}");
-            assert_eq!(open(&[1; 32], b"about", &sealed[..place]), Err(Closed), "{place} bytes");
+            assert_eq!(decrypt(&[1; 32], b"about", &changed), Err(DecryptFault), "byte {place}");
+            assert_eq!(
+                decrypt(&[1; 32], b"about", &encrypted[..place]),
+                Err(DecryptFault),
+                "{place} bytes"
+            );
         }
     }
 

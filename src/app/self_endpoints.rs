@@ -5,7 +5,7 @@ use crate::guard::egress::destination::{Destination, Host, Scheme};
 use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 
 /// Endpoints that are never a destination.
-pub(super) fn of(config: &Config) -> SelfEndpoints {
+pub(super) fn self_endpoints(config: &Config) -> SelfEndpoints {
     let mut upstreams = Vec::new();
     for upstream in &config.proxy.upstreams {
         let Some(endpoint) = upstream.target.endpoint() else { continue };
@@ -24,5 +24,5 @@ pub(super) fn of(config: &Config) -> SelfEndpoints {
 /// The egress policy of a config.
 #[must_use]
 pub fn egress_policy_of(config: &Config) -> EgressPolicy {
-    EgressPolicy::new(config.guard.egress.clone(), of(config))
+    EgressPolicy::new(config.guard.egress.clone(), self_endpoints(config))
 }

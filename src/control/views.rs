@@ -2,24 +2,24 @@
 
 use crate::clock::Timestamp;
 use crate::id::{KeyId, Principal};
-use crate::keyring::{KeyState, Row};
-use crate::registry::{Agent, Handle, Signed, Token};
+use crate::keyring::{KeyRow, KeyState};
+use crate::registry::{Agent, Handle, KeyUse, Token};
 use crate::token::Verified;
 
-pub(super) fn agent_row(agent: &Agent) -> serde_json::Value {
+pub(super) fn agent_view(agent: &Agent) -> serde_json::Value {
     let reason = agent.status.reason();
     serde_json::json!({
         "agent": agent.name.as_str(),
         "principal": agent.principal.as_ref().map(Principal::as_str),
         "class": &*agent.class,
-        "standing": agent.status.as_str(),
+        "status": agent.status.as_str(),
         "since": reason.map(|(since, _)| since.to_string()),
         "reason": reason.map(|(_, why)| why),
         "registered": agent.registered.to_string(),
     })
 }
 
-pub(super) fn token_row(token: &Token) -> serde_json::Value {
+pub(super) fn token_view(token: &Token) -> serde_json::Value {
     serde_json::json!({
         "token": token.id.to_string(),
         "jti": token.jti,
@@ -29,7 +29,7 @@ pub(super) fn token_row(token: &Token) -> serde_json::Value {
     })
 }
 
-pub(super) fn handle_row(handle: &Handle) -> serde_json::Value {
+pub(super) fn handle_view(handle: &Handle) -> serde_json::Value {
     serde_json::json!({
         "handle": handle.id.to_string(),
         "token": handle.token.to_string(),
@@ -38,7 +38,7 @@ pub(super) fn handle_row(handle: &Handle) -> serde_json::Value {
     })
 }
 
-pub(super) fn key_row(row: &Row, signed: Option<&Signed>) -> serde_json::Value {
+pub(super) fn key_view(row: &KeyRow, signed: Option<&KeyUse>) -> serde_json::Value {
     let since = match &row.state {
         KeyState::Active => None,
         KeyState::Retiring { since } | KeyState::Revoked { since, .. } => Some(since.to_string()),
@@ -57,13 +57,13 @@ pub(super) fn key_row(row: &Row, signed: Option<&Signed>) -> serde_json::Value {
 }
 
 /// A revoked holder's key.
-pub(super) fn holder_row((kid, since, why): &(KeyId, Timestamp, String)) -> serde_json::Value {
+pub(super) fn holder_view((kid, since, why): &(KeyId, Timestamp, String)) -> serde_json::Value {
     serde_json::json!({ "kid": kid.to_string(), "holder": true, "state": "revoked", "since": since.to_string(), "reason": why })
 }
 
 /// A token that the gateway would accept.
 #[must_use]
-pub fn taken(verified: &Verified) -> serde_json::Value {
+pub fn accepted_view(verified: &Verified) -> serde_json::Value {
     serde_json::json!({
         "valid": true,
         "id": verified.id().to_string(),

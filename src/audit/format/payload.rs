@@ -12,9 +12,9 @@ use crate::json::Value;
 pub const TEXT_BYTES_MAX: usize = 256;
 
 /// The inside of a record, being read.
-pub(super) struct Plain<'a>(pub(super) &'a json::Object<'a>);
+pub(super) struct PayloadReader<'a>(pub(super) &'a json::Object<'a>);
 
-impl Plain<'_> {
+impl PayloadReader<'_> {
     pub(super) fn has(&self, member: &str) -> bool {
         self.0.get(member).is_some()
     }
@@ -39,9 +39,9 @@ impl Plain<'_> {
 
 /// The members of what is inside a record, in any order.
 #[derive(Default)]
-pub(super) struct Members<'e>(Vec<(&'static str, Value<'e>)>);
+pub(super) struct PayloadWriter<'e>(Vec<(&'static str, Value<'e>)>);
 
-impl<'e> Members<'e> {
+impl<'e> PayloadWriter<'e> {
     /// A text that is cut where it is too long.
     pub(super) fn name(&mut self, member: &'static str, text: &'e str) {
         self.long(member, text, TEXT_BYTES_MAX);

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::audit::format::request::ModelDigest;
 use crate::config::Config;
 use crate::proxy::forward::UpstreamClient;
-use crate::proxy::settings::{Target, Upstream};
+use crate::proxy::settings::{ServerAddress, UpstreamSettings};
 use crate::proxy::{DataPlaneConfig, Gateway};
-use crate::weights::files::{Seen, look, measure};
-use crate::weights::{Declared, MEASURED, Place, Way, Weights, servers, unknown};
+use crate::weights::files::{SeenFile, look, measure};
+use crate::weights::{Declared, DigestSource, MEASURED, ModelServer, Weights, servers, unknown};
 
 /// How often files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
@@ -27,17 +27,17 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// The models of a config, and the way to get the digest of each.
 pub(super) fn declared(config: &Config) -> Vec<Declared> {
     let upstreams = &config.proxy.upstreams;
-    let place = |upstream: &Upstream, files: bool| {
+    let place = |upstream: &UpstreamSettings, files: bool| {
         let way = match (&upstream.target, upstream.profile.as_str()) {
             // It has no weights, even if files are configured for the model.
-            (Target::Echo, _) => Way::None,
+            (ServerAddress::Echo, _) => DigestSource::None,
             // Ollama has its own store and reports the digest itself.
-            (_, "ollama") => Way::Ollama,
-            (_, _) if files => Way::Files,
-            (_, _) => Way::Listed,
+            (_, "ollama") => DigestSource::Ollama,
+            (_, _) if files => DigestSource::Files,
+            (_, _) => DigestSource::Listed,
         };
         let address = format!("{:?} {}", upstream.target, upstream.base_path);
-        Place { upstream: upstream.name.as_str().into(), address, way }
+        ModelServer { upstream: upstream.name.as_str().into(), address, way }
     };
     let model = |model: &crate::guard::settings::Model| Declared {
         name: model.name.as_str().into(),
@@ -57,13 +57,16 @@ pub(super) fn declared(config: &Config) -> Vec<Declared> {
 
 /// Watches as long as the gateway runs.
 pub(super) async fn watch(gateway: Arc<Gateway>) {
-    let files =
-        Files { weights: Arc::clone(&gateway.weights), known: HashMap::new(), hashing: None };
+    let files = WeightsWatch {
+        weights: Arc::clone(&gateway.weights),
+        known: HashMap::new(),
+        hashing: None,
+    };
     tokio::join!(files.run(), ask(&gateway));
 }
 
 /// Stores a digest, and logs a change.
-fn note(weights: &Weights, about: &Declared, place: &Place, digest: &ModelDigest) {
+fn note(weights: &Weights, about: &Declared, place: &ModelServer, digest: &ModelDigest) {
     if weights.note(about, place, digest) {
         let (model, upstream, source) = (&*about.name, &*place.upstream, digest.source);
         tracing::info!(model, upstream, digest = digest.value, source, "the weights of a model");
@@ -71,16 +74,16 @@ fn note(weights: &Weights, about: &Declared, place: &Place, digest: &ModelDigest
 }
 
 /// The state of one set of files.
-struct Known {
+struct WatchedFiles {
     /// The files at the last check, or the reason why they cannot be read.
-    seen: Result<Vec<Seen>, String>,
+    seen: Result<Vec<SeenFile>, String>,
     digest: Option<ModelDigest>,
 }
 
 /// A set of files that is being hashed. A drop stops it.
 struct Hashing {
     files: Vec<PathBuf>,
-    seen: Vec<Seen>,
+    seen: Vec<SeenFile>,
     stop: Arc<AtomicBool>,
     task: JoinHandle<Result<String, String>>,
 }
@@ -93,13 +96,13 @@ impl Drop for Hashing {
 
 /// The watch over files. Sets are hashed one after the other, because one disk is not faster with
 /// several.
-struct Files {
+struct WeightsWatch {
     weights: Arc<Weights>,
-    known: HashMap<Vec<PathBuf>, Known>,
+    known: HashMap<Vec<PathBuf>, WatchedFiles>,
     hashing: Option<Hashing>,
 }
 
-impl Files {
+impl WeightsWatch {
     async fn run(mut self) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -143,7 +146,7 @@ impl Files {
                 self.hashing = None;
             }
             let digest = seen.as_ref().ok().and_then(|seen| self.weights.hashed(&files, seen));
-            self.known.insert(files, Known { seen, digest });
+            self.known.insert(files, WatchedFiles { seen, digest });
         }
     }
 
@@ -192,7 +195,7 @@ impl Files {
                 .get(&model.files)
                 .and_then(|known| known.digest.clone())
                 .unwrap_or_else(unknown);
-            for place in model.places.iter().filter(|place| place.way == Way::Files) {
+            for place in model.places.iter().filter(|place| place.way == DigestSource::Files) {
                 note(&self.weights, &model, place, &digest);
             }
         }
@@ -251,21 +254,22 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<DataPlaneConfig>) {
 }
 
 /// The path to ask for.
-const fn path(way: Way) -> Option<&'static str> {
+const fn path(way: DigestSource) -> Option<&'static str> {
     match way {
-        Way::None | Way::Files => None,
-        Way::Ollama => Some("/api/tags"),
-        Way::Listed => Some("/v1/models"),
+        DigestSource::None | DigestSource::Files => None,
+        DigestSource::Ollama => Some("/api/tags"),
+        DigestSource::Listed => Some("/v1/models"),
     }
 }
 
 /// The digest in an answer. Without an answer it is unknown: the server may return with other
 /// weights.
-fn read(way: Way, answer: Option<&[u8]>, model: &str) -> ModelDigest {
+fn read(way: DigestSource, answer: Option<&[u8]>, model: &str) -> ModelDigest {
     match (way, answer) {
-        (Way::Ollama, Some(answer)) => servers::ollama(answer, model),
-        (Way::Listed, Some(answer)) => servers::listed(answer, model),
-        (Way::None | Way::Files, _) | (Way::Ollama | Way::Listed, None) => unknown(),
+        (DigestSource::Ollama, Some(answer)) => servers::ollama(answer, model),
+        (DigestSource::Listed, Some(answer)) => servers::listed(answer, model),
+        (DigestSource::None | DigestSource::Files, _)
+        | (DigestSource::Ollama | DigestSource::Listed, None) => unknown(),
     }
 }
 

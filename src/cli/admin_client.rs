@@ -13,15 +13,15 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::as_owner::{asker, own_name};
-use super::fault::{Fault, REFUSED};
+use super::fault::{CliFault, REFUSED};
 use super::owner::{Owner, refused_to, shown_owner};
-use super::place::{Addresses, Target};
-use super::{Failure, Place};
+use super::target::{Addresses, GatewayTarget};
+use super::{Failure, GatewayArgs};
 use crate::app::keys::fetch_all;
-use crate::app::{Books, StartFault};
+use crate::app::{GatewayState, StartFault};
 use crate::audit::store::log::LogFault;
 use crate::config::Config;
-use crate::control::api::{ASKER, Answer, Request, perform};
+use crate::control::api::{AdminAnswer, AdminRequest, SUDO_UID, perform};
 use crate::control::{Control, Operator, Reply};
 
 /// How long a connection to a socket may take.
@@ -30,34 +30,34 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(150);
 
 /// Sends one request and gives the reply.
-pub(super) async fn send(place: &Place, request: Request) -> Result<Reply, Failure> {
-    once(Door::open(&place.find()?).await?, request).await
+pub(super) async fn send(place: &GatewayArgs, request: AdminRequest) -> Result<Reply, Failure> {
+    once(AdminClient::open(&place.find()?).await?, request).await
 }
 
 /// [`send`] for commands that stop an agent: they must reach the right gateway. If the gateway was
 /// found and not named, it must run, or `offline` must be set.
-pub(super) async fn brake(
-    place: &Place,
+pub(super) async fn send_stop(
+    place: &GatewayArgs,
     offline: bool,
-    request: Request,
+    request: AdminRequest,
 ) -> Result<Reply, Failure> {
     let target = place.find()?;
     let resting = target.named || offline;
-    once(Door::open_for(&target, resting).await?, request).await
+    once(AdminClient::open_for(&target, resting).await?, request).await
 }
 
-async fn once(door: Door, request: Request) -> Result<Reply, Failure> {
-    let reply = door.send(request).await;
-    door.close()?;
+async fn once(client: AdminClient, request: AdminRequest) -> Result<Reply, Failure> {
+    let reply = client.send(request).await;
+    client.close()?;
     reply
 }
 
 /// The receiver of requests.
-pub(super) enum Door {
+pub(super) enum AdminClient {
     /// A running gateway at this socket.
     Gateway(PathBuf),
     /// The log and the state, under the lock.
-    Books(Books, Arc<Control>),
+    Offline(GatewayState, Arc<Control>),
     /// The same in a process of the folder's owner.
     Owner(Owner),
 }
@@ -70,14 +70,14 @@ enum Reached {
     Nothing,
 }
 
-impl Door {
+impl AdminClient {
     /// Finds the receiver.
-    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
+    pub(super) async fn open(target: &GatewayTarget) -> Result<Self, Failure> {
         Self::open_for(target, true).await
     }
 
-    /// [`Door::open`]. Without `resting`, the gateway must run.
-    async fn open_for(target: &Target, resting: bool) -> Result<Self, Failure> {
+    /// [`AdminClient::open`]. Without `resting`, the gateway must run.
+    async fn open_for(target: &GatewayTarget, resting: bool) -> Result<Self, Failure> {
         let socket = match (Addresses::read(&target.config), &target.data) {
             (Ok(addresses), _) => addresses.admin,
             (Err(_), Some(data)) => data.join("admin.sock"),
@@ -92,82 +92,82 @@ impl Door {
         if !resting {
             let what = "a gateway that is found, not named, must run for this command: \
                         name it with --config FILE or --data DIR, or use --offline";
-            return Err(Fault::failed("not-running", format!("{silence}; {what}")).into());
+            return Err(CliFault::failed("not-running", format!("{silence}; {what}")).into());
         }
         let config = target
             .read()
-            .map_err(|why| Fault::failed("config", format!("{silence}, and {why}")))?;
+            .map_err(|why| CliFault::failed("config", format!("{silence}, and {why}")))?;
         let log = &config.audit.dir;
         fs::symlink_metadata(log).map_err(|error| {
             if error.kind() == ErrorKind::NotFound {
-                return Fault::failed(
+                return CliFault::failed(
                     "no-log",
                     format!("{silence}, and {}", LogFault::None(log.clone())),
                 );
             }
-            Fault::failed("failed", format!("{silence}, and {}: {error}", log.display()))
+            CliFault::failed("failed", format!("{silence}, and {}: {error}", log.display()))
         })?;
         let owner = config.audit.owner().map_err(|fault| not_trusted(&fault))?;
         let own = rustix::process::geteuid();
         match owner.filter(|owner| owner.uid != own.as_raw()) {
-            None => Self::books(&config, &socket).await,
+            None => Self::state(&config, &socket).await,
             Some(owner) if own.is_root() => Ok(Self::Owner(Owner::start(target, owner)?)),
             Some(owner) => Err(refused_to(log, owner.uid).into()),
         }
     }
 
     /// The log and the state of a gateway that does not run.
-    async fn books(config: &Config, socket: &Path) -> Result<Self, Failure> {
-        let books = Books::open_existing(config).map_err(|fault| {
+    async fn state(config: &Config, socket: &Path) -> Result<Self, Failure> {
+        let state = GatewayState::open_existing(config).map_err(|fault| {
             if let StartFault::Log(LogFault::Locked(_)) = fault {
                 let message = format!(
                     "{fault}; it does not answer at {}: nothing was done",
                     socket.display()
                 );
-                return Failure::from(Fault::failed("locked", message));
+                return Failure::from(CliFault::failed("locked", message));
             }
             if let StartFault::Log(LogFault::None(_)) = fault {
-                return Fault::failed("no-log", fault.to_string()).into();
+                return CliFault::failed("no-log", fault.to_string()).into();
             }
             fault.into()
         })?;
-        for fault in fetch_all(config, &books.keyring).await {
+        for fault in fetch_all(config, &state.keyring).await {
             eprintln!("warning: {fault}");
         }
-        let control = Arc::new(books.control(config, None));
-        Ok(Self::Books(books, control))
+        let control = Arc::new(state.control(config, None));
+        Ok(Self::Offline(state, control))
     }
 
-    /// [`Door::books`] for the process of the folder's owner.
-    pub(super) async fn of_owner(target: &Target) -> Result<Self, Failure> {
+    /// [`AdminClient::state`] for the process of the folder's owner.
+    pub(super) async fn of_owner(target: &GatewayTarget) -> Result<Self, Failure> {
         let config = target.read()?;
         let socket = config.proxy.admin.clone();
-        Self::books(&config, &socket).await
+        Self::state(&config, &socket).await
     }
 
     /// Sends one request and gives the reply.
-    pub(super) async fn send(&self, request: Request) -> Result<Reply, Failure> {
+    pub(super) async fn send(&self, request: AdminRequest) -> Result<Reply, Failure> {
         let (answer, exit) = match self {
             Self::Gateway(socket) => {
                 let answered = timeout(ANSWER_MAX, over(socket, &request)).await;
                 let late = |_| {
-                    Fault::failed(
+                    CliFault::failed(
                         "no-answer",
                         format!("the gateway at {} does not answer", socket.display()),
                     )
                 };
                 (answered.map_err(late)??, REFUSED)
             }
-            Self::Books(_, control) => {
+            Self::Offline(_, control) => {
                 let operator = Operator(own_name());
                 (perform(control, &operator, request).await, super::fault::FAILED)
             }
             Self::Owner(owner) => (owner.send(&request)?, super::fault::FAILED),
         };
         match answer {
-            Answer::Done(reply) => Ok(reply),
-            Answer::Refused { code, message } => {
-                Err(Fault { exit, code: code_of(&code), message }.into())
+            AdminAnswer::Done(reply) => Ok(reply),
+            AdminAnswer::Refused { code, message } => {
+                Err(CliFault { exit, code: code_of(&code), message }.into())
             }
         }
     }
@@ -176,20 +176,20 @@ impl Door {
     pub(super) fn close(self) -> Result<(), Failure> {
         match self {
             Self::Gateway(_) => Ok(()),
-            Self::Books(books, _) => Ok(books.log.close()?),
+            Self::Offline(state, _) => Ok(state.log.close()?),
             Self::Owner(owner) => owner.close(),
         }
     }
 }
 
 /// The error if the owner of a data folder is not clear.
-fn not_trusted(fault: &LogFault) -> Fault {
+fn not_trusted(fault: &LogFault) -> CliFault {
     #[allow(clippy::wildcard_enum_match_arm, reason = "other faults have no code of their own")]
     let code = match fault {
         LogFault::Symlink(_) | LogFault::TwoOwners { .. } => "not-trusted",
         _ => "failed",
     };
-    Fault::failed(code, fault.to_string())
+    CliFault::failed(code, fault.to_string())
 }
 
 /// The documented code of a refusal.
@@ -197,13 +197,13 @@ fn code_of(code: &str) -> &'static str {
     crate::control::CODES.into_iter().find(|known| *known == code).unwrap_or("refused")
 }
 
-async fn reach(socket: &Path) -> Result<Reached, Fault> {
+async fn reach(socket: &Path) -> Result<Reached, CliFault> {
     let connected = timeout(CONNECT_MAX, UnixStream::connect(socket)).await;
     let error = match connected {
         Ok(Ok(_)) => return Ok(Reached::Gateway),
         Ok(Err(error)) => error,
         Err(_) => {
-            return Err(Fault::failed(
+            return Err(CliFault::failed(
                 "no-answer",
                 format!("the gateway at {} does not answer", socket.display()),
             ));
@@ -214,11 +214,11 @@ async fn reach(socket: &Path) -> Result<Reached, Fault> {
         ErrorKind::NotFound => Ok(Reached::Nothing),
         ErrorKind::ConnectionRefused => Ok(Reached::Stale),
         ErrorKind::PermissionDenied => Err(refused_to(socket, shown_owner(socket))),
-        _ => Err(Fault::failed("no-answer", format!("{}: {error}", socket.display()))),
+        _ => Err(CliFault::failed("no-answer", format!("{}: {error}", socket.display()))),
     }
 }
 
-async fn over(socket: &Path, request: &Request) -> Result<Answer, Failure> {
+async fn over(socket: &Path, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -227,7 +227,7 @@ async fn over(socket: &Path, request: &Request) -> Result<Answer, Failure> {
     let request = hyper::Request::post("/v1")
         .header("host", "localhost")
         .header("content-type", "application/json")
-        .header(ASKER, asker())
+        .header(SUDO_UID, asker())
         .body(body)?;
     let response = sender.send_request(request).await?;
     let bytes = response.into_body().collect().await?.to_bytes();

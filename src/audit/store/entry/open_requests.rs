@@ -8,8 +8,8 @@ use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use crate::audit::format::event::{Event, Written};
-use crate::audit::format::request::{About, Body, Outcome};
-use crate::crypto::seal::KeyedDigest;
+use crate::audit::format::request::{BodyDigest, Outcome, RequestContext};
+use crate::crypto::encryption::KeyedDigest;
 use crate::id::RequestId;
 
 /// What is open: admissions on their way to the disk, entries, and outcomes on their way.
@@ -24,20 +24,20 @@ pub(super) struct Admissions {
     /// What is still going on is to end now.
     pub(super) cut: AtomicBool,
     /// The admissions without an outcome, with their index. By request: an index is one of an epoch.
-    pub(super) admissions: DashMap<RequestId, (u64, About), RandomState>,
+    pub(super) admissions: DashMap<RequestId, (u64, RequestContext), RandomState>,
 }
 
 /// One of [`Admissions`], until it is dropped.
-pub(super) struct Held(pub(super) Arc<Admissions>);
+pub(super) struct AdmissionGuard(pub(super) Arc<Admissions>);
 
-impl Held {
+impl AdmissionGuard {
     pub(super) fn new(open: &Arc<Admissions>) -> Self {
         open.count.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(open))
     }
 }
 
-impl Drop for Held {
+impl Drop for AdmissionGuard {
     fn drop(&mut self) {
         if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.none.notify_waiters();
@@ -46,8 +46,12 @@ impl Drop for Held {
 }
 
 /// The outcome of a request of which nobody says what became of it.
-pub(super) fn unknown(about: About, admission: u64, digest_key: [u8; 16]) -> Option<Written> {
-    let delivered = Body { bytes: 0, digest: KeyedDigest::of(&digest_key, &[]) };
+pub(super) fn unknown(
+    about: RequestContext,
+    admission: u64,
+    digest_key: [u8; 16],
+) -> Option<Written> {
+    let delivered = BodyDigest { bytes: 0, digest: KeyedDigest::of(&digest_key, &[]) };
     Written::of(&Event::Outcome(Box::new(Outcome {
         about,
         admission,
@@ -58,7 +62,7 @@ pub(super) fn unknown(about: About, admission: u64, digest_key: [u8; 16]) -> Opt
         status: 0,
         ms: 0,
         usage: None,
-        led: (Vec::new(), 0),
+        outbound: (Vec::new(), 0),
         fetched: Vec::new(),
         forwarded: None,
         digest_key,

@@ -6,7 +6,7 @@ use std::fmt;
 use super::chain;
 use crate::audit::format::event::{AgentStatus, Event};
 use crate::audit::format::record::Record;
-use crate::audit::read::reader::Told;
+use crate::audit::read::reader::DecryptedRecord;
 use crate::clock::Timestamp;
 use crate::id::RequestId;
 
@@ -51,9 +51,9 @@ impl<T: Clone> Past<T> {
 
 /// The books.
 #[derive(Clone, Debug, Default)]
-pub struct Books {
+pub struct ReplayedState {
     /// Of agents, of namespaces as `research/*`, and of principals as `principal team:research`.
-    standings: BTreeMap<String, Past<AgentStatus>>,
+    statuses: BTreeMap<String, Past<AgentStatus>>,
     /// In whose name an agent acts, where that is fixed.
     principals: BTreeMap<String, Past<Option<String>>>,
     tokens: BTreeMap<String, Past<bool>>,
@@ -81,7 +81,7 @@ fn principal_row(principal: &str) -> String {
 }
 
 /// Whose request it was, as its record says.
-pub(super) struct Caller {
+pub(super) struct RecordedCaller {
     pub(super) agent: String,
     pub(super) principal: String,
     /// When its request came.
@@ -90,9 +90,9 @@ pub(super) struct Caller {
     handle: Option<String>,
 }
 
-impl Caller {
+impl RecordedCaller {
     /// The caller of a record of the time `at`.
-    pub(super) fn of(told: &Told, at: Timestamp) -> Self {
+    pub(super) fn of(told: &DecryptedRecord, at: Timestamp) -> Self {
         let request = told.text("request").and_then(|request| request.parse::<RequestId>().ok());
         Self {
             arrived: request.map_or(at, |request| Timestamp(request.arrived()).min(at)),
@@ -140,18 +140,18 @@ impl fmt::Display for Against {
 /// Kinds of records of which one says why somebody is refused with that code.
 pub(super) fn reasons(code: &str) -> &'static [&'static str] {
     match code {
-        "agent-suspended" | "agent-quarantined" => &["agent-standing", "namespace-standing"],
-        "agent-revoked" => &["agent-standing"],
-        "principal-suspended" => &["principal-standing"],
+        "agent-suspended" | "agent-quarantined" => &["agent-status", "namespace-status"],
+        "agent-revoked" => &["agent-status"],
+        "principal-suspended" => &["principal-status"],
         "token-revoked" => &["token-revoked"],
         "key-revoked" => &["key-retired", "key-revoked"],
         "handle-revoked" => &["handle-revoked", "handle-set"],
-        "token-behind-handle" => &["handle-set"],
+        "handle-required" => &["handle-set"],
         _ => &[],
     }
 }
 
-impl Books {
+impl ReplayedState {
     pub(super) fn apply(&mut self, record: &Record) {
         let at = record.at;
         match &record.event {
@@ -159,17 +159,17 @@ impl Books {
                 let principal = principal.as_ref().map(|principal| principal.as_str().to_owned());
                 self.principals.entry(agent.as_str().to_owned()).or_default().now(at, principal);
             }
-            Event::AgentStanding { agent, standing, .. } => {
-                self.standings.entry(agent.as_str().to_owned()).or_default().now(at, *standing);
+            Event::AgentStatus { agent, status, .. } => {
+                self.statuses.entry(agent.as_str().to_owned()).or_default().now(at, *status);
             }
-            Event::NamespaceStanding { namespace, standing, .. } => {
-                self.standings.entry(all_of(namespace)).or_default().now(at, *standing);
+            Event::NamespaceStatus { namespace, status, .. } => {
+                self.statuses.entry(all_of(namespace)).or_default().now(at, *status);
             }
-            Event::PrincipalStanding { principal, standing, .. } => {
-                self.standings
+            Event::PrincipalStatus { principal, status, .. } => {
+                self.statuses
                     .entry(principal_row(principal.as_str()))
                     .or_default()
-                    .now(at, *standing);
+                    .now(at, *status);
             }
             Event::TokenRegistered { token, expires, .. } => {
                 self.expires.insert(token.to_string(), *expires);
@@ -215,7 +215,7 @@ impl Books {
             | Event::Outcome(_)
             | Event::Refusal(_)
             | Event::Refusals(_)
-            | Event::Strangers(_)
+            | Event::UnauthenticatedRefusals(_)
             | Event::Written(_)
             | Event::KeyAdded { .. } => {}
         }
@@ -223,7 +223,7 @@ impl Books {
 
     /// Whatever refuses that caller. Who is let through is asked again when that is recorded, by the books of all records before:
     /// the request may then not be served any more.
-    pub(super) fn refuses(&self, caller: &Caller, at: Timestamp) -> Vec<Against> {
+    pub(super) fn refuses(&self, caller: &RecordedCaller, at: Timestamp) -> Vec<Against> {
         let mut found = Vec::new();
         let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
         for name in caller
@@ -232,10 +232,10 @@ impl Books {
             .chain([caller.namespace(), principal_row(&caller.principal)])
         {
             if self
-                .standings
+                .statuses
                 .get(&name)
                 .and_then(Past::last)
-                .is_some_and(|standing| *standing != AgentStatus::Active)
+                .is_some_and(|status| *status != AgentStatus::Active)
             {
                 found.push(Against::Inactive(name));
             }
@@ -264,17 +264,17 @@ impl Books {
     /// Whether what refused somebody whose request was recorded at `at` has been taken back since.
     pub(super) fn is_over(&self, against: &Against, at: Timestamp) -> bool {
         let Against::Inactive(name) = against else { return false };
-        let since = self.standings.get(name).map(|past| past.0.as_slice()).unwrap_or_default();
-        since.iter().any(|(since, standing)| *since >= at && *standing == AgentStatus::Active)
+        let since = self.statuses.get(name).map(|past| past.0.as_slice()).unwrap_or_default();
+        since.iter().any(|(since, status)| *since >= at && *status == AgentStatus::Active)
     }
 
     /// Something was lost: what can be taken back may have been.
     pub(super) fn lose(&mut self) {
-        self.standings.retain(|_, past| past.last() == Some(&AgentStatus::Revoked));
+        self.statuses.retain(|_, past| past.last() == Some(&AgentStatus::Revoked));
     }
 
     /// Whether its token was not the one to be shown, ever since the caller arrived. That is asked once, when a request comes.
-    pub(super) fn shown_wrongly(&self, caller: &Caller) -> Option<String> {
+    pub(super) fn shown_wrongly(&self, caller: &RecordedCaller) -> Option<String> {
         let (leaf, _) = caller.chain.last()?;
         match &caller.handle {
             Some(handle) => {
@@ -293,7 +293,7 @@ impl Books {
     }
 
     /// Whether the books say what the refusal with that code says; `None` for codes that they know nothing of.
-    pub(super) fn explains(&self, code: &str, caller: &Caller) -> Option<bool> {
+    pub(super) fn explains(&self, code: &str, caller: &RecordedCaller) -> Option<bool> {
         let ever = |past: Option<&Past<bool>>| {
             past.is_some_and(|past| past.since(caller.arrived, false).contains(&true))
         };
@@ -302,7 +302,7 @@ impl Books {
                 .lineage()
                 .map(str::to_owned)
                 .chain([caller.namespace()])
-                .filter_map(|name| self.standings.get(&name))
+                .filter_map(|name| self.statuses.get(&name))
                 .any(|past| past.since(caller.arrived, AgentStatus::Active).contains(&wanted))
         };
         Some(match code {
@@ -310,7 +310,7 @@ impl Books {
             "agent-quarantined" => stands(AgentStatus::Quarantined),
             "agent-revoked" => stands(AgentStatus::Revoked),
             "principal-suspended" => {
-                let past = self.standings.get(&principal_row(&caller.principal));
+                let past = self.statuses.get(&principal_row(&caller.principal));
                 past.is_some_and(|past| {
                     past.since(caller.arrived, AgentStatus::Active)
                         .iter()
@@ -335,7 +335,7 @@ impl Books {
                 let handles = caller.chain.iter().flat_map(behind).chain(&caller.handle);
                 handles.into_iter().any(|handle| ever(self.revoked_handles.get(handle)))
             }
-            "token-behind-handle" => {
+            "handle-required" => {
                 caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf)))
             }
             _ => return None,
@@ -351,20 +351,20 @@ impl Books {
             agents.entry(name).or_insert(("active", None)).1 =
                 past.last().and_then(Option::as_deref);
         }
-        for (name, past) in &self.standings {
+        for (name, past) in &self.statuses {
             agents.entry(name).or_insert(("active", None)).0 =
-                past.last().map_or("active", |standing| standing.as_str());
+                past.last().map_or("active", |status| status.as_str());
         }
-        for (name, (standing, principal)) in agents {
+        for (name, (status, principal)) in agents {
             let row = match (name.strip_suffix("/*"), name.strip_prefix("principal ")) {
                 (Some(namespace), _) => {
-                    serde_json::json!({ "namespace": namespace, "standing": standing })
+                    serde_json::json!({ "namespace": namespace, "status": status })
                 }
                 (None, Some(stopped)) => {
-                    serde_json::json!({ "principal": stopped, "standing": standing })
+                    serde_json::json!({ "principal": stopped, "status": status })
                 }
                 (None, None) => {
-                    serde_json::json!({ "agent": name, "principal": principal, "standing": standing })
+                    serde_json::json!({ "agent": name, "principal": principal, "status": status })
                 }
             };
             lines.push(row.to_string());

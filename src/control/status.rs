@@ -3,54 +3,54 @@
 use serde_json::{Value, json};
 
 use crate::audit::format::event::{AgentStatus, Event};
-use crate::control::rows::agent_row;
-use crate::control::{Command, Control, ControlFault, Verb};
+use crate::control::views::agent_view;
+use crate::control::{Command, Control, ControlFault, StatusVerb};
 use crate::id::{AgentName, Principal};
 use crate::registry::StatusChange;
-use crate::spelling::nearest;
+use crate::suggest::nearest;
 
 /// The most similar names in an error.
 const NEAR_MAX: usize = 3;
 
 /// The row of a reply about a changed status.
-pub(super) fn row(event: &Event) -> Option<Value> {
+pub(super) fn status_view(event: &Event) -> Option<Value> {
     #[allow(clippy::wildcard_enum_match_arm, reason = "standings alone")]
     match event {
-        Event::AgentStanding { agent, standing, .. } => {
-            Some(json!({ "agent": agent.as_str(), "standing": standing.as_str() }))
+        Event::AgentStatus { agent, status, .. } => {
+            Some(json!({ "agent": agent.as_str(), "status": status.as_str() }))
         }
-        Event::NamespaceStanding { namespace, standing, .. } => {
-            Some(json!({ "namespace": namespace, "standing": standing.as_str() }))
+        Event::NamespaceStatus { namespace, status, .. } => {
+            Some(json!({ "namespace": namespace, "status": status.as_str() }))
         }
-        Event::PrincipalStanding { principal, standing, .. } => {
-            Some(json!({ "principal": principal.as_str(), "standing": standing.as_str() }))
+        Event::PrincipalStatus { principal, status, .. } => {
+            Some(json!({ "principal": principal.as_str(), "status": status.as_str() }))
         }
         _ => None,
     }
 }
 
 /// The status after `verb`, from the status `now`.
-fn changed(name: &str, now: AgentStatus, verb: Verb) -> Result<AgentStatus, ControlFault> {
+fn changed(name: &str, now: AgentStatus, verb: StatusVerb) -> Result<AgentStatus, ControlFault> {
     use AgentStatus::{Active, Quarantined, Revoked, Suspended};
     let refuse =
-        |hint| Err(ControlFault::Standing { agent: name.to_owned(), standing: now.as_str(), hint });
+        |hint| Err(ControlFault::Status { agent: name.to_owned(), status: now.as_str(), hint });
     match (verb, now) {
         (_, Revoked) => refuse("this is permanent; register another name"),
-        (Verb::Suspend, Active) => Ok(Suspended),
-        (Verb::Suspend, Suspended | Quarantined) => {
+        (StatusVerb::Suspend, Active) => Ok(Suspended),
+        (StatusVerb::Suspend, Suspended | Quarantined) => {
             refuse("only an active agent or namespace can be suspended")
         }
-        (Verb::Resume, Suspended) => Ok(Active),
-        (Verb::Resume, Active | Quarantined) => {
+        (StatusVerb::Resume, Suspended) => Ok(Active),
+        (StatusVerb::Resume, Active | Quarantined) => {
             refuse("only a suspended agent or namespace can be resumed")
         }
-        (Verb::Quarantine, Quarantined) => refuse("it is already in quarantine"),
-        (Verb::Quarantine, Active | Suspended) => Ok(Quarantined),
-        (Verb::Release, Quarantined) => Ok(Active),
-        (Verb::Release, Active | Suspended) => {
+        (StatusVerb::Quarantine, Quarantined) => refuse("it is already in quarantine"),
+        (StatusVerb::Quarantine, Active | Suspended) => Ok(Quarantined),
+        (StatusVerb::Release, Quarantined) => Ok(Active),
+        (StatusVerb::Release, Active | Suspended) => {
             refuse("only an agent or namespace in quarantine can be released")
         }
-        (Verb::Revoke, Active | Suspended | Quarantined) => Ok(Revoked),
+        (StatusVerb::Revoke, Active | Suspended | Quarantined) => Ok(Revoked),
     }
 }
 
@@ -61,10 +61,10 @@ fn is_namespace(text: &str) -> bool {
 
 impl Control {
     /// The record of an agent's new status.
-    pub(super) fn agent_standing(
+    pub(super) fn agent_status(
         &self,
         name: &str,
-        verb: Verb,
+        verb: StatusVerb,
         reason: String,
         unregistered: bool,
     ) -> Result<Event, ControlFault> {
@@ -76,8 +76,8 @@ impl Control {
             );
         }
         let now = row.map_or(AgentStatus::Active, |row| row.status.status);
-        let standing = changed(agent.as_str(), now, verb)?;
-        Ok(Event::AgentStanding { agent, standing, reason })
+        let status = changed(agent.as_str(), now, verb)?;
+        Ok(Event::AgentStatus { agent, status, reason })
     }
 
     /// The named agent. Without a slash it is one of the namespace `default`, unless a namespace
@@ -95,10 +95,10 @@ impl Control {
     }
 
     /// The record of a namespace's new status.
-    pub(super) fn namespace_standing(
+    pub(super) fn namespace_status(
         &self,
         namespace: &str,
-        verb: Verb,
+        verb: StatusVerb,
         reason: String,
         unregistered: bool,
     ) -> Result<Event, ControlFault> {
@@ -118,14 +118,14 @@ impl Control {
             );
             return Err(ControlFault::Unknown { name: shown, near });
         }
-        if verb == Verb::Revoke {
+        if verb == StatusVerb::Revoke {
             let hint =
                 "a namespace can be suspended or put in quarantine; revoke its agents one by one";
-            return Err(ControlFault::Standing { agent: shown, standing: now.as_str(), hint });
+            return Err(ControlFault::Status { agent: shown, status: now.as_str(), hint });
         }
-        Ok(Event::NamespaceStanding {
+        Ok(Event::NamespaceStatus {
             namespace: namespace.to_owned(),
-            standing: changed(&shown, now, verb)?,
+            status: changed(&shown, now, verb)?,
             reason,
         })
     }
@@ -135,10 +135,10 @@ impl Control {
     }
 
     /// The record of a principal's new status.
-    pub(super) fn principal_standing(
+    pub(super) fn principal_status(
         &self,
         principal: Principal,
-        verb: Verb,
+        verb: StatusVerb,
         reason: String,
         unregistered: bool,
     ) -> Result<Event, ControlFault> {
@@ -154,32 +154,28 @@ impl Control {
             return Err(ControlFault::Unknown { name: principal.to_string(), near });
         }
         let refuse = |hint| {
-            Err(ControlFault::Standing {
-                agent: principal.to_string(),
-                standing: now.as_str(),
-                hint,
-            })
+            Err(ControlFault::Status { agent: principal.to_string(), status: now.as_str(), hint })
         };
-        let standing = match (verb, now) {
-            (Verb::Suspend, AgentStatus::Active) => AgentStatus::Suspended,
+        let status = match (verb, now) {
+            (StatusVerb::Suspend, AgentStatus::Active) => AgentStatus::Suspended,
             (
-                Verb::Suspend,
+                StatusVerb::Suspend,
                 AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked,
             ) => {
                 return refuse("it is already stopped");
             }
-            (Verb::Resume | Verb::Release, AgentStatus::Active) => {
+            (StatusVerb::Resume | StatusVerb::Release, AgentStatus::Active) => {
                 return refuse("only a suspended principal can be released");
             }
             (
-                Verb::Resume | Verb::Release,
+                StatusVerb::Resume | StatusVerb::Release,
                 AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked,
             ) => AgentStatus::Active,
-            (Verb::Quarantine | Verb::Revoke, _) => {
+            (StatusVerb::Quarantine | StatusVerb::Revoke, _) => {
                 return refuse("a principal can only be suspended and released");
             }
         };
-        Ok(Event::PrincipalStanding { principal, standing, reason })
+        Ok(Event::PrincipalStatus { principal, status, reason })
     }
 
     /// The error of an agent's name that is not registered.
@@ -204,7 +200,7 @@ impl Control {
 
     /// A note if a stopped name is not registered.
     pub(super) fn by_name_alone(&self, command: &Command) -> Option<String> {
-        let Command::AgentStanding { agent, .. } = command else { return None };
+        let Command::AgentStatus { agent, .. } = command else { return None };
         let agent = self.meant(agent).ok()?;
         self.registry
             .agent(agent.as_str())
@@ -219,7 +215,7 @@ impl Control {
             self.registry
                 .stopped_namespaces()
                 .iter()
-                .map(|(name, standing)| stopped("namespace", name, standing)),
+                .map(|(name, status)| stopped("namespace", name, status)),
         );
         rows
     }
@@ -229,16 +225,16 @@ impl Control {
         self.registry
             .stopped_principals()
             .iter()
-            .map(|(name, standing)| stopped("principal", name, standing))
+            .map(|(name, status)| stopped("principal", name, status))
             .collect()
     }
 }
 
-fn stopped(word: &str, name: &str, standing: &StatusChange) -> Value {
-    let reason = standing.reason();
+fn stopped(word: &str, name: &str, status: &StatusChange) -> Value {
+    let reason = status.reason();
     json!({
         word: name,
-        "standing": standing.as_str(),
+        "status": status.as_str(),
         "since": reason.map(|(since, _)| since.to_string()),
         "reason": reason.map(|(_, why)| why),
     })

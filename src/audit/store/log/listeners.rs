@@ -3,31 +3,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::Shared;
+use super::queue::SharedQueue;
 use crate::audit::format::record::Record;
 
 /// Who hears how long a sync took, and how many records shared it.
-pub(super) type Observer = Arc<dyn Fn(Duration, usize) + Send + Sync>;
+pub(super) type SyncObserver = Arc<dyn Fn(Duration, usize) + Send + Sync>;
 /// Who hears that the log has failed.
-pub(super) type Mourner = Arc<dyn Fn() + Send + Sync>;
+pub(super) type FailureListener = Arc<dyn Fn() + Send + Sync>;
 /// Who hears of records that change the books.
-pub(super) type Listener = Arc<dyn Fn(&Record) + Send + Sync>;
+pub(super) type RecordListener = Arc<dyn Fn(&Record) + Send + Sync>;
 
 /// Who hears what.
 #[derive(Clone, Default)]
-pub(super) struct Ears {
-    pub(super) observer: Option<Observer>,
-    pub(super) mourner: Option<Mourner>,
-    pub(super) listener: Option<Listener>,
+pub(super) struct LogListeners {
+    pub(super) observer: Option<SyncObserver>,
+    pub(super) failure: Option<FailureListener>,
+    pub(super) listener: Option<RecordListener>,
 }
 
-impl Ears {
+impl LogListeners {
     /// Lets them hear of an epoch that was just opened.
-    pub(super) fn attend(&self, shared: &Shared) {
+    pub(super) fn attend(&self, shared: &SharedQueue) {
         if let Some(observe) = self.observer.clone() {
             shared.observe(Box::new(move |took, count| observe(took, count)));
         }
-        if let Some(tell) = self.mourner.clone() {
+        if let Some(tell) = self.failure.clone() {
             shared.on_failure(Box::new(move || tell()));
         }
         if let Some(tell) = self.listener.clone() {

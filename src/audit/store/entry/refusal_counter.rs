@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::audit::format::event::Event;
-use crate::audit::format::request::{ROWS_MAX, Row, Tally as Counted};
+use crate::audit::format::request::{ROWS_MAX, RefusalCount, RefusalCounts as Counted};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal, RequestId};
 use crate::refusal::{Code, Refusal};
@@ -25,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A refusal that was told, for whoever asks why.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Told {
+pub struct RememberedRefusal {
     /// The request.
     pub request: String,
     /// When.
@@ -46,7 +46,7 @@ pub struct Told {
     pub network: Option<String>,
 }
 
-impl Told {
+impl RememberedRefusal {
     pub(super) fn of(
         request: &RequestId,
         refusal: &Refusal,
@@ -115,10 +115,10 @@ impl Counts {
         staged: bool,
         event: fn(Box<Counted>) -> Event,
     ) -> Vec<Event> {
-        let mut by_principal: BTreeMap<Option<Principal>, Vec<Row>> = BTreeMap::new();
+        let mut by_principal: BTreeMap<Option<Principal>, Vec<RefusalCount>> = BTreeMap::new();
         for ((whose, code), count) in self.rows.drain() {
             let stage = staged.then(|| code.stage().as_str());
-            let row = Row { whose: whose.name, stage, code: code.as_str(), count };
+            let row = RefusalCount { whose: whose.name, stage, code: code.as_str(), count };
             by_principal.entry(whose.principal).or_default().push(row);
         }
         let other = std::mem::take(&mut self.other);
@@ -146,19 +146,19 @@ impl Counts {
     }
 }
 
-struct Inner {
+struct CounterState {
     since: Timestamp,
     /// What was recorded of an agent and code, and of a root agent, in the minute that began then.
     minute: Timestamp,
     recorded: HashMap<(String, Code), u64>,
     recorded_root: HashMap<String, u64>,
     agents: Counts,
-    strangers: Counts,
-    ring: VecDeque<Told>,
+    unauthenticated: Counts,
+    ring: VecDeque<RememberedRefusal>,
 }
 
 /// What is counted and remembered.
-pub(super) struct Tally(Mutex<Inner>);
+pub(super) struct RefusalCounter(Mutex<CounterState>);
 
 /// The network that a stranger is counted under: its IPv4 address, or the /64 of its IPv6 address.
 pub(super) fn network(peer: IpAddr) -> String {
@@ -175,20 +175,20 @@ fn root(agent: &AgentName) -> &str {
     agent.lineage().last().unwrap_or_default()
 }
 
-impl Tally {
+impl RefusalCounter {
     pub(super) fn new(now: Timestamp) -> Self {
-        Self(Mutex::new(Inner {
+        Self(Mutex::new(CounterState {
             since: now,
             minute: now,
             recorded: HashMap::new(),
             recorded_root: HashMap::new(),
             agents: Counts::default(),
-            strangers: Counts::default(),
+            unauthenticated: Counts::default(),
             ring: VecDeque::new(),
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, CounterState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,12 +227,12 @@ impl Tally {
         );
     }
 
-    pub(super) fn stranger(&self, network: String, code: Code) {
-        self.lock().strangers.count(Whose { principal: None, name: network }, code, 1);
+    pub(super) fn count_unauthenticated(&self, network: String, code: Code) {
+        self.lock().unauthenticated.count(Whose { principal: None, name: network }, code, 1);
     }
 
     /// Forgets what was counted and is remembered in a principal's name, and of these agents.
-    pub(super) fn forget(&self, principal: &Principal, agents: &[AgentName]) {
+    pub(super) fn remove_principal(&self, principal: &Principal, agents: &[AgentName]) {
         let inner = &mut *self.lock();
         inner.agents.rows.retain(|(whose, _), _| whose.principal.as_ref() != Some(principal));
         inner.ring.retain(|told| {
@@ -243,17 +243,19 @@ impl Tally {
     /// Counts on from what was [due](Self::due) and could not be recorded.
     pub(super) fn take_back(&self, event: &Event) {
         let inner = &mut *self.lock();
-        let (Event::Refusals(counted) | Event::Strangers(counted)) = event else { return };
+        let (Event::Refusals(counted) | Event::UnauthenticatedRefusals(counted)) = event else {
+            return;
+        };
         let counts = if matches!(event, Event::Refusals(_)) {
             &mut inner.agents
         } else {
-            &mut inner.strangers
+            &mut inner.unauthenticated
         };
         counts.take_back(counted);
         inner.since = inner.since.min(counted.from);
     }
 
-    pub(super) fn tell(&self, told: Told) {
+    pub(super) fn tell(&self, told: RememberedRefusal) {
         let mut inner = self.lock();
         if inner.ring.len() >= RING {
             inner.ring.pop_front();
@@ -261,7 +263,7 @@ impl Tally {
         inner.ring.push_back(told);
     }
 
-    pub(super) fn told(&self, request: &RequestId) -> Option<Told> {
+    pub(super) fn told(&self, request: &RequestId) -> Option<RememberedRefusal> {
         let request = request.to_string();
         self.lock().ring.iter().rev().find(|told| told.request == request).cloned()
     }
@@ -274,7 +276,12 @@ impl Tally {
         }
         let from = std::mem::replace(&mut inner.since, now);
         let mut events = inner.agents.events(from, now, false, Event::Refusals);
-        events.extend(inner.strangers.events(from, now, true, Event::Strangers));
+        events.extend(inner.unauthenticated.events(
+            from,
+            now,
+            true,
+            Event::UnauthenticatedRefusals,
+        ));
         events
     }
 }
@@ -292,10 +299,10 @@ mod tests {
 
     #[test]
     fn the_first_ten_of_a_code_in_a_minute_are_recorded() {
-        let tally = Tally::new(NOW);
+        let refusal_counter = RefusalCounter::new(NOW);
         let principal: Principal = "team:tests".parse().expect("principal");
         let recorded = |name: &str, code, at| {
-            (0..100).filter(|_| tally.agent((&agent(name), &principal), code, at)).count()
+            (0..100).filter(|_| refusal_counter.agent((&agent(name), &principal), code, at)).count()
         };
         assert_eq!(recorded("a/b", Code::RateExceeded, NOW), 10);
         assert_eq!(recorded("a/b", Code::ModelNotFound, NOW), 10);
@@ -306,12 +313,13 @@ mod tests {
             .map(|number| recorded(&format!("a/b/c{number}"), Code::RateExceeded, later))
             .sum();
         assert_eq!(all, 50);
-        let counted: u64 = tally
+        let counted: u64 = refusal_counter
             .due(later, false)
             .into_iter()
             .map(|event| match event {
-                Event::Refusals(tally) => {
-                    tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other
+                Event::Refusals(refusal_counter) => {
+                    refusal_counter.rows.iter().map(|row| row.count).sum::<u64>()
+                        + refusal_counter.other
                 }
                 _ => 0,
             })
@@ -321,25 +329,32 @@ mod tests {
 
     #[test]
     fn a_flood_has_a_bounded_number_of_rows() {
-        let tally = Tally::new(NOW);
+        let refusal_counter = RefusalCounter::new(NOW);
         for number in 0..100_000_u32 {
-            tally.stranger(network(IpAddr::from(number.to_be_bytes())), Code::TokenMissing);
+            refusal_counter.count_unauthenticated(
+                network(IpAddr::from(number.to_be_bytes())),
+                Code::TokenMissing,
+            );
         }
-        assert!(tally.due(NOW, false).is_empty(), "not before a minute has passed");
-        let events = tally.due(NOW.plus(MINUTE), false);
+        assert!(refusal_counter.due(NOW, false).is_empty(), "not before a minute has passed");
+        let events = refusal_counter.due(NOW.plus(MINUTE), false);
         assert_eq!(events.len(), ROWS / ROWS_MAX);
         let of = |event: &Event| match event {
-            Event::Strangers(tally) => (
-                tally.rows.len(),
-                tally.rows.iter().map(|row| row.count).sum::<u64>() + tally.other,
+            Event::UnauthenticatedRefusals(refusal_counter) => (
+                refusal_counter.rows.len(),
+                refusal_counter.rows.iter().map(|row| row.count).sum::<u64>()
+                    + refusal_counter.other,
             ),
             _ => (0, 0),
         };
         assert_eq!(events.iter().map(|event| of(event).0).sum::<usize>(), ROWS);
         assert_eq!(events.iter().map(|event| of(event).1).sum::<u64>(), 100_000);
-        assert!(tally.due(NOW.plus(MINUTE * 2), false).is_empty(), "nothing is counted twice");
-        events.iter().for_each(|event| tally.take_back(event));
-        let again = tally.due(NOW.plus(MINUTE * 2), false);
+        assert!(
+            refusal_counter.due(NOW.plus(MINUTE * 2), false).is_empty(),
+            "nothing is counted twice"
+        );
+        events.iter().for_each(|event| refusal_counter.take_back(event));
+        let again = refusal_counter.due(NOW.plus(MINUTE * 2), false);
         assert_eq!(
             again.iter().map(|event| of(event).1).sum::<u64>(),
             100_000,
@@ -349,12 +364,18 @@ mod tests {
 
     #[test]
     fn what_was_told_is_remembered_for_a_while() {
-        let tally = Tally::new(NOW);
+        let refusal_counter = RefusalCounter::new(NOW);
         let id = |number: u128| RequestId::new(NOW.0, number);
         for number in 0..5000 {
-            tally.tell(Told::of(&id(number), &Code::TokenMissing.into(), None, None, NOW));
+            refusal_counter.tell(RememberedRefusal::of(
+                &id(number),
+                &Code::TokenMissing.into(),
+                None,
+                None,
+                NOW,
+            ));
         }
-        assert_eq!(tally.told(&id(4999)).map(|told| told.code), Some("token-missing"));
-        assert!(tally.told(&id(1)).is_none());
+        assert_eq!(refusal_counter.told(&id(4999)).map(|told| told.code), Some("token-missing"));
+        assert!(refusal_counter.told(&id(1)).is_none());
     }
 }

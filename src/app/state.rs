@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{StartFault, classes, issuers, weigh};
+use super::{StartFault, classes, digests, issuers};
 use crate::audit::format::event::Event;
-use crate::audit::format::key::{Held, Opener as _};
+use crate::audit::format::key::{KeyLookup, Opener as _};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::epoch_name;
-use crate::audit::store::log::{Log, LogFault, Recovered, Settings};
-use crate::audit::store::retain::{Said, is_clock_doubtful, prune};
+use crate::audit::store::log::{Log, LogFault, LogSettings, Recovered};
+use crate::audit::store::retain::{PruneReason, is_clock_doubtful, prune};
 use crate::clock::{Clock, Ratchet, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::control::{About, Control};
+use crate::control::{Control, GatewayIdentity};
 use crate::durable;
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
@@ -19,7 +19,7 @@ use crate::registry::Registry;
 use crate::weights::Weights;
 
 /// The state and the log. The command line uses them too.
-pub struct Books {
+pub struct GatewayState {
     /// The log.
     pub log: Arc<Log>,
     /// Agents and tokens.
@@ -34,9 +34,9 @@ pub struct Books {
     pub ratchet: Arc<Ratchet>,
 }
 
-impl Books {
+impl GatewayState {
     /// Takes the data folder's lock, reads or begins the log, and computes the state. For a start;
-    /// commands use [`Books::open_existing`].
+    /// commands use [`GatewayState::open_existing`].
     ///
     /// # Errors
     /// If the folder is in use, the log does not verify, or an issuer's keys cannot be read.
@@ -49,15 +49,15 @@ impl Books {
         Self::open_log(config, config.audit.clone())
     }
 
-    /// [`Books::open`] of an existing log. It does not make a new one.
+    /// [`GatewayState::open`] of an existing log. It does not make a new one.
     ///
     /// # Errors
-    /// As [`Books::open`], and [`LogFault::None`].
+    /// As [`GatewayState::open`], and [`LogFault::None`].
     pub fn open_existing(config: &Config) -> Result<Self, StartFault> {
-        Self::open_log(config, Settings { existing: true, ..config.audit.clone() })
+        Self::open_log(config, LogSettings { existing: true, ..config.audit.clone() })
     }
 
-    fn open_log(config: &Config, log: Settings) -> Result<Self, StartFault> {
+    fn open_log(config: &Config, log: LogSettings) -> Result<Self, StartFault> {
         let (ratchet, clock) = clocks();
         let opened = Log::open(log, Arc::clone(&clock))?;
         let keyring = Arc::new(Keyring::new());
@@ -78,12 +78,12 @@ impl Books {
             tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was removed from the journal");
         }
         let (registry, weights) = (Arc::new(Registry::new()), Arc::new(Weights::default()));
-        weights.declare(weigh::declared(config));
+        weights.declare(digests::declared(config));
         for record in &recovered.records {
             registry.apply(record);
             keyring.apply(record);
             weights.apply(record);
-            forget_again(&log, &record.event)?;
+            crypto_shred_again(&log, &record.event)?;
         }
         Ok(Self { log: Arc::new(log), registry, keyring, weights, clock, ratchet })
     }
@@ -91,15 +91,16 @@ impl Books {
     /// The handler of commands over this state.
     #[must_use]
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
-        let books =
+        let gateway_state =
             (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
         // Only a gateway that serves has metrics.
         let pid = metrics.is_some().then(std::process::id);
         let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
-        let control = Control::new(Arc::clone(&self.log), books, metrics, classes(config), clocks);
+        let control =
+            Control::new(Arc::clone(&self.log), gateway_state, metrics, classes(config), clocks);
         // A "." at the end of the config's path is not a folder.
-        control.introduce(About {
+        control.introduce(GatewayIdentity {
             name: config.name.clone(),
             data: data.components().collect(),
             pid,
@@ -130,11 +131,11 @@ pub(super) fn clocks() -> (Arc<Ratchet>, Arc<dyn Clock>) {
 }
 
 /// Destroys a record key that the log says is destroyed, if a crash came in between.
-fn forget_again(log: &Log, event: &Event) -> Result<(), LogFault> {
+fn crypto_shred_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     let Event::Forgotten { record_key, .. } = event else { return Ok(()) };
     let Ok(id) = record_key.parse() else { return Ok(()) };
     let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if matches!(vault.held(&id), Held::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
+    if matches!(vault.held(&id), KeyLookup::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
 }
 
 /// Prunes old records. A failure does not prevent a start: without the archive, all records stay.
@@ -152,7 +153,7 @@ pub(super) fn retain(config: &Config) {
         }
         Err(fault) => return tracing::error!(%fault, "old records could not be pruned"),
     }
-    match prune(&config.audit, &clock, keep, Said::default(), |_, _| ()) {
+    match prune(&config.audit, &clock, keep, PruneReason::default(), |_, _| ()) {
         Ok(taken) => {
             for epoch in taken.epochs {
                 tracing::info!(epoch = epoch_name(epoch.number), records = epoch.size, to = ?keep.to, "old records were pruned");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::fault::Fault;
+use super::fault::CliFault;
 
 /// The config's name in a data folder.
 const CONFIG: &str = "token-shield.toml";
@@ -19,7 +19,7 @@ const DATA: &str = "TOKEN_SHIELD_DATA";
 /// Without these: ./token-shield.toml, ./data or /etc/token-shield/token-shield.toml, if exactly
 /// one exists.
 #[derive(Args, Clone, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct GatewayArgs {
     /// The gateway's data folder. It is enough if the gateway runs, or if DIR/token-shield.toml is
     /// its config.
     #[arg(long, value_name = "DIR", help_heading = "Which gateway")]
@@ -34,7 +34,7 @@ pub(super) struct Place {
 
 /// Which log a command is for: a gateway's, or one in a folder.
 #[derive(Args, Clone, Debug, Default)]
-pub(super) struct LogPlace {
+pub(super) struct LogArgs {
     /// A log's folder, such as a copy: the folder that contains e000001.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "config"], help_heading = "Which log")]
     dir: Option<PathBuf>,
@@ -49,11 +49,12 @@ pub(super) struct LogPlace {
     pub(super) json: bool,
 }
 
-impl LogPlace {
+impl LogArgs {
     /// The gateway with the log. `None` if a log's folder is named.
     #[cfg(feature = "gateway")]
-    pub(super) fn place(&self) -> Option<Place> {
-        let place = Place { data: self.data.clone(), config: self.config.clone(), json: self.json };
+    pub(super) fn place(&self) -> Option<GatewayArgs> {
+        let place =
+            GatewayArgs { data: self.data.clone(), config: self.config.clone(), json: self.json };
         self.dir.is_none().then_some(place)
     }
 
@@ -61,17 +62,20 @@ impl LogPlace {
     ///
     /// # Errors
     /// If the folder is not clear.
-    pub(super) fn dir(&self, given: Option<PathBuf>) -> Result<PathBuf, Fault> {
+    pub(super) fn dir(&self, given: Option<PathBuf>) -> Result<PathBuf, CliFault> {
         match (&self.dir, given) {
-            (Some(_), Some(_)) => Err(Fault::usage("a log's folder is named twice")),
+            (Some(_), Some(_)) => Err(CliFault::usage("a log's folder is named twice")),
             (Some(dir), None) => Ok(dir.clone()),
             (None, Some(_)) if self.data.is_some() || self.config.is_some() => {
-                Err(Fault::usage("both a log's folder and a gateway are named: name only one"))
+                Err(CliFault::usage("both a log's folder and a gateway are named: name only one"))
             }
             (None, Some(given)) => Ok(given),
             (None, None) => {
-                let place =
-                    Place { data: self.data.clone(), config: self.config.clone(), json: false };
+                let place = GatewayArgs {
+                    data: self.data.clone(),
+                    config: self.config.clone(),
+                    json: false,
+                };
                 Ok(place.find()?.data_folder()?.join("audit"))
             }
         }
@@ -80,7 +84,7 @@ impl LogPlace {
 
 /// The gateway that a command is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct GatewayTarget {
     /// Its config. The file may be missing if a data folder was named.
     pub(super) config: PathBuf,
     /// Its data folder, if that was named.
@@ -89,7 +93,7 @@ pub(super) struct Target {
     pub(super) named: bool,
 }
 
-impl Target {
+impl GatewayTarget {
     fn of_config(config: PathBuf, named: bool) -> Self {
         Self { config, data: None, named }
     }
@@ -102,7 +106,7 @@ impl Target {
     ///
     /// # Errors
     /// If the config cannot be read.
-    pub(super) fn data_folder(&self) -> Result<PathBuf, Fault> {
+    pub(super) fn data_folder(&self) -> Result<PathBuf, CliFault> {
         match (&self.data, Addresses::read(&self.config)) {
             (Some(data), _) => Ok(data.clone()),
             (None, Ok(addresses)) => Ok(addresses.data),
@@ -128,11 +132,11 @@ pub(super) struct Addresses {
 impl Addresses {
     /// # Errors
     /// If the file cannot be read or is not TOML.
-    pub(super) fn read(path: &Path) -> Result<Self, Fault> {
+    pub(super) fn read(path: &Path) -> Result<Self, CliFault> {
         let fault = |why: String| {
             let hint =
                 "name the gateway's config with --config FILE, or its data folder with --data DIR";
-            Fault::failed("config", format!("{}: {why}; {hint}", path.display()))
+            CliFault::failed("config", format!("{}: {why}; {hint}", path.display()))
         };
         let text = fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
         let table: toml::Table =
@@ -149,12 +153,12 @@ impl Addresses {
     }
 }
 
-impl Place {
+impl GatewayArgs {
     /// The gateway that the command is for.
     ///
     /// # Errors
     /// If none is named or found, several are found, or the found one is not trusted.
-    pub(super) fn find(&self) -> Result<Target, Fault> {
+    pub(super) fn find(&self) -> Result<GatewayTarget, CliFault> {
         if let Some(target) = named(self.config.clone(), self.data.clone())? {
             return Ok(target);
         }
@@ -176,7 +180,7 @@ fn variable(name: &str) -> Option<PathBuf> {
 /// # Errors
 /// If ./data belongs to another user, or is in a folder that everybody may write.
 #[cfg(feature = "gateway")]
-pub(super) fn own_folder(given: Option<PathBuf>) -> Result<PathBuf, Fault> {
+pub(super) fn own_folder(given: Option<PathBuf>) -> Result<PathBuf, CliFault> {
     if let Some(folder) = given.or_else(|| variable(DATA)) {
         return Ok(folder);
     }
@@ -185,23 +189,26 @@ pub(super) fn own_folder(given: Option<PathBuf>) -> Result<PathBuf, Fault> {
         trusted(Path::new("data"), rustix::process::geteuid().as_raw())?;
     } else {
         let whole = fs::canonicalize(".")
-            .map_err(|error| Fault::failed("not-trusted", format!("./: {error}")))?;
+            .map_err(|error| CliFault::failed("not-trusted", format!("./: {error}")))?;
         closed(Path::new("data"), &whole.join("data"))?;
     }
     Ok(folder)
 }
 
-fn named(config: Option<PathBuf>, data: Option<PathBuf>) -> Result<Option<Target>, Fault> {
+fn named(
+    config: Option<PathBuf>,
+    data: Option<PathBuf>,
+) -> Result<Option<GatewayTarget>, CliFault> {
     match (config, data) {
         (None, None) => Ok(None),
-        (Some(config), None) => Ok(Some(Target::of_config(config, true))),
+        (Some(config), None) => Ok(Some(GatewayTarget::of_config(config, true))),
         (None, Some(data)) => named(Some(data.join(CONFIG)), Some(data)),
         (Some(config), Some(data)) => {
             // A config that cannot be read does not contradict the folder.
             let other = Addresses::read(&config).ok().filter(|says| !same(&says.data, &data));
             match other {
-                None => Ok(Some(Target { config, data: Some(data), named: true })),
-                Some(says) => Err(Fault::usage(format!(
+                None => Ok(Some(GatewayTarget { config, data: Some(data), named: true })),
+                Some(says) => Err(CliFault::usage(format!(
                     "{} has its data in {}, not in {}: name one of them",
                     config.display(),
                     says.data.display(),
@@ -221,13 +228,13 @@ fn same(left: &Path, right: &Path) -> bool {
 
 /// The one gateway that is found in the folder `here` or in the system's place. `uid` is the
 /// caller.
-fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
+fn found(here: &Path, system: &Path, uid: u32) -> Result<GatewayTarget, CliFault> {
     let (own, data) = (here.join(CONFIG), here.join("data"));
-    let mut candidates: Vec<(PathBuf, Target)> = Vec::new();
+    let mut candidates: Vec<(PathBuf, GatewayTarget)> = Vec::new();
     for (path, target) in [
-        (own.clone(), Target::of_config(own, false)),
-        (data.clone(), Target::of_data(data, false)),
-        (system.to_owned(), Target::of_config(system.to_owned(), false)),
+        (own.clone(), GatewayTarget::of_config(own, false)),
+        (data.clone(), GatewayTarget::of_data(data, false)),
+        (system.to_owned(), GatewayTarget::of_config(system.to_owned(), false)),
     ] {
         // Any folder may have the name data. It counts if it contains a gateway's files.
         let is_there = if target.data.is_some() {
@@ -238,14 +245,14 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
             fs::symlink_metadata(&path).is_ok()
         };
         let folder =
-            |target: &Target| target.data_folder().unwrap_or_else(|_| target.config.clone());
+            |target: &GatewayTarget| target.data_folder().unwrap_or_else(|_| target.config.clone());
         let known = candidates.iter().any(|(_, other)| same(&folder(other), &folder(&target)));
         if is_there && !known {
             candidates.push((path, target));
         }
     }
     match candidates.as_slice() {
-        [] => Err(Fault::failed(
+        [] => Err(CliFault::failed(
             "no-gateway",
             format!(
                 "no gateway is named, and none is found: ./{CONFIG}, ./data and {} do not exist; \
@@ -256,7 +263,7 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<Target, Fault> {
         [(path, target)] => trusted(path, uid).map(|()| target.clone()),
         several => {
             let paths: Vec<String> = several.iter().map(|(path, _)| shown(path)).collect();
-            Err(Fault::usage(format!(
+            Err(CliFault::usage(format!(
                 "several gateways are found: {}; name one with --config FILE or --data DIR",
                 paths.join(", ")
             )))
@@ -268,17 +275,18 @@ fn shown(path: &Path) -> String {
     if path.is_absolute() { path.display().to_string() } else { format!("./{}", path.display()) }
 }
 
-fn not_trusted(path: &Path, why: &str) -> Fault {
+fn not_trusted(path: &Path, why: &str) -> CliFault {
     let why = format!(
         "{} is found, not named, and {why}; name it with --config FILE or --data DIR",
         shown(path)
     );
-    Fault::failed("not-trusted", why)
+    CliFault::failed("not-trusted", why)
 }
 
 /// Checks that no other user can write what was found and not named.
-fn trusted(path: &Path, uid: u32) -> Result<(), Fault> {
-    let unreadable = |error| Fault::failed("not-trusted", format!("{}: {error}", path.display()));
+fn trusted(path: &Path, uid: u32) -> Result<(), CliFault> {
+    let unreadable =
+        |error| CliFault::failed("not-trusted", format!("{}: {error}", path.display()));
     for found in [fs::symlink_metadata(path), fs::metadata(path)] {
         let owner = found.map_err(unreadable)?.uid();
         if owner != 0 && owner != uid {
@@ -289,7 +297,7 @@ fn trusted(path: &Path, uid: u32) -> Result<(), Fault> {
 }
 
 /// Checks that no folder above `whole`, the absolute path of `path`, may be written by everybody.
-fn closed(path: &Path, whole: &Path) -> Result<(), Fault> {
+fn closed(path: &Path, whole: &Path) -> Result<(), CliFault> {
     for (distance, folder) in whole.ancestors().enumerate() {
         let Ok(found) = fs::metadata(folder) else { continue };
         // In a folder with the sticky bit, such as /tmp, others cannot replace what is in folders
@@ -328,7 +336,7 @@ mod tests {
             fs::write(path, text).expect("file");
         }
 
-        fn found(&self, uid: u32) -> Result<Target, Fault> {
+        fn found(&self, uid: u32) -> Result<GatewayTarget, CliFault> {
             found(self.0.path(), &self.0.path().join("etc/token-shield.toml"), uid)
         }
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::LogFault;
-use crate::durable::{Changed, Fault, Identity};
+use crate::durable::{Changed, DiskFault, Identity};
 use crate::merkle::tile::{Tile, WIDTH};
 
 /// The folders that every tree has.
@@ -41,7 +41,7 @@ pub(super) fn look(epoch: &Path, size: u64) -> Result<Vec<Identity>, LogFault> {
 
 fn at(
     path: &Path,
-    look: impl FnOnce(&Path) -> Result<Identity, Fault>,
+    look: impl FnOnce(&Path) -> Result<Identity, DiskFault>,
 ) -> Result<Identity, LogFault> {
     look(path).map_err(|fault| {
         if fault.error.kind() == std::io::ErrorKind::NotFound {
@@ -53,8 +53,8 @@ fn at(
 }
 
 /// That all of it is still as it was.
-pub(super) fn check(stands: &[Identity]) -> Result<(), LogFault> {
-    stands.iter().try_for_each(|file| file.check().map_err(LogFault::of_change))
+pub(super) fn check(checkpoint_files: &[Identity]) -> Result<(), LogFault> {
+    checkpoint_files.iter().try_for_each(|file| file.check().map_err(LogFault::of_change))
 }
 
 /// That the folders of `before` are those of `now`.

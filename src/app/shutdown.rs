@@ -15,7 +15,7 @@ impl App {
         predecessor: Option<Arc<Predecessor>>,
         sockets: &[PathBuf],
     ) -> Result<(), StartFault> {
-        self.gateway.pen.flush(true);
+        self.gateway.recorder.flush(true);
         if let Some(predecessor) = predecessor {
             // The former process drains at the same time, and gets the stop too. At the end of its
             // drain it ends its streams, and then reports their outcomes. An outcome that it does
@@ -23,7 +23,7 @@ impl App {
             let drain = self.config.proxy.timeouts.drain;
             if tokio::time::timeout(drain, predecessor.over()).await.is_err() {
                 // This process also answers requests on connections of the former one.
-                self.gateway.pen.cut();
+                self.gateway.recorder.cut();
                 self.gateway.registry.announce();
                 if tokio::time::timeout(2 * FAREWELL + 3 * LAST_WORDS, predecessor.over())
                     .await
@@ -34,14 +34,14 @@ impl App {
             }
         }
         // A recorded stop means that nothing is open. If something is, the next start closes it.
-        if self.gateway.pen.finish(LAST_WORDS).await {
-            self.books.log.seal(Event::Stop, None).await?;
+        if self.gateway.recorder.finish(LAST_WORDS).await {
+            self.gateway_state.log.append(Event::Stop, None).await?;
         } else {
             tracing::warn!(
                 "an admitted request has no outcome; the next start closes it as unknown"
             );
         }
-        self.books.log.close()?;
+        self.gateway_state.log.close()?;
         for socket in sockets {
             if let Err(error) = std::fs::remove_file(socket) {
                 tracing::debug!(%error, socket = %socket.display(), "a socket's file was not removed");
@@ -53,8 +53,8 @@ impl App {
     /// Leaves the log and the sockets to the successor, after it has recorded the last counts of
     /// this process.
     pub(super) async fn end_elsewhere(&self, successor: &Successor) -> Result<(), StartFault> {
-        self.gateway.pen.flush(true);
-        if !self.gateway.pen.finish(LAST_WORDS).await {
+        self.gateway.recorder.flush(true);
+        if !self.gateway.recorder.finish(LAST_WORDS).await {
             tracing::warn!(
                 "an admitted request has no outcome; the successor closes it as unknown"
             );

@@ -8,17 +8,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::readiness::Readiness;
-use super::{LAST_WORDS, auditors, watchful};
+use super::{LAST_WORDS, auditors, housekeeping};
 use crate::control::bounded::Bounded;
 use crate::control::{Control, api};
 use crate::metrics::Metrics;
 use crate::proxy::descriptors::SOCKET_CONNECTIONS_MAX;
-use crate::proxy::tree::Tree;
+use crate::proxy::tree::LogTree;
 
 /// The handlers of the sockets.
-pub(super) struct Desk {
+pub(super) struct SocketHandlers {
     pub(super) control: Arc<Control>,
-    pub(super) tree: Arc<Tree>,
+    pub(super) tree: Arc<LogTree>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) ready: Readiness,
 }
@@ -31,8 +31,8 @@ pub(super) struct Sockets {
 }
 
 /// The sockets beside the API, open or closed.
-pub(super) struct Doors {
-    desk: Desk,
+pub(super) struct ManagementSockets {
+    handlers: SocketHandlers,
     /// `None` after a take-over. A copy here would keep them bound, and if the successor died, no
     /// one would accept.
     sockets: Option<Sockets>,
@@ -40,9 +40,9 @@ pub(super) struct Doors {
     open: Option<(JoinSet<()>, watch::Sender<bool>)>,
 }
 
-impl Doors {
-    pub(super) const fn new(desk: Desk, sockets: Sockets) -> Self {
-        Self { desk, sockets: Some(sockets), open: None }
+impl ManagementSockets {
+    pub(super) const fn new(handlers: SocketHandlers, sockets: Sockets) -> Self {
+        Self { handlers, sockets: Some(sockets), open: None }
     }
 
     /// The sockets, for a take-over.
@@ -66,7 +66,7 @@ impl Doors {
         let admin = UnixListener::from_std(sockets.admin.try_clone()?)?;
         let admin = api::run(
             Bounded::new(admin, SOCKET_CONNECTIONS_MAX),
-            Arc::clone(&self.desk.control),
+            Arc::clone(&self.handlers.control),
             hushed.clone(),
         );
         tasks.spawn(async move {
@@ -76,7 +76,7 @@ impl Doors {
         });
         if let Some(listener) = &sockets.auditors {
             let listener = UnixListener::from_std(listener.try_clone()?)?;
-            let reading = auditors::run(listener, Arc::clone(&self.desk.tree), hushed.clone());
+            let reading = auditors::run(listener, Arc::clone(&self.handlers.tree), hushed.clone());
             tasks.spawn(async move {
                 if let Err(error) = reading.await {
                     tracing::error!(%error, "the auditors' socket failed");
@@ -84,10 +84,10 @@ impl Doors {
             });
         }
         let metrics = TcpListener::from_std(sockets.metrics.try_clone()?)?;
-        tasks.spawn(watchful::metrics(
+        tasks.spawn(housekeeping::metrics(
             metrics,
-            Arc::clone(&self.desk.metrics),
-            self.desk.ready.clone(),
+            Arc::clone(&self.handlers.metrics),
+            self.handlers.ready.clone(),
             hushed,
         ));
         self.open = Some((tasks, quiet));

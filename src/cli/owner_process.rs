@@ -5,31 +5,33 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Failure;
+use super::admin_client::AdminClient;
 use super::as_owner::own_name;
-use super::door::Door;
-use super::place::Target;
+use super::target::GatewayTarget;
 use crate::control::{Operator, api};
 
 /// The owner's process: requests on standard input, answers on standard output, a line each.
 #[derive(Args)]
-pub(super) struct OwnersBooks {
+pub(super) struct OwnerProcess {
     #[arg(long)]
     config: PathBuf,
     #[arg(long)]
     data: Option<PathBuf>,
 }
 
-impl OwnersBooks {
+impl OwnerProcess {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let target = Target { config: self.config, data: self.data, named: true };
-        let door = Door::of_owner(&target).await?;
-        let Door::Books(_, control) = &door else { return Err("the log is not open".into()) };
+        let target = GatewayTarget { config: self.config, data: self.data, named: true };
+        let client = AdminClient::of_owner(&target).await?;
+        let AdminClient::Offline(_, control) = &client else {
+            return Err("the log is not open".into());
+        };
         // The record names the user who asked.
         let operator = Operator(own_name());
         for line in std::io::stdin().lines() {
             let answer = api::perform(control, &operator, serde_json::from_str(&line?)?).await;
             println!("{}", serde_json::to_string(&answer)?);
         }
-        door.close()
+        client.close()
     }
 }

@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::audit::format::fault::RecordFault;
-use crate::audit::format::key::{Held, Opener, RecordKeyId};
+use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::clock::Timestamp;
-use crate::crypto::seal;
+use crate::crypto::encryption;
 use crate::json;
 
 /// Bytes of a record at the most: an entry's length is two bytes (C2SP tlog-tiles).
@@ -14,22 +14,22 @@ pub const RECORD_BYTES_MAX: usize = 65_535;
 
 /// What stands outside of a record, for everybody to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outside<'r> {
+pub struct Envelope<'r> {
     /// When, as it stands there: RFC 3339 with milliseconds. Sorts by time.
     pub at: &'r str,
     /// What kind.
     pub kind: &'r str,
     /// The rest.
-    pub inside: Inside<'r>,
+    pub payload: Payload<'r>,
 }
 
 /// The rest of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inside<'r> {
+pub enum Payload<'r> {
     /// An object, in canonical form.
     Plain(&'r str),
     /// A box.
-    Sealed {
+    Encrypted {
         /// The record key that opens it.
         key: RecordKeyId,
         /// The box in base64url.
@@ -38,16 +38,16 @@ pub enum Inside<'r> {
 }
 
 /// Salt, tag and the two bytes of an empty object, in base64url.
-const BOX_TEXT_MIN: usize = 46;
+const CIPHERTEXT_TEXT_MIN: usize = 46;
 
 /// The kinds of records that are never sealed: whoever follows the log from epoch to epoch must read them.
 pub(in crate::audit) const ALWAYS_PLAIN: [&str; 2] = ["epoch", "pruned"];
 
-pub(super) fn outer(at: &str, kind: &str, inside: &str) -> String {
-    // Members in canonical order: at, box, key, kind, plain, v. No text here has anything to escape.
-    let (sealed, plain) = if inside.starts_with('{') { ("", inside) } else { (inside, "") };
-    let plain = if plain.is_empty() { String::new() } else { format!(",\"plain\":{plain}") };
-    format!("{{\"at\":\"{at}\"{sealed},\"kind\":\"{kind}\"{plain},\"v\":1}}")
+pub(super) fn outer(at: &str, kind: &str, payload: &str) -> String {
+    // Members in canonical order: at, ciphertext, key, kind, payload, v. No text here has anything to escape.
+    let (encrypted, plain) = if payload.starts_with('{') { ("", payload) } else { (payload, "") };
+    let plain = if plain.is_empty() { String::new() } else { format!(",\"payload\":{plain}") };
+    format!("{{\"at\":\"{at}\"{encrypted},\"kind\":\"{kind}\"{plain},\"v\":1}}")
 }
 
 /// What a box is bound to: the record as it would be without it.
@@ -65,7 +65,7 @@ fn newer(rest: &str) -> RecordFault {
     version.parse().ok().filter(|_| plain).map_or(RecordFault::Form, RecordFault::Newer)
 }
 
-impl<'r> Outside<'r> {
+impl<'r> Envelope<'r> {
     /// Reads a record's outside, if the record is in the one form that it may have.
     ///
     /// # Errors
@@ -85,28 +85,35 @@ impl<'r> Outside<'r> {
             return Err(RecordFault::Member("at"));
         }
         let rest = rest.strip_suffix(",\"v\":1}").ok_or_else(|| newer(rest))?;
-        if let Some(rest) = rest.strip_prefix(",\"box\":\"") {
+        if let Some(rest) = rest.strip_prefix(",\"ciphertext\":\"") {
             let (text, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
             let rest = rest.strip_prefix(",\"key\":\"").ok_or(RecordFault::Form)?;
             let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
             let key: RecordKeyId = key.parse().map_err(|_| RecordFault::Member("key"))?;
             let kind = kind(rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?)?;
-            if ALWAYS_PLAIN.contains(&kind) || text.len() < BOX_TEXT_MIN || !is_base64url(text) {
-                return Err(RecordFault::Member("box"));
+            if ALWAYS_PLAIN.contains(&kind)
+                || text.len() < CIPHERTEXT_TEXT_MIN
+                || !is_base64url(text)
+            {
+                return Err(RecordFault::Member("ciphertext"));
             }
-            return Ok(Self { at, kind, inside: Inside::Sealed { key, text } });
+            return Ok(Self { at, kind, payload: Payload::Encrypted { key, text } });
         }
         let rest = rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?;
-        let (word, plain) = rest.split_once(",\"plain\":").ok_or(RecordFault::Member("plain"))?;
+        let (word, plain) =
+            rest.split_once(",\"payload\":").ok_or(RecordFault::Member("payload"))?;
         let kind = kind(word)?;
         canonical(plain)?;
-        Ok(Self { at, kind, inside: Inside::Plain(plain) })
+        Ok(Self { at, kind, payload: Payload::Plain(plain) })
     }
 
     /// True of what changes no book: requests, and counts of refusals.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
-        matches!(self.kind, "admission" | "outcome" | "refusal" | "refusals" | "strangers")
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.kind,
+            "admission" | "outcome" | "refusal" | "refusals" | "unauthenticated-refusals"
+        )
     }
 
     /// When.
@@ -120,16 +127,16 @@ impl<'r> Outside<'r> {
     /// The record key that it is sealed with; `None` where it is plain.
     #[must_use]
     pub const fn record_key(&self) -> Option<RecordKeyId> {
-        match self.inside {
-            Inside::Sealed { key, .. } => Some(key),
-            Inside::Plain(_) => None,
+        match self.payload {
+            Payload::Encrypted { key, .. } => Some(key),
+            Payload::Plain(_) => None,
         }
     }
 
     /// The box's bytes and what it is bound to; `None` where there is none.
     #[must_use]
-    pub fn sealed(&self) -> Option<(RecordKeyId, Vec<u8>, String)> {
-        let Inside::Sealed { key, text } = self.inside else { return None };
+    pub fn encrypted(&self) -> Option<(RecordKeyId, Vec<u8>, String)> {
+        let Payload::Encrypted { key, text } = self.payload else { return None };
         Some((key, URL_SAFE_NO_PAD.decode(text).ok()?, aad(self.at, &key, self.kind)))
     }
 
@@ -138,17 +145,23 @@ impl<'r> Outside<'r> {
     /// # Errors
     /// When the key is missing or does not open it, or what is inside is not in canonical form.
     pub fn open(&self, opener: &dyn Opener) -> Result<Option<String>, RecordFault> {
-        let Some((id, bytes, aad)) = self.sealed() else {
-            let Inside::Plain(plain) = self.inside else { return Err(RecordFault::Member("box")) };
+        let Some((id, bytes, aad)) = self.encrypted() else {
+            let Payload::Plain(plain) = self.payload else {
+                return Err(RecordFault::Member("ciphertext"));
+            };
             return Ok(Some(plain.to_owned()));
         };
         let plain = match opener.held(&id) {
-            Held::Destroyed => return Ok(None),
-            Held::Missing => {
-                let own = seal::salt_of(&bytes).and_then(|salt| opener.own(&id, &salt));
-                seal::open_with(own.ok_or(RecordFault::KeyMissing(id))?, aad.as_bytes(), &bytes)
+            KeyLookup::Destroyed => return Ok(None),
+            KeyLookup::Missing => {
+                let own = encryption::salt_of(&bytes).and_then(|salt| opener.own(&id, &salt));
+                encryption::decrypt_with(
+                    own.ok_or(RecordFault::KeyMissing(id))?,
+                    aad.as_bytes(),
+                    &bytes,
+                )
             }
-            Held::Key(key) => seal::open(key, aad.as_bytes(), &bytes),
+            KeyLookup::Key(key) => encryption::decrypt(key, aad.as_bytes(), &bytes),
         };
         let plain = String::from_utf8(plain.map_err(|_| RecordFault::Closed)?)
             .map_err(|_| RecordFault::Form)?;

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use super::ears::{Ears, Listener, Mourner, Observer};
+use super::listeners::{FailureListener, LogListeners, RecordListener, SyncObserver};
 pub use super::queue::Then;
-use super::queue::{Shared, Waiting};
+use super::queue::{QueuedEvent, SharedQueue};
 use super::recover::Carried;
 use super::shortage::{COMMANDS_WAIT, until_enough};
-use super::{LogFault, QUEUE_MAX, Recovered, Settings, State, integrate, opening, recover, writer};
+use super::{
+    LogFault, LogSettings, LogState, QUEUE_MAX, Recovered, integrate, opening, recover, writer,
+};
 use crate::audit::format::event::Event;
 use crate::audit::format::record::Record;
 use crate::audit::store::vault::Vault;
@@ -22,7 +24,7 @@ use crate::durable::{self, Disk};
 /// Another process that writes the log, and records what this one gives it.
 pub trait Remote: Send + Sync {
     /// Has `event` recorded, and calls `then` when it is durable, or known not to be.
-    fn seal(&self, event: Event, then: Then);
+    fn append(&self, event: Event, then: Then);
 
     /// Whether it can be reached.
     fn healthy(&self) -> bool;
@@ -35,11 +37,11 @@ pub trait Remote: Send + Sync {
 type First = Vec<(Event, Option<String>)>;
 
 /// Who writes.
-enum Who {
+enum LogOwner {
     /// This process.
     Own,
     /// Nobody for now, while the next epoch is being opened or another process goes on: what comes waits.
-    Between(VecDeque<Waiting>),
+    Between(VecDeque<QueuedEvent>),
     /// Another process.
     Away(Arc<dyn Remote>),
     /// Nobody ever again.
@@ -49,7 +51,7 @@ enum Who {
 /// The epoch that this process writes, or wrote last.
 #[derive(Clone)]
 pub(super) struct Current {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedQueue>,
     writer: ThreadId,
     /// `<gateway name>/<epoch>`.
     pub(super) origin: Arc<str>,
@@ -57,25 +59,25 @@ pub(super) struct Current {
 }
 
 /// Who writes, and the epoch.
-struct Place {
-    who: Who,
+struct Ownership {
+    who: LogOwner,
     current: Current,
     /// What is short, where the log cannot be opened again for it.
-    short: Option<durable::Fault>,
+    short: Option<durable::DiskFault>,
 }
 
-/// What the handles share: dropped with the last of them, while the threads keep only `Shared`.
-pub(super) struct Open {
-    place: Mutex<Place>,
+/// What the handles share: dropped with the last of them, while the threads keep only `SharedQueue`.
+pub(super) struct SharedLog {
+    place: Mutex<Ownership>,
     /// Held while one epoch follows another, while the log is paused or opened again, and while it is closed.
     pub(super) turn: Mutex<()>,
     vault: Arc<Mutex<Vault>>,
     /// Held beyond a failure: a gateway that cannot record must not be overtaken by a second writer that can.
     lock: Mutex<Option<durable::Lock>>,
-    settings: Settings,
+    settings: LogSettings,
     clock: Arc<dyn Clock>,
     disk: Arc<dyn Disk>,
-    ears: Mutex<Ears>,
+    ears: Mutex<LogListeners>,
     /// Whether the process is about to end: what is short is not waited for for long.
     closes: AtomicBool,
 }
@@ -99,26 +101,27 @@ impl Current {
         dir: &Path,
         clock: &Arc<dyn Clock>,
     ) -> Result<(Begun, First), LogFault> {
-        let recover::Opened { files, desk, mut sealer, begin, lock, recovered, first } = opened;
-        let (origin, epoch) = (Arc::clone(&desk.origin), sealer.epoch.clone());
-        let shared = Arc::new(Shared::new(Arc::clone(clock), begin));
-        sealer.shared = Some(Arc::clone(&shared));
+        let recover::Opened { files, encryptor, mut checkpointer, begin, lock, recovered, first } =
+            opened;
+        let (origin, epoch) = (Arc::clone(&encryptor.origin), checkpointer.epoch.clone());
+        let shared = Arc::new(SharedQueue::new(Arc::clone(clock), begin));
+        checkpointer.shared = Some(Arc::clone(&shared));
         let writing = Arc::clone(&shared);
-        let writer = spawn("audit-writer", dir, move || writer::run(&writing, files, &desk))?;
-        let sealing = Arc::clone(&shared);
-        spawn("audit-sealer", dir, move || integrate::run(&sealing, sealer))?;
+        let writer = spawn("audit-writer", dir, move || writer::run(&writing, files, &encryptor))?;
+        let checkpointing = Arc::clone(&shared);
+        spawn("audit-signer", dir, move || integrate::run(&checkpointing, checkpointer))?;
         let watching = Arc::clone(&shared);
         spawn("audit-watch", dir, move || watching.watch())?;
         Ok((Begun { current: Self { shared, writer, origin, epoch }, lock, recovered }, first))
     }
 
     /// Records what an epoch begins with: all of it at once, so that a crash leaves all or nothing, as far as a batch reaches.
-    fn seal_first(&self, first: First) -> Result<(), LogFault> {
+    fn append_first(&self, first: First) -> Result<(), LogFault> {
         let (answer, answered) = mpsc::channel();
         let waiting = |(event, by): (Event, _)| {
             let answer = answer.clone();
             event.fits()?;
-            Ok(Waiting { event, by, then: Box::new(move |sealed| drop(answer.send(sealed))) })
+            Ok(QueuedEvent { event, by, then: Box::new(move |sealed| drop(answer.send(sealed))) })
         };
         let first = first.into_iter().map(waiting).collect::<Result<Vec<_>, LogFault>>()?;
         let count = first.len();
@@ -134,41 +137,42 @@ impl Current {
     }
 }
 
-impl Open {
+impl SharedLog {
     /// Opens the log and sets its threads to work.
     pub(super) fn begin(
-        settings: Settings,
+        settings: LogSettings,
         clock: Arc<dyn Clock>,
         disk: Arc<dyn Disk>,
         lock: Option<durable::Lock>,
     ) -> Result<(Self, Recovered), LogFault> {
         let opened = opening::open(&settings, &disk, clock.now(), Carried { lock, vault: None })?;
-        let vault = Arc::clone(&opened.desk.vault);
+        let vault = Arc::clone(&opened.encryptor.vault);
         let (Begun { current, lock, recovered }, first) =
             Current::start(opened, &settings.dir, &clock)?;
         // What was asked for is done; a later epoch is asked for anew.
-        let settings = Settings { begin: None, ..settings };
-        let place = Mutex::new(Place { who: Who::Own, current: current.clone(), short: None });
+        let settings = LogSettings { begin: None, ..settings };
+        let place =
+            Mutex::new(Ownership { who: LogOwner::Own, current: current.clone(), short: None });
         let (turn, lock, ears) = (Mutex::default(), Mutex::new(Some(lock)), Mutex::default());
         let closes = AtomicBool::new(false);
         let open = Self { place, turn, vault, lock, settings, clock, disk, ears, closes };
         // Where this fails, `open` is dropped, and closes what it has opened.
-        current.seal_first(first)?;
+        current.append_first(first)?;
         Ok((open, recovered))
     }
 
     /// Opens the log again, and sets its threads to work.
-    pub(super) fn open(&self, settings: &Settings, carried: Carried) -> Result<Begun, LogFault> {
+    pub(super) fn open(&self, settings: &LogSettings, carried: Carried) -> Result<Begun, LogFault> {
         let is_new = carried.vault.is_none();
         let mut opened = opening::open(settings, &self.disk, self.clock.now(), carried)?;
         if is_new {
             // All handles use the keys that were read just now: the other process may have added some.
-            std::mem::swap(&mut *locked(&self.vault), &mut *locked(&opened.desk.vault));
-            opened.desk.vault = Arc::clone(&self.vault);
+            std::mem::swap(&mut *locked(&self.vault), &mut *locked(&opened.encryptor.vault));
+            opened.encryptor.vault = Arc::clone(&self.vault);
         }
         let (begun, first) = Current::start(opened, &settings.dir, &self.clock)?;
         locked(&self.ears).attend(&begun.current.shared);
-        if let Err(fault) = begun.current.seal_first(first) {
+        if let Err(fault) = begun.current.append_first(first) {
             if !begun.current.end() {
                 // A write may still be on its way, so the lock stays until the process ends.
                 std::mem::forget(begun.lock);
@@ -179,7 +183,7 @@ impl Open {
     }
 
     /// What an epoch is opened with from now on.
-    pub(super) const fn settings(&self) -> &Settings {
+    pub(super) const fn settings(&self) -> &LogSettings {
         &self.settings
     }
 
@@ -196,59 +200,59 @@ impl Open {
     }
 
     /// The threads' half, where this process writes.
-    pub(super) fn own(&self) -> Option<Arc<Shared>> {
+    pub(super) fn own(&self) -> Option<Arc<SharedQueue>> {
         let place = locked(&self.place);
         match &place.who {
-            Who::Own => Some(Arc::clone(&place.current.shared)),
-            Who::Between(_) | Who::Away(_) | Who::Gone(_) => None,
+            LogOwner::Own => Some(Arc::clone(&place.current.shared)),
+            LogOwner::Between(_) | LogOwner::Away(_) | LogOwner::Gone(_) => None,
         }
     }
 
     pub(super) fn healthy(&self) -> bool {
         let place = locked(&self.place);
         match &place.who {
-            Who::Own => place.current.shared.healthy(),
-            Who::Between(_) => true,
-            Who::Away(remote) => remote.healthy(),
-            Who::Gone(_) => false,
+            LogOwner::Own => place.current.shared.healthy(),
+            LogOwner::Between(_) => true,
+            LogOwner::Away(remote) => remote.healthy(),
+            LogOwner::Gone(_) => false,
         }
     }
 
     pub(super) fn waiting(&self) -> usize {
         let place = locked(&self.place);
         match &place.who {
-            Who::Own => place.current.shared.waiting(),
-            Who::Between(queue) => place.current.shared.waiting() + queue.len(),
-            Who::Away(_) | Who::Gone(_) => 0,
+            LogOwner::Own => place.current.shared.waiting(),
+            LogOwner::Between(queue) => place.current.shared.waiting() + queue.len(),
+            LogOwner::Away(_) | LogOwner::Gone(_) => 0,
         }
     }
 
     /// How the log is, or was when this process wrote it last.
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> LogState {
         let place = locked(&self.place);
         let state = place.current.shared.state();
         match &place.who {
-            Who::Between(_) => {
-                State { short: place.short.clone().or(state.short.clone()), ..state }
+            LogOwner::Between(_) => {
+                LogState { short: place.short.clone().or(state.short.clone()), ..state }
             }
-            Who::Own | Who::Away(_) => state,
-            Who::Gone(fault) => State { failed: Some(fault.clone()), ..state },
+            LogOwner::Own | LogOwner::Away(_) => state,
+            LogOwner::Gone(fault) => LogState { failed: Some(fault.clone()), ..state },
         }
     }
 
-    pub(super) fn observe(&self, observer: Observer) {
+    pub(super) fn observe(&self, observer: SyncObserver) {
         self.hear(|ears| ears.observer.get_or_insert(observer));
     }
 
-    pub(super) fn on_failure(&self, tell: Mourner) {
-        self.hear(|ears| ears.mourner.get_or_insert(tell));
+    pub(super) fn on_failure(&self, tell: FailureListener) {
+        self.hear(|ears| ears.failure.get_or_insert(tell));
     }
 
-    pub(super) fn on_control(&self, tell: Listener) {
+    pub(super) fn on_control(&self, tell: RecordListener) {
         self.hear(|ears| ears.listener.get_or_insert(tell));
     }
 
-    fn hear<T>(&self, add: impl FnOnce(&mut Ears) -> &mut T) {
+    fn hear<T>(&self, add: impl FnOnce(&mut LogListeners) -> &mut T) {
         let mut ears = locked(&self.ears);
         let _ = add(&mut ears);
         if let Some(shared) = self.own() {
@@ -258,7 +262,7 @@ impl Open {
     }
 
     /// Gives an event to the process that writes the log.
-    pub(super) fn give(&self, mut waiting: Waiting) {
+    pub(super) fn give(&self, mut waiting: QueuedEvent) {
         loop {
             let mut place = locked(&self.place);
             if let Some(fault) = place.short.clone()
@@ -268,20 +272,22 @@ impl Open {
                 return (waiting.then)(Err(LogFault::of_step(fault)));
             }
             let shared = match &mut place.who {
-                Who::Own => Arc::clone(&place.current.shared),
-                Who::Between(queue) if queue.len() < QUEUE_MAX || waiting.event.is_promised() => {
+                LogOwner::Own => Arc::clone(&place.current.shared),
+                LogOwner::Between(queue)
+                    if queue.len() < QUEUE_MAX || waiting.event.is_reserved() =>
+                {
                     return queue.push_back(waiting);
                 }
-                Who::Between(_) => {
+                LogOwner::Between(_) => {
                     drop(place);
                     return (waiting.then)(Err(LogFault::Busy));
                 }
-                Who::Away(remote) => {
+                LogOwner::Away(remote) => {
                     let remote = Arc::clone(remote);
                     drop(place);
-                    return remote.seal(waiting.event, waiting.then);
+                    return remote.append(waiting.event, waiting.then);
                 }
-                Who::Gone(fault) => {
+                LogOwner::Gone(fault) => {
                     let fault = fault.clone();
                     drop(place);
                     return (waiting.then)(Err(fault));
@@ -305,15 +311,15 @@ impl Open {
         let current = {
             let mut place = locked(&self.place);
             match &place.who {
-                Who::Own => {}
-                Who::Between(_) => return Err(LogFault::Closed),
-                Who::Away(remote) => return Err(LogFault::Elsewhere(remote.process())),
-                Who::Gone(fault) => return Err(fault.clone()),
+                LogOwner::Own => {}
+                LogOwner::Between(_) => return Err(LogFault::Closed),
+                LogOwner::Away(remote) => return Err(LogFault::Elsewhere(remote.process())),
+                LogOwner::Gone(fault) => return Err(fault.clone()),
             }
             if !place.current.shared.healthy() {
                 return Err(place.current.shared.state().failed.unwrap_or(LogFault::Closed));
             }
-            place.who = Who::Between(VecDeque::new());
+            place.who = LogOwner::Between(VecDeque::new());
             place.current.clone()
         };
         let ended = current.end();
@@ -321,16 +327,16 @@ impl Open {
         let Some(fault) = fault else { return Ok(current) };
         // As it was: who asks hears that it has failed.
         current.shared.fail(fault.clone());
-        let left = std::mem::replace(&mut locked(&self.place).who, Who::Own);
+        let left = std::mem::replace(&mut locked(&self.place).who, LogOwner::Own);
         tell(left, &fault);
         Err(fault)
     }
 
-    /// Goes on with an epoch that was opened behind [`Open::stop`], with what waits first.
+    /// Goes on with an epoch that was opened behind [`SharedLog::stop`], with what waits first.
     pub(super) fn go_on(&self, begun: Begun) {
         *locked(&self.lock) = Some(begun.lock);
         let shared = Arc::clone(&begun.current.shared);
-        self.release(Some(begun.current), Who::Own, |waiting| {
+        self.release(Some(begun.current), LogOwner::Own, |waiting| {
             // It does not close: who closes it waits for this turn.
             if let Err(rejected) = shared.enqueue(waiting) {
                 rejected.tell();
@@ -339,12 +345,12 @@ impl Open {
     }
 
     /// Lets `who` write from now on, once all that has waited is given to it, in its order.
-    fn release(&self, current: Option<Current>, who: Who, give: impl Fn(Waiting)) {
+    fn release(&self, current: Option<Current>, who: LogOwner, give: impl Fn(QueuedEvent)) {
         loop {
             let mut place = locked(&self.place);
             let held = match &mut place.who {
-                Who::Between(queue) => std::mem::take(queue),
-                Who::Own | Who::Away(_) | Who::Gone(_) => VecDeque::new(),
+                LogOwner::Between(queue) => std::mem::take(queue),
+                LogOwner::Own | LogOwner::Away(_) | LogOwner::Gone(_) => VecDeque::new(),
             };
             if held.is_empty() {
                 place.who = who;
@@ -363,24 +369,24 @@ impl Open {
     /// Opens the log again, as often as something that this needs is short. New work is refused meanwhile, everything else waits.
     pub(super) fn open_again(
         &self,
-        settings: &Settings,
+        settings: &LogSettings,
         carried: impl Fn() -> Result<Carried, LogFault>,
     ) -> Result<Begun, LogFault> {
-        let fall_short = |fault: &durable::Fault, since: Duration| {
+        let fall_short = |fault: &durable::DiskFault, since: Duration| {
             let left = {
                 let mut place = locked(&self.place);
                 place.short = Some(fault.clone());
-                let Who::Between(queue) = &mut place.who else { return };
-                let goes = |waiting: &Waiting| {
+                let LogOwner::Between(queue) = &mut place.who else { return };
+                let goes = |waiting: &QueuedEvent| {
                     waiting.event.is_new_work()
-                        || (since >= COMMANDS_WAIT && !waiting.event.is_promised())
+                        || (since >= COMMANDS_WAIT && !waiting.event.is_reserved())
                 };
                 let (go, stay) = std::mem::take(queue).into_iter().partition(goes);
                 *queue = stay;
                 go
             };
             let fault = LogFault::of_step(fault.clone());
-            tell(Who::Between(left), &fault);
+            tell(LogOwner::Between(left), &fault);
         };
         let closes = || self.closes.load(Ordering::SeqCst);
         until_enough(&*self.clock, || self.open(settings, carried()?), fall_short, closes)
@@ -389,10 +395,10 @@ impl Open {
     /// The log cannot be opened again: nobody writes it any more.
     pub(super) fn gone(&self, fault: &LogFault) {
         tracing::error!(%fault, "the audit log could not be opened again: nothing can be recorded any more");
-        let left = std::mem::replace(&mut locked(&self.place).who, Who::Gone(fault.clone()));
+        let left = std::mem::replace(&mut locked(&self.place).who, LogOwner::Gone(fault.clone()));
         tell(left, fault);
-        let mourner = locked(&self.ears).mourner.clone();
-        if let Some(mourn) = mourner {
+        let failure = locked(&self.ears).failure.clone();
+        if let Some(mourn) = failure {
             mourn();
         }
     }
@@ -422,8 +428,10 @@ impl Open {
         let since = {
             let place = locked(&self.place);
             match &place.who {
-                Who::Between(_) => place.current.shared.state().at,
-                Who::Own | Who::Away(_) | Who::Gone(_) => return Err(LogFault::Closed),
+                LogOwner::Between(_) => place.current.shared.state().at,
+                LogOwner::Own | LogOwner::Away(_) | LogOwner::Gone(_) => {
+                    return Err(LogFault::Closed);
+                }
             }
         };
         let settings = self.settings.clone().going_on();
@@ -440,7 +448,9 @@ impl Open {
         let _turn = locked(&self.turn);
         drop(self.take_lock());
         let to = Arc::clone(&remote);
-        self.release(None, Who::Away(remote), move |waiting| to.seal(waiting.event, waiting.then));
+        self.release(None, LogOwner::Away(remote), move |waiting| {
+            to.append(waiting.event, waiting.then)
+        });
     }
 
     pub(super) fn close(&self) -> Result<(), LogFault> {
@@ -448,10 +458,10 @@ impl Open {
         let current = {
             let place = locked(&self.place);
             match &place.who {
-                Who::Own => place.current.clone(),
+                LogOwner::Own => place.current.clone(),
                 // Its lock is another process's, or it is held beyond a failure.
-                Who::Between(_) | Who::Away(_) => return Ok(()),
-                Who::Gone(fault) => return Err(fault.clone()),
+                LogOwner::Between(_) | LogOwner::Away(_) => return Ok(()),
+                LogOwner::Gone(fault) => return Err(fault.clone()),
             }
         };
         let ended = current.end();
@@ -464,7 +474,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for SharedLog {
     fn drop(&mut self) {
         // A failure was logged when it happened.
         let _ = self.close();
@@ -472,8 +482,8 @@ impl Drop for Open {
 }
 
 /// Everybody who waited hears `fault`.
-fn tell(left: Who, fault: &LogFault) {
-    if let Who::Between(queue) = left {
+fn tell(left: LogOwner, fault: &LogFault) {
+    if let LogOwner::Between(queue) = left {
         queue.into_iter().for_each(|waiting| (waiting.then)(Err(fault.clone())));
     }
 }
@@ -484,5 +494,5 @@ fn spawn(
     run: impl FnOnce() + Send + 'static,
 ) -> Result<ThreadId, LogFault> {
     let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
-    Ok(thread.map_err(durable::Fault::of("start a thread for", dir))?.thread().id())
+    Ok(thread.map_err(durable::DiskFault::of("start a thread for", dir))?.thread().id())
 }

@@ -31,23 +31,23 @@ impl Control {
     /// makes the gateway refuse its tokens.
     pub(super) fn what_stays(&self, principal: &str) -> String {
         let stopped = self.registry.stopped_principals();
-        let Some((name, standing)) = stopped.iter().find(|(name, _)| **name == *principal) else {
+        let Some((name, status)) = stopped.iter().find(|(name, _)| **name == *principal) else {
             return STAYS.to_owned();
         };
-        let reason = standing
+        let reason = status
             .reason()
             .map(|(since, why)| format!(" since {since}: {why}"))
             .unwrap_or_default();
         format!(
             "{STAYS}. Its status stays too, so that its requests are still refused: {name} is {}{reason} (token-shield principal \
              list shows it, token-shield principal release ends it)",
-            standing.as_str()
+            status.as_str()
         )
     }
 
     /// The records for a principal to be forgotten. With `revoke`, its tokens, handles and agents
     /// are revoked first.
-    pub(super) fn forgotten(
+    pub(super) fn crypto_shred_records(
         &self,
         principal: &Principal,
         revoke: bool,
@@ -67,9 +67,9 @@ impl Control {
         if revoke {
             let why = || "its principal is forgotten".to_owned();
             for agent in acting.agents {
-                events.push(Event::AgentStanding {
+                events.push(Event::AgentStatus {
                     agent,
-                    standing: AgentStatus::Revoked,
+                    status: AgentStatus::Revoked,
                     reason: why(),
                 });
             }
@@ -111,7 +111,7 @@ impl Control {
     }
 
     /// Destroys a record key, and removes its principal from the state and the memory.
-    pub(super) fn forget(&self, record_key: &str) -> Result<(), ControlFault> {
+    pub(super) fn crypto_shred(&self, record_key: &str) -> Result<(), ControlFault> {
         let id: RecordKeyId = record_key.parse().map_err(|_| VaultFault::Unknown)?;
         let mut vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
         let principal = vault
@@ -130,10 +130,10 @@ impl Control {
             .into_iter()
             .filter(|row| row.principal.as_ref() == Some(&principal));
         let agents: Vec<AgentName> = own.map(|row| row.name).collect();
-        if let Some(pen) = self.pen.get() {
-            pen.forget(&principal, &agents);
+        if let Some(recorder) = self.recorder.get() {
+            recorder.remove_principal(&principal, &agents);
         }
-        self.registry.forget(&principal);
+        self.registry.remove_principal(&principal);
         Ok(())
     }
 }
