@@ -53,7 +53,7 @@ fn admission(number: u64) -> Event {
 }
 
 fn settings(dir: &Path) -> LogSettings {
-    LogSettings { reserve: 0, ..Settings::of_data(dir, "bench") }
+    LogSettings { reserve: 0, ..LogSettings::of_data(dir, "bench") }
 }
 
 /// The middle of 200 syncs of one sector's page.

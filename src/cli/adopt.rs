@@ -317,7 +317,7 @@ impl Adopt {
             limits: allowed.limits().map_err(|fault| fault.to_string())?,
             scopes: allowed.scopes,
             issuer: self.issuer.clone(),
-            ..Wanted::for_agent(agent.clone(), ttl)
+            ..TokenContent::for_agent(agent.clone(), ttl)
         };
         Ok(Wish { line: number, handle, agent, class, wanted })
     }

@@ -221,7 +221,7 @@ impl Issue {
             limits,
             issuer: self.issuer,
             holder: holder.map(|holder| (holder, self.max_depth.unwrap_or(2))),
-            ..Wanted::for_agent(self.agent.clone(), self.ttl)
+            ..TokenContent::for_agent(self.agent.clone(), self.ttl)
         };
         let token = sign(&config, &key, wanted)?;
         if self.handle {

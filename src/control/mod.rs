@@ -172,7 +172,7 @@ impl Control {
                 let row =
                     self.registry.agent(name.as_str()).ok_or_else(|| self.unknown(agent, ""))?;
                 let mut shown = vec![agent_view(&row)];
-                shown.extend(self.registry.tokens_of(&name).iter().map(token_row));
+                shown.extend(self.registry.tokens_of(&name).iter().map(token_view));
                 shown.extend(
                     self.registry.handles_of(&name).iter().map(|handle| handle_view(handle)),
                 );
@@ -182,7 +182,7 @@ impl Control {
                 let signed = self.registry.signed(self.clock.now());
                 let row = |row: &KeyRow| key_view(row, signed.get(&row.known.id));
                 let mut rows: Vec<_> = self.keyring.rows().iter().map(row).collect();
-                rows.extend(self.keyring.revoked_holders().iter().map(holder_row));
+                rows.extend(self.keyring.revoked_holders().iter().map(holder_view));
                 rows
             }
             Question::Models => self.models(),

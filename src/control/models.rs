@@ -51,7 +51,7 @@ impl Control {
 
     /// Every model at every server.
     pub(super) fn models(&self) -> Vec<serde_json::Value> {
-        self.weights.rows().iter().map(row).collect()
+        self.weights.rows().iter().map(model_view).collect()
     }
 
     fn rows_of(&self, model: &str) -> Vec<ModelRow> {

@@ -210,7 +210,7 @@ impl Control {
 
     /// Every agent, and the namespaces that are stopped.
     pub(super) fn agents(&self) -> Vec<Value> {
-        let mut rows: Vec<Value> = self.registry.agents().iter().map(agent_row).collect();
+        let mut rows: Vec<Value> = self.registry.agents().iter().map(agent_view).collect();
         rows.extend(
             self.registry
                 .stopped_namespaces()

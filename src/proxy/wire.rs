@@ -69,7 +69,7 @@ impl RequestProgress {
     pub fn begin(&self, body: u64) {
         let mut state = self.lock();
         let (kept, closed, patient) = (state.kept || state.began, state.closed, state.patient);
-        *state = WireState { body_left: body, kept, closed, patient, ..State::default() };
+        *state = WireState { body_left: body, kept, closed, patient, ..WireState::default() };
     }
 
     /// Lets nothing more be written. True where the last byte of the request may have gone out: the server may have run it.

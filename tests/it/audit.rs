@@ -48,7 +48,7 @@ impl Folder {
         LogSettings {
             head: self.head.clone(),
             reserve: 1 << 20,
-            ..Settings::of_data(self.temp.path(), "test")
+            ..LogSettings::of_data(self.temp.path(), "test")
         }
     }
 
@@ -227,7 +227,7 @@ fn every_box_has_its_own_salt() {
     let epochs = reader::epochs(&folder.audit).expect("a log");
     let salt = |index| {
         let record = reader::one(&epochs[0], index).expect("a record");
-        Envelope::read(&record).expect("a record").sealed().expect("a box").1[..16].to_vec()
+        Envelope::read(&record).expect("a record").encrypted().expect("a box").1[..16].to_vec()
     };
     assert_ne!(salt(0), salt(1));
 }

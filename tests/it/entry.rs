@@ -70,7 +70,8 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let data = tempfile::tempdir().expect("a folder");
-        let settings = LogSettings { reserve: 0, ..Settings::of_data(data.path(), "gw.example") };
+        let settings =
+            LogSettings { reserve: 0, ..LogSettings::of_data(data.path(), "gw.example") };
         let (disk, clock) =
             (Arc::new(Gate::default()), Arc::new(Ratchet::new(Box::new(SystemClock::start()))));
         let time = || Arc::clone(&clock) as Arc<dyn Clock>;

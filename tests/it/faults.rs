@@ -32,7 +32,7 @@ fn folder() -> TempDir {
 }
 
 fn settings(data: &Path) -> LogSettings {
-    LogSettings { reserve: 1 << 20, ..Settings::of_data(data, "gw.example") }
+    LogSettings { reserve: 1 << 20, ..LogSettings::of_data(data, "gw.example") }
 }
 
 fn small(number: usize) -> Event {

@@ -20,7 +20,7 @@ const RECORDS: u64 = 60_000;
 const WRITERS: u64 = 300;
 
 fn settings(data: &Path) -> LogSettings {
-    LogSettings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+    LogSettings { reserve: 0, ..LogSettings::of_data(data, "gw.example") }
 }
 
 fn event(number: u64) -> Event {

@@ -21,7 +21,7 @@ const LONG_AGO: i64 = 1_700_000_000_000;
 const RECORDS: u64 = 300;
 
 fn settings(data: &Path) -> LogSettings {
-    LogSettings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+    LogSettings { reserve: 0, ..LogSettings::of_data(data, "gw.example") }
 }
 
 fn kid(epoch: i64, number: u64) -> KeyId {

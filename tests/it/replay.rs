@@ -27,7 +27,7 @@ struct Book {
 }
 
 fn settings(data: &Path) -> LogSettings {
-    LogSettings { reserve: 0, ..Settings::of_data(data, "gw.example") }
+    LogSettings { reserve: 0, ..LogSettings::of_data(data, "gw.example") }
 }
 
 impl Book {

@@ -31,7 +31,7 @@ struct Built {
 }
 
 fn settings(data: &Path) -> LogSettings {
-    LogSettings { reserve: 1 << 16, ..Settings::of_data(data, "gw.example") }
+    LogSettings { reserve: 1 << 16, ..LogSettings::of_data(data, "gw.example") }
 }
 
 fn event(number: u64) -> Event {

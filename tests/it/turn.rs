@@ -20,7 +20,7 @@ const WRITERS: u8 = 20;
 const TURNS: u64 = 5;
 
 fn settings(data: &Path) -> LogSettings {
-    LogSettings { reserve: 1 << 20, ..Settings::of_data(data, "gw.example") }
+    LogSettings { reserve: 1 << 20, ..LogSettings::of_data(data, "gw.example") }
 }
 
 fn verified(data: &Path) -> Vec<VerifiedEpoch> {

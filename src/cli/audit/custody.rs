@@ -47,7 +47,7 @@ pub(super) fn record(
 fn gateway_of(dir: &Path) -> Option<GatewayArgs> {
     let file = dir.join("../token-shield.toml");
     if file.is_file() {
-        return Some(GatewayArgs { config: Some(file), ..Place::default() });
+        return Some(GatewayArgs { config: Some(file), ..GatewayArgs::default() });
     }
     let place = GatewayArgs::default();
     let folder: PathBuf = place.find().ok()?.data_folder().ok()?.join("audit");

@@ -231,7 +231,7 @@ impl Bench {
             SystemDisk.sync(&file)?;
             syncs.push(clock.monotonic() - before);
         }
-        let settings = LogSettings { reserve: 0, ..Settings::of_data(folder, "bench") };
+        let settings = LogSettings { reserve: 0, ..LogSettings::of_data(folder, "bench") };
         let (log, _) = Log::open(settings, Arc::new(clock))?;
         let (log, until) = (Arc::new(log), clock.monotonic() + Duration::from_secs(self.seconds));
         let began = clock.monotonic();

@@ -19,7 +19,7 @@ impl Data {
     }
 
     pub(super) fn settings(&self) -> LogSettings {
-        LogSettings { reserve: 1 << 20, ..Settings::of_data(self.0.path(), "gw.example") }
+        LogSettings { reserve: 1 << 20, ..LogSettings::of_data(self.0.path(), "gw.example") }
     }
 
     pub(super) fn head(&self) -> PathBuf {
