@@ -39,7 +39,7 @@ const READY_MAX: Duration = Duration::from_secs(5);
 /// How long a process waits for an answer of the other one, if no work is paused meanwhile.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The version of the protocol between the two.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// The socket at which a running gateway can be asked to hand over.
 #[must_use]
