@@ -50,7 +50,7 @@ CI = (
     "suffix-without-dot",
 )
 # The same features as the ordinary test build: dependencies are then built in the same way.
-CARGO = ("cargo", "test", "-q", "--no-run", "--features", "failpoints")
+CARGO = ("cargo", "test", "--no-run", "--features", "failpoints")
 TEST_SECONDS_MAX = 300
 
 
