@@ -386,6 +386,15 @@ impl Refusal {
         self
     }
 
+    /// The same with `subject` before the reason that it has.
+    #[must_use]
+    pub fn about(self, subject: impl fmt::Display) -> Self {
+        match self.detail.clone() {
+            Some(detail) => self.because(format_args!("{subject}: {detail}")),
+            None => self.because(subject),
+        }
+    }
+
     /// The same with the methods that the path has.
     #[must_use]
     pub const fn allowing(mut self, methods: Allow) -> Self {

@@ -478,7 +478,7 @@ impl Registry {
         }
         for name in agent.lineage() {
             if let Some(refusal) = self.agents.get(name).and_then(|row| row.status.refusal()) {
-                return Err(refusal.because(format_args!("agent {name}")));
+                return Err(refusal.about(format_args!("agent {name}")));
             }
         }
         self.wide.may_act(agent, principal)?;

@@ -55,7 +55,7 @@ impl ProcessMetrics {
         })
     }
 
-    /// Reads `/proc/self/stat` (proc(5)): fields 14, 15 and 22 in ticks of 10 ms, field 24 in pages of 4 KiB.
+    /// Reads `/proc/self/stat` (proc(5)): fields 14, 15 and 22 in ticks of 10 ms, field 24 in pages.
     pub(super) fn read(&self) {
         let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
         let Some((_, rest)) = stat.rsplit_once(')') else { return };
@@ -69,7 +69,8 @@ impl ProcessMetrics {
             self.start_seconds.set(boot + field(22) / TICKS_PER_SECOND);
         }
         let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
-        self.resident_bytes.set(pages * 4096);
+        let page = i64::try_from(rustix::param::page_size()).unwrap_or_default();
+        self.resident_bytes.set(pages.saturating_mul(page));
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         self.descriptors_limit
             .set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));

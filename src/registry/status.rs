@@ -120,7 +120,7 @@ impl Wide {
     pub(super) fn may_act(&self, agent: &AgentName, principal: &Principal) -> Result<(), Refusal> {
         if let Some(refusal) = self.namespaces.get(agent.namespace()).and_then(|row| row.refusal())
         {
-            return Err(refusal.because(format_args!("namespace {}", agent.namespace())));
+            return Err(refusal.about(format_args!("namespace {}", agent.namespace())));
         }
         match self
             .principals

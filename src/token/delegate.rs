@@ -5,21 +5,22 @@
 //! use token_shield::clock::Timestamp;
 //! use token_shield::crypto::{Algorithm, SigningKey};
 //! use token_shield::json::Value;
-//! use token_shield::token::constraint::{Constraint, Kind};
+//! use token_shield::token::constraint::{Constraint, ConstraintType};
 //! use token_shield::token::delegate::{Narrowed, delegate};
 //! use token_shield::token::jwk::Jwk;
-//! use token_shield::token::mint::{Request, mint};
+//! use token_shield::token::mint::{MintRequest, mint};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let (now, hour) = (Timestamp(1_790_000_000_000), Duration::from_secs(3600));
 //! # let [first, second, third] = [1, 2, 3];
-//! let a_minute = |rate| Constraint::new("requests_per_minute", Kind::Rate, Value::from_u64(rate));
+//! let a_minute =
+//!     |rate| Constraint::new("requests_per_minute", ConstraintType::Rate, Value::from_u64(rate));
 //!
 //! // An operator names the holder's key in a token (`token-shield token issue --holder-key holder.jwk.pub --bearer-children`).
 //! let operator = SigningKey::generate(Algorithm::MlDsa65)?;
 //! let holder = SigningKey::generate(Algorithm::Ed25519)?;
 //! let (iss, aud) = ("https://operator.example", "https://gateway.example");
-//! let request = Request::new((iss, aud), "research/planner".parse()?, "team:research".parse()?, (now, hour), first)
+//! let request = MintRequest::new((iss, aud), "research/planner".parse()?, "team:research".parse()?, (now, hour), first)
 //!     .limited(a_minute(60)?)
 //!     .limited(Constraint::bearer_children()?)
 //!     .delegable(Jwk::of(holder.public()?), 2);

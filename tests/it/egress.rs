@@ -68,7 +68,7 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
         format!("0{a}.{b}.{c}.{d}"),
         format!("{a}.{b}.{c}.0{d}"),
         format!("{a:#x}.{b:#x}.{c:#x}.{d:#x}"),
-        format!("{a:#X}.{b}.{c}.{d}").replace("0X", "0X"),
+        format!("{a:#X}.{b}.{c}.{d}").replace("0x", "0X"),
         format!("{bits}"),
         format!("{bits:#x}"),
         format!("0{bits:o}"),

@@ -442,7 +442,7 @@ fn an_export_opens_its_own_records_and_no_others() {
     let opened = |dir: &str, keys: &str| {
         let (done, said) = audit(&["query", dir, "--keys", keys]);
         assert!(done, "{said}");
-        let lines = said.lines().filter(|line| !line.contains(r#""inside":null"#));
+        let lines = said.lines().filter(|line| !line.contains(r#""payload":null"#));
         lines
             .map(|line| line.split(r#""record":""#).nth(1).expect("a record")[..9].to_owned())
             .collect::<BTreeSet<_>>()

@@ -47,8 +47,8 @@ fn what_is_listed_is_controlled() {
     check("http://10.1.2.4:8000/", Err("address"));
     check("http://169.254.169.254/x", Err("address"));
     check("https://1.1.1.1/", Err("not-listed"));
-    check("http://gpu.example:8000/v1", Err("own"));
-    check("http://[::1]:8443/", Err("own"));
+    check("http://gpu.example:8000/v1", Err("self"));
+    check("http://[::1]:8443/", Err("self"));
     check("https://cdn.example./", Err("unreadable"));
 }
 
@@ -91,7 +91,7 @@ fn one_address_that_is_not_allowed_spoils_a_name() {
     check("[::ffff:10.9.1.1]:443", Err("address"));
     check("127.0.0.1:443", Err("address"));
     check("10.9.1.1:8443", Ok(()));
-    check("127.0.0.1:8443", Err("own"));
+    check("127.0.0.1:8443", Err("self"));
 }
 
 #[test]
